@@ -1,0 +1,10 @@
+"""sidtool: the semantic-ID tokenizer of a generative recommender as a portable, versioned, verified artefact.
+
+Importing this package loads neither torch nor transformers; a bundle opens with numpy and zarr alone.
+"""
+
+from sidtool.errors import SidtoolError
+from sidtool.sid import SidSpace
+
+__all__ = ["SidSpace", "SidtoolError", "__version__"]
+__version__ = "0.1.0"

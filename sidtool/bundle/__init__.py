@@ -1,0 +1,1 @@
+"""The artefact: codebook, item map and recipe in one Zarr group."""

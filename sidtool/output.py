@@ -1,0 +1,99 @@
+"""How an output comes to be: whole or not at all.
+
+Work is written to the sibling `NAME.partial` and moved into place at the end. An old output that `force` replaces is
+moved aside to `NAME.replaced` first and put back if the move fails, or by the next run if this one was killed between
+the two moves. Knows paths; knows nothing of what is written.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sidtool.errors import UsageError
+
+
+def partial_path(path: Path) -> Path:
+    """Where the unfinished form of an output lies."""
+    return path.with_name(path.name + ".partial")
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raise UsageError if the output is already there and may not be replaced; mend what a killed run left first."""
+    aside = _aside_path(path)
+    if aside.exists() and not path.exists():
+        aside.rename(path)
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists already", hint="--force replaces it")
+
+
+@contextmanager
+def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A path to write a file at; it becomes `path` when the block ends well and vanishes when it does not."""
+    refuse_existing(path, force)
+    partial = partial_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_dir(path: Path, *, force: bool = False, resume: bool = False) -> Iterator[Path]:
+    """A folder to write into; it becomes `path` when the block ends well.
+
+    With `resume`, an unfinished folder of an earlier run is found again as it was left, and stays when the block
+    fails; without, it is emptied first and removed on failure.
+    """
+    refuse_existing(path, force)
+    partial = partial_path(path)
+    if not resume:
+        remove(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        replace_dir(partial, path)
+    except BaseException:
+        if not resume:
+            remove(partial)
+        raise
+
+
+def replace_dir(new: Path, path: Path) -> None:
+    """Move the finished `new` (folder or file) to `path`; an old output is moved aside and restored on failure."""
+    aside = _aside_path(path)
+    for item in new.rglob("*") if new.is_dir() else [new]:
+        if item.is_file():
+            _sync(item)
+    if not path.exists():
+        new.rename(path)
+        return
+    remove(aside)
+    path.rename(aside)
+    try:
+        new.rename(path)
+    except BaseException:
+        aside.rename(path)
+        raise
+    remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _aside_path(path: Path) -> Path:
+    return path.with_name(path.name + ".replaced")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
