@@ -1,0 +1,1 @@
+"""Training: tasks become rows, rows become a tuned model."""
