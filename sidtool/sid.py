@@ -115,12 +115,20 @@ class SidSpace:
 
     def parse(self, text: str) -> tuple[int, ...]:
         """The codes of a text that is one SID, with or without markers. Raises UsageError if it is none."""
-        stripped = text.strip()
-        found = list(self.find(stripped))
-        bare = stripped.removeprefix(self.begin or "").removesuffix(self.end or "")
-        if len(found) != 1 or found[0].codes is None or found[0].text != bare:
+        codes = self.parse_prefix(text)
+        if len(codes) != self.levels:
             raise UsageError(f"{text!r} is no semantic ID of {self.spelled_sizes} (one looks like {self.example})")
-        return found[0].codes
+        return codes
+
+    def parse_prefix(self, text: str) -> tuple[int, ...]:
+        """The codes of a text that is the start of a SID: `<s_a_12><s_b_3>` -> (12, 3). Raises UsageError if it is none."""
+        bare = text.strip().removeprefix(self.begin or "").removesuffix(self.end or "")
+        pieces = list(self._pattern.finditer(bare))
+        codes = tuple(int(piece["code"]) for piece in pieces)
+        legal = all(code < size for code, size in zip(codes, self.sizes, strict=False)) and 0 < len(codes) <= self.levels
+        if not legal or self.spell(codes) != bare:
+            raise UsageError(f"{text!r} is no semantic ID of {self.spelled_sizes} (one looks like {self.example})")
+        return codes
 
     @property
     def example(self) -> str:
