@@ -3,8 +3,9 @@
 Importing this package loads neither torch nor transformers; a bundle opens with numpy and zarr alone.
 """
 
+from sidtool.bundle import Bundle
 from sidtool.errors import SidtoolError
 from sidtool.sid import SidSpace
 
-__all__ = ["SidSpace", "SidtoolError", "__version__"]
+__all__ = ["Bundle", "SidSpace", "SidtoolError", "__version__"]
 __version__ = "0.1.0"

@@ -125,7 +125,9 @@ class SidSpace:
         bare = text.strip().removeprefix(self.begin or "").removesuffix(self.end or "")
         pieces = list(self._pattern.finditer(bare))
         codes = tuple(int(piece["code"]) for piece in pieces)
-        legal = all(code < size for code, size in zip(codes, self.sizes, strict=False)) and 0 < len(codes) <= self.levels
+        legal = (
+            all(code < size for code, size in zip(codes, self.sizes, strict=False)) and 0 < len(codes) <= self.levels
+        )
         if not legal or self.spell(codes) != bare:
             raise UsageError(f"{text!r} is no semantic ID of {self.spelled_sizes} (one looks like {self.example})")
         return codes

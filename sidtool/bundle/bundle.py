@@ -47,7 +47,13 @@ class Bundle:
 
     @classmethod
     def of(cls, items: ItemMap, codebook: Codebook | None, policy: str, **facts: Any) -> "Bundle":
-        """A bundle in memory; `facts` are further fields of Manifest (name, collisions, recipe, source, report ...)."""
+        """A bundle in memory; `facts` are further fields of Manifest (name, collisions, recipe, source, report ...).
+
+        The recipe is completed with how the codebook was made; a map without a codebook has none.
+        """
+        if codebook is not None:
+            quantizer = {"method": codebook.method, "parameters": dict(codebook.parameters)}
+            facts["recipe"] = dict(facts.get("recipe") or {}) | {"quantizer": quantizer}
         identity = identify(items.space, items, codebook, facts.get("recipe"), policy)
         facts["collisions"] = {"policy": policy} | dict(facts.get("collisions", {}))
         manifest = Manifest(space=items.space, identity=identity, items=len(items), **facts)
@@ -90,8 +96,10 @@ class Bundle:
         """The codebook, or None where the map came without one."""
         prefix, names = "codebook/encoder/", [name for name in self._arrays if name.startswith("codebook/")]
         levels = sum(1 for name in names if name.startswith("codebook/level_"))
-        if not levels or self.manifest.recipe is None:
+        if not levels:
             return None
+        if self.manifest.recipe is None:
+            raise IntegrityError("the bundle holds a codebook and no recipe")
         return Codebook(
             method=self.manifest.recipe["quantizer"]["method"],
             levels=tuple(self._arrays[f"codebook/level_{level}"] for level in range(levels)),
@@ -167,9 +175,9 @@ def verify(location: str | Path) -> list[tuple[str, str]]:
     """
     try:
         manifest = store.read_manifest(str(location))
+        broken = store.broken_objects(str(location), manifest)
     except IntegrityError as error:
         return [(store.ROOT, str(error))]
-    broken = store.broken_objects(str(location), manifest)
     return broken or _broken_values(Bundle.open(location))
 
 
@@ -180,7 +188,10 @@ def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:
     except SidtoolError as error:
         return [("values", str(error))]
     broken = [
-        (part, f"{part} digest is {getattr(found, part)[:12]}…, the manifest says {getattr(bundle.identity, part)[:12]}…")
+        (
+            part,
+            f"{part} digest is {getattr(found, part)[:12]}…, the manifest says {getattr(bundle.identity, part)[:12]}…",
+        )
         for part in ("space", "codebook", "items")
         if getattr(found, part) != getattr(bundle.identity, part)
     ]

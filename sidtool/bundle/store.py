@@ -37,7 +37,9 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
         try:
             return np.asarray(self._group[name][...])
         except (ValueError, TypeError, OSError, RuntimeError) as error:
-            raise IntegrityError(f"{name} cannot be read: {error}", hint="sidtool verify names what is broken") from error
+            raise IntegrityError(
+                f"{name} cannot be read: {error}", hint="sidtool verify names what is broken"
+            ) from error
 
     def __contains__(self, name: object) -> bool:
         return name in self._group
@@ -71,7 +73,9 @@ def write_folder(folder: Path, arrays: Mapping[str, NDArray[Any]], manifest: Man
     store = zarr.storage.LocalStore(folder)
     for name, array in arrays.items():
         chunks = (min(max(len(array), 1), CHUNK_ROWS), *array.shape[1:])
-        compresses = array.ndim == 1 and not name.startswith("index/")  # texts and offsets; codes, floats, hashes do not
+        compresses = array.ndim == 1 and not name.startswith(
+            "index/"
+        )  # texts and offsets; codes, floats, hashes do not
         zarr.create_array(
             store,
             name=name,
@@ -128,7 +132,9 @@ def _spell_root(manifest: dict[str, Any]) -> bytes:
 def _read_root(location: str, data: bytes | None) -> dict[str, Any]:
     """The manifest in a root document. Its one spelling is checked, so that no byte of it is free to change."""
     if data is None:
-        raise DataError(f"no bundle at {location}", hint="a bundle is a .zarr folder or a .zarr.zip that build-codebook wrote")
+        raise DataError(
+            f"no bundle at {location}", hint="a bundle is a .zarr folder or a .zarr.zip that build-codebook wrote"
+        )
     try:
         attributes = json.loads(data)["attributes"]
     except (ValueError, KeyError, TypeError) as error:
@@ -170,13 +176,14 @@ def _folder_objects(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _zip_objects(path: Path, only: str | None = None) -> Iterator[tuple[str, bytes]]:
+    name = path.name
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if only in (None, name):
                     yield name, archive.read(name)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
-        raise IntegrityError(f"{path.name} is damaged: {error}") from error
+    except Exception as error:  # a damaged record leads zipfile into errors of many kinds
+        raise IntegrityError(f"{path.name}: {name} is damaged: {error}") from error
 
 
 def _zarr_store(location: str) -> Any:

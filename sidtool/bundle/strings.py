@@ -51,6 +51,8 @@ class StringArray:
             return np.zeros(0, dtype=np.uint64)
         places = np.arange(len(self.data)) - np.repeat(self.offsets[:-1], lengths)
         powers = np.cumprod(np.full(int(lengths.max()), _MULTIPLIER, dtype=np.uint64), dtype=np.uint64)
-        sums: NDArray[np.uint64] = np.add.reduceat((self.data.astype(np.uint64) + np.uint64(1)) * powers[places], self.offsets[:-1])
+        sums: NDArray[np.uint64] = np.add.reduceat(
+            (self.data.astype(np.uint64) + np.uint64(1)) * powers[places], self.offsets[:-1]
+        )
         sums ^= sums >> np.uint64(32)
         return sums * _MULTIPLIER

@@ -1,0 +1,36 @@
+# The two commands that matter: `make demo` runs the whole road on real data, `make test` proves it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow check docs venv clean
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("sidtool needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: venv  ## MovieLens-100K, from a catalogue to five people's recommendations, in demo/
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/movielens/run.sh demo
+
+test: venv
+	$(BIN)/python -m pytest
+
+test-slow: venv
+	$(BIN)/python -m pytest -m slow
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/build_cli.py --check
+
+docs: venv  ## write docs/cli.md anew from the commands' own help
+	$(BIN)/python docs/build_cli.py
+
+clean:
+	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache

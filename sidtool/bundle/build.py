@@ -1,0 +1,117 @@
+"""From a catalogue to a bundle: embed, quantise, resolve collisions, report, and keep the recipe.
+
+Knows the order of the steps and what the recipe must record; each step's method lives in its own room. An interrupted
+build leaves `OUT.partial` with the vectors that were finished, and the same command goes on from there.
+"""
+
+import datetime
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.items import ItemMap
+from sidtool.catalog.items import Items
+from sidtool.embed import Encoder, embed
+from sidtool.errors import DataError
+from sidtool.output import partial_path, refuse_existing, remove, replace_dir
+from sidtool.quantize import fit
+from sidtool.quantize.collisions import assign
+from sidtool.quantize.report import report
+from sidtool.sid import SPELLINGS, SidSpace, Vectors
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How vectors become SIDs, and how SIDs are spelled."""
+
+    sizes: tuple[int, ...] = (256, 256, 256)
+    method: str = "rq-kmeans"
+    policy: str = "reassign"
+    spelling: str = "openonerec"
+    markers: bool = True
+    seed: int = 0
+
+    def space(self, sizes: tuple[int, ...]) -> SidSpace:
+        """The space of the given sizes (those planned, and an appended collision level where there is one)."""
+        spelling = SPELLINGS[self.spelling] | ({} if self.markers else {"begin": None, "end": None})
+        return SidSpace(sizes, **spelling)  # type: ignore[arg-type]
+
+
+def build(
+    items: Items,
+    vectors: Vectors,
+    plan: Plan,
+    *,
+    name: str,
+    encoder: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> Bundle:
+    """Quantise (n, dim) float32 vectors of n items into a bundle. `encoder` is what the recipe records of their making.
+
+    Raises DataError if rows and items differ or the vectors cannot fill the codebook, UsageError if the space is too
+    full for the collision policy.
+    """
+    if len(vectors) != len(items.ids):
+        raise DataError(f"{len(vectors)} vectors for {len(items.ids)} items")
+    plan.space(plan.sizes)  # refuses a space that cannot be spelled before the work, not after it
+    codebook = fit(vectors, plan.sizes, method=plan.method, seed=plan.seed, progress=progress)
+    assigned = assign(codebook.encode(vectors), vectors, codebook, items.ids, plan.policy)
+    return Bundle.of(
+        ItemMap.of(plan.space(assigned.space_sizes), items.ids, assigned.codes, items.titles),
+        codebook,
+        plan.policy,
+        name=name,
+        collisions={"capacity": assigned.space_sizes[-1] if plan.policy == "append" else None},
+        recipe={"encoder": dict(encoder), "text_template": items.text_template},
+        source={"catalogue": items.digest, "rows": len(items.ids)},
+        report=report(vectors, codebook, assigned, seed=plan.seed),
+        libraries=versions("numpy", "zarr", "scipy", "torch", "sentence-transformers"),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def build_codebook(
+    items: Items,
+    out: Path,
+    plan: Plan,
+    *,
+    encoder: Encoder | None = None,
+    vectors: Vectors | None = None,
+    force: bool = False,
+    progress: Mapping[str, Progress] | None = None,
+) -> Bundle:
+    """Build a bundle from texts (by `encoder`) or from vectors that another engine made, and write it to `out`.
+
+    `progress` maps the stages "embed" and "quantize" to their reporters.
+    """
+    refuse_existing(out, force)
+    tell, work = progress or {}, partial_path(out)
+    if vectors is not None:
+        facts: Mapping[str, Any] = {"vectors": "given", "dim": vectors.shape[1]}
+    elif encoder is not None:
+        vectors, facts = embed(items.texts, encoder, cache=work / "vectors", progress=tell.get("embed"))
+    else:
+        raise DataError("neither an encoder nor vectors are given")
+    name = out.name.removesuffix(".zip").removesuffix(".zarr")
+    bundle = build(items, vectors, plan, name=name, encoder=facts, progress=tell.get("quantize"))
+    finished = work / out.name
+    bundle.save(finished, force=True)
+    replace_dir(finished, out)
+    remove(work)
+    return Bundle.open(out)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of sidtool and of those packages that are there."""
+    found = {}
+    for package in ("sidtool", *packages):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,237 @@
+"""The commands around the artefact: build-codebook, inspect, verify, encode, decode."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sidtool.cli import options
+from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
+from sidtool.errors import EXIT_REFUSED, DataError, RefusedError, UsageError
+from sidtool.sid import SPELLINGS, SidSpace
+
+
+def build_codebook(
+    items: Annotated[
+        Path, typer.Argument(help="Catalogue: JSONL, CSV, TSV, Parquet, RecBole .item, MiniOneRec item.json.")
+    ],
+    out: options.Out,
+    levels: Annotated[str, typer.Option(help="Codes per level, like 256x256x256.")] = "256x256x256",
+    encoder: Annotated[str | None, typer.Option(help="sentence-transformers model: hub id or path.")] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Vectors made elsewhere: .npy with ids, Parquet or Zarr.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="How vectors are quantised.")] = "rq-kmeans",
+    collisions: Annotated[str, typer.Option(help="Items that share a SID: reassign, append or allow.")] = "reassign",
+    text: Annotated[str | None, typer.Option(help='Text of an item, like "{title}. {description}".')] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of item ids; guessed if not given.")] = None,
+    title_column: Annotated[str | None, typer.Option(help="Column of titles; guessed if not given.")] = None,
+    on_empty: Annotated[str, typer.Option(help="An item without text: id (its id is its text), drop or error.")] = "id",
+    spelling: Annotated[str, typer.Option(help=f"Token spelling: {' or '.join(SPELLINGS)}.")] = "openonerec",
+    markers: Annotated[bool, typer.Option(help="Wrap a SID in begin and end tokens.")] = True,
+    revision: Annotated[str | None, typer.Option(help="Revision of the encoder.")] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="Pooling of the encoder, if not its own: mean, cls, lasttoken.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text put before each item's text.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a text that the encoder reads.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Precision of the encoder: float32, bfloat16, float16.")] = None,
+    seed: options.Seed = 0,
+    trust_remote_code: options.Trust = False,
+    config: options.Config = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Build a codebook and the item<->SID map of a catalogue, as one bundle."""
+    from sidtool.bundle.build import Plan
+    from sidtool.bundle.build import build_codebook as build
+    from sidtool.catalog.items import read_items
+    from sidtool.embed import Encoder, read_vectors
+
+    if (encoder is None) == (embeddings is None):
+        raise UsageError(
+            "give either --encoder or --embeddings", hint="--encoder sentence-transformers/all-MiniLM-L6-v2"
+        )
+    if spelling not in SPELLINGS:
+        raise UsageError(f"no spelling {spelling!r}", hint=f"there are {', '.join(SPELLINGS)}")
+    plan = Plan(SidSpace.parse_sizes(levels), method, collisions, spelling, markers, seed)
+    catalogue = read_items(
+        items,
+        id_column=id_column,
+        title_column=title_column,
+        text_template=text,
+        on_empty=on_empty,  # type: ignore[arg-type]
+    )
+    if dry_run:
+        note(f"would build {plan.space(plan.sizes).spelled_sizes} for {len(catalogue.ids)} items at {out}")
+        note(f"text of {catalogue.ids[0]}: {catalogue.texts[0]}")
+        return
+    with progress("embed", "quantize") as report:
+        bundle = build(
+            catalogue,
+            out,
+            plan,
+            encoder=Encoder(
+                model=encoder,
+                revision=revision,
+                pooling=pooling,
+                prompt=prompt,
+                max_length=max_length,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+            )
+            if encoder is not None
+            else None,
+            vectors=read_vectors(embeddings, catalogue.ids) if embeddings is not None else None,
+            force=force,
+            progress=report,
+        )
+    if json:
+        say_json({"bundle": str(out), "digest": bundle.identity.digest, "report": dict(bundle.manifest.report)})
+    else:
+        _say_report(dict(bundle.manifest.report))
+    next_step(f"sidtool extend-model MODEL {out} -o MODEL+sid")
+
+
+def inspect(
+    bundle: options.Bundle,
+    code: Annotated[
+        str | None, typer.Option(help="Start of a SID, like <s_a_12>: what its items have in common.")
+    ] = None,
+    examples: Annotated[int, typer.Option(help="Items shown.")] = 5,
+    json: options.Json = False,
+) -> None:
+    """Show what a bundle holds, or what the items under a code have in common."""
+    from sidtool.bundle import Bundle
+    from sidtool.bundle.explain import explain
+
+    opened = Bundle.open(bundle)
+    if code is None:
+        manifest = opened.manifest.to_json()
+        return say_json(manifest) if json else _say_manifest(manifest)
+    group = explain(opened, opened.space.parse_prefix(code), examples=examples)
+    if json:
+        return say_json(
+            {
+                "prefix": group.prefix,
+                "items": group.size,
+                "examples": [{"item_id": item, "sid": sid, "title": title} for item, sid, title in group.examples],
+                "terms": [{"word": t.word, "share": t.share, "overall": t.overall} for t in group.terms],
+            }
+        )
+    say(f"{group.prefix}: {group.size} items")
+    if group.terms:
+        say("in common: " + ", ".join(f"{t.word} ({t.share:.0%}, elsewhere {t.overall:.1%})" for t in group.terms))
+    say_table(["item", "SID", "title"], group.examples)
+    return None
+
+
+def verify(bundle: options.Bundle, json: options.Json = False) -> None:
+    """Check every stored byte of a bundle against its digests (exit 3 if one differs)."""
+    from sidtool.bundle import verify as check
+    from sidtool.bundle.store import read_manifest
+
+    broken = check(bundle)
+    if json:
+        say_json({"ok": not broken, "broken": [{"object": name, "reason": reason} for name, reason in broken]})
+    for name, reason in broken:
+        note(f"[bold red]broken:[/] {name}: {reason}")
+    if broken:
+        raise typer.Exit(EXIT_REFUSED)
+    if not json:
+        manifest = read_manifest(bundle)
+        say(f"{bundle}: {manifest.items} items, {len(manifest.objects) + 1} objects, {manifest.identity.digest}")
+
+
+def encode(
+    bundle: options.Bundle,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; standard input, a line each, if none are given.")
+    ] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Vectors in place of texts: .npy, Parquet or Zarr.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Where the bundle's encoder lies now, if it moved.")] = None,
+    trust_remote_code: options.Trust = False,
+    json: options.Json = False,
+) -> None:
+    """Write the SID of texts or vectors, whether or not they are in the catalogue."""
+    from sidtool.bundle import Bundle
+    from sidtool.bundle.decode import decode as look_up
+    from sidtool.bundle.encode import encode_texts
+    from sidtool.embed import read_vectors
+
+    opened = Bundle.open(bundle)
+    if embeddings is not None:
+        vectors = read_vectors(embeddings, None)
+        names, codes = [str(row) for row in range(len(vectors))], opened.encode(vectors)
+    else:
+        names = texts or [line.rstrip("\n") for line in sys.stdin]
+        codes = encode_texts(opened, names, model=encoder, trust_remote_code=trust_remote_code)
+    for name, row in zip(names, codes, strict=True):
+        sid = opened.space.spell(row)
+        items = [item for found in look_up(opened, sid) if found.status == "item" for item in found.items]
+        if json:
+            say_json({"text": name, "sid": sid, "codes": row.tolist(), "items": items})
+        else:
+            say(f"{sid}\t{name}" + (f"\t{' '.join(items)}" if items else ""))
+
+
+def decode(
+    bundle: options.Bundle,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="SIDs, or any text with SIDs in it; standard input if none.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 3 unless every SID is a living item.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Name the items behind the SIDs in a text; report unknown, retired and malformed ones."""
+    from sidtool.bundle import Bundle
+    from sidtool.bundle.decode import decode as look_up
+
+    opened = Bundle.open(bundle)
+    failed = 0
+    for text in texts or (line.rstrip("\n") for line in sys.stdin):
+        found = look_up(opened, text)
+        failed += sum(piece.status != "item" for piece in found) + (not found)
+        if not found:
+            note(f"[yellow]no semantic ID in[/] {text[:80]!r}")
+        for piece in found:
+            if json:
+                say_json(
+                    {"sid": piece.sid, "status": piece.status, "items": list(piece.items), "titles": list(piece.titles)}
+                )
+            else:
+                shown = [
+                    f"{item}\t{title}".rstrip() for item, title in zip(piece.items, piece.titles, strict=True)
+                ] or [""]
+                say(*(f"{piece.sid}\t{piece.status}\t{line}".rstrip() for line in shown))
+    if strict and failed:
+        raise RefusedError(f"{failed} SIDs name no living item of {bundle}")
+
+
+def _say_manifest(manifest: dict[str, Any]) -> None:
+    recipe = manifest["recipe"] or {}
+    encoder = recipe.get("encoder", {})
+    rows = [
+        ("name", f"{manifest['name']} {manifest['version']} (format {manifest['format']})"),
+        ("digest", manifest["identity"]["digest"]),
+        ("items", manifest["items"]),
+        ("space", "x".join(map(str, manifest["space"]["sizes"])) + f", {manifest['space']['template']}"),
+        (
+            "markers",
+            f"{manifest['space']['begin']} {manifest['space']['end']}" if manifest["space"]["begin"] else "none",
+        ),
+        ("collisions", manifest["collisions"]["policy"]),
+        ("quantizer", recipe.get("quantizer", {}).get("method", "none: a map without a codebook")),
+        ("encoder", encoder.get("model") or encoder.get("vectors", "none")),
+        ("text", recipe.get("text_template", "none")),
+        ("created", manifest["created"]),
+    ]
+    say_table(["", ""], rows)
+    if manifest["report"]:
+        _say_report(manifest["report"])
+
+
+def _say_report(report: dict[str, Any]) -> None:
+    raise DataError("the report is not drawn yet")

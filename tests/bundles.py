@@ -1,0 +1,30 @@
+"""Small bundles for tests, made in memory."""
+
+import numpy as np
+
+from sidtool.bundle import Bundle, ItemMap
+from sidtool.quantize.codebook import Codebook
+from sidtool.sid import SidSpace
+
+
+def small_bundle(
+    items: int = 40,
+    sizes: tuple[int, ...] = (4, 5, 6),
+    *,
+    dim: int = 8,
+    seed: int = 0,
+    codebook: bool = True,
+    duplicates: bool = False,
+    markers: bool = True,
+    name: str = "small",
+) -> Bundle:
+    """`items` items "i0", "i1" ... with titles "film 0" ... on random SIDs, different ones unless `duplicates`."""
+    rng = np.random.default_rng(seed)
+    space = SidSpace(sizes) if markers else SidSpace(sizes, begin=None, end=None)
+    keys = rng.choice(space.capacity, size=items, replace=duplicates)
+    codes = np.stack(np.unravel_index(keys, sizes), axis=1).astype(np.uint16)
+    levels = tuple(rng.normal(size=(size, dim)).astype(np.float32) for size in sizes)
+    ids = [f"i{row}" for row in range(items)]
+    book = Codebook("rq-kmeans", levels, {}, {"seed": seed}) if codebook else None
+    policy = "allow" if duplicates else "reassign"
+    return Bundle.of(ItemMap.of(space, ids, codes, [f"film {row}" for row in range(items)]), book, policy, name=name)
