@@ -1,0 +1,184 @@
+"""What happens when several items get the same codes.
+
+Knows raw codes, vectors and item ids; knows nothing of bundles. Nothing here depends on the order of the items: ties
+go by item id. Sinkhorn re-encoding of a colliding group (LC-Rec, LETTER, MiniOneRec) is not offered: it gives equal
+rows one code again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.errors import UsageError
+from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.occupancy import Occupancy, spill
+from sidtool.sid import MAX_CODES, Codes, SidSpace, Vectors
+
+Policy = Literal["reassign", "append", "allow"]
+
+FULLEST = 0.9
+"""Share of a space that `reassign` fills at most: beyond it, most moves are far."""
+HEADROOM = 4
+"""How many times the largest group an appended level holds, for items that come later."""
+
+
+@dataclass(frozen=True)
+class CollisionCounts:
+    """Items that share their SID with another, the groups they form, and the size of the largest (1: no collision)."""
+
+    items: int
+    groups: int
+    largest: int
+
+    @classmethod
+    def of(cls, codes: Codes) -> "CollisionCounts":
+        """Count the collisions in (n, levels) codes."""
+        _, sizes = _groups(codes)
+        shared = sizes[sizes > 1]
+        return cls(int(shared.sum()), len(shared), int(sizes.max(initial=0)))
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """Final codes, in the order of the items.
+
+    `codes` is (n, levels) uint16, one level more than the raw codes under `append`; `space_sizes` are its level sizes;
+    `moved` is (n,) bool: the items whose final code is not their nearest one.
+    """
+
+    codes: Codes
+    space_sizes: tuple[int, ...]
+    moved: NDArray[np.bool_]
+    before: CollisionCounts
+    after: CollisionCounts
+
+
+def assign(raw: Codes, vectors: Vectors, codebook: Codebook, ids: Sequence[str], policy: Policy) -> Assigned:
+    """Settle the collisions in (n, levels) raw codes of (n, dim) embeddings.
+
+    `reassign`: in each colliding group one item keeps its code, and the others take free codes of the last level under
+    the same prefix, at the least total squared distance. Where a prefix has more items than codes, the rest go to the
+    next-nearest prefix with room. `append`: one level more tells the items of a group apart, by id. `allow`: nothing.
+    Raises UsageError if `reassign` would fill more than 90% of the space, or `append` needs too large a level.
+    """
+    if policy == "reassign":
+        codes, sizes = _reassign(raw, vectors, codebook, ids), codebook.sizes
+    elif policy == "append":
+        codes, sizes = _append(raw, codebook.sizes, ids)
+    else:
+        codes, sizes = raw, codebook.sizes
+    moved = (codes[:, : raw.shape[1]] != raw).any(axis=1)
+    return Assigned(codes, sizes, moved, CollisionCounts.of(raw), CollisionCounts.of(codes))
+
+
+def _groups(codes: Codes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows sorted by codes, and the sizes of the runs of equal codes in that order."""
+    order = np.lexsort(codes.T[::-1]) if codes.shape[1] else np.arange(len(codes))
+    changes = (codes[order[1:]] != codes[order[:-1]]).any(axis=1)
+    bounds = np.flatnonzero(np.concatenate([[True], changes, [True]])) if len(codes) else np.zeros(1, dtype=np.intp)
+    return order, np.diff(bounds)
+
+
+def _append(raw: Codes, sizes: tuple[int, ...], ids: Sequence[str]) -> tuple[Codes, tuple[int, ...]]:
+    order, runs = _groups(raw)
+    capacity = 1 << (HEADROOM * int(runs.max(initial=1)) - 1).bit_length()  # the next power of two
+    if capacity > MAX_CODES:
+        raise UsageError(
+            f"{int(runs.max())} items share one SID, and an appended level with room for later items needs {capacity} "
+            f"codes, more than {MAX_CODES}",
+            hint="remove duplicate items, or use more or larger levels",
+        )
+    rank = np.zeros(len(raw), dtype=np.uint16)
+    for start, size in zip((np.cumsum(runs) - runs)[runs > 1], runs[runs > 1], strict=True):
+        rows = sorted(order[start : start + size], key=lambda row: ids[row])
+        rank[rows] = np.arange(size)
+    return np.column_stack([raw, rank]), (*sizes, capacity)
+
+
+def _reassign(raw: Codes, vectors: Vectors, codebook: Codebook, ids: Sequence[str]) -> Codes:
+    _require_room(len(raw), SidSpace(codebook.sizes))
+    latent = codebook.transform(vectors)
+    codes = raw.copy()
+    spilled: list[int] = []
+    order, runs = _groups(raw[:, :-1])
+    for start, size in zip(np.cumsum(runs) - runs, runs, strict=True):
+        if size == 1:
+            continue
+        rows = order[start : start + size]
+        counts = np.bincount(raw[rows, -1], minlength=codebook.sizes[-1])
+        colliding = rows[counts[raw[rows, -1]] > 1]
+        if len(colliding):
+            colliding = np.array(sorted(colliding, key=lambda row: ids[row]))
+            residuals = latent[colliding] - codebook.decode(raw[colliding, :-1])
+            chosen = _assign_last(raw[colliding, -1], residuals, codebook.levels[-1], counts)
+            codes[colliding, -1] = np.maximum(chosen, 0)
+            spilled += colliding[chosen < 0].tolist()
+    if spilled:
+        spilled.sort(key=lambda row: ids[row])
+        settled = np.ones(len(codes), dtype=bool)
+        settled[spilled] = False
+        occupancy = Occupancy(SidSpace(codebook.sizes), codes[settled])
+        codes[spilled] = spill(raw[spilled], latent[spilled], codebook, occupancy)
+    return codes
+
+
+def _require_room(items: int, space: SidSpace) -> None:
+    if items <= FULLEST * space.capacity:
+        return
+    sizes = space.sizes
+    while items > FULLEST * int(np.prod(np.array(sizes, dtype=object))):
+        sizes = (*sizes, max(2, sizes[-1]))
+    raise UsageError(
+        f"{items} items would fill {items / space.capacity:.0%} of the {space.capacity} semantic IDs of "
+        f"{space.spelled_sizes}, more than {FULLEST:.0%}",
+        hint=f"levels {'x'.join(map(str, sizes))} would do",
+    )
+
+
+def _assign_last(
+    own: NDArray[np.uint16], residuals: Vectors, centroids: Vectors, counts: NDArray[np.intp]
+) -> NDArray[np.int64]:
+    """Last-level codes for the m colliding items of one prefix, -1 where the prefix has no code left.
+
+    `own` (m,) are their raw codes and `residuals` (m, width) what the prefix leaves of them, both sorted by id;
+    `counts` (K,) says how many items of the prefix have each raw code. One item in each group keeps its code, which
+    makes the fewest moves; who keeps and where the others go is the assignment of least total squared distance.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    columns = np.flatnonzero((counts == 0) | (counts > 1))
+    stays = own[:, None] == columns
+    costs = _whole_numbers(_squared_distances(residuals, centroids[columns]))
+    costs -= np.where(stays, costs.max() * (len(own) + 1) + 1, 0)  # keeping a code outweighs all distances
+    costs[~stays & (counts[columns] > 1)] = np.inf  # nobody takes the code of another group
+    rows, places = linear_sum_assignment(costs)
+    chosen = np.full(len(own), -1, dtype=np.int64)
+    chosen[rows] = columns[places]
+    for equal in _equal_rows(own, residuals):
+        wishes = dict(zip(columns.tolist(), costs[equal[0]].tolist(), strict=True))
+        chosen[equal] = sorted(chosen[equal].tolist(), key=lambda code: (wishes.get(code, np.inf), code))
+    return chosen
+
+
+def _squared_distances(rows: Vectors, centroids: Vectors) -> NDArray[np.float64]:
+    """(m, width), (K, width) -> (m, K) float64."""
+    left, right = rows.astype(np.float64), centroids.astype(np.float64)
+    distances = np.square(left).sum(axis=1)[:, None] + np.square(right).sum(axis=1) - 2 * left @ right.T
+    return np.maximum(distances, 0)
+
+
+def _whole_numbers(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distances in units so small that m of them stand beside m rewards for keeping, and sums are exact below 2**53."""
+    bits = 52 - 2 * (len(distances) + 1).bit_length()
+    return np.rint(distances * (2.0**bits / max(float(distances.max()), np.finfo(np.float64).tiny)))
+
+
+def _equal_rows(own: NDArray[np.uint16], residuals: Vectors) -> list[list[int]]:
+    """Groups of items that nothing but their ids tells apart, each sorted by id."""
+    groups: dict[tuple[int, bytes], list[int]] = {}
+    for row, (code, residual) in enumerate(zip(own.tolist(), residuals, strict=True)):
+        groups.setdefault((code, residual.tobytes()), []).append(row)
+    return [rows for rows in groups.values() if len(rows) > 1]

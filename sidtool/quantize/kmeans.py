@@ -1,0 +1,162 @@
+"""Residual k-means: each level clusters what the levels before leave (OneRec, OpenOneRec, GRID: "rq-kmeans").
+
+Knows vectors and centroids; knows nothing of items or collisions. Trains on a sample, 256 rows a centroid (faiss's
+rule: more gains nothing and costs time). Each level is seeded by greedy k-means++ (Arthur and Vassilvitskii 2007,
+with scikit-learn's 2 + log K candidates a step) and refined by Lloyd's iterations, first on a part of the sample,
+then on all of it.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.errors import DataError
+from sidtool.quantize.codebook import Codebook, checked, unit
+from sidtool.sid import Vectors
+
+ROWS_PER_CENTROID = 256
+SEEDING_ROWS_PER_CENTROID = 64
+ITERATIONS = (10, 10)
+"""Most iterations on the seeding part, then on the whole sample."""
+TOLERANCE = 1e-4
+"""Iterations end when one lowers the error by less than this share."""
+CHUNK = 4096
+
+Progress = Callable[[int, int], None]
+
+
+def fit(
+    vectors: Vectors,
+    sizes: Sequence[int],
+    *,
+    seed: int = 0,
+    normalize: bool = False,
+    progress: Progress | None = None,
+) -> Codebook:
+    """Residual k-means over (n, dim) float32 embeddings, `sizes[l]` centroids at level l.
+
+    `normalize` scales every vector to length 1, here and in `encode`: for embeddings whose length says nothing (those
+    of sentence encoders mostly have length 1 already). The same seed and vectors give the same codebook. A residual
+    that has fewer distinct values than its level has codes leaves the codes beyond unused.
+    Raises DataError if a value is not finite or there are fewer distinct vectors than codes in the largest level.
+    """
+    vectors = checked(vectors)
+    require_distinct(vectors, max(sizes))
+    rng = np.random.default_rng(seed)
+    residual = sample(vectors, ROWS_PER_CENTROID * max(sizes), rng)
+    rows = len(residual)
+    residual = unit(residual) if normalize else residual
+    centre = residual.mean(axis=0)
+    residual = residual - centre  # a common offset would eat the digits that separate the rows
+    levels, steps = [], []
+    for level, size in enumerate(sizes):
+        centroids, done = kmeans(residual, size, rng)
+        residual -= centroids[nearest(residual, centroids)[0]]
+        levels.append(centroids + centre if level == 0 else centroids)
+        steps.append(done)
+        if progress:
+            progress(level + 1, len(sizes))
+    parameters = {"seed": seed, "normalize": normalize, "sample": rows, "iterations": steps}
+    return Codebook("rq-kmeans", tuple(levels), {}, parameters)
+
+
+def require_distinct(vectors: Vectors, count: int) -> None:
+    """Raise DataError if fewer than `count` rows differ: that many codes cannot all be used."""
+    distinct: set[bytes] = set()
+    for row in vectors:
+        distinct.add(row.tobytes())
+        if len(distinct) >= count:
+            return
+    raise DataError(
+        f"{len(vectors)} items have {len(distinct)} distinct vectors, and a level has {count} codes",
+        hint=f"choose levels of at most {len(distinct)} codes",
+    )
+
+
+def sample(vectors: Vectors, count: int, rng: np.random.Generator) -> Vectors:
+    """At most `count` of the rows, in random order."""
+    return vectors[rng.permutation(len(vectors))[:count]]
+
+
+def kmeans(vectors: Vectors, size: int, rng: np.random.Generator) -> tuple[Vectors, int]:
+    """(n, dim) vectors in random order -> (size, dim) float32 centroids, and the iterations that it took."""
+    part = vectors[: SEEDING_ROWS_PER_CENTROID * size]
+    centroids = plus_plus(part, size, rng)
+    done = 0
+    for rows, most in zip((part, vectors), ITERATIONS, strict=True):
+        if rows is vectors and len(part) == len(vectors) and done < ITERATIONS[0]:
+            break  # already converged on all there is
+        centroids, steps = lloyd(rows, centroids, most)
+        done += steps
+    return centroids, done
+
+
+def plus_plus(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
+    """Greedy k-means++: of a few candidates drawn by squared distance, keep the one that lowers the error most."""
+    candidates = 2 + int(np.log(size))
+    norms = np.einsum("ij,ij->i", vectors, vectors)
+    chosen = np.empty(size, dtype=np.intp)
+    chosen[0] = rng.integers(len(vectors))
+    closest = _distances(vectors, norms, chosen[:1])[0]
+    for step in range(1, size):
+        cumulated = np.cumsum(closest, dtype=np.float64)
+        drawn = np.searchsorted(cumulated, rng.random(candidates) * cumulated[-1], side="right")
+        drawn = np.minimum(drawn, len(vectors) - 1)
+        lowered = np.minimum(closest, _distances(vectors, norms, drawn))  # (candidates, n)
+        best = int(lowered.sum(axis=1, dtype=np.float64).argmin())
+        chosen[step], closest = drawn[best], lowered[best]
+    return vectors[chosen]
+
+
+def _distances(vectors: Vectors, norms: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """(len(rows), n) float32 squared distances from some of the rows to all."""
+    products = (vectors @ vectors[rows].T).T
+    return np.maximum(norms[rows, None] + norms - 2 * products, 0)
+
+
+def lloyd(vectors: Vectors, centroids: Vectors, most: int) -> tuple[Vectors, int]:
+    """Lloyd's iterations until the error falls by less than TOLERANCE, `most` at most -> centroids, iterations."""
+    previous = np.inf
+    for step in range(most):
+        codes, distances = nearest(vectors, centroids)
+        error = float(distances.sum(dtype=np.float64))
+        if previous - error <= TOLERANCE * error:
+            return centroids, step
+        previous, centroids = error, means(vectors, codes, distances, centroids)
+    return centroids, most
+
+
+def nearest(vectors: Vectors, centroids: Vectors) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """The nearest centroid of each row, as (n,) codes, and the (n,) squared distances to it."""
+    codes = np.empty(len(vectors), dtype=np.intp)
+    distances = np.empty(len(vectors), dtype=np.float32)
+    transposed = np.ascontiguousarray(centroids.T)
+    bias = 0.5 * np.einsum("ij,ij->i", centroids, centroids)
+    for start in range(0, len(vectors), CHUNK):  # a chunk's scores stay in the cache
+        rows = vectors[start : start + CHUNK]
+        scores = rows @ transposed
+        scores -= bias
+        best = scores.argmax(axis=1)
+        codes[start : start + CHUNK] = best
+        top = np.take_along_axis(scores, best[:, None], axis=1)[:, 0]
+        distances[start : start + CHUNK] = np.einsum("ij,ij->i", rows, rows) - 2 * top
+    return codes, np.maximum(distances, 0)
+
+
+def means(vectors: Vectors, codes: NDArray[np.intp], distances: NDArray[np.float32], centroids: Vectors) -> Vectors:
+    """The mean of each code's rows; a code without rows starts anew at the row farthest from its centroid."""
+    from scipy.sparse import csr_array
+
+    counts = np.bincount(codes, minlength=len(centroids))
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        farthest = np.argsort(-distances, kind="stable")[: len(empty)]
+        codes = codes.copy()
+        codes[farthest] = empty
+        counts = np.bincount(codes, minlength=len(centroids))
+    members = csr_array(
+        (np.ones(len(codes), dtype=np.float32), codes, np.arange(len(codes) + 1)), shape=(len(codes), len(centroids))
+    )
+    sums = members.T.tocsr() @ vectors  # (K, dim)
+    return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids).astype(np.float32)

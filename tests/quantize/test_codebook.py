@@ -1,0 +1,91 @@
+"""Encoding against an independent, level-by-level computation."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.errors import DataError
+from sidtool.quantize.codebook import BLOCK, Codebook
+from sidtool.sid import Codes, Vectors
+from tests.quantize.material import codebook_of, vectors_of
+
+
+def slow_codes(vectors: Vectors, codebook: Codebook) -> tuple[Codes, np.ndarray]:
+    """Codes by subtracting centroid after centroid in float64, and how much nearer the best is than the second."""
+    residual = codebook.transform(vectors).astype(np.float64)
+    codes, margins = [], []
+    for level in codebook.levels:
+        distances = ((residual[:, None] - level.astype(np.float64)) ** 2).sum(axis=2)
+        codes.append(distances.argmin(axis=1))
+        ordered = np.sort(distances, axis=1)
+        margins.append(ordered[:, 1] - ordered[:, 0] if len(level) > 1 else np.full(len(vectors), np.inf))
+        residual -= level[codes[-1]]
+    return np.stack(codes, axis=1).astype(np.uint16), np.min(margins, axis=0)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    dim=st.integers(1, 12),
+    offset=st.sampled_from([0.0, 30.0]),
+    normalize=st.booleans(),
+)
+def test_each_code_is_nearest_given_its_residual(seed, sizes, dim, offset, normalize):
+    codebook = codebook_of(seed, sizes, dim, offset=0 if normalize else offset, normalize=normalize)
+    vectors = vectors_of(seed + 1, 40, dim) + np.float32(offset)
+    codes, margins = slow_codes(vectors, codebook)
+    clear = margins > 1e-4
+    assert (codebook.encode(vectors)[clear] == codes[clear]).all()
+    assert np.count_nonzero(clear) > 0 or margins.max() < 1e-4
+
+
+def test_ties_take_the_lowest_code():
+    centroids = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], dtype=np.float32)
+    codebook = Codebook("rq-kmeans", (centroids,), {}, {})
+    assert codebook.encode(centroids).tolist() == [[0], [1], [0], [1]]
+
+
+@pytest.mark.parametrize("dim", [16, 100, 384])
+def test_codes_do_not_depend_on_the_rows_beside(dim):
+    codebook = codebook_of(0, (64, 50, 33), dim)
+    vectors = vectors_of(1, 2 * BLOCK + 7, dim)
+    vectors[5:25] = vectors[5]  # equal rows at different places
+    whole = codebook.encode(vectors)
+    order = np.random.default_rng(2).permutation(len(vectors))
+    assert (codebook.encode(vectors[order]) == whole[order]).all()
+    for row in (0, 7, BLOCK - 1, BLOCK, len(vectors) - 1):
+        assert (codebook.encode(vectors[row : row + 1]) == whole[row]).all()
+
+
+def test_decode_sums_centroids_of_a_whole_sid_or_a_prefix():
+    codebook = codebook_of(3, (4, 3, 2), 5)
+    codes = np.array([[1, 2, 0], [3, 0, 1]], dtype=np.uint16)
+    expected = codebook.levels[0][[1, 3]] + codebook.levels[1][[2, 0]] + codebook.levels[2][[0, 1]]
+    np.testing.assert_allclose(codebook.decode(codes), expected, rtol=1e-6)
+    np.testing.assert_array_equal(codebook.decode(codes[:, :1]), codebook.levels[0][[1, 3]])
+
+
+def test_normalized_codebooks_do_not_see_length():
+    codebook = codebook_of(3, (8, 8), 6, normalize=True)
+    vectors = vectors_of(4, 50, 6)
+    lengths = np.float32(2.0) ** np.arange(50)[:, None].astype(np.float32)  # powers of two lose no digit
+    assert (codebook.encode(vectors * lengths) == codebook.encode(vectors)).all()
+    assert codebook.encode(np.zeros((1, 6), dtype=np.float32)).shape == (1, 2)
+
+
+def test_nothing_to_encode():
+    assert codebook_of(0, (4, 3), 5).encode(np.empty((0, 5), dtype=np.float32)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(bad):
+    vectors = vectors_of(0, 9, 5)
+    vectors[6, 2] = bad
+    with pytest.raises(DataError, match=r"1 of 9 vectors .* row 6"):
+        codebook_of(0, (4,), 5).encode(vectors)
+
+
+def test_another_width_is_refused():
+    with pytest.raises(DataError, match=r"\(9, 4\)"):
+        codebook_of(0, (4,), 5).encode(vectors_of(0, 9, 4))

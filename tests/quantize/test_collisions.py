@@ -1,0 +1,152 @@
+"""Collision policies: no duplicates, fewest moves, least distance, and nothing that hangs on the order of the items."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.errors import UsageError
+from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.collisions import Assigned, CollisionCounts, assign
+from sidtool.sid import SidSpace
+from tests.quantize.material import codebook_of, vectors_of
+
+cases = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**32 - 1),
+        "sizes": st.sampled_from([(3, 4), (2, 3, 4), (6,), (4, 2, 2), (1, 8)]),
+        "filled": st.floats(0.2, 0.9),
+        "copies": st.integers(0, 6),  # items with the vector of the first
+        "spread": st.sampled_from([0.2, 1.0]),  # narrow: nearly all in one prefix
+    }
+)
+
+
+def make(case):
+    """A codebook, vectors in random order, and ids that do not follow the order."""
+    rng = np.random.default_rng(case["seed"])
+    codebook = codebook_of(case["seed"], case["sizes"], 5)
+    n = max(1, int(case["filled"] * SidSpace(case["sizes"]).capacity))
+    vectors = (vectors_of(case["seed"] + 9, n, 5) * case["spread"]).astype(np.float32)
+    vectors[: case["copies"]] = vectors[0]
+    ids = [f"item-{number}" for number in rng.permutation(n)]
+    return codebook, vectors, ids
+
+
+def settle(codebook, vectors, ids, policy) -> Assigned:
+    return assign(codebook.encode(vectors), vectors, codebook, ids, policy)
+
+
+@settings(deadline=None)
+@given(cases)
+def test_reassign_leaves_no_duplicates_and_moves_the_fewest(case):
+    codebook, vectors, ids = make(case)
+    raw = codebook.encode(vectors)
+    found = settle(codebook, vectors, ids, "reassign")
+    assert len(np.unique(found.codes, axis=0)) == len(vectors)
+    assert found.after == CollisionCounts(0, 0, 1)
+    assert found.space_sizes == codebook.sizes
+    SidSpace(found.space_sizes).check(found.codes)
+    # every SID in use keeps one of its items, and more is not possible
+    assert found.moved.sum() == len(raw) - len(np.unique(raw, axis=0))
+    assert ((found.codes != raw).any(axis=1) == found.moved).all()
+    alone = np.array([(raw == row).all(axis=1).sum() == 1 for row in raw])
+    assert not found.moved[alone].any()
+
+
+@settings(deadline=None)
+@given(cases)
+def test_prefix_is_left_only_where_it_is_full(case):
+    codebook, vectors, ids = make(case)
+    raw = codebook.encode(vectors)
+    found = settle(codebook, vectors, ids, "reassign").codes
+    left = np.flatnonzero((raw[:, :-1] != found[:, :-1]).any(axis=1))
+    for row in left:
+        assert (found[:, :-1] == raw[row, :-1]).all(axis=1).sum() == codebook.sizes[-1]
+
+
+@settings(deadline=None)
+@given(cases, st.sampled_from(["reassign", "append", "allow"]), st.randoms(use_true_random=False))
+def test_order_of_items_does_not_matter(case, policy, random):
+    codebook, vectors, ids = make(case)
+    order = random.sample(range(len(ids)), len(ids))
+    first = settle(codebook, vectors, ids, policy)
+    second = settle(codebook, vectors[order], [ids[row] for row in order], policy)
+    assert (first.codes[order] == second.codes).all()
+    assert (first.before, first.after) == (second.before, second.after)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 5), copies=st.integers(0, 3))
+def test_reassign_is_the_best_of_all_ways(seed, n, copies):
+    """One prefix, five codes, every injective map tried: fewest moves first, then least total squared distance."""
+    codebook = codebook_of(seed, (5, 2), 3)
+    codebook = Codebook("rq-kmeans", (np.zeros((2, 3), dtype=np.float32), codebook.levels[0]), {}, {})
+    vectors = vectors_of(seed + 3, n, 3) * np.float32(0.5)
+    vectors[:copies] = vectors[0]
+    raw = codebook.encode(vectors)
+    distances = np.square(vectors[:, None].astype(np.float64) - codebook.levels[1]).sum(axis=2)
+    free = set(range(5)) - set(raw[:, 1].tolist())
+
+    def cost(codes):
+        return sum(codes != raw[:, 1]), sum(distances[range(n), codes])
+
+    legal = [
+        codes
+        for codes in itertools.permutations(range(5), n)
+        if all(code in free or code == own for code, own in zip(codes, raw[:, 1], strict=True))
+    ]
+    best = min(cost(np.array(codes)) for codes in legal)
+    found = settle(codebook, vectors, [f"i{row}" for row in range(n)], "reassign")
+    moves, distance = cost(found.codes[:, 1])
+    assert moves == best[0]
+    assert distance == pytest.approx(best[1], abs=1e-9)
+
+
+def test_equal_items_are_served_by_id():
+    codebook = Codebook("rq-kmeans", (np.arange(6, dtype=np.float32)[:, None],), {}, {})
+    vectors = np.full((4, 1), 2.2, dtype=np.float32)
+    found = settle(codebook, vectors, ["d", "b", "a", "c"], "reassign")
+    assert found.codes.ravel().tolist() == [4, 3, 2, 1]  # by distance: 2, 3, 1, 4 for a, b, c, d
+
+
+def test_group_larger_than_its_prefix_spills_to_the_next_nearest():
+    levels = (np.array([[0], [10], [100]], dtype=np.float32), np.array([[-1], [1]], dtype=np.float32))
+    codebook = Codebook("rq-kmeans", levels, {}, {})
+    vectors = np.array([[1], [1], [1], [1.5], [99]], dtype=np.float32)
+    found = settle(codebook, vectors, ["c", "b", "a", "z", "y"], "reassign")
+    # a and b fill prefix 0; z is nearer to prefix 10 than c is, and both take its codes, the nearest first
+    assert found.codes.tolist() == [[1, 1], [0, 0], [0, 1], [1, 0], [2, 0]]
+
+
+def test_full_space_is_refused_with_the_depth_that_would_do():
+    codebook = codebook_of(0, (4, 4), 3)
+    with pytest.raises(UsageError, match=r"15 items .* 94% of the 16") as caught:
+        settle(codebook, vectors_of(1, 15, 3), [str(row) for row in range(15)], "reassign")
+    assert "4x4x4" in caught.value.hint
+
+
+@settings(deadline=None)
+@given(cases)
+def test_append_tells_a_group_apart_by_id_and_leaves_room(case):
+    codebook, vectors, ids = make(case)
+    raw = codebook.encode(vectors)
+    found = settle(codebook, vectors, ids, "append")
+    assert (found.codes[:, :-1] == raw).all()
+    assert not found.moved.any()
+    assert found.after.items == 0
+    assert found.space_sizes[-1] >= 4 * found.before.largest
+    SidSpace(found.space_sizes).check(found.codes)
+    for sid in np.unique(raw, axis=0):
+        rows = sorted(np.flatnonzero((raw == sid).all(axis=1)), key=lambda row: ids[row])
+        assert found.codes[rows, -1].tolist() == list(range(len(rows)))
+
+
+def test_allow_changes_nothing_and_counts():
+    codes = np.array([[0, 1], [0, 1], [1, 1], [1, 0], [0, 1], [1, 0]], dtype=np.uint16)
+    found = assign(codes, vectors_of(0, 6, 3), codebook_of(0, (2, 2), 3), list("abcdef"), "allow")
+    assert (found.codes == codes).all()
+    assert found.before == found.after == CollisionCounts(items=5, groups=2, largest=3)
+    assert not found.moved.any()

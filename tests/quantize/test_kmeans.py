@@ -1,0 +1,110 @@
+"""Residual k-means: deterministic by seed, as good as scikit-learn's, and clear about what it cannot do."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.errors import DataError, UsageError
+from sidtool.quantize import METHODS, fit
+from sidtool.quantize import kmeans as module
+from sidtool.quantize.report import variance_left
+from tests.quantize.material import mixture, vectors_of
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_same_codebook(method):
+    vectors = mixture(0, 400, 12)
+    first, again, other = (fit(vectors, (16, 8), method=method, seed=seed) for seed in (1, 1, 2))
+    assert first.parameters == again.parameters
+    assert all((a == b).all() for a, b in zip(first.levels, again.levels, strict=True))
+    assert any((a != b).any() for a, b in zip(first.levels, other.levels, strict=True))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_levels_have_the_sizes_asked_for(method):
+    codebook = fit(mixture(0, 300, 8), (32, 4, 9), method=method)
+    assert codebook.sizes == (32, 4, 9)
+    assert codebook.method == method
+    assert all(level.dtype == np.float32 for level in codebook.levels)
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 1000), size=st.integers(2, 40))
+def test_every_code_of_the_first_level_is_used(seed, size):
+    vectors = mixture(seed, 200, 6)
+    codes = fit(vectors, (size, 2), seed=seed).encode(vectors)
+    assert len(np.unique(codes[:, 0])) == size
+
+
+def test_error_is_that_of_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.cluster")
+    vectors = mixture(3, 3000, 24, clusters=80)
+    residual, expected = vectors.astype(np.float64), []
+    for _ in range(3):
+        found = sklearn.KMeans(32, n_init=1, random_state=0, max_iter=50).fit(residual)
+        residual = residual - found.cluster_centers_[found.labels_]
+        expected.append(np.square(residual).sum() / np.square(vectors - vectors.mean(axis=0)).sum())
+    codebook = fit(vectors, (32, 32, 32))
+    ours = variance_left(vectors, codebook, codebook.encode(vectors))
+    assert (np.array(ours) < np.array(expected) * 1.02).all(), (ours, expected)
+
+
+def test_a_sample_is_enough(monkeypatch):
+    vectors = mixture(3, 4000, 16)
+    full = fit(vectors, (16, 16))
+    monkeypatch.setattr(module, "ROWS_PER_CENTROID", 64)
+    sampled = fit(vectors, (16, 16))
+    assert (full.parameters["sample"], sampled.parameters["sample"]) == (4000, 1024)
+    errors = [variance_left(vectors, book, book.encode(vectors))[-1] for book in (full, sampled)]
+    assert errors[1] < errors[0] * 1.1
+
+
+def test_offset_common_to_all_vectors_changes_nothing():
+    vectors = np.round(mixture(0, 400, 12), 2)
+    offset = np.float32(64)
+    plain, moved = fit(vectors, (16, 8)), fit(vectors + offset, (16, 8))
+    errors = [variance_left(v, b, b.encode(v))[-1] for v, b in ((vectors, plain), (vectors + offset, moved))]
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+
+def test_empty_codes_start_anew_at_the_farthest_rows():
+    vectors = np.array([[0.0], [1.0], [10.0], [30.0]], dtype=np.float32)
+    centroids = np.array([[0.5], [99.0], [98.0]], dtype=np.float32)
+    codes, distances = module.nearest(vectors, centroids[:1])
+    moved = module.means(vectors, codes, distances, centroids)
+    assert moved.ravel().tolist() == [0.5, 30.0, 10.0]
+
+
+def test_residuals_without_variety_leave_codes_unused():
+    vectors = np.repeat(np.eye(4, dtype=np.float32), 5, axis=0)
+    codebook = fit(vectors, (4, 3, 2))
+    codes = codebook.encode(vectors)
+    assert len(np.unique(codes[:, 0])) == 4
+    np.testing.assert_allclose(codebook.decode(codes), vectors, atol=1e-6)
+
+
+def test_progress_counts_levels():
+    seen = []
+    fit(vectors_of(0, 50, 4), (8, 4), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_fewer_distinct_vectors_than_codes_is_refused():
+    vectors = np.repeat(vectors_of(0, 7, 4), 10, axis=0)
+    with pytest.raises(DataError, match="70 items have 7 distinct vectors, and a level has 8 codes"):
+        fit(vectors, (4, 8))
+
+
+def test_values_that_are_not_finite_are_refused():
+    vectors = vectors_of(0, 50, 4)
+    vectors[3, 1] = np.nan
+    with pytest.raises(DataError, match="not finite"):
+        fit(vectors, (4, 8))
+
+
+def test_methods_and_sizes_that_make_no_sense_are_refused():
+    with pytest.raises(UsageError, match="rq-magic"):
+        fit(vectors_of(0, 50, 4), (4,), method="rq-magic")
+    with pytest.raises(UsageError):
+        fit(vectors_of(0, 50, 4), (4, 0))
