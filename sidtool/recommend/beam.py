@@ -1,0 +1,151 @@
+"""The decoder: beam search over the trie of legal SIDs, as one growing token tree a prompt.
+
+Knows prompts, levels and scores; knows nothing of items. A SID has a fixed depth, so L levels need the prefill and
+L - 1 steps; logits are computed for the level's codes only, one cache serves all beams of a prompt, and the legal codes
+come from the trie by gathers. The score is the sum of the L log-probabilities: no end token, no length penalty.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sidtool.bundle.trie import Trie
+from sidtool.errors import DataError, UsageError
+from sidtool.prompt.tokens import SidTokens
+from sidtool.recommend import plain
+from sidtool.recommend.arrays import FilterArrays, TrieArrays, trie_arrays
+from sidtool.recommend.filters import LeafFilter
+from sidtool.recommend.head import Head, Normalise
+from sidtool.recommend.probe import way
+from sidtool.recommend.tree import TreeRun
+
+TOKEN_BUDGET = 1 << 14
+"""Tokens, prompts and trees together, that are run in one batch."""
+
+
+class Found(NamedTuple):
+    """The best SIDs of one prompt: leaves (m,) int64 of the trie and their scores (m,) float32, best first."""
+
+    leaves: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+@torch.no_grad()
+def beam_search(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    trie: Trie,
+    tokens: SidTokens,
+    *,
+    width: int,
+    k: int,
+    normalise: Normalise = "level",
+    filters: Sequence[LeafFilter | None] | None = None,
+    token_budget: int = TOKEN_BUDGET,
+) -> list[Found]:
+    """The k best SIDs of each prompt: token ids that end where the first code is to follow.
+
+    `width` beams are kept at each level, more where k asks for more; k SIDs come back whenever k may be given.
+    `normalise`: "level" makes each step a distribution over the level's codes; "vocabulary" over all tokens, which
+    gives exactly the scores of `generate`. Both keep the probability of codes that no item has: renormalising over the
+    legal codes alone would favour prefixes with few children. `filters`, one a prompt, exclude items exactly.
+
+    Raises UsageError on an empty prompt or a width below 1, DataError if the model's logits are not numbers.
+    """
+    if width < 1 or k < 1:
+        raise UsageError(f"width and k are at least 1, not {width} and {k}")
+    if not all(len(prompt) for prompt in prompts):
+        raise UsageError("a prompt has no tokens")
+    width = min(max(width, k), trie.n_leaves)
+    filters = filters or [None] * len(prompts)
+    found: list[Found | None] = [None] * len(prompts)
+    with evaluating(model) as model:
+        how = way(model)
+        if how == "generate":
+            return plain.beam_search(model, prompts, trie, tokens, width, k, normalise, filters)
+        head = Head(model, sliced=how == "sliced")
+        for batch in batches([len(prompt) for prompt in prompts], width * (trie.levels - 1), token_budget):
+            search = _Search(model, head, trie, tokens, width, normalise)
+            leaves, scores = search.run([prompts[i] for i in batch], [filters[i] for i in batch])
+            for place, i in enumerate(batch):
+                found[i] = best(leaves[place], scores[place], k)
+    return [one for one in found if one is not None]
+
+
+class _Search:
+    """What the levels of one batch share."""
+
+    def __init__(self, model: Any, head: Head, trie: Trie, tokens: SidTokens, width: int, normalise: Normalise) -> None:
+        self.model, self.head, self.width, self.normalise = model, head, width, normalise
+        self.trie: TrieArrays = trie_arrays(trie, model.device)
+        self.starts = tokens.level_starts.tolist()
+
+    def run(
+        self, prompts: Sequence[Sequence[int]], filters: Sequence[LeafFilter | None]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(batch, m) leaves and scores, best first; a score of minus infinity is no result."""
+        levels, device = self.trie.levels, self.model.device
+        masks = FilterArrays(filters, self.trie, device) if any(filters) else None
+        run = TreeRun(self.model, prompts, room=self.width * (levels - 1), head=self.head)
+        nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)
+        scores = torch.zeros(len(prompts), 1, device=device)
+        hidden = run.prefill()
+        for level in range(levels):
+            start = self.starts[level]
+            logs = self.head.log_probs(hidden, start, start + self.trie.sizes[level], self.normalise)
+            nodes, codes, scores, parents = self._advance(level, nodes, scores, logs, masks)
+            if level < levels - 1:
+                hidden = run.step(codes + start, parents)
+        return nodes.cpu().numpy(), scores.cpu().numpy()
+
+    def _advance(
+        self, level: int, nodes: torch.Tensor, scores: torch.Tensor, logs: torch.Tensor, masks: FilterArrays | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The best children of (batch, beams) nodes: their ids, codes, scores, and the beam that each comes from."""
+        children, codes, legal = self.trie.candidates(level, nodes)  # (batch, beams, fan-out) each
+        if masks is not None:
+            legal &= masks.alive(level, children)
+        totals = scores.unsqueeze(-1) + logs.gather(-1, codes)
+        totals = totals.masked_fill_(~legal, -torch.inf).flatten(1)  # (batch, beams * fan-out)
+        width = min(self.width, len(self.trie.codes[level]), totals.shape[1])
+        scores, places = totals.topk(width)
+        nodes, codes = (array.flatten(1).gather(1, places) for array in (children, codes))
+        return nodes, codes, scores, places // children.shape[-1]
+
+
+def best(leaves: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Found:
+    """The k best of (m,) leaves, equal scores in SID order. Raises DataError if a score is not a number."""
+    if np.isnan(scores).any():
+        raise DataError("the model's logits are not numbers (NaN)", hint="load it in float32 or bfloat16")
+    order = np.lexsort((leaves, -scores))[:k]
+    order = order[np.isfinite(scores[order])]
+    return Found(leaves[order], scores[order])
+
+
+def batches(lengths: Sequence[int], tree: int, token_budget: int) -> Iterator[list[int]]:
+    """Prompts of similar length together, by place, so many that prompts and trees stay within the budget."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and (len(batch) + 1) * (lengths[batch[0]] + tree) > token_budget:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[Any]:
+    """The bare model in eval mode: an adapter's wrapper comes off (its layers stay), and the mode is put back after."""
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    training = [module for module in bare.modules() if module.training]
+    bare.eval()
+    try:
+        yield bare
+    finally:
+        for module in training:
+            module.training = True

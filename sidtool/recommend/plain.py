@@ -1,0 +1,97 @@
+"""Beam search through `generate`, for architectures that a 4-D mask cannot steer: correct, and many times slower.
+
+Knows `generate`; everything that makes it constrained is in the logits processor.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, LogitsProcessorList
+
+from sidtool.bundle.trie import Trie
+from sidtool.errors import SidtoolWarning
+from sidtool.prompt.tokens import SidTokens
+from sidtool.recommend.constraint import SidLogitsProcessor
+from sidtool.recommend.filters import LeafFilter
+from sidtool.recommend.head import Normalise
+
+if TYPE_CHECKING:
+    from sidtool.recommend.beam import Found
+
+_told: set[str] = set()
+
+
+def beam_search(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    trie: Trie,
+    tokens: SidTokens,
+    width: int,
+    k: int,
+    normalise: Normalise,
+    filters: Sequence[LeafFilter | None],
+) -> "list[Found]":
+    """As `sidtool.recommend.beam.beam_search`, one prompt at a time. Tells once an architecture why it is slow."""
+    name = type(model).__name__
+    if name not in _told:
+        _told.add(name)
+        message = f"{name} does not honour a 4-D attention mask: decoding through `generate`, many times slower"
+        warnings.warn(message, SidtoolWarning, stacklevel=4)
+    return [
+        _one(model, prompt, trie, tokens, width, k, normalise, one)
+        for prompt, one in zip(prompts, filters, strict=True)
+    ]
+
+
+def _one(
+    model: Any,
+    prompt: Sequence[int],
+    trie: Trie,
+    tokens: SidTokens,
+    width: int,
+    k: int,
+    normalise: Normalise,
+    one: LeafFilter | None,
+) -> "Found":
+    from sidtool.recommend.beam import best
+
+    processor = SidLogitsProcessor(trie, tokens, normalise=normalise, filters=[one], strict=False)
+    ids = torch.tensor([list(prompt)], device=model.device)
+    output = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=beam_config(width, trie.levels),
+        logits_processor=LogitsProcessorList([processor]),
+    )
+    alive = torch.isfinite(output.sequences_scores)
+    codes = tokens.codes(output.sequences[alive][:, len(prompt) :].cpu().numpy())
+    leaves = _leaves(trie, codes)
+    return best(leaves, output.sequences_scores[alive].float().cpu().numpy(), k)
+
+
+def beam_config(width: int, levels: int) -> GenerationConfig:
+    """Beam search for exactly one SID: no sampler, no end token, the sum of log-probabilities as the score."""
+    return GenerationConfig(
+        num_beams=width,
+        num_return_sequences=width,
+        max_new_tokens=levels,
+        do_sample=False,
+        length_penalty=0.0,
+        early_stopping=False,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+
+
+def _leaves(trie: Trie, codes: Any) -> Any:
+    """Leaf ids of (m, levels) codes that are in the trie."""
+    nodes = np.zeros(len(codes), dtype=np.int64)
+    for level in range(trie.levels):
+        first, stop = trie.children[level][nodes], trie.children[level][nodes + 1]
+        ranges = zip(first.tolist(), stop.tolist(), codes[:, level].tolist(), strict=True)
+        nodes = np.array([a + np.searchsorted(trie.codes[level][a:b], code) for a, b, code in ranges], dtype=np.int64)
+    return nodes
