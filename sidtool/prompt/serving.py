@@ -18,8 +18,8 @@ class Serving:
 
     The history is rendered oldest item first: as SIDs, or as titles where `history_as` says so. A prompt is the text
     before the slot, the last `history_length` items joined by `separator`, the text after it, and the begin marker
-    where `markers` are on; what follows are the codes of the next item. `max_length` is the number of tokens that a
-    row, prompt and answer together, may take: the oldest items of a history that does not fit are left out.
+    where `markers` are on; what follows are the codes of the next item. `max_length` is the number of tokens that the
+    prompt may take: the oldest items of a history that does not fit are left out.
 
     Raises DataError if the template has not exactly one history slot.
     """

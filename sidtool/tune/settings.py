@@ -1,0 +1,152 @@
+"""The settings of a training run: sidtool's own options, and every field of TRL's SFTConfig by name.
+
+Knows how settings are written (flags, YAML) and typed; knows nothing of models. Loads no heavy library until a name
+has to be looked up in SFTConfig.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sidtool.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What sidtool adds to SFTConfig.
+
+    loss_over: the tokens that a target competes with. `vocabulary`: all; `sid`: all code tokens; `level`: the codes of
+        the target's level, which is what the decoder normalises over. `auto`: `sid` where every row's answer is a SID
+        (then only code tokens are targets), else `vocabulary`.
+    batching: `packed` (several rows a line, no padding; needs sdpa attention) or `padded`; `auto`: packed if it can be.
+    dropout, attention_dropout: override the model's own rates for this run; None leaves them.
+    ema: decay of an exponential moving average of the weights, which is then what is validated and saved.
+    metric: the metric on the validation users that selects the checkpoint: hr@K or ndcg@K.
+    valid_users: size of the seeded sample of validation users; 0 takes all. valid_width: beams.
+    patience: validations without a better metric before training stops; None trains to the end.
+    """
+
+    loss_over: Literal["auto", "vocabulary", "sid", "level"] = "auto"
+    batching: Literal["auto", "packed", "padded"] = "auto"
+    dropout: float | None = None
+    attention_dropout: float | None = None
+    ema: float | None = None
+    metric: str = "ndcg@10"
+    valid_users: int = 1000
+    valid_width: int = 20
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("loss_over", "batching"):
+            choices = get_args(self.__annotations__[name])
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        kind, _, k = self.metric.partition("@")
+        if kind not in ("hr", "ndcg") or not k.isdecimal() or int(k) < 1:
+            raise UsageError(f"metric is hr@K or ndcg@K, not {self.metric!r}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise UsageError(f"ema is a decay between 0 and 1, not {self.ema}")
+
+    @property
+    def metric_k(self) -> int:
+        """The K of the metric."""
+        return int(self.metric.partition("@")[2])
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.05,
+    "weight_decay": 0.01,
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 32,
+    "seed": 0,
+    "logging_steps": 50,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+}
+"""Values of SFTConfig that differ from TRL's, which are meant for large pretrained models; all can be set."""
+
+OWNED: Mapping[str, str] = {
+    "output_dir": "-o names the output",
+    "packing": "--set batching=packed",
+    "padding_free": "--set batching=packed",
+    "max_length": "make-sft --max-length decides how long rows are",
+    "dataset_kwargs": "rows come tokenised",
+    "remove_unused_columns": "rows come tokenised",
+    "metric_for_best_model": "--set metric=ndcg@10",
+    "greater_is_better": "--set metric=ndcg@10",
+    "load_best_model_at_end": "validation always selects the output",
+    "resume_from_checkpoint": "the same command resumes",
+}
+"""Fields of SFTConfig that sidtool decides, and what to do instead of setting them."""
+
+
+def read_settings(config: Path | None, pairs: Sequence[str] = ()) -> tuple[TrainOptions, dict[str, Any]]:
+    """Settings from a YAML file and, stronger, `key=value` pairs: sidtool's own options, and fields of SFTConfig.
+
+    Raises UsageError for a key that neither knows and for a value of the wrong type, DataError for an unreadable file.
+    """
+    import yaml
+
+    found: dict[str, Any] = dict(_yaml(config)) if config else {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes key=value, not {pair!r}")
+        try:
+            found[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {key}: {value!r} is no YAML value") from error
+    own = {field.name: field.type for field in dataclasses.fields(TrainOptions)}
+    options = {key: _typed(key, value, str(own[key])) for key, value in found.items() if key in own}
+    fields = {key: value for key, value in found.items() if key not in own}
+    return TrainOptions(**options), typed_fields(fields)
+
+
+def typed_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of SFTConfig with numbers as numbers. Raises UsageError for unknown keys and those that sidtool owns."""
+    if not fields:
+        return {}
+    from trl import SFTConfig
+
+    known = {field.name: str(field.type) for field in dataclasses.fields(SFTConfig) if field.init}
+    for key in fields:
+        if key in OWNED:
+            raise UsageError(f"{key} is not to be set here", hint=OWNED[key])
+        if key not in known:
+            near = get_close_matches(key, [*known, *(f.name for f in dataclasses.fields(TrainOptions))], n=1)
+            raise UsageError(f"no setting {key!r}", hint=f"did you mean {near[0]}?" if near else None)
+    return {key: _typed(key, value, known[key]) for key, value in fields.items()}
+
+
+def _typed(key: str, value: Any, annotation: str) -> Any:
+    """YAML reads 2e-3 as text, and 1 where a float is meant as an integer; a text that is no number stays text."""
+    if isinstance(value, str) and "float" in annotation:
+        try:
+            return float(value)
+        except ValueError as error:
+            if "str" not in annotation and "Literal" not in annotation:
+                raise UsageError(f"{key} is a number, not {value!r}") from error
+    wrong_number = isinstance(value, str) and annotation.removesuffix(" | None") in ("<class 'int'>", "int", "bool")
+    if wrong_number or (annotation in ("<class 'bool'>", "bool") and not isinstance(value, bool)):
+        raise UsageError(f"{key} is {annotation.replace('<class ', '').strip('>')}, not {value!r}")
+    if isinstance(value, int) and not isinstance(value, bool) and annotation in ("<class 'float'>", "float"):
+        return float(value)
+    return value
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"cannot read configuration {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"configuration {path} is no mapping of settings")
+    return value

@@ -1,0 +1,224 @@
+"""TRL's SFTTrainer on tokenised rows: loss at the targets alone, validation by recommending, contract in checkpoints.
+
+Knows how a step computes its loss and what a checkpoint holds; knows nothing of where settings come from. Checkpoints,
+optimizers, schedules, distribution and resumption are the parents'.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import TrainerCallback, TrainerControl
+from trl import SFTConfig, SFTTrainer
+
+from sidtool.prompt.tokens import SidTokens
+from sidtool.tune.data import IGNORED, Packed, Padded, Rows
+from sidtool.tune.head import NarrowHead, narrows_exactly, packs_exactly
+from sidtool.tune.validate import Validator
+
+EMA_FILE = "ema.pt"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Which tokens a target competes with: `over` vocabulary, sid or level, in the block `tokens`."""
+
+    over: str
+    tokens: SidTokens
+
+    @property
+    def columns(self) -> tuple[int, int] | None:
+        """The token ids that logits are needed of; None for all."""
+        if self.over == "vocabulary":
+            return None
+        return self.tokens.start, self.tokens.start + self.tokens.space.n_codes
+
+    def total(self, logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+        """Sum of the cross-entropies of (n, columns) logits at (n,) target ids."""
+        if self.over == "vocabulary":
+            return cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+        places = targets - self.tokens.start
+        if self.over == "sid":
+            return cross_entropy(logits, places, reduction="sum", label_smoothing=smoothing)
+        total = logits.sum() * 0.0
+        for offset, size in zip(self.tokens.space.offsets.tolist(), self.tokens.space.sizes, strict=True):
+            here = (places >= offset) & (places < offset + size)
+            level = logits[here, offset : offset + size]  # (targets of this level, size)
+            total = total + cross_entropy(level, places[here] - offset, reduction="sum", label_smoothing=smoothing)
+        return total
+
+
+class SidTrainer(SFTTrainer):
+    """Trains on `Rows`. `validator` recommends, and `mark` makes a folder of weights a sidtool model."""
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        args: SFTConfig,
+        rows: Rows,
+        tokenizer: Any,
+        loss: Loss,
+        batching: str,
+        ema: float | None,
+        validator: Validator | None,
+        mark: Callable[[Path], None],
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+        packed = batching != "padded" and packs_exactly(model)
+        # TRL insists on a datasets.Dataset, whose rows are formatted anew in every epoch: show it one row, then swap
+        one = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=(Packed if packed else Padded)(pad),
+            train_dataset=one,
+            eval_dataset=one if validator else None,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        self.train_dataset = rows
+        self.packed, self._loss, self._validator, self._mark = packed, loss, validator, mark
+        self.model_accepts_loss_kwargs = True  # this loss is divided by the targets of all accumulated batches
+        self._head = NarrowHead(self.model)
+        self.narrow = narrows_exactly(self.model, self._head, loss.columns)
+        self.ema = Ema(self.model, ema) if ema else None
+        if self.ema:
+            self.add_callback(_EveryStep(self.ema.update))
+        self.tokens_seen = torch.zeros((), dtype=torch.int64, device=args.device)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Cross-entropy at the targets, mean over the targets of the whole step."""
+        if "attention_mask" in inputs:
+            self.tokens_seen += inputs["attention_mask"].sum()
+        else:
+            self.tokens_seen += inputs["input_ids"].numel()
+        if return_outputs or self.args.loss_type != "nll" or self.aux_loss_enabled or not self.narrow:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs.pop("labels")[:, 1:]  # (lines, length - 1): what the position before is asked for
+        line, place = (labels != IGNORED).nonzero(as_tuple=True)
+        positions = line * (labels.shape[1] + 1) + place
+        with self._head.narrowed(positions, self._loss.columns):
+            logits = model(**inputs, use_cache=False).logits[0]  # (targets, columns)
+        total = self._loss.total(logits, labels[line, place], self.args.label_smoothing_factor)
+        if num_items_in_batch is None:
+            return total / max(len(positions), 1)
+        ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return total * ranks / num_items_in_batch  # DDP takes the mean over ranks of what is a sum over them
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Metrics of recommending to the validation users, with the averaged weights where there are any."""
+        if self._validator is None:
+            return {}
+        model = self.accelerator.unwrap_model(self.model).eval()
+        with self.ema.swapped() if self.ema else nullcontext(), torch.no_grad():
+            sums = self._validator.sums(model, self.args.process_index, self.args.world_size)
+        hits, gains, users = self.accelerator.reduce(torch.from_numpy(sums).to(self.args.device)).tolist()
+        k = self._validator.k
+        metrics = {f"eval_hr@{k}": hits / users, f"eval_ndcg@{k}": gains / users}
+        self.log(dict(metrics))
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        self._mark(folder)
+        if self.ema:
+            torch.save(self.ema.state(), folder / EMA_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.ema:
+            self.ema.load(torch.load(Path(resume_from_checkpoint) / EMA_FILE, weights_only=True))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.ema:
+            best = Path(self.state.best_model_checkpoint) / EMA_FILE
+            self.ema.load(torch.load(best, weights_only=True))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: the contract says what a model is."""
+
+
+class Ema:
+    """An exponential moving average of a model's trainable weights; young averages decay faster (1 + t) / (10 + t)."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay, self._steps = decay, 0
+        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self._averages = [weight.detach().clone() for weight in self._weights]
+
+    def update(self) -> None:
+        """Move the averages towards the weights after a step."""
+        self._steps += 1
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        torch._foreach_lerp_(self._averages, [weight.detach() for weight in self._weights], 1 - decay)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Within, the model has the averages for weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def adopt(self) -> None:
+        """Give the model the averages for good."""
+        self._swap()
+
+    def _swap(self) -> None:
+        for weight, average in zip(self._weights, self._averages, strict=True):
+            weight.data, average.data = average.data, weight.data
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"steps": self._steps, "averages": [average.cpu() for average in self._averages]}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._steps = int(state["steps"])
+        for average, stored in zip(self._averages, state["averages"], strict=True):
+            average.copy_(stored)
+
+
+class _EveryStep(TrainerCallback):
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._act()
+
+
+class ProgressCallback(TrainerCallback):
+    """Tells `progress` how many steps of how many are done."""
+
+    def __init__(self, progress: Callable[[int, int], None]) -> None:
+        self._progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After every step, on the first process."""
+        if state.is_world_process_zero:
+            self._progress(state.global_step, state.max_steps)
+
+
+def set_dropout(model: nn.Module, rate: float | None, attention_rate: float | None) -> None:
+    """Override the dropout rates of a model, those of its attention weights apart; None leaves them."""
+    for name, module in model.named_modules():
+        attention = "attn_dropout" in name or "attention_dropout" in name
+        wanted = attention_rate if attention else rate
+        if isinstance(module, nn.Dropout) and wanted is not None:
+            module.p = wanted
+        if isinstance(getattr(module, "attention_dropout", None), float) and attention_rate is not None:
+            module.attention_dropout = attention_rate
