@@ -21,6 +21,7 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -177,17 +178,13 @@ def _plain_name(name: str) -> str:
 
 def _csv_rows(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
     """Line at which each row ends and its cells: slow, for headers and for finding what is wrong."""
-    quoting = csv.QUOTE_NONE if kind in RECBOLE else csv.QUOTE_MINIMAL
     with _open(path) as stream:
-        lines = (line.decode("utf-8-sig" if first else "utf-8", "replace") for first, line in _flag_first(stream))
-        reader = csv.reader(lines, delimiter=DELIMITERS[kind], quoting=quoting)
+        lines = TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+        reader = csv.reader(
+            lines, delimiter=DELIMITERS[kind], quoting=csv.QUOTE_NONE if kind in RECBOLE else csv.QUOTE_MINIMAL
+        )
         for cells in reader:
             yield reader.line_num, cells
-
-
-def _flag_first(stream: BinaryIO) -> Iterator[tuple[bool, bytes]]:
-    for number, line in enumerate(stream):
-        yield number == 0, line
 
 
 def _header(path: Path, kind: str) -> tuple[str, ...]:

@@ -140,7 +140,7 @@ def _dates(path: Path, cells: Sequence[str | None]) -> NDArray[np.float64]:
     return numbers
 
 
-def _digest(users: NDArray[Any], items: NDArray[Any], *columns: NDArray[Any]) -> str:
+def _digest(users: Any, items: Any, *columns: NDArray[Any]) -> str:
     state = hashlib.sha256(digest_strings(users, items).encode())
     for column in columns:
         state.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).tobytes())

@@ -3,7 +3,7 @@
     test.jsonl      {"user": "u1", "history": ["i1", "i2"], "item": "i3", "position": 2}
     events.jsonl    {"user": "u1", "items": ["i1", "i2"], "positions": [0, 1]}
 
-Knows spelling only. Writers write at the path they are given: wrap it in `output.new_file`.
+Knows nothing of how the two were told apart. Writers write at the path they are given: wrap it in `output.new_file`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The protocols: what a model may learn from and what it is asked afterwards. The one place that knows what is held out.
+"""The protocols: what a model may learn from and what it is asked. The one place that knows what is held out.
 
     leave-one-out   a user's last event is test, the one before valid, the rest train
     temporal        one cut in time for everybody: train before it, then valid, then test
@@ -94,7 +94,7 @@ def temporal(
     test_from: float | None = None,
     fractions: tuple[float, float, float] = FRACTIONS,
 ) -> Split:
-    """One cut in time for everybody: valid asks for the events from `valid_from` on, test for those from `test_from` on.
+    """One cut in time for everybody: valid asks for events from `valid_from` on, test for those from `test_from` on.
 
     Without cuts, they are placed so that the fractions of all events lie before, between and after them; events of
     one moment stay together. The history is everything of the user before the target. A target without history asks

@@ -1,0 +1,340 @@
+"""From texts to vectors, by any sentence-transformers model; or the vectors that another engine made.
+
+Knows encoders and what must be recorded to meet the same vectors again; knows nothing of what the texts mean.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.catalog.containers import choose_column, digest_strings, need_column
+from sidtool.catalog.items import ID_COLUMNS
+from sidtool.errors import CompatibilityError, DataError, UsageError
+from sidtool.sid import Vectors
+
+BATCH = 32
+"""Texts a forward pass: larger is slower on a CPU."""
+BLOCK = 256
+"""Texts a block file: how much an interruption can cost."""
+PROBES = ("Stainless steel water bottle, 750 ml", "Toy Story (1995): Animation, Comedy", "Feuchtigkeitscrème für Hände")
+"""Texts whose vectors tell one encoder from another."""
+AGREEMENT = 0.999
+"""Least cosine at which two vectors of one probe count as the same encoder's (bf16 against fp32 gives .9998)."""
+DTYPES = ("float32", "float16", "bfloat16")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
+VECTOR_COLUMNS = ("vector", "embedding", "embeddings", "vectors", "emb")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A sentence-transformers model and how it is used; None leaves a setting to the model."""
+
+    model: str
+    """Id on the hub, or a folder."""
+    revision: str | None = None
+    pooling: str | None = None
+    """cls, max, mean, mean_sqrt_len_tokens, weightedmean or lasttoken."""
+    prompt: str | None = None
+    """Text put before every text."""
+    max_length: int | None = None
+    """Tokens that are read of a text."""
+    dtype: str | None = None
+    normalize: bool = False
+    """Whether vectors are brought to length 1, also where the model itself does not."""
+    trust_remote_code: bool = False
+    """Whether the model's own Python code and pickled weights may be loaded."""
+
+
+def embed(
+    texts: Sequence[str], encoder: Encoder, *, cache: Path, progress: Progress | None = None
+) -> tuple[Vectors, dict[str, Any]]:
+    """n texts -> (n, dim) float32 vectors, and the facts that a recipe records.
+
+    The facts are the encoder with every setting that the model decided filled in, the SHA-256 of its weight files, the
+    dimension, library versions and the probe texts with their vectors.
+
+    Texts are read longest first in blocks of fixed size. Finished blocks are kept in `cache`, so an interrupted run
+    goes on where it was and gives the same bits as one that was not; removing `cache` is the caller's part.
+
+    Raises DataError if the model cannot be loaded or a vector is not finite, UsageError if it lacks what was asked.
+    """
+    model, used = _load(encoder)
+    facts = _facts(model, used)
+    order = np.argsort([-len(text) for text in texts], kind="stable")
+    blocks = cache / _digest(texts, facts)
+    blocks.mkdir(parents=True, exist_ok=True)
+    vectors = np.empty((len(texts), facts["dim"]), dtype=np.float32)
+    for start in range(0, len(texts), BLOCK):
+        rows = order[start : start + BLOCK]
+        path = blocks / f"{start // BLOCK:06d}.npy"
+        block = _finished(path, (len(rows), facts["dim"]))
+        if block is None:
+            block = _encode(model, used, [texts[row] for row in rows])
+            _keep(path, block)
+        vectors[rows] = block
+        if progress is not None:
+            progress(start + len(rows), len(texts))
+    _check_finite(vectors, f"the encoder {encoder.model!r}", lambda row: f"text {row} ({texts[row][:40]!r})")
+    return vectors, facts
+
+
+def check_probes(encoder: Encoder, recipe: Mapping[str, Any]) -> float:
+    """The least cosine between a recipe's probe vectors and this encoder's.
+
+    Raises CompatibilityError if it is below 0.999: another model, pooling or prompt, or damaged weights.
+    """
+    model, used = _load(encoder)
+    now = _encode(model, used, [probe["text"] for probe in recipe["probes"]]).astype(np.float64)
+    stored = np.array([probe["vector"] for probe in recipe["probes"]], dtype=np.float64)
+    if now.shape != stored.shape:
+        raise CompatibilityError(
+            f"the encoder {encoder.model!r} gives {now.shape[1]} dimensions, the recipe has {recipe['dim']}",
+            hint=f"the recipe's encoder is {recipe['model']!r}",
+        )
+    lengths = np.linalg.norm(now, axis=1) * np.linalg.norm(stored, axis=1)
+    least = float(np.min(np.sum(now * stored, axis=1) / lengths))
+    if not least >= AGREEMENT:  # NaN disagrees too
+        raise CompatibilityError(
+            f"the encoder {encoder.model!r} is not the one that made the codebook: a probe's cosine is {least:.4f}, "
+            f"{AGREEMENT} is needed",
+            hint=f"the recipe's encoder is {recipe['model']!r}",
+        )
+    return least
+
+
+def read_vectors(path: Path, ids: Sequence[str] | None = None) -> Vectors:
+    """(n, dim) float32 vectors that another engine made, one for each of `ids` in their order; all rows if None.
+
+    `.npy`: a matrix; the ids of its rows stand in `NAME.ids.txt` (one a line) or `NAME.ids.json` (a list) beside it;
+    without these there must be as many rows as ids, in the same order. Parquet: an id column and a column of lists.
+    Zarr (folder or zip): a matrix, or a group of `vectors` and `ids`. Vectors of items that were not asked for are
+    passed over.
+
+    Raises DataError if an item has no vector, an id has two, or a vector is not finite.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    name = path.name.lower()
+    readers = {".npy": _read_npy, ".parquet": _read_parquet, ".pq": _read_parquet}
+    readers |= {".zarr": _read_zarr, ".zarr.zip": _read_zarr}
+    read = next((reader for suffix, reader in readers.items() if name.endswith(suffix)), None)
+    if read is None:
+        raise DataError(f"{path}: cannot tell how vectors are stored", hint=f"known are {' '.join(readers)}")
+    try:
+        stored, stored_ids = read(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} cannot be read as vectors: {str(error).splitlines()[0]}") from error
+    if stored.ndim != 2 or stored.dtype.kind not in "fiu":
+        raise DataError(f"{path} holds an array of shape {stored.shape} and type {stored.dtype}, not rows of numbers")
+    vectors = _in_order(path, stored, stored_ids, ids)
+    _check_finite(vectors, str(path), lambda row: f"row {row}" if ids is None else f"item {ids[row]!r} (row {row})")
+    return vectors
+
+
+# The model
+
+
+def _load(encoder: Encoder) -> tuple[Any, Encoder]:
+    """The model, and the encoder with every setting that the model decided filled in."""
+    if encoder.dtype not in (None, *DTYPES):
+        raise UsageError(f"an encoder computes in {', '.join(DTYPES)}, not {encoder.dtype!r}")
+    if encoder.model.startswith((".", "/")) and not Path(encoder.model).is_dir():
+        raise DataError(f"the encoder {encoder.model} is no folder")
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    settings: dict[str, Any] = {} if encoder.trust_remote_code else {"use_safetensors": True}
+    if encoder.dtype is not None:
+        settings["dtype"] = encoder.dtype
+    try:
+        model = SentenceTransformer(
+            encoder.model,
+            revision=encoder.revision,
+            trust_remote_code=encoder.trust_remote_code,
+            model_kwargs=settings,
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise DataError(
+            f"the encoder {encoder.model!r} cannot be loaded: {str(error).strip().splitlines()[0]}",
+            hint="its own code and pickled weights load with --trust-remote-code only",
+        ) from error
+    if encoder.max_length is not None:
+        model.max_seq_length = encoder.max_length
+    prompt = encoder.prompt if encoder.prompt is not None else model.prompts.get(model.default_prompt_name)
+    return model.eval(), replace(
+        encoder,
+        revision=encoder.revision if Path(encoder.model).is_dir() else _folder(encoder).name,
+        pooling=_set_pooling(model, encoder),
+        prompt=prompt,
+        max_length=model.max_seq_length,
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+    )
+
+
+def _set_pooling(model: Any, encoder: Encoder) -> str | None:
+    """Put the asked pooling in the place of the model's own; the pooling that is used then, None if it has none."""
+    place = next((at for at, module in enumerate(model) if type(module).__name__ == "Pooling"), None)
+    if encoder.pooling is None:
+        return None if place is None else str(model[place].pooling_mode)
+    if place is None:
+        raise UsageError(f"the encoder {encoder.model!r} pools no tokens, so its pooling cannot be {encoder.pooling!r}")
+    kind = type(model[place])
+    try:
+        model[place] = kind(model[place].embedding_dimension, pooling_mode=encoder.pooling)
+    except ValueError as error:
+        raise UsageError(
+            f"pooling {encoder.pooling!r} is unknown", hint=f"known are {', '.join(kind.POOLING_MODES)}"
+        ) from error
+    return encoder.pooling
+
+
+def _encode(model: Any, encoder: Encoder, texts: list[str]) -> Vectors:
+    vectors = model.encode(
+        texts,
+        prompt=encoder.prompt,
+        batch_size=BATCH,
+        show_progress_bar=False,
+        normalize_embeddings=encoder.normalize,
+    )
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def _facts(model: Any, encoder: Encoder) -> dict[str, Any]:
+    probes = _encode(model, encoder, list(PROBES))
+    _check_finite(probes, f"the encoder {encoder.model!r}", lambda row: f"probe {PROBES[row]!r}")
+    libraries = ("torch", "transformers", "sentence-transformers")
+    return {
+        **asdict(encoder),
+        "weights": _weight_digests(encoder),
+        "dim": probes.shape[1],
+        "probes": [{"text": text, "vector": vector.tolist()} for text, vector in zip(PROBES, probes, strict=True)],
+        "libraries": {name: importlib.metadata.version(name) for name in libraries},
+    }
+
+
+def _folder(encoder: Encoder) -> Path:
+    """Where the loaded model lies; for one from the hub the folder's name is the commit."""
+    if Path(encoder.model).is_dir():
+        return Path(encoder.model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(encoder.model, revision=encoder.revision, local_files_only=True))
+
+
+def _weight_digests(encoder: Encoder) -> dict[str, str]:
+    """SHA-256 of each weight file, by its path in the model's folder."""
+    folder = _folder(encoder)
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix in WEIGHT_SUFFIXES and not {"onnx", "openvino"} & set(path.relative_to(folder).parts)
+    )
+    digests = {}
+    for path in files:
+        with path.open("rb") as stream:
+            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digests
+
+
+# Blocks
+
+
+def _digest(texts: Sequence[str], facts: Mapping[str, Any]) -> str:
+    known = json.dumps([facts, BATCH, BLOCK, digest_strings(texts)], sort_keys=True)
+    return hashlib.sha256(known.encode()).hexdigest()[:16]
+
+
+def _finished(path: Path, shape: tuple[int, int]) -> Vectors | None:
+    """A block of an earlier run, if it is whole."""
+    try:
+        block = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return block if block.shape == shape and block.dtype == np.float32 else None
+
+
+def _keep(path: Path, block: Vectors) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        np.save(stream, block, allow_pickle=False)
+    partial.replace(path)
+
+
+def _check_finite(vectors: Vectors, source: str, describe: Callable[[int], str]) -> None:
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(wrong):
+        raise DataError(
+            f"{source}: {len(wrong)} of {len(vectors)} vectors are not finite, the first is {describe(int(wrong[0]))}",
+            hint="half precision overflows in some encoders: --dtype float32",
+        )
+
+
+# Vectors of another engine
+
+
+def _read_npy(path: Path) -> tuple[NDArray[Any], list[str] | None]:
+    stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    lines, listed = path.with_suffix(".ids.txt"), path.with_suffix(".ids.json")
+    if lines.exists():
+        return stored, lines.read_text(encoding="utf-8").splitlines()
+    if listed.exists():
+        return stored, [str(item) for item in json.loads(listed.read_text(encoding="utf-8"))]
+    return stored, None
+
+
+def _read_parquet(path: Path) -> tuple[NDArray[Any], list[str]]:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    names = pq.ParquetDataset(path).schema.names
+    id_name = need_column(path, names, None, ID_COLUMNS, "item id", "the name item_id")
+    name = choose_column(path, names, None, VECTOR_COLUMNS, "vector")
+    if name is None:
+        raise DataError(f"{path} has no column of vectors: {', '.join(names)}", hint="name it 'vector' or 'embedding'")
+    table = pq.read_table(path, columns=[id_name, name])
+    lengths = pc.unique(pc.list_value_length(table[name])).to_pylist()
+    if len(lengths) != 1 or not lengths[0]:
+        raise DataError(f"{path}: vectors have different lengths: {', '.join(map(str, lengths[:5]))}")
+    flat = pc.list_flatten(table[name]).to_numpy()
+    return flat.reshape(-1, lengths[0]), [str(item) for item in table[id_name].to_pylist()]
+
+
+def _read_zarr(path: Path) -> tuple[NDArray[Any], list[str] | None]:
+    import zarr
+
+    stored = zarr.open(str(path), mode="r")
+    if isinstance(stored, zarr.Array):
+        return np.asarray(stored[:]), None
+    return np.asarray(stored["vectors"][:]), [str(item) for item in stored["ids"][:].tolist()]
+
+
+def _in_order(path: Path, stored: NDArray[Any], stored_ids: list[str] | None, ids: Sequence[str] | None) -> Vectors:
+    """Rows in the order of the ids, as float32."""
+    if stored_ids is not None and len(stored_ids) != len(stored):
+        raise DataError(f"{path} has {len(stored)} vectors and {len(stored_ids)} ids")
+    if ids is None:
+        return np.ascontiguousarray(stored, dtype=np.float32)
+    if stored_ids is None:
+        if len(stored) != len(ids):
+            raise DataError(
+                f"{path} has {len(stored)} vectors for {len(ids)} items", hint="name its rows in a file NAME.ids.txt"
+            )
+        return np.ascontiguousarray(stored, dtype=np.float32)
+    rows = {item: row for row, item in enumerate(stored_ids)}
+    if len(rows) != len(stored_ids):
+        twice = next(item for row, item in enumerate(stored_ids) if rows[item] != row)
+        raise DataError(f"{path} has two vectors for item {twice!r}")
+    missing = [item for item in ids if item not in rows]
+    if missing:
+        raise DataError(f"{path} has no vector for {len(missing)} of {len(ids)} items, the first is {missing[0]!r}")
+    return np.ascontiguousarray(stored[[rows[item] for item in ids]], dtype=np.float32)
