@@ -5,16 +5,20 @@ decoding need numpy only.
 """
 
 from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any
 
 from sidtool.errors import UsageError
-from sidtool.quantize import kmeans
+from sidtool.quantize import pq, rqkmeans
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import SidSpace, Vectors
 
 METHODS: dict[str, Callable[..., Codebook]] = {
-    "rq-kmeans": kmeans.fit,
+    "rq-kmeans": rqkmeans.fit,
+    "pq": pq.fit,
+    "opq": pq.fit_rotated,
 }
-"""How a codebook is fitted, by the name that a user gives: each takes what `fit` takes."""
+"""How a codebook is fitted, by the name that a user gives: each takes what `fit` takes, and options of its own."""
 
 
 def fit(
@@ -23,16 +27,20 @@ def fit(
     *,
     method: str = "rq-kmeans",
     seed: int = 0,
-    normalize: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> Codebook:
     """A codebook with `sizes[l]` codes at level l, fitted to (n, dim) float32 embeddings.
 
-    `normalize` scales every vector to length 1 first. The same seed and vectors give the same codebook.
-    Raises UsageError if the method or a size makes no sense, DataError if a value is not finite or there are fewer
-    distinct vectors than codes in a level.
+    `options` are keyword arguments of the method's own function, among them `normalize` (scale every vector to length 1
+    first) for all. The same seed and vectors give the same codebook.
+    Raises UsageError if the method, an option or a size makes no sense, DataError if a value is not finite or there are
+    fewer distinct vectors than codes in a level.
     """
     if method not in METHODS:
         raise UsageError(f"there is no method {method!r}", hint=f"choose from {', '.join(METHODS)}")
     SidSpace(tuple(sizes))
-    return METHODS[method](vectors, sizes, seed=seed, normalize=normalize, progress=progress)
+    known = [name for name in signature(METHODS[method]).parameters if name not in ("vectors", "sizes")]
+    if unknown := sorted(set(options) - set(known)):
+        raise UsageError(f"method {method} has no option {unknown[0]!r}", hint=f"choose from {', '.join(known)}")
+    return METHODS[method](vectors, sizes, seed=seed, progress=progress, **options)

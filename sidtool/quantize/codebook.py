@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError
+from sidtool.quantize.network import forward, has
 from sidtool.sid import Codes, Vectors
 
 BLOCK = 1024
@@ -23,8 +24,10 @@ BLOCK = 1024
 class Codebook:
     """Centroids of a residual codebook; a SID is the nearest centroid at each level, of what earlier levels leave.
 
-    `levels[l]` is (K_l, width) float32. `encoder` holds the arrays that turn a vector into the space of the centroids
-    (empty where that is the embedding space itself), `parameters` the JSON facts of the fit.
+    `levels[l]` is (K_l, width) float32. `encoder` holds the arrays of the networks that turn an embedding into the
+    space of the centroids and back (empty where that is the embedding space itself), `parameters` the JSON facts of the
+    fit. Every method is this one machine: product quantisation has centroids that are zero outside their part of the
+    space, and a grid is a set of centroids.
     """
 
     method: str
@@ -38,17 +41,46 @@ class Codebook:
         return tuple(len(level) for level in self.levels)
 
     @property
+    def width(self) -> int:
+        """Width of the space of the centroids."""
+        return int(self.levels[0].shape[1])
+
+    @property
     def dim(self) -> int:
         """Width of the vectors that `encode` takes."""
-        return int(self.levels[0].shape[1])
+        return int(self.parameters.get("dim", self.width))
 
     def transform(self, vectors: Vectors) -> Vectors:
         """(n, dim) embeddings -> (n, width) float32 in the space of the centroids.
 
+        In this order, as far as `parameters` and `encoder` have them: scaled to length 1 (`normalize`), through the
+        network "in", added to what went into it (`skip`), bounded (`bound`: "tanh"), zeros appended up to `width`.
         Raises DataError if the width is another or a value is not finite.
         """
+        vectors = self.prepare(vectors)
+        if self.width == self.dim and not has(self.encoder, "in"):
+            return vectors
+        latent = np.zeros((len(vectors), self.width), dtype=np.float32)
+        for start in range(0, len(vectors), BLOCK):
+            block = _padded(vectors[start : start + BLOCK])
+            inner = forward(self.encoder, "in", block)
+            inner = inner + block if self.parameters.get("skip") else inner
+            inner = np.tanh(inner) if self.parameters.get("bound") == "tanh" else inner
+            stop = min(start + BLOCK, len(vectors))
+            latent[start:stop, : inner.shape[1]] = inner[: stop - start]
+        return latent
+
+    def prepare(self, vectors: Vectors) -> Vectors:
+        """(n, dim) embeddings as `reconstruct` gives them back: checked, and of length 1 if the codebook wants that."""
         vectors = checked(vectors, self.dim)
         return unit(vectors) if self.parameters.get("normalize") else vectors
+
+    def reconstruct(self, codes: Codes) -> Vectors:
+        """(n, depth) codes, or prefixes -> (n, dim) float32 embeddings, through the network "out" if there is one."""
+        latent = self.decode(codes)
+        if not has(self.encoder, "out"):
+            return latent[:, : self.dim]
+        return forward(self.encoder, "out", latent[:, : len(self.encoder["out_0_weight"])])
 
     def encode(self, vectors: Vectors) -> Codes:
         """(n, dim) embeddings -> (n, levels) uint16 raw codes: at each level the centroid nearest to the residual.
@@ -59,14 +91,12 @@ class Codebook:
         codes = np.empty((len(vectors), len(self.levels)), dtype=np.uint16)
         for start in range(0, len(vectors), BLOCK):
             rows = checked(vectors[start : start + BLOCK], self.dim)
-            block = np.zeros((BLOCK, self.dim), dtype=np.float32)
-            block[: len(rows)] = rows
-            codes[start : start + BLOCK] = self._fused.codes(self.transform(block))[: len(rows)]
+            codes[start : start + BLOCK] = self._fused.codes(self.transform(_padded(rows)))[: len(rows)]
         return codes
 
     def decode(self, codes: Codes) -> Vectors:
         """(n, depth) codes -> (n, width) float32: the sum of their centroids; `depth` may be that of a prefix."""
-        total = np.zeros((len(codes), self.levels[0].shape[1]), dtype=np.float32)
+        total = np.zeros((len(codes), self.width), dtype=np.float32)
         for level, column in zip(self.levels, codes.T, strict=False):
             total += level[column]
         return total
@@ -118,6 +148,12 @@ class _Fused:
                 own -= self.crossed[self.starts[earlier] + codes[:, earlier].astype(np.intp), start:stop]
             codes[:, level] = own.argmax(axis=1)
         return codes
+
+
+def _padded(rows: Vectors) -> Vectors:
+    block = np.zeros((BLOCK, rows.shape[1]), dtype=np.float32)
+    block[: len(rows)] = rows
+    return block
 
 
 def checked(vectors: Vectors, dim: int | None = None) -> Vectors:

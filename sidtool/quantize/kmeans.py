@@ -1,9 +1,9 @@
-"""Residual k-means: each level clusters what the levels before leave (OneRec, OpenOneRec, GRID: "rq-kmeans").
+"""K-means: how the centroids of every method are found.
 
-Knows vectors and centroids; knows nothing of items or collisions. Trains on a sample, 256 rows a centroid (faiss's
-rule: more gains nothing and costs time). Each level is seeded by greedy k-means++ (Arthur and Vassilvitskii 2007,
-with scikit-learn's 2 + log K candidates a step) and refined by Lloyd's iterations, first on a part of the sample,
-then on all of it.
+Knows vectors and centroids; knows nothing of levels or items. Trains on a sample, 256 rows a centroid (faiss's rule:
+more gains little and costs time). Centroids are seeded by greedy k-means++ (Arthur and Vassilvitskii 2007, with the
+2 + log K candidates a step of scikit-learn) and refined by Lloyd's iterations, first on a part of the sample, then on
+all of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError
-from sidtool.quantize.codebook import Codebook, checked, unit
+from sidtool.quantize.codebook import checked, unit
 from sidtool.sid import Vectors
 
 ROWS_PER_CENTROID = 256
@@ -26,43 +26,18 @@ CHUNK = 4096
 Progress = Callable[[int, int], None]
 
 
-def fit(
-    vectors: Vectors,
-    sizes: Sequence[int],
-    *,
-    seed: int = 0,
-    normalize: bool = False,
-    progress: Progress | None = None,
-) -> Codebook:
-    """Residual k-means over (n, dim) float32 embeddings, `sizes[l]` centroids at level l.
+def training_rows(vectors: Vectors, sizes: Sequence[int], rng: np.random.Generator, normalize: bool) -> Vectors:
+    """(n, dim) embeddings -> a new array of at most 256 rows a centroid of the largest level, in random order.
 
-    `normalize` scales every vector to length 1, here and in `encode`: for embeddings whose length says nothing (those
-    of sentence encoders mostly have length 1 already). The same seed and vectors give the same codebook. A residual
-    that has fewer distinct values than its level has codes leaves the codes beyond unused.
-    Raises DataError if a value is not finite or there are fewer distinct vectors than codes in the largest level.
+    Raises DataError if a value is not finite, or fewer rows differ than the largest level has codes.
     """
     vectors = checked(vectors)
-    require_distinct(vectors, max(sizes))
-    rng = np.random.default_rng(seed)
-    residual = sample(vectors, ROWS_PER_CENTROID * max(sizes), rng)
-    rows = len(residual)
-    residual = unit(residual) if normalize else residual
-    centre = residual.mean(axis=0)
-    residual = residual - centre  # a common offset would eat the digits that separate the rows
-    levels, steps = [], []
-    for level, size in enumerate(sizes):
-        centroids, done = kmeans(residual, size, rng)
-        residual -= centroids[nearest(residual, centroids)[0]]
-        levels.append(centroids + centre if level == 0 else centroids)
-        steps.append(done)
-        if progress:
-            progress(level + 1, len(sizes))
-    parameters = {"seed": seed, "normalize": normalize, "sample": rows, "iterations": steps}
-    return Codebook("rq-kmeans", tuple(levels), {}, parameters)
+    _require_distinct(vectors, max(sizes))
+    rows = vectors[rng.permutation(len(vectors))[: ROWS_PER_CENTROID * max(sizes)]]
+    return unit(rows) if normalize else rows
 
 
-def require_distinct(vectors: Vectors, count: int) -> None:
-    """Raise DataError if fewer than `count` rows differ: that many codes cannot all be used."""
+def _require_distinct(vectors: Vectors, count: int) -> None:
     distinct: set[bytes] = set()
     for row in vectors:
         distinct.add(row.tobytes())
@@ -72,11 +47,6 @@ def require_distinct(vectors: Vectors, count: int) -> None:
         f"{len(vectors)} items have {len(distinct)} distinct vectors, and a level has {count} codes",
         hint=f"choose levels of at most {len(distinct)} codes",
     )
-
-
-def sample(vectors: Vectors, count: int, rng: np.random.Generator) -> Vectors:
-    """At most `count` of the rows, in random order."""
-    return vectors[rng.permutation(len(vectors))[:count]]
 
 
 def kmeans(vectors: Vectors, size: int, rng: np.random.Generator) -> tuple[Vectors, int]:
@@ -127,12 +97,17 @@ def lloyd(vectors: Vectors, centroids: Vectors, most: int) -> tuple[Vectors, int
     return centroids, most
 
 
-def nearest(vectors: Vectors, centroids: Vectors) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """The nearest centroid of each row, as (n,) codes, and the (n,) squared distances to it."""
+def nearest(
+    vectors: Vectors, centroids: Vectors, prices: NDArray[np.float32] | None = None
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """The nearest centroid of each row, as (n,) codes, and the (n,) squared distances to it.
+
+    With (K,) `prices`, the squared distances are those plus the price of the centroid.
+    """
     codes = np.empty(len(vectors), dtype=np.intp)
     distances = np.empty(len(vectors), dtype=np.float32)
     transposed = np.ascontiguousarray(centroids.T)
-    bias = 0.5 * np.einsum("ij,ij->i", centroids, centroids)
+    bias = 0.5 * (np.einsum("ij,ij->i", centroids, centroids) + (0 if prices is None else prices))
     for start in range(0, len(vectors), CHUNK):  # a chunk's scores stay in the cache
         rows = vectors[start : start + CHUNK]
         scores = rows @ transposed

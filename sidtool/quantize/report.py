@@ -19,6 +19,7 @@ QUERIES = 500
 POOL = 20_000
 """Neighbours are looked for among at most this many items: the cost stays the same from there on."""
 CHUNK = 128
+ROWS = 8192
 
 
 def codebook_report(
@@ -59,19 +60,16 @@ def level_use(codes: Codes, sizes: tuple[int, ...]) -> list[dict[str, float]]:
 
 
 def variance_left(vectors: Vectors, codebook: Codebook, codes: Codes) -> list[float]:
-    """Per depth: the squared error of (n, depth) codes as a share of the vectors' variance, in the centroids' space."""
+    """Per depth: the squared error of (n, depth) codes as a share of the vectors' variance."""
     depth = min(codes.shape[1], len(codebook.levels))
     lost, total = np.zeros(depth), 0.0
-    latent = codebook.transform(vectors)
-    mean = latent.mean(axis=0, dtype=np.float64)
-    for start in range(0, len(codes), 8192):
-        rows = slice(start, start + 8192)
-        residual = latent[rows] - mean
-        total += float(np.square(residual).sum())
-        residual = latent[rows].copy()
+    mean = codebook.prepare(vectors).mean(axis=0, dtype=np.float64)
+    for start in range(0, len(codes), ROWS):
+        rows = codebook.prepare(vectors[start : start + ROWS])
+        total += float(np.square(rows - mean).sum())
         for level in range(depth):
-            residual -= codebook.levels[level][codes[rows, level]]
-            lost[level] += np.square(residual, dtype=np.float64).sum()
+            found = codebook.reconstruct(codes[start : start + ROWS, : level + 1])
+            lost[level] += np.square(rows - found, dtype=np.float64).sum()
     return [float(share) for share in lost / (total or 1.0)]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sidtool.quantize.codebook import Codebook
-from sidtool.sid import Vectors
+from sidtool.sid import Codes, Vectors
 
 
 def vectors_of(seed: int, n: int, dim: int) -> Vectors:
@@ -27,3 +27,16 @@ def codebook_of(seed: int, sizes: Sequence[int], dim: int, *, offset: float = 0,
     levels = [vectors_of(seed + level, size, dim) / np.float32(2**level) for level, size in enumerate(sizes)]
     levels[0] = levels[0] + np.float32(offset)
     return Codebook("rq-kmeans", tuple(levels), {}, {"normalize": normalize})
+
+
+def slow_codes(vectors: Vectors, codebook: Codebook) -> tuple[Codes, np.ndarray]:
+    """Codes by subtracting centroid after centroid in float64, and how much nearer the best is than the second."""
+    residual = codebook.transform(vectors).astype(np.float64)
+    codes, margins = [], []
+    for level in codebook.levels:
+        distances = ((residual[:, None] - level.astype(np.float64)) ** 2).sum(axis=2)
+        codes.append(distances.argmin(axis=1))
+        ordered = np.sort(distances, axis=1)
+        margins.append(ordered[:, 1] - ordered[:, 0] if len(level) > 1 else np.full(len(vectors), np.inf))
+        residual -= level[codes[-1]]
+    return np.stack(codes, axis=1).astype(np.uint16), np.min(margins, axis=0)

@@ -7,21 +7,7 @@ from hypothesis import strategies as st
 
 from sidtool.errors import DataError
 from sidtool.quantize.codebook import BLOCK, Codebook
-from sidtool.sid import Codes, Vectors
-from tests.quantize.material import codebook_of, vectors_of
-
-
-def slow_codes(vectors: Vectors, codebook: Codebook) -> tuple[Codes, np.ndarray]:
-    """Codes by subtracting centroid after centroid in float64, and how much nearer the best is than the second."""
-    residual = codebook.transform(vectors).astype(np.float64)
-    codes, margins = [], []
-    for level in codebook.levels:
-        distances = ((residual[:, None] - level.astype(np.float64)) ** 2).sum(axis=2)
-        codes.append(distances.argmin(axis=1))
-        ordered = np.sort(distances, axis=1)
-        margins.append(ordered[:, 1] - ordered[:, 0] if len(level) > 1 else np.full(len(vectors), np.inf))
-        residual -= level[codes[-1]]
-    return np.stack(codes, axis=1).astype(np.uint16), np.min(margins, axis=0)
+from tests.quantize.material import codebook_of, slow_codes, vectors_of
 
 
 @given(

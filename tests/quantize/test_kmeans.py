@@ -5,28 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.errors import DataError, UsageError
-from sidtool.quantize import METHODS, fit
+from sidtool.errors import DataError
+from sidtool.quantize import fit
 from sidtool.quantize import kmeans as module
 from sidtool.quantize.report import variance_left
 from tests.quantize.material import mixture, vectors_of
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_same_seed_same_codebook(method):
-    vectors = mixture(0, 400, 12)
-    first, again, other = (fit(vectors, (16, 8), method=method, seed=seed) for seed in (1, 1, 2))
-    assert first.parameters == again.parameters
-    assert all((a == b).all() for a, b in zip(first.levels, again.levels, strict=True))
-    assert any((a != b).any() for a, b in zip(first.levels, other.levels, strict=True))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_levels_have_the_sizes_asked_for(method):
-    codebook = fit(mixture(0, 300, 8), (32, 4, 9), method=method)
-    assert codebook.sizes == (32, 4, 9)
-    assert codebook.method == method
-    assert all(level.dtype == np.float32 for level in codebook.levels)
 
 
 @settings(deadline=None, max_examples=15)
@@ -101,10 +84,3 @@ def test_values_that_are_not_finite_are_refused():
     vectors[3, 1] = np.nan
     with pytest.raises(DataError, match="not finite"):
         fit(vectors, (4, 8))
-
-
-def test_methods_and_sizes_that_make_no_sense_are_refused():
-    with pytest.raises(UsageError, match="rq-magic"):
-        fit(vectors_of(0, 50, 4), (4,), method="rq-magic")
-    with pytest.raises(UsageError):
-        fit(vectors_of(0, 50, 4), (4, 0))

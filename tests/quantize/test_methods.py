@@ -1,0 +1,102 @@
+"""What every method must do, and what single methods promise beside it."""
+
+import numpy as np
+import pytest
+
+from sidtool.errors import UsageError
+from sidtool.quantize import METHODS, fit
+from sidtool.quantize.collisions import assign
+from sidtool.quantize.report import variance_left
+from tests.quantize.material import mixture, slow_codes, vectors_of
+
+QUICK = {}
+"""Options that make a method quick enough for a test."""
+
+ways = pytest.mark.parametrize(
+    ("method", "options"),
+    [*((m, {}) for m in METHODS), ("rq-kmeans", {"balanced": True}), ("opq", {"normalize": True})],
+)
+
+
+def quick(vectors, sizes, method, options, seed=0):
+    return fit(vectors, sizes, method=method, seed=seed, **QUICK.get(method, {}), **options)
+
+
+@ways
+def test_same_seed_same_codebook(method, options):
+    vectors = mixture(0, 400, 12)
+    first, again, other = (quick(vectors, (16, 8), method, options, seed) for seed in (1, 1, 2))
+    assert first.parameters == again.parameters
+    assert all((a == b).all() for a, b in zip(first.levels, again.levels, strict=True))
+    assert all((first.encoder[name] == again.encoder[name]).all() for name in first.encoder)
+    assert any((a != b).any() for a, b in zip(first.levels, other.levels, strict=True))
+
+
+@ways
+def test_sizes_types_and_shapes(method, options):
+    vectors = mixture(0, 300, 9)
+    codebook = quick(vectors, (32, 4, 9), method, options)
+    assert (codebook.method, codebook.sizes, codebook.dim) == (method, (32, 4, 9), 9)
+    assert all(array.dtype == np.float32 for array in (*codebook.levels, *codebook.encoder.values()))
+    assert codebook.transform(vectors[:5]).shape == (5, codebook.width)
+    assert codebook.reconstruct(codebook.encode(vectors[:5])).shape == (5, 9)
+
+
+@ways
+def test_each_code_is_nearest_given_its_residual(method, options):
+    vectors = mixture(1, 500, 12)
+    codebook = quick(vectors, (16, 8, 8), method, options)
+    codes, margins = slow_codes(vectors, codebook)
+    clear = margins > 1e-5
+    assert clear.mean() > 0.9
+    assert (codebook.encode(vectors)[clear] == codes[clear]).all()
+    assert (codebook.encode(vectors[7:8]) == codebook.encode(vectors)[7]).all()
+
+
+@ways
+def test_reassign_gives_each_item_a_sid_of_its_own(method, options):
+    vectors = mixture(2, 400, 12)
+    vectors[:30] = vectors[0]  # more equal items than the last level has codes
+    codebook = quick(vectors, (16, 8, 8), method, options)
+    found = assign(codebook.encode(vectors), vectors, codebook, [f"{row:03}" for row in range(400)], "reassign")
+    assert len(np.unique(found.codes, axis=0)) == 400
+
+
+@ways
+def test_more_levels_lose_less(method, options):
+    vectors = mixture(3, 600, 12)
+    codebook = quick(vectors, (16, 16, 16), method, options)
+    left = variance_left(vectors, codebook, codebook.encode(vectors))
+    assert left[-1] < left[0] < 1
+
+
+def test_product_quantisation_codes_each_part_alone():
+    vectors = mixture(4, 500, 10)
+    codebook = fit(vectors, (8, 8), method="pq")
+    codes = codebook.encode(vectors)
+    for level, part in enumerate((slice(0, 5), slice(5, 10))):
+        own = codebook.levels[level][:, part].astype(np.float64)
+        distances = np.square(vectors[:, None, part] - own).sum(axis=2)
+        assert (distances[np.arange(500), codes[:, level]] < distances.min(axis=1) + 1e-4).all()
+
+
+def test_rotation_is_one_and_helps_where_dimensions_go_together():
+    rng = np.random.default_rng(0)
+    vectors = (mixture(5, 1500, 3) @ rng.standard_normal((3, 12)) + 0.1 * vectors_of(6, 1500, 12)).astype(np.float32)
+    plain, turned = (fit(vectors, (16, 16, 16), method=method) for method in ("pq", "opq"))
+    rotation = turned.encoder["in_0_weight"]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(12), atol=1e-5)
+    lost = [variance_left(vectors, book, book.encode(vectors))[-1] for book in (plain, turned)]
+    assert lost[1] < 0.8 * lost[0]
+
+
+def test_methods_options_and_sizes_that_make_no_sense_are_refused():
+    vectors = vectors_of(0, 50, 4)
+    with pytest.raises(UsageError, match="rq-magic"):
+        fit(vectors, (4,), method="rq-magic")
+    with pytest.raises(UsageError, match="method pq has no option 'balanced'"):
+        fit(vectors, (4,), method="pq", balanced=True)
+    with pytest.raises(UsageError):
+        fit(vectors, (4, 0))
+    with pytest.raises(UsageError, match="5 levels cannot share 4 dimensions"):
+        fit(vectors, (2,) * 5, method="opq")
