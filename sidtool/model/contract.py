@@ -88,10 +88,10 @@ class Contract:
                 token_start=int(value["token_start"]),
                 base_model=value["base_model"],
                 base_revision=value["base_revision"],
-                base_weights=value["base_weights"],
+                base_weights=dict(value["base_weights"]),
                 stage=value["stage"],
                 parents=tuple(value["parents"]),
-                facts=value["facts"],
+                facts=dict(value["facts"]),
                 serving=Serving.from_json(value["serving"]) if value["serving"] else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -79,9 +79,12 @@ def write_rows(network: Any, tokens: SidTokens, bundle: Bundle, init: Init, seed
     """
     import torch
 
-    known = tokens.start
-    if network.get_input_embeddings().weight.shape[0] < tokens.stop:
-        network.resize_token_embeddings(tokens.stop, mean_resizing=False)
+    had = network.get_input_embeddings().weight.shape[0]
+    known = min(had, tokens.start)  # a tokenizer can have tokens that the checkpoint has no row for
+    if had < tokens.stop:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network.resize_token_embeddings(tokens.stop, mean_resizing=False)
     check_rows(network, tokens)
     embeddings, head = network.get_input_embeddings(), network.get_output_embeddings()
     layers = [embeddings] if head.weight is embeddings.weight else [embeddings, head]

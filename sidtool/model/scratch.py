@@ -50,16 +50,10 @@ def init_model(
     IDs need no more than 512. `overrides` go to the configuration. Raises UsageError on an unknown preset, on a key
     or value that the configuration does not take, or if `out` exists without `force`.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     refuse_existing(out, force)
     shape = _shape(preset, overrides or {})
     tokenizer = train_tokenizer(texts, vocab_size)
-    config = _configure(shape, len(tokenizer))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = _build(shape, len(tokenizer), seed)
     with new_dir(out, force=force) as folder:
         save_pretrained(folder, model, tokenizer)
     return int(model.num_parameters())
@@ -97,25 +91,32 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def _shape(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    from transformers import AutoConfig
+
     if preset not in PRESETS:
         raise UsageError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
     if "vocab_size" in overrides or "model_type" in overrides:
         raise UsageError("vocab_size follows from the tokenizer and model_type from the preset: neither is overridden")
-    return {**PRESETS[preset], **overrides}
-
-
-def _configure(shape: Mapping[str, Any], vocab_size: int) -> Any:
-    """The configuration object. Raises UsageError on a key that it does not know or a value that it refuses."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    own = {key: value for key, value in shape.items() if key != "model_type"}
+    shape = {**PRESETS[preset], **overrides}
     known = AutoConfig.for_model(shape["model_type"])
-    unknown = sorted(key for key in own if not hasattr(known, key))
+    unknown = sorted(key for key in overrides if not hasattr(known, key))
     if unknown:
         raise UsageError(f"{shape['model_type']} has no configuration key {', '.join(unknown)}")
+    return shape
+
+
+def _build(shape: Mapping[str, Any], vocab_size: int, seed: int) -> Any:
+    """A model of this shape with random weights, in float32; the caller's random state stays as it is."""
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    own = {key: value for key, value in shape.items() if key != "model_type"}
     try:
-        return AutoConfig.for_model(shape["model_type"], vocab_size=vocab_size, **own)
+        config = AutoConfig.for_model(shape["model_type"], vocab_size=vocab_size, **own)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (StrictDataclassError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{shape['model_type']} refuses its configuration: {reason}") from error

@@ -31,6 +31,9 @@ def add_block(tokenizer: Any, space: SidSpace) -> SidTokens:
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in space.tokens])
     tokens = SidTokens(space, int(tokenizer.convert_tokens_to_ids(space.tokens[0])))
     check_block(tokenizer, tokens)
+    last, place = max(vocabulary.items(), key=lambda pair: pair[1])
+    if place >= tokens.start:
+        raise CompatibilityError(f"{last!r} has id {place}, inside the block of SID tokens from {tokens.start}")
     return tokens
 
 

@@ -1,0 +1,90 @@
+"""The contract comes back as it was written, and what is wrong with it is told in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sidtool.bundle.bundle import Bundle, verify
+from sidtool.errors import CompatibilityError, DataError, IntegrityError
+from sidtool.model.contract import Contract, open_bundle_copy, read_contract, write_contract
+from sidtool.prompt.serving import Serving
+from tests.model.conftest import make_bundle, make_codebook, some_codes
+
+SERVING = Serving(task="next-item", template="Bought: {history} →", history_length=20, max_length=256)
+
+
+def contract_of(bundle: Bundle) -> Contract:
+    return Contract(
+        identity=bundle.identity,
+        space=bundle.space,
+        token_start=471,
+        base_model="org/model",
+        base_revision="0123abc",
+        base_weights={"model.safetensors": "ff" * 32},
+        stage="tuned",
+        parents=({"stage": "extended", "init": "codebook"},),
+        facts={"rows": "ab" * 32, "seed": 3},
+        serving=SERVING,
+    )
+
+
+def test_it_comes_back_as_it_was_written(bundle: Bundle, tmp_path: Path) -> None:
+    written = contract_of(bundle)
+    write_contract(tmp_path, written, bundle)
+    assert read_contract(tmp_path) == written
+    assert open_bundle_copy(tmp_path, written).items.ids[3] == bundle.items.ids[3]
+    assert verify(tmp_path / "sid.zarr") == []
+    write_contract(tmp_path, written, bundle)  # a checkpoint that is written again
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sid.json", "sid.zarr"]
+
+
+def test_it_names_the_ids_for_other_readers(bundle: Bundle, tmp_path: Path) -> None:
+    write_contract(tmp_path, contract_of(bundle), bundle)
+    value = json.loads((tmp_path / "sid.json").read_text())
+    assert (value["token_start"], value["token_stop"]) == (471, 471 + 8 + 4 + 6 + 2)
+
+
+def test_unknown_keys_are_ignored_and_newer_formats_refused(bundle: Bundle, tmp_path: Path) -> None:
+    write_contract(tmp_path, contract_of(bundle), bundle)
+    value = json.loads((tmp_path / "sid.json").read_text())
+    (tmp_path / "sid.json").write_text(json.dumps({**value, "future": 1}))
+    assert read_contract(tmp_path) == contract_of(bundle)
+    (tmp_path / "sid.json").write_text(json.dumps({**value, "format": 99}))
+    with pytest.raises(CompatibilityError, match="has format 99, this sidtool reads up to"):
+        read_contract(tmp_path)
+
+
+def test_a_folder_without_one_is_no_model_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(CompatibilityError, match=r"has no sid\.json"):
+        read_contract(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["format", "identity", "space", "token_start", "base_weights", "facts", "serving"])
+@pytest.mark.parametrize("damage", ["missing", "list"])
+def test_damage_is_told(key: str, damage: str, bundle: Bundle, tmp_path: Path) -> None:
+    write_contract(tmp_path, contract_of(bundle), bundle)
+    value = json.loads((tmp_path / "sid.json").read_text())
+    if damage == "missing":
+        del value[key]
+    else:
+        value[key] = [3]
+    (tmp_path / "sid.json").write_text(json.dumps(value))
+    with pytest.raises((IntegrityError, DataError)) as caught:
+        read_contract(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"'])
+def test_what_is_no_contract(text: str, tmp_path: Path) -> None:
+    (tmp_path / "sid.json").write_text(text)
+    with pytest.raises(IntegrityError, match="is damaged"):
+        read_contract(tmp_path)
+
+
+def test_another_bundle_inside_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    write_contract(tmp_path, contract_of(bundle), bundle)
+    other = make_bundle(["a"], some_codes(1), codebook=make_codebook())
+    other.save(tmp_path / "sid.zarr", force=True)
+    with pytest.raises(CompatibilityError, match=r"sid\.zarr is bundle .*, sid\.json says"):
+        open_bundle_copy(tmp_path, read_contract(tmp_path))

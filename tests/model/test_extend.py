@@ -1,0 +1,309 @@
+"""Extending keeps what a model knew, gives every SID token its place and a row of its own, and writes it all down."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageError
+from sidtool.model.contract import read_contract
+from sidtool.model.extend import extend
+from sidtool.model.load import load_served
+from sidtool.model.rows import INITS, Init
+from tests.model.conftest import make_bundle, make_codebook, save_base, some_codes
+from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
+
+TEXT = "Which item comes next? Toy Story (1995) is a film"
+
+
+def logits(model: Any, tokenizer: Any, text: str = TEXT) -> torch.Tensor:
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        return model(ids).logits[0]
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_old_logits_stay_and_new_rows_differ(architecture: str, tied: bool, bundle: Bundle, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    known = len(tokenizer)
+    before = tiny_model(architecture, vocab_size=known, tied=tied)
+    save_base(tmp_path / "base", before, tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")  # Qwen2's own class, which adds a token
+
+    extend(str(tmp_path / "base"), bundle, tmp_path / "out")
+    served = load_served(tmp_path / "out")
+
+    tokens, model = served.tokens, served.model
+    assert tokens.start == len(tokenizer)
+    assert model.config.vocab_size == tokens.stop
+    assert served.tokenizer(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
+    torch.testing.assert_close(logits(model, served.tokenizer)[:, :known], logits(before, tokenizer))
+    head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    assert (head is embeddings) == tied
+    for matrix in (head, embeddings):
+        rows = matrix[tokens.start : tokens.stop].detach().numpy()
+        assert len(rows) == len(bundle.space.tokens)
+        assert len(np.unique(rows, axis=0)) == len(rows)
+        assert np.isfinite(rows).all()
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("padding", [5, 200], ids=["block reaches past the padding", "block fits into the padding"])
+def test_padded_rows_are_overwritten_and_the_matrix_never_shrinks(
+    padding: int, tied: bool, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Qwen has more rows than tokens: the block starts at len(tokenizer), inside the matrix."""
+    tokenizer = tiny_tokenizer()
+    known = len(tokenizer)
+    before = tiny_model("qwen3", vocab_size=known + padding, tied=tied)
+    save_base(tmp_path / "base", before, tokenizer)
+
+    extend(str(tmp_path / "base"), bundle, tmp_path / "out")
+    model = load_served(tmp_path / "out").model
+
+    stop = known + len(bundle.space.tokens)
+    assert model.config.vocab_size == max(known + padding, stop)
+    pairs = [
+        (before.get_input_embeddings(), model.get_input_embeddings()),
+        (before.get_output_embeddings(), model.get_output_embeddings()),
+    ]
+    for old, new in pairs:
+        assert (old.weight[known : known + 5] != new.weight[known : known + 5]).any(dim=1).all()
+        assert torch.equal(old.weight[:known], new.weight[:known])
+        assert torch.equal(old.weight[stop:], new.weight[stop : len(old.weight)])
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_seed_decides_the_rows(init: Init, bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    def rows(seed: int, name: str) -> torch.Tensor:
+        torch.manual_seed(len(name))  # the caller's random state must not matter
+        extend(str(base), bundle, tmp_path / name, init=init, seed=seed)
+        served = load_served(tmp_path / name)
+        return served.model.get_input_embeddings().weight[served.tokens.start :].detach()
+
+    first = rows(3, "a")
+    assert torch.equal(first, rows(3, "another"))
+    assert not torch.equal(first, rows(4, "b"))
+    assert read_contract(tmp_path / "a").facts == {"init": init, "seed": 3}
+
+
+def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    import hashlib
+
+    contract = extend(str(base), bundle, tmp_path / "out")
+    assert contract == read_contract(tmp_path / "out")
+    assert (contract.identity, contract.stage, contract.serving) == (bundle.identity, "extended", None)
+    assert contract.base_model == str(base)
+    weights = hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
+    assert contract.base_weights == {"model.safetensors": weights}
+    assert Bundle.open(tmp_path / "out" / "sid.zarr").identity == bundle.identity
+
+
+def test_chat_template_survives(bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    extend(str(base), bundle, tmp_path / "out")
+    assert load_served(tmp_path / "out").tokenizer.chat_template == tiny_tokenizer(chat=True).chat_template
+
+
+def test_sid_tokens_are_ordinary_lossless_tokens(bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    extend(str(base), bundle, tmp_path / "out")
+    served = load_served(tmp_path / "out")
+    tokenizer, tokens = served.tokenizer, served.tokens
+    codes = bundle.items.codes[:3]
+    text = "".join(bundle.space.spell(row, markers=True) for row in codes)
+    assert tokenizer(text)["input_ids"] == tokens.ids(codes).ravel().tolist()
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+    spaced = f"next: {text} , then"
+    assert tokenizer.decode(tokenizer(spaced)["input_ids"]) == spaced
+    apart = tokenizer("next: ")["input_ids"] + tokenizer(text)["input_ids"]
+    assert tokenizer("next: " + text)["input_ids"] == apart
+
+
+def test_space_without_markers(base: Path, tmp_path: Path) -> None:
+    from sidtool.sid import SPELLINGS, SidSpace
+
+    space = SidSpace((8, 4, 6), **SPELLINGS["minionerec"])  # type: ignore[arg-type]
+    bundle = make_bundle(["a", "b"], some_codes(2), codebook=make_codebook(), space=space)
+    extend(str(base), bundle, tmp_path / "out")
+    served = load_served(tmp_path / "out")
+    assert served.tokens.stop - served.tokens.start == 18
+    assert served.tokens.begin is None
+
+
+def test_the_sampler_of_an_instruct_model_is_gone(bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    sampler = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.1}
+    (base / "generation_config.json").write_text(json.dumps({**sampler, "eos_token_id": [2, 4], "num_beams": 3}))
+    extend(str(base), bundle, tmp_path / "out")
+    stored = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    stored.pop("transformers_version")
+    ids = {"bos_token_id": 1, "eos_token_id": [2, 4], "pad_token_id": 0}
+    assert stored == {"do_sample": False, "num_beams": 1, **ids}
+    assert not set(sampler) & set(json.loads((tmp_path / "out" / "config.json").read_text()))
+
+
+@pytest.mark.parametrize("asked", [None, "float32"])
+def test_dtype_is_the_checkpoints_unless_asked(asked: str | None, bundle: Bundle, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    save_base(tmp_path / "base", tiny_model("qwen3", vocab_size=len(tokenizer)).to(torch.bfloat16), tokenizer)
+    extend(str(tmp_path / "base"), bundle, tmp_path / "out", dtype=asked)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.dtype == (torch.float32 if asked else torch.bfloat16)
+    rows = model.get_input_embeddings().weight[len(tokenizer) :].detach().float().numpy()
+    assert len(np.unique(rows, axis=0)) == len(bundle.space.tokens)  # bfloat16 has not rounded them together
+
+
+def test_codebook_init_needs_a_codebook(base: Path, tmp_path: Path) -> None:
+    bare = make_bundle(["a", "b"], some_codes(2), codebook=None)
+    with pytest.raises(UsageError, match="no codebook") as caught:
+        extend(str(base), bare, tmp_path / "out")
+    assert "--init random" in str(caught.value.hint)
+    assert not (tmp_path / "out").exists()
+    extend(str(base), bare, tmp_path / "out", init="random")
+    assert load_served(tmp_path / "out").bundle.codebook is None
+
+
+def test_appended_level_gets_rows_too(base: Path, tmp_path: Path) -> None:
+    from sidtool.sid import SidSpace
+
+    space = SidSpace((8, 4, 6, 5))
+    codes = some_codes(10, sizes=space.sizes)
+    bundle = make_bundle([f"i{n}" for n in range(10)], codes, codebook=make_codebook(), space=space, policy="append")
+    extend(str(base), bundle, tmp_path / "out")
+    served = load_served(tmp_path / "out")
+    rows = served.model.get_input_embeddings().weight[served.tokens.start :].detach().numpy()
+    assert len(np.unique(rows, axis=0)) == len(space.tokens)
+
+
+@pytest.mark.parametrize("where", ["added", "vocabulary"])
+def test_a_token_that_exists_already_is_refused(where: str, bundle: Bundle, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    if where == "added":
+        tokenizer.add_tokens(["<s_b_2>"])
+    else:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state["model"]["vocab"]["<s_b_2>"] = len(tokenizer)
+        tokenizer = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer.from_str(json.dumps(state)))
+    save_base(tmp_path / "base", tiny_model("llama", vocab_size=len(tokenizer)), tokenizer)
+    with pytest.raises(CompatibilityError, match="already has 1 of the 20 SID tokens: <s_b_2> is id"):
+        extend(str(tmp_path / "base"), bundle, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_extended_once(bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    extend(str(base), bundle, tmp_path / "out")
+    with pytest.raises(CompatibilityError, match="already"):
+        extend(str(tmp_path / "out"), bundle, tmp_path / "again")
+
+
+def test_an_output_is_replaced_only_with_force(bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious").write_text("old")
+    with pytest.raises(UsageError, match="exists already"):
+        extend(str(base), bundle, out)
+    assert (out / "precious").exists()
+    extend(str(base), bundle, out, force=True)
+    assert not (out / "precious").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
+
+
+def test_any_tool_loads_the_result(bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    extend(str(base), bundle, tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    made = model.generate(**tokenizer(TEXT, return_tensors="pt"), max_new_tokens=3)
+    assert made.shape[1] > len(tokenizer(TEXT)["input_ids"])
+
+
+def test_a_head_with_a_bias(bundle: Bundle, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    tokenizer = tiny_tokenizer()
+    known = len(tokenizer)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    before = AutoModelForCausalLM.from_config(AutoConfig.for_model("phi", vocab_size=known, **shape)).eval()
+    torch.nn.init.normal_(before.lm_head.bias)
+    save_base(tmp_path / "base", before, tokenizer)
+    extend(str(tmp_path / "base"), bundle, tmp_path / "out")
+    model = load_served(tmp_path / "out").model
+    torch.testing.assert_close(logits(model, tokenizer)[:, :known], logits(before, tokenizer))
+    assert torch.allclose(model.lm_head.bias[known:], before.lm_head.bias.mean())
+
+
+class TestWhatIsRefused:
+    """One line, the right class, and nothing left behind."""
+
+    def test_a_model_that_is_not_there(self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        for name in ("nobody/has-this-model", "./no/such/folder", "no-such.gguf"):
+            with pytest.raises(DataError, match="no model at") as caught:
+                extend(name, bundle, tmp_path / "out")
+            assert "\n" not in str(caught.value)
+
+    def test_pickled_weights(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
+        model = AutoModelForCausalLM.from_pretrained(base)
+        (base / "model.safetensors").unlink()
+        torch.save(model.state_dict(), base / "pytorch_model.bin")
+        with pytest.raises(RefusedError, match="pickled") as caught:
+            extend(str(base), bundle, tmp_path / "out")
+        assert "--trust-remote-code" in str(caught.value.hint)
+        contract = extend(str(base), bundle, tmp_path / "out", trust_remote_code=True)
+        assert list(contract.base_weights) == ["pytorch_model.bin"]
+        assert (tmp_path / "out" / "model.safetensors").exists()
+
+    def test_code_of_its_own(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
+        mark = tmp_path / "ran"
+        (base / "own.py").write_text(
+            f"from pathlib import Path\nPath({str(mark)!r}).touch()\n"
+            "from transformers import LlamaConfig, LlamaForCausalLM\n"
+            "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+            "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+        )
+        config = json.loads((base / "config.json").read_text())
+        own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+        (base / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": own}))
+        with pytest.raises(RefusedError, match="code of its own") as caught:
+            extend(str(base), bundle, tmp_path / "out")
+        assert "--trust-remote-code" in str(caught.value.hint)
+        assert not mark.exists()
+        extend(str(base), bundle, tmp_path / "out", trust_remote_code=True)
+        assert mark.exists()
+        assert load_served(tmp_path / "out", trust_remote_code=True).tokens.start > 0
+
+    def test_missing_and_damaged_weights(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(base / "model.safetensors")
+        weights.pop("model.layers.0.mlp.up_proj.weight")
+        save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(DataError, match=r"lacks weights .*up_proj"):
+            extend(str(base), bundle, tmp_path / "out")
+        (base / "model.safetensors").write_bytes(b"\x00" * 100)
+        with pytest.raises(DataError, match="does not load"):
+            extend(str(base), bundle, tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+    def test_folders_that_are_no_model(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(DataError, match="holds no model"):
+            extend(str(tmp_path / "empty"), bundle, tmp_path / "out")
+        for name in ("a.gguf", "b.gguf"):
+            (tmp_path / "empty" / name).touch()
+        with pytest.raises(UsageError, match=r"2 GGUF files: a\.gguf, b\.gguf"):
+            extend(str(tmp_path / "empty"), bundle, tmp_path / "out")
+        shutil.copytree(base, tmp_path / "adapter")
+        (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+        with pytest.raises(UsageError, match="adapter"):
+            extend(str(tmp_path / "adapter"), bundle, tmp_path / "out")
+
+    def test_words_that_mean_nothing(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="dtype is one of"):
+            extend(str(base), bundle, tmp_path / "out", dtype="int8")
+        with pytest.raises(UsageError, match="init is one of"):
+            extend(str(base), bundle, tmp_path / "out", init="zeros")  # type: ignore[arg-type]

@@ -1,0 +1,108 @@
+"""What a served model is checked for before it is asked anything."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.errors import CompatibilityError, DataError, SidtoolWarning
+from sidtool.model.contract import read_contract, write_contract
+from sidtool.model.extend import extend
+from sidtool.model.load import check_folder, load_served
+from tests.model.conftest import make_bundle, make_codebook, some_codes
+from tests.models import tiny_tokenizer
+
+
+@pytest.fixture
+def made(bundle: Bundle, base: Path, tmp_path: Path) -> Path:
+    extend(str(base), bundle, tmp_path / "made")
+    return tmp_path / "made"
+
+
+def test_all_that_it_takes_to_ask(made: Path, bundle: Bundle) -> None:
+    served = load_served(made)
+    assert served.bundle.identity == bundle.identity
+    assert served.verdict.kind == "same"
+    assert not served.model.training
+    ids = torch.from_numpy(served.tokens.ids(bundle.items.codes[:1]))
+    assert served.model(ids).logits.shape[-1] == served.tokens.stop
+
+
+def test_float32_on_a_cpu_unless_told(made: Path) -> None:
+    assert load_served(made, device="cpu").model.dtype == torch.float32
+    assert load_served(made, device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+def test_a_newer_bundle_is_used_with_a_notice(made: Path, bundle: Bundle) -> None:
+    ids = [*bundle.items.ids, "new"]
+    free = next(row for row in some_codes(40) if not (bundle.items.codes == row).all(axis=1).any())
+    newer = make_bundle(ids, np.concatenate([bundle.items.codes, free[None]]), codebook=make_codebook())
+    served = load_served(made, bundle=newer)
+    assert served.bundle is newer
+    assert served.verdict.kind == "refreshed"
+    assert served.verdict.message
+
+
+def test_a_foreign_bundle_is_refused_before_weights_are_read(made: Path, bundle: Bundle) -> None:
+    (made / "model.safetensors").write_bytes(b"no weights")
+    ids = list(bundle.items.ids)
+    foreign = make_bundle(ids, bundle.items.codes[::-1].copy(), codebook=make_codebook(1))
+    with pytest.raises(CompatibilityError) as caught:
+        load_served(made, bundle=foreign)
+    assert caught.value.exit_code == 3
+
+
+def test_an_aligned_bundle_warns(made: Path, bundle: Bundle) -> None:
+    codes = bundle.items.codes.copy()
+    codes[[0, 1]] = codes[[1, 0]]
+    facts = {"codebook": make_codebook(1), "compatible_with": (bundle.identity.codebook,)}
+    aligned = make_bundle(list(bundle.items.ids), codes, **facts)  # type: ignore[arg-type]
+    with pytest.warns(SidtoolWarning, match=r"10\.0% of the 20 common items"):
+        _, _, verdict = check_folder(made, aligned)
+    assert verdict.moved_share == pytest.approx(0.1)
+
+
+def test_a_tokenizer_that_lost_its_tokens_is_refused(made: Path) -> None:
+    """What an intermediate checkpoint without the tokenizer looks like once the base's is put beside it."""
+    tiny_tokenizer().save_pretrained(made)
+    with pytest.raises(CompatibilityError, match="gives <s_a_0> the id None"):
+        load_served(made)
+
+
+def test_a_moved_block_is_refused(made: Path) -> None:
+    value = json.loads((made / "sid.json").read_text())
+    (made / "sid.json").write_text(json.dumps({**value, "token_start": value["token_start"] + 1}))
+    with pytest.raises(CompatibilityError, match="its contract says"):
+        load_served(made)
+
+
+def test_fewer_rows_than_tokens_are_refused(made: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(made)
+    model.resize_token_embeddings(model.config.vocab_size - 1)
+    model.save_pretrained(made)
+    with pytest.raises(CompatibilityError, match="embedding rows"):
+        load_served(made)
+
+
+def test_a_contract_of_another_bundle_is_refused(made: Path, bundle: Bundle) -> None:
+    contract = read_contract(made)
+    write_contract(made, replace(contract, identity=replace(contract.identity, items="00" * 32)), bundle)
+    with pytest.raises(CompatibilityError, match=r"sid\.zarr is bundle"):
+        load_served(made)
+
+
+def test_a_base_model_is_refused(base: Path) -> None:
+    with pytest.raises(CompatibilityError, match=r"has no sid\.json") as caught:
+        load_served(base)
+    assert "extend-model" in str(caught.value.hint)
+
+
+def test_a_model_without_its_bundle_copy(made: Path) -> None:
+    (made / "sid.zarr").rename(made / "elsewhere")
+    with pytest.raises(DataError, match="no bundle"):
+        load_served(made)

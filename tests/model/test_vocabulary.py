@@ -1,0 +1,62 @@
+"""The block: contiguous, level-major, where arithmetic expects it, whatever the tokenizer held before."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from sidtool.errors import CompatibilityError
+from sidtool.model.vocabulary import add_block, check_block, check_rows
+from sidtool.prompt.tokens import SidTokens
+from sidtool.sid import SPELLINGS, SidSpace
+from tests.models import tiny_model, tiny_tokenizer
+
+
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple),
+    spelling=st.sampled_from(sorted(SPELLINGS)),
+    before=st.lists(st.text("xyz", min_size=1, max_size=4), max_size=3, unique=True),
+)
+@settings(max_examples=25, deadline=None)
+def test_every_token_is_where_arithmetic_says(sizes: tuple[int, ...], spelling: str, before: list[str]) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(before)
+    known = dict(tokenizer.get_vocab())
+    space = SidSpace(sizes, **SPELLINGS[spelling])  # type: ignore[arg-type]
+    tokens = add_block(tokenizer, space)
+    assert tokens.start == len(known)
+    assert tokenizer.convert_tokens_to_ids(list(space.tokens)) == list(range(tokens.start, tokens.stop))
+    assert {token: place for token, place in tokenizer.get_vocab().items() if place < tokens.start} == known
+    for level in range(space.levels):
+        assert tokenizer.convert_ids_to_tokens(int(tokens.level_starts[level])) == space.token(level, 0)
+    assert not set(space.tokens) & set(tokenizer.all_special_tokens)
+
+
+def test_a_vocabulary_with_holes_is_refused() -> None:
+    """The tokenizer counts its tokens to number new ones, so a far id would be given twice."""
+    tokenizer = tiny_tokenizer()
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["model"]["vocab"]["far"] = len(tokenizer) + 7
+    holed = type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
+    with pytest.raises(CompatibilityError, match=r"'far' has id 478, inside the block of SID tokens from 472"):
+        add_block(holed, SidSpace((30, 2)))
+
+
+def test_another_block_is_refused() -> None:
+    tokenizer = tiny_tokenizer()
+    tokens = add_block(tokenizer, SidSpace((3, 2)))
+    with pytest.raises(CompatibilityError, match=r"gives <s_a_0> the id \d+, its contract says"):
+        check_block(tokenizer, SidTokens(tokens.space, tokens.start + 1))
+    with pytest.raises(CompatibilityError, match="gives <s_b_2> the id None"):
+        check_block(tokenizer, SidTokens(SidSpace((3, 4), begin=None, end=None), tokens.start))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_fewer_rows_than_tokens_are_refused(tied: bool) -> None:
+    model = tiny_model("llama", vocab_size=100, tied=tied)
+    space = SidSpace((8,))  # ten tokens
+    check_rows(model, SidTokens(space, 90))
+    with pytest.raises(CompatibilityError, match="100 embedding rows, its SID tokens reach to id 100"):
+        check_rows(model, SidTokens(space, 91))
