@@ -9,14 +9,17 @@ from inspect import signature
 from typing import Any
 
 from sidtool.errors import UsageError
-from sidtool.quantize import pq, rqkmeans
+from sidtool.quantize import fsq, pq, rqkmeans, rqvae
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import SidSpace, Vectors
 
 METHODS: dict[str, Callable[..., Codebook]] = {
     "rq-kmeans": rqkmeans.fit,
+    "rq-kmeans+": rqvae.fit_warm,
+    "rq-vae": rqvae.fit,
     "pq": pq.fit,
     "opq": pq.fit_rotated,
+    "fsq": fsq.fit,
 }
 """How a codebook is fitted, by the name that a user gives: each takes what `fit` takes, and options of its own."""
 

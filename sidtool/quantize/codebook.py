@@ -80,7 +80,9 @@ class Codebook:
         latent = self.decode(codes)
         if not has(self.encoder, "out"):
             return latent[:, : self.dim]
-        return forward(self.encoder, "out", latent[:, : len(self.encoder["out_0_weight"])])
+        latent = latent[:, : len(self.encoder["out_0_weight"])]
+        found = forward(self.encoder, "out", latent)
+        return found + latent if self.parameters.get("skip") else found
 
     def encode(self, vectors: Vectors) -> Codes:
         """(n, dim) embeddings -> (n, levels) uint16 raw codes: at each level the centroid nearest to the residual.

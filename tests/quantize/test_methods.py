@@ -2,19 +2,34 @@
 
 import numpy as np
 import pytest
+import torch
 
 from sidtool.errors import UsageError
-from sidtool.quantize import METHODS, fit
+from sidtool.quantize import METHODS, fit, fsq
 from sidtool.quantize.collisions import assign
-from sidtool.quantize.report import variance_left
+from sidtool.quantize.report import level_use, variance_left
 from tests.quantize.material import mixture, slow_codes, vectors_of
 
-QUICK = {}
+QUICK = {"rq-vae": {"epochs": 8}, "rq-kmeans+": {"epochs": 3}, "fsq": {"epochs": 8}}
 """Options that make a method quick enough for a test."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 ways = pytest.mark.parametrize(
     ("method", "options"),
-    [*((m, {}) for m in METHODS), ("rq-kmeans", {"balanced": True}), ("opq", {"normalize": True})],
+    [
+        *((m, {}) for m in METHODS),
+        ("rq-kmeans", {"balanced": True}),
+        ("opq", {"normalize": True}),
+        ("rq-vae", {"ema": 0.9}),
+    ],
 )
 
 
@@ -29,7 +44,7 @@ def test_same_seed_same_codebook(method, options):
     assert first.parameters == again.parameters
     assert all((a == b).all() for a, b in zip(first.levels, again.levels, strict=True))
     assert all((first.encoder[name] == again.encoder[name]).all() for name in first.encoder)
-    assert any((a != b).any() for a, b in zip(first.levels, other.levels, strict=True))
+    assert (first.encode(vectors) != other.encode(vectors)).any()
 
 
 @ways
@@ -88,6 +103,26 @@ def test_rotation_is_one_and_helps_where_dimensions_go_together():
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(12), atol=1e-5)
     lost = [variance_left(vectors, book, book.encode(vectors))[-1] for book in (plain, turned)]
     assert lost[1] < 0.8 * lost[0]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(256, [8, 8, 4]), (100, [5, 5, 4]), (7, [7]), (2, [2]), (1, [1])])
+def test_a_grid_has_as_many_cells_as_codes(size, expected):
+    assert sorted(fsq.cuts(size), reverse=True) == expected
+
+
+def test_training_lowers_the_error_of_what_k_means_began():
+    vectors = np.tanh(mixture(7, 1500, 12))
+    start, tuned = (
+        fit(vectors, (8, 8), method=method, **options) for method, options in (("rq-kmeans", {}), ("rq-kmeans+", {}))
+    )
+    lost = [variance_left(vectors, book, book.encode(vectors))[-1] for book in (start, tuned)]
+    assert lost[1] < lost[0]
+
+
+def test_learned_codes_do_not_collapse():
+    vectors = mixture(8, 2000, 16)
+    codes = fit(vectors, (32, 32), method="rq-vae", epochs=20).encode(vectors)
+    assert all(use["used"] >= 0.9 for use in level_use(codes, (32, 32)))
 
 
 def test_methods_options_and_sizes_that_make_no_sense_are_refused():
