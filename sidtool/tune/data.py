@@ -94,7 +94,7 @@ class Rows:
     ) -> "Rows":
         """Tokenise a rows file. Raises DataError, with the line, if a row is malformed or has no target."""
         ids, targets, offsets, tasks = array("i"), bytearray(), [0], dict[str, int]()
-        done, total = 0, path.stat().st_size
+        done, total = 0, path.stat().st_size if path.exists() else 0
         for number, line in enumerate(_lines(path), start=1):
             row = _parsed(path, number, line)
             row_ids, row_targets = encode_row(row, encoder, tokens, codes_only=codes_only)

@@ -102,8 +102,8 @@ def read_settings(config: Path | None, pairs: Sequence[str] = ()) -> tuple[Train
             found[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UsageError(f"--set {key}: {value!r} is no YAML value") from error
-    own = {field.name: field.type for field in dataclasses.fields(TrainOptions)}
-    options = {key: _typed(key, value, str(own[key])) for key, value in found.items() if key in own}
+    own = {field.name: _name(field.type) for field in dataclasses.fields(TrainOptions)}
+    options = {key: _typed(key, value, own[key]) for key, value in found.items() if key in own}
     fields = {key: value for key, value in found.items() if key not in own}
     return TrainOptions(**options), typed_fields(fields)
 
@@ -114,7 +114,7 @@ def typed_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     from trl import SFTConfig
 
-    known = {field.name: str(field.type) for field in dataclasses.fields(SFTConfig) if field.init}
+    known = {field.name: _name(field.type) for field in dataclasses.fields(SFTConfig) if field.init}
     for key in fields:
         if key in OWNED:
             raise UsageError(f"{key} is not to be set here", hint=OWNED[key])
@@ -132,12 +132,16 @@ def _typed(key: str, value: Any, annotation: str) -> Any:
         except ValueError as error:
             if "str" not in annotation and "Literal" not in annotation:
                 raise UsageError(f"{key} is a number, not {value!r}") from error
-    wrong_number = isinstance(value, str) and annotation.removesuffix(" | None") in ("<class 'int'>", "int", "bool")
-    if wrong_number or (annotation in ("<class 'bool'>", "bool") and not isinstance(value, bool)):
-        raise UsageError(f"{key} is {annotation.replace('<class ', '').strip('>')}, not {value!r}")
-    if isinstance(value, int) and not isinstance(value, bool) and annotation in ("<class 'float'>", "float"):
-        return float(value)
-    return value
+    meant = annotation.removesuffix(" | None")
+    if (isinstance(value, str) and meant in ("int", "bool")) or (
+        meant == "bool" and type(value) not in (bool, type(None))
+    ):
+        raise UsageError(f"{key} is {meant}, not {value!r}")
+    return float(value) if meant == "float" and type(value) is int else value
+
+
+def _name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from sidtool.tune.sft import read_lineage, sha256
 RUN_FILE = "run.json"
 STATE_FILE = "trainer_state.json"
 Progress = Callable[[int, int], None]
+Log = Callable[[dict[str, float]], None]
 
 
 def train(
@@ -45,12 +46,14 @@ def train(
     force: bool = False,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
+    log: Log | None = None,
 ) -> dict[str, Any]:
     """Train a model on rows; what the best checkpoint by validation holds becomes `out` (the last, without `valid`).
 
     `fields` are fields of TRL's SFTConfig by name. `bundle` is the one that the rows were made with, where that is
     not the model's own but a refreshed one. A run that was killed goes on from its last checkpoint when called again
-    with the same arguments, and ends with the same weights. Returns a summary: steps, tokens, tokens_per_second,
+    with the same arguments, and ends with the same weights. `progress` is told steps, `log` each log line and
+    validation as a dict. Returns a summary: steps, tokens, tokens_per_second,
     seconds (of this call), loss, metric and best (None without `valid`).
 
     Raises UsageError if the output exists, settings make no sense or an unfinished run had others;
@@ -64,7 +67,7 @@ def train(
     fields = {**DEFAULTS, **typed_fields(fields or {})}
     run = _Run(model_dir, rows, out, valid, options, fields, lineage, contract, bundle, trust_remote_code)
     with _quiet():
-        return run.go(force, progress)
+        return run.go(force, progress, log)
 
 
 def _check_lineage(lineage: Mapping[str, Any], bundle: Bundle, rows: Path) -> None:
@@ -98,7 +101,7 @@ class _Run:
         """Where checkpoints lie."""
         return partial_path(self.out)
 
-    def go(self, force: bool, progress: Progress | None) -> dict[str, Any]:
+    def go(self, force: bool, progress: Progress | None, log: Log | None) -> dict[str, Any]:
         """Load, train, and put the result in place."""
         arguments = self._arguments()
         first = arguments.process_index == 0
@@ -106,7 +109,7 @@ class _Run:
             if first:
                 self._open_work(force)
         checkpoint = last_checkpoint(self.work, arguments.world_size)
-        trainer = self._trainer(arguments, progress)
+        trainer = self._trainer(arguments, progress, log)
         start = time.monotonic()
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.monotonic() - start
@@ -204,7 +207,7 @@ class _Run:
             raise UsageError(f"loss_over={over} needs rows that all answer with SIDs", hint="loss_over=vocabulary")
         return ("sid" if self._sid_only else "vocabulary") if over == "auto" else over
 
-    def _trainer(self, arguments: Any, progress: Progress | None) -> Any:
+    def _trainer(self, arguments: Any, progress: Progress | None, log: Log | None) -> Any:
         from transformers import EarlyStoppingCallback
 
         from sidtool.tune.trainer import Loss, ProgressCallback, SidTrainer, set_dropout
@@ -221,7 +224,7 @@ class _Run:
         rows = Rows.read(self.rows, encoder, served.tokens, codes_only=loss_over != "vocabulary")
         self._check_length(rows, served)
         set_dropout(served.model, self.options.dropout, self.options.attention_dropout)
-        callbacks: list[Any] = [ProgressCallback(progress)] if progress else []
+        callbacks: list[Any] = [ProgressCallback(progress, log)]
         if self.valid and self.options.patience is not None:
             callbacks.append(EarlyStoppingCallback(self.options.patience))
         return SidTrainer(
@@ -331,6 +334,7 @@ def _quiet() -> Iterator[None]:
     logging.getLogger("trl").setLevel(logging.ERROR)
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             for module in ("trl", "transformers", "torch", "accelerate", "datasets"):
@@ -338,3 +342,4 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         transformers.logging.set_verbosity(level)
+        transformers.logging.enable_progress_bar()

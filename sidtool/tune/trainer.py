@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import TrainerCallback, TrainerControl
+from transformers import PrinterCallback, TrainerCallback, TrainerControl
 from trl import SFTConfig, SFTTrainer
 
 from sidtool.prompt.tokens import SidTokens
@@ -85,6 +85,7 @@ class SidTrainer(SFTTrainer):
             callbacks=callbacks,
         )
         self.train_dataset = rows
+        self.remove_callback(PrinterCallback)
         self.packed, self._loss, self._validator, self._mark = packed, loss, validator, mark
         self.model_accepts_loss_kwargs = True  # this loss is divided by the targets of all accumulated batches
         self._head = NarrowHead(self.model)
@@ -120,7 +121,8 @@ class SidTrainer(SFTTrainer):
         if self._validator is None:
             return {}
         model = self.accelerator.unwrap_model(self.model).eval()
-        with self.ema.swapped() if self.ema else nullcontext(), torch.no_grad():
+        average = self.ema.swapped() if self.ema else nullcontext()
+        with average, _own_forward(model), torch.no_grad(), self.compute_loss_context_manager():
             sums = self._validator.sums(model, self.args.process_index, self.args.world_size)
         hits, gains, users = self.accelerator.reduce(torch.from_numpy(sums).to(self.args.device)).tolist()
         k = self._validator.k
@@ -201,15 +203,33 @@ class _EveryStep(TrainerCallback):
         self._act()
 
 
-class ProgressCallback(TrainerCallback):
-    """Tells `progress` how many steps of how many are done."""
+@contextmanager
+def _own_forward(model: nn.Module) -> Iterator[None]:
+    """Within, the model's forward is its class's: TRL and accelerate put closures over it, which no copy can follow."""
+    patched = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if patched is not None:
+            model.__dict__["forward"] = patched
 
-    def __init__(self, progress: Callable[[int, int], None]) -> None:
-        self._progress = progress
+
+class ProgressCallback(TrainerCallback):
+    """Tells `progress` how many steps of how many are done, and `log` what a log line or a validation says."""
+
+    def __init__(
+        self, progress: Callable[[int, int], None] | None, log: Callable[[dict[str, float]], None] | None
+    ) -> None:
+        self._progress, self._log = progress, log
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Every `logging_steps`, after a validation and at the end, on the first process."""
+        if self._log and logs and state.is_world_process_zero:
+            self._log({"step": state.global_step, **logs})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After every step, on the first process."""
-        if state.is_world_process_zero:
+        if self._progress and state.is_world_process_zero:
             self._progress(state.global_step, state.max_steps)
 
 

@@ -1,0 +1,60 @@
+"""Settings: typed, and an unknown one is an error."""
+
+from pathlib import Path
+
+import pytest
+
+from sidtool.errors import DataError, UsageError
+from sidtool.tune.settings import DEFAULTS, OWNED, TrainOptions, read_settings, typed_fields
+
+
+def test_pairs_win_over_the_file_and_are_typed(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("learning_rate: 1e-3\nema: 0.99\nnum_train_epochs: 2\noptim_args: a=1\n")
+    options, fields = read_settings(config, ["learning_rate=2e-3", "valid_users=7", "gradient_checkpointing=true"])
+    assert options == TrainOptions(ema=0.99, valid_users=7)
+    assert fields == {
+        "learning_rate": 0.002,
+        "num_train_epochs": 2.0,
+        "optim_args": "a=1",
+        "gradient_checkpointing": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("learning_rat=1", "no setting 'learning_rat'"),
+        ("learning_rate=fast", "is a number"),
+        ("valid_users=many", "valid_users is int"),
+        ("gradient_checkpointing=1", "is bool"),
+        ("max_length=3", "not to be set"),
+        ("loss_over=nothing", "loss_over is one of"),
+        ("metric=mrr@5", "metric is hr@K"),
+        ("ema=1.5", "ema is a decay"),
+        ("nonsense", "key=value"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(pair: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        read_settings(None, [pair])
+
+
+def test_unreadable_files_are_data_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        read_settings(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(UsageError):
+        read_settings(tmp_path / "list.yaml")
+
+
+def test_every_name_that_we_use_is_a_field() -> None:
+    import dataclasses
+
+    from trl import SFTConfig
+
+    known = {field.name for field in dataclasses.fields(SFTConfig)}
+    assert set(DEFAULTS) <= known
+    assert set(OWNED) <= known
+    assert not known & {field.name for field in dataclasses.fields(TrainOptions)}
+    assert typed_fields(DEFAULTS)["learning_rate"] == DEFAULTS["learning_rate"]
