@@ -6,7 +6,6 @@ how many is decided by `max_new_tokens`.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from transformers import LogitsProcessor
@@ -19,7 +18,7 @@ from sidtool.recommend.filters import LeafFilter
 from sidtool.recommend.head import Normalise
 
 
-class SidLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
+class SidLogitsProcessor(LogitsProcessor):
     """Leaves only tokens that continue a legal SID; all others get minus infinity.
 
     With `markers`, a SID is wrapped: what is no SID token is followed by the begin marker, the last code by the end

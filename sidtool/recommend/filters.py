@@ -26,7 +26,7 @@ class Allowed:
         positions = trie.positions(rows)
         return cls(positions, _distinct(trie.leaves(positions)))
 
-    def without(self, trie: Trie, other: "Allowed") -> "Allowed":
+    def within(self, trie: Trie, other: "Allowed") -> "Allowed":
         """The items on both lists."""
         positions = self.positions[_member(self.positions, other.positions)]
         return Allowed(positions, _distinct(trie.leaves(positions)))
@@ -54,10 +54,10 @@ class LeafFilter:
             return leaves
         distinct = _distinct(leaves)
         hits = np.searchsorted(leaves, distinct, side="right") - np.searchsorted(leaves, distinct)
-        first, stop = self.trie.leaf_start[distinct], self.trie.leaf_start[distinct + 1]
+        edges = self.trie.leaf_start[np.stack([distinct, distinct + 1])].astype(np.int64)
         if self.allowed is not None:
-            first, stop = (np.searchsorted(self.allowed.positions, edge) for edge in (first, stop))
-        return distinct[hits == stop - first]
+            edges = np.searchsorted(self.allowed.positions, edges)
+        return distinct[hits == edges[1] - edges[0]]
 
     def rows(self, leaf: int) -> NDArray[np.int64]:
         """The bundle's rows of a SID's items that may be given, ascending."""

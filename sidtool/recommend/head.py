@@ -30,7 +30,7 @@ class Head:
         self.sliced = sliced and type(head) is nn.Linear
         self.size = int(head.weight.shape[0])
         self._given, self._columns = _Given(), _Columns(head, sliced=self.sliced)
-        self._tail = _swap(_swap(model, model.base_model, self._given), head, self._columns)
+        self._tail = swap(swap(model, model.base_model, self._given), head, self._columns)
 
     def attach(self, output: Any) -> None:
         """Take note of what the base model returned, as what follows it expects the same."""
@@ -95,13 +95,13 @@ class _Columns(nn.Module):
         return nn.functional.linear(hidden, self.head.weight[start:stop], bias)
 
 
-def _swap(module: Any, old: Any, new: nn.Module) -> Any:
+def swap(module: Any, old: Any, new: nn.Module) -> Any:
     """A copy of a module in which one of its parts is another; all other parts, and all weights, are shared."""
     if module is old:
         return new
     twin = copy.copy(module)
     twin._modules = {
-        name: part if part is None or all(inner is not old for inner in part.modules()) else _swap(part, old, new)
+        name: part if part is None or all(inner is not old for inner in part.modules()) else swap(part, old, new)
         for name, part in module._modules.items()
     }
     return twin

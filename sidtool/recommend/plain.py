@@ -21,6 +21,9 @@ from sidtool.recommend.head import Normalise
 if TYPE_CHECKING:
     from sidtool.recommend.beam import Found
 
+GIVEN_UP = -1e8
+"""`generate` starts beams that stand for nothing at minus 1e9."""
+
 _told: set[str] = set()
 
 
@@ -63,10 +66,10 @@ def _one(
     output = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        generation_config=beam_config(width, trie.levels),
+        generation_config=beam_config(max(width, 2), trie.levels),  # of 1 it makes a greedy search
         logits_processor=LogitsProcessorList([processor]),
     )
-    alive = torch.isfinite(output.sequences_scores)
+    alive = output.sequences_scores > GIVEN_UP
     codes = tokens.codes(output.sequences[alive][:, len(prompt) :].cpu().numpy())
     leaves = _leaves(trie, codes)
     return best(leaves, output.sequences_scores[alive].float().cpu().numpy(), k)

@@ -1,0 +1,234 @@
+"""Recommendations: requests in, items out, in the order of the requests and in bounded memory.
+
+Knows items, histories and how a served model is asked; knows nothing of how a beam works. The one place of this
+package that touches the bundle, the contract and the prompt.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sidtool.bundle.trie import Trie
+from sidtool.errors import DataError, SidtoolWarning, UsageError
+from sidtool.recommend.filters import Allowed, LeafFilter
+
+if TYPE_CHECKING:
+    from sidtool.recommend.beam import Found
+    from sidtool.recommend.head import Normalise
+
+WINDOW = 512
+"""Requests that are read ahead, so that prompts of similar length run together."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one user is recommended from: item ids, oldest first, or a prompt that is rendered already.
+
+    `deny` items are never given; where `allow` is a list, no others are.
+    """
+
+    user: str | None = None
+    history: tuple[str, ...] = ()
+    allow: tuple[str, ...] | None = None
+    deny: tuple[str, ...] = ()
+    prompt: tuple[int, ...] | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Request":
+        """The request of a JSON object with `history` and, where wanted, `user`, `allow` and `deny`.
+
+        Keys that are none of these are left alone (a test row has more). Raises DataError if one has the wrong type.
+        """
+        lists = {name: value.get(name) for name in ("history", "allow", "deny")}
+        for name, found in lists.items():
+            if found is not None and (not isinstance(found, list) or not all(isinstance(item, str) for item in found)):
+                raise DataError(f"{name!r} of a request is a list of item ids, not {json.dumps(found)[:80]}")
+        if lists["history"] is None:
+            raise DataError(f"a request has the key 'history', this one has {sorted(value)}")
+        user = value.get("user")
+        allow = None if lists["allow"] is None else tuple(lists["allow"])
+        return cls(None if user is None else str(user), tuple(lists["history"]), allow, tuple(lists["deny"] or ()))
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer to one request, best item first; items that share a SID lie together, in the bundle's order.
+
+    `scores` are log-probabilities of the SIDs. `unknown` counts the ids of the history that the bundle lacks.
+    """
+
+    user: str | None
+    items: tuple[str, ...]
+    scores: tuple[float, ...]
+    sids: tuple[str, ...]
+    titles: tuple[str, ...]
+    unknown: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object of the fields."""
+        return asdict(self)
+
+
+def read_requests(lines: Iterable[str]) -> Iterator[Request]:
+    """Requests of JSON Lines; blank lines are skipped. Raises DataError that names the line of a malformed one."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"line {number} of the requests is no JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise DataError(f"line {number} of the requests is no JSON object: {line.strip()[:80]}")
+        yield Request.from_json(value)
+
+
+def finished_lines(path: Path) -> int:
+    """Number of whole lines in the output of a killed run; a torn last line is cut off. 0 where there is no file."""
+    if not path.exists():
+        return 0
+    count = whole = 0
+    with path.open("rb+") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):
+                count, whole = count + 1, whole + len(line)
+        stream.truncate(whole)
+    return count
+
+
+def recommend(
+    served: Any,
+    requests: Iterable[Request],
+    *,
+    k: int = 10,
+    width: int = 50,
+    normalise: "Normalise" = "level",
+    exclude_seen: bool = False,
+    allow: Sequence[str] | None = None,
+    deny: Sequence[str] = (),
+    token_budget: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Recommendation]:
+    """Recommend k items for each request, in order, as they are read.
+
+    k items come back whenever k may be given. `exclude_seen` denies the items of the history; `allow` and `deny` hold
+    for all requests, beside their own lists. History ids that the bundle lacks are skipped, and a SidtoolWarning at the
+    end tells how many. `progress` gets the number done, and 0 for a total that a stream does not have.
+
+    Raises DataError on an allow or deny list that names no item of the bundle.
+    """
+    if k < 1 or width < 1:
+        raise UsageError(f"k and width are at least 1, not {k} and {width}")
+    desk = _Desk(served, k, width, normalise, exclude_seen, allow, deny, token_budget)
+    stream, done, unknown = iter(requests), 0, 0
+    while window := list(islice(stream, WINDOW)):
+        for answer in desk.answer(window):
+            unknown += answer.unknown
+            yield answer
+        done += len(window)
+        if progress is not None:
+            progress(done, len(requests) if isinstance(requests, Sequence) else 0)
+    if unknown:
+        message = f"{unknown} ids in the histories are not in the bundle and were skipped"
+        warnings.warn(message, SidtoolWarning, stacklevel=2)
+
+
+class _Desk:
+    """What all requests of a run share."""
+
+    def __init__(
+        self,
+        served: Any,
+        k: int,
+        width: int,
+        normalise: "Normalise",
+        exclude_seen: bool,
+        allow: Sequence[str] | None,
+        deny: Sequence[str],
+        token_budget: int | None,
+    ) -> None:
+        self.served, self.k, self.width, self.normalise = served, k, width, normalise
+        self.exclude_seen, self.token_budget = exclude_seen, token_budget
+        self.items, self.trie = served.bundle.items, served.bundle.trie()
+        self.allowed = None if allow is None else self._listed("allow", allow)
+        self.denied = self.items.rows(deny) if len(deny) else np.zeros(0, dtype=np.int64)
+        if len(deny) and (self.denied < 0).all():
+            raise DataError(f"none of the {len(deny)} ids of the deny list is in the bundle")
+
+    def _listed(self, name: str, ids: Sequence[str]) -> Allowed:
+        allowed = Allowed.of(self.trie, self.items.rows(ids))
+        if not len(allowed.positions):
+            raise DataError(f"none of the {len(ids)} ids of the {name} list is an item that can be given")
+        return allowed
+
+    def answer(self, requests: Sequence[Request]) -> list[Recommendation]:
+        """Answers to some requests, in order."""
+        from sidtool.recommend.beam import TOKEN_BUDGET, beam_search
+
+        histories = [self.items.rows(request.history) for request in requests]
+        filters = [self._filter(request, rows) for request, rows in zip(requests, histories, strict=True)]
+        prompts = [self._prompt(request, rows) for request, rows in zip(requests, histories, strict=True)]
+        found = beam_search(
+            self.served.model,
+            prompts,
+            self.trie,
+            self.served.tokens,
+            width=self.width,
+            k=self.k,
+            normalise=self.normalise,
+            filters=filters,
+            token_budget=self.token_budget or TOKEN_BUDGET,
+        )
+        answers = zip(requests, histories, found, filters, strict=True)
+        return [self._recommendation(request, rows, one, filter_) for request, rows, one, filter_ in answers]
+
+    def _prompt(self, request: Request, rows: np.ndarray[Any, Any]) -> Sequence[int]:
+        if request.prompt is not None:
+            return request.prompt
+        from sidtool.prompt.render import prompt_ids
+
+        serving = self.served.contract.serving
+        if serving is None:
+            raise DataError("the model does not say how it is served", hint="`sidtool train` teaches it, and notes it")
+        known = rows[rows >= 0]
+        titles = [self.items.title(row) for row in known.tolist()]
+        return prompt_ids(serving, self.served.tokenizer, self.served.tokens, self.items.codes[known], titles)
+
+    def _filter(self, request: Request, history: np.ndarray[Any, Any]) -> LeafFilter | None:
+        allowed = self.allowed
+        if request.allow is not None:
+            own = Allowed.of(self.trie, self.items.rows(request.allow))
+            allowed = own if allowed is None else own.within(self.trie, allowed)
+        denied = [self.denied, self.items.rows(request.deny), *([history] if self.exclude_seen else [])]
+        if allowed is None and not any(map(len, denied)):
+            return None
+        return LeafFilter.of(self.trie, allowed, np.concatenate(denied))
+
+    def _recommendation(
+        self, request: Request, history: np.ndarray[Any, Any], found: "Found", filter_: LeafFilter | None
+    ) -> Recommendation:
+        rows, scores = [], []
+        for leaf, score in zip(found.leaves.tolist(), found.scores.tolist(), strict=True):
+            for row in _rows(self.trie, leaf, filter_):
+                rows.append(int(row))
+                scores.append(score)
+        rows, scores = rows[: self.k], scores[: self.k]
+        return Recommendation(
+            user=request.user,
+            items=tuple(self.items.ids[row] for row in rows),
+            scores=tuple(scores),
+            sids=tuple(self.served.tokens.space.spell(self.items.codes[row]) for row in rows),
+            titles=tuple(self.items.title(row) for row in rows),
+            unknown=int((history < 0).sum()),
+        )
+
+
+def _rows(trie: Trie, leaf: int, filter_: LeafFilter | None) -> list[int]:
+    rows = trie.leaf_rows(leaf) if filter_ is None else filter_.rows(leaf)
+    return [int(row) for row in rows]

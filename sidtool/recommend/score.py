@@ -1,0 +1,100 @@
+"""Exact scores of given SIDs: for reranking, and for items that no history has ever held.
+
+Knows prompts and SIDs, whether they are in the catalogue or not. Beam search never emits a SID that training has not
+seen; scoring candidates can (FACTS of the field: R@10 of cold items .0000 against .0128). Prefixes that candidates
+share are run once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sidtool.bundle.trie import Trie
+from sidtool.errors import UsageError
+from sidtool.prompt.tokens import SidTokens
+from sidtool.recommend.beam import TOKEN_BUDGET, batches, evaluating
+from sidtool.recommend.head import Head, Normalise
+from sidtool.recommend.probe import way
+from sidtool.recommend.tree import TreeRun
+from sidtool.sid import Codes
+
+CANDIDATES = 512
+"""Candidates whose trees grow together: the mask of a step is their number squared."""
+
+
+@torch.no_grad()
+def score(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    candidates: Codes,
+    tokens: SidTokens,
+    *,
+    normalise: Normalise = "level",
+    token_budget: int = TOKEN_BUDGET,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """(prompts, candidates) float32: the log-probability of each of (m, levels) candidate SIDs after each prompt.
+
+    Candidates come in any order and may repeat. Equals what `beam_search` gives a SID that it finds. Raises UsageError
+    if a code is off the space, or if the model's attention cannot be steered by a mask.
+    """
+    tokens.space.check(candidates)
+    keys = tokens.space.pack(candidates)
+    order = np.argsort(keys, kind="stable")
+    distinct = order[np.concatenate([[True], np.diff(keys[order]) > 0])] if len(order) else order
+    place = np.searchsorted(keys[distinct], keys)
+    scores = np.empty((len(prompts), len(distinct)), dtype=np.float32)
+    with evaluating(model) as model:
+        how = way(model)
+        if how == "generate":
+            raise UsageError(f"{type(model).__name__} does not honour a 4-D attention mask: it cannot score candidates")
+        head = Head(model, sliced=how == "sliced")
+        lengths = [len(prompt) for prompt in prompts]
+        done = 0
+        for batch in batches(lengths, min(CANDIDATES, len(distinct)) * (tokens.space.levels - 1), token_budget):
+            chosen = [prompts[i] for i in batch]
+            scores[batch] = _score_batch(model, head, chosen, candidates[distinct], tokens, normalise)
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(prompts))
+    return scores[:, place]
+
+
+def _score_batch(
+    model: Any,
+    head: Head,
+    prompts: Sequence[Sequence[int]],
+    codes: Codes,
+    tokens: SidTokens,
+    normalise: Normalise,
+) -> NDArray[np.float32]:
+    """(batch, m) scores of (m, levels) sorted distinct codes."""
+    run = TreeRun(model, prompts, room=min(CANDIDATES, len(codes)) * (tokens.space.levels - 1), head=head)
+    first = run.prefill()
+    found = [np.zeros((len(prompts), 0), dtype=np.float32)]
+    for start in range(0, len(codes), CANDIDATES):
+        trie = Trie.from_codes(codes[start : start + CANDIDATES], tokens.space.sizes)
+        found.append(_score_trie(run, head, first, trie, tokens, normalise).cpu().numpy())
+        run.rewind()
+    return np.concatenate(found, axis=1)
+
+
+def _score_trie(
+    run: TreeRun, head: Head, first: torch.Tensor, trie: Trie, tokens: SidTokens, normalise: Normalise
+) -> torch.Tensor:
+    """(batch, leaves): grow the whole trie on each prompt, level by level, and add up log-probabilities."""
+    hidden, scores = first, torch.zeros(len(first), 1, device=first.device)
+    for level in range(trie.levels):
+        start = int(tokens.level_starts[level])
+        logs = head.log_probs(hidden, start, start + trie.sizes[level], normalise)  # (batch, nodes above, codes)
+        pointers = torch.from_numpy(trie.children[level]).to(first.device).long()
+        parents = torch.arange(len(pointers) - 1, device=first.device).repeat_interleave(pointers.diff())
+        codes = torch.from_numpy(trie.codes[level]).to(first.device).long()
+        scores = scores[:, parents] + logs[:, parents, codes]
+        if level < trie.levels - 1:
+            rows = len(first)
+            hidden = run.step((codes + start).expand(rows, -1), parents.expand(rows, -1))
+    return scores

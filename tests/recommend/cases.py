@@ -1,0 +1,108 @@
+"""Catalogues, oracles and a served model for the decoder's tests."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+
+from sidtool.bundle.trie import Trie
+from sidtool.prompt.tokens import SidTokens
+from sidtool.sid import SidSpace
+
+TEXT = 50
+"""Token ids below this are text; the SID block starts here."""
+
+
+def catalogue(sizes: tuple[int, ...], items: int, seed: int, *, repeats: bool = False) -> Any:
+    """(n, levels) sorted random codes, with at most `items` rows; `repeats` lets items share a SID."""
+    rng = np.random.default_rng(seed)
+    capacity = int(np.prod(sizes))
+    keys = rng.choice(capacity, size=items if repeats else min(items, capacity), replace=repeats)
+    return np.stack(np.unravel_index(np.sort(keys), sizes), axis=1).astype(np.uint16)
+
+
+def make(sizes: tuple[int, ...], items: int, seed: int = 0, *, repeats: bool = False) -> tuple[Trie, SidTokens]:
+    """The trie of a random catalogue, and its tokens right behind the text."""
+    return Trie.from_codes(catalogue(sizes, items, seed, repeats=repeats), sizes), SidTokens(SidSpace(sizes), TEXT)
+
+
+def vocabulary(tokens: SidTokens) -> int:
+    """A vocabulary that has a few rows more than tokens, as Qwen's has."""
+    return tokens.stop + 5
+
+
+def prompt(rng: np.random.Generator, length: int) -> list[int]:
+    """A random text prompt."""
+    return rng.integers(5, TEXT, length).tolist()
+
+
+def legal_sids(trie: Trie) -> set[tuple[int, ...]]:
+    """Every SID of a trie."""
+    return {tuple(row) for row in trie.leaf_codes(np.arange(trie.n_leaves)).tolist()}
+
+
+def generate(
+    model: Any, prompts: Sequence[Sequence[int]], trie: Trie, tokens: SidTokens, width: int
+) -> list[tuple[list[tuple[int, ...]], list[float]]]:
+    """The oracle: transformers' own beam search with `prefix_allowed_tokens_fn`, prompts padded on the left."""
+    longest = max(map(len, prompts))
+    following: dict[tuple[int, ...], list[int]] = {}
+    for sid in sorted(legal_sids(trie)):
+        ids = [int(start) + code for start, code in zip(tokens.level_starts, sid, strict=True)]
+        for depth, token in enumerate(ids):
+            legal = following.setdefault(tuple(ids[:depth]), [])
+            if token not in legal:
+                legal.append(token)
+
+    def allowed(_: int, ids: torch.Tensor) -> list[int]:
+        return following.get(tuple(ids[longest:].tolist()), [0])  # a beam that is already at minus infinity
+
+    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    config = GenerationConfig(
+        num_beams=width,
+        num_return_sequences=width,
+        max_new_tokens=trie.levels,
+        do_sample=False,
+        length_penalty=0.0,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    out = model.generate(ids, attention_mask=mask, generation_config=config, prefix_allowed_tokens_fn=allowed)
+    found = []
+    for row in range(len(prompts)):
+        # what `generate` has given up keeps a score of minus 1e9, or minus infinity
+        rows = [i for i in range(row * width, (row + 1) * width) if out.sequences_scores[i] > -1e8]
+        codes = tokens.codes(out.sequences[rows][:, longest:].numpy())
+        found.append(([tuple(sid) for sid in codes.tolist()], out.sequences_scores[rows].tolist()))
+    return found
+
+
+@torch.no_grad()
+def path_scores(
+    model: Any, prompt: Sequence[int], codes: Any, tokens: SidTokens, normalise: str
+) -> np.ndarray[Any, Any]:
+    """The second oracle: each of (m, levels) SIDs run as an ordinary sequence after the prompt."""
+    ids = torch.from_numpy(tokens.ids(codes, markers=False))
+    logits = model(input_ids=torch.cat([torch.tensor([list(prompt)]).expand(len(ids), -1), ids], 1)).logits.float()
+    total = torch.zeros(len(ids))
+    for level, size in enumerate(tokens.space.sizes):
+        start = int(tokens.level_starts[level])
+        row = logits[:, len(prompt) - 1 + level]
+        columns = row[:, start : start + size] if normalise == "level" else row
+        total += row.gather(1, ids[:, level : level + 1])[:, 0] - columns.logsumexp(-1)
+    return total.numpy()
+
+
+def assert_same(found: Any, sids: Sequence[tuple[int, ...]], scores: Sequence[float], trie: Trie) -> None:
+    """Scores within 1e-4, and the same SIDs in the same order wherever scores differ by more than that."""
+    mine = [tuple(row) for row in trie.leaf_codes(found.leaves).tolist()]
+    assert len(mine) == len(sids)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-4, rtol=0)
+    for place, (a, b) in enumerate(zip(mine, sids, strict=True)):
+        if a != b:  # a tie: the other's SID stands near by with the same score
+            near = [i for i, score in enumerate(scores) if abs(score - scores[place]) <= 2e-4]
+            assert a in [sids[i] for i in near] or place == max(near) == len(sids) - 1
