@@ -1,0 +1,48 @@
+"""Exact scores against whole sequences."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sidtool.errors import UsageError
+from sidtool.recommend import score as score_module
+from sidtool.recommend.beam import beam_search
+from sidtool.recommend.score import score
+from tests.models import ARCHITECTURES, tiny_model
+from tests.recommend.cases import catalogue, make, path_scores, prompt, vocabulary
+
+torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("normalise", ["level", "vocabulary"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_scores_are_those_of_whole_sequences(architecture: str, normalise: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(score_module, "CANDIDATES", 7)
+    _, tokens = make((4, 5, 6), 3)
+    model = tiny_model(architecture, vocab_size=vocabulary(tokens), tied=False)
+    candidates = catalogue((4, 5, 6), 40, 9, repeats=True)  # most of them in no catalogue, some of them twice
+    candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
+    rng = np.random.default_rng(5)
+    prompts = [prompt(rng, length) for length in (4, 20, 9)]
+    found = score(model, prompts, candidates, tokens, normalise=normalise, token_budget=120)
+    assert found.shape == (3, 40)
+    for row, ids in zip(found, prompts, strict=True):
+        np.testing.assert_allclose(row, path_scores(model, ids, candidates, tokens, normalise), atol=1e-4)
+
+
+def test_scores_equal_those_of_the_beam() -> None:
+    trie, tokens = make((4, 5, 6), 60)
+    model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
+    (beam,) = beam_search(model, [[9, 8, 7]], trie, tokens, width=20, k=20)
+    found = score(model, [[9, 8, 7]], trie.leaf_codes(beam.leaves), tokens)
+    np.testing.assert_allclose(found[0], beam.scores, atol=1e-4)
+
+
+def test_no_candidates_and_codes_off_the_space() -> None:
+    _, tokens = make((4, 5, 6), 60)
+    model = tiny_model("llama", vocab_size=vocabulary(tokens))
+    assert score(model, [[9]], np.zeros((0, 3), dtype=np.uint16), tokens).shape == (1, 0)
+    with pytest.raises(UsageError, match="codes reach"):
+        score(model, [[9]], np.array([[4, 0, 0]], dtype=np.uint16), tokens)
