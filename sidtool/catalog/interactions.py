@@ -68,7 +68,9 @@ def read_interactions(
     """
     available = column_names(path)
     if user_column is item_column is None and choose_column(path, available, None, HISTORY_COLUMNS, "history"):
-        raise UsageError(f"{path} holds windows (histories and targets), not events", hint="read it with --split given")
+        raise UsageError(
+            f"{path} holds windows (histories and targets), not events", hint="read it by the protocol given"
+        )
     user_name = need_column(path, available, user_column, USER_COLUMNS, "user id", "--user-column")
     item_name = need_column(path, available, item_column, ID_COLUMNS, "item id", "--item-column")
     order_name = choose_column(path, available, order_column, ORDER_COLUMNS, "order")
