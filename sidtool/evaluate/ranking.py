@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.catalog.splits import Example
-from sidtool.errors import UsageError
+from sidtool.errors import DataError
 from sidtool.evaluate.metrics import Places, find_targets
 from sidtool.model.load import Served
 from sidtool.prompt.render import prompt_ids
@@ -75,13 +75,13 @@ def rank_sids(
 ) -> NDArray[np.int64]:
     """(n, k) int64: the k best SIDs of each example as leaves of the trie, best first; -1 where there are no more.
 
-    Raises UsageError if the model has not been taught to recommend.
+    Raises DataError if the model has not been taught to recommend.
     """
     from sidtool.recommend.beam import beam_search
 
     bundle, trie, serving = asked.bundle, asked.bundle.trie(), served.contract.serving
     if serving is None:
-        raise UsageError("the model has not been taught to recommend", hint="sidtool train teaches it")
+        raise DataError("the model does not say how it is served", hint="`sidtool train` teaches it, and notes it")
     ranked = np.full((len(asked.targets), k), -1, dtype=np.int64)
     for start in range(0, len(ranked), CHUNK):
         prompts, filters = [], []

@@ -82,7 +82,7 @@ def evaluate(
     default the largest cut-off. With `exclude_seen` no system recommends what the history holds. `seed` is the
     bootstrap's; `progress` counts examples.
 
-    Raises DataError without examples, UsageError for cut-offs that make no sense or a model that has no task.
+    Raises DataError without examples or for a model that has no task, UsageError for cut-offs that make no sense.
     """
     metric_names(ks)
     if not examples:

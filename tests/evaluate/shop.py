@@ -1,0 +1,40 @@
+"""A small shop with shared SIDs, retired items and random users, and the fractions that its metrics must be."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.catalog.splits import Example, UserSequence
+from tests.bundles import small_bundle
+
+
+def shop(*, shared: bool, retired: Sequence[str] = (), items: int = 40) -> Bundle:
+    """40 items "i0" ...; with `shared` on 24 SIDs at most."""
+    sizes = (2, 3, 4) if shared else (4, 5, 6)
+    bundle = small_bundle(items, sizes, duplicates=shared)
+    flags = bundle.items.retired.copy()
+    flags[bundle.items.rows(retired)] = True
+    return Bundle.of(replace(bundle.items, retired=flags), None, "allow" if shared else "reassign", name="shop")
+
+
+def visits(seed: int = 0, users: int = 30, items: int = 40) -> tuple[list[UserSequence], list[Example]]:
+    """Training events and a test example for each user; a target may repeat an item of its history."""
+    rng = np.random.default_rng(seed)
+    sequences, examples = [], []
+    for user in range(users):
+        walk = [f"i{number}" for number in rng.integers(0, items, size=rng.integers(3, 9))]
+        sequences.append(UserSequence(f"u{user}", tuple(walk[:-1]), tuple(range(len(walk) - 1))))
+        examples.append(Example(f"u{user}", tuple(walk[:-1]), walk[-1], len(walk) - 1))
+    return sequences, examples
+
+
+def random_leaves(bundle: Bundle, n: int, k: int, seed: int = 0) -> np.ndarray:
+    """(n, k) leaves in random order, -1 behind the last."""
+    rng = np.random.default_rng(seed)
+    leaves = np.full((n, k), -1, dtype=np.int64)
+    for row in leaves:
+        order = rng.permutation(bundle.trie().n_leaves)[:k]
+        row[: len(order)] = order
+    return leaves
