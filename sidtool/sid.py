@@ -121,7 +121,7 @@ class SidSpace:
         return codes
 
     def parse_prefix(self, text: str) -> tuple[int, ...]:
-        """The codes of a text that is the start of a SID: `<s_a_12><s_b_3>` -> (12, 3). Raises UsageError if it is none."""
+        """The codes of the start of a SID: `<s_a_12><s_b_3>` -> (12, 3). Raises UsageError if the text is none."""
         bare = text.strip().removeprefix(self.begin or "").removesuffix(self.end or "")
         pieces = list(self._pattern.finditer(bare))
         codes = tuple(int(piece["code"]) for piece in pieces)

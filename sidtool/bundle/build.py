@@ -18,8 +18,8 @@ from sidtool.embed import Encoder, embed
 from sidtool.errors import DataError
 from sidtool.output import partial_path, refuse_existing, remove, replace_dir
 from sidtool.quantize import fit
-from sidtool.quantize.collisions import assign
-from sidtool.quantize.report import report
+from sidtool.quantize.collisions import Policy, assign
+from sidtool.quantize.report import codebook_report
 from sidtool.sid import SPELLINGS, SidSpace, Vectors
 
 Progress = Callable[[int, int], None]
@@ -31,7 +31,7 @@ class Plan:
 
     sizes: tuple[int, ...] = (256, 256, 256)
     method: str = "rq-kmeans"
-    policy: str = "reassign"
+    policy: Policy = "reassign"
     spelling: str = "openonerec"
     markers: bool = True
     seed: int = 0
@@ -60,17 +60,20 @@ def build(
         raise DataError(f"{len(vectors)} vectors for {len(items.ids)} items")
     plan.space(plan.sizes)  # refuses a space that cannot be spelled before the work, not after it
     codebook = fit(vectors, plan.sizes, method=plan.method, seed=plan.seed, progress=progress)
-    assigned = assign(codebook.encode(vectors), vectors, codebook, items.ids, plan.policy)
+    raw = codebook.encode(vectors)
+    recorded = {key: value for key, value in encoder.items() if key != "libraries"}  # versions are not identity
+    libraries = encoder.get("libraries", {})
+    assigned = assign(raw, vectors, codebook, items.ids, plan.policy)
     return Bundle.of(
         ItemMap.of(plan.space(assigned.space_sizes), items.ids, assigned.codes, items.titles),
         codebook,
         plan.policy,
         name=name,
         collisions={"capacity": assigned.space_sizes[-1] if plan.policy == "append" else None},
-        recipe={"encoder": dict(encoder), "text_template": items.text_template},
+        recipe={"encoder": recorded, "text_template": items.text_template},
         source={"catalogue": items.digest, "rows": len(items.ids)},
-        report=report(vectors, codebook, assigned, seed=plan.seed),
-        libraries=versions("numpy", "zarr", "scipy", "torch", "sentence-transformers"),
+        report=codebook_report(vectors, codebook, raw, assigned, seed=plan.seed),
+        libraries=versions("numpy", "zarr", "scipy", *libraries),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -92,7 +95,7 @@ def build_codebook(
     refuse_existing(out, force)
     tell, work = progress or {}, partial_path(out)
     if vectors is not None:
-        facts: Mapping[str, Any] = {"vectors": "given", "dim": vectors.shape[1]}
+        facts: dict[str, Any] = {"vectors": "given", "dim": vectors.shape[1]}
     elif encoder is not None:
         vectors, facts = embed(items.texts, encoder, cache=work / "vectors", progress=tell.get("embed"))
     else:

@@ -17,7 +17,7 @@ from sidtool.sid import Codes, SidSpace
 
 @dataclass(frozen=True)
 class IdIndex:
-    """Lookup of ids: hashes (n,) uint64 sorted, and the row (n,) uint32 that each belongs to. Derived, never identity."""
+    """Lookup of ids: hashes (n,) uint64 sorted, and the row (n,) uint32 of each. Derived, never identity."""
 
     hashes: NDArray[np.uint64]
     rows: NDArray[np.uint32]
@@ -43,7 +43,10 @@ class ItemMap:
 
     @classmethod
     def of(cls, space: SidSpace, ids: Sequence[str], codes: Codes, titles: Sequence[str] | None = None) -> "ItemMap":
-        """Sort items given in any order. Raises DataError on an empty or repeated id, UsageError on a code off the space."""
+        """Sort items given in any order.
+
+        Raises DataError on an empty or repeated id, UsageError on a code off the space.
+        """
         space.check(codes)
         if "" in ids:
             raise DataError(f"item {list(ids).index('')} has an empty id")

@@ -90,7 +90,7 @@ def write_folder(folder: Path, arrays: Mapping[str, NDArray[Any]], manifest: Man
 
 
 def write_zip(folder: Path, target: Path) -> None:
-    """Pack a finished folder: stored, sorted, root document last, times fixed, so that equal objects give equal bytes."""
+    """Pack a finished folder: stored, sorted, root last, times fixed, so that equal objects give equal bytes."""
     with target.open("wb") as stream:
         _pack(stream, sorted(_folder_objects(folder), key=lambda pair: (pair[0] == ROOT, pair[0])))
 

@@ -4,6 +4,7 @@ At ten million ids this takes 75 MB and 2.6 us a point; Zarr's own string type t
 strings; knows nothing of items. `hashes` gives the keys of the id index.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class StringArray:
-    """n strings: `data` (bytes,) uint8 and `offsets` (n + 1,) int64, where string i is data[offsets[i]:offsets[i + 1]]."""
+    """n strings: `data` (bytes,) uint8, `offsets` (n + 1,) int64; string i is data[offsets[i]:offsets[i + 1]]."""
 
     data: NDArray[np.uint8]
     offsets: NDArray[np.int64]
@@ -37,7 +38,7 @@ class StringArray:
 
     def __iter__(self) -> Iterator[str]:
         data, bounds = self.data.tobytes(), self.offsets.tolist()
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in itertools.pairwise(bounds):
             yield data[start:stop].decode("utf-8")
 
     def take(self, rows: NDArray[Any]) -> "StringArray":

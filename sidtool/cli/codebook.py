@@ -8,8 +8,8 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
-from sidtool.errors import EXIT_REFUSED, DataError, RefusedError, UsageError
-from sidtool.sid import SPELLINGS, SidSpace
+from sidtool.errors import EXIT_REFUSED, RefusedError, UsageError
+from sidtool.sid import LETTERS, SPELLINGS, SidSpace
 
 
 def build_codebook(
@@ -234,4 +234,17 @@ def _say_manifest(manifest: dict[str, Any]) -> None:
 
 
 def _say_report(report: dict[str, Any]) -> None:
-    raise DataError("the report is not drawn yet")
+    before, after = report["collisions"]["before"], report["collisions"]["after"]
+    lost, kept = report["variance_left"], report["neighbours"]
+    rows = []
+    for level, use in enumerate(report["levels"]):
+        variance = lost[level] if level < len(lost) else "-"  # an appended level quantises nothing
+        numbers = (use["size"], use["used"], use["entropy"], use["perplexity"], use["gini"])
+        rows.append((LETTERS[level], *numbers, variance, kept["jaccard"][level]))
+    columns = ["level", "codes", "in use", "entropy", "perplexity", "gini", "variance left", "neighbours kept"]
+    say_table(columns, rows)
+    say(
+        f"collisions: {before['items']} items in {before['groups']} groups (largest {before['largest']}) before, "
+        f"{after['items']} after; {report['moved']} of {report['items']} items moved",
+        f"neighbours kept: Jaccard@{kept['k']} of embedding and SID-prefix neighbours over {kept['queries']} items",
+    )

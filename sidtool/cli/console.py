@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import typer
 from rich.console import Console
@@ -63,22 +63,31 @@ def say(*lines: object) -> None:
         typer.echo(line)
 
 
-def say_json(value: object) -> None:
-    """One JSON value on one line of stdout."""
-    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+def say_json(value: object, *, to: IO[str] | None = None) -> None:
+    """One JSON value on one line of stdout, or of a file."""
+    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False), file=to)
 
 
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
     """A table on stdout; numbers stand on the right."""
+    _print_table(columns, rows, title, stderr=False)
+
+
+def say_table_aside(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+    """A table on stderr, beside the JSON on stdout."""
+    _print_table(columns, rows, title, stderr=True)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None, *, stderr: bool) -> None:
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float) or row[index] in ("", "-") for row in rows)
+        numeric = all(isinstance(row[index], int | float) or row[index] == "-" for row in rows)
         table.add_column(column, justify="right" if numeric and rows else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_plain(f"{cell:.4f}" if isinstance(cell, float) else str(cell)) for cell in row))
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=stderr)
     if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+        console = Console(highlight=False, stderr=stderr, width=160)
     console.print(table)
 
 

@@ -9,7 +9,7 @@ from sidtool.bundle.explain import explain
 from tests.bundles import small_bundle
 
 
-@pytest.fixture()
+@pytest.fixture
 def bundle() -> Bundle:
     made = small_bundle(items=20, sizes=(3, 4, 5))
     retired = np.zeros(20, dtype=np.bool_)

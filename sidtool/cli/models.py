@@ -1,0 +1,110 @@
+"""The commands that make a model ready: init-model and extend-model."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sidtool.cli import options
+from sidtool.cli.console import next_step, note, say, say_json
+from sidtool.errors import UsageError
+
+
+def init_model(
+    items: Annotated[Path, typer.Argument(help="Catalogue whose text the tokenizer is trained on.")],
+    out: options.Out,
+    preset: Annotated[
+        str, typer.Option(help="Shape of the model: gpt2-tiny, gpt2-mini, qwen3-tiny, llama-tiny.")
+    ] = "gpt2-tiny",
+    vocab_size: Annotated[int, typer.Option(help="Text tokens; 512 do where a model only sees semantic IDs.")] = 4096,
+    text: Annotated[str | None, typer.Option(help='Text of an item, like "{title}. {description}".')] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Field of the model's configuration, key=value.")
+    ] = None,
+    seed: options.Seed = 0,
+    config: options.Config = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Make a small untrained model with a tokenizer of its own, for training from scratch."""
+    from sidtool.catalog.items import read_items
+    from sidtool.model.scratch import init_model as init
+
+    catalogue = read_items(items, text_template=text)
+    if dry_run:
+        return note(f"would make {preset} with at most {vocab_size} text tokens from {len(catalogue)} items at {out}")
+    overrides = assignments(set_)
+    parameters = init(
+        out, texts=catalogue.texts, preset=preset, vocab_size=vocab_size, overrides=overrides, seed=seed, force=force
+    )
+    if json:
+        say_json({"model": str(out), "preset": preset, "parameters": parameters})
+    else:
+        say(f"{out}: {preset}, {parameters:,} parameters")
+    return next_step(f"sidtool extend-model {out} BUNDLE -o {out}+sid")
+
+
+def extend_model(
+    model: Annotated[str, typer.Argument(help="Causal language model: hub id, folder or .gguf file.")],
+    bundle: options.Bundle,
+    out: options.Out,
+    init: Annotated[str, typer.Option(help="First values of the new rows: codebook, mean or random.")] = "codebook",
+    revision: Annotated[str | None, typer.Option(help="Revision of the model.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Precision to store: float32, bfloat16; the checkpoint's if not given.")
+    ] = None,
+    seed: options.Seed = 0,
+    trust_remote_code: options.Trust = False,
+    config: options.Config = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Give a language model the tokens of a bundle, and keep the bundle inside it."""
+    from sidtool.bundle import Bundle
+    from sidtool.model.extend import extend
+
+    opened = Bundle.open(bundle)
+    if dry_run:
+        return note(f"would add {len(opened.space.tokens)} tokens of {bundle} to {model} at {out}")
+    contract = extend(
+        model,
+        opened,
+        out,
+        init=init,  # type: ignore[arg-type]
+        seed=seed,
+        revision=revision,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        force=force,
+    )
+    tokens = contract.tokens
+    if json:
+        say_json(
+            {
+                "model": str(out),
+                "token_start": tokens.start,
+                "token_stop": tokens.stop,
+                "bundle": contract.identity.digest,
+            }
+        )
+    else:
+        say(f"{out}: {tokens.stop - tokens.start} tokens at {tokens.start}, rows by {init}")
+    return next_step(f"sidtool make-sft {bundle} ITEMS INTERACTIONS -o train.jsonl --model {out}")
+
+
+def assignments(pairs: list[str] | None, *, option: str = "--set") -> dict[str, Any]:
+    """`key=value` pairs as a mapping; a value is read as YAML, so that numbers are numbers."""
+    import yaml
+
+    found = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise UsageError(f"{option} takes key=value, not {pair!r}")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            found[key] = value
+    return found

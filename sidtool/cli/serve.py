@@ -1,0 +1,206 @@
+"""The commands that ask a model: recommend and evaluate."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from sidtool.cli import options
+from sidtool.cli.console import next_step, note, progress, say, say_json, say_table, say_table_aside
+from sidtool.errors import DataError, UsageError
+
+Width = Annotated[int, typer.Option(help="Beams: how many partial SIDs are kept at each level.")]
+ExcludeSeen = Annotated[bool, typer.Option("--exclude-seen", help="Never give an item of the history.")]
+Device = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda; the GPU where there is one.")]
+Dtype = Annotated[str | None, typer.Option(help="Precision it runs in: float32, bfloat16, float16.")]
+Swap = Annotated[
+    str | None, typer.Option("--bundle", help="A newer bundle in place of the model's own, if compatible.")
+]
+
+
+def recommend(
+    model: options.Model,
+    history: Annotated[str | None, typer.Option(help="Item ids of one history, oldest first: B01,B02.")] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file", help='JSON Lines of requests {"user", "history", "allow", "deny"}; - is standard input.'
+        ),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Items for each request.")] = 10,
+    width: Width = 50,
+    normalise: Annotated[
+        str, typer.Option(help="Scores over the codes of a level, or over the whole vocabulary as `generate` has them.")
+    ] = "level",
+    exclude_seen: ExcludeSeen = False,
+    allow: Annotated[Path | None, typer.Option(help="File of item ids, a line each: no others are given.")] = None,
+    deny: Annotated[Path | None, typer.Option(help="File of item ids that are never given.")] = None,
+    candidates: Annotated[
+        Path | None, typer.Option(help="File of item ids that are scored exactly, each of them.")
+    ] = None,
+    bundle: Swap = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write JSON Lines to this file.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run left the output.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: options.Trust = False,
+    config: options.Config = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Recommend items to users: only items of the catalogue, no duplicates, k whenever there are k."""
+    from sidtool.recommend.recommend import Request, read_requests
+    from sidtool.recommend.recommend import recommend as ask
+
+    if (history is None) == (file is None):
+        raise UsageError("give either --history or --file")
+    if resume and out is None:
+        raise UsageError("--resume needs -o, the output to go on with")
+    if normalise not in ("level", "vocabulary"):
+        raise UsageError(f"scores are normalised over level or vocabulary, not {normalise!r}")
+    with _lines(file) as lines, _sink(out, resume, force) as (sink, done):
+        served = _load(model, bundle, device, dtype, trust_remote_code)
+        one = Request(history=tuple(filter(None, (history or "").split(","))))
+        requests = read_requests(lines) if file is not None else iter([one])
+        with progress("recommend") as report:
+            answers = ask(
+                served,
+                islice(requests, done, None),
+                k=k,
+                width=width,
+                normalise=normalise,  # type: ignore[arg-type]
+                exclude_seen=exclude_seen,
+                allow=_ids(allow),
+                deny=_ids(deny) or (),
+                candidates=_ids(candidates),
+                progress=report.get("recommend"),
+            )
+            for answer in answers:
+                if sink is not None or json:
+                    say_json(answer.to_json(), to=sink)
+                else:
+                    rows = zip(range(1, k + 1), answer.items, answer.titles, answer.sids, answer.scores, strict=False)
+                    say_table(["", "item", "title", "SID", "score"], list(rows), title=answer.user)
+
+
+def evaluate(
+    model: options.Model,
+    test: Annotated[Path, typer.Argument(help="Test users that make-sft wrote; the training events lie beside.")],
+    events: Annotated[Path | None, typer.Option(help="Training events, if not those beside the test users.")] = None,
+    width: Width = 50,
+    exclude_seen: ExcludeSeen = False,
+    limit: Annotated[int | None, typer.Option(help="Ask only the first so many users.")] = None,
+    minimum: Annotated[
+        list[str] | None, typer.Option("--min", help="Least value, like ndcg@10=0.03: exit 3 below it.")
+    ] = None,
+    bundle: Swap = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: options.Trust = False,
+    seed: options.Seed = 0,
+    config: options.Config = None,
+    json: options.Json = False,
+) -> None:
+    """Measure a model on held-out users over the full catalogue, beside popularity and item-kNN."""
+    from sidtool.catalog.rows import read_events, read_examples
+    from sidtool.cli.models import assignments
+    from sidtool.evaluate.report import check
+    from sidtool.evaluate.report import evaluate as measure
+
+    minima = assignments(minimum, option="--min")
+    examples = list(islice(read_examples(test), limit))
+    beside = events or test.with_name(test.name.replace("test", "events").replace("valid", "events"))
+    sequences = list(read_events(beside)) if beside.exists() else None
+    if sequences is None:
+        note(f"[yellow]no training events at {beside}: no baselines and no slices[/]")
+    served = _load(model, bundle, device, dtype, trust_remote_code)
+    with progress("evaluate") as report:
+        found = measure(
+            served,
+            examples,
+            sequences,
+            width=width,
+            exclude_seen=exclude_seen,
+            seed=seed,
+            progress=report.get("evaluate"),
+        )
+    value = found.to_json()
+    if json:
+        say_json(value)
+    _say_evaluation(value, aside=json)
+    check(found, minima)
+    next_step(f"sidtool recommend {model} --history ITEM,ITEM -k 10")
+
+
+def _load(model: Path, bundle: str | None, device: str | None, dtype: str | None, trust: bool) -> Any:
+    from sidtool.bundle import Bundle
+    from sidtool.model.load import load_served
+
+    served = load_served(
+        model,
+        bundle=Bundle.open(bundle) if bundle else None,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust,
+    )
+    if served.verdict.message and served.verdict.kind != "aligned":  # that one is a warning already
+        note(served.verdict.message)
+    return served
+
+
+@contextmanager
+def _lines(file: str | None) -> Iterator[IO[str]]:
+    if file is None or file == "-":
+        yield sys.stdin
+        return
+    try:
+        stream = Path(file).open(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from error
+    with stream:
+        yield stream
+
+
+@contextmanager
+def _sink(out: Path | None, resume: bool, force: bool) -> Iterator[tuple[IO[str] | None, int]]:
+    """Where JSON Lines go, and how many a killed run has written: they gather in OUT.partial until the last is there."""
+    from sidtool.output import partial_path, refuse_existing
+    from sidtool.recommend.recommend import finished_lines
+
+    if out is None:
+        yield None, 0
+        return
+    refuse_existing(out, force)
+    partial = partial_path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done = finished_lines(partial) if resume else 0
+    with partial.open("a" if resume else "w", encoding="utf-8") as stream:
+        yield stream, done
+    partial.replace(out)
+
+
+def _ids(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _say_evaluation(value: dict[str, Any], *, aside: bool) -> None:
+    """The table of an evaluation; on stderr where stdout holds the JSON."""
+    names = [
+        f"{kind}@{k}" for kind in ("hr", "ndcg", "mrr") for k in (1, 5, 10, 20, 50) if f"{kind}@{k}" in value["metrics"]
+    ]
+    systems = {"model": value["metrics"], **value["baselines"], "model, SID level": value["sid_level"]}
+    rows: list[list[object]] = [[name, *(metrics[name] for metrics in systems.values())] for name in names]
+    for row, name in zip(rows, names, strict=True):
+        low, high = value["ci"][name]
+        row.append(f"{low:.4f} to {high:.4f}")
+    table = say_table_aside if aside else say_table
+    table(["", *systems, "95% interval of the model"], rows, title=f"{value['n']} users, full ranking, item level")

@@ -1,0 +1,187 @@
+"""The commands that teach a model: make-sft and train."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sidtool.cli import options
+from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
+from sidtool.cli.models import assignments
+from sidtool.errors import UsageError
+
+PROTOCOLS = ("leave-one-out", "temporal", "given")
+
+
+def make_sft(
+    bundle: options.Bundle,
+    items: Annotated[Path, typer.Argument(help="Catalogue that the bundle was built from.")],
+    interactions: Annotated[
+        Path, typer.Argument(help="Events: CSV, TSV, JSONL, Parquet, RecBole .inter; training windows under `given`.")
+    ],
+    out: options.Out,
+    protocol: Annotated[str, typer.Option(help=f"What is held out: {', '.join(PROTOCOLS)}.")] = "leave-one-out",
+    valid: Annotated[Path | None, typer.Option(help="Validation windows, under `given`.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Test windows, under `given`.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Task and weight, like next-item=1; may be repeated.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Extended model: its tokenizer measures rows and gives the chat format.")
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="Rows as plain text or chat; auto: chat where the model has a template.")
+    ] = "auto",
+    history_length: Annotated[int, typer.Option(help="Items of a history that are shown.")] = 20,
+    max_length: Annotated[int, typer.Option(help="Tokens of a row; a longer history loses its oldest items.")] = 1024,
+    text: Annotated[str | None, typer.Option(help="Text of an item, if not its title.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of item ids in the catalogue.")] = None,
+    title_column: Annotated[str | None, typer.Option(help="Column of titles.")] = None,
+    field: Annotated[
+        list[str] | None, typer.Option(help="Further catalogue column that a task needs, like description.")
+    ] = None,
+    user_column: Annotated[str | None, typer.Option(help="Column of users in the events.")] = None,
+    item_column: Annotated[str | None, typer.Option(help="Column of item ids in the events.")] = None,
+    order_column: Annotated[str | None, typer.Option(help="Column of time or order in the events.")] = None,
+    seed: options.Seed = 0,
+    config: options.Config = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Write training rows, validation and test users, and their lineage."""
+    from sidtool.bundle import Bundle
+    from sidtool.catalog.items import read_items
+    from sidtool.tune.rows import SftOptions
+    from sidtool.tune.sft import make_sft as make
+    from sidtool.tune.sft import side_files
+
+    tokenizer = _tokenizer(model)
+    weights = _weights(task)
+    chat = format_ == "auto" and getattr(tokenizer, "chat_template", None) and set(weights) != {"sequence"}
+    wanted = SftOptions(
+        tasks=weights,
+        format="chat" if chat else "plain" if format_ == "auto" else format_,  # type: ignore[arg-type]
+        max_length=max_length,
+        history_length=history_length,
+        seed=seed,
+    )
+    catalogue = read_items(
+        items, id_column=id_column, title_column=title_column, text_template=text, fields=tuple(field or ())
+    )
+    split = _split(protocol, interactions, valid, test, user_column, item_column, order_column)
+    with progress("rows") as report:
+        lineage = make(
+            Bundle.open(bundle),
+            catalogue,
+            split,
+            out,
+            wanted,
+            tokenizer=tokenizer,
+            dry_run=dry_run,
+            force=force,
+            progress=report.get("rows"),
+        )
+    if json:
+        say_json(lineage)
+    else:
+        _say_lineage(lineage)
+    if dry_run:
+        return note(f"nothing written; it would be {out}, " + ", ".join(path.name for path in side_files(out).values()))
+    return next_step(f"sidtool train {model or 'MODEL+sid'} {out} -o tuned")
+
+
+def train(
+    model: options.Model,
+    rows: Annotated[
+        Path, typer.Argument(help="Training rows that make-sft wrote; its valid and meta files lie beside.")
+    ],
+    out: options.Out,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of training settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Training setting, key=value: sidtool's own or any SFTConfig field."),
+    ] = None,
+    valid: Annotated[Path | None, typer.Option(help="Validation users, if not those beside the rows.")] = None,
+    trust_remote_code: options.Trust = False,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Train a model on rows, and keep the checkpoint that recommends best on validation.
+
+    A killed run leaves OUT.partial, and the same command goes on from there.
+    """
+    from sidtool.tune.settings import read_settings
+    from sidtool.tune.sft import side_files
+    from sidtool.tune.train import train as run
+
+    own, fields = read_settings(config, set_ or ())
+    if dry_run:
+        return note(f"would train {model} on {rows} with {own} and {fields or 'no further settings'}; output {out}")
+    with progress("train") as report:
+        summary = run(
+            model,
+            rows,
+            out,
+            options=own,
+            fields=fields,
+            valid=valid or side_files(rows)["valid"],
+            trust_remote_code=trust_remote_code,
+            force=force,
+            progress=report.get("train"),
+        )
+    if json:
+        say_json(summary)
+    else:
+        say(*(f"{key}: {value}" for key, value in summary.items()))
+    return next_step(f"sidtool evaluate {out} {side_files(rows)['test']}")
+
+
+def _tokenizer(model: Path | None) -> Any:
+    if model is None:
+        return None
+    from sidtool.model.pretrained import load_tokenizer, locate
+
+    return load_tokenizer(locate(str(model)))
+
+
+def _weights(tasks: list[str] | None) -> dict[str, float]:
+    weights = assignments(tasks, option="--task") or {"sequence": 1.0}
+    for name, weight in weights.items():
+        if not isinstance(weight, int | float) or isinstance(weight, bool):
+            raise UsageError(f"the weight of task {name} is a number, not {weight!r}")
+    return {name: float(weight) for name, weight in weights.items()}
+
+
+def _split(protocol: str, interactions: Path, valid: Path | None, test: Path | None, *columns: str | None) -> Any:
+    from sidtool.catalog import splits
+    from sidtool.catalog.interactions import read_interactions
+
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"no protocol {protocol!r}", hint=f"there are {', '.join(PROTOCOLS)}")
+    if (protocol == "given") != (valid is not None and test is not None) or (valid is None) != (test is None):
+        raise UsageError("--valid and --test go with --protocol given, and it with both")
+    if valid is not None and test is not None:
+        return splits.given(interactions, valid, test)
+    user, item, order = columns
+    events = read_interactions(interactions, user_column=user, item_column=item, order_column=order)
+    return splits.leave_one_out(events) if protocol == "leave-one-out" else splits.temporal(events)
+
+
+def _say_lineage(lineage: dict[str, Any]) -> None:
+    total = sum(counted["tokens"] for counted in lineage["tasks"].values())
+    rows = [
+        (
+            task,
+            lineage["weights"][task],
+            counted["rows"],
+            counted["tokens"],
+            f"{counted['tokens'] / max(total, 1):.0%}",
+            counted["longest"],
+        )
+        for task, counted in lineage["tasks"].items()
+    ]
+    say_table(["task", "weight", "rows", "tokens", "share", "longest row"], rows)
+    say(
+        f"protocol {lineage['protocol']}: {lineage['valid']} validation and {lineage['test']} test users; "
+        f"{lineage['held_out_events']} held-out events in training rows, {lineage['dropped_events']} events of unknown items"
+    )

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from sidtool.errors import UsageError
+from sidtool.output import new_dir, new_file, partial_path, refuse_existing
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    with pytest.raises(ZeroDivisionError), new_file(out) as path:
+        path.write_text("half")
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
+    with new_file(out) as path:
+        path.write_text("whole")
+        assert not out.exists()
+    assert out.read_text() == "whole"
+    with pytest.raises(UsageError, match="exists already"), new_file(out):
+        pass
+    with new_file(out, force=True) as path:
+        path.write_text("new")
+        assert out.read_text() == "whole"
+    assert out.read_text() == "new"
+
+
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    with new_dir(out) as folder:
+        (folder / "a").write_text("old")
+    with pytest.raises(ZeroDivisionError), new_dir(out, force=True) as folder:
+        (folder / "a").write_text("half")
+        _ = 1 / 0
+    assert (out / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_resumable_work_is_found_again(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    with pytest.raises(ZeroDivisionError), new_dir(out, resume=True) as folder:
+        (folder / "step-1").write_text("done")
+        _ = 1 / 0
+    assert not out.exists()
+    with new_dir(out, resume=True) as folder:
+        assert (folder / "step-1").read_text() == "done"
+    assert (out / "step-1").exists()
+    assert not partial_path(out).exists()
+
+
+def test_a_run_killed_between_the_two_moves_is_mended(tmp_path: Path) -> None:
+    out, aside = tmp_path / "model", tmp_path / "model.replaced"
+    aside.mkdir()
+    (aside / "a").write_text("old")
+    with pytest.raises(UsageError, match="exists already"):
+        refuse_existing(out, force=False)
+    assert (out / "a").read_text() == "old"
+    assert not aside.exists()
