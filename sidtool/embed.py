@@ -311,8 +311,9 @@ def _read_parquet(path: Path) -> tuple[NDArray[Any], list[str]]:
 
 def _read_zarr(path: Path) -> tuple[NDArray[Any], list[str] | None]:
     import zarr
+    from zarr.storage import ZipStore
 
-    stored = zarr.open(str(path), mode="r")
+    stored = zarr.open(ZipStore(path, mode="r") if path.suffix == ".zip" else path, mode="r")
     if isinstance(stored, zarr.Array):
         return np.asarray(stored[:]), None
     return np.asarray(stored["vectors"][:]), [str(item) for item in stored["ids"][:].tolist()]
