@@ -154,6 +154,7 @@ class _Run:
             "use_cpu": not on_gpu,
             "bf16": on_gpu and torch.cuda.is_bf16_supported(),
             "gradient_checkpointing": False,
+            "ddp_find_unused_parameters": False,
             "dataloader_pin_memory": on_gpu,
             "report_to": "none",
             "disable_tqdm": True,

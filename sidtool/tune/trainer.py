@@ -133,6 +133,8 @@ class SidTrainer(SFTTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:  # some of the parents' branches come here on every rank
+            return
         folder = Path(output_dir or self.args.output_dir)
         self._mark(folder)
         if self.ema:
