@@ -1,0 +1,356 @@
+"""The decoder against `generate`, against the floor, and against growing catalogues: ratios, each from one run.
+
+    python benchmarks/decoder.py [--quick] [--json] [--threads 2] [PART ...]
+
+Every comparison interleaves the two sides and takes medians, so that a busy machine disturbs both. `--quick` takes
+smaller sizes: it shows that the parts work, and its ratios are not the ones that the README quotes.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TEXT = 151_900
+VOCABULARY = 152_960
+LEVELS = (256, 256, 256, 256)
+PROMPT = 128
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the parts run."""
+
+    repeats: int
+    catalogue: int
+    large: int
+    requests: int
+    memory: tuple[int, int]  # batch, width
+    batch: tuple[int, int]
+    hidden: int
+    layers: int
+
+
+FULL = Scale(5, 100_000, 10_000_000, 100_000, (32, 50), (8, 20), 512, 8)
+QUICK = Scale(1, 10_000, 1_000_000, 2_000, (4, 10), (4, 10), 128, 2)
+
+
+# Models and catalogues ------------------------------------------------------------------------------------------------
+
+
+def qwen3(hidden: int, layers: int, vocabulary: int) -> Any:
+    """A random Qwen3: 512 x 8 has 25 M parameters beside its embeddings."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=max(1, hidden // 128),
+        head_dim=64,
+        tie_word_embeddings=True,
+        initializer_range=0.06,  # large enough that beams differ
+    )
+    return Qwen3ForCausalLM(config).eval()
+
+
+def catalogue(n: int) -> Any:
+    """(n, 4) distinct random codes in order."""
+    rng = np.random.default_rng(0)
+    keys = np.sort(rng.integers(0, 1 << 32, n + n // 50 + 100, dtype=np.uint64))
+    keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
+    keys = keys[np.sort(rng.permutation(len(keys))[:n])]
+    return np.stack([((keys >> np.uint64(s)) & np.uint64(255)).astype(np.uint16) for s in (24, 16, 8, 0)], axis=1)
+
+
+def prompts_of(n: int, text: int = TEXT) -> list[list[int]]:
+    """Random prompts of one length."""
+    return np.random.default_rng(1).integers(10, text, (n, PROMPT)).tolist()
+
+
+def trie_and_tokens(codes: Any, text: int = TEXT) -> tuple[Any, Any]:
+    """What the decoder needs of a catalogue."""
+    from sidtool.bundle.trie import Trie
+    from sidtool.prompt.tokens import SidTokens
+    from sidtool.sid import SidSpace
+
+    return Trie.from_codes(codes, LEVELS), SidTokens(SidSpace(LEVELS), text)
+
+
+# The two sides --------------------------------------------------------------------------------------------------------
+
+
+def prefix_function(codes: Any, text: int) -> Callable[[int, Any], list[int]]:
+    """The field's practice: a dictionary from the tokens so far to those that may follow."""
+    offsets = text + 256 * np.arange(len(LEVELS))
+    following: dict[tuple[int, ...], dict[int, None]] = {}
+    for row in (codes + offsets).tolist():
+        for depth, token in enumerate(row):
+            following.setdefault(tuple(row[:depth]), {})[token] = None
+    lists = {prefix: list(tokens) for prefix, tokens in following.items()}
+    return lambda _, ids: lists.get(tuple(ids[PROMPT:].tolist()), [0])
+
+
+def run_generate(model: Any, prompts: list[list[int]], width: int, allowed: Any) -> Any:
+    """transformers' own beam search."""
+    import torch
+    from transformers import GenerationConfig
+
+    ids = torch.tensor(prompts)
+    config = GenerationConfig(
+        num_beams=width,
+        num_return_sequences=width,
+        max_new_tokens=len(LEVELS),
+        do_sample=False,
+        length_penalty=0.0,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_scores=False,
+    )
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), generation_config=config, prefix_allowed_tokens_fn=allowed
+    )
+    return out.sequences[:, PROMPT:].view(len(prompts), width, -1).numpy()
+
+
+def run_beam(model: Any, prompts: list[list[int]], width: int, trie: Any, tokens: Any, normalise: str) -> Any:
+    """The decoder of this project; one batch."""
+    from sidtool.recommend.beam import beam_search
+
+    return beam_search(
+        model,
+        prompts,
+        trie,
+        tokens,
+        width=width,
+        k=width,
+        normalise=normalise,
+        token_budget=1 << 30,  # type: ignore[arg-type]
+    )
+
+
+def run_floor(model: Any, prompts: list[list[int]], width: int) -> None:
+    """Stock transformers, no head and no search: the prefill and L - 1 passes of W tokens with a cache."""
+    import torch
+
+    with torch.no_grad():
+        cache = model.model(input_ids=torch.tensor(prompts), use_cache=True).cache
+        tokens = torch.full((len(prompts), width), 7)
+        for _ in LEVELS[1:]:
+            cache = model.model(input_ids=tokens, cache=cache, use_cache=True).cache
+
+
+def medians(repeats: int, *sides: Callable[[], Any]) -> list[float]:
+    """Median seconds of each side, run in turns after one round that is not counted."""
+    times: list[list[float]] = [[] for _ in sides]
+    for turn in range(repeats + 1):
+        for side, taken in zip(sides, times, strict=True):
+            start = time.perf_counter()
+            side()
+            if turn:
+                taken.append(time.perf_counter() - start)
+    return [float(np.median(taken)) for taken in times]
+
+
+# The parts ------------------------------------------------------------------------------------------------------------
+
+
+def against_generate(scale: Scale) -> dict[str, Any]:
+    """Speed-up over `generate` with a prefix function; every result legal, and equal under its own normalisation."""
+    codes = catalogue(scale.catalogue)
+    model = qwen3(scale.hidden, scale.layers, VOCABULARY)
+    scratch, scratch_8k = qwen3(128, 2, VOCABULARY), qwen3(128, 2, 8192)
+    batch, width = scale.batch
+    found: dict[str, Any] = {}
+    for name, one, text, n, wide, normalises in (
+        ("batch1", model, TEXT, 1, 50, ("level", "vocabulary")),
+        ("batch8", model, TEXT, batch, width, ("level",)),
+        ("scratch", scratch, TEXT, batch, width, ("level",)),
+        ("scratch_8k", scratch_8k, 7000, batch, width, ("level",)),  # what a model from scratch would really have
+    ):
+        trie, tokens = trie_and_tokens(codes, text)
+        allowed, prompts = prefix_function(codes, text), prompts_of(n, text)
+        check_results(run_generate(one, prompts, wide, allowed), one, prompts, wide, trie, tokens, codes)
+        sides = [lambda: run_generate(one, prompts, wide, allowed)]  # noqa: B023
+        sides += [lambda norm=norm: run_beam(one, prompts, wide, trie, tokens, norm) for norm in normalises]  # noqa: B023
+        slow, *fast = medians(scale.repeats, *sides)
+        for normalise, seconds in zip(normalises, fast, strict=True):
+            key = f"speedup_{name}" if normalise == "level" else f"speedup_{name}_{normalise}"
+            found |= {key: slow / seconds, f"seconds_{name}_{normalise}": seconds}
+        found[f"seconds_{name}_generate"] = slow
+    return found
+
+
+def check_results(
+    generated: Any, model: Any, prompts: list[list[int]], width: int, trie: Any, tokens: Any, codes: Any
+) -> None:
+    """Every SID legal by an independent set; under vocabulary normalisation the same SIDs as `generate`."""
+    legal = set(map(tuple, codes.tolist()))
+    exact = run_beam(model, prompts, width, trie, tokens, "vocabulary")
+    level = run_beam(model, prompts, width, trie, tokens, "level")
+    for row, (mine, other) in enumerate(zip(exact, level, strict=True)):
+        sids, others = (set(map(tuple, trie.leaf_codes(one.leaves).tolist())) for one in (mine, other))
+        theirs = set(map(tuple, tokens.codes(generated[row]).tolist()))
+        if not sids <= legal or not others <= legal or len(sids) < width or len(others) < width:
+            raise SystemExit(f"prompt {row}: an illegal SID, or too few")
+        if len(sids & theirs) < width - 1:  # the last place may be a tie
+            raise SystemExit(f"prompt {row}: {len(sids & theirs)} of {width} SIDs are those of generate")
+
+
+def growth(scale: Scale) -> dict[str, Any]:
+    """Seconds of the same request over a small and a large catalogue, and what building the large trie takes."""
+    import torch
+
+    from sidtool.bundle.trie import Trie
+    from sidtool.recommend.arrays import TrieArrays
+
+    model, prompts = qwen3(scale.hidden, scale.layers, VOCABULARY), prompts_of(1)
+    few, many = catalogue(10_000), catalogue(scale.large)
+    start = time.perf_counter()
+    Trie.from_codes(many, LEVELS)
+    build = time.perf_counter() - start
+    (small, tokens), (large, _) = trie_and_tokens(few), trie_and_tokens(many)
+    a, b = medians(
+        5 * scale.repeats,
+        lambda: run_beam(model, prompts, 50, small, tokens, "level"),
+        lambda: run_beam(model, prompts, 50, large, tokens, "level"),
+    )
+    spent = 0.0
+    gather = TrieArrays.candidates
+
+    def timed(self: Any, level: int, nodes: torch.Tensor) -> Any:
+        nonlocal spent
+        start = time.perf_counter()
+        found = gather(self, level, nodes)
+        spent += time.perf_counter() - start
+        return found
+
+    TrieArrays.candidates = timed  # type: ignore[method-assign]
+    shares = []
+    for _ in range(5 * scale.repeats):
+        spent, start = 0.0, time.perf_counter()
+        run_beam(model, prompts, 50, large, tokens, "level")
+        shares.append(spent / (time.perf_counter() - start))
+    TrieArrays.candidates = gather  # type: ignore[method-assign]
+    return {
+        "growth_1e4_1e7": b / a,
+        "constraint_share": float(np.median(shares)),
+        "trie_items": scale.large,
+        "trie_seconds": build,
+        "trie_megabytes": large.nbytes / 1e6,
+    }
+
+
+def floor(scale: Scale) -> dict[str, Any]:
+    """Seconds over those of the bare forward passes that no decoder can do without."""
+    model = qwen3(scale.hidden, scale.layers, VOCABULARY)
+    trie, tokens = trie_and_tokens(catalogue(scale.catalogue))
+    prompts = prompts_of(scale.batch[0])
+    bare, mine = medians(
+        2 * scale.repeats,
+        lambda: run_floor(model, prompts, 50),
+        lambda: run_beam(model, prompts, 50, trie, tokens, "level"),
+    )
+    return {"over_floor": mine / bare, "seconds_floor": bare}
+
+
+def memory(scale: Scale) -> dict[str, Any]:
+    """Peak memory beyond the loaded model, each side in a process of its own."""
+    peaks = {}
+    for side in ("beam", "generate"):
+        quick = ["--quick"] if scale is QUICK else []
+        command = [sys.executable, __file__, "--peak", side, "--threads", str(os.environ["OMP_NUM_THREADS"]), *quick]
+        peaks[side] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    ratio = peaks["beam"] / peaks["generate"]
+    return {"memory_ratio": ratio, "megabytes_beam": peaks["beam"], "megabytes_generate": peaks["generate"]}
+
+
+def peak(scale: Scale, side: str) -> float:
+    """Megabytes that one side takes at its peak, the loaded model left out. Linux only."""
+    codes = catalogue(scale.catalogue)
+    trie, tokens = trie_and_tokens(codes)
+    model = qwen3(scale.hidden, scale.layers, VOCABULARY)
+    batch, width = scale.memory
+    prompts, allowed = prompts_of(batch), prefix_function(codes, TEXT)
+    run_beam(model, prompts[:1], 2, trie, tokens, "level")  # what the first call sets up once is not counted
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what loading left free would hide part of what follows
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+    before = _status("VmRSS")
+    if side == "beam":
+        run_beam(model, prompts, width, trie, tokens, "level")
+    else:
+        run_generate(model, prompts, width, allowed)
+    return (_status("VmHWM") - before) / 1e3
+
+
+def _status(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(key)))
+
+
+def legality(scale: Scale) -> dict[str, Any]:
+    """Random requests on a tiny model: emitted SIDs that are not in an independently built set, or repeated."""
+    from sidtool.recommend.beam import beam_search
+
+    rng = np.random.default_rng(2)
+    codes = catalogue(scale.catalogue)
+    trie, tokens = trie_and_tokens(codes, 500)
+    legal, model, wrong, emitted = set(map(tuple, codes.tolist())), qwen3(64, 1, 1600), 0, 0
+    for start in range(0, scale.requests, 1000):
+        some = min(1000, scale.requests - start)
+        prompts = [rng.integers(10, 500, length).tolist() for length in rng.integers(1, 20, some)]
+        for found in beam_search(model, prompts, trie, tokens, width=5, k=5):
+            sids = list(map(tuple, trie.leaf_codes(found.leaves).tolist()))
+            emitted += len(sids)
+            wrong += 5 - len(set(sids) & legal)
+    return {"requests": scale.requests, "emitted": emitted, "illegal": wrong}
+
+
+PARTS = {"generate": against_generate, "growth": growth, "floor": floor, "memory": memory, "legality": legality}
+
+
+def main() -> None:
+    """Run the parts asked for and print what each found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peak", choices=("beam", "generate"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(arguments.threads)
+    logging.set_verbosity_error()
+    scale = QUICK if arguments.quick else FULL
+    if arguments.peak:
+        print(peak(scale, arguments.peak))
+        return
+    found: dict[str, Any] = {}
+    for name in arguments.parts or PARTS:
+        part = PARTS[name](scale)
+        found |= part
+        if not arguments.json:
+            for key, value in part.items():
+                print(f"{key:28} {value:.4g}" if isinstance(value, float) else f"{key:28} {value}", flush=True)
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
