@@ -114,9 +114,11 @@ def first_items(asked: Asked, leaves: NDArray[np.int64], count: int) -> NDArray[
         return leaves[:, :count]
     items = np.full((len(leaves), count), -1, dtype=np.int64)
     for row, ranked in enumerate(leaves):
-        groups = [np.arange(*trie.leaf_start[leaf : leaf + 2], dtype=np.int64) for leaf in ranked if leaf >= 0]
+        denied = asked.denied(row)
+        enough = [leaf for leaf in ranked[: count + len(denied)].tolist() if leaf >= 0]
+        groups = [np.arange(*trie.leaf_start[leaf : leaf + 2], dtype=np.int64) for leaf in enough]
         given = np.concatenate([ranked[:0], *groups])
-        given = given[~np.isin(given, asked.denied(row))][:count]
+        given = given[~np.isin(given, denied)][:count]
         items[row, : len(given)] = given
     return items
 
