@@ -13,10 +13,10 @@ HEAD = """# The command line
 
 Written by `make docs` from the commands' own help; do not edit.
 
-Results go to stdout, all else to stderr; `--json` prints one object (JSON Lines for `encode`, `decode` and `recommend`). Exit codes:
-0 done, 1 failed, 2 usage or configuration, 3 the answer is no (integrity, compatibility, a threshold not met), 130 interrupted.
-Options come from flags, then the environment (`SIDTOOL_TRAIN_SEED` is `sidtool train --seed`), then `--config FILE.yaml`, then
-defaults; a configuration's unknown key is an error. `SIDTOOL_DEBUG=1` shows tracebacks.
+Results go to stdout, all else to stderr; `--json` prints one object (JSON Lines for `encode`, `decode`, `recommend`).
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 the answer is no (integrity, compatibility, a threshold not
+met), 130 interrupted. Options come from flags, then the environment (`SIDTOOL_EVALUATE_WIDTH` is `sidtool evaluate
+--width`), then `--config FILE.yaml`, then defaults; an unknown key is an error. `SIDTOOL_DEBUG=1` shows tracebacks.
 """
 
 
@@ -27,7 +27,8 @@ def spell(parameter: Any) -> str:
     else:
         name = ", ".join(f"`{option}`" for option in [*parameter.opts, *parameter.secondary_opts])
     default = "required" if parameter.required else parameter.default
-    shown = "" if default in (None, False, ()) or default == [] else f"`{default}`" if default != "required" else default
+    hidden = default is None or default is False or default in ((), [])
+    shown = default if default == "required" else "" if hidden else f"`{default}`"
     return f"| {name} | {(parameter.help or '').strip().replace('|', '/')} | {shown} |"
 
 

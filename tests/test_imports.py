@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "sentence_transformers", "trl", "datasets", "sklearn", "scipy", "pyarrow", "zarr", "yaml")
+HEAVY = ("torch", "transformers", "sentence_transformers", "trl", "datasets", "sklearn", "scipy", "pyarrow", "zarr")
 
 
 def loaded_by(program: str) -> set[str]:

@@ -6,11 +6,15 @@ from sidtool.errors import UsageError
 from sidtool.output import new_dir, new_file, partial_path, refuse_existing
 
 
+def half_written(path: Path, text: str = "half") -> None:
+    path.write_text(text)
+    raise OSError("the disk is full")
+
+
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
-    with pytest.raises(ZeroDivisionError), new_file(out) as path:
-        path.write_text("half")
-        _ = 1 / 0
+    with pytest.raises(OSError), new_file(out) as path:
+        half_written(path)
     assert list(tmp_path.iterdir()) == []
     with new_file(out) as path:
         path.write_text("whole")
@@ -28,18 +32,16 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     out = tmp_path / "model"
     with new_dir(out) as folder:
         (folder / "a").write_text("old")
-    with pytest.raises(ZeroDivisionError), new_dir(out, force=True) as folder:
-        (folder / "a").write_text("half")
-        _ = 1 / 0
+    with pytest.raises(OSError), new_dir(out, force=True) as folder:
+        half_written(folder / "a")
     assert (out / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_resumable_work_is_found_again(tmp_path: Path) -> None:
     out = tmp_path / "model"
-    with pytest.raises(ZeroDivisionError), new_dir(out, resume=True) as folder:
-        (folder / "step-1").write_text("done")
-        _ = 1 / 0
+    with pytest.raises(OSError), new_dir(out, resume=True) as folder:
+        half_written(folder / "step-1", "done")
     assert not out.exists()
     with new_dir(out, resume=True) as folder:
         assert (folder / "step-1").read_text() == "done"

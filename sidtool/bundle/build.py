@@ -9,15 +9,15 @@ import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.items import ItemMap
 from sidtool.catalog.items import Items
 from sidtool.embed import Encoder, embed
-from sidtool.errors import DataError
+from sidtool.errors import DataError, UsageError
 from sidtool.output import partial_path, refuse_existing, remove, replace_dir
-from sidtool.quantize import fit
+from sidtool.quantize import METHODS, fit
 from sidtool.quantize.collisions import Policy, assign
 from sidtool.quantize.report import codebook_report
 from sidtool.sid import SPELLINGS, SidSpace, Vectors
@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """How vectors become SIDs, and how SIDs are spelled."""
+    """How vectors become SIDs, and how SIDs are spelled. Raises UsageError for a name that is none."""
 
     sizes: tuple[int, ...] = (256, 256, 256)
     method: str = "rq-kmeans"
@@ -35,6 +35,12 @@ class Plan:
     spelling: str = "openonerec"
     markers: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        choices = {"method": METHODS, "policy": get_args(Policy), "spelling": SPELLINGS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f"no {name} {getattr(self, name)!r}", hint=f"choose from {', '.join(known)}")
 
     def space(self, sizes: tuple[int, ...]) -> SidSpace:
         """The space of the given sizes (those planned, and an appended collision level where there is one)."""

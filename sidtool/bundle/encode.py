@@ -28,7 +28,7 @@ def encode_texts(
     if not all(text.strip() for text in texts):
         raise DataError("an empty text has no semantic ID")
     known = {field.name: recipe[field.name] for field in fields(Encoder) if field.name in recipe}
-    encoder = replace(Encoder(**known), trust_remote_code=trust_remote_code, **({"model": model} if model else {}))
+    encoder = replace(Encoder(**known), trust_remote_code=trust_remote_code, model=model or known["model"])
     check_probes(encoder, recipe)
     with TemporaryDirectory() as cache:
         vectors, _ = embed(texts, encoder, cache=Path(cache))

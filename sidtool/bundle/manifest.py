@@ -115,7 +115,14 @@ def codebook_arrays(codebook: Codebook) -> dict[str, NDArray[Any]]:
     return levels | {f"codebook/encoder/{name}": array for name, array in codebook.encoder.items()}
 
 
+_NOT_IDENTITY = ("model", "revision", "trust_remote_code", "probes")
+"""Keys of an encoder's recipe that say where it was found and what it gave there: its weights say what it is."""
+
+
 def _hash_codebook(codebook: Codebook | None, recipe: Mapping[str, Any] | None, policy: str) -> str:
+    encoder = (recipe or {}).get("encoder", {})
+    if "weights" in encoder:
+        recipe = {**(recipe or {}), "encoder": {key: encoder[key] for key in encoder if key not in _NOT_IDENTITY}}
     digest = hashlib.sha256(canonical({"recipe": recipe, "policy": policy}))
     for name, array in sorted(codebook_arrays(codebook).items()) if codebook else ():
         _update(digest, name, array)
@@ -124,7 +131,12 @@ def _hash_codebook(codebook: Codebook | None, recipe: Mapping[str, Any] | None, 
 
 def _hash_items(items: ItemMap) -> str:
     digest = hashlib.sha256()
-    columns = {"id_bytes": items.ids.data, "id_offset": items.ids.offsets, "sid": items.codes, "retired": items.retired}
+    columns: dict[str, NDArray[Any]] = {
+        "id_bytes": items.ids.data,
+        "id_offset": items.ids.offsets,
+        "sid": items.codes,
+        "retired": items.retired,
+    }
     if items.titles is not None:
         columns |= {"title_bytes": items.titles.data, "title_offset": items.titles.offsets}
     for name, array in columns.items():

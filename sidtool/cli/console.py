@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 class Commands(TyperGroup):
     """The command group: turns errors into one line and an exit code, and warnings into one line each."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run a command. `SIDTOOL_DEBUG=1` shows tracebacks."""
         debug = os.environ.get("SIDTOOL_DEBUG") == "1"
         _quiet_libraries()

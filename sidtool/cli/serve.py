@@ -10,7 +10,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from sidtool.cli import options
-from sidtool.cli.console import next_step, note, progress, say, say_json, say_table, say_table_aside
+from sidtool.cli.console import next_step, note, progress, say_json, say_table, say_table_aside
 from sidtool.errors import DataError, UsageError
 
 Width = Annotated[int, typer.Option(help="Beams: how many partial SIDs are kept at each level.")]
@@ -27,9 +27,7 @@ def recommend(
     history: Annotated[str | None, typer.Option(help="Item ids of one history, oldest first: B01,B02.")] = None,
     file: Annotated[
         str | None,
-        typer.Option(
-            "--file", help='JSON Lines of requests {"user", "history", "allow", "deny"}; - is standard input.'
-        ),
+        typer.Option("--file", help='JSON Lines of requests {"user", "history", "allow", "deny"}; - is stdin.'),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Items for each request.")] = 10,
     width: Width = 50,
@@ -53,13 +51,15 @@ def recommend(
     json: options.Json = False,
 ) -> None:
     """Recommend items to users: only items of the catalogue, no duplicates, k whenever there are k."""
-    from sidtool.recommend.recommend import Request, read_requests
+    from sidtool.recommend.recommend import Request, read_requests, score_items
     from sidtool.recommend.recommend import recommend as ask
 
     if (history is None) == (file is None):
         raise UsageError("give either --history or --file")
     if resume and out is None:
         raise UsageError("--resume needs -o, the output to go on with")
+    if candidates is not None and allow is not None:
+        raise UsageError("--candidates is an allow list already", hint="leave --allow out")
     if normalise not in ("level", "vocabulary"):
         raise UsageError(f"scores are normalised over level or vocabulary, not {normalise!r}")
     with _lines(file) as lines, _sink(out, resume, force) as (sink, done):
@@ -67,18 +67,13 @@ def recommend(
         one = Request(history=tuple(filter(None, (history or "").split(","))))
         requests = read_requests(lines) if file is not None else iter([one])
         with progress("recommend") as report:
-            answers = ask(
-                served,
-                islice(requests, done, None),
-                k=k,
-                width=width,
-                normalise=normalise,  # type: ignore[arg-type]
-                exclude_seen=exclude_seen,
-                allow=_ids(allow),
-                deny=_ids(deny) or (),
-                candidates=_ids(candidates),
-                progress=report.get("recommend"),
-            )
+            told, denied, stream = report.get("recommend"), _ids(deny) or (), islice(requests, done, None)
+            shared: dict[str, Any] = {"k": k, "normalise": normalise, "exclude_seen": exclude_seen}
+            if candidates is not None:
+                answers = score_items(served, stream, _ids(candidates) or (), deny=denied, progress=told, **shared)
+            else:
+                allowed = _ids(allow)
+                answers = ask(served, stream, width=width, allow=allowed, deny=denied, progress=told, **shared)
             for answer in answers:
                 if sink is not None or json:
                     say_json(answer.to_json(), to=sink)
@@ -108,10 +103,12 @@ def evaluate(
     """Measure a model on held-out users over the full catalogue, beside popularity and item-kNN."""
     from sidtool.catalog.rows import read_events, read_examples
     from sidtool.cli.models import assignments
+    from sidtool.evaluate.metrics import check_names, metric_names
     from sidtool.evaluate.report import check
     from sidtool.evaluate.report import evaluate as measure
 
     minima = assignments(minimum, option="--min")
+    check_names(minima, metric_names())
     examples = list(islice(read_examples(test), limit))
     beside = events or test.with_name(test.name.replace("test", "events").replace("valid", "events"))
     sequences = list(read_events(beside)) if beside.exists() else None
@@ -157,17 +154,16 @@ def _lines(file: str | None) -> Iterator[IO[str]]:
     if file is None or file == "-":
         yield sys.stdin
         return
-    try:
-        stream = Path(file).open(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from error
-    with stream:
+    path = Path(file)
+    if not path.is_file():
+        raise DataError(f"no requests at {path}")
+    with path.open(encoding="utf-8") as stream:
         yield stream
 
 
 @contextmanager
 def _sink(out: Path | None, resume: bool, force: bool) -> Iterator[tuple[IO[str] | None, int]]:
-    """Where JSON Lines go, and how many a killed run has written: they gather in OUT.partial until the last is there."""
+    """Where JSON Lines go, and how many a killed run wrote: they gather in OUT.partial until the last is there."""
     from sidtool.output import partial_path, refuse_existing
     from sidtool.recommend.recommend import finished_lines
 
@@ -203,4 +199,5 @@ def _say_evaluation(value: dict[str, Any], *, aside: bool) -> None:
         low, high = value["ci"][name]
         row.append(f"{low:.4f} to {high:.4f}")
     table = say_table_aside if aside else say_table
-    table(["", *systems, "95% interval of the model"], rows, title=f"{value['n']} users, full ranking, item level")
+    columns = ["", *systems, "95% interval of the model"]
+    table(columns, rows, title=f"{value['n']} examples, full ranking, item level")

@@ -41,6 +41,10 @@ def make_sft(
     user_column: Annotated[str | None, typer.Option(help="Column of users in the events.")] = None,
     item_column: Annotated[str | None, typer.Option(help="Column of item ids in the events.")] = None,
     order_column: Annotated[str | None, typer.Option(help="Column of time or order in the events.")] = None,
+    valid_from: Annotated[
+        str | None, typer.Option(help="Under `temporal`: time or date where validation starts.")
+    ] = None,
+    test_from: Annotated[str | None, typer.Option(help="Under `temporal`: time or date where the test starts.")] = None,
     seed: options.Seed = 0,
     config: options.Config = None,
     dry_run: options.DryRun = False,
@@ -67,7 +71,8 @@ def make_sft(
     catalogue = read_items(
         items, id_column=id_column, title_column=title_column, text_template=text, fields=tuple(field or ())
     )
-    split = _split(protocol, interactions, valid, test, user_column, item_column, order_column)
+    columns = {"user_column": user_column, "item_column": item_column, "order_column": order_column}
+    split = _split(protocol, interactions, (valid, test), (valid_from, test_from), columns)
     with progress("rows") as report:
         lineage = make(
             Bundle.open(bundle),
@@ -152,36 +157,44 @@ def _weights(tasks: list[str] | None) -> dict[str, float]:
     return {name: float(weight) for name, weight in weights.items()}
 
 
-def _split(protocol: str, interactions: Path, valid: Path | None, test: Path | None, *columns: str | None) -> Any:
+def _split(
+    protocol: str,
+    interactions: Path,
+    files: tuple[Path | None, Path | None],
+    cuts: tuple[str | None, str | None],
+    columns: dict[str, str | None],
+) -> Any:
     from sidtool.catalog import splits
-    from sidtool.catalog.interactions import read_interactions
+    from sidtool.catalog.interactions import parse_time, read_interactions
 
     if protocol not in PROTOCOLS:
         raise UsageError(f"no protocol {protocol!r}", hint=f"there are {', '.join(PROTOCOLS)}")
-    if (protocol == "given") != (valid is not None and test is not None) or (valid is None) != (test is None):
-        raise UsageError("--valid and --test go with --protocol given, and it with both")
-    if valid is not None and test is not None:
+    if any(files) and protocol != "given" or any(cuts) and protocol != "temporal":
+        raise UsageError(
+            f"--valid and --test go with given, --valid-from and --test-from with temporal, not {protocol}"
+        )
+    if protocol == "given":
+        valid, test = files
+        if valid is None or test is None:
+            raise UsageError("--protocol given needs --valid and --test")
         return splits.given(interactions, valid, test)
-    user, item, order = columns
-    events = read_interactions(interactions, user_column=user, item_column=item, order_column=order)
-    return splits.leave_one_out(events) if protocol == "leave-one-out" else splits.temporal(events)
+    events = read_interactions(interactions, **columns)
+    if protocol == "leave-one-out":
+        return splits.leave_one_out(events)
+    valid_from, test_from = (None if cut is None else parse_time(cut) for cut in cuts)
+    return splits.temporal(events, valid_from=valid_from, test_from=test_from)
 
 
 def _say_lineage(lineage: dict[str, Any]) -> None:
-    total = sum(counted["tokens"] for counted in lineage["tasks"].values())
+    tasks, weights = lineage["tasks"], lineage["weights"]
+    total = max(1, sum(counted["tokens"] for counted in tasks.values()))
     rows = [
-        (
-            task,
-            lineage["weights"][task],
-            counted["rows"],
-            counted["tokens"],
-            f"{counted['tokens'] / max(total, 1):.0%}",
-            counted["longest"],
-        )
-        for task, counted in lineage["tasks"].items()
+        (task, weights[task], n["rows"], n["tokens"], f"{n['tokens'] / total:.0%}", n["longest"])
+        for task, n in tasks.items()
     ]
     say_table(["task", "weight", "rows", "tokens", "share", "longest row"], rows)
     say(
         f"protocol {lineage['protocol']}: {lineage['valid']} validation and {lineage['test']} test users; "
-        f"{lineage['held_out_events']} held-out events in training rows, {lineage['dropped_events']} events of unknown items"
+        f"{lineage['held_out_events']} held-out events in training rows, "
+        f"{lineage['dropped_events']} events of unknown items left out"
     )

@@ -139,6 +139,34 @@ def recommend(
         warnings.warn(message, SidtoolWarning, stacklevel=2)
 
 
+def score_items(
+    served: Any,
+    requests: Iterable[Request],
+    candidates: Sequence[str],
+    *,
+    k: int = 10,
+    normalise: "Normalise" = "level",
+    exclude_seen: bool = False,
+    deny: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Recommendation]:
+    """The k best of the candidates for each request, each scored exactly, whatever a beam would find.
+
+    For cold items, whose codes a beam never reaches, and for another system's list. Filters are `recommend`'s.
+    Raises DataError on a candidate that the bundle does not know.
+    """
+    desk = _Desk(served, k, k, normalise, exclude_seen, candidates, deny, None)
+    rows = desk.items.rows(candidates)
+    if (rows < 0).any():
+        raise DataError(f"candidate {candidates[int((rows < 0).argmax())]!r} is not in the bundle")
+    stream, done = iter(requests), 0
+    while window := list(islice(stream, WINDOW)):
+        yield from desk.score(window, np.unique(rows))
+        done += len(window)
+        if progress is not None:
+            progress(done, len(requests) if isinstance(requests, Sequence) else 0)
+
+
 class _Desk:
     """What all requests of a run share."""
 
@@ -188,6 +216,22 @@ class _Desk:
         answers = zip(requests, histories, found, filters, strict=True)
         return [self._recommendation(request, rows, one, filter_) for request, rows, one, filter_ in answers]
 
+    def score(self, requests: Sequence[Request], candidates: np.ndarray[Any, Any]) -> Iterator[Recommendation]:
+        """Answers to some requests from (m,) sorted rows of candidates, in order."""
+        from sidtool.recommend.score import score
+
+        histories = [self.items.rows(request.history) for request in requests]
+        prompts = [self._prompt(request, rows) for request, rows in zip(requests, histories, strict=True)]
+        codes, tokens = self.items.codes[candidates], self.served.tokens
+        scores = score(self.served.model, prompts, codes, tokens, normalise=self.normalise)
+        for request, history, mine in zip(requests, histories, scores, strict=True):
+            own = None if request.allow is None else self.items.rows(request.allow)
+            denied = [self.denied, self.items.rows(request.deny), *([history] if self.exclude_seen else [])]
+            keep = ~np.isin(candidates, np.concatenate(denied)) & ~self.items.retired[candidates]
+            keep &= True if own is None else np.isin(candidates, own)
+            best = np.flatnonzero(keep)[np.argsort(-mine[keep], kind="stable")][: self.k]
+            yield self._told(request, history, candidates[best].tolist(), mine[best].tolist())
+
     def _prompt(self, request: Request, rows: np.ndarray[Any, Any]) -> Sequence[int]:
         if request.prompt is not None:
             return request.prompt
@@ -218,7 +262,11 @@ class _Desk:
             for row in _rows(self.trie, leaf, filter_):
                 rows.append(int(row))
                 scores.append(score)
-        rows, scores = rows[: self.k], scores[: self.k]
+        return self._told(request, history, rows[: self.k], scores[: self.k])
+
+    def _told(
+        self, request: Request, history: np.ndarray[Any, Any], rows: Sequence[int], scores: Sequence[float]
+    ) -> Recommendation:
         return Recommendation(
             user=request.user,
             items=tuple(self.items.ids[row] for row in rows),
