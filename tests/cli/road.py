@@ -1,0 +1,159 @@
+"""A tiny shop on disk, and the command line in process: what the tests of every command share.
+
+Knows files and commands; knows nothing of what a command does inside.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from typer.testing import CliRunner
+
+from sidtool.cli.main import app
+
+N_ITEMS, N_USERS = 60, 40
+KINDS, COLOURS = ("lamp", "soap", "novel", "kettle"), ("red", "blue", "green")
+TINY = ("--set", "n_layer=1", "--set", "n_embd=16", "--set", "n_head=2")
+"""The smallest shape of `init-model`."""
+TRAINING = ("--set", "num_train_epochs=1", "--set", "per_device_train_batch_size=16", "--set", "valid_users=8")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left: its exit code and its two streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON object on stdout; anything beside it is an error."""
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        """The JSON Lines on stdout."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def last(self) -> str:
+        """The last line on stderr."""
+        return self.err.rstrip("\n").rpartition("\n")[2]
+
+
+def run(*arguments: object, env: dict[str, str] | None = None, text: str | None = None) -> Ran:
+    """Run a command in process; `text` is its standard input. An exception that the command line let through is raised."""
+    clean = {name: None for name in os.environ if name.startswith("SIDTOOL_")}
+    result = CliRunner().invoke(app, [str(each) for each in arguments], env={**clean, **(env or {})}, input=text)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Ran(result.exit_code, result.stdout, result.stderr)
+
+
+def done(*arguments: object, **how: Any) -> Ran:
+    """Run a command that must end well."""
+    ran = run(*arguments, **how)
+    assert ran.code == 0, ran.err
+    return ran
+
+
+def refused(code: int, *arguments: object, **how: Any) -> str:
+    """Run a command that must fail with this exit code, one line of error, at most one of hint, and no result."""
+    ran = run(*arguments, **how)
+    assert (ran.code, ran.out) == (code, ""), (ran.code, ran.out, ran.err)
+    assert "Traceback" not in ran.err
+    lines = [line for line in ran.err.splitlines() if not line.startswith("warning:")]
+    assert lines[0].startswith("error: "), ran.err
+    assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("hint: ")), ran.err
+    return "\n".join(lines)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file under a folder by its relative path, for comparing before and after."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_lines(path: Path, lines: Iterable[Any]) -> Path:
+    """JSON Lines, or plain lines where they are strings."""
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines), "utf-8")
+    return path
+
+
+def catalogue(path: Path, n: int = N_ITEMS) -> Path:
+    """Items "b000", "b001" ... whose titles tell their kind."""
+    rows = (
+        {"item_id": f"b{n:03d}", "title": f"{COLOURS[n % 3]} {KINDS[n % 4]} {n}", "description": f"A {KINDS[n % 4]}."}
+        for n in range(n)
+    )
+    return write_lines(path, rows)
+
+
+def interactions(path: Path) -> Path:
+    """Users who walk through the catalogue in steps of one, from anywhere, five to twelve items each."""
+    rng = np.random.default_rng(1)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["user_id", "item_id", "timestamp"])
+        for user in range(N_USERS):
+            start, length = rng.integers(N_ITEMS), rng.integers(5, 13)
+            writer.writerows((f"u{user}", f"b{(start + step) % N_ITEMS:03d}", 100 + step) for step in range(length))
+    return path
+
+
+def vectors(path: Path, seed: int = 0) -> Path:
+    """Vectors of the items, near each other where the kind is the same, with their ids beside in another order."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(4, 8))[np.arange(N_ITEMS) % 4] + 0.5 * rng.normal(size=(N_ITEMS, 8))
+    order = rng.permutation(N_ITEMS)
+    np.save(path, rows[order].astype(np.float32))
+    write_lines(path.with_suffix(".ids.txt"), (f"b{n:03d}" for n in order))
+    return path
+
+
+@dataclass(frozen=True)
+class Road:
+    """The files of the road, each made by the command that makes it, and what `evaluate --json` printed at its end."""
+
+    folder: Path
+    said: dict[str, Ran]
+
+    def __getattr__(self, name: str) -> Path:
+        return self.folder / FILES[name]
+
+
+FILES = {
+    "items": "items.jsonl",
+    "events": "events.csv",
+    "vectors": "vectors.npy",
+    "bundle": "shop.zarr",
+    "zipped": "shop.zarr.zip",
+    "other": "other.zarr",
+    "base": "base",
+    "model": "base+sid",
+    "rows": "train.jsonl",
+    "valid": "valid.jsonl",
+    "test": "test.jsonl",
+    "tuned": "tuned",
+}
+
+
+def walk(folder: Path) -> Road:
+    """Walk the road once."""
+    said: dict[str, Ran] = {}
+    road = Road(folder, said)
+    catalogue(road.items), interactions(road.events), vectors(road.vectors)
+    build = ("build-codebook", road.items, "--levels", "4x4x8", "--embeddings")
+    said["build-codebook"] = done(*build, road.vectors, "-o", road.bundle)
+    done(*build, road.vectors, "-o", road.zipped)
+    done(*build, vectors(folder / "other.npy", seed=9), "-o", road.other)
+    said["init-model"] = done("init-model", road.items, "-o", road.base, "--vocab-size", 300, *TINY)
+    said["extend-model"] = done("extend-model", road.base, road.bundle, "-o", road.model)
+    said["make-sft"] = done("make-sft", road.bundle, road.items, road.events, "-o", road.rows, "--model", road.model)
+    said["train"] = done("train", road.model, road.rows, "-o", road.tuned, *TRAINING)
+    return road

@@ -1,0 +1,237 @@
+"""build-codebook, inspect, verify, encode and decode, as a shell sees them."""
+
+import shutil
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from sidtool.bundle import Bundle
+from tests.cli.road import N_ITEMS, Road, done, refused, run, tree, write_lines
+
+
+def built(road: Road, out: Path, *more: object) -> tuple[object, ...]:
+    return ("build-codebook", road.items, "-o", out, "--embeddings", road.vectors, "--levels", "4x4x8", *more)
+
+
+def test_the_report_is_printed_and_the_next_command_named(road: Road) -> None:
+    said = road.said["build-codebook"]
+    assert said.last == f"next: sidtool extend-model MODEL {road.bundle} -o MODEL+sid"
+    for word in ("perplexity", "variance left", "neighbours kept", "Jaccard@20", "after", "items moved"):
+        assert word in said.out
+
+
+def test_json_is_one_object_and_the_same_command_gives_the_same_bundle(road: Road, tmp_path: Path) -> None:
+    ran = done(*built(road, tmp_path / "again.zarr", "--json"))
+    opened = Bundle.open(road.bundle)
+    assert ran.json["digest"] == opened.identity.digest
+    assert ran.json["report"] == opened.manifest.report
+    assert [level["size"] for level in ran.json["report"]["levels"]] == [4, 4, 8]
+    assert ran.json["bundle"] == str(tmp_path / "again.zarr")
+    assert not (tmp_path / "again.zarr.partial").exists()
+
+
+def test_a_zip_is_the_same_bundle(road: Road) -> None:
+    assert Bundle.open(road.zipped).identity == Bundle.open(road.bundle).identity
+    for command in (("inspect",), ("decode", "<s_a_1><s_b_1><s_c_1>"), ("encode", "--embeddings", road.vectors)):
+        name, *rest = command
+        outputs = []
+        for bundle in (road.bundle, road.zipped):
+            value = done(name, bundle, *rest, "--json").out
+            outputs.append(None if name == "inspect" else value)
+        assert outputs[0] == outputs[1]
+
+
+def test_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
+    ran = done(*built(road, tmp_path / "new.zarr", "--dry-run"))
+    assert (ran.out, list(tmp_path.iterdir())) == ("", [])
+    assert f"4x4x8 for {N_ITEMS} items" in ran.err
+
+
+def test_an_existing_output_is_refused_whole_and_replaced_by_force(road: Road, tmp_path: Path) -> None:
+    out = tmp_path / "shop.zarr"
+    shutil.copytree(road.other, out)
+    before = tree(out)
+    assert f"{out} exists already\nhint: --force replaces it" in refused(2, *built(road, out))
+    assert tree(tmp_path) == {f"shop.zarr/{name}": content for name, content in before.items()}
+    done(*built(road, out, "--force"))
+    assert Bundle.open(out).identity == Bundle.open(road.bundle).identity
+    assert [path.name for path in tmp_path.iterdir()] == ["shop.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "told"),
+    [
+        (("--levels", "4xx8"), 2, "'4xx8'"),
+        (("--levels", "2x2x2"), 2, "750%"),
+        (("--levels", "256x256"), 1, "60 items"),
+        (("--collisions", "later"), 2, "reassign, append, allow"),
+        (("--method", "magic"), 2, "rq-kmeans"),
+        (("--spelling", "klingon"), 2, "minionerec"),
+        (("--on-empty", "shrug"), 2, "'shrug'"),
+        (("--encoder", "x"), 2, "either --encoder or --embeddings"),
+        (("--id-column", "sku"), 2, "sku"),
+        (("--embeddings", "nowhere.npy"), 1, "nowhere.npy"),
+    ],
+)
+def test_what_cannot_be_is_one_line(road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str) -> None:
+    assert told in refused(code, *built(road, tmp_path / "x.zarr", *more))
+    assert not (tmp_path / "x.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (['{"item_id": "a", "title": "A"}', '{"item_id": "a", "title": "B"}'], "'a'"),
+        (['{"item_id": "a", "title"'], "items.jsonl"),
+        ([], "items.jsonl"),
+    ],
+)
+def test_a_bad_catalogue_is_exit_1(road: Road, tmp_path: Path, content: list[str], told: str) -> None:
+    items = write_lines(tmp_path / "items.jsonl", content)
+    command = ("build-codebook", items, "-o", tmp_path / "x.zarr", "--embeddings", road.vectors)
+    assert told in refused(1, *command)
+
+
+def test_vectors_that_are_not_finite_are_exit_1(road: Road, tmp_path: Path) -> None:
+    vectors = np.load(road.vectors)
+    vectors[3, 1] = np.nan
+    np.save(tmp_path / "v.npy", vectors)
+    shutil.copy(road.vectors.with_suffix(".ids.txt"), tmp_path / "v.ids.txt")
+    assert "not finite" in refused(1, *built(road, tmp_path / "x.zarr", "--embeddings", tmp_path / "v.npy"))
+
+
+@pytest.mark.parametrize("missing", [("inspect",), ("verify",), ("decode", "x"), ("encode", "x")])
+def test_a_bundle_that_is_not_there_is_exit_1(tmp_path: Path, missing: tuple[str, ...]) -> None:
+    name, *rest = missing
+    assert "hint: a bundle is" in refused(1, name, tmp_path / "none.zarr", *rest)
+
+
+# inspect
+
+
+def test_inspect_shows_the_manifest(road: Road) -> None:
+    shown = done("inspect", road.bundle).out
+    for word in ("shop 1.0", "4x4x8", "reassign", "rq-kmeans", Bundle.open(road.bundle).identity.digest, "perplexity"):
+        assert word in shown
+    manifest = done("inspect", road.bundle, "--json").json
+    assert manifest["items"] == N_ITEMS
+    assert manifest == Bundle.open(road.bundle).manifest.to_json()
+
+
+def test_inspect_tells_what_the_items_of_a_code_have_in_common(road: Road) -> None:
+    bundle = Bundle.open(road.bundle)
+    counted = 0
+    for code in range(4):
+        group = done("inspect", road.bundle, "--code", f"<s_a_{code}>", "--examples", 3, "--json").json
+        rows = np.flatnonzero(bundle.items.codes[:, 0] == code)
+        assert group["items"] == len(rows)
+        assert len(group["examples"]) == min(3, len(rows))
+        titles = [bundle.items.title(int(row)) for row in rows]
+        for term in group["terms"]:
+            assert term["share"] == pytest.approx(sum(term["word"] in title.split() for title in titles) / len(titles))
+        counted += group["items"]
+    assert counted == N_ITEMS
+    table = done("inspect", road.bundle, "--code", "<s_a_1>").out
+    assert "in common:" in table
+    assert "is no semantic ID of 4x4x8" in refused(2, "inspect", road.bundle, "--code", "<s_q_1>")
+
+
+# verify
+
+
+def test_verify_is_silent_about_a_whole_bundle(road: Road) -> None:
+    for bundle in (road.bundle, road.zipped):
+        assert done("verify", bundle, "--json").json == {"ok": True, "broken": []}
+        assert Bundle.open(bundle).identity.digest in done("verify", bundle).out
+
+
+def test_one_flipped_byte_in_any_file_is_exit_3_and_named(road: Road, tmp_path: Path) -> None:
+    bundle, draw = tmp_path / "shop.zarr", Random(0)
+    shutil.copytree(road.bundle, bundle)
+    for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
+        whole = path.read_bytes()
+        if not whole:
+            continue
+        broken = bytearray(whole)
+        broken[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        path.write_bytes(broken)
+        name = path.relative_to(bundle).as_posix()
+        ran = run("verify", bundle)
+        assert ran.code == 3, name
+        assert name in ran.err, ran.err
+        told = run("verify", bundle, "--json")
+        assert (told.code, told.json["ok"]) == (3, False) if name != "zarr.json" else told.code == 3
+        path.write_bytes(whole)
+    assert done("verify", bundle).code == 0
+
+
+def test_a_flipped_byte_in_a_zip_is_exit_3(road: Road, tmp_path: Path) -> None:
+    whole, path = road.zipped.read_bytes(), tmp_path / "shop.zarr.zip"
+    at = whole.index(b"PK\x03\x04") + 200
+    for place in (at, len(whole) // 3, len(whole) // 2):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        ran = run("verify", path)
+        assert ran.code == 3, (place, ran.err)
+        assert "Traceback" not in ran.err
+
+
+# encode and decode
+
+
+def test_decode_undoes_what_the_bundle_says(road: Road) -> None:
+    items = Bundle.open(road.bundle).items
+    space = Bundle.open(road.bundle).space
+    sids = [space.spell(row) for row in items.codes]
+    found = done("decode", road.bundle, " then ".join(sids), "--strict", "--json").lines
+    assert [piece["items"] for piece in found] == [[item] for item in list(items.ids)]
+    assert {piece["status"] for piece in found} == {"item"}
+    lines = done("decode", road.bundle, text="\n".join(sids) + "\n").out.splitlines()
+    expected = [f"{sid}\titem\t{items.ids[row]}\t{items.title(row)}" for row, sid in enumerate(sids)]
+    assert lines == expected
+
+
+def test_decode_reports_what_names_no_item(road: Road) -> None:
+    bundle = Bundle.open(road.bundle)
+    taken = {tuple(row) for row in bundle.items.codes.tolist()}
+    free = next(c for c in np.ndindex(4, 4, 8) if c not in taken)
+    unknown, good = bundle.space.spell(np.array(free)), bundle.space.spell(bundle.items.codes[0])
+    text = f"{good} {unknown} <s_a_1> <s_a_9><s_b_0><s_c_0>"
+    ran = done("decode", road.bundle, text, "--json")
+    assert [piece["status"] for piece in ran.lines[:3]] == ["item", "unknown", "malformed"]
+    assert all(piece["status"] == "malformed" for piece in ran.lines[3:])
+    for bad in (unknown, "<s_a_1>", "nothing here"):
+        done("decode", road.bundle, f"{bad}")
+        strict = run("decode", road.bundle, bad, "--strict")
+        assert strict.code == 3
+        assert "error: 1 SIDs name no living item" in strict.err
+    assert "no semantic ID in 'nothing here'" in run("decode", road.bundle, "nothing here").err
+
+
+def test_encode_gives_the_nearest_code_of_each_vector(road: Road) -> None:
+    rows = done("encode", road.bundle, "--embeddings", road.vectors, "--json").lines
+    bundle = Bundle.open(road.bundle)
+    codes = bundle.encode(np.load(road.vectors))
+    assert [row["codes"] for row in rows] == codes.tolist()
+    ids = road.vectors.with_suffix(".ids.txt").read_text().split()
+    at = {tuple(row): item for row, item in zip(bundle.items.codes.tolist(), list(bundle.items.ids), strict=True)}
+    assert [row["items"] for row in rows] == [[at[tuple(code)]] if tuple(code) in at else [] for code in codes.tolist()]
+    unmoved = sum(row["items"] == [item] for row, item in zip(rows, ids, strict=True))
+    assert unmoved == N_ITEMS - bundle.manifest.report["moved"]
+
+
+def test_encode_of_text_needs_the_encoder_of_the_recipe(road: Road, encoder: Path, tmp_path: Path) -> None:
+    assert "hint: give --embeddings" in refused(3, "encode", road.bundle, "a lamp")
+    moved, out = tmp_path / "moved", tmp_path / "text.zarr"
+    shutil.copytree(encoder, moved)
+    done("build-codebook", road.items, "-o", out, "--levels", "4x4x8", "--encoder", moved)
+    bundle = Bundle.open(out)
+    titles = [bundle.items.title(row) for row in range(N_ITEMS)]
+    here = done("encode", out, *titles, "--json").lines
+    assert [row["text"] for row in here] == titles
+    hits = sum(row["items"] == [bundle.items.ids[at]] for at, row in enumerate(here))
+    assert hits >= N_ITEMS - bundle.manifest.report["moved"] - 1  # one may lie on the border of two codes
+    shutil.rmtree(moved)
+    assert "moved" in refused(1, "encode", out, "a lamp")
+    assert done("encode", out, "--encoder", encoder, "--json", text="".join(f"{t}\n" for t in titles)).lines == here
