@@ -16,30 +16,14 @@ from hypothesis import strategies as st
 from sidtool import embed as room
 from sidtool.embed import Encoder, check_probes, embed, read_vectors
 from sidtool.errors import CompatibilityError, DataError, UsageError
+from tests.encoders import tiny_encoder
 
 TEXTS = [f"item {n} {'long ' * (n % 7)}" for n in range(23)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sentence-transformers model of a few thousand random weights: BERT and mean pooling."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    plain, path = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("encoder")
-    letters = [chr(code) for code in range(33, 127)]
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    (plain / "vocab.txt").write_text("\n".join(vocabulary))
-    config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
-    BertModel(config).save_pretrained(plain)
-    BertTokenizerFast(str(plain / "vocab.txt"), model_max_length=64).save_pretrained(plain)
-    SentenceTransformer(str(plain), device="cpu").save(str(path), create_model_card=False)
-    return path
+    return tiny_encoder(tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def _split(
 
     if protocol not in PROTOCOLS:
         raise UsageError(f"no protocol {protocol!r}", hint=f"there are {', '.join(PROTOCOLS)}")
-    if any(files) and protocol != "given" or any(cuts) and protocol != "temporal":
+    if (any(files) and protocol != "given") or (any(cuts) and protocol != "temporal"):
         raise UsageError(
             f"--valid and --test go with given, --valid-from and --test-from with temporal, not {protocol}"
         )
@@ -181,7 +181,10 @@ def _split(
     events = read_interactions(interactions, **columns)
     if protocol == "leave-one-out":
         return splits.leave_one_out(events)
-    valid_from, test_from = (None if cut is None else parse_time(cut) for cut in cuts)
+    try:
+        valid_from, test_from = (None if cut is None else parse_time(cut) for cut in cuts)
+    except ValueError as error:
+        raise UsageError(f"a cut is a number or an ISO date: {error}") from error
     return splits.temporal(events, valid_from=valid_from, test_from=test_from)
 
 

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.trie import Trie
 from sidtool.catalog.splits import Example
 from sidtool.errors import DataError
+from sidtool.evaluate.metrics import find_targets, metric_values
 from sidtool.prompt.render import prompt_ids
 from sidtool.prompt.serving import Serving
 from sidtool.prompt.tokens import SidTokens
@@ -40,13 +42,12 @@ class Validator:
             chosen = np.sort(np.random.default_rng(seed).choice(len(examples), users, replace=False))
             examples = [examples[place] for place in chosen.tolist()]
         self._prompts = [_prompt(example, bundle, serving, tokenizer, tokens) for example in examples]
+        trie = self._trie
         targets = bundle.items.rows([example.item for example in examples])
-        self._targets = [self._leaf(row) for row in targets.tolist()]
-
-    def _leaf(self, row: int) -> int:
-        """The leaf of a target, -1 where it has none and nothing can hit it."""
-        position = self._trie.positions(np.array([row], dtype=np.int64))
-        return int(self._trie.leaves(position)[0]) if len(position) else -1
+        # a target that the bundle lacks or has retired has no leaf, and nothing can hit it
+        self._targets = np.array([_leaf(trie, row) for row in targets.tolist()], dtype=np.int64)
+        # items behind each leaf; the last entry is that of -1, where the beam found no more
+        self._sizes = np.array([*(len(trie.leaf_rows(leaf)) for leaf in range(trie.n_leaves)), 0], dtype=np.int64)
 
     def sums(self, model: Any, rank: int = 0, ranks: int = 1) -> NDArray[np.float64]:
         """(3,) float64: hits, discounted gains and users over every `ranks`-th user from `rank` on."""
@@ -54,19 +55,16 @@ class Validator:
 
         prompts, targets = self._prompts[rank::ranks], self._targets[rank::ranks]
         found = beam_search(model, prompts, self._trie, self._tokens, width=self._width, k=self.k) if prompts else []
-        totals = np.array([0.0, 0.0, len(prompts)])
-        for (leaves, _), target in zip(found, targets, strict=True):
-            totals[:2] += self._score(leaves.tolist(), target)
-        return totals
+        ranked = np.full((len(prompts), self.k), -1, dtype=np.int64)
+        for row, (leaves, _) in zip(ranked, found, strict=True):
+            row[: len(leaves)] = leaves
+        values = metric_values(find_targets(ranked, targets, self._sizes[ranked]), [self.k])[:, :2]  # hr, ndcg
+        return np.array([*values.sum(axis=0), len(prompts)])
 
-    def _score(self, leaves: Sequence[int], target: int) -> tuple[float, float]:
-        """Expected hit and gain of a target among the items that share its SID, over every order of them."""
-        if target not in leaves:
-            return 0.0, 0.0
-        before = sum(len(self._trie.leaf_rows(leaf)) for leaf in leaves[: leaves.index(target)])
-        group = len(self._trie.leaf_rows(target))
-        ranks = range(before, min(before + group, self.k))
-        return len(ranks) / group, sum(1 / np.log2(rank + 2) for rank in ranks) / group
+
+def _leaf(trie: Trie, row: int) -> int:
+    positions = trie.positions(np.array([row], dtype=np.int64))
+    return int(trie.leaves(positions)[0]) if len(positions) else -1
 
 
 def _prompt(example: Example, bundle: Bundle, serving: Serving, tokenizer: Any, tokens: SidTokens) -> list[int]:
