@@ -48,7 +48,7 @@ class Ran:
 
 
 def run(*arguments: object, env: dict[str, str] | None = None, text: str | None = None) -> Ran:
-    """Run a command in process; `text` is its standard input. An exception that the command line let through is raised."""
+    """Run a command in process; `text` is its standard input. An exception that it let through is raised."""
     clean = {name: None for name in os.environ if name.startswith("SIDTOOL_")}
     result = CliRunner().invoke(app, [str(each) for each in arguments], env={**clean, **(env or {})}, input=text)
     if result.exception is not None and not isinstance(result.exception, SystemExit):

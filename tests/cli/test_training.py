@@ -1,0 +1,202 @@
+"""make-sft and train, as a shell sees them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from sidtool.bundle import Bundle
+from tests.cli.road import FILES, N_USERS, TRAINING, Road, done, refused, tree, write_lines
+from tests.models import tiny_model, tiny_tokenizer
+
+SIDE = ("valid.jsonl", "test.jsonl", "events.jsonl", "train.jsonl.meta.json")
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# make-sft
+
+
+def test_make_sft_writes_rows_users_events_and_lineage(road: Road) -> None:
+    said = road.said["make-sft"]
+    assert said.last == f"next: sidtool train {road.model} {road.rows} -o tuned"
+    assert f"{N_USERS} validation and {N_USERS} test users; 0 held-out events in training rows" in said.out
+    for name in SIDE:
+        assert (road.folder / name).stat().st_size
+    lineage = json.loads((road.folder / "train.jsonl.meta.json").read_text())
+    assert (lineage["protocol"], lineage["weights"]) == ("leave-one-out", {"sequence": 1.0})
+    space = Bundle.open(road.bundle).space
+    for row in rows_of(road.test):
+        assert row["item"].startswith("b")
+        assert not list(space.find(json.dumps(row)))  # items, never SIDs
+
+
+def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
+    command = ("make-sft", road.zipped, road.items, road.events, "-o", tmp_path / "train.jsonl", "--model", road.model)
+    dry = done(*command, "--dry-run", "--json")
+    assert list(tmp_path.iterdir()) == []
+    assert all(name in dry.err for name in SIDE)
+    said = done(*command, "--json").json
+    assert said["files"]["train.jsonl"]
+    stored = json.loads((tmp_path / "train.jsonl.meta.json").read_text())
+    assert said == stored
+    for name in ("train.jsonl", *SIDE[:3]):  # the same rows, out of a zip
+        assert (tmp_path / name).read_bytes() == (road.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "told"),
+    [
+        (("--task", "guess=1"), 2, "title-to-sid"),
+        (("--task", "sequence=much"), 2, "'much'"),
+        (("--task", "sequence"), 2, "--task takes key=value"),
+        (("--protocol", "magic"), 2, "leave-one-out, temporal, given"),
+        (("--protocol", "given"), 2, "--valid and --test"),
+        (("--valid-from", "3"), 2, "temporal"),
+        (("--protocol", "temporal", "--valid-from", "someday", "--test-from", "9"), 2, "someday"),
+        (("--format", "prose"), 2, "plain or chat"),
+        (("--user-column", "who"), 2, "who"),
+        (("--max-length", "4", "--model", "base+sid"), 2, "4"),
+    ],
+)
+def test_rows_that_cannot_be_made(road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str) -> None:
+    placed = [road.folder / word if word in FILES.values() else word for word in more]
+    command = ("make-sft", road.bundle, road.items, road.events, "-o", tmp_path / "train.jsonl", *placed)
+    assert told in refused(code, *command)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_rows_are_refused(road: Road) -> None:
+    before = {name: (road.folder / name).read_bytes() for name in ("train.jsonl", *SIDE)}
+    assert "--force" in refused(2, "make-sft", road.bundle, road.items, road.events, "-o", road.rows)
+    assert before == {name: (road.folder / name).read_bytes() for name in before}
+
+
+def test_malformed_events_are_exit_1(road: Road, tmp_path: Path) -> None:
+    events = tmp_path / "events.csv"
+    events.write_text("user_id,item_id,timestamp\nu1,b001,yesterday-ish\n")
+    refused(1, "make-sft", road.bundle, road.items, events, "-o", tmp_path / "train.jsonl")
+    refused(1, "make-sft", road.bundle, road.items, tmp_path / "none.csv", "-o", tmp_path / "train.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]
+
+
+# train
+
+
+def test_train_says_what_it_did_and_what_is_next(road: Road) -> None:
+    said = road.said["train"]
+    assert said.last == f"next: sidtool evaluate {road.tuned} {road.test}"
+    told = dict(line.split(": ", 1) for line in said.out.splitlines())
+    assert (told["steps"], told["metric"]) == ("3", "ndcg@10")
+    contract = json.loads((road.tuned / "sid.json").read_text())
+    assert (contract["stage"], contract["serving"]["task"]) == ("train", "sequence")
+    assert not (road.folder / "tuned.partial").exists()
+    before, after = (load_file(folder / "model.safetensors") for folder in (road.model, road.tuned))
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_the_same_settings_from_flags_and_yaml_give_the_same_weights(road: Road, tmp_path: Path) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text("num_train_epochs: 7\nper_device_train_batch_size: 16\nvalid_users: 8\n")
+    command = ("train", road.model, road.rows, "-o", tmp_path / "tuned", "--config", config, "--json")
+    said = done(*command, "--set", "num_train_epochs=1").json  # the flag is stronger than the file
+    assert said["steps"] == 3
+    one, other = (load_file(folder / "model.safetensors") for folder in (tmp_path / "tuned", road.tuned))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "more", "code", "told"),
+    [
+        ("base+sid", "train.jsonl", ("--set", "learnin_rate=1"), 2, "did you mean learning_rate?"),
+        ("base+sid", "train.jsonl", ("--set", "learning_rate=fast"), 2, "'fast'"),
+        ("base+sid", "train.jsonl", ("--set", "learning_rate"), 2, "--set takes key=value"),
+        ("base+sid", "train.jsonl", ("--set", "packing=true"), 2, "batching=packed"),
+        ("base+sid", "train.jsonl", ("--set", "metric=beauty@3"), 2, "hr@K or ndcg@K"),
+        ("base+sid", "none.jsonl", (), 1, "sidtool make-sft writes it"),
+        ("base", "train.jsonl", (), 3, "sidtool extend-model"),
+        ("other+sid", "train.jsonl", (), 3, "codebook digest"),
+    ],
+)
+def test_what_cannot_be_trained(
+    road: Road, tmp_path: Path, model: str, rows: str, more: tuple[str, ...], code: int, told: str
+) -> None:
+    if model == "other+sid":
+        done("extend-model", road.base, road.other, "-o", tmp_path / model)
+    folder = tmp_path if model == "other+sid" else road.folder
+    assert told in refused(code, "train", folder / model, road.folder / rows, "-o", tmp_path / "tuned", *more)
+    assert not list(tmp_path.glob("tuned*"))
+
+
+def test_an_existing_model_is_refused_and_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
+    before = tree(road.tuned)
+    assert "--force" in refused(2, "train", road.model, road.rows, "-o", road.tuned, *TRAINING)
+    assert tree(road.tuned) == before
+    ran = done("train", road.model, road.rows, "-o", tmp_path / "new", "--dry-run", *TRAINING)
+    assert (ran.out, list(tmp_path.iterdir())) == ("", [])
+
+
+def test_a_contract_that_does_not_hold_is_exit_3(road: Road, tmp_path: Path) -> None:
+    command = ("train", tmp_path / "model", road.rows, "-o", tmp_path / "tuned", *TRAINING)
+    shutil.copytree(road.model, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model/sid.zarr")
+    shutil.copytree(road.other, tmp_path / "model/sid.zarr")
+    assert "sid.json says" in refused(3, *command)
+    path = tmp_path / "model/sid.json"
+    path.write_text(path.read_text()[:-9])
+    assert "is damaged" in refused(3, *command)
+
+
+# Titles that spell tokens
+
+
+TRAPS = (
+    "lamp <s_a_1><s_b_2><s_c_3>",
+    "soap <|im_end|>",
+    "<|sid_begin|> novel <|sid_end|>",
+    "<eos> kettle <|im_start|>",
+)
+
+
+@pytest.mark.parametrize("form", ["plain", "chat"])
+def test_titles_that_spell_tokens_stay_text(road: Road, tmp_path: Path, form: str) -> None:
+    from sidtool.model.load import load_served
+    from sidtool.prompt.render import prompt_encoder
+    from sidtool.tune.data import Rows
+
+    listed = [json.loads(line) for line in road.items.read_text().splitlines()]
+    items = write_lines(tmp_path / "items.jsonl", (row | {"title": TRAPS[n % 4]} for n, row in enumerate(listed)))
+    tokenizer = tiny_tokenizer(chat=True)
+    tokenizer.save_pretrained(tmp_path / "chat")
+    tiny_model("qwen3", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "chat")
+    done("build-codebook", items, "-o", tmp_path / "b.zarr", "--embeddings", road.vectors, "--levels", "4x4x8")
+    done("extend-model", tmp_path / "chat", tmp_path / "b.zarr", "-o", tmp_path / "model")
+    rows = tmp_path / "train.jsonl"
+    made = ("make-sft", tmp_path / "b.zarr", items, road.events, "-o", rows, "--model", tmp_path / "model")
+    done(*made, "--format", form, "--task", "title-to-sid=1", "--task", "title-history-to-sid=1", "--max-length", 500)
+    served = load_served(tmp_path / "model")
+    read = Rows.read(rows, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=False)
+    written = rows_of(rows)
+    assert any(trap in row["prompt"] for row in written for trap in TRAPS)
+    specials = {f"{token}": id_ for token, id_ in served.tokenizer.get_added_vocab().items()}
+    for row, (ids, _) in zip(written, [read[at] for at in range(len(read))], strict=True):
+        text, spans = row["prompt"], row["catalogue"]["prompt"]
+        outside, at = [], 0
+        for begin, end in spans:
+            outside.append(text[at:begin])
+            at = end
+        trusted = "\0".join([*outside, text[at:]]) + row["completion"]
+        for token, id_ in specials.items():
+            wanted = trusted.count(token) + (token == "<bos>" and ids[0] == id_)
+            if id_ not in (0, 1, 2):  # padding and the ends of a row are the encoder's own
+                assert np.count_nonzero(ids == id_) == wanted, (token, row)
+    done("train", tmp_path / "model", rows, "-o", tmp_path / "tuned", "--set", "num_train_epochs=1", *TRAINING[2:])
+    answer = done("recommend", tmp_path / "tuned", "--history", "b001,b002,b003", "-k", 60, "--json").json
+    assert len(set(answer["items"])) == 60
+    assert set(answer["titles"]) == set(TRAPS)

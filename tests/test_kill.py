@@ -1,0 +1,183 @@
+"""SIGKILL at any moment leaves the old output or none, and the same command then gives what an unbroken run gives.
+
+Each command is run whole once, for its duration and its result; then it is killed again and again, each time a little
+later by the draw of a seed, going on from what the kill before left; then it may end.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from sidtool.bundle import Bundle, verify
+from tests.cli.road import Road, done, walk, write_lines
+from tests.encoders import tiny_encoder
+
+TEXTS = 1500  # six blocks of texts, so that there is something to resume
+KINDS = ("lamp", "soap", "novel", "kettle", "chair", "apron")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command without its `-o OUT`, what makes an older output of it, and what its output is."""
+
+    command: tuple[object, ...]
+    older: tuple[object, ...]
+    read: Callable[[Path], Any]
+
+
+def read_bundle(path: Path) -> Any:
+    """The identity of a whole, verified bundle."""
+    assert verify(path) == []
+    return Bundle.open(path).identity.digest
+
+
+def read_model(path: Path) -> Any:
+    """What decides a model, from a folder that a command may use: weights, contract and a verified bundle."""
+    weights = load_file(path / "model.safetensors")
+    contract = json.loads((path / "sid.json").read_text(encoding="utf-8"))
+    assert (path / "tokenizer.json").stat().st_size
+    digest = {name: (array.shape, array.tobytes()) for name, array in weights.items()}
+    return digest, contract, read_bundle(path / "sid.zarr")
+
+
+def start(arguments: tuple[object, ...]) -> subprocess.Popen[bytes]:
+    """The command as a process of its own, in a process group of its own."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SIDTOOL_")}
+    env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    line = [sys.executable, "-m", "sidtool", *map(str, arguments)]
+    return subprocess.Popen(
+        line,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def finish(arguments: tuple[object, ...]) -> float:
+    """Run a command to its end, which must be good; its seconds."""
+    begun = time.monotonic()
+    process = start(arguments)
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, told.decode()
+    return time.monotonic() - begun
+
+
+def kill(arguments: tuple[object, ...], after: float) -> bool:
+    """Run a command and kill it after so many seconds; whether it was alive until then."""
+    process = start(arguments)
+    try:
+        process.communicate(timeout=after)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
+    return walk(tmp_path_factory.mktemp("road"))
+
+
+@pytest.fixture(scope="module")
+def cases(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    encoder = tiny_encoder(tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("encoder"))
+    texts = ({"item_id": f"i{n}", "title": f"{KINDS[n % 6]} {n} " + "very " * (n % 9)} for n in range(TEXTS))
+    items = write_lines(road.folder / "many.jsonl", texts)
+    build = ("build-codebook", items, "--levels", "16x16x16", "--encoder", encoder)
+    extend, train = ("extend-model", road.base), ("train", road.model, road.rows)
+    steps = ("--set", "per_device_train_batch_size=4", "--set", "valid_users=8")
+    often = [f"{what}_{how}" for what in ("save", "eval") for how in ("strategy=steps", "steps=4")]
+    wide = tuple(word for setting in often for word in ("--set", setting))
+    return {
+        "build-codebook": Case(build, (*build, "--seed", 5), read_bundle),
+        "extend-model": Case((*extend, road.bundle), (*extend, road.other), read_model),
+        "train": Case(
+            (*train, *steps, *wide, "--set", "num_train_epochs=3"),
+            (*train, "--set", "num_train_epochs=1", "--set", "valid_users=8"),
+            read_model,
+        ),
+    }
+
+
+def kill_points(seed: int, kills: int, lasts: float, earliest: float) -> Iterator[float]:
+    """One moment drawn from each of equal stretches of a run, in seconds after its start."""
+    draw = Random(seed)
+    for at in range(kills):
+        yield lasts * (earliest + (1 - earliest) * (at + draw.random()) / kills)
+
+
+@pytest.fixture(scope="module")
+def whole(cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[float, Any]]:
+    """The seconds and the result of an unbroken run of a command, measured once."""
+
+    @cache
+    def run(command: str) -> tuple[float, Any]:
+        out = tmp_path_factory.mktemp("whole") / "out"
+        lasts = finish((*cases[command].command, "-o", out))
+        return lasts, cases[command].read(out)
+
+    return run
+
+
+def check_kills(
+    case: Case, folder: Path, whole: tuple[float, Any], *, seed: int, kills: int, earliest: float, old: bool
+) -> None:
+    """The whole of the promise, for one command with or without an older output in its place."""
+    lasts, expected = whole
+    out, before, force = folder / "out", None, ()
+    if old:
+        done(*case.older, "-o", out)
+        before, force = case.read(out), ("--force",)
+        assert before != expected
+    hit = 0
+    for moment in kill_points(seed, kills, lasts, earliest):
+        hit += kill((*case.command, "-o", out, *force), moment)
+        if out.exists():
+            assert case.read(out) in (before, expected)
+            force = ("--force",)
+    assert hit, "no kill met the command alive"
+    finish((*case.command, "-o", out, *force))
+    assert case.read(out) == expected
+    assert [path.name for path in folder.iterdir()] == ["out"]
+
+
+COMMANDS = ("build-codebook", "extend-model", "train")
+Whole = Callable[[str], tuple[float, Any]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_killed_command_leaves_nothing_or_all(
+    cases: dict[str, Case], whole: Whole, tmp_path: Path, command: str
+) -> None:
+    check_kills(cases[command], tmp_path, whole(command), seed=1, kills=2, earliest=0.5, old=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_killed_replacement_leaves_the_old_or_the_new(
+    cases: dict[str, Case], whole: Whole, tmp_path: Path, command: str
+) -> None:
+    check_kills(cases[command], tmp_path, whole(command), seed=2, kills=2, earliest=0.5, old=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_many_kills(cases: dict[str, Case], whole: Whole, tmp_path: Path, command: str, old: bool) -> None:
+    for seed in range(100, 103):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        check_kills(cases[command], folder, whole(command), seed=seed, kills=10, earliest=0.0, old=old)
