@@ -76,15 +76,18 @@ def finish(arguments: tuple[object, ...]) -> float:
     return time.monotonic() - begun
 
 
-def kill(arguments: tuple[object, ...], after: float) -> bool:
-    """Run a command and kill it after so many seconds; whether it was alive until then."""
+def kill(arguments: tuple[object, ...], after: float) -> float | None:
+    """Run a command and kill it after so many seconds; None, or the seconds after which it had ended by itself."""
+    begun = time.monotonic()
     process = start(arguments)
     try:
-        process.communicate(timeout=after)
+        told, _ = process.communicate(timeout=after)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    return process.returncode == -signal.SIGKILL
+        return None
+    assert process.returncode == 0, told.decode()
+    return time.monotonic() - begun
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +116,11 @@ def cases(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cas
     }
 
 
-def kill_points(seed: int, kills: int, lasts: float, earliest: float) -> Iterator[float]:
-    """One moment drawn from each of equal stretches of a run, in seconds after its start."""
+def kill_points(seed: int, kills: int, earliest: float) -> Iterator[float]:
+    """One moment drawn from each of equal stretches of a run, as a share of its duration."""
     draw = Random(seed)
     for at in range(kills):
-        yield lasts * (earliest + (1 - earliest) * (at + draw.random()) / kills)
+        yield earliest + (1 - earliest) * (at + draw.random()) / kills
 
 
 @pytest.fixture(scope="module")
@@ -138,18 +141,21 @@ def check_kills(
 ) -> None:
     """The whole of the promise, for one command with or without an older output in its place."""
     lasts, expected = whole
-    out, before, force = folder / "out", None, ()
+    out, before = folder / "out", None
+    force: tuple[str, ...] = ()
     if old:
         done(*case.older, "-o", out)
         before, force = case.read(out), ("--force",)
         assert before != expected
-    hit = 0
-    for moment in kill_points(seed, kills, lasts, earliest):
-        hit += kill((*case.command, "-o", out, *force), moment)
+    hits = 0
+    for share in kill_points(seed, kills, earliest):
+        ended = kill((*case.command, "-o", out, *force), share * lasts)
+        hits += ended is None
+        lasts = lasts if ended is None else ended  # the machine is quicker now than when the whole run was measured
         if out.exists():
             assert case.read(out) in (before, expected)
             force = ("--force",)
-    assert hit, "no kill met the command alive"
+    assert hits, "no kill met the command alive"
     finish((*case.command, "-o", out, *force))
     assert case.read(out) == expected
     assert [path.name for path in folder.iterdir()] == ["out"]

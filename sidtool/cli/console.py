@@ -131,14 +131,21 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} must hold a mapping of options, not {type(values).__name__}")
-    known = {parameter.name for parameter in ctx.command.params}
+    known = _names(ctx)
     defaults = {str(key).replace("-", "_"): value for key, value in values.items()}
-    for key in defaults.keys() - known:
-        raise UsageError(
-            f"{path}: {ctx.info_name} has no option {key!r}", hint=f"it has {', '.join(sorted(filter(None, known)))}"
-        )
-    ctx.default_map = {**(ctx.default_map or {}), **{key: _as_option(value) for key, value in defaults.items()}}
+    for key in defaults.keys() - known.keys():
+        raise UsageError(f"{path}: {ctx.info_name} has no option {key!r}", hint=f"it has {', '.join(sorted(known))}")
+    ctx.default_map = {**(ctx.default_map or {}), **{known[key]: _as_option(value) for key, value in defaults.items()}}
     return path
+
+
+def _names(ctx: typer.Context) -> dict[str, str]:
+    """What a file calls the options of a command, which is what their flags say -> what the command calls them."""
+    names = {}
+    for parameter in ctx.command.params:
+        flag = next((name for name in parameter.opts if name.startswith("--")), parameter.name or "")
+        names[flag.lstrip("-").replace("-", "_")] = parameter.name or ""
+    return names
 
 
 def _as_option(value: Any) -> Any:

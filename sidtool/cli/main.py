@@ -44,7 +44,11 @@ def _version(asked: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        # a variable SIDTOOL_VERSION, as a build may set, must not stop every command
+        typer.Option(
+            "--version", callback=_version, is_eager=True, allow_from_autoenv=False, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Semantic IDs as a portable, versioned, verified tokenizer for generative recommendation."""

@@ -19,7 +19,8 @@ def init_model(
     vocab_size: Annotated[int, typer.Option(help="Text tokens; 512 do where a model only sees semantic IDs.")] = 4096,
     text: Annotated[str | None, typer.Option(help='Text of an item, like "{title}. {description}".')] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Field of the model's configuration, key=value.")
+        list[str] | None,
+        typer.Option("--set", envvar="SIDTOOL_INIT_MODEL_SET", help="Field of the model's configuration, key=value."),
     ] = None,
     seed: options.Seed = 0,
     config: options.Config = None,
@@ -108,3 +109,12 @@ def assignments(pairs: list[str] | None, *, option: str = "--set") -> dict[str, 
         except yaml.YAMLError:
             found[key] = value
     return found
+
+
+def numbers(pairs: list[str] | None, *, option: str) -> dict[str, float]:
+    """`key=number` pairs as a mapping. Raises UsageError for a value that is no number."""
+    found = assignments(pairs, option=option)
+    for key, value in found.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise UsageError(f"{option} takes a number for {key}, not {value!r}")
+    return {key: float(value) for key, value in found.items()}

@@ -90,7 +90,8 @@ def evaluate(
     exclude_seen: ExcludeSeen = False,
     limit: Annotated[int | None, typer.Option(help="Ask only the first so many users.")] = None,
     minimum: Annotated[
-        list[str] | None, typer.Option("--min", help="Least value, like ndcg@10=0.03: exit 3 below it.")
+        list[str] | None,
+        typer.Option("--min", envvar="SIDTOOL_EVALUATE_MIN", help="Least value, like ndcg@10=0.03: exit 3 below it."),
     ] = None,
     bundle: Swap = None,
     device: Device = None,
@@ -102,12 +103,12 @@ def evaluate(
 ) -> None:
     """Measure a model on held-out users over the full catalogue, beside popularity and item-kNN."""
     from sidtool.catalog.rows import read_events, read_examples
-    from sidtool.cli.models import assignments
+    from sidtool.cli.models import numbers
     from sidtool.evaluate.metrics import check_names, metric_names
     from sidtool.evaluate.report import check
     from sidtool.evaluate.report import evaluate as measure
 
-    minima = assignments(minimum, option="--min")
+    minima = numbers(minimum, option="--min")
     check_names(minima, metric_names())
     examples = list(islice(read_examples(test), limit))
     beside = events or test.with_name(test.name.replace("test", "events").replace("valid", "events"))

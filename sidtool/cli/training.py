@@ -7,7 +7,7 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
-from sidtool.cli.models import assignments
+from sidtool.cli.models import numbers
 from sidtool.errors import UsageError
 
 PROTOCOLS = ("leave-one-out", "temporal", "given")
@@ -28,7 +28,12 @@ def make_sft(
         Path | None, typer.Option(help="Extended model: its tokenizer measures rows and gives the chat format.")
     ] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="Rows as plain text or chat; auto: chat where the model has a template.")
+        str,
+        typer.Option(
+            "--format",
+            envvar="SIDTOOL_MAKE_SFT_FORMAT",
+            help="Rows as plain text or chat; auto: chat where the model has a template.",
+        ),
     ] = "auto",
     history_length: Annotated[int, typer.Option(help="Items of a history that are shown.")] = 20,
     max_length: Annotated[int, typer.Option(help="Tokens of a row; a longer history loses its oldest items.")] = 1024,
@@ -59,7 +64,7 @@ def make_sft(
     from sidtool.tune.sft import side_files
 
     tokenizer = _tokenizer(model)
-    weights = _weights(task)
+    weights = numbers(task, option="--task") or {"sequence": 1.0}
     chat = format_ == "auto" and getattr(tokenizer, "chat_template", None) and set(weights) != {"sequence"}
     wanted = SftOptions(
         tasks=weights,
@@ -103,7 +108,11 @@ def train(
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of training settings.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Training setting, key=value: sidtool's own or any SFTConfig field."),
+        typer.Option(
+            "--set",
+            envvar="SIDTOOL_TRAIN_SET",
+            help="Training setting, key=value: sidtool's own or any SFTConfig field.",
+        ),
     ] = None,
     valid: Annotated[Path | None, typer.Option(help="Validation users, if not those beside the rows.")] = None,
     trust_remote_code: options.Trust = False,
@@ -147,14 +156,6 @@ def _tokenizer(model: Path | None) -> Any:
     from sidtool.model.pretrained import load_tokenizer, locate
 
     return load_tokenizer(locate(str(model)))
-
-
-def _weights(tasks: list[str] | None) -> dict[str, float]:
-    weights = assignments(tasks, option="--task") or {"sequence": 1.0}
-    for name, weight in weights.items():
-        if not isinstance(weight, int | float) or isinstance(weight, bool):
-            raise UsageError(f"the weight of task {name} is a number, not {weight!r}")
-    return {name: float(weight) for name, weight in weights.items()}
 
 
 def _split(
