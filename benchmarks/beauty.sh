@@ -26,4 +26,5 @@ step "$work/sft" make-sft "$work/beauty.zarr" "$data/items.jsonl" "$data/interac
 step "$work/tuned" train "$work/base+sid" "$work/sft/train.jsonl" -o "$work/tuned" --config "$here/beauty/train.yaml" \
   --set "seed=$seed"
 sidtool evaluate "$work/tuned" "$work/sft/test.jsonl" --exclude-seen --json > "$work/beauty.json"
+python "$here/table.py" "sidtool=$work/beauty.json"
 echo "$(( ($(date +%s) - started) / 60 )) minutes in this run, seed $seed"

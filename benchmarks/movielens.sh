@@ -14,13 +14,4 @@ sidtool make-sft "$control/ml.zarr" "$data/ml-100k.item" "$data/ml-100k.inter" -
   --model "$control/base+sid" --config "$example/sft.yaml"
 sidtool train "$control/base+sid" "$control/sft/train.jsonl" -o "$control/tuned" --force --config "$example/train.yaml"
 sidtool evaluate "$control/tuned" "$control/sft/test.jsonl" --json > "$control/metrics.json"
-python - "$work/metrics.json" "$control/metrics.json" <<'P'
-import json, sys
-real, control = (json.load(open(path)) for path in sys.argv[1:])
-systems = {"semantic IDs": real["metrics"], "permuted SIDs": control["metrics"], **real["baselines"]}
-names = ["hr@5", "hr@10", "ndcg@5", "ndcg@10"]
-print("| MovieLens-100K test |", " | ".join(names), "|\n| --- |", " --- |" * len(names), sep="")
-for system, metrics in systems.items():
-    print(f"| {system} |", " | ".join(f"{metrics[name]:.4f}" for name in names), "|")
-sys.exit(not all(real["metrics"][n] > control["metrics"][n] for n in ("hr@10", "ndcg@10")))
-P
+python "$here/table.py" "semantic IDs=$work/metrics.json" "permuted SIDs=$control/metrics.json"
