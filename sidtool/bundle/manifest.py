@@ -55,6 +55,10 @@ class Manifest:
     report: Mapping[str, Any] = field(default_factory=dict)
     libraries: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
+    change: Mapping[str, Any] = field(default_factory=dict)
+    """what this version changed: kind and counts; empty for a bundle that was built"""
+    lineage: tuple[Mapping[str, Any], ...] = ()
+    """the versions before this one, oldest first: version, digest, name, created and change of each"""
     format: int = FORMAT
     objects: Mapping[str, str] = field(default_factory=dict)
     """stored object -> SHA-256 of its bytes, the root document excepted"""
@@ -66,6 +70,7 @@ class Manifest:
             "space": self.space.to_json(),
             "identity": asdict(self.identity) | {"digest": self.identity.digest},
             "compatible_with": list(self.compatible_with),
+            "lineage": [dict(entry) for entry in self.lineage],
         }
 
     @classmethod
@@ -87,6 +92,7 @@ class Manifest:
                     "space": SidSpace.from_json(value["space"]),
                     "identity": Identity(**identity),
                     "compatible_with": tuple(value.get("compatible_with", ())),
+                    "lineage": tuple(value.get("lineage", ())),
                 }
             )
         except (KeyError, TypeError) as error:

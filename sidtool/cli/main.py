@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sidtool.cli import codebook, models, serve, training
+from sidtool.cli import codebook, lifecycle, models, serve, training
 from sidtool.cli.console import Commands
 
 app = typer.Typer(
@@ -29,6 +29,11 @@ for command in (
     training.train,
     serve.recommend,
     serve.evaluate,
+    lifecycle.add_items,
+    lifecycle.diff,
+    lifecycle.align,
+    lifecycle.log,
+    lifecycle.rebind,
 ):
     app.command(command.__name__.replace("_", "-"))(command)
 

@@ -1,0 +1,123 @@
+"""A newer bundle inside a model: the table of verdicts holds, weights stay, a refusal writes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sidtool.bundle import Bundle, ItemMap
+from sidtool.bundle.add import add_items, retire
+from sidtool.bundle.versions import align
+from sidtool.catalog.items import make_items
+from sidtool.errors import CompatibilityError, SidtoolWarning, UsageError
+from sidtool.model.extend import extend
+from sidtool.model.load import check_folder, load_served
+from sidtool.model.rebind import outlook, rebind
+from sidtool.sid import SidSpace
+from tests.model.conftest import DIM, make_bundle, make_codebook, some_codes
+
+IDS = [f"item{n}" for n in range(20)]
+OTHER_CODES = some_codes(20, seed=1)
+
+
+def grown(bundle: Bundle, ids: Sequence[str] = ("new0", "new1")) -> Bundle:
+    items = make_items(tuple(ids), tuple(ids), tuple(ids), fields={}, template="{title}")
+    vectors = np.random.default_rng(2).normal(size=(len(ids), DIM)).astype(np.float32)
+    return add_items(bundle, items, vectors)
+
+
+def retrained(seed: int = 5) -> Bundle:
+    return make_bundle(IDS, OTHER_CODES, codebook=make_codebook(seed), name="retrained")
+
+
+@pytest.fixture
+def model(base: Path, bundle: Bundle, tmp_path: Path) -> Path:
+    extend(str(base), bundle, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_model_of_the_parent_goes_on_with_the_child(model: Path, bundle: Bundle, tmp_path: Path) -> None:
+    child = retire(grown(grown(bundle), ["new2"]), ["item3", "new0"])
+    child.save(tmp_path / "child.zarr")
+    stored = Bundle.open(tmp_path / "child.zarr")
+    served = load_served(model, bundle=stored)
+    assert served.verdict.kind == "refreshed"
+    assert "20 items kept their SID, 3 are new, 0 are gone" in served.verdict.message
+    assert outlook(bundle, stored).kind == "works"
+    verdict = rebind(model, stored, tmp_path / "bound")
+    assert verdict == served.verdict
+    bound = load_served(tmp_path / "bound")
+    assert (bound.verdict.kind, bound.bundle.identity) == ("same", child.identity)
+    assert bound.contract.facts["bundle_before"] == bundle.identity.digest
+    assert [parent["stage"] for parent in bound.contract.parents] == ["extended"]
+    before, after = contents(model), contents(tmp_path / "bound")
+    kept = {name for name in before if not name.startswith("sid.")}
+    assert kept == {name for name in after if not name.startswith("sid.")}
+    assert all(before[name] == after[name] for name in kept)
+
+
+def test_a_retrained_bundle_works_after_align(model: Path, bundle: Bundle, tmp_path: Path) -> None:
+    new = retrained()
+    assert outlook(bundle, new).kind == "works after align"
+    with pytest.raises(CompatibilityError, match="the model was made for codebook"):
+        rebind(model, new, tmp_path / "bound")
+    aligned, told = align(new, bundle)
+    assert outlook(bundle, aligned).kind == "works"
+    with pytest.warns(SidtoolWarning, match="is aligned with the model's"):
+        verdict = rebind(model, aligned, tmp_path / "bound")
+    assert (verdict.kind, verdict.moved_share) == ("aligned", 1 - told.after[-1] / told.common)
+    assert check_folder(tmp_path / "bound", grown(aligned))[2].kind == "refreshed"
+    with pytest.warns(SidtoolWarning, match="is aligned"):  # what grew from it is aligned, too
+        assert check_folder(model, grown(aligned))[2].kind == "aligned"
+
+
+def test_align_gives_a_bundle_the_spelling_of_the_models(bundle: Bundle) -> None:
+    space = SidSpace(bundle.space.sizes, begin=None, end=None)
+    bare = make_bundle(IDS, OTHER_CODES, codebook=make_codebook(5), space=space)
+    assert outlook(bundle, bare).kind == "works after align"
+    assert outlook(bundle, align(bare, bundle)[0]).kind == "works"
+
+
+def test_what_no_alignment_mends_needs_training(bundle: Bundle) -> None:
+    sizes = (8, 4, 7)
+    wider = make_bundle(IDS, some_codes(20, sizes=sizes), codebook=make_codebook(sizes=sizes), space=SidSpace(sizes))
+    bare = make_bundle(IDS, OTHER_CODES, codebook=None)
+    strangers = make_bundle([f"x{n}" for n in range(20)], OTHER_CODES, codebook=make_codebook(5))
+    shuffled = Bundle.of(
+        ItemMap.of(bundle.space, IDS, OTHER_CODES), bundle.codebook, "reassign", name="moved", recipe=None
+    )
+    for new in (wider, bare, strangers, shuffled):
+        found = outlook(bundle, new)
+        assert (found.kind, bool(found.message)) == ("retrain", True)
+    assert outlook(bundle, bundle.renamed("other")).kind == "works"
+
+
+def test_what_is_refused_writes_nothing(model: Path, bundle: Bundle, tmp_path: Path) -> None:
+    there = contents(tmp_path)
+    with pytest.raises(CompatibilityError):
+        rebind(model, retrained(), tmp_path / "bound")
+    with pytest.raises(UsageError, match="exists already"):
+        rebind(model, grown(bundle), model)
+    assert contents(tmp_path) == there
+    rebind(model, grown(bundle), model, force=True)  # a model may be rebound in its own place
+    assert check_folder(model)[1].identity == grown(bundle).identity
+
+
+def test_checkpoints_stay_behind(model: Path, bundle: Bundle, tmp_path: Path) -> None:
+    (model / "checkpoint-3").mkdir()
+    (model / "checkpoint-3" / "sid.json").write_text("{}")
+    rebind(model, replaced(bundle), tmp_path / "bound")
+    assert not (tmp_path / "bound" / "checkpoint-3").exists()
+
+
+def replaced(bundle: Bundle) -> Bundle:
+    """The bundle with an item retired by hand."""
+    items = replace(bundle.items, retired=np.arange(20) < 1)
+    return Bundle.of(items, bundle.codebook, "reassign", name="shop", recipe=bundle.manifest.recipe)
