@@ -219,10 +219,11 @@ def check_alignable(new: Bundle, old: Bundle) -> tuple[Codebook, Codebook]:
 def align(new: Bundle, old: Bundle) -> tuple[Bundle, Alignment]:
     """`new` with its codes renamed so that as many common items as possible keep the codes that they have in `old`.
 
-    Each level's codes are renamed by one permutation: the one that most common items agree with (the Hungarian method
-    on co-assignment counts); codes that share no item are matched by the distance of their centroids. Residuals do not
-    depend on names, so encoding and decoding stay what they were. The result has the spelling of `old`, is its next
-    major version, and names its codebook in `compatible_with`. Raises RefusedError as `check_alignable` does.
+    Each level's codes are renamed by one permutation: the one that most common items agree with, those first that agree
+    at all earlier levels (the Hungarian method on co-assignment counts); codes that share no item are matched by the
+    distance of their centroids. Residuals do not depend on names, so encoding and decoding stay what they were. The
+    result has the spelling of `old`, is its next major version, and names its codebook in `compatible_with`. Raises
+    RefusedError as `check_alignable` does.
     """
     codebook, meant = check_alignable(new, old)
     ours, theirs = _common_codes(old, new)
@@ -256,12 +257,17 @@ def _common_codes(old: Bundle, new: Bundle) -> tuple[Codes, Codes]:
 def _permutations(
     ours: Codes, theirs: Codes, old_levels: Sequence[Vectors], new_levels: Sequence[Vectors]
 ) -> list[Permutation]:
-    """One permutation for each level of the codebook; an appended level only counts, and keeps its names."""
-    names = []
+    """One permutation for each level of the codebook; an appended level only counts, and keeps its names.
+
+    An item whose earlier levels agree outweighs all that differ already: only its SID can still be preserved.
+    """
+    names: list[Permutation] = []
+    agree = np.ones(len(ours), dtype=np.bool_)
     for level, (old_level, new_level) in enumerate(zip(old_levels, new_levels, strict=True)):
         counts = np.zeros((len(new_level), len(old_level)), dtype=np.int64)
-        np.add.at(counts, (theirs[:, level], ours[:, level]), 1)
+        np.add.at(counts, (theirs[:, level], ours[:, level]), np.where(agree, len(ours), 1))
         names.append(_match(counts, old_level, new_level))
+        agree &= names[-1][theirs[:, level]] == ours[:, level]
     return names
 
 
