@@ -86,7 +86,7 @@ def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> Non
         ("levls: 4x4x8\n", "has no option 'levls'"),
         ("- levels\n", "must hold a mapping"),
         ("levels: [\n", "cannot be read"),
-        ("levels: 4x4x8\nset: 3\n", "has no option 'set'"),
+        ("levels: 4x4x8\nwidth: 3\n", "has no option 'width'"),
     ],
 )
 def test_a_file_that_says_what_no_option_is_is_exit_2(road: Road, tmp_path: Path, content: str, told: str) -> None:
