@@ -7,7 +7,8 @@ build leaves `OUT.partial` with the vectors that were finished, and the same com
 import datetime
 import importlib.metadata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """How vectors become SIDs, and how SIDs are spelled. Raises UsageError for a name that is none."""
+    """How vectors become SIDs, and how SIDs are spelled. Raises UsageError for a name or an option that is none."""
 
     sizes: tuple[int, ...] = (256, 256, 256)
     method: str = "rq-kmeans"
@@ -35,12 +36,26 @@ class Plan:
     spelling: str = "openonerec"
     markers: bool = True
     seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the method's own, like `balanced`."""
 
     def __post_init__(self) -> None:
         choices = {"method": METHODS, "policy": get_args(Policy), "spelling": SPELLINGS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UsageError(f"no {name} {getattr(self, name)!r}", hint=f"choose from {', '.join(known)}")
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Refuse an option before the work, not after it."""
+        taken = ("vectors", "sizes", "seed", "progress")
+        known = {name: p.annotation for name, p in signature(METHODS[self.method]).parameters.items()}
+        for name, value in self.options.items():
+            if name in taken or name not in known:
+                hint = f"it has {', '.join(name for name in known if name not in taken)}"
+                raise UsageError(f"method {self.method} has no option {name!r}", hint=hint)
+            if type(value) not in (known[name], *get_args(known[name])):
+                raise UsageError(f"option {name} of method {self.method} cannot be {value!r}")
 
     def space(self, sizes: tuple[int, ...]) -> SidSpace:
         """The space of the given sizes (those planned, and an appended collision level where there is one)."""
@@ -65,7 +80,7 @@ def build(
     if len(vectors) != len(items.ids):
         raise DataError(f"{len(vectors)} vectors for {len(items.ids)} items")
     plan.space(plan.sizes)  # refuses a space that cannot be spelled before the work, not after it
-    codebook = fit(vectors, plan.sizes, method=plan.method, seed=plan.seed, progress=progress)
+    codebook = fit(vectors, plan.sizes, method=plan.method, seed=plan.seed, progress=progress, **plan.options)
     raw = codebook.encode(vectors)
     recorded = {key: value for key, value in encoder.items() if key != "libraries"}  # versions are not identity
     libraries = encoder.get("libraries", {})

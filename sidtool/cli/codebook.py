@@ -8,6 +8,7 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
+from sidtool.cli.models import assignments
 from sidtool.errors import EXIT_REFUSED, RefusedError, UsageError
 from sidtool.sid import LETTERS, SPELLINGS, SidSpace
 
@@ -23,6 +24,16 @@ def build_codebook(
         Path | None, typer.Option(help="Vectors made elsewhere: .npy with ids, Parquet or Zarr.")
     ] = None,
     method: Annotated[str, typer.Option(help="How vectors are quantised.")] = "rq-kmeans",
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Give every code of a level about as many items (rq-kmeans).")
+    ] = False,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Scale every vector to length 1 before it is quantised.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", envvar="SIDTOOL_BUILD_CODEBOOK_SET", help="Option of the method, key=value."),
+    ] = None,
     collisions: Annotated[str, typer.Option(help="Items that share a SID: reassign, append or allow.")] = "reassign",
     text: Annotated[str | None, typer.Option(help='Text of an item, like "{title}. {description}".')] = None,
     id_column: Annotated[str | None, typer.Option(help="Column of item ids; guessed if not given.")] = None,
@@ -54,7 +65,16 @@ def build_codebook(
         raise UsageError(
             "give either --encoder or --embeddings", hint="--encoder sentence-transformers/all-MiniLM-L6-v2"
         )
-    plan = Plan(SidSpace.parse_sizes(levels), method, collisions, spelling, markers, seed)  # type: ignore[arg-type]
+    flags = {"balanced": balanced, "normalize": normalize}
+    plan = Plan(
+        SidSpace.parse_sizes(levels),
+        method,
+        collisions,  # type: ignore[arg-type]
+        spelling,
+        markers,
+        seed,
+        options={**assignments(set_), **{name: True for name, given in flags.items() if given}},
+    )
     catalogue = read_items(
         items,
         id_column=id_column,

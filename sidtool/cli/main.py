@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sidtool.cli import codebook, lifecycle, models, serve, training
+from sidtool.cli import codebook, exchange, lifecycle, models, serve, training
 from sidtool.cli.console import Commands
 
 app = typer.Typer(
@@ -23,6 +23,9 @@ for command in (
     codebook.verify,
     codebook.encode,
     codebook.decode,
+    exchange.import_,
+    exchange.export,
+    exchange.compare,
     models.init_model,
     models.extend_model,
     training.make_sft,
@@ -35,7 +38,7 @@ for command in (
     lifecycle.log,
     lifecycle.rebind,
 ):
-    app.command(command.__name__.replace("_", "-"))(command)
+    app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 
 
 def _version(asked: bool) -> None:
