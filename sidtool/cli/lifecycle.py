@@ -41,8 +41,9 @@ def add_items(
 ) -> None:
     """Add items to a bundle and retire others; no published SID moves, and models of the bundle go on working."""
     from sidtool.bundle import Bundle
-    from sidtool.bundle.add import NO_VECTORS, NOTHING, embed_texts, unknown
+    from sidtool.bundle.add import NO_VECTORS, NOTHING, unknown
     from sidtool.bundle.add import add_items as add
+    from sidtool.bundle.encode import embed_texts
     from sidtool.catalog.items import read_items
     from sidtool.embed import read_vectors
     from sidtool.output import refuse_existing

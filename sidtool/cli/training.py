@@ -63,7 +63,8 @@ def make_sft(
     from sidtool.tune.sft import make_sft as make
     from sidtool.tune.sft import side_files
 
-    tokenizer = _tokenizer(model)
+    opened = Bundle.open(bundle)
+    tokenizer = _tokenizer(model, opened)
     weights = numbers(task, option="--task") or {"sequence": 1.0}
     chat = format_ == "auto" and getattr(tokenizer, "chat_template", None) and set(weights) != {"sequence"}
     wanted = SftOptions(
@@ -80,7 +81,7 @@ def make_sft(
     split = _split(protocol, interactions, (valid, test), (valid_from, test_from), columns)
     with progress("rows") as report:
         lineage = make(
-            Bundle.open(bundle),
+            opened,
             catalogue,
             split,
             out,
@@ -150,11 +151,14 @@ def train(
     return next_step(f"sidtool evaluate {out} {side_files(rows)['test']}")
 
 
-def _tokenizer(model: Path | None) -> Any:
+def _tokenizer(model: Path | None, bundle: Any) -> Any:
+    """The tokenizer of a model, which must be one that was extended with a bundle like this."""
     if model is None:
         return None
+    from sidtool.model.load import check_folder
     from sidtool.model.pretrained import load_tokenizer, locate
 
+    check_folder(model, bundle)
     return load_tokenizer(locate(str(model)))
 
 

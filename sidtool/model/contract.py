@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.bundle import Bundle, verify
 from sidtool.bundle.manifest import Identity
 from sidtool.errors import CompatibilityError, IntegrityError
 from sidtool.output import new_file
@@ -126,7 +126,16 @@ def read_contract(folder: Path) -> Contract:
 
 
 def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
-    """The bundle inside a model's folder. Raises CompatibilityError if it is not the contract's."""
+    """The bundle inside a model's folder, every byte of it checked.
+
+    Raises IntegrityError if it is damaged, CompatibilityError if it is not the contract's.
+    """
+    broken = verify(folder / BUNDLE_COPY)
+    if broken:
+        name, reason = broken[0]
+        raise IntegrityError(
+            f"{folder / BUNDLE_COPY}: {name}: {reason}", hint="make the model again, or copy its bundle"
+        )
     bundle = Bundle.open(folder / BUNDLE_COPY)
     inside, meant = bundle.identity.digest[:12], contract.identity.digest[:12]
     if inside != meant:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.bundle import Bundle, ItemMap
-from sidtool.bundle.add import NO_VECTORS, add_items, embed_texts, retire, unknown
+from sidtool.bundle.add import NO_VECTORS, add_items, retire, unknown
+from sidtool.bundle.encode import embed_texts
 from sidtool.catalog.items import Items, make_items
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.quantize.codebook import Codebook
