@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The road on Amazon Beauty 2014 (leave-one-out, full ranking, item level), as TIGER and S3-Rec split it.
-# Usage: beauty.sh DATA_DIR [WORK_DIR] [SEED]. DATA_DIR holds items.jsonl (item_id, title) and interactions.csv
+# Usage: beauty.sh [DATA_DIR [WORK_DIR [SEED]]]. DATA_DIR (SIDTOOL_SHARED_DATA/beauty if not given) holds items.jsonl (item_id, title) and interactions.csv
 # (user_id, item_id, order). Each step leaves its output in WORK_DIR, and a run that was killed goes on from there.
 # Chosen on validation; test is read once, at the end, and its figures go to WORK_DIR/beauty.json.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
-data="$1"; work="${2:-benchmarks/work/beauty}"; seed="${3:-0}"
+data="${1:-${SIDTOOL_SHARED_DATA:-../shared/data}/beauty}"; work="${2:-benchmarks/work/beauty}"; seed="${3:-0}"
+export PATH="$here/../.venv/bin:$PATH"
 mkdir -p "$work"
 started=$(date +%s)
 python "$here/environment.py"

@@ -4,6 +4,7 @@
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 work="${1:-demo}"; seeds="${2:-0 1}"; example="$here/../examples/movielens"; out="$work/init"
+export PATH="$here/../.venv/bin:$PATH"
 python "$here/environment.py"
 mkdir -p "$out"
 echo "| --init | seed | valid ndcg@10 |"; echo "| --- | --- | --- |"

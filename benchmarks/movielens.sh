@@ -4,6 +4,7 @@
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 work="${1:-demo}"; example="$here/../examples/movielens"; control="$work/control"
+export PATH="$here/../.venv/bin:$PATH"
 python "$here/environment.py"
 [ -e "$work/metrics.json" ] || bash "$example/run.sh" "$work"
 data="$work/data/recbole/dataset_example/ml-100k"
