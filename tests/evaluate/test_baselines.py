@@ -1,6 +1,7 @@
 """Baselines against a few slow lines that say the same, and against figures measured elsewhere."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ from sidtool.evaluate.baselines import (
 )
 from sidtool.evaluate.metrics import find_targets, metric_names, metric_values
 
-BEAUTY = Path(__file__).parents[3] / "shared" / "data" / "beauty"
+DATA = Path(os.environ.get("SIDTOOL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+BEAUTY = DATA / "beauty"
 ITEMS = 9
 
 sequence = st.lists(st.integers(0, ITEMS - 1), max_size=7)
