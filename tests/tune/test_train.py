@@ -293,16 +293,29 @@ def test_sigkill_leaves_no_output_and_the_same_command_finishes(tmp_path: Path, 
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
+TORCHRUN = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29533"]
+ACCELERATE = [
+    *(
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes=2",
+        "--num_machines=1",
+        "--main_process_port=29534",
+    ),
+    *("--mixed_precision=no", "--dynamo_backend=no"),
+]
+
+
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path, models: Make, rows: Make) -> None:
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_train_as_one(tmp_path: Path, models: Make, rows: Make, launcher: list[str]) -> None:
     """Two ranks with half the batch each follow one rank: same sum of gradients, but for the order of addition."""
     base, made = models("gpt2"), rows(sequence=1.0)
     (tmp_path / "run.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29533"]
     subprocess.run(
-        [*launch, str(tmp_path / "run.py"), str(base), str(made), str(tmp_path / "two"), "8"],
+        [sys.executable, "-m", *launcher, str(tmp_path / "run.py"), str(base), str(made), str(tmp_path / "two"), "8"],
         check=True,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},  # torchrun does not read it
     )
     subprocess.run(
         [sys.executable, str(tmp_path / "run.py"), str(base), str(made), str(tmp_path / "one"), "16"],
