@@ -5,12 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sidtool.cli import options
+from sidtool.cli import options, split
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.models import numbers
-from sidtool.errors import UsageError
-
-PROTOCOLS = ("leave-one-out", "temporal", "given")
 
 
 def make_sft(
@@ -20,9 +17,9 @@ def make_sft(
         Path, typer.Argument(help="Events: CSV, TSV, JSONL, Parquet, RecBole .inter; training windows under `given`.")
     ],
     out: options.Out,
-    protocol: Annotated[str, typer.Option(help=f"What is held out: {', '.join(PROTOCOLS)}.")] = "leave-one-out",
-    valid: Annotated[Path | None, typer.Option(help="Validation windows, under `given`.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Test windows, under `given`.")] = None,
+    protocol: split.Protocol = "leave-one-out",
+    valid: split.Valid = None,
+    test: split.Test = None,
     task: Annotated[list[str] | None, typer.Option(help="Task and weight, like next-item=1; may be repeated.")] = None,
     model: Annotated[
         Path | None, typer.Option(help="Extended model: its tokenizer measures rows and gives the chat format.")
@@ -43,13 +40,11 @@ def make_sft(
     field: Annotated[
         list[str] | None, typer.Option(help="Further catalogue column that a task needs, like description.")
     ] = None,
-    user_column: Annotated[str | None, typer.Option(help="Column of users in the events.")] = None,
-    item_column: Annotated[str | None, typer.Option(help="Column of item ids in the events.")] = None,
-    order_column: Annotated[str | None, typer.Option(help="Column of time or order in the events.")] = None,
-    valid_from: Annotated[
-        str | None, typer.Option(help="Under `temporal`: time or date where validation starts.")
-    ] = None,
-    test_from: Annotated[str | None, typer.Option(help="Under `temporal`: time or date where the test starts.")] = None,
+    user_column: split.UserColumn = None,
+    item_column: split.ItemColumn = None,
+    order_column: split.OrderColumn = None,
+    valid_from: split.ValidFrom = None,
+    test_from: split.TestFrom = None,
     seed: options.Seed = 0,
     config: options.Config = None,
     dry_run: options.DryRun = False,
@@ -78,12 +73,12 @@ def make_sft(
         items, id_column=id_column, title_column=title_column, text_template=text, fields=tuple(field or ())
     )
     columns = {"user_column": user_column, "item_column": item_column, "order_column": order_column}
-    split = _split(protocol, interactions, (valid, test), (valid_from, test_from), columns)
+    events = split.read_split(interactions, protocol, (valid, test), (valid_from, test_from), columns)
     with progress("rows") as report:
         lineage = make(
             opened,
             catalogue,
-            split,
+            events,
             out,
             wanted,
             tokenizer=tokenizer,
@@ -160,37 +155,6 @@ def _tokenizer(model: Path | None, bundle: Any) -> Any:
 
     check_folder(model, bundle)
     return load_tokenizer(locate(str(model)))
-
-
-def _split(
-    protocol: str,
-    interactions: Path,
-    files: tuple[Path | None, Path | None],
-    cuts: tuple[str | None, str | None],
-    columns: dict[str, str | None],
-) -> Any:
-    from sidtool.catalog import splits
-    from sidtool.catalog.interactions import parse_time, read_interactions
-
-    if protocol not in PROTOCOLS:
-        raise UsageError(f"no protocol {protocol!r}", hint=f"there are {', '.join(PROTOCOLS)}")
-    if (any(files) and protocol != "given") or (any(cuts) and protocol != "temporal"):
-        raise UsageError(
-            f"--valid and --test go with given, --valid-from and --test-from with temporal, not {protocol}"
-        )
-    if protocol == "given":
-        valid, test = files
-        if valid is None or test is None:
-            raise UsageError("--protocol given needs --valid and --test")
-        return splits.given(interactions, valid, test)
-    events = read_interactions(interactions, **columns)
-    if protocol == "leave-one-out":
-        return splits.leave_one_out(events)
-    try:
-        valid_from, test_from = (None if cut is None else parse_time(cut) for cut in cuts)
-    except ValueError as error:
-        raise UsageError(f"a cut is a number or an ISO date: {error}") from error
-    return splits.temporal(events, valid_from=valid_from, test_from=test_from)
 
 
 def _say_lineage(lineage: dict[str, Any]) -> None:

@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.catalog.splits import Example, UserSequence
+from sidtool.catalog.together import co_occurrence
 from sidtool.errors import DataError
 from sidtool.evaluate.metrics import find_targets, metric_values
 
 Numbers = NDArray[np.int64]
 """(m,) item numbers of a catalogue."""
-WINDOW = 50
-"""Events of a user that lie further apart do not co-occur: the cost stays linear in the events."""
 CHUNK = 1024
 """Histories scored together."""
 
@@ -97,7 +96,7 @@ def item_similarity(sequences: Sequence[Numbers], items: int, settings: KnnSetti
     """(items, items) scipy CSR float64: how similar the items are by the users' training sequences, diagonal empty."""
     from scipy import sparse
 
-    together = _co_occurrence(sequences, items, settings.distance).tocoo()
+    together = co_occurrence(sequences, items, settings.distance).tocoo()
     events = np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *sequences]), minlength=items)
     lengths = np.sqrt(events[together.row] * events[together.col].astype(np.float64))
     values = together.data / (lengths + settings.shrinkage)
@@ -169,21 +168,6 @@ def tune_item_knn(
         if progress is not None:
             progress(done + 1, len(trials))
     return max(tried, key=tried.__getitem__)
-
-
-def _co_occurrence(sequences: Sequence[Numbers], items: int, distance: float) -> Any:
-    """(items, items) CSR: weights of all pairs of different items, both ways round."""
-    from scipy import sparse
-
-    events = np.concatenate([np.zeros(0, dtype=np.int64), *sequences])
-    users = np.repeat(np.arange(len(sequences)), [len(items) for items in sequences])
-    total = sparse.csr_matrix((items, items))
-    for gap in range(1, min(WINDOW, max((len(items) for items in sequences), default=1)) + 1):
-        earlier, later = events[:-gap], events[gap:]
-        pairs = (users[:-gap] == users[gap:]) & (earlier != later)
-        weights = np.full(int(pairs.sum()), distance ** (gap - 1))
-        total = total + sparse.csr_matrix((weights, (earlier[pairs], later[pairs])), shape=(items, items))
-    return (total + total.T).tocsr()
 
 
 def _nearest(similar: Any, neighbours: int) -> Any:

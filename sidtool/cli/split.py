@@ -1,0 +1,57 @@
+"""The options that say what is held out, and the split that they make: make-sft and build-codebook share them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sidtool.errors import UsageError
+
+if TYPE_CHECKING:
+    from sidtool.catalog.splits import Split
+
+PROTOCOLS = ("leave-one-out", "temporal", "given")
+
+Protocol = Annotated[str, typer.Option(help=f"What is held out: {', '.join(PROTOCOLS)}.")]
+Valid = Annotated[Path | None, typer.Option(help="Validation windows, under `given`.")]
+Test = Annotated[Path | None, typer.Option(help="Test windows, under `given`.")]
+ValidFrom = Annotated[str | None, typer.Option(help="Under `temporal`: time or date where validation starts.")]
+TestFrom = Annotated[str | None, typer.Option(help="Under `temporal`: time or date where the test starts.")]
+UserColumn = Annotated[str | None, typer.Option(help="Column of users in the events.")]
+ItemColumn = Annotated[str | None, typer.Option(help="Column of item ids in the events.")]
+OrderColumn = Annotated[str | None, typer.Option(help="Column of time or order in the events.")]
+
+
+def read_split(
+    interactions: Path,
+    protocol: str,
+    files: tuple[Path | None, Path | None],
+    cuts: tuple[str | None, str | None],
+    columns: dict[str, str | None],
+) -> "Split":
+    """The split of a file of events. `files` are those of `given`, `cuts` those of `temporal`, valid before test.
+
+    Raises UsageError for what does not go together, and what the readers and protocols raise.
+    """
+    from sidtool.catalog import splits
+    from sidtool.catalog.interactions import parse_time, read_interactions
+
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"no protocol {protocol!r}", hint=f"there are {', '.join(PROTOCOLS)}")
+    if (any(files) and protocol != "given") or (any(cuts) and protocol != "temporal"):
+        raise UsageError(
+            f"--valid and --test go with given, --valid-from and --test-from with temporal, not {protocol}"
+        )
+    if protocol == "given":
+        valid, test = files
+        if valid is None or test is None:
+            raise UsageError("--protocol given needs --valid and --test")
+        return splits.given(interactions, valid, test)
+    events = read_interactions(interactions, **columns)
+    if protocol == "leave-one-out":
+        return splits.leave_one_out(events)
+    try:
+        valid_from, test_from = (None if cut is None else parse_time(cut) for cut in cuts)
+    except ValueError as error:
+        raise UsageError(f"a cut is a number or an ISO date: {error}") from error
+    return splits.temporal(events, valid_from=valid_from, test_from=test_from)
