@@ -23,6 +23,9 @@ class TrainOptions:
         (then only code tokens are targets), else `vocabulary`.
     batching: `packed` (several rows a line, no padding; needs sdpa attention) or `padded`; `auto`: packed if it can be.
     dropout, attention_dropout: override the model's own rates for this run; None leaves them.
+    crop, drop_items: chances that a history loses its oldest items, and that any one item of it is left out, drawn
+        anew in every epoch (augment.py); rows of other kinds and validation stay as they are.
+    code_dropout: the chance that an input code's embedding is zero in a training step.
     ema: decay of an exponential moving average of the weights, which is then what is validated and saved.
     metric: the metric on the validation users that selects the checkpoint: hr@K or ndcg@K.
     valid_users: size of the seeded sample of validation users; 0 takes all. valid_width: beams.
@@ -33,6 +36,9 @@ class TrainOptions:
     batching: Literal["auto", "packed", "padded"] = "auto"
     dropout: float | None = None
     attention_dropout: float | None = None
+    crop: float = 0.0
+    drop_items: float = 0.0
+    code_dropout: float = 0.0
     ema: float | None = None
     metric: str = "ndcg@10"
     valid_users: int = 1000
@@ -44,6 +50,9 @@ class TrainOptions:
             choices = get_args(self.__annotations__[name])
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        for name in ("crop", "drop_items", "code_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is a chance between 0 and 1, not {getattr(self, name)}")
         kind, _, k = self.metric.partition("@")
         if kind not in ("hr", "ndcg") or not k.isdecimal() or int(k) < 1:
             raise UsageError(f"metric is hr@K or ndcg@K, not {self.metric!r}")

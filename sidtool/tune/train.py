@@ -211,6 +211,7 @@ class _Run:
     def _trainer(self, arguments: Any, progress: Progress | None, log: Log | None) -> Any:
         from transformers import EarlyStoppingCallback
 
+        from sidtool.tune.augment import Augmentation, Augmented, EpochCallback, hide_codes
         from sidtool.tune.trainer import Loss, ProgressCallback, SidTrainer, set_dropout
 
         loss_over = self._loss_over
@@ -226,12 +227,19 @@ class _Run:
         self._check_length(rows, served)
         set_dropout(served.model, self.options.dropout, self.options.attention_dropout)
         callbacks: list[Any] = [ProgressCallback(progress, log)]
+        shown: Rows | Augmented = rows
+        if self.options.crop or self.options.drop_items:
+            augmentation = Augmentation(self.options.crop, self.options.drop_items)
+            shown = Augmented(rows, augmentation, served.tokens, int(self.fields["seed"]))
+            callbacks.append(EpochCallback(shown))
+        if self.options.code_dropout:
+            hide_codes(served.model, served.tokens, self.options.code_dropout)
         if self.valid and self.options.patience is not None:
             callbacks.append(EarlyStoppingCallback(self.options.patience))
         return SidTrainer(
             model=served.model,
             args=arguments,
-            rows=rows,
+            rows=shown,
             tokenizer=served.tokenizer,
             loss=Loss(loss_over, served.tokens),
             batching=self.options.batching,

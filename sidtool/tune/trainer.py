@@ -18,6 +18,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl
 from trl import SFTConfig, SFTTrainer
 
 from sidtool.prompt.tokens import SidTokens
+from sidtool.tune.augment import Augmented
 from sidtool.tune.data import IGNORED, Packed, Padded, Rows
 from sidtool.tune.head import NarrowHead, narrows_exactly, packs_exactly
 from sidtool.tune.validate import Validator
@@ -62,7 +63,7 @@ class SidTrainer(SFTTrainer):
         *,
         model: Any,
         args: SFTConfig,
-        rows: Rows,
+        rows: Rows | Augmented,
         tokenizer: Any,
         loss: Loss,
         batching: str,

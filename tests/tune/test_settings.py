@@ -32,6 +32,7 @@ def test_pairs_win_over_the_file_and_are_typed(tmp_path: Path) -> None:
         ("loss_over=nothing", "loss_over is one of"),
         ("metric=mrr@5", "metric is hr@K"),
         ("ema=1.5", "ema is a decay"),
+        ("drop_items=1.5", "drop_items is a chance"),
         ("nonsense", "key=value"),
     ],
 )

@@ -216,10 +216,12 @@ class _Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("ema", [None, 0.9])
-def test_a_stopped_run_ends_as_one_left_alone(tmp_path: Path, models: Make, rows: Make, ema: float | None) -> None:
+@pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "crop": 0.5, "drop_items": 0.2, "code_dropout": 0.1}])
+def test_a_stopped_run_ends_as_one_left_alone(
+    tmp_path: Path, models: Make, rows: Make, extra: dict[str, float]
+) -> None:
     base, made = models("gpt2", resid_pdrop=0.1), rows(sequence=1.0)
-    options = TrainOptions(valid_users=10, valid_width=10, ema=ema)
+    options = TrainOptions(valid_users=10, valid_width=10, **extra)
     fields = {**FAST, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
 
     def run(out: Path, stop: int | None = None) -> dict[str, Any]:
@@ -242,6 +244,20 @@ def test_a_stopped_run_ends_as_one_left_alone(tmp_path: Path, models: Make, rows
     assert resumed["resumed_from"] in ("checkpoint-3", "checkpoint-6")  # rotation keeps the best and the newest
     assert resumed["best"] == whole["best"]
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+@pytest.mark.parametrize("extra", [{"crop": 0.5}, {"drop_items": 0.5}, {"code_dropout": 0.5}])
+def test_every_epoch_is_varied(
+    tmp_path: Path, models: Make, rows: Make, monkeypatch: pytest.MonkeyPatch, extra: dict[str, float]
+) -> None:
+    from sidtool.tune.augment import Augmented
+
+    epochs: list[int] = []
+    monkeypatch.setattr(Augmented, "vary", lambda self, epoch: epochs.append(epoch))
+    for name, options in (("plain", TrainOptions()), ("varied", TrainOptions(**extra))):
+        train(models("gpt2"), rows(sequence=1.0), tmp_path / name, options=options, fields={**FAST, "max_steps": 8})
+    assert epochs == ([] if "code_dropout" in extra else [0, 1])
+    assert not same(weights(tmp_path / "plain"), weights(tmp_path / "varied"))
 
 
 def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(tmp_path: Path, models: Make, rows: Make) -> None:

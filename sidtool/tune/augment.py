@@ -1,0 +1,115 @@
+"""Histories varied anew in every epoch, and codes hidden in every step: what keeps a small catalogue from being learnt
+by heart.
+
+Knows where the items of a tokenised row are; knows nothing of tasks, files or models. What a row looks like follows
+from the seed, the epoch and the row's number alone, so a resumed run and one on several processes see the same rows.
+There is no masking of whole items: the vocabulary has no token for it, and one with another meaning would change what
+that token means when the model is served.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import TrainerCallback
+
+from sidtool.prompt.tokens import SidTokens
+from sidtool.tune.data import Example, Rows
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How histories are varied, in this order.
+
+    crop: the chance that a history loses its oldest items; how many stay is drawn evenly from one to all. Cutting the
+        newest ones off would show no target that the whole row does not show. (X. Xie et al., CL4SRec, ICDE 2022.)
+    drop_items: the chance that an item of the history is left out; the next one then follows the one before it.
+    """
+
+    crop: float
+    drop_items: float
+
+    def __call__(self, row: Example, tokens: SidTokens, rng: np.random.Generator) -> Example:
+        """A row with part of its items, whole and in the order they had; what is a target stays one.
+
+        The item that answers stays, and at least one item before it does: a row with a single item beside the answer,
+        or none, is left as it is. A row's first token is no target: nothing comes before it.
+        """
+        ids, targets = row
+        spans = item_spans(ids, tokens)
+        answers = len(spans) > 0 and bool(targets[slice(*spans[-1])].any())
+        history = spans[: len(spans) - answers]
+        if len(history) < 2:
+            return row
+        kept = np.ones(len(ids), dtype=np.bool_)
+        for start, stop in history[~self._kept(len(history), rng)]:
+            kept[start:stop] = False
+        ids, targets = ids[kept], targets[kept]
+        targets[0] = False
+        return ids, targets
+
+    def _kept(self, items: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """(items,) bool: which items of a history stay, the newest if none did."""
+        kept = np.ones(items, dtype=np.bool_)
+        if rng.random() < self.crop:
+            kept[: items - rng.integers(1, items + 1)] = False
+        kept &= rng.random(items) >= self.drop_items
+        kept[-1] |= not kept.any()
+        return kept
+
+
+def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:
+    """(items, 2) int64: first token and stop of every SID in a row, markers included."""
+    first = np.flatnonzero((ids >= tokens.start) & (ids < tokens.start + tokens.space.sizes[0]))
+    edge = int(tokens.space.has_markers)
+    return np.stack([first - edge, first + tokens.space.levels + edge], axis=1)
+
+
+class Augmented:
+    """`Rows` as an epoch sees them. The epoch lies in shared memory, where workers that outlive one read it too."""
+
+    def __init__(self, rows: Rows, augmentation: Augmentation, tokens: SidTokens, seed: int) -> None:
+        self._rows, self._augmentation, self._tokens, self._seed = rows, augmentation, tokens, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> Example:
+        rng = np.random.default_rng([self._seed, int(self._epoch), row])
+        return self._augmentation(self._rows[row], self._tokens, rng)
+
+    def vary(self, epoch: int) -> None:
+        """Show the rows as this epoch sees them. (accelerate would call `set_epoch`, but not on several processes.)"""
+        self._epoch.fill_(epoch)
+
+
+class EpochCallback(TrainerCallback):
+    """Tells augmented rows which epoch begins, or goes on after a stop."""
+
+    def __init__(self, rows: Augmented) -> None:
+        self._rows = rows
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the first batch of an epoch is made."""
+        self._rows.vary(int(state.epoch or 0))
+
+
+def hide_codes(model: Any, tokens: SidTokens, rate: float) -> None:
+    """From now on the embedding of an input code is zero with this chance, in training alone; targets stay.
+
+    The rest is not scaled up: a code that is seen looks as it does when served. (Word dropout: S. Bowman et al., 2016.)
+    """
+
+    def hide(module: nn.Module, inputs: tuple[torch.Tensor], embedded: torch.Tensor) -> torch.Tensor:
+        if not module.training:
+            return embedded
+        (ids,) = inputs
+        code = (ids >= tokens.start) & (ids < tokens.start + tokens.space.n_codes)
+        hidden = code & (torch.rand(ids.shape, device=ids.device) < rate)
+        return embedded.masked_fill(hidden[..., None], 0.0)
+
+    model.get_input_embeddings().register_forward_hook(hide)
