@@ -30,6 +30,7 @@ for command in (
     models.extend_model,
     training.make_sft,
     training.train,
+    models.merge,
     serve.recommend,
     serve.evaluate,
     lifecycle.add_items,

@@ -1,4 +1,4 @@
-"""The commands that make a model ready: init-model and extend-model."""
+"""The commands that make a model ready: init-model, extend-model and merge."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,6 +93,31 @@ def extend_model(
     else:
         say(f"{out}: {tokens.stop - tokens.start} tokens at {tokens.start}, rows by {init}")
     return next_step(f"sidtool make-sft {bundle} ITEMS INTERACTIONS -o train.jsonl --model {out}")
+
+
+def merge(
+    model: options.Model,
+    out: options.Out,
+    dtype: Annotated[
+        str, typer.Option(help="Precision to store: float32, bfloat16. Adapters are merged in float32.")
+    ] = "float32",
+    config: options.Config = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Make a plain model of one that `train --stage lora` made, which is adapters over the model before it."""
+    from sidtool.model.adapter import merge as merge_adapter
+
+    if dry_run:
+        return note(f"would merge the adapters of {model} into a model at {out}")
+    contract = merge_adapter(model, out, dtype=dtype, force=force)
+    base = contract.facts["path"]
+    if json:
+        say_json({"model": str(out), "base": base, "dtype": dtype})
+    else:
+        say(f"{out}: a plain model of {model} and {base}, {dtype}")
+    return next_step(f"sidtool recommend {out} --history ITEM,ITEM -k 10")
 
 
 def assignments(pairs: list[str] | None, *, option: str = "--set") -> dict[str, Any]:

@@ -101,7 +101,13 @@ def train(
         Path, typer.Argument(help="Training rows that make-sft wrote; its valid and meta files lie beside.")
     ],
     out: options.Out,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file of training settings.")] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(help="What learns: full (all weights), rows (those of the new tokens), lora (rows and adapters)."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file of training settings; may list `stages`.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -118,31 +124,36 @@ def train(
 ) -> None:
     """Train a model on rows, and keep the checkpoint that recommends best on validation.
 
-    A killed run leaves OUT.partial, and the same command goes on from there.
+    A killed run leaves OUT.partial, and the same command goes on from there. Where the configuration lists stages,
+    each trains what the one before it made, which stays beside the output as OUT-1-rows, OUT-2-full ...
     """
-    from sidtool.tune.settings import read_settings
+    from sidtool.tune.settings import read_stages
     from sidtool.tune.sft import side_files
-    from sidtool.tune.train import train as run
+    from sidtool.tune.stages import train_stages as run
 
-    own, fields = read_settings(config, set_ or ())
+    stages = read_stages(config, set_ or (), stage)
     if dry_run:
-        return note(f"would train {model} on {rows} with {own} and {fields or 'no further settings'}; output {out}")
-    with progress("train") as report:
-        summary = run(
+        for one in stages:
+            own, fields = one.options, one.fields or "no further settings"
+            note(f"would train {model} on {one.rows or rows} with {own} and {fields}; output {out}")
+        return None
+    bars = {number: f"{number} {one.options.stage}" for number, one in enumerate(stages, start=1)}
+    with progress(*bars.values()) as report:
+        summaries = run(
             model,
             rows,
             out,
-            options=own,
-            fields=fields,
-            valid=valid or side_files(rows)["valid"],
+            stages,
+            valid=valid,
             trust_remote_code=trust_remote_code,
             force=force,
-            progress=report.get("train"),
+            progress=lambda number: report.get(bars[number]),
+            tell=note,
         )
     if json:
-        say_json(summary)
+        say_json(summaries[0] if len(summaries) == 1 else {"stages": summaries})
     else:
-        say(*(f"{key}: {value}" for key, value in summary.items()))
+        say(*(f"{key}: {value}" for summary in summaries for key, value in summary.items()))
     return next_step(f"sidtool evaluate {out} {side_files(rows)['test']}")
 
 
@@ -151,10 +162,10 @@ def _tokenizer(model: Path | None, bundle: Any) -> Any:
     if model is None:
         return None
     from sidtool.model.load import check_folder
-    from sidtool.model.pretrained import load_tokenizer, locate
+    from sidtool.model.pretrained import Checkpoint, load_tokenizer
 
     check_folder(model, bundle)
-    return load_tokenizer(locate(str(model)))
+    return load_tokenizer(Checkpoint(model))
 
 
 def _say_lineage(lineage: dict[str, Any]) -> None:

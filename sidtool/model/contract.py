@@ -47,6 +47,8 @@ class Contract:
     """how this stage was made: initialisation and seed, rows, training arguments ..."""
     serving: Serving | None = None
     """None until a stage has taught the model a task"""
+    base_folder: Mapping[str, Any] | None = None
+    """of an adapter: path and weights (file -> SHA-256) of the folder that it changes; None for a whole model"""
 
     @property
     def tokens(self) -> SidTokens:
@@ -68,6 +70,7 @@ class Contract:
             "parents": [dict(parent) for parent in self.parents],
             "facts": dict(self.facts),
             "serving": self.serving.to_json() if self.serving else None,
+            **({"base_folder": dict(self.base_folder)} if self.base_folder else {}),
         }
 
     @classmethod
@@ -93,6 +96,7 @@ class Contract:
                 parents=tuple(value["parents"]),
                 facts=dict(value["facts"]),
                 serving=Serving.from_json(value["serving"]) if value["serving"] else None,
+                base_folder=dict(value["base_folder"]) if value.get("base_folder") else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"the model's contract is malformed: {type(error).__name__} {error}") from error

@@ -10,9 +10,10 @@ from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import SidtoolWarning
+from sidtool.model.adapter import load_weights
 from sidtool.model.compat import Verdict, check
 from sidtool.model.contract import Contract, open_bundle_copy, read_contract
-from sidtool.model.pretrained import check_dtype, load_model, load_tokenizer, locate
+from sidtool.model.pretrained import Checkpoint, check_dtype, load_tokenizer
 from sidtool.model.vocabulary import check_block, check_rows
 from sidtool.prompt.tokens import SidTokens
 
@@ -68,9 +69,8 @@ def load_served(
     contract, bundle, verdict = check_folder(folder, bundle)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("float32" if torch.device(device).type == "cpu" else "bfloat16")
-    checkpoint = locate(str(folder), trust_remote_code=trust_remote_code)
-    tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
     check_block(tokenizer, contract.tokens)
-    model = load_model(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
+    model = load_weights(folder, contract, dtype=dtype, trust_remote_code=trust_remote_code)
     check_rows(model, contract.tokens)
     return Served(model.to(device), tokenizer, contract, bundle, verdict)

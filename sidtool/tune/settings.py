@@ -18,6 +18,13 @@ from sidtool.errors import DataError, UsageError
 class TrainOptions:
     """What sidtool adds to SFTConfig.
 
+    stage: what learns. `full`: all weights; `rows`: the rows of the new tokens, every other weight stays as it is;
+        `lora`: those rows and low-rank adapters, which become the output (`sidtool merge` makes a plain model of it).
+    lora_r, lora_alpha, lora_dropout, lora_targets: rank, scale (alpha / r), dropout, and the layers that get adapters:
+        names separated by commas, or all-linear (all but the head).
+    dtype: precision that weights are kept in while training. `auto`: float32; bfloat16 where most are frozen (rows,
+        lora), the checkpoint has it and the GPU too. What learns is float32 in any case, but for stage=full.
+    token_budget: train for about so many tokens of rows, in place of num_train_epochs.
     loss_over: the tokens that a target competes with. `vocabulary`: all; `sid`: all code tokens; `level`: the codes of
         the target's level, which is what the decoder normalises over. `auto`: `sid` where every row's answer is a SID
         (then only code tokens are targets), else `vocabulary`.
@@ -32,6 +39,13 @@ class TrainOptions:
     patience: validations without a better metric before training stops; None trains to the end.
     """
 
+    stage: Literal["rows", "full", "lora"] = "full"
+    lora_r: int = 16
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.0
+    lora_targets: str = "all-linear"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    token_budget: int | None = None
     loss_over: Literal["auto", "vocabulary", "sid", "level"] = "auto"
     batching: Literal["auto", "packed", "padded"] = "auto"
     dropout: float | None = None
@@ -46,13 +60,15 @@ class TrainOptions:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("loss_over", "batching"):
+        for name in ("stage", "dtype", "loss_over", "batching"):
             choices = get_args(self.__annotations__[name])
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
         for name in ("crop", "drop_items", "code_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is a chance between 0 and 1, not {getattr(self, name)}")
+        if self.lora_r < 1:
+            raise UsageError(f"lora_r is at least 1, not {self.lora_r}")
         kind, _, k = self.metric.partition("@")
         if kind not in ("hr", "ndcg") or not k.isdecimal() or int(k) < 1:
             raise UsageError(f"metric is hr@K or ndcg@K, not {self.metric!r}")
@@ -63,6 +79,15 @@ class TrainOptions:
     def metric_k(self) -> int:
         """The K of the metric."""
         return int(self.metric.partition("@")[2])
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """One stage of a run: its options, its fields of SFTConfig, and its rows where they are not the run's."""
+
+    options: TrainOptions
+    fields: Mapping[str, Any]
+    rows: Path | None = None
 
 
 DEFAULTS: Mapping[str, Any] = {
@@ -100,9 +125,37 @@ def read_settings(config: Path | None, pairs: Sequence[str] = ()) -> tuple[Train
 
     Raises UsageError for a key that neither knows and for a value of the wrong type, DataError for an unreadable file.
     """
+    found = dict(_yaml(config)) if config else {}
+    return _read(found | _pairs(pairs))
+
+
+def read_stages(config: Path | None, pairs: Sequence[str] = (), stage: str | None = None) -> list[StageSettings]:
+    """The stages of a run: those that the file lists under `stages`, or one, with `stage` its kind if given.
+
+    The file's other settings are every stage's, a stage's own are stronger, and pairs are stronger still. A stage may
+    name its `rows`. Raises as `read_settings`.
+    """
+    shared = dict(_yaml(config)) if config else {}
+    listed = shared.pop("stages", None)
+    strong = _pairs(pairs) | ({"stage": stage} if stage else {})
+    if listed is None:
+        return [StageSettings(*_read(shared | strong))]
+    if not isinstance(listed, list) or not listed or not all(isinstance(one, dict) for one in listed):
+        raise UsageError(f"stages is a list of mappings like {{stage: rows, learning_rate: 0.01}}, not {listed!r}")
+    if "stage" in strong or "stage" in shared:
+        raise UsageError("the configuration lists its stages, so no one stage may be set beside them")
+    found = []
+    for one in listed:
+        rows = one.get("rows")
+        own = {key: value for key, value in one.items() if key != "rows"}
+        found.append(StageSettings(*_read(shared | own | strong), Path(rows) if rows else None))
+    return found
+
+
+def _pairs(pairs: Sequence[str]) -> dict[str, Any]:
     import yaml
 
-    found: dict[str, Any] = dict(_yaml(config)) if config else {}
+    found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
@@ -111,6 +164,10 @@ def read_settings(config: Path | None, pairs: Sequence[str] = ()) -> tuple[Train
             found[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UsageError(f"--set {key}: {value!r} is no YAML value") from error
+    return found
+
+
+def _read(found: Mapping[str, Any]) -> tuple[TrainOptions, dict[str, Any]]:
     own = {field.name: _name(field.type) for field in dataclasses.fields(TrainOptions)}
     options = {key: _typed(key, value, own[key]) for key, value in found.items() if key in own}
     fields = {key: value for key, value in found.items() if key not in own}

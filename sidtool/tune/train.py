@@ -6,32 +6,32 @@ its checkpoints until the output is whole. What a step computes is trainer.py's.
 Under torchrun or accelerate launch every process runs this; the first one alone writes.
 """
 
-import contextlib
 import dataclasses
 import json
-import logging
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.catalog.rows import read_examples
 from sidtool.errors import CompatibilityError, UsageError
-from sidtool.model.contract import Contract, write_contract
+from sidtool.model.adapter import base_of
+from sidtool.model.contract import Contract, read_contract, write_contract
 from sidtool.model.load import Served, check_folder, load_served
 from sidtool.output import partial_path, refuse_existing, remove, replace_dir
 from sidtool.prompt.render import prompt_encoder
 from sidtool.prompt.serving import Serving
 from sidtool.tune.data import Rows, answers_with_sid
+from sidtool.tune.machine import peak_memory, quiet, stored_dtype
 from sidtool.tune.settings import DEFAULTS, TrainOptions, typed_fields
 from sidtool.tune.sft import read_lineage, sha256
+from sidtool.tune.work import last_checkpoint, open_work, run_digest
 
-RUN_FILE = "run.json"
-STATE_FILE = "trainer_state.json"
 Progress = Callable[[int, int], None]
 Log = Callable[[dict[str, float]], None]
+Tell = Callable[[str], None]
 
 
 def train(
@@ -44,30 +44,63 @@ def train(
     valid: Path | None = None,
     bundle: Bundle | None = None,
     force: bool = False,
+    keep: bool = False,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
     log: Log | None = None,
+    tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Train a model on rows; what the best checkpoint by validation holds becomes `out` (the last, without `valid`).
 
     `fields` are fields of TRL's SFTConfig by name. `bundle` is the one that the rows were made with, where that is
     not the model's own but a refreshed one. A run that was killed goes on from its last checkpoint when called again
     with the same arguments, and ends with the same weights. `progress` is told steps, `log` each log line and
-    validation as a dict. Returns a summary: steps, tokens, tokens_per_second,
-    seconds (of this call), loss, metric and best (None without `valid`).
+    validation as a dict, `tell` a line on what is inherited. With `keep`, an output that this very run made stays, and
+    the summary says so (`kept`). Returns a summary: steps, tokens (no padding), targets, tokens_per_second,
+    seconds and peak memory (of this call), loss, metric and best (None without `valid`).
 
     Raises UsageError if the output exists, settings make no sense or an unfinished run had others;
     CompatibilityError if model, bundle and rows do not belong together; DataError if rows are malformed.
     """
     options = options or TrainOptions()
-    refuse_existing(out, force)
+    if not keep:
+        refuse_existing(out, force)
     lineage = read_lineage(rows)
     contract, bundle, _ = check_folder(model_dir, bundle)
     _check_lineage(lineage, bundle, rows)
-    fields = {**DEFAULTS, **typed_fields(fields or {})}
+    fields = _settled(options, typed_fields(fields or {}), lineage)
     run = _Run(model_dir, rows, out, valid, options, fields, lineage, contract, bundle, trust_remote_code)
-    with _quiet():
+    if tell:
+        tell(inherited(options.stage, model_dir, contract, bundle))
+    if keep and out.exists() and read_contract(out).facts.get("run") == run.digest:
+        return {"stage": options.stage, "kept": str(out)}
+    refuse_existing(out, force)
+    with quiet():
         return run.go(force, progress, log)
+
+
+def inherited(stage: str, folder: Path, contract: Contract, bundle: Bundle) -> str:
+    """What a stage takes over from the model's folder before it, as a line for people."""
+    road = " > ".join([*(str(parent["stage"]) for parent in contract.parents), contract.stage])
+    serving = contract.serving
+    served = f"{serving.task}, {serving.format}, history {serving.history_length}" if serving else "no task yet"
+    tokens, name = contract.tokens, f"{bundle.manifest.name} {bundle.identity.digest[:12]}"
+    return (
+        f"{stage} inherits from {folder} ({road}): bundle {name}, {tokens.stop - tokens.start} tokens "
+        f"at {tokens.start}, base {contract.base_model}, serving {served}"
+    )
+
+
+def _settled(options: TrainOptions, fields: Mapping[str, Any], lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields: the defaults, those that are set, and as many epochs as the budget of tokens is."""
+    if options.token_budget is None:
+        return {**DEFAULTS, **fields}
+    if {"num_train_epochs", "max_steps"} & fields.keys():
+        raise UsageError("token_budget says how long to train, so num_train_epochs and max_steps may not")
+    tokens = sum(counted["tokens"] for counted in lineage["tasks"].values())
+    if not tokens:
+        raise UsageError("the rows were not measured, so token_budget is of no use", hint="make-sft --model measures")
+    return {**DEFAULTS, **fields, "num_train_epochs": options.token_budget / tokens}
 
 
 def _check_lineage(lineage: Mapping[str, Any], bundle: Bundle, rows: Path) -> None:
@@ -107,7 +140,7 @@ class _Run:
         first = arguments.process_index == 0
         with arguments.main_process_first(desc="open the work folder"):
             if first:
-                self._open_work(force)
+                open_work(self.work, self.fingerprint, force)
         checkpoint = last_checkpoint(self.work, arguments.world_size)
         trainer = self._trainer(arguments, progress, log)
         start = time.monotonic()
@@ -119,16 +152,20 @@ class _Run:
         if first:
             self._finish(trainer)
         trainer.accelerator.wait_for_everyone()
-        tokens = int(trainer.accelerator.reduce(trainer.tokens_seen))
+        tokens, targets = trainer.accelerator.reduce(trainer.seen).tolist()
         return {
+            "stage": self.options.stage,
             "steps": trainer.state.global_step,
             "epochs": trainer.state.epoch,
             "loss": result.training_loss,
             "metric": self.options.metric if self.valid else None,
             "best": trainer.state.best_metric,
             "tokens": tokens,
+            "targets": targets,
             "tokens_per_second": tokens / max(seconds, 1e-9),
             "seconds": seconds,
+            **peak_memory(),
+            "trained_parameters": sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
             "resumed_from": checkpoint.name if checkpoint else None,
             "packed": trainer.packed,
             "loss_over": self._loss_over,
@@ -152,7 +189,7 @@ class _Run:
         }
         softer = {  # what the machine suggests, unless it is set
             "use_cpu": not on_gpu,
-            "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+            "bf16": self.options.dtype == "bfloat16" or (on_gpu and torch.cuda.is_bf16_supported()),
             "gradient_checkpointing": False,
             "ddp_find_unused_parameters": False,
             "dataloader_pin_memory": on_gpu,
@@ -166,29 +203,21 @@ class _Run:
         except (ValueError, TypeError) as error:
             raise UsageError(f"settings do not fit together: {str(error).splitlines()[0]}") from error
 
-    def _open_work(self, force: bool) -> None:
-        """Go on in an unfinished work folder if it is this run's, else start a new one."""
-        mine, path = self._fingerprint(), self.work / RUN_FILE
-        if path.exists():
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-            other = sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
-            if not other:
-                return
-            if not force:
-                raise UsageError(
-                    f"{self.work} holds an unfinished run with another {other[0]}: "
-                    f"{theirs.get(other[0])!r}, not {mine.get(other[0])!r}",
-                    hint="repeat its settings to go on with it; --force starts anew",
-                )
-        remove(self.work)
-        self.work.mkdir(parents=True)
-        path.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+    @cached_property
+    def base(self) -> dict[str, Any]:
+        """The model's folder and the digests of its weights."""
+        return base_of(self.model_dir)
 
-    def _fingerprint(self) -> dict[str, Any]:
+    @cached_property
+    def digest(self) -> str:
+        """Of the fingerprint."""
+        return run_digest(self.fingerprint)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
         """What must be equal for a run to go on: model, rows, validation users and every setting."""
-        weights = sorted(self.model_dir.glob("*.safetensors"))
         facts = {
-            "model": {path.name: sha256(path) for path in weights},
+            "model": self.base["weights"],
             "bundle": self.bundle.identity.digest,
             "rows": self.lineage["files"][self.rows.name],
             "valid": sha256(self.valid) if self.valid else None,
@@ -212,6 +241,8 @@ class _Run:
         from transformers import EarlyStoppingCallback
 
         from sidtool.tune.augment import Augmentation, Augmented, EpochCallback, hide_codes
+        from sidtool.tune.lora import Lora
+        from sidtool.tune.newrows import NewRows
         from sidtool.tune.trainer import Loss, ProgressCallback, SidTrainer, set_dropout
 
         loss_over = self._loss_over
@@ -219,13 +250,19 @@ class _Run:
             self.model_dir,
             bundle=self.bundle,
             device=str(arguments.device),
-            dtype="float32",  # master weights; a GPU computes in bf16 under autocast
+            dtype=self._dtype(arguments),
             trust_remote_code=self.trust_remote_code,
         )
         encoder = prompt_encoder(served.tokenizer, served.tokens)
         rows = Rows.read(self.rows, encoder, served.tokens, codes_only=loss_over != "vocabulary")
         self._check_length(rows, served)
         set_dropout(served.model, self.options.dropout, self.options.attention_dropout)
+        learning: NewRows | Lora | None = None
+        if self.options.stage == "lora":
+            learning = Lora(served.model, self.model_dir, served.tokens, self.options, int(self.fields["seed"]))
+        elif self.options.stage == "rows":
+            served.model.requires_grad_(False)
+            learning = NewRows(served.model, served.tokens)
         callbacks: list[Any] = [ProgressCallback(progress, log)]
         shown: Rows | Augmented = rows
         if self.options.crop or self.options.drop_items:
@@ -247,7 +284,21 @@ class _Run:
             validator=self._validator(served),
             mark=self._mark,
             callbacks=callbacks,
+            learning=learning,
         )
+
+    def _dtype(self, arguments: Any) -> str:
+        """What weights are kept in: float32, for a GPU computes in bf16 under autocast; less where they are frozen."""
+        stored = stored_dtype(self.model_dir)
+        if self.options.dtype == "auto":
+            frozen = self.options.stage != "full" and arguments.device.type == "cuda" and arguments.bf16
+            return "bfloat16" if frozen and stored == "bfloat16" else "float32"
+        if self.options.stage == "rows" and self.options.dtype != "float32" and self.options.dtype != stored:
+            raise UsageError(
+                f"{self.model_dir} is stored in {stored}: in {self.options.dtype} its frozen weights would change",
+                hint="leave dtype out",
+            )
+        return self.options.dtype
 
     def _check_length(self, rows: Rows, served: Served) -> None:
         longest, places = int(rows.lengths.max()), getattr(served.model.config, "max_position_embeddings", None)
@@ -288,7 +339,8 @@ class _Run:
         contract = dataclasses.replace(
             self.contract,
             identity=self.bundle.identity,
-            stage="train",
+            stage=self.options.stage,
+            base_folder=self.base if self.options.stage == "lora" else None,
             parents=(*self.contract.parents, parent),
             facts=json.loads(
                 json.dumps(
@@ -298,6 +350,7 @@ class _Run:
                         "weights": self.lineage["weights"],
                         "options": dataclasses.asdict(self.options),
                         "settings": settings,
+                        "run": self.digest,
                     },
                     default=str,
                 )
@@ -310,45 +363,6 @@ class _Run:
         """Save the model without any training state, move it into place, and drop the work folder."""
         final = self.work / "output"
         remove(final)
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        model.save_pretrained(final)
-        trainer.processing_class.save_pretrained(final)
-        self._mark(final)
+        trainer.write_model(final)
         replace_dir(final, self.out)
         remove(self.work)
-
-
-def last_checkpoint(work: Path, processes: int = 1) -> Path | None:
-    """The newest whole checkpoint in a work folder: Trainer writes its state after weights, optimizer and RNG."""
-    found = sorted(work.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
-    return next((path for path in found if _is_whole(path, processes)), None)
-
-
-def _is_whole(checkpoint: Path, processes: int) -> bool:
-    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
-    if not all((checkpoint / name).is_file() for name in [*states, "optimizer.pt", "scheduler.pt"]):
-        return False
-    try:
-        return bool(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return False
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' warnings and logs, which are about their own defaults, out of the user's way."""
-    import transformers
-
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
-    logging.getLogger("trl").setLevel(logging.ERROR)
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            for module in ("trl", "transformers", "torch", "accelerate", "datasets"):
-                warnings.filterwarnings("ignore", module=rf"{module}\.")
-            yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()

@@ -4,7 +4,7 @@ Knows how a step computes its loss and what a checkpoint holds; knows nothing of
 optimizers, schedules, distribution and resumption are the parents'.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,10 @@ from trl import SFTConfig, SFTTrainer
 
 from sidtool.prompt.tokens import SidTokens
 from sidtool.tune.augment import Augmented
-from sidtool.tune.data import IGNORED, Packed, Padded, Rows
+from sidtool.tune.data import IGNORED, Example, Packed, Padded, Rows
 from sidtool.tune.head import NarrowHead, narrows_exactly, packs_exactly
+from sidtool.tune.lora import Lora
+from sidtool.tune.newrows import NewRows
 from sidtool.tune.validate import Validator
 
 EMA_FILE = "ema.pt"
@@ -56,7 +58,10 @@ class Loss:
 
 
 class SidTrainer(SFTTrainer):
-    """Trains on `Rows`. `validator` recommends, and `mark` makes a folder of weights a sidtool model."""
+    """Trains on `Rows`. `validator` recommends, and `mark` makes a folder of weights a sidtool model.
+
+    `learning` is what the model learns with, where that is not all of its weights.
+    """
 
     def __init__(
         self,
@@ -71,6 +76,7 @@ class SidTrainer(SFTTrainer):
         validator: Validator | None,
         mark: Callable[[Path], None],
         callbacks: list[TrainerCallback],
+        learning: NewRows | Lora | None = None,
     ) -> None:
         pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         packed = batching != "padded" and packs_exactly(model)
@@ -79,7 +85,7 @@ class SidTrainer(SFTTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=(Packed if packed else Padded)(pad),
+            data_collator=_counted((Packed if packed else Padded)(pad)),
             train_dataset=one,
             eval_dataset=one if validator else None,
             processing_class=tokenizer,
@@ -89,21 +95,20 @@ class SidTrainer(SFTTrainer):
         self.remove_callback(PrinterCallback)
         self.packed, self._loss, self._validator, self._mark = packed, loss, validator, mark
         self.model_accepts_loss_kwargs = True  # this loss is divided by the targets of all accumulated batches
-        self._head = NarrowHead(self.model)
+        self.lora = learning if isinstance(learning, Lora) else None
+        new_rows = self.lora.rows if self.lora else learning
+        self._head = NarrowHead(self.model, new_rows.logits if isinstance(new_rows, NewRows) else None)
         self.narrow = narrows_exactly(self.model, self._head, loss.columns)
         self.ema = Ema(self.model, ema) if ema else None
         if self.ema:
             self.add_callback(_EveryStep(self.ema.update))
-        self.tokens_seen = torch.zeros((), dtype=torch.int64, device=args.device)
+        self.seen = torch.zeros(2, dtype=torch.int64, device=args.device)  # tokens without padding, targets
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Cross-entropy at the targets, mean over the targets of the whole step."""
-        if "attention_mask" in inputs:
-            self.tokens_seen += inputs["attention_mask"].sum()
-        else:
-            self.tokens_seen += inputs["input_ids"].numel()
+        self.seen += torch.stack([inputs.pop("tokens"), (inputs["labels"] != IGNORED).sum()])
         if return_outputs or self.args.loss_type != "nll" or self.aux_loss_enabled or not self.narrow:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")[:, 1:]  # (lines, length - 1): what the position before is asked for
@@ -132,22 +137,41 @@ class SidTrainer(SFTTrainer):
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def write_model(self, folder: Path) -> None:
+        """Write the model as any command takes it: weights or adapters, tokenizer, contract and bundle."""
+        if self.lora:
+            self.lora.save(folder)
+        else:
+            self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+        self._mark(folder)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.lora is None:
+            super()._save(output_dir, state_dict)
         if not self.args.should_save:  # some of the parents' branches come here on every rank
             return
-        folder = Path(output_dir or self.args.output_dir)
-        self._mark(folder)
+        if self.lora:
+            self.write_model(folder)
+        else:
+            self._mark(folder)
         if self.ema:
             torch.save(self.ema.state(), folder / EMA_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.lora:
+            self.lora.load(Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.ema:
             self.ema.load(torch.load(Path(resume_from_checkpoint) / EMA_FILE, weights_only=True))
 
     def _load_best_model(self) -> None:
-        super()._load_best_model()
+        if self.lora:
+            self.lora.load(Path(self.state.best_model_checkpoint))
+        else:
+            super()._load_best_model()
         if self.ema:
             best = Path(self.state.best_model_checkpoint) / EMA_FILE
             self.ema.load(torch.load(best, weights_only=True))
@@ -185,7 +209,9 @@ class Ema:
 
     def _swap(self) -> None:
         for weight, average in zip(self._weights, self._averages, strict=True):
-            weight.data, average.data = average.data, weight.data
+            held = weight.detach().clone()
+            weight.data.copy_(average)  # in place: rows share their memory with the weight that they are part of
+            average.copy_(held)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -196,6 +222,15 @@ class Ema:
         self._steps = int(state["steps"])
         for average, stored in zip(self._averages, state["averages"], strict=True):
             average.copy_(stored)
+
+
+def _counted(layout: Padded | Packed) -> Callable[[Sequence[Example]], dict[str, torch.Tensor]]:
+    """A layout that also says, as `tokens` (), how many tokens of the batch are no padding."""
+
+    def lay_out(batch: Sequence[Example]) -> dict[str, torch.Tensor]:
+        return layout(batch) | {"tokens": torch.tensor(sum(len(ids) for ids, _ in batch))}
+
+    return lay_out
 
 
 class _EveryStep(TrainerCallback):

@@ -95,7 +95,7 @@ def test_train_says_what_it_did_and_what_is_next(road: Road) -> None:
     told = dict(line.split(": ", 1) for line in said.out.splitlines())
     assert (told["steps"], told["metric"]) == ("3", "ndcg@10")
     contract = json.loads((road.tuned / "sid.json").read_text())
-    assert (contract["stage"], contract["serving"]["task"]) == ("train", "sequence")
+    assert (contract["stage"], contract["serving"]["task"]) == ("full", "sequence")
     assert not (road.folder / "tuned.partial").exists()
     before, after = (load_file(folder / "model.safetensors") for folder in (road.model, road.tuned))
     assert any(not np.array_equal(before[name], after[name]) for name in before)
@@ -151,6 +151,68 @@ def test_a_contract_that_does_not_hold_is_exit_3(road: Road, tmp_path: Path) -> 
     path = tmp_path / "model/sid.json"
     path.write_text(path.read_text()[:-9])
     assert "is damaged" in refused(3, *command)
+
+
+# Stages and adapters
+
+
+def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path) -> None:
+    config = tmp_path / "stages.yaml"
+    config.write_text(
+        "num_train_epochs: 1\nper_device_train_batch_size: 16\nvalid_users: 8\n"
+        "stages:\n  - {stage: rows, learning_rate: 1e-2}\n  - {stage: lora, lora_r: 2}\n"
+    )
+    ran = done("train", road.model, road.rows, "-o", tmp_path / "out", "--config", config, "--json")
+    assert [summary["stage"] for summary in ran.json["stages"]] == ["rows", "lora"]
+    for summary in ran.json["stages"]:
+        assert {"tokens", "targets", "tokens_per_second", "peak_rss_gib"} <= summary.keys()
+    lines = [line for line in ran.err.splitlines() if " inherits from " in line]
+    assert [line.split()[0] for line in lines] == ["rows", "lora"]
+    assert str(tmp_path / "out-1-rows") in lines[1]
+    assert "already" in refused(2, "train", road.model, road.rows, "-o", tmp_path / "out", "--config", config)
+    plain = tmp_path / "plain"
+    assert done("merge", tmp_path / "out", "-o", plain, "--dry-run").out == ""
+    assert done("merge", tmp_path / "out", "-o", plain, "--json").json["base"] == str(tmp_path / "out-1-rows")
+    refused(2, "merge", tmp_path / "out", "-o", plain)
+    refused(2, "merge", road.tuned, "-o", tmp_path / "again")
+    asked = ("--history", "b001,b002", "--json", "-k", 5)
+    one, other = (done("recommend", model, *asked).json for model in (tmp_path / "out", plain))
+    assert one["items"] == other["items"]
+    np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-4)
+    measured = done("evaluate", tmp_path / "out", road.test, "--limit", 3, "--json").json
+    assert measured["n"] == 3
+    rows = done(
+        "make-sft", road.bundle, road.items, road.events, "-o", tmp_path / "r.jsonl", "--model", tmp_path / "out"
+    )
+    assert rows.code == 0
+    done("rebind", tmp_path / "out", road.bundle, "-o", tmp_path / "elsewhere/bound")
+    assert done("recommend", tmp_path / "elsewhere/bound", *asked).json["items"] == one["items"]
+    (tmp_path / "out-1-rows").rename(tmp_path / "moved")
+    assert "which is not there" in refused(3, "recommend", tmp_path / "out", *asked)
+
+
+def test_one_stage_by_flag(road: Road, tmp_path: Path) -> None:
+    done("train", road.model, road.rows, "-o", tmp_path / "rows", "--stage", "rows", *TRAINING)
+    assert json.loads((tmp_path / "rows/sid.json").read_text())["stage"] == "rows"
+    before, after = (load_file(folder / "model.safetensors") for folder in (road.model, tmp_path / "rows"))
+    assert [name for name in before if not np.array_equal(before[name], after[name])] == ["transformer.wte.weight"]
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "told"),
+    [
+        ("stages: rows", (), "stages is a list"),
+        ("stages: [{stage: rows}]", ("--stage", "full"), "no one stage"),
+        ("stages: [{stage: head}]", (), "rows, full, lora"),
+        ("stages: [{stage: rows, learning: 1}]", (), "no setting 'learning'"),
+        ("", ("--stage", "some"), "rows, full, lora"),
+        ("", ("--set", "lora_r=0"), "at least 1"),
+    ],
+)
+def test_stages_that_make_no_sense(road: Road, tmp_path: Path, text: str, more: tuple[str, ...], told: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    command = ("train", road.model, road.rows, "-o", tmp_path / "out", "--config", tmp_path / "c.yaml", *more)
+    assert told in refused(2, *command)
 
 
 # Titles that spell tokens

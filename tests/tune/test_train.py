@@ -61,7 +61,7 @@ def test_it_learns_and_leaves_a_whole_model(tmp_path: Path, models: Make, rows: 
     assert names == {path.name for path in base.iterdir()}
     assert not list(tmp_path.glob("*.partial"))
     contract = read_contract(tmp_path / "tuned")
-    assert contract.stage == "train"
+    assert contract.stage == "full"
     assert [parent["stage"] for parent in contract.parents] == [read_contract(base).stage]
     assert contract.serving is not None
     assert contract.serving.task == "sequence"
@@ -339,7 +339,7 @@ def test_two_processes_train_as_one(tmp_path: Path, models: Make, rows: Make, la
         env=ENVIRONMENT,
     )
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert read_contract(tmp_path / "two").stage == "train"
+    assert read_contract(tmp_path / "two").stage == "full"
     assert not (tmp_path / "two.partial").exists()
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=5e-3, rtol=5e-2)

@@ -1,0 +1,64 @@
+"""Stages of training, one after another, each a resumable run over what the one before it made.
+
+Knows the order and where the outputs between lie: `OUT-1-rows` beside OUT, kept, for adapters need their base. What a
+stage does is train.py's.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sidtool.output import refuse_existing
+from sidtool.tune.settings import StageSettings
+from sidtool.tune.sft import side_files
+from sidtool.tune.train import Log, Progress, Tell, train
+
+
+def train_stages(
+    model_dir: Path,
+    rows: Path,
+    out: Path,
+    stages: Sequence[StageSettings],
+    *,
+    valid: Path | None = None,
+    force: bool = False,
+    trust_remote_code: bool = False,
+    progress: Callable[[int], Progress | None] | None = None,
+    log: Log | None = None,
+    tell: Tell | None = None,
+) -> list[dict[str, Any]]:
+    """Run the stages; the last one's model becomes `out`. A run that was killed goes on where it was.
+
+    A stage with rows of its own validates on the users beside them unless `valid` is given. `progress` is asked for the
+    reporter of each stage by its number. Returns each stage's summary. Raises as `train`, and UsageError if what lies
+    between is of other settings, unless `force`.
+    """
+    refuse_existing(out, force)
+    summaries = []
+    for number, stage in enumerate(stages, start=1):
+        last = number == len(stages)
+        target = out if last else between(out, number, stage)
+        of = stage.rows or rows
+        summaries.append(
+            train(
+                model_dir,
+                of,
+                target,
+                options=stage.options,
+                fields=stage.fields,
+                valid=valid or side_files(of)["valid"],
+                force=force,
+                keep=not last,
+                trust_remote_code=trust_remote_code,
+                progress=progress(number) if progress else None,
+                log=log,
+                tell=tell,
+            )
+        )
+        model_dir = target
+    return summaries
+
+
+def between(out: Path, number: int, stage: StageSettings) -> Path:
+    """Where the output of a stage lies that is not the last."""
+    return out.with_name(f"{out.name}-{number}-{stage.options.stage}")
