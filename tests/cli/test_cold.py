@@ -1,0 +1,63 @@
+"""The road of an item that nobody has bought: its text gives it a SID, and a model of the parent bundle recommends it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sidtool.bundle import Bundle
+from tests.cli.road import TRAINING, Road, done, write_lines
+
+ASKED = ("--history", "b001,b002,b003", "--json")
+
+
+@pytest.fixture(scope="module")
+def shop(road: Road, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that encodes text, a model trained on it, and six items that came later."""
+    folder = tmp_path_factory.mktemp("cold")
+    build = ("build-codebook", road.items, "-o", folder / "parent.zarr", "--levels", "4x4x8", "--encoder", encoder)
+    done(*build, "--text", "{title}")
+    done("extend-model", road.base, folder / "parent.zarr", "-o", folder / "base+sid")
+    rows = ("make-sft", folder / "parent.zarr", road.items, road.events, "-o", folder / "train.jsonl")
+    done(*rows, "--model", folder / "base+sid")
+    done("train", folder / "base+sid", folder / "train.jsonl", "-o", folder / "tuned", *TRAINING)
+    titles = ("red lamp 99", "blue soap 98", "green novel 97", "red kettle 96", "blue lamp 95", "green soap 94")
+    cold = ({"item_id": f"n{n}", "title": title} for n, title in enumerate(titles))
+    write_lines(folder / "new.jsonl", cold)
+    write_lines(folder / "new.txt", (f"n{n}" for n in range(6)))
+    done("add-items", folder / "parent.zarr", folder / "new.jsonl", "-o", folder / "child.zarr")
+    return folder
+
+
+def test_a_text_goes_where_encode_says(shop: Path) -> None:
+    child = Bundle.open(shop / "child.zarr")
+    encoded = done("encode", shop / "parent.zarr", "red lamp 99", "blue soap 98", "--json").lines
+    for item, told in zip(("n0", "n1"), encoded, strict=True):
+        codes = child.items.codes[child.items.row(item)]
+        assert codes[:1].tolist() == told["codes"][:1]  # a collision moves the last levels alone
+    assert {f"n{n}" for n in range(6)} <= set(child.items.ids)
+
+
+def test_cold_items_are_recommended_by_score_and_under_an_allow_list(shop: Path) -> None:
+    ask = ("recommend", shop / "tuned", "--bundle", shop / "child.zarr", *ASKED, "-k", 6)
+    scored = done(*ask, "--candidates", shop / "new.txt")
+    assert "6 are new" in scored.err  # the parent's model goes on working, and says that the catalogue grew
+    answer = scored.json
+    assert set(answer["items"]) == {f"n{n}" for n in range(6)}
+    assert answer["scores"] == sorted(answer["scores"], reverse=True)
+    assert len(set(answer["scores"])) > 1
+    allowed = done(*ask, "--allow", shop / "new.txt", "--width", 100).json
+    assert allowed["items"] == answer["items"]
+    np.testing.assert_allclose(allowed["scores"], answer["scores"], atol=1e-4)
+
+
+def test_what_was_warm_stays_as_it_was(shop: Path) -> None:
+    ask = ("recommend", shop / "tuned", *ASKED, "--width", 100)
+    child = ("--bundle", shop / "child.zarr")
+    before = done(*ask, "-k", 60).json
+    after = done(*ask, *child, "-k", 60, "--deny", shop / "new.txt").json
+    assert after["items"] == before["items"]
+    np.testing.assert_allclose(after["scores"], before["scores"], atol=1e-4)
+    everything = done(*ask, *child, "-k", 66).json
+    assert [item for item in everything["items"] if item.startswith("b")] == before["items"]
+    assert len(everything["items"]) == 66
