@@ -1,4 +1,4 @@
-"""The road of an item that nobody has bought: its text gives it a SID, and a model of the parent bundle recommends it."""
+"""An item that nobody has bought: its text gives it a SID, and a model of the parent bundle recommends it."""
 
 from pathlib import Path
 
