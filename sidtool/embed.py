@@ -1,4 +1,4 @@
-"""From texts to vectors, by any sentence-transformers model; or the vectors that another engine made.
+"""From texts to vectors, by any sentence-transformers model.
 
 Knows encoders and what must be recorded to meet the same vectors again; knows nothing of what the texts mean.
 """
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sidtool.catalog.containers import choose_column, digest_strings, need_column
-from sidtool.catalog.items import ID_COLUMNS
+from sidtool.catalog.containers import digest_strings
 from sidtool.errors import CompatibilityError, DataError, UsageError
+from sidtool.output import keep_array, kept_array
 from sidtool.sid import Vectors
+from sidtool.vectors import check_finite
 
 BATCH = 32
 """Texts a forward pass: larger is slower on a CPU."""
@@ -29,7 +29,6 @@ AGREEMENT = 0.999
 """Least cosine at which two vectors of one probe count as the same encoder's (bf16 against fp32 gives .9998)."""
 DTYPES = ("float32", "float16", "bfloat16")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
-VECTOR_COLUMNS = ("vector", "embedding", "embeddings", "vectors", "emb")
 
 Progress = Callable[[int, int], None]
 
@@ -76,14 +75,14 @@ def embed(
     for start in range(0, len(texts), BLOCK):
         rows = order[start : start + BLOCK]
         path = blocks / f"{start // BLOCK:06d}.npy"
-        block = _finished(path, (len(rows), facts["dim"]))
+        block = kept_array(path, (len(rows), facts["dim"]), np.float32)
         if block is None:
             block = _encode(model, used, [texts[row] for row in rows])
-            _keep(path, block)
+            keep_array(path, block)
         vectors[rows] = block
         if progress is not None:
             progress(start + len(rows), len(texts))
-    _check_finite(vectors, f"the encoder {encoder.model!r}", lambda row: f"text {row} ({texts[row][:40]!r})")
+    check_finite(vectors, f"the encoder {encoder.model!r}", lambda row: f"text {row} ({texts[row][:40]!r})")
     return vectors, facts
 
 
@@ -109,35 +108,6 @@ def check_probes(encoder: Encoder, recipe: Mapping[str, Any]) -> float:
             hint=f"the recipe's encoder is {recipe['model']!r}",
         )
     return least
-
-
-def read_vectors(path: Path, ids: Sequence[str] | None = None) -> Vectors:
-    """(n, dim) float32 vectors that another engine made, one for each of `ids` in their order; all rows if None.
-
-    `.npy`: a matrix; the ids of its rows stand in `NAME.ids.txt` (one a line) or `NAME.ids.json` (a list) beside it;
-    without these there must be as many rows as ids, in the same order. Parquet: an id column and a column of lists.
-    Zarr (folder or zip): a matrix, or a group of `vectors` and `ids`. Vectors of items that were not asked for are
-    passed over.
-
-    Raises DataError if an item has no vector, an id has two, or a vector is not finite.
-    """
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    name = path.name.lower()
-    readers = {".npy": _read_npy, ".parquet": _read_parquet, ".pq": _read_parquet}
-    readers |= {".zarr": _read_zarr, ".zarr.zip": _read_zarr}
-    read = next((reader for suffix, reader in readers.items() if name.endswith(suffix)), None)
-    if read is None:
-        raise DataError(f"{path}: cannot tell how vectors are stored", hint=f"known are {' '.join(readers)}")
-    try:
-        stored, stored_ids = read(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} cannot be read as vectors: {str(error).splitlines()[0]}") from error
-    if stored.ndim != 2 or stored.dtype.kind not in "fiu":
-        raise DataError(f"{path} holds an array of shape {stored.shape} and type {stored.dtype}, not rows of numbers")
-    vectors = _in_order(path, stored, stored_ids, ids)
-    _check_finite(vectors, str(path), lambda row: f"row {row}" if ids is None else f"item {ids[row]!r} (row {row})")
-    return vectors
 
 
 # The model
@@ -211,7 +181,7 @@ def _encode(model: Any, encoder: Encoder, texts: list[str]) -> Vectors:
 
 def _facts(model: Any, encoder: Encoder) -> dict[str, Any]:
     probes = _encode(model, encoder, list(PROBES))
-    _check_finite(probes, f"the encoder {encoder.model!r}", lambda row: f"probe {PROBES[row]!r}")
+    check_finite(probes, f"the encoder {encoder.model!r}", lambda row: f"probe {PROBES[row]!r}")
     libraries = ("torch", "transformers", "sentence-transformers")
     return {
         **asdict(encoder),
@@ -252,90 +222,3 @@ def _weight_digests(encoder: Encoder) -> dict[str, str]:
 def _digest(texts: Sequence[str], facts: Mapping[str, Any]) -> str:
     known = json.dumps([facts, BATCH, BLOCK, digest_strings(texts)], sort_keys=True)
     return hashlib.sha256(known.encode()).hexdigest()[:16]
-
-
-def _finished(path: Path, shape: tuple[int, int]) -> Vectors | None:
-    """A block of an earlier run, if it is whole."""
-    try:
-        block = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return block if block.shape == shape and block.dtype == np.float32 else None
-
-
-def _keep(path: Path, block: Vectors) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as stream:
-        np.save(stream, block, allow_pickle=False)
-    partial.replace(path)
-
-
-def _check_finite(vectors: Vectors, source: str, describe: Callable[[int], str]) -> None:
-    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(wrong):
-        raise DataError(
-            f"{source}: {len(wrong)} of {len(vectors)} vectors are not finite, the first is {describe(int(wrong[0]))}",
-            hint="half precision overflows in some encoders: --dtype float32",
-        )
-
-
-# Vectors of another engine
-
-
-def _read_npy(path: Path) -> tuple[NDArray[Any], list[str] | None]:
-    stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    lines, listed = path.with_suffix(".ids.txt"), path.with_suffix(".ids.json")
-    if lines.exists():
-        return stored, lines.read_text(encoding="utf-8").splitlines()
-    if listed.exists():
-        return stored, [str(item) for item in json.loads(listed.read_text(encoding="utf-8"))]
-    return stored, None
-
-
-def _read_parquet(path: Path) -> tuple[NDArray[Any], list[str]]:
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    names = pq.ParquetDataset(path).schema.names
-    id_name = need_column(path, names, None, ID_COLUMNS, "item id", "the name item_id")
-    name = choose_column(path, names, None, VECTOR_COLUMNS, "vector")
-    if name is None:
-        raise DataError(f"{path} has no column of vectors: {', '.join(names)}", hint="name it 'vector' or 'embedding'")
-    table = pq.read_table(path, columns=[id_name, name])
-    lengths = pc.unique(pc.list_value_length(table[name])).to_pylist()
-    if len(lengths) != 1 or not lengths[0]:
-        raise DataError(f"{path}: vectors have different lengths: {', '.join(map(str, lengths[:5]))}")
-    flat = pc.list_flatten(table[name]).to_numpy()
-    return flat.reshape(-1, lengths[0]), [str(item) for item in table[id_name].to_pylist()]
-
-
-def _read_zarr(path: Path) -> tuple[NDArray[Any], list[str] | None]:
-    import zarr
-    from zarr.storage import ZipStore
-
-    stored = zarr.open(ZipStore(path, mode="r") if path.suffix == ".zip" else path, mode="r")
-    if isinstance(stored, zarr.Array):
-        return np.asarray(stored[:]), None
-    return np.asarray(stored["vectors"][:]), [str(item) for item in stored["ids"][:].tolist()]
-
-
-def _in_order(path: Path, stored: NDArray[Any], stored_ids: list[str] | None, ids: Sequence[str] | None) -> Vectors:
-    """Rows in the order of the ids, as float32."""
-    if stored_ids is not None and len(stored_ids) != len(stored):
-        raise DataError(f"{path} has {len(stored)} vectors and {len(stored_ids)} ids")
-    if ids is None:
-        return np.ascontiguousarray(stored, dtype=np.float32)
-    if stored_ids is None:
-        if len(stored) != len(ids):
-            raise DataError(
-                f"{path} has {len(stored)} vectors for {len(ids)} items", hint="name its rows in a file NAME.ids.txt"
-            )
-        return np.ascontiguousarray(stored, dtype=np.float32)
-    rows = {item: row for row, item in enumerate(stored_ids)}
-    if len(rows) != len(stored_ids):
-        twice = next(item for row, item in enumerate(stored_ids) if rows[item] != row)
-        raise DataError(f"{path} has two vectors for item {twice!r}")
-    missing = [item for item in ids if item not in rows]
-    if missing:
-        raise DataError(f"{path} has no vector for {len(missing)} of {len(ids)} items, the first is {missing[0]!r}")
-    return np.ascontiguousarray(stored[[rows[item] for item in ids]], dtype=np.float32)

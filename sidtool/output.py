@@ -10,6 +10,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from sidtool.errors import UsageError
 
@@ -80,6 +84,23 @@ def replace_dir(new: Path, path: Path) -> None:
         aside.rename(path)
         raise
     remove(aside)
+
+
+def keep_array(path: Path, array: NDArray[Any]) -> None:
+    """Write a part of unfinished work that a later run may find again."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+    partial.replace(path)
+
+
+def kept_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any] | None:
+    """What an earlier run kept, if it is whole and of that shape and type."""
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape and array.dtype == dtype else None
 
 
 def remove(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Embedding: the same bits after an interruption, encoders that are not the recipe's are told, foreign vectors."""
+"""Embedding: the same bits after an interruption, encoders that are not the recipe's are told."""
 
 import json
 import shutil
@@ -6,15 +6,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import zarr
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from sidtool import embed as room
-from sidtool.embed import Encoder, check_probes, embed, read_vectors
+from sidtool.embed import Encoder, check_probes, embed
 from sidtool.errors import CompatibilityError, DataError, UsageError
 from tests.encoders import tiny_encoder
 
@@ -161,94 +156,3 @@ def test_pickled_weights_load_only_when_trusted(folder: Path, tmp_path: Path) ->
     assert "--trust-remote-code" in str(caught.value.hint)
     _, facts = embed(["a"], Encoder(str(pickled), trust_remote_code=True), cache=tmp_path)
     assert list(facts["weights"]) == ["pytorch_model.bin"]
-
-
-# Vectors of another engine
-
-STORED = np.arange(12, dtype=np.float64).reshape(4, 3)
-IDS = ["d", "ä", "b", "c"]
-
-
-def store(path: Path, vectors: np.ndarray, ids: list[str]) -> Path:
-    """Vectors and their ids in the container that the name tells."""
-    if path.name.endswith(".npy"):
-        np.save(path, vectors)
-        beside = path.with_suffix(".ids.json" if "json" in path.name else ".ids.txt")
-        beside.write_text(
-            json.dumps(ids) if beside.suffix == ".json" else "".join(f"{item}\n" for item in ids), "utf-8"
-        )
-    elif path.name.endswith(".parquet"):
-        kind = pa.list_(pa.float32(), vectors.shape[1]) if "fixed" in path.name else pa.list_(pa.float64())
-        pq.write_table(pa.table({"asin": ids, "embedding": pa.array(vectors.tolist(), kind)}), path)
-    else:
-        group = zarr.open_group(zarr.storage.ZipStore(path, mode="w") if path.suffix == ".zip" else path, mode="w")
-        group["vectors"] = vectors
-        group.create_array("ids", data=np.array(ids, dtype=np.dtypes.StringDType()))
-        group.store.close()
-    return path
-
-
-CONTAINERS = ("x.npy", "json.npy", "x.parquet", "fixed.parquet", "x.zarr", "x.zarr.zip")
-
-
-@pytest.mark.parametrize("name", CONTAINERS)
-def test_vectors_come_in_the_order_asked_for(tmp_path: Path, name: str) -> None:
-    path = store(tmp_path / name, STORED, IDS)
-    vectors = read_vectors(path, ["b", "c", "ä"])
-    assert vectors.dtype == np.float32
-    np.testing.assert_array_equal(vectors, STORED[[2, 3, 1]])
-    np.testing.assert_array_equal(read_vectors(path), STORED)
-
-
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.permutations(range(6)), st.permutations(range(6)), st.sampled_from(["x.npy", "x.parquet"]))
-def test_any_order_gives_each_item_its_own(tmp_path: Path, stored: list[int], asked: list[int], name: str) -> None:
-    path = store(tmp_path / name, np.array([[n, -n] for n in stored], dtype=np.float32), [str(n) for n in stored])
-    assert read_vectors(path, [str(n) for n in asked])[:, 0].tolist() == asked
-
-
-def test_bare_matrices_need_as_many_rows_as_items(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", STORED)
-    zarr.save_array(str(tmp_path / "x.zarr"), STORED)
-    for name in ("x.npy", "x.zarr"):
-        np.testing.assert_array_equal(read_vectors(tmp_path / name, IDS), STORED)
-        with pytest.raises(DataError, match="4 vectors for 3 items"):
-            read_vectors(tmp_path / name, IDS[:3])
-
-
-@pytest.mark.parametrize("name", CONTAINERS)
-def test_what_is_missing_double_or_not_finite_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match="no vector for 2 of 3 items, the first is 'x'"):
-        read_vectors(store(tmp_path / name, STORED, IDS), ["b", "x", "y"])
-    with pytest.raises(DataError, match="two vectors for item 'b'"):
-        read_vectors(store(tmp_path / f"2{name}", STORED, ["a", "b", "b", "c"]), ["b"])
-    broken = STORED.copy()
-    broken[1, 2] = np.inf
-    path = store(tmp_path / f"3{name}", broken, IDS)
-    with pytest.raises(DataError, match=r"1 of 3 vectors are not finite, the first is item 'ä' \(row 2\)"):
-        read_vectors(path, ["c", "d", "ä"])
-    assert len(read_vectors(path, ["c", "d"])) == 2
-
-
-def test_what_holds_no_vectors_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "one.npy", STORED[0])
-    np.save(tmp_path / "object.npy", np.array([{}]), allow_pickle=True)
-    np.save(tmp_path / "count.npy", STORED)
-    (tmp_path / "count.ids.txt").write_text("a\nb\n")
-    (tmp_path / "text.npy").write_text("nothing")
-    pq.write_table(pa.table({"asin": ["a"], "x": [1]}), tmp_path / "x.parquet")
-    pq.write_table(pa.table({"asin": ["a", "b"], "vector": [[1.0], [1.0, 2.0]]}), tmp_path / "ragged.parquet")
-    zarr.open_group(tmp_path / "x.zarr", mode="w")
-    for name, told in (
-        ("one.npy", "not rows of numbers"),
-        ("object.npy", "cannot be read"),
-        ("count.npy", "4 vectors and 2 ids"),
-        ("text.npy", "cannot be read"),
-        ("x.parquet", "no column of vectors"),
-        ("ragged.parquet", "different lengths"),
-        ("x.zarr", "cannot be read"),
-        ("gone.npy", "does not exist"),
-        ("x.docx", "cannot tell|does not exist"),
-    ):
-        with pytest.raises(DataError, match=told):
-            read_vectors(tmp_path / name, ["a"])

@@ -6,8 +6,10 @@ build leaves `OUT.partial` with the vectors that were finished, and the same com
 
 import datetime
 import importlib.metadata
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +23,9 @@ from sidtool.output import partial_path, refuse_existing, remove, replace_dir
 from sidtool.quantize import METHODS, fit
 from sidtool.quantize.collisions import Policy, assign
 from sidtool.quantize.report import codebook_report
+from sidtool.quantize.stream import encode_all, fitted
 from sidtool.sid import SPELLINGS, SidSpace, Vectors
+from sidtool.vectors import VectorSource
 
 Progress = Callable[[int, int], None]
 
@@ -65,26 +69,45 @@ class Plan:
 
 def build(
     items: Items,
-    vectors: Vectors,
+    vectors: Vectors | VectorSource,
     plan: Plan,
     *,
     name: str,
     encoder: Mapping[str, Any],
-    progress: Progress | None = None,
+    work: Path | None = None,
+    progress: Mapping[str, Progress] | None = None,
 ) -> Bundle:
     """Quantise (n, dim) float32 vectors of n items into a bundle. `encoder` is what the recipe records of their making.
 
+    The vectors are read in parts where they are a source; codes that are finished are kept in the folder `work`.
+    `progress` maps the stages "quantize" and "encode" to their reporters.
     Raises DataError if rows and items differ or the vectors cannot fill the codebook, UsageError if the space is too
     full for the collision policy.
     """
     if len(vectors) != len(items.ids):
         raise DataError(f"{len(vectors)} vectors for {len(items.ids)} items")
     plan.space(plan.sizes)  # refuses a space that cannot be spelled before the work, not after it
-    codebook = fit(vectors, plan.sizes, method=plan.method, seed=plan.seed, progress=progress, **plan.options)
-    raw = codebook.encode(vectors)
+    source, tell, clock = VectorSource.of(vectors), progress or {}, Clock()
+    told = {"plan": asdict(plan), "vectors": source.fingerprint, "version": versions()}
+    with clock("fit"):
+        codebook = fitted(
+            lambda: fit(
+                source,
+                plan.sizes,
+                method=plan.method,
+                seed=plan.seed,
+                progress=tell.get("quantize"),
+                **plan.options,
+            ),
+            told,
+            work,
+        )
+    with clock("encode"):
+        raw = encode_all(codebook, source, folder=work, progress=tell.get("encode"))
     recorded = {key: value for key, value in encoder.items() if key != "libraries"}  # versions are not identity
     libraries = encoder.get("libraries", {})
-    assigned = assign(raw, vectors, codebook, items.ids, plan.policy)
+    with clock("collisions"):
+        assigned = assign(raw, source, codebook, items.ids, plan.policy)
     return Bundle.of(
         ItemMap.of(plan.space(assigned.space_sizes), items.ids, assigned.codes, items.titles),
         codebook,
@@ -93,7 +116,7 @@ def build(
         collisions={"capacity": assigned.space_sizes[-1] if plan.policy == "append" else None},
         recipe={"encoder": recorded, "text_template": items.text_template},
         source={"catalogue": items.digest, "rows": len(items.ids)},
-        report=codebook_report(vectors, codebook, raw, assigned, seed=plan.seed),
+        report=codebook_report(source, codebook, raw, assigned, seed=plan.seed) | {"seconds": clock.seconds},
         libraries=versions("numpy", "zarr", "scipy", *libraries),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -105,13 +128,13 @@ def build_codebook(
     plan: Plan,
     *,
     encoder: Encoder | None = None,
-    vectors: Vectors | None = None,
+    vectors: Vectors | VectorSource | None = None,
     force: bool = False,
     progress: Mapping[str, Progress] | None = None,
 ) -> Bundle:
     """Build a bundle from texts (by `encoder`) or from vectors that another engine made, and write it to `out`.
 
-    `progress` maps the stages "embed" and "quantize" to their reporters.
+    `progress` maps the stages "embed", "quantize" and "encode" to their reporters.
     """
     refuse_existing(out, force)
     tell, work = progress or {}, partial_path(out)
@@ -122,12 +145,26 @@ def build_codebook(
     else:
         raise DataError("neither an encoder nor vectors are given")
     name = out.name.removesuffix(".zip").removesuffix(".zarr")
-    bundle = build(items, vectors, plan, name=name, encoder=facts, progress=tell.get("quantize"))
+    bundle = build(items, vectors, plan, name=name, encoder=facts, work=work / "codes", progress=tell)
     finished = work / out.name
     bundle.save(finished, force=True)
     replace_dir(finished, out)
     remove(work)
     return Bundle.open(out)
+
+
+class Clock:
+    """How many seconds each step took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        """Count what the block takes."""
+        start = time.perf_counter()
+        yield
+        self.seconds[step] = round(time.perf_counter() - start, 3)
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -59,7 +59,8 @@ def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> dict[str, 
     `levels` has an entry for each level: `level_use` of the final codes; `neighbours`, the Jaccard overlap of
     `neighbour_preservation` at that depth; `purity` (see `prefix_purity`) at that depth, beside `purity_by_chance` of
     the whole catalogue; `bits` and `bits_by_chance` (see `information`) of that level alone. `variance_left` is what
-    the codebook loses by the final codes: of the vectors given, if it takes vectors of their width.
+    the codebook loses by the final codes: of the vectors given, if it takes vectors of their width. `seconds` is what
+    quantising took when the bundle was built, its steps together.
     """
     codes, sizes, report = (
         bundle.items.codes[bundle.items.rows(evidence.ids)],
@@ -91,6 +92,7 @@ def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> dict[str, 
             "after": asdict(CollisionCounts.of(codes)),
         },
         "moved": report.get("moved"),
+        "seconds": sum(report["seconds"].values()) if "seconds" in report else None,
         "variance_left": _variance_left(bundle, codes, evidence.vectors),
         "purity_by_chance": chance,
         "levels": [

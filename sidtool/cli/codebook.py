@@ -48,6 +48,7 @@ def build_codebook(
     prompt: Annotated[str | None, typer.Option(help="Text put before each item's text.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens of a text that the encoder reads.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Precision of the encoder: float32, bfloat16, float16.")] = None,
+    memory: options.Memory = "4GiB",
     seed: options.Seed = 0,
     trust_remote_code: options.Trust = False,
     config: options.Config = None,
@@ -59,12 +60,14 @@ def build_codebook(
     from sidtool.bundle.build import Plan
     from sidtool.bundle.build import build_codebook as build
     from sidtool.catalog.items import read_items
-    from sidtool.embed import Encoder, read_vectors
+    from sidtool.embed import Encoder
+    from sidtool.vectors import open_vectors
 
     if (encoder is None) == (embeddings is None):
         raise UsageError(
             "give either --encoder or --embeddings", hint="--encoder sentence-transformers/all-MiniLM-L6-v2"
         )
+    budget = options.bytes_of(memory)
     flags = {"balanced": balanced, "normalize": normalize}
     plan = Plan(
         SidSpace.parse_sizes(levels),
@@ -86,7 +89,8 @@ def build_codebook(
         note(f"would build {plan.space(plan.sizes).spelled_sizes} for {len(catalogue.ids)} items at {out}")
         note(f"text of {catalogue.ids[0]}: {catalogue.texts[0]}")
         return
-    with progress("embed", "quantize") as report:
+    source = open_vectors(embeddings, catalogue.ids, memory=budget) if embeddings is not None else None
+    with progress("embed", "quantize", "encode") as report:
         bundle = build(
             catalogue,
             out,
@@ -102,7 +106,7 @@ def build_codebook(
             )
             if encoder is not None
             else None,
-            vectors=read_vectors(embeddings, catalogue.ids) if embeddings is not None else None,
+            vectors=source,
             force=force,
             progress=report,
         )
@@ -177,7 +181,7 @@ def encode(
     from sidtool.bundle import Bundle
     from sidtool.bundle.decode import decode as look_up
     from sidtool.bundle.encode import encode_texts
-    from sidtool.embed import read_vectors
+    from sidtool.vectors import read_vectors
 
     opened = Bundle.open(bundle)
     if embeddings is not None:

@@ -182,7 +182,7 @@ def _flashrec_option(bundle: "Bundle", model: Path | None) -> str | None:
 
 def _vectors(path: Path, catalogue: "Items | None", ids: tuple[str, ...]) -> Any:
     """Vectors of these ids. Rows without ids of their own follow the catalogue, so it must be given."""
-    from sidtool.embed import read_vectors
+    from sidtool.vectors import read_vectors
 
     if catalogue is None and not _has_ids(path):
         raise UsageError(f"{path} does not say whose vectors it holds", hint="--items ITEMS, or vectors with ids")
@@ -229,10 +229,11 @@ def _say_comparison(found: list[dict[str, Any]]) -> None:
                 each["items"],
                 before["items"] if before else "-",
                 after["items"],
-                *("-" if each[key] is None else each[key] for key in ("moved", "variance_left")),
+                *("-" if each[key] is None else each[key] for key in ("moved", "variance_left", "seconds")),
             )
         )
-    say_table(["bundle", "method", "codes", "items", "collide before", "after", "moved", "variance left"], rows)
+    columns = ["bundle", "method", "codes", "items", "collide before", "after", "moved", "variance left", "seconds"]
+    say_table(columns, rows)
     say("")
     names = ("size", "used", "entropy", "perplexity", "gini", "neighbours", "purity", "bits", "bits_by_chance")
     lines = [

@@ -45,8 +45,8 @@ def add_items(
     from sidtool.bundle.add import add_items as add
     from sidtool.bundle.encode import embed_texts
     from sidtool.catalog.items import read_items
-    from sidtool.embed import read_vectors
     from sidtool.output import refuse_existing
+    from sidtool.vectors import read_vectors
 
     if items is None and remove is None:
         raise UsageError("give ITEMS to add, --remove FILE, or both")

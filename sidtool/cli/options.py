@@ -1,11 +1,16 @@
 """Options that several commands share, so that one thing has one name everywhere."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sidtool.cli.console import read_config
+from sidtool.errors import UsageError
+
+UNITS = {"": 1} | {f"{unit}B": 1000**power for power, unit in enumerate(("", "k", "M", "G", "T"))}
+UNITS |= {f"{unit}iB": 1024**power for power, unit in enumerate(("K", "M", "G", "T"), 1)}
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write; refused if it exists, without --force.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
@@ -19,5 +24,19 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", help="YAML file of this command's options.", callback=read_config, is_eager=True),
 ]
+Memory = Annotated[
+    str, typer.Option(help="Budget for the vectors that are held at once, like 4GiB; ids and codes come on top.")
+]
 Bundle = Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle: NAME.zarr, NAME.zarr.zip or a URL.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model that extend-model or train wrote.")]
+
+
+def bytes_of(text: str) -> int:
+    """A size as people write it: "4GiB" -> 4294967296. Raises UsageError."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text.strip())
+    units = {name.lower(): factor for name, factor in UNITS.items()}
+    if not found or found[2].lower() not in units:
+        raise UsageError(
+            f"a size is written like 4GiB, not {text!r}", hint=f"units are {', '.join(filter(None, UNITS))}"
+        )
+    return int(float(found[1]) * units[found[2].lower()])

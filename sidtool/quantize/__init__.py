@@ -12,6 +12,7 @@ from sidtool.errors import UsageError
 from sidtool.quantize import fsq, pq, rqkmeans, rqvae
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import SidSpace, Vectors
+from sidtool.vectors import VectorSource
 
 METHODS: dict[str, Callable[..., Codebook]] = {
     "rq-kmeans": rqkmeans.fit,
@@ -25,7 +26,7 @@ METHODS: dict[str, Callable[..., Codebook]] = {
 
 
 def fit(
-    vectors: Vectors,
+    vectors: Vectors | VectorSource,
     sizes: Sequence[int],
     *,
     method: str = "rq-kmeans",

@@ -5,7 +5,7 @@ go by item id. Sinkhorn re-encoding of a colliding group (LC-Rec, LETTER, MiniOn
 rows one code again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from sidtool.errors import UsageError
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.occupancy import Occupancy, spill
 from sidtool.sid import MAX_CODES, Codes, SidSpace, Vectors
+from sidtool.vectors import VectorSource
 
 Policy = Literal["reassign", "append", "allow"]
 
@@ -56,7 +57,9 @@ class Assigned:
     after: CollisionCounts
 
 
-def assign(raw: Codes, vectors: Vectors, codebook: Codebook, ids: Sequence[str], policy: Policy) -> Assigned:
+def assign(
+    raw: Codes, vectors: Vectors | VectorSource, codebook: Codebook, ids: Sequence[str], policy: Policy
+) -> Assigned:
     """Settle the collisions in (n, levels) raw codes of (n, dim) embeddings.
 
     `reassign`: in each colliding group one item keeps its code, and the others take free codes of the last level under
@@ -65,7 +68,7 @@ def assign(raw: Codes, vectors: Vectors, codebook: Codebook, ids: Sequence[str],
     Raises UsageError if `reassign` would fill more than 90% of the space, or `append` needs too large a level.
     """
     if policy == "reassign":
-        codes, sizes = _reassign(raw, vectors, codebook, ids), codebook.sizes
+        codes, sizes = _reassign(raw, VectorSource.of(vectors), codebook, ids), codebook.sizes
     elif policy == "append":
         codes, sizes = _append(raw, codebook.sizes, ids)
     else:
@@ -98,31 +101,72 @@ def _append(raw: Codes, sizes: tuple[int, ...], ids: Sequence[str]) -> tuple[Cod
     return np.column_stack([raw, rank]), (*sizes, capacity)
 
 
-def _reassign(raw: Codes, vectors: Vectors, codebook: Codebook, ids: Sequence[str]) -> Codes:
+def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequence[str]) -> Codes:
     _require_room(len(raw), SidSpace(codebook.sizes))
-    latent = codebook.transform(vectors)
     codes = raw.copy()
+    crowded = _Crowded.of(raw)
     spilled: list[int] = []
-    order, runs = _groups(raw[:, :-1])
-    for start, size in zip(np.cumsum(runs) - runs, runs, strict=True):
-        if size == 1:
-            continue
-        rows = order[start : start + size]
-        counts = np.bincount(raw[rows, -1], minlength=codebook.sizes[-1])
-        colliding = rows[counts[raw[rows, -1]] > 1]
-        if len(colliding):
-            colliding = np.array(sorted(colliding, key=lambda row: ids[row]))
-            residuals = latent[colliding] - codebook.decode(raw[colliding, :-1])
-            chosen = _assign_last(raw[colliding, -1], residuals, codebook.levels[-1], counts)
-            codes[colliding, -1] = np.maximum(chosen, 0)
-            spilled += colliding[chosen < 0].tolist()
+    for groups in crowded.batches(source.limit):
+        rows = [crowded.colliding(group, ids) for group in groups]
+        together = np.concatenate(rows)
+        residuals = codebook.transform(source.take(together)) - codebook.decode(raw[together, :-1])
+        parts = np.split(residuals, np.cumsum([len(own) for own in rows[:-1]]))
+        for group, own, left in zip(groups, rows, parts, strict=True):
+            counts = np.bincount(raw[crowded.members(group), -1], minlength=codebook.sizes[-1])
+            chosen = _assign_last(raw[own, -1], left, codebook.levels[-1], counts)
+            codes[own, -1] = np.maximum(chosen, 0)
+            spilled += own[chosen < 0].tolist()
     if spilled:
         spilled.sort(key=lambda row: ids[row])
         settled = np.ones(len(codes), dtype=bool)
         settled[spilled] = False
         occupancy = Occupancy(SidSpace(codebook.sizes), codes[settled])
-        codes[spilled] = spill(raw[spilled], latent[spilled], codebook, occupancy)
+        latent = codebook.transform(source.take(np.array(spilled)))
+        codes[spilled] = spill(raw[spilled], latent, codebook, occupancy)
     return codes
+
+
+@dataclass(frozen=True)
+class _Crowded:
+    """The prefixes under which items collide: all that `reassign` must look at, found without looking at each group.
+
+    `order` (n,) are rows sorted by codes; prefix group g lies at `bounds[g]` (g, 2) in it, and its colliding rows at
+    `shared[firsts[g] : firsts[g + 1]]`.
+    """
+
+    order: NDArray[np.intp]
+    bounds: NDArray[np.intp]
+    shared: NDArray[np.intp]
+    firsts: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, raw: Codes) -> "_Crowded":
+        order, runs = _groups(raw)
+        places = np.flatnonzero(np.repeat(runs, runs) > 1)  # in the order, of rows that share their codes
+        prefixes = raw[order, :-1]
+        starts = np.flatnonzero(np.concatenate([[True], (prefixes[1:] != prefixes[:-1]).any(axis=1)]))
+        group = np.searchsorted(starts, places, side="right") - 1
+        firsts = np.flatnonzero(np.diff(group, prepend=-1))
+        lies = np.stack([starts, np.append(starts[1:], len(raw))], axis=1)
+        return cls(order, lies[group[firsts]], order[places], np.append(firsts, len(places)))
+
+    def batches(self, rows: int) -> Iterator[range]:
+        """Runs of groups that have at most so many colliding rows together (one group at least)."""
+        start, groups = 0, len(self.bounds)
+        while start < groups:
+            stop = int(np.searchsorted(self.firsts, self.firsts[start] + rows, side="right")) - 1
+            yield range(start, max(stop, start + 1))
+            start = max(stop, start + 1)
+
+    def members(self, group: int) -> NDArray[np.intp]:
+        """All rows of a group."""
+        first, stop = self.bounds[group]
+        return self.order[first:stop]
+
+    def colliding(self, group: int, ids: Sequence[str]) -> NDArray[np.intp]:
+        """Its rows that share their codes, sorted by id."""
+        rows = self.shared[self.firsts[group] : self.firsts[group + 1]].tolist()
+        return np.array(sorted(rows, key=lambda row: ids[row]), dtype=np.intp)
 
 
 def _require_room(items: int, space: SidSpace) -> None:

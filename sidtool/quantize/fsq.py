@@ -13,13 +13,14 @@ from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.kmeans import Progress, training_rows
 from sidtool.quantize.rqvae import HIDDEN
 from sidtool.sid import Vectors
+from sidtool.vectors import VectorSource
 
 CELLS = 5
 """About how many cells a dimension has: fewer than this lose too much."""
 
 
 def fit(
-    vectors: Vectors,
+    vectors: Vectors | VectorSource,
     sizes: Sequence[int],
     *,
     seed: int = 0,

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError
-from sidtool.quantize.codebook import checked, unit
+from sidtool.quantize.codebook import unit
 from sidtool.sid import Vectors
+from sidtool.vectors import VectorSource
 
 ROWS_PER_CENTROID = 256
 SEEDING_ROWS_PER_CENTROID = 64
@@ -26,14 +27,19 @@ CHUNK = 4096
 Progress = Callable[[int, int], None]
 
 
-def training_rows(vectors: Vectors, sizes: Sequence[int], rng: np.random.Generator, normalize: bool) -> Vectors:
-    """(n, dim) embeddings -> a new array of at most 256 rows a centroid of the largest level, in random order.
+def training_rows(
+    vectors: Vectors | VectorSource, sizes: Sequence[int], rng: np.random.Generator, normalize: bool
+) -> Vectors:
+    """(n, dim) embeddings -> a new array of rows in random order: 256 a centroid of the largest level.
 
+    There are fewer where there are fewer vectors, or where the memory of the source does not hold so many.
     Raises DataError if a value is not finite, or fewer rows differ than the largest level has codes.
     """
-    vectors = checked(vectors)
-    _require_distinct(vectors, max(sizes))
-    rows = vectors[rng.permutation(len(vectors))[: ROWS_PER_CENTROID * max(sizes)]]
+    source = VectorSource.of(vectors)
+    count = min(ROWS_PER_CENTROID * max(sizes), source.limit)
+    drawn = rng.permutation(len(source)) if count >= len(source) else rng.choice(len(source), count, replace=False)
+    rows = source.take(drawn)
+    _require_distinct(rows, max(sizes))
     return unit(rows) if normalize else rows
 
 

@@ -14,6 +14,7 @@ from sidtool.errors import UsageError
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.kmeans import Progress, kmeans, lloyd, nearest, training_rows
 from sidtool.sid import Vectors
+from sidtool.vectors import VectorSource
 
 ROUNDS = 10
 """Alternations between centroids and rotation."""
@@ -23,7 +24,7 @@ Parts = list[NDArray[np.intp]]
 
 
 def fit(
-    vectors: Vectors,
+    vectors: Vectors | VectorSource,
     sizes: Sequence[int],
     *,
     seed: int = 0,
@@ -46,7 +47,7 @@ def fit(
 
 
 def fit_rotated(
-    vectors: Vectors,
+    vectors: Vectors | VectorSource,
     sizes: Sequence[int],
     *,
     seed: int = 0,

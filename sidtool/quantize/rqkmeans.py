@@ -12,10 +12,11 @@ from sidtool.quantize import balanced as even
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.kmeans import Progress, kmeans, nearest, training_rows
 from sidtool.sid import Vectors
+from sidtool.vectors import VectorSource
 
 
 def fit(
-    vectors: Vectors,
+    vectors: Vectors | VectorSource,
     sizes: Sequence[int],
     *,
     seed: int = 0,

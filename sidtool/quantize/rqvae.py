@@ -12,12 +12,13 @@ from sidtool.quantize import rqkmeans
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.kmeans import Progress, kmeans, nearest, training_rows
 from sidtool.sid import Vectors
+from sidtool.vectors import VectorSource
 
 HIDDEN = (512, 256, 128)
 
 
 def fit(
-    vectors: Vectors,
+    vectors: Vectors | VectorSource,
     sizes: Sequence[int],
     *,
     seed: int = 0,
@@ -54,7 +55,7 @@ def fit(
 
 
 def fit_warm(
-    vectors: Vectors,
+    vectors: Vectors | VectorSource,
     sizes: Sequence[int],
     *,
     seed: int = 0,

@@ -49,6 +49,7 @@ def test_a_bundle_is_described_by_what_was_measured_when_it_was_built() -> None:
     assert found["collisions"]["after"] == report["collisions"]["after"]
     assert (found["moved"], found["method"], found["items"]) == (report["moved"], "rq-kmeans", N)
     assert found["variance_left"] == report["variance_left_assigned"]
+    assert found["seconds"] == sum(report["seconds"].values())
     assert [level["neighbours"] for level in found["levels"]] == report["neighbours"]["jaccard"]
     for level, use in zip(found["levels"], report["levels"], strict=True):
         assert {name: level[name] for name in use} == use
