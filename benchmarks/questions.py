@@ -1,7 +1,7 @@
 """What the rivals in `benchmarks/` are trained and asked: make-sft's files as item numbers, and one way to score them.
 
-The catalogue is the bundle's active items, as in `sidtool evaluate`; seen items are removed; scores are item-level over
-the full catalogue, from sidtool's own metric code.
+The catalogue is the bundle's active items, as in `sidtool evaluate`; scores are item-level over the full
+catalogue, from sidtool's own metric code.
 """
 
 from dataclasses import dataclass

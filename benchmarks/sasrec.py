@@ -94,8 +94,8 @@ def train_epoch(model: SasRec, adam: torch.optim.Adam, train: Sequences, rng: np
 
 
 @torch.no_grad()
-def rank(model: SasRec, asked: Asked, k: int) -> NDArray[np.int64]:
-    """(n, k) item numbers, best first, without what the history holds."""
+def rank(model: SasRec, asked: Asked, k: int, *, exclude_seen: bool) -> NDArray[np.int64]:
+    """(n, k) item numbers, best first; with `exclude_seen` without what the history holds."""
     model.eval()
     ranked = np.zeros((len(asked.histories), k), dtype=np.int64)
     for at in range(0, len(ranked), BATCH):
@@ -103,8 +103,9 @@ def rank(model: SasRec, asked: Asked, k: int) -> NDArray[np.int64]:
         last = torch.tensor([max(min(len(history), LENGTH), 1) - 1 for history in histories])
         hidden = model(padded(histories))[torch.arange(len(histories)), last]
         scores = hidden @ model.items.weight.T
-        for row, history in zip(scores, histories, strict=True):
-            row[torch.from_numpy(history)] = -torch.inf
+        if exclude_seen:
+            for row, history in zip(scores, histories, strict=True):
+                row[torch.from_numpy(history)] = -torch.inf
         ranked[at : at + BATCH] = scores.topk(k).indices.numpy()
     return ranked
 
@@ -121,7 +122,7 @@ def fit(questions: Questions, seed: int, dropout: float, args: argparse.Namespac
         loss = train_epoch(model, adam, train, rng)
         if epoch % args.every:
             continue
-        found = questions.valid.score(rank(model, questions.valid, 10))
+        found = questions.valid.score(rank(model, questions.valid, 10, exclude_seen=not args.keep_seen))
         seconds = round(time.monotonic() - start)
         curve.append({"epoch": epoch, "loss": loss, "ndcg@10": found["ndcg@10"], "hr@10": found["hr@10"]})
         print(f"seed {seed} dropout {dropout} {seconds} s {json.dumps(curve[-1])}", file=sys.stderr, flush=True)
@@ -149,6 +150,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=MOST_EPOCHS)
     parser.add_argument("--every", type=int, default=2, help="epochs between two validations")
     parser.add_argument("--patience", type=int, default=10, help="validations without a better one")
+    parser.add_argument("--keep-seen", action="store_true", help="recommend what a history holds, too")
     parser.add_argument("--minutes", type=float, default=90.0, help="most minutes of one training")
     args = parser.parse_args()
     torch.set_flush_denormal(True)
@@ -163,7 +165,7 @@ def main() -> None:
         tried = [fit(questions, seed, rate, args) for rate in rates]
         model, facts = max(tried, key=lambda found: found[1]["valid"]["ndcg@10"])
         others = {str(other["dropout"]): other["valid"] for _, other in tried}
-        metrics = questions.test.score(rank(model, questions.test, TOP))
+        metrics = questions.test.score(rank(model, questions.test, TOP, exclude_seen=not args.keep_seen))
         result["seeds"].append(facts | {"tried": others, "metrics": metrics})
         args.out.write_text(json.dumps(result | environment(), indent=1) + "\n", encoding="utf-8")
     for run in result["seeds"]:

