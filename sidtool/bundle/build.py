@@ -7,21 +7,26 @@ build leaves `OUT.partial` with the vectors that were finished, and the same com
 import datetime
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.items import ItemMap
+from sidtool.bundle.signal import material
 from sidtool.catalog.items import Items
+from sidtool.catalog.splits import Split
 from sidtool.embed import Encoder, embed
 from sidtool.errors import DataError, UsageError
 from sidtool.output import partial_path, refuse_existing, remove, replace_dir
 from sidtool.quantize import METHODS, fit
 from sidtool.quantize.collisions import Policy, assign
+from sidtool.quantize.fusion import Blend
 from sidtool.quantize.report import codebook_report
 from sidtool.quantize.stream import encode_all, fitted
 from sidtool.sid import SPELLINGS, SidSpace, Vectors
@@ -42,6 +47,9 @@ class Plan:
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the method's own, like `balanced`."""
+    weights: tuple[float, ...] = ()
+    """One for each source of vectors, in proportion; all equal if none are given."""
+    blend: Blend = field(default_factory=Blend)
 
     def __post_init__(self) -> None:
         choices = {"method": METHODS, "policy": get_args(Policy), "spelling": SPELLINGS}
@@ -69,25 +77,27 @@ class Plan:
 
 def build(
     items: Items,
-    vectors: Vectors | VectorSource,
+    vectors: Vectors | VectorSource | Sequence[Vectors | VectorSource],
     plan: Plan,
     *,
     name: str,
     encoder: Mapping[str, Any],
+    split: Split | None = None,
     work: Path | None = None,
     progress: Mapping[str, Progress] | None = None,
 ) -> Bundle:
     """Quantise (n, dim) float32 vectors of n items into a bundle. `encoder` is what the recipe records of their making.
 
-    The vectors are read in parts where they are a source; codes that are finished are kept in the folder `work`.
+    Several sources of vectors are fused, and with a `split` the co-occurrence of items in its training events is too.
+    The vectors are read in parts where they are one source; codes that are finished are kept in the folder `work`.
     `progress` maps the stages "quantize" and "encode" to their reporters.
     Raises DataError if rows and items differ or the vectors cannot fill the codebook, UsageError if the space is too
     full for the collision policy.
     """
-    if len(vectors) != len(items.ids):
-        raise DataError(f"{len(vectors)} vectors for {len(items.ids)} items")
     plan.space(plan.sizes)  # refuses a space that cannot be spelled before the work, not after it
-    source, tell, clock = VectorSource.of(vectors), progress or {}, Clock()
+    tell, clock = progress or {}, Clock()
+    given = material(items.ids, _sources(vectors), weights=plan.weights, blend=plan.blend, split=split, seed=plan.seed)
+    source = given.vectors
     told = {"plan": asdict(plan), "vectors": source.fingerprint, "version": versions()}
     with clock("fit"):
         codebook = fitted(
@@ -110,12 +120,12 @@ def build(
         assigned = assign(raw, source, codebook, items.ids, plan.policy)
     return Bundle.of(
         ItemMap.of(plan.space(assigned.space_sizes), items.ids, assigned.codes, items.titles),
-        codebook,
+        codebook.behind(given.fusion) if given.fusion else codebook,
         plan.policy,
         name=name,
         collisions={"capacity": assigned.space_sizes[-1] if plan.policy == "append" else None},
-        recipe={"encoder": recorded, "text_template": items.text_template},
-        source={"catalogue": items.digest, "rows": len(items.ids)},
+        recipe={"encoder": recorded, "text_template": items.text_template, **given.recipe},
+        source={"catalogue": items.digest, "rows": len(items.ids), **given.source},
         report=codebook_report(source, codebook, raw, assigned, seed=plan.seed) | {"seconds": clock.seconds},
         libraries=versions("numpy", "zarr", "scipy", *libraries),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -128,29 +138,35 @@ def build_codebook(
     plan: Plan,
     *,
     encoder: Encoder | None = None,
-    vectors: Vectors | VectorSource | None = None,
+    vectors: Vectors | VectorSource | Sequence[Vectors | VectorSource] | None = None,
+    split: Split | None = None,
     force: bool = False,
     progress: Mapping[str, Progress] | None = None,
 ) -> Bundle:
     """Build a bundle from texts (by `encoder`) or from vectors that another engine made, and write it to `out`.
 
+    `vectors` may be several sources, `split` adds the co-occurrence of items: see `build`.
     `progress` maps the stages "embed", "quantize" and "encode" to their reporters.
     """
     refuse_existing(out, force)
     tell, work = progress or {}, partial_path(out)
     if vectors is not None:
-        facts: dict[str, Any] = {"vectors": "given", "dim": vectors.shape[1]}
+        facts: dict[str, Any] = {"vectors": "given", "dim": sum(source.shape[1] for source in _sources(vectors))}
     elif encoder is not None:
         vectors, facts = embed(items.texts, encoder, cache=work / "vectors", progress=tell.get("embed"))
     else:
         raise DataError("neither an encoder nor vectors are given")
     name = out.name.removesuffix(".zip").removesuffix(".zarr")
-    bundle = build(items, vectors, plan, name=name, encoder=facts, work=work / "codes", progress=tell)
+    bundle = build(items, vectors, plan, name=name, encoder=facts, split=split, work=work / "codes", progress=tell)
     finished = work / out.name
     bundle.save(finished, force=True)
     replace_dir(finished, out)
     remove(work)
     return Bundle.open(out)
+
+
+def _sources(vectors: Vectors | VectorSource | Sequence[Vectors | VectorSource]) -> Sequence[Vectors | VectorSource]:
+    return [vectors] if isinstance(vectors, np.ndarray | VectorSource) else vectors
 
 
 class Clock:

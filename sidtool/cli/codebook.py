@@ -1,14 +1,17 @@
 """The commands around the artefact: build-codebook, inspect, verify, encode, decode."""
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sidtool.cli import options
+from sidtool.cli import options, split
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.models import assignments
+from sidtool.cli.sources import open_weighted, read_side_by_side
 from sidtool.errors import EXIT_REFUSED, RefusedError, UsageError
 from sidtool.sid import LETTERS, SPELLINGS, SidSpace
 
@@ -21,8 +24,23 @@ def build_codebook(
     levels: Annotated[str, typer.Option(help="Codes per level, like 256x256x256.")] = "256x256x256",
     encoder: Annotated[str | None, typer.Option(help="sentence-transformers model: hub id or path.")] = None,
     embeddings: Annotated[
-        Path | None, typer.Option(help="Vectors made elsewhere: .npy with ids, Parquet or Zarr.")
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[=WEIGHT]",
+            help="Vectors made elsewhere: .npy with ids, Parquet or Zarr. Several are fused by weight.",
+        ),
     ] = None,
+    interactions: Annotated[
+        Path | None, typer.Option(help="Events: which items people meet together shapes the codes; training part only.")
+    ] = None,
+    protocol: split.Protocol = "leave-one-out",
+    valid: split.Valid = None,
+    test: split.Test = None,
+    valid_from: split.ValidFrom = None,
+    test_from: split.TestFrom = None,
+    user_column: split.UserColumn = None,
+    item_column: split.ItemColumn = None,
+    order_column: split.OrderColumn = None,
     method: Annotated[str, typer.Option(help="How vectors are quantised.")] = "rq-kmeans",
     balanced: Annotated[
         bool, typer.Option("--balanced", help="Give every code of a level about as many items (rq-kmeans).")
@@ -32,7 +50,9 @@ def build_codebook(
     ] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", envvar="SIDTOOL_BUILD_CODEBOOK_SET", help="Option of the method, key=value."),
+        typer.Option(
+            "--set", envvar="SIDTOOL_BUILD_CODEBOOK_SET", help="Option of the method or the fusion, key=value."
+        ),
     ] = None,
     collisions: Annotated[str, typer.Option(help="Items that share a SID: reassign, append or allow.")] = "reassign",
     text: Annotated[str | None, typer.Option(help='Text of an item, like "{title}. {description}".')] = None,
@@ -61,14 +81,16 @@ def build_codebook(
     from sidtool.bundle.build import build_codebook as build
     from sidtool.catalog.items import read_items
     from sidtool.embed import Encoder
-    from sidtool.vectors import open_vectors
+    from sidtool.quantize.fusion import BLEND, Blend
 
-    if (encoder is None) == (embeddings is None):
+    if (encoder is None) == (not embeddings):
         raise UsageError(
             "give either --encoder or --embeddings", hint="--encoder sentence-transformers/all-MiniLM-L6-v2"
         )
     budget = options.bytes_of(memory)
-    flags = {"balanced": balanced, "normalize": normalize}
+    flags = {name: True for name, given in {"balanced": balanced, "normalize": normalize}.items() if given}
+    chosen = assignments(set_)
+    fusing = {name: chosen.pop(name) for name in BLEND if name in chosen}
     plan = Plan(
         SidSpace.parse_sizes(levels),
         method,
@@ -76,7 +98,8 @@ def build_codebook(
         spelling,
         markers,
         seed,
-        options={**assignments(set_), **{name: True for name, given in flags.items() if given}},
+        options={**chosen, **flags},
+        blend=Blend(**fusing),
     )
     catalogue = read_items(
         items,
@@ -85,16 +108,20 @@ def build_codebook(
         text_template=text,
         on_empty=on_empty,  # type: ignore[arg-type]
     )
+    columns = {"user_column": user_column, "item_column": item_column, "order_column": order_column}
+    events = split.read_optional(interactions, protocol, (valid, test), (valid_from, test_from), columns)
+    if events is None and (idle := fusing.keys() - {"text_dim"}):
+        raise UsageError(f"option {min(idle)} needs --interactions")
     if dry_run:
         note(f"would build {plan.space(plan.sizes).spelled_sizes} for {len(catalogue.ids)} items at {out}")
         note(f"text of {catalogue.ids[0]}: {catalogue.texts[0]}")
         return
-    source = open_vectors(embeddings, catalogue.ids, memory=budget) if embeddings is not None else None
+    sources, weights = open_weighted(embeddings, catalogue.ids, budget) if embeddings else (None, ())
     with progress("embed", "quantize", "encode") as report:
         bundle = build(
             catalogue,
             out,
-            plan,
+            replace(plan, weights=weights),
             encoder=Encoder(
                 model=encoder,
                 revision=revision,
@@ -106,7 +133,8 @@ def build_codebook(
             )
             if encoder is not None
             else None,
-            vectors=source,
+            vectors=sources,
+            split=events,
             force=force,
             progress=report,
         )
@@ -172,7 +200,9 @@ def encode(
     texts: Annotated[
         list[str] | None, typer.Argument(help="Texts; standard input, a line each, if none are given.")
     ] = None,
-    embeddings: Annotated[Path | None, typer.Option(help="Vectors in place of texts: .npy, Parquet or Zarr.")] = None,
+    embeddings: Annotated[
+        list[Path] | None, typer.Option(help="Vectors in place of texts, once for each source: .npy, Parquet or Zarr.")
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="Where the bundle's encoder lies now, if it moved.")] = None,
     trust_remote_code: options.Trust = False,
     json: options.Json = False,
@@ -181,11 +211,10 @@ def encode(
     from sidtool.bundle import Bundle
     from sidtool.bundle.decode import decode as look_up
     from sidtool.bundle.encode import encode_texts
-    from sidtool.vectors import read_vectors
 
     opened = Bundle.open(bundle)
-    if embeddings is not None:
-        vectors = read_vectors(embeddings, None)
+    if embeddings:
+        vectors = read_side_by_side(embeddings, None, opened)
         names, codes = [str(row) for row in range(len(vectors))], opened.encode(vectors)
     else:
         names = texts or [line.rstrip("\n") for line in sys.stdin]
@@ -247,12 +276,21 @@ def _say_manifest(manifest: dict[str, Any]) -> None:
         ("collisions", manifest["collisions"]["policy"]),
         ("quantizer", recipe.get("quantizer", {}).get("method", "none: a map without a codebook")),
         ("encoder", encoder.get("model") or encoder.get("vectors", "none")),
+        ("signal", _spell_signal(recipe)),
         ("text", recipe.get("text_template", "none")),
         ("created", manifest["created"]),
     ]
     say_table(["", ""], rows)
     if manifest["report"]:
         _say_report(manifest["report"])
+
+
+def _spell_signal(recipe: Mapping[str, Any]) -> str:
+    if "signal" not in recipe:
+        return "none"
+    signal, fused = recipe["signal"], recipe["quantizer"]["parameters"].get("fusion", {}).get("signal", {})
+    told = f", fused into {fused['warm_items']} items with weight {fused['weight']:g}" if fused else ""
+    return f"{signal['train_events']} training events, {signal['protocol']}{told}"
 
 
 def _say_report(report: dict[str, Any]) -> None:

@@ -135,23 +135,28 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     defaults = {str(key).replace("-", "_"): value for key, value in values.items()}
     for key in defaults.keys() - known.keys():
         raise UsageError(f"{path}: {ctx.info_name} has no option {key!r}", hint=f"it has {', '.join(sorted(known))}")
-    ctx.default_map = {**(ctx.default_map or {}), **{known[key]: _as_option(value) for key, value in defaults.items()}}
+    ctx.default_map = {
+        **(ctx.default_map or {}),
+        **{known[key].name: _as_option(known[key], value) for key, value in defaults.items()},
+    }
     return path
 
 
-def _names(ctx: typer.Context) -> dict[str, str]:
-    """What a file calls the options of a command, which is what their flags say -> what the command calls them."""
+def _names(ctx: typer.Context) -> dict[str, Any]:
+    """What a file calls the options of a command, which is what their flags say -> the options."""
     names = {}
     for parameter in ctx.command.params:
         flag = next((name for name in parameter.opts if name.startswith("--")), parameter.name or "")
-        names[flag.lstrip("-").replace("-", "_")] = parameter.name or ""
+        names[flag.lstrip("-").replace("-", "_")] = parameter
     return names
 
 
-def _as_option(value: Any) -> Any:
-    """A YAML value as the command line would give it: a mapping is a list of `key=value`."""
+def _as_option(parameter: Any, value: Any) -> Any:
+    """A YAML value as the command line would give it: a mapping is a list of `key=value`, one of many a list of one."""
     if isinstance(value, dict):
         return [f"{key}={json.dumps(item) if not isinstance(item, str) else item}" for key, item in value.items()]
+    if getattr(parameter, "multiple", False) and value is not None and not isinstance(value, list):
+        value = [value]
     return [str(item) for item in value] if isinstance(value, list) else value
 
 

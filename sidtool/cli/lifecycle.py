@@ -9,6 +9,7 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
+from sidtool.cli.sources import read_side_by_side
 from sidtool.errors import EXIT_REFUSED, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def add_items(
     ] = None,
     remove: Annotated[Path | None, typer.Option(help="File of item ids, a line each, to retire.")] = None,
     embeddings: Annotated[
-        Path | None, typer.Option(help="Vectors of the items, made as those of the bundle: .npy, Parquet or Zarr.")
+        list[Path] | None,
+        typer.Option(help="Vectors of the items, made as those of the bundle, once for each source."),
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="Where the bundle's encoder lies now, if it moved.")] = None,
     id_column: Annotated[str | None, typer.Option(help="Column of item ids; guessed if not given.")] = None,
@@ -46,11 +48,10 @@ def add_items(
     from sidtool.bundle.encode import embed_texts
     from sidtool.catalog.items import read_items
     from sidtool.output import refuse_existing
-    from sidtool.vectors import read_vectors
 
     if items is None and remove is None:
         raise UsageError("give ITEMS to add, --remove FILE, or both")
-    if embeddings is not None and encoder is not None:
+    if embeddings and encoder is not None:
         raise UsageError("give either --encoder or --embeddings")
     refuse_existing(out, force)
     opened = Bundle.open(bundle)
@@ -66,8 +67,8 @@ def add_items(
     new, gone = unknown(opened, catalogue.ids), _read_ids(remove) if remove is not None else []
     if dry_run:
         return note(f"would add {len(new)} of {len(catalogue)} items to {bundle} and retire {len(gone)}, at {out}")
-    if embeddings is not None and len(new):
-        vectors = read_vectors(embeddings, catalogue.ids)[new]
+    if embeddings and len(new):
+        vectors = read_side_by_side(embeddings, catalogue.ids, opened)[new]
     elif len(new):
         texts = [catalogue.texts[row] for row in new]
         with progress("embed") as report:

@@ -22,6 +22,25 @@ ItemColumn = Annotated[str | None, typer.Option(help="Column of item ids in the 
 OrderColumn = Annotated[str | None, typer.Option(help="Column of time or order in the events.")]
 
 
+def read_optional(
+    interactions: Path | None,
+    protocol: str,
+    files: tuple[Path | None, Path | None],
+    cuts: tuple[str | None, str | None],
+    columns: dict[str, str | None],
+) -> "Split | None":
+    """`read_split`, or None without a file of events. Raises UsageError for an option that then says nothing."""
+    if interactions is not None:
+        return read_split(interactions, protocol, files, cuts, columns)
+    names = ("--valid", "--test", "--valid-from", "--test-from", *(f"--{name.replace('_', '-')}" for name in columns))
+    given = dict(zip(names, (*files, *cuts, *columns.values()), strict=True)) | {
+        "--protocol": None if protocol == PROTOCOLS[0] else protocol
+    }
+    if idle := [name for name, value in given.items() if value is not None]:
+        raise UsageError(f"{idle[0]} needs --interactions")
+    return None
+
+
 def read_split(
     interactions: Path,
     protocol: str,

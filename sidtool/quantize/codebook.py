@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError
-from sidtool.quantize.network import forward, has
+from sidtool.quantize.fusion import Fusion, fuse
+from sidtool.quantize.network import BLOCK, by_blocks, forward, has, padded, unit
 from sidtool.sid import Codes, Vectors
-
-BLOCK = 1024
-"""Rows that are encoded at once. Short blocks are padded: a matrix product of another shape rounds differently."""
 
 
 @dataclass(frozen=True)
@@ -46,40 +44,56 @@ class Codebook:
         return int(self.levels[0].shape[1])
 
     @property
+    def dims(self) -> tuple[int, ...]:
+        """Width of each source of vectors that `encode` takes side by side; one, unless several were fused."""
+        fusion = self.parameters.get("fusion")
+        return tuple(source["dim"] for source in fusion["sources"]) if fusion else (self._inner,)
+
+    @property
     def dim(self) -> int:
         """Width of the vectors that `encode` takes."""
+        return sum(self.dims)
+
+    @property
+    def _inner(self) -> int:
+        """Width of the vectors that it was fitted to."""
         return int(self.parameters.get("dim", self.width))
+
+    def behind(self, fusion: Fusion) -> "Codebook":
+        """This codebook of fused vectors as one of their sources, which it fuses itself."""
+        parameters = {**self.parameters, "dim": self._inner, "fusion": fusion.facts}
+        return Codebook(self.method, self.levels, {**self.encoder, **fusion.arrays}, parameters)
 
     def transform(self, vectors: Vectors) -> Vectors:
         """(n, dim) embeddings -> (n, width) float32 in the space of the centroids.
 
-        In this order, as far as `parameters` and `encoder` have them: scaled to length 1 (`normalize`), through the
-        network "in", added to what went into it (`skip`), bounded (`bound`: "tanh"), zeros appended up to `width`.
-        Raises DataError if the width is another or a value is not finite.
+        In this order, as far as `parameters` and `encoder` have them: sources fused (`fusion`), scaled to length 1
+        (`normalize`), through the network "in", added to what went into it (`skip`), bounded (`bound`: "tanh"), zeros
+        appended up to `width`. Raises DataError if the width is another or a value is not finite.
         """
         vectors = self.prepare(vectors)
-        if self.width == self.dim and not has(self.encoder, "in"):
+        if self.width == self._inner and not has(self.encoder, "in"):
             return vectors
-        latent = np.zeros((len(vectors), self.width), dtype=np.float32)
-        for start in range(0, len(vectors), BLOCK):
-            block = _padded(vectors[start : start + BLOCK])
+
+        def inward(block: Vectors) -> Vectors:
             inner = forward(self.encoder, "in", block)
             inner = inner + block if self.parameters.get("skip") else inner
-            inner = np.tanh(inner) if self.parameters.get("bound") == "tanh" else inner
-            stop = min(start + BLOCK, len(vectors))
-            latent[start:stop, : inner.shape[1]] = inner[: stop - start]
-        return latent
+            return np.tanh(inner) if self.parameters.get("bound") == "tanh" else inner
+
+        return by_blocks(inward, vectors, self.width)
 
     def prepare(self, vectors: Vectors) -> Vectors:
-        """(n, dim) embeddings as `reconstruct` gives them back: checked, and of length 1 if the codebook wants that."""
+        """(n, dim) embeddings as `reconstruct` gives them back: checked, fused, and of length 1, as far as wanted."""
         vectors = checked(vectors, self.dim)
+        if fusion := self.parameters.get("fusion"):
+            vectors = fuse(self.encoder, fusion, vectors)
         return unit(vectors) if self.parameters.get("normalize") else vectors
 
     def reconstruct(self, codes: Codes) -> Vectors:
-        """(n, depth) codes, or prefixes -> (n, dim) float32 embeddings, through the network "out" if there is one."""
+        """(n, depth) codes, or prefixes -> float32 embeddings as `prepare` gives them, through the network "out"."""
         latent = self.decode(codes)
         if not has(self.encoder, "out"):
-            return latent[:, : self.dim]
+            return latent[:, : self._inner]
         latent = latent[:, : len(self.encoder["out_0_weight"])]
         found = forward(self.encoder, "out", latent)
         return found + latent if self.parameters.get("skip") else found
@@ -93,7 +107,7 @@ class Codebook:
         codes = np.empty((len(vectors), len(self.levels)), dtype=np.uint16)
         for start in range(0, len(vectors), BLOCK):
             rows = checked(vectors[start : start + BLOCK], self.dim)
-            codes[start : start + BLOCK] = self._fused.codes(self.transform(_padded(rows)))[: len(rows)]
+            codes[start : start + BLOCK] = self._fused.codes(self.transform(padded(rows)))[: len(rows)]
         return codes
 
     def decode(self, codes: Codes) -> Vectors:
@@ -152,12 +166,6 @@ class _Fused:
         return codes
 
 
-def _padded(rows: Vectors) -> Vectors:
-    block = np.zeros((BLOCK, rows.shape[1]), dtype=np.float32)
-    block[: len(rows)] = rows
-    return block
-
-
 def checked(vectors: Vectors, dim: int | None = None) -> Vectors:
     """The vectors as (n, dim) float32. Raises DataError unless they are two-dimensional, `dim` wide and finite."""
     vectors = np.asarray(vectors, dtype=np.float32)
@@ -171,10 +179,3 @@ def checked(vectors: Vectors, dim: int | None = None) -> Vectors:
             hint="half-precision encoders overflow: embed in float32 or bfloat16",
         )
     return vectors
-
-
-def unit(vectors: Vectors) -> Vectors:
-    """(n, dim) rows scaled to length 1; rows of zeros stay as they are."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    norms[norms == 0] = 1
-    return (vectors / norms).astype(np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError
-from sidtool.quantize.codebook import unit
+from sidtool.quantize.network import unit
 from sidtool.sid import Vectors
 from sidtool.vectors import VectorSource
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.quantize.codebook import Codebook, unit
+from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.collisions import Assigned
+from sidtool.quantize.network import unit
 from sidtool.sid import Codes, Vectors
 from sidtool.vectors import VectorSource
 

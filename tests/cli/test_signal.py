@@ -1,0 +1,119 @@
+"""build-codebook with people and with several sources of vectors, and the commands that encode after it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sidtool.bundle import Bundle
+from tests.cli.road import N_ITEMS, Road, done, refused, write_lines
+
+
+def built(road: Road, out: Path, *more: object) -> tuple[object, ...]:
+    return ("build-codebook", road.items, "-o", out, "--embeddings", road.vectors, "--levels", "4x4x8", *more)
+
+
+@pytest.fixture(scope="module")
+def image(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Vectors of three dimensions, in the order of those of the road."""
+    path = tmp_path_factory.mktemp("image") / "image.npy"
+    np.save(path, np.random.default_rng(5).normal(size=(N_ITEMS, 3)).astype(np.float32))
+    path.with_suffix(".ids.txt").write_text(road.vectors.with_suffix(".ids.txt").read_text())
+    return path
+
+
+@pytest.fixture(scope="module")
+def social(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("social") / "shop.zarr"
+    done(*built(road, out, "--interactions", road.events, "--set", "signal_dim=6", "--set", "signal_weight=0.4"))
+    return out
+
+
+def test_the_signal_is_told_and_the_bundle_is_whole(road: Road, social: Path) -> None:
+    shown = done("inspect", social).out
+    assert "training events, leave-one-out, fused into" in shown
+    assert "weight 0.4" in shown
+    assert "fused into" not in done("inspect", road.bundle).out
+    done("verify", social)
+    assert Bundle.open(social).identity != Bundle.open(road.bundle).identity
+
+
+def test_new_vectors_are_encoded_and_added_through_the_map(road: Road, social: Path, tmp_path: Path) -> None:
+    rows = done("encode", social, "--embeddings", road.vectors, "--json").lines
+    assert [row["codes"] for row in rows] == Bundle.open(social).encode(np.load(road.vectors)).tolist()
+    new = write_lines(tmp_path / "new.jsonl", [{"item_id": "n0", "title": "red lamp"}])
+    np.save(tmp_path / "new.npy", np.load(road.vectors)[:1])
+    grown = tmp_path / "grown.zarr"
+    done("add-items", social, new, "-o", grown, "--embeddings", tmp_path / "new.npy")
+    assert len(Bundle.open(grown).items) == N_ITEMS + 1
+    assert done("diff", social, grown, "--json").json["kept"] == N_ITEMS
+
+
+def test_encoding_needs_numpy_alone(road: Road, social: Path) -> None:
+    program = (
+        "import sys, numpy as np\n"
+        "for name in ('torch', 'sklearn', 'scipy', 'transformers'): sys.modules[name] = None\n"
+        "from sidtool.bundle import Bundle\n"
+        f"print(Bundle.open({str(social)!r}).encode(np.load({str(road.vectors)!r})).tolist())"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == str(Bundle.open(social).encode(np.load(road.vectors)).tolist())
+
+
+def test_an_encoder_and_people_go_together(road: Road, encoder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "text.zarr"
+    command = ("build-codebook", road.items, "-o", out, "--levels", "4x4x8", "--encoder", encoder)
+    done(*command, "--interactions", road.events, "--set", "text_dim=8", "--set", "signal_dim=4")
+    assert len(done("encode", out, "a red lamp", "--json").lines) == 1
+    assert Bundle.open(out).codebook.width == 12
+
+
+def test_a_file_of_options_does_what_flags_do(road: Road, social: Path, image: Path, tmp_path: Path) -> None:
+    config = tmp_path / "codebook.yaml"
+    config.write_text(
+        f"levels: 4x4x8\nembeddings: {road.vectors}\ninteractions: {road.events}\n"
+        "set:\n  signal_dim: 6\n  signal_weight: 0.4\n"
+    )
+    done("build-codebook", road.items, "-o", tmp_path / "shop.zarr", "--config", config)
+    assert Bundle.open(tmp_path / "shop.zarr").identity == Bundle.open(social).identity
+    config.write_text(f"levels: 4x4x8\nembeddings:\n  {road.vectors}: 3\n  {image}: 1\n")
+    done("build-codebook", road.items, "-o", tmp_path / "two.zarr", "--config", config)
+    sources = Bundle.open(tmp_path / "two.zarr").codebook.parameters["fusion"]["sources"]
+    assert [source["weight"] for source in sources] == [0.75, 0.25]
+
+
+def test_two_sources_are_weighed_and_both_needed(road: Road, image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "two.zarr"
+    done(*built(road, out, "--embeddings", f"{image}=0.5"))
+    sources = Bundle.open(out).codebook.parameters["fusion"]["sources"]
+    assert [(source["dim"], round(source["weight"], 4)) for source in sources] == [(8, 0.6667), (3, 0.3333)]
+    both = done("encode", out, "--embeddings", road.vectors, "--embeddings", image, "--json").lines
+    joined = np.concatenate([np.load(road.vectors), np.load(image)], axis=1)
+    assert [row["codes"] for row in both] == Bundle.open(out).encode(joined).tolist()
+    told = refused(2, "encode", out, "--embeddings", road.vectors)
+    assert "have 8 dimensions, bundle 'two' was built from 8 and 3" in told
+
+
+def test_the_protocols_are_those_of_make_sft(road: Road, tmp_path: Path) -> None:
+    out = tmp_path / "t.zarr"
+    done(*built(road, out, "--interactions", road.events, "--protocol", "temporal", "--set", "signal_dim=4"))
+    assert Bundle.open(out).manifest.recipe["signal"]["protocol"] == "temporal"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--set", "signal_dim=4"), "option signal_dim needs --interactions"),
+        (("--interactions", "EVENTS", "--set", "signal_weight=2"), "signal_weight"),
+        (("--interactions", "EVENTS", "--protocol", "given"), "--valid and --test"),
+        (("--interactions", "EVENTS", "--protocol", "never"), "no protocol 'never'"),
+        (("--protocol", "temporal"), "--protocol needs --interactions"),
+        (("--embeddings", "VECTORS=-1"), "positive weights"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(road: Road, tmp_path: Path, more: tuple[str, ...], told: str) -> None:
+    spelled = [each.replace("EVENTS", str(road.events)).replace("VECTORS", str(road.vectors)) for each in more]
+    assert told in refused(2, *built(road, tmp_path / "x.zarr", *spelled))
+    assert not (tmp_path / "x.zarr").exists()
