@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from sidtool.bundle import store
 from sidtool.bundle.items import IdIndex, ItemMap
 from sidtool.bundle.manifest import Identity, Manifest, codebook_arrays, identify
+from sidtool.bundle.refs import resolve
 from sidtool.bundle.strings import StringArray
 from sidtool.errors import IntegrityError, RefusedError, SidtoolError, UsageError
-from sidtool.output import new_dir, new_file, remove
+from sidtool.output import new_dir
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Codes, SidSpace, Vectors
 
@@ -38,12 +39,14 @@ class Bundle:
 
     @classmethod
     def open(cls, location: str | Path) -> "Bundle":
-        """Open a folder, a .zarr.zip or an fsspec URL. Only the manifest is read, and checked against its own hash.
+        """Open a folder, a .zarr.zip, an fsspec URL or a published URL/NAME[@VERSION|@TAG].
 
-        Raises DataError if nothing is there, IntegrityError if it is unfinished or damaged, CompatibilityError if
-        its format is newer than this version reads.
+        Only the manifest is read, and checked against its own hash. Raises DataError if nothing is there,
+        IntegrityError if it is unfinished or damaged, CompatibilityError if its format is newer than this version
+        reads.
         """
-        return cls(store.read_manifest(str(location)), store.StoredArrays(str(location)))
+        place = resolve(str(location))
+        return cls(store.read_manifest(place), store.StoredArrays(place))
 
     @classmethod
     def of(cls, items: ItemMap, codebook: Codebook | None, policy: str, **facts: Any) -> "Bundle":
@@ -149,18 +152,9 @@ class Bundle:
         Raises UsageError if the output exists and `force` is not given.
         """
         path = Path(location)
-        if not store.is_zip(path.name):
-            with new_dir(path, force=force) as folder:
-                store.write_folder(folder, self._arrays, self.manifest)
-            return
-        with new_file(path, force=force) as target:
-            folder = target.with_name(target.name + ".d")
-            remove(folder)
-            try:
-                store.write_folder(folder, self._arrays, self.manifest)
-                store.write_zip(folder, target)
-            finally:
-                remove(folder)
+        place = store.packed if store.is_zip(path.name) else new_dir
+        with place(path, force=force) as folder:
+            store.write_folder(folder, self._arrays, self.manifest)
 
     def renamed(self, name: str) -> "Bundle":
         """The same bundle under another name; its identity does not change."""
@@ -173,12 +167,13 @@ def verify(location: str | Path) -> list[tuple[str, str]]:
     Checks every stored object against its SHA-256, the manifest against its own, the order of the rows, the values
     against the identity, and that the index agrees.
     """
+    place = resolve(str(location))
     try:
-        manifest = store.read_manifest(str(location))
-        broken = store.broken_objects(str(location), manifest)
+        manifest = store.read_manifest(place)
+        broken = store.broken_objects(place, manifest)
     except IntegrityError as error:
         return [(store.ROOT, str(error))]
-    return broken or _broken_values(Bundle.open(location))
+    return broken or _broken_values(Bundle.open(place))
 
 
 def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:

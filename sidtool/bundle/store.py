@@ -11,6 +11,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.manifest import Manifest, canonical
 from sidtool.errors import DataError, IntegrityError
+from sidtool.output import new_file, remove
 
 ROOT = "zarr.json"
 CHUNK_ROWS = 1 << 16
@@ -63,7 +65,12 @@ def read_manifest(location: str) -> Manifest:
 
     Raises DataError if there is no bundle, IntegrityError if it is unfinished or damaged.
     """
-    return Manifest.from_json(_read_root(location, _read_object(location, ROOT)))
+    return parse_root(location, read_object(location, ROOT))
+
+
+def parse_root(location: str, data: bytes | None) -> Manifest:
+    """The manifest in a root document. Raises as `read_manifest` does."""
+    return Manifest.from_json(_read_root(location, data))
 
 
 def write_folder(folder: Path, arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> None:
@@ -89,6 +96,20 @@ def write_folder(folder: Path, arrays: Mapping[str, NDArray[Any]], manifest: Man
     (folder / ROOT).write_bytes(_spell_root(value))
 
 
+@contextmanager
+def packed(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A folder to write a bundle into; it becomes the zip `path` when the block ends well."""
+    with new_file(path, force=force) as target:
+        folder = target.with_name(target.name + ".d")
+        remove(folder)
+        folder.mkdir()
+        try:
+            yield folder
+            write_zip(folder, target)
+        finally:
+            remove(folder)
+
+
 def write_zip(folder: Path, target: Path) -> None:
     """Pack a finished folder: stored, sorted, root last, times fixed, so that equal objects give equal bytes."""
     with target.open("wb") as stream:
@@ -97,7 +118,7 @@ def write_zip(folder: Path, target: Path) -> None:
 
 def broken_objects(location: str, manifest: Manifest) -> list[tuple[str, str]]:
     """Every stored object that is not what the manifest says: (object, what is wrong)."""
-    stored = {name: _sha256(data) for name, data in _objects(location)}
+    stored = {name: _sha256(data) for name, data in stored_objects(location)}
     broken = [
         (name, "missing" if name not in stored else "its SHA-256 differs from the manifest's")
         for name, digest in sorted(manifest.objects.items())
@@ -149,7 +170,8 @@ def _read_root(location: str, data: bytes | None) -> dict[str, Any]:
     return manifest
 
 
-def _read_object(location: str, name: str) -> bytes | None:
+def read_object(location: str, name: str) -> bytes | None:
+    """The bytes of one stored object, or None."""
     if "://" in location:
         import fsspec
 
@@ -161,7 +183,8 @@ def _read_object(location: str, name: str) -> bytes | None:
     return (path / name).read_bytes() if (path / name).is_file() else None
 
 
-def _objects(location: str) -> Iterator[tuple[str, bytes]]:
+def stored_objects(location: str) -> Iterator[tuple[str, bytes]]:
+    """Every stored object of a bundle: its name and its bytes, the root document among them."""
     if "://" in location:
         import fsspec
 

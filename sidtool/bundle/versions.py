@@ -38,6 +38,16 @@ def history(manifest: Manifest) -> tuple[dict[str, Any], ...]:
     return (*map(dict, manifest.lineage), own)
 
 
+def spell_change(change: Mapping[str, Any]) -> str:
+    """What a version changed, in words."""
+    if change.get("kind") == "build":
+        return f"built with {change['items']} items"
+    if change.get("kind") == "align":
+        return f"aligned {change['of'][:12]}: {change['after'][-1]} of {change['common']} SIDs preserved"
+    names = ("added", "restored", "retitled", "retired")
+    return ", ".join(f"{change[name]} {name}" for name in names if change.get(name))
+
+
 def successor(parent: Manifest, change: Mapping[str, Any], *, new_codebook: bool = False) -> dict[str, Any]:
     """The fields of a manifest that a version after `parent` gets from it.
 

@@ -180,8 +180,8 @@ def inspect(
 
 def verify(bundle: options.Bundle, json: options.Json = False) -> None:
     """Check every stored byte of a bundle against its digests (exit 3 if one differs)."""
+    from sidtool.bundle import Bundle
     from sidtool.bundle import verify as check
-    from sidtool.bundle.store import read_manifest
 
     broken = check(bundle)
     if json:
@@ -191,7 +191,7 @@ def verify(bundle: options.Bundle, json: options.Json = False) -> None:
     if broken:
         raise typer.Exit(EXIT_REFUSED)
     if not json:
-        manifest = read_manifest(bundle)
+        manifest = Bundle.open(bundle).manifest
         say(f"{bundle}: {manifest.items} items, {len(manifest.objects) + 1} objects, {manifest.identity.digest}")
 
 

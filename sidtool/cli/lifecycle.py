@@ -1,9 +1,8 @@
-"""The commands for what comes after the first build: add-items, diff, align, log, rebind."""
+"""The commands for what comes after the first build: add-items, diff, align, rebind."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -46,6 +45,7 @@ def add_items(
     from sidtool.bundle.add import NO_VECTORS, NOTHING, unknown
     from sidtool.bundle.add import add_items as add
     from sidtool.bundle.encode import embed_texts
+    from sidtool.bundle.versions import spell_change
     from sidtool.catalog.items import read_items
     from sidtool.output import refuse_existing
 
@@ -82,7 +82,7 @@ def add_items(
     if json:
         say_json({"bundle": str(out), "version": grown.manifest.version, "digest": grown.identity.digest} | counts)
     else:
-        say(f"{out}: {grown.manifest.name} {grown.manifest.version}, {_spell_change(counts) or 'nothing changed'}")
+        say(f"{out}: {grown.manifest.name} {grown.manifest.version}, {spell_change(counts) or 'nothing changed'}")
     return next_step(f"sidtool recommend MODEL --bundle {out} --history ...")
 
 
@@ -133,23 +133,6 @@ def align(
     return next_step(f"sidtool recommend MODEL --bundle {out} --history ...")
 
 
-def log(bundle: options.Bundle, json: options.Json = False) -> None:
-    """List the versions of a bundle, newest first, with what each changed."""
-    from sidtool.bundle.store import read_manifest
-    from sidtool.bundle.versions import history
-
-    versions = history(read_manifest(bundle))[::-1]
-    if json:
-        for version in versions:
-            say_json(version)
-        return
-    rows = [
-        (each["version"], each["created"] or "-", each["name"], each["digest"][:12], _spell_change(each["change"]))
-        for each in versions
-    ]
-    say_table(["version", "created", "name", "digest", "change"], rows)
-
-
 def rebind(
     model: options.Model,
     newer: Annotated[str, typer.Argument(metavar="NEWER", help="The bundle that the model gets, if compatible.")],
@@ -175,16 +158,6 @@ def _read_ids(path: Path) -> list[str]:
         return list(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _spell_change(change: Mapping[str, Any]) -> str:
-    """What a version changed, in words."""
-    if change.get("kind") == "build":
-        return f"built with {change['items']} items"
-    if change.get("kind") == "align":
-        return f"aligned {change['of'][:12]}: {change['after'][-1]} of {change['common']} SIDs preserved"
-    names = ("added", "restored", "retitled", "retired")
-    return ", ".join(f"{change[name]} {name}" for name in names if change.get(name))
 
 
 def _say_diff(found: "Diff", verdict: "Outlook") -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sidtool.cli import codebook, exchange, lifecycle, models, serve, training
+from sidtool.cli import codebook, exchange, lifecycle, models, registry, serve, training
 from sidtool.cli.console import Commands
 
 app = typer.Typer(
@@ -36,8 +36,11 @@ for command in (
     lifecycle.add_items,
     lifecycle.diff,
     lifecycle.align,
-    lifecycle.log,
     lifecycle.rebind,
+    registry.log,
+    registry.push,
+    registry.pull,
+    registry.tag,
 ):
     app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 

@@ -27,7 +27,9 @@ Config = Annotated[
 Memory = Annotated[
     str, typer.Option(help="Budget for the vectors that are held at once, like 4GiB; ids and codes come on top.")
 ]
-Bundle = Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle: NAME.zarr, NAME.zarr.zip or a URL.")]
+Bundle = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="A bundle: NAME.zarr, NAME.zarr.zip, a URL or URL/NAME@VERSION.")
+]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model that extend-model or train wrote.")]
 
 

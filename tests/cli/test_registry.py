@@ -1,0 +1,95 @@
+"""push, pull, log and tag on the command line, and a reference wherever a command takes a bundle."""
+
+from pathlib import Path
+
+import pytest
+
+from sidtool.bundle import Bundle
+from tests.cli.road import N_ITEMS, Road, done, refused, tree, write_lines
+from tests.s3 import BUCKET, Wire
+
+
+@pytest.fixture
+def shop(road: Road, tmp_path: Path) -> Path:
+    """A registry with two versions: the road's bundle, and one with an item less, which is tagged."""
+    gone = write_lines(tmp_path / "gone.txt", ["b001"])
+    done("add-items", road.bundle, "--remove", gone, "-o", tmp_path / "second.zarr")
+    done("push", road.bundle, tmp_path / "published" / "shop")
+    done("push", tmp_path / "second.zarr", tmp_path / "published" / "shop", "--tag", "prod", "--licence", "MIT")
+    return tmp_path / "published" / "shop"
+
+
+def test_push_says_what_it_did(road: Road, tmp_path: Path) -> None:
+    shop, digest = tmp_path / "shop", Bundle.open(road.bundle).identity.digest
+    objects = len(tree(road.bundle))
+    dry = done("push", road.bundle, shop, "--dry-run")
+    assert (dry.out, dry.err) == ("", f"would push {objects} objects as version 1.0 of {shop}\n")
+    assert not shop.exists()
+    ran = done("push", road.bundle, shop)
+    assert ran.out == f"{shop}@1.0: pushed {objects} objects, {digest}\n"
+    assert ran.last == f"next: sidtool pull {shop}@1.0 -o DIR"
+    assert done("push", road.bundle, shop).out == f"{shop}@1.0: there already, nothing was pushed, {digest}\n"
+    assert done("push", road.bundle, shop, "--json").json["new"] is False
+    assert "hint: versions never change" in refused(3, "push", road.other, shop)
+    assert "must not name one" in refused(2, "push", road.bundle, f"{shop}@1.0")
+
+
+def test_pull_gives_the_bundle_back(road: Road, shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    told = done("pull", f"{shop}@1.0", "-o", out, "--json").json
+    assert tree(out) == tree(road.bundle)
+    assert told == {"bundle": str(out), "version": "1.0", "digest": told["digest"], "licence": "unknown"}
+    assert "exists already" in refused(2, "pull", shop, "-o", out)
+    assert "licence MIT" in done("pull", shop, "-o", out, "--force").out
+    assert tree(out) == tree(tmp_path / "second.zarr")
+    assert "has no '9.9': it has 1.1, 1.0, prod" in refused(1, "pull", f"{shop}@9.9", "-o", tmp_path / "x.zarr")
+    assert "hint: sidtool push" in refused(1, "pull", tmp_path / "none", "-o", tmp_path / "x.zarr")
+
+
+def test_log_and_tag(road: Road, shop: Path) -> None:
+    versions = done("log", shop, "--json").lines
+    assert [(each["version"], each["published"]) for each in versions] == [
+        ("1.1", ["1.1", "latest", "prod"]),
+        ("1.0", ["1.0"]),
+    ]
+    assert done("tag", f"{shop}@1.0", "old").out == f"{shop}@old is version 1.0 now\n"
+    assert done("tag", f"{shop}@old", "prod", "--json").json["version"] == "1.0"
+    table = done("log", shop).out.splitlines()
+    assert table[1].split()[-2:] == ["1.1,", "latest"]
+    assert table[2].split()[-3:] == ["1.0,", "old,", "prod"]
+    ran = done("log", f"{shop}@old")
+    assert len(ran.out.splitlines()) == 2
+    assert "not of this lineage: 1.1" in ran.err
+    assert "is no tag" in refused(2, "tag", f"{shop}@1.0", "1.1")
+
+
+def test_every_command_takes_a_reference(road: Road, shop: Path, tmp_path: Path) -> None:
+    old, new = f"{shop}@1.0", f"{shop}@prod"
+    assert done("inspect", old, "--json").json == done("inspect", road.bundle, "--json").json
+    assert f"{N_ITEMS} items" in done("verify", new).out
+    sid = Bundle.open(road.bundle).sid("b003")
+    assert "b003" in done("decode", new, sid).out
+    assert done("encode", old, "--embeddings", road.vectors).out.count("\n") == N_ITEMS
+    assert done("diff", old, new, "--json").json["retired"] == ["b001"]
+    assert done("compare", old, road.other, "--json").out
+    gone = write_lines(tmp_path / "more.txt", ["b002"])
+    done("add-items", new, "--remove", gone, "-o", tmp_path / "third.zarr")
+    done("export", new, "-o", tmp_path / "index.json", "--to", "minionerec")
+    done("align", road.other, "--to", old, "-o", tmp_path / "aligned.zarr")
+    done("extend-model", road.base, new, "-o", tmp_path / "model")
+    assert Bundle.open(tmp_path / "model" / "sid.zarr").identity == Bundle.open(new).identity
+    done("make-sft", new, road.items, road.events, "-o", tmp_path / "rows.jsonl", "--model", tmp_path / "model")
+    asked = done("recommend", road.tuned, "--bundle", new, "--history", "b003", "-k", 3, "--json").json
+    assert len(asked["items"]) == 3
+    done("rebind", road.tuned, new, "-o", tmp_path / "bound")
+
+
+def test_the_road_to_s3_and_back(s3: Wire, road: Road, tmp_path: Path) -> None:
+    shop = f"s3://{BUCKET}/cli/shop"
+    done("push", road.bundle, shop, "--tag", "prod")
+    done("tag", f"{shop}@1.0", "blue")
+    assert done("log", shop, "--json").lines[0]["published"] == ["1.0", "latest", "blue", "prod"]
+    done("pull", f"{shop}@blue", "-o", tmp_path / "out.zarr")
+    assert tree(tmp_path / "out.zarr") == tree(road.bundle)
+    assert done("inspect", f"{shop}@prod", "--json").json == done("inspect", road.bundle, "--json").json
+    assert "error: s3://no-such-bucket" in refused(1, "push", road.bundle, "s3://no-such-bucket/shop")

@@ -1,0 +1,64 @@
+"""A real S3 over HTTP on loopback (moto's server), which counts what goes over the wire."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import boto3
+import pytest
+from moto.moto_server import threaded_moto_server
+
+BUCKET = "bucket"
+
+
+@dataclass
+class Wire:
+    """Every request so far: method and path, with the bytes of its answer."""
+
+    endpoint: str = ""
+    requests: list[tuple[str, str, int]] = field(default_factory=list)
+    lock: Any = field(default_factory=threading.Lock)
+
+    def paths(self, method: str) -> list[str]:
+        """The paths that a method asked for."""
+        return [path for verb, path, _ in self.requests if verb == method]
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all answers to GET."""
+        return sum(size for verb, _, size in self.requests if verb == "GET")
+
+
+def watched(wire: Wire) -> type:
+    """moto's application, counted. A PUT is one step, as on S3: moto checks a condition and writes without a lock."""
+
+    class Watched(threaded_moto_server.DomainDispatcherApplication):  # type: ignore[misc]
+        def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            with wire.lock:
+                answer = [bytes(part) for part in super().__call__(environ, start_response)]
+                wire.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], sum(map(len, answer))))
+                return answer
+
+    return Watched
+
+
+@contextmanager
+def serve() -> Iterator[Wire]:
+    """Start the server on a free port, point every client of this process and its children at it, make a bucket."""
+    wire = Wire()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threaded_moto_server, "DomainDispatcherApplication", watched(wire))
+        server = threaded_moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        wire.endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        patch.setenv("AWS_ENDPOINT_URL", wire.endpoint)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.delenv("AWS_PROFILE", raising=False)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield wire
+        server.stop()
