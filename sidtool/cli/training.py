@@ -1,5 +1,6 @@
 """The commands that teach a model: make-sft and train."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,7 +149,7 @@ def train(
             trust_remote_code=trust_remote_code,
             force=force,
             progress=lambda number: report.get(bars[number]),
-            tell=note,
+            tell=partial(typer.echo, err=True),
         )
     if json:
         say_json(summaries[0] if len(summaries) == 1 else {"stages": summaries})

@@ -1,0 +1,16 @@
+"""Write a model of the same shape and tokenizer as another, untrained: what a pretrained one is measured against.
+
+Usage: scratch_like.py MODEL OUT [SEED]. MODEL is a folder or a .gguf file.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from sidtool.model.pretrained import load_model, load_tokenizer, locate, save_pretrained
+
+checkpoint, out = locate(sys.argv[1]), Path(sys.argv[2])
+torch.manual_seed(int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+save_pretrained(out, AutoModelForCausalLM.from_config(load_model(checkpoint).config), load_tokenizer(checkpoint))
