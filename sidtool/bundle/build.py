@@ -18,7 +18,7 @@ import numpy as np
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.items import ItemMap
-from sidtool.bundle.signal import material
+from sidtool.bundle.signal import Way, material
 from sidtool.catalog.items import Items
 from sidtool.catalog.splits import Split
 from sidtool.embed import Encoder, embed
@@ -50,17 +50,21 @@ class Plan:
     weights: tuple[float, ...] = ()
     """One for each source of vectors, in proportion; all equal if none are given."""
     blend: Blend = field(default_factory=Blend)
+    signal: Way = "fused"
+    """How co-occurrence enters, where there are interactions."""
 
     def __post_init__(self) -> None:
-        choices = {"method": METHODS, "policy": get_args(Policy), "spelling": SPELLINGS}
+        choices = {"method": METHODS, "policy": get_args(Policy), "spelling": SPELLINGS, "signal": get_args(Way)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UsageError(f"no {name} {getattr(self, name)!r}", hint=f"choose from {', '.join(known)}")
+        if self.signal != "fused" and "pairs" not in signature(METHODS[self.method]).parameters:
+            raise UsageError(f"method {self.method} has no contrastive loss", hint="rq-vae has; or --signal fused")
         self._check_options()
 
     def _check_options(self) -> None:
         """Refuse an option before the work, not after it."""
-        taken = ("vectors", "sizes", "seed", "progress")
+        taken = ("vectors", "sizes", "seed", "progress", "pairs")
         known = {name: p.annotation for name, p in signature(METHODS[self.method]).parameters.items()}
         for name, value in self.options.items():
             if name in taken or name not in known:
@@ -96,9 +100,17 @@ def build(
     """
     plan.space(plan.sizes)  # refuses a space that cannot be spelled before the work, not after it
     tell, clock = progress or {}, Clock()
-    given = material(items.ids, _sources(vectors), weights=plan.weights, blend=plan.blend, split=split, seed=plan.seed)
+    given = material(
+        items.ids,
+        _sources(vectors),
+        weights=plan.weights,
+        blend=plan.blend,
+        split=split,
+        signal=plan.signal,
+        seed=plan.seed,
+    )
     source = given.vectors
-    told = {"plan": asdict(plan), "vectors": source.fingerprint, "version": versions()}
+    told = {"plan": asdict(plan), "vectors": source.fingerprint, "version": versions(), **given.recipe}
     with clock("fit"):
         codebook = fitted(
             lambda: fit(
@@ -108,6 +120,7 @@ def build(
                 seed=plan.seed,
                 progress=tell.get("quantize"),
                 **plan.options,
+                **({"pairs": given.pairs} if given.pairs else {}),
             ),
             told,
             work,

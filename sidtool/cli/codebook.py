@@ -33,6 +33,9 @@ def build_codebook(
     interactions: Annotated[
         Path | None, typer.Option(help="Events: which items people meet together shapes the codes; training part only.")
     ] = None,
+    signal: Annotated[
+        str, typer.Option(help="How they enter: fused vectors, a contrastive loss (rq-vae), or both.")
+    ] = "fused",
     protocol: split.Protocol = "leave-one-out",
     valid: split.Valid = None,
     test: split.Test = None,
@@ -100,6 +103,7 @@ def build_codebook(
         seed,
         options={**chosen, **flags},
         blend=Blend(**fusing),
+        signal=signal,  # type: ignore[arg-type]
     )
     catalogue = read_items(
         items,
@@ -110,6 +114,8 @@ def build_codebook(
     )
     columns = {"user_column": user_column, "item_column": item_column, "order_column": order_column}
     events = split.read_optional(interactions, protocol, (valid, test), (valid_from, test_from), columns)
+    if events is None and signal != "fused":
+        raise UsageError(f"--signal {signal} needs --interactions")
     if events is None and (idle := fusing.keys() - {"text_dim"}):
         raise UsageError(f"option {min(idle)} needs --interactions")
     if dry_run:
@@ -290,6 +296,7 @@ def _spell_signal(recipe: Mapping[str, Any]) -> str:
         return "none"
     signal, fused = recipe["signal"], recipe["quantizer"]["parameters"].get("fusion", {}).get("signal", {})
     told = f", fused into {fused['warm_items']} items with weight {fused['weight']:g}" if fused else ""
+    told += ", a contrastive loss" if signal["way"] != "fused" else ""
     return f"{signal['train_events']} training events, {signal['protocol']}{told}"
 
 

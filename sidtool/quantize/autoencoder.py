@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sidtool.quantize.contrastive import Contrast, info_nce
 from sidtool.quantize.kmeans import Progress
 from sidtool.sid import Vectors
 
@@ -100,10 +101,14 @@ def _layers(
 
 
 class ResidualQuantizer(nn.Module):
-    """Nearest centroids of residuals, learned by gradient or, with `ema`, as decayed means of what they are given."""
+    """Nearest centroids of residuals, learned by gradient or, with `ema`, as decayed means of what they are given.
 
-    def __init__(self, levels: Sequence[Vectors], ema: float | None = None) -> None:
+    With `progressive` a row keeps its first r levels in training, r drawn anew each time (PLUM): prefixes mean more.
+    """
+
+    def __init__(self, levels: Sequence[Vectors], ema: float | None = None, *, progressive: bool = False) -> None:
         super().__init__()
+        self.progressive = progressive
         self.levels = nn.ParameterList(nn.Parameter(torch.from_numpy(x.copy()), ema is None) for x in levels)
         self.ema = ema
         self.counts = [torch.ones(len(level)) for level in levels]
@@ -112,7 +117,8 @@ class ResidualQuantizer(nn.Module):
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Straight-through quantised latents, and the codebook and commitment losses of all levels."""
-        residual, loss = latent, latent.new_zeros(())
+        residual, loss, quantised = latent, latent.new_zeros(()), torch.zeros_like(latent)
+        kept = self._kept(latent)
         for level, centroids in enumerate(self.levels):
             with torch.no_grad():
                 codes = (centroids.square().sum(dim=1) - 2 * residual @ centroids.T).argmin(dim=1)
@@ -125,8 +131,15 @@ class ResidualQuantizer(nn.Module):
             elif self.training:
                 self._follow(level, codes, residual.detach())
             residual = residual - chosen.detach()
-        quantised = latent - residual
+            quantised = quantised + chosen * (kept > level)
         return latent + (quantised - latent).detach(), loss
+
+    def _kept(self, latent: Tensor) -> Tensor:
+        """(batch, 1): how many levels each row keeps."""
+        levels = len(self.levels)
+        if self.progressive and self.training:
+            return torch.randint(1, levels + 1, (len(latent), 1))
+        return torch.full((len(latent), 1), levels)
 
     @torch.no_grad()
     def _follow(self, level: int, codes: Tensor, residual: Tensor) -> None:
@@ -162,9 +175,13 @@ def train(
     *,
     epochs: int,
     seed: int,
+    contrast: Contrast | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Train in place on scaled (n, dim) rows; without a quantiser the latents pass as they are."""
+    """Train in place on scaled (n, dim) rows; without a quantiser the latents pass as they are.
+
+    `contrast` gives scaled rows of pairs, whose quantised latents are drawn together beside.
+    """
     generator = torch.Generator().manual_seed(seed)
     data = torch.from_numpy(rows)
     learned = [*model.parameters()]
@@ -175,8 +192,10 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     for epoch in range(epochs):
         for batch in torch.randperm(len(data), generator=generator).split(BATCH):
+            drawn_together = _contrast(model, quantizer, contrast) if contrast and quantizer else 0.0
             latent = model.encode(data[batch])
             quantised, loss = (latent, 0.0) if quantizer is None else quantizer(latent)
+            loss = loss + drawn_together
             loss = loss + _error(model.decode(quantised), data[batch])
             optimizer.zero_grad()
             loss.backward()
@@ -186,6 +205,12 @@ def train(
             quantizer.revive(generator)
         if progress:
             progress(epoch + 1, epochs)
+
+
+def _contrast(model: Autoencoder, quantizer: nn.Module | Quantise, contrast: Contrast) -> Tensor:
+    items, rows = contrast.draw()
+    quantised, _ = quantizer(model.encode(torch.from_numpy(rows)))
+    return contrast.weight * info_nce(quantised, items)
 
 
 def latents(model: Autoencoder, rows: Vectors) -> Vectors:

@@ -10,7 +10,9 @@ import numpy as np
 
 from sidtool.quantize import rqkmeans
 from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.contrastive import Contrast, Pairs
 from sidtool.quantize.kmeans import Progress, kmeans, nearest, training_rows
+from sidtool.quantize.network import unit
 from sidtool.sid import Vectors
 from sidtool.vectors import VectorSource
 
@@ -26,12 +28,17 @@ def fit(
     width: int = 32,
     epochs: int = 100,
     ema: float | None = None,
+    progressive: bool = False,
+    contrastive: float = 0.1,
+    pairs: Pairs | None = None,
     progress: Progress | None = None,
 ) -> Codebook:
     """An autoencoder of (n, dim) float32 embeddings whose latent space of `width` dimensions is coded residually.
 
     After a warm-up without codes the centroids start from k-means; commitment 0.25, straight-through gradients, unused
     codes revived after every epoch. `ema` (for example 0.99) lets centroids follow means instead of gradients.
+    `progressive` keeps a random number of levels of each row in training. With `pairs` of rows that occur together, an
+    InfoNCE loss of weight `contrastive` draws their quantised latents together.
     Raises DataError as residual k-means does.
     """
     import torch
@@ -47,11 +54,18 @@ def fit(
         model = auto.Autoencoder((rows.shape[1], *HIDDEN, width))
         warm_up = max(1, int(auto.WARM_UP * epochs))
         auto.train(model, rows, None, epochs=warm_up, seed=seed)
-        quantizer = auto.ResidualQuantizer(_clustered(auto.latents(model, rows), sizes, rng), ema)
-        auto.train(model, rows, quantizer, epochs=epochs, seed=seed, progress=progress)
+        start = _clustered(auto.latents(model, rows), sizes, rng)
+        quantizer = auto.ResidualQuantizer(start, ema, progressive=progressive)
+        contrast = None
+        if pairs is not None:
+            source = VectorSource.of(vectors)
+            contrast = Contrast(pairs, source, lambda x: scale.apply(unit(x) if normalize else x), contrastive, rng)
+        auto.train(model, rows, quantizer, epochs=epochs, seed=seed, contrast=contrast, progress=progress)
     facts = {"seed": seed, "normalize": normalize, "sample": len(rows), "dim": int(rows.shape[1])}
+    more = {"epochs": epochs, "ema": ema, "progressive": progressive}
+    more["contrastive"] = contrastive if pairs is not None else None
     levels = tuple(level.detach().numpy().copy() for level in quantizer.levels)
-    return Codebook("rq-vae", levels, model.arrays(scale), {**facts, "epochs": epochs, "ema": ema})
+    return Codebook("rq-vae", levels, model.arrays(scale), facts | more)
 
 
 def fit_warm(

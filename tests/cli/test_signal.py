@@ -117,3 +117,18 @@ def test_what_does_not_go_together_is_one_line(road: Road, tmp_path: Path, more:
     spelled = [each.replace("EVENTS", str(road.events)).replace("VECTORS", str(road.vectors)) for each in more]
     assert told in refused(2, *built(road, tmp_path / "x.zarr", *spelled))
     assert not (tmp_path / "x.zarr").exists()
+
+
+@pytest.mark.parametrize("way", ["contrastive", "both"])
+def test_a_contrastive_loss_is_one_way_or_both(road: Road, tmp_path: Path, way: str) -> None:
+    out = tmp_path / "c.zarr"
+    learned = ("--method", "rq-vae", "--set", "epochs=2", "--set", "contrastive=0.2", "--set", "progressive=true")
+    done(*built(road, out, "--interactions", road.events, "--signal", way, "--set", "signal_dim=4", *learned))
+    bundle = Bundle.open(out)
+    assert bundle.manifest.recipe["signal"]["way"] == way
+    assert bundle.codebook.parameters["contrastive"] == 0.2
+    assert ("fusion" in bundle.codebook.parameters) == (way == "both")
+    assert "a contrastive loss" in done("inspect", out).out
+    assert "no contrastive loss" in refused(2, *built(road, tmp_path / "x.zarr", "--signal", way))
+    told = refused(2, *built(road, tmp_path / "x.zarr", "--signal", way, "--method", "rq-vae"))
+    assert "needs --interactions" in told
