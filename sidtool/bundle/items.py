@@ -52,14 +52,14 @@ class ItemMap:
             raise DataError(f"item {list(ids).index('')} has an empty id")
         if len(set(ids)) != len(ids):
             raise DataError(f"{len(ids) - len(set(ids))} item ids are given twice")
-        keys = space.pack(codes).tolist()
-        order = sorted(range(len(ids)), key=lambda row: (keys[row], ids[row]))
+        order = _sid_order(space.pack(codes), ids)
+        rows = order.tolist()
         return cls(
             space=space,
-            ids=StringArray.of([ids[row] for row in order]),
-            codes=codes[np.array(order, dtype=np.int64)],
+            ids=StringArray.of([ids[row] for row in rows]),
+            codes=codes[order],
             retired=np.zeros(len(ids), dtype=np.bool_),
-            titles=StringArray.of([titles[row] for row in order]) if titles is not None and any(titles) else None,
+            titles=StringArray.of([titles[row] for row in rows]) if titles is not None and any(titles) else None,
         )
 
     def __len__(self) -> int:
@@ -117,3 +117,14 @@ class ItemMap:
     def title(self, row: int) -> str:
         """The title at a row, "" where the bundle keeps none."""
         return self.titles[row] if self.titles is not None else ""
+
+
+def _sid_order(keys: NDArray[np.uint64], ids: Sequence[str]) -> NDArray[np.int64]:
+    """(n,) int64: rows sorted by key, equal keys by id. Python looks at those that share their key only."""
+    order = np.argsort(keys, kind="stable")
+    changes = np.flatnonzero(np.diff(keys[order]) != 0) + 1
+    bounds = np.concatenate([[0], changes, [len(keys)]])
+    for group in np.flatnonzero(np.diff(bounds) > 1):
+        first, stop = bounds[group : group + 2]
+        order[first:stop] = sorted(order[first:stop].tolist(), key=lambda row: ids[row])
+    return order

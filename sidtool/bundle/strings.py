@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+CHUNK = 1 << 16
+"""Strings that are hashed at once."""
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -47,13 +49,14 @@ class StringArray:
 
     def hashes(self) -> NDArray[np.uint64]:
         """(n,) uint64: a polynomial hash of each string's bytes modulo 2^64, mixed. Strings must not be empty."""
+        sums = np.zeros(len(self), dtype=np.uint64)
         lengths = np.diff(self.offsets)
-        if len(lengths) == 0:
-            return np.zeros(0, dtype=np.uint64)
-        places = np.arange(len(self.data)) - np.repeat(self.offsets[:-1], lengths)
-        powers = np.cumprod(np.full(int(lengths.max()), _MULTIPLIER, dtype=np.uint64), dtype=np.uint64)
-        sums: NDArray[np.uint64] = np.add.reduceat(
-            (self.data.astype(np.uint64) + np.uint64(1)) * powers[places], self.offsets[:-1]
-        )
+        powers = np.cumprod(np.full(int(lengths.max(initial=0)), _MULTIPLIER, dtype=np.uint64), dtype=np.uint64)
+        for first in range(0, len(self), CHUNK):  # all at once, the tables would take a hundred bytes a string
+            starts = self.offsets[:-1][first : first + CHUNK]
+            stop = self.offsets[min(first + CHUNK, len(self))]
+            data = self.data[starts[0] : stop].astype(np.uint64) + np.uint64(1)
+            places = np.arange(len(data)) - np.repeat(starts - starts[0], lengths[first : first + CHUNK])
+            sums[first : first + CHUNK] = np.add.reduceat(data * powers[places], starts - starts[0])
         sums ^= sums >> np.uint64(32)
         return sums * _MULTIPLIER

@@ -1,0 +1,340 @@
+"""Codebooks: every method on Beauty, k-means against faiss and scikit-learn, and ten million items within a budget.
+
+    python benchmarks/codebooks.py [--quick] [--json FILE] [--vectors FILE] [--large] [--items N] [--work DIR] [PART ...]
+
+`methods` needs Beauty's items and imported indexes (SIDTOOL_SHARED_DATA, else ../shared/data) and the items' vectors
+(`--vectors`, .npy in the order of the items). `speed` compares with what is installed of faiss, scikit-learn and
+k-means-constrained, and says what is missing. `scale` writes vectors of `--items` items into `--work` first.
+`--json` adds what was found to a file. `--quick` takes sizes that only show that the parts work.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from environment import environment
+
+SIZES = (256, 256, 256)
+CLOSE = 1e-5
+"""A code is checked where the second nearest centroid is farther by more than this."""
+
+
+def mixture(seed: int, n: int, dim: int, clusters: int = 1000) -> Any:
+    """(n, dim) float32 from clusters of uneven weight; blocks of other seeds have the same clusters."""
+    centres = np.random.default_rng(0).standard_normal((clusters, dim), dtype=np.float32)
+    rng, weights = np.random.default_rng(seed), 1 / np.arange(1, clusters + 1)
+    noise = rng.standard_normal((n, dim), dtype=np.float32)
+    noise *= np.float32(0.7)
+    noise += centres[rng.choice(clusters, n, p=weights / weights.sum())]
+    return noise
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
+    """What the work gives, its seconds by the clock and those of the processor."""
+    clock, processor = time.perf_counter(), time.process_time()
+    found = work()
+    return found, time.perf_counter() - clock, time.process_time() - processor
+
+
+# Methods --------------------------------------------------------------------------------------------------------------
+
+
+def check_nearest(vectors: Any, codebook: Any) -> float:
+    """The share of rows whose codes had a clear margin; all of those must be nearest by a computation in float64."""
+    residual, clear = codebook.transform(vectors).astype(np.float64), np.ones(len(vectors), dtype=bool)
+    codes = codebook.encode(vectors)
+    for level, column in zip(codebook.levels, codes.T, strict=True):
+        centroids = level.astype(np.float64)
+        distances = np.square(residual).sum(axis=1)[:, None] - 2 * residual @ centroids.T
+        distances += np.square(centroids).sum(axis=1)
+        near = np.partition(distances, 1, axis=1)[:, :2] if len(level) > 1 else np.zeros((len(vectors), 2))
+        clear &= near[:, 1] - near[:, 0] > CLOSE
+        if (distances.argmin(axis=1) != column)[clear].any():
+            raise SystemExit(f"{codebook.method}: a code is not the nearest one")
+        residual -= centroids[column]
+    return float(clear.mean())
+
+
+def check_method(vectors: Any, method: str, options: dict[str, Any]) -> None:
+    """The same seed gives the same codebook; more equal items than a level has codes still get SIDs of their own."""
+    from sidtool.quantize import METHODS, fit
+    from sidtool.quantize.collisions import assign
+
+    short = {"epochs": 2} if "epochs" in METHODS[method].__annotations__ else {}
+    rows = vectors[:4000].copy()
+    rows[: SIZES[-1] + 44] = rows[0]
+    one, two = (fit(rows, SIZES, method=method, **short, **options) for _ in range(2))
+    if any((a != b).any() for a, b in zip(one.levels, two.levels, strict=True)):
+        raise SystemExit(f"{method}: the same seed gave another codebook")
+    codes = assign(one.encode(rows), rows, one, [f"{row:05}" for row in range(len(rows))], "reassign").codes
+    if len(np.unique(codes, axis=0)) != len(rows):
+        raise SystemExit(f"{method}: duplicate SIDs under reassign")
+
+
+def methods(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every method by its own defaults on Beauty, checked, beside the two imported indexes."""
+    from sidtool.bundle.build import Plan, build
+    from sidtool.bundle.compare import Evidence, describe
+    from sidtool.bundle.interop.minionerec import read_minionerec
+    from sidtool.catalog.items import read_items
+    from sidtool.quantize import METHODS
+
+    data = Path(os.environ.get("SIDTOOL_SHARED_DATA", "../shared/data")) / "beauty"
+    if arguments.vectors is None or not data.is_dir():
+        raise SystemExit("methods needs --vectors FILE and the data of Beauty")
+    items, vectors = read_items(data / "items.jsonl"), np.load(arguments.vectors)
+    evidence, rows = Evidence(items.ids, vectors), []
+    ways: list[tuple[str, dict[str, Any]]] = [(method, {}) for method in METHODS]
+    for method, options in [*ways, ("rq-kmeans", {"balanced": True})]:
+        check_method(vectors, method, options)
+        plan = Plan(
+            SIZES, method, options={**options, **({"epochs": 2} if arguments.quick and "vae" in method else {})}
+        )
+        bundle = build(items, vectors, plan, name=method, encoder={"vectors": "given"})
+        if any(item not in bundle.item_ids(bundle.sid(item)) for item in items.ids[::50]):
+            raise SystemExit(f"{method}: an item is not among those of its SID")
+        clear = check_nearest(vectors, bundle.codebook)
+        rows.append(row_of(" ".join([method, *options]), describe(bundle, evidence)) | {"clear": clear})
+    for kind in ("rqvae", "rkmeans"):
+        bundle = read_minionerec(data / f"{kind}_native.index.json", name=kind, items=items, keys="row")
+        rows.append(row_of(f"imported {kind}", describe(bundle, evidence)))
+    return rows
+
+
+def row_of(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table, of what `compare` finds."""
+    before = found["collisions"]["before"] or found["collisions"]["after"]
+    return {
+        "method": name,
+        "codes": "x".join(map(str, found["sizes"])),
+        "used": [round(level["used"], 3) for level in found["levels"]],
+        "collide_before": before["items"] / found["items"],
+        "collide_after": found["collisions"]["after"]["items"],
+        "moved": found["moved"],
+        "variance_left": found["variance_left"],
+        "neighbours": [round(level["neighbours"], 3) for level in found["levels"]],
+        "seconds": found["seconds"],
+    }
+
+
+# Speed ----------------------------------------------------------------------------------------------------------------
+
+
+def residual(vectors: Any, cluster: Callable[[Any], Any]) -> float:
+    """Variance left after three levels of (centroids, codes) = cluster(residual)."""
+    left, total = vectors - vectors.mean(axis=0), float(np.square(vectors - vectors.mean(axis=0)).sum())
+    for _ in SIZES:
+        centroids, codes = cluster(left)
+        left = left - centroids[codes]
+    return float(np.square(left, dtype=np.float64).sum()) / total
+
+
+def by_sidtool(vectors: Any) -> float:
+    """Fit, encode, and what is lost."""
+    from sidtool.quantize import fit
+    from sidtool.quantize.report import variance_left
+
+    codebook = fit(vectors, SIZES)
+    return variance_left(vectors, codebook, codebook.encode(vectors))[-1]
+
+
+def by_faiss(vectors: Any) -> float:
+    """faiss.Kmeans level by level, 20 iterations, its default sampling."""
+    import faiss
+
+    def cluster(left: Any) -> Any:
+        found = faiss.Kmeans(left.shape[1], 256, niter=20, seed=0)
+        found.train(left)
+        return found.centroids, found.index.search(left, 1)[1][:, 0]
+
+    return residual(vectors, cluster)
+
+
+def by_sklearn(vectors: Any) -> float:
+    """scikit-learn's KMeans level by level: greedy k-means++ and all rows."""
+    from sklearn.cluster import KMeans
+
+    def cluster(left: Any) -> Any:
+        found = KMeans(256, n_init=1, random_state=0).fit(left)
+        return found.cluster_centers_, found.labels_
+
+    return residual(vectors, cluster)
+
+
+def speed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds and variance left, one after the other in one run; processor seconds tell where the machine was busy."""
+    rows = []
+    sizes = [4_000] if arguments.quick else [100_000, *([1_000_000] if arguments.large else [])]
+    for n in sizes:
+        vectors = mixture(1, n, 384)
+        sides = [("sidtool", None, by_sidtool), ("faiss", "faiss", by_faiss)]
+        for name, package, work in [*sides, *([("scikit-learn", "sklearn", by_sklearn)] if n <= 100_000 else [])]:
+            if package and find_spec(package) is None:
+                rows.append({"what": f"{name} is not installed", "rows": n})
+                continue
+            left, clock, processor = timed(lambda: work(vectors))  # noqa: B023
+            rows.append({"what": name, "rows": n, "seconds": clock, "processor": processor, "variance_left": left})
+    return [*rows, *assignment(arguments), *balanced(arguments)]
+
+
+def assignment(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Nearest of 256 centroids for 65,536 rows: the step that faiss could take over."""
+    from sidtool.quantize.kmeans import nearest
+
+    vectors = mixture(2, 4096 if arguments.quick else 65_536, 384)
+    centroids = vectors[:256].copy()
+    (codes, _), clock, processor = timed(lambda: nearest(vectors, centroids))
+    rows = [{"what": "nearest by numpy", "rows": len(vectors), "seconds": clock, "processor": processor}]
+    if find_spec("faiss") is not None:
+        import faiss
+
+        index = faiss.IndexFlatL2(vectors.shape[1])
+        index.add(centroids)
+        (_, found), clock, processor = timed(lambda: index.search(vectors, 1))
+        agree = float((found[:, 0] == codes).mean())
+        row = {"what": "nearest by faiss", "rows": len(vectors), "seconds": clock, "processor": processor}
+        rows.append(row | {"agree": agree})
+    return rows
+
+
+def balanced(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Balanced k-means against k-means-constrained, 64 clusters."""
+    from sidtool.quantize.balanced import even_codes, kmeans, squared_distances
+
+    vectors = mixture(3, 1000 if arguments.quick else arguments.balanced_rows, 384)
+    vectors -= vectors.mean(axis=0)
+
+    def ours() -> float:
+        centroids, prices, _ = kmeans(vectors, 64, np.random.default_rng(0))
+        distances = squared_distances(vectors, centroids)
+        codes = even_codes(distances + prices)
+        return float(distances[np.arange(len(codes)), codes].sum(dtype=np.float64))
+
+    def theirs() -> float:
+        from k_means_constrained import KMeansConstrained
+
+        even = len(vectors) // 64
+        return float(
+            KMeansConstrained(64, size_min=even, size_max=even + 1, n_init=1, random_state=0).fit(vectors).inertia_
+        )
+
+    rows, total = [], float(np.square(vectors, dtype=np.float64).sum())
+    for name, package, work in (
+        ("sidtool, balanced", None, ours),
+        ("k-means-constrained", "k_means_constrained", theirs),
+    ):
+        if package and find_spec(package) is None:
+            rows.append({"what": f"{name} is not installed", "rows": len(vectors)})
+            continue
+        left, clock, processor = timed(work)
+        row = {"what": name, "rows": len(vectors), "seconds": clock, "processor": processor}
+        rows.append(row | {"variance_left": left / total})
+    return rows
+
+
+# Scale ----------------------------------------------------------------------------------------------------------------
+
+
+def scale(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Items through build, save, load, verify and decode, with the seconds and the peak memory after each step."""
+    from sidtool.bundle import Bundle, verify
+    from sidtool.bundle.build import Plan, build_codebook
+    from sidtool.catalog.items import read_items
+    from sidtool.vectors import open_vectors
+
+    n, work, rows = 20_000 if arguments.quick else arguments.items, arguments.work, []
+    work.mkdir(parents=True, exist_ok=True)
+    out = work / "scale.zarr"
+
+    def step(name: str, do: Callable[[], Any]) -> Any:
+        found, clock, processor = timed(do)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        rows.append({"step": name, "items": n, "seconds": clock, "processor": processor, "peak_mib": round(peak)})
+        print(rows[-1], flush=True)
+        return found
+
+    step("write vectors", lambda: write_vectors(work, n))
+    items = step("read catalogue", lambda: read_items(work / "items.csv"))
+    source = step("open vectors", lambda: open_vectors(work / "vectors.npy", items.ids, memory=arguments.memory << 30))
+    plan = Plan((256,) * 4)
+    bundle = step("build and save", lambda: build_codebook(items, out, plan, vectors=source, force=True))
+    report = bundle.manifest.report
+    rows[-1] |= {"steps": report["seconds"], "sample": bundle.codebook.parameters["sample"]}  # type: ignore[union-attr]
+    rows[-1] |= {"collide_before": report["collisions"]["before"]["items"], "moved": report["moved"]}
+    rows[-1] |= {"collide_after": report["collisions"]["after"]["items"], "variance_left": report["variance_left"]}
+    loaded = Bundle.open(out)
+    step("load", lambda: (loaded.items, loaded.codebook))
+    step("trie", loaded.trie)
+    asked = [items.ids[row] for row in np.random.default_rng(1).integers(0, n, 10_000)]
+    found = step("10,000 items to SIDs and back", lambda: [loaded.item_ids(loaded.sid(item)) for item in asked])
+    if any(item not in back for item, back in zip(asked, found, strict=True)):
+        raise SystemExit("an item is not among those of its SID")
+    if broken := step("verify", lambda: verify(out)):
+        raise SystemExit(f"broken: {broken[:3]}")
+    return rows
+
+
+def write_vectors(work: Path, n: int, dim: int = 384) -> None:
+    """A mixture as `vectors.npy` and its catalogue as `items.csv`, unless they are there."""
+    path, block = work / "vectors.npy", 1 << 18
+    if path.exists() and np.load(path, mmap_mode="r").shape == (n, dim):
+        return
+    free = shutil.disk_usage(work).free
+    if free < 1.3 * n * dim * 4:
+        raise SystemExit(f"{n} vectors take {n * dim * 4 >> 30} GiB, and {work} has {free >> 30} GiB")
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(
+            stream,
+            {"descr": "<f4", "fortran_order": False, "shape": (n, dim)},  # type: ignore[arg-type]
+        )
+        for first in range(0, n, block):
+            stream.write(mixture(first + 1, min(block, n - first), dim, clusters=20_000).data)
+    with (work / "items.csv").open("w") as stream:
+        stream.write("item_id,title\n")
+        stream.writelines(f"i{row},item {row}\n" for row in range(n))
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+    "methods": methods,
+    "speed": speed,
+    "scale": scale,
+}
+
+
+def main() -> None:
+    """Run the parts asked for and print what each found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path, help="file that gets what was found, part by part")
+    parser.add_argument("--vectors", type=Path, help="Beauty's vectors, .npy")
+    parser.add_argument("--large", action="store_true", help="speed at 10^6 rows as well")
+    parser.add_argument("--balanced-rows", type=int, default=100_000)
+    parser.add_argument("--items", type=int, default=10_000_000)
+    parser.add_argument("--memory", type=int, default=4, metavar="GIB")
+    parser.add_argument("--work", type=Path, default=Path("benchmarks/work/scale"))
+    arguments = parser.parse_args()
+    print(json.dumps(environment()))
+    for name in arguments.parts or PARTS:
+        found = {"load": os.getloadavg()[0], "rows": PARTS[name](arguments)}
+        for row in found["rows"]:
+            print(
+                " ".join(
+                    f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+                )
+            )
+        if arguments.json is not None:
+            known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+            arguments.json.write_text(json.dumps({**known, **environment(), name: found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

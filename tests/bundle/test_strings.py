@@ -1,0 +1,18 @@
+"""Columns of strings: hashes are those of each string alone, whatever stands beside it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.bundle import strings as module
+from sidtool.bundle.strings import StringArray
+
+
+@given(st.lists(st.text(min_size=1, max_size=9), max_size=30), st.integers(1, 7))
+def test_hashes_do_not_depend_on_neighbours(texts: list[str], chunk: int) -> None:
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    before, module.CHUNK = module.CHUNK, chunk
+    try:
+        together = StringArray.of(texts).hashes()
+    finally:
+        module.CHUNK = before
+    assert together.tolist() == [int(StringArray.of([text]).hashes()[0]) for text in texts]
