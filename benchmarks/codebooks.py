@@ -1,6 +1,6 @@
 """Codebooks: every method on Beauty, k-means against faiss and scikit-learn, and ten million items within a budget.
 
-    python benchmarks/codebooks.py [--quick] [--json FILE] [--vectors FILE] [--large] [--items N] [--work DIR] [PART ...]
+    python benchmarks/codebooks.py [--quick] [--json FILE] [--vectors FILE] [--large] [--items N] [PART ...]
 
 `methods` needs Beauty's items and imported indexes (SIDTOOL_SHARED_DATA, else ../shared/data) and the items' vectors
 (`--vectors`, .npy in the order of the items). `speed` compares with what is installed of faiss, scikit-learn and
@@ -96,7 +96,12 @@ def methods(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for method, options in [*ways, ("rq-kmeans", {"balanced": True})]:
         check_method(vectors, method, options)
         plan = Plan(
-            SIZES, method, options={**options, **({"epochs": 2} if arguments.quick and "vae" in method else {})}
+            SIZES,
+            method,
+            options={
+                **options,
+                **({"epochs": 2} if arguments.quick and "epochs" in METHODS[method].__annotations__ else {}),
+            },
         )
         bundle = build(items, vectors, plan, name=method, encoder={"vectors": "given"})
         if any(item not in bundle.item_ids(bundle.sid(item)) for item in items.ids[::50]):
@@ -104,7 +109,7 @@ def methods(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         clear = check_nearest(vectors, bundle.codebook)
         rows.append(row_of(" ".join([method, *options]), describe(bundle, evidence)) | {"clear": clear})
     for kind in ("rqvae", "rkmeans"):
-        bundle = read_minionerec(data / f"{kind}_native.index.json", name=kind, items=items, keys="row")
+        bundle = read_minionerec(data / f"{kind}_native.index.json", name=kind, items=items, keys="line")
         rows.append(row_of(f"imported {kind}", describe(bundle, evidence)))
     return rows
 
