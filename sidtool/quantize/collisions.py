@@ -22,6 +22,8 @@ Policy = Literal["reassign", "append", "allow"]
 
 FULLEST = 0.9
 """Share of a space that `reassign` fills at most: beyond it, most moves are far."""
+PAIRS = 2048
+"""Prefixes with one colliding pair that are settled at once."""
 HEADROOM = 4
 """How many times the largest group an appended level holds, for items that come later."""
 
@@ -110,9 +112,17 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
         rows = [crowded.colliding(group, ids) for group in groups]
         together = np.concatenate(rows)
         residuals = codebook.transform(source.take(together)) - codebook.decode(raw[together, :-1])
-        parts = np.split(residuals, np.cumsum([len(own) for own in rows[:-1]]))
-        for group, own, left in zip(groups, rows, parts, strict=True):
-            counts = np.bincount(raw[crowded.members(group), -1], minlength=codebook.sizes[-1])
+        starts = crowded.firsts[groups.start : groups.stop + 1] - crowded.firsts[groups.start]
+        pairs = np.flatnonzero(np.diff(starts) == 2)
+        for some in np.array_split(pairs, -(-len(pairs) // PAIRS)) if len(pairs) else ():
+            at = starts[some][:, None] + np.arange(2)
+            taken = crowded.taken(some + groups.start, raw[:, -1], codebook.sizes[-1])
+            chosen = _assign_pairs(raw[together[at[:, 0]], -1], residuals[at], codebook.levels[-1], taken)
+            codes[together[at], -1] = np.maximum(chosen, 0)
+            spilled += together[at][chosen < 0].tolist()
+        for group in np.flatnonzero(np.diff(starts) > 2).tolist():
+            own, left = rows[group], residuals[starts[group] : starts[group + 1]]
+            counts = np.bincount(raw[crowded.members(group + groups.start), -1], minlength=codebook.sizes[-1])
             chosen = _assign_last(raw[own, -1], left, codebook.levels[-1], counts)
             codes[own, -1] = np.maximum(chosen, 0)
             spilled += own[chosen < 0].tolist()
@@ -163,6 +173,15 @@ class _Crowded:
         first, stop = self.bounds[group]
         return self.order[first:stop]
 
+    def taken(self, groups: NDArray[np.intp], last: NDArray[np.uint16], size: int) -> NDArray[np.bool_]:
+        """(g, size) bool: which last-level codes the rows of each group have."""
+        lengths = np.diff(self.bounds[groups], axis=1)[:, 0]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        members = self.order[np.repeat(self.bounds[groups, 0], lengths) + within]
+        found = np.zeros((len(groups), size), dtype=bool)
+        found[np.repeat(np.arange(len(groups)), lengths), last[members]] = True
+        return found
+
     def colliding(self, group: int, ids: Sequence[str]) -> NDArray[np.intp]:
         """Its rows that share their codes, sorted by id."""
         rows = self.shared[self.firsts[group] : self.firsts[group + 1]].tolist()
@@ -180,6 +199,29 @@ def _require_room(items: int, space: SidSpace) -> None:
         f"{space.spelled_sizes}, more than {FULLEST:.0%}",
         hint=f"levels {'x'.join(map(str, sizes))} would do",
     )
+
+
+def _assign_pairs(
+    own: NDArray[np.uint16], residuals: Vectors, centroids: Vectors, taken: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """What `_assign_last` gives where a prefix has one pair of colliding items, for g prefixes at once.
+
+    `own` (g,) is the code that both items have, `residuals` (g, 2, width) stand in the order of their ids, `taken`
+    (g, K) says which codes the prefix has in use. (g, 2) codes: either the first stays and the second goes to the free
+    code nearest to it, or the other way round, whichever is less far in all; -1 where no code is free.
+    """
+    groups = np.arange(len(own))
+    costs = _squared_distances(residuals.reshape(2 * len(own), -1), centroids).reshape(len(own), 2, -1)
+    stay = costs[groups, :, own]  # (g, 2)
+    costs[np.broadcast_to(taken[:, None], costs.shape)] = np.inf
+    free, away = costs.argmin(axis=2), costs.min(axis=2)
+    full = np.isinf(away[:, 0])
+    away[full] = 0
+    equal = (residuals[:, 0] == residuals[:, 1]).all(axis=1)
+    mover = np.where(equal | (stay[:, 0] + away[:, 1] <= stay[:, 1] + away[:, 0]), 1, 0)
+    chosen = np.repeat(own.astype(np.int64)[:, None], 2, axis=1)
+    chosen[groups, mover] = np.where(full, -1, free[groups, mover])
+    return chosen
 
 
 def _assign_last(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.errors import UsageError
+from sidtool.quantize import collisions as module
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.collisions import Assigned, CollisionCounts, assign
 from sidtool.sid import SidSpace
@@ -150,3 +151,19 @@ def test_allow_changes_nothing_and_counts():
     assert (found.codes == codes).all()
     assert found.before == found.after == CollisionCounts(items=5, groups=2, largest=3)
     assert not found.moved.any()
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), used=st.floats(0, 1), equal=st.booleans())
+def test_pairs_are_settled_at_once_as_one_by_one(seed, used, equal):
+    rng, size = np.random.default_rng(seed), 6
+    centroids, residuals = vectors_of(seed, size, 4), vectors_of(seed + 1, 40, 4).reshape(20, 2, 4)
+    residuals[:5, 1] = residuals[:5, 0] if equal else residuals[:5, 1]
+    own, taken = rng.integers(0, size, 20).astype(np.uint16), rng.random((20, size)) < used
+    taken[np.arange(20), own] = True
+    found = module._assign_pairs(own, residuals, centroids, taken)
+    for row in range(20):
+        counts = taken[row].astype(np.intp)
+        counts[own[row]] = 2
+        expected = module._assign_last(own[[row, row]], residuals[row], centroids, counts)
+        assert found[row].tolist() == expected.tolist()
