@@ -3,7 +3,7 @@
 Knows which arrays make up a bundle; knows nothing of how they lie on disk (store.py) or how they were made (build.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle import store
-from sidtool.bundle.items import IdIndex, ItemMap
+from sidtool.bundle.arrays import StoredArrays
+from sidtool.bundle.items import BLOCK, IdIndex, ItemMap
+from sidtool.bundle.lookup import FEW, NEEDED, Lookup
 from sidtool.bundle.manifest import Identity, Manifest, codebook_arrays, identify
+from sidtool.bundle.objects import is_zip
 from sidtool.bundle.refs import resolve
 from sidtool.bundle.strings import StringArray
 from sidtool.errors import IntegrityError, RefusedError, SidtoolError, UsageError
@@ -36,17 +39,17 @@ class Bundle:
     def __init__(self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.manifest = manifest
         self._arrays = arrays
+        self._asked = 0
 
     @classmethod
     def open(cls, location: str | Path) -> "Bundle":
-        """Open a folder, a .zarr.zip, an fsspec URL or a published URL/NAME[@VERSION|@TAG].
+        """Open a folder or a .zarr.zip, at a path or an fsspec URL, or a published URL/NAME[@VERSION|@TAG].
 
-        Only the manifest is read, and checked against its own hash. Raises DataError if nothing is there,
-        IntegrityError if it is unfinished or damaged, CompatibilityError if its format is newer than this version
-        reads.
+        Only the manifest is read, and checked against its own hash. Raises DataError if nothing is there or the URL
+        cannot be reached, UsageError if a URL's client is not installed, IntegrityError if the bundle is unfinished or
+        damaged, CompatibilityError if its format is newer than this version reads.
         """
-        place = resolve(str(location))
-        return cls(store.read_manifest(place), store.StoredArrays(place))
+        return cls(*store.open_stored(resolve(str(location))))
 
     @classmethod
     def of(cls, items: ItemMap, codebook: Codebook | None, policy: str, **facts: Any) -> "Bundle":
@@ -76,23 +79,40 @@ class Bundle:
     def items(self) -> ItemMap:
         """The item map. Raises IntegrityError if a stored shape is not what the manifest says."""
         read = self._arrays
-        items = ItemMap(
+        return ItemMap(
             space=self.space,
-            ids=StringArray(read["items/id_bytes"], read["items/id_offset"]),
+            ids=self._strings("items/id"),
             codes=read["items/sid"],
             retired=read["items/retired"],
-            titles=self._titles(),
+            titles=self._strings("items/title") if "items/title_offset" in read else None,
             stored_index=IdIndex(read["index/id_hash"], read["index/id_row"]) if "index/id_hash" in read else None,
         )
-        rows = self.manifest.items
-        if items.codes.shape != (rows, self.space.levels) or len(items.ids) != rows or len(items.retired) != rows:
-            raise IntegrityError(f"the manifest says {rows} items, items/sid has shape {items.codes.shape}")
-        return items
 
-    def _titles(self) -> StringArray | None:
-        if "items/title_offset" not in self._arrays:
-            return None
-        return StringArray(self._arrays["items/title_bytes"], self._arrays["items/title_offset"])
+    def _strings(self, name: str) -> StringArray:
+        data, offsets = self._arrays[f"{name}_bytes"], self._arrays[f"{name}_offset"]
+        if offsets[0] != 0 or offsets[-1] != len(data) or (offsets[1:] < offsets[:-1]).any():
+            raise IntegrityError(f"{name}_offset does not cut {name}_bytes into strings")
+        return StringArray(data, offsets)
+
+    def holders(self, codes: Codes) -> ItemMap:
+        """The items that hold one of these (m, levels) SIDs, retired ones too: `items`, or a part read for them.
+
+        A part has rows of its own. Few look-ups in a large stored bundle read parts, many the whole, once.
+        """
+        return self._lookup.holders(codes) if self._reads_parts(len(codes)) else self.items
+
+    def named(self, ids: Sequence[str]) -> ItemMap:
+        """The items with these ids, as `holders` gives them; others may be among them."""
+        return self._lookup.named(ids) if self._reads_parts(len(ids)) else self.items
+
+    def _reads_parts(self, asked: int) -> bool:
+        self._asked += asked
+        large = "items" not in vars(self) and isinstance(self._arrays, StoredArrays) and self.manifest.items > BLOCK
+        return large and self._asked <= FEW and all(name in self._arrays for name in NEEDED)
+
+    @cached_property
+    def _lookup(self) -> Lookup:
+        return Lookup(self._arrays, self.space, self.manifest.items)  # type: ignore[arg-type]
 
     @cached_property
     def codebook(self) -> Codebook | None:
@@ -127,13 +147,15 @@ class Bundle:
 
     def sid(self, item_id: str, *, markers: bool = False) -> str:
         """The spelled SID of an item. Raises DataError if the bundle does not know it."""
-        return self.space.spell(self.items.codes[self.items.row(item_id)], markers=markers)
+        items = self.named([item_id])
+        return self.space.spell(items.codes[items.row(item_id)], markers=markers)
 
     def item_ids(self, sid: str) -> list[str]:
         """The ids of the active items that hold a spelled SID (several only where collisions are allowed)."""
-        first, stop = self.items.rows_at(np.array([self.space.parse(sid)], dtype=np.uint16))
-        rows = range(int(first[0]), int(stop[0]))
-        return [self.items.ids[row] for row in rows if not self.items.retired[row]]
+        codes = np.array([self.space.parse(sid)], dtype=np.uint16)
+        items = self.holders(codes)
+        first, stop = items.rows_at(codes)
+        return [items.ids[row] for row in range(int(first[0]), int(stop[0])) if not items.retired[row]]
 
     def encode(self, vectors: Vectors) -> Codes:
         """(n, dim) vectors -> (n, codebook levels) codes, before any collision is resolved.
@@ -152,9 +174,9 @@ class Bundle:
         Raises UsageError if the output exists and `force` is not given.
         """
         path = Path(location)
-        place = store.packed if store.is_zip(path.name) else new_dir
+        place = store.packed if is_zip(path.name) else new_dir
         with place(path, force=force) as folder:
-            store.write_folder(folder, self._arrays, self.manifest)
+            store.write_folder(folder, _arrays_of(self.items, self.codebook), self.manifest)
 
     def renamed(self, name: str) -> "Bundle":
         """The same bundle under another name; its identity does not change."""
@@ -179,6 +201,7 @@ def verify(location: str | Path) -> list[tuple[str, str]]:
 def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:
     try:
         items, codebook, policy = bundle.items, bundle.codebook, bundle.manifest.collisions["policy"]
+        bundle.space.check(items.codes)
         found = identify(bundle.space, items, codebook, bundle.manifest.recipe, policy)
     except SidtoolError as error:
         return [("values", str(error))]
@@ -192,9 +215,15 @@ def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:
     ]
     if (items.keys[1:] < items.keys[:-1]).any():
         broken.append(("items/sid", "rows are not in lexicographic SID order"))
-    fresh = IdIndex.of(items.ids)
-    if not (np.array_equal(fresh.hashes, items.index.hashes) and np.array_equal(fresh.rows, items.index.rows)):
-        broken.append(("index", "does not agree with the ids"))
+    ties = np.flatnonzero(items.keys[1:] == items.keys[:-1]).tolist()
+    if any(items.ids[row] >= items.ids[row + 1] for row in ties):
+        broken.append(("items/id", "rows of one SID are not in the order of their ids"))
+    index = _index_arrays(replace(items, stored_index=None))
+    broken += [
+        (name, "does not agree with the items")
+        for name, array in index.items()
+        if name in bundle._arrays and not np.array_equal(array, bundle._arrays[name])
+    ]
     return broken
 
 
@@ -205,9 +234,17 @@ def _arrays_of(items: ItemMap, codebook: Codebook | None) -> dict[str, NDArray[A
         "items/id_offset": items.ids.offsets,
         "items/sid": items.codes,
         "items/retired": items.retired,
-        "index/id_hash": items.index.hashes,
-        "index/id_row": items.index.rows,
     }
     if items.titles is not None:
         arrays |= {"items/title_bytes": items.titles.data, "items/title_offset": items.titles.offsets}
-    return arrays
+    return arrays | _index_arrays(items)
+
+
+def _index_arrays(items: ItemMap) -> dict[str, NDArray[Any]]:
+    """What is derived from the items, for look-ups: sorted hashes of ids, and every BLOCK-th row of what is sorted."""
+    return {
+        "index/id_hash": items.index.hashes,
+        "index/id_row": items.index.rows,
+        "index/id_hash_first": items.index.hashes[::BLOCK],
+        "index/sid_first": items.codes[::BLOCK],
+    }

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.items import ItemMap
 
 Status = Literal["item", "retired", "unknown", "malformed"]
 
@@ -26,13 +27,15 @@ class Decoded:
 
 def decode(bundle: Bundle, text: str) -> list[Decoded]:
     """Every SID in a text, in order. Pieces that spell no complete SID of the space are `malformed`."""
-    return [_look_up(bundle, found.text, found.codes) for found in bundle.space.find(text)]
+    found = list(bundle.space.find(text))
+    codes = [piece.codes for piece in found if piece.codes is not None]
+    items = bundle.holders(np.array(codes, dtype=np.uint16).reshape(-1, bundle.space.levels))
+    return [_look_up(items, piece.text, piece.codes) for piece in found]
 
 
-def _look_up(bundle: Bundle, text: str, codes: Sequence[int] | None) -> Decoded:
+def _look_up(items: ItemMap, text: str, codes: Sequence[int] | None) -> Decoded:
     if codes is None:
         return Decoded(text, "malformed")
-    items = bundle.items
     first, stop = items.rows_at(np.array([codes], dtype=np.uint16))
     rows = range(int(first[0]), int(stop[0]))
     alive = [row for row in rows if not items.retired[row]]

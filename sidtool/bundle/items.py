@@ -14,6 +14,9 @@ from sidtool.bundle.strings import StringArray
 from sidtool.errors import DataError
 from sidtool.sid import Codes, SidSpace
 
+BLOCK = 4096
+"""Rows between two entries of the sparse indexes: part of the bundle format."""
+
 
 @dataclass(frozen=True)
 class IdIndex:
@@ -99,7 +102,7 @@ class ItemMap:
         """The row of one id. Raises DataError if the map has none."""
         row = int(self.rows([item_id])[0])
         if row < 0:
-            raise DataError(f"no item {item_id!r} among the {len(self)} of this bundle")
+            raise DataError(f"no item {item_id!r} in this bundle")
         return row
 
     def rows_at(self, codes: Codes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

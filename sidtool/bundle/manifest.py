@@ -18,8 +18,8 @@ from sidtool.errors import CompatibilityError, IntegrityError
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import SidSpace
 
-FORMAT = 0
-"""The newest bundle format that this version reads and the one that it writes."""
+FORMAT = 1
+"""The newest bundle format that this version reads and the one that it writes; it reads every older one too."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ class Manifest:
 
         Raises CompatibilityError on a newer format, IntegrityError on a missing or malformed key.
         """
-        if int(value.get("format", -1)) > FORMAT:
+        if not isinstance(value.get("format"), int):
+            raise IntegrityError(f"the bundle's manifest says format {value.get('format')!r}, not a number")
+        if value["format"] > FORMAT:
             raise CompatibilityError(
                 f"the bundle has format {value['format']}, this sidtool reads up to {FORMAT}", hint="upgrade sidtool"
             )

@@ -16,6 +16,7 @@ from sidtool.bundle import refs, store
 from sidtool.bundle.bundle import verify
 from sidtool.bundle.card import write_card
 from sidtool.bundle.manifest import Manifest
+from sidtool.bundle.objects import is_zip
 from sidtool.bundle.refs import Record
 from sidtool.bundle.remote import Place, Print, connect
 from sidtool.errors import IntegrityError, UsageError
@@ -98,7 +99,7 @@ def pull(reference: str, out: Path, *, force: bool = False, progress: Progress |
     """
     place, record = refs.find(reference)
     source = place.at(f"{record.folder}/{refs.BUNDLE}")
-    opened = store.packed(out, force=force) if store.is_zip(out.name) else new_dir(out, force=force, resume=True)
+    opened = store.packed(out, force=force) if is_zip(out.name) else new_dir(out, force=force, resume=True)
     with opened as folder:
         _fetch(source, record, folder, progress)
         for name, reason in verify(folder):

@@ -169,7 +169,7 @@ def connect(url: str) -> Place:
         options = {"auto_mkdir": True} if local else {"use_listings_cache": False}
         filesystem, root = fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
-        raise UsageError(f"{url.partition('://')[0]}: {error}", hint="pip install 'sidtool[remote]'") from error
+        raise UsageError(f"{url.partition('://')[0]}: {error}", hint="pip install 'sidtool[s3]'") from error
     return Place(filesystem, root.rstrip("/"), url)
 
 
