@@ -1,4 +1,4 @@
-"""docs/format.md is enough: a reader written from that page alone, without sidtool, reads bundles and their identity."""
+"""docs/format.md is enough: a reader written from that page, without sidtool, reads bundles and their identity."""
 
 import hashlib
 import json
