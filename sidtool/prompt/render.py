@@ -14,7 +14,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from sidtool.errors import DataError, UsageError
-from sidtool.prompt.serving import Serving
+from sidtool.prompt.serving import ITEM_SLOT, Asking, Serving
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import Codes, SidSpace
 
@@ -188,6 +188,20 @@ def prompt_ids(
     room = serving.max_length - len(before) - len(after)
     fits = fitting([len(item) for item in items], room, len(joint))
     return before + _join(items[len(items) - fits :], joint) + after
+
+
+def text_prompt_ids(asking: Asking, tokenizer: Any, tokens: SidTokens, text: str) -> list[int]:
+    """The prompt that asks for the item which a text means, as its rows had it; a text that does not fit is cut.
+
+    Raises UsageError if the text is empty.
+    """
+    encoder = prompt_encoder(tokenizer, tokens)
+    asked = encoder.catalogue(" ".join(text.split()))
+    if not asked:
+        raise UsageError("the text is empty", hint="say what is looked for")
+    before, after = (encoder.ids([template(part)]) for part in asking.template.split(ITEM_SLOT))
+    after = after + encoder.ids([begin(tokens.space, markers=asking.markers)])
+    return before + asked[: max(1, asking.max_length - len(before) - len(after))] + after
 
 
 def fitting(lengths: Sequence[int], room: int, joint: int) -> int:

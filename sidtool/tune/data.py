@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sidtool.errors import DataError
 from sidtool.prompt.render import PromptEncoder, Segment, unspell
 from sidtool.prompt.tokens import SidTokens
-from sidtool.tune.tasks import TASKS
+from sidtool.tune.tasks import find_task
 
 IGNORED = -100
 """The label of a token that is no target."""
@@ -29,7 +29,8 @@ Example = tuple[NDArray[np.int32], NDArray[np.bool_]]
 
 def answers_with_sid(task: str) -> bool:
     """Whether every answer of a task is a SID (rows of unknown tasks answer with text)."""
-    return task in TASKS and TASKS[task].target == "sid"
+    found = find_task(task)
+    return found is not None and found.target == "sid"
 
 
 def encode_row(row: Mapping[str, Any], encoder: PromptEncoder, tokens: SidTokens, *, codes_only: bool) -> Example:

@@ -5,7 +5,7 @@ Knows the files, their names and what the sidecar records; what a row says is ro
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.catalog.items import Items
+from sidtool.catalog.queries import Query
 from sidtool.catalog.rows import write_events, write_examples
 from sidtool.catalog.splits import Event, Split, scan
 from sidtool.errors import DataError, RefusedError
 from sidtool.output import partial_path, refuse_existing, remove
 from sidtool.prompt.render import Span, spell
 from sidtool.sid import SidSpace
+from sidtool.tune.mix import shares
 from sidtool.tune.rows import Row, RowMaker, SftOptions
 
 LINEAGE_FORMAT = 0
@@ -45,20 +47,22 @@ def make_sft(
     options: SftOptions,
     *,
     tokenizer: Any | None = None,
+    queries: Sequence[Query] = (),
     dry_run: bool = False,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write training rows, validation and test users, training events and lineage; returns the lineage.
 
-    With a tokenizer every row is measured against `max_length`. A dry run writes nothing and returns the same.
+    With a tokenizer every row is measured against `max_length`. A dry run writes nothing and returns the same. Query
+    tasks ask with `queries`; those that must not be asked are left out and counted (`dropped_queries`).
     Training events whose items the bundle does not know are left out and counted (`dropped_events`); validation and
     test rows name items and are kept as they are, so that every bundle is scored on the same users.
 
     Raises UsageError if the output exists, RefusedError if a held-out event is found in a training row, and what
     RowMaker raises.
     """
-    maker = RowMaker(bundle, items, options, tokenizer)
+    maker = RowMaker(bundle, items, options, tokenizer, queries)
     if dry_run:
         return _lineage(bundle, items, split, maker, options, _rows(maker, split, bundle.space, None, progress), {})
     names = side_files(out)
@@ -152,7 +156,8 @@ def _rows(
         held_out = scan(split, events(stream))
     if held_out:
         raise RefusedError(f"{held_out} held-out events stand in training rows, 0 may", hint="report this split")
-    return {"tasks": tasks, "held_out_events": held_out, "dropped_events": maker.dropped}
+    dropped = {"dropped_events": maker.dropped, "dropped_queries": maker.dropped_queries}
+    return {"tasks": tasks, "held_out_events": held_out, **dropped}
 
 
 def _lineage(
@@ -164,7 +169,7 @@ def _lineage(
     counted: Mapping[str, Any],
     files: Mapping[str, str],
 ) -> dict[str, Any]:
-    serving = maker.serving
+    serving, asking = maker.serving, maker.asking
     return {
         "format": LINEAGE_FORMAT,
         "bundle": asdict(bundle.identity),
@@ -172,12 +177,15 @@ def _lineage(
         "protocol": split.protocol,
         "split": dict(split.facts),
         "weights": dict(options.tasks),
+        "tokens": options.tokens,
+        "budgets": shares(options.tasks, options.tokens, options.budgets),
         "row_format": options.format,
         "max_length": options.max_length,
         "history_length": options.history_length,
         "seed": options.seed,
         "templates": maker.templates,
         "serving": serving.to_json() if serving else None,
+        "asking": asking.to_json() if asking else None,
         **counted,
         "valid": len(split.valid),
         "test": len(split.test),

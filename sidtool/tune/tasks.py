@@ -5,6 +5,7 @@ files or token ids.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,34 +13,87 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from sidtool.errors import UsageError
-from sidtool.prompt.serving import HISTORY_SLOT
+from sidtool.prompt.serving import HISTORY_SLOT, ITEM_SLOT
 
 Format = Literal["plain", "chat"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of training row: made per `user` event or per catalogue `item`, from `source` to `target`."""
+    """One kind of training row: made per `user` event, catalogue `item` or search `query`, from `source` to `target`.
 
-    per: Literal["user", "item"]
-    source: Literal["sid", "title", "description"]
-    target: Literal["sid", "title", "description"]
+    Both are what is shown of an item: its "sid", its "title", the "prefix" of its SID, a "query" that means it, or a
+    column of the catalogue by name. The target "text" is running text, which asks nothing: all of it is the target.
+    `templates` names the file of its templates.
+    """
 
+    per: str
+    source: str
+    target: str
+    templates: str
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The catalogue columns that it shows, beside the title."""
+        return tuple(shown for shown in (self.source, self.target) if shown not in _NO_FIELDS)
+
+
+_NO_FIELDS = ("sid", "title", "prefix", "query", "text")
 
 TASKS: Mapping[str, Task] = {
-    "sequence": Task("user", "sid", "sid"),
-    "next-item": Task("user", "sid", "sid"),
-    "title-history-to-sid": Task("user", "title", "sid"),
-    "history-to-title": Task("user", "sid", "title"),
-    "title-to-sid": Task("item", "title", "sid"),
-    "sid-to-title": Task("item", "sid", "title"),
-    "description-to-sid": Task("item", "description", "sid"),
-    "sid-to-description": Task("item", "sid", "description"),
+    name: Task(per, source, target, name)
+    for name, per, source, target in (
+        ("sequence", "user", "sid", "sid"),
+        ("next-item", "user", "sid", "sid"),
+        ("title-history-to-sid", "user", "title", "sid"),
+        ("history-to-title", "user", "sid", "title"),
+        ("history-to-description", "user", "sid", "description"),
+        ("title-history-to-title", "user", "title", "title"),
+        ("title-to-sid", "item", "title", "sid"),
+        ("sid-to-title", "item", "sid", "title"),
+        ("description-to-sid", "item", "description", "sid"),
+        ("sid-to-description", "item", "sid", "description"),
+        ("query-to-sid", "query", "query", "sid"),
+        ("item-text", "item", "sid", "text"),
+        ("history-text", "user", "sid", "text"),
+    )
 }
-"""Every task by name. `sequence` rows are a whole history each, with every item of it a target."""
+"""Every task by name, but for those of FAMILIES. `sequence` rows are a whole history each, with every item of it a
+target; `item-text` and `history-text` are running text in which SIDs and titles interleave, every token a target
+(continued pre-training, after PLUM: He et al., 2025)."""
+
+FAMILIES: Mapping[str, Task] = {
+    "FIELD-to-sid": Task("item", "FIELD", "sid", "field-to-sid"),
+    "sid-to-FIELD": Task("item", "sid", "FIELD", "sid-to-field"),
+    "prefix-to-FIELD": Task("item", "prefix", "FIELD", "prefix-to-field"),
+}
+"""Tasks of any catalogue column, by what their name says: brand-to-sid, sid-to-category, prefix-to-category."""
 
 SERVABLE = ("sequence", "next-item", "title-history-to-sid")
 """Tasks that end in the SID of a user's next item, so that a model can be served with them."""
+
+ASKABLE = ("query-to-sid", "title-to-sid", "description-to-sid")
+"""Tasks that go from a text to the SID of the item it means, so that a model can be asked in words; best first."""
+
+
+def find_task(name: str) -> Task | None:
+    """The task of a name, or None if there is none."""
+    if name in TASKS:
+        return TASKS[name]
+    for family, task in FAMILIES.items():
+        match = re.fullmatch(family.replace("FIELD", r"(\w+)"), name)
+        if match and match[1] not in _NO_FIELDS:
+            source, target = (match[1] if shown == "FIELD" else shown for shown in (task.source, task.target))
+            return Task(task.per, source, target, task.templates)
+    return None
+
+
+def named_task(name: str) -> Task:
+    """The task of a name. Raises UsageError if there is none."""
+    task = find_task(name)
+    if task is None:
+        raise UsageError(f"no task {name!r}", hint=f"tasks are {', '.join((*TASKS, *FAMILIES))}")
+    return task
 
 
 @dataclass(frozen=True)
@@ -51,11 +105,12 @@ class Frame:
     close: str
     separator: str
     format: Format
+    item: str = ""
+    """in running text: how an item stands in it, with slots {sid}, {title} and {facts} (its other columns)"""
 
-    @property
-    def template(self) -> str:
-        """The prompt's literal text with the slot for a history."""
-        return self.before + HISTORY_SLOT + self.after
+    def template(self, slot: str) -> str:
+        """The prompt's literal text with the slot for what it is about."""
+        return self.before + slot + self.after
 
 
 def served_task(weights: Mapping[str, float]) -> str | None:
@@ -69,11 +124,15 @@ def served_task(weights: Mapping[str, float]) -> str | None:
     return SERVABLE[2] if weights.get(SERVABLE[2], 0) > 0 else None
 
 
+def asked_task(weights: Mapping[str, float]) -> str | None:
+    """The task by which a model trained on this mix is asked in words, or None if it has learned none."""
+    return next((task for task in ASKABLE if weights.get(task, 0) > 0), None)
+
+
 def check_weights(weights: Mapping[str, float]) -> None:
     """Raise UsageError unless every task is known and has a positive weight, and there is one."""
-    unknown = [task for task in weights if task not in TASKS]
-    if unknown:
-        raise UsageError(f"no task {unknown[0]!r}", hint=f"tasks are {', '.join(TASKS)}")
+    for task in weights:
+        named_task(task)
     if not weights or min(weights.values()) <= 0:
         raise UsageError(f"tasks need positive weights, not {dict(weights)}")
 
@@ -82,16 +141,25 @@ def frames(task: str, tokenizer: Any | None, format: Format) -> tuple[Frame, ...
     """The frames of a task, one per template; the first is the one that is served.
 
     Plain rows begin with the tokenizer's begin token where it adds one itself and close with its end token. Chat rows
-    come from the chat template, rendered once around sentinels, so that nothing but text is left of it. `sequence`
-    rows are always plain. Raises UsageError if the tokenizer has no chat template or it hides the texts.
+    come from the chat template, rendered once around sentinels, so that nothing but text is left of it. Rows that ask
+    nothing (`sequence` and running text) are always plain. Raises UsageError if the tokenizer has no chat template or
+    it hides the texts.
     """
-    slot = HISTORY_SLOT if TASKS[task].per == "user" else "{item}"
-    separator, prompts = _templates(task)
+    kind = named_task(task)
+    slot = HISTORY_SLOT if kind.per == "user" else ITEM_SLOT
+    templates = _templates(kind.templates)
     if task == "sequence":
-        return (Frame(_added_begin(tokenizer), "", "", separator, "plain"),)
+        return (Frame(_added_begin(tokenizer), "", "", templates.separator, "plain"),)
+    field = next(iter(kind.fields), "").replace("_", " ")
+    around = [prompt.replace("{field}", field).partition(slot) for prompt in templates.prompts]
+    if kind.target == "text":
+        begin, close = _added_begin(tokenizer), getattr(tokenizer, "eos_token", None) or ""
+        return tuple(
+            Frame(begin + before, after, close, templates.separator, "plain", item)
+            for (before, _, after), item in zip(around, templates.items, strict=True)
+        )
     frame = _chat_frame if format == "chat" else _plain_frame
-    around = (prompt.partition(slot) for prompt in prompts)
-    return tuple(frame(before, after, separator, tokenizer) for before, _, after in around)
+    return tuple(frame(before, after, templates.separator, tokenizer) for before, _, after in around)
 
 
 def _plain_frame(before: str, after: str, separator: str, tokenizer: Any | None) -> Frame:
@@ -125,7 +193,16 @@ def _added_begin(tokenizer: Any | None) -> str:
     return str(tokenizer.bos_token) if tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id] else ""
 
 
+@dataclass(frozen=True)
+class _Templates:
+    """A file of templates: prompts, what stands between items, and for running text an item's form for each prompt."""
+
+    separator: str
+    prompts: tuple[str, ...]
+    items: tuple[str, ...]
+
+
 @cache
-def _templates(task: str) -> tuple[str, tuple[str, ...]]:
-    value = json.loads((files("sidtool.prompt") / "templates" / f"{task}.json").read_text(encoding="utf-8"))
-    return value["separator"], tuple(value["prompts"])
+def _templates(name: str) -> _Templates:
+    value = json.loads((files("sidtool.prompt") / "templates" / f"{name}.json").read_text(encoding="utf-8"))
+    return _Templates(value["separator"], tuple(value["prompts"]), tuple(value.get("items", ())))
