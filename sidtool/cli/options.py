@@ -31,6 +31,12 @@ Bundle = Annotated[
     str, typer.Argument(metavar="BUNDLE", help="A bundle: NAME.zarr, NAME.zarr.zip, a URL or URL/NAME@VERSION.")
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model that extend-model or train wrote.")]
+Queries = Annotated[
+    Path | None, typer.Option(help='JSON Lines of search queries {"item", "text"} and maybe "user", for query-to-sid.')
+]
+QueryText = Annotated[
+    str | None, typer.Option(help='Compose a query for each item of catalogue columns, like "{genre} from {year}".')
+]
 
 
 def bytes_of(text: str) -> int:

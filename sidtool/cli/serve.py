@@ -27,7 +27,12 @@ def recommend(
     history: Annotated[str | None, typer.Option(help="Item ids of one history, oldest first: B01,B02.")] = None,
     file: Annotated[
         str | None,
-        typer.Option("--file", help='JSON Lines of requests {"user", "history", "allow", "deny"}; - is stdin.'),
+        typer.Option(
+            "--file", help='JSON Lines of requests {"user", "history" or "text", "allow", "deny"}; - is stdin.'
+        ),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="What is looked for, in words: for models that learned query- or title-to-sid.")
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Items for each request.")] = 10,
     width: Width = 50,
@@ -54,8 +59,8 @@ def recommend(
     from sidtool.recommend.recommend import Request, read_requests, score_items
     from sidtool.recommend.recommend import recommend as ask
 
-    if (history is None) == (file is None):
-        raise UsageError("give either --history or --file")
+    if [history, file, text].count(None) != 2:
+        raise UsageError("give either --history or --file or --text")
     if resume and out is None:
         raise UsageError("--resume needs -o, the output to go on with")
     if candidates is not None and allow is not None:
@@ -64,7 +69,7 @@ def recommend(
         raise UsageError(f"scores are normalised over level or vocabulary, not {normalise!r}")
     with _lines(file) as lines, _sink(out, resume, force) as (sink, done):
         served = _load(model, bundle, device, dtype, trust_remote_code)
-        one = Request(history=tuple(filter(None, (history or "").split(","))))
+        one = Request(history=tuple(filter(None, (history or "").split(","))), text=text)
         requests = read_requests(lines) if file is not None else iter([one])
         with progress("recommend") as report:
             told, denied, stream = report.get("recommend"), _ids(deny) or (), islice(requests, done, None)

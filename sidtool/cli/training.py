@@ -1,5 +1,6 @@
 """The commands that teach a model: make-sft and train."""
 
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ import typer
 from sidtool.cli import options, split
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.models import numbers
+from sidtool.errors import UsageError
 
 
 def make_sft(
@@ -22,6 +24,14 @@ def make_sft(
     valid: split.Valid = None,
     test: split.Test = None,
     task: Annotated[list[str] | None, typer.Option(help="Task and weight, like next-item=1; may be repeated.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Tokens of the whole mix: weights are then the tasks' shares in them.")
+    ] = None,
+    task_tokens: Annotated[
+        list[str] | None, typer.Option(help="Tokens of one task, like title-to-sid=20000; may be repeated.")
+    ] = None,
+    queries: options.Queries = None,
+    query_text: options.QueryText = None,
     model: Annotated[
         Path | None, typer.Option(help="Extended model: its tokenizer measures rows and gives the chat format.")
     ] = None,
@@ -39,7 +49,7 @@ def make_sft(
     id_column: Annotated[str | None, typer.Option(help="Column of item ids in the catalogue.")] = None,
     title_column: Annotated[str | None, typer.Option(help="Column of titles.")] = None,
     field: Annotated[
-        list[str] | None, typer.Option(help="Further catalogue column that a task needs, like description.")
+        list[str] | None, typer.Option(help="Catalogue column that item-text tells; columns of other tasks are read.")
     ] = None,
     user_column: split.UserColumn = None,
     item_column: split.ItemColumn = None,
@@ -54,7 +64,6 @@ def make_sft(
 ) -> None:
     """Write training rows, validation and test users, and their lineage."""
     from sidtool.bundle import Bundle
-    from sidtool.catalog.items import read_items
     from sidtool.tune.rows import SftOptions
     from sidtool.tune.sft import make_sft as make
     from sidtool.tune.sft import side_files
@@ -69,9 +78,11 @@ def make_sft(
         max_length=max_length,
         history_length=history_length,
         seed=seed,
+        tokens=tokens,
+        budgets={name: int(value) for name, value in numbers(task_tokens, option="--task-tokens").items()},
     )
-    catalogue = read_items(
-        items, id_column=id_column, title_column=title_column, text_template=text, fields=tuple(field or ())
+    catalogue, asked = read_shown(
+        items, weights, field, queries, query_text, id_column=id_column, title_column=title_column, text_template=text
     )
     columns = {"user_column": user_column, "item_column": item_column, "order_column": order_column}
     events = split.read_split(interactions, protocol, (valid, test), (valid_from, test_from), columns)
@@ -83,6 +94,7 @@ def make_sft(
             out,
             wanted,
             tokenizer=tokenizer,
+            queries=asked,
             dry_run=dry_run,
             force=force,
             progress=report.get("rows"),
@@ -169,16 +181,39 @@ def _tokenizer(model: Path | None, bundle: Any) -> Any:
     return load_tokenizer(Checkpoint(model))
 
 
+def read_shown(
+    items: Path,
+    tasks: Iterable[str],
+    field: Sequence[str] | None,
+    queries: Path | None,
+    query_text: str | None,
+    **columns: str | None,
+) -> tuple[Any, Sequence[Any]]:
+    """The catalogue, with every column that a task or a query shows, and the queries."""
+    from sidtool.catalog.items import read_items, template_columns
+    from sidtool.catalog.queries import compose_queries, read_queries
+    from sidtool.tune.tasks import named_task
+
+    if queries is not None and query_text is not None:
+        raise UsageError("--queries are somebody's words, --query-text composes them: give one of the two")
+    wanted = [*(field or ()), *(name for task in tasks for name in named_task(task).fields)]
+    wanted += [name for name in template_columns(query_text) if name != "title"] if query_text else []
+    catalogue = read_items(items, fields=tuple(dict.fromkeys(wanted)), **columns)  # type: ignore[arg-type]
+    if query_text is not None:
+        return catalogue, compose_queries(catalogue, query_text)
+    return catalogue, () if queries is None else read_queries(queries)
+
+
 def _say_lineage(lineage: dict[str, Any]) -> None:
-    tasks, weights = lineage["tasks"], lineage["weights"]
-    total = max(1, sum(counted["tokens"] for counted in tasks.values()))
+    tasks, weights, budgets = lineage["tasks"], lineage["weights"], lineage["budgets"]
     rows = [
-        (task, weights[task], n["rows"], n["tokens"], f"{n['tokens'] / total:.0%}", n["longest"])
+        (task, weights[task], budgets.get(task, "-"), n["rows"], n["tokens"], f"{n['share']:.1%}", n["longest"])
         for task, n in tasks.items()
     ]
-    say_table(["task", "weight", "rows", "tokens", "share", "longest row"], rows)
+    say_table(["task", "weight", "budget", "rows", "tokens", "share", "longest row"], rows)
+    dropped = f", {lineage['dropped_queries']} queries left out" * bool(lineage["dropped_queries"])
     say(
         f"protocol {lineage['protocol']}: {lineage['valid']} validation and {lineage['test']} test users; "
         f"{lineage['held_out_events']} held-out events in training rows, "
-        f"{lineage['dropped_events']} events of unknown items left out"
+        f"{lineage['dropped_events']} events of unknown items left out{dropped}"
     )

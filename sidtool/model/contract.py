@@ -14,7 +14,7 @@ from sidtool.bundle.bundle import Bundle, verify
 from sidtool.bundle.manifest import Identity
 from sidtool.errors import CompatibilityError, IntegrityError
 from sidtool.output import new_file
-from sidtool.prompt.serving import Serving
+from sidtool.prompt.serving import Asking, Serving
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 
@@ -49,6 +49,8 @@ class Contract:
     """None until a stage has taught the model a task"""
     base_folder: Mapping[str, Any] | None = None
     """of an adapter: path and weights (file -> SHA-256) of the folder that it changes; None for a whole model"""
+    asking: Asking | None = None
+    """how the model is asked in words; None until a stage has taught it that"""
 
     @property
     def tokens(self) -> SidTokens:
@@ -71,6 +73,7 @@ class Contract:
             "facts": dict(self.facts),
             "serving": self.serving.to_json() if self.serving else None,
             **({"base_folder": dict(self.base_folder)} if self.base_folder else {}),
+            "asking": self.asking.to_json() if self.asking else None,
         }
 
     @classmethod
@@ -97,6 +100,7 @@ class Contract:
                 facts=dict(value["facts"]),
                 serving=Serving.from_json(value["serving"]) if value["serving"] else None,
                 base_folder=dict(value["base_folder"]) if value.get("base_folder") else None,
+                asking=Asking.from_json(value["asking"]) if value.get("asking") else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"the model's contract is malformed: {type(error).__name__} {error}") from error

@@ -28,9 +28,10 @@ WINDOW = 512
 
 @dataclass(frozen=True)
 class Request:
-    """What one user is recommended from: item ids, oldest first, or a prompt that is rendered already.
+    """What one user is recommended from: item ids, oldest first, or a text, or a prompt that is rendered already.
 
-    `deny` items are never given; where `allow` is a list, no others are.
+    A text is asked alone, without the history, which then only tells what has been seen. `deny` items are never given;
+    where `allow` is a list, no others are.
     """
 
     user: str | None = None
@@ -38,10 +39,11 @@ class Request:
     allow: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
     prompt: tuple[int, ...] | None = None
+    text: str | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Request":
-        """The request of a JSON object with `history` and, where wanted, `user`, `allow` and `deny`.
+        """The request of a JSON object with `history` or `text` and, where wanted, `user`, `allow` and `deny`.
 
         Keys that are none of these are left alone (a test row has more). Raises DataError if one has the wrong type.
         """
@@ -49,11 +51,14 @@ class Request:
         for name, found in lists.items():
             if found is not None and (not isinstance(found, list) or not all(isinstance(item, str) for item in found)):
                 raise DataError(f"{name!r} of a request is a list of item ids, not {json.dumps(found)[:80]}")
-        if lists["history"] is None:
-            raise DataError(f"a request has the key 'history', this one has {sorted(value)}")
-        user = value.get("user")
+        text, user = value.get("text"), value.get("user")
+        if text is not None and not isinstance(text, str):
+            raise DataError(f"'text' of a request is a text, not {json.dumps(text)[:80]}")
+        if lists["history"] is None and text is None:
+            raise DataError(f"a request has the key 'history' or 'text', this one has {sorted(value)}")
         allow = None if lists["allow"] is None else tuple(lists["allow"])
-        return cls(None if user is None else str(user), tuple(lists["history"]), allow, tuple(lists["deny"] or ()))
+        history, deny = (tuple(lists[name] or ()) for name in ("history", "deny"))
+        return cls(None if user is None else str(user), history, allow, deny, text=text)
 
 
 @dataclass(frozen=True)
@@ -235,8 +240,16 @@ class _Desk:
     def _prompt(self, request: Request, rows: np.ndarray[Any, Any]) -> Sequence[int]:
         if request.prompt is not None:
             return request.prompt
-        from sidtool.prompt.render import prompt_ids
+        from sidtool.prompt.render import prompt_ids, text_prompt_ids
 
+        if request.text is not None:
+            asking = self.served.contract.asking
+            if asking is None:
+                raise DataError(
+                    "the model was never taught to go from a text to an item",
+                    hint="make-sft --task title-to-sid=1 or query-to-sid=1, then train",
+                )
+            return text_prompt_ids(asking, self.served.tokenizer, self.served.tokens, request.text)
         serving = self.served.contract.serving
         if serving is None:
             raise DataError("the model does not say how it is served", hint="`sidtool train` teaches it, and notes it")

@@ -36,10 +36,13 @@ class Augmentation:
         """A row with part of its items, whole and in the order they had; what is a target stays one.
 
         The item that answers stays, and at least one item before it does: a row with a single item beside the answer,
-        or none, is left as it is. A row's first token is no target: nothing comes before it.
+        or none, is left as it is, and so is running text, where an item is more than its SID. A row's first token is no
+        target: nothing comes before it.
         """
         ids, targets = row
         spans = item_spans(ids, tokens)
+        if len(spans) and _learns_text(row, int(spans[-1, 0]), tokens):
+            return row
         answers = len(spans) > 0 and bool(targets[slice(*spans[-1])].any())
         history = spans[: len(spans) - answers]
         if len(history) < 2:
@@ -59,6 +62,12 @@ class Augmentation:
         kept &= rng.random(items) >= self.drop_items
         kept[-1] |= not kept.any()
         return kept
+
+
+def _learns_text(row: Example, stop: int, tokens: SidTokens) -> bool:
+    """Whether a target before this place is no token of a SID."""
+    ids, targets = row[0][:stop], row[1][:stop]
+    return bool((targets & ((ids < tokens.start) | (ids >= tokens.stop))).any())
 
 
 def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:

@@ -140,7 +140,7 @@ def _rows(
     maker: RowMaker, split: Split, space: SidSpace, path: Path | None, progress: Callable[[int, int], None] | None
 ) -> dict[str, Any]:
     """Make the rows, write them where a path is given, count them, and scan their events for held-out ones."""
-    tasks: dict[str, dict[str, int]] = {}
+    tasks: dict[str, dict[str, Any]] = {}
 
     def events(stream: Any) -> Iterator[Event]:
         for row in maker.rows(split, progress):
@@ -156,6 +156,9 @@ def _rows(
         held_out = scan(split, events(stream))
     if held_out:
         raise RefusedError(f"{held_out} held-out events stand in training rows, 0 may", hint="report this split")
+    total = max(1, sum(seen["tokens"] for seen in tasks.values()))
+    for seen in tasks.values():
+        seen["share"] = seen["tokens"] / total
     dropped = {"dropped_events": maker.dropped, "dropped_queries": maker.dropped_queries}
     return {"tasks": tasks, "held_out_events": held_out, **dropped}
 

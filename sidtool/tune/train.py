@@ -22,7 +22,7 @@ from sidtool.model.contract import Contract, read_contract, write_contract
 from sidtool.model.load import Served, check_folder, load_served
 from sidtool.output import partial_path, refuse_existing, remove, replace_dir
 from sidtool.prompt.render import prompt_encoder
-from sidtool.prompt.serving import Serving
+from sidtool.prompt.serving import Asking, Serving
 from sidtool.tune.data import Rows, answers_with_sid
 from sidtool.tune.machine import peak_memory, quiet, stored_dtype
 from sidtool.tune.settings import DEFAULTS, TrainOptions, typed_fields
@@ -348,6 +348,7 @@ class _Run:
                         "rows": self.lineage["files"][self.rows.name],
                         "protocol": self.lineage["protocol"],
                         "weights": self.lineage["weights"],
+                        "row_format": self.lineage["row_format"],
                         "options": dataclasses.asdict(self.options),
                         "settings": settings,
                         "run": self.digest,
@@ -356,6 +357,7 @@ class _Run:
                 )
             ),
             serving=self._serving,
+            asking=Asking.from_json(self.lineage["asking"]) if self.lineage.get("asking") else self.contract.asking,
         )
         write_contract(folder, contract, self.bundle)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sidtool.errors import DataError, SidtoolWarning, UsageError
-from sidtool.prompt.serving import Serving
+from sidtool.prompt.serving import Asking, Serving
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend import recommend as module
 from sidtool.recommend.recommend import Request, finished_lines, read_requests, recommend
@@ -74,6 +74,25 @@ def test_a_rendered_prompt_is_taken_as_it_is(shop: Any) -> None:
     (a,), (b,) = recommend(shop, [Request(history=history)]), recommend(shop, [Request(prompt=tuple(ids))])
     assert a.items == b.items
     assert a.scores == b.scores
+
+
+def test_a_text_is_asked_as_the_contract_says(shop: Any) -> None:
+    from sidtool.prompt.render import text_prompt_ids
+
+    asking = Asking("query-to-sid", "Wanted: {item}\nItem:", 100)
+    asked = SimpleNamespace(**{**vars(shop), "contract": SimpleNamespace(asking=asking, serving=None)})
+    ids = tuple(text_prompt_ids(asking, shop.tokenizer, shop.tokens, "red <s_a_1> toy"))
+    (a,), (b,) = recommend(asked, [Request(text="red  <s_a_1>\ntoy")]), recommend(shop, [Request(prompt=ids)])
+    assert (a.items, a.scores) == (b.items, b.scores)
+    seen = a.items[0]
+    (c,) = recommend(asked, [Request(text="red <s_a_1> toy", history=(seen,))], exclude_seen=True)
+    assert c.items[:-1] == a.items[1:]
+    assert list(read_requests(['{"text": "red", "user": 1}'])) == [Request("1", text="red")]
+    with pytest.raises(UsageError, match="empty"):
+        list(recommend(asked, [Request(text="  ")]))
+    never = SimpleNamespace(**{**vars(shop), "contract": SimpleNamespace(asking=None)})
+    with pytest.raises(DataError, match="never taught"):
+        list(recommend(never, [Request(text="red")]))
 
 
 def test_the_stream_is_read_a_window_at_a_time(shop: Any, monkeypatch: Any) -> None:
@@ -163,7 +182,8 @@ def test_requests_of_json_lines() -> None:
     for bad, message in [
         ("{", "line 1 .* no JSON"),
         ("[1]", "no JSON object"),
-        ('{"user": "u"}', "has the key 'history'"),
+        ('{"text": 3}', "is a text, not 3"),
+        ('{"user": "u"}', "has the key 'history' or 'text'"),
         ('{"history": "a,b"}', "a list of item ids"),
         ('{"history": [1]}', "a list of item ids"),
     ]:

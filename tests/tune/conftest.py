@@ -16,6 +16,7 @@ from sidtool.tune.rows import SftOptions
 from sidtool.tune.sft import make_sft
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer
+from tests.tune.mixes import QUERIES
 
 N_ITEMS = 40
 WORDS = ("red", "blue", "soft", "hair", "cream", "film", "toy", "story")
@@ -37,7 +38,8 @@ def catalogue() -> Items:
     ids = tuple(f"i{row}" for row in range(N_ITEMS))
     titles = tuple(" ".join(rng.choice(WORDS, size=3)) + f" {row}" for row in range(N_ITEMS))
     descriptions = tuple(f"Description of {title}, for everybody." for title in titles)
-    return Items(ids, titles, titles, {"description": descriptions}, "{title}", "digest")
+    brands = tuple(("Acme", "Bolt", "Acme & Sons")[row % 3] for row in range(N_ITEMS))
+    return Items(ids, titles, titles, {"description": descriptions, "brand": brands}, "{title}", "digest")
 
 
 def make_split(users: int = 60, seed: int = 0, longest: int = 14) -> Split:
@@ -97,6 +99,7 @@ def rows(
                 out,
                 SftOptions(mix, max_length=256, history_length=6),
                 tokenizer=tiny_tokenizer(),
+                queries=QUERIES,
             )
             made[key] = out
         return made[key]

@@ -168,3 +168,10 @@ def test_codes_are_hidden_in_training_alone(architecture: str) -> None:
     assert not gone[~code].any()
     assert gone[code].float().mean().item() == pytest.approx(0.25, abs=0.05)
     assert torch.equal(embed(ids)[~code], plain[~code])
+
+
+def test_running_text_is_left_as_it_is() -> None:
+    text = "".join(f"{MARKED.spell(item, markers=True)}red toy\n" for item in [(0, 1, 2), (3, 2, 1), (1, 1, 1)])
+    row = encoded(MARKED, {"task": "history-text", "text": text}, codes_only=False)
+    varied = Augmentation(1.0, 1.0)(row, ENCODERS[MARKED].tokens, np.random.default_rng(0))
+    assert all(np.array_equal(one, other) for one, other in zip(varied, row, strict=True))

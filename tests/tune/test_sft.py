@@ -15,10 +15,11 @@ from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.tune import sft
 from sidtool.tune.rows import SftOptions
 from sidtool.tune.sft import make_sft, read_lineage, side_files
-from sidtool.tune.tasks import TASKS
+from sidtool.tune.tasks import named_task
 from tests.models import tiny_tokenizer
+from tests.tune.mixes import ALL_TASKS, QUERIES
 
-ALL = SftOptions(dict.fromkeys(TASKS, 1.5), history_length=5)
+ALL = SftOptions(dict.fromkeys(ALL_TASKS, 1.5), history_length=5)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -28,7 +29,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_files_lineage_and_determinism(tmp_path: Path, bundle: Bundle, catalogue: Items, split: Split) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        make_sft(bundle, catalogue, split, tmp_path / name / "train.jsonl", ALL, tokenizer=tiny_tokenizer())
+        make_sft(
+            bundle, catalogue, split, tmp_path / name / "train.jsonl", ALL, tokenizer=tiny_tokenizer(), queries=QUERIES
+        )
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert set(contents(tmp_path / "a")) == {
         *("train.jsonl", "valid.jsonl", "test.jsonl", "events.jsonl", "train.jsonl.meta.json")
@@ -36,10 +39,12 @@ def test_files_lineage_and_determinism(tmp_path: Path, bundle: Bundle, catalogue
     lineage = read_lineage(tmp_path / "a" / "train.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "a" / "train.jsonl").read_text().splitlines()]
     assert {task: seen["rows"] for task, seen in lineage["tasks"].items()} == {
-        task: sum(row["task"] == task for row in rows) for task in TASKS
+        task: sum(row["task"] == task for row in rows) for task in ALL_TASKS
     }
     assert lineage["held_out_events"] == 0
     assert lineage["serving"]["task"] == "sequence"
+    assert lineage["asking"]["task"] == "query-to-sid"
+    assert sum(seen["share"] for seen in lineage["tasks"].values()) == pytest.approx(1)
     assert lineage["bundle"] == dataclasses.asdict(bundle.identity)
     assert tuple(read_examples(tmp_path / "a" / "test.jsonl")) == split.test
 
@@ -51,7 +56,7 @@ def test_held_out_sids_are_in_no_row(tmp_path: Path, bundle: Bundle, catalogue: 
     train = (UserSequence("u", ("i0", "i1", "i2"), (0, 1, 2)),)
     held = (Example("u", ("i0", "i1", "i2"), "i30", 3), Example("u", ("i0", "i1", "i2", "i30"), "i31", 4))
     split = Split("leave-one-out", train, held[:1], held[1:], {})
-    tasks = {task: 1.0 for task in TASKS if TASKS[task].per == "user"}
+    tasks = {task: 1.0 for task in ALL_TASKS if named_task(task).per == "user"}
     make_sft(bundle, catalogue, split, tmp_path / "train.jsonl", SftOptions(tasks), tokenizer=tiny_tokenizer())
     text = (tmp_path / "train.jsonl").read_text()
     assert bundle.sid("i1") in text
@@ -64,7 +69,9 @@ def test_a_split_that_leaks_is_refused(tmp_path: Path, bundle: Bundle, catalogue
     user = split.train[0]
     leak = Example(user.user, user.items[:0], user.items[0], user.positions[0])
     with pytest.raises(RefusedError, match="held-out"):
-        make_sft(bundle, catalogue, dataclasses.replace(split, test=(leak,)), tmp_path / "train.jsonl", ALL)
+        make_sft(
+            bundle, catalogue, dataclasses.replace(split, test=(leak,)), tmp_path / "train.jsonl", ALL, queries=QUERIES
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -72,24 +79,26 @@ def test_whole_or_not_at_all(
     tmp_path: Path, bundle: Bundle, catalogue: Items, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "train.jsonl"
-    make_sft(bundle, catalogue, split, out, ALL)
+    make_sft(bundle, catalogue, split, out, ALL, queries=QUERIES)
     before = contents(tmp_path)
     with pytest.raises(UsageError, match="exists already"):
-        make_sft(bundle, catalogue, split, out, ALL)
+        make_sft(bundle, catalogue, split, out, ALL, queries=QUERIES)
 
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(sft, "write_events", fail)
     with pytest.raises(OSError, match="disk full"):
-        make_sft(bundle, catalogue, split, out, dataclasses.replace(ALL, seed=9), force=True)
+        make_sft(bundle, catalogue, split, out, dataclasses.replace(ALL, seed=9), queries=QUERIES, force=True)
     assert contents(tmp_path) == before
 
 
 def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, bundle: Bundle, catalogue: Items, split: Split) -> None:
-    planned = make_sft(bundle, catalogue, split, tmp_path / "t.jsonl", ALL, tokenizer=tiny_tokenizer(), dry_run=True)
+    planned = make_sft(
+        bundle, catalogue, split, tmp_path / "t.jsonl", ALL, tokenizer=tiny_tokenizer(), queries=QUERIES, dry_run=True
+    )
     assert not list(tmp_path.iterdir())
-    done = make_sft(bundle, catalogue, split, tmp_path / "t.jsonl", ALL, tokenizer=tiny_tokenizer())
+    done = make_sft(bundle, catalogue, split, tmp_path / "t.jsonl", ALL, tokenizer=tiny_tokenizer(), queries=QUERIES)
     assert planned["tasks"] == done["tasks"]
     assert all(seen["tokens"] > seen["rows"] for seen in done["tasks"].values())
 
