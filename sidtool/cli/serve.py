@@ -11,6 +11,7 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say_json, say_table, say_table_aside
+from sidtool.cli.tasks import evaluate_task, say_task
 from sidtool.errors import DataError, UsageError
 
 Width = Annotated[int, typer.Option(help="Beams: how many partial SIDs are kept at each level.")]
@@ -89,11 +90,30 @@ def recommend(
 
 def evaluate(
     model: options.Model,
-    test: Annotated[Path, typer.Argument(help="Test users that make-sft wrote; the training events lie beside.")],
+    test: Annotated[
+        Path | None,
+        typer.Argument(help="Test users that make-sft wrote; the training events lie beside. With --task also rows."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Measure this task in place of recommending: one of make-sft's.")
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Catalogue whose items a task asks about; else the bundle's titles.")
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="File of item ids, a line each: a task asks about these alone.")
+    ] = None,
+    field: Annotated[list[str] | None, typer.Option(help="Catalogue column that item-text tells.")] = None,
+    queries: options.Queries = None,
+    query_text: options.QueryText = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of item ids in the catalogue.")] = None,
+    title_column: Annotated[str | None, typer.Option(help="Column of titles.")] = None,
     events: Annotated[Path | None, typer.Option(help="Training events, if not those beside the test users.")] = None,
     width: Width = 50,
     exclude_seen: ExcludeSeen = False,
-    limit: Annotated[int | None, typer.Option(help="Ask only the first so many users.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Ask only so many: the first users, or questions of a task at random.")
+    ] = None,
     minimum: Annotated[
         list[str] | None,
         typer.Option("--min", envvar="SIDTOOL_EVALUATE_MIN", help="Least value, like ndcg@10=0.03: exit 3 below it."),
@@ -106,7 +126,11 @@ def evaluate(
     config: options.Config = None,
     json: options.Json = False,
 ) -> None:
-    """Measure a model on held-out users over the full catalogue, beside popularity and item-kNN."""
+    """Measure a model on held-out users over the full catalogue, beside popularity and item-kNN.
+
+    With --task, measure how well it does one task: exact and prefix accuracy and retrieval where the answer is a SID,
+    exact match, token F1 and perplexity where it is a text.
+    """
     from sidtool.catalog.rows import read_events, read_examples
     from sidtool.cli.models import numbers
     from sidtool.evaluate.metrics import check_names, metric_names
@@ -114,6 +138,27 @@ def evaluate(
     from sidtool.evaluate.report import evaluate as measure
 
     minima = numbers(minimum, option="--min")
+    if task is not None:
+        measured = evaluate_task(
+            _load(model, bundle, device, dtype, trust_remote_code),
+            task,
+            test,
+            items,
+            only=_ids(held_out),
+            field=field,
+            queries=queries,
+            query_text=query_text,
+            columns={"id_column": id_column, "title_column": title_column},
+            limit=limit,
+            width=width,
+            seed=seed,
+        )
+        if json:
+            say_json(measured.to_json())
+        say_task(measured, aside=json)
+        return check(measured, minima)
+    if test is None:
+        raise UsageError("there is nothing to measure", hint="give the test users that make-sft wrote, or --task")
     check_names(minima, metric_names())
     examples = list(islice(read_examples(test), limit))
     beside = events or test.with_name(test.name.replace("test", "events").replace("valid", "events"))
@@ -136,7 +181,7 @@ def evaluate(
         say_json(value)
     _say_evaluation(value, aside=json)
     check(found, minima)
-    next_step(f"sidtool recommend {model} --history ITEM,ITEM -k 10")
+    return next_step(f"sidtool recommend {model} --history ITEM,ITEM -k 10")
 
 
 def _load(model: Path, bundle: str | None, device: str | None, dtype: str | None, trust: bool) -> Any:

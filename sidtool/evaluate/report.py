@@ -18,6 +18,7 @@ from sidtool.evaluate.baselines import UNTUNED, Catalogue, KnnSettings, item_knn
 from sidtool.evaluate.bootstrap import RESAMPLES, Difference, intervals, paired_differences
 from sidtool.evaluate.metrics import KS, averages, check_names, find_targets, metric_names, metric_values
 from sidtool.evaluate.ranking import Asked, first_items, item_places, rank_sids, sid_places
+from sidtool.evaluate.tasks import TaskEvaluation
 from sidtool.model.load import Served
 
 COVERED = 10
@@ -143,8 +144,10 @@ def compare(ours: Evaluation, theirs: Evaluation, *, seed: int = 0) -> dict[str,
     return _differences(tuple(ours.metrics), ours.values, theirs.values, ours.users, seed)
 
 
-def check(evaluation: Evaluation, minima: Mapping[str, float]) -> None:
-    """Raise ThresholdError if an item-level metric is below its minimum, UsageError for one that was not measured."""
+def check(evaluation: Evaluation | TaskEvaluation, minima: Mapping[str, float]) -> None:
+    """Raise ThresholdError if a metric (the item-level one, if there are two) is below its minimum, UsageError for one
+    that was not measured.
+    """
     check_names(minima, tuple(evaluation.metrics))
     for name, minimum in minima.items():
         if not evaluation.metrics[name] >= minimum:

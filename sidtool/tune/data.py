@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sidtool.errors import DataError
 from sidtool.prompt.render import PromptEncoder, Segment, unspell
 from sidtool.prompt.tokens import SidTokens
+from sidtool.sid import SidSpace
 from sidtool.tune.tasks import find_task
 
 IGNORED = -100
@@ -39,7 +40,7 @@ def encode_row(row: Mapping[str, Any], encoder: PromptEncoder, tokens: SidTokens
     Only codes are targets in whole-history rows and, with `codes_only`, in all. A row's first token is never one:
     nothing comes before it. Raises DataError if the row is neither of the two forms.
     """
-    prompt, answer = _segments(row, tokens)
+    prompt, answer = segments(row, tokens.space)
     start = encoder.ids(prompt)
     ids = np.array(start + encoder.ids(answer), dtype=np.int32)
     targets = np.arange(len(ids)) >= max(1, len(start))
@@ -48,13 +49,14 @@ def encode_row(row: Mapping[str, Any], encoder: PromptEncoder, tokens: SidTokens
     return ids, targets
 
 
-def _segments(row: Mapping[str, Any], tokens: SidTokens) -> tuple[list[Segment], list[Segment]]:
+def segments(row: Mapping[str, Any], space: SidSpace) -> tuple[list[Segment], list[Segment]]:
+    """What a row asks, which may be nothing, and what it answers. Raises DataError if it has neither form."""
     if isinstance(row.get("text"), str):
-        return [], unspell(tokens.space, row["text"], row.get("catalogue", {}).get("text", ()))
+        return [], unspell(space, row["text"], row.get("catalogue", {}).get("text", ()))
     if not isinstance(row.get("prompt"), str) or not isinstance(row.get("completion"), str):
         raise DataError(f"a row has the keys {sorted(row)}, not prompt and completion, or text")
     spans = row.get("catalogue", {})
-    prompt, answer = (unspell(tokens.space, row[side], spans.get(side, ())) for side in ("prompt", "completion"))
+    prompt, answer = (unspell(space, row[side], spans.get(side, ())) for side in ("prompt", "completion"))
     return prompt, answer
 
 
@@ -114,9 +116,14 @@ class Rows:
         return cls(*arrays, np.array(offsets, dtype=np.int64), tasks)
 
 
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file as their JSON objects. Raises DataError, with the line, at one that is none."""
+    return (_parsed(path, number, line) for number, line in enumerate(_lines(path), start=1))
+
+
 def tasks_in(path: Path) -> frozenset[str]:
     """The tasks of the rows in a file."""
-    return frozenset(_parsed(path, number, line).get("task", "") for number, line in enumerate(_lines(path), start=1))
+    return frozenset(row.get("task", "") for row in read_rows(path))
 
 
 def _lines(path: Path) -> Iterator[bytes]:

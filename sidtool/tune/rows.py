@@ -56,13 +56,15 @@ class SftOptions:
 class Row:
     """One training row: what is asked, what is answered, and the (user, item, position) events that it shows.
 
-    A row without a prompt is a text of which all is a target (every SID, if its task is `sequence`).
+    `item` is the id of the item that a row is about, if it is about one. A row without a prompt is a text of which all
+    is a target (every SID, if its task is `sequence`).
     """
 
     task: str
     prompt: tuple[Segment, ...]
     answer: tuple[Segment, ...]
     events: tuple[Event, ...] = ()
+    item: str | None = None
 
 
 class RowMaker:
@@ -160,7 +162,7 @@ class RowMaker:
     def rows(self, split: Split, progress: Callable[[int, int], None] | None = None) -> Iterator[Row]:
         """The rows of every task, task by task. Raises DataError if no training event names an item of the bundle."""
         self.dropped = sum(item not in self._histories.row for sequence in split.train for item in sequence.items)
-        if self.dropped == sum(len(sequence.items) for sequence in split.train):
+        if self.dropped and self.dropped == sum(len(sequence.items) for sequence in split.train):
             raise DataError(f"none of {self.dropped} training events names an item of the bundle", hint="check the ids")
         budgets = mix.shares(self._options.tasks, self._options.tokens, self._options.budgets)
         for done, (task, weight) in enumerate(self._options.tasks.items()):
@@ -222,7 +224,8 @@ class RowMaker:
             fits = self._fitting(task, [self._case.length(kind.source, row) for row in history], frame, around)
             shown = self._case.history(kind.source, history[len(history) - fits :], frame.separator)
             prompt = (template(frame.before), *shown, template(frame.after), *self._asks(task))
-            yield Row(task, prompt, closing, seen.cut(len(history) - fits, len(seen.rows)).events)
+            events = seen.cut(len(history) - fits, len(seen.rows)).events
+            yield Row(task, prompt, closing, events, seen.items[-1])
 
     def _history_text_rows(self, task: str, split: Split, copies: Copies) -> Iterator[Row]:
         """Whole histories as running text, in stretches of as many items as a served prompt and its answer have."""
@@ -252,11 +255,12 @@ class RowMaker:
                 frame = self._frame(task, copy, row)
                 if kind.target == "text":
                     text = self._case.running(frame.item, row)
-                    yield Row(task, (), (template(frame.before), *text, template(frame.after + frame.close)))
+                    closing = (template(frame.before), *text, template(frame.after + frame.close))
+                    yield Row(task, (), closing, (), self._map.ids[row])
                 else:
                     asked = self._case.shown(kind.source, row, copy + row)
                     prompt = (template(frame.before), *asked, template(frame.after), *self._asks(task))
-                    yield Row(task, prompt, self._answer(task, answer, frame))
+                    yield Row(task, prompt, self._answer(task, answer, frame), (), self._map.ids[row])
 
     def _query_rows(self, task: str, split: Split, copies: Copies) -> Iterator[Row]:
         """Queries as questions; one with a user must be a training event of the user's."""
@@ -276,7 +280,7 @@ class RowMaker:
                 frame = self._frame(task, copy, number)
                 prompt = (template(frame.before), catalogue(query.text), template(frame.after), *self._asks(task))
                 answer = self._answer(task, self._case.shown("sid", row), frame)
-                yield Row(task, prompt, answer, events)
+                yield Row(task, prompt, answer, events, query.item)
 
     def _frame(self, task: str, copy: int, number: int) -> Frame:
         """The first template for the task that is served, so that serving looks like training; else all in turn."""

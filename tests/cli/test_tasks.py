@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.road import N_ITEMS, TRAINING, Road, done, refused, write_lines
+from sidtool.tune.tasks import named_task
+from tests.cli.road import FILES, N_ITEMS, TRAINING, Road, done, refused, run, write_lines
+from tests.tune.mixes import ALL_TASKS
 
 TASKS = ("next-item=1", "title-to-sid=1", "sid-to-title=1", "description-to-sid=0.5", "item-text=0.5")
 
@@ -80,3 +82,78 @@ def test_a_model_is_asked_in_words(road: Road, spoken: Path) -> None:
     contract = json.loads((spoken / "sid.json").read_text())
     assert contract["asking"]["task"] == "title-to-sid"
     assert contract["facts"]["row_format"] == "plain"
+
+
+# evaluate --task
+
+ALL = [task for task in ALL_TASKS if "brand" not in task] + ["prefix-to-description"]
+LAST_LEVEL = {"exact", "prefix@1", "prefix@2"}
+
+
+@pytest.mark.parametrize("task", ALL)
+def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: str) -> None:
+    kind = named_task(task)
+    of = (road.test,) if kind.per == "user" else ()
+    ask = ["evaluate", spoken, *of, "--task", task, "--items", road.items, "--limit", 5, "--width", 3, "--json"]
+    if kind.per == "query":
+        ask += ["--query-text", "looking for {title}"]
+    ran = done(*ask)
+    value = ran.json
+    assert (value["task"], value["n"]) == (task, 5)
+    if kind.target == "sid":
+        assert set(value["chance"]) == LAST_LEVEL
+        assert {"hr@1", "hr@3", "ndcg@3"} | LAST_LEVEL <= set(value["metrics"])
+        assert 0 < value["chance"]["exact"] <= value["chance"]["prefix@1"] < 1
+    elif kind.target == "text":
+        assert set(value["metrics"]) == {"perplexity"}
+    else:
+        assert set(value["metrics"]) == {"exact_match", "token_f1", "perplexity"}
+    assert done(*ask).json == value
+    for word in ("chance", "5 questions", *value["metrics"]):
+        assert word in ran.err
+
+
+def test_rows_and_items_ask_the_same(road: Road, spoken: Path) -> None:
+    rows = road.folder / "spoken-train.jsonl"
+    from_rows = done("evaluate", spoken, rows, "--task", "title-to-sid", "--width", 5, "--json").json
+    from_items = done("evaluate", spoken, "--task", "title-to-sid", "--items", road.items, "--width", 5, "--json").json
+    assert from_rows == from_items
+    from_titles = done("evaluate", spoken, "--task", "title-to-sid", "--width", 5, "--json").json
+    assert from_titles == from_items
+    assert from_items["n"] == N_ITEMS
+
+
+def test_held_out_items_are_asked_alone(road: Road, spoken: Path, tmp_path: Path) -> None:
+    held = write_lines(tmp_path / "held", ["b003", "b004", "b031"])
+    ask = ("evaluate", spoken, "--task", "description-to-sid", "--items", road.items, "--width", 2)
+    value = done(*ask, "--held-out", held, "--json").json
+    assert value["n"] == 3
+    # a description is that of every fourth item: whichever of them is found is right
+    assert value["chance"]["exact"] == pytest.approx(0.25)
+    assert "exact is" in refused_after_figures(*ask, "--min", "exact=1.5")
+    below = write_lines(tmp_path / "gone", ["zzz"])
+    assert "nothing to ask" in refused(1, *ask, "--held-out", below)
+
+
+def refused_after_figures(*arguments: object) -> str:
+    ran = run(*arguments)
+    assert ran.code == 3
+    return ran.last
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "told"),
+    [
+        (("--task", "guess"), 2, "no task 'guess'"),
+        (("--task", "next-item"), 2, "is asked of test users"),
+        (("test.jsonl", "--task", "title-to-sid"), 2, "no test users but items"),
+        (("--task", "sid-to-description"), 2, "'description'"),
+        (("--task", "query-to-sid"), 2, "--queries FILE"),
+        (("train.jsonl", "--task", "title-to-sid"), 1, "no row of task title-to-sid"),
+        (("train.jsonl", "--task", "sequence", "--items", "items.jsonl"), 2, "leave out --items"),
+        ((), 2, "nothing to measure"),
+    ],
+)
+def test_tasks_that_cannot_be_measured(road: Road, spoken: Path, more: tuple[str, ...], code: int, told: str) -> None:
+    placed = [road.folder / word if word in FILES.values() else word for word in more]
+    assert told in refused(code, "evaluate", spoken, *placed)
