@@ -18,6 +18,10 @@ from sidtool.prompt.serving import ITEM_SLOT, Asking, Serving
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import Codes, SidSpace
 
+TEXT_CHARACTERS = 400
+"""A longer title, description or query is cut at a word before it is rendered, in rows and when serving alike: so the
+answer is what a row shows of it, and two of them fit into a row."""
+
 Span = tuple[int, int]
 """Where catalogue text starts and stops in a row's text, in characters."""
 
@@ -34,6 +38,14 @@ class Segment:
 def template(text: str) -> Segment:
     """Text written by us: special tokens in it are special."""
     return Segment("template", text)
+
+
+def shortened(text: str) -> str:
+    """A text of the catalogue in one line and cut at a word, as it is shown."""
+    text = " ".join(text.split())
+    if len(text) <= TEXT_CHARACTERS:
+        return text
+    return text[:TEXT_CHARACTERS].rpartition(" ")[0] or text[:TEXT_CHARACTERS]
 
 
 def catalogue(text: str) -> Segment:
@@ -178,7 +190,7 @@ def prompt_ids(
     if serving.history_as == "title":
         if titles is None or len(titles) != len(history):
             raise UsageError(f"the model is served with titles: {len(history)} items came without")
-        items = [encoder.ids([catalogue(title)]) for title in titles[-serving.history_length :]]
+        items = [encoder.catalogue(shortened(title)) for title in titles[-serving.history_length :]]
     else:
         items = tokens.ids(history[-serving.history_length :], markers=serving.markers).tolist()
     before, after, joint = (
@@ -196,7 +208,7 @@ def text_prompt_ids(asking: Asking, tokenizer: Any, tokens: SidTokens, text: str
     Raises UsageError if the text is empty.
     """
     encoder = prompt_encoder(tokenizer, tokens)
-    asked = encoder.catalogue(" ".join(text.split()))
+    asked = encoder.catalogue(shortened(text))
     if not asked:
         raise UsageError("the text is empty", hint="say what is looked for")
     before, after = (encoder.ids([template(part)]) for part in asking.template.split(ITEM_SLOT))

@@ -16,7 +16,7 @@ from sidtool.catalog.items import Items
 from sidtool.catalog.queries import Query
 from sidtool.catalog.splits import Event, Split
 from sidtool.errors import DataError, UsageError
-from sidtool.prompt.render import PromptEncoder, Segment, begin, catalogue, end, fitting, sids, template
+from sidtool.prompt.render import PromptEncoder, Segment, begin, catalogue, end, fitting, shortened, sids, template
 from sidtool.prompt.serving import HISTORY_SLOT, ITEM_SLOT, Asking, Serving
 from sidtool.prompt.tokens import SidTokens
 from sidtool.tune import mix
@@ -278,7 +278,12 @@ class RowMaker:
             events = () if query.user is None or place is None else ((query.user, query.item, place),)
             for copy in range(copies()):
                 frame = self._frame(task, copy, number)
-                prompt = (template(frame.before), catalogue(query.text), template(frame.after), *self._asks(task))
+                prompt = (
+                    template(frame.before),
+                    catalogue(shortened(query.text)),
+                    template(frame.after),
+                    *self._asks(task),
+                )
                 answer = self._answer(task, self._case.shown("sid", row), frame)
                 yield Row(task, prompt, answer, events, query.item)
 

@@ -8,11 +8,8 @@ from collections.abc import Sequence
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.catalog.items import Items
-from sidtool.prompt.render import PromptEncoder, Segment, catalogue, sids, template
+from sidtool.prompt.render import PromptEncoder, Segment, catalogue, shortened, sids, template
 
-FIELD_CHARACTERS = 400
-"""A longer description (or other column) is cut at a word before it is rendered, so that the answer is what the row
-shows of it."""
 _SLOTS = re.compile(r"(\{(?:sid|title|facts)\})")
 
 
@@ -43,11 +40,8 @@ class Showcase:
         """The title or a column of an item, "" where there is none."""
         place = self._place[row]
         if kind == "title":
-            return (self._items.titles[place] if place >= 0 else "") or self._map.title(row)
-        text = " ".join(self._items.fields[kind][place].split()) if place >= 0 else ""
-        if len(text) <= FIELD_CHARACTERS:
-            return text
-        return text[:FIELD_CHARACTERS].rpartition(" ")[0] or text[:FIELD_CHARACTERS]
+            return shortened((self._items.titles[place] if place >= 0 else "") or self._map.title(row))
+        return shortened(self._items.fields[kind][place]) if place >= 0 else ""
 
     def history(self, kind: str, rows: Sequence[int], separator: str) -> list[Segment]:
         """Items as their SIDs in one segment, or as titles with a separator between them."""

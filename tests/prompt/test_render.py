@@ -12,12 +12,14 @@ from transformers import PreTrainedTokenizerFast
 
 from sidtool.errors import DataError, UsageError
 from sidtool.prompt.render import (
+    TEXT_CHARACTERS,
     PromptEncoder,
     Segment,
     catalogue,
     encode_catalogue_text,
     fitting,
     prompt_ids,
+    shortened,
     sids,
     spell,
     template,
@@ -160,6 +162,17 @@ def test_titles_are_joined_and_needed() -> None:
     assert tokens.start + 1 not in ids
     with pytest.raises(UsageError, match="titles"):
         prompt_ids(serving, tokenizer, tokens, array)
+
+
+@given(st.text(alphabet="ab \n<>", max_size=900))
+def test_a_long_text_is_cut_at_a_word(text: str) -> None:
+    shown, words = shortened(text), text.split()
+    assert len(shown) <= TEXT_CHARACTERS
+    assert shortened(shown) == shown
+    if len(" ".join(words)) <= TEXT_CHARACTERS:
+        assert shown.split() == words
+    elif " " in shown:
+        assert shown.split() == words[: len(shown.split())]
 
 
 @given(st.lists(st.integers(1, 9), max_size=8), st.integers(0, 40), st.integers(0, 3))
