@@ -14,7 +14,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def check_method(vectors: Any, method: str, options: dict[str, Any]) -> None:
         raise SystemExit(f"{method}: duplicate SIDs under reassign")
 
 
-def methods(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every method by its own defaults on Beauty, checked, beside the two imported indexes."""
     from sidtool.bundle.build import Plan, build
     from sidtool.bundle.compare import Evidence, describe
@@ -91,7 +91,7 @@ def methods(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     if arguments.vectors is None or not data.is_dir():
         raise SystemExit("methods needs --vectors FILE and the data of Beauty")
     items, vectors = read_items(data / "items.jsonl"), np.load(arguments.vectors)
-    evidence, rows = Evidence(items.ids, vectors), []
+    evidence = Evidence(items.ids, vectors)
     ways: list[tuple[str, dict[str, Any]]] = [(method, {}) for method in METHODS]
     for method, options in [*ways, ("rq-kmeans", {"balanced": True})]:
         check_method(vectors, method, options)
@@ -107,11 +107,10 @@ def methods(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         if any(item not in bundle.item_ids(bundle.sid(item)) for item in items.ids[::50]):
             raise SystemExit(f"{method}: an item is not among those of its SID")
         clear = check_nearest(vectors, bundle.codebook)
-        rows.append(row_of(" ".join([method, *options]), describe(bundle, evidence)) | {"clear": clear})
+        yield row_of(" ".join([method, *options]), describe(bundle, evidence)) | {"clear": clear}
     for kind in ("rqvae", "rkmeans"):
         bundle = read_minionerec(data / f"{kind}_native.index.json", name=kind, items=items, keys="line")
-        rows.append(row_of(f"imported {kind}", describe(bundle, evidence)))
-    return rows
+        yield row_of(f"imported {kind}", describe(bundle, evidence))
 
 
 def row_of(name: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -174,30 +173,30 @@ def by_sklearn(vectors: Any) -> float:
     return residual(vectors, cluster)
 
 
-def speed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def speed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Seconds and variance left, one after the other in one run; processor seconds tell where the machine was busy."""
-    rows = []
     sizes = [4_000] if arguments.quick else [100_000, *([1_000_000] if arguments.large else [])]
     for n in sizes:
         vectors = mixture(1, n, 384)
         sides = [("sidtool", None, by_sidtool), ("faiss", "faiss", by_faiss)]
         for name, package, work in [*sides, *([("scikit-learn", "sklearn", by_sklearn)] if n <= 100_000 else [])]:
             if package and find_spec(package) is None:
-                rows.append({"what": f"{name} is not installed", "rows": n})
+                yield {"what": f"{name} is not installed", "rows": n}
                 continue
             left, clock, processor = timed(lambda: work(vectors))  # noqa: B023
-            rows.append({"what": name, "rows": n, "seconds": clock, "processor": processor, "variance_left": left})
-    return [*rows, *assignment(arguments), *balanced(arguments)]
+            yield {"what": name, "rows": n, "seconds": clock, "processor": processor, "variance_left": left}
+    yield from assignment(arguments)
+    yield from balanced(arguments)
 
 
-def assignment(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def assignment(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Nearest of 256 centroids for 65,536 rows: the step that faiss could take over."""
     from sidtool.quantize.kmeans import nearest
 
     vectors = mixture(2, 4096 if arguments.quick else 65_536, 384)
     centroids = vectors[:256].copy()
     (codes, _), clock, processor = timed(lambda: nearest(vectors, centroids))
-    rows = [{"what": "nearest by numpy", "rows": len(vectors), "seconds": clock, "processor": processor}]
+    yield {"what": "nearest by numpy", "rows": len(vectors), "seconds": clock, "processor": processor}
     if find_spec("faiss") is not None:
         import faiss
 
@@ -206,11 +205,10 @@ def assignment(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         (_, found), clock, processor = timed(lambda: index.search(vectors, 1))
         agree = float((found[:, 0] == codes).mean())
         row = {"what": "nearest by faiss", "rows": len(vectors), "seconds": clock, "processor": processor}
-        rows.append(row | {"agree": agree})
-    return rows
+        yield row | {"agree": agree}
 
 
-def balanced(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def balanced(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Balanced k-means against k-means-constrained, 64 clusters."""
     from sidtool.quantize.balanced import even_codes, kmeans, squared_distances
 
@@ -231,65 +229,68 @@ def balanced(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             KMeansConstrained(64, size_min=even, size_max=even + 1, n_init=1, random_state=0).fit(vectors).inertia_
         )
 
-    rows, total = [], float(np.square(vectors, dtype=np.float64).sum())
+    total = float(np.square(vectors, dtype=np.float64).sum())
     for name, package, work in (
         ("sidtool, balanced", None, ours),
         ("k-means-constrained", "k_means_constrained", theirs),
     ):
         if package and find_spec(package) is None:
-            rows.append({"what": f"{name} is not installed", "rows": len(vectors)})
+            yield {"what": f"{name} is not installed", "rows": len(vectors)}
             continue
         left, clock, processor = timed(work)
         row = {"what": name, "rows": len(vectors), "seconds": clock, "processor": processor}
-        rows.append(row | {"variance_left": left / total})
-    return rows
+        yield row | {"variance_left": left / total}
 
 
 # Scale ----------------------------------------------------------------------------------------------------------------
 
 
-def scale(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Items through build, save, load, verify and decode, with the seconds and the peak memory after each step."""
     from sidtool.bundle import Bundle, verify
     from sidtool.bundle.build import Plan, build_codebook
     from sidtool.catalog.items import read_items
     from sidtool.vectors import open_vectors
 
-    n, work, rows = 20_000 if arguments.quick else arguments.items, arguments.work, []
+    n, work = 20_000 if arguments.quick else arguments.items, arguments.work
     work.mkdir(parents=True, exist_ok=True)
     out = work / "scale.zarr"
 
-    def step(name: str, do: Callable[[], Any]) -> Any:
+    def step(name: str, do: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
         found, clock, processor = timed(do)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        rows.append({"step": name, "items": n, "seconds": clock, "processor": processor, "peak_mib": round(peak)})
-        print(rows[-1], flush=True)
-        return found
+        row = {"step": name, "items": n, "seconds": clock, "processor": processor, "peak_mib": round(peak)}
+        return found, row
 
-    step("write vectors", lambda: write_vectors(work, n))
-    items = step("read catalogue", lambda: read_items(work / "items.csv"))
-    source = step("open vectors", lambda: open_vectors(work / "vectors.npy", items.ids, memory=arguments.memory << 30))
+    yield step("write vectors", lambda: write_vectors(work, n))[1]
+    items, row = step("read catalogue", lambda: read_items(work / "items.csv"))
+    yield row
+    budget = arguments.memory << 30
+    source, row = step("open vectors", lambda: open_vectors(work / "vectors.npy", items.ids, memory=budget))
+    yield row
     plan = Plan((256,) * 4)
-    bundle = step("build and save", lambda: build_codebook(items, out, plan, vectors=source, force=True))
+    bundle, row = step("build and save", lambda: build_codebook(items, out, plan, vectors=source, force=True))
     report = bundle.manifest.report
-    rows[-1] |= {"steps": report["seconds"], "sample": bundle.codebook.parameters["sample"]}  # type: ignore[union-attr]
-    rows[-1] |= {"collide_before": report["collisions"]["before"]["items"], "moved": report["moved"]}
-    rows[-1] |= {"collide_after": report["collisions"]["after"]["items"], "variance_left": report["variance_left"]}
+    row |= {"steps": report["seconds"], "sample": bundle.codebook.parameters["sample"]}
+    row |= {"collide_before": report["collisions"]["before"]["items"], "moved": report["moved"]}
+    yield row | {"collide_after": report["collisions"]["after"]["items"], "variance_left": report["variance_left"]}
     loaded = Bundle.open(out)
-    step("load", lambda: (loaded.items, loaded.codebook))
-    step("trie", loaded.trie)
+    yield step("load", lambda: (loaded.items, loaded.codebook))[1]
+    yield step("trie", loaded.trie)[1]
     asked = [items.ids[row] for row in np.random.default_rng(1).integers(0, n, 10_000)]
-    found = step("10,000 items to SIDs and back", lambda: [loaded.item_ids(loaded.sid(item)) for item in asked])
+    found, row = step("10,000 items to SIDs and back", lambda: [loaded.item_ids(loaded.sid(item)) for item in asked])
     if any(item not in back for item, back in zip(asked, found, strict=True)):
         raise SystemExit("an item is not among those of its SID")
-    if broken := step("verify", lambda: verify(out)):
+    yield row
+    broken, row = step("verify", lambda: verify(out))
+    if broken:
         raise SystemExit(f"broken: {broken[:3]}")
-    return rows
+    yield row
 
 
 def write_vectors(work: Path, n: int, dim: int = 384) -> None:
     """A mixture as `vectors.npy` and its catalogue as `items.csv`, unless they are there."""
-    path, block = work / "vectors.npy", 1 << 18
+    path, block = work / "vectors.npy", 1 << 13
     if path.exists() and np.load(path, mmap_mode="r").shape == (n, dim):
         return
     free = shutil.disk_usage(work).free
@@ -300,14 +301,20 @@ def write_vectors(work: Path, n: int, dim: int = 384) -> None:
             stream,
             {"descr": "<f4", "fortran_order": False, "shape": (n, dim)},  # type: ignore[arg-type]
         )
+        rng, buffer = np.random.default_rng(0), np.empty((block, dim), dtype=np.float32)
+        centres, weights = rng.standard_normal((20_000, dim), dtype=np.float32), 1 / np.arange(1, 20_001)
         for first in range(0, n, block):
-            stream.write(mixture(first + 1, min(block, n - first), dim, clusters=20_000).data)
+            rows = buffer[: min(block, n - first)]
+            rng.standard_normal(out=rows, dtype=np.float32)
+            rows *= np.float32(0.7)
+            rows += centres[rng.choice(len(centres), len(rows), p=weights / weights.sum())]
+            stream.write(rows.data)
     with (work / "items.csv").open("w") as stream:
         stream.write("item_id,title\n")
         stream.writelines(f"i{row},item {row}\n" for row in range(n))
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "methods": methods,
     "speed": speed,
     "scale": scale,
@@ -329,16 +336,16 @@ def main() -> None:
     arguments = parser.parse_args()
     print(json.dumps(environment()))
     for name in arguments.parts or PARTS:
-        found = {"load": os.getloadavg()[0], "rows": PARTS[name](arguments)}
-        for row in found["rows"]:
-            print(
-                " ".join(
-                    f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-                )
+        found: dict[str, Any] = {"load": os.getloadavg()[0], "rows": []}
+        for row in PARTS[name](arguments):
+            cells = (
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
             )
-        if arguments.json is not None:
-            known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-            arguments.json.write_text(json.dumps({**known, **environment(), name: found}, indent=1) + "\n")
+            print(" ".join(cells), flush=True)
+            found["rows"].append(row)
+            if arguments.json is not None:
+                known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+                arguments.json.write_text(json.dumps({**known, **environment(), name: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
