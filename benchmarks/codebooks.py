@@ -301,12 +301,11 @@ def write_vectors(work: Path, n: int, dim: int = 384) -> None:
             stream,
             {"descr": "<f4", "fortran_order": False, "shape": (n, dim)},  # type: ignore[arg-type]
         )
-        rng, buffer = np.random.default_rng(0), np.empty((block, dim), dtype=np.float32)
+        rng = np.random.default_rng(0)
         centres, weights = rng.standard_normal((20_000, dim), dtype=np.float32), 1 / np.arange(1, 20_001)
-        for first in range(0, n, block):
-            rows = buffer[: min(block, n - first)]
-            rng.standard_normal(out=rows, dtype=np.float32)
-            rows *= np.float32(0.7)
+        spread = rng.standard_normal((32, dim), dtype=np.float32) / np.arange(2, 34, dtype=np.float32)[:, None] ** 0.5
+        for first in range(0, n, block):  # within a cluster items differ along few directions, as embeddings do
+            rows = rng.standard_normal((min(block, n - first), len(spread)), dtype=np.float32) @ spread
             rows += centres[rng.choice(len(centres), len(rows), p=weights / weights.sum())]
             stream.write(rows.data)
     with (work / "items.csv").open("w") as stream:
