@@ -52,28 +52,29 @@ def beam_search(
     `width` beams are kept at each level, more where k asks for more; k SIDs come back whenever k may be given.
     `normalise`: "level" makes each step a distribution over the level's codes; "vocabulary" over all tokens, which
     gives exactly the scores of `generate`. Both keep the probability of codes that no item has: renormalising over the
-    legal codes alone would favour prefixes with few children. `filters`, one a prompt, exclude items exactly.
+    legal codes alone would favour prefixes with few children. `filters`, one a prompt, exclude items exactly. After a
+    prompt without a token a model says nothing: none is found for it.
 
-    Raises UsageError on an empty prompt or a width below 1, DataError if the model's logits are not numbers.
+    Raises UsageError on a width below 1, DataError if the model's logits are not numbers.
     """
     if width < 1 or k < 1:
         raise UsageError(f"width and k are at least 1, not {width} and {k}")
-    if not all(len(prompt) for prompt in prompts):
-        raise UsageError("a prompt has no tokens")
     width = min(max(width, k), trie.n_leaves)
     filters = filters or [None] * len(prompts)
-    found: list[Found | None] = [None] * len(prompts)
+    found = [Found(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))] * len(prompts)
     with evaluating(model) as model:
         how = way(model)
-        if how == "generate":
-            return plain.beam_search(model, prompts, trie, tokens, width, k, normalise, filters)
-        head = Head(model, sliced=how == "sliced")
+        head = Head(model, sliced=how == "sliced") if how != "generate" else None
         for batch in batches([len(prompt) for prompt in prompts], width * (trie.levels - 1), token_budget):
-            search = _Search(model, head, trie, tokens, width, normalise)
-            leaves, scores = search.run([prompts[i] for i in batch], [filters[i] for i in batch])
-            for place, i in enumerate(batch):
-                found[i] = best(leaves[place], scores[place], k)
-    return [one for one in found if one is not None]
+            asked, limits = [prompts[i] for i in batch], [filters[i] for i in batch]
+            if head is None:
+                answers = plain.beam_search(model, asked, trie, tokens, width, k, normalise, limits)
+            else:
+                leaves, scores = _Search(model, head, trie, tokens, width, normalise).run(asked, limits)
+                answers = [best(*one, k) for one in zip(leaves, scores, strict=True)]
+            for i, answer in zip(batch, answers, strict=True):
+                found[i] = answer
+    return found
 
 
 class _Search:
@@ -127,9 +128,10 @@ def best(leaves: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Foun
 
 
 def batches(lengths: Sequence[int], tree: int, token_budget: int) -> Iterator[list[int]]:
-    """Prompts of similar length together, by place, so many that prompts and trees stay within the budget."""
+    """Prompts of similar length together, by place, so many that prompts and trees stay within the budget; no empty
+    ones."""
     batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for place in sorted((i for i in range(len(lengths)) if lengths[i]), key=lambda i: -lengths[i]):
         if batch and (len(batch) + 1) * (lengths[batch[0]] + tree) > token_budget:
             yield batch
             batch = []

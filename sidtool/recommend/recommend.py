@@ -124,7 +124,8 @@ def recommend(
 
     k items come back whenever k may be given. `exclude_seen` denies the items of the history; `allow` and `deny` hold
     for all requests, beside their own lists. History ids that the bundle lacks are skipped, and a SidtoolWarning at the
-    end tells how many. `progress` gets the number done, and 0 for a total that a stream does not have.
+    end tells how many; a request that has no prompt without them gets no items. `progress` gets the number done, and 0
+    for a total that a stream does not have.
 
     Raises DataError on an allow or deny list that names no item of the bundle.
     """
@@ -233,7 +234,7 @@ class _Desk:
             own = None if request.allow is None else self.items.rows(request.allow)
             denied = [self.denied, self.items.rows(request.deny), *([history] if self.exclude_seen else [])]
             keep = ~np.isin(candidates, np.concatenate(denied)) & ~self.items.retired[candidates]
-            keep &= True if own is None else np.isin(candidates, own)
+            keep &= np.isfinite(mine) if own is None else np.isfinite(mine) & np.isin(candidates, own)
             best = np.flatnonzero(keep)[np.argsort(-mine[keep], kind="stable")][: self.k]
             yield self._told(request, history, candidates[best].tolist(), mine[best].tolist())
 

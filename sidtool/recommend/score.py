@@ -38,15 +38,16 @@ def score(
 ) -> NDArray[np.float32]:
     """(prompts, candidates) float32: the log-probability of each of (m, levels) candidate SIDs after each prompt.
 
-    Candidates come in any order and may repeat. Equals what `beam_search` gives a SID that it finds. Raises UsageError
-    if a code is off the space, or if the model's attention cannot be steered by a mask.
+    Candidates come in any order and may repeat. Equals what `beam_search` gives a SID that it finds; minus infinity
+    after a prompt without a token. Raises UsageError if a code is off the space, or if the model's attention cannot be
+    steered by a mask.
     """
     tokens.space.check(candidates)
     keys = tokens.space.pack(candidates)
     order = np.argsort(keys, kind="stable")
     distinct = order[np.concatenate([[True], np.diff(keys[order]) > 0])] if len(order) else order
     place = np.searchsorted(keys[distinct], keys)
-    scores = np.empty((len(prompts), len(distinct)), dtype=np.float32)
+    scores = np.full((len(prompts), len(distinct)), -np.inf, dtype=np.float32)
     with evaluating(model) as model:
         how = way(model)
         if how == "generate":

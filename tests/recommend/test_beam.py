@@ -167,18 +167,25 @@ def test_logits_that_are_no_numbers_are_refused() -> None:
         beam_search(model, [[9, 8, 7]], trie, tokens, width=3, k=3)
 
 
+def test_nothing_is_found_after_a_prompt_without_a_token() -> None:
+    trie, tokens = make((6, 6, 6), 100)
+    model = model_of("llama", tokens)
+    (alone,) = beam_search(model, [[9, 8]], trie, tokens, width=3, k=3)
+    before, found, after = beam_search(model, [[], [9, 8], []], trie, tokens, width=3, k=3)
+    assert len(before.leaves) == len(after.scores) == 0
+    assert found.leaves.tolist() == alone.leaves.tolist()
+
+
 def test_nonsense_is_refused() -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = model_of("llama", tokens)
-    with pytest.raises(UsageError, match="no tokens"):
-        beam_search(model, [[9], []], trie, tokens, width=3, k=3)
     with pytest.raises(UsageError, match="at least 1"):
         beam_search(model, [[9]], trie, tokens, width=0, k=3)
 
 
-@given(st.lists(st.integers(1, 50), max_size=30), st.integers(0, 20), st.integers(1, 300))
+@given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 20), st.integers(1, 300))
 def test_batches_hold_each_prompt_once_within_the_budget(lengths: list[int], tree: int, budget: int) -> None:
     found = list(batches(lengths, tree, budget))
-    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+    assert sorted(i for batch in found for i in batch) == [i for i, length in enumerate(lengths) if length]
     for batch in found:
         assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + tree) <= budget

@@ -16,7 +16,7 @@ from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.prompt.serving import Asking, Serving
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend import recommend as module
-from sidtool.recommend.recommend import Request, finished_lines, read_requests, recommend
+from sidtool.recommend.recommend import Request, finished_lines, read_requests, recommend, score_items
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer
 
@@ -164,6 +164,17 @@ def test_an_empty_history_is_asked_too(shop: Any) -> None:
         warnings.simplefilter("error")
         (answer,) = recommend(shop, [Request()], k=3)
     assert len(answer.items) == 3
+
+
+def test_a_history_that_leaves_no_prompt_gets_nothing_and_the_others_their_items(shop: Any) -> None:
+    serving = Serving("sequence", "{history}", 5, 100, markers=False)
+    bare = SimpleNamespace(**{**vars(shop), "contract": SimpleNamespace(serving=serving)})
+    ids = items_of(shop)
+    with pytest.warns(SidtoolWarning, match="1 ids"):
+        nothing, some = recommend(bare, [Request(history=("no such item",)), Request(history=(ids[0],))], k=3)
+    assert (nothing.items, nothing.unknown, len(some.items)) == ((), 1, 3)
+    nothing, some = score_items(bare, [Request(), Request(history=(ids[0],))], ids[:5], k=3)
+    assert (nothing.items, len(some.items)) == ((), 3)
 
 
 def test_nonsense_is_refused(shop: Any) -> None:

@@ -40,6 +40,15 @@ def test_scores_equal_those_of_the_beam() -> None:
     np.testing.assert_allclose(found[0], beam.scores, atol=1e-4)
 
 
+def test_no_candidate_is_likely_after_a_prompt_without_a_token() -> None:
+    _, tokens = make((4, 5, 6), 60)
+    model = tiny_model("llama", vocab_size=vocabulary(tokens))
+    candidates = catalogue((4, 5, 6), 9, 1)
+    found = score(model, [[], [9]], candidates, tokens)
+    assert (found[0] == -np.inf).all()
+    assert np.isfinite(found[1]).all()
+
+
 def test_no_candidates_and_codes_off_the_space() -> None:
     _, tokens = make((4, 5, 6), 60)
     model = tiny_model("llama", vocab_size=vocabulary(tokens))
