@@ -6,6 +6,7 @@ the two moves. Knows paths; knows nothing of what is written.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,10 @@ def partial_path(path: Path) -> Path:
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Raise UsageError if the output is already there and may not be replaced; mend what a killed run left first."""
+    """Raise UsageError if the output is already there and may not be replaced, or is a URL; mend what a killed run left
+    first."""
+    if re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # Path folds the second slash
+        raise UsageError(f"{path} is a URL, and outputs are written to disk", hint="sidtool push publishes a bundle")
     aside = _aside_path(path)
     if aside.exists() and not path.exists():
         aside.rename(path)
