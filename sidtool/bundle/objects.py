@@ -33,7 +33,7 @@ class Objects:
 
     def __init__(self, location: str) -> None:
         self.location = location
-        self._filesystem, self._root = _connect(location)
+        self._filesystem, self._root = connect(location)
 
     def exists(self) -> bool:
         """Whether anything is at the location."""
@@ -127,14 +127,18 @@ class Objects:
             raise DataError(f"{self.location} cannot be read: {reason}") from error
 
 
-def _connect(location: str) -> tuple[Any, str]:
-    """The file system of a location, and its path there."""
+def connect(location: str) -> tuple[Any, str]:
+    """The file system of a path or URL, and the path there; nothing is read or written yet.
+
+    Raises UsageError if the URL is of no store that is known here.
+    """
     import fsspec
 
     if "://" not in location:
-        return fsspec.filesystem("file"), Path(location).absolute().as_posix()
+        return fsspec.filesystem("file", auto_mkdir=True), Path(location).absolute().as_posix()
+    options = {"auto_mkdir": True} if location.startswith(("file://", "local://")) else {"use_listings_cache": False}
     try:
-        filesystem, root = fsspec.core.url_to_fs(location, use_listings_cache=False)
+        filesystem, root = fsspec.core.url_to_fs(location, **options)
     except (ImportError, ValueError) as error:
         protocol = location.partition("://")[0]
         extra = _EXTRAS.get(protocol)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.errors import DataError, SidtoolError, UsageError
+from sidtool.bundle.objects import connect as connected
+from sidtool.errors import DataError, SidtoolError
 
 LOCK = ".lock"
 """Beside what is written under a condition in a local folder."""
@@ -162,15 +163,7 @@ def connect(url: str) -> Place:
     Raises UsageError if the URL is of no store that is known here.
     """
     url = url.rstrip("/")
-    local = "://" not in url or url.startswith(("file://", "local://"))
-    try:
-        import fsspec
-
-        options = {"auto_mkdir": True} if local else {"use_listings_cache": False}
-        filesystem, root = fsspec.core.url_to_fs(url, **options)
-    except (ImportError, ValueError) as error:
-        raise UsageError(f"{url.partition('://')[0]}: {error}", hint="pip install 'sidtool[s3]'") from error
-    return Place(filesystem, root.rstrip("/"), url)
+    return Place(*connected(url), url)
 
 
 def _protocols(filesystem: Any) -> tuple[str, ...]:
