@@ -329,9 +329,30 @@ def write_vectors(work: Path, n: int, dim: int = 384) -> None:
         stream.writelines(f"i{row},item {row}\n" for row in range(n))
 
 
+# Crowding -------------------------------------------------------------------------------------------------------------
+
+
+def crowded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Items that lie so close together that most find their prefix full."""
+    from sidtool.quantize import fit
+    from sidtool.quantize.collisions import assign
+    from sidtool.quantize.report import variance_left
+
+    n, size = (8_000, 24) if arguments.quick else (200_000, 64)
+    vectors = mixture(4, n, 64, clusters=300)
+    codebook = fit(vectors, (size,) * 3)
+    raw, ids = codebook.encode(vectors), [f"{row:06}" for row in range(n)]
+    found, clock, processor = timed(lambda: assign(raw, vectors, codebook, ids, "reassign"))
+    row = {"items": n, "codes": "x".join([str(size)] * 3), "seconds": clock, "processor": processor}
+    row |= {"spilled": int((raw[:, :-1] != found.codes[:, :-1]).any(axis=1).sum()), "collide_after": found.after.items}
+    lost = {"raw": variance_left(vectors, codebook, raw)[-1]}
+    yield row | {"variance_left": lost | {"settled": variance_left(vectors, codebook, found.codes)[-1]}}
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "methods": methods,
     "speed": speed,
+    "crowded": crowded,
     "scale": scale,
 }
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sidtool.errors import UsageError
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.occupancy import Occupancy, spill
+from sidtool.quantize.spill import spill
 from sidtool.sid import MAX_CODES, Codes, SidSpace, Vectors
 from sidtool.vectors import VectorSource
 
@@ -66,7 +66,7 @@ def assign(
 
     `reassign`: in each colliding group one item keeps its code, and the others take free codes of the last level under
     the same prefix, at the least total squared distance. Where a prefix has more items than codes, the rest go to the
-    next-nearest prefix with room. `append`: one level more tells the items of a group apart, by id. `allow`: nothing.
+    nearest prefix with room (`spill`). `append`: one level more tells the items of a group apart, by id. `allow`: nothing.
     Raises UsageError if `reassign` would fill more than 90% of the space, or `append` needs too large a level.
     """
     if policy == "reassign":
@@ -130,9 +130,7 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
         spilled.sort(key=lambda row: ids[row])
         settled = np.ones(len(codes), dtype=bool)
         settled[spilled] = False
-        occupancy = Occupancy(SidSpace(codebook.sizes), codes[settled])
-        latent = codebook.transform(source.take(np.array(spilled)))
-        codes[spilled] = spill(raw[spilled], latent, codebook, occupancy)
+        codes[spilled] = spill(codebook.transform(source.take(np.array(spilled))), codebook, codes[settled])
     return codes
 
 

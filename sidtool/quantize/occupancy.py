@@ -3,7 +3,6 @@
 Knows taken codes and centroids; knows nothing of items. Nobody who is settled is moved.
 """
 
-import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,31 +58,7 @@ def place(vectors: Vectors, codebook: Codebook, occupancy: Occupancy) -> Codes:
     raw, latent = codebook.encode(vectors), codebook.transform(vectors)
     codes = np.empty_like(raw)
     for row, own in enumerate(raw):
-        sid, _ = nearest_free(tuple(own.tolist()), latent[row], codebook, occupancy)
-        occupancy.take(sid)
-        codes[row] = sid
-    return codes
-
-
-def spill(raw: Codes, latent: Vectors, codebook: Codebook, occupancy: Occupancy) -> Codes:
-    """Free codes for items whose prefix is full, given in the order of their ids, as they stand before the first move.
-
-    `latent` is (n, width) in the space of the centroids. The item with the nearest prefix that has room goes first,
-    ties by id; an item whose place was taken meanwhile looks for its next one.
-    """
-    sids = [tuple(own) for own in raw.tolist()]
-    queue = [
-        (nearest_free(sid, vector, codebook, occupancy)[1], row)
-        for row, (sid, vector) in enumerate(zip(sids, latent, strict=True))
-    ]
-    heapq.heapify(queue)
-    codes = np.empty_like(raw)
-    while queue:
-        expected, row = heapq.heappop(queue)
-        sid, distance = nearest_free(sids[row], latent[row], codebook, occupancy)
-        if distance != expected:
-            heapq.heappush(queue, (distance, row))
-            continue
+        sid = nearest_free(tuple(own.tolist()), latent[row], codebook, occupancy)
         occupancy.take(sid)
         codes[row] = sid
     return codes
@@ -91,14 +66,14 @@ def spill(raw: Codes, latent: Vectors, codebook: Codebook, occupancy: Occupancy)
 
 def nearest_free(
     own: tuple[int, ...], latent: NDArray[np.float32], codebook: Codebook, occupancy: Occupancy
-) -> tuple[tuple[int, ...], float]:
-    """The nearest free SID under the longest prefix of `own` with room, and the squared distance to its prefix.
+) -> tuple[int, ...]:
+    """The nearest free SID under the longest prefix of `own` with room.
 
     It goes down level by level as encoding does, past the codes that have no room; ties go to the lowest code.
     Raises RefusedError when the space is full.
     """
     if occupancy.taken(own[:-1])[own[-1]] == 0:
-        return own, 0.0
+        return own
     for depth in reversed(range(len(own))):
         if occupancy.room(own[:depth]).any():
             return _descend(own[:depth], latent, codebook.levels, occupancy)
@@ -109,14 +84,12 @@ def nearest_free(
 
 def _descend(
     prefix: tuple[int, ...], latent: NDArray[np.float32], levels: Sequence[Vectors], occupancy: Occupancy
-) -> tuple[tuple[int, ...], float]:
+) -> tuple[int, ...]:
     residual = latent.astype(np.float64)
     for level, code in zip(levels, prefix, strict=False):
         residual = residual - level[code]
-    distance = 0.0
     for level in levels[len(prefix) :]:
-        distance = float(residual @ residual)
         distances = np.square(residual - level).sum(axis=1)
         code = int(np.where(occupancy.room(prefix), distances, np.inf).argmin())
         prefix, residual = (*prefix, code), residual - level[code]
-    return prefix, distance
+    return prefix
