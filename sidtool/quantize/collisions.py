@@ -66,8 +66,9 @@ def assign(
 
     `reassign`: in each colliding group one item keeps its code, and the others take free codes of the last level under
     the same prefix, at the least total squared distance. Where a prefix has more items than codes, the rest go to the
-    nearest prefix with room (`spill`). `append`: one level more tells the items of a group apart, by id. `allow`: nothing.
-    Raises UsageError if `reassign` would fill more than 90% of the space, or `append` needs too large a level.
+    nearest prefix with room, as `spill` does it. `append`: one level more tells the items of a group apart, by id.
+    `allow`: nothing. Raises UsageError if `reassign` would fill more than 90% of the space, or `append` needs too
+    large a level.
     """
     if policy == "reassign":
         codes, sizes = _reassign(raw, VectorSource.of(vectors), codebook, ids), codebook.sizes
