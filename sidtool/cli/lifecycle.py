@@ -8,8 +8,8 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
-from sidtool.cli.sources import read_side_by_side
-from sidtool.errors import EXIT_REFUSED, DataError, UsageError
+from sidtool.cli.sources import read_ids, read_side_by_side
+from sidtool.errors import EXIT_REFUSED, UsageError
 
 if TYPE_CHECKING:
     from sidtool.bundle.versions import Diff
@@ -64,7 +64,7 @@ def add_items(
             text_template=(opened.manifest.recipe or {}).get("text_template"),
             on_empty=on_empty,  # type: ignore[arg-type]
         )
-    new, gone = unknown(opened, catalogue.ids), _read_ids(remove) if remove is not None else []
+    new, gone = unknown(opened, catalogue.ids), read_ids(remove) if remove is not None else []
     if dry_run:
         return note(f"would add {len(new)} of {len(catalogue)} items to {bundle} and retire {len(gone)}, at {out}")
     if embeddings and len(new):
@@ -151,13 +151,6 @@ def rebind(
     else:
         say(f"{out}: {verdict.message or 'the bundle is the one that the model had'}")
     next_step(f"sidtool recommend {out} --history ...")
-
-
-def _read_ids(path: Path) -> list[str]:
-    try:
-        return list(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _say_diff(found: "Diff", verdict: "Outlook") -> None:

@@ -11,6 +11,7 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say_json, say_table, say_table_aside
+from sidtool.cli.sources import read_ids
 from sidtool.cli.tasks import evaluate_task, say_task
 from sidtool.errors import DataError, UsageError
 
@@ -231,12 +232,7 @@ def _sink(out: Path | None, resume: bool, force: bool) -> Iterator[tuple[IO[str]
 
 
 def _ids(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    return None if path is None else read_ids(path)
 
 
 def _say_evaluation(value: dict[str, Any], *, aside: bool) -> None:

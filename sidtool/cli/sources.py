@@ -1,15 +1,24 @@
-"""Files of vectors on the command line: one source or several, with a weight each where a bundle is built."""
+"""Files that several commands read: lists of item ids, and vectors, one source or several, with a weight each where a
+bundle is built."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidtool.errors import UsageError
+from sidtool.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from sidtool.bundle.bundle import Bundle
     from sidtool.sid import Vectors
     from sidtool.vectors import VectorSource
+
+
+def read_ids(path: Path) -> list[str]:
+    """Item ids, a line each. Raises DataError if the file cannot be read."""
+    try:
+        return list(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def open_weighted(

@@ -10,6 +10,7 @@ import typer
 from sidtool.cli import options, split
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.models import numbers
+from sidtool.cli.sources import read_ids
 from sidtool.errors import UsageError
 
 
@@ -32,6 +33,9 @@ def make_sft(
     ] = None,
     queries: options.Queries = None,
     query_text: options.QueryText = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="File of item ids, a line each, of which rows show SIDs but no text.")
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Extended model: its tokenizer measures rows and gives the chat format.")
     ] = None,
@@ -80,6 +84,7 @@ def make_sft(
         seed=seed,
         tokens=tokens,
         budgets={name: int(value) for name, value in numbers(task_tokens, option="--task-tokens").items()},
+        held_out=frozenset(read_ids(held_out) if held_out else ()),
     )
     catalogue, asked = read_shown(
         items, weights, field, queries, query_text, id_column=id_column, title_column=title_column, text_template=text
@@ -212,6 +217,7 @@ def _say_lineage(lineage: dict[str, Any]) -> None:
     ]
     say_table(["task", "weight", "budget", "rows", "tokens", "share", "longest row"], rows)
     dropped = f", {lineage['dropped_queries']} queries left out" * bool(lineage["dropped_queries"])
+    dropped += f", no text of {lineage['held_out_items']} items" * bool(lineage["held_out_items"])
     say(
         f"protocol {lineage['protocol']}: {lineage['valid']} validation and {lineage['test']} test users; "
         f"{lineage['held_out_events']} held-out events in training rows, "

@@ -32,7 +32,8 @@ class SftOptions:
 
     `budgets` are tokens of single tasks, whose weight then does not count; `tokens` are for the whole mix, and weights
     are then the shares of the tasks without a budget in what these leave. `history_length` counts items, `max_length`
-    tokens of a whole row. Raises UsageError if a value makes no sense.
+    tokens of a whole row. Of the items `held_out` rows show SIDs alone: no title, no column, no query that means one.
+    Raises UsageError if a value makes no sense.
     """
 
     tasks: Mapping[str, float] = field(default_factory=lambda: {"sequence": 1.0})
@@ -42,6 +43,7 @@ class SftOptions:
     seed: int = 0
     tokens: int | None = None
     budgets: Mapping[str, int] = field(default_factory=dict)
+    held_out: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         check_weights(self.tasks)
@@ -71,10 +73,10 @@ class RowMaker:
     """Makes the rows of a split; without a tokenizer it cannot measure rows, and `max_length` is left to training.
 
     `queries` are what query tasks ask with. `dropped` counts training events of items that the bundle lacks,
-    `dropped_queries` queries of such items, or of users whose training events do not hold the item.
+    `dropped_queries` queries of such items, of held-out ones, or of users whose training events do not hold the item.
 
     Raises UsageError if a whole history cannot fit, if a task needs a column that the items have not or queries and
-    there are none, and if there is a token budget and no tokenizer.
+    there are none, if there is a token budget and no tokenizer, and if a held-out item is none of the bundle's.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class RowMaker:
         self._markers = bundle.space.has_markers
         self._encoder = PromptEncoder(tokenizer, SidTokens(bundle.space, len(tokenizer))) if tokenizer else None
         self._frames = {task: frames(task, tokenizer, options.format) for task in options.tasks}
-        self._case = Showcase(bundle, items, self._encoder)
+        self._case = Showcase(bundle, items, self._encoder, options.held_out)
         self._queries = queries
         self._histories = Histories(bundle, options.history_length)
         self.dropped = self.dropped_queries = 0
@@ -108,6 +110,9 @@ class RowMaker:
                 raise UsageError(f"task {name} needs SIDs of two levels or more, these have {self._space.levels}")
         if self._encoder is None and (options.tokens or options.budgets):
             raise UsageError("a token budget needs a tokenizer", hint="--model names the model that is trained")
+        unknown = sorted(options.held_out - set(self._map.ids))
+        if unknown:
+            raise UsageError(f"{len(unknown)} items to hold out are not in the bundle, as {unknown[0]!r}")
         longest = (options.history_length + 1) * (self._space.levels + 2 * self._markers)
         if "sequence" in options.tasks and longest > options.max_length:
             raise UsageError(
@@ -272,7 +277,8 @@ class RowMaker:
         self.dropped_queries = 0
         for number, query in enumerate(self._queries):
             row, place = self._histories.row.get(query.item), positions.get((query.user or "", query.item))
-            if row is None or self._map.retired[row] or (query.user is not None and place is None):
+            refused = query.item in self._options.held_out or (query.user is not None and place is None)
+            if row is None or self._map.retired[row] or refused:
                 self.dropped_queries += 1
                 continue
             events = () if query.user is None or place is None else ((query.user, query.item, place),)

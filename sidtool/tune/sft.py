@@ -185,6 +185,7 @@ def _lineage(
         "row_format": options.format,
         "max_length": options.max_length,
         "history_length": options.history_length,
+        "held_out_items": len(options.held_out),
         "seed": options.seed,
         "templates": maker.templates,
         "serving": serving.to_json() if serving else None,

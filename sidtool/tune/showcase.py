@@ -4,7 +4,7 @@ Knows items and what is shown of them, as segments; knows nothing of tasks, even
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.catalog.items import Items
@@ -14,13 +14,19 @@ _SLOTS = re.compile(r"(\{(?:sid|title|facts)\})")
 
 
 class Showcase:
-    """The items of a bundle by row of its map, with their titles and columns out of the catalogue."""
+    """The items of a bundle by row of its map, with their titles and columns out of the catalogue.
 
-    def __init__(self, bundle: Bundle, items: Items, encoder: PromptEncoder | None) -> None:
+    Items whose ids are `untold` are shown by their SIDs alone, as if they had no text.
+    """
+
+    def __init__(
+        self, bundle: Bundle, items: Items, encoder: PromptEncoder | None, untold: Collection[str] = ()
+    ) -> None:
         self._space, self._map, self._items, self._encoder = bundle.space, bundle.items, items, encoder
         self._markers = bundle.space.has_markers
         places = {item_id: place for place, item_id in enumerate(items.ids)}
         self._place = [places.get(item_id, -1) for item_id in bundle.items.ids]  # row of the map -> place in `items`
+        self._told = [item_id not in untold for item_id in bundle.items.ids]
         self._lengths: dict[tuple[str, int], int] = {}
 
     def shown(self, kind: str, row: int, number: int = 0) -> tuple[Segment, ...]:
@@ -37,7 +43,9 @@ class Showcase:
         return (catalogue(text),) if text else ()
 
     def text(self, kind: str, row: int) -> str:
-        """The title or a column of an item, "" where there is none."""
+        """The title or a column of an item, "" where there is none or none is to be told."""
+        if not self._told[row]:
+            return ""
         place = self._place[row]
         if kind == "title":
             return shortened((self._items.titles[place] if place >= 0 else "") or self._map.title(row))

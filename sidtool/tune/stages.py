@@ -11,7 +11,7 @@ from typing import Any
 from sidtool.output import refuse_existing
 from sidtool.tune.settings import StageSettings
 from sidtool.tune.sft import side_files
-from sidtool.tune.train import Log, Progress, Tell, train
+from sidtool.tune.train import Log, Progress, Tell, recommends, train
 
 
 def train_stages(
@@ -29,7 +29,8 @@ def train_stages(
 ) -> list[dict[str, Any]]:
     """Run the stages; the last one's model becomes `out`. A run that was killed goes on where it was.
 
-    A stage with rows of its own validates on the users beside them unless `valid` is given. `progress` is asked for the
+    A stage validates on the users beside its rows unless `valid` is given, if it or one before it learns to recommend
+    (`recommends`): a stage of titles alone trains to its end. `progress` is asked for the
     reporter of each stage by its number. Returns each stage's summary. Raises as `train`, and UsageError if what lies
     between is of other settings, unless `force`.
     """
@@ -46,7 +47,7 @@ def train_stages(
                 target,
                 options=stage.options,
                 fields=stage.fields,
-                valid=valid or side_files(of)["valid"],
+                valid=valid or (side_files(of)["valid"] if recommends(model_dir, of) else None),
                 force=force,
                 keep=not last,
                 trust_remote_code=trust_remote_code,

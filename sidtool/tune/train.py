@@ -79,6 +79,11 @@ def train(
         return run.go(force, progress, log)
 
 
+def recommends(model_dir: Path, rows: Path) -> bool:
+    """Whether these rows, or those of a stage before, say how a model is served, so that it can be validated."""
+    return bool(read_lineage(rows)["serving"] or read_contract(model_dir).serving)
+
+
 def inherited(stage: str, folder: Path, contract: Contract, bundle: Bundle) -> str:
     """What a stage takes over from the model's folder before it, as a line for people."""
     road = " > ".join([*(str(parent["stage"]) for parent in contract.parents), contract.stage])

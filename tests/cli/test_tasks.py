@@ -135,6 +135,28 @@ def test_held_out_items_are_asked_alone(road: Road, spoken: Path, tmp_path: Path
     assert "nothing to ask" in refused(1, *ask, "--held-out", below)
 
 
+def test_titles_are_learned_alone_and_held_out_ones_are_not_told(road: Road, tmp_path: Path) -> None:
+    """A mix that teaches no recommending trains to its end, by stages too; nothing could validate it."""
+    held, rows = write_lines(tmp_path / "held", ["b003", "b004"]), tmp_path / "train.jsonl"
+    made = ("make-sft", road.bundle, road.items, road.events, "-o", rows, "--model", road.model)
+    mix = ("--task", "title-to-sid=2", "--task", "sid-to-title=2", "--held-out", held)
+    said = done(*made, *mix)
+    assert "no text of 2 items" in said.out
+    lineage = json.loads((tmp_path / "train.jsonl.meta.json").read_text())
+    assert (lineage["held_out_items"], lineage["serving"]) == (2, None)
+    assert lineage["tasks"]["title-to-sid"]["rows"] == 2 * (N_ITEMS - 2)
+    titles = [json.loads(line)["title"] for line in road.items.read_text().splitlines()]
+    told = rows.read_text()
+    assert [title for title in titles if title + "\\n" not in told and f'"{title}<' not in told] == titles[3:5]
+    (tmp_path / "stages.yaml").write_text("num_train_epochs: 1\nstages: [{stage: rows}, {stage: full}]\n")
+    ran = done("train", road.model, rows, "-o", tmp_path / "out", "--config", tmp_path / "stages.yaml", "--json")
+    assert [stage["metric"] for stage in ran.json["stages"]] == [None, None]
+    ask = ("evaluate", tmp_path / "out", "--task", "title-to-sid", "--width", 2, "--json")
+    assert done(*ask, "--held-out", held).json["n"] == 2
+    wrong = write_lines(tmp_path / "wrong", ["zzz"])
+    assert "not in the bundle, as 'zzz'" in refused(2, *made, "--force", "--held-out", wrong)
+
+
 def refused_after_figures(*arguments: object) -> str:
     ran = run(*arguments)
     assert ran.code == 3

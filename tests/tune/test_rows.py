@@ -302,6 +302,22 @@ def test_budgets_that_cannot_be(bundle: Bundle, catalogue: Items) -> None:
         RowMaker(bundle, catalogue, options)
 
 
+def test_of_held_out_items_rows_show_sids_alone(bundle: Bundle, catalogue: Items, split: Split) -> None:
+    held = frozenset({"i3", "i17"})
+    told = [catalogue.titles[int(item[1:])] for item in held] + ["something like number 3", "another name for three"]
+    maker, rows = made(bundle, catalogue, split, SftOptions(dict.fromkeys(ALL_TASKS, 2.0), held_out=held))
+    assert maker.dropped_queries == 3
+    seen = set()
+    for row in rows:
+        words = "\n".join(piece.text for piece in (*row.prompt, *row.answer) if piece.kind == "catalogue")
+        assert not any(text in words.splitlines() for text in told)
+        assert named_task(row.task).per == "user" or row.item not in held
+        seen |= {item for _, item, _ in row.events}
+    assert held <= seen  # their SIDs are in histories all the same
+    with pytest.raises(UsageError, match="1 items to hold out are not in the bundle, as 'nowhere'"):
+        RowMaker(bundle, catalogue, SftOptions(held_out=frozenset({"i3", "nowhere"})))
+
+
 TRAPS = ("<s_a_1>", "<|im_end|>", "<|sid_begin|>", "<|sid_end|>", "<eos>", "<bos>", "<|im_start|>user", "{item}{sid}")
 trapped = st.lists(st.one_of(st.sampled_from(TRAPS), st.text(max_size=5)), min_size=1, max_size=4).map("".join)
 
