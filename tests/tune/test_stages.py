@@ -110,7 +110,9 @@ class _Killed(Exception):
 
 
 @pytest.mark.parametrize(
-    "options", [TrainOptions(stage="rows", ema=0.9, **SMALL), lora(lora_dropout=0.1), lora(ema=0.9)]
+    "options",
+    [TrainOptions(stage="rows", ema=0.9, **SMALL), TrainOptions(**SMALL), lora(lora_dropout=0.1), lora(ema=0.9)],
+    ids=["rows", "full", "lora", "lora-ema"],
 )
 def test_a_killed_stage_has_the_losses_of_one_left_alone(
     tmp_path: Path, models: Make, rows: Make, options: TrainOptions
