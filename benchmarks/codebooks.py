@@ -47,8 +47,11 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
 # Methods --------------------------------------------------------------------------------------------------------------
 
 
-def check_nearest(vectors: Any, codebook: Any) -> float:
-    """The share of rows whose codes had a clear margin; all of those must be nearest by a computation in float64."""
+def check_nearest(vectors: Any, codebook: Any) -> dict[str, float]:
+    """The share of rows whose codes had a clear margin, and of those to which torch gives the same codes in float32.
+
+    Every clear code must be nearest by a computation in float64, and by torch's.
+    """
     residual, clear = codebook.transform(vectors).astype(np.float64), np.ones(len(vectors), dtype=bool)
     codes = codebook.encode(vectors)
     for level, column in zip(codebook.levels, codes.T, strict=True):
@@ -60,7 +63,22 @@ def check_nearest(vectors: Any, codebook: Any) -> float:
         if (distances.argmin(axis=1) != column)[clear].any():
             raise SystemExit(f"{codebook.method}: a code is not the nearest one")
         residual -= centroids[column]
-    return float(clear.mean())
+    agree = (codes_by_torch(codebook.transform(vectors), codebook.levels) == codes).all(axis=1)
+    if not agree[clear].all():
+        raise SystemExit(f"{codebook.method}: torch and numpy disagree where the margin is clear")
+    return {"clear": float(clear.mean()), "torch_agrees": float(agree.mean())}
+
+
+def codes_by_torch(latent: Any, levels: Any) -> Any:
+    """The nearest centroid of each residual, level by level, as torch finds it."""
+    import torch
+
+    residual, codes = torch.from_numpy(latent), []
+    for level in map(torch.from_numpy, levels):
+        parts = [torch.cdist(rows, level, compute_mode="donot_use_mm_for_euclid_dist") for rows in residual.split(1024)]
+        codes.append(torch.cat(parts).argmin(dim=1))
+        residual = residual - level[codes[-1]]
+    return torch.stack(codes, dim=1).numpy()
 
 
 def check_method(vectors: Any, method: str, options: dict[str, Any]) -> None:
@@ -106,8 +124,8 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         bundle = build(items, vectors, plan, name=method, encoder={"vectors": "given"})
         if any(item not in bundle.item_ids(bundle.sid(item)) for item in items.ids[::50]):
             raise SystemExit(f"{method}: an item is not among those of its SID")
-        clear = check_nearest(vectors, bundle.codebook)
-        yield row_of(" ".join([method, *options]), describe(bundle, evidence)) | {"clear": clear}
+        checked = check_nearest(vectors, bundle.codebook)
+        yield row_of(" ".join([method, *options]), describe(bundle, evidence)) | checked
     lines = as_first_met(items, data / "interactions.csv")
     for kind in ("rqvae", "rkmeans"):
         bundle = read_minionerec(data / f"{kind}_native.index.json", name=kind, items=lines, keys="line")

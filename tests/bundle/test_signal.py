@@ -1,6 +1,7 @@
 """A bundle built with people: what is held out cannot touch it, and new items find their place by their text."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ import pytest
 from sidtool.bundle import Bundle, verify
 from sidtool.bundle.add import add_items
 from sidtool.bundle.build import Plan, build, build_codebook
+from sidtool.bundle.signal import Way
 from sidtool.catalog.interactions import read_interactions
 from sidtool.catalog.items import Items, make_items
-from sidtool.catalog.splits import Split, leave_one_out, temporal
+from sidtool.catalog.splits import Split, given, leave_one_out, temporal
 from sidtool.errors import DataError
 from sidtool.quantize.fusion import Blend
+from tests.catalog.files import write_table
 from tests.quantize.material import mixture
 
 N = 60
@@ -26,38 +29,72 @@ def listed(ids: tuple[str, ...]) -> Items:
 
 
 def split_of(folder: Path, events: list[tuple[str, str, int]], protocol: str = "leave-one-out") -> Split:
+    if protocol == "given":
+        return windowed(folder, events)
     path = folder / "events.csv"
     path.write_text("user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in events))
     read = read_interactions(path)
     return leave_one_out(read) if protocol == "leave-one-out" else temporal(read, valid_from=4, test_from=5)
 
 
-def built(split: Split | None, *, seed: int = 0, method: str = "rq-kmeans", **blend: object) -> Bundle:
+def windowed(folder: Path, events: list[tuple[str, str, int]]) -> Split:
+    """The same events as files of windows: the last of each user is asked for by test, the one before it by valid."""
+    rows: dict[str, list[dict[str, str]]] = {"train": [], "valid": [], "test": []}
+    for user in dict.fromkeys(user for user, _, _ in events):
+        items = [item for owner, item, _ in events if owner == user]
+        for at in range(1, len(items)):
+            part = {len(items) - 1: "test", len(items) - 2: "valid"}.get(at, "train")
+            rows[part].append({"user_id": user, "history_item_id": str(items[:at]), "item_id": items[at]})
+    for part, table in rows.items():
+        columns = {name: [row[name] for row in table] for name in table[0]}
+        write_table(folder / f"{part}.csv", columns)
+    return given(*(folder / f"{part}.csv" for part in rows))
+
+
+def built(
+    split: Split | None, *, seed: int = 0, method: str = "rq-kmeans", signal: Way = "fused", **blend: object
+) -> Bundle:
     options = {"epochs": 2} if method in ("rq-vae", "rq-kmeans+", "fsq") else {}
     settings = Blend(**{"signal_dim": 6, **blend})  # type: ignore[arg-type]
-    plan = Plan((8, 8, 4), method, seed=seed, blend=settings, options=options)
+    plan = Plan((8, 8, 4), method, seed=seed, blend=settings, options=options, signal=signal)
     return build(listed(IDS), mixture(0, N, 10), plan, name="shop", encoder={"vectors": "given"}, split=split)
 
 
-@pytest.mark.parametrize("protocol", ["leave-one-out", "temporal"])
-def test_held_out_events_leave_no_trace_and_training_events_do(tmp_path: Path, protocol: str) -> None:
-    bundle = built(split_of(tmp_path, EVENTS, protocol))
+@pytest.mark.parametrize(
+    ("protocol", "way"),
+    [
+        ("leave-one-out", {}),
+        ("temporal", {}),
+        ("given", {}),
+        ("leave-one-out", {"method": "rq-vae", "signal": "contrastive"}),
+        ("leave-one-out", {"method": "rq-vae", "signal": "both"}),
+        ("given", {"method": "rq-vae", "signal": "both"}),
+    ],
+)
+def test_held_out_events_leave_no_trace_and_training_events_do(
+    tmp_path: Path, protocol: str, way: dict[str, Any]
+) -> None:
+    bundle = built(split_of(tmp_path, EVENTS, protocol), **way)
+    assert (bundle.manifest.recipe or {})["signal"]["protocol"] == protocol
     lengths = {user: sum(event[0] == user for event in EVENTS) for user, _, _ in EVENTS}
     held_out = [
         at
         for at, (user, _, step) in enumerate(EVENTS)
-        if (step >= lengths[user] - 2 if protocol == "leave-one-out" else step >= 4)
+        if (step >= 4 if protocol == "temporal" else step >= lengths[user] - 2)
     ]
     trained = next(at for at in range(len(EVENTS)) if at not in held_out)
 
     def with_others(places: list[int]) -> Bundle:
         changed = [(u, IDS[N - 1] if at in places else i, t) for at, (u, i, t) in enumerate(EVENTS)]
-        return built(split_of(tmp_path, changed, protocol))
+        return built(split_of(tmp_path, changed, protocol), **way)
 
     other = with_others(held_out)
     assert other.identity == bundle.identity
+    assert (other.items.codes == bundle.items.codes).all()
     assert other.manifest.source != bundle.manifest.source  # the whole file's digest is told, outside the identity
-    assert with_others([trained]).identity.codebook != bundle.identity.codebook
+    changed = with_others([trained])
+    assert changed.identity.codebook != bundle.identity.codebook
+    assert any((a != b).any() for a, b in zip(changed.codebook.levels, bundle.codebook.levels, strict=True))
 
 
 def test_the_recipe_records_what_entered(tmp_path: Path) -> None:

@@ -102,6 +102,20 @@ def test_the_protocols_are_those_of_make_sft(road: Road, tmp_path: Path) -> None
     assert Bundle.open(out).manifest.recipe["signal"]["protocol"] == "temporal"
 
 
+def test_files_that_others_have_split_are_taken(road: Road, tmp_path: Path) -> None:
+    ids = road.vectors.with_suffix(".ids.txt").read_text().split()
+    rows = [f'u{user},"{ids[user : user + 3]}",{ids[user + 3]}' for user in range(len(ids) - 3)]
+    parts = {"train": rows[2:], "valid": rows[:1], "test": rows[1:2]}
+    head = "user_id,history_item_id,item_id"
+    files = {part: write_lines(tmp_path / f"{part}.csv", [head, *lines]) for part, lines in parts.items()}
+    given = ("--protocol", "given", "--valid", files["valid"], "--test", files["test"], "--set", "signal_dim=4")
+    out = tmp_path / "g.zarr"
+    done(*built(road, out, "--interactions", files["train"], *given))
+    done("verify", out)
+    signal = Bundle.open(out).manifest.recipe["signal"]
+    assert (signal["protocol"], signal["train_events"]) == ("given", 4 * len(parts["train"]))
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
