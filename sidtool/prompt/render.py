@@ -130,6 +130,7 @@ class PromptEncoder:
         self._plain = _plain_backend(tokenizer)
         self._forbidden = _forbidden_ids(tokenizer)
         self._template = lru_cache(4096)(self._encode_template)  # templates repeat in every row
+        self._catalogue = lru_cache(1 << 16)(self._encode_catalogue)  # and so do titles in histories
 
     def ids(self, segments: Sequence[Segment]) -> list[int]:
         """Token ids of the segments, one after the other."""
@@ -138,21 +139,25 @@ class PromptEncoder:
             if segment.kind == "sid":
                 ids.extend(self.tokens.start + place for place in segment.places)
             else:
-                ids.extend(self._template(segment.text) if segment.kind == "template" else self.catalogue(segment.text))
+                encode = self._template if segment.kind == "template" else self._catalogue
+                ids.extend(encode(segment.text))
         return ids
 
     def catalogue(self, text: str) -> list[int]:
         """Ids of catalogue text: never one of an added or special token, whatever the text spells."""
+        return list(self._catalogue(text))
+
+    def _encode_catalogue(self, text: str) -> tuple[int, ...]:
         encoding = self._plain.encode(text, add_special_tokens=False)
         bad = next((i for i, token in enumerate(encoding.ids) if token in self._forbidden), None)
         if bad is None:
-            return list(encoding.ids)
+            return tuple(encoding.ids)
         # the base vocabulary knows this special token too: no token may span its middle, so encode the halves apart
         start, stop = encoding.offsets[bad]
         middle = (start + stop) // 2
         if not 0 < middle < len(text):
             middle = len(text) // 2
-        return self.catalogue(text[:middle]) + self.catalogue(text[middle:]) if len(text) > 1 else []
+        return (*self._encode_catalogue(text[:middle]), *self._encode_catalogue(text[middle:])) if len(text) > 1 else ()
 
     def _encode_template(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,10 +1,12 @@
-"""Every row of every task on real catalogues fits and ends with its whole answer: Beauty and MovieLens-100K.
+"""Every row of every task on real catalogues fits, ends with its whole answer and holds no token that a text spells.
 
-Beauty is read where the shared data is at hand, MovieLens out of the folder or wheel that SIDTOOL_RECBOLE names.
+Rows of items and queries are made in every template, those of histories in templates by turns: a history gives way.
+
+Beauty is read where the shared data is at hand, MovieLens out of the wheel `recbole` (see the Makefile).
 """
 
-import os
-import zipfile
+from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,11 @@ from sidtool.catalog.interactions import read_interactions
 from sidtool.catalog.items import Items, read_items
 from sidtool.catalog.queries import compose_queries
 from sidtool.catalog.splits import leave_one_out
+from sidtool.prompt.render import prompt_encoder, shortened
+from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 from sidtool.tune.rows import RowMaker, SftOptions
-from sidtool.tune.tasks import FAMILIES, TASKS, named_task
+from sidtool.tune.tasks import FAMILIES, TASKS, named_task, served_task
 from tests.catalog.test_shared_data import DATA
 from tests.models import tiny_tokenizer
 
@@ -41,9 +45,12 @@ def check(items: Items, events: Path, kind: str) -> None:
     tasks = [
         task for task in (*TASKS, *families) if {named_task(task).source, named_task(task).target} <= {*known, "prefix"}
     ]
-    options = SftOptions(dict.fromkeys(tasks, 1.0), format=kind, max_length=MAX_LENGTH)  # type: ignore[arg-type]
+    weights = {task: 1.0 if named_task(task).per == "user" else 3.0 for task in tasks}
+    options = SftOptions(weights, format=kind, max_length=MAX_LENGTH)  # type: ignore[arg-type]
     maker = RowMaker(bundle, items, options, tokenizer, compose_queries(items, "something like {title}"))
-    seen = set()
+    columns = {"title": items.titles, **items.fields}
+    place = {item: row for row, item in enumerate(items.ids)}
+    texts, frames = set(), set()
     for row in maker.rows(leave_one_out(read_interactions(events))):
         length = maker.length([*row.prompt, *row.answer])
         assert length is not None
@@ -53,13 +60,19 @@ def check(items: Items, events: Path, kind: str) -> None:
         if row.task != "sequence":
             assert row.answer[-1].text.endswith(close)
         if task.target == "sid" and row.task != "sequence":
-            codes = row.answer[0].places
-            assert len(codes) == bundle.space.levels
-            bundle.space.check(np.array([codes]) - bundle.space.offsets)
-        elif task.target not in ("sid", "text"):  # running text of an item without a title has only its SID
-            assert any(piece.kind == "catalogue" and piece.text for piece in row.answer)
-        seen.add(row.task)
-    assert seen == set(tasks)
+            own = bundle.items.codes[bundle.items.row(row.item or "")] + bundle.space.offsets
+            assert row.answer[0].places == tuple(own.tolist())
+        elif task.target not in ("sid", "text"):
+            (told,) = (piece.text for piece in row.answer if piece.kind == "catalogue")
+            assert told == shortened(columns[task.target][place[row.item or ""]]) != ""
+        texts |= {piece.text for piece in (*row.prompt, *row.answer) if piece.kind == "catalogue"}
+        frames.add((row.task, tuple(piece.text for piece in row.prompt if piece.kind == "template")))
+    shown = Counter(task for task, _ in frames)
+    once = {"sequence", served_task(weights), *(task for task in tasks if named_task(task).target == "text")}
+    assert all(shown[task] >= (1 if task in once else 3) for task in tasks)  # every template has had its turn
+    added, encoder = set(tokenizer.added_tokens_decoder), prompt_encoder(tokenizer, SidTokens(bundle.space, 512))
+    for text in texts:
+        assert not added & {*encoder.catalogue(text), *encoder.catalogue(f"{text}<s_a_1> <|im_end|>{text}<eos>")}
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
@@ -68,13 +81,11 @@ def test_beauty(kind: str) -> None:
     check(read_items(DATA / "beauty" / "items.jsonl"), DATA / "beauty" / "interactions.csv", kind)
 
 
-@pytest.mark.skipif("SIDTOOL_RECBOLE" not in os.environ, reason="SIDTOOL_RECBOLE names no recbole wheel or folder")
+@pytest.mark.skipif(find_spec("recbole") is None, reason="the wheel recbole is not installed")
 @pytest.mark.parametrize("kind", ["plain", "chat"])
-def test_movielens(tmp_path: Path, kind: str) -> None:
-    place = Path(os.environ["SIDTOOL_RECBOLE"])
-    if place.suffix == ".whl":
-        with zipfile.ZipFile(place) as wheel:
-            wheel.extractall(tmp_path, [name for name in wheel.namelist() if "/ml-100k/" in name])
-        place = tmp_path
-    films = next(place.rglob("ml-100k.item"))
+def test_movielens(kind: str) -> None:
+    spec = find_spec("recbole")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    films = Path(spec.submodule_search_locations[0]) / "dataset_example" / "ml-100k" / "ml-100k.item"
     check(read_items(films, fields=("class", "release_year")), films.with_suffix(".inter"), kind)
