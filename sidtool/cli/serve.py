@@ -39,8 +39,12 @@ def recommend(
     k: Annotated[int, typer.Option("-k", help="Items for each request.")] = 10,
     width: Width = 50,
     normalise: Annotated[
-        str, typer.Option(help="Scores over the codes of a level, or over the whole vocabulary as `generate` has them.")
-    ] = "level",
+        str | None,
+        typer.Option(
+            help="Scores over the codes of a level, those of them that the catalogue goes on with (trie), or the whole"
+            " vocabulary, as `generate` has them; if not given, as the model was trained."
+        ),
+    ] = None,
     exclude_seen: ExcludeSeen = False,
     allow: Annotated[Path | None, typer.Option(help="File of item ids, a line each: no others are given.")] = None,
     deny: Annotated[Path | None, typer.Option(help="File of item ids that are never given.")] = None,
@@ -67,8 +71,8 @@ def recommend(
         raise UsageError("--resume needs -o, the output to go on with")
     if candidates is not None and allow is not None:
         raise UsageError("--candidates is an allow list already", hint="leave --allow out")
-    if normalise not in ("level", "vocabulary"):
-        raise UsageError(f"scores are normalised over level or vocabulary, not {normalise!r}")
+    if normalise not in (None, "level", "vocabulary", "trie"):
+        raise UsageError(f"scores are normalised over level, trie or vocabulary, not {normalise!r}")
     with _lines(file) as lines, _sink(out, resume, force) as (sink, done):
         served = _load(model, bundle, device, dtype, trust_remote_code)
         one = Request(history=tuple(filter(None, (history or "").split(","))), text=text)

@@ -89,7 +89,8 @@ def rank_sids(
             titles = [bundle.items.title(row) for row in rows.tolist()] if serving.history_as == "title" else None
             prompts.append(prompt_ids(serving, served.tokenizer, served.tokens, bundle.items.codes[rows], titles))
             filters.append(LeafFilter.of(trie, None, rows) if asked.exclude_seen and len(rows) else None)
-        found = beam_search(served.model, prompts, trie, served.tokens, width=width, k=k, filters=filters)
+        how = {"width": width, "k": k, "normalise": served.contract.normalise, "filters": filters}
+        found = beam_search(served.model, prompts, trie, served.tokens, **how)
         for row, (leaves, _) in enumerate(found, start):
             ranked[row, : len(leaves)] = leaves
         if progress is not None:

@@ -129,7 +129,8 @@ def _ranked(
     for start in range(0, len(prompts), CHUNK):
         part = prompts[start : start + CHUNK]
         for row, (leaves, _) in enumerate(
-            beam_search(served.model, part, trie, served.tokens, width=width, k=k), start
+            beam_search(served.model, part, trie, served.tokens, width=width, k=k, normalise=served.contract.normalise),
+            start,
         ):
             ranked[row, : len(leaves)] = leaves
         if progress is not None:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sidtool.bundle.bundle import Bundle, verify
 from sidtool.bundle.manifest import Identity
@@ -18,7 +18,7 @@ from sidtool.prompt.serving import Asking, Serving
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 
-FORMAT = 0
+FORMAT = 1
 """The newest contract format that this version reads and the one that it writes."""
 CONTRACT = "sid.json"
 BUNDLE_COPY = "sid.zarr"
@@ -51,6 +51,8 @@ class Contract:
     """of an adapter: path and weights (file -> SHA-256) of the folder that it changes; None for a whole model"""
     asking: Asking | None = None
     """how the model is asked in words; None until a stage has taught it that"""
+    normalise: Literal["level", "trie"] = "level"
+    """what its scores are normalised over: the codes of a level, or those that the catalogue goes on with"""
 
     @property
     def tokens(self) -> SidTokens:
@@ -74,6 +76,7 @@ class Contract:
             "serving": self.serving.to_json() if self.serving else None,
             **({"base_folder": dict(self.base_folder)} if self.base_folder else {}),
             "asking": self.asking.to_json() if self.asking else None,
+            "normalise": self.normalise,
         }
 
     @classmethod
@@ -101,6 +104,7 @@ class Contract:
                 serving=Serving.from_json(value["serving"]) if value["serving"] else None,
                 base_folder=dict(value["base_folder"]) if value.get("base_folder") else None,
                 asking=Asking.from_json(value["asking"]) if value.get("asking") else None,
+                normalise=value.get("normalise", "level"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"the model's contract is malformed: {type(error).__name__} {error}") from error

@@ -62,6 +62,11 @@ class TrieArrays:
         return nodes
 
 
+def over_children(logs: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+    """(..., fan-out) log-probabilities of candidates -> the same as a distribution over the legal ones of each row."""
+    return logs - logs.masked_fill(~legal, -torch.inf).logsumexp(-1, keepdim=True)
+
+
 class FilterArrays:
     """The filters of a batch, one a request (None: everything may be given): sorted leaves behind one another."""
 

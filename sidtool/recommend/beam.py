@@ -17,7 +17,7 @@ from sidtool.bundle.trie import Trie
 from sidtool.errors import DataError, UsageError
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend import plain
-from sidtool.recommend.arrays import FilterArrays, TrieArrays, trie_arrays
+from sidtool.recommend.arrays import FilterArrays, TrieArrays, over_children, trie_arrays
 from sidtool.recommend.filters import LeafFilter
 from sidtool.recommend.head import Head, Normalise
 from sidtool.recommend.probe import way
@@ -51,9 +51,10 @@ def beam_search(
 
     `width` beams are kept at each level, more where k asks for more; k SIDs come back whenever k may be given.
     `normalise`: "level" makes each step a distribution over the level's codes; "vocabulary" over all tokens, which
-    gives exactly the scores of `generate`. Both keep the probability of codes that no item has: renormalising over the
-    legal codes alone would favour prefixes with few children. `filters`, one a prompt, exclude items exactly. After a
-    prompt without a token a model says nothing: none is found for it.
+    gives exactly the scores of `generate`. Both keep the probability of codes that no item has. "trie" makes it one
+    over the codes that the catalogue goes on with, so that the probabilities of all SIDs sum to one: for models that
+    learned so (`loss_over=trie`); with others it favours prefixes with few children. `filters`, one a prompt, exclude
+    items exactly and change no score. After a prompt without a token a model says nothing: none is found for it.
 
     Raises UsageError on a width below 1, DataError if the model's logits are not numbers.
     """
@@ -108,9 +109,12 @@ class _Search:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """The best children of (batch, beams) nodes: their ids, codes, scores, and the beam that each comes from."""
         children, codes, legal = self.trie.candidates(level, nodes)  # (batch, beams, fan-out) each
+        logs = logs.gather(-1, codes)
+        if self.normalise == "trie":
+            logs = over_children(logs, legal)
         if masks is not None:
             legal &= masks.alive(level, children)
-        totals = scores.unsqueeze(-1) + logs.gather(-1, codes)
+        totals = scores.unsqueeze(-1) + logs
         totals = totals.masked_fill_(~legal, -torch.inf).flatten(1)  # (batch, beams * fan-out)
         width = min(self.width, len(self.trie.codes[level]), totals.shape[1])
         scores, places = totals.topk(width)

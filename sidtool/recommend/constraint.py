@@ -13,7 +13,7 @@ from transformers import LogitsProcessor
 from sidtool.bundle.trie import Trie
 from sidtool.errors import DataError
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommend.arrays import FilterArrays, trie_arrays
+from sidtool.recommend.arrays import FilterArrays, over_children, trie_arrays
 from sidtool.recommend.filters import LeafFilter
 from sidtool.recommend.head import Normalise
 
@@ -23,8 +23,8 @@ class SidLogitsProcessor(LogitsProcessor):
 
     With `markers`, a SID is wrapped: what is no SID token is followed by the begin marker, the last code by the end
     marker. Without, codes follow one another. `normalise` "level" replaces the scores by log-probabilities over the
-    level's codes, "vocabulary" leaves them as they are. `filters`, one a prompt, exclude items; rows of a prompt's
-    beams lie together, as `generate` has them.
+    level's codes, "trie" over those of them that are legal, "vocabulary" leaves them as they are. `filters`, one a
+    prompt, exclude items; rows of a prompt's beams lie together, as `generate` has them.
 
     With `strict`, a row whose prefix no legal SID has raises DataError; beam search needs it off where it keeps beams
     that it has given up (more beams than legal prefixes), and their rows get nothing but minus infinity then.
@@ -71,15 +71,18 @@ class SidLogitsProcessor(LogitsProcessor):
     ) -> None:
         arrays = trie_arrays(self._trie, scores.device)
         children, codes, legal = arrays.candidates(level, nodes.unsqueeze(1))  # (rows, 1, fan-out) each
+        start = int(self._tokens.level_starts[level])
+        found = scores[rows, start : start + arrays.sizes[level]]
+        if self._normalise != "vocabulary":
+            found = found.log_softmax(-1)
+        picked = found.gather(1, codes[:, 0])
+        if self._normalise == "trie":
+            picked = over_children(picked, legal[:, 0])
         if self._filters is not None:
             per_prompt = len(out) // len(self._filters)
             chosen = [self._filters[row // per_prompt] for row in rows.tolist()]
             legal &= FilterArrays(chosen, arrays, scores.device).alive(level, children)
-        start = int(self._tokens.level_starts[level])
-        found = scores[rows, start : start + arrays.sizes[level]]
-        if self._normalise == "level":
-            found = found.log_softmax(-1)
-        picked = found.gather(1, codes[:, 0]).masked_fill(~legal[:, 0], -torch.inf)
+        picked = picked.masked_fill(~legal[:, 0], -torch.inf)
         # padding repeats a code that may be legal: the larger of the two stays
         filled = torch.full_like(found, -torch.inf).scatter_reduce(1, codes[:, 0], picked, "amax")
         out[rows, start : start + arrays.sizes[level]] = filled

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-Normalise = Literal["level", "vocabulary"]
-"""What log-probabilities are normalised over: the codes of the level, or every token (as `generate` does)."""
+Normalise = Literal["level", "vocabulary", "trie"]
+"""What log-probabilities are normalised over: the codes of the level, every token (as `generate` does), or the codes
+by which the prefix goes on to an item of the catalogue."""
 
 CHUNK = 1 << 19
 """Logits computed together when a whole vocabulary is summed over: these stay in the cache of a CPU."""
@@ -37,7 +38,10 @@ class Head:
         self._given.output = output
 
     def log_probs(self, hidden: torch.Tensor, start: int, stop: int, normalise: Normalise) -> torch.Tensor:
-        """(..., dim) hidden states -> (..., stop - start) float32 log-probabilities of the ids start..stop-1."""
+        """(..., dim) hidden states -> (..., stop - start) float32 log-probabilities of the ids start..stop-1.
+
+        "trie" is "level" here: who knows the prefixes makes them `over_children`.
+        """
         rows = hidden.reshape(-1, hidden.shape[-1])
         if self.sliced:
             found = self._sliced(rows, start, stop, normalise)
@@ -48,7 +52,7 @@ class Head:
 
     def _sliced(self, rows: torch.Tensor, start: int, stop: int, normalise: Normalise) -> torch.Tensor:
         columns = self._logits(rows, start, stop)
-        if normalise == "level":
+        if normalise != "vocabulary":
             return columns.log_softmax(-1)
         step = max(1 << 12, CHUNK // len(rows))
         sums = [
@@ -59,7 +63,7 @@ class Head:
     def _full(self, rows: torch.Tensor, start: int, stop: int, normalise: Normalise) -> torch.Tensor:
         logits = self._logits(rows, 0, self.size)
         columns = logits[:, start:stop]
-        return columns - (columns if normalise == "level" else logits).logsumexp(-1, keepdim=True)
+        return columns - (logits if normalise == "vocabulary" else columns).logsumexp(-1, keepdim=True)
 
     def _logits(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """(n, dim) -> (n, stop - start) float32."""

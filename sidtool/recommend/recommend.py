@@ -113,7 +113,7 @@ def recommend(
     *,
     k: int = 10,
     width: int = 50,
-    normalise: "Normalise" = "level",
+    normalise: "Normalise | None" = None,
     exclude_seen: bool = False,
     allow: Sequence[str] | None = None,
     deny: Sequence[str] = (),
@@ -122,10 +122,11 @@ def recommend(
 ) -> Iterator[Recommendation]:
     """Recommend k items for each request, in order, as they are read.
 
-    k items come back whenever k may be given. `exclude_seen` denies the items of the history; `allow` and `deny` hold
-    for all requests, beside their own lists. History ids that the bundle lacks are skipped, and a SidtoolWarning at the
-    end tells how many; a request that has no prompt without them gets no items. `progress` gets the number done, and 0
-    for a total that a stream does not have.
+    k items come back whenever k may be given. Scores are normalised as the model was trained, unless `normalise` says
+    otherwise. `exclude_seen` denies the items of the history; `allow` and `deny` hold for all requests, beside their
+    own lists. History ids that the bundle lacks are skipped, and a SidtoolWarning at the end tells how many; a request
+    that has no prompt without them gets no items. `progress` gets the number done, and 0 for a total that a stream does
+    not have.
 
     Raises DataError on an allow or deny list that names no item of the bundle.
     """
@@ -151,7 +152,7 @@ def score_items(
     candidates: Sequence[str],
     *,
     k: int = 10,
-    normalise: "Normalise" = "level",
+    normalise: "Normalise | None" = None,
     exclude_seen: bool = False,
     deny: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
@@ -181,13 +182,14 @@ class _Desk:
         served: Any,
         k: int,
         width: int,
-        normalise: "Normalise",
+        normalise: "Normalise | None",
         exclude_seen: bool,
         allow: Sequence[str] | None,
         deny: Sequence[str],
         token_budget: int | None,
     ) -> None:
-        self.served, self.k, self.width, self.normalise = served, k, width, normalise
+        self.served, self.k, self.width = served, k, width
+        self.normalise = normalise or served.contract.normalise
         self.exclude_seen, self.token_budget = exclude_seen, token_budget
         self.items, self.trie = served.bundle.items, served.bundle.trie()
         self.allowed = None if allow is None else self._listed("allow", allow)
@@ -229,7 +231,8 @@ class _Desk:
         histories = [self.items.rows(request.history) for request in requests]
         prompts = [self._prompt(request, rows) for request, rows in zip(requests, histories, strict=True)]
         codes, tokens = self.items.codes[candidates], self.served.tokens
-        scores = score(self.served.model, prompts, codes, tokens, normalise=self.normalise)
+        trie = self.trie if self.normalise == "trie" else None
+        scores = score(self.served.model, prompts, codes, tokens, normalise=self.normalise, trie=trie)
         for request, history, mine in zip(requests, histories, scores, strict=True):
             own = None if request.allow is None else self.items.rows(request.allow)
             denied = [self.denied, self.items.rows(request.deny), *([history] if self.exclude_seen else [])]

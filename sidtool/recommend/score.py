@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sidtool.bundle.trie import Trie
 from sidtool.errors import UsageError
 from sidtool.prompt.tokens import SidTokens
+from sidtool.recommend.arrays import trie_arrays
 from sidtool.recommend.beam import TOKEN_BUDGET, batches, evaluating
 from sidtool.recommend.head import Head, Normalise
 from sidtool.recommend.probe import way
@@ -33,15 +34,19 @@ def score(
     tokens: SidTokens,
     *,
     normalise: Normalise = "level",
+    trie: Trie | None = None,
     token_budget: int = TOKEN_BUDGET,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """(prompts, candidates) float32: the log-probability of each of (m, levels) candidate SIDs after each prompt.
 
     Candidates come in any order and may repeat. Equals what `beam_search` gives a SID that it finds; minus infinity
-    after a prompt without a token. Raises UsageError if a code is off the space, or if the model's attention cannot be
-    steered by a mask.
+    after a prompt without a token. Over the "trie", which has to be given then, a SID that is not in it is impossible:
+    minus infinity too. Raises UsageError if a code is off the space, or if the model's attention cannot be steered by a
+    mask.
     """
+    if (normalise == "trie") != (trie is not None):
+        raise UsageError("scores over the trie need the trie, and others have none")
     tokens.space.check(candidates)
     keys = tokens.space.pack(candidates)
     order = np.argsort(keys, kind="stable")
@@ -57,7 +62,7 @@ def score(
         done = 0
         for batch in batches(lengths, min(CANDIDATES, len(distinct)) * (tokens.space.levels - 1), token_budget):
             chosen = [prompts[i] for i in batch]
-            scores[batch] = _score_batch(model, head, chosen, candidates[distinct], tokens, normalise)
+            scores[batch] = _score_batch(model, head, chosen, candidates[distinct], tokens, normalise, trie)
             done += len(batch)
             if progress is not None:
                 progress(done, len(prompts))
@@ -71,6 +76,7 @@ def _score_batch(
     codes: Codes,
     tokens: SidTokens,
     normalise: Normalise,
+    legal: Trie | None,
 ) -> NDArray[np.float32]:
     """(batch, m) scores of (m, levels) sorted distinct codes."""
     run = TreeRun(model, prompts, room=min(CANDIDATES, len(codes)) * (tokens.space.levels - 1), head=head)
@@ -78,23 +84,37 @@ def _score_batch(
     found = [np.zeros((len(prompts), 0), dtype=np.float32)]
     for start in range(0, len(codes), CANDIDATES):
         trie = Trie.from_codes(codes[start : start + CANDIDATES], tokens.space.sizes)
-        found.append(_score_trie(run, head, first, trie, tokens, normalise).cpu().numpy())
+        found.append(_score_trie(run, head, first, trie, tokens, normalise, legal).cpu().numpy())
         run.rewind()
     return np.concatenate(found, axis=1)
 
 
 def _score_trie(
-    run: TreeRun, head: Head, first: torch.Tensor, trie: Trie, tokens: SidTokens, normalise: Normalise
+    run: TreeRun,
+    head: Head,
+    first: torch.Tensor,
+    trie: Trie,
+    tokens: SidTokens,
+    normalise: Normalise,
+    legal: Trie | None,
 ) -> torch.Tensor:
     """(batch, leaves): grow the whole trie on each prompt, level by level, and add up log-probabilities."""
     hidden, scores = first, torch.zeros(len(first), 1, device=first.device)
+    catalogue = None if legal is None else trie_arrays(legal, first.device)
+    nodes = torch.zeros(1, dtype=torch.long, device=first.device)  # where the prefixes stand in the catalogue's trie
     for level in range(trie.levels):
         start = int(tokens.level_starts[level])
         logs = head.log_probs(hidden, start, start + trie.sizes[level], normalise)  # (batch, nodes above, codes)
         pointers = torch.from_numpy(trie.children[level]).to(first.device).long()
         parents = torch.arange(len(pointers) - 1, device=first.device).repeat_interleave(pointers.diff())
         codes = torch.from_numpy(trie.codes[level]).to(first.device).long()
-        scores = scores[:, parents] + logs[:, parents, codes]
+        step = logs[:, parents, codes]
+        if catalogue is not None:
+            _, goes_on, is_child = catalogue.candidates(level, nodes.unsqueeze(0))  # (1, nodes above, fan-out)
+            among = logs.gather(-1, goes_on.expand(len(logs), -1, -1)).masked_fill(~is_child, -torch.inf).logsumexp(-1)
+            nodes, there = catalogue.child(level, nodes[parents], codes)
+            step = (step - among[:, parents]).masked_fill(~there, -torch.inf)
+        scores = scores[:, parents] + step
         if level < trie.levels - 1:
             rows = len(first)
             hidden = run.step((codes + start).expand(rows, -1), parents.expand(rows, -1))

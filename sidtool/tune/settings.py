@@ -26,7 +26,8 @@ class TrainOptions:
         lora), the checkpoint has it and the GPU too. What learns is float32 in any case, but for stage=full.
     token_budget: train for about so many tokens of rows, in place of num_train_epochs.
     loss_over: the tokens that a target competes with. `vocabulary`: all; `sid`: all code tokens; `level`: the codes of
-        the target's level, which is what the decoder normalises over. `auto`: `sid` where every row's answer is a SID
+        the target's level, which is what the decoder normalises over; `trie`: those of them by which the prefix goes on
+        to an item, which is then what the decoder normalises over. `auto`: `sid` where every row's answer is a SID
         (then only code tokens are targets), else `vocabulary`.
     batching: `packed` (several rows a line, no padding; needs sdpa attention) or `padded`; `auto`: packed if it can be.
     dropout, attention_dropout: override the model's own rates for this run; None leaves them.
@@ -35,7 +36,8 @@ class TrainOptions:
     code_dropout: the chance that an input code's embedding is zero in a training step.
     ema: decay of an exponential moving average of the weights, which is then what is validated and saved.
     metric: the metric on the validation users that selects the checkpoint: hr@K or ndcg@K.
-    valid_users: size of the seeded sample of validation users; 0 takes all. valid_width: beams.
+    valid_users: size of the seeded sample of validation users; 0 takes all. valid_width: beams. valid_exclude_seen:
+        whether they are given nothing of their histories, as `recommend --exclude-seen`.
     patience: validations without a better metric before training stops; None trains to the end.
     """
 
@@ -46,7 +48,7 @@ class TrainOptions:
     lora_targets: str = "all-linear"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     token_budget: int | None = None
-    loss_over: Literal["auto", "vocabulary", "sid", "level"] = "auto"
+    loss_over: Literal["auto", "vocabulary", "sid", "level", "trie"] = "auto"
     batching: Literal["auto", "packed", "padded"] = "auto"
     dropout: float | None = None
     attention_dropout: float | None = None
@@ -57,6 +59,7 @@ class TrainOptions:
     metric: str = "ndcg@10"
     valid_users: int = 1000
     valid_width: int = 20
+    valid_exclude_seen: bool = False
     patience: int | None = None
 
     def __post_init__(self) -> None:

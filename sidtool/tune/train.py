@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.catalog.rows import read_examples
@@ -238,7 +238,7 @@ class _Run:
     @property
     def _loss_over(self) -> str:
         over = self.options.loss_over
-        if over in ("sid", "level") and not self._sid_only:
+        if over in ("sid", "level", "trie") and not self._sid_only:
             raise UsageError(f"loss_over={over} needs rows that all answer with SIDs", hint="loss_over=vocabulary")
         return ("sid" if self._sid_only else "vocabulary") if over == "auto" else over
 
@@ -283,7 +283,7 @@ class _Run:
             args=arguments,
             rows=shown,
             tokenizer=served.tokenizer,
-            loss=Loss(loss_over, served.tokens),
+            loss=Loss(loss_over, served.tokens, self.bundle.trie() if loss_over == "trie" else None),
             batching=self.options.batching,
             ema=self.options.ema,
             validator=self._validator(served),
@@ -330,8 +330,15 @@ class _Run:
             users=self.options.valid_users,
             width=self.options.valid_width,
             k=self.options.metric_k,
+            normalise=self._normalise,
+            exclude_seen=self.options.valid_exclude_seen,
             seed=int(self.fields["seed"]),
         )
+
+    @property
+    def _normalise(self) -> Literal["level", "trie"]:
+        """What the trained model's scores are normalised over: what its targets competed with, where that is finer."""
+        return "trie" if self._loss_over == "trie" else "level"
 
     @property
     def _serving(self) -> Serving | None:
@@ -362,6 +369,7 @@ class _Run:
                 )
             ),
             serving=self._serving,
+            normalise=self._normalise,
             asking=Asking.from_json(self.lineage["asking"]) if self.lineage.get("asking") else self.contract.asking,
         )
         write_contract(folder, contract, self.bundle)

@@ -17,7 +17,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, TrainerCallback, TrainerControl
 from trl import SFTConfig, SFTTrainer
 
+from sidtool.bundle.trie import Trie
 from sidtool.prompt.tokens import SidTokens
+from sidtool.recommend.arrays import over_children, trie_arrays
 from sidtool.tune.augment import Augmented
 from sidtool.tune.data import IGNORED, Example, Packed, Padded, Rows
 from sidtool.tune.head import NarrowHead, narrows_exactly, packs_exactly
@@ -30,10 +32,16 @@ EMA_FILE = "ema.pt"
 
 @dataclass(frozen=True)
 class Loss:
-    """Which tokens a target competes with: `over` vocabulary, sid or level, in the block `tokens`."""
+    """Which tokens a target competes with: `over` vocabulary, sid, level or trie, in the block `tokens`.
+
+    Over the trie these are the codes by which the target's prefix goes on to an item of the catalogue: a step costs
+    nothing where there is one, and the product over the levels is a distribution over the items. What no item has
+    (a retired item in a history) is no target then.
+    """
 
     over: str
     tokens: SidTokens
+    trie: Trie | None = None
 
     @property
     def columns(self) -> tuple[int, int] | None:
@@ -42,19 +50,44 @@ class Loss:
             return None
         return self.tokens.start, self.tokens.start + self.tokens.space.n_codes
 
-    def total(self, logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
-        """Sum of the cross-entropies of (n, columns) logits at (n,) target ids."""
+    def total(
+        self, logits: torch.Tensor, targets: torch.Tensor, before: torch.Tensor, smoothing: float
+    ) -> torch.Tensor:
+        """Sum of the cross-entropies of (n, columns) logits at (n,) target ids; (n, levels - 1) ids come `before`."""
         if self.over == "vocabulary":
             return cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
         places = targets - self.tokens.start
         if self.over == "sid":
             return cross_entropy(logits, places, reduction="sum", label_smoothing=smoothing)
         total = logits.sum() * 0.0
-        for offset, size in zip(self.tokens.space.offsets.tolist(), self.tokens.space.sizes, strict=True):
+        blocks = zip(self.tokens.space.offsets.tolist(), self.tokens.space.sizes, strict=True)
+        for level, (offset, size) in enumerate(blocks):
             here = (places >= offset) & (places < offset + size)
-            level = logits[here, offset : offset + size]  # (targets of this level, size)
-            total = total + cross_entropy(level, places[here] - offset, reduction="sum", label_smoothing=smoothing)
+            block = logits[here, offset : offset + size]  # (targets of this level, size)
+            codes = places[here] - offset
+            if self.trie is not None:
+                total = total + self._among_children(self.trie, level, block, codes, before[here], smoothing)
+            else:
+                total = total + cross_entropy(block, codes, reduction="sum", label_smoothing=smoothing)
         return total
+
+    def _among_children(
+        self, trie: Trie, level: int, block: torch.Tensor, codes: torch.Tensor, before: torch.Tensor, smoothing: float
+    ) -> torch.Tensor:
+        arrays, offsets = trie_arrays(trie, block.device), self.tokens.space.offsets.tolist()
+        nodes, known = torch.zeros_like(codes), torch.ones_like(codes, dtype=torch.bool)
+        for above in range(level):
+            code = before[:, above - level] - self.tokens.start - offsets[above]
+            nodes, there = arrays.child(above, nodes, code)
+            known &= there
+        children, goes_on, legal = (part[0] for part in arrays.candidates(level, nodes[None]))  # (targets, fan-out)
+        logs = over_children(block.gather(-1, goes_on), legal)
+        own, there = arrays.child(level, nodes, codes)
+        losses = -logs.gather(-1, (own - children[:, 0]).clamp_min(0)[:, None])[:, 0]
+        if smoothing:
+            even = -logs.masked_fill(~legal, 0.0).sum(-1) / legal.sum(-1)
+            losses = torch.lerp(losses, even, smoothing)
+        return losses[known & there].sum()
 
 
 class SidTrainer(SFTTrainer):
@@ -116,7 +149,9 @@ class SidTrainer(SFTTrainer):
         positions = line * (labels.shape[1] + 1) + place
         with self._head.narrowed(positions, self._loss.columns):
             logits = model(**inputs, use_cache=False).logits[0]  # (targets, columns)
-        total = self._loss.total(logits, labels[line, place], self.args.label_smoothing_factor)
+        behind = torch.arange(2 - self._loss.tokens.space.levels, 1, device=place.device)
+        before = inputs["input_ids"][line[:, None], (place[:, None] + behind).clamp_min(0)]
+        total = self._loss.total(logits, labels[line, place], before, self.args.label_smoothing_factor)
         if num_items_in_batch is None:
             return total / max(len(positions), 1)
         ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1

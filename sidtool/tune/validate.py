@@ -17,6 +17,8 @@ from sidtool.evaluate.metrics import find_targets, metric_values
 from sidtool.prompt.render import prompt_ids
 from sidtool.prompt.serving import Serving
 from sidtool.prompt.tokens import SidTokens
+from sidtool.recommend.filters import LeafFilter
+from sidtool.recommend.head import Normalise
 
 
 class Validator:
@@ -34,15 +36,21 @@ class Validator:
         width: int,
         k: int,
         seed: int,
+        normalise: Normalise = "level",
+        exclude_seen: bool = False,
     ) -> None:
         if not examples:
             raise DataError("the validation file holds no user")
         self._trie, self._tokens, self._width, self.k = bundle.trie(), tokens, max(width, k), k
+        self._normalise: Normalise = normalise
         if users and users < len(examples):
             chosen = np.sort(np.random.default_rng(seed).choice(len(examples), users, replace=False))
             examples = [examples[place] for place in chosen.tolist()]
         self._prompts = [_prompt(example, bundle, serving, tokenizer, tokens) for example in examples]
         trie = self._trie
+        self._filters: list[LeafFilter | None] = [None] * len(examples)
+        if exclude_seen:
+            self._filters = [LeafFilter.of(trie, None, bundle.items.rows(example.history)) for example in examples]
         targets = bundle.items.rows([example.item for example in examples])
         # a target that the bundle lacks or has retired has no leaf, and nothing can hit it
         self._targets = np.array([_leaf(trie, row) for row in targets.tolist()], dtype=np.int64)
@@ -53,8 +61,10 @@ class Validator:
         """(3,) float64: hits, discounted gains and users over every `ranks`-th user from `rank` on."""
         from sidtool.recommend.beam import beam_search
 
-        prompts, targets = self._prompts[rank::ranks], self._targets[rank::ranks]
-        found = beam_search(model, prompts, self._trie, self._tokens, width=self._width, k=self.k) if prompts else []
+        mine = slice(rank, None, ranks)
+        prompts, targets, filters = self._prompts[mine], self._targets[mine], self._filters[mine]
+        how = {"width": self._width, "k": self.k, "normalise": self._normalise, "filters": filters}
+        found = beam_search(model, prompts, self._trie, self._tokens, **how) if prompts else []
         ranked = np.full((len(prompts), self.k), -1, dtype=np.int64)
         for row, (leaves, _) in zip(ranked, found, strict=True):
             row[: len(leaves)] = leaves

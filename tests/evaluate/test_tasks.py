@@ -28,7 +28,8 @@ def made(*, crowded: bool = False) -> Any:
     tokens = SidTokens(bundle.space, len(tokenizer))
     tokenizer.add_tokens(list(bundle.space.tokens))
     model = tiny_model("qwen3", vocab_size=tokens.stop)
-    return SimpleNamespace(model=model, tokenizer=tokenizer, tokens=tokens, bundle=bundle)
+    contract = SimpleNamespace(normalise="level")
+    return SimpleNamespace(model=model, tokenizer=tokenizer, tokens=tokens, bundle=bundle, contract=contract)
 
 
 @pytest.fixture(scope="module")

@@ -83,16 +83,26 @@ def generate(
 
 @torch.no_grad()
 def path_scores(
-    model: Any, prompt: Sequence[int], codes: Any, tokens: SidTokens, normalise: str
+    model: Any, prompt: Sequence[int], codes: Any, tokens: SidTokens, normalise: str, all_codes: Any = None
 ) -> np.ndarray[Any, Any]:
-    """The second oracle: each of (m, levels) SIDs run as an ordinary sequence after the prompt."""
+    """The second oracle: each of (m, levels) SIDs run as an ordinary sequence after the prompt.
+
+    Over the trie of (n, levels) `all_codes`, a SID that is none of them scores minus infinity.
+    """
     ids = torch.from_numpy(tokens.ids(codes, markers=False))
     logits = model(input_ids=torch.cat([torch.tensor([list(prompt)]).expand(len(ids), -1), ids], 1)).logits.float()
     total = torch.zeros(len(ids))
     for level, size in enumerate(tokens.space.sizes):
         start = int(tokens.level_starts[level])
         row = logits[:, len(prompt) - 1 + level]
-        columns = row[:, start : start + size] if normalise == "level" else row
+        columns = row if normalise == "vocabulary" else row[:, start : start + size]
+        if normalise == "trie":
+            goes_on = torch.zeros_like(columns, dtype=torch.bool)
+            for sid in np.asarray(all_codes).astype(np.int64):
+                goes_on[:, sid[level]] |= torch.from_numpy((codes[:, :level] == sid[:level]).all(1))
+            columns = columns.masked_fill(~goes_on, -torch.inf)
+            row = torch.full_like(row, -torch.inf)
+            row[:, start : start + size] = columns
         total += row.gather(1, ids[:, level : level + 1])[:, 0] - columns.logsumexp(-1)
     return total.numpy()
 

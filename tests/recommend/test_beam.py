@@ -71,7 +71,7 @@ def test_the_scores_and_items_are_those_of_generate(
         assert_same(mine, sids, scores, trie)
 
 
-@pytest.mark.parametrize("normalise", ["level", "vocabulary"])
+@pytest.mark.parametrize("normalise", ["level", "vocabulary", "trie"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_wide_beam_ranks_the_whole_catalogue(architecture: str, normalise: Any) -> None:
     trie, tokens = make((5, 7, 6), 60)
@@ -82,7 +82,9 @@ def test_a_wide_beam_ranks_the_whole_catalogue(architecture: str, normalise: Any
     for ids, found in zip(
         prompts, beam_search(model, prompts, trie, tokens, width=500, k=500, normalise=normalise), strict=True
     ):
-        want = path_scores(model, ids, codes, tokens, normalise)
+        want = path_scores(model, ids, codes, tokens, normalise, codes)
+        if normalise == "trie":
+            np.testing.assert_allclose(np.exp(want).sum(), 1, atol=1e-4)  # a distribution over the catalogue
         order = np.argsort(-want)
         assert_same(found, [tuple(row) for row in codes[order].tolist()], want[order].tolist(), trie)
 

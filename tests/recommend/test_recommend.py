@@ -32,7 +32,11 @@ def served(*, duplicates: bool = False, retired: tuple[int, ...] = ()) -> Any:
     serving = Serving("next-item", "The history: {history}\nNext:", 5, 100)
     model = tiny_model("qwen2", vocab_size=tokens.stop)
     return SimpleNamespace(
-        model=model, tokenizer=tokenizer, tokens=tokens, bundle=bundle, contract=SimpleNamespace(serving=serving)
+        model=model,
+        tokenizer=tokenizer,
+        tokens=tokens,
+        bundle=bundle,
+        contract=SimpleNamespace(serving=serving, normalise="level"),
     )
 
 
@@ -80,7 +84,8 @@ def test_a_text_is_asked_as_the_contract_says(shop: Any) -> None:
     from sidtool.prompt.render import text_prompt_ids
 
     asking = Asking("query-to-sid", "Wanted: {item}\nItem:", 100)
-    asked = SimpleNamespace(**{**vars(shop), "contract": SimpleNamespace(asking=asking, serving=None)})
+    contract = SimpleNamespace(asking=asking, serving=None, normalise="level")
+    asked = SimpleNamespace(**{**vars(shop), "contract": contract})
     ids = tuple(text_prompt_ids(asking, shop.tokenizer, shop.tokens, "red <s_a_1> toy"))
     (a,), (b,) = recommend(asked, [Request(text="red  <s_a_1>\ntoy")]), recommend(shop, [Request(prompt=ids)])
     assert (a.items, a.scores) == (b.items, b.scores)
@@ -90,7 +95,7 @@ def test_a_text_is_asked_as_the_contract_says(shop: Any) -> None:
     assert list(read_requests(['{"text": "red", "user": 1}'])) == [Request("1", text="red")]
     with pytest.raises(UsageError, match="empty"):
         list(recommend(asked, [Request(text="  ")]))
-    never = SimpleNamespace(**{**vars(shop), "contract": SimpleNamespace(asking=None)})
+    never = SimpleNamespace(**{**vars(shop), "contract": SimpleNamespace(asking=None, normalise="level")})
     with pytest.raises(DataError, match="never taught"):
         list(recommend(never, [Request(text="red")]))
 
@@ -168,7 +173,7 @@ def test_an_empty_history_is_asked_too(shop: Any) -> None:
 
 def test_a_history_that_leaves_no_prompt_gets_nothing_and_the_others_their_items(shop: Any) -> None:
     serving = Serving("sequence", "{history}", 5, 100, markers=False)
-    bare = SimpleNamespace(**{**vars(shop), "contract": SimpleNamespace(serving=serving)})
+    bare = SimpleNamespace(**{**vars(shop), "contract": SimpleNamespace(serving=serving, normalise="level")})
     ids = items_of(shop)
     with pytest.warns(SidtoolWarning, match="1 ids"):
         nothing, some = recommend(bare, [Request(history=("no such item",)), Request(history=(ids[0],))], k=3)
@@ -180,7 +185,7 @@ def test_a_history_that_leaves_no_prompt_gets_nothing_and_the_others_their_items
 def test_nonsense_is_refused(shop: Any) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         next(recommend(shop, [Request()], k=0))
-    untaught = SimpleNamespace(**{**vars(shop), "contract": SimpleNamespace(serving=None)})
+    untaught = SimpleNamespace(**{**vars(shop), "contract": SimpleNamespace(serving=None, normalise="level")})
     with pytest.raises(DataError, match="how it is served"):
         next(recommend(untaught, [Request()]))
 

@@ -40,6 +40,26 @@ def test_scores_equal_those_of_the_beam() -> None:
     np.testing.assert_allclose(found[0], beam.scores, atol=1e-4)
 
 
+def test_over_the_trie_scores_are_those_of_the_beam_and_strangers_are_impossible() -> None:
+    trie, tokens = make((4, 5, 6), 60)
+    model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
+    all_codes = trie.leaf_codes(np.arange(trie.n_leaves))
+    candidates = catalogue((4, 5, 6), 40, 9, repeats=True)
+    candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
+    found = score(model, [[9, 8, 7], [9]], candidates, tokens, normalise="trie", trie=trie, token_budget=120)
+    known = (candidates[:, None] == all_codes).all(-1).any(1)
+    assert 0 < known.sum() < len(known)
+    assert (found[:, ~known] == -np.inf).all()
+    for row, ids in zip(found, ([9, 8, 7], [9]), strict=True):
+        want = path_scores(model, ids, candidates, tokens, "trie", all_codes)
+        np.testing.assert_allclose(row[known], want[known], atol=1e-4)
+    (beam,) = beam_search(model, [[9, 8, 7]], trie, tokens, width=20, k=20, normalise="trie")
+    again = score(model, [[9, 8, 7]], trie.leaf_codes(beam.leaves), tokens, normalise="trie", trie=trie)
+    np.testing.assert_allclose(again[0], beam.scores, atol=1e-4)
+    with pytest.raises(UsageError, match="need the trie"):
+        score(model, [[9]], candidates, tokens, normalise="trie")
+
+
 def test_no_candidate_is_likely_after_a_prompt_without_a_token() -> None:
     _, tokens = make((4, 5, 6), 60)
     model = tiny_model("llama", vocab_size=vocabulary(tokens))

@@ -95,7 +95,7 @@ def test_eager_attention_is_not_packed() -> None:
     assert not packs_exactly(model)
 
 
-def trainer_of(tmp_path: Path, model: Any, rows: Any, over: str, batching: str, **fields: Any) -> Any:
+def trainer_of(tmp_path: Path, model: Any, rows: Any, over: str, batching: str, trie: Any = None, **fields: Any) -> Any:
     from trl import SFTConfig
 
     from sidtool.prompt.tokens import SidTokens
@@ -119,7 +119,7 @@ def trainer_of(tmp_path: Path, model: Any, rows: Any, over: str, batching: str, 
         args=arguments,
         rows=rows,
         tokenizer=tiny_tokenizer(),
-        loss=Loss(over, SidTokens(SidSpace((8, 6, 7)), 60)),
+        loss=Loss(over, SidTokens(SidSpace((8, 6, 7)), 60), trie),
         batching=batching,
         ema=None,
         validator=None,
@@ -129,12 +129,13 @@ def trainer_of(tmp_path: Path, model: Any, rows: Any, over: str, batching: str, 
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma3", "mistral"])
-@pytest.mark.parametrize("over", ["vocabulary", "sid", "level"])
+@pytest.mark.parametrize("over", ["vocabulary", "sid", "level", "trie"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_loss_and_gradient_are_the_plain_ones(tmp_path: Path, architecture: str, over: str, smoothing: float) -> None:
     import numpy as np
 
+    from sidtool.bundle.trie import Trie
     from sidtool.tune.data import Rows
 
     rng = np.random.default_rng(1)
@@ -145,10 +146,13 @@ def test_loss_and_gradient_are_the_plain_ones(tmp_path: Path, architecture: str,
     targets = rng.random(len(ids)) < 0.7
     targets[offsets[:-1]] = False
     rows = Rows(ids, targets, offsets, {})
+    every = np.stack(np.unravel_index(np.arange(6**3), (6, 6, 6)), axis=1).astype(np.uint16)
+    items = every[rng.random(len(every)) < 0.6]  # so some targets are no item's
+    trie = Trie.from_codes(items, (8, 6, 7)) if over == "trie" else None
     losses, gradients = [], []
     for batching in ("packed", "padded"):
         model = tiny_model(architecture, vocab_size=83)
-        trainer = trainer_of(tmp_path, model, rows, over, batching, label_smoothing_factor=smoothing)
+        trainer = trainer_of(tmp_path, model, rows, over, batching, trie, label_smoothing_factor=smoothing)
         assert trainer.packed == (batching == "packed")
         assert trainer.narrow
         loss = trainer.compute_loss(model, trainer.data_collator([rows[i] for i in range(4)]))
@@ -164,8 +168,14 @@ def test_loss_and_gradient_are_the_plain_ones(tmp_path: Path, architecture: str,
             token = int(row_ids[place])
             level = int(np.searchsorted(levels, token, side="right")) - 1
             first, stop = {"vocabulary": (0, 83), "sid": (60, 81)}.get(over, (levels[level], [*levels[1:], 81][level]))
-            logp = torch.log_softmax(logits[place - 1, first:stop], dim=0)
-            total = total - (1 - smoothing) * logp[token - first] - smoothing * logp.mean()
+            rivals = np.arange(first, stop)
+            if over == "trie":
+                prefix = row_ids[place - level : place] - levels[:level]
+                rivals = np.unique(items[(items[:, :level] == prefix).all(1), level]) + first
+                if token not in rivals:
+                    continue
+            logp = torch.log_softmax(logits[place - 1, rivals], dim=0)
+            total = total - (1 - smoothing) * logp[rivals.tolist().index(token)] - smoothing * logp.mean()
     total = total / int(targets.sum())
     total.backward()
     for loss, gradient in zip(losses, gradients, strict=True):
@@ -210,6 +220,27 @@ def test_sid_losses_need_sid_rows(tmp_path: Path, models: Make, rows: Make) -> N
     made = rows(next_item=0.3, title_to_sid=1.0, sid_to_title=1.0, history_to_title=0.2, sid_to_description=0.5)
     with pytest.raises(UsageError, match="loss_over=level"):
         train(models("llama"), made, tmp_path / "tuned", options=TrainOptions(loss_over="level"))
+
+
+def test_what_targets_competed_with_is_what_scores_are_normalised_over(
+    tmp_path: Path, models: Make, rows: Make
+) -> None:
+    import numpy as np
+
+    from sidtool.recommend.recommend import Request, recommend
+
+    made = rows(sequence=1.0)
+    options = TrainOptions(loss_over="trie", valid_users=5, valid_width=10, valid_exclude_seen=True)
+    train(models("llama"), made, tmp_path / "tuned", options=options, fields=FAST, valid=valid_of(made))
+    served = load_served(tmp_path / "tuned")
+    assert served.contract.normalise == "trie"
+    history = (served.bundle.items.ids[0], served.bundle.items.ids[1])
+    asked, n = [Request(history=history)], served.bundle.trie().n_leaves
+    (found,) = recommend(served, asked, k=n, width=n)
+    assert len(found.items) == n
+    np.testing.assert_allclose(np.exp(found.scores).sum(), 1, atol=1e-4)
+    (level,) = recommend(served, asked, k=n, width=n, normalise="level")
+    assert np.exp(level.scores).sum() < 0.9
 
 
 class _Killed(Exception):
