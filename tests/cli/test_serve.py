@@ -126,7 +126,7 @@ def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:
         ((), 2, "either --history or --file"),
         (("--history", "b001", "--file", "x"), 2, "either --history or --file"),
         (("--history", "b001", "-k", "0"), 2, "at least 1"),
-        (("--history", "b001", "--normalise", "softly"), 2, "level or vocabulary"),
+        (("--history", "b001", "--normalise", "softly"), 2, "level, trie or vocabulary"),
         (("--history", "b001", "--dtype", "int3"), 2, "int3"),
         (("--file", "nowhere.jsonl"), 1, "nowhere.jsonl"),
         (("--history", "b001", "--deny", "nowhere"), 1, "nowhere"),
