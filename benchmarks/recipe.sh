@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # One recipe, unchanged, on a data set: bundle, model, rows, training, choice on valid; test is read once a seed.
-# Usage: [RECIPE=DIR] [SEEDS="0 1 2"] [INDEX=MAP] [SIGNAL=] recipe.sh beauty|movielens|industrial [DATA_DIR [WORK_DIR]]
+# Usage: [RECIPE=DIR] [SEEDS="0 1 2"] [INDEX=MAP] [SIGNAL=] [ASK=valid] recipe.sh beauty|movielens|industrial [DATA_DIR [WORK_DIR]]
 #   beauty      Amazon Beauty 2014 as TIGER and S3-Rec split it: items.jsonl, interactions.csv in DATA_DIR; leave-one-out
 #   movielens   MovieLens-100K out of a public wheel, leave-one-out
 #   industrial  MiniOneRec's files with train_partial.csv: a PART of its training rows; given windows, repeats kept
 # Codebooks see the training part's co-occurrence; SIGNAL= (empty) leaves it out.
 # RECIPE holds codebook.yaml, model.yaml, sft.yaml and train.yaml (benchmarks/beauty if not given). INDEX is an index.json
 # of others, keyed by the items' lines (Beauty's: as people first meet the items), that is trained instead of a codebook of ours.
+# ASK=valid asks all the valid users and leaves test unread: for comparing recipes.
 # Each step leaves its output in WORK_DIR (benchmarks/work/DATASET): what is finished is not run again, a training that was
 # killed goes on. Seconds add up over such runs (time lost to kill -9 is not in them). summary.py writes the results.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 dataset="${1:?beauty, movielens or industrial}"; shared="${SIDTOOL_SHARED_DATA:-../shared/data}"
-recipe="${RECIPE:-$here/beauty}"; index="${INDEX:-}"; seeds="${SEEDS:-0 1 2}"
+recipe="${RECIPE:-$here/beauty}"; index="${INDEX:-}"; seeds="${SEEDS:-0 1 2}"; ask="${ASK:-test}"
+metrics="metrics.json"; [ "$ask" = test ] || metrics="metrics-$ask.json"
 name="$(basename "${index%.index.json}")"
 work="${3:-benchmarks/work/$dataset${name:+-$name}}"
 export PATH="$here/../.venv/bin:$PATH"
@@ -68,10 +70,10 @@ for seed in $seeds; do
     -o "$work/sft/train.jsonl" --model "$run/base+sid" --config "$recipe/sft.yaml" "${protocol[@]}"
   step "$run/seconds" "$run/tuned" train "$run/base+sid" "$work/sft/train.jsonl" -o "$run/tuned" \
     --config "$recipe/train.yaml" --set "seed=$seed"
-  if [ ! -e "$run/metrics.json" ]; then
+  if [ ! -e "$run/$metrics" ]; then
     log="$run/seconds"; begun=$SECONDS
-    sidtool evaluate "$run/tuned" "$work/sft/test.jsonl" $seen --json > "$run/metrics.partial"
+    sidtool evaluate "$run/tuned" "$work/sft/$ask.jsonl" $seen --json > "$run/metrics.partial"
     ended
-    mv "$run/metrics.partial" "$run/metrics.json"
+    mv "$run/metrics.partial" "$run/$metrics"
   fi
 done

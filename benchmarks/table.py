@@ -15,7 +15,7 @@ def table(files: dict[str, Path]) -> str:
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
     first = next(iter(found.values()))
     systems = {name: value["metrics"] for name, value in found.items()} | first["baselines"]
-    lines = ["| test | R@5 | R@10 | N@5 | N@10 |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| | R@5 | R@10 | N@5 | N@10 |", "| --- | --- | --- | --- | --- |"]
     for name, metrics in systems.items():
         lines.append(" | ".join([f"| {name}", *(f"{metrics[key]:.4f}" for key in NAMES)]) + " |")
     low, high = first["ci"]["hr@10"]
