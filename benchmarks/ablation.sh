@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# What each part of the Beauty recipe is worth: the recipe with one thing changed, a short training each, on all valid users.
+# Usage: [SEEDS="0"] [EPOCHS=12] [ONLY="recipe wide"] ablation.sh [DATA_DIR [WORK_DIR]]; test is never read.
+# What is finished is not run again. Prints a table; the recipe's own row is the first.
+set -euo pipefail
+here="$(cd "$(dirname "$0")" && pwd)"
+data="${1:-${SIDTOOL_SHARED_DATA:-../shared/data}/beauty}"; work="${2:-benchmarks/work/ablation}"
+export PATH="$here/../.venv/bin:$PATH" ASK=valid SEEDS="${SEEDS:-0}"
+rows=()
+variant() {  # variant NAME [FILE:KEY=VALUE ...]: the recipe with these settings changed, a key of codebook, model, sft or train
+  [ -z "${ONLY:-}" ] || [[ " $ONLY " == *" $1 "* ]] || return 0
+  local name="$1" run="$work/$1" change pair; shift
+  mkdir -p "$run/recipe" "$work/codebooks"
+  cp "$here"/beauty/*.yaml "$run/recipe"
+  for change in "train:num_train_epochs=${EPOCHS:-12}" "$@"; do
+    pair="${change#*:}"
+    printf '\n%s: %s\n' "${pair%%=*}" "${pair#*=}" >> "$run/recipe/${change%%:*}.yaml"
+  done
+  # variants of one codebook share it; the encoder's wheel too
+  local codebook; codebook="$(cd "$work" && pwd)/codebooks/$(echo "${SIGNAL-1}" | cat - "$run/recipe/codebook.yaml" | sha256sum | cut -c1-12)"
+  mkdir -p "$codebook"
+  [ ! -e "$codebook/bundle.zarr" ] || [ -e "$run/bundle.zarr" ] || ln -s "$codebook/bundle.zarr" "$run/bundle.zarr"
+  [ ! -e "$work/wheels" ] || [ -e "$run/wheels" ] || ln -s "$(cd "$work" && pwd)/wheels" "$run/wheels"
+  RECIPE="$run/recipe" bash "$here/recipe.sh" beauty "$data" "$run" >&2
+  [ -e "$codebook/bundle.zarr" ] || ln -s "$(cd "$run" && pwd)/bundle.zarr" "$codebook/bundle.zarr"
+  [ -e "$work/wheels" ] || ln -s "$(cd "$run" && pwd)/wheels" "$work/wheels"
+  for seed in $SEEDS; do rows+=("$name, seed $seed=$run/seed-$seed/metrics-valid.json"); done
+}
+variant recipe
+variant level-loss train:loss_over=level
+variant level-loss-256 train:loss_over=level codebook:levels=256x256x256
+variant 256x256x256 codebook:levels=256x256x256
+variant 683x683x682 codebook:levels=683x683x682
+variant 1536x256x256 codebook:levels=1536x256x256
+SIGNAL='' variant titles-alone
+variant no-dropped-items train:drop_items=0
+variant more-dropped-items train:drop_items=0.3
+variant dropout-0.1 train:dropout=0.1
+variant dropout-0.3 train:dropout=0.3
+variant batch-128 train:per_device_train_batch_size=128
+variant wide model:preset=gpt2-mini train:learning_rate=0.001
+python "$here/environment.py"
+python "$here/table.py" "${rows[@]}"
