@@ -23,8 +23,9 @@ from sidtool.model.load import Served, check_folder, load_served
 from sidtool.output import partial_path, refuse_existing, remove, replace_dir
 from sidtool.prompt.render import prompt_encoder
 from sidtool.prompt.serving import Asking, Serving
+from sidtool.tune.arguments import kept_dtype, settled, sft_config
 from sidtool.tune.data import Rows, answers_with_sid
-from sidtool.tune.machine import peak_memory, quiet, stored_dtype
+from sidtool.tune.machine import peak_memory, quiet
 from sidtool.tune.settings import DEFAULTS, TrainOptions, typed_fields
 from sidtool.tune.sft import read_lineage, sha256
 from sidtool.tune.work import last_checkpoint, open_work, run_digest
@@ -68,7 +69,7 @@ def train(
     lineage = read_lineage(rows)
     contract, bundle, _ = check_folder(model_dir, bundle)
     _check_lineage(lineage, bundle, rows)
-    fields = _settled(options, typed_fields(fields or {}), lineage)
+    fields = settled(options, typed_fields(fields or {}), lineage)
     run = _Run(model_dir, rows, out, valid, options, fields, lineage, contract, bundle, trust_remote_code)
     if tell:
         tell(inherited(options.stage, model_dir, contract, bundle))
@@ -94,18 +95,6 @@ def inherited(stage: str, folder: Path, contract: Contract, bundle: Bundle) -> s
         f"{stage} inherits from {folder} ({road}): bundle {name}, {tokens.stop - tokens.start} tokens "
         f"at {tokens.start}, base {contract.base_model}, serving {served}"
     )
-
-
-def _settled(options: TrainOptions, fields: Mapping[str, Any], lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """All fields: the defaults, those that are set, and as many epochs as the budget of tokens is."""
-    if options.token_budget is None:
-        return {**DEFAULTS, **fields}
-    if {"num_train_epochs", "max_steps"} & fields.keys():
-        raise UsageError("token_budget says how long to train, so num_train_epochs and max_steps may not")
-    tokens = sum(counted["tokens"] for counted in lineage["tasks"].values())
-    if not tokens:
-        raise UsageError("the rows were not measured, so token_budget is of no use", hint="make-sft --model measures")
-    return {**DEFAULTS, **fields, "num_train_epochs": options.token_budget / tokens}
 
 
 def _check_lineage(lineage: Mapping[str, Any], bundle: Bundle, rows: Path) -> None:
@@ -141,7 +130,7 @@ class _Run:
 
     def go(self, force: bool, progress: Progress | None, log: Log | None) -> dict[str, Any]:
         """Load, train, and put the result in place."""
-        arguments = self._arguments()
+        arguments = sft_config(self.work, self.options, self.fields, validated=self.valid is not None)
         first = arguments.process_index == 0
         with arguments.main_process_first(desc="open the work folder"):
             if first:
@@ -175,38 +164,6 @@ class _Run:
             "packed": trainer.packed,
             "loss_over": self._loss_over,
         }
-
-    def _arguments(self) -> Any:
-        """SFTConfig from the settings, and what sidtool decides."""
-        import torch
-        from trl import SFTConfig
-
-        on_gpu = torch.cuda.is_available() and not self.fields.get("use_cpu", False)
-        decided = {
-            "output_dir": str(self.work),
-            "max_length": None,
-            "dataset_kwargs": {"skip_prepare_dataset": True},
-            "remove_unused_columns": False,
-            "metric_for_best_model": f"eval_{self.options.metric}",
-            "greater_is_better": True,
-            "load_best_model_at_end": self.valid is not None,
-            "restore_callback_states_from_checkpoint": True,
-        }
-        softer = {  # what the machine suggests, unless it is set
-            "use_cpu": not on_gpu,
-            "bf16": self.options.dtype == "bfloat16" or (on_gpu and torch.cuda.is_bf16_supported()),
-            "gradient_checkpointing": False,
-            "ddp_find_unused_parameters": False,
-            "dataloader_pin_memory": on_gpu,
-            "report_to": "none",
-            "disable_tqdm": True,
-        }
-        if self.valid is None:
-            decided["eval_strategy"] = "no"
-        try:
-            return SFTConfig(**{**softer, **self.fields, **decided})
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"settings do not fit together: {str(error).splitlines()[0]}") from error
 
     @cached_property
     def base(self) -> dict[str, Any]:
@@ -255,7 +212,7 @@ class _Run:
             self.model_dir,
             bundle=self.bundle,
             device=str(arguments.device),
-            dtype=self._dtype(arguments),
+            dtype=kept_dtype(self.model_dir, self.options, arguments),
             trust_remote_code=self.trust_remote_code,
         )
         encoder = prompt_encoder(served.tokenizer, served.tokens)
@@ -291,19 +248,6 @@ class _Run:
             callbacks=callbacks,
             learning=learning,
         )
-
-    def _dtype(self, arguments: Any) -> str:
-        """What weights are kept in: float32, for a GPU computes in bf16 under autocast; less where they are frozen."""
-        stored = stored_dtype(self.model_dir)
-        if self.options.dtype == "auto":
-            frozen = self.options.stage != "full" and arguments.device.type == "cuda" and arguments.bf16
-            return "bfloat16" if frozen and stored == "bfloat16" else "float32"
-        if self.options.stage == "rows" and self.options.dtype != "float32" and self.options.dtype != stored:
-            raise UsageError(
-                f"{self.model_dir} is stored in {stored}: in {self.options.dtype} its frozen weights would change",
-                hint="leave dtype out",
-            )
-        return self.options.dtype
 
     def _check_length(self, rows: Rows, served: Served) -> None:
         longest, places = int(rows.lengths.max()), getattr(served.model.config, "max_position_embeddings", None)
