@@ -104,10 +104,18 @@ class Contract:
                 serving=Serving.from_json(value["serving"]) if value["serving"] else None,
                 base_folder=dict(value["base_folder"]) if value.get("base_folder") else None,
                 asking=Asking.from_json(value["asking"]) if value.get("asking") else None,
-                normalise=value.get("normalise", "level"),
+                normalise=_normalise(value),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"the model's contract is malformed: {type(error).__name__} {error}") from error
+
+
+def _normalise(value: Mapping[str, Any]) -> Literal["level", "trie"]:
+    """Format 0 knew of nothing but the level."""
+    found = value["normalise"] if value["format"] > 0 else "level"
+    if found not in ("level", "trie"):
+        raise ValueError(f"normalise {found!r}")
+    return "trie" if found == "trie" else "level"
 
 
 def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> None:

@@ -26,6 +26,7 @@ def contract_of(bundle: Bundle) -> Contract:
         parents=({"stage": "extended", "init": "codebook"},),
         facts={"rows": "ab" * 32, "seed": 3},
         serving=SERVING,
+        normalise="trie",
     )
 
 
@@ -53,6 +54,14 @@ def test_unknown_keys_are_ignored_and_newer_formats_refused(bundle: Bundle, tmp_
     (tmp_path / "sid.json").write_text(json.dumps({**value, "format": 99}))
     with pytest.raises(CompatibilityError, match="has format 99, this sidtool reads up to"):
         read_contract(tmp_path)
+
+
+def test_format_0_had_scores_over_the_level(bundle: Bundle, tmp_path: Path) -> None:
+    value = contract_of(bundle).to_json()
+    del value["normalise"]
+    with pytest.raises(IntegrityError, match="normalise"):
+        Contract.from_json(value)
+    assert Contract.from_json(value | {"format": 0}).normalise == "level"
 
 
 def test_a_folder_without_one_is_no_model_of_ours(tmp_path: Path) -> None:
