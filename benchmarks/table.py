@@ -1,4 +1,4 @@
-"""Print what `sidtool evaluate --json` wrote as a table: R@5, R@10, N@5, N@10 of each system on the same users.
+"""Print what `sidtool evaluate --json` wrote as a table: each system on the same users, and on those with rare targets.
 
 Usage: table.py NAME=METRICS.json ... ; the baselines are those of the first file. R is HR: one target a user.
 """
@@ -14,12 +14,16 @@ def table(files: dict[str, Path]) -> str:
     """The table as Markdown, with the 95% intervals of the first system below it."""
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
     first = next(iter(found.values()))
-    systems = {name: value["metrics"] for name, value in found.items()} | first["baselines"]
-    lines = ["| | R@5 | R@10 | N@5 | N@10 |", "| --- | --- | --- | --- | --- |"]
-    for name, metrics in systems.items():
-        lines.append(" | ".join([f"| {name}", *(f"{metrics[key]:.4f}" for key in NAMES)]) + " |")
+    rare = first["slices"]["rare"]
+    systems = {name: (value["metrics"], value["slices"]["rare"]["metrics"]) for name, value in found.items()}
+    systems |= {name: (metrics, rare["baselines"][name]) for name, metrics in first["baselines"].items()}
+    lines = ["| | R@5 | R@10 | N@5 | N@10 | rare R@10 | rare N@10 |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    for name, (metrics, of_rare) in systems.items():
+        values = [metrics[key] for key in NAMES] + [of_rare[key] for key in ("hr@10", "ndcg@10")]
+        lines.append(" | ".join([f"| {name}", *(f"{value:.4f}" for value in values)]) + " |")
     low, high = first["ci"]["hr@10"]
     lines.append(f"\n{first['n']} users; 95% interval of the first R@10: {low:.4f} to {high:.4f}")
+    lines.append(f"rare: targets of 1 to {rare['events'][1]} training events, {rare['n']} users")
     return "\n".join(lines)
 
 
