@@ -55,6 +55,15 @@ class TrieArrays:
         same = (legal & (have == codes.view(1, -1, 1)))[0]
         return found[0].gather(1, same.int().argmax(-1, keepdim=True)).squeeze(1), same.any(-1)
 
+    def descend(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The node of each of (n, depth) prefixes, and whether there is one: node 0 at depth 0, the root."""
+        nodes = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
+        there = torch.ones_like(nodes, dtype=torch.bool)
+        for level in range(codes.shape[1]):
+            nodes, known = self.child(level, nodes, codes[:, level])
+            there &= known
+        return nodes, there
+
     def first_leaf(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
         """The first leaf below nodes of a level; of node + 1, that is where the leaves of node stop."""
         for children in self.children[level + 1 :]:

@@ -101,12 +101,8 @@ class SidLogitsProcessor(LogitsProcessor):
         dead = depth > tail.shape[1]
         for length in range(1, min(levels, tail.shape[1]) + 1):
             rows = (depth == length).nonzero().squeeze(1)
-            node = torch.zeros_like(rows)
-            for level in range(length if len(rows) else 0):
-                token = level - length
-                code = tail[rows, token] - edges[level]
-                node, there = arrays.child(level, node, code)
-                dead[rows] |= ~there | (kinds[rows, token] != level)
+            node, there = arrays.descend(tail[rows, -length:] - edges[:length])
+            dead[rows] |= ~there | (kinds[rows, -length:] != torch.arange(length, device=device)).any(-1)
             if length < levels:
                 nodes[length][rows] = node
         return depth, nodes, dead

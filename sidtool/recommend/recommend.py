@@ -231,8 +231,7 @@ class _Desk:
         histories = [self.items.rows(request.history) for request in requests]
         prompts = [self._prompt(request, rows) for request, rows in zip(requests, histories, strict=True)]
         codes, tokens = self.items.codes[candidates], self.served.tokens
-        trie = self.trie if self.normalise == "trie" else None
-        scores = score(self.served.model, prompts, codes, tokens, normalise=self.normalise, trie=trie)
+        scores = score(self.served.model, prompts, codes, tokens, normalise=self.normalise, trie=self.trie)
         for request, history, mine in zip(requests, histories, scores, strict=True):
             own = None if request.allow is None else self.items.rows(request.allow)
             denied = [self.denied, self.items.rows(request.deny), *([history] if self.exclude_seen else [])]

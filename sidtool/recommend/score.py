@@ -41,12 +41,12 @@ def score(
     """(prompts, candidates) float32: the log-probability of each of (m, levels) candidate SIDs after each prompt.
 
     Candidates come in any order and may repeat. Equals what `beam_search` gives a SID that it finds; minus infinity
-    after a prompt without a token. Over the "trie", which has to be given then, a SID that is not in it is impossible:
-    minus infinity too. Raises UsageError if a code is off the space, or if the model's attention cannot be steered by a
+    after a prompt without a token, and over the "trie", which has to be given for it, for a SID that is not in it.
+    Raises UsageError if it is not given, if a code is off the space, or if the model's attention cannot be steered by a
     mask.
     """
-    if (normalise == "trie") != (trie is not None):
-        raise UsageError("scores over the trie need the trie, and others have none")
+    if normalise == "trie" and trie is None:
+        raise UsageError("scores over the trie need the trie")
     tokens.space.check(candidates)
     keys = tokens.space.pack(candidates)
     order = np.argsort(keys, kind="stable")
@@ -100,7 +100,7 @@ def _score_trie(
 ) -> torch.Tensor:
     """(batch, leaves): grow the whole trie on each prompt, level by level, and add up log-probabilities."""
     hidden, scores = first, torch.zeros(len(first), 1, device=first.device)
-    catalogue = None if legal is None else trie_arrays(legal, first.device)
+    catalogue = trie_arrays(legal, first.device) if legal is not None and normalise == "trie" else None
     nodes = torch.zeros(1, dtype=torch.long, device=first.device)  # where the prefixes stand in the catalogue's trie
     for level in range(trie.levels):
         start = int(tokens.level_starts[level])

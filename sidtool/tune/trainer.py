@@ -18,6 +18,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl
 from trl import SFTConfig, SFTTrainer
 
 from sidtool.bundle.trie import Trie
+from sidtool.errors import UsageError
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend.arrays import over_children, trie_arrays
 from sidtool.tune.augment import Augmented
@@ -74,12 +75,9 @@ class Loss:
     def _among_children(
         self, trie: Trie, level: int, block: torch.Tensor, codes: torch.Tensor, before: torch.Tensor, smoothing: float
     ) -> torch.Tensor:
-        arrays, offsets = trie_arrays(trie, block.device), self.tokens.space.offsets.tolist()
-        nodes, known = torch.zeros_like(codes), torch.ones_like(codes, dtype=torch.bool)
-        for above in range(level):
-            code = before[:, above - level] - self.tokens.start - offsets[above]
-            nodes, there = arrays.child(above, nodes, code)
-            known &= there
+        arrays, offsets = trie_arrays(trie, block.device), torch.from_numpy(self.tokens.space.offsets).to(block.device)
+        above = before[:, before.shape[1] - level :] - self.tokens.start - offsets[:level]
+        nodes, known = arrays.descend(above)
         children, goes_on, legal = (part[0] for part in arrays.candidates(level, nodes[None]))  # (targets, fan-out)
         logs = over_children(block.gather(-1, goes_on), legal)
         own, there = arrays.child(level, nodes, codes)
@@ -131,24 +129,38 @@ class SidTrainer(SFTTrainer):
         self.lora = learning if isinstance(learning, Lora) else None
         new_rows = self.lora.rows if self.lora else learning
         self._head = NarrowHead(self.model, new_rows.logits if isinstance(new_rows, NewRows) else None)
+        if self._another_loss and loss.over in ("level", "trie"):
+            raise UsageError(
+                f"loss_over={loss.over} is a loss of its own, so it goes with no other loss_type and no router loss",
+                hint="loss_over=vocabulary",
+            )
         self.narrow = narrows_exactly(self.model, self._head, loss.columns)
         self.ema = Ema(self.model, ema) if ema else None
         if self.ema:
             self.add_callback(_EveryStep(self.ema.update))
         self.seen = torch.zeros(2, dtype=torch.int64, device=args.device)  # tokens without padding, targets
 
+    @property
+    def _another_loss(self) -> bool:
+        """Whether the parent's loss is asked for, which is over the whole vocabulary."""
+        return bool(self.args.loss_type != "nll" or self.aux_loss_enabled)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Cross-entropy at the targets, mean over the targets of the whole step."""
         self.seen += torch.stack([inputs.pop("tokens"), (inputs["labels"] != IGNORED).sum()])
-        if return_outputs or self.args.loss_type != "nll" or self.aux_loss_enabled or not self.narrow:
+        if return_outputs or self._another_loss:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")[:, 1:]  # (lines, length - 1): what the position before is asked for
         line, place = (labels != IGNORED).nonzero(as_tuple=True)
         positions = line * (labels.shape[1] + 1) + place
-        with self._head.narrowed(positions, self._loss.columns):
-            logits = model(**inputs, use_cache=False).logits[0]  # (targets, columns)
+        columns = self._loss.columns
+        if self.narrow:
+            with self._head.narrowed(positions, columns):
+                logits = model(**inputs, use_cache=False).logits[0]  # (targets, columns)
+        else:
+            logits = model(**inputs, use_cache=False).logits.flatten(0, 1)[positions, slice(*(columns or (None,)))]
         behind = torch.arange(2 - self._loss.tokens.space.levels, 1, device=place.device)
         before = inputs["input_ids"][line[:, None], (place[:, None] + behind).clamp_min(0)]
         total = self._loss.total(logits, labels[line, place], before, self.args.label_smoothing_factor)

@@ -159,6 +159,9 @@ def test_loss_and_gradient_are_the_plain_ones(tmp_path: Path, architecture: str,
         loss.backward()
         losses.append(loss.detach())
         gradients.append(model.get_input_embeddings().weight.grad.clone())
+        trainer.narrow = False  # as for a model whose head cannot be narrowed: the same loss, from all logits
+        full = trainer.compute_loss(model, trainer.data_collator([rows[i] for i in range(4)]))
+        torch.testing.assert_close(full.detach(), loss.detach(), atol=1e-5, rtol=1e-5)
     model = tiny_model(architecture, vocab_size=83)  # the oracle: one row at a time, one target at a time
     total = torch.zeros(())
     for row in range(4):
@@ -214,6 +217,19 @@ def test_rows_of_another_bundle_are_refused_before_weights_load(
     monkeypatch.setattr(module, "load_served", lambda *a, **k: pytest.fail("weights were loaded"))
     with pytest.raises(CompatibilityError, match="items digest is 000000000000"):
         train(models("llama"), made, tmp_path / "tuned")
+
+
+def test_a_loss_of_its_own_goes_with_no_other(tmp_path: Path, models: Make, rows: Make) -> None:
+    made = rows(sequence=1.0)
+    with pytest.raises(UsageError, match="loss_over=trie is a loss of its own"):
+        train(
+            models("llama"),
+            made,
+            tmp_path / "tuned",
+            options=TrainOptions(loss_over="trie"),
+            fields={"loss_type": "dft"},
+        )
+    assert not (tmp_path / "tuned").exists()
 
 
 def test_sid_losses_need_sid_rows(tmp_path: Path, models: Make, rows: Make) -> None:
