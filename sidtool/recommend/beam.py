@@ -20,6 +20,7 @@ from sidtool.recommend import plain
 from sidtool.recommend.arrays import FilterArrays, TrieArrays, over_children, trie_arrays
 from sidtool.recommend.filters import LeafFilter
 from sidtool.recommend.head import Head, Normalise
+from sidtool.recommend.linear import fast_linear
 from sidtool.recommend.probe import way
 from sidtool.recommend.tree import TreeRun
 
@@ -146,12 +147,16 @@ def batches(lengths: Sequence[int], tree: int, token_budget: int) -> Iterator[li
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[Any]:
-    """The bare model in eval mode: an adapter's wrapper comes off (its layers stay), and the mode is put back after."""
+    """The bare model in eval mode: an adapter's wrapper comes off (its layers stay), and the mode is put back after.
+
+    Its linear layers take the faster of this machine's libraries.
+    """
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     training = [module for module in bare.modules() if module.training]
     bare.eval()
     try:
-        yield bare
+        with fast_linear(bare):
+            yield bare
     finally:
         for module in training:
             module.training = True

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from sidtool.recommend.linear import product
+
 Normalise = Literal["level", "vocabulary", "trie"]
 """What log-probabilities are normalised over: the codes of the level, every token (as `generate` does), or the codes
 by which the prefix goes on to an item of the catalogue."""
@@ -96,7 +98,7 @@ class _Columns(nn.Module):
             return self.head(hidden)
         start, stop = self.range
         bias = None if self.head.bias is None else self.head.bias[start:stop]
-        return nn.functional.linear(hidden, self.head.weight[start:stop], bias)
+        return product(hidden, self.head.weight[start:stop], bias)
 
 
 def swap(module: Any, old: Any, new: nn.Module) -> Any:
