@@ -23,7 +23,7 @@ from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend.arrays import over_children, trie_arrays
 from sidtool.tune.augment import Augmented
 from sidtool.tune.data import IGNORED, Example, Packed, Padded, Rows
-from sidtool.tune.head import NarrowHead, narrows_exactly, packs_exactly
+from sidtool.tune.head import Columns, NarrowHead, Part, full_blocks, narrows_exactly, packs_exactly
 from sidtool.tune.lora import Lora
 from sidtool.tune.newrows import NewRows
 from sidtool.tune.validate import Validator
@@ -45,31 +45,41 @@ class Loss:
     trie: Trie | None = None
 
     @property
-    def columns(self) -> tuple[int, int] | None:
+    def columns(self) -> Columns | None:
         """The token ids that logits are needed of; None for all."""
         if self.over == "vocabulary":
             return None
         return self.tokens.start, self.tokens.start + self.tokens.space.n_codes
 
+    def parts(self, targets: torch.Tensor) -> list[Part]:
+        """Which of (n,) target ids are asked for which columns: one part, or one for each level."""
+        if self.over in ("vocabulary", "sid"):
+            return [(torch.arange(len(targets), device=targets.device), self.columns)]
+        space, found = self.tokens.space, list[Part]()
+        for offset, size in zip(space.offsets.tolist(), space.sizes, strict=True):
+            first = self.tokens.start + offset
+            found.append((((targets >= first) & (targets < first + size)).nonzero()[:, 0], (first, first + size)))
+        return found
+
     def total(
-        self, logits: torch.Tensor, targets: torch.Tensor, before: torch.Tensor, smoothing: float
+        self,
+        blocks: Sequence[torch.Tensor],
+        parts: Sequence[Part],
+        targets: torch.Tensor,
+        before: torch.Tensor,
+        smoothing: float,
     ) -> torch.Tensor:
-        """Sum of the cross-entropies of (n, columns) logits at (n,) target ids; (n, levels - 1) ids come `before`."""
-        if self.over == "vocabulary":
-            return cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
-        places = targets - self.tokens.start
-        if self.over == "sid":
-            return cross_entropy(logits, places, reduction="sum", label_smoothing=smoothing)
-        total = logits.sum() * 0.0
-        blocks = zip(self.tokens.space.offsets.tolist(), self.tokens.space.sizes, strict=True)
-        for level, (offset, size) in enumerate(blocks):
-            here = (places >= offset) & (places < offset + size)
-            block = logits[here, offset : offset + size]  # (targets of this level, size)
-            codes = places[here] - offset
-            if self.trie is not None:
-                total = total + self._among_children(self.trie, level, block, codes, before[here], smoothing)
+        """Sum of the cross-entropies of each part's logits at (n,) target ids; (n, levels - 1) ids come `before`."""
+        total = torch.zeros((), device=targets.device)
+        for level, (block, (which, columns)) in enumerate(zip(blocks, parts, strict=True)):
+            codes = targets[which] - (columns[0] if columns else 0)
+            if not len(which):
+                loss = block.sum()  # of nothing, yet the weights are part of it: each process has a gradient for all
+            elif self.trie is not None:
+                loss = self._among_children(self.trie, level, block.float(), codes, before[which], smoothing)
             else:
-                total = total + cross_entropy(block, codes, reduction="sum", label_smoothing=smoothing)
+                loss = cross_entropy(block, codes, reduction="sum", label_smoothing=smoothing)
+            total = total + loss
         return total
 
     def _among_children(
@@ -154,16 +164,17 @@ class SidTrainer(SFTTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")[:, 1:]  # (lines, length - 1): what the position before is asked for
         line, place = (labels != IGNORED).nonzero(as_tuple=True)
-        positions = line * (labels.shape[1] + 1) + place
-        columns = self._loss.columns
-        if self.narrow:
-            with self._head.narrowed(positions, columns):
-                logits = model(**inputs, use_cache=False).logits[0]  # (targets, columns)
-        else:
-            logits = model(**inputs, use_cache=False).logits.flatten(0, 1)[positions, slice(*(columns or (None,)))]
+        positions, targets = line * (labels.shape[1] + 1) + place, labels[line, place]
+        parts = self._loss.parts(targets)
+        asked = [(positions[which], columns) for which, columns in parts]
+
+        def run() -> torch.Tensor:
+            return model(**inputs, use_cache=False).logits
+
+        blocks = self._head.blocks(run, asked) if self.narrow else full_blocks(run(), asked)
         behind = torch.arange(2 - self._loss.tokens.space.levels, 1, device=place.device)
         before = inputs["input_ids"][line[:, None], (place[:, None] + behind).clamp_min(0)]
-        total = self._loss.total(logits, labels[line, place], before, self.args.label_smoothing_factor)
+        total = self._loss.total(blocks, parts, targets, before, self.args.label_smoothing_factor)
         if num_items_in_batch is None:
             return total / max(len(positions), 1)
         ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1

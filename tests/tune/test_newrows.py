@@ -60,8 +60,8 @@ def test_a_step_moves_the_block_alone_and_narrow_heads_see_it(tied: bool, column
     )
     head = NarrowHead(model, rows.logits)
     for _ in range(2):
-        with head.narrowed(torch.arange(33), columns):
-            loss_of(model(input_ids=IDS, use_cache=False).logits).backward()
+        (logits,) = head.blocks(lambda: model(input_ids=IDS, use_cache=False).logits, [(torch.arange(33), columns)])
+        loss_of(logits).backward()
         optimizer.step()
         optimizer.zero_grad()
     assert narrows_exactly(model, head, columns)

@@ -83,10 +83,12 @@ def test_narrow_heads_and_packing_are_exact(architecture: str, tied: bool) -> No
         full = model(input_ids=ids, use_cache=False).logits.reshape(33, -1)[places]
         for columns in (None, (40, 77)):
             assert narrows_exactly(model, head, columns)
-            with head.narrowed(places, columns):
-                narrow = model(input_ids=ids, use_cache=False).logits[0]
+            parts = [(places, columns), (places[:0], columns), (places[1:3], (50, 60))]
+            narrow = head.blocks(lambda: model(input_ids=ids, use_cache=False).logits, parts)
             wanted = full if columns is None else full[:, 40:77]
-            torch.testing.assert_close(narrow, wanted, atol=1e-5, rtol=1e-5)
+            assert [len(block) for block in narrow] == [4, 0, 2]
+            torch.testing.assert_close(narrow[0], wanted, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(narrow[2], full[1:3, 50:60], atol=1e-5, rtol=1e-5)
 
 
 def test_eager_attention_is_not_packed() -> None:
