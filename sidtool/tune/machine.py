@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def stored_dtype(folder: Path) -> str:
@@ -27,6 +28,29 @@ def peak_memory() -> dict[str, float]:
     if torch.cuda.is_available():
         peak["peak_cuda_gib"] = torch.cuda.max_memory_allocated() / (1 << 30)
     return peak
+
+
+@contextlib.contextmanager
+def float32_attention() -> Iterator[None]:
+    """Within, attention under autocast on a CPU is computed in float32, between products in bfloat16.
+
+    The backward pass of PyTorch's bfloat16 attention takes several times as long there as that of float32.
+    """
+    from torch import Tensor, autocast, nn
+
+    own = nn.functional.scaled_dot_product_attention
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **options: Any) -> Any:
+        if attn_mask is not None and attn_mask.is_floating_point():
+            attn_mask = attn_mask.float()
+        with autocast("cpu", enabled=False):
+            return own(query.float(), key.float(), value.float(), attn_mask=attn_mask, **options)
+
+    nn.functional.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        nn.functional.scaled_dot_product_attention = own
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from sidtool.tune.augment import Augmented
 from sidtool.tune.data import IGNORED, Example, Packed, Padded, Rows
 from sidtool.tune.head import Columns, NarrowHead, Part, full_blocks, narrows_exactly, packs_exactly
 from sidtool.tune.lora import Lora
+from sidtool.tune.machine import float32_attention
 from sidtool.tune.newrows import NewRows
 from sidtool.tune.validate import Validator
 
@@ -154,6 +155,12 @@ class SidTrainer(SFTTrainer):
     def _another_loss(self) -> bool:
         """Whether the parent's loss is asked for, which is over the whole vocabulary."""
         return bool(self.args.loss_type != "nll" or self.aux_loss_enabled)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """A step of the parents', with the faster attention on a CPU that computes in bfloat16."""
+        slow = self.args.device.type == "cpu" and self.args.bf16
+        with float32_attention() if slow else nullcontext():
+            return super().training_step(*args, **kwargs)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -295,6 +295,29 @@ def test_a_stopped_run_ends_as_one_left_alone(
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma3"])
+def test_bf16_on_a_cpu_multiplies_in_it_and_attends_in_float32(
+    tmp_path: Path, models: Make, rows: Make, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    made, precisions, own = rows(sequence=1.0), set(), torch.nn.functional.scaled_dot_product_attention
+
+    def attention(query: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
+        if query.requires_grad:
+            precisions.add((query.dtype, torch.is_autocast_enabled("cpu")))
+        return own(query, *others, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    losses = {}
+    for bf16 in (False, True):
+        precisions.clear()
+        fields = {**FAST, "bf16": bf16}
+        losses[bf16] = train(models(architecture), made, tmp_path / str(bf16), fields=fields)["loss"]
+        assert precisions == {(torch.float32, False)}
+    assert losses[True] != losses[False]
+    assert losses[True] == pytest.approx(losses[False], rel=0.02)
+    assert torch.nn.functional.scaled_dot_product_attention is attention
+
+
 @pytest.mark.parametrize("extra", [{"crop": 0.5}, {"drop_items": 0.5}, {"code_dropout": 0.5}])
 def test_every_epoch_is_varied(
     tmp_path: Path, models: Make, rows: Make, monkeypatch: pytest.MonkeyPatch, extra: dict[str, float]
