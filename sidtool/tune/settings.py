@@ -34,6 +34,8 @@ class TrainOptions:
     crop, drop_items: chances that a history loses its oldest items, and that any one item of it is left out, drawn
         anew in every epoch (augment.py); rows of other kinds and validation stay as they are.
     code_dropout: the chance that an input code's embedding is zero in a training step.
+    optimizer: `adamw` (SFTConfig's `optim` names others), or `muon` for the matrices of hidden layers and adamw for the
+        rest, with stage=full.
     ema: decay of an exponential moving average of the weights, which is then what is validated and saved.
     metric: the metric on the validation users that selects the checkpoint: hr@K or ndcg@K.
     valid_users: size of the seeded sample of validation users; 0 takes all. valid_width: beams. valid_exclude_seen:
@@ -55,6 +57,7 @@ class TrainOptions:
     crop: float = 0.0
     drop_items: float = 0.0
     code_dropout: float = 0.0
+    optimizer: Literal["adamw", "muon"] = "adamw"
     ema: float | None = None
     metric: str = "ndcg@10"
     valid_users: int = 1000
@@ -63,13 +66,15 @@ class TrainOptions:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("stage", "dtype", "loss_over", "batching"):
+        for name in ("stage", "dtype", "loss_over", "batching", "optimizer"):
             choices = get_args(self.__annotations__[name])
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
         for name in ("crop", "drop_items", "code_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is a chance between 0 and 1, not {getattr(self, name)}")
+        if self.optimizer == "muon" and self.stage != "full":
+            raise UsageError(f"optimizer=muon is for stage=full, not {self.stage}")
         if self.lora_r < 1:
             raise UsageError(f"lora_r is at least 1, not {self.lora_r}")
         kind, _, k = self.metric.partition("@")

@@ -247,6 +247,7 @@ class _Run:
             mark=self._mark,
             callbacks=callbacks,
             learning=learning,
+            muon=self.options.optimizer == "muon",
         )
 
     def _check_length(self, rows: Rows, served: Served) -> None:

@@ -27,6 +27,7 @@ from sidtool.tune.head import Columns, NarrowHead, Part, full_blocks, narrows_ex
 from sidtool.tune.lora import Lora
 from sidtool.tune.machine import float32_attention
 from sidtool.tune.newrows import NewRows
+from sidtool.tune.optimizer import MuonAdamW
 from sidtool.tune.validate import Validator
 
 EMA_FILE = "ema.pt"
@@ -119,6 +120,7 @@ class SidTrainer(SFTTrainer):
         mark: Callable[[Path], None],
         callbacks: list[TrainerCallback],
         learning: NewRows | Lora | None = None,
+        muon: bool = False,
     ) -> None:
         pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         packed = batching != "padded" and packs_exactly(model)
@@ -135,7 +137,7 @@ class SidTrainer(SFTTrainer):
         )
         self.train_dataset = rows
         self.remove_callback(PrinterCallback)
-        self.packed, self._loss, self._validator, self._mark = packed, loss, validator, mark
+        self.packed, self._loss, self._validator, self._mark, self._muon = packed, loss, validator, mark, muon
         self.model_accepts_loss_kwargs = True  # this loss is divided by the targets of all accumulated batches
         self.lora = learning if isinstance(learning, Lora) else None
         new_rows = self.lora.rows if self.lora else learning
@@ -155,6 +157,15 @@ class SidTrainer(SFTTrainer):
     def _another_loss(self) -> bool:
         """Whether the parent's loss is asked for, which is over the whole vocabulary."""
         return bool(self.args.loss_type != "nll" or self.aux_loss_enabled)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The parents' optimizer, or Muon beside AdamW, once."""
+        if not self._muon or self.optimizer is not None:
+            return super().create_optimizer(*args, **kwargs)
+        adamw = {"betas": (self.args.adam_beta1, self.args.adam_beta2), "eps": self.args.adam_epsilon, "fused": True}
+        rates = {"lr": self.args.learning_rate, "weight_decay": self.args.weight_decay}
+        self.optimizer = MuonAdamW(self.accelerator.unwrap_model(self.model), **rates, **adamw)
+        return self.optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """A step of the parents', with the faster attention on a CPU that computes in bfloat16."""

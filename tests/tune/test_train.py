@@ -265,10 +265,10 @@ class _Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "crop": 0.5, "drop_items": 0.2, "code_dropout": 0.1}])
-def test_a_stopped_run_ends_as_one_left_alone(
-    tmp_path: Path, models: Make, rows: Make, extra: dict[str, float]
-) -> None:
+@pytest.mark.parametrize(
+    "extra", [{}, {"ema": 0.9, "crop": 0.5, "drop_items": 0.2, "code_dropout": 0.1}, {"optimizer": "muon"}]
+)
+def test_a_stopped_run_ends_as_one_left_alone(tmp_path: Path, models: Make, rows: Make, extra: dict[str, Any]) -> None:
     base, made = models("gpt2", resid_pdrop=0.1), rows(sequence=1.0)
     options = TrainOptions(valid_users=10, valid_width=10, **extra)
     fields = {**FAST, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
