@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
 from transformers import PrinterCallback, TrainerCallback, TrainerControl
 from trl import SFTConfig, SFTTrainer
 
@@ -160,11 +161,13 @@ class SidTrainer(SFTTrainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The parents' optimizer, or Muon beside AdamW, once."""
-        if not self._muon or self.optimizer is not None:
+        if not self._muon:
             return super().create_optimizer(*args, **kwargs)
+        if isinstance(self.optimizer, Optimizer):
+            return self.optimizer
         adamw = {"betas": (self.args.adam_beta1, self.args.adam_beta2), "eps": self.args.adam_epsilon, "fused": True}
         rates = {"lr": self.args.learning_rate, "weight_decay": self.args.weight_decay}
-        self.optimizer = MuonAdamW(self.accelerator.unwrap_model(self.model), **rates, **adamw)
+        self.optimizer: Optimizer | None = MuonAdamW(self.accelerator.unwrap_model(self.model), **rates, **adamw)
         return self.optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
