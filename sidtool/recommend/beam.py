@@ -153,7 +153,8 @@ def evaluating(model: Any) -> Iterator[Any]:
     """
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     training = [module for module in bare.modules() if module.training]
-    bare.eval()
+    if training:
+        bare.eval()
     try:
         with fast_linear(bare):
             yield bare

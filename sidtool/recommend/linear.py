@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+SMALL = 1 << 21
+"""Multiplications below which the call costs more than the product."""
+
 
 @contextmanager
 def fast_linear(model: nn.Module) -> Iterator[None]:
@@ -58,4 +61,5 @@ def _forward(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 def _takes(hidden: torch.Tensor, weight: torch.Tensor) -> bool:
     single = hidden.dtype == weight.dtype == torch.float32 and hidden.device.type == weight.device.type == "cpu"
-    return single and hidden.numel() > 0 and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    large = hidden.numel() * weight.shape[0] >= SMALL
+    return single and large and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
