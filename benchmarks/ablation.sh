@@ -30,8 +30,8 @@ variant recipe
 variant adamw train:optimizer=adamw train:learning_rate=1.5e-3
 variant history-50 sft:history_length=50 sft:max_length=200
 variant label-smoothing train:label_smoothing_factor=0.1
-variant signal-0.7 codebook:signal_weight=0.7
-variant signal-0.85 codebook:signal_weight=0.85
+variant signal-0.7 "codebook:set=[signal_weight=0.7]"
+variant signal-0.85 "codebook:set=[signal_weight=0.85]"
 variant level-loss train:loss_over=level
 variant level-loss-256 train:loss_over=level codebook:levels=256x256x256
 variant 256x256x256 codebook:levels=256x256x256

@@ -204,8 +204,9 @@ class _Run:
 
         from sidtool.tune.augment import Augmentation, Augmented, EpochCallback, hide_codes
         from sidtool.tune.lora import Lora
+        from sidtool.tune.loss import Loss
         from sidtool.tune.newrows import NewRows
-        from sidtool.tune.trainer import Loss, ProgressCallback, SidTrainer, set_dropout
+        from sidtool.tune.trainer import ProgressCallback, SidTrainer, set_dropout
 
         loss_over = self._loss_over
         served = load_served(

@@ -102,7 +102,8 @@ def trainer_of(tmp_path: Path, model: Any, rows: Any, over: str, batching: str, 
 
     from sidtool.prompt.tokens import SidTokens
     from sidtool.sid import SidSpace
-    from sidtool.tune.trainer import Loss, SidTrainer
+    from sidtool.tune.loss import Loss
+    from sidtool.tune.trainer import SidTrainer
     from tests.models import tiny_tokenizer
 
     arguments = SFTConfig(
