@@ -14,6 +14,8 @@ from sidtool.tune.settings import DEFAULTS, TrainOptions
 
 def settled(options: TrainOptions, fields: Mapping[str, Any], lineage: Mapping[str, Any]) -> dict[str, Any]:
     """All fields: the defaults, those that are set, and as many epochs as the budget of tokens is."""
+    if options.optimizer == "muon" and "optim" in fields:
+        raise UsageError("optimizer=muon brings its own AdamW, so optim may not be set", hint="set one of the two")
     if options.token_budget is None:
         return {**DEFAULTS, **fields}
     if {"num_train_epochs", "max_steps"} & fields.keys():

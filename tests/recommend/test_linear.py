@@ -26,7 +26,7 @@ class Net(nn.Module):
 @pytest.mark.usefixtures("onednn")
 def test_the_same_products_of_every_kind_of_layer() -> None:
     torch.manual_seed(0)
-    net, hidden, calls = Net(), torch.randn(2, 5, 24), list[int]()
+    net, hidden = Net(), torch.randn(2, 5, 24)
     own = net(hidden).detach()
     with linear.fast_linear(net), torch.no_grad(), torch.profiler.profile() as profile:
         found = net(hidden)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from sidtool.errors import UsageError
+from sidtool.tune.arguments import settled
 from sidtool.tune.optimizer import MuonAdamW, hidden_matrices
 from sidtool.tune.settings import TrainOptions
 from tests.models import tiny_model
@@ -71,8 +72,10 @@ def test_state_survives_a_checkpoint_and_a_schedule_reaches_both() -> None:
     assert all(torch.equal(*pair) for pair in zip(before, stopped.parameters(), strict=True))
 
 
-def test_it_is_for_whole_models() -> None:
+def test_it_is_for_whole_models_and_goes_with_no_other_optimizer() -> None:
     with pytest.raises(UsageError, match="optimizer=muon is for stage=full, not lora"):
         TrainOptions(stage="lora", optimizer="muon")
+    with pytest.raises(UsageError, match="optim may not be set"):
+        settled(TrainOptions(optimizer="muon"), {"optim": "adafactor"}, {})
     with pytest.raises(UsageError, match="none of them learns"):
         hidden_matrices(tiny_model("gpt2", vocab_size=40).requires_grad_(False))
