@@ -13,9 +13,11 @@ import json
 import os
 import resource
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +222,6 @@ def speed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             left, clock, processor = timed(lambda: work(vectors))  # noqa: B023
             yield {"what": name, "rows": n, "seconds": clock, "processor": processor, "variance_left": left}
     yield from assignment(arguments)
-    yield from balanced(arguments)
 
 
 def assignment(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -243,37 +244,73 @@ def assignment(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def balanced(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Balanced k-means against k-means-constrained: 256 clusters, 64 dimensions."""
+    """Balanced k-means against k-means-constrained: 256 clusters, 64 dimensions, more rows until it takes too long."""
+    rows = [2_000] if arguments.quick else arguments.balanced_rows
+    waited = find_spec("k_means_constrained") is not None
+    if not waited:
+        yield {"what": "k-means-constrained is not installed"}
+    for n in rows:
+        found = {}
+        sides = {"sidtool, balanced": evenly_by_sidtool}
+        if waited:
+            sides["k-means-constrained"] = evenly_by_flow
+        for name, work in sides.items():
+            measured = in_a_process(work, n, arguments.patience)
+            if measured is None:
+                yield {"what": name, "rows": n, "given up after processor seconds": arguments.patience}
+                waited = False
+                continue
+            left, clock, processor = measured
+            found[name] = (left, processor)
+            yield {"what": name, "rows": n, "seconds": clock, "processor": processor, "variance_left": left}
+        if len(found) == 2:
+            (left, mine), (their_left, theirs) = found.values()
+            yield {"what": "ratio", "rows": n, "processor": theirs / mine, "variance_left": left / their_left}
+
+
+def vectors_to_balance(n: int) -> Any:
+    """(n, 64) centred float32."""
+    vectors = mixture(3, n, 64)
+    return vectors - vectors.mean(axis=0)
+
+
+def evenly_by_sidtool(n: int) -> float:
+    """The share of the variance left by our balanced k-means."""
     from sidtool.quantize.balanced import even_codes, kmeans, squared_distances
 
-    vectors = mixture(3, 2000 if arguments.quick else arguments.balanced_rows, 64)
-    vectors -= vectors.mean(axis=0)
+    vectors = vectors_to_balance(n)
+    centroids, prices, _ = kmeans(vectors, 256, np.random.default_rng(0))
+    distances = squared_distances(vectors, centroids)
+    codes = even_codes(distances + prices)
+    own = distances[np.arange(n), codes]
+    return float(own.sum(dtype=np.float64) / np.square(vectors, dtype=np.float64).sum())
 
-    def ours() -> float:
-        centroids, prices, _ = kmeans(vectors, 256, np.random.default_rng(0))
-        distances = squared_distances(vectors, centroids)
-        codes = even_codes(distances + prices)
-        return float(distances[np.arange(len(codes)), codes].sum(dtype=np.float64))
 
-    def theirs() -> float:
-        from k_means_constrained import KMeansConstrained
+def evenly_by_flow(n: int) -> float:
+    """The same by k-means-constrained, which solves a flow of least cost in every iteration."""
+    from k_means_constrained import KMeansConstrained
 
-        even = len(vectors) // 256
-        return float(
-            KMeansConstrained(256, size_min=even, size_max=even + 1, n_init=1, random_state=0).fit(vectors).inertia_
-        )
+    vectors, even = vectors_to_balance(n), n // 256
+    solver = KMeansConstrained(256, size_min=even, size_max=even + 1, n_init=1, random_state=0)
+    return float(solver.fit(vectors).inertia_ / np.square(vectors, dtype=np.float64).sum())
 
-    total = float(np.square(vectors, dtype=np.float64).sum())
-    for name, package, work in (
-        ("sidtool, balanced", None, ours),
-        ("k-means-constrained", "k_means_constrained", theirs),
-    ):
-        if package and find_spec(package) is None:
-            yield {"what": f"{name} is not installed", "rows": len(vectors)}
-            continue
-        left, clock, processor = timed(work)
-        row = {"what": name, "rows": len(vectors), "seconds": clock, "processor": processor}
-        yield row | {"variance_left": left / total}
+
+def in_a_process(work: Callable[[int], float], n: int, patience: int) -> tuple[float, float, float] | None:
+    """What `timed` tells of the work, done by a process that is ended after so many processor seconds: then None."""
+    spawn = get_context("spawn")
+    found = spawn.SimpleQueue()
+    child = spawn.Process(target=_answer, args=(found, work, n, patience))
+    child.start()
+    child.join()
+    if child.exitcode == -signal.SIGXCPU:
+        return None
+    answer: tuple[float, float, float] = found.get()
+    return answer
+
+
+def _answer(found: Any, work: Callable[[int], float], n: int, patience: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (patience, patience + 1))
+    found.put(timed(lambda: work(n)))
 
 
 # Scale ----------------------------------------------------------------------------------------------------------------
@@ -370,6 +407,7 @@ def crowded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "methods": methods,
     "speed": speed,
+    "balanced": balanced,
     "crowded": crowded,
     "scale": scale,
 }
@@ -383,7 +421,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file that gets what was found, part by part")
     parser.add_argument("--vectors", type=Path, help="Beauty's vectors, .npy")
     parser.add_argument("--large", action="store_true", help="speed at 10^6 rows as well")
-    parser.add_argument("--balanced-rows", type=int, default=100_000)
+    sizes = [10_000, 12_500, 15_000, 20_000, 30_000, 50_000, 100_000]
+    parser.add_argument("--balanced-rows", type=int, nargs="+", default=sizes, metavar="N")
+    parser.add_argument(
+        "--patience", type=int, default=600, help="processor seconds that one balanced k-means may take"
+    )
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--memory", type=int, default=4, metavar="GIB")
     parser.add_argument("--work", type=Path, default=Path("benchmarks/work/scale"))

@@ -7,14 +7,13 @@
 # Codebooks see the training part's co-occurrence; SIGNAL= (empty) leaves it out.
 # RECIPE holds codebook.yaml, model.yaml, sft.yaml and train.yaml (benchmarks/beauty if not given). INDEX is an index.json
 # of others, keyed by the items' lines (Beauty's: as people first meet the items), that is trained instead of a codebook of ours.
-# ASK=valid asks all the valid users and leaves test unread: for comparing recipes.
+# ASK=valid asks all the valid users and leaves test unread, for comparing recipes; "valid test" asks both.
 # Each step leaves its output in WORK_DIR (benchmarks/work/DATASET): what is finished is not run again, a training that was
 # killed goes on. Seconds add up over such runs (time lost to kill -9 is not in them). summary.py writes the results.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 dataset="${1:?beauty, movielens or industrial}"; shared="${SIDTOOL_SHARED_DATA:-../shared/data}"
 recipe="${RECIPE:-$here/beauty}"; index="${INDEX:-}"; seeds="${SEEDS:-0 1 2}"; ask="${ASK:-test}"
-metrics="metrics.json"; [ "$ask" = test ] || metrics="metrics-$ask.json"
 name="$(basename "${index%.index.json}")"
 work="${3:-benchmarks/work/$dataset${name:+-$name}}"
 export PATH="$here/../.venv/bin:$PATH"
@@ -70,10 +69,13 @@ for seed in $seeds; do
     -o "$work/sft/train.jsonl" --model "$run/base+sid" --config "$recipe/sft.yaml" "${protocol[@]}"
   step "$run/seconds" "$run/tuned" train "$run/base+sid" "$work/sft/train.jsonl" -o "$run/tuned" \
     --config "$recipe/train.yaml" --set "seed=$seed"
-  if [ ! -e "$run/$metrics" ]; then
-    log="$run/seconds"; begun=$SECONDS
-    sidtool evaluate "$run/tuned" "$work/sft/$ask.jsonl" $seen --json > "$run/metrics.partial"
-    ended
-    mv "$run/metrics.partial" "$run/$metrics"
-  fi
+  for users in $ask; do
+    metrics="$run/metrics.json"; [ "$users" = test ] || metrics="$run/metrics-$users.json"
+    if [ ! -e "$metrics" ]; then
+      log="$run/seconds"; begun=$SECONDS
+      sidtool evaluate "$run/tuned" "$work/sft/$users.jsonl" $seen --json > "$run/metrics.partial"
+      ended
+      mv "$run/metrics.partial" "$metrics"
+    fi
+  done
 done

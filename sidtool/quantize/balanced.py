@@ -16,9 +16,9 @@ TABLE = 1 << 28
 """Most entries of the table of distances: one GiB."""
 ROUNDS = 10
 """Times that centroids move, at most."""
-PRICINGS = 40
-"""Price updates before centroids move, and once they stay. With six, errors were 3% above an exact solver's."""
-CHUNK = 1024
+PRICINGS = 16
+"""Price updates before centroids move, and once they stay. More of them gain .7% of the error, for twice the time."""
+CHUNK = 256
 """Rows that choose at once."""
 WARM, COLDEST = 0.3, 0.01
 """Temperatures at which prices are first adjusted to moved centroids, and last."""
@@ -67,17 +67,18 @@ def even_prices(distances: Distances, prices: NDArray[np.float32], rounds: int, 
     """
     n, size = distances.shape
     scale = max(float(distances.std()), float(np.finfo(np.float32).tiny))
-    best, fewest = prices, np.inf
+    best, fewest, every = prices, np.inf, np.ones(size, dtype=np.float32)
     for temperature in np.geomspace(start * scale, COLDEST * scale, rounds):
         counts, demand = np.zeros(size, dtype=np.intp), np.zeros(size)
         for first in range(0, n, CHUNK):  # what a chunk needs stays in the cache
             priced = distances[first : first + CHUNK] + prices
-            counts += np.bincount(priced.argmin(axis=1), minlength=size)
-            priced -= priced.min(axis=1, keepdims=True)
+            cheapest = priced.argmin(axis=1)
+            counts += np.bincount(cheapest, minlength=size)
+            priced -= priced[np.arange(len(cheapest)), cheapest, None]  # numpy's min takes four times as long
             priced *= np.float32(-1 / temperature)
             np.maximum(priced, NEVER, out=priced)
             shares = np.exp(priced, out=priced)  # (chunk, K)
-            demand += (1 / shares.sum(axis=1)) @ shares
+            demand += (1 / (shares @ every)) @ shares
         misplaced = np.abs(counts - n / size).sum()
         if misplaced <= fewest:
             best, fewest = prices, misplaced

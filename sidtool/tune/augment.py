@@ -24,6 +24,10 @@ from sidtool.tune.data import Example, Rows
 class Augmentation:
     """How histories are varied, in this order.
 
+    reverse: the chance that a row of items alone, with nothing between them, is turned round: what followed an item is
+        then asked about before it. It tells a model that two items are met together, whichever came first, as a
+        symmetric item-kNN is told. (BERT4Rec, F. Sun et al., CIKM 2019, sees both sides
+        of an item at once; this is for models that read to the right alone.)
     crop: the chance that a history loses its oldest items; how many stay is drawn evenly from one to all. Cutting the
         newest ones off would show no target that the whole row does not show. (X. Xie et al., CL4SRec, ICDE 2022.)
     drop_items: the chance that an item of the history is left out; the next one then follows the one before it.
@@ -31,13 +35,15 @@ class Augmentation:
 
     crop: float
     drop_items: float
+    reverse: float = 0.0
 
     def __call__(self, row: Example, tokens: SidTokens, rng: np.random.Generator) -> Example:
-        """A row with part of its items, whole and in the order they had; what is a target stays one.
+        """A row with part of its items, whole and in the order they had or its reverse.
 
-        The item that answers stays, and at least one item before it does: a row with a single item beside the answer,
-        or none, is left as it is, and so is running text, where an item is more than its SID. A row's first token is no
-        target: nothing comes before it.
+        What is a target stays one, but in a row turned round: there the places that were targets are. The item that
+        answers stays, and at least one item before it does: a row with a single item beside the answer, or none, loses
+        nothing. Running text is left as it is: there an item is more than its SID. A row's first token is no target:
+        nothing comes before it.
         """
         ids, targets = row
         spans = item_spans(ids, tokens)
@@ -45,8 +51,10 @@ class Augmentation:
             return row
         answers = len(spans) > 0 and bool(targets[slice(*spans[-1])].any())
         history = spans[: len(spans) - answers]
+        if self.reverse and rng.random() < self.reverse:
+            ids = _turned(ids, spans)
         if len(history) < 2:
-            return row
+            return ids, targets
         kept = np.ones(len(ids), dtype=np.bool_)
         for start, stop in history[~self._kept(len(history), rng)]:
             kept[start:stop] = False
@@ -62,6 +70,18 @@ class Augmentation:
         kept &= rng.random(items) >= self.drop_items
         kept[-1] |= not kept.any()
         return kept
+
+
+def _turned(ids: NDArray[np.int32], spans: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The ids with their items in reverse; the same ones where anything stands between items, or there is only one."""
+    if len(spans) < 2 or (spans[1:, 0] != spans[:-1, 1]).any():
+        return ids
+    items, turned = slice(spans[0, 0], spans[-1, 1]), ids.copy()
+    turned[items] = ids[items].reshape(len(spans), -1)[::-1].ravel()
+    return turned
+
+
+UNVARIED = Augmentation(0.0, 0.0)
 
 
 def _learns_text(row: Example, stop: int, tokens: SidTokens) -> bool:

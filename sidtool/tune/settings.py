@@ -31,8 +31,9 @@ class TrainOptions:
         (then only code tokens are targets), else `vocabulary`.
     batching: `packed` (several rows a line, no padding; needs sdpa attention) or `padded`; `auto`: packed if it can be.
     dropout, attention_dropout: override the model's own rates for this run; None leaves them.
-    crop, drop_items: chances that a history loses its oldest items, and that any one item of it is left out, drawn
-        anew in every epoch (augment.py); rows of other kinds and validation stay as they are.
+    crop, drop_items, reverse: chances that a history loses its oldest items, that any one item of it is left out, and
+        that a whole history is turned round, drawn anew in every epoch (augment.py); rows of other kinds and validation
+        stay as they are.
     code_dropout: the chance that an input code's embedding is zero in a training step.
     optimizer: `adamw` (SFTConfig's `optim` names others), or `muon` for the matrices of hidden layers and adamw for the
         rest, with stage=full.
@@ -56,6 +57,7 @@ class TrainOptions:
     attention_dropout: float | None = None
     crop: float = 0.0
     drop_items: float = 0.0
+    reverse: float = 0.0
     code_dropout: float = 0.0
     optimizer: Literal["adamw", "muon"] = "adamw"
     ema: float | None = None
@@ -70,7 +72,7 @@ class TrainOptions:
             choices = get_args(self.__annotations__[name])
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
-        for name in ("crop", "drop_items", "code_dropout"):
+        for name in ("crop", "drop_items", "reverse", "code_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is a chance between 0 and 1, not {getattr(self, name)}")
         if self.optimizer == "muon" and self.stage != "full":

@@ -202,7 +202,7 @@ class _Run:
     def _trainer(self, arguments: Any, progress: Progress | None, log: Log | None) -> Any:
         from transformers import EarlyStoppingCallback
 
-        from sidtool.tune.augment import Augmentation, Augmented, EpochCallback, hide_codes
+        from sidtool.tune.augment import UNVARIED, Augmentation, Augmented, EpochCallback, hide_codes
         from sidtool.tune.lora import Lora
         from sidtool.tune.loss import Loss
         from sidtool.tune.newrows import NewRows
@@ -228,8 +228,8 @@ class _Run:
             learning = NewRows(served.model, served.tokens)
         callbacks: list[Any] = [ProgressCallback(progress, log)]
         shown: Rows | Augmented = rows
-        if self.options.crop or self.options.drop_items:
-            augmentation = Augmentation(self.options.crop, self.options.drop_items)
+        augmentation = Augmentation(self.options.crop, self.options.drop_items, self.options.reverse)
+        if augmentation != UNVARIED:
             shown = Augmented(rows, augmentation, served.tokens, int(self.fields["seed"]))
             callbacks.append(EpochCallback(shown))
         if self.options.code_dropout:

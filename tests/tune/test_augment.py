@@ -84,6 +84,22 @@ def test_a_history_keeps_whole_items_in_order(
     assert before[1].sum() - targets.sum() <= tokens.space.levels * (len(items) - len(kept)) + 1
 
 
+@given(st.sampled_from([MARKED, BARE]), histories, st.integers(0, 8), chances)
+def test_a_history_turned_round_asks_backwards_in_the_same_places(
+    space: SidSpace, items: list[tuple[int, ...]], context: int, drop: float
+) -> None:
+    tokens = ENCODERS[space].tokens
+    whole = {"prompt": spelled(space, items[:context]), "completion": spelled(space, items[context:])}
+    row = {"task": "sequence"} | (whole if 0 < context < len(items) else {"text": spelled(space, items)})
+    before = encoded(space, row, codes_only=True)
+    ids, targets = Augmentation(0.0, 0.0, 1.0)(before, tokens, np.random.default_rng(0))
+    assert decoded(ids.tolist(), tokens) == items[::-1]
+    assert targets.tolist() == before[1].tolist()
+    ids, _ = Augmentation(0.0, drop, 1.0)(before, tokens, np.random.default_rng(0))
+    assert is_part(decoded(ids.tolist(), tokens), items[::-1])
+    assert decoded(before[0].tolist(), tokens) == items  # the row itself is not touched
+
+
 @given(histories, chances, chances, st.booleans(), st.integers(0, 99))
 def test_the_frame_and_the_answer_of_a_next_item_row_stay(
     items: list[tuple[int, ...]], crop: float, drop: float, codes_only: bool, seed: int
@@ -95,7 +111,7 @@ def test_the_frame_and_the_answer_of_a_next_item_row_stay(
         "completion": answer[len(MARKED.begin) :] + "<eos>",
     }
     ids, targets = encoded(MARKED, row, codes_only=codes_only)
-    kept, marked = Augmentation(crop, drop)((ids, targets), tokens, np.random.default_rng(seed))
+    kept, marked = Augmentation(crop, drop, reverse=1.0)((ids, targets), tokens, np.random.default_rng(seed))
     first = int(np.flatnonzero(ids == tokens.begin)[0])
     rest = ids[first + 5 * len(items) :]
     assert kept[:first].tolist() == ids[:first].tolist()
@@ -115,8 +131,8 @@ def test_the_frame_and_the_answer_of_a_next_item_row_stay(
 )
 def test_rows_without_a_history_stay(row: dict[str, object]) -> None:
     before = encoded(MARKED, row, codes_only=False)
-    after = Augmentation(1.0, 1.0)(before, ENCODERS[MARKED].tokens, np.random.default_rng(0))
-    assert after is before
+    after = Augmentation(1.0, 1.0, 1.0)(before, ENCODERS[MARKED].tokens, np.random.default_rng(0))
+    assert all(np.array_equal(one, other) for one, other in zip(after, before, strict=True))
 
 
 def some_rows(n: int = 40) -> Rows:
@@ -145,8 +161,15 @@ def test_what_is_shown_follows_from_seed_epoch_and_row() -> None:
 
 
 def test_chances_are_what_they_say() -> None:
+    plain = [some_rows()[row][0] for row in range(40)]
     dropped = [8 - len(ids) // 3 for epoch in range(50) for ids in shown(0, epoch, Augmentation(0.0, 0.3))]
     assert np.mean(dropped) == pytest.approx(7 * 0.3, abs=0.1)  # 2,000 rows: five deviations are .14
+    turned = [
+        ids != raw.tolist()
+        for epoch in range(50)
+        for ids, raw in zip(shown(0, epoch, Augmentation(0.0, 0.0, 0.3)), plain, strict=True)
+    ]
+    assert np.mean(turned) == pytest.approx(0.3, abs=0.052)  # five deviations of 2,000 rows
     stay = [len(ids) // 3 - 1 for epoch in range(50) for ids in shown(0, epoch, Augmentation(1.0, 0.0))]
     assert np.bincount(stay, minlength=8)[1:] == pytest.approx(np.full(7, 2000 / 7), abs=80)
 
@@ -173,5 +196,5 @@ def test_codes_are_hidden_in_training_alone(architecture: str) -> None:
 def test_running_text_is_left_as_it_is() -> None:
     text = "".join(f"{MARKED.spell(item, markers=True)}red toy\n" for item in [(0, 1, 2), (3, 2, 1), (1, 1, 1)])
     row = encoded(MARKED, {"task": "history-text", "text": text}, codes_only=False)
-    varied = Augmentation(1.0, 1.0)(row, ENCODERS[MARKED].tokens, np.random.default_rng(0))
+    varied = Augmentation(1.0, 1.0, 1.0)(row, ENCODERS[MARKED].tokens, np.random.default_rng(0))
     assert all(np.array_equal(one, other) for one, other in zip(varied, row, strict=True))
