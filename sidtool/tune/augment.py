@@ -7,7 +7,8 @@ There is no masking of whole items: the vocabulary has no token for it, and one 
 that token means when the model is served.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ from sidtool.tune.data import Example, Rows
 class Augmentation:
     """How histories are varied, in this order.
 
-    reverse: the chance that a row of items alone, with nothing between them, is turned round: what followed an item is
-        then asked about before it. It tells a model that two items are met together, whichever came first, as a
-        symmetric item-kNN is told. (BERT4Rec, F. Sun et al., CIKM 2019, sees both sides
+    reverse: the chance that a row of items alone, with nothing between them, is turned round in the first epoch; it
+        falls evenly to none in the last. So a model learns first which items are met together, as a symmetric item-kNN
+        is told, and then which comes next. (BERT4Rec, F. Sun et al., CIKM 2019, sees both sides
         of an item at once; this is for models that read to the right alone.)
     crop: the chance that a history loses its oldest items; how many stay is drawn evenly from one to all. Cutting the
         newest ones off would show no target that the whole row does not show. (X. Xie et al., CL4SRec, ICDE 2022.)
@@ -103,17 +104,23 @@ class Augmented:
     def __init__(self, rows: Rows, augmentation: Augmentation, tokens: SidTokens, seed: int) -> None:
         self._rows, self._augmentation, self._tokens, self._seed = rows, augmentation, tokens, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._ahead = torch.ones(()).share_memory_()
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, row: int) -> Example:
         rng = np.random.default_rng([self._seed, int(self._epoch), row])
-        return self._augmentation(self._rows[row], self._tokens, rng)
+        now = replace(self._augmentation, reverse=self._augmentation.reverse * float(self._ahead))
+        return now(self._rows[row], self._tokens, rng)
 
-    def vary(self, epoch: int) -> None:
-        """Show the rows as this epoch sees them. (accelerate would call `set_epoch`, but not on several processes.)"""
+    def vary(self, epoch: int, epochs: int) -> None:
+        """Show the rows as this one of so many epochs sees them.
+
+        (accelerate would call `set_epoch`, but not on several processes.)
+        """
         self._epoch.fill_(epoch)
+        self._ahead.fill_(max(0.0, 1 - epoch / max(epochs - 1, 1)))
 
 
 class EpochCallback(TrainerCallback):
@@ -124,7 +131,7 @@ class EpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Before the first batch of an epoch is made."""
-        self._rows.vary(int(state.epoch or 0))
+        self._rows.vary(int(state.epoch or 0), math.ceil(state.num_train_epochs))
 
 
 def hide_codes(model: Any, tokens: SidTokens, rate: float) -> None:

@@ -32,8 +32,8 @@ class TrainOptions:
     batching: `packed` (several rows a line, no padding; needs sdpa attention) or `padded`; `auto`: packed if it can be.
     dropout, attention_dropout: override the model's own rates for this run; None leaves them.
     crop, drop_items, reverse: chances that a history loses its oldest items, that any one item of it is left out, and
-        that a whole history is turned round, drawn anew in every epoch (augment.py); rows of other kinds and validation
-        stay as they are.
+        that a whole one is turned round (falling to none in the last epoch), drawn anew in every epoch (augment.py);
+        rows of other kinds and validation stay as they are.
     code_dropout: the chance that an input code's embedding is zero in a training step.
     optimizer: `adamw` (SFTConfig's `optim` names others), or `muon` for the matrices of hidden layers and adamw for the
         rest, with stage=full.

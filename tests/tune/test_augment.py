@@ -144,9 +144,11 @@ def some_rows(n: int = 40) -> Rows:
     return Rows(flat, targets, offsets, {})
 
 
-def shown(seed: int, epoch: int, augmentation: Augmentation, order: list[int] | None = None) -> list[list[int]]:
+def shown(
+    seed: int, epoch: int, augmentation: Augmentation, order: list[int] | None = None, epochs: int = 10**6
+) -> list[list[int]]:
     rows = Augmented(some_rows(), augmentation, ENCODERS[BARE].tokens, seed)
-    rows.vary(epoch)
+    rows.vary(epoch, epochs)
     found = {row: rows[row][0].tolist() for row in order or range(len(rows))}
     return [found[row] for row in range(len(rows))]
 
@@ -172,6 +174,17 @@ def test_chances_are_what_they_say() -> None:
     assert np.mean(turned) == pytest.approx(0.3, abs=0.052)  # five deviations of 2,000 rows
     stay = [len(ids) // 3 - 1 for epoch in range(50) for ids in shown(0, epoch, Augmentation(1.0, 0.0))]
     assert np.bincount(stay, minlength=8)[1:] == pytest.approx(np.full(7, 2000 / 7), abs=80)
+
+
+@pytest.mark.parametrize(("epochs", "shares"), [(1, [1.0]), (5, [1.0, 0.75, 0.5, 0.25, 0.0])])
+def test_fewer_histories_are_turned_round_in_every_epoch_and_none_in_the_last(epochs: int, shares: list[float]) -> None:
+    plain = [some_rows()[row][0].tolist() for row in range(40)]
+
+    def turned(epoch: int) -> float:
+        found = [shown(seed, epoch, Augmentation(0.0, 0.0, 1.0), epochs=epochs) for seed in range(50)]
+        return float(np.mean([ids != raw for rows in found for ids, raw in zip(rows, plain, strict=True)]))
+
+    assert [turned(epoch) for epoch in range(epochs)] == pytest.approx(shares, abs=0.056)  # five deviations
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma3"])
