@@ -27,6 +27,8 @@ variant() {  # variant NAME [FILE:KEY=VALUE ...]: the recipe with these settings
   for seed in $SEEDS; do rows+=("$name, seed $seed=$run/seed-$seed/metrics-valid.json"); done
 }
 variant recipe
+variant forward train:reverse=0 train:dropout=0.2
+variant forward-0.1 train:reverse=0
 variant adamw train:optimizer=adamw train:learning_rate=1.5e-3
 variant history-50 sft:history_length=50 sft:max_length=200
 variant label-smoothing train:label_smoothing_factor=0.1
@@ -40,7 +42,7 @@ variant 1536x256x256 codebook:levels=1536x256x256
 SIGNAL='' variant titles-alone
 variant no-dropped-items train:drop_items=0
 variant more-dropped-items train:drop_items=0.3
-variant dropout-0.1 train:dropout=0.1
+variant dropout-0.2 train:dropout=0.2
 variant dropout-0.3 train:dropout=0.3
 variant batch-128 train:per_device_train_batch_size=128
 variant wide model:preset=gpt2-mini train:learning_rate=0.001
