@@ -267,7 +267,8 @@ class _Killed(Exception):
 
 
 @pytest.mark.parametrize(
-    "extra", [{}, {"ema": 0.9, "crop": 0.5, "drop_items": 0.2, "code_dropout": 0.1}, {"optimizer": "muon"}]
+    "extra",
+    [{}, {"ema": 0.9, "crop": 0.5, "drop_items": 0.2, "reverse": 0.6, "code_dropout": 0.1}, {"optimizer": "muon"}],
 )
 def test_a_stopped_run_ends_as_one_left_alone(tmp_path: Path, models: Make, rows: Make, extra: dict[str, Any]) -> None:
     base, made = models("gpt2", resid_pdrop=0.1), rows(sequence=1.0)
@@ -319,17 +320,17 @@ def test_bf16_on_a_cpu_multiplies_in_it_and_attends_in_float32(
     assert torch.nn.functional.scaled_dot_product_attention is attention
 
 
-@pytest.mark.parametrize("extra", [{"crop": 0.5}, {"drop_items": 0.5}, {"code_dropout": 0.5}])
+@pytest.mark.parametrize("extra", [{"crop": 0.5}, {"drop_items": 0.5}, {"reverse": 0.5}, {"code_dropout": 0.5}])
 def test_every_epoch_is_varied(
     tmp_path: Path, models: Make, rows: Make, monkeypatch: pytest.MonkeyPatch, extra: dict[str, float]
 ) -> None:
     from sidtool.tune.augment import Augmented
 
-    epochs: list[int] = []
-    monkeypatch.setattr(Augmented, "vary", lambda self, epoch: epochs.append(epoch))
+    epochs: list[tuple[int, int]] = []
+    monkeypatch.setattr(Augmented, "vary", lambda self, epoch, of: epochs.append((epoch, of)))
     for name, options in (("plain", TrainOptions()), ("varied", TrainOptions(**extra))):
         train(models("gpt2"), rows(sequence=1.0), tmp_path / name, options=options, fields={**FAST, "max_steps": 8})
-    assert epochs == ([] if "code_dropout" in extra else [0, 1])
+    assert epochs == ([] if "code_dropout" in extra else [(0, 2), (1, 2)])
     assert not same(weights(tmp_path / "plain"), weights(tmp_path / "varied"))
 
 
