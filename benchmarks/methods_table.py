@@ -1,7 +1,7 @@
 """What methods.sh left, as one result and as tables: R@10 and N@10 of every method and signal, by data set.
 
-Usage: methods_table.py WORK_DIR -o RESULT.json. Valid is what a default is chosen on; test stands beside it. Seeds are the
-model's; R is HR: one target a user. What is not there yet is left out.
+Usage: methods_table.py WORK_DIR -o RESULT.json. Valid is what a default is chosen on; test stands beside it. Seeds are
+the model's; R is HR: one target a user. What is not there yet is left out.
 """
 
 import argparse

@@ -4,6 +4,11 @@ Knows vectors and centroids; knows nothing of levels or items. Trains on a sampl
 more gains little and costs time). Centroids are seeded by greedy k-means++ (Arthur and Vassilvitskii 2007, with the
 2 + log K candidates a step of scikit-learn) and refined by Lloyd's iterations, first on a part of the sample, then on
 all of it.
+
+The rows that k-means++ draws are one start; a step of spherical k-means from them (Dhillon and Modha 2001) is another,
+and the better one goes on. For what a level leaves has no clusters left: rows lie far from each other, nearly at right
+angles, so that the few short ones among the seeds are nearest to all others. One code then takes most rows and keeps
+them: that is an optimum of Lloyd's iterations. By direction alone the length of a seed does not count.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,14 +63,22 @@ def _require_distinct(vectors: Vectors, count: int) -> None:
 def kmeans(vectors: Vectors, size: int, rng: np.random.Generator) -> tuple[Vectors, int]:
     """(n, dim) vectors in random order -> (size, dim) float32 centroids, and the iterations that it took."""
     part = vectors[: SEEDING_ROWS_PER_CENTROID * size]
-    centroids = plus_plus(part, size, rng)
-    done = 0
-    for rows, most in zip((part, vectors), ITERATIONS, strict=True):
-        if rows is vectors and len(part) == len(vectors) and done < ITERATIONS[0]:
-            break  # already converged on all there is
-        centroids, steps = lloyd(rows, centroids, most)
-        done += steps
-    return centroids, done
+    seeds = plus_plus(part, size, rng)
+    starts = [lloyd(part, start, ITERATIONS[0]) for start in (seeds, by_direction(part, seeds))]
+    errors = [nearest(vectors, centroids)[1].sum(dtype=np.float64) for centroids, _ in starts]
+    centroids, done = starts[int(np.argmin(errors))]
+    if len(part) == len(vectors) and done < ITERATIONS[0]:
+        return centroids, done  # already converged on all there is
+    centroids, steps = lloyd(vectors, centroids, ITERATIONS[1])
+    return centroids, done + steps
+
+
+def by_direction(vectors: Vectors, centroids: Vectors) -> Vectors:
+    """The means of the rows whose direction is nearest to that of a centroid: a step of spherical k-means."""
+    lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
+    units = centroids / np.maximum(lengths, np.finfo(np.float32).tiny)
+    codes, distances = nearest(vectors, units)  # of units: the squared distance is |v|^2 + 1 - 2 v.u
+    return means(vectors, codes, distances, centroids)
 
 
 def plus_plus(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.errors import UsageError
-from sidtool.tune.machine import stored_dtype
+from sidtool.tune.machine import multiplies_in_bf16, stored_dtype
 from sidtool.tune.settings import DEFAULTS, TrainOptions
 
 
@@ -45,9 +45,12 @@ def sft_config(work: Path, options: TrainOptions, fields: Mapping[str, Any], *, 
         "load_best_model_at_end": validated,
         "restore_callback_states_from_checkpoint": True,
     }
+    quick = torch.cuda.is_bf16_supported() if on_gpu else multiplies_in_bf16()
+    if fields.get("bf16") == "auto":
+        fields = {**fields, "bf16": quick}
     softer = {  # what the machine suggests, unless it is set
         "use_cpu": not on_gpu,
-        "bf16": options.dtype == "bfloat16" or (on_gpu and torch.cuda.is_bf16_supported()),
+        "bf16": options.dtype == "bfloat16" or (on_gpu and quick),
         "gradient_checkpointing": False,
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": on_gpu,

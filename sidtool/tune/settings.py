@@ -185,7 +185,10 @@ def _read(found: Mapping[str, Any]) -> tuple[TrainOptions, dict[str, Any]]:
 
 
 def typed_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of SFTConfig with numbers as numbers. Raises UsageError for unknown keys and those that sidtool owns."""
+    """Fields of SFTConfig with numbers as numbers; bf16 may be "auto" as well.
+
+    Raises UsageError for unknown keys and those that sidtool owns.
+    """
     if not fields:
         return {}
     from trl import SFTConfig
@@ -197,7 +200,10 @@ def typed_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         if key not in known:
             near = get_close_matches(key, [*known, *(f.name for f in dataclasses.fields(TrainOptions))], n=1)
             raise UsageError(f"no setting {key!r}", hint=f"did you mean {near[0]}?" if near else None)
-    return {key: _typed(key, value, known[key]) for key, value in fields.items()}
+    return {
+        key: value if (key, value) == ("bf16", "auto") else _typed(key, value, known[key])
+        for key, value in fields.items()
+    }
 
 
 def _typed(key: str, value: Any, annotation: str) -> Any:

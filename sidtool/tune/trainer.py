@@ -95,7 +95,7 @@ class SidTrainer(SFTTrainer):
         if isinstance(self.optimizer, Optimizer):
             return self.optimizer
         adamw = {"betas": (self.args.adam_beta1, self.args.adam_beta2), "eps": self.args.adam_epsilon, "fused": True}
-        rates = {"lr": self.args.learning_rate, "weight_decay": self.args.weight_decay}
+        rates = {"lr": self.args.learning_rate, "weight_decay": self.args.weight_decay, "bf16": self.args.bf16}
         self.optimizer: Optimizer | None = MuonAdamW(self.accelerator.unwrap_model(self.model), **rates, **adamw)
         return self.optimizer
 

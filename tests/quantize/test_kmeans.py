@@ -84,3 +84,12 @@ def test_values_that_are_not_finite_are_refused():
     vectors[3, 1] = np.nan
     with pytest.raises(DataError, match="not finite"):
         fit(vectors, (4, 8))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_code_takes_most_of_what_has_no_clusters(seed):
+    noise = np.random.default_rng(seed).standard_normal((4000, 256), dtype=np.float32)
+    noise[:40] *= 0.1  # near the mean: each is nearest to nearly all rows, should it become a seed
+    codebook = fit(noise, (64, 64), seed=seed)
+    for level in codebook.encode(noise).T:
+        assert np.bincount(level).max() < len(noise) / 8

@@ -6,7 +6,7 @@ from torch import nn
 
 from sidtool.errors import UsageError
 from sidtool.tune.arguments import settled
-from sidtool.tune.optimizer import MuonAdamW, hidden_matrices
+from sidtool.tune.optimizer import MuonAdamW, hidden_matrices, orthogonal
 from sidtool.tune.settings import TrainOptions
 from tests.models import tiny_model
 
@@ -79,3 +79,25 @@ def test_it_is_for_whole_models_and_goes_with_no_other_optimizer() -> None:
         settled(TrainOptions(optimizer="muon"), {"optim": "adafactor"}, {})
     with pytest.raises(UsageError, match="none of them learns"):
         hidden_matrices(tiny_model("gpt2", vocab_size=40).requires_grad_(False))
+
+
+def test_without_bf16_a_matrix_moves_alike_and_in_float32() -> None:
+    exact, coarse = tiny_model("gpt2", vocab_size=40), tiny_model("gpt2", vocab_size=40)
+    began = [weight.detach().clone() for weight in hidden_matrices(exact)]
+    stepped(exact, MuonAdamW(exact, lr=1e-2, weight_decay=0.1, bf16=False), 3)
+    stepped(coarse, MuonAdamW(coarse, lr=1e-2, weight_decay=0.1), 3)
+    pairs = list(zip(hidden_matrices(exact), hidden_matrices(coarse), began, strict=True))
+    assert not any(torch.equal(mine, theirs) for mine, theirs, _ in pairs)
+    for mine, theirs, start in pairs:
+        assert (mine - theirs).norm() < 0.1 * (theirs - start).norm()
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])
+def test_orthogonal_keeps_directions_and_makes_lengths_alike(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left, lengths, right = torch.linalg.svd(matrix, full_matrices=False)
+    made = left.T @ orthogonal(matrix, (3.4445, -4.7750, 2.0315), 5) @ right.T
+    assert lengths.max() / lengths.min() > 1.5
+    assert made.diagonal().min() > 0.5
+    assert made.diagonal().max() < 1.3
+    torch.testing.assert_close(made, torch.diag(made.diagonal()), atol=1e-9, rtol=0)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sidtool.errors import DataError, UsageError
+from sidtool.tune.arguments import sft_config
 from sidtool.tune.settings import DEFAULTS, OWNED, TrainOptions, read_settings, typed_fields
 
 
@@ -28,6 +29,7 @@ def test_pairs_win_over_the_file_and_are_typed(tmp_path: Path) -> None:
         ("learning_rate=fast", "is a number"),
         ("valid_users=many", "valid_users is int"),
         ("gradient_checkpointing=1", "is bool"),
+        ("bf16=fast", "is bool"),
         ("max_length=3", "not to be set"),
         ("loss_over=nothing", "loss_over is one of"),
         ("metric=mrr@5", "metric is hr@K"),
@@ -59,3 +61,19 @@ def test_every_name_that_we_use_is_a_field() -> None:
     assert set(OWNED) <= known
     assert not known & {field.name for field in dataclasses.fields(TrainOptions)}
     assert typed_fields(DEFAULTS)["learning_rate"] == DEFAULTS["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "used"),
+    [({"avx2": True}, False), ({"avx2": True, "avx512_bf16": True}, True), ({"bf16": True}, True)],
+)
+def test_bf16_is_used_where_the_processor_multiplies_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], used: bool
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    options, fields = read_settings(None, ["bf16=auto"])
+    assert sft_config(tmp_path, options, {**DEFAULTS, **fields}, validated=False).bf16 is used
+    assert sft_config(tmp_path, options, DEFAULTS, validated=False).bf16 is False
