@@ -5,10 +5,11 @@ more gains little and costs time). Centroids are seeded by greedy k-means++ (Art
 2 + log K candidates a step of scikit-learn) and refined by Lloyd's iterations, first on a part of the sample, then on
 all of it.
 
-The rows that k-means++ draws are one start; a step of spherical k-means from them (Dhillon and Modha 2001) is another,
-and the better one goes on. For what a level leaves has no clusters left: rows lie far from each other, nearly at right
-angles, so that the few short ones among the seeds are nearest to all others. One code then takes most rows and keeps
-them: that is an optimum of Lloyd's iterations. By direction alone the length of a seed does not count.
+The rows that k-means++ draws are one start; a step of spherical k-means from them (Dhillon and Modha 2001) is another.
+For what a level leaves has no clusters left: rows lie far from each other, nearly at right angles, so that the few
+short ones among the seeds are nearest to all others. One code then takes most rows and keeps them: that is an optimum
+of Lloyd's iterations, and costs little error, for so does every other partition. By direction alone the length of a
+seed does not count. Where rows are few and dimensions many, only `balanced` keeps codes from being wasted so.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ ITERATIONS = (10, 10)
 """Most iterations on the seeding part, then on the whole sample."""
 TOLERANCE = 1e-4
 """Iterations end when one lowers the error by less than this share."""
+ALIKE = 1.02
+"""Of two starts whose errors differ by less, the one that uses its codes more evenly goes on."""
 CHUNK = 4096
 
 Progress = Callable[[int, int], None]
@@ -65,12 +68,19 @@ def kmeans(vectors: Vectors, size: int, rng: np.random.Generator) -> tuple[Vecto
     part = vectors[: SEEDING_ROWS_PER_CENTROID * size]
     seeds = plus_plus(part, size, rng)
     starts = [lloyd(part, start, ITERATIONS[0]) for start in (seeds, by_direction(part, seeds))]
-    errors = [nearest(vectors, centroids)[1].sum(dtype=np.float64) for centroids, _ in starts]
-    centroids, done = starts[int(np.argmin(errors))]
+    centroids, done = starts[_preferred([nearest(vectors, centroids) for centroids, _ in starts], size)]
     if len(part) == len(vectors) and done < ITERATIONS[0]:
         return centroids, done  # already converged on all there is
     centroids, steps = lloyd(vectors, centroids, ITERATIONS[1])
     return centroids, done + steps
+
+
+def _preferred(found: Sequence[tuple[NDArray[np.intp], NDArray[np.float32]]], size: int) -> int:
+    """Which (codes, squared distances) spread over the codes most evenly, of those whose error is about the least."""
+    errors = [float(distances.sum(dtype=np.float64)) for _, distances in found]
+    shares = [np.bincount(codes, minlength=size) / len(codes) for codes, _ in found]
+    entropies = [float(-(share * np.log(np.maximum(share, np.finfo(float).tiny))).sum()) for share in shares]
+    return max(range(len(found)), key=lambda start: (errors[start] <= ALIKE * min(errors), entropies[start]))
 
 
 def by_direction(vectors: Vectors, centroids: Vectors) -> Vectors:
