@@ -432,7 +432,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(json.dumps(environment()))
     for name in arguments.parts or PARTS:
-        found: dict[str, Any] = {"load": os.getloadavg()[0], "rows": []}
+        found: dict[str, Any] = {**environment(), "load": os.getloadavg()[0], "rows": []}
         for row in PARTS[name](arguments):
             cells = (
                 f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
@@ -441,7 +441,7 @@ def main() -> None:
             found["rows"].append(row)
             if arguments.json is not None:
                 known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-                arguments.json.write_text(json.dumps({**known, **environment(), name: found}, indent=1) + "\n")
+                arguments.json.write_text(json.dumps({**known, name: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

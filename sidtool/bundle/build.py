@@ -7,6 +7,7 @@ build leaves `OUT.partial` with the vectors that were finished, and the same com
 import datetime
 import importlib.metadata
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,14 +23,14 @@ from sidtool.bundle.signal import Way, material
 from sidtool.catalog.items import Items
 from sidtool.catalog.splits import Split
 from sidtool.embed import Encoder, embed
-from sidtool.errors import DataError, UsageError
+from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.output import partial_path, refuse_existing, remove, replace_dir
 from sidtool.quantize import METHODS, fit
 from sidtool.quantize.collisions import Policy, assign
 from sidtool.quantize.fusion import Blend
-from sidtool.quantize.report import codebook_report
+from sidtool.quantize.report import codebook_report, wasted_levels
 from sidtool.quantize.stream import encode_all, fitted
-from sidtool.sid import SPELLINGS, SidSpace, Vectors
+from sidtool.sid import LETTERS, SPELLINGS, SidSpace, Vectors
 from sidtool.vectors import VectorSource
 
 Progress = Callable[[int, int], None]
@@ -95,6 +96,7 @@ def build(
     Several sources of vectors are fused, and with a `split` the co-occurrence of items in its training events is too.
     The vectors are read in parts where they are one source; codes that are finished are kept in the folder `work`.
     `progress` maps the stages "quantize" and "encode" to their reporters.
+    A level that says little, for a few of its codes hold nearly all items, is a SidtoolWarning.
     Raises DataError if rows and items differ or the vectors cannot fill the codebook, UsageError if the space is too
     full for the collision policy.
     """
@@ -131,6 +133,14 @@ def build(
     libraries = encoder.get("libraries", {})
     with clock("collisions"):
         assigned = assign(raw, source, codebook, items.ids, plan.policy)
+    report = codebook_report(source, codebook, raw, assigned, seed=plan.seed) | {"seconds": clock.seconds}
+    for level, use in wasted_levels(report):
+        warnings.warn(
+            f"level {LETTERS[level]} says little: its {use['size']} codes say no more than {use['perplexity']:.0f} "
+            "evenly used ones would; smaller levels, or rq-kmeans with --balanced, spread the items",
+            SidtoolWarning,
+            stacklevel=2,
+        )
     return Bundle.of(
         ItemMap.of(plan.space(assigned.space_sizes), items.ids, assigned.codes, items.titles),
         codebook.behind(given.fusion) if given.fusion else codebook,
@@ -139,7 +149,7 @@ def build(
         collisions={"capacity": assigned.space_sizes[-1] if plan.policy == "append" else None},
         recipe={"encoder": recorded, "text_template": items.text_template, **given.recipe},
         source={"catalogue": items.digest, "rows": len(items.ids), **given.source},
-        report=codebook_report(source, codebook, raw, assigned, seed=plan.seed) | {"seconds": clock.seconds},
+        report=report,
         libraries=versions("numpy", "zarr", "scipy", *libraries),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

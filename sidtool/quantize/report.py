@@ -1,7 +1,8 @@
 """What a codebook is like: how evenly its codes are used, what it loses, whom it puts together.
 
 Knows vectors, codes and a codebook; knows nothing of items. Balance is reported, not pursued: over published codebooks
-it barely predicts how well a model trained on them recommends.
+it barely predicts how well a model trained on them recommends. A level that says next to nothing is another matter: it
+is told.
 """
 
 from dataclasses import asdict
@@ -22,6 +23,8 @@ POOL = 20_000
 """Neighbours are looked for among at most this many items: the cost stays the same from there on."""
 MEASURED = 1 << 18
 """Errors are measured on at most this many items: their mean is then known to a thousandth."""
+WASTED = 8
+"""A level says little if evenly used codes would say as much with this many times fewer: three bits."""
 CHUNK = 128
 ROWS = 8192
 
@@ -67,6 +70,12 @@ def level_use(codes: Codes, sizes: tuple[int, ...]) -> list[dict[str, float]]:
         used = float(np.count_nonzero(counts) / size)
         levels.append({"size": size, "used": used, "entropy": entropy, "perplexity": 2.0**entropy, "gini": gini})
     return levels
+
+
+def wasted_levels(report: dict[str, Any]) -> list[tuple[int, dict[str, float]]]:
+    """The levels of a report, with their numbers, whose few full codes hold nearly all items."""
+    levels = enumerate(report["levels"])
+    return [(level, use) for level, use in levels if use["perplexity"] * WASTED < min(use["size"], report["items"])]
 
 
 def variance_left(vectors: Vectors, codebook: Codebook, codes: Codes) -> list[float]:

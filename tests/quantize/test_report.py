@@ -101,3 +101,13 @@ def test_whole_report_is_json_and_repeatable(policy):
 def test_one_item_has_no_neighbour_to_lose():
     found = report.neighbour_preservation(vectors_of(0, 1, 4), np.zeros((1, 2), dtype=np.uint16), None)
     assert found["jaccard"] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("full", "told"), [(60, [0]), (30, [])])
+def test_a_level_with_nearly_all_items_in_one_code_is_told(full, told):
+    first = np.r_[
+        np.zeros(full, dtype=int), 1 + np.arange(64 - full) % 31
+    ]  # the second level has its items spread evenly
+    codes = np.stack([first, np.arange(64) % 32], axis=1).astype(np.uint16)
+    found = {"items": 64, "levels": report.level_use(codes, (32, 32))}
+    assert [level for level, _ in report.wasted_levels(found)] == told
