@@ -50,7 +50,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
 
 
 def check_nearest(vectors: Any, codebook: Any) -> dict[str, float]:
-    """The share of rows whose codes had a clear margin, and of those to which torch gives the same codes in float32.
+    """The share of rows whose codes had a clear margin, and of rows to which torch gives the same codes in float32.
 
     Every clear code must be nearest by a computation in float64, and by torch's.
     """
