@@ -134,13 +134,7 @@ def build(
     with clock("collisions"):
         assigned = assign(raw, source, codebook, items.ids, plan.policy)
     report = codebook_report(source, codebook, raw, assigned, seed=plan.seed) | {"seconds": clock.seconds}
-    for level, use in wasted_levels(report):
-        warnings.warn(
-            f"level {LETTERS[level]} says little: its {use['size']} codes say no more than {use['perplexity']:.0f} "
-            "evenly used ones would; smaller levels, or rq-kmeans with --balanced, spread the items",
-            SidtoolWarning,
-            stacklevel=2,
-        )
+    _tell_wasted(report)
     return Bundle.of(
         ItemMap.of(plan.space(assigned.space_sizes), items.ids, assigned.codes, items.titles),
         codebook.behind(given.fusion) if given.fusion else codebook,
@@ -153,6 +147,16 @@ def build(
         libraries=versions("numpy", "zarr", "scipy", *libraries),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _tell_wasted(report: Mapping[str, Any]) -> None:
+    for level, use in wasted_levels(report):
+        warnings.warn(
+            f"level {LETTERS[level]} says little: its {use['size']} codes say no more than {use['perplexity']:.0f} "
+            "evenly used ones would; smaller levels, or rq-kmeans with --balanced, spread the items",
+            SidtoolWarning,
+            stacklevel=3,
+        )
 
 
 def build_codebook(

@@ -5,6 +5,7 @@ it barely predicts how well a model trained on them recommends. A level that say
 is told.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -72,7 +73,7 @@ def level_use(codes: Codes, sizes: tuple[int, ...]) -> list[dict[str, float]]:
     return levels
 
 
-def wasted_levels(report: dict[str, Any]) -> list[tuple[int, dict[str, float]]]:
+def wasted_levels(report: Mapping[str, Any]) -> list[tuple[int, dict[str, float]]]:
     """The levels of a report, with their numbers, whose few full codes hold nearly all items."""
     levels = enumerate(report["levels"])
     return [(level, use) for level, use in levels if use["perplexity"] * WASTED < min(use["size"], report["items"])]
