@@ -20,7 +20,7 @@ def stored_dtype(folder: Path) -> str:
 def multiplies_in_bf16() -> bool:
     """Whether the processor multiplies in bfloat16, as far as torch can tell (from 2.10 on).
 
-    One that does not takes up to fifty times as long as in float32.
+    One that does not takes many times as long as in float32.
     """
     import torch
 

@@ -19,7 +19,7 @@ class MuonAdamW(Optimizer):
     """Two optimizers that share their groups and their state with this one: schedules and checkpoints see one.
 
     Matrices are made orthogonal in bfloat16, as torch does it, or in float32 without `bf16`: a processor that does not
-    multiply in bfloat16 takes fifty times as long for it. Raises UsageError where torch has no Muon.
+    multiply in bfloat16 takes many times as long for it. Raises UsageError where torch has no Muon.
     """
 
     def __init__(self, model: nn.Module, *, lr: float, weight_decay: float, bf16: bool = True, **adamw: Any) -> None:

@@ -105,9 +105,8 @@ def test_one_item_has_no_neighbour_to_lose():
 
 @pytest.mark.parametrize(("full", "told"), [(60, [0]), (30, [])])
 def test_a_level_with_nearly_all_items_in_one_code_is_told(full, told):
-    first = np.r_[
-        np.zeros(full, dtype=int), 1 + np.arange(64 - full) % 31
-    ]  # the second level has its items spread evenly
-    codes = np.stack([first, np.arange(64) % 32], axis=1).astype(np.uint16)
+    first = np.r_[np.zeros(full, dtype=int), 1 + np.arange(64 - full) % 31]
+    evenly = np.arange(64) % 32
+    codes = np.stack([first, evenly], axis=1).astype(np.uint16)
     found = {"items": 64, "levels": report.level_use(codes, (32, 32))}
     assert [level for level, _ in report.wasted_levels(found)] == told
