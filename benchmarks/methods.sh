@@ -4,13 +4,14 @@
 # Usage: [ASK=valid] methods.sh [WORK_DIR [RESULT.json]]. What is finished is not run again; a kill costs one step.
 #   METHODS   of rq-kmeans balanced rq-vae rq-kmeans+ opq pq fsq (all); balanced is rq-kmeans with --balanced
 #   SIGNALS   "titles together": without and with co-occurrence; DATASETS "movielens beauty"; SEEDS "0 1 2" of the model
-#   LEVELS, EPOCHS   codes per level (256x256x256) and passes over the rows (3)
+#   LEVELS, EPOCHS   codes per level (256x256x256) and passes over the rows (2)
+#   LIMIT     how many users are asked, the first ones of the file (6000); SIDTOOL_EVALUATE_DTYPE=bfloat16 asks in half precision
 #   ASK       valid chooses, test is read once: "valid test" unless it says "valid" alone
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 work="${1:-benchmarks/work/methods}"
 methods="${METHODS:-rq-kmeans balanced rq-vae rq-kmeans+ opq pq fsq}"; ask="${ASK:-valid test}"
-export PATH="$here/../.venv/bin:$PATH" SIDTOOL_EVALUATE_WIDTH=20
+export PATH="$here/../.venv/bin:$PATH" SIDTOOL_EVALUATE_WIDTH=20 SIDTOOL_EVALUATE_LIMIT="${LIMIT:-6000}"
 for seed in ${SEEDS:-0 1 2}; do for dataset in ${DATASETS:-movielens beauty}; do for method in $methods; do
   for signal in ${SIGNALS:-titles together}; do
     run="$work/$dataset/$method-$signal"
@@ -19,7 +20,7 @@ for seed in ${SEEDS:-0 1 2}; do for dataset in ${DATASETS:-movielens beauty}; do
       codebook="method: $method"; [ "$method" != balanced ] || codebook="method: rq-kmeans"$'\n'"balanced: true"
       printf '\nlevels: %s\n%s\n' "${LEVELS:-256x256x256}" "$codebook" >> "$run/recipe.partial/codebook.yaml"
       # two checkpoints: so short a training has little to choose from
-      printf '\nnum_train_epochs: %s\nvalid_users: 200\neval_steps: 0.5\nsave_steps: 0.5\n' "${EPOCHS:-3}" \
+      printf '\nnum_train_epochs: %s\nvalid_users: 200\neval_steps: 0.5\nsave_steps: 0.5\n' "${EPOCHS:-2}" \
         >> "$run/recipe.partial/train.yaml"
       mv "$run/recipe.partial" "$run/recipe"
     fi

@@ -63,15 +63,18 @@ def _require_distinct(vectors: Vectors, count: int) -> None:
     )
 
 
-def kmeans(vectors: Vectors, size: int, rng: np.random.Generator) -> tuple[Vectors, int]:
-    """(n, dim) vectors in random order -> (size, dim) float32 centroids, and the iterations that it took."""
+def kmeans(vectors: Vectors, size: int, rng: np.random.Generator, most: int = ITERATIONS[1]) -> tuple[Vectors, int]:
+    """(n, dim) vectors in random order -> (size, dim) float32 centroids, and the iterations that it took.
+
+    most: iterations on the whole sample, at most.
+    """
     part = vectors[: SEEDING_ROWS_PER_CENTROID * size]
     seeds = plus_plus(part, size, rng)
     starts = [lloyd(part, start, ITERATIONS[0]) for start in (seeds, by_direction(part, seeds))]
     centroids, done = starts[_preferred([nearest(vectors, centroids) for centroids, _ in starts], size)]
     if len(part) == len(vectors) and done < ITERATIONS[0]:
         return centroids, done  # already converged on all there is
-    centroids, steps = lloyd(vectors, centroids, ITERATIONS[1])
+    centroids, steps = lloyd(vectors, centroids, most)
     return centroids, done + steps
 
 
