@@ -70,21 +70,36 @@ def scan(split: Split, rows_events: Iterable[Event]) -> int:
     return sum(event in split.held_out for event in rows_events)
 
 
-def leave_one_out(interactions: Interactions, *, min_length: int = 3) -> Split:
-    """Last event test, second last valid, the rest train; all train for users with fewer than `min_length` events."""
+def leave_one_out(interactions: Interactions, *, min_length: int = 3, hold_back: int | None = None) -> Split:
+    """Last event test, second last valid, the rest train; all train for users with fewer than `min_length` events.
+
+    The history of a test question ends with an event that is in no training row; that of a valid question ends with
+    the last one of its row, so it asks for what was just learned by heart, and longer training always looks better
+    than it is. With `hold_back`, only so many users are valid, evenly spread over those of four events or more, and
+    the third last event of each is in no row either: valid then asks what test asks.
+    """
     if min_length < 3:
         raise UsageError(f"leave-one-out needs users of 3 events or more, not {min_length}")
+    if hold_back is not None and hold_back < 1:
+        raise UsageError(f"a number of users to hold back is positive, not {hold_back}")
+    least = min_length if hold_back is None else max(min_length, 4)
+    asked = [user for user, start, stop in _users(interactions) if stop - start >= least]
+    if hold_back is not None and hold_back < len(asked):
+        asked = [asked[at * len(asked) // hold_back] for at in range(hold_back)]
+    validating = set(asked)
     train, valid, test = [], [], []
     for user, start, stop in _users(interactions):
         items = tuple(interactions.items[start:stop].tolist())
         n = len(items)
-        seen = n if n < min_length else n - 2
+        seen = n if n < min_length else n - 3 if hold_back and user in validating else n - 2
         train.append(UserSequence(user, items[:seen], tuple(range(seen))))
-        if seen < n:
+        if user in validating:
             valid.append(Example(user, items[: n - 2], items[n - 2], n - 2))
+        if seen < n:
             test.append(Example(user, items[: n - 1], items[n - 1], n - 1))
     facts = {"min_length": min_length, "short_users": len(train) - len(test), "interactions": interactions.digest}
-    return _split("leave-one-out", train, valid, test, facts)
+    held = {} if hold_back is None else {"held_back": len(valid)}
+    return _split("leave-one-out", train, valid, test, facts | held)
 
 
 def temporal(

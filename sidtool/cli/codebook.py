@@ -39,6 +39,7 @@ def build_codebook(
     protocol: split.Protocol = "leave-one-out",
     valid: split.Valid = None,
     test: split.Test = None,
+    hold_back: split.HoldBack = None,
     valid_from: split.ValidFrom = None,
     test_from: split.TestFrom = None,
     user_column: split.UserColumn = None,
@@ -113,7 +114,7 @@ def build_codebook(
         on_empty=on_empty,  # type: ignore[arg-type]
     )
     columns = {"user_column": user_column, "item_column": item_column, "order_column": order_column}
-    events = split.read_optional(interactions, protocol, (valid, test), (valid_from, test_from), columns)
+    events = split.read_optional(interactions, protocol, (valid, test), (valid_from, test_from), columns, hold_back)
     if events is None and signal != "fused":
         raise UsageError(f"--signal {signal} needs --interactions")
     if events is None and (idle := fusing.keys() - {"text_dim"}):

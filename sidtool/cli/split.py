@@ -17,6 +17,13 @@ Valid = Annotated[Path | None, typer.Option(help="Validation windows, under `giv
 Test = Annotated[Path | None, typer.Option(help="Test windows, under `given`.")]
 ValidFrom = Annotated[str | None, typer.Option(help="Under `temporal`: time or date where validation starts.")]
 TestFrom = Annotated[str | None, typer.Option(help="Under `temporal`: time or date where the test starts.")]
+HoldBack = Annotated[
+    int | None,
+    typer.Option(
+        help="Under `leave-one-out`: validate on so many users alone, and train on one event less of each, so that "
+        "their histories end with an event that training did not see, as those of the test do."
+    ),
+]
 UserColumn = Annotated[str | None, typer.Option(help="Column of users in the events.")]
 ItemColumn = Annotated[str | None, typer.Option(help="Column of item ids in the events.")]
 OrderColumn = Annotated[str | None, typer.Option(help="Column of time or order in the events.")]
@@ -28,13 +35,15 @@ def read_optional(
     files: tuple[Path | None, Path | None],
     cuts: tuple[str | None, str | None],
     columns: dict[str, str | None],
+    hold_back: int | None = None,
 ) -> "Split | None":
     """`read_split`, or None without a file of events. Raises UsageError for an option that then says nothing."""
     if interactions is not None:
-        return read_split(interactions, protocol, files, cuts, columns)
+        return read_split(interactions, protocol, files, cuts, columns, hold_back)
     names = ("--valid", "--test", "--valid-from", "--test-from", *(f"--{name.replace('_', '-')}" for name in columns))
     given = dict(zip(names, (*files, *cuts, *columns.values()), strict=True)) | {
-        "--protocol": None if protocol == PROTOCOLS[0] else protocol
+        "--protocol": None if protocol == PROTOCOLS[0] else protocol,
+        "--hold-back": hold_back,
     }
     if idle := [name for name, value in given.items() if value is not None]:
         raise UsageError(f"{idle[0]} needs --interactions")
@@ -47,6 +56,7 @@ def read_split(
     files: tuple[Path | None, Path | None],
     cuts: tuple[str | None, str | None],
     columns: dict[str, str | None],
+    hold_back: int | None = None,
 ) -> "Split":
     """The split of a file of events. `files` are those of `given`, `cuts` those of `temporal`, valid before test.
 
@@ -61,6 +71,8 @@ def read_split(
         raise UsageError(
             f"--valid and --test go with given, --valid-from and --test-from with temporal, not {protocol}"
         )
+    if hold_back is not None and protocol != "leave-one-out":
+        raise UsageError(f"--hold-back goes with leave-one-out, not {protocol}")
     if protocol == "given":
         valid, test = files
         if valid is None or test is None:
@@ -68,7 +80,7 @@ def read_split(
         return splits.given(interactions, valid, test)
     events = read_interactions(interactions, **columns)
     if protocol == "leave-one-out":
-        return splits.leave_one_out(events)
+        return splits.leave_one_out(events, hold_back=hold_back)
     try:
         valid_from, test_from = (None if cut is None else parse_time(cut) for cut in cuts)
     except ValueError as error:

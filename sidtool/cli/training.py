@@ -24,6 +24,7 @@ def make_sft(
     protocol: split.Protocol = "leave-one-out",
     valid: split.Valid = None,
     test: split.Test = None,
+    hold_back: split.HoldBack = None,
     task: Annotated[list[str] | None, typer.Option(help="Task and weight, like next-item=1; may be repeated.")] = None,
     tokens: Annotated[
         int | None, typer.Option(help="Tokens of the whole mix: weights are then the tasks' shares in them.")
@@ -90,7 +91,7 @@ def make_sft(
         items, weights, field, queries, query_text, id_column=id_column, title_column=title_column, text_template=text
     )
     columns = {"user_column": user_column, "item_column": item_column, "order_column": order_column}
-    events = split.read_split(interactions, protocol, (valid, test), (valid_from, test_from), columns)
+    events = split.read_split(interactions, protocol, (valid, test), (valid_from, test_from), columns, hold_back)
     with progress("rows") as report:
         lineage = make(
             opened,

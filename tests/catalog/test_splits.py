@@ -66,6 +66,32 @@ def test_leave_one_out_keeps_two_events_of_everybody(events: list[tuple[str, str
     check_whole(split, read)
 
 
+@given_case(st.lists(event, min_size=16, max_size=40), st.integers(1, 6))
+def test_held_back_users_are_asked_after_an_event_that_is_in_no_row(
+    events: list[tuple[str, str, int]], hold_back: int
+) -> None:
+    read = interactions(events)
+    whole = {user: [item for item, _ in found] for user, found in of_users(read).items()}
+    able = [user for user, items in whole.items() if len(items) > 3]
+    assume(able)
+    split, plain = leave_one_out(read, hold_back=hold_back), leave_one_out(read)
+    assert len(split.valid) == split.facts["held_back"] == min(hold_back, len(able))
+    chosen = {example.user for example in split.valid}
+    assert chosen <= set(able)
+    assert split.test == plain.test
+    assert split.valid == tuple(example for example in plain.valid if example.user in chosen)
+    for held, kept in zip(split.train, plain.train, strict=True):
+        assert held.items == kept.items[: len(kept.items) - (held.user in chosen)]
+    for example in split.valid:
+        before = (example.user, example.history[-1], example.position - 1)
+        assert before not in trained(split)
+
+
+def test_held_back_users_are_spread_evenly() -> None:
+    read = interactions([(user, f"i{item}", item) for user in "uvwxy" for item in range(4)])
+    assert [example.user for example in leave_one_out(read, hold_back=2).valid] == ["u", "w"]
+
+
 def check_whole(split: Split, read: Interactions) -> None:
     """Every event is trained on or asked for, once; facts count them and are JSON."""
     whole = [(user, item, at) for user, found in of_users(read).items() for at, (item, _) in enumerate(found)]
@@ -125,6 +151,8 @@ def test_a_split_with_an_empty_part_is_refused() -> None:
         leave_one_out(interactions([("u", "a", 0), ("v", "b", 0)]))
     with pytest.raises(UsageError, match="3 events"):
         leave_one_out(read, min_length=2)
+    with pytest.raises(UsageError, match="positive, not 0"):
+        leave_one_out(read, hold_back=0)
 
 
 @given_case(histories)

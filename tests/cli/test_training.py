@@ -59,6 +59,8 @@ def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: 
         (("--protocol", "magic"), 2, "leave-one-out, temporal, given"),
         (("--protocol", "given"), 2, "--valid and --test"),
         (("--valid-from", "3"), 2, "temporal"),
+        (("--hold-back", "0"), 2, "positive"),
+        (("--hold-back", "2", "--protocol", "temporal"), 2, "leave-one-out"),
         (("--protocol", "temporal", "--valid-from", "someday", "--test-from", "9"), 2, "someday"),
         (("--format", "prose"), 2, "plain or chat"),
         (("--user-column", "who"), 2, "who"),
