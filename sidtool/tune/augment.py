@@ -29,6 +29,10 @@ class Augmentation:
         falls evenly to none in the last. So a model learns first which items are met together, as a symmetric item-kNN
         is told, and then which comes next. (BERT4Rec, F. Sun et al., CIKM 2019, sees both sides
         of an item at once; this is for models that read to the right alone.)
+    shuffle: how far items of such a row wander in the first epoch: to the place of each, a number between 0 and this is
+        added, and they stand in the order of the sums. It falls to none too. Neighbours change places, what is far
+        apart stays so: item-kNN, which weighs a pair by how far apart it was met, is told no more. (CL4SRec
+        reorders a part of the history.)
     crop: the chance that a history loses its oldest items; how many stay is drawn evenly from one to all. Cutting the
         newest ones off would show no target that the whole row does not show. (X. Xie et al., CL4SRec, ICDE 2022.)
     drop_items: the chance that an item of the history is left out; the next one then follows the one before it.
@@ -37,11 +41,12 @@ class Augmentation:
     crop: float
     drop_items: float
     reverse: float = 0.0
+    shuffle: float = 0.0
 
     def __call__(self, row: Example, tokens: SidTokens, rng: np.random.Generator) -> Example:
-        """A row with part of its items, whole and in the order they had or its reverse.
+        """A row with part of its items, whole, in the order they had or, for items alone, in another.
 
-        What is a target stays one, but in a row turned round: there the places that were targets are. The item that
+        What is a target stays one, but in a row in another order: there the places that were targets are. The item that
         answers stays, and at least one item before it does: a row with a single item beside the answer, or none, loses
         nothing. Running text is left as it is: there an item is more than its SID. A row's first token is no target:
         nothing comes before it.
@@ -53,7 +58,10 @@ class Augmentation:
         answers = len(spans) > 0 and bool(targets[slice(*spans[-1])].any())
         history = spans[: len(spans) - answers]
         if self.reverse and rng.random() < self.reverse:
-            ids = _turned(ids, spans)
+            ids = _ordered(ids, spans, np.arange(len(spans))[::-1])
+        if self.shuffle:
+            wandered = np.arange(len(spans)) + self.shuffle * rng.random(len(spans))
+            ids = _ordered(ids, spans, np.argsort(wandered))
         if len(history) < 2:
             return ids, targets
         kept = np.ones(len(ids), dtype=np.bool_)
@@ -73,13 +81,13 @@ class Augmentation:
         return kept
 
 
-def _turned(ids: NDArray[np.int32], spans: NDArray[np.int64]) -> NDArray[np.int32]:
-    """The ids with their items in reverse; the same ones where anything stands between items, or there is only one."""
+def _ordered(ids: NDArray[np.int32], spans: NDArray[np.int64], order: NDArray[np.intp]) -> NDArray[np.int32]:
+    """The ids with their items in this order; as they are where anything stands between items, or there is only one."""
     if len(spans) < 2 or (spans[1:, 0] != spans[:-1, 1]).any():
         return ids
-    items, turned = slice(spans[0, 0], spans[-1, 1]), ids.copy()
-    turned[items] = ids[items].reshape(len(spans), -1)[::-1].ravel()
-    return turned
+    items, ordered = slice(spans[0, 0], spans[-1, 1]), ids.copy()
+    ordered[items] = ids[items].reshape(len(spans), -1)[order].ravel()
+    return ordered
 
 
 UNVARIED = Augmentation(0.0, 0.0)
@@ -111,7 +119,8 @@ class Augmented:
 
     def __getitem__(self, row: int) -> Example:
         rng = np.random.default_rng([self._seed, int(self._epoch), row])
-        now = replace(self._augmentation, reverse=self._augmentation.reverse * float(self._ahead))
+        full, ahead = self._augmentation, float(self._ahead)
+        now = replace(full, reverse=full.reverse * ahead, shuffle=full.shuffle * ahead)
         return now(self._rows[row], self._tokens, rng)
 
     def vary(self, epoch: int, epochs: int) -> None:

@@ -228,7 +228,8 @@ class _Run:
             learning = NewRows(served.model, served.tokens)
         callbacks: list[Any] = [ProgressCallback(progress, log)]
         shown: Rows | Augmented = rows
-        augmentation = Augmentation(self.options.crop, self.options.drop_items, self.options.reverse)
+        chosen = self.options
+        augmentation = Augmentation(chosen.crop, chosen.drop_items, chosen.reverse, chosen.shuffle)
         if augmentation != UNVARIED:
             shown = Augmented(rows, augmentation, served.tokens, int(self.fields["seed"]))
             callbacks.append(EpochCallback(shown))

@@ -268,7 +268,11 @@ class _Killed(Exception):
 
 @pytest.mark.parametrize(
     "extra",
-    [{}, {"ema": 0.9, "crop": 0.5, "drop_items": 0.2, "reverse": 0.6, "code_dropout": 0.1}, {"optimizer": "muon"}],
+    [
+        {},
+        {"ema": 0.9, "crop": 0.5, "drop_items": 0.2, "reverse": 0.6, "shuffle": 3, "code_dropout": 0.1},
+        {"optimizer": "muon"},
+    ],
 )
 def test_a_stopped_run_ends_as_one_left_alone(tmp_path: Path, models: Make, rows: Make, extra: dict[str, Any]) -> None:
     base, made = models("gpt2", resid_pdrop=0.1), rows(sequence=1.0)
@@ -320,7 +324,9 @@ def test_bf16_on_a_cpu_multiplies_in_it_and_attends_in_float32(
     assert torch.nn.functional.scaled_dot_product_attention is attention
 
 
-@pytest.mark.parametrize("extra", [{"crop": 0.5}, {"drop_items": 0.5}, {"reverse": 0.5}, {"code_dropout": 0.5}])
+@pytest.mark.parametrize(
+    "extra", [{"crop": 0.5}, {"drop_items": 0.5}, {"reverse": 0.5}, {"shuffle": 2}, {"code_dropout": 0.5}]
+)
 def test_every_epoch_is_varied(
     tmp_path: Path, models: Make, rows: Make, monkeypatch: pytest.MonkeyPatch, extra: dict[str, float]
 ) -> None:
