@@ -5,7 +5,7 @@
 #   METHODS   of rq-kmeans balanced rq-vae rq-kmeans+ opq pq fsq (all); balanced is rq-kmeans with --balanced
 #   SIGNALS   "titles together": without and with co-occurrence; DATASETS "movielens beauty"; SEEDS "0 1 2" of the model
 #   LEVELS, EPOCHS   codes per level (256x256x256) and passes over the rows (2)
-#   LIMIT     how many users are asked, the first ones of the file (6000); SIDTOOL_EVALUATE_DTYPE=bfloat16 asks in half precision
+#   LIMIT     how many users are asked, evenly spread over the file (6000); SIDTOOL_EVALUATE_DTYPE=bfloat16 asks in half precision
 #   ASK       valid chooses, test is read once: "valid test" unless it says "valid" alone
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"

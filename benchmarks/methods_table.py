@@ -1,7 +1,8 @@
 """What methods.sh left, as one result and as tables: R@10 and N@10 of every method and signal, by data set.
 
-Usage: methods_table.py WORK_DIR -o RESULT.json. Valid is what a default is chosen on; test stands beside it. Seeds are
-the model's; R is HR: one target a user. What is not there yet is left out.
+Usage: methods_table.py WORK_DIR -o RESULT.json [--add EARLIER.json]. Valid is what a default is chosen on; test stands
+beside it. Seeds are the model's; R is HR: one target a user. What is not there yet is left out. --add brings seeds that
+an earlier run of methods.sh measured, with its machine; of a seed that both have, WORK_DIR's counts.
 """
 
 import argparse
@@ -42,6 +43,19 @@ def _seeds(run: Path, name: str) -> list[dict[str, Any]]:
     return found
 
 
+def add(found: dict[str, Any], earlier: dict[str, Any]) -> None:
+    """Put the seeds of an earlier result beside those found."""
+    for dataset in sorted(earlier.keys() & found.keys()):
+        for name, run in earlier[dataset].items():
+            mine = found[dataset].setdefault(name, {**run, **{part: [] for part in PARTS}})
+            if mine["sizes"] != run["sizes"]:
+                raise SystemExit(f"{dataset}, {name}: {mine['sizes']} codes here, {run['sizes']} in the earlier result")
+            for part in PARTS:
+                have = {seed["seed"] for seed in mine[part]}
+                more = [{"machine": earlier["machine"], **seed} for seed in run[part] if seed["seed"] not in have]
+                mine[part] = sorted([*mine[part], *more], key=lambda seed: seed["seed"])
+
+
 def table(name: str, runs: dict[str, Any]) -> str:
     """One data set's table as Markdown, the best mean N@10 on valid first."""
     heads = [f"{part} {metric}" for part in PARTS for metric in ("R@10", "N@10")]
@@ -76,8 +90,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--add", type=Path)
     args = parser.parse_args()
     found = collect(args.work)
+    if args.add:
+        add(found, json.loads(args.add.read_text(encoding="utf-8")))
     for name, runs in found.items():
         print(table(name, runs), end="\n\n")
     args.out.write_text(json.dumps({**found, **environment()}, indent=1) + "\n", encoding="utf-8")

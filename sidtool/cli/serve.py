@@ -117,7 +117,10 @@ def evaluate(
     width: Width = 50,
     exclude_seen: ExcludeSeen = False,
     limit: Annotated[
-        int | None, typer.Option(help="Ask only so many: the first users, or questions of a task at random.")
+        int | None,
+        typer.Option(
+            min=1, help="Ask only so many: users evenly spread over the file, or questions of a task at random."
+        ),
     ] = None,
     minimum: Annotated[
         list[str] | None,
@@ -143,6 +146,8 @@ def evaluate(
     from sidtool.evaluate.report import evaluate as measure
 
     minima = numbers(minimum, option="--min")
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit is 1 or more, not {limit}")
     if task is not None:
         measured = evaluate_task(
             _load(model, bundle, device, dtype, trust_remote_code),
@@ -165,7 +170,9 @@ def evaluate(
     if test is None:
         raise UsageError("there is nothing to measure", hint="give the test users that make-sft wrote, or --task")
     check_names(minima, metric_names())
-    examples = list(islice(read_examples(test), limit))
+    examples = list(read_examples(test))
+    if limit is not None and limit < len(examples):  # the first of a file may be the oldest, or an alphabet's
+        examples = [examples[at * len(examples) // limit] for at in range(limit)]
     beside = events or test.with_name(test.name.replace("test", "events").replace("valid", "events"))
     sequences = list(read_events(beside)) if beside.exists() else None
     if sequences is None:

@@ -210,7 +210,13 @@ def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
 
 
 def test_fewer_users_and_no_events(road: Road, tmp_path: Path) -> None:
-    assert done("evaluate", road.tuned, road.test, "--limit", 7, "--json").json["n"] == 7
+    few = done("evaluate", road.tuned, road.test, "--limit", 7, "--json").json
+    assert few["n"] == 7
+    rows, spread = road.test.read_text().splitlines(keepends=True), tmp_path / "spread.jsonl"
+    spread.write_text("".join(rows[at * len(rows) // 7] for at in range(7)))  # of the whole file, not its first ones
+    events = road.test.with_name("events.jsonl")
+    assert done("evaluate", road.tuned, spread, "--events", events, "--json").json == few
+    refused(2, "evaluate", road.tuned, road.test, "--limit", 0)
     alone = tmp_path / "test.jsonl"
     alone.write_bytes(road.test.read_bytes())
     ran = done("evaluate", road.tuned, alone, "--json")
