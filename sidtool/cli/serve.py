@@ -118,9 +118,7 @@ def evaluate(
     exclude_seen: ExcludeSeen = False,
     limit: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Ask only so many: users evenly spread over the file, or questions of a task at random."
-        ),
+        typer.Option(help="Ask only so many: users evenly spread over the file, or questions of a task at random."),
     ] = None,
     minimum: Annotated[
         list[str] | None,
