@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What each way of making semantic IDs is worth to the model behind it: every method by its own defaults, from titles alone
-# and from titles with co-occurrence, then one model, one recipe (benchmarks/beauty, less regularised) and one budget. Two data sets, by seeds.
+# and from titles with co-occurrence, then one model, one recipe (benchmarks/beauty) and one budget. Two data sets, by seeds.
 # Usage: [ASK=valid] methods.sh [WORK_DIR [RESULT.json]]. What is finished is not run again; a kill costs one step.
 #   METHODS   of rq-kmeans balanced rq-vae rq-kmeans+ opq pq fsq (all); balanced is rq-kmeans with --balanced
 #   SIGNALS   "titles together": without and with co-occurrence; DATASETS "movielens beauty"; SEEDS "0 1 2" of the model
@@ -11,7 +11,7 @@ set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 work="${1:-benchmarks/work/methods}"
 methods="${METHODS:-rq-kmeans balanced rq-vae rq-kmeans+ opq pq fsq}"; ask="${ASK:-valid test}"
-export PATH="$here/../.venv/bin:$PATH" SIDTOOL_EVALUATE_WIDTH=20 SIDTOOL_EVALUATE_LIMIT="${LIMIT:-6000}" HOLD_BACK=
+export PATH="$here/../.venv/bin:$PATH" SIDTOOL_EVALUATE_WIDTH=20 SIDTOOL_EVALUATE_LIMIT="${LIMIT:-6000}"
 for seed in ${SEEDS:-0 1 2}; do for dataset in ${DATASETS:-movielens beauty}; do for method in $methods; do
   for signal in ${SIGNALS:-titles together}; do
     run="$work/$dataset/$method-$signal"
@@ -19,8 +19,8 @@ for seed in ${SEEDS:-0 1 2}; do for dataset in ${DATASETS:-movielens beauty}; do
       rm -rf "$run/recipe.partial"; mkdir -p "$run/recipe.partial"; cp "$here"/beauty/*.yaml "$run/recipe.partial"
       codebook="method: $method"; [ "$method" != balanced ] || codebook="method: rq-kmeans"$'\n'"balanced: true"
       printf '\nlevels: %s\n%s\n' "${LEVELS:-256x256x256}" "$codebook" >> "$run/recipe.partial/codebook.yaml"
-      # two checkpoints: so short a training has little to choose from, and learns little by heart
-      printf '\ndropout: 0.1\nshuffle: 0\nnum_train_epochs: %s\nvalid_users: 200\neval_steps: 0.5\nsave_steps: 0.5\n' "${EPOCHS:-2}" \
+      # two checkpoints: so short a training has little to choose from
+      printf '\nnum_train_epochs: %s\nvalid_users: 200\neval_steps: 0.5\nsave_steps: 0.5\n' "${EPOCHS:-2}" \
         >> "$run/recipe.partial/train.yaml"
       mv "$run/recipe.partial" "$run/recipe"
     fi

