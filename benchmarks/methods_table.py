@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import yaml
 from environment import environment
 
 from sidtool.bundle import Bundle
@@ -28,7 +29,9 @@ def collect(work: Path) -> dict[str, Any]:
             continue
         method, _, signal = run.name.rpartition("-")
         bundle = Bundle.open(str(run / "bundle.zarr"))
+        recipe = yaml.safe_load((run / "recipe" / "train.yaml").read_text(encoding="utf-8"))
         facts = {"method": method, "signal": signal, "sizes": list(bundle.space.sizes), "bundle": bundle.identity.items}
+        facts["epochs"] = recipe["num_train_epochs"]
         found.setdefault(run.parent.name, {})[run.name] = facts | seeds
     return found
 
@@ -39,7 +42,8 @@ def _seeds(run: Path, name: str) -> list[dict[str, Any]]:
         evaluation = json.loads(path.read_text(encoding="utf-8"))
         baseline = {metric: evaluation["baselines"]["item-knn"][metric] for metric in METRICS}
         mine = {metric: evaluation["metrics"][metric] for metric in METRICS}
-        found.append({"seed": int(path.parent.name.removeprefix("seed-")), "metrics": mine, "item-knn": baseline})
+        seed = {"seed": int(path.parent.name.removeprefix("seed-")), "n": evaluation["n"]}
+        found.append(seed | {"metrics": mine, "item-knn": baseline})
     return found
 
 
@@ -48,8 +52,9 @@ def add(found: dict[str, Any], earlier: dict[str, Any]) -> None:
     for dataset in sorted(earlier.keys() & found.keys()):
         for name, run in earlier[dataset].items():
             mine = found[dataset].setdefault(name, {**run, **{part: [] for part in PARTS}})
-            if mine["sizes"] != run["sizes"]:
-                raise SystemExit(f"{dataset}, {name}: {mine['sizes']} codes here, {run['sizes']} in the earlier result")
+            for fact in ("sizes", "epochs"):
+                if mine[fact] != run[fact]:
+                    raise SystemExit(f"{dataset}, {name}: {fact} {mine[fact]} here, {run[fact]} in the earlier result")
             for part in PARTS:
                 have = {seed["seed"] for seed in mine[part]}
                 more = [{"machine": earlier["machine"], **seed} for seed in run[part] if seed["seed"] not in have]
