@@ -74,9 +74,9 @@ def leave_one_out(interactions: Interactions, *, min_length: int = 3, hold_back:
     """Last event test, second last valid, the rest train; all train for users with fewer than `min_length` events.
 
     The history of a test question ends with an event that is in no training row; that of a valid question ends with
-    the last one of its row, so it asks for what was just learned by heart, and longer training always looks better
-    than it is. With `hold_back`, only so many users are valid, evenly spread over those of four events or more, and
-    the third last event of each is in no row either: valid then asks what test asks.
+    the last one of its row. With `hold_back`, only so many users are valid, evenly spread over those of four events
+    or more, and the third last event of each is in no row either: valid histories then end as test histories do.
+    Targets still differ: a last event may have less to do with the one before it (benchmarks/ablation.md).
     """
     if min_length < 3:
         raise UsageError(f"leave-one-out needs users of 3 events or more, not {min_length}")
