@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "gpt_neox")
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<|im_start|>", "<|im_end|>")
 
@@ -31,8 +31,8 @@ def tiny_model(architecture: str, *, vocab_size: int, tied: bool = True, seed: i
     """A random causal language model: width 32, 2 layers, fp32, in eval mode.
 
     Mistral and Gemma3 have sliding windows of 8 tokens, so that a test's prompt reaches past them; GPT-2 has absolute
-    positions; Qwen2 and GPT-2 have biases. `overrides` go to the configuration. The same arguments give the same
-    weights, whatever random state the caller is in.
+    positions, GPT-NeoX turns half of each head; Qwen2, GPT-2 and GPT-NeoX have biases. `overrides` go to the
+    configuration. The same arguments give the same weights, whatever random state the caller is in.
     """
     shape: dict[str, Any] = {
         "vocab_size": vocab_size,
@@ -51,10 +51,13 @@ def tiny_model(architecture: str, *, vocab_size: int, tied: bool = True, seed: i
     own: dict[str, dict[str, Any]] = {
         "mistral": {"sliding_window": 8},
         "gemma3": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+        "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
         "gpt2": {"n_inner": 48, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
     }
     if architecture == "gpt2":
         del shape["num_key_value_heads"], shape["head_dim"], shape["intermediate_size"]
+    if architecture == "gpt_neox":
+        del shape["num_key_value_heads"], shape["head_dim"]
     if architecture == "qwen2":
         del shape["head_dim"]
     name = {"gemma3": "gemma3_text"}.get(architecture, architecture)

@@ -14,7 +14,7 @@ def init_model(
     items: Annotated[Path, typer.Argument(help="Catalogue whose text the tokenizer is trained on.")],
     out: options.Out,
     preset: Annotated[
-        str, typer.Option(help="Shape of the model: gpt2-tiny, gpt2-mini, qwen3-tiny, llama-tiny.")
+        str, typer.Option(help="Shape of the model: gpt2-tiny, gpt2-mini, neox-tiny, qwen3-tiny, llama-tiny.")
     ] = "gpt2-tiny",
     vocab_size: Annotated[int, typer.Option(help="Text tokens; 512 do where a model only sees semantic IDs.")] = 4096,
     text: Annotated[str | None, typer.Option(help='Text of an item, like "{title}. {description}".')] = None,

@@ -20,7 +20,7 @@ def stepped(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> N
         optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "qwen3"])
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "qwen3"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_matrices_of_hidden_layers_take_muon_and_each_weight_one_of_both(architecture: str, tied: bool) -> None:
     model = tiny_model(architecture, vocab_size=40, tied=tied)

@@ -131,7 +131,7 @@ def trainer_of(tmp_path: Path, model: Any, rows: Any, over: str, batching: str, 
     )
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "gemma3", "mistral"])
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "gemma3", "mistral"])
 @pytest.mark.parametrize("over", ["vocabulary", "sid", "level", "trie"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
