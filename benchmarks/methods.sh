@@ -2,7 +2,7 @@
 # What each way of making semantic IDs is worth to the model behind it: every method by its own defaults, from titles alone
 # and from titles with co-occurrence, then one model, one recipe (benchmarks/beauty) and one budget. Two data sets, by seeds.
 # Usage: [ASK=valid] methods.sh [WORK_DIR [RESULT.json]]. What is finished is not run again; a kill costs one step.
-#   METHODS   of rq-kmeans balanced rq-vae rq-kmeans+ opq pq fsq (all); balanced is rq-kmeans with --balanced
+#   METHODS   of rq-kmeans balanced rq-vae rq-kmeans+ opq pq fsq (all); balanced is rq-kmeans with --balanced, rq-kmeans without
 #   SIGNALS   "titles together": without and with co-occurrence; DATASETS "movielens beauty"; SEEDS "0 1 2" of the model
 #   LEVELS, EPOCHS   codes per level (256x256x256) and passes over the rows (2)
 #   LIMIT     how many users are asked, evenly spread over the file (6000); SIDTOOL_EVALUATE_DTYPE=bfloat16 asks in half precision
@@ -17,7 +17,11 @@ for seed in ${SEEDS:-0 1 2}; do for dataset in ${DATASETS:-movielens beauty}; do
     run="$work/$dataset/$method-$signal"
     if [ ! -e "$run/recipe" ]; then
       rm -rf "$run/recipe.partial"; mkdir -p "$run/recipe.partial"; cp "$here"/beauty/*.yaml "$run/recipe.partial"
-      codebook="method: $method"; [ "$method" != balanced ] || codebook="method: rq-kmeans"$'\n'"balanced: true"
+      codebook="method: $method"
+      case "$method" in  # by default few items are balanced
+        rq-kmeans) codebook+=$'\n'"balanced: false" ;;
+        balanced) codebook="method: rq-kmeans"$'\n'"balanced: true" ;;
+      esac
       printf '\nlevels: %s\n%s\n' "${LEVELS:-256x256x256}" "$codebook" >> "$run/recipe.partial/codebook.yaml"
       # two checkpoints: so short a training has little to choose from
       printf '\nnum_train_epochs: %s\nvalid_users: 200\neval_steps: 0.5\nsave_steps: 0.5\n' "${EPOCHS:-2}" \

@@ -47,8 +47,12 @@ def build_codebook(
     order_column: split.OrderColumn = None,
     method: Annotated[str, typer.Option(help="How vectors are quantised.")] = "rq-kmeans",
     balanced: Annotated[
-        bool, typer.Option("--balanced", help="Give every code of a level about as many items (rq-kmeans).")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--balanced/--no-balanced",
+            help="Give every code of a level about as many items (rq-kmeans); by default where under 8 a code.",
+        ),
+    ] = None,
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Scale every vector to length 1 before it is quantised.")
     ] = False,
@@ -92,7 +96,8 @@ def build_codebook(
             "give either --encoder or --embeddings", hint="--encoder sentence-transformers/all-MiniLM-L6-v2"
         )
     budget = options.bytes_of(memory)
-    flags = {name: True for name, given in {"balanced": balanced, "normalize": normalize}.items() if given}
+    flags = {} if balanced is None else {"balanced": balanced}
+    flags |= {"normalize": True} if normalize else {}
     chosen = assignments(set_)
     fusing = {name: chosen.pop(name) for name in BLEND if name in chosen}
     plan = Plan(

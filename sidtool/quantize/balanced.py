@@ -63,10 +63,13 @@ def even_prices(distances: Distances, prices: NDArray[np.float32], rounds: int, 
 
     Each round lets the rows choose softly, at a temperature that falls from `start` to COLDEST (in standard deviations
     of the distances), and raises a price by the log of its centroid's excess: Sinkhorn's update, annealed. The prices
-    of the round whose cheapest choices were most even are returned.
+    of the round whose cheapest choices were most even are returned. Rows that are all as far from all centroids have
+    nothing to choose by: their prices stay.
     """
     n, size = distances.shape
-    scale = max(float(distances.std()), float(np.finfo(np.float32).tiny))
+    scale = float(distances.std())
+    if scale <= np.finfo(np.float32).eps * float(distances.max()) or scale < np.finfo(np.float32).tiny / COLDEST:
+        return prices
     best, fewest, every = prices, np.inf, np.ones(size, dtype=np.float32)
     for temperature in np.geomspace(start * scale, COLDEST * scale, rounds):
         counts, demand = np.zeros(size, dtype=np.intp), np.zeros(size)

@@ -85,7 +85,7 @@ def fit_warm(
 
     from sidtool.quantize import autoencoder as auto
 
-    start = rqkmeans.fit(vectors, sizes, seed=seed, normalize=normalize)
+    start = rqkmeans.fit(vectors, sizes, seed=seed, normalize=normalize, balanced=False)
     rows = training_rows(vectors, sizes, np.random.default_rng(seed), normalize)
     scale = auto.Scale.of(rows)
     rows = scale.apply(rows)

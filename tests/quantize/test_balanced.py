@@ -46,3 +46,12 @@ def test_catalogue_and_later_items_spread_evenly():
     assert max(spread["known", True]) < 0.1
     assert max(spread["new", True]) < 0.25
     assert min(spread["known", False]) > 0.2
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(63, True), (64, False)])
+def test_few_rows_a_code_are_balanced_by_default(rows, expected):
+    vectors = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
+    default, told = fit(vectors, (8, 4)), fit(vectors, (8, 4), balanced=expected)
+    assert default.parameters["balanced"] is expected
+    assert all(np.array_equal(one, other) for one, other in zip(default.levels, told.levels, strict=True))
+    assert fit(vectors, (8, 4), balanced=not expected).parameters["balanced"] is not expected

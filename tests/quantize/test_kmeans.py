@@ -92,12 +92,14 @@ def test_empty_codes_start_anew_at_the_farthest_rows():
     assert moved.ravel().tolist() == [0.5, 30.0, 10.0]
 
 
-def test_residuals_without_variety_leave_codes_unused():
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.filterwarnings("error")
+def test_residuals_without_variety_leave_codes_unused(balanced):
     vectors = np.repeat(np.eye(4, dtype=np.float32), 5, axis=0)
-    codebook = fit(vectors, (4, 3, 2))
+    codebook = fit(vectors, (4, 3, 2), balanced=balanced)
     codes = codebook.encode(vectors)
     assert len(np.unique(codes[:, 0])) == 4
-    np.testing.assert_allclose(codebook.decode(codes), vectors, atol=1e-6)
+    np.testing.assert_allclose(codebook.reconstruct(codes), vectors, atol=1e-6)
 
 
 def test_progress_counts_levels():
