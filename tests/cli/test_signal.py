@@ -65,7 +65,7 @@ def test_encoding_needs_numpy_alone(road: Road, social: Path) -> None:
 def test_an_encoder_and_people_go_together(road: Road, encoder: Path, tmp_path: Path) -> None:
     out = tmp_path / "text.zarr"
     command = ("build-codebook", road.items, "-o", out, "--levels", "4x4x8", "--encoder", encoder)
-    done(*command, "--interactions", road.events, "--set", "text_dim=8", "--set", "signal_dim=4")
+    done(*command, "--no-balanced", "--interactions", road.events, "--set", "text_dim=8", "--set", "signal_dim=4")
     assert len(done("encode", out, "a red lamp", "--json").lines) == 1
     assert Bundle.open(out).codebook.width == 12
 
