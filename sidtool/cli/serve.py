@@ -172,9 +172,10 @@ def evaluate(
     if limit is not None and limit < len(examples):  # the first of a file may be the oldest, or an alphabet's
         examples = [examples[at * len(examples) // limit] for at in range(limit)]
     beside = events or test.with_name(test.name.replace("test", "events").replace("valid", "events"))
-    sequences = list(read_events(beside)) if beside.exists() else None
+    sequences = list(read_events(beside)) if beside != test and beside.exists() else None
     if sequences is None:
-        note(f"[yellow]no training events at {beside}: no baselines and no slices[/]")
+        where = "for these questions (--events names them)" if beside == test else f"at {beside}"
+        note(f"[yellow]no training events {where}: no baselines and no slices[/]")
     served = _load(model, bundle, device, dtype, trust_remote_code)
     with progress("evaluate") as report:
         found = measure(

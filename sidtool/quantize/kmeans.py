@@ -1,7 +1,7 @@
 """K-means: how the centroids of every method are found.
 
-Knows vectors and centroids; knows nothing of levels or items. Trains on a sample, 256 rows a centroid (faiss's rule:
-more gains little and costs time). Centroids are seeded by greedy k-means++ (Arthur and Vassilvitskii 2007, with the
+Knows vectors and centroids; knows nothing of levels or items. Trains on a sample, 256 rows a centroid (faiss's rule)
+where a method does not ask for more. Centroids are seeded by greedy k-means++ (Arthur and Vassilvitskii 2007, with the
 2 + log K candidates a step of scikit-learn) and refined by Lloyd's iterations, first on a part of the sample, then on
 all of it.
 
@@ -36,15 +36,16 @@ Progress = Callable[[int, int], None]
 
 
 def training_rows(
-    vectors: Vectors | VectorSource, sizes: Sequence[int], rng: np.random.Generator, normalize: bool
+    vectors: Vectors | VectorSource, sizes: Sequence[int], rng: np.random.Generator, normalize: bool, least: int = 0
 ) -> Vectors:
-    """(n, dim) embeddings -> a new array of rows in random order: 256 a centroid of the largest level.
+    """(n, dim) embeddings -> a new array of rows in random order: 256 a centroid of the largest level, or `least`.
 
-    There are fewer where there are fewer vectors, or where the memory of the source does not hold so many.
+    The larger number counts. There are fewer where there are fewer vectors, or where the memory of the source does not
+    hold so many.
     Raises DataError if a value is not finite, or fewer rows differ than the largest level has codes.
     """
     source = VectorSource.of(vectors)
-    count = min(ROWS_PER_CENTROID * max(sizes), source.limit)
+    count = min(max(ROWS_PER_CENTROID * max(sizes), least), source.limit)
     drawn = rng.permutation(len(source)) if count >= len(source) else rng.choice(len(source), count, replace=False)
     rows = source.take(drawn)
     _require_distinct(rows, max(sizes))

@@ -222,6 +222,11 @@ def test_fewer_users_and_no_events(road: Road, tmp_path: Path) -> None:
     ran = done("evaluate", road.tuned, alone, "--json")
     assert ran.json["baselines"] == {}
     assert f"no training events at {tmp_path / 'events.jsonl'}" in ran.err
+    questions = tmp_path / "questions.jsonl"  # a name that says nothing of where its events are
+    questions.write_bytes(road.test.read_bytes())
+    ran = done("evaluate", road.tuned, questions, "--json")
+    assert ran.json["baselines"] == {}
+    assert "no training events for these questions (--events names them)" in ran.err
     with_events = done("evaluate", road.tuned, alone, "--events", road.folder / "events.jsonl", "--json")
     assert set(with_events.json["baselines"]) == {"popularity", "item-knn"}
     refused(1, "evaluate", road.tuned, tmp_path / "none.jsonl")

@@ -76,6 +76,20 @@ def test_a_sample_is_enough(monkeypatch):
     assert errors[1] < errors[0] * 1.1
 
 
+def test_of_many_vectors_the_sample_is_a_quarter_up_to_a_bound(monkeypatch):
+    vectors = mixture(4, 4000, 4)
+    monkeypatch.setattr(module, "ROWS_PER_CENTROID", 4)
+
+    def sample(sizes, **more):
+        return fit(vectors, sizes, **more).parameters["sample"]
+
+    assert sample((4, 2)) == 1000  # a quarter
+    assert sample((4, 2), balanced=True) == 16  # even levels cost more a row
+    monkeypatch.setattr(rqkmeans, "SAMPLE", 500)
+    assert sample((4, 2)) == 500
+    assert sample((256,)) == 1024  # the rows that its codes need
+
+
 def test_offset_common_to_all_vectors_changes_nothing():
     vectors = np.round(mixture(0, 400, 12), 2)
     offset = np.float32(64)
