@@ -32,6 +32,7 @@ variant forward-0.1 train:reverse=0
 variant adamw train:optimizer=adamw train:learning_rate=1.5e-3
 variant history-50 sft:history_length=50 sft:max_length=200
 variant label-smoothing train:label_smoothing_factor=0.1
+variant signal-0.3 "codebook:set=[signal_weight=0.3]"
 variant signal-0.7 "codebook:set=[signal_weight=0.7]"
 variant signal-0.85 "codebook:set=[signal_weight=0.85]"
 variant level-loss train:loss_over=level

@@ -218,6 +218,8 @@ def speed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         vectors = mixture(1, n, 384)
         sides = [("sidtool", None, by_sidtool), ("faiss", "faiss", by_faiss), ("scikit-learn", "sklearn", by_sklearn)]
         for name, package, work in sides:
+            if name not in arguments.sides:
+                continue
             if package and find_spec(package) is None:
                 yield {"what": f"{name} is not installed", "rows": n}
                 continue
@@ -423,6 +425,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file that gets what was found, part by part")
     parser.add_argument("--vectors", type=Path, help="Beauty's vectors, .npy")
     parser.add_argument("--large", action="store_true", help="speed at 10^6 rows as well")
+    sides = ["sidtool", "faiss", "scikit-learn"]
+    parser.add_argument("--sides", nargs="+", choices=sides, default=sides, help="whose k-means speed compares")
     sizes = [10_000, 12_500, 15_000, 20_000, 30_000, 50_000, 100_000]
     parser.add_argument("--balanced-rows", type=int, nargs="+", default=sizes, metavar="N")
     parser.add_argument(

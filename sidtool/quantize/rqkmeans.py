@@ -5,13 +5,14 @@ best for what they leave to no one; then all levels are refined together, which 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.quantize import balanced as even
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.kmeans import TOLERANCE, Progress, kmeans, means, nearest, training_rows
+from sidtool.quantize.kmeans import CHUNK, TOLERANCE, Progress, kmeans, nearest, training_rows
 from sidtool.sid import Vectors
 from sidtool.vectors import VectorSource
 
@@ -84,26 +85,77 @@ def refined(residual: Vectors, levels: Sequence[Vectors], codes: Sequence[NDArra
     assignment in place of its beam.) It ends when the error falls by less than TOLERANCE of itself; the best
     levels are returned, so none that are worse than those given.
     """
-    best, now, codes = list(levels), list(levels), list(codes)
-    least = float(np.square(residual).sum(dtype=np.float64))
+    best, now = list(levels), list(levels)
+    own = np.stack(codes)
+    sums, least = _swept(residual, now, now, own)
     for _ in range(PASSES):
-        for level, code in enumerate(codes):
-            away = np.einsum("ij,ij->i", residual, residual)
-            residual += now[level][code]
-            now[level] = means(residual, code, away, now[level])
-            residual -= now[level][code]
-        for centroids, code in zip(now, codes, strict=True):
-            residual += centroids[code]
-        for level, centroids in enumerate(now):
-            codes[level] = nearest(residual, centroids)[0]
-            residual -= centroids[codes[level]]
-        error = float(np.square(residual).sum(dtype=np.float64))
+        old, now = now, _moved(residual, now, own, sums)
+        sums, error = _swept(residual, old, now, own)
         if error < least:
             best = list(now)
         if least - error <= TOLERANCE * least:
             break
         least = error
     return best
+
+
+def _swept(
+    residual: Vectors, old: Sequence[Vectors], new: Sequence[Vectors], codes: NDArray[np.intp]
+) -> tuple[list[Vectors], float]:
+    """Replace what the `old` centroids leave by what the `new` ones do, and the (levels, n) codes by those nearest now.
+
+    Returns the sums of what is left over the rows of each code, (K_l, dim) by level, and its square. Where the new are
+    the old ones, nothing is replaced. Rows pass through the cache once: memory is what this waits for.
+    """
+    starts = np.cumsum([0, *(len(level) for level in new)])
+    sums = np.zeros((starts[-1], residual.shape[1]), dtype=np.float32)
+    error = 0.0
+    for start in range(0, len(residual), CHUNK):
+        rows, own = residual[start : start + CHUNK], codes[:, start : start + CHUNK]
+        if new is not old:
+            for level, code in zip(old, own, strict=True):
+                rows += level[code]
+            for level, code in zip(new, own, strict=True):
+                code[:] = nearest(rows, level)[0]
+                rows -= level[code]
+        sums += _members(own + starts[:-1, None], starts[-1]).T @ rows
+        error += float(np.square(rows).sum(dtype=np.float64))
+    return np.split(sums, starts[1:-1]), error
+
+
+def _moved(
+    residual: Vectors, levels: Sequence[Vectors], codes: NDArray[np.intp], sums: Sequence[Vectors]
+) -> list[Vectors]:
+    """The centroids of each level as means, given the others: those before it as they are by then.
+
+    sums: of what is left over the rows of each code. A mean moves by its sum over its rows, less what the levels before
+    have taken of it. A code without rows starts anew at a row of which most is left.
+    """
+    members = [_members(code[None], len(level)) for code, level in zip(codes, levels, strict=True)]
+    shifts: list[Vectors] = []
+    moved: list[Vectors] = []
+    for level, (centroids, code) in enumerate(zip(levels, codes, strict=True)):
+        left = sums[level].copy()
+        for before, shift in zip(members[:level], shifts, strict=True):
+            left -= (members[level].T @ before) @ shift
+        counts = np.bincount(code, minlength=len(centroids)).astype(np.float32)
+        left /= np.maximum(counts, 1)[:, None]
+        shifts.append(left)
+        moved.append(centroids + left)
+        empty = np.flatnonzero(counts == 0)
+        if len(empty):
+            farthest = np.argsort(-np.einsum("ij,ij->i", residual, residual), kind="stable")[: len(empty)]
+            moved[-1][empty] = residual[farthest] + centroids[code[farthest]]
+    return moved
+
+
+def _members(codes: NDArray[np.intp], size: int) -> Any:
+    """(m, n) codes, m a row -> (n, size) sparse ones where a row has a code."""
+    from scipy.sparse import csr_array
+
+    ones = np.ones(codes.size, dtype=np.float32)
+    places = np.arange(0, codes.size + 1, len(codes))
+    return csr_array((ones, codes.T.ravel(), places), shape=(codes.shape[1], size))
 
 
 def _priced(levels: list[Vectors], prices: list[NDArray[np.float32]]) -> list[Vectors]:

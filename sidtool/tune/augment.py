@@ -29,10 +29,11 @@ class Augmentation:
         falls evenly to none in the last. So a model learns first which items are met together, as a symmetric item-kNN
         is told, and then which comes next. (BERT4Rec, F. Sun et al., CIKM 2019, sees both sides
         of an item at once; this is for models that read to the right alone.)
-    shuffle: how far items of such a row wander in the first epoch: to the place of each, a number between 0 and this is
-        added, and they stand in the order of the sums. It falls to none too. Neighbours change places, what is far
-        apart stays so: item-kNN, which weighs a pair by how far apart it was met, is told no more. (CL4SRec
-        reorders a part of the history.)
+    shuffle: how far items of such a row wander in the first epoch, as a share of its items: to the place of each, a
+        number between 0 and this share of their number is added, and they stand in the order of the sums. It falls to
+        none too. Neighbours change places, what is far apart stays so: item-kNN, which weighs a pair by how far apart
+        it was met, is told no more. Short rows, whose order says most, hardly change. (CL4SRec reorders a part of
+        the history.)
     crop: the chance that a history loses its oldest items; how many stay is drawn evenly from one to all. Cutting the
         newest ones off would show no target that the whole row does not show. (X. Xie et al., CL4SRec, ICDE 2022.)
     drop_items: the chance that an item of the history is left out; the next one then follows the one before it.
@@ -60,7 +61,7 @@ class Augmentation:
         if self.reverse and rng.random() < self.reverse:
             ids = _ordered(ids, spans, np.arange(len(spans))[::-1])
         if self.shuffle:
-            wandered = np.arange(len(spans)) + self.shuffle * rng.random(len(spans))
+            wandered = np.arange(len(spans)) + self.shuffle * len(spans) * rng.random(len(spans))
             ids = _ordered(ids, spans, np.argsort(wandered))
         if len(history) < 2:
             return ids, targets

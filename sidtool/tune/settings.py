@@ -34,7 +34,8 @@ class TrainOptions:
     crop, drop_items, reverse: chances that a history loses its oldest items, that any one item of it is left out, and
         that a whole one is turned round (falling to none in the last epoch), drawn anew in every epoch (augment.py);
         rows of other kinds and validation stay as they are.
-    shuffle: how many places the items of a whole history may wander, at most (falling to none in the last epoch).
+    shuffle: how far the items of a whole history may wander, as a share of their number (falling to none in the last
+        epoch).
     code_dropout: the chance that an input code's embedding is zero in a training step.
     optimizer: `adamw` (SFTConfig's `optim` names others), or `muon` for the matrices of hidden layers and adamw for the
         rest, with stage=full.
@@ -74,11 +75,10 @@ class TrainOptions:
             choices = get_args(self.__annotations__[name])
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
-        for name in ("crop", "drop_items", "reverse", "code_dropout"):
+        for name in ("crop", "drop_items", "reverse", "shuffle", "code_dropout"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is a chance between 0 and 1, not {getattr(self, name)}")
-        if self.shuffle < 0:
-            raise UsageError(f"shuffle is a number of places, 0 or more, not {self.shuffle}")
+                what = "share" if name == "shuffle" else "chance"
+                raise UsageError(f"{name} is a {what} between 0 and 1, not {getattr(self, name)}")
         if self.optimizer == "muon" and self.stage != "full":
             raise UsageError(f"optimizer=muon is for stage=full, not {self.stage}")
         if self.lora_r < 1:
