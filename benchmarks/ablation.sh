@@ -11,7 +11,7 @@ variant() {  # variant NAME [FILE:KEY=VALUE ...]: the recipe with these settings
   [ -z "${ONLY:-}" ] || [[ " $ONLY " == *" $1 "* ]] || return 0
   local name="$1" run="$work/$1" change pair; shift
   mkdir -p "$run/recipe" "$work/codebooks"
-  cp "$here"/beauty/*.yaml "$run/recipe"
+  cp "$here"/beauty/{codebook,model,sft,train}.yaml "$run/recipe"
   for change in "train:num_train_epochs=${EPOCHS:-12}" "$@"; do
     pair="${change#*:}"
     printf '\n%s: %s\n' "${pair%%=*}" "${pair#*=}" >> "$run/recipe/${change%%:*}.yaml"
@@ -45,7 +45,9 @@ variant no-dropped-items train:drop_items=0
 variant more-dropped-items train:drop_items=0.3
 variant dropout-0.2 train:dropout=0.2
 variant dropout-0.3 train:dropout=0.3
+variant longer train:num_train_epochs=20 train:dropout=0.2 train:shuffle=0.25 train:eval_steps=0.2 train:save_steps=0.2
 variant batch-128 train:per_device_train_batch_size=128
+variant theta-100 'model:set=["rope_parameters={rope_type: default, rope_theta: 100.0, partial_rotary_factor: 0.5}"]' train:eval_steps=0.2 train:save_steps=0.2
 variant wide model:preset=gpt2-mini train:learning_rate=0.001
 python "$here/environment.py"
 python "$here/table.py" "${rows[@]}"

@@ -16,7 +16,7 @@ for seed in ${SEEDS:-0 1 2}; do for dataset in ${DATASETS:-movielens beauty}; do
   for signal in ${SIGNALS:-titles together}; do
     run="$work/$dataset/$method-$signal"
     if [ ! -e "$run/recipe" ]; then
-      rm -rf "$run/recipe.partial"; mkdir -p "$run/recipe.partial"; cp "$here"/beauty/*.yaml "$run/recipe.partial"
+      rm -rf "$run/recipe.partial"; mkdir -p "$run/recipe.partial"; cp "$here"/beauty/{codebook,model,sft,train}.yaml "$run/recipe.partial"
       codebook="method: $method"
       case "$method" in  # by default few items are balanced
         rq-kmeans) codebook+=$'\n'"balanced: false" ;;
