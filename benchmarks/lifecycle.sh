@@ -19,7 +19,7 @@ step "$part/base" init-model "$part/old.jsonl" -o "$part/base" --config "$recipe
 step "$part/base+sid" extend-model "$part/base" "$part/old.zarr" -o "$part/base+sid" --seed "$seed"
 step "$part/sft" make-sft "$part/old.zarr" "$part/old.jsonl" "$data/interactions.csv" -o "$part/sft/train.jsonl" \
   --model "$part/base+sid" --config "$recipe/sft.yaml"
-step "$part/tuned" train "$part/base+sid" "$part/sft/train.jsonl" -o "$part/tuned" --config "$recipe/train.yaml" \
+step "$part/tuned" train "$part/base+sid" "$part/sft/train.jsonl" -o "$part/tuned" --config "$recipe/$(cat "$work/chosen").yaml" \
   --set "seed=$seed"
 step "$part/grown.zarr" add-items "$part/old.zarr" "$part/new.jsonl" -o "$part/grown.zarr" --encoder "$encoder"
 step "$work/again.zarr" build-codebook "$data/items.jsonl" -o "$work/again.zarr" --config "$recipe/codebook.yaml" \

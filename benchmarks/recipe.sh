@@ -6,7 +6,7 @@
 #   industrial  MiniOneRec's files with train_partial.csv: a PART of its training rows; given windows, repeats kept
 # Codebooks see the training part's co-occurrence; SIGNAL= (empty) leaves it out.
 # RECIPE holds codebook.yaml, model.yaml, sft.yaml and train.yaml (benchmarks/beauty if not given). Where it holds train-*.yaml
-# too, the first seed trains by each, all valid users choose by N@10, and the other seeds train by the chosen one.
+# too, SEEDS train by each, and all valid users choose: the best mean N@10 of the seeds. WORK_DIR/chosen names it from then on.
 # INDEX is an index.json of others, keyed by the items' lines (Beauty's: as people first meet the items), that is trained instead of a codebook of ours.
 # ASK=valid asks all the valid users and leaves test unread, for comparing recipes; "valid test" asks both.
 # HOLD_BACK=2000 validates leave-one-out on so many users, trained on an event less (make-sft --hold-back).
@@ -70,6 +70,9 @@ answer() {  # answer MODEL USERS METRICS: how well a model answers the users of 
   ended
   mv "$run/metrics.partial" "$3"
 }
+names=()
+for config in "$recipe"/train*.yaml; do names+=("$(basename "$config" .yaml)"); done
+[ ! -e "$work/chosen" ] || names=("$(cat "$work/chosen")")
 for seed in $seeds; do
   run="$work/seed-$seed"; mkdir -p "$run"
   step "$run/seconds" "$run/base" init-model "$items" -o "$run/base" "${text[@]}" --config "$recipe/model.yaml" --seed "$seed"
@@ -77,30 +80,23 @@ for seed in $seeds; do
     ${index:+--init random}
   step "$work/seconds" "$work/sft/train.jsonl.meta.json" make-sft "$work/bundle.zarr" "$items" "$events" \
     -o "$work/sft/train.jsonl" --model "$run/base+sid" --config "$recipe/sft.yaml" "${protocol[@]}"
-  learn() {  # learn NAME OUT: train by the configuration NAME
-    step "$run/seconds" "$2" train "$run/base+sid" "$work/sft/train.jsonl" -o "$2" --config "$recipe/$1.yaml" --set "seed=$seed"
-  }
-  if [ ! -e "$work/chosen" ]; then
-    names=()
-    for config in "$recipe"/train*.yaml; do names+=("$(basename "$config" .yaml)"); done
-    if [ ${#names[@]} -gt 1 ]; then
-      for name in "${names[@]}"; do
-        learn "$name" "$run/$name"
-        answer "$run/$name" valid "$run/$name.json"
-      done
-      python -c 'import json, sys
-ndcg = {name: json.load(open(f"{sys.argv[1]}/{name}.json"))["metrics"]["ndcg@10"] for name in sys.argv[2:]}
-print(f"N@10 of all valid users: {ndcg}", file=sys.stderr)
-print(max(ndcg, key=ndcg.get))' "$run" "${names[@]}" > "$work/chosen.partial"
-      cp "$run/$(cat "$work/chosen.partial").json" "$run/metrics-valid.json"
-    else
-      echo "${names[0]}" > "$work/chosen.partial"
-    fi
-    mv "$work/chosen.partial" "$work/chosen"
-  fi
-  chosen="$(cat "$work/chosen")"
-  [ -e "$run/tuned" ] || [ ! -e "$run/$chosen" ] || mv "$run/$chosen" "$run/tuned"
-  learn "$chosen" "$run/tuned"
+  [ ! -e "$run/tuned" ] || continue
+  for name in "${names[@]}"; do
+    step "$run/seconds" "$run/$name" train "$run/base+sid" "$work/sft/train.jsonl" -o "$run/$name" \
+      --config "$recipe/$name.yaml" --set "seed=$seed"
+    [ ${#names[@]} = 1 ] || answer "$run/$name" valid "$run/$name.json"
+  done
+done
+if [ ! -e "$work/chosen" ]; then
+  # shellcheck disable=SC2086
+  python "$here/choose.py" "$work" "${names[@]}" --seeds $seeds > "$work/chosen.partial"
+  mv "$work/chosen.partial" "$work/chosen"
+fi
+chosen="$(cat "$work/chosen")"
+for seed in $seeds; do
+  run="$work/seed-$seed"
+  [ -e "$run/tuned" ] || mv "$run/$chosen" "$run/tuned"
+  [ ! -e "$run/$chosen.json" ] || cp "$run/$chosen.json" "$run/metrics-valid.json"
   for users in $ask; do
     metrics="$run/metrics.json"; [ "$users" = test ] || metrics="$run/metrics-$users.json"
     answer "$run/tuned" "$users" "$metrics"
