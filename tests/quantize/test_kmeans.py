@@ -66,6 +66,19 @@ def test_levels_make_up_for_each_other():
     assert all(np.allclose(a[u], b[u], atol=1e-4) for a, b, u in zip(found, expected, used, strict=True))
 
 
+def test_a_code_that_no_row_has_starts_anew_where_most_is_left(monkeypatch):
+    rows = mixture(2, 300, 6)
+    levels = [np.concatenate([rows[:7], np.full((1, 6), 1e3, dtype=np.float32)]), np.zeros((1, 6), dtype=np.float32)]
+    codes = [module.nearest(rows, levels[0])[0], np.zeros(300, dtype=np.intp)]
+    assert 7 not in codes[0]
+    left = rows - levels[0][codes[0]]
+    farthest = int(np.square(left).sum(axis=1).argmax())
+    monkeypatch.setattr(rqkmeans, "PASSES", 1)
+    found = rqkmeans.refined(left.copy(), levels, codes)
+    assert np.allclose(found[0][7], rows[farthest], atol=1e-4)
+    assert 7 in module.nearest(rows, found[0])[0]
+
+
 def test_a_sample_is_enough(monkeypatch):
     vectors = mixture(3, 4000, 16)
     full = fit(vectors, (16, 16))
