@@ -136,6 +136,10 @@ def train(
         ),
     ] = None,
     valid: Annotated[Path | None, typer.Option(help="Validation users, if not those beside the rows.")] = None,
+    teacher: Annotated[
+        list[Path] | None,
+        typer.Option(help="Trained model of the same bundle to learn from beside the rows; several teach their mean."),
+    ] = None,
     trust_remote_code: options.Trust = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -164,6 +168,7 @@ def train(
             out,
             stages,
             valid=valid,
+            teachers=teacher or (),
             trust_remote_code=trust_remote_code,
             force=force,
             progress=lambda number: report.get(bars[number]),

@@ -3,16 +3,18 @@
 Knows levels, the trie and logits; knows nothing of models, or of how logits come about.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from sidtool.bundle.trie import Trie
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend.arrays import over_children, trie_arrays
 from sidtool.tune.head import Columns, Part
+
+Blocks = Sequence[torch.Tensor]
+"""The logits of each part, (n, columns)."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,17 @@ class Loss:
     Over the trie these are the codes by which the target's prefix goes on to an item of the catalogue: a step costs
     nothing where there is one, and the product over the levels is a distribution over the items. What no item has
     (a retired item in a history) is no target then.
+
+    `smoothing` spreads so much of a target evenly over what it competes with. Where teachers answer too, `distill` is
+    the weight of the cross-entropy with the mean of their distributions, and 1 - `distill` that of the target
+    (Hinton et al., arXiv:1503.02531, at temperature 1).
     """
 
     over: str
     tokens: SidTokens
     trie: Trie | None = None
+    smoothing: float = 0.0
+    distill: float = 0.0
 
     @property
     def columns(self) -> Columns | None:
@@ -47,36 +55,60 @@ class Loss:
 
     def total(
         self,
-        blocks: Sequence[torch.Tensor],
+        blocks: Blocks,
         parts: Sequence[Part],
         targets: torch.Tensor,
         before: torch.Tensor,
-        smoothing: float,
+        taught: Sequence[Blocks] = (),
     ) -> torch.Tensor:
-        """Sum of the cross-entropies of each part's logits at (n,) target ids; (n, levels - 1) ids come `before`."""
+        """Sum of the cross-entropies of each part's logits at (n,) target ids; (n, levels - 1) ids come `before`.
+
+        `taught` has the same blocks from each teacher.
+        """
         total = torch.zeros((), device=targets.device)
         for level, (block, (which, columns)) in enumerate(zip(blocks, parts, strict=True)):
-            codes = targets[which] - (columns[0] if columns else 0)
             if not len(which):
-                loss = block.sum()  # of nothing, yet the weights are part of it: each process has a gradient for all
-            elif self.trie is not None:
-                loss = self._among_children(self.trie, level, block.float(), codes, before[which], smoothing)
-            else:
-                loss = cross_entropy(block, codes, reduction="sum", label_smoothing=smoothing)
-            total = total + loss
+                total = total + block.sum()  # of nothing, yet the weights are part of it: each process has gradients
+                continue
+            rivals = self._rivals(level, block.shape[1], targets[which] - (columns[0] if columns else 0), before[which])
+            total = total + self._losses(rivals, block, [blocks[level] for blocks in taught])[rivals.counted].sum()
         return total
 
-    def _among_children(
-        self, trie: Trie, level: int, block: torch.Tensor, codes: torch.Tensor, before: torch.Tensor, smoothing: float
-    ) -> torch.Tensor:
-        arrays, offsets = trie_arrays(trie, block.device), torch.from_numpy(self.tokens.space.offsets).to(block.device)
-        above = before[:, before.shape[1] - level :] - self.tokens.start - offsets[:level]
+    def _losses(self, rivals: "_Rivals", block: torch.Tensor, taught: Blocks) -> torch.Tensor:
+        logs = rivals.logs(block.float())
+        losses = -logs.gather(-1, rivals.own[:, None])[:, 0]
+        if self.smoothing:
+            losses = torch.lerp(losses, -logs.sum(-1) / rivals.number, self.smoothing)
+        if taught:
+            answers = torch.stack([rivals.logs(answer.float()) for answer in taught])
+            losses = torch.lerp(losses, -(answers.exp().mean(0) * logs).sum(-1), self.distill)
+        return losses
+
+    def _rivals(self, level: int, width: int, codes: torch.Tensor, before: torch.Tensor) -> "_Rivals":
+        if self.trie is None:
+            return _Rivals(lambda block: block.log_softmax(-1), codes, width, slice(None))
+        arrays, offsets = trie_arrays(self.trie, codes.device), torch.from_numpy(self.tokens.space.offsets)
+        above = before[:, before.shape[1] - level :] - self.tokens.start - offsets[:level].to(codes.device)
         nodes, known = arrays.descend(above)
         children, goes_on, legal = (part[0] for part in arrays.candidates(level, nodes[None]))  # (targets, fan-out)
-        logs = over_children(block.gather(-1, goes_on), legal)
         own, there = arrays.child(level, nodes, codes)
-        losses = -logs.gather(-1, (own - children[:, 0]).clamp_min(0)[:, None])[:, 0]
-        if smoothing:
-            even = -logs.masked_fill(~legal, 0.0).sum(-1) / legal.sum(-1)
-            losses = torch.lerp(losses, even, smoothing)
-        return losses[known & there].sum()
+        return _Rivals(
+            lambda block: over_children(block.gather(-1, goes_on), legal).masked_fill(~legal, 0.0),
+            (own - children[:, 0]).clamp_min(0),
+            legal.sum(-1),
+            known & there,
+        )
+
+
+@dataclass(frozen=True)
+class _Rivals:
+    """What the n targets of a part compete with."""
+
+    logs: Callable[[torch.Tensor], torch.Tensor]
+    """(n, columns) logits -> (n, most rivals) log-probabilities, 0 where a target has fewer rivals"""
+    own: torch.Tensor
+    """(n,) the target's place among its rivals"""
+    number: torch.Tensor | int
+    """(n,) how many rivals there are, the target among them"""
+    counted: torch.Tensor | slice
+    """(n,) whether it is a target at all"""

@@ -39,6 +39,7 @@ class TrainOptions:
     code_dropout: the chance that an input code's embedding is zero in a training step.
     optimizer: `adamw` (SFTConfig's `optim` names others), or `muon` for the matrices of hidden layers and adamw for the
         rest, with stage=full.
+    distill: the weight of what teachers answer (`train --teacher`), against that of the targets.
     ema: decay of an exponential moving average of the weights, which is then what is validated and saved.
     metric: the metric on the validation users that selects the checkpoint: hr@K or ndcg@K.
     valid_users: size of the seeded sample of validation users; 0 takes all. valid_width: beams. valid_exclude_seen:
@@ -63,6 +64,7 @@ class TrainOptions:
     shuffle: float = 0.0
     code_dropout: float = 0.0
     optimizer: Literal["adamw", "muon"] = "adamw"
+    distill: float = 0.5
     ema: float | None = None
     metric: str = "ndcg@10"
     valid_users: int = 1000
@@ -75,9 +77,9 @@ class TrainOptions:
             choices = get_args(self.__annotations__[name])
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
-        for name in ("crop", "drop_items", "reverse", "shuffle", "code_dropout"):
+        for name in ("crop", "drop_items", "reverse", "shuffle", "code_dropout", "distill"):
             if not 0 <= getattr(self, name) <= 1:
-                what = "share" if name == "shuffle" else "chance"
+                what = {"shuffle": "share", "distill": "weight"}.get(name, "chance")
                 raise UsageError(f"{name} is a {what} between 0 and 1, not {getattr(self, name)}")
         if self.optimizer == "muon" and self.stage != "full":
             raise UsageError(f"optimizer=muon is for stage=full, not {self.stage}")

@@ -21,6 +21,7 @@ def train_stages(
     stages: Sequence[StageSettings],
     *,
     valid: Path | None = None,
+    teachers: Sequence[Path] = (),
     force: bool = False,
     trust_remote_code: bool = False,
     progress: Callable[[int], Progress | None] | None = None,
@@ -30,7 +31,7 @@ def train_stages(
     """Run the stages; the last one's model becomes `out`. A run that was killed goes on where it was.
 
     A stage validates on the users beside its rows unless `valid` is given, if it or one before it learns to recommend
-    (`recommends`): a stage of titles alone trains to its end. `progress` is asked for the
+    (`recommends`): a stage of titles alone trains to its end. `teachers` are every stage's. `progress` is asked for the
     reporter of each stage by its number. Returns each stage's summary. Raises as `train`, and UsageError if what lies
     between is of other settings, unless `force`.
     """
@@ -48,6 +49,7 @@ def train_stages(
                 options=stage.options,
                 fields=stage.fields,
                 valid=valid or (side_files(of)["valid"] if recommends(model_dir, of) else None),
+                teachers=teachers,
                 force=force,
                 keep=not last,
                 trust_remote_code=trust_remote_code,

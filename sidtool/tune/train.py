@@ -9,7 +9,7 @@ Under torchrun or accelerate launch every process runs this; the first one alone
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,7 @@ def train(
     fields: Mapping[str, Any] | None = None,
     valid: Path | None = None,
     bundle: Bundle | None = None,
+    teachers: Sequence[Path] = (),
     force: bool = False,
     keep: bool = False,
     trust_remote_code: bool = False,
@@ -54,14 +55,15 @@ def train(
     """Train a model on rows; what the best checkpoint by validation holds becomes `out` (the last, without `valid`).
 
     `fields` are fields of TRL's SFTConfig by name. `bundle` is the one that the rows were made with, where that is
-    not the model's own but a refreshed one. A run that was killed goes on from its last checkpoint when called again
-    with the same arguments, and ends with the same weights. `progress` is told steps, `log` each log line and
-    validation as a dict, `tell` a line on what is inherited. With `keep`, an output that this very run made stays, and
-    the summary says so (`kept`). Returns a summary: steps, tokens (no padding), targets, tokens_per_second,
-    seconds and peak memory (of this call), loss, metric and best (None without `valid`).
+    not the model's own but a refreshed one. `teachers` are folders of trained models with this bundle and tokenizer:
+    their mean answer is learnt beside the targets (`TrainOptions.distill`). A run that was killed goes on from its last
+    checkpoint when called again with the same arguments, and ends with the same weights. `progress` is told steps,
+    `log` each log line and validation as a dict, `tell` a line on what is inherited. With `keep`, an output that this
+    very run made stays, and the summary says so (`kept`). Returns a summary: steps, tokens (no padding), targets,
+    tokens_per_second, seconds and peak memory (of this call), loss, metric and best (None without `valid`).
 
     Raises UsageError if the output exists, settings make no sense or an unfinished run had others;
-    CompatibilityError if model, bundle and rows do not belong together; DataError if rows are malformed.
+    CompatibilityError if model, bundle, rows and teachers do not belong together; DataError if rows are malformed.
     """
     options = options or TrainOptions()
     if not keep:
@@ -69,8 +71,11 @@ def train(
     lineage = read_lineage(rows)
     contract, bundle, _ = check_folder(model_dir, bundle)
     _check_lineage(lineage, bundle, rows)
+    _check_teachers(teachers, contract, bundle)
     fields = settled(options, typed_fields(fields or {}), lineage)
-    run = _Run(model_dir, rows, out, valid, options, fields, lineage, contract, bundle, trust_remote_code)
+    run = _Run(
+        model_dir, rows, out, valid, options, fields, lineage, contract, bundle, tuple(teachers), trust_remote_code
+    )
     if tell:
         tell(inherited(options.stage, model_dir, contract, bundle))
     if keep and out.exists() and read_contract(out).facts.get("run") == run.digest:
@@ -108,6 +113,14 @@ def _check_lineage(lineage: Mapping[str, Any], bundle: Bundle, rows: Path) -> No
             )
 
 
+def _check_teachers(teachers: Sequence[Path], contract: Contract, bundle: Bundle) -> None:
+    if teachers:
+        from sidtool.tune.teachers import check_teacher
+
+        for folder in teachers:
+            check_teacher(folder, contract.tokens, bundle)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """One training run, all of its arguments settled."""
@@ -121,6 +134,7 @@ class _Run:
     lineage: Mapping[str, Any]
     contract: Contract
     bundle: Bundle
+    teachers: tuple[Path, ...]
     trust_remote_code: bool
 
     @property
@@ -171,6 +185,11 @@ class _Run:
         return base_of(self.model_dir)
 
     @cached_property
+    def _taught_by(self) -> list[dict[str, Any]]:
+        """The teachers' folders and the digests of their weights."""
+        return [base_of(folder) for folder in self.teachers]
+
+    @cached_property
     def digest(self) -> str:
         """Of the fingerprint."""
         return run_digest(self.fingerprint)
@@ -185,6 +204,7 @@ class _Run:
             "valid": sha256(self.valid) if self.valid else None,
             "options": dataclasses.asdict(self.options),
             "settings": dict(self.fields),
+            **({"teachers": self._taught_by} if self.teachers else {}),
         }
         return dict(json.loads(json.dumps(facts, default=str)))
 
@@ -206,6 +226,7 @@ class _Run:
         from sidtool.tune.lora import Lora
         from sidtool.tune.loss import Loss
         from sidtool.tune.newrows import NewRows
+        from sidtool.tune.teachers import load_teachers
         from sidtool.tune.trainer import ProgressCallback, SidTrainer, set_dropout
 
         loss_over = self._loss_over
@@ -226,6 +247,16 @@ class _Run:
         elif self.options.stage == "rows":
             served.model.requires_grad_(False)
             learning = NewRows(served.model, served.tokens)
+        loss = Loss(
+            loss_over,
+            served.tokens,
+            self.bundle.trie() if loss_over == "trie" else None,
+            smoothing=arguments.label_smoothing_factor,
+            distill=self.options.distill,
+        )
+        teachers = None
+        if self.teachers:
+            teachers = load_teachers(self.teachers, served, loss.columns, trust_remote_code=self.trust_remote_code)
         callbacks: list[Any] = [ProgressCallback(progress, log)]
         shown: Rows | Augmented = rows
         chosen = self.options
@@ -242,7 +273,7 @@ class _Run:
             args=arguments,
             rows=shown,
             tokenizer=served.tokenizer,
-            loss=Loss(loss_over, served.tokens, self.bundle.trie() if loss_over == "trie" else None),
+            loss=loss,
             batching=self.options.batching,
             ema=self.options.ema,
             validator=self._validator(served),
@@ -250,6 +281,7 @@ class _Run:
             callbacks=callbacks,
             learning=learning,
             muon=self.options.optimizer == "muon",
+            teachers=teachers,
         )
 
     def _check_length(self, rows: Rows, served: Served) -> None:
@@ -310,6 +342,7 @@ class _Run:
                         "row_format": self.lineage["row_format"],
                         "options": dataclasses.asdict(self.options),
                         "settings": settings,
+                        **({"teachers": self._taught_by} if self.teachers else {}),
                         "run": self.digest,
                     },
                     default=str,

@@ -25,6 +25,7 @@ from sidtool.tune.loss import Loss
 from sidtool.tune.machine import float32_attention
 from sidtool.tune.newrows import NewRows
 from sidtool.tune.optimizer import MuonAdamW
+from sidtool.tune.teachers import Teachers
 from sidtool.tune.validate import Validator
 
 EMA_FILE = "ema.pt"
@@ -33,7 +34,7 @@ EMA_FILE = "ema.pt"
 class SidTrainer(SFTTrainer):
     """Trains on `Rows`. `validator` recommends, and `mark` makes a folder of weights a sidtool model.
 
-    `learning` is what the model learns with, where that is not all of its weights.
+    `learning` is what the model learns with, where that is not all of its weights; `teachers` answer what it is asked.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class SidTrainer(SFTTrainer):
         callbacks: list[TrainerCallback],
         learning: NewRows | Lora | None = None,
         muon: bool = False,
+        teachers: Teachers | None = None,
     ) -> None:
         pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-        packed = batching != "padded" and packs_exactly(model)
+        packed = batching != "padded" and packs_exactly(model) and (teachers is None or teachers.packs)
         # TRL insists on a datasets.Dataset, whose rows are formatted anew in every epoch: show it one row, then swap
         one = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
         super().__init__(
@@ -67,15 +69,17 @@ class SidTrainer(SFTTrainer):
         )
         self.train_dataset = rows
         self.remove_callback(PrinterCallback)
-        self.packed, self._loss, self._validator, self._mark, self._muon = packed, loss, validator, mark, muon
+        self.packed, self._validator, self._mark, self._muon = packed, validator, mark, muon
+        self._loss, self._teachers = loss, teachers
         self.model_accepts_loss_kwargs = True  # this loss is divided by the targets of all accumulated batches
         self.lora = learning if isinstance(learning, Lora) else None
         new_rows = self.lora.rows if self.lora else learning
         self._head = NarrowHead(self.model, new_rows.logits if isinstance(new_rows, NewRows) else None)
-        if self._another_loss and loss.over in ("level", "trie"):
+        if self._another_loss and (teachers or loss.over in ("level", "trie")):
+            own = "learning from teachers" if teachers else f"loss_over={loss.over}"
             raise UsageError(
-                f"loss_over={loss.over} is a loss of its own, so it goes with no other loss_type and no router loss",
-                hint="loss_over=vocabulary",
+                f"{own} is a loss of its own, so it goes with no other loss_type and no router loss",
+                hint=None if teachers else "loss_over=vocabulary",
             )
         self.narrow = narrows_exactly(self.model, self._head, loss.columns)
         self.ema = Ema(self.model, ema) if ema else None
@@ -122,9 +126,10 @@ class SidTrainer(SFTTrainer):
             return model(**inputs, use_cache=False).logits
 
         blocks = self._head.blocks(run, asked) if self.narrow else full_blocks(run(), asked)
+        taught = self._teachers.blocks(inputs, asked) if self._teachers else ()
         behind = torch.arange(2 - self._loss.tokens.space.levels, 1, device=place.device)
         before = inputs["input_ids"][line[:, None], (place[:, None] + behind).clamp_min(0)]
-        total = self._loss.total(blocks, parts, targets, before, self.args.label_smoothing_factor)
+        total = self._loss.total(blocks, parts, targets, before, taught)
         if num_items_in_batch is None:
             return total / max(len(positions), 1)
         ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1

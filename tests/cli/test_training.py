@@ -155,6 +155,19 @@ def test_a_contract_that_does_not_hold_is_exit_3(road: Road, tmp_path: Path) -> 
     assert "is damaged" in refused(3, *command)
 
 
+def test_a_model_learns_from_teachers(road: Road, tmp_path: Path) -> None:
+    command = ("train", road.model, road.rows, *TRAINING)
+    done(*command, "-o", tmp_path / "pupil", "--teacher", road.tuned, "--set", "distill=1.0")
+    contract = json.loads((tmp_path / "pupil/sid.json").read_text())
+    assert [teacher["path"] for teacher in contract["facts"]["teachers"]] == [str(road.tuned.resolve())]
+    one, other = (load_file(folder / "model.safetensors") for folder in (tmp_path / "pupil", road.tuned))
+    assert any(not np.array_equal(one[name], other[name]) for name in one)
+    told = refused(3, *command, "-o", tmp_path / "other", "--teacher", road.base)
+    assert "has no sid.json" in told
+    assert "distill is a weight" in refused(2, *command, "-o", tmp_path / "other", "--set", "distill=2")
+    assert [path.name for path in tmp_path.iterdir()] == ["pupil"]
+
+
 # Stages and adapters
 
 

@@ -97,12 +97,11 @@ def test_eager_attention_is_not_packed() -> None:
     assert not packs_exactly(model)
 
 
-def trainer_of(tmp_path: Path, model: Any, rows: Any, over: str, batching: str, trie: Any = None, **fields: Any) -> Any:
+def trainer_of(
+    tmp_path: Path, model: Any, rows: Any, loss: Any, batching: str, teachers: Any = None, **fields: Any
+) -> Any:
     from trl import SFTConfig
 
-    from sidtool.prompt.tokens import SidTokens
-    from sidtool.sid import SidSpace
-    from sidtool.tune.loss import Loss
     from sidtool.tune.trainer import SidTrainer
     from tests.models import tiny_tokenizer
 
@@ -122,8 +121,9 @@ def trainer_of(tmp_path: Path, model: Any, rows: Any, over: str, batching: str, 
         args=arguments,
         rows=rows,
         tokenizer=tiny_tokenizer(),
-        loss=Loss(over, SidTokens(SidSpace((8, 6, 7)), 60), trie),
+        loss=loss,
         batching=batching,
+        teachers=teachers,
         ema=None,
         validator=None,
         mark=lambda folder: None,
@@ -133,13 +133,19 @@ def trainer_of(tmp_path: Path, model: Any, rows: Any, over: str, batching: str, 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "gemma3", "mistral"])
 @pytest.mark.parametrize("over", ["vocabulary", "sid", "level", "trie"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("smoothing", "distill"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.4)])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_loss_and_gradient_are_the_plain_ones(tmp_path: Path, architecture: str, over: str, smoothing: float) -> None:
+def test_loss_and_gradient_are_the_plain_ones(
+    tmp_path: Path, architecture: str, over: str, smoothing: float, distill: float
+) -> None:
     import numpy as np
 
     from sidtool.bundle.trie import Trie
+    from sidtool.prompt.tokens import SidTokens
+    from sidtool.sid import SidSpace
     from sidtool.tune.data import Rows
+    from sidtool.tune.loss import Loss
+    from sidtool.tune.teachers import Teachers
 
     rng = np.random.default_rng(1)
     lengths = [5, 9, 3, 12]
@@ -152,10 +158,13 @@ def test_loss_and_gradient_are_the_plain_ones(tmp_path: Path, architecture: str,
     every = np.stack(np.unravel_index(np.arange(6**3), (6, 6, 6)), axis=1).astype(np.uint16)
     items = every[rng.random(len(every)) < 0.6]  # so some targets are no item's
     trie = Trie.from_codes(items, (8, 6, 7)) if over == "trie" else None
+    loss_of = Loss(over, SidTokens(SidSpace((8, 6, 7)), 60), trie, smoothing, distill)
+    taught_by = [tiny_model(kind, vocab_size=83, seed=seed) for kind, seed in ((architecture, 1), ("llama", 2))]
+    teachers = Teachers(taught_by, loss_of.columns) if distill else None
     losses, gradients = [], []
     for batching in ("packed", "padded"):
         model = tiny_model(architecture, vocab_size=83)
-        trainer = trainer_of(tmp_path, model, rows, over, batching, trie, label_smoothing_factor=smoothing)
+        trainer = trainer_of(tmp_path, model, rows, loss_of, batching, teachers)
         assert trainer.packed == (batching == "packed")
         assert trainer.narrow
         loss = trainer.compute_loss(model, trainer.data_collator([rows[i] for i in range(4)]))
@@ -169,7 +178,9 @@ def test_loss_and_gradient_are_the_plain_ones(tmp_path: Path, architecture: str,
     total = torch.zeros(())
     for row in range(4):
         row_ids, marked = rows[row]
-        logits = model(input_ids=torch.tensor(row_ids[None].astype("int64")), use_cache=False).logits[0]
+        asked = torch.tensor(row_ids[None].astype("int64"))
+        logits = model(input_ids=asked, use_cache=False).logits[0]
+        answers = [teacher(input_ids=asked, use_cache=False).logits[0].detach() for teacher in taught_by]
         for place in np.flatnonzero(marked).tolist():
             token = int(row_ids[place])
             level = int(np.searchsorted(levels, token, side="right")) - 1
@@ -181,7 +192,10 @@ def test_loss_and_gradient_are_the_plain_ones(tmp_path: Path, architecture: str,
                 if token not in rivals:
                     continue
             logp = torch.log_softmax(logits[place - 1, rivals], dim=0)
-            total = total - (1 - smoothing) * logp[rivals.tolist().index(token)] - smoothing * logp.mean()
+            target = torch.full_like(logp, smoothing / len(rivals))
+            target[rivals.tolist().index(token)] += 1 - smoothing
+            soft = sum(torch.softmax(answer[place - 1, rivals], dim=0) for answer in answers) / len(answers)
+            total = total - ((1 - distill) * target + distill * soft) @ logp
     total = total / int(targets.sum())
     total.backward()
     for loss, gradient in zip(losses, gradients, strict=True):
