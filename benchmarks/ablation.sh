@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # What each part of the Beauty recipe is worth: the recipe with one thing changed, a short training each, on all valid users.
-# Usage: [SEEDS="0"] [EPOCHS=12] [ONLY="recipe wide"] ablation.sh [DATA_DIR [WORK_DIR]]; test is never read.
+# Usage: [SEEDS="0"] [EPOCHS=12] [ONLY="recipe wide"] [TEACHERS="0 1 2"] ablation.sh [DATA_DIR [WORK_DIR]]; test is never read.
+# Variants train on the rows alone, without teachers, unless these are named.
 # What is finished is not run again. Prints a table; the recipe's own row is the first.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 data="${1:-${SIDTOOL_SHARED_DATA:-../shared/data}/beauty}"; work="${2:-benchmarks/work/ablation}"
-export PATH="$here/../.venv/bin:$PATH" ASK=valid SEEDS="${SEEDS:-0}"
+export PATH="$here/../.venv/bin:$PATH" ASK=valid SEEDS="${SEEDS:-0}" TEACHERS="${TEACHERS-}"
 rows=()
 variant() {  # variant NAME [FILE:KEY=VALUE ...]: the recipe with these settings changed, a key of codebook, model, sft or train
   [ -z "${ONLY:-}" ] || [[ " $ONLY " == *" $1 "* ]] || return 0

