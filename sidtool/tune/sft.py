@@ -16,7 +16,7 @@ from sidtool.catalog.items import Items
 from sidtool.catalog.queries import Query
 from sidtool.catalog.rows import write_events, write_examples
 from sidtool.catalog.splits import Event, Split, scan
-from sidtool.errors import DataError, RefusedError
+from sidtool.errors import CompatibilityError, DataError, RefusedError
 from sidtool.output import partial_path, refuse_existing, remove
 from sidtool.prompt.render import Span, spell
 from sidtool.sid import SidSpace
@@ -98,6 +98,17 @@ def read_lineage(train: Path) -> dict[str, Any]:
             f"{train} has digest {found[:12]}, its lineage says {recorded[:12]}", hint="make the rows again"
         )
     return value
+
+
+def check_spelling(lineage: Mapping[str, Any], bundle: Bundle, rows: Path) -> None:
+    """Rows spell SIDs: raises CompatibilityError unless they are those of the bundle that a model is trained with."""
+    for part in ("space", "codebook", "items"):
+        made, meant = lineage["bundle"][part][:12], getattr(bundle.identity, part)[:12]
+        if made != meant:
+            raise CompatibilityError(
+                f"{rows} was made with a bundle whose {part} digest is {made}, the model's is {meant}",
+                hint="make the rows with the model's bundle, or give the bundle that the rows were made with",
+            )
 
 
 def sha256(path: Path) -> str:

@@ -41,23 +41,24 @@ class Teachers:
         return found
 
 
-def check_teacher(folder: Path, tokens: SidTokens, bundle: Bundle) -> None:
-    """Whether the model in a folder may teach one with this token block and bundle; reads no weight.
+def check_teachers(folders: Sequence[Path], tokens: SidTokens, bundle: Bundle) -> None:
+    """Whether the models in these folders may teach one with this token block and bundle; reads no weight.
 
-    Raises CompatibilityError if it speaks other SIDs, and as `check_folder`.
+    Raises CompatibilityError if one speaks other SIDs, and as `check_folder`.
     """
-    contract = read_contract(folder)
-    try:
-        _, _, verdict = check_folder(folder, bundle)
-    except CompatibilityError as error:
-        raise CompatibilityError(f"teacher {folder} is of other SIDs: {error}") from error
-    if verdict.kind == "aligned":
-        raise CompatibilityError(f"teacher {folder} is of other SIDs: {verdict.message}")
-    if contract.tokens != tokens:
-        raise CompatibilityError(
-            f"teacher {folder} has its SID tokens at {contract.token_start}, the model at {tokens.start}",
-            hint="a teacher reads the model's own rows, so both are extended from bases with one tokenizer",
-        )
+    for folder in folders:
+        contract = read_contract(folder)
+        try:
+            _, _, verdict = check_folder(folder, bundle)
+        except CompatibilityError as error:
+            raise CompatibilityError(f"teacher {folder} is of other SIDs: {error}") from error
+        if verdict.kind == "aligned":
+            raise CompatibilityError(f"teacher {folder} is of other SIDs: {verdict.message}")
+        if contract.tokens != tokens:
+            raise CompatibilityError(
+                f"teacher {folder} has its SID tokens at {contract.token_start}, the model at {tokens.start}",
+                hint="a teacher reads the model's own rows, so both are extended from bases with one tokenizer",
+            )
 
 
 def load_teachers(
@@ -65,11 +66,11 @@ def load_teachers(
 ) -> Teachers:
     """The models in these folders, on the device of the one that they teach; float32 on a CPU, bfloat16 elsewhere.
 
-    Raises CompatibilityError unless they read text as that one does, and as `check_teacher` and `load_served`.
+    Raises CompatibilityError unless they read text as that one does, and as `check_teachers` and `load_served`.
     """
+    check_teachers(folders, served.tokens, served.bundle)
     vocabulary, models = served.tokenizer.get_vocab(), []
     for folder in folders:
-        check_teacher(folder, served.tokens, served.bundle)
         teacher = load_served(
             folder, bundle=served.bundle, device=str(served.model.device), trust_remote_code=trust_remote_code
         )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.catalog.rows import read_examples
-from sidtool.errors import CompatibilityError, UsageError
+from sidtool.errors import UsageError
 from sidtool.model.adapter import base_of
 from sidtool.model.contract import Contract, read_contract, write_contract
 from sidtool.model.load import Served, check_folder, load_served
@@ -27,7 +27,7 @@ from sidtool.tune.arguments import kept_dtype, settled, sft_config
 from sidtool.tune.data import Rows, answers_with_sid
 from sidtool.tune.machine import peak_memory, quiet
 from sidtool.tune.settings import DEFAULTS, TrainOptions, typed_fields
-from sidtool.tune.sft import read_lineage, sha256
+from sidtool.tune.sft import check_spelling, read_lineage, sha256
 from sidtool.tune.work import last_checkpoint, open_work, run_digest
 
 Progress = Callable[[int, int], None]
@@ -70,8 +70,11 @@ def train(
         refuse_existing(out, force)
     lineage = read_lineage(rows)
     contract, bundle, _ = check_folder(model_dir, bundle)
-    _check_lineage(lineage, bundle, rows)
-    _check_teachers(teachers, contract, bundle)
+    check_spelling(lineage, bundle, rows)
+    if teachers:
+        from sidtool.tune.teachers import check_teachers
+
+        check_teachers(teachers, contract.tokens, bundle)
     fields = settled(options, typed_fields(fields or {}), lineage)
     run = _Run(
         model_dir, rows, out, valid, options, fields, lineage, contract, bundle, tuple(teachers), trust_remote_code
@@ -100,25 +103,6 @@ def inherited(stage: str, folder: Path, contract: Contract, bundle: Bundle) -> s
         f"{stage} inherits from {folder} ({road}): bundle {name}, {tokens.stop - tokens.start} tokens "
         f"at {tokens.start}, base {contract.base_model}, serving {served}"
     )
-
-
-def _check_lineage(lineage: Mapping[str, Any], bundle: Bundle, rows: Path) -> None:
-    """Rows spell SIDs: they must be those of the bundle that the model is trained with."""
-    for part in ("space", "codebook", "items"):
-        made, meant = lineage["bundle"][part][:12], getattr(bundle.identity, part)[:12]
-        if made != meant:
-            raise CompatibilityError(
-                f"{rows} was made with a bundle whose {part} digest is {made}, the model's is {meant}",
-                hint="make the rows with the model's bundle, or give the bundle that the rows were made with",
-            )
-
-
-def _check_teachers(teachers: Sequence[Path], contract: Contract, bundle: Bundle) -> None:
-    if teachers:
-        from sidtool.tune.teachers import check_teacher
-
-        for folder in teachers:
-            check_teacher(folder, contract.tokens, bundle)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,9 +169,9 @@ class _Run:
         return base_of(self.model_dir)
 
     @cached_property
-    def _taught_by(self) -> list[dict[str, Any]]:
-        """The teachers' folders and the digests of their weights."""
-        return [base_of(folder) for folder in self.teachers]
+    def _taught_by(self) -> dict[str, Any]:
+        """The fact `teachers`, if there are any: their folders and the digests of their weights."""
+        return {"teachers": [base_of(folder) for folder in self.teachers]} if self.teachers else {}
 
     @cached_property
     def digest(self) -> str:
@@ -204,7 +188,7 @@ class _Run:
             "valid": sha256(self.valid) if self.valid else None,
             "options": dataclasses.asdict(self.options),
             "settings": dict(self.fields),
-            **({"teachers": self._taught_by} if self.teachers else {}),
+            **self._taught_by,
         }
         return dict(json.loads(json.dumps(facts, default=str)))
 
@@ -247,16 +231,9 @@ class _Run:
         elif self.options.stage == "rows":
             served.model.requires_grad_(False)
             learning = NewRows(served.model, served.tokens)
-        loss = Loss(
-            loss_over,
-            served.tokens,
-            self.bundle.trie() if loss_over == "trie" else None,
-            smoothing=arguments.label_smoothing_factor,
-            distill=self.options.distill,
-        )
-        teachers = None
-        if self.teachers:
-            teachers = load_teachers(self.teachers, served, loss.columns, trust_remote_code=self.trust_remote_code)
+        trie = self.bundle.trie() if loss_over == "trie" else None
+        loss = Loss(loss_over, served.tokens, trie, arguments.label_smoothing_factor, self.options.distill)
+        teachers = load_teachers(self.teachers, served, loss.columns, trust_remote_code=self.trust_remote_code)
         callbacks: list[Any] = [ProgressCallback(progress, log)]
         shown: Rows | Augmented = rows
         chosen = self.options
@@ -281,7 +258,7 @@ class _Run:
             callbacks=callbacks,
             learning=learning,
             muon=self.options.optimizer == "muon",
-            teachers=teachers,
+            teachers=teachers if self.teachers else None,
         )
 
     def _check_length(self, rows: Rows, served: Served) -> None:
@@ -342,7 +319,7 @@ class _Run:
                         "row_format": self.lineage["row_format"],
                         "options": dataclasses.asdict(self.options),
                         "settings": settings,
-                        **({"teachers": self._taught_by} if self.teachers else {}),
+                        **self._taught_by,
                         "run": self.digest,
                     },
                     default=str,
