@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import threading
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +104,12 @@ class Place:
         return [path.rstrip("/").rpartition("/")[2] for path in found]
 
     def put(self, objects: Mapping[str, bytes]) -> None:
-        """Write objects, whatever is there."""
-        if objects:
-            with self._telling():
+        """Write objects, whatever is there; in a local folder each is seen whole or not at all, as stores have it."""
+        with self._telling():
+            if "file" in _protocols(self.filesystem):
+                for name, data in objects.items():
+                    _put_file(Path(self._path(name)), data)
+            elif objects:
                 self.filesystem.pipe({self._path(name): data for name, data in objects.items()})
 
     def holds(self, name: str, told: Mapping[str, Any] | None, expected: Print) -> bool:
@@ -168,6 +172,16 @@ def connect(url: str) -> Place:
 
 def _protocols(filesystem: Any) -> tuple[str, ...]:
     return (filesystem.protocol,) if isinstance(filesystem.protocol, str) else tuple(filesystem.protocol)
+
+
+def _put_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # another push may be writing the same object
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _swap_file(path: Path, old: Seen | None, data: bytes) -> bool:

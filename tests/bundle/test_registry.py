@@ -267,6 +267,19 @@ def test_two_pushes_of_one_bundle_make_one_version(shop: str, first: Path, monke
     assert verify(shop) == []
 
 
+def test_an_object_that_is_written_again_is_whole_all_the_while(tmp_path: Path) -> None:
+    place, data = connect(str(tmp_path / "shop")), bytes(3_000_000)
+    place.put({"object": data})
+    writer = threading.Thread(target=lambda: [place.put({"object": data}) for _ in range(60)])
+    writer.start()
+    seen = set()
+    while writer.is_alive():
+        seen.add(place.listing()["object"]["size"])
+    writer.join()
+    assert seen == {len(data)}
+    assert [path.name for path in (tmp_path / "shop").iterdir()] == ["object"]
+
+
 def test_no_tag_is_lost_in_a_race(shop: str, first: Path) -> None:
     registry.push(str(first), shop)
     names = [f"t{at}" for at in range(6)]
