@@ -233,7 +233,9 @@ class _Run:
             learning = NewRows(served.model, served.tokens)
         trie = self.bundle.trie() if loss_over == "trie" else None
         loss = Loss(loss_over, served.tokens, trie, arguments.label_smoothing_factor, self.options.distill)
-        teachers = load_teachers(self.teachers, served, loss.columns, trust_remote_code=self.trust_remote_code)
+        teachers = None
+        if self.teachers:
+            teachers = load_teachers(self.teachers, served, loss.columns, trust_remote_code=self.trust_remote_code)
         callbacks: list[Any] = [ProgressCallback(progress, log)]
         shown: Rows | Augmented = rows
         chosen = self.options
@@ -258,7 +260,7 @@ class _Run:
             callbacks=callbacks,
             learning=learning,
             muon=self.options.optimizer == "muon",
-            teachers=teachers if self.teachers else None,
+            teachers=teachers,
         )
 
     def _check_length(self, rows: Rows, served: Served) -> None:
