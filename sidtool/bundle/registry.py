@@ -120,10 +120,10 @@ def tag(reference: str, name: str) -> Record:
     return record
 
 
-def published(reference: str) -> dict[str, list[str]]:
-    """What means each published version, newest first: digest -> its number, then "latest" and tags, as they apply.
+def published(reference: str) -> dict[tuple[str, str], list[str]]:
+    """What means each published version, newest first: (number, digest) -> its number, "latest" and tags, as they apply.
 
-    Empty where a reference is a path or URL of a bundle itself.
+    Two versions may have one digest, where a later one takes a change back. Empty where a reference is a path or URL of a bundle itself.
     """
     if refs.resolve(reference) == reference:
         return {}
@@ -131,7 +131,7 @@ def published(reference: str) -> dict[str, list[str]]:
     pointer = refs.read_refs(place)
     named = {refs.LATEST: pointer.latest, **pointer.tags}
     return {
-        record.digest: [record.version, *(name for name, version in named.items() if version == record.version)]
+        (record.version, record.digest): [record.version, *(name for name, version in named.items() if version == record.version)]
         for record in refs.records(place)
     }
 

@@ -85,8 +85,11 @@ class Place:
     def read_many(self, names: Sequence[str]) -> dict[str, bytes]:
         """Objects by name."""
         with self._telling():
-            found = self.filesystem.cat([self._path(name) for name in names])
-            return {name: bytes(found[self._path(name)]) for name in names}
+            all_of_it = [None] * len(names)
+            found = self.filesystem.cat_ranges(  # `cat` takes a path for a pattern
+                [self._path(name) for name in names], all_of_it, all_of_it, on_error="raise"
+            )
+            return {name: bytes(data) for name, data in zip(names, found, strict=True)}
 
     def listing(self) -> dict[str, Mapping[str, Any]]:
         """Every object under the folder: what the store tells of it, by its name from here."""
@@ -108,7 +111,7 @@ class Place:
         with self._telling():
             if "file" in _protocols(self.filesystem):
                 for name, data in objects.items():
-                    _put_file(Path(self._path(name)), data)
+                    _put_file(Path(self._path(name)), data, beside=Path(self.root))
             elif objects:
                 self.filesystem.pipe({self._path(name): data for name, data in objects.items()})
 
@@ -174,9 +177,10 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
     return (filesystem.protocol,) if isinstance(filesystem.protocol, str) else tuple(filesystem.protocol)
 
 
-def _put_file(path: Path, data: bytes) -> None:
+def _put_file(path: Path, data: bytes, *, beside: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # another push may be writing the same object
+    # beside the folder, not in it: a kill may leave it. Another push may be writing the same object
+    partial = beside.with_name(f"{beside.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.write_bytes(data)
         partial.replace(path)

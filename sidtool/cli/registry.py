@@ -23,9 +23,10 @@ def log(
     from sidtool.bundle.versions import history, spell_change
 
     versions, names = history(Bundle.open(bundle).manifest)[::-1], published(bundle)
+    keys = [(version["version"], version["digest"]) for version in versions]
     if json:
-        for version in versions:
-            say_json(version | ({"published": names.get(version["digest"], [])} if names else {}))
+        for key, version in zip(keys, versions, strict=True):
+            say_json(version | ({"published": names.get(key, [])} if names else {}))
         return
     columns = ["version", "created", "name", "digest", "change"]
     rows = [
@@ -34,10 +35,10 @@ def log(
     ]
     if names:
         columns.append("published as")
-        for row, each in zip(rows, versions, strict=True):
-            row.append(", ".join(names.get(each["digest"], ["-"])))
+        for row, key in zip(rows, keys, strict=True):
+            row.append(", ".join(names.get(key, ["-"])))
     say_table(columns, rows)
-    others = [name[0] for digest, name in names.items() if digest not in {each["digest"] for each in versions}]
+    others = [version for version, digest in names if (version, digest) not in keys]
     if others:
         note(f"published too, and not of this lineage: {', '.join(others)}")
 

@@ -140,6 +140,15 @@ def test_the_latest_is_the_highest(shop: str, first: Path, tmp_path: Path) -> No
     assert Bundle.open(shop).manifest.version == "1.10"
 
 
+def test_a_change_that_is_taken_back_is_a_version_of_its_own(shop: str, tmp_path: Path) -> None:
+    for number in ("1.0", "1.1"):
+        registry.push(str(version(tmp_path / f"{number}.zarr", number)), shop)
+    assert [(number, names) for (number, _), names in registry.published(shop).items()] == [
+        ("1.1", ["1.1", "latest"]),
+        ("1.0", ["1.0"]),
+    ]
+
+
 # Nothing half-visible
 
 
@@ -211,6 +220,22 @@ def test_a_killed_process_leaves_nothing_and_the_rest_is_sent(s3: Wire, first: P
     assert verify(shop) == []
 
 
+def test_a_process_killed_within_a_write_leaves_nothing_in_the_version(first: Path, tmp_path: Path) -> None:
+    shop, mirror = str(tmp_path / "shop"), str(tmp_path / "mirror")
+    program = (
+        "import itertools, os, signal\nfrom pathlib import Path\nfrom sidtool.bundle import registry\n"
+        "left, replace = itertools.count(), Path.replace\n"
+        "def die(path, target):\n"
+        "    return os.kill(os.getpid(), signal.SIGKILL) if next(left) == 5 else replace(path, target)\n"
+        f"Path.replace = die\nregistry.push({str(first)!r}, {shop!r})"
+    )
+    assert subprocess.run([sys.executable, "-c", program], env=os.environ, check=False).returncode == -signal.SIGKILL
+    assert [path for path in Path(shop).rglob("*.partial")] != []
+    registry.push(str(first), shop)
+    assert verify(shop) == []
+    assert registry.push(shop, mirror).new
+
+
 def test_a_pull_that_was_killed_goes_on(
     shop: str, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +258,13 @@ def test_a_pull_that_was_killed_goes_on(
     registry.pull(shop, out)
     assert files(out) == files(first)
     assert set(asked) == files(first).keys() - {store.ROOT} - set(left[1:])
+
+
+def test_a_path_is_no_pattern(first: Path, tmp_path: Path) -> None:
+    shop = str(tmp_path / "reg[1]" / "shop?")
+    registry.push(str(first), shop)
+    registry.pull(shop, tmp_path / "out.zarr")
+    assert files(tmp_path / "out.zarr") == files(first)
 
 
 # Races
