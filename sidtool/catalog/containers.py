@@ -159,7 +159,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path} does not exist")
     try:
         yield
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+    except (OSError, EOFError, UnicodeError, csv.Error, zlib.error, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
@@ -287,6 +287,7 @@ def _read_json_strings(path: Path, names: list[str]) -> dict[str, Column]:
                 explicit_schema=pa.schema([(name, pa.string()) for name in names]), unexpected_field_behavior="ignore"
             ),
         )
+    table.validate(full=True)  # of what was read as a string nobody has looked yet whether it is UTF-8
     return {name: table[name] for name in names}
 
 

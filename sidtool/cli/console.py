@@ -45,7 +45,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             note("interrupted")
             raise typer.Exit(EXIT_INTERRUPTED) from None
-        except (OSError, MemoryError) as error:
+        except (OSError, MemoryError, UnicodeError) as error:
             if debug or isinstance(error, BrokenPipeError):
                 raise
             note(f"[bold red]error:[/] {_plain(str(error) or type(error).__name__)}")
@@ -127,7 +127,7 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} must hold a mapping of options, not {type(values).__name__}")

@@ -49,7 +49,7 @@ def recommend(
     allow: Annotated[Path | None, typer.Option(help="File of item ids, a line each: no others are given.")] = None,
     deny: Annotated[Path | None, typer.Option(help="File of item ids that are never given.")] = None,
     candidates: Annotated[
-        Path | None, typer.Option(help="File of item ids that are scored exactly, each of them.")
+        Path | None, typer.Option(help="File of item ids that are scored exactly, each of them, without a beam.")
     ] = None,
     bundle: Swap = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write JSON Lines to this file.")] = None,
@@ -146,6 +146,19 @@ def evaluate(
     minima = numbers(minimum, option="--min")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is 1 or more, not {limit}")
+    of_tasks = {
+        "--items": items,
+        "--held-out": held_out,
+        "--field": field or None,
+        "--queries": queries,
+        "--query-text": query_text,
+        "--id-column": id_column,
+        "--title-column": title_column,
+    }
+    of_recommending = {"--events": events, "--exclude-seen": exclude_seen or None}
+    _refuse_idle(of_tasks if task is None else of_recommending, "without --task" if task is None else "with --task")
+    if width < 1:
+        raise UsageError(f"--width is 1 or more, not {width}")
     if task is not None:
         measured = evaluate_task(
             _load(model, bundle, device, dtype, trust_remote_code),
@@ -171,6 +184,8 @@ def evaluate(
     examples = list(read_examples(test))
     if limit is not None and limit < len(examples):  # the first of a file may be the oldest, or an alphabet's
         examples = [examples[at * len(examples) // limit] for at in range(limit)]
+    if events is not None and not events.exists():
+        raise DataError(f"no training events at {events}")
     beside = events or test.with_name(test.name.replace("test", "events").replace("valid", "events"))
     sequences = list(read_events(beside)) if beside != test and beside.exists() else None
     if sequences is None:
@@ -188,6 +203,8 @@ def evaluate(
             progress=report.get("evaluate"),
         )
     value = found.to_json()
+    if value["settings"]["width"] != width:
+        note(f"[yellow]{value['settings']['width']} beams in place of {width}: as many as the largest cut-off[/]")
     if json:
         say_json(value)
     _say_evaluation(value, aside=json)
@@ -211,6 +228,12 @@ def _load(model: Path, bundle: str | None, device: str | None, dtype: str | None
     return served
 
 
+def _refuse_idle(options: dict[str, Any], where: str) -> None:
+    """Raise UsageError for an option that was given and would change nothing."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise UsageError(f"{given[0]} means nothing {where}")
+
+
 @contextmanager
 def _lines(file: str | None) -> Iterator[IO[str]]:
     if file is None or file == "-":
@@ -219,7 +242,7 @@ def _lines(file: str | None) -> Iterator[IO[str]]:
     path = Path(file)
     if not path.is_file():
         raise DataError(f"no requests at {path}")
-    with path.open(encoding="utf-8") as stream:
+    with path.open(encoding="utf-8", errors="surrogateescape") as stream:  # read_requests names the line
         yield stream
 
 

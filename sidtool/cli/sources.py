@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def read_ids(path: Path) -> list[str]:
     """Item ids, a line each. Raises DataError if the file cannot be read."""
     try:
-        return list(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
+        return list(filter(None, map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 

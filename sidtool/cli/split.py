@@ -77,6 +77,8 @@ def read_split(
         valid, test = files
         if valid is None or test is None:
             raise UsageError("--protocol given needs --valid and --test")
+        if idle := [name for name, column in columns.items() if column is not None]:
+            raise UsageError(f"--{idle[0].replace('_', '-')} is of a file of events: windows are found by their names")
         return splits.given(interactions, valid, test)
     events = read_interactions(interactions, **columns)
     if protocol == "leave-one-out":

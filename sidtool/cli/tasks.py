@@ -32,12 +32,16 @@ def evaluate_task(
 
     per = named_task(task).per
     if test is not None and _holds_rows(test):
-        if items is not None or only is not None:
-            raise UsageError(f"{test} holds the questions already", hint="leave out --items and --held-out")
+        if any(value is not None for value in (items, only, field or None, queries, query_text, *columns.values())):
+            raise UsageError(
+                f"{test} holds the questions already", hint="leave out --held-out, --items and what tells of items"
+            )
         questions: Any = (questions_of_file(test, task, served.tokens.space), [])
     elif (test is not None) != (per == "user"):
         told = "test users" if per == "user" else "no test users but items or queries"
         raise UsageError(f"task {task} is asked of {told}", hint="or give a file of rows that make-sft wrote")
+    elif only is not None and per == "user":
+        raise UsageError(f"task {task} asks users, not items", hint="leave out --held-out")
     else:
         catalogue = (items, field, queries, query_text, columns)
         questions = _made(served, task, test, only, *catalogue)

@@ -13,7 +13,7 @@ from sidtool.errors import SidtoolWarning
 from sidtool.model.adapter import load_weights
 from sidtool.model.compat import Verdict, check
 from sidtool.model.contract import Contract, open_bundle_copy, read_contract
-from sidtool.model.pretrained import Checkpoint, check_dtype, load_tokenizer
+from sidtool.model.pretrained import Checkpoint, check_device, check_dtype, load_tokenizer
 from sidtool.model.vocabulary import check_block, check_rows
 from sidtool.prompt.tokens import SidTokens
 
@@ -59,12 +59,14 @@ def load_served(
 ) -> Served:
     """Load a model that `extend-model` or a later stage wrote, in eval mode.
 
-    `device` is the GPU where there is one; `dtype` is float32 on a CPU and bfloat16 elsewhere. Raises
-    CompatibilityError unless bundle, contract, tokenizer and weights belong together (exit 3).
+    `device` is the GPU where there is one; `dtype` is float32 on a CPU and bfloat16 elsewhere. Raises UsageError for a
+    device or dtype that there is not, CompatibilityError unless bundle, contract, tokenizer and weights belong together
+    (exit 3).
     """
     import torch
 
     check_dtype(dtype)
+    check_device(device)
     folder = Path(folder)
     contract, bundle, verdict = check_folder(folder, bundle)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -103,6 +103,19 @@ def check_dtype(name: str | None) -> None:
         raise UsageError(f"dtype is one of {', '.join(DTYPES)}, not {name!r}")
 
 
+def check_device(name: str | None) -> None:
+    """Raise UsageError unless models can run there, or the name is None."""
+    import torch
+
+    if name is None:
+        return
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # no such kind of device; none of them in this machine
+        reason = str(error).splitlines()[0].partition(" device type at start")[0]
+        raise UsageError(f"no model can run on device {name!r}: {reason}") from error
+
+
 def _in_folder(folder: Path, revision: str | None, trust_remote_code: bool) -> Checkpoint:
     if (folder / "adapter_config.json").is_file():
         raise UsageError(f"{folder} is a PEFT adapter, not a whole model", hint="merge it into its base first")

@@ -91,7 +91,14 @@ def read_requests(lines: Iterable[str]) -> Iterator[Request]:
             raise DataError(f"line {number} of the requests is no JSON: {error}") from error
         if not isinstance(value, dict):
             raise DataError(f"line {number} of the requests is no JSON object: {line.strip()[:80]}")
-        yield Request.from_json(value)
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+            request = Request.from_json(value)
+        except UnicodeEncodeError as error:  # a byte that was none of a character, or half a character by \\u
+            raise DataError(f"line {number} of the requests is not UTF-8") from error
+        except DataError as error:
+            raise DataError(f"line {number} of the requests: {error}") from error
+        yield request
 
 
 def finished_lines(path: Path) -> int:
@@ -128,22 +135,10 @@ def recommend(
     that has no prompt without them gets no items. `progress` gets the number done, and 0 for a total that a stream does
     not have.
 
-    Raises DataError on an allow or deny list that names no item of the bundle.
+    Raises UsageError if k or width is less than 1, DataError on an allow or deny list that names no item of the bundle.
     """
-    if k < 1 or width < 1:
-        raise UsageError(f"k and width are at least 1, not {k} and {width}")
     desk = _Desk(served, k, width, normalise, exclude_seen, allow, deny, token_budget)
-    stream, done, unknown = iter(requests), 0, 0
-    while window := list(islice(stream, WINDOW)):
-        for answer in desk.answer(window):
-            unknown += answer.unknown
-            yield answer
-        done += len(window)
-        if progress is not None:
-            progress(done, len(requests) if isinstance(requests, Sequence) else 0)
-    if unknown:
-        message = f"{unknown} ids in the histories are not in the bundle and were skipped"
-        warnings.warn(message, SidtoolWarning, stacklevel=2)
+    yield from _answers(desk.answer, requests, progress)
 
 
 def score_items(
@@ -159,19 +154,36 @@ def score_items(
 ) -> Iterator[Recommendation]:
     """The k best of the candidates for each request, each scored exactly, whatever a beam would find.
 
-    For cold items, whose codes a beam never reaches, and for another system's list. Filters are `recommend`'s.
-    Raises DataError on a candidate that the bundle does not know.
+    For cold items, whose codes a beam never reaches, and for another system's list. Filters and histories are
+    `recommend`'s. Raises UsageError if k is less than 1, DataError on a candidate that the bundle does not know, or if
+    none of them can be given.
     """
-    desk = _Desk(served, k, k, normalise, exclude_seen, candidates, deny, None)
+    desk = _Desk(served, k, k, normalise, exclude_seen, None, deny, None)
     rows = desk.items.rows(candidates)
     if (rows < 0).any():
         raise DataError(f"candidate {candidates[int((rows < 0).argmax())]!r} is not in the bundle")
-    stream, done = iter(requests), 0
+    if desk.items.retired[rows].all():
+        raise DataError(f"none of the {len(candidates)} candidates is an item that can be given")
+    yield from _answers(lambda window: desk.score(window, np.unique(rows)), requests, progress)
+
+
+def _answers(
+    ask: Callable[[Sequence[Request]], Iterable[Recommendation]],
+    requests: Iterable[Request],
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Recommendation]:
+    """What is answered to each window of requests; at the end a warning of ids that were unknown."""
+    stream, done, unknown = iter(requests), 0, 0
     while window := list(islice(stream, WINDOW)):
-        yield from desk.score(window, np.unique(rows))
+        for answer in ask(window):
+            unknown += answer.unknown
+            yield answer
         done += len(window)
         if progress is not None:
             progress(done, len(requests) if isinstance(requests, Sequence) else 0)
+    if unknown:
+        message = f"{unknown} ids in the histories are not in the bundle and were skipped"
+        warnings.warn(message, SidtoolWarning, stacklevel=2)
 
 
 class _Desk:
@@ -188,6 +200,8 @@ class _Desk:
         deny: Sequence[str],
         token_budget: int | None,
     ) -> None:
+        if k < 1 or width < 1:
+            raise UsageError(f"k and width are at least 1, not {k} and {width}")
         self.served, self.k, self.width = served, k, width
         self.normalise = normalise or served.contract.normalise
         self.exclude_seen, self.token_budget = exclude_seen, token_budget

@@ -81,6 +81,8 @@ def test_parquet_numbers_and_lists_are_spelled(tmp_path: Path) -> None:
         ("x.json", b"[1, 2]", "neither a list of objects"),
         ("x.csv", b'id,b\n1,"x\ny"\n\n2,3,4\n', "line 5: 3 cells, the header has 2"),
         ("x.csv", b"b,id\n1,2\n3,\xff\n", "line 3: not UTF-8"),
+        ("x.jsonl", b'{"id": "1"}\n' * 2000 + b'{"id": "\xff"}\n', "line 2001: not UTF-8"),
+        ("x.csv", b'id,"b\n' + b"x" * (1 << 18), "cannot be read"),
         ("x.csv", b"", "is empty"),
         ("x.csv", b"id,id\n1,2\n", "two columns named 'id'"),
         ("x.inter", b"id:token\tb:token\n1\n", "line 2: 1 cells, the header has 2"),

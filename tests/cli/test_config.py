@@ -67,6 +67,8 @@ def test_options_that_repeat_are_lists_or_mappings_in_a_file(road: Road, tmp_pat
     assert (lineage["weights"], lineage["row_format"]) == ({"next-item": 1.0}, "plain")
     config.write_text("format: prose\n")
     assert "plain or chat" in refused(2, *command, "--config", config)
+    config.write_bytes(b"format: \xff\n")
+    assert "cannot be read" in refused(2, *command, "--config", config)
 
 
 def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> None:

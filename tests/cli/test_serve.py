@@ -83,6 +83,9 @@ def test_candidates_are_scored_as_the_beam_scores_them(road: Road, file: Path, t
         assert one["scores"] == pytest.approx([scores[item] for item in one["items"]], abs=1e-4)
     command = ("recommend", road.tuned, "--file", file, "--candidates", candidates)
     assert "allow list already" in refused(2, *command, "--allow", candidates)
+    assert "at least 1" in refused(2, *command, "-k", -1)
+    ran = done("recommend", road.tuned, "--history", "b001,nope", "--candidates", candidates, "--json")
+    assert ran.err.startswith("warning: 1 ids")
 
 
 def test_an_output_file_and_going_on_after_a_kill(road: Road, file: Path, tmp_path: Path) -> None:
@@ -128,6 +131,8 @@ def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:
         (("--history", "b001", "-k", "0"), 2, "at least 1"),
         (("--history", "b001", "--normalise", "softly"), 2, "level, trie or vocabulary"),
         (("--history", "b001", "--dtype", "int3"), 2, "int3"),
+        (("--history", "b001", "--device", "gpu"), 2, "no model can run on device 'gpu'"),
+        (("--history", "b001", "--device", "cuda:77"), 2, "no model can run on device 'cuda:77'"),
         (("--file", "nowhere.jsonl"), 1, "nowhere.jsonl"),
         (("--history", "b001", "--deny", "nowhere"), 1, "nowhere"),
     ],
@@ -136,11 +141,24 @@ def test_requests_that_cannot_be(road: Road, more: tuple[str, ...], code: int, t
     assert told in refused(code, "recommend", road.tuned, *more)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"history": "b001"}', '{"history": [1]}'])
+@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"history": "b001"}', '{"history": [1]}', '{"history": ["\\ud83d"]}'])
 def test_a_malformed_request_is_exit_1(road: Road, line: str) -> None:
     ran = run("recommend", road.tuned, "--file", "-", "--json", text='{"history": ["b001"]}\n' + line + "\n")
     assert ran.code == 1
     assert ran.err.startswith("error: ")
+
+
+def test_a_request_that_is_no_text_is_named_by_its_line(road: Road, tmp_path: Path) -> None:
+    requests = tmp_path / "requests.jsonl"
+    requests.write_bytes(b'{"history": ["b001"]}\n\n{"history": ["\xff"]}\n')
+    ran = run("recommend", road.tuned, "--file", requests, "--json")
+    assert (ran.code, ran.err) == (1, "error: line 3 of the requests is not UTF-8\n")
+
+
+def test_a_list_of_ids_may_begin_with_a_mark(road: Road, tmp_path: Path) -> None:
+    deny, ask = tmp_path / "deny", ("recommend", road.tuned, "--history", "b001", "-k", N_ITEMS, "--json")
+    deny.write_text("b007\nb008\n", encoding="utf-8-sig")
+    assert set(done(*ask, "--deny", deny).json["items"]) == ITEMS - {"b007", "b008"}
 
 
 def test_only_a_bundle_that_belongs_to_the_model_serves_it(road: Road) -> None:
@@ -209,6 +227,16 @@ def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
     assert "--min takes key=value" in refused(2, *ask, "--min", "hr@10")
 
 
+def test_an_option_that_would_change_nothing_is_refused(road: Road, tmp_path: Path) -> None:
+    ask = ("evaluate", road.tuned, road.test)
+    for option in (("--held-out", tmp_path), ("--items", tmp_path), ("--field", "brand"), ("--query-text", "{title}")):
+        assert f"{option[0]} means nothing without --task" in refused(2, *ask, *option)
+    for option in (("--exclude-seen",), ("--events", tmp_path)):
+        assert f"{option[0]} means nothing with --task" in refused(2, *ask, "--task", "next-item", *option)
+    assert "1 or more" in refused(2, *ask, "--width", 0)
+    assert "50 beams in place of 10" in done(*ask, "--width", 10).err
+
+
 def test_fewer_users_and_no_events(road: Road, tmp_path: Path) -> None:
     few = done("evaluate", road.tuned, road.test, "--limit", 7, "--json").json
     assert few["n"] == 7
@@ -227,6 +255,7 @@ def test_fewer_users_and_no_events(road: Road, tmp_path: Path) -> None:
     ran = done("evaluate", road.tuned, questions, "--json")
     assert ran.json["baselines"] == {}
     assert "no training events for these questions (--events names them)" in ran.err
+    assert "no training events at" in refused(1, "evaluate", road.tuned, alone, "--events", tmp_path / "typo.jsonl")
     with_events = done("evaluate", road.tuned, alone, "--events", road.folder / "events.jsonl", "--json")
     assert set(with_events.json["baselines"]) == {"popularity", "item-knn"}
     refused(1, "evaluate", road.tuned, tmp_path / "none.jsonl")

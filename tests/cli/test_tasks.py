@@ -172,7 +172,9 @@ def refused_after_figures(*arguments: object) -> str:
         (("--task", "sid-to-description"), 2, "'description'"),
         (("--task", "query-to-sid"), 2, "--queries FILE"),
         (("train.jsonl", "--task", "title-to-sid"), 1, "no row of task title-to-sid"),
-        (("train.jsonl", "--task", "sequence", "--items", "items.jsonl"), 2, "leave out --items"),
+        (("train.jsonl", "--task", "sequence", "--items", "items.jsonl"), 2, "holds the questions already"),
+        (("train.jsonl", "--task", "sequence", "--query-text", "{title}"), 2, "holds the questions already"),
+        (("test.jsonl", "--task", "next-item", "--held-out", "items.jsonl"), 2, "leave out --held-out"),
         ((), 2, "nothing to measure"),
     ],
 )

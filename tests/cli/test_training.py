@@ -58,6 +58,11 @@ def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: 
         (("--task", "sequence"), 2, "--task takes key=value"),
         (("--protocol", "magic"), 2, "leave-one-out, temporal, given"),
         (("--protocol", "given"), 2, "--valid and --test"),
+        (
+            ("--protocol", "given", "--valid", "x", "--test", "x", "--item-column", "asin"),
+            2,
+            "--item-column is of a file of events",
+        ),
         (("--valid-from", "3"), 2, "temporal"),
         (("--hold-back", "0"), 2, "positive"),
         (("--hold-back", "2", "--protocol", "temporal"), 2, "leave-one-out"),

@@ -196,15 +196,16 @@ def test_requests_of_json_lines() -> None:
     assert first == Request("7", ("a", "b"))
     assert second == Request(None, (), (), ("x",))
     for bad, message in [
-        ("{", "line 1 .* no JSON"),
+        ("{", "no JSON"),
         ("[1]", "no JSON object"),
         ('{"text": 3}', "is a text, not 3"),
         ('{"user": "u"}', "has the key 'history' or 'text'"),
         ('{"history": "a,b"}', "a list of item ids"),
         ('{"history": [1]}', "a list of item ids"),
     ]:
-        with pytest.raises(DataError, match=message):
-            list(read_requests([bad]))
+        with pytest.raises(DataError, match=message) as caught:
+            list(read_requests(["\n", bad]))
+        assert "line 2 of the requests" in str(caught.value)
 
 
 def test_finished_lines_cut_a_torn_one(tmp_path: Path) -> None:
