@@ -121,19 +121,21 @@ def tag(reference: str, name: str) -> Record:
 
 
 def published(reference: str) -> dict[tuple[str, str], list[str]]:
-    """What means each published version, newest first: (number, digest) -> its number, "latest" and tags, as they apply.
+    """What means each version, newest first: (number, digest) -> its number, then "latest" and tags, as they apply.
 
-    Two versions may have one digest, where a later one takes a change back. Empty where a reference is a path or URL of a bundle itself.
+    Two versions may have one digest, where a later one takes a change back. Empty where a reference is a path or URL of
+    a bundle itself.
     """
     if refs.resolve(reference) == reference:
         return {}
     place = connect(refs.split(reference)[0])
     pointer = refs.read_refs(place)
     named = {refs.LATEST: pointer.latest, **pointer.tags}
-    return {
-        (record.version, record.digest): [record.version, *(name for name, version in named.items() if version == record.version)]
-        for record in refs.records(place)
-    }
+    found: dict[tuple[str, str], list[str]] = {}
+    for record in refs.records(place):
+        names = [name for name, version in named.items() if version == record.version]
+        found[record.version, record.digest] = [record.version, *names]
+    return found
 
 
 def _send_version(source: str, place: Place, record: Record, manifest: Manifest, progress: Progress | None) -> int:

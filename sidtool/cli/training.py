@@ -150,15 +150,24 @@ def train(
     A killed run leaves OUT.partial, and the same command goes on from there. Where the configuration lists stages,
     each trains what the one before it made, which stays beside the output as OUT-1-rows, OUT-2-full ...
     """
+    from sidtool.model.contract import read_contract
+    from sidtool.output import refuse_existing
     from sidtool.tune.settings import read_stages
-    from sidtool.tune.sft import side_files
+    from sidtool.tune.sft import read_lineage, side_files
+    from sidtool.tune.stages import between
     from sidtool.tune.stages import train_stages as run
 
     stages = read_stages(config, set_ or (), stage)
     if dry_run:
-        for one in stages:
+        refuse_existing(out, force)
+        read_contract(model)
+        trained = model
+        for number, one in enumerate(stages, start=1):
+            read_lineage(one.rows or rows)
             own, fields = one.options, one.fields or "no further settings"
-            note(f"would train {model} on {one.rows or rows} with {own} and {fields}; output {out}")
+            made = out if number == len(stages) else between(out, number, one)
+            note(f"would train {trained} on {one.rows or rows} with {own} and {fields}; output {made}")
+            trained = made
         return None
     bars = {number: f"{number} {one.options.stage}" for number, one in enumerate(stages, start=1)}
     with progress(*bars.values()) as report:

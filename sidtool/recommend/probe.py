@@ -42,6 +42,8 @@ def _probe(model: Any) -> Way:
 
 def _agrees(model: Any, head: Head) -> bool:
     """Grow two small trees and compare each path's next logits with those of the path as an ordinary prompt."""
+    low = torch.is_autocast_enabled(model.device.type)
+    tolerance = LOW_PRECISION_TOLERANCE if low else TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE)
     windows = [window for window in attention_windows(model.config) if window and window <= PROBED_WINDOW]
     length = 6 + min(windows, default=0)
     ids = (torch.arange(64 + 2 * length) * 7919 + 11).remainder(head.size).tolist()
@@ -59,6 +61,6 @@ def _agrees(model: Any, head: Head) -> bool:
         want = model(input_ids=paths).logits[:, -1].float()
         spread = float(want.std())
         error = float((found[row] - want.log_softmax(-1)).abs().max())
-        if not error <= TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE) * max(spread, 1e-3):
+        if not error <= tolerance * max(spread, 1e-3):
             return False
     return True

@@ -110,7 +110,9 @@ class _OnlyAt(nn.Module):
         found = self.inner(hidden[self.rows, self.at].unsqueeze(1))
         if not isinstance(found, torch.Tensor):  # experts that return their routing too
             return self.inner(hidden)
-        out = torch.zeros_like(hidden)
+        out = found.new_zeros(
+            *hidden.shape[:-1], found.shape[-1]
+        )  # under autocast its type is not that of what came in
         out[self.rows, self.at] = found.squeeze(1)
         return out
 

@@ -60,9 +60,15 @@ def sft_config(work: Path, options: TrainOptions, fields: Mapping[str, Any], *, 
     if not validated:
         decided["eval_strategy"] = "no"
     try:
-        return SFTConfig(**{**softer, **fields, **decided})
+        arguments = SFTConfig(**{**softer, **fields, **decided})
     except (ValueError, TypeError) as error:
         raise UsageError(f"settings do not fit together: {str(error).splitlines()[0]}") from error
+    if arguments.n_gpu > 1:
+        raise UsageError(
+            f"one process trains on one GPU, and sees {arguments.n_gpu}",
+            hint="torchrun --nproc_per_node starts a process for each; CUDA_VISIBLE_DEVICES=0 shows one",
+        )
+    return arguments
 
 
 def kept_dtype(model_dir: Path, options: TrainOptions, arguments: Any) -> str:

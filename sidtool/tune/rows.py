@@ -114,6 +114,8 @@ class RowMaker:
         if unknown:
             raise UsageError(f"{len(unknown)} items to hold out are not in the bundle, as {unknown[0]!r}")
         longest = (options.history_length + 1) * (self._space.levels + 2 * self._markers)
+        if "sequence" in options.tasks:
+            longest += self.length([template(self._frames["sequence"][0].before)]) or 0
         if "sequence" in options.tasks and longest > options.max_length:
             raise UsageError(
                 f"{options.history_length} items and the next take {longest} tokens, a row has {options.max_length}",

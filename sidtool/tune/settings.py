@@ -83,8 +83,12 @@ class TrainOptions:
                 raise UsageError(f"{name} is a {what} between 0 and 1, not {getattr(self, name)}")
         if self.optimizer == "muon" and self.stage != "full":
             raise UsageError(f"optimizer=muon is for stage=full, not {self.stage}")
-        if self.lora_r < 1:
-            raise UsageError(f"lora_r is at least 1, not {self.lora_r}")
+        for name in ("dropout", "attention_dropout", "lora_dropout"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                raise UsageError(f"{name} is a rate from 0 to below 1, not {getattr(self, name)}")
+        for name, least in {"lora_r": 1, "valid_users": 0, "valid_width": 1, "patience": 1, "token_budget": 1}.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UsageError(f"{name} is at least {least}, not {value}")
         kind, _, k = self.metric.partition("@")
         if kind not in ("hr", "ndcg") or not k.isdecimal() or int(k) < 1:
             raise UsageError(f"metric is hr@K or ndcg@K, not {self.metric!r}")
@@ -132,6 +136,9 @@ OWNED: Mapping[str, str] = {
     "greater_is_better": "--set metric=ndcg@10",
     "load_best_model_at_end": "validation always selects the output",
     "resume_from_checkpoint": "the same command resumes",
+    "save_only_model": "a checkpoint without its optimizer cannot be gone on from",
+    "train_sampling_strategy": "--set batching=packed wastes no padding",
+    "assistant_only_loss": "the loss is on what make-sft made a target",
 }
 """Fields of SFTConfig that sidtool decides, and what to do instead of setting them."""
 
@@ -221,9 +228,8 @@ def _typed(key: str, value: Any, annotation: str) -> Any:
             if "str" not in annotation and "Literal" not in annotation:
                 raise UsageError(f"{key} is a number, not {value!r}") from error
     meant = annotation.removesuffix(" | None")
-    if (isinstance(value, str) and meant in ("int", "bool")) or (
-        meant == "bool" and type(value) not in (bool, type(None))
-    ):
+    allowed = {"int": (int,), "bool": (bool,), "str": (str,), "float": (int, float)}.get(meant)
+    if allowed and type(value) not in (*allowed, *((type(None),) if meant != annotation else ())):
         raise UsageError(f"{key} is {meant}, not {value!r}")
     return float(value) if meant == "float" and type(value) is int else value
 
@@ -237,7 +243,7 @@ def _yaml(path: Path) -> dict[str, Any]:
 
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise DataError(f"cannot read configuration {path}: {error}") from error
     if not isinstance(value, dict):
         raise UsageError(f"configuration {path} is no mapping of settings")

@@ -59,15 +59,16 @@ def make_sft(
     Training events whose items the bundle does not know are left out and counted (`dropped_events`); validation and
     test rows name items and are kept as they are, so that every bundle is scored on the same users.
 
-    Raises UsageError if the output exists, RefusedError if a held-out event is found in a training row, and what
-    RowMaker raises.
+    Raises UsageError if the output or a file beside it exists, RefusedError if a held-out event is found in a training
+    row, and what RowMaker raises.
     """
     maker = RowMaker(bundle, items, options, tokenizer, queries)
     if dry_run:
         return _lineage(bundle, items, split, maker, options, _rows(maker, split, bundle.space, None, progress), {})
     names = side_files(out)
-    if names["meta"].exists():  # the lineage is written last: without it the rows are what a killed run left
-        refuse_existing(out, force)
+    if names["meta"].exists() or not partial_path(out).exists():  # else a run was killed, and left files of its own
+        for path in (out, *names.values()):
+            refuse_existing(path, force)
     with _staged(out, names["meta"]) as stage:
         counted = _rows(maker, split, bundle.space, stage / out.name, progress)
         write_examples(stage / names["valid"].name, split.valid)
@@ -92,6 +93,10 @@ def read_lineage(train: Path) -> dict[str, Any]:
         raise DataError(f"cannot read the lineage {path} of {train}", hint="sidtool make-sft writes it") from error
     if not isinstance(value, dict) or value.get("format", LINEAGE_FORMAT + 1) > LINEAGE_FORMAT:
         raise DataError(f"{path} is no lineage of format {LINEAGE_FORMAT}", hint="make the rows again, or upgrade")
+    if train.name not in value["files"]:
+        raise DataError(
+            f"{path} is the lineage of {', '.join(value['files'])}, not of {train.name}", hint="rename it back"
+        )
     recorded, found = value["files"][train.name], sha256(train)
     if recorded != found:
         raise DataError(

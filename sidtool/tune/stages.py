@@ -30,13 +30,14 @@ def train_stages(
 ) -> list[dict[str, Any]]:
     """Run the stages; the last one's model becomes `out`. A run that was killed goes on where it was.
 
-    A stage validates on the users beside its rows unless `valid` is given, if it or one before it learns to recommend
-    (`recommends`): a stage of titles alone trains to its end. `teachers` are every stage's. `progress` is asked for the
+    A stage validates on `valid`, or the users beside its rows, if it or one before it learns to recommend
+    (`recommends`): a stage of titles alone trains to its end, and is refused where it is the only one and `valid` is
+    given. `teachers` are every stage's. `progress` is asked for the
     reporter of each stage by its number. Returns each stage's summary. Raises as `train`, and UsageError if what lies
     between is of other settings, unless `force`.
     """
     refuse_existing(out, force)
-    summaries = []
+    summaries, alone = [], len(stages) == 1
     for number, stage in enumerate(stages, start=1):
         last = number == len(stages)
         target = out if last else between(out, number, stage)
@@ -48,7 +49,7 @@ def train_stages(
                 target,
                 options=stage.options,
                 fields=stage.fields,
-                valid=valid or (side_files(of)["valid"] if recommends(model_dir, of) else None),
+                valid=(valid or side_files(of)["valid"]) if recommends(model_dir, of) else valid if alone else None,
                 teachers=teachers,
                 force=force,
                 keep=not last,

@@ -76,5 +76,11 @@ def load_teachers(
         )
         if teacher.tokenizer.get_vocab() != vocabulary:
             raise CompatibilityError(f"teacher {folder} has another tokenizer than the model")
+        rows, asked = (len(model.get_output_embeddings().weight) for model in (teacher.model, served.model))
+        if columns is None and rows != asked:
+            raise CompatibilityError(
+                f"teacher {folder} gives {rows} logits, the model {asked}, and the loss is over all of them",
+                hint="rows that all answer with SIDs are trained over their tokens alone",
+            )
         models.append(teacher.model)
     return Teachers(models, columns)

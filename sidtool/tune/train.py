@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.catalog.rows import read_examples
-from sidtool.errors import UsageError
+from sidtool.errors import SidtoolError, UsageError
 from sidtool.model.adapter import base_of
 from sidtool.model.contract import Contract, read_contract, write_contract
 from sidtool.model.load import Served, check_folder, load_served
@@ -28,7 +28,7 @@ from sidtool.tune.data import Rows, answers_with_sid
 from sidtool.tune.machine import peak_memory, quiet
 from sidtool.tune.settings import DEFAULTS, TrainOptions, typed_fields
 from sidtool.tune.sft import check_spelling, read_lineage, sha256
-from sidtool.tune.work import last_checkpoint, open_work, run_digest
+from sidtool.tune.work import find_best, has_ended, last_checkpoint, open_work, run_digest
 
 Progress = Callable[[int, int], None]
 Log = Callable[[dict[str, float]], None]
@@ -60,7 +60,8 @@ def train(
     checkpoint when called again with the same arguments, and ends with the same weights. `progress` is told steps,
     `log` each log line and validation as a dict, `tell` a line on what is inherited. With `keep`, an output that this
     very run made stays, and the summary says so (`kept`). Returns a summary: steps, tokens (no padding), targets,
-    tokens_per_second, seconds and peak memory (of this call), loss, metric and best (None without `valid`).
+    tokens_per_second, seconds, peak memory and loss (of this call; None if nothing was left to train), metric and best
+    (None without `valid`).
 
     Raises UsageError if the output exists, settings make no sense or an unfinished run had others;
     CompatibilityError if model, bundle, rows and teachers do not belong together; DataError if rows are malformed.
@@ -132,11 +133,22 @@ class _Run:
         first = arguments.process_index == 0
         with arguments.main_process_first(desc="open the work folder"):
             if first:
-                open_work(self.work, self.fingerprint, force)
+                processes = {"processes": arguments.world_size} if arguments.world_size > 1 else {}
+                open_work(self.work, self.fingerprint | processes, force)
+                if there := last_checkpoint(self.work, arguments.world_size):
+                    find_best(there)
         checkpoint = last_checkpoint(self.work, arguments.world_size)
-        trainer = self._trainer(arguments, progress, log)
+        try:
+            trainer = self._trainer(arguments, progress, log)
+        except SidtoolError:
+            if first and checkpoint is None:  # nothing was begun that another try would have to go on with
+                remove(self.work)
+            raise
         start = time.monotonic()
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint and has_ended(checkpoint):
+            trainer.restore(checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.monotonic() - start
         if trainer.ema:
             trainer.ema.adopt()
@@ -149,7 +161,9 @@ class _Run:
             "stage": self.options.stage,
             "steps": trainer.state.global_step,
             "epochs": trainer.state.epoch,
-            "loss": result.training_loss,
+            "loss": next(
+                (each["train_loss"] for each in trainer.state.log_history[::-1] if "train_loss" in each), None
+            ),
             "metric": self.options.metric if self.valid else None,
             "best": trainer.state.best_metric,
             "tokens": tokens,
@@ -160,7 +174,7 @@ class _Run:
             "trained_parameters": sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
             "resumed_from": checkpoint.name if checkpoint else None,
             "packed": trainer.packed,
-            "loss_over": self._loss_over,
+            "loss_over": "vocabulary" if trainer.another_loss else self._loss_over,
         }
 
     @cached_property
@@ -247,7 +261,7 @@ class _Run:
             hide_codes(served.model, served.tokens, self.options.code_dropout)
         if self.valid and self.options.patience is not None:
             callbacks.append(EarlyStoppingCallback(self.options.patience))
-        return SidTrainer(
+        trainer = SidTrainer(
             model=served.model,
             args=arguments,
             rows=shown,
@@ -262,6 +276,12 @@ class _Run:
             muon=self.options.optimizer == "muon",
             teachers=teachers,
         )
+        if trainer.another_loss and self.options.loss_over == "sid":
+            raise UsageError(
+                "loss_over=sid goes with no other loss_type and no router loss: they are over the whole vocabulary",
+                hint="loss_over=vocabulary",
+            )
+        return trainer
 
     def _check_length(self, rows: Rows, served: Served) -> None:
         longest, places = int(rows.lengths.max()), getattr(served.model.config, "max_position_embeddings", None)

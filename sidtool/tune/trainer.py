@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.optim import Optimizer
-from transformers import PrinterCallback, TrainerCallback, TrainerControl
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from sidtool.errors import UsageError
@@ -56,6 +56,11 @@ class SidTrainer(SFTTrainer):
     ) -> None:
         pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         packed = batching != "padded" and packs_exactly(model) and (teachers is None or teachers.packs)
+        if batching == "packed" and not packed:
+            raise UsageError(
+                "rows cannot be packed: the model, or a teacher, would see one row from another",
+                hint="packing needs sdpa attention; batching=padded works with any",
+            )
         # TRL insists on a datasets.Dataset, whose rows are formatted anew in every epoch: show it one row, then swap
         one = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
         super().__init__(
@@ -75,7 +80,7 @@ class SidTrainer(SFTTrainer):
         self.lora = learning if isinstance(learning, Lora) else None
         new_rows = self.lora.rows if self.lora else learning
         self._head = NarrowHead(self.model, new_rows.logits if isinstance(new_rows, NewRows) else None)
-        if self._another_loss and (teachers or loss.over in ("level", "trie")):
+        if self.another_loss and (teachers or loss.over in ("level", "trie")):
             own = "learning from teachers" if teachers else f"loss_over={loss.over}"
             raise UsageError(
                 f"{own} is a loss of its own, so it goes with no other loss_type and no router loss",
@@ -88,7 +93,7 @@ class SidTrainer(SFTTrainer):
         self.seen = torch.zeros(2, dtype=torch.int64, device=args.device)  # tokens without padding, targets
 
     @property
-    def _another_loss(self) -> bool:
+    def another_loss(self) -> bool:
         """Whether the parent's loss is asked for, which is over the whole vocabulary."""
         return bool(self.args.loss_type != "nll" or self.aux_loss_enabled)
 
@@ -114,7 +119,7 @@ class SidTrainer(SFTTrainer):
     ) -> Any:
         """Cross-entropy at the targets, mean over the targets of the whole step."""
         self.seen += torch.stack([inputs.pop("tokens"), (inputs["labels"] != IGNORED).sum()])
-        if return_outputs or self._another_loss:
+        if return_outputs or self.another_loss:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")[:, 1:]  # (lines, length - 1): what the position before is asked for
         line, place = (labels != IGNORED).nonzero(as_tuple=True)
@@ -141,7 +146,9 @@ class SidTrainer(SFTTrainer):
             return {}
         model = self.accelerator.unwrap_model(self.model).eval()
         average = self.ema.swapped() if self.ema else nullcontext()
-        with average, _own_forward(model), torch.no_grad(), self.compute_loss_context_manager():
+        mixed = len({weight.dtype for weight in model.parameters()}) > 1  # such a model runs under autocast alone
+        low = torch.autocast(self.args.device.type, torch.bfloat16, enabled=mixed)
+        with average, _own_forward(model), torch.no_grad(), low:
             sums = self._validator.sums(model, self.args.process_index, self.args.world_size)
         hits, gains, users = self.accelerator.reduce(torch.from_numpy(sums).to(self.args.device)).tolist()
         k = self._validator.k
@@ -149,6 +156,13 @@ class SidTrainer(SFTTrainer):
         self.log(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def restore(self, checkpoint: Path) -> None:
+        """Become what training made of the model, out of the checkpoint at which it had ended."""
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self._load_from_checkpoint(str(checkpoint))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
 
     def write_model(self, folder: Path) -> None:
         """Write the model as any command takes it: weights or adapters, tokenizer, contract and bundle."""
@@ -285,11 +299,20 @@ class ProgressCallback(TrainerCallback):
 
 
 def set_dropout(model: nn.Module, rate: float | None, attention_rate: float | None) -> None:
-    """Override the dropout rates of a model, those of its attention weights apart; None leaves them."""
+    """Override the dropout rates of a model, those of its attention weights apart; None leaves them.
+
+    Raises UsageError for a rate of what the architecture has no dropout in.
+    """
+    there = {"dropout": False, "attention_dropout": False}
     for name, module in model.named_modules():
         attention = "attn_dropout" in name or "attention_dropout" in name
         wanted = attention_rate if attention else rate
-        if isinstance(module, nn.Dropout) and wanted is not None:
-            module.p = wanted
-        if isinstance(getattr(module, "attention_dropout", None), float) and attention_rate is not None:
-            module.attention_dropout = attention_rate
+        if isinstance(module, nn.Dropout):
+            there["attention_dropout" if attention else "dropout"] = True
+            module.p = module.p if wanted is None else wanted
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            there["attention_dropout"] = True
+            module.attention_dropout = module.attention_dropout if attention_rate is None else attention_rate
+    for name, given in {"dropout": rate, "attention_dropout": attention_rate}.items():
+        if given and not there[name]:
+            raise UsageError(f"{name}={given}: {type(model).__name__} has none to set", hint=f"leave {name} out")

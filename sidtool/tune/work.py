@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.errors import UsageError
-from sidtool.output import remove
+from sidtool.output import new_file, remove
 
 RUN_FILE = "run.json"
 STATE_FILE = "trainer_state.json"
@@ -49,11 +49,30 @@ def last_checkpoint(work: Path, processes: int = 1) -> Path | None:
     return next((path for path in found if _is_whole(path, processes)), None)
 
 
+def has_ended(checkpoint: Path) -> bool:
+    """Whether training was over at a checkpoint: at its last step, or stopped early."""
+    callbacks = _state(checkpoint).get("stateful_callbacks", {})
+    return bool(callbacks.get("TrainerControl", {}).get("args", {}).get("should_training_stop"))
+
+
+def find_best(checkpoint: Path) -> None:
+    """Let a checkpoint's state name the best one where it lies now: it has a path of the process that wrote it."""
+    state = _state(checkpoint)
+    best = checkpoint.parent.resolve() / Path(state.get("best_model_checkpoint") or "none").name
+    if best.is_dir() and str(best) != state["best_model_checkpoint"]:
+        with new_file(checkpoint / STATE_FILE, force=True) as path:
+            path.write_text(json.dumps(state | {"best_model_checkpoint": str(best)}, indent=2) + "\n", encoding="utf-8")
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    return dict(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+
+
 def _is_whole(checkpoint: Path, processes: int) -> bool:
     states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
     if not all((checkpoint / name).is_file() for name in [*states, "optimizer.pt", "scheduler.pt"]):
         return False
     try:
-        return bool(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+        return bool(_state(checkpoint))
     except (OSError, ValueError):
         return False

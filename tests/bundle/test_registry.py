@@ -230,7 +230,7 @@ def test_a_process_killed_within_a_write_leaves_nothing_in_the_version(first: Pa
         f"Path.replace = die\nregistry.push({str(first)!r}, {shop!r})"
     )
     assert subprocess.run([sys.executable, "-c", program], env=os.environ, check=False).returncode == -signal.SIGKILL
-    assert [path for path in Path(shop).rglob("*.partial")] != []
+    assert list(Path(shop).rglob("*.partial")) != []
     registry.push(str(first), shop)
     assert verify(shop) == []
     assert registry.push(shop, mirror).new

@@ -141,7 +141,9 @@ def test_requests_that_cannot_be(road: Road, more: tuple[str, ...], code: int, t
     assert told in refused(code, "recommend", road.tuned, *more)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"history": "b001"}', '{"history": [1]}', '{"history": ["\\ud83d"]}'])
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "{}", '{"history": "b001"}', '{"history": [1]}', '{"history": ["\\ud83d"]}']
+)
 def test_a_malformed_request_is_exit_1(road: Road, line: str) -> None:
     ran = run("recommend", road.tuned, "--file", "-", "--json", text='{"history": ["b001"]}\n' + line + "\n")
     assert ran.code == 1

@@ -147,6 +147,12 @@ def test_an_existing_model_is_refused_and_a_dry_run_writes_nothing(road: Road, t
     assert tree(road.tuned) == before
     ran = done("train", road.model, road.rows, "-o", tmp_path / "new", "--dry-run", *TRAINING)
     assert (ran.out, list(tmp_path.iterdir())) == ("", [])
+    refused(2, "train", road.model, road.rows, "-o", road.tuned, "--dry-run")
+    refused(1, "train", road.model, tmp_path / "no.jsonl", "-o", tmp_path / "new", "--dry-run")
+    config = tmp_path / "stages.yaml"
+    config.write_text("stages: [{stage: rows}, {stage: full}]\n")
+    lines = done("train", road.model, road.rows, "-o", tmp_path / "new", "--dry-run", "--config", config).err
+    assert f"output {tmp_path / 'new-1-rows'}\nwould train {tmp_path / 'new-1-rows'} on" in lines
 
 
 def test_a_contract_that_does_not_hold_is_exit_3(road: Road, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from importlib.resources import files
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.catalog.items import Items
@@ -109,6 +110,11 @@ def test_a_row_that_cannot_fit_is_an_error(bundle: Bundle, catalogue: Items, spl
         list(RowMaker(bundle, catalogue, SftOptions({"next-item": 1}, max_length=20), tiny_tokenizer()).rows(split))
     with pytest.raises(UsageError, match="take 105 tokens"):
         RowMaker(bundle, catalogue, SftOptions({"sequence": 1}, max_length=100), tiny_tokenizer())
+    RowMaker(bundle, catalogue, SftOptions({"sequence": 1}, max_length=105), tiny_tokenizer())
+    beginning = tiny_tokenizer()
+    beginning.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    with pytest.raises(UsageError, match="take 106 tokens"):
+        RowMaker(bundle, catalogue, SftOptions({"sequence": 1}, max_length=105), beginning)
 
 
 @given(st.floats(0.1, 3.0), st.integers(0, 5))

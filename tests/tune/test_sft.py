@@ -12,6 +12,7 @@ from sidtool.catalog.items import Items
 from sidtool.catalog.rows import read_examples
 from sidtool.catalog.splits import Example, Split
 from sidtool.errors import DataError, RefusedError, UsageError
+from sidtool.output import partial_path
 from sidtool.tune import sft
 from sidtool.tune.rows import SftOptions
 from sidtool.tune.sft import make_sft, read_lineage, side_files
@@ -110,9 +111,30 @@ def test_changed_rows_and_missing_lineage_are_refused(
     with pytest.raises(DataError, match="lineage"):
         read_lineage(out)
     make_sft(bundle, catalogue, split, out, SftOptions())
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(out.read_bytes())
+    side_files(copy)["meta"].write_bytes(side_files(out)["meta"].read_bytes())
+    with pytest.raises(DataError, match=r"not of copy\.jsonl"):
+        read_lineage(copy)
     out.write_text(out.read_text() + "{}\n")
     with pytest.raises(DataError, match="its lineage says"):
         read_lineage(out)
+
+
+def test_files_that_lie_beside_are_not_written_over(
+    tmp_path: Path, bundle: Bundle, catalogue: Items, split: Split
+) -> None:
+    out = tmp_path / "train.jsonl"
+    for path in (out, *list(side_files(out).values())[:3]):
+        path.write_text("mine")
+        with pytest.raises(UsageError, match=f"{path.name} exists already"):
+            make_sft(bundle, catalogue, split, out, SftOptions())
+        assert contents(tmp_path) == {path.name: b"mine"}
+        path.unlink()
+    partial_path(out).mkdir()  # a run that was killed while its files were moved
+    out.write_text("torn")
+    make_sft(bundle, catalogue, split, out, SftOptions())
+    assert read_lineage(out)
 
 
 def test_names_of_the_files_beside(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ FIELDS = {
 }
 SMALL = {"valid_users": 8, "valid_width": 10}
 ROWS = TrainOptions(stage="rows", ema=0.9, **SMALL)  # type: ignore[arg-type]
-FULL = TrainOptions(stage="full", crop=0.5, dropout=0.1, attention_dropout=0.1, **SMALL)  # type: ignore[arg-type]
+FULL = TrainOptions(stage="full", crop=0.5, attention_dropout=0.1, **SMALL)  # type: ignore[arg-type]
 LORA = TrainOptions(stage="lora", lora_r=4, lora_dropout=0.1, **SMALL)  # type: ignore[arg-type]
 CASES = {"rows": (ROWS,), "full": (FULL,), "lora": (LORA,), "rows-full": (ROWS, FULL), "rows-lora": (ROWS, LORA)}
 LAST_BREATH = "import sys; from tests.tune.test_stage_kills import go; go(*sys.argv[1:])"

@@ -203,6 +203,19 @@ def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
         train_stages(base, made, tmp_path / "killed", other)
 
 
+def test_validation_users_are_of_the_stages_that_recommend(tmp_path: Path, models: Make, rows: Make) -> None:
+    titles, made = rows(title_to_sid=1.0), rows(sequence=1.0)
+    stages = [
+        StageSettings(TrainOptions(stage="rows", **SMALL), OFTEN, titles),
+        StageSettings(TrainOptions(**SMALL), OFTEN),
+    ]
+    first, second = train_stages(models("llama"), made, tmp_path / "out", stages, valid=valid_of(made))
+    assert first["best"] is None
+    assert second["best"] is not None
+    with pytest.raises(UsageError, match="no task of these rows recommends"):
+        train_stages(models("llama"), titles, tmp_path / "alone", stages[1:], valid=valid_of(made))
+
+
 def test_an_adapter_needs_its_base_as_it_was(tmp_path: Path, models: Make, rows: Make) -> None:
     made = rows(sequence=1.0)
     shutil.copytree(models("llama"), tmp_path / "here/base")
@@ -261,7 +274,8 @@ def test_precision_can_be_set(tmp_path: Path, models: Make, rows: Make) -> None:
     made, base, fields = rows(sequence=1.0), models("llama"), {**FAST, "num_train_epochs": 1}
     with pytest.raises(UsageError, match="its frozen weights would change"):
         train(base, made, tmp_path / "x", options=TrainOptions(stage="rows", dtype="bfloat16"), fields=fields)
-    train(base, made, tmp_path / "lora", options=lora(dtype="bfloat16"), fields=fields)
+    low = lora(dtype="bfloat16")  # frozen weights in bfloat16 beside new ones in float32, validated as they are trained
+    assert train(base, made, tmp_path / "lora", options=low, fields=fields, valid=valid_of(made))["best"] is not None
     found = weights(tmp_path / "lora", "adapter_model.safetensors")
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
     assert load_served(tmp_path / "lora", dtype="bfloat16").model.dtype == torch.bfloat16

@@ -132,6 +132,13 @@ def test_who_may_not_teach(tmp_path: Path, teacher: Path, models: Make, rows: Ma
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(CompatibilityError, match="another tokenizer"):
         load_teachers([spelled], load_served(base), None)
+    wider = tmp_path / "wider"
+    tiny_tokenizer(chat=True).save_pretrained(wider)
+    tiny_model("gpt2", vocab_size=len(tiny_tokenizer(chat=True)) + 500).save_pretrained(wider)
+    extend(str(wider), load_served(base).bundle, tmp_path / "wider+sid")
+    load_teachers([tmp_path / "wider+sid"], load_served(base), (0, 5))
+    with pytest.raises(CompatibilityError, match=r"wider\+sid gives \d+ logits, the model \d+"):
+        load_teachers([tmp_path / "wider+sid"], load_served(base), None)
 
 
 def test_rows_are_packed_only_if_the_teachers_keep_them_apart() -> None:

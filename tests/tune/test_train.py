@@ -17,7 +17,10 @@ from safetensors.torch import load_file
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.contract import read_contract
 from sidtool.model.load import load_served
+from sidtool.prompt.tokens import SidTokens
+from sidtool.sid import SidSpace
 from sidtool.tune.head import NarrowHead, narrows_exactly, packs_exactly
+from sidtool.tune.loss import Loss
 from sidtool.tune.settings import TrainOptions
 from sidtool.tune.train import last_checkpoint, train
 from tests.models import ARCHITECTURES, tiny_model
@@ -91,10 +94,14 @@ def test_narrow_heads_and_packing_are_exact(architecture: str, tied: bool) -> No
             torch.testing.assert_close(narrow[2], full[1:3, 50:60], atol=1e-5, rtol=1e-5)
 
 
-def test_eager_attention_is_not_packed() -> None:
+def test_eager_attention_is_not_packed(tmp_path: Path) -> None:
     model = tiny_model("llama", vocab_size=40)
     model.set_attn_implementation("eager")
     assert not packs_exactly(model)
+    loss = Loss("vocabulary", SidTokens(SidSpace((3, 3)), 30))
+    assert not trainer_of(tmp_path, model, None, loss, "auto").packed
+    with pytest.raises(UsageError, match="cannot be packed"):
+        trainer_of(tmp_path, model, None, loss, "packed")
 
 
 def trainer_of(
@@ -141,10 +148,7 @@ def test_loss_and_gradient_are_the_plain_ones(
     import numpy as np
 
     from sidtool.bundle.trie import Trie
-    from sidtool.prompt.tokens import SidTokens
-    from sidtool.sid import SidSpace
     from sidtool.tune.data import Rows
-    from sidtool.tune.loss import Loss
     from sidtool.tune.teachers import Teachers
 
     rng = np.random.default_rng(1)
@@ -205,7 +209,7 @@ def test_loss_and_gradient_are_the_plain_ones(
 
 def test_every_task_trains_together(tmp_path: Path, models: Make, rows: Make) -> None:
     made = rows(next_item=0.3, title_to_sid=1.0, sid_to_title=1.0, history_to_title=0.2, sid_to_description=0.5)
-    options = TrainOptions(valid_users=5, valid_width=10, ema=0.9, dropout=0.1, attention_dropout=0.0)
+    options = TrainOptions(valid_users=5, valid_width=10, ema=0.9, attention_dropout=0.1)
     summary = train(
         models("llama"),
         made,
@@ -247,6 +251,21 @@ def test_a_loss_of_its_own_goes_with_no_other(tmp_path: Path, models: Make, rows
             fields={"loss_type": "dft"},
         )
     assert not (tmp_path / "tuned").exists()
+
+
+def test_what_was_asked_for_and_cannot_be_is_refused(tmp_path: Path, models: Make, rows: Make) -> None:
+    made = rows(sequence=1.0)
+
+    def told(architecture: str, fields: dict[str, Any], **options: Any) -> str:
+        with pytest.raises(UsageError) as caught:
+            train(models(architecture), made, tmp_path / "tuned", options=TrainOptions(**options), fields=fields)
+        assert not list(tmp_path.glob("tuned*"))
+        return str(caught.value)
+
+    assert "LlamaForCausalLM has none to set" in told("llama", {}, dropout=0.1)
+    assert "loss_over=sid goes with no other" in told("llama", {"loss_type": "dft"}, loss_over="sid")
+    summary = train(models("llama"), made, tmp_path / "dft", fields={**FAST, "num_train_epochs": 1, "loss_type": "dft"})
+    assert summary["loss_over"] == "vocabulary"
 
 
 def test_sid_losses_need_sid_rows(tmp_path: Path, models: Make, rows: Make) -> None:
@@ -315,6 +334,34 @@ def test_a_stopped_run_ends_as_one_left_alone(tmp_path: Path, models: Make, rows
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
+def test_a_run_that_had_ended_is_not_trained_on(
+    tmp_path: Path, models: Make, rows: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped early, killed before the output, moved, and gone on with elsewhere: the best weights, no step more."""
+    base, made = models("gpt2"), rows(sequence=1.0)
+    options = TrainOptions(valid_users=10, valid_width=10, patience=1, ema=0.5)
+    fields = {**FAST, "num_train_epochs": 30, "eval_strategy": "steps", "eval_steps": 2, "learning_rate": 0.3}
+    fields |= {"save_strategy": "steps", "save_steps": 2}
+    whole = train(base, made, tmp_path / "whole", options=options, fields=fields, valid=valid_of(made))
+    assert whole["epochs"] < 29
+
+    def die(*_: Any) -> None:
+        raise _Killed
+
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with monkeypatch.context() as patch:
+        patch.setattr("sidtool.tune.train._Run._finish", die)
+        with pytest.raises(_Killed):
+            train(base, made, Path("killed"), options=options, fields=fields, valid=valid_of(made))
+    Path("killed.partial").rename(tmp_path / "there/killed.partial")
+    monkeypatch.chdir(tmp_path / "there")
+    resumed = train(base, made, Path("killed"), options=options, fields=fields, valid=valid_of(made))
+    assert (resumed["steps"], resumed["best"], resumed["loss"]) == (whole["steps"], whole["best"], None)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "there/killed"))
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma3"])
 def test_bf16_on_a_cpu_multiplies_in_it_and_attends_in_float32(
     tmp_path: Path, models: Make, rows: Make, monkeypatch: pytest.MonkeyPatch, architecture: str
@@ -364,6 +411,10 @@ def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(tmp_path: Pat
     other = {**FAST, "num_train_epochs": 1}
     with pytest.raises(UsageError, match="another settings"):
         train(base, made, tmp_path / "tuned", fields=other)
+    run = tmp_path / "tuned.partial" / "run.json"
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"processes": 2}))
+    with pytest.raises(UsageError, match="another processes"):
+        train(base, made, tmp_path / "tuned", fields=FAST)
     train(base, made, tmp_path / "tuned", fields=other, force=True)
     assert (tmp_path / "tuned").is_dir()
 
