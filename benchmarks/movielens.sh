@@ -14,5 +14,6 @@ sidtool extend-model "$work/base" "$control/ml.zarr" -o "$control/base+sid" --in
 sidtool make-sft "$control/ml.zarr" "$data/ml-100k.item" "$data/ml-100k.inter" -o "$control/sft/train.jsonl" --force \
   --model "$control/base+sid" --config "$example/sft.yaml"
 sidtool train "$control/base+sid" "$control/sft/train.jsonl" -o "$control/tuned" --force --config "$example/train.yaml"
-sidtool evaluate "$control/tuned" "$control/sft/test.jsonl" --json > "$control/metrics.json"
+sidtool evaluate "$control/tuned" "$control/sft/test.jsonl" --json > "$control/metrics.json.partial"
+mv "$control/metrics.json.partial" "$control/metrics.json"
 python "$here/table.py" "semantic IDs=$work/metrics.json" "permuted SIDs=$control/metrics.json"

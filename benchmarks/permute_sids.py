@@ -1,7 +1,7 @@
 """A control: the same catalogue, the same SIDs, dealt out to the items at random.
 
 Usage: permute_sids.py BUNDLE OUT [SEED]. A model trained on OUT in the same way shows what the meaning of the SIDs is
-worth: everything else (vocabulary, shape, rows, number of collisions) is equal.
+worth: vocabulary, shape, rows and number of collisions are equal. (Its new rows begin at random: it has no codebook.)
 """
 
 import sys

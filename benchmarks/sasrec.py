@@ -155,10 +155,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_flush_denormal(True)
     questions = read_questions(args.bundle, args.rows)
-    settings = {name: getattr(args, name) for name in ("width", "learning_rate")} | {"length": LENGTH, "batch": BATCH}
+    named = ("width", "learning_rate", "epochs", "every", "patience", "minutes", "keep_seen")
+    settings = {name: getattr(args, name) for name in named} | {"length": LENGTH, "batch": BATCH}
     result: dict[str, Any] = (
         json.loads(args.out.read_text()) if args.out.exists() else {"settings": settings, "seeds": []}
     )
+    if other := {name: value for name, value in result["settings"].items() if settings.get(name) != value}:
+        parser.error(f"{args.out} holds seeds of other settings: {other}")
     done = {run["seed"] for run in result["seeds"]}
     for seed in [seed for seed in args.seeds if seed not in done]:
         rates = [result["seeds"][0]["dropout"]] if result["seeds"] else args.dropout

@@ -154,8 +154,9 @@ def _load(encoder: Encoder) -> tuple[Any, Encoder]:
 def _set_pooling(model: Any, encoder: Encoder) -> str | None:
     """Put the asked pooling in the place of the model's own; the pooling that is used then, None if it has none."""
     place = next((at for at, module in enumerate(model) if type(module).__name__ == "Pooling"), None)
-    if encoder.pooling is None:
-        return None if place is None else str(model[place].pooling_mode)
+    own = None if place is None else str(model[place].pooling_mode)
+    if encoder.pooling in (None, own):  # its own stays as it is: it may be several, or leave out the prompt
+        return own
     if place is None:
         raise UsageError(f"the encoder {encoder.model!r} pools no tokens, so its pooling cannot be {encoder.pooling!r}")
     kind = type(model[place])

@@ -29,6 +29,8 @@ def refuse_existing(path: Path, force: bool) -> None:
     first."""
     if re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # Path folds the second slash
         raise UsageError(f"{path} is a URL, and outputs are written to disk", hint="sidtool push publishes a bundle")
+    if not path.name:
+        raise UsageError(f"{str(path)!r} names no file or folder to write", hint="-o FOLDER/NAME")
     aside = _aside_path(path)
     if aside.exists() and not path.exists():
         aside.rename(path)

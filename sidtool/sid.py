@@ -152,8 +152,9 @@ class SidSpace:
 
     def _found(self, text: str, run: list[tuple[int, int, int, int]]) -> Found:
         levels, codes = [piece[0] for piece in run], tuple(piece[1] for piece in run)
+        spelled = text[run[0][2] : run[-1][3]]
         legal = levels == list(range(self.levels)) and all(c < s for c, s in zip(codes, self.sizes, strict=True))
-        return Found(text[run[0][2] : run[-1][3]], run[0][2], codes if legal else None)
+        return Found(spelled, run[0][2], codes if legal and self.spell(codes) == spelled else None)  # 01 is no code
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:

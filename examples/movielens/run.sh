@@ -32,7 +32,8 @@ sidtool make-sft "$work/ml.zarr" "$films" "$ratings" -o "$work/sft/train.jsonl" 
 sidtool train "$work/base+sid" "$work/sft/train.jsonl" -o "$work/tuned" --force --config "$here/train.yaml"
 
 # 5. Score it against all films, beside popularity and item-kNN.
-sidtool evaluate "$work/tuned" "$work/sft/test.jsonl" --json > "$work/metrics.json"
+sidtool evaluate "$work/tuned" "$work/sft/test.jsonl" --json > "$work/metrics.json.partial"
+mv "$work/metrics.json.partial" "$work/metrics.json"
 
 # 6. What to watch next, for five people.
 head -n 5 "$work/sft/test.jsonl" | sidtool recommend "$work/tuned" --file - -k 5

@@ -20,6 +20,7 @@ import numpy as np
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.items import ItemMap
 from sidtool.bundle.signal import Way, material
+from sidtool.catalog.containers import digest_strings
 from sidtool.catalog.items import Items
 from sidtool.catalog.splits import Split
 from sidtool.embed import Encoder, embed
@@ -112,7 +113,8 @@ def build(
         seed=plan.seed,
     )
     source = given.vectors
-    told = {"plan": asdict(plan), "vectors": source.fingerprint, "version": versions(), **given.recipe}
+    ids = digest_strings(items.ids)  # events are of items, so of which row each is, too
+    told = {"plan": asdict(plan), "vectors": source.fingerprint, "ids": ids, "version": versions(), **given.recipe}
     with clock("fit"):
         codebook = fitted(
             lambda: fit(

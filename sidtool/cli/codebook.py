@@ -95,6 +95,17 @@ def build_codebook(
         raise UsageError(
             "give either --encoder or --embeddings", hint="--encoder sentence-transformers/all-MiniLM-L6-v2"
         )
+    of_encoder = {
+        "--revision": revision,
+        "--pooling": pooling,
+        "--prompt": prompt,
+        "--max-length": max_length,
+        "--dtype": dtype,
+    }
+    if embeddings and (asked := [name for name, value in of_encoder.items() if value is not None]):
+        raise UsageError(f"{asked[0]} is of an encoder, and --embeddings need none")
+    if max_length is not None and max_length < 1:
+        raise UsageError(f"--max-length is 1 or more, not {max_length}")
     budget = options.bytes_of(memory)
     flags = {} if balanced is None else {"balanced": balanced}
     flags |= {"normalize": True} if normalize else {}
@@ -124,6 +135,10 @@ def build_codebook(
         raise UsageError(f"--signal {signal} needs --interactions")
     if events is None and (idle := fusing.keys() - {"text_dim"}):
         raise UsageError(f"option {min(idle)} needs --interactions")
+    if signal == "contrastive" and (idle := fusing.keys() - {"text_dim", "window", "decay"}):
+        raise UsageError(f"option {min(idle)} is of a fused signal, not of --signal {signal}")
+    if signal == "fused" and "contrastive" in chosen:
+        raise UsageError("option contrastive needs --signal contrastive or both")
     if dry_run:
         note(f"would build {plan.space(plan.sizes).spelled_sizes} for {len(catalogue.ids)} items at {out}")
         note(f"text of {catalogue.ids[0]}: {catalogue.texts[0]}")
@@ -219,12 +234,16 @@ def encode(
     trust_remote_code: options.Trust = False,
     json: options.Json = False,
 ) -> None:
-    """Write the SID of texts or vectors, whether or not they are in the catalogue."""
+    """Write the SID of texts or vectors, and the catalogue's items there.
+
+    Where collisions were appended it is a SID without its last code, and the items are all those that begin so.
+    """
     from sidtool.bundle import Bundle
-    from sidtool.bundle.decode import decode as look_up
     from sidtool.bundle.encode import encode_texts
 
     opened = Bundle.open(bundle)
+    if embeddings and (texts or encoder is not None):
+        raise UsageError("--embeddings are encoded in place of texts, without an encoder", hint="give one of the two")
     if embeddings:
         vectors = read_side_by_side(embeddings, None, opened)
         names, codes = [str(row) for row in range(len(vectors))], opened.encode(vectors)
@@ -232,8 +251,9 @@ def encode(
         names = texts or [line.rstrip("\n") for line in sys.stdin]
         codes = encode_texts(opened, names, model=encoder, trust_remote_code=trust_remote_code)
     for name, row in zip(names, codes, strict=True):
-        sid = opened.space.spell(row)
-        items = [item for found in look_up(opened, sid) if found.status == "item" for item in found.items]
+        sid = opened.space.spell(row)  # a prefix, where an appended level tells colliding items apart
+        first, stop = opened.items.rows_under(row.tolist())
+        items = [opened.items.ids[at] for at in range(first, stop) if not opened.items.retired[at]]
         if json:
             say_json({"text": name, "sid": sid, "codes": row.tolist(), "items": items})
         else:

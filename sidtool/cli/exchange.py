@@ -90,8 +90,8 @@ def export(
 
     _one_of("--to", to, WRITTEN)
     _one_of("keys", keys, KEYS)
-    if to != "minionerec" and (items is not None or keys != "id"):
-        raise UsageError(f"--items and --keys belong to --to minionerec, not to {to}")
+    if to != "minionerec" and (items is not None or keys != "id" or id_column is not None or title_column is not None):
+        raise UsageError(f"--items, its columns and --keys belong to --to minionerec, not to {to}")
     if to != "flashrec" and model is not None:
         raise UsageError(f"--model belongs to --to flashrec, not to {to}")
     opened = Bundle.open(bundle)
@@ -132,6 +132,8 @@ def compare(
 
     if field is not None and items is None:
         raise UsageError("--field names a column of a catalogue, and none is given", hint="--items ITEMS")
+    if items is not None and field is None and embeddings is None:
+        raise UsageError("--items says nothing alone", hint="--field COLUMN, or --embeddings of its rows")
     opened = [Bundle.open(bundle) for bundle in bundles]
     ids = common_ids(opened)
     catalogue = _read_catalogue(items, id_column, title_column, field)
@@ -161,6 +163,10 @@ def _read_catalogue(
     from sidtool.catalog.items import read_items
 
     if path is None:
+        if id_column is not None or title_column is not None:
+            raise UsageError(
+                "--id-column and --title-column are of a catalogue, and none is given", hint="--items ITEMS"
+            )
         return None
     with warnings.catch_warnings():  # of items without text: these commands read no texts
         warnings.simplefilter("ignore", SidtoolWarning)

@@ -53,6 +53,8 @@ def add_items(
         raise UsageError("give ITEMS to add, --remove FILE, or both")
     if embeddings and encoder is not None:
         raise UsageError("give either --encoder or --embeddings")
+    if items is None and (embeddings or encoder or id_column or title_column):
+        raise UsageError("vectors, encoder and columns are of items to add, and --remove alone adds none")
     refuse_existing(out, force)
     opened = Bundle.open(bundle)
     catalogue = NOTHING

@@ -1,5 +1,6 @@
 """The commands that make a model ready: init-model, extend-model and merge."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, say, say_json
 from sidtool.errors import UsageError
+from sidtool.output import refuse_existing
 
 
 def init_model(
@@ -31,11 +33,14 @@ def init_model(
     """Make a small untrained model with a tokenizer of its own, for training from scratch."""
     from sidtool.catalog.items import read_items
     from sidtool.model.scratch import init_model as init
+    from sidtool.model.scratch import shape_of
 
     catalogue = read_items(items, text_template=text)
-    if dry_run:
-        return note(f"would make {preset} with at most {vocab_size} text tokens from {len(catalogue)} items at {out}")
     overrides = assignments(set_)
+    if dry_run:
+        refuse_existing(out, force)
+        shape_of(preset, overrides)
+        return note(f"would make {preset} with at most {vocab_size} text tokens from {len(catalogue)} items at {out}")
     parameters = init(
         out, texts=catalogue.texts, preset=preset, vocab_size=vocab_size, overrides=overrides, seed=seed, force=force
     )
@@ -64,10 +69,12 @@ def extend_model(
 ) -> None:
     """Give a language model the tokens of a bundle, and keep the bundle inside it."""
     from sidtool.bundle import Bundle
-    from sidtool.model.extend import extend
+    from sidtool.model.extend import check_request, extend
 
     opened = Bundle.open(bundle)
     if dry_run:
+        refuse_existing(out, force)
+        check_request(opened, init, dtype)  # type: ignore[arg-type]
         return note(f"would add {len(opened.space.tokens)} tokens of {bundle} to {model} at {out}")
     contract = extend(
         model,
@@ -108,8 +115,11 @@ def merge(
 ) -> None:
     """Make a plain model of one that `train --stage lora` made, which is adapters over the model before it."""
     from sidtool.model.adapter import merge as merge_adapter
+    from sidtool.model.contract import read_contract
 
     if dry_run:
+        refuse_existing(out, force)
+        read_contract(model)
         return note(f"would merge the adapters of {model} into a model at {out}")
     contract = merge_adapter(model, out, dtype=dtype, force=force)
     base = contract.facts["path"]
@@ -138,8 +148,12 @@ def assignments(pairs: list[str] | None, *, option: str = "--set") -> dict[str, 
 
 def numbers(pairs: list[str] | None, *, option: str) -> dict[str, float]:
     """`key=number` pairs as a mapping. Raises UsageError for a value that is no number."""
-    found = assignments(pairs, option=option)
-    for key, value in found.items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
+    found = {}
+    for key, value in assignments(pairs, option=option).items():
+        try:  # YAML takes 1e-3 for a text
+            found[key] = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            found[key] = math.nan
+        if not math.isfinite(found[key]):
             raise UsageError(f"{option} takes a number for {key}, not {value!r}")
-    return {key: float(value) for key, value in found.items()}
+    return found

@@ -9,6 +9,13 @@ import typer
 from sidtool.cli.console import read_config
 from sidtool.errors import UsageError
 
+
+def _seed(value: int) -> int:
+    if value < 0:
+        raise UsageError(f"a seed is 0 or more, not {value}")
+    return value
+
+
 UNITS = {"": 1} | {f"{unit}B": 1000**power for power, unit in enumerate(("", "k", "M", "G", "T"))}
 UNITS |= {f"{unit}iB": 1024**power for power, unit in enumerate(("K", "M", "G", "T"), 1)}
 
@@ -16,7 +23,7 @@ Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write; refused 
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object (JSON Lines where there are many results).")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
+Seed = Annotated[int, typer.Option(callback=_seed, help="Seed of everything that is drawn at random.")]
 Trust = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that a model brings, and load pickled weights.")
 ]

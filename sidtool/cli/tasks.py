@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sidtool.cli.console import progress, say_table, say_table_aside
+from sidtool.cli.console import note, progress, say_table, say_table_aside
 from sidtool.cli.training import read_shown
 from sidtool.errors import UsageError
 
@@ -28,6 +28,7 @@ def evaluate_task(
     """Ask a model the questions of a task: of a rows file, of test users, or of every item or query."""
     from sidtool.evaluate.tasks import evaluate_task as measure
     from sidtool.tune.questions import questions_of_file, sample
+    from sidtool.tune.sft import check_spelling, read_lineage, side_files
     from sidtool.tune.tasks import named_task
 
     per = named_task(task).per
@@ -36,6 +37,8 @@ def evaluate_task(
             raise UsageError(
                 f"{test} holds the questions already", hint="leave out --held-out, --items and what tells of items"
             )
+        if side_files(test)["meta"].exists():  # a part of a file has none: its SIDs must be of the space, at least
+            check_spelling(read_lineage(test), served.bundle, test)
         questions: Any = (questions_of_file(test, task, served.tokens.space), [])
     elif (test is not None) != (per == "user"):
         told = "test users" if per == "user" else "no test users but items or queries"
@@ -94,6 +97,8 @@ def _made(
     )
     maker = RowMaker(served.bundle, catalogue, options, served.tokenizer, unowned(asked))
     examples = tuple(read_examples(test)) if test is not None else ()
+    if lost := sum(not maker.knows(example.item) for example in examples):
+        note(f"[yellow]{lost} of {len(examples)} users are not asked: the bundle lacks their item[/]")
     return make_questions(maker, task, examples, options.history_length, None if only is None else frozenset(only))
 
 

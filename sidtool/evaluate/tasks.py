@@ -110,6 +110,7 @@ def _sid_values(
     right = _right(space, questions, own, alike)
     found = map(_prefixes, trie.leaf_codes(leaves[:, 0]).tolist())
     hits = np.array([[float(prefix in good) for prefix in one] for one, good in zip(found, right, strict=True)])
+    hits[leaves[:, 0] < 0] = 0  # a prompt without a token has no answer
     levels = (*(f"prefix@{level}" for level in range(1, space.levels)), "exact")
     leaf_of = {tuple(row): leaf for leaf, row in enumerate(trie.leaf_codes(np.arange(trie.n_leaves)).tolist())}
     targets = np.array([leaf_of.get(tuple(row), -1) for row in own.tolist()], dtype=np.int64)
@@ -139,12 +140,23 @@ def _ranked(
 
 
 def _before_last_sid(space: SidSpace, question: Question) -> tuple[list[Segment], tuple[int, ...]]:
-    """What comes before the codes of the last SID, and these codes: a whole history asks for its last item."""
+    """What comes before the codes of the last SID, and these codes: a whole history asks for its last item.
+
+    Raises DataError if there is no whole SID of the space.
+    """
     pieces = [*question.prompt, *question.answer]
-    last = max(place for place, piece in enumerate(pieces) if any(code < space.n_codes for code in piece.places))
+    spoken = [place for place, piece in enumerate(pieces) if any(code < space.n_codes for code in piece.places)]
+    if not spoken:
+        raise DataError("a question holds no SID of the model's bundle", hint="make the rows with this bundle")
+    last = spoken[-1]
     places = pieces[last].places
     stop = max(at for at, code in enumerate(places, 1) if code < space.n_codes)
-    codes = np.array(places[stop - space.levels : stop], dtype=np.int64) - space.offsets
+    asked = places[max(0, stop - space.levels) : stop]
+    codes = np.array(asked, dtype=np.int64) - space.offsets[: len(asked)]
+    if len(codes) < space.levels or (codes < 0).any() or (codes >= space.sizes).any():
+        raise DataError(
+            "a question ends in what is no SID of the model's bundle", hint="make the rows with this bundle"
+        )
     rest = places[: stop - space.levels]
     return [*pieces[:last], *([Segment("sid", places=rest)] if rest else [])], tuple(codes.tolist())
 

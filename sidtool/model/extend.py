@@ -43,7 +43,7 @@ def extend(
     or if there is no codebook for `init="codebook"`, DataError if the model cannot be had, RefusedError if it would
     need `trust_remote_code`, CompatibilityError if it speaks semantic IDs already.
     """
-    _check_request(bundle, init, dtype)
+    check_request(bundle, init, dtype)
     refuse_existing(out, force)
     checkpoint = locate(model, revision=revision, trust_remote_code=trust_remote_code)
     if (checkpoint.folder / CONTRACT).exists():
@@ -110,7 +110,8 @@ def plain_generation(network: Any, tokenizer: Any) -> Any:
     return GenerationConfig(do_sample=False, num_beams=1, **ids)
 
 
-def _check_request(bundle: Bundle, init: Init, dtype: str | None) -> None:
+def check_request(bundle: Bundle, init: Init, dtype: str | None) -> None:
+    """Raise UsageError for first values or a precision that there are not, or that this bundle cannot give."""
     check_dtype(dtype)
     if init not in INITS:
         raise UsageError(f"init is one of {', '.join(INITS)}, not {init!r}")

@@ -68,7 +68,7 @@ def init_model(
     or value that the configuration does not take, or if `out` exists without `force`.
     """
     refuse_existing(out, force)
-    shape = _shape(preset, overrides or {})
+    shape = shape_of(preset, overrides or {})
     tokenizer = train_tokenizer(texts, vocab_size)
     model = _build(shape, len(tokenizer), seed)
     with new_dir(out, force=force) as folder:
@@ -107,7 +107,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     )
 
 
-def _shape(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def shape_of(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a preset with some keys changed. Raises UsageError as `init_model`."""
     from transformers import AutoConfig
 
     if preset not in PRESETS:
@@ -134,6 +135,6 @@ def _build(shape: Mapping[str, Any], vocab_size: int, seed: int) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (StrictDataclassError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
+    except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{shape['model_type']} refuses its configuration: {reason}") from error

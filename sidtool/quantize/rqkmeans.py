@@ -41,7 +41,7 @@ def fit(
     `normalize` scales every vector to length 1, here and in `encode`: for embeddings whose length says nothing (those
     of sentence encoders mostly have length 1 already). `balanced` gives every code of a level about as many items, and
     leaves the levels as they were found one by one: refining them would undo the balance; by default it is on where
-    there are fewer than `FEW` rows a code of the largest level. The same seed and vectors give the same codebook.
+    `vectors` has fewer than `FEW` rows a code of the largest level. The same seed and vectors give the same codebook.
     A residual that has fewer distinct values than its level has codes leaves the codes beyond unused.
     Raises DataError if a value is not finite or there are fewer distinct vectors than codes in the largest level.
     """
@@ -50,7 +50,7 @@ def fit(
     residual = training_rows(vectors, sizes, rng, normalize, more)
     centre = residual.mean(axis=0)
     if balanced is None:
-        balanced = len(residual) < FEW * max(sizes)
+        balanced = len(vectors) < FEW * max(sizes)
     residual -= centre  # a common offset would eat the digits that separate the rows
     levels: list[Vectors] = []
     codes: list[NDArray[np.intp]] = []

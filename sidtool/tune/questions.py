@@ -38,8 +38,10 @@ def make_questions(
 ) -> Asked:
     """The questions of a task as its rows would ask them; those about the items of `only`, where it is a list.
 
-    `examples` are asked as whole histories with their last item. Raises DataError if nothing is left to ask.
+    `examples` are asked as whole histories with their last item; one whose item the bundle lacks (`maker.knows`) is not
+    asked. Raises DataError if nothing is left to ask.
     """
+    examples = [example for example in examples if maker.knows(example.item)]
     whole = tuple(_sequence(example, history_length) for example in examples)
     rows = list(maker.rows(Split("asked", whole, (), (), {}, windows=tuple(examples))))
     chosen = [row for row in rows if only is None or row.item is None or row.item in only]

@@ -162,6 +162,10 @@ class RowMaker:
             for task, found in self._frames.items()
         }
 
+    def knows(self, item: str) -> bool:
+        """Whether rows can show an item: it is in the bundle."""
+        return item in self._histories.row
+
     def length(self, segments: Sequence[Segment]) -> int | None:
         """Tokens that segments take, or None without a tokenizer."""
         return None if self._encoder is None else len(self._encoder.ids(segments))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +55,9 @@ def open_vectors(path: Path, ids: Sequence[str] | None = None, *, memory: int | 
         raise DataError(f"{path}: cannot tell how vectors are stored", hint=f"known are {' '.join(readers)}")
     try:
         stored, stored_ids, chunk = opener(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} cannot be read as vectors: {str(error).splitlines()[0]}") from error
+    except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{path} cannot be read as vectors: {reason}") from error
     require_matrix(str(path), stored)
     limit = rows_within(stored, memory)
     places = _places(path, stored, stored_ids, ids)

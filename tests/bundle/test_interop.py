@@ -159,6 +159,7 @@ def test_keys_may_be_lines_of_a_catalogue(tmp_path: Path) -> None:
         ('{"0": ["<a_01>"]}', "'<a_01>' is no token"),
         ('{"0": ["<a_1>"], "1": ["<a-1>"]}', "'<a-1>' is no token"),
         ('{"0": ["<a_70000>"]}', "a level holds 0 to 65535"),
+        ('{"0": ["<a_99999999999999999999>"]}', "is no token of level 'a'"),
         ('{"": ["<a_1>"]}', "empty id"),
     ],
 )
@@ -213,6 +214,13 @@ def test_openonerec_comes_out_as_it_went_in(tmp_path: Path) -> None:
     assert bundle.items.title(bundle.items.row("3")) == "title of 3"
     write_openonerec(bundle, tmp_path / "again.parquet")
     assert pq.read_table(tmp_path / "again.parquet").equals(table)
+
+
+def test_openonerec_lists_may_be_of_any_kind(tmp_path: Path) -> None:
+    codes = [[5, 0], [1, 2]]
+    for kind in (pa.large_list(pa.int64()), pa.list_(pa.int32(), 2)):
+        pq.write_table(pa.table({"pid": ["x", "y"], "sid": pa.array(codes, kind)}), tmp_path / "map.parquet")
+        assert sids(read_openonerec(tmp_path / "map.parquet", name="map")) == {"x": (5, 0), "y": (1, 2)}
 
 
 def test_openonerec_may_spell_the_sids(tmp_path: Path) -> None:

@@ -77,6 +77,10 @@ def test_an_existing_output_is_refused_whole_and_replaced_by_force(road: Road, t
         (("--embeddings", "nowhere.npy"), 1, "nowhere.npy"),
         (("--memory", "plenty"), 2, "a size is written like 4GiB, not 'plenty'"),
         (("--memory", "1kB"), 2, "a memory of 1000 bytes is too little"),
+        (("--prompt", "find: "), 2, "--prompt is of an encoder"),
+        (("--max-length", "8"), 2, "--max-length is of an encoder"),
+        (("-o", "."), 2, "names no file or folder"),
+        (("-o", "/"), 2, "names no file or folder"),
     ],
 )
 def test_what_cannot_be_is_one_line(road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str) -> None:
@@ -205,6 +209,8 @@ def test_decode_reports_what_names_no_item(road: Road) -> None:
     ran = done("decode", road.bundle, text, "--json")
     assert [piece["status"] for piece in ran.lines[:3]] == ["item", "unknown", "malformed"]
     assert all(piece["status"] == "malformed" for piece in ran.lines[3:])
+    padded = good.replace("<s_a_", "<s_a_0")  # no token of the model's
+    assert [piece["status"] for piece in done("decode", road.bundle, padded, "--json").lines] == ["malformed"]
     for bad in (unknown, "<s_a_1>", "nothing here"):
         done("decode", road.bundle, f"{bad}")
         strict = run("decode", road.bundle, bad, "--strict")
@@ -223,6 +229,20 @@ def test_encode_gives_the_nearest_code_of_each_vector(road: Road) -> None:
     assert [row["items"] for row in rows] == [[at[tuple(code)]] if tuple(code) in at else [] for code in codes.tolist()]
     unmoved = sum(row["items"] == [item] for row, item in zip(rows, ids, strict=True))
     assert unmoved == N_ITEMS - bundle.manifest.report["moved"]
+
+
+def test_encode_lists_the_items_that_an_appended_code_tells_apart(road: Road, tmp_path: Path) -> None:
+    out = tmp_path / "appended.zarr"
+    done(*built(road, out, "--collisions", "append"))
+    bundle = Bundle.open(out)
+    rows = done("encode", out, "--embeddings", road.vectors, "--json").lines
+    ids = road.vectors.with_suffix(".ids.txt").read_text().split()
+    assert all(item in row["items"] for row, item in zip(rows, ids, strict=True))
+    for row in rows:
+        assert {bundle.sid(item).startswith(row["sid"]) for item in row["items"]} == {True}
+    assert max(len(row["items"]) for row in rows) > 1
+    for more in (("a text",), ("--encoder", "nowhere")):
+        assert "in place of texts" in refused(2, "encode", out, *more, "--embeddings", road.vectors)
 
 
 def test_encode_of_text_needs_the_encoder_of_the_recipe(road: Road, encoder: Path, tmp_path: Path) -> None:

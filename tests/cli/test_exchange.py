@@ -99,6 +99,9 @@ def test_flashrec_is_told_what_it_would_guess_wrong(road: Road, tmp_path: Path) 
         (("import", "map.csv", "-o", "OUT"), "no known map ends in '.csv'"),
         (("import", "map.parquet", "-o", "OUT", "--info", "i.txt"), "belong to index.json"),
         (("compare", "BUNDLE", "--field", "brand"), "none is given"),
+        (("compare", "BUNDLE", "--items", "items.csv"), "says nothing alone"),
+        (("compare", "BUNDLE", "--id-column", "sku"), "none is given"),
+        (("compare", "BUNDLE", "--seed", "-1"), "a seed is 0 or more"),
     ],
 )
 def test_what_makes_no_sense_is_refused(road: Road, tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:

@@ -107,6 +107,7 @@ def test_what_cannot_be_added_is_one_line(road: Road, child: Path, tmp_path: Pat
     assert "exists already" in refused(2, *command, items, "-o", child, "--embeddings", vectors)
     assert "hint: give --embeddings" in refused(3, *command, items, *out)
     assert "'zz'" in refused(1, *command, *out, "--remove", nobody)
+    assert "--remove alone adds none" in refused(2, *command, *out, "--remove", nobody, "--embeddings", vectors)
     assert "none.txt" in refused(1, *command, *out, "--remove", tmp_path / "none.txt")
     assert "no vector" in refused(1, *command, items, *out, "--embeddings", road.vectors)
     assert not (tmp_path / "x.zarr").exists()

@@ -77,6 +77,19 @@ def test_dry_runs_write_nothing(road: Road, tmp_path: Path) -> None:
         ran = done(*command, "-o", tmp_path / "m", "--dry-run")
         assert (ran.out, list(tmp_path.iterdir())) == ("", [])
         assert str(tmp_path / "m") in ran.err
+    for command in (
+        ("init-model", road.items, "--preset", "nope"),
+        ("init-model", road.items, "--set", "heads=3"),
+        ("extend-model", road.base, road.bundle, "--init", "nope"),
+    ):
+        refused(2, *command, "-o", tmp_path / "m", "--dry-run")
+    refused(2, "init-model", road.items, "-o", road.model, "--dry-run")
+
+
+def test_values_that_a_configuration_cannot_take_are_exit_2(road: Road, tmp_path: Path) -> None:
+    for pair in ("activation_function=nonsense", "n_head=0"):
+        assert "refuses its configuration" in refused(2, "init-model", road.items, "-o", tmp_path / "m", "--set", pair)
+    assert not list(tmp_path.iterdir())
 
 
 def test_existing_outputs_are_refused_and_left(road: Road) -> None:

@@ -226,6 +226,8 @@ def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
     assert below.last.startswith("error: hr@50 is ")
     assert "'hr@11' is not measured" in refused(2, *ask, "--min", "hr@11=0.1")
     assert "'much'" in refused(2, *ask, "--min", "hr@10=much")
+    assert "takes a number for hr@10" in refused(2, *ask, "--min", "hr@10=.inf")
+    assert done(*ask, "--min", "hr@50=1e-3").json == evaluated.json
     assert "--min takes key=value" in refused(2, *ask, "--min", "hr@10")
 
 

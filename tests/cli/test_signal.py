@@ -137,7 +137,8 @@ def test_what_does_not_go_together_is_one_line(road: Road, tmp_path: Path, more:
 def test_a_contrastive_loss_is_one_way_or_both(road: Road, tmp_path: Path, way: str) -> None:
     out = tmp_path / "c.zarr"
     learned = ("--method", "rq-vae", "--set", "epochs=2", "--set", "contrastive=0.2", "--set", "progressive=true")
-    done(*built(road, out, "--interactions", road.events, "--signal", way, "--set", "signal_dim=4", *learned))
+    fused = ("--set", "signal_dim=4") if way == "both" else ("--set", "window=3")
+    done(*built(road, out, "--interactions", road.events, "--signal", way, *fused, *learned))
     bundle = Bundle.open(out)
     assert bundle.manifest.recipe["signal"]["way"] == way
     assert bundle.codebook.parameters["contrastive"] == 0.2
@@ -146,3 +147,7 @@ def test_a_contrastive_loss_is_one_way_or_both(road: Road, tmp_path: Path, way: 
     assert "no contrastive loss" in refused(2, *built(road, tmp_path / "x.zarr", "--signal", way))
     told = refused(2, *built(road, tmp_path / "x.zarr", "--signal", way, "--method", "rq-vae"))
     assert "needs --interactions" in told
+    social = ("--interactions", road.events, "--method", "rq-vae")
+    none = built(road, tmp_path / "x.zarr", *social, "--signal", "contrastive", "--set", "signal_weight=0.9")
+    assert "signal_weight is of a fused signal" in refused(2, *none)
+    assert "needs --signal" in refused(2, *built(road, tmp_path / "x.zarr", *social, "--set", "contrastive=0.5"))

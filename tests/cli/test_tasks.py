@@ -123,6 +123,25 @@ def test_rows_and_items_ask_the_same(road: Road, spoken: Path) -> None:
     assert from_items["n"] == N_ITEMS
 
 
+def test_rows_of_another_bundle_are_not_asked(road: Road, spoken: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    for answer in ("no SID at all", "<s_a_0>", "<s_a_99><s_b_0><s_c_0>"):
+        rows.write_text(json.dumps({"task": "title-to-sid", "prompt": "a title", "completion": answer}) + "\n")
+        assert "no SID of the model's bundle" in refused(1, "evaluate", spoken, rows, "--task", "title-to-sid")
+    other = tmp_path / "train.jsonl"
+    done("make-sft", road.other, road.items, road.events, "-o", other, "--task", "title-to-sid=1")
+    assert "codebook digest" in refused(3, "evaluate", spoken, other, "--task", "title-to-sid")
+
+
+def test_users_whose_item_the_bundle_lacks_are_not_asked(road: Road, spoken: Path, tmp_path: Path) -> None:
+    first, *rest = (json.loads(line) for line in road.test.read_text().splitlines()[:4])
+    users = write_lines(tmp_path / "test.jsonl", [first | {"item": "new"}, *rest])
+    for task in ("next-item", "sequence"):
+        ran = done("evaluate", spoken, users, "--task", task, "--width", 5, "--json")
+        assert ran.json["n"] == 3
+        assert "1 of 4 users are not asked" in ran.err
+
+
 def test_held_out_items_are_asked_alone(road: Road, spoken: Path, tmp_path: Path) -> None:
     held = write_lines(tmp_path / "held", ["b003", "b004", "b031"])
     ask = ("evaluate", spoken, "--task", "description-to-sid", "--items", road.items, "--width", 2)

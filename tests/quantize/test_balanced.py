@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.quantize import balanced, fit, kmeans
+from sidtool.vectors import VectorSource
 from tests.quantize.material import mixture, vectors_of
 
 
@@ -55,3 +56,9 @@ def test_few_rows_a_code_are_balanced_by_default(rows, expected):
     assert default.parameters["balanced"] is expected
     assert all(np.array_equal(one, other) for one, other in zip(default.levels, told.levels, strict=True))
     assert fit(vectors, (8, 4), balanced=not expected).parameters["balanced"] is not expected
+
+
+def test_a_small_budget_does_not_decide_the_balance():
+    vectors = np.random.default_rng(2).normal(size=(400, 4)).astype(np.float32)
+    codebook = fit(VectorSource(vectors, 200), (32, 2))  # 200 rows at once are few for 32 codes, 400 are not
+    assert codebook.parameters["balanced"] is False

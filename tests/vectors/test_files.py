@@ -86,6 +86,10 @@ def test_what_holds_no_vectors_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "count.npy", STORED)
     (tmp_path / "count.ids.txt").write_text("a\nb\n")
     (tmp_path / "text.npy").write_text("nothing")
+    (tmp_path / "empty.npy").touch()
+    (tmp_path / "torn.zarr.zip").write_bytes(b"PK")
+    with (tmp_path / "several.npy").open("wb") as stream:
+        np.savez(stream, a=STORED)
     pq.write_table(pa.table({"asin": ["a"], "x": [1]}), tmp_path / "x.parquet")
     pq.write_table(pa.table({"asin": ["a", "b"], "vector": [[1.0], [1.0, 2.0]]}), tmp_path / "ragged.parquet")
     zarr.open_group(tmp_path / "x.zarr", mode="w")
@@ -94,6 +98,9 @@ def test_what_holds_no_vectors_is_refused(tmp_path: Path) -> None:
         ("object.npy", "cannot be read"),
         ("count.npy", "4 vectors and 2 ids"),
         ("text.npy", "cannot be read"),
+        ("empty.npy", "cannot be read"),
+        ("torn.zarr.zip", "cannot be read"),
+        ("several.npy", "cannot be read"),
         ("x.parquet", "no column of vectors"),
         ("ragged.parquet", "different lengths"),
         ("x.zarr", "cannot be read"),

@@ -79,7 +79,7 @@ def parse_tokens(path: Path, sids: Mapping[str, Sequence[str]]) -> tuple[str, ND
             match = TOKEN.fullmatch(token)
             found = f"{match['before']}{{level}}{match['between']}{{code}}{match['after']}" if match else ""
             template = template or found
-            if match is None or found != template or LETTERS.find(match["level"]) != level:
+            if match is None or found != template or LETTERS.find(match["level"]) != level or len(match["code"]) > 5:
                 told = f"{path}: item {item!r}: {token!r} is no token of level {LETTERS[level : level + 1]!r}"
                 raise DataError(told, hint="tokens are spelled alike, like <a_12> <b_3> <c_7>: a letter a level")
             codes[row, level] = int(match["code"])

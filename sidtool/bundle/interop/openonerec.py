@@ -71,7 +71,8 @@ def _codes(path: Path, ids: list[str], column: Any) -> NDArray[np.int64]:
 
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return _spelled_codes(path, ids, column.to_pylist())
-    if not (pa.types.is_list(column.type) and pa.types.is_integer(column.type.value_type)):
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if not (any(is_one(column.type) for is_one in lists) and pa.types.is_integer(column.type.value_type)):
         raise DataError(f"{path}: the column sid holds {column.type}, not lists of codes")
     lengths = pc.unique(pc.list_value_length(column)).to_pylist()
     flat = pc.list_flatten(column)
