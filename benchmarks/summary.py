@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("others", nargs="*", metavar="NAME=OTHER_WORK_DIR")
     parser.add_argument("-o", "--out", type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     others = {name: Path(folder) for name, _, folder in (other.partition("=") for other in args.others)}
     result = summarise(args.work, others)
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
