@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sidtool.model.contract import read_contract
 from sidtool.output import refuse_existing
 from sidtool.tune.settings import StageSettings
-from sidtool.tune.sft import side_files
-from sidtool.tune.train import Log, Progress, Tell, recommends, train
+from sidtool.tune.sft import read_lineage, side_files
+from sidtool.tune.train import Log, Progress, Tell, train
 
 
 def train_stages(
@@ -30,14 +31,13 @@ def train_stages(
 ) -> list[dict[str, Any]]:
     """Run the stages; the last one's model becomes `out`. A run that was killed goes on where it was.
 
-    A stage validates on `valid`, or the users beside its rows, if it or one before it learns to recommend
-    (`recommends`): a stage of titles alone trains to its end, and is refused where it is the only one and `valid` is
-    given. `teachers` are every stage's. `progress` is asked for the
-    reporter of each stage by its number. Returns each stage's summary. Raises as `train`, and UsageError if what lies
-    between is of other settings, unless `force`.
+    A stage validates on `valid`, or the users beside its rows, if it or one before it learns to recommend: a stage of
+    titles alone trains to its end, and is refused where it is the only one and `valid` is given. `teachers` are every
+    stage's. `progress` is asked for the reporter of each stage by its number. Returns each stage's summary. Raises as
+    `train`, and UsageError if what lies between is of other settings, unless `force`.
     """
     refuse_existing(out, force)
-    summaries, alone = [], len(stages) == 1
+    summaries = []
     for number, stage in enumerate(stages, start=1):
         last = number == len(stages)
         target = out if last else between(out, number, stage)
@@ -49,7 +49,7 @@ def train_stages(
                 target,
                 options=stage.options,
                 fields=stage.fields,
-                valid=(valid or side_files(of)["valid"]) if recommends(model_dir, of) else valid if alone else None,
+                valid=_users(valid, model_dir, of, alone=len(stages) == 1),
                 teachers=teachers,
                 force=force,
                 keep=not last,
@@ -61,6 +61,13 @@ def train_stages(
         )
         model_dir = target
     return summaries
+
+
+def _users(valid: Path | None, model_dir: Path, rows: Path, *, alone: bool) -> Path | None:
+    """Whom a stage is validated on: nobody, where neither its rows nor those of a stage before say how it is served."""
+    if read_lineage(rows)["serving"] or read_contract(model_dir).serving:
+        return valid or side_files(rows)["valid"]
+    return valid if alone else None  # which is then refused
 
 
 def between(out: Path, number: int, stage: StageSettings) -> Path:

@@ -89,11 +89,6 @@ def train(
         return run.go(force, progress, log)
 
 
-def recommends(model_dir: Path, rows: Path) -> bool:
-    """Whether these rows, or those of a stage before, say how a model is served, so that it can be validated."""
-    return bool(read_lineage(rows)["serving"] or read_contract(model_dir).serving)
-
-
 def inherited(stage: str, folder: Path, contract: Contract, bundle: Bundle) -> str:
     """What a stage takes over from the model's folder before it, as a line for people."""
     road = " > ".join([*(str(parent["stage"]) for parent in contract.parents), contract.stage])
@@ -135,9 +130,9 @@ class _Run:
             if first:
                 processes = {"processes": arguments.world_size} if arguments.world_size > 1 else {}
                 open_work(self.work, self.fingerprint | processes, force)
-                if there := last_checkpoint(self.work, arguments.world_size):
-                    find_best(there)
-        checkpoint = last_checkpoint(self.work, arguments.world_size)
+            checkpoint = last_checkpoint(self.work, arguments.world_size)
+            if first and checkpoint:
+                find_best(checkpoint)
         try:
             trainer = self._trainer(arguments, progress, log)
         except SidtoolError:
@@ -174,7 +169,7 @@ class _Run:
             "trained_parameters": sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
             "resumed_from": checkpoint.name if checkpoint else None,
             "packed": trainer.packed,
-            "loss_over": "vocabulary" if trainer.another_loss else self._loss_over,
+            "loss_over": self._loss_over,
         }
 
     @cached_property
@@ -215,7 +210,8 @@ class _Run:
         over = self.options.loss_over
         if over in ("sid", "level", "trie") and not self._sid_only:
             raise UsageError(f"loss_over={over} needs rows that all answer with SIDs", hint="loss_over=vocabulary")
-        return ("sid" if self._sid_only else "vocabulary") if over == "auto" else over
+        own = self.fields.get("loss_type", "nll") == "nll"  # TRL's others are over the whole vocabulary
+        return ("sid" if self._sid_only and own else "vocabulary") if over == "auto" else over
 
     def _trainer(self, arguments: Any, progress: Progress | None, log: Log | None) -> Any:
         from transformers import EarlyStoppingCallback
@@ -261,7 +257,7 @@ class _Run:
             hide_codes(served.model, served.tokens, self.options.code_dropout)
         if self.valid and self.options.patience is not None:
             callbacks.append(EarlyStoppingCallback(self.options.patience))
-        trainer = SidTrainer(
+        return SidTrainer(
             model=served.model,
             args=arguments,
             rows=shown,
@@ -276,12 +272,6 @@ class _Run:
             muon=self.options.optimizer == "muon",
             teachers=teachers,
         )
-        if trainer.another_loss and self.options.loss_over == "sid":
-            raise UsageError(
-                "loss_over=sid goes with no other loss_type and no router loss: they are over the whole vocabulary",
-                hint="loss_over=vocabulary",
-            )
-        return trainer
 
     def _check_length(self, rows: Rows, served: Served) -> None:
         longest, places = int(rows.lengths.max()), getattr(served.model.config, "max_position_embeddings", None)

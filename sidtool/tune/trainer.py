@@ -80,7 +80,7 @@ class SidTrainer(SFTTrainer):
         self.lora = learning if isinstance(learning, Lora) else None
         new_rows = self.lora.rows if self.lora else learning
         self._head = NarrowHead(self.model, new_rows.logits if isinstance(new_rows, NewRows) else None)
-        if self.another_loss and (teachers or loss.over in ("level", "trie")):
+        if self._another_loss and (teachers or loss.over != "vocabulary"):
             own = "learning from teachers" if teachers else f"loss_over={loss.over}"
             raise UsageError(
                 f"{own} is a loss of its own, so it goes with no other loss_type and no router loss",
@@ -93,7 +93,7 @@ class SidTrainer(SFTTrainer):
         self.seen = torch.zeros(2, dtype=torch.int64, device=args.device)  # tokens without padding, targets
 
     @property
-    def another_loss(self) -> bool:
+    def _another_loss(self) -> bool:
         """Whether the parent's loss is asked for, which is over the whole vocabulary."""
         return bool(self.args.loss_type != "nll" or self.aux_loss_enabled)
 
@@ -119,7 +119,7 @@ class SidTrainer(SFTTrainer):
     ) -> Any:
         """Cross-entropy at the targets, mean over the targets of the whole step."""
         self.seen += torch.stack([inputs.pop("tokens"), (inputs["labels"] != IGNORED).sum()])
-        if return_outputs or self.another_loss:
+        if return_outputs or self._another_loss:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")[:, 1:]  # (lines, length - 1): what the position before is asked for
         line, place = (labels != IGNORED).nonzero(as_tuple=True)

@@ -263,7 +263,7 @@ def test_what_was_asked_for_and_cannot_be_is_refused(tmp_path: Path, models: Mak
         return str(caught.value)
 
     assert "LlamaForCausalLM has none to set" in told("llama", {}, dropout=0.1)
-    assert "loss_over=sid goes with no other" in told("llama", {"loss_type": "dft"}, loss_over="sid")
+    assert "loss_over=sid is a loss of its own" in told("llama", {"loss_type": "dft"}, loss_over="sid")
     summary = train(models("llama"), made, tmp_path / "dft", fields={**FAST, "num_train_epochs": 1, "loss_type": "dft"})
     assert summary["loss_over"] == "vocabulary"
 
