@@ -156,7 +156,10 @@ def evaluate(
         "--title-column": title_column,
     }
     of_recommending = {"--events": events, "--exclude-seen": exclude_seen or None}
-    _refuse_idle(of_tasks if task is None else of_recommending, "without --task" if task is None else "with --task")
+    if task is None:
+        _refuse_idle(of_tasks, "without --task")
+    else:
+        _refuse_idle(of_recommending, "with --task")
     if width < 1:
         raise UsageError(f"--width is 1 or more, not {width}")
     if task is not None:

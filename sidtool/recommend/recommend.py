@@ -94,7 +94,7 @@ def read_requests(lines: Iterable[str]) -> Iterator[Request]:
         try:
             json.dumps(value, ensure_ascii=False).encode()
             request = Request.from_json(value)
-        except UnicodeEncodeError as error:  # a byte that was none of a character, or half a character by \\u
+        except UnicodeEncodeError as error:  # a byte that is of no character, or half a character
             raise DataError(f"line {number} of the requests is not UTF-8") from error
         except DataError as error:
             raise DataError(f"line {number} of the requests: {error}") from error

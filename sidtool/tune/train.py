@@ -139,11 +139,11 @@ class _Run:
             if first and checkpoint is None:  # nothing was begun that another try would have to go on with
                 remove(self.work)
             raise
-        start = time.monotonic()
+        start, loss = time.monotonic(), None
         if checkpoint and has_ended(checkpoint):
             trainer.restore(checkpoint)
         else:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            loss = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).training_loss
         seconds = time.monotonic() - start
         if trainer.ema:
             trainer.ema.adopt()
@@ -156,9 +156,7 @@ class _Run:
             "stage": self.options.stage,
             "steps": trainer.state.global_step,
             "epochs": trainer.state.epoch,
-            "loss": next(
-                (each["train_loss"] for each in trainer.state.log_history[::-1] if "train_loss" in each), None
-            ),
+            "loss": loss,
             "metric": self.options.metric if self.valid else None,
             "best": trainer.state.best_metric,
             "tokens": tokens,
