@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: venv  ## MovieLens-100K, from a catalogue to five people's recommendations, in demo/
+demo: venv  ## MovieLens-100K, from a catalog to five people's recommendations, in demo/
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/movielens/run.sh demo
 
 test: venv  ## one thread a process: two threads on a busy machine wait for each other

@@ -59,9 +59,9 @@ if runs titles; then
     [ -e "$answers" ] || mv "$answers.partial" "$answers"
   }
   for task in title-to-sid sid-to-title; do
-    catalogue=(--items "$films" --title-column movie_title)
-    ask as-trained "$task" "${catalogue[@]}" --held-out "$part/seen.txt"
-    ask held-out "$task" "${catalogue[@]}" --held-out "$part/held-out.txt" --limit "${ASKED:-500}"
+    catalog=(--items "$films" --title-column movie_title)
+    ask as-trained "$task" "${catalog[@]}" --held-out "$part/seen.txt"
+    ask held-out "$task" "${catalog[@]}" --held-out "$part/held-out.txt" --limit "${ASKED:-500}"
   done
   ask paraphrased title-to-sid --items "$part/paraphrased.jsonl" --held-out "$part/seen.txt"
 fi

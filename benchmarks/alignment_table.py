@@ -1,8 +1,8 @@
-"""What alignment.sh left, as one result and as tables: titles beside chance, arms beside popularity and item-kNN.
+"""What alignment.sh left, as one result and as tables: titles beside chance, arms beside popularity
+and item-kNN.
 
-Usage: alignment_table.py WORK_DIR -o RESULT.json. What is not there yet is left out. Arms are measured on the
-users that all of them answered, with paired intervals against next-item.
-"""
+Usage: alignment_table.py WORK_DIR -o RESULT.json. What is not there yet is left out. Arms are
+measured on the users that all of them answered, with paired intervals against next-item."""
 
 import argparse
 import json
@@ -13,8 +13,8 @@ import numpy as np
 from environment import environment
 
 from sidtool.bundle import Bundle
-from sidtool.catalog.rows import read_events, read_examples
-from sidtool.evaluate.baselines import UNTUNED, Catalogue, item_knn, item_similarity, popularity
+from sidtool.data.examples import read_events, read_examples
+from sidtool.evaluate.baselines import UNTUNED, Catalog, item_knn, item_similarity, popularity
 from sidtool.evaluate.bootstrap import intervals, paired_differences
 from sidtool.evaluate.metrics import find_targets, metric_names, metric_values
 from sidtool.model.contract import read_contract
@@ -28,30 +28,50 @@ ASKED = {"as-trained": (THERE, BACK), "paraphrased": (THERE,), "held-out": (THER
 
 
 def training(work: Path, name: str) -> dict[str, Any]:
-    """How an arm was trained: every stage that its contract names, and what the run said when it ended."""
+    """How an arm was trained: every stage that its contract names, and what the run said when it
+    ended."""
     contract = read_contract(work / f"arm-{name}")
     made = [*contract.parents, {"stage": contract.stage, "facts": contract.facts}]
     stages = [{"stage": one["stage"]} | one["facts"] for one in made if "options" in one["facts"]]
-    kept = [{key: stage[key] for key in ("stage", "options", "settings", "weights")} for stage in stages]
+    kept = [
+        {key: stage[key] for key in ("stage", "options", "settings", "weights")} for stage in stages
+    ]
     return {"base": contract.base_model, "stages": kept, "said": _read(work / f"arm-{name}.json")}
 
 
 def titles(work: Path) -> dict[str, Any]:
     """Figures of every film list and direction, as `evaluate --task` gave them."""
     part = work / "titles"
-    asked = {name: {task: _read(part / f"{name}-{task}.json") for task in tasks} for name, tasks in ASKED.items()}
-    return {"asked": asked, "rows": _read(part / "train.jsonl.meta.json")["tasks"], **training(work, "titles")}
+    asked = {
+        name: {task: _read(part / f"{name}-{task}.json") for task in tasks}
+        for name, tasks in ASKED.items()
+    }
+    return {
+        "asked": asked,
+        "rows": _read(part / "train.jsonl.meta.json")["tasks"],
+        **training(work, "titles"),
+    }
 
 
 def title_table(found: dict[str, Any]) -> str:
     """The table of titles as Markdown."""
-    columns = ("title -> SID, exact", "chance", "level 1", "chance", "SID -> title, token F1", "exact match")
+    columns = (
+        "title -> SID, exact",
+        "chance",
+        "level 1",
+        "chance",
+        "SID -> title, token F1",
+        "exact match",
+    )
     lines = ["| titles | " + " | ".join(columns) + " |", "| --- " * 7 + "|"]
     for name, each in found["asked"].items():
         there, back = each[THERE], each.get(BACK)
         cells = [f"{name} ({there['n']})"]
         for metric in ("exact", "prefix@1"):
-            cells += [_told(there["metrics"][metric], there["ci"][metric]), f"{there['chance'][metric]:.4f}"]
+            cells += [
+                _told(there["metrics"][metric], there["ci"][metric]),
+                f"{there['chance'][metric]:.4f}",
+            ]
         for metric in ("token_f1", "exact_match"):
             cells.append(_told(back["metrics"][metric], back["ci"][metric]) if back else "-")
         lines.append("| " + " | ".join(cells) + " |")
@@ -60,25 +80,33 @@ def title_table(found: dict[str, Any]) -> str:
 
 def arms(work: Path, names: list[str]) -> dict[str, Any]:
     """Metrics of arms and baselines on the same users, with intervals and differences from BASE."""
-    answers = {name: [json.loads(line)["items"] for line in _lines(work / f"arm-{name}.jsonl")] for name in names}
+    answers = {
+        name: [json.loads(line)["items"] for line in _lines(work / f"arm-{name}.jsonl")]
+        for name in names
+    }
     users = min(map(len, answers.values()))
     examples = list(read_examples(work / "next" / "test.jsonl"))[:users]
     sequences = list(read_events(work / "next" / "events.jsonl"))
     bundle = Bundle.open(str(work / "ml.zarr"))
-    catalogue = Catalogue.of(list(bundle.items.ids), [user.items for user in sequences])
-    targets = catalogue.targets([example.item for example in examples])
-    histories = [catalogue.numbers(example.history) for example in examples]
-    similar = item_similarity([catalogue.numbers(user.items) for user in sequences], len(catalogue), UNTUNED)
+    catalog = Catalog.of(list(bundle.items.ids), [user.items for user in sequences])
+    targets = catalog.targets([example.item for example in examples])
+    histories = [catalog.numbers(example.history) for example in examples]
+    similar = item_similarity(
+        [catalog.numbers(user.items) for user in sequences], len(catalog), UNTUNED
+    )
     ranked = {
-        "popularity": popularity(histories, len(catalogue), K, exclude_seen=True),
+        "popularity": popularity(histories, len(catalog), K, exclude_seen=True),
         "item-kNN": item_knn(similar, histories, K, settings=UNTUNED, exclude_seen=True),
     }
     for name, found in answers.items():
         ranked[name] = np.full((users, K), -1)
         for row, items in zip(ranked[name], found[:users], strict=True):
-            row[: len(items)] = catalogue.targets(items)
+            row[: len(items)] = catalog.targets(items)
     columns = [metric_names((K,)).index(metric) for metric in METRICS]
-    values = {name: metric_values(find_targets(rows, targets), (K,))[:, columns] for name, rows in ranked.items()}
+    values = {
+        name: metric_values(find_targets(rows, targets), (K,))[:, columns]
+        for name, rows in ranked.items()
+    }
     who = [example.user for example in examples]
     systems: dict[str, Any] = {}
     for name, mine in values.items():
@@ -95,7 +123,10 @@ def arms(work: Path, names: list[str]) -> dict[str, Any]:
 
 def arm_table(found: dict[str, Any]) -> str:
     """The table of arms as Markdown."""
-    lines = [f"| {found['users']} test users | HR@{K} | N@{K} | HR@{K} less {BASE}'s | N@{K} less {BASE}'s |"]
+    lines = [
+        f"| {found['users']} test users | HR@{K} | N@{K} | HR@{K} less {BASE}'s | N@{K} less "
+        f"{BASE}'s |"
+    ]
     lines.append("| --- " * 5 + "|")
     for name, system in found["systems"].items():
         cells = [_told(system["metrics"][metric], system["ci"][metric]) for metric in METRICS]

@@ -1,9 +1,10 @@
-"""Which of several trainings the valid users choose: the one whose mean N@10 over the seeds is best. Prints its name.
+"""Which of several trainings the valid users choose: the one whose mean N@10 over the seeds is
+best. Prints its name.
 
     python benchmarks/choose.py WORK_DIR NAME... --seeds SEED...
 
-WORK_DIR/seed-SEED/NAME-valid.json is what `sidtool evaluate --json` said of all valid users. One name is chosen unseen.
-"""
+WORK_DIR/seed-SEED/NAME-valid.json is what `sidtool evaluate --json` said of all valid users. One
+name is chosen unseen."""
 
 import argparse
 import json
@@ -14,7 +15,9 @@ from statistics import mean
 
 def main() -> None:
     """Read, compare, print; the figures go to standard error."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("work", type=Path)
     parser.add_argument("names", nargs="+")
     parser.add_argument("--seeds", nargs="+", required=True)
@@ -25,7 +28,10 @@ def main() -> None:
         metrics = [json.loads(file.read_text(encoding="utf-8"))["metrics"] for file in files]
         found[name] = mean(one["ndcg@10"] for one in metrics)
         each = ", ".join(f"{one['hr@10']:.4f} / {one['ndcg@10']:.4f}" for one in metrics)
-        print(f"{name}: R@10 / N@10 of all valid users, by seed: {each}; mean N@10 {found[name]:.4f}", file=sys.stderr)
+        print(
+            f"{name}: R@10 / N@10 of all valid users, by seed: {each}; mean N@10 {found[name]:.4f}",
+            file=sys.stderr,
+        )
     print(max(found, key=lambda name: found[name]) if found else asked.names[0])
 
 

@@ -1,12 +1,14 @@
-"""Codebooks: every method on Beauty, k-means against faiss and scikit-learn, and ten million items within a budget.
+"""Codebooks: every method on Beauty, k-means against faiss and scikit-learn, and ten million items
+within a budget.
 
-    python benchmarks/codebooks.py [--quick] [--json FILE] [--vectors FILE] [--large] [--items N] [PART ...]
+    python benchmarks/codebooks.py [--quick] [--json FILE] [--vectors FILE] [--large] [--items N]
+    [PART ...]
 
-`methods` needs Beauty's items and imported indexes (SIDTOOL_SHARED_DATA, else ../shared/data) and the items' vectors
-(`--vectors`, .npy in the order of the items). `speed` compares with what is installed of faiss, scikit-learn and
-k-means-constrained, and says what is missing. `scale` writes vectors of `--items` items into `--work` first.
-`--json` adds what was found to a file. `--quick` takes sizes that only show that the parts work.
-"""
+`methods` needs Beauty's items and imported indexes (SIDTOOL_SHARED_DATA, else ../shared/data) and
+the items' vectors (`--vectors`, .npy in the order of the items). `speed` compares with what is
+installed of faiss, scikit-learn and k-means-constrained, and says what is missing. `scale` writes
+vectors of `--items` items into `--work` first. `--json` adds what was found to a file. `--quick`
+takes sizes that only show that the parts work."""
 
 import argparse
 import json
@@ -30,12 +32,13 @@ CLOSE = 1e-5
 
 
 def mixture(seed: int, n: int, dim: int, clusters: int = 1000) -> Any:
-    """(n, dim) float32 from clusters of uneven weight; blocks of other seeds have the same clusters."""
-    centres = np.random.default_rng(0).standard_normal((clusters, dim), dtype=np.float32)
+    """(n, dim) float32 from clusters of uneven weight; blocks of other seeds have the same
+    clusters."""
+    centers = np.random.default_rng(0).standard_normal((clusters, dim), dtype=np.float32)
     rng, weights = np.random.default_rng(seed), 1 / np.arange(1, clusters + 1)
     noise = rng.standard_normal((n, dim), dtype=np.float32)
     noise *= np.float32(0.7)
-    noise += centres[rng.choice(clusters, n, p=weights / weights.sum())]
+    noise += centers[rng.choice(clusters, n, p=weights / weights.sum())]
     return noise
 
 
@@ -46,21 +49,30 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
     return found, time.perf_counter() - clock, time.process_time() - processor
 
 
-# Methods --------------------------------------------------------------------------------------------------------------
+# Methods
+# --------------------------------------------------------------------------------------------------------------
 
 
 def check_nearest(vectors: Any, codebook: Any) -> dict[str, float]:
-    """The share of rows whose codes had a clear margin, and of rows to which torch gives the same codes in float32.
+    """The share of rows whose codes had a clear margin, and of rows to which torch gives the same
+    codes in float32.
 
     Every clear code must be nearest by a computation in float64, and by torch's.
     """
-    residual, clear = codebook.transform(vectors).astype(np.float64), np.ones(len(vectors), dtype=bool)
+    residual, clear = (
+        codebook.transform(vectors).astype(np.float64),
+        np.ones(len(vectors), dtype=bool),
+    )
     codes = codebook.encode(vectors)
     for level, column in zip(codebook.levels, codes.T, strict=True):
         centroids = level.astype(np.float64)
         distances = np.square(residual).sum(axis=1)[:, None] - 2 * residual @ centroids.T
         distances += np.square(centroids).sum(axis=1)
-        near = np.partition(distances, 1, axis=1)[:, :2] if len(level) > 1 else np.zeros((len(vectors), 2))
+        near = (
+            np.partition(distances, 1, axis=1)[:, :2]
+            if len(level) > 1
+            else np.zeros((len(vectors), 2))
+        )
         clear &= near[:, 1] - near[:, 0] > CLOSE
         if (distances.argmin(axis=1) != column)[clear].any():
             raise SystemExit(f"{codebook.method}: a code is not the nearest one")
@@ -77,14 +89,18 @@ def codes_by_torch(latent: Any, levels: Any) -> Any:
 
     residual, codes = torch.from_numpy(latent), []
     for level in map(torch.from_numpy, levels):
-        parts = [torch.cdist(rows, level, compute_mode="donot_use_mm_for_euclid_dist") for rows in residual.split(1024)]
+        parts = [
+            torch.cdist(rows, level, compute_mode="donot_use_mm_for_euclid_dist")
+            for rows in residual.split(1024)
+        ]
         codes.append(torch.cat(parts).argmin(dim=1))
         residual = residual - level[codes[-1]]
     return torch.stack(codes, dim=1).numpy()
 
 
 def check_method(vectors: Any, method: str, options: dict[str, Any]) -> None:
-    """The same seed gives the same codebook; more equal items than a level has codes still get SIDs of their own."""
+    """The same seed gives the same codebook; more equal items than a level has codes still get SIDs
+    of their own."""
     from sidtool.quantize import METHODS, fit
     from sidtool.quantize.collisions import assign
 
@@ -94,17 +110,19 @@ def check_method(vectors: Any, method: str, options: dict[str, Any]) -> None:
     one, two = (fit(rows, SIZES, method=method, **short, **options) for _ in range(2))
     if any((a != b).any() for a, b in zip(one.levels, two.levels, strict=True)):
         raise SystemExit(f"{method}: the same seed gave another codebook")
-    codes = assign(one.encode(rows), rows, one, [f"{row:05}" for row in range(len(rows))], "reassign").codes
+    codes = assign(
+        one.encode(rows), rows, one, [f"{row:05}" for row in range(len(rows))], "reassign"
+    ).codes
     if len(np.unique(codes, axis=0)) != len(rows):
         raise SystemExit(f"{method}: duplicate SIDs under reassign")
 
 
 def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every method by its own defaults on Beauty, checked, beside the two imported indexes."""
-    from sidtool.bundle.build import Plan, build
-    from sidtool.bundle.compare import Evidence, describe
-    from sidtool.bundle.interop.minionerec import read_minionerec
-    from sidtool.catalog.items import read_items
+    from sidtool.build.build import Plan, build
+    from sidtool.build.compare import Evidence, describe
+    from sidtool.data.items import read_items
+    from sidtool.interop.minionerec import read_minionerec
     from sidtool.quantize import METHODS
 
     data = Path(os.environ.get("SIDTOOL_SHARED_DATA", "../shared/data")) / "beauty"
@@ -120,7 +138,11 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             method,
             options={
                 **options,
-                **({"epochs": 2} if arguments.quick and "epochs" in METHODS[method].__annotations__ else {}),
+                **(
+                    {"epochs": 2}
+                    if arguments.quick and "epochs" in METHODS[method].__annotations__
+                    else {}
+                ),
             },
         )
         bundle = build(items, vectors, plan, name=method, encoder={"vectors": "given"})
@@ -130,22 +152,26 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield row_of(" ".join([method, *options]), describe(bundle, evidence)) | checked
     lines = as_first_met(items, data / "interactions.csv")
     for kind in ("rqvae", "rkmeans"):
-        bundle = read_minionerec(data / f"{kind}_native.index.json", name=kind, items=lines, keys="line")
+        bundle = read_minionerec(
+            data / f"{kind}_native.index.json", name=kind, items=lines, keys="line"
+        )
         yield row_of(f"imported {kind}", describe(bundle, evidence))
 
 
 def as_first_met(items: Any, interactions: Path) -> Any:
-    """The items in the order in which people first meet them: that is how the imported indexes number them.
+    """The items in the order in which people first meet them: that is how the imported indexes
+    number them.
 
-    Told by the vectors: two items with one first code have a mean cosine of .47 in this order, and .27 (that of any two
-    items) in the order of the catalogue or of its ids.
-    """
-    from sidtool.catalog.interactions import read_interactions
-    from sidtool.catalog.items import make_items
+    Told by the vectors: two items with one first code have a mean cosine of .47 in this order, and
+    .27 (that of any two items) in the order of the catalog or of its ids."""
+    from sidtool.data.interactions import read_interactions
+    from sidtool.data.items import make_items
 
     row = {item: at for at, item in enumerate(items.ids)}
     order = [row[item] for item in dict.fromkeys(read_interactions(interactions).items)]
-    columns = (tuple(column[at] for at in order) for column in (items.ids, items.titles, items.texts))
+    columns = (
+        tuple(column[at] for at in order) for column in (items.ids, items.titles, items.texts)
+    )
     return make_items(*columns, fields={}, template=items.text_template)
 
 
@@ -160,17 +186,21 @@ def row_of(name: str, found: dict[str, Any]) -> dict[str, Any]:
         "collide_after": found["collisions"]["after"]["items"],
         "moved": found["moved"],
         "variance_left": found["variance_left"],
-        "neighbours": [round(level["neighbours"], 3) for level in found["levels"]],
+        "neighbors": [round(level["neighbors"], 3) for level in found["levels"]],
         "seconds": found["seconds"],
     }
 
 
-# Speed ----------------------------------------------------------------------------------------------------------------
+# Speed
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def residual(vectors: Any, cluster: Callable[[Any], Any]) -> float:
     """Variance left after three levels of (centroids, codes) = cluster(residual)."""
-    left, total = vectors - vectors.mean(axis=0), float(np.square(vectors - vectors.mean(axis=0)).sum())
+    left, total = (
+        vectors - vectors.mean(axis=0),
+        float(np.square(vectors - vectors.mean(axis=0)).sum()),
+    )
     for _ in SIZES:
         centroids, codes = cluster(left)
         left = left - centroids[codes]
@@ -199,7 +229,8 @@ def by_faiss(vectors: Any) -> float:
 
 
 def by_sklearn(vectors: Any) -> float:
-    """scikit-learn's KMeans level by level: greedy k-means++ and all rows; of a million, faiss's 20 iterations."""
+    """scikit-learn's KMeans level by level: greedy k-means++ and all rows; of a million, faiss's 20
+    iterations."""
     from sklearn.cluster import KMeans
 
     most = 300 if len(vectors) <= 100_000 else 20  # its own most, 300, would take hours
@@ -212,19 +243,30 @@ def by_sklearn(vectors: Any) -> float:
 
 
 def speed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Seconds and variance left, one after the other in one run; processor seconds tell where the machine was busy."""
+    """Seconds and variance left, one after the other in one run; processor seconds tell where the
+    machine was busy."""
     sizes = [4_000] if arguments.quick else [100_000, *([1_000_000] if arguments.large else [])]
     for n in sizes:
         vectors = mixture(1, n, 384)
-        sides = [("sidtool", None, by_sidtool), ("faiss", "faiss", by_faiss), ("scikit-learn", "sklearn", by_sklearn)]
+        sides = [
+            ("sidtool", None, by_sidtool),
+            ("faiss", "faiss", by_faiss),
+            ("scikit-learn", "sklearn", by_sklearn),
+        ]
         for name, package, work in sides:
             if name not in arguments.sides:
                 continue
             if package and find_spec(package) is None:
                 yield {"what": f"{name} is not installed", "rows": n}
                 continue
-            left, clock, processor = timed(lambda: work(vectors))  # noqa: B023
-            yield {"what": name, "rows": n, "seconds": clock, "processor": processor, "variance_left": left}
+            left, clock, processor = timed(lambda: work(vectors))
+            yield {
+                "what": name,
+                "rows": n,
+                "seconds": clock,
+                "processor": processor,
+                "variance_left": left,
+            }
     yield from assignment(arguments)
 
 
@@ -235,7 +277,12 @@ def assignment(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     vectors = mixture(2, 4096 if arguments.quick else 65_536, 384)
     centroids = vectors[:256].copy()
     (codes, _), clock, processor = timed(lambda: nearest(vectors, centroids))
-    yield {"what": "nearest by numpy", "rows": len(vectors), "seconds": clock, "processor": processor}
+    yield {
+        "what": "nearest by numpy",
+        "rows": len(vectors),
+        "seconds": clock,
+        "processor": processor,
+    }
     if find_spec("faiss") is not None:
         import faiss
 
@@ -243,12 +290,18 @@ def assignment(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         index.add(centroids)
         (_, found), clock, processor = timed(lambda: index.search(vectors, 1))
         agree = float((found[:, 0] == codes).mean())
-        row = {"what": "nearest by faiss", "rows": len(vectors), "seconds": clock, "processor": processor}
+        row = {
+            "what": "nearest by faiss",
+            "rows": len(vectors),
+            "seconds": clock,
+            "processor": processor,
+        }
         yield row | {"agree": agree}
 
 
 def balanced(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Balanced k-means against k-means-constrained: 256 clusters, 64 dimensions, more rows until it takes too long."""
+    """Balanced k-means against k-means-constrained: 256 clusters, 64 dimensions, more rows until it
+    takes too long."""
     rows = [2_000] if arguments.quick else arguments.balanced_rows
     waited = find_spec("k_means_constrained") is not None
     if not waited:
@@ -261,19 +314,34 @@ def balanced(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for name, work in sides.items():
             measured = in_a_process(work, n, arguments.patience)
             if measured is None:
-                yield {"what": name, "rows": n, "given up after processor seconds": arguments.patience}
+                yield {
+                    "what": name,
+                    "rows": n,
+                    "given up after processor seconds": arguments.patience,
+                }
                 waited = False
                 continue
             left, clock, processor = measured
             found[name] = (left, processor)
-            yield {"what": name, "rows": n, "seconds": clock, "processor": processor, "variance_left": left}
+            yield {
+                "what": name,
+                "rows": n,
+                "seconds": clock,
+                "processor": processor,
+                "variance_left": left,
+            }
         if len(found) == 2:
             (left, mine), (their_left, theirs) = found.values()
-            yield {"what": "ratio", "rows": n, "processor": theirs / mine, "variance_left": left / their_left}
+            yield {
+                "what": "ratio",
+                "rows": n,
+                "processor": theirs / mine,
+                "variance_left": left / their_left,
+            }
 
 
 def vectors_to_balance(n: int) -> Any:
-    """(n, 64) centred float32."""
+    """(n, 64) centerd float32."""
     vectors = mixture(3, n, 64)
     return vectors - vectors.mean(axis=0)
 
@@ -299,8 +367,11 @@ def evenly_by_flow(n: int) -> float:
     return float(solver.fit(vectors).inertia_ / np.square(vectors, dtype=np.float64).sum())
 
 
-def in_a_process(work: Callable[[int], float], n: int, patience: int) -> tuple[float, float, float] | None:
-    """What `timed` tells of the work, done by a process that is ended after so many processor seconds: then None."""
+def in_a_process(
+    work: Callable[[int], float], n: int, patience: int
+) -> tuple[float, float, float] | None:
+    """What `timed` tells of the work, done by a process that is ended after so many processor
+    seconds: then None."""
     spawn = get_context("spawn")
     found = spawn.SimpleQueue()
     child = spawn.Process(target=_answer, args=(found, work, n, patience))
@@ -317,15 +388,17 @@ def _answer(found: Any, work: Callable[[int], float], n: int, patience: int) -> 
     found.put(timed(lambda: work(n)))
 
 
-# Scale ----------------------------------------------------------------------------------------------------------------
+# Scale
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Items through build, save, load, verify and decode, with the seconds and the peak memory after each step."""
+    """Items through build, save, load, verify and decode, with the seconds and the peak memory
+    after each step."""
+    from sidtool.build.build import Plan, build_codebook
     from sidtool.bundle import Bundle, verify
-    from sidtool.bundle.build import Plan, build_codebook
-    from sidtool.catalog.items import read_items
-    from sidtool.vectors import open_vectors
+    from sidtool.data.items import read_items
+    from sidtool.data.vector_files import open_vectors
 
     n, work = 20_000 if arguments.quick else arguments.items, arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -334,26 +407,42 @@ def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     def step(name: str, do: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
         found, clock, processor = timed(do)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        row = {"step": name, "items": n, "seconds": clock, "processor": processor, "peak_mib": round(peak)}
+        row = {
+            "step": name,
+            "items": n,
+            "seconds": clock,
+            "processor": processor,
+            "peak_mib": round(peak),
+        }
         return found, row
 
     yield step("write vectors", lambda: write_vectors(work, n))[1]
-    items, row = step("read catalogue", lambda: read_items(work / "items.csv"))
+    items, row = step("read catalog", lambda: read_items(work / "items.csv"))
     yield row
     budget = arguments.memory << 30
-    source, row = step("open vectors", lambda: open_vectors(work / "vectors.npy", items.ids, memory=budget))
+    source, row = step(
+        "open vectors", lambda: open_vectors(work / "vectors.npy", items.ids, memory=budget)
+    )
     yield row
     plan = Plan((256,) * 4)
-    bundle, row = step("build and save", lambda: build_codebook(items, out, plan, vectors=source, force=True))
+    bundle, row = step(
+        "build and save", lambda: build_codebook(items, out, plan, vectors=source, force=True)
+    )
     report = bundle.manifest.report
     row |= {"steps": report["seconds"], "sample": bundle.codebook.parameters["sample"]}
     row |= {"collide_before": report["collisions"]["before"]["items"], "moved": report["moved"]}
-    yield row | {"collide_after": report["collisions"]["after"]["items"], "variance_left": report["variance_left"]}
+    yield row | {
+        "collide_after": report["collisions"]["after"]["items"],
+        "variance_left": report["variance_left"],
+    }
     loaded = Bundle.open(out)
     yield step("load", lambda: (loaded.items, loaded.codebook))[1]
     yield step("trie", loaded.trie)[1]
     asked = [items.ids[row] for row in np.random.default_rng(1).integers(0, n, 10_000)]
-    found, row = step("10,000 items to SIDs and back", lambda: [loaded.item_ids(loaded.sid(item)) for item in asked])
+    found, row = step(
+        "10,000 items to SIDs and back",
+        lambda: [loaded.item_ids(loaded.sid(item)) for item in asked],
+    )
     if any(item not in back for item, back in zip(asked, found, strict=True)):
         raise SystemExit("an item is not among those of its SID")
     yield row
@@ -364,31 +453,44 @@ def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def write_vectors(work: Path, n: int, dim: int = 384) -> None:
-    """A mixture as `vectors.npy` and its catalogue as `items.csv`, unless they are there."""
+    """A mixture as `vectors.npy` and its catalog as `items.csv`, unless they are there."""
     path, block = work / "vectors.npy", 1 << 13
     if path.exists() and np.load(path, mmap_mode="r").shape == (n, dim):
         return
     free = shutil.disk_usage(work).free
     if free < 1.3 * n * dim * 4:
-        raise SystemExit(f"{n} vectors take {n * dim * 4 >> 30} GiB, and {work} has {free >> 30} GiB")
+        raise SystemExit(
+            f"{n} vectors take {n * dim * 4 >> 30} GiB, and {work} has {free >> 30} GiB"
+        )
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(
             stream,
             {"descr": "<f4", "fortran_order": False, "shape": (n, dim)},  # type: ignore[arg-type]
         )
         rng = np.random.default_rng(0)
-        centres, weights = rng.standard_normal((20_000, dim), dtype=np.float32), 1 / np.arange(1, 20_001)
-        spread = rng.standard_normal((32, dim), dtype=np.float32) / np.arange(2, 34, dtype=np.float32)[:, None] ** 0.5
-        for first in range(0, n, block):  # within a cluster items differ along few directions, as embeddings do
-            rows = rng.standard_normal((min(block, n - first), len(spread)), dtype=np.float32) @ spread
-            rows += centres[rng.choice(len(centres), len(rows), p=weights / weights.sum())]
+        centers, weights = (
+            rng.standard_normal((20_000, dim), dtype=np.float32),
+            1 / np.arange(1, 20_001),
+        )
+        spread = (
+            rng.standard_normal((32, dim), dtype=np.float32)
+            / np.arange(2, 34, dtype=np.float32)[:, None] ** 0.5
+        )
+        for first in range(
+            0, n, block
+        ):  # within a cluster items differ along few directions, as embeddings do
+            rows = (
+                rng.standard_normal((min(block, n - first), len(spread)), dtype=np.float32) @ spread
+            )
+            rows += centers[rng.choice(len(centers), len(rows), p=weights / weights.sum())]
             stream.write(rows.data)
     with (work / "items.csv").open("w") as stream:
         stream.write("item_id,title\n")
         stream.writelines(f"i{row},item {row}\n" for row in range(n))
 
 
-# Crowding -------------------------------------------------------------------------------------------------------------
+# Crowding
+# -------------------------------------------------------------------------------------------------------------
 
 
 def crowded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -403,9 +505,14 @@ def crowded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     raw, ids = codebook.encode(vectors), [f"{row:06}" for row in range(n)]
     found, clock, processor = timed(lambda: assign(raw, vectors, codebook, ids, "reassign"))
     row = {"items": n, "codes": "x".join([str(size)] * 3), "seconds": clock, "processor": processor}
-    row |= {"spilled": int((raw[:, :-1] != found.codes[:, :-1]).any(axis=1).sum()), "collide_after": found.after.items}
+    row |= {
+        "spilled": int((raw[:, :-1] != found.codes[:, :-1]).any(axis=1).sum()),
+        "collide_after": found.after.items,
+    }
     lost = {"raw": variance_left(vectors, codebook, raw)[-1]}
-    yield row | {"variance_left": lost | {"settled": variance_left(vectors, codebook, found.codes)[-1]}}
+    yield row | {
+        "variance_left": lost | {"settled": variance_left(vectors, codebook, found.codes)[-1]}
+    }
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
@@ -419,18 +526,27 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
 
 def main() -> None:
     """Run the parts asked for and print what each found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given"
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, help="file that gets what was found, part by part")
     parser.add_argument("--vectors", type=Path, help="Beauty's vectors, .npy")
     parser.add_argument("--large", action="store_true", help="speed at 10^6 rows as well")
     sides = ["sidtool", "faiss", "scikit-learn"]
-    parser.add_argument("--sides", nargs="+", choices=sides, default=sides, help="whose k-means speed compares")
+    parser.add_argument(
+        "--sides", nargs="+", choices=sides, default=sides, help="whose k-means speed compares"
+    )
     sizes = [10_000, 12_500, 15_000, 20_000, 30_000, 50_000, 100_000]
     parser.add_argument("--balanced-rows", type=int, nargs="+", default=sizes, metavar="N")
     parser.add_argument(
-        "--patience", type=int, default=600, help="processor seconds that one balanced k-means may take"
+        "--patience",
+        type=int,
+        default=600,
+        help="processor seconds that one balanced k-means may take",
     )
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--memory", type=int, default=4, metavar="GIB")
@@ -441,7 +557,8 @@ def main() -> None:
         found: dict[str, Any] = {**environment(), "load": os.getloadavg()[0], "rows": []}
         for row in PARTS[name](arguments):
             cells = (
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+                for key, value in row.items()
             )
             print(" ".join(cells), flush=True)
             found["rows"].append(row)

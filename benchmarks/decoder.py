@@ -1,10 +1,11 @@
-"""The decoder against `generate`, against the floor, and against growing catalogues: ratios, each from one run.
+"""The decoder against `generate`, against the floor, and against growing catalogs: ratios, each
+from one run.
 
     python benchmarks/decoder.py [--quick] [--json] [--threads 2] [PART ...]
 
-Every comparison interleaves the two sides and takes medians, so that a busy machine disturbs both. `--quick` takes
-smaller sizes: it shows that the parts work, and its ratios are not the ones that the README quotes.
-"""
+Every comparison interleaves the two sides and takes medians, so that a busy machine disturbs both.
+`--quick` takes smaller sizes: it shows that the parts work, and its ratios are not the ones that
+the README quotes."""
 
 import argparse
 import ctypes
@@ -31,7 +32,7 @@ class Scale:
     """How large the parts run."""
 
     repeats: int
-    catalogue: int
+    catalog: int
     large: int
     requests: int
     memory: tuple[int, int]  # batch, width
@@ -44,7 +45,8 @@ FULL = Scale(5, 100_000, 10_000_000, 100_000, (32, 50), (8, 20), 512, 8)
 QUICK = Scale(1, 10_000, 1_000_000, 2_000, (4, 10), (4, 10), 128, 2)
 
 
-# Models and catalogues ------------------------------------------------------------------------------------------------
+# Models and catalogs
+# ------------------------------------------------------------------------------------------------
 
 
 def qwen3(hidden: int, layers: int, vocabulary: int) -> Any:
@@ -67,13 +69,16 @@ def qwen3(hidden: int, layers: int, vocabulary: int) -> Any:
     return Qwen3ForCausalLM(config).eval()
 
 
-def catalogue(n: int) -> Any:
+def catalog(n: int) -> Any:
     """(n, 4) distinct random codes in order."""
     rng = np.random.default_rng(0)
     keys = np.sort(rng.integers(0, 1 << 32, n + n // 50 + 100, dtype=np.uint64))
     keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
     keys = keys[np.sort(rng.permutation(len(keys))[:n])]
-    return np.stack([((keys >> np.uint64(s)) & np.uint64(255)).astype(np.uint16) for s in (24, 16, 8, 0)], axis=1)
+    return np.stack(
+        [((keys >> np.uint64(s)) & np.uint64(255)).astype(np.uint16) for s in (24, 16, 8, 0)],
+        axis=1,
+    )
 
 
 def prompts_of(n: int, text: int = TEXT) -> list[list[int]]:
@@ -82,7 +87,7 @@ def prompts_of(n: int, text: int = TEXT) -> list[list[int]]:
 
 
 def trie_and_tokens(codes: Any, text: int = TEXT) -> tuple[Any, Any]:
-    """What the decoder needs of a catalogue."""
+    """What the decoder needs of a catalog."""
     from sidtool.bundle.trie import Trie
     from sidtool.prompt.tokens import SidTokens
     from sidtool.sid import SidSpace
@@ -90,7 +95,8 @@ def trie_and_tokens(codes: Any, text: int = TEXT) -> tuple[Any, Any]:
     return Trie.from_codes(codes, LEVELS), SidTokens(SidSpace(LEVELS), text)
 
 
-# The two sides --------------------------------------------------------------------------------------------------------
+# The two sides
+# --------------------------------------------------------------------------------------------------------
 
 
 def prefix_function(codes: Any, text: int) -> Callable[[int, Any], list[int]]:
@@ -121,12 +127,17 @@ def run_generate(model: Any, prompts: list[list[int]], width: int, allowed: Any)
         output_scores=False,
     )
     out = model.generate(
-        ids, attention_mask=torch.ones_like(ids), generation_config=config, prefix_allowed_tokens_fn=allowed
+        ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=config,
+        prefix_allowed_tokens_fn=allowed,
     )
     return out.sequences[:, PROMPT:].view(len(prompts), width, -1).numpy()
 
 
-def run_beam(model: Any, prompts: list[list[int]], width: int, trie: Any, tokens: Any, normalise: str) -> Any:
+def run_beam(
+    model: Any, prompts: list[list[int]], width: int, trie: Any, tokens: Any, normalize: str
+) -> Any:
     """The decoder of this project; one batch."""
     from sidtool.recommend.beam import beam_search
 
@@ -137,13 +148,14 @@ def run_beam(model: Any, prompts: list[list[int]], width: int, trie: Any, tokens
         tokens,
         width=width,
         k=width,
-        normalise=normalise,
+        normalize=normalize,
         token_budget=1 << 30,  # type: ignore[arg-type]
     )
 
 
 def run_floor(model: Any, prompts: list[list[int]], width: int) -> None:
-    """Stock transformers, no head and no search: the prefill and L - 1 passes of W tokens with a cache."""
+    """Stock transformers, no head and no search: the prefill and L - 1 passes of W tokens with a
+    cache."""
     import torch
 
     with torch.no_grad():
@@ -165,60 +177,86 @@ def medians(repeats: int, *sides: Callable[[], Any]) -> list[float]:
     return [float(np.median(taken)) for taken in times]
 
 
-# The parts ------------------------------------------------------------------------------------------------------------
+# The parts
+# ------------------------------------------------------------------------------------------------------------
 
 
 def against_generate(scale: Scale) -> dict[str, Any]:
-    """Speed-up over `generate` with a prefix function; every result legal, and equal under its own normalisation."""
-    codes = catalogue(scale.catalogue)
+    """Speed-up over `generate` with a prefix function; every result legal, and equal under its own
+    normalization."""
+    codes = catalog(scale.catalog)
     model = qwen3(scale.hidden, scale.layers, VOCABULARY)
     scratch, scratch_8k = qwen3(128, 2, VOCABULARY), qwen3(128, 2, 8192)
     batch, width = scale.batch
     found: dict[str, Any] = {}
-    for name, one, text, n, wide, normalises in (
+    for name, one, text, n, wide, normalizes in (
         ("batch1", model, TEXT, 1, 50, ("level", "vocabulary")),
         ("batch8", model, TEXT, batch, width, ("level",)),
         ("scratch", scratch, TEXT, batch, width, ("level",)),
-        ("scratch_8k", scratch_8k, 7000, batch, width, ("level",)),  # what a model from scratch would really have
+        (
+            "scratch_8k",
+            scratch_8k,
+            7000,
+            batch,
+            width,
+            ("level",),
+        ),  # what a model from scratch would really have
     ):
         trie, tokens = trie_and_tokens(codes, text)
         allowed, prompts = prefix_function(codes, text), prompts_of(n, text)
-        check_results(run_generate(one, prompts, wide, allowed), one, prompts, wide, trie, tokens, codes)
-        sides = [lambda: run_generate(one, prompts, wide, allowed)]  # noqa: B023
-        sides += [lambda norm=norm: run_beam(one, prompts, wide, trie, tokens, norm) for norm in normalises]  # noqa: B023
+        check_results(
+            run_generate(one, prompts, wide, allowed), one, prompts, wide, trie, tokens, codes
+        )
+        sides = [lambda: run_generate(one, prompts, wide, allowed)]
+        sides += [
+            lambda norm=norm: run_beam(one, prompts, wide, trie, tokens, norm)
+            for norm in normalizes
+        ]
         slow, *fast = medians(scale.repeats, *sides)
-        for normalise, seconds in zip(normalises, fast, strict=True):
-            key = f"speedup_{name}" if normalise == "level" else f"speedup_{name}_{normalise}"
-            found |= {key: slow / seconds, f"seconds_{name}_{normalise}": seconds}
+        for normalize, seconds in zip(normalizes, fast, strict=True):
+            key = f"speedup_{name}" if normalize == "level" else f"speedup_{name}_{normalize}"
+            found |= {key: slow / seconds, f"seconds_{name}_{normalize}": seconds}
         found[f"seconds_{name}_generate"] = slow
     return found
 
 
 def check_results(
-    generated: Any, model: Any, prompts: list[list[int]], width: int, trie: Any, tokens: Any, codes: Any
+    generated: Any,
+    model: Any,
+    prompts: list[list[int]],
+    width: int,
+    trie: Any,
+    tokens: Any,
+    codes: Any,
 ) -> None:
-    """Every SID legal by an independent set; under vocabulary normalisation the same SIDs as `generate`."""
+    """Every SID legal by an independent set; under vocabulary normalization the same SIDs as
+    `generate`."""
     legal = set(map(tuple, codes.tolist()))
     exact = run_beam(model, prompts, width, trie, tokens, "vocabulary")
     level = run_beam(model, prompts, width, trie, tokens, "level")
     for row, (mine, other) in enumerate(zip(exact, level, strict=True)):
-        sids, others = (set(map(tuple, trie.leaf_codes(one.leaves).tolist())) for one in (mine, other))
+        sids, others = (
+            set(map(tuple, trie.leaf_codes(one.leaves).tolist())) for one in (mine, other)
+        )
         theirs = set(map(tuple, tokens.codes(generated[row]).tolist()))
         if not sids <= legal or not others <= legal or len(sids) < width or len(others) < width:
             raise SystemExit(f"prompt {row}: an illegal SID, or too few")
         if len(sids & theirs) < width - 1:  # the last place may be a tie
-            raise SystemExit(f"prompt {row}: {len(sids & theirs)} of {width} SIDs are those of generate")
+            raise SystemExit(
+                f"prompt {row}: {len(sids & theirs)} of {width} SIDs are those of generate"
+            )
 
 
 def growth(scale: Scale) -> dict[str, Any]:
-    """Seconds of the same request over a small and a large catalogue, and what building the large trie takes."""
+    """Seconds of the same request over a small and a large catalog, and what building the large
+    trie takes."""
     import torch
 
     from sidtool.bundle.trie import Trie
-    from sidtool.recommend.arrays import TrieArrays
+    from sidtool.recommend.trie_arrays import TrieArrays
 
     model, prompts = qwen3(scale.hidden, scale.layers, VOCABULARY), prompts_of(1)
-    few, many = catalogue(10_000), catalogue(scale.large)
+    few, many = catalog(10_000), catalog(scale.large)
     start = time.perf_counter()
     Trie.from_codes(many, LEVELS)
     build = time.perf_counter() - start
@@ -257,7 +295,7 @@ def growth(scale: Scale) -> dict[str, Any]:
 def floor(scale: Scale) -> dict[str, Any]:
     """Seconds over those of the bare forward passes that no decoder can do without."""
     model = qwen3(scale.hidden, scale.layers, VOCABULARY)
-    trie, tokens = trie_and_tokens(catalogue(scale.catalogue))
+    trie, tokens = trie_and_tokens(catalog(scale.catalog))
     prompts = prompts_of(scale.batch[0])
     bare, mine = medians(
         2 * scale.repeats,
@@ -272,21 +310,39 @@ def memory(scale: Scale) -> dict[str, Any]:
     peaks = {}
     for side in ("beam", "generate"):
         quick = ["--quick"] if scale is QUICK else []
-        command = [sys.executable, __file__, "--peak", side, "--threads", str(os.environ["OMP_NUM_THREADS"]), *quick]
-        peaks[side] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        command = [
+            sys.executable,
+            __file__,
+            "--peak",
+            side,
+            "--threads",
+            str(os.environ["OMP_NUM_THREADS"]),
+            *quick,
+        ]
+        peaks[side] = float(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
     ratio = peaks["beam"] / peaks["generate"]
-    return {"memory_ratio": ratio, "megabytes_beam": peaks["beam"], "megabytes_generate": peaks["generate"]}
+    return {
+        "memory_ratio": ratio,
+        "megabytes_beam": peaks["beam"],
+        "megabytes_generate": peaks["generate"],
+    }
 
 
 def peak(scale: Scale, side: str) -> float:
     """Megabytes that one side takes at its peak, the loaded model left out. Linux only."""
-    codes = catalogue(scale.catalogue)
+    codes = catalog(scale.catalog)
     trie, tokens = trie_and_tokens(codes)
     model = qwen3(scale.hidden, scale.layers, VOCABULARY)
     batch, width = scale.memory
     prompts, allowed = prompts_of(batch), prefix_function(codes, TEXT)
-    run_beam(model, prompts[:1], 2, trie, tokens, "level")  # what the first call sets up once is not counted
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what loading left free would hide part of what follows
+    run_beam(
+        model, prompts[:1], 2, trie, tokens, "level"
+    )  # what the first call sets up once is not counted
+    ctypes.CDLL("libc.so.6").malloc_trim(
+        0
+    )  # what loading left free would hide part of what follows
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
     before = _status("VmRSS")
     if side == "beam":
@@ -302,11 +358,12 @@ def _status(key: str) -> float:
 
 
 def legality(scale: Scale) -> dict[str, Any]:
-    """Random requests on a tiny model: emitted SIDs that are not in an independently built set, or repeated."""
+    """Random requests on a tiny model: emitted SIDs that are not in an independently built set, or
+    repeated."""
     from sidtool.recommend.beam import beam_search
 
     rng = np.random.default_rng(2)
-    codes = catalogue(scale.catalogue)
+    codes = catalog(scale.catalog)
     trie, tokens = trie_and_tokens(codes, 500)
     legal, model, wrong, emitted = set(map(tuple, codes.tolist())), qwen3(64, 1, 1600), 0, 0
     for start in range(0, scale.requests, 1000):
@@ -319,13 +376,23 @@ def legality(scale: Scale) -> dict[str, Any]:
     return {"requests": scale.requests, "emitted": emitted, "illegal": wrong}
 
 
-PARTS = {"generate": against_generate, "growth": growth, "floor": floor, "memory": memory, "legality": legality}
+PARTS = {
+    "generate": against_generate,
+    "growth": growth,
+    "floor": floor,
+    "memory": memory,
+    "legality": legality,
+}
 
 
 def main() -> None:
     """Run the parts asked for and print what each found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given"
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
@@ -347,7 +414,10 @@ def main() -> None:
         found |= part
         if not arguments.json:
             for key, value in part.items():
-                print(f"{key:28} {value:.4g}" if isinstance(value, float) else f"{key:28} {value}", flush=True)
+                print(
+                    f"{key:28} {value:.4g}" if isinstance(value, float) else f"{key:28} {value}",
+                    flush=True,
+                )
     if arguments.json:
         print(json.dumps(found, indent=1))
 

@@ -1,11 +1,12 @@
 """What a model keeps when its tokenizer changes: the measurements of lifecycle.sh.
 
-    python benchmarks/lifecycle.py divide DATA OUT [--seed 0]            a random 80% of the items, and the others
-    python benchmarks/lifecycle.py grown MODEL CHILD TEST                items added: warm targets and cold ones
-    python benchmarks/lifecycle.py retrained MODEL NEW ALIGNED TEST      a retrained codebook, before and after align
+    python benchmarks/lifecycle.py divide DATA OUT [--seed 0]            a random 80% of the items,
+    and the others python benchmarks/lifecycle.py grown MODEL CHILD TEST                items added:
+    warm targets and cold ones python benchmarks/lifecycle.py retrained MODEL NEW ALIGNED TEST
+    a retrained codebook, before and after align
 
-Item level, full ranking, seen items left out; differences are paired bootstraps over users. Prints one JSON object.
-"""
+Item level, full ranking, seen items left out; differences are paired bootstraps over users. Prints
+one JSON object."""
 
 import argparse
 import json
@@ -18,7 +19,8 @@ import numpy as np
 SHARE = 0.8
 METRIC, K, WIDTH = "hr@10", 10, 50
 SCORED_USERS = 500
-"""Users with a cold target for whom every new item is scored: exact scoring runs them all as one tree a user."""
+"""Users with a cold target for whom every new item is scored: exact scoring runs them all as one
+tree a user."""
 
 
 def divide(data: Path, out: Path, seed: int) -> dict[str, Any]:
@@ -29,14 +31,17 @@ def divide(data: Path, out: Path, seed: int) -> dict[str, Any]:
     old = np.random.default_rng(seed).permutation(len(lines)) < round(SHARE * len(lines))
     with new_dir(out) as folder:
         for name, inside in (("old.jsonl", old), ("new.jsonl", ~old)):
-            (folder / name).write_text("".join(np.array(lines, dtype=object)[inside]), encoding="utf-8")
+            (folder / name).write_text(
+                "".join(np.array(lines, dtype=object)[inside]), encoding="utf-8"
+            )
     return {"old": int(old.sum()), "new": int((~old).sum())}
 
 
 def grown(model: str, child: str, test: str, seed: int) -> dict[str, Any]:
-    """The model through its own bundle and through the child's: warm targets in both, cold ones in the child."""
+    """The model through its own bundle and through the child's: warm targets in both, cold ones in
+    the child."""
     from sidtool import Bundle
-    from sidtool.bundle.versions import diff
+    from sidtool.build.diff import diff
     from sidtool.evaluate.report import compare
     from sidtool.model.load import load_served
 
@@ -59,7 +64,8 @@ def grown(model: str, child: str, test: str, seed: int) -> dict[str, Any]:
 
 
 def among(served: Any, new: Any, examples: list[Any], seed: int) -> dict[str, Any]:
-    """HR@10 where only the new items may be given: by beam under an allow list, and by exact scoring of each."""
+    """HR@10 where only the new items may be given: by beam under an allow list, and by exact
+    scoring of each."""
     from sidtool.recommend.recommend import Request, recommend, score_items
 
     drawn = np.random.default_rng(seed).permutation(len(examples))[:SCORED_USERS].tolist()
@@ -70,23 +76,33 @@ def among(served: Any, new: Any, examples: list[Any], seed: int) -> dict[str, An
         "candidate_scoring": score_items(served, requests, new, k=K, exclude_seen=True),
     }
     hits = {
-        name: float(np.mean([target in one.items for target, one in zip(targets, found, strict=True)]))
+        name: float(
+            np.mean([target in one.items for target, one in zip(targets, found, strict=True)])
+        )
         for name, found in answers.items()
     }
     return {"n": len(drawn), "items": len(new), "chance": K / len(new), **hits}
 
 
 def retrained(model: str, new: str, aligned: str, test: str) -> dict[str, Any]:
-    """The model through its own bundle, through a retrained one as it is, and through that one aligned."""
+    """The model through its own bundle, through a retrained one as it is, and through that one
+    aligned."""
     from sidtool import Bundle
-    from sidtool.bundle.versions import diff
+    from sidtool.build.diff import diff
     from sidtool.evaluate.report import compare
     from sidtool.model.load import load_served
 
     served, examples = load_served(model), read(test)
-    bundles = {"original": served.bundle, "unaligned": Bundle.open(new), "aligned": Bundle.open(aligned)}
-    # an unaligned bundle is refused for good reason; to see what that spares, it is put in past the check
-    found = {name: measure(replace(served, bundle=bundle), examples) for name, bundle in bundles.items()}
+    bundles = {
+        "original": served.bundle,
+        "unaligned": Bundle.open(new),
+        "aligned": Bundle.open(aligned),
+    }
+    # an unaligned bundle is refused for good reason; to see what that spares, it is put in past the
+    # check
+    found = {
+        name: measure(replace(served, bundle=bundle), examples) for name, bundle in bundles.items()
+    }
     kept = {name: diff(served.bundle, bundle).kept for name, bundle in bundles.items()}
     return {
         "n": len(examples),
@@ -99,7 +115,7 @@ def retrained(model: str, new: str, aligned: str, test: str) -> dict[str, Any]:
 
 def read(test: str) -> list[Any]:
     """The examples of a file."""
-    from sidtool.catalog.rows import read_examples
+    from sidtool.data.examples import read_examples
 
     return list(read_examples(Path(test)))
 
@@ -113,7 +129,9 @@ def measure(served: Any, examples: list[Any]) -> Any:
 
 def main() -> None:
     """Run the part asked for and print what it found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=("divide", "grown", "retrained"))
     parser.add_argument("arguments", nargs="+")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,13 +1,16 @@
-"""Print what training takes of a GPU, estimated from a model's configuration: none is needed, and none was there.
+"""Print what training takes of a GPU, estimated from a model's configuration: none is needed, and
+none was there.
 
-Usage: memory_estimate.py [--batch 8] [--length 512] [--new 800] [--gpu 24]. What is counted, in bytes:
+Usage: memory_estimate.py [--batch 8] [--length 512] [--new 800] [--gpu 24]. What is counted, in
+bytes:
 
 * weights: 4 a parameter (float32 masters) where they learn; frozen ones 2 (bfloat16), but the embeddings and the head
   4; under autocast a bfloat16 copy of every float32 matrix besides, 2 each
 * gradients and AdamW's two moments: 4 + 8 for each parameter that learns
 * activations of a decoder layer for each token: in bfloat16 the inputs of its matrices, queries, keys, values, the
-  gate and its product, attention fused, and in float32 what its two norms keep (after V. Korthikanti et al., Reducing
-  Activation Recomputation, 2022); with gradient checkpointing one layer's, and the input alone of each other layer
+  gate and its product, attention fused, and in float32 what its two norms keep (after V.
+  Korthikanti et al., Reducing Activation Recomputation, 2022); with gradient checkpointing one
+  layer's, and the input alone of each other layer
 * logits: float32 and their gradient, for a tenth of the tokens, over the whole vocabulary; next to nothing where all
   answers are SIDs
 * 1.0 GiB for CUDA, kernels and fragments
@@ -24,7 +27,8 @@ LORA_RANK = 16
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder with tied embeddings, grouped queries and a gated feed-forward, as its configuration says."""
+    """A decoder with tied embeddings, grouped queries and a gated feed-forward, as its
+    configuration says."""
 
     width: int
     layers: int
@@ -38,8 +42,18 @@ class Shape:
     def matrices(self) -> list[tuple[int, int]]:
         """(in, out) of a layer's matrices."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = [(self.width, queries), (self.width, keys), (self.width, keys), (queries, self.width)]
-        return [*attention, (self.width, self.inner), (self.width, self.inner), (self.inner, self.width)]
+        attention = [
+            (self.width, queries),
+            (self.width, keys),
+            (self.width, keys),
+            (queries, self.width),
+        ]
+        return [
+            *attention,
+            (self.width, self.inner),
+            (self.width, self.inner),
+            (self.inner, self.width),
+        ]
 
     @property
     def body(self) -> int:
@@ -57,7 +71,8 @@ class Shape:
 
     @property
     def layer_activations(self) -> int:
-        """Bytes that one layer keeps of a token: inputs of each matrix and norm, the gate, attention's output."""
+        """Bytes that one layer keeps of a token: inputs of each matrix and norm, the gate,
+        attention's output."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         kept = 4 * self.width + 3 * queries + 3 * keys + 4 * self.inner
         return 2 * kept + 2 * 4 * self.width  # norms keep their input in float32
@@ -72,10 +87,16 @@ MODELS = {
 """As their published config.json say."""
 
 
-def estimate(shape: Shape, stage: str, tokens: int, new: int, *, checkpointing: bool) -> dict[str, float]:
+def estimate(
+    shape: Shape, stage: str, tokens: int, new: int, *, checkpointing: bool
+) -> dict[str, float]:
     """GiB of each part, and their `sum`, of a step on so many tokens."""
     embeddings, body = shape.embeddings(new), shape.body
-    learns = {"full": body + embeddings, "rows": new * shape.width, "lora": new * shape.width + shape.adapters}[stage]
+    learns = {
+        "full": body + embeddings,
+        "rows": new * shape.width,
+        "lora": new * shape.width + shape.adapters,
+    }[stage]
     if stage == "full":
         weights = 4 * (body + embeddings) + 2 * (body + embeddings)
     else:
@@ -97,7 +118,8 @@ def table(batch: int, length: int, new: int, gpu: float) -> str:
     names = ("weights", "gradients and AdamW", "activations", "logits", "sum")
     head = ["model", "stage", "checkpointing", *names, f"in {gpu:g} GB"]
     lines = [
-        f"Estimated, not measured: GiB at {batch} rows of {length} tokens, {new} new tokens, LoRA rank {LORA_RANK}\n",
+        f"Estimated, not measured: GiB at {batch} rows of {length} tokens, {new} new tokens, "
+        f"LoRA rank {LORA_RANK}\n",
         "| " + " | ".join(head) + " |",
         "| " + " | ".join(["---"] * len(head)) + " |",
     ]
@@ -107,7 +129,11 @@ def table(batch: int, length: int, new: int, gpu: float) -> str:
                 parts = estimate(shape, stage, batch * length, new, checkpointing=checkpointing)
                 fits = "yes" if parts["sum"] * GIB <= 0.95 * gpu * 1e9 else "no"
                 named = [model, stage, "on" if checkpointing else "off"]
-                lines.append("| " + " | ".join([*named, *(f"{parts[name]:.1f}" for name in names), fits]) + " |")
+                lines.append(
+                    "| "
+                    + " | ".join([*named, *(f"{parts[name]:.1f}" for name in names), fits])
+                    + " |"
+                )
     return "\n".join(lines)
 
 

@@ -1,9 +1,10 @@
-"""What methods.sh left, as one result and as tables: R@10 and N@10 of every method and signal, by data set.
+"""What methods.sh left, as one result and as tables: R@10 and N@10 of every method and signal, by
+data set.
 
-Usage: methods_table.py WORK_DIR -o RESULT.json [--add EARLIER.json]. Valid is what a default is chosen on; test stands
-beside it. Seeds are the model's; R is HR: one target a user. What is not there yet is left out. --add brings seeds that
-an earlier run of methods.sh measured, with its machine; of a seed that both have, WORK_DIR's counts.
-"""
+Usage: methods_table.py WORK_DIR -o RESULT.json [--add EARLIER.json]. Valid is what a default is
+chosen on; test stands beside it. Seeds are the model's; R is HR: one target a user. What is not
+there yet is left out. --add brings seeds that an earlier run of methods.sh measured, with its
+machine; of a seed that both have, WORK_DIR's counts."""
 
 import argparse
 import json
@@ -30,7 +31,12 @@ def collect(work: Path) -> dict[str, Any]:
         method, _, signal = run.name.rpartition("-")
         bundle = Bundle.open(str(run / "bundle.zarr"))
         recipe = yaml.safe_load((run / "recipe" / "train.yaml").read_text(encoding="utf-8"))
-        facts = {"method": method, "signal": signal, "sizes": list(bundle.space.sizes), "bundle": bundle.identity.items}
+        facts = {
+            "method": method,
+            "signal": signal,
+            "sizes": list(bundle.space.sizes),
+            "bundle": bundle.identity.items,
+        }
         facts["epochs"] = recipe["num_train_epochs"]
         found.setdefault(run.parent.name, {})[run.name] = facts | seeds
     return found
@@ -54,23 +60,41 @@ def add(found: dict[str, Any], earlier: dict[str, Any]) -> None:
             mine = found[dataset].setdefault(name, {**run, **{part: [] for part in PARTS}})
             for fact in ("sizes", "epochs"):
                 if mine[fact] != run[fact]:
-                    raise SystemExit(f"{dataset}, {name}: {fact} {mine[fact]} here, {run[fact]} in the earlier result")
+                    raise SystemExit(
+                        f"{dataset}, {name}: {fact} {mine[fact]} here, {run[fact]} in the "
+                        "earlier result"
+                    )
             for part in PARTS:
                 have = {seed["seed"] for seed in mine[part]}
-                more = [{"machine": earlier["machine"], **seed} for seed in run[part] if seed["seed"] not in have]
+                more = [
+                    {"machine": earlier["machine"], **seed}
+                    for seed in run[part]
+                    if seed["seed"] not in have
+                ]
                 mine[part] = sorted([*mine[part], *more], key=lambda seed: seed["seed"])
 
 
 def table(name: str, runs: dict[str, Any]) -> str:
     """One data set's table as Markdown, the best mean N@10 on valid first."""
     heads = [f"{part} {metric}" for part in PARTS for metric in ("R@10", "N@10")]
-    lines = [f"| {name} | co-occurrence | seeds | " + " | ".join(heads) + " |", "| --- " * (3 + len(heads)) + "|"]
+    lines = [
+        f"| {name} | co-occurrence | seeds | " + " | ".join(heads) + " |",
+        "| --- " * (3 + len(heads)) + "|",
+    ]
     best = sorted(runs.values(), key=lambda run: -_mean(run["valid"], "ndcg@10"))
     for run in best:
-        cells = [run["method"], "yes" if run["signal"] == "together" else "no", str(len(run["valid"]))]
+        cells = [
+            run["method"],
+            "yes" if run["signal"] == "together" else "no",
+            str(len(run["valid"])),
+        ]
         cells += [_spread(run[part], metric) for part in PARTS for metric in METRICS]
         lines.append("| " + " | ".join(cells) + " |")
-    knn = [f"{_of(best[0][part][0], metric):.4f}" if best[0][part] else "" for part in PARTS for metric in METRICS]
+    knn = [
+        f"{_of(best[0][part][0], metric):.4f}" if best[0][part] else ""
+        for part in PARTS
+        for metric in METRICS
+    ]
     lines.append("| item-kNN | | | " + " | ".join(knn) + " |")
     return "\n".join(lines)
 

@@ -1,8 +1,8 @@
-"""What the rivals in `benchmarks/` are trained and asked: make-sft's files as item numbers, and one way to score them.
+"""What the rivals in `benchmarks/` are trained and asked: make-sft's files as item numbers, and one
+way to score them.
 
-The catalogue is the bundle's active items, as in `sidtool evaluate`; scores are item-level over the full
-catalogue, from sidtool's own metric code.
-"""
+The catalog is the bundle's active items, as in `sidtool evaluate`; scores are item-level over the
+full catalog, from sidtool's own metric code."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool import Bundle
-from sidtool.catalog.rows import read_events, read_examples
-from sidtool.catalog.splits import Example, UserSequence
-from sidtool.evaluate.baselines import Catalogue
+from sidtool.data.examples import read_events, read_examples
+from sidtool.data.splits import Example, UserSequence
+from sidtool.evaluate.baselines import Catalog
 from sidtool.evaluate.metrics import averages, find_targets, metric_names, metric_values
-from sidtool.tune.sft import side_files
+from sidtool.sft.make_sft import side_files
 
 KS = (1, 5, 10, 20, 50)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Examples as item numbers: n histories and (n,) int64 targets, -1 where the catalogue lacks one."""
+    """Examples as item numbers: n histories and (n,) int64 targets, -1 where the catalog lacks one."""
 
     examples: tuple[Example, ...]
     histories: list[NDArray[np.int64]]
@@ -36,9 +36,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Questions:
-    """A catalogue, its users' training events, and what valid and test ask."""
+    """A catalog, its users' training events, and what valid and test ask."""
 
-    catalogue: Catalogue
+    catalog: Catalog
     events: tuple[UserSequence, ...]
     train: list[NDArray[np.int64]]
     valid: Asked
@@ -50,12 +50,12 @@ def read_questions(bundle: Path, rows: Path) -> Questions:
     items, files = Bundle.open(bundle).items, side_files(rows)
     events = tuple(read_events(files["events"]))
     active = np.flatnonzero(~items.retired).tolist()
-    catalogue = Catalogue.of([items.ids[row] for row in active], [user.items for user in events])
+    catalog = Catalog.of([items.ids[row] for row in active], [user.items for user in events])
 
     def asked(path: Path) -> Asked:
         examples = tuple(read_examples(path))
-        histories = [catalogue.numbers(example.history) for example in examples]
-        return Asked(examples, histories, catalogue.targets([example.item for example in examples]))
+        histories = [catalog.numbers(example.history) for example in examples]
+        return Asked(examples, histories, catalog.targets([example.item for example in examples]))
 
-    train = [catalogue.numbers(user.items) for user in events]
-    return Questions(catalogue, events, train, asked(files["valid"]), asked(files["test"]))
+    train = [catalog.numbers(user.items) for user in events]
+    return Questions(catalog, events, train, asked(files["valid"]), asked(files["test"]))

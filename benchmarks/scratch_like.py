@@ -1,4 +1,5 @@
-"""Write a model of the same shape and tokenizer as another, untrained: what a pretrained one is measured against.
+"""Write a model of the same shape and tokenizer as another, untrained: what a pretrained one is
+measured against.
 
 Usage: scratch_like.py MODEL OUT [SEED]. MODEL is a folder or a .gguf file.
 """
@@ -15,4 +16,6 @@ checkpoint, out = locate(sys.argv[1]), Path(sys.argv[2])
 named = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
 config = AutoConfig.from_pretrained(checkpoint.folder, **named)
 torch.manual_seed(int(sys.argv[3]) if len(sys.argv) > 3 else 0)
-save_pretrained(out, AutoModelForCausalLM.from_config(config, dtype=torch.float32), load_tokenizer(checkpoint))
+save_pretrained(
+    out, AutoModelForCausalLM.from_config(config, dtype=torch.float32), load_tokenizer(checkpoint)
+)

@@ -1,7 +1,8 @@
-"""Print what `sidtool evaluate --json` wrote as a table: each system on the same users, and on those with rare targets.
+"""Print what `sidtool evaluate --json` wrote as a table: each system on the same users, and on
+those with rare targets.
 
-Usage: table.py NAME=METRICS.json ... ; the baselines are those of the first file. R is HR: one target a user.
-"""
+Usage: table.py NAME=METRICS.json ... ; the baselines are those of the first file. R is HR: one
+target a user."""
 
 import json
 import sys
@@ -15,9 +16,17 @@ def table(files: dict[str, Path]) -> str:
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
     first = next(iter(found.values()))
     rare = first["slices"]["rare"]
-    systems = {name: (value["metrics"], value["slices"]["rare"]["metrics"]) for name, value in found.items()}
-    systems |= {name: (metrics, rare["baselines"][name]) for name, metrics in first["baselines"].items()}
-    lines = ["| | R@5 | R@10 | N@5 | N@10 | rare R@10 | rare N@10 |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    systems = {
+        name: (value["metrics"], value["slices"]["rare"]["metrics"])
+        for name, value in found.items()
+    }
+    systems |= {
+        name: (metrics, rare["baselines"][name]) for name, metrics in first["baselines"].items()
+    }
+    lines = [
+        "| | R@5 | R@10 | N@5 | N@10 | rare R@10 | rare N@10 |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for name, (metrics, of_rare) in systems.items():
         values = [metrics[key] for key in NAMES] + [of_rare[key] for key in ("hr@10", "ndcg@10")]
         lines.append(" | ".join([f"| {name}", *(f"{value:.4f}" for value in values)]) + " |")
@@ -28,4 +37,11 @@ def table(files: dict[str, Path]) -> str:
 
 
 if __name__ == "__main__":
-    print(table({name: Path(path) for name, _, path in (argument.partition("=") for argument in sys.argv[1:])}))
+    print(
+        table(
+            {
+                name: Path(path)
+                for name, _, path in (argument.partition("=") for argument in sys.argv[1:])
+            }
+        )
+    )

@@ -1,12 +1,13 @@
-"""`sidtool train` against a bare torch loop: the same model, the same batches, step by step in one process.
+"""`sidtool train` against a bare torch loop: the same model, the same batches, step by step in one
+process.
 
     python benchmarks/training_speed.py [--steps 30] [--threads 2] [--json] [CASE ...]
 
-The bare loop lays out the same rows, applies the head to labelled positions alone, clips, and steps the same AdamW; it
-logs and saves nothing. After each step of `sidtool train` it makes its own, so that a busy machine disturbs both.
-Cases: `sid-only` is a model that knows SIDs alone (vocabulary 799, whole histories, 128 rows a step), `large` one whose
-vocabulary is that of a large language model (152,704, next-item rows, 5 labelled tokens each, 8 rows a step).
-"""
+The bare loop lays out the same rows, applies the head to labelled positions alone, clips, and steps
+the same AdamW; it logs and saves nothing. After each step of `sidtool train` it makes its own, so
+that a busy machine disturbs both. Cases: `sid-only` is a model that knows SIDs alone (vocabulary
+799, whole histories, 128 rows a step), `large` one whose vocabulary is that of a large language
+model (152,704, next-item rows, 5 labelled tokens each, 8 rows a step)."""
 
 import argparse
 import json
@@ -24,18 +25,18 @@ from environment import environment
 from torch.nn.functional import cross_entropy
 
 from sidtool.bundle import Bundle, ItemMap
-from sidtool.catalog.items import Items
-from sidtool.catalog.splits import Example, Split, UserSequence
+from sidtool.data.items import Items
+from sidtool.data.splits import Example, Split, UserSequence
 from sidtool.model.extend import extend
 from sidtool.model.load import load_served
 from sidtool.model.scratch import MIN_VOCABULARY, train_tokenizer
+from sidtool.sft.make_sft import make_sft
+from sidtool.sft.training_examples import SftOptions
 from sidtool.sid import SidSpace
-from sidtool.tune import trainer as trainer_module
-from sidtool.tune.data import IGNORED, Packed
-from sidtool.tune.rows import SftOptions
-from sidtool.tune.settings import TrainOptions
-from sidtool.tune.sft import make_sft
-from sidtool.tune.train import train
+from sidtool.train import trainer as trainer_module
+from sidtool.train.dataset import IGNORED, Packed
+from sidtool.train.run import train
+from sidtool.train.settings import TrainOptions
 
 ITEMS, WARM_UP = 2_000, 5
 
@@ -62,17 +63,29 @@ GPT2 = {
     "attn_pdrop": 0.0,
     "n_positions": 512,
 }
-QWEN3 = {"model_type": "qwen3", "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "head_dim": 32}
+QWEN3 = {
+    "model_type": "qwen3",
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "head_dim": 32,
+}
 CASES = {
     "sid-only": Case("sequence", "sid", 128, 180, MIN_VOCABULARY, GPT2),
     "large": Case(
-        "next-item", "vocabulary", 8, 256, 152_704, QWEN3 | {"num_attention_heads": 2, "num_key_value_heads": 2}
+        "next-item",
+        "vocabulary",
+        8,
+        256,
+        152_704,
+        QWEN3 | {"num_attention_heads": 2, "num_key_value_heads": 2},
     ),
 }
 
 
 def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
-    """An extended model and training rows of random histories, enough for an epoch of `steps` steps."""
+    """An extended model and training rows of random histories, enough for an epoch of `steps`
+    steps."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     rng = np.random.default_rng(0)
@@ -81,10 +94,14 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
     keys = rng.choice(space.capacity, size=ITEMS, replace=False)
     codes = np.stack(np.unravel_index(keys, space.sizes), axis=1).astype(np.uint16)
     ids = tuple(f"i{number}" for number in range(ITEMS))
-    bundle = Bundle.of(ItemMap.of(space, list(ids), codes, list(ids)), None, "reassign", name="speed")
+    bundle = Bundle.of(
+        ItemMap.of(space, list(ids), codes, list(ids)), None, "reassign", name="speed"
+    )
     tokenizer = train_tokenizer(ids, MIN_VOCABULARY)
     own = {key: value for key, value in case.shape.items() if key != "model_type"}
-    shape = AutoConfig.for_model(case.shape["model_type"], vocab_size=case.rows, pad_token_id=0, **own)
+    shape = AutoConfig.for_model(
+        case.shape["model_type"], vocab_size=case.rows, pad_token_id=0, **own
+    )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(shape, dtype=torch.float32).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
@@ -92,9 +109,13 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
     # lengths as in Amazon's five-core sets: most users have few events
     lengths = np.minimum(3 + rng.geometric(0.2, case.batch * (steps + 1)), 20)
     if case.task == "next-item":
-        lengths = np.full(case.batch * (steps + 1) // 18 + 1, 20)  # a row for each event but the first
+        lengths = np.full(
+            case.batch * (steps + 1) // 18 + 1, 20
+        )  # a row for each event but the first
     histories = [tuple(f"i{item}" for item in rng.integers(0, ITEMS, length)) for length in lengths]
-    users = tuple(UserSequence(f"u{n}", items, tuple(range(len(items)))) for n, items in enumerate(histories))
+    users = tuple(
+        UserSequence(f"u{n}", items, tuple(range(len(items)))) for n, items in enumerate(histories)
+    )
     asked = (Example("nobody", ("i0",), "i1", 1),)
     items = Items(ids, ids, ids, {}, "{title}", "speed")
     split = Split("leave-one-out", users, asked, asked, {"protocol": "leave-one-out"})
@@ -116,7 +137,9 @@ def bare_step(case: Case, model_dir: Path) -> Callable[[Sequence[Any]], float]:
     def step(batch: Sequence[Any]) -> float:
         inputs = collate(batch)
         labels = inputs["labels"][:, 1:]
-        hidden = model.base_model(inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False)[0]
+        hidden = model.base_model(
+            inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False
+        )[0]
         asked = labels != IGNORED
         logits = hidden[:, :-1][asked] @ head[columns].T
         loss = cross_entropy(logits, labels[asked] - (columns.start or 0))
@@ -153,14 +176,21 @@ def measure(case: Case, steps: int) -> dict[str, float]:
             clock[0] = time.perf_counter()
 
         trainer_module.Packed = Recorded  # type: ignore[misc]
-        options = TrainOptions(loss_over=case.loss_over, batching="packed")  # type: ignore[arg-type]
-        fields = {"max_steps": steps, "per_device_train_batch_size": case.batch, "save_strategy": "no"}
+        # type: ignore[arg-type]
+        options = TrainOptions(loss_over=case.loss_over, batching="packed")
+        fields = {
+            "max_steps": steps,
+            "per_device_train_batch_size": case.batch,
+            "save_strategy": "no",
+        }
         train(model, rows, Path(name) / "tuned", options=options, fields=fields, progress=after)
     ours, bare, size = ours[WARM_UP:], bare[WARM_UP:], sum(tokens[WARM_UP:]) / (steps - WARM_UP)
     seconds = {"sidtool": median(ours), "bare": median(bare)}
     rates = {f"{name}_tokens_per_second": round(size / value) for name, value in seconds.items()}
     return (
-        {f"{name}_seconds": value for name, value in seconds.items()} | rates | {"ratio": median(ours) / median(bare)}
+        {f"{name}_seconds": value for name, value in seconds.items()}
+        | rates
+        | {"ratio": median(ours) / median(bare)}
     )
 
 
@@ -180,9 +210,15 @@ def main() -> None:
     print(json.dumps(environment()))
     for name, values in found.items():
         print(
-            f"{name}: sidtool {values['sidtool_seconds']:.3f} s a step, bare {values['bare_seconds']:.3f} s", end="; "
+            f"{name}: sidtool {values['sidtool_seconds']:.3f} s a step, bare "
+            f"{values['bare_seconds']:.3f} s",
+            end="; ",
         )
-        print(f"{values['sidtool_tokens_per_second']:,} and {values['bare_tokens_per_second']:,} tokens/s", end="; ")
+        print(
+            f"{values['sidtool_tokens_per_second']:,} and {values['bare_tokens_per_second']:,} "
+            "tokens/s",
+            end="; ",
+        )
         print(f"ratio {values['ratio']:.2f}")
 
 

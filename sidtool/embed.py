@@ -1,7 +1,7 @@
 """From texts to vectors, by any sentence-transformers model.
 
-Knows encoders and what must be recorded to meet the same vectors again; knows nothing of what the texts mean.
-"""
+Knows encoders and what must be recorded to meet the same vectors again; knows nothing of what the
+texts mean."""
 
 import hashlib
 import importlib.metadata
@@ -13,20 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.catalog.containers import digest_strings
+from sidtool.data.tables import digest_strings
+from sidtool.data.vectors import check_finite
 from sidtool.errors import CompatibilityError, DataError, UsageError
 from sidtool.output import keep_array, kept_array
 from sidtool.sid import Vectors
-from sidtool.vectors import check_finite
 
 BATCH = 32
 """Texts a forward pass: larger is slower on a CPU."""
 BLOCK = 256
 """Texts a block file: how much an interruption can cost."""
-PROBES = ("Stainless steel water bottle, 750 ml", "Toy Story (1995): Animation, Comedy", "Feuchtigkeitscrème für Hände")
+PROBES = (
+    "Stainless steel water bottle, 750 ml",
+    "Toy Story (1995): Animation, Comedy",
+    "Feuchtigkeitscrème für Hände",
+)
 """Texts whose vectors tell one encoder from another."""
 AGREEMENT = 0.999
-"""Least cosine at which two vectors of one probe count as the same encoder's (bf16 against fp32 gives .9998)."""
+"""Least cosine at which two vectors of one probe count as the same encoder's (bf16 against fp32
+gives .9998)."""
 DTYPES = ("float32", "float16", "bfloat16")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
 
@@ -58,14 +63,15 @@ def embed(
 ) -> tuple[Vectors, dict[str, Any]]:
     """n texts -> (n, dim) float32 vectors, and the facts that a recipe records.
 
-    The facts are the encoder with every setting that the model decided filled in, the SHA-256 of its weight files, the
-    dimension, library versions and the probe texts with their vectors.
+    The facts are the encoder with every setting that the model decided filled in, the SHA-256 of
+    its weight files, the dimension, library versions and the probe texts with their vectors.
 
-    Texts are read longest first in blocks of fixed size. Finished blocks are kept in `cache`, so an interrupted run
-    goes on where it was and gives the same bits as one that was not; removing `cache` is the caller's part.
+    Texts are read longest first in blocks of fixed size. Finished blocks are kept in `cache`, so an
+    interrupted run goes on where it was and gives the same bits as one that was not; removing
+    `cache` is the caller's part.
 
-    Raises DataError if the model cannot be loaded or a vector is not finite, UsageError if it lacks what was asked.
-    """
+    Raises DataError if the model cannot be loaded or a vector is not finite, UsageError if it lacks
+    what was asked."""
     model, used = _load(encoder)
     facts = _facts(model, used)
     order = np.argsort([-len(text) for text in texts], kind="stable")
@@ -82,28 +88,32 @@ def embed(
         vectors[rows] = block
         if progress is not None:
             progress(start + len(rows), len(texts))
-    check_finite(vectors, f"the encoder {encoder.model!r}", lambda row: f"text {row} ({texts[row][:40]!r})")
+    check_finite(
+        vectors, f"the encoder {encoder.model!r}", lambda row: f"text {row} ({texts[row][:40]!r})"
+    )
     return vectors, facts
 
 
 def check_probes(encoder: Encoder, recipe: Mapping[str, Any]) -> float:
     """The least cosine between a recipe's probe vectors and this encoder's.
 
-    Raises CompatibilityError if it is below 0.999: another model, pooling or prompt, or damaged weights.
-    """
+    Raises CompatibilityError if it is below 0.999: another model, pooling or prompt, or damaged
+    weights."""
     model, used = _load(encoder)
     now = _encode(model, used, [probe["text"] for probe in recipe["probes"]]).astype(np.float64)
     stored = np.array([probe["vector"] for probe in recipe["probes"]], dtype=np.float64)
     if now.shape != stored.shape:
         raise CompatibilityError(
-            f"the encoder {encoder.model!r} gives {now.shape[1]} dimensions, the recipe has {recipe['dim']}",
+            f"the encoder {encoder.model!r} gives {now.shape[1]} dimensions, the recipe has "
+            f"{recipe['dim']}",
             hint=f"the recipe's encoder is {recipe['model']!r}",
         )
     lengths = np.linalg.norm(now, axis=1) * np.linalg.norm(stored, axis=1)
     least = float(np.min(np.sum(now * stored, axis=1) / lengths))
     if not least >= AGREEMENT:  # NaN disagrees too
         raise CompatibilityError(
-            f"the encoder {encoder.model!r} is not the one that made the codebook: a probe's cosine is {least:.4f}, "
+            f"the encoder {encoder.model!r} is not the one that made the codebook: a probe's "
+            f"cosine is {least:.4f}, "
             f"{AGREEMENT} is needed",
             hint=f"the recipe's encoder is {recipe['model']!r}",
         )
@@ -140,7 +150,11 @@ def _load(encoder: Encoder) -> tuple[Any, Encoder]:
         ) from error
     if encoder.max_length is not None:
         model.max_seq_length = encoder.max_length
-    prompt = encoder.prompt if encoder.prompt is not None else model.prompts.get(model.default_prompt_name)
+    prompt = (
+        encoder.prompt
+        if encoder.prompt is not None
+        else model.prompts.get(model.default_prompt_name)
+    )
     return model.eval(), replace(
         encoder,
         revision=encoder.revision if Path(encoder.model).is_dir() else _folder(encoder).name,
@@ -152,19 +166,29 @@ def _load(encoder: Encoder) -> tuple[Any, Encoder]:
 
 
 def _set_pooling(model: Any, encoder: Encoder) -> str | None:
-    """Put the asked pooling in the place of the model's own; the pooling that is used then, None if it has none."""
-    place = next((at for at, module in enumerate(model) if type(module).__name__ == "Pooling"), None)
+    """Put the asked pooling in the place of the model's own; the pooling that is used then, None if
+    it has none."""
+    place = next(
+        (at for at, module in enumerate(model) if type(module).__name__ == "Pooling"), None
+    )
     own = None if place is None else str(model[place].pooling_mode)
-    if encoder.pooling in (None, own):  # its own stays as it is: it may be several, or leave out the prompt
+    if encoder.pooling in (
+        None,
+        own,
+    ):  # its own stays as it is: it may be several, or leave out the prompt
         return own
     if place is None:
-        raise UsageError(f"the encoder {encoder.model!r} pools no tokens, so its pooling cannot be {encoder.pooling!r}")
+        raise UsageError(
+            f"the encoder {encoder.model!r} pools no tokens, so its pooling cannot be "
+            f"{encoder.pooling!r}"
+        )
     kind = type(model[place])
     try:
         model[place] = kind(model[place].embedding_dimension, pooling_mode=encoder.pooling)
     except ValueError as error:
         raise UsageError(
-            f"pooling {encoder.pooling!r} is unknown", hint=f"known are {', '.join(kind.POOLING_MODES)}"
+            f"pooling {encoder.pooling!r} is unknown",
+            hint=f"known are {', '.join(kind.POOLING_MODES)}",
         ) from error
     return encoder.pooling
 
@@ -188,7 +212,10 @@ def _facts(model: Any, encoder: Encoder) -> dict[str, Any]:
         **asdict(encoder),
         "weights": _weight_digests(encoder),
         "dim": probes.shape[1],
-        "probes": [{"text": text, "vector": vector.tolist()} for text, vector in zip(PROBES, probes, strict=True)],
+        "probes": [
+            {"text": text, "vector": vector.tolist()}
+            for text, vector in zip(PROBES, probes, strict=True)
+        ],
         "libraries": {name: importlib.metadata.version(name) for name in libraries},
     }
 
@@ -208,12 +235,15 @@ def _weight_digests(encoder: Encoder) -> dict[str, str]:
     files = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix in WEIGHT_SUFFIXES and not {"onnx", "openvino"} & set(path.relative_to(folder).parts)
+        if path.suffix in WEIGHT_SUFFIXES
+        and not {"onnx", "openvino"} & set(path.relative_to(folder).parts)
     )
     digests = {}
     for path in files:
         with path.open("rb") as stream:
-            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(
+                stream, "sha256"
+            ).hexdigest()
     return digests
 
 

@@ -2,18 +2,19 @@
 
 Knows how a failure is named and told; knows nothing of what failed.
 
-    SidtoolError                exit 1   the work failed
-    ├── UsageError              exit 2   a flag, a configuration key or a combination of them makes no sense
-    ├── DataError               exit 1   an input file is missing, malformed or inconsistent
-    └── RefusedError            exit 3   the answer is no
+    SidtoolError                exit 1   the work failed ├── UsageError              exit 2   a
+    flag, a configuration key or a combination of them makes no sense ├── DataError
+    exit 1   an input file is missing, malformed or inconsistent └── RefusedError            exit 3
+    the answer is no
         ├── IntegrityError               a stored object is not what its digest says
         ├── CompatibilityError           a bundle, a model and rows do not belong together
         └── ThresholdError               a metric is below the asked minimum
 
-    SidtoolWarning                       something that the caller should know and that is no failure
+    SidtoolWarning                       something that the caller should know and that is no
+    failure
 
-An error is one line: what is wrong, the two values that disagree, what to do next. The last part is `hint`.
-"""
+An error is one line: what is wrong, the two values that disagree, what to do next. The last part is
+`hint`."""
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -22,7 +23,8 @@ EXIT_INTERRUPTED = 130
 
 
 class SidtoolError(Exception):
-    """Any failure that sidtool foresees: one line, an exit code and, where there is one, what to do next."""
+    """Any failure that sidtool foresees: one line, an exit code and, where there is one, what to do
+    next."""
 
     exit_code = EXIT_FAILED
 

@@ -1,9 +1,9 @@
 """How an output comes to be: whole or not at all.
 
-Work is written to the sibling `NAME.partial` and moved into place at the end. An old output that `force` replaces is
-moved aside to `NAME.replaced` first and put back if the move fails, or by the next run if this one was killed between
-the two moves. Knows paths; knows nothing of what is written.
-"""
+Work is written to the sibling `NAME.partial` and moved into place at the end. An old output that
+`force` replaces is moved aside to `NAME.replaced` first and put back if the move fails, or by the
+next run if this one was killed between the two moves. Knows paths; knows nothing of what is
+written."""
 
 import os
 import re
@@ -25,10 +25,13 @@ def partial_path(path: Path) -> Path:
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Raise UsageError if the output is already there and may not be replaced, or is a URL; mend what a killed run left
-    first."""
+    """Raise UsageError if the output is already there and may not be replaced, or is a URL; mend
+    what a killed run left first."""
     if re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # Path folds the second slash
-        raise UsageError(f"{path} is a URL, and outputs are written to disk", hint="sidtool push publishes a bundle")
+        raise UsageError(
+            f"{path} is a URL, and outputs are written to disk",
+            hint="sidtool push publishes a bundle",
+        )
     if not path.name:
         raise UsageError(f"{str(path)!r} names no file or folder to write", hint="-o FOLDER/NAME")
     aside = _aside_path(path)
@@ -40,7 +43,8 @@ def refuse_existing(path: Path, force: bool) -> None:
 
 @contextmanager
 def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """A path to write a file at; it becomes `path` when the block ends well and vanishes when it does not."""
+    """A path to write a file at; it becomes `path` when the block ends well and vanishes when it
+    does not."""
     refuse_existing(path, force)
     partial = partial_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,9 +60,8 @@ def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
 def new_dir(path: Path, *, force: bool = False, resume: bool = False) -> Iterator[Path]:
     """A folder to write into; it becomes `path` when the block ends well.
 
-    With `resume`, an unfinished folder of an earlier run is found again as it was left, and stays when the block
-    fails; without, it is emptied first and removed on failure.
-    """
+    With `resume`, an unfinished folder of an earlier run is found again as it was left, and stays
+    when the block fails; without, it is emptied first and removed on failure."""
     refuse_existing(path, force)
     partial = partial_path(path)
     if not resume:
@@ -74,7 +77,8 @@ def new_dir(path: Path, *, force: bool = False, resume: bool = False) -> Iterato
 
 
 def replace_dir(new: Path, path: Path) -> None:
-    """Move the finished `new` (folder or file) to `path`; an old output is moved aside and restored on failure."""
+    """Move the finished `new` (folder or file) to `path`; an old output is moved aside and restored
+    on failure."""
     aside = _aside_path(path)
     for item in new.rglob("*") if new.is_dir() else [new]:
         if item.is_file():

@@ -36,8 +36,9 @@ class Found:
 class SidSpace:
     """All semantic IDs that a codebook can spell: level sizes and token spelling.
 
-    Its tokens form one block: codes level-major, then the begin marker, then the end marker (OpenOneRec's order,
-    from which FlashRec infers the layout). Markers are both present or both None.
+    Its tokens form one block: codes level-major, then the begin marker, then the end marker
+    (OpenOneRec's order, from which FlashRec infers the layout). Markers are both present or both
+    None.
 
     Raises UsageError if a size, the template or the markers make no sense.
     """
@@ -53,11 +54,19 @@ class SidSpace:
         if any(not 1 <= size <= MAX_CODES for size in self.sizes):
             raise UsageError(f"a level holds 1 to {MAX_CODES} codes, not {self.spelled_sizes}")
         if sum(self.key_bits) > 64:
-            raise UsageError(f"{self.spelled_sizes} needs {sum(self.key_bits)} bits, and a semantic ID has 64")
+            raise UsageError(
+                f"{self.spelled_sizes} needs {sum(self.key_bits)} bits, and a semantic ID has 64"
+            )
         if self.template.count("{level}") != 1 or self.template.count("{code}") != 1:
-            raise UsageError(f"token template {self.template!r} must hold {{level}} and {{code}} once each")
-        if (self.begin is None) != (self.end is None) or (self.begin is not None and self.begin == self.end):
-            raise UsageError(f"markers are two different tokens or none, not {self.begin!r} and {self.end!r}")
+            raise UsageError(
+                f"token template {self.template!r} must hold {{level}} and {{code}} once each"
+            )
+        if (self.begin is None) != (self.end is None) or (
+            self.begin is not None and self.begin == self.end
+        ):
+            raise UsageError(
+                f"markers are two different tokens or none, not {self.begin!r} and {self.end!r}"
+            )
         if len(set(self.tokens)) != len(self.tokens):
             raise UsageError(f"token template {self.template!r} spells two codes alike")
 
@@ -101,8 +110,12 @@ class SidSpace:
     @cached_property
     def tokens(self) -> tuple[str, ...]:
         """Every token of the space, in block order."""
-        codes = [self.token(level, code) for level, size in enumerate(self.sizes) for code in range(size)]
-        return tuple(codes if self.begin is None or self.end is None else [*codes, self.begin, self.end])
+        codes = [
+            self.token(level, code) for level, size in enumerate(self.sizes) for code in range(size)
+        ]
+        return tuple(
+            codes if self.begin is None or self.end is None else [*codes, self.begin, self.end]
+        )
 
     def token(self, level: int, code: int) -> str:
         """The token of one code: `token(0, 12)` is `<s_a_12>`."""
@@ -114,22 +127,31 @@ class SidSpace:
         return f"{self.begin}{text}{self.end}" if markers and self.has_markers else text
 
     def parse(self, text: str) -> tuple[int, ...]:
-        """The codes of a text that is one SID, with or without markers. Raises UsageError if it is none."""
+        """The codes of a text that is one SID, with or without markers. Raises UsageError if it is
+        none."""
         codes = self.parse_prefix(text)
         if len(codes) != self.levels:
-            raise UsageError(f"{text!r} is no semantic ID of {self.spelled_sizes} (one looks like {self.example})")
+            raise UsageError(
+                f"{text!r} is no semantic ID of {self.spelled_sizes} (one looks like "
+                f"{self.example})"
+            )
         return codes
 
     def parse_prefix(self, text: str) -> tuple[int, ...]:
-        """The codes of the start of a SID: `<s_a_12><s_b_3>` -> (12, 3). Raises UsageError if the text is none."""
+        """The codes of the start of a SID: `<s_a_12><s_b_3>` -> (12, 3). Raises UsageError if the
+        text is none."""
         bare = text.strip().removeprefix(self.begin or "").removesuffix(self.end or "")
         pieces = list(self._pattern.finditer(bare))
         codes = tuple(int(piece["code"]) for piece in pieces)
         legal = (
-            all(code < size for code, size in zip(codes, self.sizes, strict=False)) and 0 < len(codes) <= self.levels
+            all(code < size for code, size in zip(codes, self.sizes, strict=False))
+            and 0 < len(codes) <= self.levels
         )
         if not legal or self.spell(codes) != bare:
-            raise UsageError(f"{text!r} is no semantic ID of {self.spelled_sizes} (one looks like {self.example})")
+            raise UsageError(
+                f"{text!r} is no semantic ID of {self.spelled_sizes} (one looks like "
+                f"{self.example})"
+            )
         return codes
 
     @property
@@ -138,7 +160,8 @@ class SidSpace:
         return self.spell([size // 2 for size in self.sizes])
 
     def find(self, text: str) -> Iterator[Found]:
-        """SIDs and broken pieces of SIDs in a text, in order; adjacent SIDs are separated at each first level."""
+        """SIDs and broken pieces of SIDs in a text, in order; adjacent SIDs are separated at each
+        first level."""
         run: list[tuple[int, int, int, int]] = []  # level, code, start, end
         for match in self._pattern.finditer(text):
             level, code = LETTERS.index(match["level"]), int(match["code"])
@@ -153,8 +176,12 @@ class SidSpace:
     def _found(self, text: str, run: list[tuple[int, int, int, int]]) -> Found:
         levels, codes = [piece[0] for piece in run], tuple(piece[1] for piece in run)
         spelled = text[run[0][2] : run[-1][3]]
-        legal = levels == list(range(self.levels)) and all(c < s for c, s in zip(codes, self.sizes, strict=True))
-        return Found(spelled, run[0][2], codes if legal and self.spell(codes) == spelled else None)  # 01 is no code
+        legal = levels == list(range(self.levels)) and all(
+            c < s for c, s in zip(codes, self.sizes, strict=True)
+        )
+        return Found(
+            spelled, run[0][2], codes if legal and self.spell(codes) == spelled else None
+        )  # 01 is no code
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -184,13 +211,23 @@ class SidSpace:
     def check(self, codes: Codes) -> None:
         """Raise UsageError unless every code is within its level."""
         if codes.ndim != 2 or codes.shape[1] != self.levels:
-            raise UsageError(f"codes have shape {codes.shape}, the space {self.spelled_sizes} has {self.levels} levels")
+            raise UsageError(
+                f"codes have shape {codes.shape}, the space {self.spelled_sizes} has "
+                f"{self.levels} levels"
+            )
         if len(codes) and (codes.max(axis=0) >= np.array(self.sizes)).any():
-            raise UsageError(f"codes reach {codes.max(axis=0).tolist()}, the space is {self.spelled_sizes}")
+            raise UsageError(
+                f"codes reach {codes.max(axis=0).tolist()}, the space is {self.spelled_sizes}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object from which `from_json` makes the same space."""
-        return {"sizes": list(self.sizes), "template": self.template, "begin": self.begin, "end": self.end}
+        return {
+            "sizes": list(self.sizes),
+            "template": self.template,
+            "begin": self.begin,
+            "end": self.end,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "SidSpace":
@@ -199,7 +236,11 @@ class SidSpace:
 
 
 SPELLINGS: dict[str, dict[str, str | None]] = {
-    "openonerec": {"template": "<s_{level}_{code}>", "begin": "<|sid_begin|>", "end": "<|sid_end|>"},
+    "openonerec": {
+        "template": "<s_{level}_{code}>",
+        "begin": "<|sid_begin|>",
+        "end": "<|sid_end|>",
+    },
     "minionerec": {"template": "<{level}_{code}>", "begin": None, "end": None},
 }
 """Token spellings by the system that uses them, as keyword arguments of SidSpace."""

@@ -18,7 +18,8 @@ def small_bundle(
     markers: bool = True,
     name: str = "small",
 ) -> Bundle:
-    """`items` items "i0", "i1" ... with titles "film 0" ... on random SIDs, different ones unless `duplicates`."""
+    """`items` items "i0", "i1" ... with titles "film 0" ... on random SIDs, different ones unless
+    `duplicates`."""
     rng = np.random.default_rng(seed)
     space = SidSpace(sizes) if markers else SidSpace(sizes, begin=None, end=None)
     keys = rng.choice(space.capacity, size=items, replace=duplicates)
@@ -27,4 +28,9 @@ def small_bundle(
     ids = [f"i{row}" for row in range(items)]
     book = Codebook("rq-kmeans", levels, {}, {"seed": seed}) if codebook else None
     policy = "allow" if duplicates else "reassign"
-    return Bundle.of(ItemMap.of(space, ids, codes, [f"film {row}" for row in range(items)]), book, policy, name=name)
+    return Bundle.of(
+        ItemMap.of(space, ids, codes, [f"film {row}" for row in range(items)]),
+        book,
+        policy,
+        name=name,
+    )

@@ -4,7 +4,8 @@ from pathlib import Path
 
 
 def tiny_encoder(plain: Path, path: Path) -> Path:
-    """Write BERT with mean pooling to `path`; `plain` is a folder for its parts. 16 dimensions, letters as tokens."""
+    """Write BERT with mean pooling to `path`; `plain` is a folder for its parts. 16 dimensions,
+    letters as tokens."""
     import torch
     from sentence_transformers import SentenceTransformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
@@ -12,10 +13,22 @@ def tiny_encoder(plain: Path, path: Path) -> Path:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     letters = [chr(code) for code in range(33, 127)]
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *letters,
+        *(f"##{letter}" for letter in letters),
+    ]
     (plain / "vocab.txt").write_text("\n".join(vocabulary))
     config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
     )
     BertModel(config).save_pretrained(plain)
     BertTokenizerFast(str(plain / "vocab.txt"), model_max_length=64).save_pretrained(plain)

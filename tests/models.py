@@ -1,8 +1,8 @@
-"""Tiny causal language models and a tokenizer, made in process: what the tests use instead of a hub.
+"""Tiny causal language models and a tokenizer, made in process: what the tests use instead of a
+hub.
 
-Knows how to make a model of each supported architecture from its configuration, with weights large enough that
-logits differ clearly; knows nothing of semantic IDs.
-"""
+Knows how to make a model of each supported architecture from its configuration, with weights large
+enough that logits differ clearly; knows nothing of semantic IDs."""
 
 from functools import cache
 from typing import Any
@@ -16,24 +16,30 @@ PAD, BOS, EOS = 0, 1, 2
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<|im_start|>", "<|im_end|>")
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] "
+    "}}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SENTENCES = (
-    "The user has bought these items in this order: a red lipstick, a hair dryer and two bottles of shampoo.",
-    "Which item comes next? Recommend the next item from the history, and answer with its semantic ID.",
+    "The user has bought these items in this order: a red lipstick, a hair dryer and two "
+    "bottles of shampoo.",
+    "Which item comes next? Recommend the next item from the history, and answer with its "
+    "semantic ID.",
     "Toy Story (1995) is a film for children; Twelve Monkeys and The Usual Suspects are thrillers.",
-    "title: Moisturizing cream, brand: Nivea, category: Beauty > Skin care. Description: 250 ml, for dry skin.",
+    "title: Moisturizing cream, brand: Nivea, category: Beauty > Skin care. Description: 250 "
+    "ml, for dry skin.",
 )
 
 
-def tiny_model(architecture: str, *, vocab_size: int, tied: bool = True, seed: int = 0, **overrides: Any) -> Any:
+def tiny_model(
+    architecture: str, *, vocab_size: int, tied: bool = True, seed: int = 0, **overrides: Any
+) -> Any:
     """A random causal language model: width 32, 2 layers, fp32, in eval mode.
 
-    Mistral and Gemma3 have sliding windows of 8 tokens, so that a test's prompt reaches past them; GPT-2 has absolute
-    positions, GPT-NeoX turns half of each head; Qwen2, GPT-2 and GPT-NeoX have biases. `overrides` go to the
-    configuration. The same arguments give the same weights, whatever random state the caller is in.
-    """
+    Mistral and Gemma3 have sliding windows of 8 tokens, so that a test's prompt reaches past them;
+    GPT-2 has absolute positions, GPT-NeoX turns half of each head; Qwen2, GPT-2 and GPT-NeoX have
+    biases. `overrides` go to the configuration. The same arguments give the same weights, whatever
+    random state the caller is in."""
     shape: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": 32,
@@ -51,7 +57,13 @@ def tiny_model(architecture: str, *, vocab_size: int, tied: bool = True, seed: i
     own: dict[str, dict[str, Any]] = {
         "mistral": {"sliding_window": 8},
         "gemma3": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-        "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+        "gpt_neox": {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 0.5,
+            }
+        },
         "gpt2": {"n_inner": 48, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
     }
     if architecture == "gpt2":
@@ -70,7 +82,8 @@ def tiny_model(architecture: str, *, vocab_size: int, tied: bool = True, seed: i
 
 
 def _scale_up(model: Any) -> None:
-    """Draw every matrix and bias anew, large enough that both attention and logits are far from uniform."""
+    """Draw every matrix and bias anew, large enough that both attention and logits are far from
+    uniform."""
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2:
@@ -81,7 +94,8 @@ def _scale_up(model: Any) -> None:
 
 
 def tiny_tokenizer(*, chat: bool = False) -> Any:
-    """A byte-level BPE tokenizer, a fresh copy: `<pad>` 0, `<bos>` 1, `<eos>` 2, `<|im_start|>` 3, `<|im_end|>` 4."""
+    """A byte-level BPE tokenizer, a fresh copy: `<pad>` 0, `<bos>` 1, `<eos>` 2, `<|im_start|>` 3,
+    `<|im_end|>` 4."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_trained()),
         pad_token="<pad>",

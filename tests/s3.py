@@ -32,13 +32,16 @@ class Wire:
 
 
 def watched(wire: Wire) -> type:
-    """moto's application, counted. A PUT is one step, as on S3: moto checks a condition and writes without a lock."""
+    """moto's application, counted. A PUT is one step, as on S3: moto checks a condition and writes
+    without a lock."""
 
     class Watched(threaded_moto_server.DomainDispatcherApplication):  # type: ignore[misc]
         def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             with wire.lock:
                 answer = [bytes(part) for part in super().__call__(environ, start_response)]
-                wire.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], sum(map(len, answer))))
+                wire.requests.append(
+                    (environ["REQUEST_METHOD"], environ["PATH_INFO"], sum(map(len, answer)))
+                )
                 return answer
 
     return Watched
@@ -46,7 +49,8 @@ def watched(wire: Wire) -> type:
 
 @contextmanager
 def serve() -> Iterator[Wire]:
-    """Start the server on a free port, point every client of this process and its children at it, make a bucket."""
+    """Start the server on a free port, point every client of this process and its children at it,
+    make a bucket."""
     wire = Wire()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threaded_moto_server, "DomainDispatcherApplication", watched(wire))

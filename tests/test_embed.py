@@ -30,7 +30,9 @@ def test_vectors_are_those_of_sentence_transformers(folder: Path, tmp_path: Path
     from sentence_transformers import SentenceTransformer
 
     told: list[tuple[int, int]] = []
-    vectors, facts = embed(TEXTS, Encoder(str(folder)), cache=tmp_path, progress=lambda *at: told.append(at))
+    vectors, facts = embed(
+        TEXTS, Encoder(str(folder)), cache=tmp_path, progress=lambda *at: told.append(at)
+    )
     expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
@@ -42,7 +44,12 @@ def test_the_facts_say_what_the_model_decided(folder: Path, tmp_path: Path) -> N
     import hashlib
 
     _, facts = embed(TEXTS[:1], Encoder(str(folder)), cache=tmp_path)
-    assert (facts["pooling"], facts["dtype"], facts["max_length"], facts["prompt"]) == ("mean", "float32", 64, None)
+    assert (facts["pooling"], facts["dtype"], facts["max_length"], facts["prompt"]) == (
+        "mean",
+        "float32",
+        64,
+        None,
+    )
     weights = (folder / "model.safetensors").read_bytes()
     assert facts["weights"] == {"model.safetensors": hashlib.sha256(weights).hexdigest()}
     assert len(facts["probes"]) == 3
@@ -50,7 +57,9 @@ def test_the_facts_say_what_the_model_decided(folder: Path, tmp_path: Path) -> N
     again = Encoder(**{field.name: facts[field.name] for field in fields(Encoder)})
     vectors, facts_again = embed(TEXTS, again, cache=tmp_path)
     assert facts_again == facts
-    np.testing.assert_array_equal(vectors, embed(TEXTS, Encoder(str(folder)), cache=tmp_path / "b")[0])
+    np.testing.assert_array_equal(
+        vectors, embed(TEXTS, Encoder(str(folder)), cache=tmp_path / "b")[0]
+    )
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -71,10 +80,14 @@ def test_an_interrupted_run_gives_the_same_bits(
     kept[0].write_bytes(kept[0].read_bytes()[:-5])  # as a crash of the machine may leave a block
     encoded: list[int] = []
     plain = room._encode
-    monkeypatch.setattr(room, "_encode", lambda m, e, texts: encoded.append(len(texts)) or plain(m, e, texts))
+    monkeypatch.setattr(
+        room, "_encode", lambda m, e, texts: encoded.append(len(texts)) or plain(m, e, texts)
+    )
     resumed, _ = embed(TEXTS, Encoder(str(folder)), cache=tmp_path / "cut")
     np.testing.assert_array_equal(resumed, whole)
-    assert sum(encoded) == len(TEXTS) - 4 * (finished - 1) + len(room.PROBES)  # the rest, the broken block, the probes
+    assert sum(encoded) == len(TEXTS) - 4 * (finished - 1) + len(
+        room.PROBES
+    )  # the rest, the broken block, the probes
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -96,7 +109,9 @@ def test_blocks_of_other_texts_or_settings_are_not_taken(folder: Path, tmp_path:
 def test_settings_do_what_they_say(folder: Path, tmp_path: Path) -> None:
     encoder = Encoder(str(folder))
     plain, _ = embed(["find: lamp"], encoder, cache=tmp_path)
-    np.testing.assert_allclose(embed(["lamp"], replace(encoder, prompt="find: "), cache=tmp_path)[0], plain, atol=1e-6)
+    np.testing.assert_allclose(
+        embed(["lamp"], replace(encoder, prompt="find: "), cache=tmp_path)[0], plain, atol=1e-6
+    )
     unit, _ = embed(["find: lamp"], replace(encoder, normalize=True), cache=tmp_path)
     np.testing.assert_allclose(unit, plain / np.linalg.norm(plain), atol=1e-6)
     half, facts = embed(["find: lamp"], replace(encoder, dtype="bfloat16"), cache=tmp_path)
@@ -109,15 +124,23 @@ def test_an_encoder_agrees_with_itself_and_with_nothing_else(folder: Path, tmp_p
     _, recipe = embed(TEXTS[:1], encoder, cache=tmp_path)
     recipe = json.loads(json.dumps(recipe))
     assert check_probes(encoder, recipe) > 0.999999
-    for other in (replace(encoder, pooling="cls"), replace(encoder, prompt="to find in the shop: ")):
+    for other in (
+        replace(encoder, pooling="cls"),
+        replace(encoder, prompt="to find in the shop: "),
+    ):
         with pytest.raises(CompatibilityError, match="cosine"):
             check_probes(other, recipe)
-    narrower = recipe | {"dim": 8, "probes": [p | {"vector": p["vector"][:8]} for p in recipe["probes"]]}
+    narrower = recipe | {
+        "dim": 8,
+        "probes": [p | {"vector": p["vector"][:8]} for p in recipe["probes"]],
+    }
     with pytest.raises(CompatibilityError, match="16 dimensions, the recipe has 8"):
         check_probes(encoder, narrower)
 
 
-def test_vectors_that_are_not_finite_are_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_that_are_not_finite_are_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = room._encode
 
     def broken(model: object, encoder: Encoder, texts: list[str]) -> np.ndarray:
@@ -126,7 +149,9 @@ def test_vectors_that_are_not_finite_are_named(folder: Path, tmp_path: Path, mon
         return vectors
 
     monkeypatch.setattr(room, "_encode", broken)
-    with pytest.raises(DataError, match=r"2 of 23 vectors are not finite, the first is text 5 \('item 5"):
+    with pytest.raises(
+        DataError, match=r"2 of 23 vectors are not finite, the first is text 5 \('item 5"
+    ):
         embed(TEXTS, Encoder(str(folder)), cache=tmp_path)
 
 

@@ -1,8 +1,9 @@
-"""SIGKILL at any moment leaves the old output or none, and the same command then gives what an unbroken run gives.
+"""SIGKILL at any moment leaves the old output or none, and the same command then gives what an
+unbroken run gives.
 
-Each command is run whole once, for its duration and its result; then it is killed again and again, each time a little
-later by the draw of a seed, going on from what the kill before left; then it may end.
-"""
+Each command is run whole once, for its duration and its result; then it is killed again and again,
+each time a little later by the draw of a seed, going on from what the kill before left; then it may
+end."""
 
 import json
 import os
@@ -45,7 +46,8 @@ def read_bundle(path: Path) -> Any:
 
 
 def read_model(path: Path) -> Any:
-    """What decides a model, from a folder that a command may use: weights, contract and a verified bundle."""
+    """What decides a model, from a folder that a command may use: weights, contract and a verified
+    bundle."""
     weights = load_file(path / "model.safetensors")
     contract = json.loads((path / "sid.json").read_text(encoding="utf-8"))
     assert (path / "tokenizer.json").stat().st_size
@@ -78,7 +80,8 @@ def finish(arguments: tuple[object, ...]) -> float:
 
 
 def kill(arguments: tuple[object, ...], after: float) -> float | None:
-    """Run a command and kill it after so many seconds; None, or the seconds after which it had ended by itself."""
+    """Run a command and kill it after so many seconds; None, or the seconds after which it had
+    ended by itself."""
     begun = time.monotonic()
     process = start(arguments)
     try:
@@ -99,7 +102,10 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
 @pytest.fixture(scope="module")
 def cases(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     encoder = tiny_encoder(tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("encoder"))
-    texts = ({"item_id": f"i{n}", "title": f"{KINDS[n % 6]} {n} " + "very " * (n % 9)} for n in range(TEXTS))
+    texts = (
+        {"item_id": f"i{n}", "title": f"{KINDS[n % 6]} {n} " + "very " * (n % 9)}
+        for n in range(TEXTS)
+    )
     items = write_lines(road.folder / "many.jsonl", texts)
     build = ("build-codebook", items, "--levels", "16x16x16", "--encoder", encoder)
     extend, train = ("extend-model", road.base), ("train", road.model, road.rows)
@@ -125,7 +131,9 @@ def kill_points(seed: int, kills: int, earliest: float) -> Iterator[float]:
 
 
 @pytest.fixture(scope="module")
-def whole(cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[float, Any]]:
+def whole(
+    cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[float, Any]]:
     """The seconds and the result of an unbroken run of a command, measured once."""
 
     @cache
@@ -146,7 +154,14 @@ def put_back(older: Path, out: Path) -> None:
 
 
 def check_kills(
-    case: Case, folder: Path, whole: tuple[float, Any], *, seed: int, kills: int, earliest: float, old: bool
+    case: Case,
+    folder: Path,
+    whole: tuple[float, Any],
+    *,
+    seed: int,
+    kills: int,
+    earliest: float,
+    old: bool,
 ) -> None:
     """The whole of the promise, for one command with or without an older output in its place."""
     lasts, expected = whole
@@ -195,8 +210,12 @@ def test_a_killed_replacement_leaves_the_old_or_the_new(
 @pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_many_kills(cases: dict[str, Case], whole: Whole, tmp_path: Path, command: str, old: bool) -> None:
+def test_many_kills(
+    cases: dict[str, Case], whole: Whole, tmp_path: Path, command: str, old: bool
+) -> None:
     for seed in range(100, 103):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        check_kills(cases[command], folder, whole(command), seed=seed, kills=10, earliest=0.0, old=old)
+        check_kills(
+            cases[command], folder, whole(command), seed=seed, kills=10, earliest=0.0, old=old
+        )

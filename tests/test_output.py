@@ -59,7 +59,9 @@ def test_a_run_killed_between_the_two_moves_is_mended(tmp_path: Path) -> None:
     assert not aside.exists()
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/shop.zarr", "memory://shop.zarr", "file:///shop.zarr"])
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/shop.zarr", "memory://shop.zarr", "file:///shop.zarr"]
+)
 def test_an_output_at_a_url_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="is a URL"):
         refuse_existing(Path(url), force=True)

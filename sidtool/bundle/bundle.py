@@ -1,7 +1,8 @@
-"""The bundle: space, item map, codebook and manifest as one immutable value that opens, saves and verifies.
+"""The bundle: space, item map, codebook and manifest as one immutable value that opens, saves and
+verifies.
 
-Knows which arrays make up a bundle; knows nothing of how they lie on disk (store.py) or how they were made (build.py).
-"""
+Knows which arrays make up a bundle; knows nothing of how they lie on disk (store.py) or how they
+were made (build.py)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,11 +15,10 @@ from numpy.typing import NDArray
 
 from sidtool.bundle import store
 from sidtool.bundle.arrays import StoredArrays
-from sidtool.bundle.items import BLOCK, IdIndex, ItemMap
+from sidtool.bundle.item_map import BLOCK, IdIndex, ItemMap
 from sidtool.bundle.lookup import FEW, NEEDED, Lookup
 from sidtool.bundle.manifest import Identity, Manifest, codebook_arrays, identify
-from sidtool.bundle.objects import is_zip
-from sidtool.bundle.refs import resolve
+from sidtool.bundle.storage import is_zip
 from sidtool.bundle.strings import StringArray
 from sidtool.errors import IntegrityError, RefusedError, SidtoolError, UsageError
 from sidtool.output import new_dir
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 class Bundle:
     """A semantic-ID tokenizer. Arrays of a stored bundle are read when they are first used.
 
-    >>> bundle = Bundle.open("shop.zarr")                                                      # doctest: +SKIP
-    >>> bundle.sid("B01"), bundle.item_ids("<s_a_12><s_b_200><s_c_7>")                          # doctest: +SKIP
+    # doctest: +SKIP
+    >>> bundle = Bundle.open("shop.zarr")
+    # doctest: +SKIP
+    >>> bundle.sid("B01"), bundle.item_ids("<s_a_12><s_b_200><s_c_7>")
     """
 
     def __init__(self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -43,17 +45,18 @@ class Bundle:
 
     @classmethod
     def open(cls, location: str | Path) -> "Bundle":
-        """Open a folder or a .zarr.zip, at a path or an fsspec URL, or a published URL/NAME[@VERSION|@TAG].
+        """Open a folder or a .zarr.zip, at a path or an fsspec URL.
 
-        Only the manifest is read, and checked against its own hash. Raises DataError if nothing is there or the URL
-        cannot be reached, UsageError if a URL's client is not installed, IntegrityError if the bundle is unfinished or
-        damaged, CompatibilityError if its format is newer than this version reads.
-        """
-        return cls(*store.open_stored(resolve(str(location))))
+        Only the manifest is read, and checked against its own hash. Raises DataError if nothing is
+        there or the URL cannot be reached, UsageError if a URL's client is not installed,
+        IntegrityError if the bundle is unfinished or damaged, CompatibilityError if its format is
+        newer than this version reads."""
+        return cls(*store.open_stored(str(location)))
 
     @classmethod
     def of(cls, items: ItemMap, codebook: Codebook | None, policy: str, **facts: Any) -> "Bundle":
-        """A bundle in memory; `facts` are further fields of Manifest (name, collisions, recipe, source, report ...).
+        """A bundle in memory; `facts` are further fields of Manifest (name, collisions, recipe,
+        source, report ...).
 
         The recipe is completed with how the codebook was made; a map without a codebook has none.
         """
@@ -85,7 +88,9 @@ class Bundle:
             codes=read["items/sid"],
             retired=read["items/retired"],
             titles=self._strings("items/title") if "items/title_offset" in read else None,
-            stored_index=IdIndex(read["index/id_hash"], read["index/id_row"]) if "index/id_hash" in read else None,
+            stored_index=IdIndex(read["index/id_hash"], read["index/id_row"])
+            if "index/id_hash" in read
+            else None,
         )
 
     def _strings(self, name: str) -> StringArray:
@@ -95,10 +100,11 @@ class Bundle:
         return StringArray(data, offsets)
 
     def holders(self, codes: Codes) -> ItemMap:
-        """The items that hold one of these (m, levels) SIDs, retired ones too: `items`, or a part read for them.
+        """The items that hold one of these (m, levels) SIDs, retired ones too: `items`, or a part
+        read for them.
 
-        A part has rows of its own. Few look-ups in a large stored bundle read parts, many the whole, once.
-        """
+        A part has rows of its own. Few look-ups in a large stored bundle read parts, many the
+        whole, once."""
         return self._lookup.holders(codes) if self._reads_parts(len(codes)) else self.items
 
     def named(self, ids: Sequence[str]) -> ItemMap:
@@ -107,7 +113,11 @@ class Bundle:
 
     def _reads_parts(self, asked: int) -> bool:
         self._asked += asked
-        large = "items" not in vars(self) and isinstance(self._arrays, StoredArrays) and self.manifest.items > BLOCK
+        large = (
+            "items" not in vars(self)
+            and isinstance(self._arrays, StoredArrays)
+            and self.manifest.items > BLOCK
+        )
         return large and self._asked <= FEW and all(name in self._arrays for name in NEEDED)
 
     @cached_property
@@ -117,7 +127,10 @@ class Bundle:
     @cached_property
     def codebook(self) -> Codebook | None:
         """The codebook, or None where the map came without one."""
-        prefix, names = "codebook/encoder/", [name for name in self._arrays if name.startswith("codebook/")]
+        prefix, names = (
+            "codebook/encoder/",
+            [name for name in self._arrays if name.startswith("codebook/")],
+        )
         levels = sum(1 for name in names if name.startswith("codebook/level_"))
         if not levels:
             return None
@@ -126,7 +139,11 @@ class Bundle:
         return Codebook(
             method=self.manifest.recipe["quantizer"]["method"],
             levels=tuple(self._arrays[f"codebook/level_{level}"] for level in range(levels)),
-            encoder={name.removeprefix(prefix): self._arrays[name] for name in names if name.startswith(prefix)},
+            encoder={
+                name.removeprefix(prefix): self._arrays[name]
+                for name in names
+                if name.startswith(prefix)
+            },
             parameters=self.manifest.recipe["quantizer"]["parameters"],
         )
 
@@ -151,21 +168,28 @@ class Bundle:
         return self.space.spell(items.codes[items.row(item_id)], markers=markers)
 
     def item_ids(self, sid: str) -> list[str]:
-        """The ids of the active items that hold a spelled SID (several only where collisions are allowed)."""
+        """The ids of the active items that hold a spelled SID (several only where collisions are
+        allowed)."""
         codes = np.array([self.space.parse(sid)], dtype=np.uint16)
         items = self.holders(codes)
         first, stop = items.rows_at(codes)
-        return [items.ids[row] for row in range(int(first[0]), int(stop[0])) if not items.retired[row]]
+        return [
+            items.ids[row] for row in range(int(first[0]), int(stop[0])) if not items.retired[row]
+        ]
 
     def encode(self, vectors: Vectors) -> Codes:
         """(n, dim) vectors -> (n, codebook levels) codes, before any collision is resolved.
 
-        Raises RefusedError if the map came without its codebook, UsageError if the dimensions differ.
-        """
+        Raises RefusedError if the map came without its codebook, UsageError if the dimensions
+        differ."""
         if self.codebook is None:
-            raise RefusedError(f"bundle {self.manifest.name!r} is a map without a codebook: it cannot encode")
+            raise RefusedError(
+                f"bundle {self.manifest.name!r} is a map without a codebook: it cannot encode"
+            )
         if vectors.ndim != 2 or vectors.shape[1] != self.codebook.dim:
-            raise UsageError(f"vectors have shape {vectors.shape}, the codebook takes (n, {self.codebook.dim})")
+            raise UsageError(
+                f"vectors have shape {vectors.shape}, the codebook takes (n, {self.codebook.dim})"
+            )
         return self.codebook.encode(vectors)
 
     def save(self, location: str | Path, *, force: bool = False) -> None:
@@ -186,10 +210,9 @@ class Bundle:
 def verify(location: str | Path) -> list[tuple[str, str]]:
     """Everything that is wrong with a stored bundle: (object, what), empty when all is well.
 
-    Checks every stored object against its SHA-256, the manifest against its own, the order of the rows, the values
-    against the identity, and that the index agrees.
-    """
-    place = resolve(str(location))
+    Checks every stored object against its SHA-256, the manifest against its own, the order of the
+    rows, the values against the identity, and that the index agrees."""
+    place = str(location)
     try:
         manifest = store.read_manifest(place)
         broken = store.broken_objects(place, manifest)
@@ -200,7 +223,11 @@ def verify(location: str | Path) -> list[tuple[str, str]]:
 
 def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:
     try:
-        items, codebook, policy = bundle.items, bundle.codebook, bundle.manifest.collisions["policy"]
+        items, codebook, policy = (
+            bundle.items,
+            bundle.codebook,
+            bundle.manifest.collisions["policy"],
+        )
         bundle.space.check(items.codes)
         found = identify(bundle.space, items, codebook, bundle.manifest.recipe, policy)
     except SidtoolError as error:
@@ -208,7 +235,8 @@ def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:
     broken = [
         (
             part,
-            f"{part} digest is {getattr(found, part)[:12]}…, the manifest says {getattr(bundle.identity, part)[:12]}…",
+            f"{part} digest is {getattr(found, part)[:12]}…, the manifest says "
+            f"{getattr(bundle.identity, part)[:12]}…",
         )
         for part in ("space", "codebook", "items")
         if getattr(found, part) != getattr(bundle.identity, part)
@@ -236,12 +264,16 @@ def _arrays_of(items: ItemMap, codebook: Codebook | None) -> dict[str, NDArray[A
         "items/retired": items.retired,
     }
     if items.titles is not None:
-        arrays |= {"items/title_bytes": items.titles.data, "items/title_offset": items.titles.offsets}
+        arrays |= {
+            "items/title_bytes": items.titles.data,
+            "items/title_offset": items.titles.offsets,
+        }
     return arrays | _index_arrays(items)
 
 
 def _index_arrays(items: ItemMap) -> dict[str, NDArray[Any]]:
-    """What is derived from the items, for look-ups: sorted hashes of ids, and every BLOCK-th row of what is sorted."""
+    """What is derived from the items, for look-ups: sorted hashes of ids, and every BLOCK-th row of
+    what is sorted."""
     return {
         "index/id_hash": items.index.hashes,
         "index/id_row": items.index.rows,

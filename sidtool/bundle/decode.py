@@ -1,7 +1,7 @@
 """From text to items: every semantic ID in a text, and what the bundle knows of it.
 
-Knows a bundle and text; knows nothing of models. Nothing is passed over: what is no SID of a living item is reported.
-"""
+Knows a bundle and text; knows nothing of models. Nothing is passed over: what is no SID of a living
+item is reported."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,15 @@ from typing import Literal
 import numpy as np
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.items import ItemMap
+from sidtool.bundle.item_map import ItemMap
 
 Status = Literal["item", "retired", "unknown", "malformed"]
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One SID found in a text: its items (several where collisions are allowed), or why there are none."""
+    """One SID found in a text: its items (several where collisions are allowed), or why there are
+    none."""
 
     sid: str
     status: Status
@@ -26,7 +27,8 @@ class Decoded:
 
 
 def decode(bundle: Bundle, text: str) -> list[Decoded]:
-    """Every SID in a text, in order. Pieces that spell no complete SID of the space are `malformed`."""
+    """Every SID in a text, in order. Pieces that spell no complete SID of the space are
+    `malformed`."""
     found = list(bundle.space.find(text))
     codes = [piece.codes for piece in found if piece.codes is not None]
     items = bundle.holders(np.array(codes, dtype=np.uint16).reshape(-1, bundle.space.levels))
@@ -41,4 +43,9 @@ def _look_up(items: ItemMap, text: str, codes: Sequence[int] | None) -> Decoded:
     alive = [row for row in rows if not items.retired[row]]
     status: Status = "item" if alive else "retired" if len(rows) else "unknown"
     shown = alive or rows
-    return Decoded(text, status, tuple(items.ids[row] for row in shown), tuple(items.title(row) for row in shown))
+    return Decoded(
+        text,
+        status,
+        tuple(items.ids[row] for row in shown),
+        tuple(items.title(row) for row in shown),
+    )

@@ -1,8 +1,8 @@
-"""A few items of a large bundle: the part of its item map that holds certain SIDs or ids, without reading the rest.
+"""A few items of a large bundle: the part of its item map that holds certain SIDs or ids, without
+reading the rest.
 
-Knows the sparse index, one entry for each block of rows; knows nothing of how arrays lie in objects. A part of an item
-map is an item map, so whoever asks works on it as on the whole.
-"""
+Knows the sparse index, one entry for each block of rows; knows nothing of how arrays lie in
+objects. A part of an item map is an item map, so whoever asks works on it as on the whole."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.arrays import Span, StoredArrays
-from sidtool.bundle.items import BLOCK, ItemMap
+from sidtool.bundle.item_map import BLOCK, ItemMap
 from sidtool.bundle.strings import StringArray
 from sidtool.sid import Codes, SidSpace
 
@@ -20,7 +20,8 @@ FEW = 64
 """Look-ups in blocks after which reading the whole map is the shorter way."""
 
 NEEDED = ("index/sid_first", "index/id_hash_first", "index/id_hash", "index/id_row")
-"""Arrays without which there are no look-ups in blocks: older bundles, or another writer's, may lack them."""
+"""Arrays without which there are no look-ups in blocks: older bundles, or another writer's, may
+lack them."""
 
 
 class Lookup:
@@ -45,7 +46,9 @@ class Lookup:
         spans = _blocks(self._id_hash_first, asked, self._items)
         found = [
             first + np.flatnonzero(np.isin(block, asked))
-            for (first, _), block in zip(spans, self._arrays.parts("index/id_hash", spans), strict=True)
+            for (first, _), block in zip(
+                spans, self._arrays.parts("index/id_hash", spans), strict=True
+            )
         ]
         return self._take(self._arrays.parts("index/id_row", _runs(found)))
 
@@ -55,16 +58,23 @@ class Lookup:
         return ItemMap(
             space=self._space,
             ids=self._strings("items/id", runs),
-            codes=_join(self._arrays.parts("items/sid", runs), np.empty((0, self._space.levels), dtype=np.uint16)),
+            codes=_join(
+                self._arrays.parts("items/sid", runs),
+                np.empty((0, self._space.levels), dtype=np.uint16),
+            ),
             retired=_join(self._arrays.parts("items/retired", runs), np.empty(0, dtype=np.bool_)),
-            titles=self._strings("items/title", runs) if "items/title_offset" in self._arrays else None,
+            titles=self._strings("items/title", runs)
+            if "items/title_offset" in self._arrays
+            else None,
         )
 
     def _strings(self, name: str, runs: Sequence[Span]) -> StringArray:
         offsets = self._arrays.parts(f"{name}_offset", [(first, stop + 1) for first, stop in runs])
         data = self._arrays.parts(f"{name}_bytes", [(int(own[0]), int(own[-1])) for own in offsets])
         lengths = [np.zeros(1, dtype=np.int64), *(np.diff(own) for own in offsets)]
-        return StringArray(_join(data, np.empty(0, dtype=np.uint8)), np.cumsum(np.concatenate(lengths)))
+        return StringArray(
+            _join(data, np.empty(0, dtype=np.uint8)), np.cumsum(np.concatenate(lengths))
+        )
 
     @cached_property
     def _sid_first(self) -> NDArray[np.uint64]:
@@ -76,15 +86,18 @@ class Lookup:
 
 
 def _blocks(firsts: NDArray[np.uint64], asked: NDArray[np.uint64], n: int) -> list[Span]:
-    """The blocks of n sorted values in which those asked for may lie; `firsts` holds each block's first value."""
+    """The blocks of n sorted values in which those asked for may lie; `firsts` holds each block's
+    first value."""
     low = np.maximum(np.searchsorted(firsts, asked, side="left") - 1, 0)
     high = np.searchsorted(firsts, asked, side="right")
-    blocks = np.unique(np.concatenate([np.arange(*pair) for pair in zip(low, high, strict=True)] or [low]))
+    blocks = np.unique(
+        np.concatenate([np.arange(*pair) for pair in zip(low, high, strict=True)] or [low])
+    )
     return [(int(block) * BLOCK, min(int(block + 1) * BLOCK, n)) for block in blocks]
 
 
 def _runs(rows: Iterable[NDArray[Any]]) -> list[Span]:
-    """Rows, in any order and with repeats, as runs of neighbours."""
+    """Rows, in any order and with repeats, as runs of neighbors."""
     every = np.unique(_join(list(rows), np.empty(0, dtype=np.int64)).astype(np.int64))
     cuts = np.flatnonzero(np.diff(every) > 1) + 1
     return [(int(run[0]), int(run[-1]) + 1) for run in np.split(every, cuts) if len(run)]

@@ -1,10 +1,11 @@
 """The manifest: what a bundle says of itself, and the three digests that are its identity.
 
-Knows the keys and how values are hashed; knows nothing of storage. Digests are taken over values, so chunks,
-compressors, zip or folder do not change them. Name, version, parent, dates, stats and the index stand outside.
-"""
+Knows the keys and how values are hashed; knows nothing of storage. Digests are taken over values,
+so chunks, compressors, zip or folder do not change them. Name, version, parent, dates, stats and
+the index stand outside."""
 
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.items import ItemMap
+from sidtool.bundle.item_map import ItemMap
 from sidtool.errors import CompatibilityError, IntegrityError
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import SidSpace
 
 FORMAT = 1
-"""The newest bundle format that this version reads and the one that it writes; it reads every older one too."""
+"""The newest bundle format that this version reads and the one that it writes; it reads every older
+one too."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Manifest:
     change: Mapping[str, Any] = field(default_factory=dict)
     """what this version changed: kind and counts; empty for a bundle that was built"""
     lineage: tuple[Mapping[str, Any], ...] = ()
-    """the versions before this one, oldest first: version, digest, name, created and change of each"""
+    """the versions before this one, oldest first: version, digest, name, created and change of each
+    """
     format: int = FORMAT
     objects: Mapping[str, str] = field(default_factory=dict)
     """stored object -> SHA-256 of its bytes, the root document excepted"""
@@ -80,10 +83,13 @@ class Manifest:
         Raises CompatibilityError on a newer format, IntegrityError on a missing or malformed key.
         """
         if not isinstance(value.get("format"), int):
-            raise IntegrityError(f"the bundle's manifest says format {value.get('format')!r}, not a number")
+            raise IntegrityError(
+                f"the bundle's manifest says format {value.get('format')!r}, not a number"
+            )
         if value["format"] > FORMAT:
             raise CompatibilityError(
-                f"the bundle has format {value['format']}, this sidtool reads up to {FORMAT}", hint="upgrade sidtool"
+                f"the bundle has format {value['format']}, this sidtool reads up to {FORMAT}",
+                hint="upgrade sidtool",
             )
         try:
             known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
@@ -102,12 +108,19 @@ class Manifest:
 
 
 def canonical(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces: equal values give equal bytes. NaN and infinities are refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    """JSON with sorted keys and no spaces: equal values give equal bytes. NaN and infinities are
+    refused."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
 
 
 def identify(
-    space: SidSpace, items: ItemMap, codebook: Codebook | None, recipe: Mapping[str, Any] | None, policy: str
+    space: SidSpace,
+    items: ItemMap,
+    codebook: Codebook | None,
+    recipe: Mapping[str, Any] | None,
+    policy: str,
 ) -> Identity:
     """Hash the values of a bundle."""
     return Identity(
@@ -119,18 +132,24 @@ def identify(
 
 def codebook_arrays(codebook: Codebook) -> dict[str, NDArray[Any]]:
     """A codebook's arrays by the name under which a bundle stores them."""
-    levels = {f"codebook/level_{level}": centroids for level, centroids in enumerate(codebook.levels)}
+    levels = {
+        f"codebook/level_{level}": centroids for level, centroids in enumerate(codebook.levels)
+    }
     return levels | {f"codebook/encoder/{name}": array for name, array in codebook.encoder.items()}
 
 
 _NOT_IDENTITY = ("model", "revision", "trust_remote_code", "probes")
-"""Keys of an encoder's recipe that say where it was found and what it gave there: its weights say what it is."""
+"""Keys of an encoder's recipe that say where it was found and what it gave there: its weights say
+what it is."""
 
 
 def _hash_codebook(codebook: Codebook | None, recipe: Mapping[str, Any] | None, policy: str) -> str:
     encoder = (recipe or {}).get("encoder", {})
     if "weights" in encoder:
-        recipe = {**(recipe or {}), "encoder": {key: encoder[key] for key in encoder if key not in _NOT_IDENTITY}}
+        recipe = {
+            **(recipe or {}),
+            "encoder": {key: encoder[key] for key in encoder if key not in _NOT_IDENTITY},
+        }
     digest = hashlib.sha256(canonical({"recipe": recipe, "policy": policy}))
     for name, array in sorted(codebook_arrays(codebook).items()) if codebook else ():
         _update(digest, name, array)
@@ -156,3 +175,14 @@ def _update(digest: Any, name: str, array: NDArray[Any]) -> None:
     little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
     digest.update(canonical([name, little.dtype.str, list(little.shape)]))
     digest.update(little.tobytes())
+
+
+def library_versions(*packages: str) -> dict[str, str]:
+    """Installed versions of sidtool and of those packages that are there."""
+    found = {}
+    for package in ("sidtool", *packages):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

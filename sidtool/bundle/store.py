@@ -1,9 +1,10 @@
-"""How a bundle lies in Zarr v3: a folder, a stored zip, or a URL; the manifest is written last and is the commit mark.
+"""How a bundle lies in Zarr v3: a folder, a stored zip, or a URL; the manifest is written last and
+is the commit mark.
 
-Knows objects, the root document and digests; knows nothing of what the arrays mean. Integrity is checked here: every
-stored object against its SHA-256, the root document against its own hash and its own spelling, a zip against the one
-zip that its objects make. So one flipped byte anywhere is found. docs/format.md is the format, in a page.
-"""
+Knows objects, the root document and digests; knows nothing of what the arrays mean. Integrity is
+checked here: every stored object against its SHA-256, the root document against its own hash and
+its own spelling, a zip against the one zip that its objects make. So one flipped byte anywhere is
+found. docs/format.md is the format, in a page."""
 
 import hashlib
 import json
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.arrays import StoredArrays
 from sidtool.bundle.manifest import FORMAT, Manifest, canonical
-from sidtool.bundle.objects import Objects, is_zip
+from sidtool.bundle.storage import Objects, is_zip
 from sidtool.errors import DataError, IntegrityError
 from sidtool.output import new_file, remove
 
@@ -29,7 +30,8 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def open_stored(location: str) -> tuple[Manifest, StoredArrays]:
-    """The manifest of a stored bundle, checked against its own hash, and the arrays, to be read when needed.
+    """The manifest of a stored bundle, checked against its own hash, and the arrays, to be read
+    when needed.
 
     Raises DataError if there is no bundle, IntegrityError if it is unfinished or damaged.
     """
@@ -44,15 +46,20 @@ def read_manifest(location: str) -> Manifest:
 
 
 def parse_root(location: str, data: bytes) -> Manifest:
-    """The manifest in a root document. Its one spelling is checked, so that no byte of it is free to change."""
+    """The manifest in a root document. Its one spelling is checked, so that no byte of it is free
+    to change."""
     try:
         attributes = json.loads(data)["attributes"]
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{location}: {ROOT} is damaged ({type(error).__name__})") from error
     if not isinstance(attributes, dict) or "sidtool" not in attributes:
-        raise IntegrityError(f"{location} has no manifest: an unfinished bundle, or another Zarr group")
+        raise IntegrityError(
+            f"{location} has no manifest: an unfinished bundle, or another Zarr group"
+        )
     if data != _spell_root(attributes["sidtool"]):
-        raise IntegrityError(f"{location}: {ROOT} is damaged: the manifest is not what its own SHA-256 says")
+        raise IntegrityError(
+            f"{location}: {ROOT} is damaged: the manifest is not what its own SHA-256 says"
+        )
     return Manifest.from_json(attributes["sidtool"])
 
 
@@ -69,8 +76,8 @@ def stored_objects(location: str) -> Iterator[tuple[str, bytes]]:
 def write_folder(folder: Path, arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> None:
     """Write arrays, then their digests and the manifest, into an empty folder.
 
-    Arrays are stored plainly, so that a row lies at a place that arithmetic tells: what is asked for can be read alone.
-    """
+    Arrays are stored plainly, so that a row lies at a place that arithmetic tells: what is asked
+    for can be read alone."""
     import zarr
 
     store = zarr.storage.LocalStore(folder)
@@ -90,7 +97,9 @@ def write_folder(folder: Path, arrays: Mapping[str, NDArray[Any]], manifest: Man
 def commit(folder: Path, manifest: Manifest) -> None:
     """Write the root document of a folder whose arrays are there: from now on it is a bundle."""
     objects = {name: _sha256(data) for name, data in stored_objects(str(folder)) if name != ROOT}
-    (folder / ROOT).write_bytes(_spell_root(manifest.to_json() | {"format": FORMAT, "objects": objects}))
+    (folder / ROOT).write_bytes(
+        _spell_root(manifest.to_json() | {"format": FORMAT, "objects": objects})
+    )
 
 
 @contextmanager
@@ -108,7 +117,8 @@ def packed(path: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def write_zip(folder: Path, target: Path) -> None:
-    """Pack a finished folder: stored, sorted, root last, times fixed, so that equal objects give equal bytes."""
+    """Pack a finished folder: stored, sorted, root last, times fixed, so that equal objects give
+    equal bytes."""
     with target.open("wb") as stream:
         _pack(stream, stored_objects(str(folder)))
 
@@ -121,7 +131,10 @@ def broken_objects(location: str, manifest: Manifest) -> list[tuple[str, str]]:
         for name, digest in sorted(manifest.objects.items())
         if stored.get(name) != digest
     ]
-    broken += [(name, "not in the manifest") for name in sorted(stored.keys() - manifest.objects.keys() - {ROOT})]
+    broken += [
+        (name, "not in the manifest")
+        for name in sorted(stored.keys() - manifest.objects.keys() - {ROOT})
+    ]
     if not broken and is_zip(location) and not _is_canonical_zip(Objects(location)):
         name = location.rpartition("/")[2]
         broken.append((name, "the zip's own records differ from those that its objects make"))
@@ -135,7 +148,8 @@ def _manifest_in(objects: Objects) -> Manifest:
     if objects.exists():
         raise IntegrityError(f"{objects.location} has no {ROOT}: an unfinished or damaged bundle")
     raise DataError(
-        f"no bundle at {objects.location}", hint="a bundle is a .zarr folder or a .zarr.zip that build-codebook wrote"
+        f"no bundle at {objects.location}",
+        hint="a bundle is a .zarr folder or a .zarr.zip that build-codebook wrote",
     )
 
 
@@ -169,7 +183,10 @@ def _record(name: str) -> zipfile.ZipInfo:
 def _spell_root(manifest: Mapping[str, Any]) -> bytes:
     attributes = {"sidtool": manifest, "sidtool_sha256": _sha256(canonical(manifest))}
     root = {"attributes": attributes, "node_type": "group", "zarr_format": 3}
-    return json.dumps(root, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    return (
+        json.dumps(root, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+        + b"\n"
+    )
 
 
 def _sha256(data: bytes) -> str:

@@ -1,4 +1,5 @@
-"""What every command shares on the terminal: results to stdout, all else to stderr, errors as one line.
+"""What every command shares on the terminal: results to stdout, all else to stderr, errors as one
+line.
 
 Knows rich and exit codes; knows nothing of what a command does.
 """
@@ -23,7 +24,8 @@ Progress = Callable[[int, int], None]
 
 
 class Commands(TyperGroup):
-    """The command group: turns errors into one line and an exit code, and warnings into one line each."""
+    """The command group: turns errors into one line and an exit code, and warnings into one line
+    each."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command. `SIDTOOL_DEBUG=1` shows tracebacks."""
@@ -68,23 +70,31 @@ def say_json(value: object, *, to: IO[str] | None = None) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False), file=to)
 
 
-def say_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+def say_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None
+) -> None:
     """A table on stdout; numbers stand on the right."""
     _print_table(columns, rows, title, stderr=False)
 
 
-def say_table_aside(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+def say_table_aside(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None
+) -> None:
     """A table on stderr, beside the JSON on stdout."""
     _print_table(columns, rows, title, stderr=True)
 
 
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None, *, stderr: bool) -> None:
+def _print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None, *, stderr: bool
+) -> None:
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = all(isinstance(row[index], int | float) or row[index] == "-" for row in rows)
         table.add_column(column, justify="right" if numeric and rows else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_plain(f"{cell:.4f}" if isinstance(cell, float) else str(cell)) for cell in row))
+        table.add_row(
+            *(_plain(f"{cell:.4f}" if isinstance(cell, float) else str(cell)) for cell in row)
+        )
     console = Console(highlight=False, stderr=stderr)
     if not console.is_terminal:
         console = Console(highlight=False, stderr=stderr, width=160)
@@ -98,16 +108,24 @@ def next_step(command: str) -> None:
 
 @contextmanager
 def progress(*stages: str) -> Iterator[Mapping[str, Progress]]:
-    """A bar for each stage on a terminal, and nothing elsewhere. Gives stage -> report(done, total)."""
+    """A bar for each stage on a terminal, and nothing elsewhere. Gives stage -> report(done,
+    total)."""
     if not sys.stderr.isatty():
         yield {}
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks = {stage: bars.add_task(stage, total=None, start=False, visible=False) for stage in stages}
+        tasks = {
+            stage: bars.add_task(stage, total=None, start=False, visible=False) for stage in stages
+        }
 
         def reporter(stage: str) -> Progress:
             def report(done: int, total: int) -> None:
@@ -120,7 +138,8 @@ def progress(*stages: str) -> Iterator[Mapping[str, Progress]]:
 
 
 def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Callback of `--config FILE.yaml`: its keys are defaults of this command's options. An unknown key is an error."""
+    """Callback of `--config FILE.yaml`: its keys are defaults of this command's options. An unknown
+    key is an error."""
     if path is None:
         return None
     import yaml
@@ -134,7 +153,10 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     known = _names(ctx)
     defaults = {str(key).replace("-", "_"): value for key, value in values.items()}
     for key in defaults.keys() - known.keys():
-        raise UsageError(f"{path}: {ctx.info_name} has no option {key!r}", hint=f"it has {', '.join(sorted(known))}")
+        raise UsageError(
+            f"{path}: {ctx.info_name} has no option {key!r}",
+            hint=f"it has {', '.join(sorted(known))}",
+        )
     ctx.default_map = {
         **(ctx.default_map or {}),
         **{known[key].name: _as_option(known[key], value) for key, value in defaults.items()},
@@ -146,15 +168,21 @@ def _names(ctx: typer.Context) -> dict[str, Any]:
     """What a file calls the options of a command, which is what their flags say -> the options."""
     names = {}
     for parameter in ctx.command.params:
-        flag = next((name for name in parameter.opts if name.startswith("--")), parameter.name or "")
+        flag = next(
+            (name for name in parameter.opts if name.startswith("--")), parameter.name or ""
+        )
         names[flag.lstrip("-").replace("-", "_")] = parameter
     return names
 
 
 def _as_option(parameter: Any, value: Any) -> Any:
-    """A YAML value as the command line would give it: a mapping is a list of `key=value`, one of many a list of one."""
+    """A YAML value as the command line would give it: a mapping is a list of `key=value`, one of
+    many a list of one."""
     if isinstance(value, dict):
-        return [f"{key}={json.dumps(item) if not isinstance(item, str) else item}" for key, item in value.items()]
+        return [
+            f"{key}={json.dumps(item) if not isinstance(item, str) else item}"
+            for key, item in value.items()
+        ]
     if getattr(parameter, "multiple", False) and value is not None and not isinstance(value, list):
         value = [value]
     return [str(item) for item in value] if isinstance(value, list) else value
@@ -169,9 +197,10 @@ def _plain(text: str) -> str:
 
 
 def _quiet_libraries() -> None:
-    """Libraries print progress and advice of their own; the terminal is ours. Each variable can be set otherwise."""
+    """Libraries print progress and advice of their own; the terminal is ours. Each variable can be
+    set otherwise."""
     for name, value in {
-        "TOKENIZERS_PARALLELISM": "false",
+        "TOKENIZERS_PARALLELIZM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",

@@ -8,11 +8,11 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
-from sidtool.cli.sources import read_ids, read_side_by_side
+from sidtool.cli.inputs import read_ids, read_side_by_side
 from sidtool.errors import EXIT_REFUSED, UsageError
 
 if TYPE_CHECKING:
-    from sidtool.bundle.versions import Diff
+    from sidtool.build.diff import Diff
     from sidtool.model.rebind import Outlook
 
 SHOWN = 5
@@ -23,83 +23,114 @@ def add_items(
     bundle: options.Bundle,
     out: options.Out,
     items: Annotated[
-        Path | None, typer.Argument(metavar="[ITEMS]", help="New items, in any form that build-codebook reads.")
+        Path | None,
+        typer.Argument(metavar="[ITEMS]", help="New items, in any form that build-codebook reads."),
     ] = None,
-    remove: Annotated[Path | None, typer.Option(help="File of item ids, a line each, to retire.")] = None,
+    remove: Annotated[
+        Path | None, typer.Option(help="File of item ids, a line each, to retire.")
+    ] = None,
     embeddings: Annotated[
         list[Path] | None,
-        typer.Option(help="Vectors of the items, made as those of the bundle, once for each source."),
+        typer.Option(
+            help="Vectors of the items, made as those of the bundle, once for each source."
+        ),
     ] = None,
-    encoder: Annotated[str | None, typer.Option(help="Where the bundle's encoder lies now, if it moved.")] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column of item ids; guessed if not given.")] = None,
-    title_column: Annotated[str | None, typer.Option(help="Column of titles; guessed if not given.")] = None,
-    on_empty: Annotated[str, typer.Option(help="An item without text: id (its id is its text), drop or error.")] = "id",
+    encoder: Annotated[
+        str | None, typer.Option(help="Where the bundle's encoder lies now, if it moved.")
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="Column of item ids; guessed if not given.")
+    ] = None,
+    title_column: Annotated[
+        str | None, typer.Option(help="Column of titles; guessed if not given.")
+    ] = None,
+    on_empty: Annotated[
+        str, typer.Option(help="An item without text: id (its id is its text), drop or error.")
+    ] = "id",
     trust_remote_code: options.Trust = False,
     config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Add items to a bundle and retire others; no published SID moves, and models of the bundle go on working."""
-    from sidtool.bundle import Bundle
-    from sidtool.bundle.add import NO_VECTORS, NOTHING, unknown
-    from sidtool.bundle.add import add_items as add
-    from sidtool.bundle.encode import embed_texts
-    from sidtool.bundle.versions import spell_change
-    from sidtool.catalog.items import read_items
+    """Add items to a bundle and retire others; no published SID moves, and models of the bundle go
+    on working."""
+    from sidtool.build.add import NO_VECTORS, NOTHING, unknown
+    from sidtool.build.add import add_items as add
+    from sidtool.build.encode import embed_texts
+    from sidtool.bundle.lineage import spell_change
+    from sidtool.data.items import read_items
     from sidtool.output import refuse_existing
+    from sidtool.registry.references import open_bundle
 
     if items is None and remove is None:
         raise UsageError("give ITEMS to add, --remove FILE, or both")
     if embeddings and encoder is not None:
         raise UsageError("give either --encoder or --embeddings")
     if items is None and (embeddings or encoder or id_column or title_column):
-        raise UsageError("vectors, encoder and columns are of items to add, and --remove alone adds none")
+        raise UsageError(
+            "vectors, encoder and columns are of items to add, and --remove alone adds none"
+        )
     refuse_existing(out, force)
-    opened = Bundle.open(bundle)
-    catalogue = NOTHING
+    opened = open_bundle(bundle)
+    catalog = NOTHING
     if items is not None:
-        catalogue = read_items(
+        catalog = read_items(
             items,
             id_column=id_column,
             title_column=title_column,
             text_template=(opened.manifest.recipe or {}).get("text_template"),
             on_empty=on_empty,  # type: ignore[arg-type]
         )
-    new, gone = unknown(opened, catalogue.ids), read_ids(remove) if remove is not None else []
+    new, gone = unknown(opened, catalog.ids), read_ids(remove) if remove is not None else []
     if dry_run:
-        return note(f"would add {len(new)} of {len(catalogue)} items to {bundle} and retire {len(gone)}, at {out}")
+        return note(
+            f"would add {len(new)} of {len(catalog)} items to {bundle} and retire {len(gone)}, "
+            f"at {out}"
+        )
     if embeddings and len(new):
-        vectors = read_side_by_side(embeddings, catalogue.ids, opened)[new]
+        vectors = read_side_by_side(embeddings, catalog.ids, opened)[new]
     elif len(new):
-        texts = [catalogue.texts[row] for row in new]
+        texts = [catalog.texts[row] for row in new]
         with progress("embed") as report:
             told = report.get("embed")
-            vectors = embed_texts(opened, texts, model=encoder, trust_remote_code=trust_remote_code, progress=told)
+            vectors = embed_texts(
+                opened, texts, model=encoder, trust_remote_code=trust_remote_code, progress=told
+            )
     else:
         vectors = NO_VECTORS
-    grown = add(opened, catalogue, vectors, remove=gone)
+    grown = add(opened, catalog, vectors, remove=gone)
     grown.save(out, force=force)
     counts = dict(grown.manifest.change) if grown is not opened else {}
     if json:
-        say_json({"bundle": str(out), "version": grown.manifest.version, "digest": grown.identity.digest} | counts)
+        say_json(
+            {"bundle": str(out), "version": grown.manifest.version, "digest": grown.identity.digest}
+            | counts
+        )
     else:
-        say(f"{out}: {grown.manifest.name} {grown.manifest.version}, {spell_change(counts) or 'nothing changed'}")
+        say(
+            f"{out}: {grown.manifest.name} {grown.manifest.version}, "
+            f"{spell_change(counts) or 'nothing changed'}"
+        )
     return next_step(f"sidtool recommend MODEL --bundle {out} --history ...")
 
 
 def diff(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="A bundle: NAME.zarr, NAME.zarr.zip or a URL.")],
+    old: Annotated[
+        str, typer.Argument(metavar="OLD", help="A bundle: NAME.zarr, NAME.zarr.zip or a URL.")
+    ],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The bundle that came after it.")],
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 3 when the bundles differ.")] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit 3 when the bundles differ.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Say what differs between two bundles, and what that means for models made for the old one."""
-    from sidtool.bundle import Bundle
-    from sidtool.bundle.versions import diff as compare
+    from sidtool.build.diff import diff as compare
     from sidtool.model.rebind import outlook
+    from sidtool.registry.references import open_bundle
 
-    before, after = Bundle.open(old), Bundle.open(new)
+    before, after = open_bundle(old), open_bundle(new)
     found, verdict = compare(before, after), outlook(before, after)
     if json:
         say_json(found.to_json() | {"verdict": asdict(verdict)})
@@ -110,19 +141,24 @@ def diff(
 
 
 def align(
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The bundle with a codebook of its own.")],
+    new: Annotated[
+        str, typer.Argument(metavar="NEW", help="The bundle with a codebook of its own.")
+    ],
     out: options.Out,
-    to: Annotated[str, typer.Option("--to", metavar="OLD", help="The bundle whose vocabulary it gets.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="OLD", help="The bundle whose vocabulary it gets.")
+    ],
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Rename the codes of a retrained codebook so that models of the old one keep most of their meaning."""
-    from sidtool.bundle import Bundle
-    from sidtool.bundle.versions import align as rename
+    """Rename the codes of a retrained codebook so that models of the old one keep most of their
+    meaning."""
+    from sidtool.build.align import align as rename
     from sidtool.output import refuse_existing
+    from sidtool.registry.references import open_bundle
 
     refuse_existing(out, force)
-    aligned, told = rename(Bundle.open(new), Bundle.open(to))
+    aligned, told = rename(open_bundle(new), open_bundle(to))
     aligned.save(out, force=force)
     if json:
         return say_json({"bundle": str(out), "digest": aligned.identity.digest} | asdict(told))
@@ -131,22 +167,27 @@ def align(
         for depth, (before, after) in enumerate(zip(told.before, told.after, strict=True), 1)
     ]
     say_table(["levels", "kept before", "kept after", "share"], rows)
-    say(f"SIDs preserved: {told.before[-1]} of {told.common} common items before, {told.after[-1]} after")
+    say(
+        f"SIDs preserved: {told.before[-1]} of {told.common} common items before, "
+        f"{told.after[-1]} after"
+    )
     return next_step(f"sidtool recommend MODEL --bundle {out} --history ...")
 
 
 def rebind(
     model: options.Model,
-    newer: Annotated[str, typer.Argument(metavar="NEWER", help="The bundle that the model gets, if compatible.")],
+    newer: Annotated[
+        str, typer.Argument(metavar="NEWER", help="The bundle that the model gets, if compatible.")
+    ],
     out: options.Out,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Copy a model with a newer bundle inside, after the check that recommend --bundle makes."""
-    from sidtool.bundle import Bundle
     from sidtool.model.rebind import rebind as bind
+    from sidtool.registry.references import open_bundle
 
-    opened = Bundle.open(newer)
+    opened = open_bundle(newer)
     verdict = bind(model, opened, out, force=force)
     if json:
         say_json({"model": str(out), "bundle": opened.identity.digest} | asdict(verdict))
@@ -156,7 +197,9 @@ def rebind(
 
 
 def _say_diff(found: "Diff", verdict: "Outlook") -> None:
-    groups = {name: getattr(found, name) for name in ("added", "retired", "gone", "restored", "retitled")}
+    groups = {
+        name: getattr(found, name) for name in ("added", "retired", "gone", "restored", "retitled")
+    }
     rows = [(name, len(ids), ", ".join(ids[:SHOWN])) for name, ids in groups.items()]
     depths = sorted({move.depth for move in found.moved})
     for depth in depths:
@@ -164,8 +207,15 @@ def _say_diff(found: "Diff", verdict: "Outlook") -> None:
         rows.append((f"moved at level {depth}", len(moved), ", ".join(moved[:SHOWN])))
     say_table(["items", "", "first"], [("kept their SID", found.kept, ""), *rows])
     if any(found.drift):
-        drift = [(level, "-" if value is None else value) for level, value in enumerate(found.drift, 1)]
+        drift = [
+            (level, "-" if value is None else value) for level, value in enumerate(found.drift, 1)
+        ]
         say_table(["level", "codebook drift"], drift)
     if found.manifest:
-        say_table(["manifest", "old", "new"], [(key, *pair) for key, pair in found.manifest.items()])
-    say(f"models of the old bundle: {verdict.kind}" + (f" ({verdict.message})" if verdict.message else ""))
+        say_table(
+            ["manifest", "old", "new"], [(key, *pair) for key, pair in found.manifest.items()]
+        )
+    say(
+        f"models of the old bundle: {verdict.kind}"
+        + (f" ({verdict.message})" if verdict.message else "")
+    )

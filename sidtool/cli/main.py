@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sidtool.cli import codebook, exchange, lifecycle, models, registry, serve, training
+from sidtool.cli import codebook, interop, lifecycle, models, recommend, registry, sft, train
 from sidtool.cli.console import Commands
 
 app = typer.Typer(
@@ -13,7 +13,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SIDTOOL", "max_content_width": 110},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "SIDTOOL",
+        "max_content_width": 110,
+    },
     help="Semantic IDs as a portable, versioned, verified tokenizer for generative recommendation.",
 )
 
@@ -23,16 +27,16 @@ for command in (
     codebook.verify,
     codebook.encode,
     codebook.decode,
-    exchange.import_,
-    exchange.export,
-    exchange.compare,
+    interop.import_,
+    interop.export,
+    interop.compare,
     models.init_model,
     models.extend_model,
-    training.make_sft,
-    training.train,
+    sft.make_sft,
+    train.train,
     models.merge,
-    serve.recommend,
-    serve.evaluate,
+    recommend.recommend,
+    recommend.evaluate,
     lifecycle.add_items,
     lifecycle.diff,
     lifecycle.align,
@@ -59,7 +63,11 @@ def root(
         bool,
         # a variable SIDTOOL_VERSION, as a build may set, must not stop every command
         typer.Option(
-            "--version", callback=_version, is_eager=True, allow_from_autoenv=False, help="Print the version."
+            "--version",
+            callback=_version,
+            is_eager=True,
+            allow_from_autoenv=False,
+            help="Print the version.",
         ),
     ] = False,
 ) -> None:

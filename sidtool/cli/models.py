@@ -13,16 +13,27 @@ from sidtool.output import refuse_existing
 
 
 def init_model(
-    items: Annotated[Path, typer.Argument(help="Catalogue whose text the tokenizer is trained on.")],
+    items: Annotated[Path, typer.Argument(help="Catalog whose text the tokenizer is trained on.")],
     out: options.Out,
     preset: Annotated[
-        str, typer.Option(help="Shape of the model: gpt2-tiny, gpt2-mini, neox-tiny, qwen3-tiny, llama-tiny.")
+        str,
+        typer.Option(
+            help="Shape of the model: gpt2-tiny, gpt2-mini, neox-tiny, qwen3-tiny, llama-tiny."
+        ),
     ] = "gpt2-tiny",
-    vocab_size: Annotated[int, typer.Option(help="Text tokens; 512 do where a model only sees semantic IDs.")] = 4096,
-    text: Annotated[str | None, typer.Option(help='Text of an item, like "{title}. {description}".')] = None,
+    vocab_size: Annotated[
+        int, typer.Option(help="Text tokens; 512 do where a model only sees semantic IDs.")
+    ] = 4096,
+    text: Annotated[
+        str | None, typer.Option(help='Text of an item, like "{title}. {description}".')
+    ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", envvar="SIDTOOL_INIT_MODEL_SET", help="Field of the model's configuration, key=value."),
+        typer.Option(
+            "--set",
+            envvar="SIDTOOL_INIT_MODEL_SET",
+            help="Field of the model's configuration, key=value.",
+        ),
     ] = None,
     seed: options.Seed = 0,
     config: options.Config = None,
@@ -31,18 +42,27 @@ def init_model(
     json: options.Json = False,
 ) -> None:
     """Make a small untrained model with a tokenizer of its own, for training from scratch."""
-    from sidtool.catalog.items import read_items
+    from sidtool.data.items import read_items
     from sidtool.model.scratch import init_model as init
     from sidtool.model.scratch import shape_of
 
-    catalogue = read_items(items, text_template=text)
+    catalog = read_items(items, text_template=text)
     overrides = assignments(set_)
     if dry_run:
         refuse_existing(out, force)
         shape_of(preset, overrides)
-        return note(f"would make {preset} with at most {vocab_size} text tokens from {len(catalogue)} items at {out}")
+        return note(
+            f"would make {preset} with at most {vocab_size} text tokens from {len(catalog)} "
+            f"items at {out}"
+        )
     parameters = init(
-        out, texts=catalogue.texts, preset=preset, vocab_size=vocab_size, overrides=overrides, seed=seed, force=force
+        out,
+        texts=catalog.texts,
+        preset=preset,
+        vocab_size=vocab_size,
+        overrides=overrides,
+        seed=seed,
+        force=force,
     )
     if json:
         say_json({"model": str(out), "preset": preset, "parameters": parameters})
@@ -52,13 +72,18 @@ def init_model(
 
 
 def extend_model(
-    model: Annotated[str, typer.Argument(help="Causal language model: hub id, folder or .gguf file.")],
+    model: Annotated[
+        str, typer.Argument(help="Causal language model: hub id, folder or .gguf file.")
+    ],
     bundle: options.Bundle,
     out: options.Out,
-    init: Annotated[str, typer.Option(help="First values of the new rows: codebook, mean or random.")] = "codebook",
+    init: Annotated[
+        str, typer.Option(help="First values of the new rows: codebook, mean or random.")
+    ] = "codebook",
     revision: Annotated[str | None, typer.Option(help="Revision of the model.")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Precision to store: float32, bfloat16; the checkpoint's if not given.")
+        str | None,
+        typer.Option(help="Precision to store: float32, bfloat16; the checkpoint's if not given."),
     ] = None,
     seed: options.Seed = 0,
     trust_remote_code: options.Trust = False,
@@ -68,10 +93,10 @@ def extend_model(
     json: options.Json = False,
 ) -> None:
     """Give a language model the tokens of a bundle, and keep the bundle inside it."""
-    from sidtool.bundle import Bundle
     from sidtool.model.extend import check_request, extend
+    from sidtool.registry.references import open_bundle
 
-    opened = Bundle.open(bundle)
+    opened = open_bundle(bundle)
     if dry_run:
         refuse_existing(out, force)
         check_request(opened, init, dtype)  # type: ignore[arg-type]
@@ -106,14 +131,16 @@ def merge(
     model: options.Model,
     out: options.Out,
     dtype: Annotated[
-        str, typer.Option(help="Precision to store: float32, bfloat16. Adapters are merged in float32.")
+        str,
+        typer.Option(help="Precision to store: float32, bfloat16. Adapters are merged in float32."),
     ] = "float32",
     config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Make a plain model of one that `train --stage lora` made, which is adapters over the model before it."""
+    """Make a plain model of one that `train --stage lora` made, which is adapters over the model
+    before it."""
     from sidtool.model.adapter import merge as merge_adapter
     from sidtool.model.contract import read_contract
 

@@ -9,20 +9,27 @@ from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 
 Reference = Annotated[
-    str, typer.Argument(metavar="URL/NAME[@VERSION|@TAG]", help="A published bundle; the latest, if none is named.")
+    str,
+    typer.Argument(
+        metavar="URL/NAME[@VERSION|@TAG]", help="A published bundle; the latest, if none is named."
+    ),
 ]
 
 
 def log(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A path or URL of a bundle, or URL/NAME[@VERSION].")],
+    bundle: Annotated[
+        str,
+        typer.Argument(metavar="BUNDLE", help="A path or URL of a bundle, or URL/NAME[@VERSION]."),
+    ],
     json: options.Json = False,
 ) -> None:
-    """List the versions of a bundle, newest first, with what each changed; for URL/NAME also what means each."""
-    from sidtool.bundle import Bundle
-    from sidtool.bundle.registry import published
-    from sidtool.bundle.versions import history, spell_change
+    """List the versions of a bundle, newest first, with what each changed; for URL/NAME also what
+    means each."""
+    from sidtool.bundle.lineage import history, spell_change
+    from sidtool.registry.publish import published
+    from sidtool.registry.references import open_bundle
 
-    versions, names = history(Bundle.open(bundle).manifest)[::-1], published(bundle)
+    versions, names = history(open_bundle(bundle).manifest)[::-1], published(bundle)
     keys = [(version["version"], version["digest"]) for version in versions]
     if json:
         for key, version in zip(keys, versions, strict=True):
@@ -30,7 +37,13 @@ def log(
         return
     columns = ["version", "created", "name", "digest", "change"]
     rows = [
-        [each["version"], each["created"] or "-", each["name"], each["digest"][:12], spell_change(each["change"])]
+        [
+            each["version"],
+            each["created"] or "-",
+            each["name"],
+            each["digest"][:12],
+            spell_change(each["change"]),
+        ]
         for each in versions
     ]
     if names:
@@ -46,22 +59,31 @@ def log(
 def push(
     bundle: options.Bundle,
     target: Annotated[
-        str, typer.Argument(metavar="URL/NAME", help="A folder of versions: a path, s3://, gs://, hf://.")
+        str,
+        typer.Argument(
+            metavar="URL/NAME", help="A folder of versions: a path, s3://, gs://, hf://."
+        ),
     ],
-    tag: Annotated[str | None, typer.Option(help="A tag that means this version from now on.")] = None,
-    licence: Annotated[str, typer.Option(help="Licence of the bundle, for its card.")] = "unknown",
+    tag: Annotated[
+        str | None, typer.Option(help="A tag that means this version from now on.")
+    ] = None,
+    license: Annotated[str, typer.Option(help="License of the bundle, for its card.")] = "unknown",
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Publish a bundle as an immutable version, with a card; after a kill nothing is visible, and push goes on."""
-    from sidtool.bundle.registry import check_push
-    from sidtool.bundle.registry import push as publish
+    """Publish a bundle as an immutable version, with a card; after a kill nothing is visible, and
+    push goes on."""
+    from sidtool.registry.publish import check_push
+    from sidtool.registry.publish import push as publish
 
     if dry_run:
         _, record, manifest = check_push(bundle, target)
-        return note(f"would push {len(manifest.objects) + 1} objects as version {record.version} of {target}")
+        return note(
+            f"would push {len(manifest.objects) + 1} objects as version {record.version} of "
+            f"{target}"
+        )
     with progress("push") as report:
-        pushed = publish(bundle, target, tag=tag, licence=licence, progress=report.get("push"))
+        pushed = publish(bundle, target, tag=tag, license=license, progress=report.get("push"))
     if json:
         say_json(asdict(pushed))
     elif pushed.new:
@@ -78,25 +100,36 @@ def pull(
     json: options.Json = False,
 ) -> None:
     """Copy a published bundle here, byte for byte; it is verified before it appears."""
-    from sidtool.bundle.registry import pull as fetch
+    from sidtool.registry.publish import pull as fetch
 
     with progress("pull") as report:
         record = fetch(reference, out, force=force, progress=report.get("pull"))
     if json:
-        say_json({"bundle": str(out), "version": record.version, "digest": record.digest, "licence": record.licence})
+        say_json(
+            {
+                "bundle": str(out),
+                "version": record.version,
+                "digest": record.digest,
+                "license": record.license,
+            }
+        )
     else:
-        say(f"{out}: version {record.version}, {record.digest}, licence {record.licence}")
+        say(f"{out}: version {record.version}, {record.digest}, license {record.license}")
     next_step(f"sidtool inspect {out}")
 
 
 def tag(
-    reference: Annotated[str, typer.Argument(metavar="URL/NAME@VERSION", help="A published version.")],
-    name: Annotated[str, typer.Argument(metavar="TAG", help="A tag; it is moved if it meant another version.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="URL/NAME@VERSION", help="A published version.")
+    ],
+    name: Annotated[
+        str, typer.Argument(metavar="TAG", help="A tag; it is moved if it meant another version.")
+    ],
     json: options.Json = False,
 ) -> None:
     """Let a tag mean a published version."""
-    from sidtool.bundle.refs import split
-    from sidtool.bundle.registry import tag as point
+    from sidtool.registry.publish import tag as point
+    from sidtool.registry.references import split
 
     record = point(reference, name)
     if json:

@@ -1,4 +1,5 @@
-"""The options that say what is held out, and the split that they make: make-sft and build-codebook share them."""
+"""The options that say what is held out, and the split that they make: make-sft and build-codebook
+share them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,19 +9,24 @@ import typer
 from sidtool.errors import UsageError
 
 if TYPE_CHECKING:
-    from sidtool.catalog.splits import Split
+    from sidtool.data.splits import Split
 
 PROTOCOLS = ("leave-one-out", "temporal", "given")
 
 Protocol = Annotated[str, typer.Option(help=f"What is held out: {', '.join(PROTOCOLS)}.")]
 Valid = Annotated[Path | None, typer.Option(help="Validation windows, under `given`.")]
 Test = Annotated[Path | None, typer.Option(help="Test windows, under `given`.")]
-ValidFrom = Annotated[str | None, typer.Option(help="Under `temporal`: time or date where validation starts.")]
-TestFrom = Annotated[str | None, typer.Option(help="Under `temporal`: time or date where the test starts.")]
+ValidFrom = Annotated[
+    str | None, typer.Option(help="Under `temporal`: time or date where validation starts.")
+]
+TestFrom = Annotated[
+    str | None, typer.Option(help="Under `temporal`: time or date where the test starts.")
+]
 HoldBack = Annotated[
     int | None,
     typer.Option(
-        help="Under `leave-one-out`: validate on so many users alone, and train on one event less of each, so that "
+        help="Under `leave-one-out`: validate on so many users alone, and train on one event "
+        "less of each, so that "
         "their histories end with an event that training did not see, as those of the test do."
     ),
 ]
@@ -37,10 +43,17 @@ def read_optional(
     columns: dict[str, str | None],
     hold_back: int | None = None,
 ) -> "Split | None":
-    """`read_split`, or None without a file of events. Raises UsageError for an option that then says nothing."""
+    """`read_split`, or None without a file of events. Raises UsageError for an option that then
+    says nothing."""
     if interactions is not None:
         return read_split(interactions, protocol, files, cuts, columns, hold_back)
-    names = ("--valid", "--test", "--valid-from", "--test-from", *(f"--{name.replace('_', '-')}" for name in columns))
+    names = (
+        "--valid",
+        "--test",
+        "--valid-from",
+        "--test-from",
+        *(f"--{name.replace('_', '-')}" for name in columns),
+    )
     given = dict(zip(names, (*files, *cuts, *columns.values()), strict=True)) | {
         "--protocol": None if protocol == PROTOCOLS[0] else protocol,
         "--hold-back": hold_back,
@@ -58,18 +71,20 @@ def read_split(
     columns: dict[str, str | None],
     hold_back: int | None = None,
 ) -> "Split":
-    """The split of a file of events. `files` are those of `given`, `cuts` those of `temporal`, valid before test.
+    """The split of a file of events. `files` are those of `given`, `cuts` those of `temporal`,
+    valid before test.
 
     Raises UsageError for what does not go together, and what the readers and protocols raise.
     """
-    from sidtool.catalog import splits
-    from sidtool.catalog.interactions import parse_time, read_interactions
+    from sidtool.data import splits
+    from sidtool.data.interactions import parse_time, read_interactions
 
     if protocol not in PROTOCOLS:
         raise UsageError(f"no protocol {protocol!r}", hint=f"there are {', '.join(PROTOCOLS)}")
     if (any(files) and protocol != "given") or (any(cuts) and protocol != "temporal"):
         raise UsageError(
-            f"--valid and --test go with given, --valid-from and --test-from with temporal, not {protocol}"
+            "--valid and --test go with given, --valid-from and --test-from with temporal, not "
+            f"{protocol}"
         )
     if hold_back is not None and protocol != "leave-one-out":
         raise UsageError(f"--hold-back goes with leave-one-out, not {protocol}")
@@ -78,7 +93,10 @@ def read_split(
         if valid is None or test is None:
             raise UsageError("--protocol given needs --valid and --test")
         if idle := [name for name, column in columns.items() if column is not None]:
-            raise UsageError(f"--{idle[0].replace('_', '-')} is of a file of events: windows are found by their names")
+            raise UsageError(
+                f"--{idle[0].replace('_', '-')} is of a file of events: windows are found by "
+                "their names"
+            )
         return splits.given(interactions, valid, test)
     events = read_interactions(interactions, **columns)
     if protocol == "leave-one-out":

@@ -1,8 +1,9 @@
-"""How sure a mean is: percentile bootstrap over users, for one system and for the difference of two.
+"""How sure a mean is: percentile bootstrap over users, for one system and for the difference of
+two.
 
-Knows values and whom they belong to; knows nothing of metrics. The user is the unit: the questions of one user are
-drawn together, for they are no independent witnesses (B. Efron, 1979; users as clusters).
-"""
+Knows values and whom they belong to; knows nothing of metrics. The user is the unit: the questions
+of one user are drawn together, for they are no independent witnesses (B. Efron, 1979; users as
+clusters)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,8 @@ CHUNK = 1 << 21
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of one system less that of another, the ends of its interval, and a two-sided p-value: twice the share of
-    resamples in which the difference does not have its sign.
-    """
+    """Mean of one system less that of another, the ends of its interval, and a two-sided p-value:
+    twice the share of resamples in which the difference does not have its sign."""
 
     mean: float
     low: float
@@ -31,7 +31,8 @@ class Difference:
 def intervals(
     values: NDArray[np.float64], users: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> NDArray[np.float64]:
-    """(n, metrics) values of n questions and who asked each -> (metrics, 2): the 95% interval of each mean."""
+    """(n, metrics) values of n questions and who asked each -> (metrics, 2): the 95% interval of
+    each mean."""
     means = np.concatenate(list(_resampled(values, users, seed, resamples)))
     return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
 
@@ -51,13 +52,16 @@ def paired_differences(
     # the sample itself counts as one more resample, so p is never 0
     against = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0)) + 1
     p = np.minimum(2 * against / (resamples + 1), 1.0)
-    return [Difference(*map(float, row)) for row in zip(apart.mean(axis=0), low, high, p, strict=True)]
+    return [
+        Difference(*map(float, row)) for row in zip(apart.mean(axis=0), low, high, p, strict=True)
+    ]
 
 
 def _resampled(
     values: NDArray[np.float64], users: Sequence[str], seed: int, resamples: int
 ) -> Iterator[NDArray[np.float64]]:
-    """(<= resamples, metrics) means at a time, each over as many users as there are, drawn with replacement."""
+    """(<= resamples, metrics) means at a time, each over as many users as there are, drawn with
+    replacement."""
     _, whose = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
     questions = np.bincount(whose).astype(np.float64)  # (users,)
     n = len(questions)
@@ -67,5 +71,7 @@ def _resampled(
     chunk = max(1, CHUNK // n)
     for start in range(0, resamples, chunk):
         drawn = rng.integers(n, size=(min(chunk, resamples - start), n))
-        times = np.stack([np.bincount(row, minlength=n) for row in drawn]).astype(np.float64)  # (chunk, users)
+        times = np.stack([np.bincount(row, minlength=n) for row in drawn]).astype(
+            np.float64
+        )  # (chunk, users)
         yield (times @ sums) / (times @ questions)[:, None]

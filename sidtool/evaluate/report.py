@@ -1,7 +1,8 @@
-"""An evaluation: a model's metrics beside popularity and item-kNN on the same examples, and how sure they are.
+"""An evaluation: a model's metrics beside popularity and item-kNN on the same examples, and how
+sure they are.
 
-Knows what is measured and what belongs into the report; prints nothing. `evaluate` asks the model; `score`, which does
-the rest, takes ranked SIDs from anywhere. docs/metrics.md defines every number.
+Knows what is measured and what belongs into the report; prints nothing. `evaluate` asks the model;
+`score`, which does the rest, takes ranked SIDs from anywhere. docs/metrics.md defines every number.
 """
 
 from collections import Counter
@@ -12,13 +13,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.catalog.splits import Example, UserSequence
+from sidtool.data.splits import Example, UserSequence
 from sidtool.errors import DataError, ThresholdError
-from sidtool.evaluate.baselines import UNTUNED, Catalogue, KnnSettings, item_knn, item_similarity, popularity
+from sidtool.evaluate.baselines import (
+    UNTUNED,
+    Catalog,
+    KnnSettings,
+    item_knn,
+    item_similarity,
+    popularity,
+)
 from sidtool.evaluate.bootstrap import RESAMPLES, Difference, intervals, paired_differences
-from sidtool.evaluate.metrics import KS, averages, check_names, find_targets, metric_names, metric_values
+from sidtool.evaluate.metrics import (
+    KS,
+    averages,
+    check_names,
+    find_targets,
+    metric_names,
+    metric_values,
+)
 from sidtool.evaluate.ranking import Asked, first_items, item_places, rank_sids, sid_places
-from sidtool.evaluate.tasks import TaskEvaluation
+from sidtool.evaluate.task_metrics import TaskEvaluation
 from sidtool.model.load import Served
 
 COVERED = 10
@@ -32,9 +47,9 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What an evaluation found. `values` (n, metrics) float64 holds each example's item-level metrics, `users` whom
-    each example is of: what `compare` needs to set two models against each other.
-    """
+    """What an evaluation found. `values` (n, metrics) float64 holds each example's item-level
+    metrics, `users` whom each example is of: what `compare` needs to set two models against each
+    other."""
 
     n: int
     metrics: Metrics
@@ -55,13 +70,20 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with all but the values of single examples."""
-        found = {name: getattr(self, name) for name in ("n", "metrics", "ci", "sid_level", "baselines")}
+        found = {
+            name: getattr(self, name) for name in ("n", "metrics", "ci", "sid_level", "baselines")
+        }
         differences = {
             name: {metric: asdict(difference) for metric, difference in each.items()}
             for name, each in self.differences.items()
         }
         rest = {name: getattr(self, name) for name in ("slices", "coverage", "counts", "settings")}
-        return {**found, "ci": {name: list(ends) for name, ends in self.ci.items()}, "differences": differences, **rest}
+        return {
+            **found,
+            "ci": {name: list(ends) for name, ends in self.ci.items()},
+            "differences": differences,
+            **rest,
+        }
 
 
 def evaluate(
@@ -77,14 +99,14 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Ask a model every example and measure its answers over the full catalogue.
+    """Ask a model every example and measure its answers over the full catalog.
 
-    `events` are the training events; without them there are neither baselines nor slices. `width` is the beam's, by
-    default the largest cut-off. With `exclude_seen` no system recommends what the history holds. `seed` is the
-    bootstrap's; `progress` counts examples.
+    `events` are the training events; without them there are neither baselines nor slices. `width`
+    is the beam's, by default the largest cut-off. With `exclude_seen` no system recommends what the
+    history holds. `seed` is the bootstrap's; `progress` counts examples.
 
-    Raises DataError without examples or for a model that has no task, UsageError for cut-offs that make no sense.
-    """
+    Raises DataError without examples or for a model that has no task, UsageError for cut-offs that
+    make no sense."""
     metric_names(ks)
     if not examples:
         raise DataError("there are no examples to evaluate on")
@@ -107,26 +129,42 @@ def score(
     knn: KnnSettings = UNTUNED,
     seed: int = 0,
 ) -> Evaluation:
-    """The evaluation of (n, k) leaves in rank order, as `rank_sids` gives them; the arguments are `evaluate`'s."""
+    """The evaluation of (n, k) leaves in rank order, as `rank_sids` gives them; the arguments are
+    `evaluate`'s."""
     names, users = metric_names(ks), tuple(example.user for example in examples)
     values = {"model": metric_values(item_places(asked, leaves), ks)}
     given = {"model": first_items(asked, leaves, COVERED)}
     if baselines and events:
-        for name, (ranked, targets) in _baselines(asked, examples, events, max(*ks, COVERED), knn).items():
+        for name, (ranked, targets) in _baselines(
+            asked, examples, events, max(*ks, COVERED), knn
+        ).items():
             values[name] = metric_values(find_targets(ranked, targets), ks)
             given[name] = ranked[:, :COVERED]
-    ours, others = values["model"], {name: theirs for name, theirs in values.items() if name != "model"}
+    ours, others = (
+        values["model"],
+        {name: theirs for name, theirs in values.items() if name != "model"},
+    )
     ends = intervals(ours, users, seed=seed).tolist()
-    settings = {"ks": list(ks), "exclude_seen": asked.exclude_seen, "seed": seed, "resamples": RESAMPLES}
+    settings = {
+        "ks": list(ks),
+        "exclude_seen": asked.exclude_seen,
+        "seed": seed,
+        "resamples": RESAMPLES,
+    }
     return Evaluation(
         n=len(examples),
         metrics=averages(names, ours),
         sid_level=averages(names, metric_values(sid_places(asked, leaves), ks)),
         ci={name: (low, high) for name, (low, high) in zip(names, ends, strict=True)},
         baselines={name: averages(names, theirs) for name, theirs in others.items()},
-        differences={name: _differences(names, ours, theirs, users, seed) for name, theirs in others.items()},
+        differences={
+            name: _differences(names, ours, theirs, users, seed) for name, theirs in others.items()
+        },
         slices=_slices(names, values, examples, events) if events else {},
-        coverage={name: len(np.unique(items[items >= 0])) / len(asked.bundle.active) for name, items in given.items()},
+        coverage={
+            name: len(np.unique(items[items >= 0])) / len(asked.bundle.active)
+            for name, items in given.items()
+        },
         counts=_counts(asked, users),
         settings=settings | ({"item-knn": asdict(knn)} if others else {}),
         users=users,
@@ -135,43 +173,59 @@ def score(
 
 
 def compare(ours: Evaluation, theirs: Evaluation, *, seed: int = 0) -> dict[str, Difference]:
-    """How much better the first of two models is, metric by metric, on the same examples in the same order.
+    """How much better the first of two models is, metric by metric, on the same examples in the
+    same order.
 
     Raises DataError if they were not asked the same.
     """
     if ours.users != theirs.users or ours.settings["ks"] != theirs.settings["ks"]:
-        raise DataError(f"the evaluations are of different examples or cut-offs ({ours.n} and {theirs.n} examples)")
+        raise DataError(
+            f"the evaluations are of different examples or cut-offs ({ours.n} and {theirs.n} "
+            "examples)"
+        )
     return _differences(tuple(ours.metrics), ours.values, theirs.values, ours.users, seed)
 
 
 def check(evaluation: Evaluation | TaskEvaluation, minima: Mapping[str, float]) -> None:
-    """Raise ThresholdError if a metric (the item-level one, if there are two) is below its minimum, UsageError for one
-    that was not measured.
-    """
+    """Raise ThresholdError if a metric (the item-level one, if there are two) is below its minimum,
+    UsageError for one that was not measured."""
     check_names(minima, tuple(evaluation.metrics))
     for name, minimum in minima.items():
         if not evaluation.metrics[name] >= minimum:
-            raise ThresholdError(f"{name} is {evaluation.metrics[name]:.4f}, the minimum asked for is {minimum:g}")
+            raise ThresholdError(
+                f"{name} is {evaluation.metrics[name]:.4f}, the minimum asked for is {minimum:g}"
+            )
 
 
 def _baselines(
-    asked: Asked, examples: Sequence[Example], events: Sequence[UserSequence], k: int, knn: KnnSettings
+    asked: Asked,
+    examples: Sequence[Example],
+    events: Sequence[UserSequence],
+    k: int,
+    knn: KnnSettings,
 ) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Ranked items (n, k) and targets (n,) of each baseline, both as numbers of the active items' catalogue."""
+    """Ranked items (n, k) and targets (n,) of each baseline, both as numbers of the active items'
+    catalog."""
     ids = asked.bundle.items.ids
-    catalogue = Catalogue.of([ids[row] for row in asked.bundle.active.tolist()], [user.items for user in events])
-    histories = [catalogue.numbers(example.history) for example in examples]
-    targets = catalogue.targets([example.item for example in examples])
+    catalog = Catalog.of(
+        [ids[row] for row in asked.bundle.active.tolist()], [user.items for user in events]
+    )
+    histories = [catalog.numbers(example.history) for example in examples]
+    targets = catalog.targets([example.item for example in examples])
     seen = asked.exclude_seen
-    similar = item_similarity([catalogue.numbers(user.items) for user in events], len(catalogue), knn)
+    similar = item_similarity([catalog.numbers(user.items) for user in events], len(catalog), knn)
     return {
-        "popularity": (popularity(histories, len(catalogue), k, exclude_seen=seen), targets),
+        "popularity": (popularity(histories, len(catalog), k, exclude_seen=seen), targets),
         "item-knn": (item_knn(similar, histories, k, settings=knn, exclude_seen=seen), targets),
     }
 
 
 def _differences(
-    names: Sequence[str], ours: NDArray[np.float64], theirs: NDArray[np.float64], users: Sequence[str], seed: int
+    names: Sequence[str],
+    ours: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    users: Sequence[str],
+    seed: int,
 ) -> dict[str, Difference]:
     return dict(zip(names, paired_differences(ours, theirs, users, seed=seed), strict=True))
 
@@ -189,12 +243,18 @@ def _slices(
         inside = (seen >= low) & (seen <= high if high is not None else True)
         means = {system: averages(names, rows[inside]) for system, rows in values.items()}
         metrics = means.pop("model")
-        slices[name] = {"events": [low, high], "n": int(inside.sum()), "metrics": metrics, "baselines": means}
+        slices[name] = {
+            "events": [low, high],
+            "n": int(inside.sum()),
+            "metrics": metrics,
+            "baselines": means,
+        }
     return slices
 
 
 def _counts(asked: Asked, users: Sequence[str]) -> dict[str, int]:
-    """What stands behind the means: targets that nothing could hit are misses, and are told apart here."""
+    """What stands behind the means: targets that nothing could hit are misses, and are told apart
+    here."""
     missing, answerable = asked.targets < 0, asked.answerable >= 0
     return {
         "users": len(set(users)),

@@ -1,7 +1,7 @@
 """A model's answers in words: what it writes, and how likely it holds the right words.
 
-Knows exact match and token F1 as SQuAD has them, greedy decoding and perplexity; knows nothing of tasks or items.
-"""
+Knows exact match and token F1 as SQuAD has them, greedy decoding and perplexity; knows nothing of
+tasks or items."""
 
 import re
 import string
@@ -18,7 +18,7 @@ from sidtool.prompt.render import prompt_encoder
 from sidtool.recommend.beam import batches, evaluating
 
 if TYPE_CHECKING:
-    from sidtool.evaluate.tasks import Progress, Question
+    from sidtool.evaluate.task_metrics import Progress, Question
 
 LOGITS = 1 << 25
 """Logits that are computed together."""
@@ -30,19 +30,21 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalised(text: str) -> list[str]:
-    """The words of an answer without case, punctuation and articles (P. Rajpurkar et al., SQuAD, 2016)."""
+def normalized(text: str) -> list[str]:
+    """The words of an answer without case, punctuation and articles (P. Rajpurkar et al., SQuAD,
+    2016)."""
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
 def exact_match(found: str, right: str) -> float:
     """1 if both are the same words in the same order, else 0."""
-    return float(normalised(found) == normalised(right))
+    return float(normalized(found) == normalized(right))
 
 
 def token_f1(found: str, right: str) -> float:
-    """The harmonic mean of precision and recall of the words, each as often as it stands; 1 if neither has any."""
-    ours, theirs = normalised(found), normalised(right)
+    """The harmonic mean of precision and recall of the words, each as often as it stands; 1 if
+    neither has any."""
+    ours, theirs = normalized(found), normalized(right)
     if not ours or not theirs:
         return float(ours == theirs)
     common = sum((Counter(ours) & Counter(theirs)).values())
@@ -52,10 +54,11 @@ def token_f1(found: str, right: str) -> float:
 def text_values(
     served: Served, questions: Sequence["Question"], progress: "Progress | None"
 ) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, float]]:
-    """Names and (n, metrics) values of what the model writes (nothing for running text), and the perplexity.
+    """Names and (n, metrics) values of what the model writes (nothing for running text), and the
+    perplexity.
 
-    The perplexity is that of the right answers, their closing token included: exp of the mean loss over all tokens.
-    """
+    The perplexity is that of the right answers, their closing token included: exp of the mean loss
+    over all tokens."""
     encoder = prompt_encoder(served.tokenizer, served.tokens)
     prompts = [encoder.ids(question.prompt) for question in questions]
     answers = [encoder.ids(question.answer) for question in questions]
@@ -63,10 +66,17 @@ def text_values(
     perplexity = {"perplexity": float(np.exp(losses.sum() / max(1, counts.sum())))}
     if not questions[0].prompt:
         return (), np.zeros((len(questions), 0)), perplexity
-    rights = ["".join(piece.text for piece in question.answer if piece.kind == "catalogue") for question in questions]
+    rights = [
+        "".join(piece.text for piece in question.answer if piece.kind == "catalog")
+        for question in questions
+    ]
     closing = [encoder.ids([question.answer[-1]])[:1] for question in questions]
     found = _written(
-        served, prompts, [len(answer) for answer in answers], {end for ids in closing for end in ids}, progress
+        served,
+        prompts,
+        [len(answer) for answer in answers],
+        {end for ids in closing for end in ids},
+        progress,
     )
     values = [[exact_match(*pair), token_f1(*pair)] for pair in zip(found, rights, strict=True)]
     return ("exact_match", "token_f1"), np.array(values), perplexity
@@ -84,14 +94,24 @@ def _losses(
     starts = [max(1, len(prompt)) for prompt in prompts]
     losses = np.zeros(len(rows))
     with evaluating(model) as bare:
-        for batch in batches([len(row) for row in rows], 0, LOGITS // bare.get_output_embeddings().weight.shape[0]):
+        for batch in batches(
+            [len(row) for row in rows], 0, LOGITS // bare.get_output_embeddings().weight.shape[0]
+        ):
             longest = max(len(rows[i]) for i in batch)
-            ids = torch.tensor([rows[i] + [0] * (longest - len(rows[i])) for i in batch], device=bare.device)
+            ids = torch.tensor(
+                [rows[i] + [0] * (longest - len(rows[i])) for i in batch], device=bare.device
+            )
             lengths = torch.tensor([len(rows[i]) for i in batch], device=bare.device)
             seen = torch.arange(longest, device=bare.device) < lengths[:, None]
-            logits = bare(input_ids=ids, attention_mask=seen.long(), use_cache=False).logits[:, :-1].float()
+            logits = (
+                bare(input_ids=ids, attention_mask=seen.long(), use_cache=False)
+                .logits[:, :-1]
+                .float()
+            )
             # (batch, longest - 1): the loss of each token but the first
-            each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+            each = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), ids[:, 1:], reduction="none"
+            )
             for row, i in enumerate(batch):
                 losses[i] = float(each[row, starts[i] - 1 : len(rows[i]) - 1].double().sum())
     return losses, np.array([len(row) - start for row, start in zip(rows, starts, strict=True)])

@@ -1,1 +1,2 @@
-"""A language model that speaks semantic IDs: its vocabulary, its rows, and the contract that binds it to a bundle."""
+"""A language model that speaks semantic IDs: its vocabulary, its rows, and the contract that binds
+it to a bundle."""

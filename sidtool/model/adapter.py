@@ -1,4 +1,5 @@
-"""A model's folder that holds adapters (PEFT's form) over another folder: its base, found and checked by digest.
+"""A model's folder that holds adapters (PEFT's form) over another folder: its base, found and
+checked by digest.
 
 Knows how to put the two together; knows nothing of how adapters learn.
 """
@@ -15,23 +16,31 @@ from sidtool.output import new_dir, refuse_existing
 
 
 def base_of(folder: Path) -> dict[str, Any]:
-    """What the contract of an adapter over `folder` says of it: its path and the digests of its weights."""
+    """What the contract of an adapter over `folder` says of it: its path and the digests of its
+    weights."""
     return {"path": str(folder.resolve()), "weights": weight_digests(Checkpoint(folder))}
 
 
-def load_weights(folder: Path, contract: Contract, *, dtype: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The model in a folder with this contract, as `load_model` gives it; adapters are merged in float32.
+def load_weights(
+    folder: Path, contract: Contract, *, dtype: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """The model in a folder with this contract, as `load_model` gives it; adapters are merged in
+    float32.
 
     Raises CompatibilityError if the base of an adapter is not found as it was.
     """
     if contract.base_folder is None:
         return load_model(
-            locate(str(folder), trust_remote_code=trust_remote_code), dtype=dtype, trust_remote_code=trust_remote_code
+            locate(str(folder), trust_remote_code=trust_remote_code),
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
         )
     from peft import PeftModel
 
     base = _find(folder, contract.base_folder)
-    model = load_weights(base, read_contract(base), dtype="float32", trust_remote_code=trust_remote_code)
+    model = load_weights(
+        base, read_contract(base), dtype="float32", trust_remote_code=trust_remote_code
+    )
     merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     return merged.to(dtype=_torch_dtype(dtype or "float32")).eval()
 
@@ -50,7 +59,11 @@ def merge(folder: Path, out: Path, *, dtype: str = "float32", force: bool = Fals
     served = load_served(folder, device="cpu", dtype=dtype)
     parent = {"stage": contract.stage, "facts": dict(contract.facts)}
     plain = replace(
-        contract, base_folder=None, stage="merge", parents=(*contract.parents, parent), facts=dict(contract.base_folder)
+        contract,
+        base_folder=None,
+        stage="merge",
+        parents=(*contract.parents, parent),
+        facts=dict(contract.base_folder),
     )
     with new_dir(out, force=force) as target:
         save_pretrained(target, served.model, served.tokenizer)
@@ -67,7 +80,8 @@ def _find(folder: Path, base: Mapping[str, Any]) -> Path:
     state = "has other weights" if named.is_dir() else "is not there"
     raise CompatibilityError(
         f"{folder} is an adapter over {named}, which {state}",
-        hint="put that model there or beside the adapter; `sidtool merge` makes a model that needs no base",
+        hint="put that model there or beside the adapter; `sidtool merge` makes a model that "
+        "needs no base",
     )
 
 

@@ -1,8 +1,9 @@
-"""The contract `sid.json`: which bundle a model was made for, where its SID tokens lie, and how it is served.
+"""The contract `sid.json`: which bundle a model was made for, where its SID tokens lie, and how it
+is served.
 
-It stands in the model's folder beside a copy of the bundle, `sid.zarr`, and every later stage writes both again, in
-every checkpoint. Knows the two files; knows nothing of weights. What a newer bundle may be is compat.py's.
-"""
+It stands in the model's folder beside a copy of the bundle, `sid.zarr`, and every later stage
+writes both again, in every checkpoint. Knows the two files; knows nothing of weights. What a newer
+bundle may be is compat.py's."""
 
 import json
 from collections.abc import Mapping
@@ -44,15 +45,17 @@ class Contract:
     parents: tuple[Mapping[str, Any], ...] = ()
     """facts of the earlier stages, oldest first"""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """how this stage was made: initialisation and seed, rows, training arguments ..."""
+    """how this stage was made: initialization and seed, rows, training arguments ..."""
     serving: Serving | None = None
     """None until a stage has taught the model a task"""
     base_folder: Mapping[str, Any] | None = None
-    """of an adapter: path and weights (file -> SHA-256) of the folder that it changes; None for a whole model"""
+    """of an adapter: path and weights (file -> SHA-256) of the folder that it changes; None for a
+    whole model"""
     asking: Asking | None = None
     """how the model is asked in words; None until a stage has taught it that"""
-    normalise: Literal["level", "trie"] = "level"
-    """what its scores are normalised over: the codes of a level, or those that the catalogue goes on with"""
+    normalize: Literal["level", "trie"] = "level"
+    """what its scores are normalized over: the codes of a level, or those that the catalog goes on
+    with"""
 
     @property
     def tokens(self) -> SidTokens:
@@ -76,7 +79,7 @@ class Contract:
             "serving": self.serving.to_json() if self.serving else None,
             **({"base_folder": dict(self.base_folder)} if self.base_folder else {}),
             "asking": self.asking.to_json() if self.asking else None,
-            "normalise": self.normalise,
+            "normalize": self.normalize,
         }
 
     @classmethod
@@ -88,11 +91,14 @@ class Contract:
         try:
             if value["format"] > FORMAT:
                 raise CompatibilityError(
-                    f"the model's contract has format {value['format']}, this sidtool reads up to {FORMAT}",
+                    f"the model's contract has format {value['format']}, this sidtool reads up "
+                    f"to {FORMAT}",
                     hint="upgrade sidtool",
                 )
             return cls(
-                identity=Identity(*(value["identity"][part] for part in ("space", "codebook", "items"))),
+                identity=Identity(
+                    *(value["identity"][part] for part in ("space", "codebook", "items"))
+                ),
                 space=SidSpace.from_json(value["space"]),
                 token_start=int(value["token_start"]),
                 base_model=value["base_model"],
@@ -104,17 +110,19 @@ class Contract:
                 serving=Serving.from_json(value["serving"]) if value["serving"] else None,
                 base_folder=dict(value["base_folder"]) if value.get("base_folder") else None,
                 asking=Asking.from_json(value["asking"]) if value.get("asking") else None,
-                normalise=_normalise(value),
+                normalize=_normalize(value),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise IntegrityError(f"the model's contract is malformed: {type(error).__name__} {error}") from error
+            raise IntegrityError(
+                f"the model's contract is malformed: {type(error).__name__} {error}"
+            ) from error
 
 
-def _normalise(value: Mapping[str, Any]) -> Literal["level", "trie"]:
+def _normalize(value: Mapping[str, Any]) -> Literal["level", "trie"]:
     """Format 0 knew of nothing but the level."""
-    found = value["normalise"] if value["format"] > 0 else "level"
+    found = value["normalize"] if value["format"] > 0 else "level"
     if found not in ("level", "trie"):
-        raise ValueError(f"normalise {found!r}")
+        raise ValueError(f"normalize {found!r}")
     return "trie" if found == "trie" else "level"
 
 
@@ -122,7 +130,9 @@ def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> None:
     """Write the bundle's copy, then sid.json: a folder with a contract has its bundle."""
     bundle.save(folder / BUNDLE_COPY, force=True)
     with new_file(folder / CONTRACT, force=True) as path:
-        path.write_text(json.dumps(contract.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(contract.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def read_contract(folder: Path) -> Contract:
@@ -154,10 +164,13 @@ def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
     if broken:
         name, reason = broken[0]
         raise IntegrityError(
-            f"{folder / BUNDLE_COPY}: {name}: {reason}", hint="make the model again, or copy its bundle"
+            f"{folder / BUNDLE_COPY}: {name}: {reason}",
+            hint="make the model again, or copy its bundle",
         )
     bundle = Bundle.open(folder / BUNDLE_COPY)
     inside, meant = bundle.identity.digest[:12], contract.identity.digest[:12]
     if inside != meant:
-        raise CompatibilityError(f"{folder / BUNDLE_COPY} is bundle {inside}, {CONTRACT} says {meant}")
+        raise CompatibilityError(
+            f"{folder / BUNDLE_COPY} is bundle {inside}, {CONTRACT} says {meant}"
+        )
     return bundle

@@ -1,8 +1,8 @@
-"""Teach any causal language model the words of a space: tokens, rows, a sane generation config, and the contract.
+"""Teach any causal language model the words of a space: tokens, rows, a sane generation config, and
+the contract.
 
-Knows checkpoints and bundles; knows nothing of training. What it writes is an ordinary model folder that any tool of
-the ecosystem loads, plus `sid.json` and `sid.zarr`.
-"""
+Knows checkpoints and bundles; knows nothing of training. What it writes is an ordinary model folder
+that any tool of the ecosystem loads, plus `sid.json` and `sid.zarr`."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.contract import CONTRACT, Contract, write_contract
+from sidtool.model.embedding_init import DEFAULT_INIT, INITS, Init, RowStatistics, initial_rows
 from sidtool.model.pretrained import (
     Checkpoint,
     check_dtype,
@@ -19,7 +20,6 @@ from sidtool.model.pretrained import (
     save_pretrained,
     weight_digests,
 )
-from sidtool.model.rows import DEFAULT_INIT, INITS, Init, RowStatistics, initial_rows
 from sidtool.model.vocabulary import add_block, check_block, check_rows
 from sidtool.output import new_dir, refuse_existing
 from sidtool.prompt.tokens import SidTokens
@@ -37,18 +37,20 @@ def extend(
     trust_remote_code: bool = False,
     force: bool = False,
 ) -> Contract:
-    """Write `model` (a hub id, a folder or a .gguf file) with the bundle's tokens to the folder `out`.
+    """Write `model` (a hub id, a folder or a .gguf file) with the bundle's tokens to the folder
+    `out`.
 
-    Its dtype stays the checkpoint's unless `dtype` names another. Raises UsageError if `out` exists without `force`
-    or if there is no codebook for `init="codebook"`, DataError if the model cannot be had, RefusedError if it would
-    need `trust_remote_code`, CompatibilityError if it speaks semantic IDs already.
-    """
+    Its dtype stays the checkpoint's unless `dtype` names another. Raises UsageError if `out` exists
+    without `force` or if there is no codebook for `init="codebook"`, DataError if the model cannot
+    be had, RefusedError if it would need `trust_remote_code`, CompatibilityError if it speaks
+    semantic IDs already."""
     check_request(bundle, init, dtype)
     refuse_existing(out, force)
     checkpoint = locate(model, revision=revision, trust_remote_code=trust_remote_code)
     if (checkpoint.folder / CONTRACT).exists():
         raise CompatibilityError(
-            f"{model} speaks semantic IDs already ({CONTRACT})", hint="extend the base it was made from"
+            f"{model} speaks semantic IDs already ({CONTRACT})",
+            hint="extend the base it was made from",
         )
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
     tokens = add_block(tokenizer, bundle.space)
@@ -73,10 +75,11 @@ def extend(
 
 
 def write_rows(network: Any, tokens: SidTokens, bundle: Bundle, init: Init, seed: int) -> None:
-    """Give the block its first rows, in the embeddings and, where it is a matrix of its own, in the output head.
+    """Give the block its first rows, in the embeddings and, where it is a matrix of its own, in the
+    output head.
 
-    The matrices grow only if the block does not fit, and never shrink: rows that a checkpoint padded are overwritten.
-    """
+    The matrices grow only if the block does not fit, and never shrink: rows that a checkpoint
+    padded are overwritten."""
     import torch
 
     had = network.get_input_embeddings().weight.shape[0]
@@ -100,22 +103,29 @@ def write_rows(network: Any, tokens: SidTokens, bundle: Bundle, init: Init, seed
 def plain_generation(network: Any, tokenizer: Any) -> Any:
     """A generation config with the model's own token ids and nothing else.
 
-    An instruct model's carries a sampler (`top_k`, `top_p`, `repetition_penalty`) whose warpers prune legal tokens.
-    """
+    An instruct model's carries a sampler (`top_k`, `top_p`, `repetition_penalty`) whose warpers
+    prune legal tokens."""
     from transformers import GenerationConfig
 
     own = network.generation_config or GenerationConfig()
-    ids = {name: getattr(own, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    ids = {name: value if value is not None else getattr(tokenizer, name) for name, value in ids.items()}
+    ids = {
+        name: getattr(own, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    ids = {
+        name: value if value is not None else getattr(tokenizer, name)
+        for name, value in ids.items()
+    }
     return GenerationConfig(do_sample=False, num_beams=1, **ids)
 
 
 def check_request(bundle: Bundle, init: Init, dtype: str | None) -> None:
-    """Raise UsageError for first values or a precision that there are not, or that this bundle cannot give."""
+    """Raise UsageError for first values or a precision that there are not, or that this bundle
+    cannot give."""
     check_dtype(dtype)
     if init not in INITS:
         raise UsageError(f"init is one of {', '.join(INITS)}, not {init!r}")
     if init == "codebook" and bundle.codebook is None:
         raise UsageError(
-            f"bundle {bundle.manifest.name!r} has no codebook to make rows from", hint="--init random needs none"
+            f"bundle {bundle.manifest.name!r} has no codebook to make rows from",
+            hint="--init random needs none",
         )

@@ -1,4 +1,5 @@
-"""A model that is ready to recommend: weights, tokenizer, contract and bundle, checked against each other.
+"""A model that is ready to recommend: weights, tokenizer, contract and bundle, checked against each
+other.
 
 Knows the order of the checks: what can refuse without reading a weight does so first.
 """
@@ -27,7 +28,8 @@ class Served:
     contract: Contract
     bundle: Bundle
     verdict: Verdict
-    """how `bundle` stands to the one that the model was made for; its message is a notice for the user"""
+    """how `bundle` stands to the one that the model was made for; its message is a notice for the
+    user"""
 
     @property
     def tokens(self) -> SidTokens:
@@ -36,11 +38,11 @@ class Served:
 
 
 def check_folder(folder: Path, bundle: Bundle | None = None) -> tuple[Contract, Bundle, Verdict]:
-    """The contract of a model's folder, the bundle to use with it, and the verdict on that bundle; reads no weight.
+    """The contract of a model's folder, the bundle to use with it, and the verdict on that bundle;
+    reads no weight.
 
-    The bundle is the copy inside unless another is given. Raises CompatibilityError or IntegrityError if they do not
-    belong together; an aligned bundle is a SidtoolWarning.
-    """
+    The bundle is the copy inside unless another is given. Raises CompatibilityError or
+    IntegrityError if they do not belong together; an aligned bundle is a SidtoolWarning."""
     contract = read_contract(folder)
     own = open_bundle_copy(folder, contract)
     verdict = check(contract, own, bundle) if bundle is not None else Verdict("same")
@@ -59,10 +61,9 @@ def load_served(
 ) -> Served:
     """Load a model that `extend-model` or a later stage wrote, in eval mode.
 
-    `device` is the GPU where there is one; `dtype` is float32 on a CPU and bfloat16 elsewhere. Raises UsageError for a
-    device or dtype that there is not, CompatibilityError unless bundle, contract, tokenizer and weights belong together
-    (exit 3).
-    """
+    `device` is the GPU where there is one; `dtype` is float32 on a CPU and bfloat16 elsewhere.
+    Raises UsageError for a device or dtype that there is not, CompatibilityError unless bundle,
+    contract, tokenizer and weights belong together (exit 3)."""
     import torch
 
     check_dtype(dtype)

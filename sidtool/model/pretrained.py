@@ -1,8 +1,8 @@
 """Checkpoints: where they lie, how they load, and the digests of their weights.
 
-Knows hub ids, folders, safetensors and GGUF files; knows nothing of semantic IDs. Two rules hold for every load: code
-that a checkpoint carries never runs, and pickled weights never load, unless `trust_remote_code` is given.
-"""
+Knows hub ids, folders, safetensors and GGUF files; knows nothing of semantic IDs. Two rules hold
+for every load: code that a checkpoint carries never runs, and pickled weights never load, unless
+`trust_remote_code` is given."""
 
 import contextlib
 import hashlib
@@ -25,19 +25,22 @@ _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoke
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on this machine: a folder, the GGUF file in it where the weights are that, and the hub's commit."""
+    """A checkpoint on this machine: a folder, the GGUF file in it where the weights are that, and
+    the hub's commit."""
 
     folder: Path
     gguf: str | None = None
     revision: str | None = None
 
 
-def locate(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Checkpoint:
-    """Find a model by folder, by .gguf file or by hub id; what the hub has is fetched into its own cache.
+def locate(
+    model: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Checkpoint:
+    """Find a model by folder, by .gguf file or by hub id; what the hub has is fetched into its own
+    cache.
 
-    Raises DataError if it is not here and cannot be fetched, UsageError on several GGUF files or an adapter,
-    RefusedError on pickled weights without `trust_remote_code`.
-    """
+    Raises DataError if it is not here and cannot be fetched, UsageError on several GGUF files or an
+    adapter, RefusedError on pickled weights without `trust_remote_code`."""
     path = Path(model)
     if path.is_file() and path.suffix == ".gguf":
         return Checkpoint(path.parent, gguf=path.name)
@@ -47,12 +50,13 @@ def locate(model: str, *, revision: str | None = None, trust_remote_code: bool =
     return _in_folder(folder, folder.name, trust_remote_code)
 
 
-def load_model(checkpoint: Checkpoint, *, dtype: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_model(
+    checkpoint: Checkpoint, *, dtype: str | None = None, trust_remote_code: bool = False
+) -> Any:
     """The model: on the CPU, in eval mode, in the checkpoint's dtype unless told.
 
-    A GGUF file is dequantised to an ordinary model that saves as safetensors. Raises DataError if something is
-    missing or damaged, RefusedError if the checkpoint would run its own code.
-    """
+    A GGUF file is dequantized to an ordinary model that saves as safetensors. Raises DataError if
+    something is missing or damaged, RefusedError if the checkpoint would run its own code."""
     from transformers import AutoModelForCausalLM
 
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
@@ -67,10 +71,11 @@ def load_model(checkpoint: Checkpoint, *, dtype: str | None = None, trust_remote
         )
     if report["missing_keys"]:
         raise DataError(
-            f"{checkpoint.folder} lacks weights that its configuration asks for: {_few(report['missing_keys'])}"
+            f"{checkpoint.folder} lacks weights that its configuration asks for: "
+            f"{_few(report['missing_keys'])}"
         )
     if checkpoint.gguf:
-        _forget_quantisation(model)
+        _forget_quantization(model)
     return model.eval()
 
 
@@ -80,7 +85,9 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
 
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
     with _told_in_one_line(checkpoint):
-        return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=trust_remote_code, **kwargs)
+        return AutoTokenizer.from_pretrained(
+            checkpoint.folder, trust_remote_code=trust_remote_code, **kwargs
+        )
 
 
 def save_pretrained(folder: Path, model: Any, tokenizer: Any) -> None:
@@ -111,19 +118,26 @@ def check_device(name: str | None) -> None:
         return
     try:
         torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # no such kind of device; none of them in this machine
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # no such kind of device; none of them in this machine
         reason = str(error).splitlines()[0].partition(" device type at start")[0]
         raise UsageError(f"no model can run on device {name!r}: {reason}") from error
 
 
 def _in_folder(folder: Path, revision: str | None, trust_remote_code: bool) -> Checkpoint:
     if (folder / "adapter_config.json").is_file():
-        raise UsageError(f"{folder} is a PEFT adapter, not a whole model", hint="merge it into its base first")
+        raise UsageError(
+            f"{folder} is a PEFT adapter, not a whole model", hint="merge it into its base first"
+        )
     if any((folder / name).is_file() for name in _SAFETENSORS):
         return Checkpoint(folder, revision=revision)
     gguf = sorted(path.name for path in folder.glob("*.gguf"))
     if len(gguf) > 1:
-        raise UsageError(f"{folder} holds {len(gguf)} GGUF files: {_few(gguf)}", hint="name the file itself")
+        raise UsageError(
+            f"{folder} holds {len(gguf)} GGUF files: {_few(gguf)}", hint="name the file itself"
+        )
     if gguf:
         return Checkpoint(folder, gguf=gguf[0], revision=revision)
     if not any((folder / name).is_file() for name in _PICKLES):
@@ -139,12 +153,16 @@ def _fetch(model: str, revision: str | None, trust_remote_code: bool) -> Path:
     patterns = [*_FETCHED, "*.py", "*.bin"] if trust_remote_code else _FETCHED
     try:
         folder = snapshot_download(
-            model, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*", "consolidated*"]
+            model,
+            revision=revision,
+            allow_patterns=patterns,
+            ignore_patterns=["*/*", "consolidated*"],
         )
     except (OSError, ValueError) as error:  # every error of the hub's client is one of the two
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(
-            f"no model at {model!r}: not a folder or .gguf file here, and not fetched from the hub ({reason})"
+            f"no model at {model!r}: not a folder or .gguf file here, and not fetched from the "
+            f"hub ({reason})"
         ) from error
     return Path(folder)
 
@@ -156,11 +174,23 @@ def _told_in_one_line(checkpoint: Checkpoint) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        ImportError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
         if "trust_remote_code" in str(error):
-            raise RefusedError(f"{checkpoint.folder} needs code of its own to load", hint=TRUST) from error
+            raise RefusedError(
+                f"{checkpoint.folder} needs code of its own to load", hint=TRUST
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{checkpoint.folder} does not load as a causal language model: {reason}") from error
+        raise DataError(
+            f"{checkpoint.folder} does not load as a causal language model: {reason}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -182,11 +212,15 @@ def _no_bars(*, gguf: bool = False) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _forget_quantisation(model: Any) -> None:
-    """Make a dequantised model an ordinary one: else `save_pretrained` asks the GGUF quantiser, which cannot save."""
+def _forget_quantization(model: Any) -> None:
+    """Make a dequantized model an ordinary one: else `save_pretrained` asks the GGUF quantizer,
+    which cannot save."""
     model.hf_quantizer = None
     model.is_quantized = False
-    for owner, name in ((model.config, "quantization_config"), (model.config, "_pre_quantization_dtype")):
+    for owner, name in (
+        (model.config, "quantization_config"),
+        (model.config, "_pre_quantization_dtype"),
+    ):
         if hasattr(owner, name):
             delattr(owner, name)
 

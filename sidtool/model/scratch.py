@@ -1,8 +1,7 @@
-"""A small model from nothing: a configuration preset and a tokenizer trained on the catalogue's text.
+"""A small model from nothing: a configuration preset and a tokenizer trained on the catalog's text.
 
-For those who train from scratch, as TIGER does. Knows presets; knows nothing of semantic IDs: what it writes is a base
-model like any other, and `extend-model` gives it the tokens.
-"""
+For those who train from scratch, as TIGER does. Knows presets; knows nothing of semantic IDs: what
+it writes is a base model like any other, and `extend-model` gives it the tokens."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,22 +16,47 @@ MIN_VOCABULARY = 256 + 3
 """One token a byte, and the three special ones."""
 
 _SHARED = {"tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-# Dropout decides on catalogues of this size, and few have it on embeddings and residuals. On attention it stays
-# off: it would leave the fused kernel, at 2.5 times the cost. GPT-2's own "gelu_new" is the same function as
-# "gelu_pytorch_tanh", spelled as eight passes over memory instead of one: most of a small model's step on a CPU.
-_GPT2 = {**_SHARED, "model_type": "gpt2", "n_positions": 1024, "embd_pdrop": 0.1, "resid_pdrop": 0.1} | {
+# Dropout decides on catalogs of this size, and few have it on embeddings and residuals. On
+# attention it stays
+# off: it would leave the fused kernel, at 2.5 times the cost. GPT-2's own "gelu_new" is the same
+# function as
+# "gelu_pytorch_tanh", spelled as eight passes over memory instead of one: most of a small model's
+# step on a CPU.
+_GPT2 = {
+    **_SHARED,
+    "model_type": "gpt2",
+    "n_positions": 1024,
+    "embd_pdrop": 0.1,
+    "resid_pdrop": 0.1,
+} | {
     "attn_pdrop": 0.0,
     "activation_function": "gelu_pytorch_tanh",
 }
-_LLAMA = {**_SHARED, "max_position_embeddings": 1024, "num_hidden_layers": 3, "hidden_size": 128} | {
+_LLAMA = {
+    **_SHARED,
+    "max_position_embeddings": 1024,
+    "num_hidden_layers": 3,
+    "hidden_size": 128,
+} | {
     "intermediate_size": 384,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
 }
-# Places told by rotation (RoPE, J. Su et al. 2021): what an item says of the next one holds wherever in a history it
-# stands, and has not to be learnt for every place. Of the models with RoPE this one has dropout where GPT-2 has it.
-_NEOX = {**_SHARED, "model_type": "gpt_neox", "max_position_embeddings": 1024, "use_parallel_residual": False} | {
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+# Places told by rotation (RoPE, J. Su et al. 2021): what an item says of the next one holds
+# wherever in a history it
+# stands, and has not to be learnt for every place. Of the models with RoPE this one has dropout
+# where GPT-2 has it.
+_NEOX = {
+    **_SHARED,
+    "model_type": "gpt_neox",
+    "max_position_embeddings": 1024,
+    "use_parallel_residual": False,
+} | {
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+    },
     "hidden_dropout": 0.1,
     "attention_dropout": 0.0,
     "hidden_act": "gelu_pytorch_tanh",
@@ -48,7 +72,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "qwen3-tiny": {**_LLAMA, "model_type": "qwen3", "head_dim": 32},
     "llama-tiny": {**_LLAMA, "model_type": "llama"},
 }
-"""Configurations by name, as keyword arguments of the transformers configuration of `model_type`."""
+"""Configurations by name, as keyword arguments of the transformers configuration of `model_type`.
+"""
 
 
 def init_model(
@@ -61,12 +86,13 @@ def init_model(
     seed: int = 0,
     force: bool = False,
 ) -> int:
-    """Write an untrained model and its tokenizer to the folder `out`; returns the number of parameters.
+    """Write an untrained model and its tokenizer to the folder `out`; returns the number of
+    parameters.
 
-    `vocab_size` is the most tokens the tokenizer may have; few texts make fewer. Models that only ever see semantic
-    IDs need no more than 512. `overrides` go to the configuration. Raises UsageError on an unknown preset, on a key
-    or value that the configuration does not take, or if `out` exists without `force`.
-    """
+    `vocab_size` is the most tokens the tokenizer may have; few texts make fewer. Models that only
+    ever see semantic IDs need no more than 512. `overrides` go to the configuration. Raises
+    UsageError on an unknown preset, on a key or value that the configuration does not take, or if
+    `out` exists without `force`."""
     refuse_existing(out, force)
     shape = shape_of(preset, overrides or {})
     tokenizer = train_tokenizer(texts, vocab_size)
@@ -77,16 +103,19 @@ def init_model(
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """A byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019): any text in, the same text out.
+    """A byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019): any text in, the same
+    text out.
 
-    The same texts give the same tokenizer. `<|pad|>` 0, `<|bos|>` 1 and `<|eos|>` 2 are added to no text by
-    themselves. Raises UsageError if `vocab_size` does not hold the bytes.
-    """
+    The same texts give the same tokenizer. `<|pad|>` 0, `<|bos|>` 1 and `<|eos|>` 2 are added to no
+    text by themselves. Raises UsageError if `vocab_size` does not hold the bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     if vocab_size < MIN_VOCABULARY:
-        raise UsageError(f"a vocabulary of {vocab_size} does not hold the {MIN_VOCABULARY} bytes and special tokens")
+        raise UsageError(
+            f"a vocabulary of {vocab_size} does not hold the {MIN_VOCABULARY} bytes and special "
+            "tokens"
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -114,7 +143,10 @@ def shape_of(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     if preset not in PRESETS:
         raise UsageError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
     if "vocab_size" in overrides or "model_type" in overrides:
-        raise UsageError("vocab_size follows from the tokenizer and model_type from the preset: neither is overridden")
+        raise UsageError(
+            "vocab_size follows from the tokenizer and model_type from the preset: neither is "
+            "overridden"
+        )
     shape = {**PRESETS[preset], **overrides}
     known = AutoConfig.for_model(shape["model_type"])
     unknown = sorted(key for key in overrides if not hasattr(known, key))
@@ -124,7 +156,8 @@ def shape_of(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _build(shape: Mapping[str, Any], vocab_size: int, seed: int) -> Any:
-    """A model of this shape with random weights, in float32; the caller's random state stays as it is."""
+    """A model of this shape with random weights, in float32; the caller's random state stays as it
+    is."""
     import torch
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -135,6 +168,13 @@ def _build(shape: Mapping[str, Any], vocab_size: int, seed: int) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+    except (
+        StrictDataclassError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{shape['model_type']} refuses its configuration: {reason}") from error

@@ -1,10 +1,11 @@
-"""The token block of a space inside a tokenizer: one contiguous range of ids, level-major, markers last.
+"""The token block of a space inside a tokenizer: one contiguous range of ids, level-major, markers
+last.
 
-Knows tokenizers and embedding sizes; knows nothing of weights' values. SID tokens are ordinary added tokens: not
-special, so that `decode(..., skip_special_tokens=True)` keeps them; not normalised; and they strip no space beside
-them, so that text and tokens convert without loss and a prompt gives the same tokens with and without its answer.
-The price of the last: a space right before a SID is a token of its own (`Ġ`), so templates put none there.
-"""
+Knows tokenizers and embedding sizes; knows nothing of weights' values. SID tokens are ordinary
+added tokens: not special, so that `decode(..., skip_special_tokens=True)` keeps them; not
+normalized; and they strip no space beside them, so that text and tokens convert without loss and a
+prompt gives the same tokens with and without its answer. The price of the last: a space right
+before a SID is a token of its own (`Ġ`), so templates put none there."""
 
 from typing import Any
 
@@ -14,10 +15,11 @@ from sidtool.sid import SidSpace
 
 
 def add_block(tokenizer: Any, space: SidSpace) -> SidTokens:
-    """Add every token of the space behind the tokenizer's own: normally the block starts at `len(tokenizer)`.
+    """Add every token of the space behind the tokenizer's own: normally the block starts at
+    `len(tokenizer)`.
 
-    Raises CompatibilityError if the tokenizer has one of the tokens already or does not number them in a row.
-    """
+    Raises CompatibilityError if the tokenizer has one of the tokens already or does not number them
+    in a row."""
     from transformers import AddedToken
 
     vocabulary = tokenizer.get_vocab()
@@ -28,12 +30,16 @@ def add_block(tokenizer: Any, space: SidSpace) -> SidTokens:
             f"{present[0]} is id {vocabulary[present[0]]}",
             hint="extend a model without them, or build the bundle with another spelling",
         )
-    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in space.tokens])
+    tokenizer.add_tokens(
+        [AddedToken(token, normalized=False, special=False) for token in space.tokens]
+    )
     tokens = SidTokens(space, int(tokenizer.convert_tokens_to_ids(space.tokens[0])))
     check_block(tokenizer, tokens)
     last, place = max(vocabulary.items(), key=lambda pair: pair[1])
     if place >= tokens.start:
-        raise CompatibilityError(f"{last!r} has id {place}, inside the block of SID tokens from {tokens.start}")
+        raise CompatibilityError(
+            f"{last!r} has id {place}, inside the block of SID tokens from {tokens.start}"
+        )
     return tokens
 
 
@@ -43,14 +49,21 @@ def check_block(tokenizer: Any, tokens: SidTokens) -> None:
     for expected, token in enumerate(tokens.space.tokens, start=tokens.start):
         if added.get(token) != expected:
             raise CompatibilityError(
-                f"the tokenizer gives {token} the id {added.get(token)}, its contract says {expected}",
+                f"the tokenizer gives {token} the id {added.get(token)}, its contract says "
+                f"{expected}",
                 hint="a stage that saved the model without its tokenizer loses the added tokens",
             )
 
 
 def check_rows(model: Any, tokens: SidTokens) -> None:
-    """Raise CompatibilityError unless the embeddings and the output head reach the end of the block."""
-    for name, layer in (("embedding", model.get_input_embeddings()), ("output", model.get_output_embeddings())):
+    """Raise CompatibilityError unless the embeddings and the output head reach the end of the
+    block."""
+    for name, layer in (
+        ("embedding", model.get_input_embeddings()),
+        ("output", model.get_output_embeddings()),
+    ):
         rows = layer.weight.shape[0]
         if rows < tokens.stop:
-            raise CompatibilityError(f"the model has {rows} {name} rows, its SID tokens reach to id {tokens.stop - 1}")
+            raise CompatibilityError(
+                f"the model has {rows} {name} rows, its SID tokens reach to id {tokens.stop - 1}"
+            )

@@ -1,1 +1,2 @@
-"""How a history, a title or a semantic ID is rendered for a model: templates, and token ids by arithmetic."""
+"""How a history, a title or a semantic ID is rendered for a model: templates, and token ids by
+arithmetic."""

@@ -1,8 +1,9 @@
-"""How a model is served: the prompts that a recommendation is asked with, stored in the model's contract.
+"""How a model is served: the prompts that a recommendation is asked with, stored in the model's
+contract.
 
-One asks with a history, the other in words. Knows the literal text around what is asked (chat markup included, so that
-serving needs no chat template) and how much of it fits; knows nothing of tokenizers, items or models.
-"""
+One asks with a history, the other in words. Knows the literal text around what is asked (chat
+markup included, so that serving needs no chat template) and how much of it fits; knows nothing of
+tokenizers, items or models."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
@@ -22,22 +23,26 @@ class _Stored:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """The value that `to_json` wrote; unknown keys are ignored. Raises DataError if one is missing."""
+        """The value that `to_json` wrote; unknown keys are ignored. Raises DataError if one is
+        missing."""
         known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
         try:
             return cls(**known)
         except TypeError as error:
-            raise DataError(f"{cls.__name__.lower()} {sorted(value)} is incomplete: {error}") from error
+            raise DataError(
+                f"{cls.__name__.lower()} {sorted(value)} is incomplete: {error}"
+            ) from error
 
 
 @dataclass(frozen=True)
 class Serving(_Stored):
     """The prompt of the task that a model recommends with.
 
-    The history is rendered oldest item first: as SIDs, or as titles where `history_as` says so. A prompt is the text
-    before the slot, the last `history_length` items joined by `separator`, the text after it, and the begin marker
-    where `markers` are on; what follows are the codes of the next item. `max_length` is the number of tokens that the
-    prompt may take: the oldest items of a history that does not fit are left out.
+    The history is rendered oldest item first: as SIDs, or as titles where `history_as` says so. A
+    prompt is the text before the slot, the last `history_length` items joined by `separator`, the
+    text after it, and the begin marker where `markers` are on; what follows are the codes of the
+    next item. `max_length` is the number of tokens that the prompt may take: the oldest items of a
+    history that does not fit are left out.
 
     Raises DataError if the template has not exactly one history slot.
     """
@@ -68,10 +73,11 @@ class Serving(_Stored):
 
 @dataclass(frozen=True)
 class Asking(_Stored):
-    """The prompt of the task by which a model is asked in words: a text, and the SID of the item it means.
+    """The prompt of the task by which a model is asked in words: a text, and the SID of the item it
+    means.
 
-    A prompt is the template with the text in its slot, and the begin marker where `markers` are on. `max_length` is the
-    number of tokens that it may take: a longer text is cut at its end.
+    A prompt is the template with the text in its slot, and the begin marker where `markers` are on.
+    `max_length` is the number of tokens that it may take: a longer text is cut at its end.
 
     Raises DataError if the template has not exactly one item slot.
     """

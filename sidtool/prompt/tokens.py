@@ -1,8 +1,7 @@
 """Token ids of semantic IDs, by arithmetic: id = start + the code's place in the token block.
 
-Knows where a tokenizer put the block; knows nothing of text (adding offsets takes 0.5 us for a 20-item history,
-tokenising it 225 us).
-"""
+Knows where a tokenizer put the block; knows nothing of text (adding offsets takes 0.5 us for a
+20-item history, tokenizing it 225 us)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +40,8 @@ class SidTokens:
         return self.start + self.space.n_codes + 1 if self.space.has_markers else None
 
     def ids(self, codes: Codes, *, markers: bool = True) -> NDArray[np.int64]:
-        """(n, levels) codes -> (n, levels [+ 2]) int64 token ids, wrapped in markers where the space has them."""
+        """(n, levels) codes -> (n, levels [+ 2]) int64 token ids, wrapped in markers where the
+        space has them."""
         ids = codes.astype(np.int64) + self.level_starts
         if not (markers and self.begin is not None and self.end is not None):
             return ids
@@ -49,5 +49,6 @@ class SidTokens:
         return np.concatenate([edge * self.begin, ids, edge * self.end], axis=1)
 
     def codes(self, ids: NDArray[np.int64]) -> Codes:
-        """(n, levels) token ids without markers -> (n, levels) codes: the inverse of `ids(markers=False)`."""
+        """(n, levels) token ids without markers -> (n, levels) codes: the inverse of
+        `ids(markers=False)`."""
         return (ids - self.level_starts).astype(np.uint16)

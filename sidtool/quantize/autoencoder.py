@@ -1,7 +1,7 @@
-"""Autoencoders with a quantiser in the middle, trained in torch and handed over as numpy arrays.
+"""Autoencoders with a quantizer in the middle, trained in torch and handed over as numpy arrays.
 
-Knows networks and gradients; knows nothing of items. Only the methods that train import this: encoding needs no torch.
-"""
+Knows networks and gradients; knows nothing of items. Only the methods that train import this:
+encoding needs no torch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ COMMITMENT = 0.25
 BATCH = 512
 RATE = 1e-3
 WARM_UP = 0.1
-"""Share of the epochs that pass without the quantiser, so that there is something to cluster."""
+"""Share of the epochs that pass without the quantizer, so that there is something to cluster."""
 
-Quantise = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""(batch, width) latents -> quantised latents that let gradients through, and a loss."""
+Quantize = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""(batch, width) latents -> quantized latents that let gradients through, and a loss."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Scale:
 
 
 class Autoencoder(nn.Module):
-    """Two perceptrons; with `skip` each only corrects what goes in, and starts by correcting nothing."""
+    """Two perceptrons; with `skip` each only corrects what goes in, and starts by correcting
+    nothing."""
 
     def __init__(self, widths: Sequence[int], *, skip: bool = False, bound: bool = False) -> None:
         super().__init__()
@@ -66,7 +67,9 @@ class Autoencoder(nn.Module):
     def arrays(self, scale: Scale) -> dict[str, NDArray[np.float32]]:
         """Both networks as `network.forward` reads them, for embeddings that are not scaled."""
         nothing = np.float32(0)
-        if self.skip:  # the space of the centroids is the embeddings' own, and a correction has no mean
+        if (
+            self.skip
+        ):  # the space of the centroids is the embeddings' own, and a correction has no mean
             inward = _layers("in", self.encoder, scale, scale.deviation, nothing)
             return inward | _layers("out", self.decoder, scale, scale.deviation, nothing)
         inward = _layers("in", self.encoder, scale, 1.0, nothing)
@@ -82,9 +85,14 @@ def perceptron(widths: Sequence[int]) -> nn.Sequential:
 
 
 def _layers(
-    direction: str, network: nn.Sequential, scale: Scale | None, factor: float, shift: NDArray[np.float32] | np.float32
+    direction: str,
+    network: nn.Sequential,
+    scale: Scale | None,
+    factor: float,
+    shift: NDArray[np.float32] | np.float32,
 ) -> dict[str, NDArray[np.float32]]:
-    """Weights as arrays; the first layer scales what goes in, the last one what comes out (`factor`, `shift`)."""
+    """Weights as arrays; the first layer scales what goes in, the last one what comes out
+    (`factor`, `shift`)."""
     linear = [layer for layer in network if isinstance(layer, nn.Linear)]
     weights = [layer.weight.detach().double().numpy().T.copy() for layer in linear]  # (from, to)
     biases = [layer.bias.detach().double().numpy().copy() for layer in linear]
@@ -101,23 +109,28 @@ def _layers(
 
 
 class ResidualQuantizer(nn.Module):
-    """Nearest centroids of residuals, learned by gradient or, with `ema`, as decayed means of what they are given.
+    """Nearest centroids of residuals, learned by gradient or, with `ema`, as decayed means of what
+    they are given.
 
-    With `progressive` a row keeps its first r levels in training, r drawn anew each time (PLUM): prefixes mean more.
-    """
+    With `progressive` a row keeps its first r levels in training, r drawn anew each time (PLUM):
+    prefixes mean more."""
 
-    def __init__(self, levels: Sequence[Vectors], ema: float | None = None, *, progressive: bool = False) -> None:
+    def __init__(
+        self, levels: Sequence[Vectors], ema: float | None = None, *, progressive: bool = False
+    ) -> None:
         super().__init__()
         self.progressive = progressive
-        self.levels = nn.ParameterList(nn.Parameter(torch.from_numpy(x.copy()), ema is None) for x in levels)
+        self.levels = nn.ParameterList(
+            nn.Parameter(torch.from_numpy(x.copy()), ema is None) for x in levels
+        )
         self.ema = ema
         self.counts = [torch.ones(len(level)) for level in levels]
         self.used = [torch.zeros(len(level), dtype=torch.bool) for level in levels]
         self.residuals: list[Tensor] = [torch.empty(0)] * len(levels)
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Straight-through quantised latents, and the codebook and commitment losses of all levels."""
-        residual, loss, quantised = latent, latent.new_zeros(()), torch.zeros_like(latent)
+        """Straight-through quantized latents, and the codebook and commitment losses of all levels."""
+        residual, loss, quantized = latent, latent.new_zeros(()), torch.zeros_like(latent)
         kept = self._kept(latent)
         for level, centroids in enumerate(self.levels):
             with torch.no_grad():
@@ -131,8 +144,8 @@ class ResidualQuantizer(nn.Module):
             elif self.training:
                 self._follow(level, codes, residual.detach())
             residual = residual - chosen.detach()
-            quantised = quantised + chosen * (kept > level)
-        return latent + (quantised - latent).detach(), loss
+            quantized = quantized + chosen * (kept > level)
+        return latent + (quantized - latent).detach(), loss
 
     def _kept(self, latent: Tensor) -> Tensor:
         """(batch, 1): how many levels each row keeps."""
@@ -171,16 +184,16 @@ def _error(left: Tensor, right: Tensor) -> Tensor:
 def train(
     model: Autoencoder,
     rows: Vectors,
-    quantizer: nn.Module | Quantise | None,
+    quantizer: nn.Module | Quantize | None,
     *,
     epochs: int,
     seed: int,
     contrast: Contrast | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Train in place on scaled (n, dim) rows; without a quantiser the latents pass as they are.
+    """Train in place on scaled (n, dim) rows; without a quantizer the latents pass as they are.
 
-    `contrast` gives scaled rows of pairs, whose quantised latents are drawn together beside.
+    `contrast` gives scaled rows of pairs, whose quantized latents are drawn together beside.
     """
     generator = torch.Generator().manual_seed(seed)
     data = torch.from_numpy(rows)
@@ -192,11 +205,13 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     for epoch in range(epochs):
         for batch in torch.randperm(len(data), generator=generator).split(BATCH):
-            drawn_together = _contrast(model, quantizer, contrast) if contrast and quantizer else 0.0
+            drawn_together = (
+                _contrast(model, quantizer, contrast) if contrast and quantizer else 0.0
+            )
             latent = model.encode(data[batch])
-            quantised, loss = (latent, 0.0) if quantizer is None else quantizer(latent)
+            quantized, loss = (latent, 0.0) if quantizer is None else quantizer(latent)
             loss = loss + drawn_together
-            loss = loss + _error(model.decode(quantised), data[batch])
+            loss = loss + _error(model.decode(quantized), data[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -207,10 +222,10 @@ def train(
             progress(epoch + 1, epochs)
 
 
-def _contrast(model: Autoencoder, quantizer: nn.Module | Quantise, contrast: Contrast) -> Tensor:
+def _contrast(model: Autoencoder, quantizer: nn.Module | Quantize, contrast: Contrast) -> Tensor:
     items, rows = contrast.draw()
-    quantised, _ = quantizer(model.encode(torch.from_numpy(rows)))
-    return contrast.weight * info_nce(quantised, items)
+    quantized, _ = quantizer(model.encode(torch.from_numpy(rows)))
+    return contrast.weight * info_nce(quantized, items)
 
 
 def latents(model: Autoencoder, rows: Vectors) -> Vectors:

@@ -1,8 +1,8 @@
-"""The codebook: centroids level by level, and how a vector becomes codes and codes become a vector again.
+"""The codebook: centroids level by level, and how a vector becomes codes and codes become a vector
+again.
 
-Knows vectors and codes; knows nothing of items, of how the centroids were found, or of collisions. Needs numpy only,
-so a bundle encodes without a deep-learning stack.
-"""
+Knows vectors and codes; knows nothing of items, of how the centroids were found, or of collisions.
+Needs numpy only, so a bundle encodes without a deep-learning stack."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 
 from sidtool.errors import DataError
 from sidtool.quantize.fusion import Fusion, fuse
-from sidtool.quantize.network import BLOCK, by_blocks, forward, has, padded, unit
+from sidtool.quantize.mlp import BLOCK, by_blocks, forward, has, padded, unit
 from sidtool.sid import Codes, Vectors
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """Centroids of a residual codebook; a SID is the nearest centroid at each level, of what earlier levels leave.
+    """Centroids of a residual codebook; a SID is the nearest centroid at each level, of what
+    earlier levels leave.
 
-    `levels[l]` is (K_l, width) float32. `encoder` holds the arrays of the networks that turn an embedding into the
-    space of the centroids and back (empty where that is the embedding space itself), `parameters` the JSON facts of the
-    fit. Every method is this one machine: product quantisation has centroids that are zero outside their part of the
-    space, and a grid is a set of centroids.
-    """
+    `levels[l]` is (K_l, width) float32. `encoder` holds the arrays of the networks that turn an
+    embedding into the space of the centroids and back (empty where that is the embedding space
+    itself), `parameters` the JSON facts of the fit. Every method is this one machine: product
+    quantization has centroids that are zero outside their part of the space, and a grid is a set of
+    centroids."""
 
     method: str
     levels: tuple[Vectors, ...]
@@ -45,7 +46,8 @@ class Codebook:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Width of each source of vectors that `encode` takes side by side; one, unless several were fused."""
+        """Width of each source of vectors that `encode` takes side by side; one, unless several
+        were fused."""
         fusion = self.parameters.get("fusion")
         return tuple(source["dim"] for source in fusion["sources"]) if fusion else (self._inner,)
 
@@ -67,10 +69,10 @@ class Codebook:
     def transform(self, vectors: Vectors) -> Vectors:
         """(n, dim) embeddings -> (n, width) float32 in the space of the centroids.
 
-        In this order, as far as `parameters` and `encoder` have them: sources fused (`fusion`), scaled to length 1
-        (`normalize`), through the network "in", added to what went into it (`skip`), bounded (`bound`: "tanh"), zeros
-        appended up to `width`. Raises DataError if the width is another or a value is not finite.
-        """
+        In this order, as far as `parameters` and `encoder` have them: sources fused (`fusion`),
+        scaled to length 1 (`normalize`), through the network "in", added to what went into it
+        (`skip`), bounded (`bound`: "tanh"), zeros appended up to `width`. Raises DataError if the
+        width is another or a value is not finite."""
         vectors = self.prepare(vectors)
         if self.width == self._inner and not has(self.encoder, "in"):
             return vectors
@@ -83,14 +85,16 @@ class Codebook:
         return by_blocks(inward, vectors, self.width)
 
     def prepare(self, vectors: Vectors) -> Vectors:
-        """(n, dim) embeddings as `reconstruct` gives them back: checked, fused, and of length 1, as far as wanted."""
+        """(n, dim) embeddings as `reconstruct` gives them back: checked, fused, and of length 1, as
+        far as wanted."""
         vectors = checked(vectors, self.dim)
         if fusion := self.parameters.get("fusion"):
             vectors = fuse(self.encoder, fusion, vectors)
         return unit(vectors) if self.parameters.get("normalize") else vectors
 
     def reconstruct(self, codes: Codes) -> Vectors:
-        """(n, depth) codes, or prefixes -> float32 embeddings as `prepare` gives them, through the network "out"."""
+        """(n, depth) codes, or prefixes -> float32 embeddings as `prepare` gives them, through the
+        network "out"."""
         latent = self.decode(codes)
         if not has(self.encoder, "out"):
             return latent[:, : self._inner]
@@ -99,19 +103,22 @@ class Codebook:
         return found + latent if self.parameters.get("skip") else found
 
     def encode(self, vectors: Vectors) -> Codes:
-        """(n, dim) embeddings -> (n, levels) uint16 raw codes: at each level the centroid nearest to the residual.
+        """(n, dim) embeddings -> (n, levels) uint16 raw codes: at each level the centroid nearest
+        to the residual.
 
-        The codes of a row do not depend on the rows beside it. Of equally near centroids the lowest code wins.
-        Raises DataError if the width is another or a value is not finite.
-        """
+        The codes of a row do not depend on the rows beside it. Of equally near centroids the lowest
+        code wins. Raises DataError if the width is another or a value is not finite."""
         codes = np.empty((len(vectors), len(self.levels)), dtype=np.uint16)
         for start in range(0, len(vectors), BLOCK):
             rows = checked(vectors[start : start + BLOCK], self.dim)
-            codes[start : start + BLOCK] = self._fused.codes(self.transform(padded(rows)))[: len(rows)]
+            codes[start : start + BLOCK] = self._fused.codes(self.transform(padded(rows)))[
+                : len(rows)
+            ]
         return codes
 
     def decode(self, codes: Codes) -> Vectors:
-        """(n, depth) codes -> (n, width) float32: the sum of their centroids; `depth` may be that of a prefix."""
+        """(n, depth) codes -> (n, width) float32: the sum of their centroids; `depth` may be that
+        of a prefix."""
         total = np.zeros((len(codes), self.width), dtype=np.float32)
         for level, column in zip(self.levels, codes.T, strict=False):
             total += level[column]
@@ -126,13 +133,12 @@ class Codebook:
 class _Fused:
     """Sequential residual codes from one matrix product.
 
-    The residual of a row x at level l is x - sum_j C_j[c_j], so its nearest centroid maximises
-    x.C_l[k] - |C_l[k]|^2 / 2 - sum_j C_j[c_j].C_l[k]: the first term is one product with all levels stacked, the last
-    one comes from small tables. The first level is centred before, since an offset common to all vectors would eat
-    the digits that separate them.
-    """
+    The residual of a row x at level l is x - sum_j C_j[c_j], so its nearest centroid maximizes
+    x.C_l[k] - |C_l[k]|^2 / 2 - sum_j C_j[c_j].C_l[k]: the first term is one product with all levels
+    stacked, the last one comes from small tables. The first level is centerd before, since an
+    offset common to all vectors would eat the digits that separate them."""
 
-    centre: NDArray[np.float32]
+    center: NDArray[np.float32]
     """(width,) float32: the mean of the first level's centroids."""
     stacked: NDArray[np.float32]
     """(width, sum K_l) float32."""
@@ -143,11 +149,16 @@ class _Fused:
 
     @classmethod
     def of(cls, levels: tuple[Vectors, ...]) -> "_Fused":
-        centre = levels[0].mean(axis=0, dtype=np.float64)
-        stacked = np.concatenate([levels[0] - centre, *levels[1:]]).astype(np.float32)
+        center = levels[0].mean(axis=0, dtype=np.float64)
+        stacked = np.concatenate([levels[0] - center, *levels[1:]]).astype(np.float32)
         bias = 0.5 * np.square(stacked, dtype=np.float64).sum(axis=1)
         starts = np.cumsum([0, *(len(level) for level in levels)]).tolist()
-        return cls(centre.astype(np.float32), np.ascontiguousarray(stacked.T), bias.astype(np.float32), tuple(starts))
+        return cls(
+            center.astype(np.float32),
+            np.ascontiguousarray(stacked.T),
+            bias.astype(np.float32),
+            tuple(starts),
+        )
 
     @cached_property
     def crossed(self) -> NDArray[np.float32]:
@@ -156,25 +167,31 @@ class _Fused:
 
     def codes(self, block: Vectors) -> Codes:
         """(n, width) -> (n, levels) uint16."""
-        scores = (block - self.centre) @ self.stacked - self.bias  # (n, sum K_l)
+        scores = (block - self.center) @ self.stacked - self.bias  # (n, sum K_l)
         codes = np.empty((len(block), len(self.starts) - 1), dtype=np.uint16)
         for level, (start, stop) in enumerate(zip(self.starts[:-1], self.starts[1:], strict=True)):
             own = scores[:, start:stop]
             for earlier in range(level):
-                own -= self.crossed[self.starts[earlier] + codes[:, earlier].astype(np.intp), start:stop]
+                own -= self.crossed[
+                    self.starts[earlier] + codes[:, earlier].astype(np.intp), start:stop
+                ]
             codes[:, level] = own.argmax(axis=1)
         return codes
 
 
 def checked(vectors: Vectors, dim: int | None = None) -> Vectors:
-    """The vectors as (n, dim) float32. Raises DataError unless they are two-dimensional, `dim` wide and finite."""
+    """The vectors as (n, dim) float32. Raises DataError unless they are two-dimensional, `dim` wide
+    and finite."""
     vectors = np.asarray(vectors, dtype=np.float32)
     if vectors.ndim != 2 or (dim is not None and vectors.shape[1] != dim):
-        raise DataError(f"vectors have shape {vectors.shape}, expected (n, {'dim' if dim is None else dim})")
+        raise DataError(
+            f"vectors have shape {vectors.shape}, expected (n, {'dim' if dim is None else dim})"
+        )
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         raise DataError(
-            f"{np.count_nonzero(~finite)} of {len(vectors)} vectors hold values that are not finite, "
+            f"{np.count_nonzero(~finite)} of {len(vectors)} vectors hold values that are not "
+            "finite, "
             f"first in row {int(finite.argmin())}",
             hint="half-precision encoders overflow: embed in float32 or bfloat16",
         )

@@ -1,9 +1,8 @@
 """What happens when several items get the same codes.
 
-Knows raw codes, vectors and item ids; knows nothing of bundles. Nothing here depends on the order of the items: ties
-go by item id. Sinkhorn re-encoding of a colliding group (LC-Rec, LETTER, MiniOneRec) is not offered: it gives equal
-rows one code again.
-"""
+Knows raw codes, vectors and item ids; knows nothing of bundles. Nothing here depends on the order
+of the items: ties go by item id. Sinkhorn re-encoding of a colliding group (LC-Rec, LETTER,
+MiniOneRec) is not offered: it gives equal rows one code again."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.vectors import VectorSource
 from sidtool.errors import UsageError
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.spill import spill
+from sidtool.quantize.overflow import spill
 from sidtool.sid import MAX_CODES, Codes, SidSpace, Vectors
-from sidtool.vectors import VectorSource
 
 Policy = Literal["reassign", "append", "allow"]
 
@@ -30,7 +29,8 @@ HEADROOM = 4
 
 @dataclass(frozen=True)
 class CollisionCounts:
-    """Items that share their SID with another, the groups they form, and the size of the largest (1: no collision)."""
+    """Items that share their SID with another, the groups they form, and the size of the largest
+    (1: no collision)."""
 
     items: int
     groups: int
@@ -48,8 +48,8 @@ class CollisionCounts:
 class Assigned:
     """Final codes, in the order of the items.
 
-    `codes` is (n, levels) uint16, one level more than the raw codes under `append`; `space_sizes` are its level sizes;
-    `moved` is (n,) bool: the items whose final code is not their nearest one.
+    `codes` is (n, levels) uint16, one level more than the raw codes under `append`; `space_sizes`
+    are its level sizes; `moved` is (n,) bool: the items whose final code is not their nearest one.
     """
 
     codes: Codes
@@ -60,16 +60,20 @@ class Assigned:
 
 
 def assign(
-    raw: Codes, vectors: Vectors | VectorSource, codebook: Codebook, ids: Sequence[str], policy: Policy
+    raw: Codes,
+    vectors: Vectors | VectorSource,
+    codebook: Codebook,
+    ids: Sequence[str],
+    policy: Policy,
 ) -> Assigned:
     """Settle the collisions in (n, levels) raw codes of (n, dim) embeddings.
 
-    `reassign`: in each colliding group one item keeps its code, and the others take free codes of the last level under
-    the same prefix, at the least total squared distance. Where a prefix has more items than codes, the rest go to the
-    nearest prefix with room, as `spill` does it. `append`: one level more tells the items of a group apart, by id.
-    `allow`: nothing. Raises UsageError if `reassign` would fill more than 90% of the space, or `append` needs too
-    large a level.
-    """
+    `reassign`: in each colliding group one item keeps its code, and the others take free codes of
+    the last level under the same prefix, at the least total squared distance. Where a prefix has
+    more items than codes, the rest go to the nearest prefix with room, as `spill` does it.
+    `append`: one level more tells the items of a group apart, by id. `allow`: nothing. Raises
+    UsageError if `reassign` would fill more than 90% of the space, or `append` needs too large a
+    level."""
     if policy == "reassign":
         codes, sizes = _reassign(raw, VectorSource.of(vectors), codebook, ids), codebook.sizes
     elif policy == "append":
@@ -84,16 +88,23 @@ def _groups(codes: Codes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows sorted by codes, and the sizes of the runs of equal codes in that order."""
     order = np.lexsort(codes.T[::-1]) if codes.shape[1] else np.arange(len(codes))
     changes = (codes[order[1:]] != codes[order[:-1]]).any(axis=1)
-    bounds = np.flatnonzero(np.concatenate([[True], changes, [True]])) if len(codes) else np.zeros(1, dtype=np.intp)
+    bounds = (
+        np.flatnonzero(np.concatenate([[True], changes, [True]]))
+        if len(codes)
+        else np.zeros(1, dtype=np.intp)
+    )
     return order, np.diff(bounds)
 
 
-def _append(raw: Codes, sizes: tuple[int, ...], ids: Sequence[str]) -> tuple[Codes, tuple[int, ...]]:
+def _append(
+    raw: Codes, sizes: tuple[int, ...], ids: Sequence[str]
+) -> tuple[Codes, tuple[int, ...]]:
     order, runs = _groups(raw)
     capacity = 1 << (HEADROOM * int(runs.max(initial=1)) - 1).bit_length()  # the next power of two
     if capacity > MAX_CODES:
         raise UsageError(
-            f"{int(runs.max())} items share one SID, and an appended level with room for later items needs {capacity} "
+            f"{int(runs.max())} items share one SID, and an appended level with room for later "
+            f"items needs {capacity} "
             f"codes, more than {MAX_CODES}",
             hint="remove duplicate items, or use more or larger levels",
         )
@@ -118,12 +129,16 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
         for some in np.array_split(pairs, -(-len(pairs) // PAIRS)) if len(pairs) else ():
             at = starts[some][:, None] + np.arange(2)
             taken = crowded.taken(some + groups.start, raw[:, -1], codebook.sizes[-1])
-            chosen = _assign_pairs(raw[together[at[:, 0]], -1], residuals[at], codebook.levels[-1], taken)
+            chosen = _assign_pairs(
+                raw[together[at[:, 0]], -1], residuals[at], codebook.levels[-1], taken
+            )
             codes[together[at], -1] = np.maximum(chosen, 0)
             spilled += together[at][chosen < 0].tolist()
         for group in np.flatnonzero(np.diff(starts) > 2).tolist():
             own, left = rows[group], residuals[starts[group] : starts[group + 1]]
-            counts = np.bincount(raw[crowded.members(group + groups.start), -1], minlength=codebook.sizes[-1])
+            counts = np.bincount(
+                raw[crowded.members(group + groups.start), -1], minlength=codebook.sizes[-1]
+            )
             chosen = _assign_last(raw[own, -1], left, codebook.levels[-1], counts)
             codes[own, -1] = np.maximum(chosen, 0)
             spilled += own[chosen < 0].tolist()
@@ -131,17 +146,19 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
         spilled.sort(key=lambda row: ids[row])
         settled = np.ones(len(codes), dtype=bool)
         settled[spilled] = False
-        codes[spilled] = spill(codebook.transform(source.take(np.array(spilled))), codebook, codes[settled])
+        codes[spilled] = spill(
+            codebook.transform(source.take(np.array(spilled))), codebook, codes[settled]
+        )
     return codes
 
 
 @dataclass(frozen=True)
 class _Crowded:
-    """The prefixes under which items collide: all that `reassign` must look at, found without looking at each group.
+    """The prefixes under which items collide: all that `reassign` must look at, found without
+    looking at each group.
 
-    `order` (n,) are rows sorted by codes; prefix group g lies at `bounds[g]` (g, 2) in it, and its colliding rows at
-    `shared[firsts[g] : firsts[g + 1]]`.
-    """
+    `order` (n,) are rows sorted by codes; prefix group g lies at `bounds[g]` (g, 2) in it, and its
+    colliding rows at `shared[firsts[g] : firsts[g + 1]]`."""
 
     order: NDArray[np.intp]
     bounds: NDArray[np.intp]
@@ -151,9 +168,13 @@ class _Crowded:
     @classmethod
     def of(cls, raw: Codes) -> "_Crowded":
         order, runs = _groups(raw)
-        places = np.flatnonzero(np.repeat(runs, runs) > 1)  # in the order, of rows that share their codes
+        places = np.flatnonzero(
+            np.repeat(runs, runs) > 1
+        )  # in the order, of rows that share their codes
         prefixes = raw[order, :-1]
-        starts = np.flatnonzero(np.concatenate([[True], (prefixes[1:] != prefixes[:-1]).any(axis=1)]))
+        starts = np.flatnonzero(
+            np.concatenate([[True], (prefixes[1:] != prefixes[:-1]).any(axis=1)])
+        )
         group = np.searchsorted(starts, places, side="right") - 1
         firsts = np.flatnonzero(np.diff(group, prepend=-1))
         lies = np.stack([starts, np.append(starts[1:], len(raw))], axis=1)
@@ -172,7 +193,9 @@ class _Crowded:
         first, stop = self.bounds[group]
         return self.order[first:stop]
 
-    def taken(self, groups: NDArray[np.intp], last: NDArray[np.uint16], size: int) -> NDArray[np.bool_]:
+    def taken(
+        self, groups: NDArray[np.intp], last: NDArray[np.uint16], size: int
+    ) -> NDArray[np.bool_]:
         """(g, size) bool: which last-level codes the rows of each group have."""
         lengths = np.diff(self.bounds[groups], axis=1)[:, 0]
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -194,7 +217,8 @@ def _require_room(items: int, space: SidSpace) -> None:
     while items > FULLEST * int(np.prod(np.array(sizes, dtype=object))):
         sizes = (*sizes, max(2, sizes[-1]))
     raise UsageError(
-        f"{items} items would fill {items / space.capacity:.0%} of the {space.capacity} semantic IDs of "
+        f"{items} items would fill {items / space.capacity:.0%} of the {space.capacity} "
+        "semantic IDs of "
         f"{space.spelled_sizes}, more than {FULLEST:.0%}",
         hint=f"levels {'x'.join(map(str, sizes))} would do",
     )
@@ -203,14 +227,17 @@ def _require_room(items: int, space: SidSpace) -> None:
 def _assign_pairs(
     own: NDArray[np.uint16], residuals: Vectors, centroids: Vectors, taken: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """What `_assign_last` gives where a prefix has one pair of colliding items, for g prefixes at once.
+    """What `_assign_last` gives where a prefix has one pair of colliding items, for g prefixes at
+    once.
 
-    `own` (g,) is the code that both items have, `residuals` (g, 2, width) stand in the order of their ids, `taken`
-    (g, K) says which codes the prefix has in use. (g, 2) codes: either the first stays and the second goes to the free
-    code nearest to it, or the other way round, whichever is less far in all; -1 where no code is free.
-    """
+    `own` (g,) is the code that both items have, `residuals` (g, 2, width) stand in the order of
+    their ids, `taken` (g, K) says which codes the prefix has in use. (g, 2) codes: either the first
+    stays and the second goes to the free code nearest to it, or the other way round, whichever is
+    less far in all; -1 where no code is free."""
     groups = np.arange(len(own))
-    costs = _squared_distances(residuals.reshape(2 * len(own), -1), centroids).reshape(len(own), 2, -1)
+    costs = _squared_distances(residuals.reshape(2 * len(own), -1), centroids).reshape(
+        len(own), 2, -1
+    )
     stay = costs[groups, :, own]  # (g, 2)
     costs[np.broadcast_to(taken[:, None], costs.shape)] = np.inf
     free, away = costs.argmin(axis=2), costs.min(axis=2)
@@ -226,37 +253,45 @@ def _assign_pairs(
 def _assign_last(
     own: NDArray[np.uint16], residuals: Vectors, centroids: Vectors, counts: NDArray[np.intp]
 ) -> NDArray[np.int64]:
-    """Last-level codes for the m colliding items of one prefix, -1 where the prefix has no code left.
+    """Last-level codes for the m colliding items of one prefix, -1 where the prefix has no code
+    left.
 
-    `own` (m,) are their raw codes and `residuals` (m, width) what the prefix leaves of them, both sorted by id;
-    `counts` (K,) says how many items of the prefix have each raw code. One item in each group keeps its code, which
-    makes the fewest moves; who keeps and where the others go is the assignment of least total squared distance.
-    """
+    `own` (m,) are their raw codes and `residuals` (m, width) what the prefix leaves of them, both
+    sorted by id; `counts` (K,) says how many items of the prefix have each raw code. One item in
+    each group keeps its code, which makes the fewest moves; who keeps and where the others go is
+    the assignment of least total squared distance."""
     from scipy.optimize import linear_sum_assignment
 
     columns = np.flatnonzero((counts == 0) | (counts > 1))
     stays = own[:, None] == columns
     costs = _whole_numbers(_squared_distances(residuals, centroids[columns]))
-    costs -= np.where(stays, costs.max() * (len(own) + 1) + 1, 0)  # keeping a code outweighs all distances
+    costs -= np.where(
+        stays, costs.max() * (len(own) + 1) + 1, 0
+    )  # keeping a code outweighs all distances
     costs[~stays & (counts[columns] > 1)] = np.inf  # nobody takes the code of another group
     rows, places = linear_sum_assignment(costs)
     chosen = np.full(len(own), -1, dtype=np.int64)
     chosen[rows] = columns[places]
     for equal in _equal_rows(own, residuals):
         wishes = dict(zip(columns.tolist(), costs[equal[0]].tolist(), strict=True))
-        chosen[equal] = sorted(chosen[equal].tolist(), key=lambda code: (wishes.get(code, np.inf), code))
+        chosen[equal] = sorted(
+            chosen[equal].tolist(), key=lambda code: (wishes.get(code, np.inf), code)
+        )
     return chosen
 
 
 def _squared_distances(rows: Vectors, centroids: Vectors) -> NDArray[np.float64]:
     """(m, width), (K, width) -> (m, K) float64."""
     left, right = rows.astype(np.float64), centroids.astype(np.float64)
-    distances = np.square(left).sum(axis=1)[:, None] + np.square(right).sum(axis=1) - 2 * left @ right.T
+    distances = (
+        np.square(left).sum(axis=1)[:, None] + np.square(right).sum(axis=1) - 2 * left @ right.T
+    )
     return np.maximum(distances, 0)
 
 
 def _whole_numbers(distances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distances in units so small that m of them stand beside m rewards for keeping, and sums are exact below 2**53."""
+    """Distances in units so small that m of them stand beside m rewards for keeping, and sums are
+    exact below 2**53."""
     bits = 52 - 2 * (len(distances) + 1).bit_length()
     return np.rint(distances * (2.0**bits / max(float(distances.max()), np.finfo(np.float64).tiny)))
 

@@ -1,6 +1,6 @@
 """A loss that draws together the codes of items that people meet together (PLUM, LETTER).
 
-Knows pairs of rows and quantised latents; knows nothing of people or of how latents are quantised.
+Knows pairs of rows and quantized latents; knows nothing of people or of how latents are quantized.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.vectors import VectorSource
 from sidtool.sid import Vectors
-from sidtool.vectors import VectorSource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,11 @@ class Pairs:
     def of(cls, counts: Any) -> "Pairs":
         """The pairs of a symmetric (n, n) CSR of weights, each once a direction."""
         found = counts.tocoo()
-        return cls(found.row.astype(np.int64), found.col.astype(np.int64), np.cumsum(found.data, dtype=np.float64))
+        return cls(
+            found.row.astype(np.int64),
+            found.col.astype(np.int64),
+            np.cumsum(found.data, dtype=np.float64),
+        )
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """(2 * PAIRS,): the left rows of pairs drawn by weight, then the right ones."""
@@ -61,16 +65,17 @@ class Contrast:
         return items, self.prepare(self.source.take(items))
 
 
-def info_nce(quantised: "Tensor", items: NDArray[np.int64]) -> "Tensor":
-    """(2b, width) quantised latents, the left halves of b pairs before the right ones -> the mean loss.
+def info_nce(quantized: "Tensor", items: NDArray[np.int64]) -> "Tensor":
+    """(2b, width) quantized latents, the left halves of b pairs before the right ones -> the mean
+    loss.
 
-    Each item must find its partner among the others' partners, in both directions (van den Oord et al. 2018). An item
-    that is itself the partner asked for, or the one that asks, is no negative.
+    Each item must find its partner among the others' partners, in both directions (van den Oord et
+    al. 2018). An item that is itself the partner asked for, or the one that asks, is no negative.
     """
     import torch
     from torch.nn import functional
 
-    left, right = functional.normalize(quantised, dim=1).chunk(2)
+    left, right = functional.normalize(quantized, dim=1).chunk(2)
     alike = left @ right.T / TEMPERATURE  # (b, b)
     first, second = torch.from_numpy(items).chunk(2)
     wanted = torch.arange(len(first))

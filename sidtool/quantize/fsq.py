@@ -1,19 +1,18 @@
-"""Finite scalar quantisation: codes are the cells of a fixed grid (Mentzer et al. 2023).
+"""Finite scalar quantization: codes are the cells of a fixed grid (Mentzer et al. 2023).
 
-Knows grids and training plans; knows nothing of items. Each level has a few latent dimensions of its own, cut into
-equal cells between -1 and 1; an autoencoder learns what to put there.
-"""
+Knows grids and training plans; knows nothing of items. Each level has a few latent dimensions of
+its own, cut into equal cells between -1 and 1; an autoencoder learns what to put there."""
 
 from collections.abc import Sequence
 from math import log, prod
 
 import numpy as np
 
+from sidtool.data.vectors import VectorSource
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.kmeans import Progress, training_rows
 from sidtool.quantize.rqvae import HIDDEN
 from sidtool.sid import Vectors
-from sidtool.vectors import VectorSource
 
 CELLS = 5
 """About how many cells a dimension has: fewer than this lose too much."""
@@ -50,8 +49,19 @@ def fit(
         torch.manual_seed(seed)
         model = auto.Autoencoder((rows.shape[1], *HIDDEN, len(per_dimension)), bound=True)
         auto.train(model, rows, round_to_grid, epochs=epochs, seed=seed, progress=progress)
-    facts = {"seed": seed, "normalize": normalize, "sample": len(rows), "dim": int(rows.shape[1]), "bound": "tanh"}
-    return Codebook("fsq", tuple(_grids(cells)), model.arrays(scale), {**facts, "epochs": epochs, "cells": cells})
+    facts = {
+        "seed": seed,
+        "normalize": normalize,
+        "sample": len(rows),
+        "dim": int(rows.shape[1]),
+        "bound": "tanh",
+    }
+    return Codebook(
+        "fsq",
+        tuple(_grids(cells)),
+        model.arrays(scale),
+        {**facts, "epochs": epochs, "cells": cells},
+    )
 
 
 def cuts(size: int) -> list[int]:
@@ -68,11 +78,14 @@ def cuts(size: int) -> list[int]:
 
 
 def _grids(cells: Sequence[Sequence[int]]) -> list[Vectors]:
-    """Per level the centres of its cells, (size, all dimensions), zero in the dimensions of other levels."""
+    """Per level the centers of its cells, (size, all dimensions), zero in the dimensions of other
+    levels."""
     levels, start = [], 0
     width = sum(len(counts) for counts in cells)
     for counts in cells:
-        places = np.stack(np.unravel_index(np.arange(prod(counts)), counts), axis=1)  # (size, own dimensions)
+        places = np.stack(
+            np.unravel_index(np.arange(prod(counts)), counts), axis=1
+        )  # (size, own dimensions)
         grid = np.zeros((len(places), width), dtype=np.float32)
         grid[:, start : start + len(counts)] = (2 * places + 1) / np.array(counts) - 1
         levels.append(grid)

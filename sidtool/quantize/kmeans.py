@@ -1,26 +1,26 @@
 """K-means: how the centroids of every method are found.
 
-Knows vectors and centroids; knows nothing of levels or items. Trains on a sample, 256 rows a centroid (faiss's rule)
-where a method does not ask for more. Centroids are seeded by greedy k-means++ (Arthur and Vassilvitskii 2007, with the
-2 + log K candidates a step of scikit-learn) and refined by Lloyd's iterations, first on a part of the sample, then on
-all of it.
+Knows vectors and centroids; knows nothing of levels or items. Trains on a sample, 256 rows a
+centroid (faiss's rule) where a method does not ask for more. Centroids are seeded by greedy
+k-means++ (Arthur and Vassilvitskii 2007, with the 2 + log K candidates a step of scikit-learn) and
+refined by Lloyd's iterations, first on a part of the sample, then on all of it.
 
-The rows that k-means++ draws are one start; a step of spherical k-means from them (Dhillon and Modha 2001) is another.
-For what a level leaves has no clusters left: rows lie far from each other, nearly at right angles, so that the few
-short ones among the seeds are nearest to all others. One code then takes most rows and keeps them: that is an optimum
-of Lloyd's iterations, and costs little error, for so does every other partition. By direction alone the length of a
-seed does not count. Where rows are few and dimensions many, only `balanced` keeps codes from being wasted so.
-"""
+The rows that k-means++ draws are one start; a step of spherical k-means from them (Dhillon and
+Modha 2001) is another. For what a level leaves has no clusters left: rows lie far from each other,
+nearly at right angles, so that the few short ones among the seeds are nearest to all others. One
+code then takes most rows and keeps them: that is an optimum of Lloyd's iterations, and costs little
+error, for so does every other partition. By direction alone the length of a seed does not count.
+Where rows are few and dimensions many, only `balanced` keeps codes from being wasted so."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.vectors import VectorSource
 from sidtool.errors import DataError
-from sidtool.quantize.network import unit
+from sidtool.quantize.mlp import unit
 from sidtool.sid import Vectors
-from sidtool.vectors import VectorSource
 
 ROWS_PER_CENTROID = 256
 SEEDING_ROWS_PER_CENTROID = 64
@@ -36,17 +36,25 @@ Progress = Callable[[int, int], None]
 
 
 def training_rows(
-    vectors: Vectors | VectorSource, sizes: Sequence[int], rng: np.random.Generator, normalize: bool, least: int = 0
+    vectors: Vectors | VectorSource,
+    sizes: Sequence[int],
+    rng: np.random.Generator,
+    normalize: bool,
+    least: int = 0,
 ) -> Vectors:
-    """(n, dim) embeddings -> a new array of rows in random order: 256 a centroid of the largest level, or `least`.
+    """(n, dim) embeddings -> a new array of rows in random order: 256 a centroid of the largest
+    level, or `least`.
 
-    The larger number counts. There are fewer where there are fewer vectors, or where the memory of the source does not
-    hold so many.
-    Raises DataError if a value is not finite, or fewer rows differ than the largest level has codes.
-    """
+    The larger number counts. There are fewer where there are fewer vectors, or where the memory of
+    the source does not hold so many. Raises DataError if a value is not finite, or fewer rows
+    differ than the largest level has codes."""
     source = VectorSource.of(vectors)
     count = min(max(ROWS_PER_CENTROID * max(sizes), least), source.limit)
-    drawn = rng.permutation(len(source)) if count >= len(source) else rng.choice(len(source), count, replace=False)
+    drawn = (
+        rng.permutation(len(source))
+        if count >= len(source)
+        else rng.choice(len(source), count, replace=False)
+    )
     rows = source.take(drawn)
     _require_distinct(rows, max(sizes))
     return unit(rows) if normalize else rows
@@ -64,15 +72,20 @@ def _require_distinct(vectors: Vectors, count: int) -> None:
     )
 
 
-def kmeans(vectors: Vectors, size: int, rng: np.random.Generator, most: int = ITERATIONS[1]) -> tuple[Vectors, int]:
-    """(n, dim) vectors in random order -> (size, dim) float32 centroids, and the iterations that it took.
+def kmeans(
+    vectors: Vectors, size: int, rng: np.random.Generator, most: int = ITERATIONS[1]
+) -> tuple[Vectors, int]:
+    """(n, dim) vectors in random order -> (size, dim) float32 centroids, and the iterations that it
+    took.
 
     most: iterations on the whole sample, at most.
     """
     part = vectors[: SEEDING_ROWS_PER_CENTROID * size]
     seeds = plus_plus(part, size, rng)
     starts = [lloyd(part, start, ITERATIONS[0]) for start in (seeds, by_direction(part, seeds))]
-    centroids, done = starts[_preferred([nearest(vectors, centroids) for centroids, _ in starts], size)]
+    centroids, done = starts[
+        _preferred([nearest(vectors, centroids) for centroids, _ in starts], size)
+    ]
     if len(part) == len(vectors) and done < ITERATIONS[0]:
         return centroids, done  # already converged on all there is
     centroids, steps = lloyd(vectors, centroids, most)
@@ -80,23 +93,33 @@ def kmeans(vectors: Vectors, size: int, rng: np.random.Generator, most: int = IT
 
 
 def _preferred(found: Sequence[tuple[NDArray[np.intp], NDArray[np.float32]]], size: int) -> int:
-    """Which (codes, squared distances) spread over the codes most evenly, of those whose error is about the least."""
+    """Which (codes, squared distances) spread over the codes most evenly, of those whose error is
+    about the least."""
     errors = [float(distances.sum(dtype=np.float64)) for _, distances in found]
     shares = [np.bincount(codes, minlength=size) / len(codes) for codes, _ in found]
-    entropies = [float(-(share * np.log(np.maximum(share, np.finfo(float).tiny))).sum()) for share in shares]
-    return max(range(len(found)), key=lambda start: (errors[start] <= ALIKE * min(errors), entropies[start]))
+    entropies = [
+        float(-(share * np.log(np.maximum(share, np.finfo(float).tiny))).sum()) for share in shares
+    ]
+    return max(
+        range(len(found)),
+        key=lambda start: (errors[start] <= ALIKE * min(errors), entropies[start]),
+    )
 
 
 def by_direction(vectors: Vectors, centroids: Vectors) -> Vectors:
-    """The means of the rows whose direction is nearest to that of a centroid: a step of spherical k-means."""
+    """The means of the rows whose direction is nearest to that of a centroid: a step of spherical
+    k-means."""
     lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
     units = centroids / np.maximum(lengths, np.finfo(np.float32).tiny)
-    codes, distances = nearest(vectors, units)  # of units: the squared distance is |v|^2 + 1 - 2 v.u
+    codes, distances = nearest(
+        vectors, units
+    )  # of units: the squared distance is |v|^2 + 1 - 2 v.u
     return means(vectors, codes, distances, centroids)
 
 
 def plus_plus(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
-    """Greedy k-means++: of a few candidates drawn by squared distance, keep the one that lowers the error most."""
+    """Greedy k-means++: of a few candidates drawn by squared distance, keep the one that lowers the
+    error most."""
     candidates = 2 + int(np.log(size))
     norms = np.einsum("ij,ij->i", vectors, vectors)
     chosen = np.empty(size, dtype=np.intp)
@@ -112,14 +135,17 @@ def plus_plus(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
     return vectors[chosen]
 
 
-def _distances(vectors: Vectors, norms: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+def _distances(
+    vectors: Vectors, norms: NDArray[np.float32], rows: NDArray[np.intp]
+) -> NDArray[np.float32]:
     """(len(rows), n) float32 squared distances from some of the rows to all."""
     products = (vectors @ vectors[rows].T).T
     return np.maximum(norms[rows, None] + norms - 2 * products, 0)
 
 
 def lloyd(vectors: Vectors, centroids: Vectors, most: int) -> tuple[Vectors, int]:
-    """Lloyd's iterations until the error falls by less than TOLERANCE, `most` at most -> centroids, iterations."""
+    """Lloyd's iterations until the error falls by less than TOLERANCE, `most` at most -> centroids,
+    iterations."""
     previous = np.inf
     for step in range(most):
         codes, distances = nearest(vectors, centroids)
@@ -152,8 +178,11 @@ def nearest(
     return codes, np.maximum(distances, 0)
 
 
-def means(vectors: Vectors, codes: NDArray[np.intp], distances: NDArray[np.float32], centroids: Vectors) -> Vectors:
-    """The mean of each code's rows; a code without rows starts anew at the row farthest from its centroid."""
+def means(
+    vectors: Vectors, codes: NDArray[np.intp], distances: NDArray[np.float32], centroids: Vectors
+) -> Vectors:
+    """The mean of each code's rows; a code without rows starts anew at the row farthest from its
+    centroid."""
     from scipy.sparse import csr_array
 
     counts = np.bincount(codes, minlength=len(centroids))
@@ -164,7 +193,10 @@ def means(vectors: Vectors, codes: NDArray[np.intp], distances: NDArray[np.float
         codes[farthest] = empty
         counts = np.bincount(codes, minlength=len(centroids))
     members = csr_array(
-        (np.ones(len(codes), dtype=np.float32), codes, np.arange(len(codes) + 1)), shape=(len(codes), len(centroids))
+        (np.ones(len(codes), dtype=np.float32), codes, np.arange(len(codes) + 1)),
+        shape=(len(codes), len(centroids)),
     )
     sums = members.T.tocsr() @ vectors  # (K, dim)
-    return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids).astype(np.float32)
+    return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids).astype(
+        np.float32
+    )

@@ -22,7 +22,8 @@ class Occupancy:
         self._taken: dict[tuple[int, ...], NDArray[np.int64]] = {}
 
     def taken(self, prefix: tuple[int, ...]) -> NDArray[np.int64]:
-        """(K,) int64: how many SIDs are taken under each next code of a prefix that is not a whole SID."""
+        """(K,) int64: how many SIDs are taken under each next code of a prefix that is not a whole
+        SID."""
         if prefix not in self._taken:
             self._taken[prefix] = self._count(prefix)
         return self._taken[prefix]
@@ -36,7 +37,9 @@ class Occupancy:
         first = np.uint64(base << bits[depth]) + np.arange(self.space.sizes[depth], dtype=np.uint64)
         first = first << np.uint64(below)
         last = first + np.uint64((1 << below) - 1)
-        return np.searchsorted(self._keys, last, side="right") - np.searchsorted(self._keys, first, side="left")
+        return np.searchsorted(self._keys, last, side="right") - np.searchsorted(
+            self._keys, first, side="left"
+        )
 
     def room(self, prefix: tuple[int, ...]) -> NDArray[np.bool_]:
         """(K,) bool: under which next codes of a prefix a SID is free."""
@@ -52,9 +55,9 @@ class Occupancy:
 def place(vectors: Vectors, codebook: Codebook, occupancy: Occupancy) -> Codes:
     """(n, dim) embeddings of new items -> (n, levels) free codes, taken in the order given.
 
-    An item gets its nearest code where that is free, else the nearest free one under the longest prefix with room.
-    One batch gives the same codes as several. Raises RefusedError when the space is full.
-    """
+    An item gets its nearest code where that is free, else the nearest free one under the longest
+    prefix with room. One batch gives the same codes as several. Raises RefusedError when the space
+    is full."""
     raw, latent = codebook.encode(vectors), codebook.transform(vectors)
     codes = np.empty_like(raw)
     for row, own in enumerate(raw):
@@ -69,21 +72,24 @@ def nearest_free(
 ) -> tuple[int, ...]:
     """The nearest free SID under the longest prefix of `own` with room.
 
-    It goes down level by level as encoding does, past the codes that have no room; ties go to the lowest code.
-    Raises RefusedError when the space is full.
-    """
+    It goes down level by level as encoding does, past the codes that have no room; ties go to the
+    lowest code. Raises RefusedError when the space is full."""
     if occupancy.taken(own[:-1])[own[-1]] == 0:
         return own
     for depth in reversed(range(len(own))):
         if occupancy.room(own[:depth]).any():
             return _descend(own[:depth], latent, codebook.levels, occupancy)
     raise RefusedError(
-        f"all {occupancy.space.capacity} semantic IDs are taken", hint="build a codebook with more levels"
+        f"all {occupancy.space.capacity} semantic IDs are taken",
+        hint="build a codebook with more levels",
     )
 
 
 def _descend(
-    prefix: tuple[int, ...], latent: NDArray[np.float32], levels: Sequence[Vectors], occupancy: Occupancy
+    prefix: tuple[int, ...],
+    latent: NDArray[np.float32],
+    levels: Sequence[Vectors],
+    occupancy: Occupancy,
 ) -> tuple[int, ...]:
     residual = latent.astype(np.float64)
     for level, code in zip(levels, prefix, strict=False):

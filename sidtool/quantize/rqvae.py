@@ -1,20 +1,20 @@
-"""RQ-VAE: residual codes of a learned latent space (TIGER, LC-Rec, MiniOneRec), and its relative RQ-K-means+ (GPR).
+"""RQ-VAE: residual codes of a learned latent space (TIGER, LC-Rec, MiniOneRec), and its relative
+RQ-K-means+ (GPR).
 
-Knows levels and training plans; knows nothing of items. Torch trains; numpy encodes, from the first code on, so there
-is one source of codes.
-"""
+Knows levels and training plans; knows nothing of items. Torch trains; numpy encodes, from the first
+code on, so there is one source of codes."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from sidtool.data.vectors import VectorSource
 from sidtool.quantize import rqkmeans
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.contrastive import Contrast, Pairs
 from sidtool.quantize.kmeans import Progress, kmeans, nearest, training_rows
-from sidtool.quantize.network import unit
+from sidtool.quantize.mlp import unit
 from sidtool.sid import Vectors
-from sidtool.vectors import VectorSource
 
 HIDDEN = (512, 256, 128)
 
@@ -33,13 +33,14 @@ def fit(
     pairs: Pairs | None = None,
     progress: Progress | None = None,
 ) -> Codebook:
-    """An autoencoder of (n, dim) float32 embeddings whose latent space of `width` dimensions is coded residually.
+    """An autoencoder of (n, dim) float32 embeddings whose latent space of `width` dimensions is
+    coded residually.
 
-    After a warm-up without codes the centroids start from k-means; commitment 0.25, straight-through gradients, unused
-    codes revived after every epoch. `ema` (for example 0.99) lets centroids follow means instead of gradients.
-    `progressive` keeps a random number of levels of each row in training. With `pairs` of rows that occur together, an
-    InfoNCE loss of weight `contrastive` draws their quantised latents together.
-    Raises DataError as residual k-means does.
+    After a warm-up without codes the centroids start from k-means; commitment 0.25,
+    straight-through gradients, unused codes revived after every epoch. `ema` (for example 0.99)
+    lets centroids follow means instead of gradients. `progressive` keeps a random number of levels
+    of each row in training. With `pairs` of rows that occur together, an InfoNCE loss of weight
+    `contrastive` draws their quantized latents together. Raises DataError as residual k-means does.
     """
     import torch
 
@@ -59,8 +60,12 @@ def fit(
         contrast = None
         if pairs is not None:
             source = VectorSource.of(vectors)
-            contrast = Contrast(pairs, source, lambda x: scale.apply(unit(x) if normalize else x), contrastive, rng)
-        auto.train(model, rows, quantizer, epochs=epochs, seed=seed, contrast=contrast, progress=progress)
+            contrast = Contrast(
+                pairs, source, lambda x: scale.apply(unit(x) if normalize else x), contrastive, rng
+            )
+        auto.train(
+            model, rows, quantizer, epochs=epochs, seed=seed, contrast=contrast, progress=progress
+        )
     facts = {"seed": seed, "normalize": normalize, "sample": len(rows), "dim": int(rows.shape[1])}
     more = {"epochs": epochs, "ema": ema, "progressive": progressive}
     more["contrastive"] = contrastive if pairs is not None else None
@@ -77,7 +82,8 @@ def fit_warm(
     epochs: int = 30,
     progress: Progress | None = None,
 ) -> Codebook:
-    """RQ-K-means+: residual k-means, refined as an RQ-VAE whose networks only correct what goes in, from nothing on.
+    """RQ-K-means+: residual k-means, refined as an RQ-VAE whose networks only correct what goes in,
+    from nothing on.
 
     Latents have the width of the embeddings. Raises DataError as residual k-means does.
     """
@@ -93,11 +99,19 @@ def fit_warm(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = auto.Autoencoder((rows.shape[1], HIDDEN[0], rows.shape[1]), skip=True)
-        quantizer = auto.ResidualQuantizer([first, *(level / scale.deviation for level in start.levels[1:])])
+        quantizer = auto.ResidualQuantizer(
+            [first, *(level / scale.deviation for level in start.levels[1:])]
+        )
         auto.train(model, rows, quantizer, epochs=epochs, seed=seed, progress=progress)
     levels = [level.detach().numpy() * np.float32(scale.deviation) for level in quantizer.levels]
     levels[0] = levels[0] + scale.mean
-    facts = {"seed": seed, "normalize": normalize, "sample": len(rows), "dim": int(rows.shape[1]), "skip": True}
+    facts = {
+        "seed": seed,
+        "normalize": normalize,
+        "sample": len(rows),
+        "dim": int(rows.shape[1]),
+        "skip": True,
+    }
     return Codebook("rq-kmeans+", tuple(levels), model.arrays(scale), {**facts, "epochs": epochs})
 
 

@@ -1,9 +1,8 @@
 """Which items a request may get: allow and deny lists as sets of leaves of the trie.
 
-Knows that a SID goes when all its items are excluded, and no sooner; knows nothing of models. The trie is never
-rebuilt: a prefix is alive while the sorted leaves that may be given number more in its range than those denied.
-Needs numpy only.
-"""
+Knows that a SID goes when all its items are excluded, and no sooner; knows nothing of models. The
+trie is never rebuilt: a prefix is alive while the sorted leaves that may be given number more in
+its range than those denied. Needs numpy only."""
 
 from dataclasses import dataclass, field
 
@@ -15,7 +14,8 @@ from sidtool.bundle.trie import Trie
 
 @dataclass(frozen=True, eq=False)
 class Allowed:
-    """An allow list, looked up once and shared by requests: items by their place in SID order, and their leaves."""
+    """An allow list, looked up once and shared by requests: items by their place in SID order, and
+    their leaves."""
 
     positions: NDArray[np.int64]
     leaves: NDArray[np.int64]
@@ -34,7 +34,8 @@ class Allowed:
 
 @dataclass(frozen=True, eq=False)
 class LeafFilter:
-    """What one request may get: the `allowed` items (all where None) less those at the `denied` positions."""
+    """What one request may get: the `allowed` items (all where None) less those at the `denied`
+    positions."""
 
     trie: Trie
     allowed: Allowed | None = None
@@ -44,7 +45,9 @@ class LeafFilter:
     def of(cls, trie: Trie, allowed: Allowed | None, deny: NDArray[np.int64]) -> "LeafFilter":
         """A filter of an allow list and the bundle's rows that are denied."""
         denied = trie.positions(deny)
-        return cls(trie, allowed, denied if allowed is None else denied[_member(denied, allowed.positions)])
+        return cls(
+            trie, allowed, denied if allowed is None else denied[_member(denied, allowed.positions)]
+        )
 
     @property
     def denied_leaves(self) -> NDArray[np.int64]:
@@ -61,7 +64,11 @@ class LeafFilter:
 
     def rows(self, leaf: int) -> NDArray[np.int64]:
         """The bundle's rows of a SID's items that may be given, ascending."""
-        first, stop = (leaf, leaf + 1) if self.trie.leaf_start is None else self.trie.leaf_start[leaf : leaf + 2]
+        first, stop = (
+            (leaf, leaf + 1)
+            if self.trie.leaf_start is None
+            else self.trie.leaf_start[leaf : leaf + 2]
+        )
         positions = np.arange(first, stop, dtype=np.int64)
         good = ~_member(positions, self.denied)
         if self.allowed is not None:

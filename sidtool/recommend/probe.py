@@ -1,14 +1,14 @@
 """Whether a model can be decoded as a tree: found out once, by comparing with its ordinary forward.
 
-Knows that some architectures ignore a 4-D mask, or scale each token's logit; knows none of them by name.
-"""
+Knows that some architectures ignore a 4-D mask, or scale each token's logit; knows none of them by
+name."""
 
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 
-from sidtool.recommend.head import Head
+from sidtool.recommend.partial_head import Head
 from sidtool.recommend.tree import TreeRun, attention_windows
 
 Way = Literal["sliced", "full", "generate"]
@@ -35,16 +35,23 @@ def _probe(model: Any) -> Way:
         try:
             if _agrees(model, Head(model, sliced=found == "sliced")):
                 return found
-        except Exception:  # whatever an unknown architecture does with a mask or a cache that it does not know
+        except (
+            Exception
+        ):  # whatever an unknown architecture does with a mask or a cache that it does not know
             continue
     return "generate"
 
 
 def _agrees(model: Any, head: Head) -> bool:
-    """Grow two small trees and compare each path's next logits with those of the path as an ordinary prompt."""
+    """Grow two small trees and compare each path's next logits with those of the path as an
+    ordinary prompt."""
     low = torch.is_autocast_enabled(model.device.type)
-    tolerance = LOW_PRECISION_TOLERANCE if low else TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE)
-    windows = [window for window in attention_windows(model.config) if window and window <= PROBED_WINDOW]
+    tolerance = (
+        LOW_PRECISION_TOLERANCE if low else TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE)
+    )
+    windows = [
+        window for window in attention_windows(model.config) if window and window <= PROBED_WINDOW
+    ]
     length = 6 + min(windows, default=0)
     ids = (torch.arange(64 + 2 * length) * 7919 + 11).remainder(head.size).tolist()
     prompts = [ids[:length], ids[length : 2 * length - 2]]

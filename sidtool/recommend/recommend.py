@@ -1,8 +1,7 @@
 """Recommendations: requests in, items out, in the order of the requests and in bounded memory.
 
-Knows items, histories and how a served model is asked; knows nothing of how a beam works. The one place of this
-package that touches the bundle, the contract and the prompt.
-"""
+Knows items, histories and how a served model is asked; knows nothing of how a beam works. The one
+place of this package that touches the bundle, the contract and the prompt."""
 
 import json
 import warnings
@@ -20,7 +19,7 @@ from sidtool.recommend.filters import Allowed, LeafFilter
 
 if TYPE_CHECKING:
     from sidtool.recommend.beam import Found
-    from sidtool.recommend.head import Normalise
+    from sidtool.recommend.partial_head import Normalize
 
 WINDOW = 512
 """Requests that are read ahead, so that prompts of similar length run together."""
@@ -28,11 +27,11 @@ WINDOW = 512
 
 @dataclass(frozen=True)
 class Request:
-    """What one user is recommended from: item ids, oldest first, or a text, or a prompt that is rendered already.
+    """What one user is recommended from: item ids, oldest first, or a text, or a prompt that is
+    rendered already.
 
-    A text is asked alone, without the history, which then only tells what has been seen. `deny` items are never given;
-    where `allow` is a list, no others are.
-    """
+    A text is asked alone, without the history, which then only tells what has been seen. `deny`
+    items are never given; where `allow` is a list, no others are."""
 
     user: str | None = None
     history: tuple[str, ...] = ()
@@ -43,19 +42,26 @@ class Request:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Request":
-        """The request of a JSON object with `history` or `text` and, where wanted, `user`, `allow` and `deny`.
+        """The request of a JSON object with `history` or `text` and, where wanted, `user`, `allow`
+        and `deny`.
 
-        Keys that are none of these are left alone (a test row has more). Raises DataError if one has the wrong type.
-        """
+        Keys that are none of these are left alone (a test row has more). Raises DataError if one
+        has the wrong type."""
         lists = {name: value.get(name) for name in ("history", "allow", "deny")}
         for name, found in lists.items():
-            if found is not None and (not isinstance(found, list) or not all(isinstance(item, str) for item in found)):
-                raise DataError(f"{name!r} of a request is a list of item ids, not {json.dumps(found)[:80]}")
+            if found is not None and (
+                not isinstance(found, list) or not all(isinstance(item, str) for item in found)
+            ):
+                raise DataError(
+                    f"{name!r} of a request is a list of item ids, not {json.dumps(found)[:80]}"
+                )
         text, user = value.get("text"), value.get("user")
         if text is not None and not isinstance(text, str):
             raise DataError(f"'text' of a request is a text, not {json.dumps(text)[:80]}")
         if lists["history"] is None and text is None:
-            raise DataError(f"a request has the key 'history' or 'text', this one has {sorted(value)}")
+            raise DataError(
+                f"a request has the key 'history' or 'text', this one has {sorted(value)}"
+            )
         allow = None if lists["allow"] is None else tuple(lists["allow"])
         history, deny = (tuple(lists[name] or ()) for name in ("history", "deny"))
         return cls(None if user is None else str(user), history, allow, deny, text=text)
@@ -63,10 +69,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The answer to one request, best item first; items that share a SID lie together, in the bundle's order.
+    """The answer to one request, best item first; items that share a SID lie together, in the
+    bundle's order.
 
-    `scores` are log-probabilities of the SIDs. `unknown` counts the ids of the history that the bundle lacks.
-    """
+    `scores` are log-probabilities of the SIDs. `unknown` counts the ids of the history that the
+    bundle lacks."""
 
     user: str | None
     items: tuple[str, ...]
@@ -81,7 +88,8 @@ class Recommendation:
 
 
 def read_requests(lines: Iterable[str]) -> Iterator[Request]:
-    """Requests of JSON Lines; blank lines are skipped. Raises DataError that names the line of a malformed one."""
+    """Requests of JSON Lines; blank lines are skipped. Raises DataError that names the line of a
+    malformed one."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -102,7 +110,8 @@ def read_requests(lines: Iterable[str]) -> Iterator[Request]:
 
 
 def finished_lines(path: Path) -> int:
-    """Number of whole lines in the output of a killed run; a torn last line is cut off. 0 where there is no file."""
+    """Number of whole lines in the output of a killed run; a torn last line is cut off. 0 where
+    there is no file."""
     if not path.exists():
         return 0
     count = whole = 0
@@ -120,7 +129,7 @@ def recommend(
     *,
     k: int = 10,
     width: int = 50,
-    normalise: "Normalise | None" = None,
+    normalize: "Normalize | None" = None,
     exclude_seen: bool = False,
     allow: Sequence[str] | None = None,
     deny: Sequence[str] = (),
@@ -129,15 +138,16 @@ def recommend(
 ) -> Iterator[Recommendation]:
     """Recommend k items for each request, in order, as they are read.
 
-    k items come back whenever k may be given. Scores are normalised as the model was trained, unless `normalise` says
-    otherwise. `exclude_seen` denies the items of the history; `allow` and `deny` hold for all requests, beside their
-    own lists. History ids that the bundle lacks are skipped, and a SidtoolWarning at the end tells how many; a request
-    that has no prompt without them gets no items. `progress` gets the number done, and 0 for a total that a stream does
-    not have.
+    k items come back whenever k may be given. Scores are normalized as the model was trained,
+    unless `normalize` says otherwise. `exclude_seen` denies the items of the history; `allow` and
+    `deny` hold for all requests, beside their own lists. History ids that the bundle lacks are
+    skipped, and a SidtoolWarning at the end tells how many; a request that has no prompt without
+    them gets no items. `progress` gets the number done, and 0 for a total that a stream does not
+    have.
 
-    Raises UsageError if k or width is less than 1, DataError on an allow or deny list that names no item of the bundle.
-    """
-    desk = _Desk(served, k, width, normalise, exclude_seen, allow, deny, token_budget)
+    Raises UsageError if k or width is less than 1, DataError on an allow or deny list that names no
+    item of the bundle."""
+    desk = _Desk(served, k, width, normalize, exclude_seen, allow, deny, token_budget)
     yield from _answers(desk.answer, requests, progress)
 
 
@@ -147,18 +157,18 @@ def score_items(
     candidates: Sequence[str],
     *,
     k: int = 10,
-    normalise: "Normalise | None" = None,
+    normalize: "Normalize | None" = None,
     exclude_seen: bool = False,
     deny: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Recommendation]:
-    """The k best of the candidates for each request, each scored exactly, whatever a beam would find.
+    """The k best of the candidates for each request, each scored exactly, whatever a beam would
+    find.
 
-    For cold items, whose codes a beam never reaches, and for another system's list. Filters and histories are
-    `recommend`'s. Raises UsageError if k is less than 1, DataError on a candidate that the bundle does not know, or if
-    none of them can be given.
-    """
-    desk = _Desk(served, k, k, normalise, exclude_seen, None, deny, None)
+    For cold items, whose codes a beam never reaches, and for another system's list. Filters and
+    histories are `recommend`'s. Raises UsageError if k is less than 1, DataError on a candidate
+    that the bundle does not know, or if none of them can be given."""
+    desk = _Desk(served, k, k, normalize, exclude_seen, None, deny, None)
     rows = desk.items.rows(candidates)
     if (rows < 0).any():
         raise DataError(f"candidate {candidates[int((rows < 0).argmax())]!r} is not in the bundle")
@@ -194,7 +204,7 @@ class _Desk:
         served: Any,
         k: int,
         width: int,
-        normalise: "Normalise | None",
+        normalize: "Normalize | None",
         exclude_seen: bool,
         allow: Sequence[str] | None,
         deny: Sequence[str],
@@ -203,7 +213,7 @@ class _Desk:
         if k < 1 or width < 1:
             raise UsageError(f"k and width are at least 1, not {k} and {width}")
         self.served, self.k, self.width = served, k, width
-        self.normalise = normalise or served.contract.normalise
+        self.normalize = normalize or served.contract.normalize
         self.exclude_seen, self.token_budget = exclude_seen, token_budget
         self.items, self.trie = served.bundle.items, served.bundle.trie()
         self.allowed = None if allow is None else self._listed("allow", allow)
@@ -214,7 +224,9 @@ class _Desk:
     def _listed(self, name: str, ids: Sequence[str]) -> Allowed:
         allowed = Allowed.of(self.trie, self.items.rows(ids))
         if not len(allowed.positions):
-            raise DataError(f"none of the {len(ids)} ids of the {name} list is an item that can be given")
+            raise DataError(
+                f"none of the {len(ids)} ids of the {name} list is an item that can be given"
+            )
         return allowed
 
     def answer(self, requests: Sequence[Request]) -> list[Recommendation]:
@@ -222,8 +234,12 @@ class _Desk:
         from sidtool.recommend.beam import TOKEN_BUDGET, beam_search
 
         histories = [self.items.rows(request.history) for request in requests]
-        filters = [self._filter(request, rows) for request, rows in zip(requests, histories, strict=True)]
-        prompts = [self._prompt(request, rows) for request, rows in zip(requests, histories, strict=True)]
+        filters = [
+            self._filter(request, rows) for request, rows in zip(requests, histories, strict=True)
+        ]
+        prompts = [
+            self._prompt(request, rows) for request, rows in zip(requests, histories, strict=True)
+        ]
         found = beam_search(
             self.served.model,
             prompts,
@@ -231,26 +247,41 @@ class _Desk:
             self.served.tokens,
             width=self.width,
             k=self.k,
-            normalise=self.normalise,
+            normalize=self.normalize,
             filters=filters,
             token_budget=self.token_budget or TOKEN_BUDGET,
         )
         answers = zip(requests, histories, found, filters, strict=True)
-        return [self._recommendation(request, rows, one, filter_) for request, rows, one, filter_ in answers]
+        return [
+            self._recommendation(request, rows, one, filter_)
+            for request, rows, one, filter_ in answers
+        ]
 
-    def score(self, requests: Sequence[Request], candidates: np.ndarray[Any, Any]) -> Iterator[Recommendation]:
+    def score(
+        self, requests: Sequence[Request], candidates: np.ndarray[Any, Any]
+    ) -> Iterator[Recommendation]:
         """Answers to some requests from (m,) sorted rows of candidates, in order."""
         from sidtool.recommend.score import score
 
         histories = [self.items.rows(request.history) for request in requests]
-        prompts = [self._prompt(request, rows) for request, rows in zip(requests, histories, strict=True)]
+        prompts = [
+            self._prompt(request, rows) for request, rows in zip(requests, histories, strict=True)
+        ]
         codes, tokens = self.items.codes[candidates], self.served.tokens
-        scores = score(self.served.model, prompts, codes, tokens, normalise=self.normalise, trie=self.trie)
+        scores = score(
+            self.served.model, prompts, codes, tokens, normalize=self.normalize, trie=self.trie
+        )
         for request, history, mine in zip(requests, histories, scores, strict=True):
             own = None if request.allow is None else self.items.rows(request.allow)
-            denied = [self.denied, self.items.rows(request.deny), *([history] if self.exclude_seen else [])]
+            denied = [
+                self.denied,
+                self.items.rows(request.deny),
+                *([history] if self.exclude_seen else []),
+            ]
             keep = ~np.isin(candidates, np.concatenate(denied)) & ~self.items.retired[candidates]
-            keep &= np.isfinite(mine) if own is None else np.isfinite(mine) & np.isin(candidates, own)
+            keep &= (
+                np.isfinite(mine) if own is None else np.isfinite(mine) & np.isin(candidates, own)
+            )
             best = np.flatnonzero(keep)[np.argsort(-mine[keep], kind="stable")][: self.k]
             yield self._told(request, history, candidates[best].tolist(), mine[best].tolist())
 
@@ -269,23 +300,36 @@ class _Desk:
             return text_prompt_ids(asking, self.served.tokenizer, self.served.tokens, request.text)
         serving = self.served.contract.serving
         if serving is None:
-            raise DataError("the model does not say how it is served", hint="`sidtool train` teaches it, and notes it")
+            raise DataError(
+                "the model does not say how it is served",
+                hint="`sidtool train` teaches it, and notes it",
+            )
         known = rows[rows >= 0]
         titles = [self.items.title(row) for row in known.tolist()]
-        return prompt_ids(serving, self.served.tokenizer, self.served.tokens, self.items.codes[known], titles)
+        return prompt_ids(
+            serving, self.served.tokenizer, self.served.tokens, self.items.codes[known], titles
+        )
 
     def _filter(self, request: Request, history: np.ndarray[Any, Any]) -> LeafFilter | None:
         allowed = self.allowed
         if request.allow is not None:
             own = Allowed.of(self.trie, self.items.rows(request.allow))
             allowed = own if allowed is None else own.within(self.trie, allowed)
-        denied = [self.denied, self.items.rows(request.deny), *([history] if self.exclude_seen else [])]
+        denied = [
+            self.denied,
+            self.items.rows(request.deny),
+            *([history] if self.exclude_seen else []),
+        ]
         if allowed is None and not any(map(len, denied)):
             return None
         return LeafFilter.of(self.trie, allowed, np.concatenate(denied))
 
     def _recommendation(
-        self, request: Request, history: np.ndarray[Any, Any], found: "Found", filter_: LeafFilter | None
+        self,
+        request: Request,
+        history: np.ndarray[Any, Any],
+        found: "Found",
+        filter_: LeafFilter | None,
     ) -> Recommendation:
         rows, scores = [], []
         for leaf, score in zip(found.leaves.tolist(), found.scores.tolist(), strict=True):
@@ -295,7 +339,11 @@ class _Desk:
         return self._told(request, history, rows[: self.k], scores[: self.k])
 
     def _told(
-        self, request: Request, history: np.ndarray[Any, Any], rows: Sequence[int], scores: Sequence[float]
+        self,
+        request: Request,
+        history: np.ndarray[Any, Any],
+        rows: Sequence[int],
+        scores: Sequence[float],
     ) -> Recommendation:
         return Recommendation(
             user=request.user,

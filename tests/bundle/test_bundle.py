@@ -50,7 +50,11 @@ def test_identity_is_of_values_and_not_of_order(data: st.DataObject) -> None:
         [bundle.items.title(row) for row in order],
     )
     again = Bundle.of(
-        shuffled, bundle.codebook, bundle.manifest.collisions["policy"], name="another name", version="7.0"
+        shuffled,
+        bundle.codebook,
+        bundle.manifest.collisions["policy"],
+        name="another name",
+        version="7.0",
     )
     assert again.identity == bundle.identity
 
@@ -76,7 +80,9 @@ def test_one_flipped_byte_in_any_file_is_found_and_named(tmp_path: Path) -> None
             damaged[place] ^= 1 << int(rng.integers(8))
             path.write_bytes(damaged)
             broken = verify(bundle)
-            assert [name for name, _ in broken] == [path.relative_to(bundle).as_posix()], f"byte {place} of {path.name}"
+            assert [name for name, _ in broken] == [path.relative_to(bundle).as_posix()], (
+                f"byte {place} of {path.name}"
+            )
         path.write_bytes(original)
     assert verify(bundle) == []
 
@@ -114,7 +120,9 @@ def test_missing_and_foreign_objects_are_named(tmp_path: Path) -> None:
 
 def test_a_manifest_that_lies_about_the_values_is_found(tmp_path: Path) -> None:
     honest, other = small_bundle(seed=0), small_bundle(seed=1)
-    Bundle(honest.manifest, other._arrays).save(tmp_path / "shop.zarr")  # every object digest is right
+    Bundle(honest.manifest, other._arrays).save(
+        tmp_path / "shop.zarr"
+    )  # every object digest is right
     assert {name for name, _ in verify(tmp_path / "shop.zarr")} == {"codebook", "items"}
 
 
@@ -162,7 +170,9 @@ def test_items_and_sids_map_both_ways() -> None:
     bundle = small_bundle(duplicates=True, items=60, sizes=(2, 3, 4))
     for item_id in bundle.items.ids:
         assert item_id in bundle.item_ids(bundle.sid(item_id))
-        assert bundle.item_ids(bundle.sid(item_id, markers=True)) == bundle.item_ids(bundle.sid(item_id))
+        assert bundle.item_ids(bundle.sid(item_id, markers=True)) == bundle.item_ids(
+            bundle.sid(item_id)
+        )
     with pytest.raises(DataError, match="no item 'nobody'"):
         bundle.sid("nobody")
 
@@ -178,12 +188,17 @@ def test_vectors_of_another_width_are_refused() -> None:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=30, unique=True), st.integers(0, 99))
+@given(
+    st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=30, unique=True),
+    st.integers(0, 99),
+)
 def test_lookup_agrees_with_a_dict(ids: list[str], seed: int) -> None:
     ids = [text for text in ids if text.encode("utf-8", "ignore").decode() == text] or ["x"]
     rng = np.random.default_rng(seed)
     space = SidSpace((3, 3))
-    codes = np.stack([rng.integers(0, 3, len(ids)), rng.integers(0, 3, len(ids))], axis=1).astype(np.uint16)
+    codes = np.stack([rng.integers(0, 3, len(ids)), rng.integers(0, 3, len(ids))], axis=1).astype(
+        np.uint16
+    )
     items = ItemMap.of(space, ids, codes)
     oracle = {text: row for row, text in enumerate(items.ids)}
     asked = [*ids, "", "not there", ids[0] + "x"]
@@ -192,7 +207,9 @@ def test_lookup_agrees_with_a_dict(ids: list[str], seed: int) -> None:
         assert items.codes[oracle[text]].tolist() == code
     for prefix in ([], [1], [1, 2]):
         first, stop = items.rows_under(prefix)
-        under = [row for row, code in enumerate(items.codes.tolist()) if code[: len(prefix)] == prefix]
+        under = [
+            row for row, code in enumerate(items.codes.tolist()) if code[: len(prefix)] == prefix
+        ]
         assert list(range(first, stop)) == under
 
 
@@ -204,15 +221,22 @@ def test_a_bundle_opens_without_a_deep_learning_stack(tmp_path: Path) -> None:
         "assert bundle.item_ids(bundle.sid('i7')) == ['i7']\n"
         "assert bundle.encode(bundle.codebook.levels[0][:2]).shape == (2, 3)\n"
         "bundle.trie()\n"
-        "print([name for name in ('torch', 'transformers', 'sklearn', 'pyarrow') if name in sys.modules])"
+        "print([name for name in ('torch', 'transformers', 'sklearn', 'pyarrow') if name in "
+        "sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=dict(os.environ)
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=dict(os.environ),
     )
     assert done.stdout.strip() == "[]"
 
 
-def test_a_save_that_fails_leaves_the_old_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_fails_leaves_the_old_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = small_bundle(seed=0)
     old.save(tmp_path / "shop.zarr")
     monkeypatch.setattr("sidtool.bundle.store._spell_root", lambda _: 1 / 0)

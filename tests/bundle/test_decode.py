@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sidtool.build.explain import explain
 from sidtool.bundle import Bundle
 from sidtool.bundle.decode import decode
-from sidtool.bundle.explain import explain
 from tests.bundles import small_bundle
 
 
@@ -14,19 +14,31 @@ def bundle() -> Bundle:
     made = small_bundle(items=20, sizes=(3, 4, 5))
     retired = np.zeros(20, dtype=np.bool_)
     retired[4] = True
-    return Bundle.of(replace(made.items, retired=retired), made.codebook, "reassign", name="retiring")
+    return Bundle.of(
+        replace(made.items, retired=retired), made.codebook, "reassign", name="retiring"
+    )
 
 
 def test_each_status_is_told(bundle: Bundle) -> None:
     codes = bundle.items.codes
-    free = next(code for code in np.ndindex(3, 4, 5) if code not in {tuple(row) for row in codes.tolist()})
+    free = next(
+        code for code in np.ndindex(3, 4, 5) if code not in {tuple(row) for row in codes.tolist()}
+    )
     spelled = bundle.space.spell
     text = (
         f"first {spelled(codes[0], markers=True)}, then {spelled(codes[4])} and {spelled(free)}; "
         f"{spelled(codes[1][:2])} {spelled([2, 3])}<s_c_9> {spelled(codes[7])}{spelled(codes[8])}"
     )
     found = decode(bundle, text)
-    assert [piece.status for piece in found] == ["item", "retired", "unknown", "malformed", "malformed", "item", "item"]
+    assert [piece.status for piece in found] == [
+        "item",
+        "retired",
+        "unknown",
+        "malformed",
+        "malformed",
+        "item",
+        "item",
+    ]
     assert found[0].items == (bundle.items.ids[0],)
     assert found[1].items == (bundle.items.ids[4],)
     assert found[2].items == ()
@@ -45,7 +57,8 @@ def test_retired_items_leave_the_trie(bundle: Bundle) -> None:
 def test_explain_names_what_sets_a_group_apart() -> None:
     made = small_bundle(items=30, sizes=(2, 5, 6))
     titles = [
-        ("space odyssey" if code[0] else "love story") + f" {row}" for row, code in enumerate(made.items.codes.tolist())
+        ("space odyssey" if code[0] else "love story") + f" {row}"
+        for row, code in enumerate(made.items.codes.tolist())
     ]
     items = type(made.items).of(made.space, list(made.items.ids), made.items.codes, titles)
     bundle = Bundle.of(items, made.codebook, "reassign", name="films")

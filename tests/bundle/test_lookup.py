@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.bundle.decode import decode
-from sidtool.bundle.items import BLOCK
+from sidtool.bundle.item_map import BLOCK
 from sidtool.bundle.lookup import FEW
 from sidtool.bundle.strings import StringArray
 from sidtool.sid import SidSpace
@@ -63,10 +63,15 @@ def counted() -> type[Counted]:
 def large_bundle(
     n: int, sizes: tuple[int, ...] = (64, 64, 64), *, distinct: bool = True, titles: bool = True
 ) -> Bundle:
-    """n items on random SIDs, every ninth retired; sizes are powers of two, so that every key is a SID."""
+    """n items on random SIDs, every ninth retired; sizes are powers of two, so that every key is a
+    SID."""
     rng, space = np.random.default_rng(n), SidSpace(sizes)
     keys = np.sort(rng.choice(space.capacity, n, replace=not distinct)).astype(np.uint64)
-    names = [f"item-{row:07d}" for row in rng.permutation(n)] if distinct else [f"item-{row:07d}" for row in range(n)]
+    names = (
+        [f"item-{row:07d}" for row in rng.permutation(n)]
+        if distinct
+        else [f"item-{row:07d}" for row in range(n)]
+    )
     items = ItemMap(
         space=space,
         ids=StringArray.of(names),
@@ -79,7 +84,8 @@ def large_bundle(
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Bundle, Path]]:
-    """Bundles of a little more than two blocks: one item a SID, many, and no titles; in a folder and in a zip."""
+    """Bundles of a little more than two blocks: one item a SID, many, and no titles; in a folder
+    and in a zip."""
     made = {
         "distinct.zarr": large_bundle(2 * BLOCK + 77),
         "shared.zarr.zip": large_bundle(2 * BLOCK + 77, (2, 2, 4), distinct=False),
@@ -93,13 +99,19 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Bundle, 
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
-def test_a_part_finds_what_the_whole_finds(stored: dict[str, tuple[Bundle, Path]], data: st.DataObject) -> None:
+def test_a_part_finds_what_the_whole_finds(
+    stored: dict[str, tuple[Bundle, Path]], data: st.DataObject
+) -> None:
     whole, path = stored[data.draw(st.sampled_from(sorted(stored)))]
     opened, n, space = Bundle.open(path), len(whole.items), whole.space
     edges = st.sampled_from([0, 1, BLOCK - 1, BLOCK, BLOCK + 1, n - 1]).filter(lambda row: row < n)
     rows = data.draw(st.lists(edges | st.integers(0, n - 1), max_size=4))
-    foreign = [data.draw(st.tuples(*(st.integers(0, size - 1) for size in space.sizes))) for _ in range(2)]
-    text = " and ".join(space.spell(codes) for codes in [*(whole.items.codes[row] for row in rows), *foreign])
+    foreign = [
+        data.draw(st.tuples(*(st.integers(0, size - 1) for size in space.sizes))) for _ in range(2)
+    ]
+    text = " and ".join(
+        space.spell(codes) for codes in [*(whole.items.codes[row] for row in rows), *foreign]
+    )
     assert decode(opened, text) == decode(whole, text)
     for row in rows:
         item = whole.items.ids[row]
@@ -120,11 +132,17 @@ def test_a_part_finds_what_the_whole_finds(stored: dict[str, tuple[Bundle, Path]
 
 
 @pytest.mark.parametrize("name", ["shop.zarr", "shop.zarr.zip"])
-def test_ten_look_ups_read_a_twentieth_at_most(tmp_path: Path, counted: type[Counted], name: str) -> None:
+def test_ten_look_ups_read_a_twentieth_at_most(
+    tmp_path: Path, counted: type[Counted], name: str
+) -> None:
     n = 200_000
     made = large_bundle(n)
     made.save(tmp_path / name)
-    size = sum(path.stat().st_size for path in [tmp_path / name, *(tmp_path / name).rglob("*")] if path.is_file())
+    size = sum(
+        path.stat().st_size
+        for path in [tmp_path / name, *(tmp_path / name).rglob("*")]
+        if path.is_file()
+    )
     rows = np.linspace(0, n - 1, 10).astype(int).tolist()
     for ask in (
         lambda bundle, row: decode(bundle, made.space.spell(made.items.codes[row])),
@@ -159,7 +177,11 @@ def test_an_array_is_cut_into_even_chunks(tmp_path: Path, monkeypatch: pytest.Mo
     made = Bundle.of(replace(made.items, titles=None), None, "reassign", name="cut")
     made.save(tmp_path / "cut.zarr")
     opened = Bundle.open(tmp_path / "cut.zarr")
-    sizes = {path.stat().st_size for path in (tmp_path / "cut.zarr/items/sid/c").rglob("*") if path.is_file()}
+    sizes = {
+        path.stat().st_size
+        for path in (tmp_path / "cut.zarr/items/sid/c").rglob("*")
+        if path.is_file()
+    }
     assert len(sizes) == 1
     assert max(sizes) <= 1000
     assert opened.sid(made.items.ids[4000]) == made.sid(made.items.ids[4000])

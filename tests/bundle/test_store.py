@@ -23,14 +23,19 @@ from tests.bundles import small_bundle
 
 
 def rewritten(folder: Path, target: Path, rows: int, compressors: Any) -> Path:
-    """The bundle in a folder with other chunks and another compressor, as another writer might lay it."""
+    """The bundle in a folder with other chunks and another compressor, as another writer might lay
+    it."""
     manifest, arrays = stored.open_stored(str(folder))
     shutil.copytree(folder, target)
     for name, array in arrays.items():
         shutil.rmtree(target / name)
         chunks = (min(rows, max(len(array), 1)), *array.shape[1:])
         zarr.create_array(
-            zarr.storage.LocalStore(target), name=name, data=array, chunks=chunks, compressors=compressors
+            zarr.storage.LocalStore(target),
+            name=name,
+            data=array,
+            chunks=chunks,
+            compressors=compressors,
         )
     stored.commit(target, manifest)
     return target
@@ -60,7 +65,9 @@ def same(one: Bundle, other: Bundle) -> None:
 
 @settings(max_examples=8, deadline=None)
 @given(st.data())
-def test_order_chunks_compressor_container_and_place_change_neither_values_nor_identity(data: st.DataObject) -> None:
+def test_order_chunks_compressor_container_and_place_change_neither_values_nor_identity(
+    data: st.DataObject,
+) -> None:
     n = data.draw(st.integers(0, 30))
     made = small_bundle(n, duplicates=data.draw(st.booleans()), codebook=data.draw(st.booleans()))
     order = data.draw(st.permutations(range(n)))
@@ -74,11 +81,15 @@ def test_order_chunks_compressor_container_and_place_change_neither_values_nor_i
     with TemporaryDirectory() as temporary:
         folder, packed = Path(temporary) / "shop.zarr", Path(temporary) / "shop.zarr.zip"
         bundle.save(folder)
-        other = rewritten(folder, Path(temporary) / "other.zarr", data.draw(st.integers(1, 40)), compressors)
+        other = rewritten(
+            folder, Path(temporary) / "other.zarr", data.draw(st.integers(1, 40)), compressors
+        )
         Bundle.open(other).save(packed)
         name = uuid4().hex
         places = [folder, other, packed, folder.as_uri(), packed.as_uri()]
-        places += [uploaded(path, f"memory://{name}/{path.name}") for path in (folder, other, packed)]
+        places += [
+            uploaded(path, f"memory://{name}/{path.name}") for path in (folder, other, packed)
+        ]
         for place in places:
             same(Bundle.open(place), bundle)
             assert verify(place) == []
@@ -94,7 +105,9 @@ def test_one_flipped_byte_at_a_url_is_found(tmp_path: Path, name: str) -> None:
     rng = np.random.default_rng(0)
     for path in filesystem.find(root):
         original = filesystem.cat_file(path)
-        for place in rng.integers(0, len(original), size=40 if name.endswith(".zip") else 3).tolist():
+        for place in rng.integers(
+            0, len(original), size=40 if name.endswith(".zip") else 3
+        ).tolist():
             damaged = bytearray(original)
             damaged[place] ^= 1 << int(rng.integers(8))
             filesystem.pipe_file(path, bytes(damaged))
@@ -109,7 +122,9 @@ def test_an_object_that_is_missing_or_short_is_named_when_it_is_read(tmp_path: P
     small_bundle().save(tmp_path / "shop.zarr")
     bundle, chunk = Bundle.open(tmp_path / "shop.zarr"), tmp_path / "shop.zarr/items/sid/c/0/0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
-    with pytest.raises(IntegrityError, match="items/sid cannot be read: an object ends 1 bytes early"):
+    with pytest.raises(
+        IntegrityError, match="items/sid cannot be read: an object ends 1 bytes early"
+    ):
         _ = bundle.items
     chunk.unlink()
     with pytest.raises(IntegrityError, match="items/sid cannot be read: an object is missing"):
@@ -129,12 +144,16 @@ def test_an_object_that_is_missing_or_short_is_named_when_it_is_read(tmp_path: P
         ("codebook/level_1", np.zeros((4, 8), dtype=np.float32)),
     ],
 )
-def test_shapes_that_the_manifest_does_not_know_are_refused(tmp_path: Path, name: str, values: Any) -> None:
+def test_shapes_that_the_manifest_does_not_know_are_refused(
+    tmp_path: Path, name: str, values: Any
+) -> None:
     folder = tmp_path / "shop.zarr"
     small_bundle(items=40).save(folder)
     shutil.rmtree(folder / name)
     if values is not None:
-        zarr.create_array(zarr.storage.LocalStore(folder), name=name, data=np.ascontiguousarray(values))
+        zarr.create_array(
+            zarr.storage.LocalStore(folder), name=name, data=np.ascontiguousarray(values)
+        )
     stored.commit(folder, stored.read_manifest(str(folder)))
     with pytest.raises(IntegrityError, match=name):
         _ = Bundle.open(folder).items, Bundle.open(folder).codebook
@@ -155,7 +174,9 @@ def test_items_of_one_sid_lie_in_the_order_of_their_ids(tmp_path: Path) -> None:
     made = small_bundle(items=60, sizes=(2, 2, 2), duplicates=True)
     turned = replace(made.items, ids=StringArray.of(list(made.items.ids)[::-1]), stored_index=None)
     Bundle.of(turned, None, "allow", name="turned").save(tmp_path / "shop.zarr")
-    assert ("items/id", "rows of one SID are not in the order of their ids") in verify(tmp_path / "shop.zarr")
+    assert ("items/id", "rows of one SID are not in the order of their ids") in verify(
+        tmp_path / "shop.zarr"
+    )
 
 
 def test_a_bundle_without_its_index_opens(tmp_path: Path) -> None:
@@ -170,7 +191,9 @@ def test_a_bundle_without_its_index_opens(tmp_path: Path) -> None:
     assert "index/sid_first" in stored.open_stored(str(tmp_path / "again.zarr"))[1]
 
 
-def test_a_newer_format_is_refused_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_format_is_refused_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stored, "FORMAT", 2)
     small_bundle().save(tmp_path / "shop.zarr")
     with pytest.raises(CompatibilityError, match="format 2, this sidtool reads up to 1") as caught:
@@ -181,13 +204,23 @@ def test_a_newer_format_is_refused_with_one_line(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("url", "error", "match"),
     [
-        ("nowhere://shop.zarr", UsageError, "nowhere://shop.zarr cannot be opened: Protocol not known"),
+        (
+            "nowhere://shop.zarr",
+            UsageError,
+            "nowhere://shop.zarr cannot be opened: Protocol not known",
+        ),
         ("memory://nothing/shop.zarr", DataError, "no bundle at memory://nothing/shop.zarr"),
-        ("memory://nothing/shop.zarr.zip", DataError, "no bundle at memory://nothing/shop.zarr.zip"),
+        (
+            "memory://nothing/shop.zarr.zip",
+            DataError,
+            "no bundle at memory://nothing/shop.zarr.zip",
+        ),
         ("http://127.0.0.1:9/shop.zarr", SidtoolError, "http://127.0.0.1:9/shop.zarr cannot be"),
     ],
 )
-def test_a_url_that_cannot_be_read_is_one_line(url: str, error: type[Exception], match: str) -> None:
+def test_a_url_that_cannot_be_read_is_one_line(
+    url: str, error: type[Exception], match: str
+) -> None:
     with pytest.raises(error, match=match) as caught:
         Bundle.open(url)
     assert "\n" not in str(caught.value)

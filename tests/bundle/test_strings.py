@@ -8,7 +8,7 @@ from sidtool.bundle.strings import StringArray
 
 
 @given(st.lists(st.text(min_size=1, max_size=9), max_size=30), st.integers(1, 7))
-def test_hashes_do_not_depend_on_neighbours(texts: list[str], chunk: int) -> None:
+def test_hashes_do_not_depend_on_neighbors(texts: list[str], chunk: int) -> None:
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
     before, module.CHUNK = module.CHUNK, chunk
     try:

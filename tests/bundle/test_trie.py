@@ -13,7 +13,7 @@ from sidtool.errors import UsageError
 
 
 @st.composite
-def catalogues(draw: st.DrawFn) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:
+def catalogs(draw: st.DrawFn) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:
     """Sorted codes, with repeats, over a small space of uneven levels."""
     sizes = tuple(draw(st.lists(st.sampled_from([1, 2, 3, 7, 300]), min_size=1, max_size=4)))
     sid = st.tuples(*(st.integers(0, size - 1) for size in sizes))
@@ -21,7 +21,7 @@ def catalogues(draw: st.DrawFn) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:
     return np.array(found, dtype=np.uint16).reshape(len(found), len(sizes)), sizes
 
 
-@given(catalogues(), st.sampled_from([1, 3, 1 << 17]))
+@given(catalogs(), st.sampled_from([1, 3, 1 << 17]))
 def test_children_are_those_of_a_dictionary(case: Any, chunk: int) -> None:
     codes, sizes = case
     with pytest.MonkeyPatch.context() as patch:
@@ -41,22 +41,28 @@ def test_children_are_those_of_a_dictionary(case: Any, chunk: int) -> None:
     leaves = sorted(set(rows))
     assert [tuple(row) for row in trie.leaf_codes(np.arange(len(leaves))).tolist()] == leaves
     for leaf, sid in enumerate(leaves):
-        assert trie.leaf_rows(leaf).tolist() == [row for row, codes_ in enumerate(rows) if codes_ == sid]
+        assert trie.leaf_rows(leaf).tolist() == [
+            row for row, codes_ in enumerate(rows) if codes_ == sid
+        ]
     assert (trie.leaf_start is None) == (len(leaves) == len(rows))
     assert trie.leaves(np.arange(len(rows))).tolist() == [leaves.index(row) for row in rows]
 
 
-@given(catalogues(), st.data())
+@given(catalogs(), st.data())
 def test_rows_of_the_bundle_survive(case: Any, data: st.DataObject) -> None:
     codes, sizes = case
-    active = np.array(sorted(data.draw(st.sets(st.integers(0, 200), min_size=len(codes), max_size=len(codes)))))
+    active = np.array(
+        sorted(data.draw(st.sets(st.integers(0, 200), min_size=len(codes), max_size=len(codes))))
+    )
     trie = Trie.from_codes(codes, sizes, active)
     asked = np.array(data.draw(st.lists(st.integers(-1, 210), max_size=50)), dtype=np.int64)
     want = sorted(set(asked.tolist()) & set(active.tolist()))
     positions = trie.positions(asked)
     assert active[positions].tolist() == want
     for position in positions:
-        assert active[position] in trie.leaf_rows(int(trie.leaves(positions[positions == position])[0]))
+        assert active[position] in trie.leaf_rows(
+            int(trie.leaves(positions[positions == position])[0])
+        )
 
 
 def test_codes_out_of_order_are_refused() -> None:

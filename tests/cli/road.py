@@ -17,10 +17,17 @@ from typer.testing import CliRunner
 from sidtool.cli.main import app
 
 N_ITEMS, N_USERS = 60, 40
-KINDS, COLOURS = ("lamp", "soap", "novel", "kettle"), ("red", "blue", "green")
+KINDS, COLORS = ("lamp", "soap", "novel", "kettle"), ("red", "blue", "green")
 TINY = ("--set", "n_layer=1", "--set", "n_embd=16", "--set", "n_head=2")
 """The smallest shape of `init-model`."""
-TRAINING = ("--set", "num_train_epochs=1", "--set", "per_device_train_batch_size=16", "--set", "valid_users=8")
+TRAINING = (
+    "--set",
+    "num_train_epochs=1",
+    "--set",
+    "per_device_train_batch_size=16",
+    "--set",
+    "valid_users=8",
+)
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,12 @@ class Ran:
 
 
 def run(*arguments: object, env: dict[str, str] | None = None, text: str | None = None) -> Ran:
-    """Run a command in process; `text` is its standard input. An exception that it let through is raised."""
+    """Run a command in process; `text` is its standard input. An exception that it let through is
+    raised."""
     clean = {name: None for name in os.environ if name.startswith("SIDTOOL_")}
-    result = CliRunner().invoke(app, [str(each) for each in arguments], env={**clean, **(env or {})}, input=text)
+    result = CliRunner().invoke(
+        app, [str(each) for each in arguments], env={**clean, **(env or {})}, input=text
+    )
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Ran(result.exit_code, result.stdout, result.stderr)
@@ -64,7 +74,8 @@ def done(*arguments: object, **how: Any) -> Ran:
 
 
 def refused(code: int, *arguments: object, **how: Any) -> str:
-    """Run a command that must fail with this exit code, one line of error, at most one of hint, and no result."""
+    """Run a command that must fail with this exit code, one line of error, at most one of hint, and
+    no result."""
     ran = run(*arguments, **how)
     assert (ran.code, ran.out) == (code, ""), (ran.code, ran.out, ran.err)
     assert "Traceback" not in ran.err
@@ -76,38 +87,53 @@ def refused(code: int, *arguments: object, **how: Any) -> str:
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file under a folder by its relative path, for comparing before and after."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def write_lines(path: Path, lines: Iterable[Any]) -> Path:
     """JSON Lines, or plain lines where they are strings."""
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines), "utf-8")
+    path.write_text(
+        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines),
+        "utf-8",
+    )
     return path
 
 
-def catalogue(path: Path, n: int = N_ITEMS) -> Path:
+def catalog(path: Path, n: int = N_ITEMS) -> Path:
     """Items "b000", "b001" ... whose titles tell their kind."""
     rows = (
-        {"item_id": f"b{n:03d}", "title": f"{COLOURS[n % 3]} {KINDS[n % 4]} {n}", "description": f"A {KINDS[n % 4]}."}
+        {
+            "item_id": f"b{n:03d}",
+            "title": f"{COLORS[n % 3]} {KINDS[n % 4]} {n}",
+            "description": f"A {KINDS[n % 4]}.",
+        }
         for n in range(n)
     )
     return write_lines(path, rows)
 
 
 def interactions(path: Path) -> Path:
-    """Users who walk through the catalogue in steps of one, from anywhere, five to twelve items each."""
+    """Users who walk through the catalog in steps of one, from anywhere, five to twelve items each."""
     rng = np.random.default_rng(1)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["user_id", "item_id", "timestamp"])
         for user in range(N_USERS):
             start, length = rng.integers(N_ITEMS), rng.integers(5, 13)
-            writer.writerows((f"u{user}", f"b{(start + step) % N_ITEMS:03d}", 100 + step) for step in range(length))
+            writer.writerows(
+                (f"u{user}", f"b{(start + step) % N_ITEMS:03d}", 100 + step)
+                for step in range(length)
+            )
     return path
 
 
 def vectors(path: Path, seed: int = 0) -> Path:
-    """Vectors of the items, near each other where the kind is the same, with their ids beside in another order."""
+    """Vectors of the items, near each other where the kind is the same, with their ids beside in
+    another order."""
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(4, 8))[np.arange(N_ITEMS) % 4] + 0.5 * rng.normal(size=(N_ITEMS, 8))
     order = rng.permutation(N_ITEMS)
@@ -118,7 +144,8 @@ def vectors(path: Path, seed: int = 0) -> Path:
 
 @dataclass(frozen=True)
 class Road:
-    """The files of the road, each made by the command that makes it, and what `evaluate --json` printed at its end."""
+    """The files of the road, each made by the command that makes it, and what `evaluate --json`
+    printed at its end."""
 
     folder: Path
     said: dict[str, Ran]
@@ -147,13 +174,15 @@ def walk(folder: Path) -> Road:
     """Walk the road once."""
     said: dict[str, Ran] = {}
     road = Road(folder, said)
-    catalogue(road.items), interactions(road.events), vectors(road.vectors)
+    catalog(road.items), interactions(road.events), vectors(road.vectors)
     build = ("build-codebook", road.items, "--levels", "4x4x8", "--embeddings")
     said["build-codebook"] = done(*build, road.vectors, "-o", road.bundle)
     done(*build, road.vectors, "-o", road.zipped)
     done(*build, vectors(folder / "other.npy", seed=9), "-o", road.other)
     said["init-model"] = done("init-model", road.items, "-o", road.base, "--vocab-size", 300, *TINY)
     said["extend-model"] = done("extend-model", road.base, road.bundle, "-o", road.model)
-    said["make-sft"] = done("make-sft", road.bundle, road.items, road.events, "-o", road.rows, "--model", road.model)
+    said["make-sft"] = done(
+        "make-sft", road.bundle, road.items, road.events, "-o", road.rows, "--model", road.model
+    )
     said["train"] = done("train", road.model, road.rows, "-o", road.tuned, *TRAINING)
     return road

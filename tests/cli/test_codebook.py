@@ -12,21 +12,42 @@ from tests.cli.road import N_ITEMS, Road, done, refused, run, tree, write_lines
 
 
 def built(road: Road, out: Path, *more: object) -> tuple[object, ...]:
-    return ("build-codebook", road.items, "-o", out, "--embeddings", road.vectors, "--levels", "4x4x8", *more)
+    return (
+        "build-codebook",
+        road.items,
+        "-o",
+        out,
+        "--embeddings",
+        road.vectors,
+        "--levels",
+        "4x4x8",
+        *more,
+    )
 
 
 def test_the_report_is_printed_and_the_next_command_named(road: Road) -> None:
     said = road.said["build-codebook"]
     assert said.last == f"next: sidtool extend-model MODEL {road.bundle} -o MODEL+sid"
-    for word in ("perplexity", "variance left", "neighbours kept", "Jaccard@20", "after", "items moved"):
+    for word in (
+        "perplexity",
+        "variance left",
+        "neighbors kept",
+        "Jaccard@20",
+        "after",
+        "items moved",
+    ):
         assert word in said.out
 
 
-def test_json_is_one_object_and_the_same_command_gives_the_same_bundle(road: Road, tmp_path: Path) -> None:
+def test_json_is_one_object_and_the_same_command_gives_the_same_bundle(
+    road: Road, tmp_path: Path
+) -> None:
     ran = done(*built(road, tmp_path / "again.zarr", "--json"))
     opened = Bundle.open(road.bundle)
     assert ran.json["digest"] == opened.identity.digest
-    reports = [{**report, "seconds": None} for report in (ran.json["report"], opened.manifest.report)]
+    reports = [
+        {**report, "seconds": None} for report in (ran.json["report"], opened.manifest.report)
+    ]
     assert reports[0] == reports[1]
     assert all(seconds > 0 for seconds in ran.json["report"]["seconds"].values())
     assert [level["size"] for level in ran.json["report"]["levels"]] == [4, 4, 8]
@@ -36,7 +57,11 @@ def test_json_is_one_object_and_the_same_command_gives_the_same_bundle(road: Roa
 
 def test_a_zip_is_the_same_bundle(road: Road) -> None:
     assert Bundle.open(road.zipped).identity == Bundle.open(road.bundle).identity
-    for command in (("inspect",), ("decode", "<s_a_1><s_b_1><s_c_1>"), ("encode", "--embeddings", road.vectors)):
+    for command in (
+        ("inspect",),
+        ("decode", "<s_a_1><s_b_1><s_c_1>"),
+        ("encode", "--embeddings", road.vectors),
+    ):
         name, *rest = command
         outputs = []
         for bundle in (road.bundle, road.zipped):
@@ -51,7 +76,9 @@ def test_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
     assert f"4x4x8 for {N_ITEMS} items" in ran.err
 
 
-def test_an_existing_output_is_refused_whole_and_replaced_by_force(road: Road, tmp_path: Path) -> None:
+def test_an_existing_output_is_refused_whole_and_replaced_by_force(
+    road: Road, tmp_path: Path
+) -> None:
     out = tmp_path / "shop.zarr"
     shutil.copytree(road.other, out)
     before = tree(out)
@@ -83,7 +110,9 @@ def test_an_existing_output_is_refused_whole_and_replaced_by_force(road: Road, t
         (("-o", "/"), 2, "names no file or folder"),
     ],
 )
-def test_what_cannot_be_is_one_line(road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str) -> None:
+def test_what_cannot_be_is_one_line(
+    road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str
+) -> None:
     assert told in refused(code, *built(road, tmp_path / "x.zarr", *more))
     assert not (tmp_path / "x.zarr").exists()
 
@@ -96,7 +125,7 @@ def test_what_cannot_be_is_one_line(road: Road, tmp_path: Path, more: tuple[str,
         ([], "items.jsonl"),
     ],
 )
-def test_a_bad_catalogue_is_exit_1(road: Road, tmp_path: Path, content: list[str], told: str) -> None:
+def test_a_bad_catalog_is_exit_1(road: Road, tmp_path: Path, content: list[str], told: str) -> None:
     items = write_lines(tmp_path / "items.jsonl", content)
     command = ("build-codebook", items, "-o", tmp_path / "x.zarr", "--embeddings", road.vectors)
     assert told in refused(1, *command)
@@ -107,7 +136,9 @@ def test_vectors_that_are_not_finite_are_exit_1(road: Road, tmp_path: Path) -> N
     vectors[3, 1] = np.nan
     np.save(tmp_path / "v.npy", vectors)
     shutil.copy(road.vectors.with_suffix(".ids.txt"), tmp_path / "v.ids.txt")
-    assert "not finite" in refused(1, *built(road, tmp_path / "x.zarr", "--embeddings", tmp_path / "v.npy"))
+    assert "not finite" in refused(
+        1, *built(road, tmp_path / "x.zarr", "--embeddings", tmp_path / "v.npy")
+    )
 
 
 @pytest.mark.parametrize("missing", [("inspect",), ("verify",), ("decode", "x"), ("encode", "x")])
@@ -121,7 +152,14 @@ def test_a_bundle_that_is_not_there_is_exit_1(tmp_path: Path, missing: tuple[str
 
 def test_inspect_shows_the_manifest(road: Road) -> None:
     shown = done("inspect", road.bundle).out
-    for word in ("shop 1.0", "4x4x8", "reassign", "rq-kmeans", Bundle.open(road.bundle).identity.digest, "perplexity"):
+    for word in (
+        "shop 1.0",
+        "4x4x8",
+        "reassign",
+        "rq-kmeans",
+        Bundle.open(road.bundle).identity.digest,
+        "perplexity",
+    ):
         assert word in shown
     manifest = done("inspect", road.bundle, "--json").json
     assert manifest["items"] == N_ITEMS
@@ -132,13 +170,17 @@ def test_inspect_tells_what_the_items_of_a_code_have_in_common(road: Road) -> No
     bundle = Bundle.open(road.bundle)
     counted = 0
     for code in range(4):
-        group = done("inspect", road.bundle, "--code", f"<s_a_{code}>", "--examples", 3, "--json").json
+        group = done(
+            "inspect", road.bundle, "--code", f"<s_a_{code}>", "--examples", 3, "--json"
+        ).json
         rows = np.flatnonzero(bundle.items.codes[:, 0] == code)
         assert group["items"] == len(rows)
         assert len(group["examples"]) == min(3, len(rows))
         titles = [bundle.items.title(int(row)) for row in rows]
         for term in group["terms"]:
-            assert term["share"] == pytest.approx(sum(term["word"] in title.split() for title in titles) / len(titles))
+            assert term["share"] == pytest.approx(
+                sum(term["word"] in title.split() for title in titles) / len(titles)
+            )
         counted += group["items"]
     assert counted == N_ITEMS
     table = done("inspect", road.bundle, "--code", "<s_a_1>").out
@@ -196,7 +238,9 @@ def test_decode_undoes_what_the_bundle_says(road: Road) -> None:
     assert [piece["items"] for piece in found] == [[item] for item in list(items.ids)]
     assert {piece["status"] for piece in found} == {"item"}
     lines = done("decode", road.bundle, text="\n".join(sids) + "\n").out.splitlines()
-    expected = [f"{sid}\titem\t{items.ids[row]}\t{items.title(row)}" for row, sid in enumerate(sids)]
+    expected = [
+        f"{sid}\titem\t{items.ids[row]}\t{items.title(row)}" for row, sid in enumerate(sids)
+    ]
     assert lines == expected
 
 
@@ -210,7 +254,9 @@ def test_decode_reports_what_names_no_item(road: Road) -> None:
     assert [piece["status"] for piece in ran.lines[:3]] == ["item", "unknown", "malformed"]
     assert all(piece["status"] == "malformed" for piece in ran.lines[3:])
     padded = good.replace("<s_a_", "<s_a_0")  # no token of the model's
-    assert [piece["status"] for piece in done("decode", road.bundle, padded, "--json").lines] == ["malformed"]
+    assert [piece["status"] for piece in done("decode", road.bundle, padded, "--json").lines] == [
+        "malformed"
+    ]
     for bad in (unknown, "<s_a_1>", "nothing here"):
         done("decode", road.bundle, f"{bad}")
         strict = run("decode", road.bundle, bad, "--strict")
@@ -225,13 +271,20 @@ def test_encode_gives_the_nearest_code_of_each_vector(road: Road) -> None:
     codes = bundle.encode(np.load(road.vectors))
     assert [row["codes"] for row in rows] == codes.tolist()
     ids = road.vectors.with_suffix(".ids.txt").read_text().split()
-    at = {tuple(row): item for row, item in zip(bundle.items.codes.tolist(), list(bundle.items.ids), strict=True)}
-    assert [row["items"] for row in rows] == [[at[tuple(code)]] if tuple(code) in at else [] for code in codes.tolist()]
+    at = {
+        tuple(row): item
+        for row, item in zip(bundle.items.codes.tolist(), list(bundle.items.ids), strict=True)
+    }
+    assert [row["items"] for row in rows] == [
+        [at[tuple(code)]] if tuple(code) in at else [] for code in codes.tolist()
+    ]
     unmoved = sum(row["items"] == [item] for row, item in zip(rows, ids, strict=True))
     assert unmoved == N_ITEMS - bundle.manifest.report["moved"]
 
 
-def test_encode_lists_the_items_that_an_appended_code_tells_apart(road: Road, tmp_path: Path) -> None:
+def test_encode_lists_the_items_that_an_appended_code_tells_apart(
+    road: Road, tmp_path: Path
+) -> None:
     out = tmp_path / "appended.zarr"
     done(*built(road, out, "--collisions", "append"))
     bundle = Bundle.open(out)
@@ -245,7 +298,9 @@ def test_encode_lists_the_items_that_an_appended_code_tells_apart(road: Road, tm
         assert "in place of texts" in refused(2, "encode", out, *more, "--embeddings", road.vectors)
 
 
-def test_encode_of_text_needs_the_encoder_of_the_recipe(road: Road, encoder: Path, tmp_path: Path) -> None:
+def test_encode_of_text_needs_the_encoder_of_the_recipe(
+    road: Road, encoder: Path, tmp_path: Path
+) -> None:
     assert "hint: give --embeddings" in refused(3, "encode", road.bundle, "a lamp")
     moved, out = tmp_path / "moved", tmp_path / "text.zarr"
     shutil.copytree(encoder, moved)
@@ -255,7 +310,14 @@ def test_encode_of_text_needs_the_encoder_of_the_recipe(road: Road, encoder: Pat
     here = done("encode", out, *titles, "--json").lines
     assert [row["text"] for row in here] == titles
     hits = sum(row["items"] == [bundle.items.ids[at]] for at, row in enumerate(here))
-    assert hits >= N_ITEMS - bundle.manifest.report["moved"] - 1  # one may lie on the border of two codes
+    assert (
+        hits >= N_ITEMS - bundle.manifest.report["moved"] - 1
+    )  # one may lie on the border of two codes
     shutil.rmtree(moved)
     assert "moved" in refused(1, "encode", out, "a lamp")
-    assert done("encode", out, "--encoder", encoder, "--json", text="".join(f"{t}\n" for t in titles)).lines == here
+    assert (
+        done(
+            "encode", out, "--encoder", encoder, "--json", text="".join(f"{t}\n" for t in titles)
+        ).lines
+        == here
+    )

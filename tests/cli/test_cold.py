@@ -1,4 +1,5 @@
-"""An item that nobody has bought: its text gives it a SID, and a model of the parent bundle recommends it."""
+"""An item that nobody has bought: its text gives it a SID, and a model of the parent bundle
+recommends it."""
 
 from pathlib import Path
 
@@ -15,13 +16,36 @@ ASKED = ("--history", "b001,b002,b003", "--json")
 def shop(road: Road, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that encodes text, a model trained on it, and six items that came later."""
     folder = tmp_path_factory.mktemp("cold")
-    build = ("build-codebook", road.items, "-o", folder / "parent.zarr", "--levels", "4x4x8", "--encoder", encoder)
+    build = (
+        "build-codebook",
+        road.items,
+        "-o",
+        folder / "parent.zarr",
+        "--levels",
+        "4x4x8",
+        "--encoder",
+        encoder,
+    )
     done(*build, "--text", "{title}")
     done("extend-model", road.base, folder / "parent.zarr", "-o", folder / "base+sid")
-    rows = ("make-sft", folder / "parent.zarr", road.items, road.events, "-o", folder / "train.jsonl")
+    rows = (
+        "make-sft",
+        folder / "parent.zarr",
+        road.items,
+        road.events,
+        "-o",
+        folder / "train.jsonl",
+    )
     done(*rows, "--model", folder / "base+sid")
     done("train", folder / "base+sid", folder / "train.jsonl", "-o", folder / "tuned", *TRAINING)
-    titles = ("red lamp 99", "blue soap 98", "green novel 97", "red kettle 96", "blue lamp 95", "green soap 94")
+    titles = (
+        "red lamp 99",
+        "blue soap 98",
+        "green novel 97",
+        "red kettle 96",
+        "blue lamp 95",
+        "green soap 94",
+    )
     cold = ({"item_id": f"n{n}", "title": title} for n, title in enumerate(titles))
     write_lines(folder / "new.jsonl", cold)
     write_lines(folder / "new.txt", (f"n{n}" for n in range(6)))
@@ -41,7 +65,9 @@ def test_a_text_goes_where_encode_says(shop: Path) -> None:
 def test_cold_items_are_recommended_by_score_and_under_an_allow_list(shop: Path) -> None:
     ask = ("recommend", shop / "tuned", "--bundle", shop / "child.zarr", *ASKED, "-k", 6)
     scored = done(*ask, "--candidates", shop / "new.txt")
-    assert "6 are new" in scored.err  # the parent's model goes on working, and says that the catalogue grew
+    assert (
+        "6 are new" in scored.err
+    )  # the parent's model goes on working, and says that the catalog grew
     answer = scored.json
     assert set(answer["items"]) == {f"n{n}" for n in range(6)}
     assert answer["scores"] == sorted(answer["scores"], reverse=True)

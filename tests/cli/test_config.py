@@ -26,7 +26,12 @@ def built(road: Road, out: Path) -> tuple[object, ...]:
     ],
 )
 def test_flags_beat_the_environment_beats_the_file(
-    road: Road, tmp_path: Path, flag: str | None, variable: str | None, file: str | None, sizes: tuple[int, ...]
+    road: Road,
+    tmp_path: Path,
+    flag: str | None,
+    variable: str | None,
+    file: str | None,
+    sizes: tuple[int, ...],
 ) -> None:
     command, env = [*built(road, tmp_path / "b.zarr")], {}
     if flag:
@@ -45,9 +50,14 @@ def test_the_default_holds_where_nothing_is_said(road: Road, tmp_path: Path) -> 
     assert "256x256x256" in ran.err
 
 
-def test_a_file_may_name_options_with_either_dash_and_hold_flags(road: Road, tmp_path: Path) -> None:
+def test_a_file_may_name_options_with_either_dash_and_hold_flags(
+    road: Road, tmp_path: Path
+) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text("levels: 4x4x8\nid-column: item_id\ntitle_column: title\nmarkers: false\njson: true\nseed: 3\n")
+    config.write_text(
+        "levels: 4x4x8\nid-column: item_id\ntitle_column: title\nmarkers: false\njson: "
+        "true\nseed: 3\n"
+    )
     ran = done(*built(road, tmp_path / "b.zarr"), "--config", config)
     bundle = Bundle.open(tmp_path / "b.zarr")
     assert ran.json["digest"] == bundle.identity.digest
@@ -59,9 +69,20 @@ def test_a_file_may_name_options_with_either_dash_and_hold_flags(road: Road, tmp
 def test_options_that_repeat_are_lists_or_mappings_in_a_file(road: Road, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("task: {next-item: 1, title-to-sid: 0.5}\nhistory_length: 3\n")
-    command = ("make-sft", road.bundle, road.items, road.events, "-o", tmp_path / "train.jsonl", "--json")
+    command = (
+        "make-sft",
+        road.bundle,
+        road.items,
+        road.events,
+        "-o",
+        tmp_path / "train.jsonl",
+        "--json",
+    )
     lineage = done(*command, "--config", config, "--dry-run").json
-    assert (lineage["weights"], lineage["history_length"]) == ({"next-item": 1.0, "title-to-sid": 0.5}, 3)
+    assert (lineage["weights"], lineage["history_length"]) == (
+        {"next-item": 1.0, "title-to-sid": 0.5},
+        3,
+    )
     config.write_text("task: [next-item=1]\nformat: plain\n")
     lineage = done(*command, "--config", config, "--dry-run").json
     assert (lineage["weights"], lineage["row_format"]) == ({"next-item": 1.0}, "plain")
@@ -91,7 +112,9 @@ def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> Non
         ("levels: 4x4x8\nwidth: 3\n", "has no option 'width'"),
     ],
 )
-def test_a_file_that_says_what_no_option_is_is_exit_2(road: Road, tmp_path: Path, content: str, told: str) -> None:
+def test_a_file_that_says_what_no_option_is_is_exit_2(
+    road: Road, tmp_path: Path, content: str, told: str
+) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(content)
     assert told in refused(2, *built(road, tmp_path / "b.zarr"), "--config", config)
@@ -99,7 +122,9 @@ def test_a_file_that_says_what_no_option_is_is_exit_2(road: Road, tmp_path: Path
 
 
 def test_a_file_that_is_not_there_is_an_error(road: Road, tmp_path: Path) -> None:
-    assert "none.yaml" in refused(2, *built(road, tmp_path / "b.zarr"), "--config", tmp_path / "none.yaml")
+    assert "none.yaml" in refused(
+        2, *built(road, tmp_path / "b.zarr"), "--config", tmp_path / "none.yaml"
+    )
 
 
 def test_the_environment_reaches_other_commands(road: Road) -> None:
@@ -112,7 +137,9 @@ def test_the_environment_reaches_other_commands(road: Road) -> None:
 def test_a_variable_is_named_as_its_flag(road: Road, tmp_path: Path) -> None:
     command = ("init-model", road.items, "-o", tmp_path / "m", "--vocab-size", 300)
     done(*command, env={"SIDTOOL_INIT_MODEL_SET": "n_layer=1 n_embd=16 n_head=2"})
-    assert (tmp_path / "m/model.safetensors").read_bytes() == (road.base / "model.safetensors").read_bytes()
+    assert (tmp_path / "m/model.safetensors").read_bytes() == (
+        road.base / "model.safetensors"
+    ).read_bytes()
     training = ("train", road.model, road.rows, "-o", tmp_path / "t")
     assert "learnin_rate" in refused(2, *training, env={"SIDTOOL_TRAIN_SET": "learnin_rate=1"})
     ran = run("evaluate", road.tuned, road.test, env={"SIDTOOL_EVALUATE_MIN": "hr@50=2"})
@@ -124,7 +151,14 @@ def test_a_variable_of_the_name_version_does_not_stop_a_command(road: Road) -> N
 
 
 @pytest.mark.parametrize(
-    "arguments", [("no-such-command",), ("build-codebook",), ("verify",), ("recommend", "x", "-k", "many"), ("--nope",)]
+    "arguments",
+    [
+        ("no-such-command",),
+        ("build-codebook",),
+        ("verify",),
+        ("recommend", "x", "-k", "many"),
+        ("--nope",),
+    ],
 )
 def test_usage_errors_are_exit_2_without_a_result(arguments: tuple[str, ...]) -> None:
     ran = run(*arguments)
@@ -141,7 +175,9 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 
 def test_a_path_that_looks_like_markup_is_told_as_it_is(tmp_path: Path) -> None:
-    assert f"no bundle at {tmp_path}/[red]x[/].zarr" in refused(1, "verify", f"{tmp_path}/[red]x[/].zarr")
+    assert f"no bundle at {tmp_path}/[red]x[/].zarr" in refused(
+        1, "verify", f"{tmp_path}/[red]x[/].zarr"
+    )
 
 
 def test_interruption_is_exit_130(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,11 +189,13 @@ def test_interruption_is_exit_130(road: Road, monkeypatch: pytest.MonkeyPatch) -
     assert (ran.code, ran.out, ran.err) == (130, "", "interrupted\n")
 
 
-def test_a_full_disk_is_one_line(road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_line(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sidtool.bundle.build.replace_dir", full)
+    monkeypatch.setattr("sidtool.build.build.replace_dir", full)
     assert "No space left" in refused(1, *built(road, tmp_path / "b.zarr"), "--levels", "4x4x8")
     assert not (tmp_path / "b.zarr").exists()
 
@@ -166,4 +204,7 @@ def test_the_module_is_the_command() -> None:
     line = [sys.executable, "-m", "sidtool"]
     shown = subprocess.run([*line, "--version"], capture_output=True, text=True, check=True)
     assert (shown.stdout, shown.stderr) == (f"sidtool {sidtool.__version__}\n", "")
-    assert subprocess.run([*line, "verify", "none.zarr"], capture_output=True, check=False).returncode == 1
+    assert (
+        subprocess.run([*line, "verify", "none.zarr"], capture_output=True, check=False).returncode
+        == 1
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sidtool.bundle import Bundle, verify
-from tests.cli.road import COLOURS, N_ITEMS, Road, done, refused, run, tree, write_lines
+from tests.cli.road import COLORS, N_ITEMS, Road, done, refused, run, tree, write_lines
 
 
 def newcomers(folder: Path, n: int = 6) -> tuple[Path, Path]:
@@ -14,7 +14,7 @@ def newcomers(folder: Path, n: int = 6) -> tuple[Path, Path]:
     ids = [f"n{row}" for row in range(n)]
     items = write_lines(
         folder / "new.jsonl",
-        ({"item_id": item, "title": f"{COLOURS[0]} lamp {item}", "description": ""} for item in ids),
+        ({"item_id": item, "title": f"{COLORS[0]} lamp {item}", "description": ""} for item in ids),
     )
     rows = np.random.default_rng(5).normal(size=(n, 8)).astype(np.float32)
     np.save(folder / "new.npy", rows[::-1])
@@ -34,7 +34,10 @@ def child(road: Road, tmp_path: Path) -> Path:
 
 def sids(path: Path) -> dict[str, str]:
     bundle = Bundle.open(path)
-    return {item: bundle.space.spell(row) for item, row in zip(bundle.items.ids, bundle.items.codes, strict=True)}
+    return {
+        item: bundle.space.spell(row)
+        for item, row in zip(bundle.items.ids, bundle.items.codes, strict=True)
+    }
 
 
 # add-items
@@ -45,13 +48,25 @@ def test_add_items_moves_no_sid(road: Road, child: Path) -> None:
     assert sids(child).items() >= sids(road.bundle).items()
     assert sids(child).keys() - sids(road.bundle).keys() == {f"n{row}" for row in range(6)}
     decoded = done("decode", child, sids(child)["b001"], sids(child)["n3"], "--json").lines
-    assert [(piece["status"], piece["items"]) for piece in decoded] == [("retired", ["b001"]), ("item", ["n3"])]
+    assert [(piece["status"], piece["items"]) for piece in decoded] == [
+        ("retired", ["b001"]),
+        ("item", ["n3"]),
+    ]
     assert Bundle.open(child).items.title(Bundle.open(child).items.row("n3")) == "red lamp n3"
 
 
 def test_one_batch_is_many_and_a_zip_is_a_folder(road: Road, tmp_path: Path) -> None:
     items, vectors = newcomers(tmp_path)
-    told = done("add-items", road.bundle, items, "-o", tmp_path / "all.zarr.zip", "--embeddings", vectors, "--json")
+    told = done(
+        "add-items",
+        road.bundle,
+        items,
+        "-o",
+        tmp_path / "all.zarr.zip",
+        "--embeddings",
+        vectors,
+        "--json",
+    )
     at = road.bundle
     for step, line in enumerate(items.read_text().splitlines()):
         one = write_lines(tmp_path / "one.jsonl", [line])
@@ -59,22 +74,41 @@ def test_one_batch_is_many_and_a_zip_is_a_folder(road: Road, tmp_path: Path) -> 
         done("add-items", at, one, "-o", out, "--embeddings", vectors)
         at = out
     assert (
-        told.json["digest"] == Bundle.open(at).identity.digest == Bundle.open(tmp_path / "all.zarr.zip").identity.digest
+        told.json["digest"]
+        == Bundle.open(at).identity.digest
+        == Bundle.open(tmp_path / "all.zarr.zip").identity.digest
     )
     assert (told.json["version"], told.json["added"]) == ("1.1", 6)
     assert Bundle.open(at).manifest.version == "1.6"
 
 
-def test_the_whole_catalogue_again_adds_what_is_new(road: Road, encoder: Path, tmp_path: Path) -> None:
+def test_the_whole_catalog_again_adds_what_is_new(
+    road: Road, encoder: Path, tmp_path: Path
+) -> None:
     """Texts are made by the bundle's own template and encoder, and only those that are new."""
     first = tmp_path / "text.zarr"
     template = ("--text", "{title}. {description}")
-    done("build-codebook", road.items, "-o", first, "--levels", "4x4x8", "--encoder", encoder, *template)
+    done(
+        "build-codebook",
+        road.items,
+        "-o",
+        first,
+        "--levels",
+        "4x4x8",
+        "--encoder",
+        encoder,
+        *template,
+    )
     lines = road.items.read_text().splitlines()
-    catalogue = write_lines(tmp_path / "items.jsonl", [*lines, '{"item_id": "n0", "title": "oar", "description": "d"}'])
-    ran = done("add-items", first, catalogue, "-o", tmp_path / "child.zarr", "--json")
+    catalog = write_lines(
+        tmp_path / "items.jsonl", [*lines, '{"item_id": "n0", "title": "oar", "description": "d"}']
+    )
+    ran = done("add-items", first, catalog, "-o", tmp_path / "child.zarr", "--json")
     assert ran.json["added"] == 1
-    assert f"{N_ITEMS} of {N_ITEMS + 1} items are in the bundle already and keep their SID; 0 titles" in ran.err
+    assert (
+        f"{N_ITEMS} of {N_ITEMS + 1} items are in the bundle already and keep their SID; 0 titles"
+        in ran.err
+    )
     assert sids(tmp_path / "child.zarr").items() >= sids(first).items()
     nearest = done("encode", first, "oar. d", "--json").json
     free = nearest["items"] == []
@@ -103,11 +137,15 @@ def test_what_cannot_be_added_is_one_line(road: Road, child: Path, tmp_path: Pat
     nobody = write_lines(tmp_path / "nobody.txt", ["zz"])
     command, out = ("add-items", road.bundle), ("-o", tmp_path / "x.zarr")
     assert "give ITEMS to add" in refused(2, *command, *out)
-    assert "either --encoder or" in refused(2, *command, items, *out, "--embeddings", vectors, "--encoder", "x")
+    assert "either --encoder or" in refused(
+        2, *command, items, *out, "--embeddings", vectors, "--encoder", "x"
+    )
     assert "exists already" in refused(2, *command, items, "-o", child, "--embeddings", vectors)
     assert "hint: give --embeddings" in refused(3, *command, items, *out)
     assert "'zz'" in refused(1, *command, *out, "--remove", nobody)
-    assert "--remove alone adds none" in refused(2, *command, *out, "--remove", nobody, "--embeddings", vectors)
+    assert "--remove alone adds none" in refused(
+        2, *command, *out, "--remove", nobody, "--embeddings", vectors
+    )
     assert "none.txt" in refused(1, *command, *out, "--remove", tmp_path / "none.txt")
     assert "no vector" in refused(1, *command, items, *out, "--embeddings", road.vectors)
     assert not (tmp_path / "x.zarr").exists()
@@ -125,22 +163,27 @@ def test_diff_tells_what_changed_and_what_it_means(road: Road, child: Path) -> N
     assert (found["drift"], found["verdict"]["kind"]) == ([0.0, 0.0, 0.0], "works")
     assert found["manifest"] == {"version": ["1.0", "1.1"]}
     table = done("diff", road.bundle, child).out
-    assert "models of the old bundle: works (the catalogue was refreshed" in table
+    assert "models of the old bundle: works (the catalog was refreshed" in table
     assert "6" in table
     back = done("diff", child, road.bundle, "--json").json
-    assert (set(back["restored"]), set(back["gone"])) == ({"b001", "b002"}, {f"n{row}" for row in range(6)})
+    assert (set(back["restored"]), set(back["gone"])) == (
+        {"b001", "b002"},
+        {f"n{row}" for row in range(6)},
+    )
 
 
 def test_diff_of_two_builds_names_depths_and_the_way_out(road: Road) -> None:
     found = done("diff", road.bundle, road.other, "--json").json
     assert found["verdict"]["kind"] == "works after align"
     before, after = sids(road.bundle), sids(road.other)
-    assert {move["item"] for move in found["moved"]} == {item for item in before if before[item] != after[item]}
+    assert {move["item"] for move in found["moved"]} == {
+        item for item in before if before[item] != after[item]
+    }
     for move in found["moved"]:
         assert (move["old"], move["new"]) == (before[move["item"]], after[move["item"]])
-        assert [a != b for a, b in zip(move["old"].split(">"), move["new"].split(">"), strict=True)].index(True) == (
-            move["depth"] - 1
-        )
+        assert [
+            a != b for a, b in zip(move["old"].split(">"), move["new"].split(">"), strict=True)
+        ].index(True) == (move["depth"] - 1)
     assert all(drift > 0 for drift in found["drift"])
     table = done("diff", road.bundle, road.other).out
     assert "moved at level 1" in table
@@ -157,7 +200,9 @@ def test_log_is_newest_first(road: Road, child: Path, tmp_path: Path) -> None:
     gone = write_lines(tmp_path / "more.txt", ["b003"])
     done("add-items", child, "--remove", gone, "-o", tmp_path / "third.zarr")
     versions = done("log", tmp_path / "third.zarr", "--json").lines
-    digests = [Bundle.open(path).identity.digest for path in (tmp_path / "third.zarr", child, road.bundle)]
+    digests = [
+        Bundle.open(path).identity.digest for path in (tmp_path / "third.zarr", child, road.bundle)
+    ]
     assert [version["digest"] for version in versions] == digests
     assert [version["version"] for version in versions] == ["1.2", "1.1", "1.0"]
     table = done("log", tmp_path / "third.zarr").out.splitlines()
@@ -174,14 +219,19 @@ def test_log_is_newest_first(road: Road, child: Path, tmp_path: Path) -> None:
 
 def test_align_and_rebind(road: Road, tmp_path: Path) -> None:
     aligned = tmp_path / "aligned.zarr"
-    assert "the model was made for codebook" in refused(3, "rebind", road.tuned, road.other, "-o", tmp_path / "m2")
+    assert "the model was made for codebook" in refused(
+        3, "rebind", road.tuned, road.other, "-o", tmp_path / "m2"
+    )
     told = done("align", road.other, "--to", road.bundle, "-o", aligned, "--json").json
     assert verify(aligned) == []
     kept = sum(sid == sids(road.bundle)[item] for item, sid in sids(aligned).items())
     assert (told["common"], told["after"][-1]) == (N_ITEMS, kept)
     assert told["after"][0] >= told["before"][0]
     table = done("align", road.other, "--to", road.bundle, "-o", aligned, "--force").out
-    assert f"SIDs preserved: {told['before'][-1]} of {N_ITEMS} common items before, {kept} after" in table
+    assert (
+        f"SIDs preserved: {told['before'][-1]} of {N_ITEMS} common items before, {kept} after"
+        in table
+    )
     assert "aligned" in done("log", aligned).out
     assert done("diff", road.bundle, aligned, "--json").json["verdict"]["kind"] == "works"
     ran = done("rebind", road.tuned, aligned, "-o", tmp_path / "m2", "--json")

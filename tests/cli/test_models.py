@@ -15,7 +15,10 @@ from tests.models import tiny_model, tiny_tokenizer
 
 
 def test_next_steps_carry_the_users_paths(road: Road) -> None:
-    assert road.said["init-model"].last == f"next: sidtool extend-model {road.base} BUNDLE -o {road.base}+sid"
+    assert (
+        road.said["init-model"].last
+        == f"next: sidtool extend-model {road.base} BUNDLE -o {road.base}+sid"
+    )
     expected = f"next: sidtool make-sft {road.bundle} ITEMS INTERACTIONS -o train.jsonl --model {road.model}"
     assert road.said["extend-model"].last == expected
 
@@ -27,7 +30,11 @@ def test_init_model_makes_the_shape_that_was_set(road: Road, tmp_path: Path) -> 
     assert (config["n_layer"], config["n_embd"], config["n_head"]) == (1, 16, 2)
     assert config["vocab_size"] <= 300
     weights = load_file(tmp_path / "m/model.safetensors")
-    assert said == {"model": str(tmp_path / "m"), "preset": "gpt2-tiny", "parameters": said["parameters"]}
+    assert said == {
+        "model": str(tmp_path / "m"),
+        "preset": "gpt2-tiny",
+        "parameters": said["parameters"],
+    }
     assert said["parameters"] == sum(array.size for array in weights.values())
     again = load_file(road.base / "model.safetensors")
     assert all(np.array_equal(weights[name], again[name]) for name in weights)
@@ -47,7 +54,9 @@ def test_init_model_makes_the_shape_that_was_set(road: Road, tmp_path: Path) -> 
         (("--vocab-size", "10"), "259"),
     ],
 )
-def test_a_shape_that_cannot_be_is_exit_2(road: Road, tmp_path: Path, more: tuple[str, ...], told: str) -> None:
+def test_a_shape_that_cannot_be_is_exit_2(
+    road: Road, tmp_path: Path, more: tuple[str, ...], told: str
+) -> None:
     assert told in refused(2, "init-model", road.items, "-o", tmp_path / "m", *more)
     assert list(tmp_path.iterdir()) == []
 
@@ -60,13 +69,17 @@ def test_extend_model_says_what_it_added(road: Road, tmp_path: Path) -> None:
     contract = json.loads((tmp_path / "m/sid.json").read_text())
     assert contract == json.loads((road.model / "sid.json").read_text())  # a zip is the same bundle
     assert Bundle.open(tmp_path / "m/sid.zarr").identity == bundle.identity
-    one, other = (load_file(folder / "model.safetensors") for folder in (tmp_path / "m", road.model))
+    one, other = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "m", road.model)
+    )
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("init", ["codebook", "mean", "random"])
 def test_new_rows_differ_whatever_makes_them(road: Road, tmp_path: Path, init: str) -> None:
-    said = done("extend-model", road.base, road.bundle, "-o", tmp_path / "m", "--init", init, "--json").json
+    said = done(
+        "extend-model", road.base, road.bundle, "-o", tmp_path / "m", "--init", init, "--json"
+    ).json
     rows = load_file(tmp_path / "m/model.safetensors")["transformer.wte.weight"]
     new = rows[said["token_start"] : said["token_stop"]]
     assert len(np.unique(new, axis=0)) == len(new)
@@ -88,7 +101,9 @@ def test_dry_runs_write_nothing(road: Road, tmp_path: Path) -> None:
 
 def test_values_that_a_configuration_cannot_take_are_exit_2(road: Road, tmp_path: Path) -> None:
     for pair in ("activation_function=nonsense", "n_head=0"):
-        assert "refuses its configuration" in refused(2, "init-model", road.items, "-o", tmp_path / "m", "--set", pair)
+        assert "refuses its configuration" in refused(
+            2, "init-model", road.items, "-o", tmp_path / "m", "--set", pair
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -112,7 +127,14 @@ def test_existing_outputs_are_refused_and_left(road: Road) -> None:
 def test_what_cannot_be_extended(
     road: Road, tmp_path: Path, model: str, bundle: str, more: tuple[str, ...], code: int, told: str
 ) -> None:
-    command = ("extend-model", road.folder / model, road.folder / bundle, "-o", tmp_path / "m", *more)
+    command = (
+        "extend-model",
+        road.folder / model,
+        road.folder / bundle,
+        "-o",
+        tmp_path / "m",
+        *more,
+    )
     assert told in refused(code, *command)
     assert list(tmp_path.iterdir()) == []
 
@@ -120,7 +142,9 @@ def test_what_cannot_be_extended(
 def test_a_chat_model_of_the_hub_kind_is_extended(road: Road, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(chat=True)
     tokenizer.save_pretrained(tmp_path / "chat")
-    tiny_model("qwen3", vocab_size=len(tokenizer) + 37).save_pretrained(tmp_path / "chat")  # padded rows, as Qwen has
+    tiny_model("qwen3", vocab_size=len(tokenizer) + 37).save_pretrained(
+        tmp_path / "chat"
+    )  # padded rows, as Qwen has
     said = done("extend-model", tmp_path / "chat", road.bundle, "-o", tmp_path / "m", "--json").json
     assert said["token_start"] == len(tokenizer)
 
@@ -128,7 +152,10 @@ def test_a_chat_model_of_the_hub_kind_is_extended(road: Road, tmp_path: Path) ->
 def test_pickled_weights_are_refused(road: Road, tmp_path: Path) -> None:
     shutil.copytree(road.base, tmp_path / "base")
     weights = load_file(tmp_path / "base/model.safetensors")
-    torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, tmp_path / "base/pytorch_model.bin")
+    torch.save(
+        {name: torch.from_numpy(array) for name, array in weights.items()},
+        tmp_path / "base/pytorch_model.bin",
+    )
     (tmp_path / "base/model.safetensors").unlink()
     command = ("extend-model", tmp_path / "base", road.bundle, "-o", tmp_path / "m")
     assert "--trust-remote-code" in refused(3, *command)

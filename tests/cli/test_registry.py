@@ -15,7 +15,15 @@ def shop(road: Road, tmp_path: Path) -> Path:
     gone = write_lines(tmp_path / "gone.txt", ["b001"])
     done("add-items", road.bundle, "--remove", gone, "-o", tmp_path / "second.zarr")
     done("push", road.bundle, tmp_path / "published" / "shop")
-    done("push", tmp_path / "second.zarr", tmp_path / "published" / "shop", "--tag", "prod", "--licence", "MIT")
+    done(
+        "push",
+        tmp_path / "second.zarr",
+        tmp_path / "published" / "shop",
+        "--tag",
+        "prod",
+        "--license",
+        "MIT",
+    )
     return tmp_path / "published" / "shop"
 
 
@@ -28,7 +36,10 @@ def test_push_says_what_it_did(road: Road, tmp_path: Path) -> None:
     ran = done("push", road.bundle, shop)
     assert ran.out == f"{shop}@1.0: pushed {objects} objects, {digest}\n"
     assert ran.last == f"next: sidtool pull {shop}@1.0 -o DIR"
-    assert done("push", road.bundle, shop).out == f"{shop}@1.0: there already, nothing was pushed, {digest}\n"
+    assert (
+        done("push", road.bundle, shop).out
+        == f"{shop}@1.0: there already, nothing was pushed, {digest}\n"
+    )
     assert done("push", road.bundle, shop, "--json").json["new"] is False
     assert "hint: versions never change" in refused(3, "push", road.other, shop)
     assert "must not name one" in refused(2, "push", road.bundle, f"{shop}@1.0")
@@ -38,11 +49,18 @@ def test_pull_gives_the_bundle_back(road: Road, shop: Path, tmp_path: Path) -> N
     out = tmp_path / "out.zarr"
     told = done("pull", f"{shop}@1.0", "-o", out, "--json").json
     assert tree(out) == tree(road.bundle)
-    assert told == {"bundle": str(out), "version": "1.0", "digest": told["digest"], "licence": "unknown"}
+    assert told == {
+        "bundle": str(out),
+        "version": "1.0",
+        "digest": told["digest"],
+        "license": "unknown",
+    }
     assert "exists already" in refused(2, "pull", shop, "-o", out)
-    assert "licence MIT" in done("pull", shop, "-o", out, "--force").out
+    assert "license MIT" in done("pull", shop, "-o", out, "--force").out
     assert tree(out) == tree(tmp_path / "second.zarr")
-    assert "has no '9.9': it has 1.1, 1.0, prod" in refused(1, "pull", f"{shop}@9.9", "-o", tmp_path / "x.zarr")
+    assert "has no '9.9': it has 1.1, 1.0, prod" in refused(
+        1, "pull", f"{shop}@9.9", "-o", tmp_path / "x.zarr"
+    )
     assert "hint: sidtool push" in refused(1, "pull", tmp_path / "none", "-o", tmp_path / "x.zarr")
 
 
@@ -78,8 +96,19 @@ def test_every_command_takes_a_reference(road: Road, shop: Path, tmp_path: Path)
     done("align", road.other, "--to", old, "-o", tmp_path / "aligned.zarr")
     done("extend-model", road.base, new, "-o", tmp_path / "model")
     assert Bundle.open(tmp_path / "model" / "sid.zarr").identity == Bundle.open(new).identity
-    done("make-sft", new, road.items, road.events, "-o", tmp_path / "rows.jsonl", "--model", tmp_path / "model")
-    asked = done("recommend", road.tuned, "--bundle", new, "--history", "b003", "-k", 3, "--json").json
+    done(
+        "make-sft",
+        new,
+        road.items,
+        road.events,
+        "-o",
+        tmp_path / "rows.jsonl",
+        "--model",
+        tmp_path / "model",
+    )
+    asked = done(
+        "recommend", road.tuned, "--bundle", new, "--history", "b003", "-k", 3, "--json"
+    ).json
     assert len(asked["items"]) == 3
     done("rebind", road.tuned, new, "-o", tmp_path / "bound")
 
@@ -91,5 +120,10 @@ def test_the_road_to_s3_and_back(s3: Wire, road: Road, tmp_path: Path) -> None:
     assert done("log", shop, "--json").lines[0]["published"] == ["1.0", "latest", "blue", "prod"]
     done("pull", f"{shop}@blue", "-o", tmp_path / "out.zarr")
     assert tree(tmp_path / "out.zarr") == tree(road.bundle)
-    assert done("inspect", f"{shop}@prod", "--json").json == done("inspect", road.bundle, "--json").json
-    assert "error: s3://no-such-bucket" in refused(1, "push", road.bundle, "s3://no-such-bucket/shop")
+    assert (
+        done("inspect", f"{shop}@prod", "--json").json
+        == done("inspect", road.bundle, "--json").json
+    )
+    assert "error: s3://no-such-bucket" in refused(
+        1, "push", road.bundle, "s3://no-such-bucket/shop"
+    )

@@ -1,4 +1,5 @@
-"""build-codebook with people and with several sources of vectors, and the commands that encode after it."""
+"""build-codebook with people and with several sources of vectors, and the commands that encode
+after it."""
 
 import subprocess
 import sys
@@ -12,7 +13,17 @@ from tests.cli.road import N_ITEMS, Road, done, refused, write_lines
 
 
 def built(road: Road, out: Path, *more: object) -> tuple[object, ...]:
-    return ("build-codebook", road.items, "-o", out, "--embeddings", road.vectors, "--levels", "4x4x8", *more)
+    return (
+        "build-codebook",
+        road.items,
+        "-o",
+        out,
+        "--embeddings",
+        road.vectors,
+        "--levels",
+        "4x4x8",
+        *more,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +38,18 @@ def image(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def social(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("social") / "shop.zarr"
-    done(*built(road, out, "--interactions", road.events, "--set", "signal_dim=6", "--set", "signal_weight=0.4"))
+    done(
+        *built(
+            road,
+            out,
+            "--interactions",
+            road.events,
+            "--set",
+            "signal_dim=6",
+            "--set",
+            "signal_weight=0.4",
+        )
+    )
     return out
 
 
@@ -40,9 +62,13 @@ def test_the_signal_is_told_and_the_bundle_is_whole(road: Road, social: Path) ->
     assert Bundle.open(social).identity != Bundle.open(road.bundle).identity
 
 
-def test_new_vectors_are_encoded_and_added_through_the_map(road: Road, social: Path, tmp_path: Path) -> None:
+def test_new_vectors_are_encoded_and_added_through_the_map(
+    road: Road, social: Path, tmp_path: Path
+) -> None:
     rows = done("encode", social, "--embeddings", road.vectors, "--json").lines
-    assert [row["codes"] for row in rows] == Bundle.open(social).encode(np.load(road.vectors)).tolist()
+    assert [row["codes"] for row in rows] == Bundle.open(social).encode(
+        np.load(road.vectors)
+    ).tolist()
     new = write_lines(tmp_path / "new.jsonl", [{"item_id": "n0", "title": "red lamp"}])
     np.save(tmp_path / "new.npy", np.load(road.vectors)[:1])
     grown = tmp_path / "grown.zarr"
@@ -58,19 +84,32 @@ def test_encoding_needs_numpy_alone(road: Road, social: Path) -> None:
         "from sidtool.bundle import Bundle\n"
         f"print(Bundle.open({str(social)!r}).encode(np.load({str(road.vectors)!r})).tolist())"
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
     assert found.strip() == str(Bundle.open(social).encode(np.load(road.vectors)).tolist())
 
 
 def test_an_encoder_and_people_go_together(road: Road, encoder: Path, tmp_path: Path) -> None:
     out = tmp_path / "text.zarr"
     command = ("build-codebook", road.items, "-o", out, "--levels", "4x4x8", "--encoder", encoder)
-    done(*command, "--no-balanced", "--interactions", road.events, "--set", "text_dim=8", "--set", "signal_dim=4")
+    done(
+        *command,
+        "--no-balanced",
+        "--interactions",
+        road.events,
+        "--set",
+        "text_dim=8",
+        "--set",
+        "signal_dim=4",
+    )
     assert len(done("encode", out, "a red lamp", "--json").lines) == 1
     assert Bundle.open(out).codebook.width == 12
 
 
-def test_a_file_of_options_does_what_flags_do(road: Road, social: Path, image: Path, tmp_path: Path) -> None:
+def test_a_file_of_options_does_what_flags_do(
+    road: Road, social: Path, image: Path, tmp_path: Path
+) -> None:
     config = tmp_path / "codebook.yaml"
     config.write_text(
         f"levels: 4x4x8\nembeddings: {road.vectors}\ninteractions: {road.events}\n"
@@ -88,7 +127,10 @@ def test_two_sources_are_weighed_and_both_needed(road: Road, image: Path, tmp_pa
     out = tmp_path / "two.zarr"
     done(*built(road, out, "--embeddings", f"{image}=0.5"))
     sources = Bundle.open(out).codebook.parameters["fusion"]["sources"]
-    assert [(source["dim"], round(source["weight"], 4)) for source in sources] == [(8, 0.6667), (3, 0.3333)]
+    assert [(source["dim"], round(source["weight"], 4)) for source in sources] == [
+        (8, 0.6667),
+        (3, 0.3333),
+    ]
     both = done("encode", out, "--embeddings", road.vectors, "--embeddings", image, "--json").lines
     joined = np.concatenate([np.load(road.vectors), np.load(image)], axis=1)
     assert [row["codes"] for row in both] == Bundle.open(out).encode(joined).tolist()
@@ -98,7 +140,18 @@ def test_two_sources_are_weighed_and_both_needed(road: Road, image: Path, tmp_pa
 
 def test_the_protocols_are_those_of_make_sft(road: Road, tmp_path: Path) -> None:
     out = tmp_path / "t.zarr"
-    done(*built(road, out, "--interactions", road.events, "--protocol", "temporal", "--set", "signal_dim=4"))
+    done(
+        *built(
+            road,
+            out,
+            "--interactions",
+            road.events,
+            "--protocol",
+            "temporal",
+            "--set",
+            "signal_dim=4",
+        )
+    )
     assert Bundle.open(out).manifest.recipe["signal"]["protocol"] == "temporal"
 
 
@@ -107,8 +160,19 @@ def test_files_that_others_have_split_are_taken(road: Road, tmp_path: Path) -> N
     rows = [f'u{user},"{ids[user : user + 3]}",{ids[user + 3]}' for user in range(len(ids) - 3)]
     parts = {"train": rows[2:], "valid": rows[:1], "test": rows[1:2]}
     head = "user_id,history_item_id,item_id"
-    files = {part: write_lines(tmp_path / f"{part}.csv", [head, *lines]) for part, lines in parts.items()}
-    given = ("--protocol", "given", "--valid", files["valid"], "--test", files["test"], "--set", "signal_dim=4")
+    files = {
+        part: write_lines(tmp_path / f"{part}.csv", [head, *lines]) for part, lines in parts.items()
+    }
+    given = (
+        "--protocol",
+        "given",
+        "--valid",
+        files["valid"],
+        "--test",
+        files["test"],
+        "--set",
+        "signal_dim=4",
+    )
     out = tmp_path / "g.zarr"
     done(*built(road, out, "--interactions", files["train"], *given))
     done("verify", out)
@@ -127,8 +191,13 @@ def test_files_that_others_have_split_are_taken(road: Road, tmp_path: Path) -> N
         (("--embeddings", "VECTORS=-1"), "positive weights"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(road: Road, tmp_path: Path, more: tuple[str, ...], told: str) -> None:
-    spelled = [each.replace("EVENTS", str(road.events)).replace("VECTORS", str(road.vectors)) for each in more]
+def test_what_does_not_go_together_is_one_line(
+    road: Road, tmp_path: Path, more: tuple[str, ...], told: str
+) -> None:
+    spelled = [
+        each.replace("EVENTS", str(road.events)).replace("VECTORS", str(road.vectors))
+        for each in more
+    ]
     assert told in refused(2, *built(road, tmp_path / "x.zarr", *spelled))
     assert not (tmp_path / "x.zarr").exists()
 
@@ -136,7 +205,16 @@ def test_what_does_not_go_together_is_one_line(road: Road, tmp_path: Path, more:
 @pytest.mark.parametrize("way", ["contrastive", "both"])
 def test_a_contrastive_loss_is_one_way_or_both(road: Road, tmp_path: Path, way: str) -> None:
     out = tmp_path / "c.zarr"
-    learned = ("--method", "rq-vae", "--set", "epochs=2", "--set", "contrastive=0.2", "--set", "progressive=true")
+    learned = (
+        "--method",
+        "rq-vae",
+        "--set",
+        "epochs=2",
+        "--set",
+        "contrastive=0.2",
+        "--set",
+        "progressive=true",
+    )
     fused = ("--set", "signal_dim=4") if way == "both" else ("--set", "window=3")
     done(*built(road, out, "--interactions", road.events, "--signal", way, *fused, *learned))
     bundle = Bundle.open(out)
@@ -148,6 +226,10 @@ def test_a_contrastive_loss_is_one_way_or_both(road: Road, tmp_path: Path, way: 
     told = refused(2, *built(road, tmp_path / "x.zarr", "--signal", way, "--method", "rq-vae"))
     assert "needs --interactions" in told
     social = ("--interactions", road.events, "--method", "rq-vae")
-    none = built(road, tmp_path / "x.zarr", *social, "--signal", "contrastive", "--set", "signal_weight=0.9")
+    none = built(
+        road, tmp_path / "x.zarr", *social, "--signal", "contrastive", "--set", "signal_weight=0.9"
+    )
     assert "signal_weight is of a fused signal" in refused(2, *none)
-    assert "needs --signal" in refused(2, *built(road, tmp_path / "x.zarr", *social, "--set", "contrastive=0.5"))
+    assert "needs --signal" in refused(
+        2, *built(road, tmp_path / "x.zarr", *social, "--set", "contrastive=0.5")
+    )

@@ -26,7 +26,10 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def test_make_sft_writes_rows_users_events_and_lineage(road: Road) -> None:
     said = road.said["make-sft"]
     assert said.last == f"next: sidtool train {road.model} {road.rows} -o tuned"
-    assert f"{N_USERS} validation and {N_USERS} test users; 0 held-out events in training rows" in said.out
+    assert (
+        f"{N_USERS} validation and {N_USERS} test users; 0 held-out events in training rows"
+        in said.out
+    )
     for name in SIDE:
         assert (road.folder / name).stat().st_size
     lineage = json.loads((road.folder / "train.jsonl.meta.json").read_text())
@@ -38,7 +41,16 @@ def test_make_sft_writes_rows_users_events_and_lineage(road: Road) -> None:
 
 
 def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
-    command = ("make-sft", road.zipped, road.items, road.events, "-o", tmp_path / "train.jsonl", "--model", road.model)
+    command = (
+        "make-sft",
+        road.zipped,
+        road.items,
+        road.events,
+        "-o",
+        tmp_path / "train.jsonl",
+        "--model",
+        road.model,
+    )
     dry = done(*command, "--dry-run", "--json")
     assert list(tmp_path.iterdir()) == []
     assert all(name in dry.err for name in SIDE)
@@ -72,16 +84,28 @@ def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: 
         (("--max-length", "4", "--model", "base+sid"), 2, "4"),
     ],
 )
-def test_rows_that_cannot_be_made(road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str) -> None:
+def test_rows_that_cannot_be_made(
+    road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str
+) -> None:
     placed = [road.folder / word if word in FILES.values() else word for word in more]
-    command = ("make-sft", road.bundle, road.items, road.events, "-o", tmp_path / "train.jsonl", *placed)
+    command = (
+        "make-sft",
+        road.bundle,
+        road.items,
+        road.events,
+        "-o",
+        tmp_path / "train.jsonl",
+        *placed,
+    )
     assert told in refused(code, *command)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_rows_are_refused(road: Road) -> None:
     before = {name: (road.folder / name).read_bytes() for name in ("train.jsonl", *SIDE)}
-    assert "--force" in refused(2, "make-sft", road.bundle, road.items, road.events, "-o", road.rows)
+    assert "--force" in refused(
+        2, "make-sft", road.bundle, road.items, road.events, "-o", road.rows
+    )
     assert before == {name: (road.folder / name).read_bytes() for name in before}
 
 
@@ -89,7 +113,15 @@ def test_malformed_events_are_exit_1(road: Road, tmp_path: Path) -> None:
     events = tmp_path / "events.csv"
     events.write_text("user_id,item_id,timestamp\nu1,b001,yesterday-ish\n")
     refused(1, "make-sft", road.bundle, road.items, events, "-o", tmp_path / "train.jsonl")
-    refused(1, "make-sft", road.bundle, road.items, tmp_path / "none.csv", "-o", tmp_path / "train.jsonl")
+    refused(
+        1,
+        "make-sft",
+        road.bundle,
+        road.items,
+        tmp_path / "none.csv",
+        "-o",
+        tmp_path / "train.jsonl",
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]
 
 
@@ -108,13 +140,26 @@ def test_train_says_what_it_did_and_what_is_next(road: Road) -> None:
     assert any(not np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_the_same_settings_from_flags_and_yaml_give_the_same_weights(road: Road, tmp_path: Path) -> None:
+def test_the_same_settings_from_flags_and_yaml_give_the_same_weights(
+    road: Road, tmp_path: Path
+) -> None:
     config = tmp_path / "train.yaml"
     config.write_text("num_train_epochs: 7\nper_device_train_batch_size: 16\nvalid_users: 8\n")
-    command = ("train", road.model, road.rows, "-o", tmp_path / "tuned", "--config", config, "--json")
+    command = (
+        "train",
+        road.model,
+        road.rows,
+        "-o",
+        tmp_path / "tuned",
+        "--config",
+        config,
+        "--json",
+    )
     said = done(*command, "--set", "num_train_epochs=1").json  # the flag is stronger than the file
     assert said["steps"] == 3
-    one, other = (load_file(folder / "model.safetensors") for folder in (tmp_path / "tuned", road.tuned))
+    one, other = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "tuned", road.tuned)
+    )
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
@@ -137,11 +182,15 @@ def test_what_cannot_be_trained(
     if model == "other+sid":
         done("extend-model", road.base, road.other, "-o", tmp_path / model)
     folder = tmp_path if model == "other+sid" else road.folder
-    assert told in refused(code, "train", folder / model, road.folder / rows, "-o", tmp_path / "tuned", *more)
+    assert told in refused(
+        code, "train", folder / model, road.folder / rows, "-o", tmp_path / "tuned", *more
+    )
     assert not list(tmp_path.glob("tuned*"))
 
 
-def test_an_existing_model_is_refused_and_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
+def test_an_existing_model_is_refused_and_a_dry_run_writes_nothing(
+    road: Road, tmp_path: Path
+) -> None:
     before = tree(road.tuned)
     assert "--force" in refused(2, "train", road.model, road.rows, "-o", road.tuned, *TRAINING)
     assert tree(road.tuned) == before
@@ -151,7 +200,9 @@ def test_an_existing_model_is_refused_and_a_dry_run_writes_nothing(road: Road, t
     refused(1, "train", road.model, tmp_path / "no.jsonl", "-o", tmp_path / "new", "--dry-run")
     config = tmp_path / "stages.yaml"
     config.write_text("stages: [{stage: rows}, {stage: full}]\n")
-    lines = done("train", road.model, road.rows, "-o", tmp_path / "new", "--dry-run", "--config", config).err
+    lines = done(
+        "train", road.model, road.rows, "-o", tmp_path / "new", "--dry-run", "--config", config
+    ).err
     assert f"output {tmp_path / 'new-1-rows'}\nwould train {tmp_path / 'new-1-rows'} on" in lines
 
 
@@ -170,12 +221,18 @@ def test_a_model_learns_from_teachers(road: Road, tmp_path: Path) -> None:
     command = ("train", road.model, road.rows, *TRAINING)
     done(*command, "-o", tmp_path / "pupil", "--teacher", road.tuned, "--set", "distill=1.0")
     contract = json.loads((tmp_path / "pupil/sid.json").read_text())
-    assert [teacher["path"] for teacher in contract["facts"]["teachers"]] == [str(road.tuned.resolve())]
-    one, other = (load_file(folder / "model.safetensors") for folder in (tmp_path / "pupil", road.tuned))
+    assert [teacher["path"] for teacher in contract["facts"]["teachers"]] == [
+        str(road.tuned.resolve())
+    ]
+    one, other = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "pupil", road.tuned)
+    )
     assert any(not np.array_equal(one[name], other[name]) for name in one)
     told = refused(3, *command, "-o", tmp_path / "other", "--teacher", road.base)
     assert "has no sid.json" in told
-    assert "distill is a weight" in refused(2, *command, "-o", tmp_path / "other", "--set", "distill=2")
+    assert "distill is a weight" in refused(
+        2, *command, "-o", tmp_path / "other", "--set", "distill=2"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["pupil"]
 
 
@@ -195,10 +252,14 @@ def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path)
     lines = [line for line in ran.err.splitlines() if " inherits from " in line]
     assert [line.split()[0] for line in lines] == ["rows", "lora"]
     assert str(tmp_path / "out-1-rows") in lines[1]
-    assert "already" in refused(2, "train", road.model, road.rows, "-o", tmp_path / "out", "--config", config)
+    assert "already" in refused(
+        2, "train", road.model, road.rows, "-o", tmp_path / "out", "--config", config
+    )
     plain = tmp_path / "plain"
     assert done("merge", tmp_path / "out", "-o", plain, "--dry-run").out == ""
-    assert done("merge", tmp_path / "out", "-o", plain, "--json").json["base"] == str(tmp_path / "out-1-rows")
+    assert done("merge", tmp_path / "out", "-o", plain, "--json").json["base"] == str(
+        tmp_path / "out-1-rows"
+    )
     refused(2, "merge", tmp_path / "out", "-o", plain)
     refused(2, "merge", road.tuned, "-o", tmp_path / "again")
     asked = ("--history", "b001,b002", "--json", "-k", 5)
@@ -208,7 +269,14 @@ def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path)
     measured = done("evaluate", tmp_path / "out", road.test, "--limit", 3, "--json").json
     assert measured["n"] == 3
     rows = done(
-        "make-sft", road.bundle, road.items, road.events, "-o", tmp_path / "r.jsonl", "--model", tmp_path / "out"
+        "make-sft",
+        road.bundle,
+        road.items,
+        road.events,
+        "-o",
+        tmp_path / "r.jsonl",
+        "--model",
+        tmp_path / "out",
     )
     assert rows.code == 0
     done("rebind", tmp_path / "out", road.bundle, "-o", tmp_path / "elsewhere/bound")
@@ -220,8 +288,12 @@ def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path)
 def test_one_stage_by_flag(road: Road, tmp_path: Path) -> None:
     done("train", road.model, road.rows, "-o", tmp_path / "rows", "--stage", "rows", *TRAINING)
     assert json.loads((tmp_path / "rows/sid.json").read_text())["stage"] == "rows"
-    before, after = (load_file(folder / "model.safetensors") for folder in (road.model, tmp_path / "rows"))
-    assert [name for name in before if not np.array_equal(before[name], after[name])] == ["transformer.wte.weight"]
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (road.model, tmp_path / "rows")
+    )
+    assert [name for name in before if not np.array_equal(before[name], after[name])] == [
+        "transformer.wte.weight"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -235,9 +307,20 @@ def test_one_stage_by_flag(road: Road, tmp_path: Path) -> None:
         ("", ("--set", "lora_r=0"), "at least 1"),
     ],
 )
-def test_stages_that_make_no_sense(road: Road, tmp_path: Path, text: str, more: tuple[str, ...], told: str) -> None:
+def test_stages_that_make_no_sense(
+    road: Road, tmp_path: Path, text: str, more: tuple[str, ...], told: str
+) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    command = ("train", road.model, road.rows, "-o", tmp_path / "out", "--config", tmp_path / "c.yaml", *more)
+    command = (
+        "train",
+        road.model,
+        road.rows,
+        "-o",
+        tmp_path / "out",
+        "--config",
+        tmp_path / "c.yaml",
+        *more,
+    )
     assert told in refused(2, *command)
 
 
@@ -256,25 +339,57 @@ TRAPS = (
 def test_titles_that_spell_tokens_stay_text(road: Road, tmp_path: Path, form: str) -> None:
     from sidtool.model.load import load_served
     from sidtool.prompt.render import prompt_encoder
-    from sidtool.tune.data import Rows
+    from sidtool.train.dataset import Rows
 
     listed = [json.loads(line) for line in road.items.read_text().splitlines()]
-    items = write_lines(tmp_path / "items.jsonl", (row | {"title": TRAPS[n % 4]} for n, row in enumerate(listed)))
+    items = write_lines(
+        tmp_path / "items.jsonl", (row | {"title": TRAPS[n % 4]} for n, row in enumerate(listed))
+    )
     tokenizer = tiny_tokenizer(chat=True)
     tokenizer.save_pretrained(tmp_path / "chat")
     tiny_model("qwen3", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "chat")
-    done("build-codebook", items, "-o", tmp_path / "b.zarr", "--embeddings", road.vectors, "--levels", "4x4x8")
+    done(
+        "build-codebook",
+        items,
+        "-o",
+        tmp_path / "b.zarr",
+        "--embeddings",
+        road.vectors,
+        "--levels",
+        "4x4x8",
+    )
     done("extend-model", tmp_path / "chat", tmp_path / "b.zarr", "-o", tmp_path / "model")
     rows = tmp_path / "train.jsonl"
-    made = ("make-sft", tmp_path / "b.zarr", items, road.events, "-o", rows, "--model", tmp_path / "model")
-    done(*made, "--format", form, "--task", "title-to-sid=1", "--task", "title-history-to-sid=1", "--max-length", 500)
+    made = (
+        "make-sft",
+        tmp_path / "b.zarr",
+        items,
+        road.events,
+        "-o",
+        rows,
+        "--model",
+        tmp_path / "model",
+    )
+    done(
+        *made,
+        "--format",
+        form,
+        "--task",
+        "title-to-sid=1",
+        "--task",
+        "title-history-to-sid=1",
+        "--max-length",
+        500,
+    )
     served = load_served(tmp_path / "model")
-    read = Rows.read(rows, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=False)
+    read = Rows.read(
+        rows, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=False
+    )
     written = rows_of(rows)
     assert any(trap in row["prompt"] for row in written for trap in TRAPS)
     specials = {f"{token}": id_ for token, id_ in served.tokenizer.get_added_vocab().items()}
     for row, (ids, _) in zip(written, [read[at] for at in range(len(read))], strict=True):
-        text, spans = row["prompt"], row["catalogue"]["prompt"]
+        text, spans = row["prompt"], row["catalog"]["prompt"]
         outside, at = [], 0
         for begin, end in spans:
             outside.append(text[at:begin])
@@ -284,7 +399,18 @@ def test_titles_that_spell_tokens_stay_text(road: Road, tmp_path: Path, form: st
             wanted = trusted.count(token) + (token == "<bos>" and ids[0] == id_)
             if id_ not in (0, 1, 2):  # padding and the ends of a row are the encoder's own
                 assert np.count_nonzero(ids == id_) == wanted, (token, row)
-    done("train", tmp_path / "model", rows, "-o", tmp_path / "tuned", "--set", "num_train_epochs=1", *TRAINING[2:])
-    answer = done("recommend", tmp_path / "tuned", "--history", "b001,b002,b003", "-k", 60, "--json").json
+    done(
+        "train",
+        tmp_path / "model",
+        rows,
+        "-o",
+        tmp_path / "tuned",
+        "--set",
+        "num_train_epochs=1",
+        *TRAINING[2:],
+    )
+    answer = done(
+        "recommend", tmp_path / "tuned", "--history", "b001,b002,b003", "-k", 60, "--json"
+    ).json
     assert len(set(answer["items"])) == 60
     assert set(answer["titles"]) == set(TRAPS)

@@ -15,7 +15,11 @@ MANY = re.compile(r"\b\d{5,}\b")
 
 def commands() -> list[tuple[list[str], str | None]]:
     """The words of each command, and what `echo` gives it on standard input."""
-    lines = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)).replace("\\\n", " ").splitlines()
+    lines = (
+        "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL))
+        .replace("\\\n", " ")
+        .splitlines()
+    )
     found: list[tuple[list[str], str | None]] = []
     for line in filter(None, (MANY.sub("2000", line) for line in lines)):
         words = shlex.split(line, comments=True)
@@ -24,8 +28,14 @@ def commands() -> list[tuple[list[str], str | None]]:
     return found
 
 
-def test_every_command_of_the_page_runs(road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, source in (("shop.zarr", road.bundle), ("items.jsonl", road.items), ("base+sid", road.model)):
+def test_every_command_of_the_page_runs(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, source in (
+        ("shop.zarr", road.bundle),
+        ("items.jsonl", road.items),
+        ("base+sid", road.model),
+    ):
         (tmp_path / name).symlink_to(source)
     (tmp_path / "interactions.csv").symlink_to(road.events)
     write_lines(tmp_path / "held-out.txt", ["b003", "b004"])
@@ -34,10 +44,12 @@ def test_every_command_of_the_page_runs(road: Road, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     for words, piped in commands():
         done(*words, text=piped)
-    assert {"tuned", "tuned-1-rows", "plain", "spoken", "mix"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"tuned", "tuned-1-rows", "plain", "spoken", "mix"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
 
 
 def test_every_task_and_template_file_stands_on_the_page() -> None:
-    from sidtool.tune.tasks import FAMILIES, TASKS
+    from sidtool.sft.tasks import FAMILIES, TASKS
 
     assert [name for name in (*TASKS, *FAMILIES) if f"`{name}`" not in PAGE] == []

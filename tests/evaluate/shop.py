@@ -1,4 +1,5 @@
-"""A small shop with shared SIDs, retired items and random users, and the fractions that its metrics must be."""
+"""A small shop with shared SIDs, retired items and random users, and the fractions that its metrics
+must be."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.catalog.splits import Example, UserSequence
+from sidtool.data.splits import Example, UserSequence
 from tests.bundles import small_bundle
 
 
@@ -16,10 +17,14 @@ def shop(*, shared: bool, retired: Sequence[str] = (), items: int = 40) -> Bundl
     bundle = small_bundle(items, sizes, duplicates=shared)
     flags = bundle.items.retired.copy()
     flags[bundle.items.rows(retired)] = True
-    return Bundle.of(replace(bundle.items, retired=flags), None, "allow" if shared else "reassign", name="shop")
+    return Bundle.of(
+        replace(bundle.items, retired=flags), None, "allow" if shared else "reassign", name="shop"
+    )
 
 
-def visits(seed: int = 0, users: int = 30, items: int = 40) -> tuple[list[UserSequence], list[Example]]:
+def visits(
+    seed: int = 0, users: int = 30, items: int = 40
+) -> tuple[list[UserSequence], list[Example]]:
     """Training events and a test example for each user; a target may repeat an item of its history."""
     rng = np.random.default_rng(seed)
     sequences, examples = [], []

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.catalog.interactions import read_interactions
-from sidtool.catalog.splits import Example, UserSequence, leave_one_out
+from sidtool.data.interactions import read_interactions
+from sidtool.data.splits import Example, UserSequence, leave_one_out
 from sidtool.errors import DataError
 from sidtool.evaluate import baselines
 from sidtool.evaluate.baselines import (
     UNTUNED,
-    Catalogue,
+    Catalog,
     KnnSettings,
     item_knn,
     item_similarity,
@@ -33,7 +33,7 @@ weights = st.builds(
     KnnSettings,
     distance=st.sampled_from([1.0, 0.85, 0.5]),
     shrinkage=st.sampled_from([0.0, 3.0]),
-    neighbours=st.sampled_from([None, 1, 3]),
+    neighbors=st.sampled_from([None, 1, 3]),
     recency=st.sampled_from([1.0, 0.75]),
 )
 
@@ -52,14 +52,19 @@ def slow_similarity(sequences: list[list[int]], how: KnnSettings) -> dict[int, d
                     together[one][other] = together[one].get(other, 0) + weight
     events = [sum(items.count(item) for items in sequences) for item in range(ITEMS)]
     similar = {
-        one: {other: w / ((events[one] * events[other]) ** 0.5 + how.shrinkage) for other, w in row.items()}
+        one: {
+            other: w / ((events[one] * events[other]) ** 0.5 + how.shrinkage)
+            for other, w in row.items()
+        }
         for one, row in together.items()
     }
-    if how.neighbours is None:
+    if how.neighbors is None:
         return similar
     # compared as the code compares them: rounding must not decide who is near
     return {
-        one: dict(sorted(row.items(), key=lambda pair: (-round(pair[1], 12), pair[0]))[: how.neighbours])
+        one: dict(
+            sorted(row.items(), key=lambda pair: (-round(pair[1], 12), pair[0]))[: how.neighbors]
+        )
         for one, row in similar.items()
     }
 
@@ -69,10 +74,10 @@ def slow_similarity(sequences: list[list[int]], how: KnnSettings) -> dict[int, d
 def test_similarity(sequences: list[list[int]], how: KnnSettings) -> None:
     found = item_similarity(arrays(sequences), ITEMS, how).toarray()
     slow = slow_similarity(sequences, how)
-    if how.neighbours is None:
+    if how.neighbors is None:
         expected = [[slow[one].get(other, 0.0) for other in range(ITEMS)] for one in range(ITEMS)]
         np.testing.assert_allclose(found, expected, rtol=1e-12)
-    else:  # which of two equal neighbours stays may hang on rounding; how near they are may not
+    else:  # which of two equal neighbors stays may hang on rounding; how near they are may not
         for one in range(ITEMS):
             kept = sorted(found[one][found[one] > 0])
             np.testing.assert_allclose(kept, sorted(slow[one].values()), rtol=1e-9)
@@ -97,7 +102,11 @@ def test_cosine_of_the_item_columns() -> None:
 )
 @settings(max_examples=100, deadline=None)
 def test_item_knn_ranks_by_score_then_number(
-    sequences: list[list[int]], histories: list[list[int]], how: KnnSettings, k: int, exclude_seen: bool
+    sequences: list[list[int]],
+    histories: list[list[int]],
+    how: KnnSettings,
+    k: int,
+    exclude_seen: bool,
 ) -> None:
     similar = item_similarity(arrays(sequences), ITEMS, how)
     found = item_knn(similar, arrays(histories), k, settings=how, exclude_seen=exclude_seen)
@@ -119,27 +128,35 @@ def test_item_knn_ranks_by_score_then_number(
 
 
 def test_equal_scores_rank_by_number() -> None:
-    similar = item_similarity(arrays([[0, 4, 0, 3, 0, 2], [0, 5], [0, 1]]), 6, KnnSettings(distance=1.0))
+    similar = item_similarity(
+        arrays([[0, 4, 0, 3, 0, 2], [0, 5], [0, 1]]), 6, KnnSettings(distance=1.0)
+    )
     both = item_knn(similar, arrays([[0]]), 6, settings=KnnSettings(), exclude_seen=True)
     ties = similar.toarray()[0]
     expected = sorted(range(1, 6), key=lambda item: (-np.float32(ties[item]), item))
     assert both[0].tolist() == [*expected, -1]
 
 
-@given(histories=st.lists(sequence, min_size=1, max_size=4), k=st.integers(1, 12), exclude_seen=st.booleans())
-def test_popularity_is_the_numbers_in_order(histories: list[list[int]], k: int, exclude_seen: bool) -> None:
+@given(
+    histories=st.lists(sequence, min_size=1, max_size=4),
+    k=st.integers(1, 12),
+    exclude_seen=st.booleans(),
+)
+def test_popularity_is_the_numbers_in_order(
+    histories: list[list[int]], k: int, exclude_seen: bool
+) -> None:
     found = popularity(arrays(histories), ITEMS, k, exclude_seen=exclude_seen)
     for history, row in zip(histories, found.tolist(), strict=True):
         expected = [item for item in range(ITEMS) if not (exclude_seen and item in history)][:k]
         assert row == expected + [-1] * (k - len(expected))
 
 
-def test_the_catalogue_numbers_by_popularity_then_id() -> None:
-    catalogue = Catalogue.of(["d", "c", "b", "a"], [["c", "x", "a"], ["b", "c"], ["x"]])
-    assert catalogue.ids == ("c", "a", "b", "d")
-    assert catalogue.events.tolist() == [2, 1, 1, 0]
-    assert catalogue.numbers(["d", "x", "c"]).tolist() == [3, 0]
-    assert catalogue.targets(["d", "x", "c"]).tolist() == [3, -1, 0]
+def test_the_catalog_numbers_by_popularity_then_id() -> None:
+    catalog = Catalog.of(["d", "c", "b", "a"], [["c", "x", "a"], ["b", "c"], ["x"]])
+    assert catalog.ids == ("c", "a", "b", "d")
+    assert catalog.events.tolist() == [2, 1, 1, 0]
+    assert catalog.numbers(["d", "x", "c"]).tolist() == [3, 0]
+    assert catalog.targets(["d", "x", "c"]).tolist() == [3, -1, 0]
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +167,12 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = item_knn(similar, sequences, 10, settings=UNTUNED, exclude_seen=True)
     monkeypatch.setattr(baselines, "CHUNK", 25)
     parts = item_knn(
-        similar, sequences, 10, settings=UNTUNED, exclude_seen=True, progress=lambda *step: steps.append(step)
+        similar,
+        sequences,
+        10,
+        settings=UNTUNED,
+        exclude_seen=True,
+        progress=lambda *step: steps.append(step),
     )
     assert (whole == parts).all()
     assert steps == [(25, 60), (50, 60), (60, 60)]
@@ -166,46 +188,56 @@ def test_tuning_finds_that_only_the_last_item_counts() -> None:
         return [ids[2 * pair + step] for pair in pairs for step in (0, 1)]
 
     train = [UserSequence(f"u{user}", tuple(walk()), tuple(range(10))) for user in range(150)]
-    catalogue = Catalogue.of(ids, [user.items for user in train])
+    catalog = Catalog.of(ids, [user.items for user in train])
     walks = [walk() for _ in range(100)]
     valid = [Example(f"v{row}", tuple(items[:-1]), items[-1], 9) for row, items in enumerate(walks)]
     steps: list[tuple[int, int]] = []
     grid = {"recency": (1.0, 0.75, 0.3), "distance": (1.0, 0.5)}
     best = tune_item_knn(
-        catalogue, train, valid, exclude_seen=True, grid=grid, progress=lambda *step: steps.append(step)
+        catalog,
+        train,
+        valid,
+        exclude_seen=True,
+        grid=grid,
+        progress=lambda *step: steps.append(step),
     )
     assert steps[-1] == (10, 10)
-    assert quality(catalogue, train, valid, best) >= quality(catalogue, train, valid, UNTUNED)
+    assert quality(catalog, train, valid, best) >= quality(catalog, train, valid, UNTUNED)
     flat = KnnSettings(distance=1.0, recency=1.0)
-    assert quality(catalogue, train, valid, best) > quality(catalogue, train, valid, flat)
+    assert quality(catalog, train, valid, best) > quality(catalog, train, valid, flat)
     with pytest.raises(DataError, match="valid examples"):
-        tune_item_knn(catalogue, train, [], exclude_seen=True)
+        tune_item_knn(catalog, train, [], exclude_seen=True)
 
 
-def quality(catalogue: Catalogue, train: list[UserSequence], valid: list[Example], how: KnnSettings) -> float:
-    similar = item_similarity([catalogue.numbers(user.items) for user in train], len(catalogue), how)
-    histories = [catalogue.numbers(example.history) for example in valid]
+def quality(
+    catalog: Catalog, train: list[UserSequence], valid: list[Example], how: KnnSettings
+) -> float:
+    similar = item_similarity([catalog.numbers(user.items) for user in train], len(catalog), how)
+    histories = [catalog.numbers(example.history) for example in valid]
     ranked = item_knn(similar, histories, 10, settings=how, exclude_seen=True)
-    targets = catalogue.targets([example.item for example in valid])
+    targets = catalog.targets([example.item for example in valid])
     return float(metric_values(find_targets(ranked, targets), (10,))[:, 1].mean())
 
 
 @pytest.mark.skipif(not BEAUTY.exists(), reason="the Amazon Beauty benchmark is not at hand")
 def test_figures_of_amazon_beauty() -> None:
-    """R@5, R@10, N@5, N@10 as measured by an independent script (histories: train and valid; seen items removed)."""
+    """R@5, R@10, N@5, N@10 as measured by an independent script (histories: train and valid; seen
+    items removed)."""
     split = leave_one_out(read_interactions(BEAUTY / "interactions.csv"))
     with (BEAUTY / "items.jsonl").open(encoding="utf-8") as stream:
         ids = [json.loads(line)["item_id"] for line in stream]
-    catalogue = Catalogue.of(ids, [user.items for user in split.train])
-    histories = [catalogue.numbers(example.history) for example in split.test]
-    targets = catalogue.targets([example.item for example in split.test])
-    similar = item_similarity([catalogue.numbers(user.items) for user in split.train], len(catalogue), UNTUNED)
+    catalog = Catalog.of(ids, [user.items for user in split.train])
+    histories = [catalog.numbers(example.history) for example in split.test]
+    targets = catalog.targets([example.item for example in split.test])
+    similar = item_similarity(
+        [catalog.numbers(user.items) for user in split.train], len(catalog), UNTUNED
+    )
     wanted = [metric_names((5, 10)).index(name) for name in ("hr@5", "hr@10", "ndcg@5", "ndcg@10")]
 
     def measured(ranked: np.ndarray) -> list[float]:
         return metric_values(find_targets(ranked, targets), (5, 10)).mean(axis=0)[wanted].tolist()
 
-    popular = popularity(histories, len(catalogue), 10, exclude_seen=True)
+    popular = popularity(histories, len(catalog), 10, exclude_seen=True)
     near = item_knn(similar, histories, 10, settings=UNTUNED, exclude_seen=True)
     assert measured(popular) == pytest.approx([0.0075, 0.0115, 0.0041, 0.0055], abs=0.00015)
     assert measured(near) == pytest.approx([0.0540, 0.0739, 0.0386, 0.0449], abs=0.0003)

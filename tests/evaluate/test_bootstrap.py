@@ -23,7 +23,9 @@ def test_agrees_with_scipy() -> None:
     from scipy.stats import bootstrap
 
     values = np.random.default_rng(3).beta(0.5, 3, size=400)
-    reference = bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=1).confidence_interval
+    reference = bootstrap(
+        (values,), np.mean, n_resamples=4000, method="percentile", rng=1
+    ).confidence_interval
     width = reference.high - reference.low
     low, high = intervals(values[:, None], users(400), resamples=4000)[0]
     assert low == pytest.approx(reference.low, abs=0.08 * width)
@@ -82,6 +84,9 @@ def test_no_difference() -> None:
 
 def test_the_p_value_of_noise_is_large() -> None:
     rng = np.random.default_rng(4)
-    ps = [paired_differences(rng.random((80, 1)), rng.random((80, 1)), users(80))[0].p for _ in range(60)]
+    ps = [
+        paired_differences(rng.random((80, 1)), rng.random((80, 1)), users(80))[0].p
+        for _ in range(60)
+    ]
     assert np.mean(np.array(ps) < 0.1) < 0.25  # about a tenth of them
     assert np.mean(ps) == pytest.approx(0.5, abs=0.15)

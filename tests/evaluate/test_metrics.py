@@ -1,4 +1,5 @@
-"""Metrics against fractions worked out by hand, and against every order of the items that share a place."""
+"""Metrics against fractions worked out by hand, and against every order of the items that share a
+place."""
 
 from fractions import Fraction
 from itertools import permutations
@@ -10,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.errors import UsageError
-from sidtool.evaluate.metrics import Places, averages, check_names, find_targets, metric_names, metric_values
+from sidtool.evaluate.metrics import (
+    Places,
+    averages,
+    check_names,
+    find_targets,
+    metric_names,
+    metric_values,
+)
 
 
 def values_at(before: int, group: int, ks: tuple[int, ...]) -> dict[str, float]:
@@ -27,14 +35,22 @@ BY_HAND = [
     (1, 3, 3, Fraction(2, 3), Fraction(5, 18)),  # ranks 2, 3, 4: (1/2 + 1/3) / 3
     (4, 4, 5, Fraction(1, 4), Fraction(1, 20)),  # ranks 5 .. 8: 1/5 / 4
     (4, 4, 10, Fraction(1), Fraction(533, 3360)),  # (1/5 + 1/6 + 1/7 + 1/8) / 4
-    (9, 110, 10, Fraction(1, 110), Fraction(1, 1100)),  # the largest group of a published MiniOneRec index
+    (
+        9,
+        110,
+        10,
+        Fraction(1, 110),
+        Fraction(1, 1100),
+    ),  # the largest group of a published MiniOneRec index
     (10, 2, 10, Fraction(0), Fraction(0)),
 ]
 
 
 @pytest.mark.parametrize(("before", "group", "k", "hr", "mrr"), BY_HAND)
 def test_by_hand(before: int, group: int, k: int, hr: Fraction, mrr: Fraction) -> None:
-    assert hr == Fraction(min(max(k - before, 0), group), group)  # the published formula says the same
+    assert hr == Fraction(
+        min(max(k - before, 0), group), group
+    )  # the published formula says the same
     found = values_at(before, group, (k,))
     assert found[f"hr@{k}"] == pytest.approx(float(hr), abs=1e-15)
     assert found[f"mrr@{k}"] == pytest.approx(float(mrr), abs=1e-15)
@@ -63,13 +79,17 @@ def test_is_the_mean_over_every_order_of_the_group(before: int, group: int, k: i
     found = values_at(before, group, (k,))
     assert found[f"hr@{k}"] == pytest.approx(len(hits) / len(ranks))
     assert found[f"mrr@{k}"] == pytest.approx(sum(1 / rank for rank in hits) / len(ranks))
-    assert found[f"ndcg@{k}"] == pytest.approx(sum(1 / log2(rank + 1) for rank in hits) / len(ranks))
+    assert found[f"ndcg@{k}"] == pytest.approx(
+        sum(1 / log2(rank + 1) for rank in hits) / len(ranks)
+    )
 
 
 @given(before=st.integers(0, 60), group=st.integers(1, 60))
 def test_bounds_and_monotony(before: int, group: int) -> None:
     ks = (1, 3, 5, 10, 20, 50)
-    hr, ndcg, mrr = metric_values(Places(np.array([before]), np.array([group])), ks).reshape(3, len(ks))
+    hr, ndcg, mrr = metric_values(Places(np.array([before]), np.array([group])), ks).reshape(
+        3, len(ks)
+    )
     assert (mrr >= 0).all()
     assert (mrr <= ndcg + 1e-12).all()
     assert (ndcg <= hr + 1e-12).all()
@@ -86,11 +106,15 @@ def test_find_targets_counts_the_items_before(data: st.DataObject) -> None:
     width, n = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 5))
     rows = [data.draw(st.permutations(range(8)))[:width] for _ in range(n)]
     cut = [data.draw(st.integers(0, width)) for _ in range(n)]
-    ranked = np.array([row[:stop] + [-1] * (width - stop) for row, stop in zip(rows, cut, strict=True)])
+    ranked = np.array(
+        [row[:stop] + [-1] * (width - stop) for row, stop in zip(rows, cut, strict=True)]
+    )
     sizes = np.array(data.draw(st.lists(st.integers(1, 4), min_size=8, max_size=8)))
     targets = np.array(data.draw(st.lists(st.integers(-1, 7), min_size=n, max_size=n)))
     places = find_targets(ranked, targets, np.where(ranked >= 0, sizes[ranked], 0))
-    for row, stop, target, before, group in zip(rows, cut, targets, places.before, places.group, strict=True):
+    for row, stop, target, before, group in zip(
+        rows, cut, targets, places.before, places.group, strict=True
+    ):
         if target in row[:stop]:
             ahead = row[: row.index(target)]
             assert (before, group) == (sum(sizes[leaf] for leaf in ahead), sizes[target])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.catalog.splits import Example
+from sidtool.data.splits import Example
 from sidtool.errors import DataError
 from sidtool.evaluate.metrics import metric_values
 from sidtool.evaluate.ranking import Asked, first_items, item_places, sid_places
@@ -18,7 +18,11 @@ K = 30
 
 def groups(bundle: Bundle, leaves: Any, banned: set[str]) -> list[list[str]]:
     """The item ids of each leaf, banned ones left out."""
-    named = [[bundle.items.ids[row] for row in bundle.trie().leaf_rows(leaf)] for leaf in leaves if leaf >= 0]
+    named = [
+        [bundle.items.ids[row] for row in bundle.trie().leaf_rows(leaf)]
+        for leaf in leaves
+        if leaf >= 0
+    ]
     return [[item for item in group if item not in banned] for group in named]
 
 
@@ -40,13 +44,18 @@ def test_places_count_what_may_be_given(shared: bool, exclude_seen: bool) -> Non
         banned = set(example.history) if exclude_seen else set()
         order = groups(bundle, leaves[row], banned)
         flat = [item for group in order for item in group]
-        assert [bundle.items.ids[bundle.active[place]] for place in first[row] if place >= 0] == flat[:10]
+        assert [
+            bundle.items.ids[bundle.active[place]] for place in first[row] if place >= 0
+        ] == flat[:10]
         at = next((n for n, group in enumerate(order) if example.item in group), None)
         if at is None:
             assert places.group[row] == sids.group[row] == 0
             continue
         hits += 1
-        assert (places.before[row], places.group[row]) == (sum(map(len, order[:at])), len(order[at]))
+        assert (places.before[row], places.group[row]) == (
+            sum(map(len, order[:at])),
+            len(order[at]),
+        )
         assert sids.group[row] == 1
         assert sids.before[row] == at
     assert hits > 5
@@ -57,7 +66,10 @@ def test_a_shared_sid_is_no_full_hit_on_the_item() -> None:
     _, examples = visits()
     asked = Asked.of(bundle, examples, exclude_seen=False)
     leaves = random_leaves(bundle, len(examples), K)
-    items, sids = metric_values(item_places(asked, leaves)), metric_values(sid_places(asked, leaves))
+    items, sids = (
+        metric_values(item_places(asked, leaves)),
+        metric_values(sid_places(asked, leaves)),
+    )
     assert (items <= sids + 1e-12).all()
     assert items.mean() < sids.mean()
 
@@ -74,7 +86,12 @@ def test_what_can_never_be_right() -> None:
     assert (asked.answerable >= 0).tolist() == [True, False, False, False]
     # a retired item still tells what somebody liked
     assert asked.histories[0].tolist() == bundle.items.rows(["i2", "i1"]).tolist()
-    assert (Asked.of(bundle, examples, exclude_seen=False).answerable >= 0).tolist() == [True, False, False, True]
+    assert (Asked.of(bundle, examples, exclude_seen=False).answerable >= 0).tolist() == [
+        True,
+        False,
+        False,
+        True,
+    ]
     everything = np.tile(np.arange(bundle.trie().n_leaves), (4, 1))
     assert (item_places(asked, everything).group > 0).tolist() == [True, False, False, False]
 
@@ -93,7 +110,9 @@ def served(bundle: Bundle, *, task: bool = True) -> Any:
     start = len(tokenizer)
     tokenizer.add_tokens(list(bundle.space.tokens))
     serving = Serving("next-item", "History: {history} Next: ", 5, 200) if task else None
-    contract = Contract(bundle.identity, bundle.space, start, "tiny", None, {}, "tuned", serving=serving)
+    contract = Contract(
+        bundle.identity, bundle.space, start, "tiny", None, {}, "tuned", serving=serving
+    )
     model = tiny_model("llama", vocab_size=len(tokenizer))
     return Served(model, tokenizer, contract, bundle, Verdict("same"))
 
@@ -112,7 +131,9 @@ def test_the_model_is_asked_as_recommend_asks_it(
     steps: list[tuple[int, int]] = []
     monkeypatch.setattr(ranking, "CHUNK", 5)
     asked = Asked.of(bundle, examples, exclude_seen=exclude_seen)
-    leaves = ranking.rank_sids(model, asked, k=10, width=20, progress=lambda *step: steps.append(step))
+    leaves = ranking.rank_sids(
+        model, asked, k=10, width=20, progress=lambda *step: steps.append(step)
+    )
     assert steps == [(5, 12), (10, 12), (12, 12)]
     requests = [Request(example.user, example.history) for example in examples]
     answers = recommend(model, requests, k=10, width=20, exclude_seen=exclude_seen)
@@ -125,7 +146,9 @@ def test_the_ranking_comes_from_the_history() -> None:
 
     bundle = shop(shared=False)
     histories = [("i1", "i2"), ("i2", "i1"), ("i7",)]
-    asked = Asked.of(bundle, [Example("u", history, "i0", 2) for history in histories], exclude_seen=False)
+    asked = Asked.of(
+        bundle, [Example("u", history, "i0", 2) for history in histories], exclude_seen=False
+    )
     ranked = rank_sids(served(bundle), asked, k=10, width=40)
     assert all((one != other).any() for one, other in pairwise(ranked))
 
@@ -139,7 +162,7 @@ def test_a_model_without_a_task_is_refused() -> None:
         rank_sids(served(bundle, task=False), asked, k=5, width=5)
 
 
-def test_a_catalogue_smaller_than_k_ends_early() -> None:
+def test_a_catalog_smaller_than_k_ends_early() -> None:
     from sidtool.evaluate.ranking import rank_sids
 
     bundle = shop(shared=False, items=6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.catalog.splits import Example, UserSequence
+from sidtool.data.splits import Example, UserSequence
 from sidtool.errors import DataError, ThresholdError, UsageError
 from sidtool.evaluate.metrics import KS, metric_names
 from sidtool.evaluate.ranking import Asked
@@ -24,14 +24,18 @@ def oracle_leaves(bundle: Bundle, examples: list[Example]) -> np.ndarray:
     """A model that knows the answer: the target's SID first, then the others."""
     leaves = Asked.of(bundle, examples, exclude_seen=False).target_leaves
     n = bundle.trie().n_leaves
-    return np.array([[max(leaf, 0), *(other for other in range(n) if other != max(leaf, 0))] for leaf in leaves])
+    return np.array(
+        [[max(leaf, 0), *(other for other in range(n) if other != max(leaf, 0))] for leaf in leaves]
+    )
 
 
 def random_evaluation(seed: int = 0, **more: Any) -> tuple[Bundle, Evaluation]:
     bundle = shop(shared=True)
     events, examples = visits()
     asked = Asked.of(bundle, examples, exclude_seen=False)
-    return bundle, score(asked, random_leaves(bundle, len(examples), K, seed), examples, events, **more)
+    return bundle, score(
+        asked, random_leaves(bundle, len(examples), K, seed), examples, events, **more
+    )
 
 
 def test_a_model_that_knows_is_right_everywhere() -> None:
@@ -50,7 +54,9 @@ def test_knowing_the_sid_is_knowing_the_item_only_where_it_has_one() -> None:
     events, examples = visits()
     asked = Asked.of(bundle, examples, exclude_seen=False)
     found = score(asked, oracle_leaves(bundle, examples), examples, events)
-    size = dict(zip(*np.unique(bundle.trie().leaves(np.arange(40)), return_counts=True), strict=True))
+    size = dict(
+        zip(*np.unique(bundle.trie().leaves(np.arange(40)), return_counts=True), strict=True)
+    )
     expected = np.mean([1 / size[leaf] for leaf in asked.target_leaves])
     assert found.sid_level["hr@1"] == 1.0
     assert found.metrics["hr@1"] == pytest.approx(expected)
@@ -84,7 +90,9 @@ def test_popularity_gives_everybody_the_same_ten() -> None:
 def test_the_counts_of_the_baselines_see_training_events_only() -> None:
     bundle = shop(shared=False)
     events = [UserSequence("u", ("i1", "i2"), (0, 1))]
-    examples = [Example(f"u{n}", ("i1", "i5"), "i9", 2) for n in range(4)]  # i9 would be the most popular
+    examples = [
+        Example(f"u{n}", ("i1", "i5"), "i9", 2) for n in range(4)
+    ]  # i9 would be the most popular
     asked = Asked.of(bundle, examples, exclude_seen=True)
     found = score(asked, random_leaves(bundle, 4, K), examples, events, ks=(1, 3))
     assert found.baselines["popularity"]["hr@3"] == found.baselines["item-knn"]["hr@3"] == 0
@@ -93,20 +101,30 @@ def test_the_counts_of_the_baselines_see_training_events_only() -> None:
 def test_slices_split_by_training_events() -> None:
     bundle = shop(shared=False)
     events = [UserSequence("a", ("i1",) * 6 + ("i2",) * 5, tuple(range(11)))]
-    examples = [Example(f"u{n}", ("i4",), item, 1) for n, item in enumerate(["i1", "i2", "i3", "i1"])]
+    examples = [
+        Example(f"u{n}", ("i4",), item, 1) for n, item in enumerate(["i1", "i2", "i3", "i1"])
+    ]
     asked = Asked.of(bundle, examples, exclude_seen=False)
     leaves = oracle_leaves(bundle, examples)
     leaves[2] = -1  # the cold one is missed
     slices = score(asked, leaves, examples, events).slices
     assert {name: part["n"] for name, part in slices.items()} == {"cold": 1, "rare": 1, "warm": 3}
-    assert {name: part["metrics"]["hr@1"] for name, part in slices.items()} == {"cold": 0, "rare": 1, "warm": 1}
+    assert {name: part["metrics"]["hr@1"] for name, part in slices.items()} == {
+        "cold": 0,
+        "rare": 1,
+        "warm": 1,
+    }
     assert slices["warm"]["baselines"]["popularity"]["hr@1"] == pytest.approx(2 / 3)
 
 
 def test_targets_that_the_bundle_lacks_are_misses_and_counted() -> None:
     bundle = shop(shared=False, retired=["i1"])
     events, _ = visits()
-    examples = [Example("a", ("i2",), "i3", 1), Example("b", ("ghost",), "i1", 1), Example("c", ("i2",), "ghost", 1)]
+    examples = [
+        Example("a", ("i2",), "i3", 1),
+        Example("b", ("ghost",), "i1", 1),
+        Example("c", ("i2",), "ghost", 1),
+    ]
     asked = Asked.of(bundle, examples, exclude_seen=False)
     found = score(asked, oracle_leaves(bundle, examples), examples, events)
     assert found.n == 3
@@ -142,7 +160,9 @@ def test_without_events_there_are_no_baselines() -> None:
 def test_thresholds() -> None:
     _, found = random_evaluation()
     check(found, {"hr@50": found.metrics["hr@50"], "ndcg@10": 0.0})
-    with pytest.raises(ThresholdError, match=r"ndcg@10 is 0\.\d{4}, the minimum asked for is 0\.99"):
+    with pytest.raises(
+        ThresholdError, match=r"ndcg@10 is 0\.\d{4}, the minimum asked for is 0\.99"
+    ):
         check(found, {"hr@50": 0.0, "ndcg@10": 0.99})
     with pytest.raises(ThresholdError):
         check(found, {"hr@10": float("nan")})

@@ -1,4 +1,5 @@
-"""Write tests/golden/format-N.zarr.zip, once per bundle format; what is there is never written again.
+"""Write tests/golden/format-N.zarr.zip, once per bundle format; what is there is never written
+again.
 
 python -m tests.golden.make
 """
@@ -24,7 +25,8 @@ ITEMS = {
 
 
 def golden() -> Bundle:
-    """What a reader may trip over: letters of all widths, a shared SID, a retired item, an empty title, an encoder."""
+    """What a reader may trip over: letters of all widths, a shared SID, a retired item, an empty
+    title, an encoder."""
     ids = list(ITEMS)
     codes, titles = zip(*ITEMS.values(), strict=True)
     items = ItemMap.of(SidSpace((4, 5, 6)), ids, np.array(codes, dtype=np.uint16), titles)
@@ -32,8 +34,17 @@ def golden() -> Bundle:
     retired[items.row("i4")] = True
     book = small_bundle(dim=3).codebook
     assert book is not None
-    arrays = {"in_0_weight": np.eye(3, dtype=np.float32) * 2, "in_0_bias": np.zeros(3, dtype=np.float32)}
-    encoder = {"model": "some/where", "revision": "main", "weights": {"model.bin": "0" * 64}, "dim": 3, "probes": []}
+    arrays = {
+        "in_0_weight": np.eye(3, dtype=np.float32) * 2,
+        "in_0_bias": np.zeros(3, dtype=np.float32),
+    }
+    encoder = {
+        "model": "some/where",
+        "revision": "main",
+        "weights": {"model.bin": "0" * 64},
+        "dim": 3,
+        "probes": [],
+    }
     return Bundle.of(
         replace(items, retired=retired),
         Codebook("rq-kmeans", book.levels, arrays, {"dim": 3, "seed": 0, "share": 1e-05}),

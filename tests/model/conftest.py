@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.items import ItemMap
+from sidtool.bundle.item_map import ItemMap
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Codes, SidSpace
 from tests.models import tiny_model, tiny_tokenizer
@@ -25,17 +25,28 @@ def one_thread() -> None:
 
 def make_codebook(seed: int = 0, sizes: Sequence[int] = SIZES) -> Codebook:
     rng = np.random.default_rng(seed)
-    levels = tuple(rng.normal(size=(size, DIM)).astype(np.float32) / (n + 1) for n, size in enumerate(sizes))
+    levels = tuple(
+        rng.normal(size=(size, DIM)).astype(np.float32) / (n + 1) for n, size in enumerate(sizes)
+    )
     return Codebook("rq-kmeans", levels, {}, {"seed": seed})
 
 
 def make_bundle(
-    ids: Sequence[str], codes: Codes, *, codebook: Codebook | None, space: SidSpace | None = None, **facts: Any
+    ids: Sequence[str],
+    codes: Codes,
+    *,
+    codebook: Codebook | None,
+    space: SidSpace | None = None,
+    **facts: Any,
 ) -> Bundle:
     items = ItemMap.of(space or SidSpace(SIZES), ids, codes, [f"Title of {item}" for item in ids])
     if codebook is not None:
-        facts["recipe"] = {"quantizer": {"method": codebook.method, "parameters": dict(codebook.parameters)}}
-    return Bundle.of(items, codebook, facts.pop("policy", "reassign"), name=facts.pop("name", "shop"), **facts)
+        facts["recipe"] = {
+            "quantizer": {"method": codebook.method, "parameters": dict(codebook.parameters)}
+        }
+    return Bundle.of(
+        items, codebook, facts.pop("policy", "reassign"), name=facts.pop("name", "shop"), **facts
+    )
 
 
 def some_codes(n: int, seed: int = 0, sizes: Sequence[int] = SIZES) -> Codes:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.items import ItemMap
+from sidtool.bundle.item_map import ItemMap
 from sidtool.errors import CompatibilityError
 from sidtool.model.compat import Verdict, check, compare, matching_rows
 from sidtool.model.contract import Contract
@@ -27,7 +27,8 @@ def judge(old: Bundle, new: Bundle) -> Verdict:
 
 
 def made(ids: Sequence[str], codes: Codes, seed: int | None = 0, **facts: object) -> Bundle:
-    return make_bundle(ids, codes, codebook=None if seed is None else make_codebook(seed), **facts)  # type: ignore[arg-type]
+    # type: ignore[arg-type]
+    return make_bundle(ids, codes, codebook=None if seed is None else make_codebook(seed), **facts)
 
 
 OLD = made(IDS, CODES[:20])
@@ -51,7 +52,9 @@ def test_additions_are_a_refresh() -> None:
 
 def test_removals_and_titles_are_a_refresh() -> None:
     assert judge(OLD, made(IDS[:15], CODES[:15])).kind == "refreshed"
-    retitled = Bundle.of(ItemMap.of(OLD.space, IDS, CODES[:20], ["t"] * 20), None, "reassign", name="x")
+    retitled = Bundle.of(
+        ItemMap.of(OLD.space, IDS, CODES[:20], ["t"] * 20), None, "reassign", name="x"
+    )
     assert judge(OLD, retitled).kind == "refreshed"  # the codebook is gone, and no SID moved
 
 
@@ -66,7 +69,8 @@ def test_a_moved_sid_is_refused() -> None:
 
 
 def test_a_reused_sid_is_refused() -> None:
-    """An item left and another one took its SID: the model would recommend the wrong item, and no common one moved."""
+    """An item left and another one took its SID: the model would recommend the wrong item, and no
+    common one moved."""
     with pytest.raises(CompatibilityError, match="1 SIDs are reused"):
         judge(OLD, made([*IDS[1:], "new"], CODES[[*range(1, 20), 0]]))
 
@@ -96,11 +100,19 @@ def test_another_codebook_with_no_item_in_common_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "space", [SidSpace((8, 4, 7)), SidSpace(SIZES, begin=None, end=None), SidSpace(SIZES, template="<{level}_{code}>")]
+    "space",
+    [
+        SidSpace((8, 4, 7)),
+        SidSpace(SIZES, begin=None, end=None),
+        SidSpace(SIZES, template="<{level}_{code}>"),
+    ],
 )
 def test_another_space_is_refused(space: SidSpace) -> None:
     with pytest.raises(CompatibilityError, match="their tokens differ"):
-        judge(OLD, make_bundle(IDS, CODES[:20], codebook=make_codebook(sizes=space.sizes), space=space))
+        judge(
+            OLD,
+            make_bundle(IDS, CODES[:20], codebook=make_codebook(sizes=space.sizes), space=space),
+        )
 
 
 items = st.dictionaries(st.text("ab", min_size=1, max_size=4), st.integers(0, 11), max_size=12)
@@ -112,7 +124,9 @@ def test_join_against_dictionaries(old: dict[str, int], new: dict[str, int]) -> 
     space = SidSpace((3, 4))
 
     def as_map(held: dict[str, int]) -> ItemMap:
-        codes = np.array([divmod(place, 4) for place in held.values()], dtype=np.uint16).reshape(-1, 2)
+        codes = np.array([divmod(place, 4) for place in held.values()], dtype=np.uint16).reshape(
+            -1, 2
+        )
         return ItemMap.of(space, list(held), codes)
 
     overlap = compare(as_map(old), as_map(new))
@@ -144,7 +158,12 @@ def test_a_million_items_take_seconds() -> None:
     codes = space.unpack(keys)
     names = StringArray.of([f"B{place * 7919 % n:09d}" for place in range(n)])
     old = ItemMap(space, names, codes, np.zeros(n, dtype=np.bool_))
-    new = ItemMap(space, StringArray(names.data[: 10 * (n - 9)], names.offsets[: n - 8]), codes[: n - 9], old.retired)
+    new = ItemMap(
+        space,
+        StringArray(names.data[: 10 * (n - 9)], names.offsets[: n - 8]),
+        codes[: n - 9],
+        old.retired,
+    )
     started = time.process_time()
     overlap = compare(old, new)
     assert (overlap.common, overlap.moved, overlap.reused) == (n - 9, 0, 0)

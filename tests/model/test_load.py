@@ -41,7 +41,9 @@ def test_float32_on_a_cpu_unless_told(made: Path) -> None:
 def test_a_newer_bundle_is_used_with_a_notice(made: Path, bundle: Bundle) -> None:
     ids = [*bundle.items.ids, "new"]
     free = next(row for row in some_codes(40) if not (bundle.items.codes == row).all(axis=1).any())
-    newer = make_bundle(ids, np.concatenate([bundle.items.codes, free[None]]), codebook=make_codebook())
+    newer = make_bundle(
+        ids, np.concatenate([bundle.items.codes, free[None]]), codebook=make_codebook()
+    )
     served = load_served(made, bundle=newer)
     assert served.bundle is newer
     assert served.verdict.kind == "refreshed"
@@ -68,7 +70,8 @@ def test_an_aligned_bundle_warns(made: Path, bundle: Bundle) -> None:
 
 
 def test_a_tokenizer_that_lost_its_tokens_is_refused(made: Path) -> None:
-    """What an intermediate checkpoint without the tokenizer looks like once the base's is put beside it."""
+    """What an intermediate checkpoint without the tokenizer looks like once the base's is put
+    beside it."""
     tiny_tokenizer().save_pretrained(made)
     with pytest.raises(CompatibilityError, match="gives <s_a_0> the id None"):
         load_served(made)
@@ -91,7 +94,9 @@ def test_fewer_rows_than_tokens_are_refused(made: Path) -> None:
 
 def test_a_contract_of_another_bundle_is_refused(made: Path, bundle: Bundle) -> None:
     contract = read_contract(made)
-    write_contract(made, replace(contract, identity=replace(contract.identity, items="00" * 32)), bundle)
+    write_contract(
+        made, replace(contract, identity=replace(contract.identity, items="00" * 32)), bundle
+    )
     with pytest.raises(CompatibilityError, match=r"sid\.zarr is bundle"):
         load_served(made)
 

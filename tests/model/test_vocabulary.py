@@ -1,4 +1,5 @@
-"""The block: contiguous, level-major, where arithmetic expects it, whatever the tokenizer held before."""
+"""The block: contiguous, level-major, where arithmetic expects it, whatever the tokenizer held
+before."""
 
 import json
 
@@ -20,17 +21,25 @@ from tests.models import tiny_model, tiny_tokenizer
     before=st.lists(st.text("xyz", min_size=1, max_size=4), max_size=3, unique=True),
 )
 @settings(max_examples=25, deadline=None)
-def test_every_token_is_where_arithmetic_says(sizes: tuple[int, ...], spelling: str, before: list[str]) -> None:
+def test_every_token_is_where_arithmetic_says(
+    sizes: tuple[int, ...], spelling: str, before: list[str]
+) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(before)
     known = dict(tokenizer.get_vocab())
     space = SidSpace(sizes, **SPELLINGS[spelling])  # type: ignore[arg-type]
     tokens = add_block(tokenizer, space)
     assert tokens.start == len(known)
-    assert tokenizer.convert_tokens_to_ids(list(space.tokens)) == list(range(tokens.start, tokens.stop))
-    assert {token: place for token, place in tokenizer.get_vocab().items() if place < tokens.start} == known
+    assert tokenizer.convert_tokens_to_ids(list(space.tokens)) == list(
+        range(tokens.start, tokens.stop)
+    )
+    assert {
+        token: place for token, place in tokenizer.get_vocab().items() if place < tokens.start
+    } == known
     for level in range(space.levels):
-        assert tokenizer.convert_ids_to_tokens(int(tokens.level_starts[level])) == space.token(level, 0)
+        assert tokenizer.convert_ids_to_tokens(int(tokens.level_starts[level])) == space.token(
+            level, 0
+        )
     assert not set(space.tokens) & set(tokenizer.all_special_tokens)
 
 
@@ -40,7 +49,9 @@ def test_a_vocabulary_with_holes_is_refused() -> None:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["model"]["vocab"]["far"] = len(tokenizer) + 7
     holed = type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
-    with pytest.raises(CompatibilityError, match=r"'far' has id 478, inside the block of SID tokens from 472"):
+    with pytest.raises(
+        CompatibilityError, match=r"'far' has id 478, inside the block of SID tokens from 472"
+    ):
         add_block(holed, SidSpace((30, 2)))
 
 
@@ -58,5 +69,7 @@ def test_fewer_rows_than_tokens_are_refused(tied: bool) -> None:
     model = tiny_model("llama", vocab_size=100, tied=tied)
     space = SidSpace((8,))  # ten tokens
     check_rows(model, SidTokens(space, 90))
-    with pytest.raises(CompatibilityError, match="100 embedding rows, its SID tokens reach to id 100"):
+    with pytest.raises(
+        CompatibilityError, match="100 embedding rows, its SID tokens reach to id 100"
+    ):
         check_rows(model, SidTokens(space, 91))

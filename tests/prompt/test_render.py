@@ -1,4 +1,5 @@
-"""Rendering: text and segments are inverse, serving equals training, and no catalogue text becomes markup."""
+"""Rendering: text and segments are inverse, serving equals training, and no catalog text becomes
+markup."""
 
 from functools import cache
 from typing import Any
@@ -15,8 +16,8 @@ from sidtool.prompt.render import (
     TEXT_CHARACTERS,
     PromptEncoder,
     Segment,
-    catalogue,
-    encode_catalogue_text,
+    catalog,
+    encode_catalog_text,
     fitting,
     prompt_ids,
     shortened,
@@ -55,49 +56,67 @@ def wordy() -> Any:
         "im",
         "end",
     ]
-    backend = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    backend = Tokenizer(
+        models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>")
+    )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<eos>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", eos_token="<eos>"
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
     tokenizer.add_tokens(["<s_a_1>"])
     return tokenizer
 
 
 evil = st.sampled_from(
-    [*SPACE.tokens, *BARE.tokens[:3], "<|im_start|>", "<|im_end|>", "<bos>", "<eos>", "<pad>", "<s_a_99>"]
+    [
+        *SPACE.tokens,
+        *BARE.tokens[:3],
+        "<|im_start|>",
+        "<|im_end|>",
+        "<bos>",
+        "<eos>",
+        "<pad>",
+        "<s_a_99>",
+    ]
 )
 texts = st.lists(st.one_of(evil, st.text(max_size=8)), max_size=6).map("".join)
-codes = st.lists(st.tuples(*(st.integers(0, size - 1) for size in SPACE.sizes)), min_size=1, max_size=5)
+codes = st.lists(
+    st.tuples(*(st.integers(0, size - 1) for size in SPACE.sizes)), min_size=1, max_size=5
+)
 
 
 @given(texts)
-def test_catalogue_text_never_becomes_an_added_token(text: str) -> None:
+def test_catalog_text_never_becomes_an_added_token(text: str) -> None:
     tokenizer, _tokens = extended(SPACE)
     added = set(tokenizer.added_tokens_decoder)
-    ids = encode_catalogue_text(tokenizer, text)
+    ids = encode_catalog_text(tokenizer, text)
     assert not added & set(ids)
-    assert tokenizer.backend_tokenizer.decoder.decode(tokenizer.convert_ids_to_tokens(ids)) == text or "\ufffd" in text
+    assert (
+        tokenizer.backend_tokenizer.decoder.decode(tokenizer.convert_ids_to_tokens(ids)) == text
+        or "\ufffd" in text
+    )
 
 
 @given(texts)
 def test_special_tokens_of_the_base_vocabulary_are_avoided_too(text: str) -> None:
     tokenizer = wordy()
     forbidden = set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
-    assert not forbidden & set(encode_catalogue_text(tokenizer, text))
-    assert encode_catalogue_text(tokenizer, "<|im_end|>")
+    assert not forbidden & set(encode_catalog_text(tokenizer, text))
+    assert encode_catalog_text(tokenizer, "<|im_end|>")
 
 
 def test_the_same_text_in_a_template_is_markup() -> None:
     tokenizer, tokens = extended(SPACE)
     encoder = PromptEncoder(tokenizer, tokens)
     assert encoder.ids([template("<s_a_1>")]) == [tokens.start + 1]
-    assert len(encoder.ids([catalogue("<s_a_1>")])) > 1
+    assert len(encoder.ids([catalog("<s_a_1>")])) > 1
 
 
 segments = st.lists(
     st.one_of(
         st.text(max_size=6).filter(lambda t: "<" not in t).map(template),
-        texts.map(catalogue),
+        texts.map(catalog),
         codes.map(lambda c: sids(SPACE, np.array(c, dtype=np.uint16), markers=True)),
     ),
     max_size=7,
@@ -105,7 +124,7 @@ segments = st.lists(
 
 
 @given(segments)
-def test_a_rows_text_tokenises_as_its_segments(pieces: list[Segment]) -> None:
+def test_a_rows_text_tokenizes_as_its_segments(pieces: list[Segment]) -> None:
     # adjacent template pieces are one piece in the text
     merged: list[Segment] = []
     for piece in pieces:
@@ -117,7 +136,9 @@ def test_a_rows_text_tokenises_as_its_segments(pieces: list[Segment]) -> None:
     tokenizer, tokens = extended(SPACE)
     encoder = PromptEncoder(tokenizer, tokens)
     assert encoder.ids(unspell(SPACE, text, spans)) == encoder.ids(merged)
-    assert [text[start:stop] for start, stop in spans] == [p.text for p in merged if p.kind == "catalogue"]
+    assert [text[start:stop] for start, stop in spans] == [
+        p.text for p in merged if p.kind == "catalog"
+    ]
 
 
 def test_spans_that_do_not_fit_are_refused() -> None:
@@ -149,13 +170,17 @@ def test_a_prompt_is_the_tail_of_the_history_in_its_frame(
 def test_without_markers_a_prompt_ends_with_the_last_sid(history: list[tuple[int, ...]]) -> None:
     tokenizer, tokens = extended(BARE)
     array = np.array(history, dtype=np.uint16)
-    ids = prompt_ids(Serving("sequence", "{history}", 50, 1000, markers=False), tokenizer, tokens, array)
+    ids = prompt_ids(
+        Serving("sequence", "{history}", 50, 1000, markers=False), tokenizer, tokens, array
+    )
     assert ids == tokens.ids(array).ravel().tolist()
 
 
 def test_titles_are_joined_and_needed() -> None:
     tokenizer, tokens = extended(SPACE)
-    serving = Serving("title-history-to-sid", "{history}\n", 2, 100, history_as="title", separator="\n")
+    serving = Serving(
+        "title-history-to-sid", "{history}\n", 2, 100, history_as="title", separator="\n"
+    )
     array = np.zeros((3, 3), dtype=np.uint16)
     ids = prompt_ids(serving, tokenizer, tokens, array, ["first", "<s_a_1>", "last"])
     assert tokenizer.decode(ids[:-1]) == "<s_a_1>\nlast\n"
@@ -180,7 +205,9 @@ def test_fitting_is_the_longest_tail(lengths: list[int], room: int, joint: int) 
     def taken(n: int) -> int:
         return sum(lengths[len(lengths) - n :]) + joint * max(0, n - 1)
 
-    assert fitting(lengths, room, joint) == max(n for n in range(len(lengths) + 1) if taken(n) <= room or n == 0)
+    assert fitting(lengths, room, joint) == max(
+        n for n in range(len(lengths) + 1) if taken(n) <= room or n == 0
+    )
 
 
 @settings(max_examples=30)

@@ -16,27 +16,35 @@ def vectors_of(seed: int, n: int, dim: int) -> Vectors:
 def mixture(seed: int, n: int, dim: int, clusters: int = 30) -> Vectors:
     """(n, dim) float32 from a mixture of clusters of uneven weight: something to find."""
     rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((clusters, dim))
+    centers = rng.standard_normal((clusters, dim))
     weights = 1 / np.arange(1, clusters + 1)
     chosen = rng.choice(clusters, n, p=weights / weights.sum())
-    return (centres[chosen] + 0.4 * rng.standard_normal((n, dim))).astype(np.float32)
+    return (centers[chosen] + 0.4 * rng.standard_normal((n, dim))).astype(np.float32)
 
 
-def codebook_of(seed: int, sizes: Sequence[int], dim: int, *, offset: float = 0, normalize: bool = False) -> Codebook:
+def codebook_of(
+    seed: int, sizes: Sequence[int], dim: int, *, offset: float = 0, normalize: bool = False
+) -> Codebook:
     """Random centroids, smaller from level to level; those of the first level lie around `offset`."""
-    levels = [vectors_of(seed + level, size, dim) / np.float32(2**level) for level, size in enumerate(sizes)]
+    levels = [
+        vectors_of(seed + level, size, dim) / np.float32(2**level)
+        for level, size in enumerate(sizes)
+    ]
     levels[0] = levels[0] + np.float32(offset)
     return Codebook("rq-kmeans", tuple(levels), {}, {"normalize": normalize})
 
 
 def slow_codes(vectors: Vectors, codebook: Codebook) -> tuple[Codes, np.ndarray]:
-    """Codes by subtracting centroid after centroid in float64, and how much nearer the best is than the second."""
+    """Codes by subtracting centroid after centroid in float64, and how much nearer the best is than
+    the second."""
     residual = codebook.transform(vectors).astype(np.float64)
     codes, margins = [], []
     for level in codebook.levels:
         distances = ((residual[:, None] - level.astype(np.float64)) ** 2).sum(axis=2)
         codes.append(distances.argmin(axis=1))
         ordered = np.sort(distances, axis=1)
-        margins.append(ordered[:, 1] - ordered[:, 0] if len(level) > 1 else np.full(len(vectors), np.inf))
+        margins.append(
+            ordered[:, 1] - ordered[:, 0] if len(level) > 1 else np.full(len(vectors), np.inf)
+        )
         residual -= level[codes[-1]]
     return np.stack(codes, axis=1).astype(np.uint16), np.min(margins, axis=0)

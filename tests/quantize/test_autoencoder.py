@@ -26,7 +26,9 @@ def test_arrays_do_what_the_networks_do(skip, bound):
     expected = latent * scale.deviation + scale.mean if skip else latent
     np.testing.assert_allclose(codebook.transform(vectors), expected, atol=1e-4)
     whole = Codebook("any", (expected.astype(np.float32),), model.arrays(scale), facts)
-    np.testing.assert_allclose(whole.reconstruct(np.arange(50, dtype=np.uint16)[:, None]), back, atol=1e-4)
+    np.testing.assert_allclose(
+        whole.reconstruct(np.arange(50, dtype=np.uint16)[:, None]), back, atol=1e-4
+    )
 
 
 def test_unused_codes_are_revived():
@@ -38,11 +40,11 @@ def test_unused_codes_are_revived():
     assert quantizer.levels[0][1].tolist()[0] in (pytest.approx(0.1), pytest.approx(0.2))
 
 
-def test_gradients_pass_the_quantiser_straight():
+def test_gradients_pass_the_quantizer_straight():
     quantizer = auto.ResidualQuantizer([vectors_of(0, 4, 3), vectors_of(1, 4, 3)])
     latent = torch.from_numpy(vectors_of(2, 5, 3)).requires_grad_()
-    quantised, _ = quantizer(latent)
-    quantised.sum().backward()
+    quantized, _ = quantizer(latent)
+    quantized.sum().backward()
     assert (latent.grad == 1).all()
 
 
@@ -50,4 +52,7 @@ def test_moving_means_end_where_the_rows_are():
     quantizer = auto.ResidualQuantizer([np.array([[-1.0], [1.0]], dtype=np.float32)], ema=0.8)
     for _ in range(60):
         quantizer(torch.tensor([[-3.0], [-2.0], [4.0]]))
-    assert quantizer.levels[0].flatten().tolist() == [pytest.approx(-2.5, abs=1e-3), pytest.approx(4, abs=1e-3)]
+    assert quantizer.levels[0].flatten().tolist() == [
+        pytest.approx(-2.5, abs=1e-3),
+        pytest.approx(4, abs=1e-3),
+    ]

@@ -5,13 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.data.vectors import VectorSource
 from sidtool.quantize import balanced, fit, kmeans
-from sidtool.vectors import VectorSource
 from tests.quantize.material import mixture, vectors_of
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 120), size=st.integers(1, 12), tied=st.booleans())
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 120),
+    size=st.integers(1, 12),
+    tied=st.booleans(),
+)
 def test_codes_are_even_to_within_one(seed, n, size, tied):
     priced = np.square(vectors_of(seed, n, size))
     priced = np.round(priced) if tied else priced
@@ -32,7 +37,7 @@ def test_assignment_is_near_the_optimum():
     assert best * (1 - 1e-5) <= ours <= best * 1.01
 
 
-def test_catalogue_and_later_items_spread_evenly():
+def test_catalog_and_later_items_spread_evenly():
     vectors = mixture(1, 6000, 8)
     known, new = vectors[:4000], vectors[4000:]
     spread = {}
@@ -40,7 +45,10 @@ def test_catalogue_and_later_items_spread_evenly():
         codebook = fit(known, (16, 8), balanced=even)
         for name, rows in (("known", known), ("new", new)):
             counts = np.array(
-                [np.bincount(column, minlength=k) for column, k in zip(codebook.encode(rows).T, (16, 8), strict=True)],
+                [
+                    np.bincount(column, minlength=k)
+                    for column, k in zip(codebook.encode(rows).T, (16, 8), strict=True)
+                ],
                 dtype=object,
             )
             spread[name, even] = [float(np.std(c / len(rows) * len(c))) for c in counts]
@@ -54,11 +62,15 @@ def test_few_rows_a_code_are_balanced_by_default(rows, expected):
     vectors = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
     default, told = fit(vectors, (8, 4)), fit(vectors, (8, 4), balanced=expected)
     assert default.parameters["balanced"] is expected
-    assert all(np.array_equal(one, other) for one, other in zip(default.levels, told.levels, strict=True))
+    assert all(
+        np.array_equal(one, other) for one, other in zip(default.levels, told.levels, strict=True)
+    )
     assert fit(vectors, (8, 4), balanced=not expected).parameters["balanced"] is not expected
 
 
 def test_a_small_budget_does_not_decide_the_balance():
     vectors = np.random.default_rng(2).normal(size=(400, 4)).astype(np.float32)
-    codebook = fit(VectorSource(vectors, 200), (32, 2))  # 200 rows at once are few for 32 codes, 400 are not
+    codebook = fit(
+        VectorSource(vectors, 200), (32, 2)
+    )  # 200 rows at once are few for 32 codes, 400 are not
     assert codebook.parameters["balanced"] is False

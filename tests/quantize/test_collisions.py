@@ -1,4 +1,5 @@
-"""Collision policies: no duplicates, fewest moves, least distance, and nothing that hangs on the order of the items."""
+"""Collision policies: no duplicates, fewest moves, least distance, and nothing that hangs on the
+order of the items."""
 
 import itertools
 
@@ -82,9 +83,12 @@ def test_order_of_items_does_not_matter(case, policy, random):
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 5), copies=st.integers(0, 3))
 def test_reassign_is_the_best_of_all_ways(seed, n, copies):
-    """One prefix, five codes, every injective map tried: fewest moves first, then least total squared distance."""
+    """One prefix, five codes, every injective map tried: fewest moves first, then least total
+    squared distance."""
     codebook = codebook_of(seed, (5, 2), 3)
-    codebook = Codebook("rq-kmeans", (np.zeros((2, 3), dtype=np.float32), codebook.levels[0]), {}, {})
+    codebook = Codebook(
+        "rq-kmeans", (np.zeros((2, 3), dtype=np.float32), codebook.levels[0]), {}, {}
+    )
     vectors = vectors_of(seed + 3, n, 3) * np.float32(0.5)
     vectors[:copies] = vectors[0]
     raw = codebook.encode(vectors)
@@ -114,11 +118,15 @@ def test_equal_items_are_served_by_id():
 
 
 def test_group_larger_than_its_prefix_spills_to_the_next_nearest():
-    levels = (np.array([[0], [10], [100]], dtype=np.float32), np.array([[-1], [1]], dtype=np.float32))
+    levels = (
+        np.array([[0], [10], [100]], dtype=np.float32),
+        np.array([[-1], [1]], dtype=np.float32),
+    )
     codebook = Codebook("rq-kmeans", levels, {}, {})
     vectors = np.array([[1], [1], [1], [1.5], [99]], dtype=np.float32)
     found = settle(codebook, vectors, ["c", "b", "a", "z", "y"], "reassign")
-    # a and b fill prefix 0; z is nearer to prefix 10 than c is, and both take its codes, the nearest first
+    # a and b fill prefix 0; z is nearer to prefix 10 than c is, and both take its codes, the
+    # nearest first
     assert found.codes.tolist() == [[1, 1], [0, 0], [0, 1], [1, 0], [2, 0]]
 
 

@@ -1,4 +1,5 @@
-"""Pairs are drawn by weight, the loss is InfoNCE, and training on pairs brings their codes together."""
+"""Pairs are drawn by weight, the loss is InfoNCE, and training on pairs brings their codes
+together."""
 
 import numpy as np
 import pytest
@@ -27,18 +28,20 @@ def test_pairs_are_drawn_as_often_as_they_weigh() -> None:
 
 
 def test_the_loss_is_written_out_by_hand() -> None:
-    quantised, items = vectors_of(0, 6, 4), np.array([0, 1, 0, 5, 6, 5])  # 0-5 twice, 1-6
-    unit = quantised / np.linalg.norm(quantised, axis=1, keepdims=True)
+    quantized, items = vectors_of(0, 6, 4), np.array([0, 1, 0, 5, 6, 5])  # 0-5 twice, 1-6
+    unit = quantized / np.linalg.norm(quantized, axis=1, keepdims=True)
     scores, total = np.exp(unit[:3] @ unit[3:].T / TEMPERATURE), 0.0
     for at, negatives in ((0, [1]), (1, [0, 2]), (2, [1])):  # the same pair again is no negative
         total -= np.log(scores[at, at] / (scores[at, at] + scores[at, negatives].sum()))
         total -= np.log(scores[at, at] / (scores[at, at] + scores[negatives, at].sum()))
-    assert float(info_nce(torch.from_numpy(quantised), items)) == pytest.approx(total / 6, rel=1e-4)
+    assert float(info_nce(torch.from_numpy(quantized), items)) == pytest.approx(total / 6, rel=1e-4)
 
 
 def test_training_on_pairs_brings_their_codes_together() -> None:
     vectors = vectors_of(3, 64, 8)
-    counts = sparse.csr_matrix((np.ones(64), (np.arange(64), (np.arange(64) + 32) % 64)), shape=(64, 64))
+    counts = sparse.csr_matrix(
+        (np.ones(64), (np.arange(64), (np.arange(64) + 32) % 64)), shape=(64, 64)
+    )
 
     def together(**more: object) -> int:
         codes = fit(vectors, (8, 8), method="rq-vae", epochs=250, width=8, **more).encode(vectors)
@@ -59,7 +62,10 @@ def test_progressive_rows_keep_a_prefix() -> None:
 
 def test_progressive_training_is_recorded_and_seeded() -> None:
     vectors = vectors_of(5, 80, 6)
-    one, again = (fit(vectors, (16, 8, 4), method="rq-vae", epochs=4, progressive=True, seed=2) for _ in range(2))
+    one, again = (
+        fit(vectors, (16, 8, 4), method="rq-vae", epochs=4, progressive=True, seed=2)
+        for _ in range(2)
+    )
     assert one.parameters["progressive"] is True
     assert one.sizes == (16, 8, 4)  # levels may shrink
     assert all((a == b).all() for a, b in zip(one.levels, again.levels, strict=True))

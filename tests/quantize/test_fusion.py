@@ -1,4 +1,5 @@
-"""Shares, projections and predictions of fused vectors, against scikit-learn and by their own definition."""
+"""Shares, projections and predictions of fused vectors, against scikit-learn and by their own
+definition."""
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from sidtool.errors import UsageError
 from sidtool.quantize import METHODS, fit
 from sidtool.quantize.fusion import Blend, fuse, join_signal, join_sources
-from sidtool.quantize.network import unit
+from sidtool.quantize.mlp import unit
 from tests.quantize.material import mixture, vectors_of
 from tests.quantize.test_methods import QUICK
 
@@ -27,7 +28,9 @@ def test_a_projection_keeps_the_principal_axes() -> None:
     fusion = join_sources([vectors], (), Blend(text_dim=4))
     fused = fuse(fusion.arrays, fusion.facts, vectors)
     expected = unit(PCA(4).fit_transform(unit(vectors)).astype(np.float32))
-    np.testing.assert_allclose(np.abs((fused * expected).sum(axis=0)), np.square(expected).sum(axis=0), rtol=1e-3)
+    np.testing.assert_allclose(
+        np.abs((fused * expected).sum(axis=0)), np.square(expected).sum(axis=0), rtol=1e-3
+    )
     assert join_sources([vectors], (), Blend(text_dim=10)).arrays == {}
 
 
@@ -50,7 +53,9 @@ def test_an_item_is_between_its_own_signal_and_what_its_text_predicts() -> None:
     predicted = Ridge(strength).fit(known[warm], own[warm]).predict(known)
     trust = (events / (events + 2))[:, None]
     np.testing.assert_allclose(fused[:, 8:], trust * own + (1 - trust) * predicted, atol=1e-4)
-    np.testing.assert_allclose(fuse(fusion.arrays, fusion.facts, vectors)[:, 8:], predicted, atol=1e-4)
+    np.testing.assert_allclose(
+        fuse(fusion.arrays, fusion.facts, vectors)[:, 8:], predicted, atol=1e-4
+    )
     assert [source["weight"] for source in fusion.sources] == [0.6]
     assert fusion.signal is not None
     assert fusion.signal["warm_items"] == warm.sum()
@@ -59,7 +64,9 @@ def test_an_item_is_between_its_own_signal_and_what_its_text_predicts() -> None:
 def test_without_a_prior_a_known_item_has_its_whole_share() -> None:
     vectors, events = mixture(1, 60, 8), np.ones(60, dtype=np.int64)
     blend = Blend(signal_weight=0.3, prior=0.0)
-    _, fused = join_signal(join_sources([vectors]), vectors, signal_of(vectors, events), events, blend)
+    _, fused = join_signal(
+        join_sources([vectors]), vectors, signal_of(vectors, events), events, blend
+    )
     np.testing.assert_allclose(np.square(fused[:, 8:]).sum(axis=1), 0.3, rtol=1e-5)
 
 
@@ -68,10 +75,17 @@ def test_a_codebook_behind_a_fusion_is_the_codebook_of_fused_vectors(method: str
     sources = [mixture(2, 300, 9), mixture(3, 300, 4)]
     joined, events = np.concatenate(sources, axis=1), np.arange(300) % 4
     blend = Blend(text_dim=6)
-    fusion, fused = join_signal(join_sources(sources, (2, 1), blend), joined, signal_of(joined, events), events, blend)
+    fusion, fused = join_signal(
+        join_sources(sources, (2, 1), blend), joined, signal_of(joined, events), events, blend
+    )
     inner = fit(fused, (16, 8), method=method, normalize=method == "pq", **QUICK.get(method, {}))
     outer = inner.behind(fusion)
-    assert (outer.dims, outer.dim, outer.width, outer.sizes) == ((9, 4), 13, inner.width, inner.sizes)
+    assert (outer.dims, outer.dim, outer.width, outer.sizes) == (
+        (9, 4),
+        13,
+        inner.width,
+        inner.sizes,
+    )
     again = fuse(fusion.arrays, fusion.facts, joined)
     assert (outer.encode(joined) == inner.encode(again)).all()
     assert (outer.encode(joined[5:6]) == outer.encode(joined)[5]).all()  # whatever stands beside it

@@ -1,4 +1,5 @@
-"""Residual k-means: deterministic by seed, as good as scikit-learn's, and clear about what it cannot do."""
+"""Residual k-means: deterministic by seed, as good as scikit-learn's, and clear about what it
+cannot do."""
 
 import numpy as np
 import pytest
@@ -63,12 +64,17 @@ def test_levels_make_up_for_each_other():
             rest = rows - expected[other][codes[other]]
             expected[level][code] = rest[codes[level] == code].mean(axis=0)
     used = [np.unique(of) for of in codes]  # a code without rows is another matter
-    assert all(np.allclose(a[u], b[u], atol=1e-4) for a, b, u in zip(found, expected, used, strict=True))
+    assert all(
+        np.allclose(a[u], b[u], atol=1e-4) for a, b, u in zip(found, expected, used, strict=True)
+    )
 
 
 def test_a_code_that_no_row_has_starts_anew_where_most_is_left(monkeypatch):
     rows = mixture(2, 300, 6)
-    levels = [np.concatenate([rows[:7], np.full((1, 6), 1e3, dtype=np.float32)]), np.zeros((1, 6), dtype=np.float32)]
+    levels = [
+        np.concatenate([rows[:7], np.full((1, 6), 1e3, dtype=np.float32)]),
+        np.zeros((1, 6), dtype=np.float32),
+    ]
     codes = [module.nearest(rows, levels[0])[0], np.zeros(300, dtype=np.intp)]
     assert 7 not in codes[0]
     left = rows - levels[0][codes[0]]
@@ -107,7 +113,10 @@ def test_offset_common_to_all_vectors_changes_nothing():
     vectors = np.round(mixture(0, 400, 12), 2)
     offset = np.float32(64)
     plain, moved = fit(vectors, (16, 8)), fit(vectors + offset, (16, 8))
-    errors = [variance_left(v, b, b.encode(v))[-1] for v, b in ((vectors, plain), (vectors + offset, moved))]
+    errors = [
+        variance_left(v, b, b.encode(v))[-1]
+        for v, b in ((vectors, plain), (vectors + offset, moved))
+    ]
     assert errors[1] == pytest.approx(errors[0], rel=0.05)
 
 
@@ -137,7 +146,9 @@ def test_progress_counts_levels():
 
 def test_fewer_distinct_vectors_than_codes_is_refused():
     vectors = np.repeat(vectors_of(0, 7, 4), 10, axis=0)
-    with pytest.raises(DataError, match="70 items have 7 distinct vectors, and a level has 8 codes"):
+    with pytest.raises(
+        DataError, match="70 items have 7 distinct vectors, and a level has 8 codes"
+    ):
         fit(vectors, (4, 8))
 
 

@@ -52,7 +52,9 @@ def test_sizes_types_and_shapes(method, options):
     vectors = mixture(0, 300, 9)
     codebook = quick(vectors, (32, 4, 9), method, options)
     assert (codebook.method, codebook.sizes, codebook.dim) == (method, (32, 4, 9), 9)
-    assert all(array.dtype == np.float32 for array in (*codebook.levels, *codebook.encoder.values()))
+    assert all(
+        array.dtype == np.float32 for array in (*codebook.levels, *codebook.encoder.values())
+    )
     assert codebook.transform(vectors[:5]).shape == (5, codebook.width)
     assert codebook.reconstruct(codebook.encode(vectors[:5])).shape == (5, 9)
 
@@ -73,7 +75,9 @@ def test_reassign_gives_each_item_a_sid_of_its_own(method, options):
     vectors = mixture(2, 400, 12)
     vectors[:30] = vectors[0]  # more equal items than the last level has codes
     codebook = quick(vectors, (16, 8, 8), method, options)
-    found = assign(codebook.encode(vectors), vectors, codebook, [f"{row:03}" for row in range(400)], "reassign")
+    found = assign(
+        codebook.encode(vectors), vectors, codebook, [f"{row:03}" for row in range(400)], "reassign"
+    )
     assert len(np.unique(found.codes, axis=0)) == 400
 
 
@@ -85,7 +89,7 @@ def test_more_levels_lose_less(method, options):
     assert left[-1] < left[0] < 1
 
 
-def test_product_quantisation_codes_each_part_alone():
+def test_product_quantization_codes_each_part_alone():
     vectors = mixture(4, 500, 10)
     codebook = fit(vectors, (8, 8), method="pq")
     codes = codebook.encode(vectors)
@@ -97,7 +101,9 @@ def test_product_quantisation_codes_each_part_alone():
 
 def test_rotation_is_one_and_helps_where_dimensions_go_together():
     rng = np.random.default_rng(0)
-    vectors = (mixture(5, 1500, 3) @ rng.standard_normal((3, 12)) + 0.1 * vectors_of(6, 1500, 12)).astype(np.float32)
+    vectors = (
+        mixture(5, 1500, 3) @ rng.standard_normal((3, 12)) + 0.1 * vectors_of(6, 1500, 12)
+    ).astype(np.float32)
     plain, turned = (fit(vectors, (16, 16, 16), method=method) for method in ("pq", "opq"))
     rotation = turned.encoder["in_0_weight"]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(12), atol=1e-5)
@@ -105,7 +111,9 @@ def test_rotation_is_one_and_helps_where_dimensions_go_together():
     assert lost[1] < 0.8 * lost[0]
 
 
-@pytest.mark.parametrize(("size", "expected"), [(256, [8, 8, 4]), (100, [5, 5, 4]), (7, [7]), (2, [2]), (1, [1])])
+@pytest.mark.parametrize(
+    ("size", "expected"), [(256, [8, 8, 4]), (100, [5, 5, 4]), (7, [7]), (2, [2]), (1, [1])]
+)
 def test_a_grid_has_as_many_cells_as_codes(size, expected):
     assert sorted(fsq.cuts(size), reverse=True) == expected
 
@@ -113,7 +121,8 @@ def test_a_grid_has_as_many_cells_as_codes(size, expected):
 def test_training_lowers_the_error_of_what_k_means_began():
     vectors = np.tanh(mixture(7, 1500, 12))
     start, tuned = (
-        fit(vectors, (8, 8), method=method, **options) for method, options in (("rq-kmeans", {}), ("rq-kmeans+", {}))
+        fit(vectors, (8, 8), method=method, **options)
+        for method, options in (("rq-kmeans", {}), ("rq-kmeans+", {}))
     )
     lost = [variance_left(vectors, book, book.encode(vectors))[-1] for book in (start, tuned)]
     assert lost[1] < lost[0]

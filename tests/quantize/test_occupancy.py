@@ -28,7 +28,10 @@ def test_taken_counts_what_a_set_counts(seed, count, depth):
         occupancy.take(new)
         taken.add(new)
     for prefix in np.ndindex(SIZES[:depth]):
-        expected = [sum(sid[: depth + 1] == (*prefix, code) for sid in taken) for code in range(SIZES[depth])]
+        expected = [
+            sum(sid[: depth + 1] == (*prefix, code) for sid in taken)
+            for code in range(SIZES[depth])
+        ]
         assert occupancy.taken(prefix).tolist() == expected
 
 

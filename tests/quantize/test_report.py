@@ -14,7 +14,13 @@ from tests.quantize.material import codebook_of, mixture, vectors_of
 def test_use_of_a_level():
     codes = np.array([[0, 0], [0, 1], [1, 2], [1, 3]], dtype=np.uint16)
     first, second = report.level_use(codes, (4, 4))
-    assert first == {"size": 4, "used": 0.5, "entropy": 1.0, "perplexity": 2.0, "gini": pytest.approx(0.5)}
+    assert first == {
+        "size": 4,
+        "used": 0.5,
+        "entropy": 1.0,
+        "perplexity": 2.0,
+        "gini": pytest.approx(0.5),
+    }
     assert second == {"size": 4, "used": 1.0, "entropy": 2.0, "perplexity": 4.0, "gini": 0.0}
 
 
@@ -29,7 +35,9 @@ def test_variance_left():
     vectors, codebook = mixture(0, 300, 8), codebook_of(0, (8, 8), 8)
     codes = codebook.encode(vectors)
     total = np.square(vectors - vectors.mean(axis=0)).sum()
-    expected = [np.square(vectors - codebook.decode(codes[:, :depth])).sum() / total for depth in (1, 2)]
+    expected = [
+        np.square(vectors - codebook.decode(codes[:, :depth])).sum() / total for depth in (1, 2)
+    ]
     assert report.variance_left(vectors, codebook, codes) == pytest.approx(expected, rel=1e-5)
 
 
@@ -51,12 +59,12 @@ def slow_preservation(vectors, codes, codebook, depth, k):
     return np.mean(overlaps)
 
 
-def test_neighbour_preservation_is_what_it_says():
+def test_neighbor_preservation_is_what_it_says():
     vectors = mixture(1, 60, 6)
     codebook = codebook_of(1, (6, 6, 16), 6)
     codes = codebook.encode(vectors)
     _, distinct = np.unique(codes, axis=0, return_index=True)  # no ties at full depth
-    found = report.neighbour_preservation(vectors[distinct], codes[distinct], codebook)
+    found = report.neighbor_preservation(vectors[distinct], codes[distinct], codebook)
     assert (found["k"], found["queries"], found["pool"]) == (20, len(distinct), len(distinct))
     expected = slow_preservation(vectors[distinct], codes[distinct], codebook, 3, 20)
     assert found["jaccard"][-1] == pytest.approx(expected)
@@ -66,7 +74,7 @@ def test_neighbour_preservation_is_what_it_says():
 def test_codes_that_say_nothing_preserve_what_chance_preserves():
     n, k = 400, 20
     codes = np.zeros((n, 2), dtype=np.uint16)
-    found = report.neighbour_preservation(vectors_of(0, n, 8), codes, None)["jaccard"]
+    found = report.neighbor_preservation(vectors_of(0, n, 8), codes, None)["jaccard"]
     hits = k * k / (n - 1)
     assert found == pytest.approx([hits / (2 * k - hits)] * 2, rel=0.35)
 
@@ -74,7 +82,7 @@ def test_codes_that_say_nothing_preserve_what_chance_preserves():
 def test_cost_is_bounded(monkeypatch):
     monkeypatch.setattr(report, "POOL", 50)
     monkeypatch.setattr(report, "QUERIES", 10)
-    found = report.neighbour_preservation(
+    found = report.neighbor_preservation(
         vectors_of(0, 90, 4), codebook_of(0, (8,), 4).encode(vectors_of(0, 90, 4)), None
     )
     assert (found["queries"], found["pool"]) == (10, 50)
@@ -93,13 +101,15 @@ def test_whole_report_is_json_and_repeatable(policy):
     left = first["variance_left"]
     assert left == sorted(left, reverse=True)
     assert first["variance_left_assigned"] >= left[-1] - 1e-9
-    preserved = first["neighbours"]["jaccard"]
+    preserved = first["neighbors"]["jaccard"]
     assert all(0 <= value <= 1 and math.isfinite(value) for value in preserved)
     assert preserved[2] > preserved[0]
 
 
-def test_one_item_has_no_neighbour_to_lose():
-    found = report.neighbour_preservation(vectors_of(0, 1, 4), np.zeros((1, 2), dtype=np.uint16), None)
+def test_one_item_has_no_neighbor_to_lose():
+    found = report.neighbor_preservation(
+        vectors_of(0, 1, 4), np.zeros((1, 2), dtype=np.uint16), None
+    )
     assert found["jaccard"] == [1.0, 1.0]
 
 

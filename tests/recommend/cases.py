@@ -1,4 +1,4 @@
-"""Catalogues, oracles and a served model for the decoder's tests."""
+"""Catalogs, oracles and a served model for the decoder's tests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ TEXT = 50
 """Token ids below this are text; the SID block starts here."""
 
 
-def catalogue(sizes: tuple[int, ...], items: int, seed: int, *, repeats: bool = False) -> Any:
+def catalog(sizes: tuple[int, ...], items: int, seed: int, *, repeats: bool = False) -> Any:
     """(n, levels) sorted random codes, with at most `items` rows; `repeats` lets items share a SID."""
     rng = np.random.default_rng(seed)
     capacity = int(np.prod(sizes))
@@ -23,9 +23,13 @@ def catalogue(sizes: tuple[int, ...], items: int, seed: int, *, repeats: bool = 
     return np.stack(np.unravel_index(np.sort(keys), sizes), axis=1).astype(np.uint16)
 
 
-def make(sizes: tuple[int, ...], items: int, seed: int = 0, *, repeats: bool = False) -> tuple[Trie, SidTokens]:
-    """The trie of a random catalogue, and its tokens right behind the text."""
-    return Trie.from_codes(catalogue(sizes, items, seed, repeats=repeats), sizes), SidTokens(SidSpace(sizes), TEXT)
+def make(
+    sizes: tuple[int, ...], items: int, seed: int = 0, *, repeats: bool = False
+) -> tuple[Trie, SidTokens]:
+    """The trie of a random catalog, and its tokens right behind the text."""
+    return Trie.from_codes(catalog(sizes, items, seed, repeats=repeats), sizes), SidTokens(
+        SidSpace(sizes), TEXT
+    )
 
 
 def vocabulary(tokens: SidTokens) -> int:
@@ -46,7 +50,8 @@ def legal_sids(trie: Trie) -> set[tuple[int, ...]]:
 def generate(
     model: Any, prompts: Sequence[Sequence[int]], trie: Trie, tokens: SidTokens, width: int
 ) -> list[tuple[list[tuple[int, ...]], list[float]]]:
-    """The oracle: transformers' own beam search with `prefix_allowed_tokens_fn`, prompts padded on the left."""
+    """The oracle: transformers' own beam search with `prefix_allowed_tokens_fn`, prompts padded on
+    the left."""
     longest = max(map(len, prompts))
     following: dict[tuple[int, ...], list[int]] = {}
     for sid in sorted(legal_sids(trie)):
@@ -57,7 +62,9 @@ def generate(
                 legal.append(token)
 
     def allowed(_: int, ids: torch.Tensor) -> list[int]:
-        return following.get(tuple(ids[longest:].tolist()), [0])  # a beam that is already at minus infinity
+        return following.get(
+            tuple(ids[longest:].tolist()), [0]
+        )  # a beam that is already at minus infinity
 
     ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -71,7 +78,9 @@ def generate(
         return_dict_in_generate=True,
         output_scores=True,
     )
-    out = model.generate(ids, attention_mask=mask, generation_config=config, prefix_allowed_tokens_fn=allowed)
+    out = model.generate(
+        ids, attention_mask=mask, generation_config=config, prefix_allowed_tokens_fn=allowed
+    )
     found = []
     for row in range(len(prompts)):
         # what `generate` has given up keeps a score of minus 1e9, or minus infinity
@@ -83,20 +92,27 @@ def generate(
 
 @torch.no_grad()
 def path_scores(
-    model: Any, prompt: Sequence[int], codes: Any, tokens: SidTokens, normalise: str, all_codes: Any = None
+    model: Any,
+    prompt: Sequence[int],
+    codes: Any,
+    tokens: SidTokens,
+    normalize: str,
+    all_codes: Any = None,
 ) -> np.ndarray[Any, Any]:
     """The second oracle: each of (m, levels) SIDs run as an ordinary sequence after the prompt.
 
     Over the trie of (n, levels) `all_codes`, a SID that is none of them scores minus infinity.
     """
     ids = torch.from_numpy(tokens.ids(codes, markers=False))
-    logits = model(input_ids=torch.cat([torch.tensor([list(prompt)]).expand(len(ids), -1), ids], 1)).logits.float()
+    logits = model(
+        input_ids=torch.cat([torch.tensor([list(prompt)]).expand(len(ids), -1), ids], 1)
+    ).logits.float()
     total = torch.zeros(len(ids))
     for level, size in enumerate(tokens.space.sizes):
         start = int(tokens.level_starts[level])
         row = logits[:, len(prompt) - 1 + level]
-        columns = row if normalise == "vocabulary" else row[:, start : start + size]
-        if normalise == "trie":
+        columns = row if normalize == "vocabulary" else row[:, start : start + size]
+        if normalize == "trie":
             goes_on = torch.zeros_like(columns, dtype=torch.bool)
             for sid in np.asarray(all_codes).astype(np.int64):
                 goes_on[:, sid[level]] |= torch.from_numpy((codes[:, :level] == sid[:level]).all(1))
@@ -107,8 +123,11 @@ def path_scores(
     return total.numpy()
 
 
-def assert_same(found: Any, sids: Sequence[tuple[int, ...]], scores: Sequence[float], trie: Trie) -> None:
-    """Scores within 1e-4 and float32's last digits; the same SIDs in the same order wherever scores differ by more."""
+def assert_same(
+    found: Any, sids: Sequence[tuple[int, ...]], scores: Sequence[float], trie: Trie
+) -> None:
+    """Scores within 1e-4 and float32's last digits; the same SIDs in the same order wherever scores
+    differ by more."""
     mine = [tuple(row) for row in trie.leaf_codes(found.leaves).tolist()]
     assert len(mine) == len(sids)
     np.testing.assert_allclose(found.scores, scores, atol=1e-4, rtol=1e-5)

@@ -18,7 +18,7 @@ from tests.models import ARCHITECTURES, tiny_model
 from tests.recommend.cases import (
     TEXT,
     assert_same,
-    catalogue,
+    catalog,
     generate,
     legal_sids,
     make,
@@ -59,34 +59,49 @@ def test_every_architecture_runs_as_a_tree(architecture: str, tied: bool) -> Non
     tied=st.booleans(),
 )
 def test_the_scores_and_items_are_those_of_generate(
-    architecture: str, sizes: Any, items: int, width: int, lengths: Any, shared: int, seed: int, tied: bool
+    architecture: str,
+    sizes: Any,
+    items: int,
+    width: int,
+    lengths: Any,
+    shared: int,
+    seed: int,
+    tied: bool,
 ) -> None:
     trie, tokens = make(sizes, items, seed)
     model = model_of(architecture, tokens, tied=tied)
     rng = np.random.default_rng(seed)
     start = prompt(rng, shared)
     prompts = [start + prompt(rng, length) for length in lengths]
-    found = beam_search(model, prompts, trie, tokens, width=width, k=width, normalise="vocabulary")
-    for mine, (sids, scores) in zip(found, generate(model, prompts, trie, tokens, width), strict=True):
+    found = beam_search(model, prompts, trie, tokens, width=width, k=width, normalize="vocabulary")
+    for mine, (sids, scores) in zip(
+        found, generate(model, prompts, trie, tokens, width), strict=True
+    ):
         assert_same(mine, sids, scores, trie)
 
 
-@pytest.mark.parametrize("normalise", ["level", "vocabulary", "trie"])
+@pytest.mark.parametrize("normalize", ["level", "vocabulary", "trie"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_wide_beam_ranks_the_whole_catalogue(architecture: str, normalise: Any) -> None:
+def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) -> None:
     trie, tokens = make((5, 7, 6), 60)
     model = model_of(architecture, tokens)
     rng = np.random.default_rng(1)
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
     prompts = [prompt(rng, length) for length in (3, 29, 11)]
     for ids, found in zip(
-        prompts, beam_search(model, prompts, trie, tokens, width=500, k=500, normalise=normalise), strict=True
+        prompts,
+        beam_search(model, prompts, trie, tokens, width=500, k=500, normalize=normalize),
+        strict=True,
     ):
-        want = path_scores(model, ids, codes, tokens, normalise, codes)
-        if normalise == "trie":
-            np.testing.assert_allclose(np.exp(want).sum(), 1, atol=1e-4)  # a distribution over the catalogue
+        want = path_scores(model, ids, codes, tokens, normalize, codes)
+        if normalize == "trie":
+            np.testing.assert_allclose(
+                np.exp(want).sum(), 1, atol=1e-4
+            )  # a distribution over the catalog
         order = np.argsort(-want)
-        assert_same(found, [tuple(row) for row in codes[order].tolist()], want[order].tolist(), trie)
+        assert_same(
+            found, [tuple(row) for row in codes[order].tolist()], want[order].tolist(), trie
+        )
 
 
 def test_the_batch_does_not_matter() -> None:
@@ -94,7 +109,13 @@ def test_the_batch_does_not_matter() -> None:
     model = model_of("gemma3", tokens)
     rng = np.random.default_rng(2)
     start = prompt(rng, 18)
-    prompts = [prompt(rng, 5), start + prompt(rng, 3), start + prompt(rng, 9), start, prompt(rng, 40)]
+    prompts = [
+        prompt(rng, 5),
+        start + prompt(rng, 3),
+        start + prompt(rng, 9),
+        start,
+        prompt(rng, 40),
+    ]
     together = beam_search(model, prompts, trie, tokens, width=7, k=7)
     for budget in (1, 100):
         apart = beam_search(model, prompts, trie, tokens, width=7, k=7, token_budget=budget)
@@ -105,9 +126,15 @@ def test_the_batch_does_not_matter() -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "items", "repeats"),
-    [((4, 4, 4), 1, False), ((1, 1), 1, False), ((9,), 6, False), ((3, 300, 2), 200, False), ((4, 3, 4), 40, True)],
+    [
+        ((4, 4, 4), 1, False),
+        ((1, 1), 1, False),
+        ((9,), 6, False),
+        ((3, 300, 2), 200, False),
+        ((4, 3, 4), 40, True),
+    ],
 )
-def test_odd_catalogues(sizes: tuple[int, ...], items: int, repeats: bool) -> None:
+def test_odd_catalogs(sizes: tuple[int, ...], items: int, repeats: bool) -> None:
     trie, tokens = make(sizes, items, repeats=repeats)
     model = model_of("llama", tokens)
     found = beam_search(model, [[7, 8, 9], [10]], trie, tokens, width=100, k=1000)
@@ -128,7 +155,11 @@ def test_low_precision_runs_as_a_tree_and_stays_near(dtype: torch.dtype) -> None
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens)).to(dtype)
     assert way(model) == "sliced"
     exact = path_scores(
-        tiny_model("qwen3", vocab_size=vocabulary(tokens)), [9, 8, 7], trie.leaf_codes(np.arange(100)), tokens, "level"
+        tiny_model("qwen3", vocab_size=vocabulary(tokens)),
+        [9, 8, 7],
+        trie.leaf_codes(np.arange(100)),
+        tokens,
+        "level",
     )
     (found,) = beam_search(model, [[9, 8, 7]], trie, tokens, width=100, k=100)
     np.testing.assert_allclose(found.scores, exact[found.leaves], atol=0.5)
@@ -136,7 +167,7 @@ def test_low_precision_runs_as_a_tree_and_stays_near(dtype: torch.dtype) -> None
 
 def test_every_result_of_many_requests_is_legal() -> None:
     """A small form of what `benchmarks/decoder.py` does with 10^5 requests."""
-    codes = catalogue((8, 8, 8), 150, 3)
+    codes = catalog((8, 8, 8), 150, 3)
     tokens = SidTokens(SidSpace((8, 8, 8)), TEXT)
     legal = {tuple(row) for row in codes.tolist()}
     trie = Trie.from_codes(codes, (8, 8, 8))
@@ -186,8 +217,12 @@ def test_nonsense_is_refused() -> None:
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 20), st.integers(1, 300))
-def test_batches_hold_each_prompt_once_within_the_budget(lengths: list[int], tree: int, budget: int) -> None:
+def test_batches_hold_each_prompt_once_within_the_budget(
+    lengths: list[int], tree: int, budget: int
+) -> None:
     found = list(batches(lengths, tree, budget))
-    assert sorted(i for batch in found for i in batch) == [i for i, length in enumerate(lengths) if length]
+    assert sorted(i for batch in found for i in batch) == [
+        i for i, length in enumerate(lengths) if length
+    ]
     for batch in found:
         assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + tree) <= budget

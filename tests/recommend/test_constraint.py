@@ -13,7 +13,7 @@ from sidtool.errors import DataError
 from sidtool.recommend.constraint import SidLogitsProcessor
 from sidtool.recommend.filters import Allowed, LeafFilter
 from tests.models import tiny_model
-from tests.recommend.cases import catalogue, generate, legal_sids, make, vocabulary
+from tests.recommend.cases import catalog, generate, legal_sids, make, vocabulary
 
 torch.set_num_threads(1)
 
@@ -25,9 +25,13 @@ SIZES = (4, 3, 5)
     items=st.integers(1, 40),
     seed=st.integers(0, 99),
     markers=st.booleans(),
-    cuts=st.lists(st.tuples(st.integers(0, 39), st.integers(0, 5), st.booleans()), min_size=1, max_size=6),
+    cuts=st.lists(
+        st.tuples(st.integers(0, 39), st.integers(0, 5), st.booleans()), min_size=1, max_size=6
+    ),
 )
-def test_it_allows_what_continues_a_legal_sid(items: int, seed: int, markers: bool, cuts: Any) -> None:
+def test_it_allows_what_continues_a_legal_sid(
+    items: int, seed: int, markers: bool, cuts: Any
+) -> None:
     trie, tokens = make(SIZES, items, seed)
     sids = trie.leaf_codes(np.arange(trie.n_leaves))
     legal = legal_sids(trie)
@@ -36,7 +40,9 @@ def test_it_allows_what_continues_a_legal_sid(items: int, seed: int, markers: bo
         sid = sids[which % len(sids)]
         full = tokens.ids(sid[None], markers=markers)[0].tolist()
         done = full[: min(cut, len(full))]
-        rows.append(([7, 9] if text_before or not done else tokens.ids(sids[:1])[0].tolist()) + done)
+        rows.append(
+            ([7, 9] if text_before or not done else tokens.ids(sids[:1])[0].tolist()) + done
+        )
         wants.append(_wanted(rows[-1], legal, tokens, markers))
     longest = max(map(len, rows))
     ids = torch.tensor([[7] * (longest - len(row)) + row for row in rows])
@@ -74,7 +80,7 @@ def test_generate_with_the_processor_equals_generate_with_the_prefix_function() 
     trie, tokens = make((6, 6, 6), 120)
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
     prompts = [[9, 8, 7], [20, 21, 22]]
-    from sidtool.recommend.plain import beam_config
+    from sidtool.recommend.generate_fallback import beam_config
 
     out = model.generate(
         torch.tensor(prompts),
@@ -107,10 +113,10 @@ def test_sampling_with_markers_writes_only_legal_sids() -> None:
         assert tuple(tokens.codes(sid[None, 1:4])[0].tolist()) in legal_sids(trie)
 
 
-def test_level_normalisation_is_over_all_codes_of_the_level() -> None:
+def test_level_normalization_is_over_all_codes_of_the_level() -> None:
     trie, tokens = make((6, 6, 6), 30)
     scores = torch.randn(1, vocabulary(tokens))
-    found = SidLogitsProcessor(trie, tokens, normalise="level")(torch.tensor([[9]]), scores)
+    found = SidLogitsProcessor(trie, tokens, normalize="level")(torch.tensor([[9]]), scores)
     want = scores[0, tokens.start : tokens.start + 6].log_softmax(-1)
     good = torch.isfinite(found[0, tokens.start : tokens.start + 6])
     torch.testing.assert_close(found[0, tokens.start : tokens.start + 6][good], want[good])
@@ -120,20 +126,27 @@ def test_filters_go_by_prompt() -> None:
     trie, tokens = make(SIZES, 40)
     firsts = trie.leaf_codes(np.arange(trie.n_leaves))[:, 0]
     filters = [
-        LeafFilter.of(trie, Allowed.of(trie, np.flatnonzero(firsts == code)), np.zeros(0, int)) for code in (1, 2)
+        LeafFilter.of(trie, Allowed.of(trie, np.flatnonzero(firsts == code)), np.zeros(0, int))
+        for code in (1, 2)
     ]
-    found = SidLogitsProcessor(trie, tokens, filters=filters)(torch.full((4, 1), 9), torch.zeros(4, vocabulary(tokens)))
-    assert torch.isfinite(found).nonzero()[:, 1].tolist() == [tokens.start + code for code in (1, 1, 2, 2)]
+    found = SidLogitsProcessor(trie, tokens, filters=filters)(
+        torch.full((4, 1), 9), torch.zeros(4, vocabulary(tokens))
+    )
+    assert torch.isfinite(found).nonzero()[:, 1].tolist() == [
+        tokens.start + code for code in (1, 1, 2, 2)
+    ]
 
 
 def test_a_dead_end_is_told() -> None:
     trie, tokens = make(SIZES, 5)
-    legal = {tuple(row[:2]) for row in catalogue(SIZES, 5, 0).tolist()}
+    legal = {tuple(row[:2]) for row in catalog(SIZES, 5, 0).tolist()}
     a, b = next((a, b) for a in range(4) for b in range(3) if (a, b) not in legal)
     first, second = (int(start) for start in tokens.level_starts[:2])
     for tail in ([first + a, second + b], [7, second], [second]):
         ids = torch.tensor([tail])
         with pytest.raises(DataError, match="no legal SID"):
             SidLogitsProcessor(trie, tokens)(ids, torch.zeros(1, vocabulary(tokens)))
-        loose = SidLogitsProcessor(trie, tokens, strict=False)(ids, torch.zeros(1, vocabulary(tokens)))
+        loose = SidLogitsProcessor(trie, tokens, strict=False)(
+            ids, torch.zeros(1, vocabulary(tokens))
+        )
         assert (loose == -torch.inf).all()

@@ -9,16 +9,18 @@ from hypothesis import strategies as st
 
 from sidtool.bundle.trie import Trie
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommend.arrays import FilterArrays, trie_arrays
 from sidtool.recommend.beam import beam_search
 from sidtool.recommend.filters import Allowed, LeafFilter
+from sidtool.recommend.trie_arrays import FilterArrays, trie_arrays
 from sidtool.sid import SidSpace
 from tests.models import tiny_model
-from tests.recommend.cases import TEXT, catalogue, make, path_scores, vocabulary
+from tests.recommend.cases import TEXT, catalog, make, path_scores, vocabulary
 
 torch.set_num_threads(1)
 
-rows_of_bundle = st.lists(st.integers(-1, 80), max_size=60).map(lambda rows: np.array(rows, dtype=np.int64))
+rows_of_bundle = st.lists(st.integers(-1, 80), max_size=60).map(
+    lambda rows: np.array(rows, dtype=np.int64)
+)
 
 
 def eligible(trie: Trie, allow: Any, deny: Any) -> set[int]:
@@ -30,7 +32,9 @@ def eligible(trie: Trie, allow: Any, deny: Any) -> set[int]:
 @st.composite
 def tries(draw: st.DrawFn) -> Trie:
     """Tries with and without shared SIDs, of bundles with and without retired rows."""
-    codes = catalogue((4, 3, 5), draw(st.integers(1, 50)), draw(st.integers(0, 99)), repeats=draw(st.booleans()))
+    codes = catalog(
+        (4, 3, 5), draw(st.integers(1, 50)), draw(st.integers(0, 99)), repeats=draw(st.booleans())
+    )
     if draw(st.booleans()):
         return Trie.from_codes(codes, (4, 3, 5))
     active = np.sort(np.random.default_rng(len(codes)).choice(80, len(codes), replace=False))
@@ -38,9 +42,14 @@ def tries(draw: st.DrawFn) -> Trie:
 
 
 @settings(deadline=None)
-@given(tries(), st.lists(st.tuples(st.none() | rows_of_bundle, rows_of_bundle), min_size=1, max_size=4))
+@given(
+    tries(), st.lists(st.tuples(st.none() | rows_of_bundle, rows_of_bundle), min_size=1, max_size=4)
+)
 def test_a_node_is_alive_while_an_item_below_it_may_be_given(trie: Trie, lists: Any) -> None:
-    filters = [LeafFilter.of(trie, None if allow is None else Allowed.of(trie, allow), deny) for allow, deny in lists]
+    filters = [
+        LeafFilter.of(trie, None if allow is None else Allowed.of(trie, allow), deny)
+        for allow, deny in lists
+    ]
     arrays = trie_arrays(trie, torch.device("cpu"))
     masks = FilterArrays([*filters, None], arrays, torch.device("cpu"))
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
@@ -63,17 +72,26 @@ def test_a_node_is_alive_while_an_item_below_it_may_be_given(trie: Trie, lists: 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    tries(), st.lists(st.tuples(st.none() | rows_of_bundle, rows_of_bundle), min_size=1, max_size=3), st.integers(1, 9)
+    tries(),
+    st.lists(st.tuples(st.none() | rows_of_bundle, rows_of_bundle), min_size=1, max_size=3),
+    st.integers(1, 9),
 )
-def test_filtered_beams_are_full_and_never_give_an_excluded_item(trie: Trie, lists: Any, k: int) -> None:
+def test_filtered_beams_are_full_and_never_give_an_excluded_item(
+    trie: Trie, lists: Any, k: int
+) -> None:
     tokens = SidTokens(SidSpace((4, 3, 5)), TEXT)
     model = _model(tokens)
-    filters = [LeafFilter.of(trie, None if allow is None else Allowed.of(trie, allow), deny) for allow, deny in lists]
+    filters = [
+        LeafFilter.of(trie, None if allow is None else Allowed.of(trie, allow), deny)
+        for allow, deny in lists
+    ]
     prompts = [[9 + row, 8, 7] for row in range(len(lists))]
     found = beam_search(model, prompts, trie, tokens, width=2, k=k, filters=filters)
     for (allow, deny), one in zip(lists, found, strict=True):
         good = eligible(trie, allow, deny)
-        leaves = [leaf for leaf in range(trie.n_leaves) if good & set(trie.leaf_rows(leaf).tolist())]
+        leaves = [
+            leaf for leaf in range(trie.n_leaves) if good & set(trie.leaf_rows(leaf).tolist())
+        ]
         assert len(one.leaves) == min(k, len(leaves))
         assert set(one.leaves.tolist()) <= set(leaves)
 

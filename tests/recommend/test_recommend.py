@@ -16,7 +16,13 @@ from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.prompt.serving import Asking, Serving
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend import recommend as module
-from sidtool.recommend.recommend import Request, finished_lines, read_requests, recommend, score_items
+from sidtool.recommend.recommend import (
+    Request,
+    finished_lines,
+    read_requests,
+    recommend,
+    score_items,
+)
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer
 
@@ -36,7 +42,7 @@ def served(*, duplicates: bool = False, retired: tuple[int, ...] = ()) -> Any:
         tokenizer=tokenizer,
         tokens=tokens,
         bundle=bundle,
-        contract=SimpleNamespace(serving=serving, normalise="level"),
+        contract=SimpleNamespace(serving=serving, normalize="level"),
     )
 
 
@@ -74,8 +80,13 @@ def test_a_rendered_prompt_is_taken_as_it_is(shop: Any) -> None:
     from sidtool.prompt.render import prompt_ids
 
     history = tuple(items_of(shop, 3))
-    ids = prompt_ids(shop.contract.serving, shop.tokenizer, shop.tokens, shop.bundle.items.codes[:3])
-    (a,), (b,) = recommend(shop, [Request(history=history)]), recommend(shop, [Request(prompt=tuple(ids))])
+    ids = prompt_ids(
+        shop.contract.serving, shop.tokenizer, shop.tokens, shop.bundle.items.codes[:3]
+    )
+    (a,), (b,) = (
+        recommend(shop, [Request(history=history)]),
+        recommend(shop, [Request(prompt=tuple(ids))]),
+    )
     assert a.items == b.items
     assert a.scores == b.scores
 
@@ -84,10 +95,13 @@ def test_a_text_is_asked_as_the_contract_says(shop: Any) -> None:
     from sidtool.prompt.render import text_prompt_ids
 
     asking = Asking("query-to-sid", "Wanted: {item}\nItem:", 100)
-    contract = SimpleNamespace(asking=asking, serving=None, normalise="level")
+    contract = SimpleNamespace(asking=asking, serving=None, normalize="level")
     asked = SimpleNamespace(**{**vars(shop), "contract": contract})
     ids = tuple(text_prompt_ids(asking, shop.tokenizer, shop.tokens, "red <s_a_1> toy"))
-    (a,), (b,) = recommend(asked, [Request(text="red  <s_a_1>\ntoy")]), recommend(shop, [Request(prompt=ids)])
+    (a,), (b,) = (
+        recommend(asked, [Request(text="red  <s_a_1>\ntoy")]),
+        recommend(shop, [Request(prompt=ids)]),
+    )
     assert (a.items, a.scores) == (b.items, b.scores)
     seen = a.items[0]
     (c,) = recommend(asked, [Request(text="red <s_a_1> toy", history=(seen,))], exclude_seen=True)
@@ -95,7 +109,9 @@ def test_a_text_is_asked_as_the_contract_says(shop: Any) -> None:
     assert list(read_requests(['{"text": "red", "user": 1}'])) == [Request("1", text="red")]
     with pytest.raises(UsageError, match="empty"):
         list(recommend(asked, [Request(text="  ")]))
-    never = SimpleNamespace(**{**vars(shop), "contract": SimpleNamespace(asking=None, normalise="level")})
+    never = SimpleNamespace(
+        **{**vars(shop), "contract": SimpleNamespace(asking=None, normalize="level")}
+    )
     with pytest.raises(DataError, match="never taught"):
         list(recommend(never, [Request(text="red")]))
 
@@ -126,7 +142,9 @@ def test_filters_of_the_run_and_of_the_request(shop: Any) -> None:
     assert sorted(found["deny"]) == sorted(ids[20:])
     assert sorted(found["allow"]) == sorted(ids[30:40])
     assert found["none"] == ()
-    found = {a.user: a.items for a in recommend(shop, requests, k=60, allow=ids[:35], deny=ids[33:])}
+    found = {
+        a.user: a.items for a in recommend(shop, requests, k=60, allow=ids[:35], deny=ids[33:])
+    }
     assert sorted(found["deny"]) == sorted(ids[:4] + ids[20:33])
     assert sorted(found["allow"]) == sorted(ids[:2] + ids[30:33])
     with pytest.raises(DataError, match="allow list"):
@@ -173,10 +191,14 @@ def test_an_empty_history_is_asked_too(shop: Any) -> None:
 
 def test_a_history_that_leaves_no_prompt_gets_nothing_and_the_others_their_items(shop: Any) -> None:
     serving = Serving("sequence", "{history}", 5, 100, markers=False)
-    bare = SimpleNamespace(**{**vars(shop), "contract": SimpleNamespace(serving=serving, normalise="level")})
+    bare = SimpleNamespace(
+        **{**vars(shop), "contract": SimpleNamespace(serving=serving, normalize="level")}
+    )
     ids = items_of(shop)
     with pytest.warns(SidtoolWarning, match="1 ids"):
-        nothing, some = recommend(bare, [Request(history=("no such item",)), Request(history=(ids[0],))], k=3)
+        nothing, some = recommend(
+            bare, [Request(history=("no such item",)), Request(history=(ids[0],))], k=3
+        )
     assert (nothing.items, nothing.unknown, len(some.items)) == ((), 1, 3)
     nothing, some = score_items(bare, [Request(), Request(history=(ids[0],))], ids[:5], k=3)
     assert (nothing.items, len(some.items)) == ((), 3)
@@ -185,13 +207,19 @@ def test_a_history_that_leaves_no_prompt_gets_nothing_and_the_others_their_items
 def test_nonsense_is_refused(shop: Any) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         next(recommend(shop, [Request()], k=0))
-    untaught = SimpleNamespace(**{**vars(shop), "contract": SimpleNamespace(serving=None, normalise="level")})
+    untaught = SimpleNamespace(
+        **{**vars(shop), "contract": SimpleNamespace(serving=None, normalize="level")}
+    )
     with pytest.raises(DataError, match="how it is served"):
         next(recommend(untaught, [Request()]))
 
 
 def test_requests_of_json_lines() -> None:
-    lines = ['{"user": 7, "history": ["a", "b"], "item": "c"}\n', "\n", '{"history": [], "allow": [], "deny": ["x"]}']
+    lines = [
+        '{"user": 7, "history": ["a", "b"], "item": "c"}\n',
+        "\n",
+        '{"history": [], "allow": [], "deny": ["x"]}',
+    ]
     first, second = read_requests(lines)
     assert first == Request("7", ("a", "b"))
     assert second == Request(None, (), (), ("x",))
@@ -227,6 +255,8 @@ def test_importing_the_package_loads_no_torch() -> None:
 def test_scores_do_not_depend_on_the_filter(shop: Any) -> None:
     ids = items_of(shop)
     (plain,) = recommend(shop, [Request(history=tuple(ids[:3]))], k=60, width=60)
-    (some,) = recommend(shop, [Request(history=tuple(ids[:3]), deny=tuple(ids[::2]))], k=60, width=60)
+    (some,) = recommend(
+        shop, [Request(history=tuple(ids[:3]), deny=tuple(ids[::2]))], k=60, width=60
+    )
     scores = dict(zip(plain.items, plain.scores, strict=True))
     np.testing.assert_allclose(some.scores, [scores[item] for item in some.items], atol=1e-4)

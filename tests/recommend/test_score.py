@@ -11,25 +11,31 @@ from sidtool.recommend import score as score_module
 from sidtool.recommend.beam import beam_search
 from sidtool.recommend.score import score
 from tests.models import ARCHITECTURES, tiny_model
-from tests.recommend.cases import catalogue, make, path_scores, prompt, vocabulary
+from tests.recommend.cases import catalog, make, path_scores, prompt, vocabulary
 
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("normalise", ["level", "vocabulary"])
+@pytest.mark.parametrize("normalize", ["level", "vocabulary"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_scores_are_those_of_whole_sequences(architecture: str, normalise: Any, monkeypatch: Any) -> None:
+def test_scores_are_those_of_whole_sequences(
+    architecture: str, normalize: Any, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(score_module, "CANDIDATES", 7)
     _, tokens = make((4, 5, 6), 3)
     model = tiny_model(architecture, vocab_size=vocabulary(tokens), tied=False)
-    candidates = catalogue((4, 5, 6), 40, 9, repeats=True)  # most of them in no catalogue, some of them twice
+    candidates = catalog(
+        (4, 5, 6), 40, 9, repeats=True
+    )  # most of them in no catalog, some of them twice
     candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
     rng = np.random.default_rng(5)
     prompts = [prompt(rng, length) for length in (4, 20, 9)]
-    found = score(model, prompts, candidates, tokens, normalise=normalise, token_budget=120)
+    found = score(model, prompts, candidates, tokens, normalize=normalize, token_budget=120)
     assert found.shape == (3, 40)
     for row, ids in zip(found, prompts, strict=True):
-        np.testing.assert_allclose(row, path_scores(model, ids, candidates, tokens, normalise), atol=1e-4)
+        np.testing.assert_allclose(
+            row, path_scores(model, ids, candidates, tokens, normalize), atol=1e-4
+        )
 
 
 def test_scores_equal_those_of_the_beam() -> None:
@@ -44,26 +50,30 @@ def test_over_the_trie_scores_are_those_of_the_beam_and_strangers_are_impossible
     trie, tokens = make((4, 5, 6), 60)
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
     all_codes = trie.leaf_codes(np.arange(trie.n_leaves))
-    candidates = catalogue((4, 5, 6), 40, 9, repeats=True)
+    candidates = catalog((4, 5, 6), 40, 9, repeats=True)
     candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
-    found = score(model, [[9, 8, 7], [9]], candidates, tokens, normalise="trie", trie=trie, token_budget=120)
+    found = score(
+        model, [[9, 8, 7], [9]], candidates, tokens, normalize="trie", trie=trie, token_budget=120
+    )
     known = (candidates[:, None] == all_codes).all(-1).any(1)
     assert 0 < known.sum() < len(known)
     assert (found[:, ~known] == -np.inf).all()
     for row, ids in zip(found, ([9, 8, 7], [9]), strict=True):
         want = path_scores(model, ids, candidates, tokens, "trie", all_codes)
         np.testing.assert_allclose(row[known], want[known], atol=1e-4)
-    (beam,) = beam_search(model, [[9, 8, 7]], trie, tokens, width=20, k=20, normalise="trie")
-    again = score(model, [[9, 8, 7]], trie.leaf_codes(beam.leaves), tokens, normalise="trie", trie=trie)
+    (beam,) = beam_search(model, [[9, 8, 7]], trie, tokens, width=20, k=20, normalize="trie")
+    again = score(
+        model, [[9, 8, 7]], trie.leaf_codes(beam.leaves), tokens, normalize="trie", trie=trie
+    )
     np.testing.assert_allclose(again[0], beam.scores, atol=1e-4)
     with pytest.raises(UsageError, match="need the trie"):
-        score(model, [[9]], candidates, tokens, normalise="trie")
+        score(model, [[9]], candidates, tokens, normalize="trie")
 
 
 def test_no_candidate_is_likely_after_a_prompt_without_a_token() -> None:
     _, tokens = make((4, 5, 6), 60)
     model = tiny_model("llama", vocab_size=vocabulary(tokens))
-    candidates = catalogue((4, 5, 6), 9, 1)
+    candidates = catalog((4, 5, 6), 9, 1)
     found = score(model, [[], [9]], candidates, tokens)
     assert (found[0] == -np.inf).all()
     assert np.isfinite(found[1]).all()

@@ -1,0 +1,147 @@
+"""`evaluate --task`: where the questions of a task come from, and how its figures are shown."""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sidtool.cli.console import note, progress, say_table, say_table_aside
+from sidtool.cli.sft import read_shown
+from sidtool.errors import UsageError
+
+
+def evaluate_task(
+    served: Any,
+    task: str,
+    test: Path | None,
+    items: Path | None,
+    *,
+    only: Sequence[str] | None,
+    field: Sequence[str] | None,
+    queries: Path | None,
+    query_text: str | None,
+    columns: dict[str, str | None],
+    limit: int | None,
+    width: int,
+    seed: int,
+) -> Any:
+    """Ask a model the questions of a task: of a rows file, of test users, or of every item or
+    query."""
+    from sidtool.evaluate.task_metrics import evaluate_task as measure
+    from sidtool.sft.make_sft import check_spelling, read_lineage, side_files
+    from sidtool.sft.task_eval import questions_of_file, sample
+    from sidtool.sft.tasks import named_task
+
+    per = named_task(task).per
+    if test is not None and _holds_rows(test):
+        if any(
+            value is not None
+            for value in (items, only, field or None, queries, query_text, *columns.values())
+        ):
+            raise UsageError(
+                f"{test} holds the questions already",
+                hint="leave out --held-out, --items and what tells of items",
+            )
+        if side_files(test)[
+            "meta"
+        ].exists():  # a part of a file has none: its SIDs must be of the space, at least
+            check_spelling(read_lineage(test), served.bundle, test)
+        questions: Any = (questions_of_file(test, task, served.tokens.space), [])
+    elif (test is not None) != (per == "user"):
+        told = "test users" if per == "user" else "no test users but items or queries"
+        raise UsageError(
+            f"task {task} is asked of {told}", hint="or give a file of rows that make-sft wrote"
+        )
+    elif only is not None and per == "user":
+        raise UsageError(f"task {task} asks users, not items", hint="leave out --held-out")
+    else:
+        catalog = (items, field, queries, query_text, columns)
+        questions = _made(served, task, test, only, *catalog)
+    asked, alike = sample(questions, limit, seed)
+    with progress("evaluate") as report:
+        return measure(
+            served,
+            task,
+            asked,
+            alike=alike,
+            width=width,
+            seed=seed,
+            progress=report.get("evaluate"),
+        )
+
+
+def say_task(found: Any, *, aside: bool) -> None:
+    """The table of a task's figures; on stderr where stdout holds the JSON."""
+    rows = []
+    for name, value in found.metrics.items():
+        low, high = found.ci.get(name, (None, None))
+        interval = "-" if low is None else f"{low:.4f} to {high:.4f}"
+        rows.append((name, value, found.chance.get(name, "-"), interval))
+    table = say_table_aside if aside else say_table
+    table(["", "model", "chance", "95% interval"], rows, title=f"{found.task}: {found.n} questions")
+
+
+def _made(
+    served: Any,
+    task: str,
+    test: Path | None,
+    only: Sequence[str] | None,
+    items: Path | None,
+    field: Sequence[str] | None,
+    queries: Path | None,
+    query_text: str | None,
+    columns: dict[str, str | None],
+) -> Any:
+    from sidtool.data.examples import read_examples
+    from sidtool.sft.task_eval import make_questions, titles_of, unowned
+    from sidtool.sft.training_examples import RowMaker, SftOptions
+
+    asked: Sequence[Any]
+    if items is None:
+        if field or query_text is not None:
+            raise UsageError("columns of the catalog need the catalog", hint="--items FILE")
+        from sidtool.data.queries import read_queries
+
+        catalog, asked = titles_of(served.bundle), read_queries(queries) if queries else ()
+    else:
+        catalog, asked = read_shown(items, [task], field, queries, query_text, **columns)
+    serving = served.contract.serving
+    options = SftOptions(
+        tasks={task: 1.0},
+        format=row_format(served),
+        max_length=min(
+            SftOptions.max_length,
+            getattr(served.model.config, "max_position_embeddings", None) or 1024,
+        ),
+        history_length=serving.history_length if serving else SftOptions.history_length,
+    )
+    maker = RowMaker(served.bundle, catalog, options, served.tokenizer, unowned(asked))
+    examples = tuple(read_examples(test)) if test is not None else ()
+    if lost := sum(not maker.knows(example.item) for example in examples):
+        note(
+            f"[yellow]{lost} of {len(examples)} users are not asked: the bundle lacks their item[/]"
+        )
+    return make_questions(
+        maker, task, examples, options.history_length, None if only is None else frozenset(only)
+    )
+
+
+def row_format(served: Any) -> Any:
+    """The format of the rows that a model was last trained on; if none is noted, chat where its
+    tokenizer has one."""
+    contract = served.contract
+    facts = [contract.facts, *(parent.get("facts", {}) for parent in reversed(contract.parents))]
+    noted = [fact["row_format"] for fact in facts if "row_format" in fact]
+    return (
+        noted[0]
+        if noted
+        else "chat"
+        if getattr(served.tokenizer, "chat_template", None)
+        else "plain"
+    )
+
+
+def _holds_rows(path: Path) -> bool:
+    from sidtool.data.tables import json_lines
+
+    return any("task" in row for _, row in islice(json_lines(path), 1))

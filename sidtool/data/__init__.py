@@ -1,0 +1,1 @@
+"""Read a catalog, its events and its vectors; split the events."""

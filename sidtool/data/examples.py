@@ -1,0 +1,87 @@
+"""Examples and training events as JSON Lines, one at a time.
+
+    test.jsonl      {"user": "u1", "history": ["i1", "i2"], "item": "i3", "position": 2}
+    events.jsonl    {"user": "u1", "items": ["i1", "i2"], "positions": [0, 1]}
+
+Knows nothing of how the two were told apart. Writers write at the path they are given: wrap it in
+`output.new_file`."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sidtool.data.splits import Example, UserSequence
+from sidtool.data.tables import json_lines
+from sidtool.errors import DataError
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    """One line an example."""
+    _write(
+        path,
+        (
+            {"user": e.user, "history": e.history, "item": e.item, "position": e.position}
+            for e in examples
+        ),
+    )
+
+
+def read_examples(path: Path) -> Iterator[Example]:
+    """The examples of a file, as they are needed. A position that is not told is the length of the
+    history.
+
+    Raises DataError, with the line, where a row is malformed.
+    """
+    for number, row in json_lines(path):
+        history = _ids(path, number, row, "history")
+        position = row.get("position", len(history))
+        if type(position) is not int or position < 0:
+            raise DataError(f"{path}, line {number}: the position is {position!r}")
+        yield Example(
+            _id(path, number, row, "user"), history, _id(path, number, row, "item"), position
+        )
+
+
+def write_events(path: Path, sequences: Iterable[UserSequence]) -> None:
+    """One line a user."""
+    _write(path, ({"user": s.user, "items": s.items, "positions": s.positions} for s in sequences))
+
+
+def read_events(path: Path) -> Iterator[UserSequence]:
+    """The training events of each user, as they are needed. Raises DataError, with the line, for a
+    malformed row."""
+    for number, row in json_lines(path):
+        items, positions = _ids(path, number, row, "items"), row.get("positions")
+        if not isinstance(positions, list) or not all(
+            type(position) is int for position in positions
+        ):
+            raise DataError(f"{path}, line {number}: 'positions' is no list of numbers")
+        if len(positions) != len(items):
+            raise DataError(
+                f"{path}, line {number}: {len(items)} items and {len(positions)} positions"
+            )
+        yield UserSequence(_id(path, number, row, "user"), items, tuple(positions))
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _id(path: Path, number: int, row: dict[str, Any], key: str) -> str:
+    if not _is_id(row.get(key)):
+        raise DataError(f"{path}, line {number}: {key!r} is {row.get(key)!r}, not an id")
+    return str(row[key])
+
+
+def _ids(path: Path, number: int, row: dict[str, Any], key: str) -> tuple[str, ...]:
+    value = row.get(key)
+    if not isinstance(value, list) or not all(_is_id(member) for member in value):
+        raise DataError(f"{path}, line {number}: {key!r} is no list of ids")
+    return tuple(str(member) for member in value)
+
+
+def _is_id(value: Any) -> bool:
+    return (isinstance(value, str) and value != "") or type(value) is int

@@ -1,0 +1,182 @@
+"""Who met which item, in which order.
+
+Knows users, items and an order; knows neither what a catalog holds nor what is held out. Kept as
+arrays of shared strings: ten million events take a few hundred megabytes."""
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.data.items import ID_COLUMNS
+from sidtool.data.tables import (
+    Column,
+    choose_column,
+    column_names,
+    digest_strings,
+    need_column,
+    read_columns,
+)
+from sidtool.errors import DataError, SidtoolWarning, UsageError
+
+USER_COLUMNS = ("user_id", "reviewer_id", "customer_id", "session_id", "uid", "user")
+"""Names by which a user column is known, most telling first (compared without case, `_`, `-` and
+blanks)."""
+ORDER_COLUMNS = (
+    *(
+        "timestamp",
+        "unix_review_time",
+        "sort_timestamp",
+        "time",
+        "ts",
+        "datetime",
+        "date",
+        "created_at",
+    ),
+    *("order", "position"),
+)
+"""Names by which a timestamp or order column is known."""
+HISTORY_COLUMNS = (
+    "history_item_id",
+    "item_id_list",
+    "history_item_ids",
+    "history_ids",
+    "history_items",
+    "history",
+)
+"""Names by which the history column of a windowed file is known."""
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """One row an event, sorted by user (in order of first appearance), order and place in the file."""
+
+    users: NDArray[np.object_]
+    """(n,) str."""
+    items: NDArray[np.object_]
+    """(n,) str."""
+    order: NDArray[np.float64]
+    """(n,): seconds since 1970 where the column holds dates, else its numbers."""
+    order_column: str | None
+    """None where the file has none and its own order was taken."""
+    digest: str
+    """SHA-256 over users, items and order."""
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+def read_interactions(
+    path: Path,
+    *,
+    user_column: str | None = None,
+    item_column: str | None = None,
+    order_column: str | None = None,
+) -> Interactions:
+    """Read events from any container that `containers` knows.
+
+    Columns that are not named are guessed from USER_COLUMNS, the item columns and ORDER_COLUMNS.
+    Order is numeric or an ISO date; ties keep the file's order, and so does everything (with a
+    warning) where there is no such column.
+
+    Raises UsageError for a column that is not there or a file of windows, DataError for malformed
+    or empty cells."""
+    available = column_names(path)
+    if user_column is item_column is None and choose_column(
+        path, available, None, HISTORY_COLUMNS, "history"
+    ):
+        raise UsageError(
+            f"{path} holds windows (histories and targets), not events",
+            hint="read it by the protocol given",
+        )
+    user_name = need_column(path, available, user_column, USER_COLUMNS, "user id", "--user-column")
+    item_name = need_column(path, available, item_column, ID_COLUMNS, "item id", "--item-column")
+    order_name = choose_column(path, available, order_column, ORDER_COLUMNS, "order")
+    table = read_columns(path, [user_name, item_name, *([order_name] if order_name else [])])
+    user_codes, users = _coded(path, table[user_name], "user id")
+    item_codes, items = _coded(path, table[item_name], "item id")
+    if not len(user_codes):
+        raise DataError(f"{path} holds no events")
+    if order_name is None:
+        told = f"{path} has no timestamp or order column: the order of its rows is taken"
+        warnings.warn(told, SidtoolWarning, stacklevel=2)
+        order = np.arange(len(user_codes), dtype=np.float64)
+    else:
+        order = _numbers(path, table[order_name])
+    rows = np.lexsort((order, user_codes))  # stable: ties stay in file order
+    user_codes, item_codes, order = user_codes[rows], item_codes[rows], order[rows]
+    digest = _digest(users, items, user_codes, item_codes, order)
+    return Interactions(users[user_codes], items[item_codes], order, order_name, digest)
+
+
+def parse_time(text: str) -> float:
+    """A number as it is, an ISO date as seconds since 1970 (UTC unless it says otherwise). Raises
+    ValueError."""
+    try:
+        return float(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _coded(path: Path, column: Column, what: str) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
+    """(n,) codes in order of first appearance, and the strings they stand for."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    coded = pc.fill_null(column, "").combine_chunks().dictionary_encode()
+    if isinstance(coded, pa.ChunkedArray):  # more text than one array of 32-bit offsets holds
+        coded = coded.unify_dictionaries()
+        names: list[str] = coded.chunk(0).dictionary.to_pylist() if coded.num_chunks else []
+        codes = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks]).astype(
+            np.int64
+        )
+    else:
+        names, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy().astype(np.int64)
+    if "" in names:
+        raise DataError(
+            f"{path}, row {int(np.argmax(codes == names.index(''))) + 1}: the {what} is empty"
+        )
+    return codes, np.array(names, dtype=object)
+
+
+def _numbers(path: Path, column: Column) -> NDArray[np.float64]:
+    """(n,) float64 of a column of numbers or ISO dates."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        numbers = pc.cast(column, pa.float64()).to_numpy()
+    except pa.ArrowInvalid:
+        numbers = _dates(path, column.to_pylist())
+    wrong = np.flatnonzero(~np.isfinite(numbers))
+    if len(wrong):
+        raise DataError(
+            f"{path}, row {int(wrong[0]) + 1}: the order is {column[int(wrong[0])].as_py()!r}"
+        )
+    return np.asarray(numbers, dtype=np.float64)
+
+
+def _dates(path: Path, cells: Sequence[str | None]) -> NDArray[np.float64]:
+    numbers = np.empty(len(cells), dtype=np.float64)
+    for row, cell in enumerate(cells):
+        try:
+            numbers[row] = parse_time(cell or "")
+        except (ValueError, OverflowError) as error:
+            raise DataError(
+                f"{path}, row {row + 1}: the order {cell!r} is neither a number nor an ISO date"
+            ) from error
+    return numbers
+
+
+def _digest(users: Any, items: Any, *columns: NDArray[Any]) -> str:
+    state = hashlib.sha256(digest_strings(users, items).encode())
+    for column in columns:
+        state.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).tobytes())
+    return state.hexdigest()

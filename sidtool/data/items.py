@@ -1,0 +1,284 @@
+"""The catalog: its items, their titles and the text that stands for each of them.
+
+Knows how a text is made of columns; knows nothing of vectors, codes or people.
+"""
+
+import re
+import string
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sidtool.data.tables import (
+    choose_column,
+    column_names,
+    digest_strings,
+    need_column,
+    parse_list,
+    read_columns,
+)
+from sidtool.errors import DataError, SidtoolWarning, UsageError
+
+ID_COLUMNS = (
+    *(
+        "item_id",
+        "parent_asin",
+        "asin",
+        "movie_id",
+        "product_id",
+        "video_id",
+        "news_id",
+        "article_id",
+        "book_id",
+    ),
+    *("track_id", "business_id", "iid", "item", "id"),
+)
+"""Names by which an item id column is known, most telling first (compared without case, `_`, `-`
+and blanks)."""
+TITLE_COLUMNS = (
+    "title",
+    "name",
+    "movie_title",
+    "item_title",
+    "product_title",
+    "item_name",
+    "product_name",
+    "headline",
+)
+"""Names by which a title column is known."""
+DEFAULT_TEMPLATE = "{title}"
+CLOSING = ")]}>»”’"
+BROKEN_LIST = re.compile(r"""\[['"].*['"]\]""", re.DOTALL)
+"""A Python list whose members hold quotes that lost their escapes: one in 200 of MiniOneRec's
+descriptions."""
+SEPARATORS = " .,;:|/-–—"
+
+OnEmpty = Literal["error", "id", "drop"]
+
+
+@dataclass(frozen=True)
+class Items:
+    """One row an item, in file order."""
+
+    ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    """"" where the catalog has none."""
+    texts: tuple[str, ...]
+    """Rendered from the text template."""
+    fields: Mapping[str, tuple[str, ...]]
+    """Further columns that were asked for, as plain text."""
+    text_template: str
+    digest: str
+    """SHA-256 over ids, titles and texts."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_items(
+    path: Path,
+    *,
+    id_column: str | None = None,
+    title_column: str | None = None,
+    text_template: str | None = None,
+    fields: Sequence[str] = (),
+    on_empty: OnEmpty = "id",
+) -> Items:
+    """Read a catalog from any container that `containers` knows.
+
+    Columns that are not named are guessed from ID_COLUMNS and TITLE_COLUMNS. In the template,
+    `{title}` is the title column, any other `{name}` a column of the file. An item whose text comes
+    out empty keeps its id as text and is warned of ("id"), is left out ("drop") or is an error
+    ("error").
+
+    Raises UsageError for a column that is not there, DataError for malformed rows, empty and
+    duplicate ids."""
+    if on_empty not in get_args(OnEmpty):
+        raise UsageError(
+            f"items without text are treated by {', '.join(get_args(OnEmpty))}, not {on_empty!r}"
+        )
+    template = text_template or DEFAULT_TEMPLATE
+    available = column_names(path)
+    id_name = need_column(path, available, id_column, ID_COLUMNS, "item id", "--id-column")
+    title_name = choose_column(path, available, title_column, TITLE_COLUMNS, "title")
+    sources = {
+        name: _source(path, available, title_name, name)
+        for name in (*template_columns(template), *fields)
+    }
+    wanted = [id_name, *sources.values(), *([title_name] if title_name else [])]
+    table = read_columns(path, wanted)
+    ids = tuple(value or "" for value in table[id_name].to_pylist())
+    _check_ids(path, ids)
+    plain = {name: tuple(map(plain_text, table[name].to_pylist())) for name in {*wanted[1:]}}
+    titles = plain[title_name] if title_name else ("",) * len(ids)
+    texts = _render_all(
+        template, {name: plain[source] for name, source in sources.items()}, len(ids)
+    )
+    kept = _kept(path, ids, texts, on_empty)
+    columns = {name: _take(plain[sources[name]], kept) for name in fields}
+    return make_items(
+        _take(ids, kept),
+        _take(titles, kept),
+        tuple(texts[row] or ids[row] for row in kept),
+        fields=columns,
+        template=template,
+    )
+
+
+def make_items(
+    ids: tuple[str, ...],
+    titles: tuple[str, ...],
+    texts: tuple[str, ...],
+    *,
+    fields: Mapping[str, tuple[str, ...]],
+    template: str,
+) -> Items:
+    """Items from columns that are at hand, with their digest."""
+    return Items(ids, titles, texts, fields, template, digest_strings(ids, titles, texts))
+
+
+def plain_text(value: str | None) -> str:
+    """A cell as one line of plain text; a list ("['a', 'b']", '["a", "b"]', nested or not) as its
+    members joined."""
+    if value is None:
+        return ""
+    if value.startswith("["):
+        members = parse_list(value)
+        if members is None and BROKEN_LIST.fullmatch(value):
+            members = re.split(r"""['"], ['"]""", value[2:-2].replace("\\n", " "))
+        if members is not None and all(isinstance(member, str | list) for member in members):
+            value = _join(_flatten(members))
+    return " ".join(value.split())
+
+
+def template_columns(template: str) -> tuple[str, ...]:
+    """The column names in a text template. Raises UsageError if it is malformed or names none."""
+    names = tuple(dict.fromkeys(name for _, name in _parts(template) if name is not None))
+    if not names:
+        raise UsageError(
+            f"text template {template!r} names no column",
+            hint="write for example '{title}. {brand}'",
+        )
+    return names
+
+
+def render(template: str, values: Mapping[str, str]) -> str:
+    """A template filled in, without what belongs to an empty value.
+
+    Text before a field belongs to that field, closing brackets after it too: "{title}. {brand}
+    ({year})" gives "T (1999)" where the brand is empty. A stop is not doubled ("Wow!" and "B" give
+    "Wow! B")."""
+    text, previous = "", ""
+    for index, (literal, name) in enumerate(_parts(template)):
+        opening = literal.lstrip(CLOSING)
+        if previous:
+            text += literal[: len(literal) - len(opening)]
+        previous = values[name] if name is not None else previous
+        if not previous:
+            continue
+        if text and text[-1] in ".!?":
+            opening = opening.removeprefix(".")
+        elif not text and index > 0:
+            opening = opening.lstrip(SEPARATORS)
+        text += opening + (previous if name is not None else "")
+    return " ".join(text.split())
+
+
+def _parts(template: str) -> list[tuple[str, str | None]]:
+    """(text before, column name) pairs; the last one is the text after the last field, None."""
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UsageError(f"text template {template!r} is malformed: {error}") from error
+    if any(name == "" or spec or conversion for _, name, spec, conversion in parsed):
+        raise UsageError(
+            f"text template {template!r} is malformed: braces hold a column name and nothing else"
+        )
+    parts: list[tuple[str, str | None]] = []
+    before = ""
+    for literal, name, _, _ in parsed:  # an escaped brace ends a part, too
+        before += literal
+        if name is not None:
+            parts.append((before, name))
+            before = ""
+    return [*parts, (before, None)]
+
+
+def _source(path: Path, available: Sequence[str], title_name: str | None, name: str) -> str:
+    """The column that a name in the template (or among the fields) means."""
+    if name == "title" and title_name is not None:
+        return title_name
+    if name not in available:
+        hint = f"it has {', '.join(available)}" + (
+            "; --title-column names the title" if name == "title" else ""
+        )
+        raise UsageError(f"{path} has no column {name!r}", hint=hint)
+    return name
+
+
+def _render_all(template: str, columns: Mapping[str, Sequence[str]], n: int) -> list[str]:
+    if template == DEFAULT_TEMPLATE:
+        return list(columns["title"])
+    return [
+        render(template, {name: column[row] for name, column in columns.items()})
+        for row in range(n)
+    ]
+
+
+def _check_ids(path: Path, ids: tuple[str, ...]) -> None:
+    if not ids:
+        raise DataError(f"{path} holds no items")
+    if "" in ids:
+        raise DataError(f"{path}, row {ids.index('') + 1}: the item id is empty")
+    if len(set(ids)) == len(ids):
+        return
+    seen: dict[str, int] = {}
+    for row, item in enumerate(ids, 1):
+        if item in seen:
+            raise DataError(
+                f"{path}: item id {item!r} is in rows {seen[item]} and {row}",
+                hint="an item has one row; drop the other",
+            )
+        seen[item] = row
+
+
+def _kept(path: Path, ids: tuple[str, ...], texts: list[str], on_empty: OnEmpty) -> Sequence[int]:
+    """Rows to keep, and a word about those without text."""
+    empty = [row for row, text in enumerate(texts) if not text]
+    if not empty:
+        return range(len(ids))
+    told = f"{path}: {len(empty)} of {len(ids)} items have no text (first: {ids[empty[0]]!r}, row {empty[0] + 1})"
+    if on_empty == "error":
+        raise DataError(
+            told, hint="--on-empty id takes their id as text, --on-empty drop leaves them out"
+        )
+    if on_empty == "id":
+        warnings.warn(f"{told}; their id is taken as text", SidtoolWarning, stacklevel=3)
+        return range(len(ids))
+    warnings.warn(f"{told}; they are left out", SidtoolWarning, stacklevel=3)
+    kept = [row for row, text in enumerate(texts) if text]
+    if not kept:
+        raise DataError(f"{path}: not one of {len(ids)} items has text")
+    return kept
+
+
+def _take(column: Sequence[str], rows: Sequence[int]) -> tuple[str, ...]:
+    return tuple(column) if len(rows) == len(column) else tuple(column[row] for row in rows)
+
+
+def _flatten(members: Sequence[Any]) -> list[str]:
+    return [
+        text
+        for member in members
+        for text in (_flatten(member) if isinstance(member, list) else [str(member)])
+    ]
+
+
+def _join(members: Sequence[str]) -> str:
+    """Sentences are joined by a blank, other members by a comma."""
+    text = ""
+    for member in filter(None, (" ".join(member.split()) for member in members)):
+        text += ("" if not text else " " if text[-1] in ".!?:;," else ", ") + member
+    return text

@@ -1,0 +1,234 @@
+"""Vectors that another engine made, in `.npy`, Parquet or Zarr.
+
+Knows how vectors lie in files and whose row is whose; knows nothing of what is done with them.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.data.items import ID_COLUMNS
+from sidtool.data.tables import choose_column, digest_strings, need_column
+from sidtool.data.vectors import Stored, VectorSource, require_matrix, rows_within
+from sidtool.errors import DataError
+from sidtool.sid import Vectors
+
+VECTOR_COLUMNS = ("vector", "embedding", "embeddings", "vectors", "emb")
+
+
+def read_vectors(path: Path, ids: Sequence[str] | None = None) -> Vectors:
+    """(n, dim) float32 vectors that another engine made; arguments and errors as in `open_vectors`."""
+    return open_vectors(path, ids).all()
+
+
+def open_vectors(
+    path: Path, ids: Sequence[str] | None = None, *, memory: int | None = None
+) -> VectorSource:
+    """n vectors that another engine made, one for each of `ids` in their order; all rows if None.
+
+    `.npy`: a matrix; the ids of its rows stand in `NAME.ids.txt` (one a line) or `NAME.ids.json` (a
+    list) beside it; without these there must be as many rows as ids, in the same order. Parquet: an
+    id column and a column of lists. Zarr (folder or zip): a matrix, or a group of `vectors` and
+    `ids`. Vectors of items that were not asked for are passed over.
+
+    `memory` is a budget in bytes for what is held of the vectors at once; it covers neither ids nor
+    codes, which grow by some hundred bytes an item. None: as much as there is.
+
+    Raises DataError if an item has no vector or an id has two, and, when it is read, if a vector is
+    not finite; UsageError if the memory is too little."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    name = path.name.lower()
+    readers: dict[str, Callable[[Path], tuple[Stored, list[str] | None, int]]] = {
+        ".npy": _open_npy,
+        ".parquet": _open_parquet,
+        ".pq": _open_parquet,
+        ".zarr": _open_zarr,
+        ".zarr.zip": _open_zarr,
+    }
+    opener = next((opener for suffix, opener in readers.items() if name.endswith(suffix)), None)
+    if opener is None:
+        raise DataError(
+            f"{path}: cannot tell how vectors are stored", hint=f"known are {' '.join(readers)}"
+        )
+    try:
+        stored, stored_ids, chunk = opener(path)
+    except (
+        OSError,
+        EOFError,
+        BadZipFile,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{path} cannot be read as vectors: {reason}") from error
+    require_matrix(str(path), stored)
+    limit = rows_within(stored, memory)
+    places = _places(path, stored, stored_ids, ids)
+    stamp = json.dumps([_stamp(path), digest_strings(stored_ids or []), digest_strings(ids or [])])
+    return VectorSource(stored, limit, str(path), places, ids, chunk, stamp)
+
+
+def _stamp(path: Path) -> list[tuple[str, int, int]]:
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    return [
+        (str(each.resolve()), (stat := each.stat()).st_size, stat.st_mtime_ns) for each in files
+    ]
+
+
+def _places(
+    path: Path, stored: Stored, stored_ids: list[str] | None, ids: Sequence[str] | None
+) -> NDArray[np.int64] | None:
+    """The stored row of each id, None where row i is that of id i."""
+    if stored_ids is not None and len(stored_ids) != stored.shape[0]:
+        raise DataError(f"{path} has {stored.shape[0]} vectors and {len(stored_ids)} ids")
+    if ids is None:
+        return None
+    if stored_ids is None:
+        if stored.shape[0] != len(ids):
+            raise DataError(
+                f"{path} has {stored.shape[0]} vectors for {len(ids)} items",
+                hint="name its rows in a file NAME.ids.txt",
+            )
+        return None
+    rows = {item: row for row, item in enumerate(stored_ids)}
+    if len(rows) != len(stored_ids):
+        twice = next(item for row, item in enumerate(stored_ids) if rows[item] != row)
+        raise DataError(f"{path} has two vectors for item {twice!r}")
+    places = np.fromiter((rows.get(item, -1) for item in ids), dtype=np.int64, count=len(ids))
+    if (missing := np.flatnonzero(places < 0)).size:
+        first = ids[int(missing[0])]
+        raise DataError(
+            f"{path} has no vector for {len(missing)} of {len(ids)} items, the first is {first!r}"
+        )
+    same = len(places) == stored.shape[0] and bool((places == np.arange(len(places))).all())
+    return None if same else places
+
+
+# The containers
+
+
+class _Npy:
+    """A `.npy` file, mapped anew for each read: the pages of a mapping that stays would fill the
+    memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        mapped = self._map()
+        self.shape, self.dtype = mapped.shape, mapped.dtype
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        return np.array(self._map()[key])
+
+    def _map(self) -> NDArray[Any]:
+        mapped: NDArray[Any] = np.load(self._path, mmap_mode="r", allow_pickle=False)
+        return mapped
+
+
+def _open_npy(path: Path) -> tuple[Stored, list[str] | None, int]:
+    stored = _Npy(path)
+    lines, listed = path.with_suffix(".ids.txt"), path.with_suffix(".ids.json")
+    if lines.exists():
+        return stored, lines.read_text(encoding="utf-8").splitlines(), 0
+    if listed.exists():
+        return stored, [str(item) for item in json.loads(listed.read_text(encoding="utf-8"))], 0
+    return stored, None, 0
+
+
+class _ParquetColumn:
+    """A column of lists of one length, read forwards; going back opens the files anew at the row
+    group needed."""
+
+    BATCH = 4096
+
+    def __init__(self, path: Path, name: str) -> None:
+        import pyarrow.parquet as pq
+
+        self._path, self._name, self._dim = path, name, 0
+        self._groups: list[tuple[Any, int, int]] = []  # file, group, rows
+        for file in pq.ParquetDataset(path).files:
+            opened = pq.ParquetFile(file)
+            sizes = (
+                opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)
+            )
+            self._groups += [(opened, group, size) for group, size in enumerate(sizes)]
+        self._next, self._rest = 0, self._forward(0)
+        first = next(self._rest, np.zeros((0, 0), dtype=np.float32))
+        self.shape, self.dtype = (
+            (sum(size for *_, size in self._groups), first.shape[1]),
+            first.dtype,
+        )
+        self._rest, self._dim = self._forward(0), first.shape[1]
+
+    def __getitem__(self, key: slice) -> NDArray[Any]:
+        if key.start != self._next:
+            self._rest = self._forward(key.start)
+        wanted, parts = key.stop - key.start, []
+        while wanted and (part := next(self._rest, None)) is not None:
+            if len(part) > wanted:
+                self._rest = _before(part[wanted:], self._rest)
+            parts.append(part[:wanted])
+            wanted -= len(parts[-1])
+        self._next = key.stop
+        return np.concatenate(parts) if parts else np.zeros((0, self.shape[1]), dtype=np.float32)
+
+    def _forward(self, first: int) -> Iterator[NDArray[Any]]:
+        for file, group, size in self._groups:
+            if first >= size:
+                first -= size
+                continue
+            for batch in file.iter_batches(self.BATCH, row_groups=[group], columns=[self._name]):
+                if first < len(batch):
+                    yield self._rows(batch.column(0))[first:]
+                first = max(0, first - len(batch))
+
+    def _rows(self, column: Any) -> NDArray[Any]:
+        """A pyarrow array of n lists -> (n, dim)."""
+        import pyarrow.compute as pc
+
+        lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+        if len(lengths) != 1 or not lengths[0] or lengths[0] != (self._dim or lengths[0]):
+            told = ", ".join(map(str, [*([self._dim] if self._dim else []), *lengths][:5]))
+            raise DataError(f"{self._path}: vectors have different lengths: {told}")
+        found: NDArray[Any] = (
+            pc.list_flatten(column).to_numpy(zero_copy_only=False).reshape(-1, lengths[0])
+        )
+        return found
+
+
+def _before(part: NDArray[Any], rest: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    yield part
+    yield from rest
+
+
+def _open_parquet(path: Path) -> tuple[Stored, list[str] | None, int]:
+    import pyarrow.parquet as pq
+
+    names = pq.ParquetDataset(path).schema.names
+    id_name = need_column(path, names, None, ID_COLUMNS, "item id", "the name item_id")
+    name = choose_column(path, names, None, VECTOR_COLUMNS, "vector")
+    if name is None:
+        raise DataError(
+            f"{path} has no column of vectors: {', '.join(names)}",
+            hint="name it 'vector' or 'embedding'",
+        )
+    ids = [str(item) for item in pq.read_table(path, columns=[id_name])[id_name].to_pylist()]
+    return _ParquetColumn(path, name), ids, 1
+
+
+def _open_zarr(path: Path) -> tuple[Stored, list[str] | None, int]:
+    import zarr
+    from zarr.storage import ZipStore
+
+    stored = zarr.open(ZipStore(path, mode="r") if path.suffix == ".zip" else path, mode="r")
+    if isinstance(stored, zarr.Array):
+        return stored, None, max(stored.chunks[0], 1) if stored.ndim else 1
+    vectors = stored["vectors"]
+    return vectors, [str(item) for item in stored["ids"][:].tolist()], max(vectors.chunks[0], 1)

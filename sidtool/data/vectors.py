@@ -1,0 +1,178 @@
+"""Vectors that are read in parts: as many at once as memory allows.
+
+Knows rows and whose they are; knows nothing of files, nor of what is done with vectors.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.errors import DataError, UsageError
+from sidtool.sid import Vectors
+
+BLOCK = 1 << 16
+"""Rows that a pass over a source reads at once, where memory allows."""
+COPIES = 8
+"""Rows of float32 are held in parts of this share of the memory: working on them takes as much
+again several times."""
+LEAST = 1 << 10
+"""Fewest rows that a memory budget must allow at once."""
+PICKED = 1 << 12
+"""Rows that are picked from one mapping of a file: mapped pages count as memory until they are let
+go."""
+
+
+class Stored(Protocol):
+    """A matrix somewhere: a slice of rows is read when it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False)
+class VectorSource:
+    """n vectors that are read in parts; what is read is float32, and DataError is raised where it
+    is not finite."""
+
+    stored: Stored
+    limit: int
+    """Most rows that may be held at once."""
+    name: str = "the array"
+    places: NDArray[np.int64] | None = None
+    """(n,) the stored row of each vector, where that is another."""
+    ids: Sequence[str] | None = None
+    chunk: int = 0
+    """Rows that can only be read together; 0 where each can be read alone."""
+    stamp: str = field(default="", repr=False)
+    """What tells this source from another, so that work of a run that was killed is not mistaken.
+    """
+
+    @classmethod
+    def of(cls, vectors: "Vectors | VectorSource") -> "VectorSource":
+        """An array as a source; a source as it is. Raises DataError unless there are rows of
+        numbers."""
+        if isinstance(vectors, VectorSource):
+            return vectors
+        array = np.asarray(vectors, dtype=np.float32)
+        require_matrix("the array", array)
+        return cls(array, max(len(array), 1))
+
+    def __len__(self) -> int:
+        return self.stored.shape[0] if self.places is None else len(self.places)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, dim)."""
+        return len(self), self.stored.shape[1]
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First and stop of the stored rows that a pass reads at once."""
+        size = max(min(BLOCK, self.limit) // LEAST * LEAST, min(LEAST, self.limit))
+        if self.chunk:
+            size = max(min(-(-size // self.chunk) * self.chunk, self.limit), 1)
+        rows = self.stored.shape[0]
+        return [(first, min(first + size, rows)) for first in range(0, rows, size)]
+
+    def rows(self, span: tuple[int, int]) -> NDArray[np.int64]:
+        """(m,) which vectors lie in a span of stored rows: those that `read` gives, in its order."""
+        owners = np.arange(*span) if self.places is None else self._owners[span[0] : span[1]]
+        return owners[owners >= 0]
+
+    def read(self, span: tuple[int, int]) -> Vectors:
+        """(m, dim) float32: the vectors in a span of stored rows."""
+        vectors = np.ascontiguousarray(self.stored[span[0] : span[1]], dtype=np.float32)
+        if self.places is not None:
+            vectors = vectors[self._owners[span[0] : span[1]] >= 0]
+        self._check(self.rows(span), vectors)
+        return vectors
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> Vectors:
+        """(m,) numbers of vectors -> (m, dim) float32 in that order."""
+        at = rows if self.places is None else self.places[rows]
+        order = np.argsort(at, kind="stable")
+        vectors, at = np.empty((len(rows), self.shape[1]), dtype=np.float32), at[order]
+        if not self.chunk:
+            for first in range(0, len(at), PICKED):
+                vectors[order[first : first + PICKED]] = self.stored[at[first : first + PICKED]]
+        for start, stop in self.spans if self.chunk else ():
+            first, last = np.searchsorted(at, (start, stop))
+            if first < last:
+                vectors[order[first:last]] = self.stored[start:stop][at[first:last] - start]
+        self._check(rows, vectors)
+        return vectors
+
+    def all(self) -> Vectors:
+        """(n, dim) float32, as a new array."""
+        if self.places is None:
+            return self.read((0, len(self)))
+        return self.take(np.arange(len(self)))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what decides the vectors: file, size and time of change, or the values
+        of an array."""
+        state = hashlib.sha256(f"{self.stamp}{self.shape}{self.chunk}{self.limit}".encode())
+        if self.places is not None:
+            state.update(self.places.tobytes())
+        if isinstance(self.stored, np.ndarray):
+            state.update(np.ascontiguousarray(self.stored).data)
+        return state.hexdigest()
+
+    @cached_property
+    def _owners(self) -> NDArray[np.int64]:
+        """(stored rows,) which vector each one is, -1 where none was asked for."""
+        owners = np.full(self.stored.shape[0], -1, dtype=np.int64)
+        owners[slice(None) if self.places is None else self.places] = np.arange(len(self))
+        return owners
+
+    def _check(self, rows: NDArray[Any], vectors: Vectors) -> None:
+        def describe(at: int) -> str:
+            row = int(rows[at])
+            return f"row {row}" if self.ids is None else f"item {self.ids[row]!r} (row {row})"
+
+        check_finite(vectors, self.name, describe)
+
+
+def check_finite(vectors: Vectors, source: str, describe: Callable[[int], str]) -> None:
+    """Raise DataError if a row is not finite; `describe` tells which row it is."""
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(wrong):
+        raise DataError(
+            f"{source}: {len(wrong)} of {len(vectors)} vectors are not finite, the first is "
+            f"{describe(int(wrong[0]))}",
+            hint="half precision overflows in some encoders: --dtype float32",
+        )
+
+
+def require_matrix(name: str, stored: Stored) -> None:
+    """Raise DataError unless there are rows of numbers."""
+    if len(stored.shape) != 2 or np.dtype(stored.dtype).kind not in "fiu":
+        raise DataError(
+            f"{name} holds an array of shape {stored.shape} and type {stored.dtype}, not rows "
+            "of numbers"
+        )
+
+
+def rows_within(stored: Stored, memory: int | None) -> int:
+    """How many rows of vectors a budget of bytes allows at once. Raises UsageError if those are too
+    few."""
+    if memory is None:
+        return max(stored.shape[0], 1)
+    row = COPIES * 4 * max(stored.shape[1], 1)
+    if memory < LEAST * row:
+        told = (
+            f"a memory of {memory} bytes is too little for vectors of {stored.shape[1]} dimensions"
+        )
+        raise UsageError(told, hint=f"give at least {LEAST * row} bytes")
+    return memory // row

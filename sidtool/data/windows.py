@@ -1,0 +1,93 @@
+"""Files that are already windowed, as MiniOneRec's: a row is a history, cut to a fixed length, and
+its target.
+
+Knows how such rows are read and where in the user's whole sequence each one stands; knows nothing
+of what is held out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidtool.data.interactions import HISTORY_COLUMNS, USER_COLUMNS
+from sidtool.data.items import ID_COLUMNS
+from sidtool.data.tables import column_names, need_column, parse_list, read_columns
+from sidtool.errors import DataError
+
+
+@dataclass(frozen=True)
+class Window:
+    """A row of a windowed file."""
+
+    user: str
+    history: tuple[str, ...]
+    item: str
+
+
+def read_windows(path: Path) -> tuple[Window, ...]:
+    """Rows with a user, a history and a target, in file order.
+
+    A history is a list in JSON or as a Python literal, or ids with blanks between them (RecBole's
+    `item_id_list`). Raises UsageError where a column is missing, DataError where a cell is
+    malformed."""
+    available = column_names(path)
+    user = need_column(path, available, None, USER_COLUMNS, "user id", "the name user_id")
+    history = need_column(
+        path, available, None, HISTORY_COLUMNS, "history", "the name history_item_id"
+    )
+    item = need_column(path, available, None, ID_COLUMNS, "item id", "the name item_id")
+    table = read_columns(path, [user, history, item])
+    cells = zip(*(table[name].to_pylist() for name in (user, history, item)), strict=True)
+    windows = tuple(_window(path, row, *row_cells) for row, row_cells in enumerate(cells, 1))
+    if not windows:
+        raise DataError(f"{path} holds no rows")
+    return windows
+
+
+def _window(
+    path: Path, row: int, user: str | None, history: str | None, item: str | None
+) -> Window:
+    if not user or not item:
+        raise DataError(f"{path}, row {row}: the {'item' if user else 'user'} id is empty")
+    text = (history or "").strip()
+    members = parse_list(text) if text.startswith("[") else text.split()
+    if members is None or not all(
+        isinstance(member, str | int) and member != "" for member in members
+    ):
+        raise DataError(f"{path}, row {row}: the history {text[:40]!r} is no list of item ids")
+    return Window(user, tuple(str(member) for member in members), item)
+
+
+def positions(windows: Sequence[Window]) -> list[int]:
+    """Index of each window's target in its user's whole sequence.
+
+    A history shorter than the longest one in the files was not cut, so its length is the position.
+    A history of full length may have been cut: it continues the sequence known so far where the two
+    overlap most, so its position is exact if the user's rows stand in time order with none missing,
+    and otherwise the least that agrees with the rows. The same full window met again is the same
+    event: counting it twice could hide a held-out event."""
+    longest = max((len(window.history) for window in windows), default=0)
+    known: dict[str, tuple[str, ...]] = {}
+    placed: dict[Window, int] = {}
+    for window in windows:
+        if window in placed:
+            continue
+        sequence = known.get(window.user, ())
+        if len(window.history) < longest:
+            sequence = max(sequence, (*window.history, window.item), key=len)
+            placed[window] = len(window.history)
+        else:
+            overlap = _overlap(sequence, window.history)
+            placed[window] = len(sequence) - overlap + len(window.history)
+            sequence = (*sequence, *window.history[overlap:], window.item)
+        known[window.user] = sequence
+    return [placed[window] for window in windows]
+
+
+def _overlap(sequence: Sequence[str], history: Sequence[str]) -> int:
+    """Length of the longest end of `sequence` with which `history` starts."""
+    longest = min(len(sequence), len(history))
+    return next(
+        n
+        for n in range(longest, -1, -1)
+        if tuple(sequence[len(sequence) - n :]) == tuple(history[:n])
+    )

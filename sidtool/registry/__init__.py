@@ -1,0 +1,1 @@
+"""Names and versions of bundles at any URL: references, publishing, tags and cards."""

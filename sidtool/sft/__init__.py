@@ -1,0 +1,1 @@
+"""Tasks and a split become training examples, in one file format."""

@@ -1,0 +1,1 @@
+"""Training examples and an extended model become a trained model."""

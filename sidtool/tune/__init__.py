@@ -1,1 +1,0 @@
-"""Training: tasks become rows, rows become a tuned model."""

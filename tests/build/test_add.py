@@ -1,0 +1,251 @@
+"""Items come and go, and no published SID ever moves."""
+
+import itertools
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.build.add import NO_VECTORS, add_items, retire, unknown
+from sidtool.build.encode import embed_texts
+from sidtool.bundle import Bundle, ItemMap
+from sidtool.data.items import Items, make_items
+from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
+from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.collisions import Policy, assign
+from sidtool.sid import SidSpace, Vectors
+from tests.bundles import small_bundle
+
+SIZES, DIM = (3, 4, 5), 6
+NAMES = [f"n{row}" for row in range(12)]
+
+
+def vector(item: str) -> Vectors:
+    """What an item's vector always is; a third of the items share theirs with others, so that they
+    collide."""
+    seed = (
+        sum(item.encode()) % 7 if hash_third(item) else int.from_bytes(item.encode(), "big") % 2**32
+    )
+    return np.random.default_rng(seed).normal(size=DIM).astype(np.float32)
+
+
+def hash_third(item: str) -> bool:
+    return sum(item.encode()) % 3 == 0
+
+
+def listed(ids: Sequence[str], title: str = "film") -> Items:
+    titles = tuple(f"{title} {item}" for item in ids)
+    return make_items(tuple(ids), titles, titles, fields={}, template="{title}")
+
+
+def vectors_of(ids: Sequence[str]) -> Vectors:
+    return np.array([vector(item) for item in ids], dtype=np.float32).reshape(-1, DIM)
+
+
+def built(policy: Policy = "reassign", n: int = 8) -> Bundle:
+    rng = np.random.default_rng(1)
+    levels = tuple(
+        rng.normal(size=(size, DIM)).astype(np.float32) / (depth + 1)
+        for depth, size in enumerate(SIZES)
+    )
+    book, ids = Codebook("rq-kmeans", levels, {}, {"seed": 1}), [f"old{row}" for row in range(n)]
+    vectors = vectors_of(ids)
+    assigned = assign(book.encode(vectors), vectors, book, ids, policy)
+    items = ItemMap.of(
+        SidSpace(assigned.space_sizes), ids, assigned.codes, [f"film {item}" for item in ids]
+    )
+    capacity = {"capacity": assigned.space_sizes[-1] if policy == "append" else None}
+    return Bundle.of(
+        items,
+        book,
+        policy,
+        name="shop",
+        collisions=capacity,
+        recipe={"encoder": {"vectors": "given"}},
+    )
+
+
+def grown(bundle: Bundle, ids: Sequence[str], title: str = "film") -> Bundle:
+    """Add items with the vectors that they always have; that some are there already is no news
+    here."""
+    new = [ids[at] for at in unknown(bundle, ids)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SidtoolWarning)
+        return add_items(bundle, listed(ids, title), vectors_of(new))
+
+
+def published(bundle: Bundle) -> dict[str, tuple[int, ...]]:
+    return dict(zip(bundle.items.ids, map(tuple, bundle.items.codes.tolist()), strict=True))
+
+
+def alive(bundle: Bundle) -> set[str]:
+    return {bundle.items.ids[int(row)] for row in bundle.active}
+
+
+POLICIES = st.sampled_from(["reassign", "append", "allow"])
+STEPS = st.lists(
+    st.tuples(st.booleans(), st.lists(st.sampled_from(NAMES), unique=True, max_size=5)), max_size=6
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(policy=POLICIES, steps=STEPS)
+def test_no_sequence_of_adds_and_removes_moves_a_published_sid(
+    policy: Policy, steps: list[tuple[bool, list[str]]]
+) -> None:
+    bundle = built(policy)
+    expected = alive(bundle)
+    for adds, ids in steps:
+        known = published(bundle)
+        chosen = ids if adds else [item for item in ids if item in known]
+        bundle = grown(bundle, chosen) if adds else retire(bundle, chosen)
+        expected = expected | set(chosen) if adds else expected - set(chosen)
+        assert published(bundle).items() >= known.items()
+        assert alive(bundle) == expected
+        if policy != "allow":
+            assert len(np.unique(bundle.items.keys)) == len(bundle.items)
+        assert (np.diff(bundle.items.keys.astype(object)) >= 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    policy=POLICIES,
+    ids=st.lists(st.sampled_from(NAMES), unique=True),
+    cuts=st.sets(st.integers(1, 11)),
+)
+def test_one_batch_is_many_batches(policy: Policy, ids: list[str], cuts: set[int]) -> None:
+    bundle = start = built(policy)
+    bounds = [0, *sorted(cut for cut in cuts if cut < len(ids)), len(ids)]
+    for first, stop in itertools.pairwise(bounds):
+        bundle = grown(bundle, ids[first:stop])
+    assert bundle.identity == grown(start, ids).identity
+    assert bundle.identity.codebook == start.identity.codebook
+
+
+@settings(max_examples=40, deadline=None)
+@given(ids=st.lists(st.sampled_from(NAMES), unique=True, min_size=1), data=st.data())
+def test_what_was_retired_comes_back_to_its_sid(ids: list[str], data: st.DataObject) -> None:
+    before = grown(built(), ids)
+    some = data.draw(st.lists(st.sampled_from(ids), unique=True, min_size=1))
+    without = retire(before, some)
+    assert alive(without) == alive(before) - set(some)
+    assert without.trie().n_items == len(before.items) - len(some)
+    for item in some:  # no newcomer takes it, though it is the nearest one
+        newcomer = make_items(("twin",), ("",), ("x",), fields={}, template="{title}")
+        twin = add_items(without, newcomer, vectors_of([item]))
+        assert twin.sid("twin") != without.sid(item)
+    assert grown(without, some).identity == before.identity
+
+
+def test_append_takes_the_lowest_free_code_and_allow_shares() -> None:
+    for policy in ("append", "allow"):
+        bundle = built(policy)
+        newcomer = listed(["twin"])
+        after = add_items(bundle, newcomer, vectors_of(["old3"]))
+        old, new = published(after)["old3"], published(after)["twin"]
+        assert old[:3] == new[:3]
+        if policy == "allow":
+            assert after.item_ids(after.sid("old3")) == sorted(after.item_ids(after.sid("old3")))
+            assert {"old3", "twin"} <= set(after.item_ids(after.sid("old3")))
+        else:
+            first, stop = bundle.items.rows_under(old[:3])
+            taken = set(bundle.items.codes[first:stop, 3].tolist())
+            assert new[3] == min(set(range(len(taken) + 1)) - taken)
+
+
+def test_an_appended_level_that_overflows_is_refused() -> None:
+    bundle = built("append")
+    many = [f"x{n}" for n in range(bundle.space.sizes[-1])]
+    with pytest.raises(
+        RefusedError, match=f"all {bundle.space.sizes[-1]} codes of the appended level"
+    ):
+        add_items(bundle, listed(many), np.repeat(vectors_of(["old0"]), len(many), axis=0))
+
+
+def test_a_full_space_is_refused() -> None:
+    bundle = built(n=50)
+    many = [f"x{n}" for n in range(11)]
+    assert len(grown(bundle, many[:10]).items) == bundle.space.capacity
+    with pytest.raises(RefusedError, match="all 60 semantic IDs are taken"):
+        grown(bundle, many)
+
+
+def test_items_that_are_there_keep_their_sid_and_take_the_title() -> None:
+    bundle = built()
+    with pytest.warns(
+        SidtoolWarning, match="2 of 3 items are in the bundle already and keep their SID; 2 titles"
+    ):
+        after = add_items(bundle, listed(["old1", "new", "old2"], "novel"), vectors_of(["new"]))
+    assert published(after).items() >= published(bundle).items()
+    titles = {
+        item: after.items.title(after.items.row(item)) for item in ("old0", "old1", "old2", "new")
+    }
+    assert titles == {
+        "old0": "film old0",
+        "old1": "novel old1",
+        "old2": "novel old2",
+        "new": "novel new",
+    }
+    assert after.manifest.change == {
+        "kind": "items",
+        "added": 1,
+        "restored": 0,
+        "retitled": 2,
+        "retired": 0,
+        "catalog": listed(["old1", "new", "old2"], "novel").digest,
+    }
+
+
+def test_a_child_knows_its_parents() -> None:
+    first = built()
+    second = grown(first, ["a", "b"])
+    third = retire(second, ["a", "a"])
+    assert [bundle.manifest.version for bundle in (first, second, third)] == ["1.0", "1.1", "1.2"]
+    assert third.manifest.parent == second.identity.digest
+    assert [entry["digest"] for entry in third.manifest.lineage] == [
+        first.identity.digest,
+        second.identity.digest,
+    ]
+    assert third.manifest.change["retired"] == 1
+    assert third.manifest.collisions == first.manifest.collisions
+    assert third.manifest.recipe == first.manifest.recipe
+
+
+def test_what_changes_nothing_is_no_version() -> None:
+    bundle = built()
+    assert grown(bundle, ["old1", "old2"]) is bundle
+    gone = retire(bundle, ["old1"])
+    assert retire(gone, ["old1"]) is gone
+
+
+def test_what_cannot_be_is_refused() -> None:
+    bundle = built()
+    with pytest.raises(
+        DataError, match="1 ids to remove are not in the bundle, the first is 'nobody'"
+    ):
+        retire(bundle, ["old1", "nobody"])
+    with pytest.raises(UsageError, match="'old1' is to be added and to be removed"):
+        add_items(bundle, listed(["old1"]), NO_VECTORS, remove=["old1"])
+    with pytest.raises(DataError, match="1 vectors for 2 new items"):
+        add_items(bundle, listed(["a", "b"]), vectors_of(["a"]))
+    with pytest.raises(DataError, match="1 item ids are given twice"):
+        add_items(bundle, listed(["a", "a"]), vectors_of(["a", "a"]))
+    for policy in ("reassign", "append", "allow"):
+        with pytest.raises((DataError, UsageError), match=r"\(1, 2\)"):
+            add_items(built(policy), listed(["a"]), np.zeros((1, 2), dtype=np.float32))
+    with pytest.raises(RefusedError, match="built from given vectors"):
+        embed_texts(bundle, ["a lamp"])
+
+
+def test_a_map_without_a_codebook_only_loses_items() -> None:
+    bundle = small_bundle(codebook=False)
+    assert alive(retire(bundle, ["i3"])) == alive(bundle) - {"i3"}
+    with pytest.raises(
+        RefusedError, match="a map without a codebook: it has no SIDs for new items"
+    ):
+        add_items(bundle, listed(["a"]), vectors_of(["a"]))
+    with pytest.raises(RefusedError, match="a map without a codebook"):
+        embed_texts(bundle, ["a lamp"])

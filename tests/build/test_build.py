@@ -1,0 +1,36 @@
+"""Building: what the caller is told of a codebook that says little."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from sidtool.build.build import Plan, build
+from sidtool.data.items import make_items
+from sidtool.errors import SidtoolWarning
+
+
+def bundle_of(alike: int, others: int):
+    rng = np.random.default_rng(0)
+    vectors = np.concatenate([np.zeros((alike, 8)), 5 * rng.standard_normal((others, 8))]).astype(
+        np.float32
+    )
+    ids = tuple(f"i{row:03}" for row in range(len(vectors)))
+    items = make_items(ids, ids, ids, fields={}, template="{title}")
+    return build(
+        items, vectors, Plan((16,), policy="allow"), name="b", encoder={"vectors": "given"}
+    )
+
+
+def test_a_level_with_nearly_all_items_in_one_code_is_a_warning():
+    with pytest.warns(
+        SidtoolWarning, match="level a says little: its 16 codes say no more than 2 evenly used"
+    ):
+        bundle_of(190, 15)
+
+
+def test_a_level_that_spreads_the_items_is_none():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", SidtoolWarning)
+        bundle_of(1, 199)
+    assert [str(one.message) for one in told if issubclass(one.category, SidtoolWarning)] == []

@@ -1,0 +1,201 @@
+"""A bundle built with people: what is held out cannot touch it, and new items find their place by
+their text."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidtool.build.add import add_items
+from sidtool.build.build import Plan, build, build_codebook
+from sidtool.build.sources import Way
+from sidtool.bundle import Bundle, verify
+from sidtool.data.interactions import read_interactions
+from sidtool.data.items import Items, make_items
+from sidtool.data.splits import Split, given, leave_one_out, temporal
+from sidtool.errors import DataError
+from sidtool.quantize.fusion import Blend
+from tests.data.files import write_table
+from tests.quantize.material import mixture
+
+N = 60
+IDS = tuple(f"b{n:02d}" for n in range(N))
+EVENTS = [
+    (f"u{user}", IDS[(7 * user + step) % (N - 5)], step)
+    for user in range(30)
+    for step in range(4 + user % 4)
+]
+"""The last five items meet nobody."""
+
+
+def listed(ids: tuple[str, ...]) -> Items:
+    return make_items(ids, ids, ids, fields={}, template="{title}")
+
+
+def split_of(
+    folder: Path, events: list[tuple[str, str, int]], protocol: str = "leave-one-out"
+) -> Split:
+    if protocol == "given":
+        return windowed(folder, events)
+    path = folder / "events.csv"
+    path.write_text("user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in events))
+    read = read_interactions(path)
+    return (
+        leave_one_out(read)
+        if protocol == "leave-one-out"
+        else temporal(read, valid_from=4, test_from=5)
+    )
+
+
+def windowed(folder: Path, events: list[tuple[str, str, int]]) -> Split:
+    """The same events as files of windows: the last of each user is asked for by test, the one
+    before it by valid."""
+    rows: dict[str, list[dict[str, str]]] = {"train": [], "valid": [], "test": []}
+    for user in dict.fromkeys(user for user, _, _ in events):
+        items = [item for owner, item, _ in events if owner == user]
+        for at in range(1, len(items)):
+            part = {len(items) - 1: "test", len(items) - 2: "valid"}.get(at, "train")
+            rows[part].append(
+                {"user_id": user, "history_item_id": str(items[:at]), "item_id": items[at]}
+            )
+    for part, table in rows.items():
+        columns = {name: [row[name] for row in table] for name in table[0]}
+        write_table(folder / f"{part}.csv", columns)
+    return given(*(folder / f"{part}.csv" for part in rows))
+
+
+def built(
+    split: Split | None,
+    *,
+    seed: int = 0,
+    method: str = "rq-kmeans",
+    signal: Way = "fused",
+    **blend: object,
+) -> Bundle:
+    options = {"epochs": 2} if method in ("rq-vae", "rq-kmeans+", "fsq") else {}
+    settings = Blend(**{"signal_dim": 6, **blend})  # type: ignore[arg-type]
+    plan = Plan((8, 8, 4), method, seed=seed, blend=settings, options=options, signal=signal)
+    return build(
+        listed(IDS), mixture(0, N, 10), plan, name="shop", encoder={"vectors": "given"}, split=split
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "way"),
+    [
+        ("leave-one-out", {}),
+        ("temporal", {}),
+        ("given", {}),
+        ("leave-one-out", {"method": "rq-vae", "signal": "contrastive"}),
+        ("leave-one-out", {"method": "rq-vae", "signal": "both"}),
+        ("given", {"method": "rq-vae", "signal": "both"}),
+    ],
+)
+def test_held_out_events_leave_no_trace_and_training_events_do(
+    tmp_path: Path, protocol: str, way: dict[str, Any]
+) -> None:
+    bundle = built(split_of(tmp_path, EVENTS, protocol), **way)
+    assert (bundle.manifest.recipe or {})["signal"]["protocol"] == protocol
+    lengths = {user: sum(event[0] == user for event in EVENTS) for user, _, _ in EVENTS}
+    held_out = [
+        at
+        for at, (user, _, step) in enumerate(EVENTS)
+        if (step >= 4 if protocol == "temporal" else step >= lengths[user] - 2)
+    ]
+    trained = next(at for at in range(len(EVENTS)) if at not in held_out)
+
+    def with_others(places: list[int]) -> Bundle:
+        changed = [(u, IDS[N - 1] if at in places else i, t) for at, (u, i, t) in enumerate(EVENTS)]
+        return built(split_of(tmp_path, changed, protocol), **way)
+
+    other = with_others(held_out)
+    assert other.identity == bundle.identity
+    assert (other.items.codes == bundle.items.codes).all()
+    assert (
+        other.manifest.source != bundle.manifest.source
+    )  # the whole file's digest is told, outside the identity
+    changed = with_others([trained])
+    assert changed.identity.codebook != bundle.identity.codebook
+    assert any(
+        (a != b).any() for a, b in zip(changed.codebook.levels, bundle.codebook.levels, strict=True)
+    )
+
+
+def test_the_recipe_records_what_entered(tmp_path: Path) -> None:
+    split = split_of(tmp_path, EVENTS)
+    recipe = built(split, signal_weight=0.3, window=3).manifest.recipe or {}
+    assert recipe["signal"]["protocol"] == "leave-one-out"
+    assert recipe["signal"]["train_events"] == split.facts["train_events"]
+    assert recipe["signal"]["window"] == 3
+    fusion = recipe["quantizer"]["parameters"]["fusion"]
+    assert fusion["sources"] == [{"dim": 10, "width": 10, "weight": 0.7}]
+    assert {"dim": 6, "weight": 0.3}.items() <= fusion["signal"].items()
+    assert 0 < fusion["signal"]["warm_items"] < N
+
+
+def test_the_same_seed_gives_the_same_bundle(tmp_path: Path) -> None:
+    split = split_of(tmp_path, EVENTS)
+    assert built(split).identity == built(split).identity
+    assert built(split, seed=1).identity != built(split).identity
+
+
+@pytest.mark.parametrize("method", ["rq-kmeans", "rq-kmeans+", "rq-vae", "pq", "opq", "fsq"])
+def test_every_method_takes_the_signal_and_new_items_after_it(tmp_path: Path, method: str) -> None:
+    made = built(split_of(tmp_path, EVENTS), method=method)
+    made.save(tmp_path / "shop.zarr")
+    assert verify(tmp_path / "shop.zarr") == []
+    opened = Bundle.open(tmp_path / "shop.zarr")
+    fresh = mixture(5, 3, 10)
+    grown = add_items(opened, listed(("n0", "n1", "n2")), fresh)
+    assert len(np.unique(grown.items.codes, axis=0)) == N + 3
+    assert [grown.sid(item) for item in IDS] == [made.sid(item) for item in IDS]
+    assert opened.encode(fresh).tolist() == made.encode(fresh).tolist()
+
+
+def test_an_item_without_events_is_coded_by_its_text_and_one_with_many_is_not(
+    tmp_path: Path,
+) -> None:
+    bundle = built(split_of(tmp_path, EVENTS), signal_weight=0.6, prior=0.5)
+    raw = bundle.encode(mixture(0, N, 10))
+    same = np.array(
+        [
+            (bundle.items.codes[bundle.items.row(item)] == raw[row]).all()
+            for row, item in enumerate(IDS)
+        ]
+    )
+    assert same[N - 5 :].sum() >= 3  # but for those that had to move
+    assert same[: N - 5].mean() < 0.7
+
+
+def test_items_that_meet_share_more_of_their_sid_than_by_text_alone(tmp_path: Path) -> None:
+    pairs = [(n, n + N // 2) for n in range(N // 2)]
+    events = [
+        (f"u{user}", IDS[item], step)
+        for user in range(120)
+        for step, item in enumerate((*pairs[user % 30], *pairs[user % 30], *pairs[(user + 1) % 30]))
+    ]
+
+    def together(split: Split | None) -> int:
+        bundle = built(split, signal_weight=0.8, signal_dim=30)
+        codes = bundle.items.codes[bundle.items.rows(IDS)]
+        return sum(codes[left, 0] == codes[right, 0] for left, right in pairs)
+
+    assert together(split_of(tmp_path, events)) >= together(None) + 5
+
+
+def test_several_sources_are_fused_and_all_needed(tmp_path: Path) -> None:
+    sources = [mixture(0, N, 10), mixture(1, N, 4)]
+    plan = Plan((8, 8, 4), weights=(1.0, 3.0))
+    bundle = build_codebook(listed(IDS), tmp_path / "shop.zarr", plan, vectors=sources)
+    assert bundle.codebook is not None
+    assert bundle.codebook.dims == (10, 4)
+    assert (bundle.manifest.recipe or {})["encoder"] == {"vectors": "given", "dim": 14}
+    assert "signal" not in (bundle.manifest.recipe or {})
+    other = Plan((8, 8, 4), weights=(3.0, 1.0))
+    assert (
+        build_codebook(listed(IDS), tmp_path / "o.zarr", other, vectors=sources).identity
+        != bundle.identity
+    )
+    with pytest.raises(DataError, match="59 vectors for 60 items"):
+        build_codebook(listed(IDS), tmp_path / "x.zarr", plan, vectors=[sources[0], sources[1][1:]])

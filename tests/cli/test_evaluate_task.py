@@ -1,0 +1,277 @@
+"""Tasks beside the next item: mixes within a budget, and asking in words, as a shell sees them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sidtool.sft.tasks import named_task
+from tests.cli.road import FILES, N_ITEMS, TRAINING, Road, done, refused, run, write_lines
+from tests.sft.mixes import ALL_TASKS
+
+TASKS = (
+    "next-item=1",
+    "title-to-sid=1",
+    "sid-to-title=1",
+    "description-to-sid=0.5",
+    "item-text=0.5",
+)
+
+
+@pytest.fixture(scope="module")
+def spoken(road: Road) -> Path:
+    """A model that was trained on a mix of tasks, its rows beside it."""
+    rows, out = road.folder / "spoken-train.jsonl", road.folder / "spoken"
+    tasks = [word for task in TASKS for word in ("--task", task)]
+    done(
+        "make-sft", road.bundle, road.items, road.events, "-o", rows, "--model", road.model, *tasks
+    )
+    done("train", road.model, rows, "-o", out, *TRAINING)
+    return out
+
+
+def test_a_dry_run_reports_budgets_tokens_and_shares(road: Road, tmp_path: Path) -> None:
+    command = (
+        *(
+            "make-sft",
+            road.bundle,
+            road.items,
+            road.events,
+            "-o",
+            tmp_path / "train.jsonl",
+            "--model",
+            road.model,
+        ),
+        *("--task", "next-item=1", "--task", "title-to-sid=3", "--task", "sid-to-description=1"),
+        *("--tokens", 4000, "--task-tokens", "sid-to-description=1000", "--dry-run"),
+    )
+    said = done(*command, "--json").json
+    assert said["budgets"] == {"sid-to-description": 1000, "next-item": 750, "title-to-sid": 2250}
+    for task, counted in said["tasks"].items():
+        assert 0.8 * said["budgets"][task] < counted["tokens"] <= said["budgets"][task]
+        assert 0 < counted["longest"] < 200
+    assert sum(counted["share"] for counted in said["tasks"].values()) == pytest.approx(1)
+    assert done(*command, "--json").json == said
+    table = done(*command).out
+    for word in ("budget", "2250", "share", "longest row"):
+        assert word in table
+    assert list(tmp_path.iterdir()) == []
+    assert "needs a tokenizer" in refused(2, *command[:6], "--tokens", 4000)
+    assert "no task of this mix" in refused(2, *command[:8], "--task-tokens", "sid-to-title=9")
+
+
+def test_queries_are_read_or_composed(road: Road, tmp_path: Path) -> None:
+    made = (
+        "make-sft",
+        road.bundle,
+        road.items,
+        road.events,
+        "-o",
+        tmp_path / "train.jsonl",
+        "--task",
+        "query-to-sid=1",
+    )
+    assert "--queries FILE" in refused(2, *made)
+    queries = write_lines(
+        tmp_path / "q.jsonl",
+        [{"item": "b001", "text": "a lamp"}, {"item": "zzz", "text": "nothing"}],
+    )
+    said = done(*made, "--queries", queries, "--json").json
+    assert (said["tasks"]["query-to-sid"]["rows"], said["dropped_queries"]) == (1, 1)
+    assert said["asking"]["task"] == "query-to-sid"
+    composed = done(*made, "--query-text", "looking for: {description}", "--json", "--force").json
+    assert composed["tasks"]["query-to-sid"]["rows"] == N_ITEMS
+    assert "one of the two" in refused(
+        2, *made, "--queries", queries, "--query-text", "{title}", "--force"
+    )
+    assert "no column 'color'" in refused(2, *made, "--query-text", "{color}", "--force")
+
+
+def test_a_model_is_asked_in_words(road: Road, spoken: Path) -> None:
+    ask = ("recommend", spoken, "--text", "red lamp <s_a_1>", "-k", 7, "--json")
+    answer = done(*ask).json
+    assert len(set(answer["items"])) == 7
+    stream = (
+        json.dumps({"text": "red lamp <s_a_1>"}) + "\n" + json.dumps({"history": ["b001"]}) + "\n"
+    )
+    both = done("recommend", spoken, "--file", "-", "-k", 7, "--json", text=stream).lines
+    assert both[0] == answer
+    assert len(both[1]["items"]) == 7
+    assert "--history or --file or --text" in refused(2, *ask, "--history", "b001")
+    told = refused(1, "recommend", road.tuned, "--text", "red lamp")
+    assert "never taught to go from a text to an item" in told
+    assert "--task title-to-sid=1" in told
+    contract = json.loads((spoken / "sid.json").read_text())
+    assert contract["asking"]["task"] == "title-to-sid"
+    assert contract["facts"]["row_format"] == "plain"
+
+
+# evaluate --task
+
+ALL = [task for task in ALL_TASKS if "brand" not in task] + ["prefix-to-description"]
+LAST_LEVEL = {"exact", "prefix@1", "prefix@2"}
+
+
+@pytest.mark.parametrize("task", ALL)
+def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: str) -> None:
+    kind = named_task(task)
+    of = (road.test,) if kind.per == "user" else ()
+    ask = [
+        "evaluate",
+        spoken,
+        *of,
+        "--task",
+        task,
+        "--items",
+        road.items,
+        "--limit",
+        5,
+        "--width",
+        3,
+        "--json",
+    ]
+    if kind.per == "query":
+        ask += ["--query-text", "looking for {title}"]
+    ran = done(*ask)
+    value = ran.json
+    assert (value["task"], value["n"]) == (task, 5)
+    if kind.target == "sid":
+        assert set(value["chance"]) == LAST_LEVEL
+        assert {"hr@1", "hr@3", "ndcg@3"} | LAST_LEVEL <= set(value["metrics"])
+        assert 0 < value["chance"]["exact"] <= value["chance"]["prefix@1"] < 1
+    elif kind.target == "text":
+        assert set(value["metrics"]) == {"perplexity"}
+    else:
+        assert set(value["metrics"]) == {"exact_match", "token_f1", "perplexity"}
+    assert done(*ask).json == value
+    for word in ("chance", "5 questions", *value["metrics"]):
+        assert word in ran.err
+
+
+def test_rows_and_items_ask_the_same(road: Road, spoken: Path) -> None:
+    rows = road.folder / "spoken-train.jsonl"
+    from_rows = done(
+        "evaluate", spoken, rows, "--task", "title-to-sid", "--width", 5, "--json"
+    ).json
+    from_items = done(
+        "evaluate", spoken, "--task", "title-to-sid", "--items", road.items, "--width", 5, "--json"
+    ).json
+    assert from_rows == from_items
+    from_titles = done("evaluate", spoken, "--task", "title-to-sid", "--width", 5, "--json").json
+    assert from_titles == from_items
+    assert from_items["n"] == N_ITEMS
+
+
+def test_rows_of_another_bundle_are_not_asked(road: Road, spoken: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    for answer in ("no SID at all", "<s_a_0>", "<s_a_99><s_b_0><s_c_0>"):
+        rows.write_text(
+            json.dumps({"task": "title-to-sid", "prompt": "a title", "completion": answer}) + "\n"
+        )
+        assert "no SID of the model's bundle" in refused(
+            1, "evaluate", spoken, rows, "--task", "title-to-sid"
+        )
+    other = tmp_path / "train.jsonl"
+    done("make-sft", road.other, road.items, road.events, "-o", other, "--task", "title-to-sid=1")
+    assert "codebook digest" in refused(3, "evaluate", spoken, other, "--task", "title-to-sid")
+
+
+def test_users_whose_item_the_bundle_lacks_are_not_asked(
+    road: Road, spoken: Path, tmp_path: Path
+) -> None:
+    first, *rest = (json.loads(line) for line in road.test.read_text().splitlines()[:4])
+    users = write_lines(tmp_path / "test.jsonl", [first | {"item": "new"}, *rest])
+    for task in ("next-item", "sequence"):
+        ran = done("evaluate", spoken, users, "--task", task, "--width", 5, "--json")
+        assert ran.json["n"] == 3
+        assert "1 of 4 users are not asked" in ran.err
+
+
+def test_held_out_items_are_asked_alone(road: Road, spoken: Path, tmp_path: Path) -> None:
+    held = write_lines(tmp_path / "held", ["b003", "b004", "b031"])
+    ask = ("evaluate", spoken, "--task", "description-to-sid", "--items", road.items, "--width", 2)
+    value = done(*ask, "--held-out", held, "--json").json
+    assert value["n"] == 3
+    # a description is that of every fourth item: whichever of them is found is right
+    assert value["chance"]["exact"] == pytest.approx(0.25)
+    assert "exact is" in refused_after_figures(*ask, "--min", "exact=1.5")
+    below = write_lines(tmp_path / "gone", ["zzz"])
+    assert "nothing to ask" in refused(1, *ask, "--held-out", below)
+
+
+def test_titles_are_learned_alone_and_held_out_ones_are_not_told(
+    road: Road, tmp_path: Path
+) -> None:
+    """A mix that teaches no recommending trains to its end, by stages too; nothing could validate
+    it."""
+    held, rows = write_lines(tmp_path / "held", ["b003", "b004"]), tmp_path / "train.jsonl"
+    made = ("make-sft", road.bundle, road.items, road.events, "-o", rows, "--model", road.model)
+    mix = ("--task", "title-to-sid=2", "--task", "sid-to-title=2", "--held-out", held)
+    said = done(*made, *mix)
+    assert "no text of 2 items" in said.out
+    lineage = json.loads((tmp_path / "train.jsonl.meta.json").read_text())
+    assert (lineage["held_out_items"], lineage["serving"]) == (2, None)
+    assert lineage["tasks"]["title-to-sid"]["rows"] == 2 * (N_ITEMS - 2)
+    titles = [json.loads(line)["title"] for line in road.items.read_text().splitlines()]
+    told = rows.read_text()
+    assert [
+        title for title in titles if title + "\\n" not in told and f'"{title}<' not in told
+    ] == titles[3:5]
+    (tmp_path / "stages.yaml").write_text(
+        "num_train_epochs: 1\nstages: [{stage: rows}, {stage: full}]\n"
+    )
+    ran = done(
+        "train",
+        road.model,
+        rows,
+        "-o",
+        tmp_path / "out",
+        "--config",
+        tmp_path / "stages.yaml",
+        "--json",
+    )
+    assert [stage["metric"] for stage in ran.json["stages"]] == [None, None]
+    ask = ("evaluate", tmp_path / "out", "--task", "title-to-sid", "--width", 2, "--json")
+    assert done(*ask, "--held-out", held).json["n"] == 2
+    wrong = write_lines(tmp_path / "wrong", ["zzz"])
+    assert "not in the bundle, as 'zzz'" in refused(2, *made, "--force", "--held-out", wrong)
+
+
+def refused_after_figures(*arguments: object) -> str:
+    ran = run(*arguments)
+    assert ran.code == 3
+    return ran.last
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "told"),
+    [
+        (("--task", "guess"), 2, "no task 'guess'"),
+        (("--task", "next-item"), 2, "is asked of test users"),
+        (("test.jsonl", "--task", "title-to-sid"), 2, "no test users but items"),
+        (("--task", "sid-to-description"), 2, "'description'"),
+        (("--task", "query-to-sid"), 2, "--queries FILE"),
+        (("train.jsonl", "--task", "title-to-sid"), 1, "no row of task title-to-sid"),
+        (
+            ("train.jsonl", "--task", "sequence", "--items", "items.jsonl"),
+            2,
+            "holds the questions already",
+        ),
+        (
+            ("train.jsonl", "--task", "sequence", "--query-text", "{title}"),
+            2,
+            "holds the questions already",
+        ),
+        (
+            ("test.jsonl", "--task", "next-item", "--held-out", "items.jsonl"),
+            2,
+            "leave out --held-out",
+        ),
+        ((), 2, "nothing to measure"),
+    ],
+)
+def test_tasks_that_cannot_be_measured(
+    road: Road, spoken: Path, more: tuple[str, ...], code: int, told: str
+) -> None:
+    placed = [road.folder / word if word in FILES.values() else word for word in more]
+    assert told in refused(code, "evaluate", spoken, *placed)

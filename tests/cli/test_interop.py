@@ -1,0 +1,262 @@
+"""import, export and compare, and the options of a method, as a shell sees them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from sidtool.bundle import Bundle
+from sidtool.model.contract import read_contract
+from tests.cli.road import N_ITEMS, Road, done, refused, tree
+
+
+@pytest.fixture
+def index(road: Road, tmp_path: Path) -> Path:
+    done("export", road.bundle, "--to", "minionerec", "-o", tmp_path / "mini")
+    return tmp_path / "mini"
+
+
+def test_there_and_back(road: Road, index: Path, tmp_path: Path) -> None:
+    ran = done(
+        "import",
+        index / "index.json",
+        "--info",
+        index / "info.txt",
+        "--levels",
+        "4x4x8",
+        "-o",
+        tmp_path / "m.zarr",
+    )
+    assert f"{N_ITEMS} items, 4x4x8, spelled <s_{{level}}_{{code}}>" in ran.out
+    assert (
+        ran.last
+        == f"next: sidtool extend-model MODEL {tmp_path / 'm.zarr'} -o MODEL+sid --init mean"
+    )
+    original, imported = Bundle.open(road.bundle), Bundle.open(tmp_path / "m.zarr")
+    assert list(imported.items.ids) == list(original.items.ids)
+    assert (imported.items.codes == original.items.codes).all()
+    assert imported.items.titles is not None
+    assert original.items.titles is not None
+    assert list(imported.items.titles) == list(original.items.titles)
+    done("export", tmp_path / "m.zarr", "--to", "minionerec", "-o", tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(index)
+
+
+def test_a_map_serves_everything_but_encode(road: Road, index: Path, tmp_path: Path) -> None:
+    done("import", index / "index.json", "-o", tmp_path / "m.zarr")
+    done("verify", tmp_path / "m.zarr")
+    assert "a map without a codebook" in done("inspect", tmp_path / "m.zarr").out
+    sid = done("decode", tmp_path / "m.zarr", Bundle.open(road.bundle).sid("b007"), "--json").json
+    assert sid["items"] == ["b007"]
+    assert "without a codebook" in refused(
+        3, "encode", tmp_path / "m.zarr", "--embeddings", road.vectors
+    )
+    done("extend-model", road.base, tmp_path / "m.zarr", "-o", tmp_path / "m+sid", "--init", "mean")
+
+
+def test_lines_of_a_catalog_as_keys(road: Road, tmp_path: Path) -> None:
+    lines = ("--items", road.items, "--keys", "line")
+    done("export", road.bundle, "--to", "minionerec", "-o", tmp_path / "mini", *lines)
+    assert list(json.loads((tmp_path / "mini" / "index.json").read_text())) == [
+        str(n) for n in range(N_ITEMS)
+    ]
+    ran = done(
+        "import", tmp_path / "mini" / "index.json", "-o", tmp_path / "m.zarr", *lines, "--json"
+    )
+    assert (ran.json["items"], ran.json["policy"]) == (N_ITEMS, "reassign")
+    assert ran.json["digest"] == Bundle.open(tmp_path / "m.zarr").identity.digest
+    assert "keys are lines" in refused(
+        2, "import", tmp_path / "mini" / "index.json", "-o", tmp_path / "n.zarr", "--keys", "line"
+    )
+
+
+def test_openonerec_and_static(road: Road, tmp_path: Path) -> None:
+    done("export", road.bundle, "--to", "openonerec", "-o", tmp_path / "map.parquet")
+    assert pq.read_table(tmp_path / "map.parquet").column_names == ["pid", "sid"]
+    done(
+        "import",
+        tmp_path / "map.parquet",
+        "-o",
+        tmp_path / "m.zarr",
+        "--items",
+        road.items,
+        "--levels",
+        "4x4x8",
+    )
+    original, imported = Bundle.open(road.bundle), Bundle.open(tmp_path / "m.zarr")
+    assert (imported.identity.space, imported.identity.items) == (
+        original.identity.space,
+        original.identity.items,
+    )
+    done("export", road.bundle, "--to", "static", "-o", tmp_path / "static.npz")
+    assert "packed_csr" in np.load(tmp_path / "static.npz")
+
+
+def test_flashrec_is_told_what_it_would_guess_wrong(road: Road, tmp_path: Path) -> None:
+    ran = done("export", road.bundle, "--to", "flashrec", "-o", tmp_path / "sids.json")
+    assert ran.out == f"--sid-vocab-file {tmp_path / 'sids.json'}\n"
+    done(
+        "build-codebook",
+        road.items,
+        "-o",
+        tmp_path / "four.zarr",
+        "--embeddings",
+        road.vectors,
+        "--levels",
+        "4x4x4x4",
+    )
+    done("extend-model", road.base, tmp_path / "four.zarr", "-o", tmp_path / "four")
+    asked = (
+        "export",
+        tmp_path / "four.zarr",
+        "--to",
+        "flashrec",
+        "--force",
+        "-o",
+        tmp_path / "four.json",
+    )
+    assert "--model MODEL tells the --sid" in done(*asked).err
+    start = read_contract(tmp_path / "four").token_start
+    ran = done(*asked, "--model", tmp_path / "four")
+    assert (
+        ran.out
+        == f"--sid-vocab-file {tmp_path / 'four.json'} --sid {start}:{start + 17}/4,4,4,4,2\n"
+    )
+    before = tree(tmp_path)
+    assert "tokens differ" in refused(3, *asked, "--model", road.model)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("export", "BUNDLE", "--to", "tiger", "-o", "OUT"), "no to 'tiger'"),
+        (
+            ("export", "BUNDLE", "--to", "static", "-o", "OUT", "--keys", "line"),
+            "belong to --to minionerec, not to static",
+        ),
+        (
+            ("export", "BUNDLE", "--to", "static", "-o", "OUT", "--model", "M"),
+            "belongs to --to flashrec, not to static",
+        ),
+        (("export", "BUNDLE", "--to", "minionerec", "-o", "OUT", "--keys", "row"), "no keys 'row'"),
+        (("import", "map.csv", "-o", "OUT"), "no known map ends in '.csv'"),
+        (("import", "map.parquet", "-o", "OUT", "--info", "i.txt"), "belong to index.json"),
+        (("compare", "BUNDLE", "--field", "brand"), "none is given"),
+        (("compare", "BUNDLE", "--items", "items.csv"), "says nothing alone"),
+        (("compare", "BUNDLE", "--id-column", "sku"), "none is given"),
+        (("compare", "BUNDLE", "--seed", "-1"), "a seed is 0 or more"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    road: Road, tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    named = {"BUNDLE": str(road.bundle), "OUT": str(tmp_path / "out")}
+    assert told in refused(2, *(named.get(each, each) for each in arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_refused(road: Road, index: Path) -> None:
+    before = tree(index)
+    assert "exists already" in refused(2, "export", road.bundle, "--to", "minionerec", "-o", index)
+    assert "exists already" in refused(2, "import", index / "index.json", "-o", index)
+    assert tree(index) == before
+
+
+def test_compare(road: Road, index: Path, tmp_path: Path) -> None:
+    done("import", index / "index.json", "-o", tmp_path / "m.zarr", "--levels", "4x4x8")
+    asked = (
+        "compare",
+        road.bundle,
+        tmp_path / "m.zarr",
+        "--embeddings",
+        road.vectors,
+        "--interactions",
+        road.events,
+    )
+    labelled = (*asked, "--items", road.items, "--field", "description")
+    found = done(*labelled, "--json").json
+    assert found["items"] == N_ITEMS
+    ours, theirs = found["bundles"]
+    assert (ours["bundle"], theirs["bundle"]) == (str(road.bundle), str(tmp_path / "m.zarr"))
+    assert (ours["method"], theirs["method"]) == ("rq-kmeans", None)
+    report = Bundle.open(road.bundle).manifest.report
+    assert ours["variance_left"] == pytest.approx(report["variance_left_assigned"], rel=1e-5)
+    for one, other in zip(ours["levels"], theirs["levels"], strict=True):  # the same SIDs
+        assert all(
+            one[name] == other[name]
+            for name in ("used", "entropy", "gini", "purity", "bits", "bits_by_chance")
+        )
+    assert (
+        ours["levels"][0]["bits"] > ours["levels"][0]["bits_by_chance"]
+    )  # people walk from kind to kind
+    table = done(*labelled).out
+    for word in (
+        "variance left",
+        "perplexity",
+        "neighbors kept",
+        "purity",
+        "by chance",
+        "collide before",
+    ):
+        assert word in table
+
+
+def test_compare_needs_to_know_whose_vectors_they_are(road: Road, tmp_path: Path) -> None:
+    np.save(tmp_path / "bare.npy", np.zeros((N_ITEMS, 8), dtype=np.float32))
+    asked = ("compare", road.bundle, "--embeddings", tmp_path / "bare.npy")
+    assert "does not say whose vectors" in refused(2, *asked)
+    done(*asked, "--items", road.items)
+
+
+def test_options_of_a_method(road: Road, tmp_path: Path) -> None:
+    def built(name: str, *more: object) -> tuple[object, ...]:
+        return (
+            "build-codebook",
+            road.items,
+            "-o",
+            tmp_path / name,
+            "--embeddings",
+            road.vectors,
+            "--levels",
+            "4x4x8",
+            *more,
+        )
+
+    done(*built("a.zarr", "--balanced", "--normalize"))
+    bundle = Bundle.open(tmp_path / "a.zarr")
+    assert bundle.codebook is not None
+    assert bundle.codebook.parameters["normalize"] is True
+    assert bundle.identity.codebook != Bundle.open(road.bundle).identity.codebook
+    counts = np.bincount(bundle.items.codes[:, 0], minlength=4)
+    assert counts.max() - counts.min() <= 2
+    done(*built("b.zarr", "--set", "balanced=true", "--set", "normalize=true"))
+    assert Bundle.open(tmp_path / "b.zarr").identity == bundle.identity
+    done(
+        *built(
+            "c.zarr",
+            "--method",
+            "rq-vae",
+            "--set",
+            "epochs=1",
+            "--set",
+            "width=4",
+            "--set",
+            "ema=0.9",
+            "--dry-run",
+        )
+    )
+    for more, told in {
+        ("--method", "fsq", "--balanced"): "method fsq has no option 'balanced'",
+        ("--set", "seed=3"): "has no option 'seed'",
+        ("--set", "balanced=3"): "option balanced of method rq-kmeans cannot be 3",
+        (
+            "--method",
+            "rq-vae",
+            "--set",
+            "epochs=ten",
+        ): "option epochs of method rq-vae cannot be 'ten'",
+    }.items():
+        assert told in refused(2, *built("d.zarr", *more))

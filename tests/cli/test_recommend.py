@@ -1,0 +1,325 @@
+"""recommend and evaluate, as a shell sees them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.bundle import Bundle
+from tests.cli.road import N_ITEMS, N_USERS, Ran, Road, done, refused, run, write_lines
+
+ITEMS = {f"b{n:03d}" for n in range(N_ITEMS)}
+
+
+@pytest.fixture(scope="module")
+def requests(road: Road) -> list[dict[str, Any]]:
+    """The test users' histories, which differ in length, so that a batch is not in the order of the
+    file."""
+    rows = [json.loads(line) for line in road.test.read_text(encoding="utf-8").splitlines()]
+    return [{"user": row["user"], "history": row["history"]} for row in rows]
+
+
+@pytest.fixture
+def file(requests: list[dict[str, Any]], tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "users.jsonl", requests)
+
+
+# recommend
+
+
+@pytest.mark.parametrize("k", [1, 10, 50, N_ITEMS, 200])
+def test_each_request_gets_exactly_k_different_items_in_input_order(
+    road: Road, requests: list[dict[str, Any]], file: Path, k: int
+) -> None:
+    answers = done("recommend", road.tuned, "--file", file, "-k", k, "--json").lines
+    assert [answer["user"] for answer in answers] == [request["user"] for request in requests]
+    bundle = Bundle.open(road.bundle)
+    for answer in answers:
+        assert len(answer["items"]) == len(set(answer["items"])) == min(k, N_ITEMS)
+        assert set(answer["items"]) <= ITEMS
+        assert answer["scores"] == sorted(answer["scores"], reverse=True)
+        assert answer["sids"] == [bundle.sid(item) for item in answer["items"]]
+        assert answer["unknown"] == 0
+
+
+def test_one_history_is_the_same_request_as_a_line_of_a_file(
+    road: Road, requests: list[dict[str, Any]]
+) -> None:
+    history = requests[0]["history"]
+    by_flag = done("recommend", road.tuned, "--history", ",".join(history), "--json").json
+    by_stdin = done(
+        "recommend",
+        road.tuned,
+        "--file",
+        "-",
+        "--json",
+        text=json.dumps({"history": history}) + "\n",
+    )
+    assert by_flag == by_stdin.json
+    assert len(by_flag["items"]) == 10
+    table = done("recommend", road.tuned, "--history", ",".join(history)).out.splitlines()
+    assert [line.split()[1] for line in table[1:]] == by_flag["items"]
+    assert all(title in line for title, line in zip(by_flag["titles"], table[1:], strict=True))
+
+
+def test_filters_hold(
+    road: Road, requests: list[dict[str, Any]], file: Path, tmp_path: Path
+) -> None:
+    ask = ("recommend", road.tuned, "--file", file, "-k", 20, "--json")
+    some, others = sorted(ITEMS)[::3], sorted(ITEMS)[::2]
+    allow, deny = write_lines(tmp_path / "allow", some), write_lines(tmp_path / "deny", others)
+    free = done(*ask).lines
+    assert any(
+        set(answer["items"]) & set(r["history"]) for answer, r in zip(free, requests, strict=True)
+    )
+    for answer, request in zip(done(*ask, "--exclude-seen").lines, requests, strict=True):
+        assert len(answer["items"]) == 20
+        assert not set(answer["items"]) & set(request["history"])
+    for answer in done(*ask, "--allow", allow).lines:
+        assert set(answer["items"]) == set(some)  # twenty of them are all of them
+    for answer in done(*ask, "--deny", deny).lines:
+        assert len(answer["items"]) == 20
+        assert not set(answer["items"]) & set(others)
+    both = done(*ask, "--allow", allow, "--deny", deny, "--exclude-seen").lines
+    for answer, request in zip(both, requests, strict=True):
+        assert set(answer["items"]) == set(some) - set(others) - set(request["history"])
+
+
+def test_candidates_are_scored_as_the_beam_scores_them(
+    road: Road, file: Path, tmp_path: Path
+) -> None:
+    wanted = sorted(ITEMS)[5:17]
+    candidates = write_lines(tmp_path / "candidates", wanted)
+    exact = done(
+        "recommend", road.tuned, "--file", file, "-k", 12, "--candidates", candidates, "--json"
+    ).lines
+    everything = done(
+        "recommend", road.tuned, "--file", file, "-k", N_ITEMS, "--width", 100, "--json"
+    ).lines
+    for one, all_ in zip(exact, everything, strict=True):
+        scores = dict(zip(all_["items"], all_["scores"], strict=True))
+        assert set(one["items"]) == set(wanted)
+        assert one["scores"] == pytest.approx([scores[item] for item in one["items"]], abs=1e-4)
+    command = ("recommend", road.tuned, "--file", file, "--candidates", candidates)
+    assert "allow list already" in refused(2, *command, "--allow", candidates)
+    assert "at least 1" in refused(2, *command, "-k", -1)
+    ran = done(
+        "recommend", road.tuned, "--history", "b001,nope", "--candidates", candidates, "--json"
+    )
+    assert ran.err.startswith("warning: 1 ids")
+
+
+def test_an_output_file_and_going_on_after_a_kill(road: Road, file: Path, tmp_path: Path) -> None:
+    out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+    ask = ("recommend", road.tuned, "--file", file, "-k", 5)
+    ran = done(*ask, "-o", out)
+    assert ran.out == ""
+    whole = out.read_bytes()
+    assert whole.decode() == done(*ask, "--json").out
+    assert not partial.exists()
+    assert "--force" in refused(2, *ask, "-o", out)
+    for cut in (0, 1, len(whole) // 2, len(whole) - 1, len(whole)):  # within a line, or at its end
+        out.unlink()
+        partial.write_bytes(whole[:cut])
+        done(*ask, "-o", out, "--resume")
+        assert out.read_bytes() == whole
+        assert not partial.exists()
+    partial.write_bytes(b"left by another run\n")
+    done(*ask, "-o", out, "--force")
+    assert out.read_bytes() == whole
+    assert "--resume needs -o" in refused(2, *ask, "--resume")
+
+
+def test_what_resumes_is_kept_not_asked_again(road: Road, file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    (tmp_path / "out.jsonl.partial").write_text('{"user": "kept"}\n')
+    done("recommend", road.tuned, "--file", file, "-k", 5, "-o", out, "--resume")
+    lines = out.read_text().splitlines()
+    assert (lines[0], len(lines)) == ('{"user": "kept"}', N_USERS)
+
+
+def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:
+    ran = done("recommend", road.tuned, "--history", "b001,nope,gone", "--json")
+    assert ran.json["unknown"] == 2
+    assert ran.err.startswith("warning: 2 ids")
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "told"),
+    [
+        ((), 2, "either --history or --file"),
+        (("--history", "b001", "--file", "x"), 2, "either --history or --file"),
+        (("--history", "b001", "-k", "0"), 2, "at least 1"),
+        (("--history", "b001", "--normalize", "softly"), 2, "level, trie or vocabulary"),
+        (("--history", "b001", "--dtype", "int3"), 2, "int3"),
+        (("--history", "b001", "--device", "gpu"), 2, "no model can run on device 'gpu'"),
+        (("--history", "b001", "--device", "cuda:77"), 2, "no model can run on device 'cuda:77'"),
+        (("--file", "nowhere.jsonl"), 1, "nowhere.jsonl"),
+        (("--history", "b001", "--deny", "nowhere"), 1, "nowhere"),
+    ],
+)
+def test_requests_that_cannot_be(road: Road, more: tuple[str, ...], code: int, told: str) -> None:
+    assert told in refused(code, "recommend", road.tuned, *more)
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "{}", '{"history": "b001"}', '{"history": [1]}', '{"history": ["\\ud83d"]}']
+)
+def test_a_malformed_request_is_exit_1(road: Road, line: str) -> None:
+    ran = run(
+        "recommend",
+        road.tuned,
+        "--file",
+        "-",
+        "--json",
+        text='{"history": ["b001"]}\n' + line + "\n",
+    )
+    assert ran.code == 1
+    assert ran.err.startswith("error: ")
+
+
+def test_a_request_that_is_no_text_is_named_by_its_line(road: Road, tmp_path: Path) -> None:
+    requests = tmp_path / "requests.jsonl"
+    requests.write_bytes(b'{"history": ["b001"]}\n\n{"history": ["\xff"]}\n')
+    ran = run("recommend", road.tuned, "--file", requests, "--json")
+    assert (ran.code, ran.err) == (1, "error: line 3 of the requests is not UTF-8\n")
+
+
+def test_a_list_of_ids_may_begin_with_a_mark(road: Road, tmp_path: Path) -> None:
+    deny, ask = (
+        tmp_path / "deny",
+        ("recommend", road.tuned, "--history", "b001", "-k", N_ITEMS, "--json"),
+    )
+    deny.write_text("b007\nb008\n", encoding="utf-8-sig")
+    assert set(done(*ask, "--deny", deny).json["items"]) == ITEMS - {"b007", "b008"}
+
+
+def test_only_a_bundle_that_belongs_to_the_model_serves_it(road: Road) -> None:
+    ask = ("recommend", road.tuned, "--history", "b001,b002", "--json")
+    own = done(*ask)
+    for bundle in (road.bundle, road.zipped):
+        assert done(*ask, "--bundle", bundle) == own
+    told = refused(3, *ask, "--bundle", road.other)
+    ours, theirs = (Bundle.open(path).identity.codebook[:12] for path in (road.other, road.bundle))
+    assert ours in told
+    assert theirs in told
+    assert "hint: train a model for this bundle" in told
+    refused(3, "evaluate", road.tuned, road.test, "--bundle", road.other)
+    assert "sidtool extend-model" in refused(3, "recommend", road.base, "--history", "b001")
+
+
+# evaluate
+
+
+@pytest.fixture(scope="module")
+def evaluated(road: Road) -> Ran:
+    return done("evaluate", road.tuned, road.test, "--json")
+
+
+def test_json_has_every_metric_of_every_system(evaluated: Ran, road: Road) -> None:
+    value = evaluated.json
+    names = {f"{kind}@{k}" for kind in ("hr", "ndcg", "mrr") for k in (1, 3, 5, 10, 20, 50)}
+    assert value["n"] == N_USERS
+    systems = (
+        value["metrics"],
+        value["sid_level"],
+        value["baselines"]["popularity"],
+        value["baselines"]["item-knn"],
+    )
+    for metrics in systems:
+        assert set(metrics) == names
+        assert all(0 <= number <= 1 for number in metrics.values())
+    for name, (low, high) in value["ci"].items():
+        assert low <= value["metrics"][name] <= high
+    assert value["metrics"] == value["sid_level"]  # one item a SID
+    assert evaluated.last == f"next: sidtool recommend {road.tuned} --history ITEM,ITEM -k 10"
+
+
+def test_metrics_are_those_of_what_recommend_gives(evaluated: Ran, road: Road, file: Path) -> None:
+    answers = done("recommend", road.tuned, "--file", file, "-k", 50, "--json").lines
+    targets = [
+        json.loads(line)["item"] for line in road.test.read_text(encoding="utf-8").splitlines()
+    ]
+    for k in (1, 10, 50):
+        hits = sum(
+            item in answer["items"][:k] for item, answer in zip(targets, answers, strict=True)
+        )
+        assert evaluated.json["metrics"][f"hr@{k}"] == pytest.approx(hits / N_USERS)
+
+
+def test_the_table_stands_on_stdout_or_beside_the_json(evaluated: Ran, road: Road) -> None:
+    table = done("evaluate", road.tuned, road.test).out
+    for word in (
+        "popularity",
+        "item-knn",
+        "model, SID level",
+        "95% interval",
+        f"{N_USERS} examples",
+    ):
+        assert word in table
+        assert word in evaluated.err
+    shown = next(line.split() for line in table.splitlines() if line.startswith("ndcg@10"))
+    assert float(shown[1]) == pytest.approx(evaluated.json["metrics"]["ndcg@10"], abs=5e-5)
+
+
+def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
+    found = evaluated.json["metrics"]["hr@50"]
+    assert 0 < found < 1
+    ask = ("evaluate", road.tuned, road.test, "--json")
+    assert done(*ask, "--min", f"hr@50={found}", "--min", "ndcg@10=0").json == evaluated.json
+    below = run(*ask, "--min", "ndcg@10=0", "--min", f"hr@50={found + 0.01}")
+    assert (below.code, below.json) == (3, evaluated.json)  # the figures are there all the same
+    assert below.last.startswith("error: hr@50 is ")
+    assert "'hr@11' is not measured" in refused(2, *ask, "--min", "hr@11=0.1")
+    assert "'much'" in refused(2, *ask, "--min", "hr@10=much")
+    assert "takes a number for hr@10" in refused(2, *ask, "--min", "hr@10=.inf")
+    assert done(*ask, "--min", "hr@50=1e-3").json == evaluated.json
+    assert "--min takes key=value" in refused(2, *ask, "--min", "hr@10")
+
+
+def test_an_option_that_would_change_nothing_is_refused(road: Road, tmp_path: Path) -> None:
+    ask = ("evaluate", road.tuned, road.test)
+    for option in (
+        ("--held-out", tmp_path),
+        ("--items", tmp_path),
+        ("--field", "brand"),
+        ("--query-text", "{title}"),
+    ):
+        assert f"{option[0]} means nothing without --task" in refused(2, *ask, *option)
+    for option in (("--exclude-seen",), ("--events", tmp_path)):
+        assert f"{option[0]} means nothing with --task" in refused(
+            2, *ask, "--task", "next-item", *option
+        )
+    assert "1 or more" in refused(2, *ask, "--width", 0)
+    assert "50 beams in place of 10" in done(*ask, "--width", 10).err
+
+
+def test_fewer_users_and_no_events(road: Road, tmp_path: Path) -> None:
+    few = done("evaluate", road.tuned, road.test, "--limit", 7, "--json").json
+    assert few["n"] == 7
+    rows, spread = road.test.read_text().splitlines(keepends=True), tmp_path / "spread.jsonl"
+    spread.write_text(
+        "".join(rows[at * len(rows) // 7] for at in range(7))
+    )  # of the whole file, not its first ones
+    events = road.test.with_name("events.jsonl")
+    assert done("evaluate", road.tuned, spread, "--events", events, "--json").json == few
+    refused(2, "evaluate", road.tuned, road.test, "--limit", 0)
+    alone = tmp_path / "test.jsonl"
+    alone.write_bytes(road.test.read_bytes())
+    ran = done("evaluate", road.tuned, alone, "--json")
+    assert ran.json["baselines"] == {}
+    assert f"no training events at {tmp_path / 'events.jsonl'}" in ran.err
+    questions = tmp_path / "questions.jsonl"  # a name that says nothing of where its events are
+    questions.write_bytes(road.test.read_bytes())
+    ran = done("evaluate", road.tuned, questions, "--json")
+    assert ran.json["baselines"] == {}
+    assert "no training events for these questions (--events names them)" in ran.err
+    assert "no training events at" in refused(
+        1, "evaluate", road.tuned, alone, "--events", tmp_path / "typo.jsonl"
+    )
+    with_events = done(
+        "evaluate", road.tuned, alone, "--events", road.folder / "events.jsonl", "--json"
+    )
+    assert set(with_events.json["baselines"]) == {"popularity", "item-knn"}
+    refused(1, "evaluate", road.tuned, tmp_path / "none.jsonl")

@@ -1,0 +1,81 @@
+"""Pairs are counted in training events alone, and as written down by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from sidtool.data.cooccurrence import co_occurrence, met_together
+from sidtool.data.splits import Example, Split, UserSequence
+from sidtool.errors import DataError, RefusedError
+
+
+def split_of(*histories: str, held_out: tuple[Example, ...] = ()) -> Split:
+    """A user "u0", "u1" ... for each string, whose letters are the items of the training events."""
+    train = tuple(
+        UserSequence(f"u{at}", tuple(each), tuple(range(len(each))))
+        for at, each in enumerate(histories)
+    )
+    return Split("leave-one-out", train, held_out, (), {"interactions": "whole file"})
+
+
+def test_counts_weigh_the_distance_and_end_at_the_window() -> None:
+    found = met_together(split_of("abcd", "ba", "aa"), "abcd", window=2, decay=0.5).counts.toarray()
+    expected = np.zeros((4, 4))
+    for left, right, weight in (
+        (0, 1, 2.0),
+        (1, 2, 1.0),
+        (2, 3, 1.0),
+        (0, 2, 0.5),
+        (1, 3, 0.5),
+    ):  # a-d is 3 apart
+        expected[left, right] = expected[right, left] = weight
+    assert found.tolist() == expected.tolist()
+
+
+def test_counting_agrees_with_loops() -> None:
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(9, size=rng.integers(1, 12)) for _ in range(30)]
+    expected = np.zeros((9, 9))
+    for items in sequences:
+        for at, left in enumerate(items):
+            for gap, right in enumerate(items[at + 1 : at + 5]):
+                if left != right:
+                    expected[left, right] += 0.8**gap
+                    expected[right, left] += 0.8**gap
+    np.testing.assert_allclose(co_occurrence(sequences, 9, 0.8, 4).toarray(), expected)
+
+
+def test_events_are_counted_and_items_of_no_catalog_are_not() -> None:
+    found = met_together(split_of("axb", "aa"), "abz", window=1, decay=1.0)
+    assert found.events.tolist() == [3, 1, 0]
+    assert found.facts["train_events"] == 5
+    assert found.counts[0, 1] == 1
+
+
+def test_what_is_recorded_is_of_the_training_part_alone() -> None:
+    one, other = (
+        split_of("ab", "ba"),
+        split_of("ab", "ba", held_out=(Example("u0", ("a", "b"), "c", 2),)),
+    )
+    other = dataclasses.replace(other, facts={"interactions": "another file"})
+    assert (
+        met_together(one, "abc", window=1, decay=1.0).facts
+        == met_together(other, "abc", window=1, decay=1.0).facts
+    )
+    changed = met_together(split_of("ab", "ca"), "abc", window=1, decay=1.0).facts
+    assert (
+        changed["train_digest"]
+        != met_together(one, "abc", window=1, decay=1.0).facts["train_digest"]
+    )
+
+
+def test_a_held_out_event_among_the_training_ones_is_refused() -> None:
+    leaking = split_of("abc", held_out=(Example("u0", ("a", "b"), "c", 2),))
+    with pytest.raises(RefusedError, match="1 held-out events stand among the training events"):
+        met_together(leaking, "abc", window=5, decay=0.5)
+
+
+def test_a_catalog_that_nobody_meets_is_refused() -> None:
+    with pytest.raises(DataError, match="no two of the 2 items"):
+        met_together(split_of("abc"), "xy", window=5, decay=0.5)

@@ -1,0 +1,125 @@
+"""Interactions: events in order, whatever spells the order."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sidtool.data.interactions import parse_time, read_interactions
+from sidtool.errors import DataError, SidtoolWarning, UsageError
+from tests.data.files import CONTAINERS, write_table
+
+TABLE = {
+    "userId": ["u2", "u1", "u2", "u1", "u2"],
+    "movieId": ["a", "b", "c", "d", "a"],
+    "timestamp": ["5", "2", "3", "1", "3"],
+}
+EVENTS = [("u2", "c", 3.0), ("u2", "a", 3.0), ("u2", "a", 5.0), ("u1", "d", 1.0), ("u1", "b", 2.0)]
+
+event = st.tuples(st.sampled_from("uvw"), st.sampled_from("abcd"), st.integers(-3, 3))
+
+
+@pytest.mark.parametrize("name", [*CONTAINERS, "x.inter"])
+def test_events_are_the_same_in_every_container(tmp_path: Path, name: str) -> None:
+    read = read_interactions(write_table(tmp_path / name, TABLE))
+    assert list(zip(read.users, read.items, read.order.tolist(), strict=True)) == EVENTS
+    assert read.order_column == "timestamp"
+    assert len(read) == 5
+    assert read.digest == read_interactions(write_table(tmp_path / "y.tsv", TABLE)).digest
+
+
+@settings(
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(st.lists(event, min_size=1, max_size=20))
+def test_events_are_sorted_by_user_order_and_place(
+    tmp_path: Path, events: list[tuple[str, str, int]]
+) -> None:
+    users, items, order = (list(column) for column in zip(*events, strict=True))
+    table = {"user": users, "item": items, "time": [str(moment) for moment in order]}
+    read = read_interactions(write_table(tmp_path / "x.csv", table))
+    first_seen = list(dict.fromkeys(users))
+    expected = sorted(events, key=lambda e: (first_seen.index(e[0]), e[2]))  # sorted() is stable
+    assert list(zip(read.users, read.items, read.order.tolist(), strict=True)) == expected
+
+
+def test_the_digest_follows_every_value(tmp_path: Path) -> None:
+    digests = {read_interactions(write_table(tmp_path / "x.csv", TABLE)).digest}
+    for column, value in (("userId", "u3"), ("movieId", "z"), ("timestamp", "4")):
+        changed = TABLE | {column: [*TABLE[column][:4], value]}
+        digests.add(read_interactions(write_table(tmp_path / "x.csv", changed)).digest)
+    assert len(digests) == 4
+
+
+def test_dates_are_seconds(tmp_path: Path) -> None:
+    dates = [
+        "1970-01-01",
+        "1970-01-02T00:00:00Z",
+        "1970-01-01 01:00:00+01:00",
+        "1970-01-01T00:00:00.5",
+        "1e3",
+    ]
+    table = {"user": list("uuuuu"), "item": list("abcde"), "date": dates}
+    read = read_interactions(write_table(tmp_path / "x.csv", table))
+    assert "".join(read.items) == "acdeb"
+    np.testing.assert_array_equal(read.order, [0.0, 0.0, 0.5, 1000.0, 86400.0])
+    assert [parse_time(date) for date in dates] == [0.0, 86400.0, 0.0, 0.5, 1000.0]
+
+
+def test_columns_are_given_by_flag(tmp_path: Path) -> None:
+    table = {
+        "user": ["u", "u"],
+        "who": ["a", "b"],
+        "what": ["x", "y"],
+        "when": ["2", "1"],
+        "item": ["i", "j"],
+    }
+    path = write_table(tmp_path / "x.csv", table)
+    read = read_interactions(path, user_column="who", item_column="what", order_column="when")
+    assert (read.users.tolist(), read.items.tolist(), read.order.tolist()) == (
+        ["a", "b"],
+        ["x", "y"],
+        [2.0, 1.0],
+    )
+    with pytest.raises(UsageError, match="no column 'nobody'"):
+        read_interactions(path, user_column="nobody")
+    with pytest.raises(UsageError, match="looks like the user id") as caught:
+        read_interactions(write_table(tmp_path / "y.csv", {"item": ["i"], "b": ["1"]}))
+    assert "--user-column" in str(caught.value.hint)
+
+
+def test_without_an_order_the_rows_stand_as_they_are(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "x.csv", {"user": ["u", "v", "u"], "item": ["b", "c", "a"]})
+    with pytest.warns(SidtoolWarning, match="no timestamp or order column"):
+        read = read_interactions(path)
+    assert (read.items.tolist(), read.order_column) == (["b", "a", "c"], None)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("userId", "", "row 3: the user id is empty"),
+        ("movieId", "", "row 3: the item id is empty"),
+        ("timestamp", "", "row 3: the order '' is neither"),
+        ("timestamp", "soon", "row 3: the order 'soon' is neither"),
+        ("timestamp", "nan", "row 3: the order is 'nan'"),
+    ],
+)
+def test_a_malformed_cell_is_named(tmp_path: Path, column: str, value: str, told: str) -> None:
+    broken = TABLE | {column: [*TABLE[column][:2], value, *TABLE[column][3:]]}
+    with pytest.raises(DataError, match=told):
+        read_interactions(write_table(tmp_path / "x.csv", broken))
+
+
+def test_a_file_of_windows_is_refused(tmp_path: Path) -> None:
+    table = {"user_id": ["u"], "history_item_id": ["[1]"], "item_id": ["2"]}
+    with pytest.raises(UsageError, match="windows"):
+        read_interactions(write_table(tmp_path / "x.csv", table))
+
+
+def test_no_events_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("user,item,time\n")
+    with pytest.raises(DataError, match="no events"):
+        read_interactions(tmp_path / "x.csv")

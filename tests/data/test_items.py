@@ -1,0 +1,193 @@
+"""Items: their text, and the rules for ids and texts that are not as they should be."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.data.items import plain_text, read_items, render, template_columns
+from sidtool.errors import DataError, SidtoolWarning, UsageError
+from tests.data.files import CONTAINERS, write_table
+
+TABLE = {
+    "asin": ["B1", "B2", "B3"],
+    "title": ["Red  lamp", "Blue lamp", "<s_a_1> lamp"],
+    "brand": ["Lux", "", "Lux"],
+}
+
+
+@pytest.mark.parametrize("name", [*CONTAINERS, "x.item"])
+def test_a_catalog_is_the_same_in_every_container(tmp_path: Path, name: str) -> None:
+    items = read_items(
+        write_table(tmp_path / name, TABLE), text_template="{title} ({brand})", fields=["brand"]
+    )
+    assert items.ids == ("B1", "B2", "B3")
+    assert items.titles == ("Red lamp", "Blue lamp", "<s_a_1> lamp")
+    assert items.texts == ("Red lamp (Lux)", "Blue lamp", "<s_a_1> lamp (Lux)")
+    assert items.fields == {"brand": ("Lux", "", "Lux")}
+    assert (
+        items.digest
+        == read_items(
+            write_table(tmp_path / "y.csv", TABLE), text_template="{title} ({brand})"
+        ).digest
+    )
+
+
+def test_the_digest_follows_every_value(tmp_path: Path) -> None:
+    digests = {read_items(write_table(tmp_path / "x.csv", TABLE)).digest}
+    for column, value in (("asin", "B9"), ("title", "Lamp")):
+        changed = TABLE | {column: [*TABLE[column][:2], value]}
+        digests.add(read_items(write_table(tmp_path / "x.csv", changed)).digest)
+    digests.add(
+        read_items(write_table(tmp_path / "x.csv", TABLE), text_template="{asin} {title}").digest
+    )
+    assert len(digests) == 4
+
+
+def test_minionerec_item_json(tmp_path: Path) -> None:
+    value = {
+        "0": {
+            "title": "Kit",
+            "description": "['Hard start.', 'Made in \"China\"', \"it's\"]",
+            "brand": "Supco",
+        },
+        "1": {"title": "Staple", "description": "", "brand": ""},
+    }
+    (tmp_path / "item.json").write_text(json.dumps(value, indent=2))
+    items = read_items(
+        tmp_path / "item.json",
+        text_template="{title}. {description}",
+        fields=["brand", "description"],
+    )
+    assert items.ids == ("0", "1")
+    assert items.texts == ('Kit. Hard start. Made in "China", it\'s', "Staple")
+    assert items.fields["brand"] == ("Supco", "")
+
+
+def test_the_title_column_is_what_title_means(tmp_path: Path) -> None:
+    path = write_table(
+        tmp_path / "x.csv", {"movie_id": ["1"], "movie_title": ["Heat"], "alias": ["Hot"]}
+    )
+    assert read_items(path).texts == ("Heat",)
+    assert read_items(
+        path, title_column="alias", text_template="{title} / {movie_title}"
+    ).texts == ("Hot / Heat",)
+    assert read_items(path, id_column="alias").ids == ("Hot",)
+
+
+def test_a_catalog_without_titles_needs_a_template(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "x.csv", {"item_id": ["1"], "genre": ["Noir"]})
+    with pytest.raises(UsageError, match="no column 'title'") as caught:
+        read_items(path)
+    assert "item_id, genre" in str(caught.value.hint)
+    items = read_items(path, text_template="{genre}")
+    assert (items.titles, items.texts) == (("",), ("Noir",))
+
+
+def test_an_unknown_column_is_named_with_those_there_are(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "x.jsonl", TABLE)
+    for wrong in ({"text_template": "{color}"}, {"fields": ["color"]}, {"id_column": "color"}):
+        with pytest.raises(UsageError, match="'color'") as caught:
+            read_items(path, **wrong)  # type: ignore[arg-type]
+        assert "asin, title, brand" in str(caught.value.hint)
+
+
+def test_duplicate_ids_are_named_with_both_rows(tmp_path: Path) -> None:
+    table = {"id": ["a", "b", "c", "b", "a"], "title": list("vwxyz")}
+    with pytest.raises(DataError, match="'b' is in rows 2 and 4"):
+        read_items(write_table(tmp_path / "x.csv", table))
+
+
+def test_an_empty_id_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="row 2: the item id is empty"):
+        read_items(write_table(tmp_path / "x.csv", {"id": ["a", ""], "title": ["x", "y"]}))
+
+
+def test_no_items_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,title\n")
+    with pytest.raises(DataError, match="no items"):
+        read_items(tmp_path / "x.csv")
+
+
+def test_the_rules_for_an_empty_text(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "x.csv", {"id": ["a", "b", "c"], "title": ["x", " ", "z"]})
+    with pytest.raises(DataError, match=r"1 of 3 items have no text \(first: 'b', row 2\)"):
+        read_items(path, on_empty="error")
+    with pytest.warns(SidtoolWarning, match="1 of 3 items"):
+        kept = read_items(path)
+    assert (kept.titles, kept.texts) == (("x", "", "z"), ("x", "b", "z"))
+    with pytest.warns(SidtoolWarning, match="left out"):
+        dropped = read_items(path, on_empty="drop", fields=["title"])
+    assert (dropped.ids, dropped.texts, dropped.fields["title"]) == (
+        ("a", "c"),
+        ("x", "z"),
+        ("x", "z"),
+    )
+    with pytest.raises(UsageError, match="'skip'"):
+        read_items(path, on_empty="skip")  # type: ignore[arg-type]
+
+
+words = st.text("abcXYZ019", min_size=1, max_size=6)
+
+
+@given(words, words, words)
+def test_a_full_template_is_filled_as_python_would(title: str, brand: str, year: str) -> None:
+    values = {"title": title, "brand": brand, "year": year}
+    for template in (
+        "{title}. {brand} ({year})",
+        "Name: {title}; [{brand}], {year}.",
+        "{title}{brand}",
+        "{year}",
+    ):
+        assert render(template, values) == template.format(**values)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{title}. {none}", "Lamp"),
+        ("{none}. {title}", "Lamp"),
+        ("{title} ({none})", "Lamp"),
+        ("{title} ({none}). {brand}", "Lamp. Lux"),
+        ("{title}. {none} ({brand})", "Lamp (Lux)"),
+        ("Name: {title}; Color: {none}; Brand: {brand}.", "Name: Lamp; Brand: Lux."),
+        ("Color: {none}; Brand: {brand}", "Brand: Lux"),
+        ("{wow}. {brand}", "Wow! Lux"),
+        ("{none}. {none}.", ""),
+        ("{{{title}}}", "{Lamp}"),
+    ],
+)
+def test_an_empty_value_takes_its_separators_along(template: str, text: str) -> None:
+    assert render(template, {"title": "Lamp", "brand": "Lux", "none": "", "wow": "Wow!"}) == text
+
+
+def test_values_are_never_trimmed_of_their_own_marks() -> None:
+    assert render("{none}. {title}", {"none": "", "title": ".NET (2nd)"}) == ".NET (2nd)"
+
+
+@pytest.mark.parametrize(
+    "template", ["", "no column", "{title", "{}", "{title!r}", "{title:>5}", "}"]
+)
+def test_a_malformed_template_is_refused(template: str) -> None:
+    with pytest.raises(UsageError, match="template"):
+        template_columns(template)
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        (None, ""),
+        (" two \n words ", "two words"),
+        ("['a', 'b.', 'c']", "a, b. c"),
+        ('[["Home", "Lamp"], ["Red"]]', "Home, Lamp, Red"),
+        ("[]", ""),
+        ("""['the rack's feet.\\n \\n', 'a 5" knob', "b"]""", "the rack's feet. a 5\" knob, b"),
+        ("[1999]", "[1999]"),
+        ("[Live] at Leeds", "[Live] at Leeds"),
+        ("[Live]", "[Live]"),
+    ],
+)
+def test_cells_become_plain_text(cell: str | None, text: str) -> None:
+    assert plain_text(cell) == text

@@ -1,0 +1,41 @@
+"""Queries: read from JSON Lines, or composed of columns; never made up."""
+
+from pathlib import Path
+
+import pytest
+
+from sidtool.data.items import Items
+from sidtool.data.queries import Query, compose_queries, read_queries
+from sidtool.errors import DataError, UsageError
+
+ITEMS = Items(
+    ("a", "b", "c"), ("One", "", "Three"), ("", "", ""), {"genre": ("Comedy", "", "Drama")}, "", ""
+)
+
+
+def test_queries_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "queries.jsonl"
+    path.write_text(
+        '{"item": "a", "text": " a  funny\\nfilm "}\n\n{"item": 7, "text": "x", "user": 9, '
+        '"more": 1}\n'
+    )
+    assert read_queries(path) == (Query("a", "a funny film"), Query("7", "x", "9"))
+
+
+@pytest.mark.parametrize(
+    "line", ['{"item": "a"}', '{"text": "a"}', '{"item": "a", "text": "  "}', "[]", "{", ""]
+)
+def test_malformed_queries_are_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "queries.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(DataError):
+        read_queries(path)
+
+
+def test_queries_are_composed_of_columns() -> None:
+    assert compose_queries(ITEMS, "{genre} like {title}") == (
+        Query("a", "Comedy like One"),
+        Query("c", "Drama like Three"),
+    )
+    with pytest.raises(UsageError, match="'year'"):
+        compose_queries(ITEMS, "{genre} of {year}")

@@ -1,0 +1,54 @@
+"""The real files that benchmarks use, where they are at hand (SIDTOOL_SHARED_DATA or
+../shared/data)."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sidtool.data.interactions import read_interactions
+from sidtool.data.items import read_items
+from sidtool.data.splits import given, leave_one_out, scan
+from sidtool.errors import SidtoolWarning
+
+DATA = Path(os.environ.get("SIDTOOL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
+
+
+def test_beauty() -> None:
+    with pytest.warns(SidtoolWarning, match="7 of 12101 items have no text"):
+        items = read_items(DATA / "beauty" / "items.jsonl")
+    events = read_interactions(DATA / "beauty" / "interactions.csv")
+    split = leave_one_out(events)
+    assert (len(items), len(events), len(split.train), len(split.test)) == (
+        12101,
+        198502,
+        22363,
+        22363,
+    )
+    assert set(events.items) == set(items.ids)
+    assert split.facts["short_users"] == 0
+
+
+def test_minionerec_industrial() -> None:
+    folder = DATA / "minionerec-industrial"
+    items = read_items(
+        folder / "item.json", text_template="{title}. {description}", fields=["description"]
+    )
+    assert items.ids == tuple(str(row) for row in range(3686))
+    assert not any(
+        text.startswith("['") or text.endswith("']") for text in items.fields["description"]
+    )
+    split = given(folder / "train_partial.csv", folder / "valid.csv", folder / "test.csv")
+    assert split.windows is not None
+    assert (len(split.windows), len(split.valid), len(split.test)) == (10393, 4532, 4533)
+    shown = [
+        (s.user, item, at)
+        for s in split.train
+        for item, at in zip(s.items, s.positions, strict=True)
+    ]
+    assert scan(split, shown) == 0
+    assert len({(user, at) for user, _, at in shown}) == len(
+        shown
+    )  # one item at each place of a sequence
+    assert {item for _, item, _ in shown} <= set(items.ids)

@@ -1,0 +1,181 @@
+"""Any container gives the same columns, and says where it is broken."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sidtool.data.tables import (
+    as_text,
+    choose_column,
+    column_names,
+    digest_strings,
+    json_lines,
+    parse_list,
+    read_columns,
+)
+from sidtool.errors import DataError, UsageError
+from tests.data.files import CONTAINERS, write_table
+
+cells = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"], include_characters="\n\t"),
+    max_size=12,
+)
+
+
+@settings(
+    max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(st.lists(st.tuples(cells, cells), min_size=1, max_size=6))
+def test_every_container_gives_what_was_written(
+    tmp_path: Path, rows: list[tuple[str, str]]
+) -> None:
+    # a row of one empty cell would be a blank line, so there is always a third column
+    table = {
+        "a": [a for a, _ in rows],
+        "b": [b for _, b in rows],
+        "n": [str(n) for n in range(len(rows))],
+    }
+    for name in CONTAINERS:
+        path = write_table(tmp_path / name, table)
+        assert column_names(path) == ("a", "b", "n")
+        read = read_columns(path, ["b", "a"])
+        assert {key: column.to_pylist() for key, column in read.items()} == {
+            "a": table["a"],
+            "b": table["b"],
+        }, name
+
+
+def test_recbole_names_lose_their_type_and_quotes_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "ml.item"
+    path.write_text('item_id:token\ttitle:token_seq\n1\t"Heat\n2\tThe "Rock"\n')
+    assert column_names(path) == ("item_id", "title")
+    assert read_columns(path, ["title"])["title"].to_pylist() == ['"Heat', 'The "Rock"']
+
+
+@pytest.mark.parametrize(
+    "text", ['{"0": {"t": "a"}, "7": {"t": "b"}}', '{\n"0": {"t": "a"},\n"7": {"t": "b"}\n}']
+)
+def test_the_keys_of_a_json_object_are_a_column(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "item.json"
+    path.write_text(text)
+    columns = read_columns(path, ["item_id", "t"])
+    assert columns["item_id"].to_pylist() == ["0", "7"]
+    assert columns["t"].to_pylist() == ["a", "b"]
+
+
+def test_mixed_types_do_no_harm(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "price": 3.5},
+        {"id": "2", "price": "$4"},
+        {"id": "3", "price": None, "tags": ["a", ["b"]]},
+    ]
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    columns = read_columns(path, ["id", "price", "tags"])
+    assert columns["id"].to_pylist() == ["1", "2", "3"]
+    assert columns["price"].to_pylist() == ["3.5", "$4", None]
+    assert columns["tags"].to_pylist() == [None, None, '["a", ["b"]]']
+
+
+def test_parquet_numbers_and_lists_are_spelled(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"id": [1, 2], "tags": [["a", "b"], None]}), path)
+    columns = read_columns(path, ["id", "tags"])
+    assert columns["id"].to_pylist() == ["1", "2"]
+    assert columns["tags"].to_pylist() == ['["a", "b"]', None]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("x.jsonl", b'{"id": "1"}\n\n{"id": \n', "line 3: not JSON"),
+        ("x.jsonl", b'{"id": "1"}\n[1]\n', "line 2: not a JSON object"),
+        ("x.jsonl", b'{"id": "1"}\n{"id": "\xff"}\n', "line 2: not UTF-8"),
+        ("x.json", b'{\n"0": {"id": "1"},\n"1": }\n', "line 3: not JSON"),
+        ("x.json", b"[1, 2]", "neither a list of objects"),
+        ("x.csv", b'id,b\n1,"x\ny"\n\n2,3,4\n', "line 5: 3 cells, the header has 2"),
+        ("x.csv", b"b,id\n1,2\n3,\xff\n", "line 3: not UTF-8"),
+        ("x.jsonl", b'{"id": "1"}\n' * 2000 + b'{"id": "\xff"}\n', "line 2001: not UTF-8"),
+        ("x.csv", b'id,"b\n' + b"x" * (1 << 18), "cannot be read"),
+        ("x.csv", b"", "is empty"),
+        ("x.csv", b"id,id\n1,2\n", "two columns named 'id'"),
+        ("x.inter", b"id:token\tb:token\n1\n", "line 2: 1 cells, the header has 2"),
+        ("x.parquet", b"PAR1", "cannot be read"),
+        ("x.csv.gz", b"id\n1\n", "cannot be read"),
+        ("x.jsonl.gz", gzip.compress(b'{"id": "1"}\n' * 99, mtime=0)[:-9], "cannot be read"),
+        ("x.docx", b"", "cannot tell the container"),
+    ],
+)
+def test_what_is_broken_is_named(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        [column_names(path), read_columns(path, ["id"])]
+    assert told in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        column_names(tmp_path / "x.csv")
+
+
+def test_a_header_without_rows_gives_empty_columns(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,b\n")
+    assert read_columns(tmp_path / "x.csv", ["id"])["id"].to_pylist() == []
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbfid,b\r\n1,2\r\n")
+    assert column_names(tmp_path / "x.csv") == ("id", "b")
+    assert read_columns(tmp_path / "x.csv", ["b"])["b"].to_pylist() == ["2"]
+
+
+def test_columns_are_chosen_by_flag_then_by_convention(tmp_path: Path) -> None:
+    path, names = tmp_path / "x.csv", ("rating", "movieId", "asin")
+    assert choose_column(path, names, None, ("asin", "movie_id"), "item id") == "asin"
+    assert choose_column(path, names, None, ("movie_id", "asin"), "item id") == "movieId"
+    assert choose_column(path, names, "rating", ("asin",), "item id") == "rating"
+    assert choose_column(path, names, None, ("title",), "title") is None
+    with pytest.raises(UsageError, match="no column 'x'") as caught:
+        choose_column(path, names, "x", ("asin",), "item id")
+    assert "rating, movieId, asin" in str(caught.value.hint)
+
+
+@given(st.lists(st.one_of(st.text(), st.integers(), st.lists(st.text(), max_size=2)), max_size=4))
+def test_lists_are_read_in_both_spellings(members: list[object]) -> None:
+    assert parse_list(json.dumps(members)) == members
+    assert parse_list(f" {members!r} ") == members
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "[a]", "a]", "[1, 2", "[__import__('os')]", "[" * 5000 + "]" * 5000]
+)
+def test_what_is_no_list_is_none(text: str) -> None:
+    assert parse_list(text) is None
+
+
+def test_a_lone_surrogate_becomes_text() -> None:
+    text = as_text("\ud800x")
+    assert text is not None
+    assert text.encode("utf-8").endswith(b"x")
+
+
+@given(
+    st.lists(st.lists(st.text(max_size=3), max_size=3), max_size=3),
+    st.lists(st.lists(st.text(max_size=3))),
+)
+def test_digests_tell_columns_apart(one: list[list[str]], other: list[list[str]]) -> None:
+    assert (digest_strings(*one) == digest_strings(*other)) == (one == other)
+
+
+def test_json_lines_number_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n')
+    assert list(json_lines(tmp_path / "x.jsonl")) == [(1, {"a": 1}), (3, {"a": 2})]

@@ -1,0 +1,105 @@
+"""First rows: different from each other, like the existing ones, and, from a codebook, near where
+centroids are."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.model.embedding_init import INITS, Init, RowStatistics, initial_rows
+from sidtool.quantize.codebook import Codebook
+from sidtool.sid import SidSpace
+from tests.model.conftest import DIM, SIZES, make_codebook
+
+SPACE = SidSpace(SIZES)
+
+
+def existing(width: int = 64, seed: int = 0) -> np.ndarray:
+    """Rows as language models have them: around a mean that is not zero, dimensions of unequal
+    spread."""
+    rng = np.random.default_rng(seed)
+    scale = rng.uniform(0.01, 0.1, width) * rng.uniform(0.5, 1.5, (500, 1))
+    return (rng.normal(size=width) * 0.05 + rng.normal(size=(500, width)) * scale).astype(
+        np.float32
+    )
+
+
+@pytest.mark.parametrize("init", INITS)
+@given(width=st.integers(2, 80), seed=st.integers(0, 2**32 - 1), constant=st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_rows_differ_and_are_finite(init: Init, width: int, seed: int, constant: bool) -> None:
+    """Even where every centroid of a level is the same, as after clusters ran empty."""
+    codebook = make_codebook(seed % 100)
+    if constant:
+        codebook = Codebook(
+            "rq-kmeans", tuple(np.ones_like(level) for level in codebook.levels), {}, {}
+        )
+    rows = initial_rows(SPACE, codebook, init, RowStatistics.of(existing(width)), seed)
+    assert rows.dtype == np.float32
+    assert rows.shape == (len(SPACE.tokens), width)
+    assert np.isfinite(rows).all()
+    assert len(np.unique(rows, axis=0)) == len(rows)
+
+
+def test_codebook_rows_have_the_existing_rows_lengths() -> None:
+    sizes = (64, 128)
+    old = existing()
+    rows = initial_rows(
+        SidSpace(sizes), make_codebook(sizes=sizes), "codebook", RowStatistics.of(old), 0
+    )
+    lengths = np.linalg.norm(old, axis=1)
+    assert np.linalg.norm(rows[192:], axis=1) == pytest.approx(
+        lengths.mean(), rel=0.2
+    )  # the two markers
+    for level in (rows[:64], rows[64:192]):
+        assert np.linalg.norm(level, axis=1).mean() == pytest.approx(lengths.mean(), rel=0.05)
+        distances = np.linalg.norm(level - old.mean(axis=0), axis=1)
+        expected = np.linalg.norm(old - old.mean(axis=0), axis=1)
+        assert distances.mean() == pytest.approx(expected.mean(), rel=0.05)
+        assert distances.std() == pytest.approx(expected.std(), rel=0.25)
+
+
+def test_codebook_rows_lie_to_each_other_as_centroids_do() -> None:
+    sizes = (40,)
+    codebook = make_codebook(3, sizes)
+    rows = initial_rows(SidSpace(sizes), codebook, "codebook", RowStatistics.of(existing(512)), 0)[
+        :40
+    ]
+    lower = np.tril_indices(40, -1)
+
+    def cosines(points: np.ndarray) -> np.ndarray:
+        unit = points - points.mean(axis=0)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        return (unit @ unit.T)[lower]
+
+    assert np.corrcoef(cosines(rows), cosines(codebook.levels[0]))[0, 1] > 0.9
+    shuffled = np.random.default_rng(0).permutation(codebook.levels[0])
+    assert abs(np.corrcoef(cosines(rows), cosines(shuffled))[0, 1]) < 0.3
+
+
+def test_random_rows_follow_the_existing_rows_per_dimension() -> None:
+    old, space = existing(16), SidSpace((4096,))
+    rows = initial_rows(space, None, "random", RowStatistics.of(old), 1)
+    np.testing.assert_allclose(rows.mean(axis=0), old.mean(axis=0), atol=0.01)
+    np.testing.assert_allclose(rows.std(axis=0), old.std(axis=0), rtol=0.06)
+
+
+def test_mean_rows_stay_near_the_mean() -> None:
+    old = existing()
+    rows = initial_rows(SPACE, None, "mean", RowStatistics.of(old), 1)
+    expected = np.linalg.norm(old - old.mean(axis=0), axis=1).mean()
+    assert np.linalg.norm(rows - old.mean(axis=0), axis=1).max() < 0.2 * expected
+
+
+def test_one_code_at_a_level() -> None:
+    rows = initial_rows(
+        SidSpace((1, 4)), make_codebook(sizes=(1, 4)), "codebook", RowStatistics.of(existing()), 0
+    )
+    assert np.isfinite(rows).all()
+    assert len(np.unique(rows, axis=0)) == 7
+
+
+def test_a_codebook_wider_than_the_model() -> None:
+    assert DIM > 4
+    rows = initial_rows(SPACE, make_codebook(), "codebook", RowStatistics.of(existing(4)), 0)
+    assert len(np.unique(rows, axis=0)) == len(SPACE.tokens)

@@ -1,0 +1,117 @@
+"""Places of items that overflow their prefixes, against the same rounds walked one row at a time
+over all prefixes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.errors import RefusedError
+from sidtool.quantize import overflow as module
+from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.overflow import spill
+from sidtool.sid import Codes, SidSpace, Vectors
+from tests.quantize.material import codebook_of, vectors_of
+
+SPACES = [(3, 4, 2), (5, 3), (2, 2, 3, 2), (8, 5, 6)]
+
+
+def every(sizes: tuple[int, ...]) -> Codes:
+    return np.array(list(np.ndindex(sizes)), dtype=np.uint16)
+
+
+def slow_spill(latent: Vectors, codebook: Codebook, taken: Codes) -> list[tuple[int, ...]]:
+    used = {tuple(sid) for sid in taken.tolist()}
+    prefixes = every(codebook.sizes[:-1])
+    sums = np.array(
+        [
+            sum(level[c].astype(float) for level, c in zip(codebook.levels, p, strict=False))
+            for p in prefixes
+        ]
+    )
+    distances = np.square(latent[:, None].astype(float) - sums).sum(axis=2).astype(np.float32)
+    room = [
+        codebook.sizes[-1] - sum((*p, c) in used for c in range(codebook.sizes[-1]))
+        for p in prefixes.tolist()
+    ]
+    homes: dict[int, list[tuple[float, int]]] = {}
+    waiting = set(range(len(latent)))
+    while waiting:
+        asked: dict[int, list[tuple[float, int]]] = {}
+        for row in sorted(waiting):
+            best = min(
+                (p for p in range(len(room)) if room[p]), key=lambda p: (distances[row, p], p)
+            )
+            asked.setdefault(best, []).append((float(distances[row, best]), row))
+        for prefix, rows in asked.items():
+            won = sorted(rows)[: room[prefix]]
+            homes.setdefault(prefix, []).extend(won)
+            room[prefix] -= len(won)
+            waiting -= {row for _, row in won}
+    found: list[tuple[int, ...]] = [()] * len(latent)
+    for prefix, rows in homes.items():
+        for _, row in sorted(rows):
+            left = latent[row].astype(float) - sums[prefix]
+            free = [
+                c for c in range(codebook.sizes[-1]) if (*prefixes[prefix].tolist(), c) not in used
+            ]
+            found[row] = (
+                *prefixes[prefix].tolist(),
+                min(free, key=lambda c: np.square(left - codebook.levels[-1][c]).sum()),
+            )
+            used.add(found[row])
+    return found
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.sampled_from(SPACES),
+    before=st.floats(0, 0.8),
+    share=st.floats(0, 1),
+    copies=st.integers(0, 12),
+    spread=st.sampled_from([0.2, 1.0]),
+    entries=st.sampled_from([1, 200, 1 << 21]),
+)
+def test_rounds_are_those_of_one_row_at_a_time(seed, sizes, before, share, copies, spread, entries):
+    sids = np.random.default_rng(seed).permutation(every(sizes))
+    taken = sids[: int(before * len(sids))]
+    latent = vectors_of(seed + 9, int(share * (len(sids) - len(taken))), 5) * np.float32(spread)
+    latent[:copies] = latent[:1]
+    codebook = codebook_of(seed, sizes, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ENTRIES", entries)
+        found = spill(latent, codebook, taken)
+    assert list(map(tuple, found.tolist())) == slow_spill(latent, codebook, taken)
+
+
+def test_a_space_fills_to_the_last_of_its_ids():
+    sizes = (6, 40, 7)  # more prefixes below a code than a row looks at, or remembers
+    sids = np.random.default_rng(0).permutation(every(sizes))
+    latent = np.tile(vectors_of(1, 1, 4), (len(sids) - 100, 1))
+    found = spill(latent, codebook_of(0, sizes, 4), sids[:100])
+    assert len(np.unique(np.concatenate([found, sids[:100]]), axis=0)) == len(sids)
+
+
+def test_space_of_64_bits():
+    sizes = (2**16,) * 4
+    levels = tuple(
+        np.arange(2**16, dtype=np.float32)[:, None] / np.float32(64**level) for level in range(4)
+    )
+    top = np.full((2, 4), 2**16 - 1, dtype=np.uint16)
+    top[1, -1] = 0
+    space = SidSpace(sizes, template="<{level}{code}>")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SidSpace", lambda sizes: space)
+        found = spill(
+            np.array([[66_600]], dtype=np.float32), Codebook("rq-kmeans", levels, {}, {}), top
+        )
+    assert found.tolist() == [[2**16 - 1] * 3 + [2**16 - 2]]
+
+
+def test_more_rows_than_free_ids_are_refused():
+    codebook = codebook_of(0, (3, 4), 5)
+    with pytest.raises(
+        RefusedError, match="10 of 12 semantic IDs are taken, and 3 items look for one"
+    ):
+        spill(vectors_of(0, 3, 5), codebook, every((3, 4))[:10])

@@ -1,0 +1,31 @@
+"""A bundle of 10^6 items on S3 over HTTP: ten look-ups read a twentieth of its bytes at most."""
+
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+from sidtool.bundle import Bundle, ItemMap
+from sidtool.bundle.store import stored_objects
+from sidtool.registry.remote import connect
+from sidtool.sid import SidSpace
+from tests.s3 import BUCKET, Wire
+
+ITEMS, SIZES = 1_000_000, (256, 256, 256)
+
+
+def test_ten_decodes_of_a_million_items_read_a_twentieth(s3: Wire, tmp_path: Path) -> None:
+    keys = np.sort(np.random.default_rng(0).choice(256**3, size=ITEMS, replace=False))
+    codes = np.stack(np.unravel_index(keys, SIZES), axis=1).astype(np.uint16)
+    ids = [f"item-{row:07d}" for row in range(ITEMS)]
+    Bundle.of(ItemMap.of(SidSpace(SIZES), ids, codes), None, "reassign", name="large").save(
+        tmp_path / "large.zarr"
+    )
+    shop = connect(f"s3://{BUCKET}/{uuid.uuid4().hex}/large.zarr")
+    objects = dict(stored_objects(str(tmp_path / "large.zarr")))
+    shop.put(objects)
+    s3.requests.clear()
+    large = Bundle.open(shop.url)
+    for row in np.random.default_rng(1).integers(ITEMS, size=10).tolist():
+        assert large.item_ids(large.space.spell(codes[row])) == [ids[row]]
+    assert 0 < s3.bytes_read <= 0.05 * sum(map(len, objects.values()))

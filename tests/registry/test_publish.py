@@ -1,0 +1,514 @@
+"""The registry on a folder, on memory:// and on S3 over HTTP: what is visible, when, and to whom."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sidtool.bundle import Bundle, refs, registry, store, verify
+from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
+from sidtool.output import remove
+from sidtool.registry.remote import Place, connect
+from tests.bundles import small_bundle
+from tests.s3 import BUCKET, Wire
+
+STORES = ("folder", "memory", "s3")
+
+
+@pytest.fixture(params=STORES)
+def shop(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL/NAME of a registry where nothing was pushed yet."""
+    name = f"{uuid.uuid4().hex}/shop"
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+        return f"s3://{BUCKET}/{name}"
+    return f"memory://{name}" if request.param == "memory" else str(tmp_path / name)
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Path:
+    small_bundle().save(tmp_path / "first.zarr")
+    return tmp_path / "first.zarr"
+
+
+def version(path: Path, number: str, seed: int = 1) -> Path:
+    """Another bundle, of a version of its own."""
+    bundle = small_bundle(seed=seed)
+    Bundle(replace(bundle.manifest, version=number), bundle._arrays).save(path)
+    return path
+
+
+def everything(shop: str) -> dict[str, bytes]:
+    place = connect(shop)
+    names = [name for name in place.listing() if not name.endswith(".lock")]
+    return place.read_many(names) if names else {}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return dict(store.stored_objects(str(folder)))
+
+
+def together(*works: Callable[[], object]) -> list[object]:
+    """Run side by side; what each gave or raised."""
+    results: list[object] = [None] * len(works)
+
+    def run(at: int) -> None:
+        try:
+            results[at] = works[at]()
+        except Exception as error:
+            results[at] = error
+
+    threads = [threading.Thread(target=run, args=(at,)) for at in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results
+
+
+# What goes in comes out
+
+
+def test_what_is_pulled_is_what_was_pushed(shop: str, first: Path, tmp_path: Path) -> None:
+    pushed = registry.push(str(first), shop, tag="prod")
+    assert (pushed.new, pushed.version, pushed.latest) == (True, "1.0", "1.0")
+    assert pushed.sent == len(files(first))
+    for which in ("", "@1.0", "@prod", "@latest"):
+        out = tmp_path / f"out{which}.zarr"
+        assert registry.pull(shop + which, out).digest == pushed.digest
+        assert files(out) == files(first)
+        assert Bundle.open(shop + which).identity == Bundle.open(first).identity
+    assert Bundle.open(pushed.url).identity.digest == pushed.digest
+    assert verify(f"{shop}@1.0") == []
+    assert refs.resolve(f"{shop}@prod") == pushed.url
+
+
+def test_zips_go_in_and_come_out(shop: str, first: Path, tmp_path: Path) -> None:
+    small_bundle().save(tmp_path / "first.zarr.zip")
+    registry.push(str(tmp_path / "first.zarr.zip"), shop)
+    registry.pull(shop, tmp_path / "out.zarr.zip")
+    assert (tmp_path / "out.zarr.zip").read_bytes() == (tmp_path / "first.zarr.zip").read_bytes()
+    assert not registry.push(str(first), shop).new
+
+
+def test_a_reference_can_be_pushed_on(shop: str, first: Path, tmp_path: Path) -> None:
+    registry.push(str(first), shop)
+    registry.push(f"{shop}@1.0", str(tmp_path / "mirror" / "shop"))
+    registry.pull(str(tmp_path / "mirror" / "shop"), tmp_path / "out.zarr")
+    assert files(tmp_path / "out.zarr") == files(first)
+
+
+def test_the_same_bundle_again_changes_nothing(shop: str, first: Path, tmp_path: Path) -> None:
+    registry.push(str(first), shop)
+    before = everything(shop)
+    again = registry.push(str(first), shop)
+    assert (again.new, again.sent) == (False, 0)
+    rebuilt = small_bundle()
+    Bundle(replace(rebuilt.manifest, created="another day"), rebuilt._arrays).save(
+        tmp_path / "rebuilt.zarr"
+    )
+    assert not registry.push(str(tmp_path / "rebuilt.zarr"), shop).new
+    assert everything(shop) == before
+
+
+def test_a_version_is_never_another_bundle(shop: str, first: Path, tmp_path: Path) -> None:
+    registry.push(str(first), shop)
+    before = everything(shop)
+    with pytest.raises(RefusedError, match=r"has a version 1\.0 already, with digest"):
+        registry.push(str(version(tmp_path / "other.zarr", "1.0")), shop)
+    assert everything(shop) == before
+
+
+def test_the_latest_is_the_highest(shop: str, first: Path, tmp_path: Path) -> None:
+    for at, number in enumerate(("1.10", "1.9", "0.3")):
+        pushed = registry.push(
+            str(version(tmp_path / f"{number}.zarr", number, seed=at)), shop, tag=f"t{at}"
+        )
+        assert pushed.latest == "1.10"
+    assert list(registry.published(shop).values()) == [
+        ["1.10", "latest", "t0"],
+        ["1.9", "t1"],
+        ["0.3", "t2"],
+    ]
+    assert registry.tag(f"{shop}@t2", "t0").version == "0.3"
+    assert Bundle.open(f"{shop}@t0").manifest.version == "0.3"
+    assert Bundle.open(shop).manifest.version == "1.10"
+
+
+def test_a_change_that_is_taken_back_is_a_version_of_its_own(shop: str, tmp_path: Path) -> None:
+    for number in ("1.0", "1.1"):
+        registry.push(str(version(tmp_path / f"{number}.zarr", number)), shop)
+    assert [(number, names) for (number, _), names in registry.published(shop).items()] == [
+        ("1.1", ["1.1", "latest"]),
+        ("1.0", ["1.0"]),
+    ]
+
+
+# Nothing half-visible
+
+
+def stop_writing(patch: pytest.MonkeyPatch, after: int) -> None:
+    """The next writes to any store go well, and the one after them kills."""
+    left = iter(range(after))
+
+    def killing(method: Callable[..., object]) -> Callable[..., object]:
+        def write(self: Place, *arguments: object) -> object:
+            if arguments[0] and next(left, None) is None:
+                raise KeyboardInterrupt
+            return method(self, *arguments)
+
+        return write
+
+    patch.setattr(Place, "put", killing(Place.put))
+    patch.setattr(Place, "swap", killing(Place.swap))
+
+
+def test_a_push_that_is_killed_between_any_two_writes(
+    shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "BATCH", 8)
+    first = tmp_path / "first.zarr"
+    small_bundle(codebook=False).save(first)  # fewer objects
+    objects, visible, sent = len(files(first)), [], []
+    for after in range(20):
+        place = f"{shop}-{after}"
+        with monkeypatch.context() as patch:
+            stop_writing(patch, after)
+            try:
+                registry.push(str(first), place)
+                break
+            except KeyboardInterrupt:
+                pass
+        visible.append(refs.records(connect(place)))
+        if not visible[-1]:
+            with pytest.raises(DataError, match="no bundle was pushed"):
+                refs.find(f"{place}@1.0")
+        else:
+            assert verify(f"{place}@1.0") == []
+        again = registry.push(str(first), place)
+        sent.append(again.sent)
+        assert (again.latest, verify(place)) == ("1.0", [])
+    batches = -(-(objects - 1) // 8)
+    # no write, each batch, the card and zarr.json: nothing is visible. After the record the version
+    # is, whole.
+    assert [len(found) for found in visible] == [0] * (batches + 3) + [1]
+    left = [objects - 1 - min(8 * done, objects - 1) + 1 for done in range(batches)]
+    assert sent == [*left, 1, 1, 1, 0]
+
+
+def test_a_killed_process_leaves_nothing_and_the_rest_is_sent(
+    s3: Wire, first: Path, tmp_path: Path
+) -> None:
+    shop = f"s3://{BUCKET}/{uuid.uuid4().hex}/shop"
+    program = (
+        "import os, signal\nfrom sidtool.registry import publish as registry\nregistry.BATCH = 4\n"
+        "def die(done, total):\n    if done >= 12: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"registry.push({str(first)!r}, {shop!r}, progress=die)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", program], env=os.environ, check=False).returncode
+        == -signal.SIGKILL
+    )
+    with pytest.raises(DataError, match="no bundle was pushed"):
+        registry.pull(shop, tmp_path / "out.zarr")
+    before = set(connect(shop).listing())
+    assert len(before) == 12
+    s3.requests.clear()
+    assert registry.push(str(first), shop).sent == len(files(first)) - 12
+    put = [path.partition("/shop/")[2] for path in s3.paths("PUT")]
+    assert (
+        len(put) == len(set(put)) == len(files(first)) - 12 + 3
+    )  # and the card, the record, the pointer
+    assert not before & set(put)
+    assert verify(shop) == []
+
+
+def test_a_process_killed_within_a_write_leaves_nothing_in_the_version(
+    first: Path, tmp_path: Path
+) -> None:
+    shop, mirror = str(tmp_path / "shop"), str(tmp_path / "mirror")
+    program = (
+        "import itertools, os, signal\nfrom pathlib import Path\nfrom sidtool.registry import "
+        "publish as registry\n"
+        "left, replace = itertools.count(), Path.replace\n"
+        "def die(path, target):\n"
+        "    return os.kill(os.getpid(), signal.SIGKILL) if next(left) == 5 else replace(path, "
+        "target)\n"
+        f"Path.replace = die\nregistry.push({str(first)!r}, {shop!r})"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", program], env=os.environ, check=False).returncode
+        == -signal.SIGKILL
+    )
+    assert list(Path(shop).rglob("*.partial")) != []
+    registry.push(str(first), shop)
+    assert verify(shop) == []
+    assert registry.push(shop, mirror).new
+
+
+def test_a_pull_that_was_killed_goes_on(
+    shop: str, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "BATCH", 4)
+    registry.push(str(first), shop)
+    out, asked = tmp_path / "out.zarr", list[str]()
+
+    def die(done: int, total: int) -> None:
+        if done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        registry.pull(shop, out, progress=die)
+    assert not out.exists()
+    left = sorted(files(tmp_path / "out.zarr.partial"))
+    (tmp_path / "out.zarr.partial" / left[0]).write_bytes(b"cut off")
+    (tmp_path / "out.zarr.partial" / "stranger").write_bytes(b"of another version")
+    read = Place.read_many
+    monkeypatch.setattr(
+        Place, "read_many", lambda self, names: asked.extend(names) or read(self, names)
+    )
+    registry.pull(shop, out)
+    assert files(out) == files(first)
+    assert set(asked) == files(first).keys() - {store.ROOT} - set(left[1:])
+
+
+def test_a_path_is_no_pattern(first: Path, tmp_path: Path) -> None:
+    shop = str(tmp_path / "reg[1]" / "shop?")
+    registry.push(str(first), shop)
+    registry.pull(shop, tmp_path / "out.zarr")
+    assert files(tmp_path / "out.zarr") == files(first)
+
+
+# Races
+
+
+def test_of_two_pushes_of_one_version_one_wins(
+    shop: str, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = version(tmp_path / "second.zarr", "1.0")
+    start, swap = threading.Barrier(2), Place.swap
+
+    def at_once(self: Place, name: str, *arguments: object) -> bool:
+        if name.startswith(refs.VERSIONS):
+            start.wait(30)
+        return swap(self, name, *arguments)
+
+    monkeypatch.setattr(Place, "swap", at_once)
+    results = together(
+        lambda: registry.push(str(first), shop), lambda: registry.push(str(second), shop)
+    )
+    (winner,) = [each for each in results if isinstance(each, registry.Pushed)]
+    (loser,) = [each for each in results if isinstance(each, RefusedError)]
+    assert winner.new
+    assert "has a version 1.0 already" in str(loser)
+    assert verify(shop) == []
+    assert Bundle.open(f"{shop}@1.0").identity.digest == winner.digest
+
+
+def test_two_pushes_of_one_bundle_make_one_version(
+    shop: str, first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, claim = threading.Barrier(2), refs.claim
+    monkeypatch.setattr(
+        refs, "claim", lambda *arguments: start.wait(30) is None or claim(*arguments)
+    )
+    results = together(
+        lambda: registry.push(str(first), shop), lambda: registry.push(str(first), shop)
+    )
+    assert sorted(each.new for each in results) == [False, True]
+    assert verify(shop) == []
+
+
+def test_an_object_that_is_written_again_is_whole_all_the_while(tmp_path: Path) -> None:
+    place, data = connect(str(tmp_path / "shop")), bytes(3_000_000)
+    place.put({"object": data})
+    writer = threading.Thread(target=lambda: [place.put({"object": data}) for _ in range(60)])
+    writer.start()
+    seen = set()
+    while writer.is_alive():
+        seen.add((tmp_path / "shop/object").stat().st_size)
+    writer.join()
+    assert seen == {len(data)}
+    assert [path.name for path in (tmp_path / "shop").iterdir()] == ["object"]
+
+
+def test_no_tag_is_lost_in_a_race(shop: str, first: Path) -> None:
+    registry.push(str(first), shop)
+    names = [f"t{at}" for at in range(6)]
+    start = threading.Barrier(len(names))
+    together(
+        *(
+            lambda name=name: start.wait(30) is None or registry.tag(f"{shop}@1.0", name)
+            for name in names
+        )
+    )
+    assert refs.read_refs(connect(shop)).tags == dict.fromkeys(names, "1.0")
+
+
+# Damage
+
+
+def test_an_object_that_does_not_arrive_whole_stops_the_push(
+    shop: str, first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = Place.put
+
+    def damage(self: Place, objects: dict[str, bytes]) -> None:
+        put(
+            self,
+            {
+                name: data[:-1] + b"?" if name.endswith("c/0") else data
+                for name, data in objects.items()
+            },
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "put", damage)
+        with pytest.raises(IntegrityError, match="did not arrive as it was sent"):
+            registry.push(str(first), shop)
+    assert refs.records(connect(shop)) == []
+    registry.push(str(first), shop)
+    assert verify(shop) == []
+
+
+def test_what_was_changed_on_the_store_is_not_pulled(
+    shop: str, first: Path, tmp_path: Path
+) -> None:
+    pushed = registry.push(str(first), shop)
+    place, whole = connect(pushed.url), dict(files(first))
+    for name in (store.ROOT, "items/sid/c/0/0", "codebook/zarr.json"):
+        place.put({name: whole[name][:-2] + b"?" + whole[name][-1:]})
+        for out in (tmp_path / "out.zarr", tmp_path / "out.zarr.zip"):
+            with pytest.raises(IntegrityError, match=re.escape(name)):
+                registry.pull(shop, out)
+            assert not out.exists()
+        place.put({name: whole[name]})
+        remove(tmp_path / "out.zarr.partial")  # what is whole there need not be fetched again
+    registry.pull(shop, tmp_path / "out.zarr")
+    assert files(tmp_path / "out.zarr") == whole
+
+
+def test_a_damaged_bundle_is_not_pushed(shop: str, first: Path) -> None:
+    (first / "items/sid/c/0/0").write_bytes(b"")
+    with pytest.raises(IntegrityError, match="items/sid"):
+        registry.push(str(first), shop)
+    assert everything(shop) == {}
+
+
+def test_a_manifest_cannot_write_outside_of_the_output(first: Path, tmp_path: Path) -> None:
+    shop = str(tmp_path / "shop")
+    pushed = registry.push(str(first), shop)
+    manifest = store.read_manifest(pushed.url)
+    root = store._spell_root(manifest.to_json() | {"objects": {"../evil": "0" * 64}})
+    connect(pushed.url).put({store.ROOT: root})
+    record = json.loads((tmp_path / "shop/versions/1.0.json").read_text())
+    moved = replace(refs.Record(**record), root=registry.Print.of(root).sha256)
+    Path(pushed.url).parent.rename(tmp_path / "shop" / moved.folder)
+    (tmp_path / "shop/versions/1.0.json").write_bytes(refs._spell(moved))
+    with pytest.raises(IntegrityError, match="outside of the bundle"):
+        registry.pull(shop, tmp_path / "out.zarr")
+
+
+# References
+
+
+def test_what_is_not_there_is_told(shop: str, first: Path, tmp_path: Path) -> None:
+    for which in ("", "@1.0", "@prod"):
+        with pytest.raises(DataError, match="no bundle was pushed to"):
+            registry.pull(shop + which, tmp_path / "out.zarr")
+    with pytest.raises(DataError, match="no bundle at"):
+        Bundle.open(shop)
+    registry.push(str(first), shop, tag="prod")
+    for which in ("1.1", "dev", "1.0-", "../1.0"):
+        with pytest.raises(DataError, match=r"has no .*: it has 1\.0, prod"):
+            Bundle.open(f"{shop}@{which.replace('/', '')}")
+
+
+def test_what_makes_no_sense_is_told(shop: str, first: Path) -> None:
+    for target, why in (
+        (f"{shop}@1.0", "must not name one"),
+        (f"{shop}.zarr", "reads like a bundle"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            registry.push(str(first), target)
+    for name in ("latest", "1.0", "", "a/b", "-x"):
+        with pytest.raises(UsageError, match="is no tag"):
+            registry.push(str(first), shop, tag=name)
+    with pytest.raises(UsageError, match="names no version"):
+        registry.tag(shop, "prod")
+    for reference in (f"{shop}@", "@1.0"):
+        with pytest.raises(UsageError, match="names no bundle"):
+            refs.split(reference)
+    assert everything(shop) == {}
+
+
+def test_a_bundle_is_no_registry(first: Path) -> None:
+    bare = first.rename(first.with_name("first"))
+    with pytest.raises(UsageError, match="is a Zarr group"):
+        registry.push(str(bare), str(bare))
+
+
+def test_unknown_stores_are_told() -> None:
+    with pytest.raises(UsageError, match="nowhere"):
+        Bundle.open("nowhere://there/shop")
+
+
+def test_a_name_with_an_at_sign_is_a_path_first(first: Path, tmp_path: Path) -> None:
+    path = first.rename(tmp_path / "shop@home.zarr")
+    assert Bundle.open(path).identity == small_bundle().identity
+
+
+def test_a_newer_layout_is_refused(shop: str, first: Path) -> None:
+    registry.push(str(first), shop)
+    connect(shop).put(
+        {refs.POINTER: json.dumps({"format": 99, "latest": "1.0", "new": {}}).encode()}
+    )
+    with pytest.raises(CompatibilityError, match="registry layout 99"):
+        Bundle.open(f"{shop}@1.0")
+    connect(shop).put({refs.POINTER: b"{"})
+    with pytest.raises(IntegrityError, match=r"refs\.json is damaged"):
+        Bundle.open(f"{shop}@1.0")
+
+
+# The card
+
+
+def card(shop: str) -> str:
+    _, record = refs.find(shop)
+    return connect(shop).at(record.folder).read_many([refs.CARD])[refs.CARD].decode()
+
+
+def test_the_card_loads_what_it_describes(shop: str, first: Path, tmp_path: Path) -> None:
+    pushed = registry.push(str(first), shop)
+    text = card(shop)
+    assert "license: unknown" in text
+    assert pushed.digest in text
+    assert "| quantizer.method | rq-kmeans |" in text
+    assert "built with 40 items" in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    known: dict[str, object] = {}
+    exec(code, known)
+    assert known["bundle"].identity.digest == pushed.digest
+    assert not any("README" in name for name in connect(pushed.url).listing())
+
+
+def test_the_card_names_license_and_parents(shop: str, tmp_path: Path) -> None:
+    from sidtool.build.add import NO_VECTORS, NOTHING, add_items
+
+    grown = add_items(small_bundle(name="a | b\nc"), NOTHING, NO_VECTORS, remove=["i3"])
+    grown.save(tmp_path / "grown.zarr")
+    registry.push(str(tmp_path / "grown.zarr"), shop, license="CC-BY-4.0")
+    text = card(shop)
+    assert "license: CC-BY-4.0" in text
+    assert text.splitlines()[0] == "# a \\| b c 1.1"
+    assert text.index("| 1.1 |") < text.index("| 1.0 |")
+    assert "1 retired" in text

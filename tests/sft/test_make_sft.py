@@ -1,0 +1,193 @@
+"""make-sft: whole or not at all, deterministic, and nothing held out in a row."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.examples import read_examples
+from sidtool.data.items import Items
+from sidtool.data.splits import Example, Split
+from sidtool.errors import DataError, RefusedError, UsageError
+from sidtool.output import partial_path
+from sidtool.sft import make_sft as module
+from sidtool.sft.make_sft import make_sft, read_lineage, side_files
+from sidtool.sft.tasks import named_task
+from sidtool.sft.training_examples import SftOptions
+from tests.models import tiny_tokenizer
+from tests.sft.mixes import ALL_TASKS, QUERIES
+
+ALL = SftOptions(dict.fromkeys(ALL_TASKS, 1.5), history_length=5)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_files_lineage_and_determinism(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        make_sft(
+            bundle,
+            catalog,
+            split,
+            tmp_path / name / "train.jsonl",
+            ALL,
+            tokenizer=tiny_tokenizer(),
+            queries=QUERIES,
+        )
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert set(contents(tmp_path / "a")) == {
+        *("train.jsonl", "valid.jsonl", "test.jsonl", "events.jsonl", "train.jsonl.meta.json")
+    }
+    lineage = read_lineage(tmp_path / "a" / "train.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "a" / "train.jsonl").read_text().splitlines()]
+    assert {task: seen["rows"] for task, seen in lineage["tasks"].items()} == {
+        task: sum(row["task"] == task for row in rows) for task in ALL_TASKS
+    }
+    assert lineage["held_out_events"] == 0
+    assert lineage["serving"]["task"] == "sequence"
+    assert lineage["asking"]["task"] == "query-to-sid"
+    assert sum(seen["share"] for seen in lineage["tasks"].values()) == pytest.approx(1)
+    assert lineage["bundle"] == dataclasses.asdict(bundle.identity)
+    assert tuple(read_examples(tmp_path / "a" / "test.jsonl")) == split.test
+
+
+def test_held_out_sids_are_in_no_row(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
+    """An oracle of its own: a user whose held-out items nobody else has."""
+    from sidtool.data.splits import UserSequence
+
+    train = (UserSequence("u", ("i0", "i1", "i2"), (0, 1, 2)),)
+    held = (
+        Example("u", ("i0", "i1", "i2"), "i30", 3),
+        Example("u", ("i0", "i1", "i2", "i30"), "i31", 4),
+    )
+    split = Split("leave-one-out", train, held[:1], held[1:], {})
+    tasks = {task: 1.0 for task in ALL_TASKS if named_task(task).per == "user"}
+    make_sft(
+        bundle,
+        catalog,
+        split,
+        tmp_path / "train.jsonl",
+        SftOptions(tasks),
+        tokenizer=tiny_tokenizer(),
+    )
+    text = (tmp_path / "train.jsonl").read_text()
+    assert bundle.sid("i1") in text
+    for item in ("i30", "i31"):
+        assert bundle.sid(item) not in text
+        assert catalog.titles[int(item[1:])] not in text
+
+
+def test_a_split_that_leaks_is_refused(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    user = split.train[0]
+    leak = Example(user.user, user.items[:0], user.items[0], user.positions[0])
+    with pytest.raises(RefusedError, match="held-out"):
+        make_sft(
+            bundle,
+            catalog,
+            dataclasses.replace(split, test=(leak,)),
+            tmp_path / "train.jsonl",
+            ALL,
+            queries=QUERIES,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_whole_or_not_at_all(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, split, out, ALL, queries=QUERIES)
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match="exists already"):
+        make_sft(bundle, catalog, split, out, ALL, queries=QUERIES)
+
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(module, "write_events", fail)
+    with pytest.raises(OSError, match="disk full"):
+        make_sft(
+            bundle,
+            catalog,
+            split,
+            out,
+            dataclasses.replace(ALL, seed=9),
+            queries=QUERIES,
+            force=True,
+        )
+    assert contents(tmp_path) == before
+
+
+def test_a_dry_run_counts_and_writes_nothing(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    planned = make_sft(
+        bundle,
+        catalog,
+        split,
+        tmp_path / "t.jsonl",
+        ALL,
+        tokenizer=tiny_tokenizer(),
+        queries=QUERIES,
+        dry_run=True,
+    )
+    assert not list(tmp_path.iterdir())
+    done = make_sft(
+        bundle,
+        catalog,
+        split,
+        tmp_path / "t.jsonl",
+        ALL,
+        tokenizer=tiny_tokenizer(),
+        queries=QUERIES,
+    )
+    assert planned["tasks"] == done["tasks"]
+    assert all(seen["tokens"] > seen["rows"] for seen in done["tasks"].values())
+
+
+def test_changed_rows_and_missing_lineage_are_refused(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    out = tmp_path / "train.jsonl"
+    with pytest.raises(DataError, match="lineage"):
+        read_lineage(out)
+    make_sft(bundle, catalog, split, out, SftOptions())
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(out.read_bytes())
+    side_files(copy)["meta"].write_bytes(side_files(out)["meta"].read_bytes())
+    with pytest.raises(DataError, match=r"not of copy\.jsonl"):
+        read_lineage(copy)
+    out.write_text(out.read_text() + "{}\n")
+    with pytest.raises(DataError, match="its lineage says"):
+        read_lineage(out)
+
+
+def test_files_that_lie_beside_are_not_written_over(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    out = tmp_path / "train.jsonl"
+    for path in (out, *list(side_files(out).values())[:3]):
+        path.write_text("mine")
+        with pytest.raises(UsageError, match=f"{path.name} exists already"):
+            make_sft(bundle, catalog, split, out, SftOptions())
+        assert contents(tmp_path) == {path.name: b"mine"}
+        path.unlink()
+    partial_path(out).mkdir()  # a run that was killed while its files were moved
+    out.write_text("torn")
+    make_sft(bundle, catalog, split, out, SftOptions())
+    assert read_lineage(out)
+
+
+def test_names_of_the_files_beside(tmp_path: Path) -> None:
+    assert side_files(Path("a/my-train.jsonl"))["valid"] == Path("a/my-valid.jsonl")
+    assert side_files(Path("rows.jsonl"))["events"] == Path("rows.events.jsonl")
+    assert side_files(Path("rows.jsonl"))["meta"] == Path("rows.jsonl.meta.json")

@@ -1,0 +1,58 @@
+"""Validation by recommending."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.splits import Example
+from sidtool.prompt.serving import Serving
+from sidtool.prompt.tokens import SidTokens
+from sidtool.recommend.partial_head import Normalize
+from sidtool.train.validation import Validator
+from tests.models import tiny_model, tiny_tokenizer
+
+N = 40
+
+
+def validator(
+    bundle: Bundle, examples: Any, *, k: int = N, **options: Any
+) -> tuple[Validator, Any]:
+    tokenizer = tiny_tokenizer()
+    tokens = SidTokens(bundle.space, len(tokenizer))
+    serving = Serving("next-item", "The history: {history}\nNext:", 5, 100)
+    made = Validator(
+        examples, bundle, serving, tokenizer, tokens, users=0, width=N, k=k, seed=0, **options
+    )
+    return made, tiny_model("llama", vocab_size=tokens.stop)
+
+
+def test_what_was_seen_is_given_only_where_it_may_be(bundle: Bundle) -> None:
+    again = [Example(f"u{number}", (f"i{number}", "i20"), f"i{number}", 2) for number in range(8)]
+    fresh = [Example(f"v{number}", ("i20", "i21"), f"i{number}", 2) for number in range(8)]
+    shown, model = validator(bundle, [*again, *fresh])
+    assert shown.sums(model)[[0, 2]].tolist() == [
+        16,
+        16,
+    ]  # the whole catalog is recommended: every target is a hit
+    hidden, _ = validator(bundle, [*again, *fresh], exclude_seen=True)
+    assert hidden.sums(model)[[0, 2]].tolist() == [8, 16]
+    assert hidden.sums(model, 0, 2) + hidden.sums(model, 1, 2) == pytest.approx(hidden.sums(model))
+
+
+def test_scores_are_normalized_as_asked(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sidtool.recommend import beam
+
+    examples = [Example(f"u{number}", ("i20", f"i{number}"), "i30", 2) for number in range(8)]
+    ranked: dict[Normalize, list[Any]] = {}
+    search = beam.beam_search
+    for normalize in ("level", "trie"):
+        found = ranked.setdefault(normalize, [])
+        monkeypatch.setattr(
+            beam, "beam_search", lambda *a, f=found, **k: f.extend(search(*a, **k)) or f
+        )
+        made, model = validator(bundle, examples, k=5, normalize=normalize)
+        made.sums(model)
+    for level, trie in zip(ranked["level"], ranked["trie"], strict=True):
+        assert np.exp(level.scores).sum() < np.exp(trie.scores).sum() <= 1

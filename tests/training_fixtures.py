@@ -1,0 +1,113 @@
+"""A tiny shop with people who follow a pattern, and models that speak its semantic IDs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.items import Items
+from sidtool.data.splits import Example, Split, UserSequence
+from sidtool.model.extend import extend
+from sidtool.sft.make_sft import make_sft
+from sidtool.sft.training_examples import SftOptions
+from tests.bundles import small_bundle
+from tests.models import tiny_model, tiny_tokenizer
+from tests.sft.mixes import QUERIES
+
+N_ITEMS = 40
+WORDS = ("red", "blue", "soft", "hair", "cream", "film", "toy", "story")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    return small_bundle(N_ITEMS)
+
+
+@pytest.fixture(scope="session")
+def catalog() -> Items:
+    rng = np.random.default_rng(3)
+    ids = tuple(f"i{row}" for row in range(N_ITEMS))
+    titles = tuple(" ".join(rng.choice(WORDS, size=3)) + f" {row}" for row in range(N_ITEMS))
+    descriptions = tuple(f"Description of {title}, for everybody." for title in titles)
+    brands = tuple(("Acme", "Bolt", "Acme & Sons")[row % 3] for row in range(N_ITEMS))
+    return Items(
+        ids, titles, titles, {"description": descriptions, "brand": brands}, "{title}", "digest"
+    )
+
+
+def make_split(users: int = 60, seed: int = 0, longest: int = 14) -> Split:
+    """Leave-one-out over users who walk through the catalog in steps of one, from anywhere."""
+    rng = np.random.default_rng(seed)
+    train, valid, test = [], [], []
+    for number in range(users):
+        start, n = rng.integers(N_ITEMS), int(rng.integers(3, longest))
+        items = tuple(f"i{(start + step) % N_ITEMS}" for step in range(n))
+        user = f"u{number}"
+        train.append(UserSequence(user, items[: n - 2], tuple(range(n - 2))))
+        valid.append(Example(user, items[: n - 2], items[n - 2], n - 2))
+        test.append(Example(user, items[: n - 1], items[n - 1], n - 1))
+    return Split(
+        "leave-one-out", tuple(train), tuple(valid), tuple(test), {"protocol": "leave-one-out"}
+    )
+
+
+@pytest.fixture(scope="session")
+def split() -> Split:
+    return make_split()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Callable[..., Path]:
+    """Extended tiny models by architecture and configuration, made once."""
+    made: dict[Any, Path] = {}
+
+    def model(architecture: str = "llama", **overrides: Any) -> Path:
+        key = (architecture, *sorted(overrides.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(architecture)
+            tokenizer = tiny_tokenizer(chat=True)
+            tokenizer.save_pretrained(folder / "base")
+            tiny_model(architecture, vocab_size=len(tokenizer), **overrides).save_pretrained(
+                folder / "base"
+            )
+            extend(str(folder / "base"), bundle, folder / "base+sid")
+            made[key] = folder / "base+sid"
+        return made[key]
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def rows(
+    tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, catalog: Items, split: Split
+) -> Callable[..., Path]:
+    """Rows files by mix of tasks, made once."""
+    made: dict[Any, Path] = {}
+
+    def write(**tasks: float) -> Path:
+        key = tuple(sorted(tasks.items()))
+        if key not in made:
+            out = tmp_path_factory.mktemp("rows") / "train.jsonl"
+            mix = {task.replace("_", "-"): weight for task, weight in tasks.items()}
+            make_sft(
+                bundle,
+                catalog,
+                split,
+                out,
+                SftOptions(mix, max_length=256, history_length=6),
+                tokenizer=tiny_tokenizer(),
+                queries=QUERIES,
+            )
+            made[key] = out
+        return made[key]
+
+    return write
