@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sidtool.bundle import Bundle
+from sidtool.registry.references import open_bundle
 from tests.cli.road import N_ITEMS, Road, done, refused, tree, write_lines
 from tests.s3 import BUCKET, Wire
 
@@ -95,7 +96,7 @@ def test_every_command_takes_a_reference(road: Road, shop: Path, tmp_path: Path)
     done("export", new, "-o", tmp_path / "index.json", "--to", "minionerec")
     done("align", road.other, "--to", old, "-o", tmp_path / "aligned.zarr")
     done("extend-model", road.base, new, "-o", tmp_path / "model")
-    assert Bundle.open(tmp_path / "model" / "sid.zarr").identity == Bundle.open(new).identity
+    assert Bundle.open(tmp_path / "model" / "sid.zarr").identity == open_bundle(new).identity
     done(
         "make-sft",
         new,

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.bundle import Bundle, refs, registry, store, verify
+from sidtool.bundle import Bundle, store, verify
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.output import remove
+from sidtool.registry import publish as registry
+from sidtool.registry import references as refs
+from sidtool.registry.references import open_bundle, resolve
 from sidtool.registry.remote import Place, connect
 from tests.bundles import small_bundle
 from tests.s3 import BUCKET, Wire
@@ -86,9 +89,9 @@ def test_what_is_pulled_is_what_was_pushed(shop: str, first: Path, tmp_path: Pat
         out = tmp_path / f"out{which}.zarr"
         assert registry.pull(shop + which, out).digest == pushed.digest
         assert files(out) == files(first)
-        assert Bundle.open(shop + which).identity == Bundle.open(first).identity
-    assert Bundle.open(pushed.url).identity.digest == pushed.digest
-    assert verify(f"{shop}@1.0") == []
+        assert open_bundle(shop + which).identity == Bundle.open(first).identity
+    assert open_bundle(pushed.url).identity.digest == pushed.digest
+    assert verify(resolve(f"{shop}@1.0")) == []
     assert refs.resolve(f"{shop}@prod") == pushed.url
 
 
@@ -140,8 +143,8 @@ def test_the_latest_is_the_highest(shop: str, first: Path, tmp_path: Path) -> No
         ["0.3", "t2"],
     ]
     assert registry.tag(f"{shop}@t2", "t0").version == "0.3"
-    assert Bundle.open(f"{shop}@t0").manifest.version == "0.3"
-    assert Bundle.open(shop).manifest.version == "1.10"
+    assert open_bundle(f"{shop}@t0").manifest.version == "0.3"
+    assert open_bundle(shop).manifest.version == "1.10"
 
 
 def test_a_change_that_is_taken_back_is_a_version_of_its_own(shop: str, tmp_path: Path) -> None:
@@ -193,10 +196,10 @@ def test_a_push_that_is_killed_between_any_two_writes(
             with pytest.raises(DataError, match="no bundle was pushed"):
                 refs.find(f"{place}@1.0")
         else:
-            assert verify(f"{place}@1.0") == []
+            assert verify(resolve(f"{place}@1.0")) == []
         again = registry.push(str(first), place)
         sent.append(again.sent)
-        assert (again.latest, verify(place)) == ("1.0", [])
+        assert (again.latest, verify(resolve(place))) == ("1.0", [])
     batches = -(-(objects - 1) // 8)
     # no write, each batch, the card and zarr.json: nothing is visible. After the record the version
     # is, whole.
@@ -229,7 +232,7 @@ def test_a_killed_process_leaves_nothing_and_the_rest_is_sent(
         len(put) == len(set(put)) == len(files(first)) - 12 + 3
     )  # and the card, the record, the pointer
     assert not before & set(put)
-    assert verify(shop) == []
+    assert verify(resolve(shop)) == []
 
 
 def test_a_process_killed_within_a_write_leaves_nothing_in_the_version(
@@ -251,7 +254,7 @@ def test_a_process_killed_within_a_write_leaves_nothing_in_the_version(
     )
     assert list(Path(shop).rglob("*.partial")) != []
     registry.push(str(first), shop)
-    assert verify(shop) == []
+    assert verify(resolve(shop)) == []
     assert registry.push(shop, mirror).new
 
 
@@ -310,8 +313,8 @@ def test_of_two_pushes_of_one_version_one_wins(
     (loser,) = [each for each in results if isinstance(each, RefusedError)]
     assert winner.new
     assert "has a version 1.0 already" in str(loser)
-    assert verify(shop) == []
-    assert Bundle.open(f"{shop}@1.0").identity.digest == winner.digest
+    assert verify(resolve(shop)) == []
+    assert open_bundle(f"{shop}@1.0").identity.digest == winner.digest
 
 
 def test_two_pushes_of_one_bundle_make_one_version(
@@ -325,7 +328,7 @@ def test_two_pushes_of_one_bundle_make_one_version(
         lambda: registry.push(str(first), shop), lambda: registry.push(str(first), shop)
     )
     assert sorted(each.new for each in results) == [False, True]
-    assert verify(shop) == []
+    assert verify(resolve(shop)) == []
 
 
 def test_an_object_that_is_written_again_is_whole_all_the_while(tmp_path: Path) -> None:
@@ -377,7 +380,7 @@ def test_an_object_that_does_not_arrive_whole_stops_the_push(
             registry.push(str(first), shop)
     assert refs.records(connect(shop)) == []
     registry.push(str(first), shop)
-    assert verify(shop) == []
+    assert verify(resolve(shop)) == []
 
 
 def test_what_was_changed_on_the_store_is_not_pulled(
@@ -426,11 +429,11 @@ def test_what_is_not_there_is_told(shop: str, first: Path, tmp_path: Path) -> No
         with pytest.raises(DataError, match="no bundle was pushed to"):
             registry.pull(shop + which, tmp_path / "out.zarr")
     with pytest.raises(DataError, match="no bundle at"):
-        Bundle.open(shop)
+        open_bundle(shop)
     registry.push(str(first), shop, tag="prod")
     for which in ("1.1", "dev", "1.0-", "../1.0"):
         with pytest.raises(DataError, match=r"has no .*: it has 1\.0, prod"):
-            Bundle.open(f"{shop}@{which.replace('/', '')}")
+            open_bundle(f"{shop}@{which.replace('/', '')}")
 
 
 def test_what_makes_no_sense_is_told(shop: str, first: Path) -> None:
@@ -459,12 +462,12 @@ def test_a_bundle_is_no_registry(first: Path) -> None:
 
 def test_unknown_stores_are_told() -> None:
     with pytest.raises(UsageError, match="nowhere"):
-        Bundle.open("nowhere://there/shop")
+        open_bundle("nowhere://there/shop")
 
 
 def test_a_name_with_an_at_sign_is_a_path_first(first: Path, tmp_path: Path) -> None:
     path = first.rename(tmp_path / "shop@home.zarr")
-    assert Bundle.open(path).identity == small_bundle().identity
+    assert open_bundle(path).identity == small_bundle().identity
 
 
 def test_a_newer_layout_is_refused(shop: str, first: Path) -> None:
@@ -473,10 +476,10 @@ def test_a_newer_layout_is_refused(shop: str, first: Path) -> None:
         {refs.POINTER: json.dumps({"format": 99, "latest": "1.0", "new": {}}).encode()}
     )
     with pytest.raises(CompatibilityError, match="registry layout 99"):
-        Bundle.open(f"{shop}@1.0")
+        open_bundle(f"{shop}@1.0")
     connect(shop).put({refs.POINTER: b"{"})
     with pytest.raises(IntegrityError, match=r"refs\.json is damaged"):
-        Bundle.open(f"{shop}@1.0")
+        open_bundle(f"{shop}@1.0")
 
 
 # The card
