@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.errors import UsageError
-from sidtool.sid import SPELLINGS, SidSpace
+from sidtool.sid import SPELLINGS, Levels, SidSpace
 
 sizes = st.lists(st.integers(1, 300), min_size=1, max_size=5).map(tuple)
 
@@ -24,10 +24,11 @@ def test_spelling_and_parsing_are_inverse(
 
 @given(sizes, st.integers(0, 2**32))
 def test_packed_keys_sort_as_codes_do_and_unpack(sizes: tuple[int, ...], seed: int) -> None:
-    space, rng = SidSpace(sizes), np.random.default_rng(seed)
+    levels = Levels(sizes)
+    rng = np.random.default_rng(seed)
     codes = np.stack([rng.integers(0, size, 20) for size in sizes], axis=1).astype(np.uint16)
-    keys = space.pack(codes)
-    np.testing.assert_array_equal(space.unpack(keys), codes)
+    keys = levels.pack(codes)
+    np.testing.assert_array_equal(levels.unpack(keys), codes)
     assert codes[np.argsort(keys, kind="stable")].tolist() == sorted(codes.tolist())
 
 
@@ -46,9 +47,9 @@ def test_tokens_are_one_level_major_block_with_the_markers_last(sizes: tuple[int
     [
         ({"sizes": ()}, "1 to 26 levels"),
         ({"sizes": (4, 0)}, "1 to 65536 codes"),
-        ({"sizes": (65536,) * 5}, "needs 80 bits"),
+        ({"sizes": (65536,) * 5}, "need 80 bits"),
         ({"sizes": (4,), "template": "<{code}>"}, "level"),
-        ({"sizes": (4,), "begin": None}, "markers"),
+        ({"sizes": (4,), "begin": None}, "begin and end tokens"),
         ({"sizes": (4, 4), "template": "{level}{code}", "begin": "a1", "end": "x"}, "alike"),
     ],
 )
@@ -62,11 +63,11 @@ def test_a_space_that_makes_no_sense_is_refused(arguments: dict[str, object], me
     ["", "<s_a_1>", "<s_a_1><s_b_4>", "<s_b_1><s_a_1>", "<s_a_1><s_b_1><s_c_1>", "<s_a_01><s_b_1>"],
 )
 def test_what_is_no_sid_is_not_parsed(text: str) -> None:
-    with pytest.raises(UsageError, match="no semantic ID"):
+    with pytest.raises(UsageError, match="not a semantic ID"):
         SidSpace((4, 4)).parse(text)
 
 
 def test_level_sizes_are_parsed_as_people_write_them() -> None:
-    assert SidSpace.parse_sizes("512x128") == (512, 128)
+    assert Levels.from_text("512x128") == Levels((512, 128))
     with pytest.raises(UsageError):
-        SidSpace.parse_sizes("512,128")
+        Levels.from_text("512,128")

@@ -16,7 +16,7 @@ from sidtool.data.interactions import Interactions
 from sidtool.errors import DataError
 from sidtool.quantize.collisions import CollisionCounts
 from sidtool.quantize.report import level_use, neighbor_preservation, variance_left
-from sidtool.sid import Codes, SidSpace, Vectors
+from sidtool.sid import Codes, Levels, Vectors
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def prefix_purity(codes: Codes, sizes: Sequence[int], labels: Sequence[str]) -> 
     group = np.zeros(len(labelled), dtype=np.int64)
     found = [_purity(group, label)]
     for depth in range(1, len(sizes) + 1):
-        keys = SidSpace(tuple(sizes[:depth])).pack(codes[labelled, :depth])
+        keys = Levels(tuple(sizes[:depth])).pack(codes[labelled, :depth])
         _, group = np.unique(keys, return_inverse=True)
         found.append(_purity(group, label))
     return found

@@ -13,7 +13,7 @@ from sidtool.cli.console import next_step, note, progress, say, say_json, say_ta
 from sidtool.cli.inputs import open_weighted, read_side_by_side
 from sidtool.cli.models import assignments
 from sidtool.errors import EXIT_REFUSED, RefusedError, UsageError
-from sidtool.sid import LETTERS, SPELLINGS, SidSpace
+from sidtool.sid import LETTERS, SPELLINGS, Levels
 
 
 def build_codebook(
@@ -144,7 +144,7 @@ def build_codebook(
     chosen = assignments(set_)
     fusing = {name: chosen.pop(name) for name in BLEND if name in chosen}
     plan = Plan(
-        SidSpace.parse_sizes(levels),
+        Levels.from_text(levels).sizes,
         method,
         collisions,  # type: ignore[arg-type]
         spelling,

@@ -9,7 +9,7 @@ import typer
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, say, say_json, say_table
 from sidtool.errors import SidtoolWarning, UsageError
-from sidtool.sid import LETTERS, SidSpace
+from sidtool.sid import LETTERS, Levels
 
 if TYPE_CHECKING:
     from sidtool.bundle import Bundle
@@ -68,7 +68,7 @@ def import_(
     if system != "minionerec" and (info is not None or keys != "id"):
         raise UsageError(f"--info and --keys line belong to index.json, and {source} is none")
     catalog = _read_catalog(items, id_column, title_column)
-    sizes = SidSpace.parse_sizes(levels) if levels is not None else None
+    sizes = Levels.from_text(levels).sizes if levels is not None else None
     name = out.name.removesuffix(".zip").removesuffix(".zarr")
     if system == "minionerec":
         bundle = read_minionerec(

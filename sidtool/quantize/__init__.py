@@ -11,7 +11,7 @@ from sidtool.data.vectors import VectorSource
 from sidtool.errors import UsageError
 from sidtool.quantize import fsq, pq, rqkmeans, rqvae
 from sidtool.quantize.codebook import Codebook
-from sidtool.sid import SidSpace, Vectors
+from sidtool.sid import Levels, Vectors
 
 METHODS: dict[str, Callable[..., Codebook]] = {
     "rq-kmeans": rqkmeans.fit,
@@ -42,7 +42,7 @@ def fit(
     finite or there are fewer distinct vectors than codes in a level."""
     if method not in METHODS:
         raise UsageError(f"there is no method {method!r}", hint=f"choose from {', '.join(METHODS)}")
-    SidSpace(tuple(sizes))
+    Levels(tuple(sizes))
     known = [
         name for name in signature(METHODS[method]).parameters if name not in ("vectors", "sizes")
     ]

@@ -185,7 +185,9 @@ def test_inspect_tells_what_the_items_of_a_code_have_in_common(road: Road) -> No
     assert counted == N_ITEMS
     table = done("inspect", road.bundle, "--code", "<s_a_1>").out
     assert "in common:" in table
-    assert "is no semantic ID of 4x4x8" in refused(2, "inspect", road.bundle, "--code", "<s_q_1>")
+    assert "is not a semantic ID of 4x4x8" in refused(
+        2, "inspect", road.bundle, "--code", "<s_q_1>"
+    )
 
 
 # verify
