@@ -1,8 +1,7 @@
 """New items in, old items out, and no published SID ever moves.
 
-Knows a bundle and the vectors of items that it does not know; knows nothing of models. Items take
-free SIDs in the order given, so one batch gives the same bundle as many. A retired item keeps its
-SID, in case it comes back."""
+Knows a bundle and the vectors of items that it does not know; knows nothing of models. A
+retired item keeps its SID, in case it comes back."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from sidtool.bundle.lineage import successor
 from sidtool.data.items import Items
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.occupancy import Occupancy, place
+from sidtool.quantize.overflow import place_new_items
 from sidtool.sid import Codes, Vectors
 
 
@@ -134,13 +133,12 @@ def _warn(there: int, n: int, retitled: int) -> None:
 
 
 def _place(bundle: Bundle, vectors: Vectors) -> Codes:
-    """(m, dim) -> (m, levels) codes, free ones unless the bundle allows collisions, taken in the
-    order given."""
+    """(m, dim) -> (m, levels) codes, free ones unless the bundle allows collisions."""
     if not len(vectors):
         return np.empty((0, bundle.space.levels), dtype=np.uint16)
     codebook, policy = _codebook(bundle), bundle.manifest.collisions["policy"]
     if policy == "reassign":
-        return place(vectors, codebook, Occupancy(bundle.space, bundle.items.codes))
+        return place_new_items(vectors, codebook, bundle.items.codes)
     raw = bundle.encode(vectors)
     return _append(bundle, raw) if policy == "append" else raw
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sidtool.data.vectors import VectorSource
 from sidtool.errors import UsageError
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.overflow import spill
-from sidtool.sid import MAX_CODES, Codes, SidSpace, Vectors
+from sidtool.quantize.overflow import place_overflow
+from sidtool.sid import MAX_CODES, Codes, Levels, Vectors
 
 Policy = Literal["reassign", "append", "allow"]
 
@@ -70,7 +70,7 @@ def assign(
 
     `reassign`: in each colliding group one item keeps its code, and the others take free codes of
     the last level under the same prefix, at the least total squared distance. Where a prefix has
-    more items than codes, the rest go to the nearest prefix with room, as `spill` does it.
+    more items than codes, the rest go to the nearest prefix with room, by `place_overflow`.
     `append`: one level more tells the items of a group apart, by id. `allow`: nothing. Raises
     UsageError if `reassign` would fill more than 90% of the space, or `append` needs too large a
     level."""
@@ -116,7 +116,7 @@ def _append(
 
 
 def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequence[str]) -> Codes:
-    _require_room(len(raw), SidSpace(codebook.sizes))
+    _require_room(len(raw), Levels(codebook.sizes))
     codes = raw.copy()
     crowded = _Crowded.of(raw)
     spilled: list[int] = []
@@ -146,7 +146,7 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
         spilled.sort(key=lambda row: ids[row])
         settled = np.ones(len(codes), dtype=bool)
         settled[spilled] = False
-        codes[spilled] = spill(
+        codes[spilled] = place_overflow(
             codebook.transform(source.take(np.array(spilled))), codebook, codes[settled]
         )
     return codes
@@ -210,7 +210,7 @@ class _Crowded:
         return np.array(sorted(rows, key=lambda row: ids[row]), dtype=np.intp)
 
 
-def _require_room(items: int, space: SidSpace) -> None:
+def _require_room(items: int, space: Levels) -> None:
     if items <= FULLEST * space.capacity:
         return
     sizes = space.sizes

@@ -112,7 +112,7 @@ def test_no_sequence_of_adds_and_removes_moves_a_published_sid(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    policy=POLICIES,
+    policy=st.sampled_from(["append", "allow"]),
     ids=st.lists(st.sampled_from(NAMES), unique=True),
     cuts=st.sets(st.integers(1, 11)),
 )
@@ -169,7 +169,9 @@ def test_a_full_space_is_refused() -> None:
     bundle = built(n=50)
     many = [f"x{n}" for n in range(11)]
     assert len(grown(bundle, many[:10]).items) == bundle.space.capacity
-    with pytest.raises(RefusedError, match="all 60 semantic IDs are taken"):
+    with pytest.raises(
+        RefusedError, match="50 of 60 semantic IDs are taken, and 11 items need one"
+    ):
         grown(bundle, many)
 
 

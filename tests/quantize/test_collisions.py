@@ -12,7 +12,7 @@ from sidtool.errors import UsageError
 from sidtool.quantize import collisions as module
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.collisions import Assigned, CollisionCounts, assign
-from sidtool.sid import SidSpace
+from sidtool.sid import Levels
 from tests.quantize.material import codebook_of, vectors_of
 
 cases = st.fixed_dictionaries(
@@ -30,7 +30,7 @@ def make(case):
     """A codebook, vectors in random order, and ids that do not follow the order."""
     rng = np.random.default_rng(case["seed"])
     codebook = codebook_of(case["seed"], case["sizes"], 5)
-    n = max(1, int(case["filled"] * SidSpace(case["sizes"]).capacity))
+    n = max(1, int(case["filled"] * Levels(case["sizes"]).capacity))
     vectors = (vectors_of(case["seed"] + 9, n, 5) * case["spread"]).astype(np.float32)
     vectors[: case["copies"]] = vectors[0]
     ids = [f"item-{number}" for number in rng.permutation(n)]
@@ -50,7 +50,7 @@ def test_reassign_leaves_no_duplicates_and_moves_the_fewest(case):
     assert len(np.unique(found.codes, axis=0)) == len(vectors)
     assert found.after == CollisionCounts(0, 0, 1)
     assert found.space_sizes == codebook.sizes
-    SidSpace(found.space_sizes).check(found.codes)
+    Levels(found.space_sizes).check(found.codes)
     # every SID in use keeps one of its items, and more is not possible
     assert found.moved.sum() == len(raw) - len(np.unique(raw, axis=0))
     assert ((found.codes != raw).any(axis=1) == found.moved).all()
@@ -147,7 +147,7 @@ def test_append_tells_a_group_apart_by_id_and_leaves_room(case):
     assert not found.moved.any()
     assert found.after.items == 0
     assert found.space_sizes[-1] >= 4 * found.before.largest
-    SidSpace(found.space_sizes).check(found.codes)
+    Levels(found.space_sizes).check(found.codes)
     for sid in np.unique(raw, axis=0):
         rows = sorted(np.flatnonzero((raw == sid).all(axis=1)), key=lambda row: ids[row])
         assert found.codes[rows, -1].tolist() == list(range(len(rows)))

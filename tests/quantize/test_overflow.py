@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.errors import RefusedError
-from sidtool.quantize import overflow as module
+from sidtool.quantize import prefix_search
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.overflow import spill
-from sidtool.sid import Codes, SidSpace, Vectors
+from sidtool.quantize.overflow import place_new_items, place_overflow
+from sidtool.sid import Codes, Vectors
 from tests.quantize.material import codebook_of, vectors_of
 
 SPACES = [(3, 4, 2), (5, 3), (2, 2, 3, 2), (8, 5, 6)]
@@ -20,7 +20,7 @@ def every(sizes: tuple[int, ...]) -> Codes:
     return np.array(list(np.ndindex(sizes)), dtype=np.uint16)
 
 
-def slow_spill(latent: Vectors, codebook: Codebook, taken: Codes) -> list[tuple[int, ...]]:
+def slow_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> list[tuple[int, ...]]:
     used = {tuple(sid) for sid in taken.tolist()}
     prefixes = every(codebook.sizes[:-1])
     sums = np.array(
@@ -80,38 +80,72 @@ def test_rounds_are_those_of_one_row_at_a_time(seed, sizes, before, share, copie
     latent[:copies] = latent[:1]
     codebook = codebook_of(seed, sizes, 5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "ENTRIES", entries)
-        found = spill(latent, codebook, taken)
-    assert list(map(tuple, found.tolist())) == slow_spill(latent, codebook, taken)
+        patch.setattr(prefix_search, "ENTRIES", entries)
+        found = place_overflow(latent, codebook, taken)
+    assert list(map(tuple, found.tolist())) == slow_overflow(latent, codebook, taken)
 
 
 def test_a_space_fills_to_the_last_of_its_ids():
     sizes = (6, 40, 7)  # more prefixes below a code than a row looks at, or remembers
     sids = np.random.default_rng(0).permutation(every(sizes))
     latent = np.tile(vectors_of(1, 1, 4), (len(sids) - 100, 1))
-    found = spill(latent, codebook_of(0, sizes, 4), sids[:100])
+    found = place_overflow(latent, codebook_of(0, sizes, 4), sids[:100])
     assert len(np.unique(np.concatenate([found, sids[:100]]), axis=0)) == len(sids)
 
 
 def test_space_of_64_bits():
-    sizes = (2**16,) * 4
     levels = tuple(
         np.arange(2**16, dtype=np.float32)[:, None] / np.float32(64**level) for level in range(4)
     )
     top = np.full((2, 4), 2**16 - 1, dtype=np.uint16)
     top[1, -1] = 0
-    space = SidSpace(sizes, template="<{level}{code}>")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SidSpace", lambda sizes: space)
-        found = spill(
-            np.array([[66_600]], dtype=np.float32), Codebook("rq-kmeans", levels, {}, {}), top
-        )
+    codebook = Codebook("rq-kmeans", levels, {}, {})
+    found = place_overflow(np.array([[66_600]], dtype=np.float32), codebook, top)
     assert found.tolist() == [[2**16 - 1] * 3 + [2**16 - 2]]
 
 
 def test_more_rows_than_free_ids_are_refused():
     codebook = codebook_of(0, (3, 4), 5)
-    with pytest.raises(
-        RefusedError, match="10 of 12 semantic IDs are taken, and 3 items look for one"
-    ):
-        spill(vectors_of(0, 3, 5), codebook, every((3, 4))[:10])
+    with pytest.raises(RefusedError, match="10 of 12 semantic IDs are taken, and 3 items need one"):
+        place_overflow(vectors_of(0, 3, 5), codebook, every((3, 4))[:10])
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 999), before=st.integers(0, 10), copies=st.integers(0, 5))
+def test_new_items_get_different_free_sids_and_their_nearest_one_if_it_is_free(
+    seed, before, copies
+):
+    sizes = (3, 4, 2)
+    codebook = codebook_of(seed, sizes, 4)
+    vectors = vectors_of(seed + 50, 12, 4)
+    vectors[:copies] = vectors[:1]
+    taken = np.random.default_rng(seed).permutation(every(sizes))[:before]
+    codes = place_new_items(vectors, codebook, taken)
+    in_use = {tuple(sid) for sid in taken.tolist()}
+    assert len({tuple(sid) for sid in codes.tolist()} | in_use) == before + 12
+    for nearest, sid in zip(codebook.encode(vectors).tolist(), codes.tolist(), strict=True):
+        if tuple(nearest) not in in_use:
+            assert sid == nearest
+            in_use.add(tuple(nearest))  # an equal item that follows gets another SID
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 999), before=st.integers(0, 10))
+def test_new_items_that_lose_their_nearest_sid_follow_the_overflow_rule(seed, before):
+    sizes = (3, 4, 2)
+    codebook = codebook_of(seed, sizes, 4)
+    vectors = vectors_of(seed + 50, 12, 4)
+    taken = np.random.default_rng(seed).permutation(every(sizes))[:before]
+    codes = place_new_items(vectors, codebook, taken)
+    settled = (codes == codebook.encode(vectors)).all(axis=1)
+    in_use = np.concatenate([taken, codes[settled]])
+    expected = slow_overflow(codebook.transform(vectors[~settled]), codebook, in_use)
+    assert list(map(tuple, codes[~settled].tolist())) == expected
+
+
+def test_new_items_that_do_not_fit_are_refused():
+    codebook = codebook_of(0, (3, 4, 2), 4)
+    taken = every((3, 4, 2))[:23]
+    assert place_new_items(vectors_of(0, 1, 4), codebook, taken).tolist() == [[2, 3, 1]]
+    with pytest.raises(RefusedError, match="23 of 24 semantic IDs are taken, and 2 items need one"):
+        place_new_items(vectors_of(0, 2, 4), codebook, taken)
