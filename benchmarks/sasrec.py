@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from catalog_examples import CatalogExamples, Part, read_catalog_examples
 from environment import environment
 from numpy.typing import NDArray
-from questions import Asked, Questions, read_questions
 from torch import nn
 from torch.nn.functional import cross_entropy, relu, scaled_dot_product_attention
 
@@ -120,7 +120,7 @@ def train_epoch(
 
 
 @torch.no_grad()
-def rank(model: SasRec, asked: Asked, k: int, *, exclude_seen: bool) -> NDArray[np.int64]:
+def rank(model: SasRec, asked: Part, k: int, *, exclude_seen: bool) -> NDArray[np.int64]:
     """(n, k) item numbers, best first; with `exclude_seen` without what the history holds."""
     model.eval()
     ranked = np.zeros((len(asked.histories), k), dtype=np.int64)
@@ -137,7 +137,7 @@ def rank(model: SasRec, asked: Asked, k: int, *, exclude_seen: bool) -> NDArray[
 
 
 def fit(
-    questions: Questions, seed: int, dropout: float, args: argparse.Namespace
+    questions: CatalogExamples, seed: int, dropout: float, args: argparse.Namespace
 ) -> tuple[SasRec, dict[str, Any]]:
     """Train until valid has not grown for `patience` validations; the best epoch's model, and how
     it went."""
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=90.0, help="most minutes of one training")
     args = parser.parse_args()
     torch.set_flush_denormal(True)
-    questions = read_questions(args.bundle, args.rows)
+    questions = read_catalog_examples(args.bundle, args.rows)
     named = ("width", "learning_rate", "epochs", "every", "patience", "minutes", "keep_seen")
     settings = {name: getattr(args, name) for name in named} | {"length": LENGTH, "batch": BATCH}
     result: dict[str, Any] = (

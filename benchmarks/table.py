@@ -1,47 +1,69 @@
-"""Print what `sidtool evaluate --json` wrote as a table: each system on the same users, and on
-those with rare targets.
+"""Write results as Markdown tables; all benchmarks use it.
 
-Usage: table.py NAME=METRICS.json ... ; the baselines are those of the first file. R is HR: one
-target a user."""
+    python benchmarks/table.py RESULT.json [NAME=OTHER.json ...]
 
+prints the results of a recipe (`recipe.py`) beside its baselines and, if given, other systems. R is
+the hit rate: each user has one target."""
+
+import argparse
 import json
-import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
-NAMES = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
+METRICS = {"hr@5": "R@5", "hr@10": "R@10", "ndcg@5": "N@5", "ndcg@10": "N@10"}
 
 
-def table(files: dict[str, Path]) -> str:
-    """The table as Markdown, with the 95% intervals of the first system below it."""
-    found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
-    first = next(iter(found.values()))
-    rare = first["slices"]["rare"]
-    systems = {
-        name: (value["metrics"], value["slices"]["rare"]["metrics"])
-        for name, value in found.items()
-    }
-    systems |= {
-        name: (metrics, rare["baselines"][name]) for name, metrics in first["baselines"].items()
-    }
-    lines = [
-        "| | R@5 | R@10 | N@5 | N@10 | rare R@10 | rare N@10 |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, (metrics, of_rare) in systems.items():
-        values = [metrics[key] for key in NAMES] + [of_rare[key] for key in ("hr@10", "ndcg@10")]
-        lines.append(" | ".join([f"| {name}", *(f"{value:.4f}" for value in values)]) + " |")
-    low, high = first["ci"]["hr@10"]
-    lines.append(f"\n{first['n']} users; 95% interval of the first R@10: {low:.4f} to {high:.4f}")
-    lines.append(f"rare: targets of 1 to {rare['events'][1]} training events, {rare['n']} users")
-    return "\n".join(lines)
+def markdown(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, with the standard deviation where there are several values."""
+    if not values:
+        return ""
+    deviation = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{mean(values):.4f}{deviation}"
+
+
+def results_table(result: Mapping[str, Any], others: Mapping[str, Any] | None = None) -> str:
+    """The means of every system, its number of seeds and the minutes per seed.
+
+    A system is a mapping with `metrics`, or with a list `seeds` of such mappings."""
+    systems = {"sidtool": result, **result["baselines"], **(others or {})}
+    rows = [_system_row(name, system) for name, system in systems.items()]
+    table = markdown([result.get("on", "test"), "seeds", *METRICS.values(), "minutes"], rows)
+    first = result["seeds"][0]
+    low, high = first.get("confidence_interval", first.get("ci"))["hr@10"]
+    interval = f"95% interval of R@10, seed {first['seed']}: {low:.4f} to {high:.4f}"
+    return f"{table}\n\n{result['n']} users; {interval}"
+
+
+def _system_row(name: str, system: Mapping[str, Any]) -> list[str]:
+    seeds = system.get("seeds") or [system]
+    metrics = [spread([seed["metrics"][metric] for seed in seeds]) for metric in METRICS]
+    seconds = [seed["seconds"] for seed in seeds if "seconds" in seed]
+    minutes = f"{mean(seconds) / 60:.0f}" if seconds else ""
+    return [name, str(len(seeds)), *metrics, minutes]
+
+
+def main() -> None:
+    """Print the table of a results file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("result", type=Path)
+    parser.add_argument("others", nargs="*", metavar="NAME=OTHER.json")
+    args = parser.parse_args()
+    others = {}
+    for other in args.others:
+        name, _, path = other.partition("=")
+        others[name] = json.loads(Path(path).read_text(encoding="utf-8"))
+    print(results_table(json.loads(args.result.read_text(encoding="utf-8")), others))
 
 
 if __name__ == "__main__":
-    print(
-        table(
-            {
-                name: Path(path)
-                for name, _, path in (argument.partition("=") for argument in sys.argv[1:])
-            }
-        )
-    )
+    main()

@@ -1,0 +1,67 @@
+"""Users of a split as item numbers of a catalog, for baselines and for models with item ids.
+
+The catalog is the bundle's active items, as in `sidtool evaluate`. Metrics are at item level over
+the full catalog, by sidtool's own code."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool import Bundle
+from sidtool.data.examples import read_events, read_examples
+from sidtool.data.splits import Example, UserSequence
+from sidtool.evaluate.baselines import Catalog
+from sidtool.evaluate.metrics import averages, find_targets, metric_names, metric_values
+from sidtool.sft.make_sft import side_files
+
+KS = (1, 5, 10, 20, 50)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a split, validation or test."""
+
+    examples: tuple[Example, ...]
+    histories: list[NDArray[np.int64]]
+    """Item numbers of each history."""
+    targets: NDArray[np.int64]
+    """(n,) item numbers, -1 for an item that the catalog lacks."""
+
+    @classmethod
+    def of(cls, examples: tuple[Example, ...], catalog: Catalog) -> "Part":
+        """The examples in item numbers of the catalog."""
+        histories = [catalog.numbers(example.history) for example in examples]
+        targets = catalog.targets([example.item for example in examples])
+        return cls(examples, histories, targets)
+
+    def score(self, ranked: NDArray[np.int64]) -> dict[str, float]:
+        """Mean metrics of (n, k) ranked item numbers."""
+        ks = [k for k in KS if k <= ranked.shape[1]]
+        return averages(metric_names(ks), metric_values(find_targets(ranked, self.targets), ks))
+
+
+@dataclass(frozen=True)
+class CatalogExamples:
+    """A catalog, the training events of its users, and the two parts that are held out."""
+
+    catalog: Catalog
+    events: tuple[UserSequence, ...]
+    train: list[NDArray[np.int64]]
+    """Item numbers of each user's training events."""
+    valid: Part
+    test: Part
+
+
+def read_catalog_examples(bundle: Path, training_examples: Path) -> CatalogExamples:
+    """The split that lies beside a file of training examples, over the active items of a bundle."""
+    items = Bundle.open(bundle).items
+    files = side_files(training_examples)
+    events = tuple(read_events(files["events"]))
+    active = np.flatnonzero(~items.retired).tolist()
+    catalog = Catalog.of([items.ids[row] for row in active], [user.items for user in events])
+    train = [catalog.numbers(user.items) for user in events]
+    valid = Part.of(tuple(read_examples(files["valid"])), catalog)
+    test = Part.of(tuple(read_examples(files["test"])), catalog)
+    return CatalogExamples(catalog, events, train, valid, test)

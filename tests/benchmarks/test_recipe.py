@@ -1,0 +1,112 @@
+"""The recipe script from data files to the results file, on a tiny catalog with two teachers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli.road import catalog, interactions
+from tests.encoders import tiny_encoder
+
+CONFIGS = {
+    "codebook": {"levels": "4x4x8", "markers": False},
+    "model": {
+        "preset": "neox-tiny",
+        "vocab_size": 300,
+        "set": ["hidden_size=16", "num_attention_heads=2", "num_hidden_layers=1"],
+    },
+    "sft": {"task": {"sequence": 1}, "history_length": 10, "max_length": 64},
+    "train": {"num_train_epochs": 1, "loss_over": "trie", "distill": 0.8, "valid_users": 8},
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    catalog(folder / "items.jsonl")
+    interactions(folder / "interactions.csv")
+    (tmp_path / "plain").mkdir()
+    tiny_encoder(tmp_path / "plain", tmp_path / "encoder")
+    return folder
+
+
+@pytest.fixture
+def recipe_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    for name, config in CONFIGS.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_two_teachers_end_with_a_results_file(
+    data: Path,
+    recipe_folder: Path,
+    tmp_path: Path,
+    commands: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from recipe import main
+
+    work = tmp_path / "work"
+    options = ["--recipe", recipe_folder, "--encoder", tmp_path / "encoder"]
+    arguments = [str(part) for part in (data, "-o", work, *options)]
+    seeds = ["--seeds", "0,1", "--teachers", "1,2"]
+    assert main([*arguments, *seeds]) == 0
+
+    result = json.loads((work / "result-test.json").read_text())
+    assert [seed["seed"] for seed in result["seeds"]] == [0, 1]
+    assert set(result["baselines"]) == {"popularity", "item-knn", "item-knn, tuned on validation"}
+    assert result["teachers"] == [1, 2]
+    assert result["leaked_events"] == 0
+    assert {"machine", "versions", "commit", "command", "protocol"} <= result.keys()
+    for seed in result["seeds"]:
+        assert 0 <= seed["metrics"]["ndcg@10"] <= 1
+        assert seed["seconds"] > 0
+        assert seed["slices"]
+    assert "| sidtool | 2 |" in capsys.readouterr().out
+    assert commands.count("train") == 4
+    contract = json.loads((work / "seed-0" / "model" / "sid.json").read_text())
+    assert len(contract["facts"]["teachers"]) == 2
+
+    # a second run does nothing, and a third adds only what another seed needs
+    commands.clear()
+    assert main([*arguments, *seeds]) == 0
+    assert commands == []
+    assert main([*arguments, "--seeds", "0,1,2", "--teachers", "1,2"]) == 0
+    assert commands == ["train", "evaluate"]
+    commands.clear()
+
+    # other teachers are other settings of the same models
+    assert main([*arguments, "--seeds", "0", "--teachers", "1"]) == 1
+    assert commands == []
+    assert "seed-0/model was made with" in capsys.readouterr().err
+
+
+def test_a_dataset_file_names_the_files(tmp_path: Path) -> None:
+    from recipe import Dataset
+
+    for name in ("films.csv", "ratings.csv", "v.csv", "t.csv"):
+        (tmp_path / name).touch()
+    described = {
+        "items": "films.csv",
+        "interactions": "ratings.csv",
+        "protocol": "given",
+        "valid": "v.csv",
+        "test": "t.csv",
+        "exclude_seen": False,
+    }
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(described))
+    dataset = Dataset.open(tmp_path, tmp_path / "data.yaml")
+    assert dataset.items == (tmp_path / "films.csv").resolve()
+    assert dataset.test == (tmp_path / "t.csv").resolve()
+    assert not dataset.exclude_seen
+
+
+def test_missing_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from recipe import main
+
+    assert main([str(tmp_path), "-o", str(tmp_path / "work")]) == 1
+    assert "items.jsonl" in capsys.readouterr().err

@@ -1,0 +1,118 @@
+"""Benchmark steps: skipped when done, refused when something else made the output."""
+
+import json
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+
+@pytest.fixture
+def ran() -> list[list[str]]:
+    return []
+
+
+def make_steps(work: Path, ran: list[list[str]], code: int = 0):
+    """Steps whose commands write their last argument as a file, unless they fail."""
+    from steps import Steps
+
+    def run_command(arguments: list[str], stdout: TextIO) -> int:
+        ran.append(arguments)
+        stdout.write("{}")
+        if code == 0:
+            Path(arguments[-1]).write_text(" ".join(arguments))
+        return code
+
+    steps = Steps(work)
+    steps.run_command = run_command
+    return steps
+
+
+def test_a_finished_step_is_not_run_again(tmp_path: Path, ran: list[list[str]]) -> None:
+    output = tmp_path / "a" / "out"
+    for _ in range(2):
+        make_steps(tmp_path, ran).run(output, "make", "--seed", 1, output)
+    assert ran == [["make", "--seed", "1", str(output)]]
+
+
+def test_another_setting_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
+    from steps import StepError
+
+    output = tmp_path / "out"
+    make_steps(tmp_path, ran).run(output, "make", "--seed", 1, output)
+    with pytest.raises(StepError, match=r"made with \['1'\], but this run has \['2'\]"):
+        make_steps(tmp_path, ran).run(output, "make", "--seed", 2, output)
+
+
+def test_a_changed_input_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
+    from steps import StepError
+
+    config, output = tmp_path / "config.yaml", tmp_path / "out"
+    config.write_text("levels: 4x4")
+    make_steps(tmp_path, ran).run(output, "make", config, output)
+    config.write_text("levels: 8x8")
+    with pytest.raises(StepError, match="sha256"):
+        make_steps(tmp_path, ran).run(output, "make", config, output)
+
+
+def test_an_output_of_a_rebuilt_input_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
+    from steps import StepError
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    steps = make_steps(tmp_path, ran)
+    steps.run(first, "make", "--seed", 1, first)
+    steps.run(second, "use", first, second)
+    first.unlink()
+    steps = make_steps(tmp_path, ran)
+    steps.run(first, "make", "--seed", 2, first)
+    with pytest.raises(StepError, match="second was made with"):
+        steps.run(second, "use", first, second)
+
+
+def test_a_file_that_no_step_made_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
+    from steps import StepError
+
+    output = tmp_path / "out"
+    output.write_text("by hand")
+    with pytest.raises(StepError, match="no step made it"):
+        make_steps(tmp_path, ran).run(output, "make", output)
+
+
+def test_a_failed_step_runs_again_and_its_time_counts(tmp_path: Path, ran: list[list[str]]) -> None:
+    from steps import StepError
+
+    output = tmp_path / "out"
+    with pytest.raises(StepError, match="exit code 3"):
+        make_steps(tmp_path, ran, code=3).run(output, "make", output)
+    make_steps(tmp_path, ran).run(output, "make", output)
+    record = json.loads((tmp_path / "steps" / "out.json").read_text())
+    assert len(ran) == len(record["seconds"]) == 2
+
+
+def test_saved_output_appears_only_when_the_command_succeeds(
+    tmp_path: Path, ran: list[list[str]]
+) -> None:
+    from steps import StepError
+
+    output = tmp_path / "metrics.json"
+    with pytest.raises(StepError):
+        make_steps(tmp_path, ran, code=1).run(output, "evaluate", save_stdout=True)
+    assert not output.exists()
+    make_steps(tmp_path, ran).run(output, "evaluate", tmp_path / "log", save_stdout=True)
+    assert output.read_text() == "{}"
+
+
+def test_a_work_folder_may_be_moved(tmp_path: Path, ran: list[list[str]]) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    make_steps(before, ran).run(before / "out", "make", before / "out")
+    before.rename(after)
+    make_steps(after, ran).run(after / "out", "make", after / "out")
+    assert len(ran) == 1
+
+
+def test_a_command_runs_in_its_own_process(tmp_path: Path) -> None:
+    from steps import Steps
+
+    output = tmp_path / "version.txt"
+    Steps(tmp_path).run(output, "--version", save_stdout=True)
+    assert output.read_text().strip()
