@@ -28,25 +28,25 @@ variant() {  # variant NAME [FILE:KEY=VALUE ...]: the recipe with these settings
   for seed in $SEEDS; do rows+=("$name, seed $seed=$run/seed-$seed/metrics-valid.json"); done
 }
 variant recipe
-variant forward train:reverse=0 train:dropout=0.2
-variant forward-0.1 train:reverse=0
+variant forward train:reverse_prob=0 train:dropout=0.2
+variant forward-0.1 train:reverse_prob=0
 variant adamw train:optimizer=adamw train:learning_rate=1.5e-3
 variant history-50 sft:history_length=50 sft:max_length=200
 variant label-smoothing train:label_smoothing_factor=0.1
 variant signal-0.3 "codebook:set=[signal_weight=0.3]"
 variant signal-0.7 "codebook:set=[signal_weight=0.7]"
 variant signal-0.85 "codebook:set=[signal_weight=0.85]"
-variant level-loss train:loss_over=level
-variant level-loss-256 train:loss_over=level codebook:levels=256x256x256
+variant level-loss train:softmax_over=level
+variant level-loss-256 train:softmax_over=level codebook:levels=256x256x256
 variant 256x256x256 codebook:levels=256x256x256
 variant 683x683x682 codebook:levels=683x683x682
 variant 1536x256x256 codebook:levels=1536x256x256
 SIGNAL='' variant titles-alone
-variant no-dropped-items train:drop_items=0
-variant more-dropped-items train:drop_items=0.3
+variant no-dropped-items train:item_dropout=0
+variant more-dropped-items train:item_dropout=0.3
 variant dropout-0.2 train:dropout=0.2
 variant dropout-0.3 train:dropout=0.3
-variant longer train:num_train_epochs=20 train:dropout=0.2 train:shuffle=0.25 train:eval_steps=0.2 train:save_steps=0.2
+variant longer train:num_train_epochs=20 train:dropout=0.2 train:shuffle_span=0.25 train:eval_steps=0.2 train:save_steps=0.2
 variant batch-128 train:per_device_train_batch_size=128
 variant theta-100 'model:set=["rope_parameters={rope_type: default, rope_theta: 100.0, partial_rotary_factor: 0.5}"]' train:eval_steps=0.2 train:save_steps=0.2
 variant wide model:preset=gpt2-mini train:learning_rate=0.001

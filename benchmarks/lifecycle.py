@@ -43,9 +43,9 @@ def grown(model: str, child: str, test: str, seed: int) -> dict[str, Any]:
     from sidtool import Bundle
     from sidtool.build.diff import diff
     from sidtool.evaluate.report import compare
-    from sidtool.model.load import load_served
+    from sidtool.model.load import load_model_folder
 
-    before, after = load_served(model), load_served(model, bundle=Bundle.open(child))
+    before, after = load_model_folder(model), load_model_folder(model, bundle=Bundle.open(child))
     examples = read(test)
     warm = before.bundle.items.rows([one.item for one in examples]) >= 0
     warm_ones = [one for one, known in zip(examples, warm, strict=True) if known]
@@ -90,9 +90,9 @@ def retrained(model: str, new: str, aligned: str, test: str) -> dict[str, Any]:
     from sidtool import Bundle
     from sidtool.build.diff import diff
     from sidtool.evaluate.report import compare
-    from sidtool.model.load import load_served
+    from sidtool.model.load import load_model_folder
 
-    served, examples = load_served(model), read(test)
+    served, examples = load_model_folder(model), read(test)
     bundles = {
         "original": served.bundle,
         "unaligned": Bundle.open(new),

@@ -28,13 +28,13 @@ from sidtool.bundle import Bundle, ItemMap
 from sidtool.data.items import Items
 from sidtool.data.splits import Example, Split, UserSequence
 from sidtool.model.extend import extend
-from sidtool.model.load import load_served
+from sidtool.model.load import load_model_folder
 from sidtool.model.scratch import MIN_VOCABULARY, train_tokenizer
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.training_examples import SftOptions
 from sidtool.sid import SidSpace
 from sidtool.train import trainer as trainer_module
-from sidtool.train.dataset import IGNORED, Packed
+from sidtool.train.dataset import IGNORED, PackedCollator
 from sidtool.train.run import train
 from sidtool.train.settings import TrainOptions
 
@@ -46,7 +46,7 @@ class Case:
     """A model, rows and batches. `rows` of the embedding: those of the tokens there are, or more."""
 
     task: str
-    loss_over: str
+    softmax_over: str
     batch: int
     codes: int
     rows: int
@@ -126,13 +126,13 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
 
 def bare_step(case: Case, model_dir: Path) -> Callable[[Sequence[Any]], float]:
     """A function that makes one step of the bare loop on a batch of rows; it returns the loss."""
-    served = load_served(model_dir, device="cpu", dtype="float32")
+    served = load_model_folder(model_dir, device="cpu", dtype="float32")
     model, start = served.model.train(), served.tokens.start
     head, columns = model.get_output_embeddings().weight, slice(None)
-    if case.loss_over == "sid":
+    if case.softmax_over == "sid":
         columns = slice(start, start + 3 * case.codes)
     adam = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
-    collate = Packed(0)
+    collate = PackedCollator(0)
 
     def step(batch: Sequence[Any]) -> float:
         inputs = collate(batch)
@@ -157,7 +157,7 @@ def measure(case: Case, steps: int) -> dict[str, float]:
     ours, bare, tokens = [], [], []
     seen: list[Sequence[Any]] = []
 
-    class Recorded(Packed):
+    class Recorded(PackedCollator):
         def __call__(self, batch: Sequence[Any]) -> dict[str, torch.Tensor]:
             seen.append(batch)
             return super().__call__(batch)
@@ -175,9 +175,9 @@ def measure(case: Case, steps: int) -> dict[str, float]:
             tokens.append(sum(len(ids) for ids, _ in batch))
             clock[0] = time.perf_counter()
 
-        trainer_module.Packed = Recorded  # type: ignore[misc]
+        trainer_module.PackedCollator = Recorded  # type: ignore[misc]
         # type: ignore[arg-type]
-        options = TrainOptions(loss_over=case.loss_over, batching="packed")
+        options = TrainOptions(softmax_over=case.softmax_over, batching="packed")
         fields = {
             "max_steps": steps,
             "per_device_train_batch_size": case.batch,

@@ -130,7 +130,7 @@ def row_format(served: Any) -> Any:
     """The format of the rows that a model was last trained on; if none is noted, chat where its
     tokenizer has one."""
     contract = served.contract
-    facts = [contract.facts, *(parent.get("facts", {}) for parent in reversed(contract.parents))]
+    facts = [contract.params, *(parent.get("params", {}) for parent in reversed(contract.parents))]
     noted = [fact["row_format"] for fact in facts if "row_format" in fact]
     return (
         noted[0]

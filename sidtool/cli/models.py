@@ -149,7 +149,7 @@ def merge(
         read_contract(model)
         return note(f"would merge the adapters of {model} into a model at {out}")
     contract = merge_adapter(model, out, dtype=dtype, force=force)
-    base = contract.facts["path"]
+    base = contract.params["path"]
     if json:
         say_json({"model": str(out), "base": base, "dtype": dtype})
     else:

@@ -286,10 +286,10 @@ def evaluate(
 def _load(
     model: Path, bundle: str | None, device: str | None, dtype: str | None, trust: bool
 ) -> Any:
-    from sidtool.model.load import load_served
+    from sidtool.model.load import load_model_folder
     from sidtool.registry.references import open_bundle
 
-    served = load_served(
+    served = load_model_folder(
         model,
         bundle=open_bundle(bundle) if bundle else None,
         device=device,

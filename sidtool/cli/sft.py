@@ -149,10 +149,10 @@ def _tokenizer(model: Path | None, bundle: Any) -> Any:
     """The tokenizer of a model, which must be one that was extended with a bundle like this."""
     if model is None:
         return None
-    from sidtool.model.load import check_folder
+    from sidtool.model.load import check_model_folder
     from sidtool.model.pretrained import Checkpoint, load_tokenizer
 
-    check_folder(model, bundle)
+    check_model_folder(model, bundle)
     return load_tokenizer(Checkpoint(model))
 
 

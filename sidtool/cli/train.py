@@ -22,8 +22,8 @@ def train(
     stage: Annotated[
         str | None,
         typer.Option(
-            help="What learns: full (all weights), rows (those of the new tokens), lora (rows "
-            "and adapters)."
+            help="Weights to train: full (all), embeddings (rows of the SID tokens) or lora (those "
+            "rows and adapters)."
         ),
     ] = None,
     config: Annotated[
@@ -57,11 +57,11 @@ def train(
 
     A killed run leaves OUT.partial, and the same command goes on from there. Where the
     configuration lists stages, each trains what the one before it made, which stays beside the
-    output as OUT-1-rows, OUT-2-full ..."""
+    output as OUT-1-embeddings, OUT-2-full ..."""
     from sidtool.model.contract import read_contract
     from sidtool.output import refuse_existing
     from sidtool.sft.make_sft import read_lineage, side_files
-    from sidtool.train.settings import read_stages
+    from sidtool.train.settings_file import read_stages
     from sidtool.train.stages import between
     from sidtool.train.stages import train_stages as run
 
@@ -71,11 +71,11 @@ def train(
         read_contract(model)
         trained = model
         for number, one in enumerate(stages, start=1):
-            read_lineage(one.rows or rows)
-            own, fields = one.options, one.fields or "no further settings"
+            read_lineage(one.examples or rows)
+            own, fields = one.options, one.sft_fields or "no further settings"
             made = out if number == len(stages) else between(out, number, one)
             note(
-                f"would train {trained} on {one.rows or rows} with {own} and {fields}; output "
+                f"would train {trained} on {one.examples or rows} with {own} and {fields}; output "
                 f"{made}"
             )
             trained = made

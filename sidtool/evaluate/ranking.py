@@ -14,7 +14,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.data.splits import Example
 from sidtool.errors import DataError
 from sidtool.evaluate.metrics import Places, find_targets
-from sidtool.model.load import Served
+from sidtool.model.load import LoadedModel
 from sidtool.prompt.render import prompt_ids
 from sidtool.recommend.filters import LeafFilter
 
@@ -73,7 +73,7 @@ class Asked:
 
 
 def rank_sids(
-    served: Served,
+    served: LoadedModel,
     asked: Asked,
     *,
     k: int,

@@ -34,7 +34,7 @@ from sidtool.evaluate.metrics import (
 )
 from sidtool.evaluate.ranking import Asked, first_items, item_places, rank_sids, sid_places
 from sidtool.evaluate.task_metrics import TaskEvaluation
-from sidtool.model.load import Served
+from sidtool.model.load import LoadedModel
 
 COVERED = 10
 """Recommendations an example that coverage looks at."""
@@ -87,7 +87,7 @@ class Evaluation:
 
 
 def evaluate(
-    served: Served,
+    served: LoadedModel,
     examples: Sequence[Example],
     events: Sequence[UserSequence] | None,
     *,

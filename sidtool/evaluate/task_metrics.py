@@ -16,7 +16,7 @@ from sidtool.bundle.trie import Trie
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluate.bootstrap import RESAMPLES, intervals
 from sidtool.evaluate.metrics import KS, averages, find_targets, metric_names, metric_values
-from sidtool.model.load import Served
+from sidtool.model.load import LoadedModel
 from sidtool.prompt.render import Segment, prompt_encoder
 from sidtool.sid import Codes, SidSpace
 
@@ -60,7 +60,7 @@ class TaskEvaluation:
 
 
 def evaluate_task(
-    served: Served,
+    served: LoadedModel,
     task: str,
     questions: Sequence[Question],
     *,
@@ -103,7 +103,7 @@ def evaluate_task(
 
 
 def _sid_values(
-    served: Served,
+    served: LoadedModel,
     questions: Sequence[Question],
     alike: Sequence[Question],
     width: int,
@@ -146,7 +146,7 @@ def _sid_values(
 
 
 def _ranked(
-    served: Served,
+    served: LoadedModel,
     prompts: list[list[int]],
     trie: Trie,
     k: int,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.model.load import Served
+from sidtool.model.load import LoadedModel
 from sidtool.prompt.render import prompt_encoder
 from sidtool.recommend.beam import batches, evaluating
 
@@ -52,7 +52,7 @@ def token_f1(found: str, right: str) -> float:
 
 
 def text_values(
-    served: Served, questions: Sequence["Question"], progress: "Progress | None"
+    served: LoadedModel, questions: Sequence["Question"], progress: "Progress | None"
 ) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, float]]:
     """Names and (n, metrics) values of what the model writes (nothing for running text), and the
     perplexity.
@@ -119,7 +119,7 @@ def _losses(
 
 @torch.no_grad()
 def _written(
-    served: Served,
+    served: LoadedModel,
     prompts: Sequence[Sequence[int]],
     lengths: Sequence[int],
     ends: set[int],

@@ -48,22 +48,22 @@ def load_weights(
 def merge(folder: Path, out: Path, *, dtype: str = "float32", force: bool = False) -> Contract:
     """Write the model in `folder`, an adapter, as a plain one that needs no base.
 
-    Raises UsageError if it is plain already, else as `load_served`.
+    Raises UsageError if it is plain already, else as `load_model_folder`.
     """
-    from sidtool.model.load import load_served
+    from sidtool.model.load import load_model_folder
 
     contract = read_contract(folder)
     if contract.base_folder is None:
         raise UsageError(f"{folder} holds no adapter: it is a plain model already")
     refuse_existing(out, force)
-    served = load_served(folder, device="cpu", dtype=dtype)
-    parent = {"stage": contract.stage, "facts": dict(contract.facts)}
+    served = load_model_folder(folder, device="cpu", dtype=dtype)
+    parent = {"stage": contract.stage, "params": dict(contract.params)}
     plain = replace(
         contract,
         base_folder=None,
         stage="merge",
         parents=(*contract.parents, parent),
-        facts=dict(contract.base_folder),
+        params=dict(contract.base_folder),
     )
     with new_dir(out, force=force) as target:
         save_pretrained(target, served.model, served.tokenizer)

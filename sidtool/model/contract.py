@@ -44,7 +44,7 @@ class Contract:
     """extended, tuned, polished ..."""
     parents: tuple[Mapping[str, Any], ...] = ()
     """facts of the earlier stages, oldest first"""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
     """how this stage was made: initialization and seed, rows, training arguments ..."""
     serving: Serving | None = None
     """None until a stage has taught the model a task"""
@@ -75,7 +75,7 @@ class Contract:
             "base_weights": dict(self.base_weights),
             "stage": self.stage,
             "parents": [dict(parent) for parent in self.parents],
-            "facts": dict(self.facts),
+            "params": dict(self.params),
             "serving": self.serving.to_json() if self.serving else None,
             **({"base_folder": dict(self.base_folder)} if self.base_folder else {}),
             "asking": self.asking.to_json() if self.asking else None,
@@ -106,7 +106,7 @@ class Contract:
                 base_weights=dict(value["base_weights"]),
                 stage=value["stage"],
                 parents=tuple(value["parents"]),
-                facts=dict(value["facts"]),
+                params=dict(value["params"]),
                 serving=Serving.from_json(value["serving"]) if value["serving"] else None,
                 base_folder=dict(value["base_folder"]) if value.get("base_folder") else None,
                 asking=Asking.from_json(value["asking"]) if value.get("asking") else None,

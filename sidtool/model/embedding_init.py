@@ -28,7 +28,7 @@ give two rows."""
 
 
 @dataclass(frozen=True)
-class RowStatistics:
+class EmbeddingStatistics:
     """Existing rows in numbers: mean and standard deviation per dimension, (width,) float32 each,
     and the mean and standard deviation of the distance of a row from the mean row."""
 
@@ -38,15 +38,15 @@ class RowStatistics:
     distance_deviation: float
 
     @classmethod
-    def of(cls, rows: Rows) -> "RowStatistics":
+    def of(cls, rows: Rows) -> "EmbeddingStatistics":
         """Measure rows (n, width), n at least 1."""
         mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         distances = np.linalg.norm(rows - mean, axis=1)
         return cls(mean, rows.std(axis=0), float(distances.mean()), float(distances.std()))
 
 
-def initial_rows(
-    space: SidSpace, codebook: Codebook | None, init: Init, like: RowStatistics, seed: int
+def initial_embeddings(
+    space: SidSpace, codebook: Codebook | None, init: Init, like: EmbeddingStatistics, seed: int
 ) -> Rows:
     """(len(space.tokens), width) float32 rows in block order; the same seed gives the same
     directions.
@@ -78,7 +78,7 @@ def initial_rows(
     return like.mean + offsets
 
 
-def _projected(points: Rows, noise: Rows, like: RowStatistics) -> Rows:
+def _projected(points: Rows, noise: Rows, like: EmbeddingStatistics) -> Rows:
     """One level's offsets from the mean row: directions of the centerd points, lengths like the
     existing ones."""
     points = points - points.mean(axis=0)  # (K, width)

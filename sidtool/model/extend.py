@@ -10,7 +10,13 @@ from typing import Any
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.contract import CONTRACT, Contract, write_contract
-from sidtool.model.embedding_init import DEFAULT_INIT, INITS, Init, RowStatistics, initial_rows
+from sidtool.model.embedding_init import (
+    DEFAULT_INIT,
+    INITS,
+    EmbeddingStatistics,
+    Init,
+    initial_embeddings,
+)
 from sidtool.model.pretrained import (
     Checkpoint,
     check_dtype,
@@ -20,7 +26,7 @@ from sidtool.model.pretrained import (
     save_pretrained,
     weight_digests,
 )
-from sidtool.model.vocabulary import add_block, check_block, check_rows
+from sidtool.model.vocabulary import add_sid_tokens, check_embedding_rows, check_token_ids
 from sidtool.output import new_dir, refuse_existing
 from sidtool.prompt.tokens import SidTokens
 
@@ -53,9 +59,9 @@ def extend(
             hint="extend the base it was made from",
         )
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
-    tokens = add_block(tokenizer, bundle.space)
+    tokens = add_sid_tokens(tokenizer, bundle.space)
     network = load_model(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
-    write_rows(network, tokens, bundle, init, seed)
+    write_embeddings(network, tokens, bundle, init, seed)
     network.generation_config = plain_generation(network, tokenizer)
     contract = Contract(
         identity=bundle.identity,
@@ -65,16 +71,20 @@ def extend(
         base_revision=checkpoint.revision,
         base_weights=weight_digests(checkpoint),
         stage="extended",
-        facts={"init": init, "seed": seed},
+        params={"init": init, "seed": seed},
     )
     with new_dir(out, force=force) as folder:
         save_pretrained(folder, network, tokenizer)
-        check_block(load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code), tokens)
+        check_token_ids(
+            load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code), tokens
+        )
         write_contract(folder, contract, bundle)
     return contract
 
 
-def write_rows(network: Any, tokens: SidTokens, bundle: Bundle, init: Init, seed: int) -> None:
+def write_embeddings(
+    network: Any, tokens: SidTokens, bundle: Bundle, init: Init, seed: int
+) -> None:
     """Give the block its first rows, in the embeddings and, where it is a matrix of its own, in the
     output head.
 
@@ -88,13 +98,13 @@ def write_rows(network: Any, tokens: SidTokens, bundle: Bundle, init: Init, seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network.resize_token_embeddings(tokens.stop, mean_resizing=False)
-    check_rows(network, tokens)
+    check_embedding_rows(network, tokens)
     embeddings, head = network.get_input_embeddings(), network.get_output_embeddings()
     layers = [embeddings] if head.weight is embeddings.weight else [embeddings, head]
     with torch.no_grad():
         for layer in layers:
-            like = RowStatistics.of(layer.weight[:known].float().numpy())
-            rows = initial_rows(tokens.space, bundle.codebook, init, like, seed)
+            like = EmbeddingStatistics.of(layer.weight[:known].float().numpy())
+            rows = initial_embeddings(tokens.space, bundle.codebook, init, like, seed)
             layer.weight[tokens.start : tokens.stop] = torch.from_numpy(rows).to(layer.weight.dtype)
         if getattr(head, "bias", None) is not None:
             head.bias[tokens.start : tokens.stop] = head.bias[:known].mean()

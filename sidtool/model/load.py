@@ -15,12 +15,12 @@ from sidtool.model.adapter import load_weights
 from sidtool.model.compat import Verdict, check
 from sidtool.model.contract import Contract, open_bundle_copy, read_contract
 from sidtool.model.pretrained import Checkpoint, check_device, check_dtype, load_tokenizer
-from sidtool.model.vocabulary import check_block, check_rows
+from sidtool.model.vocabulary import check_embedding_rows, check_token_ids
 from sidtool.prompt.tokens import SidTokens
 
 
 @dataclass(frozen=True)
-class Served:
+class LoadedModel:
     """A model with all that it takes to ask it. `bundle` is the one that answers are looked up in."""
 
     model: Any
@@ -37,7 +37,9 @@ class Served:
         return self.contract.tokens
 
 
-def check_folder(folder: Path, bundle: Bundle | None = None) -> tuple[Contract, Bundle, Verdict]:
+def check_model_folder(
+    folder: Path, bundle: Bundle | None = None
+) -> tuple[Contract, Bundle, Verdict]:
     """The contract of a model's folder, the bundle to use with it, and the verdict on that bundle;
     reads no weight.
 
@@ -51,14 +53,14 @@ def check_folder(folder: Path, bundle: Bundle | None = None) -> tuple[Contract, 
     return contract, bundle or own, verdict
 
 
-def load_served(
+def load_model_folder(
     folder: str | Path,
     *,
     bundle: Bundle | None = None,
     device: str | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
-) -> Served:
+) -> LoadedModel:
     """Load a model that `extend-model` or a later stage wrote, in eval mode.
 
     `device` is the GPU where there is one; `dtype` is float32 on a CPU and bfloat16 elsewhere.
@@ -69,11 +71,11 @@ def load_served(
     check_dtype(dtype)
     check_device(device)
     folder = Path(folder)
-    contract, bundle, verdict = check_folder(folder, bundle)
+    contract, bundle, verdict = check_model_folder(folder, bundle)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("float32" if torch.device(device).type == "cpu" else "bfloat16")
     tokenizer = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
-    check_block(tokenizer, contract.tokens)
+    check_token_ids(tokenizer, contract.tokens)
     model = load_weights(folder, contract, dtype=dtype, trust_remote_code=trust_remote_code)
-    check_rows(model, contract.tokens)
-    return Served(model.to(device), tokenizer, contract, bundle, verdict)
+    check_embedding_rows(model, contract.tokens)
+    return LoadedModel(model.to(device), tokenizer, contract, bundle, verdict)

@@ -14,7 +14,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, RefusedError
 from sidtool.model.compat import Verdict, check
 from sidtool.model.contract import BUNDLE_COPY, CONTRACT, Contract, write_contract
-from sidtool.model.load import check_folder
+from sidtool.model.load import check_model_folder
 from sidtool.output import new_dir
 
 
@@ -49,8 +49,8 @@ def rebind(folder: Path, bundle: Bundle, out: Path, *, force: bool = False) -> V
     Weights and tokenizer are copied as they are; the contract gets the new identity and a stage of
     its own. Raises CompatibilityError or IntegrityError unless model and bundle belong together; an
     aligned bundle is a SidtoolWarning."""
-    contract, bundle, verdict = check_folder(folder, bundle)
-    parent = {"stage": contract.stage, "facts": dict(contract.facts)}
+    contract, bundle, verdict = check_model_folder(folder, bundle)
+    parent = {"stage": contract.stage, "params": dict(contract.params)}
     facts = {
         "bundle_before": contract.identity.digest,
         "verdict": verdict.kind,
@@ -61,7 +61,7 @@ def rebind(folder: Path, bundle: Bundle, out: Path, *, force: bool = False) -> V
         identity=bundle.identity,
         stage="rebind",
         parents=(*contract.parents, parent),
-        facts=facts,
+        params=facts,
     )
     with new_dir(out, force=force) as target:
         skip = shutil.ignore_patterns(

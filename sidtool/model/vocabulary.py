@@ -14,7 +14,7 @@ from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 
 
-def add_block(tokenizer: Any, space: SidSpace) -> SidTokens:
+def add_sid_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
     """Add every token of the space behind the tokenizer's own: normally the block starts at
     `len(tokenizer)`.
 
@@ -34,7 +34,7 @@ def add_block(tokenizer: Any, space: SidSpace) -> SidTokens:
         [AddedToken(token, normalized=False, special=False) for token in space.tokens]
     )
     tokens = SidTokens(space, int(tokenizer.convert_tokens_to_ids(space.tokens[0])))
-    check_block(tokenizer, tokens)
+    check_token_ids(tokenizer, tokens)
     last, place = max(vocabulary.items(), key=lambda pair: pair[1])
     if place >= tokens.start:
         raise CompatibilityError(
@@ -43,7 +43,7 @@ def add_block(tokenizer: Any, space: SidSpace) -> SidTokens:
     return tokens
 
 
-def check_block(tokenizer: Any, tokens: SidTokens) -> None:
+def check_token_ids(tokenizer: Any, tokens: SidTokens) -> None:
     """Raise CompatibilityError unless every token of the block has the id that arithmetic gives it."""
     added = tokenizer.get_added_vocab()
     for expected, token in enumerate(tokens.space.tokens, start=tokens.start):
@@ -55,7 +55,7 @@ def check_block(tokenizer: Any, tokens: SidTokens) -> None:
             )
 
 
-def check_rows(model: Any, tokens: SidTokens) -> None:
+def check_embedding_rows(model: Any, tokens: SidTokens) -> None:
     """Raise CompatibilityError unless the embeddings and the output head reach the end of the
     block."""
     for name, layer in (

@@ -56,7 +56,7 @@ def beam_search(
     "vocabulary" over all tokens, which gives exactly the scores of `generate`. Both keep the
     probability of codes that no item has. "trie" makes it one over the codes that the catalog goes
     on with, so that the probabilities of all SIDs sum to one: for models that learned so
-    (`loss_over=trie`); with others it favors prefixes with few children. `filters`, one a prompt,
+    (`softmax_over=trie`); with others it favors prefixes with few children. `filters`, one a prompt,
     exclude items exactly and change no score. After a prompt without a token a model says nothing:
     none is found for it.
 

@@ -53,7 +53,7 @@ def sft_config(
         "max_length": None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "remove_unused_columns": False,
-        "metric_for_best_model": f"eval_{options.metric}",
+        "metric_for_best_model": f"eval_{options.metric_for_best_model}",
         "greater_is_better": True,
         "load_best_model_at_end": validated,
         "restore_callback_states_from_checkpoint": True,
@@ -95,7 +95,7 @@ def kept_dtype(model_dir: Path, options: TrainOptions, arguments: Any) -> str:
     if options.dtype == "auto":
         frozen = options.stage != "full" and arguments.device.type == "cuda" and arguments.bf16
         return "bfloat16" if frozen and stored == "bfloat16" else "float32"
-    if options.stage == "rows" and options.dtype != "float32" and options.dtype != stored:
+    if options.stage == "embeddings" and options.dtype != "float32" and options.dtype != stored:
         raise UsageError(
             f"{model_dir} is stored in {stored}: in {options.dtype} its frozen weights would change",
             hint="leave dtype out",

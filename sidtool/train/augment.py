@@ -14,39 +14,33 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from transformers import TrainerCallback
 
 from sidtool.prompt.tokens import SidTokens
-from sidtool.train.dataset import Example, Rows
+from sidtool.train.dataset import Example, TokenizedExamples
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """How histories are varied, in this order.
 
-    reverse: the chance that a row of items alone, with nothing between them, is turned round in the
+    reverse_prob: the chance that a row of items alone, with nothing between them, is turned round in the
     first epoch; it
         falls evenly to none in the last. So a model learns first which items are met together, as a
         symmetric item-kNN is told, and then which comes next. (BERT4Rec, F. Sun et al., CIKM 2019,
         sees both sides of an item at once; this is for models that read to the right alone.)
-    shuffle: how far items of such a row wander in the first epoch, as a share of its items: to the
+    shuffle_span: how far items of such a row wander in the first epoch, as a share of its items: to the
     place of each, a
         number between 0 and this share of their number is added, and they stand in the order of the
         sums. It falls to none too. Neighbors change places, what is far apart stays so: item-kNN,
         which weighs a pair by how far apart it was met, is told no more. Short rows, whose order
         says most, hardly change. (CL4SRec reorders a part of the history.)
-    crop: the chance that a history loses its oldest items; how many stay is drawn evenly from one
-    to all. Cutting the
-        newest ones off would show no target that the whole row does not show. (X. Xie et al.,
-        CL4SRec, ICDE 2022.)
-    drop_items: the chance that an item of the history is left out; the next one then follows the
+    item_dropout: the chance that an item of the history is left out; the next one then follows the
     one before it."""
 
-    crop: float
-    drop_items: float
-    reverse: float = 0.0
-    shuffle: float = 0.0
+    item_dropout: float
+    reverse_prob: float = 0.0
+    shuffle_span: float = 0.0
 
     def __call__(self, row: Example, tokens: SidTokens, rng: np.random.Generator) -> Example:
         """A row with part of its items, whole, in the order they had or, for items alone, in
@@ -62,10 +56,12 @@ class Augmentation:
             return row
         answers = len(spans) > 0 and bool(targets[slice(*spans[-1])].any())
         history = spans[: len(spans) - answers]
-        if self.reverse and rng.random() < self.reverse:
+        if self.reverse_prob and rng.random() < self.reverse_prob:
             ids = _ordered(ids, spans, np.arange(len(spans))[::-1])
-        if self.shuffle:
-            wandered = np.arange(len(spans)) + self.shuffle * len(spans) * rng.random(len(spans))
+        if self.shuffle_span:
+            wandered = np.arange(len(spans)) + self.shuffle_span * len(spans) * rng.random(
+                len(spans)
+            )
             ids = _ordered(ids, spans, np.argsort(wandered))
         if len(history) < 2:
             return ids, targets
@@ -79,9 +75,8 @@ class Augmentation:
     def _kept(self, items: int, rng: np.random.Generator) -> NDArray[np.bool_]:
         """(items,) bool: which items of a history stay, the newest if none did."""
         kept = np.ones(items, dtype=np.bool_)
-        if rng.random() < self.crop:
-            kept[: items - rng.integers(1, items + 1)] = False
-        kept &= rng.random(items) >= self.drop_items
+        rng.random()  # unused: keeps the later draws of a seed as they were in measured runs
+        kept &= rng.random(items) >= self.item_dropout
         kept[-1] |= not kept.any()
         return kept
 
@@ -98,7 +93,7 @@ def _ordered(
     return ordered
 
 
-UNVARIED = Augmentation(0.0, 0.0)
+UNVARIED = Augmentation(0.0)
 
 
 def _learns_text(row: Example, stop: int, tokens: SidTokens) -> bool:
@@ -114,12 +109,12 @@ def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:
     return np.stack([first - edge, first + tokens.space.levels + edge], axis=1)
 
 
-class Augmented:
-    """`Rows` as an epoch sees them. The epoch lies in shared memory, where workers that outlive one
+class AugmentedExamples:
+    """`TokenizedExamples` as an epoch sees them. The epoch lies in shared memory, where workers that outlive one
     read it too."""
 
     def __init__(
-        self, rows: Rows, augmentation: Augmentation, tokens: SidTokens, seed: int
+        self, rows: TokenizedExamples, augmentation: Augmentation, tokens: SidTokens, seed: int
     ) -> None:
         self._rows, self._augmentation, self._tokens, self._seed = rows, augmentation, tokens, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -131,7 +126,9 @@ class Augmented:
     def __getitem__(self, row: int) -> Example:
         rng = np.random.default_rng([self._seed, int(self._epoch), row])
         full, ahead = self._augmentation, float(self._ahead)
-        now = replace(full, reverse=full.reverse * ahead, shuffle=full.shuffle * ahead)
+        now = replace(
+            full, reverse_prob=full.reverse_prob * ahead, shuffle_span=full.shuffle_span * ahead
+        )
         return now(self._rows[row], self._tokens, rng)
 
     def vary(self, epoch: int, epochs: int) -> None:
@@ -146,29 +143,9 @@ class Augmented:
 class EpochCallback(TrainerCallback):
     """Tells augmented rows which epoch begins, or goes on after a stop."""
 
-    def __init__(self, rows: Augmented) -> None:
+    def __init__(self, rows: AugmentedExamples) -> None:
         self._rows = rows
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Before the first batch of an epoch is made."""
         self._rows.vary(int(state.epoch or 0), math.ceil(state.num_train_epochs))
-
-
-def hide_codes(model: Any, tokens: SidTokens, rate: float) -> None:
-    """From now on the embedding of an input code is zero with this chance, in training alone;
-    targets stay.
-
-    The rest is not scaled up: a code that is seen looks as it does when served. (Word dropout: S.
-    Bowman et al., 2016.)"""
-
-    def hide(
-        module: nn.Module, inputs: tuple[torch.Tensor], embedded: torch.Tensor
-    ) -> torch.Tensor:
-        if not module.training:
-            return embedded
-        (ids,) = inputs
-        code = (ids >= tokens.start) & (ids < tokens.start + tokens.space.n_codes)
-        hidden = code & (torch.rand(ids.shape, device=ids.device) < rate)
-        return embedded.masked_fill(hidden[..., None], 0.0)
-
-    model.get_input_embeddings().register_forward_hook(hide)

@@ -33,7 +33,7 @@ def answers_with_sid(task: str) -> bool:
     return found is not None and found.target == "sid"
 
 
-def encode_row(
+def encode_example(
     row: Mapping[str, Any], encoder: PromptEncoder, tokens: SidTokens, *, codes_only: bool
 ) -> Example:
     """A row's token ids and targets: the completion, or the code tokens alone.
@@ -51,7 +51,7 @@ def encode_row(
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenizedExamples:
     """n rows in flat arrays: `ids` int32 and `targets` bool (tokens,), row i at
     `offsets[i]:offsets[i + 1]` (n + 1,).
 
@@ -84,14 +84,14 @@ class Rows:
         *,
         codes_only: bool,
         progress: Callable[[int, int], None] | None = None,
-    ) -> "Rows":
+    ) -> "TokenizedExamples":
         """Tokenize a rows file. Raises DataError, with the line, if a row is malformed or has no
         target."""
         ids, targets, offsets, tasks = array("i"), bytearray(), [0], dict[str, int]()
         done, total = 0, path.stat().st_size if path.exists() else 0
         for number, line in enumerate(example_lines(path), start=1):
             row = parse_example(path, number, line)
-            row_ids, row_targets = encode_row(row, encoder, tokens, codes_only=codes_only)
+            row_ids, row_targets = encode_example(row, encoder, tokens, codes_only=codes_only)
             if not row_targets.any():
                 continue  # a history of one item, where nothing comes before its codes
             ids.frombytes(row_ids.tobytes())
@@ -108,7 +108,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Padded:
+class PaddedCollator:
     """Lays out a batch one row a line, padded to the longest (with `pad`, which nothing attends
     to)."""
 
@@ -123,10 +123,10 @@ class Padded:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedCollator:
     """Lays out a batch with several rows a line, told apart by positions that start again at 0.
 
-    The batch and its gradient are those of `Padded`; only the padding is gone. Rows are kept apart
+    The batch and its gradient are those of `PaddedCollator`; only the padding is gone. Rows are kept apart
     by the attention mask that transformers derives from the positions, under sdpa attention without
     a cache alone."""
 

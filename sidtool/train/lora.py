@@ -14,7 +14,7 @@ import torch
 from sidtool.errors import UsageError
 from sidtool.prompt.tokens import SidTokens
 from sidtool.train.settings import TrainOptions
-from sidtool.train.token_embeddings import NewRows
+from sidtool.train.token_embeddings import TokenEmbeddings
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -46,7 +46,7 @@ class Lora:
                     f"lora_targets={options.lora_targets}: {str(error).splitlines()[0]}"
                 ) from error
         self._model, self._base, self._tokens = model, base.resolve(), tokens
-        self.rows = NewRows(model, tokens)
+        self.rows = TokenEmbeddings(model, tokens)
 
     def save(self, folder: Path) -> None:
         """Write adapter_config.json and adapter_model.safetensors."""

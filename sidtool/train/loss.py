@@ -27,14 +27,14 @@ class Loss:
     distribution over the items. What no item has (a retired item in a history) is no target then.
 
     `smoothing` spreads so much of a target evenly over what it competes with. Where teachers answer
-    too, `distill` is the weight of the cross-entropy with the mean of their distributions, and 1 -
-    `distill` that of the target (Hinton et al., arXiv:1503.02531, at temperature 1)."""
+    too, `distill_weight` is the weight of the cross-entropy with the mean of their distributions, and 1 -
+    `distill_weight` that of the target (Hinton et al., arXiv:1503.02531, at temperature 1)."""
 
     over: str
     tokens: SidTokens
     trie: Trie | None = None
     smoothing: float = 0.0
-    distill: float = 0.0
+    distill_weight: float = 0.0
 
     @property
     def columns(self) -> Columns | None:
@@ -99,7 +99,9 @@ class Loss:
             losses = torch.lerp(losses, -logs.sum(-1) / rivals.number, self.smoothing)
         if taught:
             answers = torch.stack([rivals.logs(answer.float()) for answer in taught])
-            losses = torch.lerp(losses, -(answers.exp().mean(0) * logs).sum(-1), self.distill)
+            losses = torch.lerp(
+                losses, -(answers.exp().mean(0) * logs).sum(-1), self.distill_weight
+            )
         return losses
 
     def _rivals(

@@ -19,16 +19,17 @@ from sidtool.data.examples import read_examples
 from sidtool.errors import SidtoolError, UsageError
 from sidtool.model.adapter import base_of
 from sidtool.model.contract import Contract, read_contract, write_contract
-from sidtool.model.load import Served, check_folder, load_served
+from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.output import partial_path, refuse_existing, remove, replace_dir
 from sidtool.prompt.render import prompt_encoder
 from sidtool.prompt.serving import Asking, Serving
 from sidtool.sft.make_sft import check_spelling, read_lineage, sha256
 from sidtool.train.arguments import kept_dtype, settled, sft_config
 from sidtool.train.checkpoints import find_best, has_ended, last_checkpoint, open_work, run_digest
-from sidtool.train.dataset import Rows, answers_with_sid
+from sidtool.train.dataset import TokenizedExamples, answers_with_sid
 from sidtool.train.machine import peak_memory, quiet
-from sidtool.train.settings import DEFAULTS, TrainOptions, typed_fields
+from sidtool.train.settings import DEFAULTS, TrainOptions
+from sidtool.train.settings_file import typed_sft_fields
 
 Progress = Callable[[int, int], None]
 Log = Callable[[dict[str, float]], None]
@@ -58,7 +59,7 @@ def train(
     `fields` are fields of TRL's SFTConfig by name. `bundle` is the one that the rows were made
     with, where that is not the model's own but a refreshed one. `teachers` are folders of trained
     models with this bundle and tokenizer: their mean answer is learnt beside the targets
-    (`TrainOptions.distill`). A run that was killed goes on from its last checkpoint when called
+    (`TrainOptions.distill_weight`). A run that was killed goes on from its last checkpoint when called
     again with the same arguments, and ends with the same weights. `progress` is told steps, `log`
     each log line and validation as a dict, `tell` a line on what is inherited. With `keep`, an
     output that this very run made stays, and the summary says so (`kept`). Returns a summary:
@@ -72,13 +73,13 @@ def train(
     if not keep:
         refuse_existing(out, force)
     lineage = read_lineage(rows)
-    contract, bundle, _ = check_folder(model_dir, bundle)
+    contract, bundle, _ = check_model_folder(model_dir, bundle)
     check_spelling(lineage, bundle, rows)
     if teachers:
         from sidtool.train.teachers import check_teachers
 
         check_teachers(teachers, contract.tokens, bundle)
-    fields = settled(options, typed_fields(fields or {}), lineage)
+    fields = settled(options, typed_sft_fields(fields or {}), lineage)
     run = _Run(
         model_dir,
         rows,
@@ -94,7 +95,7 @@ def train(
     )
     if tell:
         tell(inherited(options.stage, model_dir, contract, bundle))
-    if keep and out.exists() and read_contract(out).facts.get("run") == run.digest:
+    if keep and out.exists() and read_contract(out).params.get("run") == run.digest:
         return {"stage": options.stage, "kept": str(out)}
     refuse_existing(out, force)
     with quiet():
@@ -168,8 +169,6 @@ class _Run:
                 resume_from_checkpoint=str(checkpoint) if checkpoint else None
             ).training_loss
         seconds = time.monotonic() - start
-        if trainer.ema:
-            trainer.ema.adopt()
         trainer.accelerator.wait_for_everyone()
         if first:
             self._finish(trainer)
@@ -180,7 +179,7 @@ class _Run:
             "steps": trainer.state.global_step,
             "epochs": trainer.state.epoch,
             "loss": loss,
-            "metric": self.options.metric if self.valid else None,
+            "metric": self.options.metric_for_best_model if self.valid else None,
             "best": trainer.state.best_metric,
             "tokens": tokens,
             "targets": targets,
@@ -192,7 +191,7 @@ class _Run:
             ),
             "resumed_from": checkpoint.name if checkpoint else None,
             "packed": trainer.packed,
-            "loss_over": self._loss_over,
+            "softmax_over": self._loss_over,
         }
 
     @cached_property
@@ -230,11 +229,11 @@ class _Run:
 
     @property
     def _loss_over(self) -> str:
-        over = self.options.loss_over
+        over = self.options.softmax_over
         if over in ("sid", "level", "trie") and not self._sid_only:
             raise UsageError(
-                f"loss_over={over} needs rows that all answer with SIDs",
-                hint="loss_over=vocabulary",
+                f"softmax_over={over} needs rows that all answer with SIDs",
+                hint="softmax_over=vocabulary",
             )
         own = (
             self.fields.get("loss_type", "nll") == "nll"
@@ -247,18 +246,17 @@ class _Run:
         from sidtool.train.augment import (
             UNVARIED,
             Augmentation,
-            Augmented,
+            AugmentedExamples,
             EpochCallback,
-            hide_codes,
         )
         from sidtool.train.lora import Lora
         from sidtool.train.loss import Loss
         from sidtool.train.teachers import load_teachers
-        from sidtool.train.token_embeddings import NewRows
+        from sidtool.train.token_embeddings import TokenEmbeddings
         from sidtool.train.trainer import ProgressCallback, SidTrainer, set_dropout
 
-        loss_over = self._loss_over
-        served = load_served(
+        softmax_over = self._loss_over
+        served = load_model_folder(
             self.model_dir,
             bundle=self.bundle,
             device=str(arguments.device),
@@ -266,20 +264,26 @@ class _Run:
             trust_remote_code=self.trust_remote_code,
         )
         encoder = prompt_encoder(served.tokenizer, served.tokens)
-        rows = Rows.read(self.rows, encoder, served.tokens, codes_only=loss_over != "vocabulary")
+        rows = TokenizedExamples.read(
+            self.rows, encoder, served.tokens, codes_only=softmax_over != "vocabulary"
+        )
         self._check_length(rows, served)
-        set_dropout(served.model, self.options.dropout, self.options.attention_dropout)
-        learning: NewRows | Lora | None = None
+        set_dropout(served.model, self.options.dropout)
+        learning: TokenEmbeddings | Lora | None = None
         if self.options.stage == "lora":
             learning = Lora(
                 served.model, self.model_dir, served.tokens, self.options, int(self.fields["seed"])
             )
-        elif self.options.stage == "rows":
+        elif self.options.stage == "embeddings":
             served.model.requires_grad_(False)
-            learning = NewRows(served.model, served.tokens)
-        trie = self.bundle.trie() if loss_over == "trie" else None
+            learning = TokenEmbeddings(served.model, served.tokens)
+        trie = self.bundle.trie() if softmax_over == "trie" else None
         loss = Loss(
-            loss_over, served.tokens, trie, arguments.label_smoothing_factor, self.options.distill
+            softmax_over,
+            served.tokens,
+            trie,
+            arguments.label_smoothing_factor,
+            self.options.distill_weight,
         )
         teachers = None
         if self.teachers:
@@ -287,16 +291,14 @@ class _Run:
                 self.teachers, served, loss.columns, trust_remote_code=self.trust_remote_code
             )
         callbacks: list[Any] = [ProgressCallback(progress, log)]
-        shown: Rows | Augmented = rows
+        shown: TokenizedExamples | AugmentedExamples = rows
         chosen = self.options
-        augmentation = Augmentation(chosen.crop, chosen.drop_items, chosen.reverse, chosen.shuffle)
+        augmentation = Augmentation(chosen.item_dropout, chosen.reverse_prob, chosen.shuffle_span)
         if augmentation != UNVARIED:
-            shown = Augmented(rows, augmentation, served.tokens, int(self.fields["seed"]))
+            shown = AugmentedExamples(rows, augmentation, served.tokens, int(self.fields["seed"]))
             callbacks.append(EpochCallback(shown))
-        if self.options.code_dropout:
-            hide_codes(served.model, served.tokens, self.options.code_dropout)
-        if self.valid and self.options.patience is not None:
-            callbacks.append(EarlyStoppingCallback(self.options.patience))
+        if self.valid and self.options.early_stopping_patience is not None:
+            callbacks.append(EarlyStoppingCallback(self.options.early_stopping_patience))
         return SidTrainer(
             model=served.model,
             args=arguments,
@@ -304,7 +306,6 @@ class _Run:
             tokenizer=served.tokenizer,
             loss=loss,
             batching=self.options.batching,
-            ema=self.options.ema,
             validator=self._validator(served),
             mark=self._mark,
             callbacks=callbacks,
@@ -313,7 +314,7 @@ class _Run:
             teachers=teachers,
         )
 
-    def _check_length(self, rows: Rows, served: Served) -> None:
+    def _check_length(self, rows: TokenizedExamples, served: LoadedModel) -> None:
         longest, places = (
             int(rows.lengths.max()),
             getattr(served.model.config, "max_position_embeddings", None),
@@ -325,7 +326,7 @@ class _Run:
                 hint="make-sft --model measures rows; lower --history-length or raise --max-length",
             )
 
-    def _validator(self, served: Served) -> Any:
+    def _validator(self, served: LoadedModel) -> Any:
         from sidtool.train.validation import Validator
 
         if self.valid is None:
@@ -341,11 +342,11 @@ class _Run:
             self._serving,
             served.tokenizer,
             served.tokens,
-            users=self.options.valid_users,
-            width=self.options.valid_width,
+            users=self.options.eval_users,
+            width=self.options.eval_num_beams,
             k=self.options.metric_k,
             normalize=self._normalize,
-            exclude_seen=self.options.valid_exclude_seen,
+            exclude_seen=self.options.eval_exclude_seen,
             seed=int(self.fields["seed"]),
         )
 
@@ -365,7 +366,7 @@ class _Run:
 
     def _mark(self, folder: Path) -> None:
         """Write contract and bundle into a folder of weights."""
-        parent = {"stage": self.contract.stage, "facts": dict(self.contract.facts)}
+        parent = {"stage": self.contract.stage, "params": dict(self.contract.params)}
         settings = {key: value for key, value in self.fields.items() if DEFAULTS.get(key) != value}
         contract = dataclasses.replace(
             self.contract,
@@ -373,7 +374,7 @@ class _Run:
             stage=self.options.stage,
             base_folder=self.base if self.options.stage == "lora" else None,
             parents=(*self.contract.parents, parent),
-            facts=json.loads(
+            params=json.loads(
                 json.dumps(
                     {
                         "rows": self.lineage["files"][self.rows.name],

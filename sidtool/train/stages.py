@@ -1,6 +1,6 @@
 """Stages of training, one after another, each a resumable run over what the one before it made.
 
-Knows the order and where the outputs between lie: `OUT-1-rows` beside OUT, kept, for adapters need
+Knows the order and where the outputs between lie: `OUT-1-embeddings` beside OUT, kept, for adapters need
 their base. What a stage does is train.py's."""
 
 from collections.abc import Callable, Sequence
@@ -41,14 +41,14 @@ def train_stages(
     for number, stage in enumerate(stages, start=1):
         last = number == len(stages)
         target = out if last else between(out, number, stage)
-        of = stage.rows or rows
+        of = stage.examples or rows
         summaries.append(
             train(
                 model_dir,
                 of,
                 target,
                 options=stage.options,
-                fields=stage.fields,
+                fields=stage.sft_fields,
                 valid=_users(valid, model_dir, of, alone=len(stages) == 1),
                 teachers=teachers,
                 force=force,

@@ -13,7 +13,7 @@ import torch
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError
 from sidtool.model.contract import read_contract
-from sidtool.model.load import Served, check_folder, load_served
+from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.train.narrow_head import (
     Columns,
@@ -56,12 +56,12 @@ def check_teachers(folders: Sequence[Path], tokens: SidTokens, bundle: Bundle) -
     """Whether the models in these folders may teach one with this token block and bundle; reads no
     weight.
 
-    Raises CompatibilityError if one speaks other SIDs, and as `check_folder`.
+    Raises CompatibilityError if one speaks other SIDs, and as `check_model_folder`.
     """
     for folder in folders:
         contract = read_contract(folder)
         try:
-            _, _, verdict = check_folder(folder, bundle)
+            _, _, verdict = check_model_folder(folder, bundle)
         except CompatibilityError as error:
             raise CompatibilityError(f"teacher {folder} is of other SIDs: {error}") from error
         if verdict.kind == "aligned":
@@ -77,7 +77,7 @@ def check_teachers(folders: Sequence[Path], tokens: SidTokens, bundle: Bundle) -
 
 def load_teachers(
     folders: Sequence[Path],
-    served: Served,
+    served: LoadedModel,
     columns: Columns | None,
     *,
     trust_remote_code: bool = False,
@@ -86,11 +86,11 @@ def load_teachers(
     bfloat16 elsewhere.
 
     Raises CompatibilityError unless they read text as that one does, and as `check_teachers` and
-    `load_served`."""
+    `load_model_folder`."""
     check_teachers(folders, served.tokens, served.bundle)
     vocabulary, models = served.tokenizer.get_vocab(), []
     for folder in folders:
-        teacher = load_served(
+        teacher = load_model_folder(
             folder,
             bundle=served.bundle,
             device=str(served.model.device),

@@ -22,7 +22,7 @@ from sidtool.prompt.tokens import SidTokens
 NAME = "sid_rows"
 
 
-class NewRows:
+class TokenEmbeddings:
     """Makes the block's rows of a model's embeddings, and of an untied head, learn in float32; call
     it on the device.
 

@@ -17,22 +17,26 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from trl import SFTConfig, SFTTrainer
 
 from sidtool.errors import UsageError
-from sidtool.train.augment import Augmented
-from sidtool.train.dataset import IGNORED, Example, Packed, Padded, Rows
+from sidtool.train.augment import AugmentedExamples
+from sidtool.train.dataset import (
+    IGNORED,
+    Example,
+    PackedCollator,
+    PaddedCollator,
+    TokenizedExamples,
+)
 from sidtool.train.lora import Lora
 from sidtool.train.loss import Loss
 from sidtool.train.machine import float32_attention
 from sidtool.train.narrow_head import NarrowHead, full_blocks, narrows_exactly, packs_exactly
 from sidtool.train.optimizer import MuonAdamW
 from sidtool.train.teachers import Teachers
-from sidtool.train.token_embeddings import NewRows
+from sidtool.train.token_embeddings import TokenEmbeddings
 from sidtool.train.validation import Validator
-
-EMA_FILE = "ema.pt"
 
 
 class SidTrainer(SFTTrainer):
-    """Trains on `Rows`. `validator` recommends, and `mark` makes a folder of weights a sidtool
+    """Trains on `TokenizedExamples`. `validator` recommends, and `mark` makes a folder of weights a sidtool
     model.
 
     `learning` is what the model learns with, where that is not all of its weights; `teachers`
@@ -43,15 +47,14 @@ class SidTrainer(SFTTrainer):
         *,
         model: Any,
         args: SFTConfig,
-        rows: Rows | Augmented,
+        rows: TokenizedExamples | AugmentedExamples,
         tokenizer: Any,
         loss: Loss,
         batching: str,
-        ema: float | None,
         validator: Validator | None,
         mark: Callable[[Path], None],
         callbacks: list[TrainerCallback],
-        learning: NewRows | Lora | None = None,
+        learning: TokenEmbeddings | Lora | None = None,
         muon: bool = False,
         teachers: Teachers | None = None,
     ) -> None:
@@ -70,7 +73,7 @@ class SidTrainer(SFTTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=_counted((Packed if packed else Padded)(pad)),
+            data_collator=_counted((PackedCollator if packed else PaddedCollator)(pad)),
             train_dataset=one,
             eval_dataset=one if validator else None,
             processing_class=tokenizer,
@@ -86,18 +89,15 @@ class SidTrainer(SFTTrainer):
         self.lora = learning if isinstance(learning, Lora) else None
         new_rows = self.lora.rows if self.lora else learning
         self._head = NarrowHead(
-            self.model, new_rows.logits if isinstance(new_rows, NewRows) else None
+            self.model, new_rows.logits if isinstance(new_rows, TokenEmbeddings) else None
         )
         if self._another_loss and (teachers or loss.over != "vocabulary"):
-            own = "learning from teachers" if teachers else f"loss_over={loss.over}"
+            own = "learning from teachers" if teachers else f"softmax_over={loss.over}"
             raise UsageError(
                 f"{own} is a loss of its own, so it goes with no other loss_type and no router loss",
-                hint=None if teachers else "loss_over=vocabulary",
+                hint=None if teachers else "softmax_over=vocabulary",
             )
         self.narrow = narrows_exactly(self.model, self._head, loss.columns)
-        self.ema = Ema(self.model, ema) if ema else None
-        if self.ema:
-            self.add_callback(_EveryStep(self.ema.update))
         self.seen = torch.zeros(
             2, dtype=torch.int64, device=args.device
         )  # tokens without padding, targets
@@ -169,17 +169,15 @@ class SidTrainer(SFTTrainer):
         )  # DDP takes the mean over ranks of what is a sum over them
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Metrics of recommending to the validation users, with the averaged weights where there
-        are any."""
+        """Metrics of recommending to the validation users."""
         if self._validator is None:
             return {}
         model = self.accelerator.unwrap_model(self.model).eval()
-        average = self.ema.swapped() if self.ema else nullcontext()
         mixed = (
             len({weight.dtype for weight in model.parameters()}) > 1
         )  # such a model runs under autocast alone
         low = torch.autocast(self.args.device.type, torch.bfloat16, enabled=mixed)
-        with average, _own_forward(model), torch.no_grad(), low:
+        with _own_forward(model), torch.no_grad(), low:
             sums = self._validator.sums(model, self.args.process_index, self.args.world_size)
         hits, gains, users = self.accelerator.reduce(
             torch.from_numpy(sums).to(self.args.device)
@@ -219,94 +217,32 @@ class SidTrainer(SFTTrainer):
             self.write_model(folder)
         else:
             self._mark(folder)
-        if self.ema:
-            torch.save(self.ema.state(), folder / EMA_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.lora:
             self.lora.load(Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.ema:
-            self.ema.load(torch.load(Path(resume_from_checkpoint) / EMA_FILE, weights_only=True))
 
     def _load_best_model(self) -> None:
         if self.lora:
             self.lora.load(Path(self.state.best_model_checkpoint))
         else:
             super()._load_best_model()
-        if self.ema:
-            best = Path(self.state.best_model_checkpoint) / EMA_FILE
-            self.ema.load(torch.load(best, weights_only=True))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: the contract says what a model is."""
 
 
-class Ema:
-    """An exponential moving average of a model's trainable weights; young averages decay faster (1
-    + t) / (10 + t)."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self._decay, self._steps = decay, 0
-        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self._averages = [weight.detach().clone() for weight in self._weights]
-
-    def update(self) -> None:
-        """Move the averages towards the weights after a step."""
-        self._steps += 1
-        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        torch._foreach_lerp_(
-            self._averages, [weight.detach() for weight in self._weights], 1 - decay
-        )
-
-    @contextmanager
-    def swapped(self) -> Iterator[None]:
-        """Within, the model has the averages for weights."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    def adopt(self) -> None:
-        """Give the model the averages for good."""
-        self._swap()
-
-    def _swap(self) -> None:
-        for weight, average in zip(self._weights, self._averages, strict=True):
-            held = weight.detach().clone()
-            weight.data.copy_(
-                average
-            )  # in place: rows share their memory with the weight that they are part of
-            average.copy_(held)
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"steps": self._steps, "averages": [average.cpu() for average in self._averages]}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self._steps = int(state["steps"])
-        for average, stored in zip(self._averages, state["averages"], strict=True):
-            average.copy_(stored)
-
-
-def _counted(layout: Padded | Packed) -> Callable[[Sequence[Example]], dict[str, torch.Tensor]]:
+def _counted(
+    layout: PaddedCollator | PackedCollator,
+) -> Callable[[Sequence[Example]], dict[str, torch.Tensor]]:
     """A layout that also says, as `tokens` (), how many tokens of the batch are no padding."""
 
     def lay_out(batch: Sequence[Example]) -> dict[str, torch.Tensor]:
         return layout(batch) | {"tokens": torch.tensor(sum(len(ids) for ids, _ in batch))}
 
     return lay_out
-
-
-class _EveryStep(TrainerCallback):
-    def __init__(self, act: Callable[[], None]) -> None:
-        self._act = act
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._act()
 
 
 @contextmanager
@@ -343,26 +279,24 @@ class ProgressCallback(TrainerCallback):
             self._progress(state.global_step, state.max_steps)
 
 
-def set_dropout(model: nn.Module, rate: float | None, attention_rate: float | None) -> None:
-    """Override the dropout rates of a model, those of its attention weights apart; None leaves
-    them.
+def set_dropout(model: nn.Module, rate: float | None) -> None:
+    """Override the dropout rate of a model, except on attention weights; None leaves it.
 
-    Raises UsageError for a rate of what the architecture has no dropout in.
+    Raises UsageError if the architecture has no dropout.
     """
-    there = {"dropout": False, "attention_dropout": False}
-    for name, module in model.named_modules():
-        attention = "attn_dropout" in name or "attention_dropout" in name
-        wanted = attention_rate if attention else rate
-        if isinstance(module, nn.Dropout):
-            there["attention_dropout" if attention else "dropout"] = True
-            module.p = module.p if wanted is None else wanted
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            there["attention_dropout"] = True
-            module.attention_dropout = (
-                module.attention_dropout if attention_rate is None else attention_rate
-            )
-    for name, given in {"dropout": rate, "attention_dropout": attention_rate}.items():
-        if given and not there[name]:
-            raise UsageError(
-                f"{name}={given}: {type(model).__name__} has none to set", hint=f"leave {name} out"
-            )
+    if rate is None:
+        return
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Dropout)
+        and "attn_dropout" not in name
+        and "attention_dropout" not in name
+    ]
+    if rate and not layers:
+        raise UsageError(
+            f"dropout={rate}, but {type(model).__name__} has no dropout layers",
+            hint="leave dropout out",
+        )
+    for layer in layers:
+        layer.p = rate

@@ -17,7 +17,12 @@ CONFIGS = {
         "set": ["hidden_size=16", "num_attention_heads=2", "num_hidden_layers=1"],
     },
     "sft": {"task": {"sequence": 1}, "history_length": 10, "max_length": 64},
-    "train": {"num_train_epochs": 1, "loss_over": "trie", "distill": 0.8, "valid_users": 8},
+    "train": {
+        "num_train_epochs": 1,
+        "softmax_over": "trie",
+        "distill_weight": 0.8,
+        "eval_users": 8,
+    },
 }
 
 
@@ -69,7 +74,7 @@ def test_two_teachers_end_with_a_results_file(
     assert "| sidtool | 2 |" in capsys.readouterr().out
     assert commands.count("train") == 4
     contract = json.loads((work / "seed-0" / "model" / "sid.json").read_text())
-    assert len(contract["facts"]["teachers"]) == 2
+    assert len(contract["params"]["teachers"]) == 2
 
     # a second run does nothing, and a third adds only what another seed needs
     commands.clear()

@@ -26,7 +26,7 @@ TRAINING = (
     "--set",
     "per_device_train_batch_size=16",
     "--set",
-    "valid_users=8",
+    "eval_users=8",
 )
 
 

@@ -103,7 +103,7 @@ def test_a_model_is_asked_in_words(road: Road, spoken: Path) -> None:
     assert "--task title-to-sid=1" in told
     contract = json.loads((spoken / "sid.json").read_text())
     assert contract["asking"]["task"] == "title-to-sid"
-    assert contract["facts"]["row_format"] == "plain"
+    assert contract["params"]["row_format"] == "plain"
 
 
 # evaluate --task
@@ -218,7 +218,7 @@ def test_titles_are_learned_alone_and_held_out_ones_are_not_told(
         title for title in titles if title + "\\n" not in told and f'"{title}<' not in told
     ] == titles[3:5]
     (tmp_path / "stages.yaml").write_text(
-        "num_train_epochs: 1\nstages: [{stage: rows}, {stage: full}]\n"
+        "num_train_epochs: 1\nstages: [{stage: embeddings}, {stage: full}]\n"
     )
     ran = done(
         "train",

@@ -144,7 +144,7 @@ def test_the_same_settings_from_flags_and_yaml_give_the_same_weights(
     road: Road, tmp_path: Path
 ) -> None:
     config = tmp_path / "train.yaml"
-    config.write_text("num_train_epochs: 7\nper_device_train_batch_size: 16\nvalid_users: 8\n")
+    config.write_text("num_train_epochs: 7\nper_device_train_batch_size: 16\neval_users: 8\n")
     command = (
         "train",
         road.model,
@@ -170,7 +170,13 @@ def test_the_same_settings_from_flags_and_yaml_give_the_same_weights(
         ("base+sid", "train.jsonl", ("--set", "learning_rate=fast"), 2, "'fast'"),
         ("base+sid", "train.jsonl", ("--set", "learning_rate"), 2, "--set takes key=value"),
         ("base+sid", "train.jsonl", ("--set", "packing=true"), 2, "batching=packed"),
-        ("base+sid", "train.jsonl", ("--set", "metric=beauty@3"), 2, "hr@K or ndcg@K"),
+        (
+            "base+sid",
+            "train.jsonl",
+            ("--set", "metric_for_best_model=beauty@3"),
+            2,
+            "hr@K or ndcg@K",
+        ),
         ("base+sid", "none.jsonl", (), 1, "sidtool make-sft writes it"),
         ("base", "train.jsonl", (), 3, "sidtool extend-model"),
         ("other+sid", "train.jsonl", (), 3, "codebook digest"),
@@ -199,11 +205,14 @@ def test_an_existing_model_is_refused_and_a_dry_run_writes_nothing(
     refused(2, "train", road.model, road.rows, "-o", road.tuned, "--dry-run")
     refused(1, "train", road.model, tmp_path / "no.jsonl", "-o", tmp_path / "new", "--dry-run")
     config = tmp_path / "stages.yaml"
-    config.write_text("stages: [{stage: rows}, {stage: full}]\n")
+    config.write_text("stages: [{stage: embeddings}, {stage: full}]\n")
     lines = done(
         "train", road.model, road.rows, "-o", tmp_path / "new", "--dry-run", "--config", config
     ).err
-    assert f"output {tmp_path / 'new-1-rows'}\nwould train {tmp_path / 'new-1-rows'} on" in lines
+    assert (
+        f"output {tmp_path / 'new-1-embeddings'}\nwould train {tmp_path / 'new-1-embeddings'} on"
+        in lines
+    )
 
 
 def test_a_contract_that_does_not_hold_is_exit_3(road: Road, tmp_path: Path) -> None:
@@ -219,9 +228,9 @@ def test_a_contract_that_does_not_hold_is_exit_3(road: Road, tmp_path: Path) -> 
 
 def test_a_model_learns_from_teachers(road: Road, tmp_path: Path) -> None:
     command = ("train", road.model, road.rows, *TRAINING)
-    done(*command, "-o", tmp_path / "pupil", "--teacher", road.tuned, "--set", "distill=1.0")
+    done(*command, "-o", tmp_path / "pupil", "--teacher", road.tuned, "--set", "distill_weight=1.0")
     contract = json.loads((tmp_path / "pupil/sid.json").read_text())
-    assert [teacher["path"] for teacher in contract["facts"]["teachers"]] == [
+    assert [teacher["path"] for teacher in contract["params"]["teachers"]] == [
         str(road.tuned.resolve())
     ]
     one, other = (
@@ -230,8 +239,8 @@ def test_a_model_learns_from_teachers(road: Road, tmp_path: Path) -> None:
     assert any(not np.array_equal(one[name], other[name]) for name in one)
     told = refused(3, *command, "-o", tmp_path / "other", "--teacher", road.base)
     assert "has no sid.json" in told
-    assert "distill is a weight" in refused(
-        2, *command, "-o", tmp_path / "other", "--set", "distill=2"
+    assert "distill_weight must be" in refused(
+        2, *command, "-o", tmp_path / "other", "--set", "distill_weight=2"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["pupil"]
 
@@ -242,23 +251,23 @@ def test_a_model_learns_from_teachers(road: Road, tmp_path: Path) -> None:
 def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path) -> None:
     config = tmp_path / "stages.yaml"
     config.write_text(
-        "num_train_epochs: 1\nper_device_train_batch_size: 16\nvalid_users: 8\n"
-        "stages:\n  - {stage: rows, learning_rate: 1e-2}\n  - {stage: lora, lora_r: 2}\n"
+        "num_train_epochs: 1\nper_device_train_batch_size: 16\neval_users: 8\n"
+        "stages:\n  - {stage: embeddings, learning_rate: 1e-2}\n  - {stage: lora, lora_r: 2}\n"
     )
     ran = done("train", road.model, road.rows, "-o", tmp_path / "out", "--config", config, "--json")
-    assert [summary["stage"] for summary in ran.json["stages"]] == ["rows", "lora"]
+    assert [summary["stage"] for summary in ran.json["stages"]] == ["embeddings", "lora"]
     for summary in ran.json["stages"]:
         assert {"tokens", "targets", "tokens_per_second", "peak_rss_gib"} <= summary.keys()
     lines = [line for line in ran.err.splitlines() if " inherits from " in line]
-    assert [line.split()[0] for line in lines] == ["rows", "lora"]
-    assert str(tmp_path / "out-1-rows") in lines[1]
+    assert [line.split()[0] for line in lines] == ["embeddings", "lora"]
+    assert str(tmp_path / "out-1-embeddings") in lines[1]
     assert "already" in refused(
         2, "train", road.model, road.rows, "-o", tmp_path / "out", "--config", config
     )
     plain = tmp_path / "plain"
     assert done("merge", tmp_path / "out", "-o", plain, "--dry-run").out == ""
     assert done("merge", tmp_path / "out", "-o", plain, "--json").json["base"] == str(
-        tmp_path / "out-1-rows"
+        tmp_path / "out-1-embeddings"
     )
     refused(2, "merge", tmp_path / "out", "-o", plain)
     refused(2, "merge", road.tuned, "-o", tmp_path / "again")
@@ -281,13 +290,15 @@ def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path)
     assert rows.code == 0
     done("rebind", tmp_path / "out", road.bundle, "-o", tmp_path / "elsewhere/bound")
     assert done("recommend", tmp_path / "elsewhere/bound", *asked).json["items"] == one["items"]
-    (tmp_path / "out-1-rows").rename(tmp_path / "moved")
+    (tmp_path / "out-1-embeddings").rename(tmp_path / "moved")
     assert "which is not there" in refused(3, "recommend", tmp_path / "out", *asked)
 
 
 def test_one_stage_by_flag(road: Road, tmp_path: Path) -> None:
-    done("train", road.model, road.rows, "-o", tmp_path / "rows", "--stage", "rows", *TRAINING)
-    assert json.loads((tmp_path / "rows/sid.json").read_text())["stage"] == "rows"
+    done(
+        "train", road.model, road.rows, "-o", tmp_path / "rows", "--stage", "embeddings", *TRAINING
+    )
+    assert json.loads((tmp_path / "rows/sid.json").read_text())["stage"] == "embeddings"
     before, after = (
         load_file(folder / "model.safetensors") for folder in (road.model, tmp_path / "rows")
     )
@@ -299,11 +310,11 @@ def test_one_stage_by_flag(road: Road, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "more", "told"),
     [
-        ("stages: rows", (), "stages is a list"),
-        ("stages: [{stage: rows}]", ("--stage", "full"), "no one stage"),
-        ("stages: [{stage: head}]", (), "rows, full, lora"),
-        ("stages: [{stage: rows, learning: 1}]", (), "no setting 'learning'"),
-        ("", ("--stage", "some"), "rows, full, lora"),
+        ("stages: rows", (), "stages must be a list"),
+        ("stages: [{stage: embeddings}]", ("--stage", "full"), "stage cannot be set"),
+        ("stages: [{stage: head}]", (), "embeddings, full, lora"),
+        ("stages: [{stage: embeddings, learning: 1}]", (), "no setting 'learning'"),
+        ("", ("--stage", "some"), "embeddings, full, lora"),
         ("", ("--set", "lora_r=0"), "at least 1"),
     ],
 )
@@ -337,9 +348,9 @@ TRAPS = (
 
 @pytest.mark.parametrize("form", ["plain", "chat"])
 def test_titles_that_spell_tokens_stay_text(road: Road, tmp_path: Path, form: str) -> None:
-    from sidtool.model.load import load_served
+    from sidtool.model.load import load_model_folder
     from sidtool.prompt.render import prompt_encoder
-    from sidtool.train.dataset import Rows
+    from sidtool.train.dataset import TokenizedExamples
 
     listed = [json.loads(line) for line in road.items.read_text().splitlines()]
     items = write_lines(
@@ -381,8 +392,8 @@ def test_titles_that_spell_tokens_stay_text(road: Road, tmp_path: Path, form: st
         "--max-length",
         500,
     )
-    served = load_served(tmp_path / "model")
-    read = Rows.read(
+    served = load_model_folder(tmp_path / "model")
+    read = TokenizedExamples.read(
         rows, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=False
     )
     written = rows_of(rows)

@@ -44,7 +44,7 @@ def test_every_command_of_the_page_runs(
     monkeypatch.chdir(tmp_path)
     for words, piped in commands():
         done(*words, text=piped)
-    assert {"tuned", "tuned-1-rows", "plain", "spoken", "mix"} <= {
+    assert {"tuned", "tuned-1-embeddings", "plain", "spoken", "mix"} <= {
         path.name for path in tmp_path.iterdir()
     }
 

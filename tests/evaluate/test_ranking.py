@@ -101,7 +101,7 @@ def served(bundle: Bundle, *, task: bool = True) -> Any:
     torch = pytest.importorskip("torch")
     from sidtool.model.compat import Verdict
     from sidtool.model.contract import Contract
-    from sidtool.model.load import Served
+    from sidtool.model.load import LoadedModel
     from sidtool.prompt.serving import Serving
     from tests.models import tiny_model, tiny_tokenizer
 
@@ -114,7 +114,7 @@ def served(bundle: Bundle, *, task: bool = True) -> Any:
         bundle.identity, bundle.space, start, "tiny", None, {}, "tuned", serving=serving
     )
     model = tiny_model("llama", vocab_size=len(tokenizer))
-    return Served(model, tokenizer, contract, bundle, Verdict("same"))
+    return LoadedModel(model, tokenizer, contract, bundle, Verdict("same"))
 
 
 @pytest.mark.parametrize("exclude_seen", [False, True])

@@ -26,7 +26,7 @@ def contract_of(bundle: Bundle) -> Contract:
         base_weights={"model.safetensors": "ff" * 32},
         stage="tuned",
         parents=({"stage": "extended", "init": "codebook"},),
-        facts={"rows": "ab" * 32, "seed": 3},
+        params={"rows": "ab" * 32, "seed": 3},
         serving=SERVING,
         normalize="trie",
     )
@@ -72,7 +72,7 @@ def test_a_folder_without_one_is_no_model_of_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["format", "identity", "space", "token_start", "base_weights", "facts", "serving"]
+    "key", ["format", "identity", "space", "token_start", "base_weights", "params", "serving"]
 )
 @pytest.mark.parametrize("damage", ["missing", "list"])
 def test_damage_is_told(key: str, damage: str, bundle: Bundle, tmp_path: Path) -> None:

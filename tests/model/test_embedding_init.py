@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.model.embedding_init import INITS, Init, RowStatistics, initial_rows
+from sidtool.model.embedding_init import INITS, EmbeddingStatistics, Init, initial_embeddings
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import SidSpace
 from tests.model.conftest import DIM, SIZES, make_codebook
@@ -34,7 +34,7 @@ def test_rows_differ_and_are_finite(init: Init, width: int, seed: int, constant:
         codebook = Codebook(
             "rq-kmeans", tuple(np.ones_like(level) for level in codebook.levels), {}, {}
         )
-    rows = initial_rows(SPACE, codebook, init, RowStatistics.of(existing(width)), seed)
+    rows = initial_embeddings(SPACE, codebook, init, EmbeddingStatistics.of(existing(width)), seed)
     assert rows.dtype == np.float32
     assert rows.shape == (len(SPACE.tokens), width)
     assert np.isfinite(rows).all()
@@ -44,8 +44,8 @@ def test_rows_differ_and_are_finite(init: Init, width: int, seed: int, constant:
 def test_codebook_rows_have_the_existing_rows_lengths() -> None:
     sizes = (64, 128)
     old = existing()
-    rows = initial_rows(
-        SidSpace(sizes), make_codebook(sizes=sizes), "codebook", RowStatistics.of(old), 0
+    rows = initial_embeddings(
+        SidSpace(sizes), make_codebook(sizes=sizes), "codebook", EmbeddingStatistics.of(old), 0
     )
     lengths = np.linalg.norm(old, axis=1)
     assert np.linalg.norm(rows[192:], axis=1) == pytest.approx(
@@ -62,9 +62,9 @@ def test_codebook_rows_have_the_existing_rows_lengths() -> None:
 def test_codebook_rows_lie_to_each_other_as_centroids_do() -> None:
     sizes = (40,)
     codebook = make_codebook(3, sizes)
-    rows = initial_rows(SidSpace(sizes), codebook, "codebook", RowStatistics.of(existing(512)), 0)[
-        :40
-    ]
+    rows = initial_embeddings(
+        SidSpace(sizes), codebook, "codebook", EmbeddingStatistics.of(existing(512)), 0
+    )[:40]
     lower = np.tril_indices(40, -1)
 
     def cosines(points: np.ndarray) -> np.ndarray:
@@ -79,21 +79,25 @@ def test_codebook_rows_lie_to_each_other_as_centroids_do() -> None:
 
 def test_random_rows_follow_the_existing_rows_per_dimension() -> None:
     old, space = existing(16), SidSpace((4096,))
-    rows = initial_rows(space, None, "random", RowStatistics.of(old), 1)
+    rows = initial_embeddings(space, None, "random", EmbeddingStatistics.of(old), 1)
     np.testing.assert_allclose(rows.mean(axis=0), old.mean(axis=0), atol=0.01)
     np.testing.assert_allclose(rows.std(axis=0), old.std(axis=0), rtol=0.06)
 
 
 def test_mean_rows_stay_near_the_mean() -> None:
     old = existing()
-    rows = initial_rows(SPACE, None, "mean", RowStatistics.of(old), 1)
+    rows = initial_embeddings(SPACE, None, "mean", EmbeddingStatistics.of(old), 1)
     expected = np.linalg.norm(old - old.mean(axis=0), axis=1).mean()
     assert np.linalg.norm(rows - old.mean(axis=0), axis=1).max() < 0.2 * expected
 
 
 def test_one_code_at_a_level() -> None:
-    rows = initial_rows(
-        SidSpace((1, 4)), make_codebook(sizes=(1, 4)), "codebook", RowStatistics.of(existing()), 0
+    rows = initial_embeddings(
+        SidSpace((1, 4)),
+        make_codebook(sizes=(1, 4)),
+        "codebook",
+        EmbeddingStatistics.of(existing()),
+        0,
     )
     assert np.isfinite(rows).all()
     assert len(np.unique(rows, axis=0)) == 7
@@ -101,5 +105,7 @@ def test_one_code_at_a_level() -> None:
 
 def test_a_codebook_wider_than_the_model() -> None:
     assert DIM > 4
-    rows = initial_rows(SPACE, make_codebook(), "codebook", RowStatistics.of(existing(4)), 0)
+    rows = initial_embeddings(
+        SPACE, make_codebook(), "codebook", EmbeddingStatistics.of(existing(4)), 0
+    )
     assert len(np.unique(rows, axis=0)) == len(SPACE.tokens)

@@ -16,7 +16,7 @@ from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageErr
 from sidtool.model.contract import read_contract
 from sidtool.model.embedding_init import INITS, Init
 from sidtool.model.extend import extend
-from sidtool.model.load import load_served
+from sidtool.model.load import load_model_folder
 from tests.model.conftest import make_bundle, make_codebook, save_base, some_codes
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
@@ -43,7 +43,7 @@ def test_old_logits_stay_and_new_rows_differ(
     )  # Qwen2's own class, which adds a token
 
     extend(str(tmp_path / "base"), bundle, tmp_path / "out")
-    served = load_served(tmp_path / "out")
+    served = load_model_folder(tmp_path / "out")
 
     tokens, model = served.tokens, served.model
     assert tokens.start == len(tokenizer)
@@ -75,7 +75,7 @@ def test_padded_rows_are_overwritten_and_the_matrix_never_shrinks(
     save_base(tmp_path / "base", before, tokenizer)
 
     extend(str(tmp_path / "base"), bundle, tmp_path / "out")
-    model = load_served(tmp_path / "out").model
+    model = load_model_folder(tmp_path / "out").model
 
     stop = known + len(bundle.space.tokens)
     assert model.config.vocab_size == max(known + padding, stop)
@@ -94,13 +94,13 @@ def test_seed_decides_the_rows(init: Init, bundle: Bundle, base: Path, tmp_path:
     def rows(seed: int, name: str) -> torch.Tensor:
         torch.manual_seed(len(name))  # the caller's random state must not matter
         extend(str(base), bundle, tmp_path / name, init=init, seed=seed)
-        served = load_served(tmp_path / name)
+        served = load_model_folder(tmp_path / name)
         return served.model.get_input_embeddings().weight[served.tokens.start :].detach()
 
     first = rows(3, "a")
     assert torch.equal(first, rows(3, "another"))
     assert not torch.equal(first, rows(4, "b"))
-    assert read_contract(tmp_path / "a").facts == {"init": init, "seed": 3}
+    assert read_contract(tmp_path / "a").params == {"init": init, "seed": 3}
 
 
 def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path
 def test_chat_template_survives(bundle: Bundle, base: Path, tmp_path: Path) -> None:
     extend(str(base), bundle, tmp_path / "out")
     assert (
-        load_served(tmp_path / "out").tokenizer.chat_template
+        load_model_folder(tmp_path / "out").tokenizer.chat_template
         == tiny_tokenizer(chat=True).chat_template
     )
 
@@ -131,7 +131,7 @@ def test_sid_tokens_are_ordinary_lossless_tokens(
     bundle: Bundle, base: Path, tmp_path: Path
 ) -> None:
     extend(str(base), bundle, tmp_path / "out")
-    served = load_served(tmp_path / "out")
+    served = load_model_folder(tmp_path / "out")
     tokenizer, tokens = served.tokenizer, served.tokens
     codes = bundle.items.codes[:3]
     text = "".join(bundle.space.spell(row, markers=True) for row in codes)
@@ -149,7 +149,7 @@ def test_space_without_markers(base: Path, tmp_path: Path) -> None:
     space = SidSpace((8, 4, 6), **SPELLINGS["minionerec"])  # type: ignore[arg-type]
     bundle = make_bundle(["a", "b"], some_codes(2), codebook=make_codebook(), space=space)
     extend(str(base), bundle, tmp_path / "out")
-    served = load_served(tmp_path / "out")
+    served = load_model_folder(tmp_path / "out")
     assert served.tokens.stop - served.tokens.start == 18
     assert served.tokens.begin is None
 
@@ -201,7 +201,7 @@ def test_codebook_init_needs_a_codebook(base: Path, tmp_path: Path) -> None:
     assert "--init random" in str(caught.value.hint)
     assert not (tmp_path / "out").exists()
     extend(str(base), bare, tmp_path / "out", init="random")
-    assert load_served(tmp_path / "out").bundle.codebook is None
+    assert load_model_folder(tmp_path / "out").bundle.codebook is None
 
 
 def test_appended_level_gets_rows_too(base: Path, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_appended_level_gets_rows_too(base: Path, tmp_path: Path) -> None:
         [f"i{n}" for n in range(10)], codes, codebook=make_codebook(), space=space, policy="append"
     )
     extend(str(base), bundle, tmp_path / "out")
-    served = load_served(tmp_path / "out")
+    served = load_model_folder(tmp_path / "out")
     rows = served.model.get_input_embeddings().weight[served.tokens.start :].detach().numpy()
     assert len(np.unique(rows, axis=0)) == len(space.tokens)
 
@@ -280,7 +280,7 @@ def test_a_head_with_a_bias(bundle: Bundle, tmp_path: Path) -> None:
     torch.nn.init.normal_(before.lm_head.bias)
     save_base(tmp_path / "base", before, tokenizer)
     extend(str(tmp_path / "base"), bundle, tmp_path / "out")
-    model = load_served(tmp_path / "out").model
+    model = load_model_folder(tmp_path / "out").model
     torch.testing.assert_close(logits(model, tokenizer)[:, :known], logits(before, tokenizer))
     assert torch.allclose(model.lm_head.bias[known:], before.lm_head.bias.mean())
 
@@ -327,7 +327,7 @@ class TestWhatIsRefused:
         assert not mark.exists()
         extend(str(base), bundle, tmp_path / "out", trust_remote_code=True)
         assert mark.exists()
-        assert load_served(tmp_path / "out", trust_remote_code=True).tokens.start > 0
+        assert load_model_folder(tmp_path / "out", trust_remote_code=True).tokens.start > 0
 
     def test_missing_and_damaged_weights(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
         from safetensors.torch import load_file, save_file

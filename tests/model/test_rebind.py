@@ -14,7 +14,7 @@ from sidtool.bundle import Bundle, ItemMap
 from sidtool.data.items import make_items
 from sidtool.errors import CompatibilityError, SidtoolWarning, UsageError
 from sidtool.model.extend import extend
-from sidtool.model.load import check_folder, load_served
+from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.model.rebind import outlook, rebind
 from sidtool.sid import SidSpace
 from tests.model.conftest import DIM, make_bundle, make_codebook, some_codes
@@ -50,15 +50,15 @@ def test_a_model_of_the_parent_goes_on_with_the_child(
     child = retire(grown(grown(bundle), ["new2"]), ["item3", "new0"])
     child.save(tmp_path / "child.zarr")
     stored = Bundle.open(tmp_path / "child.zarr")
-    served = load_served(model, bundle=stored)
+    served = load_model_folder(model, bundle=stored)
     assert served.verdict.kind == "refreshed"
     assert "20 items kept their SID, 3 are new, 0 are gone" in served.verdict.message
     assert outlook(bundle, stored).kind == "works"
     verdict = rebind(model, stored, tmp_path / "bound")
     assert verdict == served.verdict
-    bound = load_served(tmp_path / "bound")
+    bound = load_model_folder(tmp_path / "bound")
     assert (bound.verdict.kind, bound.bundle.identity) == ("same", child.identity)
-    assert bound.contract.facts["bundle_before"] == bundle.identity.digest
+    assert bound.contract.params["bundle_before"] == bundle.identity.digest
     assert [parent["stage"] for parent in bound.contract.parents] == ["extended"]
     before, after = contents(model), contents(tmp_path / "bound")
     kept = {name for name in before if not name.startswith("sid.")}
@@ -76,9 +76,9 @@ def test_a_retrained_bundle_works_after_align(model: Path, bundle: Bundle, tmp_p
     with pytest.warns(SidtoolWarning, match="is aligned with the model's"):
         verdict = rebind(model, aligned, tmp_path / "bound")
     assert (verdict.kind, verdict.moved_share) == ("aligned", 1 - told.after[-1] / told.common)
-    assert check_folder(tmp_path / "bound", grown(aligned))[2].kind == "refreshed"
+    assert check_model_folder(tmp_path / "bound", grown(aligned))[2].kind == "refreshed"
     with pytest.warns(SidtoolWarning, match="is aligned"):  # what grew from it is aligned, too
-        assert check_folder(model, grown(aligned))[2].kind == "aligned"
+        assert check_model_folder(model, grown(aligned))[2].kind == "aligned"
 
 
 def test_align_gives_a_bundle_the_spelling_of_the_models(bundle: Bundle) -> None:
@@ -116,7 +116,7 @@ def test_what_is_refused_writes_nothing(model: Path, bundle: Bundle, tmp_path: P
         rebind(model, grown(bundle), model)
     assert contents(tmp_path) == there
     rebind(model, grown(bundle), model, force=True)  # a model may be rebound in its own place
-    assert check_folder(model)[1].identity == grown(bundle).identity
+    assert check_model_folder(model)[1].identity == grown(bundle).identity
 
 
 def test_checkpoints_stay_behind(model: Path, bundle: Bundle, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import UsageError
 from sidtool.model.extend import extend
-from sidtool.model.load import load_served
+from sidtool.model.load import load_model_folder
 from sidtool.model.scratch import MIN_VOCABULARY, PRESETS, init_model, train_tokenizer
 from tests.models import SENTENCES
 
@@ -25,7 +25,7 @@ def test_every_preset_goes_the_whole_way(preset: str, bundle: Bundle, tmp_path: 
     count = init_model(tmp_path / "base", texts=TEXTS, preset=preset, vocab_size=512)
     assert 4e5 < count < 5e6
     extend(str(tmp_path / "base"), bundle, tmp_path / "out")
-    served = load_served(tmp_path / "out")
+    served = load_model_folder(tmp_path / "out")
     alone = train_tokenizer(TEXTS, 512)
     assert served.tokens.start == len(alone)
     assert served.tokenizer(list(TEXTS))["input_ids"] == alone(list(TEXTS))["input_ids"]

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.model.extend import extend
-from sidtool.model.load import load_served
+from sidtool.model.load import load_model_folder
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXTS = (
@@ -38,7 +38,7 @@ def test_a_quantized_chat_model_becomes_an_ordinary_one(
     source = folder / GGUF if named == "file" else folder
 
     contract = extend(str(source), bundle, tmp_path / "out", dtype="float32")
-    served = load_served(tmp_path / "out")
+    served = load_model_folder(tmp_path / "out")
 
     assert list(contract.base_weights) == [GGUF]
     assert contract.token_start == 49152

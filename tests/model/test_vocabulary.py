@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from sidtool.errors import CompatibilityError
-from sidtool.model.vocabulary import add_block, check_block, check_rows
+from sidtool.model.vocabulary import add_sid_tokens, check_embedding_rows, check_token_ids
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SPELLINGS, SidSpace
 from tests.models import tiny_model, tiny_tokenizer
@@ -28,7 +28,7 @@ def test_every_token_is_where_arithmetic_says(
     tokenizer.add_tokens(before)
     known = dict(tokenizer.get_vocab())
     space = SidSpace(sizes, **SPELLINGS[spelling])  # type: ignore[arg-type]
-    tokens = add_block(tokenizer, space)
+    tokens = add_sid_tokens(tokenizer, space)
     assert tokens.start == len(known)
     assert tokenizer.convert_tokens_to_ids(list(space.tokens)) == list(
         range(tokens.start, tokens.stop)
@@ -52,24 +52,24 @@ def test_a_vocabulary_with_holes_is_refused() -> None:
     with pytest.raises(
         CompatibilityError, match=r"'far' has id 478, inside the block of SID tokens from 472"
     ):
-        add_block(holed, SidSpace((30, 2)))
+        add_sid_tokens(holed, SidSpace((30, 2)))
 
 
 def test_another_block_is_refused() -> None:
     tokenizer = tiny_tokenizer()
-    tokens = add_block(tokenizer, SidSpace((3, 2)))
+    tokens = add_sid_tokens(tokenizer, SidSpace((3, 2)))
     with pytest.raises(CompatibilityError, match=r"gives <s_a_0> the id \d+, its contract says"):
-        check_block(tokenizer, SidTokens(tokens.space, tokens.start + 1))
+        check_token_ids(tokenizer, SidTokens(tokens.space, tokens.start + 1))
     with pytest.raises(CompatibilityError, match="gives <s_b_2> the id None"):
-        check_block(tokenizer, SidTokens(SidSpace((3, 4), begin=None, end=None), tokens.start))
+        check_token_ids(tokenizer, SidTokens(SidSpace((3, 4), begin=None, end=None), tokens.start))
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_fewer_rows_than_tokens_are_refused(tied: bool) -> None:
     model = tiny_model("llama", vocab_size=100, tied=tied)
     space = SidSpace((8,))  # ten tokens
-    check_rows(model, SidTokens(space, 90))
+    check_embedding_rows(model, SidTokens(space, 90))
     with pytest.raises(
         CompatibilityError, match="100 embedding rows, its SID tokens reach to id 100"
     ):
-        check_rows(model, SidTokens(space, 91))
+        check_embedding_rows(model, SidTokens(space, 91))

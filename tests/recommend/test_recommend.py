@@ -30,7 +30,7 @@ torch.set_num_threads(1)
 
 
 def served(*, duplicates: bool = False, retired: tuple[int, ...] = ()) -> Any:
-    """What `load_served` returns, made in memory: a random model, asked with a history of SIDs."""
+    """What `load_model_folder` returns, made in memory: a random model, asked with a history of SIDs."""
     bundle = small_bundle(60, duplicates=duplicates)
     bundle.items.retired[list(retired)] = True
     tokenizer = tiny_tokenizer()

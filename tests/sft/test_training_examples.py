@@ -22,7 +22,7 @@ from sidtool.sft.histories import windows
 from sidtool.sft.task_mix import shares
 from sidtool.sft.tasks import ASKABLE, frames, named_task, served_task
 from sidtool.sft.training_examples import Row, RowMaker, SftOptions
-from sidtool.train.dataset import encode_row
+from sidtool.train.dataset import encode_example
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
 from tests.sft.mixes import ALL_TASKS, QUERIES
@@ -426,7 +426,7 @@ def test_no_text_of_a_catalog_becomes_a_token(texts: list[str], kind: str) -> No
         maker = RowMaker(bundle, items, options, tokenizer, queries)
         found = []
         for row in maker.rows(split):
-            read = encode_row(row_json(bundle.space, row), encoder, tokens, codes_only=False)[
+            read = encode_example(row_json(bundle.space, row), encoder, tokens, codes_only=False)[
                 0
             ].tolist()
             assert read == encoder.ids(

@@ -12,7 +12,14 @@ from sidtool.errors import DataError
 from sidtool.prompt.render import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
-from sidtool.train.dataset import IGNORED, Example, Packed, Padded, Rows, encode_row
+from sidtool.train.dataset import (
+    IGNORED,
+    Example,
+    PackedCollator,
+    PaddedCollator,
+    TokenizedExamples,
+    encode_example,
+)
 from tests.models import tiny_tokenizer
 
 SPACE = SidSpace((4, 3))
@@ -29,7 +36,7 @@ ENCODER = encoder()
 
 
 def targets(row: dict[str, object], *, codes_only: bool = False) -> list[str]:
-    ids, marked = encode_row(row, ENCODER, ENCODER.tokens, codes_only=codes_only)
+    ids, marked = encode_example(row, ENCODER, ENCODER.tokens, codes_only=codes_only)
     return [str(ENCODER._tokenizer.convert_ids_to_tokens(int(i))) for i in ids[marked]]
 
 
@@ -76,7 +83,7 @@ examples = st.lists(
 
 @given(examples)
 def test_both_layouts_hold_the_same_rows(batch: list[Example]) -> None:
-    padded, packed = Padded(0)(batch), Packed(0)(batch)
+    padded, packed = PaddedCollator(0)(batch), PackedCollator(0)(batch)
     for number, (ids, marked) in enumerate(batch):
         assert padded["input_ids"][number, : len(ids)].tolist() == ids.tolist()
         assert padded["attention_mask"][number].sum() == len(ids)
@@ -105,7 +112,7 @@ def test_rows_read_and_malformed_lines_are_named(tmp_path: Path) -> None:
     sid = SPACE.spell((1, 2), markers=True)
     lines = [{"task": "sequence", "text": sid}, {"task": "mine", "prompt": "a", "completion": "b"}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    rows = Rows.read(path, ENCODER, ENCODER.tokens, codes_only=False)
+    rows = TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
     assert len(rows) == 2
     assert rows.tasks == {"sequence": 1, "mine": 1}
     assert rows.lengths.tolist() == [4, 2]
@@ -117,6 +124,6 @@ def test_rows_read_and_malformed_lines_are_named(tmp_path: Path) -> None:
     ):
         path.write_text(json.dumps(lines[0]) + "\n" + broken + "\n")
         with pytest.raises(DataError, match=said):
-            Rows.read(path, ENCODER, ENCODER.tokens, codes_only=False)
+            TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
     with pytest.raises(DataError, match="cannot read"):
-        Rows.read(tmp_path / "none", ENCODER, ENCODER.tokens, codes_only=False)
+        TokenizedExamples.read(tmp_path / "none", ENCODER, ENCODER.tokens, codes_only=False)

@@ -79,7 +79,7 @@ def test_state_survives_a_checkpoint_and_a_schedule_reaches_both() -> None:
 
 
 def test_it_is_for_whole_models_and_goes_with_no_other_optimizer() -> None:
-    with pytest.raises(UsageError, match="optimizer=muon is for stage=full, not lora"):
+    with pytest.raises(UsageError, match="optimizer=muon requires stage=full"):
         TrainOptions(stage="lora", optimizer="muon")
     with pytest.raises(UsageError, match="optim may not be set"):
         settled(TrainOptions(optimizer="muon"), {"optim": "adafactor"}, {})

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.contract import read_contract
-from sidtool.model.load import load_served
+from sidtool.model.load import load_model_folder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 from sidtool.train.loss import Loss
@@ -28,7 +28,7 @@ from tests.models import ARCHITECTURES, tiny_model
 
 Make = Callable[..., Path]
 FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
-SMALL = TrainOptions(valid_users=20, valid_width=10)
+SMALL = TrainOptions(eval_users=20, eval_num_beams=10)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -69,7 +69,7 @@ def test_it_learns_and_leaves_a_whole_model(tmp_path: Path, models: Make, rows: 
     assert [parent["stage"] for parent in contract.parents] == [read_contract(base).stage]
     assert contract.serving is not None
     assert contract.serving.task == "sequence"
-    assert load_served(tmp_path / "tuned").contract == contract
+    assert load_model_folder(tmp_path / "tuned").contract == contract
     with pytest.raises(UsageError, match="exists already"):
         train(base, made, tmp_path / "tuned")
 
@@ -138,7 +138,6 @@ def trainer_of(
         loss=loss,
         batching=batching,
         teachers=teachers,
-        ema=None,
         validator=None,
         mark=lambda folder: None,
         callbacks=[],
@@ -155,7 +154,7 @@ def test_loss_and_gradient_are_the_plain_ones(
     import numpy as np
 
     from sidtool.bundle.trie import Trie
-    from sidtool.train.dataset import Rows
+    from sidtool.train.dataset import TokenizedExamples
     from sidtool.train.teachers import Teachers
 
     rng = np.random.default_rng(1)
@@ -167,7 +166,7 @@ def test_loss_and_gradient_are_the_plain_ones(
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     targets = rng.random(len(ids)) < 0.7
     targets[offsets[:-1]] = False
-    rows = Rows(ids, targets, offsets, {})
+    rows = TokenizedExamples(ids, targets, offsets, {})
     every = np.stack(np.unravel_index(np.arange(6**3), (6, 6, 6)), axis=1).astype(np.uint16)
     items = every[rng.random(len(every)) < 0.6]  # so some targets are no item's
     trie = Trie.from_codes(items, (8, 6, 7)) if over == "trie" else None
@@ -239,7 +238,7 @@ def test_every_task_trains_together(tmp_path: Path, models: Make, rows: Make) ->
         history_to_title=0.2,
         sid_to_description=0.5,
     )
-    options = TrainOptions(valid_users=5, valid_width=10, ema=0.9, attention_dropout=0.1)
+    options = TrainOptions(eval_users=5, eval_num_beams=10)
     summary = train(
         models("llama"),
         made,
@@ -248,7 +247,7 @@ def test_every_task_trains_together(tmp_path: Path, models: Make, rows: Make) ->
         fields={**FAST, "num_train_epochs": 1, "gradient_accumulation_steps": 2},
         valid=valid_of(made),
     )
-    assert summary["loss_over"] == "vocabulary"
+    assert summary["softmax_over"] == "vocabulary"
     assert read_contract(tmp_path / "tuned").serving.task == "next-item"
 
 
@@ -265,19 +264,21 @@ def test_rows_of_another_bundle_are_refused_before_weights_load(
     lineage = json.loads(meta.read_text())
     lineage["bundle"]["items"] = "0" * 64
     meta.write_text(json.dumps(lineage))
-    monkeypatch.setattr(module, "load_served", lambda *a, **k: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(
+        module, "load_model_folder", lambda *a, **k: pytest.fail("weights were loaded")
+    )
     with pytest.raises(CompatibilityError, match="items digest is 000000000000"):
         train(models("llama"), made, tmp_path / "tuned")
 
 
 def test_a_loss_of_its_own_goes_with_no_other(tmp_path: Path, models: Make, rows: Make) -> None:
     made = rows(sequence=1.0)
-    with pytest.raises(UsageError, match="loss_over=trie is a loss of its own"):
+    with pytest.raises(UsageError, match="softmax_over=trie is a loss of its own"):
         train(
             models("llama"),
             made,
             tmp_path / "tuned",
-            options=TrainOptions(loss_over="trie"),
+            options=TrainOptions(softmax_over="trie"),
             fields={"loss_type": "dft"},
         )
     assert not (tmp_path / "tuned").exists()
@@ -300,9 +301,9 @@ def test_what_was_asked_for_and_cannot_be_is_refused(
         assert not list(tmp_path.glob("tuned*"))
         return str(caught.value)
 
-    assert "LlamaForCausalLM has none to set" in told("llama", {}, dropout=0.1)
-    assert "loss_over=sid is a loss of its own" in told(
-        "llama", {"loss_type": "dft"}, loss_over="sid"
+    assert "LlamaForCausalLM has no dropout" in told("llama", {}, dropout=0.1)
+    assert "softmax_over=sid is a loss of its own" in told(
+        "llama", {"loss_type": "dft"}, softmax_over="sid"
     )
     summary = train(
         models("llama"),
@@ -310,7 +311,7 @@ def test_what_was_asked_for_and_cannot_be_is_refused(
         tmp_path / "dft",
         fields={**FAST, "num_train_epochs": 1, "loss_type": "dft"},
     )
-    assert summary["loss_over"] == "vocabulary"
+    assert summary["softmax_over"] == "vocabulary"
 
 
 def test_sid_losses_need_sid_rows(tmp_path: Path, models: Make, rows: Make) -> None:
@@ -321,8 +322,8 @@ def test_sid_losses_need_sid_rows(tmp_path: Path, models: Make, rows: Make) -> N
         history_to_title=0.2,
         sid_to_description=0.5,
     )
-    with pytest.raises(UsageError, match="loss_over=level"):
-        train(models("llama"), made, tmp_path / "tuned", options=TrainOptions(loss_over="level"))
+    with pytest.raises(UsageError, match="softmax_over=level"):
+        train(models("llama"), made, tmp_path / "tuned", options=TrainOptions(softmax_over="level"))
 
 
 def test_what_targets_competed_with_is_what_scores_are_normalized_over(
@@ -333,7 +334,9 @@ def test_what_targets_competed_with_is_what_scores_are_normalized_over(
     from sidtool.recommend.recommend import Request, recommend
 
     made = rows(sequence=1.0)
-    options = TrainOptions(loss_over="trie", valid_users=5, valid_width=10, valid_exclude_seen=True)
+    options = TrainOptions(
+        softmax_over="trie", eval_users=5, eval_num_beams=10, eval_exclude_seen=True
+    )
     train(
         models("llama"),
         made,
@@ -342,7 +345,7 @@ def test_what_targets_competed_with_is_what_scores_are_normalized_over(
         fields=FAST,
         valid=valid_of(made),
     )
-    served = load_served(tmp_path / "tuned")
+    served = load_model_folder(tmp_path / "tuned")
     assert served.contract.normalize == "trie"
     history = (served.bundle.items.ids[0], served.bundle.items.ids[1])
     asked, n = [Request(history=history)], served.bundle.trie().n_leaves
@@ -361,14 +364,7 @@ class _Killed(Exception):
     "extra",
     [
         {},
-        {
-            "ema": 0.9,
-            "crop": 0.5,
-            "drop_items": 0.2,
-            "reverse": 0.6,
-            "shuffle": 0.5,
-            "code_dropout": 0.1,
-        },
+        {"item_dropout": 0.2, "reverse_prob": 0.6, "shuffle_span": 0.5},
         {"optimizer": "muon"},
     ],
 )
@@ -376,7 +372,7 @@ def test_a_stopped_run_ends_as_one_left_alone(
     tmp_path: Path, models: Make, rows: Make, extra: dict[str, Any]
 ) -> None:
     base, made = models("gpt2", resid_pdrop=0.1), rows(sequence=1.0)
-    options = TrainOptions(valid_users=10, valid_width=10, **extra)
+    options = TrainOptions(eval_users=10, eval_num_beams=10, **extra)
     fields = {
         **FAST,
         "save_strategy": "steps",
@@ -418,7 +414,7 @@ def test_a_run_that_had_ended_is_not_trained_on(
     """Stopped early, killed before the output, moved, and gone on with elsewhere: the best weights,
     no step more."""
     base, made = models("gpt2"), rows(sequence=1.0)
-    options = TrainOptions(valid_users=10, valid_width=10, patience=1, ema=0.5)
+    options = TrainOptions(eval_users=10, eval_num_beams=10, early_stopping_patience=1)
     fields = {
         **FAST,
         "num_train_epochs": 30,
@@ -486,7 +482,7 @@ def test_bf16_on_a_cpu_multiplies_in_it_and_attends_in_float32(
 
 @pytest.mark.parametrize(
     "extra",
-    [{"crop": 0.5}, {"drop_items": 0.5}, {"reverse": 0.5}, {"shuffle": 0.5}, {"code_dropout": 0.5}],
+    [{"item_dropout": 0.5}, {"reverse_prob": 0.5}, {"shuffle_span": 0.5}],
 )
 def test_every_epoch_is_varied(
     tmp_path: Path,
@@ -495,10 +491,12 @@ def test_every_epoch_is_varied(
     monkeypatch: pytest.MonkeyPatch,
     extra: dict[str, float],
 ) -> None:
-    from sidtool.train.augment import Augmented
+    from sidtool.train.augment import AugmentedExamples
 
     epochs: list[tuple[int, int]] = []
-    monkeypatch.setattr(Augmented, "vary", lambda self, epoch, of: epochs.append((epoch, of)))
+    monkeypatch.setattr(
+        AugmentedExamples, "vary", lambda self, epoch, of: epochs.append((epoch, of))
+    )
     for name, options in (("plain", TrainOptions()), ("varied", TrainOptions(**extra))):
         train(
             models("gpt2"),
@@ -507,7 +505,7 @@ def test_every_epoch_is_varied(
             options=options,
             fields={**FAST, "max_steps": 8},
         )
-    assert epochs == ([] if "code_dropout" in extra else [(0, 2), (1, 2)])
+    assert epochs == [(0, 2), (1, 2)]
     assert not same(weights(tmp_path / "plain"), weights(tmp_path / "varied"))
 
 
@@ -541,7 +539,7 @@ from sidtool.train.run import train
 base, rows, out = map(Path, sys.argv[1:4])
 every = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
 fields = {"num_train_epochs": 4, "per_device_train_batch_size": int(sys.argv[4]), "learning_rate": 3e-3, **every}
-options = TrainOptions(valid_users=10, valid_width=10)
+options = TrainOptions(eval_users=10, eval_num_beams=10)
 train(base, rows, out, options=options, fields=fields, valid=rows.with_name("valid.jsonl"))
 """
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -1,22 +1,30 @@
 """Settings: typed, and an unknown one is an error."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from sidtool.errors import DataError, UsageError
 from sidtool.train.arguments import sft_config
-from sidtool.train.settings import DEFAULTS, OWNED, TrainOptions, read_settings, typed_fields
+from sidtool.train.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions
+from sidtool.train.settings_file import read_stages, typed_sft_fields
+
+
+def read_one(config: Path | None, pairs: Sequence[str] = ()) -> StageSettings:
+    """The settings of a run that lists no stages."""
+    (stage,) = read_stages(config, pairs)
+    return stage
 
 
 def test_pairs_win_over_the_file_and_are_typed(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text("learning_rate: 1e-3\nema: 0.99\nnum_train_epochs: 2\noptim_args: a=1\n")
-    options, fields = read_settings(
-        config, ["learning_rate=2e-3", "valid_users=7", "gradient_checkpointing=true"]
+    config.write_text(
+        "learning_rate: 1e-3\neval_num_beams: 9\nnum_train_epochs: 2\noptim_args: a=1\n"
     )
-    assert options == TrainOptions(ema=0.99, valid_users=7)
-    assert fields == {
+    stage = read_one(config, ["learning_rate=2e-3", "eval_users=7", "gradient_checkpointing=true"])
+    assert stage.options == TrainOptions(eval_num_beams=9, eval_users=7)
+    assert stage.sft_fields == {
         "learning_rate": 0.002,
         "num_train_epochs": 2.0,
         "optim_args": "a=1",
@@ -28,37 +36,36 @@ def test_pairs_win_over_the_file_and_are_typed(tmp_path: Path) -> None:
     ("pair", "said"),
     [
         ("learning_rat=1", "no setting 'learning_rat'"),
-        ("learning_rate=fast", "is a number"),
-        ("valid_users=many", "valid_users is int"),
-        ("valid_users=0.5", "valid_users is int"),
-        ("valid_users=-1", "valid_users is at least 0"),
-        ("token_budget=0", "token_budget is at least 1"),
-        ("dropout=7", "dropout is a rate"),
-        ("metric=10", "metric is str"),
-        ("lora_targets=[q_proj, v_proj]", "lora_targets is str"),
-        ("crop=null", "crop is float"),
-        ("save_only_model=true", "not to be set"),
-        ("gradient_checkpointing=1", "is bool"),
-        ("bf16=fast", "is bool"),
-        ("max_length=3", "not to be set"),
-        ("loss_over=nothing", "loss_over is one of"),
-        ("metric=mrr@5", "metric is hr@K"),
-        ("ema=1.5", "ema is a decay"),
-        ("drop_items=1.5", "drop_items is a chance"),
+        ("learning_rate=fast", "must be a number"),
+        ("eval_users=many", "eval_users must be int"),
+        ("eval_users=0.5", "eval_users must be int"),
+        ("eval_users=-1", "eval_users must be at least 0"),
+        ("token_budget=0", "token_budget must be at least 1"),
+        ("dropout=7", "dropout must be at least 0 and below 1"),
+        ("metric_for_best_model=10", "metric_for_best_model must be str"),
+        ("lora_targets=[q_proj, v_proj]", "lora_targets must be str"),
+        ("item_dropout=null", "item_dropout must be float"),
+        ("save_only_model=true", "cannot be set"),
+        ("gradient_checkpointing=1", "must be bool"),
+        ("bf16=fast", "must be bool"),
+        ("max_length=3", "cannot be set"),
+        ("softmax_over=nothing", "softmax_over must be one of"),
+        ("metric_for_best_model=mrr@5", "must be hr@K"),
+        ("item_dropout=1.5", "item_dropout must be at least 0 and at most 1"),
         ("nonsense", "key=value"),
     ],
 )
 def test_what_makes_no_sense_is_refused(pair: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        read_settings(None, [pair])
+        read_one(None, [pair])
 
 
 def test_unreadable_files_are_data_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        read_settings(tmp_path / "none.yaml")
+        read_one(tmp_path / "none.yaml")
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(UsageError):
-        read_settings(tmp_path / "list.yaml")
+        read_one(tmp_path / "list.yaml")
 
 
 def test_every_name_that_we_use_is_a_field() -> None:
@@ -68,9 +75,11 @@ def test_every_name_that_we_use_is_a_field() -> None:
 
     known = {field.name for field in dataclasses.fields(SFTConfig)}
     assert set(DEFAULTS) <= known
-    assert set(OWNED) <= known
-    assert not known & {field.name for field in dataclasses.fields(TrainOptions)}
-    assert typed_fields(DEFAULTS)["learning_rate"] == DEFAULTS["learning_rate"]
+    assert set(DECIDED) <= known
+    # ours replaces TRL's: `ndcg@10` in place of the name of a metric in a log
+    own = {field.name for field in dataclasses.fields(TrainOptions)}
+    assert known & own == {"metric_for_best_model"}
+    assert typed_sft_fields(DEFAULTS)["learning_rate"] == DEFAULTS["learning_rate"]
 
 
 @pytest.mark.parametrize(
@@ -84,6 +93,8 @@ def test_bf16_is_used_where_the_processor_multiplies_in_it(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    options, fields = read_settings(None, ["bf16=auto"])
-    assert sft_config(tmp_path, options, {**DEFAULTS, **fields}, validated=False).bf16 is used
+    stage = read_one(None, ["bf16=auto"])
+    options = stage.options
+    fields = {**DEFAULTS, **stage.sft_fields}
+    assert sft_config(tmp_path, options, fields, validated=False).bf16 is used
     assert sft_config(tmp_path, options, DEFAULTS, validated=False).bf16 is False

@@ -31,10 +31,10 @@ FIELDS = {
     "eval_strategy": "steps",
     "eval_steps": 3,
 }
-SMALL = {"valid_users": 8, "valid_width": 10}
-ROWS = TrainOptions(stage="rows", ema=0.9, **SMALL)  # type: ignore[arg-type]
+SMALL = {"eval_users": 8, "eval_num_beams": 10}
+ROWS = TrainOptions(stage="embeddings", **SMALL)  # type: ignore[arg-type]
 # type: ignore[arg-type]
-FULL = TrainOptions(stage="full", crop=0.5, attention_dropout=0.1, **SMALL)
+FULL = TrainOptions(stage="full", item_dropout=0.2, **SMALL)
 LORA = TrainOptions(stage="lora", lora_r=4, lora_dropout=0.1, **SMALL)  # type: ignore[arg-type]
 CASES = {
     "rows": (ROWS,),

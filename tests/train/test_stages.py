@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.adapter import merge
 from sidtool.model.contract import read_contract
-from sidtool.model.load import load_served
+from sidtool.model.load import load_model_folder
 from sidtool.recommend.recommend import Request, recommend
 from sidtool.train.run import last_checkpoint, train
 from sidtool.train.settings import StageSettings, TrainOptions
@@ -35,7 +35,7 @@ OFTEN = {
     "eval_strategy": "steps",
     "eval_steps": 3,
 }
-SMALL = {"valid_users": 8, "valid_width": 10}
+SMALL = {"eval_users": 8, "eval_num_beams": 10}
 IDS = torch.randint(5, 400, (2, 20), generator=torch.Generator().manual_seed(0))
 
 
@@ -51,15 +51,15 @@ def lora(**more: Any) -> TrainOptions:
     return TrainOptions(stage="lora", lora_r=4, **{**SMALL, **more})
 
 
-@pytest.mark.parametrize(("tied", "ema"), [(True, 0.5), (False, None)])
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(
     "mix", [{"sequence": 1.0}, {"next_item": 0.3, "title_to_sid": 1.0, "sid_to_title": 1.0}]
 )
 def test_only_the_new_rows_learn(
-    tmp_path: Path, models: Make, rows: Make, tied: bool, ema: float | None, mix: dict[str, float]
+    tmp_path: Path, models: Make, rows: Make, tied: bool, mix: dict[str, float]
 ) -> None:
     base, made = models("llama", tied=tied), rows(**mix)
-    options = TrainOptions(stage="rows", ema=ema, **SMALL)
+    options = TrainOptions(stage="embeddings", **SMALL)
     logs: list[dict[str, float]] = []
     fields = {**FAST, "logging_steps": 1}
     summary = train(
@@ -84,10 +84,10 @@ def test_only_the_new_rows_learn(
     assert summary["trained_parameters"] == (tokens.stop - tokens.start) * 32 * (1 if tied else 2)
     contract = read_contract(tmp_path / "out")
     assert (contract.stage, [parent["stage"] for parent in contract.parents]) == (
-        "rows",
+        "embeddings",
         ["extended"],
     )
-    assert load_served(tmp_path / "out").contract == contract
+    assert load_model_folder(tmp_path / "out").contract == contract
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_adapters_merge_into_what_they_were(
     unmerged = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out")
     ).eval()
-    served = load_served(tmp_path / "out")
+    served = load_model_folder(tmp_path / "out")
     merge(tmp_path / "out", tmp_path / "merged")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     start = AutoModelForCausalLM.from_pretrained(base).eval()
@@ -119,7 +119,7 @@ def test_adapters_merge_into_what_they_were(
     requests = [Request(history=("i1", "i2", "i3"))]
     told = [
         list(recommend(one, requests, k=10, width=40))
-        for one in (served, load_served(tmp_path / "merged"))
+        for one in (served, load_model_folder(tmp_path / "merged"))
     ]
     by_hand = list(recommend(type(served)(unmerged, *_rest(served)), requests, k=10, width=40))
     assert told[0][0].items == told[1][0].items == by_hand[0].items
@@ -142,12 +142,11 @@ class _Killed(Exception):
 @pytest.mark.parametrize(
     "options",
     [
-        TrainOptions(stage="rows", ema=0.9, **SMALL),
+        TrainOptions(stage="embeddings", **SMALL),
         TrainOptions(**SMALL),
         lora(lora_dropout=0.1),
-        lora(ema=0.9),
     ],
-    ids=["rows", "full", "lora", "lora-ema"],
+    ids=["embeddings", "full", "lora"],
 )
 def test_a_killed_stage_has_the_losses_of_one_left_alone(
     tmp_path: Path, models: Make, rows: Make, options: TrainOptions
@@ -185,7 +184,7 @@ def test_a_killed_stage_has_the_losses_of_one_left_alone(
         run("killed", 5)
     assert last_checkpoint(tmp_path / "killed.partial") is not None
     assert read_contract(tmp_path / "killed.partial/checkpoint-3").stage == options.stage
-    load_served(tmp_path / "killed.partial/checkpoint-3")  # every checkpoint is a model
+    load_model_folder(tmp_path / "killed.partial/checkpoint-3")  # every checkpoint is a model
     curve = {}
     resumed = run("killed")
     assert min(resumed) == 4
@@ -201,7 +200,7 @@ def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
 ) -> None:
     base, made = models("llama"), rows(sequence=1.0)
     stages = [
-        StageSettings(TrainOptions(stage="rows", **SMALL), OFTEN),
+        StageSettings(TrainOptions(stage="embeddings", **SMALL), OFTEN),
         StageSettings(lora(), OFTEN),
         StageSettings(lora(lora_targets="q_proj,v_proj"), OFTEN),
     ]
@@ -224,12 +223,12 @@ def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
     told.clear()
     summaries = run("killed")
     assert [summary.get("kept") for summary in summaries] == [
-        str(tmp_path / "killed-1-rows"),
+        str(tmp_path / "killed-1-embeddings"),
         str(tmp_path / "killed-2-lora"),
         None,
     ]
-    assert "rows inherits from" in told[0]
-    assert "(extended > rows > lora)" in told[2]
+    assert "embeddings inherits from" in told[0]
+    assert "(extended > embeddings > lora)" in told[2]
     config = json.loads((tmp_path / "killed/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tmp_path / "killed-2-lora")
     assert "serving sequence" in told[2]
@@ -238,14 +237,17 @@ def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
     )
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     contract = read_contract(tmp_path / "killed")
-    assert [parent["stage"] for parent in contract.parents] == ["extended", "rows", "lora"]
-    assert contract.serving == read_contract(tmp_path / "killed-1-rows").serving
+    assert [parent["stage"] for parent in contract.parents] == ["extended", "embeddings", "lora"]
+    assert contract.serving == read_contract(tmp_path / "killed-1-embeddings").serving
     assert not list(tmp_path.glob("*.partial"))
     with pytest.raises(UsageError, match="exists already"):
         run("killed")
-    other = [StageSettings(TrainOptions(stage="rows", **SMALL), {**OFTEN, "seed": 5}), *stages[1:]]
+    other = [
+        StageSettings(TrainOptions(stage="embeddings", **SMALL), {**OFTEN, "seed": 5}),
+        *stages[1:],
+    ]
     shutil.rmtree(tmp_path / "killed")
-    with pytest.raises(UsageError, match="killed-1-rows exists already"):
+    with pytest.raises(UsageError, match="killed-1-embeddings exists already"):
         train_stages(base, made, tmp_path / "killed", other)
 
 
@@ -254,7 +256,7 @@ def test_validation_users_are_of_the_stages_that_recommend(
 ) -> None:
     titles, made = rows(title_to_sid=1.0), rows(sequence=1.0)
     stages = [
-        StageSettings(TrainOptions(stage="rows", **SMALL), OFTEN, titles),
+        StageSettings(TrainOptions(stage="embeddings", **SMALL), OFTEN, titles),
         StageSettings(TrainOptions(**SMALL), OFTEN),
     ]
     first, second = train_stages(
@@ -272,13 +274,13 @@ def test_an_adapter_needs_its_base_as_it_was(tmp_path: Path, models: Make, rows:
     options, fields = lora(), {**FAST, "num_train_epochs": 1}
     train(tmp_path / "here/base", made, tmp_path / "here/out", options=options, fields=fields)
     (tmp_path / "here").rename(tmp_path / "there")
-    load_served(tmp_path / "there/out")  # the two moved together
+    load_model_folder(tmp_path / "there/out")  # the two moved together
     shutil.rmtree(tmp_path / "there/base")
     with pytest.raises(CompatibilityError, match="is not there"):
-        load_served(tmp_path / "there/out")
+        load_model_folder(tmp_path / "there/out")
     shutil.copytree(models("llama", seed=3), tmp_path / "here/base")
     with pytest.raises(CompatibilityError, match="has other weights"):
-        load_served(tmp_path / "there/out")
+        load_model_folder(tmp_path / "there/out")
 
 
 def test_tokens_are_those_of_the_rows_without_padding(
@@ -313,7 +315,7 @@ def test_a_budget_of_tokens_says_how_long(tmp_path: Path, models: Make, rows: Ma
         train(models("gpt2"), made, tmp_path / "x", options=options, fields={"num_train_epochs": 1})
 
 
-@pytest.mark.parametrize("stage", ["rows", "lora", "full"])
+@pytest.mark.parametrize("stage", ["embeddings", "lora", "full"])
 def test_gradient_checkpointing_changes_no_loss(
     tmp_path: Path, models: Make, rows: Make, stage: Any
 ) -> None:
@@ -339,7 +341,7 @@ def test_precision_can_be_set(tmp_path: Path, models: Make, rows: Make) -> None:
             base,
             made,
             tmp_path / "x",
-            options=TrainOptions(stage="rows", dtype="bfloat16"),
+            options=TrainOptions(stage="embeddings", dtype="bfloat16"),
             fields=fields,
         )
     low = lora(
@@ -353,7 +355,7 @@ def test_precision_can_be_set(tmp_path: Path, models: Make, rows: Make) -> None:
     )
     found = weights(tmp_path / "lora", "adapter_model.safetensors")
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
-    assert load_served(tmp_path / "lora", dtype="bfloat16").model.dtype == torch.bfloat16
+    assert load_model_folder(tmp_path / "lora", dtype="bfloat16").model.dtype == torch.bfloat16
     train(base, made, tmp_path / "full", options=TrainOptions(dtype="bfloat16"), fields=fields)
     assert {tensor.dtype for tensor in weights(tmp_path / "full").values()} == {torch.bfloat16}
 

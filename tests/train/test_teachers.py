@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.contract import read_contract
 from sidtool.model.extend import extend
-from sidtool.model.load import load_served
-from sidtool.train.dataset import Rows
+from sidtool.model.load import load_model_folder
+from sidtool.train.dataset import TokenizedExamples
 from sidtool.train.run import train
 from sidtool.train.settings import TrainOptions
 from sidtool.train.teachers import Teachers, load_teachers
@@ -36,8 +36,8 @@ def answers(folder: Path, rows: Path) -> torch.Tensor:
     """(targets, codes) log-probabilities over all codes, where the rows have targets."""
     from sidtool.prompt.render import prompt_encoder
 
-    served = load_served(folder)
-    read = Rows.read(
+    served = load_model_folder(folder)
+    read = TokenizedExamples.read(
         rows, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=True
     )
     found = []
@@ -56,7 +56,7 @@ def test_a_pupil_comes_closer_to_its_teacher(
     taught = answers(teacher, made)
     far = {}
     for weight in (None, 0.5, 1.0):
-        options = TrainOptions() if weight is None else TrainOptions(distill=weight)
+        options = TrainOptions() if weight is None else TrainOptions(distill_weight=weight)
         out = tmp_path / str(weight)
         # another shape of model: a teacher shares rows and bundle with its pupil, and no weights
         base = models("llama")
@@ -82,11 +82,11 @@ def test_the_contract_names_its_teachers_and_the_model_needs_none(
         fields=FAST,
         teachers=(teacher, teacher),
     )
-    (first, second) = read_contract(tmp_path / "pupil").facts["teachers"]
+    (first, second) = read_contract(tmp_path / "pupil").params["teachers"]
     assert first == second
     assert first["path"] == str(teacher)
     assert list(first["weights"]) == ["model.safetensors"]
-    assert "teachers" not in read_contract(teacher).facts
+    assert "teachers" not in read_contract(teacher).params
     names = {path.name for path in (tmp_path / "pupil").iterdir()}
     assert names == {path.name for path in teacher.iterdir()}
 
@@ -136,14 +136,15 @@ def test_who_may_not_teach(tmp_path: Path, teacher: Path, models: Make, rows: Ma
     longer = tiny_tokenizer(chat=True)
     longer.add_tokens(["another"])
     refused(
-        extended("shifted", longer, load_served(base).bundle), f"the model at {own.token_start}"
+        extended("shifted", longer, load_model_folder(base).bundle),
+        f"the model at {own.token_start}",
     )
     refused(
         extended("foreign", tiny_tokenizer(chat=True), small_bundle(40, seed=9)),
         r"foreign\+sid is of other SIDs: .* has codebook",
     )
     refused(tmp_path / "shifted", "shifted has no sid.json")
-    spelled = extended("spelled", tiny_tokenizer(chat=True), load_served(base).bundle)
+    spelled = extended("spelled", tiny_tokenizer(chat=True), load_model_folder(base).bundle)
     path = spelled / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     vocabulary = tokenizer["model"]["vocab"]
@@ -151,14 +152,14 @@ def test_who_may_not_teach(tmp_path: Path, teacher: Path, models: Make, rows: Ma
     vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(CompatibilityError, match="another tokenizer"):
-        load_teachers([spelled], load_served(base), None)
+        load_teachers([spelled], load_model_folder(base), None)
     wider = tmp_path / "wider"
     tiny_tokenizer(chat=True).save_pretrained(wider)
     tiny_model("gpt2", vocab_size=len(tiny_tokenizer(chat=True)) + 500).save_pretrained(wider)
-    extend(str(wider), load_served(base).bundle, tmp_path / "wider+sid")
-    load_teachers([tmp_path / "wider+sid"], load_served(base), (0, 5))
+    extend(str(wider), load_model_folder(base).bundle, tmp_path / "wider+sid")
+    load_teachers([tmp_path / "wider+sid"], load_model_folder(base), (0, 5))
     with pytest.raises(CompatibilityError, match=r"wider\+sid gives \d+ logits, the model \d+"):
-        load_teachers([tmp_path / "wider+sid"], load_served(base), None)
+        load_teachers([tmp_path / "wider+sid"], load_model_folder(base), None)
 
 
 def test_rows_are_packed_only_if_the_teachers_keep_them_apart() -> None:

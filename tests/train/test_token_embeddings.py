@@ -7,7 +7,7 @@ from sidtool.errors import UsageError
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 from sidtool.train.narrow_head import NarrowHead, narrows_exactly, packs_exactly
-from sidtool.train.token_embeddings import NewRows
+from sidtool.train.token_embeddings import TokenEmbeddings
 from tests.models import ARCHITECTURES, tiny_model
 
 TOKENS = SidTokens(SidSpace((8, 6, 7)), 60)  # ids 60..82 of 90: rows before and after the block
@@ -27,7 +27,7 @@ def test_logits_and_gradients_are_those_of_the_whole_weight(architecture: str, t
     # head's does
     plain.get_input_embeddings().padding_idx = None
     model.requires_grad_(False)
-    rows = NewRows(model, TOKENS)
+    rows = TokenEmbeddings(model, TOKENS)
     seen: list[torch.Tensor] = []
     model.get_input_embeddings().register_forward_hook(
         lambda layer, inputs, output: seen.append(inputs[0])
@@ -59,7 +59,7 @@ def test_a_step_moves_the_block_alone_and_narrow_heads_see_it(
     model = tiny_model("gemma3", vocab_size=90, tied=tied)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     model.requires_grad_(False)
-    rows = NewRows(model, TOKENS)
+    rows = TokenEmbeddings(model, TOKENS)
     optimizer = torch.optim.AdamW(
         [weight for weight in model.parameters() if weight.requires_grad], 0.1, weight_decay=1.0
     )
@@ -95,7 +95,7 @@ def test_a_step_moves_the_block_alone_and_narrow_heads_see_it(
 def test_low_precision_weights_keep_float32_rows() -> None:
     model = tiny_model("llama", vocab_size=90, tied=False).to(torch.bfloat16)
     model.requires_grad_(False)
-    rows = NewRows(model, TOKENS)
+    rows = TokenEmbeddings(model, TOKENS)
     assert {row.dtype for row in rows.named(model).values()} == {torch.float32}
     with torch.autocast("cpu", torch.bfloat16):
         loss_of(model(input_ids=IDS).logits.float()).backward()
@@ -108,4 +108,4 @@ def test_an_adapted_head_is_refused() -> None:
     model = tiny_model("llama", vocab_size=90, tied=False)
     get_peft_model(model, LoraConfig(target_modules=["lm_head"], r=2))
     with pytest.raises(UsageError, match="plain head"):
-        NewRows(model, TOKENS)
+        TokenEmbeddings(model, TOKENS)
