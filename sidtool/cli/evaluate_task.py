@@ -94,7 +94,7 @@ def _made(
 ) -> Any:
     from sidtool.data.examples import read_examples
     from sidtool.sft.task_eval import make_questions, titles_of, unowned
-    from sidtool.sft.training_examples import RowMaker, SftOptions
+    from sidtool.sft.training_examples import ExampleMaker, SftOptions
 
     asked: Sequence[Any]
     if items is None:
@@ -105,7 +105,7 @@ def _made(
         catalog, asked = titles_of(served.bundle), read_queries(queries) if queries else ()
     else:
         catalog, asked = read_shown(items, [task], field, queries, query_text, **columns)
-    serving = served.contract.serving
+    history_prompt = served.contract.history_prompt
     options = SftOptions(
         tasks={task: 1.0},
         format=row_format(served),
@@ -113,11 +113,13 @@ def _made(
             SftOptions.max_length,
             getattr(served.model.config, "max_position_embeddings", None) or 1024,
         ),
-        history_length=serving.history_length if serving else SftOptions.history_length,
+        history_length=history_prompt.history_length
+        if history_prompt
+        else SftOptions.history_length,
     )
-    maker = RowMaker(served.bundle, catalog, options, served.tokenizer, unowned(asked))
+    maker = ExampleMaker(served.bundle, catalog, options, served.tokenizer, unowned(asked))
     examples = tuple(read_examples(test)) if test is not None else ()
-    if lost := sum(not maker.knows(example.item) for example in examples):
+    if lost := sum(not maker.has_item(example.item) for example in examples):
         note(
             f"[yellow]{lost} of {len(examples)} users are not asked: the bundle lacks their item[/]"
         )

@@ -100,11 +100,11 @@ def make_sft(
         max_length=max_length,
         history_length=history_length,
         seed=seed,
-        tokens=tokens,
-        budgets={
+        max_tokens=tokens,
+        max_task_tokens={
             name: int(value) for name, value in numbers(task_tokens, option="--task-tokens").items()
         },
-        held_out=frozenset(read_ids(held_out) if held_out else ()),
+        hide_text_of=frozenset(read_ids(held_out) if held_out else ()),
     )
     catalog, asked = read_shown(
         items,

@@ -15,7 +15,7 @@ from sidtool.data.splits import Example
 from sidtool.errors import DataError
 from sidtool.evaluate.metrics import Places, find_targets
 from sidtool.model.load import LoadedModel
-from sidtool.prompt.render import prompt_ids
+from sidtool.prompt.assemble import history_prompt_ids
 from sidtool.recommend.filters import LeafFilter
 
 CHUNK = 512
@@ -87,8 +87,8 @@ def rank_sids(
     """
     from sidtool.recommend.beam import beam_search
 
-    bundle, trie, serving = asked.bundle, asked.bundle.trie(), served.contract.serving
-    if serving is None:
+    bundle, trie, history_prompt = asked.bundle, asked.bundle.trie(), served.contract.history_prompt
+    if history_prompt is None:
         raise DataError(
             "the model does not say how it is served",
             hint="`sidtool train` teaches it, and notes it",
@@ -99,12 +99,16 @@ def rank_sids(
         for rows in asked.histories[start : start + CHUNK]:
             titles = (
                 [bundle.items.title(row) for row in rows.tolist()]
-                if serving.history_as == "title"
+                if history_prompt.history_as == "title"
                 else None
             )
             prompts.append(
-                prompt_ids(
-                    serving, served.tokenizer, served.tokens, bundle.items.codes[rows], titles
+                history_prompt_ids(
+                    history_prompt,
+                    served.tokenizer,
+                    served.tokens,
+                    bundle.items.codes[rows],
+                    titles,
                 )
             )
             filters.append(

@@ -17,7 +17,8 @@ from sidtool.errors import DataError, UsageError
 from sidtool.evaluate.bootstrap import RESAMPLES, intervals
 from sidtool.evaluate.metrics import KS, averages, find_targets, metric_names, metric_values
 from sidtool.model.load import LoadedModel
-from sidtool.prompt.render import Segment, prompt_encoder
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.prompt.segments import Segment
 from sidtool.sid import Codes, SidSpace
 
 Progress = Callable[[int, int], None]
@@ -188,14 +189,14 @@ def _before_last_sid(space: SidSpace, question: Question) -> tuple[list[Segment]
     spoken = [
         place
         for place, piece in enumerate(pieces)
-        if any(code < space.n_codes for code in piece.places)
+        if any(code < space.n_codes for code in piece.sid_tokens)
     ]
     if not spoken:
         raise DataError(
             "a question holds no SID of the model's bundle", hint="make the rows with this bundle"
         )
     last = spoken[-1]
-    places = pieces[last].places
+    places = pieces[last].sid_tokens
     stop = max(at for at, code in enumerate(places, 1) if code < space.n_codes)
     asked = places[max(0, stop - space.levels) : stop]
     codes = np.array(asked, dtype=np.int64) - space.offsets[: len(asked)]
@@ -205,7 +206,9 @@ def _before_last_sid(space: SidSpace, question: Question) -> tuple[list[Segment]
             hint="make the rows with this bundle",
         )
     rest = places[: stop - space.levels]
-    return [*pieces[:last], *([Segment("sid", places=rest)] if rest else [])], tuple(codes.tolist())
+    return [*pieces[:last], *([Segment("sid", sid_tokens=rest)] if rest else [])], tuple(
+        codes.tolist()
+    )
 
 
 def _right(

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.model.load import LoadedModel
-from sidtool.prompt.render import prompt_encoder
+from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommend.beam import batches, evaluating
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from sidtool.bundle.bundle import Bundle, verify
 from sidtool.bundle.manifest import Identity
 from sidtool.errors import CompatibilityError, IntegrityError
 from sidtool.output import new_file
-from sidtool.prompt.serving import Asking, Serving
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 
@@ -46,12 +46,12 @@ class Contract:
     """facts of the earlier stages, oldest first"""
     params: Mapping[str, Any] = field(default_factory=dict)
     """how this stage was made: initialization and seed, rows, training arguments ..."""
-    serving: Serving | None = None
+    history_prompt: HistoryPrompt | None = None
     """None until a stage has taught the model a task"""
     base_folder: Mapping[str, Any] | None = None
     """of an adapter: path and weights (file -> SHA-256) of the folder that it changes; None for a
     whole model"""
-    asking: Asking | None = None
+    text_prompt: TextPrompt | None = None
     """how the model is asked in words; None until a stage has taught it that"""
     normalize: Literal["level", "trie"] = "level"
     """what its scores are normalized over: the codes of a level, or those that the catalog goes on
@@ -76,9 +76,9 @@ class Contract:
             "stage": self.stage,
             "parents": [dict(parent) for parent in self.parents],
             "params": dict(self.params),
-            "serving": self.serving.to_json() if self.serving else None,
+            "history_prompt": self.history_prompt.to_json() if self.history_prompt else None,
             **({"base_folder": dict(self.base_folder)} if self.base_folder else {}),
-            "asking": self.asking.to_json() if self.asking else None,
+            "text_prompt": self.text_prompt.to_json() if self.text_prompt else None,
             "normalize": self.normalize,
         }
 
@@ -107,9 +107,13 @@ class Contract:
                 stage=value["stage"],
                 parents=tuple(value["parents"]),
                 params=dict(value["params"]),
-                serving=Serving.from_json(value["serving"]) if value["serving"] else None,
+                history_prompt=HistoryPrompt.from_json(value["history_prompt"])
+                if value["history_prompt"]
+                else None,
                 base_folder=dict(value["base_folder"]) if value.get("base_folder") else None,
-                asking=Asking.from_json(value["asking"]) if value.get("asking") else None,
+                text_prompt=TextPrompt.from_json(value["text_prompt"])
+                if value.get("text_prompt")
+                else None,
                 normalize=_normalize(value),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,2 +1,1 @@
-"""How a history, a title or a semantic ID is rendered for a model: templates, and token ids by
-arithmetic."""
+"""Prompts: templates as data, assembly for training and serving, and token ids."""

@@ -288,26 +288,32 @@ class _Desk:
     def _prompt(self, request: Request, rows: np.ndarray[Any, Any]) -> Sequence[int]:
         if request.prompt is not None:
             return request.prompt
-        from sidtool.prompt.render import prompt_ids, text_prompt_ids
+        from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
 
         if request.text is not None:
-            asking = self.served.contract.asking
-            if asking is None:
+            text_prompt = self.served.contract.text_prompt
+            if text_prompt is None:
                 raise DataError(
                     "the model was never taught to go from a text to an item",
                     hint="make-sft --task title-to-sid=1 or query-to-sid=1, then train",
                 )
-            return text_prompt_ids(asking, self.served.tokenizer, self.served.tokens, request.text)
-        serving = self.served.contract.serving
-        if serving is None:
+            return text_prompt_ids(
+                text_prompt, self.served.tokenizer, self.served.tokens, request.text
+            )
+        history_prompt = self.served.contract.history_prompt
+        if history_prompt is None:
             raise DataError(
                 "the model does not say how it is served",
                 hint="`sidtool train` teaches it, and notes it",
             )
         known = rows[rows >= 0]
         titles = [self.items.title(row) for row in known.tolist()]
-        return prompt_ids(
-            serving, self.served.tokenizer, self.served.tokens, self.items.codes[known], titles
+        return history_prompt_ids(
+            history_prompt,
+            self.served.tokenizer,
+            self.served.tokens,
+            self.items.codes[known],
+            titles,
         )
 
     def _filter(self, request: Request, history: np.ndarray[Any, Any]) -> LeafFilter | None:

@@ -11,7 +11,7 @@ from sidtool.data.splits import Event, Split, UserSequence
 
 
 @dataclass(frozen=True)
-class Seen:
+class HistorySlice:
     """A user's training events whose items the bundle knows: rows of the item map, ids and
     positions."""
 
@@ -20,10 +20,10 @@ class Seen:
     items: Sequence[str]
     positions: Sequence[int]
 
-    def cut(self, start: int, stop: int) -> "Seen":
+    def cut(self, start: int, stop: int) -> "HistorySlice":
         """The events from `start` to before `stop`."""
         span = slice(start, stop)
-        return Seen(self.user, self.rows[span], self.items[span], self.positions[span])
+        return HistorySlice(self.user, self.rows[span], self.items[span], self.positions[span])
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -40,11 +40,11 @@ class Histories:
         self.row = {item_id: row for row, item_id in enumerate(bundle.items.ids)}
         self._length = history_length
 
-    def of(self, sequence: UserSequence) -> Seen:
+    def of(self, sequence: UserSequence) -> HistorySlice:
         """A user's whole history."""
         return self._seen(sequence.user, sequence.items, sequence.positions)
 
-    def questions(self, split: Split) -> Iterator[Seen]:
+    def questions(self, split: Split) -> Iterator[HistorySlice]:
         """Every training event with what came before it, `history_length` items at most; it comes
         last."""
         length = self._length + 1
@@ -63,9 +63,9 @@ class Histories:
             if len(seen.rows) > 1 and seen.positions[-1] == window.position:
                 yield seen.cut(max(0, len(seen.rows) - length), len(seen.rows))
 
-    def _seen(self, user: str, items: Sequence[str], positions: Sequence[int]) -> Seen:
+    def _seen(self, user: str, items: Sequence[str], positions: Sequence[int]) -> HistorySlice:
         known = [place for place, item in enumerate(items) if item in self.row]
-        return Seen(
+        return HistorySlice(
             user,
             [self.row[items[place]] for place in known],
             [items[place] for place in known],

@@ -9,12 +9,13 @@ from collections.abc import Collection, Sequence
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
-from sidtool.prompt.render import PromptEncoder, Segment, catalog, shortened, sids, template
+from sidtool.prompt.encoder import PromptEncoder
+from sidtool.prompt.segments import Segment, catalog, shorten, sids, template
 
-_SLOTS = re.compile(r"(\{(?:sid|title|facts)\})")
+_SLOTS = re.compile(r"(\{(?:sid|title|columns)\})")
 
 
-class Showcase:
+class ItemRenderer:
     """The items of a bundle by row of its map, with their titles and columns out of the catalog.
 
     Items whose ids are `untold` are shown by their SIDs alone, as if they had no text.
@@ -47,12 +48,12 @@ class Showcase:
         A prefix has one code, or two ...; `number` chooses.
         """
         if kind == "sid":
-            return (sids(self._space, self._map.codes[row : row + 1], markers=self._markers),)
+            return (sids(self._space, self._map.codes[row : row + 1]),)
         if kind == "prefix":
-            codes = sids(self._space, self._map.codes[row : row + 1], markers=self._markers).places
+            codes = sids(self._space, self._map.codes[row : row + 1]).sid_tokens
             return (
                 Segment(
-                    "sid", places=codes[: self._markers + 1 + number % (self._space.levels - 1)]
+                    "sid", sid_tokens=codes[: self._markers + 1 + number % (self._space.levels - 1)]
                 ),
             )
         text = self.text(kind, row)
@@ -64,15 +65,15 @@ class Showcase:
             return ""
         place = self._place[row]
         if kind == "title":
-            return shortened(
+            return shorten(
                 (self._items.titles[place] if place >= 0 else "") or self._map.title(row)
             )
-        return shortened(self._items.fields[kind][place]) if place >= 0 else ""
+        return shorten(self._items.fields[kind][place]) if place >= 0 else ""
 
     def history(self, kind: str, rows: Sequence[int], separator: str) -> list[Segment]:
         """Items as their SIDs in one segment, or as titles with a separator between them."""
         if kind == "sid":
-            return [sids(self._space, self._map.codes[list(rows)], markers=self._markers)]
+            return [sids(self._space, self._map.codes[list(rows)])]
         segments: list[Segment] = []
         for number, row in enumerate(rows):
             segments += [template(separator)] * bool(number) + [catalog(self.text(kind, row))]
@@ -83,17 +84,17 @@ class Showcase:
         if kind == "sid" or self._encoder is None:
             return self._space.levels + 2 * self._markers
         if (kind, row) not in self._lengths:
-            self._lengths[kind, row] = len(self._encoder.catalog(self.text(kind, row)))
+            self._lengths[kind, row] = len(self._encoder.ids([catalog(self.text(kind, row))]))
         return self._lengths[kind, row]
 
     def running(self, form: str, row: int) -> list[Segment]:
-        """An item as running text: a form's slots filled in; {facts} are its columns, a line each,
+        """An item as running text: a form's slots filled in; {columns} are its columns, a line each,
         all of it data."""
         segments: list[Segment] = []
         for piece in filter(None, _SLOTS.split(form)):
             if piece in ("{sid}", "{title}"):
                 segments += self.shown(piece[1:-1], row)
-            elif piece == "{facts}":
+            elif piece == "{columns}":
                 told = [
                     f"\n{name}: {text}"
                     for name in self._items.fields

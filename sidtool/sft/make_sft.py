@@ -19,9 +19,9 @@ from sidtool.data.queries import Query
 from sidtool.data.splits import Event, Split, scan
 from sidtool.errors import CompatibilityError, DataError, RefusedError
 from sidtool.output import partial_path, refuse_existing, remove
-from sidtool.sft.example_file import row_json
+from sidtool.sft.example_file import example_json
 from sidtool.sft.task_mix import shares
-from sidtool.sft.training_examples import RowMaker, SftOptions
+from sidtool.sft.training_examples import ExampleMaker, SftOptions
 from sidtool.sid import SidSpace
 
 LINEAGE_FORMAT = 0
@@ -67,8 +67,8 @@ def make_sft(
     that every bundle is scored on the same users.
 
     Raises UsageError if the output or a file beside it exists, RefusedError if a held-out event is
-    found in a training row, and what RowMaker raises."""
-    maker = RowMaker(bundle, items, options, tokenizer, queries)
+    found in a training row, and what ExampleMaker raises."""
+    maker = ExampleMaker(bundle, items, options, tokenizer, queries)
     if dry_run:
         return _lineage(
             bundle,
@@ -171,7 +171,7 @@ def _staged(out: Path, meta: Path) -> Iterator[Path]:
 
 
 def _rows(
-    maker: RowMaker,
+    maker: ExampleMaker,
     split: Split,
     space: SidSpace,
     path: Path | None,
@@ -182,10 +182,10 @@ def _rows(
     tasks: dict[str, dict[str, Any]] = {}
 
     def events(stream: Any) -> Iterator[Event]:
-        for row in maker.rows(split, progress):
+        for row in maker.examples(split, progress):
             if stream:
-                stream.write(json.dumps(row_json(space, row), ensure_ascii=False) + "\n")
-            length = maker.length([*row.prompt, *row.answer]) or 0
+                stream.write(json.dumps(example_json(space, row), ensure_ascii=False) + "\n")
+            length = maker.length([*row.prompt, *row.completion]) or 0
             seen = tasks.setdefault(row.task, {"rows": 0, "tokens": 0, "longest": 0})
             longest = max(seen["longest"], length)
             seen.update(rows=seen["rows"] + 1, tokens=seen["tokens"] + length, longest=longest)
@@ -200,7 +200,7 @@ def _rows(
     total = max(1, sum(seen["tokens"] for seen in tasks.values()))
     for seen in tasks.values():
         seen["share"] = seen["tokens"] / total
-    dropped = {"dropped_events": maker.dropped, "dropped_queries": maker.dropped_queries}
+    dropped = {"dropped_events": maker.dropped_events, "dropped_queries": maker.dropped_queries}
     return {"tasks": tasks, "held_out_events": held_out, **dropped}
 
 
@@ -208,12 +208,12 @@ def _lineage(
     bundle: Bundle,
     items: Items,
     split: Split,
-    maker: RowMaker,
+    maker: ExampleMaker,
     options: SftOptions,
     counted: Mapping[str, Any],
     files: Mapping[str, str],
 ) -> dict[str, Any]:
-    serving, asking = maker.serving, maker.asking
+    history_prompt, text_prompt = maker.history_prompt, maker.text_prompt
     return {
         "format": LINEAGE_FORMAT,
         "bundle": asdict(bundle.identity),
@@ -221,16 +221,16 @@ def _lineage(
         "protocol": split.protocol,
         "split": dict(split.facts),
         "weights": dict(options.tasks),
-        "tokens": options.tokens,
-        "budgets": shares(options.tasks, options.tokens, options.budgets),
+        "tokens": options.max_tokens,
+        "budgets": shares(options.tasks, options.max_tokens, options.max_task_tokens),
         "row_format": options.format,
         "max_length": options.max_length,
         "history_length": options.history_length,
-        "held_out_items": len(options.held_out),
+        "held_out_items": len(options.hide_text_of),
         "seed": options.seed,
         "templates": maker.templates,
-        "serving": serving.to_json() if serving else None,
-        "asking": asking.to_json() if asking else None,
+        "history_prompt": history_prompt.to_json() if history_prompt else None,
+        "text_prompt": text_prompt.to_json() if text_prompt else None,
         **counted,
         "valid": len(split.valid),
         "test": len(split.test),

@@ -16,10 +16,10 @@ from sidtool.data.queries import Query
 from sidtool.data.splits import Example, Split, UserSequence
 from sidtool.errors import DataError
 from sidtool.evaluate.task_metrics import Question
-from sidtool.prompt.render import Segment
-from sidtool.sft.example_file import read_rows, segments
+from sidtool.prompt.segments import Segment
+from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.tasks import named_task
-from sidtool.sft.training_examples import Row, RowMaker
+from sidtool.sft.training_examples import ExampleMaker, TrainingExample
 from sidtool.sid import SidSpace
 
 Asked = tuple[list[Question], list[Question]]
@@ -29,7 +29,9 @@ Asked = tuple[list[Question], list[Question]]
 def questions_of_file(path: Path, task: str, space: SidSpace) -> list[Question]:
     """The questions of a task in a rows file. Raises DataError if it has none."""
     found = [
-        _question(task, *segments(row, space)) for row in read_rows(path) if row.get("task") == task
+        _question(task, *prompt_and_completion(row, space))
+        for row in read_training_examples(path)
+        if row.get("task") == task
     ]
     if not found:
         raise DataError(f"{path} holds no row of task {task}")
@@ -37,7 +39,7 @@ def questions_of_file(path: Path, task: str, space: SidSpace) -> list[Question]:
 
 
 def make_questions(
-    maker: RowMaker,
+    maker: ExampleMaker,
     task: str,
     examples: Sequence[Example],
     history_length: int,
@@ -47,10 +49,10 @@ def make_questions(
     is a list.
 
     `examples` are asked as whole histories with their last item; one whose item the bundle lacks
-    (`maker.knows`) is not asked. Raises DataError if nothing is left to ask."""
-    examples = [example for example in examples if maker.knows(example.item)]
+    (`maker.has_item`) is not asked. Raises DataError if nothing is left to ask."""
+    examples = [example for example in examples if maker.has_item(example.item)]
     whole = tuple(_sequence(example, history_length) for example in examples)
-    rows = list(maker.rows(Split("asked", whole, (), (), {}, windows=tuple(examples))))
+    rows = list(maker.examples(Split("asked", whole, (), (), {}, windows=tuple(examples))))
     chosen = [row for row in rows if only is None or row.item is None or row.item in only]
     if not chosen:
         raise DataError(
@@ -90,14 +92,14 @@ def _sequence(example: Example, history_length: int) -> UserSequence:
     )
 
 
-def _questions(rows: Iterable[Row]) -> list[Question]:
-    return [_question(row.task, row.prompt, row.answer) for row in rows]
+def _questions(rows: Iterable[TrainingExample]) -> list[Question]:
+    return [_question(row.task, row.prompt, row.completion) for row in rows]
 
 
 def _question(task: str, prompt: Sequence[Segment], answer: Sequence[Segment]) -> Question:
     """A question; those about items that show the same ask the same, whatever the template."""
     shown = tuple(
-        (piece.kind, piece.text, piece.places) for piece in prompt if piece.kind == "catalog"
+        (piece.kind, piece.text, piece.sid_tokens) for piece in prompt if piece.kind == "catalog"
     )
     grouped = named_task(task).per != "user" and shown
     return Question(tuple(prompt), tuple(answer), shown if grouped else None)

@@ -3,18 +3,23 @@
 Knows what a task asks for and answers with, and how a chat template becomes literal text; knows
 nothing of bundles, files or token ids."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 from sidtool.errors import UsageError
-from sidtool.prompt.serving import HISTORY_SLOT, ITEM_SLOT
-
-Format = Literal["plain", "chat"]
+from sidtool.prompt.frames import (
+    HISTORY_SLOT,
+    ITEM_SLOT,
+    Format,
+    PromptFrame,
+    begin_text,
+    chat_frame,
+    end_text,
+    plain_frame,
+    read_templates,
+)
 
 
 @dataclass(frozen=True)
@@ -99,25 +104,6 @@ def named_task(name: str) -> Task:
     return task
 
 
-@dataclass(frozen=True)
-class Frame:
-    """Literal text around what a row is about: `before` it, `after` it up to the answer, and what
-    closes the answer."""
-
-    before: str
-    after: str
-    close: str
-    separator: str
-    format: Format
-    item: str = ""
-    """in running text: how an item stands in it, with slots {sid}, {title} and {facts} (its other
-    columns)"""
-
-    def template(self, slot: str) -> str:
-        """The prompt's literal text with the slot for what it is about."""
-        return self.before + slot + self.after
-
-
 def served_task(weights: Mapping[str, float]) -> str | None:
     """The task that a model trained on this mix is served with, or None if none of them recommends.
 
@@ -143,86 +129,26 @@ def check_weights(weights: Mapping[str, float]) -> None:
         raise UsageError(f"tasks need positive weights, not {dict(weights)}")
 
 
-def frames(task: str, tokenizer: Any | None, format: Format) -> tuple[Frame, ...]:
-    """The frames of a task, one per template; the first is the one that is served.
+def prompt_frames(task: str, tokenizer: Any | None, format: Format) -> tuple[PromptFrame, ...]:
+    """The frames of a task, one per template; a trained model recommends with the first.
 
-    Plain rows begin with the tokenizer's begin token where it adds one itself and close with its
-    end token. Chat rows come from the chat template, rendered once around sentinels, so that
-    nothing but text is left of it. Rows that ask nothing (`sequence` and running text) are always
-    plain. Raises UsageError if the tokenizer has no chat template or it hides the texts."""
+    A plain prompt starts with the begin token if the tokenizer adds one, and its completion ends
+    with the end token. Whole histories and running text, which have no prompt, are always plain.
+    Raises UsageError if the tokenizer has no usable chat template."""
     kind = named_task(task)
-    slot = HISTORY_SLOT if kind.per == "user" else ITEM_SLOT
-    templates = _templates(kind.templates)
+    templates = read_templates(kind.templates)
+    begin = begin_text(tokenizer)
     if task == "sequence":
-        return (Frame(_added_begin(tokenizer), "", "", templates.separator, "plain"),)
-    field = next(iter(kind.fields), "").replace("_", " ")
-    around = [prompt.replace("{field}", field).partition(slot) for prompt in templates.prompts]
+        return (PromptFrame(begin, "", separator=templates.separator),)
+    slot = HISTORY_SLOT if kind.per == "user" else ITEM_SLOT
+    column = next(iter(kind.fields), "").replace("_", " ")
+    parts = [prompt.replace("{field}", column).partition(slot) for prompt in templates.prompts]
     if kind.target == "text":
-        begin, close = _added_begin(tokenizer), getattr(tokenizer, "eos_token", None) or ""
         return tuple(
-            Frame(begin + before, after, close, templates.separator, "plain", item)
-            for (before, _, after), item in zip(around, templates.items, strict=True)
+            PromptFrame(begin + before, after, end_text(tokenizer), templates.separator, item=item)
+            for (before, _, after), item in zip(parts, templates.items, strict=True)
         )
-    frame = _chat_frame if format == "chat" else _plain_frame
+    make_frame = chat_frame if format == "chat" else plain_frame
     return tuple(
-        frame(before, after, templates.separator, tokenizer) for before, _, after in around
+        make_frame(before, after, templates.separator, tokenizer) for before, _, after in parts
     )
-
-
-def _plain_frame(before: str, after: str, separator: str, tokenizer: Any | None) -> Frame:
-    close = getattr(tokenizer, "eos_token", None) or ""
-    return Frame(_added_begin(tokenizer) + before, after + "\n", close, separator, "plain")
-
-
-_ASKED, _ANSWERED = (
-    "\ue000",
-    "\ue001",
-)  # private-use characters: no chat template trims or escapes them
-
-
-def _chat_frame(before: str, after: str, separator: str, tokenizer: Any | None) -> Frame:
-    if not getattr(tokenizer, "chat_template", None):
-        raise UsageError("chat rows need a tokenizer with a chat template", hint="--format plain")
-    messages = [
-        {"role": "user", "content": before + _ASKED + after},
-        {"role": "assistant", "content": _ANSWERED},
-    ]
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False)  # type: ignore[union-attr]
-    if text.count(_ASKED) != 1 or text.count(_ANSWERED) != 1:
-        raise UsageError(
-            "the chat template does not show question and answer once each", hint="--format plain"
-        )
-    before, _, rest = text.partition(_ASKED)
-    after, _, close = rest.partition(_ANSWERED)
-    # a space before a SID would leave a stray token, and one after the end of the turn is never
-    # generated
-    return Frame(before, after.rstrip(" "), close.rstrip(), separator, "chat")
-
-
-def _added_begin(tokenizer: Any | None) -> str:
-    """The begin token's text if the tokenizer puts one before every text."""
-    if tokenizer is None or tokenizer.bos_token is None:
-        return ""
-    return (
-        str(tokenizer.bos_token)
-        if tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-        else ""
-    )
-
-
-@dataclass(frozen=True)
-class _Templates:
-    """A file of templates: prompts, what stands between items, and for running text an item's form
-    for each prompt."""
-
-    separator: str
-    prompts: tuple[str, ...]
-    items: tuple[str, ...]
-
-
-@cache
-def _templates(name: str) -> _Templates:
-    value = json.loads(
-        (files("sidtool.prompt") / "templates" / f"{name}.json").read_text(encoding="utf-8")
-    )
-    return _Templates(value["separator"], tuple(value["prompts"]), tuple(value.get("items", ())))

@@ -16,30 +16,21 @@ from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.splits import Event, Split
 from sidtool.errors import DataError, UsageError
-from sidtool.prompt.render import (
-    PromptEncoder,
-    Segment,
-    begin,
-    catalog,
-    end,
-    fitting,
-    shortened,
-    sids,
-    template,
-)
-from sidtool.prompt.serving import HISTORY_SLOT, ITEM_SLOT, Asking, Serving
+from sidtool.prompt.assemble import count_fitting
+from sidtool.prompt.encoder import PromptEncoder
+from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.prompt.segments import Segment, begin, catalog, end, shorten, sids, template
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft import task_mix
-from sidtool.sft.histories import Histories, Seen, windows
-from sidtool.sft.item_text import Showcase
+from sidtool.sft.histories import Histories, HistorySlice, windows
+from sidtool.sft.item_text import ItemRenderer
 from sidtool.sft.task_mix import Copies
 from sidtool.sft.tasks import (
-    Format,
-    Frame,
     asked_task,
     check_weights,
-    frames,
     named_task,
+    prompt_frames,
     served_task,
 )
 
@@ -60,13 +51,13 @@ class SftOptions:
     max_length: int = 1024
     history_length: int = 20
     seed: int = 0
-    tokens: int | None = None
-    budgets: Mapping[str, int] = field(default_factory=dict)
-    held_out: frozenset[str] = frozenset()
+    max_tokens: int | None = None
+    max_task_tokens: Mapping[str, int] = field(default_factory=dict)
+    hide_text_of: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         check_weights(self.tasks)
-        task_mix.check_budgets(self.tasks, self.tokens, self.budgets)
+        task_mix.check_budgets(self.tasks, self.max_tokens, self.max_task_tokens)
         if self.format not in ("plain", "chat"):
             raise UsageError(f"rows are plain or chat, not {self.format!r}")
         if self.history_length < 1 or self.max_length < 1:
@@ -77,7 +68,7 @@ class SftOptions:
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingExample:
     """One training row: what is asked, what is answered, and the (user, item, position) events that
     it shows.
 
@@ -86,12 +77,12 @@ class Row:
 
     task: str
     prompt: tuple[Segment, ...]
-    answer: tuple[Segment, ...]
+    completion: tuple[Segment, ...]
     events: tuple[Event, ...] = ()
     item: str | None = None
 
 
-class RowMaker:
+class ExampleMaker:
     """Makes the rows of a split; without a tokenizer it cannot measure rows, and `max_length` is
     left to training.
 
@@ -116,11 +107,13 @@ class RowMaker:
         self._encoder = (
             PromptEncoder(tokenizer, SidTokens(bundle.space, len(tokenizer))) if tokenizer else None
         )
-        self._frames = {task: frames(task, tokenizer, options.format) for task in options.tasks}
-        self._case = Showcase(bundle, items, self._encoder, options.held_out)
+        self._frames = {
+            task: prompt_frames(task, tokenizer, options.format) for task in options.tasks
+        }
+        self._case = ItemRenderer(bundle, items, self._encoder, options.hide_text_of)
         self._queries = queries
         self._histories = Histories(bundle, options.history_length)
-        self.dropped = self.dropped_queries = 0
+        self.dropped_events = self.dropped_queries = 0
         self._check(items)
 
     def _check(self, items: Items) -> None:
@@ -141,11 +134,11 @@ class RowMaker:
                 raise UsageError(
                     f"task {name} needs SIDs of two levels or more, these have {self._space.levels}"
                 )
-        if self._encoder is None and (options.tokens or options.budgets):
+        if self._encoder is None and (options.max_tokens or options.max_task_tokens):
             raise UsageError(
                 "a token budget needs a tokenizer", hint="--model names the model that is trained"
             )
-        unknown = sorted(options.held_out - set(self._map.ids))
+        unknown = sorted(options.hide_text_of - set(self._map.ids))
         if unknown:
             raise UsageError(
                 f"{len(unknown)} items to hold out are not in the bundle, as {unknown[0]!r}"
@@ -161,36 +154,33 @@ class RowMaker:
             )
 
     @property
-    def serving(self) -> Serving | None:
+    def history_prompt(self) -> HistoryPrompt | None:
         """How a model trained on these rows is served, or None if no task of the mix recommends."""
         task = served_task(self._options.tasks)
         if task is None:
             return None
         frame = self._frames[task][0]
-        return Serving(
+        return HistoryPrompt(
             task=task,
             template=frame.template(HISTORY_SLOT),
             history_length=self._options.history_length,
             max_length=self._prompt_room(frame),
-            markers=self._markers,
             format=frame.format,
             history_as="title" if named_task(task).source == "title" else "sid",
             separator=frame.separator,
         )
 
     @property
-    def asking(self) -> Asking | None:
+    def text_prompt(self) -> TextPrompt | None:
         """How a model trained on these rows is asked in words, or None if no task of the mix
         teaches it."""
         task = asked_task(self._options.tasks)
         if task is None:
             return None
         frame = self._frames[task][0]
-        return Asking(
-            task, frame.template(ITEM_SLOT), self._prompt_room(frame), self._markers, frame.format
-        )
+        return TextPrompt(task, frame.template(ITEM_SLOT), self._prompt_room(frame), frame.format)
 
-    def _prompt_room(self, frame: Frame) -> int:
+    def _prompt_room(self, frame: PromptFrame) -> int:
         """Tokens that a prompt may take, so that the answer, a SID, fits too."""
         close = self.length([template(frame.close)]) or 0
         return self._options.max_length - self._space.levels - self._markers - close
@@ -206,7 +196,7 @@ class RowMaker:
             for task, found in self._frames.items()
         }
 
-    def knows(self, item: str) -> bool:
+    def has_item(self, item: str) -> bool:
         """Whether rows can show an item: it is in the bundle."""
         return item in self._histories.row
 
@@ -214,20 +204,24 @@ class RowMaker:
         """Tokens that segments take, or None without a tokenizer."""
         return None if self._encoder is None else len(self._encoder.ids(segments))
 
-    def rows(
+    def examples(
         self, split: Split, progress: Callable[[int, int], None] | None = None
-    ) -> Iterator[Row]:
+    ) -> Iterator[TrainingExample]:
         """The rows of every task, task by task. Raises DataError if no training event names an item
         of the bundle."""
-        self.dropped = sum(
+        self.dropped_events = sum(
             item not in self._histories.row for sequence in split.train for item in sequence.items
         )
-        if self.dropped and self.dropped == sum(len(sequence.items) for sequence in split.train):
+        if self.dropped_events and self.dropped_events == sum(
+            len(sequence.items) for sequence in split.train
+        ):
             raise DataError(
-                f"none of {self.dropped} training events names an item of the bundle",
+                f"none of {self.dropped_events} training events names an item of the bundle",
                 hint="check the ids",
             )
-        budgets = task_mix.shares(self._options.tasks, self._options.tokens, self._options.budgets)
+        budgets = task_mix.shares(
+            self._options.tasks, self._options.max_tokens, self._options.max_task_tokens
+        )
         for done, (task, weight) in enumerate(self._options.tasks.items()):
             rng = task_mix.generator(task, self._options.seed)
             if task in budgets:
@@ -239,7 +233,7 @@ class RowMaker:
 
     def _within(
         self, task: str, split: Split, budget: int, rng: np.random.Generator
-    ) -> Iterator[Row]:
+    ) -> Iterator[TrainingExample]:
         """As many rows of a task as fit into a budget of tokens, drawn at random, all of them
         equally often."""
         lengths = [self._row_length(row) for row in self._made(task, split, lambda: 1)]
@@ -250,10 +244,10 @@ class RowMaker:
                 spent += length
                 yield row
 
-    def _row_length(self, row: Row) -> int:
-        return self.length([*row.prompt, *row.answer]) or 0
+    def _row_length(self, row: TrainingExample) -> int:
+        return self.length([*row.prompt, *row.completion]) or 0
 
-    def _made(self, task: str, split: Split, copies: Copies) -> Iterator[Row]:
+    def _made(self, task: str, split: Split, copies: Copies) -> Iterator[TrainingExample]:
         kind = named_task(task)
         if task == "sequence":
             for sequence in split.train:
@@ -267,26 +261,30 @@ class RowMaker:
             make = self._query_rows if kind.per == "query" else self._item_rows
             yield from map(self._checked, make(task, split, copies))
 
-    def _sequence_rows(self, task: str, seen: Seen, copies: Copies) -> Iterator[Row]:
+    def _sequence_rows(
+        self, task: str, seen: HistorySlice, copies: Copies
+    ) -> Iterator[TrainingExample]:
         frame = self._frames[task][0]
         for start, target, stop in windows(len(seen.rows), self._options.history_length):
             codes = self._map.codes[seen.rows[start:stop]]
-            context = sids(self._space, codes[: target - start], markers=self._markers)
-            answer = sids(self._space, codes[target - start :], markers=self._markers)
+            context = sids(self._space, codes[: target - start])
+            answer = sids(self._space, codes[target - start :])
             for _ in range(copies()):
                 if target == start:
-                    yield Row(
+                    yield TrainingExample(
                         task, (), (template(frame.before), answer), seen.cut(start, stop).events
                     )
                 else:
-                    yield Row(
+                    yield TrainingExample(
                         task,
                         (template(frame.before), context),
                         (answer,),
                         seen.cut(start, stop).events,
                     )
 
-    def _event_rows(self, task: str, seen: Seen, number: int, copies: Copies) -> Iterator[Row]:
+    def _event_rows(
+        self, task: str, seen: HistorySlice, number: int, copies: Copies
+    ) -> Iterator[TrainingExample]:
         *history, target = seen.rows
         kind = named_task(task)
         answer = self._case.shown(kind.target, target)
@@ -300,9 +298,11 @@ class RowMaker:
             shown = self._case.history(kind.source, history[len(history) - fits :], frame.separator)
             prompt = (template(frame.before), *shown, template(frame.after), *self._asks(task))
             events = seen.cut(len(history) - fits, len(seen.rows)).events
-            yield Row(task, prompt, closing, events, seen.items[-1])
+            yield TrainingExample(task, prompt, closing, events, seen.items[-1])
 
-    def _history_text_rows(self, task: str, split: Split, copies: Copies) -> Iterator[Row]:
+    def _history_text_rows(
+        self, task: str, split: Split, copies: Copies
+    ) -> Iterator[TrainingExample]:
         """Whole histories as running text, in stretches of as many items as a served prompt and its
         answer have."""
         size = self._options.history_length + 1
@@ -313,16 +313,18 @@ class RowMaker:
                 for copy in range(copies()):
                     yield self._history_text(task, seen, self._frame(task, copy, number))
 
-    def _history_text(self, task: str, seen: Seen, frame: Frame) -> Row:
+    def _history_text(self, task: str, seen: HistorySlice, frame: PromptFrame) -> TrainingExample:
         items = [self._case.running(frame.item, row) for row in seen.rows]
         around = (template(frame.before), template(frame.after + frame.close))
         fits = self._fitting(task, [self.length(item) or 0 for item in items], frame, around)
         text = [around[0]]
         for number, item in enumerate(items[len(items) - fits :]):
             text += [template(frame.separator)] * bool(number) + item
-        return Row(task, (), (*text, around[1]), seen.cut(len(items) - fits, len(items)).events)
+        return TrainingExample(
+            task, (), (*text, around[1]), seen.cut(len(items) - fits, len(items)).events
+        )
 
-    def _item_rows(self, task: str, split: Split, copies: Copies) -> Iterator[Row]:
+    def _item_rows(self, task: str, split: Split, copies: Copies) -> Iterator[TrainingExample]:
         kind = named_task(task)
         for row in np.flatnonzero(~self._map.retired).tolist():
             answer = self._case.shown("title" if kind.target == "text" else kind.target, row)
@@ -332,7 +334,7 @@ class RowMaker:
                 if kind.target == "text":
                     text = self._case.running(frame.item, row)
                     closing = (template(frame.before), *text, template(frame.after + frame.close))
-                    yield Row(task, (), closing, (), self._map.ids[row])
+                    yield TrainingExample(task, (), closing, (), self._map.ids[row])
                 else:
                     asked = self._case.shown(kind.source, row, copy + row)
                     prompt = (
@@ -341,11 +343,11 @@ class RowMaker:
                         template(frame.after),
                         *self._asks(task),
                     )
-                    yield Row(
+                    yield TrainingExample(
                         task, prompt, self._answer(task, answer, frame), (), self._map.ids[row]
                     )
 
-    def _query_rows(self, task: str, split: Split, copies: Copies) -> Iterator[Row]:
+    def _query_rows(self, task: str, split: Split, copies: Copies) -> Iterator[TrainingExample]:
         """Queries as questions; one with a user must be a training event of the user's."""
         positions = {
             (sequence.user, item): place
@@ -358,7 +360,7 @@ class RowMaker:
                 self._histories.row.get(query.item),
                 positions.get((query.user or "", query.item)),
             )
-            refused = query.item in self._options.held_out or (
+            refused = query.item in self._options.hide_text_of or (
                 query.user is not None and place is None
             )
             if row is None or self._map.retired[row] or refused:
@@ -371,14 +373,14 @@ class RowMaker:
                 frame = self._frame(task, copy, number)
                 prompt = (
                     template(frame.before),
-                    catalog(shortened(query.text)),
+                    catalog(shorten(query.text)),
                     template(frame.after),
                     *self._asks(task),
                 )
                 answer = self._answer(task, self._case.shown("sid", row), frame)
-                yield Row(task, prompt, answer, events, query.item)
+                yield TrainingExample(task, prompt, answer, events, query.item)
 
-    def _frame(self, task: str, copy: int, number: int) -> Frame:
+    def _frame(self, task: str, copy: int, number: int) -> PromptFrame:
         """The first template for the task that is served, so that serving looks like training; else
         all in turn."""
         found = self._frames[task]
@@ -387,32 +389,32 @@ class RowMaker:
         ]
 
     def _asks(self, task: str) -> tuple[Segment, ...]:
-        return (
-            (begin(self._space, markers=self._markers),) if named_task(task).target == "sid" else ()
-        )
+        return (begin(self._space),) if named_task(task).target == "sid" else ()
 
-    def _answer(self, task: str, answer: tuple[Segment, ...], frame: Frame) -> tuple[Segment, ...]:
+    def _answer(
+        self, task: str, answer: tuple[Segment, ...], frame: PromptFrame
+    ) -> tuple[Segment, ...]:
         if named_task(task).target == "sid":
             bare = (
-                answer[0].places[1:-1] if self._markers else answer[0].places
+                answer[0].sid_tokens[1:-1] if self._markers else answer[0].sid_tokens
             )  # the prompt ended with the marker
-            answer = (Segment("sid", places=bare), end(self._space, markers=self._markers))
+            answer = (Segment("sid", sid_tokens=bare), end(self._space))
         return (*answer, template(frame.close))
 
     def _fitting(
-        self, task: str, lengths: Sequence[int], frame: Frame, around: Sequence[Segment]
+        self, task: str, lengths: Sequence[int], frame: PromptFrame, around: Sequence[Segment]
     ) -> int:
         """How many of the newest items, of these lengths, fit into a row beside all else; at least
         one must."""
         if self._encoder is None:
             return len(lengths)
         room = self._options.max_length - len(self._encoder.ids(around))
-        fits = fitting(lengths, room, len(self._encoder.ids([template(frame.separator)])))
+        fits = count_fitting(lengths, room, len(self._encoder.ids([template(frame.separator)])))
         if not fits:
             raise self._too_long(task)
         return fits
 
-    def _checked(self, row: Row) -> Row:
+    def _checked(self, row: TrainingExample) -> TrainingExample:
         if self._row_length(row) > self._options.max_length:
             raise self._too_long(row.task)
         return row

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError
-from sidtool.prompt.render import PromptEncoder
+from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sft.example_file import example_lines, parse_example, segments
+from sidtool.sft.example_file import example_lines, parse_example, prompt_and_completion
 from sidtool.sft.tasks import find_task
 
 IGNORED = -100
@@ -41,7 +41,7 @@ def encode_example(
     Only codes are targets in whole-history rows and, with `codes_only`, in all. A row's first token
     is never one: nothing comes before it. Raises DataError if the row is neither of the two forms.
     """
-    prompt, answer = segments(row, tokens.space)
+    prompt, answer = prompt_and_completion(row, tokens.space)
     start = encoder.ids(prompt)
     ids = np.array(start + encoder.ids(answer), dtype=np.int32)
     targets = np.arange(len(ids)) >= max(1, len(start))

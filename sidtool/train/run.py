@@ -21,8 +21,8 @@ from sidtool.model.adapter import base_of
 from sidtool.model.contract import Contract, read_contract, write_contract
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.output import partial_path, refuse_existing, remove, replace_dir
-from sidtool.prompt.render import prompt_encoder
-from sidtool.prompt.serving import Asking, Serving
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.sft.make_sft import check_spelling, read_lineage, sha256
 from sidtool.train.arguments import kept_dtype, settled, sft_config
 from sidtool.train.checkpoints import find_best, has_ended, last_checkpoint, open_work, run_digest
@@ -105,17 +105,17 @@ def train(
 def inherited(stage: str, folder: Path, contract: Contract, bundle: Bundle) -> str:
     """What a stage takes over from the model's folder before it, as a line for people."""
     road = " > ".join([*(str(parent["stage"]) for parent in contract.parents), contract.stage])
-    serving = contract.serving
-    served = (
-        f"{serving.task}, {serving.format}, history {serving.history_length}"
-        if serving
+    history_prompt = contract.history_prompt
+    prompt = (
+        f"{history_prompt.task}, {history_prompt.format}, history {history_prompt.history_length}"
+        if history_prompt
         else "no task yet"
     )
     tokens, name = contract.tokens, f"{bundle.manifest.name} {bundle.identity.digest[:12]}"
     return (
         f"{stage} inherits from {folder} ({road}): bundle {name}, {tokens.stop - tokens.start} "
         "tokens "
-        f"at {tokens.start}, base {contract.base_model}, serving {served}"
+        f"at {tokens.start}, base {contract.base_model}, history prompt {prompt}"
     )
 
 
@@ -331,7 +331,7 @@ class _Run:
 
         if self.valid is None:
             return None
-        if self._serving is None:
+        if self._history_prompt is None:
             raise UsageError(
                 "no task of these rows recommends, so nothing can be validated",
                 hint="leave out --valid",
@@ -339,7 +339,7 @@ class _Run:
         return Validator(
             tuple(read_examples(self.valid)),
             self.bundle,
-            self._serving,
+            self._history_prompt,
             served.tokenizer,
             served.tokens,
             users=self.options.eval_users,
@@ -357,11 +357,11 @@ class _Run:
         return "trie" if self._loss_over == "trie" else "level"
 
     @property
-    def _serving(self) -> Serving | None:
+    def _history_prompt(self) -> HistoryPrompt | None:
         return (
-            Serving.from_json(self.lineage["serving"])
-            if self.lineage["serving"]
-            else self.contract.serving
+            HistoryPrompt.from_json(self.lineage["history_prompt"])
+            if self.lineage["history_prompt"]
+            else self.contract.history_prompt
         )
 
     def _mark(self, folder: Path) -> None:
@@ -389,11 +389,11 @@ class _Run:
                     default=str,
                 )
             ),
-            serving=self._serving,
+            history_prompt=self._history_prompt,
             normalize=self._normalize,
-            asking=Asking.from_json(self.lineage["asking"])
-            if self.lineage.get("asking")
-            else self.contract.asking,
+            text_prompt=TextPrompt.from_json(self.lineage["text_prompt"])
+            if self.lineage.get("text_prompt")
+            else self.contract.text_prompt,
         )
         write_contract(folder, contract, self.bundle)
 

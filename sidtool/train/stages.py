@@ -66,7 +66,7 @@ def train_stages(
 def _users(valid: Path | None, model_dir: Path, rows: Path, *, alone: bool) -> Path | None:
     """Whom a stage is validated on: nobody, where neither its rows nor those of a stage before say
     how it is served."""
-    if read_lineage(rows)["serving"] or read_contract(model_dir).serving:
+    if read_lineage(rows)["history_prompt"] or read_contract(model_dir).history_prompt:
         return valid or side_files(rows)["valid"]
     return valid if alone else None  # which is then refused
 

@@ -14,8 +14,8 @@ from sidtool.bundle.trie import Trie
 from sidtool.data.splits import Example
 from sidtool.errors import DataError
 from sidtool.evaluate.metrics import find_targets, metric_values
-from sidtool.prompt.render import prompt_ids
-from sidtool.prompt.serving import Serving
+from sidtool.prompt.assemble import history_prompt_ids
+from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend.filters import LeafFilter
 from sidtool.recommend.partial_head import Normalize
@@ -29,7 +29,7 @@ class Validator:
         self,
         examples: Sequence[Example],
         bundle: Bundle,
-        serving: Serving,
+        history_prompt: HistoryPrompt,
         tokenizer: Any,
         tokens: SidTokens,
         *,
@@ -50,7 +50,7 @@ class Validator:
             )
             examples = [examples[place] for place in chosen.tolist()]
         self._prompts = [
-            _prompt(example, bundle, serving, tokenizer, tokens) for example in examples
+            _prompt(example, bundle, history_prompt, tokenizer, tokens) for example in examples
         ]
         trie = self._trie
         self._filters: list[LeafFilter | None] = [None] * len(examples)
@@ -90,13 +90,17 @@ def _leaf(trie: Trie, row: int) -> int:
 
 
 def _prompt(
-    example: Example, bundle: Bundle, serving: Serving, tokenizer: Any, tokens: SidTokens
+    example: Example,
+    bundle: Bundle,
+    history_prompt: HistoryPrompt,
+    tokenizer: Any,
+    tokens: SidTokens,
 ) -> list[int]:
     rows = bundle.items.rows(example.history)
     rows = rows[rows >= 0]
     titles = (
         [bundle.items.title(row) for row in rows.tolist()]
-        if serving.history_as == "title"
+        if history_prompt.history_as == "title"
         else None
     )
-    return prompt_ids(serving, tokenizer, tokens, bundle.items.codes[rows], titles)
+    return history_prompt_ids(history_prompt, tokenizer, tokens, bundle.items.codes[rows], titles)

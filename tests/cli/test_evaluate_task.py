@@ -78,7 +78,7 @@ def test_queries_are_read_or_composed(road: Road, tmp_path: Path) -> None:
     )
     said = done(*made, "--queries", queries, "--json").json
     assert (said["tasks"]["query-to-sid"]["rows"], said["dropped_queries"]) == (1, 1)
-    assert said["asking"]["task"] == "query-to-sid"
+    assert said["text_prompt"]["task"] == "query-to-sid"
     composed = done(*made, "--query-text", "looking for: {description}", "--json", "--force").json
     assert composed["tasks"]["query-to-sid"]["rows"] == N_ITEMS
     assert "one of the two" in refused(
@@ -102,7 +102,7 @@ def test_a_model_is_asked_in_words(road: Road, spoken: Path) -> None:
     assert "never taught to go from a text to an item" in told
     assert "--task title-to-sid=1" in told
     contract = json.loads((spoken / "sid.json").read_text())
-    assert contract["asking"]["task"] == "title-to-sid"
+    assert contract["text_prompt"]["task"] == "title-to-sid"
     assert contract["params"]["row_format"] == "plain"
 
 
@@ -210,7 +210,7 @@ def test_titles_are_learned_alone_and_held_out_ones_are_not_told(
     said = done(*made, *mix)
     assert "no text of 2 items" in said.out
     lineage = json.loads((tmp_path / "train.jsonl.meta.json").read_text())
-    assert (lineage["held_out_items"], lineage["serving"]) == (2, None)
+    assert (lineage["held_out_items"], lineage["history_prompt"]) == (2, None)
     assert lineage["tasks"]["title-to-sid"]["rows"] == 2 * (N_ITEMS - 2)
     titles = [json.loads(line)["title"] for line in road.items.read_text().splitlines()]
     told = rows.read_text()

@@ -134,7 +134,7 @@ def test_train_says_what_it_did_and_what_is_next(road: Road) -> None:
     told = dict(line.split(": ", 1) for line in said.out.splitlines())
     assert (told["steps"], told["metric"]) == ("3", "ndcg@10")
     contract = json.loads((road.tuned / "sid.json").read_text())
-    assert (contract["stage"], contract["serving"]["task"]) == ("full", "sequence")
+    assert (contract["stage"], contract["history_prompt"]["task"]) == ("full", "sequence")
     assert not (road.folder / "tuned.partial").exists()
     before, after = (load_file(folder / "model.safetensors") for folder in (road.model, road.tuned))
     assert any(not np.array_equal(before[name], after[name]) for name in before)
@@ -349,7 +349,7 @@ TRAPS = (
 @pytest.mark.parametrize("form", ["plain", "chat"])
 def test_titles_that_spell_tokens_stay_text(road: Road, tmp_path: Path, form: str) -> None:
     from sidtool.model.load import load_model_folder
-    from sidtool.prompt.render import prompt_encoder
+    from sidtool.prompt.encoder import prompt_encoder
     from sidtool.train.dataset import TokenizedExamples
 
     listed = [json.loads(line) for line in road.items.read_text().splitlines()]

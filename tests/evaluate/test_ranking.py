@@ -102,16 +102,25 @@ def served(bundle: Bundle, *, task: bool = True) -> Any:
     from sidtool.model.compat import Verdict
     from sidtool.model.contract import Contract
     from sidtool.model.load import LoadedModel
-    from sidtool.prompt.serving import Serving
+    from sidtool.prompt.prompts import HistoryPrompt
     from tests.models import tiny_model, tiny_tokenizer
 
     torch.set_num_threads(1)
     tokenizer = tiny_tokenizer()
     start = len(tokenizer)
     tokenizer.add_tokens(list(bundle.space.tokens))
-    serving = Serving("next-item", "History: {history} Next: ", 5, 200) if task else None
+    history_prompt = (
+        HistoryPrompt("next-item", "History: {history} Next: ", 5, 200) if task else None
+    )
     contract = Contract(
-        bundle.identity, bundle.space, start, "tiny", None, {}, "tuned", serving=serving
+        bundle.identity,
+        bundle.space,
+        start,
+        "tiny",
+        None,
+        {},
+        "tuned",
+        history_prompt=history_prompt,
     )
     model = tiny_model("llama", vocab_size=len(tokenizer))
     return LoadedModel(model, tokenizer, contract, bundle, Verdict("same"))

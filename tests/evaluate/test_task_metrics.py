@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluate.task_metrics import Question, evaluate_task
 from sidtool.evaluate.texts import exact_match, normalized, token_f1
-from sidtool.prompt.render import Segment, begin, catalog, end, prompt_encoder, sids, template
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.prompt.segments import Segment, bare_sids, begin, catalog, end, sids, template
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend.score import score
 from tests.bundles import small_bundle
@@ -42,16 +43,16 @@ def served() -> Any:
 
 def to_sid(served: Any, text: str, row: int, group: tuple[object, ...] | None = None) -> Question:
     space = served.bundle.space
-    places = sids(space, served.bundle.items.codes[row : row + 1], markers=False).places
-    prompt = (template("Title: "), catalog(text), template("\nSID:"), begin(space, markers=True))
+    places = bare_sids(space, served.bundle.items.codes[row : row + 1]).sid_tokens
+    prompt = (template("Title: "), catalog(text), template("\nSID:"), begin(space))
     return Question(
-        prompt, (Segment("sid", places=places), end(space, markers=True), template("<eos>")), group
+        prompt, (Segment("sid", sid_tokens=places), end(space), template("<eos>")), group
     )
 
 
 def to_text(served: Any, row: int, text: str) -> Question:
     space = served.bundle.space
-    sid = sids(space, served.bundle.items.codes[row : row + 1], markers=True)
+    sid = sids(space, served.bundle.items.codes[row : row + 1])
     return Question(
         (template("SID: "), sid, template("\nTitle: ")), (catalog(text), template("<eos>"))
     )
@@ -124,9 +125,9 @@ def test_a_shared_sid_is_right_and_its_items_share_the_place() -> None:
 
 def test_a_whole_history_asks_for_its_last_item(served: Any) -> None:
     space, codes = served.bundle.space, served.bundle.items.codes
-    whole = Question((), (sids(space, codes[[3, 8, 5]], markers=True), template("")))
-    cut = (sids(space, codes[[3, 8]], markers=True), begin(space, markers=True))
-    asked = Question(cut, (Segment("sid", places=sids(space, codes[5:6], markers=False).places),))
+    whole = Question((), (sids(space, codes[[3, 8, 5]]), template("")))
+    cut = (sids(space, codes[[3, 8]]), begin(space))
+    asked = Question(cut, (Segment("sid", sid_tokens=bare_sids(space, codes[5:6]).sid_tokens),))
     assert (
         evaluate_task(served, "t", [whole]).metrics == evaluate_task(served, "t", [asked]).metrics
     )
@@ -177,7 +178,7 @@ def test_texts_are_written_greedily_and_perplexity_is_the_answers(served: Any) -
 @torch.no_grad()
 def test_running_text_has_a_perplexity_alone(served: Any) -> None:
     encoder = prompt_encoder(served.tokenizer, served.tokens)
-    sid = sids(served.bundle.space, served.bundle.items.codes[:1], markers=True)
+    sid = sids(served.bundle.space, served.bundle.items.codes[:1])
     text = (catalog("red toy"), template("\n"), sid)
     found = evaluate_task(served, "item-text", [Question((), text)])
     ids = encoder.ids(text)

@@ -8,10 +8,10 @@ import pytest
 from sidtool.bundle.bundle import Bundle, verify
 from sidtool.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.model.contract import Contract, open_bundle_copy, read_contract, write_contract
-from sidtool.prompt.serving import Serving
+from sidtool.prompt.prompts import HistoryPrompt
 from tests.model.conftest import make_bundle, make_codebook, some_codes
 
-SERVING = Serving(
+HISTORY_PROMPT = HistoryPrompt(
     task="next-item", template="Bought: {history} →", history_length=20, max_length=256
 )
 
@@ -27,7 +27,7 @@ def contract_of(bundle: Bundle) -> Contract:
         stage="tuned",
         parents=({"stage": "extended", "init": "codebook"},),
         params={"rows": "ab" * 32, "seed": 3},
-        serving=SERVING,
+        history_prompt=HISTORY_PROMPT,
         normalize="trie",
     )
 
@@ -72,7 +72,8 @@ def test_a_folder_without_one_is_no_model_of_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["format", "identity", "space", "token_start", "base_weights", "params", "serving"]
+    "key",
+    ["format", "identity", "space", "token_start", "base_weights", "params", "history_prompt"],
 )
 @pytest.mark.parametrize("damage", ["missing", "list"])
 def test_damage_is_told(key: str, damage: str, bundle: Bundle, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Requests to items: order, filters, shared SIDs, unknown ids, bounded reading ahead."""
 
+import dataclasses
 import itertools
 import json
 import warnings
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from sidtool.errors import DataError, SidtoolWarning, UsageError
-from sidtool.prompt.serving import Asking, Serving
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend import recommend as module
 from sidtool.recommend.recommend import (
@@ -35,14 +36,14 @@ def served(*, duplicates: bool = False, retired: tuple[int, ...] = ()) -> Any:
     bundle.items.retired[list(retired)] = True
     tokenizer = tiny_tokenizer()
     tokens = SidTokens(bundle.space, len(tokenizer))
-    serving = Serving("next-item", "The history: {history}\nNext:", 5, 100)
+    history_prompt = HistoryPrompt("next-item", "The history: {history}\nNext:", 5, 100)
     model = tiny_model("qwen2", vocab_size=tokens.stop)
     return SimpleNamespace(
         model=model,
         tokenizer=tokenizer,
         tokens=tokens,
         bundle=bundle,
-        contract=SimpleNamespace(serving=serving, normalize="level"),
+        contract=SimpleNamespace(history_prompt=history_prompt, normalize="level"),
     )
 
 
@@ -77,11 +78,11 @@ def test_answers_come_in_order_with_their_facts(shop: Any, monkeypatch: Any) -> 
 
 
 def test_a_rendered_prompt_is_taken_as_it_is(shop: Any) -> None:
-    from sidtool.prompt.render import prompt_ids
+    from sidtool.prompt.assemble import history_prompt_ids
 
     history = tuple(items_of(shop, 3))
-    ids = prompt_ids(
-        shop.contract.serving, shop.tokenizer, shop.tokens, shop.bundle.items.codes[:3]
+    ids = history_prompt_ids(
+        shop.contract.history_prompt, shop.tokenizer, shop.tokens, shop.bundle.items.codes[:3]
     )
     (a,), (b,) = (
         recommend(shop, [Request(history=history)]),
@@ -92,12 +93,12 @@ def test_a_rendered_prompt_is_taken_as_it_is(shop: Any) -> None:
 
 
 def test_a_text_is_asked_as_the_contract_says(shop: Any) -> None:
-    from sidtool.prompt.render import text_prompt_ids
+    from sidtool.prompt.assemble import text_prompt_ids
 
-    asking = Asking("query-to-sid", "Wanted: {item}\nItem:", 100)
-    contract = SimpleNamespace(asking=asking, serving=None, normalize="level")
+    text_prompt = TextPrompt("query-to-sid", "Wanted: {item}\nItem:", 100)
+    contract = SimpleNamespace(text_prompt=text_prompt, history_prompt=None, normalize="level")
     asked = SimpleNamespace(**{**vars(shop), "contract": contract})
-    ids = tuple(text_prompt_ids(asking, shop.tokenizer, shop.tokens, "red <s_a_1> toy"))
+    ids = tuple(text_prompt_ids(text_prompt, shop.tokenizer, shop.tokens, "red <s_a_1> toy"))
     (a,), (b,) = (
         recommend(asked, [Request(text="red  <s_a_1>\ntoy")]),
         recommend(shop, [Request(prompt=ids)]),
@@ -110,7 +111,7 @@ def test_a_text_is_asked_as_the_contract_says(shop: Any) -> None:
     with pytest.raises(UsageError, match="empty"):
         list(recommend(asked, [Request(text="  ")]))
     never = SimpleNamespace(
-        **{**vars(shop), "contract": SimpleNamespace(asking=None, normalize="level")}
+        **{**vars(shop), "contract": SimpleNamespace(text_prompt=None, normalize="level")}
     )
     with pytest.raises(DataError, match="never taught"):
         list(recommend(never, [Request(text="red")]))
@@ -190,9 +191,15 @@ def test_an_empty_history_is_asked_too(shop: Any) -> None:
 
 
 def test_a_history_that_leaves_no_prompt_gets_nothing_and_the_others_their_items(shop: Any) -> None:
-    serving = Serving("sequence", "{history}", 5, 100, markers=False)
+    history_prompt = HistoryPrompt("sequence", "{history}", 5, 100)
     bare = SimpleNamespace(
-        **{**vars(shop), "contract": SimpleNamespace(serving=serving, normalize="level")}
+        **{
+            **vars(shop),
+            "contract": SimpleNamespace(history_prompt=history_prompt, normalize="level"),
+            "tokens": SidTokens(
+                dataclasses.replace(shop.tokens.space, begin=None, end=None), shop.tokens.start
+            ),
+        }
     )
     ids = items_of(shop)
     with pytest.warns(SidtoolWarning, match="1 ids"):
@@ -208,7 +215,7 @@ def test_nonsense_is_refused(shop: Any) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         next(recommend(shop, [Request()], k=0))
     untaught = SimpleNamespace(
-        **{**vars(shop), "contract": SimpleNamespace(serving=None, normalize="level")}
+        **{**vars(shop), "contract": SimpleNamespace(history_prompt=None, normalize="level")}
     )
     with pytest.raises(DataError, match="how it is served"):
         next(recommend(untaught, [Request()]))

@@ -51,8 +51,8 @@ def test_files_lineage_and_determinism(
         task: sum(row["task"] == task for row in rows) for task in ALL_TASKS
     }
     assert lineage["held_out_events"] == 0
-    assert lineage["serving"]["task"] == "sequence"
-    assert lineage["asking"]["task"] == "query-to-sid"
+    assert lineage["history_prompt"]["task"] == "sequence"
+    assert lineage["text_prompt"]["task"] == "query-to-sid"
     assert sum(seen["share"] for seen in lineage["tasks"].values()) == pytest.approx(1)
     assert lineage["bundle"] == dataclasses.asdict(bundle.identity)
     assert tuple(read_examples(tmp_path / "a" / "test.jsonl")) == split.test

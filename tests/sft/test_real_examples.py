@@ -19,10 +19,11 @@ from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, read_items
 from sidtool.data.queries import compose_queries
 from sidtool.data.splits import leave_one_out
-from sidtool.prompt.render import prompt_encoder, shortened
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.prompt.segments import catalog, shorten
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tasks import FAMILIES, TASKS, named_task, served_task
-from sidtool.sft.training_examples import RowMaker, SftOptions
+from sidtool.sft.training_examples import ExampleMaker, SftOptions
 from sidtool.sid import SidSpace
 from tests.data.test_shared_data import DATA
 from tests.models import tiny_tokenizer
@@ -53,27 +54,27 @@ def check(items: Items, events: Path, kind: str) -> None:
     ]
     weights = {task: 1.0 if named_task(task).per == "user" else 3.0 for task in tasks}
     options = SftOptions(weights, format=kind, max_length=MAX_LENGTH)  # type: ignore[arg-type]
-    maker = RowMaker(
+    maker = ExampleMaker(
         bundle, items, options, tokenizer, compose_queries(items, "something like {title}")
     )
     columns = {"title": items.titles, **items.fields}
     place = {item: row for row, item in enumerate(items.ids)}
     texts, frames = set(), set()
-    for row in maker.rows(leave_one_out(read_interactions(events))):
-        length = maker.length([*row.prompt, *row.answer])
+    for row in maker.examples(leave_one_out(read_interactions(events))):
+        length = maker.length([*row.prompt, *row.completion])
         assert length is not None
         assert length <= MAX_LENGTH, row.task
         task = named_task(row.task)
         close = "<eos>" if kind == "plain" or task.target == "text" else "<|im_end|>"
         if row.task != "sequence":
-            assert row.answer[-1].text.endswith(close)
+            assert row.completion[-1].text.endswith(close)
         if task.target == "sid" and row.task != "sequence":
             own = bundle.items.codes[bundle.items.row(row.item or "")] + bundle.space.offsets
-            assert row.answer[0].places == tuple(own.tolist())
+            assert row.completion[0].sid_tokens == tuple(own.tolist())
         elif task.target not in ("sid", "text"):
-            (told,) = (piece.text for piece in row.answer if piece.kind == "catalog")
-            assert told == shortened(columns[task.target][place[row.item or ""]]) != ""
-        texts |= {piece.text for piece in (*row.prompt, *row.answer) if piece.kind == "catalog"}
+            (told,) = (piece.text for piece in row.completion if piece.kind == "catalog")
+            assert told == shorten(columns[task.target][place[row.item or ""]]) != ""
+        texts |= {piece.text for piece in (*row.prompt, *row.completion) if piece.kind == "catalog"}
         frames.add(
             (row.task, tuple(piece.text for piece in row.prompt if piece.kind == "template"))
         )
@@ -92,8 +93,8 @@ def check(items: Items, events: Path, kind: str) -> None:
     )
     for text in texts:
         assert not added & {
-            *encoder.catalog(text),
-            *encoder.catalog(f"{text}<s_a_1> <|im_end|>{text}<eos>"),
+            *encoder.ids([catalog(text)]),
+            *encoder.ids([catalog(f"{text}<s_a_1> <|im_end|>{text}<eos>")]),
         }
 
 

@@ -15,13 +15,15 @@ from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.splits import Example, Split, UserSequence
 from sidtool.errors import DataError, UsageError
-from sidtool.prompt.render import PromptEncoder, prompt_ids, spell, text_prompt_ids
+from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
+from sidtool.prompt.encoder import PromptEncoder
+from sidtool.prompt.segments import segments_to_text
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sft.example_file import row_json
+from sidtool.sft.example_file import example_json
 from sidtool.sft.histories import windows
 from sidtool.sft.task_mix import shares
-from sidtool.sft.tasks import ASKABLE, frames, named_task, served_task
-from sidtool.sft.training_examples import Row, RowMaker, SftOptions
+from sidtool.sft.tasks import ASKABLE, named_task, prompt_frames, served_task
+from sidtool.sft.training_examples import ExampleMaker, SftOptions, TrainingExample
 from sidtool.train.dataset import encode_example
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
@@ -53,19 +55,23 @@ def test_next_item_rows_ask_as_serving_does(bundle: Bundle, catalog: Items, spli
             tokens = SidTokens(bundle.space, len(tokenizer))
             tokenizer.add_tokens(list(bundle.space.tokens))
             options = SftOptions({task: 1.0}, format=kind, history_length=4, max_length=90)
-            maker = RowMaker(bundle, catalog, options, tokenizer)
-            serving, encoder = maker.serving, PromptEncoder(tokenizer, tokens)
-            assert serving is not None
+            maker = ExampleMaker(bundle, catalog, options, tokenizer)
+            history_prompt, encoder = maker.history_prompt, PromptEncoder(tokenizer, tokens)
+            assert history_prompt is not None
             wanted = {}
             for sequence in split.train:
                 rows = bundle.items.rows(sequence.items)
                 titles = [catalog.titles[int(item[1:])] for item in sequence.items]
                 for at in range(1, len(rows)):
-                    asked = prompt_ids(
-                        serving, tokenizer, tokens, bundle.items.codes[rows[:at]], titles[:at]
+                    asked = history_prompt_ids(
+                        history_prompt,
+                        tokenizer,
+                        tokens,
+                        bundle.items.codes[rows[:at]],
+                        titles[:at],
                     )
                     wanted[(sequence.user, sequence.items[at], at)] = asked
-            made = {row.events[-1]: encoder.ids(row.prompt) for row in maker.rows(split)}
+            made = {row.events[-1]: encoder.ids(row.prompt) for row in maker.examples(split)}
             assert made == wanted
 
 
@@ -75,13 +81,13 @@ def test_a_sequence_row_begins_with_every_served_prompt(
     tokenizer = tiny_tokenizer()
     tokens = SidTokens(bundle.space, len(tokenizer))
     tokenizer.add_tokens(list(bundle.space.tokens))
-    maker = RowMaker(bundle, catalog, SftOptions(history_length=20), tokenizer)
+    maker = ExampleMaker(bundle, catalog, SftOptions(history_length=20), tokenizer)
     encoder = PromptEncoder(tokenizer, tokens)
-    for row, sequence in zip(maker.rows(split), split.train, strict=True):
-        ids = encoder.ids(row.answer)
+    for row, sequence in zip(maker.examples(split), split.train, strict=True):
+        ids = encoder.ids(row.completion)
         for at in range(1, len(sequence.items)):
             codes = bundle.items.codes[bundle.items.rows(sequence.items[:at])]
-            asked = prompt_ids(maker.serving, tokenizer, tokens, codes)
+            asked = history_prompt_ids(maker.history_prompt, tokenizer, tokens, codes)
             assert ids[: len(asked)] == asked
 
 
@@ -99,41 +105,41 @@ def test_every_row_fits_and_ends_with_its_whole_answer(
     else:
         tasks = dict.fromkeys(ALL_TASKS, 3.0)
     options = SftOptions(tasks, format=kind, history_length=12, max_length=max_length)
-    maker = RowMaker(bundle, catalog, options, tokenizer, QUERIES)
+    maker = ExampleMaker(bundle, catalog, options, tokenizer, QUERIES)
     seen = set()
-    for row in maker.rows(split):
-        assert maker.length([*row.prompt, *row.answer]) <= max_length
+    for row in maker.examples(split):
+        assert maker.length([*row.prompt, *row.completion]) <= max_length
         seen.add(row.task)
-        kinds = {piece.kind for piece in row.answer if piece.text or piece.places}
+        kinds = {piece.kind for piece in row.completion if piece.text or piece.sid_tokens}
         assert ("catalog" in kinds) == (named_task(row.task).target != "sid")
         if row.task != "sequence":
-            last = row.answer[-1].text
+            last = row.completion[-1].text
             running = named_task(row.task).target == "text"  # asks nothing, so it is plain
             assert last == ("<eos>" if kind == "plain" or running else "<|im_end|>")
             assert bool(row.prompt) != running
         for left, right in zip(
-            [*row.prompt, *row.answer], [*row.prompt, *row.answer][1:], strict=False
+            [*row.prompt, *row.completion], [*row.prompt, *row.completion][1:], strict=False
         ):
-            assert not (right.kind == "sid" and right.places and left.text.endswith(" "))
+            assert not (right.kind == "sid" and right.sid_tokens and left.text.endswith(" "))
     assert seen == set(tasks)
 
 
 def test_a_row_that_cannot_fit_is_an_error(bundle: Bundle, catalog: Items, split: Split) -> None:
     with pytest.raises(DataError, match="does not fit 20"):
         list(
-            RowMaker(
+            ExampleMaker(
                 bundle, catalog, SftOptions({"next-item": 1}, max_length=20), tiny_tokenizer()
-            ).rows(split)
+            ).examples(split)
         )
     with pytest.raises(UsageError, match="take 105 tokens"):
-        RowMaker(bundle, catalog, SftOptions({"sequence": 1}, max_length=100), tiny_tokenizer())
-    RowMaker(bundle, catalog, SftOptions({"sequence": 1}, max_length=105), tiny_tokenizer())
+        ExampleMaker(bundle, catalog, SftOptions({"sequence": 1}, max_length=100), tiny_tokenizer())
+    ExampleMaker(bundle, catalog, SftOptions({"sequence": 1}, max_length=105), tiny_tokenizer())
     beginning = tiny_tokenizer()
     beginning.backend_tokenizer.post_processor = TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", 1)]
     )
     with pytest.raises(UsageError, match="take 106 tokens"):
-        RowMaker(bundle, catalog, SftOptions({"sequence": 1}, max_length=105), beginning)
+        ExampleMaker(bundle, catalog, SftOptions({"sequence": 1}, max_length=105), beginning)
 
 
 @given(st.floats(0.1, 3.0), st.integers(0, 5))
@@ -141,21 +147,21 @@ def test_weights_take_shares_deterministically(weight: float, seed: int) -> None
     bundle = small_bundle(40)
     ids = tuple(f"i{row}" for row in range(40))
     items = Items(ids, ids, ids, {}, "", "")
-    maker = RowMaker(bundle, items, SftOptions({"title-to-sid": weight}, seed=seed))
+    maker = ExampleMaker(bundle, items, SftOptions({"title-to-sid": weight}, seed=seed))
     users = Split("x", (UserSequence("u", ("i0", "i1"), (0, 1)),), (), (), {})
-    first, second = (list(maker.rows(users)) for _ in range(2))
+    first, second = (list(maker.examples(users)) for _ in range(2))
     assert first == second
     assert int(weight) * 40 <= len(first) <= (int(weight) + 1) * 40
 
 
 def test_unknown_items_are_dropped_and_counted(bundle: Bundle, catalog: Items) -> None:
     split = Split("x", (UserSequence("u", ("i0", "gone", "i1"), (0, 1, 2)),), (), (), {})
-    maker = RowMaker(bundle, catalog, SftOptions({"next-item": 1}))
-    assert [row.events for row in maker.rows(split)] == [(("u", "i0", 0), ("u", "i1", 2))]
-    assert maker.dropped == 1
+    maker = ExampleMaker(bundle, catalog, SftOptions({"next-item": 1}))
+    assert [row.events for row in maker.examples(split)] == [(("u", "i0", 0), ("u", "i1", 2))]
+    assert maker.dropped_events == 1
     nothing = Split("x", (UserSequence("u", ("gone",), (0,)),), (), (), {})
     with pytest.raises(DataError, match="none of 1 training events"):
-        list(maker.rows(nothing))
+        list(maker.examples(nothing))
 
 
 def test_given_windows_are_the_rows(bundle: Bundle, catalog: Items, split: Split) -> None:
@@ -165,7 +171,7 @@ def test_given_windows_are_the_rows(bundle: Bundle, catalog: Items, split: Split
         Example("u", ("i1",), "gone", 3),
     )
     given_split = dataclasses.replace(split, windows=asked)
-    rows = list(RowMaker(bundle, catalog, SftOptions({"next-item": 1})).rows(given_split))
+    rows = list(ExampleMaker(bundle, catalog, SftOptions({"next-item": 1})).examples(given_split))
     assert [row.events for row in rows] == [
         (("u", "i0", 0), ("u", "i1", 1), ("u", "i2", 2)),
         (("u", "i5", 5), ("u", "i2", 7)),
@@ -180,12 +186,12 @@ def test_the_served_task_follows_the_weights() -> None:
 
 def test_chat_frames_need_a_template_that_shows_both_texts() -> None:
     with pytest.raises(UsageError, match="chat template"):
-        frames("next-item", tiny_tokenizer(), "chat")
+        prompt_frames("next-item", tiny_tokenizer(), "chat")
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     with pytest.raises(UsageError, match="once each"):
-        frames("next-item", tokenizer, "chat")
-    assert frames("next-item", tiny_tokenizer(chat=True), "chat")[0].before.startswith(
+        prompt_frames("next-item", tokenizer, "chat")
+    assert prompt_frames("next-item", tiny_tokenizer(chat=True), "chat")[0].before.startswith(
         "<|im_start|>user\n"
     )
 
@@ -204,7 +210,7 @@ def test_unknown_tasks_and_weights_are_refused() -> None:
 
 def test_no_description_no_description_task(bundle: Bundle, catalog: Items) -> None:
     with pytest.raises(UsageError, match="column 'description'"):
-        RowMaker(
+        ExampleMaker(
             bundle, dataclasses.replace(catalog, fields={}), SftOptions({"sid-to-description": 1})
         )
 
@@ -215,9 +221,9 @@ def made(
     split: Split,
     options: SftOptions,
     queries: Sequence[Query] = QUERIES,
-) -> tuple[RowMaker, list[Row]]:
-    maker = RowMaker(bundle, catalog, options, tiny_tokenizer(), queries)
-    return maker, list(maker.rows(split))
+) -> tuple[ExampleMaker, list[TrainingExample]]:
+    maker = ExampleMaker(bundle, catalog, options, tiny_tokenizer(), queries)
+    return maker, list(maker.examples(split))
 
 
 @pytest.mark.parametrize("task", ["brand-to-sid", "sid-to-brand", "prefix-to-brand"])
@@ -228,16 +234,16 @@ def test_a_column_and_a_sid_are_told_of_each_other(
     assert len(rows) == 2 * len(bundle.items)
     depths = set()
     for at, row in enumerate(rows):
-        text, _ = spell(bundle.space, [*row.prompt, *row.answer])
+        text, _ = segments_to_text(bundle.space, [*row.prompt, *row.completion])
         item = at // 2
         assert catalog.fields["brand"][int(bundle.items.ids[item][1:])] in text
         sid = bundle.space.spell(bundle.items.codes[item], markers=True)
         if task == "prefix-to-brand":
             shown = next(piece for piece in row.prompt if piece.kind == "sid")
-            prefix = "".join(bundle.space.tokens[place] for place in shown.places)
+            prefix = "".join(bundle.space.tokens[place] for place in shown.sid_tokens)
             assert sid.startswith(prefix)
             assert len(prefix) < len(sid) - len(bundle.space.end or "")
-            depths.add(len(shown.places) - 1)
+            depths.add(len(shown.sid_tokens) - 1)
         else:
             assert sid in text
         assert "brand" in text
@@ -252,7 +258,7 @@ def test_running_text_tells_every_event_once(bundle: Bundle, catalog: Items, spl
         for item, place in zip(sequence.items, sequence.positions, strict=True)
     ]
     for row in rows:
-        text, _ = spell(bundle.space, row.answer)
+        text, _ = segments_to_text(bundle.space, row.completion)
         for _, item, _ in row.events:
             assert (
                 bundle.space.spell(bundle.items.codes[bundle.items.row(item)], markers=True) in text
@@ -263,7 +269,7 @@ def test_running_text_tells_every_event_once(bundle: Bundle, catalog: Items, spl
 def test_item_text_tells_the_columns_as_data(bundle: Bundle, catalog: Items, split: Split) -> None:
     _, rows = made(bundle, catalog, split, SftOptions({"item-text": 1.0}))
     for row, item in zip(rows, bundle.items.ids, strict=True):
-        told = "".join(piece.text for piece in row.answer if piece.kind == "catalog")
+        told = "".join(piece.text for piece in row.completion if piece.kind == "catalog")
         assert catalog.titles[int(item[1:])] in told
         assert f"\ndescription: {catalog.fields['description'][int(item[1:])]}" in told
         assert f"\nbrand: {catalog.fields['brand'][int(item[1:])]}" in told
@@ -282,9 +288,9 @@ def test_a_query_of_a_user_is_an_event_of_the_training_set(
     maker, rows = made(bundle, catalog, split, SftOptions({"query-to-sid": 2.0}), queries)
     assert maker.dropped_queries == 2
     assert [row.events for row in rows] == [((user.user, user.items[1], 1),)] * 2 + [()] * 2
-    assert all("test set" not in spell(bundle.space, row.prompt)[0] for row in rows)
+    assert all("test set" not in segments_to_text(bundle.space, row.prompt)[0] for row in rows)
     with pytest.raises(UsageError, match="needs queries"):
-        RowMaker(bundle, catalog, SftOptions({"query-to-sid": 1.0}))
+        ExampleMaker(bundle, catalog, SftOptions({"query-to-sid": 1.0}))
 
 
 def test_a_model_asked_in_words_is_asked_as_its_rows_were(
@@ -296,23 +302,23 @@ def test_a_model_asked_in_words_is_asked_as_its_rows_were(
             tokens = SidTokens(bundle.space, len(tokenizer))
             tokenizer.add_tokens(list(bundle.space.tokens))
             options = SftOptions({task: 3.0, "sid-to-title": 1.0}, format=kind)
-            maker = RowMaker(bundle, catalog, options, tokenizer, QUERIES)
-            asking = maker.asking
-            assert asking is not None
-            assert (asking.task, asking.format) == (task, kind)
-            asked = [row.prompt for row in maker.rows(split) if row.task == task]
+            maker = ExampleMaker(bundle, catalog, options, tokenizer, QUERIES)
+            text_prompt = maker.text_prompt
+            assert text_prompt is not None
+            assert (text_prompt.task, text_prompt.format) == (task, kind)
+            asked = [row.prompt for row in maker.examples(split) if row.task == task]
             texts = {
                 next(piece.text for piece in prompt if piece.kind == "catalog") for prompt in asked
             }
             prompts = [PromptEncoder(tokenizer, tokens).ids(prompt) for prompt in asked]
             for text in texts:
-                assert text_prompt_ids(asking, tokenizer, tokens, text) in prompts
+                assert text_prompt_ids(text_prompt, tokenizer, tokens, text) in prompts
             long = text_prompt_ids(
-                dataclasses.replace(asking, max_length=99), tokenizer, tokens, "soft " * 2000
+                dataclasses.replace(text_prompt, max_length=99), tokenizer, tokens, "soft " * 2000
             )
             assert len(long) == 99
             assert long[-1] == tokens.begin
-    assert RowMaker(bundle, catalog, SftOptions({"sid-to-title": 1.0})).asking is None
+    assert ExampleMaker(bundle, catalog, SftOptions({"sid-to-title": 1.0})).text_prompt is None
 
 
 budgets = st.integers(1, 15_000)
@@ -333,13 +339,15 @@ def test_a_mix_within_a_budget(weights: dict[str, float], tokens: int, seed: int
     ids = tuple(f"i{row}" for row in range(40))
     items = Items(ids, ids, ids, {}, "", "")
     users = Split("x", (UserSequence("u", ids[:9], tuple(range(9))),), (), (), {})
-    maker = RowMaker(bundle, items, SftOptions(weights, seed=seed, tokens=tokens), tiny_tokenizer())
-    first, second = (list(maker.rows(users)) for _ in range(2))
+    maker = ExampleMaker(
+        bundle, items, SftOptions(weights, seed=seed, max_tokens=tokens), tiny_tokenizer()
+    )
+    first, second = (list(maker.examples(users)) for _ in range(2))
     assert first == second
     total = sum(weights.values())
     for task, weight in weights.items():
         lengths = [
-            maker.length([*row.prompt, *row.answer]) or 0 for row in first if row.task == task
+            maker.length([*row.prompt, *row.completion]) or 0 for row in first if row.task == task
         ]
         share = int(tokens * weight / total)
         assert sum(lengths) <= share
@@ -357,14 +365,14 @@ def test_budgets_that_cannot_be(bundle: Bundle, catalog: Items) -> None:
         (None, {"sequence": 5}),
     ):
         with pytest.raises(UsageError, match="token"):
-            SftOptions(mix, tokens=tokens, budgets=budgets)
-    options = SftOptions(mix, tokens=5000, budgets={"title-to-sid": 4000})
-    assert shares(options.tasks, options.tokens, options.budgets) == {
+            SftOptions(mix, max_tokens=tokens, max_task_tokens=budgets)
+    options = SftOptions(mix, max_tokens=5000, max_task_tokens={"title-to-sid": 4000})
+    assert shares(options.tasks, options.max_tokens, options.max_task_tokens) == {
         "title-to-sid": 4000,
         "sid-to-title": 1000,
     }
     with pytest.raises(UsageError, match="needs a tokenizer"):
-        RowMaker(bundle, catalog, options)
+        ExampleMaker(bundle, catalog, options)
 
 
 def test_of_held_out_items_rows_show_sids_alone(
@@ -376,20 +384,20 @@ def test_of_held_out_items_rows_show_sids_alone(
         "another name for three",
     ]
     maker, rows = made(
-        bundle, catalog, split, SftOptions(dict.fromkeys(ALL_TASKS, 2.0), held_out=held)
+        bundle, catalog, split, SftOptions(dict.fromkeys(ALL_TASKS, 2.0), hide_text_of=held)
     )
     assert maker.dropped_queries == 3
     seen = set()
     for row in rows:
         words = "\n".join(
-            piece.text for piece in (*row.prompt, *row.answer) if piece.kind == "catalog"
+            piece.text for piece in (*row.prompt, *row.completion) if piece.kind == "catalog"
         )
         assert not any(text in words.splitlines() for text in told)
         assert named_task(row.task).per == "user" or row.item not in held
         seen |= {item for _, item, _ in row.events}
     assert held <= seen  # their SIDs are in histories all the same
     with pytest.raises(UsageError, match="1 items to hold out are not in the bundle, as 'nowhere'"):
-        RowMaker(bundle, catalog, SftOptions(held_out=frozenset({"i3", "nowhere"})))
+        ExampleMaker(bundle, catalog, SftOptions(hide_text_of=frozenset({"i3", "nowhere"})))
 
 
 TRAPS = (
@@ -423,14 +431,14 @@ def test_no_text_of_a_catalog_becomes_a_token(texts: list[str], kind: str) -> No
     def marks(shown: tuple[str, ...]) -> list[tuple[str, list[int]]]:
         items = Items(ids, shown, shown, {"description": shown, "brand": shown}, "", "")
         queries = [Query(item, text) for item, text in zip(ids, shown, strict=True)]
-        maker = RowMaker(bundle, items, options, tokenizer, queries)
+        maker = ExampleMaker(bundle, items, options, tokenizer, queries)
         found = []
-        for row in maker.rows(split):
-            read = encode_example(row_json(bundle.space, row), encoder, tokens, codes_only=False)[
-                0
-            ].tolist()
+        for row in maker.examples(split):
+            read = encode_example(
+                example_json(bundle.space, row), encoder, tokens, codes_only=False
+            )[0].tolist()
             assert read == encoder.ids(
-                [*row.prompt, *row.answer]
+                [*row.prompt, *row.completion]
             )  # the file's row is the maker's row
             found.append((row.task, [token for token in read if token in added]))
         return found

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.prompt.render import PromptEncoder
+from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 from sidtool.train.augment import Augmentation, AugmentedExamples

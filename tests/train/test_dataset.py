@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.errors import DataError
-from sidtool.prompt.render import PromptEncoder
+from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 from sidtool.train.dataset import (

@@ -67,8 +67,8 @@ def test_it_learns_and_leaves_a_whole_model(tmp_path: Path, models: Make, rows: 
     contract = read_contract(tmp_path / "tuned")
     assert contract.stage == "full"
     assert [parent["stage"] for parent in contract.parents] == [read_contract(base).stage]
-    assert contract.serving is not None
-    assert contract.serving.task == "sequence"
+    assert contract.history_prompt is not None
+    assert contract.history_prompt.task == "sequence"
     assert load_model_folder(tmp_path / "tuned").contract == contract
     with pytest.raises(UsageError, match="exists already"):
         train(base, made, tmp_path / "tuned")
@@ -248,7 +248,7 @@ def test_every_task_trains_together(tmp_path: Path, models: Make, rows: Make) ->
         valid=valid_of(made),
     )
     assert summary["softmax_over"] == "vocabulary"
-    assert read_contract(tmp_path / "tuned").serving.task == "next-item"
+    assert read_contract(tmp_path / "tuned").history_prompt.task == "next-item"
 
 
 def test_rows_of_another_bundle_are_refused_before_weights_load(

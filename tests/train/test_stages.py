@@ -231,14 +231,14 @@ def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
     assert "(extended > embeddings > lora)" in told[2]
     config = json.loads((tmp_path / "killed/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tmp_path / "killed-2-lora")
-    assert "serving sequence" in told[2]
+    assert "history prompt sequence" in told[2]
     whole, killed = (
         weights(tmp_path / out, "adapter_model.safetensors") for out in ("whole", "killed")
     )
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     contract = read_contract(tmp_path / "killed")
     assert [parent["stage"] for parent in contract.parents] == ["extended", "embeddings", "lora"]
-    assert contract.serving == read_contract(tmp_path / "killed-1-embeddings").serving
+    assert contract.history_prompt == read_contract(tmp_path / "killed-1-embeddings").history_prompt
     assert not list(tmp_path.glob("*.partial"))
     with pytest.raises(UsageError, match="exists already"):
         run("killed")

@@ -34,7 +34,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, models: Make, rows: Make) 
 
 def answers(folder: Path, rows: Path) -> torch.Tensor:
     """(targets, codes) log-probabilities over all codes, where the rows have targets."""
-    from sidtool.prompt.render import prompt_encoder
+    from sidtool.prompt.encoder import prompt_encoder
 
     served = load_model_folder(folder)
     read = TokenizedExamples.read(

@@ -7,7 +7,7 @@ import pytest
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.splits import Example
-from sidtool.prompt.serving import Serving
+from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend.partial_head import Normalize
 from sidtool.train.validation import Validator
@@ -21,9 +21,18 @@ def validator(
 ) -> tuple[Validator, Any]:
     tokenizer = tiny_tokenizer()
     tokens = SidTokens(bundle.space, len(tokenizer))
-    serving = Serving("next-item", "The history: {history}\nNext:", 5, 100)
+    history_prompt = HistoryPrompt("next-item", "The history: {history}\nNext:", 5, 100)
     made = Validator(
-        examples, bundle, serving, tokenizer, tokens, users=0, width=N, k=k, seed=0, **options
+        examples,
+        bundle,
+        history_prompt,
+        tokenizer,
+        tokens,
+        users=0,
+        width=N,
+        k=k,
+        seed=0,
+        **options,
     )
     return made, tiny_model("llama", vocab_size=tokens.stop)
 

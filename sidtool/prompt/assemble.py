@@ -1,0 +1,142 @@
+"""Assembly of prompts, for training examples and for serving: which items of a history fit, and in
+what order the segments follow each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sidtool.errors import UsageError
+from sidtool.prompt.encoder import PromptEncoder, prompt_encoder
+from sidtool.prompt.frames import PromptFrame
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.prompt.segments import Segment, begin, catalog, shorten, sids, template
+from sidtool.prompt.tokens import SidTokens
+from sidtool.sid import Codes, SidSpace
+
+
+@dataclass(frozen=True)
+class SidItems:
+    """Items as SIDs, oldest first: (n, levels) codes."""
+
+    space: SidSpace
+    codes: Codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def count_fitting(self, room: int, encoder: PromptEncoder) -> int:
+        """How many of the newest items take at most `room` tokens."""
+        tokens_per_item = self.space.levels + 2 * self.space.has_markers
+        return min(len(self), max(0, room) // tokens_per_item)
+
+    def newest(self, n: int) -> list[Segment]:
+        """The last n items."""
+        return [sids(self.space, self.codes[len(self) - n :])]
+
+
+@dataclass(frozen=True)
+class TextItems:
+    """Items as text, oldest first: the segments of each, with a separator between two items."""
+
+    items: Sequence[Sequence[Segment]]
+    separator: str = ""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def count_fitting(self, room: int, encoder: PromptEncoder) -> int:
+        """How many of the newest items take at most `room` tokens, separators included."""
+        lengths = [encoder.length(item) for item in self.items]
+        return count_fitting(lengths, room, encoder.length([template(self.separator)]))
+
+    def newest(self, n: int) -> list[Segment]:
+        """The last n items."""
+        segments: list[Segment] = []
+        for number, item in enumerate(self.items[len(self) - n :]):
+            if number:
+                segments.append(template(self.separator))
+            segments.extend(item)
+        return segments
+
+
+def count_fitting(lengths: Sequence[int], room: int, separator_length: int) -> int:
+    """How many of the last items, of these lengths, take at most `room` tokens with a separator
+    between two items."""
+    taken = 0
+    for n_items, length in enumerate(reversed(lengths)):
+        taken += length
+        if n_items:
+            taken += separator_length
+        if taken > room:
+            return n_items
+    return len(lengths)
+
+
+def assemble_prompt(
+    frame: PromptFrame,
+    items: SidItems | TextItems,
+    ending: Sequence[Segment] = (),
+    *,
+    encoder: PromptEncoder | None = None,
+    max_tokens: int = 0,
+) -> tuple[list[Segment], int]:
+    """The segments of a prompt and the number of items in it.
+
+    The prompt is the frame's text before the content, the newest items that fit into `max_tokens`,
+    the text after it, and `ending` (the begin token of a SID). Without an encoder, which measures
+    segments, all items enter."""
+    before = template(frame.before)
+    after = template(frame.after)
+    n_items = len(items)
+    if encoder is not None:
+        room = max_tokens - encoder.length([before, after, *ending])
+        n_items = items.count_fitting(room, encoder)
+    return [before, *items.newest(n_items), after, *ending], n_items
+
+
+def history_prompt_ids(
+    prompt: HistoryPrompt,
+    tokenizer: Any,
+    tokens: SidTokens,
+    history: Codes,
+    titles: Sequence[str] | None = None,
+) -> list[int]:
+    """Token ids of the prompt that recommends the next item of a history, as in its training
+    examples.
+
+    `history` is (n, levels) codes, oldest first; `titles` are those of the same items, needed if the
+    prompt shows titles. Raises UsageError if they are missing."""
+    items: SidItems | TextItems
+    if prompt.history_as == "sid":
+        items = SidItems(tokens.space, history[-prompt.history_length :])
+    elif titles is not None and len(titles) == len(history):
+        recent = titles[-prompt.history_length :]
+        items = TextItems([[catalog(shorten(title))] for title in recent], prompt.separator)
+    else:
+        n_titles = 0 if titles is None else len(titles)
+        raise UsageError(f"the prompt needs titles: {len(history)} items, {n_titles} titles")
+    encoder = prompt_encoder(tokenizer, tokens)
+    ending = [begin(tokens.space)]
+    segments, _ = assemble_prompt(
+        prompt.frame, items, ending, encoder=encoder, max_tokens=prompt.max_length
+    )
+    return encoder.ids(segments)
+
+
+def text_prompt_ids(prompt: TextPrompt, tokenizer: Any, tokens: SidTokens, text: str) -> list[int]:
+    """Token ids of the prompt that recommends the item which a text describes, as in its training
+    examples; the end of a text that does not fit is cut off.
+
+    Raises UsageError if the text is empty."""
+    encoder = prompt_encoder(tokenizer, tokens)
+    content = catalog(shorten(text))
+    text_ids = encoder.ids([content])
+    if not text_ids:
+        raise UsageError("the query text is empty", hint="describe the item in words")
+    segments, _ = assemble_prompt(prompt.frame, TextItems([[content]]), [begin(tokens.space)])
+    ids = encoder.ids(segments)
+    excess = min(len(ids) - prompt.max_length, len(text_ids) - 1)
+    if excess <= 0:
+        return ids
+    text_stop = encoder.length(segments[:2])  # the text is the second segment
+    return ids[: text_stop - excess] + ids[text_stop:]

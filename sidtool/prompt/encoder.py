@@ -1,0 +1,93 @@
+"""Token ids of segments, by one tokenizer."""
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sidtool.errors import UsageError
+from sidtool.prompt.segments import Segment
+from sidtool.prompt.tokens import SidTokens
+
+
+class PromptEncoder:
+    """Turns segments into token ids, for one tokenizer with a block of SID tokens.
+
+    Raises UsageError if the tokenizer is a slow one, which cannot ignore added tokens."""
+
+    def __init__(self, tokenizer: Any, tokens: SidTokens) -> None:
+        self.tokens = tokens
+        self._tokenizer = tokenizer
+        self._plain_backend = _backend_without_added_tokens(tokenizer)
+        self._special_ids = _special_ids(tokenizer)
+        # Templates repeat in every prompt, titles in many histories.
+        self._template_ids = lru_cache(4096)(self._encode_template)
+        self._catalog_ids = lru_cache(1 << 16)(self._encode_catalog)
+
+    def ids(self, segments: Sequence[Segment]) -> list[int]:
+        """Token ids of the segments, one after the other."""
+        ids: list[int] = []
+        start = self.tokens.start
+        for segment in segments:
+            if segment.kind == "sid":
+                ids.extend([start + token for token in segment.sid_tokens])
+            elif segment.kind == "template":
+                ids.extend(self._template_ids(segment.text))
+            else:
+                ids.extend(self._catalog_ids(segment.text))
+        return ids
+
+    def length(self, segments: Sequence[Segment]) -> int:
+        """Number of tokens in the segments."""
+        return len(self.ids(segments))
+
+    def _encode_template(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _encode_catalog(self, text: str) -> tuple[int, ...]:
+        """Ids of catalog text, none of them of a special or added token."""
+        encoding = self._plain_backend.encode(text, add_special_tokens=False)
+        special = next((i for i, id_ in enumerate(encoding.ids) if id_ in self._special_ids), None)
+        if special is None:
+            return tuple(encoding.ids)
+        if len(text) == 1:
+            return ()
+        # The base vocabulary contains this special token, too. Cut the text within it and encode
+        # both parts, so that no token spans the cut.
+        start, stop = encoding.offsets[special]
+        cut = (start + stop) // 2
+        if not 0 < cut < len(text):
+            cut = len(text) // 2
+        return self._encode_catalog(text[:cut]) + self._encode_catalog(text[cut:])
+
+
+_encoders: WeakKeyDictionary[Any, tuple[int, PromptEncoder]] = WeakKeyDictionary()
+
+
+def prompt_encoder(tokenizer: Any, tokens: SidTokens) -> PromptEncoder:
+    """The encoder of a tokenizer, cached with it: making one takes a second at 150,000 tokens."""
+    size, encoder = _encoders.get(tokenizer, (0, None))
+    if encoder is None or size != len(tokenizer) or encoder.tokens != tokens:
+        encoder = PromptEncoder(tokenizer, tokens)
+        _encoders[tokenizer] = (len(tokenizer), encoder)
+    return encoder
+
+
+def _backend_without_added_tokens(tokenizer: Any) -> Any:
+    """A copy of a fast tokenizer's backend with an empty list of added tokens."""
+    from tokenizers import Tokenizer
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UsageError(f"{type(tokenizer).__name__} is a slow tokenizer, a fast one is needed")
+    value = json.loads(backend.to_str())
+    value.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+    return Tokenizer.from_str(json.dumps(value))
+
+
+def _special_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids of all added tokens but a pure unknown token, which unknown characters may become."""
+    added = set(tokenizer.added_tokens_decoder)
+    control = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    return frozenset(added - ({tokenizer.unk_token_id} - control))

@@ -1,0 +1,104 @@
+"""The literal text around the content of a prompt, from a template file and a tokenizer."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from sidtool.errors import UsageError
+
+Format = Literal["plain", "chat"]
+"""Plain text, or the chat markup of the tokenizer."""
+
+HISTORY_SLOT = "{history}"
+ITEM_SLOT = "{item}"
+
+
+@dataclass(frozen=True)
+class PromptFrame:
+    """Literal text `before` and `after` the content of a prompt.
+
+    `close` ends the completion, `separator` stands between the items of a history. In running text,
+    `item` is the form of one item, with the slots {sid}, {title} and {columns}."""
+
+    before: str
+    after: str
+    close: str = ""
+    separator: str = ""
+    format: Format = "plain"
+    item: str = ""
+
+    def template(self, slot: str) -> str:
+        """The literal text of the prompt with a slot for its content."""
+        return self.before + slot + self.after
+
+
+@dataclass(frozen=True)
+class Templates:
+    """A template file: `prompts` with one slot each, the `separator` between the items of a history
+    and, for running text, the form of an item in each prompt."""
+
+    prompts: tuple[str, ...]
+    separator: str
+    items: tuple[str, ...]
+
+
+@cache
+def read_templates(name: str) -> Templates:
+    """The templates of a file in the folder `templates`."""
+    path = files("sidtool.prompt") / "templates" / f"{name}.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    return Templates(tuple(value["prompts"]), value["separator"], tuple(value.get("items", ())))
+
+
+def plain_frame(before: str, after: str, separator: str, tokenizer: Any | None) -> PromptFrame:
+    """A frame of plain text: the completion follows on a new line and ends with the end token."""
+    before = begin_text(tokenizer) + before
+    return PromptFrame(before, after + "\n", end_text(tokenizer), separator)
+
+
+# Private-use characters as sentinels: no chat template trims or escapes them.
+_CONTENT = "\ue000"
+_COMPLETION = "\ue001"
+
+
+def chat_frame(before: str, after: str, separator: str, tokenizer: Any | None) -> PromptFrame:
+    """A frame of chat markup: the chat template is rendered once with sentinels in place of content
+    and completion, so that only literal text remains.
+
+    Raises UsageError if the tokenizer has no chat template, or one that does not render both texts
+    exactly once."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise UsageError(
+            "the chat format needs a tokenizer with a chat template", hint="--format plain"
+        )
+    messages = [
+        {"role": "user", "content": before + _CONTENT + after},
+        {"role": "assistant", "content": _COMPLETION},
+    ]
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False)  # type: ignore[union-attr]
+    if text.count(_CONTENT) != 1 or text.count(_COMPLETION) != 1:
+        raise UsageError(
+            "the chat template does not render user and assistant messages once each",
+            hint="--format plain",
+        )
+    before, _, rest = text.partition(_CONTENT)
+    after, _, close = rest.partition(_COMPLETION)
+    # A space before a SID would become a stray token, and space after the end of the turn is never
+    # generated.
+    return PromptFrame(before, after.rstrip(" "), close.rstrip(), separator, "chat")
+
+
+def begin_text(tokenizer: Any | None) -> str:
+    """The text of the begin token if the tokenizer puts one before every text, else ""."""
+    if tokenizer is None or tokenizer.bos_token is None:
+        return ""
+    if tokenizer("a")["input_ids"][:1] != [tokenizer.bos_token_id]:
+        return ""
+    return str(tokenizer.bos_token)
+
+
+def end_text(tokenizer: Any | None) -> str:
+    """The text of the tokenizer's end token, "" if it has none."""
+    return getattr(tokenizer, "eos_token", None) or ""
