@@ -1,11 +1,14 @@
-"""Print popularity and item-kNN (cosine, default, tuned on every fourth valid user) on a
-leave-one-out test set.
+"""Print popularity and three item-kNN on the leave-one-out test set of a file of interactions.
 
-Usage: item_knn.py INTERACTIONS. Seen items are removed; co-occurrence and popularity come from
-training events only."""
+    python benchmarks/item_knn.py INTERACTIONS
+
+The three are cosine similarity, sidtool's default, and settings tuned on every fourth validation
+user. Seen items are excluded; co-occurrence and popularity come from training events only."""
 
 import sys
 from pathlib import Path
+
+from table import METRICS, markdown
 
 from sidtool.data.interactions import read_interactions
 from sidtool.data.splits import leave_one_out
@@ -16,9 +19,12 @@ from sidtool.evaluate.baselines import (
     item_knn,
     item_similarity,
     popularity,
+    tune_item_knn,
 )
-from sidtool.evaluate.baselines import tune_item_knn as tune
-from sidtool.evaluate.metrics import find_targets, metric_values
+from sidtool.evaluate.metrics import averages, find_targets, metric_names, metric_values
+
+K = 10
+KS = (5, 10)
 
 events = read_interactions(Path(sys.argv[1]))
 split = leave_one_out(events)
@@ -26,16 +32,18 @@ catalog = Catalog.of(sorted(set(events.items.tolist())), [user.items for user in
 train = [catalog.numbers(user.items) for user in split.train]
 histories = [catalog.numbers(example.history) for example in split.test]
 targets = catalog.targets([example.item for example in split.test])
-tuned = tune(catalog, split.train, split.valid[::4], exclude_seen=True)
-ranked = {"popularity": popularity(histories, len(catalog), 10, exclude_seen=True)}
-for name, how in {
-    "cosine": KnnSettings(distance=1.0, recency=1.0),
-    "default": UNTUNED,
-    f"tuned: {tuned}": tuned,
-}.items():
-    similar = item_similarity(train, len(catalog), how)
-    ranked[f"item-kNN, {name}"] = item_knn(similar, histories, 10, settings=how, exclude_seen=True)
-print("| test | R@5 | R@10 | N@5 | N@10 |\n| --- | --- | --- | --- | --- |")
-for name, found in ranked.items():
-    means = metric_values(find_targets(found, targets), (5, 10)).mean(axis=0)[:4]
-    print(f"| {name} | " + " | ".join(f"{value:.4f}" for value in means) + " |")
+tuned = tune_item_knn(catalog, split.train, split.valid[::4], exclude_seen=True)
+
+rankings = {"popularity": popularity(histories, len(catalog), K, exclude_seen=True)}
+cosine = KnnSettings(distance=1.0, recency=1.0)
+for name, settings in {"cosine": cosine, "default": UNTUNED, f"tuned: {tuned}": tuned}.items():
+    similarity = item_similarity(train, len(catalog), settings)
+    rankings[f"item-kNN, {name}"] = item_knn(
+        similarity, histories, K, settings=settings, exclude_seen=True
+    )
+
+rows = []
+for name, ranked in rankings.items():
+    means = averages(metric_names(KS), metric_values(find_targets(ranked, targets), KS))
+    rows.append([name, *[f"{means[metric]:.4f}" for metric in METRICS]])
+print(markdown(["test", *METRICS.values()], rows))

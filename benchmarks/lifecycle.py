@@ -1,148 +1,182 @@
-"""What a model keeps when its tokenizer changes: the measurements of lifecycle.sh.
+"""Measure what a trained model still does after its tokenizer changed.
 
-    python benchmarks/lifecycle.py divide DATA OUT [--seed 0]            a random 80% of the items,
-    and the others python benchmarks/lifecycle.py grown MODEL CHILD TEST                items added:
-    warm targets and cold ones python benchmarks/lifecycle.py retrained MODEL NEW ALIGNED TEST
-    a retrained codebook, before and after align
+    python benchmarks/lifecycle.py DATA -o WORK [--seed 0] [--recipe benchmarks/recipes/default]
 
-Item level, full ranking, seen items left out; differences are paired bootstraps over users. Prints
-one JSON object."""
+Items added: bundle and model are made with a random 80% of the items, `add-items` adds the others.
+Codebook retrained: the same data with another seed, before and after `align`. Item level, full
+ranking, seen items left out; differences are paired bootstraps over users."""
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from environment import environment
+from recipe import RECIPES, Dataset, Recipe, RecipeRun
+from table import markdown
+
+from sidtool import Bundle
+from sidtool.build.diff import diff
+from sidtool.data.examples import read_examples
+from sidtool.data.splits import Example
+from sidtool.evaluate.report import compare, evaluate
+from sidtool.model.load import load_model_folder
+from sidtool.output import new_dir
+from sidtool.recommend.recommend import Request, recommend, score_items
 
 SHARE = 0.8
+"""Of the items, in the bundle that the others are added to."""
 METRIC, K, WIDTH = "hr@10", 10, 50
 SCORED_USERS = 500
-"""Users with a cold target for whom every new item is scored: exact scoring runs them all as one
-tree a user."""
+"""Users with a new target for whom every new item is scored, which takes one tree per user."""
 
 
-def divide(data: Path, out: Path, seed: int) -> dict[str, Any]:
-    """Write old.jsonl (a random 80% of the items) and new.jsonl (the others)."""
-    from sidtool.output import new_dir
-
-    lines = (data / "items.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    old = np.random.default_rng(seed).permutation(len(lines)) < round(SHARE * len(lines))
+def divide_items(items: Path, out: Path, seed: int) -> Path:
+    """Write old.jsonl (a random 80% of the items) and new.jsonl (the others) to a new folder."""
+    if out.exists():
+        return out
+    lines = np.array(items.read_text(encoding="utf-8").splitlines(keepends=True), dtype=object)
+    is_old = np.random.default_rng(seed).permutation(len(lines)) < round(SHARE * len(lines))
     with new_dir(out) as folder:
-        for name, inside in (("old.jsonl", old), ("new.jsonl", ~old)):
-            (folder / name).write_text(
-                "".join(np.array(lines, dtype=object)[inside]), encoding="utf-8"
-            )
-    return {"old": int(old.sum()), "new": int((~old).sum())}
+        for name, selected in (("old.jsonl", is_old), ("new.jsonl", ~is_old)):
+            (folder / name).write_text("".join(lines[selected]), encoding="utf-8")
+    return out
 
 
-def grown(model: str, child: str, test: str, seed: int) -> dict[str, Any]:
-    """The model through its own bundle and through the child's: warm targets in both, cold ones in
-    the child."""
-    from sidtool import Bundle
-    from sidtool.build.diff import diff
-    from sidtool.evaluate.report import compare
-    from sidtool.model.load import load_model_folder
+def measure(model: Any, examples: Sequence[Example]) -> Any:
+    """An evaluation without baselines."""
+    return evaluate(model, examples, None, width=WIDTH, exclude_seen=True)
 
-    before, after = load_model_folder(model), load_model_folder(model, bundle=Bundle.open(child))
-    examples = read(test)
-    warm = before.bundle.items.rows([one.item for one in examples]) >= 0
-    warm_ones = [one for one, known in zip(examples, warm, strict=True) if known]
-    cold_ones = [one for one, known in zip(examples, warm, strict=True) if not known]
-    old, new = measure(before, warm_ones), measure(after, warm_ones)
+
+def after_adding(model_folder: Path, child: Path, test: Path, seed: int) -> dict[str, Any]:
+    """The model with its own bundle and with the child: users whose target is an old item with
+    both, users whose target is a new one with the child."""
+    before = load_model_folder(str(model_folder))
+    after = load_model_folder(str(model_folder), bundle=Bundle.open(str(child)))
+    examples = list(read_examples(test))
+    is_old = before.bundle.items.rows([example.item for example in examples]) >= 0
+    old = [example for example, flag in zip(examples, is_old, strict=True) if flag]
+    new = [example for example, flag in zip(examples, is_old, strict=True) if not flag]
+    old_before = measure(before, old)
+    old_after = measure(after, old)
     change = diff(before.bundle, after.bundle)
     return {
         "moved": len(change.moved),
         "added": len(change.added),
-        "warm": {"n": len(warm_ones), "before": old.metrics[METRIC], "after": new.metrics[METRIC]},
-        "warm_difference": asdict(compare(new, old)[METRIC]),
-        "warm_relative": new.metrics[METRIC] / old.metrics[METRIC] - 1,
-        "cold": {"n": len(cold_ones), "beam": measure(after, cold_ones).metrics[METRIC]},
-        "cold_among_new": among(after, change.added, cold_ones, seed),
+        "old_targets": {
+            "n": len(old),
+            "before": old_before.metrics[METRIC],
+            "after": old_after.metrics[METRIC],
+            "difference": asdict(compare(old_after, old_before)[METRIC]),
+        },
+        "new_targets": {"n": len(new), "beam": measure(after, new).metrics[METRIC]},
+        "new_targets_among_new_items": only_new_items(after, change.added, new, seed),
     }
 
 
-def among(served: Any, new: Any, examples: list[Any], seed: int) -> dict[str, Any]:
-    """HR@10 where only the new items may be given: by beam under an allow list, and by exact
-    scoring of each."""
-    from sidtool.recommend.recommend import Request, recommend, score_items
-
-    drawn = np.random.default_rng(seed).permutation(len(examples))[:SCORED_USERS].tolist()
-    requests = [Request(history=examples[place].history) for place in drawn]
-    targets = [examples[place].item for place in drawn]
+def only_new_items(
+    model: Any, new_items: Sequence[str], examples: Sequence[Example], seed: int
+) -> dict[str, Any]:
+    """Hit rates where only new items may be recommended: by beam search under an allow list, and by
+    scoring every one of them."""
+    sample = np.random.default_rng(seed).permutation(len(examples))[:SCORED_USERS].tolist()
+    requests = [Request(history=examples[index].history) for index in sample]
+    targets = [examples[index].item for index in sample]
     answers = {
-        "allow_list": recommend(served, requests, k=K, width=WIDTH, exclude_seen=True, allow=new),
-        "candidate_scoring": score_items(served, requests, new, k=K, exclude_seen=True),
+        "allow_list": recommend(
+            model, requests, k=K, width=WIDTH, exclude_seen=True, allow=new_items
+        ),
+        "candidate_scoring": score_items(model, requests, new_items, k=K, exclude_seen=True),
     }
-    hits = {
-        name: float(
-            np.mean([target in one.items for target, one in zip(targets, found, strict=True)])
-        )
-        for name, found in answers.items()
-    }
-    return {"n": len(drawn), "items": len(new), "chance": K / len(new), **hits}
+    result = {"n": len(sample), "items": len(new_items), "chance": K / len(new_items)}
+    for name, recommendations in answers.items():
+        pairs = zip(targets, recommendations, strict=True)
+        result[name] = float(np.mean([target in ranked.items for target, ranked in pairs]))
+    return result
 
 
-def retrained(model: str, new: str, aligned: str, test: str) -> dict[str, Any]:
-    """The model through its own bundle, through a retrained one as it is, and through that one
-    aligned."""
-    from sidtool import Bundle
-    from sidtool.build.diff import diff
-    from sidtool.evaluate.report import compare
-    from sidtool.model.load import load_model_folder
-
-    served, examples = load_model_folder(model), read(test)
+def after_retraining(
+    model_folder: Path, retrained: Path, aligned: Path, test: Path
+) -> dict[str, Any]:
+    """The model with its own bundle, with a retrained one, and with that one aligned."""
+    model = load_model_folder(str(model_folder))
+    examples = list(read_examples(test))
     bundles = {
-        "original": served.bundle,
-        "unaligned": Bundle.open(new),
-        "aligned": Bundle.open(aligned),
+        "original": model.bundle,
+        "retrained": Bundle.open(str(retrained)),
+        "aligned": Bundle.open(str(aligned)),
     }
-    # an unaligned bundle is refused for good reason; to see what that spares, it is put in past the
-    # check
-    found = {
-        name: measure(replace(served, bundle=bundle), examples) for name, bundle in bundles.items()
-    }
-    kept = {name: diff(served.bundle, bundle).kept for name, bundle in bundles.items()}
+    result: dict[str, Any] = {"n": len(examples), "sids_kept": {}, METRIC: {}}
+    evaluations = {}
+    for name, bundle in bundles.items():
+        # loading refuses an unaligned bundle: it is put in after the check, to see what the check saves
+        evaluations[name] = measure(replace(model, bundle=bundle), examples)
+        result["sids_kept"][name] = diff(model.bundle, bundle).kept
+        result[METRIC][name] = evaluations[name].metrics[METRIC]
+    difference = compare(evaluations["aligned"], evaluations["original"])[METRIC]
+    return {**result, "aligned_difference": asdict(difference)}
+
+
+def run(dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:
+    """Make the bundles and models, and measure them."""
+    work = args.out.resolve()
+    settings = RecipeRun(recipe=args.recipe, seeds=(args.seed,), encoder=args.encoder)
+    whole = Recipe(dataset, settings, work / "all")
+    bundle = whole.bundle()
+    model = whole.train(bundle, args.seed)
+    items = divide_items(dataset.items, work / f"items-{args.seed}", args.seed)
+    part = Recipe(replace(dataset, items=items / "old.jsonl"), settings, work / f"old-{args.seed}")
+    part_bundle = part.bundle()
+    part_model = part.train(part_bundle, args.seed)
+
+    child = part.work / "child.zarr"
+    vectors = part.vectors()
+    part.steps.run(child, "add-items", part_bundle, items / "new.jsonl", "-o", child, *vectors)
+    retrained = whole.build_codebook(work / "all" / "retrained.zarr", "--seed", args.seed + 1)
+    aligned = whole.work / "aligned.zarr"
+    whole.steps.run(aligned, "align", retrained, "--to", bundle, "-o", aligned)
     return {
-        "n": len(examples),
-        "sids_kept": kept,
-        METRIC: {name: one.metrics[METRIC] for name, one in found.items()},
-        "aligned_share": found["aligned"].metrics[METRIC] / found["original"].metrics[METRIC],
-        "aligned_difference": asdict(compare(found["aligned"], found["original"])[METRIC]),
+        "seed": args.seed,
+        "items_added": after_adding(part_model, child, part.part_file("test"), args.seed),
+        "codebook_retrained": after_retraining(model, retrained, aligned, whole.part_file("test")),
+        **environment(),
     }
 
 
-def read(test: str) -> list[Any]:
-    """The examples of a file."""
-    from sidtool.data.examples import read_examples
-
-    return list(read_examples(Path(test)))
-
-
-def measure(served: Any, examples: list[Any]) -> Any:
-    """An evaluation without baselines."""
-    from sidtool.evaluate.report import evaluate
-
-    return evaluate(served, examples, None, width=WIDTH, exclude_seen=True)
+def result_table(result: dict[str, Any]) -> str:
+    """R@10 in each situation."""
+    added = result["items_added"]
+    only_new = added["new_targets_among_new_items"]
+    retrained = result["codebook_retrained"]
+    rows = [
+        ["old target, before adding items", added["old_targets"]["before"]],
+        ["old target, after", added["old_targets"]["after"]],
+        ["new target, beam search", added["new_targets"]["beam"]],
+        ["new target, only new items, --allow", only_new["allow_list"]],
+        ["new target, only new items, --candidates", only_new["candidate_scoring"]],
+        *[[f"{name} codebook", value] for name, value in retrained[METRIC].items()],
+    ]
+    return markdown(["", "R@10"], [[name, f"{value:.4f}"] for name, value in rows])
 
 
 def main() -> None:
-    """Run the part asked for and print what it found."""
+    """Run, write WORK/result.json, print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("divide", "grown", "retrained"))
-    parser.add_argument("arguments", nargs="+")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
+    parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
+    parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
+    parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    if given.part == "divide":
-        found = divide(*map(Path, given.arguments), seed=given.seed)
-    elif given.part == "grown":
-        found = grown(*given.arguments, seed=given.seed)
-    else:
-        found = retrained(*given.arguments)
-    print(json.dumps(found, indent=1))
+    args = parser.parse_args()
+    result = run(Dataset.open(args.data, args.dataset), args)
+    (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(result_table(result))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,29 @@
-"""A control: the same catalog, the same SIDs, dealt out to the items at random.
+"""Write a bundle with the same items and the same SIDs, assigned to each other at random.
 
-Usage: permute_sids.py BUNDLE OUT [SEED]. A model trained on OUT in the same way shows what the
-meaning of the SIDs is worth: vocabulary, shape, rows and number of collisions are equal. (Its new
-rows begin at random: it has no codebook.)"""
+    python benchmarks/permute_sids.py BUNDLE OUT [--seed 0]
 
-import sys
+A model trained on OUT in the same way shows what the meaning of the SIDs contributes: vocabulary,
+codes and number of collisions are equal. OUT has no codebook, because its SIDs come from no
+vectors."""
+
+import argparse
 
 import numpy as np
 
 from sidtool import Bundle
 from sidtool.bundle import ItemMap
 
-source, target, seed = sys.argv[1], sys.argv[2], int((sys.argv[3:] or ["0"])[0])
-bundle = Bundle.open(source)
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("bundle")
+parser.add_argument("out")
+parser.add_argument("--seed", type=int, default=0)
+args = parser.parse_args()
+
+bundle = Bundle.open(args.bundle)
 items = bundle.items
-dealt = items.codes[np.random.default_rng(seed).permutation(len(items))]
+codes = items.codes[np.random.default_rng(args.seed).permutation(len(items))]
 titles = [items.title(row) for row in range(len(items))]
-shuffled = ItemMap.of(bundle.space, list(items.ids), dealt, titles)
-# a map without a codebook: these SIDs come from no vector
-Bundle.of(shuffled, None, bundle.manifest.collisions["policy"], name="permuted").save(
-    target, force=True
-)
-print(f"{target}: {len(items)} SIDs of {source} dealt out with seed {seed}")
+permuted = ItemMap.of(bundle.space, list(items.ids), codes, titles)
+policy = bundle.manifest.collisions["policy"]
+Bundle.of(permuted, None, policy, name="permuted").save(args.out, force=True)
+print(f"{args.out}: the SIDs of {len(items)} items permuted with seed {args.seed}")

@@ -113,11 +113,19 @@ class Recipe:
         """The bundle that every model of this run uses."""
         if self.run.bundle is not None:
             return self.run.bundle
+        return self.build_codebook(self.work / "bundle.zarr")
+
+    def build_codebook(self, bundle: Path, *further_options: object) -> Path:
+        """Build a bundle of the data set's items."""
         options = [*self.text_options(), "--config", self.config("codebook"), *self.vectors()]
         if self.run.cooccurrence:
             options += ["--interactions", self.dataset.interactions, *self.dataset.split_options()]
-        bundle = self.work / "bundle.zarr"
-        return self.steps.run(bundle, "build-codebook", self.dataset.items, "-o", bundle, *options)
+        command = ["build-codebook", self.dataset.items, "-o", bundle, *options, *further_options]
+        return self.steps.run(bundle, *command)
+
+    def part_file(self, part: str) -> Path:
+        """The held-out users of a part of the split."""
+        return self.work / "sft" / f"{part}.jsonl"
 
     def vectors(self) -> list[object]:
         """The options that say where item vectors come from."""
@@ -164,7 +172,7 @@ class Recipe:
     def evaluate(self, model: Path) -> dict[str, Any]:
         """The metrics of a model on the users of the chosen part."""
         metrics = model.parent / f"metrics-{self.run.on}.json"
-        examples = self.work / "sft" / f"{self.run.on}.jsonl"
+        examples = self.part_file(self.run.on)
         options: list[object] = ["--exclude-seen"] if self.dataset.exclude_seen else []
         if self.config("evaluate").exists():
             options += ["--config", self.config("evaluate")]
@@ -232,7 +240,7 @@ def tuned_item_knn(recipe: Recipe, bundle: Path) -> dict[str, Any]:
     return {"metrics": part.score(ranked), "settings": asdict(settings)}
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def parse_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(",") if number)
 
 
@@ -244,8 +252,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
     parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
-    parser.add_argument("--seeds", type=_numbers, default=(0, 1, 2))
-    parser.add_argument("--teachers", type=_numbers, default=(0, 1, 2))
+    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--teachers", type=parse_numbers, default=(0, 1, 2))
     parser.add_argument("--on", choices=("valid", "test"), default="test")
     parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
     parser.add_argument("--bundle", type=Path, help="a finished bundle, instead of a new codebook")

@@ -1,21 +1,32 @@
-"""Write a model of the same shape and tokenizer as another, untrained: what a pretrained one is
-measured against.
+"""Write an untrained model with the shape and the tokenizer of another one.
 
-Usage: scratch_like.py MODEL OUT [SEED]. MODEL is a folder or a .gguf file.
-"""
+    python benchmarks/scratch_like.py MODEL OUT [--seed 0]
 
-import sys
+MODEL is a folder or a .gguf file."""
+
+import argparse
 from pathlib import Path
-
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from sidtool.model.pretrained import load_tokenizer, locate, save_pretrained
 
-checkpoint, out = locate(sys.argv[1]), Path(sys.argv[2])
-named = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
-config = AutoConfig.from_pretrained(checkpoint.folder, **named)
-torch.manual_seed(int(sys.argv[3]) if len(sys.argv) > 3 else 0)
-save_pretrained(
-    out, AutoModelForCausalLM.from_config(config, dtype=torch.float32), load_tokenizer(checkpoint)
-)
+
+def write_untrained(model: str, out: Path, seed: int = 0) -> None:
+    """Write the untrained model to a new folder."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    checkpoint = locate(model)
+    options = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
+    config = AutoConfig.from_pretrained(checkpoint.folder, **options)
+    torch.manual_seed(seed)
+    untrained = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    save_pretrained(out, untrained, load_tokenizer(checkpoint))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    write_untrained(args.model, args.out, args.seed)

@@ -1,12 +1,15 @@
-"""The scripts of `benchmarks/` as modules, and sidtool's commands run in this process."""
+"""The scripts of `benchmarks/` as modules, sidtool's commands run in this process, and a data set,
+an encoder and a recipe of the smallest size."""
 
 import sys
 from pathlib import Path
 from typing import TextIO
 
 import pytest
+import yaml
 
-from tests.cli.road import run
+from tests.cli.road import catalog, interactions, run
+from tests.encoders import tiny_encoder
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -28,3 +31,40 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(steps, "run_sidtool", run_in_process)
     return names
+
+
+CONFIGS = {
+    "codebook": {"levels": "4x4x8", "markers": False},
+    "model": {
+        "preset": "neox-tiny",
+        "vocab_size": 300,
+        "set": ["hidden_size=16", "num_attention_heads=2", "num_hidden_layers=1"],
+    },
+    "sft": {"task": {"sequence": 1}, "history_length": 10, "max_length": 64},
+    "train": {
+        "num_train_epochs": 1,
+        "softmax_over": "trie",
+        "distill_weight": 0.8,
+        "eval_users": 8,
+    },
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    catalog(folder / "items.jsonl")
+    interactions(folder / "interactions.csv")
+    (tmp_path / "plain").mkdir()
+    tiny_encoder(tmp_path / "plain", tmp_path / "encoder")
+    return folder
+
+
+@pytest.fixture
+def recipe_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    for name, config in CONFIGS.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    return folder

@@ -1,0 +1,87 @@
+"""Measure what each part of a recipe contributes: train it with one change at a time.
+
+    python benchmarks/ablation.py DATA -o WORK [--only recipe,wide] [--seeds 0] [--epochs 12]
+
+Every variant is measured on all validation users; test is never read. Models train without
+teachers. Variants with the same codebook settings share the codebook."""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from environment import environment
+from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers, run_recipe
+from table import METRICS, markdown, spread
+from variants import Changes, write_variant
+
+VARIANTS: dict[str, Changes] = {
+    "recipe": {},
+    "adamw": {"train": {"optimizer": "adamw", "learning_rate": 1.5e-3}},
+    "softmax-over-level": {"train": {"softmax_over": "level"}},
+    "not-reversed": {"train": {"reverse_prob": 0.0}},
+    "not-reversed, dropout-0.2": {"train": {"reverse_prob": 0.0, "dropout": 0.2}},
+    "dropout-0.2": {"train": {"dropout": 0.2}},
+    "dropout-0.3": {"train": {"dropout": 0.3}},
+    "item-dropout-0": {"train": {"item_dropout": 0.0}},
+    "item-dropout-0.3": {"train": {"item_dropout": 0.3}},
+    "label-smoothing": {"train": {"label_smoothing_factor": 0.1}},
+    "batch-128": {"train": {"per_device_train_batch_size": 128}},
+    "history-50": {"sft": {"history_length": 50, "max_length": 200}},
+    "256x256x256": {"codebook": {"levels": "256x256x256"}},
+    "cooccurrence-0.3": {"codebook": {"set": ["signal_weight=0.3"]}},
+    "cooccurrence-0.7": {"codebook": {"set": ["signal_weight=0.7"]}},
+    "text-only": {},
+    "gpt2": {"model": {"preset": "gpt2-tiny"}},
+    "wide": {"model": {"preset": "gpt2-mini"}, "train": {"learning_rate": 1e-3}},
+}
+TEXT_ONLY = "text-only"
+"""The variant whose codebook is built without co-occurrence."""
+
+
+def run_variant(
+    name: str, dataset: Dataset, recipe: Path, work: Path, args: argparse.Namespace
+) -> dict[str, Any]:
+    """The result of one variant on validation."""
+    changes = VARIANTS[name]
+    train = {"num_train_epochs": args.epochs} | dict(changes.get("train", {}))
+    folder = write_variant(recipe, work / name / "recipe", {**changes, "train": train})
+    cooccurrence = name != TEXT_ONLY
+    built = RecipeRun(recipe=folder, encoder=args.encoder, cooccurrence=cooccurrence)
+    settings = (folder / "codebook.yaml").read_bytes() + str(cooccurrence).encode()
+    codebook = work / "codebooks" / hashlib.sha256(settings).hexdigest()[:12]
+    bundle = Recipe(dataset, built, codebook).bundle()
+    run = RecipeRun(recipe=folder, seeds=args.seeds, on="valid", bundle=bundle)
+    return run_recipe(dataset, run, work / name)
+
+
+def main() -> None:
+    """Run the variants and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
+    parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
+    parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
+    parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
+    parser.add_argument("--only", help=f"variants, comma-separated: {', '.join(VARIANTS)}")
+    parser.add_argument("--seeds", type=parse_numbers, default=(0,))
+    parser.add_argument("--epochs", type=int, default=12)
+    args = parser.parse_args()
+    dataset = Dataset.open(args.data, args.dataset)
+    results = {}
+    for name in args.only.split(",") if args.only else VARIANTS:
+        results[name] = run_variant(name, dataset, args.recipe, args.out.resolve(), args)
+    rows = []
+    for name, result in results.items():
+        seeds = result["seeds"]
+        metrics = [spread([seed["metrics"][metric] for seed in seeds]) for metric in METRICS]
+        rows.append([name, len(seeds), *metrics])
+    print(json.dumps(environment()))
+    print(markdown(["validation", "seeds", *METRICS.values()], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The scripts that compare recipes run to their end on a tiny data set."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def arguments(
+    data: Path, tmp_path: Path, commands: list[str], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """The arguments that the scripts share; the commands run in this process."""
+    parts = (data, "-o", tmp_path / "work", "--encoder", tmp_path / "encoder")
+    return [str(part) for part in parts]
+
+
+@pytest.mark.slow
+def test_ablation(
+    arguments: list[str],
+    recipe_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import ablation
+
+    options = ["--recipe", str(recipe_folder), "--only", "recipe,dropout-0.2,text-only"]
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments, *options, "--epochs", "1"])
+    ablation.main()
+    out = capsys.readouterr().out
+    for name in ("recipe", "dropout-0.2", "text-only"):
+        assert f"| {name} | 1 | 0." in out
+
+
+@pytest.mark.slow
+def test_methods(
+    arguments: list[str],
+    recipe_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import methods
+
+    monkeypatch.setattr(methods, "RECIPES", recipe_folder.parent)
+    recipe_folder.rename(recipe_folder.parent / "default")
+    options = ["--methods", "rq-kmeans,opq", "--levels", "4x4x8", "--seeds", "0", "--epochs", "1"]
+    monkeypatch.setattr(sys, "argv", ["methods.py", *arguments, *options])
+    methods.main()
+    out = capsys.readouterr().out
+    assert out.count("| opq |") == out.count("| rq-kmeans |") == 2
+    assert "| item-kNN |" in out
+    result = json.loads((tmp_path / "work" / "result.json").read_text())
+    assert len(result["methods"]) == 4
+
+
+@pytest.mark.slow
+def test_lifecycle(
+    arguments: list[str],
+    recipe_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import lifecycle
+
+    options = ["--recipe", str(recipe_folder)]
+    monkeypatch.setattr(sys, "argv", ["lifecycle.py", *arguments, *options])
+    lifecycle.main()
+    result = json.loads((tmp_path / "work" / "result.json").read_text())
+    assert result["items_added"]["moved"] == 0
+    assert result["items_added"]["added"] == 12
+    assert result["codebook_retrained"]["sids_kept"]["original"] == 60
+    assert "| aligned codebook |" in capsys.readouterr().out
+
+
+def test_the_results_table_reads_stored_results() -> None:
+    from table import results_table
+
+    folder = Path(__file__).parents[2] / "benchmarks" / "results"
+    for name in ("beauty.json", "movielens-recipe.json", "industrial-recipe.json"):
+        lines = results_table(json.loads((folder / name).read_text())).splitlines()
+        assert lines[2].startswith("| sidtool | 3 | 0.")
+        assert "95% interval" in lines[-1]
