@@ -23,7 +23,12 @@ from titles import write_title_lists
 from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
 from sidtool.data.examples import read_events, read_examples
-from sidtool.evaluate.report import Evaluation, compare, evaluate
+from sidtool.evaluate.evaluation import (
+    Evaluation,
+    EvaluationOptions,
+    compare,
+    evaluate_examples,
+)
 from sidtool.model.load import load_model_folder
 
 HERE = Path(__file__).parent
@@ -126,7 +131,8 @@ class Alignment:
         model = self.train(name, start, examples, settings | budget)
         users = list(islice(read_examples(self.work / mix / "test.jsonl"), self.args.users))
         events = list(read_events(self.work / mix / "events.jsonl"))
-        return evaluate(load_model_folder(str(model)), users, events, width=20, exclude_seen=True)
+        options = EvaluationOptions(num_beams=20, exclude_seen=True)
+        return evaluate_examples(load_model_folder(str(model)), users, events, options)
 
     def titles(self) -> dict[str, Any]:
         """Train on titles and SIDs of the most-rated films, and measure both directions."""
@@ -146,7 +152,7 @@ class Alignment:
         results = {}
         for films in ("seen", "held-out"):
             for task in TITLE_TASKS:
-                only = ("--held-out", folder / f"{films}.txt")
+                only = ("--only-items", folder / f"{films}.txt")
                 results[f"{films} {task}"] = self.task(model, films, task, *catalog, *only)
         paraphrased = ("--items", folder / "paraphrased.jsonl")
         results["paraphrased title-to-sid"] = self.task(
@@ -157,7 +163,7 @@ class Alignment:
     def task(self, model: Path, films: str, task: str, *options: object) -> dict[str, Any]:
         """The metrics of a task on a list of films."""
         out = self.work / "titles-metrics" / f"{films}-{task}.json"
-        command = ("evaluate", model, "--task", task, "--width", 10, "--json", *options)
+        command = ("evaluate", model, "--task", task, "--num-beams", 10, "--json", *options)
         self.steps.run(out, *command, save_stdout=True)
         return json.loads(out.read_text(encoding="utf-8"))
 
@@ -179,7 +185,7 @@ def title_table(results: dict[str, Any]) -> str:
     for name, result in results.items():
         for metric in ("exact", "prefix@1", "token_f1", "exact_match"):
             if metric in result["metrics"]:
-                low, high = result["ci"][metric]
+                low, high = result["confidence_interval"][metric]
                 chance = result["chance"].get(metric, "")
                 value = f"{result['metrics'][metric]:.4f} ({low:.4f} to {high:.4f})"
                 rows.append([name, result["n"], metric, value, chance])

@@ -32,7 +32,7 @@ class Part:
     @classmethod
     def of(cls, examples: tuple[Example, ...], catalog: Catalog) -> "Part":
         """The examples in item numbers of the catalog."""
-        histories = [catalog.numbers(example.history) for example in examples]
+        histories = [catalog.index_of(example.history) for example in examples]
         targets = catalog.targets([example.item for example in examples])
         return cls(examples, histories, targets)
 
@@ -61,7 +61,7 @@ def read_catalog_examples(bundle: Path, training_examples: Path) -> CatalogExamp
     events = tuple(read_events(files["events"]))
     active = np.flatnonzero(~items.retired).tolist()
     catalog = Catalog.of([items.ids[row] for row in active], [user.items for user in events])
-    train = [catalog.numbers(user.items) for user in events]
+    train = [catalog.index_of(user.items) for user in events]
     valid = Part.of(tuple(read_examples(files["valid"])), catalog)
     test = Part.of(tuple(read_examples(files["test"])), catalog)
     return CatalogExamples(catalog, events, train, valid, test)

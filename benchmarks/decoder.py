@@ -146,7 +146,7 @@ def run_beam(
         prompts,
         trie,
         tokens,
-        width=width,
+        num_beams=width,
         k=width,
         normalize=normalize,
         token_budget=1 << 30,  # type: ignore[arg-type]
@@ -369,7 +369,7 @@ def legality(scale: Scale) -> dict[str, Any]:
     for start in range(0, scale.requests, 1000):
         some = min(1000, scale.requests - start)
         prompts = [rng.integers(10, 500, length).tolist() for length in rng.integers(1, 20, some)]
-        for found in beam_search(model, prompts, trie, tokens, width=5, k=5):
+        for found in beam_search(model, prompts, trie, tokens, num_beams=5, k=5):
             sids = list(map(tuple, trie.leaf_codes(found.leaves).tolist()))
             emitted += len(sids)
             wrong += 5 - len(set(sids) & legal)

@@ -29,8 +29,8 @@ KS = (5, 10)
 events = read_interactions(Path(sys.argv[1]))
 split = leave_one_out(events)
 catalog = Catalog.of(sorted(set(events.items.tolist())), [user.items for user in split.train])
-train = [catalog.numbers(user.items) for user in split.train]
-histories = [catalog.numbers(example.history) for example in split.test]
+train = [catalog.index_of(user.items) for user in split.train]
+histories = [catalog.index_of(example.history) for example in split.test]
 targets = catalog.targets([example.item for example in split.test])
 tuned = tune_item_knn(catalog, split.train, split.valid[::4], exclude_seen=True)
 

@@ -22,10 +22,12 @@ from sidtool import Bundle
 from sidtool.build.diff import diff
 from sidtool.data.examples import read_examples
 from sidtool.data.splits import Example
-from sidtool.evaluate.report import compare, evaluate
+from sidtool.evaluate.evaluation import EvaluationOptions, compare, evaluate_examples
 from sidtool.model.load import load_model_folder
 from sidtool.output import new_dir
-from sidtool.recommend.recommend import Request, recommend, score_items
+from sidtool.recommend.options import RecommendOptions
+from sidtool.recommend.recommend import recommend
+from sidtool.recommend.requests import Request
 
 SHARE = 0.8
 """Of the items, in the bundle that the others are added to."""
@@ -48,7 +50,8 @@ def divide_items(items: Path, out: Path, seed: int) -> Path:
 
 def measure(model: Any, examples: Sequence[Example]) -> Any:
     """An evaluation without baselines."""
-    return evaluate(model, examples, None, width=WIDTH, exclude_seen=True)
+    options = EvaluationOptions(num_beams=WIDTH, exclude_seen=True)
+    return evaluate_examples(model, examples, None, options)
 
 
 def after_adding(model_folder: Path, child: Path, test: Path, seed: int) -> dict[str, Any]:
@@ -85,11 +88,10 @@ def only_new_items(
     sample = np.random.default_rng(seed).permutation(len(examples))[:SCORED_USERS].tolist()
     requests = [Request(history=examples[index].history) for index in sample]
     targets = [examples[index].item for index in sample]
+    options = RecommendOptions(k=K, num_beams=WIDTH, exclude_seen=True)
     answers = {
-        "allow_list": recommend(
-            model, requests, k=K, width=WIDTH, exclude_seen=True, allow=new_items
-        ),
-        "candidate_scoring": score_items(model, requests, new_items, k=K, exclude_seen=True),
+        "allow_list": recommend(model, requests, replace(options, allow=tuple(new_items))),
+        "candidate_scoring": recommend(model, requests, options, candidates=new_items),
     }
     result = {"n": len(sample), "items": len(new_items), "chance": K / len(new_items)}
     for name, recommendations in answers.items():

@@ -220,7 +220,7 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
 
 def _seed(recipe: Recipe, seed: int, evaluation: dict[str, Any]) -> dict[str, Any]:
     """What one seed measured; `seconds` are its own steps, without those that all seeds share."""
-    copied = {name: evaluation[name] for name in ("metrics", "ci", "slices")}
+    copied = {name: evaluation[name] for name in ("metrics", "confidence_interval", "slices")}
     return {"seed": seed, "seconds": recipe.steps.seconds(f"seed-{seed}/"), **copied}
 
 

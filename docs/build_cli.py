@@ -16,8 +16,8 @@ Written by `make docs` from the commands' own help; do not edit.
 Results go to stdout, all else to stderr; `--json` prints one object (JSON Lines for `encode`, `decode`, `log`,
 `recommend`).
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 the answer is no (integrity, compatibility, a threshold not
-met), 130 interrupted. Options come from flags, then the environment (`SIDTOOL_EVALUATE_WIDTH` is `sidtool evaluate
---width`), then `--config FILE.yaml`, then defaults; an unknown key is an error. `SIDTOOL_DEBUG=1` shows tracebacks.
+met), 130 interrupted. Options come from flags, then the environment (`SIDTOOL_EVALUATE_NUM_BEAMS` is `sidtool evaluate
+--num-beams`), then `--config FILE.yaml`, then defaults; an unknown key is an error. `SIDTOOL_DEBUG=1` shows tracebacks.
 """
 
 

@@ -22,12 +22,12 @@ def evaluate_task(
     query_text: str | None,
     columns: dict[str, str | None],
     limit: int | None,
-    width: int,
+    num_beams: int,
     seed: int,
 ) -> Any:
     """Ask a model the questions of a task: of a rows file, of test users, or of every item or
     query."""
-    from sidtool.evaluate.task_metrics import evaluate_task as measure
+    from sidtool.evaluate.task_metrics import evaluate_questions as measure
     from sidtool.sft.make_sft import check_spelling, read_lineage, side_files
     from sidtool.sft.task_eval import questions_of_file, sample
     from sidtool.sft.tasks import named_task
@@ -40,7 +40,7 @@ def evaluate_task(
         ):
             raise UsageError(
                 f"{test} holds the questions already",
-                hint="leave out --held-out, --items and what tells of items",
+                hint="leave out --only-items, --items and what tells of items",
             )
         if side_files(test)[
             "meta"
@@ -53,7 +53,7 @@ def evaluate_task(
             f"task {task} is asked of {told}", hint="or give a file of rows that make-sft wrote"
         )
     elif only is not None and per == "user":
-        raise UsageError(f"task {task} asks users, not items", hint="leave out --held-out")
+        raise UsageError(f"task {task} asks users, not items", hint="leave out --only-items")
     else:
         catalog = (items, field, queries, query_text, columns)
         questions = _made(served, task, test, only, *catalog)
@@ -63,8 +63,8 @@ def evaluate_task(
             served,
             task,
             asked,
-            alike=alike,
-            width=width,
+            also_correct=alike,
+            num_beams=num_beams,
             seed=seed,
             progress=report.get("evaluate"),
         )
@@ -74,7 +74,7 @@ def say_task(found: Any, *, aside: bool) -> None:
     """The table of a task's figures; on stderr where stdout holds the JSON."""
     rows = []
     for name, value in found.metrics.items():
-        low, high = found.ci.get(name, (None, None))
+        low, high = found.confidence_interval.get(name, (None, None))
         interval = "-" if low is None else f"{low:.4f} to {high:.4f}"
         rows.append((name, value, found.chance.get(name, "-"), interval))
     table = say_table_aside if aside else say_table

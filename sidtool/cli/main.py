@@ -4,7 +4,17 @@ from typing import Annotated
 
 import typer
 
-from sidtool.cli import codebook, interop, lifecycle, models, recommend, registry, sft, train
+from sidtool.cli import (
+    codebook,
+    evaluate,
+    interop,
+    lifecycle,
+    models,
+    recommend,
+    registry,
+    sft,
+    train,
+)
 from sidtool.cli.console import Commands
 
 app = typer.Typer(
@@ -36,7 +46,7 @@ for command in (
     train.train,
     models.merge,
     recommend.recommend,
-    recommend.evaluate,
+    evaluate.evaluate,
     lifecycle.add_items,
     lifecycle.diff,
     lifecycle.align,

@@ -1,8 +1,7 @@
-"""How sure a mean is: percentile bootstrap over users, for one system and for the difference of
+"""Confidence intervals by percentile bootstrap over users, for one system and for the difference of
 two.
 
-Knows values and whom they belong to; knows nothing of metrics. The user is the unit: the questions
-of one user are drawn together, for they are no independent witnesses (B. Efron, 1979; users as
+All examples of a user are drawn together, as they are not independent (B. Efron, 1979; users as
 clusters)."""
 
 from collections.abc import Iterator, Sequence
@@ -19,59 +18,57 @@ CHUNK = 1 << 21
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of one system less that of another, the ends of its interval, and a two-sided p-value:
-    twice the share of resamples in which the difference does not have its sign."""
+    """The mean of one system less that of another, and its 95% interval."""
 
     mean: float
     low: float
     high: float
-    p: float
+    p_value: float
+    """Two-sided: twice the share of resamples in which the difference lacks its sign."""
 
 
 def intervals(
     values: NDArray[np.float64], users: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> NDArray[np.float64]:
-    """(n, metrics) values of n questions and who asked each -> (metrics, 2): the 95% interval of
+    """(n, metrics) values of n examples and the user of each -> (metrics, 2): the 95% interval of
     each mean."""
-    means = np.concatenate(list(_resampled(values, users, seed, resamples)))
+    means = np.concatenate(list(_resampled_means(values, users, seed, resamples)))
     return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
 
 
 def paired_differences(
-    ours: NDArray[np.float64],
-    theirs: NDArray[np.float64],
+    values: NDArray[np.float64],
+    other_values: NDArray[np.float64],
     users: Sequence[str],
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> list[Difference]:
-    """Two systems' (n, metrics) values on the same questions -> one Difference a metric."""
-    apart = ours - theirs
-    means = np.concatenate(list(_resampled(apart, users, seed, resamples)))
+    """Two systems' (n, metrics) values on the same examples -> one Difference per metric."""
+    differences = values - other_values
+    means = np.concatenate(list(_resampled_means(differences, users, seed, resamples)))
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     # the sample itself counts as one more resample, so p is never 0
-    against = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0)) + 1
-    p = np.minimum(2 * against / (resamples + 1), 1.0)
-    return [
-        Difference(*map(float, row)) for row in zip(apart.mean(axis=0), low, high, p, strict=True)
-    ]
+    opposite = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0)) + 1
+    p_value = np.minimum(2 * opposite / (resamples + 1), 1.0)
+    columns = zip(differences.mean(axis=0), low, high, p_value, strict=True)
+    return [Difference(*map(float, column)) for column in columns]
 
 
-def _resampled(
+def _resampled_means(
     values: NDArray[np.float64], users: Sequence[str], seed: int, resamples: int
 ) -> Iterator[NDArray[np.float64]]:
     """(<= resamples, metrics) means at a time, each over as many users as there are, drawn with
     replacement."""
-    _, whose = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
-    questions = np.bincount(whose).astype(np.float64)  # (users,)
-    n = len(questions)
+    _, user_of = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
+    examples_per_user = np.bincount(user_of).astype(np.float64)  # (users,)
+    n = len(examples_per_user)
     sums = np.zeros((n, values.shape[1]))
-    np.add.at(sums, whose, values)
+    np.add.at(sums, user_of, values)
     rng = np.random.default_rng(seed)
     chunk = max(1, CHUNK // n)
     for start in range(0, resamples, chunk):
         drawn = rng.integers(n, size=(min(chunk, resamples - start), n))
-        times = np.stack([np.bincount(row, minlength=n) for row in drawn]).astype(
-            np.float64
-        )  # (chunk, users)
-        yield (times @ sums) / (times @ questions)[:, None]
+        counts = [np.bincount(row, minlength=n) for row in drawn]
+        times_drawn = np.stack(counts).astype(np.float64)  # (chunk, users)
+        yield (times_drawn @ sums) / (times_drawn @ examples_per_user)[:, None]

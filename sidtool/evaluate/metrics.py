@@ -1,9 +1,8 @@
-"""Hit rate, NDCG and MRR of one target among ranked items, exact where items share a place.
+"""Hit rate, NDCG and MRR of one target among ranked items, exact where items share a rank.
 
-Knows places and cut-offs; knows nothing of items, semantic IDs or models. Each question has one
-right answer, so recall is the hit rate and the ideal DCG is 1. Items that share a semantic ID share
-a place: their order is nobody's claim, so a metric is its expectation over a uniformly random order
-among them."""
+Each example has one correct item, so recall equals the hit rate and the ideal DCG is 1. Items that
+share a semantic ID share a rank: nothing orders them, so a metric is its expectation over a
+uniformly random order."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ KINDS = ("hr", "ndcg", "mrr")
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where n targets stand. `before`: (n,) int64, the items ranked before the target's group;
-    `group`: (n,) int64, the items that share its place, itself included, or 0 where the target was
-    not ranked at all."""
+class TargetRanks:
+    """The ranks of n targets."""
 
     before: NDArray[np.int64]
-    group: NDArray[np.int64]
+    """(n,): items ranked before the target's group."""
+    group_size: NDArray[np.int64]
+    """(n,): items that share the target's rank, itself included; 0 where it was not ranked."""
 
     def __len__(self) -> int:
         return len(self.before)
@@ -34,11 +33,11 @@ def metric_names(ks: Sequence[int] = KS) -> tuple[str, ...]:
     """ "hr@1", "hr@3" ... "ndcg@1" ... "mrr@50". Raises UsageError unless the cut-offs are positive
     and ascending."""
     if not ks or min(ks) < 1 or list(ks) != sorted(set(ks)):
-        raise UsageError(f"cut-offs are positive, ascending numbers, not {list(ks)}")
+        raise UsageError(f"cut-offs must be positive, ascending numbers, not {list(ks)}")
     return tuple(f"{kind}@{k}" for kind in KINDS for k in ks)
 
 
-def metric_values(places: Places, ks: Sequence[int] = KS) -> NDArray[np.float64]:
+def metric_values(ranks: TargetRanks, ks: Sequence[int] = KS) -> NDArray[np.float64]:
     """(n, len(metric_names(ks))): the value of each metric for each target, in the order of
     `metric_names`.
 
@@ -47,39 +46,46 @@ def metric_values(places: Places, ks: Sequence[int] = KS) -> NDArray[np.float64]
     G. With g(r) = 1 that is the hit rate, min(max(K - P, 0), G) / G; with 1 / log2(r + 1) it is
     NDCG, with 1 / r MRR."""
     metric_names(ks)
-    ranks = np.arange(1, max(ks) + 1)
-    gains = {"hr": np.ones(len(ranks)), "ndcg": 1 / np.log2(ranks + 1), "mrr": 1 / ranks}
-    size, ranked = np.maximum(places.group, 1), places.group > 0
+    positions = np.arange(1, max(ks) + 1)
+    gains = {
+        "hr": np.ones(len(positions)),
+        "ndcg": 1 / np.log2(positions + 1),
+        "mrr": 1 / positions,
+    }
+    is_ranked = ranks.group_size > 0
+    size = np.maximum(ranks.group_size, 1)
     columns = []
     for kind in KINDS:
-        gained = np.concatenate(
-            [[0.0], np.cumsum(gains[kind])]
-        )  # gained[r]: the gains of ranks 1 .. r together
+        # cumulative[r]: the gains of ranks 1 .. r
+        cumulative = np.concatenate([[0.0], np.cumsum(gains[kind])])
         for k in ks:
-            first, last = np.minimum(places.before, k), np.minimum(places.before + size, k)
-            columns.append(np.where(ranked, (gained[last] - gained[first]) / size, 0.0))
+            first = np.minimum(ranks.before, k)
+            last = np.minimum(ranks.before + size, k)
+            expectation = (cumulative[last] - cumulative[first]) / size
+            columns.append(np.where(is_ranked, expectation, 0.0))
     return np.stack(columns, axis=1)
 
 
 def find_targets(
     ranked: NDArray[np.int64], targets: NDArray[np.int64], sizes: NDArray[np.int64] | None = None
-) -> Places:
-    """The places of (n,) targets in (n, k) ranked entries, best first; -1 is no entry, and as a
-    target never found.
+) -> TargetRanks:
+    """The ranks of (n,) targets in (n, k) ranked entries, best first. An entry of -1 is empty, a
+    target of -1 is never ranked.
 
-    `sizes`: (n, k), how many items each entry stands for (a semantic ID may stand for several); one
-    each without it."""
+    `sizes`: (n, k), the number of items behind each entry (a semantic ID may have several); one
+    each if it is not given."""
     if ranked.shape[1] == 0:
-        return Places(
-            np.zeros(len(targets), dtype=np.int64), np.zeros(len(targets), dtype=np.int64)
-        )
-    sizes = (ranked >= 0).astype(np.int64) if sizes is None else sizes
+        unranked = np.zeros(len(targets), dtype=np.int64)
+        return TargetRanks(unranked, unranked)
+    if sizes is None:
+        sizes = (ranked >= 0).astype(np.int64)
     hits = (ranked == targets[:, None]) & (targets[:, None] >= 0)  # (n, k)
-    at = hits.argmax(axis=1)[:, None]
-    own = np.take_along_axis(sizes, at, axis=1)[:, 0]
-    through = np.take_along_axis(sizes.cumsum(axis=1), at, axis=1)[:, 0]
-    found = hits.any(axis=1)
-    return Places(np.where(found, through - own, 0), np.where(found, own, 0))
+    is_ranked = hits.any(axis=1)
+    entry = hits.argmax(axis=1)[:, None]
+    group_size = np.take_along_axis(sizes, entry, axis=1)[:, 0]
+    through_group = np.take_along_axis(sizes.cumsum(axis=1), entry, axis=1)[:, 0]
+    before = np.where(is_ranked, through_group - group_size, 0)
+    return TargetRanks(before, np.where(is_ranked, group_size, 0))
 
 
 def averages(names: Sequence[str], values: NDArray[np.float64]) -> dict[str, float]:
@@ -90,8 +96,9 @@ def averages(names: Sequence[str], values: NDArray[np.float64]) -> dict[str, flo
 
 def check_names(names: Iterable[str], measured: Sequence[str]) -> None:
     """Raise UsageError for a name that is not among the measured metrics."""
-    unknown = [name for name in names if name not in measured]
-    if unknown:
-        raise UsageError(
-            f"{unknown[0]!r} is not measured", hint=f"measured are {', '.join(measured)}"
-        )
+    for name in names:
+        if name not in measured:
+            raise UsageError(
+                f"{name!r} is not a metric of this evaluation",
+                hint=f"its metrics are {', '.join(measured)}",
+            )

@@ -1,10 +1,9 @@
-"""A model's answers to test examples, and where the right ones stand in them.
+"""A model's ranked SIDs for evaluation examples, and the ranks of the correct items in them.
 
-Knows how SIDs in rank order become ranked items: a SID stands for all active items that share it,
-less those that may not be given. Knows nothing of averages or baselines. Only `rank_sids` needs the
-model."""
+A SID stands for all active items that share it, less those that may not be recommended. Only
+`rank_sids` needs the model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,154 +11,132 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.splits import Example
-from sidtool.errors import DataError
-from sidtool.evaluate.metrics import Places, find_targets
+from sidtool.evaluate.metrics import TargetRanks, find_targets
 from sidtool.model.load import LoadedModel
-from sidtool.prompt.assemble import history_prompt_ids
-from sidtool.recommend.filters import LeafFilter
-
-CHUNK = 512
-"""Examples between two steps of progress."""
+from sidtool.recommend.query import Progress, Query, QuerySession
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """n examples as rows of a bundle: histories, items that the bundle lacks left out, and (n,)
-    int64 targets, -1 where the bundle lacks the item or has retired it."""
+class IndexedExamples:
+    """n examples, with items as their index in a bundle."""
 
     bundle: Bundle
+    examples: tuple[Example, ...]
     histories: tuple[NDArray[np.int64], ...]
+    """Items that the bundle lacks are left out."""
     targets: NDArray[np.int64]
+    """(n,) int64: -1 where the bundle lacks the item or has retired it."""
     exclude_seen: bool
 
     @classmethod
-    def of(cls, bundle: Bundle, examples: Sequence[Example], *, exclude_seen: bool) -> "Asked":
+    def of(
+        cls, bundle: Bundle, examples: Sequence[Example], *, exclude_seen: bool
+    ) -> "IndexedExamples":
         """Look every item up, each one once."""
         ids = list(
             dict.fromkeys(item for example in examples for item in (*example.history, example.item))
         )
-        row = dict(zip(ids, bundle.items.rows(ids).tolist(), strict=True))
-        histories = (
-            np.array([row[item] for item in one.history], dtype=np.int64) for one in examples
-        )
-        targets = np.array([row[example.item] for example in examples], dtype=np.int64)
-        # retired items keep their SID, so they stay in a history; but they are never recommended
+        index_of = dict(zip(ids, bundle.items.rows(ids).tolist(), strict=True))
+        histories = []
+        for example in examples:
+            history = np.array([index_of[item] for item in example.history], dtype=np.int64)
+            histories.append(history[history >= 0])
+        targets = np.array([index_of[example.item] for example in examples], dtype=np.int64)
+        # retired items have a SID, so they stay in a history, but they are never recommended
         targets[(targets >= 0) & bundle.items.retired[targets]] = -1
-        return cls(bundle, tuple(rows[rows >= 0] for rows in histories), targets, exclude_seen)
+        return cls(bundle, tuple(examples), tuple(histories), targets, exclude_seen)
 
     @property
-    def answerable(self) -> NDArray[np.int64]:
-        """(n,) int64: the target's place in SID order, -1 where no recommendation may be right."""
-        places = np.full(
-            len(self.bundle.items) + 1, -1, dtype=np.int64
-        )  # the last one is that of row -1
-        places[self.bundle.active] = np.arange(len(self.bundle.active))
-        found = places[self.targets]
+    def target_positions(self) -> NDArray[np.int64]:
+        """(n,) int64: the target's position in SID order, -1 where it cannot be recommended."""
+        active = self.bundle.active
+        # the last entry is that of target -1
+        position_of = np.full(len(self.bundle.items) + 1, -1, dtype=np.int64)
+        position_of[active] = np.arange(len(active))
+        positions = position_of[self.targets]
         if self.exclude_seen:
-            found[
-                [target in rows for target, rows in zip(self.targets, self.histories, strict=True)]
-            ] = -1
-        return found
+            examples = zip(self.targets, self.histories, strict=True)
+            positions[[target in history for target, history in examples]] = -1
+        return positions
 
     @property
     def target_leaves(self) -> NDArray[np.int64]:
-        """(n,) int64: the leaf of each target's SID, -1 where no recommendation may be right."""
-        return self.bundle.trie().leaves(self.answerable)
+        """(n,) int64: the leaf of each target's SID, -1 where it cannot be recommended."""
+        return self.bundle.trie().leaves(self.target_positions)
 
-    def denied(self, example: int) -> NDArray[np.int64]:
-        """Places in SID order that may not be given to an example."""
-        rows = self.histories[example] if self.exclude_seen else self.targets[:0]
-        return self.bundle.trie().positions(rows)
+    def denied_positions(self, example: int) -> NDArray[np.int64]:
+        """Positions in SID order of the items that may not be recommended for an example."""
+        history = self.histories[example] if self.exclude_seen else self.targets[:0]
+        return self.bundle.trie().positions(history)
 
 
 def rank_sids(
-    served: LoadedModel,
-    asked: Asked,
+    loaded: LoadedModel,
+    examples: IndexedExamples,
     *,
     k: int,
-    width: int,
-    progress: Callable[[int, int], None] | None = None,
+    num_beams: int,
+    progress: Progress | None = None,
 ) -> NDArray[np.int64]:
-    """(n, k) int64: the k best SIDs of each example as leaves of the trie, best first; -1 where
+    """(n, k) int64: the k best SIDs for each example as leaves of the trie, best first; -1 where
     there are no more.
 
-    Raises DataError if the model has not been taught to recommend.
-    """
-    from sidtool.recommend.beam import beam_search
+    Raises DataError if the model was not trained to recommend."""
+    session = QuerySession.of(loaded)
 
-    bundle, trie, history_prompt = asked.bundle, asked.bundle.trie(), served.contract.history_prompt
-    if history_prompt is None:
-        raise DataError(
-            "the model does not say how it is served",
-            hint="`sidtool train` teaches it, and notes it",
-        )
-    ranked = np.full((len(asked.targets), k), -1, dtype=np.int64)
-    for start in range(0, len(ranked), CHUNK):
-        prompts, filters = [], []
-        for rows in asked.histories[start : start + CHUNK]:
-            titles = (
-                [bundle.items.title(row) for row in rows.tolist()]
-                if history_prompt.history_as == "title"
-                else None
-            )
-            prompts.append(
-                history_prompt_ids(
-                    history_prompt,
-                    served.tokenizer,
-                    served.tokens,
-                    bundle.items.codes[rows],
-                    titles,
-                )
-            )
-            filters.append(
-                LeafFilter.of(trie, None, rows) if asked.exclude_seen and len(rows) else None
-            )
-        how = {"width": width, "k": k, "normalize": served.contract.normalize, "filters": filters}
-        found = beam_search(served.model, prompts, trie, served.tokens, **how)
-        for row, (leaves, _) in enumerate(found, start):
-            ranked[row, : len(leaves)] = leaves
-        if progress is not None:
-            progress(start + len(found), len(ranked))
-    return ranked
+    def queries() -> Iterator[Query]:
+        for history in examples.histories:
+            denied = [history] if examples.exclude_seen else []
+            yield Query(session.from_history(history), session.leaf_filter(None, denied))
+
+    return session.rank(
+        loaded.model,
+        queries(),
+        k=k,
+        num_beams=num_beams,
+        total=len(examples.histories),
+        progress=progress,
+    )
 
 
-def item_places(asked: Asked, leaves: NDArray[np.int64]) -> Places:
-    """The targets' places among items, from (n, k) leaves in rank order: items that share a SID
-    share a place."""
-    return find_targets(leaves, asked.target_leaves, _sizes(asked, leaves))
+def item_ranks(examples: IndexedExamples, leaves: NDArray[np.int64]) -> TargetRanks:
+    """The targets' ranks among items, from (n, k) ranked leaves: items that share a SID share a
+    rank."""
+    return find_targets(leaves, examples.target_leaves, _items_per_leaf(examples, leaves))
 
 
-def sid_places(asked: Asked, leaves: NDArray[np.int64]) -> Places:
-    """The places of the targets' SIDs among SIDs: what counts a hit on any item of a shared SID as
-    right."""
-    return find_targets(leaves, asked.target_leaves)
+def sid_ranks(examples: IndexedExamples, leaves: NDArray[np.int64]) -> TargetRanks:
+    """The ranks of the targets' SIDs among SIDs: any item of a shared SID counts as correct."""
+    return find_targets(leaves, examples.target_leaves)
 
 
-def first_items(asked: Asked, leaves: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """(n, count) int64: the first items, by place in SID order, that (n, k) leaves give; -1 where
+def first_items(
+    examples: IndexedExamples, leaves: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    """(n, count) int64: the first items of (n, k) ranked leaves, by position in SID order; -1 where
     there are no more."""
-    trie = asked.bundle.trie()
+    trie = examples.bundle.trie()
     if trie.leaf_start is None:
         return leaves[:, :count]
     items = np.full((len(leaves), count), -1, dtype=np.int64)
     for row, ranked in enumerate(leaves):
-        denied = asked.denied(row)
-        enough = [leaf for leaf in ranked[: count + len(denied)].tolist() if leaf >= 0]
-        groups = [np.arange(*trie.leaf_start[leaf : leaf + 2], dtype=np.int64) for leaf in enough]
-        given = np.concatenate([ranked[:0], *groups])
-        given = given[~np.isin(given, denied)][:count]
-        items[row, : len(given)] = given
+        denied = examples.denied_positions(row)
+        needed = [leaf for leaf in ranked[: count + len(denied)].tolist() if leaf >= 0]
+        groups = [np.arange(*trie.leaf_start[leaf : leaf + 2], dtype=np.int64) for leaf in needed]
+        positions = np.concatenate([ranked[:0], *groups])
+        positions = positions[~np.isin(positions, denied)][:count]
+        items[row, : len(positions)] = positions
     return items
 
 
-def _sizes(asked: Asked, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n, k): how many items that may be given each leaf stands for."""
-    trie = asked.bundle.trie()
+def _items_per_leaf(examples: IndexedExamples, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, k): the number of items behind each leaf that may be recommended."""
+    trie = examples.bundle.trie()
     if trie.leaf_start is None:
         return (leaves >= 0).astype(np.int64)
     sizes = np.where(leaves >= 0, np.diff(trie.leaf_start)[leaves], 0).astype(np.int64)
-    if asked.exclude_seen:
+    if examples.exclude_seen:
         for row, ranked in enumerate(leaves):
-            taken = trie.leaves(asked.denied(row))
-            sizes[row] -= (ranked[:, None] == taken).sum(axis=1)
+            denied_leaves = trie.leaves(examples.denied_positions(row))
+            sizes[row] -= (ranked[:, None] == denied_leaves).sum(axis=1)
     return sizes

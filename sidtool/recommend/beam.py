@@ -1,39 +1,35 @@
-"""The decoder: beam search over the trie of legal SIDs, as one growing token tree a prompt.
+"""Beam search over the trie of valid SIDs, as one growing token tree per prompt.
 
-Knows prompts, levels and scores; knows nothing of items. A SID has a fixed depth, so L levels need
-the prefill and L - 1 steps; logits are computed for the level's codes only, one cache serves all
-beams of a prompt, and the legal codes come from the trie by gathers. The score is the sum of the L
-log-probabilities: no end token, no length penalty."""
+A SID has a fixed depth, so L levels take the prefill and L - 1 steps. Each step computes logits for
+the level's codes only, and gathers the valid codes from the trie. All beams of a prompt share one
+key-value cache. A score is the sum of L log-probabilities: no end token, no length penalty."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from sidtool.bundle.trie import Trie
-from sidtool.errors import DataError, UsageError
+from sidtool.errors import UsageError
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommend import generate_fallback as plain
+from sidtool.recommend.batching import batches, evaluation_mode
+from sidtool.recommend.beam_result import EMPTY_RESULT, BeamResult, best_leaves
 from sidtool.recommend.filters import LeafFilter
-from sidtool.recommend.kernels import fast_linear
-from sidtool.recommend.partial_head import Head, Normalize
-from sidtool.recommend.probe import way
-from sidtool.recommend.tree import TreeRun
-from sidtool.recommend.trie_arrays import FilterArrays, TrieArrays, over_children, trie_arrays
+from sidtool.recommend.generate_fallback import generate_beams
+from sidtool.recommend.options import Normalize
+from sidtool.recommend.partial_head import DecodingHead
+from sidtool.recommend.probe import decoding_method
+from sidtool.recommend.token_tree import TokenTree
+from sidtool.recommend.trie_arrays import (
+    FilterArrays,
+    TrieArrays,
+    normalize_over_children,
+    trie_arrays,
+)
 
 TOKEN_BUDGET = 1 << 14
-"""Tokens, prompts and trees together, that are run in one batch."""
-
-
-class Found(NamedTuple):
-    """The best SIDs of one prompt: leaves (m,) int64 of the trie and their scores (m,) float32,
-    best first."""
-
-    leaves: NDArray[np.int64]
-    scores: NDArray[np.float32]
+"""Tokens, prompts and trees together, that run in one batch."""
 
 
 @torch.no_grad()
@@ -43,148 +39,109 @@ def beam_search(
     trie: Trie,
     tokens: SidTokens,
     *,
-    width: int,
+    num_beams: int,
     k: int,
     normalize: Normalize = "level",
     filters: Sequence[LeafFilter | None] | None = None,
     token_budget: int = TOKEN_BUDGET,
-) -> list[Found]:
-    """The k best SIDs of each prompt: token ids that end where the first code is to follow.
+) -> list[BeamResult]:
+    """The k best SIDs after each prompt, which are token ids that end where a SID begins.
 
-    `width` beams are kept at each level, more where k asks for more; k SIDs come back whenever k
-    may be given. `normalize`: "level" makes each step a distribution over the level's codes;
-    "vocabulary" over all tokens, which gives exactly the scores of `generate`. Both keep the
-    probability of codes that no item has. "trie" makes it one over the codes that the catalog goes
-    on with, so that the probabilities of all SIDs sum to one: for models that learned so
-    (`softmax_over=trie`); with others it favors prefixes with few children. `filters`, one a prompt,
-    exclude items exactly and change no score. After a prompt without a token a model says nothing:
-    none is found for it.
+    `num_beams` prefixes survive each level, k if that is more; k SIDs are returned whenever the
+    filter leaves k. With `normalize` "level" or "vocabulary" the probability of invalid codes is
+    lost; "vocabulary" gives exactly the scores of `generate`. "trie" makes the probabilities of all
+    SIDs sum to one; it suits models trained so (`softmax_over=trie`), and favors prefixes with few
+    children with others. `filters`, one per prompt, exclude items exactly and change no score. An
+    empty prompt gets an empty result.
 
-    Raises UsageError on a width below 1, DataError if the model's logits are not numbers.
-    """
-    if width < 1 or k < 1:
-        raise UsageError(f"width and k are at least 1, not {width} and {k}")
-    width = min(max(width, k), trie.n_leaves)
+    Raises UsageError if `num_beams` or k is less than 1, DataError if a logit is NaN."""
+    if num_beams < 1 or k < 1:
+        raise UsageError(f"num_beams and k must be at least 1, not {num_beams} and {k}")
+    num_beams = min(max(num_beams, k), trie.n_leaves)
     filters = filters or [None] * len(prompts)
-    found = [Found(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))] * len(prompts)
-    with evaluating(model) as model:
-        how = way(model)
-        head = Head(model, sliced=how == "sliced") if how != "generate" else None
-        for batch in batches(
-            [len(prompt) for prompt in prompts], width * (trie.levels - 1), token_budget
-        ):
-            asked, limits = [prompts[i] for i in batch], [filters[i] for i in batch]
-            if head is None:
-                answers = plain.beam_search(model, asked, trie, tokens, width, k, normalize, limits)
-            else:
-                leaves, scores = _Search(model, head, trie, tokens, width, normalize).run(
-                    asked, limits
+    results = [EMPTY_RESULT] * len(prompts)
+    lengths = [len(prompt) for prompt in prompts]
+    tree_tokens = num_beams * (trie.levels - 1)
+    with evaluation_mode(model) as model:
+        method = decoding_method(model)
+        search = None
+        if method != "generate":
+            head = DecodingHead(model, sliced=method == "sliced")
+            search = _TreeSearch(
+                model, head, trie_arrays(trie, model.device), tokens, num_beams, normalize
+            )
+        for batch in batches(lengths, tree_tokens, token_budget):
+            batch_prompts = [prompts[index] for index in batch]
+            batch_filters = [filters[index] for index in batch]
+            if search is None:
+                found = generate_beams(
+                    model, batch_prompts, trie, tokens, num_beams, k, normalize, batch_filters
                 )
-                answers = [best(*one, k) for one in zip(leaves, scores, strict=True)]
-            for i, answer in zip(batch, answers, strict=True):
-                found[i] = answer
-    return found
+            else:
+                found = search.run(batch_prompts, batch_filters, k)
+            for index, result in zip(batch, found, strict=True):
+                results[index] = result
+    return results
 
 
-class _Search:
-    """What the levels of one batch share."""
+@dataclass(frozen=True, eq=False)
+class _TreeSearch:
+    """Beam search on token trees, one batch of prompts at a time."""
 
-    def __init__(
-        self,
-        model: Any,
-        head: Head,
-        trie: Trie,
-        tokens: SidTokens,
-        width: int,
-        normalize: Normalize,
-    ) -> None:
-        self.model, self.head, self.width, self.normalize = model, head, width, normalize
-        self.trie: TrieArrays = trie_arrays(trie, model.device)
-        self.starts = tokens.level_starts.tolist()
+    model: Any
+    head: DecodingHead
+    trie: TrieArrays
+    tokens: SidTokens
+    num_beams: int
+    normalize: Normalize
 
     def run(
-        self, prompts: Sequence[Sequence[int]], filters: Sequence[LeafFilter | None]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(batch, m) leaves and scores, best first; a score of minus infinity is no result."""
-        levels, device = self.trie.levels, self.model.device
-        masks = FilterArrays(filters, self.trie, device) if any(filters) else None
-        run = TreeRun(self.model, prompts, room=self.width * (levels - 1), head=self.head)
-        nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)
+        self, prompts: Sequence[Sequence[int]], filters: Sequence[LeafFilter | None], k: int
+    ) -> list[BeamResult]:
+        """The k best leaves of each prompt."""
+        levels = self.trie.levels
+        device = self.model.device
+        level_starts = self.tokens.level_starts.tolist()
+        filter_arrays = FilterArrays(filters, self.trie, device) if any(filters) else None
+        tree = TokenTree(
+            self.model, prompts, capacity=self.num_beams * (levels - 1), head=self.head
+        )
+        nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)  # the root
         scores = torch.zeros(len(prompts), 1, device=device)
-        hidden = run.prefill()
+        hidden = tree.prefill()  # (batch, 1, dim)
         for level in range(levels):
-            start = self.starts[level]
-            logs = self.head.log_probs(
-                hidden, start, start + self.trie.sizes[level], self.normalize
+            start = level_starts[level]
+            stop = start + self.trie.sizes[level]
+            log_probs = self.head.log_probs(hidden, start, stop, self.normalize)
+            nodes, codes, scores, parents = self._advance(
+                level, nodes, scores, log_probs, filter_arrays
             )
-            nodes, codes, scores, parents = self._advance(level, nodes, scores, logs, masks)
             if level < levels - 1:
-                hidden = run.step(codes + start, parents)
-        return nodes.cpu().numpy(), scores.cpu().numpy()
+                hidden = tree.step(codes + start, parents)  # (batch, beams, dim)
+        leaves_and_scores = zip(nodes.cpu().numpy(), scores.cpu().numpy(), strict=True)
+        return [best_leaves(leaves, values, k) for leaves, values in leaves_and_scores]
 
     def _advance(
         self,
         level: int,
         nodes: torch.Tensor,
         scores: torch.Tensor,
-        logs: torch.Tensor,
-        masks: FilterArrays | None,
+        log_probs: torch.Tensor,
+        filter_arrays: FilterArrays | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The best children of (batch, beams) nodes: their ids, codes, scores, and the beam that
-        each comes from."""
-        children, codes, legal = self.trie.candidates(level, nodes)  # (batch, beams, fan-out) each
-        logs = logs.gather(-1, codes)
+        """The best children of (batch, beams) nodes: their ids, codes and scores, and the index of
+        the beam that each extends."""
+        # (batch, beams, fan-out) each
+        children, codes, valid = self.trie.candidates(level, nodes)
+        log_probs = log_probs.gather(-1, codes)
         if self.normalize == "trie":
-            logs = over_children(logs, legal)
-        if masks is not None:
-            legal &= masks.alive(level, children)
-        totals = scores.unsqueeze(-1) + logs
-        totals = totals.masked_fill_(~legal, -torch.inf).flatten(1)  # (batch, beams * fan-out)
-        width = min(self.width, len(self.trie.codes[level]), totals.shape[1])
-        scores, places = totals.topk(width)
-        nodes, codes = (array.flatten(1).gather(1, places) for array in (children, codes))
-        return nodes, codes, scores, places // children.shape[-1]
-
-
-def best(leaves: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Found:
-    """The k best of (m,) leaves, equal scores in SID order. Raises DataError if a score is not a
-    number."""
-    if np.isnan(scores).any():
-        raise DataError(
-            "the model's logits are not numbers (NaN)", hint="load it in float32 or bfloat16"
-        )
-    order = np.lexsort((leaves, -scores))[:k]
-    order = order[np.isfinite(scores[order])]
-    return Found(leaves[order], scores[order])
-
-
-def batches(lengths: Sequence[int], tree: int, token_budget: int) -> Iterator[list[int]]:
-    """Prompts of similar length together, by place, so many that prompts and trees stay within the
-    budget; no empty ones."""
-    batch: list[int] = []
-    for place in sorted((i for i in range(len(lengths)) if lengths[i]), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * (lengths[batch[0]] + tree) > token_budget:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[Any]:
-    """The bare model in eval mode: an adapter's wrapper comes off (its layers stay), and the mode
-    is put back after.
-
-    Its linear layers take the faster of this machine's libraries.
-    """
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    training = [module for module in bare.modules() if module.training]
-    if training:
-        bare.eval()
-    try:
-        with fast_linear(bare):
-            yield bare
-    finally:
-        for module in training:
-            module.training = True
+            log_probs = normalize_over_children(log_probs, valid)
+        if filter_arrays is not None:
+            valid &= filter_arrays.alive(level, children)
+        totals = scores.unsqueeze(-1) + log_probs
+        totals = totals.masked_fill_(~valid, -torch.inf).flatten(1)  # (batch, beams * fan-out)
+        beams = min(self.num_beams, len(self.trie.codes[level]), totals.shape[1])
+        scores, best = totals.topk(beams)
+        nodes = children.flatten(1).gather(1, best)
+        codes = codes.flatten(1).gather(1, best)
+        return nodes, codes, scores, best // children.shape[-1]

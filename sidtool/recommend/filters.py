@@ -1,8 +1,7 @@
-"""Which items a request may get: allow and deny lists as sets of leaves of the trie.
+"""Allow and deny lists as sets of leaves of the trie.
 
-Knows that a SID goes when all its items are excluded, and no sooner; knows nothing of models. The
-trie is never rebuilt: a prefix is alive while the sorted leaves that may be given number more in
-its range than those denied. Needs numpy only."""
+A SID is excluded when all its items are. The trie is never rebuilt: a prefix stays valid while its
+range of leaves holds more allowed than denied ones."""
 
 from dataclasses import dataclass, field
 
@@ -13,41 +12,42 @@ from sidtool.bundle.trie import Trie
 
 
 @dataclass(frozen=True, eq=False)
-class Allowed:
-    """An allow list, looked up once and shared by requests: items by their place in SID order, and
-    their leaves."""
+class AllowList:
+    """Items that may be recommended, looked up once and shared by requests."""
 
     positions: NDArray[np.int64]
+    """(n,) sorted positions of the items in SID order."""
     leaves: NDArray[np.int64]
+    """(m,) sorted leaves of the items' SIDs."""
 
     @classmethod
-    def of(cls, trie: Trie, rows: NDArray[np.int64]) -> "Allowed":
-        """The list of the bundle's rows; rows that are not in the trie are no items."""
-        positions = trie.positions(rows)
+    def of(cls, trie: Trie, item_index: NDArray[np.int64]) -> "AllowList":
+        """The list of some of the bundle's items; those that the trie lacks are left out."""
+        positions = trie.positions(item_index)
         return cls(positions, _distinct(trie.leaves(positions)))
 
-    def within(self, trie: Trie, other: "Allowed") -> "Allowed":
+    def intersect(self, trie: Trie, other: "AllowList") -> "AllowList":
         """The items on both lists."""
         positions = self.positions[_member(self.positions, other.positions)]
-        return Allowed(positions, _distinct(trie.leaves(positions)))
+        return AllowList(positions, _distinct(trie.leaves(positions)))
 
 
 @dataclass(frozen=True, eq=False)
 class LeafFilter:
-    """What one request may get: the `allowed` items (all where None) less those at the `denied`
-    positions."""
+    """What may be recommended to one request: the `allowed` items (None: all) less those at the
+    `denied` positions in SID order."""
 
     trie: Trie
-    allowed: Allowed | None = None
+    allowed: AllowList | None = None
     denied: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @classmethod
-    def of(cls, trie: Trie, allowed: Allowed | None, deny: NDArray[np.int64]) -> "LeafFilter":
-        """A filter of an allow list and the bundle's rows that are denied."""
+    def of(cls, trie: Trie, allowed: AllowList | None, deny: NDArray[np.int64]) -> "LeafFilter":
+        """A filter of an allow list and the item index of those denied."""
         denied = trie.positions(deny)
-        return cls(
-            trie, allowed, denied if allowed is None else denied[_member(denied, allowed.positions)]
-        )
+        if allowed is not None:
+            denied = denied[_member(denied, allowed.positions)]
+        return cls(trie, allowed, denied)
 
     @property
     def denied_leaves(self) -> NDArray[np.int64]:
@@ -56,31 +56,32 @@ class LeafFilter:
         if self.trie.leaf_start is None:
             return leaves
         distinct = _distinct(leaves)
-        hits = np.searchsorted(leaves, distinct, side="right") - np.searchsorted(leaves, distinct)
+        first = np.searchsorted(leaves, distinct)
+        denied_items = np.searchsorted(leaves, distinct, side="right") - first
+        # positions where each SID's items start and stop, counted among the allowed ones
         edges = self.trie.leaf_start[np.stack([distinct, distinct + 1])].astype(np.int64)
         if self.allowed is not None:
             edges = np.searchsorted(self.allowed.positions, edges)
-        return distinct[hits == edges[1] - edges[0]]
+        return distinct[denied_items == edges[1] - edges[0]]
 
-    def rows(self, leaf: int) -> NDArray[np.int64]:
-        """The bundle's rows of a SID's items that may be given, ascending."""
-        first, stop = (
-            (leaf, leaf + 1)
-            if self.trie.leaf_start is None
-            else self.trie.leaf_start[leaf : leaf + 2]
-        )
+    def items(self, leaf: int) -> NDArray[np.int64]:
+        """The item index of a SID's items that pass the filter, ascending."""
+        first, stop = leaf, leaf + 1
+        if self.trie.leaf_start is not None:
+            first, stop = self.trie.leaf_start[leaf : leaf + 2]
         positions = np.arange(first, stop, dtype=np.int64)
-        good = ~_member(positions, self.denied)
+        passes = ~_member(positions, self.denied)
         if self.allowed is not None:
-            good &= _member(positions, self.allowed.positions)
-        return self.trie.leaf_rows(leaf)[good]
+            passes &= _member(positions, self.allowed.positions)
+        return self.trie.leaf_rows(leaf)[passes]
 
 
-def _member(values: NDArray[np.int64], among: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _member(values: NDArray[np.int64], members: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each value is in a sorted array."""
-    if not len(among):
+    if not len(members):
         return np.zeros(len(values), dtype=np.bool_)
-    return among[np.minimum(np.searchsorted(among, values), len(among) - 1)] == values
+    nearest = np.minimum(np.searchsorted(members, values), len(members) - 1)
+    return members[nearest] == values
 
 
 def _distinct(ordered: NDArray[np.int64]) -> NDArray[np.int64]:

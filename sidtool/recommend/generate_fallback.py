@@ -1,88 +1,79 @@
-"""Beam search through `generate`, for architectures that a 4-D mask cannot steer: correct, and many
-times slower.
-
-Knows `generate`; everything that makes it constrained is in the logits processor.
-"""
+"""Beam search through `generate`, for architectures that a 4-D attention mask cannot steer: the
+same results, many times slower."""
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessorList
 
 from sidtool.bundle.trie import Trie
 from sidtool.errors import SidtoolWarning
 from sidtool.prompt.tokens import SidTokens
+from sidtool.recommend.beam_result import BeamResult, best_leaves
 from sidtool.recommend.constraint import SidLogitsProcessor
 from sidtool.recommend.filters import LeafFilter
-from sidtool.recommend.partial_head import Normalize
+from sidtool.recommend.options import Normalize
+from sidtool.sid import Codes
 
-if TYPE_CHECKING:
-    from sidtool.recommend.beam import Found
+UNUSED_BEAM = -1e8
+"""Scores below this belong to beams that `generate` never filled: it starts them at -1e9."""
 
-GIVEN_UP = -1e8
-"""`generate` starts beams that stand for nothing at minus 1e9."""
-
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
-def beam_search(
+def generate_beams(
     model: Any,
     prompts: Sequence[Sequence[int]],
     trie: Trie,
     tokens: SidTokens,
-    width: int,
+    num_beams: int,
     k: int,
     normalize: Normalize,
     filters: Sequence[LeafFilter | None],
-) -> "list[Found]":
-    """As `sidtool.recommend.beam.beam_search`, one prompt at a time. Tells once an architecture why
-    it is slow."""
+) -> list[BeamResult]:
+    """The k best SIDs after each prompt, as `beam_search` defines them, one prompt at a time.
+
+    Warns once per architecture."""
     name = type(model).__name__
-    if name not in _told:
-        _told.add(name)
-        message = f"{name} does not honour a 4-D attention mask: decoding through `generate`, many times slower"
-        warnings.warn(message, SidtoolWarning, stacklevel=4)
-    return [
-        _one(model, prompt, trie, tokens, width, k, normalize, one)
-        for prompt, one in zip(prompts, filters, strict=True)
-    ]
+    if name not in _warned:
+        _warned.add(name)
+        warnings.warn(
+            f"{name} does not honour a 4-D attention mask: decoding through `generate`, many times "
+            "slower",
+            SidtoolWarning,
+            stacklevel=3,
+        )
+    results = []
+    for prompt, leaf_filter in zip(prompts, filters, strict=True):
+        processor = SidLogitsProcessor(
+            trie, tokens, normalize=normalize, filters=[leaf_filter], strict=False
+        )
+        ids = torch.tensor([list(prompt)], device=model.device)
+        # one beam would make it a greedy search, which returns no scores
+        config = beam_config(max(num_beams, 2), trie.levels)
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([processor]),
+        )
+        used = output.sequences_scores > UNUSED_BEAM
+        codes = tokens.codes(output.sequences[used][:, len(prompt) :].cpu().numpy())
+        scores = output.sequences_scores[used].float().cpu().numpy()
+        results.append(best_leaves(_leaves(trie, codes), scores, k))
+    return results
 
 
-def _one(
-    model: Any,
-    prompt: Sequence[int],
-    trie: Trie,
-    tokens: SidTokens,
-    width: int,
-    k: int,
-    normalize: Normalize,
-    one: LeafFilter | None,
-) -> "Found":
-    from sidtool.recommend.beam import best
-
-    processor = SidLogitsProcessor(trie, tokens, normalize=normalize, filters=[one], strict=False)
-    ids = torch.tensor([list(prompt)], device=model.device)
-    output = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        generation_config=beam_config(max(width, 2), trie.levels),  # of 1 it makes a greedy search
-        logits_processor=LogitsProcessorList([processor]),
-    )
-    alive = output.sequences_scores > GIVEN_UP
-    codes = tokens.codes(output.sequences[alive][:, len(prompt) :].cpu().numpy())
-    leaves = _leaves(trie, codes)
-    return best(leaves, output.sequences_scores[alive].float().cpu().numpy(), k)
-
-
-def beam_config(width: int, levels: int) -> GenerationConfig:
-    """Beam search for exactly one SID: no sampler, no end token, the sum of log-probabilities as
+def beam_config(num_beams: int, levels: int) -> GenerationConfig:
+    """Beam search for exactly one SID: no sampling, no end token, the sum of log-probabilities as
     the score."""
     return GenerationConfig(
-        num_beams=width,
-        num_return_sequences=width,
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
         max_new_tokens=levels,
         do_sample=False,
         length_penalty=0.0,
@@ -93,14 +84,16 @@ def beam_config(width: int, levels: int) -> GenerationConfig:
     )
 
 
-def _leaves(trie: Trie, codes: Any) -> Any:
-    """Leaf ids of (m, levels) codes that are in the trie."""
+def _leaves(trie: Trie, codes: Codes) -> NDArray[np.int64]:
+    """The leaf of each of (m, levels) SIDs, all of which are in the trie."""
     nodes = np.zeros(len(codes), dtype=np.int64)
     for level in range(trie.levels):
-        first, stop = trie.children[level][nodes], trie.children[level][nodes + 1]
-        ranges = zip(first.tolist(), stop.tolist(), codes[:, level].tolist(), strict=True)
-        nodes = np.array(
-            [a + np.searchsorted(trie.codes[level][a:b], code) for a, b, code in ranges],
-            dtype=np.int64,
-        )
+        pointers = trie.children[level]
+        level_codes = trie.codes[level]
+        spans = zip(pointers[nodes].tolist(), pointers[nodes + 1].tolist(), strict=True)
+        children = [
+            start + np.searchsorted(level_codes[start:stop], code)
+            for (start, stop), code in zip(spans, codes[:, level].tolist(), strict=True)
+        ]
+        nodes = np.array(children, dtype=np.int64)
     return nodes

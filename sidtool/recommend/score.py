@@ -1,10 +1,9 @@
-"""Exact scores of given SIDs: for reranking, and for items that no history has ever held.
+"""Exact scores of given SIDs: for reranking, and for items that beam search never reaches.
 
-Knows prompts and SIDs, whether they are in the catalog or not. Beam search never emits a SID that
-training has not seen; scoring candidates can (FACTS of the field: R@10 of cold items .0000 against
-.0128). Prefixes that candidates share are run once."""
+Beam search does not emit a SID that no training history contains; scoring candidates ranks it all
+the same. Prefixes that candidates share are computed once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,19 +13,21 @@ from numpy.typing import NDArray
 from sidtool.bundle.trie import Trie
 from sidtool.errors import UsageError
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommend.beam import TOKEN_BUDGET, batches, evaluating
-from sidtool.recommend.partial_head import Head, Normalize
-from sidtool.recommend.probe import way
-from sidtool.recommend.tree import TreeRun
-from sidtool.recommend.trie_arrays import trie_arrays
+from sidtool.recommend.batching import batches, evaluation_mode
+from sidtool.recommend.beam import TOKEN_BUDGET
+from sidtool.recommend.options import Normalize
+from sidtool.recommend.partial_head import DecodingHead
+from sidtool.recommend.probe import decoding_method
+from sidtool.recommend.token_tree import TokenTree
+from sidtool.recommend.trie_arrays import TrieArrays, trie_arrays
 from sidtool.sid import Codes
 
 CANDIDATES = 512
-"""Candidates whose trees grow together: the mask of a step is their number squared."""
+"""Candidates whose trees grow together: the mask of a step is quadratic in their number."""
 
 
 @torch.no_grad()
-def score(
+def score_sids(
     model: Any,
     prompts: Sequence[Sequence[int]],
     candidates: Codes,
@@ -35,110 +36,100 @@ def score(
     normalize: Normalize = "level",
     trie: Trie | None = None,
     token_budget: int = TOKEN_BUDGET,
-    progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """(prompts, candidates) float32: the log-probability of each of (m, levels) candidate SIDs
     after each prompt.
 
-    Candidates come in any order and may repeat. Equals what `beam_search` gives a SID that it
-    finds; minus infinity after a prompt without a token, and over the "trie", which has to be given
-    for it, for a SID that is not in it. Raises UsageError if it is not given, if a code is off the
-    space, or if the model's attention cannot be steered by a mask."""
+    Candidates come in any order and may repeat. A score equals that of `beam_search` where the beam
+    finds the SID. It is minus infinity after an empty prompt and, with `normalize` "trie", which
+    requires the catalog's `trie`, for a SID that is not in it. Raises UsageError if the trie is
+    missing, a code is out of range, or a mask cannot steer the model's attention."""
     if normalize == "trie" and trie is None:
-        raise UsageError("scores over the trie need the trie")
+        raise UsageError("scores normalized over the trie need the trie")
     tokens.space.check(candidates)
     keys = tokens.space.pack(candidates)
-    order = np.argsort(keys, kind="stable")
-    distinct = order[np.concatenate([[True], np.diff(keys[order]) > 0])] if len(order) else order
-    place = np.searchsorted(keys[distinct], keys)
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    distinct = candidates[first]  # (d, levels), sorted
     scores = np.full((len(prompts), len(distinct)), -np.inf, dtype=np.float32)
-    with evaluating(model) as model:
-        how = way(model)
-        if how == "generate":
+    with evaluation_mode(model) as model:
+        method = decoding_method(model)
+        if method == "generate":
             raise UsageError(
                 f"{type(model).__name__} does not honour a 4-D attention mask: it cannot score "
                 "candidates"
             )
-        head = Head(model, sliced=how == "sliced")
-        lengths = [len(prompt) for prompt in prompts]
-        done = 0
-        for batch in batches(
-            lengths, min(CANDIDATES, len(distinct)) * (tokens.space.levels - 1), token_budget
-        ):
-            chosen = [prompts[i] for i in batch]
-            scores[batch] = _score_batch(
-                model, head, chosen, candidates[distinct], tokens, normalize, trie
+        head = DecodingHead(model, sliced=method == "sliced")
+        catalog = None
+        if trie is not None and normalize == "trie":
+            catalog = trie_arrays(trie, model.device)
+        capacity = min(CANDIDATES, len(distinct)) * (tokens.space.levels - 1)
+        for batch in batches([len(prompt) for prompt in prompts], capacity, token_budget):
+            tree = TokenTree(
+                model, [prompts[index] for index in batch], capacity=capacity, head=head
             )
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(prompts))
-    return scores[:, place]
+            scores[batch] = _score_batch(tree, head, distinct, tokens, normalize, catalog)
+    return scores[:, inverse]
 
 
 def _score_batch(
-    model: Any,
-    head: Head,
-    prompts: Sequence[Sequence[int]],
+    tree: TokenTree,
+    head: DecodingHead,
     codes: Codes,
     tokens: SidTokens,
     normalize: Normalize,
-    legal: Trie | None,
+    catalog: TrieArrays | None,
 ) -> NDArray[np.float32]:
     """(batch, m) scores of (m, levels) sorted distinct codes."""
-    run = TreeRun(
-        model, prompts, room=min(CANDIDATES, len(codes)) * (tokens.space.levels - 1), head=head
-    )
-    first = run.prefill()
-    found = [np.zeros((len(prompts), 0), dtype=np.float32)]
+    prefilled = tree.prefill()
+    parts = [np.zeros((len(prefilled), 0), dtype=np.float32)]
     for start in range(0, len(codes), CANDIDATES):
         trie = Trie.from_codes(codes[start : start + CANDIDATES], tokens.space.sizes)
-        found.append(_score_trie(run, head, first, trie, tokens, normalize, legal).cpu().numpy())
-        run.rewind()
-    return np.concatenate(found, axis=1)
+        scores = _score_trie(tree, head, prefilled, trie, tokens, normalize, catalog)
+        parts.append(scores.cpu().numpy())
+        tree.rewind()
+    return np.concatenate(parts, axis=1)
 
 
 def _score_trie(
-    run: TreeRun,
-    head: Head,
-    first: torch.Tensor,
+    tree: TokenTree,
+    head: DecodingHead,
+    prefilled: torch.Tensor,
     trie: Trie,
     tokens: SidTokens,
     normalize: Normalize,
-    legal: Trie | None,
+    catalog: TrieArrays | None,
 ) -> torch.Tensor:
-    """(batch, leaves): grow the whole trie on each prompt, level by level, and add up
-    log-probabilities."""
-    hidden, scores = first, torch.zeros(len(first), 1, device=first.device)
-    catalog = (
-        trie_arrays(legal, first.device) if legal is not None and normalize == "trie" else None
-    )
-    nodes = torch.zeros(
-        1, dtype=torch.long, device=first.device
-    )  # where the prefixes stand in the catalog's trie
+    """(batch, leaves) scores: grow the whole trie of candidates on each prompt, level by level."""
+    device = prefilled.device
+    batch = len(prefilled)
+    hidden = prefilled  # (batch, nodes above, dim)
+    scores = torch.zeros(batch, 1, device=device)
+    catalog_nodes = torch.zeros(1, dtype=torch.long, device=device)  # the catalog's root
     for level in range(trie.levels):
         start = int(tokens.level_starts[level])
-        logs = head.log_probs(
-            hidden, start, start + trie.sizes[level], normalize
-        )  # (batch, nodes above, codes)
-        pointers = torch.from_numpy(trie.children[level]).to(first.device).long()
-        parents = torch.arange(len(pointers) - 1, device=first.device).repeat_interleave(
-            pointers.diff()
-        )
-        codes = torch.from_numpy(trie.codes[level]).to(first.device).long()
-        step = logs[:, parents, codes]
+        # (batch, nodes above, codes)
+        log_probs = head.log_probs(hidden, start, start + trie.sizes[level], normalize)
+        pointers = torch.from_numpy(trie.children[level]).to(device).long()
+        above = torch.arange(len(pointers) - 1, device=device)
+        parents = above.repeat_interleave(pointers.diff())  # (nodes,)
+        codes = torch.from_numpy(trie.codes[level]).to(device).long()  # (nodes,)
+        step = log_probs[:, parents, codes]  # (batch, nodes)
         if catalog is not None:
-            _, goes_on, is_child = catalog.candidates(
-                level, nodes.unsqueeze(0)
-            )  # (1, nodes above, fan-out)
-            among = (
-                logs.gather(-1, goes_on.expand(len(logs), -1, -1))
-                .masked_fill(~is_child, -torch.inf)
-                .logsumexp(-1)
-            )
-            nodes, there = catalog.child(level, nodes[parents], codes)
-            step = (step - among[:, parents]).masked_fill(~there, -torch.inf)
+            normalizer = _children_logsumexp(log_probs, catalog, level, catalog_nodes)
+            catalog_nodes, exists = catalog.child(level, catalog_nodes[parents], codes)
+            step = (step - normalizer[:, parents]).masked_fill(~exists, -torch.inf)
         scores = scores[:, parents] + step
         if level < trie.levels - 1:
-            rows = len(first)
-            hidden = run.step((codes + start).expand(rows, -1), parents.expand(rows, -1))
+            ids = (codes + start).expand(batch, -1)
+            hidden = tree.step(ids, parents.expand(batch, -1))
     return scores
+
+
+def _children_logsumexp(
+    log_probs: torch.Tensor, catalog: TrieArrays, level: int, nodes: torch.Tensor
+) -> torch.Tensor:
+    """(batch, nodes) log of the probability that (batch, nodes, codes) log-probabilities give to
+    the children of (nodes,) prefixes of the catalog."""
+    _, codes, valid = catalog.candidates(level, nodes.unsqueeze(0))  # (1, nodes, fan-out)
+    child_log_probs = log_probs.gather(-1, codes.expand(len(log_probs), -1, -1))
+    return child_log_probs.masked_fill(~valid, -torch.inf).logsumexp(-1)

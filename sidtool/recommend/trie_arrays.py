@@ -1,7 +1,5 @@
-"""The trie, and the filters of a batch of requests, as torch arrays on one device.
-
-Knows how candidates of a level are gathered and masked, without a loop over beams; knows nothing of
-models."""
+"""The trie, and the filters of a batch, as torch arrays on one device: candidates of a level are
+gathered and masked without a loop over beams."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sidtool.bundle.trie import Trie
 from sidtool.recommend.filters import LeafFilter
@@ -17,21 +16,22 @@ _on_device: WeakKeyDictionary[Trie, dict[Any, "TrieArrays"]] = WeakKeyDictionary
 
 
 def trie_arrays(trie: Trie, device: Any) -> "TrieArrays":
-    """The arrays of a trie on a device: moved there once. On a CPU they share the trie's memory."""
-    kept = _on_device.setdefault(trie, {})
-    if device not in kept:
-        kept[device] = TrieArrays(trie, device)
-    return kept[device]
+    """The arrays of a trie on a device, cached. On a CPU they share the trie's memory."""
+    cached = _on_device.setdefault(trie, {})
+    if device not in cached:
+        cached[device] = TrieArrays(trie, device)
+    return cached[device]
 
 
 class TrieArrays:
-    """The trie's codes and child pointers as tensors; level by level as there."""
+    """The trie's codes and child pointers as tensors, one of each per level."""
 
     def __init__(self, trie: Trie, device: Any) -> None:
         self.codes = [torch.from_numpy(array).to(device) for array in trie.codes]
         self.children = [torch.from_numpy(array).to(device) for array in trie.children]
-        self.fans = [torch.arange(fan, device=device) for fan in trie.fan_out]
-        self.sizes, self.n_leaves = trie.sizes, trie.n_leaves
+        self.fan_out = [torch.arange(fan_out, device=device) for fan_out in trie.fan_out]
+        self.sizes = trie.sizes
+        self.n_leaves = trie.n_leaves
 
     @property
     def levels(self) -> int:
@@ -46,83 +46,86 @@ class TrieArrays:
 
         Returns node ids (int64), codes (int64) and whether each is a child, (batch, beams, fan-out)
         each."""
-        first, stop = self.children[level][nodes], self.children[level][nodes + 1]
-        found = first.unsqueeze(-1) + self.fans[level]
-        legal = found < stop.unsqueeze(-1)
-        found = found.clamp_max(len(self.codes[level]) - 1)
-        return found, self.codes[level][found].long(), legal
+        first = self.children[level][nodes]
+        stop = self.children[level][nodes + 1]
+        children = first.unsqueeze(-1) + self.fan_out[level]
+        valid = children < stop.unsqueeze(-1)
+        children = children.clamp_max(len(self.codes[level]) - 1)
+        return children, self.codes[level][children].long(), valid
 
     def child(
         self, level: int, nodes: torch.Tensor, codes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The child of each of (n,) prefixes by its code, and whether there is one."""
-        found, have, legal = self.candidates(level, nodes.unsqueeze(0))
-        same = (legal & (have == codes.view(1, -1, 1)))[0]
-        return found[0].gather(1, same.int().argmax(-1, keepdim=True)).squeeze(1), same.any(-1)
+        """The child by its code of each of (n,) prefixes, and whether there is one."""
+        children, child_codes, valid = self.candidates(level, nodes.unsqueeze(0))
+        matches = (valid & (child_codes == codes.view(1, -1, 1)))[0]  # (n, fan-out)
+        position = matches.int().argmax(-1, keepdim=True)
+        return children[0].gather(1, position).squeeze(1), matches.any(-1)
 
     def descend(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The node of each of (n, depth) prefixes, and whether there is one: node 0 at depth 0, the
-        root."""
+        """The node of each of (n, depth) prefixes, and whether there is one; depth 0 is the root,
+        node 0."""
         nodes = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
-        there = torch.ones_like(nodes, dtype=torch.bool)
+        exists = torch.ones_like(nodes, dtype=torch.bool)
         for level in range(codes.shape[1]):
-            nodes, known = self.child(level, nodes, codes[:, level])
-            there &= known
-        return nodes, there
+            nodes, is_child = self.child(level, nodes, codes[:, level])
+            exists &= is_child
+        return nodes, exists
 
     def first_leaf(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
-        """The first leaf below nodes of a level; of node + 1, that is where the leaves of node
+        """The first leaf below each node of a level; that of node + 1 is where the leaves of node
         stop."""
         for children in self.children[level + 1 :]:
             nodes = children[nodes].long()
         return nodes
 
 
-def over_children(logs: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
-    """(..., fan-out) log-probabilities of candidates -> the same as a distribution over the legal
-    ones of each row."""
-    return logs - logs.masked_fill(~legal, -torch.inf).logsumexp(-1, keepdim=True)
+def normalize_over_children(log_probs: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """(..., fan-out) log-probabilities of candidates -> the same, normalized over the valid ones of
+    each row."""
+    return log_probs - log_probs.masked_fill(~valid, -torch.inf).logsumexp(-1, keepdim=True)
 
 
 class FilterArrays:
-    """The filters of a batch, one a request (None: everything may be given): sorted leaves behind
-    one another."""
+    """The filters of a batch, one per prompt (None: every item may be recommended).
+
+    All lists of leaves stand in one sorted array, with the number of the list as the high part of
+    the key, so that one binary search counts the leaves of a list in a range."""
 
     def __init__(self, filters: Sequence[LeafFilter | None], trie: TrieArrays, device: Any) -> None:
         self._trie = trie
-        lists: dict[
-            int, np.ndarray[Any, Any]
-        ] = {}  # distinct allow lists: requests often share one of any size
-        which = []
-        for one in filters:
-            allowed = None if one is None or one.allowed is None else one.allowed
+        allow_lists: dict[int, NDArray[np.int64]] = {}  # prompts often share a large one
+        list_numbers = []
+        denied = []
+        for leaf_filter in filters:
+            allowed = None if leaf_filter is None else leaf_filter.allowed
             if allowed is not None:
-                lists.setdefault(id(allowed), allowed.leaves)
-            which.append(-1 if allowed is None else list(lists).index(id(allowed)))
-        denied = [
-            np.zeros(0, dtype=np.int64) if one is None else one.denied_leaves for one in filters
-        ]
-        self._allowed, self._denied = (
-            self._keys(part, device) for part in (list(lists.values()), denied)
-        )
-        self._list = torch.tensor(which, device=device).view(-1, 1, 1)
-        self._request = torch.arange(len(filters), device=device).view(-1, 1, 1)
+                allow_lists.setdefault(id(allowed), allowed.leaves)
+            list_numbers.append(-1 if allowed is None else list(allow_lists).index(id(allowed)))
+            denied.append(
+                np.zeros(0, dtype=np.int64) if leaf_filter is None else leaf_filter.denied_leaves
+            )
+        self._allowed_keys = self._keys(list(allow_lists.values()), device)
+        self._denied_keys = self._keys(denied, device)
+        # (batch, 1, 1) each
+        self._allow_list = torch.tensor(list_numbers, device=device).view(-1, 1, 1)
+        self._prompt = torch.arange(len(filters), device=device).view(-1, 1, 1)
 
     def alive(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
-        """Whether (batch, beams, fan-out) nodes of a level have a leaf below them that may be
-        given."""
-        first, stop = self._trie.first_leaf(level, nodes), self._trie.first_leaf(level, nodes + 1)
-        listed = self._count(self._allowed, self._list.clamp_min(0), first, stop)
-        total = torch.where(self._list < 0, stop - first, listed)
-        return total > self._count(self._denied, self._request, first, stop)
+        """Whether (batch, beams, fan-out) nodes of a level lead to a leaf that passes the filter."""
+        first = self._trie.first_leaf(level, nodes)
+        stop = self._trie.first_leaf(level, nodes + 1)
+        listed = self._count(self._allowed_keys, self._allow_list.clamp_min(0), first, stop)
+        allowed = torch.where(self._allow_list < 0, stop - first, listed)
+        return allowed > self._count(self._denied_keys, self._prompt, first, stop)
 
-    def _keys(self, leaves: Sequence[np.ndarray[Any, Any]], device: Any) -> torch.Tensor:
-        """Sorted lists as one sorted array: the list's number is the high part of the key."""
-        shifted = [part + number * (self._trie.n_leaves + 1) for number, part in enumerate(leaves)]
-        return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *shifted])).to(device)
+    def _keys(self, lists: Sequence[NDArray[np.int64]], device: Any) -> torch.Tensor:
+        stride = self._trie.n_leaves + 1
+        keys = [leaves + number * stride for number, leaves in enumerate(lists)]
+        return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *keys])).to(device)
 
     def _count(
         self, keys: torch.Tensor, number: torch.Tensor, first: torch.Tensor, stop: torch.Tensor
     ) -> torch.Tensor:
-        shift = number * (self._trie.n_leaves + 1)
-        return torch.searchsorted(keys, shift + stop) - torch.searchsorted(keys, shift + first)
+        offset = number * (self._trie.n_leaves + 1)
+        return torch.searchsorted(keys, offset + stop) - torch.searchsorted(keys, offset + first)

@@ -15,7 +15,7 @@ from sidtool.data.items import Items, make_items
 from sidtool.data.queries import Query
 from sidtool.data.splits import Example, Split, UserSequence
 from sidtool.errors import DataError
-from sidtool.evaluate.task_metrics import Question
+from sidtool.evaluate.questions import Question
 from sidtool.prompt.segments import Segment
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.tasks import named_task

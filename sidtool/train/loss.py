@@ -10,8 +10,8 @@ import torch
 
 from sidtool.bundle.trie import Trie
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommend.trie_arrays import over_children, trie_arrays
-from sidtool.train.narrow_head import Columns, Part
+from sidtool.recommend.partial_head import Columns, Part
+from sidtool.recommend.trie_arrays import normalize_over_children, trie_arrays
 
 Blocks = Sequence[torch.Tensor]
 """The logits of each part, (n, columns)."""
@@ -124,7 +124,9 @@ class Loss:
         )  # (targets, fan-out)
         own, there = arrays.child(level, nodes, codes)
         return _Rivals(
-            lambda block: over_children(block.gather(-1, goes_on), legal).masked_fill(~legal, 0.0),
+            lambda block: normalize_over_children(block.gather(-1, goes_on), legal).masked_fill(
+                ~legal, 0.0
+            ),
             (own - children[:, 0]).clamp_min(0),
             legal.sum(-1),
             known & there,

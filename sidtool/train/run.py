@@ -343,7 +343,7 @@ class _Run:
             served.tokenizer,
             served.tokens,
             users=self.options.eval_users,
-            width=self.options.eval_num_beams,
+            num_beams=self.options.eval_num_beams,
             k=self.options.metric_k,
             normalize=self._normalize,
             exclude_seen=self.options.eval_exclude_seen,

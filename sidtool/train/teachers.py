@@ -15,14 +15,8 @@ from sidtool.errors import CompatibilityError
 from sidtool.model.contract import read_contract
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.prompt.tokens import SidTokens
-from sidtool.train.narrow_head import (
-    Columns,
-    NarrowHead,
-    Part,
-    full_blocks,
-    narrows_exactly,
-    packs_exactly,
-)
+from sidtool.recommend.partial_head import Columns, Part, PartialHead, full_blocks
+from sidtool.train.shortcuts import narrows_exactly, packs_exactly
 
 
 class Teachers:
@@ -31,7 +25,7 @@ class Teachers:
     def __init__(self, models: Sequence[Any], columns: Columns | None) -> None:
         for model in models:
             model.eval().requires_grad_(False)
-        self._models = [(model, NarrowHead(model)) for model in models]
+        self._models = [(model, PartialHead(model).install()) for model in models]
         self._narrow = [narrows_exactly(model, head, columns) for model, head in self._models]
         self.packs = all(packs_exactly(model) for model in models)
 

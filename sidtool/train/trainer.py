@@ -17,6 +17,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from trl import SFTConfig, SFTTrainer
 
 from sidtool.errors import UsageError
+from sidtool.recommend.partial_head import PartialHead, full_blocks
 from sidtool.train.augment import AugmentedExamples
 from sidtool.train.dataset import (
     IGNORED,
@@ -28,8 +29,8 @@ from sidtool.train.dataset import (
 from sidtool.train.lora import Lora
 from sidtool.train.loss import Loss
 from sidtool.train.machine import float32_attention
-from sidtool.train.narrow_head import NarrowHead, full_blocks, narrows_exactly, packs_exactly
 from sidtool.train.optimizer import MuonAdamW
+from sidtool.train.shortcuts import narrows_exactly, packs_exactly
 from sidtool.train.teachers import Teachers
 from sidtool.train.token_embeddings import TokenEmbeddings
 from sidtool.train.validation import Validator
@@ -88,9 +89,9 @@ class SidTrainer(SFTTrainer):
         )
         self.lora = learning if isinstance(learning, Lora) else None
         new_rows = self.lora.rows if self.lora else learning
-        self._head = NarrowHead(
+        self._head = PartialHead(
             self.model, new_rows.logits if isinstance(new_rows, TokenEmbeddings) else None
-        )
+        ).install()
         if self._another_loss and (teachers or loss.over != "vocabulary"):
             own = "learning from teachers" if teachers else f"softmax_over={loss.over}"
             raise UsageError(

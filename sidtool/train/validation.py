@@ -1,7 +1,5 @@
-"""Validation by what the model is for: constrained HR@K and NDCG@K on held-out next items.
-
-Knows how a validation user becomes a prompt and a ranked item a score; knows nothing of training.
-"""
+"""Validation of a model in training: HR@K and NDCG@K of constrained recommendations on held-out
+next items."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,20 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.trie import Trie
 from sidtool.data.splits import Example
 from sidtool.errors import DataError
 from sidtool.evaluate.metrics import find_targets, metric_values
-from sidtool.prompt.assemble import history_prompt_ids
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommend.filters import LeafFilter
-from sidtool.recommend.partial_head import Normalize
+from sidtool.recommend.options import Normalize
+from sidtool.recommend.query import Query, QuerySession
 
 
 class Validator:
-    """Asks a model for the next items of a seeded sample of users; `rank` and `ranks` share them
-    among processes."""
+    """Measures a model on a seeded sample of users; `rank` and `ranks` divide them among processes.
+
+    `users` is the size of the sample, 0 takes all. Raises DataError without examples."""
 
     def __init__(
         self,
@@ -34,7 +31,7 @@ class Validator:
         tokens: SidTokens,
         *,
         users: int,
-        width: int,
+        num_beams: int,
         k: int,
         seed: int,
         normalize: Normalize = "level",
@@ -42,65 +39,40 @@ class Validator:
     ) -> None:
         if not examples:
             raise DataError("the validation file holds no user")
-        self._trie, self._tokens, self._width, self.k = bundle.trie(), tokens, max(width, k), k
-        self._normalize: Normalize = normalize
         if users and users < len(examples):
-            chosen = np.sort(
-                np.random.default_rng(seed).choice(len(examples), users, replace=False)
-            )
-            examples = [examples[place] for place in chosen.tolist()]
-        self._prompts = [
-            _prompt(example, bundle, history_prompt, tokenizer, tokens) for example in examples
-        ]
-        trie = self._trie
-        self._filters: list[LeafFilter | None] = [None] * len(examples)
-        if exclude_seen:
-            self._filters = [
-                LeafFilter.of(trie, None, bundle.items.rows(example.history))
-                for example in examples
-            ]
+            rng = np.random.default_rng(seed)
+            chosen = np.sort(rng.choice(len(examples), users, replace=False))
+            examples = [examples[index] for index in chosen.tolist()]
+        self.k = k
+        self._num_beams = num_beams
+        self._session = QuerySession(bundle, tokenizer, tokens, history_prompt, None, normalize)
+        self._queries = []
+        for example in examples:
+            history = bundle.items.rows(example.history)
+            leaf_filter = self._session.leaf_filter(None, [history]) if exclude_seen else None
+            self._queries.append(Query(self._session.from_history(history), leaf_filter))
+        trie = bundle.trie()
         targets = bundle.items.rows([example.item for example in examples])
-        # a target that the bundle lacks or has retired has no leaf, and nothing can hit it
-        self._targets = np.array([_leaf(trie, row) for row in targets.tolist()], dtype=np.int64)
-        # items behind each leaf; the last entry is that of -1, where the beam found no more
-        self._sizes = np.array(
+        self._target_leaves = np.full(len(targets), -1, dtype=np.int64)
+        for index in range(len(targets)):
+            # a target that the bundle lacks or has retired has no leaf: it is always a miss
+            leaves = trie.leaves(trie.positions(targets[index : index + 1]))
+            if len(leaves):
+                self._target_leaves[index] = leaves[0]
+        # items per leaf; the last entry is that of -1, which pads short rankings
+        self._items_per_leaf = np.array(
             [*(len(trie.leaf_rows(leaf)) for leaf in range(trie.n_leaves)), 0], dtype=np.int64
         )
 
     def sums(self, model: Any, rank: int = 0, ranks: int = 1) -> NDArray[np.float64]:
-        """(3,) float64: hits, discounted gains and users over every `ranks`-th user from `rank` on."""
-        from sidtool.recommend.beam import beam_search
-
-        mine = slice(rank, None, ranks)
-        prompts, targets, filters = self._prompts[mine], self._targets[mine], self._filters[mine]
-        how = {"width": self._width, "k": self.k, "normalize": self._normalize, "filters": filters}
-        found = beam_search(model, prompts, self._trie, self._tokens, **how) if prompts else []
-        ranked = np.full((len(prompts), self.k), -1, dtype=np.int64)
-        for row, (leaves, _) in zip(ranked, found, strict=True):
-            row[: len(leaves)] = leaves
-        values = metric_values(find_targets(ranked, targets, self._sizes[ranked]), [self.k])[
-            :, :2
-        ]  # hr, ndcg
-        return np.array([*values.sum(axis=0), len(prompts)])
-
-
-def _leaf(trie: Trie, row: int) -> int:
-    positions = trie.positions(np.array([row], dtype=np.int64))
-    return int(trie.leaves(positions)[0]) if len(positions) else -1
-
-
-def _prompt(
-    example: Example,
-    bundle: Bundle,
-    history_prompt: HistoryPrompt,
-    tokenizer: Any,
-    tokens: SidTokens,
-) -> list[int]:
-    rows = bundle.items.rows(example.history)
-    rows = rows[rows >= 0]
-    titles = (
-        [bundle.items.title(row) for row in rows.tolist()]
-        if history_prompt.history_as == "title"
-        else None
-    )
-    return history_prompt_ids(history_prompt, tokenizer, tokens, bundle.items.codes[rows], titles)
+        """(3,) float64: hits, discounted gains and number of users, over every `ranks`-th user from
+        `rank` on."""
+        share = slice(rank, None, ranks)
+        queries = self._queries[share]
+        ranked = self._session.rank(
+            model, queries, k=self.k, num_beams=self._num_beams, window=max(1, len(queries))
+        )
+        sizes = self._items_per_leaf[ranked]
+        values = metric_values(find_targets(ranked, self._target_leaves[share], sizes), [self.k])
+        hit_rate_and_ndcg = values[:, :2]
+        return np.array([*hit_rate_and_ndcg.sum(axis=0), len(queries)])

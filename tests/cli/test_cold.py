@@ -72,13 +72,13 @@ def test_cold_items_are_recommended_by_score_and_under_an_allow_list(shop: Path)
     assert set(answer["items"]) == {f"n{n}" for n in range(6)}
     assert answer["scores"] == sorted(answer["scores"], reverse=True)
     assert len(set(answer["scores"])) > 1
-    allowed = done(*ask, "--allow", shop / "new.txt", "--width", 100).json
+    allowed = done(*ask, "--allow", shop / "new.txt", "--num-beams", 100).json
     assert allowed["items"] == answer["items"]
     np.testing.assert_allclose(allowed["scores"], answer["scores"], atol=1e-4)
 
 
 def test_what_was_warm_stays_as_it_was(shop: Path) -> None:
-    ask = ("recommend", shop / "tuned", *ASKED, "--width", 100)
+    ask = ("recommend", shop / "tuned", *ASKED, "--num-beams", 100)
     child = ("--bundle", shop / "child.zarr")
     before = done(*ask, "-k", 60).json
     after = done(*ask, *child, "-k", 60, "--deny", shop / "new.txt").json

@@ -98,7 +98,7 @@ def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> Non
     done("init-model", road.items, "-o", tmp_path / "m", "--config", config)
     weights, expected = (folder / "model.safetensors" for folder in (tmp_path / "m", road.base))
     assert weights.read_bytes() == expected.read_bytes()
-    config.write_text("min: {hr@50: 2.0}\n")
+    config.write_text("fail-under: {hr@50: 2.0}\n")
     ran = run("evaluate", road.tuned, road.test, "--config", config)
     assert (ran.code, "hr@50" in ran.last) == (3, True)
 

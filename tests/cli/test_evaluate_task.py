@@ -88,7 +88,7 @@ def test_queries_are_read_or_composed(road: Road, tmp_path: Path) -> None:
 
 
 def test_a_model_is_asked_in_words(road: Road, spoken: Path) -> None:
-    ask = ("recommend", spoken, "--text", "red lamp <s_a_1>", "-k", 7, "--json")
+    ask = ("recommend", spoken, "--query", "red lamp <s_a_1>", "-k", 7, "--json")
     answer = done(*ask).json
     assert len(set(answer["items"])) == 7
     stream = (
@@ -97,9 +97,9 @@ def test_a_model_is_asked_in_words(road: Road, spoken: Path) -> None:
     both = done("recommend", spoken, "--file", "-", "-k", 7, "--json", text=stream).lines
     assert both[0] == answer
     assert len(both[1]["items"]) == 7
-    assert "--history or --file or --text" in refused(2, *ask, "--history", "b001")
-    told = refused(1, "recommend", road.tuned, "--text", "red lamp")
-    assert "never taught to go from a text to an item" in told
+    assert "one of --history, --file and --query" in refused(2, *ask, "--history", "b001")
+    told = refused(1, "recommend", road.tuned, "--query", "red lamp")
+    assert "not trained to find items by text" in told
     assert "--task title-to-sid=1" in told
     contract = json.loads((spoken / "sid.json").read_text())
     assert contract["text_prompt"]["task"] == "title-to-sid"
@@ -126,7 +126,7 @@ def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: 
         road.items,
         "--limit",
         5,
-        "--width",
+        "--num-beams",
         3,
         "--json",
     ]
@@ -151,13 +151,23 @@ def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: 
 def test_rows_and_items_ask_the_same(road: Road, spoken: Path) -> None:
     rows = road.folder / "spoken-train.jsonl"
     from_rows = done(
-        "evaluate", spoken, rows, "--task", "title-to-sid", "--width", 5, "--json"
+        "evaluate", spoken, rows, "--task", "title-to-sid", "--num-beams", 5, "--json"
     ).json
     from_items = done(
-        "evaluate", spoken, "--task", "title-to-sid", "--items", road.items, "--width", 5, "--json"
+        "evaluate",
+        spoken,
+        "--task",
+        "title-to-sid",
+        "--items",
+        road.items,
+        "--num-beams",
+        5,
+        "--json",
     ).json
     assert from_rows == from_items
-    from_titles = done("evaluate", spoken, "--task", "title-to-sid", "--width", 5, "--json").json
+    from_titles = done(
+        "evaluate", spoken, "--task", "title-to-sid", "--num-beams", 5, "--json"
+    ).json
     assert from_titles == from_items
     assert from_items["n"] == N_ITEMS
 
@@ -182,21 +192,30 @@ def test_users_whose_item_the_bundle_lacks_are_not_asked(
     first, *rest = (json.loads(line) for line in road.test.read_text().splitlines()[:4])
     users = write_lines(tmp_path / "test.jsonl", [first | {"item": "new"}, *rest])
     for task in ("next-item", "sequence"):
-        ran = done("evaluate", spoken, users, "--task", task, "--width", 5, "--json")
+        ran = done("evaluate", spoken, users, "--task", task, "--num-beams", 5, "--json")
         assert ran.json["n"] == 3
         assert "1 of 4 users are not asked" in ran.err
 
 
 def test_held_out_items_are_asked_alone(road: Road, spoken: Path, tmp_path: Path) -> None:
     held = write_lines(tmp_path / "held", ["b003", "b004", "b031"])
-    ask = ("evaluate", spoken, "--task", "description-to-sid", "--items", road.items, "--width", 2)
-    value = done(*ask, "--held-out", held, "--json").json
+    ask = (
+        "evaluate",
+        spoken,
+        "--task",
+        "description-to-sid",
+        "--items",
+        road.items,
+        "--num-beams",
+        2,
+    )
+    value = done(*ask, "--only-items", held, "--json").json
     assert value["n"] == 3
     # a description is that of every fourth item: whichever of them is found is right
     assert value["chance"]["exact"] == pytest.approx(0.25)
-    assert "exact is" in refused_after_figures(*ask, "--min", "exact=1.5")
+    assert "exact is" in refused_after_figures(*ask, "--fail-under", "exact=1.5")
     below = write_lines(tmp_path / "gone", ["zzz"])
-    assert "nothing to ask" in refused(1, *ask, "--held-out", below)
+    assert "nothing to ask" in refused(1, *ask, "--only-items", below)
 
 
 def test_titles_are_learned_alone_and_held_out_ones_are_not_told(
@@ -231,8 +250,8 @@ def test_titles_are_learned_alone_and_held_out_ones_are_not_told(
         "--json",
     )
     assert [stage["metric"] for stage in ran.json["stages"]] == [None, None]
-    ask = ("evaluate", tmp_path / "out", "--task", "title-to-sid", "--width", 2, "--json")
-    assert done(*ask, "--held-out", held).json["n"] == 2
+    ask = ("evaluate", tmp_path / "out", "--task", "title-to-sid", "--num-beams", 2, "--json")
+    assert done(*ask, "--only-items", held).json["n"] == 2
     wrong = write_lines(tmp_path / "wrong", ["zzz"])
     assert "not in the bundle, as 'zzz'" in refused(2, *made, "--force", "--held-out", wrong)
 
@@ -263,9 +282,9 @@ def refused_after_figures(*arguments: object) -> str:
             "holds the questions already",
         ),
         (
-            ("test.jsonl", "--task", "next-item", "--held-out", "items.jsonl"),
+            ("test.jsonl", "--task", "next-item", "--only-items", "items.jsonl"),
             2,
-            "leave out --held-out",
+            "leave out --only-items",
         ),
         ((), 2, "nothing to measure"),
     ],

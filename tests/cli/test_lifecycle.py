@@ -244,7 +244,7 @@ def test_align_and_rebind(road: Road, tmp_path: Path) -> None:
 def test_a_tuned_model_goes_on_with_the_child(road: Road, child: Path, tmp_path: Path) -> None:
     ran = done("rebind", road.tuned, child, "-o", tmp_path / "m2")
     assert f"{N_ITEMS} items kept their SID, 6 are new, 0 are gone" in ran.out
-    query = ("--history", "b003,b004", "-k", N_ITEMS + 6, "--width", 200, "--json")
+    query = ("--history", "b003,b004", "-k", N_ITEMS + 6, "--num-beams", 200, "--json")
     swapped = done("recommend", road.tuned, "--bundle", child, *query).json
     bound = done("recommend", tmp_path / "m2", *query).json
     assert bound == swapped

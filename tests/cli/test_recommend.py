@@ -95,7 +95,7 @@ def test_candidates_are_scored_as_the_beam_scores_them(
         "recommend", road.tuned, "--file", file, "-k", 12, "--candidates", candidates, "--json"
     ).lines
     everything = done(
-        "recommend", road.tuned, "--file", file, "-k", N_ITEMS, "--width", 100, "--json"
+        "recommend", road.tuned, "--file", file, "-k", N_ITEMS, "--num-beams", 100, "--json"
     ).lines
     for one, all_ in zip(exact, everything, strict=True):
         scores = dict(zip(all_["items"], all_["scores"], strict=True))
@@ -148,10 +148,9 @@ def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:
 @pytest.mark.parametrize(
     ("more", "code", "told"),
     [
-        ((), 2, "either --history or --file"),
-        (("--history", "b001", "--file", "x"), 2, "either --history or --file"),
+        ((), 2, "one of --history, --file and --query"),
+        (("--history", "b001", "--file", "x"), 2, "one of --history, --file and --query"),
         (("--history", "b001", "-k", "0"), 2, "at least 1"),
-        (("--history", "b001", "--normalize", "softly"), 2, "level, trie or vocabulary"),
         (("--history", "b001", "--dtype", "int3"), 2, "int3"),
         (("--history", "b001", "--device", "gpu"), 2, "no model can run on device 'gpu'"),
         (("--history", "b001", "--device", "cuda:77"), 2, "no model can run on device 'cuda:77'"),
@@ -230,7 +229,7 @@ def test_json_has_every_metric_of_every_system(evaluated: Ran, road: Road) -> No
     for metrics in systems:
         assert set(metrics) == names
         assert all(0 <= number <= 1 for number in metrics.values())
-    for name, (low, high) in value["ci"].items():
+    for name, (low, high) in value["confidence_interval"].items():
         assert low <= value["metrics"][name] <= high
     assert value["metrics"] == value["sid_level"]  # one item a SID
     assert evaluated.last == f"next: sidtool recommend {road.tuned} --history ITEM,ITEM -k 10"
@@ -267,21 +266,26 @@ def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
     found = evaluated.json["metrics"]["hr@50"]
     assert 0 < found < 1
     ask = ("evaluate", road.tuned, road.test, "--json")
-    assert done(*ask, "--min", f"hr@50={found}", "--min", "ndcg@10=0").json == evaluated.json
-    below = run(*ask, "--min", "ndcg@10=0", "--min", f"hr@50={found + 0.01}")
+    assert (
+        done(*ask, "--fail-under", f"hr@50={found}", "--fail-under", "ndcg@10=0").json
+        == evaluated.json
+    )
+    below = run(*ask, "--fail-under", "ndcg@10=0", "--fail-under", f"hr@50={found + 0.01}")
     assert (below.code, below.json) == (3, evaluated.json)  # the figures are there all the same
     assert below.last.startswith("error: hr@50 is ")
-    assert "'hr@11' is not measured" in refused(2, *ask, "--min", "hr@11=0.1")
-    assert "'much'" in refused(2, *ask, "--min", "hr@10=much")
-    assert "takes a number for hr@10" in refused(2, *ask, "--min", "hr@10=.inf")
-    assert done(*ask, "--min", "hr@50=1e-3").json == evaluated.json
-    assert "--min takes key=value" in refused(2, *ask, "--min", "hr@10")
+    assert "'hr@11' is not a metric of this evaluation" in refused(
+        2, *ask, "--fail-under", "hr@11=0.1"
+    )
+    assert "'much'" in refused(2, *ask, "--fail-under", "hr@10=much")
+    assert "takes a number for hr@10" in refused(2, *ask, "--fail-under", "hr@10=.inf")
+    assert done(*ask, "--fail-under", "hr@50=1e-3").json == evaluated.json
+    assert "--fail-under takes key=value" in refused(2, *ask, "--fail-under", "hr@10")
 
 
 def test_an_option_that_would_change_nothing_is_refused(road: Road, tmp_path: Path) -> None:
     ask = ("evaluate", road.tuned, road.test)
     for option in (
-        ("--held-out", tmp_path),
+        ("--only-items", tmp_path),
         ("--items", tmp_path),
         ("--field", "brand"),
         ("--query-text", "{title}"),
@@ -291,8 +295,8 @@ def test_an_option_that_would_change_nothing_is_refused(road: Road, tmp_path: Pa
         assert f"{option[0]} means nothing with --task" in refused(
             2, *ask, "--task", "next-item", *option
         )
-    assert "1 or more" in refused(2, *ask, "--width", 0)
-    assert "50 beams in place of 10" in done(*ask, "--width", 10).err
+    assert "1 or more" in refused(2, *ask, "--num-beams", 0)
+    assert "50 beams in place of 10" in done(*ask, "--num-beams", 10).err
 
 
 def test_fewer_users_and_no_events(road: Road, tmp_path: Path) -> None:

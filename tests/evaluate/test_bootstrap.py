@@ -32,7 +32,7 @@ def test_agrees_with_scipy() -> None:
     assert high == pytest.approx(reference.high, abs=0.08 * width)
 
 
-def test_asking_a_user_twice_makes_nothing_surer() -> None:
+def test_repeating_a_user_narrows_no_interval() -> None:
     values = np.random.default_rng(0).random((300, 2))
     once = intervals(values, users(300), seed=5)
     twice = intervals(np.repeat(values, 2, axis=0), np.repeat(users(300), 2).tolist(), seed=5)
@@ -71,7 +71,7 @@ def test_paired_is_surer_than_apart() -> None:
     [difference] = paired_differences(ours, theirs, users(500))
     assert difference.mean == pytest.approx(float((ours - theirs).mean()))
     assert 0.02 < difference.low < difference.mean < difference.high < 0.04
-    assert difference.p < 0.01
+    assert difference.p_value < 0.01
     low, high = intervals(ours, users(500))[0]
     assert difference.high - difference.low < (high - low) / 10
 
@@ -79,13 +79,13 @@ def test_paired_is_surer_than_apart() -> None:
 def test_no_difference() -> None:
     values = np.random.default_rng(0).random((50, 1))
     [same] = paired_differences(values, values, users(50))
-    assert (same.mean, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+    assert (same.mean, same.low, same.high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
 
 
 def test_the_p_value_of_noise_is_large() -> None:
     rng = np.random.default_rng(4)
     ps = [
-        paired_differences(rng.random((80, 1)), rng.random((80, 1)), users(80))[0].p
+        paired_differences(rng.random((80, 1)), rng.random((80, 1)), users(80))[0].p_value
         for _ in range(60)
     ]
     assert np.mean(np.array(ps) < 0.1) < 0.25  # about a tenth of them

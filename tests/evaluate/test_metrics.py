@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sidtool.errors import UsageError
 from sidtool.evaluate.metrics import (
-    Places,
+    TargetRanks,
     averages,
     check_names,
     find_targets,
@@ -22,8 +22,8 @@ from sidtool.evaluate.metrics import (
 
 
 def values_at(before: int, group: int, ks: tuple[int, ...]) -> dict[str, float]:
-    places = Places(np.array([before]), np.array([group]))
-    return averages(metric_names(ks), metric_values(places, ks))
+    ranks = TargetRanks(np.array([before]), np.array([group]))
+    return averages(metric_names(ks), metric_values(ranks, ks))
 
 
 # before, group, k -> hit rate and MRR, worked out on paper
@@ -87,7 +87,7 @@ def test_is_the_mean_over_every_order_of_the_group(before: int, group: int, k: i
 @given(before=st.integers(0, 60), group=st.integers(1, 60))
 def test_bounds_and_monotony(before: int, group: int) -> None:
     ks = (1, 3, 5, 10, 20, 50)
-    hr, ndcg, mrr = metric_values(Places(np.array([before]), np.array([group])), ks).reshape(
+    hr, ndcg, mrr = metric_values(TargetRanks(np.array([before]), np.array([group])), ks).reshape(
         3, len(ks)
     )
     assert (mrr >= 0).all()
@@ -98,7 +98,7 @@ def test_bounds_and_monotony(before: int, group: int) -> None:
 
 
 def test_a_target_that_is_not_ranked_counts_nothing() -> None:
-    assert not metric_values(Places(np.array([0]), np.array([0]))).any()
+    assert not metric_values(TargetRanks(np.array([0]), np.array([0]))).any()
 
 
 @given(st.data())
@@ -111,9 +111,9 @@ def test_find_targets_counts_the_items_before(data: st.DataObject) -> None:
     )
     sizes = np.array(data.draw(st.lists(st.integers(1, 4), min_size=8, max_size=8)))
     targets = np.array(data.draw(st.lists(st.integers(-1, 7), min_size=n, max_size=n)))
-    places = find_targets(ranked, targets, np.where(ranked >= 0, sizes[ranked], 0))
+    ranks = find_targets(ranked, targets, np.where(ranked >= 0, sizes[ranked], 0))
     for row, stop, target, before, group in zip(
-        rows, cut, targets, places.before, places.group, strict=True
+        rows, cut, targets, ranks.before, ranks.group_size, strict=True
     ):
         if target in row[:stop]:
             ahead = row[: row.index(target)]
@@ -123,7 +123,10 @@ def test_find_targets_counts_the_items_before(data: st.DataObject) -> None:
 
 
 def test_no_entries_is_no_hit() -> None:
-    assert find_targets(np.zeros((2, 0), dtype=np.int64), np.array([1, 2])).group.tolist() == [0, 0]
+    assert find_targets(np.zeros((2, 0), dtype=np.int64), np.array([1, 2])).group_size.tolist() == [
+        0,
+        0,
+    ]
 
 
 def test_names() -> None:
@@ -132,7 +135,7 @@ def test_names() -> None:
         with pytest.raises(UsageError, match="cut-offs"):
             metric_names(wrong)
     check_names(["hr@1"], metric_names())
-    with pytest.raises(UsageError, match="'recall@10' is not measured"):
+    with pytest.raises(UsageError, match="'recall@10' is not a metric of this evaluation"):
         check_names(["hr@1", "recall@10"], metric_names())
 
 

@@ -1,7 +1,6 @@
 """Answers to tasks: SIDs against exact scores of every SID, texts against loops written out,
 guesses by counting."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,63 +10,60 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.errors import DataError, UsageError
-from sidtool.evaluate.task_metrics import Question, evaluate_task
-from sidtool.evaluate.texts import exact_match, normalized, token_f1
+from sidtool.evaluate.questions import Question
+from sidtool.evaluate.task_metrics import evaluate_questions
+from sidtool.evaluate.text_answers import exact_match, normalized, token_f1
+from sidtool.model.load import LoadedModel
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.segments import Segment, bare_sids, begin, catalog, end, sids, template
-from sidtool.prompt.tokens import SidTokens
-from sidtool.recommend.score import score
+from sidtool.recommend.score import score_sids
 from tests.bundles import small_bundle
-from tests.models import EOS, tiny_model, tiny_tokenizer
+from tests.loaded import loaded_model
+from tests.models import EOS
 
 torch.set_num_threads(1)
 N = 30
 
 
-def made(*, crowded: bool = False) -> Any:
+def made(*, crowded: bool = False) -> LoadedModel:
     bundle = small_bundle(N, (2, 2, 2), duplicates=True) if crowded else small_bundle(N)
-    tokenizer = tiny_tokenizer()
-    tokens = SidTokens(bundle.space, len(tokenizer))
-    tokenizer.add_tokens(list(bundle.space.tokens))
-    model = tiny_model("qwen3", vocab_size=tokens.stop)
-    contract = SimpleNamespace(normalize="level")
-    return SimpleNamespace(
-        model=model, tokenizer=tokenizer, tokens=tokens, bundle=bundle, contract=contract
-    )
+    return loaded_model(bundle, "qwen3")
 
 
 @pytest.fixture(scope="module")
-def served() -> Any:
+def loaded() -> LoadedModel:
     return made()
 
 
-def to_sid(served: Any, text: str, row: int, group: tuple[object, ...] | None = None) -> Question:
-    space = served.bundle.space
-    places = bare_sids(space, served.bundle.items.codes[row : row + 1]).sid_tokens
+def to_sid(
+    loaded: LoadedModel, text: str, row: int, group: tuple[object, ...] | None = None
+) -> Question:
+    space = loaded.bundle.space
+    places = bare_sids(space, loaded.bundle.items.codes[row : row + 1]).sid_tokens
     prompt = (template("Title: "), catalog(text), template("\nSID:"), begin(space))
     return Question(
         prompt, (Segment("sid", sid_tokens=places), end(space), template("<eos>")), group
     )
 
 
-def to_text(served: Any, row: int, text: str) -> Question:
-    space = served.bundle.space
-    sid = sids(space, served.bundle.items.codes[row : row + 1])
+def to_text(loaded: LoadedModel, row: int, text: str) -> Question:
+    space = loaded.bundle.space
+    sid = sids(space, loaded.bundle.items.codes[row : row + 1])
     return Question(
         (template("SID: "), sid, template("\nTitle: ")), (catalog(text), template("<eos>"))
     )
 
 
-def exact_scores(served: Any, questions: list[Question]) -> Any:
-    encoder = prompt_encoder(served.tokenizer, served.tokens)
+def exact_scores(loaded: LoadedModel, questions: list[Question]) -> Any:
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     prompts = [encoder.ids(question.prompt) for question in questions]
-    return score(served.model, prompts, served.bundle.items.codes, served.tokens)
+    return score_sids(loaded.model, prompts, loaded.bundle.items.codes, loaded.tokens)
 
 
-def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(served: Any) -> None:
-    questions = [to_sid(served, f"film {row}", row) for row in range(N)]
-    found = evaluate_task(served, "title-to-sid", questions, width=N)
-    codes, scores = served.bundle.items.codes, exact_scores(served, questions)
+def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(loaded: LoadedModel) -> None:
+    questions = [to_sid(loaded, f"film {row}", row) for row in range(N)]
+    found = evaluate_questions(loaded, "title-to-sid", questions, num_beams=N)
+    codes, scores = loaded.bundle.items.codes, exact_scores(loaded, questions)
     best = codes[scores.argmax(axis=1)]
     for level in (1, 2):
         wanted = (best[:, :level] == codes[:, :level]).all(axis=1).mean()
@@ -79,9 +75,9 @@ def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(served: Any) -> No
         np.where(ranks < 20, 1 / np.log2(ranks + 2), 0).mean()
     )
     assert found.n == N
-    for name, (low, high) in found.ci.items():
+    for name, (low, high) in found.confidence_interval.items():
         assert low <= found.metrics[name] <= high
-    narrow = evaluate_task(served, "title-to-sid", questions, width=1)
+    narrow = evaluate_questions(loaded, "title-to-sid", questions, num_beams=1)
     assert {name for name in narrow.metrics if "@" in name and "prefix" not in name} == {
         "hr@1",
         "ndcg@1",
@@ -89,54 +85,59 @@ def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(served: Any) -> No
     }
 
 
-def test_chance_is_a_sid_drawn_at_random(served: Any) -> None:
-    questions = [to_sid(served, f"film {row}", row) for row in range(0, N, 3)]
-    found = evaluate_task(served, "title-to-sid", questions, width=2)
-    codes, own = served.bundle.items.codes, served.bundle.items.codes[::3]
+def test_chance_is_a_sid_drawn_at_random(loaded: LoadedModel) -> None:
+    questions = [to_sid(loaded, f"film {row}", row) for row in range(0, N, 3)]
+    found = evaluate_questions(loaded, "title-to-sid", questions, num_beams=2)
+    codes, own = loaded.bundle.items.codes, loaded.bundle.items.codes[::3]
     for level in (1, 2, 3):
         share = (codes[None, :, :level] == own[:, None, :level]).all(axis=2).mean()
         assert found.chance["exact" if level == 3 else f"prefix@{level}"] == pytest.approx(share)
 
 
-def test_what_is_right_for_one_is_right_for_all_that_ask_the_same(served: Any) -> None:
-    first = int(exact_scores(served, [to_sid(served, "same", 0)])[0].argmax())
+def test_what_is_correct_for_one_is_correct_for_its_group(loaded: LoadedModel) -> None:
+    first = int(exact_scores(loaded, [to_sid(loaded, "same", 0)])[0].argmax())
     wrong = (first + 7) % N
-    alone = evaluate_task(served, "t", [to_sid(served, "same", wrong)], width=N)
+    alone = evaluate_questions(loaded, "t", [to_sid(loaded, "same", wrong)], num_beams=N)
     assert alone.metrics["exact"] == 0
-    alike = [to_sid(served, "whatever", first, ("same",))]
-    helped = evaluate_task(
-        served, "t", [to_sid(served, "same", wrong, ("same",))], alike=alike, width=N
+    also_correct = [to_sid(loaded, "whatever", first, ("same",))]
+    helped = evaluate_questions(
+        loaded,
+        "t",
+        [to_sid(loaded, "same", wrong, ("same",))],
+        also_correct=also_correct,
+        num_beams=N,
     )
     assert (helped.metrics["exact"], helped.metrics["prefix@1"]) == (1, 1)
     assert helped.metrics["hr@1"] == 0  # retrieval looks for the item itself
     assert helped.chance["exact"] == pytest.approx(2 / N)
 
 
-def test_a_shared_sid_is_right_and_its_items_share_the_place() -> None:
-    served = made(crowded=True)
-    keys = served.bundle.items.keys
-    best = int(exact_scores(served, [to_sid(served, "x", 0)])[0].argmax())
+def test_a_shared_sid_is_correct_and_its_items_share_the_rank() -> None:
+    loaded = made(crowded=True)
+    keys = loaded.bundle.items.keys
+    best = int(exact_scores(loaded, [to_sid(loaded, "x", 0)])[0].argmax())
     size = int((keys == keys[best]).sum())
     assert size > 1
-    found = evaluate_task(served, "t", [to_sid(served, "x", best)], width=N)
+    found = evaluate_questions(loaded, "t", [to_sid(loaded, "x", best)], num_beams=N)
     assert found.metrics["exact"] == 1
     assert found.metrics["hr@1"] == pytest.approx(1 / size)
 
 
-def test_a_whole_history_asks_for_its_last_item(served: Any) -> None:
-    space, codes = served.bundle.space, served.bundle.items.codes
+def test_a_whole_history_is_evaluated_by_its_last_item(loaded: LoadedModel) -> None:
+    space, codes = loaded.bundle.space, loaded.bundle.items.codes
     whole = Question((), (sids(space, codes[[3, 8, 5]]), template("")))
     cut = (sids(space, codes[[3, 8]]), begin(space))
     asked = Question(cut, (Segment("sid", sid_tokens=bare_sids(space, codes[5:6]).sid_tokens),))
     assert (
-        evaluate_task(served, "t", [whole]).metrics == evaluate_task(served, "t", [asked]).metrics
+        evaluate_questions(loaded, "t", [whole]).metrics
+        == evaluate_questions(loaded, "t", [asked]).metrics
     )
 
 
-def greedy(served: Any, ids: list[int], n: int) -> list[int]:
+def greedy(loaded: LoadedModel, ids: list[int], n: int) -> list[int]:
     written: list[int] = []
     while len(written) < n:
-        token = int(served.model(input_ids=torch.tensor([ids + written])).logits[0, -1].argmax())
+        token = int(loaded.model(input_ids=torch.tensor([ids + written])).logits[0, -1].argmax())
         if token == EOS:
             break
         written.append(token)
@@ -144,31 +145,31 @@ def greedy(served: Any, ids: list[int], n: int) -> list[int]:
 
 
 @torch.no_grad()
-def test_texts_are_written_greedily_and_perplexity_is_the_answers(served: Any) -> None:
-    encoder = prompt_encoder(served.tokenizer, served.tokens)
+def test_texts_are_written_greedily_and_perplexity_is_the_answers(loaded: LoadedModel) -> None:
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     texts = ["red toy", "a much longer title of a film", "x"]
-    questions = [to_text(served, row, text) for row, text in enumerate(texts)]
+    questions = [to_text(loaded, row, text) for row, text in enumerate(texts)]
     room = max(len(encoder.ids(question.answer)) for question in questions) + 8
-    found = evaluate_task(served, "sid-to-title", questions)
+    found = evaluate_questions(loaded, "sid-to-title", questions)
     written = [
-        served.tokenizer.decode(
-            greedy(served, encoder.ids(question.prompt), room), skip_special_tokens=True
+        loaded.tokenizer.decode(
+            greedy(loaded, encoder.ids(question.prompt), room), skip_special_tokens=True
         )
         for question in questions
     ]
     assert found.metrics["token_f1"] == pytest.approx(np.mean([*map(token_f1, written, texts)]))
     # the model's own words, asked for, are right
     own = [
-        to_text(served, row, text)
+        to_text(loaded, row, text)
         for row, text in enumerate(written)
         if normalized(text) and "<" not in text
     ]
     if own:
-        assert evaluate_task(served, "sid-to-title", own).metrics["token_f1"] > 0
+        assert evaluate_questions(loaded, "sid-to-title", own).metrics["token_f1"] > 0
     total, count = 0.0, 0
     for question in questions:
         before, answer = encoder.ids(question.prompt), encoder.ids(question.answer)
-        logs = served.model(input_ids=torch.tensor([before + answer])).logits[0].log_softmax(-1)
+        logs = loaded.model(input_ids=torch.tensor([before + answer])).logits[0].log_softmax(-1)
         total -= sum(float(logs[len(before) + at - 1, token]) for at, token in enumerate(answer))
         count += len(answer)
     assert found.metrics["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-4)
@@ -176,25 +177,25 @@ def test_texts_are_written_greedily_and_perplexity_is_the_answers(served: Any) -
 
 
 @torch.no_grad()
-def test_running_text_has_a_perplexity_alone(served: Any) -> None:
-    encoder = prompt_encoder(served.tokenizer, served.tokens)
-    sid = sids(served.bundle.space, served.bundle.items.codes[:1])
+def test_running_text_has_a_perplexity_alone(loaded: LoadedModel) -> None:
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    sid = sids(loaded.bundle.space, loaded.bundle.items.codes[:1])
     text = (catalog("red toy"), template("\n"), sid)
-    found = evaluate_task(served, "item-text", [Question((), text)])
+    found = evaluate_questions(loaded, "item-text", [Question((), text)])
     ids = encoder.ids(text)
-    logs = served.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    logs = loaded.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
     losses = [-float(logs[at - 1, ids[at]]) for at in range(1, len(ids))]
     assert found.metrics == {"perplexity": pytest.approx(np.exp(np.mean(losses)), rel=1e-4)}
-    assert found.ci == {}
+    assert found.confidence_interval == {}
 
 
-def test_questions_that_cannot_be_measured(served: Any) -> None:
+def test_questions_that_cannot_be_measured(loaded: LoadedModel) -> None:
     with pytest.raises(DataError, match="no questions"):
-        evaluate_task(served, "t", [])
+        evaluate_questions(loaded, "t", [])
     with pytest.raises(DataError, match="several kinds"):
-        evaluate_task(served, "t", [to_sid(served, "x", 1), to_text(served, 1, "x")])
-    with pytest.raises(UsageError, match="width"):
-        evaluate_task(served, "t", [to_sid(served, "x", 1)], width=0)
+        evaluate_questions(loaded, "t", [to_sid(loaded, "x", 1), to_text(loaded, 1, "x")])
+    with pytest.raises(UsageError, match="number of beams"):
+        evaluate_questions(loaded, "t", [to_sid(loaded, "x", 1)], num_beams=0)
 
 
 @pytest.mark.parametrize(

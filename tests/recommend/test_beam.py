@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from sidtool.bundle.trie import Trie
 from sidtool.errors import DataError, UsageError
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommend.beam import batches, beam_search
-from sidtool.recommend.probe import way
+from sidtool.recommend.batching import batches
+from sidtool.recommend.beam import beam_search
+from sidtool.recommend.probe import decoding_method
 from sidtool.sid import SidSpace
 from tests.models import ARCHITECTURES, tiny_model
 from tests.recommend.cases import (
@@ -44,7 +45,7 @@ def model_of(architecture: str, tokens: SidTokens, *, tied: bool = False) -> Any
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_runs_as_a_tree(architecture: str, tied: bool) -> None:
     _, tokens = make((4, 5, 6), 20)
-    assert way(model_of(architecture, tokens, tied=tied)) == "sliced"
+    assert decoding_method(model_of(architecture, tokens, tied=tied)) == "sliced"
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -73,7 +74,9 @@ def test_the_scores_and_items_are_those_of_generate(
     rng = np.random.default_rng(seed)
     start = prompt(rng, shared)
     prompts = [start + prompt(rng, length) for length in lengths]
-    found = beam_search(model, prompts, trie, tokens, width=width, k=width, normalize="vocabulary")
+    found = beam_search(
+        model, prompts, trie, tokens, num_beams=width, k=width, normalize="vocabulary"
+    )
     for mine, (sids, scores) in zip(
         found, generate(model, prompts, trie, tokens, width), strict=True
     ):
@@ -90,7 +93,7 @@ def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) 
     prompts = [prompt(rng, length) for length in (3, 29, 11)]
     for ids, found in zip(
         prompts,
-        beam_search(model, prompts, trie, tokens, width=500, k=500, normalize=normalize),
+        beam_search(model, prompts, trie, tokens, num_beams=500, k=500, normalize=normalize),
         strict=True,
     ):
         want = path_scores(model, ids, codes, tokens, normalize, codes)
@@ -116,9 +119,9 @@ def test_the_batch_does_not_matter() -> None:
         start,
         prompt(rng, 40),
     ]
-    together = beam_search(model, prompts, trie, tokens, width=7, k=7)
+    together = beam_search(model, prompts, trie, tokens, num_beams=7, k=7)
     for budget in (1, 100):
-        apart = beam_search(model, prompts, trie, tokens, width=7, k=7, token_budget=budget)
+        apart = beam_search(model, prompts, trie, tokens, num_beams=7, k=7, token_budget=budget)
         for a, b in zip(together, apart, strict=True):
             assert a.leaves.tolist() == b.leaves.tolist()
             np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
@@ -137,15 +140,15 @@ def test_the_batch_does_not_matter() -> None:
 def test_odd_catalogs(sizes: tuple[int, ...], items: int, repeats: bool) -> None:
     trie, tokens = make(sizes, items, repeats=repeats)
     model = model_of("llama", tokens)
-    found = beam_search(model, [[7, 8, 9], [10]], trie, tokens, width=100, k=1000)
+    found = beam_search(model, [[7, 8, 9], [10]], trie, tokens, num_beams=100, k=1000)
     for one in found:
         assert sorted(one.leaves.tolist()) == list(range(min(trie.n_leaves, 1000)))
         assert (np.diff(one.scores) <= 0).all()
 
 
-def test_width_grows_to_k_and_k_items_come_back() -> None:
+def test_num_beams_grows_to_k_and_k_items_come_back() -> None:
     trie, tokens = make((6, 6, 6), 100)
-    (found,) = beam_search(model_of("qwen3", tokens), [[9, 8, 7]], trie, tokens, width=1, k=33)
+    (found,) = beam_search(model_of("qwen3", tokens), [[9, 8, 7]], trie, tokens, num_beams=1, k=33)
     assert len(set(found.leaves.tolist())) == 33
 
 
@@ -153,7 +156,7 @@ def test_width_grows_to_k_and_k_items_come_back() -> None:
 def test_low_precision_runs_as_a_tree_and_stays_near(dtype: torch.dtype) -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens)).to(dtype)
-    assert way(model) == "sliced"
+    assert decoding_method(model) == "sliced"
     exact = path_scores(
         tiny_model("qwen3", vocab_size=vocabulary(tokens)),
         [9, 8, 7],
@@ -161,7 +164,7 @@ def test_low_precision_runs_as_a_tree_and_stays_near(dtype: torch.dtype) -> None
         tokens,
         "level",
     )
-    (found,) = beam_search(model, [[9, 8, 7]], trie, tokens, width=100, k=100)
+    (found,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=100, k=100)
     np.testing.assert_allclose(found.scores, exact[found.leaves], atol=0.5)
 
 
@@ -173,7 +176,7 @@ def test_every_result_of_many_requests_is_legal() -> None:
     trie = Trie.from_codes(codes, (8, 8, 8))
     rng = np.random.default_rng(4)
     prompts = [prompt(rng, int(length)) for length in rng.integers(1, 12, 400)]
-    for found in beam_search(model_of("llama", tokens), prompts, trie, tokens, width=4, k=4):
+    for found in beam_search(model_of("llama", tokens), prompts, trie, tokens, num_beams=4, k=4):
         assert len(found.leaves) == 4
         assert {tuple(row) for row in trie.leaf_codes(found.leaves).tolist()} <= legal
     assert legal_sids(trie) == legal
@@ -182,11 +185,11 @@ def test_every_result_of_many_requests_is_legal() -> None:
 def test_training_mode_is_put_back_and_dropout_is_off() -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = tiny_model("gpt2", vocab_size=vocabulary(tokens), resid_pdrop=0.5)
-    want = beam_search(model, [[9, 8, 7]], trie, tokens, width=9, k=9)[0]
+    want = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=9, k=9)[0]
     model.train()
     model.transformer.h[0].eval()
     before = [module.training for module in model.modules()]
-    found = beam_search(model, [[9, 8, 7]], trie, tokens, width=9, k=9)[0]
+    found = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=9, k=9)[0]
     assert found.leaves.tolist() == want.leaves.tolist()
     assert [module.training for module in model.modules()] == before
 
@@ -194,17 +197,17 @@ def test_training_mode_is_put_back_and_dropout_is_off() -> None:
 def test_logits_that_are_no_numbers_are_refused() -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = tiny_model("llama", vocab_size=vocabulary(tokens), tied=False)
-    assert way(model) == "sliced"
+    assert decoding_method(model) == "sliced"
     model.lm_head.weight.data.fill_(torch.nan)
     with pytest.raises(DataError, match="NaN"):
-        beam_search(model, [[9, 8, 7]], trie, tokens, width=3, k=3)
+        beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=3, k=3)
 
 
 def test_nothing_is_found_after_a_prompt_without_a_token() -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = model_of("llama", tokens)
-    (alone,) = beam_search(model, [[9, 8]], trie, tokens, width=3, k=3)
-    before, found, after = beam_search(model, [[], [9, 8], []], trie, tokens, width=3, k=3)
+    (alone,) = beam_search(model, [[9, 8]], trie, tokens, num_beams=3, k=3)
+    before, found, after = beam_search(model, [[], [9, 8], []], trie, tokens, num_beams=3, k=3)
     assert len(before.leaves) == len(after.scores) == 0
     assert found.leaves.tolist() == alone.leaves.tolist()
 
@@ -213,7 +216,7 @@ def test_nonsense_is_refused() -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = model_of("llama", tokens)
     with pytest.raises(UsageError, match="at least 1"):
-        beam_search(model, [[9]], trie, tokens, width=0, k=3)
+        beam_search(model, [[9]], trie, tokens, num_beams=0, k=3)
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 20), st.integers(1, 300))

@@ -11,7 +11,7 @@ from transformers import LogitsProcessorList
 
 from sidtool.errors import DataError
 from sidtool.recommend.constraint import SidLogitsProcessor
-from sidtool.recommend.filters import Allowed, LeafFilter
+from sidtool.recommend.filters import AllowList, LeafFilter
 from tests.models import tiny_model
 from tests.recommend.cases import catalog, generate, legal_sids, make, vocabulary
 
@@ -126,7 +126,7 @@ def test_filters_go_by_prompt() -> None:
     trie, tokens = make(SIZES, 40)
     firsts = trie.leaf_codes(np.arange(trie.n_leaves))[:, 0]
     filters = [
-        LeafFilter.of(trie, Allowed.of(trie, np.flatnonzero(firsts == code)), np.zeros(0, int))
+        LeafFilter.of(trie, AllowList.of(trie, np.flatnonzero(firsts == code)), np.zeros(0, int))
         for code in (1, 2)
     ]
     found = SidLogitsProcessor(trie, tokens, filters=filters)(
@@ -137,14 +137,14 @@ def test_filters_go_by_prompt() -> None:
     ]
 
 
-def test_a_dead_end_is_told() -> None:
+def test_a_dead_end_raises() -> None:
     trie, tokens = make(SIZES, 5)
     legal = {tuple(row[:2]) for row in catalog(SIZES, 5, 0).tolist()}
     a, b = next((a, b) for a in range(4) for b in range(3) if (a, b) not in legal)
     first, second = (int(start) for start in tokens.level_starts[:2])
     for tail in ([first + a, second + b], [7, second], [second]):
         ids = torch.tensor([tail])
-        with pytest.raises(DataError, match="no legal SID"):
+        with pytest.raises(DataError, match="no valid SID"):
             SidLogitsProcessor(trie, tokens)(ids, torch.zeros(1, vocabulary(tokens)))
         loose = SidLogitsProcessor(trie, tokens, strict=False)(
             ids, torch.zeros(1, vocabulary(tokens))

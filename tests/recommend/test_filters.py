@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sidtool.bundle.trie import Trie
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend.beam import beam_search
-from sidtool.recommend.filters import Allowed, LeafFilter
+from sidtool.recommend.filters import AllowList, LeafFilter
 from sidtool.recommend.trie_arrays import FilterArrays, trie_arrays
 from sidtool.sid import SidSpace
 from tests.models import tiny_model
@@ -47,7 +47,7 @@ def tries(draw: st.DrawFn) -> Trie:
 )
 def test_a_node_is_alive_while_an_item_below_it_may_be_given(trie: Trie, lists: Any) -> None:
     filters = [
-        LeafFilter.of(trie, None if allow is None else Allowed.of(trie, allow), deny)
+        LeafFilter.of(trie, None if allow is None else AllowList.of(trie, allow), deny)
         for allow, deny in lists
     ]
     arrays = trie_arrays(trie, torch.device("cpu"))
@@ -66,7 +66,7 @@ def test_a_node_is_alive_while_an_item_below_it_may_be_given(trie: Trie, lists: 
             }
             assert [prefix in living for prefix in prefixes] == found
     for (allow, deny), one in zip(lists, filters, strict=True):
-        given_ = [int(row) for leaf in range(trie.n_leaves) for row in one.rows(leaf)]
+        given_ = [int(row) for leaf in range(trie.n_leaves) for row in one.items(leaf)]
         assert given_ == sorted(eligible(trie, allow, deny))
 
 
@@ -82,11 +82,11 @@ def test_filtered_beams_are_full_and_never_give_an_excluded_item(
     tokens = SidTokens(SidSpace((4, 3, 5)), TEXT)
     model = _model(tokens)
     filters = [
-        LeafFilter.of(trie, None if allow is None else Allowed.of(trie, allow), deny)
+        LeafFilter.of(trie, None if allow is None else AllowList.of(trie, allow), deny)
         for allow, deny in lists
     ]
     prompts = [[9 + row, 8, 7] for row in range(len(lists))]
-    found = beam_search(model, prompts, trie, tokens, width=2, k=k, filters=filters)
+    found = beam_search(model, prompts, trie, tokens, num_beams=2, k=k, filters=filters)
     for (allow, deny), one in zip(lists, found, strict=True):
         good = eligible(trie, allow, deny)
         leaves = [
@@ -100,8 +100,8 @@ def test_a_wide_filtered_beam_ranks_what_is_left() -> None:
     trie, tokens = make((4, 3, 5), 50)
     model = _model(tokens)
     allow, deny = np.arange(10, 45), np.arange(0, 50, 3)
-    one = LeafFilter.of(trie, Allowed.of(trie, allow), deny)
-    (found,) = beam_search(model, [[9, 8, 7]], trie, tokens, width=60, k=60, filters=[one])
+    one = LeafFilter.of(trie, AllowList.of(trie, allow), deny)
+    (found,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=60, k=60, filters=[one])
     left = np.array(sorted(eligible(trie, allow, deny)))
     want = path_scores(model, [9, 8, 7], trie.leaf_codes(left), tokens, "level")
     assert found.leaves.tolist() == left[np.argsort(-want)].tolist()
@@ -109,10 +109,10 @@ def test_a_wide_filtered_beam_ranks_what_is_left() -> None:
 
 def test_requests_share_an_allow_list() -> None:
     trie, _ = make((4, 3, 5), 50)
-    allowed = Allowed.of(trie, np.arange(20))
+    allowed = AllowList.of(trie, np.arange(20))
     filters = [LeafFilter.of(trie, allowed, np.array([row])) for row in range(3)]
     arrays = trie_arrays(trie, torch.device("cpu"))
-    assert len(FilterArrays(filters, arrays, torch.device("cpu"))._allowed) == 20
+    assert len(FilterArrays(filters, arrays, torch.device("cpu"))._allowed_keys) == 20
 
 
 def _model(tokens: SidTokens, _made: dict[int, Any] = {}) -> Any:  # noqa: B006

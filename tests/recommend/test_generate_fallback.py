@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from sidtool.errors import SidtoolWarning
-from sidtool.recommend import generate_fallback as plain
-from sidtool.recommend import probe
+from sidtool.recommend import generate_fallback, probe
 from sidtool.recommend.beam import beam_search
 from sidtool.recommend.filters import LeafFilter
-from sidtool.recommend.probe import way
+from sidtool.recommend.probe import decoding_method
 from tests.models import tiny_model
 from tests.recommend.cases import assert_same, make, path_scores, vocabulary
 from tests.recommend.test_partial_head import other
@@ -31,7 +30,7 @@ def test_positions_in_the_mask_are_detected() -> None:
         expansion_ratio=2,
         max_seq_len=128,
     )
-    assert way(mpt) == "generate"
+    assert decoding_method(mpt) == "generate"
 
 
 @pytest.mark.parametrize("normalize", ["level", "vocabulary", "trie"])
@@ -44,13 +43,20 @@ def test_the_fallback_gives_what_the_tree_gives(
     filters = [None, LeafFilter.of(trie, None, np.arange(0, 60, 2))]
     prompts = [[9, 8, 7], [20, 21, 22, 23]]
     want = beam_search(
-        model, prompts, trie, tokens, width=width, k=width, normalize=normalize, filters=filters
+        model, prompts, trie, tokens, num_beams=width, k=width, normalize=normalize, filters=filters
     )
-    monkeypatch.setitem(probe._ways, model, "generate")
-    monkeypatch.setattr(plain, "_told", set())
+    monkeypatch.setitem(probe._methods, model, "generate")
+    monkeypatch.setattr(generate_fallback, "_warned", set())
     with pytest.warns(SidtoolWarning, match="LlamaForCausalLM does not honour"):
         found = beam_search(
-            model, prompts, trie, tokens, width=width, k=width, normalize=normalize, filters=filters
+            model,
+            prompts,
+            trie,
+            tokens,
+            num_beams=width,
+            k=width,
+            normalize=normalize,
+            filters=filters,
         )
     if (
         width == 1
@@ -67,4 +73,4 @@ def test_the_fallback_gives_what_the_tree_gives(
         assert_same(mine, sids, one.scores.tolist(), trie)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the notice comes once
-        beam_search(model, prompts[:1], trie, tokens, width=2, k=2)
+        beam_search(model, prompts[:1], trie, tokens, num_beams=2, k=2)

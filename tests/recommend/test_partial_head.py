@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend.beam import beam_search
-from sidtool.recommend.probe import way
+from sidtool.recommend.probe import decoding_method
 from tests.models import tiny_model
 from tests.recommend.cases import assert_same, make, path_scores, vocabulary
 
@@ -54,7 +54,9 @@ def check(
         want = path_scores(model, PROMPT, codes, tokens, normalize)
         order = np.argsort(-want)
         # type: ignore[arg-type]
-        (found,) = beam_search(model, [PROMPT], trie, tokens, width=99, k=99, normalize=normalize)
+        (found,) = beam_search(
+            model, [PROMPT], trie, tokens, num_beams=99, k=99, normalize=normalize
+        )
         assert_same(
             found, [tuple(row) for row in codes[order].tolist()], want[order].tolist(), trie
         )
@@ -86,7 +88,7 @@ def test_soft_caps_scales_and_biases(name: str, config: dict[str, Any]) -> None:
     if name == "phi":
         assert bias is not None
         bias.data.normal_(std=2.0)
-    assert way(model) == "sliced"
+    assert decoding_method(model) == "sliced"
     check(model, trie, tokens)
 
 

@@ -1,12 +1,13 @@
 """Requests to items: order, filters, shared SIDs, unknown ids, bounded reading ahead."""
 
-import dataclasses
 import itertools
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,110 +15,90 @@ import pytest
 import torch
 
 from sidtool.errors import DataError, SidtoolWarning, UsageError
+from sidtool.model.load import LoadedModel
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
-from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend import recommend as module
-from sidtool.recommend.recommend import (
-    Request,
-    finished_lines,
-    read_requests,
-    recommend,
-    score_items,
-)
+from sidtool.recommend.options import RecommendOptions
+from sidtool.recommend.query import QuerySession
+from sidtool.recommend.recommend import recommend, recommend_to_file
+from sidtool.recommend.requests import Recommendation, Request, read_requests
 from tests.bundles import small_bundle
-from tests.models import tiny_model, tiny_tokenizer
+from tests.loaded import HISTORY_PROMPT, loaded_model, with_prompts
 
 torch.set_num_threads(1)
 
 
-def served(*, duplicates: bool = False, retired: tuple[int, ...] = ()) -> Any:
-    """What `load_model_folder` returns, made in memory: a random model, asked with a history of SIDs."""
+def shop_model(*, duplicates: bool = False, retired: tuple[int, ...] = ()) -> LoadedModel:
     bundle = small_bundle(60, duplicates=duplicates)
     bundle.items.retired[list(retired)] = True
-    tokenizer = tiny_tokenizer()
-    tokens = SidTokens(bundle.space, len(tokenizer))
-    history_prompt = HistoryPrompt("next-item", "The history: {history}\nNext:", 5, 100)
-    model = tiny_model("qwen2", vocab_size=tokens.stop)
-    return SimpleNamespace(
-        model=model,
-        tokenizer=tokenizer,
-        tokens=tokens,
-        bundle=bundle,
-        contract=SimpleNamespace(history_prompt=history_prompt, normalize="level"),
-    )
+    return loaded_model(bundle, "qwen2")
 
 
 @pytest.fixture(scope="module")
-def shop() -> Any:
-    return served()
+def shop() -> LoadedModel:
+    return shop_model()
 
 
-def items_of(shop: Any, n: int = 60) -> list[str]:
-    return [str(shop.bundle.items.ids[row]) for row in range(n)]
+def ids_of(shop: LoadedModel, n: int = 60) -> list[str]:
+    return [str(shop.bundle.items.ids[index]) for index in range(n)]
 
 
-def test_answers_come_in_order_with_their_facts(shop: Any, monkeypatch: Any) -> None:
+def answers_to(shop: LoadedModel, requests: Any, **options: Any) -> list[Recommendation]:
+    return list(recommend(shop, requests, RecommendOptions(**options)))
+
+
+def test_answers_come_in_the_order_of_the_requests(shop: LoadedModel, monkeypatch: Any) -> None:
     monkeypatch.setattr(module, "WINDOW", 4)
-    ids = items_of(shop)
+    ids = ids_of(shop)
     requests = [Request(f"u{n}", tuple(ids[n : n + n % 7])) for n in range(11)]
-    told: list[tuple[int, int]] = []
-    answers = list(recommend(shop, requests, k=5, width=8, progress=lambda *at: told.append(at)))
+    reports: list[tuple[int, int]] = []
+    options = RecommendOptions(k=5, num_beams=8)
+    answers = list(
+        recommend(shop, requests, options, progress=lambda *report: reports.append(report))
+    )
     assert [answer.user for answer in answers] == [f"u{n}" for n in range(11)]
-    assert told == [(4, 11), (8, 11), (11, 11)]
+    assert reports == [(4, 11), (8, 11), (11, 11)]
     items = shop.bundle.items
     for request, answer in zip(requests, answers, strict=True):
         assert len(set(answer.items)) == 5
         assert list(answer.scores) == sorted(answer.scores, reverse=True)
         for item, sid, title in zip(answer.items, answer.sids, answer.titles, strict=True):
-            row = items.row(item)
-            assert shop.bundle.space.parse(sid) == tuple(items.codes[row].tolist())
-            assert title == items.title(row)
-        (alone,) = recommend(shop, [request], k=5, width=8)
+            index = items.row(item)
+            assert shop.bundle.space.parse(sid) == tuple(items.codes[index].tolist())
+            assert title == items.title(index)
+        (alone,) = recommend(shop, [request], options)
         assert alone.items == answer.items
     assert json.loads(json.dumps(answers[0].to_json()))["items"] == list(answers[0].items)
 
 
-def test_a_rendered_prompt_is_taken_as_it_is(shop: Any) -> None:
-    from sidtool.prompt.assemble import history_prompt_ids
-
-    history = tuple(items_of(shop, 3))
-    ids = history_prompt_ids(
-        shop.contract.history_prompt, shop.tokenizer, shop.tokens, shop.bundle.items.codes[:3]
-    )
-    (a,), (b,) = (
-        recommend(shop, [Request(history=history)]),
-        recommend(shop, [Request(prompt=tuple(ids))]),
-    )
-    assert a.items == b.items
-    assert a.scores == b.scores
+def test_a_ready_prompt_is_used_as_it_is(shop: LoadedModel) -> None:
+    history = tuple(ids_of(shop, 3))
+    prompt = QuerySession.of(shop).from_history(shop.bundle.items.rows(history))
+    (from_history,) = answers_to(shop, [Request(history=history)])
+    (from_prompt,) = answers_to(shop, [Request(prompt=tuple(prompt))])
+    assert from_history.items == from_prompt.items
+    assert from_history.scores == from_prompt.scores
 
 
-def test_a_text_is_asked_as_the_contract_says(shop: Any) -> None:
-    from sidtool.prompt.assemble import text_prompt_ids
-
+def test_a_text_is_queried_with_the_prompt_of_the_contract(shop: LoadedModel) -> None:
     text_prompt = TextPrompt("query-to-sid", "Wanted: {item}\nItem:", 100)
-    contract = SimpleNamespace(text_prompt=text_prompt, history_prompt=None, normalize="level")
-    asked = SimpleNamespace(**{**vars(shop), "contract": contract})
-    ids = tuple(text_prompt_ids(text_prompt, shop.tokenizer, shop.tokens, "red <s_a_1> toy"))
-    (a,), (b,) = (
-        recommend(asked, [Request(text="red  <s_a_1>\ntoy")]),
-        recommend(shop, [Request(prompt=ids)]),
-    )
-    assert (a.items, a.scores) == (b.items, b.scores)
-    seen = a.items[0]
-    (c,) = recommend(asked, [Request(text="red <s_a_1> toy", history=(seen,))], exclude_seen=True)
-    assert c.items[:-1] == a.items[1:]
+    by_text = with_prompts(shop, text_prompt=text_prompt)
+    prompt = tuple(QuerySession.of(by_text).from_text("red <s_a_1> toy"))
+    (answer,) = answers_to(by_text, [Request(text="red  <s_a_1>\ntoy")])
+    (expected,) = answers_to(shop, [Request(prompt=prompt)])
+    assert (answer.items, answer.scores) == (expected.items, expected.scores)
+    seen = answer.items[0]
+    request = Request(text="red <s_a_1> toy", history=(seen,))
+    (unseen,) = answers_to(by_text, [request], exclude_seen=True)
+    assert unseen.items[:-1] == answer.items[1:]
     assert list(read_requests(['{"text": "red", "user": 1}'])) == [Request("1", text="red")]
     with pytest.raises(UsageError, match="empty"):
-        list(recommend(asked, [Request(text="  ")]))
-    never = SimpleNamespace(
-        **{**vars(shop), "contract": SimpleNamespace(text_prompt=None, normalize="level")}
-    )
-    with pytest.raises(DataError, match="never taught"):
-        list(recommend(never, [Request(text="red")]))
+        answers_to(by_text, [Request(text="  ")])
+    with pytest.raises(DataError, match="not trained to find items by text"):
+        answers_to(shop, [Request(text="red")])
 
 
-def test_the_stream_is_read_a_window_at_a_time(shop: Any, monkeypatch: Any) -> None:
+def test_the_stream_is_read_a_window_at_a_time(shop: LoadedModel, monkeypatch: Any) -> None:
     monkeypatch.setattr(module, "WINDOW", 3)
     read = []
 
@@ -126,144 +107,148 @@ def test_the_stream_is_read_a_window_at_a_time(shop: Any, monkeypatch: Any) -> N
             read.append(n)
             yield Request(str(n), ("i1",))
 
-    answers = recommend(shop, requests(), k=2, width=4)
+    answers = recommend(shop, requests(), RecommendOptions(k=2, num_beams=4))
     assert [next(answers).user for _ in range(4)] == ["0", "1", "2", "3"]
     assert len(read) == 6
 
 
-def test_filters_of_the_run_and_of_the_request(shop: Any) -> None:
-    ids = items_of(shop)
+def test_filters_of_the_run_and_of_the_request(shop: LoadedModel) -> None:
+    ids = ids_of(shop)
     history = tuple(ids[:4])
     requests = [
         Request("deny", history, deny=tuple(ids[4:20])),
         Request("allow", history, allow=(*ids[:2], *ids[30:40], "nobody")),
         Request("none", history, allow=()),
     ]
-    found = {a.user: a.items for a in recommend(shop, requests, k=60, width=2, exclude_seen=True)}
-    assert sorted(found["deny"]) == sorted(ids[20:])
-    assert sorted(found["allow"]) == sorted(ids[30:40])
-    assert found["none"] == ()
-    found = {
-        a.user: a.items for a in recommend(shop, requests, k=60, allow=ids[:35], deny=ids[33:])
-    }
-    assert sorted(found["deny"]) == sorted(ids[:4] + ids[20:33])
-    assert sorted(found["allow"]) == sorted(ids[:2] + ids[30:33])
+    answers = answers_to(shop, requests, k=60, num_beams=2, exclude_seen=True)
+    items = {answer.user: answer.items for answer in answers}
+    assert sorted(items["deny"]) == sorted(ids[20:])
+    assert sorted(items["allow"]) == sorted(ids[30:40])
+    assert items["none"] == ()
+    answers = answers_to(shop, requests, k=60, allow=tuple(ids[:35]), deny=tuple(ids[33:]))
+    items = {answer.user: answer.items for answer in answers}
+    assert sorted(items["deny"]) == sorted(ids[:4] + ids[20:33])
+    assert sorted(items["allow"]) == sorted(ids[:2] + ids[30:33])
     with pytest.raises(DataError, match="allow list"):
-        next(recommend(shop, requests, allow=["nobody"]))
+        answers_to(shop, requests, allow=("nobody",))
     with pytest.raises(DataError, match="deny list"):
-        next(recommend(shop, requests, deny=["nobody"]))
+        answers_to(shop, requests, deny=("nobody",))
 
 
 @pytest.mark.parametrize("k", [1, 7, 60, 1000])
-def test_items_that_share_a_sid_are_all_given(k: int) -> None:
-    shop = served(duplicates=True)
-    (answer,) = recommend(shop, [Request(history=("i1", "i2"))], k=k, width=3)
+def test_all_items_of_a_shared_sid_are_recommended(k: int) -> None:
+    shop = shop_model(duplicates=True)
+    (answer,) = answers_to(shop, [Request(history=("i1", "i2"))], k=k, num_beams=3)
     assert len(answer.items) == len(set(answer.items)) == min(k, 60)
     rows = shop.bundle.items.rows(answer.items)
     for (sid, row), (next_sid, next_row) in itertools.pairwise(zip(answer.sids, rows, strict=True)):
         assert sid != next_sid or next_row == row + 1
     if k >= 60:
-        (rest,) = recommend(shop, [Request(history=("i1", "i2"), deny=answer.items[:1])], k=k)
+        request = Request(history=("i1", "i2"), deny=answer.items[:1])
+        (rest,) = answers_to(shop, [request], k=k)
         assert set(rest.items) == set(answer.items[1:])
 
 
-def test_retired_items_are_never_given_and_may_be_denied() -> None:
-    shop = served(retired=(0, 1, 30, 59))
-    ids = items_of(shop)
-    (answer,) = recommend(shop, [Request(history=(ids[0], ids[3]), deny=(ids[30], ids[31]))], k=100)
-    gone = {ids[row] for row in (0, 1, 30, 31, 59)}
-    assert sorted(answer.items) == sorted(set(ids) - gone)
+def test_retired_items_are_never_recommended_and_may_be_denied() -> None:
+    shop = shop_model(retired=(0, 1, 30, 59))
+    ids = ids_of(shop)
+    request = Request(history=(ids[0], ids[3]), deny=(ids[30], ids[31]))
+    (answer,) = answers_to(shop, [request], k=100)
+    excluded = {ids[row] for row in (0, 1, 30, 31, 59)}
+    assert sorted(answer.items) == sorted(set(ids) - excluded)
 
 
-def test_unknown_ids_are_skipped_and_told(shop: Any) -> None:
+def test_unknown_ids_are_skipped_and_counted(shop: LoadedModel) -> None:
     requests = [Request("a", ("x", "i1", "y")), Request("b", ("i1",))]
     with pytest.warns(SidtoolWarning, match="2 ids in the histories are not in the bundle"):
-        a, b = recommend(shop, requests)
-    assert (a.unknown, b.unknown) == (2, 0)
-    assert a.items == b.items
+        with_unknown, without = recommend(shop, requests)
+    assert (with_unknown.unknown, without.unknown) == (2, 0)
+    assert with_unknown.items == without.items
 
 
-def test_an_empty_history_is_asked_too(shop: Any) -> None:
+def test_an_empty_history_is_queried_too(shop: LoadedModel) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (answer,) = recommend(shop, [Request()], k=3)
+        (answer,) = answers_to(shop, [Request()], k=3)
     assert len(answer.items) == 3
 
 
-def test_a_history_that_leaves_no_prompt_gets_nothing_and_the_others_their_items(shop: Any) -> None:
-    history_prompt = HistoryPrompt("sequence", "{history}", 5, 100)
-    bare = SimpleNamespace(
-        **{
-            **vars(shop),
-            "contract": SimpleNamespace(history_prompt=history_prompt, normalize="level"),
-            "tokens": SidTokens(
-                dataclasses.replace(shop.tokens.space, begin=None, end=None), shop.tokens.start
-            ),
-        }
+def test_an_empty_prompt_gets_no_items_and_the_others_theirs(shop: LoadedModel) -> None:
+    without_begin = replace(shop.contract.space, begin=None, end=None)
+    contract = replace(
+        shop.contract,
+        space=without_begin,
+        history_prompt=HistoryPrompt("sequence", "{history}", 5, 100),
     )
-    ids = items_of(shop)
+    bare = replace(shop, contract=contract)
+    ids = ids_of(shop)
+    options = RecommendOptions(k=3)
+    requests = [Request(history=("no such item",)), Request(history=(ids[0],))]
     with pytest.warns(SidtoolWarning, match="1 ids"):
-        nothing, some = recommend(
-            bare, [Request(history=("no such item",)), Request(history=(ids[0],))], k=3
-        )
-    assert (nothing.items, nothing.unknown, len(some.items)) == ((), 1, 3)
-    nothing, some = score_items(bare, [Request(), Request(history=(ids[0],))], ids[:5], k=3)
-    assert (nothing.items, len(some.items)) == ((), 3)
+        empty, full = recommend(bare, requests, options)
+    assert (empty.items, empty.unknown, len(full.items)) == ((), 1, 3)
+    empty, full = recommend(bare, [Request(), requests[1]], options, candidates=ids[:5])
+    assert (empty.items, len(full.items)) == ((), 3)
 
 
-def test_nonsense_is_refused(shop: Any) -> None:
+def test_candidates_are_ranked_by_exact_scores(shop: LoadedModel) -> None:
+    ids = ids_of(shop)
+    history = tuple(ids[:4])
+    (ranked,) = answers_to(shop, [Request(history=history)], k=60, num_beams=60)
+    scores = dict(zip(ranked.items, ranked.scores, strict=True))
+    request = Request(history=history, deny=(ids[20],))
+    options = RecommendOptions(k=60, exclude_seen=True, deny=(ids[21],))
+    (answer,) = recommend(shop, [request], options, candidates=ids[:25])
+    assert set(answer.items) == set(ids[4:20] + ids[22:25])
+    expected = [scores[item] for item in answer.items]
+    np.testing.assert_allclose(answer.scores, expected, atol=1e-4)
+    with pytest.raises(DataError, match="'nobody' is not in the bundle"):
+        next(recommend(shop, [request], options, candidates=["nobody"]))
+
+
+def test_nonsense_is_refused(shop: LoadedModel) -> None:
     with pytest.raises(UsageError, match="at least 1"):
-        next(recommend(shop, [Request()], k=0))
-    untaught = SimpleNamespace(
-        **{**vars(shop), "contract": SimpleNamespace(history_prompt=None, normalize="level")}
-    )
-    with pytest.raises(DataError, match="how it is served"):
-        next(recommend(untaught, [Request()]))
+        RecommendOptions(k=0)
+    with pytest.raises(UsageError, match="at least 1"):
+        RecommendOptions(num_beams=0)
+    with pytest.raises(DataError, match="not trained to recommend"):
+        answers_to(with_prompts(shop), [Request()])
 
 
-def test_requests_of_json_lines() -> None:
-    lines = [
-        '{"user": 7, "history": ["a", "b"], "item": "c"}\n',
-        "\n",
-        '{"history": [], "allow": [], "deny": ["x"]}',
+def test_a_file_of_recommendations_is_continued(shop: LoadedModel, tmp_path: Path) -> None:
+    requests = [Request(str(n), (f"i{n}",)) for n in range(5)]
+    out = tmp_path / "out.jsonl"
+    assert recommend_to_file(shop, requests, out) == 5
+    lines = out.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        json.loads(json.dumps(answer.to_json())) for answer in recommend(shop, requests)
     ]
-    first, second = read_requests(lines)
-    assert first == Request("7", ("a", "b"))
-    assert second == Request(None, (), (), ("x",))
-    for bad, message in [
-        ("{", "no JSON"),
-        ("[1]", "no JSON object"),
-        ('{"text": 3}', "is a text, not 3"),
-        ('{"user": "u"}', "has the key 'history' or 'text'"),
-        ('{"history": "a,b"}', "a list of item ids"),
-        ('{"history": [1]}', "a list of item ids"),
-    ]:
-        with pytest.raises(DataError, match=message) as caught:
-            list(read_requests(["\n", bad]))
-        assert "line 2 of the requests" in str(caught.value)
+    with pytest.raises(UsageError, match="exists already"):
+        recommend_to_file(shop, requests, out)
+    out.unlink()
+    (tmp_path / "out.jsonl.partial").write_text(f"{lines[0]}\n{lines[1]}\n{lines[2][:9]}")
+    assert recommend_to_file(shop, requests, out, resume=True) == 5
+    assert out.read_text().splitlines()[:2] == lines[:2]
 
 
-def test_finished_lines_cut_a_torn_one(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    assert finished_lines(path) == 0
-    path.write_bytes(b'{"a": 1}\n{"b": 2}\n{"c')
-    assert finished_lines(path) == 2
-    assert path.read_bytes() == b'{"a": 1}\n{"b": 2}\n'
-
-
-def test_importing_the_package_loads_no_torch() -> None:
-    import subprocess
-    import sys
-
-    code = "import sys, sidtool.recommend.recommend; assert 'torch' not in sys.modules and 'zarr' not in sys.modules"
+def test_importing_recommend_loads_no_torch() -> None:
+    code = "import sys, sidtool.recommend.recommend; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_scores_do_not_depend_on_the_filter(shop: Any) -> None:
-    ids = items_of(shop)
-    (plain,) = recommend(shop, [Request(history=tuple(ids[:3]))], k=60, width=60)
-    (some,) = recommend(
-        shop, [Request(history=tuple(ids[:3]), deny=tuple(ids[::2]))], k=60, width=60
-    )
-    scores = dict(zip(plain.items, plain.scores, strict=True))
-    np.testing.assert_allclose(some.scores, [scores[item] for item in some.items], atol=1e-4)
+def test_scores_do_not_depend_on_the_filter(shop: LoadedModel) -> None:
+    ids = ids_of(shop)
+    history = tuple(ids[:3])
+    (unfiltered,) = answers_to(shop, [Request(history=history)], k=60, num_beams=60)
+    request = Request(history=history, deny=tuple(ids[::2]))
+    (filtered,) = answers_to(shop, [request], k=60, num_beams=60)
+    scores = dict(zip(unfiltered.items, unfiltered.scores, strict=True))
+    expected = [scores[item] for item in filtered.items]
+    np.testing.assert_allclose(filtered.scores, expected, atol=1e-4)
+
+
+def test_a_history_prompt_has_the_last_items(shop: LoadedModel) -> None:
+    session = QuerySession.of(shop)
+    index = np.arange(9)
+    assert HISTORY_PROMPT.history_length == 5
+    assert session.from_history(index) == session.from_history(index[-5:])

@@ -19,11 +19,12 @@ from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.contract import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.prompt.tokens import SidTokens
+from sidtool.recommend.partial_head import PartialHead
 from sidtool.sid import SidSpace
 from sidtool.train.loss import Loss
-from sidtool.train.narrow_head import NarrowHead, narrows_exactly, packs_exactly
 from sidtool.train.run import last_checkpoint, train
 from sidtool.train.settings import TrainOptions
+from sidtool.train.shortcuts import narrows_exactly, packs_exactly
 from tests.models import ARCHITECTURES, tiny_model
 
 Make = Callable[..., Path]
@@ -80,7 +81,7 @@ def test_narrow_heads_and_packing_are_exact(architecture: str, tied: bool) -> No
     extra = {"final_logit_softcapping": 5.0} if architecture == "gemma3" else {}
     model = tiny_model(architecture, vocab_size=90, tied=tied, **extra)
     assert packs_exactly(model)
-    head = NarrowHead(model)
+    head = PartialHead(model).install()
     ids = torch.randint(90, (3, 11), generator=torch.Generator().manual_seed(0))
     places = torch.tensor([0, 5, 12, 32])
     with torch.no_grad():

@@ -5,8 +5,9 @@ import torch
 
 from sidtool.errors import UsageError
 from sidtool.prompt.tokens import SidTokens
+from sidtool.recommend.partial_head import PartialHead
 from sidtool.sid import SidSpace
-from sidtool.train.narrow_head import NarrowHead, narrows_exactly, packs_exactly
+from sidtool.train.shortcuts import narrows_exactly, packs_exactly
 from sidtool.train.token_embeddings import TokenEmbeddings
 from tests.models import ARCHITECTURES, tiny_model
 
@@ -63,7 +64,7 @@ def test_a_step_moves_the_block_alone_and_narrow_heads_see_it(
     optimizer = torch.optim.AdamW(
         [weight for weight in model.parameters() if weight.requires_grad], 0.1, weight_decay=1.0
     )
-    head = NarrowHead(model, rows.logits)
+    head = PartialHead(model, rows.logits).install()
     for _ in range(2):
         (logits,) = head.blocks(
             lambda: model(input_ids=IDS, use_cache=False).logits, [(torch.arange(33), columns)]

@@ -9,7 +9,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.data.splits import Example
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommend.partial_head import Normalize
+from sidtool.recommend.options import Normalize
 from sidtool.train.validation import Validator
 from tests.models import tiny_model, tiny_tokenizer
 
@@ -29,7 +29,7 @@ def validator(
         tokenizer,
         tokens,
         users=0,
-        width=N,
+        num_beams=N,
         k=k,
         seed=0,
         **options,

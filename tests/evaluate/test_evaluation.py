@@ -11,18 +11,25 @@ import pytest
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.splits import Example, UserSequence
 from sidtool.errors import DataError, ThresholdError, UsageError
+from sidtool.evaluate.evaluation import (
+    Evaluation,
+    EvaluationOptions,
+    check_thresholds,
+    compare,
+    evaluate_examples,
+    evaluate_rankings,
+)
 from sidtool.evaluate.metrics import KS, metric_names
-from sidtool.evaluate.ranking import Asked
-from sidtool.evaluate.report import Evaluation, check, compare, evaluate, score
+from sidtool.evaluate.ranking import IndexedExamples
 from tests.evaluate.shop import random_leaves, shop, visits
-from tests.evaluate.test_ranking import served
+from tests.loaded import loaded_model
 
 K = 50
 
 
 def oracle_leaves(bundle: Bundle, examples: list[Example]) -> np.ndarray:
-    """A model that knows the answer: the target's SID first, then the others."""
-    leaves = Asked.of(bundle, examples, exclude_seen=False).target_leaves
+    """A perfect model: the target's SID first, then the others."""
+    leaves = IndexedExamples.of(bundle, examples, exclude_seen=False).target_leaves
     n = bundle.trie().n_leaves
     return np.array(
         [[max(leaf, 0), *(other for other in range(n) if other != max(leaf, 0))] for leaf in leaves]
@@ -32,32 +39,32 @@ def oracle_leaves(bundle: Bundle, examples: list[Example]) -> np.ndarray:
 def random_evaluation(seed: int = 0, **more: Any) -> tuple[Bundle, Evaluation]:
     bundle = shop(shared=True)
     events, examples = visits()
-    asked = Asked.of(bundle, examples, exclude_seen=False)
-    return bundle, score(
-        asked, random_leaves(bundle, len(examples), K, seed), examples, events, **more
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    return bundle, evaluate_rankings(
+        indexed, random_leaves(bundle, len(examples), K, seed), events, EvaluationOptions(**more)
     )
 
 
-def test_a_model_that_knows_is_right_everywhere() -> None:
+def test_a_perfect_model_scores_1_everywhere() -> None:
     bundle = shop(shared=False)
     events, examples = visits()
-    asked = Asked.of(bundle, examples, exclude_seen=False)
-    found = score(asked, oracle_leaves(bundle, examples), examples, events)
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    found = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
     assert set(found.metrics.values()) == set(found.sid_level.values()) == {1.0}
-    assert set(found.ci.values()) == {(1.0, 1.0)}
-    surer = [found.differences["popularity"][name] for name in ("hr@10", "ndcg@10", "mrr@50")]
-    assert all(difference.low > 0 and difference.p < 0.01 for difference in surer)
+    assert set(found.confidence_interval.values()) == {(1.0, 1.0)}
+    differences = [found.differences["popularity"][name] for name in ("hr@10", "ndcg@10", "mrr@50")]
+    assert all(difference.low > 0 and difference.p_value < 0.01 for difference in differences)
 
 
-def test_knowing_the_sid_is_knowing_the_item_only_where_it_has_one() -> None:
+def test_the_correct_sid_is_the_correct_item_only_where_it_has_one() -> None:
     bundle = shop(shared=True)
     events, examples = visits()
-    asked = Asked.of(bundle, examples, exclude_seen=False)
-    found = score(asked, oracle_leaves(bundle, examples), examples, events)
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    found = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
     size = dict(
         zip(*np.unique(bundle.trie().leaves(np.arange(40)), return_counts=True), strict=True)
     )
-    expected = np.mean([1 / size[leaf] for leaf in asked.target_leaves])
+    expected = np.mean([1 / size[leaf] for leaf in indexed.target_leaves])
     assert found.sid_level["hr@1"] == 1.0
     assert found.metrics["hr@1"] == pytest.approx(expected)
     assert expected < 0.9
@@ -68,12 +75,20 @@ def test_the_json_has_its_keys() -> None:
     value = json.loads(json.dumps(found.to_json(), allow_nan=False))
     names = set(metric_names(KS))
     assert "hr@50" in names
-    assert set(value["metrics"]) == set(value["sid_level"]) == set(value["ci"]) == names
+    assert (
+        set(value["metrics"])
+        == set(value["sid_level"])
+        == set(value["confidence_interval"])
+        == names
+    )
     assert set(value["baselines"]) == {"popularity", "item-knn"}
     assert all(set(metrics) == names for metrics in value["baselines"].values())
     assert value["n"] == value["counts"]["users"] == 30
-    assert all(low <= value["metrics"][name] <= high for name, (low, high) in value["ci"].items())
-    assert set(value["differences"]["item-knn"]["hr@10"]) == {"mean", "low", "high", "p"}
+    assert all(
+        low <= value["metrics"][name] <= high
+        for name, (low, high) in value["confidence_interval"].items()
+    )
+    assert set(value["differences"]["item-knn"]["hr@10"]) == {"mean", "low", "high", "p_value"}
     for name, metrics in value["baselines"].items():
         mean = value["differences"][name]["ndcg@10"]["mean"]
         assert mean == pytest.approx(value["metrics"]["ndcg@10"] - metrics["ndcg@10"])
@@ -81,7 +96,7 @@ def test_the_json_has_its_keys() -> None:
     assert value["settings"]["item-knn"]["recency"] == 0.75
 
 
-def test_popularity_gives_everybody_the_same_ten() -> None:
+def test_popularity_recommends_the_same_ten_to_every_user() -> None:
     _, found = random_evaluation()
     assert found.coverage["popularity"] == 10 / 40
     assert found.coverage["model"] > 0.9
@@ -93,8 +108,10 @@ def test_the_counts_of_the_baselines_see_training_events_only() -> None:
     examples = [
         Example(f"u{n}", ("i1", "i5"), "i9", 2) for n in range(4)
     ]  # i9 would be the most popular
-    asked = Asked.of(bundle, examples, exclude_seen=True)
-    found = score(asked, random_leaves(bundle, 4, K), examples, events, ks=(1, 3))
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=True)
+    found = evaluate_rankings(
+        indexed, random_leaves(bundle, 4, K), events, EvaluationOptions(ks=(1, 3))
+    )
     assert found.baselines["popularity"]["hr@3"] == found.baselines["item-knn"]["hr@3"] == 0
 
 
@@ -104,17 +121,17 @@ def test_slices_split_by_training_events() -> None:
     examples = [
         Example(f"u{n}", ("i4",), item, 1) for n, item in enumerate(["i1", "i2", "i3", "i1"])
     ]
-    asked = Asked.of(bundle, examples, exclude_seen=False)
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
     leaves = oracle_leaves(bundle, examples)
     leaves[2] = -1  # the cold one is missed
-    slices = score(asked, leaves, examples, events).slices
-    assert {name: part["n"] for name, part in slices.items()} == {"cold": 1, "rare": 1, "warm": 3}
-    assert {name: part["metrics"]["hr@1"] for name, part in slices.items()} == {
+    slices = evaluate_rankings(indexed, leaves, events).slices
+    assert {name: part.n for name, part in slices.items()} == {"cold": 1, "rare": 1, "warm": 3}
+    assert {name: part.metrics["hr@1"] for name, part in slices.items()} == {
         "cold": 0,
         "rare": 1,
         "warm": 1,
     }
-    assert slices["warm"]["baselines"]["popularity"]["hr@1"] == pytest.approx(2 / 3)
+    assert slices["warm"].baselines["popularity"]["hr@1"] == pytest.approx(2 / 3)
 
 
 def test_targets_that_the_bundle_lacks_are_misses_and_counted() -> None:
@@ -125,8 +142,8 @@ def test_targets_that_the_bundle_lacks_are_misses_and_counted() -> None:
         Example("b", ("ghost",), "i1", 1),
         Example("c", ("i2",), "ghost", 1),
     ]
-    asked = Asked.of(bundle, examples, exclude_seen=False)
-    found = score(asked, oracle_leaves(bundle, examples), examples, events)
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    found = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
     assert found.n == 3
     assert found.metrics["hr@1"] == pytest.approx(1 / 3)
     assert found.baselines["popularity"]["hr@50"] == pytest.approx(1 / 3)
@@ -139,8 +156,8 @@ def test_exclude_seen_holds_for_every_system() -> None:
     events = [UserSequence("u", ("i1", "i2"), (0, 1))] * 3
     examples = [Example("u", ("i1", "i2"), "i1", 2)]
     for exclude_seen, hit in ((False, 1.0), (True, 0.0)):
-        asked = Asked.of(bundle, examples, exclude_seen=exclude_seen)
-        found = score(asked, oracle_leaves(bundle, examples), examples, events)
+        indexed = IndexedExamples.of(bundle, examples, exclude_seen=exclude_seen)
+        found = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
         means = [found.metrics, *found.baselines.values()]
         assert [metrics["hr@50"] for metrics in means] == [hit] * 3
         assert found.counts["targets_seen"] == (not hit)
@@ -149,25 +166,23 @@ def test_exclude_seen_holds_for_every_system() -> None:
 def test_without_events_there_are_no_baselines() -> None:
     bundle = shop(shared=False)
     _, examples = visits()
-    asked = Asked.of(bundle, examples, exclude_seen=False)
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
     leaves = random_leaves(bundle, len(examples), K)
-    assert score(asked, leaves, examples, None).to_json()["baselines"] == {}
-    found = score(asked, leaves, examples, visits()[0], baselines=False)
+    assert evaluate_rankings(indexed, leaves, None).to_json()["baselines"] == {}
+    found = evaluate_rankings(indexed, leaves, visits()[0], EvaluationOptions(baselines=False))
     assert found.baselines == {}
-    assert found.slices["warm"]["n"] > 0
+    assert found.slices["warm"].n > 0
 
 
 def test_thresholds() -> None:
     _, found = random_evaluation()
-    check(found, {"hr@50": found.metrics["hr@50"], "ndcg@10": 0.0})
-    with pytest.raises(
-        ThresholdError, match=r"ndcg@10 is 0\.\d{4}, the minimum asked for is 0\.99"
-    ):
-        check(found, {"hr@50": 0.0, "ndcg@10": 0.99})
+    check_thresholds(found, {"hr@50": found.metrics["hr@50"], "ndcg@10": 0.0})
+    with pytest.raises(ThresholdError, match=r"ndcg@10 is 0\.\d{4}, below the threshold 0\.99"):
+        check_thresholds(found, {"hr@50": 0.0, "ndcg@10": 0.99})
     with pytest.raises(ThresholdError):
-        check(found, {"hr@10": float("nan")})
-    with pytest.raises(UsageError, match="'ndgc@10' is not measured"):
-        check(found, {"hr@1": 2.0, "ndgc@10": 0.1})
+        check_thresholds(found, {"hr@10": float("nan")})
+    with pytest.raises(UsageError, match="'ndgc@10' is not a metric of this evaluation"):
+        check_thresholds(found, {"hr@1": 2.0, "ndgc@10": 0.1})
 
 
 def test_comparing_two_models() -> None:
@@ -176,7 +191,7 @@ def test_comparing_two_models() -> None:
     difference = compare(one, other)["ndcg@10"]
     assert difference.mean == pytest.approx(one.metrics["ndcg@10"] - other.metrics["ndcg@10"])
     assert difference.low <= difference.mean <= difference.high
-    assert compare(one, one)["ndcg@10"].p == 1.0
+    assert compare(one, one)["ndcg@10"].p_value == 1.0
     _, fewer = random_evaluation(ks=(10,))
     with pytest.raises(DataError, match="different examples"):
         compare(one, fewer)
@@ -192,8 +207,13 @@ def test_a_report_is_the_same_twice() -> None:
 def test_evaluating_a_model(exclude_seen: bool) -> None:
     bundle = shop(shared=False)
     events, examples = visits(users=15)
-    found = evaluate(served(bundle), examples, events, ks=(1, 10, 40), exclude_seen=exclude_seen)
-    assert found.settings["width"] == 40
+    found = evaluate_examples(
+        loaded_model(bundle),
+        examples,
+        events,
+        EvaluationOptions(ks=(1, 10, 40), num_beams=1, exclude_seen=exclude_seen),
+    )
+    assert found.settings["num_beams"] == 40
     # all 40 items are ranked, so what may be found is found
     possible = sum(not (exclude_seen and example.item in example.history) for example in examples)
     means = [found.metrics, found.sid_level, *found.baselines.values()]
@@ -201,17 +221,17 @@ def test_evaluating_a_model(exclude_seen: bool) -> None:
     assert 0 < found.metrics["ndcg@40"] < 1
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_nonsense_is_refused() -> None:
     bundle = shop(shared=False)
-    events, examples = visits(users=2)
+    events, _ = visits(users=2)
     with pytest.raises(DataError, match="no examples"):
-        evaluate(served(bundle), [], events)
+        evaluate_examples(loaded_model(bundle), [], events)
     with pytest.raises(UsageError, match="cut-offs"):
-        evaluate(served(bundle), examples, events, ks=(10, 5))
+        EvaluationOptions(ks=(10, 5))
 
 
-def test_importing_the_report_loads_nothing_heavy() -> None:
+def test_importing_the_evaluation_loads_nothing_heavy() -> None:
     heavy = ("torch", "transformers", "scipy")
-    code = f"import sys, sidtool.evaluate.report; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, sidtool.evaluate.evaluation; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -1,0 +1,48 @@
+"""What the commands that run a model share: their options, and loading the model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sidtool.cli.console import note
+from sidtool.model.load import LoadedModel
+
+NumBeams = Annotated[
+    int, typer.Option(help="Beam width: number of partial SIDs that survive each level.")
+]
+ExcludeSeen = Annotated[
+    bool, typer.Option("--exclude-seen", help="Never recommend an item of the history.")
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Device that the model runs on, like cpu or cuda; the GPU if there is one."),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="Precision: float32, bfloat16 or float16; by default float32 on a CPU."),
+]
+OtherBundle = Annotated[
+    str | None,
+    typer.Option("--bundle", help="A newer, compatible bundle in place of the model's own."),
+]
+
+
+def load_model(
+    model: Path, bundle: str | None, device: str | None, dtype: str | None, trust_remote_code: bool
+) -> LoadedModel:
+    """Load a model folder; print a notice if another bundle is compatible but not the same."""
+    from sidtool.model.load import load_model_folder
+    from sidtool.registry.references import open_bundle
+
+    loaded = load_model_folder(
+        model,
+        bundle=open_bundle(bundle) if bundle else None,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+    )
+    # an aligned bundle has raised a warning already
+    if loaded.verdict.message and loaded.verdict.kind != "aligned":
+        note(loaded.verdict.message)
+    return loaded

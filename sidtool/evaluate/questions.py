@@ -1,0 +1,75 @@
+"""Questions of one task: a prompt and its correct answer, as segments."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sidtool.errors import DataError
+from sidtool.prompt.segments import Segment
+from sidtool.sid import SidSpace
+
+Progress = Callable[[int, int], None]
+"""Called with the number of questions done and their total."""
+
+SidCodes = tuple[int, ...]
+"""The codes of one SID, or of a prefix of it."""
+
+GroupKey = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and the correct answer. Without a prompt it is running text, all of which the model
+    has to predict."""
+
+    prompt: tuple[Segment, ...]
+    answer: tuple[Segment, ...]
+    group: GroupKey | None = None
+    """Questions of one group show the model the same, so an answer that is correct for one of them
+    is correct for all (items may share a title)."""
+
+    @property
+    def ends_in_sid(self) -> bool:
+        """Whether the answer is a SID rather than a text."""
+        return all(segment.kind != "catalog" for segment in self.answer)
+
+
+def split_last_sid(space: SidSpace, question: Question) -> tuple[list[Segment], SidCodes]:
+    """The segments before the codes of the last SID, and these codes. Of a whole history that is
+    its last item.
+
+    Raises DataError if there is no complete SID of the space."""
+    segments = [*question.prompt, *question.answer]
+    with_codes = [
+        index
+        for index, segment in enumerate(segments)
+        if any(place < space.n_codes for place in segment.sid_tokens)
+    ]
+    if not with_codes:
+        raise DataError(
+            "a question holds no SID of the model's bundle",
+            hint="make the training examples with this bundle",
+        )
+    last = with_codes[-1]
+    places = segments[last].sid_tokens
+    # begin and end tokens have places from n_codes on: the SID stops behind the last code
+    stop = max(count for count, place in enumerate(places, 1) if place < space.n_codes)
+    start = max(0, stop - space.levels)
+    sid_places = np.array(places[start:stop], dtype=np.int64)
+    codes = sid_places - space.offsets[: len(sid_places)]
+    complete = len(codes) == space.levels
+    if not complete or (codes < 0).any() or (codes >= space.sizes).any():
+        raise DataError(
+            "a question ends in what is no SID of the model's bundle",
+            hint="make the training examples with this bundle",
+        )
+    before = segments[:last]
+    if start > 0:
+        before.append(Segment("sid", sid_tokens=places[:start]))
+    return before, tuple(codes.tolist())
+
+
+def prefixes(codes: Sequence[int]) -> list[SidCodes]:
+    """Every prefix of a SID, from one code to the whole."""
+    return [tuple(codes[:level]) for level in range(1, len(codes) + 1)]

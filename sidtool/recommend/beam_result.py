@@ -1,0 +1,33 @@
+"""The ranked SIDs that a search returns for one prompt."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.errors import DataError
+
+
+class BeamResult(NamedTuple):
+    """The best SIDs of one prompt, best first."""
+
+    leaves: NDArray[np.int64]
+    """(m,) leaves of the trie."""
+    scores: NDArray[np.float32]
+    """(m,) sums of log-probabilities."""
+
+
+EMPTY_RESULT = BeamResult(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+
+
+def best_leaves(leaves: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> BeamResult:
+    """The k best of (m,) leaves, equal scores in SID order; a score of minus infinity is dropped.
+
+    Raises DataError if a score is NaN."""
+    if np.isnan(scores).any():
+        raise DataError(
+            "the model's logits are not numbers (NaN)", hint="load it in float32 or bfloat16"
+        )
+    order = np.lexsort((leaves, -scores))[:k]
+    order = order[np.isfinite(scores[order])]
+    return BeamResult(leaves[order], scores[order])

@@ -1,0 +1,36 @@
+"""The options of a recommendation, shared by the library and the command line."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sidtool.errors import UsageError
+
+Normalize = Literal["level", "trie", "vocabulary"]
+"""What each step's log-probabilities are normalized over: all codes of the level, the valid next
+codes of the trie, or the whole vocabulary (as `generate` does)."""
+
+
+@dataclass(frozen=True)
+class RecommendOptions:
+    """How many items to recommend, how to search for them, and which items are excluded.
+
+    Raises UsageError if `k` or `num_beams` is less than 1."""
+
+    k: int = 10
+    """Items per request."""
+    num_beams: int = 50
+    """Beam width: partial SIDs that survive each level. At least k are used."""
+    normalize: Normalize | None = None
+    """None: as the model was trained, which its contract records."""
+    exclude_seen: bool = False
+    """Never recommend an item of the request's history."""
+    allow: tuple[str, ...] | None = None
+    """Ids of the only items that may be recommended; None allows all. Holds for every request."""
+    deny: tuple[str, ...] = ()
+    """Ids of items that are never recommended. Holds for every request."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UsageError(f"k must be at least 1, not {self.k}")
+        if self.num_beams < 1:
+            raise UsageError(f"the number of beams must be at least 1, not {self.num_beams}")

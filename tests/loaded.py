@@ -1,0 +1,50 @@
+"""A tiny random model with tokenizer, contract and bundle, in memory, as the loader returns it."""
+
+from dataclasses import replace
+from typing import Any
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.model.compat import Verdict
+from sidtool.model.contract import Contract
+from sidtool.model.load import LoadedModel
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from tests.models import tiny_model, tiny_tokenizer
+
+HISTORY_PROMPT = HistoryPrompt("next-item", "The history: {history}\nNext:", 5, 200)
+
+
+def loaded_model(
+    bundle: Bundle,
+    architecture: str = "llama",
+    *,
+    history_prompt: HistoryPrompt | None = HISTORY_PROMPT,
+    text_prompt: TextPrompt | None = None,
+) -> LoadedModel:
+    """A random model of a bundle, with its SID tokens behind those of a tiny tokenizer."""
+    tokenizer = tiny_tokenizer()
+    start = len(tokenizer)
+    tokenizer.add_tokens(list(bundle.space.tokens))
+    contract = Contract(
+        bundle.identity,
+        bundle.space,
+        start,
+        "tiny",
+        None,
+        {},
+        "tuned",
+        history_prompt=history_prompt,
+        text_prompt=text_prompt,
+    )
+    model = tiny_model(architecture, vocab_size=len(tokenizer))
+    return LoadedModel(model, tokenizer, contract, bundle, Verdict("same"))
+
+
+def with_prompts(
+    loaded: LoadedModel,
+    *,
+    history_prompt: HistoryPrompt | None = None,
+    text_prompt: TextPrompt | None = None,
+) -> LoadedModel:
+    """The same model with other prompts in its contract."""
+    contract: Any = replace(loaded.contract, history_prompt=history_prompt, text_prompt=text_prompt)
+    return replace(loaded, contract=contract)
