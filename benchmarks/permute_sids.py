@@ -24,6 +24,6 @@ items = bundle.items
 codes = items.codes[np.random.default_rng(args.seed).permutation(len(items))]
 titles = [items.title(row) for row in range(len(items))]
 permuted = ItemMap.of(bundle.space, list(items.ids), codes, titles)
-policy = bundle.manifest.collisions["policy"]
+policy = bundle.manifest.collisions.policy
 Bundle.of(permuted, None, policy, name="permuted").save(args.out, force=True)
 print(f"{args.out}: the SIDs of {len(items)} items permuted with seed {args.seed}")

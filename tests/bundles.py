@@ -1,5 +1,7 @@
 """Small bundles for tests, made in memory."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from sidtool.bundle import Bundle, ItemMap
@@ -34,3 +36,8 @@ def small_bundle(
         policy,
         name=name,
     )
+
+
+def renamed(bundle: Bundle, name: str) -> Bundle:
+    """The same bundle under another name."""
+    return Bundle(replace(bundle.manifest, name=name), bundle.arrays)

@@ -5,14 +5,14 @@ retired item keeps its SID, in case it comes back."""
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import arrange
-from sidtool.bundle.lineage import successor
+from sidtool.bundle.lineage import ItemsChange
 from sidtool.data.items import Items
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.quantize.codebook import Codebook
@@ -52,20 +52,23 @@ def add_items(
     again, gone = rows[rows >= 0], _known(bundle, remove)
     retired = np.concatenate([old.retired, np.zeros(len(new), dtype=np.bool_)])
     retired[again], retired[gone] = False, True
-    changes = _Changes(
-        len(new), int(old.retired[again].sum()), retitled, int((~old.retired[gone]).sum())
+    change = ItemsChange(
+        added=len(new),
+        restored=int(old.retired[again].sum()),
+        retitled=retitled,
+        retired=int((~old.retired[gone]).sum()),
     )
-    _warn(len(again) - changes.restored, len(items.ids), retitled)
-    if changes == _Changes():
+    _warn(len(again) - change.restored, len(items.ids), retitled)
+    if change == ItemsChange():
         return bundle
-    policy = bundle.manifest.collisions["policy"]
-    change = {"kind": "items", **vars(changes)} | ({"catalog": items.digest} if items.ids else {})
+    change = replace(change, catalog=items.digest if items.ids else None)
     return Bundle.of(
         arrange(bundle.space, ids, codes, titles, retired),
         bundle.codebook,
-        policy,
-        **successor(bundle.manifest, change),
-        collisions=bundle.manifest.collisions,
+        bundle.manifest.collisions.policy,
+        name=bundle.manifest.name,
+        capacity=bundle.manifest.collisions.capacity,
+        **bundle.manifest.next_version(change),
         compatible_with=bundle.manifest.compatible_with,
         recipe=bundle.manifest.recipe,
         source=bundle.manifest.source,
@@ -85,16 +88,6 @@ NOTHING = Items((), (), (), {}, "", "")
 """No items."""
 NO_VECTORS = np.empty((0, 0), dtype=np.float32)
 """The vectors of no items."""
-
-
-@dataclass(frozen=True)
-class _Changes:
-    """How many items each thing happened to."""
-
-    added: int = 0
-    restored: int = 0
-    retitled: int = 0
-    retired: int = 0
 
 
 def _known(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:
@@ -136,7 +129,7 @@ def _place(bundle: Bundle, vectors: Vectors) -> Codes:
     """(m, dim) -> (m, levels) codes, free ones unless the bundle allows collisions."""
     if not len(vectors):
         return np.empty((0, bundle.space.levels), dtype=np.uint16)
-    codebook, policy = _codebook(bundle), bundle.manifest.collisions["policy"]
+    codebook, policy = _codebook(bundle), bundle.manifest.collisions.policy
     if policy == "reassign":
         return place_new_items(vectors, codebook, bundle.items.codes)
     raw = bundle.encode(vectors)

@@ -1,15 +1,14 @@
 """Rewrite one bundle in the vocabulary of another, so that a model trained on the other can use it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import arrange
-from sidtool.bundle.lineage import successor
+from sidtool.bundle.lineage import AlignChange
 from sidtool.errors import RefusedError
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Codes, Vectors
@@ -75,13 +74,14 @@ def align(new: Bundle, old: Bundle) -> tuple[Bundle, Alignment]:
     )
     told = Alignment(len(ours), _agreeing(ours, theirs), _agreeing(ours, _renamed(theirs, names)))
     titles = list(new.items.titles) if new.items.titles is not None else None
-    change = {"kind": "align", "of": new.identity.digest, **asdict(told)}
+    change = AlignChange(new.identity.digest, told.common, told.before, told.after)
     aligned = Bundle.of(
         arrange(old.space, list(new.items.ids), codes, titles, new.items.retired),
         replace(codebook, levels=levels),
-        new.manifest.collisions["policy"],
-        **successor(old.manifest, _plain(change), new_codebook=True),
-        collisions=new.manifest.collisions,
+        new.manifest.collisions.policy,
+        name=old.manifest.name,
+        capacity=new.manifest.collisions.capacity,
+        **old.manifest.next_version(change, new_codebook=True),
         compatible_with=tuple(
             dict.fromkeys((old.identity.codebook, *old.manifest.compatible_with))
         ),
@@ -151,10 +151,3 @@ def _agreeing(ours: Codes, theirs: Codes) -> tuple[int, ...]:
     return tuple(
         int(count) for count in np.logical_and.accumulate(ours == theirs, axis=1).sum(axis=0)
     )
-
-
-def _plain(change: Mapping[str, Any]) -> dict[str, Any]:
-    """Tuples as lists, as JSON gives them back."""
-    return {
-        key: list(value) if isinstance(value, tuple) else value for key, value in change.items()
-    }

@@ -4,7 +4,6 @@ Knows the order of the steps and what the recipe must record; each step's method
 room. An interrupted build leaves `OUT.partial` with the vectors that were finished, and the same
 command goes on from there."""
 
-import datetime
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 from sidtool.build.sources import Way, material
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
-from sidtool.bundle.manifest import library_versions
+from sidtool.bundle.manifest import library_versions, now
 from sidtool.data.items import Items
 from sidtool.data.splits import Split
 from sidtool.data.tables import digest_strings
@@ -166,12 +165,12 @@ def build(
         codebook.behind(given.fusion) if given.fusion else codebook,
         plan.policy,
         name=name,
-        collisions={"capacity": assigned.space_sizes[-1] if plan.policy == "append" else None},
+        capacity=assigned.space_sizes[-1] if plan.policy == "append" else None,
         recipe={"encoder": recorded, "text_template": items.text_template, **given.recipe},
-        source={"catalog": items.digest, "rows": len(items.ids), **given.source},
+        source={"catalog": items.digest, "items": len(items.ids), **given.source},
         report=report,
         libraries=library_versions("numpy", "zarr", "scipy", *libraries),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=now(),
     )
 
 

@@ -91,7 +91,7 @@ def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> dict[str, 
         "sizes": list(sizes),
         "items": len(codes),
         "collisions": {
-            "policy": bundle.manifest.collisions["policy"],
+            "policy": bundle.manifest.collisions.policy,
             "before": before,
             "after": asdict(CollisionCounts.of(codes)),
         },

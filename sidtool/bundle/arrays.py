@@ -1,12 +1,11 @@
-"""The arrays of a stored bundle: whole, or rows of them by ranges of bytes.
+"""The arrays of a stored bundle, whole or in part.
 
-Knows the names, types and shapes that the manifest implies, and how Zarr v3 lays an array in
-objects; knows nothing of what the values mean. An array that is stored plainly (no codec but
-`bytes`, chunks of whole rows: what sidtool writes) is read by arithmetic. Any other one is decoded
-by Zarr, whole and once."""
+An array of uncompressed chunks of whole rows (what sidtool writes) is read by byte ranges. Any
+other one is decoded by Zarr, whole and once.
+"""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -16,17 +15,22 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.item_map import BLOCK
 from sidtool.bundle.manifest import Manifest
-from sidtool.bundle.storage import Objects
+from sidtool.bundle.storage import Storage
 from sidtool.errors import IntegrityError
 
 META = "/zarr.json"
-Span = tuple[int, int]
-"""First and stop row."""
+RowRange = tuple[int, int]
+"""First and last row (exclusive)."""
+ByteRange = tuple[str, int, int]
+"""An object, and its first and last byte (exclusive)."""
+Expected = tuple[str, tuple[int | None, ...]]
+"""Type and shape of an array; None is any size."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How an array lies in its objects; `chunk_rows` is None where only Zarr can tell."""
+    """Shape and type of an array, and the rows of each chunk; `chunk_rows` is None if only Zarr can
+    decode it."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -35,158 +39,174 @@ class Layout:
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> "Layout":
         """Read an array's Zarr metadata."""
-        shape, dtype = tuple(meta["shape"]), np.dtype(meta["data_type"]).newbyteorder("<")
-        plain = (
-            [codec["name"] for codec in meta["codecs"]] == ["bytes"]
-            and (
-                dtype.itemsize == 1
-                or meta["codecs"][0].get("configuration", {}).get("endian") == "little"
-            )
-            and meta["chunk_grid"]["name"] == "regular"
-            and meta["chunk_key_encoding"]
-            == {"name": "default", "configuration": {"separator": "/"}}
-            and tuple(meta["chunk_grid"]["configuration"]["chunk_shape"][1:]) == shape[1:]
-        )
-        return cls(
-            shape, dtype, meta["chunk_grid"]["configuration"]["chunk_shape"][0] if plain else None
-        )
+        shape = tuple(meta["shape"])
+        dtype = np.dtype(meta["data_type"]).newbyteorder("<")
+        return cls(shape, dtype, _plain_chunk_rows(meta, shape, dtype))
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row."""
         return self.dtype.itemsize * prod(self.shape[1:])
 
-    def ranges(self, name: str, span: Span) -> list[tuple[str, int, int]]:
-        """Objects and their bytes that make up rows first..stop-1 of a plain array."""
-        rows, (first, stop), tail = self.chunk_rows or 1, span, "/0" * (len(self.shape) - 1)
-        found = []
-        for chunk in range(first // rows, -(-stop // rows)):
-            start, end = max(first - chunk * rows, 0), min(stop - chunk * rows, rows)
-            found.append((f"{name}/c/{chunk}{tail}", start * self.row_bytes, end * self.row_bytes))
-        return found
+    def byte_ranges(self, name: str, rows: RowRange) -> list[ByteRange]:
+        """The byte ranges that make up some rows of the array `name`."""
+        chunk_rows = self.chunk_rows or 1
+        first, stop = rows
+        tail = "/0" * (len(self.shape) - 1)  # one chunk in every other dimension
+        ranges = []
+        for chunk in range(first // chunk_rows, -(-stop // chunk_rows)):
+            start = max(first - chunk * chunk_rows, 0)
+            end = min(stop - chunk * chunk_rows, chunk_rows)
+            key = f"{name}/c/{chunk}{tail}"
+            ranges.append((key, start * self.row_bytes, end * self.row_bytes))
+        return ranges
+
+
+def _plain_chunk_rows(
+    meta: Mapping[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> int | None:
+    """The rows of a chunk if chunks are whole rows of uncompressed little-endian bytes under Zarr's
+    default keys, else None."""
+    (codec, *other_codecs) = meta["codecs"]
+    endian = codec.get("configuration", {}).get("endian")
+    if codec["name"] != "bytes" or other_codecs or (dtype.itemsize > 1 and endian != "little"):
+        return None
+    slash_keys = {"name": "default", "configuration": {"separator": "/"}}
+    if meta["chunk_grid"]["name"] != "regular" or meta["chunk_key_encoding"] != slash_keys:
+        return None
+    (rows, *other_sizes) = meta["chunk_grid"]["configuration"]["chunk_shape"]
+    return rows if tuple(other_sizes) == shape[1:] else None
 
 
 class StoredArrays(Mapping[str, NDArray[Any]]):
-    """The arrays that a manifest lists, by path, each read when it is asked for.
+    """The arrays of a manifest's objects by path; each is read when it is accessed.
 
-    Raises IntegrityError if one is missing, or its type or shape is not what the manifest says.
+    Raises IntegrityError if one is missing, or if its type or shape differs from the manifest.
     """
 
-    def __init__(self, objects: Objects, manifest: Manifest) -> None:
-        self._objects, self._manifest = objects, manifest
+    def __init__(self, storage: Storage, manifest: Manifest) -> None:
+        self._storage = storage
+        self._manifest = manifest
         self._expected = _expected(manifest)
         self._layouts: dict[str, Layout] = {}
         self._decoded: dict[str, NDArray[Any]] = {}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self:
-            raise IntegrityError(f"the bundle holds no {name}")
-        return self.parts(name, [(0, self.layout(name).shape[0])])[0]
+            raise IntegrityError(f"the bundle has no array {name}")
+        n_rows = self.layout(name).shape[0]
+        return self.parts(name, [(0, n_rows)])[0]
 
     def __contains__(self, name: object) -> bool:
         return f"{name}{META}" in self._manifest.objects
 
     def __iter__(self) -> Iterator[str]:
-        nodes = sorted(
-            name.removesuffix(META) for name in self._manifest.objects if name.endswith(META)
-        )
+        names = (name for name in self._manifest.objects if name.endswith(META))
+        nodes = sorted(name.removesuffix(META) for name in names)
         groups = {node.rpartition("/")[0] for node in nodes}
         return (node for node in nodes if node not in groups)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def parts(self, name: str, spans: Sequence[Span]) -> list[NDArray[Any]]:
-        """Rows first..stop-1 of an array for each span."""
+    def parts(self, name: str, row_ranges: Sequence[RowRange]) -> list[NDArray[Any]]:
+        """The rows of an array for each range."""
         layout = self.layout(name)
         if layout.chunk_rows is None:
             whole = self._decode(name)
-            return [whole[first:stop] for first, stop in spans]
-        ranges = [layout.ranges(name, span) for span in spans]
+            return [whole[first:stop] for first, stop in row_ranges]
+        byte_ranges = [layout.byte_ranges(name, rows) for rows in row_ranges]
         try:
-            read = iter(self._objects.read_ranges([each for own in ranges for each in own]))
+            flat = [each for part in byte_ranges for each in part]
+            chunks = iter(self._storage.read_ranges(flat))
         except FileNotFoundError as error:
             raise _unreadable(name, "an object is missing") from error
         return [
-            self._join(name, layout, span, own, read)
-            for span, own in zip(spans, ranges, strict=True)
+            _assemble(name, layout, rows, zip(part, chunks, strict=False))
+            for rows, part in zip(row_ranges, byte_ranges, strict=True)
         ]
 
     def layout(self, name: str) -> Layout:
-        """How an array lies in its objects."""
+        """The layout of an array, checked against the manifest."""
         if name not in self._layouts:
             try:
-                layout = Layout.of(json.loads(self._objects.read(name + META) or b""))
+                layout = Layout.of(json.loads(self._storage.read(name + META) or b""))
             except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise _unreadable(
-                    name, f"its metadata is damaged ({type(error).__name__})"
-                ) from error
+                reason = f"its metadata is damaged ({type(error).__name__})"
+                raise _unreadable(name, reason) from error
             self._check(name, layout)
-            objects = layout.ranges(name, (0, layout.shape[0])) if layout.chunk_rows else ()
-            if any(
-                own not in self._manifest.objects for own, _, _ in objects
-            ):  # Zarr may leave out what is all zeros
+            if layout.chunk_rows is not None and not self._all_chunks_stored(name, layout):
                 layout = replace(layout, chunk_rows=None)
             self._layouts[name] = layout
         return self._layouts[name]
 
-    def _join(
-        self,
-        name: str,
-        layout: Layout,
-        span: Span,
-        ranges: Sequence[tuple[str, int, int]],
-        read: Iterator[bytes],
-    ) -> NDArray[Any]:
-        rows = np.empty((span[1] - span[0], *layout.shape[1:]), dtype=layout.dtype)
-        target, at = rows.reshape(-1).view(np.uint8), 0
-        for _, start, end in ranges:
-            data = next(read)
-            if len(data) != end - start:
-                raise _unreadable(name, f"an object ends {end - start - len(data)} bytes early")
-            target[at : at + len(data)] = np.frombuffer(data, dtype=np.uint8)
-            at += len(data)
-        return rows
+    def _all_chunks_stored(self, name: str, layout: Layout) -> bool:
+        """Zarr writers may omit chunks that are all zeros."""
+        ranges = layout.byte_ranges(name, (0, layout.shape[0]))
+        return all(key in self._manifest.objects for key, _, _ in ranges)
 
     def _decode(self, name: str) -> NDArray[Any]:
-        """An array by Zarr, from its objects."""
+        """A whole array, decoded by Zarr."""
         if name not in self._decoded:
             import zarr
             from zarr.core.buffer import default_buffer_prototype
 
-            own = sorted(each for each in self._manifest.objects if each.startswith(f"{name}/"))
-            wrap = default_buffer_prototype().buffer.from_bytes
+            keys = sorted(key for key in self._manifest.objects if key.startswith(f"{name}/"))
+            to_buffer = default_buffer_prototype().buffer.from_bytes
             try:
-                read = self._objects.read_ranges([(each, None, None) for each in own])
-                stored = {each: wrap(data) for each, data in zip(own, read, strict=True)}
-                array = zarr.open_array(zarr.storage.MemoryStore(stored), path=name, mode="r")
+                objects = self._storage.read_many(keys)
+                buffers = {key: to_buffer(data) for key, data in objects.items()}
+                store = zarr.storage.MemoryStore(buffers)
+                array = zarr.open_array(store, path=name, mode="r")
                 self._decoded[name] = np.asarray(array[...])
             except (ValueError, TypeError, OSError, RuntimeError, KeyError) as error:
                 raise _unreadable(name, str(error)) from error
         return self._decoded[name]
 
     def _check(self, name: str, layout: Layout) -> None:
-        dtype, shape = self._expected.get(name, (layout.dtype.name, layout.shape))
-        fits = len(shape) == len(layout.shape) and all(
-            due in (None, own) for due, own in zip(shape, layout.shape, strict=True)
-        )
-        if layout.dtype.name != dtype or not fits:
-            due = ", ".join("any" if size is None else str(size) for size in shape)
+        stored: Expected = (layout.dtype.name, layout.shape)
+        dtype, shape = self._expected.get(name, stored)
+        same_depth = len(shape) == len(layout.shape)
+        sizes = zip(shape, layout.shape, strict=False)
+        if (
+            layout.dtype.name != dtype
+            or not same_depth
+            or any(e not in (None, s) for e, s in sizes)
+        ):
+            spelled = ", ".join("any" if size is None else str(size) for size in shape)
             raise IntegrityError(
-                f"{name} is {layout.dtype.name} {layout.shape}, the manifest says {dtype} ({due})"
+                f"{name} is {layout.dtype.name} {layout.shape}, the manifest implies {dtype} "
+                f"({spelled})"
             )
+
+
+def _assemble(
+    name: str, layout: Layout, rows: RowRange, pieces: Iterable[tuple[ByteRange, bytes]]
+) -> NDArray[Any]:
+    array = np.empty((rows[1] - rows[0], *layout.shape[1:]), dtype=layout.dtype)
+    target = array.reshape(-1).view(np.uint8)  # the same memory, as bytes
+    position = 0
+    for (_, start, end), data in pieces:
+        missing = end - start - len(data)
+        if missing:
+            raise _unreadable(name, f"an object ends {missing} bytes early")
+        target[position : position + len(data)] = np.frombuffer(data, dtype=np.uint8)
+        position += len(data)
+    return array
 
 
 def _unreadable(name: str, reason: str) -> IntegrityError:
     return IntegrityError(
-        f"{name} cannot be read: {reason}", hint="sidtool verify names what is broken"
+        f"{name} cannot be read: {reason}", hint="sidtool verify lists every broken object"
     )
 
 
-def _expected(manifest: Manifest) -> dict[str, tuple[str, tuple[int | None, ...]]]:
-    """Type and shape of the arrays that every sidtool knows; None is any length."""
-    n, levels, blocks = manifest.items, manifest.space.levels, -(-manifest.items // BLOCK)
-    codebook: dict[str, tuple[str, tuple[int | None, ...]]] = {
+def _expected(manifest: Manifest) -> dict[str, Expected]:
+    """Type and shape of the arrays that the format defines."""
+    n = manifest.items
+    levels = manifest.space.levels
+    blocks = -(-n // BLOCK)  # rounded up
+    codebook: dict[str, Expected] = {
         f"codebook/level_{level}": ("float32", (size, None))
         for level, size in enumerate(manifest.space.sizes)
     }

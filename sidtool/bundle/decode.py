@@ -31,7 +31,9 @@ def decode(bundle: Bundle, text: str) -> list[Decoded]:
     `malformed`."""
     found = list(bundle.space.find(text))
     codes = [piece.codes for piece in found if piece.codes is not None]
-    items = bundle.holders(np.array(codes, dtype=np.uint16).reshape(-1, bundle.space.levels))
+    items = bundle.items_with_sids(
+        np.array(codes, dtype=np.uint16).reshape(-1, bundle.space.levels)
+    )
     return [_look_up(items, piece.text, piece.codes) for piece in found]
 
 

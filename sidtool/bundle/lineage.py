@@ -1,47 +1,98 @@
-"""The versions of a bundle: which came before, what each changed, and what the next one is called."""
+"""The versions of a bundle: what each one changed, and which came before."""
 
-import datetime
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
 
-from sidtool.bundle.manifest import Manifest
+
+@dataclass(frozen=True)
+class BuildChange:
+    """A codebook was built, or a map was imported."""
+
+    kind: ClassVar[str] = "build"
+    items: int
+
+    def __str__(self) -> str:
+        return f"built with {self.items} items"
 
 
-def history(manifest: Manifest) -> tuple[dict[str, Any], ...]:
-    """The versions up to this one, oldest first: version, digest, name, created and change of each."""
-    own = {
-        "version": manifest.version,
-        "digest": manifest.identity.digest,
-        "name": manifest.name,
-        "created": manifest.created,
-        "change": dict(manifest.change) or {"kind": "build", "items": manifest.items},
+@dataclass(frozen=True)
+class ItemsChange:
+    """Items were added or retired; no SID moved."""
+
+    kind: ClassVar[str] = "items"
+    added: int = 0
+    restored: int = 0
+    """retired items that are active again"""
+    retitled: int = 0
+    retired: int = 0
+    catalog: str | None = None
+    """digest of the catalog of added items"""
+
+    def __str__(self) -> str:
+        names = ("added", "restored", "retitled", "retired")
+        counts = [(getattr(self, name), name) for name in names]
+        return ", ".join(f"{count} {name}" for count, name in counts if count)
+
+
+@dataclass(frozen=True)
+class AlignChange:
+    """A new codebook was renamed to agree with the previous version's SIDs."""
+
+    kind: ClassVar[str] = "align"
+    of: str
+    """identity of the new codebook's bundle before the renaming"""
+    common: int
+    """items in both bundles"""
+    before: tuple[int, ...]
+    """common items whose first 1, 2 ... levels agreed before the renaming"""
+    after: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"aligned {self.of[:12]}: {self.after[-1]} of {self.common} SIDs preserved"
+
+
+Change = BuildChange | ItemsChange | AlignChange
+
+_KINDS: dict[str, type[Change]] = {
+    kind.kind: kind for kind in (BuildChange, ItemsChange, AlignChange)
+}
+
+
+def change_to_json(change: Change) -> dict[str, Any]:
+    """A change as it is stored."""
+    value = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(change).items()}
+    return {"kind": change.kind, **value}
+
+
+def change_from_json(value: Mapping[str, Any]) -> Change:
+    """A stored change; unknown keys are ignored. Raises KeyError for an unknown kind."""
+    kind = _KINDS[value["kind"]]
+    known: dict[str, Any] = {
+        f.name: tuple(value[f.name]) if isinstance(value[f.name], list) else value[f.name]
+        for f in fields(kind)
+        if f.name in value
     }
-    return (*map(dict, manifest.lineage), own)
+    return kind(**known)
 
 
-def spell_change(change: Mapping[str, Any]) -> str:
-    """What a version changed, in words."""
-    if change.get("kind") == "build":
-        return f"built with {change['items']} items"
-    if change.get("kind") == "align":
-        return f"aligned {change['of'][:12]}: {change['after'][-1]} of {change['common']} SIDs preserved"
-    names = ("added", "restored", "retitled", "retired")
-    return ", ".join(f"{change[name]} {name}" for name in names if change.get(name))
+@dataclass(frozen=True)
+class Version:
+    """One version in the lineage of a bundle."""
 
+    version: str
+    digest: str
+    """the bundle's identity"""
+    name: str
+    created: str
+    change: Change
 
-def successor(
-    parent: Manifest, change: Mapping[str, Any], *, new_codebook: bool = False
-) -> dict[str, Any]:
-    """The fields of a manifest that a version after `parent` gets from it.
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored."""
+        return asdict(self) | {"change": change_to_json(self.change)}
 
-    Another codebook counts the major version up ("1.4" -> "2.0"), other items the minor one ("1.4"
-    -> "1.5")."""
-    major, _, minor = parent.version.partition(".")
-    return {
-        "name": parent.name,
-        "version": f"{int(major) + 1}.0" if new_codebook else f"{major}.{int(minor or 0) + 1}",
-        "parent": parent.identity.digest,
-        "lineage": history(parent),
-        "change": change,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Version":
+        """A stored version; unknown keys are ignored."""
+        known = {f.name: value[f.name] for f in fields(cls)}
+        return cls(**known | {"change": change_from_json(value["change"])})

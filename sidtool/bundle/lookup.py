@@ -1,8 +1,7 @@
-"""A few items of a large bundle: the part of its item map that holds certain SIDs or ids, without
-reading the rest.
+"""Look-ups in a large stored bundle: the part of its item map with given SIDs or ids.
 
-Knows the sparse index, one entry for each block of rows; knows nothing of how arrays lie in
-objects. A part of an item map is an item map, so whoever asks works on it as on the whole."""
+The first entries of each block of rows are read once, then only the blocks that may match.
+"""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -11,97 +10,96 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.arrays import Span, StoredArrays
+from sidtool.bundle.arrays import RowRange, StoredArrays
 from sidtool.bundle.item_map import BLOCK, ItemMap
 from sidtool.bundle.strings import StringArray
 from sidtool.sid import Codes, SidSpace
 
-FEW = 64
-"""Look-ups in blocks after which reading the whole map is the shorter way."""
+MAX_LOOKUPS = 64
+"""Look-ups by block after which reading the whole map is faster."""
 
-NEEDED = ("index/sid_first", "index/id_hash_first", "index/id_hash", "index/id_row")
-"""Arrays without which there are no look-ups in blocks: older bundles, or another writer's, may
-lack them."""
+INDEX_ARRAYS = ("index/sid_first", "index/id_hash_first", "index/id_hash", "index/id_row")
+"""Arrays that look-ups by block need; a bundle of another writer may lack them."""
 
 
 class Lookup:
-    """Look-ups in stored arrays; the sparse index is read at the first one and kept."""
+    """Look-ups in the arrays of a stored bundle of `n_items` items."""
 
-    def __init__(self, arrays: StoredArrays, space: SidSpace, items: int) -> None:
-        self._arrays, self._space, self._items = arrays, space, items
+    def __init__(self, arrays: StoredArrays, space: SidSpace, n_items: int) -> None:
+        self._arrays = arrays
+        self._space = space
+        self._n_items = n_items
 
-    def holders(self, codes: Codes) -> ItemMap:
-        """(m, levels) -> the items that hold one of these SIDs, retired ones too."""
-        asked = np.unique(self._space.pack(codes))
-        spans = _blocks(self._sid_first, asked, self._items)
+    def with_sids(self, codes: Codes) -> ItemMap:
+        """(m, levels) codes -> the items with one of these SIDs, retired ones included."""
+        keys = np.unique(self._space.pack(codes))
+        blocks = _blocks(self._first_keys, keys, self._n_items)
         rows = [
-            first + np.flatnonzero(np.isin(self._space.pack(block), asked))
-            for (first, _), block in zip(spans, self._arrays.parts("items/sid", spans), strict=True)
+            first + np.flatnonzero(np.isin(self._space.pack(block_codes), keys))
+            for (first, _), block_codes in zip(
+                blocks, self._arrays.parts("items/sid", blocks), strict=True
+            )
         ]
         return self._take(rows)
 
-    def named(self, ids: Sequence[str]) -> ItemMap:
-        """The items with these ids, and any whose id has the same hash."""
-        asked = np.unique(StringArray.of([text for text in ids if text]).hashes())
-        spans = _blocks(self._id_hash_first, asked, self._items)
-        found = [
-            first + np.flatnonzero(np.isin(block, asked))
-            for (first, _), block in zip(
-                spans, self._arrays.parts("index/id_hash", spans), strict=True
+    def with_ids(self, ids: Sequence[str]) -> ItemMap:
+        """The items with these ids, and any other items whose ids have the same hashes."""
+        hashes = np.unique(StringArray.of([text for text in ids if text]).hashes())
+        blocks = _blocks(self._arrays["index/id_hash_first"], hashes, self._n_items)
+        positions = [
+            first + np.flatnonzero(np.isin(block_hashes, hashes))
+            for (first, _), block_hashes in zip(
+                blocks, self._arrays.parts("index/id_hash", blocks), strict=True
             )
         ]
-        return self._take(self._arrays.parts("index/id_row", _runs(found)))
+        return self._take(self._arrays.parts("index/id_row", _ranges(positions)))
 
     def _take(self, rows: Iterable[NDArray[Any]]) -> ItemMap:
-        """The rows of the item map that are named, in order."""
-        runs = _runs(rows)
+        """These rows of the item map, ascending."""
+        ranges = _ranges(rows)
+        codes = self._arrays.parts("items/sid", ranges)
+        retired = self._arrays.parts("items/retired", ranges)
+        has_titles = "items/title_offset" in self._arrays
         return ItemMap(
             space=self._space,
-            ids=self._strings("items/id", runs),
-            codes=_join(
-                self._arrays.parts("items/sid", runs),
-                np.empty((0, self._space.levels), dtype=np.uint16),
-            ),
-            retired=_join(self._arrays.parts("items/retired", runs), np.empty(0, dtype=np.bool_)),
-            titles=self._strings("items/title", runs)
-            if "items/title_offset" in self._arrays
-            else None,
+            ids=self._strings("items/id", ranges),
+            codes=_join(codes, np.empty((0, self._space.levels), dtype=np.uint16)),
+            retired=_join(retired, np.empty(0, dtype=np.bool_)),
+            titles=self._strings("items/title", ranges) if has_titles else None,
         )
 
-    def _strings(self, name: str, runs: Sequence[Span]) -> StringArray:
-        offsets = self._arrays.parts(f"{name}_offset", [(first, stop + 1) for first, stop in runs])
-        data = self._arrays.parts(f"{name}_bytes", [(int(own[0]), int(own[-1])) for own in offsets])
-        lengths = [np.zeros(1, dtype=np.int64), *(np.diff(own) for own in offsets)]
-        return StringArray(
-            _join(data, np.empty(0, dtype=np.uint8)), np.cumsum(np.concatenate(lengths))
-        )
+    def _strings(self, name: str, ranges: Sequence[RowRange]) -> StringArray:
+        # a string needs the offset behind it, too
+        offsets = self._arrays.parts(f"{name}_offset", [(a, b + 1) for a, b in ranges])
+        byte_ranges = [(int(part[0]), int(part[-1])) for part in offsets]
+        data = self._arrays.parts(f"{name}_bytes", byte_ranges)
+        lengths = [np.zeros(1, dtype=np.int64), *(np.diff(part) for part in offsets)]
+        new_offsets = np.cumsum(np.concatenate(lengths))
+        return StringArray(_join(data, np.empty(0, dtype=np.uint8)), new_offsets)
 
     @cached_property
-    def _sid_first(self) -> NDArray[np.uint64]:
+    def _first_keys(self) -> NDArray[np.uint64]:
         return self._space.pack(self._arrays["index/sid_first"])
 
-    @cached_property
-    def _id_hash_first(self) -> NDArray[np.uint64]:
-        return self._arrays["index/id_hash_first"]
 
-
-def _blocks(firsts: NDArray[np.uint64], asked: NDArray[np.uint64], n: int) -> list[Span]:
-    """The blocks of n sorted values in which those asked for may lie; `firsts` holds each block's
-    first value."""
-    low = np.maximum(np.searchsorted(firsts, asked, side="left") - 1, 0)
-    high = np.searchsorted(firsts, asked, side="right")
-    blocks = np.unique(
-        np.concatenate([np.arange(*pair) for pair in zip(low, high, strict=True)] or [low])
-    )
+def _blocks(firsts: NDArray[np.uint64], values: NDArray[np.uint64], n: int) -> list[RowRange]:
+    """The blocks of n sorted rows that may contain the values; `firsts` has each block's first
+    entry."""
+    # equal entries may start in the block before the first one that starts with them
+    low = np.maximum(np.searchsorted(firsts, values, side="left") - 1, 0)
+    high = np.searchsorted(firsts, values, side="right")
+    numbers = [np.arange(start, stop) for start, stop in zip(low, high, strict=True)]
+    blocks = np.unique(np.concatenate(numbers or [low]))
     return [(int(block) * BLOCK, min(int(block + 1) * BLOCK, n)) for block in blocks]
 
 
-def _runs(rows: Iterable[NDArray[Any]]) -> list[Span]:
-    """Rows, in any order and with repeats, as runs of neighbors."""
-    every = np.unique(_join(list(rows), np.empty(0, dtype=np.int64)).astype(np.int64))
-    cuts = np.flatnonzero(np.diff(every) > 1) + 1
-    return [(int(run[0]), int(run[-1]) + 1) for run in np.split(every, cuts) if len(run)]
+def _ranges(rows: Iterable[NDArray[Any]]) -> list[RowRange]:
+    """Rows, in any order and with repeats, as ranges of consecutive rows."""
+    distinct = np.unique(_join(list(rows), np.empty(0, dtype=np.int64)).astype(np.int64))
+    gaps = np.flatnonzero(np.diff(distinct) > 1) + 1
+    runs = [run for run in np.split(distinct, gaps) if len(run)]
+    return [(int(run[0]), int(run[-1]) + 1) for run in runs]
 
 
-def _join(parts: Sequence[NDArray[Any]], nothing: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate(parts) if len(parts) else nothing
+def _join(parts: Sequence[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate(parts) if len(parts) else empty

@@ -1,169 +1,219 @@
-"""The named objects of a stored bundle: bytes in a folder or in a stored zip, on a disk or at any
-fsspec URL.
+"""Named byte objects in a folder or in a stored zip, on disk or at any fsspec URL.
 
-Knows names, bytes and ranges of bytes; knows nothing of arrays or manifests. A range costs what it
-holds: of a zip, too, only its directory and the range are read."""
+Objects are read whole or by byte range; of a zip, only its directory and the ranges are fetched.
+docs/registry.md lists what each kind of store guarantees for conditional writes.
+"""
 
-import zipfile
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sidtool.bundle.conditional import Snapshot, protocols, take_snapshot, write_if_unchanged
+from sidtool.bundle.zips import Span, is_zip, zip_directory
 from sidtool.errors import DataError, IntegrityError, SidtoolError, UsageError
 
 Range = tuple[str, int | None, int | None]
-"""An object's name, and the first and stop of its bytes; None where it begins and ends."""
+"""An object's name and its first and last byte (exclusive); None is its start or its end."""
 
-TOGETHER = 16
-"""Whole objects that are read at once."""
+BATCH = 16
+"""Whole objects that are read at once: bounds memory."""
 
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
-"""The extra of sidtool that brings a protocol's client; for others fsspec names the package."""
+"""The extra of sidtool that installs a protocol's client; for others fsspec names the package."""
+
+_MISSING = (FileNotFoundError, NotADirectoryError)
 
 
-def is_zip(location: str) -> bool:
-    """Whether a bundle's name says that it is a zip."""
-    return location.endswith(".zip")
+class Storage:
+    """The objects at a path or URL. Nothing is read or written before a method is called.
 
+    Methods raise DataError if the store fails. The constructor raises UsageError if the URL's
+    protocol is unknown or its client is not installed.
+    """
 
-class Objects:
-    """The objects at a path or URL. Raises DataError where it cannot be reached, UsageError without
-    its client."""
+    def __init__(self, location: str | Path) -> None:
+        self.location = str(location).rstrip("/") or str(location)
+        self._filesystem, self._root = _connect(self.location)
 
-    def __init__(self, location: str) -> None:
-        self.location = location
-        self._filesystem, self._root = connect(location)
+    def folder(self, name: str) -> "Storage":
+        """The folder `name` inside this one."""
+        return Storage(f"{self.location}/{name}")
+
+    @property
+    def full_url(self) -> str:
+        """The URL without credentials; for a plain path, the absolute path."""
+        if "://" not in self.location:
+            return self._root
+        return str(self._filesystem.unstrip_protocol(self._root))
 
     def exists(self) -> bool:
         """Whether anything is at the location."""
-        with self._telling():
+        with self._store_errors("read"):
             return bool(self._filesystem.exists(self._root))
 
+    def has(self, name: str) -> bool:
+        """Whether the folder has this object."""
+        with self._store_errors("read"):
+            return bool(self._filesystem.isfile(self._path(name)))
+
     def names(self) -> list[str]:
-        """Every object, sorted."""
-        if is_zip(self.location):
-            return sorted(self._directory)
-        with self._telling():
-            return sorted(
-                path.removeprefix(self._root).lstrip("/")
-                for path in self._filesystem.find(self._root)
-            )
+        """The names of all objects, sorted."""
+        return sorted(self._zip_spans if is_zip(self.location) else self.listing())
+
+    def child_names(self) -> list[str]:
+        """The names directly in the folder; empty if the folder does not exist."""
+        with self._store_errors("read"):
+            try:
+                paths = self._filesystem.ls(self._root, detail=False)
+            except FileNotFoundError:
+                return []
+        return [path.rstrip("/").rpartition("/")[2] for path in paths]
+
+    def listing(self) -> dict[str, Mapping[str, Any]]:
+        """Every object of a folder by name, with the store's record of it (size, checksum ...)."""
+        with self._store_errors("read"):
+            records = self._filesystem.find(self._root, detail=True)
+        return {path.removeprefix(self._root).lstrip("/"): info for path, info in records.items()}
 
     def read(self, name: str) -> bytes | None:
-        """One object, or None where there is none."""
+        """One object, or None if it does not exist."""
         try:
             return self.read_ranges([(name, None, None)])[0]
-        except (FileNotFoundError, NotADirectoryError):
+        except _MISSING:
             return None
 
-    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
-        """The bytes of each range, fetched together. Raises FileNotFoundError if an object is
-        missing."""
-        places = [self._place(*each) for each in ranges]
-        empty = [
-            start is not None and start == stop for _, start, stop in places
-        ]  # what no store serves
-        with self._telling():
-            found = iter(
-                self._fetch([place for place, skip in zip(places, empty, strict=True) if not skip])
-            )
-        return [b"" if skip else next(found) for skip in empty]
+    def read_many(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Whole objects by name. Raises FileNotFoundError if one does not exist."""
+        data = self.read_ranges([(name, None, None) for name in names])
+        return dict(zip(names, data, strict=True))
 
-    def all(self) -> Iterator[tuple[str, bytes]]:
-        """Every object with its bytes, sorted by name."""
+    def read_all(self) -> Iterator[tuple[str, bytes]]:
+        """Every object's name and bytes, sorted by name."""
         names = self.names()
-        for at in range(0, len(names), TOGETHER):
-            some = names[at : at + TOGETHER]
-            yield from zip(
-                some, self.read_ranges([(name, None, None) for name in some]), strict=True
-            )
+        for start in range(0, len(names), BATCH):
+            yield from self.read_many(names[start : start + BATCH]).items()
+
+    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+        """The bytes of each range, fetched concurrently.
+
+        Raises FileNotFoundError if an object does not exist.
+        """
+        located = [self._locate(*each) for each in ranges]
+        # stores refuse empty ranges
+        requests = [each for each in located if each[1] is None or each[1] != each[2]]
+        with self._store_errors("read", passed=(SidtoolError, *_MISSING)):
+            responses = iter(self._fetch(requests))
+        return [
+            b"" if start is not None and start == stop else next(responses)
+            for _, start, stop in located
+        ]
+
+    def snapshot(self, name: str) -> Snapshot | None:
+        """An object as it is now, for a later `put_if_unchanged`; None if it does not exist."""
+        with self._store_errors("read"):
+            return take_snapshot(self._filesystem, self._path(name))
 
     @contextmanager
-    def stream(self) -> Iterator[Any]:
-        """The bytes of a zip from beginning to end, as a file that is open for reading."""
-        with self._telling(), self._filesystem.open(self._root, "rb") as stream:
+    def open_file(self) -> Iterator[Any]:
+        """The bytes of a zip from start to end, as a file open for reading."""
+        with self._store_errors("read"), self._filesystem.open(self._root, "rb") as stream:
             yield stream
 
-    def _fetch(self, places: Sequence[Range]) -> list[bytes]:
-        paths, starts, stops = (
-            (list(column) for column in zip(*places, strict=True)) if places else ([], [], [])
-        )
-        found = self._filesystem.cat_ranges(paths, starts, stops)
-        for each in found:
-            if isinstance(each, Exception):
-                raise each
-        return [bytes(each) for each in found]
+    def put(self, objects: Mapping[str, bytes]) -> None:
+        """Write objects to a folder and replace existing ones. Each one appears whole or not at
+        all."""
+        with self._store_errors("written"):
+            if "file" in protocols(self._filesystem):
+                for name, data in objects.items():
+                    _replace_file(Path(self._path(name)), data, beside=Path(self._root))
+            elif objects:
+                self._filesystem.pipe({self._path(name): data for name, data in objects.items()})
 
-    def _place(self, name: str, start: int | None, stop: int | None) -> Range:
-        """Where a range of an object lies: path, first and stop byte."""
+    def put_if_unchanged(self, name: str, before: Snapshot | None, data: bytes) -> bool:
+        """Write an object only if it is still as in `before` (None: it does not exist yet).
+
+        Returns whether it was written.
+        """
+        with self._store_errors("written"):
+            return write_if_unchanged(self._filesystem, self._path(name), before, data)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _locate(self, name: str, start: int | None, stop: int | None) -> Range:
+        """The file that holds a range of an object, and the range within that file."""
         if not is_zip(self.location):
-            return f"{self._root}/{name}", start, stop
-        if name not in self._directory:
+            return self._path(name), start, stop
+        if name not in self._zip_spans:
             raise FileNotFoundError(name)
-        first, end = self._directory[name]
+        first, end = self._zip_spans[name]
         return self._root, first + (start or 0), end if stop is None else min(first + stop, end)
 
-    @cached_property
-    def _directory(self) -> dict[str, tuple[int, int]]:
-        """Where each object of a zip begins and ends, from the zip's directory alone.
+    def _fetch(self, requests: Sequence[Range]) -> list[bytes]:
+        if not requests:
+            return []
+        paths, starts, stops = (list(column) for column in zip(*requests, strict=True))
+        # cat_ranges, because `cat` reads a path as a pattern
+        responses = self._filesystem.cat_ranges(paths, starts, stops)
+        for response in responses:
+            if isinstance(response, Exception):
+                raise response
+        return [bytes(response) for response in responses]
 
-        That takes a zip as sidtool makes it: stored, without extra fields, one object right behind
-        the other."""
+    @cached_property
+    def _zip_spans(self) -> dict[str, Span]:
         try:
             with self._filesystem.open(self._root, "rb", cache_type="none") as stream:
-                archive = zipfile.ZipFile(stream)
-                infos, end = archive.infolist(), archive.start_dir
+                return zip_directory(stream)
         except FileNotFoundError:
             raise
-        except Exception as error:  # a damaged record leads zipfile into errors of many kinds
-            raise self._damaged(str(error)) from error
-        starts = [info.header_offset + 30 + len(info.filename.encode()) for info in infos]
-        heads = [*(info.header_offset for info in infos), end]
-        stops = [start + info.file_size for start, info in zip(starts, infos, strict=True)]
-        if heads[0] != 0 or stops != heads[1:] or any(info.compress_type for info in infos):
-            raise self._damaged("its objects do not lie as in a zip that sidtool writes")
-        return {
-            info.filename: place
-            for info, place in zip(infos, zip(starts, stops, strict=True), strict=True)
-        }
-
-    def _damaged(self, reason: str) -> IntegrityError:
-        return IntegrityError(f"{self.location.rpartition('/')[2]} is damaged: {reason}")
+        except Exception as error:  # a damaged record makes zipfile raise errors of many kinds
+            name = self.location.rpartition("/")[2]
+            raise IntegrityError(f"{name} is damaged: {error}") from error
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _store_errors(
+        self, action: str, passed: tuple[type[Exception], ...] = (SidtoolError,)
+    ) -> Iterator[None]:
         try:
             yield
-        except (SidtoolError, FileNotFoundError, NotADirectoryError):
+        except passed:
             raise
-        except Exception as error:  # each store's client has exceptions of its own
+        except Exception as error:  # each store's client has its own exceptions
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"{self.location} cannot be read: {reason}") from error
+            raise DataError(f"{self.full_url} cannot be {action}: {reason}") from error
 
 
-def connect(location: str) -> tuple[Any, str]:
-    """The file system of a path or URL, and the path there; nothing is read or written yet.
-
-    Raises UsageError if the URL is of no store that is known here.
-    """
+def _connect(location: str) -> tuple[Any, str]:
+    """The file system of a path or URL, and the path on it."""
     import fsspec
 
     if "://" not in location:
         return fsspec.filesystem("file", auto_mkdir=True), Path(location).absolute().as_posix()
-    options = (
-        {"auto_mkdir": True}
-        if location.startswith(("file://", "local://"))
-        else {"use_listings_cache": False}
-    )
+    protocol = location.partition("://")[0]
+    local = protocol in ("file", "local")
+    options = {"auto_mkdir": True} if local else {"use_listings_cache": False}
     try:
         filesystem, root = fsspec.core.url_to_fs(location, **options)
     except (ImportError, ValueError) as error:
-        protocol = location.partition("://")[0]
         extra = _EXTRAS.get(protocol)
         raise UsageError(
             f"{location} cannot be opened: {' '.join(str(error).split())}",
             hint=f"pip install 'sidtool[{extra}]'" if extra else None,
         ) from error
     return filesystem, root.rstrip("/")
+
+
+def _replace_file(path: Path, data: bytes, *, beside: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # a killed process may leave this file, so it is beside the folder and not in it; its name is
+    # unique because another push may write the same object
+    partial = beside.with_name(f"{beside.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

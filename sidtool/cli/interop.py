@@ -272,7 +272,7 @@ def _rows_of(catalog: "Items", ids: tuple[str, ...]) -> list[int]:
 
 
 def _say_imported(bundle: "Bundle", out: Path, json: bool) -> None:
-    policy, sizes = bundle.manifest.collisions["policy"], bundle.space.spelled_sizes
+    policy, sizes = bundle.manifest.collisions.policy, bundle.space.spelled_sizes
     if json:
         say_json(
             {

@@ -58,7 +58,7 @@ def add_items(
     from sidtool.build.add import NO_VECTORS, NOTHING, unknown
     from sidtool.build.add import add_items as add
     from sidtool.build.encode import embed_texts
-    from sidtool.bundle.lineage import spell_change
+    from sidtool.bundle.lineage import change_to_json
     from sidtool.data.items import read_items
     from sidtool.output import refuse_existing
     from sidtool.registry.references import open_bundle
@@ -101,7 +101,7 @@ def add_items(
         vectors = NO_VECTORS
     grown = add(opened, catalog, vectors, remove=gone)
     grown.save(out, force=force)
-    counts = dict(grown.manifest.change) if grown is not opened else {}
+    counts = change_to_json(grown.manifest.change) if grown is not opened else {}
     if json:
         say_json(
             {"bundle": str(out), "version": grown.manifest.version, "digest": grown.identity.digest}
@@ -110,7 +110,7 @@ def add_items(
     else:
         say(
             f"{out}: {grown.manifest.name} {grown.manifest.version}, "
-            f"{spell_change(counts) or 'nothing changed'}"
+            f"{grown.manifest.change if counts else 'nothing changed'}"
         )
     return next_step(f"sidtool recommend MODEL --bundle {out} --history ...")
 

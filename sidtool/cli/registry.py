@@ -11,49 +11,34 @@ from sidtool.cli.console import next_step, note, progress, say, say_json, say_ta
 Reference = Annotated[
     str,
     typer.Argument(
-        metavar="URL/NAME[@VERSION|@TAG]", help="A published bundle; the latest, if none is named."
+        metavar="URL/NAME[@VERSION|@TAG]", help="A published bundle; by default the latest version."
     ),
 ]
 
 
-def log(
-    bundle: Annotated[
-        str,
-        typer.Argument(metavar="BUNDLE", help="A path or URL of a bundle, or URL/NAME[@VERSION]."),
-    ],
-    json: options.Json = False,
-) -> None:
-    """List the versions of a bundle, newest first, with what each changed; for URL/NAME also what
-    means each."""
-    from sidtool.bundle.lineage import history, spell_change
-    from sidtool.registry.publish import published
-    from sidtool.registry.references import open_bundle
+def log(bundle: options.Bundle, json: options.Json = False) -> None:
+    """List the versions of a bundle, what each changed, and the tags of a published one."""
+    from sidtool.registry.log import log as read_log
 
-    versions, names = history(open_bundle(bundle).manifest)[::-1], published(bundle)
-    keys = [(version["version"], version["digest"]) for version in versions]
+    found = read_log(bundle)
     if json:
-        for key, version in zip(keys, versions, strict=True):
-            say_json(version | ({"published": names.get(key, [])} if names else {}))
+        for entry in found.versions:
+            published = {} if not found.in_registry else {"published": list(entry.published)}
+            say_json(entry.version.to_json() | published)
         return
     columns = ["version", "created", "name", "digest", "change"]
-    rows = [
-        [
-            each["version"],
-            each["created"] or "-",
-            each["name"],
-            each["digest"][:12],
-            spell_change(each["change"]),
-        ]
-        for each in versions
-    ]
-    if names:
+    rows = []
+    for entry in found.versions:
+        version = entry.version
+        row = [version.version, version.created or "-", version.name, version.digest[:12]]
+        rows.append([*row, str(version.change)])
+    if found.in_registry:
         columns.append("published as")
-        for row, key in zip(rows, keys, strict=True):
-            row.append(", ".join(names.get(key, ["-"])))
+        for row, entry in zip(rows, found.versions, strict=True):
+            row.append(", ".join(entry.published) or "-")
     say_table(columns, rows)
-    others = [version for version, digest in names if (version, digest) not in keys]
-    if others:
-        note(f"published too, and not of this lineage: {', '.join(others)}")
+    if found.other_versions:
+        note(f"other published versions, not in this lineage: {', '.join(found.other_versions)}")
 
 
 def push(
@@ -64,23 +49,19 @@ def push(
             metavar="URL/NAME", help="A folder of versions: a path, s3://, gs://, hf://."
         ),
     ],
-    tag: Annotated[
-        str | None, typer.Option(help="A tag that means this version from now on.")
-    ] = None,
+    tag: Annotated[str | None, typer.Option(help="A tag to point at this version.")] = None,
     license: Annotated[str, typer.Option(help="License of the bundle, for its card.")] = "unknown",
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Publish a bundle as an immutable version, with a card; after a kill nothing is visible, and
-    push goes on."""
-    from sidtool.registry.publish import check_push
+    """Publish a bundle as an immutable version; an interrupted push leaves nothing visible."""
+    from sidtool.registry.publish import plan_push
     from sidtool.registry.publish import push as publish
 
     if dry_run:
-        _, record, manifest = check_push(bundle, target)
+        plan = plan_push(bundle, target)
         return note(
-            f"would push {len(manifest.objects) + 1} objects as version {record.version} of "
-            f"{target}"
+            f"would push {plan.n_objects} objects as version {plan.record.version} of {target}"
         )
     with progress("push") as report:
         pushed = publish(bundle, target, tag=tag, license=license, progress=report.get("push"))
@@ -89,7 +70,7 @@ def push(
     elif pushed.new:
         say(f"{target}@{pushed.version}: pushed {pushed.sent} objects, {pushed.digest}")
     else:
-        say(f"{target}@{pushed.version}: there already, nothing was pushed, {pushed.digest}")
+        say(f"{target}@{pushed.version}: already published, nothing was sent, {pushed.digest}")
     return next_step(f"sidtool pull {target}@{tag or pushed.version} -o DIR")
 
 
@@ -99,20 +80,14 @@ def pull(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Copy a published bundle here, byte for byte; it is verified before it appears."""
+    """Copy a published bundle to disk, byte for byte, and verify it."""
     from sidtool.registry.publish import pull as fetch
 
     with progress("pull") as report:
         record = fetch(reference, out, force=force, progress=report.get("pull"))
     if json:
-        say_json(
-            {
-                "bundle": str(out),
-                "version": record.version,
-                "digest": record.digest,
-                "license": record.license,
-            }
-        )
+        fields = {"version": record.version, "digest": record.digest, "license": record.license}
+        say_json({"bundle": str(out), **fields})
     else:
         say(f"{out}: version {record.version}, {record.digest}, license {record.license}")
     next_step(f"sidtool inspect {out}")
@@ -123,16 +98,16 @@ def tag(
         str, typer.Argument(metavar="URL/NAME@VERSION", help="A published version.")
     ],
     name: Annotated[
-        str, typer.Argument(metavar="TAG", help="A tag; it is moved if it meant another version.")
+        str, typer.Argument(metavar="TAG", help="A tag; it moves if it exists already.")
     ],
     json: options.Json = False,
 ) -> None:
-    """Let a tag mean a published version."""
+    """Point a tag at a published version."""
     from sidtool.registry.publish import tag as point
-    from sidtool.registry.references import split
+    from sidtool.registry.references import split_reference
 
     record = point(reference, name)
     if json:
         return say_json({"tag": name, "version": record.version, "digest": record.digest})
-    say(f"{split(reference)[0]}@{name} is version {record.version} now")
+    say(f"{split_reference(reference)[0]}@{name} is now version {record.version}")
     return None

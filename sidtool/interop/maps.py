@@ -4,7 +4,6 @@ of their own.
 Knows ids, codes and titles; knows no file format.
 """
 
-import datetime
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
-from sidtool.bundle.manifest import library_versions
+from sidtool.bundle.manifest import library_versions, now
 from sidtool.errors import DataError, UsageError
 from sidtool.quantize.collisions import CollisionCounts
 from sidtool.sid import LETTERS, MAX_CODES, SidSpace
@@ -48,9 +47,9 @@ def map_bundle(
         None,
         "allow" if CollisionCounts.of(items.codes).items else "reassign",
         name=name,
-        source={**source, "rows": len(ids)},
+        source={**source, "items": len(ids)},
         libraries=library_versions("numpy", "zarr"),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=now(),
     )
 
 

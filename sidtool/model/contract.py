@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sidtool.bundle.bundle import Bundle, verify
-from sidtool.bundle.manifest import Identity
+from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.identity import Identity
+from sidtool.bundle.integrity import verify
 from sidtool.errors import CompatibilityError, IntegrityError
 from sidtool.output import new_file
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt

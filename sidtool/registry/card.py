@@ -1,68 +1,62 @@
-"""The card of a published version: what it is, how it was made, and how to load it, as Markdown.
+"""The card of a published version, as Markdown: what it is, how it was made, how to load it."""
 
-Knows the manifest and the template card.md; knows nothing of stores.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
 
-from sidtool.bundle.lineage import history, spell_change
 from sidtool.bundle.manifest import Manifest
 
-_NOT_SHOWN = ("probes",)
-"""Keys of a recipe that are for machines."""
+_OMITTED = ("probes",)
+"""Keys of a recipe that are not for readers."""
 
 
 def write_card(manifest: Manifest, reference: str, license: str) -> str:
-    """The card of a version that `Bundle.open(reference)` opens."""
+    """The card of a version; `reference` is what `open_bundle` takes."""
     template = files("sidtool.registry").joinpath("card.md").read_text(encoding="utf-8")
-    space = manifest.space
     return Template(template).substitute(
-        name=_line(manifest.name),
+        name=_one_line(manifest.name),
         version=manifest.version,
-        license=_line(license),
+        license=_one_line(license),
         items=manifest.items,
-        sizes=space.spelled_sizes,
-        example=space.spell([0] * space.levels),
-        policy=manifest.collisions["policy"],
+        sizes=manifest.space.spelled_sizes,
+        example=manifest.space.spell([0] * manifest.space.levels),
+        policy=manifest.collisions.policy,
         digest=manifest.identity.digest,
         created=manifest.created or "unknown",
         reference=reference,
-        recipe=_table(("key", "value"), _flat(manifest.recipe))
-        if manifest.recipe
-        else "None: a map without a codebook.",
-        report=_table(("key", "value"), _flat(manifest.report)) if manifest.report else "None.",
-        lineage=_table(
-            ("version", "digest", "created", "change"),
-            [
-                (
-                    each["version"],
-                    each["digest"][:12],
-                    each["created"] or "-",
-                    spell_change(each["change"]),
-                )
-                for each in reversed(history(manifest))
-            ],
-        ),
+        recipe=_key_value_table(manifest.recipe) or "None: a map without a codebook.",
+        report=_key_value_table(manifest.report) or "None.",
+        lineage=_lineage_table(manifest),
     )
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _lineage_table(manifest: Manifest) -> str:
+    rows = [
+        (version.version, version.digest[:12], version.created or "-", version.change)
+        for version in reversed(manifest.history)
+    ]
+    return _table(("version", "digest", "created", "change"), rows)
+
+
+def _key_value_table(value: Mapping[str, Any] | None) -> str:
+    return _table(("key", "value"), _flatten(value)) if value else ""
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, item in value.items():
         if isinstance(item, Mapping):
-            yield from _flat(item, f"{prefix}{key}.")
-        elif key not in _NOT_SHOWN:
+            yield from _flatten(item, f"{prefix}{key}.")
+        elif key not in _OMITTED:
             yield prefix + key, item
 
 
-def _table(columns: Sequence[str], rows: Any) -> str:
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(map(_line, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_one_line, line)) + " |" for line in lines)
 
 
-def _line(value: object) -> str:
-    """A value on one line that cannot end its cell."""
+def _one_line(value: object) -> str:
+    """A value on one line, with pipes escaped, so that it stays in its cell."""
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return " ".join(text.replace("|", "\\|").split())

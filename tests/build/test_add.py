@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sidtool.build.add import NO_VECTORS, add_items, retire, unknown
 from sidtool.build.encode import embed_texts
 from sidtool.bundle import Bundle, ItemMap
+from sidtool.bundle.lineage import ItemsChange
 from sidtool.data.items import Items, make_items
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.quantize.codebook import Codebook
@@ -57,13 +58,12 @@ def built(policy: Policy = "reassign", n: int = 8) -> Bundle:
     items = ItemMap.of(
         SidSpace(assigned.space_sizes), ids, assigned.codes, [f"film {item}" for item in ids]
     )
-    capacity = {"capacity": assigned.space_sizes[-1] if policy == "append" else None}
     return Bundle.of(
         items,
         book,
         policy,
         name="shop",
-        collisions=capacity,
+        capacity=assigned.space_sizes[-1] if policy == "append" else None,
         recipe={"encoder": {"vectors": "given"}},
     )
 
@@ -191,14 +191,9 @@ def test_items_that_are_there_keep_their_sid_and_take_the_title() -> None:
         "old2": "novel old2",
         "new": "novel new",
     }
-    assert after.manifest.change == {
-        "kind": "items",
-        "added": 1,
-        "restored": 0,
-        "retitled": 2,
-        "retired": 0,
-        "catalog": listed(["old1", "new", "old2"], "novel").digest,
-    }
+    assert after.manifest.change == ItemsChange(
+        added=1, retitled=2, catalog=listed(["old1", "new", "old2"], "novel").digest
+    )
 
 
 def test_a_child_knows_its_parents() -> None:
@@ -207,11 +202,11 @@ def test_a_child_knows_its_parents() -> None:
     third = retire(second, ["a", "a"])
     assert [bundle.manifest.version for bundle in (first, second, third)] == ["1.0", "1.1", "1.2"]
     assert third.manifest.parent == second.identity.digest
-    assert [entry["digest"] for entry in third.manifest.lineage] == [
+    assert [version.digest for version in third.manifest.lineage] == [
         first.identity.digest,
         second.identity.digest,
     ]
-    assert third.manifest.change["retired"] == 1
+    assert third.manifest.change == ItemsChange(retired=1)
     assert third.manifest.collisions == first.manifest.collisions
     assert third.manifest.recipe == first.manifest.recipe
 

@@ -13,13 +13,14 @@ from sidtool.build.align import align
 from sidtool.build.diff import diff
 from sidtool.bundle import Bundle, ItemMap, verify
 from sidtool.bundle.item_map import arrange
-from sidtool.bundle.lineage import history, successor
+from sidtool.bundle.lineage import AlignChange, BuildChange, ItemsChange
 from sidtool.bundle.manifest import Manifest
 from sidtool.errors import RefusedError
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.collisions import assign
 from sidtool.sid import SidSpace, Vectors
+from tests.bundles import renamed as with_name
 from tests.bundles import small_bundle
 
 SPACE = SidSpace((3, 4))
@@ -98,11 +99,12 @@ def test_sids_of_another_depth_differ_where_one_ends() -> None:
 
 def test_versions_count_up_and_the_history_grows() -> None:
     first = small_bundle().manifest
-    assert [entry["change"] for entry in history(first)] == [{"kind": "build", "items": 40}]
-    second = replace(first, **successor(first, {"kind": "items", "added": 2}))
-    third = replace(second, **successor(second, {"kind": "align"}, new_codebook=True))
-    assert [entry["version"] for entry in history(third)] == ["1.0", "1.1", "2.0"]
-    assert [entry["change"]["kind"] for entry in history(third)] == ["build", "items", "align"]
+    assert [version.change for version in first.history] == [BuildChange(40)]
+    added, aligned = ItemsChange(added=2), AlignChange("0" * 64, 42, (42, 40, 38), (42, 41, 40))
+    second = replace(first, **first.next_version(added))
+    third = replace(second, **second.next_version(aligned, new_codebook=True))
+    assert [version.version for version in third.history] == ["1.0", "1.1", "2.0"]
+    assert [version.change for version in third.history] == [BuildChange(40), added, aligned]
     assert Manifest.from_json(third.to_json()) == third
 
 
@@ -210,7 +212,7 @@ def test_an_aligned_bundle_names_what_it_is_compatible_with(
     old, new = shop(clusters, 0), shop(clusters, 1, space=SidSpace((8, 8, 8), begin=None, end=None))
     retired = replace(new.items, retired=np.arange(160) < 3, stored_index=None)
     new = Bundle.of(retired, new.codebook, "reassign", name="new")
-    older = Bundle(replace(old.manifest, compatible_with=("abc",), version="1.4"), old._arrays)
+    older = Bundle(replace(old.manifest, compatible_with=("abc",), version="1.4"), old.arrays)
     aligned, told = align(new, older)
     assert aligned.manifest.compatible_with == (old.identity.codebook, "abc")
     assert (aligned.space, aligned.manifest.name, aligned.manifest.version) == (
@@ -219,8 +221,9 @@ def test_an_aligned_bundle_names_what_it_is_compatible_with(
         "2.0",
     )
     assert aligned.manifest.parent == old.identity.digest
-    assert aligned.manifest.change["of"] == new.identity.digest
-    assert aligned.manifest.change["after"] == list(told.after)
+    assert aligned.manifest.change == AlignChange(
+        new.identity.digest, told.common, told.before, told.after
+    )
     gone = {new.items.ids[row] for row in range(3)}
     assert {aligned.items.ids[int(row)] for row in np.flatnonzero(aligned.items.retired)} == gone
     path = tmp_path / "aligned.zarr"  # type: ignore[operator]
@@ -247,7 +250,7 @@ def test_what_cannot_be_aligned_is_refused(clusters: Vectors) -> None:
     with pytest.raises(RefusedError, match="levels are 4x5x6, the old one's 8x8x8"):
         align(small_bundle(), old)
     with pytest.raises(RefusedError, match="nothing to align"):
-        align(old.renamed("same"), old)
+        align(with_name(old, "same"), old)
     strangers = ItemMap.of(new.space, [f"x{n}" for n in range(160)], new.items.codes)
     with pytest.raises(RefusedError, match="none of the 160 items"):
         align(Bundle.of(strangers, new.codebook, "reassign", name="new"), old)

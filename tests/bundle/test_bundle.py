@@ -52,7 +52,7 @@ def test_identity_is_of_values_and_not_of_order(data: st.DataObject) -> None:
     again = Bundle.of(
         shuffled,
         bundle.codebook,
-        bundle.manifest.collisions["policy"],
+        bundle.manifest.collisions.policy,
         name="another name",
         version="7.0",
     )
@@ -120,7 +120,7 @@ def test_missing_and_foreign_objects_are_named(tmp_path: Path) -> None:
 
 def test_a_manifest_that_lies_about_the_values_is_found(tmp_path: Path) -> None:
     honest, other = small_bundle(seed=0), small_bundle(seed=1)
-    Bundle(honest.manifest, other._arrays).save(
+    Bundle(honest.manifest, other.arrays).save(
         tmp_path / "shop.zarr"
     )  # every object digest is right
     assert {name for name, _ in verify(tmp_path / "shop.zarr")} == {"codebook", "items"}
@@ -239,7 +239,7 @@ def test_a_save_that_fails_leaves_the_old_bundle(
 ) -> None:
     old = small_bundle(seed=0)
     old.save(tmp_path / "shop.zarr")
-    monkeypatch.setattr("sidtool.bundle.store._spell_root", lambda _: 1 / 0)
+    monkeypatch.setattr("sidtool.bundle.zarr_group.spell_root", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         small_bundle(seed=1).save(tmp_path / "shop.zarr", force=True)
     monkeypatch.undo()

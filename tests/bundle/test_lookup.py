@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.bundle.decode import decode
 from sidtool.bundle.item_map import BLOCK
-from sidtool.bundle.lookup import FEW
+from sidtool.bundle.lookup import MAX_LOOKUPS
 from sidtool.bundle.strings import StringArray
 from sidtool.sid import SidSpace
 
@@ -118,7 +118,7 @@ def test_a_part_finds_what_the_whole_finds(
         assert opened.sid(item) == whole.sid(item)
         assert opened.item_ids(whole.sid(item)) == whole.item_ids(whole.sid(item))
     asked = ["nobody", "", *(whole.items.ids[row] for row in rows)]
-    part = opened.named(asked)
+    part = opened.items_with_ids(asked)
     for item, own in zip(asked, part.rows(asked).tolist(), strict=True):
         row = int(whole.items.rows([item])[0])
         assert (own < 0) == (row < 0)
@@ -163,16 +163,16 @@ def test_many_look_ups_read_the_whole_once(tmp_path: Path) -> None:
     made = large_bundle(BLOCK + 1)
     made.save(tmp_path / "shop.zarr")
     bundle = Bundle.open(tmp_path / "shop.zarr")
-    for row in range(FEW):
+    for row in range(MAX_LOOKUPS):
         bundle.sid(made.items.ids[row])
     assert "items" not in vars(bundle)
-    assert bundle.sid(made.items.ids[FEW]) == made.sid(made.items.ids[FEW])
+    assert bundle.sid(made.items.ids[MAX_LOOKUPS]) == made.sid(made.items.ids[MAX_LOOKUPS])
     assert "items" in vars(bundle)
-    assert bundle.holders(made.items.codes[:1]) is bundle.items
+    assert bundle.items_with_sids(made.items.codes[:1]) is bundle.items
 
 
 def test_an_array_is_cut_into_even_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidtool.bundle.store.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("sidtool.bundle.zarr_group.CHUNK_BYTES", 1000)
     made = large_bundle(BLOCK + 1)
     made = Bundle.of(replace(made.items, titles=None), None, "reassign", name="cut")
     made.save(tmp_path / "cut.zarr")

@@ -15,8 +15,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.bundle import Bundle, ItemMap, verify
-from sidtool.bundle import store as stored
+from sidtool.bundle import Bundle, ItemMap, verify, zarr_group
+from sidtool.bundle.storage import Storage
 from sidtool.bundle.strings import StringArray
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, SidtoolError, UsageError
 from tests.bundles import small_bundle
@@ -25,7 +25,7 @@ from tests.bundles import small_bundle
 def rewritten(folder: Path, target: Path, rows: int, compressors: Any) -> Path:
     """The bundle in a folder with other chunks and another compressor, as another writer might lay
     it."""
-    manifest, arrays = stored.open_stored(str(folder))
+    manifest, arrays = zarr_group.open_group(Storage(folder))
     shutil.copytree(folder, target)
     for name, array in arrays.items():
         shutil.rmtree(target / name)
@@ -37,7 +37,7 @@ def rewritten(folder: Path, target: Path, rows: int, compressors: Any) -> Path:
             chunks=chunks,
             compressors=compressors,
         )
-    stored.commit(target, manifest)
+    zarr_group.commit(target, manifest)
     return target
 
 
@@ -47,7 +47,7 @@ def uploaded(path: Path, url: str) -> str:
     if path.is_file():
         filesystem.pipe_file(root, path.read_bytes())
     else:
-        filesystem.pipe({f"{root}/{name}": data for name, data in stored.stored_objects(str(path))})
+        filesystem.pipe({f"{root}/{name}": data for name, data in Storage(path).read_all()})
     return url
 
 
@@ -75,7 +75,7 @@ def test_order_chunks_compressor_container_and_place_change_neither_values_nor_i
     codes = made.items.codes[np.array(order, dtype=np.int64)]
     items = ItemMap.of(made.space, [made.items.ids[row] for row in order], codes, titles)
     retired = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=np.bool_)
-    policy = made.manifest.collisions["policy"]
+    policy = made.manifest.collisions.policy
     bundle = Bundle.of(replace(items, retired=retired), made.codebook, policy, name="drawn")
     compressors = data.draw(st.sampled_from([None, "auto", zarr.codecs.GzipCodec()]))
     with TemporaryDirectory() as temporary:
@@ -154,7 +154,7 @@ def test_shapes_that_the_manifest_does_not_know_are_refused(
         zarr.create_array(
             zarr.storage.LocalStore(folder), name=name, data=np.ascontiguousarray(values)
         )
-    stored.commit(folder, stored.read_manifest(str(folder)))
+    zarr_group.commit(folder, zarr_group.read_manifest(Storage(folder)))
     with pytest.raises(IntegrityError, match=name):
         _ = Bundle.open(folder).items, Bundle.open(folder).codebook
     assert verify(folder)
@@ -166,7 +166,9 @@ def test_an_index_that_disagrees_with_the_items_is_found(tmp_path: Path, name: s
     small_bundle(items=40).save(folder)
     chunk = next(path for path in (folder / "index" / name / "c").rglob("*") if path.is_file())
     chunk.write_bytes(bytes([chunk.read_bytes()[0] ^ 1]) + chunk.read_bytes()[1:])
-    stored.commit(folder, stored.read_manifest(str(folder)))  # every object digest is right
+    zarr_group.commit(
+        folder, zarr_group.read_manifest(Storage(folder))
+    )  # every object digest is right
     assert verify(folder) == [(f"index/{name}", "does not agree with the items")]
 
 
@@ -174,7 +176,7 @@ def test_items_of_one_sid_lie_in_the_order_of_their_ids(tmp_path: Path) -> None:
     made = small_bundle(items=60, sizes=(2, 2, 2), duplicates=True)
     turned = replace(made.items, ids=StringArray.of(list(made.items.ids)[::-1]), stored_index=None)
     Bundle.of(turned, None, "allow", name="turned").save(tmp_path / "shop.zarr")
-    assert ("items/id", "rows of one SID are not in the order of their ids") in verify(
+    assert ("items/id", "rows with equal SIDs are not in the order of their ids") in verify(
         tmp_path / "shop.zarr"
     )
 
@@ -184,19 +186,21 @@ def test_a_bundle_without_its_index_opens(tmp_path: Path) -> None:
     made = small_bundle(items=5000, sizes=(20, 20, 20))
     made.save(folder)
     shutil.rmtree(folder / "index")
-    stored.commit(folder, stored.read_manifest(str(folder)))
+    zarr_group.commit(folder, zarr_group.read_manifest(Storage(folder)))
     assert verify(folder) == []
     assert Bundle.open(folder).sid("i7") == made.sid("i7")
     Bundle.open(folder).save(tmp_path / "again.zarr")
-    assert "index/sid_first" in stored.open_stored(str(tmp_path / "again.zarr"))[1]
+    assert "index/sid_first" in zarr_group.open_group(Storage(tmp_path / "again.zarr"))[1]
 
 
 def test_a_newer_format_is_refused_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored, "FORMAT", 2)
+    monkeypatch.setattr(zarr_group, "FORMAT", 2)
     small_bundle().save(tmp_path / "shop.zarr")
-    with pytest.raises(CompatibilityError, match="format 2, this sidtool reads up to 1") as caught:
+    with pytest.raises(
+        CompatibilityError, match="format 2, this version of sidtool reads up to 1"
+    ) as caught:
         Bundle.open(tmp_path / "shop.zarr")
     assert caught.value.hint == "upgrade sidtool"
 
@@ -237,7 +241,7 @@ def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
 def test_a_zip_that_another_program_packed_is_refused(tmp_path: Path) -> None:
     small_bundle().save(tmp_path / "shop.zarr")
     shutil.make_archive(str(tmp_path / "shop.zarr"), "zip", tmp_path / "shop.zarr")  # deflated
-    with pytest.raises(IntegrityError, match="not lie as in a zip that sidtool writes"):
+    with pytest.raises(IntegrityError, match="its layout is not that of a zip that sidtool writes"):
         Bundle.open(tmp_path / "shop.zarr.zip")
     (tmp_path / "shop.zarr.zip").write_bytes(b"PK no zip at all")
     with pytest.raises(IntegrityError, match="damaged"):

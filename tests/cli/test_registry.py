@@ -39,11 +39,11 @@ def test_push_says_what_it_did(road: Road, tmp_path: Path) -> None:
     assert ran.last == f"next: sidtool pull {shop}@1.0 -o DIR"
     assert (
         done("push", road.bundle, shop).out
-        == f"{shop}@1.0: there already, nothing was pushed, {digest}\n"
+        == f"{shop}@1.0: already published, nothing was sent, {digest}\n"
     )
     assert done("push", road.bundle, shop, "--json").json["new"] is False
-    assert "hint: versions never change" in refused(3, "push", road.other, shop)
-    assert "must not name one" in refused(2, "push", road.bundle, f"{shop}@1.0")
+    assert "hint: published versions never change" in refused(3, "push", road.other, shop)
+    assert "names a version" in refused(2, "push", road.bundle, f"{shop}@1.0")
 
 
 def test_pull_gives_the_bundle_back(road: Road, shop: Path, tmp_path: Path) -> None:
@@ -71,15 +71,15 @@ def test_log_and_tag(road: Road, shop: Path) -> None:
         ("1.1", ["1.1", "latest", "prod"]),
         ("1.0", ["1.0"]),
     ]
-    assert done("tag", f"{shop}@1.0", "old").out == f"{shop}@old is version 1.0 now\n"
+    assert done("tag", f"{shop}@1.0", "old").out == f"{shop}@old is now version 1.0\n"
     assert done("tag", f"{shop}@old", "prod", "--json").json["version"] == "1.0"
     table = done("log", shop).out.splitlines()
     assert table[1].split()[-2:] == ["1.1,", "latest"]
     assert table[2].split()[-3:] == ["1.0,", "old,", "prod"]
     ran = done("log", f"{shop}@old")
     assert len(ran.out.splitlines()) == 2
-    assert "not of this lineage: 1.1" in ran.err
-    assert "is no tag" in refused(2, "tag", f"{shop}@1.0", "1.1")
+    assert "not in this lineage: 1.1" in ran.err
+    assert "is not a valid tag" in refused(2, "tag", f"{shop}@1.0", "1.1")
 
 
 def test_every_command_takes_a_reference(road: Road, shop: Path, tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
-"""Write tests/golden/format-N.zarr.zip, once per bundle format; what is there is never written
-again.
+"""Write the golden files of the current formats; files of a released format are never written again.
 
 python -m tests.golden.make
 """
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from sidtool.bundle import Bundle, ItemMap
-from sidtool.bundle.manifest import FORMAT
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import SidSpace
 from tests.bundles import small_bundle
@@ -55,4 +53,4 @@ def golden() -> Bundle:
 
 
 if __name__ == "__main__":
-    golden().save(Path(__file__).with_name(f"format-{FORMAT}.zarr.zip"))
+    golden().save(Path(__file__).with_name("bundle.zarr.zip"))

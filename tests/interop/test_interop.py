@@ -75,7 +75,7 @@ def test_the_industrial_files_come_out_as_they_went_in(tmp_path: Path) -> None:
     write_minionerec(Bundle.open(tmp_path / "x.zarr"), tmp_path / "out")
     for name in ("index.json", "info.txt"):
         assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
-    assert bundle.manifest.collisions["policy"] == "allow"  # 3,686 items on 3,670 SIDs
+    assert bundle.manifest.collisions.policy == "allow"  # 3,686 items on 3,670 SIDs
 
 
 @settings(max_examples=40, deadline=None)
@@ -107,7 +107,7 @@ def test_any_index_comes_out_as_it_went_in(
         assert size == min(
             power for power in (1 << bits for bits in range(17)) if power > max(codes)
         )
-    assert bundle.manifest.collisions["policy"] == (
+    assert bundle.manifest.collisions.policy == (
         "reassign" if len(set(rows)) == len(rows) else "allow"
     )
     write_minionerec(bundle, folder / "out")
@@ -225,7 +225,7 @@ def test_openonerec_comes_out_as_it_went_in(tmp_path: Path) -> None:
     table = pa.table({"pid": [3, 20, 100], "sid": [[5, 0, 8191], [1, 2, 3], [1, 2, 3]]})
     pq.write_table(table, tmp_path / "map.parquet")
     bundle = read_openonerec(tmp_path / "map.parquet", name="map", items=catalog("3"))
-    assert (bundle.space.sizes, bundle.manifest.collisions["policy"]) == ((8, 4, 8192), "allow")
+    assert (bundle.space.sizes, bundle.manifest.collisions.policy) == ((8, 4, 8192), "allow")
     assert bundle.space.tokens[-2:] == ("<|sid_begin|>", "<|sid_end|>")
     assert bundle.sid("3") == "<s_a_5><s_b_0><s_c_8191>"
     assert bundle.items.title(bundle.items.row("3")) == "title of 3"

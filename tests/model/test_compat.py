@@ -15,6 +15,7 @@ from sidtool.errors import CompatibilityError
 from sidtool.model.compat import Verdict, check, compare, matching_rows
 from sidtool.model.contract import Contract
 from sidtool.sid import Codes, SidSpace
+from tests.bundles import renamed
 from tests.model.conftest import SIZES, make_bundle, make_codebook, some_codes
 
 IDS = [f"item{n}" for n in range(20)]
@@ -41,7 +42,7 @@ def swapped() -> Codes:
 
 
 def test_same_identity_is_fine() -> None:
-    assert judge(OLD, OLD.renamed("other name")) == Verdict("same")
+    assert judge(OLD, renamed(OLD, "other name")) == Verdict("same")
 
 
 def test_additions_are_a_refresh() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.bundle.bundle import Bundle, verify
+from sidtool.bundle import Bundle, verify
 from sidtool.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.model.contract import Contract, open_bundle_copy, read_contract, write_contract
 from sidtool.prompt.prompts import HistoryPrompt

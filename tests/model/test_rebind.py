@@ -17,6 +17,7 @@ from sidtool.model.extend import extend
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.model.rebind import outlook, rebind
 from sidtool.sid import SidSpace
+from tests.bundles import renamed
 from tests.model.conftest import DIM, make_bundle, make_codebook, some_codes
 
 IDS = [f"item{n}" for n in range(20)]
@@ -105,7 +106,7 @@ def test_what_no_alignment_mends_needs_training(bundle: Bundle) -> None:
     for new in (wider, bare, strangers, shuffled):
         found = outlook(bundle, new)
         assert (found.kind, bool(found.message)) == ("retrain", True)
-    assert outlook(bundle, bundle.renamed("other")).kind == "works"
+    assert outlook(bundle, renamed(bundle, "other")).kind == "works"
 
 
 def test_what_is_refused_writes_nothing(model: Path, bundle: Bundle, tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from sidtool.bundle import Bundle, ItemMap
-from sidtool.bundle.store import stored_objects
-from sidtool.registry.remote import connect
+from sidtool.bundle.storage import Storage
 from sidtool.sid import SidSpace
 from tests.s3 import BUCKET, Wire
 
@@ -21,11 +20,11 @@ def test_ten_decodes_of_a_million_items_read_a_twentieth(s3: Wire, tmp_path: Pat
     Bundle.of(ItemMap.of(SidSpace(SIZES), ids, codes), None, "reassign", name="large").save(
         tmp_path / "large.zarr"
     )
-    shop = connect(f"s3://{BUCKET}/{uuid.uuid4().hex}/large.zarr")
-    objects = dict(stored_objects(str(tmp_path / "large.zarr")))
+    shop = Storage(f"s3://{BUCKET}/{uuid.uuid4().hex}/large.zarr")
+    objects = dict(Storage(tmp_path / "large.zarr").read_all())
     shop.put(objects)
     s3.requests.clear()
-    large = Bundle.open(shop.url)
+    large = Bundle.open(shop.location)
     for row in np.random.default_rng(1).integers(ITEMS, size=10).tolist():
         assert large.item_ids(large.space.spell(codes[row])) == [ids[row]]
     assert 0 < s3.bytes_read <= 0.05 * sum(map(len, objects.values()))

@@ -1,0 +1,103 @@
+"""Conditional writes: an object is written only if it is still as it was read.
+
+A local folder and memory:// use a lock, S3 conditional puts (If-None-Match, If-Match); other stores
+are compared before and after the write, which leaves a short window for a race.
+"""
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LOCK = ".lock"
+"""Lock file beside an object that is written conditionally to a local folder."""
+
+_MEMORY_LOCK = threading.Lock()
+"""memory:// lives in one process, so a lock of the process is enough."""
+
+_S3_CONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+"""S3's error codes for a condition that does not hold."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An object as it was read; a conditional write compares it with the current one."""
+
+    data: bytes
+    etag: str | None = None
+
+
+def take_snapshot(filesystem: Any, path: str) -> Snapshot | None:
+    """Read an object and its ETag; None if it does not exist."""
+    try:
+        # the ETag first: if the object changes in between, a write under this ETag fails
+        etag = filesystem.info(path).get("ETag")
+        return Snapshot(bytes(filesystem.cat_file(path)), etag)
+    except FileNotFoundError:
+        return None
+
+
+def write_if_unchanged(filesystem: Any, path: str, before: Snapshot | None, data: bytes) -> bool:
+    """Write an object if it equals `before` (None: if it does not exist); whether it was written."""
+    names = protocols(filesystem)
+    if "file" in names:
+        return _write_local(Path(path), before, data)
+    if "memory" in names:
+        with _MEMORY_LOCK:
+            return _compare_and_write(filesystem, path, before, data)
+    if "s3" in names:
+        return _write_s3(filesystem, path, before, data)
+    return _compare_and_write(filesystem, path, before, data)
+
+
+def protocols(filesystem: Any) -> tuple[str, ...]:
+    """The URL protocols of a file system."""
+    names = filesystem.protocol
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _compare_and_write(filesystem: Any, path: str, before: Snapshot | None, data: bytes) -> bool:
+    current = take_snapshot(filesystem, path)
+    if (current and current.data) != (before and before.data):
+        return False
+    try:
+        # "create" is a true condition on some stores, GCS among them
+        mode = "create" if before is None else "overwrite"
+        filesystem.pipe_file(path, data, mode=mode)
+    except FileExistsError:
+        return False
+    after = take_snapshot(filesystem, path)
+    return after is not None and after.data == data
+
+
+def _write_local(path: Path, before: Snapshot | None, data: bytes) -> bool:
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(LOCK).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
+        current = path.read_bytes() if path.exists() else None
+        if current != (before and before.data):
+            return False
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    return True
+
+
+def _write_s3(filesystem: Any, path: str, before: Snapshot | None, data: bytes) -> bool:
+    condition = {"IfNoneMatch": "*"} if before is None else {"IfMatch": before.etag}
+    try:
+        filesystem.pipe_file(path, data, **condition)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        response = getattr(error.__cause__, "response", None) or {}
+        if response.get("Error", {}).get("Code") in _S3_CONDITION_FAILED:
+            return False
+        raise
+    return True

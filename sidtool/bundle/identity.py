@@ -1,0 +1,116 @@
+"""The identity of a bundle: three SHA-256 digests over values.
+
+Storage order, chunks, compressors and container do not change them; name, version, dates, report
+and index are not part of them. docs/format.md specifies the digests.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.bundle.item_map import ItemMap
+from sidtool.quantize.codebook import Codebook
+from sidtool.sid import SidSpace
+
+_LOCATION_KEYS = ("model", "revision", "trust_remote_code", "probes")
+"""Keys of an encoder's recipe that its weights' digests make redundant."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """SHA-256 (hex) of the three parts of a bundle."""
+
+    space: str
+    codebook: str
+    items: str
+
+    @property
+    def digest(self) -> str:
+        """One SHA-256 over the three."""
+        return hashlib.sha256(f"{self.space}:{self.codebook}:{self.items}".encode()).hexdigest()
+
+    def to_json(self) -> dict[str, str]:
+        """The JSON object that is stored."""
+        return asdict(self) | {"digest": self.digest}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Identity":
+        """The identity that `to_json` wrote."""
+        return cls(value["space"], value["codebook"], value["items"])
+
+
+def identify(
+    space: SidSpace,
+    items: ItemMap,
+    codebook: Codebook | None,
+    recipe: Mapping[str, Any] | None,
+    policy: str,
+) -> Identity:
+    """Hash the values of a bundle."""
+    return Identity(
+        space=hashlib.sha256(canonical(space.to_json())).hexdigest(),
+        codebook=_hash_codebook(codebook, recipe, policy),
+        items=_hash_items(items),
+    )
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces: equal values give equal bytes. Refuses NaN and
+    infinities."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def codebook_arrays(codebook: Codebook) -> dict[str, NDArray[Any]]:
+    """A codebook's arrays by the names under which a bundle stores them."""
+    levels = {
+        f"codebook/level_{level}": centroids for level, centroids in enumerate(codebook.levels)
+    }
+    return levels | {f"codebook/encoder/{name}": array for name, array in codebook.encoder.items()}
+
+
+def item_arrays(items: ItemMap) -> dict[str, NDArray[Any]]:
+    """An item map's arrays by the names under which a bundle stores them, without the index."""
+    arrays: dict[str, NDArray[Any]] = {
+        "items/id_bytes": items.ids.data,
+        "items/id_offset": items.ids.offsets,
+        "items/sid": items.codes,
+        "items/retired": items.retired,
+    }
+    if items.titles is not None:
+        arrays["items/title_bytes"] = items.titles.data
+        arrays["items/title_offset"] = items.titles.offsets
+    return arrays
+
+
+def _hash_codebook(codebook: Codebook | None, recipe: Mapping[str, Any] | None, policy: str) -> str:
+    if recipe is not None and "weights" in recipe.get("encoder", {}):
+        encoder = {
+            key: value for key, value in recipe["encoder"].items() if key not in _LOCATION_KEYS
+        }
+        recipe = {**recipe, "encoder": encoder}
+    digest = hashlib.sha256(canonical({"recipe": recipe, "policy": policy}))
+    if codebook is not None:
+        for name, array in sorted(codebook_arrays(codebook).items()):
+            _update(digest, name, array)
+    return digest.hexdigest()
+
+
+def _hash_items(items: ItemMap) -> str:
+    digest = hashlib.sha256()
+    for name, array in item_arrays(items).items():
+        _update(digest, name.removeprefix("items/"), array)
+    return digest.hexdigest()
+
+
+def _update(digest: Any, name: str, array: NDArray[Any]) -> None:
+    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    digest.update(canonical([name, little_endian.dtype.str, list(array.shape)]))
+    digest.update(np.ascontiguousarray(little_endian).tobytes())

@@ -1,0 +1,66 @@
+"""Verification of a stored bundle: objects, root document, values, row order and index."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sidtool.bundle.bundle import Bundle, index_arrays
+from sidtool.bundle.identity import identify
+from sidtool.bundle.item_map import ItemMap
+from sidtool.bundle.storage import Storage
+from sidtool.bundle.zarr_group import ROOT, broken_objects, open_group
+from sidtool.errors import IntegrityError, SidtoolError
+
+
+def verify(location: str | Path) -> list[tuple[str, str]]:
+    """Everything that is wrong with a stored bundle: (object, reason); empty if it is intact.
+
+    Checks every stored object against its SHA-256, the manifest against its own, the values against
+    the identity, the order of the rows, and the index. Raises DataError if there is no bundle.
+    """
+    storage = Storage(location)
+    try:
+        manifest, arrays = open_group(storage)
+        broken = broken_objects(storage, manifest)
+    except IntegrityError as error:
+        return [(ROOT, str(error))]
+    return broken or _broken_values(Bundle(manifest, arrays))
+
+
+def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:
+    manifest = bundle.manifest
+    try:
+        items = bundle.items
+        bundle.space.check(items.codes)
+        identity = identify(
+            bundle.space, items, bundle.codebook, manifest.recipe, manifest.collisions.policy
+        )
+    except SidtoolError as error:
+        return [("values", str(error))]
+    broken = []
+    for part in ("space", "codebook", "items"):
+        digest, stored = getattr(identity, part), getattr(manifest.identity, part)
+        if digest != stored:
+            reason = f"{part} digest is {digest[:12]}…, the manifest says {stored[:12]}…"
+            broken.append((part, reason))
+    return broken + _broken_order(items) + _broken_index(bundle)
+
+
+def _broken_order(items: ItemMap) -> list[tuple[str, str]]:
+    broken = []
+    if (items.keys[1:] < items.keys[:-1]).any():
+        broken.append(("items/sid", "rows are not in lexicographic SID order"))
+    ties = np.flatnonzero(items.keys[1:] == items.keys[:-1]).tolist()
+    if any(items.ids[row] >= items.ids[row + 1] for row in ties):
+        broken.append(("items/id", "rows with equal SIDs are not in the order of their ids"))
+    return broken
+
+
+def _broken_index(bundle: Bundle) -> list[tuple[str, str]]:
+    expected = index_arrays(replace(bundle.items, stored_index=None))
+    return [
+        (name, "does not agree with the items")
+        for name, array in expected.items()
+        if name in bundle.arrays and not np.array_equal(array, bundle.arrays[name])
+    ]

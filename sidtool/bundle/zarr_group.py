@@ -1,0 +1,153 @@
+"""A bundle as a stored Zarr v3 group: arrays, and a root document with the manifest, written last.
+
+The root document holds the SHA-256 of every other object and of the manifest itself, and has
+exactly one spelling, so one flipped byte anywhere is detected. docs/format.md specifies the format.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from sidtool.bundle.arrays import StoredArrays
+from sidtool.bundle.identity import canonical
+from sidtool.bundle.manifest import FORMAT, Manifest
+from sidtool.bundle.storage import Storage
+from sidtool.bundle.zips import is_zip, write_zip
+from sidtool.errors import DataError, IntegrityError
+from sidtool.output import new_file, remove
+
+ROOT = "zarr.json"
+"""The root document. Its presence means that the bundle is complete."""
+
+CHUNK_BYTES = 1 << 22
+"""A larger array is cut into equal chunks of at most this size."""
+
+
+def open_group(storage: Storage) -> tuple[Manifest, StoredArrays]:
+    """The manifest and the arrays of a stored bundle; arrays are read when they are used.
+
+    Raises as `read_manifest` does.
+    """
+    manifest = read_manifest(storage)
+    return manifest, StoredArrays(storage, manifest)
+
+
+def read_manifest(storage: Storage) -> Manifest:
+    """The manifest of a stored bundle, checked against its own SHA-256.
+
+    Raises DataError if there is no bundle, IntegrityError if it is unfinished or damaged,
+    CompatibilityError if its format is newer than this version reads.
+    """
+    data = storage.read(ROOT)
+    if data is not None:
+        return parse_root(storage.location, data)
+    if storage.exists():
+        raise IntegrityError(f"{storage.location} has no {ROOT}: an unfinished or damaged bundle")
+    raise DataError(
+        f"no bundle at {storage.location}",
+        hint="a bundle is a .zarr folder or a .zarr.zip that build-codebook wrote",
+    )
+
+
+def parse_root(location: str, data: bytes) -> Manifest:
+    """The manifest in a root document. Raises IntegrityError unless it is spelled as `spell_root`
+    spells it."""
+    try:
+        attributes = json.loads(data)["attributes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{location}: {ROOT} is damaged ({type(error).__name__})") from error
+    if not isinstance(attributes, dict) or "sidtool" not in attributes:
+        raise IntegrityError(
+            f"{location} has no manifest: an unfinished bundle, or another Zarr group"
+        )
+    if data != spell_root(attributes["sidtool"]):
+        raise IntegrityError(
+            f"{location}: {ROOT} is damaged: the manifest differs from its own SHA-256"
+        )
+    return Manifest.from_json(attributes["sidtool"])
+
+
+def spell_root(manifest: Mapping[str, Any]) -> bytes:
+    """The bytes of the root document for a manifest as JSON."""
+    attributes = {"sidtool": manifest, "sidtool_sha256": _sha256(canonical(manifest))}
+    root = {"attributes": attributes, "node_type": "group", "zarr_format": 3}
+    text = json.dumps(root, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def write_group(folder: Path, arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> None:
+    """Write arrays, then the root document, into an empty folder.
+
+    Arrays are uncompressed chunks of whole rows, so that a reader can fetch single rows.
+    """
+    import zarr
+
+    store = zarr.storage.LocalStore(folder)
+    for name, array in arrays.items():
+        n_chunks = max(1, -(-array.nbytes // CHUNK_BYTES))  # rounded up
+        chunk_rows = max(1, -(-len(array) // n_chunks))
+        zarr.create_array(
+            store,
+            name=name,
+            data=array,
+            chunks=(chunk_rows, *array.shape[1:]),
+            compressors=None,
+            config={"write_empty_chunks": True},
+        )
+    commit(folder, manifest)
+
+
+def commit(folder: Path, manifest: Manifest) -> None:
+    """Write the root document of a folder whose arrays are complete."""
+    objects = {name: _sha256(data) for name, data in Storage(folder).read_all() if name != ROOT}
+    stored = manifest.to_json() | {"format": FORMAT, "objects": objects}
+    (folder / ROOT).write_bytes(spell_root(stored))
+
+
+@contextmanager
+def new_zip(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A folder to write a bundle into; it is packed into the zip `path` if the block succeeds."""
+    with new_file(path, force=force) as partial:
+        folder = partial.with_name(partial.name + ".d")
+        remove(folder)
+        folder.mkdir()
+        try:
+            yield folder
+            with partial.open("wb") as stream:
+                write_zip(stream, Storage(folder).read_all(), last=ROOT)
+        finally:
+            remove(folder)
+
+
+def broken_objects(storage: Storage, manifest: Manifest) -> list[tuple[str, str]]:
+    """Every stored object that differs from the manifest: (name, what is wrong)."""
+    stored = {name: _sha256(data) for name, data in storage.read_all()}
+    broken = [
+        (name, "missing" if name not in stored else "its SHA-256 differs from the manifest's")
+        for name, digest in sorted(manifest.objects.items())
+        if stored.get(name) != digest
+    ]
+    unlisted = stored.keys() - manifest.objects.keys() - {ROOT}
+    broken += [(name, "not in the manifest") for name in sorted(unlisted)]
+    if not broken and is_zip(storage.location) and not _is_canonical_zip(storage):
+        name = storage.location.rpartition("/")[2]
+        broken.append((name, "the zip's own records differ from those that its objects make"))
+    return broken
+
+
+def _is_canonical_zip(storage: Storage) -> bool:
+    with tempfile.TemporaryFile() as repacked, storage.open_file() as stored:
+        write_zip(repacked, storage.read_all(), last=ROOT)
+        repacked.seek(0)
+        expected = hashlib.file_digest(repacked, "sha256").digest()
+        return hashlib.file_digest(stored, "sha256").digest() == expected
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

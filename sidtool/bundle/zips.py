@@ -1,0 +1,59 @@
+"""Zip files of bundles: stored entries in a fixed order, so that equal objects give equal bytes and
+every object is one byte range."""
+
+import zipfile
+from collections.abc import Iterable
+from typing import IO
+
+Span = tuple[int, int]
+"""First and last byte (exclusive)."""
+
+_TIME = (1980, 1, 1, 0, 0, 0)
+_UNIX = 3
+_LOCAL_HEADER_BYTES = 30
+"""Length of a zip entry's header before its name."""
+
+
+def is_zip(location: str) -> bool:
+    """Whether a location's name is that of a zip."""
+    return location.endswith(".zip")
+
+
+def zip_directory(stream: IO[bytes]) -> dict[str, Span]:
+    """The byte range of each object in a zip that `write_zip` wrote, from its directory alone.
+
+    Raises ValueError if the zip has another layout, and what zipfile raises if it is damaged.
+    """
+    archive = zipfile.ZipFile(stream)
+    entries = archive.infolist()
+    starts = [
+        entry.header_offset + _LOCAL_HEADER_BYTES + len(entry.filename.encode())
+        for entry in entries
+    ]
+    stops = [start + entry.file_size for start, entry in zip(starts, entries, strict=True)]
+    # without extra fields, an entry's bytes end where the next header starts
+    headers = [*(entry.header_offset for entry in entries), archive.start_dir]
+    compressed = any(entry.compress_type for entry in entries)
+    if headers[0] != 0 or stops != headers[1:] or compressed:
+        raise ValueError("its layout is not that of a zip that sidtool writes")
+    names = (entry.filename for entry in entries)
+    return dict(zip(names, zip(starts, stops, strict=True), strict=True))
+
+
+def write_zip(stream: IO[bytes], objects: Iterable[tuple[str, bytes]], *, last: str) -> None:
+    """Pack objects, sorted by name, without compression; the object `last` goes to the end."""
+    last_data = None
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in objects:
+            if name == last:
+                last_data = data
+            else:
+                archive.writestr(_entry(name), data)
+        if last_data is not None:
+            archive.writestr(_entry(last), last_data)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, _TIME)
+    entry.create_system = _UNIX  # the same bytes on every system
+    return entry
