@@ -51,10 +51,11 @@ class TextItems:
 
     def newest(self, n: int) -> list[Segment]:
         """The last n items."""
+        separator = template(self.separator)
         segments: list[Segment] = []
         for number, item in enumerate(self.items[len(self) - n :]):
             if number:
-                segments.append(template(self.separator))
+                segments.append(separator)
             segments.extend(item)
         return segments
 

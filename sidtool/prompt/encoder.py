@@ -32,15 +32,20 @@ class PromptEncoder:
         for segment in segments:
             if segment.kind == "sid":
                 ids.extend([start + token for token in segment.sid_tokens])
-            elif segment.kind == "template":
-                ids.extend(self._template_ids(segment.text))
             else:
-                ids.extend(self._catalog_ids(segment.text))
+                ids.extend(self._text_ids(segment))
         return ids
 
     def length(self, segments: Sequence[Segment]) -> int:
         """Number of tokens in the segments."""
-        return len(self.ids(segments))
+        return sum(
+            len(segment.sid_tokens) if segment.kind == "sid" else len(self._text_ids(segment))
+            for segment in segments
+        )
+
+    def _text_ids(self, segment: Segment) -> tuple[int, ...]:
+        encode = self._template_ids if segment.kind == "template" else self._catalog_ids
+        return encode(segment.text)
 
     def _encode_template(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])

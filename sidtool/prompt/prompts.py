@@ -2,6 +2,7 @@
 one that contains a text."""
 
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from sidtool.errors import DataError
@@ -50,7 +51,7 @@ class HistoryPrompt(_JsonRecord):
     def __post_init__(self) -> None:
         _check_slot(self.template, HISTORY_SLOT)
 
-    @property
+    @cached_property
     def frame(self) -> PromptFrame:
         """The literal text around the history."""
         before, _, after = self.template.partition(HISTORY_SLOT)
@@ -75,7 +76,7 @@ class TextPrompt(_JsonRecord):
     def __post_init__(self) -> None:
         _check_slot(self.template, ITEM_SLOT)
 
-    @property
+    @cached_property
     def frame(self) -> PromptFrame:
         """The literal text around the query text."""
         before, _, after = self.template.partition(ITEM_SLOT)

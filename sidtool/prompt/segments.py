@@ -10,7 +10,7 @@ from functools import cache
 from typing import Literal
 
 from sidtool.errors import DataError
-from sidtool.prompt.tokens import SidTokens
+from sidtool.prompt.tokens import sid_token_indexes
 from sidtool.sid import Codes, SidSpace
 
 MAX_TEXT_CHARACTERS = 400
@@ -21,7 +21,7 @@ Span = tuple[int, int]
 """Start and stop of catalog text within a text, in characters."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A piece of a prompt: `text` of a template or of the catalog, or SID tokens.
 
@@ -51,21 +51,11 @@ def shorten(text: str) -> str:
     return cut.rpartition(" ")[0] or cut
 
 
-def sids(space: SidSpace, codes: Codes) -> Segment:
-    """(n, levels) codes as n consecutive SIDs, each between begin and end token if the space has
-    them."""
-    return _sid_segment(space, codes, markers=True)
-
-
-def bare_sids(space: SidSpace, codes: Codes) -> Segment:
-    """(n, levels) codes as n consecutive SIDs without begin and end tokens."""
-    return _sid_segment(space, codes, markers=False)
-
-
-def _sid_segment(space: SidSpace, codes: Codes, *, markers: bool) -> Segment:
-    # (n, levels [+ 2]) -> one flat run of tokens
-    sid_tokens = SidTokens(space, 0).ids(codes, markers=markers).ravel()
-    return Segment("sid", sid_tokens=tuple(sid_tokens.tolist()))
+def sids(space: SidSpace, codes: Codes, *, markers: bool = True) -> Segment:
+    """(n, levels) codes as n consecutive SIDs, with `markers` each between begin and end token if
+    the space has them."""
+    indexes = sid_token_indexes(space, codes, markers=markers)
+    return Segment("sid", sid_tokens=tuple(indexes.ravel().tolist()))
 
 
 def begin(space: SidSpace) -> Segment:

@@ -1,7 +1,6 @@
-"""Token ids of semantic IDs, by arithmetic: id = start + the code's place in the token block.
+"""Token ids of semantic IDs by arithmetic: the start of the token block plus an offset.
 
-Knows where a tokenizer put the block; knows nothing of text (adding offsets takes 0.5 us for a
-20-item history, tokenizing it 225 us)."""
+Adding offsets takes 0.5 us for a history of 20 items, tokenizing its text 225 us."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,43 +11,52 @@ from numpy.typing import NDArray
 from sidtool.sid import Codes, SidSpace
 
 
+def sid_token_indexes(space: SidSpace, codes: Codes, *, markers: bool = True) -> NDArray[np.int64]:
+    """(n, levels) codes -> (n, levels [+ 2]) int64 indexes into `space.tokens`.
+
+    With `markers`, each SID stands between begin and end token if the space has them."""
+    indexes = codes + space.offsets
+    if not (markers and space.has_markers):
+        return indexes
+    wrapped = np.empty((len(codes), space.levels + 2), dtype=np.int64)
+    wrapped[:, 0] = space.n_codes
+    wrapped[:, 1:-1] = indexes
+    wrapped[:, -1] = space.n_codes + 1
+    return wrapped
+
+
 @dataclass(frozen=True)
 class SidTokens:
-    """The token block of a space in one tokenizer: `start` is the id of the first level's code 0."""
+    """The tokens of a space in one tokenizer: a block of ids that begins at `start`."""
 
     space: SidSpace
     start: int
 
     @property
     def stop(self) -> int:
-        """One past the last id of the block, markers included."""
+        """One past the last id of the block, begin and end token included."""
         return self.start + len(self.space.tokens)
 
     @cached_property
     def level_starts(self) -> NDArray[np.int64]:
-        """(levels,) int64: the id of each level's code 0."""
+        """(levels,) int64: the id of code 0 of each level."""
         return self.space.offsets + self.start
 
     @property
     def begin(self) -> int | None:
-        """Id of the begin marker, or None."""
+        """Id of the begin token, or None."""
         return self.start + self.space.n_codes if self.space.has_markers else None
 
     @property
     def end(self) -> int | None:
-        """Id of the end marker, or None."""
+        """Id of the end token, or None."""
         return self.start + self.space.n_codes + 1 if self.space.has_markers else None
 
     def ids(self, codes: Codes, *, markers: bool = True) -> NDArray[np.int64]:
-        """(n, levels) codes -> (n, levels [+ 2]) int64 token ids, wrapped in markers where the
-        space has them."""
-        ids = codes.astype(np.int64) + self.level_starts
-        if not (markers and self.begin is not None and self.end is not None):
-            return ids
-        edge = np.ones((len(codes), 1), dtype=np.int64)
-        return np.concatenate([edge * self.begin, ids, edge * self.end], axis=1)
+        """(n, levels) codes -> (n, levels [+ 2]) int64 token ids, with `markers` between begin and
+        end token if the space has them."""
+        return sid_token_indexes(self.space, codes, markers=markers) + self.start
 
     def codes(self, ids: NDArray[np.int64]) -> Codes:
-        """(n, levels) token ids without markers -> (n, levels) codes: the inverse of
-        `ids(markers=False)`."""
+        """(n, levels) ids of code tokens -> (n, levels) codes."""
         return (ids - self.level_starts).astype(np.uint16)

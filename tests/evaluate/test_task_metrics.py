@@ -15,7 +15,7 @@ from sidtool.evaluate.task_metrics import evaluate_questions
 from sidtool.evaluate.text_answers import exact_match, normalized, token_f1
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.encoder import prompt_encoder
-from sidtool.prompt.segments import Segment, bare_sids, begin, catalog, end, sids, template
+from sidtool.prompt.segments import Segment, begin, catalog, end, sids, template
 from sidtool.recommend.score import score_sids
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
@@ -39,7 +39,7 @@ def to_sid(
     loaded: LoadedModel, text: str, row: int, group: tuple[object, ...] | None = None
 ) -> Question:
     space = loaded.bundle.space
-    places = bare_sids(space, loaded.bundle.items.codes[row : row + 1]).sid_tokens
+    places = sids(space, loaded.bundle.items.codes[row : row + 1], markers=False).sid_tokens
     prompt = (template("Title: "), catalog(text), template("\nSID:"), begin(space))
     return Question(
         prompt, (Segment("sid", sid_tokens=places), end(space), template("<eos>")), group
@@ -127,7 +127,9 @@ def test_a_whole_history_is_evaluated_by_its_last_item(loaded: LoadedModel) -> N
     space, codes = loaded.bundle.space, loaded.bundle.items.codes
     whole = Question((), (sids(space, codes[[3, 8, 5]]), template("")))
     cut = (sids(space, codes[[3, 8]]), begin(space))
-    asked = Question(cut, (Segment("sid", sid_tokens=bare_sids(space, codes[5:6]).sid_tokens),))
+    asked = Question(
+        cut, (Segment("sid", sid_tokens=sids(space, codes[5:6], markers=False).sid_tokens),)
+    )
     assert (
         evaluate_questions(loaded, "t", [whole]).metrics
         == evaluate_questions(loaded, "t", [asked]).metrics
