@@ -64,6 +64,14 @@ class LeafFilter:
             edges = np.searchsorted(self.allowed.positions, edges)
         return distinct[denied_items == edges[1] - edges[0]]
 
+    def eligible(self) -> NDArray[np.int64]:
+        """The item index of all items that pass the filter."""
+        positions = np.arange(self.trie.n_items, dtype=np.int64)
+        if self.allowed is not None:
+            positions = self.allowed.positions
+        positions = positions[~_member(positions, self.denied)]
+        return positions if self.trie.rows is None else self.trie.rows[positions]
+
     def items(self, leaf: int) -> NDArray[np.int64]:
         """The item index of a SID's items that pass the filter, ascending."""
         first, stop = leaf, leaf + 1

@@ -88,9 +88,8 @@ class QuerySession:
         titles = None
         if self.history_prompt.history_as == "title":
             titles = [items.title(index) for index in history.tolist()]
-        return history_prompt_ids(
-            self.history_prompt, self.tokenizer, self.tokens, items.codes[history], titles
-        )
+        codes = items.codes[history]  # (items, levels)
+        return history_prompt_ids(self.history_prompt, self.tokenizer, self.tokens, codes, titles)
 
     def from_text(self, text: str) -> list[int]:
         """The prompt for the item that a text describes. Raises DataError if the model was not
@@ -113,16 +112,10 @@ class QuerySession:
         return LeafFilter.of(self.trie, allowed, np.concatenate(denied))
 
     def search(
-        self,
-        model: Any,
-        queries: Sequence[Query],
-        *,
-        k: int,
-        num_beams: int,
-        token_budget: int | None = None,
+        self, model: Any, queries: Sequence[Query], *, k: int, num_beams: int
     ) -> "list[BeamResult]":
-        """The k best SIDs of each query by beam search, all queries together."""
-        from sidtool.recommend.beam import TOKEN_BUDGET, beam_search
+        """The k best SIDs of each query by beam search."""
+        from sidtool.recommend.beam import beam_search
 
         return beam_search(
             model,
@@ -133,7 +126,6 @@ class QuerySession:
             k=k,
             normalize=self.normalize,
             filters=[query.leaf_filter for query in queries],
-            token_budget=token_budget or TOKEN_BUDGET,
         )
 
     def rank(
@@ -148,23 +140,25 @@ class QuerySession:
         progress: Progress | None = None,
     ) -> NDArray[np.int64]:
         """(n, k) int64: the k best SIDs of each query as leaves of the trie, best first; -1 where
-        there are no more. Queries are read `window` at a time (default WINDOW)."""
+        there are no more. Queries are read `window` (WINDOW) at a time."""
         parts = [np.zeros((0, k), dtype=np.int64)]
-        for group in in_windows(queries, window or WINDOW, total, progress):
-            ranked = np.full((len(group), k), -1, dtype=np.int64)
-            results = self.search(model, group, k=k, num_beams=num_beams)
+        for batch in in_windows(queries, window or WINDOW, total, progress):
+            ranked = np.full((len(batch), k), -1, dtype=np.int64)
+            results = self.search(model, batch, k=k, num_beams=num_beams)
             for row, result in zip(ranked, results, strict=True):
                 row[: len(result.leaves)] = result.leaves
             parts.append(ranked)
         return np.concatenate(parts)
 
     def score(
-        self, model: Any, prompts: Sequence[Sequence[int]], candidates: ItemIndex
+        self, model: Any, queries: Sequence[Query], candidates: ItemIndex
     ) -> NDArray[np.float32]:
-        """(prompts, candidates) float32: the exact score of each candidate item."""
+        """(queries, candidates) float32: the exact score of each candidate item, whatever the
+        filters."""
         from sidtool.recommend.score import score_sids
 
-        codes = self.bundle.items.codes[candidates]
+        prompts = [query.prompt for query in queries]
+        codes = self.bundle.items.codes[candidates]  # (candidates, levels)
         return score_sids(
             model, prompts, codes, self.tokens, normalize=self.normalize, trie=self.trie
         )

@@ -13,7 +13,7 @@ from sidtool.output import partial_path, refuse_existing
 
 @dataclass(frozen=True)
 class Request:
-    """What to recommend from: a history of item ids, oldest first, or a text, or a ready prompt.
+    """What to recommend from: a history of item ids, oldest first, or a text.
 
     A text is queried without the history, which then only counts as seen items. `deny` items are
     never recommended; if `allow` is given, no others are."""
@@ -22,7 +22,6 @@ class Request:
     history: tuple[str, ...] = ()
     allow: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
-    prompt: tuple[int, ...] | None = None
     text: str | None = None
 
     @classmethod

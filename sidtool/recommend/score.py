@@ -35,7 +35,6 @@ def score_sids(
     *,
     normalize: Normalize = "level",
     trie: Trie | None = None,
-    token_budget: int = TOKEN_BUDGET,
 ) -> NDArray[np.float32]:
     """(prompts, candidates) float32: the log-probability of each of (m, levels) candidate SIDs
     after each prompt.
@@ -63,7 +62,7 @@ def score_sids(
         if trie is not None and normalize == "trie":
             catalog = trie_arrays(trie, model.device)
         capacity = min(CANDIDATES, len(distinct)) * (tokens.space.levels - 1)
-        for batch in batches([len(prompt) for prompt in prompts], capacity, token_budget):
+        for batch in batches([len(prompt) for prompt in prompts], capacity, TOKEN_BUDGET):
             tree = TokenTree(
                 model, [prompts[index] for index in batch], capacity=capacity, head=head
             )

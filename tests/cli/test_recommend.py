@@ -295,7 +295,7 @@ def test_an_option_that_would_change_nothing_is_refused(road: Road, tmp_path: Pa
         assert f"{option[0]} means nothing with --task" in refused(
             2, *ask, "--task", "next-item", *option
         )
-    assert "1 or more" in refused(2, *ask, "--num-beams", 0)
+    assert "at least 1" in refused(2, *ask, "--num-beams", 0)
     assert "50 beams in place of 10" in done(*ask, "--num-beams", 10).err
 
 

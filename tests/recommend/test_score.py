@@ -22,6 +22,7 @@ def test_scores_are_those_of_whole_sequences(
     architecture: str, normalize: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(score_module, "CANDIDATES", 7)
+    monkeypatch.setattr(score_module, "TOKEN_BUDGET", 120)
     _, tokens = make((4, 5, 6), 3)
     model = tiny_model(architecture, vocab_size=vocabulary(tokens), tied=False)
     candidates = catalog(
@@ -30,7 +31,7 @@ def test_scores_are_those_of_whole_sequences(
     candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
     rng = np.random.default_rng(5)
     prompts = [prompt(rng, length) for length in (4, 20, 9)]
-    found = score_sids(model, prompts, candidates, tokens, normalize=normalize, token_budget=120)
+    found = score_sids(model, prompts, candidates, tokens, normalize=normalize)
     assert found.shape == (3, 40)
     for row, ids in zip(found, prompts, strict=True):
         np.testing.assert_allclose(
@@ -46,15 +47,16 @@ def test_scores_equal_those_of_the_beam() -> None:
     np.testing.assert_allclose(found[0], beam.scores, atol=1e-4)
 
 
-def test_over_the_trie_scores_are_those_of_the_beam_and_strangers_are_impossible() -> None:
+def test_over_the_trie_scores_are_those_of_the_beam_and_unknown_sids_are_impossible(
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.setattr(score_module, "TOKEN_BUDGET", 120)
     trie, tokens = make((4, 5, 6), 60)
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
     all_codes = trie.leaf_codes(np.arange(trie.n_leaves))
     candidates = catalog((4, 5, 6), 40, 9, repeats=True)
     candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
-    found = score_sids(
-        model, [[9, 8, 7], [9]], candidates, tokens, normalize="trie", trie=trie, token_budget=120
-    )
+    found = score_sids(model, [[9, 8, 7], [9]], candidates, tokens, normalize="trie", trie=trie)
     known = (candidates[:, None] == all_codes).all(-1).any(1)
     assert 0 < known.sum() < len(known)
     assert (found[:, ~known] == -np.inf).all()
