@@ -83,3 +83,25 @@ def test_the_results_table_reads_stored_results() -> None:
         lines = results_table(json.loads((folder / name).read_text())).splitlines()
         assert lines[2].startswith("| sidtool | 3 | 0.")
         assert "95% interval" in lines[-1]
+
+
+@pytest.mark.slow
+def test_sasrec_reads_the_split_of_a_recipe(
+    data: Path,
+    recipe_folder: Path,
+    tmp_path: Path,
+    commands: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import sasrec
+    from recipe import Dataset, Recipe, RecipeRun
+
+    run = RecipeRun(recipe=recipe_folder, encoder=tmp_path / "encoder")
+    recipe = Recipe(Dataset.open(data), run, tmp_path / "work")
+    bundle = recipe.bundle()
+    examples = recipe.training_examples(bundle)
+    options = ["-o", str(tmp_path / "sasrec.json"), "--epochs", "2", "--width", "8"]
+    monkeypatch.setattr(sys, "argv", ["sasrec.py", str(bundle), str(examples), *options])
+    sasrec.main()
+    assert "| 0 | 0." in capsys.readouterr().out
