@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool import Bundle
-from sidtool.data.examples import read_events, read_examples
+from sidtool.data.split_files import open_split
 from sidtool.data.splits import Example, UserSequence
 from sidtool.evaluate.baselines import Catalog
 from sidtool.evaluate.metrics import averages, find_targets, metric_names, metric_values
-from sidtool.sft.make_sft import side_files
 
 KS = (1, 5, 10, 20, 50)
 
@@ -54,14 +53,14 @@ class CatalogExamples:
     test: Part
 
 
-def read_catalog_examples(bundle: Path, training_examples: Path) -> CatalogExamples:
-    """The split that lies beside a file of training examples, over the active items of a bundle."""
+def read_catalog_examples(bundle: Path, split: Path) -> CatalogExamples:
+    """A split folder (or a file of events) over the active items of a bundle."""
     items = Bundle.open(bundle).items
-    files = side_files(training_examples)
-    events = tuple(read_events(files["events"]))
+    parts = open_split(split)
+    events = parts.train
     active = np.flatnonzero(~items.retired).tolist()
     catalog = Catalog.of([items.ids[row] for row in active], [user.items for user in events])
     train = [catalog.index_of(user.items) for user in events]
-    valid = Part.of(tuple(read_examples(files["valid"])), catalog)
-    test = Part.of(tuple(read_examples(files["test"])), catalog)
+    valid = Part.of(parts.valid, catalog)
+    test = Part.of(parts.test, catalog)
     return CatalogExamples(catalog, events, train, valid, test)

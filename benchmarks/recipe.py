@@ -109,6 +109,12 @@ class Recipe:
         template = self.dataset.text_template
         return [] if template is None else ["--text", template]
 
+    def split(self) -> Path:
+        """The split that every later step uses."""
+        split = self.work / "split"
+        options = self.dataset.split_options()
+        return self.steps.run(split, "split", self.dataset.interactions, "-o", split, *options)
+
     def bundle(self) -> Path:
         """The bundle that every model of this run uses."""
         if self.run.bundle is not None:
@@ -119,13 +125,13 @@ class Recipe:
         """Build a bundle of the data set's items."""
         options = [*self.text_options(), "--config", self.config("codebook"), *self.vectors()]
         if self.run.cooccurrence:
-            options += ["--interactions", self.dataset.interactions, *self.dataset.split_options()]
+            options += ["--interactions", self.split()]
         command = ["build-codebook", self.dataset.items, "-o", bundle, *options, *further_options]
         return self.steps.run(bundle, *command)
 
     def part_file(self, part: str) -> Path:
         """The held-out users of a part of the split."""
-        return self.work / "sft" / f"{part}.jsonl"
+        return self.split() / f"{part}.jsonl"
 
     def vectors(self) -> list[object]:
         """The options that say where item vectors come from."""
@@ -152,9 +158,9 @@ class Recipe:
         # every seed has the same tokenizer; this model does not depend on the seeds of the run
         model = self.initial_model(bundle, 0)
         examples = self.work / "sft" / "train.jsonl"
-        data = [self.dataset.items, self.dataset.interactions]
-        options = ["--model", model, "--config", self.config("sft"), *self.dataset.split_options()]
-        self.steps.run(examples, "make-sft", bundle, *data, "-o", examples, *options)
+        inputs = [bundle, self.dataset.items, self.split()]
+        options = ["--model", model, "--config", self.config("sft")]
+        self.steps.run(examples, "make-sft", *inputs, "-o", examples, *options)
         return examples
 
     def train(self, bundle: Path, seed: int, teachers: Sequence[Path] = ()) -> Path:
@@ -172,11 +178,12 @@ class Recipe:
     def evaluate(self, model: Path) -> dict[str, Any]:
         """The metrics of a model on the users of the chosen part."""
         metrics = model.parent / f"metrics-{self.run.on}.json"
-        examples = self.part_file(self.run.on)
-        options: list[object] = ["--exclude-seen"] if self.dataset.exclude_seen else []
+        options: list[object] = ["--on", self.run.on]
+        if self.dataset.exclude_seen:
+            options.append("--exclude-seen")
         if self.config("evaluate").exists():
             options += ["--config", self.config("evaluate")]
-        command = ("evaluate", model, examples, *options, "--json")
+        command = ("evaluate", model, self.split(), *options, "--json")
         self.steps.run(metrics, *command, save_stdout=True)
         return json.loads(metrics.read_text(encoding="utf-8"))
 
@@ -210,7 +217,7 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
         "baselines": baselines,
         "n": first["n"],
         "settings": first["settings"],
-        "protocol": lineage["protocol"],
+        "protocol": lineage["split"]["protocol"],
         "leaked_events": lineage["held_out_events"],
         "bundle": Bundle.open(str(bundle)).identity.digest,
         "shared_seconds": recipe.steps.seconds("bundle", "initial-0", "sft", "teacher"),
@@ -226,7 +233,7 @@ def _seed(recipe: Recipe, seed: int, evaluation: dict[str, Any]) -> dict[str, An
 
 def tuned_item_knn(recipe: Recipe, bundle: Path) -> dict[str, Any]:
     """Item-kNN with the settings that are best on validation, measured on the chosen part."""
-    examples = read_catalog_examples(bundle, recipe.work / "sft" / "train.jsonl")
+    examples = read_catalog_examples(bundle, recipe.split())
     exclude_seen = recipe.dataset.exclude_seen
     valid = examples.valid.examples
     sample = valid[:: max(1, len(valid) // TUNING_USERS)]

@@ -1,9 +1,9 @@
 """Train SASRec with full cross-entropy, a model with item ids, on the same split and with the same
 metrics as sidtool's models.
 
-    python benchmarks/sasrec.py BUNDLE EXAMPLES -o OUT.json [--seeds 0 1 2] [--dropout 0.5 0.3]
+    python benchmarks/sasrec.py BUNDLE SPLIT -o OUT.json [--seeds 0 1 2] [--dropout 0.5 0.3]
 
-EXAMPLES is the file that make-sft wrote. The epoch and, with the first seed, the dropout are
+SPLIT is a folder that `sidtool split` wrote. The epoch and, with the first seed, the dropout are
 selected by NDCG@10 over all validation users; test is read once, at the end. A seed that OUT holds
 is not run again. (W.-C. Kang, J. McAuley, ICDM 2018; the loss over all items as in A. Klenitskiy,
 A. Vasilev, RecSys 2023.) Two simplifications: sequences are padded on the right, so positions count
@@ -180,7 +180,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("examples", type=Path)
+    parser.add_argument("split", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.5])
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=90.0, help="at most, per training")
     args = parser.parse_args()
     torch.set_flush_denormal(True)
-    examples = read_catalog_examples(args.bundle, args.examples)
+    examples = read_catalog_examples(args.bundle, args.split)
     names = ("width", "learning_rate", "epochs", "every", "patience", "minutes", "keep_seen")
     settings = {name: getattr(args, name) for name in names} | {"length": LENGTH, "batch": BATCH}
     result: dict[str, Any] = {"settings": settings, "seeds": []}

@@ -118,7 +118,7 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
     )
     asked = (Example("nobody", ("i0",), "i1", 1),)
     items = Items(ids, ids, ids, {}, "{title}", "speed")
-    split = Split("leave-one-out", users, asked, asked, {"protocol": "leave-one-out"})
+    split = Split("leave-one-out", users, asked, asked)
     options = SftOptions({case.task: 1.0}, max_length=256, history_length=20)
     make_sft(bundle, items, split, folder / "sft" / "train.jsonl", options, tokenizer=tokenizer)
     return folder / "base+sid", folder / "sft" / "train.jsonl"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.data.tables import digest_strings
+from sidtool.data.digests import digest_strings
 from sidtool.data.vectors import check_finite
 from sidtool.errors import CompatibilityError, DataError, UsageError
 from sidtool.output import keep_array, kept_array

@@ -55,9 +55,7 @@ def make_split(users: int = 60, seed: int = 0, longest: int = 14) -> Split:
         train.append(UserSequence(user, items[: n - 2], tuple(range(n - 2))))
         valid.append(Example(user, items[: n - 2], items[n - 2], n - 2))
         test.append(Example(user, items[: n - 1], items[n - 1], n - 1))
-    return Split(
-        "leave-one-out", tuple(train), tuple(valid), tuple(test), {"protocol": "leave-one-out"}
-    )
+    return Split("leave-one-out", tuple(train), tuple(valid), tuple(test))
 
 
 @pytest.fixture(scope="session")

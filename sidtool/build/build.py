@@ -19,9 +19,9 @@ from sidtool.build.sources import Way, material
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.manifest import library_versions, now
+from sidtool.data.digests import digest_strings
 from sidtool.data.items import Items
 from sidtool.data.splits import Split
-from sidtool.data.tables import digest_strings
 from sidtool.data.vectors import VectorSource
 from sidtool.embed import Encoder, embed
 from sidtool.errors import DataError, SidtoolWarning, UsageError

@@ -5,12 +5,12 @@ Knows which signal enters where; how pairs are counted, fused or learned from is
 rooms."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from sidtool.data.cooccurrence import Together, met_together
+from sidtool.data.cooccurrence import Cooccurrence, count_cooccurrence
 from sidtool.data.splits import Split
 from sidtool.data.vectors import VectorSource
 from sidtool.errors import DataError, UsageError
@@ -35,7 +35,7 @@ class Material:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """What the recipe records beside the codebook's own facts: of the training part alone."""
     source: Mapping[str, Any] = field(default_factory=dict)
-    """What is recorded beside the identity: of the whole file."""
+    """What is recorded outside the identity: the split, with what it holds out."""
 
 
 def material(
@@ -57,17 +57,16 @@ def material(
     for vectors in sources:
         if len(vectors) != len(ids):
             raise DataError(f"{len(vectors)} vectors for {len(ids)} items")
-    together = (
-        None if split is None else met_together(split, ids, window=blend.window, decay=blend.decay)
-    )
-    given = _fused(sources, weights, blend, None if signal == "contrastive" else together, seed)
-    if split is None or together is None:
-        return given
+    if split is None:
+        return _fused(sources, weights, blend, None, seed)
+    pairs = count_cooccurrence(split, ids, window=blend.window, decay=blend.decay)
+    fused_pairs = None if signal == "contrastive" else pairs
+    given = _fused(sources, weights, blend, fused_pairs, seed)
     return replace(
         given,
-        pairs=None if signal == "fused" else Pairs.of(together.counts),
-        recipe={"signal": {"way": signal, **together.facts}},
-        source={"interactions": split.facts},
+        pairs=None if signal == "fused" else Pairs.of(pairs.counts),
+        recipe={"signal": {"way": signal, **asdict(pairs.record)}},
+        source={"split": split.reference.to_json()},
     )
 
 
@@ -75,17 +74,17 @@ def _fused(
     sources: Sequence[Vectors | VectorSource],
     weights: Sequence[float],
     blend: Blend,
-    together: Together | None,
+    cooccurrence: Cooccurrence | None,
     seed: int,
 ) -> Material:
-    if together is None and len(sources) == 1 and blend.text_dim is None:
+    if cooccurrence is None and len(sources) == 1 and blend.text_dim is None:
         return Material(VectorSource.of(sources[0]))
     arrays = [_whole(VectorSource.of(vectors)) for vectors in sources]
     fusion, joined = join_sources(arrays, weights, blend), np.concatenate(arrays, axis=1)
-    if together is None:
+    if cooccurrence is None:
         return Material(VectorSource.of(fuse(fusion.arrays, fusion.facts, joined)), fusion)
-    signal = factors(ppmi(together.counts), blend.signal_dim, seed)
-    fusion, fused = join_signal(fusion, joined, signal, together.events, blend)
+    signal = factors(ppmi(cooccurrence.counts), blend.signal_dim, seed)
+    fusion, fused = join_signal(fusion, joined, signal, cooccurrence.events, blend)
     return Material(VectorSource.of(fused), fusion)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sidtool.cli import options, split
+from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.inputs import open_weighted, read_side_by_side
 from sidtool.cli.models import assignments
@@ -39,22 +39,15 @@ def build_codebook(
     interactions: Annotated[
         Path | None,
         typer.Option(
-            help="Events: which items people meet together shapes the codes; training part only."
+            metavar="SPLIT",
+            help="Split folder (or events, split by leave-one-out). Item co-occurrence in its "
+            "training part is used to build the codebook.",
         ),
     ] = None,
     signal: Annotated[
         str,
         typer.Option(help="How they enter: fused vectors, a contrastive loss (rq-vae), or both."),
     ] = "fused",
-    protocol: split.Protocol = "leave-one-out",
-    valid: split.Valid = None,
-    test: split.Test = None,
-    hold_back: split.HoldBack = None,
-    valid_from: split.ValidFrom = None,
-    test_from: split.TestFrom = None,
-    user_column: split.UserColumn = None,
-    item_column: split.ItemColumn = None,
-    order_column: split.OrderColumn = None,
     method: Annotated[str, typer.Option(help="How vectors are quantized.")] = "rq-kmeans",
     balanced: Annotated[
         bool | None,
@@ -119,6 +112,7 @@ def build_codebook(
     from sidtool.build.build import Plan
     from sidtool.build.build import build_codebook as build
     from sidtool.data.items import read_items
+    from sidtool.data.split_files import open_split
     from sidtool.embed import Encoder
     from sidtool.quantize.fusion import BLEND, Blend
 
@@ -161,10 +155,7 @@ def build_codebook(
         text_template=text,
         on_empty=on_empty,  # type: ignore[arg-type]
     )
-    columns = {"user_column": user_column, "item_column": item_column, "order_column": order_column}
-    events = split.read_optional(
-        interactions, protocol, (valid, test), (valid_from, test_from), columns, hold_back
-    )
+    events = open_split(interactions) if interactions else None
     if events is None and signal != "fused":
         raise UsageError(f"--signal {signal} needs --interactions")
     if events is None and (idle := fusing.keys() - {"text_dim"}):

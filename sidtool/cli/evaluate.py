@@ -1,7 +1,7 @@
 """The evaluate command."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -9,18 +9,22 @@ from sidtool.cli import inference, options
 from sidtool.cli.console import next_step, note, progress, say_json, say_table, say_table_aside
 from sidtool.cli.evaluate_task import evaluate_task, say_task
 from sidtool.cli.inputs import read_ids
-from sidtool.errors import DataError, UsageError
+from sidtool.errors import UsageError
 
 
 def evaluate(
     model: options.Model,
-    test: Annotated[
+    split: Annotated[
         Path | None,
         typer.Argument(
-            help="Test users that make-sft wrote; the training events lie beside. With --task "
-            "also rows."
+            metavar="SPLIT",
+            help="Folder that `sidtool split` wrote, or a file of events (split by leave-one-out). "
+            "With --task, also a file of training examples.",
         ),
     ] = None,
+    on: Annotated[
+        Literal["test", "valid"], typer.Option(help="Part of the split to evaluate on.")
+    ] = "test",
     task: Annotated[
         str | None,
         typer.Option(help="Measure this task in place of recommending: one of make-sft's."),
@@ -42,9 +46,6 @@ def evaluate(
         str | None, typer.Option(help="Column of item ids in the catalog.")
     ] = None,
     title_column: Annotated[str | None, typer.Option(help="Column of titles.")] = None,
-    events: Annotated[
-        Path | None, typer.Option(help="Training events, if not those beside the test users.")
-    ] = None,
     num_beams: inference.NumBeams = 50,
     exclude_seen: inference.ExcludeSeen = False,
     limit: Annotated[
@@ -75,13 +76,14 @@ def evaluate(
     With --task, measure how well it does one task: exact and prefix accuracy and retrieval where
     the answer is a SID, exact match, token F1 and perplexity where it is a text."""
     from sidtool.cli.models import numbers
-    from sidtool.data.examples import read_events, read_examples
+    from sidtool.data.split_files import open_split
     from sidtool.evaluate.evaluation import (
         EvaluationOptions,
         check_thresholds,
         evaluate_examples,
     )
     from sidtool.evaluate.metrics import check_names, metric_names
+    from sidtool.model.split_check import check_model_split
 
     minima = numbers(minimum, option="--fail-under")
     if limit is not None and limit < 1:
@@ -95,7 +97,7 @@ def evaluate(
         "--id-column": id_column,
         "--title-column": title_column,
     }
-    of_recommending = {"--events": events, "--exclude-seen": exclude_seen or None}
+    of_recommending = {"--exclude-seen": exclude_seen or None}
     if task is None:
         _refuse_idle(of_tasks, "without --task")
     else:
@@ -104,9 +106,11 @@ def evaluate(
         raise UsageError(f"--num-beams must be at least 1, not {num_beams}")
     if task is not None:
         measured = evaluate_task(
+            model,
             inference.load_model(model, bundle, device, dtype, trust_remote_code),
             task,
-            test,
+            split,
+            on,
             items,
             only=_ids(only_items),
             field=field,
@@ -121,31 +125,21 @@ def evaluate(
             say_json(measured.to_json())
         say_task(measured, aside=json)
         return check_thresholds(measured, minima)
-    if test is None:
-        raise UsageError(
-            "there is nothing to measure", hint="give the test users that make-sft wrote, or --task"
-        )
+    if split is None:
+        raise UsageError("there is nothing to evaluate on", hint="give a split, or --task")
     check_names(minima, metric_names())
-    examples = list(read_examples(test))
-    if limit is not None and limit < len(
-        examples
-    ):  # the first of a file may be the oldest, or an alphabet's
-        examples = [examples[at * len(examples) // limit] for at in range(limit)]
-    if events is not None and not events.exists():
-        raise DataError(f"no training events at {events}")
-    beside = events or test.with_name(
-        test.name.replace("test", "events").replace("valid", "events")
-    )
-    sequences = list(read_events(beside)) if beside != test and beside.exists() else None
-    if sequences is None:
-        where = "for these questions (--events names them)" if beside == test else f"at {beside}"
-        note(f"[yellow]no training events {where}: no baselines and no slices[/]")
+    held_out = open_split(split)
+    examples = held_out.test if on == "test" else held_out.valid
+    if limit is not None and limit < len(examples):
+        # evenly spread, for the first users of a file may be the oldest
+        examples = tuple(examples[at * len(examples) // limit] for at in range(limit))
     served = inference.load_model(model, bundle, device, dtype, trust_remote_code)
+    check_model_split(model, served.contract, served.bundle, str(split), held_out.reference)
     with progress("evaluate") as report:
         found = evaluate_examples(
             served,
             examples,
-            sequences,
+            held_out.train,
             EvaluationOptions(num_beams=num_beams, exclude_seen=exclude_seen, seed=seed),
             progress=report.get("evaluate"),
         )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sidtool.cli.console import note, progress, say_table, say_table_aside
 from sidtool.cli.sft import read_shown
@@ -11,9 +11,11 @@ from sidtool.errors import UsageError
 
 
 def evaluate_task(
+    model: Path,
     served: Any,
     task: str,
-    test: Path | None,
+    source: Path | None,
+    on: Literal["test", "valid"],
     items: Path | None,
     *,
     only: Sequence[str] | None,
@@ -27,36 +29,43 @@ def evaluate_task(
 ) -> Any:
     """Ask a model the questions of a task: of a rows file, of test users, or of every item or
     query."""
+    from sidtool.data.split_files import open_split
     from sidtool.evaluate.task_metrics import evaluate_questions as measure
+    from sidtool.model.split_check import check_model_split
     from sidtool.sft.make_sft import check_spelling, read_lineage, side_files
     from sidtool.sft.task_eval import questions_of_file, sample
     from sidtool.sft.tasks import named_task
 
     per = named_task(task).per
-    if test is not None and _holds_rows(test):
+    if source is not None and _holds_training_examples(source):
         if any(
             value is not None
             for value in (items, only, field or None, queries, query_text, *columns.values())
         ):
             raise UsageError(
-                f"{test} holds the questions already",
-                hint="leave out --only-items, --items and what tells of items",
+                f"{source} holds the questions already",
+                hint="leave out --only-items, --items and the other options about items",
             )
-        if side_files(test)[
+        if side_files(source)[
             "meta"
         ].exists():  # a part of a file has none: its SIDs must be of the space, at least
-            check_spelling(read_lineage(test), served.bundle, test)
-        questions: Any = (questions_of_file(test, task, served.tokens.space), [])
-    elif (test is not None) != (per == "user"):
-        told = "test users" if per == "user" else "no test users but items or queries"
+            check_spelling(read_lineage(source), served.bundle, source)
+        questions: Any = (questions_of_file(source, task, served.tokens.space), [])
+    elif (source is not None) != (per == "user"):
+        told = "a split" if per == "user" else "items or queries, not of a split"
         raise UsageError(
-            f"task {task} is asked of {told}", hint="or give a file of rows that make-sft wrote"
+            f"task {task} is asked of {told}", hint="or give a file of training examples"
         )
     elif only is not None and per == "user":
         raise UsageError(f"task {task} asks users, not items", hint="leave out --only-items")
     else:
+        examples: tuple[Any, ...] = ()
+        if source is not None:
+            split = open_split(source)
+            check_model_split(model, served.contract, served.bundle, str(source), split.reference)
+            examples = split.test if on == "test" else split.valid
         catalog = (items, field, queries, query_text, columns)
-        questions = _made(served, task, test, only, *catalog)
+        questions = _made(served, task, examples, only, *catalog)
     asked, alike = sample(questions, limit, seed)
     with progress("evaluate") as report:
         return measure(
@@ -84,7 +93,7 @@ def say_task(found: Any, *, aside: bool) -> None:
 def _made(
     served: Any,
     task: str,
-    test: Path | None,
+    examples: Sequence[Any],
     only: Sequence[str] | None,
     items: Path | None,
     field: Sequence[str] | None,
@@ -92,7 +101,6 @@ def _made(
     query_text: str | None,
     columns: dict[str, str | None],
 ) -> Any:
-    from sidtool.data.examples import read_examples
     from sidtool.sft.task_eval import make_questions, titles_of, unowned
     from sidtool.sft.training_examples import ExampleMaker, SftOptions
 
@@ -118,7 +126,6 @@ def _made(
         else SftOptions.history_length,
     )
     maker = ExampleMaker(served.bundle, catalog, options, served.tokenizer, unowned(asked))
-    examples = tuple(read_examples(test)) if test is not None else ()
     if lost := sum(not maker.has_item(example.item) for example in examples):
         note(
             f"[yellow]{lost} of {len(examples)} users are not asked: the bundle lacks their item[/]"
@@ -143,7 +150,9 @@ def row_format(served: Any) -> Any:
     )
 
 
-def _holds_rows(path: Path) -> bool:
-    from sidtool.data.tables import json_lines
+def _holds_training_examples(path: Path) -> bool:
+    from sidtool.data.tables import json_lines, suffix
 
+    if path.is_dir() or suffix(path) not in (".jsonl", ".ndjson"):
+        return False
     return any("task" in row for _, row in islice(json_lines(path), 1))

@@ -13,6 +13,7 @@ from sidtool.cli import (
     recommend,
     registry,
     sft,
+    split,
     train,
 )
 from sidtool.cli.console import Commands
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 
 for command in (
+    split.split,
     codebook.build_codebook,
     codebook.inspect,
     codebook.verify,

@@ -58,6 +58,13 @@ Bundle = Annotated[
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model that extend-model or train wrote.")
 ]
+Split = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SPLIT",
+        help="Folder that `sidtool split` wrote, or a file of events (split by leave-one-out).",
+    ),
+]
 Queries = Annotated[
     Path | None,
     typer.Option(

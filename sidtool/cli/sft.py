@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sidtool.cli import options, split
+from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.inputs import read_ids
 from sidtool.cli.models import numbers
@@ -16,17 +16,8 @@ from sidtool.errors import UsageError
 def make_sft(
     bundle: options.Bundle,
     items: Annotated[Path, typer.Argument(help="Catalog that the bundle was built from.")],
-    interactions: Annotated[
-        Path,
-        typer.Argument(
-            help="Events: CSV, TSV, JSONL, Parquet, RecBole .inter; training windows under `given`."
-        ),
-    ],
+    split: options.Split,
     out: options.Out,
-    protocol: split.Protocol = "leave-one-out",
-    valid: split.Valid = None,
-    test: split.Test = None,
-    hold_back: split.HoldBack = None,
     task: Annotated[
         list[str] | None, typer.Option(help="Task and weight, like next-item=1; may be repeated.")
     ] = None,
@@ -40,9 +31,9 @@ def make_sft(
     ] = None,
     queries: options.Queries = None,
     query_text: options.QueryText = None,
-    held_out: Annotated[
+    hide_text_of: Annotated[
         Path | None,
-        typer.Option(help="File of item ids, a line each, of which rows show SIDs but no text."),
+        typer.Option(help="File of item ids, one per line, whose text is in no training example."),
     ] = None,
     model: Annotated[
         Path | None,
@@ -69,11 +60,6 @@ def make_sft(
         list[str] | None,
         typer.Option(help="Catalog column that item-text tells; columns of other tasks are read."),
     ] = None,
-    user_column: split.UserColumn = None,
-    item_column: split.ItemColumn = None,
-    order_column: split.OrderColumn = None,
-    valid_from: split.ValidFrom = None,
-    test_from: split.TestFrom = None,
     seed: options.Seed = 0,
     config: options.Config = None,
     dry_run: options.DryRun = False,
@@ -81,6 +67,7 @@ def make_sft(
     json: options.Json = False,
 ) -> None:
     """Write training rows, validation and test users, and their lineage."""
+    from sidtool.data.split_files import open_split
     from sidtool.registry.references import open_bundle
     from sidtool.sft.make_sft import make_sft as make
     from sidtool.sft.make_sft import side_files
@@ -104,7 +91,7 @@ def make_sft(
         max_task_tokens={
             name: int(value) for name, value in numbers(task_tokens, option="--task-tokens").items()
         },
-        hide_text_of=frozenset(read_ids(held_out) if held_out else ()),
+        hide_text_of=frozenset(read_ids(hide_text_of) if hide_text_of else ()),
     )
     catalog, asked = read_shown(
         items,
@@ -116,10 +103,7 @@ def make_sft(
         title_column=title_column,
         text_template=text,
     )
-    columns = {"user_column": user_column, "item_column": item_column, "order_column": order_column}
-    events = split.read_split(
-        interactions, protocol, (valid, test), (valid_from, test_from), columns, hold_back
-    )
+    events = open_split(split)
     with progress("rows") as report:
         lineage = make(
             opened,
@@ -202,8 +186,7 @@ def _say_lineage(lineage: dict[str, Any]) -> None:
     dropped = f", {lineage['dropped_queries']} queries left out" * bool(lineage["dropped_queries"])
     dropped += f", no text of {lineage['held_out_items']} items" * bool(lineage["held_out_items"])
     say(
-        f"protocol {lineage['protocol']}: {lineage['valid']} validation and {lineage['test']} "
-        "test users; "
+        f"split {lineage['split']['protocol']}: {lineage['valid']} validation examples; "
         f"{lineage['held_out_events']} held-out events in training rows, "
         f"{lineage['dropped_events']} events of unknown items left out{dropped}"
     )

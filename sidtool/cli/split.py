@@ -1,108 +1,87 @@
-"""The options that say what is held out, and the split that they make: make-sft and build-codebook
-share them."""
+"""The command split."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sidtool.errors import UsageError
-
-if TYPE_CHECKING:
-    from sidtool.data.splits import Split
-
-PROTOCOLS = ("leave-one-out", "temporal", "given")
-
-Protocol = Annotated[str, typer.Option(help=f"What is held out: {', '.join(PROTOCOLS)}.")]
-Valid = Annotated[Path | None, typer.Option(help="Validation windows, under `given`.")]
-Test = Annotated[Path | None, typer.Option(help="Test windows, under `given`.")]
-ValidFrom = Annotated[
-    str | None, typer.Option(help="Under `temporal`: time or date where validation starts.")
-]
-TestFrom = Annotated[
-    str | None, typer.Option(help="Under `temporal`: time or date where the test starts.")
-]
-HoldBack = Annotated[
-    int | None,
-    typer.Option(
-        help="Under `leave-one-out`: validate on so many users alone, and train on one event "
-        "less of each, so that "
-        "their histories end with an event that training did not see, as those of the test do."
-    ),
-]
-UserColumn = Annotated[str | None, typer.Option(help="Column of users in the events.")]
-ItemColumn = Annotated[str | None, typer.Option(help="Column of item ids in the events.")]
-OrderColumn = Annotated[str | None, typer.Option(help="Column of time or order in the events.")]
+from sidtool.cli import options
+from sidtool.cli.console import next_step, note, say, say_json, say_table
+from sidtool.data.split_record import Protocol, SplitManifest
 
 
-def read_optional(
-    interactions: Path | None,
-    protocol: str,
-    files: tuple[Path | None, Path | None],
-    cuts: tuple[str | None, str | None],
-    columns: dict[str, str | None],
-    hold_back: int | None = None,
-) -> "Split | None":
-    """`read_split`, or None without a file of events. Raises UsageError for an option that then
-    says nothing."""
-    if interactions is not None:
-        return read_split(interactions, protocol, files, cuts, columns, hold_back)
-    names = (
-        "--valid",
-        "--test",
-        "--valid-from",
-        "--test-from",
-        *(f"--{name.replace('_', '-')}" for name in columns),
+def split(
+    events: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EVENTS",
+            help="User-item events: CSV, TSV, JSONL, Parquet or RecBole .inter. With --protocol "
+            "given, the training windows.",
+        ),
+    ],
+    out: options.Out,
+    protocol: Annotated[
+        Protocol,
+        typer.Option(
+            help="leave-one-out: each user's last event is test, the one before validation. "
+            "temporal: two moments divide all events. given: the files are already split."
+        ),
+    ] = "leave-one-out",
+    valid: Annotated[Path | None, typer.Option(help="Validation windows (given).")] = None,
+    test: Annotated[Path | None, typer.Option(help="Test windows (given).")] = None,
+    valid_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Time or date where validation starts (temporal). Default: after 80% of the events."
+        ),
+    ] = None,
+    test_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Time or date where test starts (temporal). Default: after 90% of the events."
+        ),
+    ] = None,
+    user_column: Annotated[str | None, typer.Option(help="Column of user ids.")] = None,
+    item_column: Annotated[str | None, typer.Option(help="Column of item ids.")] = None,
+    order_column: Annotated[str | None, typer.Option(help="Column of time or order.")] = None,
+    config: options.Config = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Split user events into training, validation and test, for all later commands."""
+    from sidtool.data.split_files import SplitOptions, split_events
+
+    chosen = SplitOptions(
+        protocol, valid, test, valid_from, test_from, user_column, item_column, order_column
     )
-    given = dict(zip(names, (*files, *cuts, *columns.values()), strict=True)) | {
-        "--protocol": None if protocol == PROTOCOLS[0] else protocol,
-        "--hold-back": hold_back,
-    }
-    if idle := [name for name, value in given.items() if value is not None]:
-        raise UsageError(f"{idle[0]} needs --interactions")
-    return None
+    manifest = split_events(events, out, chosen, dry_run=dry_run, force=force)
+    if json:
+        say_json(manifest.to_json())
+    else:
+        _say_manifest(manifest)
+    if dry_run:
+        return note(f"nothing written to {out}")
+    return next_step(f"sidtool build-codebook ITEMS -o BUNDLE.zarr --interactions {out}")
 
 
-def read_split(
-    interactions: Path,
-    protocol: str,
-    files: tuple[Path | None, Path | None],
-    cuts: tuple[str | None, str | None],
-    columns: dict[str, str | None],
-    hold_back: int | None = None,
-) -> "Split":
-    """The split of a file of events. `files` are those of `given`, `cuts` those of `temporal`,
-    valid before test.
-
-    Raises UsageError for what does not go together, and what the readers and protocols raise.
-    """
-    from sidtool.data import splits
-    from sidtool.data.interactions import parse_time, read_interactions
-
-    if protocol not in PROTOCOLS:
-        raise UsageError(f"no protocol {protocol!r}", hint=f"there are {', '.join(PROTOCOLS)}")
-    if (any(files) and protocol != "given") or (any(cuts) and protocol != "temporal"):
-        raise UsageError(
-            "--valid and --test go with given, --valid-from and --test-from with temporal, not "
-            f"{protocol}"
+def _say_manifest(manifest: SplitManifest) -> None:
+    counts = manifest.counts
+    rows = [
+        ("train", f"{counts.train_events} events of {counts.users} users"),
+        ("valid", f"{counts.valid} examples"),
+        ("test", f"{counts.test} examples"),
+    ]
+    if manifest.protocol == "given":
+        rows.insert(1, ("windows", f"{counts.windows} training windows"))
+    if counts.left_out:
+        what = (
+            "windows that show a held-out event"
+            if manifest.protocol == "given"
+            else ("first events without a history")
         )
-    if hold_back is not None and protocol != "leave-one-out":
-        raise UsageError(f"--hold-back goes with leave-one-out, not {protocol}")
-    if protocol == "given":
-        valid, test = files
-        if valid is None or test is None:
-            raise UsageError("--protocol given needs --valid and --test")
-        if idle := [name for name, column in columns.items() if column is not None]:
-            raise UsageError(
-                f"--{idle[0].replace('_', '-')} is of a file of events: windows are found by "
-                "their names"
-            )
-        return splits.given(interactions, valid, test)
-    events = read_interactions(interactions, **columns)
-    if protocol == "leave-one-out":
-        return splits.leave_one_out(events, hold_back=hold_back)
-    try:
-        valid_from, test_from = (None if cut is None else parse_time(cut) for cut in cuts)
-    except ValueError as error:
-        raise UsageError(f"a cut is a number or an ISO date: {error}") from error
-    return splits.temporal(events, valid_from=valid_from, test_from=test_from)
+        rows.append(("left out", f"{counts.left_out} {what}"))
+    if manifest.cuts:
+        rows.append(("cuts", f"{manifest.cuts.valid_from:.16g}, {manifest.cuts.test_from:.16g}"))
+    say_table(["part", manifest.protocol], rows)
+    say(f"digest {manifest.digest}")

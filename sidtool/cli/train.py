@@ -60,7 +60,7 @@ def train(
     output as OUT-1-embeddings, OUT-2-full ..."""
     from sidtool.model.contract import read_contract
     from sidtool.output import refuse_existing
-    from sidtool.sft.make_sft import read_lineage, side_files
+    from sidtool.sft.make_sft import read_lineage
     from sidtool.train.settings_file import read_stages
     from sidtool.train.stages import between
     from sidtool.train.stages import train_stages as run
@@ -98,4 +98,4 @@ def train(
         say_json(summaries[0] if len(summaries) == 1 else {"stages": summaries})
     else:
         say(*(f"{key}: {value}" for summary in summaries for key, value in summary.items()))
-    return next_step(f"sidtool evaluate {out} {side_files(rows)['test']}")
+    return next_step(f"sidtool evaluate {out} SPLIT")

@@ -1,7 +1,6 @@
-"""Which items people meet together: pairs counted in training events, and in nothing else.
+"""Counts of the items that co-occur in users' training events.
 
-Knows a split and a window; knows nothing of vectors or of what the counts are good for. Memory goes
-with the pairs that occur, never with the square of the items."""
+Memory grows with the pairs that occur, not with the square of the number of items."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.splits import Split, scan
-from sidtool.data.tables import digest_strings
+from sidtool.data.split_record import Protocol
+from sidtool.data.splits import Split, count_leaks
 from sidtool.errors import DataError, RefusedError
 
 WINDOW = 50
@@ -19,68 +18,80 @@ WINDOW = 50
 
 
 @dataclass(frozen=True)
-class Together:
-    """Co-occurrence of n items, numbered as a catalog lists them."""
+class CooccurrenceRecord:
+    """What a bundle's recipe records. It depends on the training events alone, so that no held-out
+    event can change the bundle's identity."""
+
+    protocol: Protocol
+    train_events: int
+    train_digest: str
+    """As `Split.train_digest`."""
+    window: int
+    decay: float
+
+
+@dataclass(frozen=True)
+class Cooccurrence:
+    """Co-occurrence of n items, in the order of a catalog."""
 
     counts: Any
-    """(n, n) scipy CSR float64, symmetric, diagonal empty: weights of the pairs."""
+    """(n, n) scipy CSR float64, symmetric, with an empty diagonal: the weight of each pair."""
     events: NDArray[np.int64]
     """(n,): training events of each item."""
-    facts: dict[str, Any]
-    """What a recipe records, JSON-able: of the training part alone, so that nothing held out can
-    change it."""
+    record: CooccurrenceRecord
 
 
-def met_together(split: Split, ids: Sequence[str], *, window: int, decay: float) -> Together:
-    """Count the pairs of items `ids` within `window` training events of a user; see
-    `co_occurrence`.
+def count_cooccurrence(
+    split: Split, ids: Sequence[str], *, window: int, decay: float
+) -> Cooccurrence:
+    """Count the pairs of items `ids` within `window` training events of a user, with weights as in
+    `weigh_pairs`.
 
-    Training events of other items are left out. Raises RefusedError if a held-out event stands
-    among the training ones, DataError if no two of the items occur together."""
-    users = [user.user for user in split.train for _ in user.items]
-    items = [item for user in split.train for item in user.items]
-    places = [place for user in split.train for place in user.positions]
-    if held_out := scan(split, zip(users, items, places, strict=True)):
-        raise RefusedError(f"{held_out} held-out events stand among the training events, 0 may")
-    number = {item: at for at, item in enumerate(ids)}
-    known = [
-        np.array([number[i] for i in user.items if i in number], dtype=np.int64)
-        for user in split.train
-    ]
-    counts = co_occurrence(known, len(ids), decay, window)
+    Training events of other items are left out first. Raises RefusedError if a held-out event is
+    among the training events, DataError if no two of the items co-occur."""
+    users = [sequence.user for sequence in split.train for _ in sequence.items]
+    items = [item for sequence in split.train for item in sequence.items]
+    positions = [position for sequence in split.train for position in sequence.positions]
+    leaked = count_leaks(split, zip(users, items, positions, strict=True))
+    if leaked:
+        raise RefusedError(f"{leaked} held-out events are among the training events, not 0")
+    row_of = {item: row for row, item in enumerate(ids)}
+    sequences = []
+    for sequence in split.train:
+        rows = [row_of[item] for item in sequence.items if item in row_of]
+        sequences.append(np.array(rows, dtype=np.int64))
+    counts = weigh_pairs(sequences, len(ids), decay, window)
     if not counts.nnz:
         raise DataError(
-            f"no two of the {len(ids)} items occur together in {len(items)} training events",
-            hint="do the ids of --interactions name the catalog's items?",
+            f"no two of the {len(ids)} items co-occur in {len(items)} training events",
+            hint="do the item ids of --interactions match the catalog's?",
         )
-    facts = {
-        "protocol": split.protocol,
-        "train_events": len(items),
-        "train_digest": digest_strings(users, items),
-        "window": window,
-        "decay": decay,
-    }
-    return Together(counts, np.bincount(np.concatenate(known), minlength=len(ids)), facts)
+    events = np.bincount(np.concatenate(sequences), minlength=len(ids))
+    record = CooccurrenceRecord(split.protocol, len(items), split.train_digest, window, decay)
+    return Cooccurrence(counts, events, record)
 
 
-def co_occurrence(
-    sequences: Sequence[NDArray[np.int64]], items: int, decay: float, window: int = WINDOW
+def weigh_pairs(
+    sequences: Sequence[NDArray[np.int64]], n_items: int, decay: float, window: int = WINDOW
 ) -> Any:
-    """(items, items) CSR float64: weights of all pairs of different items in users' sequences, both
-    ways round.
+    """(n_items, n_items) CSR float64: the symmetric weights of all pairs of different items in
+    users' sequences.
 
-    Two events of a user that lie `gap` apart (1: next to each other, `window`: the most) weigh
-    `decay ** (gap - 1)`."""
+    Two events of a user that are `gap` positions apart (1: adjacent, at most `window`) add
+    `decay ** (gap - 1)` to the weight of their items."""
     from scipy import sparse
 
-    events = np.concatenate([np.zeros(0, dtype=np.int64), *sequences])
-    users = np.repeat(np.arange(len(sequences)), [len(items) for items in sequences])
-    total = sparse.csr_matrix((items, items))
-    for gap in range(1, min(window, max((len(items) for items in sequences), default=1)) + 1):
-        earlier, later = events[:-gap], events[gap:]
-        pairs = (users[:-gap] == users[gap:]) & (earlier != later)
+    items = np.concatenate([np.zeros(0, dtype=np.int64), *sequences])
+    lengths = [len(sequence) for sequence in sequences]
+    users = np.repeat(np.arange(len(sequences)), lengths)
+    largest_gap = min(window, max(lengths, default=1))
+    total = sparse.csr_matrix((n_items, n_items))
+    for gap in range(1, largest_gap + 1):
+        earlier = items[:-gap]
+        later = items[gap:]
+        same_user = users[:-gap] == users[gap:]
+        pairs = same_user & (earlier != later)
         weights = np.full(int(pairs.sum()), decay ** (gap - 1))
-        total = total + sparse.csr_matrix(
-            (weights, (earlier[pairs], later[pairs])), shape=(items, items)
-        )
+        places = (earlier[pairs], later[pairs])
+        total = total + sparse.csr_matrix((weights, places), shape=(n_items, n_items))
     return (total + total.T).tocsr()

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.digests import digest_strings
 from sidtool.data.items import ID_COLUMNS
 from sidtool.data.tables import (
     Column,
     choose_column,
     column_names,
-    digest_strings,
     need_column,
     read_columns,
 )
@@ -54,6 +54,16 @@ HISTORY_COLUMNS = (
 
 
 @dataclass(frozen=True)
+class EventColumns:
+    """The columns that events were read from."""
+
+    user: str
+    item: str
+    order: str | None
+    """None if the file has no such column and the order of its rows was taken."""
+
+
+@dataclass(frozen=True)
 class Interactions:
     """One row an event, sorted by user (in order of first appearance), order and place in the file."""
 
@@ -63,8 +73,7 @@ class Interactions:
     """(n,) str."""
     order: NDArray[np.float64]
     """(n,): seconds since 1970 where the column holds dates, else its numbers."""
-    order_column: str | None
-    """None where the file has none and its own order was taken."""
+    columns: EventColumns
     digest: str
     """SHA-256 over users, items and order."""
 
@@ -93,7 +102,7 @@ def read_interactions(
     ):
         raise UsageError(
             f"{path} holds windows (histories and targets), not events",
-            hint="read it by the protocol given",
+            hint=f"sidtool split {path} --protocol given --valid FILE --test FILE -o FOLDER",
         )
     user_name = need_column(path, available, user_column, USER_COLUMNS, "user id", "--user-column")
     item_name = need_column(path, available, item_column, ID_COLUMNS, "item id", "--item-column")
@@ -112,7 +121,8 @@ def read_interactions(
     rows = np.lexsort((order, user_codes))  # stable: ties stay in file order
     user_codes, item_codes, order = user_codes[rows], item_codes[rows], order[rows]
     digest = _digest(users, items, user_codes, item_codes, order)
-    return Interactions(users[user_codes], items[item_codes], order, order_name, digest)
+    columns = EventColumns(user_name, item_name, order_name)
+    return Interactions(users[user_codes], items[item_codes], order, columns, digest)
 
 
 def parse_time(text: str) -> float:

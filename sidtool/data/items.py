@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from sidtool.data.digests import digest_strings
 from sidtool.data.tables import (
     choose_column,
     column_names,
-    digest_strings,
     need_column,
     parse_list,
     read_columns,

@@ -1,30 +1,34 @@
-"""The protocols: what a model may learn from and what it is asked. The one place that knows what is
-held out.
+"""Splits of user events into training, validation and test, and the three protocols that make them.
 
-    leave-one-out   a user's last event is test, the one before valid, the rest train
-    temporal        one cut in time for everybody: train before it, then valid, then test
-    given           files that others have split and windowed
+    leave-one-out   a user's last event is test, the one before it validation, the rest training
+    temporal        two moments divide the events of all users into training, validation and test
+    given           three files of windows that another system has split
 
-An event is (user, item, position), the position being its index in the user's whole sequence, so a
-repeated item is another event. Repeats are kept. Knows nothing of semantic IDs: examples name
-items, so any bundle can be asked them."""
+An event is (user, item, position), where the position is the index in the user's whole sequence: a
+repeated item is another event, and repeats are kept."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from sidtool.data.interactions import Interactions
-from sidtool.data.tables import digest_strings
+from sidtool.data.digests import digest_strings
+from sidtool.data.interactions import EventColumns, Interactions
+from sidtool.data.split_record import Cuts, Protocol, SplitCounts, SplitManifest, SplitReference
 from sidtool.data.windows import Window, positions, read_windows
 from sidtool.errors import DataError, UsageError
 
 Event = tuple[str, str, int]
 """User, item, position."""
-FRACTIONS = (0.8, 0.1, 0.1)
+MIN_LENGTH = 3
+"""Under leave-one-out, all events of users with fewer events are training events."""
+TRAIN_SHARE = 0.8
+"""Under temporal without cuts: share of the events before the first cut."""
+VALID_SHARE = 0.1
+"""Under temporal without cuts: share of the events between the two cuts."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class UserSequence:
 
 @dataclass(frozen=True)
 class Example:
-    """A question with its answer: after this history, which item?"""
+    """An evaluation example: a user's history and the item that follows it."""
 
     user: str
     history: tuple[str, ...]
@@ -48,230 +52,223 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Split:
-    """What a protocol makes of the events."""
+class SplitOrigin:
+    """Where a split came from: what its manifest records and its parts do not say."""
 
-    protocol: str
+    events_digest: str = ""
+    columns: EventColumns | None = None
+    cuts: Cuts | None = None
+    left_out: int = 0
+    """As `SplitCounts.left_out`."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The training events, validation examples and test examples of a data set."""
+
+    protocol: Protocol
     train: tuple[UserSequence, ...]
     valid: tuple[Example, ...]
     test: tuple[Example, ...]
-    facts: dict[str, Any]
-    """What the lineage of training rows records, JSON-able."""
     windows: tuple[Example, ...] | None = None
-    """Training rows as the files give them (protocol `given`): training uses exactly these."""
+    """Protocol `given`: the training windows of the files, of which training examples are made."""
+    origin: SplitOrigin = field(default_factory=SplitOrigin)
 
     @cached_property
     def held_out(self) -> frozenset[Event]:
-        """The events that valid and test ask for."""
-        return frozenset(
-            (asked.user, asked.item, asked.position) for asked in (*self.valid, *self.test)
+        """The targets of validation and test."""
+        targets = (*self.valid, *self.test)
+        return frozenset((target.user, target.item, target.position) for target in targets)
+
+    @cached_property
+    def train_digest(self) -> str:
+        """SHA-256 over the training events. The order of users has no effect."""
+        sequences = sorted(self.train, key=lambda sequence: sequence.user)
+        users = [sequence.user for sequence in sequences for _ in sequence.items]
+        items = [item for sequence in sequences for item in sequence.items]
+        places = [str(place) for sequence in sequences for place in sequence.positions]
+        return digest_strings(users, items, places)
+
+    @cached_property
+    def held_out_digest(self) -> str:
+        """SHA-256 over the targets of validation and of test. Their order has no effect."""
+        columns: list[list[str]] = []
+        for part in (self.valid, self.test):
+            targets = sorted(part, key=lambda target: (target.user, target.position, target.item))
+            columns.append([target.user for target in targets])
+            columns.append([target.item for target in targets])
+            columns.append([str(target.position) for target in targets])
+        return digest_strings(*columns)
+
+    @cached_property
+    def reference(self) -> SplitReference:
+        """The reference that everything made from this split carries."""
+        parts = f"{self.train_digest}:{self.held_out_digest}"
+        digest = hashlib.sha256(parts.encode()).hexdigest()
+        return SplitReference(self.protocol, digest, self.origin.cuts)
+
+    @property
+    def counts(self) -> SplitCounts:
+        """Sizes of the parts."""
+        return SplitCounts(
+            users=len(self.train),
+            train_events=sum(len(sequence.items) for sequence in self.train),
+            valid=len(self.valid),
+            test=len(self.test),
+            windows=len(self.windows or ()),
+            left_out=self.origin.left_out,
+        )
+
+    def manifest(self, files: dict[str, str]) -> SplitManifest:
+        """The manifest of this split, with the SHA-256 of the files that hold it."""
+        return SplitManifest(
+            protocol=self.protocol,
+            digest=self.reference.digest,
+            train_digest=self.train_digest,
+            held_out_digest=self.held_out_digest,
+            events_digest=self.origin.events_digest,
+            counts=self.counts,
+            cuts=self.origin.cuts,
+            columns=self.origin.columns,
+            files=files,
         )
 
 
-def scan(split: Split, rows_events: Iterable[Event]) -> int:
-    """Number of held-out events among the events that training rows show: must be 0."""
-    return sum(event in split.held_out for event in rows_events)
+def count_leaks(split: Split, events: Iterable[Event]) -> int:
+    """Number of held-out events among `events`, which are those that training uses: must be 0."""
+    return sum(event in split.held_out for event in events)
 
 
-def leave_one_out(
-    interactions: Interactions, *, min_length: int = 3, hold_back: int | None = None
-) -> Split:
-    """Last event test, second last valid, the rest train; all train for users with fewer than
-    `min_length` events.
+def leave_one_out(interactions: Interactions) -> Split:
+    """Split off the last event of each user for test and the one before it for validation.
 
-    The history of a test question ends with an event that is in no training row; that of a valid
-    question ends with the last one of its row. With `hold_back`, only so many users are valid,
-    evenly spread over those of four events or more, and the third last event of each is in no row
-    either: valid histories then end as test histories do. Targets still differ: a last event may
-    have less to do with the one before it (benchmarks/ablation.md)."""
-    if min_length < 3:
-        raise UsageError(f"leave-one-out needs users of 3 events or more, not {min_length}")
-    if hold_back is not None and hold_back < 1:
-        raise UsageError(f"a number of users to hold back is positive, not {hold_back}")
-    least = min_length if hold_back is None else max(min_length, 4)
-    asked = [user for user, start, stop in _users(interactions) if stop - start >= least]
-    if hold_back is not None and hold_back < len(asked):
-        asked = [asked[at * len(asked) // hold_back] for at in range(hold_back)]
-    validating = set(asked)
-    train, valid, test = [], [], []
-    for user, start, stop in _users(interactions):
+    Users with fewer than MIN_LENGTH events are trained on and not evaluated. Raises DataError if a
+    part is empty."""
+    train: list[UserSequence] = []
+    valid: list[Example] = []
+    test: list[Example] = []
+    for user, start, stop in _user_spans(interactions):
         items = tuple(interactions.items[start:stop].tolist())
-        n = len(items)
-        seen = n if n < min_length else n - 3 if hold_back and user in validating else n - 2
-        train.append(UserSequence(user, items[:seen], tuple(range(seen))))
-        if user in validating:
-            valid.append(Example(user, items[: n - 2], items[n - 2], n - 2))
-        if seen < n:
-            test.append(Example(user, items[: n - 1], items[n - 1], n - 1))
-    facts = {
-        "min_length": min_length,
-        "short_users": len(train) - len(test),
-        "interactions": interactions.digest,
-    }
-    held = {} if hold_back is None else {"held_back": len(valid)}
-    return _split("leave-one-out", train, valid, test, facts | held)
+        length = len(items)
+        trained = length if length < MIN_LENGTH else length - 2
+        train.append(UserSequence(user, items[:trained], tuple(range(trained))))
+        if length >= MIN_LENGTH:
+            valid.append(Example(user, items[: length - 2], items[length - 2], length - 2))
+            test.append(Example(user, items[: length - 1], items[length - 1], length - 1))
+    origin = SplitOrigin(interactions.digest, interactions.columns)
+    return _checked(Split("leave-one-out", tuple(train), tuple(valid), tuple(test), None, origin))
 
 
-def temporal(
-    interactions: Interactions,
-    *,
-    valid_from: float | None = None,
-    test_from: float | None = None,
-    fractions: tuple[float, float, float] = FRACTIONS,
-) -> Split:
-    """One cut in time for everybody: valid asks for events from `valid_from` on, test for those
-    from `test_from` on.
+def temporal(interactions: Interactions, cuts: Cuts | None = None) -> Split:
+    """Divide the events of all users at two moments: `cuts.valid_from` and `cuts.test_from`.
 
-    Without cuts, they are placed so that the fractions of all events lie before, between and after
-    them; events of one moment stay together. The history is everything of the user before the
-    target. A target without history asks nothing: it is left out of valid and test (and counted),
-    and is in no training row either."""
-    if valid_from is None or test_from is None:
-        if (valid_from is None) != (test_from is None):
-            raise UsageError("a temporal split takes both cuts or none")
-        valid_from, test_from = _cuts(interactions, fractions)
-    if valid_from > test_from:
-        raise UsageError(f"valid starts at {valid_from}, after test, which starts at {test_from}")
-    train, valid, test, without_history = [], [], [], 0
-    for user, start, stop in _users(interactions):
-        items, order = (
-            tuple(interactions.items[start:stop].tolist()),
-            interactions.order[start:stop],
+    Without cuts, they are placed so that 80%, 10% and 10% of all events are training, validation
+    and test; events of one moment stay together. The history of an example is everything of the
+    user before its target. A target without a history is in no part, and is counted
+    (`SplitCounts.left_out`). Raises UsageError if validation would start after test, DataError if a
+    part is empty."""
+    cuts = cuts or _default_cuts(interactions)
+    if cuts.valid_from > cuts.test_from:
+        raise UsageError(
+            f"validation starts at {cuts.valid_from}, after test, which starts at {cuts.test_from}"
         )
-        first, second = (int(cut) for cut in np.searchsorted(order, [valid_from, test_from]))
-        if first:
-            train.append(UserSequence(user, items[:first], tuple(range(first))))
-        elif items:
-            without_history += 1
-        valid += [Example(user, items[:at], items[at], at) for at in range(max(first, 1), second)]
-        test += [
-            Example(user, items[:at], items[at], at) for at in range(max(second, 1), len(items))
-        ]
-    facts = {
-        "valid_from": valid_from,
-        "test_from": test_from,
-        "order_column": interactions.order_column,
-        "targets_without_history": without_history,
-        "interactions": interactions.digest,
-    }
-    return _split("temporal", train, valid, test, facts)
+    train: list[UserSequence] = []
+    valid: list[Example] = []
+    test: list[Example] = []
+    left_out = 0
+    for user, start, stop in _user_spans(interactions):
+        items = tuple(interactions.items[start:stop].tolist())
+        order = interactions.order[start:stop]
+        first_valid = int(np.searchsorted(order, cuts.valid_from))
+        first_test = int(np.searchsorted(order, cuts.test_from))
+        if first_valid > 0:
+            train_positions = tuple(range(first_valid))
+            train.append(UserSequence(user, items[:first_valid], train_positions))
+        else:
+            left_out += 1
+        for place in range(max(first_valid, 1), first_test):
+            valid.append(Example(user, items[:place], items[place], place))
+        for place in range(max(first_test, 1), len(items)):
+            test.append(Example(user, items[:place], items[place], place))
+    origin = SplitOrigin(interactions.digest, interactions.columns, cuts, left_out)
+    return _checked(Split("temporal", tuple(train), tuple(valid), tuple(test), None, origin))
 
 
 def given(train: Path, valid: Path, test: Path) -> Split:
-    """Files that others have split and windowed, as MiniOneRec's train, valid and test CSV.
+    """Read a split from three files of windows, such as MiniOneRec's train, valid and test CSV.
 
-    Training uses the windows as they are, but for those that show an event which valid or test asks
-    for: they are left out and counted. The training events of a user, for what counts
-    co-occurrence, are all that the windows show; where they stand in the whole sequence is told in
-    `windows.positions`."""
+    Training windows that show an event which is a target of validation or test are left out and
+    counted (`SplitCounts.left_out`). A user's training events are all that the remaining windows
+    show; `windows.positions` says which position each of them gets. Raises DataError if a part is
+    empty, and what `read_windows` raises."""
     parts = [read_windows(path) for path in (train, valid, test)]
-    placed = iter(positions([window for part in parts for window in part]))
-    shown, asked_valid, asked_test = (
-        [_example(window, next(placed)) for window in part] for part in parts
+    every_window = [window for part in parts for window in part]
+    places = iter(positions(every_window))
+    train_windows, valid_examples, test_examples = (
+        tuple(Example(w.user, w.history, w.item, next(places)) for w in part) for part in parts
     )
-    held_out = {
-        (example.user, example.item, example.position) for example in (*asked_valid, *asked_test)
-    }
-    windows = tuple(example for example in shown if held_out.isdisjoint(window_events(example)))
-    facts = {
-        "windows": len(windows),
-        "windows_left_out": len(shown) - len(windows),
-        "longest_history": max(len(window.history) for part in parts for window in part),
-        "interactions": _windows_digest(parts),
-    }
-    return _split("given", _sequences(windows), asked_valid, asked_test, facts, windows)
+    targets = (*valid_examples, *test_examples)
+    held_out = {(target.user, target.item, target.position) for target in targets}
+    windows = tuple(w for w in train_windows if held_out.isdisjoint(window_events(w)))
+    origin = SplitOrigin(_windows_digest(parts), left_out=len(train_windows) - len(windows))
+    sequences = _sequences(windows)
+    return _checked(Split("given", sequences, valid_examples, test_examples, windows, origin))
 
 
 def window_events(window: Example) -> Iterator[Event]:
-    """Every event that an example shows, target included."""
+    """Every event of an example: its history and its target."""
     items = (*window.history, window.item)
-    return (
-        (window.user, item, window.position - len(items) + 1 + place)
-        for place, item in enumerate(items)
-    )
+    first = window.position - len(window.history)
+    return ((window.user, item, first + place) for place, item in enumerate(items))
 
 
-def _users(interactions: Interactions) -> Iterator[tuple[str, int, int]]:
-    """User, start and stop of each user's run of events."""
+def _checked(split: Split) -> Split:
+    if not (split.train and split.valid and split.test):
+        counts = split.counts
+        raise DataError(
+            f"{split.protocol} leaves {counts.train_events} training events, {counts.valid} valid "
+            f"and {counts.test} test examples: no part may be empty",
+            hint="try another protocol, or other cuts",
+        )
+    return split
+
+
+def _user_spans(interactions: Interactions) -> Iterator[tuple[str, int, int]]:
+    """Each user with the start and the stop of the user's events."""
     users = interactions.users
     starts = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]]))
     stops = np.append(starts[1:], len(users))
-    return (
-        (users[start], start, stop)
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-    )
+    spans = zip(starts.tolist(), stops.tolist(), strict=True)
+    return ((users[start], start, stop) for start, stop in spans)
 
 
-def _cuts(interactions: Interactions, fractions: tuple[float, float, float]) -> tuple[float, float]:
-    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise UsageError(
-            f"fractions of train, valid and test are positive and add up to 1, not {fractions}"
-        )
-    moments, n = np.sort(interactions.order), len(interactions)
+def _default_cuts(interactions: Interactions) -> Cuts:
+    moments = np.sort(interactions.order)
+    n = len(moments)
     # rounded before the floor, or 0.8 + 0.1 of ten events would be 8.999...
-    first, second = (
-        int(round(share * n, 6)) for share in (fractions[0], fractions[0] + fractions[1])
-    )
-    return float(moments[first]), float(moments[second])
+    first_valid = int(round(TRAIN_SHARE * n, 6))
+    first_test = int(round((TRAIN_SHARE + VALID_SHARE) * n, 6))
+    return Cuts(float(moments[first_valid]), float(moments[first_test]))
 
 
-def _example(window: Window, position: int) -> Example:
-    return Example(window.user, window.history, window.item, position)
-
-
-def _sequences(windows: Iterable[Example]) -> list[UserSequence]:
-    """Each user's events, once each, by position."""
-    shown: dict[str, set[tuple[int, str]]] = {}
+def _sequences(windows: Iterable[Example]) -> tuple[UserSequence, ...]:
+    """Each user's distinct events in windows, by position."""
+    events_of: dict[str, set[tuple[int, str]]] = {}
     for window in windows:
-        shown.setdefault(window.user, set()).update(
-            (at, item) for _, item, at in window_events(window)
-        )
+        events = ((place, item) for _, item, place in window_events(window))
+        events_of.setdefault(window.user, set()).update(events)
     sequences = []
-    for user, events in shown.items():
-        ordered = sorted(events)
-        sequences.append(
-            UserSequence(user, tuple(item for _, item in ordered), tuple(at for at, _ in ordered))
-        )
-    return sequences
+    for user, events_seen in events_of.items():
+        ordered = sorted(events_seen)
+        items = tuple(item for _, item in ordered)
+        sequences.append(UserSequence(user, items, tuple(place for place, _ in ordered)))
+    return tuple(sequences)
 
 
-def _windows_digest(parts: Iterable[tuple[Window, ...]]) -> str:
-    columns = []
+def _windows_digest(parts: Sequence[tuple[Window, ...]]) -> str:
+    columns: list[list[str]] = []
     for part in parts:
-        columns += [
-            [w.user for w in part],
-            [w.item for w in part],
-            ["\t".join(w.history) for w in part],
-        ]
+        columns.append([window.user for window in part])
+        columns.append([window.item for window in part])
+        columns.append(["\t".join(window.history) for window in part])
     return digest_strings(*columns)
-
-
-def _split(
-    protocol: str,
-    train: list[UserSequence],
-    valid: list[Example],
-    test: list[Example],
-    facts: dict[str, Any],
-    windows: tuple[Example, ...] | None = None,
-) -> Split:
-    counts = {
-        "users": len(train),
-        "train_events": sum(len(sequence.items) for sequence in train),
-        "valid": len(valid),
-        "test": len(test),
-    }
-    if not (train and valid and test):
-        raise DataError(
-            f"{protocol} leaves {counts['train_events']} training events, {len(valid)} valid "
-            f"and {len(test)} test "
-            "examples: each needs some",
-            hint="try another protocol, or other cuts",
-        )
-    return Split(
-        protocol,
-        tuple(train),
-        tuple(valid),
-        tuple(test),
-        {"protocol": protocol, **counts, **facts},
-        windows,
-    )

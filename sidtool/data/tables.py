@@ -15,7 +15,6 @@ its JSON. So mixed types (Amazon's `price`) do no harm. Knows nothing of what th
 import ast
 import csv
 import gzip
-import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -155,18 +154,6 @@ def as_text(value: Any) -> str | None:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     # a lone surrogate is no text: it could be neither hashed nor tokenized
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def digest_strings(*columns: Sequence[str]) -> str:
-    """SHA-256 (hex) over columns of strings: no two different inputs are fed to the hash alike."""
-    state = hashlib.sha256()
-    for column in columns:
-        for chunk in range(0, len(column), 1 << 16):
-            encoded = [text.encode("utf-8") for text in column[chunk : chunk + (1 << 16)]]
-            state.update(",".join(str(len(text)) for text in encoded).encode() + b":")
-            state.update(b"".join(encoded))
-        state.update(b"|")
-    return state.hexdigest()
 
 
 @contextmanager

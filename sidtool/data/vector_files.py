@@ -12,8 +12,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.digests import digest_strings
 from sidtool.data.items import ID_COLUMNS
-from sidtool.data.tables import choose_column, digest_strings, need_column
+from sidtool.data.tables import choose_column, need_column
 from sidtool.data.vectors import Stored, VectorSource, require_matrix, rows_within
 from sidtool.errors import DataError
 from sidtool.sid import Vectors

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.cooccurrence import co_occurrence
+from sidtool.data.cooccurrence import weigh_pairs
 from sidtool.data.splits import Example, UserSequence
 from sidtool.errors import DataError
 from sidtool.evaluate.metrics import find_targets, metric_values
@@ -100,7 +100,7 @@ def item_similarity(sequences: Sequence[PopularityIndex], items: int, settings: 
     of events, plus the shrinkage."""
     from scipy import sparse
 
-    counts = co_occurrence(sequences, items, settings.distance).tocoo()
+    counts = weigh_pairs(sequences, items, settings.distance).tocoo()
     events = np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *sequences]), minlength=items)
     lengths = np.sqrt(events[counts.row] * events[counts.col].astype(np.float64))
     values = counts.data / (lengths + settings.shrinkage)

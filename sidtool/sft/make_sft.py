@@ -4,7 +4,6 @@ lineage.
 Knows the files, their names and what the sidecar records; what a row says is rows.py's, what is
 held out the split's."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.examples import write_events, write_examples
+from sidtool.data.digests import file_digest
+from sidtool.data.examples import write_examples
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
-from sidtool.data.splits import Event, Split, scan
+from sidtool.data.splits import Event, Split, count_leaks
 from sidtool.errors import CompatibilityError, DataError, RefusedError
+from sidtool.model.split_check import check_bundle_split
 from sidtool.output import partial_path, refuse_existing, remove
 from sidtool.sft.example_file import example_json
 from sidtool.sft.task_mix import shares
@@ -28,20 +29,16 @@ LINEAGE_FORMAT = 0
 
 
 def side_files(train: Path) -> dict[str, Path]:
-    """Where the files beside the training rows lie: valid, test, events (the training events) and
-    meta (the lineage).
+    """Where the files beside the training examples lie: valid (the validation users) and meta (the
+    lineage).
 
-    Names put "valid" where the stem has "train", and before the suffix where it has none.
+    The name of the first has "valid" where the stem has "train", or else before the suffix.
     """
-    names = ("valid", "test", "events")
     if "train" in train.stem:
-        found = {
-            name: train.with_name(train.stem.replace("train", name) + train.suffix)
-            for name in names
-        }
+        valid = train.with_name(train.stem.replace("train", "valid") + train.suffix)
     else:
-        found = {name: train.with_name(f"{train.stem}.{name}{train.suffix}") for name in names}
-    return found | {"meta": train.with_name(train.name + ".meta.json")}
+        valid = train.with_name(f"{train.stem}.valid{train.suffix}")
+    return {"valid": valid, "meta": train.with_name(train.name + ".meta.json")}
 
 
 def make_sft(
@@ -57,17 +54,18 @@ def make_sft(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write training rows, validation and test users, training events and lineage; returns the
-    lineage.
+    """Write training examples, validation users and their lineage; returns the lineage.
 
     With a tokenizer every row is measured against `max_length`. A dry run writes nothing and
     returns the same. Query tasks ask with `queries`; those that must not be asked are left out and
     counted (`dropped_queries`). Training events whose items the bundle does not know are left out
-    and counted (`dropped_events`); validation and test rows name items and are kept as they are, so
-    that every bundle is scored on the same users.
+    and counted (`dropped_events`); validation users name items and are kept as they are, so that
+    every bundle is scored on the same users.
 
     Raises UsageError if the output or a file beside it exists, RefusedError if a held-out event is
-    found in a training row, and what ExampleMaker raises."""
+    found in a training example, CompatibilityError if the bundle's codebook was built from another
+    split, and what ExampleMaker raises."""
+    check_bundle_split(bundle, "the split of the training examples", split.reference)
     maker = ExampleMaker(bundle, items, options, tokenizer, queries)
     if dry_run:
         return _lineage(
@@ -88,9 +86,7 @@ def make_sft(
     with _staged(out, names["meta"]) as stage:
         counted = _rows(maker, split, bundle.space, stage / out.name, progress)
         write_examples(stage / names["valid"].name, split.valid)
-        write_examples(stage / names["test"].name, split.test)
-        write_events(stage / names["events"].name, split.train)
-        digests = {path.name: sha256(path) for path in sorted(stage.iterdir())}
+        digests = {path.name: file_digest(path) for path in sorted(stage.iterdir())}
         lineage = _lineage(bundle, items, split, maker, options, counted, digests)
         text = json.dumps(lineage, indent=1, ensure_ascii=False) + "\n"
         (stage / names["meta"].name).write_text(text, encoding="utf-8")
@@ -119,7 +115,7 @@ def read_lineage(train: Path) -> dict[str, Any]:
             f"{path} is the lineage of {', '.join(value['files'])}, not of {train.name}",
             hint="rename it back",
         )
-    recorded, found = value["files"][train.name], sha256(train)
+    recorded, found = value["files"][train.name], file_digest(train)
     if recorded != found:
         raise DataError(
             f"{train} has digest {found[:12]}, its lineage says {recorded[:12]}",
@@ -140,15 +136,6 @@ def check_spelling(lineage: Mapping[str, Any], bundle: Bundle, rows: Path) -> No
                 hint="make the rows with the model's bundle, or give the bundle that the rows "
                 "were made with",
             )
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file. Raises DataError if it cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
 @contextmanager
@@ -192,7 +179,7 @@ def _rows(
             yield from row.events
 
     with path.open("w", encoding="utf-8") if path else nullcontext() as stream:
-        held_out = scan(split, events(stream))
+        held_out = count_leaks(split, events(stream))
     if held_out:
         raise RefusedError(
             f"{held_out} held-out events stand in training rows, 0 may", hint="report this split"
@@ -218,8 +205,7 @@ def _lineage(
         "format": LINEAGE_FORMAT,
         "bundle": asdict(bundle.identity),
         "catalog": items.digest,
-        "protocol": split.protocol,
-        "split": dict(split.facts),
+        "split": split.reference.to_json(),
         "weights": dict(options.tasks),
         "tokens": options.max_tokens,
         "budgets": shares(options.tasks, options.max_tokens, options.max_task_tokens),
@@ -233,6 +219,5 @@ def _lineage(
         "text_prompt": text_prompt.to_json() if text_prompt else None,
         **counted,
         "valid": len(split.valid),
-        "test": len(split.test),
         "files": dict(files),
     }

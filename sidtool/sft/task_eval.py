@@ -52,7 +52,7 @@ def make_questions(
     (`maker.has_item`) is not asked. Raises DataError if nothing is left to ask."""
     examples = [example for example in examples if maker.has_item(example.item)]
     whole = tuple(_sequence(example, history_length) for example in examples)
-    rows = list(maker.examples(Split("asked", whole, (), (), {}, windows=tuple(examples))))
+    rows = list(maker.examples(Split("given", whole, (), (), windows=tuple(examples))))
     chosen = [row for row in rows if only is None or row.item is None or row.item in only]
     if not chosen:
         raise DataError(

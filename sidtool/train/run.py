@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.digests import file_digest
 from sidtool.data.examples import read_examples
+from sidtool.data.split_record import recorded_split
 from sidtool.errors import SidtoolError, UsageError
 from sidtool.model.adapter import base_of
 from sidtool.model.contract import Contract, read_contract, write_contract
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
+from sidtool.model.split_check import check_model_split
 from sidtool.output import partial_path, refuse_existing, remove, replace_dir
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
-from sidtool.sft.make_sft import check_spelling, read_lineage, sha256
+from sidtool.sft.make_sft import check_spelling, read_lineage
 from sidtool.train.arguments import kept_dtype, settled, sft_config
 from sidtool.train.checkpoints import find_best, has_ended, last_checkpoint, open_work, run_digest
 from sidtool.train.dataset import TokenizedExamples, answers_with_sid
@@ -67,8 +70,8 @@ def train(
     call; None if nothing was left to train), metric and best (None without `valid`).
 
     Raises UsageError if the output exists, settings make no sense or an unfinished run had others;
-    CompatibilityError if model, bundle, rows and teachers do not belong together; DataError if rows
-    are malformed."""
+    CompatibilityError if model, bundle, rows and teachers do not belong together or come from
+    different splits; DataError if rows are malformed."""
     options = options or TrainOptions()
     if not keep:
         refuse_existing(out, force)
@@ -79,6 +82,9 @@ def train(
         from sidtool.train.teachers import check_teachers
 
         check_teachers(teachers, contract.tokens, bundle)
+    split = recorded_split(lineage)
+    for folder in (model_dir, *teachers):
+        check_model_split(folder, read_contract(folder), bundle, str(rows), split)
     fields = settled(options, typed_sft_fields(fields or {}), lineage)
     run = _Run(
         model_dir,
@@ -216,7 +222,7 @@ class _Run:
             "model": self.base["weights"],
             "bundle": self.bundle.identity.digest,
             "rows": self.lineage["files"][self.rows.name],
-            "valid": sha256(self.valid) if self.valid else None,
+            "valid": file_digest(self.valid) if self.valid else None,
             "options": dataclasses.asdict(self.options),
             "settings": dict(self.fields),
             **self._taught_by,
@@ -378,7 +384,7 @@ class _Run:
                 json.dumps(
                     {
                         "rows": self.lineage["files"][self.rows.name],
-                        "protocol": self.lineage["protocol"],
+                        "split": self.lineage["split"],
                         "weights": self.lineage["weights"],
                         "row_format": self.lineage["row_format"],
                         "options": dataclasses.asdict(self.options),

@@ -20,7 +20,7 @@ from sidtool.build.compare import (
     steps_between,
 )
 from sidtool.bundle import Bundle, ItemMap
-from sidtool.data.interactions import Interactions
+from sidtool.data.interactions import EventColumns, Interactions
 from sidtool.data.items import make_items
 from sidtool.errors import DataError
 from sidtool.quantize.report import level_use, neighbor_preservation
@@ -50,7 +50,9 @@ def events(*people: str) -> Interactions:
     """People by the letters of the items that they met."""
     users = np.array([f"u{n}" for n, met in enumerate(people) for _ in met], dtype=object)
     items = np.array([item for met in people for item in met], dtype=object)
-    return Interactions(users, items, np.arange(len(users), dtype=np.float64), None, "")
+    return Interactions(
+        users, items, np.arange(len(users), dtype=np.float64), EventColumns("u", "i", None), ""
+    )
 
 
 def test_a_bundle_is_described_by_what_was_measured_when_it_was_built() -> None:

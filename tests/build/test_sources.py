@@ -13,6 +13,7 @@ from sidtool.build.sources import Way
 from sidtool.bundle import Bundle, verify
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, make_items
+from sidtool.data.split_record import Cuts
 from sidtool.data.splits import Split, given, leave_one_out, temporal
 from sidtool.errors import DataError
 from sidtool.quantize.fusion import Blend
@@ -41,11 +42,7 @@ def split_of(
     path = folder / "events.csv"
     path.write_text("user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in events))
     read = read_interactions(path)
-    return (
-        leave_one_out(read)
-        if protocol == "leave-one-out"
-        else temporal(read, valid_from=4, test_from=5)
-    )
+    return leave_one_out(read) if protocol == "leave-one-out" else temporal(read, Cuts(4, 5))
 
 
 def windowed(folder: Path, events: list[tuple[str, str, int]]) -> Split:
@@ -114,7 +111,7 @@ def test_held_out_events_leave_no_trace_and_training_events_do(
     assert (other.items.codes == bundle.items.codes).all()
     assert (
         other.manifest.source != bundle.manifest.source
-    )  # the whole file's digest is told, outside the identity
+    )  # the split with its held-out events is recorded outside the identity
     changed = with_others([trained])
     assert changed.identity.codebook != bundle.identity.codebook
     assert any(
@@ -126,7 +123,7 @@ def test_the_recipe_records_what_entered(tmp_path: Path) -> None:
     split = split_of(tmp_path, EVENTS)
     recipe = built(split, signal_weight=0.3, window=3).manifest.recipe or {}
     assert recipe["signal"]["protocol"] == "leave-one-out"
-    assert recipe["signal"]["train_events"] == split.facts["train_events"]
+    assert recipe["signal"]["train_events"] == split.counts.train_events
     assert recipe["signal"]["window"] == 3
     fusion = recipe["quantizer"]["parameters"]["fusion"]
     assert fusion["sources"] == [{"dim": 10, "width": 10, "weight": 0.7}]

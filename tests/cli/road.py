@@ -142,6 +142,41 @@ def vectors(path: Path, seed: int = 0) -> Path:
     return path
 
 
+def windows(folder: Path, events: Path) -> dict[str, Path]:
+    """Events as three files of windows: of each user the last window is test, the one before it
+    validation. Odd users' first window is left out, so that this is no leave-one-out split."""
+    with events.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    parts: dict[str, list[list[str]]] = {"train": [], "valid": [], "test": []}
+    for user in dict.fromkeys(row["user_id"] for row in rows):
+        items = [row["item_id"] for row in rows if row["user_id"] == user]
+        first = 1 + int(user[1:]) % 2
+        for place in range(first, len(items)):
+            part = {len(items) - 1: "test", len(items) - 2: "valid"}.get(place, "train")
+            parts[part].append([user, json.dumps(items[first - 1 : place]), items[place]])
+    paths = {}
+    for part, lines in parts.items():
+        paths[part] = folder / f"{part}.csv"
+        with paths[part].open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["user_id", "history_item_id", "item_id"])
+            writer.writerows(lines)
+    return paths
+
+
+def protocol_split(road: "Road", folder: Path, protocol: str) -> Path:
+    """The split folder of the shop's events under one of the three protocols."""
+    folder.mkdir(exist_ok=True)
+    out = folder / f"{protocol}-split"
+    if protocol != "given":
+        done("split", road.events, "-o", out, "--protocol", protocol)
+        return out
+    paths = windows(folder, road.events)
+    more = ("--protocol", "given", "--valid", paths["valid"], "--test", paths["test"])
+    done("split", paths["train"], "-o", out, *more)
+    return out
+
+
 @dataclass(frozen=True)
 class Road:
     """The files of the road, each made by the command that makes it, and what `evaluate --json`
@@ -165,7 +200,8 @@ FILES = {
     "model": "base+sid",
     "rows": "train.jsonl",
     "valid": "valid.jsonl",
-    "test": "test.jsonl",
+    "split": "split",
+    "test": "split/test.jsonl",
     "tuned": "tuned",
 }
 
@@ -175,6 +211,7 @@ def walk(folder: Path) -> Road:
     said: dict[str, Ran] = {}
     road = Road(folder, said)
     catalog(road.items), interactions(road.events), vectors(road.vectors)
+    said["split"] = done("split", road.events, "-o", road.split)
     build = ("build-codebook", road.items, "--levels", "4x4x8", "--embeddings")
     said["build-codebook"] = done(*build, road.vectors, "-o", road.bundle)
     done(*build, road.vectors, "-o", road.zipped)
@@ -182,7 +219,7 @@ def walk(folder: Path) -> Road:
     said["init-model"] = done("init-model", road.items, "-o", road.base, "--vocab-size", 300, *TINY)
     said["extend-model"] = done("extend-model", road.base, road.bundle, "-o", road.model)
     said["make-sft"] = done(
-        "make-sft", road.bundle, road.items, road.events, "-o", road.rows, "--model", road.model
+        "make-sft", road.bundle, road.items, road.split, "-o", road.rows, "--model", road.model
     )
     said["train"] = done("train", road.model, road.rows, "-o", road.tuned, *TRAINING)
     return road

@@ -99,7 +99,7 @@ def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> Non
     weights, expected = (folder / "model.safetensors" for folder in (tmp_path / "m", road.base))
     assert weights.read_bytes() == expected.read_bytes()
     config.write_text("fail-under: {hr@50: 2.0}\n")
-    ran = run("evaluate", road.tuned, road.test, "--config", config)
+    ran = run("evaluate", road.tuned, road.split, "--config", config)
     assert (ran.code, "hr@50" in ran.last) == (3, True)
 
 
@@ -142,7 +142,7 @@ def test_a_variable_is_named_as_its_flag(road: Road, tmp_path: Path) -> None:
     ).read_bytes()
     training = ("train", road.model, road.rows, "-o", tmp_path / "t")
     assert "learnin_rate" in refused(2, *training, env={"SIDTOOL_TRAIN_SET": "learnin_rate=1"})
-    ran = run("evaluate", road.tuned, road.test, env={"SIDTOOL_EVALUATE_MIN": "hr@50=2"})
+    ran = run("evaluate", road.tuned, road.split, env={"SIDTOOL_EVALUATE_MIN": "hr@50=2"})
     assert (ran.code, "hr@50" in ran.last) == (3, True)
 
 

@@ -115,7 +115,7 @@ LAST_LEVEL = {"exact", "prefix@1", "prefix@2"}
 @pytest.mark.parametrize("task", ALL)
 def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: str) -> None:
     kind = named_task(task)
-    of = (road.test,) if kind.per == "user" else ()
+    of = (road.split,) if kind.per == "user" else ()
     ask = [
         "evaluate",
         spoken,
@@ -186,13 +186,14 @@ def test_rows_of_another_bundle_are_not_asked(road: Road, spoken: Path, tmp_path
     assert "codebook digest" in refused(3, "evaluate", spoken, other, "--task", "title-to-sid")
 
 
-def test_users_whose_item_the_bundle_lacks_are_not_asked(
-    road: Road, spoken: Path, tmp_path: Path
-) -> None:
-    first, *rest = (json.loads(line) for line in road.test.read_text().splitlines()[:4])
-    users = write_lines(tmp_path / "test.jsonl", [first | {"item": "new"}, *rest])
+def test_users_whose_item_the_bundle_lacks_are_not_asked(road: Road, tmp_path: Path) -> None:
+    lines = ["user_id,item_id,timestamp"]
+    for user in range(4):
+        lines += [f"u{user},b{3 * user + step:03d},{step}" for step in range(5)]
+    lines[5] = "u0,new,4"  # the last event of the first user
+    events = write_lines(tmp_path / "events.csv", lines)
     for task in ("next-item", "sequence"):
-        ran = done("evaluate", spoken, users, "--task", task, "--num-beams", 5, "--json")
+        ran = done("evaluate", road.model, events, "--task", task, "--num-beams", 5, "--json")
         assert ran.json["n"] == 3
         assert "1 of 4 users are not asked" in ran.err
 
@@ -225,7 +226,7 @@ def test_titles_are_learned_alone_and_held_out_ones_are_not_told(
     it."""
     held, rows = write_lines(tmp_path / "held", ["b003", "b004"]), tmp_path / "train.jsonl"
     made = ("make-sft", road.bundle, road.items, road.events, "-o", rows, "--model", road.model)
-    mix = ("--task", "title-to-sid=2", "--task", "sid-to-title=2", "--held-out", held)
+    mix = ("--task", "title-to-sid=2", "--task", "sid-to-title=2", "--hide-text-of", held)
     said = done(*made, *mix)
     assert "no text of 2 items" in said.out
     lineage = json.loads((tmp_path / "train.jsonl.meta.json").read_text())
@@ -253,7 +254,7 @@ def test_titles_are_learned_alone_and_held_out_ones_are_not_told(
     ask = ("evaluate", tmp_path / "out", "--task", "title-to-sid", "--num-beams", 2, "--json")
     assert done(*ask, "--only-items", held).json["n"] == 2
     wrong = write_lines(tmp_path / "wrong", ["zzz"])
-    assert "not in the bundle, as 'zzz'" in refused(2, *made, "--force", "--held-out", wrong)
+    assert "not in the bundle, as 'zzz'" in refused(2, *made, "--force", "--hide-text-of", wrong)
 
 
 def refused_after_figures(*arguments: object) -> str:
@@ -266,8 +267,8 @@ def refused_after_figures(*arguments: object) -> str:
     ("more", "code", "told"),
     [
         (("--task", "guess"), 2, "no task 'guess'"),
-        (("--task", "next-item"), 2, "is asked of test users"),
-        (("test.jsonl", "--task", "title-to-sid"), 2, "no test users but items"),
+        (("--task", "next-item"), 2, "is asked of a split"),
+        (("split", "--task", "title-to-sid"), 2, "is asked of items or queries, not of a split"),
         (("--task", "sid-to-description"), 2, "'description'"),
         (("--task", "query-to-sid"), 2, "--queries FILE"),
         (("train.jsonl", "--task", "title-to-sid"), 1, "no row of task title-to-sid"),
@@ -282,11 +283,11 @@ def refused_after_figures(*arguments: object) -> str:
             "holds the questions already",
         ),
         (
-            ("test.jsonl", "--task", "next-item", "--only-items", "items.jsonl"),
+            ("split", "--task", "next-item", "--only-items", "items.jsonl"),
             2,
             "leave out --only-items",
         ),
-        ((), 2, "nothing to measure"),
+        ((), 2, "nothing to evaluate on"),
     ],
 )
 def test_tasks_that_cannot_be_measured(

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from sidtool.bundle import Bundle
+from sidtool.data.split_files import open_split
+from sidtool.evaluate.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.model.load import load_model_folder
 from tests.cli.road import N_ITEMS, N_USERS, Ran, Road, done, refused, run, write_lines
 
 ITEMS = {f"b{n:03d}" for n in range(N_ITEMS)}
@@ -204,7 +207,7 @@ def test_only_a_bundle_that_belongs_to_the_model_serves_it(road: Road) -> None:
     assert ours in told
     assert theirs in told
     assert "hint: train a model for this bundle" in told
-    refused(3, "evaluate", road.tuned, road.test, "--bundle", road.other)
+    refused(3, "evaluate", road.tuned, road.split, "--bundle", road.other)
     assert "sidtool extend-model" in refused(3, "recommend", road.base, "--history", "b001")
 
 
@@ -213,7 +216,7 @@ def test_only_a_bundle_that_belongs_to_the_model_serves_it(road: Road) -> None:
 
 @pytest.fixture(scope="module")
 def evaluated(road: Road) -> Ran:
-    return done("evaluate", road.tuned, road.test, "--json")
+    return done("evaluate", road.tuned, road.split, "--json")
 
 
 def test_json_has_every_metric_of_every_system(evaluated: Ran, road: Road) -> None:
@@ -248,7 +251,7 @@ def test_metrics_are_those_of_what_recommend_gives(evaluated: Ran, road: Road, f
 
 
 def test_the_table_stands_on_stdout_or_beside_the_json(evaluated: Ran, road: Road) -> None:
-    table = done("evaluate", road.tuned, road.test).out
+    table = done("evaluate", road.tuned, road.split).out
     for word in (
         "popularity",
         "item-knn",
@@ -265,7 +268,7 @@ def test_the_table_stands_on_stdout_or_beside_the_json(evaluated: Ran, road: Roa
 def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
     found = evaluated.json["metrics"]["hr@50"]
     assert 0 < found < 1
-    ask = ("evaluate", road.tuned, road.test, "--json")
+    ask = ("evaluate", road.tuned, road.split, "--json")
     assert (
         done(*ask, "--fail-under", f"hr@50={found}", "--fail-under", "ndcg@10=0").json
         == evaluated.json
@@ -283,7 +286,7 @@ def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
 
 
 def test_an_option_that_would_change_nothing_is_refused(road: Road, tmp_path: Path) -> None:
-    ask = ("evaluate", road.tuned, road.test)
+    ask = ("evaluate", road.tuned, road.split)
     for option in (
         ("--only-items", tmp_path),
         ("--items", tmp_path),
@@ -291,39 +294,25 @@ def test_an_option_that_would_change_nothing_is_refused(road: Road, tmp_path: Pa
         ("--query-text", "{title}"),
     ):
         assert f"{option[0]} means nothing without --task" in refused(2, *ask, *option)
-    for option in (("--exclude-seen",), ("--events", tmp_path)):
-        assert f"{option[0]} means nothing with --task" in refused(
-            2, *ask, "--task", "next-item", *option
-        )
+    assert "--exclude-seen means nothing with --task" in refused(
+        2, *ask, "--task", "next-item", "--exclude-seen"
+    )
     assert "at least 1" in refused(2, *ask, "--num-beams", 0)
     assert "50 beams in place of 10" in done(*ask, "--num-beams", 10).err
 
 
-def test_fewer_users_and_no_events(road: Road, tmp_path: Path) -> None:
-    few = done("evaluate", road.tuned, road.test, "--limit", 7, "--json").json
+def test_fewer_users_and_the_other_part(road: Road, tmp_path: Path) -> None:
+    few = done("evaluate", road.tuned, road.split, "--limit", 7, "--json").json
     assert few["n"] == 7
-    rows, spread = road.test.read_text().splitlines(keepends=True), tmp_path / "spread.jsonl"
-    spread.write_text(
-        "".join(rows[at * len(rows) // 7] for at in range(7))
-    )  # of the whole file, not its first ones
-    events = road.test.with_name("events.jsonl")
-    assert done("evaluate", road.tuned, spread, "--events", events, "--json").json == few
-    refused(2, "evaluate", road.tuned, road.test, "--limit", 0)
-    alone = tmp_path / "test.jsonl"
-    alone.write_bytes(road.test.read_bytes())
-    ran = done("evaluate", road.tuned, alone, "--json")
-    assert ran.json["baselines"] == {}
-    assert f"no training events at {tmp_path / 'events.jsonl'}" in ran.err
-    questions = tmp_path / "questions.jsonl"  # a name that says nothing of where its events are
-    questions.write_bytes(road.test.read_bytes())
-    ran = done("evaluate", road.tuned, questions, "--json")
-    assert ran.json["baselines"] == {}
-    assert "no training events for these questions (--events names them)" in ran.err
-    assert "no training events at" in refused(
-        1, "evaluate", road.tuned, alone, "--events", tmp_path / "typo.jsonl"
-    )
-    with_events = done(
-        "evaluate", road.tuned, alone, "--events", road.folder / "events.jsonl", "--json"
-    )
-    assert set(with_events.json["baselines"]) == {"popularity", "item-knn"}
+    split = open_split(road.split)
+    beams = EvaluationOptions(num_beams=50)
+    spread = [split.test[at * len(split.test) // 7] for at in range(7)]  # not the first seven
+    by_library = evaluate_examples(load_model_folder(road.tuned), spread, split.train, beams)
+    assert by_library.metrics == few["metrics"]
+    refused(2, "evaluate", road.tuned, road.split, "--limit", 0)
+    valid = done("evaluate", road.tuned, road.split, "--on", "valid", "--json").json
+    by_library = evaluate_examples(load_model_folder(road.tuned), split.valid, split.train, beams)
+    assert valid["metrics"] == by_library.metrics
+    same_split = done("evaluate", road.tuned, road.events, "--limit", 7, "--json").json
+    assert same_split == few
     refused(1, "evaluate", road.tuned, tmp_path / "none.jsonl")

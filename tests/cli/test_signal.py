@@ -1,6 +1,7 @@
 """build-codebook with people and with several sources of vectors, and the commands that encode
 after it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from sidtool.bundle import Bundle
-from tests.cli.road import N_ITEMS, Road, done, refused, write_lines
+from tests.cli.road import N_ITEMS, Road, done, protocol_split, refused, write_lines
 
 
 def built(road: Road, out: Path, *more: object) -> tuple[object, ...]:
@@ -138,46 +139,18 @@ def test_two_sources_are_weighed_and_both_needed(road: Road, image: Path, tmp_pa
     assert "have 8 dimensions, bundle 'two' was built from 8 and 3" in told
 
 
-def test_the_protocols_are_those_of_make_sft(road: Road, tmp_path: Path) -> None:
-    out = tmp_path / "t.zarr"
-    done(
-        *built(
-            road,
-            out,
-            "--interactions",
-            road.events,
-            "--protocol",
-            "temporal",
-            "--set",
-            "signal_dim=4",
-        )
-    )
-    assert Bundle.open(out).manifest.recipe["signal"]["protocol"] == "temporal"
-
-
-def test_files_that_others_have_split_are_taken(road: Road, tmp_path: Path) -> None:
-    ids = road.vectors.with_suffix(".ids.txt").read_text().split()
-    rows = [f'u{user},"{ids[user : user + 3]}",{ids[user + 3]}' for user in range(len(ids) - 3)]
-    parts = {"train": rows[2:], "valid": rows[:1], "test": rows[1:2]}
-    head = "user_id,history_item_id,item_id"
-    files = {
-        part: write_lines(tmp_path / f"{part}.csv", [head, *lines]) for part, lines in parts.items()
-    }
-    given = (
-        "--protocol",
-        "given",
-        "--valid",
-        files["valid"],
-        "--test",
-        files["test"],
-        "--set",
-        "signal_dim=4",
-    )
-    out = tmp_path / "g.zarr"
-    done(*built(road, out, "--interactions", files["train"], *given))
+@pytest.mark.parametrize("protocol", ["temporal", "given"])
+def test_a_split_folder_is_read_as_it_is(road: Road, tmp_path: Path, protocol: str) -> None:
+    split = protocol_split(road, tmp_path, protocol)
+    out = tmp_path / "shop.zarr"
+    done(*built(road, out, "--interactions", split, "--set", "signal_dim=4"))
     done("verify", out)
-    signal = Bundle.open(out).manifest.recipe["signal"]
-    assert (signal["protocol"], signal["train_events"]) == ("given", 4 * len(parts["train"]))
+    manifest = json.loads((split / "split.json").read_text())
+    bundle = Bundle.open(out)
+    assert bundle.manifest.recipe["signal"]["protocol"] == protocol
+    assert bundle.manifest.recipe["signal"]["train_digest"] == manifest["train_digest"]
+    assert bundle.manifest.recipe["signal"]["train_events"] == manifest["counts"]["train_events"]
+    assert bundle.manifest.source["split"]["digest"] == manifest["digest"]
 
 
 @pytest.mark.parametrize(
@@ -185,9 +158,6 @@ def test_files_that_others_have_split_are_taken(road: Road, tmp_path: Path) -> N
     [
         (("--set", "signal_dim=4"), "option signal_dim needs --interactions"),
         (("--interactions", "EVENTS", "--set", "signal_weight=2"), "signal_weight"),
-        (("--interactions", "EVENTS", "--protocol", "given"), "--valid and --test"),
-        (("--interactions", "EVENTS", "--protocol", "never"), "no protocol 'never'"),
-        (("--protocol", "temporal"), "--protocol needs --interactions"),
         (("--embeddings", "VECTORS=-1"), "positive weights"),
     ],
 )

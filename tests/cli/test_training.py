@@ -13,7 +13,7 @@ from sidtool.bundle import Bundle
 from tests.cli.road import FILES, N_USERS, TRAINING, Road, done, refused, tree, write_lines
 from tests.models import tiny_model, tiny_tokenizer
 
-SIDE = ("valid.jsonl", "test.jsonl", "events.jsonl", "train.jsonl.meta.json")
+SIDE = ("valid.jsonl", "train.jsonl.meta.json")
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -26,16 +26,16 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def test_make_sft_writes_rows_users_events_and_lineage(road: Road) -> None:
     said = road.said["make-sft"]
     assert said.last == f"next: sidtool train {road.model} {road.rows} -o tuned"
-    assert (
-        f"{N_USERS} validation and {N_USERS} test users; 0 held-out events in training rows"
-        in said.out
-    )
+    assert f"split leave-one-out: {N_USERS} validation examples; 0 held-out events" in said.out
     for name in SIDE:
         assert (road.folder / name).stat().st_size
     lineage = json.loads((road.folder / "train.jsonl.meta.json").read_text())
-    assert (lineage["protocol"], lineage["weights"]) == ("leave-one-out", {"sequence": 1.0})
+    assert (lineage["split"]["protocol"], lineage["weights"]) == (
+        "leave-one-out",
+        {"sequence": 1.0},
+    )
     space = Bundle.open(road.bundle).space
-    for row in rows_of(road.test):
+    for row in rows_of(road.valid):
         assert row["item"].startswith("b")
         assert not list(space.find(json.dumps(row)))  # items, never SIDs
 
@@ -58,7 +58,7 @@ def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: 
     assert said["files"]["train.jsonl"]
     stored = json.loads((tmp_path / "train.jsonl.meta.json").read_text())
     assert said == stored
-    for name in ("train.jsonl", *SIDE[:3]):  # the same rows, out of a zip
+    for name in ("train.jsonl", "valid.jsonl"):  # the same rows, out of a zip
         assert (tmp_path / name).read_bytes() == (road.folder / name).read_bytes()
 
 
@@ -68,19 +68,7 @@ def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: 
         (("--task", "guess=1"), 2, "title-to-sid"),
         (("--task", "sequence=much"), 2, "'much'"),
         (("--task", "sequence"), 2, "--task takes key=value"),
-        (("--protocol", "magic"), 2, "leave-one-out, temporal, given"),
-        (("--protocol", "given"), 2, "--valid and --test"),
-        (
-            ("--protocol", "given", "--valid", "x", "--test", "x", "--item-column", "asin"),
-            2,
-            "--item-column is of a file of events",
-        ),
-        (("--valid-from", "3"), 2, "temporal"),
-        (("--hold-back", "0"), 2, "positive"),
-        (("--hold-back", "2", "--protocol", "temporal"), 2, "leave-one-out"),
-        (("--protocol", "temporal", "--valid-from", "someday", "--test-from", "9"), 2, "someday"),
         (("--format", "prose"), 2, "plain or chat"),
-        (("--user-column", "who"), 2, "who"),
         (("--max-length", "4", "--model", "base+sid"), 2, "4"),
     ],
 )
@@ -130,7 +118,7 @@ def test_malformed_events_are_exit_1(road: Road, tmp_path: Path) -> None:
 
 def test_train_says_what_it_did_and_what_is_next(road: Road) -> None:
     said = road.said["train"]
-    assert said.last == f"next: sidtool evaluate {road.tuned} {road.test}"
+    assert said.last == f"next: sidtool evaluate {road.tuned} SPLIT"
     told = dict(line.split(": ", 1) for line in said.out.splitlines())
     assert (told["steps"], told["metric"]) == ("3", "ndcg@10")
     contract = json.loads((road.tuned / "sid.json").read_text())
@@ -275,7 +263,7 @@ def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path)
     one, other = (done("recommend", model, *asked).json for model in (tmp_path / "out", plain))
     assert one["items"] == other["items"]
     np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-4)
-    measured = done("evaluate", tmp_path / "out", road.test, "--limit", 3, "--json").json
+    measured = done("evaluate", tmp_path / "out", road.split, "--limit", 3, "--json").json
     assert measured["n"] == 3
     rows = done(
         "make-sft",

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sidtool.data.cooccurrence import co_occurrence, met_together
-from sidtool.data.splits import Example, Split, UserSequence
+from sidtool.data.cooccurrence import count_cooccurrence, weigh_pairs
+from sidtool.data.splits import Example, Split, SplitOrigin, UserSequence
 from sidtool.errors import DataError, RefusedError
 
 
@@ -16,11 +16,13 @@ def split_of(*histories: str, held_out: tuple[Example, ...] = ()) -> Split:
         UserSequence(f"u{at}", tuple(each), tuple(range(len(each))))
         for at, each in enumerate(histories)
     )
-    return Split("leave-one-out", train, held_out, (), {"interactions": "whole file"})
+    return Split("leave-one-out", train, held_out, ())
 
 
 def test_counts_weigh_the_distance_and_end_at_the_window() -> None:
-    found = met_together(split_of("abcd", "ba", "aa"), "abcd", window=2, decay=0.5).counts.toarray()
+    found = count_cooccurrence(
+        split_of("abcd", "ba", "aa"), "abcd", window=2, decay=0.5
+    ).counts.toarray()
     expected = np.zeros((4, 4))
     for left, right, weight in (
         (0, 1, 2.0),
@@ -43,13 +45,13 @@ def test_counting_agrees_with_loops() -> None:
                 if left != right:
                     expected[left, right] += 0.8**gap
                     expected[right, left] += 0.8**gap
-    np.testing.assert_allclose(co_occurrence(sequences, 9, 0.8, 4).toarray(), expected)
+    np.testing.assert_allclose(weigh_pairs(sequences, 9, 0.8, 4).toarray(), expected)
 
 
 def test_events_are_counted_and_items_of_no_catalog_are_not() -> None:
-    found = met_together(split_of("axb", "aa"), "abz", window=1, decay=1.0)
+    found = count_cooccurrence(split_of("axb", "aa"), "abz", window=1, decay=1.0)
     assert found.events.tolist() == [3, 1, 0]
-    assert found.facts["train_events"] == 5
+    assert found.record.train_events == 5
     assert found.counts[0, 1] == 1
 
 
@@ -58,24 +60,24 @@ def test_what_is_recorded_is_of_the_training_part_alone() -> None:
         split_of("ab", "ba"),
         split_of("ab", "ba", held_out=(Example("u0", ("a", "b"), "c", 2),)),
     )
-    other = dataclasses.replace(other, facts={"interactions": "another file"})
+    other = dataclasses.replace(other, origin=SplitOrigin("another file"))
     assert (
-        met_together(one, "abc", window=1, decay=1.0).facts
-        == met_together(other, "abc", window=1, decay=1.0).facts
+        count_cooccurrence(one, "abc", window=1, decay=1.0).record
+        == count_cooccurrence(other, "abc", window=1, decay=1.0).record
     )
-    changed = met_together(split_of("ab", "ca"), "abc", window=1, decay=1.0).facts
+    changed = count_cooccurrence(split_of("ab", "ca"), "abc", window=1, decay=1.0).record
     assert (
-        changed["train_digest"]
-        != met_together(one, "abc", window=1, decay=1.0).facts["train_digest"]
+        changed.train_digest
+        != count_cooccurrence(one, "abc", window=1, decay=1.0).record.train_digest
     )
 
 
 def test_a_held_out_event_among_the_training_ones_is_refused() -> None:
     leaking = split_of("abc", held_out=(Example("u0", ("a", "b"), "c", 2),))
-    with pytest.raises(RefusedError, match="1 held-out events stand among the training events"):
-        met_together(leaking, "abc", window=5, decay=0.5)
+    with pytest.raises(RefusedError, match="1 held-out events are among the training events"):
+        count_cooccurrence(leaking, "abc", window=5, decay=0.5)
 
 
 def test_a_catalog_that_nobody_meets_is_refused() -> None:
     with pytest.raises(DataError, match="no two of the 2 items"):
-        met_together(split_of("abc"), "xy", window=5, decay=0.5)
+        count_cooccurrence(split_of("abc"), "xy", window=5, decay=0.5)

@@ -25,7 +25,7 @@ event = st.tuples(st.sampled_from("uvw"), st.sampled_from("abcd"), st.integers(-
 def test_events_are_the_same_in_every_container(tmp_path: Path, name: str) -> None:
     read = read_interactions(write_table(tmp_path / name, TABLE))
     assert list(zip(read.users, read.items, read.order.tolist(), strict=True)) == EVENTS
-    assert read.order_column == "timestamp"
+    assert read.columns.order == "timestamp"
     assert len(read) == 5
     assert read.digest == read_interactions(write_table(tmp_path / "y.tsv", TABLE)).digest
 
@@ -94,7 +94,7 @@ def test_without_an_order_the_rows_stand_as_they_are(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.csv", {"user": ["u", "v", "u"], "item": ["b", "c", "a"]})
     with pytest.warns(SidtoolWarning, match="no timestamp or order column"):
         read = read_interactions(path)
-    assert (read.items.tolist(), read.order_column) == (["b", "a", "c"], None)
+    assert (read.items.tolist(), read.columns.order) == (["b", "a", "c"], None)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The protocols against oracles, and above all: nothing held out is ever trained on."""
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,8 +9,17 @@ from hypothesis import HealthCheck, assume, settings
 from hypothesis import given as given_case
 from hypothesis import strategies as st
 
-from sidtool.data.interactions import Interactions
-from sidtool.data.splits import Event, Split, given, leave_one_out, scan, temporal, window_events
+from sidtool.data.interactions import EventColumns, Interactions
+from sidtool.data.split_record import Cuts
+from sidtool.data.splits import (
+    Event,
+    Split,
+    count_leaks,
+    given,
+    leave_one_out,
+    temporal,
+    window_events,
+)
 from sidtool.errors import DataError, UsageError
 from tests.data.files import write_table
 from tests.data.test_windows import cut
@@ -28,7 +36,7 @@ def interactions(events: list[tuple[str, str, int]]) -> Interactions:
         np.array(users, dtype=object),
         np.array(items, dtype=object),
         np.array(order, dtype=float),
-        "time",
+        EventColumns("user", "item", "time"),
         "0" * 64,
     )
 
@@ -75,53 +83,25 @@ def test_leave_one_out_keeps_two_events_of_everybody(events: list[tuple[str, str
             if example is not None:
                 told = (list(example.history), example.item, example.position)
                 assert told == (items[:place], items[place], place)
-    assert split.facts["short_users"] == sum(len(items) < 3 for items in whole.values())
+    short = sum(len(items) < 3 for items in whole.values())
+    assert len(split.train) - len(split.test) == short
     check_whole(split, read)
 
 
-@given_case(st.lists(event, min_size=16, max_size=40), st.integers(1, 6))
-def test_held_back_users_are_asked_after_an_event_that_is_in_no_row(
-    events: list[tuple[str, str, int]], hold_back: int
-) -> None:
-    read = interactions(events)
-    whole = {user: [item for item, _ in found] for user, found in of_users(read).items()}
-    able = [user for user, items in whole.items() if len(items) > 3]
-    assume(able)
-    split, plain = leave_one_out(read, hold_back=hold_back), leave_one_out(read)
-    assert len(split.valid) == split.facts["held_back"] == min(hold_back, len(able))
-    chosen = {example.user for example in split.valid}
-    assert chosen <= set(able)
-    assert split.test == plain.test
-    assert split.valid == tuple(example for example in plain.valid if example.user in chosen)
-    for held, kept in zip(split.train, plain.train, strict=True):
-        assert held.items == kept.items[: len(kept.items) - (held.user in chosen)]
-    for example in split.valid:
-        before = (example.user, example.history[-1], example.position - 1)
-        assert before not in trained(split)
-
-
-def test_held_back_users_are_spread_evenly() -> None:
-    read = interactions([(user, f"i{item}", item) for user in "uvwxy" for item in range(4)])
-    assert [example.user for example in leave_one_out(read, hold_back=2).valid] == ["u", "w"]
-
-
 def check_whole(split: Split, read: Interactions) -> None:
-    """Every event is trained on or asked for, once; facts count them and are JSON."""
+    """Every event is in one part, or has no history and is counted."""
     whole = [
         (user, item, at)
         for user, found in of_users(read).items()
         for at, (item, _) in enumerate(found)
     ]
     missing = set(whole) - set(trained(split)) - set(asked(split))
-    assert len(missing) == split.facts.get("targets_without_history", 0)
+    assert len(missing) == split.counts.left_out
     assert len(trained(split)) + len(asked(split)) + len(missing) == len(whole)
-    assert scan(split, trained(split)) == 0
-    assert (split.facts["train_events"], split.facts["users"]) == (
-        len(trained(split)),
-        len(split.train),
-    )
-    assert (split.facts["valid"], split.facts["test"]) == (len(split.valid), len(split.test))
-    assert json.loads(json.dumps(split.facts)) == split.facts
+    assert count_leaks(split, trained(split)) == 0
+    counts = split.counts
+    assert (counts.train_events, counts.users) == (len(trained(split)), len(split.train))
+    assert (counts.valid, counts.test) == (len(split.valid), len(split.test))
     assert split.windows is None
 
 
@@ -131,7 +111,7 @@ def test_a_temporal_cut_is_one_for_all(
 ) -> None:
     everywhere = [("u", "a", 0), ("u", "b", first), ("u", "b", second)]  # no part is empty
     read = interactions([*events, *everywhere])
-    split = temporal(read, valid_from=first, test_from=second)
+    split = temporal(read, Cuts(first, second))
     whole = of_users(read)
     moments = {
         (user, at): found[at][1] for user, found in whole.items() for at in range(len(found))
@@ -152,10 +132,7 @@ def test_fractions_cut_where_they_say(n: int, random: object) -> None:
     moments = list(range(n))
     random.shuffle(moments)  # type: ignore[attr-defined]
     split = temporal(interactions([("uvwxy"[moment % 5], "a", moment) for moment in moments]))
-    assert (split.facts["valid_from"], split.facts["test_from"]) == (
-        int(0.8 * n + 1e-9),
-        int(0.9 * n + 1e-9),
-    )
+    assert split.origin.cuts == Cuts(int(0.8 * n + 1e-9), int(0.9 * n + 1e-9))
     assert len(split.test) == n - int(0.9 * n + 1e-9)
 
 
@@ -166,45 +143,34 @@ def test_events_of_one_moment_stay_together() -> None:
     assert (len(split.train[0].items), len(split.valid), len(split.test)) == (5, 4, 1)
 
 
-@pytest.mark.parametrize(
-    "cuts",
-    [
-        {"valid_from": 3.0},
-        {"test_from": 3.0},
-        {"valid_from": 3.0, "test_from": 2.0},
-        {"fractions": (1, 1, 1)},
-    ],
-)
-def test_cuts_that_make_no_sense_are_refused(cuts: dict[str, float]) -> None:
-    with pytest.raises(UsageError):
-        # type: ignore[arg-type]
-        temporal(interactions([("u", "a", moment) for moment in range(9)]), **cuts)
+def test_validation_after_test_is_refused() -> None:
+    read = interactions([("u", "a", moment) for moment in range(9)])
+    with pytest.raises(UsageError, match=r"starts at 3\.0, after test, which starts at 2\.0"):
+        temporal(read, Cuts(3.0, 2.0))
 
 
 def test_a_split_with_an_empty_part_is_refused() -> None:
     read = interactions([("u", "a", moment) for moment in range(9)])
     with pytest.raises(DataError, match="0 test"):
-        temporal(read, valid_from=3, test_from=99)
+        temporal(read, Cuts(3, 99))
     with pytest.raises(DataError, match="0 valid"):
         leave_one_out(interactions([("u", "a", 0), ("v", "b", 0)]))
-    with pytest.raises(UsageError, match="3 events"):
-        leave_one_out(read, min_length=2)
-    with pytest.raises(UsageError, match="positive, not 0"):
-        leave_one_out(read, hold_back=0)
 
 
 @given_case(histories)
-def test_scan_finds_every_held_out_event_and_tells_repeats_apart(
+def test_every_held_out_event_is_counted_and_repeats_are_distinct(
     events: list[tuple[str, str, int]],
 ) -> None:
     read = interactions(events)
     assume(any(len(items) > 2 for items in of_users(read).values()))
     split = leave_one_out(read)
-    assert scan(split, [*trained(split), *asked(split), *asked(split)]) == 2 * len(asked(split))
+    assert count_leaks(split, [*trained(split), *asked(split), *asked(split)]) == 2 * len(
+        asked(split)
+    )
     moved = [
         (user, item, at + 100) for user, item, at in asked(split)
     ]  # the same items, bought again
-    assert scan(split, moved) == 0
+    assert count_leaks(split, moved) == 0
 
 
 def write_windows(path: Path, rows: list[tuple[str, tuple[str, ...], str]]) -> Path:
@@ -261,8 +227,8 @@ def test_given_windows_are_trained_on_as_they_are(
     assert sorted(trained(split)) == sorted(
         event for event in whole if event[2] <= last.get(event[0], -1)
     )
-    assert scan(split, trained(split)) == 0
-    assert split.facts["windows_left_out"] == 0
+    assert count_leaks(split, trained(split)) == 0
+    assert split.counts.left_out == 0
 
 
 def test_given_windows_that_show_held_out_events_are_left_out(tmp_path: Path) -> None:
@@ -277,8 +243,11 @@ def test_given_windows_that_show_held_out_events_are_left_out(tmp_path: Path) ->
         write_windows(tmp_path / "valid.csv", [rows[4]]),
         write_windows(tmp_path / "test.csv", [rows[6]]),
     )
-    assert split.facts["windows_left_out"] == 2
+    assert split.counts.left_out == 2
     assert split.windows is not None
     assert [window.position for window in split.windows] == [1, 2, 3, 4]
     assert "".join(split.train[0].items) == "abcde"
-    assert scan(split, (event for window in split.windows for event in window_events(window))) == 0
+    assert (
+        count_leaks(split, (event for window in split.windows for event in window_events(window)))
+        == 0
+    )

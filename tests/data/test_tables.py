@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sidtool.data.digests import digest_strings
 from sidtool.data.tables import (
     as_text,
     choose_column,
     column_names,
-    digest_strings,
     json_lines,
     parse_list,
     read_columns,

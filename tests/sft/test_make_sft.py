@@ -10,6 +10,7 @@ import pytest
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.examples import read_examples
 from sidtool.data.items import Items
+from sidtool.data.split_record import recorded_split
 from sidtool.data.splits import Example, Split
 from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.output import partial_path
@@ -43,7 +44,7 @@ def test_files_lineage_and_determinism(
         )
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert set(contents(tmp_path / "a")) == {
-        *("train.jsonl", "valid.jsonl", "test.jsonl", "events.jsonl", "train.jsonl.meta.json")
+        *("train.jsonl", "valid.jsonl", "train.jsonl.meta.json")
     }
     lineage = read_lineage(tmp_path / "a" / "train.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "a" / "train.jsonl").read_text().splitlines()]
@@ -55,7 +56,8 @@ def test_files_lineage_and_determinism(
     assert lineage["text_prompt"]["task"] == "query-to-sid"
     assert sum(seen["share"] for seen in lineage["tasks"].values()) == pytest.approx(1)
     assert lineage["bundle"] == dataclasses.asdict(bundle.identity)
-    assert tuple(read_examples(tmp_path / "a" / "test.jsonl")) == split.test
+    assert tuple(read_examples(tmp_path / "a" / "valid.jsonl")) == split.valid
+    assert recorded_split(lineage) == split.reference
 
 
 def test_held_out_sids_are_in_no_row(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
@@ -67,7 +69,7 @@ def test_held_out_sids_are_in_no_row(tmp_path: Path, bundle: Bundle, catalog: It
         Example("u", ("i0", "i1", "i2"), "i30", 3),
         Example("u", ("i0", "i1", "i2", "i30"), "i31", 4),
     )
-    split = Split("leave-one-out", train, held[:1], held[1:], {})
+    split = Split("leave-one-out", train, held[:1], held[1:])
     tasks = {task: 1.0 for task in ALL_TASKS if named_task(task).per == "user"}
     make_sft(
         bundle,
@@ -113,7 +115,7 @@ def test_whole_or_not_at_all(
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(module, "write_events", fail)
+    monkeypatch.setattr(module, "write_examples", fail)
     with pytest.raises(OSError, match="disk full"):
         make_sft(
             bundle,
@@ -175,7 +177,7 @@ def test_files_that_lie_beside_are_not_written_over(
     tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
 ) -> None:
     out = tmp_path / "train.jsonl"
-    for path in (out, *list(side_files(out).values())[:3]):
+    for path in (out, side_files(out)["valid"]):
         path.write_text("mine")
         with pytest.raises(UsageError, match=f"{path.name} exists already"):
             make_sft(bundle, catalog, split, out, SftOptions())
@@ -189,5 +191,5 @@ def test_files_that_lie_beside_are_not_written_over(
 
 def test_names_of_the_files_beside(tmp_path: Path) -> None:
     assert side_files(Path("a/my-train.jsonl"))["valid"] == Path("a/my-valid.jsonl")
-    assert side_files(Path("rows.jsonl"))["events"] == Path("rows.events.jsonl")
+    assert side_files(Path("rows.jsonl"))["valid"] == Path("rows.valid.jsonl")
     assert side_files(Path("rows.jsonl"))["meta"] == Path("rows.jsonl.meta.json")

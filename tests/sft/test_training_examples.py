@@ -148,18 +148,18 @@ def test_weights_take_shares_deterministically(weight: float, seed: int) -> None
     ids = tuple(f"i{row}" for row in range(40))
     items = Items(ids, ids, ids, {}, "", "")
     maker = ExampleMaker(bundle, items, SftOptions({"title-to-sid": weight}, seed=seed))
-    users = Split("x", (UserSequence("u", ("i0", "i1"), (0, 1)),), (), (), {})
+    users = Split("leave-one-out", (UserSequence("u", ("i0", "i1"), (0, 1)),), (), ())
     first, second = (list(maker.examples(users)) for _ in range(2))
     assert first == second
     assert int(weight) * 40 <= len(first) <= (int(weight) + 1) * 40
 
 
 def test_unknown_items_are_dropped_and_counted(bundle: Bundle, catalog: Items) -> None:
-    split = Split("x", (UserSequence("u", ("i0", "gone", "i1"), (0, 1, 2)),), (), (), {})
+    split = Split("leave-one-out", (UserSequence("u", ("i0", "gone", "i1"), (0, 1, 2)),), (), ())
     maker = ExampleMaker(bundle, catalog, SftOptions({"next-item": 1}))
     assert [row.events for row in maker.examples(split)] == [(("u", "i0", 0), ("u", "i1", 2))]
     assert maker.dropped_events == 1
-    nothing = Split("x", (UserSequence("u", ("gone",), (0,)),), (), (), {})
+    nothing = Split("leave-one-out", (UserSequence("u", ("gone",), (0,)),), (), ())
     with pytest.raises(DataError, match="none of 1 training events"):
         list(maker.examples(nothing))
 
@@ -338,7 +338,7 @@ def test_a_mix_within_a_budget(weights: dict[str, float], tokens: int, seed: int
     bundle = small_bundle(40)
     ids = tuple(f"i{row}" for row in range(40))
     items = Items(ids, ids, ids, {}, "", "")
-    users = Split("x", (UserSequence("u", ids[:9], tuple(range(9))),), (), (), {})
+    users = Split("leave-one-out", (UserSequence("u", ids[:9], tuple(range(9))),), (), ())
     maker = ExampleMaker(
         bundle, items, SftOptions(weights, seed=seed, max_tokens=tokens), tiny_tokenizer()
     )
@@ -425,7 +425,7 @@ def test_no_text_of_a_catalog_becomes_a_token(texts: list[str], kind: str) -> No
     tokenizer.add_tokens(list(bundle.space.tokens))
     encoder, added = PromptEncoder(tokenizer, tokens), set(tokenizer.added_tokens_decoder)
     ids = tuple(f"i{row}" for row in range(6))
-    split = Split("x", (UserSequence("u", ids, tuple(range(6))),), (), (), {})
+    split = Split("leave-one-out", (UserSequence("u", ids, tuple(range(6))),), (), ())
     options = SftOptions(dict.fromkeys(ALL_TASKS, 2.0), format=kind)  # type: ignore[arg-type]
 
     def marks(shown: tuple[str, ...]) -> list[tuple[str, list[int]]]:

@@ -1,0 +1,29 @@
+"""SHA-256 digests of columns of strings and of files."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from sidtool.errors import DataError
+
+
+def digest_strings(*columns: Sequence[str]) -> str:
+    """SHA-256 (hex) over columns of strings. Lengths are hashed too, so different columns never
+    feed the hash the same bytes."""
+    state = hashlib.sha256()
+    for column in columns:
+        for start in range(0, len(column), 1 << 16):
+            encoded = [text.encode("utf-8") for text in column[start : start + (1 << 16)]]
+            state.update(",".join(str(len(text)) for text in encoded).encode() + b":")
+            state.update(b"".join(encoded))
+        state.update(b"|")
+    return state.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file. Raises DataError if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error

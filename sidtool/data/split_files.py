@@ -1,0 +1,205 @@
+"""The split folder: train, valid and test as JSON Lines, and a manifest that is written last.
+
+train.jsonl     {"user": "u1", "items": ["i1", "i2"], "positions": [0, 1]}
+valid.jsonl     {"user": "u1", "history": ["i1", "i2"], "item": "i3", "position": 2}
+test.jsonl      {"user": "u1", "history": ["i1", "i2", "i3"], "item": "i4", "position": 3}
+windows.jsonl   training windows, as valid.jsonl (protocol `given` only)
+split.json      the manifest"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from sidtool.data.digests import file_digest
+from sidtool.data.examples import read_events, read_examples, write_events, write_examples
+from sidtool.data.interactions import parse_time, read_interactions
+from sidtool.data.split_record import Cuts, Protocol, SplitManifest
+from sidtool.data.splits import Split, SplitOrigin, given, leave_one_out, temporal
+from sidtool.errors import DataError, IntegrityError, UsageError
+from sidtool.output import new_dir, refuse_existing
+
+MANIFEST = "split.json"
+TRAIN = "train.jsonl"
+VALID = "valid.jsonl"
+TEST = "test.jsonl"
+WINDOWS = "windows.jsonl"
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How events are split. Raises UsageError for options that do not belong to the protocol."""
+
+    protocol: Protocol = "leave-one-out"
+    valid: Path | None = None
+    """Validation windows (given)."""
+    test: Path | None = None
+    """Test windows (given)."""
+    valid_from: str | float | None = None
+    """Number or ISO date at which validation starts (temporal)."""
+    test_from: str | float | None = None
+    """Number or ISO date at which test starts (temporal)."""
+    user_column: str | None = None
+    item_column: str | None = None
+    order_column: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol not in get_args(Protocol):
+            raise UsageError(
+                f"no protocol {self.protocol!r}",
+                hint=f"choose from {', '.join(get_args(Protocol))}",
+            )
+        self._refuse_options_of("given", "--valid", self.valid, "--test", self.test)
+        self._refuse_options_of(
+            "temporal", "--valid-from", self.valid_from, "--test-from", self.test_from
+        )
+        columns = {
+            "--user-column": self.user_column,
+            "--item-column": self.item_column,
+            "--order-column": self.order_column,
+        }
+        named = [flag for flag, column in columns.items() if column is not None]
+        if self.protocol == "given" and named:
+            raise UsageError(
+                f"{named[0]} does not apply to windows, whose columns have fixed names"
+            )
+
+    def _refuse_options_of(
+        self, protocol: Protocol, first: str, one: object, second: str, other: object
+    ) -> None:
+        """Refuse a pair of options without its protocol, and one option of the pair alone."""
+        if self.protocol != protocol and (one is not None or other is not None):
+            raise UsageError(
+                f"{first} and {second} require --protocol {protocol}, not {self.protocol}"
+            )
+        if (one is None) != (other is None):
+            raise UsageError(f"{first} and {second} must be given together")
+        if self.protocol == protocol == "given" and one is None:
+            raise UsageError(f"--protocol given requires {first} and {second}")
+
+    @property
+    def cuts(self) -> Cuts | None:
+        """The cuts as numbers, None if none are given. Raises UsageError."""
+        if self.valid_from is None or self.test_from is None:
+            return None
+        try:
+            return Cuts(parse_time(str(self.valid_from)), parse_time(str(self.test_from)))
+        except ValueError as error:
+            raise UsageError(f"a cut is a number or an ISO date: {error}") from error
+
+
+def make_split(events: Path, options: SplitOptions | None = None) -> Split:
+    """Split a file of events; under `given`, `events` holds the training windows.
+
+    Raises UsageError, DataError as the readers and the protocols do."""
+    options = options or SplitOptions()
+    if options.valid is not None and options.test is not None:
+        return given(events, options.valid, options.test)
+    cuts = options.cuts  # parsed before the events are read
+    interactions = read_interactions(
+        events,
+        user_column=options.user_column,
+        item_column=options.item_column,
+        order_column=options.order_column,
+    )
+    if options.protocol == "leave-one-out":
+        return leave_one_out(interactions)
+    return temporal(interactions, cuts)
+
+
+def split_events(
+    events: Path,
+    out: Path,
+    options: SplitOptions | None = None,
+    *,
+    dry_run: bool = False,
+    force: bool = False,
+) -> SplitManifest:
+    """Split a file of events and write the split folder `out`. Returns its manifest.
+
+    A dry run writes nothing; the manifest then lists no files. Raises UsageError if the output
+    exists or options contradict each other, DataError for malformed events or an empty part."""
+    refuse_existing(out, force)
+    split = make_split(events, options)
+    if dry_run:
+        return split.manifest({})
+    return write_split(split, out, force=force)
+
+
+def write_split(split: Split, out: Path, *, force: bool = False) -> SplitManifest:
+    """Write the folder of a split, whole or not at all."""
+    with new_dir(out, force=force) as folder:
+        write_events(folder / TRAIN, split.train)
+        write_examples(folder / VALID, split.valid)
+        write_examples(folder / TEST, split.test)
+        if split.windows is not None:
+            write_examples(folder / WINDOWS, split.windows)
+        digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+        manifest = split.manifest(digests)
+        text = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False) + "\n"
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+    return manifest
+
+
+def read_manifest(folder: Path) -> SplitManifest:
+    """The manifest of a split folder, with the digest of every file checked.
+
+    Raises DataError if the folder holds no split, IntegrityError if a file is missing or changed,
+    CompatibilityError for a newer format."""
+    path = folder / MANIFEST
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder} is no split: it has no {MANIFEST}",
+            hint="`sidtool split EVENTS -o FOLDER` writes one",
+        ) from error
+    except ValueError as error:
+        raise IntegrityError(f"{path} is damaged: {error}") from error
+    manifest = SplitManifest.from_json(value)
+    for name, recorded in manifest.files.items():
+        if not (folder / name).is_file():
+            raise IntegrityError(f"{folder / name} is missing, {MANIFEST} lists it")
+        actual = file_digest(folder / name)
+        if actual != recorded:
+            raise IntegrityError(
+                f"{folder / name} has digest {actual[:12]}, {MANIFEST} says {recorded[:12]}",
+                hint="make the split again",
+            )
+    return manifest
+
+
+def read_split(folder: Path) -> Split:
+    """Read a split folder. Raises as `read_manifest` does, and DataError for a malformed line."""
+    manifest = read_manifest(folder)
+    windows = None
+    if manifest.protocol == "given":
+        windows = tuple(read_examples(folder / WINDOWS))
+    split = Split(
+        manifest.protocol,
+        train=tuple(read_events(folder / TRAIN)),
+        valid=tuple(read_examples(folder / VALID)),
+        test=tuple(read_examples(folder / TEST)),
+        windows=windows,
+        origin=SplitOrigin(
+            manifest.events_digest, manifest.columns, manifest.cuts, manifest.counts.left_out
+        ),
+    )
+    if split.reference.digest != manifest.digest:
+        raise IntegrityError(
+            f"{folder} holds split {split.reference.digest[:12]}, {MANIFEST} says "
+            f"{manifest.digest[:12]}",
+            hint="make the split again",
+        )
+    return split
+
+
+def open_split(path: Path) -> Split:
+    """The split of a folder that `sidtool split` wrote, or of a file of events.
+
+    A file of events is split by leave-one-out with guessed columns, which gives the same digest as
+    `sidtool split FILE` without options. Raises as `read_split` or `make_split` does."""
+    is_parquet_folder = path.name.endswith((".parquet", ".pq"))
+    if path.is_dir() and not is_parquet_folder:
+        return read_split(path)
+    return make_split(path)

@@ -1,0 +1,167 @@
+"""The stored record of a split: its manifest, and the reference that everything made from it carries."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from sidtool.data.interactions import EventColumns
+from sidtool.errors import CompatibilityError, IntegrityError
+
+SPLIT_FORMAT = 1
+"""The newest format of a split folder that this version reads and the one that it writes."""
+Protocol = Literal["leave-one-out", "temporal", "given"]
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The two moments of a temporal split, in the unit of the order column (dates: seconds since 1970)."""
+
+    valid_from: float
+    test_from: float
+
+
+@dataclass(frozen=True)
+class SplitReference:
+    """Which split something was made from. Bundles, training examples and models carry it."""
+
+    protocol: Protocol
+    digest: str
+    """SHA-256 over the training and the held-out events."""
+    cuts: Cuts | None = None
+
+    def excludes_held_out(self, other: "SplitReference") -> bool:
+        """Whether the training events of this split cannot be among the held-out events of `other`.
+
+        True for equal digests, and for two temporal splits where neither cut of this one is later
+        than that of the other: its training events end before `other` starts to hold out.
+        """
+        if self.digest == other.digest:
+            return True
+        if self.cuts is None or other.cuts is None:
+            return False
+        train_ends_first = self.cuts.valid_from <= other.cuts.valid_from
+        valid_ends_first = self.cuts.test_from <= other.cuts.test_from
+        return train_ends_first and valid_ends_first
+
+    def __str__(self) -> str:
+        return f"{self.digest[:12]} ({self.protocol})"
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored."""
+        return {
+            "protocol": self.protocol,
+            "digest": self.digest,
+            "cuts": asdict(self.cuts) if self.cuts else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "SplitReference":
+        """Read a stored reference. Raises KeyError or TypeError if it is malformed."""
+        cuts = value.get("cuts")
+        return cls(value["protocol"], value["digest"], Cuts(**cuts) if cuts else None)
+
+
+def recorded_split(record: Mapping[str, Any]) -> SplitReference | None:
+    """The split reference under the key `split` of a stored record, None where there is none.
+
+    Raises IntegrityError if it is malformed.
+    """
+    value = record.get("split")
+    if value is None:
+        return None
+    try:
+        return SplitReference.from_json(value)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"the recorded split is malformed: {value!r}") from error
+
+
+def check_split(
+    made: str, made_from: SplitReference | None, used: str, split: SplitReference | None
+) -> None:
+    """Raise CompatibilityError if `made` may have learned from events that `split` holds out.
+
+    `made` names a bundle or a model, `made_from` the split whose training events it learned from,
+    `used` what it is combined with: training examples or a split. What learned from no interactions
+    (None) may be combined with anything. The rule is `SplitReference.excludes_held_out`; where it
+    fails, a leak cannot be ruled out.
+    """
+    if made_from is None or split is None or made_from.excludes_held_out(split):
+        return
+    raise CompatibilityError(
+        f"{made} was made from split {made_from}, {used} is of split {split}: it may have learned "
+        "from held-out events",
+        hint="make both from one split, which `sidtool split` writes",
+    )
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """Sizes of the parts of a split."""
+
+    users: int
+    """Users with training events."""
+    train_events: int
+    valid: int
+    """Validation examples."""
+    test: int
+    """Test examples."""
+    windows: int = 0
+    """Training windows (protocol `given`)."""
+    left_out: int = 0
+    """Under `temporal`, users whose first event is held out: that event has no history, so it is in no part. Under
+    `given`, training windows that show a held-out event."""
+
+
+@dataclass(frozen=True)
+class SplitManifest:
+    """Everything that `split.json` records."""
+
+    protocol: Protocol
+    digest: str
+    """SHA-256 over the two digests below: equal for equal parts, whatever file they came from."""
+    train_digest: str
+    """SHA-256 over the training events (user, item, position), sorted by user."""
+    held_out_digest: str
+    """SHA-256 over the validation and the test events, sorted by user."""
+    events_digest: str
+    """SHA-256 over the events that were split; under `given`, over the windows of the three files."""
+    counts: SplitCounts
+    cuts: Cuts | None
+    columns: EventColumns | None
+    """Columns that were read; None under `given`."""
+    files: Mapping[str, str]
+    """Name of each file in the folder -> SHA-256 of its bytes."""
+    format: int = SPLIT_FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored."""
+        return asdict(self) | {"files": dict(self.files)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> "SplitManifest":
+        """Read a stored manifest; unknown keys are ignored.
+
+        Raises CompatibilityError for a newer format, IntegrityError for a malformed manifest.
+        """
+        try:
+            if value["format"] > SPLIT_FORMAT:
+                raise CompatibilityError(
+                    f"the split has format {value['format']}, this sidtool reads up to "
+                    f"{SPLIT_FORMAT}",
+                    hint="upgrade sidtool",
+                )
+            counts = {name: value["counts"][name] for name in SplitCounts.__annotations__}
+            return cls(
+                protocol=value["protocol"],
+                digest=value["digest"],
+                train_digest=value["train_digest"],
+                held_out_digest=value["held_out_digest"],
+                events_digest=value["events_digest"],
+                counts=SplitCounts(**counts),
+                cuts=Cuts(**value["cuts"]) if value["cuts"] else None,
+                columns=EventColumns(**value["columns"]) if value["columns"] else None,
+                files=dict(value["files"]),
+                format=value["format"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"the split's manifest is malformed: {error!r}") from error

@@ -1,0 +1,34 @@
+"""Which splits a model may have learned from, and whether it may be combined with another one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.split_record import SplitReference, check_split, recorded_split
+from sidtool.model.contract import Contract
+
+
+def splits_of(contract: Contract) -> Iterator[SplitReference]:
+    """The splits whose training examples a model was trained on, in this stage or an earlier one."""
+    stages = [contract.params, *(parent.get("params", {}) for parent in contract.parents)]
+    for params in stages:
+        reference = recorded_split(params)
+        if reference is not None:
+            yield reference
+
+
+def check_bundle_split(bundle: Bundle, used: str, split: SplitReference | None) -> None:
+    """Raise CompatibilityError if the bundle's codebook may have learned from events that `split`
+    holds out. `used` names what has this split."""
+    made = f"the codebook of bundle {bundle.manifest.name!r}"
+    check_split(made, recorded_split(bundle.manifest.source), used, split)
+
+
+def check_model_split(
+    folder: Path, contract: Contract, bundle: Bundle, used: str, split: SplitReference | None
+) -> None:
+    """Raise CompatibilityError if a model or its bundle may have learned from events that `split`
+    holds out. `used` names what has this split."""
+    check_bundle_split(bundle, used, split)
+    for reference in splits_of(contract):
+        check_split(f"model {folder}", reference, used, split)

@@ -1,0 +1,171 @@
+"""`sidtool split`, and the refusal to combine what was made from different splits."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from tests.cli.road import N_USERS, TRAINING, Road, done, protocol_split, refused, run, tree
+
+PROTOCOLS = ("leave-one-out", "temporal", "given")
+PAIRS = list(product(PROTOCOLS, PROTOCOLS))
+
+
+def test_the_folder_and_what_is_printed(road: Road, tmp_path: Path) -> None:
+    said = road.said["split"]
+    assert {path.name for path in road.split.iterdir()} == {
+        *("train.jsonl", "valid.jsonl", "test.jsonl", "split.json")
+    }
+    assert f"of {N_USERS} users" in said.out
+    step = f"next: sidtool build-codebook ITEMS -o BUNDLE.zarr --interactions {road.split}"
+    assert said.last == step
+    manifest = json.loads((road.split / "split.json").read_text())
+    assert manifest["counts"]["test"] == N_USERS
+    assert manifest["columns"] == {"user": "user_id", "item": "item_id", "order": "timestamp"}
+    again = done("split", road.events, "-o", tmp_path / "again", "--json")
+    assert again.json == manifest
+    assert tree(tmp_path / "again") == tree(road.split)
+
+
+def test_a_dry_run_writes_nothing_and_force_replaces(road: Road, tmp_path: Path) -> None:
+    out = tmp_path / "split"
+    dry = done("split", road.events, "-o", out, "--dry-run", "--json")
+    assert dry.json["files"] == {}
+    assert not out.exists()
+    done("split", road.events, "-o", out)
+    assert "--force" in refused(2, "split", road.events, "-o", out)
+    done("split", road.events, "-o", out, "--protocol", "temporal", "--force")
+    assert json.loads((out / "split.json").read_text())["protocol"] == "temporal"
+
+
+def test_given_windows_are_counted(road: Road, tmp_path: Path) -> None:
+    folder = protocol_split(road, tmp_path, "given")
+    manifest = json.loads((folder / "split.json").read_text())
+    windows = (folder / "windows.jsonl").read_text().splitlines()
+    assert manifest["counts"]["windows"] == len(windows)
+    told = refused(2, "make-sft", road.bundle, road.items, tmp_path / "train.csv", "-o", "x.jsonl")
+    assert "holds windows" in told
+    assert "sidtool split" in told
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "told"),
+    [
+        (("--protocol", "magic"), 2, "magic"),
+        (("--protocol", "given"), 2, "requires --valid and --test"),
+        (("--valid-from", "3", "--test-from", "4"), 2, "require --protocol temporal"),
+        (("--protocol", "temporal", "--valid-from", "soon", "--test-from", "9"), 2, "soon"),
+        (("--user-column", "who"), 2, "who"),
+        (("--protocol", "temporal", "--valid-from", "1", "--test-from", "2"), 1, "no part"),
+    ],
+)
+def test_splits_that_cannot_be_made(
+    road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str
+) -> None:
+    ran = run("split", road.events, "-o", tmp_path / "split", *more)
+    assert (ran.code, ran.out) == (code, "")
+    assert told in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def folders(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A split, a bundle built with its co-occurrence, and a model trained on its examples, for each
+    protocol. The models' bundles were built without interactions."""
+    folder = tmp_path_factory.mktemp("protocols")
+    paths: dict[str, Path] = {}
+    for protocol in PROTOCOLS:
+        split = protocol_split(road, folder, protocol)
+        bundle = folder / f"{protocol}.zarr"
+        examples = folder / protocol / "train.jsonl"
+        model = folder / f"{protocol}-model"
+        build = ("--embeddings", road.vectors, "--levels", "4x4x8", "--set", "signal_dim=4")
+        done("build-codebook", road.items, "-o", bundle, "--interactions", split, *build)
+        more = ("--task", "next-item=1", "--model", road.model)
+        done("make-sft", road.bundle, road.items, split, "-o", examples, *more)
+        done("train", road.model, examples, "-o", model, *TRAINING)
+        paths |= {f"{protocol}:split": split, f"{protocol}:bundle": bundle}
+        paths |= {f"{protocol}:examples": examples, f"{protocol}:model": model}
+    return paths
+
+
+def expect(code: int, *arguments: object) -> None:
+    """0: the command ends well; 3: it names both splits."""
+    if code == 0:
+        done(*arguments)
+        return
+    told = refused(3, *arguments)
+    assert "may have learned from held-out events" in told
+    assert told.count(" split ") >= 2
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_a_bundle_and_examples_of_two_splits(
+    folders: dict[str, Path], road: Road, tmp_path: Path, one: str, other: str
+) -> None:
+    made = ("make-sft", folders[f"{one}:bundle"], road.items, folders[f"{other}:split"])
+    expect(0 if one == other else 3, *made, "-o", tmp_path / "train.jsonl", "--dry-run")
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_a_model_and_the_split_it_is_evaluated_on(
+    folders: dict[str, Path], one: str, other: str
+) -> None:
+    code = 0 if one == other else 3
+    measure = ("evaluate", folders[f"{one}:model"], folders[f"{other}:split"], "--limit", 2)
+    expect(code, *measure)
+    expect(code, *measure, "--task", "next-item", "--num-beams", 2)
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_a_model_and_examples_it_is_trained_on_further(
+    folders: dict[str, Path], tmp_path: Path, one: str, other: str
+) -> None:
+    command = ("train", folders[f"{one}:model"], folders[f"{other}:examples"])
+    expect(0 if one == other else 3, *command, "-o", tmp_path / "out", *TRAINING)
+
+
+def test_a_teacher_of_another_split_is_refused(
+    folders: dict[str, Path], road: Road, tmp_path: Path
+) -> None:
+    command = ("train", road.model, folders["temporal:examples"], "-o", tmp_path / "out", *TRAINING)
+    expect(3, *command, "--teacher", folders["given:model"])
+    expect(0, *command, "--teacher", folders["temporal:model"])
+
+
+def test_the_record_survives_the_life_cycle_of_a_bundle(
+    folders: dict[str, Path], road: Road, tmp_path: Path
+) -> None:
+    """Added items, alignment and publication keep the split; so does a model in another bundle."""
+    bundle = folders["leave-one-out:bundle"]
+    (tmp_path / "gone.txt").write_text("b003\n")
+    done("add-items", bundle, "--remove", tmp_path / "gone.txt", "-o", tmp_path / "fewer.zarr")
+    done("align", bundle, "--to", road.bundle, "-o", tmp_path / "aligned.zarr")
+    done("push", bundle, tmp_path / "registry/shop")
+    made = (tmp_path / "fewer.zarr", tmp_path / "aligned.zarr", tmp_path / "registry/shop@latest")
+    for kept in made:
+        command = ("make-sft", kept, road.items, "--dry-run", "-o", tmp_path / "train.jsonl")
+        expect(3, *command, folders["temporal:split"])
+        expect(0, *command, folders["leave-one-out:split"])
+    model = folders["leave-one-out:model"]
+    done("rebind", model, tmp_path / "aligned.zarr", "-o", tmp_path / "bound")
+    expect(3, "evaluate", tmp_path / "bound", folders["given:split"], "--limit", 2)
+    expect(0, "evaluate", tmp_path / "bound", folders["leave-one-out:split"], "--limit", 2)
+    swapped = ("evaluate", folders["temporal:model"], folders["temporal:split"], "--limit", 2)
+    expect(3, *swapped, "--bundle", tmp_path / "aligned.zarr")
+
+
+def test_a_later_temporal_split_of_the_same_events_may_follow(road: Road, tmp_path: Path) -> None:
+    """The codebook learned from events before both cuts of the second split."""
+    splits = {}
+    for name, cuts in (("early", (104, 106)), ("late", (106, 108))):
+        splits[name] = tmp_path / name
+        more = ("--protocol", "temporal", "--valid-from", cuts[0], "--test-from", cuts[1])
+        done("split", road.events, "-o", splits[name], *more)
+    build = ("--embeddings", road.vectors, "--levels", "4x4x8", "--set", "signal_dim=4")
+    for name, other, code in (("early", "late", 0), ("late", "early", 3)):
+        bundle = tmp_path / f"{name}.zarr"
+        done("build-codebook", road.items, "-o", bundle, "--interactions", splits[name], *build)
+        made = ("make-sft", bundle, road.items, splits[other], "--dry-run")
+        expect(code, *made, "-o", tmp_path / "train.jsonl")

@@ -1,0 +1,201 @@
+"""The split folder: the same split in and out, one digest per split, and every changed byte refused."""
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from sidtool.data.split_files import (
+    SplitOptions,
+    make_split,
+    open_split,
+    read_split,
+    split_events,
+    write_split,
+)
+from sidtool.data.split_record import Cuts, SplitManifest, SplitReference, check_split
+from sidtool.data.splits import Split
+from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from tests.data.files import write_table
+
+LINES = [(f"u{user}", f"i{(3 * user + step) % 11}", step) for user in range(9) for step in range(6)]
+
+
+def events(folder: Path, lines: list[tuple[str, str, int]], name: str = "events.csv") -> Path:
+    users, items, times = zip(*lines, strict=True)
+    columns = {"user_id": list(users), "item_id": list(items), "timestamp": list(map(str, times))}
+    return write_table(folder / name, columns)
+
+
+def windows(folder: Path) -> tuple[Path, SplitOptions]:
+    rows: dict[str, list[dict[str, str]]] = {"train": [], "valid": [], "test": []}
+    for user in range(9):
+        items = [item for owner, item, _ in LINES if owner == f"u{user}"]
+        for place in range(1, len(items)):
+            part = {len(items) - 1: "test", len(items) - 2: "valid"}.get(place, "train")
+            row = {"user_id": f"u{user}", "history_item_id": str(items[:place])}
+            rows[part].append(row | {"item_id": items[place]})
+    for part, table in rows.items():
+        columns = {name: [row[name] for row in table] for name in table[0]}
+        write_table(folder / f"{part}.csv", columns)
+    options = SplitOptions("given", valid=folder / "valid.csv", test=folder / "test.csv")
+    return folder / "train.csv", options
+
+
+def splits(folder: Path) -> list[Split]:
+    path = events(folder, LINES)
+    return [
+        make_split(path),
+        make_split(path, SplitOptions("temporal")),
+        make_split(*windows(folder)),
+    ]
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    for split in splits(tmp_path):
+        folder = tmp_path / split.protocol
+        manifest = write_split(split, folder)
+        assert read_split(folder) == open_split(folder) == split
+        assert manifest.digest == split.reference.digest
+        assert manifest.counts == split.counts
+        stored = json.loads((folder / "split.json").read_text())
+        assert SplitManifest.from_json(stored) == manifest
+        assert ("windows.jsonl" in manifest.files) == (split.protocol == "given")
+        assert set(manifest.files) | {"split.json"} == {path.name for path in folder.iterdir()}
+
+
+def test_events_in_place_of_a_folder_are_the_default_split(tmp_path: Path) -> None:
+    path = events(tmp_path, LINES)
+    manifest = split_events(path, tmp_path / "split")
+    assert open_split(path) == open_split(tmp_path / "split")
+    assert open_split(path).reference.digest == manifest.digest
+    assert manifest.columns is not None
+    assert (manifest.columns.user, manifest.columns.order) == ("user_id", "timestamp")
+
+
+def test_the_digest_is_of_values_not_of_places_and_orders(tmp_path: Path) -> None:
+    first = split_events(events(tmp_path, LINES), tmp_path / "one")
+    users = [f"u{user}" for user in range(9)]
+    random.Random(0).shuffle(users)
+    shuffled = [line for user in users for line in LINES if line[0] == user]
+    other = split_events(events(tmp_path, shuffled, "other.tsv"), tmp_path / "two")
+    assert (other.digest, other.counts) == (first.digest, first.counts)
+    for changed in range(6):
+        lines = [(u, "new" if n == changed else i, t) for n, (u, i, t) in enumerate(LINES)]
+        third = make_split(events(tmp_path, lines, "third.csv")).manifest({})
+        assert third.digest != first.digest
+        assert (third.train_digest == first.train_digest) == (changed >= 4)
+        assert (third.held_out_digest == first.held_out_digest) == (changed < 4)
+
+
+def test_two_protocols_with_equal_parts_have_one_digest(tmp_path: Path) -> None:
+    by_events, _, by_windows = splits(tmp_path)
+    assert by_windows.reference.digest == by_events.reference.digest
+
+
+def test_a_changed_or_missing_file_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[2], folder)
+    for name in ("train.jsonl", "valid.jsonl", "test.jsonl", "windows.jsonl"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content.replace(b"i1", b"i2", 1))
+        with pytest.raises(IntegrityError, match=f"{name} has digest"):
+            read_split(folder)
+        (folder / name).unlink()
+        with pytest.raises(IntegrityError, match=f"{name} is missing"):
+            read_split(folder)
+        (folder / name).write_bytes(content)
+    read_split(folder)
+
+
+def test_a_manifest_that_does_not_hold_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[1], folder)
+    path = folder / "split.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"format": 99}))
+    with pytest.raises(CompatibilityError, match="format 99"):
+        read_split(folder)
+    path.write_text(json.dumps(stored | {"digest": "0" * 64}))
+    with pytest.raises(IntegrityError, match="says 000000000000"):
+        read_split(folder)
+    for broken in ("{", "[]", "{}", json.dumps(stored | {"counts": {}})):
+        path.write_text(broken)
+        with pytest.raises(IntegrityError):
+            read_split(folder)
+    path.write_text(json.dumps(stored | {"later": "keys are ignored"}))
+    read_split(folder)
+    path.unlink()
+    with pytest.raises(DataError, match=r"it has no split\.json"):
+        open_split(folder)
+
+
+def test_an_output_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = events(tmp_path, LINES)
+    assert split_events(path, tmp_path / "split", dry_run=True).files == {}
+    assert not (tmp_path / "split").exists()
+    written = split_events(path, tmp_path / "split")
+    with pytest.raises(UsageError, match="exists already"):
+        split_events(path, tmp_path / "split")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("sidtool.data.split_files.write_examples", fail)
+    with pytest.raises(OSError, match="disk full"):
+        split_events(path, tmp_path / "split", SplitOptions("temporal"), force=True)
+    assert read_split(tmp_path / "split").reference.digest == written.digest
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "magic"}, "no protocol 'magic'"),
+        ({"protocol": "given"}, "requires --valid and --test"),
+        ({"protocol": "given", "valid": Path("x")}, "must be given together"),
+        ({"valid": Path("x"), "test": Path("x")}, "require --protocol given"),
+        ({"valid_from": "3"}, "require --protocol temporal"),
+        ({"protocol": "temporal", "valid_from": "3"}, "must be given together"),
+        (
+            {"protocol": "given", "valid": Path("x"), "test": Path("x"), "item_column": "asin"},
+            "--item-column does not apply",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        SplitOptions(**options)  # type: ignore[arg-type]
+
+
+def test_cuts_are_numbers_or_dates(tmp_path: Path) -> None:
+    options = SplitOptions("temporal", valid_from="1970-01-01T00:00:03", test_from=4.0)
+    assert make_split(events(tmp_path, LINES), options).origin.cuts == Cuts(3.0, 4.0)
+    with pytest.raises(UsageError, match="someday"):
+        make_split(tmp_path / "none.csv", dataclasses.replace(options, valid_from="someday"))
+
+
+def test_only_a_split_that_ends_first_excludes_what_another_holds_out() -> None:
+    reference = SplitReference("leave-one-out", "a")
+    assert reference.excludes_held_out(SplitReference("given", "a"))
+    assert not reference.excludes_held_out(SplitReference("leave-one-out", "b"))
+    early = SplitReference("temporal", "c", Cuts(3, 4))
+    for cuts, excluded in (((3, 4), True), ((5, 6), True), ((2, 9), False), ((3, 3.5), False)):
+        assert early.excludes_held_out(SplitReference("temporal", "d", Cuts(*cuts))) == excluded
+    assert not early.excludes_held_out(reference)
+    assert not reference.excludes_held_out(early)
+    assert SplitReference.from_json(early.to_json()) == early
+
+
+def test_the_refusal_names_both_splits() -> None:
+    one = SplitReference("leave-one-out", "1" * 64)
+    two = SplitReference("given", "2" * 64)
+    check_split("bundle b", None, "events.csv", two)
+    check_split("bundle b", one, "events.csv", None)
+    check_split("bundle b", one, "events.csv", one)
+    message = r"bundle b .* 111111111111 \(leave-one-out\), events.csv .* 222222222222 \(given\)"
+    with pytest.raises(CompatibilityError, match=message):
+        check_split("bundle b", one, "events.csv", two)
