@@ -1,20 +1,17 @@
-"""The errors that sidtool raises, each with the exit code of a command that meets it.
+"""The errors that sidtool raises, each with the exit code of a command that fails with it.
 
-Knows how a failure is named and told; knows nothing of what failed.
+    SidtoolError                     exit 1   the work failed
+    ├── UsageError                   exit 2   a flag, a configuration key or a combination is wrong
+    ├── DataError                    exit 1   an input is missing, malformed or inconsistent
+    └── RefusedError                 exit 3   the answer is no
+        ├── IntegrityError               a stored object differs from its digest
+        ├── CompatibilityError           a bundle, a model and examples do not fit together
+        └── ThresholdError               a metric is below the required minimum
 
-    SidtoolError                exit 1   the work failed ├── UsageError              exit 2   a
-    flag, a configuration key or a combination of them makes no sense ├── DataError
-    exit 1   an input file is missing, malformed or inconsistent └── RefusedError            exit 3
-    the answer is no
-        ├── IntegrityError               a stored object is not what its digest says
-        ├── CompatibilityError           a bundle, a model and rows do not belong together
-        └── ThresholdError               a metric is below the asked minimum
+    SidtoolWarning                   a message for the user that is not a failure
 
-    SidtoolWarning                       something that the caller should know and that is no
-    failure
-
-An error is one line: what is wrong, the two values that disagree, what to do next. The last part is
-`hint`."""
+An error is one line: what is wrong and the two values that disagree; `hint` is what to do next.
+"""
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -23,8 +20,7 @@ EXIT_INTERRUPTED = 130
 
 
 class SidtoolError(Exception):
-    """Any failure that sidtool foresees: one line, an exit code and, where there is one, what to do
-    next."""
+    """Any failure that sidtool expects: one line, an exit code, and optionally what to do next."""
 
     exit_code = EXIT_FAILED
 
@@ -34,32 +30,32 @@ class SidtoolError(Exception):
 
 
 class UsageError(SidtoolError):
-    """A flag, a configuration key or a combination of them makes no sense."""
+    """A flag, a configuration key or a combination of them is wrong."""
 
     exit_code = EXIT_USAGE
 
 
 class DataError(SidtoolError):
-    """An input file is missing, malformed or inconsistent."""
+    """An input is missing, malformed or inconsistent."""
 
 
 class RefusedError(SidtoolError):
-    """The answer is no: nothing broke, but going on would be wrong."""
+    """The answer is no: nothing failed, but continuing would be wrong."""
 
     exit_code = EXIT_REFUSED
 
 
 class IntegrityError(RefusedError):
-    """A stored object is not what its digest says."""
+    """A stored object differs from its digest."""
 
 
 class CompatibilityError(RefusedError):
-    """A bundle, a model and rows do not belong together."""
+    """A bundle, a model and training examples do not fit together."""
 
 
 class ThresholdError(RefusedError):
-    """A metric is below the asked minimum."""
+    """A metric is below the required minimum."""
 
 
 class SidtoolWarning(UserWarning):
-    """Something that the caller should know and that is no failure."""
+    """A message for the user that is not a failure."""

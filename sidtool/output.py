@@ -1,9 +1,9 @@
-"""How an output comes to be: whole or not at all.
+"""Outputs that appear whole or not at all.
 
-Work is written to the sibling `NAME.partial` and moved into place at the end. An old output that
-`force` replaces is moved aside to `NAME.replaced` first and put back if the move fails, or by the
-next run if this one was killed between the two moves. Knows paths; knows nothing of what is
-written."""
+Work is written to the sibling `NAME.partial` and moved into place at the end. An output that
+`force` replaces is first moved to `NAME.replaced`, and restored if the move fails, or by the next
+run if this one was killed between the two moves.
+"""
 
 import os
 import re
@@ -20,16 +20,16 @@ from sidtool.errors import UsageError
 
 
 def partial_path(path: Path) -> Path:
-    """Where the unfinished form of an output lies."""
+    """The path of an unfinished output."""
     return path.with_name(path.name + ".partial")
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Raise UsageError if the output is already there and may not be replaced, or is a URL; mend
-    what a killed run left first."""
-    if re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # Path folds the second slash
+    """Raise UsageError if the output exists without `force`, or is a URL. Restores first what a
+    killed run moved aside."""
+    if re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # Path drops the second slash
         raise UsageError(
-            f"{path} is a URL, and outputs are written to disk",
+            f"{path} is a URL, but outputs are written to disk",
             hint="sidtool push publishes a bundle",
         )
     if not path.name:
@@ -43,8 +43,7 @@ def refuse_existing(path: Path, force: bool) -> None:
 
 @contextmanager
 def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """A path to write a file at; it becomes `path` when the block ends well and vanishes when it
-    does not."""
+    """A path to write a file at; it becomes `path` if the block succeeds, and is removed if not."""
     refuse_existing(path, force)
     partial = partial_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,10 +57,11 @@ def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_dir(path: Path, *, force: bool = False, resume: bool = False) -> Iterator[Path]:
-    """A folder to write into; it becomes `path` when the block ends well.
+    """A folder to write into; it becomes `path` if the block succeeds, and is removed if not.
 
-    With `resume`, an unfinished folder of an earlier run is found again as it was left, and stays
-    when the block fails; without, it is emptied first and removed on failure."""
+    With `resume`, the folder has the content of an earlier unfinished run, and is kept if the block
+    fails.
+    """
     refuse_existing(path, force)
     partial = partial_path(path)
     if not resume:
@@ -77,8 +77,7 @@ def new_dir(path: Path, *, force: bool = False, resume: bool = False) -> Iterato
 
 
 def replace_dir(new: Path, path: Path) -> None:
-    """Move the finished `new` (folder or file) to `path`; an old output is moved aside and restored
-    on failure."""
+    """Move the finished folder or file `new` to `path`; an old output is restored on failure."""
     aside = _aside_path(path)
     for item in new.rglob("*") if new.is_dir() else [new]:
         if item.is_file():
@@ -97,7 +96,7 @@ def replace_dir(new: Path, path: Path) -> None:
 
 
 def keep_array(path: Path, array: NDArray[Any]) -> None:
-    """Write a part of unfinished work that a later run may find again."""
+    """Write an array of unfinished work, whole or not at all, for a later run."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as stream:
         np.save(stream, array, allow_pickle=False)
@@ -105,7 +104,7 @@ def keep_array(path: Path, array: NDArray[Any]) -> None:
 
 
 def kept_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any] | None:
-    """What an earlier run kept, if it is whole and of that shape and type."""
+    """The array of an earlier run, or None if it is missing, damaged or of another shape or type."""
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -114,7 +113,7 @@ def kept_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder if it is there."""
+    """Remove a file or folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -262,7 +262,7 @@ def verify(bundle: options.Bundle, json: options.Json = False) -> None:
             }
         )
     for name, reason in broken:
-        note(f"[bold red]broken:[/] {name}: {reason}")
+        note(f"{name}: {reason}", label="broken:", style="bold red")
     if broken:
         raise typer.Exit(EXIT_REFUSED)
     if not json:
@@ -343,7 +343,7 @@ def decode(
         found = look_up(opened, text)
         failed += sum(piece.status != "item" for piece in found) + (not found)
         if not found:
-            note(f"[yellow]no semantic ID in[/] {text[:80]!r}")
+            note(repr(text[:80]), label="no semantic ID in", style="yellow")
         for piece in found:
             if json:
                 say_json(

@@ -1,8 +1,5 @@
-"""What every command shares on the terminal: results to stdout, all else to stderr, errors as one
-line.
-
-Knows rich and exit codes; knows nothing of what a command does.
-"""
+"""Terminal output that all commands share: results on stdout, everything else on stderr, errors as
+one line with an exit code; and the `--config` file."""
 
 import json
 import os
@@ -16,6 +13,7 @@ from typing import IO, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
 from sidtool.errors import EXIT_INTERRUPTED, SidtoolError, SidtoolWarning, UsageError
@@ -24,13 +22,12 @@ Progress = Callable[[int, int], None]
 
 
 class Commands(TyperGroup):
-    """The command group: turns errors into one line and an exit code, and warnings into one line
-    each."""
+    """The command group: an error becomes one line and an exit code, a warning one line."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command. `SIDTOOL_DEBUG=1` shows tracebacks."""
         debug = os.environ.get("SIDTOOL_DEBUG") == "1"
-        _quiet_libraries()
+        _silence_libraries()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -40,9 +37,9 @@ class Commands(TyperGroup):
         except SidtoolError as error:
             if debug:
                 raise
-            note(f"[bold red]error:[/] {_plain(str(error))}")
+            note(str(error), label="error:", style="bold red")
             if error.hint:
-                note(f"[bold]hint:[/] {_plain(error.hint)}")
+                note(error.hint, label="hint:", style="bold")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             note("interrupted")
@@ -50,17 +47,23 @@ class Commands(TyperGroup):
         except (OSError, MemoryError, UnicodeError) as error:
             if debug or isinstance(error, BrokenPipeError):
                 raise
-            note(f"[bold red]error:[/] {_plain(str(error) or type(error).__name__)}")
+            note(str(error) or type(error).__name__, label="error:", style="bold red")
             raise typer.Exit(SidtoolError.exit_code) from None
 
 
-def note(text: str) -> None:
-    """A line for people, on stderr."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(text)
+def note(text: str, *, label: str = "", style: str = "") -> None:
+    """A line on stderr, after a styled label. Square brackets in the text are printed as they are."""
+    line = Text.assemble((label, style), " " if label else "", text)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line)
+
+
+def next_step(command: str) -> None:
+    """The last line on stderr: the next command, with the user's own paths."""
+    note(command, label="next:", style="dim")
 
 
 def say(*lines: object) -> None:
-    """Result lines on stdout, as they are."""
+    """Result lines on stdout."""
     for line in lines:
         typer.echo(line)
 
@@ -73,43 +76,46 @@ def say_json(value: object, *, to: IO[str] | None = None) -> None:
 def say_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None
 ) -> None:
-    """A table on stdout; numbers stand on the right."""
+    """A table on stdout; columns of numbers are aligned to the right."""
     _print_table(columns, rows, title, stderr=False)
 
 
 def say_table_aside(
     columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None
 ) -> None:
-    """A table on stderr, beside the JSON on stdout."""
+    """A table on stderr, when stdout has JSON."""
     _print_table(columns, rows, title, stderr=True)
 
 
 def _print_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None, *, stderr: bool
 ) -> None:
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = Table(
+        title=None if title is None else Text(title),  # Text: brackets are not markup
+        title_justify="left",
+        header_style="bold",
+        box=None,
+        pad_edge=False,
+    )
     for index, column in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float) or row[index] == "-" for row in rows)
-        table.add_column(column, justify="right" if numeric and rows else "left", overflow="fold")
+        cells = [row[index] for row in rows]
+        numeric = bool(cells) and all(isinstance(c, int | float) or c == "-" for c in cells)
+        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(
-            *(_plain(f"{cell:.4f}" if isinstance(cell, float) else str(cell)) for cell in row)
-        )
+        table.add_row(*(Text(_spell_cell(cell)) for cell in row))
     console = Console(highlight=False, stderr=stderr)
     if not console.is_terminal:
         console = Console(highlight=False, stderr=stderr, width=160)
     console.print(table)
 
 
-def next_step(command: str) -> None:
-    """The last line on stderr: what to run next, with the user's own paths."""
-    note(f"[dim]next:[/] {_plain(command)}")
+def _spell_cell(cell: object) -> str:
+    return f"{cell:.4f}" if isinstance(cell, float) else str(cell)
 
 
 @contextmanager
 def progress(*stages: str) -> Iterator[Mapping[str, Progress]]:
-    """A bar for each stage on a terminal, and nothing elsewhere. Gives stage -> report(done,
-    total)."""
+    """A progress bar per stage on a terminal, and nothing elsewhere: stage -> report(done, total)."""
     if not sys.stderr.isatty():
         yield {}
         return
@@ -149,58 +155,52 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise UsageError(f"{path} must hold a mapping of options, not {type(values).__name__}")
-    known = _names(ctx)
+        raise UsageError(f"{path} must have a mapping of options, not {type(values).__name__}")
+    options = _options_by_key(ctx)
     defaults = {str(key).replace("-", "_"): value for key, value in values.items()}
-    for key in defaults.keys() - known.keys():
+    for key in defaults.keys() - options.keys():
         raise UsageError(
             f"{path}: {ctx.info_name} has no option {key!r}",
-            hint=f"it has {', '.join(sorted(known))}",
+            hint=f"it has {', '.join(sorted(options))}",
         )
-    ctx.default_map = {
-        **(ctx.default_map or {}),
-        **{known[key].name: _as_option(known[key], value) for key, value in defaults.items()},
+    settings = {
+        options[key].name: _as_command_line(options[key], value) for key, value in defaults.items()
     }
+    ctx.default_map = {**(ctx.default_map or {}), **settings}
     return path
 
 
-def _names(ctx: typer.Context) -> dict[str, Any]:
-    """What a file calls the options of a command, which is what their flags say -> the options."""
-    names = {}
+def _options_by_key(ctx: typer.Context) -> dict[str, Any]:
+    """The parameters of a command by their key in a file: the long flag without dashes."""
+    options = {}
     for parameter in ctx.command.params:
-        flag = next(
-            (name for name in parameter.opts if name.startswith("--")), parameter.name or ""
-        )
-        names[flag.lstrip("-").replace("-", "_")] = parameter
-    return names
+        flags = (name for name in parameter.opts if name.startswith("--"))
+        flag = next(flags, parameter.name or "")
+        options[flag.lstrip("-").replace("-", "_")] = parameter
+    return options
 
 
-def _as_option(parameter: Any, value: Any) -> Any:
-    """A YAML value as the command line would give it: a mapping is a list of `key=value`, one of
-    many a list of one."""
+def _as_command_line(parameter: Any, value: Any) -> Any:
+    """A YAML value as the command line spells it: a mapping is a list of `key=value`."""
     if isinstance(value, dict):
         return [
-            f"{key}={json.dumps(item) if not isinstance(item, str) else item}"
+            f"{key}={item if isinstance(item, str) else json.dumps(item)}"
             for key, item in value.items()
         ]
-    if getattr(parameter, "multiple", False) and value is not None and not isinstance(value, list):
+    repeatable = getattr(parameter, "multiple", False)
+    if repeatable and value is not None and not isinstance(value, list):
         value = [value]
     return [str(item) for item in value] if isinstance(value, list) else value
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    note(f"[yellow]warning:[/] {_plain(str(message))}")
+    note(str(message), label="warning:", style="yellow")
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
-
-
-def _quiet_libraries() -> None:
-    """Libraries print progress and advice of their own; the terminal is ours. Each variable can be
-    set otherwise."""
+def _silence_libraries() -> None:
+    """Turn off other libraries' progress bars and advice, unless the user set the variables."""
     for name, value in {
-        "TOKENIZERS_PARALLELIZM": "false",
+        "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",

@@ -146,8 +146,10 @@ def evaluate(
     value = found.to_json()
     if value["settings"]["num_beams"] != num_beams:
         note(
-            f"[yellow]{value['settings']['num_beams']} beams in place of {num_beams}: as many as the "
-            "largest cut-off[/]"
+            f"{value['settings']['num_beams']} beams in place of {num_beams}: as many as the "
+            "largest cut-off",
+            label="warning:",
+            style="yellow",
         )
     if json:
         say_json(value)

@@ -128,7 +128,9 @@ def _made(
     maker = ExampleMaker(served.bundle, catalog, options, served.tokenizer, unowned(asked))
     if lost := sum(not maker.has_item(example.item) for example in examples):
         note(
-            f"[yellow]{lost} of {len(examples)} users are not asked: the bundle lacks their item[/]"
+            f"{lost} of {len(examples)} users are not asked: the bundle lacks their item",
+            label="warning:",
+            style="yellow",
         )
     return make_questions(
         maker, task, examples, options.history_length, None if only is None else frozenset(only)

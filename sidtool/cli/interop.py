@@ -9,24 +9,22 @@ import typer
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, say, say_json, say_table
 from sidtool.errors import SidtoolWarning, UsageError
+from sidtool.interop.convert import System
+from sidtool.interop.minionerec import Keys
 from sidtool.sid import LETTERS, Levels
 
 if TYPE_CHECKING:
     from sidtool.bundle import Bundle
     from sidtool.data.items import Items
-
-READ = {".json": "minionerec", ".parquet": "openonerec"}
-"""Systems whose maps are read, by the suffix of their files."""
-WRITTEN = ("minionerec", "openonerec", "flashrec", "static")
-KEYS = ("id", "line")
+    from sidtool.interop.convert import CatalogFile
 
 Catalog = Annotated[
     Path | None, typer.Option(help="Catalog of the items: their order and their titles.")
 ]
-IdColumn = Annotated[str | None, typer.Option(help="Column of item ids; guessed if not given.")]
-TitleColumn = Annotated[str | None, typer.Option(help="Column of titles; guessed if not given.")]
-Keys = Annotated[
-    str, typer.Option(help="What index.json calls an item: its id, or its line in ITEMS, from 0.")
+IdColumn = Annotated[str | None, typer.Option(help="Column of item ids; guessed by default.")]
+TitleColumn = Annotated[str | None, typer.Option(help="Column of titles; guessed by default.")]
+KeysOption = Annotated[
+    Keys, typer.Option(help="Keys of index.json: item ids, or line numbers of ITEMS from 0.")
 ]
 
 
@@ -35,54 +33,44 @@ def import_(
         Path,
         typer.Argument(
             metavar="MAP",
-            help="MiniOneRec, LC-Rec or LETTER index.json; OpenOneRec pid2sid.parquet.",
+            help="index.json of MiniOneRec, LC-Rec or LETTER, or pid2sid.parquet of OpenOneRec.",
         ),
     ],
     out: options.Out,
     items: Catalog = None,
-    info: Annotated[Path | None, typer.Option(help="MiniOneRec info.txt: the titles.")] = None,
+    info: Annotated[Path | None, typer.Option(help="MiniOneRec info.txt with titles.")] = None,
     levels: Annotated[
         str | None,
-        typer.Option(
-            help="Codes per level, like 256x256x256; else the powers of two that hold the codes."
-        ),
+        typer.Option(help="Codes per level, like 256x256x256; default: the next powers of two."),
     ] = None,
-    keys: Keys = "id",
+    keys: KeysOption = "id",
     id_column: IdColumn = None,
     title_column: TitleColumn = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Make a bundle of another system's map: it decodes, extends, trains and recommends, but cannot
-    encode."""
-    from sidtool.bundle import Bundle
-    from sidtool.interop.minionerec import read_minionerec
-    from sidtool.interop.openonerec import read_openonerec
+    """Import another system's map as a bundle without a codebook."""
+    from sidtool.interop.convert import import_map
 
-    system = READ.get(source.suffix)
-    if system is None:
-        raise UsageError(
-            f"{source}: no known map ends in {source.suffix!r}", hint=f"known are {', '.join(READ)}"
-        )
-    _one_of("keys", keys, KEYS)
-    if system != "minionerec" and (info is not None or keys != "id"):
-        raise UsageError(f"--info and --keys line belong to index.json, and {source} is none")
-    catalog = _read_catalog(items, id_column, title_column)
-    sizes = Levels.from_text(levels).sizes if levels is not None else None
-    name = out.name.removesuffix(".zip").removesuffix(".zarr")
-    if system == "minionerec":
-        bundle = read_minionerec(
-            source,
-            name=name,
-            sizes=sizes,
-            items=catalog,
-            info=info,
-            keys=keys,  # type: ignore[arg-type]
-        )
+    bundle = import_map(
+        source,
+        out,
+        items=_catalog_file(items, id_column, title_column),
+        info=info,
+        sizes=Levels.from_text(levels).sizes if levels is not None else None,
+        keys=keys,
+        force=force,
+    )
+    policy = bundle.manifest.collisions.policy
+    if json:
+        counts = {"items": bundle.manifest.items, "policy": policy}
+        say_json({"bundle": str(out), "digest": bundle.identity.digest, **counts})
     else:
-        bundle = read_openonerec(source, name=name, sizes=sizes, items=catalog)
-    bundle.save(out, force=force)
-    _say_imported(Bundle.open(out), out, json)
+        sharing = "some items share a SID" if policy == "allow" else "every item has its own SID"
+        say(
+            f"{out}: {bundle.manifest.items} items, {bundle.space.spelled_sizes}, spelled "
+            f"{bundle.space.template}; {sharing}; no codebook"
+        )
     next_step(f"sidtool extend-model MODEL {out} -o MODEL+sid --init mean")
 
 
@@ -91,61 +79,60 @@ def export(
     out: Annotated[
         Path,
         typer.Option(
-            "-o",
-            "--out",
-            help="A folder for minionerec, a .parquet, .json or .npz file for the others.",
+            "-o", "--out", help="A folder for minionerec, a .parquet, .json or .npz file otherwise."
         ),
     ],
-    to: Annotated[str, typer.Option("--to", help=f"System: {', '.join(WRITTEN)}.")],
+    to: Annotated[System, typer.Option("--to", help="Target system.")],
     items: Catalog = None,
-    keys: Keys = "id",
+    keys: KeysOption = "id",
     model: Annotated[
         Path | None,
-        typer.Option(
-            help="Model that flashrec will serve: tells its --sid where it must be given."
-        ),
+        typer.Option(help="Model that FlashRec will serve; determines its --sid option."),
     ] = None,
     id_column: IdColumn = None,
     title_column: TitleColumn = None,
     force: options.Force = False,
 ) -> None:
-    """Write a bundle's map as another system reads it; retired items are left out."""
-    from sidtool.interop.flashrec import write_flashrec
-    from sidtool.interop.minionerec import write_minionerec
-    from sidtool.interop.openonerec import write_openonerec
-    from sidtool.interop.static import write_static
+    """Export a bundle's map for another system; retired items are omitted."""
+    from sidtool.interop.convert import check_export_options, export_map
     from sidtool.registry.references import open_bundle
 
-    _one_of("--to", to, WRITTEN)
-    _one_of("keys", keys, KEYS)
-    if to != "minionerec" and (
-        items is not None or keys != "id" or id_column is not None or title_column is not None
-    ):
-        raise UsageError(f"--items, its columns and --keys belong to --to minionerec, not to {to}")
-    if to != "flashrec" and model is not None:
-        raise UsageError(f"--model belongs to --to flashrec, not to {to}")
+    catalog = _catalog_file(items, id_column, title_column)
+    check_export_options(to, items=catalog, keys=keys, has_model=model is not None)
     opened = open_bundle(bundle)
-    if to == "minionerec":
-        catalog = _read_catalog(items, id_column, title_column)
-
-        written = write_minionerec(opened, out, items=catalog, keys=keys, force=force)  # type: ignore[arg-type]
-        if len(written) == 1:
-            note("no info.txt: the bundle holds no titles (--items ITEMS gives them)")
-        say(*written)
-        return
+    token_start = _token_start(model, opened) if model is not None else None
+    exported = export_map(
+        opened, out, to, items=catalog, keys=keys, token_start=token_start, force=force
+    )
     if to == "flashrec":
-        told = _flashrec_option(opened, model)
-        write_flashrec(opened, out, force=force)
-        say(f"--sid-vocab-file {out}" + (f" --sid {told}" if told else ""))
-        if told is None:
-            note(
-                f"FlashRec cannot infer the layout of {opened.space.example}: --model MODEL "
-                "tells the --sid it needs"
-            )
-        return
-    write = write_openonerec if to == "openonerec" else write_static
-    write(opened, out, force=force)
-    say(out)
+        sid = f" --sid {exported.flashrec_sid}" if exported.flashrec_sid else ""
+        say(f"--sid-vocab-file {out}{sid}")
+    else:
+        say(*exported.files)
+    if exported.flashrec_needs_model:
+        note("FlashRec cannot infer the layout of these SIDs: --model MODEL gives its --sid option")
+    if to == "minionerec" and len(exported.files) == 1:
+        note("no info.txt: the bundle has no titles (--items ITEMS adds them)")
+
+
+def _catalog_file(
+    path: Path | None, id_column: str | None, title_column: str | None
+) -> "CatalogFile | None":
+    from sidtool.interop.convert import CatalogFile
+
+    if path is not None:
+        return CatalogFile(path, id_column, title_column)
+    if id_column is not None or title_column is not None:
+        raise UsageError("--id-column and --title-column require --items")
+    return None
+
+
+def _token_start(model: Path, bundle: "Bundle") -> int:
+    """The first SID token id of a model that is compatible with the bundle."""
+    from sidtool.model.load import check_model_folder
+
+    contract, _, _ = check_model_folder(model, bundle)
+    return contract.token_start
 
 
 def compare(
@@ -201,11 +188,6 @@ def compare(
         _say_comparison(found)
 
 
-def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"no {what.lstrip('-')} {value!r}", hint=f"choose from {', '.join(known)}")
-
-
 def _read_catalog(
     path: Path | None, id_column: str | None, title_column: str | None, field: str | None = None
 ) -> "Items | None":
@@ -223,20 +205,6 @@ def _read_catalog(
         return read_items(
             path, id_column=id_column, title_column=title_column, fields=[field] if field else []
         )
-
-
-def _flashrec_option(bundle: "Bundle", model: Path | None) -> str | None:
-    """The `--sid` that FlashRec needs, "" where it finds out by itself, None where only a model
-    could tell."""
-    from sidtool.interop.flashrec import is_guessed, sid_option
-    from sidtool.model.compat import check
-    from sidtool.model.contract import open_bundle_copy, read_contract
-
-    if model is None:
-        return "" if is_guessed(bundle.space) else None
-    contract = read_contract(model)
-    check(contract, open_bundle_copy(model, contract), bundle)
-    return "" if is_guessed(bundle.space) else sid_option(bundle.space, contract.token_start)
 
 
 def _vectors(path: Path, catalog: "Items | None", ids: tuple[str, ...]) -> Any:
@@ -269,27 +237,6 @@ def _rows_of(catalog: "Items", ids: tuple[str, ...]) -> list[int]:
             f"the catalog lacks {len(missing)} of {len(ids)} items (first: {missing[0]!r})"
         )
     return [rows[item] for item in ids]
-
-
-def _say_imported(bundle: "Bundle", out: Path, json: bool) -> None:
-    policy, sizes = bundle.manifest.collisions.policy, bundle.space.spelled_sizes
-    if json:
-        say_json(
-            {
-                "bundle": str(out),
-                "digest": bundle.identity.digest,
-                "items": len(bundle.items),
-                "policy": policy,
-            }
-        )
-    else:
-        shared = (
-            "some items share a SID" if policy == "allow" else "every item has a SID of its own"
-        )
-        say(
-            f"{out}: {len(bundle.items)} items, {sizes}, spelled {bundle.space.template}; "
-            f"{shared}; no codebook"
-        )
 
 
 def _say_comparison(found: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The console script: every command by name, in the order of the road."""
+"""The console script: every command by name, grouped by purpose."""
 
 from typing import Annotated
 
@@ -18,6 +18,8 @@ from sidtool.cli import (
 )
 from sidtool.cli.console import Commands
 
+HELP = "Semantic IDs as a portable, versioned, verified tokenizer for generative recommendation."
+
 app = typer.Typer(
     cls=Commands,
     add_completion=False,
@@ -29,40 +31,44 @@ app = typer.Typer(
         "auto_envvar_prefix": "SIDTOOL",
         "max_content_width": 110,
     },
-    help="Semantic IDs as a portable, versioned, verified tokenizer for generative recommendation.",
+    help=HELP,
 )
 
-for command in (
-    split.split,
-    codebook.build_codebook,
-    codebook.inspect,
-    codebook.verify,
-    codebook.encode,
-    codebook.decode,
-    interop.import_,
-    interop.export,
-    interop.compare,
-    models.init_model,
-    models.extend_model,
-    sft.make_sft,
-    train.train,
-    models.merge,
-    recommend.recommend,
-    evaluate.evaluate,
-    lifecycle.add_items,
-    lifecycle.diff,
-    lifecycle.align,
-    lifecycle.rebind,
-    registry.log,
-    registry.push,
-    registry.pull,
-    registry.tag,
-):
-    app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
+PANELS = {
+    "Tokenizer": (
+        codebook.build_codebook,
+        codebook.inspect,
+        codebook.verify,
+        codebook.encode,
+        codebook.decode,
+        interop.compare,
+        interop.import_,
+        interop.export,
+    ),
+    "Model": (models.init_model, models.extend_model, models.merge),
+    "Training": (split.split, sft.make_sft, train.train),
+    "Inference": (recommend.recommend, evaluate.evaluate),
+    "Life cycle": (
+        lifecycle.add_items,
+        lifecycle.diff,
+        lifecycle.align,
+        lifecycle.rebind,
+        registry.log,
+        registry.push,
+        registry.pull,
+        registry.tag,
+    ),
+}
+"""Commands by the panel of `sidtool --help` that lists them."""
+
+for panel, commands in PANELS.items():
+    for command in commands:
+        name = command.__name__.rstrip("_").replace("_", "-")
+        app.command(name, rich_help_panel=panel)(command)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from sidtool import __version__
 
         typer.echo(f"sidtool {__version__}")
@@ -73,10 +79,10 @@ def _version(asked: bool) -> None:
 def root(
     version: Annotated[
         bool,
-        # a variable SIDTOOL_VERSION, as a build may set, must not stop every command
+        # SIDTOOL_VERSION, which a build may set, must not stop every command
         typer.Option(
             "--version",
-            callback=_version,
+            callback=_print_version,
             is_eager=True,
             allow_from_autoenv=False,
             help="Print the version.",

@@ -1,4 +1,4 @@
-"""Options that several commands share, so that one thing has one name everywhere."""
+"""Options that several commands share, so that each has one name and one help text."""
 
 import re
 from pathlib import Path
@@ -10,32 +10,30 @@ from sidtool.cli.console import read_config
 from sidtool.errors import UsageError
 
 
-def _seed(value: int) -> int:
+def _check_seed(value: int) -> int:
     if value < 0:
         raise UsageError(f"a seed is 0 or more, not {value}")
     return value
 
 
-UNITS = {"": 1} | {f"{unit}B": 1000**power for power, unit in enumerate(("", "k", "M", "G", "T"))}
-UNITS |= {f"{unit}iB": 1024**power for power, unit in enumerate(("K", "M", "G", "T"), 1)}
+_DECIMAL = {f"{prefix}B": 1000**power for power, prefix in enumerate(("", "k", "M", "G", "T"))}
+_BINARY = {f"{prefix}iB": 1024**power for power, prefix in enumerate(("K", "M", "G", "T"), 1)}
+UNITS = {"": 1, **_DECIMAL, **_BINARY}
+"""Bytes by unit."""
 
 Out = Annotated[
-    Path, typer.Option("-o", "--out", help="Where to write; refused if it exists, without --force.")
+    Path, typer.Option("-o", "--out", help="Output path; an existing one needs --force.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print one JSON object (JSON Lines where there are many results)."),
+    typer.Option("--json", help="Print one JSON object (JSON Lines for many results)."),
 ]
-Seed = Annotated[
-    int, typer.Option(callback=_seed, help="Seed of everything that is drawn at random.")
-]
+Seed = Annotated[int, typer.Option(callback=_check_seed, help="Seed of all random numbers.")]
 Trust = Annotated[
     bool,
-    typer.Option(
-        "--trust-remote-code", help="Run code that a model brings, and load pickled weights."
-    ),
+    typer.Option("--trust-remote-code", help="Run a model's own code and load pickled weights."),
 ]
 Config = Annotated[
     Path | None,
@@ -45,9 +43,7 @@ Config = Annotated[
 ]
 Memory = Annotated[
     str,
-    typer.Option(
-        help="Budget for the vectors that are held at once, like 4GiB; ids and codes come on top."
-    ),
+    typer.Option(help="Memory for vectors, like 4GiB; ids and codes need more on top."),
 ]
 Bundle = Annotated[
     str,
@@ -56,7 +52,7 @@ Bundle = Annotated[
     ),
 ]
 Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A model that extend-model or train wrote.")
+    Path, typer.Argument(metavar="MODEL", help="A model folder of extend-model or train.")
 ]
 Split = Annotated[
     Path,
@@ -68,24 +64,26 @@ Split = Annotated[
 Queries = Annotated[
     Path | None,
     typer.Option(
-        help='JSON Lines of search queries {"item", "text"} and maybe "user", for query-to-sid.'
+        help='JSON Lines of search queries {"item", "text"}, optionally "user", for query-to-sid.'
     ),
 ]
 QueryText = Annotated[
     str | None,
     typer.Option(
-        help='Compose a query for each item of catalog columns, like "{genre} from {year}".'
+        help='Template of a generated query per item, from catalog columns: "{genre} from {year}".'
     ),
 ]
+IdColumn = Annotated[str | None, typer.Option(help="Column of item ids; guessed by default.")]
+TitleColumn = Annotated[str | None, typer.Option(help="Column of titles; guessed by default.")]
 
 
 def bytes_of(text: str) -> int:
-    """A size as people write it: "4GiB" -> 4294967296. Raises UsageError."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text.strip())
+    """A size in bytes: "4GiB" -> 4294967296. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text.strip())
     units = {name.lower(): factor for name, factor in UNITS.items()}
-    if not found or found[2].lower() not in units:
+    if not match or match[2].lower() not in units:
         raise UsageError(
-            f"a size is written like 4GiB, not {text!r}",
+            f"{text!r} is not a size like 4GiB",
             hint=f"units are {', '.join(filter(None, UNITS))}",
         )
-    return int(float(found[1]) * units[found[2].lower()])
+    return int(float(match[1]) * units[match[2].lower()])

@@ -1,2 +1,5 @@
-"""Other systems' maps of items to semantic IDs, read into bundles and written from them: one file a
-system."""
+"""Other systems' maps of items to semantic IDs: import as bundles, export from bundles."""
+
+from sidtool.interop.convert import CatalogFile, Exported, export_map, import_map
+
+__all__ = ["CatalogFile", "Exported", "export_map", "import_map"]

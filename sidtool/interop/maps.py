@@ -1,8 +1,5 @@
-"""What the maps of all systems have in common: a bundle without a codebook, and items in an order
-of their own.
-
-Knows ids, codes and titles; knows no file format.
-"""
+"""What the maps of all systems share: level sizes, token spelling, item order, and the bundle that
+a map becomes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,11 +17,12 @@ from sidtool.quantize.collisions import CollisionCounts
 from sidtool.sid import LETTERS, MAX_CODES, SidSpace
 
 NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
-"""An id that is a number spelled in the one way that reads back as itself."""
+"""An id that is a number without leading zeros and fits an int64."""
 
 TOKEN = re.compile(
-    r"(?P<before>.*?)(?P<level>[a-z])(?P<between>[^a-z0-9]*)(?P<code>0|[1-9][0-9]*)(?P<after>[^0-9]*)"
+    r"(?P<before>.*?)(?P<level>[a-z])(?P<between>[^a-z0-9]*)(?P<code>0|[1-9][0-9]{0,4})(?P<after>[^0-9]*)"
 )
+"""A SID token: a letter for the level, then a code."""
 
 
 def map_bundle(
@@ -36,10 +34,9 @@ def map_bundle(
     name: str,
     source: Mapping[str, Any],
 ) -> Bundle:
-    """A bundle of (n, levels) codes made elsewhere: no codebook, no recipe; policy "allow" where
-    items share a SID.
+    """A bundle of (n, levels) codes from another system: no codebook, no recipe.
 
-    Raises DataError on an empty or repeated id.
+    The policy is "allow" if items share a SID. Raises DataError on an empty or repeated id.
     """
     items = ItemMap.of(space, ids, codes.astype(np.uint16), titles)
     return Bundle.of(
@@ -53,71 +50,65 @@ def map_bundle(
     )
 
 
-def level_sizes(codes: NDArray[np.int64], given: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The level sizes of (n, levels) codes: those given, or the smallest power of two that holds
+def level_sizes(codes: NDArray[np.int64], sizes: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The level sizes for (n, levels) codes: `sizes`, or else the smallest power of two that holds
     each level's codes.
 
-    Raises DataError on a code that no level holds, UsageError if the sizes given do not fit the
-    codes."""
+    Raises DataError for a code that no level can hold, UsageError if the codes exceed `sizes`.
+    """
     largest = codes.max(axis=0).tolist()
     if codes.min() < 0 or max(largest) >= MAX_CODES:
         raise DataError(
-            f"codes reach from {codes.min()} to {max(largest)}, a level holds 0 to {MAX_CODES - 1}"
+            f"codes range from {codes.min()} to {max(largest)}, a level holds 0 to {MAX_CODES - 1}"
         )
-    if given is None:
+    if sizes is None:
         return tuple(1 << code.bit_length() for code in largest)
-    if len(given) != len(largest):
+    if len(sizes) != len(largest):
         raise UsageError(
-            f"{len(given)} level sizes are given, the semantic IDs have {len(largest)} levels"
+            f"there are {len(sizes)} level sizes, the semantic IDs have {len(largest)} levels"
         )
-    if any(code >= size for code, size in zip(largest, given, strict=True)):
-        raise UsageError(
-            f"codes reach {largest}, the level sizes given are {'x'.join(map(str, given))}"
-        )
-    return given
+    if any(code >= size for code, size in zip(largest, sizes, strict=True)):
+        spelled = "x".join(map(str, sizes))
+        raise UsageError(f"the largest codes are {largest}, the level sizes are {spelled}")
+    return sizes
 
 
 def parse_tokens(path: Path, sids: Mapping[str, Sequence[str]]) -> tuple[str, NDArray[np.int64]]:
-    """Item -> one token a level, as many for every item; gives the template that spells them, and
-    (n, levels) codes.
+    """Parse each item's tokens, one per level: the token template, and (n, levels) int64 codes.
 
-    Raises DataError for a token that is spelled unlike the others, or has not the letter of its
-    level."""
-    template = ""
-    codes = np.empty((len(sids), len(next(iter(sids.values())))), dtype=np.int64)
-    for row, (item, sid) in enumerate(sids.items()):
-        for level, token in enumerate(sid):
+    Raises DataError for a token with another spelling than the first, or with another level's
+    letter.
+    """
+    template = None
+    n_levels = len(next(iter(sids.values())))
+    codes = np.empty((len(sids), n_levels), dtype=np.int64)
+    for row, (item, tokens) in enumerate(sids.items()):
+        for level, token in enumerate(tokens):
+            letter = LETTERS[level : level + 1]  # "" beyond the last letter
             match = TOKEN.fullmatch(token)
-            found = (
-                f"{match['before']}{{level}}{match['between']}{{code}}{match['after']}"
-                if match
-                else ""
-            )
-            template = template or found
-            if (
-                match is None
-                or found != template
-                or LETTERS.find(match["level"]) != level
-                or len(match["code"]) > 5
-            ):
-                told = f"{path}: item {item!r}: {token!r} is no token of level {LETTERS[level : level + 1]!r}"
+            template = template or (_template(match) if match else None)
+            if match is None or _template(match) != template or match["level"] != letter:
                 raise DataError(
-                    told, hint="tokens are spelled alike, like <a_12> <b_3> <c_7>: a letter a level"
+                    f"{path}: item {item!r}: {token!r} is not a token of level {letter!r}",
+                    hint="all tokens need one spelling with a letter per level, "
+                    "like <a_12> <b_3> <c_7>",
                 )
             codes[row, level] = int(match["code"])
-    return template, codes
+    return template or "", codes
 
 
-def ordered_rows(bundle: Bundle) -> tuple[list[str], NDArray[np.int64]]:
-    """Ids of the active items and their rows, by number where every id is one, else by text."""
+def _template(match: re.Match[str]) -> str:
+    return f"{match['before']}{{level}}{match['between']}{{code}}{match['after']}"
+
+
+def sorted_active_rows(bundle: Bundle) -> tuple[list[str], NDArray[np.int64]]:
+    """Ids and rows of the active items, sorted by number if every id is one, else by text."""
     ids = [bundle.items.ids[row] for row in bundle.active]
     numeric = are_numbers(ids)
-    order = sorted(
-        range(len(ids)), key=lambda place: (int(ids[place]) if numeric else 0, ids[place])
-    )
-    return [ids[place] for place in order], bundle.active[order]
+    order = sorted(range(len(ids)), key=lambda i: (int(ids[i]) if numeric else 0, ids[i]))
+    return [ids[i] for i in order], bundle.active[order]
 
 
 def are_numbers(ids: Sequence[str]) -> bool:
-    """Whether every id is a number that fits an int64 and is spelled in the usual way."""
+    """Whether every id is a number that fits an int64, without leading zeros."""
     return all(map(NUMBER.fullmatch, ids))

@@ -1,9 +1,9 @@
 """OpenOneRec: the Parquet maps of its RecIF data (`video_ad_pid2sid.parquet`,
 `product_pid2sid.parquet`).
 
-Columns `pid` (an integer; a string where ids are none) and `sid`, a list of one code a level; some
-tools write the spelled SID in its place, which is read too. Tokens are spelled
-`<|sid_begin|><s_a_1><s_b_2><s_c_3><|sid_end|>`."""
+Columns are `pid` (an integer, or a string if some ids are not numbers) and `sid`, a list of one
+code per level, or the spelled SID: `<|sid_begin|><s_a_1><s_b_2><s_c_3><|sid_end|>`.
+"""
 
 import hashlib
 import re
@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.errors import DataError
-from sidtool.interop.maps import are_numbers, level_sizes, map_bundle, ordered_rows, parse_tokens
+from sidtool.interop.maps import (
+    are_numbers,
+    level_sizes,
+    map_bundle,
+    parse_tokens,
+    sorted_active_rows,
+)
 from sidtool.output import new_file
 from sidtool.sid import SPELLINGS, SidSpace
 
@@ -24,24 +30,12 @@ from sidtool.sid import SPELLINGS, SidSpace
 def read_openonerec(
     path: Path, *, name: str, sizes: tuple[int, ...] | None = None, items: Items | None = None
 ) -> Bundle:
-    """A bundle of a Parquet map; titles from `items` where they are given.
+    """The bundle of a Parquet map; titles come from `items`.
 
-    Raises DataError if a column is missing, a SID is malformed or an item has two rows, UsageError
-    if the sizes do not fit the codes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        names = pq.read_schema(path).names
-        table = pq.read_table(path, columns=[name for name in ("pid", "sid") if name in names])
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if table.num_columns != 2 or not table.num_rows:
-        raise DataError(
-            f"{path} holds no rows with the columns pid and sid", hint=f"it has {', '.join(names)}"
-        )
-    if table["pid"].null_count or table["sid"].null_count:
-        raise DataError(f"{path}: a pid or sid is empty")
+    Raises DataError if a column is missing, a SID is malformed or an item is repeated, UsageError
+    if the sizes do not fit the codes.
+    """
+    table = _read_table(path)
     ids = [str(pid) for pid in table["pid"].to_pylist()]
     codes = _codes(path, ids, table["sid"])
     space = SidSpace(level_sizes(codes, sizes), **SPELLINGS["openonerec"])  # type: ignore[arg-type]
@@ -53,22 +47,35 @@ def read_openonerec(
 
 
 def write_openonerec(bundle: Bundle, path: Path, *, force: bool = False) -> None:
-    """Write the active items as `pid` and `sid` (lists of codes), by id."""
+    """Write the active items as `pid` and `sid` (lists of codes), sorted by id."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    ids, rows = ordered_rows(bundle)
+    ids, rows = sorted_active_rows(bundle)
     codes = bundle.items.codes[rows]
-    lists = pa.ListArray.from_arrays(
-        np.arange(len(ids) + 1, dtype=np.int32) * codes.shape[1], codes.ravel().astype("i8")
-    )
+    offsets = np.arange(len(ids) + 1, dtype=np.int32) * codes.shape[1]
+    sids = pa.ListArray.from_arrays(offsets, codes.ravel().astype("i8"))
+    pids = [int(item) for item in ids] if are_numbers(ids) else ids
     with new_file(path, force=force) as target:
-        pq.write_table(
-            pa.table(
-                {"pid": [int(item) for item in ids] if are_numbers(ids) else ids, "sid": lists}
-            ),
-            target,
+        pq.write_table(pa.table({"pid": pids, "sid": sids}), target)
+
+
+def _read_table(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(path).names
+        table = pq.read_table(path, columns=[name for name in ("pid", "sid") if name in names])
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if table.num_columns != 2 or not table.num_rows:
+        raise DataError(
+            f"{path} has no rows with the columns pid and sid", hint=f"it has {', '.join(names)}"
         )
+    if table["pid"].null_count or table["sid"].null_count:
+        raise DataError(f"{path}: a pid or sid is empty")
+    return table
 
 
 def _codes(path: Path, ids: list[str], column: Any) -> NDArray[np.int64]:
@@ -76,25 +83,23 @@ def _codes(path: Path, ids: list[str], column: Any) -> NDArray[np.int64]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _spelled_codes(path, ids, column.to_pylist())
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    if not (
-        any(is_one(column.type) for is_one in lists) and pa.types.is_integer(column.type.value_type)
-    ):
-        raise DataError(f"{path}: the column sid holds {column.type}, not lists of codes")
+    list_types = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if not any(is_list(kind) for is_list in list_types) or not pa.types.is_integer(kind.value_type):
+        raise DataError(f"{path}: the column sid has type {kind}, not lists of codes")
     lengths = pc.unique(pc.list_value_length(column)).to_pylist()
-    flat = pc.list_flatten(column)
-    if len(lengths) != 1 or lengths == [0] or flat.null_count:
-        raise DataError(
-            f"{path}: SIDs have {' and '.join(map(str, sorted(lengths)))} codes, and all need "
-            "as many"
-        )
-    return np.asarray(flat.to_numpy(), dtype=np.int64).reshape(len(ids), lengths[0])
+    codes = pc.list_flatten(column)
+    if len(lengths) != 1 or lengths == [0] or codes.null_count:
+        spelled = " and ".join(map(str, sorted(lengths)))
+        raise DataError(f"{path}: SIDs have {spelled} codes, but all need the same number")
+    return np.asarray(codes.to_numpy(), dtype=np.int64).reshape(len(ids), lengths[0])
 
 
 def _spelled_codes(path: Path, ids: list[str], sids: list[str]) -> NDArray[np.int64]:
-    begin, end = SPELLINGS["openonerec"]["begin"] or "", SPELLINGS["openonerec"]["end"] or ""
+    begin = SPELLINGS["openonerec"]["begin"] or ""
+    end = SPELLINGS["openonerec"]["end"] or ""
     tokens = {
         item: re.findall("<[^>]*>", sid.removeprefix(begin).removesuffix(end))
         for item, sid in zip(ids, sids, strict=True)
@@ -102,6 +107,6 @@ def _spelled_codes(path: Path, ids: list[str], sids: list[str]) -> NDArray[np.in
     lengths = {len(sid) for sid in tokens.values()}
     if len(tokens) != len(ids) or len(lengths) != 1 or lengths == {0}:
         raise DataError(
-            f"{path}: every pid has one row, and a sid that is spelled like <s_a_1><s_b_2><s_c_3>"
+            f"{path}: every pid needs one row, with a sid spelled like <s_a_1><s_b_2><s_c_3>"
         )
     return parse_tokens(path, tokens)[1]

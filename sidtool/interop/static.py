@@ -1,10 +1,9 @@
-"""STATIC (youtube/static-constraint-decoding): the arrays that its `build_static_index` makes of a
-catalog.
+"""STATIC (youtube/static-constraint-decoding): the arrays of its `build_static_index`.
 
-State of a prefix: 0 is the root and what follows a whole SID; code c of the first level is state c
-+ 1; the prefixes of 2, 3 ... levels - 1 codes follow, in SID order. Codes are counted from 0 at
-every level, as STATIC does: its vocabulary is the largest level. Written as one `.npz` with
-STATIC's own names."""
+A state stands for a prefix: 0 is the root and the end of a SID, code c of the first level leads to
+state c + 1, and the prefixes of 2, 3 ... levels - 1 codes follow in SID order. Codes start at 0 at
+every level, so the vocabulary is the largest level. The arrays are written as one `.npz`.
+"""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,54 +18,45 @@ from sidtool.errors import UsageError
 from sidtool.output import new_file
 
 DENSE_LEVELS = 2
-"""Levels that STATIC looks up in a table; the others are rows of a sparse matrix."""
+"""Levels that STATIC reads from a dense table; the others are rows of a sparse matrix."""
 
 
 @dataclass(frozen=True)
 class StaticIndex:
-    """V is the vocabulary, S the number of states, d the number of dense levels."""
+    """V is the size of the vocabulary, S the number of states, d the number of dense levels."""
 
     packed_csr: NDArray[np.int32]
-    """(edges + V, 2): code and next state of every edge, by state; then V rows of padding (V, 0).
-    """
+    """(edges + V, 2): code and next state of every edge, by state; then V rows of padding (V, 0)"""
     indptr: NDArray[np.int32]
-    """(S + 2,): where each state's edges start, and the padding."""
+    """(S + 2,): where each state's edges start, then the padding"""
     layer_max_branches: NDArray[np.int64]
-    """(levels,): the largest number of children at each depth."""
+    """(levels,): the largest number of children at each depth"""
     start_mask: NDArray[np.bool_]
-    """(V,): the first codes."""
+    """(V,): whether a code starts a SID"""
     dense_mask: NDArray[np.bool_]
-    """(V,) * d: the prefixes of d codes."""
+    """(V,) * d: whether d codes start a SID"""
     dense_states: NDArray[np.int32]
-    """(V,) * d: their states."""
+    """(V,) * d: their states"""
 
 
 def static_index(trie: Trie) -> StaticIndex:
-    """The arrays of a trie. Raises UsageError if it has a single level: STATIC needs one more than
-    it keeps dense."""
+    """The arrays of a trie. Raises UsageError if SIDs have one level: STATIC needs at least two."""
     if trie.levels < 2:
-        raise UsageError("STATIC needs semantic IDs of two levels at least, and these have 1")
-    vocabulary, dense = max(trie.sizes), min(DENSE_LEVELS, trie.levels - 1)
-    states, n_states = _states(trie, vocabulary)
-    parents = [
-        np.repeat(states[level - 1], np.diff(trie.children[level]))
-        for level in range(1, trie.levels)
-    ]
-    codes = np.concatenate([column.astype(np.int32) for column in trie.codes[1:]])
-    edges = np.stack([codes, np.concatenate(states[1:])], axis=1)
-    padding = np.tile(np.array([[vocabulary, 0]], dtype=np.int32), (vocabulary, 1))
-    counts = np.bincount(np.concatenate(parents), minlength=n_states)
-    indptr = np.concatenate([[0], np.cumsum(counts), [len(edges) + vocabulary]]).astype(np.int32)
+        raise UsageError("STATIC needs semantic IDs of at least two levels, and these have 1")
+    vocabulary = max(trie.sizes)
+    n_dense = min(DENSE_LEVELS, trie.levels - 1)
+    states, n_states = _node_states(trie, vocabulary)
     start_mask = np.zeros(vocabulary, dtype=np.bool_)
     start_mask[trie.codes[0]] = True
-    dense_mask, dense_states = _dense(trie, states[dense - 1], vocabulary, dense)
+    packed_csr, indptr = _sparse_edges(trie, states, n_states, vocabulary)
+    dense_mask, dense_states = _dense_tables(trie, states[n_dense - 1], vocabulary, n_dense)
     return StaticIndex(
-        np.concatenate([edges, padding]),
-        indptr,
-        np.array(trie.fan_out),
-        start_mask,
-        dense_mask,
-        dense_states,
+        packed_csr=packed_csr,
+        indptr=indptr,
+        layer_max_branches=np.array(trie.fan_out),
+        start_mask=start_mask,
+        dense_mask=dense_mask,
+        dense_states=dense_states,
     )
 
 
@@ -77,24 +67,45 @@ def write_static(bundle: Bundle, path: Path, *, force: bool = False) -> None:
         np.savez(stream, **arrays)
 
 
-def _states(trie: Trie, vocabulary: int) -> tuple[list[NDArray[np.int32]], int]:
+def _node_states(trie: Trie, vocabulary: int) -> tuple[list[NDArray[np.int32]], int]:
     """The state of every node of each level, and the number of states."""
-    states, total = [trie.codes[0].astype(np.int32) + 1], vocabulary + 1
-    for column in trie.codes[1:-1]:
-        states.append(np.arange(total, total + len(column), dtype=np.int32))
-        total += len(column)
-    return [*states, np.zeros(trie.n_leaves, dtype=np.int32)], total
+    states = [trie.codes[0].astype(np.int32) + 1]
+    n_states = vocabulary + 1
+    for codes in trie.codes[1:-1]:
+        states.append(np.arange(n_states, n_states + len(codes), dtype=np.int32))
+        n_states += len(codes)
+    leaves = np.zeros(trie.n_leaves, dtype=np.int32)
+    return [*states, leaves], n_states
 
 
-def _dense(
-    trie: Trie, states: NDArray[np.int32], vocabulary: int, dense: int
+def _sparse_edges(
+    trie: Trie, states: list[NDArray[np.int32]], n_states: int, vocabulary: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """`packed_csr` and `indptr`: the edges from the second level on."""
+    parents = [
+        np.repeat(states[level - 1], np.diff(trie.children[level]))
+        for level in range(1, trie.levels)
+    ]
+    codes = np.concatenate([column.astype(np.int32) for column in trie.codes[1:]])
+    edges = np.stack([codes, np.concatenate(states[1:])], axis=1)  # (edges, 2)
+    padding = np.tile(np.array([[vocabulary, 0]], dtype=np.int32), (vocabulary, 1))
+    counts = np.bincount(np.concatenate(parents), minlength=n_states)
+    end = len(edges) + vocabulary
+    indptr = np.concatenate([[0], np.cumsum(counts), [end]]).astype(np.int32)
+    return np.concatenate([edges, padding]), indptr
+
+
+def _dense_tables(
+    trie: Trie, states: NDArray[np.int32], vocabulary: int, n_levels: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
-    """Tables over the prefixes of `dense` codes: whether it is one, and its state."""
-    places: list[NDArray[Any]] = [trie.codes[0]]
-    for level in range(1, dense):
-        widths = np.diff(trie.children[level])
-        places = [*(np.repeat(column, widths) for column in places), trie.codes[level]]
-    mask = np.zeros((vocabulary,) * dense, dtype=np.bool_)
+    """`dense_mask` and `dense_states` over the prefixes of `n_levels` codes."""
+    columns: list[NDArray[Any]] = [trie.codes[0]]
+    for level in range(1, n_levels):
+        n_children = np.diff(trie.children[level])
+        parents = [np.repeat(column, n_children) for column in columns]
+        columns = [*parents, trie.codes[level]]
+    mask = np.zeros((vocabulary,) * n_levels, dtype=np.bool_)
     table = np.zeros(mask.shape, dtype=np.int32)
-    mask[tuple(places)], table[tuple(places)] = True, states
+    mask[tuple(columns)] = True
+    table[tuple(columns)] = states
     return mask, table

@@ -107,7 +107,7 @@ def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> Non
     ("content", "told"),
     [
         ("levls: 4x4x8\n", "has no option 'levls'"),
-        ("- levels\n", "must hold a mapping"),
+        ("- levels\n", "must have a mapping"),
         ("levels: [\n", "cannot be read"),
         ("levels: 4x4x8\nwidth: 3\n", "has no option 'width'"),
     ],

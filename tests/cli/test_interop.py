@@ -9,7 +9,7 @@ import pytest
 
 from sidtool.bundle import Bundle
 from sidtool.model.contract import read_contract
-from tests.cli.road import N_ITEMS, Road, done, refused, tree
+from tests.cli.road import N_ITEMS, Road, done, refused, run, tree
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_lines_of_a_catalog_as_keys(road: Road, tmp_path: Path) -> None:
     )
     assert (ran.json["items"], ran.json["policy"]) == (N_ITEMS, "reassign")
     assert ran.json["digest"] == Bundle.open(tmp_path / "m.zarr").identity.digest
-    assert "keys are lines" in refused(
+    assert "keys are line numbers" in refused(
         2, "import", tmp_path / "mini" / "index.json", "-o", tmp_path / "n.zarr", "--keys", "line"
     )
 
@@ -117,7 +117,7 @@ def test_flashrec_is_told_what_it_would_guess_wrong(road: Road, tmp_path: Path) 
         "-o",
         tmp_path / "four.json",
     )
-    assert "--model MODEL tells the --sid" in done(*asked).err
+    assert "--model MODEL gives its --sid" in done(*asked).err
     start = read_contract(tmp_path / "four").token_start
     ran = done(*asked, "--model", tmp_path / "four")
     assert (
@@ -132,21 +132,20 @@ def test_flashrec_is_told_what_it_would_guess_wrong(road: Road, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("export", "BUNDLE", "--to", "tiger", "-o", "OUT"), "no to 'tiger'"),
         (
             ("export", "BUNDLE", "--to", "static", "-o", "OUT", "--keys", "line"),
-            "belong to --to minionerec, not to static",
+            "apply to --to minionerec, not to static",
         ),
         (
             ("export", "BUNDLE", "--to", "static", "-o", "OUT", "--model", "M"),
-            "belongs to --to flashrec, not to static",
+            "applies to --to flashrec, not to static",
         ),
-        (("export", "BUNDLE", "--to", "minionerec", "-o", "OUT", "--keys", "row"), "no keys 'row'"),
-        (("import", "map.csv", "-o", "OUT"), "no known map ends in '.csv'"),
-        (("import", "map.parquet", "-o", "OUT", "--info", "i.txt"), "belong to index.json"),
+        (("import", "map.csv", "-o", "OUT"), "no known map has the suffix '.csv'"),
+        (("import", "map.parquet", "-o", "OUT", "--info", "i.txt"), "apply to an index.json"),
         (("compare", "BUNDLE", "--field", "brand"), "none is given"),
         (("compare", "BUNDLE", "--items", "items.csv"), "says nothing alone"),
         (("compare", "BUNDLE", "--id-column", "sku"), "none is given"),
+        (("import", "map.json", "-o", "OUT", "--id-column", "sku"), "require --items"),
         (("compare", "BUNDLE", "--seed", "-1"), "a seed is 0 or more"),
     ],
 )
@@ -155,6 +154,15 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     named = {"BUNDLE": str(road.bundle), "OUT": str(tmp_path / "out")}
     assert told in refused(2, *(named.get(each, each) for each in arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_choice_is_exit_2(road: Road, tmp_path: Path) -> None:
+    export = ("export", road.bundle, "-o", tmp_path / "out")
+    for arguments in ((*export, "--to", "tiger"), (*export, "--to", "minionerec", "--keys", "row")):
+        ran = run(*arguments)
+        assert (ran.code, ran.out) == (2, "")
+        assert "is not one of" in ran.err
     assert list(tmp_path.iterdir()) == []
 
 

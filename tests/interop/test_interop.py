@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from sidtool.bundle import Bundle, ItemMap, verify
 from sidtool.data.items import Items, make_items
 from sidtool.errors import DataError, RefusedError, SidtoolError, UsageError
-from sidtool.interop.flashrec import is_guessed, sid_option, write_flashrec
+from sidtool.interop.convert import CatalogFile, export_map, import_map
+from sidtool.interop.flashrec import infers_layout, sid_option, write_flashrec
 from sidtool.interop.minionerec import read_minionerec, write_minionerec
 from sidtool.interop.openonerec import read_openonerec, write_openonerec
 from sidtool.interop.static import StaticIndex, static_index, write_static
@@ -129,9 +130,11 @@ def test_a_map_is_a_legal_bundle_that_cannot_encode(tmp_path: Path) -> None:
 def test_level_sizes_may_be_given(tmp_path: Path) -> None:
     path, _ = written(tmp_path)
     assert read_minionerec(path, name="map", sizes=(6, 256)).space.sizes == (6, 256)
-    with pytest.raises(UsageError, match="codes reach \\[5, 3\\], the level sizes given are 5x256"):
+    with pytest.raises(
+        UsageError, match="the largest codes are \\[5, 3\\], the level sizes are 5x256"
+    ):
         read_minionerec(path, name="map", sizes=(5, 256))
-    with pytest.raises(UsageError, match="3 level sizes are given, the semantic IDs have 2 levels"):
+    with pytest.raises(UsageError, match="there are 3 level sizes, the semantic IDs have 2 levels"):
         read_minionerec(path, name="map", sizes=(8, 8, 8))
 
 
@@ -150,11 +153,13 @@ def test_keys_may_be_lines_of_a_catalog(tmp_path: Path) -> None:
         lambda: read_minionerec(path, name="map", keys="line"),
         lambda: write_minionerec(bundle, tmp_path / "no", keys="line"),
     ):
-        with pytest.raises(UsageError, match="keys are lines of a catalog, and none is given"):
+        with pytest.raises(UsageError, match="keys are line numbers, but there is no catalog"):
             call()
-    with pytest.raises(DataError, match="key '2' is no line of a catalog of 2 items"):
+    with pytest.raises(DataError, match="key '2' is not a line number of a catalog of 2 items"):
         read_minionerec(path, name="map", items=catalog("a", "b"), keys="line")
-    with pytest.raises(DataError, match="3 of 3 keys are no item of the catalog \\(first: '0'\\)"):
+    with pytest.raises(
+        DataError, match="3 of 3 keys are not items of the catalog \\(first: '0'\\)"
+    ):
         read_minionerec(path, name="map", items=items)
     with pytest.raises(
         DataError, match="the catalog lacks 2 of 3 items of the bundle \\(first: 'b'\\)"
@@ -167,16 +172,16 @@ def test_keys_may_be_lines_of_a_catalog(tmp_path: Path) -> None:
     [
         ("[]", "no JSON object"),
         ("{}", "no JSON object"),
-        ("{", "is no index"),
-        ('{"0": ["<a_1>"], "0": ["<a_2>"]}', "1 keys are there twice"),
+        ("{", "is not an index"),
+        ('{"0": ["<a_1>"], "0": ["<a_2>"]}', "1 keys are repeated"),
         ('{"0": []}', "no tokens"),
-        ('{"0": "<a_1>"}', "not a list of some tokens"),
+        ('{"0": "<a_1>"}', "not a list of tokens"),
         ('{"0": ["<a_1>"], "1": ["<a_1>", "<b_1>"]}', "not a list of 1 tokens"),
-        ('{"0": ["<a_1>", "<a_2>"]}', "'<a_2>' is no token of level 'b'"),
-        ('{"0": ["<a_01>"]}', "'<a_01>' is no token"),
-        ('{"0": ["<a_1>"], "1": ["<a-1>"]}', "'<a-1>' is no token"),
+        ('{"0": ["<a_1>", "<a_2>"]}', "'<a_2>' is not a token of level 'b'"),
+        ('{"0": ["<a_01>"]}', "'<a_01>' is not a token"),
+        ('{"0": ["<a_1>"], "1": ["<a-1>"]}', "'<a-1>' is not a token"),
         ('{"0": ["<a_70000>"]}', "a level holds 0 to 65535"),
-        ('{"0": ["<a_99999999999999999999>"]}', "is no token of level 'a'"),
+        ('{"0": ["<a_99999999999999999999>"]}', "is not a token of level 'a'"),
         ('{"": ["<a_1>"]}', "empty id"),
     ],
 )
@@ -191,7 +196,7 @@ def test_a_malformed_index_is_refused(tmp_path: Path, index: str, told: str) -> 
     ("info", "told"),
     [
         ("<a_5><b_0>\tA lamp\n", "line 1: .* is not SID, title and key"),
-        ("<a_5><b_1>\tA lamp\t0\n", "the index says <a_5><b_0>"),
+        ("<a_5><b_1>\tA lamp\t0\n", "the index has <a_5><b_0>"),
     ],
 )
 def test_an_info_that_disagrees_is_refused(tmp_path: Path, info: str, told: str) -> None:
@@ -257,11 +262,11 @@ def test_openonerec_may_spell_the_sids(tmp_path: Path) -> None:
         ({"pid": [1, 2], "code": [[1], [2]]}, "columns pid and sid"),
         ({"pid": [1, 2], "sid": [[1], [2, 3]]}, "1 and 2 codes"),
         ({"pid": [1, 2], "sid": [[1], None]}, "empty"),
-        ({"pid": [1, 2], "sid": [[1], [None]]}, "all need as many"),
+        ({"pid": [1, 2], "sid": [[1], [None]]}, "all need the same number"),
         ({"pid": [1, 2], "sid": [[1], [-2]]}, "a level holds"),
         ({"pid": [1, 1], "sid": [[1], [2]]}, "given twice"),
         ({"pid": [1, 2], "sid": [1.5, 2.5]}, "not lists of codes"),
-        ({"pid": [1, 2], "sid": ["<s_a_1>", "<s_b_1>"]}, "no token of level 'a'"),
+        ({"pid": [1, 2], "sid": ["<s_a_1>", "<s_b_1>"]}, "not a token of level 'a'"),
         ({"pid": [1, 2], "sid": ["<s_a_1>", "lamp"]}, "spelled like"),
     ],
 )
@@ -302,10 +307,10 @@ def test_flashrec_finds_our_tokens_by_what_it_is_told(
 
 
 def test_flashrec_guesses_three_levels_of_openonerec_only(tmp_path: Path) -> None:
-    assert is_guessed(SidSpace((4, 5, 6)))
-    assert not is_guessed(SidSpace((4, 5)))
-    assert not is_guessed(SidSpace((4, 5, 6, 7)))
-    assert not is_guessed(SidSpace((4, 5, 6), template="<{level}_{code}>"))
+    assert infers_layout(SidSpace((4, 5, 6)))
+    assert not infers_layout(SidSpace((4, 5)))
+    assert not infers_layout(SidSpace((4, 5, 6, 7)))
+    assert not infers_layout(SidSpace((4, 5, 6), template="<{level}_{code}>"))
     with pytest.raises(UsageError, match="needs a begin and an end token"):
         write_flashrec(small_bundle(markers=False), tmp_path / "sids.json")
 
@@ -359,5 +364,46 @@ def test_static_walks_exactly_the_catalog(
 
 
 def test_static_needs_two_levels() -> None:
-    with pytest.raises(UsageError, match="two levels at least"):
+    with pytest.raises(UsageError, match="at least two levels"):
         static_index(small_bundle(3, (8,)).trie())
+
+
+# The functions behind import and export
+
+
+def test_import_and_export_are_inverse(tmp_path: Path) -> None:
+    path, info = written(tmp_path / "map")
+    bundle = import_map(path, tmp_path / "map.zarr", info=info)
+    assert sids(bundle) == {"0": (5, 0), "1": (2, 3), "10": (2, 1)}
+    exported = export_map(bundle, tmp_path / "out", "minionerec")
+    assert exported.files == (tmp_path / "out" / "index.json", tmp_path / "out" / "info.txt")
+    assert exported.files[0].read_bytes() == path.read_bytes()
+    assert exported.files[1].read_bytes() == info.read_bytes()
+
+
+def test_columns_of_the_catalog_are_chosen(tmp_path: Path) -> None:
+    path, _ = written(tmp_path)
+    (tmp_path / "items.csv").write_text("sku,label,other\n0,Lamp,x\n1,Soap,x\n10,Mug,x\n")
+    items = CatalogFile(tmp_path / "items.csv", id_column="sku", title_column="label")
+    bundle = import_map(path, tmp_path / "map.zarr", items=items)
+    assert bundle.items.title(bundle.items.row("10")) == "Mug"
+
+
+def test_flashrec_gets_its_option_where_it_cannot_infer_it(tmp_path: Path) -> None:
+    inferred = export_map(small_bundle(), tmp_path / "a.json", "flashrec", token_start=5)
+    assert (inferred.flashrec_sid, inferred.flashrec_needs_model) == (None, False)
+    four_levels = small_bundle(sizes=(2, 3, 4, 5))
+    assert export_map(four_levels, tmp_path / "b.json", "flashrec").flashrec_needs_model
+    exported = export_map(four_levels, tmp_path / "c.json", "flashrec", token_start=5)
+    assert exported.flashrec_sid == "5:20/2,3,4,5,2"
+
+
+def test_options_of_another_system_are_refused(tmp_path: Path) -> None:
+    bundle = small_bundle()
+    with pytest.raises(UsageError, match="apply to --to minionerec, not to static"):
+        export_map(bundle, tmp_path / "x.npz", "static", keys="line")
+    with pytest.raises(UsageError, match="applies to --to flashrec, not to static"):
+        export_map(bundle, tmp_path / "x.npz", "static", token_start=0)
+    with pytest.raises(UsageError, match="unknown system 'tiger'"):
+        export_map(bundle, tmp_path / "x", "tiger")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

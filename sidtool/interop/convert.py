@@ -1,0 +1,134 @@
+"""Import another system's map as a bundle, and export a bundle's map for another system."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.items import Items, read_items
+from sidtool.errors import SidtoolWarning, UsageError
+from sidtool.interop.flashrec import infers_layout, sid_option, write_flashrec
+from sidtool.interop.minionerec import Keys, read_minionerec, write_minionerec
+from sidtool.interop.openonerec import read_openonerec, write_openonerec
+from sidtool.interop.static import write_static
+from sidtool.output import refuse_existing
+
+System = Literal["minionerec", "openonerec", "flashrec", "static"]
+
+SUFFIXES: dict[str, System] = {".json": "minionerec", ".parquet": "openonerec"}
+"""Systems whose maps can be imported, by the suffix of their files."""
+
+
+@dataclass(frozen=True)
+class CatalogFile:
+    """A catalog file, and its columns of ids and titles (guessed if None)."""
+
+    path: Path
+    id_column: str | None = None
+    title_column: str | None = None
+
+    def read(self) -> Items:
+        """The items. Items without text are no reason for a warning here: texts are not used."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SidtoolWarning)
+            return read_items(self.path, id_column=self.id_column, title_column=self.title_column)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The files of an export, and FlashRec's `--sid` option."""
+
+    files: tuple[Path, ...]
+    flashrec_sid: str | None = None
+    """None if FlashRec infers the token layout, or if `flashrec_needs_model`"""
+    flashrec_needs_model: bool = False
+    """FlashRec needs `--sid`, which depends on the model's token ids"""
+
+
+def import_map(
+    source: Path,
+    out: Path,
+    *,
+    items: CatalogFile | None = None,
+    info: Path | None = None,
+    sizes: tuple[int, ...] | None = None,
+    keys: Keys = "id",
+    force: bool = False,
+) -> Bundle:
+    """Write another system's map to `out` as a bundle without a codebook: it cannot encode.
+
+    `source` is an index.json (see interop/minionerec.py for `info` and `keys`) or a pid2sid.parquet.
+    Level sizes default to the powers of two that hold the codes. Raises UsageError for options that
+    do not apply or an existing output, DataError for a malformed file.
+    """
+    system = SUFFIXES.get(source.suffix)
+    if system is None:
+        raise UsageError(
+            f"{source}: no known map has the suffix {source.suffix!r}",
+            hint=f"known suffixes are {', '.join(SUFFIXES)}",
+        )
+    if system != "minionerec" and (info is not None or keys != "id"):
+        raise UsageError(f"--info and --keys line apply to an index.json, not to {source}")
+    refuse_existing(out, force)
+    catalog = items.read() if items is not None else None
+    name = out.name.removesuffix(".zip").removesuffix(".zarr")
+    if system == "minionerec":
+        bundle = read_minionerec(
+            source, name=name, sizes=sizes, items=catalog, info=info, keys=keys
+        )
+    else:
+        bundle = read_openonerec(source, name=name, sizes=sizes, items=catalog)
+    bundle.save(out, force=force)
+    return Bundle.open(out)
+
+
+def export_map(
+    bundle: Bundle,
+    out: Path,
+    to: System,
+    *,
+    items: CatalogFile | None = None,
+    keys: Keys = "id",
+    token_start: int | None = None,
+    force: bool = False,
+) -> Exported:
+    """Write the map of a bundle's active items for another system.
+
+    `out` is a folder for minionerec, a .parquet, .json or .npz file for the others. `items` and
+    `keys` apply to minionerec; `token_start`, the first SID token id of a model, to flashrec. Raises
+    UsageError for options that do not apply or an existing output.
+    """
+    check_export_options(to, items=items, keys=keys, has_model=token_start is not None)
+    if to == "minionerec":
+        catalog = items.read() if items is not None else None
+        files = write_minionerec(bundle, out, items=catalog, keys=keys, force=force)
+        return Exported(tuple(files))
+    if to == "openonerec":
+        write_openonerec(bundle, out, force=force)
+    elif to == "static":
+        write_static(bundle, out, force=force)
+    else:
+        write_flashrec(bundle, out, force=force)
+        return _flashrec_export(bundle, out, token_start)
+    return Exported((out,))
+
+
+def check_export_options(
+    to: System, *, items: CatalogFile | None, keys: Keys, has_model: bool
+) -> None:
+    """Raise UsageError for options that do not apply to a system."""
+    if to not in get_args(System):
+        raise UsageError(f"unknown system {to!r}", hint=f"one of {', '.join(get_args(System))}")
+    if to != "minionerec" and (items is not None or keys != "id"):
+        raise UsageError(f"--items and --keys apply to --to minionerec, not to {to}")
+    if to != "flashrec" and has_model:
+        raise UsageError(f"--model applies to --to flashrec, not to {to}")
+
+
+def _flashrec_export(bundle: Bundle, out: Path, token_start: int | None) -> Exported:
+    if infers_layout(bundle.space):
+        return Exported((out,))
+    if token_start is None:
+        return Exported((out,), flashrec_needs_model=True)
+    return Exported((out,), flashrec_sid=sid_option(bundle.space, token_start))

@@ -1,0 +1,34 @@
+"""The list of commands, and text of users on the terminal."""
+
+import re
+
+import pytest
+
+from sidtool.cli.console import note, say_table
+from sidtool.cli.main import PANELS, app
+from tests.cli.road import done
+
+
+def test_help_lists_every_command_in_one_panel() -> None:
+    listed = [name for commands in PANELS.values() for name in commands]
+    assert len(listed) == len(set(listed)) == len(app.registered_commands)
+    text = done("--help").out
+    positions = [text.index(f"─ {panel} ─") for panel in PANELS]
+    assert positions == sorted(positions)
+    for command in app.registered_commands:
+        assert re.search(rf"^│ {command.name} ", text, flags=re.MULTILINE), command.name
+
+
+def test_every_command_has_one_help_sentence() -> None:
+    for command in app.registered_commands:
+        text = " ".join((command.callback.__doc__ or "").split())
+        assert text.endswith("."), command.name
+
+
+def test_square_brackets_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[red]title[/] [link]"
+    note(text, label="error:", style="bold red")
+    say_table([text, "n"], [(text, 1)], title=text)
+    captured = capsys.readouterr()
+    assert captured.err == f"error: {text}\n"
+    assert captured.out.count(text) == 3
