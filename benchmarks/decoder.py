@@ -1,11 +1,9 @@
-"""The decoder against `generate`, against the floor, and against growing catalogs: ratios, each
-from one run.
+"""Compare the decoder with `generate`, with the bare forward passes, and over growing catalogs.
 
     python benchmarks/decoder.py [--quick] [--json] [--threads 2] [PART ...]
 
-Every comparison interleaves the two sides and takes medians, so that a busy machine disturbs both.
-`--quick` takes smaller sizes: it shows that the parts work, and its ratios are not the ones that
-the README quotes."""
+Every comparison runs the two sides in turns and takes medians, so that a busy machine disturbs both
+alike. `--quick` uses small sizes, which only show that the parts work."""
 
 import argparse
 import ctypes
@@ -29,7 +27,7 @@ PROMPT = 128
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the parts run."""
+    """The sizes of the parts."""
 
     repeats: int
     catalog: int
@@ -87,7 +85,7 @@ def prompts_of(n: int, text: int = TEXT) -> list[list[int]]:
 
 
 def trie_and_tokens(codes: Any, text: int = TEXT) -> tuple[Any, Any]:
-    """What the decoder needs of a catalog."""
+    """The trie of a catalog and its token ids."""
     from sidtool.bundle.trie import Trie
     from sidtool.prompt.tokens import SidTokens
     from sidtool.sid import SidSpace
@@ -96,11 +94,11 @@ def trie_and_tokens(codes: Any, text: int = TEXT) -> tuple[Any, Any]:
 
 
 # The two sides
-# --------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def prefix_function(codes: Any, text: int) -> Callable[[int, Any], list[int]]:
-    """The field's practice: a dictionary from the tokens so far to those that may follow."""
+    """The usual prefix function: a dictionary from a prefix to the tokens that may follow."""
     offsets = text + 256 * np.arange(len(LEVELS))
     following: dict[tuple[int, ...], dict[int, None]] = {}
     for row in (codes + offsets).tolist():
@@ -111,7 +109,7 @@ def prefix_function(codes: Any, text: int) -> Callable[[int, Any], list[int]]:
 
 
 def run_generate(model: Any, prompts: list[list[int]], width: int, allowed: Any) -> Any:
-    """transformers' own beam search."""
+    """Beam search of transformers; (prompts, width, levels) token ids."""
     import torch
     from transformers import GenerationConfig
 
@@ -138,7 +136,7 @@ def run_generate(model: Any, prompts: list[list[int]], width: int, allowed: Any)
 def run_beam(
     model: Any, prompts: list[list[int]], width: int, trie: Any, tokens: Any, normalize: str
 ) -> Any:
-    """The decoder of this project; one batch."""
+    """sidtool's decoder, one batch."""
     from sidtool.recommend.beam import beam_search
 
     return beam_search(
@@ -154,8 +152,8 @@ def run_beam(
 
 
 def run_floor(model: Any, prompts: list[list[int]], width: int) -> None:
-    """Stock transformers, no head and no search: the prefill and L - 1 passes of W tokens with a
-    cache."""
+    """Forward passes of transformers without head or search: the prefill, and L - 1 passes of W
+    tokens with a cache."""
     import torch
 
     with torch.no_grad():
@@ -166,7 +164,7 @@ def run_floor(model: Any, prompts: list[list[int]], width: int) -> None:
 
 
 def medians(repeats: int, *sides: Callable[[], Any]) -> list[float]:
-    """Median seconds of each side, run in turns after one round that is not counted."""
+    """Median seconds of each side, run in turns after one warm-up round."""
     times: list[list[float]] = [[] for _ in sides]
     for turn in range(repeats + 1):
         for side, taken in zip(sides, times, strict=True):
@@ -178,12 +176,12 @@ def medians(repeats: int, *sides: Callable[[], Any]) -> list[float]:
 
 
 # The parts
-# ------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def against_generate(scale: Scale) -> dict[str, Any]:
-    """Speed-up over `generate` with a prefix function; every result legal, and equal under its own
-    normalization."""
+    """Speed-up over `generate` with a prefix function; checks that all SIDs are valid and, under
+    vocabulary normalization, equal."""
     codes = catalog(scale.catalog)
     model = qwen3(scale.hidden, scale.layers, VOCABULARY)
     scratch, scratch_8k = qwen3(128, 2, VOCABULARY), qwen3(128, 2, 8192)
@@ -200,7 +198,7 @@ def against_generate(scale: Scale) -> dict[str, Any]:
             batch,
             width,
             ("level",),
-        ),  # what a model from scratch would really have
+        ),  # the vocabulary of a model trained from scratch
     ):
         trie, tokens = trie_and_tokens(codes, text)
         allowed, prompts = prefix_function(codes, text), prompts_of(n, text)
@@ -229,27 +227,25 @@ def check_results(
     tokens: Any,
     codes: Any,
 ) -> None:
-    """Every SID legal by an independent set; under vocabulary normalization the same SIDs as
+    """Every SID is in an independently built set, and vocabulary normalization gives the SIDs of
     `generate`."""
     legal = set(map(tuple, codes.tolist()))
     exact = run_beam(model, prompts, width, trie, tokens, "vocabulary")
     level = run_beam(model, prompts, width, trie, tokens, "level")
-    for row, (mine, other) in enumerate(zip(exact, level, strict=True)):
-        sids, others = (
-            set(map(tuple, trie.leaf_codes(one.leaves).tolist())) for one in (mine, other)
-        )
-        theirs = set(map(tuple, tokens.codes(generated[row]).tolist()))
-        if not sids <= legal or not others <= legal or len(sids) < width or len(others) < width:
-            raise SystemExit(f"prompt {row}: an illegal SID, or too few")
-        if len(sids & theirs) < width - 1:  # the last place may be a tie
-            raise SystemExit(
-                f"prompt {row}: {len(sids & theirs)} of {width} SIDs are those of generate"
-            )
+    for row, (by_vocabulary, by_level) in enumerate(zip(exact, level, strict=True)):
+        sids = set(map(tuple, trie.leaf_codes(by_vocabulary.leaves).tolist()))
+        level_sids = set(map(tuple, trie.leaf_codes(by_level.leaves).tolist()))
+        for emitted in (sids, level_sids):
+            if not emitted <= legal or len(emitted) < width:
+                raise SystemExit(f"prompt {row}: an invalid SID, or fewer than {width}")
+        equal = sids & set(map(tuple, tokens.codes(generated[row]).tolist()))
+        if len(equal) < width - 1:  # the last rank may be a tie
+            raise SystemExit(f"prompt {row}: generate has {len(equal)} of the {width} SIDs")
 
 
 def growth(scale: Scale) -> dict[str, Any]:
-    """Seconds of the same request over a small and a large catalog, and what building the large
-    trie takes."""
+    """Ratio of the seconds per request over a large and a small catalog, and the seconds that the
+    large trie takes to build."""
     import torch
 
     from sidtool.bundle.trie import Trie
@@ -293,20 +289,20 @@ def growth(scale: Scale) -> dict[str, Any]:
 
 
 def floor(scale: Scale) -> dict[str, Any]:
-    """Seconds over those of the bare forward passes that no decoder can do without."""
+    """Ratio of the decoder's seconds to those of the bare forward passes."""
     model = qwen3(scale.hidden, scale.layers, VOCABULARY)
     trie, tokens = trie_and_tokens(catalog(scale.catalog))
     prompts = prompts_of(scale.batch[0])
-    bare, mine = medians(
+    bare, decoder = medians(
         2 * scale.repeats,
         lambda: run_floor(model, prompts, 50),
         lambda: run_beam(model, prompts, 50, trie, tokens, "level"),
     )
-    return {"over_floor": mine / bare, "seconds_floor": bare}
+    return {"over_floor": decoder / bare, "seconds_floor": bare}
 
 
 def memory(scale: Scale) -> dict[str, Any]:
-    """Peak memory beyond the loaded model, each side in a process of its own."""
+    """Peak memory beyond the loaded model, each side in its own process."""
     peaks = {}
     for side in ("beam", "generate"):
         quick = ["--quick"] if scale is QUICK else []
@@ -331,19 +327,18 @@ def memory(scale: Scale) -> dict[str, Any]:
 
 
 def peak(scale: Scale, side: str) -> float:
-    """Megabytes that one side takes at its peak, the loaded model left out. Linux only."""
+    """Peak megabytes of one side beyond the loaded model. Linux only."""
     codes = catalog(scale.catalog)
     trie, tokens = trie_and_tokens(codes)
     model = qwen3(scale.hidden, scale.layers, VOCABULARY)
     batch, width = scale.memory
     prompts, allowed = prompts_of(batch), prefix_function(codes, TEXT)
-    run_beam(
-        model, prompts[:1], 2, trie, tokens, "level"
-    )  # what the first call sets up once is not counted
-    ctypes.CDLL("libc.so.6").malloc_trim(
-        0
-    )  # what loading left free would hide part of what follows
-    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+    # the first call allocates buffers that stay: they do not count
+    run_beam(model, prompts[:1], 2, trie, tokens, "level")
+    # memory that loading freed but did not return would hide later allocations
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     if side == "beam":
         run_beam(model, prompts, width, trie, tokens, "level")
@@ -358,17 +353,20 @@ def _status(key: str) -> float:
 
 
 def legality(scale: Scale) -> dict[str, Any]:
-    """Random requests on a tiny model: emitted SIDs that are not in an independently built set, or
-    repeated."""
+    """Random requests on a tiny model: the number of SIDs that are repeated or not in an
+    independently built set."""
     from sidtool.recommend.beam import beam_search
 
     rng = np.random.default_rng(2)
     codes = catalog(scale.catalog)
     trie, tokens = trie_and_tokens(codes, 500)
-    legal, model, wrong, emitted = set(map(tuple, codes.tolist())), qwen3(64, 1, 1600), 0, 0
+    legal = set(map(tuple, codes.tolist()))
+    model = qwen3(64, 1, 1600)
+    wrong = 0
+    emitted = 0
     for start in range(0, scale.requests, 1000):
-        some = min(1000, scale.requests - start)
-        prompts = [rng.integers(10, 500, length).tolist() for length in rng.integers(1, 20, some)]
+        batch = min(1000, scale.requests - start)
+        prompts = [rng.integers(10, 500, length).tolist() for length in rng.integers(1, 20, batch)]
         for found in beam_search(model, prompts, trie, tokens, num_beams=5, k=5):
             sids = list(map(tuple, trie.leaf_codes(found.leaves).tolist()))
             emitted += len(sids)
@@ -386,7 +384,7 @@ PARTS = {
 
 
 def main() -> None:
-    """Run the parts asked for and print what each found."""
+    """Run the parts and print their results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
