@@ -1,7 +1,7 @@
 """The JSON Lines form of training examples: its writer and its reader.
 
 An example is `{task, prompt, completion}` or `{task, text}`; `catalog` lists the character spans
-that hold catalog text, which never becomes a SID or special token."""
+of catalog text, which never becomes SID or special tokens."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,71 +10,71 @@ from typing import Any
 
 from sidtool.errors import DataError
 from sidtool.prompt.segments import Segment, Span, segments_to_text, text_to_segments
-from sidtool.sft.training_examples import TrainingExample
+from sidtool.sft.example_kinds import TrainingExample
 from sidtool.sid import SidSpace
 
 
-def example_json(space: SidSpace, row: TrainingExample) -> dict[str, Any]:
-    """A row as its JSON object: {task, prompt, completion} or {task, text}, and where catalog text
-    stands in it."""
-    sides = (
-        {"prompt": row.prompt, "completion": row.completion}
-        if row.prompt
-        else {"text": row.completion}
-    )
-    value: dict[str, Any] = {"task": row.task}
+def example_json(space: SidSpace, example: TrainingExample) -> dict[str, Any]:
+    """The JSON object of an example."""
+    sides = {"text": example.completion}
+    if example.prompt:
+        sides = {"prompt": example.prompt, "completion": example.completion}
+    value: dict[str, Any] = {"task": example.task}
     spans: dict[str, list[Span]] = {}
     for side, segments in sides.items():
-        value[side], found = segments_to_text(space, segments)
-        spans |= {side: found} if found else {}
-    return value | ({"catalog": spans} if spans else {})
+        value[side], catalog_spans = segments_to_text(space, segments)
+        if catalog_spans:
+            spans[side] = catalog_spans
+    if spans:
+        value["catalog"] = spans
+    return value
 
 
 def prompt_and_completion(
-    row: Mapping[str, Any], space: SidSpace
+    example: Mapping[str, Any], space: SidSpace
 ) -> tuple[list[Segment], list[Segment]]:
-    """What a row asks, which may be nothing, and what it answers. Raises DataError if it has
-    neither form."""
-    if isinstance(row.get("text"), str):
-        return [], text_to_segments(space, row["text"], row.get("catalog", {}).get("text", ()))
-    if not isinstance(row.get("prompt"), str) or not isinstance(row.get("completion"), str):
-        raise DataError(f"a row has the keys {sorted(row)}, not prompt and completion, or text")
-    spans = row.get("catalog", {})
-    prompt, answer = (
-        text_to_segments(space, row[side], spans.get(side, ())) for side in ("prompt", "completion")
-    )
-    return prompt, answer
+    """The segments of an example's JSON object; the prompt of a text is empty.
+
+    Raises DataError if the object has neither form."""
+    spans = example.get("catalog", {})
+    if isinstance(example.get("text"), str):
+        return [], text_to_segments(space, example["text"], spans.get("text", ()))
+    sides: list[list[Segment]] = []
+    for side in ("prompt", "completion"):
+        text = example.get(side)
+        if not isinstance(text, str):
+            raise DataError(
+                f"an example has the keys {sorted(example)}, not prompt and completion, or text"
+            )
+        sides.append(text_to_segments(space, text, spans.get(side, ())))
+    prompt, completion = sides
+    return prompt, completion
 
 
 def read_training_examples(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file as their JSON objects. Raises DataError, with the line, at one that is
-    none."""
-    return (
-        parse_example(path, number, line)
-        for number, line in enumerate(example_lines(path), start=1)
-    )
-
-
-def tasks_in(path: Path) -> frozenset[str]:
-    """The tasks of the rows in a file."""
-    return frozenset(row.get("task", "") for row in read_training_examples(path))
+    """The JSON objects of a file. Raises DataError, with the line number, at a line without one."""
+    for number, line in enumerate(example_lines(path), start=1):
+        yield parse_example(path, number, line)
 
 
 def example_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file. Raises DataError if it cannot be read."""
     try:
         with path.open("rb") as stream:
             yield from stream
     except OSError as error:
         raise DataError(
-            f"cannot read rows {path}: {error.strerror}", hint="sidtool make-sft writes them"
+            f"cannot read training examples {path}: {error.strerror}",
+            hint="sidtool make-sft writes them",
         ) from error
 
 
 def parse_example(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """The JSON object of a line. Raises DataError if there is none."""
     try:
-        row = json.loads(line)
+        example = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{path}:{number} is no JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{path}:{number} is no JSON object")
-    return row
+        raise DataError(f"{path}:{number} is not valid JSON: {error}") from error
+    if not isinstance(example, dict):
+        raise DataError(f"{path}:{number} is not a JSON object")
+    return example

@@ -1,7 +1,4 @@
-"""Histories: a split's training events as stretches of items that the bundle knows.
-
-Knows users, events and how a long history is cut; knows nothing of tasks or of how an item is
-shown."""
+"""User histories: the training events of a split whose items are in the bundle."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,76 +9,88 @@ from sidtool.data.splits import Event, Split, UserSequence
 
 @dataclass(frozen=True)
 class HistorySlice:
-    """A user's training events whose items the bundle knows: rows of the item map, ids and
-    positions."""
+    """Consecutive events of one user: indexes of the items in the bundle, ids and positions."""
 
     user: str
-    rows: Sequence[int]
-    items: Sequence[str]
+    indexes: Sequence[int]
+    item_ids: Sequence[str]
     positions: Sequence[int]
 
+    def __len__(self) -> int:
+        return len(self.indexes)
+
     def cut(self, start: int, stop: int) -> "HistorySlice":
-        """The events from `start` to before `stop`."""
+        """The events from `start` up to, excluding, `stop`."""
         span = slice(start, stop)
-        return HistorySlice(self.user, self.rows[span], self.items[span], self.positions[span])
+        return HistorySlice(
+            self.user, self.indexes[span], self.item_ids[span], self.positions[span]
+        )
+
+    def newest(self, n: int) -> "HistorySlice":
+        """The last n events."""
+        return self.cut(len(self) - n, len(self))
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """As (user, item, position)."""
-        return tuple(
-            (self.user, item, place) for item, place in zip(self.items, self.positions, strict=True)
-        )
+        """The events as (user, item, position)."""
+        pairs = zip(self.item_ids, self.positions, strict=True)
+        return tuple((self.user, item_id, position) for item_id, position in pairs)
 
 
 class Histories:
-    """The histories of a split, by the rows of a bundle's item map; `row` maps an id to its row."""
+    """Histories of a split by item index; `item_index` maps an id to its index in the bundle."""
 
     def __init__(self, bundle: Bundle, history_length: int) -> None:
-        self.row = {item_id: row for row, item_id in enumerate(bundle.items.ids)}
-        self._length = history_length
+        self.item_index = {item_id: index for index, item_id in enumerate(bundle.items.ids)}
+        self._history_length = history_length
 
-    def of(self, sequence: UserSequence) -> HistorySlice:
-        """A user's whole history."""
-        return self._seen(sequence.user, sequence.items, sequence.positions)
+    def of_user(self, sequence: UserSequence) -> HistorySlice:
+        """The whole history of a user."""
+        return self._slice(sequence.user, sequence.items, sequence.positions)
 
-    def questions(self, split: Split) -> Iterator[HistorySlice]:
-        """Every training event with what came before it, `history_length` items at most; it comes
-        last."""
-        length = self._length + 1
+    def with_target(self, split: Split) -> Iterator[HistorySlice]:
+        """Every training event that has a history: the event last, at most `history_length` events
+        before it.
+
+        A split by given windows has one such event per window."""
+        size = self._history_length + 1
         if split.windows is None:
             for sequence in split.train:
-                seen = self.of(sequence)
-                yield from (
-                    seen.cut(max(0, stop - length), stop) for stop in range(2, len(seen.rows) + 1)
-                )
+                history = self.of_user(sequence)
+                for stop in range(2, len(history) + 1):
+                    yield history.cut(max(0, stop - size), stop)
             return
         for window in split.windows:
-            items = (*window.history, window.item)
-            seen = self._seen(
-                window.user, items, range(window.position + 1 - len(items), window.position + 1)
-            )
-            if len(seen.rows) > 1 and seen.positions[-1] == window.position:
-                yield seen.cut(max(0, len(seen.rows) - length), len(seen.rows))
+            item_ids = (*window.history, window.item)
+            first = window.position + 1 - len(item_ids)
+            history = self._slice(window.user, item_ids, range(first, window.position + 1))
+            has_target = len(history) > 1 and history.positions[-1] == window.position
+            if has_target:
+                yield history.cut(max(0, len(history) - size), len(history))
 
-    def _seen(self, user: str, items: Sequence[str], positions: Sequence[int]) -> HistorySlice:
-        known = [place for place, item in enumerate(items) if item in self.row]
+    def _slice(self, user: str, item_ids: Sequence[str], positions: Sequence[int]) -> HistorySlice:
+        known = [place for place, item_id in enumerate(item_ids) if item_id in self.item_index]
         return HistorySlice(
             user,
-            [self.row[items[place]] for place in known],
-            [items[place] for place in known],
+            [self.item_index[item_ids[place]] for place in known],
+            [item_ids[place] for place in known],
             [positions[place] for place in known],
         )
 
 
-def windows(length: int, history_length: int) -> list[tuple[int, int, int]]:
-    """Cut a history into rows (start, first target, stop), so that every item is a target once.
+def sequence_windows(length: int, history_length: int) -> list[tuple[int, int, int]]:
+    """Cut a history into examples (start, first target, stop), so that every item is a target once.
 
-    A served prompt holds at most `history_length` items and asks for one more: rows have that many.
-    The last row ends with the history's end; rows overlap, so that no target of a long history has
-    less than half a history before it."""
-    size, stride = history_length + 1, max(1, history_length // 2)
-    spans, stop = [], length
+    An example has `history_length` items and the next one, as a prompt has when serving. The last
+    example ends where the history ends. Examples overlap, so that no target of a long history has
+    less than half of `history_length` before it."""
+    size = history_length + 1
+    stride = max(1, history_length // 2)
+    windows: list[tuple[int, int, int]] = []
+    stop = length
     while stop > size:
-        spans.append((stop - size, stop - stride, stop))
+        windows.append((stop - size, stop - stride, stop))
         stop -= stride
-    return [(0, 0, stop), *reversed(spans)] if length else []
+    if length:
+        windows.append((0, 0, stop))
+    return windows[::-1]

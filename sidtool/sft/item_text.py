@@ -1,106 +1,79 @@
-"""How an item is shown in a row: its SID, the start of it, its title, a column of the catalog, or
-running text.
-
-Knows items and what is shown of them, as segments; knows nothing of tasks, events or how much fits.
-"""
+"""An item as segments of a prompt: its SID, the first codes of it, its title, a column of the
+catalog, or running text."""
 
 import re
 from collections.abc import Collection, Sequence
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
-from sidtool.prompt.encoder import PromptEncoder
+from sidtool.prompt.assemble import SidItems, TextItems
 from sidtool.prompt.segments import Segment, catalog, shorten, sids, template
+from sidtool.sft.tasks import Source
 
 _SLOTS = re.compile(r"(\{(?:sid|title|columns)\})")
 
 
 class ItemRenderer:
-    """The items of a bundle by row of its map, with their titles and columns out of the catalog.
+    """Items of a bundle, by their index in it, with titles and columns of a catalog.
 
-    Items whose ids are `untold` are shown by their SIDs alone, as if they had no text.
+    The text of items whose ids are in `hide_text_of` is left out, as if they had none.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        items: Items,
-        encoder: PromptEncoder | None,
-        untold: Collection[str] = (),
-    ) -> None:
-        self._space, self._map, self._items, self._encoder = (
-            bundle.space,
-            bundle.items,
-            items,
-            encoder,
-        )
-        self._markers = bundle.space.has_markers
-        places = {item_id: place for place, item_id in enumerate(items.ids)}
-        self._place = [
-            places.get(item_id, -1) for item_id in bundle.items.ids
-        ]  # row of the map -> place in `items`
-        self._told = [item_id not in untold for item_id in bundle.items.ids]
-        self._lengths: dict[tuple[str, int], int] = {}
+    def __init__(self, bundle: Bundle, items: Items, hide_text_of: Collection[str] = ()) -> None:
+        self._space = bundle.space
+        self._map = bundle.items
+        self._catalog = items
+        catalog_index = {item_id: index for index, item_id in enumerate(items.ids)}
+        self._catalog_index = [catalog_index.get(item_id) for item_id in bundle.items.ids]
+        self._hides_text = [item_id in hide_text_of for item_id in bundle.items.ids]
 
-    def shown(self, kind: str, row: int, number: int = 0) -> tuple[Segment, ...]:
-        """An item as one segment, or nothing where the catalog has nothing to show.
+    def sid(self, index: int) -> Segment:
+        """The SID of an item."""
+        return sids(self._space, self._map.codes[index : index + 1])
 
-        A prefix has one code, or two ...; `number` chooses.
-        """
-        if kind == "sid":
-            return (sids(self._space, self._map.codes[row : row + 1]),)
-        if kind == "prefix":
-            codes = sids(self._space, self._map.codes[row : row + 1]).sid_tokens
-            return (
-                Segment(
-                    "sid", sid_tokens=codes[: self._markers + 1 + number % (self._space.levels - 1)]
-                ),
-            )
-        text = self.text(kind, row)
-        return (catalog(text),) if text else ()
+    def bare_sid(self, index: int) -> Segment:
+        """The SID of an item without begin and end token."""
+        return sids(self._space, self._map.codes[index : index + 1], markers=False)
 
-    def text(self, kind: str, row: int) -> str:
-        """The title or a column of an item, "" where there is none or none is to be told."""
-        if not self._told[row]:
+    def sid_prefix(self, index: int, n_codes: int) -> Segment:
+        """The begin token, if SIDs have one, and the first codes of an item."""
+        n_tokens = self._space.has_markers + n_codes
+        return Segment("sid", sid_tokens=self.sid(index).sid_tokens[:n_tokens])
+
+    def text(self, field: str, index: int) -> str:
+        """The title or a column of an item, shortened; "" if it has none or its text is hidden."""
+        if self._hides_text[index]:
             return ""
-        place = self._place[row]
-        if kind == "title":
-            return shorten(
-                (self._items.titles[place] if place >= 0 else "") or self._map.title(row)
-            )
-        return shorten(self._items.fields[kind][place]) if place >= 0 else ""
+        at = self._catalog_index[index]
+        if field == "title":
+            title = "" if at is None else self._catalog.titles[at]
+            return shorten(title or self._map.title(index))
+        return "" if at is None else shorten(self._catalog.fields[field][at])
 
-    def history(self, kind: str, rows: Sequence[int], separator: str) -> list[Segment]:
-        """Items as their SIDs in one segment, or as titles with a separator between them."""
-        if kind == "sid":
-            return [sids(self._space, self._map.codes[list(rows)])]
-        segments: list[Segment] = []
-        for number, row in enumerate(rows):
-            segments += [template(separator)] * bool(number) + [catalog(self.text(kind, row))]
-        return segments
+    def history(
+        self, source: Source, indexes: Sequence[int], separator: str
+    ) -> SidItems | TextItems:
+        """Items of a history as SIDs, or as titles with a separator between them."""
+        if source == "sid":
+            return SidItems(self._space, self._map.codes[list(indexes)])
+        return TextItems([[catalog(self.text("title", index))] for index in indexes], separator)
 
-    def length(self, kind: str, row: int) -> int:
-        """Tokens of an item in a history."""
-        if kind == "sid" or self._encoder is None:
-            return self._space.levels + 2 * self._markers
-        if (kind, row) not in self._lengths:
-            self._lengths[kind, row] = len(self._encoder.ids([catalog(self.text(kind, row))]))
-        return self._lengths[kind, row]
-
-    def running(self, form: str, row: int) -> list[Segment]:
-        """An item as running text: a form's slots filled in; {columns} are its columns, a line each,
-        all of it data."""
+    def running_text(self, form: str, index: int) -> list[Segment]:
+        """An item in running text: the form with its slots filled, {columns} by a line for each
+        column."""
         segments: list[Segment] = []
         for piece in filter(None, _SLOTS.split(form)):
-            if piece in ("{sid}", "{title}"):
-                segments += self.shown(piece[1:-1], row)
+            if piece == "{sid}":
+                segments.append(self.sid(index))
+            elif piece == "{title}":
+                segments.append(catalog(self.text("title", index)))
             elif piece == "{columns}":
-                told = [
-                    f"\n{name}: {text}"
-                    for name in self._items.fields
-                    if (text := self.text(name, row))
-                ]
-                segments += [catalog("".join(told))] * bool(told)
+                segments.append(catalog(self._columns(index)))
             else:
                 segments.append(template(piece))
-        return segments
+        return [segment for segment in segments if segment.text or segment.sid_tokens]
+
+    def _columns(self, index: int) -> str:
+        """Every column that has text, each on a line of its own."""
+        texts = {name: self.text(name, index) for name in self._catalog.fields}
+        return "".join(f"\n{name}: {text}" for name, text in texts.items() if text)

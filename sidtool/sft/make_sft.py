@@ -21,7 +21,7 @@ from sidtool.errors import CompatibilityError, DataError, RefusedError
 from sidtool.model.split_check import check_bundle_split
 from sidtool.output import partial_path, refuse_existing, remove
 from sidtool.sft.example_file import example_json
-from sidtool.sft.task_mix import shares
+from sidtool.sft.task_mix import token_budgets
 from sidtool.sft.training_examples import ExampleMaker, SftOptions
 from sidtool.sid import SidSpace
 
@@ -172,7 +172,7 @@ def _rows(
         for row in maker.examples(split, progress):
             if stream:
                 stream.write(json.dumps(example_json(space, row), ensure_ascii=False) + "\n")
-            length = maker.length([*row.prompt, *row.completion]) or 0
+            length = maker.length(row.segments) or 0
             seen = tasks.setdefault(row.task, {"rows": 0, "tokens": 0, "longest": 0})
             longest = max(seen["longest"], length)
             seen.update(rows=seen["rows"] + 1, tokens=seen["tokens"] + length, longest=longest)
@@ -187,7 +187,10 @@ def _rows(
     total = max(1, sum(seen["tokens"] for seen in tasks.values()))
     for seen in tasks.values():
         seen["share"] = seen["tokens"] / total
-    dropped = {"dropped_events": maker.dropped_events, "dropped_queries": maker.dropped_queries}
+    dropped = {
+        "dropped_events": maker.count_dropped_events(split),
+        "dropped_queries": maker.count_dropped_queries(split),
+    }
     return {"tasks": tasks, "held_out_events": held_out, **dropped}
 
 
@@ -208,7 +211,7 @@ def _lineage(
         "split": split.reference.to_json(),
         "weights": dict(options.tasks),
         "tokens": options.max_tokens,
-        "budgets": shares(options.tasks, options.max_tokens, options.max_task_tokens),
+        "budgets": token_budgets(options.tasks, options.max_tokens, options.max_task_tokens),
         "row_format": options.format,
         "max_length": options.max_length,
         "history_length": options.history_length,

@@ -18,8 +18,9 @@ from sidtool.errors import DataError
 from sidtool.evaluate.questions import Question
 from sidtool.prompt.segments import Segment
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
+from sidtool.sft.example_kinds import TrainingExample
 from sidtool.sft.tasks import named_task
-from sidtool.sft.training_examples import ExampleMaker, TrainingExample
+from sidtool.sft.training_examples import ExampleMaker
 from sidtool.sid import SidSpace
 
 Asked = tuple[list[Question], list[Question]]

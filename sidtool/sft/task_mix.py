@@ -1,7 +1,4 @@
-"""How a mix of tasks is made: by weights, or within a budget of tokens.
-
-Knows weights, budgets and the lengths of rows; knows nothing of what a row says.
-"""
+"""How often each example of a task enters the mix: by weight, or within a budget of tokens."""
 
 from collections.abc import Callable, Mapping, Sequence
 from zlib import crc32
@@ -11,59 +8,72 @@ import numpy as np
 from sidtool.errors import UsageError
 
 Copies = Callable[[], int]
-"""How often the next row is taken: asked once for each."""
+"""Number of copies of the next example; called once per example, in order."""
 
 
 def check_budgets(
-    weights: Mapping[str, float], tokens: int | None, budgets: Mapping[str, int]
+    weights: Mapping[str, float], max_tokens: int | None, max_task_tokens: Mapping[str, int]
 ) -> None:
-    """Raise UsageError unless budgets are positive, of tasks of the mix, and leave something for
-    the other tasks."""
-    for task, budget in budgets.items():
+    """Raise UsageError unless budgets are positive, belong to tasks of the mix, and leave tokens
+    for the other tasks."""
+    for task, budget in max_task_tokens.items():
         if task not in weights:
             raise UsageError(
-                f"a token budget for {task!r}, which is no task of this mix",
+                f"a token budget for task {task!r}, which is not in the mix",
                 hint=f"--task {task}=1",
             )
         if budget < 1:
             raise UsageError(f"the token budget of {task} must be positive, not {budget}")
-    if tokens is None:
+    if max_tokens is None:
         return
-    taken = sum(budgets.values())
-    if tokens < 1 or taken > tokens or (taken == tokens and len(budgets) < len(weights)):
-        raise UsageError(f"a mix of {tokens} tokens cannot hold tasks that take {taken} of them")
+    taken = sum(max_task_tokens.values())
+    others_get_nothing = taken == max_tokens and len(max_task_tokens) < len(weights)
+    if max_tokens < 1 or taken > max_tokens or others_get_nothing:
+        raise UsageError(
+            f"the mix has {max_tokens} tokens, single tasks take {taken} of them",
+            hint="raise --max-tokens or lower --max-task-tokens",
+        )
 
 
-def shares(
-    weights: Mapping[str, float], tokens: int | None, budgets: Mapping[str, int]
+def token_budgets(
+    weights: Mapping[str, float], max_tokens: int | None, max_task_tokens: Mapping[str, int]
 ) -> dict[str, int]:
-    """The token budget of each task that has one: its own, or its weight's share in what is left of
-    the total."""
-    if tokens is None:
-        return dict(budgets)
+    """Token budget of each task that has one.
+
+    With `max_tokens`, the tasks without a budget of their own share the rest by weight."""
+    budgets = dict(max_task_tokens)
+    if max_tokens is None:
+        return budgets
+    rest = max_tokens - sum(budgets.values())
     others = {task: weight for task, weight in weights.items() if task not in budgets}
-    left, total = tokens - sum(budgets.values()), sum(others.values())
-    return dict(budgets) | {task: int(left * weight / total) for task, weight in others.items()}
+    total_weight = sum(others.values())
+    for task, weight in others.items():
+        budgets[task] = int(rest * weight / total_weight)
+    return budgets
 
 
-def generator(task: str, seed: int) -> np.random.Generator:
-    """What is drawn for a task, whichever other tasks are in the mix."""
+def task_rng(task: str, seed: int) -> np.random.Generator:
+    """The random generator of a task, independent of the other tasks in the mix."""
     return np.random.default_rng([seed, crc32(task.encode())])
 
 
-def drawn(weight: float, rng: np.random.Generator) -> Copies:
-    """Copies whose mean is a weight: 1.5 takes a row once or twice."""
+def weighted_copies(weight: float, rng: np.random.Generator) -> Copies:
+    """Copies whose mean is the weight: at 1.5, one or two."""
     return lambda: int(weight + rng.random())
 
 
-def picks(lengths: Sequence[int], budget: int, rng: np.random.Generator) -> list[int]:
-    """How often each row is taken: all rows as often as the budget has room for all, then a random
-    part once more."""
+def copies_within(lengths: Sequence[int], budget: int, rng: np.random.Generator) -> list[int]:
+    """Copies of each example, given the examples' lengths and a budget in tokens.
+
+    Every example is copied as often as the budget has room for all of them; a random part that
+    fits the rest is copied once more."""
     sizes = np.asarray(lengths, dtype=np.int64)
-    if not sizes.sum():
+    total = int(sizes.sum())
+    if total == 0:
         return [0] * len(sizes)
-    rounds, rest = divmod(budget, int(sizes.sum()))
+    rounds, rest = divmod(budget, total)
     copies = np.full(len(sizes), rounds)
     order = rng.permutation(len(sizes))
-    copies[order[sizes[order].cumsum() <= rest]] += 1
+    once_more = order[sizes[order].cumsum() <= rest]
+    copies[once_more] += 1
     return [int(n) for n in copies]

@@ -1,12 +1,9 @@
-"""The tasks that a model is trained on, and the literal frame that each template puts around them.
-
-Knows what a task asks for and answers with, and how a chat template becomes literal text; knows
-nothing of bundles, files or token ids."""
+"""The tasks of a training mix, and the frames of their prompts."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from sidtool.errors import UsageError
 from sidtool.prompt.frames import (
@@ -21,78 +18,84 @@ from sidtool.prompt.frames import (
     read_templates,
 )
 
+Per = Literal["user", "item", "query"]
+"""What examples are made of: training events of users, items of the catalog, or search queries."""
+
+Source = Literal["sid", "title", "prefix", "query", "column"]
+"""What the prompt shows: items as SIDs or titles, the first codes of a SID, a query, or a column of
+the catalog."""
+
+Target = Literal["sid", "title", "text", "column"]
+"""What the model writes: a SID, a title, a column, or running text, in which all is completion."""
+
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of training row: made per `user` event, catalog `item` or search `query`, from
-    `source` to `target`.
+    """One kind of training example.
 
-    Both are what is shown of an item: its "sid", its "title", the "prefix" of its SID, a "query"
-    that means it, or a column of the catalog by name. The target "text" is running text, which asks
-    nothing: all of it is the target. `templates` names the file of its templates."""
+    `column` is the catalog column that source or target show; `templates` is the name of the
+    template file."""
 
-    per: str
-    source: str
-    target: str
+    per: Per
+    source: Source
+    target: Target
     templates: str
+    column: str = ""
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The catalog columns that it shows, beside the title."""
-        return tuple(shown for shown in (self.source, self.target) if shown not in _NO_FIELDS)
+        """The catalog columns that the task needs, apart from the title."""
+        return (self.column,) if self.column else ()
 
-
-_NO_FIELDS = ("sid", "title", "prefix", "query", "text")
 
 TASKS: Mapping[str, Task] = {
-    name: Task(per, source, target, name)
-    for name, per, source, target in (
-        ("sequence", "user", "sid", "sid"),
-        ("next-item", "user", "sid", "sid"),
-        ("title-history-to-sid", "user", "title", "sid"),
-        ("history-to-title", "user", "sid", "title"),
-        ("history-to-description", "user", "sid", "description"),
-        ("title-history-to-title", "user", "title", "title"),
-        ("title-to-sid", "item", "title", "sid"),
-        ("sid-to-title", "item", "sid", "title"),
-        ("description-to-sid", "item", "description", "sid"),
-        ("sid-to-description", "item", "sid", "description"),
-        ("query-to-sid", "query", "query", "sid"),
-        ("item-text", "item", "sid", "text"),
-        ("history-text", "user", "sid", "text"),
-    )
+    "sequence": Task("user", "sid", "sid", "sequence"),
+    "next-item": Task("user", "sid", "sid", "next-item"),
+    "title-history-to-sid": Task("user", "title", "sid", "title-history-to-sid"),
+    "history-to-title": Task("user", "sid", "title", "history-to-title"),
+    "history-to-description": Task(
+        "user", "sid", "column", "history-to-description", "description"
+    ),
+    "title-history-to-title": Task("user", "title", "title", "title-history-to-title"),
+    "title-to-sid": Task("item", "title", "sid", "title-to-sid"),
+    "sid-to-title": Task("item", "sid", "title", "sid-to-title"),
+    "description-to-sid": Task("item", "column", "sid", "description-to-sid", "description"),
+    "sid-to-description": Task("item", "sid", "column", "sid-to-description", "description"),
+    "query-to-sid": Task("query", "query", "sid", "query-to-sid"),
+    "item-text": Task("item", "sid", "text", "item-text"),
+    "history-text": Task("user", "sid", "text", "history-text"),
 }
-"""Every task by name, but for those of FAMILIES. `sequence` rows are a whole history each, with
-every item of it a target; `item-text` and `history-text` are running text in which SIDs and titles
-interleave, every token a target (continued pre-training, after PLUM: He et al., 2025)."""
+"""The tasks by name, without those of FAMILIES.
+
+A `sequence` example is a whole history, every item of it a target. `item-text` and `history-text`
+interleave SIDs and titles in running text, for continued pre-training as in PLUM (He et al.,
+2025)."""
 
 FAMILIES: Mapping[str, Task] = {
-    "FIELD-to-sid": Task("item", "FIELD", "sid", "field-to-sid"),
-    "sid-to-FIELD": Task("item", "sid", "FIELD", "sid-to-field"),
-    "prefix-to-FIELD": Task("item", "prefix", "FIELD", "prefix-to-field"),
+    "FIELD-to-sid": Task("item", "column", "sid", "field-to-sid"),
+    "sid-to-FIELD": Task("item", "sid", "column", "sid-to-field"),
+    "prefix-to-FIELD": Task("item", "prefix", "column", "prefix-to-field"),
 }
-"""Tasks of any catalog column, by what their name says: brand-to-sid, sid-to-category,
-prefix-to-category."""
+"""Tasks for any catalog column, which their name contains: brand-to-sid, prefix-to-category."""
 
-SERVABLE = ("sequence", "next-item", "title-history-to-sid")
-"""Tasks that end in the SID of a user's next item, so that a model can be served with them."""
+_RESERVED = ("sid", "title", "prefix", "query", "text")
+"""Words in task names that are not columns."""
 
-ASKABLE = ("query-to-sid", "title-to-sid", "description-to-sid")
-"""Tasks that go from a text to the SID of the item it means, so that a model can be asked in words;
-best first."""
+HISTORY_PROMPT_TASKS = ("sequence", "next-item", "title-history-to-sid")
+"""Tasks by which a model can recommend from a history."""
+
+TEXT_PROMPT_TASKS = ("query-to-sid", "title-to-sid", "description-to-sid")
+"""Tasks by which a model can recommend from a text, in order of preference."""
 
 
 def find_task(name: str) -> Task | None:
-    """The task of a name, or None if there is none."""
+    """The task of a name, or None."""
     if name in TASKS:
         return TASKS[name]
     for family, task in FAMILIES.items():
         match = re.fullmatch(family.replace("FIELD", r"(\w+)"), name)
-        if match and match[1] not in _NO_FIELDS:
-            source, target = (
-                match[1] if shown == "FIELD" else shown for shown in (task.source, task.target)
-            )
-            return Task(task.per, source, target, task.templates)
+        if match and match[1] not in _RESERVED:
+            return replace(task, column=match[1])
     return None
 
 
@@ -100,55 +103,60 @@ def named_task(name: str) -> Task:
     """The task of a name. Raises UsageError if there is none."""
     task = find_task(name)
     if task is None:
-        raise UsageError(f"no task {name!r}", hint=f"tasks are {', '.join((*TASKS, *FAMILIES))}")
+        raise UsageError(
+            f"unknown task {name!r}", hint=f"tasks are {', '.join((*TASKS, *FAMILIES))}"
+        )
     return task
 
 
-def served_task(weights: Mapping[str, float]) -> str | None:
-    """The task that a model trained on this mix is served with, or None if none of them recommends.
+def history_prompt_task(weights: Mapping[str, float]) -> str | None:
+    """The task by which a model trained on this mix recommends from a history, or None.
 
-    Of sequence and next-item the one with the larger weight; title-history-to-sid if neither is
-    there."""
-    mixed = [task for task in SERVABLE[:2] if weights.get(task, 0) > 0]
-    if mixed:
-        return max(mixed, key=lambda task: weights[task])
-    return SERVABLE[2] if weights.get(SERVABLE[2], 0) > 0 else None
+    Of `sequence` and `next-item` it is the one with the larger weight; `title-history-to-sid` comes
+    last."""
+    *sid_tasks, title_task = HISTORY_PROMPT_TASKS
+    in_mix = [task for task in sid_tasks if task in weights]
+    if in_mix:
+        return max(in_mix, key=lambda task: weights[task])
+    return title_task if title_task in weights else None
 
 
-def asked_task(weights: Mapping[str, float]) -> str | None:
-    """The task by which a model trained on this mix is asked in words, or None if it has learned
-    none."""
-    return next((task for task in ASKABLE if weights.get(task, 0) > 0), None)
+def text_prompt_task(weights: Mapping[str, float]) -> str | None:
+    """The task by which a model trained on this mix recommends from a text, or None."""
+    return next((task for task in TEXT_PROMPT_TASKS if task in weights), None)
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
-    """Raise UsageError unless every task is known and has a positive weight, and there is one."""
+    """Raise UsageError unless there are tasks, all of them known and of positive weight."""
     for task in weights:
         named_task(task)
     if not weights or min(weights.values()) <= 0:
         raise UsageError(f"tasks need positive weights, not {dict(weights)}")
 
 
-def prompt_frames(task: str, tokenizer: Any | None, format: Format) -> tuple[PromptFrame, ...]:
+def prompt_frames(name: str, tokenizer: Any | None, format: Format) -> tuple[PromptFrame, ...]:
     """The frames of a task, one per template; a trained model recommends with the first.
 
     A plain prompt starts with the begin token if the tokenizer adds one, and its completion ends
     with the end token. Whole histories and running text, which have no prompt, are always plain.
     Raises UsageError if the tokenizer has no usable chat template."""
-    kind = named_task(task)
-    templates = read_templates(kind.templates)
+    task = named_task(name)
+    templates = read_templates(task.templates)
+    separator = templates.separator
     begin = begin_text(tokenizer)
-    if task == "sequence":
-        return (PromptFrame(begin, "", separator=templates.separator),)
-    slot = HISTORY_SLOT if kind.per == "user" else ITEM_SLOT
-    column = next(iter(kind.fields), "").replace("_", " ")
-    parts = [prompt.replace("{field}", column).partition(slot) for prompt in templates.prompts]
-    if kind.target == "text":
-        return tuple(
-            PromptFrame(begin + before, after, end_text(tokenizer), templates.separator, item=item)
-            for (before, _, after), item in zip(parts, templates.items, strict=True)
-        )
-    make_frame = chat_frame if format == "chat" else plain_frame
-    return tuple(
-        make_frame(before, after, templates.separator, tokenizer) for before, _, after in parts
-    )
+    if name == "sequence":
+        return (PromptFrame(begin, "", separator=separator),)
+    slot = HISTORY_SLOT if task.per == "user" else ITEM_SLOT
+    column = task.column.replace("_", " ")
+    frames: list[PromptFrame] = []
+    for number, prompt in enumerate(templates.prompts):
+        before, _, after = prompt.replace("{field}", column).partition(slot)
+        if task.target == "text":
+            item = templates.items[number]
+            frame = PromptFrame(begin + before, after, end_text(tokenizer), separator, item=item)
+        elif format == "chat":
+            frame = chat_frame(before, after, separator, tokenizer)
+        else:
+            frame = plain_frame(before, after, separator, tokenizer)
+        frames.append(frame)
+    return tuple(frames)

@@ -1,12 +1,10 @@
-"""Training rows: a split's training events, a catalog's items and its queries as questions and
-answers.
+"""The training examples of a mix of tasks, made of a split, a catalog and queries.
 
-Knows which of them make which rows, and how much of a history fits; knows nothing of files or
-training. How an item is shown is showcase.py's, how often a row is taken task_mix.py's. Every row
-carries the events that it was made of, so that a scan can prove that none of them is held out."""
+Every example records the events that it shows, so that a scan can prove that none is held out."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,35 +14,52 @@ from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.splits import Event, Split
 from sidtool.errors import DataError, UsageError
-from sidtool.prompt.assemble import count_fitting
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
-from sidtool.prompt.segments import Segment, begin, catalog, end, shorten, sids, template
+from sidtool.prompt.segments import Segment, template
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sft import task_mix
-from sidtool.sft.histories import Histories, HistorySlice, windows
+from sidtool.sft.example_kinds import (
+    ExampleContext,
+    TrainingExample,
+    TrainingQuery,
+    event_examples,
+    history_text_examples,
+    item_examples,
+    item_text_examples,
+    query_examples,
+    sequence_examples,
+)
+from sidtool.sft.histories import Histories
 from sidtool.sft.item_text import ItemRenderer
-from sidtool.sft.task_mix import Copies
+from sidtool.sft.task_mix import (
+    Copies,
+    check_budgets,
+    copies_within,
+    task_rng,
+    token_budgets,
+    weighted_copies,
+)
 from sidtool.sft.tasks import (
-    asked_task,
     check_weights,
+    history_prompt_task,
     named_task,
     prompt_frames,
-    served_task,
+    text_prompt_task,
 )
 
 
 @dataclass(frozen=True)
 class SftOptions:
-    """What rows are made: `tasks` maps a task to the share of its rows taken (above 1: repeated,
-    other templates).
+    """What training examples are made.
 
-    `budgets` are tokens of single tasks, whose weight then does not count; `tokens` are for the
-    whole mix, and weights are then the shares of the tasks without a budget in what these leave.
-    `history_length` counts items, `max_length` tokens of a whole row. Of the items `held_out` rows
-    show SIDs alone: no title, no column, no query that means one. Raises UsageError if a value
-    makes no sense."""
+    `tasks` maps each task to its weight, the copies of every example (1.5: one or two; copies have
+    other templates). With `max_tokens`, a budget for the whole mix, weights are the tasks' shares
+    of it. `max_task_tokens` are budgets of single tasks, whose weight then does not count.
+    `history_length` is in items, `max_length` in tokens of a whole example. Items in
+    `hide_text_of` are shown as SIDs only: no title, no column, no query.
+
+    Raises UsageError if a value is invalid."""
 
     tasks: Mapping[str, float] = field(default_factory=lambda: {"sequence": 1.0})
     format: Format = "plain"
@@ -57,9 +72,9 @@ class SftOptions:
 
     def __post_init__(self) -> None:
         check_weights(self.tasks)
-        task_mix.check_budgets(self.tasks, self.max_tokens, self.max_task_tokens)
+        check_budgets(self.tasks, self.max_tokens, self.max_task_tokens)
         if self.format not in ("plain", "chat"):
-            raise UsageError(f"rows are plain or chat, not {self.format!r}")
+            raise UsageError(f"the format is plain or chat, not {self.format!r}")
         if self.history_length < 1 or self.max_length < 1:
             raise UsageError(
                 f"history length {self.history_length} and max length {self.max_length} must be "
@@ -67,32 +82,15 @@ class SftOptions:
             )
 
 
-@dataclass(frozen=True)
-class TrainingExample:
-    """One training row: what is asked, what is answered, and the (user, item, position) events that
-    it shows.
-
-    `item` is the id of the item that a row is about, if it is about one. A row without a prompt is
-    a text of which all is a target (every SID, if its task is `sequence`)."""
-
-    task: str
-    prompt: tuple[Segment, ...]
-    completion: tuple[Segment, ...]
-    events: tuple[Event, ...] = ()
-    item: str | None = None
-
-
 class ExampleMaker:
-    """Makes the rows of a split; without a tokenizer it cannot measure rows, and `max_length` is
-    left to training.
+    """Makes the training examples of a split.
 
-    `queries` are what query tasks ask with. `dropped` counts training events of items that the
-    bundle lacks, `dropped_queries` queries of such items, of held-out ones, or of users whose
-    training events do not hold the item.
+    `queries` are for the query tasks. Without a tokenizer examples cannot be measured, and
+    `max_length` is not applied.
 
-    Raises UsageError if a whole history cannot fit, if a task needs a column that the items have
-    not or queries and there are none, if there is a token budget and no tokenizer, and if a
-    held-out item is none of the bundle's."""
+    Raises UsageError if a whole history cannot fit, if a task needs a column or queries that are
+    missing, if there is a token budget but no tokenizer, and if `hide_text_of` contains an id that
+    is not in the bundle."""
 
     def __init__(
         self,
@@ -102,30 +100,196 @@ class ExampleMaker:
         tokenizer: Any | None = None,
         queries: Sequence[Query] = (),
     ) -> None:
-        self._space, self._map, self._options = bundle.space, bundle.items, options
-        self._markers = bundle.space.has_markers
-        self._encoder = (
-            PromptEncoder(tokenizer, SidTokens(bundle.space, len(tokenizer))) if tokenizer else None
-        )
+        self._options = options
+        self._space = bundle.space
+        self._map = bundle.items
+        self._queries = queries
+        self._encoder: PromptEncoder | None = None
+        if tokenizer is not None:
+            self._encoder = PromptEncoder(tokenizer, SidTokens(bundle.space, len(tokenizer)))
         self._frames = {
             task: prompt_frames(task, tokenizer, options.format) for task in options.tasks
         }
-        self._case = ItemRenderer(bundle, items, self._encoder, options.hide_text_of)
-        self._queries = queries
+        self._items = ItemRenderer(bundle, items, options.hide_text_of)
         self._histories = Histories(bundle, options.history_length)
-        self.dropped_events = self.dropped_queries = 0
-        self._check(items)
+        self._check_tasks(items)
+        self._check_hidden_items()
+        self._check_sequence_length()
 
-    def _check(self, items: Items) -> None:
+    @property
+    def history_prompt(self) -> HistoryPrompt | None:
+        """The prompt by which a model trained on these examples recommends from a history, or None
+        if no task of the mix teaches it."""
+        task = history_prompt_task(self._options.tasks)
+        if task is None:
+            return None
+        frame = self._frames[task][0]
+        return HistoryPrompt(
+            task=task,
+            template=frame.template(HISTORY_SLOT),
+            history_length=self._options.history_length,
+            max_length=self._max_prompt_length(frame),
+            format=frame.format,
+            history_as="title" if named_task(task).source == "title" else "sid",
+            separator=frame.separator,
+        )
+
+    @property
+    def text_prompt(self) -> TextPrompt | None:
+        """The prompt by which a model trained on these examples recommends from a text, or None if
+        no task of the mix teaches it."""
+        task = text_prompt_task(self._options.tasks)
+        if task is None:
+            return None
+        frame = self._frames[task][0]
+        return TextPrompt(
+            task=task,
+            template=frame.template(ITEM_SLOT),
+            max_length=self._max_prompt_length(frame),
+            format=frame.format,
+        )
+
+    @property
+    def templates(self) -> dict[str, list[str]]:
+        """The literal text of every template in the mix, for the lineage."""
+        texts: dict[str, list[str]] = {}
+        for task, frames in self._frames.items():
+            texts[task] = [
+                frame.before
+                + (frame.item or "{…}")
+                + frame.after
+                + ("" if frame.item else "{answer}")
+                + frame.close
+                for frame in frames
+            ]
+        return texts
+
+    def has_item(self, item: str) -> bool:
+        """Whether an item id is in the bundle."""
+        return item in self._histories.item_index
+
+    def length(self, segments: Sequence[Segment]) -> int | None:
+        """Number of tokens in segments, or None without a tokenizer."""
+        return None if self._encoder is None else self._encoder.length(segments)
+
+    def count_dropped_events(self, split: Split) -> int:
+        """Number of training events whose items are not in the bundle."""
+        return sum(not self.has_item(item) for user in split.train for item in user.items)
+
+    def count_dropped_queries(self, split: Split) -> int:
+        """Number of queries that the query tasks of the mix leave out."""
+        if all(named_task(task).per != "query" for task in self._options.tasks):
+            return 0
+        return len(self._queries) - len(self._training_queries(split))
+
+    def examples(
+        self, split: Split, progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[TrainingExample]:
+        """The examples of every task, task by task. Raises DataError if the bundle contains none of
+        the items in the training events."""
+        n_events = sum(len(user.items) for user in split.train)
+        if n_events and self.count_dropped_events(split) == n_events:
+            raise DataError(
+                f"the bundle contains none of the items in {n_events} training events",
+                hint="check the ids",
+            )
         options = self._options
-        for name in options.tasks:
+        budgets = token_budgets(options.tasks, options.max_tokens, options.max_task_tokens)
+        for done, (task, weight) in enumerate(options.tasks.items(), start=1):
+            rng = task_rng(task, options.seed)
+            make = self._example_source(task, split)
+            if task in budgets:
+                yield from self._within_budget(make, budgets[task], rng)
+            else:
+                yield from make(weighted_copies(weight, rng))
+            if progress:
+                progress(done, len(options.tasks))
+
+    def _within_budget(
+        self,
+        make: Callable[[Copies], Iterator[TrainingExample]],
+        budget: int,
+        rng: np.random.Generator,
+    ) -> Iterator[TrainingExample]:
+        """Examples drawn at random, all equally often, that fit into a budget of tokens."""
+        lengths = [self._example_length(example) for example in make(lambda: 1)]
+        copies = iter(copies_within(lengths, budget, rng))
+        spent = 0
+        for example in make(lambda: next(copies, 0)):
+            length = self._example_length(example)
+            # A copy has another template than was measured, which may be longer.
+            if spent + length <= budget:
+                spent += length
+                yield example
+
+    def _example_length(self, example: TrainingExample) -> int:
+        return self.length(example.segments) or 0
+
+    def _example_source(
+        self, name: str, split: Split
+    ) -> Callable[[Copies], Iterator[TrainingExample]]:
+        """The examples of a task as a function of their copies."""
+        context = self._context(name)
+        task = context.task
+        if task.per == "query":
+            return partial(query_examples, context, self._training_queries(split))
+        if task.per == "item":
+            return partial(item_text_examples if task.target == "text" else item_examples, context)
+        if name == "sequence":
+            return partial(sequence_examples, context, split)
+        if task.target == "text":
+            return partial(history_text_examples, context, split)
+        return partial(event_examples, context, split)
+
+    def _context(self, name: str) -> ExampleContext:
+        return ExampleContext(
+            name=name,
+            task=named_task(name),
+            frames=self._frames[name],
+            same_frame=name == history_prompt_task(self._options.tasks),
+            space=self._space,
+            map=self._map,
+            items=self._items,
+            histories=self._histories,
+            encoder=self._encoder,
+            max_length=self._options.max_length,
+            history_length=self._options.history_length,
+        )
+
+    def _training_queries(self, split: Split) -> list[TrainingQuery]:
+        """Queries for active items whose text is not hidden; those of a user only for items of the
+        user's training events."""
+        positions = {
+            (user.user, item): position
+            for user in split.train
+            for item, position in zip(user.items, user.positions, strict=True)
+        }
+        usable: list[TrainingQuery] = []
+        for number, query in enumerate(self._queries):
+            index = self._histories.item_index.get(query.item)
+            if index is None or self._map.retired[index]:
+                continue
+            if query.item in self._options.hide_text_of:
+                continue
+            events: tuple[Event, ...] = ()
+            if query.user is not None:
+                position = positions.get((query.user, query.item))
+                if position is None:
+                    continue
+                events = ((query.user, query.item, position),)
+            usable.append(TrainingQuery(number, query, index, events))
+        return usable
+
+    def _max_prompt_length(self, frame: PromptFrame) -> int:
+        """Tokens that a prompt may have, so that a SID and the end of the completion fit, too."""
+        close = self.length([template(frame.close)]) or 0
+        return self._options.max_length - self._space.levels - self._space.has_markers - close
+
+    def _check_tasks(self, items: Items) -> None:
+        for name in self._options.tasks:
             task = named_task(name)
-            for column in task.fields:
-                if column not in items.fields:
-                    raise UsageError(
-                        f"task {name} needs the column {column!r} of the catalog, which was not "
-                        "read"
-                    )
+            if task.column and task.column not in items.fields:
+                raise UsageError(f"task {name} needs the catalog column {task.column!r}")
             if task.per == "query" and not self._queries:
                 raise UsageError(
                     f"task {name} needs queries", hint="--queries FILE, or --query-text TEMPLATE"
@@ -134,293 +298,27 @@ class ExampleMaker:
                 raise UsageError(
                     f"task {name} needs SIDs of two levels or more, these have {self._space.levels}"
                 )
-        if self._encoder is None and (options.max_tokens or options.max_task_tokens):
-            raise UsageError(
-                "a token budget needs a tokenizer", hint="--model names the model that is trained"
-            )
-        unknown = sorted(options.hide_text_of - set(self._map.ids))
+        has_budget = self._options.max_tokens or self._options.max_task_tokens
+        if has_budget and self._encoder is None:
+            raise UsageError("a token budget needs a tokenizer", hint="--model MODEL")
+
+    def _check_hidden_items(self) -> None:
+        unknown = sorted(self._options.hide_text_of - set(self._map.ids))
         if unknown:
             raise UsageError(
-                f"{len(unknown)} items to hold out are not in the bundle, as {unknown[0]!r}"
+                f"{len(unknown)} items whose text is to be hidden are not in the bundle, such as "
+                f"{unknown[0]!r}"
             )
-        longest = (options.history_length + 1) * (self._space.levels + 2 * self._markers)
-        if "sequence" in options.tasks:
-            longest += self.length([template(self._frames["sequence"][0].before)]) or 0
-        if "sequence" in options.tasks and longest > options.max_length:
+
+    def _check_sequence_length(self) -> None:
+        if "sequence" not in self._options.tasks:
+            return
+        n_items = self._options.history_length + 1
+        n_tokens = n_items * (self._space.levels + 2 * self._space.has_markers)
+        n_tokens += self.length([template(self._frames["sequence"][0].before)]) or 0
+        if n_tokens > self._options.max_length:
             raise UsageError(
-                f"{options.history_length} items and the next take {longest} tokens, a row has "
-                f"{options.max_length}",
+                f"{n_items} items take {n_tokens} tokens, an example has at most "
+                f"{self._options.max_length}",
                 hint="lower --history-length or raise --max-length",
             )
-
-    @property
-    def history_prompt(self) -> HistoryPrompt | None:
-        """How a model trained on these rows is served, or None if no task of the mix recommends."""
-        task = served_task(self._options.tasks)
-        if task is None:
-            return None
-        frame = self._frames[task][0]
-        return HistoryPrompt(
-            task=task,
-            template=frame.template(HISTORY_SLOT),
-            history_length=self._options.history_length,
-            max_length=self._prompt_room(frame),
-            format=frame.format,
-            history_as="title" if named_task(task).source == "title" else "sid",
-            separator=frame.separator,
-        )
-
-    @property
-    def text_prompt(self) -> TextPrompt | None:
-        """How a model trained on these rows is asked in words, or None if no task of the mix
-        teaches it."""
-        task = asked_task(self._options.tasks)
-        if task is None:
-            return None
-        frame = self._frames[task][0]
-        return TextPrompt(task, frame.template(ITEM_SLOT), self._prompt_room(frame), frame.format)
-
-    def _prompt_room(self, frame: PromptFrame) -> int:
-        """Tokens that a prompt may take, so that the answer, a SID, fits too."""
-        close = self.length([template(frame.close)]) or 0
-        return self._options.max_length - self._space.levels - self._markers - close
-
-    @property
-    def templates(self) -> dict[str, list[str]]:
-        """The literal text of every template in the mix, for the lineage."""
-        return {
-            task: [
-                f"{f.before}{f.item or '{…}'}{f.after}{'' if f.item else '{answer}'}{f.close}"
-                for f in found
-            ]
-            for task, found in self._frames.items()
-        }
-
-    def has_item(self, item: str) -> bool:
-        """Whether rows can show an item: it is in the bundle."""
-        return item in self._histories.row
-
-    def length(self, segments: Sequence[Segment]) -> int | None:
-        """Tokens that segments take, or None without a tokenizer."""
-        return None if self._encoder is None else len(self._encoder.ids(segments))
-
-    def examples(
-        self, split: Split, progress: Callable[[int, int], None] | None = None
-    ) -> Iterator[TrainingExample]:
-        """The rows of every task, task by task. Raises DataError if no training event names an item
-        of the bundle."""
-        self.dropped_events = sum(
-            item not in self._histories.row for sequence in split.train for item in sequence.items
-        )
-        if self.dropped_events and self.dropped_events == sum(
-            len(sequence.items) for sequence in split.train
-        ):
-            raise DataError(
-                f"none of {self.dropped_events} training events names an item of the bundle",
-                hint="check the ids",
-            )
-        budgets = task_mix.shares(
-            self._options.tasks, self._options.max_tokens, self._options.max_task_tokens
-        )
-        for done, (task, weight) in enumerate(self._options.tasks.items()):
-            rng = task_mix.generator(task, self._options.seed)
-            if task in budgets:
-                yield from self._within(task, split, budgets[task], rng)
-            else:
-                yield from self._made(task, split, task_mix.drawn(weight, rng))
-            if progress:
-                progress(done + 1, len(self._options.tasks))
-
-    def _within(
-        self, task: str, split: Split, budget: int, rng: np.random.Generator
-    ) -> Iterator[TrainingExample]:
-        """As many rows of a task as fit into a budget of tokens, drawn at random, all of them
-        equally often."""
-        lengths = [self._row_length(row) for row in self._made(task, split, lambda: 1)]
-        copies, spent = iter(task_mix.picks(lengths, budget, rng)), 0
-        for row in self._made(task, split, lambda: next(copies, 0)):
-            length = self._row_length(row)
-            if spent + length <= budget:  # a copy has another template, which may be longer
-                spent += length
-                yield row
-
-    def _row_length(self, row: TrainingExample) -> int:
-        return self.length([*row.prompt, *row.completion]) or 0
-
-    def _made(self, task: str, split: Split, copies: Copies) -> Iterator[TrainingExample]:
-        kind = named_task(task)
-        if task == "sequence":
-            for sequence in split.train:
-                yield from self._sequence_rows(task, self._histories.of(sequence), copies)
-        elif kind.per == "user" and kind.target == "text":
-            yield from self._history_text_rows(task, split, copies)
-        elif kind.per == "user":
-            for number, question in enumerate(self._histories.questions(split)):
-                yield from self._event_rows(task, question, number, copies)
-        else:
-            make = self._query_rows if kind.per == "query" else self._item_rows
-            yield from map(self._checked, make(task, split, copies))
-
-    def _sequence_rows(
-        self, task: str, seen: HistorySlice, copies: Copies
-    ) -> Iterator[TrainingExample]:
-        frame = self._frames[task][0]
-        for start, target, stop in windows(len(seen.rows), self._options.history_length):
-            codes = self._map.codes[seen.rows[start:stop]]
-            context = sids(self._space, codes[: target - start])
-            answer = sids(self._space, codes[target - start :])
-            for _ in range(copies()):
-                if target == start:
-                    yield TrainingExample(
-                        task, (), (template(frame.before), answer), seen.cut(start, stop).events
-                    )
-                else:
-                    yield TrainingExample(
-                        task,
-                        (template(frame.before), context),
-                        (answer,),
-                        seen.cut(start, stop).events,
-                    )
-
-    def _event_rows(
-        self, task: str, seen: HistorySlice, number: int, copies: Copies
-    ) -> Iterator[TrainingExample]:
-        *history, target = seen.rows
-        kind = named_task(task)
-        answer = self._case.shown(kind.target, target)
-        for copy in range(copies() if answer else 0):
-            frame = self._frame(task, copy, number)
-            closing = self._answer(task, answer, frame)
-            around = (template(frame.before), template(frame.after), *self._asks(task), *closing)
-            fits = self._fitting(
-                task, [self._case.length(kind.source, row) for row in history], frame, around
-            )
-            shown = self._case.history(kind.source, history[len(history) - fits :], frame.separator)
-            prompt = (template(frame.before), *shown, template(frame.after), *self._asks(task))
-            events = seen.cut(len(history) - fits, len(seen.rows)).events
-            yield TrainingExample(task, prompt, closing, events, seen.items[-1])
-
-    def _history_text_rows(
-        self, task: str, split: Split, copies: Copies
-    ) -> Iterator[TrainingExample]:
-        """Whole histories as running text, in stretches of as many items as a served prompt and its
-        answer have."""
-        size = self._options.history_length + 1
-        for number, sequence in enumerate(split.train):
-            whole = self._histories.of(sequence)
-            for start in range(0, len(whole.rows), size):
-                seen = whole.cut(start, start + size)
-                for copy in range(copies()):
-                    yield self._history_text(task, seen, self._frame(task, copy, number))
-
-    def _history_text(self, task: str, seen: HistorySlice, frame: PromptFrame) -> TrainingExample:
-        items = [self._case.running(frame.item, row) for row in seen.rows]
-        around = (template(frame.before), template(frame.after + frame.close))
-        fits = self._fitting(task, [self.length(item) or 0 for item in items], frame, around)
-        text = [around[0]]
-        for number, item in enumerate(items[len(items) - fits :]):
-            text += [template(frame.separator)] * bool(number) + item
-        return TrainingExample(
-            task, (), (*text, around[1]), seen.cut(len(items) - fits, len(items)).events
-        )
-
-    def _item_rows(self, task: str, split: Split, copies: Copies) -> Iterator[TrainingExample]:
-        kind = named_task(task)
-        for row in np.flatnonzero(~self._map.retired).tolist():
-            answer = self._case.shown("title" if kind.target == "text" else kind.target, row)
-            there = answer and self._case.shown(kind.source, row)
-            for copy in range(copies() if there else 0):
-                frame = self._frame(task, copy, row)
-                if kind.target == "text":
-                    text = self._case.running(frame.item, row)
-                    closing = (template(frame.before), *text, template(frame.after + frame.close))
-                    yield TrainingExample(task, (), closing, (), self._map.ids[row])
-                else:
-                    asked = self._case.shown(kind.source, row, copy + row)
-                    prompt = (
-                        template(frame.before),
-                        *asked,
-                        template(frame.after),
-                        *self._asks(task),
-                    )
-                    yield TrainingExample(
-                        task, prompt, self._answer(task, answer, frame), (), self._map.ids[row]
-                    )
-
-    def _query_rows(self, task: str, split: Split, copies: Copies) -> Iterator[TrainingExample]:
-        """Queries as questions; one with a user must be a training event of the user's."""
-        positions = {
-            (sequence.user, item): place
-            for sequence in split.train
-            for item, place in zip(sequence.items, sequence.positions, strict=True)
-        }
-        self.dropped_queries = 0
-        for number, query in enumerate(self._queries):
-            row, place = (
-                self._histories.row.get(query.item),
-                positions.get((query.user or "", query.item)),
-            )
-            refused = query.item in self._options.hide_text_of or (
-                query.user is not None and place is None
-            )
-            if row is None or self._map.retired[row] or refused:
-                self.dropped_queries += 1
-                continue
-            events = (
-                () if query.user is None or place is None else ((query.user, query.item, place),)
-            )
-            for copy in range(copies()):
-                frame = self._frame(task, copy, number)
-                prompt = (
-                    template(frame.before),
-                    catalog(shorten(query.text)),
-                    template(frame.after),
-                    *self._asks(task),
-                )
-                answer = self._answer(task, self._case.shown("sid", row), frame)
-                yield TrainingExample(task, prompt, answer, events, query.item)
-
-    def _frame(self, task: str, copy: int, number: int) -> PromptFrame:
-        """The first template for the task that is served, so that serving looks like training; else
-        all in turn."""
-        found = self._frames[task]
-        return found[
-            (copy if task == served_task(self._options.tasks) else copy + number) % len(found)
-        ]
-
-    def _asks(self, task: str) -> tuple[Segment, ...]:
-        return (begin(self._space),) if named_task(task).target == "sid" else ()
-
-    def _answer(
-        self, task: str, answer: tuple[Segment, ...], frame: PromptFrame
-    ) -> tuple[Segment, ...]:
-        if named_task(task).target == "sid":
-            bare = (
-                answer[0].sid_tokens[1:-1] if self._markers else answer[0].sid_tokens
-            )  # the prompt ended with the marker
-            answer = (Segment("sid", sid_tokens=bare), end(self._space))
-        return (*answer, template(frame.close))
-
-    def _fitting(
-        self, task: str, lengths: Sequence[int], frame: PromptFrame, around: Sequence[Segment]
-    ) -> int:
-        """How many of the newest items, of these lengths, fit into a row beside all else; at least
-        one must."""
-        if self._encoder is None:
-            return len(lengths)
-        room = self._options.max_length - len(self._encoder.ids(around))
-        fits = count_fitting(lengths, room, len(self._encoder.ids([template(frame.separator)])))
-        if not fits:
-            raise self._too_long(task)
-        return fits
-
-    def _checked(self, row: TrainingExample) -> TrainingExample:
-        if self._row_length(row) > self._options.max_length:
-            raise self._too_long(row.task)
-        return row
-
-    def _too_long(self, task: str) -> DataError:
-        return DataError(
-            f"a {task} row does not fit {self._options.max_length} tokens",
-            hint="raise --max-length",
-        )

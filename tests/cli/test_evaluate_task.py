@@ -57,7 +57,7 @@ def test_a_dry_run_reports_budgets_tokens_and_shares(road: Road, tmp_path: Path)
         assert word in table
     assert list(tmp_path.iterdir()) == []
     assert "needs a tokenizer" in refused(2, *command[:6], "--tokens", 4000)
-    assert "no task of this mix" in refused(2, *command[:8], "--task-tokens", "sid-to-title=9")
+    assert "not in the mix" in refused(2, *command[:8], "--task-tokens", "sid-to-title=9")
 
 
 def test_queries_are_read_or_composed(road: Road, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def refused_after_figures(*arguments: object) -> str:
 @pytest.mark.parametrize(
     ("more", "code", "told"),
     [
-        (("--task", "guess"), 2, "no task 'guess'"),
+        (("--task", "guess"), 2, "unknown task 'guess'"),
         (("--task", "next-item"), 2, "is asked of a split"),
         (("split", "--task", "title-to-sid"), 2, "is asked of items or queries, not of a split"),
         (("--task", "sid-to-description"), 2, "'description'"),

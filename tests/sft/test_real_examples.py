@@ -22,7 +22,7 @@ from sidtool.data.splits import leave_one_out
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.segments import catalog, shorten
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sft.tasks import FAMILIES, TASKS, named_task, served_task
+from sidtool.sft.tasks import FAMILIES, TASKS, history_prompt_task, named_task
 from sidtool.sft.training_examples import ExampleMaker, SftOptions
 from sidtool.sid import SidSpace
 from tests.data.test_shared_data import DATA
@@ -61,7 +61,7 @@ def check(items: Items, events: Path, kind: str) -> None:
     place = {item: row for row, item in enumerate(items.ids)}
     texts, frames = set(), set()
     for row in maker.examples(leave_one_out(read_interactions(events))):
-        length = maker.length([*row.prompt, *row.completion])
+        length = maker.length(row.segments)
         assert length is not None
         assert length <= MAX_LENGTH, row.task
         task = named_task(row.task)
@@ -74,14 +74,14 @@ def check(items: Items, events: Path, kind: str) -> None:
         elif task.target not in ("sid", "text"):
             (told,) = (piece.text for piece in row.completion if piece.kind == "catalog")
             assert told == shorten(columns[task.target][place[row.item or ""]]) != ""
-        texts |= {piece.text for piece in (*row.prompt, *row.completion) if piece.kind == "catalog"}
+        texts |= {piece.text for piece in row.segments if piece.kind == "catalog"}
         frames.add(
             (row.task, tuple(piece.text for piece in row.prompt if piece.kind == "template"))
         )
     shown = Counter(task for task, _ in frames)
     once = {
         "sequence",
-        served_task(weights),
+        history_prompt_task(weights),
         *(task for task in tasks if named_task(task).target == "text"),
     }
     assert all(

@@ -20,10 +20,11 @@ from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.segments import segments_to_text
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_file import example_json
-from sidtool.sft.histories import windows
-from sidtool.sft.task_mix import shares
-from sidtool.sft.tasks import ASKABLE, named_task, prompt_frames, served_task
-from sidtool.sft.training_examples import ExampleMaker, SftOptions, TrainingExample
+from sidtool.sft.example_kinds import TrainingExample
+from sidtool.sft.histories import sequence_windows
+from sidtool.sft.task_mix import token_budgets
+from sidtool.sft.tasks import TEXT_PROMPT_TASKS, history_prompt_task, named_task, prompt_frames
+from sidtool.sft.training_examples import ExampleMaker, SftOptions
 from sidtool.train.dataset import encode_example
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
@@ -32,7 +33,7 @@ from tests.sft.mixes import ALL_TASKS, QUERIES
 
 @given(st.integers(0, 200), st.integers(1, 30))
 def test_windows_make_every_item_a_target_once(length: int, history: int) -> None:
-    spans = windows(length, history)
+    spans = sequence_windows(length, history)
     targets = [place for _, first, stop in spans for place in range(first, stop)]
     assert targets == list(range(length))
     for start, first, stop in spans:
@@ -108,7 +109,7 @@ def test_every_row_fits_and_ends_with_its_whole_answer(
     maker = ExampleMaker(bundle, catalog, options, tokenizer, QUERIES)
     seen = set()
     for row in maker.examples(split):
-        assert maker.length([*row.prompt, *row.completion]) <= max_length
+        assert maker.length(row.segments) <= max_length
         seen.add(row.task)
         kinds = {piece.kind for piece in row.completion if piece.text or piece.sid_tokens}
         assert ("catalog" in kinds) == (named_task(row.task).target != "sid")
@@ -117,9 +118,7 @@ def test_every_row_fits_and_ends_with_its_whole_answer(
             running = named_task(row.task).target == "text"  # asks nothing, so it is plain
             assert last == ("<eos>" if kind == "plain" or running else "<|im_end|>")
             assert bool(row.prompt) != running
-        for left, right in zip(
-            [*row.prompt, *row.completion], [*row.prompt, *row.completion][1:], strict=False
-        ):
+        for left, right in zip(row.segments, row.segments[1:], strict=False):
             assert not (right.kind == "sid" and right.sid_tokens and left.text.endswith(" "))
     assert seen == set(tasks)
 
@@ -158,9 +157,9 @@ def test_unknown_items_are_dropped_and_counted(bundle: Bundle, catalog: Items) -
     split = Split("leave-one-out", (UserSequence("u", ("i0", "gone", "i1"), (0, 1, 2)),), (), ())
     maker = ExampleMaker(bundle, catalog, SftOptions({"next-item": 1}))
     assert [row.events for row in maker.examples(split)] == [(("u", "i0", 0), ("u", "i1", 2))]
-    assert maker.dropped_events == 1
+    assert maker.count_dropped_events(split) == 1
     nothing = Split("leave-one-out", (UserSequence("u", ("gone",), (0,)),), (), ())
-    with pytest.raises(DataError, match="none of 1 training events"):
+    with pytest.raises(DataError, match="none of the items in 1 training events"):
         list(maker.examples(nothing))
 
 
@@ -179,9 +178,12 @@ def test_given_windows_are_the_rows(bundle: Bundle, catalog: Items, split: Split
 
 
 def test_the_served_task_follows_the_weights() -> None:
-    assert served_task({"sequence": 1, "next-item": 2, "title-to-sid": 9}) == "next-item"
-    assert served_task({"title-history-to-sid": 1, "sid-to-title": 1}) == "title-history-to-sid"
-    assert served_task({"sid-to-title": 1}) is None
+    assert history_prompt_task({"sequence": 1, "next-item": 2, "title-to-sid": 9}) == "next-item"
+    assert (
+        history_prompt_task({"title-history-to-sid": 1, "sid-to-title": 1})
+        == "title-history-to-sid"
+    )
+    assert history_prompt_task({"sid-to-title": 1}) is None
 
 
 def test_chat_frames_need_a_template_that_shows_both_texts() -> None:
@@ -209,7 +211,7 @@ def test_unknown_tasks_and_weights_are_refused() -> None:
 
 
 def test_no_description_no_description_task(bundle: Bundle, catalog: Items) -> None:
-    with pytest.raises(UsageError, match="column 'description'"):
+    with pytest.raises(UsageError, match="catalog column 'description'"):
         ExampleMaker(
             bundle, dataclasses.replace(catalog, fields={}), SftOptions({"sid-to-description": 1})
         )
@@ -234,7 +236,7 @@ def test_a_column_and_a_sid_are_told_of_each_other(
     assert len(rows) == 2 * len(bundle.items)
     depths = set()
     for at, row in enumerate(rows):
-        text, _ = segments_to_text(bundle.space, [*row.prompt, *row.completion])
+        text, _ = segments_to_text(bundle.space, row.segments)
         item = at // 2
         assert catalog.fields["brand"][int(bundle.items.ids[item][1:])] in text
         sid = bundle.space.spell(bundle.items.codes[item], markers=True)
@@ -286,7 +288,7 @@ def test_a_query_of_a_user_is_an_event_of_the_training_set(
         Query("i7", "of nobody"),
     )
     maker, rows = made(bundle, catalog, split, SftOptions({"query-to-sid": 2.0}), queries)
-    assert maker.dropped_queries == 2
+    assert maker.count_dropped_queries(split) == 2
     assert [row.events for row in rows] == [((user.user, user.items[1], 1),)] * 2 + [()] * 2
     assert all("test set" not in segments_to_text(bundle.space, row.prompt)[0] for row in rows)
     with pytest.raises(UsageError, match="needs queries"):
@@ -296,7 +298,7 @@ def test_a_query_of_a_user_is_an_event_of_the_training_set(
 def test_a_model_asked_in_words_is_asked_as_its_rows_were(
     bundle: Bundle, catalog: Items, split: Split
 ) -> None:
-    for task in ASKABLE:
+    for task in TEXT_PROMPT_TASKS:
         for kind in ("plain", "chat"):
             tokenizer = tiny_tokenizer(chat=True)
             tokens = SidTokens(bundle.space, len(tokenizer))
@@ -346,9 +348,7 @@ def test_a_mix_within_a_budget(weights: dict[str, float], tokens: int, seed: int
     assert first == second
     total = sum(weights.values())
     for task, weight in weights.items():
-        lengths = [
-            maker.length([*row.prompt, *row.completion]) or 0 for row in first if row.task == task
-        ]
+        lengths = [maker.length(row.segments) or 0 for row in first if row.task == task]
         share = int(tokens * weight / total)
         assert sum(lengths) <= share
         if lengths:  # no room for one more, but for the other templates of repeated rows
@@ -367,7 +367,7 @@ def test_budgets_that_cannot_be(bundle: Bundle, catalog: Items) -> None:
         with pytest.raises(UsageError, match="token"):
             SftOptions(mix, max_tokens=tokens, max_task_tokens=budgets)
     options = SftOptions(mix, max_tokens=5000, max_task_tokens={"title-to-sid": 4000})
-    assert shares(options.tasks, options.max_tokens, options.max_task_tokens) == {
+    assert token_budgets(options.tasks, options.max_tokens, options.max_task_tokens) == {
         "title-to-sid": 4000,
         "sid-to-title": 1000,
     }
@@ -386,17 +386,18 @@ def test_of_held_out_items_rows_show_sids_alone(
     maker, rows = made(
         bundle, catalog, split, SftOptions(dict.fromkeys(ALL_TASKS, 2.0), hide_text_of=held)
     )
-    assert maker.dropped_queries == 3
+    assert maker.count_dropped_queries(split) == 3
     seen = set()
     for row in rows:
-        words = "\n".join(
-            piece.text for piece in (*row.prompt, *row.completion) if piece.kind == "catalog"
-        )
+        words = "\n".join(piece.text for piece in row.segments if piece.kind == "catalog")
         assert not any(text in words.splitlines() for text in told)
         assert named_task(row.task).per == "user" or row.item not in held
         seen |= {item for _, item, _ in row.events}
     assert held <= seen  # their SIDs are in histories all the same
-    with pytest.raises(UsageError, match="1 items to hold out are not in the bundle, as 'nowhere'"):
+    with pytest.raises(
+        UsageError,
+        match="1 items whose text is to be hidden are not in the bundle, such as 'nowhere'",
+    ):
         ExampleMaker(bundle, catalog, SftOptions(hide_text_of=frozenset({"i3", "nowhere"})))
 
 
@@ -437,9 +438,7 @@ def test_no_text_of_a_catalog_becomes_a_token(texts: list[str], kind: str) -> No
             read = encode_example(
                 example_json(bundle.space, row), encoder, tokens, codes_only=False
             )[0].tolist()
-            assert read == encoder.ids(
-                [*row.prompt, *row.completion]
-            )  # the file's row is the maker's row
+            assert read == encoder.ids(row.segments)  # the file's row is the maker's row
             found.append((row.task, [token for token in read if token in added]))
         return found
 
