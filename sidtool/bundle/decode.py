@@ -1,7 +1,4 @@
-"""From text to items: every semantic ID in a text, and what the bundle knows of it.
-
-Knows a bundle and text; knows nothing of models. Nothing is passed over: what is no SID of a living
-item is reported."""
+"""From text to items: every semantic ID in a text, and whether it is an item's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +14,7 @@ Status = Literal["item", "retired", "unknown", "malformed"]
 
 @dataclass(frozen=True)
 class Decoded:
-    """One SID found in a text: its items (several where collisions are allowed), or why there are
-    none."""
+    """One SID of a text, with its items (several if collisions are allowed), or why it has none."""
 
     sid: str
     status: Status
@@ -27,27 +23,24 @@ class Decoded:
 
 
 def decode(bundle: Bundle, text: str) -> list[Decoded]:
-    """Every SID in a text, in order. Pieces that spell no complete SID of the space are
+    """Every SID in a text, in order. A piece that is not a complete SID of the space is
     `malformed`."""
-    found = list(bundle.space.find(text))
-    codes = [piece.codes for piece in found if piece.codes is not None]
-    items = bundle.items_with_sids(
-        np.array(codes, dtype=np.uint16).reshape(-1, bundle.space.levels)
-    )
-    return [_look_up(items, piece.text, piece.codes) for piece in found]
+    pieces = list(bundle.space.find(text))
+    codes = [piece.codes for piece in pieces if piece.codes is not None]
+    sids = np.array(codes, dtype=np.uint16).reshape(-1, bundle.space.levels)
+    items = bundle.items_with_sids(sids)
+    return [_decode_piece(items, piece.text, piece.codes) for piece in pieces]
 
 
-def _look_up(items: ItemMap, text: str, codes: Sequence[int] | None) -> Decoded:
+def _decode_piece(items: ItemMap, text: str, codes: Sequence[int] | None) -> Decoded:
     if codes is None:
         return Decoded(text, "malformed")
     first, stop = items.rows_at(np.array([codes], dtype=np.uint16))
     rows = range(int(first[0]), int(stop[0]))
-    alive = [row for row in rows if not items.retired[row]]
-    status: Status = "item" if alive else "retired" if len(rows) else "unknown"
-    shown = alive or rows
-    return Decoded(
-        text,
-        status,
-        tuple(items.ids[row] for row in shown),
-        tuple(items.title(row) for row in shown),
-    )
+    if not rows:
+        return Decoded(text, "unknown")
+    active = [row for row in rows if not items.retired[row]]
+    status: Status = "item" if active else "retired"
+    named = active or rows
+    ids = tuple(items.ids[row] for row in named)
+    return Decoded(text, status, ids, tuple(items.title(row) for row in named))

@@ -1,10 +1,7 @@
-"""The map between items and semantic IDs: sorted rows, so that both ways are binary searches.
-
-Knows ids, codes, tombstones and titles; knows nothing of vectors, codebooks or storage.
-"""
+"""The map between items and semantic IDs, sorted by SID, so that look-ups are binary searches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -15,12 +12,12 @@ from sidtool.errors import DataError
 from sidtool.sid import Codes, SidSpace
 
 BLOCK = 4096
-"""Rows between two entries of the sparse indexes: part of the bundle format."""
+"""Rows per entry of the sparse indexes; part of the bundle format."""
 
 
 @dataclass(frozen=True)
 class IdIndex:
-    """Lookup of ids: hashes (n,) uint64 sorted, and the row (n,) uint32 of each. Derived, never
+    """Look-up of ids: (n,) uint64 hashes, sorted, and the (n,) uint32 row of each. Not part of the
     identity."""
 
     hashes: NDArray[np.uint64]
@@ -36,8 +33,10 @@ class IdIndex:
 
 @dataclass(frozen=True)
 class ItemMap:
-    """n items in lexicographic SID order, ties by id: `codes` (n, levels) uint16, `retired` (n,)
-    bool."""
+    """n items in lexicographic SID order, equal SIDs in the order of ids.
+
+    `codes` is (n, levels) uint16, `retired` (n,) bool.
+    """
 
     space: SidSpace
     ids: StringArray
@@ -48,27 +47,34 @@ class ItemMap:
 
     @classmethod
     def of(
-        cls, space: SidSpace, ids: Sequence[str], codes: Codes, titles: Sequence[str] | None = None
+        cls,
+        space: SidSpace,
+        ids: Sequence[str],
+        codes: Codes,
+        titles: Sequence[str] | None = None,
+        retired: NDArray[np.bool_] | None = None,
     ) -> "ItemMap":
-        """Sort items given in any order.
+        """Sort items in any order; all are active unless `retired` says otherwise.
 
-        Raises DataError on an empty or repeated id, UsageError on a code off the space.
+        Raises DataError on an empty or repeated id, UsageError on a code outside the space.
         """
         space.check(codes)
         if "" in ids:
             raise DataError(f"item {list(ids).index('')} has an empty id")
         if len(set(ids)) != len(ids):
-            raise DataError(f"{len(ids) - len(set(ids))} item ids are given twice")
+            raise DataError(f"{len(ids) - len(set(ids))} item ids are repeated")
         order = _sid_order(space.pack(codes), ids)
         rows = order.tolist()
+        if titles is not None and not any(titles):
+            titles = None
+        if retired is None:
+            retired = np.zeros(len(ids), dtype=np.bool_)
         return cls(
             space=space,
             ids=StringArray.of([ids[row] for row in rows]),
             codes=codes[order],
-            retired=np.zeros(len(ids), dtype=np.bool_),
-            titles=StringArray.of([titles[row] for row in rows])
-            if titles is not None and any(titles)
-            else None,
+            retired=retired[order],
+            titles=StringArray.of([titles[row] for row in rows]) if titles else None,
         )
 
     def __len__(self) -> int:
@@ -81,55 +87,48 @@ class ItemMap:
 
     @cached_property
     def index(self) -> IdIndex:
-        """The stored id index, or one built now."""
+        """The stored id index, or a new one."""
         return self.stored_index or IdIndex.of(self.ids)
 
-    @property
-    def n_active(self) -> int:
-        """Number of items that are not retired."""
-        return int(len(self) - self.retired.sum())
-
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """(m,) int64: the row of each id, -1 where the map has none."""
-        known = np.full(len(ids), -1, dtype=np.int64)
-        asked = [position for position, text in enumerate(ids) if text]
-        if not asked or not len(self):
-            return known
-        hashes = StringArray.of([ids[position] for position in asked]).hashes()
+        """(m,) int64: the row of each id, -1 if the map does not have it."""
+        rows = np.full(len(ids), -1, dtype=np.int64)
+        positions = [position for position, text in enumerate(ids) if text]
+        if not positions or not len(self):
+            return rows
+        hashes = StringArray.of([ids[position] for position in positions]).hashes()
         starts = np.searchsorted(self.index.hashes, hashes, side="left")
         stops = np.searchsorted(self.index.hashes, hashes, side="right")
-        for position, start, stop in zip(asked, starts.tolist(), stops.tolist(), strict=True):
-            for row in self.index.rows[start:stop].tolist():  # one, but for hash collisions
+        for position, start, stop in zip(positions, starts.tolist(), stops.tolist(), strict=True):
+            for row in self.index.rows[start:stop].tolist():  # several if hashes collide
                 if self.ids[row] == ids[position]:
-                    known[position] = row
-        return known
+                    rows[position] = row
+        return rows
 
     def row(self, item_id: str) -> int:
-        """The row of one id. Raises DataError if the map has none."""
+        """The row of one id. Raises DataError if the map does not have it."""
         row = int(self.rows([item_id])[0])
         if row < 0:
             raise DataError(f"no item {item_id!r} in this bundle")
         return row
 
     def rows_at(self, codes: Codes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(m, levels) codes -> first and stop, (m,) int64 each: rows first..stop-1 hold that SID
-        (none where equal)."""
+        """(m, levels) codes -> first and last row (exclusive) with that SID, (m,) int64 each; equal
+        if there is none."""
         keys = self.space.pack(codes)
-        return np.searchsorted(self.keys, keys, side="left"), np.searchsorted(
-            self.keys, keys, side="right"
-        )
+        first = np.searchsorted(self.keys, keys, side="left")
+        return first, np.searchsorted(self.keys, keys, side="right")
 
     def rows_under(self, prefix: Sequence[int]) -> tuple[int, int]:
-        """First and stop row of the items whose SID starts with these codes."""
-        low = list(prefix) + [0] * (self.space.levels - len(prefix))
-        high = list(prefix) + [size - 1 for size in self.space.sizes[len(prefix) :]]
-        (first, _), (_, stop) = (
-            self.rows_at(np.array([codes], dtype=np.uint16)) for codes in (low, high)
-        )
-        return int(first[0]), int(stop[0])
+        """First and last row (exclusive) of the items whose SID starts with these codes."""
+        other_sizes = self.space.sizes[len(prefix) :]
+        lowest = [*prefix, *(0 for _ in other_sizes)]
+        highest = [*prefix, *(size - 1 for size in other_sizes)]
+        first, stop = self.rows_at(np.array([lowest, highest], dtype=np.uint16))
+        return int(first[0]), int(stop[1])
 
     def title(self, row: int) -> str:
-        """The title at a row, "" where the bundle keeps none."""
+        """The title at a row, "" if the bundle has no titles."""
         return self.titles[row] if self.titles is not None else ""
 
 
@@ -140,16 +139,12 @@ def arrange(
     titles: Sequence[str] | None,
     retired: NDArray[np.bool_],
 ) -> ItemMap:
-    """An item map of n items in any order, (n,) `retired` among them. Raises as ItemMap.of does."""
-    items = ItemMap.of(space, ids, codes, titles)
-    flags = np.zeros(len(ids), dtype=np.bool_)
-    flags[items.rows(ids)] = retired
-    return replace(items, retired=flags, stored_index=items.index)
+    """An item map of n items in any order, (n,) `retired` among them."""
+    return ItemMap.of(space, ids, codes, titles, retired)
 
 
 def _sid_order(keys: NDArray[np.uint64], ids: Sequence[str]) -> NDArray[np.int64]:
-    """(n,) int64: rows sorted by key, equal keys by id. Python looks at those that share their key
-    only."""
+    """(n,) int64: rows sorted by key, then id. Only rows with equal keys are sorted in Python."""
     order = np.argsort(keys, kind="stable")
     changes = np.flatnonzero(np.diff(keys[order]) != 0) + 1
     bounds = np.concatenate([[0], changes, [len(keys)]])

@@ -1,18 +1,18 @@
-"""Columns of strings as two arrays: UTF-8 bytes, concatenated, and the offsets that cut them.
+"""A column of strings as two arrays: concatenated UTF-8 bytes, and the offsets that divide them.
 
-At ten million ids this takes 75 MB and 2.6 us a point; Zarr's own string type takes milliseconds a
-point. Knows strings; knows nothing of items. `hashes` gives the keys of the id index."""
+One of ten million ids is read in 2.6 us; Zarr's own string type takes milliseconds.
+"""
 
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 CHUNK = 1 << 16
-"""Strings that are hashed at once."""
+"""Strings that are hashed at once: the tables need about 100 bytes per string."""
+
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -39,31 +39,25 @@ class StringArray:
         return self.data[self.offsets[row] : self.offsets[row + 1]].tobytes().decode("utf-8")
 
     def __iter__(self) -> Iterator[str]:
-        data, bounds = self.data.tobytes(), self.offsets.tolist()
-        for start, stop in itertools.pairwise(bounds):
+        data = self.data.tobytes()
+        for start, stop in itertools.pairwise(self.offsets.tolist()):
             yield data[start:stop].decode("utf-8")
 
-    def take(self, rows: NDArray[Any]) -> "StringArray":
-        """The strings at these rows, in this order."""
-        return StringArray.of([self[int(row)] for row in rows])
-
     def hashes(self) -> NDArray[np.uint64]:
-        """(n,) uint64: a polynomial hash of each string's bytes modulo 2^64, mixed. Strings must
-        not be empty."""
+        """(n,) uint64: a polynomial hash of each string's bytes modulo 2^64 (docs/format.md).
+
+        Strings must not be empty.
+        """
         sums = np.zeros(len(self), dtype=np.uint64)
-        lengths = np.diff(self.offsets)
-        powers = np.cumprod(
-            np.full(int(lengths.max(initial=0)), _MULTIPLIER, dtype=np.uint64), dtype=np.uint64
-        )
-        for first in range(
-            0, len(self), CHUNK
-        ):  # all at once, the tables would take a hundred bytes a string
-            starts = self.offsets[:-1][first : first + CHUNK]
-            stop = self.offsets[min(first + CHUNK, len(self))]
-            data = self.data[starts[0] : stop].astype(np.uint64) + np.uint64(1)
-            places = np.arange(len(data)) - np.repeat(
-                starts - starts[0], lengths[first : first + CHUNK]
-            )
-            sums[first : first + CHUNK] = np.add.reduceat(data * powers[places], starts - starts[0])
+        longest = int(np.diff(self.offsets).max(initial=0))
+        factors = np.full(longest, _MULTIPLIER, dtype=np.uint64)
+        powers = np.cumprod(factors, dtype=np.uint64)  # M, M^2, M^3 ...
+        for first in range(0, len(self), CHUNK):
+            bounds = self.offsets[first : first + CHUNK + 1]
+            starts = bounds[:-1] - bounds[0]  # within the chunk's bytes
+            data = self.data[bounds[0] : bounds[-1]].astype(np.uint64) + np.uint64(1)
+            # position of each byte within its string
+            positions = np.arange(len(data)) - np.repeat(starts, np.diff(bounds))
+            sums[first : first + CHUNK] = np.add.reduceat(data * powers[positions], starts)
         sums ^= sums >> np.uint64(32)
         return sums * _MULTIPLIER

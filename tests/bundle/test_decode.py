@@ -49,7 +49,7 @@ def test_a_text_without_sids_gives_nothing(bundle: Bundle) -> None:
 
 
 def test_retired_items_leave_the_trie(bundle: Bundle) -> None:
-    assert bundle.items.n_active == 19
+    assert len(bundle.active) == 19
     assert 4 not in bundle.active.tolist()
     assert bundle.item_ids(bundle.space.spell(bundle.items.codes[4])) == []
 

@@ -3,7 +3,6 @@
 python -m tests.golden.make
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +26,8 @@ def golden() -> Bundle:
     title, an encoder."""
     ids = list(ITEMS)
     codes, titles = zip(*ITEMS.values(), strict=True)
-    items = ItemMap.of(SidSpace((4, 5, 6)), ids, np.array(codes, dtype=np.uint16), titles)
-    retired = np.zeros(len(ids), dtype=np.bool_)
-    retired[items.row("i4")] = True
+    retired = np.array([item == "i4" for item in ids])
+    items = ItemMap.of(SidSpace((4, 5, 6)), ids, np.array(codes, dtype=np.uint16), titles, retired)
     book = small_bundle(dim=3).codebook
     assert book is not None
     arrays = {
@@ -44,7 +42,7 @@ def golden() -> Bundle:
         "probes": [],
     }
     return Bundle.of(
-        replace(items, retired=retired),
+        items,
         Codebook("rq-kmeans", book.levels, arrays, {"dim": 3, "seed": 0, "share": 1e-05}),
         "allow",
         name="golden",

@@ -264,7 +264,7 @@ def test_openonerec_may_spell_the_sids(tmp_path: Path) -> None:
         ({"pid": [1, 2], "sid": [[1], None]}, "empty"),
         ({"pid": [1, 2], "sid": [[1], [None]]}, "all need the same number"),
         ({"pid": [1, 2], "sid": [[1], [-2]]}, "a level holds"),
-        ({"pid": [1, 1], "sid": [[1], [2]]}, "given twice"),
+        ({"pid": [1, 1], "sid": [[1], [2]]}, "repeated"),
         ({"pid": [1, 2], "sid": [1.5, 2.5]}, "not lists of codes"),
         ({"pid": [1, 2], "sid": ["<s_a_1>", "<s_b_1>"]}, "not a token of level 'a'"),
         ({"pid": [1, 2], "sid": ["<s_a_1>", "lamp"]}, "spelled like"),
