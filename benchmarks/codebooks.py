@@ -119,8 +119,9 @@ def check_method(vectors: Any, method: str, options: dict[str, Any]) -> None:
 
 def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every method by its own defaults on Beauty, checked, beside the two imported indexes."""
-    from sidtool.build.build import Plan, build
+    from sidtool.build.build import build
     from sidtool.build.compare import Evidence, describe
+    from sidtool.build.options import BuildOptions
     from sidtool.data.items import read_items
     from sidtool.interop.minionerec import read_minionerec
     from sidtool.quantize import METHODS
@@ -133,10 +134,10 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     ways: list[tuple[str, dict[str, Any]]] = [(method, {}) for method in METHODS]
     for method, options in [*ways, ("rq-kmeans", {"balanced": True})]:
         check_method(vectors, method, options)
-        plan = Plan(
+        plan = BuildOptions(
             SIZES,
             method,
-            options={
+            {
                 **options,
                 **(
                     {"epochs": 2}
@@ -145,7 +146,7 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 ),
             },
         )
-        bundle = build(items, vectors, plan, name=method, encoder={"vectors": "given"})
+        bundle = build(items, [vectors], plan, name=method, encoder={"vectors": "given"})
         if any(item not in bundle.item_ids(bundle.sid(item)) for item in items.ids[::50]):
             raise SystemExit(f"{method}: an item is not among those of its SID")
         checked = check_nearest(vectors, bundle.codebook)
@@ -175,19 +176,19 @@ def as_first_met(items: Any, interactions: Path) -> Any:
     return make_items(*columns, fields={}, template=items.text_template)
 
 
-def row_of(name: str, found: dict[str, Any]) -> dict[str, Any]:
-    """One line of the table, of what `compare` finds."""
-    before = found["collisions"]["before"] or found["collisions"]["after"]
+def row_of(name: str, figures: Any) -> dict[str, Any]:
+    """One line of the table, from the figures that `compare` measures."""
+    before = figures.before or figures.after
     return {
         "method": name,
-        "codes": "x".join(map(str, found["sizes"])),
-        "used": [round(level["used"], 3) for level in found["levels"]],
-        "collide_before": before["items"] / found["items"],
-        "collide_after": found["collisions"]["after"]["items"],
-        "moved": found["moved"],
-        "variance_left": found["variance_left"],
-        "neighbors": [round(level["neighbors"], 3) for level in found["levels"]],
-        "seconds": found["seconds"],
+        "codes": "x".join(map(str, figures.sizes)),
+        "utilization": [round(level.use.utilization, 3) for level in figures.levels],
+        "collide_before": before.items / figures.items,
+        "collide_after": figures.after.items / figures.items,
+        "reassigned": figures.reassigned,
+        "residual_variance": figures.residual_variance,
+        "neighbors": [round(level.neighbors, 3) for level in figures.levels],
+        "seconds": figures.seconds,
     }
 
 
@@ -209,11 +210,11 @@ def residual(vectors: Any, cluster: Callable[[Any], Any]) -> float:
 
 def by_sidtool(vectors: Any) -> float:
     """Fit, encode, and what is lost."""
+    from sidtool.build.measure import residual_variance
     from sidtool.quantize import fit
-    from sidtool.quantize.report import variance_left
 
     codebook = fit(vectors, SIZES)
-    return variance_left(vectors, codebook, codebook.encode(vectors))[-1]
+    return residual_variance(vectors, codebook, codebook.encode(vectors))[-1]
 
 
 def by_faiss(vectors: Any) -> float:
@@ -265,7 +266,7 @@ def speed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "rows": n,
                 "seconds": clock,
                 "processor": processor,
-                "variance_left": left,
+                "residual_variance": left,
             }
     yield from assignment(arguments)
 
@@ -328,7 +329,7 @@ def balanced(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "rows": n,
                 "seconds": clock,
                 "processor": processor,
-                "variance_left": left,
+                "residual_variance": left,
             }
         if len(found) == 2:
             (left, mine), (their_left, theirs) = found.values()
@@ -336,7 +337,7 @@ def balanced(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "what": "ratio",
                 "rows": n,
                 "processor": theirs / mine,
-                "variance_left": left / their_left,
+                "residual_variance": left / their_left,
             }
 
 
@@ -395,7 +396,8 @@ def _answer(found: Any, work: Callable[[int], float], n: int, patience: int) -> 
 def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Items through build, save, load, verify and decode, with the seconds and the peak memory
     after each step."""
-    from sidtool.build.build import Plan, build_codebook
+    from sidtool.build.build import build_codebook
+    from sidtool.build.options import BuildOptions
     from sidtool.bundle import Bundle, verify
     from sidtool.data.items import read_items
     from sidtool.data.vector_files import open_vectors
@@ -424,16 +426,19 @@ def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "open vectors", lambda: open_vectors(work / "vectors.npy", items.ids, memory=budget)
     )
     yield row
-    plan = Plan((256,) * 4)
+    plan = BuildOptions((256,) * 4)
     bundle, row = step(
-        "build and save", lambda: build_codebook(items, out, plan, vectors=source, force=True)
+        "build and save", lambda: build_codebook(items, out, plan, embeddings=source, force=True)
     )
     report = bundle.manifest.report
-    row |= {"steps": report["seconds"], "sample": bundle.codebook.parameters["sample"]}
-    row |= {"collide_before": report["collisions"]["before"]["items"], "moved": report["moved"]}
+    row |= {"steps": report["seconds"], "sample": bundle.codebook.params.fit["sample"]}
+    row |= {
+        "collide_before": report["collisions"]["before"]["items"],
+        "reassigned": report["reassigned"],
+    }
     yield row | {
         "collide_after": report["collisions"]["after"]["items"],
-        "variance_left": report["variance_left"],
+        "residual_variance": report["residual_variance"],
     }
     loaded = Bundle.open(out)
     yield step("load", lambda: (loaded.items, loaded.codebook))[1]
@@ -495,9 +500,9 @@ def write_vectors(work: Path, n: int, dim: int = 384) -> None:
 
 def crowded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Items that lie so close together that most find their prefix full."""
+    from sidtool.build.measure import residual_variance
     from sidtool.quantize import fit
     from sidtool.quantize.collisions import assign
-    from sidtool.quantize.report import variance_left
 
     n, size = (8_000, 24) if arguments.quick else (200_000, 64)
     vectors = mixture(4, n, 64, clusters=300)
@@ -509,9 +514,10 @@ def crowded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "spilled": int((raw[:, :-1] != found.codes[:, :-1]).any(axis=1).sum()),
         "collide_after": found.after.items,
     }
-    lost = {"raw": variance_left(vectors, codebook, raw)[-1]}
+    lost = {"raw": residual_variance(vectors, codebook, raw)[-1]}
     yield row | {
-        "variance_left": lost | {"settled": variance_left(vectors, codebook, found.codes)[-1]}
+        "residual_variance": lost
+        | {"settled": residual_variance(vectors, codebook, found.codes)[-1]}
     }
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -32,7 +32,7 @@ PROBES = (
 AGREEMENT = 0.999
 """Least cosine at which two vectors of one probe count as the same encoder's (bf16 against fp32
 gives .9998)."""
-DTYPES = ("float32", "float16", "bfloat16")
+Dtype = Literal["float32", "float16", "bfloat16"]
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
 
 Progress = Callable[[int, int], None]
@@ -51,11 +51,27 @@ class Encoder:
     """Text put before every text."""
     max_length: int | None = None
     """Tokens that are read of a text."""
-    dtype: str | None = None
+    dtype: Dtype | None = None
     normalize: bool = False
     """Whether vectors are brought to length 1, also where the model itself does not."""
     trust_remote_code: bool = False
     """Whether the model's own Python code and pickled weights may be loaded."""
+
+    @classmethod
+    def of(
+        cls, model: str | None, *, trust_remote_code: bool = False, **settings: Any
+    ) -> "Encoder | None":
+        """An encoder, or None without a model.
+
+        Raises UsageError if settings are given without a model.
+        """
+        chosen = {name: value for name, value in settings.items() if value is not None}
+        if model is not None:
+            return cls(model, trust_remote_code=trust_remote_code, **chosen)
+        if chosen:
+            flag = next(iter(chosen)).replace("_", "-")
+            raise UsageError(f"--{flag} applies only with --encoder")
+        return None
 
 
 def embed(
@@ -125,8 +141,10 @@ def check_probes(encoder: Encoder, recipe: Mapping[str, Any]) -> float:
 
 def _load(encoder: Encoder) -> tuple[Any, Encoder]:
     """The model, and the encoder with every setting that the model decided filled in."""
-    if encoder.dtype not in (None, *DTYPES):
-        raise UsageError(f"an encoder computes in {', '.join(DTYPES)}, not {encoder.dtype!r}")
+    if encoder.dtype not in (None, *get_args(Dtype)):
+        raise UsageError(
+            f"the precision of an encoder is {', '.join(get_args(Dtype))}, not {encoder.dtype!r}"
+        )
     if encoder.model.startswith((".", "/")) and not Path(encoder.model).is_dir():
         raise DataError(f"the encoder {encoder.model} is no folder")
     from sentence_transformers import SentenceTransformer
@@ -161,7 +179,7 @@ def _load(encoder: Encoder) -> tuple[Any, Encoder]:
         pooling=_set_pooling(model, encoder),
         prompt=prompt,
         max_length=model.max_seq_length,
-        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        dtype=cast(Dtype, str(next(model.parameters()).dtype).removeprefix("torch.")),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -255,7 +255,8 @@ def _level(match: re.Match[str]) -> int:
     return LETTERS.index(match["level"])
 
 
-SPELLINGS: dict[str, dict[str, str | None]] = {
+Spelling = Literal["openonerec", "minionerec"]
+SPELLINGS: dict[Spelling, dict[str, str | None]] = {
     "openonerec": {
         "template": "<s_{level}_{code}>",
         "begin": "<|sid_begin|>",

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from sidtool.bundle import Bundle, ItemMap
-from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sid import SidSpace
 
 
@@ -28,7 +28,9 @@ def small_bundle(
     codes = np.stack(np.unravel_index(keys, sizes), axis=1).astype(np.uint16)
     levels = tuple(rng.normal(size=(size, dim)).astype(np.float32) for size in sizes)
     ids = [f"i{row}" for row in range(items)]
-    book = Codebook("rq-kmeans", levels, {}, {"seed": seed}) if codebook else None
+    book = (
+        Codebook("rq-kmeans", levels, {}, QuantizerParams(fit={"seed": seed})) if codebook else None
+    )
     policy = "allow" if duplicates else "reassign"
     return Bundle.of(
         ItemMap.of(space, ids, codes, [f"film {row}" for row in range(items)]),

@@ -1,66 +1,96 @@
-"""New items in, old items out, and no published SID ever moves.
+"""New versions of a bundle with items added or retired; no published SID ever moves.
 
-Knows a bundle and the vectors of items that it does not know; knows nothing of models. A
-retired item keeps its SID, in case it comes back."""
+A retired item keeps its SID reserved, in case it comes back.
+"""
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.build.encode import embed_texts, read_sources, require_codebook
+from sidtool.build.options import CatalogOptions
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import arrange
 from sidtool.bundle.lineage import ItemsChange
-from sidtool.data.items import Items
+from sidtool.data.items import Items, read_items
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
-from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.overflow import place_new_items
 from sidtool.sid import Codes, Vectors
 
+NO_ITEMS = Items((), (), (), {}, "", "")
+
+
+def read_new_items(bundle: Bundle, path: Path, catalog: CatalogOptions | None = None) -> Items:
+    """Read items to add, with the text template of the bundle's recipe."""
+    template = (bundle.manifest.recipe or {}).get("text_template")
+    return read_items(path, **asdict(replace(catalog or CatalogOptions(), text_template=template)))
+
 
 def unknown(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:
-    """Positions, in order, of the ids that the bundle does not know, not even as retired."""
+    """Positions, in order, of the ids that the bundle does not contain, retired items included."""
     return np.flatnonzero(bundle.items.rows(ids) < 0)
 
 
 def add_items(
-    bundle: Bundle, items: Items, vectors: Vectors, *, remove: Sequence[str] = ()
+    bundle: Bundle,
+    items: Items = NO_ITEMS,
+    vectors: Vectors | None = None,
+    *,
+    embeddings: Sequence[Path] = (),
+    encoder: str | None = None,
+    trust_remote_code: bool = False,
+    remove: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> Bundle:
-    """The next minor version: with these items alive, and the items `remove` retired.
+    """The next minor version of a bundle: with these items active, and the items `remove` retired.
 
-    `vectors` is (m, dim): one for each item that the bundle does not know, in the order of
-    `unknown`. An item that it knows keeps its SID, takes the title given and, if it was retired,
-    comes back. What changes nothing gives `bundle`.
+    `vectors` is (m, dim), one for each item that the bundle does not contain, in the order of
+    `unknown`. Without them they are read from `embeddings` (one file per fused source, rows of all
+    `items`), or made from the texts by the bundle's encoder, whose present location is `encoder`.
+    An item that the bundle contains keeps its SID, takes the given title and, if it was retired,
+    comes back. If nothing changes, the result is `bundle`.
 
-    Raises DataError for a repeated id, an id in `remove` that the bundle does not know, or vectors
-    that do not fit; UsageError for an id both given and removed; RefusedError if there is no
-    codebook to place items by or no room."""
-    twice = set(items.ids) & set(remove)
-    if twice:
-        raise UsageError(f"item {min(twice)!r} is to be added and to be removed")
-    if len(set(items.ids)) != len(items.ids):
-        raise DataError(f"{len(items.ids) - len(set(items.ids))} item ids are given twice")
-    rows, old = bundle.items.rows(items.ids), bundle.items
+    Raises DataError for a repeated id, an id in `remove` that the bundle does not contain, or
+    vectors that do not fit; UsageError for an id both added and removed; RefusedError without a
+    codebook or without free SIDs.
+    """
+    _check_ids(items, remove)
+    old = bundle.items
+    rows = old.rows(items.ids)
     new = np.flatnonzero(rows < 0)
-    if len(vectors) != len(new):
-        raise DataError(f"{len(vectors)} vectors for {len(new)} new items")
-    ids = [*old.ids, *(items.ids[at] for at in new)]
-    codes = np.concatenate([old.codes, _place(bundle, vectors)])
+    if vectors is None and len(new) and embeddings:
+        vectors = read_sources(bundle, embeddings, items.ids)[new]
+    elif vectors is None and len(new):
+        texts = [items.texts[position] for position in new]
+        vectors = embed_texts(
+            bundle, texts, model=encoder, trust_remote_code=trust_remote_code, progress=progress
+        )
+    n_vectors = 0 if vectors is None else len(vectors)
+    if n_vectors != len(new):
+        raise DataError(f"{n_vectors} vectors for {len(new)} new items")
+    codes = old.codes
+    if vectors is not None and len(new):
+        codes = np.concatenate([codes, _new_codes(bundle, vectors)])
     titles, retitled = _titles(bundle, items, rows)
-    again, gone = rows[rows >= 0], _known(bundle, remove)
+    existing = rows[rows >= 0]
+    removed = _rows_to_remove(bundle, remove)
     retired = np.concatenate([old.retired, np.zeros(len(new), dtype=np.bool_)])
-    retired[again], retired[gone] = False, True
+    retired[existing] = False
+    retired[removed] = True
     change = ItemsChange(
         added=len(new),
-        restored=int(old.retired[again].sum()),
+        restored=int(old.retired[existing].sum()),
         retitled=retitled,
-        retired=int((~old.retired[gone]).sum()),
+        retired=int((~old.retired[removed]).sum()),
     )
-    _warn(len(again) - change.restored, len(items.ids), retitled)
+    _warn_of_existing(len(existing) - change.restored, len(items.ids), retitled)
     if change == ItemsChange():
         return bundle
+    ids = [*old.ids, *(items.ids[position] for position in new)]
     change = replace(change, catalog=items.digest if items.ids else None)
     return Bundle.of(
         arrange(bundle.space, ids, codes, titles, retired),
@@ -77,32 +107,36 @@ def add_items(
 
 
 def retire(bundle: Bundle, ids: Sequence[str]) -> Bundle:
-    """The next minor version, without these items: off the trie, and their SIDs stay reserved.
+    """The next minor version without these items: off the trie, their SIDs stay reserved.
 
-    Raises DataError for an id that the bundle does not know.
+    Raises DataError for an id that the bundle does not contain.
     """
-    return add_items(bundle, NOTHING, NO_VECTORS, remove=ids)
+    return add_items(bundle, remove=ids)
 
 
-NOTHING = Items((), (), (), {}, "", "")
-"""No items."""
-NO_VECTORS = np.empty((0, 0), dtype=np.float32)
-"""The vectors of no items."""
+def _check_ids(items: Items, remove: Sequence[str]) -> None:
+    both = set(items.ids) & set(remove)
+    if both:
+        raise UsageError(f"item {min(both)!r} is both added and removed")
+    repeated = len(items.ids) - len(set(items.ids))
+    if repeated:
+        raise DataError(f"{repeated} item ids are given twice")
 
 
-def _known(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:
-    rows = np.unique(bundle.items.rows(ids))  # an id that is given twice is removed once
-    if len(rows) and rows[0] < 0:
-        missing = unknown(bundle, ids)
+def _rows_to_remove(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:
+    missing = unknown(bundle, ids)
+    if len(missing):
         raise DataError(
             f"{len(missing)} ids to remove are not in the bundle, the first is {ids[missing[0]]!r}"
         )
-    return rows
+    return np.unique(bundle.items.rows(ids))
 
 
 def _titles(bundle: Bundle, items: Items, rows: NDArray[np.int64]) -> tuple[list[str], int]:
-    """Titles of the old rows, refreshed, then of the new items; and how many were refreshed. ""
-    refreshes none."""
+    """Titles of the old rows, updated, then of the new items; and how many were updated.
+
+    An empty title updates nothing.
+    """
     old = bundle.items
     titles = list(old.titles) if old.titles is not None else [""] * len(old)
     retitled = 0
@@ -115,53 +149,42 @@ def _titles(bundle: Bundle, items: Items, rows: NDArray[np.int64]) -> tuple[list
     return titles, retitled
 
 
-def _warn(there: int, n: int, retitled: int) -> None:
-    if there:
+def _warn_of_existing(existing: int, n: int, retitled: int) -> None:
+    if existing:
         warnings.warn(
-            f"{there} of {n} items are in the bundle already and keep their SID; {retitled} "
-            "titles were refreshed",
+            f"{existing} of {n} items are in the bundle already and keep their SID; {retitled} "
+            "titles were updated",
             SidtoolWarning,
             stacklevel=3,
         )
 
 
-def _place(bundle: Bundle, vectors: Vectors) -> Codes:
-    """(m, dim) -> (m, levels) codes, free ones unless the bundle allows collisions."""
-    if not len(vectors):
-        return np.empty((0, bundle.space.levels), dtype=np.uint16)
-    codebook, policy = _codebook(bundle), bundle.manifest.collisions.policy
+def _new_codes(bundle: Bundle, vectors: Vectors) -> Codes:
+    """(m, dim) vectors -> (m, levels) codes by the bundle's collision policy."""
+    codebook = require_codebook(bundle)
+    policy = bundle.manifest.collisions.policy
     if policy == "reassign":
         return place_new_items(vectors, codebook, bundle.items.codes)
     raw = bundle.encode(vectors)
     return _append(bundle, raw) if policy == "append" else raw
 
 
-def _codebook(bundle: Bundle) -> Codebook:
-    if bundle.codebook is None:
-        raise RefusedError(
-            f"bundle {bundle.manifest.name!r} is a map without a codebook: it has no SIDs for "
-            "new items",
-            hint="build-codebook makes a bundle that can grow; --remove works without",
-        )
-    return bundle.codebook
-
-
 def _append(bundle: Bundle, raw: Codes) -> Codes:
-    """Raw codes with the lowest free code of the appended level behind them."""
-    taken: dict[tuple[int, ...], set[int]] = {}
-    slots = np.empty((len(raw), 1), dtype=np.uint16)
+    """Raw codes followed by the lowest free code of the appended level."""
+    size = bundle.space.sizes[-1]
+    in_use: dict[tuple[int, ...], set[int]] = {}
+    appended = np.empty((len(raw), 1), dtype=np.uint16)
     for row, prefix in enumerate(map(tuple, raw.tolist())):
-        if prefix not in taken:
+        if prefix not in in_use:
             first, stop = bundle.items.rows_under(prefix)
-            taken[prefix] = set(bundle.items.codes[first:stop, -1].tolist())
-        free = (slot for slot in range(bundle.space.sizes[-1]) if slot not in taken[prefix])
-        slot = next(free, None)
-        if slot is None:
-            own = bundle.space.spell(prefix)
+            in_use[prefix] = set(bundle.items.codes[first:stop, -1].tolist())
+        code = next((code for code in range(size) if code not in in_use[prefix]), None)
+        if code is None:
             raise RefusedError(
-                f"all {bundle.space.sizes[-1]} codes of the appended level are taken under {own}",
+                f"all {size} codes of the appended level are taken under "
+                f"{bundle.space.spell(prefix)}",
                 hint="remove duplicate items, or build a codebook with more or larger levels",
             )
-        taken[prefix].add(slot)
-        slots[row] = slot
-    return np.concatenate([raw, slots], axis=1)
+        in_use[prefix].add(code)
+        appended[row] = code
+    return np.concatenate([raw, appended], axis=1)

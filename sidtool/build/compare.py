@@ -1,183 +1,277 @@
-"""Bundles of one catalog side by side: how even, how lossy, how telling their SIDs are.
-
-Knows bundles and what they are judged by: vectors, labels and steps from item to item; knows
-nothing of files. What a SID is like is measured by quantize.report; added here is what needs a
-catalog or people."""
+"""Comparison of bundles of one catalog: use of codes, losses, and what SIDs say about items."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.build.measure import level_use, neighbor_preservation, residual_variance
+from sidtool.build.report import CodebookReport, LevelUse, read_report
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.interactions import Interactions
-from sidtool.errors import DataError
+from sidtool.data.interactions import Interactions, read_interactions
+from sidtool.data.items import Items
+from sidtool.data.vector_files import read_vectors
+from sidtool.errors import DataError, UsageError
 from sidtool.quantize.collisions import CollisionCounts
-from sidtool.quantize.report import level_use, neighbor_preservation, variance_left
 from sidtool.sid import Codes, Levels, Vectors
+
+Figures = Sequence[float | None]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What bundles are judged by. All rows are items, in the order of `ids`."""
+    """Data that bundles are compared on, in the order of `ids`."""
 
     ids: tuple[str, ...]
     vectors: Vectors | None = None
-    """(n, dim)"""
+    """(n, dim)."""
     labels: tuple[str, ...] | None = None
-    """One for each item, "" where it has none."""
+    """One per item, "" if it has none."""
     steps: NDArray[np.int64] | None = None
-    """(m, 2): rows of an item and of the one that the same person met next."""
+    """(m, 2): indices of an item and of the next item of the same user."""
+
+
+@dataclass(frozen=True)
+class LevelFigures:
+    """Measurements of one level; None if they need evidence that is not there."""
+
+    use: LevelUse
+    neighbors: float | None
+    """Jaccard overlap of `neighbor_preservation` at that depth."""
+    purity: float | None
+    """`prefix_purity` at that depth."""
+    mutual_information: float | None
+    """Of that level alone, in bits (`mutual_information`)."""
+    mutual_information_by_chance: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat JSON object."""
+        value = asdict(self)
+        return value.pop("use") | value
+
+
+@dataclass(frozen=True)
+class BundleFigures:
+    """Measurements of one bundle; None if they need a build report or evidence that is not there."""
+
+    name: str
+    digest: str
+    method: str | None
+    sizes: tuple[int, ...]
+    items: int
+    policy: str
+    before: CollisionCounts | None
+    after: CollisionCounts
+    reassigned: int | None
+    seconds: float | None
+    """Duration of the build without embedding."""
+    residual_variance: float | None
+    """Of the final codes: on the evidence's vectors if their width fits, else as built."""
+    purity_by_chance: float | None
+    levels: tuple[LevelFigures, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        value = asdict(self)
+        collisions = {name: value.pop(name) for name in ("policy", "before", "after")}
+        levels = [level.to_json() for level in self.levels]
+        return value | {"sizes": list(self.sizes), "collisions": collisions, "levels": levels}
+
+
+def compare_bundles(
+    bundles: Sequence[Bundle],
+    *,
+    embeddings: Path | None = None,
+    items: Items | None = None,
+    field: str | None = None,
+    interactions: Path | None = None,
+    seed: int = 0,
+) -> list[BundleFigures]:
+    """Measure bundles of one catalog on the same evidence.
+
+    `embeddings` are vectors of the items: rows without ids follow the catalog `items`. `field` is a
+    column of `items` that labels them; `interactions` give the steps from item to item. Raises
+    DataError if the bundles have different items, UsageError if evidence does not cover them.
+    """
+    ids = common_ids(bundles)
+    labels = None
+    if items is not None and field is not None:
+        column = items.fields[field]
+        labels = tuple(column[row] for row in _rows_of(items, ids))
+    evidence = Evidence(
+        ids,
+        vectors=None if embeddings is None else _vectors(embeddings, items, ids),
+        labels=labels,
+        steps=None if interactions is None else steps_between(read_interactions(interactions), ids),
+    )
+    return [describe(bundle, evidence, seed=seed) for bundle in bundles]
+
+
+def _vectors(path: Path, items: Items | None, ids: Sequence[str]) -> Vectors:
+    if items is not None:
+        rows = _rows_of(items, ids)
+        return read_vectors(path, items.ids)[rows]
+    id_files = (path.with_suffix(".ids.txt"), path.with_suffix(".ids.json"), path / "ids")
+    if path.suffix not in (".parquet", ".pq") and not any(file.exists() for file in id_files):
+        raise UsageError(
+            f"{path} has no item ids", hint="give the catalog by --items ITEMS, or vectors with ids"
+        )
+    return read_vectors(path, ids)
+
+
+def _rows_of(items: Items, ids: Sequence[str]) -> list[int]:
+    rows = {item: row for row, item in enumerate(items.ids)}
+    missing = [item for item in ids if item not in rows]
+    if missing:
+        raise UsageError(
+            f"the catalog lacks {len(missing)} of {len(ids)} items (first: {missing[0]!r})"
+        )
+    return [rows[item] for item in ids]
 
 
 def common_ids(bundles: Sequence[Bundle]) -> tuple[str, ...]:
-    """The active items of all bundles, by id. Raises DataError if they are not the same everywhere."""
+    """The active items of all bundles, by id. Raises DataError if they differ."""
     ids = [{bundle.items.ids[row] for row in bundle.active} for bundle in bundles]
-    for bundle, own in zip(bundles, ids, strict=True):
-        if strange := sorted(own ^ ids[0]):
-            told = f"bundles {bundles[0].manifest.name!r} and {bundle.manifest.name!r} differ in {len(strange)} items"
+    for bundle, ids_of_bundle in zip(bundles, ids, strict=True):
+        different = sorted(ids_of_bundle ^ ids[0])
+        if different:
             raise DataError(
-                f"{told} (first: {strange[0]!r})", hint="only bundles of one catalog compare"
+                f"bundles {bundles[0].manifest.name!r} and {bundle.manifest.name!r} differ in "
+                f"{len(different)} items (first: {different[0]!r})",
+                hint="only bundles of one catalog compare",
             )
     return tuple(sorted(ids[0]))
 
 
 def steps_between(interactions: Interactions, ids: Sequence[str]) -> NDArray[np.int64]:
-    """(m, 2) rows among `ids` of consecutive items of a person; steps from or to an unknown item
-    are left out."""
-    rows = {item: row for row, item in enumerate(ids)}
-    places = np.array([rows.get(item, -1) for item in interactions.items], dtype=np.int64)
-    steps = np.stack([places[:-1], places[1:]], axis=1)
-    steps = steps[(interactions.users[:-1] == interactions.users[1:]) & (steps >= 0).all(axis=1)]
+    """(m, 2) positions among `ids` of consecutive items of a user; other items are left out.
+
+    Raises DataError if there are none.
+    """
+    position = {item: row for row, item in enumerate(ids)}
+    items = np.array([position.get(item, -1) for item in interactions.items], dtype=np.int64)
+    steps = np.stack([items[:-1], items[1:]], axis=1)
+    same_user = interactions.users[:-1] == interactions.users[1:]
+    steps = steps[same_user & (steps >= 0).all(axis=1)]
     if not len(steps):
-        raise DataError("no person goes from one item of the bundles to another")
+        raise DataError("no user has two consecutive events with items of the bundles")
     return steps
 
 
-def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> dict[str, Any]:
-    """One bundle as a JSON object; what the evidence cannot tell is what was measured at build
-    time, or null.
-
-    `levels` has an entry for each level: `level_use` of the final codes; `neighbors`, the Jaccard
-    overlap of `neighbor_preservation` at that depth; `purity` (see `prefix_purity`) at that depth,
-    beside `purity_by_chance` of the whole catalog; `bits` and `bits_by_chance` (see `information`)
-    of that level alone. `variance_left` is what the codebook loses by the final codes: of the
-    vectors given, if it takes vectors of their width. `seconds` is what quantizing took when the
-    bundle was built, its steps together."""
-    codes, sizes, report = (
-        bundle.items.codes[bundle.items.rows(evidence.ids)],
-        bundle.space.sizes,
-        bundle.manifest.report,
+def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> BundleFigures:
+    """Measure one bundle; without evidence the figures are those of its build report, or None."""
+    codes = bundle.items.codes[bundle.items.rows(evidence.ids)]
+    sizes = bundle.space.sizes
+    report = read_report(bundle)
+    return BundleFigures(
+        name=bundle.manifest.name,
+        digest=bundle.identity.digest,
+        method=bundle.codebook.method if bundle.codebook else None,
+        sizes=sizes,
+        items=len(codes),
+        policy=bundle.manifest.collisions.policy,
+        before=report.collisions.before if report else None,
+        after=CollisionCounts.of(codes),
+        reassigned=report.reassigned if report else None,
+        seconds=sum(report.seconds.values()) if report else None,
+        residual_variance=_residual_variance(bundle, codes, evidence.vectors, report),
+        purity_by_chance=_purity(codes, sizes, evidence)[0],
+        levels=_level_figures(bundle, codes, evidence, report, seed),
     )
-    columns: dict[str, Sequence[float | None]] = {
-        "neighbors": _neighbors(bundle, codes, evidence.vectors, seed),
-        "purity": [None] * len(sizes),
-        "bits": [None] * len(sizes),
-        "bits_by_chance": [None] * len(sizes),
-    }
-    chance = None
-    if evidence.labels is not None:
-        chance, *columns["purity"] = prefix_purity(codes, sizes, evidence.labels)
+
+
+def _level_figures(
+    bundle: Bundle, codes: Codes, evidence: Evidence, report: CodebookReport | None, seed: int
+) -> tuple[LevelFigures, ...]:
+    sizes = bundle.space.sizes
+    neighbors: Figures = [None] * len(sizes)
+    information: Figures = [None] * len(sizes)
+    by_chance: Figures = [None] * len(sizes)
+    if evidence.vectors is not None:
+        measured = neighbor_preservation(evidence.vectors, codes, bundle.codebook, seed=seed)
+        neighbors = measured.jaccard
+    elif report is not None:
+        neighbors = report.neighbors.jaccard
     if evidence.steps is not None:
-        columns["bits"], columns["bits_by_chance"] = information(codes, evidence.steps, seed=seed)
-    levels = level_use(codes, sizes)
-    before = report.get("collisions", {}).get("before")
-    return {
-        "name": bundle.manifest.name,
-        "digest": bundle.identity.digest,
-        "method": bundle.codebook.method if bundle.codebook else None,
-        "sizes": list(sizes),
-        "items": len(codes),
-        "collisions": {
-            "policy": bundle.manifest.collisions.policy,
-            "before": before,
-            "after": asdict(CollisionCounts.of(codes)),
-        },
-        "moved": report.get("moved"),
-        "seconds": sum(report["seconds"].values()) if "seconds" in report else None,
-        "variance_left": _variance_left(bundle, codes, evidence.vectors),
-        "purity_by_chance": chance,
-        "levels": [
-            {**use, **{name: column[level] for name, column in columns.items()}}
-            for level, use in enumerate(levels)
-        ],
-    }
+        information, by_chance = mutual_information(codes, evidence.steps, seed=seed)
+    columns = (neighbors, _purity(codes, sizes, evidence)[1:], information, by_chance)
+    return tuple(
+        LevelFigures(use, *figures)
+        for use, *figures in zip(level_use(codes, sizes), *columns, strict=True)
+    )
+
+
+def _residual_variance(
+    bundle: Bundle, codes: Codes, vectors: Vectors | None, report: CodebookReport | None
+) -> float | None:
+    codebook = bundle.codebook
+    if vectors is not None and codebook is not None and codebook.dim == vectors.shape[1]:
+        return residual_variance(vectors, codebook, codes)[-1]
+    return report.residual_variance_assigned if report else None
+
+
+def _purity(codes: Codes, sizes: Sequence[int], evidence: Evidence) -> Figures:
+    if evidence.labels is None:
+        return [None] * (len(sizes) + 1)
+    return prefix_purity(codes, sizes, evidence.labels)
 
 
 def prefix_purity(codes: Codes, sizes: Sequence[int], labels: Sequence[str]) -> list[float | None]:
-    """Per depth from 0: how likely another item with the same prefix has the same label, as the
-    mean over items.
+    """Per depth from 0: the probability that another item with the same prefix has the same label,
+    averaged over items.
 
-    Depth 0 is the whole catalog: what chance gives. Items without label are left out, and at each
-    depth those that are alone with their prefix: they would be pure by being few. None where all
-    are."""
-    labelled = np.flatnonzero([bool(label) for label in labels])
-    _, label = np.unique(np.array(labels, dtype=object)[labelled].astype(str), return_inverse=True)
-    group = np.zeros(len(labelled), dtype=np.int64)
-    found = [_purity(group, label)]
+    Depth 0 is the whole catalog, the value by chance. Left out are items without a label, and at
+    each depth items whose prefix no other item has: they would be pure only because they are
+    alone. None if no item is left.
+    """
+    labeled = np.flatnonzero([bool(label) for label in labels])
+    names = np.array(labels, dtype=object)[labeled].astype(str)
+    _, label = np.unique(names, return_inverse=True)
+    purity = [_group_purity(np.zeros(len(labeled), dtype=np.int64), label)]
     for depth in range(1, len(sizes) + 1):
-        keys = Levels(tuple(sizes[:depth])).pack(codes[labelled, :depth])
+        keys = Levels(tuple(sizes[:depth])).pack(codes[labeled, :depth])
         _, group = np.unique(keys, return_inverse=True)
-        found.append(_purity(group, label))
-    return found
+        purity.append(_group_purity(group, label))
+    return purity
 
 
-def information(
+def _group_purity(group: NDArray[np.int64], label: NDArray[np.int64]) -> float | None:
+    group_and_label = group * (label.max(initial=0) + 1) + label
+    _, pair, counts = np.unique(group_and_label, return_inverse=True, return_counts=True)
+    others = np.bincount(group)[group] - 1
+    others_with_label = counts[pair] - 1
+    has_others = others > 0
+    if not has_others.any():
+        return None
+    return float((others_with_label[has_others] / others[has_others]).mean())
+
+
+def mutual_information(
     codes: Codes, steps: NDArray[np.int64], *, seed: int = 0
 ) -> tuple[list[float], list[float]]:
-    """Per level: mutual information, in bits, of an item's code and the next item's; and what
-    chance alone gives.
+    """Per level: mutual information, in bits, of an item's code and the next item's; and by chance.
 
     A finite sample shows information where there is none: the second number is that of the same
-    codes with the next items shuffled by the seed, and only what exceeds it counts. A codebook that
-    is chosen by this must be shown training events only."""
+    codes with the next items shuffled by the seed, and only the difference counts. If a codebook is
+    chosen by this figure, `steps` must be training events only.
+    """
     shuffled = np.random.default_rng(seed).permutation(steps[:, 1])
-    found, chance = [], []
+    information = []
+    by_chance = []
     for column in codes.T:
-        now = column[steps[:, 0]]
-        found.append(_mutual(now, column[steps[:, 1]]))
-        chance.append(_mutual(now, column[shuffled]))
-    return found, chance
+        current = column[steps[:, 0]]
+        information.append(_mutual_information(current, column[steps[:, 1]]))
+        by_chance.append(_mutual_information(current, column[shuffled]))
+    return information, by_chance
 
 
-def _neighbors(
-    bundle: Bundle, codes: Codes, vectors: Vectors | None, seed: int
-) -> Sequence[float | None]:
-    if vectors is not None:
-        kept: list[float] = neighbor_preservation(vectors, codes, bundle.codebook, seed=seed)[
-            "jaccard"
-        ]
-        return kept
-    return bundle.manifest.report.get("neighbors", {}).get("jaccard", [None] * bundle.space.levels)
-
-
-def _variance_left(bundle: Bundle, codes: Codes, vectors: Vectors | None) -> float | None:
-    if (
-        vectors is not None
-        and bundle.codebook is not None
-        and bundle.codebook.dim == vectors.shape[1]
-    ):
-        return variance_left(vectors, bundle.codebook, codes)[-1]
-    return bundle.manifest.report.get("variance_left_assigned")
-
-
-def _purity(group: NDArray[np.int64], label: NDArray[np.int64]) -> float | None:
-    _, pair, together = np.unique(
-        group * (label.max(initial=0) + 1) + label, return_inverse=True, return_counts=True
-    )
-    others = np.bincount(group)[group] - 1
-    company = others > 0
-    return (
-        float(((together[pair] - 1)[company] / others[company]).mean()) if company.any() else None
-    )
-
-
-def _mutual(one: NDArray[np.uint16], other: NDArray[np.uint16]) -> float:
-    _, pair = np.unique(one.astype(np.int64) << 16 | other, return_inverse=True)
-    return _entropy(one) + _entropy(other) - _entropy(pair)
+def _mutual_information(left: NDArray[np.uint16], right: NDArray[np.uint16]) -> float:
+    _, pair = np.unique(left.astype(np.int64) << 16 | right, return_inverse=True)
+    return _entropy(left) + _entropy(right) - _entropy(pair)
 
 
 def _entropy(values: NDArray[Any]) -> float:
-    return level_use(values[:, None], (int(values.max()) + 1,))[0]["entropy"]
+    return level_use(values[:, None], (int(values.max()) + 1,))[0].entropy

@@ -1,6 +1,6 @@
-"""What changed between two versions of a bundle, item by item."""
+"""Differences between two bundles, item by item."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,12 +13,12 @@ from sidtool.bundle.manifest import Manifest
 from sidtool.sid import Codes
 
 _NOT_COMPARED = ("objects", "identity", "items", "report", "created", "lineage", "change", "parent")
-"""Keys of a manifest that differ between any two versions, or that `diff` tells in another way."""
+"""Keys of a manifest that differ between any two versions, or that `Diff` shows in another field."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """An item whose SID is another one now; `depth` is the first level that differs, from 1."""
+    """An item whose SID changed; `depth` is the first level that differs, from 1."""
 
     item: str
     old: str
@@ -28,25 +28,25 @@ class Move:
 
 @dataclass(frozen=True)
 class Diff:
-    """What differs between two bundles, item by item; items come in the order of their SIDs."""
+    """Differences between two bundles; items are listed in the order of their SIDs."""
 
     same: bool
-    """whether the identities are equal"""
+    """The identities are equal."""
     added: tuple[str, ...]
     retired: tuple[str, ...]
-    """in both, and off the trie in the new one only"""
+    """Items of both bundles that are retired in the new one only."""
     gone: tuple[str, ...]
-    """alive in the old one, and not in the new one at all"""
+    """Active items of the old bundle that the new one does not contain."""
     restored: tuple[str, ...]
     moved: tuple[Move, ...]
     retitled: tuple[str, ...]
     kept: int
-    """items in both, retired ones included, with one SID"""
+    """Items of both bundles with the same SID, retired ones included."""
     drift: tuple[float | None, ...]
-    """each level of the old codebook: mean distance of a centroid from its namesake, in units of
-    the old centroids' RMS norm; None where the new one has no level of that shape"""
+    """Per level of the old codebook: the mean distance of a centroid from that of the same code, in
+    units of the old centroids' RMS norm; None if the new bundle has no level of that shape."""
     manifest: Mapping[str, tuple[Any, Any]]
-    """dotted key -> old and new value"""
+    """Dotted key -> old and new value."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -54,86 +54,91 @@ class Diff:
 
 
 def diff(old: Bundle, new: Bundle) -> Diff:
-    """Compare two bundles item by item. Codes are compared level by level, whatever the spaces."""
+    """Compare two bundles item by item; codes are compared level by level, whatever the sizes."""
     rows = new.items.rows(list(old.items.ids))
-    here = np.flatnonzero(rows >= 0)
-    there = rows[here]
-    fresh = np.ones(len(new.items), dtype=np.bool_)
-    fresh[there] = False
-    was, now = old.items.retired[here], new.items.retired[there]
-    depths = _first_difference(old.items.codes[here], new.items.codes[there])
-    places = np.flatnonzero(depths)
-    retitled = [
-        row
-        for row, other in zip(here.tolist(), there.tolist(), strict=True)
-        if old.items.title(row) != new.items.title(other)
-    ]
+    old_rows = np.flatnonzero(rows >= 0)  # of the common items
+    new_rows = rows[old_rows]
+    is_new = np.ones(len(new.items), dtype=np.bool_)
+    is_new[new_rows] = False
+    was_retired = old.items.retired[old_rows]
+    is_retired = new.items.retired[new_rows]
+    depths = _first_difference(old.items.codes[old_rows], new.items.codes[new_rows])
+    moved = np.flatnonzero(depths)
+    pairs = zip(old_rows.tolist(), new_rows.tolist(), strict=True)
+    retitled = [row for row, other in pairs if old.items.title(row) != new.items.title(other)]
     return Diff(
         same=old.identity == new.identity,
-        added=_ids(new.items, np.flatnonzero(fresh & ~new.items.retired)),
-        retired=_ids(old.items, here[~was & now]),
+        added=_ids(new.items, np.flatnonzero(is_new & ~new.items.retired)),
+        retired=_ids(old.items, old_rows[~was_retired & is_retired]),
         gone=_ids(old.items, np.flatnonzero((rows < 0) & ~old.items.retired)),
-        restored=_ids(old.items, here[was & ~now]),
+        restored=_ids(old.items, old_rows[was_retired & ~is_retired]),
         moved=tuple(
-            _move(old, new, int(here[at]), int(there[at]), int(depths[at])) for at in places
+            _move(old, new, int(old_rows[row]), int(new_rows[row]), int(depths[row]))
+            for row in moved
         ),
         retitled=_ids(old.items, retitled),
-        kept=len(here) - len(places),
+        kept=len(old_rows) - len(moved),
         drift=_drift(old, new),
         manifest=_changed(old.manifest, new.manifest),
     )
 
 
-def _ids(items: ItemMap, rows: Any) -> tuple[str, ...]:
+def _ids(items: ItemMap, rows: Iterable[Any]) -> tuple[str, ...]:
     return tuple(items.ids[int(row)] for row in rows)
 
 
-def _move(old: Bundle, new: Bundle, row: int, other: int, depth: int) -> Move:
-    before, after = old.space.spell(old.items.codes[row]), new.space.spell(new.items.codes[other])
-    return Move(old.items.ids[row], before, after, depth)
+def _move(old: Bundle, new: Bundle, old_row: int, new_row: int, depth: int) -> Move:
+    return Move(
+        old.items.ids[old_row],
+        old.space.spell(old.items.codes[old_row]),
+        new.space.spell(new.items.codes[new_row]),
+        depth,
+    )
 
 
 def _first_difference(old: Codes, new: Codes) -> NDArray[np.int64]:
-    """(n, levels), (n, levels) -> (n,) int64: the first level that differs, from 1; 0 where none
-    does."""
+    """(n, levels), (n, levels) -> (n,) int64: the first level that differs, from 1; 0 if none."""
     shared = min(old.shape[1], new.shape[1])
-    unlike = old[:, :shared] != new[:, :shared]
-    end = np.full(
-        (len(old), 1), old.shape[1] != new.shape[1]
-    )  # the deeper SID differs where the other one ends
-    unlike = np.concatenate([unlike, end], axis=1)
-    return np.where(unlike.any(axis=1), unlike.argmax(axis=1) + 1, 0).astype(np.int64)
+    differs = old[:, :shared] != new[:, :shared]
+    # SIDs of another depth differ where the shorter one ends
+    longer = np.full((len(old), 1), old.shape[1] != new.shape[1])
+    differs = np.concatenate([differs, longer], axis=1)
+    return np.where(differs.any(axis=1), differs.argmax(axis=1) + 1, 0).astype(np.int64)
 
 
 def _drift(old: Bundle, new: Bundle) -> tuple[float | None, ...]:
-    ours = old.codebook.levels if old.codebook else ()
-    theirs = new.codebook.levels if new.codebook else ()
+    old_levels = old.codebook.levels if old.codebook else ()
+    new_levels = new.codebook.levels if new.codebook else ()
     drift: list[float | None] = []
-    for level, centroids in enumerate(ours):
-        if level >= len(theirs) or theirs[level].shape != centroids.shape:
+    for level, centroids in enumerate(old_levels):
+        if level >= len(new_levels) or new_levels[level].shape != centroids.shape:
             drift.append(None)
             continue
-        far = np.linalg.norm(theirs[level].astype(np.float64) - centroids, axis=1).mean()
+        moves = new_levels[level].astype(np.float64) - centroids
+        distance = np.linalg.norm(moves, axis=1).mean()
         norm = np.sqrt(np.square(centroids, dtype=np.float64).sum(axis=1).mean())
-        drift.append(float(far / norm) if norm else float(far))
+        drift.append(float(distance / norm) if norm else float(distance))
     return tuple(drift)
 
 
 def _changed(old: Manifest, new: Manifest) -> dict[str, tuple[Any, Any]]:
-    before, after = (
-        _flat({k: v for k, v in m.to_json().items() if k not in _NOT_COMPARED}) for m in (old, new)
-    )
+    before = _comparable(old)
+    after = _comparable(new)
     keys = sorted(before.keys() | after.keys())
-    return {
-        key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)
-    }
+    pairs = {key: (before.get(key), after.get(key)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _comparable(manifest: Manifest) -> dict[str, Any]:
+    stored = manifest.to_json()
+    return _flat({key: value for key, value in stored.items() if key not in _NOT_COMPARED})
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping):
-            found |= _flat(item, f"{prefix}{key}.")
-        elif key != "probes":  # vectors: the weights' digests tell encoders apart
-            found[prefix + key] = item
-    return found
+            flat |= _flat(item, f"{prefix}{key}.")
+        elif key != "probes":  # vectors; the digests of the weights distinguish encoders
+            flat[prefix + key] = item
+    return flat

@@ -1,17 +1,63 @@
-"""From text to vectors and SIDs with the bundle's own encoder, for texts in the catalog or not.
-
-Knows that the encoder at hand must agree with the recipe; knows nothing of collisions: a code is
-the nearest one."""
+"""Texts or vectors -> SIDs, by the codebook of a bundle and the encoder named in its recipe."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.vector_files import read_vectors
 from sidtool.embed import Encoder, check_probes, embed
-from sidtool.errors import DataError, RefusedError
+from sidtool.errors import DataError, RefusedError, UsageError
+from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Codes, Vectors
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The SID of one text or vector, and the active items with that SID.
+
+    In a bundle with an appended collision level the SID lacks its last code, and the items are all
+    whose SID starts with it.
+    """
+
+    text: str
+    """The text, or the number of the vector."""
+    sid: str
+    codes: tuple[int, ...]
+    items: tuple[str, ...]
+
+
+def encode(
+    bundle: Bundle,
+    texts: Sequence[str] = (),
+    *,
+    embeddings: Sequence[Path] = (),
+    model: str | None = None,
+    trust_remote_code: bool = False,
+) -> list[Encoding]:
+    """Encode texts, or the vectors in files of `embeddings` (one per source that was fused).
+
+    The codes are the nearest ones: collisions are not resolved. Arguments and errors are those of
+    `embed_texts` and `read_sources`.
+    """
+    if embeddings:
+        vectors = read_sources(bundle, embeddings)
+        texts = [str(row) for row in range(len(vectors))]
+        codes = bundle.encode(vectors)
+    else:
+        codes = encode_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
+    return [_encoding(bundle, text, row) for text, row in zip(texts, codes, strict=True)]
+
+
+def _encoding(bundle: Bundle, text: str, codes: Codes) -> Encoding:
+    prefix = tuple(codes.tolist())
+    items = bundle.items
+    active = [row for row in range(*items.rows_under(prefix)) if not items.retired[row]]
+    ids = tuple(items.ids[row] for row in active)
+    return Encoding(text, bundle.space.spell(prefix), prefix, ids)
 
 
 def embed_texts(
@@ -22,16 +68,13 @@ def embed_texts(
     trust_remote_code: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Vectors:
-    """n texts -> (n, dim) float32, by the bundle's own encoder. `model` is where it lies now, if it
-    moved.
+    """n texts -> (n, dim) float32, by the encoder of the bundle's recipe.
 
-    Raises RefusedError if the bundle has no codebook or its vectors came from elsewhere,
-    CompatibilityError if the encoder's probe vectors differ from the recipe's, DataError on an
-    empty text."""
-    if bundle.codebook is None:
-        raise RefusedError(
-            f"bundle {bundle.manifest.name!r} is a map without a codebook: it cannot encode"
-        )
+    `model` is its present location, if it moved. Raises RefusedError if the bundle has no codebook
+    or was built from given vectors, CompatibilityError if the encoder's probe vectors differ from
+    the recipe's, DataError for an empty text.
+    """
+    require_codebook(bundle)
     recipe = (bundle.manifest.recipe or {}).get("encoder", {})
     if "model" not in recipe:
         raise RefusedError(
@@ -40,10 +83,9 @@ def embed_texts(
         )
     if not all(text.strip() for text in texts):
         raise DataError("an empty text has no semantic ID")
-    known = {field.name: recipe[field.name] for field in fields(Encoder) if field.name in recipe}
-    encoder = replace(
-        Encoder(**known), trust_remote_code=trust_remote_code, model=model or known["model"]
-    )
+    names = {field.name for field in fields(Encoder)}
+    recorded = Encoder(**{name: value for name, value in recipe.items() if name in names})
+    encoder = replace(recorded, model=model or recorded.model, trust_remote_code=trust_remote_code)
     check_probes(encoder, recipe)
     with TemporaryDirectory() as cache:
         vectors, _ = embed(texts, encoder, cache=Path(cache), progress=progress)
@@ -58,6 +100,42 @@ def encode_texts(
     trust_remote_code: bool = False,
 ) -> Codes:
     """n texts -> (n, codebook levels) codes; arguments and errors are those of `embed_texts`."""
-    return bundle.encode(
-        embed_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
-    )
+    vectors = embed_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
+    return bundle.encode(vectors)
+
+
+def read_sources(
+    bundle: Bundle, paths: Sequence[Path], ids: Sequence[str] | None = None
+) -> Vectors:
+    """One file of vectors per source that a bundle was built from -> (n, sum of dims).
+
+    Raises RefusedError if the bundle has no codebook, UsageError if the number of files, their
+    widths or their lengths do not fit.
+    """
+    dims = require_codebook(bundle).dims
+    sources = [read_vectors(path, ids) for path in paths]
+    widths = tuple(vectors.shape[1] for vectors in sources)
+    if widths != dims:
+        raise UsageError(
+            f"the given vectors have {_join(widths)} dimensions, bundle "
+            f"{bundle.manifest.name!r} was built from {_join(dims)}",
+            hint="give --embeddings once per source, in the order of build-codebook",
+        )
+    lengths = [len(vectors) for vectors in sources]
+    if len(set(lengths)) > 1:
+        raise UsageError(f"the files of vectors have {_join(lengths)} rows")
+    return np.concatenate(sources, axis=1)
+
+
+def require_codebook(bundle: Bundle) -> Codebook:
+    """The codebook of a bundle. Raises RefusedError if it has none."""
+    if bundle.codebook is None:
+        raise RefusedError(
+            f"bundle {bundle.manifest.name!r} is a map without a codebook: it cannot encode",
+            hint="build-codebook makes a bundle that can",
+        )
+    return bundle.codebook
+
+
+def _join(numbers: Sequence[int]) -> str:
+    return " and ".join(map(str, numbers))

@@ -1,8 +1,4 @@
-"""From sources of vectors, and from people, to what is quantized: fused vectors, pairs of items,
-and what is recorded.
-
-Knows which signal enters where; how pairs are counted, fused or learned from is told in their own
-rooms."""
+"""What a codebook is fitted to: vectors of one or several sources, fused, and item co-occurrence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,87 +6,94 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sidtool.build.ppmi import factors, ppmi
 from sidtool.data.cooccurrence import Cooccurrence, count_cooccurrence
 from sidtool.data.splits import Split
 from sidtool.data.vectors import VectorSource
 from sidtool.errors import DataError, UsageError
 from sidtool.quantize.contrastive import Pairs
-from sidtool.quantize.fusion import Blend, Fusion, fuse, join_signal, join_sources
-from sidtool.quantize.ppmi import factors, ppmi
+from sidtool.quantize.fusion import Fusion, FusionOptions, add_collaborative, fuse, fuse_sources
+from sidtool.quantize.mlp import Arrays
 from sidtool.sid import Vectors
 
-Way = Literal["fused", "contrastive", "both"]
-"""How co-occurrence enters: as a part of every vector, as a loss of the method, or as both."""
+Collaborative = Literal["fused", "contrastive", "both"]
+"""How co-occurrence enters: as part of every vector, as a loss of the method, or both."""
 
 
 @dataclass(frozen=True)
-class Material:
+class QuantizerInput:
     """What a codebook is fitted to."""
 
     vectors: VectorSource
-    """(n, width): fused, where anything is."""
+    """(n, width), fused if there is a fusion."""
     fusion: Fusion | None = None
+    fusion_arrays: Arrays = field(default_factory=dict)
     pairs: Pairs | None = None
-    """Rows that occur together, for a method that learns from them."""
+    """Pairs of co-occurring rows, for a method with a contrastive loss."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """What the recipe records beside the codebook's own facts: of the training part alone."""
+    """Recorded in the recipe: describes the training part only."""
     source: Mapping[str, Any] = field(default_factory=dict)
-    """What is recorded outside the identity: the split, with what it holds out."""
+    """Recorded outside the identity: the split, with what it holds out."""
 
 
-def material(
+def quantizer_input(
     ids: Sequence[str],
     sources: Sequence[Vectors | VectorSource],
     *,
     weights: Sequence[float] = (),
-    blend: Blend,
+    options: FusionOptions,
     split: Split | None = None,
-    signal: Way = "fused",
+    collaborative: Collaborative = "fused",
     seed: int = 0,
-) -> Material:
-    """What the items `ids` are quantized by: `sources` of (n, dim_i) vectors, and the training
-    events of a split.
+) -> QuantizerInput:
+    """The vectors of the items `ids`: `sources` of (n, dim_i) vectors, and co-occurrence in the
+    training part of a split.
 
-    One source and nothing else passes as it is; what is fused is held in memory. Raises DataError
-    if rows and items differ or no two items occur together, UsageError for weights that do not fit
-    or a memory that is too little."""
+    One source alone is not changed; fused vectors are held in memory. Raises DataError if the
+    numbers of vectors and items differ or no two items co-occur, UsageError for wrong weights or
+    too small a memory limit.
+    """
     for vectors in sources:
         if len(vectors) != len(ids):
             raise DataError(f"{len(vectors)} vectors for {len(ids)} items")
     if split is None:
-        return _fused(sources, weights, blend, None, seed)
-    pairs = count_cooccurrence(split, ids, window=blend.window, decay=blend.decay)
-    fused_pairs = None if signal == "contrastive" else pairs
-    given = _fused(sources, weights, blend, fused_pairs, seed)
+        return _fuse(sources, weights, options, None, seed)
+    cooccurrence = count_cooccurrence(split, ids, window=options.window, decay=options.decay)
+    fused = None if collaborative == "contrastive" else cooccurrence
     return replace(
-        given,
-        pairs=None if signal == "fused" else Pairs.of(pairs.counts),
-        recipe={"signal": {"way": signal, **asdict(pairs.record)}},
+        _fuse(sources, weights, options, fused, seed),
+        pairs=None if collaborative == "fused" else Pairs.of(cooccurrence.counts),
+        recipe={"collaborative": {"mode": collaborative, **asdict(cooccurrence.record)}},
         source={"split": split.reference.to_json()},
     )
 
 
-def _fused(
+def _fuse(
     sources: Sequence[Vectors | VectorSource],
     weights: Sequence[float],
-    blend: Blend,
+    options: FusionOptions,
     cooccurrence: Cooccurrence | None,
     seed: int,
-) -> Material:
-    if cooccurrence is None and len(sources) == 1 and blend.text_dim is None:
-        return Material(VectorSource.of(sources[0]))
-    arrays = [_whole(VectorSource.of(vectors)) for vectors in sources]
-    fusion, joined = join_sources(arrays, weights, blend), np.concatenate(arrays, axis=1)
+) -> QuantizerInput:
+    if cooccurrence is None and len(sources) == 1 and options.text_dim is None:
+        return QuantizerInput(VectorSource.of(sources[0]))
+    whole = [_all_vectors(VectorSource.of(vectors)) for vectors in sources]
+    joined = np.concatenate(whole, axis=1)
+    fusion, arrays = fuse_sources(whole, weights, options.text_dim)
     if cooccurrence is None:
-        return Material(VectorSource.of(fuse(fusion.arrays, fusion.facts, joined)), fusion)
-    signal = factors(ppmi(cooccurrence.counts), blend.signal_dim, seed)
-    fusion, fused = join_signal(fusion, joined, signal, cooccurrence.events, blend)
-    return Material(VectorSource.of(fused), fusion)
+        fused = fuse(arrays, fusion, joined)
+    else:
+        vectors = factors(ppmi(cooccurrence.counts), options.collaborative_dim, seed)
+        fusion, arrays, fused = add_collaborative(
+            fusion, arrays, joined, vectors, cooccurrence.events, options
+        )
+    return QuantizerInput(VectorSource.of(fused), fusion, arrays)
 
 
-def _whole(source: VectorSource) -> Vectors:
+def _all_vectors(source: VectorSource) -> Vectors:
     if source.limit < len(source):
         raise UsageError(
-            f"{len(source)} vectors are fused in memory, and {source.limit} fit the budget given"
+            f"{len(source)} vectors are fused in memory, and the memory limit holds {source.limit}",
+            hint="a larger --memory",
         )
     return source.all()

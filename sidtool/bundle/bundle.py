@@ -21,7 +21,7 @@ from sidtool.bundle.zarr_group import new_zip, open_group, write_group
 from sidtool.bundle.zips import is_zip
 from sidtool.errors import IntegrityError, RefusedError, UsageError
 from sidtool.output import new_dir
-from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.quantize.collisions import Policy
 from sidtool.sid import Codes, SidSpace, Vectors
 
@@ -68,7 +68,7 @@ class Bundle:
         """
         recipe = provenance.get("recipe")
         if codebook is not None:
-            quantizer = {"method": codebook.method, "parameters": dict(codebook.parameters)}
+            quantizer = {"method": codebook.method, "parameters": codebook.params.to_json()}
             recipe = {**(recipe or {}), "quantizer": quantizer}
         fields: Provenance = {"change": BuildChange(len(items)), **provenance, "recipe": recipe}
         manifest = Manifest(
@@ -159,7 +159,7 @@ class Bundle:
                 for name in names
                 if name.startswith(encoder)
             },
-            parameters=quantizer["parameters"],
+            params=QuantizerParams.from_json(quantizer["parameters"]),
         )
 
     @cached_property

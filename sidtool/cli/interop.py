@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from sidtool.interop.minionerec import Keys
 from sidtool.sid import LETTERS, Levels
 
 if TYPE_CHECKING:
+    from sidtool.build.compare import BundleFigures
     from sidtool.bundle import Bundle
     from sidtool.data.items import Items
     from sidtool.interop.convert import CatalogFile
@@ -155,37 +156,30 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Lay bundles of one catalog side by side."""
-    from sidtool.build.compare import Evidence, common_ids, describe, steps_between
-    from sidtool.data.interactions import read_interactions
+    from sidtool.build.compare import compare_bundles
     from sidtool.registry.references import open_bundle
 
     if field is not None and items is None:
-        raise UsageError(
-            "--field names a column of a catalog, and none is given", hint="--items ITEMS"
-        )
+        raise UsageError("--field requires --items")
     if items is not None and field is None and embeddings is None:
-        raise UsageError(
-            "--items says nothing alone", hint="--field COLUMN, or --embeddings of its rows"
-        )
+        raise UsageError("--items requires --field or --embeddings")
     opened = [open_bundle(bundle) for bundle in bundles]
-    ids = common_ids(opened)
-    catalog = _read_catalog(items, id_column, title_column, field)
-    evidence = Evidence(
-        ids,
-        vectors=_vectors(embeddings, catalog, ids) if embeddings is not None else None,
-        labels=_labels(catalog, field, ids) if catalog is not None and field is not None else None,
-        steps=steps_between(read_interactions(interactions), ids)
-        if interactions is not None
-        else None,
+    figures = compare_bundles(
+        opened,
+        embeddings=embeddings,
+        items=_read_catalog(items, id_column, title_column, field),
+        field=field,
+        interactions=interactions,
+        seed=seed,
     )
-    found = [
-        {"bundle": bundle, **describe(each, evidence, seed=seed)}
-        for bundle, each in zip(bundles, opened, strict=True)
-    ]
     if json:
-        say_json({"items": len(ids), "bundles": found})
+        values = [
+            {"bundle": bundle, **each.to_json()}
+            for bundle, each in zip(bundles, figures, strict=True)
+        ]
+        say_json({"items": figures[0].items, "bundles": values})
     else:
-        _say_comparison(found)
+        _say_comparison(bundles, figures)
 
 
 def _read_catalog(
@@ -207,106 +201,49 @@ def _read_catalog(
         )
 
 
-def _vectors(path: Path, catalog: "Items | None", ids: tuple[str, ...]) -> Any:
-    """Vectors of these ids. Rows without ids of their own follow the catalog, so it must be given."""
-    from sidtool.data.vector_files import read_vectors
-
-    if catalog is None and not _has_ids(path):
-        raise UsageError(
-            f"{path} does not say whose vectors it holds", hint="--items ITEMS, or vectors with ids"
-        )
-    if catalog is None:
-        return read_vectors(path, ids)
-    rows = _rows_of(catalog, ids)
-    return read_vectors(path, catalog.ids)[rows]
-
-
-def _has_ids(path: Path) -> bool:
-    beside = (path.with_suffix(".ids.txt"), path.with_suffix(".ids.json"), path / "ids")
-    return path.suffix in (".parquet", ".pq") or any(each.exists() for each in beside)
-
-
-def _labels(catalog: "Items", field: str, ids: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(catalog.fields[field][row] for row in _rows_of(catalog, ids))
-
-
-def _rows_of(catalog: "Items", ids: tuple[str, ...]) -> list[int]:
-    rows = {item: row for row, item in enumerate(catalog.ids)}
-    if missing := [item for item in ids if item not in rows]:
-        raise UsageError(
-            f"the catalog lacks {len(missing)} of {len(ids)} items (first: {missing[0]!r})"
-        )
-    return [rows[item] for item in ids]
-
-
-def _say_comparison(found: list[dict[str, Any]]) -> None:
+def _say_comparison(bundles: list[str], figures: "list[BundleFigures]") -> None:
     rows = []
-    for each in found:
-        before, after = each["collisions"]["before"], each["collisions"]["after"]
-        rows.append(
-            (
-                each["bundle"],
-                each["method"] or "none",
-                "x".join(map(str, each["sizes"])),
-                each["items"],
-                before["items"] if before else "-",
-                after["items"],
-                *(
-                    "-" if each[key] is None else each[key]
-                    for key in ("moved", "variance_left", "seconds")
-                ),
-            )
+    lines = []
+    for bundle, each in zip(bundles, figures, strict=True):
+        cells = (
+            each.before.items if each.before else None,
+            each.after.items,
+            each.reassigned,
+            each.residual_variance,
+            each.seconds,
         )
-    columns = [
-        "bundle",
-        "method",
-        "codes",
-        "items",
-        "collide before",
-        "after",
-        "moved",
-        "variance left",
-        "seconds",
-    ]
-    say_table(columns, rows)
+        sizes = "x".join(map(str, each.sizes))
+        rows.append((bundle, each.method or "none", sizes, each.items, *map(_cell, cells)))
+        for letter, level in zip(LETTERS, each.levels, strict=False):
+            values = level.to_json()
+            lines.append((bundle, letter, *(_cell(values[name]) for name in LEVEL_COLUMNS)))
+    columns = ["collide before", "after", "reassigned", "residual variance", "seconds"]
+    say_table(["bundle", "method", "levels", "items", *columns], rows)
     say("")
-    names = (
-        "size",
-        "used",
-        "entropy",
-        "perplexity",
-        "gini",
-        "neighbors",
-        "purity",
-        "bits",
-        "bits_by_chance",
-    )
-    lines = [
-        (
-            each["bundle"],
-            LETTERS[level],
-            *("-" if use[name] is None else use[name] for name in names),
-        )
-        for each in found
-        for level, use in enumerate(each["levels"])
-    ]
-    columns = [
-        "codes",
-        "in use",
-        "entropy",
-        "perplexity",
-        "gini",
-        "neighbors kept",
-        "purity",
-        "bits",
-        "by chance",
-    ]
-    say_table(["bundle", "level", *columns], lines)
-    chance = found[0]["purity_by_chance"]
+    say_table(["bundle", "level", *LEVEL_COLUMNS.values()], lines)
+    chance = figures[0].purity_by_chance
     say(
-        "neighbors kept: Jaccard@20 of embedding and SID-prefix neighbors, down to that level",
-        "purity: how likely another item with that prefix has the same label"
+        "neighbors: Jaccard@20 of embedding and SID-prefix neighbors, down to that level",
+        "purity: probability that another item with that prefix has the same label"
         + (f" (by chance {chance:.4f})" if chance is not None else ""),
-        "bits: mutual information of an item's code and the next item's, and what shuffled "
-        "items give",
+        "information: mutual information (bits) of the codes of an item and of the next one; by "
+        "chance: with shuffled next items",
     )
+
+
+LEVEL_COLUMNS = {
+    "size": "codes",
+    "utilization": "utilization",
+    "entropy": "entropy",
+    "perplexity": "perplexity",
+    "gini": "gini",
+    "neighbors": "neighbors",
+    "purity": "purity",
+    "mutual_information": "information",
+    "mutual_information_by_chance": "by chance",
+}
+"""Columns of the table of levels, by the JSON key of their figure."""
+
+
+def _cell(value: float | None) -> float | str:
+    return "-" if value is None else value

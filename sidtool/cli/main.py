@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from sidtool.cli import (
+    bundles,
     codebook,
     evaluate,
     interop,
@@ -37,10 +38,10 @@ app = typer.Typer(
 PANELS = {
     "Tokenizer": (
         codebook.build_codebook,
-        codebook.inspect,
-        codebook.verify,
-        codebook.encode,
-        codebook.decode,
+        bundles.inspect,
+        bundles.verify,
+        bundles.encode,
+        bundles.decode,
         interop.compare,
         interop.import_,
         interop.export,

@@ -1,18 +1,18 @@
-"""Vectors -> codebook and codes: how a semantic ID is made.
-
-Knows vectors, centroids and codes; knows nothing of where vectors come from or where codebooks are
-kept. Encoding and decoding need numpy only."""
+"""Vectors -> codebook and codes: fitting a quantizer, resolving collisions. Encoding needs numpy
+only."""
 
 from collections.abc import Callable, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sidtool.data.vectors import VectorSource
 from sidtool.errors import UsageError
 from sidtool.quantize import fsq, pq, rqkmeans, rqvae
 from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.contrastive import Pairs
 from sidtool.sid import Levels, Vectors
 
+Method = Literal["rq-kmeans", "rq-kmeans+", "rq-vae", "pq", "opq", "fsq"]
 METHODS: dict[str, Callable[..., Codebook]] = {
     "rq-kmeans": rqkmeans.fit,
     "rq-kmeans+": rqvae.fit_warm,
@@ -21,8 +21,33 @@ METHODS: dict[str, Callable[..., Codebook]] = {
     "opq": pq.fit_rotated,
     "fsq": fsq.fit,
 }
-"""How a codebook is fitted, by the name that a user gives: each takes what `fit` takes, and options
-of its own."""
+"""The function that fits a codebook, by method: each takes what `fit` takes, and its own options."""
+
+
+def check_method(method: str, options: dict[str, Any]) -> None:
+    """Raise UsageError unless the method exists and has these options, with values of their types."""
+    if method not in METHODS:
+        raise UsageError(f"there is no method {method!r}", hint=f"choose from {', '.join(METHODS)}")
+    types = option_types(method)
+    for name, value in options.items():
+        if name not in types:
+            raise UsageError(
+                f"method {method} has no option {name!r}", hint=f"choose from {', '.join(types)}"
+            )
+        if type(value) not in (types[name], *get_args(types[name])):
+            raise UsageError(f"option {name} of method {method} cannot be {value!r}")
+
+
+def option_types(method: str) -> dict[str, Any]:
+    """The options of a method that users set, with their types."""
+    parameters = signature(METHODS[method]).parameters.values()
+    arguments = ("vectors", "sizes", "seed", "progress", "pairs")
+    return {p.name: p.annotation for p in parameters if p.name not in arguments}
+
+
+def supports_pairs(method: str) -> bool:
+    """Whether a method has a contrastive loss on pairs of co-occurring items."""
+    return "pairs" in signature(METHODS[method]).parameters
 
 
 def fit(
@@ -32,22 +57,18 @@ def fit(
     method: str = "rq-kmeans",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    pairs: Pairs | None = None,
     **options: Any,
 ) -> Codebook:
     """A codebook with `sizes[l]` codes at level l, fitted to (n, dim) float32 embeddings.
 
-    `options` are keyword arguments of the method's own function, among them `normalize` (scale
-    every vector to length 1 first) for all. The same seed and vectors give the same codebook.
-    Raises UsageError if the method, an option or a size makes no sense, DataError if a value is not
-    finite or there are fewer distinct vectors than codes in a level."""
-    if method not in METHODS:
-        raise UsageError(f"there is no method {method!r}", hint=f"choose from {', '.join(METHODS)}")
+    `options` are keyword arguments of the method's function, among them `normalize` (scale every
+    vector to length 1 first) for all. The same seed and vectors give the same codebook. Raises
+    UsageError for an unknown method, option or level size, DataError if a value is not finite or
+    there are fewer distinct vectors than codes in a level.
+    """
+    check_method(method, options)
     Levels(tuple(sizes))
-    known = [
-        name for name in signature(METHODS[method]).parameters if name not in ("vectors", "sizes")
-    ]
-    if unknown := sorted(set(options) - set(known)):
-        raise UsageError(
-            f"method {method} has no option {unknown[0]!r}", hint=f"choose from {', '.join(known)}"
-        )
+    if pairs is not None:
+        options["pairs"] = pairs
     return METHODS[method](vectors, sizes, seed=seed, progress=progress, **options)

@@ -1,7 +1,7 @@
-"""Autoencoders with a quantizer in the middle, trained in torch and handed over as numpy arrays.
+"""Autoencoders with a quantizer between encoder and decoder, trained in torch, stored as numpy arrays.
 
-Knows networks and gradients; knows nothing of items. Only the methods that train import this:
-encoding needs no torch."""
+Imported only to fit such a codebook: encoding needs no torch.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from sidtool.sid import Vectors
 
 COMMITMENT = 0.25
 BATCH = 512
-RATE = 1e-3
+LEARNING_RATE = 1e-3
 WARM_UP = 0.1
-"""Share of the epochs that pass without the quantizer, so that there is something to cluster."""
+"""Share of the epochs without the quantizer, so that there are clusters to start from."""
 
 Quantize = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""(batch, width) latents -> quantized latents that let gradients through, and a loss."""
+"""(batch, width) latents -> quantized latents with straight-through gradients, and a loss."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What brings embeddings to mean 0 and standard deviation 1, over all dimensions alike."""
+    """A shift and factor that bring embeddings to mean 0 and standard deviation 1 over all values."""
 
     mean: NDArray[np.float32]
     deviation: float
@@ -44,55 +44,61 @@ class Scale:
 
 
 class Autoencoder(nn.Module):
-    """Two perceptrons; with `skip` each only corrects what goes in, and starts by correcting
-    nothing."""
+    """Two perceptrons; with `skip` each adds its input to its output and starts as the identity."""
 
     def __init__(self, widths: Sequence[int], *, skip: bool = False, bound: bool = False) -> None:
         super().__init__()
-        self.encoder, self.decoder = perceptron(widths), perceptron(widths[::-1])
-        self.skip, self.bound = skip, bound
-        for last in (self.encoder[-1], self.decoder[-1]) if skip else ():
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        self.encoder = perceptron(widths)
+        self.decoder = perceptron(widths[::-1])
+        self.skip = skip
+        self.bound = bound
+        if skip:
+            for last in (self.encoder[-1], self.decoder[-1]):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
 
     def encode(self, rows: Tensor) -> Tensor:
         """(batch, dim) -> (batch, width)."""
-        latent = self.encoder(rows) + rows if self.skip else self.encoder(rows)
+        latent = self.encoder(rows)
+        if self.skip:
+            latent = latent + rows
         return torch.tanh(latent) if self.bound else latent
 
     def decode(self, latent: Tensor) -> Tensor:
         """(batch, width) -> (batch, dim)."""
-        return self.decoder(latent) + latent if self.skip else self.decoder(latent)
+        rows = self.decoder(latent)
+        return rows + latent if self.skip else rows
 
     def arrays(self, scale: Scale) -> dict[str, NDArray[np.float32]]:
-        """Both networks as `network.forward` reads them, for embeddings that are not scaled."""
-        nothing = np.float32(0)
-        if (
-            self.skip
-        ):  # the space of the centroids is the embeddings' own, and a correction has no mean
-            inward = _layers("in", self.encoder, scale, scale.deviation, nothing)
-            return inward | _layers("out", self.decoder, scale, scale.deviation, nothing)
-        inward = _layers("in", self.encoder, scale, 1.0, nothing)
-        return inward | _layers("out", self.decoder, None, scale.deviation, scale.mean)
+        """Both networks as `mlp.forward` reads them, for embeddings that are not scaled."""
+        zero = np.float32(0)
+        if self.skip:
+            # centroids lie in the space of the unscaled embeddings, and corrections have no mean
+            encoder = _layers("in", self.encoder, scale, scale.deviation, zero)
+            decoder = _layers("out", self.decoder, scale, scale.deviation, zero)
+        else:
+            encoder = _layers("in", self.encoder, scale, 1.0, zero)
+            decoder = _layers("out", self.decoder, None, scale.deviation, scale.mean)
+        return encoder | decoder
 
 
 def perceptron(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers of those widths with max(x, 0) between them."""
+    """Linear layers of the given widths with max(x, 0) between them."""
     layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ReLU()]
+    for width_in, width_out in pairwise(widths):
+        layers += [nn.Linear(width_in, width_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
 def _layers(
-    direction: str,
+    name: str,
     network: nn.Sequential,
     scale: Scale | None,
     factor: float,
     shift: NDArray[np.float32] | np.float32,
 ) -> dict[str, NDArray[np.float32]]:
-    """Weights as arrays; the first layer scales what goes in, the last one what comes out
-    (`factor`, `shift`)."""
+    """Weights as arrays. The first layer applies `scale` to the input, the last one `factor` and
+    `shift` to the output."""
     linear = [layer for layer in network if isinstance(layer, nn.Linear)]
     weights = [layer.weight.detach().double().numpy().T.copy() for layer in linear]  # (from, to)
     biases = [layer.bias.detach().double().numpy().copy() for layer in linear]
@@ -103,51 +109,44 @@ def _layers(
     biases[-1] = biases[-1] * factor + shift
     arrays = {}
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        arrays[f"{direction}_{layer}_weight"] = weight.astype(np.float32)
-        arrays[f"{direction}_{layer}_bias"] = bias.astype(np.float32)
+        arrays[f"{name}_{layer}_weight"] = weight.astype(np.float32)
+        arrays[f"{name}_{layer}_bias"] = bias.astype(np.float32)
     return arrays
 
 
 class ResidualQuantizer(nn.Module):
-    """Nearest centroids of residuals, learned by gradient or, with `ema`, as decayed means of what
-    they are given.
+    """Nearest centroids of residuals; the centroids learn by gradient.
 
-    With `progressive` a row keeps its first r levels in training, r drawn anew each time (PLUM):
-    prefixes mean more."""
+    With `progressive` a row keeps only its first r levels in training, r drawn anew each time
+    (PLUM): prefixes become more informative.
+    """
 
-    def __init__(
-        self, levels: Sequence[Vectors], ema: float | None = None, *, progressive: bool = False
-    ) -> None:
+    def __init__(self, levels: Sequence[Vectors], *, progressive: bool = False) -> None:
         super().__init__()
         self.progressive = progressive
-        self.levels = nn.ParameterList(
-            nn.Parameter(torch.from_numpy(x.copy()), ema is None) for x in levels
-        )
-        self.ema = ema
-        self.counts = [torch.ones(len(level)) for level in levels]
-        self.used = [torch.zeros(len(level), dtype=torch.bool) for level in levels]
-        self.residuals: list[Tensor] = [torch.empty(0)] * len(levels)
+        self.levels = nn.ParameterList(nn.Parameter(torch.from_numpy(x.copy())) for x in levels)
+        self._used = [torch.zeros(len(level), dtype=torch.bool) for level in levels]
+        self._residuals: list[Tensor] = [torch.empty(0)] * len(levels)
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Straight-through quantized latents, and the codebook and commitment losses of all levels."""
-        residual, loss, quantized = latent, latent.new_zeros(()), torch.zeros_like(latent)
-        kept = self._kept(latent)
+        """Straight-through quantized latents, and codebook and commitment losses of all levels."""
+        residual = latent
+        loss = latent.new_zeros(())
+        quantized = torch.zeros_like(latent)
+        depth = self._depth(latent)
         for level, centroids in enumerate(self.levels):
             with torch.no_grad():
                 codes = (centroids.square().sum(dim=1) - 2 * residual @ centroids.T).argmin(dim=1)
-                self.used[level][codes] = True
-                self.residuals[level] = residual.detach()
+                self._used[level][codes] = True
+                self._residuals[level] = residual.detach()
             chosen = centroids[codes]
             loss = loss + COMMITMENT * _error(residual, chosen.detach())
-            if self.ema is None:
-                loss = loss + _error(chosen, residual.detach())
-            elif self.training:
-                self._follow(level, codes, residual.detach())
+            loss = loss + _error(chosen, residual.detach())
             residual = residual - chosen.detach()
-            quantized = quantized + chosen * (kept > level)
+            quantized = quantized + chosen * (depth > level)
         return latent + (quantized - latent).detach(), loss
 
-    def _kept(self, latent: Tensor) -> Tensor:
+    def _depth(self, latent: Tensor) -> Tensor:
         """(batch, 1): how many levels each row keeps."""
         levels = len(self.levels)
         if self.progressive and self.training:
@@ -155,24 +154,13 @@ class ResidualQuantizer(nn.Module):
         return torch.full((len(latent), 1), levels)
 
     @torch.no_grad()
-    def _follow(self, level: int, codes: Tensor, residual: Tensor) -> None:
-        assert self.ema is not None
-        centroids, counts = self.levels[level], self.counts[level]
-        fresh = torch.zeros_like(counts).index_add_(0, codes, torch.ones(len(codes)))
-        sums = torch.zeros_like(centroids).index_add_(0, codes, residual)
-        updated = self.ema * counts + (1 - self.ema) * fresh
-        moved = self.ema * counts[:, None] * centroids + (1 - self.ema) * sums
-        centroids.copy_(moved / updated[:, None].clamp_min(1e-6))
-        self.counts[level] = updated
-
-    @torch.no_grad()
     def revive(self, generator: torch.Generator) -> None:
-        """Codes that an epoch left unused start anew at residuals of its last batch."""
-        for level, used in enumerate(self.used):
-            dead = torch.nonzero(~used)[:, 0]
-            rows = torch.randint(len(self.residuals[level]), (len(dead),), generator=generator)
-            self.levels[level][dead] = self.residuals[level][rows]
-            self.counts[level][dead] = 1
+        """Restart codes that an epoch left unused at residuals of its last batch."""
+        for level, used in enumerate(self._used):
+            unused = torch.nonzero(~used)[:, 0]
+            residuals = self._residuals[level]
+            rows = torch.randint(len(residuals), (len(unused),), generator=generator)
+            self.levels[level][unused] = residuals[rows]
             used.fill_(False)
 
 
@@ -191,27 +179,21 @@ def train(
     contrast: Contrast | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Train in place on scaled (n, dim) rows; without a quantizer the latents pass as they are.
+    """Train in place on scaled (n, dim) rows; without a quantizer latents are not quantized.
 
-    `contrast` gives scaled rows of pairs, whose quantized latents are drawn together beside.
+    `contrast` adds a contrastive loss on the quantized latents of co-occurring items.
     """
     generator = torch.Generator().manual_seed(seed)
     data = torch.from_numpy(rows)
-    learned = [*model.parameters()]
+    weights = [*model.parameters()]
     if isinstance(quantizer, nn.Module):
-        learned += [weight for weight in quantizer.parameters() if weight.requires_grad]
+        weights += quantizer.parameters()
     steps = epochs * -(-len(data) // BATCH)
-    optimizer = torch.optim.AdamW(learned, lr=RATE, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     for epoch in range(epochs):
         for batch in torch.randperm(len(data), generator=generator).split(BATCH):
-            drawn_together = (
-                _contrast(model, quantizer, contrast) if contrast and quantizer else 0.0
-            )
-            latent = model.encode(data[batch])
-            quantized, loss = (latent, 0.0) if quantizer is None else quantizer(latent)
-            loss = loss + drawn_together
-            loss = loss + _error(model.decode(quantized), data[batch])
+            loss = _loss(model, data[batch], quantizer, contrast)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -222,10 +204,22 @@ def train(
             progress(epoch + 1, epochs)
 
 
-def _contrast(model: Autoencoder, quantizer: nn.Module | Quantize, contrast: Contrast) -> Tensor:
-    items, rows = contrast.draw()
-    quantized, _ = quantizer(model.encode(torch.from_numpy(rows)))
-    return contrast.weight * info_nce(quantized, items)
+def _loss(
+    model: Autoencoder,
+    batch: Tensor,
+    quantizer: nn.Module | Quantize | None,
+    contrast: Contrast | None,
+) -> Tensor:
+    """Quantization, contrastive and reconstruction loss of (batch, dim) rows."""
+    contrastive: Tensor | float = 0.0
+    if contrast is not None and quantizer is not None:
+        items, paired_rows = contrast.draw()
+        paired, _ = quantizer(model.encode(torch.from_numpy(paired_rows)))
+        contrastive = contrast.weight * info_nce(paired, items)
+    latent = model.encode(batch)
+    quantized, loss = (latent, 0.0) if quantizer is None else quantizer(latent)
+    loss = loss + contrastive
+    return loss + _error(model.decode(quantized), batch)
 
 
 def latents(model: Autoencoder, rows: Vectors) -> Vectors:

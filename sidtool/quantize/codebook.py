@@ -1,38 +1,78 @@
-"""The codebook: centroids level by level, and how a vector becomes codes and codes become a vector
-again.
+"""The codebook: centroids of every level, and the conversion of vectors to codes and back.
 
-Knows vectors and codes; knows nothing of items, of how the centroids were found, or of collisions.
-Needs numpy only, so a bundle encodes without a deep-learning stack."""
+Needs numpy only, so a bundle encodes without a deep-learning stack.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError
 from sidtool.quantize.fusion import Fusion, fuse
-from sidtool.quantize.mlp import BLOCK, by_blocks, forward, has, padded, unit
+from sidtool.quantize.mlp import BLOCK, Arrays, by_blocks, forward, has, padded, unit
 from sidtool.sid import Codes, Vectors
 
 
 @dataclass(frozen=True)
-class Codebook:
-    """Centroids of a residual codebook; a SID is the nearest centroid at each level, of what
-    earlier levels leave.
+class QuantizerParams:
+    """What encoding and decoding need beside the arrays, and a record of the fit."""
 
-    `levels[l]` is (K_l, width) float32. `encoder` holds the arrays of the networks that turn an
-    embedding into the space of the centroids and back (empty where that is the embedding space
-    itself), `parameters` the JSON facts of the fit. Every method is this one machine: product
-    quantization has centroids that are zero outside their part of the space, and a grid is a set of
-    centroids."""
+    dim: int | None = None
+    """Width of the (fused) vectors that the codebook was fitted to; None: that of the centroids."""
+    normalize: bool = False
+    """Vectors are scaled to length 1."""
+    skip: bool = False
+    """Each network's input is added to its output."""
+    bound: Literal["tanh"] | None = None
+    """Function applied to the output of the network "in"."""
+    fusion: Fusion | None = None
+    """How several sources of vectors are fused."""
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the fit (seed, sample size, epochs ...): recorded, never read by encoding."""
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object; parameters that are not used are left out."""
+        value = dict(self.fit)
+        for name in ("dim", "normalize", "skip", "bound"):
+            if setting := getattr(self, name):
+                value[name] = setting
+        if self.fusion is not None:
+            value["fusion"] = self.fusion.to_json()
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "QuantizerParams":
+        """The parameters that `to_json` stored; other keys are kept in `fit`."""
+        rest = dict(value)
+        fusion = rest.pop("fusion", None)
+        return cls(
+            dim=rest.pop("dim", None),
+            normalize=rest.pop("normalize", False),
+            skip=rest.pop("skip", False),
+            bound=rest.pop("bound", None),
+            fusion=None if fusion is None else Fusion.from_json(fusion),
+            fit=rest,
+        )
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """A residual codebook: the code of a level is the centroid nearest to what earlier levels leave.
+
+    `levels[l]` is (K_l, width) float32. `encoder` holds the networks that map an embedding to the
+    space of the centroids and back; it is empty if that is the embedding space. Every method fits
+    this class: product quantization has centroids that are zero outside their part of the space,
+    and a grid is a set of centroids.
+    """
 
     method: str
     levels: tuple[Vectors, ...]
-    encoder: Mapping[str, NDArray[Any]]
-    parameters: Mapping[str, Any]
+    encoder: Arrays
+    params: QuantizerParams = field(default_factory=QuantizerParams)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -46,10 +86,11 @@ class Codebook:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Width of each source of vectors that `encode` takes side by side; one, unless several
-        were fused."""
-        fusion = self.parameters.get("fusion")
-        return tuple(source["dim"] for source in fusion["sources"]) if fusion else (self._inner,)
+        """Width of each source of vectors that `encode` takes side by side."""
+        fusion = self.params.fusion
+        if fusion is None:
+            return (self._fitted_dim,)
+        return tuple(source.dim for source in fusion.sources)
 
     @property
     def dim(self) -> int:
@@ -57,86 +98,85 @@ class Codebook:
         return sum(self.dims)
 
     @property
-    def _inner(self) -> int:
-        """Width of the vectors that it was fitted to."""
-        return int(self.parameters.get("dim", self.width))
+    def _fitted_dim(self) -> int:
+        return self.width if self.params.dim is None else self.params.dim
 
-    def behind(self, fusion: Fusion) -> "Codebook":
-        """This codebook of fused vectors as one of their sources, which it fuses itself."""
-        parameters = {**self.parameters, "dim": self._inner, "fusion": fusion.facts}
-        return Codebook(self.method, self.levels, {**self.encoder, **fusion.arrays}, parameters)
+    def with_fusion(self, fusion: Fusion, arrays: Arrays) -> "Codebook":
+        """This codebook of fused vectors as one that fuses their sources itself."""
+        params = replace(self.params, dim=self._fitted_dim, fusion=fusion)
+        return replace(self, encoder={**self.encoder, **arrays}, params=params)
 
     def transform(self, vectors: Vectors) -> Vectors:
         """(n, dim) embeddings -> (n, width) float32 in the space of the centroids.
 
-        In this order, as far as `parameters` and `encoder` have them: sources fused (`fusion`),
-        scaled to length 1 (`normalize`), through the network "in", added to what went into it
-        (`skip`), bounded (`bound`: "tanh"), zeros appended up to `width`. Raises DataError if the
-        width is another or a value is not finite."""
+        The steps, as far as `params` and `encoder` have them: fuse the sources, scale to length 1,
+        apply the network "in", add its input (`skip`), bound it, append zeros up to `width`. Raises
+        DataError if the width is wrong or a value is not finite.
+        """
         vectors = self.prepare(vectors)
-        if self.width == self._inner and not has(self.encoder, "in"):
+        if self.width == self._fitted_dim and not has(self.encoder, "in"):
             return vectors
 
-        def inward(block: Vectors) -> Vectors:
-            inner = forward(self.encoder, "in", block)
-            inner = inner + block if self.parameters.get("skip") else inner
-            return np.tanh(inner) if self.parameters.get("bound") == "tanh" else inner
+        def to_latent(block: Vectors) -> Vectors:
+            latent = forward(self.encoder, "in", block)
+            if self.params.skip:
+                latent = latent + block
+            return np.tanh(latent) if self.params.bound == "tanh" else latent
 
-        return by_blocks(inward, vectors, self.width)
+        return by_blocks(to_latent, vectors, self.width)
 
     def prepare(self, vectors: Vectors) -> Vectors:
-        """(n, dim) embeddings as `reconstruct` gives them back: checked, fused, and of length 1, as
-        far as wanted."""
-        vectors = checked(vectors, self.dim)
-        if fusion := self.parameters.get("fusion"):
-            vectors = fuse(self.encoder, fusion, vectors)
-        return unit(vectors) if self.parameters.get("normalize") else vectors
+        """(n, dim) embeddings -> the vectors that `reconstruct` approximates: checked, fused and
+        scaled to length 1 as far as `params` say so."""
+        vectors = _checked(vectors, self.dim)
+        if self.params.fusion is not None:
+            vectors = fuse(self.encoder, self.params.fusion, vectors)
+        return unit(vectors) if self.params.normalize else vectors
 
     def reconstruct(self, codes: Codes) -> Vectors:
-        """(n, depth) codes, or prefixes -> float32 embeddings as `prepare` gives them, through the
-        network "out"."""
+        """(n, depth) codes, or prefixes -> float32 approximations of `prepare`d embeddings."""
         latent = self.decode(codes)
         if not has(self.encoder, "out"):
-            return latent[:, : self._inner]
+            return latent[:, : self._fitted_dim]
         latent = latent[:, : len(self.encoder["out_0_weight"])]
-        found = forward(self.encoder, "out", latent)
-        return found + latent if self.parameters.get("skip") else found
+        vectors = forward(self.encoder, "out", latent)
+        return vectors + latent if self.params.skip else vectors
 
     def encode(self, vectors: Vectors) -> Codes:
-        """(n, dim) embeddings -> (n, levels) uint16 raw codes: at each level the centroid nearest
-        to the residual.
+        """(n, dim) embeddings -> (n, levels) uint16 codes: per level the centroid nearest to the
+        residual.
 
-        The codes of a row do not depend on the rows beside it. Of equally near centroids the lowest
-        code wins. Raises DataError if the width is another or a value is not finite."""
+        The codes of a row do not depend on other rows. Of equally near centroids the lowest code
+        wins. Raises DataError if the width is wrong or a value is not finite.
+        """
         codes = np.empty((len(vectors), len(self.levels)), dtype=np.uint16)
         for start in range(0, len(vectors), BLOCK):
-            rows = checked(vectors[start : start + BLOCK], self.dim)
-            codes[start : start + BLOCK] = self._fused.codes(self.transform(padded(rows)))[
-                : len(rows)
-            ]
+            rows = _checked(vectors[start : start + BLOCK], self.dim)
+            block = self._stacked.codes(self.transform(padded(rows)))
+            codes[start : start + BLOCK] = block[: len(rows)]
         return codes
 
     def decode(self, codes: Codes) -> Vectors:
-        """(n, depth) codes -> (n, width) float32: the sum of their centroids; `depth` may be that
-        of a prefix."""
+        """(n, depth) codes, or prefixes -> (n, width) float32: the sum of their centroids."""
         total = np.zeros((len(codes), self.width), dtype=np.float32)
         for level, column in zip(self.levels, codes.T, strict=False):
             total += level[column]
         return total
 
     @cached_property
-    def _fused(self) -> "_Fused":
-        return _Fused.of(self.levels)
+    def _stacked(self) -> "_StackedLevels":
+        return _StackedLevels.of(self.levels)
 
 
 @dataclass(frozen=True)
-class _Fused:
+class _StackedLevels:
     """Sequential residual codes from one matrix product.
 
     The residual of a row x at level l is x - sum_j C_j[c_j], so its nearest centroid maximizes
-    x.C_l[k] - |C_l[k]|^2 / 2 - sum_j C_j[c_j].C_l[k]: the first term is one product with all levels
-    stacked, the last one comes from small tables. The first level is centerd before, since an
-    offset common to all vectors would eat the digits that separate them."""
+    x.C_l[k] - |C_l[k]|^2 / 2 - sum_j C_j[c_j].C_l[k]. The first term is one product with all levels
+    stacked, the last one comes from a small table. The first level is centered before: an offset
+    common to all vectors would cost the digits that separate them.
+    """
 
     center: NDArray[np.float32]
     """(width,) float32: the mean of the first level's centroids."""
@@ -145,10 +185,10 @@ class _Fused:
     bias: NDArray[np.float32]
     """(sum K_l,) float32: half the squared norms."""
     starts: tuple[int, ...]
-    """Where each level's columns start, and their end."""
+    """(levels + 1): the first column of each level, and the end."""
 
     @classmethod
-    def of(cls, levels: tuple[Vectors, ...]) -> "_Fused":
+    def of(cls, levels: tuple[Vectors, ...]) -> "_StackedLevels":
         center = levels[0].mean(axis=0, dtype=np.float64)
         stacked = np.concatenate([levels[0] - center, *levels[1:]]).astype(np.float32)
         bias = 0.5 * np.square(stacked, dtype=np.float64).sum(axis=1)
@@ -161,8 +201,8 @@ class _Fused:
         )
 
     @cached_property
-    def crossed(self) -> NDArray[np.float32]:
-        """(sum K_l, sum K_l) float32: products of all centroids with each other."""
+    def products(self) -> NDArray[np.float32]:
+        """(sum K_l, sum K_l) float32: inner products of all centroids."""
         return self.stacked.T @ self.stacked
 
     def codes(self, block: Vectors) -> Codes:
@@ -170,29 +210,24 @@ class _Fused:
         scores = (block - self.center) @ self.stacked - self.bias  # (n, sum K_l)
         codes = np.empty((len(block), len(self.starts) - 1), dtype=np.uint16)
         for level, (start, stop) in enumerate(zip(self.starts[:-1], self.starts[1:], strict=True)):
-            own = scores[:, start:stop]
+            level_scores = scores[:, start:stop]
             for earlier in range(level):
-                own -= self.crossed[
-                    self.starts[earlier] + codes[:, earlier].astype(np.intp), start:stop
-                ]
-            codes[:, level] = own.argmax(axis=1)
+                chosen = self.starts[earlier] + codes[:, earlier].astype(np.intp)
+                level_scores -= self.products[chosen, start:stop]
+            codes[:, level] = level_scores.argmax(axis=1)
         return codes
 
 
-def checked(vectors: Vectors, dim: int | None = None) -> Vectors:
-    """The vectors as (n, dim) float32. Raises DataError unless they are two-dimensional, `dim` wide
-    and finite."""
+def _checked(vectors: Vectors, dim: int) -> Vectors:
+    """The vectors as float32. Raises DataError unless they are (n, dim) and finite."""
     vectors = np.asarray(vectors, dtype=np.float32)
-    if vectors.ndim != 2 or (dim is not None and vectors.shape[1] != dim):
-        raise DataError(
-            f"vectors have shape {vectors.shape}, expected (n, {'dim' if dim is None else dim})"
-        )
+    if vectors.ndim != 2 or vectors.shape[1] != dim:
+        raise DataError(f"vectors have shape {vectors.shape}, expected (n, {dim})")
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         raise DataError(
             f"{np.count_nonzero(~finite)} of {len(vectors)} vectors hold values that are not "
-            "finite, "
-            f"first in row {int(finite.argmin())}",
+            f"finite, first in row {int(finite.argmin())}",
             hint="half-precision encoders overflow: embed in float32 or bfloat16",
         )
     return vectors

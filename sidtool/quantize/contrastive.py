@@ -1,7 +1,4 @@
-"""A loss that draws together the codes of items that people meet together (PLUM, LETTER).
-
-Knows pairs of rows and quantized latents; knows nothing of people or of how latents are quantized.
-"""
+"""A contrastive loss that pulls the codes of co-occurring items together (PLUM, LETTER)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,45 +14,46 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PAIRS = 128
-"""Pairs a step: each is told from all others of the step."""
+"""Pairs per step: each is contrasted with all others of the step."""
 TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Items that occur together, drawn as often as they do."""
+    """Pairs of co-occurring items, drawn in proportion to their weights."""
 
     left: NDArray[np.int64]
-    """(m,) rows of the vectors."""
+    """(m,) item indices."""
     right: NDArray[np.int64]
     cumulated: NDArray[np.float64]
-    """(m,) running sums of the pairs' weights."""
+    """(m,) cumulative sums of the pairs' weights."""
 
     @classmethod
     def of(cls, counts: Any) -> "Pairs":
-        """The pairs of a symmetric (n, n) CSR of weights, each once a direction."""
-        found = counts.tocoo()
+        """The pairs of a symmetric (n, n) CSR matrix of weights, in both directions."""
+        pairs = counts.tocoo()
         return cls(
-            found.row.astype(np.int64),
-            found.col.astype(np.int64),
-            np.cumsum(found.data, dtype=np.float64),
+            pairs.row.astype(np.int64),
+            pairs.col.astype(np.int64),
+            np.cumsum(pairs.data, dtype=np.float64),
         )
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """(2 * PAIRS,): the left rows of pairs drawn by weight, then the right ones."""
-        at = np.searchsorted(self.cumulated, rng.random(PAIRS) * self.cumulated[-1], side="right")
-        at = np.minimum(at, len(self.left) - 1)
-        return np.concatenate([self.left[at], self.right[at]])
+        """(2 * PAIRS,): the left items of pairs drawn by weight, then the right ones."""
+        target = rng.random(PAIRS) * self.cumulated[-1]
+        drawn = np.searchsorted(self.cumulated, target, side="right")
+        drawn = np.minimum(drawn, len(self.left) - 1)
+        return np.concatenate([self.left[drawn], self.right[drawn]])
 
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """What training draws pairs from."""
+    """Where training draws pairs from, and how much their loss counts."""
 
     pairs: Pairs
     source: VectorSource
     prepare: Callable[[Vectors], Vectors]
-    """Embeddings -> rows as training sees them."""
+    """Embeddings -> rows as the network takes them."""
     weight: float
     rng: np.random.Generator
 
@@ -66,23 +64,25 @@ class Contrast:
 
 
 def info_nce(quantized: "Tensor", items: NDArray[np.int64]) -> "Tensor":
-    """(2b, width) quantized latents, the left halves of b pairs before the right ones -> the mean
-    loss.
+    """The mean InfoNCE loss (van den Oord et al. 2018) of b pairs, in both directions.
 
-    Each item must find its partner among the others' partners, in both directions (van den Oord et
-    al. 2018). An item that is itself the partner asked for, or the one that asks, is no negative.
+    `quantized` is (2b, width), the left items before the right ones; `items` (2b,) are their
+    indices. An item that equals the positive or the anchor is not used as a negative.
     """
     import torch
     from torch.nn import functional
 
     left, right = functional.normalize(quantized, dim=1).chunk(2)
-    alike = left @ right.T / TEMPERATURE  # (b, b)
-    first, second = torch.from_numpy(items).chunk(2)
-    wanted = torch.arange(len(first))
+    similarity = left @ right.T / TEMPERATURE  # (b, b)
+    left_items, right_items = torch.from_numpy(items).chunk(2)
+    positives = torch.arange(len(left_items))
 
-    def asked(scores: "Tensor", own: "Tensor", others: "Tensor") -> "Tensor":
-        same = (others[None, :] == others[:, None]) | (own[:, None] == others[None, :])
-        same.fill_diagonal_(False)
-        return functional.cross_entropy(scores.masked_fill(same, -torch.inf), wanted)
+    def one_direction(scores: "Tensor", anchors: "Tensor", others: "Tensor") -> "Tensor":
+        equals_positive = others[None, :] == others[:, None]
+        equals_anchor = anchors[:, None] == others[None, :]
+        excluded = (equals_positive | equals_anchor).fill_diagonal_(False)
+        return functional.cross_entropy(scores.masked_fill(excluded, -torch.inf), positives)
 
-    return (asked(alike, first, second) + asked(alike.T, second, first)) / 2
+    forward = one_direction(similarity, left_items, right_items)
+    backward = one_direction(similarity.T, right_items, left_items)
+    return (forward + backward) / 2

@@ -1,7 +1,8 @@
 """Finite scalar quantization: codes are the cells of a fixed grid (Mentzer et al. 2023).
 
-Knows grids and training plans; knows nothing of items. Each level has a few latent dimensions of
-its own, cut into equal cells between -1 and 1; an autoencoder learns what to put there."""
+Each level has a few latent dimensions, cut into equal cells between -1 and 1; an autoencoder learns
+the latents.
+"""
 
 from collections.abc import Sequence
 from math import log, prod
@@ -9,13 +10,13 @@ from math import log, prod
 import numpy as np
 
 from sidtool.data.vectors import VectorSource
-from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.quantize.kmeans import Progress, training_rows
 from sidtool.quantize.rqvae import HIDDEN
 from sidtool.sid import Vectors
 
 CELLS = 5
-"""About how many cells a dimension has: fewer than this lose too much."""
+"""Approximate cells per dimension: fewer lose too much."""
 
 
 def fit(
@@ -27,46 +28,40 @@ def fit(
     epochs: int = 100,
     progress: Progress | None = None,
 ) -> Codebook:
-    """An autoencoder of (n, dim) float32 embeddings over a grid whose level l has `sizes[l]` cells.
+    """An autoencoder of (n, dim) float32 embeddings over a grid with `sizes[l]` cells at level l.
 
     Raises DataError as residual k-means does.
     """
     import torch
 
-    from sidtool.quantize import autoencoder as auto
+    from sidtool.quantize.autoencoder import Autoencoder, Scale, train
 
     rows = training_rows(vectors, sizes, np.random.default_rng(seed), normalize)
-    scale = auto.Scale.of(rows)
+    dim = int(rows.shape[1])
+    scale = Scale.of(rows)
     rows = scale.apply(rows)
-    cells = [cuts(size) for size in sizes]
-    per_dimension = torch.tensor([count for level in cells for count in level], dtype=torch.float32)
+    cells = [cells_per_dimension(size) for size in sizes]
+    cell_counts = torch.tensor([count for level in cells for count in level], dtype=torch.float32)
 
     def round_to_grid(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        cell = ((latent + 1) / 2 * per_dimension).floor().clamp_min(0).minimum(per_dimension - 1)
-        return latent + ((2 * cell + 1) / per_dimension - 1 - latent).detach(), latent.new_zeros(())
+        cell = ((latent + 1) / 2 * cell_counts).floor().clamp_min(0).minimum(cell_counts - 1)
+        center = (2 * cell + 1) / cell_counts - 1
+        straight_through = latent + (center - latent).detach()
+        return straight_through, latent.new_zeros(())
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = auto.Autoencoder((rows.shape[1], *HIDDEN, len(per_dimension)), bound=True)
-        auto.train(model, rows, round_to_grid, epochs=epochs, seed=seed, progress=progress)
-    facts = {
-        "seed": seed,
-        "normalize": normalize,
-        "sample": len(rows),
-        "dim": int(rows.shape[1]),
-        "bound": "tanh",
-    }
-    return Codebook(
-        "fsq",
-        tuple(_grids(cells)),
-        model.arrays(scale),
-        {**facts, "epochs": epochs, "cells": cells},
-    )
+        model = Autoencoder((dim, *HIDDEN, len(cell_counts)), bound=True)
+        train(model, rows, round_to_grid, epochs=epochs, seed=seed, progress=progress)
+    record = {"seed": seed, "sample": len(rows), "epochs": epochs, "cells": cells}
+    params = QuantizerParams(dim=dim, normalize=normalize, bound="tanh", fit=record)
+    return Codebook("fsq", tuple(_grids(cells)), model.arrays(scale), params)
 
 
-def cuts(size: int) -> list[int]:
+def cells_per_dimension(size: int) -> list[int]:
     """How a level of `size` cells is cut along its dimensions: 256 -> [8, 8, 4]."""
-    primes, rest = [], size
+    primes = []
+    rest = size
     for divisor in range(2, size + 1):
         while rest % divisor == 0:
             primes.append(divisor)
@@ -78,16 +73,15 @@ def cuts(size: int) -> list[int]:
 
 
 def _grids(cells: Sequence[Sequence[int]]) -> list[Vectors]:
-    """Per level the centers of its cells, (size, all dimensions), zero in the dimensions of other
-    levels."""
-    levels, start = [], 0
+    """Per level the centers of its cells, (size, all dimensions), zero in other levels' dimensions."""
+    levels = []
+    start = 0
     width = sum(len(counts) for counts in cells)
     for counts in cells:
-        places = np.stack(
-            np.unravel_index(np.arange(prod(counts)), counts), axis=1
-        )  # (size, own dimensions)
-        grid = np.zeros((len(places), width), dtype=np.float32)
-        grid[:, start : start + len(counts)] = (2 * places + 1) / np.array(counts) - 1
+        coordinates = np.unravel_index(np.arange(prod(counts)), counts)
+        cell = np.stack(coordinates, axis=1)  # (size, dimensions of the level)
+        grid = np.zeros((len(cell), width), dtype=np.float32)
+        grid[:, start : start + len(counts)] = (2 * cell + 1) / np.array(counts) - 1
         levels.append(grid)
         start += len(counts)
     return levels

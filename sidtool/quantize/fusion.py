@@ -1,13 +1,12 @@
-"""One vector of several: unit-norm sources side by side, each scaled by the root of its share of
-the squared norm.
+"""Fusion of several sources of vectors (text, image, collaborative) into one vector per item.
 
-Knows sources (embeddings of texts, of images), shares and arrays; knows nothing of codebooks or
-items. A collaborative signal is a source that new items lack: it is predicted from the others by a
-stored ridge regression, and a known item has a blend of its own signal and the prediction. Fusing
-needs numpy only."""
+Each source has unit norm and is scaled by the square root of its weight, so weights are shares of
+the squared norm. Collaborative vectors exist only for items with events: a stored ridge regression
+predicts them from the other sources, and an item with events gets a mixture of both.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from math import sqrt
 from typing import Any
 
@@ -16,184 +15,235 @@ from numpy.typing import NDArray
 
 from sidtool.errors import UsageError
 from sidtool.quantize.mlp import Arrays, by_blocks, forward, has, unit
-from sidtool.quantize.ppmi import signed
 from sidtool.sid import Vectors
 
 CHUNK = 8192
+COLLABORATIVE = "collaborative"
+"""Name of the network that predicts collaborative vectors."""
 
 
 @dataclass(frozen=True)
-class Blend:
-    """How sources and a collaborative signal make one vector. Raises UsageError for a value that
-    makes no sense."""
+class FusionOptions:
+    """How sources and collaborative vectors are made and fused. Raises UsageError for values out of
+    range."""
 
     text_dim: int | None = None
-    """Principal components that are kept of each source; all of it where None."""
-    signal_dim: int = 64
+    """Principal components kept of each source; None: all dimensions."""
+    collaborative_dim: int = 64
     """Width of the collaborative vectors."""
-    signal_weight: float = 0.5
-    """Their share of the squared norm; the sources have the rest."""
+    collaborative_weight: float = 0.5
+    """Their share of the squared norm; the other sources have the rest."""
     window: int = 5
-    """Events of a user that co-occur lie at most this far apart."""
+    """Two events of a user co-occur if they are at most this far apart."""
     decay: float = 0.85
-    """How much less a pair counts for each event between."""
+    """Factor on the weight of a pair for each event between the two."""
     prior: float = 2.0
-    """An item with c training events is c / (c + prior) its own signal, and for the rest what its
-    texts predict."""
+    """An item with c training events has c / (c + prior) of its own collaborative vector, and the
+    rest of the predicted one."""
     ridge: float = 1.0
-    """Penalty of the regression, in units of the mean variance of what it predicts from."""
+    """Penalty of the regression, in units of the mean variance of its inputs."""
 
     def __post_init__(self) -> None:
-        for name in ("text_dim", "signal_dim", "window"):
-            value = getattr(self, name)
-            if not (name == "text_dim" and value is None) and (type(value) is not int or value < 1):
-                raise UsageError(f"option {name} is a whole number from 1 on, not {value!r}")
-        ranges = {
-            "signal_weight": (0, 1),
-            "decay": (0, 1),
-            "prior": (0, np.inf),
-            "ridge": (0, np.inf),
+        text_dim = 1 if self.text_dim is None else self.text_dim
+        sizes = {
+            "text_dim": text_dim,
+            "collaborative_dim": self.collaborative_dim,
+            "window": self.window,
         }
-        for name, (low, high) in ranges.items():
+        for name, value in sizes.items():
+            if type(value) is not int or value < 1:
+                raise UsageError(f"option {name} must be a whole number from 1, not {value!r}")
+        for name in ("collaborative_weight", "decay", "prior", "ridge"):
             value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not low <= value <= high
-            ):
-                raise UsageError(f"option {name} is a number from {low} to {high}, not {value!r}")
-        if not 0 < self.signal_weight < 1 or not self.decay:
+            if type(value) not in (int, float) or not value >= 0:
+                raise UsageError(f"option {name} must be a number from 0, not {value!r}")
+        if not 0 < self.collaborative_weight < 1 or not 0 < self.decay <= 1:
             raise UsageError(
-                f"signal_weight {self.signal_weight} and decay {self.decay} must lie above 0, "
-                "weight below 1"
+                f"option collaborative_weight ({self.collaborative_weight}) must lie between 0 and "
+                f"1, and decay ({self.decay}) above 0 and at most 1"
             )
 
 
-BLEND = tuple(field.name for field in fields(Blend))
-"""The names of its options."""
+@dataclass(frozen=True)
+class FusedSource:
+    """One source of a fusion."""
+
+    dim: int
+    """Width of the source's vectors."""
+    width: int
+    """Width of its part of the fused vector."""
+    weight: float
+    """Its share of the squared norm."""
+
+
+@dataclass(frozen=True)
+class CollaborativePart:
+    """The collaborative part of a fusion."""
+
+    dim: int
+    weight: float
+    warm_items: int
+    """Items with a collaborative vector of their own."""
+    prior: float
+    ridge: float
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """What fuses, as a bundle stores it.
+    """The parts of a fused vector, in order.
 
-    `sources` says of each its `dim`, its `width` in the fused vector, and its `weight`; `signal`,
-    where there is one, what was blended in. Arrays by name: "source0_0_weight" ... projects the
-    first source, "signal_0_weight" ... predicts the signal from all sources."""
+    The networks that go with it are arrays by name (see `quantize.mlp`): "source0" projects the
+    first source, "collaborative" predicts the collaborative part from all sources.
+    """
 
-    sources: tuple[Mapping[str, Any], ...]
-    arrays: Arrays
-    signal: Mapping[str, Any] | None = None
+    sources: tuple[FusedSource, ...]
+    collaborative: CollaborativePart | None = None
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """JSON facts, from which and from the arrays `fuse` works."""
-        facts: dict[str, Any] = {"sources": [dict(source) for source in self.sources]}
-        return facts | ({"signal": dict(self.signal)} if self.signal is not None else {})
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object stored in a bundle."""
+        value: dict[str, Any] = {"sources": [asdict(source) for source in self.sources]}
+        if self.collaborative is not None:
+            value["collaborative"] = asdict(self.collaborative)
+        return value
 
-
-def fuse(arrays: Arrays, facts: Mapping[str, Any], vectors: Vectors) -> Vectors:
-    """(n, sum of dims) sources side by side -> (n, fused width) float32, the signal predicted where
-    there is one."""
-    sources = facts["sources"]
-    width = sum(source["width"] for source in sources)
-    width += arrays["signal_0_bias"].shape[0] if has(arrays, "signal") else 0
-
-    def block(rows: Vectors) -> Vectors:
-        parts, start = [], 0
-        for at, source in enumerate(sources):
-            own = unit(rows[:, start : start + source["dim"]])
-            parts.append(
-                unit(forward(arrays, f"source{at}", own)) * np.float32(sqrt(source["weight"]))
-            )
-            start += source["dim"]
-        known = np.concatenate(parts, axis=1)
-        predicted = [forward(arrays, "signal", known)] if has(arrays, "signal") else []
-        return np.concatenate([known, *predicted], axis=1)
-
-    return by_blocks(block, vectors, width)
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Fusion":
+        """The fusion that `to_json` stored."""
+        collaborative = value.get("collaborative")
+        return cls(
+            tuple(FusedSource(**source) for source in value["sources"]),
+            None if collaborative is None else CollaborativePart(**collaborative),
+        )
 
 
-def join_sources(
-    sources: Sequence[Vectors], weights: Sequence[float] = (), blend: Blend | None = None
-) -> Fusion:
-    """The fusion of sources of (n, dim_i) vectors, whose weights (all equal if none are given) are
-    made to add up to 1.
+def fuse(arrays: Arrays, fusion: Fusion, vectors: Vectors) -> Vectors:
+    """(n, sum of dims) sources side by side -> (n, fused width) float32.
 
-    Raises UsageError if the weights are not as many as the sources, or not positive.
+    The collaborative part, if there is one, is predicted for every row.
+    """
+    width = sum(source.width for source in fusion.sources)
+    if has(arrays, COLLABORATIVE):
+        width += len(arrays[f"{COLLABORATIVE}_0_bias"])
+
+    def fuse_block(rows: Vectors) -> Vectors:
+        parts = []
+        start = 0
+        for number, source in enumerate(fusion.sources):
+            vectors_of_source = unit(rows[:, start : start + source.dim])
+            projected = unit(forward(arrays, f"source{number}", vectors_of_source))
+            parts.append(projected * np.float32(sqrt(source.weight)))
+            start += source.dim
+        sources = np.concatenate(parts, axis=1)
+        if not has(arrays, COLLABORATIVE):
+            return sources
+        return np.concatenate([sources, forward(arrays, COLLABORATIVE, sources)], axis=1)
+
+    return by_blocks(fuse_block, vectors, width)
+
+
+def fuse_sources(
+    sources: Sequence[Vectors], weights: Sequence[float] = (), text_dim: int | None = None
+) -> tuple[Fusion, dict[str, NDArray[Any]]]:
+    """The fusion of sources of (n, dim_i) vectors, and its arrays.
+
+    Weights (equal if none are given) are scaled to add up to 1. Sources wider than `text_dim` are
+    projected to their principal components. Raises UsageError if there are not as many positive
+    weights as sources.
     """
     shares = np.array(weights or [1.0] * len(sources), dtype=np.float64)
     if len(shares) != len(sources) or not (shares > 0).all() or not np.isfinite(shares).all():
         raise UsageError(
-            f"{len(sources)} sources of vectors take as many positive weights, not {list(weights)}"
+            f"{len(sources)} sources of vectors need {len(sources)} positive weights, not "
+            f"{list(weights)}"
         )
     shares = shares / shares.sum()
     arrays: dict[str, NDArray[Any]] = {}
-    told = []
-    for at, (source, share) in enumerate(zip(sources, shares.tolist(), strict=True)):
-        dim = width = int(source.shape[1])
-        if blend and blend.text_dim is not None and blend.text_dim < dim:
-            width = blend.text_dim
-            arrays |= _principal(f"source{at}", source, width)
-        told.append({"dim": dim, "width": width, "weight": share})
-    return Fusion(tuple(told), arrays)
+    fused = []
+    for number, (source, share) in enumerate(zip(sources, shares.tolist(), strict=True)):
+        dim = int(source.shape[1])
+        width = dim
+        if text_dim is not None and text_dim < dim:
+            width = text_dim
+            arrays |= _principal_axes(f"source{number}", source, width)
+        fused.append(FusedSource(dim, width, share))
+    return Fusion(tuple(fused)), arrays
 
 
-def join_signal(
-    fusion: Fusion, vectors: Vectors, signal: Vectors, events: NDArray[np.int64], blend: Blend
-) -> tuple[Fusion, Vectors]:
-    """Sources and a collaborative signal -> their fusion, and the (n, fused width) vectors of the
-    items that it knows.
+def add_collaborative(
+    fusion: Fusion,
+    arrays: Arrays,
+    vectors: Vectors,
+    collaborative: Vectors,
+    events: NDArray[np.int64],
+    options: FusionOptions,
+) -> tuple[Fusion, dict[str, NDArray[Any]], Vectors]:
+    """Add collaborative vectors to a fusion -> fusion, arrays, and (n, width) fused vectors.
 
-    `vectors` is (n, sum of dims), `signal` (n, signal_dim) of any length, zero for an item without
-    one, and `events` (n,) says how much each is to be trusted. The ridge regression with intercept
-    is fitted in closed form on the items that have a signal. An item's signal part is trust * its
-    own + (1 - trust) * the prediction, and is not brought to a length: it is the expected signal,
-    and the centroid nearest to an expectation is the one nearest on average."""
-    share = blend.signal_weight
+    `vectors` is (n, sum of dims); `collaborative` is (n, collaborative_dim), zero for items without
+    one; `events` (n,) is the number of training events of each item. The ridge regression with
+    intercept is fitted in closed form on the items that have a collaborative vector. The mixture of
+    own and predicted vector is not scaled to unit norm: it is the expected collaborative vector,
+    and the centroid nearest to an expectation is the one nearest on average.
+    """
+    share = options.collaborative_weight
     sources = tuple(
-        {**source, "weight": source["weight"] * (1 - share)} for source in fusion.sources
+        FusedSource(source.dim, source.width, source.weight * (1 - share))
+        for source in fusion.sources
     )
-    known = fuse(fusion.arrays, {"sources": sources}, vectors)
-    own = unit(signal) * np.float32(sqrt(share))
-    has_own = signal.any(axis=1)
-    trust = np.where(has_own, events / np.maximum(events + blend.prior, 1e-9), 0).astype(
-        np.float32
-    )[:, None]
-    arrays = {**fusion.arrays, **_ridge(known[has_own], own[has_own], blend.ridge)}
-    told = {"dim": int(signal.shape[1]), "weight": share, "warm_items": int(has_own.sum())}
-    told |= {"prior": float(blend.prior), "ridge": float(blend.ridge)}
-    joined = Fusion(sources, arrays, told)
-    fused = fuse(arrays, joined.facts, vectors)
-    width = known.shape[1]
+    inputs = fuse(arrays, Fusion(sources), vectors)
+    own = unit(collaborative) * np.float32(sqrt(share))
+    is_warm = collaborative.any(axis=1)
+    trust = np.where(is_warm, events / np.maximum(events + options.prior, 1e-9), 0)
+    trust = trust.astype(np.float32)[:, None]  # (n, 1)
+    arrays = {**arrays, **_ridge(inputs[is_warm], own[is_warm], options.ridge)}
+    part = CollaborativePart(
+        dim=int(collaborative.shape[1]),
+        weight=share,
+        warm_items=int(is_warm.sum()),
+        prior=float(options.prior),
+        ridge=float(options.ridge),
+    )
+    fusion = Fusion(sources, part)
+    fused = fuse(arrays, fusion, vectors)
+    width = inputs.shape[1]
     fused[:, width:] = trust * own + (1 - trust) * fused[:, width:]
-    return joined, fused
+    return fusion, arrays, fused
 
 
-def _principal(name: str, vectors: Vectors, width: int) -> dict[str, NDArray[np.float32]]:
-    """The projection of unit-norm rows onto their `width` widest principal axes."""
+def fix_signs(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns with the sign that makes their entry of largest magnitude positive."""
+    peak = np.abs(columns).argmax(axis=0, keepdims=True)
+    largest = np.take_along_axis(columns, peak, axis=0)
+    return columns * np.where(largest < 0, -1, 1)
+
+
+def _principal_axes(name: str, vectors: Vectors, width: int) -> dict[str, NDArray[np.float32]]:
+    """The network that projects unit-norm rows onto their first `width` principal axes."""
     rows = unit(vectors)
     mean = rows.mean(axis=0, dtype=np.float64)
     _, axes = np.linalg.eigh(_products(rows, rows) - len(rows) * np.outer(mean, mean))
-    kept = signed(axes[:, ::-1][:, :width])
+    weight = fix_signs(axes[:, ::-1][:, :width])  # eigh sorts ascending
     return {
-        f"{name}_0_weight": kept.astype(np.float32),
-        f"{name}_0_bias": -(mean @ kept).astype(np.float32),
+        f"{name}_0_weight": weight.astype(np.float32),
+        f"{name}_0_bias": -(mean @ weight).astype(np.float32),
     }
 
 
-def _ridge(known: Vectors, wanted: Vectors, penalty: float) -> dict[str, NDArray[np.float32]]:
-    """Weights and bias that predict (n, to) from (n, from)."""
-    n, width = known.shape
-    means = known.mean(axis=0, dtype=np.float64), wanted.mean(axis=0, dtype=np.float64)
-    variance = _products(known, known) - n * np.outer(means[0], means[0])
-    together = _products(known, wanted) - n * np.outer(means[0], means[1])
-    strength = max(penalty, 1e-6) * (
-        np.trace(variance) / width or 1.0
-    )  # never quite 0: rows may be fewer than columns
-    weight = np.linalg.solve(variance + strength * np.eye(width), together)
-    bias = means[1] - means[0] @ weight
-    return {"signal_0_weight": weight.astype(np.float32), "signal_0_bias": bias.astype(np.float32)}
+def _ridge(inputs: Vectors, targets: Vectors, penalty: float) -> dict[str, NDArray[np.float32]]:
+    """The network that predicts (n, to) targets from (n, from) inputs."""
+    n, width = inputs.shape
+    input_mean = inputs.mean(axis=0, dtype=np.float64)
+    target_mean = targets.mean(axis=0, dtype=np.float64)
+    variance = _products(inputs, inputs) - n * np.outer(input_mean, input_mean)
+    covariance = _products(inputs, targets) - n * np.outer(input_mean, target_mean)
+    # never 0: there may be fewer rows than columns
+    strength = max(penalty, 1e-6) * (np.trace(variance) / width or 1.0)
+    weight = np.linalg.solve(variance + strength * np.eye(width), covariance)
+    bias = target_mean - input_mean @ weight
+    return {
+        f"{COLLABORATIVE}_0_weight": weight.astype(np.float32),
+        f"{COLLABORATIVE}_0_bias": bias.astype(np.float32),
+    }
 
 
 def _products(left: Vectors, right: Vectors) -> NDArray[np.float64]:

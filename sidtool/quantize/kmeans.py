@@ -1,16 +1,17 @@
-"""K-means: how the centroids of every method are found.
+"""K-means, which finds the centroids of every method.
 
-Knows vectors and centroids; knows nothing of levels or items. Trains on a sample, 256 rows a
-centroid (faiss's rule) where a method does not ask for more. Centroids are seeded by greedy
-k-means++ (Arthur and Vassilvitskii 2007, with the 2 + log K candidates a step of scikit-learn) and
-refined by Lloyd's iterations, first on a part of the sample, then on all of it.
+Training uses a sample of 256 rows per centroid (faiss's rule) unless a method needs more. Centroids
+are seeded by greedy k-means++ (Arthur and Vassilvitskii 2007, with the 2 + log K candidates per
+step of scikit-learn) and refined by Lloyd's iterations, first on a part of the sample, then on all
+of it.
 
-The rows that k-means++ draws are one start; a step of spherical k-means from them (Dhillon and
-Modha 2001) is another. For what a level leaves has no clusters left: rows lie far from each other,
-nearly at right angles, so that the few short ones among the seeds are nearest to all others. One
-code then takes most rows and keeps them: that is an optimum of Lloyd's iterations, and costs little
-error, for so does every other partition. By direction alone the length of a seed does not count.
-Where rows are few and dimensions many, only `balanced` keeps codes from being wasted so."""
+There are two starts: the rows that k-means++ draws, and one step of spherical k-means (Dhillon and
+Modha 2001) from them. The residuals of later levels have no clusters: rows are far from each other
+and nearly orthogonal, so the few short ones among the seeds are nearest to all others. One code
+then takes most rows and keeps them: a local optimum whose error is hardly worse. A step by
+direction alone does not depend on the length of a seed. With few rows and many dimensions only
+`balanced` prevents such collapsed codes.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -24,15 +25,22 @@ from sidtool.sid import Vectors
 
 ROWS_PER_CENTROID = 256
 SEEDING_ROWS_PER_CENTROID = 64
-ITERATIONS = (10, 10)
-"""Most iterations on the seeding part, then on the whole sample."""
+SEEDING_ITERATIONS = 10
+"""Most iterations on the seeding part of the sample."""
+ITERATIONS = 10
+"""Most iterations on the whole sample."""
 TOLERANCE = 1e-4
 """Iterations end when one lowers the error by less than this share."""
-ALIKE = 1.02
-"""Of two starts whose errors differ by less, the one that uses its codes more evenly goes on."""
+SIMILAR_ERROR = 1.02
+"""Starts whose errors differ by less than this factor are compared by the evenness of their codes."""
 CHUNK = 4096
 
 Progress = Callable[[int, int], None]
+"""Reports finished and total steps."""
+Labels = NDArray[np.intp]
+"""(n,): one code per row."""
+Distances = NDArray[np.float32]
+"""Squared distances."""
 
 
 def training_rows(
@@ -40,21 +48,20 @@ def training_rows(
     sizes: Sequence[int],
     rng: np.random.Generator,
     normalize: bool,
-    least: int = 0,
+    at_least: int = 0,
 ) -> Vectors:
-    """(n, dim) embeddings -> a new array of rows in random order: 256 a centroid of the largest
-    level, or `least`.
+    """(n, dim) embeddings -> a new array of rows in random order.
 
-    The larger number counts. There are fewer where there are fewer vectors, or where the memory of
-    the source does not hold so many. Raises DataError if a value is not finite, or fewer rows
-    differ than the largest level has codes."""
+    There are 256 rows per code of the largest level, or `at_least` if that is more; fewer if there
+    are fewer vectors or the source's memory limit is lower. Raises DataError if a value is not
+    finite, or if there are fewer distinct rows than codes in the largest level.
+    """
     source = VectorSource.of(vectors)
-    count = min(max(ROWS_PER_CENTROID * max(sizes), least), source.limit)
-    drawn = (
-        rng.permutation(len(source))
-        if count >= len(source)
-        else rng.choice(len(source), count, replace=False)
-    )
+    count = min(max(ROWS_PER_CENTROID * max(sizes), at_least), source.limit)
+    if count >= len(source):
+        drawn = rng.permutation(len(source))
+    else:
+        drawn = rng.choice(len(source), count, replace=False)
     rows = source.take(drawn)
     _require_distinct(rows, max(sizes))
     return unit(rows) if normalize else rows
@@ -73,47 +80,44 @@ def _require_distinct(vectors: Vectors, count: int) -> None:
 
 
 def kmeans(
-    vectors: Vectors, size: int, rng: np.random.Generator, most: int = ITERATIONS[1]
+    vectors: Vectors, size: int, rng: np.random.Generator, max_iterations: int = ITERATIONS
 ) -> tuple[Vectors, int]:
-    """(n, dim) vectors in random order -> (size, dim) float32 centroids, and the iterations that it
-    took.
-
-    most: iterations on the whole sample, at most.
-    """
+    """(n, dim) vectors in random order -> (size, dim) float32 centroids, and iterations done."""
     part = vectors[: SEEDING_ROWS_PER_CENTROID * size]
     seeds = plus_plus(part, size, rng)
-    starts = [lloyd(part, start, ITERATIONS[0]) for start in (seeds, by_direction(part, seeds))]
-    centroids, done = starts[
-        _preferred([nearest(vectors, centroids) for centroids, _ in starts], size)
+    starts = [
+        lloyd(part, seeds, SEEDING_ITERATIONS),
+        lloyd(part, by_direction(part, seeds), SEEDING_ITERATIONS),
     ]
-    if len(part) == len(vectors) and done < ITERATIONS[0]:
-        return centroids, done  # already converged on all there is
-    centroids, steps = lloyd(vectors, centroids, most)
+    assignments = [nearest(vectors, centroids) for centroids, _ in starts]
+    centroids, done = starts[_preferred(assignments, size)]
+    if len(part) == len(vectors) and done < SEEDING_ITERATIONS:
+        return centroids, done  # converged on the whole sample already
+    centroids, steps = lloyd(vectors, centroids, max_iterations)
     return centroids, done + steps
 
 
-def _preferred(found: Sequence[tuple[NDArray[np.intp], NDArray[np.float32]]], size: int) -> int:
-    """Which (codes, squared distances) spread over the codes most evenly, of those whose error is
-    about the least."""
-    errors = [float(distances.sum(dtype=np.float64)) for _, distances in found]
-    shares = [np.bincount(codes, minlength=size) / len(codes) for codes, _ in found]
-    entropies = [
-        float(-(share * np.log(np.maximum(share, np.finfo(float).tiny))).sum()) for share in shares
-    ]
+def _preferred(assignments: Sequence[tuple[Labels, Distances]], size: int) -> int:
+    """Index of the assignment that uses its codes most evenly, of those with about the least error."""
+    errors = [float(distances.sum(dtype=np.float64)) for _, distances in assignments]
+    entropies = [_entropy(codes, size) for codes, _ in assignments]
     return max(
-        range(len(found)),
-        key=lambda start: (errors[start] <= ALIKE * min(errors), entropies[start]),
+        range(len(assignments)),
+        key=lambda start: (errors[start] <= SIMILAR_ERROR * min(errors), entropies[start]),
     )
 
 
+def _entropy(codes: Labels, size: int) -> float:
+    share = np.bincount(codes, minlength=size) / len(codes)
+    return float(-(share * np.log(np.maximum(share, np.finfo(float).tiny))).sum())
+
+
 def by_direction(vectors: Vectors, centroids: Vectors) -> Vectors:
-    """The means of the rows whose direction is nearest to that of a centroid: a step of spherical
-    k-means."""
+    """One step of spherical k-means: means of the rows whose direction is nearest to a centroid's."""
     lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
     units = centroids / np.maximum(lengths, np.finfo(np.float32).tiny)
-    codes, distances = nearest(
-        vectors, units
-    )  # of units: the squared distance is |v|^2 + 1 - 2 v.u
+    # with unit centroids u the squared distance is |v|^2 + 1 - 2 v.u
+    codes, distances = nearest(vectors, units)
     return means(vectors, codes, distances, centroids)
 
 
@@ -124,44 +128,43 @@ def plus_plus(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
     norms = np.einsum("ij,ij->i", vectors, vectors)
     chosen = np.empty(size, dtype=np.intp)
     chosen[0] = rng.integers(len(vectors))
-    closest = _distances(vectors, norms, chosen[:1])[0]
+    closest = _distances_to_rows(vectors, norms, chosen[:1])[0]
     for step in range(1, size):
         cumulated = np.cumsum(closest, dtype=np.float64)
         drawn = np.searchsorted(cumulated, rng.random(candidates) * cumulated[-1], side="right")
         drawn = np.minimum(drawn, len(vectors) - 1)
-        lowered = np.minimum(closest, _distances(vectors, norms, drawn))  # (candidates, n)
+        lowered = np.minimum(closest, _distances_to_rows(vectors, norms, drawn))  # (candidates, n)
         best = int(lowered.sum(axis=1, dtype=np.float64).argmin())
-        chosen[step], closest = drawn[best], lowered[best]
+        chosen[step] = drawn[best]
+        closest = lowered[best]
     return vectors[chosen]
 
 
-def _distances(
-    vectors: Vectors, norms: NDArray[np.float32], rows: NDArray[np.intp]
-) -> NDArray[np.float32]:
-    """(len(rows), n) float32 squared distances from some of the rows to all."""
+def _distances_to_rows(vectors: Vectors, norms: Distances, rows: Labels) -> Distances:
+    """(len(rows), n) float32 squared distances from the given rows to all rows."""
     products = (vectors @ vectors[rows].T).T
     return np.maximum(norms[rows, None] + norms - 2 * products, 0)
 
 
-def lloyd(vectors: Vectors, centroids: Vectors, most: int) -> tuple[Vectors, int]:
-    """Lloyd's iterations until the error falls by less than TOLERANCE, `most` at most -> centroids,
-    iterations."""
+def lloyd(vectors: Vectors, centroids: Vectors, max_iterations: int) -> tuple[Vectors, int]:
+    """Lloyd's iterations until the error falls by less than TOLERANCE -> centroids, iterations."""
     previous = np.inf
-    for step in range(most):
+    for step in range(max_iterations):
         codes, distances = nearest(vectors, centroids)
         error = float(distances.sum(dtype=np.float64))
         if previous - error <= TOLERANCE * error:
             return centroids, step
-        previous, centroids = error, means(vectors, codes, distances, centroids)
-    return centroids, most
+        previous = error
+        centroids = means(vectors, codes, distances, centroids)
+    return centroids, max_iterations
 
 
 def nearest(
-    vectors: Vectors, centroids: Vectors, prices: NDArray[np.float32] | None = None
-) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """The nearest centroid of each row, as (n,) codes, and the (n,) squared distances to it.
+    vectors: Vectors, centroids: Vectors, prices: Distances | None = None
+) -> tuple[Labels, Distances]:
+    """The nearest centroid of each row as (n,) codes, and the (n,) squared distances to it.
 
-    With (K,) `prices`, the squared distances are those plus the price of the centroid.
+    (K,) `prices` are added to the squared distances, if given.
     """
     codes = np.empty(len(vectors), dtype=np.intp)
     distances = np.empty(len(vectors), dtype=np.float32)
@@ -178,11 +181,8 @@ def nearest(
     return codes, np.maximum(distances, 0)
 
 
-def means(
-    vectors: Vectors, codes: NDArray[np.intp], distances: NDArray[np.float32], centroids: Vectors
-) -> Vectors:
-    """The mean of each code's rows; a code without rows starts anew at the row farthest from its
-    centroid."""
+def means(vectors: Vectors, codes: Labels, distances: Distances, centroids: Vectors) -> Vectors:
+    """The mean of each code's rows; an empty code restarts at the row farthest from its centroid."""
     from scipy.sparse import csr_array
 
     counts = np.bincount(codes, minlength=len(centroids))
@@ -192,11 +192,10 @@ def means(
         codes = codes.copy()
         codes[farthest] = empty
         counts = np.bincount(codes, minlength=len(centroids))
+    ones = np.ones(len(codes), dtype=np.float32)
     members = csr_array(
-        (np.ones(len(codes), dtype=np.float32), codes, np.arange(len(codes) + 1)),
-        shape=(len(codes), len(centroids)),
+        (ones, codes, np.arange(len(codes) + 1)), shape=(len(codes), len(centroids))
     )
     sums = members.T.tocsr() @ vectors  # (K, dim)
-    return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids).astype(
-        np.float32
-    )
+    averages = sums / np.maximum(counts, 1)[:, None]
+    return np.where(counts[:, None] > 0, averages, centroids).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Feed-forward networks in numpy: how an embedding gets into the space of the centroids, and back.
+"""Feed-forward networks in numpy, which map embeddings to the space of the centroids and back.
 
-Knows arrays; knows nothing of how they were trained. Layer i of a direction ("in" or "out") is
-`{direction}_{i}_weight` (from, to) and `{direction}_{i}_bias` (to,), both float32; between layers
-stands max(x, 0)."""
+Layer i of a network called "in" has the float32 arrays `in_{i}_weight` (from, to) and
+`in_{i}_bias` (to,); the activation between layers is max(x, 0).
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,53 +13,52 @@ from numpy.typing import NDArray
 from sidtool.sid import Vectors
 
 BLOCK = 1024
-"""Rows that are computed at once. Short blocks are padded: a matrix product of another shape rounds
-differently."""
+"""Rows computed at once. Shorter blocks are padded: a matrix product of another shape rounds
+differently, and codes must not depend on the other rows."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def has(arrays: Arrays, direction: str) -> bool:
-    """Whether there is a network in that direction."""
-    return f"{direction}_0_weight" in arrays
+def has(arrays: Arrays, network: str) -> bool:
+    """Whether the arrays contain a network of that name."""
+    return f"{network}_0_weight" in arrays
 
 
-def forward(arrays: Arrays, direction: str, vectors: Vectors) -> Vectors:
-    """(n, from) -> (n, to) float32; without a layer in that direction the vectors themselves."""
+def forward(arrays: Arrays, network: str, vectors: Vectors) -> Vectors:
+    """(n, from) -> (n, to) float32; the vectors themselves if there is no such network."""
     layer = 0
-    while f"{direction}_{layer}_weight" in arrays:
+    while f"{network}_{layer}_weight" in arrays:
         if layer:
             vectors = np.maximum(vectors, 0)
-        vectors = (
-            vectors @ arrays[f"{direction}_{layer}_weight"] + arrays[f"{direction}_{layer}_bias"]
-        )
+        weight = arrays[f"{network}_{layer}_weight"]
+        bias = arrays[f"{network}_{layer}_bias"]
+        vectors = vectors @ weight + bias
         layer += 1
     return vectors
 
 
 def by_blocks(function: Callable[[Vectors], Vectors], vectors: Vectors, width: int) -> Vectors:
-    """(n, from) -> (n, width) float32, block by block: what becomes of a row does not depend on the
-    rows beside it.
+    """(n, from) -> (n, width) float32 in padded blocks: a row's result does not depend on others.
 
-    `function` maps a block to as many rows of at most `width` values; zeros are appended up to it.
+    `function` maps a block to as many rows of at most `width` values; zeros fill up the rest.
     """
-    found = np.zeros((len(vectors), width), dtype=np.float32)
+    result = np.zeros((len(vectors), width), dtype=np.float32)
     for start in range(0, len(vectors), BLOCK):
         rows = vectors[start : start + BLOCK]
         block = function(padded(rows))
-        found[start : start + len(rows), : block.shape[1]] = block[: len(rows)]
-    return found
+        result[start : start + len(rows), : block.shape[1]] = block[: len(rows)]
+    return result
 
 
 def padded(rows: Vectors) -> Vectors:
-    """A whole block: the rows, and zeros below."""
+    """A whole block: the rows, followed by zeros."""
     block = np.zeros((BLOCK, rows.shape[1]), dtype=np.float32)
     block[: len(rows)] = rows
     return block
 
 
 def unit(vectors: Vectors) -> Vectors:
-    """(n, dim) rows scaled to length 1; rows of zeros stay as they are."""
+    """(n, dim) rows scaled to length 1; rows of zeros stay zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     norms[norms == 0] = 1
     return (vectors / norms).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Quantizing in parts: codes block by block, and going on where a killed run stopped.
+"""Fitting and encoding that an interrupted run can resume.
 
-Knows sources of vectors, codebooks and the folder that keeps unfinished work; knows nothing of
-items. What is kept bears a fingerprint of everything that decides it, so other vectors, plans or
-budgets never meet it."""
+Stored work is named by a fingerprint of everything that determines it, so that other vectors,
+options or memory limits never reuse it.
+"""
 
 import hashlib
 import json
@@ -15,23 +15,24 @@ import numpy as np
 
 from sidtool.data.vectors import VectorSource
 from sidtool.output import keep_array, kept_array
-from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.quantize.kmeans import Progress
 from sidtool.sid import Codes
 
 
-def fitted(make: Callable[[], Codebook], facts: Mapping[str, Any], folder: Path | None) -> Codebook:
-    """The codebook that `make` gives, or the one that a run under the same `facts` (JSON values)
-    kept in `folder`."""
+def fit_once(
+    make: Callable[[], Codebook], inputs: Mapping[str, Any], folder: Path | None
+) -> Codebook:
+    """The codebook that `make` returns, or the one stored in `folder` for the same JSON `inputs`."""
     if folder is None:
         return make()
-    path = folder / f"codebook-{_digest(facts)}.npz"
-    found = _load(path)
-    if found is None:
-        found = make()
+    path = folder / f"codebook-{_digest(inputs)}.npz"
+    codebook = _load(path)
+    if codebook is None:
+        codebook = make()
         folder.mkdir(parents=True, exist_ok=True)
-        _keep(path, found)
-    return found
+        _save(path, codebook)
+    return codebook
 
 
 def encode_all(
@@ -41,8 +42,7 @@ def encode_all(
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Codes:
-    """n vectors -> (n, levels) uint16 raw codes, read in parts. Finished parts are kept in
-    `folder`."""
+    """n vectors -> (n, levels) uint16 codes, in parts. Finished parts are stored in `folder`."""
     codes = np.empty((len(source), len(codebook.levels)), dtype=np.uint16)
     parts = None if folder is None else folder / f"codes-{_fingerprint(codebook, source)}"
     if parts is not None:
@@ -64,40 +64,43 @@ def encode_all(
 
 
 def _fingerprint(codebook: Codebook, source: VectorSource) -> str:
-    state = hashlib.sha256(
-        f"{codebook.method} {sorted(codebook.parameters.items())} {source.fingerprint}".encode()
+    params = json.dumps(codebook.params.to_json(), sort_keys=True)
+    digest = hashlib.sha256(f"{codebook.method} {params} {source.fingerprint}".encode())
+    networks = (codebook.encoder[name] for name in sorted(codebook.encoder))
+    for array in (*codebook.levels, *networks):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def _digest(inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _save(path: Path, codebook: Codebook) -> None:
+    header = json.dumps(
+        {
+            "method": codebook.method,
+            "levels": len(codebook.levels),
+            "params": codebook.params.to_json(),
+        }
     )
-    for array in (*codebook.levels, *(codebook.encoder[name] for name in sorted(codebook.encoder))):
-        state.update(np.ascontiguousarray(array).data)
-    return state.hexdigest()[:16]
-
-
-def _digest(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _keep(path: Path, codebook: Codebook) -> None:
-    told = {
-        "method": codebook.method,
-        "levels": len(codebook.levels),
-        "parameters": dict(codebook.parameters),
-    }
     arrays = {f"level_{level}": centroids for level, centroids in enumerate(codebook.levels)}
     arrays |= {f"encoder_{name}": array for name, array in codebook.encoder.items()}
     partial = path.with_suffix(".partial")
     with partial.open("wb") as stream:
-        np.savez(stream, told=np.array(json.dumps(told)), **arrays)  # type: ignore[arg-type]
+        np.savez(stream, header=np.array(header), **arrays)  # type: ignore[arg-type]
     partial.replace(path)
 
 
 def _load(path: Path) -> Codebook | None:
-    """A kept codebook, if it is whole."""
+    """A stored codebook; None if the file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
-        told = json.loads(str(arrays.pop("told")))
-        levels = tuple(arrays.pop(f"level_{level}") for level in range(told["levels"]))
+        header = json.loads(str(arrays.pop("header")))
+        levels = tuple(arrays.pop(f"level_{level}") for level in range(header["levels"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     encoder = {name.removeprefix("encoder_"): array for name, array in arrays.items()}
-    return Codebook(told["method"], levels, encoder, told["parameters"])
+    params = QuantizerParams.from_json(header["params"])
+    return Codebook(header["method"], levels, encoder, params)

@@ -1,8 +1,7 @@
-"""Residual k-means: each level clusters what the levels before leave (OneRec, OpenOneRec, GRID).
+"""Residual k-means: each level clusters what earlier levels leave (OneRec, OpenOneRec, GRID).
 
-Knows levels; knows nothing of items or collisions, nor of how centroids are found. Level by level,
-centroids are the best for what they leave to no one; then all levels are refined together, which
-lowers the error of the whole."""
+Levels are found one after the other, and then refined together, which lowers the total error.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,23 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.data.vectors import VectorSource
-from sidtool.quantize import balanced as even
-from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.balanced import kmeans as balanced_kmeans
+from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.quantize.kmeans import CHUNK, TOLERANCE, Progress, kmeans, nearest, training_rows
 from sidtool.sid import Vectors
 
 ITERATIONS = 5
-"""Most of Lloyd's iterations of a level on the whole sample: what they leave undone, the passes do.
-"""
-FEW = 8
-"""Rows a code of the largest level, below which levels are balanced by default: of so few, plain
-k-means gives a few codes nearly all. (docs/scale.md: at 7 items a code balanced levels are worth 8%
-more to a model, at 47 less.)"""
-SAMPLE = 1 << 18
-"""Of many vectors a quarter is the sample, up to so many or 1,024 a code: 256 a code leave 2% more
-of a million."""
-PASSES = 6
-"""Most passes over the sample in which all levels are refined together."""
+"""Most Lloyd iterations per level on the whole sample; the refinement does the rest."""
+FEW_ROWS_PER_CODE = 8
+"""Below this many rows per code of the largest level, levels are balanced by default: with so few
+rows plain k-means gives a few codes nearly all items. (docs/scale.md: at 7 items per code balanced
+levels are worth 8% more to a model, at 47 less.)"""
+MAX_SAMPLE = 1 << 18
+"""The sample is a quarter of the vectors, up to this many or 1,024 per code. (256 per code leave 2%
+more error on a million vectors.)"""
+REFINEMENT_PASSES = 6
+"""Most passes over the sample that refine all levels together."""
+
+LevelCodes = NDArray[np.intp]
+"""(levels, n): the code of each row at each level."""
 
 
 def fit(
@@ -41,147 +42,150 @@ def fit(
 ) -> Codebook:
     """Residual k-means over (n, dim) float32 embeddings, `sizes[l]` centroids at level l.
 
-    `normalize` scales every vector to length 1, here and in `encode`: for embeddings whose length
-    says nothing (those of sentence encoders mostly have length 1 already). `balanced` gives every
-    code of a level about as many items, and leaves the levels as they were found one by one:
-    refining them would undo the balance; by default it is on where `vectors` has fewer than `FEW`
-    rows a code of the largest level. The same seed and vectors give the same codebook. A residual
-    that has fewer distinct values than its level has codes leaves the codes beyond unused. Raises
-    DataError if a value is not finite or there are fewer distinct vectors than codes in the largest
-    level."""
+    `normalize` scales every vector to length 1, here and in `encode`. `balanced` gives every code
+    of a level about the same number of items, and skips the joint refinement, which would undo it;
+    default: on if there are fewer than 8 vectors per code of the largest level. The same seed and
+    vectors give the same codebook. A level with fewer distinct residuals than codes leaves codes
+    unused. Raises DataError if a value is not finite or there are fewer distinct vectors than codes
+    in the largest level.
+    """
     rng = np.random.default_rng(seed)
-    more = 0 if balanced else min(len(vectors) // 4, 1024 * max(sizes), SAMPLE)
-    residual = training_rows(vectors, sizes, rng, normalize, more)
+    sample = 0 if balanced else min(len(vectors) // 4, 1024 * max(sizes), MAX_SAMPLE)
+    residual = training_rows(vectors, sizes, rng, normalize, sample)
     center = residual.mean(axis=0)
     if balanced is None:
-        balanced = len(vectors) < FEW * max(sizes)
-    residual -= center  # a common offset would eat the digits that separate the rows
+        balanced = len(vectors) < FEW_ROWS_PER_CODE * max(sizes)
+    residual -= center  # a common offset would cost the digits that separate the rows
     levels: list[Vectors] = []
-    codes: list[NDArray[np.intp]] = []
-    prices, steps = [], []
+    codes = np.empty((len(sizes), len(residual)), dtype=np.intp)
+    prices = []
+    iterations = []
     for level, size in enumerate(sizes):
+        price = None
         if balanced:
-            centroids, price, done = even.kmeans(residual, size, rng)
+            centroids, price, done = balanced_kmeans(residual, size, rng)
             prices.append(price)
         else:
-            (centroids, done), price = kmeans(residual, size, rng, ITERATIONS), None
-        codes.append(nearest(residual, centroids, price)[0])
-        residual -= centroids[codes[-1]]
+            centroids, done = kmeans(residual, size, rng, ITERATIONS)
+        codes[level] = nearest(residual, centroids, price)[0]
+        residual -= centroids[codes[level]]
         levels.append(centroids)
-        steps.append(done)
+        iterations.append(done)
         if progress:
             progress(level + 1, len(sizes))
     if not balanced:
-        levels = refined(residual, levels, codes)
+        levels = refine(residual, levels, codes)
     levels[0] = levels[0] + center
-    facts = {
+    record = {
         "seed": seed,
-        "normalize": normalize,
         "balanced": balanced,
         "sample": len(residual),
-        "iterations": steps,
+        "iterations": iterations,
     }
+    dim = None
     if balanced:
-        levels, facts["dim"] = _priced(levels, prices), int(residual.shape[1])
-    return Codebook("rq-kmeans", tuple(levels), {}, facts)
+        levels = _with_prices(levels, prices)
+        dim = int(residual.shape[1])
+    params = QuantizerParams(dim=dim, normalize=normalize, fit=record)
+    return Codebook("rq-kmeans", tuple(levels), {}, params)
 
 
-def refined(
-    residual: Vectors, levels: Sequence[Vectors], codes: Sequence[NDArray[np.intp]]
-) -> list[Vectors]:
-    """Centroids that make up for each other, from those that were found one level after the other.
+def refine(residual: Vectors, levels: Sequence[Vectors], codes: LevelCodes) -> list[Vectors]:
+    """Refine centroids that were found level by level, so that levels compensate each other.
 
-    residual: (n, dim) float32, what all levels leave of a sample; it is overwritten. codes: (n,)
-    each, by level. A pass sets every level's centroids to the means of what all *other* levels
-    leave of their rows, then finds the codes anew, each the nearest given the levels before, as
-    `encode` does. (GRVQ, S. Liu et al., 2016, with this plain assignment in place of its beam.) It
-    ends when the error falls by less than TOLERANCE of itself; the best levels are returned, so
-    none that are worse than those given."""
-    best, now = list(levels), list(levels)
-    own = np.stack(codes)
-    sums, least = _swept(residual, now, now, own)
-    for _ in range(PASSES):
-        old, now = now, _moved(residual, now, own, sums)
-        sums, error = _swept(residual, old, now, own)
-        if error < least:
-            best = list(now)
-        if least - error <= TOLERANCE * least:
+    `residual` is (n, dim) float32, what all levels leave of a sample; it and `codes` are
+    overwritten. A pass sets every level's centroids to the means of what all *other* levels leave
+    of their rows, then assigns codes again, each the nearest given the earlier levels, as `encode`
+    does. (GRVQ, S. Liu et al., 2016, with this plain assignment in place of its beam.) It stops
+    when the error falls by less than TOLERANCE; the levels with the least error are returned.
+    """
+    best = list(levels)
+    current = list(levels)
+    sums, least_error = _reassign(residual, None, current, codes)
+    for _ in range(REFINEMENT_PASSES):
+        previous = current
+        current = _update(residual, previous, codes, sums)
+        sums, error = _reassign(residual, previous, current, codes)
+        if error < least_error:
+            best = list(current)
+        if least_error - error <= TOLERANCE * least_error:
             break
-        least = error
+        least_error = error
     return best
 
 
-def _swept(
-    residual: Vectors, old: Sequence[Vectors], new: Sequence[Vectors], codes: NDArray[np.intp]
+def _reassign(
+    residual: Vectors, old: Sequence[Vectors] | None, new: Sequence[Vectors], codes: LevelCodes
 ) -> tuple[list[Vectors], float]:
-    """Replace what the `old` centroids leave by what the `new` ones do, and the (levels, n) codes
-    by those nearest now.
+    """Assign codes of the `new` centroids, and update the residuals that the `old` ones left.
 
-    Returns the sums of what is left over the rows of each code, (K_l, dim) by level, and its
-    square. Where the new are the old ones, nothing is replaced. Rows pass through the cache once:
-    memory is what this waits for."""
+    Returns the sums of the residuals over the rows of each code, (K_l, dim) per level, and the
+    total squared residual. Without `old` nothing is updated. Each row passes through the cache once:
+    memory is the bottleneck.
+    """
     starts = np.cumsum([0, *(len(level) for level in new)])
     sums = np.zeros((starts[-1], residual.shape[1]), dtype=np.float32)
     error = 0.0
     for start in range(0, len(residual), CHUNK):
-        rows, own = residual[start : start + CHUNK], codes[:, start : start + CHUNK]
-        if new is not old:
-            for level, code in zip(old, own, strict=True):
+        rows = residual[start : start + CHUNK]
+        chunk_codes = codes[:, start : start + CHUNK]
+        if old is not None:
+            for level, code in zip(old, chunk_codes, strict=True):
                 rows += level[code]
-            for level, code in zip(new, own, strict=True):
+            for level, code in zip(new, chunk_codes, strict=True):
                 code[:] = nearest(rows, level)[0]
                 rows -= level[code]
-        sums += _members(own + starts[:-1, None], starts[-1]).T @ rows
+        sums += _members(chunk_codes + starts[:-1, None], starts[-1]).T @ rows
         error += float(np.square(rows).sum(dtype=np.float64))
     return np.split(sums, starts[1:-1]), error
 
 
-def _moved(
-    residual: Vectors, levels: Sequence[Vectors], codes: NDArray[np.intp], sums: Sequence[Vectors]
+def _update(
+    residual: Vectors, levels: Sequence[Vectors], codes: LevelCodes, sums: Sequence[Vectors]
 ) -> list[Vectors]:
-    """The centroids of each level as means, given the others: those before it as they are by then.
+    """Centroids of each level as means given the other levels, where earlier ones have moved.
 
-    sums: of what is left over the rows of each code. A mean moves by its sum over its rows, less
-    what the levels before have taken of it. A code without rows starts anew at a row of which most
-    is left."""
+    `sums` are the residuals summed over the rows of each code. A centroid shifts by the mean
+    residual of its rows, less the shifts of earlier levels. An empty code restarts at a row with a
+    large residual.
+    """
     members = [_members(code[None], len(level)) for code, level in zip(codes, levels, strict=True)]
     shifts: list[Vectors] = []
-    moved: list[Vectors] = []
+    updated: list[Vectors] = []
     for level, (centroids, code) in enumerate(zip(levels, codes, strict=True)):
-        left = sums[level].copy()
-        for before, shift in zip(members[:level], shifts, strict=True):
-            left -= (members[level].T @ before) @ shift
+        shift = sums[level].copy()
+        for earlier_members, earlier_shift in zip(members[:level], shifts, strict=True):
+            shift -= (members[level].T @ earlier_members) @ earlier_shift
         counts = np.bincount(code, minlength=len(centroids)).astype(np.float32)
-        left /= np.maximum(counts, 1)[:, None]
-        shifts.append(left)
-        moved.append(centroids + left)
+        shift /= np.maximum(counts, 1)[:, None]
+        shifts.append(shift)
+        updated.append(centroids + shift)
         empty = np.flatnonzero(counts == 0)
         if len(empty):
-            farthest = np.argsort(-np.einsum("ij,ij->i", residual, residual), kind="stable")[
-                : len(empty)
-            ]
-            moved[-1][empty] = residual[farthest] + centroids[code[farthest]]
-    return moved
+            lengths = np.einsum("ij,ij->i", residual, residual)
+            farthest = np.argsort(-lengths, kind="stable")[: len(empty)]
+            updated[-1][empty] = residual[farthest] + centroids[code[farthest]]
+    return updated
 
 
-def _members(codes: NDArray[np.intp], size: int) -> Any:
-    """(m, n) codes, m a row -> (n, size) sparse ones where a row has a code."""
+def _members(codes: LevelCodes, size: int) -> Any:
+    """(levels, n) codes -> (n, size) sparse matrix with a one where a row has a code."""
     from scipy.sparse import csr_array
 
     ones = np.ones(codes.size, dtype=np.float32)
-    places = np.arange(0, codes.size + 1, len(codes))
-    return csr_array((ones, codes.T.ravel(), places), shape=(codes.shape[1], size))
+    row_starts = np.arange(0, codes.size + 1, len(codes))
+    return csr_array((ones, codes.T.ravel(), row_starts), shape=(codes.shape[1], size))
 
 
-def _priced(levels: list[Vectors], prices: list[NDArray[np.float32]]) -> list[Vectors]:
-    """Centroids (K_l, dim + levels) whose squared distance to a vector with zeros appended holds
-    their price.
+def _with_prices(levels: list[Vectors], prices: list[NDArray[np.float32]]) -> list[Vectors]:
+    """Centroids (K_l, dim + levels) whose squared distance to a zero-padded vector holds their price.
 
-    Each level has a dimension of its own for it, the root of the price: the nearest centroid is
-    then the cheapest one."""
-    priced = []
+    Each level has one extra dimension with the root of the price, so that the nearest centroid is
+    the cheapest one.
+    """
+    extended = []
     for level, (centroids, price) in enumerate(zip(levels, prices, strict=True)):
         roots = np.zeros((len(centroids), len(levels)), dtype=np.float32)
         roots[:, level] = np.sqrt(price)
-        priced.append(np.concatenate([centroids, roots], axis=1))
-    return priced
+        extended.append(np.concatenate([centroids, roots], axis=1))
+    return extended

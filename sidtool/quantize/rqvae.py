@@ -1,8 +1,7 @@
-"""RQ-VAE: residual codes of a learned latent space (TIGER, LC-Rec, MiniOneRec), and its relative
-RQ-K-means+ (GPR).
+"""RQ-VAE: residual codes of a learned latent space (TIGER, LC-Rec, MiniOneRec), and RQ-K-means+ (GPR).
 
-Knows levels and training plans; knows nothing of items. Torch trains; numpy encodes, from the first
-code on, so there is one source of codes."""
+Torch trains the networks; numpy encodes, so codes have one source.
+"""
 
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from sidtool.data.vectors import VectorSource
 from sidtool.quantize import rqkmeans
-from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.quantize.contrastive import Contrast, Pairs
 from sidtool.quantize.kmeans import Progress, kmeans, nearest, training_rows
 from sidtool.quantize.mlp import unit
@@ -27,50 +26,61 @@ def fit(
     normalize: bool = False,
     width: int = 32,
     epochs: int = 100,
-    ema: float | None = None,
     progressive: bool = False,
     contrastive: float = 0.1,
     pairs: Pairs | None = None,
     progress: Progress | None = None,
 ) -> Codebook:
-    """An autoencoder of (n, dim) float32 embeddings whose latent space of `width` dimensions is
-    coded residually.
+    """An autoencoder of (n, dim) float32 embeddings with residual codes of its `width`-dim latents.
 
     After a warm-up without codes the centroids start from k-means; commitment 0.25,
-    straight-through gradients, unused codes revived after every epoch. `ema` (for example 0.99)
-    lets centroids follow means instead of gradients. `progressive` keeps a random number of levels
-    of each row in training. With `pairs` of rows that occur together, an InfoNCE loss of weight
-    `contrastive` draws their quantized latents together. Raises DataError as residual k-means does.
+    straight-through gradients, unused codes restart after every epoch. `progressive` keeps a random
+    number of levels of each row in training. With `pairs` of co-occurring rows, an InfoNCE loss of
+    weight `contrastive` pulls their quantized latents together. Raises DataError as residual
+    k-means does.
     """
     import torch
 
-    from sidtool.quantize import autoencoder as auto
+    from sidtool.quantize.autoencoder import (
+        WARM_UP,
+        Autoencoder,
+        ResidualQuantizer,
+        Scale,
+        latents,
+        train,
+    )
 
     rng = np.random.default_rng(seed)
     rows = training_rows(vectors, sizes, rng, normalize)
-    scale = auto.Scale.of(rows)
+    scale = Scale.of(rows)
     rows = scale.apply(rows)
+    contrast = None
+    if pairs is not None:
+        source = VectorSource.of(vectors)
+
+        def prepare(embeddings: Vectors) -> Vectors:
+            return scale.apply(unit(embeddings) if normalize else embeddings)
+
+        contrast = Contrast(pairs, source, prepare, contrastive, rng)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = auto.Autoencoder((rows.shape[1], *HIDDEN, width))
-        warm_up = max(1, int(auto.WARM_UP * epochs))
-        auto.train(model, rows, None, epochs=warm_up, seed=seed)
-        start = _clustered(auto.latents(model, rows), sizes, rng)
-        quantizer = auto.ResidualQuantizer(start, ema, progressive=progressive)
-        contrast = None
-        if pairs is not None:
-            source = VectorSource.of(vectors)
-            contrast = Contrast(
-                pairs, source, lambda x: scale.apply(unit(x) if normalize else x), contrastive, rng
-            )
-        auto.train(
+        model = Autoencoder((rows.shape[1], *HIDDEN, width))
+        train(model, rows, None, epochs=max(1, int(WARM_UP * epochs)), seed=seed)
+        start = _residual_kmeans(latents(model, rows), sizes, rng)
+        quantizer = ResidualQuantizer(start, progressive=progressive)
+        train(
             model, rows, quantizer, epochs=epochs, seed=seed, contrast=contrast, progress=progress
         )
-    facts = {"seed": seed, "normalize": normalize, "sample": len(rows), "dim": int(rows.shape[1])}
-    more = {"epochs": epochs, "ema": ema, "progressive": progressive}
-    more["contrastive"] = contrastive if pairs is not None else None
+    record = {
+        "seed": seed,
+        "sample": len(rows),
+        "epochs": epochs,
+        "progressive": progressive,
+        "contrastive": None if pairs is None else contrastive,
+    }
     levels = tuple(level.detach().numpy().copy() for level in quantizer.levels)
-    return Codebook("rq-vae", levels, model.arrays(scale), facts | more)
+    params = QuantizerParams(dim=int(rows.shape[1]), normalize=normalize, fit=record)
+    return Codebook("rq-vae", levels, model.arrays(scale), params)
 
 
 def fit_warm(
@@ -82,43 +92,41 @@ def fit_warm(
     epochs: int = 30,
     progress: Progress | None = None,
 ) -> Codebook:
-    """RQ-K-means+: residual k-means, refined as an RQ-VAE whose networks only correct what goes in,
-    from nothing on.
+    """RQ-K-means+: residual k-means, refined as an RQ-VAE whose networks start as the identity.
 
     Latents have the width of the embeddings. Raises DataError as residual k-means does.
     """
     import torch
 
-    from sidtool.quantize import autoencoder as auto
+    from sidtool.quantize.autoencoder import Autoencoder, ResidualQuantizer, Scale, train
 
     start = rqkmeans.fit(vectors, sizes, seed=seed, normalize=normalize, balanced=False)
     rows = training_rows(vectors, sizes, np.random.default_rng(seed), normalize)
-    scale = auto.Scale.of(rows)
+    dim = int(rows.shape[1])
+    scale = Scale.of(rows)
     rows = scale.apply(rows)
     first = scale.apply(start.levels[0])
+    later = [level / scale.deviation for level in start.levels[1:]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = auto.Autoencoder((rows.shape[1], HIDDEN[0], rows.shape[1]), skip=True)
-        quantizer = auto.ResidualQuantizer(
-            [first, *(level / scale.deviation for level in start.levels[1:])]
-        )
-        auto.train(model, rows, quantizer, epochs=epochs, seed=seed, progress=progress)
+        model = Autoencoder((dim, HIDDEN[0], dim), skip=True)
+        quantizer = ResidualQuantizer([first, *later])
+        train(model, rows, quantizer, epochs=epochs, seed=seed, progress=progress)
     levels = [level.detach().numpy() * np.float32(scale.deviation) for level in quantizer.levels]
     levels[0] = levels[0] + scale.mean
-    facts = {
-        "seed": seed,
-        "normalize": normalize,
-        "sample": len(rows),
-        "dim": int(rows.shape[1]),
-        "skip": True,
-    }
-    return Codebook("rq-kmeans+", tuple(levels), model.arrays(scale), {**facts, "epochs": epochs})
+    record = {"seed": seed, "sample": len(rows), "epochs": epochs}
+    params = QuantizerParams(dim=dim, normalize=normalize, skip=True, fit=record)
+    return Codebook("rq-kmeans+", tuple(levels), model.arrays(scale), params)
 
 
-def _clustered(rows: Vectors, sizes: Sequence[int], rng: np.random.Generator) -> list[Vectors]:
-    """Residual k-means of latents, level by level."""
-    levels, residual = [], rows.copy()
+def _residual_kmeans(
+    rows: Vectors, sizes: Sequence[int], rng: np.random.Generator
+) -> list[Vectors]:
+    """Centroids of each level, clustered level by level."""
+    levels: list[Vectors] = []
+    residual = rows.copy()
     for size in sizes:
-        levels.append(kmeans(residual, size, rng)[0])
-        residual -= levels[-1][nearest(residual, levels[-1])[0]]
+        centroids, _ = kmeans(residual, size, rng)
+        residual -= centroids[nearest(residual, centroids)[0]]
+        levels.append(centroids)
     return levels

@@ -1,11 +1,12 @@
-"""Building: what the caller is told of a codebook that says little."""
+"""Building: the warning of collapsed levels."""
 
 import warnings
 
 import numpy as np
 import pytest
 
-from sidtool.build.build import Plan, build
+from sidtool.build.build import build
+from sidtool.build.options import BuildOptions
 from sidtool.data.items import make_items
 from sidtool.errors import SidtoolWarning
 
@@ -18,19 +19,23 @@ def bundle_of(alike: int, others: int):
     ids = tuple(f"i{row:03}" for row in range(len(vectors)))
     items = make_items(ids, ids, ids, fields={}, template="{title}")
     return build(
-        items, vectors, Plan((16,), policy="allow"), name="b", encoder={"vectors": "given"}
+        items,
+        [vectors],
+        BuildOptions((16,), collisions="allow"),
+        name="b",
+        encoder={"vectors": "given"},
     )
 
 
 def test_a_level_with_nearly_all_items_in_one_code_is_a_warning():
     with pytest.warns(
-        SidtoolWarning, match="level a says little: its 16 codes say no more than 2 evenly used"
+        SidtoolWarning, match="level a is collapsed: its 16 codes have a perplexity of 2;"
     ):
         bundle_of(190, 15)
 
 
-def test_a_level_that_spreads_the_items_is_none():
-    with warnings.catch_warnings(record=True) as told:
+def test_a_level_that_spreads_the_items_is_not():
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", SidtoolWarning)
         bundle_of(1, 199)
-    assert [str(one.message) for one in told if issubclass(one.category, SidtoolWarning)] == []
+    assert [str(each.message) for each in caught if issubclass(each.category, SidtoolWarning)] == []

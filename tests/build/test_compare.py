@@ -10,20 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.build.build import Plan, build
+from sidtool.build.build import build
 from sidtool.build.compare import (
     Evidence,
+    LevelFigures,
     common_ids,
     describe,
-    information,
+    mutual_information,
     prefix_purity,
     steps_between,
 )
+from sidtool.build.measure import level_use, neighbor_preservation
+from sidtool.build.options import BuildOptions
+from sidtool.build.report import read_report
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.data.interactions import EventColumns, Interactions
 from sidtool.data.items import make_items
 from sidtool.errors import DataError
-from sidtool.quantize.report import level_use, neighbor_preservation
 from sidtool.sid import Codes, Vectors
 from tests.bundles import small_bundle
 
@@ -42,7 +45,11 @@ def built() -> Bundle:
     ids = tuple(f"i{row:02d}" for row in range(N))
     items = make_items(ids, ids, ids, fields={}, template="{title}")
     return build(
-        items, vectors(), Plan(sizes=(4, 4, 8)), name="built", encoder={"vectors": "given"}
+        items,
+        [vectors()],
+        BuildOptions(sizes=(4, 4, 8)),
+        name="built",
+        encoder={"vectors": "given"},
     )
 
 
@@ -57,28 +64,33 @@ def events(*people: str) -> Interactions:
 
 def test_a_bundle_is_described_by_what_was_measured_when_it_was_built() -> None:
     bundle = built()
-    report, found = bundle.manifest.report, describe(bundle, Evidence(common_ids([bundle])))
-    assert found["collisions"]["before"] == report["collisions"]["before"]
-    assert found["collisions"]["after"] == report["collisions"]["after"]
-    assert (found["moved"], found["method"], found["items"]) == (report["moved"], "rq-kmeans", N)
-    assert found["variance_left"] == report["variance_left_assigned"]
-    assert found["seconds"] == sum(report["seconds"].values())
-    assert [level["neighbors"] for level in found["levels"]] == report["neighbors"]["jaccard"]
-    for level, use in zip(found["levels"], report["levels"], strict=True):
-        assert {name: level[name] for name in use} == use
-        assert level["purity"] is level["bits"] is level["bits_by_chance"] is None
+    report = read_report(bundle)
+    assert report is not None
+    figures = describe(bundle, Evidence(common_ids([bundle])))
+    assert figures.before == report.collisions.before
+    assert figures.after == report.collisions.after
+    assert (figures.reassigned, figures.method, figures.items) == (
+        report.reassigned,
+        "rq-kmeans",
+        N,
+    )
+    assert figures.residual_variance == report.residual_variance_assigned
+    assert figures.seconds == sum(report.seconds.values())
+    assert tuple(level.neighbors for level in figures.levels) == report.neighbors.jaccard
+    for level, use in zip(figures.levels, report.levels, strict=True):
+        assert level == LevelFigures(use, level.neighbors, None, None, None)
 
 
 def test_with_vectors_it_is_measured_anew() -> None:
     bundle = built()
     ids = common_ids([bundle])
-    found = describe(bundle, Evidence(ids, vectors()), seed=2)
-    assert found["variance_left"] == pytest.approx(
-        bundle.manifest.report["variance_left_assigned"], rel=1e-5
+    figures = describe(bundle, Evidence(ids, vectors()), seed=2)
+    assert figures.residual_variance == pytest.approx(
+        bundle.manifest.report["residual_variance_assigned"], rel=1e-5
     )
     codes = bundle.items.codes[bundle.items.rows(ids)]
-    direct = neighbor_preservation(vectors(), codes, bundle.codebook, seed=2)["jaccard"]
-    assert [level["neighbors"] for level in found["levels"]] == direct
+    direct = neighbor_preservation(vectors(), codes, bundle.codebook, seed=2).jaccard
+    assert tuple(level.neighbors for level in figures.levels) == direct
 
 
 def test_the_names_of_codes_do_not_matter() -> None:
@@ -98,28 +110,27 @@ def test_the_names_of_codes_do_not_matter() -> None:
     steps = np.random.default_rng(0).integers(0, N, size=(300, 2))
     evidence = Evidence(ids, vectors(), tuple(f"kind {row % 5}" for row in range(N)), steps)
     one, other = describe(bundle, evidence), describe(renamed, evidence)
-    assert other["variance_left"] == pytest.approx(one["variance_left"])
-    for ours, theirs in zip(one["levels"], other["levels"], strict=True):
-        assert theirs == {name: pytest.approx(value) for name, value in ours.items()}
+    assert other.residual_variance == pytest.approx(one.residual_variance)
+    for level, renamed_level in zip(one.levels, other.levels, strict=True):
+        expected = {name: pytest.approx(value) for name, value in level.to_json().items()}
+        assert renamed_level.to_json() == expected
 
 
 def test_a_map_without_a_codebook_has_neighbors_and_no_loss() -> None:
     bundle = small_bundle(N, codebook=False)
     ids = common_ids([bundle])
     bare = describe(bundle, Evidence(ids))
-    assert (bare["method"], bare["moved"], bare["variance_left"], bare["collisions"]["before"]) == (
-        None,
-    ) * 4
-    assert [level["neighbors"] for level in bare["levels"]] == [None] * 3
+    assert (bare.method, bare.reassigned, bare.residual_variance, bare.before) == (None,) * 4
+    assert [level.neighbors for level in bare.levels] == [None] * 3
     seen = describe(bundle, Evidence(ids, vectors()))
-    assert seen["variance_left"] is None
-    assert all(0 <= level["neighbors"] <= 1 for level in seen["levels"])
+    assert seen.residual_variance is None
+    assert all(0 <= level.neighbors <= 1 for level in seen.levels)
 
 
 def test_vectors_of_another_width_do_not_replace_what_the_build_measured() -> None:
     bundle = built()
     found = describe(bundle, Evidence(common_ids([bundle]), vectors()[:, :4]))
-    assert found["variance_left"] == bundle.manifest.report["variance_left_assigned"]
+    assert found.residual_variance == bundle.manifest.report["residual_variance_assigned"]
 
 
 def test_bundles_of_other_items_do_not_compare() -> None:
@@ -171,7 +182,7 @@ def test_information_against_its_definition() -> None:
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 5, size=(60, 2)).astype(np.uint16)
     steps = rng.integers(0, 60, size=(200, 2))
-    found, _ = information(codes, steps)
+    found, _ = mutual_information(codes, steps)
     for level in range(2):
         pairs = Counter((int(codes[a, level]), int(codes[b, level])) for a, b in steps)
         now, after = Counter(), Counter()
@@ -189,13 +200,13 @@ def test_information_is_all_or_nothing_where_it_must_be() -> None:
     ).astype(np.uint16)
     first = rng.integers(0, 64, size=20000)
     steps = np.stack([first, (first + 1 + 8 * rng.integers(0, 8, size=20000)) % 64], axis=1)
-    found, chance = information(codes, steps, seed=5)
+    found, chance = mutual_information(codes, steps, seed=5)
     assert found[0] == pytest.approx(
-        level_use(codes[first, :1], (8,))[0]["entropy"]
+        level_use(codes[first, :1], (8,))[0].entropy
     )  # the next code is certain
     assert found[2] == chance[2] == 0
     assert chance[0] < 0.01
-    assert information(codes, steps, seed=5) == (found, chance)
+    assert mutual_information(codes, steps, seed=5) == (found, chance)
 
 
 def test_steps_stay_with_a_person_and_among_the_items() -> None:
@@ -204,7 +215,7 @@ def test_steps_stay_with_a_person_and_among_the_items() -> None:
         [1, 2],
         [2, 0],
     ]
-    with pytest.raises(DataError, match="no person goes"):
+    with pytest.raises(DataError, match="no user has two consecutive events"):
         steps_between(events("a", "b"), ["a", "b"])
 
 
@@ -215,13 +226,11 @@ def test_labels_and_steps_fill_the_columns() -> None:
     steps = np.array(list(combinations(range(0, N, 9), 2)))
     found = describe(bundle, Evidence(ids, labels=labels, steps=steps), seed=4)
     codes = bundle.items.codes[bundle.items.rows(ids)]
-    assert [
-        found["purity_by_chance"],
-        *(level["purity"] for level in found["levels"]),
-    ] == prefix_purity(codes, bundle.space.sizes, labels)
-    bits = (
-        [level["bits"] for level in found["levels"]],
-        [level["bits_by_chance"] for level in found["levels"]],
+    purity = [found.purity_by_chance, *(level.purity for level in found.levels)]
+    assert purity == prefix_purity(codes, bundle.space.sizes, labels)
+    information = (
+        [level.mutual_information for level in found.levels],
+        [level.mutual_information_by_chance for level in found.levels],
     )
-    assert bits == information(codes, steps, seed=4)
-    assert found["levels"][0]["purity"] > 0.6 > 0.3 > found["purity_by_chance"]  # items lie by kind
+    assert information == mutual_information(codes, steps, seed=4)
+    assert found.levels[0].purity > 0.6 > 0.3 > found.purity_by_chance  # items lie by kind

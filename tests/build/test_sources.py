@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from sidtool.build.add import add_items
-from sidtool.build.build import Plan, build, build_codebook
-from sidtool.build.sources import Way
+from sidtool.build.build import build, build_codebook
+from sidtool.build.options import BuildOptions
+from sidtool.build.sources import Collaborative
 from sidtool.bundle import Bundle, verify
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, make_items
 from sidtool.data.split_record import Cuts
 from sidtool.data.splits import Split, given, leave_one_out, temporal
 from sidtool.errors import DataError
-from sidtool.quantize.fusion import Blend
+from sidtool.quantize.fusion import FusionOptions
 from tests.data.files import write_table
 from tests.quantize.material import mixture
 
@@ -67,14 +68,24 @@ def built(
     *,
     seed: int = 0,
     method: str = "rq-kmeans",
-    signal: Way = "fused",
-    **blend: object,
+    collaborative: Collaborative = "fused",
+    **settings: object,
 ) -> Bundle:
-    options = {"epochs": 2} if method in ("rq-vae", "rq-kmeans+", "fsq") else {}
-    settings = Blend(**{"signal_dim": 6, **blend})  # type: ignore[arg-type]
-    plan = Plan((8, 8, 4), method, seed=seed, blend=settings, options=options, signal=signal)
+    options = BuildOptions(
+        (8, 8, 4),
+        method,  # type: ignore[arg-type]
+        {"epochs": 2} if method in ("rq-vae", "rq-kmeans+", "fsq") else {},
+        collaborative=collaborative,
+        fusion=FusionOptions(**{"collaborative_dim": 6, **settings}),  # type: ignore[arg-type]
+        seed=seed,
+    )
     return build(
-        listed(IDS), mixture(0, N, 10), plan, name="shop", encoder={"vectors": "given"}, split=split
+        listed(IDS),
+        [mixture(0, N, 10)],
+        options,
+        name="shop",
+        encoder={"vectors": "given"},
+        split=split,
     )
 
 
@@ -84,16 +95,16 @@ def built(
         ("leave-one-out", {}),
         ("temporal", {}),
         ("given", {}),
-        ("leave-one-out", {"method": "rq-vae", "signal": "contrastive"}),
-        ("leave-one-out", {"method": "rq-vae", "signal": "both"}),
-        ("given", {"method": "rq-vae", "signal": "both"}),
+        ("leave-one-out", {"method": "rq-vae", "collaborative": "contrastive"}),
+        ("leave-one-out", {"method": "rq-vae", "collaborative": "both"}),
+        ("given", {"method": "rq-vae", "collaborative": "both"}),
     ],
 )
 def test_held_out_events_leave_no_trace_and_training_events_do(
     tmp_path: Path, protocol: str, way: dict[str, Any]
 ) -> None:
     bundle = built(split_of(tmp_path, EVENTS, protocol), **way)
-    assert (bundle.manifest.recipe or {})["signal"]["protocol"] == protocol
+    assert (bundle.manifest.recipe or {})["collaborative"]["protocol"] == protocol
     lengths = {user: sum(event[0] == user for event in EVENTS) for user, _, _ in EVENTS}
     held_out = [
         at
@@ -121,14 +132,14 @@ def test_held_out_events_leave_no_trace_and_training_events_do(
 
 def test_the_recipe_records_what_entered(tmp_path: Path) -> None:
     split = split_of(tmp_path, EVENTS)
-    recipe = built(split, signal_weight=0.3, window=3).manifest.recipe or {}
-    assert recipe["signal"]["protocol"] == "leave-one-out"
-    assert recipe["signal"]["train_events"] == split.counts.train_events
-    assert recipe["signal"]["window"] == 3
+    recipe = built(split, collaborative_weight=0.3, window=3).manifest.recipe or {}
+    assert recipe["collaborative"]["protocol"] == "leave-one-out"
+    assert recipe["collaborative"]["train_events"] == split.counts.train_events
+    assert recipe["collaborative"]["window"] == 3
     fusion = recipe["quantizer"]["parameters"]["fusion"]
     assert fusion["sources"] == [{"dim": 10, "width": 10, "weight": 0.7}]
-    assert {"dim": 6, "weight": 0.3}.items() <= fusion["signal"].items()
-    assert 0 < fusion["signal"]["warm_items"] < N
+    assert {"dim": 6, "weight": 0.3}.items() <= fusion["collaborative"].items()
+    assert 0 < fusion["collaborative"]["warm_items"] < N
 
 
 def test_the_same_seed_gives_the_same_bundle(tmp_path: Path) -> None:
@@ -153,7 +164,7 @@ def test_every_method_takes_the_signal_and_new_items_after_it(tmp_path: Path, me
 def test_an_item_without_events_is_coded_by_its_text_and_one_with_many_is_not(
     tmp_path: Path,
 ) -> None:
-    bundle = built(split_of(tmp_path, EVENTS), signal_weight=0.6, prior=0.5)
+    bundle = built(split_of(tmp_path, EVENTS), collaborative_weight=0.6, prior=0.5)
     raw = bundle.encode(mixture(0, N, 10))
     same = np.array(
         [
@@ -174,7 +185,7 @@ def test_items_that_meet_share_more_of_their_sid_than_by_text_alone(tmp_path: Pa
     ]
 
     def together(split: Split | None) -> int:
-        bundle = built(split, signal_weight=0.8, signal_dim=30)
+        bundle = built(split, collaborative_weight=0.8, collaborative_dim=30)
         codes = bundle.items.codes[bundle.items.rows(IDS)]
         return sum(codes[left, 0] == codes[right, 0] for left, right in pairs)
 
@@ -183,16 +194,16 @@ def test_items_that_meet_share_more_of_their_sid_than_by_text_alone(tmp_path: Pa
 
 def test_several_sources_are_fused_and_all_needed(tmp_path: Path) -> None:
     sources = [mixture(0, N, 10), mixture(1, N, 4)]
-    plan = Plan((8, 8, 4), weights=(1.0, 3.0))
-    bundle = build_codebook(listed(IDS), tmp_path / "shop.zarr", plan, vectors=sources)
+    options = BuildOptions((8, 8, 4), weights=(1.0, 3.0))
+    bundle = build_codebook(listed(IDS), tmp_path / "shop.zarr", options, embeddings=sources)
     assert bundle.codebook is not None
     assert bundle.codebook.dims == (10, 4)
     assert (bundle.manifest.recipe or {})["encoder"] == {"vectors": "given", "dim": 14}
-    assert "signal" not in (bundle.manifest.recipe or {})
-    other = Plan((8, 8, 4), weights=(3.0, 1.0))
-    assert (
-        build_codebook(listed(IDS), tmp_path / "o.zarr", other, vectors=sources).identity
-        != bundle.identity
-    )
+    assert "collaborative" not in (bundle.manifest.recipe or {})
+    other = BuildOptions((8, 8, 4), weights=(3.0, 1.0))
+    reweighted = build_codebook(listed(IDS), tmp_path / "o.zarr", other, embeddings=sources)
+    assert reweighted.identity != bundle.identity
     with pytest.raises(DataError, match="59 vectors for 60 items"):
-        build_codebook(listed(IDS), tmp_path / "x.zarr", plan, vectors=[sources[0], sources[1][1:]])
+        build_codebook(
+            listed(IDS), tmp_path / "x.zarr", options, embeddings=[sources[0], sources[1][1:]]
+        )

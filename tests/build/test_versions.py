@@ -17,7 +17,7 @@ from sidtool.bundle.lineage import AlignChange, BuildChange, ItemsChange
 from sidtool.bundle.manifest import Manifest
 from sidtool.errors import RefusedError
 from sidtool.quantize import fit
-from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.quantize.collisions import assign
 from sidtool.sid import SidSpace, Vectors
 from tests.bundles import renamed as with_name
@@ -80,7 +80,12 @@ def test_drift_is_the_mean_distance_in_units_of_the_norm() -> None:
 def test_the_manifests_are_compared_key_by_key() -> None:
     old = small_bundle()
     # type: ignore[type-var]
-    new = Bundle.of(old.items, replace(old.codebook, parameters={"seed": 7}), "allow", name="other")
+    new = Bundle.of(
+        old.items,
+        replace(old.codebook, params=QuantizerParams(fit={"seed": 7})),
+        "allow",
+        name="other",
+    )
     assert diff(old, new).manifest == {
         "name": ("small", "other"),
         "collisions.policy": ("reassign", "allow"),
@@ -118,7 +123,7 @@ def shop(
     book = fit(vectors, (8, 8, 8), seed=seed)
     assigned = assign(book.encode(vectors), vectors, book, ids, policy)  # type: ignore[arg-type]
     items = ItemMap.of(
-        space or SidSpace(assigned.space_sizes),
+        space or SidSpace(assigned.level_sizes),
         ids,
         assigned.codes,
         [f"film {item}" for item in ids],

@@ -63,7 +63,7 @@ def test_explain_names_what_sets_a_group_apart() -> None:
     items = type(made.items).of(made.space, list(made.items.ids), made.items.codes, titles)
     bundle = Bundle.of(items, made.codebook, "reassign", name="films")
     group = explain(bundle, [1], examples=3)
-    assert group.size == int((made.items.codes[:, 0] == 1).sum())
+    assert group.items == int((made.items.codes[:, 0] == 1).sum())
     assert {term.word for term in group.terms} == {"space", "odyssey"}
     assert all(term.share == 1.0 for term in group.terms)
     assert len(group.examples) == 3

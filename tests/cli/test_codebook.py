@@ -30,11 +30,11 @@ def test_the_report_is_printed_and_the_next_command_named(road: Road) -> None:
     assert said.last == f"next: sidtool extend-model MODEL {road.bundle} -o MODEL+sid"
     for word in (
         "perplexity",
-        "variance left",
-        "neighbors kept",
+        "residual variance",
+        "neighbors",
         "Jaccard@20",
         "after",
-        "items moved",
+        "items reassigned",
     ):
         assert word in said.out
 
@@ -95,17 +95,13 @@ def test_an_existing_output_is_refused_whole_and_replaced_by_force(
         (("--levels", "4xx8"), 2, "'4xx8'"),
         (("--levels", "2x2x2"), 2, "750%"),
         (("--levels", "256x256"), 1, "60 items"),
-        (("--collisions", "later"), 2, "reassign, append, allow"),
-        (("--method", "magic"), 2, "rq-kmeans"),
-        (("--spelling", "klingon"), 2, "minionerec"),
-        (("--on-empty", "shrug"), 2, "'shrug'"),
         (("--encoder", "x"), 2, "either --encoder or --embeddings"),
         (("--id-column", "sku"), 2, "sku"),
         (("--embeddings", "nowhere.npy"), 1, "nowhere.npy"),
-        (("--memory", "plenty"), 2, "a size is written like 4GiB, not 'plenty'"),
+        (("--memory", "plenty"), 2, "'plenty' is not a size like 4GiB"),
         (("--memory", "1kB"), 2, "a memory of 1000 bytes is too little"),
-        (("--prompt", "find: "), 2, "--prompt is of an encoder"),
-        (("--max-length", "8"), 2, "--max-length is of an encoder"),
+        (("--prompt", "find: "), 2, "--prompt applies only with --encoder"),
+        (("--max-length", "8"), 2, "--max-length applies only with --encoder"),
         (("-o", "."), 2, "names no file or folder"),
         (("-o", "/"), 2, "names no file or folder"),
     ],
@@ -115,6 +111,25 @@ def test_what_cannot_be_is_one_line(
 ) -> None:
     assert told in refused(code, *built(road, tmp_path / "x.zarr", *more))
     assert not (tmp_path / "x.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "choice", "known"),
+    [
+        ("--collisions", "later", "reassign"),
+        ("--method", "magic", "rq-kmeans"),
+        ("--spelling", "klingon", "minionerec"),
+        ("--empty-text", "shrug", "drop"),
+        ("--collaborative", "never", "fused"),
+    ],
+)
+def test_an_unknown_choice_is_a_usage_error_that_lists_the_choices(
+    road: Road, tmp_path: Path, option: str, choice: str, known: str
+) -> None:
+    ran = run(*built(road, tmp_path / "x.zarr", option, choice))
+    assert ran.code == 2
+    assert f"'{choice}' is not one of" in ran.err
+    assert f"'{known}'" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -171,7 +186,7 @@ def test_inspect_tells_what_the_items_of_a_code_have_in_common(road: Road) -> No
     counted = 0
     for code in range(4):
         group = done(
-            "inspect", road.bundle, "--code", f"<s_a_{code}>", "--examples", 3, "--json"
+            "inspect", road.bundle, "--prefix", f"<s_a_{code}>", "--examples", 3, "--json"
         ).json
         rows = np.flatnonzero(bundle.items.codes[:, 0] == code)
         assert group["items"] == len(rows)
@@ -183,10 +198,10 @@ def test_inspect_tells_what_the_items_of_a_code_have_in_common(road: Road) -> No
             )
         counted += group["items"]
     assert counted == N_ITEMS
-    table = done("inspect", road.bundle, "--code", "<s_a_1>").out
+    table = done("inspect", road.bundle, "--prefix", "<s_a_1>").out
     assert "in common:" in table
     assert "is not a semantic ID of 4x4x8" in refused(
-        2, "inspect", road.bundle, "--code", "<s_q_1>"
+        2, "inspect", road.bundle, "--prefix", "<s_q_1>"
     )
 
 
@@ -263,7 +278,7 @@ def test_decode_reports_what_names_no_item(road: Road) -> None:
         done("decode", road.bundle, f"{bad}")
         strict = run("decode", road.bundle, bad, "--strict")
         assert strict.code == 3
-        assert "error: 1 SIDs name no living item" in strict.err
+        assert "error: 1 SIDs are not those of active items" in strict.err
     assert "no semantic ID in 'nothing here'" in run("decode", road.bundle, "nothing here").err
 
 
@@ -281,7 +296,7 @@ def test_encode_gives_the_nearest_code_of_each_vector(road: Road) -> None:
         [at[tuple(code)]] if tuple(code) in at else [] for code in codes.tolist()
     ]
     unmoved = sum(row["items"] == [item] for row, item in zip(rows, ids, strict=True))
-    assert unmoved == N_ITEMS - bundle.manifest.report["moved"]
+    assert unmoved == N_ITEMS - bundle.manifest.report["reassigned"]
 
 
 def test_encode_lists_the_items_that_an_appended_code_tells_apart(
@@ -297,7 +312,9 @@ def test_encode_lists_the_items_that_an_appended_code_tells_apart(
         assert {bundle.sid(item).startswith(row["sid"]) for item in row["items"]} == {True}
     assert max(len(row["items"]) for row in rows) > 1
     for more in (("a text",), ("--encoder", "nowhere")):
-        assert "in place of texts" in refused(2, "encode", out, *more, "--embeddings", road.vectors)
+        assert "--embeddings replace texts" in refused(
+            2, "encode", out, *more, "--embeddings", road.vectors
+        )
 
 
 def test_encode_of_text_needs_the_encoder_of_the_recipe(
@@ -313,7 +330,7 @@ def test_encode_of_text_needs_the_encoder_of_the_recipe(
     assert [row["text"] for row in here] == titles
     hits = sum(row["items"] == [bundle.items.ids[at]] for at, row in enumerate(here))
     assert (
-        hits >= N_ITEMS - bundle.manifest.report["moved"] - 1
+        hits >= N_ITEMS - bundle.manifest.report["reassigned"] - 1
     )  # one may lie on the border of two codes
     shutil.rmtree(moved)
     assert "moved" in refused(1, "encode", out, "a lamp")

@@ -26,7 +26,7 @@ def shop(road: Road, encoder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "--encoder",
         encoder,
     )
-    done(*build, "--text", "{title}")
+    done(*build, "--text-template", "{title}")
     done("extend-model", road.base, folder / "parent.zarr", "-o", folder / "base+sid")
     rows = (
         "make-sft",

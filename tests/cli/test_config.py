@@ -55,7 +55,7 @@ def test_a_file_may_name_options_with_either_dash_and_hold_flags(
 ) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(
-        "levels: 4x4x8\nid-column: item_id\ntitle_column: title\nmarkers: false\njson: "
+        "levels: 4x4x8\nid-column: item_id\ntitle_column: title\nbegin_end_tokens: false\njson: "
         "true\nseed: 3\n"
     )
     ran = done(*built(road, tmp_path / "b.zarr"), "--config", config)
@@ -63,7 +63,7 @@ def test_a_file_may_name_options_with_either_dash_and_hold_flags(
     assert ran.json["digest"] == bundle.identity.digest
     assert bundle.space.begin is None
     assert bundle.codebook is not None
-    assert bundle.codebook.parameters["seed"] == 3
+    assert bundle.codebook.params.fit["seed"] == 3
 
 
 def test_options_that_repeat_are_lists_or_mappings_in_a_file(road: Road, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_the_whole_catalog_again_adds_what_is_new(
 ) -> None:
     """Texts are made by the bundle's own template and encoder, and only those that are new."""
     first = tmp_path / "text.zarr"
-    template = ("--text", "{title}. {description}")
+    template = ("--text-template", "{title}. {description}")
     done(
         "build-codebook",
         road.items,
@@ -143,9 +143,7 @@ def test_what_cannot_be_added_is_one_line(road: Road, child: Path, tmp_path: Pat
     assert "exists already" in refused(2, *command, items, "-o", child, "--embeddings", vectors)
     assert "hint: give --embeddings" in refused(3, *command, items, *out)
     assert "'zz'" in refused(1, *command, *out, "--remove", nobody)
-    assert "--remove alone adds none" in refused(
-        2, *command, *out, "--remove", nobody, "--embeddings", vectors
-    )
+    assert "need ITEMS" in refused(2, *command, *out, "--remove", nobody, "--embeddings", vectors)
     assert "none.txt" in refused(1, *command, *out, "--remove", tmp_path / "none.txt")
     assert "no vector" in refused(1, *command, items, *out, "--embeddings", road.vectors)
     assert not (tmp_path / "x.zarr").exists()

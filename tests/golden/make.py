@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sidtool.bundle import Bundle, ItemMap
-from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sid import SidSpace
 from tests.bundles import small_bundle
 
@@ -43,7 +43,12 @@ def golden() -> Bundle:
     }
     return Bundle.of(
         items,
-        Codebook("rq-kmeans", book.levels, arrays, {"dim": 3, "seed": 0, "share": 1e-05}),
+        Codebook(
+            "rq-kmeans",
+            book.levels,
+            arrays,
+            QuantizerParams(dim=3, fit={"seed": 0, "share": 1e-05}),
+        ),
         "allow",
         name="golden",
         recipe={"encoder": encoder, "text_template": "{title} — {id}"},

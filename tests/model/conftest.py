@@ -10,7 +10,7 @@ import torch
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
-from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sid import Codes, SidSpace
 from tests.models import tiny_model, tiny_tokenizer
 
@@ -28,7 +28,7 @@ def make_codebook(seed: int = 0, sizes: Sequence[int] = SIZES) -> Codebook:
     levels = tuple(
         rng.normal(size=(size, DIM)).astype(np.float32) / (n + 1) for n, size in enumerate(sizes)
     )
-    return Codebook("rq-kmeans", levels, {}, {"seed": seed})
+    return Codebook("rq-kmeans", levels, {}, QuantizerParams(fit={"seed": seed}))
 
 
 def make_bundle(
@@ -42,7 +42,7 @@ def make_bundle(
     items = ItemMap.of(space or SidSpace(SIZES), ids, codes, [f"Title of {item}" for item in ids])
     if codebook is not None:
         facts["recipe"] = {
-            "quantizer": {"method": codebook.method, "parameters": dict(codebook.parameters)}
+            "quantizer": {"method": codebook.method, "parameters": codebook.params.to_json()}
         }
     return Bundle.of(
         items, codebook, facts.pop("policy", "reassign"), name=facts.pop("name", "shop"), **facts

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sid import Codes, Vectors
+
+QUICK = {"rq-vae": {"epochs": 8}, "rq-kmeans+": {"epochs": 3}, "fsq": {"epochs": 8}}
+"""Options that make a method quick enough for a test."""
 
 
 def vectors_of(seed: int, n: int, dim: int) -> Vectors:
@@ -31,7 +34,7 @@ def codebook_of(
         for level, size in enumerate(sizes)
     ]
     levels[0] = levels[0] + np.float32(offset)
-    return Codebook("rq-kmeans", tuple(levels), {}, {"normalize": normalize})
+    return Codebook("rq-kmeans", tuple(levels), {}, QuantizerParams(normalize=normalize))
 
 
 def slow_codes(vectors: Vectors, codebook: Codebook) -> tuple[Codes, np.ndarray]:

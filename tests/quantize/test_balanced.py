@@ -61,11 +61,11 @@ def test_catalog_and_later_items_spread_evenly():
 def test_few_rows_a_code_are_balanced_by_default(rows, expected):
     vectors = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
     default, told = fit(vectors, (8, 4)), fit(vectors, (8, 4), balanced=expected)
-    assert default.parameters["balanced"] is expected
+    assert default.params.fit["balanced"] is expected
     assert all(
         np.array_equal(one, other) for one, other in zip(default.levels, told.levels, strict=True)
     )
-    assert fit(vectors, (8, 4), balanced=not expected).parameters["balanced"] is not expected
+    assert fit(vectors, (8, 4), balanced=not expected).params.fit["balanced"] is not expected
 
 
 def test_a_small_budget_does_not_decide_the_balance():
@@ -73,4 +73,4 @@ def test_a_small_budget_does_not_decide_the_balance():
     codebook = fit(
         VectorSource(vectors, 200), (32, 2)
     )  # 200 rows at once are few for 32 codes, 400 are not
-    assert codebook.parameters["balanced"] is False
+    assert codebook.params.fit["balanced"] is False

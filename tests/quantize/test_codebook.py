@@ -28,7 +28,7 @@ def test_each_code_is_nearest_given_its_residual(seed, sizes, dim, offset, norma
 
 def test_ties_take_the_lowest_code():
     centroids = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], dtype=np.float32)
-    codebook = Codebook("rq-kmeans", (centroids,), {}, {})
+    codebook = Codebook("rq-kmeans", (centroids,), {})
     assert codebook.encode(centroids).tolist() == [[0], [1], [0], [1]]
 
 

@@ -9,9 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.errors import UsageError
-from sidtool.quantize import collisions as module
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.collisions import Assigned, CollisionCounts, assign
+from sidtool.quantize.collisions import (
+    Assigned,
+    CollisionCounts,
+    assign,
+    assign_group,
+    assign_pairs,
+)
 from sidtool.sid import Levels
 from tests.quantize.material import codebook_of, vectors_of
 
@@ -49,13 +54,13 @@ def test_reassign_leaves_no_duplicates_and_moves_the_fewest(case):
     found = settle(codebook, vectors, ids, "reassign")
     assert len(np.unique(found.codes, axis=0)) == len(vectors)
     assert found.after == CollisionCounts(0, 0, 1)
-    assert found.space_sizes == codebook.sizes
-    Levels(found.space_sizes).check(found.codes)
+    assert found.level_sizes == codebook.sizes
+    Levels(found.level_sizes).check(found.codes)
     # every SID in use keeps one of its items, and more is not possible
-    assert found.moved.sum() == len(raw) - len(np.unique(raw, axis=0))
-    assert ((found.codes != raw).any(axis=1) == found.moved).all()
+    assert found.reassigned.sum() == len(raw) - len(np.unique(raw, axis=0))
+    assert ((found.codes != raw).any(axis=1) == found.reassigned).all()
     alone = np.array([(raw == row).all(axis=1).sum() == 1 for row in raw])
-    assert not found.moved[alone].any()
+    assert not found.reassigned[alone].any()
 
 
 @settings(deadline=None)
@@ -86,9 +91,7 @@ def test_reassign_is_the_best_of_all_ways(seed, n, copies):
     """One prefix, five codes, every injective map tried: fewest moves first, then least total
     squared distance."""
     codebook = codebook_of(seed, (5, 2), 3)
-    codebook = Codebook(
-        "rq-kmeans", (np.zeros((2, 3), dtype=np.float32), codebook.levels[0]), {}, {}
-    )
+    codebook = Codebook("rq-kmeans", (np.zeros((2, 3), dtype=np.float32), codebook.levels[0]), {})
     vectors = vectors_of(seed + 3, n, 3) * np.float32(0.5)
     vectors[:copies] = vectors[0]
     raw = codebook.encode(vectors)
@@ -111,7 +114,7 @@ def test_reassign_is_the_best_of_all_ways(seed, n, copies):
 
 
 def test_equal_items_are_served_by_id():
-    codebook = Codebook("rq-kmeans", (np.arange(6, dtype=np.float32)[:, None],), {}, {})
+    codebook = Codebook("rq-kmeans", (np.arange(6, dtype=np.float32)[:, None],), {})
     vectors = np.full((4, 1), 2.2, dtype=np.float32)
     found = settle(codebook, vectors, ["d", "b", "a", "c"], "reassign")
     assert found.codes.ravel().tolist() == [4, 3, 2, 1]  # by distance: 2, 3, 1, 4 for a, b, c, d
@@ -122,7 +125,7 @@ def test_group_larger_than_its_prefix_spills_to_the_next_nearest():
         np.array([[0], [10], [100]], dtype=np.float32),
         np.array([[-1], [1]], dtype=np.float32),
     )
-    codebook = Codebook("rq-kmeans", levels, {}, {})
+    codebook = Codebook("rq-kmeans", levels, {})
     vectors = np.array([[1], [1], [1], [1.5], [99]], dtype=np.float32)
     found = settle(codebook, vectors, ["c", "b", "a", "z", "y"], "reassign")
     # a and b fill prefix 0; z is nearer to prefix 10 than c is, and both take its codes, the
@@ -144,10 +147,10 @@ def test_append_tells_a_group_apart_by_id_and_leaves_room(case):
     raw = codebook.encode(vectors)
     found = settle(codebook, vectors, ids, "append")
     assert (found.codes[:, :-1] == raw).all()
-    assert not found.moved.any()
+    assert not found.reassigned.any()
     assert found.after.items == 0
-    assert found.space_sizes[-1] >= 4 * found.before.largest
-    Levels(found.space_sizes).check(found.codes)
+    assert found.level_sizes[-1] >= 4 * found.before.largest
+    Levels(found.level_sizes).check(found.codes)
     for sid in np.unique(raw, axis=0):
         rows = sorted(np.flatnonzero((raw == sid).all(axis=1)), key=lambda row: ids[row])
         assert found.codes[rows, -1].tolist() == list(range(len(rows)))
@@ -158,7 +161,7 @@ def test_allow_changes_nothing_and_counts():
     found = assign(codes, vectors_of(0, 6, 3), codebook_of(0, (2, 2), 3), list("abcdef"), "allow")
     assert (found.codes == codes).all()
     assert found.before == found.after == CollisionCounts(items=5, groups=2, largest=3)
-    assert not found.moved.any()
+    assert not found.reassigned.any()
 
 
 @settings(deadline=None)
@@ -169,9 +172,9 @@ def test_pairs_are_settled_at_once_as_one_by_one(seed, used, equal):
     residuals[:5, 1] = residuals[:5, 0] if equal else residuals[:5, 1]
     own, taken = rng.integers(0, size, 20).astype(np.uint16), rng.random((20, size)) < used
     taken[np.arange(20), own] = True
-    found = module._assign_pairs(own, residuals, centroids, taken)
+    found = assign_pairs(own, residuals, centroids, taken)
     for row in range(20):
         counts = taken[row].astype(np.intp)
         counts[own[row]] = 2
-        expected = module._assign_last(own[[row, row]], residuals[row], centroids, counts)
+        expected = assign_group(own[[row, row]], residuals[row], centroids, counts)
         assert found[row].tolist() == expected.tolist()

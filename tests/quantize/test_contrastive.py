@@ -6,8 +6,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from sidtool.quantize import autoencoder as auto
-from sidtool.quantize import fit
+from sidtool.quantize import autoencoder, fit
 from sidtool.quantize.contrastive import PAIRS, TEMPERATURE, Pairs, info_nce
 from tests.quantize.material import vectors_of
 
@@ -52,7 +51,7 @@ def test_training_on_pairs_brings_their_codes_together() -> None:
 
 def test_progressive_rows_keep_a_prefix() -> None:
     levels = [np.array([[1.0]], dtype=np.float32), np.array([[0.25]], dtype=np.float32)]
-    quantizer = auto.ResidualQuantizer(levels, progressive=True)
+    quantizer = autoencoder.ResidualQuantizer(levels, progressive=True)
     torch.manual_seed(0)
     found, _ = quantizer(torch.full((50, 1), 1.3))
     assert {round(float(value), 2) for value in found} == {1.0, 1.25}
@@ -66,6 +65,6 @@ def test_progressive_training_is_recorded_and_seeded() -> None:
         fit(vectors, (16, 8, 4), method="rq-vae", epochs=4, progressive=True, seed=2)
         for _ in range(2)
     )
-    assert one.parameters["progressive"] is True
+    assert one.params.fit["progressive"] is True
     assert one.sizes == (16, 8, 4)  # levels may shrink
     assert all((a == b).all() for a, b in zip(one.levels, again.levels, strict=True))

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.build.measure import residual_variance
 from sidtool.errors import DataError
 from sidtool.quantize import fit, rqkmeans
 from sidtool.quantize import kmeans as module
-from sidtool.quantize.report import variance_left
 from tests.quantize.material import mixture, vectors_of
 
 
@@ -30,7 +30,7 @@ def test_error_is_that_of_scikit_learn():
         residual = residual - found.cluster_centers_[found.labels_]
         expected.append(np.square(residual).sum() / np.square(vectors - vectors.mean(axis=0)).sum())
     codebook = fit(vectors, (32, 32, 32))
-    ours = variance_left(vectors, codebook, codebook.encode(vectors))
+    ours = residual_variance(vectors, codebook, codebook.encode(vectors))
     # a first level alone may be a little worse: levels are refined for what they leave together
     assert (np.array(ours) < np.array(expected) * (1.05, 1.02, 1.0)).all(), (ours, expected)
 
@@ -40,11 +40,11 @@ def test_error_is_that_of_scikit_learn():
 def test_refining_levels_together_never_leaves_more(seed, passes):
     vectors = mixture(seed, 300, 8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rqkmeans, "PASSES", 0)
+        patch.setattr(rqkmeans, "REFINEMENT_PASSES", 0)
         before = fit(vectors, (12, 12, 6), seed=seed)
-        patch.setattr(rqkmeans, "PASSES", passes)
+        patch.setattr(rqkmeans, "REFINEMENT_PASSES", passes)
         after = fit(vectors, (12, 12, 6), seed=seed)
-    left = [variance_left(vectors, book, book.encode(vectors))[-1] for book in (before, after)]
+    left = [residual_variance(vectors, book, book.encode(vectors))[-1] for book in (before, after)]
     assert left[1] <= left[0] * (1 + 1e-5)
 
 
@@ -56,8 +56,8 @@ def test_levels_make_up_for_each_other():
         codes.append(module.nearest(left, centroids)[0])
         left -= centroids[codes[-1]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rqkmeans, "PASSES", 1)
-        found = rqkmeans.refined(left.copy(), [first, second], codes)
+        patch.setattr(rqkmeans, "REFINEMENT_PASSES", 1)
+        found = rqkmeans.refine(left.copy(), [first, second], np.stack(codes))
     expected = [first.copy(), second.copy()]
     for level, other in ((0, 1), (1, 0)):
         for code in np.unique(codes[level]):
@@ -79,8 +79,8 @@ def test_a_code_that_no_row_has_starts_anew_where_most_is_left(monkeypatch):
     assert 7 not in codes[0]
     left = rows - levels[0][codes[0]]
     farthest = int(np.square(left).sum(axis=1).argmax())
-    monkeypatch.setattr(rqkmeans, "PASSES", 1)
-    found = rqkmeans.refined(left.copy(), levels, codes)
+    monkeypatch.setattr(rqkmeans, "REFINEMENT_PASSES", 1)
+    found = rqkmeans.refine(left.copy(), levels, np.stack(codes))
     assert np.allclose(found[0][7], rows[farthest], atol=1e-4)
     assert 7 in module.nearest(rows, found[0])[0]
 
@@ -90,8 +90,10 @@ def test_a_sample_is_enough(monkeypatch):
     full = fit(vectors, (16, 16))
     monkeypatch.setattr(module, "ROWS_PER_CENTROID", 64)
     sampled = fit(vectors, (16, 16))
-    assert (full.parameters["sample"], sampled.parameters["sample"]) == (4000, 1024)
-    errors = [variance_left(vectors, book, book.encode(vectors))[-1] for book in (full, sampled)]
+    assert (full.params.fit["sample"], sampled.params.fit["sample"]) == (4000, 1024)
+    errors = [
+        residual_variance(vectors, book, book.encode(vectors))[-1] for book in (full, sampled)
+    ]
     assert errors[1] < errors[0] * 1.1
 
 
@@ -100,11 +102,11 @@ def test_of_many_vectors_the_sample_is_a_quarter_up_to_a_bound(monkeypatch):
     monkeypatch.setattr(module, "ROWS_PER_CENTROID", 4)
 
     def sample(sizes, **more):
-        return fit(vectors, sizes, **more).parameters["sample"]
+        return fit(vectors, sizes, **more).params.fit["sample"]
 
     assert sample((4, 2)) == 1000  # a quarter
     assert sample((4, 2), balanced=True) == 16  # even levels cost more a row
-    monkeypatch.setattr(rqkmeans, "SAMPLE", 500)
+    monkeypatch.setattr(rqkmeans, "MAX_SAMPLE", 500)
     assert sample((4, 2)) == 500
     assert sample((256,)) == 1024  # the rows that its codes need
 
@@ -114,7 +116,7 @@ def test_offset_common_to_all_vectors_changes_nothing():
     offset = np.float32(64)
     plain, moved = fit(vectors, (16, 8)), fit(vectors + offset, (16, 8))
     errors = [
-        variance_left(v, b, b.encode(v))[-1]
+        residual_variance(v, b, b.encode(v))[-1]
         for v, b in ((vectors, plain), (vectors + offset, moved))
     ]
     assert errors[1] == pytest.approx(errors[0], rel=0.05)

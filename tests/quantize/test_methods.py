@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.build.measure import level_use, residual_variance
 from sidtool.errors import UsageError
 from sidtool.quantize import METHODS, fit, fsq
 from sidtool.quantize.collisions import assign
-from sidtool.quantize.report import level_use, variance_left
-from tests.quantize.material import mixture, slow_codes, vectors_of
-
-QUICK = {"rq-vae": {"epochs": 8}, "rq-kmeans+": {"epochs": 3}, "fsq": {"epochs": 8}}
-"""Options that make a method quick enough for a test."""
+from tests.quantize.material import QUICK, mixture, slow_codes, vectors_of
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +25,6 @@ ways = pytest.mark.parametrize(
         *((m, {}) for m in METHODS),
         ("rq-kmeans", {"balanced": True}),
         ("opq", {"normalize": True}),
-        ("rq-vae", {"ema": 0.9}),
     ],
 )
 
@@ -41,7 +37,7 @@ def quick(vectors, sizes, method, options, seed=0):
 def test_same_seed_same_codebook(method, options):
     vectors = mixture(0, 400, 12)
     first, again, other = (quick(vectors, (16, 8), method, options, seed) for seed in (1, 1, 2))
-    assert first.parameters == again.parameters
+    assert first.params == again.params
     assert all((a == b).all() for a, b in zip(first.levels, again.levels, strict=True))
     assert all((first.encoder[name] == again.encoder[name]).all() for name in first.encoder)
     assert (first.encode(vectors) != other.encode(vectors)).any()
@@ -85,7 +81,7 @@ def test_reassign_gives_each_item_a_sid_of_its_own(method, options):
 def test_more_levels_lose_less(method, options):
     vectors = mixture(3, 600, 12)
     codebook = quick(vectors, (16, 16, 16), method, options)
-    left = variance_left(vectors, codebook, codebook.encode(vectors))
+    left = residual_variance(vectors, codebook, codebook.encode(vectors))
     assert left[-1] < left[0] < 1
 
 
@@ -107,7 +103,7 @@ def test_rotation_is_one_and_helps_where_dimensions_go_together():
     plain, turned = (fit(vectors, (16, 16, 16), method=method) for method in ("pq", "opq"))
     rotation = turned.encoder["in_0_weight"]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(12), atol=1e-5)
-    lost = [variance_left(vectors, book, book.encode(vectors))[-1] for book in (plain, turned)]
+    lost = [residual_variance(vectors, book, book.encode(vectors))[-1] for book in (plain, turned)]
     assert lost[1] < 0.8 * lost[0]
 
 
@@ -115,7 +111,7 @@ def test_rotation_is_one_and_helps_where_dimensions_go_together():
     ("size", "expected"), [(256, [8, 8, 4]), (100, [5, 5, 4]), (7, [7]), (2, [2]), (1, [1])]
 )
 def test_a_grid_has_as_many_cells_as_codes(size, expected):
-    assert sorted(fsq.cuts(size), reverse=True) == expected
+    assert sorted(fsq.cells_per_dimension(size), reverse=True) == expected
 
 
 def test_training_lowers_the_error_of_what_k_means_began():
@@ -124,14 +120,14 @@ def test_training_lowers_the_error_of_what_k_means_began():
         fit(vectors, (8, 8), method=method, **options)
         for method, options in (("rq-kmeans", {}), ("rq-kmeans+", {}))
     )
-    lost = [variance_left(vectors, book, book.encode(vectors))[-1] for book in (start, tuned)]
+    lost = [residual_variance(vectors, book, book.encode(vectors))[-1] for book in (start, tuned)]
     assert lost[1] < lost[0]
 
 
 def test_learned_codes_do_not_collapse():
     vectors = mixture(8, 2000, 16)
     codes = fit(vectors, (32, 32), method="rq-vae", epochs=20).encode(vectors)
-    assert all(use["used"] >= 0.9 for use in level_use(codes, (32, 32)))
+    assert all(use.utilization >= 0.9 for use in level_use(codes, (32, 32)))
 
 
 def test_methods_options_and_sizes_that_make_no_sense_are_refused():

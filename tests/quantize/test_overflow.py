@@ -99,7 +99,7 @@ def test_space_of_64_bits():
     )
     top = np.full((2, 4), 2**16 - 1, dtype=np.uint16)
     top[1, -1] = 0
-    codebook = Codebook("rq-kmeans", levels, {}, {})
+    codebook = Codebook("rq-kmeans", levels, {})
     found = place_overflow(np.array([[66_600]], dtype=np.float32), codebook, top)
     assert found.tolist() == [[2**16 - 1] * 3 + [2**16 - 2]]
 

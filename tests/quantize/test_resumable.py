@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from sidtool.build.measure import codebook_report
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import VectorSource
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.collisions import assign
-from sidtool.quantize.report import codebook_report
-from sidtool.quantize.resumable import encode_all, fitted
+from sidtool.quantize.resumable import encode_all, fit_once
 from tests.quantize.material import mixture
 
 SIZES = (8, 8, 64)
@@ -27,16 +27,17 @@ def test_a_source_in_parts_gives_what_the_array_gives(tmp_path):
     vectors[40:60] = vectors[0]
     source, ids = in_parts(tmp_path, vectors), [f"{row:04}" for row in range(3500)]
     book = fit(source, SIZES)
-    assert book.parameters["sample"] == 1024
+    assert book.params.fit["sample"] == 1024
     raw = encode_all(book, source)
     assert (raw == book.encode(vectors)).all()
     whole, parts = (assign(raw, given, book, ids, "reassign") for given in (vectors, source))
     assert (whole.codes == parts.codes).all()
-    assert whole.moved.sum() > 1024  # more than is held at once
-    told = [codebook_report(given, book, raw, whole) for given in (vectors, source)]
-    assert [each["measured"] for each in told] == [3500, 1024]
-    assert told[0]["neighbors"] == told[1]["neighbors"]
-    np.testing.assert_allclose(told[0]["variance_left"], told[1]["variance_left"], rtol=0.1)
+    assert whole.reassigned.sum() > 1024  # more than is held at once
+    reports = [codebook_report(given, book, raw, whole) for given in (vectors, source)]
+    assert [report.measured for report in reports] == [3500, 1024]
+    assert reports[0].neighbors == reports[1].neighbors
+    variances = [report.residual_variance for report in reports]
+    np.testing.assert_allclose(*variances, rtol=0.1)
 
 
 @pytest.mark.parametrize("finished", [1, 3])
@@ -82,12 +83,12 @@ def test_a_fitted_codebook_is_kept_under_its_facts(tmp_path, method):
         return fit(vectors, (8, 8), method=method)
 
     made: list[int] = []
-    first = fitted(make, {"plan": 1}, tmp_path)
-    again = fitted(make, {"plan": 1}, tmp_path)
+    first = fit_once(make, {"plan": 1}, tmp_path)
+    again = fit_once(make, {"plan": 1}, tmp_path)
     assert len(made) == 1
-    assert (again.method, again.parameters) == (first.method, first.parameters)
+    assert (again.method, again.params) == (first.method, first.params)
     assert (again.encode(vectors) == first.encode(vectors)).all()
     next(tmp_path.glob("*.npz")).write_bytes(b"PK broken")
-    fitted(make, {"plan": 1}, tmp_path)
-    fitted(make, {"plan": 2}, tmp_path)
+    fit_once(make, {"plan": 1}, tmp_path)
+    fit_once(make, {"plan": 2}, tmp_path)
     assert len(made) == 3

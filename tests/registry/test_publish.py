@@ -511,9 +511,9 @@ def test_the_card_loads_what_it_describes(shop: str, first: Path, tmp_path: Path
 
 
 def test_the_card_names_license_and_parents(shop: str, tmp_path: Path) -> None:
-    from sidtool.build.add import NO_VECTORS, NOTHING, add_items
+    from sidtool.build.add import add_items
 
-    grown = add_items(small_bundle(name="a | b\nc"), NOTHING, NO_VECTORS, remove=["i3"])
+    grown = add_items(small_bundle(name="a | b\nc"), remove=["i3"])
     grown.save(tmp_path / "grown.zarr")
     push(str(tmp_path / "grown.zarr"), shop, license="CC-BY-4.0")
     text = card(shop)

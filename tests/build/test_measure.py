@@ -6,39 +6,37 @@ import math
 import numpy as np
 import pytest
 
-from sidtool.quantize import fit, report
+from sidtool.build import measure
+from sidtool.build.report import CodebookReport, LevelUse
+from sidtool.quantize import fit
 from sidtool.quantize.collisions import assign
 from tests.quantize.material import codebook_of, mixture, vectors_of
 
 
 def test_use_of_a_level():
     codes = np.array([[0, 0], [0, 1], [1, 2], [1, 3]], dtype=np.uint16)
-    first, second = report.level_use(codes, (4, 4))
-    assert first == {
-        "size": 4,
-        "used": 0.5,
-        "entropy": 1.0,
-        "perplexity": 2.0,
-        "gini": pytest.approx(0.5),
-    }
-    assert second == {"size": 4, "used": 1.0, "entropy": 2.0, "perplexity": 4.0, "gini": 0.0}
+    first, second = measure.level_use(codes, (4, 4))
+    assert first == LevelUse(4, 0.5, 1.0, 2.0, pytest.approx(0.5))
+    assert second == LevelUse(4, 1.0, 2.0, 4.0, 0.0)
 
 
 def test_gini_is_half_the_mean_absolute_difference_over_the_mean():
     column = np.random.default_rng(0).geometric(0.3, 200).clip(0, 9).astype(np.uint16)
     counts = np.bincount(column, minlength=10)
     expected = np.abs(counts[:, None] - counts).mean() / (2 * counts.mean())
-    assert report.level_use(column[:, None], (10,))[0]["gini"] == pytest.approx(expected)
+    assert measure.level_use(column[:, None], (10,))[0].gini == pytest.approx(expected)
 
 
-def test_variance_left():
+def test_residual_variance():
     vectors, codebook = mixture(0, 300, 8), codebook_of(0, (8, 8), 8)
     codes = codebook.encode(vectors)
     total = np.square(vectors - vectors.mean(axis=0)).sum()
     expected = [
         np.square(vectors - codebook.decode(codes[:, :depth])).sum() / total for depth in (1, 2)
     ]
-    assert report.variance_left(vectors, codebook, codes) == pytest.approx(expected, rel=1e-5)
+    assert measure.residual_variance(vectors, codebook, codes) == pytest.approx(
+        tuple(expected), rel=1e-5
+    )
 
 
 def slow_preservation(vectors, codes, codebook, depth, k):
@@ -64,28 +62,28 @@ def test_neighbor_preservation_is_what_it_says():
     codebook = codebook_of(1, (6, 6, 16), 6)
     codes = codebook.encode(vectors)
     _, distinct = np.unique(codes, axis=0, return_index=True)  # no ties at full depth
-    found = report.neighbor_preservation(vectors[distinct], codes[distinct], codebook)
-    assert (found["k"], found["queries"], found["pool"]) == (20, len(distinct), len(distinct))
+    found = measure.neighbor_preservation(vectors[distinct], codes[distinct], codebook)
+    assert (found.k, found.queries, found.pool) == (20, len(distinct), len(distinct))
     expected = slow_preservation(vectors[distinct], codes[distinct], codebook, 3, 20)
-    assert found["jaccard"][-1] == pytest.approx(expected)
-    assert len(found["jaccard"]) == 3
+    assert found.jaccard[-1] == pytest.approx(expected)
+    assert len(found.jaccard) == 3
 
 
 def test_codes_that_say_nothing_preserve_what_chance_preserves():
     n, k = 400, 20
     codes = np.zeros((n, 2), dtype=np.uint16)
-    found = report.neighbor_preservation(vectors_of(0, n, 8), codes, None)["jaccard"]
+    found = measure.neighbor_preservation(vectors_of(0, n, 8), codes, None).jaccard
     hits = k * k / (n - 1)
-    assert found == pytest.approx([hits / (2 * k - hits)] * 2, rel=0.35)
+    assert found == pytest.approx((hits / (2 * k - hits),) * 2, rel=0.35)
 
 
 def test_cost_is_bounded(monkeypatch):
-    monkeypatch.setattr(report, "POOL", 50)
-    monkeypatch.setattr(report, "QUERIES", 10)
-    found = report.neighbor_preservation(
+    monkeypatch.setattr(measure, "POOL", 50)
+    monkeypatch.setattr(measure, "QUERIES", 10)
+    found = measure.neighbor_preservation(
         vectors_of(0, 90, 4), codebook_of(0, (8,), 4).encode(vectors_of(0, 90, 4)), None
     )
-    assert (found["queries"], found["pool"]) == (10, 50)
+    assert (found.queries, found.pool) == (10, 50)
 
 
 @pytest.mark.parametrize("policy", ["reassign", "append", "allow"])
@@ -94,29 +92,30 @@ def test_whole_report_is_json_and_repeatable(policy):
     codebook = fit(vectors, (16, 8, 8))
     raw = codebook.encode(vectors)
     assigned = assign(raw, vectors, codebook, [f"{row:03}" for row in range(300)], policy)
-    first, second = (report.codebook_report(vectors, codebook, raw, assigned) for _ in range(2))
-    assert json.loads(json.dumps(first)) == second
-    assert len(first["levels"]) == len(assigned.space_sizes)
-    assert first["moved"] == assigned.moved.sum()
-    left = first["variance_left"]
-    assert left == sorted(left, reverse=True)
-    assert first["variance_left_assigned"] >= left[-1] - 1e-9
-    preserved = first["neighbors"]["jaccard"]
+    first, second = (measure.codebook_report(vectors, codebook, raw, assigned) for _ in range(2))
+    assert CodebookReport.from_json(json.loads(json.dumps(first.to_json()))) == second
+    assert json.loads(json.dumps(first.to_json())) == first.to_json()
+    assert len(first.levels) == len(assigned.level_sizes)
+    assert first.reassigned == assigned.reassigned.sum()
+    variances = first.residual_variance
+    assert list(variances) == sorted(variances, reverse=True)
+    assert first.residual_variance_assigned >= variances[-1] - 1e-9
+    preserved = first.neighbors.jaccard
     assert all(0 <= value <= 1 and math.isfinite(value) for value in preserved)
     assert preserved[2] > preserved[0]
 
 
 def test_one_item_has_no_neighbor_to_lose():
-    found = report.neighbor_preservation(
+    found = measure.neighbor_preservation(
         vectors_of(0, 1, 4), np.zeros((1, 2), dtype=np.uint16), None
     )
-    assert found["jaccard"] == [1.0, 1.0]
+    assert found.jaccard == (1.0, 1.0)
 
 
-@pytest.mark.parametrize(("full", "told"), [(60, [0]), (30, [])])
-def test_a_level_with_nearly_all_items_in_one_code_is_told(full, told):
+@pytest.mark.parametrize(("full", "collapsed"), [(60, [0]), (30, [])])
+def test_a_level_with_nearly_all_items_in_one_code_is_collapsed(full, collapsed):
     first = np.r_[np.zeros(full, dtype=int), 1 + np.arange(64 - full) % 31]
     evenly = np.arange(64) % 32
     codes = np.stack([first, evenly], axis=1).astype(np.uint16)
-    found = {"items": 64, "levels": report.level_use(codes, (32, 32))}
-    assert [level for level, _ in report.wasted_levels(found)] == told
+    levels = measure.level_use(codes, (32, 32))
+    assert [level for level, use in enumerate(levels) if use.is_collapsed(64)] == collapsed

@@ -46,9 +46,9 @@ def social(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "--interactions",
             road.events,
             "--set",
-            "signal_dim=6",
+            "collaborative_dim=6",
             "--set",
-            "signal_weight=0.4",
+            "collaborative_weight=0.4",
         )
     )
     return out
@@ -102,7 +102,7 @@ def test_an_encoder_and_people_go_together(road: Road, encoder: Path, tmp_path: 
         "--set",
         "text_dim=8",
         "--set",
-        "signal_dim=4",
+        "collaborative_dim=4",
     )
     assert len(done("encode", out, "a red lamp", "--json").lines) == 1
     assert Bundle.open(out).codebook.width == 12
@@ -114,21 +114,21 @@ def test_a_file_of_options_does_what_flags_do(
     config = tmp_path / "codebook.yaml"
     config.write_text(
         f"levels: 4x4x8\nembeddings: {road.vectors}\ninteractions: {road.events}\n"
-        "set:\n  signal_dim: 6\n  signal_weight: 0.4\n"
+        "set:\n  collaborative_dim: 6\n  collaborative_weight: 0.4\n"
     )
     done("build-codebook", road.items, "-o", tmp_path / "shop.zarr", "--config", config)
     assert Bundle.open(tmp_path / "shop.zarr").identity == Bundle.open(social).identity
     config.write_text(f"levels: 4x4x8\nembeddings:\n  {road.vectors}: 3\n  {image}: 1\n")
     done("build-codebook", road.items, "-o", tmp_path / "two.zarr", "--config", config)
-    sources = Bundle.open(tmp_path / "two.zarr").codebook.parameters["fusion"]["sources"]
-    assert [source["weight"] for source in sources] == [0.75, 0.25]
+    sources = Bundle.open(tmp_path / "two.zarr").codebook.params.fusion.sources
+    assert [source.weight for source in sources] == [0.75, 0.25]
 
 
 def test_two_sources_are_weighed_and_both_needed(road: Road, image: Path, tmp_path: Path) -> None:
     out = tmp_path / "two.zarr"
     done(*built(road, out, "--embeddings", f"{image}=0.5"))
-    sources = Bundle.open(out).codebook.parameters["fusion"]["sources"]
-    assert [(source["dim"], round(source["weight"], 4)) for source in sources] == [
+    sources = Bundle.open(out).codebook.params.fusion.sources
+    assert [(source.dim, round(source.weight, 4)) for source in sources] == [
         (8, 0.6667),
         (3, 0.3333),
     ]
@@ -143,21 +143,24 @@ def test_two_sources_are_weighed_and_both_needed(road: Road, image: Path, tmp_pa
 def test_a_split_folder_is_read_as_it_is(road: Road, tmp_path: Path, protocol: str) -> None:
     split = protocol_split(road, tmp_path, protocol)
     out = tmp_path / "shop.zarr"
-    done(*built(road, out, "--interactions", split, "--set", "signal_dim=4"))
+    done(*built(road, out, "--interactions", split, "--set", "collaborative_dim=4"))
     done("verify", out)
     manifest = json.loads((split / "split.json").read_text())
     bundle = Bundle.open(out)
-    assert bundle.manifest.recipe["signal"]["protocol"] == protocol
-    assert bundle.manifest.recipe["signal"]["train_digest"] == manifest["train_digest"]
-    assert bundle.manifest.recipe["signal"]["train_events"] == manifest["counts"]["train_events"]
+    assert bundle.manifest.recipe["collaborative"]["protocol"] == protocol
+    assert bundle.manifest.recipe["collaborative"]["train_digest"] == manifest["train_digest"]
+    assert (
+        bundle.manifest.recipe["collaborative"]["train_events"]
+        == manifest["counts"]["train_events"]
+    )
     assert bundle.manifest.source["split"]["digest"] == manifest["digest"]
 
 
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (("--set", "signal_dim=4"), "option signal_dim needs --interactions"),
-        (("--interactions", "EVENTS", "--set", "signal_weight=2"), "signal_weight"),
+        (("--set", "collaborative_dim=4"), "option collaborative_dim needs --interactions"),
+        (("--interactions", "EVENTS", "--set", "collaborative_weight=2"), "collaborative_weight"),
         (("--embeddings", "VECTORS=-1"), "positive weights"),
     ],
 )
@@ -185,21 +188,31 @@ def test_a_contrastive_loss_is_one_way_or_both(road: Road, tmp_path: Path, way: 
         "--set",
         "progressive=true",
     )
-    fused = ("--set", "signal_dim=4") if way == "both" else ("--set", "window=3")
-    done(*built(road, out, "--interactions", road.events, "--signal", way, *fused, *learned))
+    fused = ("--set", "collaborative_dim=4") if way == "both" else ("--set", "window=3")
+    done(*built(road, out, "--interactions", road.events, "--collaborative", way, *fused, *learned))
     bundle = Bundle.open(out)
-    assert bundle.manifest.recipe["signal"]["way"] == way
-    assert bundle.codebook.parameters["contrastive"] == 0.2
-    assert ("fusion" in bundle.codebook.parameters) == (way == "both")
+    assert bundle.manifest.recipe["collaborative"]["mode"] == way
+    assert bundle.codebook.params.fit["contrastive"] == 0.2
+    assert (bundle.codebook.params.fusion is not None) == (way == "both")
     assert "a contrastive loss" in done("inspect", out).out
-    assert "no contrastive loss" in refused(2, *built(road, tmp_path / "x.zarr", "--signal", way))
-    told = refused(2, *built(road, tmp_path / "x.zarr", "--signal", way, "--method", "rq-vae"))
+    assert "no contrastive loss" in refused(
+        2, *built(road, tmp_path / "x.zarr", "--collaborative", way)
+    )
+    told = refused(
+        2, *built(road, tmp_path / "x.zarr", "--collaborative", way, "--method", "rq-vae")
+    )
     assert "needs --interactions" in told
     social = ("--interactions", road.events, "--method", "rq-vae")
     none = built(
-        road, tmp_path / "x.zarr", *social, "--signal", "contrastive", "--set", "signal_weight=0.9"
+        road,
+        tmp_path / "x.zarr",
+        *social,
+        "--collaborative",
+        "contrastive",
+        "--set",
+        "collaborative_weight=0.9",
     )
-    assert "signal_weight is of a fused signal" in refused(2, *none)
-    assert "needs --signal" in refused(
+    assert "collaborative_weight needs --collaborative fused" in refused(2, *none)
+    assert "needs --collaborative" in refused(
         2, *built(road, tmp_path / "x.zarr", *social, "--set", "contrastive=0.5")
     )

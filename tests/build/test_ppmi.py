@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sidtool.quantize.ppmi import factors, ppmi
+from sidtool.build.ppmi import factors, ppmi
 
 
 def test_ppmi_is_what_a_hand_computes() -> None:

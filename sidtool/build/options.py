@@ -1,0 +1,101 @@
+"""Options of build-codebook, shared by the library and the command line."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sidtool.build.sources import Collaborative
+from sidtool.data.items import OnEmpty
+from sidtool.errors import UsageError
+from sidtool.quantize import Method, check_method, supports_pairs
+from sidtool.quantize.collisions import Policy
+from sidtool.quantize.fusion import FusionOptions
+from sidtool.sid import SPELLINGS, SidSpace, Spelling
+
+
+@dataclass(frozen=True)
+class CatalogOptions:
+    """How a catalog is read (see `data.items.read_items`); None: guessed."""
+
+    id_column: str | None = None
+    title_column: str | None = None
+    text_template: str | None = None
+    on_empty: OnEmpty = "id"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How vectors become SIDs, and how SIDs are spelled.
+
+    Raises UsageError for a method without one of its options or without a contrastive loss that
+    `collaborative` needs, and for a vocabulary that cannot be spelled.
+    """
+
+    sizes: tuple[int, ...] = (256, 256, 256)
+    """Codes per level."""
+    method: Method = "rq-kmeans"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the method, like `balanced`."""
+    collisions: Policy = "reassign"
+    spelling: Spelling = "openonerec"
+    begin_end_tokens: bool = True
+    """Wrap a SID in begin and end tokens, if the spelling has them."""
+    collaborative: Collaborative = "fused"
+    """How co-occurrence enters, if there are interactions."""
+    fusion: FusionOptions = field(default_factory=FusionOptions)
+    weights: tuple[float, ...] = ()
+    """One per source of vectors, in proportion; all equal if none are given."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_method(self.method, dict(self.method_options))
+        if self.collaborative != "fused" and not supports_pairs(self.method):
+            raise UsageError(
+                f"method {self.method} has no contrastive loss",
+                hint="use --method rq-vae or --collaborative fused",
+            )
+        self.space(self.sizes)
+
+    def space(self, sizes: tuple[int, ...]) -> SidSpace:
+        """The SID vocabulary of these sizes (an appended collision level included, if any)."""
+        spelling = dict(SPELLINGS[self.spelling])
+        if not self.begin_end_tokens:
+            spelling |= {"begin": None, "end": None}
+        return SidSpace(sizes, **spelling)  # type: ignore[arg-type]
+
+
+def build_options(settings: Mapping[str, Any], *, has_events: bool, **choices: Any) -> BuildOptions:
+    """Options from one list of `settings` for the method and the fusion, and `choices` (the other
+    fields of BuildOptions).
+
+    Raises UsageError for a setting or a choice that has no effect, with or without interactions.
+    """
+    names = {each.name for each in fields(FusionOptions)}
+    fusion = {name: value for name, value in settings.items() if name in names}
+    method_options = {name: value for name, value in settings.items() if name not in names}
+    options = BuildOptions(method_options=method_options, fusion=FusionOptions(**fusion), **choices)
+    mode = options.collaborative
+    if not has_events and mode != "fused":
+        raise UsageError(f"--collaborative {mode} needs --interactions")
+    unused = fusion.keys() - {"text_dim"}
+    if not has_events and unused:
+        raise UsageError(f"option {min(unused)} needs --interactions")
+    unused -= {"window", "decay"}
+    if mode == "contrastive" and unused:
+        raise UsageError(f"option {min(unused)} needs --collaborative fused or both")
+    if mode == "fused" and "contrastive" in method_options:
+        raise UsageError("option contrastive needs --collaborative contrastive or both")
+    return options
+
+
+def parse_source(text: str) -> tuple[Path, float]:
+    """A file of vectors and its weight: "FILE=WEIGHT", or "FILE" with weight 1.
+
+    A path may contain "=" itself, if no number follows.
+    """
+    path, equals, weight = text.rpartition("=")
+    try:
+        return (Path(path), float(weight)) if equals else (Path(text), 1.0)
+    except ValueError:
+        return Path(text), 1.0

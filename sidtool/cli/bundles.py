@@ -1,0 +1,186 @@
+"""Commands that read a bundle: inspect, verify, encode, decode."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sidtool.cli import options
+from sidtool.cli.codebook import say_report
+from sidtool.cli.console import note, say, say_json, say_table
+from sidtool.errors import EXIT_REFUSED, RefusedError, UsageError
+
+if TYPE_CHECKING:
+    from sidtool.bundle.bundle import Bundle
+    from sidtool.bundle.decode import Decoded
+
+
+def inspect(
+    bundle: options.Bundle,
+    prefix: Annotated[
+        str | None,
+        typer.Option(help="Start of a SID, like <s_a_12>: show what its items have in common."),
+    ] = None,
+    examples: Annotated[int, typer.Option(help="Items to show.")] = 5,
+    json: options.Json = False,
+) -> None:
+    """Show the contents of a bundle, or what the items under a SID prefix have in common."""
+    from sidtool.build.explain import explain
+    from sidtool.build.report import read_report
+    from sidtool.registry.references import open_bundle
+
+    opened = open_bundle(bundle)
+    if prefix is None and json:
+        return say_json(opened.manifest.to_json())
+    if prefix is None:
+        say_table(["", ""], _manifest_rows(opened))
+        report = read_report(opened)
+        return say_report(report) if report else None
+    group = explain(opened, prefix, examples=examples)
+    if json:
+        return say_json(asdict(group))
+    say(f"{group.prefix}: {group.items} items")
+    if group.terms:
+        words = [f"{t.word} ({t.share:.0%}, overall {t.overall:.1%})" for t in group.terms]
+        say(f"in common: {', '.join(words)}")
+    rows = [(each.item_id, each.sid, each.title) for each in group.examples]
+    return say_table(["item", "SID", "title"], rows)
+
+
+def verify(bundle: options.Bundle, json: options.Json = False) -> None:
+    """Check every stored byte of a bundle against its digests (exit 3 if one differs)."""
+    from sidtool.bundle import verify as check
+    from sidtool.registry.references import open_bundle, resolve
+
+    broken = check(resolve(bundle))
+    if json:
+        objects = [{"object": name, "reason": reason} for name, reason in broken]
+        say_json({"ok": not broken, "broken": objects})
+    for name, reason in broken:
+        note(f"{name}: {reason}", label="broken:", style="bold red")
+    if broken:
+        raise typer.Exit(EXIT_REFUSED)
+    if not json:
+        manifest = open_bundle(bundle).manifest
+        say(
+            f"{bundle}: {manifest.items} items, {len(manifest.objects) + 1} objects, "
+            f"{manifest.identity.digest}"
+        )
+
+
+def encode(
+    bundle: options.Bundle,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(help="Texts. Default: the lines of standard input."),
+    ] = None,
+    embeddings: Annotated[
+        list[Path] | None,
+        typer.Option(help="Vectors in place of texts, once per source: .npy, Parquet or Zarr."),
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Present location of the bundle's encoder, if it moved.")
+    ] = None,
+    trust_remote_code: options.Trust = False,
+    json: options.Json = False,
+) -> None:
+    """Print the SID of texts or vectors, and the items with that SID.
+
+    If the bundle has an appended collision level, the SID lacks its last code and all items whose
+    SID starts with it are listed."""
+    from sidtool.build.encode import encode as encode_all
+    from sidtool.registry.references import open_bundle
+
+    if embeddings and (texts or encoder is not None):
+        raise UsageError("--embeddings replace texts and --encoder", hint="give one of the two")
+    opened = open_bundle(bundle)
+    if not embeddings and not texts:
+        texts = [line.rstrip("\n") for line in sys.stdin]
+    encodings = encode_all(
+        opened,
+        texts or [],
+        embeddings=embeddings or [],
+        model=encoder,
+        trust_remote_code=trust_remote_code,
+    )
+    for each in encodings:
+        if json:
+            say_json(asdict(each))
+        else:
+            say("\t".join(filter(None, (each.sid, each.text, " ".join(each.items)))))
+
+
+def decode(
+    bundle: options.Bundle,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(help="SIDs, or texts that contain SIDs. Default: standard input."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 3 unless every SID is that of an active item.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Print the items of the SIDs in a text, and report unknown, retired and malformed SIDs."""
+    from sidtool.bundle.decode import decode as look_up
+    from sidtool.registry.references import open_bundle
+
+    opened = open_bundle(bundle)
+    failed = 0
+    for text in texts or (line.rstrip("\n") for line in sys.stdin):
+        sids = look_up(opened, text)
+        failed += sum(sid.status != "item" for sid in sids)
+        if not sids:
+            failed += 1
+            note(repr(text[:80]), label="no semantic ID in", style="yellow")
+        for sid in sids:
+            if json:
+                say_json(asdict(sid))
+            else:
+                _say_decoded(sid)
+    if strict and failed:
+        raise RefusedError(f"{failed} SIDs are not those of active items of {bundle}")
+
+
+def _say_decoded(sid: "Decoded") -> None:
+    if not sid.items:
+        say(f"{sid.sid}\t{sid.status}")
+    for item, title in zip(sid.items, sid.titles, strict=True):
+        say(f"{sid.sid}\t{sid.status}\t{item}\t{title}".rstrip())
+
+
+def _manifest_rows(bundle: "Bundle") -> list[tuple[str, object]]:
+    manifest = bundle.manifest
+    space = manifest.space
+    recipe = manifest.recipe or {}
+    encoder = recipe.get("encoder", {})
+    method = bundle.codebook.method if bundle.codebook else "none: a map without a codebook"
+    return [
+        ("name", f"{manifest.name} {manifest.version} (format {manifest.format})"),
+        ("digest", manifest.identity.digest),
+        ("items", manifest.items),
+        ("levels", f"{space.spelled_sizes}, {space.template}"),
+        ("begin and end tokens", f"{space.begin} {space.end}" if space.begin else "none"),
+        ("collisions", manifest.collisions.policy),
+        ("quantizer", method),
+        ("encoder", encoder.get("model") or encoder.get("vectors", "none")),
+        ("co-occurrence", _cooccurrence(bundle)),
+        ("text", recipe.get("text_template", "none")),
+        ("created", manifest.created),
+    ]
+
+
+def _cooccurrence(bundle: "Bundle") -> str:
+    record = (bundle.manifest.recipe or {}).get("collaborative")
+    if record is None or bundle.codebook is None:
+        return "none"
+    fusion = bundle.codebook.params.fusion
+    parts = [f"{record['train_events']} training events", record["protocol"]]
+    if fusion is not None and fusion.collaborative is not None:
+        part = fusion.collaborative
+        parts.append(f"fused into {part.warm_items} items with weight {part.weight:g}")
+    if record["mode"] != "fused":
+        parts.append("a contrastive loss")
+    return ", ".join(parts)
