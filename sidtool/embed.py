@@ -16,7 +16,7 @@ import numpy as np
 from sidtool.data.digests import digest_strings
 from sidtool.data.vectors import check_finite
 from sidtool.errors import CompatibilityError, DataError, UsageError
-from sidtool.output import keep_array, kept_array
+from sidtool.output import cache_array, cached_array
 from sidtool.sid import Vectors
 
 BATCH = 32
@@ -97,10 +97,10 @@ def embed(
     for start in range(0, len(texts), BLOCK):
         rows = order[start : start + BLOCK]
         path = blocks / f"{start // BLOCK:06d}.npy"
-        block = kept_array(path, (len(rows), facts["dim"]), np.float32)
+        block = cached_array(path, (len(rows), facts["dim"]), np.float32)
         if block is None:
             block = _encode(model, used, [texts[row] for row in rows])
-            keep_array(path, block)
+            cache_array(path, block)
         vectors[rows] = block
         if progress is not None:
             progress(start + len(rows), len(texts))

@@ -95,7 +95,7 @@ def replace_dir(new: Path, path: Path) -> None:
     remove(aside)
 
 
-def keep_array(path: Path, array: NDArray[Any]) -> None:
+def cache_array(path: Path, array: NDArray[Any]) -> None:
     """Write an array of unfinished work, whole or not at all, for a later run."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as stream:
@@ -103,7 +103,7 @@ def keep_array(path: Path, array: NDArray[Any]) -> None:
     partial.replace(path)
 
 
-def kept_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any] | None:
+def cached_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any] | None:
     """The array of an earlier run, or None if it is missing, damaged or of another shape or type."""
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)

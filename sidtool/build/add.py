@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sidtool.build.encode import embed_texts, read_sources, require_codebook
 from sidtool.build.options import CatalogOptions
 from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.item_map import arrange
+from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.lineage import ItemsChange
 from sidtool.data.items import Items, read_items
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
@@ -93,7 +93,7 @@ def add_items(
     ids = [*old.ids, *(items.ids[position] for position in new)]
     change = replace(change, catalog=items.digest if items.ids else None)
     return Bundle.of(
-        arrange(bundle.space, ids, codes, titles, retired),
+        ItemMap.of(bundle.space, ids, codes, titles, retired),
         bundle.codebook,
         bundle.manifest.collisions.policy,
         name=bundle.manifest.name,

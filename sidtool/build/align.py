@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.item_map import arrange
+from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.lineage import AlignChange
 from sidtool.errors import RefusedError
 from sidtool.quantize.codebook import Codebook
@@ -84,7 +84,7 @@ def align(new: Bundle, old: Bundle) -> tuple[Bundle, Alignment]:
     change = AlignChange(new.identity.digest, alignment.common, alignment.before, alignment.after)
     compatible_with = dict.fromkeys((old.identity.codebook, *old.manifest.compatible_with))
     aligned = Bundle.of(
-        arrange(old.space, list(items.ids), _renamed(items.codes, names), titles, items.retired),
+        ItemMap.of(old.space, list(items.ids), _renamed(items.codes, names), titles, items.retired),
         replace(codebook, levels=levels),
         new.manifest.collisions.policy,
         name=old.manifest.name,

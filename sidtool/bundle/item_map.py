@@ -132,17 +132,6 @@ class ItemMap:
         return self.titles[row] if self.titles is not None else ""
 
 
-def arrange(
-    space: SidSpace,
-    ids: Sequence[str],
-    codes: Codes,
-    titles: Sequence[str] | None,
-    retired: NDArray[np.bool_],
-) -> ItemMap:
-    """An item map of n items in any order, (n,) `retired` among them."""
-    return ItemMap.of(space, ids, codes, titles, retired)
-
-
 def _sid_order(keys: NDArray[np.uint64], ids: Sequence[str]) -> NDArray[np.int64]:
     """(n,) int64: rows sorted by key, then id. Only rows with equal keys are sorted in Python."""
     order = np.argsort(keys, kind="stable")

@@ -182,7 +182,7 @@ def build_codebook(
             "give either --encoder or --embeddings",
             hint="--encoder sentence-transformers/all-MiniLM-L6-v2",
         )
-    budget = options.bytes_of(memory)
+    budget = options.parse_bytes(memory)
     settings = assignments(set_)
     settings |= {} if balanced is None else {"balanced": balanced}
     settings |= {"normalize": True} if normalize else {}

@@ -1,6 +1,5 @@
 """The commands between systems and between bundles: import, export, compare."""
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, say, say_json, say_table
-from sidtool.errors import SidtoolWarning, UsageError
+from sidtool.errors import UsageError
 from sidtool.interop.convert import System
 from sidtool.interop.minionerec import Keys
 from sidtool.sid import LETTERS, Levels
@@ -16,17 +15,27 @@ from sidtool.sid import LETTERS, Levels
 if TYPE_CHECKING:
     from sidtool.build.compare import BundleFigures
     from sidtool.bundle import Bundle
-    from sidtool.data.items import Items
     from sidtool.interop.convert import CatalogFile
 
 Catalog = Annotated[
     Path | None, typer.Option(help="Catalog of the items: their order and their titles.")
 ]
-IdColumn = Annotated[str | None, typer.Option(help="Column of item ids; guessed by default.")]
-TitleColumn = Annotated[str | None, typer.Option(help="Column of titles; guessed by default.")]
 KeysOption = Annotated[
     Keys, typer.Option(help="Keys of index.json: item ids, or line numbers of ITEMS from 0.")
 ]
+
+LEVEL_COLUMNS = {
+    "size": "codes",
+    "utilization": "utilization",
+    "entropy": "entropy",
+    "perplexity": "perplexity",
+    "gini": "gini",
+    "neighbors": "neighbors",
+    "purity": "purity",
+    "mutual_information": "information",
+    "mutual_information_by_chance": "by chance",
+}
+"""Columns of the table of levels, by the JSON key of their figure."""
 
 
 def import_(
@@ -45,8 +54,8 @@ def import_(
         typer.Option(help="Codes per level, like 256x256x256; default: the next powers of two."),
     ] = None,
     keys: KeysOption = "id",
-    id_column: IdColumn = None,
-    title_column: TitleColumn = None,
+    id_column: options.IdColumn = None,
+    title_column: options.TitleColumn = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -90,8 +99,8 @@ def export(
         Path | None,
         typer.Option(help="Model that FlashRec will serve; determines its --sid option."),
     ] = None,
-    id_column: IdColumn = None,
-    title_column: TitleColumn = None,
+    id_column: options.IdColumn = None,
+    title_column: options.TitleColumn = None,
     force: options.Force = False,
 ) -> None:
     """Export a bundle's map for another system; retired items are omitted."""
@@ -116,6 +125,53 @@ def export(
         note("no info.txt: the bundle has no titles (--items ITEMS adds them)")
 
 
+def compare(
+    bundles: Annotated[
+        list[str], typer.Argument(metavar="BUNDLE...", help="Bundles of one catalog.")
+    ],
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Vectors of the items: .npy, Parquet or Zarr.")
+    ] = None,
+    items: Catalog = None,
+    field: Annotated[
+        str | None, typer.Option(help="Column of ITEMS with labels, like brand, to measure purity.")
+    ] = None,
+    interactions: Annotated[
+        Path | None, typer.Option(help="Events, to measure how a code predicts the next one.")
+    ] = None,
+    id_column: options.IdColumn = None,
+    title_column: options.TitleColumn = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Compare bundles of one catalog."""
+    from sidtool.build.compare import compare_bundles
+    from sidtool.registry.references import open_bundle
+
+    if field is not None and items is None:
+        raise UsageError("--field requires --items")
+    if items is not None and field is None and embeddings is None:
+        raise UsageError("--items requires --field or --embeddings")
+    catalog = _catalog_file(items, id_column, title_column)
+    fields = [field] if field is not None else []
+    figures = compare_bundles(
+        [open_bundle(bundle) for bundle in bundles],
+        embeddings=embeddings,
+        items=catalog.read(fields=fields) if catalog is not None else None,
+        field=field,
+        interactions=interactions,
+        seed=seed,
+    )
+    if json:
+        values = [
+            {"bundle": bundle, **each.to_json()}
+            for bundle, each in zip(bundles, figures, strict=True)
+        ]
+        say_json({"items": figures[0].items, "bundles": values})
+    else:
+        _say_comparison(bundles, figures)
+
+
 def _catalog_file(
     path: Path | None, id_column: str | None, title_column: str | None
 ) -> "CatalogFile | None":
@@ -134,71 +190,6 @@ def _token_start(model: Path, bundle: "Bundle") -> int:
 
     contract, _, _ = check_model_folder(model, bundle)
     return contract.token_start
-
-
-def compare(
-    bundles: Annotated[
-        list[str], typer.Argument(metavar="BUNDLE...", help="Bundles of one catalog.")
-    ],
-    embeddings: Annotated[
-        Path | None, typer.Option(help="Vectors of the items: .npy, Parquet or Zarr.")
-    ] = None,
-    items: Catalog = None,
-    field: Annotated[
-        str | None, typer.Option(help="Column of ITEMS that items are labelled by, like brand.")
-    ] = None,
-    interactions: Annotated[
-        Path | None, typer.Option(help="Events: what people meet after what.")
-    ] = None,
-    id_column: IdColumn = None,
-    title_column: TitleColumn = None,
-    seed: options.Seed = 0,
-    json: options.Json = False,
-) -> None:
-    """Lay bundles of one catalog side by side."""
-    from sidtool.build.compare import compare_bundles
-    from sidtool.registry.references import open_bundle
-
-    if field is not None and items is None:
-        raise UsageError("--field requires --items")
-    if items is not None and field is None and embeddings is None:
-        raise UsageError("--items requires --field or --embeddings")
-    opened = [open_bundle(bundle) for bundle in bundles]
-    figures = compare_bundles(
-        opened,
-        embeddings=embeddings,
-        items=_read_catalog(items, id_column, title_column, field),
-        field=field,
-        interactions=interactions,
-        seed=seed,
-    )
-    if json:
-        values = [
-            {"bundle": bundle, **each.to_json()}
-            for bundle, each in zip(bundles, figures, strict=True)
-        ]
-        say_json({"items": figures[0].items, "bundles": values})
-    else:
-        _say_comparison(bundles, figures)
-
-
-def _read_catalog(
-    path: Path | None, id_column: str | None, title_column: str | None, field: str | None = None
-) -> "Items | None":
-    from sidtool.data.items import read_items
-
-    if path is None:
-        if id_column is not None or title_column is not None:
-            raise UsageError(
-                "--id-column and --title-column are of a catalog, and none is given",
-                hint="--items ITEMS",
-            )
-        return None
-    with warnings.catch_warnings():  # of items without text: these commands read no texts
-        warnings.simplefilter("ignore", SidtoolWarning)
-        return read_items(
-            path, id_column=id_column, title_column=title_column, fields=[field] if field else []
-        )
 
 
 def _say_comparison(bundles: list[str], figures: "list[BundleFigures]") -> None:
@@ -229,20 +220,6 @@ def _say_comparison(bundles: list[str], figures: "list[BundleFigures]") -> None:
         "information: mutual information (bits) of the codes of an item and of the next one; by "
         "chance: with shuffled next items",
     )
-
-
-LEVEL_COLUMNS = {
-    "size": "codes",
-    "utilization": "utilization",
-    "entropy": "entropy",
-    "perplexity": "perplexity",
-    "gini": "gini",
-    "neighbors": "neighbors",
-    "purity": "purity",
-    "mutual_information": "information",
-    "mutual_information_by_chance": "by chance",
-}
-"""Columns of the table of levels, by the JSON key of their figure."""
 
 
 def _cell(value: float | None) -> float | str:

@@ -77,7 +77,7 @@ IdColumn = Annotated[str | None, typer.Option(help="Column of item ids; guessed 
 TitleColumn = Annotated[str | None, typer.Option(help="Column of titles; guessed by default.")]
 
 
-def bytes_of(text: str) -> int:
+def parse_bytes(text: str) -> int:
     """A size in bytes: "4GiB" -> 4294967296. Raises UsageError."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text.strip())
     units = {name.lower(): factor for name, factor in UNITS.items()}

@@ -1,6 +1,7 @@
 """Import another system's map as a bundle, and export a bundle's map for another system."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -28,11 +29,17 @@ class CatalogFile:
     id_column: str | None = None
     title_column: str | None = None
 
-    def read(self) -> Items:
-        """The items. Items without text are no reason for a warning here: texts are not used."""
+    def read(self, *, fields: Sequence[str] = ()) -> Items:
+        """The items, with further columns as `fields`. Items without text cause no warning, because
+        texts are not used here."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SidtoolWarning)
-            return read_items(self.path, id_column=self.id_column, title_column=self.title_column)
+            return read_items(
+                self.path,
+                id_column=self.id_column,
+                title_column=self.title_column,
+                fields=list(fields),
+            )
 
 
 @dataclass(frozen=True)

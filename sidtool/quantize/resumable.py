@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.data.vectors import VectorSource
-from sidtool.output import keep_array, kept_array
+from sidtool.output import cache_array, cached_array
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.quantize.kmeans import Progress
 from sidtool.sid import Codes
@@ -51,11 +51,13 @@ def encode_all(
     for number, span in enumerate(source.spans):
         rows = source.rows(span)
         path = None if parts is None else parts / f"{number:06d}.npy"
-        block = None if path is None else kept_array(path, (len(rows), codes.shape[1]), codes.dtype)
+        block = (
+            None if path is None else cached_array(path, (len(rows), codes.shape[1]), codes.dtype)
+        )
         if block is None:
             block = codebook.encode(source.read(span))
             if path is not None:
-                keep_array(path, block)
+                cache_array(path, block)
         codes[rows] = block
         done += len(rows)
         if progress is not None:

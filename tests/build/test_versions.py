@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from sidtool.build.align import align
 from sidtool.build.diff import diff
 from sidtool.bundle import Bundle, ItemMap, verify
-from sidtool.bundle.item_map import arrange
 from sidtool.bundle.lineage import AlignChange, BuildChange, ItemsChange
 from sidtool.bundle.manifest import Manifest
 from sidtool.errors import RefusedError
@@ -37,7 +36,7 @@ def made(items: dict[str, tuple[int, bool, str]]) -> Bundle:
     retired = np.array([gone for _, gone, _ in items.values()])
     titles = [title for _, _, title in items.values()]
     return Bundle.of(
-        arrange(SPACE, list(items), codes, titles, retired), None, "allow", name="shop"
+        ItemMap.of(SPACE, list(items), codes, titles, retired), None, "allow", name="shop"
     )
 
 

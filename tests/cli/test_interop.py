@@ -144,7 +144,7 @@ def test_flashrec_is_told_what_it_would_guess_wrong(road: Road, tmp_path: Path) 
         (("import", "map.parquet", "-o", "OUT", "--info", "i.txt"), "apply to an index.json"),
         (("compare", "BUNDLE", "--field", "brand"), "--field requires --items"),
         (("compare", "BUNDLE", "--items", "items.csv"), "--items requires --field"),
-        (("compare", "BUNDLE", "--id-column", "sku"), "none is given"),
+        (("compare", "BUNDLE", "--id-column", "sku"), "require --items"),
         (("import", "map.json", "-o", "OUT", "--id-column", "sku"), "require --items"),
         (("compare", "BUNDLE", "--seed", "-1"), "a seed is 0 or more"),
     ],
