@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.data.items import Items
 from sidtool.data.splits import Example, Split, UserSequence
-from sidtool.model.extend import extend
+from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.scratch import MIN_VOCABULARY, train_tokenizer
 from sidtool.sft.make_sft import make_sft
@@ -105,7 +105,7 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(shape, dtype=torch.float32).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    extend(str(folder / "base"), bundle, folder / "base+sid", init="random")
+    extend_model(str(folder / "base"), bundle, folder / "base+sid", init="random")
     # lengths as in Amazon's five-core sets: most users have few events
     lengths = np.minimum(3 + rng.geometric(0.2, case.batch * (steps + 1)), 20)
     if case.task == "next-item":

@@ -11,7 +11,7 @@ import torch
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.splits import Example, Split, UserSequence
-from sidtool.model.extend import extend
+from sidtool.model.extend import extend_model
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.training_examples import SftOptions
 from tests.bundles import small_bundle
@@ -77,7 +77,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Callable
             tiny_model(architecture, vocab_size=len(tokenizer), **overrides).save_pretrained(
                 folder / "base"
             )
-            extend(str(folder / "base"), bundle, folder / "base+sid")
+            extend_model(str(folder / "base"), bundle, folder / "base+sid")
             made[key] = folder / "base+sid"
         return made[key]
 

@@ -41,6 +41,10 @@ class Commands(TyperGroup):
             if error.hint:
                 note(error.hint, label="hint:", style="bold")
             raise typer.Exit(error.exit_code) from None
+        except typer.BadParameter as error:
+            # Typer would print a box with the command's usage
+            note(" ".join(error.format_message().split()), label="error:", style="bold red")
+            raise typer.Exit(UsageError.exit_code) from None
         except KeyboardInterrupt:
             note("interrupted")
             raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -138,18 +138,10 @@ def _made(
 
 
 def row_format(served: Any) -> Any:
-    """The format of the rows that a model was last trained on; if none is noted, chat where its
-    tokenizer has one."""
-    contract = served.contract
-    facts = [contract.params, *(parent.get("params", {}) for parent in reversed(contract.parents))]
-    noted = [fact["row_format"] for fact in facts if "row_format" in fact]
-    return (
-        noted[0]
-        if noted
-        else "chat"
-        if getattr(served.tokenizer, "chat_template", None)
-        else "plain"
-    )
+    """The format of the examples that a model was last trained on. If none is recorded: chat if its
+    tokenizer has a chat template."""
+    default = "chat" if getattr(served.tokenizer, "chat_template", None) else "plain"
+    return served.contract.example_format or default
 
 
 def _holds_training_examples(path: Path) -> bool:

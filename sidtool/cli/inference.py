@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sidtool.cli.console import note
+from sidtool.model import pretrained
 from sidtool.model.load import LoadedModel
 
 NumBeams = Annotated[
@@ -19,8 +20,8 @@ Device = Annotated[
     typer.Option(help="Device that the model runs on, like cpu or cuda; the GPU if there is one."),
 ]
 Dtype = Annotated[
-    str | None,
-    typer.Option(help="Precision: float32, bfloat16 or float16; by default float32 on a CPU."),
+    pretrained.Dtype | None,
+    typer.Option(help="Precision of inference. Default: float32 on a CPU, else bfloat16."),
 ]
 OtherBundle = Annotated[
     str | None,
@@ -29,7 +30,11 @@ OtherBundle = Annotated[
 
 
 def load_model(
-    model: Path, bundle: str | None, device: str | None, dtype: str | None, trust_remote_code: bool
+    model: Path,
+    bundle: str | None,
+    device: str | None,
+    dtype: pretrained.Dtype | None,
+    trust_remote_code: bool,
 ) -> LoadedModel:
     """Load a model folder; print a notice if another bundle is compatible but not the same."""
     from sidtool.model.load import load_model_folder

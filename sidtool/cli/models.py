@@ -1,4 +1,4 @@
-"""The commands that make a model ready: init-model, extend-model and merge."""
+"""The commands that prepare a model: init-model, extend-model and merge."""
 
 import math
 from pathlib import Path
@@ -9,22 +9,20 @@ import typer
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, say, say_json
 from sidtool.errors import UsageError
+from sidtool.model.embedding_init import DEFAULT_INIT, Init
+from sidtool.model.pretrained import Dtype
+from sidtool.model.scratch import Preset
 from sidtool.output import refuse_existing
 
 
 def init_model(
-    items: Annotated[Path, typer.Argument(help="Catalog whose text the tokenizer is trained on.")],
+    items: Annotated[Path, typer.Argument(help="Catalog on whose text the tokenizer is trained.")],
     out: options.Out,
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="Shape of the model: gpt2-tiny, gpt2-mini, neox-tiny, qwen3-tiny, llama-tiny."
-        ),
-    ] = "gpt2-tiny",
+    preset: Annotated[Preset, typer.Option(help="Shape of the model.")] = "gpt2-tiny",
     vocab_size: Annotated[
-        int, typer.Option(help="Text tokens; 512 do where a model only sees semantic IDs.")
+        int, typer.Option(help="Maximum text tokens; 512 suffice for a model that sees only SIDs.")
     ] = 4096,
-    text: Annotated[
+    text_template: Annotated[
         str | None, typer.Option(help='Text of an item, like "{title}. {description}".')
     ] = None,
     set_: Annotated[
@@ -41,23 +39,20 @@ def init_model(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Make a small untrained model with a tokenizer of its own, for training from scratch."""
+    """Create an untrained model and its tokenizer, for training from scratch."""
     from sidtool.data.items import read_items
     from sidtool.model.scratch import init_model as init
-    from sidtool.model.scratch import shape_of
+    from sidtool.model.scratch import model_shape
 
-    catalog = read_items(items, text_template=text)
+    catalog = read_items(items, text_template=text_template)
     overrides = assignments(set_)
     if dry_run:
         refuse_existing(out, force)
-        shape_of(preset, overrides)
-        return note(
-            f"would make {preset} with at most {vocab_size} text tokens from {len(catalog)} "
-            f"items at {out}"
-        )
+        model_shape(preset, overrides)
+        return note(f"would create {preset} with at most {vocab_size} text tokens at {out}")
     parameters = init(
+        catalog.texts,
         out,
-        texts=catalog.texts,
         preset=preset,
         vocab_size=vocab_size,
         overrides=overrides,
@@ -78,12 +73,11 @@ def extend_model(
     bundle: options.Bundle,
     out: options.Out,
     init: Annotated[
-        str, typer.Option(help="First values of the new rows: codebook, mean or random.")
-    ] = "codebook",
-    revision: Annotated[str | None, typer.Option(help="Revision of the model.")] = None,
+        Init, typer.Option(help="How the embedding rows of SID tokens are initialized.")
+    ] = DEFAULT_INIT,
+    revision: Annotated[str | None, typer.Option(help="Revision of the model on the hub.")] = None,
     dtype: Annotated[
-        str | None,
-        typer.Option(help="Precision to store: float32, bfloat16; the checkpoint's if not given."),
+        Dtype | None, typer.Option(help="Precision to store. Default: the checkpoint's.")
     ] = None,
     seed: options.Seed = 0,
     trust_remote_code: options.Trust = False,
@@ -92,20 +86,20 @@ def extend_model(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Give a language model the tokens of a bundle, and keep the bundle inside it."""
-    from sidtool.model.extend import check_request, extend
+    """Add a bundle's SID tokens to a language model."""
+    from sidtool.model import extend
     from sidtool.registry.references import open_bundle
 
     opened = open_bundle(bundle)
     if dry_run:
         refuse_existing(out, force)
-        check_request(opened, init, dtype)  # type: ignore[arg-type]
+        extend.check_init(opened, init)
         return note(f"would add {len(opened.space.tokens)} tokens of {bundle} to {model} at {out}")
-    contract = extend(
+    contract = extend.extend_model(
         model,
         opened,
         out,
-        init=init,  # type: ignore[arg-type]
+        init=init,
         seed=seed,
         revision=revision,
         dtype=dtype,
@@ -113,17 +107,11 @@ def extend_model(
         force=force,
     )
     tokens = contract.tokens
+    token_range = {"token_start": tokens.start, "token_stop": tokens.stop}
     if json:
-        say_json(
-            {
-                "model": str(out),
-                "token_start": tokens.start,
-                "token_stop": tokens.stop,
-                "bundle": contract.identity.digest,
-            }
-        )
+        say_json({"model": str(out)} | token_range | {"bundle": contract.identity.digest})
     else:
-        say(f"{out}: {tokens.stop - tokens.start} tokens at {tokens.start}, rows by {init}")
+        say(f"{out}: {tokens.stop - tokens.start} tokens from id {tokens.start}, {init} rows")
     return next_step(f"sidtool make-sft {bundle} ITEMS INTERACTIONS -o train.jsonl --model {out}")
 
 
@@ -131,29 +119,27 @@ def merge(
     model: options.Model,
     out: options.Out,
     dtype: Annotated[
-        str,
-        typer.Option(help="Precision to store: float32, bfloat16. Adapters are merged in float32."),
+        Dtype, typer.Option(help="Precision to store; the merge itself is in float32.")
     ] = "float32",
     config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Make a plain model of one that `train --stage lora` made, which is adapters over the model
-    before it."""
-    from sidtool.model.adapter import merge as merge_adapter
+    """Merge LoRA adapters into their base model."""
     from sidtool.model.contract import read_contract
+    from sidtool.model.merge import merge as merge_adapters
+    from sidtool.model.merge import read_adapter_base
 
     if dry_run:
         refuse_existing(out, force)
-        read_contract(model)
-        return note(f"would merge the adapters of {model} into a model at {out}")
-    contract = merge_adapter(model, out, dtype=dtype, force=force)
-    base = contract.params["path"]
+        base = read_adapter_base(read_contract(model), model)
+        return note(f"would merge the adapters of {model} into {base.path} at {out}")
+    base = merge_adapters(model, out, dtype=dtype, force=force)
     if json:
-        say_json({"model": str(out), "base": base, "dtype": dtype})
+        say_json({"model": str(out), "base": base.path, "dtype": dtype})
     else:
-        say(f"{out}: a plain model of {model} and {base}, {dtype}")
+        say(f"{out}: adapters of {model} merged into {base.path}, {dtype}")
     return next_step(f"sidtool recommend {out} --history ITEM,ITEM -k 10")
 
 

@@ -8,22 +8,20 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json
+from sidtool.train.settings import Stage
 
 
 def train(
     model: options.Model,
-    rows: Annotated[
-        Path,
-        typer.Argument(
-            help="Training rows that make-sft wrote; its valid and meta files lie beside."
-        ),
+    examples: Annotated[
+        Path, typer.Argument(help="Training examples that make-sft wrote, with the files beside.")
     ],
     out: options.Out,
     stage: Annotated[
-        str | None,
+        Stage | None,
         typer.Option(
-            help="Weights to train: full (all), embeddings (rows of the SID tokens) or lora (those "
-            "rows and adapters)."
+            help="Weights to train: all, only the embedding rows of SID tokens, or those rows and "
+            "LoRA adapters."
         ),
     ] = None,
     config: Annotated[
@@ -35,17 +33,17 @@ def train(
         typer.Option(
             "--set",
             envvar="SIDTOOL_TRAIN_SET",
-            help="Training setting, key=value: sidtool's own or any SFTConfig field.",
+            help="Training setting, key=value (docs/settings.md lists them).",
         ),
     ] = None,
     valid: Annotated[
-        Path | None, typer.Option(help="Validation users, if not those beside the rows.")
+        Path | None, typer.Option(help="Validation users, if not those beside the examples.")
     ] = None,
     teacher: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Trained model of the same bundle to learn from beside the rows; several teach "
-            "their mean."
+            help="Trained model with the same SIDs to distill from; repeat it to use the mean of "
+            "several."
         ),
     ] = None,
     trust_remote_code: options.Trust = False,
@@ -53,49 +51,37 @@ def train(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Train a model on rows, and keep the checkpoint that recommends best on validation.
+    """Train a model and keep the checkpoint that recommends best on the validation set.
 
-    A killed run leaves OUT.partial, and the same command goes on from there. Where the
-    configuration lists stages, each trains what the one before it made, which stays beside the
-    output as OUT-1-embeddings, OUT-2-full ..."""
-    from sidtool.model.contract import read_contract
-    from sidtool.output import refuse_existing
-    from sidtool.sft.make_sft import read_lineage
+    A killed run leaves OUT.partial, and the same command resumes it. If the configuration lists
+    stages, each trains the output of the one before; intermediate outputs stay beside the last one,
+    as OUT-1-embeddings."""
     from sidtool.train.settings_file import read_stages
-    from sidtool.train.stages import between
-    from sidtool.train.stages import train_stages as run
+    from sidtool.train.stages import plan_stages, train_stages
 
     stages = read_stages(config, set_ or (), stage)
     if dry_run:
-        refuse_existing(out, force)
-        read_contract(model)
-        trained = model
-        for number, one in enumerate(stages, start=1):
-            read_lineage(one.examples or rows)
-            own, fields = one.options, one.sft_fields or "no further settings"
-            made = out if number == len(stages) else between(out, number, one)
-            note(
-                f"would train {trained} on {one.examples or rows} with {own} and {fields}; output "
-                f"{made}"
-            )
-            trained = made
+        for planned in plan_stages(model, examples, out, stages, force=force):
+            note(f"would train {planned}")
         return None
-    bars = {number: f"{number} {one.options.stage}" for number, one in enumerate(stages, start=1)}
-    with progress(*bars.values()) as report:
-        summaries = run(
+    labels = [f"{number} {each.options.stage}" for number, each in enumerate(stages, start=1)]
+    with progress(*labels) as report:
+        summaries = train_stages(
             model,
-            rows,
+            examples,
             out,
             stages,
             valid=valid,
             teachers=teacher or (),
             trust_remote_code=trust_remote_code,
             force=force,
-            progress=lambda number: report.get(bars[number]),
-            tell=partial(typer.echo, err=True),
+            progress=lambda number: report.get(labels[number - 1]),
+            notify=partial(typer.echo, err=True),
         )
     if json:
-        say_json(summaries[0] if len(summaries) == 1 else {"stages": summaries})
+        results = [summary.to_json() for summary in summaries]
+        say_json(results[0] if len(results) == 1 else {"stages": results})
     else:
-        say(*(f"{key}: {value}" for summary in summaries for key, value in summary.items()))
+        lines = [f"{key}: {value}" for each in summaries for key, value in each.to_json().items()]
+        say(*lines)
     return next_step(f"sidtool evaluate {out} SPLIT")

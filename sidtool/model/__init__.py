@@ -1,2 +1,2 @@
-"""A language model that speaks semantic IDs: its vocabulary, its rows, and the contract that binds
-it to a bundle."""
+"""Language models with a SID vocabulary: tokens, embedding rows, and the contract that binds a
+model to its bundle."""

@@ -1,16 +1,16 @@
-"""Whether a bundle may serve a model that was made for another one.
+"""Whether a model may be used with a bundle other than the one that it was made for.
 
-Knows two bundles and the model's contract; knows nothing of weights. The verdicts, first that
-holds:
+The first row that applies is the verdict:
 
-    same identity                                                            same same space; no
-    common item's SID moved, none reused for another item     refreshed   a notice the model's
-    codebook is in the bundle's `compatible_with`                aligned     a warning: the share
-    that moved anything else                                                            refused
-    CompatibilityError
+| the bundle, against the model's own | verdict | consequence |
+| --- | --- | --- |
+| same identity | same | none |
+| same space; no common item's SID changed, none is reused by another item | refreshed | a notice |
+| its `compatible_with` has the model's codebook | aligned | a warning with the changed share |
+| anything else | CompatibilityError | refused |
 
-A bundle with another codebook that shares no item with the model's has moved none, and is refused
-all the same."""
+A bundle with another codebook and no item in common changes no SID, but is refused too.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,133 +21,145 @@ from numpy.typing import NDArray
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.errors import CompatibilityError
-from sidtool.model.contract import Contract
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What holds between a bundle and a model, as a line for people ("" where all is the same), and
-    the share of common items whose SID moved."""
+    """How a bundle relates to the bundle of a model."""
 
     kind: Literal["same", "refreshed", "aligned"]
     message: str = ""
-    moved_share: float = 0.0
+    """one line for the user; empty for `same`"""
+    reassigned_share: float = 0.0
+    """share of the common items whose SID changed"""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two item maps of one space against each other, retired items included."""
+    """Counts from a join of two item maps of one space, retired items included."""
 
     common: int
-    moved: int
+    """items in both"""
+    reassigned: int
+    """common items whose SID changed"""
     reused: int
-    """SIDs that only other items than before hold now"""
+    """SIDs in both maps that no item has in both"""
 
 
-def check(contract: Contract, model_bundle: Bundle, bundle: Bundle) -> Verdict:
-    """Judge `bundle` for a model with this contract, whose own bundle is `model_bundle`.
+def check_bundle(model_bundle: Bundle, bundle: Bundle) -> Verdict:
+    """The verdict on `bundle` for a model that was made for `model_bundle`.
 
-    Raises CompatibilityError, naming what differs, if it is refused.
+    Raises CompatibilityError, with the values that differ, if the bundle is refused.
     """
-    if bundle.identity == contract.identity:
+    if bundle.identity == model_bundle.identity:
         return Verdict("same")
-    if bundle.space != contract.space:
+    if bundle.space != model_bundle.space:
         raise CompatibilityError(
-            f"the bundle's space is {_spelled(bundle)}, the model's is "
-            f"{_spelled(model_bundle)}: their tokens differ",
+            f"the bundle's space is {_spelled(bundle)}, the model's is {_spelled(model_bundle)}: "
+            "their tokens differ",
             hint="extend and train a model for this bundle",
         )
-    same_codebook = bundle.identity.codebook == contract.identity.codebook
+    same_codebook = bundle.identity.codebook == model_bundle.identity.codebook
     overlap = compare(model_bundle.items, bundle.items)
-    if not overlap.moved and not overlap.reused and (overlap.common or same_codebook):
-        return Verdict("refreshed", _refreshed(model_bundle, bundle, overlap))
-    share = overlap.moved / max(overlap.common, 1)
-    if contract.identity.codebook in bundle.manifest.compatible_with:
-        moved = f"{share:.1%} of the {overlap.common} common items have another SID than the model was trained on"
-        return Verdict(
-            "aligned",
-            f"bundle {bundle.manifest.name!r} is aligned with the model's: {moved}",
-            share,
+    unchanged = not overlap.reassigned and not overlap.reused
+    if unchanged and (overlap.common or same_codebook):
+        return Verdict("refreshed", _refresh_message(model_bundle, bundle, overlap))
+    if model_bundle.identity.codebook in bundle.manifest.compatible_with:
+        share = overlap.reassigned / max(overlap.common, 1)
+        message = (
+            f"bundle {bundle.manifest.name!r} is aligned with the model's: {share:.1%} of the "
+            f"{overlap.common} common items have another SID than the model was trained on"
         )
-    raise _refusal(contract, bundle, overlap, same_codebook)
+        return Verdict("aligned", message, share)
+    raise _refusal(model_bundle, bundle, overlap, same_codebook)
 
 
 def compare(old: ItemMap, new: ItemMap) -> Overlap:
     """Join two item maps by id and by SID: about a second for a million items."""
-    rows = matching_rows(old, new)  # (n_old,)
-    common = np.flatnonzero(rows >= 0)
-    stayed = old.keys[common] == new.keys[rows[common]]
-    kept = np.unique(old.keys[common[stayed]])
-    shared = np.intersect1d(_distinct(old.keys), _distinct(new.keys), assume_unique=True)
-    return Overlap(common=len(common), moved=int((~stayed).sum()), reused=len(shared) - len(kept))
+    new_rows = matching_rows(old, new)  # (n_old,)
+    common = np.flatnonzero(new_rows >= 0)
+    unchanged = old.keys[common] == new.keys[new_rows[common]]
+    unchanged_keys = np.unique(old.keys[common[unchanged]])
+    shared_keys = np.intersect1d(_distinct(old.keys), _distinct(new.keys), assume_unique=True)
+    return Overlap(
+        common=len(common),
+        reassigned=int((~unchanged).sum()),
+        reused=len(shared_keys) - len(unchanged_keys),
+    )
 
 
 def matching_rows(old: ItemMap, new: ItemMap) -> NDArray[np.int64]:
-    """(n_old,) int64: where each item of `old` is in `new`, -1 where it is not. Joined by hash,
-    checked by bytes."""
+    """(n_old,) int64: the row of each item of `old` in `new`, -1 if it is not there.
+
+    Ids are joined by hash and compared by bytes.
+    """
     if not len(old) or not len(new):
         return np.full(len(old), -1, dtype=np.int64)
     hashes = old.ids.hashes()
-    places = np.minimum(np.searchsorted(new.index.hashes, hashes), len(new) - 1)
-    rows = new.index.rows[places].astype(np.int64)
-    rows[new.index.hashes[places] != hashes] = -1
-    found = np.flatnonzero(rows >= 0)
-    unlike = found[
-        ~_same_ids(old, found, new, rows[found])
-    ]  # two ids of one hash: look these few up by text
-    rows[unlike] = new.rows([old.ids[int(row)] for row in unlike])
+    positions = np.searchsorted(new.index.hashes, hashes)
+    positions = np.minimum(positions, len(new) - 1)
+    rows = new.index.rows[positions].astype(np.int64)
+    rows[new.index.hashes[positions] != hashes] = -1
+    candidates = np.flatnonzero(rows >= 0)
+    equal = _equal_ids(old, candidates, new, rows[candidates])
+    # two ids with one hash are rare: look these up by text
+    collisions = candidates[~equal]
+    rows[collisions] = new.rows([old.ids[int(row)] for row in collisions])
     return rows
 
 
-def _same_ids(
+def _equal_ids(
     old: ItemMap, old_rows: NDArray[np.int64], new: ItemMap, new_rows: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """(n,) bool: whether the ids at these rows are equal byte for byte."""
-    starts, others = old.ids.offsets[old_rows], new.ids.offsets[new_rows]
-    lengths = old.ids.offsets[old_rows + 1] - starts
-    same: NDArray[np.bool_] = lengths == new.ids.offsets[new_rows + 1] - others
-    starts, others, lengths = starts[same], others[same], lengths[same]
-    if len(lengths):
-        firsts = np.concatenate(
-            [[0], np.cumsum(lengths)[:-1]]
-        )  # where each id begins in the gathered bytes
-        within = np.arange(int(lengths.sum())) - np.repeat(firsts, lengths)
-        equal = (
-            old.ids.data[np.repeat(starts, lengths) + within]
-            == new.ids.data[np.repeat(others, lengths) + within]
-        )
-        same[np.flatnonzero(same)] = np.logical_and.reduceat(equal, firsts)
-    return same
+    old_starts = old.ids.offsets[old_rows]
+    new_starts = new.ids.offsets[new_rows]
+    lengths = old.ids.offsets[old_rows + 1] - old_starts
+    equal: NDArray[np.bool_] = lengths == new.ids.offsets[new_rows + 1] - new_starts
+    if not equal.any():
+        return equal
+    old_starts = old_starts[equal]
+    new_starts = new_starts[equal]
+    lengths = lengths[equal]
+    # gather the bytes of all ids of equal length at once; `firsts` is where each id begins
+    firsts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    offsets = np.arange(int(lengths.sum())) - np.repeat(firsts, lengths)
+    old_bytes = old.ids.data[np.repeat(old_starts, lengths) + offsets]
+    new_bytes = new.ids.data[np.repeat(new_starts, lengths) + offsets]
+    equal[np.flatnonzero(equal)] = np.logical_and.reduceat(old_bytes == new_bytes, firsts)
+    return equal
 
 
 def _distinct(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Sorted keys without repeats."""
-    return keys[np.concatenate([np.ones(min(len(keys), 1), dtype=np.bool_), keys[1:] != keys[:-1]])]
+    is_first = np.ones(len(keys), dtype=np.bool_)
+    is_first[1:] = keys[1:] != keys[:-1]
+    return keys[is_first]
 
 
-def _refreshed(model_bundle: Bundle, bundle: Bundle, overlap: Overlap) -> str:
-    added, gone = len(bundle.items) - overlap.common, len(model_bundle.items) - overlap.common
+def _refresh_message(model_bundle: Bundle, bundle: Bundle, overlap: Overlap) -> str:
+    added = len(bundle.items) - overlap.common
+    removed = len(model_bundle.items) - overlap.common
     return (
-        f"the catalog was refreshed since the model was made: {overlap.common} items kept their "
-        "SID, "
-        f"{added} are new, {gone} are gone"
+        f"the catalog changed since the model was made: {overlap.common} items kept their SID, "
+        f"{added} were added, {removed} removed"
     )
 
 
 def _refusal(
-    contract: Contract, bundle: Bundle, overlap: Overlap, same_codebook: bool
+    model_bundle: Bundle, bundle: Bundle, overlap: Overlap, same_codebook: bool
 ) -> CompatibilityError:
+    name = bundle.manifest.name
+    changed = f"{overlap.reassigned} of {overlap.common} common items have another SID"
     if same_codebook:
-        what = f"{overlap.moved} of {overlap.common} common items have another SID, {overlap.reused} SIDs are reused"
         return CompatibilityError(
-            f"bundle {bundle.manifest.name!r} moves SIDs that the model knows: {what}",
-            hint="extend the model's own bundle with add-items, which moves none",
+            f"bundle {name!r} changes SIDs of the model's bundle: {changed}, "
+            f"{overlap.reused} SIDs are reused",
+            hint="extend the model's own bundle with add-items, which changes no SID",
         )
-    ours, theirs = bundle.identity.codebook[:12], contract.identity.codebook[:12]
     return CompatibilityError(
-        f"bundle {bundle.manifest.name!r} has codebook {ours}, the model was made for codebook "
-        f"{theirs} "
-        f"({overlap.moved} of {overlap.common} common items have another SID)",
+        f"bundle {name!r} has codebook {bundle.identity.codebook[:12]}, the model was made for "
+        f"codebook {model_bundle.identity.codebook[:12]} ({changed})",
         hint="train a model for this bundle, or use the bundle that the model was made for",
     )
 

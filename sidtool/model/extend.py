@@ -1,8 +1,8 @@
-"""Teach any causal language model the words of a space: tokens, rows, a sane generation config, and
-the contract.
+"""Add a SID vocabulary to any causal language model: tokens, embedding rows and the contract.
 
-Knows checkpoints and bundles; knows nothing of training. What it writes is an ordinary model folder
-that any tool of the ecosystem loads, plus `sid.json` and `sid.zarr`."""
+The result is an ordinary model folder that other tools load, with `sid.json` and `sid.zarr` in
+addition.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,26 @@ from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.contract import CONTRACT, Contract, write_contract
 from sidtool.model.embedding_init import (
     DEFAULT_INIT,
-    INITS,
     EmbeddingStatistics,
     Init,
     initial_embeddings,
 )
 from sidtool.model.pretrained import (
     Checkpoint,
-    check_dtype,
+    Dtype,
     load_model,
     load_tokenizer,
     locate,
     save_pretrained,
     weight_digests,
 )
+from sidtool.model.stage_record import ExtendParams, StageRecord
 from sidtool.model.vocabulary import add_sid_tokens, check_embedding_rows, check_token_ids
 from sidtool.output import new_dir, refuse_existing
 from sidtool.prompt.tokens import SidTokens
 
 
-def extend(
+def extend_model(
     model: str,
     bundle: Bundle,
     out: Path,
@@ -39,30 +39,30 @@ def extend(
     init: Init = DEFAULT_INIT,
     seed: int = 0,
     revision: str | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     trust_remote_code: bool = False,
     force: bool = False,
 ) -> Contract:
-    """Write `model` (a hub id, a folder or a .gguf file) with the bundle's tokens to the folder
-    `out`.
+    """Write `model` (a hub id, a folder or a .gguf file) with the bundle's tokens to folder `out`.
 
-    Its dtype stays the checkpoint's unless `dtype` names another. Raises UsageError if `out` exists
-    without `force` or if there is no codebook for `init="codebook"`, DataError if the model cannot
-    be had, RefusedError if it would need `trust_remote_code`, CompatibilityError if it speaks
-    semantic IDs already."""
-    check_request(bundle, init, dtype)
+    `dtype` is the stored precision; default: the checkpoint's. Raises UsageError if `out` exists
+    without `force` or `init="codebook"` and the bundle has no codebook, DataError if the model
+    cannot be loaded, RefusedError if it needs `trust_remote_code`, CompatibilityError if it has a
+    SID vocabulary already.
+    """
+    check_init(bundle, init)
     refuse_existing(out, force)
     checkpoint = locate(model, revision=revision, trust_remote_code=trust_remote_code)
     if (checkpoint.folder / CONTRACT).exists():
         raise CompatibilityError(
-            f"{model} speaks semantic IDs already ({CONTRACT})",
-            hint="extend the base it was made from",
+            f"{model} has a SID vocabulary already ({CONTRACT})",
+            hint="extend the base model that it was made from",
         )
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
     tokens = add_sid_tokens(tokenizer, bundle.space)
     network = load_model(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
     write_embeddings(network, tokens, bundle, init, seed)
-    network.generation_config = plain_generation(network, tokenizer)
+    network.generation_config = greedy_generation(network, tokenizer)
     contract = Contract(
         identity=bundle.identity,
         space=bundle.space,
@@ -70,14 +70,13 @@ def extend(
         base_model=model,
         base_revision=checkpoint.revision,
         base_weights=weight_digests(checkpoint),
-        stage="extended",
-        params={"init": init, "seed": seed},
+        stages=(StageRecord("extend", ExtendParams(init, seed)),),
     )
     with new_dir(out, force=force) as folder:
         save_pretrained(folder, network, tokenizer)
-        check_token_ids(
-            load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code), tokens
-        )
+        # a tokenizer may number its tokens differently once it is saved and loaded
+        reloaded = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
+        check_token_ids(reloaded, tokens)
         write_contract(folder, contract, bundle)
     return contract
 
@@ -85,57 +84,54 @@ def extend(
 def write_embeddings(
     network: Any, tokens: SidTokens, bundle: Bundle, init: Init, seed: int
 ) -> None:
-    """Give the block its first rows, in the embeddings and, where it is a matrix of its own, in the
-    output head.
+    """Initialize the rows of SID tokens in the embeddings and in an untied output head, in place.
 
-    The matrices grow only if the block does not fit, and never shrink: rows that a checkpoint
-    padded are overwritten."""
+    The matrices grow only if the tokens do not fit and never shrink: rows that a checkpoint has as
+    padding are overwritten.
+    """
     import torch
 
-    had = network.get_input_embeddings().weight.shape[0]
-    known = min(had, tokens.start)  # a tokenizer can have tokens that the checkpoint has no row for
-    if had < tokens.stop:
+    n_rows = network.get_input_embeddings().weight.shape[0]
+    # a tokenizer can have tokens that the checkpoint has no row for
+    n_existing = min(n_rows, tokens.start)
+    if n_rows < tokens.stop:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network.resize_token_embeddings(tokens.stop, mean_resizing=False)
     check_embedding_rows(network, tokens)
-    embeddings, head = network.get_input_embeddings(), network.get_output_embeddings()
+    embeddings = network.get_input_embeddings()
+    head = network.get_output_embeddings()
     layers = [embeddings] if head.weight is embeddings.weight else [embeddings, head]
+    sid_rows = slice(tokens.start, tokens.stop)
     with torch.no_grad():
         for layer in layers:
-            like = EmbeddingStatistics.of(layer.weight[:known].float().numpy())
-            rows = initial_embeddings(tokens.space, bundle.codebook, init, like, seed)
-            layer.weight[tokens.start : tokens.stop] = torch.from_numpy(rows).to(layer.weight.dtype)
+            existing = EmbeddingStatistics.of(layer.weight[:n_existing].float().numpy())
+            rows = initial_embeddings(tokens.space, bundle.codebook, init, existing, seed)
+            layer.weight[sid_rows] = torch.from_numpy(rows).to(layer.weight.dtype)
         if getattr(head, "bias", None) is not None:
-            head.bias[tokens.start : tokens.stop] = head.bias[:known].mean()
+            head.bias[sid_rows] = head.bias[:n_existing].mean()
 
 
-def plain_generation(network: Any, tokenizer: Any) -> Any:
-    """A generation config with the model's own token ids and nothing else.
+def greedy_generation(network: Any, tokenizer: Any) -> Any:
+    """A generation config with the model's special token ids and greedy decoding.
 
-    An instruct model's carries a sampler (`top_k`, `top_p`, `repetition_penalty`) whose warpers
-    prune legal tokens."""
+    The config of an instruct model samples with `top_k`, `top_p` or `repetition_penalty`, which
+    would remove valid SID tokens.
+    """
     from transformers import GenerationConfig
 
-    own = network.generation_config or GenerationConfig()
-    ids = {
-        name: getattr(own, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-    }
-    ids = {
-        name: value if value is not None else getattr(tokenizer, name)
-        for name, value in ids.items()
-    }
+    config = network.generation_config or GenerationConfig()
+    ids = {}
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        token_id = getattr(config, name, None)
+        ids[name] = token_id if token_id is not None else getattr(tokenizer, name)
     return GenerationConfig(do_sample=False, num_beams=1, **ids)
 
 
-def check_request(bundle: Bundle, init: Init, dtype: str | None) -> None:
-    """Raise UsageError for first values or a precision that there are not, or that this bundle
-    cannot give."""
-    check_dtype(dtype)
-    if init not in INITS:
-        raise UsageError(f"init is one of {', '.join(INITS)}, not {init!r}")
+def check_init(bundle: Bundle, init: Init) -> None:
+    """Raise UsageError if the bundle has no codebook for `init="codebook"`."""
     if init == "codebook" and bundle.codebook is None:
         raise UsageError(
-            f"bundle {bundle.manifest.name!r} has no codebook to make rows from",
+            f"bundle {bundle.manifest.name!r} has no codebook to initialize embedding rows from",
             hint="--init random needs none",
         )

@@ -1,8 +1,5 @@
-"""A model that is ready to recommend: weights, tokenizer, contract and bundle, checked against each
-other.
-
-Knows the order of the checks: what can refuse without reading a weight does so first.
-"""
+"""Loads a model folder: weights, tokenizer, contract and bundle, checked against each other before
+any weight is read."""
 
 import warnings
 from dataclasses import dataclass
@@ -12,45 +9,47 @@ from typing import Any
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import SidtoolWarning
 from sidtool.model.adapter import load_weights
-from sidtool.model.compat import Verdict, check
+from sidtool.model.compat import Verdict, check_bundle
 from sidtool.model.contract import Contract, open_bundle_copy, read_contract
-from sidtool.model.pretrained import Checkpoint, check_device, check_dtype, load_tokenizer
+from sidtool.model.pretrained import Checkpoint, Dtype, check_device, load_tokenizer
 from sidtool.model.vocabulary import check_embedding_rows, check_token_ids
 from sidtool.prompt.tokens import SidTokens
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with all that it takes to ask it. `bundle` is the one that answers are looked up in."""
+    """A model with everything that inference needs."""
 
     model: Any
+    """the network, in eval mode on its device"""
     tokenizer: Any
     contract: Contract
     bundle: Bundle
+    """the bundle in which recommended SIDs are looked up"""
     verdict: Verdict
-    """how `bundle` stands to the one that the model was made for; its message is a notice for the
-    user"""
+    """how `bundle` relates to the bundle that the model was made for"""
 
     @property
     def tokens(self) -> SidTokens:
-        """The token block."""
+        """The token ids of the SID vocabulary."""
         return self.contract.tokens
 
 
 def check_model_folder(
     folder: Path, bundle: Bundle | None = None
 ) -> tuple[Contract, Bundle, Verdict]:
-    """The contract of a model's folder, the bundle to use with it, and the verdict on that bundle;
-    reads no weight.
+    """The contract of a model folder, the bundle to use with it and the verdict on that bundle.
 
-    The bundle is the copy inside unless another is given. Raises CompatibilityError or
-    IntegrityError if they do not belong together; an aligned bundle is a SidtoolWarning."""
+    The bundle is the folder's copy unless another is given. Reads no weights. Raises
+    CompatibilityError or IntegrityError if bundle and model do not belong together; an aligned
+    bundle is a SidtoolWarning.
+    """
     contract = read_contract(folder)
-    own = open_bundle_copy(folder, contract)
-    verdict = check(contract, own, bundle) if bundle is not None else Verdict("same")
+    copy = open_bundle_copy(folder, contract)
+    verdict = check_bundle(copy, bundle) if bundle is not None else Verdict("same")
     if verdict.kind == "aligned":
         warnings.warn(verdict.message, SidtoolWarning, stacklevel=2)
-    return contract, bundle or own, verdict
+    return contract, bundle or copy, verdict
 
 
 def load_model_folder(
@@ -58,22 +57,24 @@ def load_model_folder(
     *,
     bundle: Bundle | None = None,
     device: str | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load a model that `extend-model` or a later stage wrote, in eval mode.
+    """Load a model that `extend-model` or a later stage wrote.
 
-    `device` is the GPU where there is one; `dtype` is float32 on a CPU and bfloat16 elsewhere.
-    Raises UsageError for a device or dtype that there is not, CompatibilityError unless bundle,
-    contract, tokenizer and weights belong together (exit 3)."""
+    `device` defaults to the GPU if there is one, `dtype` to float32 on a CPU and bfloat16
+    elsewhere. Raises UsageError for an unavailable device, CompatibilityError unless bundle,
+    contract, tokenizer and weights belong together.
+    """
     import torch
 
-    check_dtype(dtype)
     check_device(device)
     folder = Path(folder)
     contract, bundle, verdict = check_model_folder(folder, bundle)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or ("float32" if torch.device(device).type == "cpu" else "bfloat16")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype is None:
+        dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
     tokenizer = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
     check_token_ids(tokenizer, contract.tokens)
     model = load_weights(folder, contract, dtype=dtype, trust_remote_code=trust_remote_code)

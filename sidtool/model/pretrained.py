@@ -1,8 +1,7 @@
-"""Checkpoints: where they lie, how they load, and the digests of their weights.
+"""Locates and loads pretrained checkpoints: hub ids, folders, safetensors and GGUF files.
 
-Knows hub ids, folders, safetensors and GGUF files; knows nothing of semantic IDs. Two rules hold
-for every load: code that a checkpoint carries never runs, and pickled weights never load, unless
-`trust_remote_code` is given."""
+Without `trust_remote_code`, no code of a checkpoint runs and no pickled weights load.
+"""
 
 import contextlib
 import hashlib
@@ -11,12 +10,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sidtool.errors import DataError, RefusedError, UsageError
 
-DTYPES = ("float32", "bfloat16", "float16")
-TRUST = "--trust-remote-code allows it, and lets the checkpoint run any code on this machine"
+Dtype = Literal["float32", "bfloat16", "float16"]
+TRUST = "--trust-remote-code allows it; the checkpoint can then run any code on this machine"
 
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -25,22 +24,23 @@ _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoke
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on this machine: a folder, the GGUF file in it where the weights are that, and
-    the hub's commit."""
+    """A checkpoint on this machine."""
 
     folder: Path
     gguf: str | None = None
+    """name of the GGUF file in the folder, if the weights are in one"""
     revision: str | None = None
+    """commit on the hub, if it comes from there"""
 
 
 def locate(
     model: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> Checkpoint:
-    """Find a model by folder, by .gguf file or by hub id; what the hub has is fetched into its own
-    cache.
+    """Find a model by folder, .gguf file or hub id; a hub model is downloaded into the hub's cache.
 
-    Raises DataError if it is not here and cannot be fetched, UsageError on several GGUF files or an
-    adapter, RefusedError on pickled weights without `trust_remote_code`."""
+    Raises DataError if there is no such model, UsageError for a folder with several GGUF files or a
+    PEFT adapter, RefusedError for pickled weights without `trust_remote_code`.
+    """
     path = Path(model)
     if path.is_file() and path.suffix == ".gguf":
         return Checkpoint(path.parent, gguf=path.name)
@@ -51,16 +51,17 @@ def locate(
 
 
 def load_model(
-    checkpoint: Checkpoint, *, dtype: str | None = None, trust_remote_code: bool = False
+    checkpoint: Checkpoint, *, dtype: Dtype | None = None, trust_remote_code: bool = False
 ) -> Any:
-    """The model: on the CPU, in eval mode, in the checkpoint's dtype unless told.
+    """Load a model on the CPU in eval mode; `dtype` defaults to the checkpoint's.
 
     A GGUF file is dequantized to an ordinary model that saves as safetensors. Raises DataError if
-    something is missing or damaged, RefusedError if the checkpoint would run its own code."""
+    weights are missing or damaged, RefusedError if the checkpoint needs code of its own.
+    """
     from transformers import AutoModelForCausalLM
 
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
-    with _told_in_one_line(checkpoint), _no_bars(gguf=checkpoint.gguf is not None):
+    with _one_line_errors(checkpoint), _no_progress_bars(gguf=checkpoint.gguf is not None):
         model, report = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             dtype=dtype or "auto",
@@ -71,11 +72,11 @@ def load_model(
         )
     if report["missing_keys"]:
         raise DataError(
-            f"{checkpoint.folder} lacks weights that its configuration asks for: "
-            f"{_few(report['missing_keys'])}"
+            f"{checkpoint.folder} lacks weights of its configuration: "
+            f"{_abbreviated(report['missing_keys'])}"
         )
     if checkpoint.gguf:
-        _forget_quantization(model)
+        _remove_quantization(model)
     return model.eval()
 
 
@@ -84,7 +85,7 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
     from transformers import AutoTokenizer
 
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
-    with _told_in_one_line(checkpoint):
+    with _one_line_errors(checkpoint):
         return AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, **kwargs
         )
@@ -92,7 +93,7 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
 
 def save_pretrained(folder: Path, model: Any, tokenizer: Any) -> None:
     """Write a model (safetensors) and its tokenizer into a folder."""
-    with _no_bars():
+    with _no_progress_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -104,26 +105,18 @@ def weight_digests(checkpoint: Checkpoint) -> dict[str, str]:
     return {path.name: _sha256(path) for path in files}
 
 
-def check_dtype(name: str | None) -> None:
-    """Raise UsageError unless a dtype is one that models are kept in, or None."""
-    if name is not None and name not in DTYPES:
-        raise UsageError(f"dtype is one of {', '.join(DTYPES)}, not {name!r}")
-
-
 def check_device(name: str | None) -> None:
-    """Raise UsageError unless models can run there, or the name is None."""
+    """Raise UsageError unless models can run on this device; None passes."""
     import torch
 
     if name is None:
         return
     try:
         torch.zeros(1, device=name)
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # no such kind of device; none of them in this machine
+    except (RuntimeError, AssertionError) as error:
+        # RuntimeError: no such kind of device; AssertionError: none in this machine
         reason = str(error).splitlines()[0].partition(" device type at start")[0]
-        raise UsageError(f"no model can run on device {name!r}: {reason}") from error
+        raise UsageError(f"device {name!r} cannot be used: {reason}") from error
 
 
 def _in_folder(folder: Path, revision: str | None, trust_remote_code: bool) -> Checkpoint:
@@ -136,14 +129,15 @@ def _in_folder(folder: Path, revision: str | None, trust_remote_code: bool) -> C
     gguf = sorted(path.name for path in folder.glob("*.gguf"))
     if len(gguf) > 1:
         raise UsageError(
-            f"{folder} holds {len(gguf)} GGUF files: {_few(gguf)}", hint="name the file itself"
+            f"{folder} holds {len(gguf)} GGUF files: {_abbreviated(gguf)}",
+            hint="name the file itself",
         )
     if gguf:
         return Checkpoint(folder, gguf=gguf[0], revision=revision)
     if not any((folder / name).is_file() for name in _PICKLES):
-        raise DataError(f"{folder} holds no model: neither {_SAFETENSORS[0]} nor a GGUF file")
+        raise DataError(f"{folder} has neither {_SAFETENSORS[0]} nor a GGUF file")
     if not trust_remote_code:
-        raise RefusedError(f"{folder} holds only pickled weights ({_PICKLES[0]})", hint=TRUST)
+        raise RefusedError(f"{folder} has only pickled weights ({_PICKLES[0]})", hint=TRUST)
     return Checkpoint(folder, revision=revision)
 
 
@@ -158,18 +152,18 @@ def _fetch(model: str, revision: str | None, trust_remote_code: bool) -> Path:
             allow_patterns=patterns,
             ignore_patterns=["*/*", "consolidated*"],
         )
-    except (OSError, ValueError) as error:  # every error of the hub's client is one of the two
+    except (OSError, ValueError) as error:  # the base classes of the hub client's errors
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(
-            f"no model at {model!r}: not a folder or .gguf file here, and not fetched from the "
-            f"hub ({reason})"
+            f"{model!r} is not a folder or .gguf file, and cannot be downloaded from the hub "
+            f"({reason})"
         ) from error
     return Path(folder)
 
 
 @contextlib.contextmanager
-def _told_in_one_line(checkpoint: Checkpoint) -> Iterator[None]:
-    """Whatever transformers raises on a checkpoint that it cannot load, as one line."""
+def _one_line_errors(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn what transformers raises for a checkpoint that it cannot load into one line."""
     from safetensors import SafetensorError
 
     try:
@@ -185,7 +179,7 @@ def _told_in_one_line(checkpoint: Checkpoint) -> Iterator[None]:
     ) as error:
         if "trust_remote_code" in str(error):
             raise RefusedError(
-                f"{checkpoint.folder} needs code of its own to load", hint=TRUST
+                f"{checkpoint.folder} needs its own code to load", hint=TRUST
             ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
@@ -194,26 +188,26 @@ def _told_in_one_line(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_bars(*, gguf: bool = False) -> Iterator[None]:
-    """Silence the progress bars of transformers where there is no terminal to draw them on."""
+def _no_progress_bars(*, gguf: bool = False) -> Iterator[None]:
+    """Disable the progress bars of transformers unless stderr is a terminal."""
     from transformers.utils import logging
 
     if sys.stderr.isatty():
         yield
         return
-    shown = logging.is_progress_bar_enabled()
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        # the GGUF reader calls tqdm itself and asks no setting
+        # the GGUF reader ignores that setting and calls tqdm itself
         with contextlib.redirect_stderr(io.StringIO()) if gguf else contextlib.nullcontext():
             yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()
 
 
-def _forget_quantization(model: Any) -> None:
-    """Make a dequantized model an ordinary one: else `save_pretrained` asks the GGUF quantizer,
+def _remove_quantization(model: Any) -> None:
+    """Make a dequantized model an ordinary one: `save_pretrained` would call the GGUF quantizer,
     which cannot save."""
     model.hf_quantizer = None
     model.is_quantized = False
@@ -225,7 +219,7 @@ def _forget_quantization(model: Any) -> None:
             delattr(owner, name)
 
 
-def _few(names: Any) -> str:
+def _abbreviated(names: Any) -> str:
     ordered = sorted(names)
     return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
 

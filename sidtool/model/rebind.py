@@ -1,38 +1,32 @@
-"""A newer bundle for a model that is trained already: whether it may have it, and the model with it
-inside.
-
-Knows model folders and two bundles; reads no weight. The table of verdicts is compat.py's.
-"""
+"""Replaces the bundle inside a trained model by a newer one that the model is compatible with."""
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from sidtool.build.align import check_alignable
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, RefusedError
-from sidtool.model.compat import Verdict, check
-from sidtool.model.contract import BUNDLE_COPY, CONTRACT, Contract, write_contract
+from sidtool.model.compat import Verdict, check_bundle
+from sidtool.model.contract import BUNDLE_COPY, CONTRACT, write_contract
 from sidtool.model.load import check_model_folder
+from sidtool.model.stage_record import RebindParams, StageRecord
 from sidtool.output import new_dir
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a model for the old bundle must do to use the new one, and why, as a line for people."""
+    """What a model for the old bundle needs in order to use the new one, and why."""
 
     kind: Literal["works", "works after align", "retrain"]
     message: str
 
 
 def outlook(old: Bundle, new: Bundle) -> Outlook:
-    """Judge `new` for the models that were made for `old`."""
-    contract = Contract(
-        old.identity, old.space, 0, base_model="", base_revision=None, base_weights={}, stage=""
-    )
+    """Whether models that were made for `old` can use `new`."""
     try:
-        verdict = check(contract, old, new)
+        verdict = check_bundle(old, new)
     except CompatibilityError as refusal:
         try:
             check_alignable(new, old)
@@ -43,30 +37,18 @@ def outlook(old: Bundle, new: Bundle) -> Outlook:
 
 
 def rebind(folder: Path, bundle: Bundle, out: Path, *, force: bool = False) -> Verdict:
-    """Write a copy of the model in `folder` that has `bundle` inside, and the verdict on that
-    bundle.
+    """Write a copy of the model in `folder` with `bundle` inside; returns the verdict on it.
 
-    Weights and tokenizer are copied as they are; the contract gets the new identity and a stage of
-    its own. Raises CompatibilityError or IntegrityError unless model and bundle belong together; an
-    aligned bundle is a SidtoolWarning."""
+    Weights and tokenizer are copied unchanged; the contract records the replacement as a stage.
+    Raises CompatibilityError or IntegrityError unless model and bundle belong together, UsageError
+    if `out` exists without `force`; an aligned bundle is a SidtoolWarning.
+    """
     contract, bundle, verdict = check_model_folder(folder, bundle)
-    parent = {"stage": contract.stage, "params": dict(contract.params)}
-    facts = {
-        "bundle_before": contract.identity.digest,
-        "verdict": verdict.kind,
-        "moved_share": verdict.moved_share,
-    }
-    bound = replace(
-        contract,
-        identity=bundle.identity,
-        stage="rebind",
-        parents=(*contract.parents, parent),
-        params=facts,
-    )
+    params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
+    rebound = contract.with_stage(StageRecord("rebind", params), identity=bundle.identity)
+    # checkpoints have the old contract
+    skip = shutil.ignore_patterns(CONTRACT, BUNDLE_COPY, "checkpoint-*")
     with new_dir(out, force=force) as target:
-        skip = shutil.ignore_patterns(
-            CONTRACT, BUNDLE_COPY, "checkpoint-*"
-        )  # those hold the old contract
         shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
-        write_contract(target, bound, bundle)
+        write_contract(target, rebound, bundle)
     return verdict

@@ -1,34 +1,37 @@
-"""A small model from nothing: a configuration preset and a tokenizer trained on the catalog's text.
+"""Creates untrained models: a configuration preset and a tokenizer trained on the catalog's text.
 
-For those who train from scratch, as TIGER does. Knows presets; knows nothing of semantic IDs: what
-it writes is a base model like any other, and `extend-model` gives it the tokens."""
+The result is a base model like any other; `extend-model` adds the SID tokens.
+"""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sidtool.errors import UsageError
 from sidtool.model.pretrained import save_pretrained
 from sidtool.output import new_dir, refuse_existing
 
+Preset = Literal["gpt2-tiny", "gpt2-mini", "neox-tiny", "qwen3-tiny", "llama-tiny"]
+
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 MIN_VOCABULARY = 256 + 3
-"""One token a byte, and the three special ones."""
+"""One token per byte and three special tokens."""
 
-_SHARED = {"tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-# Dropout decides on catalogs of this size, and few have it on embeddings and residuals. On
-# attention it stays
-# off: it would leave the fused kernel, at 2.5 times the cost. GPT-2's own "gelu_new" is the same
-# function as
-# "gelu_pytorch_tanh", spelled as eight passes over memory instead of one: most of a small model's
-# step on a CPU.
+_SHARED = {
+    "tie_word_embeddings": True,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+# Small catalogs need dropout on embeddings and residuals. Dropout on attention weights stays off:
+# it would disable the fused kernel, at 2.5 times the cost. "gelu_pytorch_tanh" is the function of
+# GPT-2's "gelu_new" in one pass over memory instead of eight.
 _GPT2 = {
     **_SHARED,
     "model_type": "gpt2",
     "n_positions": 1024,
     "embd_pdrop": 0.1,
     "resid_pdrop": 0.1,
-} | {
     "attn_pdrop": 0.0,
     "activation_function": "gelu_pytorch_tanh",
 }
@@ -37,21 +40,17 @@ _LLAMA = {
     "max_position_embeddings": 1024,
     "num_hidden_layers": 3,
     "hidden_size": 128,
-} | {
     "intermediate_size": 384,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
 }
-# Places told by rotation (RoPE, J. Su et al. 2021): what an item says of the next one holds
-# wherever in a history it
-# stands, and has not to be learnt for every place. Of the models with RoPE this one has dropout
-# where GPT-2 has it.
+# Rotary embeddings (RoPE, J. Su et al. 2021): what one item says about the next holds at every
+# position of a history. GPT-NeoX is the RoPE architecture with dropout on embeddings and residuals.
 _NEOX = {
     **_SHARED,
     "model_type": "gpt_neox",
     "max_position_embeddings": 1024,
     "use_parallel_residual": False,
-} | {
     "rope_parameters": {
         "rope_type": "default",
         "rope_theta": 10000.0,
@@ -65,56 +64,54 @@ _NEOX = {
     "intermediate_size": 512,
     "num_attention_heads": 4,
 }
-PRESETS: dict[str, dict[str, Any]] = {
+_PRESETS: Mapping[Preset, dict[str, Any]] = {
     "gpt2-tiny": {**_GPT2, "n_layer": 3, "n_embd": 128, "n_head": 4},
     "gpt2-mini": {**_GPT2, "n_layer": 4, "n_embd": 256, "n_head": 8},
     "neox-tiny": _NEOX,
     "qwen3-tiny": {**_LLAMA, "model_type": "qwen3", "head_dim": 32},
     "llama-tiny": {**_LLAMA, "model_type": "llama"},
 }
-"""Configurations by name, as keyword arguments of the transformers configuration of `model_type`.
-"""
+"""Keyword arguments of the transformers configuration of `model_type`."""
 
 
 def init_model(
+    texts: Iterable[str],
     out: Path,
     *,
-    texts: Iterable[str],
-    preset: str = "gpt2-tiny",
+    preset: Preset = "gpt2-tiny",
     vocab_size: int = 4096,
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
     force: bool = False,
 ) -> int:
-    """Write an untrained model and its tokenizer to the folder `out`; returns the number of
-    parameters.
+    """Write an untrained model and a tokenizer trained on `texts` to the folder `out`.
 
-    `vocab_size` is the most tokens the tokenizer may have; few texts make fewer. Models that only
-    ever see semantic IDs need no more than 512. `overrides` go to the configuration. Raises
-    UsageError on an unknown preset, on a key or value that the configuration does not take, or if
-    `out` exists without `force`."""
+    `vocab_size` is the maximum number of tokens of the tokenizer; few texts give fewer. `overrides`
+    are keys of the configuration. Returns the number of parameters. Raises UsageError for a key or
+    value that the configuration refuses, or if `out` exists without `force`.
+    """
     refuse_existing(out, force)
-    shape = shape_of(preset, overrides or {})
+    shape = model_shape(preset, overrides or {})
     tokenizer = train_tokenizer(texts, vocab_size)
-    model = _build(shape, len(tokenizer), seed)
+    model = _random_model(shape, len(tokenizer), seed)
     with new_dir(out, force=force) as folder:
         save_pretrained(folder, model, tokenizer)
     return int(model.num_parameters())
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """A byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019): any text in, the same
-    text out.
+    """A lossless byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019).
 
-    The same texts give the same tokenizer. `<|pad|>` 0, `<|bos|>` 1 and `<|eos|>` 2 are added to no
-    text by themselves. Raises UsageError if `vocab_size` does not hold the bytes."""
+    The same texts give the same tokenizer. `<|pad|>` 0, `<|bos|>` 1 and `<|eos|>` 2 are not added
+    to texts. Raises UsageError if `vocab_size` is less than `MIN_VOCABULARY`.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     if vocab_size < MIN_VOCABULARY:
         raise UsageError(
-            f"a vocabulary of {vocab_size} does not hold the {MIN_VOCABULARY} bytes and special "
-            "tokens"
+            f"a vocabulary of {vocab_size} tokens is too small: bytes and special tokens need "
+            f"{MIN_VOCABULARY}"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -136,35 +133,33 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     )
 
 
-def shape_of(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a preset with some keys changed. Raises UsageError as `init_model`."""
+def model_shape(preset: Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a preset with some keys changed. Raises UsageError for unknown keys."""
     from transformers import AutoConfig
 
-    if preset not in PRESETS:
-        raise UsageError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
+    if preset not in _PRESETS:
+        raise UsageError(f"no preset {preset!r}: use one of {', '.join(get_args(Preset))}")
     if "vocab_size" in overrides or "model_type" in overrides:
         raise UsageError(
-            "vocab_size follows from the tokenizer and model_type from the preset: neither is "
-            "overridden"
+            "vocab_size and model_type cannot be set: they follow from the tokenizer and the preset"
         )
-    shape = {**PRESETS[preset], **overrides}
-    known = AutoConfig.for_model(shape["model_type"])
-    unknown = sorted(key for key in overrides if not hasattr(known, key))
+    shape = {**_PRESETS[preset], **overrides}
+    config = AutoConfig.for_model(shape["model_type"])
+    unknown = sorted(key for key in overrides if not hasattr(config, key))
     if unknown:
         raise UsageError(f"{shape['model_type']} has no configuration key {', '.join(unknown)}")
     return shape
 
 
-def _build(shape: Mapping[str, Any], vocab_size: int, seed: int) -> Any:
-    """A model of this shape with random weights, in float32; the caller's random state stays as it
-    is."""
+def _random_model(shape: Mapping[str, Any], vocab_size: int, seed: int) -> Any:
+    """A float32 model of this shape with random weights; the global random state is unchanged."""
     import torch
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    own = {key: value for key, value in shape.items() if key != "model_type"}
+    keys = {key: value for key, value in shape.items() if key != "model_type"}
     try:
-        config = AutoConfig.for_model(shape["model_type"], vocab_size=vocab_size, **own)
+        config = AutoConfig.for_model(shape["model_type"], vocab_size=vocab_size, **keys)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -6,15 +6,14 @@ from pathlib import Path
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.split_record import SplitReference, check_split, recorded_split
 from sidtool.model.contract import Contract
+from sidtool.model.stage_record import TrainParams
 
 
 def splits_of(contract: Contract) -> Iterator[SplitReference]:
-    """The splits whose training examples a model was trained on, in this stage or an earlier one."""
-    stages = [contract.params, *(parent.get("params", {}) for parent in contract.parents)]
-    for params in stages:
-        reference = recorded_split(params)
-        if reference is not None:
-            yield reference
+    """The splits whose training examples a model was trained on, oldest first."""
+    for record in contract.stages:
+        if isinstance(record.params, TrainParams):
+            yield record.params.split
 
 
 def check_bundle_split(bundle: Bundle, used: str, split: SplitReference | None) -> None:

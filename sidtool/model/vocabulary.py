@@ -1,11 +1,10 @@
-"""The token block of a space inside a tokenizer: one contiguous range of ids, level-major, markers
-last.
+"""The SID vocabulary in a tokenizer: one contiguous range of token ids, level by level.
 
-Knows tokenizers and embedding sizes; knows nothing of weights' values. SID tokens are ordinary
-added tokens: not special, so that `decode(..., skip_special_tokens=True)` keeps them; not
-normalized; and they strip no space beside them, so that text and tokens convert without loss and a
-prompt gives the same tokens with and without its answer. The price of the last: a space right
-before a SID is a token of its own (`Ġ`), so templates put none there."""
+SID tokens are added tokens that are not special, so `decode(..., skip_special_tokens=True)` keeps
+them. They are not normalized and strip no space beside them, so text and tokens convert without
+loss, and a prompt has the same tokens with and without its answer. A space right before a SID would
+therefore be a token (`Ġ`), so templates put none there.
+"""
 
 from typing import Any
 
@@ -15,11 +14,11 @@ from sidtool.sid import SidSpace
 
 
 def add_sid_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
-    """Add every token of the space behind the tokenizer's own: normally the block starts at
-    `len(tokenizer)`.
+    """Add all tokens of a space to a tokenizer, in place, and return their ids.
 
-    Raises CompatibilityError if the tokenizer has one of the tokens already or does not number them
-    in a row."""
+    Raises CompatibilityError if the tokenizer has one of them already or does not number them
+    consecutively after its own tokens.
+    """
     from transformers import AddedToken
 
     vocabulary = tokenizer.get_vocab()
@@ -27,43 +26,40 @@ def add_sid_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
     if present:
         raise CompatibilityError(
             f"the tokenizer already has {len(present)} of the {len(space.tokens)} SID tokens: "
-            f"{present[0]} is id {vocabulary[present[0]]}",
-            hint="extend a model without them, or build the bundle with another spelling",
+            f"{present[0]} has id {vocabulary[present[0]]}",
+            hint="extend a model without them, or build the bundle with another token template",
         )
-    tokenizer.add_tokens(
-        [AddedToken(token, normalized=False, special=False) for token in space.tokens]
-    )
+    added = [AddedToken(token, normalized=False, special=False) for token in space.tokens]
+    tokenizer.add_tokens(added)
     tokens = SidTokens(space, int(tokenizer.convert_tokens_to_ids(space.tokens[0])))
     check_token_ids(tokenizer, tokens)
-    last, place = max(vocabulary.items(), key=lambda pair: pair[1])
-    if place >= tokens.start:
+    last_token, last_id = max(vocabulary.items(), key=lambda pair: pair[1])
+    if last_id >= tokens.start:
         raise CompatibilityError(
-            f"{last!r} has id {place}, inside the block of SID tokens from {tokens.start}"
+            f"{last_token!r} has id {last_id}, but SID tokens start at id {tokens.start}"
         )
     return tokens
 
 
 def check_token_ids(tokenizer: Any, tokens: SidTokens) -> None:
-    """Raise CompatibilityError unless every token of the block has the id that arithmetic gives it."""
+    """Raise CompatibilityError unless the tokenizer gives every SID token the id that `tokens`
+    computes."""
     added = tokenizer.get_added_vocab()
     for expected, token in enumerate(tokens.space.tokens, start=tokens.start):
         if added.get(token) != expected:
             raise CompatibilityError(
                 f"the tokenizer gives {token} the id {added.get(token)}, its contract says "
                 f"{expected}",
-                hint="a stage that saved the model without its tokenizer loses the added tokens",
+                hint="a model saved without its tokenizer loses the added tokens",
             )
 
 
 def check_embedding_rows(model: Any, tokens: SidTokens) -> None:
-    """Raise CompatibilityError unless the embeddings and the output head reach the end of the
-    block."""
-    for name, layer in (
-        ("embedding", model.get_input_embeddings()),
-        ("output", model.get_output_embeddings()),
-    ):
-        rows = layer.weight.shape[0]
-        if rows < tokens.stop:
+    """Raise CompatibilityError unless embeddings and output head have a row for every SID token."""
+    layers = {"embedding": model.get_input_embeddings(), "output": model.get_output_embeddings()}
+    for name, layer in layers.items():
+        n_rows = layer.weight.shape[0]
+        if n_rows < tokens.stop:
             raise CompatibilityError(
-                f"the model has {rows} {name} rows, its SID tokens reach to id {tokens.stop - 1}"
+                f"the model has {n_rows} {name} rows, but SID tokens need {tokens.stop}"
             )

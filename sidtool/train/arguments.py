@@ -1,53 +1,51 @@
-"""The arguments of a run: SFTConfig out of settings, machine, and what sidtool decides.
-
-Knows which of the three is stronger; knows nothing of rows or trainers.
-"""
+"""Makes SFTConfig from the settings, the machine and what sidtool decides."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sidtool.errors import UsageError
-from sidtool.train.machine import multiplies_in_bf16, stored_dtype
+from sidtool.model.pretrained import Dtype
+from sidtool.train.machine import stored_dtype, supports_bf16
 from sidtool.train.settings import DEFAULTS, TrainOptions
 
 
-def settled(
-    options: TrainOptions, fields: Mapping[str, Any], lineage: Mapping[str, Any]
+def complete_fields(
+    options: TrainOptions, sft_fields: Mapping[str, Any], lineage: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All fields: the defaults, those that are set, and as many epochs as the budget of tokens is."""
-    if options.optimizer == "muon" and "optim" in fields:
+    """The fields of SFTConfig with sidtool's defaults, and epochs from `token_budget`.
+
+    Raises UsageError for settings that exclude each other.
+    """
+    if options.optimizer == "muon" and "optim" in sft_fields:
         raise UsageError(
-            "optimizer=muon brings its own AdamW, so optim may not be set",
+            "optim cannot be set with optimizer=muon, which uses its own AdamW",
             hint="set one of the two",
         )
     if options.token_budget is None:
-        return {**DEFAULTS, **fields}
-    if {"num_train_epochs", "max_steps"} & fields.keys():
-        raise UsageError(
-            "token_budget says how long to train, so num_train_epochs and max_steps may not"
-        )
+        return {**DEFAULTS, **sft_fields}
+    if {"num_train_epochs", "max_steps"} & sft_fields.keys():
+        raise UsageError("num_train_epochs and max_steps cannot be set with token_budget")
     tokens = sum(counted["tokens"] for counted in lineage["tasks"].values())
     if not tokens:
         raise UsageError(
-            "the rows were not measured, so token_budget is of no use",
-            hint="make-sft --model measures",
+            "token_budget requires training examples whose tokens were counted",
+            hint="make-sft --model counts them",
         )
-    return {**DEFAULTS, **fields, "num_train_epochs": options.token_budget / tokens}
+    return {**DEFAULTS, **sft_fields, "num_train_epochs": options.token_budget / tokens}
 
 
 def sft_config(
-    work: Path, options: TrainOptions, fields: Mapping[str, Any], *, validated: bool
+    work: Path, options: TrainOptions, sft_fields: Mapping[str, Any], *, validated: bool
 ) -> Any:
-    """SFTConfig from the settings, what the machine suggests, and what sidtool decides; `work` gets
-    the checkpoints.
+    """The SFTConfig of a run whose checkpoints go to `work`.
 
+    What sidtool decides overrides `sft_fields`, and these override what the machine suggests.
     Raises UsageError if the settings do not fit together.
     """
-    import torch
     from trl import SFTConfig
 
-    on_gpu = torch.cuda.is_available() and not fields.get("use_cpu", False)
+    suggested, sft_fields = _machine_defaults(options, sft_fields)
     decided = {
         "output_dir": str(work),
         "max_length": None,
@@ -58,46 +56,59 @@ def sft_config(
         "load_best_model_at_end": validated,
         "restore_callback_states_from_checkpoint": True,
     }
-    quick = torch.cuda.is_bf16_supported() if on_gpu else multiplies_in_bf16()
+    if not validated:
+        decided["eval_strategy"] = "no"
+    try:
+        arguments = SFTConfig(**{**suggested, **sft_fields, **decided})
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"settings do not fit together: {str(error).splitlines()[0]}") from error
+    if arguments.n_gpu > 1:
+        raise UsageError(
+            f"one process trains on one GPU, but {arguments.n_gpu} are visible",
+            hint="torchrun --nproc_per_node starts one process per GPU; CUDA_VISIBLE_DEVICES=0 "
+            "selects one",
+        )
+    return arguments
+
+
+def _machine_defaults(
+    options: TrainOptions, sft_fields: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields that suit the machine, and the given fields with `bf16=auto` resolved."""
+    import torch
+
+    on_gpu = torch.cuda.is_available() and not sft_fields.get("use_cpu", False)
+    fast_bf16 = torch.cuda.is_bf16_supported() if on_gpu else supports_bf16()
+    fields = dict(sft_fields)
     if fields.get("bf16") == "auto":
-        fields = {**fields, "bf16": quick}
-    softer = {  # what the machine suggests, unless it is set
+        fields["bf16"] = fast_bf16
+    suggested = {
         "use_cpu": not on_gpu,
-        "bf16": options.dtype == "bfloat16" or (on_gpu and quick),
+        "bf16": options.dtype == "bfloat16" or (on_gpu and fast_bf16),
         "gradient_checkpointing": False,
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": on_gpu,
         "report_to": "none",
         "disable_tqdm": True,
     }
-    if not validated:
-        decided["eval_strategy"] = "no"
-    try:
-        arguments = SFTConfig(**{**softer, **fields, **decided})
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"settings do not fit together: {str(error).splitlines()[0]}") from error
-    if arguments.n_gpu > 1:
-        raise UsageError(
-            f"one process trains on one GPU, and sees {arguments.n_gpu}",
-            hint="torchrun --nproc_per_node starts a process for each; CUDA_VISIBLE_DEVICES=0 "
-            "shows one",
-        )
-    return arguments
+    return suggested, fields
 
 
-def kept_dtype(model_dir: Path, options: TrainOptions, arguments: Any) -> str:
-    """What weights are kept in: float32, for a GPU computes in bf16 under autocast; less where they
-    are frozen.
+def weight_dtype(model_dir: Path, options: TrainOptions, arguments: Any) -> Dtype:
+    """The precision in which weights are kept while training.
 
-    Raises UsageError if weights that are to stay would be kept in another precision than they are
-    stored in."""
+    `auto` is float32, since a GPU computes in bfloat16 under autocast, and bfloat16 for frozen
+    weights that are stored so. Raises UsageError if the frozen weights of stage `embeddings` would
+    be converted.
+    """
     stored = stored_dtype(model_dir)
     if options.dtype == "auto":
         frozen = options.stage != "full" and arguments.device.type == "cuda" and arguments.bf16
         return "bfloat16" if frozen and stored == "bfloat16" else "float32"
-    if options.stage == "embeddings" and options.dtype != "float32" and options.dtype != stored:
+    if options.stage == "embeddings" and options.dtype not in ("float32", stored):
         raise UsageError(
-            f"{model_dir} is stored in {stored}: in {options.dtype} its frozen weights would change",
+            f"{model_dir} is stored in {stored}: dtype={options.dtype} would change its frozen "
+            "weights",
             hint="leave dtype out",
         )
     return options.dtype

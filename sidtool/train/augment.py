@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from sidtool.prompt.tokens import SidTokens
-from sidtool.train.dataset import Example, TokenizedExamples
+from sidtool.train.dataset import TokenizedExample, TokenizedExamples
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,13 @@ class Augmentation:
     item_dropout: the chance that an item of the history is left out; the next one then follows the
     one before it."""
 
-    item_dropout: float
+    item_dropout: float = 0.0
     reverse_prob: float = 0.0
     shuffle_span: float = 0.0
 
-    def __call__(self, row: Example, tokens: SidTokens, rng: np.random.Generator) -> Example:
+    def __call__(
+        self, row: TokenizedExample, tokens: SidTokens, rng: np.random.Generator
+    ) -> TokenizedExample:
         """A row with part of its items, whole, in the order they had or, for items alone, in
         another.
 
@@ -93,10 +95,7 @@ def _ordered(
     return ordered
 
 
-UNVARIED = Augmentation(0.0)
-
-
-def _learns_text(row: Example, stop: int, tokens: SidTokens) -> bool:
+def _learns_text(row: TokenizedExample, stop: int, tokens: SidTokens) -> bool:
     """Whether a target before this place is no token of a SID."""
     ids, targets = row[0][:stop], row[1][:stop]
     return bool((targets & ((ids < tokens.start) | (ids >= tokens.stop))).any())
@@ -123,7 +122,7 @@ class AugmentedExamples:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, row: int) -> Example:
+    def __getitem__(self, row: int) -> TokenizedExample:
         rng = np.random.default_rng([self._seed, int(self._epoch), row])
         full, ahead = self._augmentation, float(self._ahead)
         now = replace(

@@ -23,7 +23,7 @@ from sidtool.sft.tasks import find_task
 IGNORED = -100
 """The label of a token that is no target."""
 
-Example = tuple[NDArray[np.int32], NDArray[np.bool_]]
+TokenizedExample = tuple[NDArray[np.int32], NDArray[np.bool_]]
 """Token ids (n,) and whether each is a target (n,)."""
 
 
@@ -35,7 +35,7 @@ def answers_with_sid(task: str) -> bool:
 
 def encode_example(
     row: Mapping[str, Any], encoder: PromptEncoder, tokens: SidTokens, *, codes_only: bool
-) -> Example:
+) -> TokenizedExample:
     """A row's token ids and targets: the completion, or the code tokens alone.
 
     Only codes are targets in whole-history rows and, with `codes_only`, in all. A row's first token
@@ -66,7 +66,7 @@ class TokenizedExamples:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, row: int) -> Example:
+    def __getitem__(self, row: int) -> TokenizedExample:
         span = slice(self.offsets[row], self.offsets[row + 1])
         return self.ids[span], self.targets[span]
 
@@ -114,7 +114,7 @@ class PaddedCollator:
 
     pad: int
 
-    def __call__(self, batch: Sequence[Example]) -> dict[str, torch.Tensor]:
+    def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
         """Rows -> input_ids, labels and attention_mask, (rows, longest) int64 each."""
         lines, _ = _laid_out([[row] for row in batch], self.pad)
         lengths = torch.tensor([len(ids) for ids, _ in batch])
@@ -132,16 +132,16 @@ class PackedCollator:
 
     pad: int
 
-    def __call__(self, batch: Sequence[Example]) -> dict[str, torch.Tensor]:
+    def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
         """Rows -> input_ids, labels and position_ids, (lines, longest row) int64 each."""
         lines, positions = _laid_out(_first_fit(batch), self.pad)
         return lines | {"position_ids": positions}
 
 
-def _first_fit(batch: Sequence[Example]) -> list[list[Example]]:
+def _first_fit(batch: Sequence[TokenizedExample]) -> list[list[TokenizedExample]]:
     """Rows in lines no longer than the longest row, by first fit decreasing."""
     ordered = sorted(batch, key=lambda row: -len(row[0]))
-    width, lines, room = len(ordered[0][0]), list[list[Example]](), list[int]()
+    width, lines, room = len(ordered[0][0]), list[list[TokenizedExample]](), list[int]()
     for row in ordered:
         line = next((line for line, free in enumerate(room) if free >= len(row[0])), len(lines))
         if line == len(lines):
@@ -153,7 +153,7 @@ def _first_fit(batch: Sequence[Example]) -> list[list[Example]]:
 
 
 def _laid_out(
-    lines: Sequence[Sequence[Example]], pad: int
+    lines: Sequence[Sequence[TokenizedExample]], pad: int
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     width = max(sum(len(ids) for ids, _ in line) for line in lines)
     ids = np.full((len(lines), width), pad, dtype=np.int64)

@@ -46,7 +46,7 @@ class Lora:
                     f"lora_targets={options.lora_targets}: {str(error).splitlines()[0]}"
                 ) from error
         self._model, self._base, self._tokens = model, base.resolve(), tokens
-        self.rows = TokenEmbeddings(model, tokens)
+        self.embeddings = TokenEmbeddings(model, tokens)
 
     def save(self, folder: Path) -> None:
         """Write adapter_config.json and adapter_model.safetensors."""
@@ -54,7 +54,7 @@ class Lora:
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        rows = self.rows.named(self._model)
+        rows = self.embeddings.named(self._model)
         state = get_peft_model_state_dict(self._adapted) | {
             f"{PREFIX}{name}{ROWS}": row for name, row in rows.items()
         }
@@ -76,6 +76,6 @@ class Lora:
         from safetensors.torch import load_file
 
         state = load_file(folder / WEIGHTS)
-        for name, row in self.rows.named(self._model).items():
+        for name, row in self.embeddings.named(self._model).items():
             row.copy_(state.pop(f"{PREFIX}{name}{ROWS}"))
         set_peft_model_state_dict(self._adapted, state)

@@ -1,5 +1,4 @@
-"""What a run takes of the machine and says on it: precision as stored, peak memory, and libraries
-kept quiet."""
+"""Precision, memory and library logs of a training run on this machine."""
 
 import contextlib
 import json
@@ -12,16 +11,16 @@ from typing import Any
 
 
 def stored_dtype(folder: Path) -> str:
-    """The precision that a model's folder says it is stored in; float32 where it says none."""
+    """The precision in which a model folder is stored, by its config.json; default float32."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
-def multiplies_in_bf16() -> bool:
-    """Whether the processor multiplies in bfloat16, as far as torch can tell (from 2.10 on).
+def supports_bf16() -> bool:
+    """Whether the CPU has bfloat16 instructions, as far as torch (2.10 or later) detects them.
 
-    One that does not takes many times as long as in float32.
+    Without them, bfloat16 takes many times as long as float32.
     """
     import torch
 
@@ -29,29 +28,32 @@ def multiplies_in_bf16() -> bool:
     return any(capable.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def peak_memory() -> dict[str, float]:
-    """The most memory of this process so far, in GiB: resident, and on the GPU where there is one."""
+def peak_rss_gib() -> float:
+    """The peak resident memory of this process in GiB."""
     import resource
 
+    unit = 1 << 30 if sys.platform == "darwin" else 1 << 20  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def peak_cuda_gib() -> float | None:
+    """The peak memory on the GPU in GiB; None without a GPU."""
     import torch
 
-    unit = 1 << 30 if sys.platform == "darwin" else 1 << 20  # macOS counts bytes, Linux KiB
-    peak = {"peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
-    if torch.cuda.is_available():
-        peak["peak_cuda_gib"] = torch.cuda.max_memory_allocated() / (1 << 30)
-    return peak
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.max_memory_allocated() / (1 << 30)
 
 
 @contextlib.contextmanager
 def float32_attention() -> Iterator[None]:
-    """Within, attention under autocast on a CPU is computed in float32, between products in
-    bfloat16.
+    """Compute attention in float32 under autocast on a CPU; other products stay in bfloat16.
 
-    The backward pass of PyTorch's bfloat16 attention takes several times as long there as that of
-    float32."""
+    The backward pass of PyTorch's attention takes several times as long in bfloat16 there.
+    """
     from torch import Tensor, autocast, nn
 
-    own = nn.functional.scaled_dot_product_attention
+    original = nn.functional.scaled_dot_product_attention
 
     def attention(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **options: Any
@@ -59,19 +61,20 @@ def float32_attention() -> Iterator[None]:
         if attn_mask is not None and attn_mask.is_floating_point():
             attn_mask = attn_mask.float()
         with autocast("cpu", enabled=False):
-            return own(query.float(), key.float(), value.float(), attn_mask=attn_mask, **options)
+            return original(
+                query.float(), key.float(), value.float(), attn_mask=attn_mask, **options
+            )
 
     nn.functional.scaled_dot_product_attention = attention
     try:
         yield
     finally:
-        nn.functional.scaled_dot_product_attention = own
+        nn.functional.scaled_dot_product_attention = original
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' warnings and logs, which are about their own defaults, out of the user's
-    way."""
+    """Suppress warnings and logs of the libraries, which concern their own defaults."""
     import transformers
 
     logging.getLogger("accelerate").setLevel(logging.ERROR)

@@ -1,22 +1,67 @@
-"""Stages of training, one after another, each a resumable run over what the one before it made.
+"""Several stages of training, each a resumable run over the output of the one before it.
 
-Knows the order and where the outputs between lie: `OUT-1-embeddings` beside OUT, kept, for adapters need
-their base. What a stage does is train.py's."""
+Intermediate outputs lie beside the last one, as OUT-1-embeddings, and stay: adapters need their
+base.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sidtool.model.contract import read_contract
 from sidtool.output import refuse_existing
 from sidtool.sft.make_sft import read_lineage, side_files
-from sidtool.train.run import Log, Progress, Tell, train
+from sidtool.train.run import TrainingSummary, train
 from sidtool.train.settings import StageSettings
+from sidtool.train.training_run import Log, Progress
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage with its input and its output."""
+
+    settings: StageSettings
+    model_dir: Path
+    examples: Path
+    out: Path
+
+    def __str__(self) -> str:
+        fields = dict(self.settings.sft_fields) or "sidtool's defaults"
+        return (
+            f"{self.model_dir} on {self.examples} with {self.settings.options} and {fields}; "
+            f"output {self.out}"
+        )
+
+
+def plan_stages(
+    model_dir: Path,
+    examples: Path,
+    out: Path,
+    stages: Sequence[StageSettings],
+    *,
+    force: bool = False,
+) -> list[PlannedStage]:
+    """The stages in order; the last one writes `out`.
+
+    Raises UsageError if `out` exists without `force`, CompatibilityError if `model_dir` has no SID
+    vocabulary, DataError if a stage's examples cannot be read.
+    """
+    refuse_existing(out, force)
+    read_contract(model_dir)
+    planned = []
+    for number, settings in enumerate(stages, start=1):
+        is_last = number == len(stages)
+        target = out if is_last else out.with_name(f"{out.name}-{number}-{settings.options.stage}")
+        stage_examples = settings.examples or examples
+        read_lineage(stage_examples)
+        planned.append(PlannedStage(settings, model_dir, stage_examples, target))
+        model_dir = target
+    return planned
 
 
 def train_stages(
     model_dir: Path,
-    rows: Path,
+    examples: Path,
     out: Path,
     stages: Sequence[StageSettings],
     *,
@@ -26,51 +71,40 @@ def train_stages(
     trust_remote_code: bool = False,
     progress: Callable[[int], Progress | None] | None = None,
     log: Log | None = None,
-    tell: Tell | None = None,
-) -> list[dict[str, Any]]:
-    """Run the stages; the last one's model becomes `out`. A run that was killed goes on where it
-    was.
+    notify: Callable[[str], None] | None = None,
+) -> list[TrainingSummary]:
+    """Run the stages; a call that was killed resumes where it stopped.
 
-    A stage validates on `valid`, or the users beside its rows, if it or one before it learns to
-    recommend: a stage of titles alone trains to its end, and is refused where it is the only one
-    and `valid` is given. `teachers` are every stage's. `progress` is asked for the reporter of each
-    stage by its number. Returns each stage's summary. Raises as `train`, and UsageError if what
-    lies between is of other settings, unless `force`."""
-    refuse_existing(out, force)
+    A stage is validated on `valid`, or on the users beside its examples, if it or a stage before it
+    trains recommending from histories; else it trains to its end. `progress` gives the reporter of
+    a stage by its number, from 1. Returns the summary of each stage. Raises as `plan_stages` and
+    `train`, and UsageError if an intermediate output has different settings, without `force`.
+    """
+    planned = plan_stages(model_dir, examples, out, stages, force=force)
     summaries = []
-    for number, stage in enumerate(stages, start=1):
-        last = number == len(stages)
-        target = out if last else between(out, number, stage)
-        of = stage.examples or rows
-        summaries.append(
-            train(
-                model_dir,
-                of,
-                target,
-                options=stage.options,
-                fields=stage.sft_fields,
-                valid=_users(valid, model_dir, of, alone=len(stages) == 1),
-                teachers=teachers,
-                force=force,
-                keep=not last,
-                trust_remote_code=trust_remote_code,
-                progress=progress(number) if progress else None,
-                log=log,
-                tell=tell,
-            )
+    for number, stage in enumerate(planned, start=1):
+        summary = train(
+            stage.model_dir,
+            stage.examples,
+            stage.out,
+            options=stage.settings.options,
+            sft_fields=stage.settings.sft_fields,
+            valid=_validation_users(stage, valid, is_only=len(planned) == 1),
+            teachers=teachers,
+            force=force,
+            reuse=number < len(planned),
+            trust_remote_code=trust_remote_code,
+            progress=progress(number) if progress else None,
+            log=log,
+            notify=notify,
         )
-        model_dir = target
+        summaries.append(summary)
     return summaries
 
 
-def _users(valid: Path | None, model_dir: Path, rows: Path, *, alone: bool) -> Path | None:
-    """Whom a stage is validated on: nobody, where neither its rows nor those of a stage before say
-    how it is served."""
-    if read_lineage(rows)["history_prompt"] or read_contract(model_dir).history_prompt:
-        return valid or side_files(rows)["valid"]
-    return valid if alone else None  # which is then refused
-
-
-def between(out: Path, number: int, stage: StageSettings) -> Path:
-    """Where the output of a stage lies that is not the last."""
-    return out.with_name(f"{out.name}-{number}-{stage.options.stage}")
+def _validation_users(stage: PlannedStage, valid: Path | None, *, is_only: bool) -> Path | None:
+    lineage = read_lineage(stage.examples)
+    if lineage["history_prompt"] or read_contract(stage.model_dir).history_prompt:
+        return valid or side_files(stage.examples)["valid"]
+    # `train` refuses --valid for a single stage that cannot be validated
+    return valid if is_only else None

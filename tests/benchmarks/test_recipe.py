@@ -35,7 +35,7 @@ def test_two_teachers_end_with_a_results_file(
     assert "| sidtool | 2 |" in capsys.readouterr().out
     assert commands.count("train") == 4
     contract = json.loads((work / "seed-0" / "model" / "sid.json").read_text())
-    assert len(contract["params"]["teachers"]) == 2
+    assert len(contract["stages"][-1]["params"]["teachers"]) == 2
 
     # a second run does nothing, and a third adds only what another seed needs
     commands.clear()

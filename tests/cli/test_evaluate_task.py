@@ -103,7 +103,7 @@ def test_a_model_is_asked_in_words(road: Road, spoken: Path) -> None:
     assert "--task title-to-sid=1" in told
     contract = json.loads((spoken / "sid.json").read_text())
     assert contract["text_prompt"]["task"] == "title-to-sid"
-    assert contract["params"]["row_format"] == "plain"
+    assert contract["stages"][-1]["params"]["example_format"] == "plain"
 
 
 # evaluate --task

@@ -48,7 +48,7 @@ def test_init_model_makes_the_shape_that_was_set(road: Road, tmp_path: Path) -> 
     [
         (("--set", "n_laye=3"), "n_laye"),
         (("--set", "n_layer"), "--set takes key=value"),
-        (("--set", "vocab_size=9"), "follows from the tokenizer"),
+        (("--set", "vocab_size=9"), "follow from the tokenizer"),
         (("--set", "n_layer=many"), "many"),
         (("--preset", "huge"), "gpt2-tiny"),
         (("--vocab-size", "10"), "259"),
@@ -117,9 +117,9 @@ def test_existing_outputs_are_refused_and_left(road: Road) -> None:
 @pytest.mark.parametrize(
     ("model", "bundle", "more", "code", "told"),
     [
-        ("base", "shop.zarr", ("--init", "magic"), 2, "codebook, mean, random"),
+        ("base", "shop.zarr", ("--init", "magic"), 2, "is not one of 'codebook', 'mean', 'random'"),
         ("base", "shop.zarr", ("--dtype", "int3"), 2, "int3"),
-        ("none", "shop.zarr", (), 1, "no model at"),
+        ("none", "shop.zarr", (), 1, "cannot be downloaded"),
         ("base", "none.zarr", (), 1, "no bundle at"),
         ("base+sid", "shop.zarr", (), 3, "sid"),
     ],

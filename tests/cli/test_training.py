@@ -122,7 +122,10 @@ def test_train_says_what_it_did_and_what_is_next(road: Road) -> None:
     told = dict(line.split(": ", 1) for line in said.out.splitlines())
     assert (told["steps"], told["metric"]) == ("3", "ndcg@10")
     contract = json.loads((road.tuned / "sid.json").read_text())
-    assert (contract["stage"], contract["history_prompt"]["task"]) == ("full", "sequence")
+    assert (contract["stages"][-1]["stage"], contract["history_prompt"]["task"]) == (
+        "full",
+        "sequence",
+    )
     assert not (road.folder / "tuned.partial").exists()
     before, after = (load_file(folder / "model.safetensors") for folder in (road.model, road.tuned))
     assert any(not np.array_equal(before[name], after[name]) for name in before)
@@ -218,7 +221,7 @@ def test_a_model_learns_from_teachers(road: Road, tmp_path: Path) -> None:
     command = ("train", road.model, road.rows, *TRAINING)
     done(*command, "-o", tmp_path / "pupil", "--teacher", road.tuned, "--set", "distill_weight=1.0")
     contract = json.loads((tmp_path / "pupil/sid.json").read_text())
-    assert [teacher["path"] for teacher in contract["params"]["teachers"]] == [
+    assert [teacher["path"] for teacher in contract["stages"][-1]["params"]["teachers"]] == [
         str(road.tuned.resolve())
     ]
     one, other = (
@@ -246,7 +249,7 @@ def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path)
     assert [summary["stage"] for summary in ran.json["stages"]] == ["embeddings", "lora"]
     for summary in ran.json["stages"]:
         assert {"tokens", "targets", "tokens_per_second", "peak_rss_gib"} <= summary.keys()
-    lines = [line for line in ran.err.splitlines() if " inherits from " in line]
+    lines = [line for line in ran.err.splitlines() if " starts from " in line]
     assert [line.split()[0] for line in lines] == ["embeddings", "lora"]
     assert str(tmp_path / "out-1-embeddings") in lines[1]
     assert "already" in refused(
@@ -279,14 +282,16 @@ def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path)
     done("rebind", tmp_path / "out", road.bundle, "-o", tmp_path / "elsewhere/bound")
     assert done("recommend", tmp_path / "elsewhere/bound", *asked).json["items"] == one["items"]
     (tmp_path / "out-1-embeddings").rename(tmp_path / "moved")
-    assert "which is not there" in refused(3, "recommend", tmp_path / "out", *asked)
+    assert "which does not exist" in refused(3, "recommend", tmp_path / "out", *asked)
 
 
 def test_one_stage_by_flag(road: Road, tmp_path: Path) -> None:
     done(
         "train", road.model, road.rows, "-o", tmp_path / "rows", "--stage", "embeddings", *TRAINING
     )
-    assert json.loads((tmp_path / "rows/sid.json").read_text())["stage"] == "embeddings"
+    assert (
+        json.loads((tmp_path / "rows/sid.json").read_text())["stages"][-1]["stage"] == "embeddings"
+    )
     before, after = (
         load_file(folder / "model.safetensors") for folder in (road.model, tmp_path / "rows")
     )
@@ -302,7 +307,7 @@ def test_one_stage_by_flag(road: Road, tmp_path: Path) -> None:
         ("stages: [{stage: embeddings}]", ("--stage", "full"), "stage cannot be set"),
         ("stages: [{stage: head}]", (), "embeddings, full, lora"),
         ("stages: [{stage: embeddings, learning: 1}]", (), "no setting 'learning'"),
-        ("", ("--stage", "some"), "embeddings, full, lora"),
+        ("", ("--stage", "some"), "'embeddings', 'full', 'lora'"),
         ("", ("--set", "lora_r=0"), "at least 1"),
     ],
 )

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.errors import CompatibilityError
-from sidtool.model.compat import Verdict, check, compare, matching_rows
-from sidtool.model.contract import Contract
+from sidtool.model.compat import Verdict, check_bundle, compare, matching_rows
 from sidtool.sid import Codes, SidSpace
 from tests.bundles import renamed
 from tests.model.conftest import SIZES, make_bundle, make_codebook, some_codes
@@ -23,8 +22,7 @@ CODES = some_codes(40)
 
 
 def judge(old: Bundle, new: Bundle) -> Verdict:
-    contract = Contract(old.identity, old.space, 100, "base", None, {}, "tuned")
-    return check(contract, old, new)
+    return check_bundle(old, new)
 
 
 def made(ids: Sequence[str], codes: Codes, seed: int | None = 0, **facts: object) -> Bundle:
@@ -48,7 +46,7 @@ def test_same_identity_is_fine() -> None:
 def test_additions_are_a_refresh() -> None:
     verdict = judge(OLD, made([*IDS, "new"], CODES[:21]))
     assert verdict.kind == "refreshed"
-    assert "20 items kept their SID, 1 are new, 0 are gone" in verdict.message
+    assert "20 items kept their SID, 1 were added, 0 removed" in verdict.message
 
 
 def test_removals_and_titles_are_a_refresh() -> None:
@@ -84,7 +82,7 @@ def test_a_newcomer_that_shares_a_sid_reuses_none() -> None:
 def test_an_aligned_codebook_is_fine_and_names_what_moved() -> None:
     aligned = made(IDS, swapped(), seed=1, compatible_with=(OLD.identity.codebook,), name="aligned")
     verdict = judge(OLD, aligned)
-    assert (verdict.kind, verdict.moved_share) == ("aligned", pytest.approx(0.1))
+    assert (verdict.kind, verdict.reassigned_share) == ("aligned", pytest.approx(0.1))
     assert "10.0% of the 20 common items" in verdict.message
 
 
@@ -133,7 +131,7 @@ def test_join_against_dictionaries(old: dict[str, int], new: dict[str, int]) -> 
     overlap = compare(as_map(old), as_map(new))
     common = old.keys() & new.keys()
     assert overlap.common == len(common)
-    assert overlap.moved == sum(old[item] != new[item] for item in common)
+    assert overlap.reassigned == sum(old[item] != new[item] for item in common)
     kept = {old[item] for item in common if old[item] == new[item]}
     assert overlap.reused == len((set(old.values()) & set(new.values())) - kept)
 
@@ -167,5 +165,5 @@ def test_a_million_items_take_seconds() -> None:
     )
     started = time.process_time()
     overlap = compare(old, new)
-    assert (overlap.common, overlap.moved, overlap.reused) == (n - 9, 0, 0)
+    assert (overlap.common, overlap.reassigned, overlap.reused) == (n - 9, 0, 0)
     assert time.process_time() - started < 10

@@ -6,13 +6,34 @@ from pathlib import Path
 import pytest
 
 from sidtool.bundle import Bundle, verify
+from sidtool.data.split_record import Cuts, SplitReference
 from sidtool.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.model.contract import Contract, open_bundle_copy, read_contract, write_contract
+from sidtool.model.stage_record import (
+    ExtendParams,
+    MergeParams,
+    ModelReference,
+    RebindParams,
+    StageRecord,
+    TrainParams,
+)
 from sidtool.prompt.prompts import HistoryPrompt
 from tests.model.conftest import make_bundle, make_codebook, some_codes
 
 HISTORY_PROMPT = HistoryPrompt(
     task="next-item", template="Bought: {history} →", history_length=20, max_length=256
+)
+
+TEACHER = ModelReference("models/teacher", {"model.safetensors": "ee" * 32})
+TRAINED = TrainParams(
+    examples="ab" * 32,
+    split=SplitReference("temporal", "12" * 32, Cuts(3.0, 5.0)),
+    task_weights={"next-item": 1.0},
+    example_format="plain",
+    options={"stage": "full"},
+    sft_fields={"learning_rate": 0.1},
+    run="cd" * 32,
+    teachers=(TEACHER,),
 )
 
 
@@ -24,9 +45,7 @@ def contract_of(bundle: Bundle) -> Contract:
         base_model="org/model",
         base_revision="0123abc",
         base_weights={"model.safetensors": "ff" * 32},
-        stage="tuned",
-        parents=({"stage": "extended", "init": "codebook"},),
-        params={"rows": "ab" * 32, "seed": 3},
+        stages=(StageRecord("extend", ExtendParams("codebook", 3)), StageRecord("full", TRAINED)),
         history_prompt=HISTORY_PROMPT,
         normalize="trie",
     )
@@ -58,12 +77,37 @@ def test_unknown_keys_are_ignored_and_newer_formats_refused(bundle: Bundle, tmp_
         read_contract(tmp_path)
 
 
-def test_format_0_had_scores_over_the_level(bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "record",
+    [
+        StageRecord("merge", MergeParams(TEACHER)),
+        StageRecord("rebind", RebindParams("ff" * 32, "aligned", 0.25)),
+        StageRecord("embeddings", TRAINED),
+    ],
+    ids=lambda record: record.stage,
+)
+def test_a_further_stage_is_appended(record: StageRecord, bundle: Bundle) -> None:
+    before = contract_of(bundle)
+    after = before.with_stage(record, base_folder=TEACHER)
+    assert after.stages == (*before.stages, record)
+    assert (after.stage, after.params, after.base_folder) == (record.stage, record.params, TEACHER)
+    assert Contract.from_json(json.loads(json.dumps(after.to_json()))) == after
+    assert after.example_format == "plain"
+
+
+def test_a_stage_of_a_later_version_is_read_without_its_params(bundle: Bundle) -> None:
     value = contract_of(bundle).to_json()
-    del value["normalize"]
+    value["stages"].append({"stage": "future", "params": {"new": 1}})
+    value["stages"][0]["params"]["new"] = 1
+    contract = Contract.from_json(value)
+    assert contract.stages[:-1] == contract_of(bundle).stages
+    assert (contract.stage, contract.params) == ("future", None)
+
+
+@pytest.mark.parametrize("value", ["all", None, 3])
+def test_an_unknown_normalization_is_malformed(value: object, bundle: Bundle) -> None:
     with pytest.raises(IntegrityError, match="normalize"):
-        Contract.from_json(value)
-    assert Contract.from_json(value | {"format": 0}).normalize == "level"
+        Contract.from_json(contract_of(bundle).to_json() | {"normalize": value})
 
 
 def test_a_folder_without_one_is_no_model_of_ours(tmp_path: Path) -> None:
@@ -73,7 +117,7 @@ def test_a_folder_without_one_is_no_model_of_ours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["format", "identity", "space", "token_start", "base_weights", "params", "history_prompt"],
+    ["format", "identity", "space", "token_start", "base_weights", "stages", "history_prompt"],
 )
 @pytest.mark.parametrize("damage", ["missing", "list"])
 def test_damage_is_told(key: str, damage: str, bundle: Bundle, tmp_path: Path) -> None:

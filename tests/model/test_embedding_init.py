@@ -1,12 +1,14 @@
 """First rows: different from each other, like the existing ones, and, from a codebook, near where
 centroids are."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.model.embedding_init import INITS, EmbeddingStatistics, Init, initial_embeddings
+from sidtool.model.embedding_init import EmbeddingStatistics, Init, initial_embeddings
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import SidSpace
 from tests.model.conftest import DIM, SIZES, make_codebook
@@ -24,7 +26,7 @@ def existing(width: int = 64, seed: int = 0) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("init", get_args(Init))
 @given(width=st.integers(2, 80), seed=st.integers(0, 2**32 - 1), constant=st.booleans())
 @settings(max_examples=20, deadline=None)
 def test_rows_differ_and_are_finite(init: Init, width: int, seed: int, constant: bool) -> None:

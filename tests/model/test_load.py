@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, DataError, SidtoolWarning
 from sidtool.model.contract import read_contract, write_contract
-from sidtool.model.extend import extend
+from sidtool.model.extend import extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
 from tests.model.conftest import make_bundle, make_codebook, some_codes
 from tests.models import tiny_tokenizer
@@ -20,7 +20,7 @@ from tests.models import tiny_tokenizer
 
 @pytest.fixture
 def made(bundle: Bundle, base: Path, tmp_path: Path) -> Path:
-    extend(str(base), bundle, tmp_path / "made")
+    extend_model(str(base), bundle, tmp_path / "made")
     return tmp_path / "made"
 
 
@@ -66,7 +66,7 @@ def test_an_aligned_bundle_warns(made: Path, bundle: Bundle) -> None:
     aligned = make_bundle(list(bundle.items.ids), codes, **facts)  # type: ignore[arg-type]
     with pytest.warns(SidtoolWarning, match=r"10\.0% of the 20 common items"):
         _, _, verdict = check_model_folder(made, aligned)
-    assert verdict.moved_share == pytest.approx(0.1)
+    assert verdict.reassigned_share == pytest.approx(0.1)
 
 
 def test_a_tokenizer_that_lost_its_tokens_is_refused(made: Path) -> None:

@@ -13,7 +13,7 @@ from sidtool.build.align import align
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.data.items import make_items
 from sidtool.errors import CompatibilityError, SidtoolWarning, UsageError
-from sidtool.model.extend import extend
+from sidtool.model.extend import extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.model.rebind import outlook, rebind
 from sidtool.sid import SidSpace
@@ -36,7 +36,7 @@ def retrained(seed: int = 5) -> Bundle:
 
 @pytest.fixture
 def model(base: Path, bundle: Bundle, tmp_path: Path) -> Path:
-    extend(str(base), bundle, tmp_path / "model")
+    extend_model(str(base), bundle, tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -53,14 +53,14 @@ def test_a_model_of_the_parent_goes_on_with_the_child(
     stored = Bundle.open(tmp_path / "child.zarr")
     served = load_model_folder(model, bundle=stored)
     assert served.verdict.kind == "refreshed"
-    assert "20 items kept their SID, 3 are new, 0 are gone" in served.verdict.message
+    assert "20 items kept their SID, 3 were added, 0 removed" in served.verdict.message
     assert outlook(bundle, stored).kind == "works"
     verdict = rebind(model, stored, tmp_path / "bound")
     assert verdict == served.verdict
     bound = load_model_folder(tmp_path / "bound")
     assert (bound.verdict.kind, bound.bundle.identity) == ("same", child.identity)
-    assert bound.contract.params["bundle_before"] == bundle.identity.digest
-    assert [parent["stage"] for parent in bound.contract.parents] == ["extended"]
+    assert bound.contract.params.previous_bundle == bundle.identity.digest
+    assert [record.stage for record in bound.contract.stages] == ["extend", "rebind"]
     before, after = contents(model), contents(tmp_path / "bound")
     kept = {name for name in before if not name.startswith("sid.")}
     assert kept == {name for name in after if not name.startswith("sid.")}
@@ -76,7 +76,7 @@ def test_a_retrained_bundle_works_after_align(model: Path, bundle: Bundle, tmp_p
     assert outlook(bundle, aligned).kind == "works"
     with pytest.warns(SidtoolWarning, match="is aligned with the model's"):
         verdict = rebind(model, aligned, tmp_path / "bound")
-    assert (verdict.kind, verdict.moved_share) == ("aligned", 1 - told.after[-1] / told.common)
+    assert (verdict.kind, verdict.reassigned_share) == ("aligned", 1 - told.after[-1] / told.common)
     assert check_model_folder(tmp_path / "bound", grown(aligned))[2].kind == "refreshed"
     with pytest.warns(SidtoolWarning, match="is aligned"):  # what grew from it is aligned, too
         assert check_model_folder(model, grown(aligned))[2].kind == "aligned"

@@ -3,6 +3,7 @@ make no sense."""
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,19 +13,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import UsageError
-from sidtool.model.extend import extend
+from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.scratch import MIN_VOCABULARY, PRESETS, init_model, train_tokenizer
+from sidtool.model.scratch import MIN_VOCABULARY, Preset, init_model, train_tokenizer
 from tests.models import SENTENCES
 
 TEXTS = (*SENTENCES, "Crème brûlée 🍮 für 3,50 €", "Nivea Nivea Nivea shampoo")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", get_args(Preset))
 def test_every_preset_goes_the_whole_way(preset: str, bundle: Bundle, tmp_path: Path) -> None:
-    count = init_model(tmp_path / "base", texts=TEXTS, preset=preset, vocab_size=512)
+    count = init_model(TEXTS, tmp_path / "base", preset=preset, vocab_size=512)
     assert 4e5 < count < 5e6
-    extend(str(tmp_path / "base"), bundle, tmp_path / "out")
+    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
     served = load_model_folder(tmp_path / "out")
     alone = train_tokenizer(TEXTS, 512)
     assert served.tokens.start == len(alone)
@@ -40,7 +41,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
         torch.manual_seed(
             len(list(tmp_path.iterdir()))
         )  # the caller's random state must not matter
-        init_model(tmp_path / name, texts=iter(TEXTS), vocab_size=300, seed=seed)
+        init_model(iter(TEXTS), tmp_path / name, vocab_size=300, seed=seed)
     read = {name: {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "abc"}
     assert read["a"] == read["b"]
     assert [name for name in read["a"] if read["a"][name] != read["c"][name]] == [
@@ -52,13 +53,13 @@ def test_the_callers_random_state_stays(tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    init_model(tmp_path / "a", texts=TEXTS, vocab_size=300)
+    init_model(TEXTS, tmp_path / "a", vocab_size=300)
     assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["a"]])
 def test_few_texts_make_a_small_vocabulary(texts: list[str], tmp_path: Path) -> None:
-    init_model(tmp_path / "a", texts=texts, vocab_size=4096)
+    init_model(texts, tmp_path / "a", vocab_size=4096)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "a")
     assert len(tokenizer) == MIN_VOCABULARY
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "a").config.vocab_size == MIN_VOCABULARY
@@ -83,9 +84,7 @@ def test_the_vocabulary_is_as_large_as_asked() -> None:
 
 
 def test_overrides_reach_the_configuration(tmp_path: Path) -> None:
-    init_model(
-        tmp_path / "a", texts=TEXTS, vocab_size=300, overrides={"n_layer": 1, "resid_pdrop": 0.3}
-    )
+    init_model(TEXTS, tmp_path / "a", vocab_size=300, overrides={"n_layer": 1, "resid_pdrop": 0.3})
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     assert (config["n_layer"], config["resid_pdrop"], config["attn_pdrop"]) == (1, 0.3, 0.0)
 
@@ -93,17 +92,17 @@ def test_overrides_reach_the_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"preset": "gpt9"}, "no preset 'gpt9': there are gpt2-tiny"),
-        ({"vocab_size": 100}, "a vocabulary of 100 does not hold"),
+        ({"preset": "gpt9"}, "no preset 'gpt9': use one of gpt2-tiny"),
+        ({"vocab_size": 100}, "a vocabulary of 100 tokens is too small"),
         ({"overrides": {"n_layers": 2}}, "gpt2 has no configuration key n_layers"),
         ({"overrides": {"n_layer": "two"}}, "gpt2 refuses its configuration"),
         ({"overrides": {"n_head": 5}}, "gpt2 refuses its configuration"),
-        ({"overrides": {"vocab_size": 5}}, "vocab_size follows from the tokenizer"),
+        ({"overrides": {"vocab_size": 5}}, "vocab_size and model_type cannot be set"),
     ],
 )
 def test_what_makes_no_sense_is_refused(kwargs: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        init_model(tmp_path / "a", texts=TEXTS, **kwargs)
+        init_model(TEXTS, tmp_path / "a", **kwargs)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -111,6 +110,6 @@ def test_what_makes_no_sense_is_refused(kwargs: dict, message: str, tmp_path: Pa
 def test_an_output_is_replaced_only_with_force(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(UsageError, match="exists already"):
-        init_model(tmp_path / "a", texts=TEXTS, vocab_size=300)
-    init_model(tmp_path / "a", texts=TEXTS, vocab_size=300, force=True)
+        init_model(TEXTS, tmp_path / "a", vocab_size=300)
+    init_model(TEXTS, tmp_path / "a", vocab_size=300, force=True)
     assert (tmp_path / "a" / "model.safetensors").exists()

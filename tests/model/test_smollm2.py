@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.model.extend import extend
+from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -37,7 +37,7 @@ def test_a_quantized_chat_model_becomes_an_ordinary_one(
     folder = Path(spec.submodule_search_locations[0])
     source = folder / GGUF if named == "file" else folder
 
-    contract = extend(str(source), bundle, tmp_path / "out", dtype="float32")
+    contract = extend_model(str(source), bundle, tmp_path / "out", dtype="float32")
     served = load_model_folder(tmp_path / "out")
 
     assert list(contract.base_weights) == [GGUF]

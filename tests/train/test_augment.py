@@ -10,7 +10,7 @@ from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 from sidtool.train.augment import Augmentation, AugmentedExamples
-from sidtool.train.dataset import Example, TokenizedExamples, encode_example
+from sidtool.train.dataset import TokenizedExample, TokenizedExamples, encode_example
 from tests.models import tiny_tokenizer
 
 MARKED, BARE = SidSpace((4, 3, 5)), SidSpace((4, 3, 5), begin=None, end=None)
@@ -33,7 +33,7 @@ def spelled(space: SidSpace, items: list[tuple[int, ...]]) -> str:
     return "".join(space.spell(item, markers=True) for item in items)
 
 
-def encoded(space: SidSpace, row: dict[str, object], *, codes_only: bool) -> Example:
+def encoded(space: SidSpace, row: dict[str, object], *, codes_only: bool) -> TokenizedExample:
     return encode_example(row, ENCODERS[space], ENCODERS[space].tokens, codes_only=codes_only)
 
 

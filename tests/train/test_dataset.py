@@ -14,9 +14,9 @@ from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 from sidtool.train.dataset import (
     IGNORED,
-    Example,
     PackedCollator,
     PaddedCollator,
+    TokenizedExample,
     TokenizedExamples,
     encode_example,
 )
@@ -82,7 +82,7 @@ examples = st.lists(
 
 
 @given(examples)
-def test_both_layouts_hold_the_same_rows(batch: list[Example]) -> None:
+def test_both_layouts_hold_the_same_rows(batch: list[TokenizedExample]) -> None:
     padded, packed = PaddedCollator(0)(batch), PackedCollator(0)(batch)
     for number, (ids, marked) in enumerate(batch):
         assert padded["input_ids"][number, : len(ids)].tolist() == ids.tolist()

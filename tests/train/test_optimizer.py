@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sidtool.errors import UsageError
-from sidtool.train.arguments import settled
+from sidtool.train.arguments import complete_fields
 from sidtool.train.optimizer import MuonAdamW, hidden_matrices, orthogonal
 from sidtool.train.settings import TrainOptions
 from tests.models import tiny_model
@@ -81,8 +81,8 @@ def test_state_survives_a_checkpoint_and_a_schedule_reaches_both() -> None:
 def test_it_is_for_whole_models_and_goes_with_no_other_optimizer() -> None:
     with pytest.raises(UsageError, match="optimizer=muon requires stage=full"):
         TrainOptions(stage="lora", optimizer="muon")
-    with pytest.raises(UsageError, match="optim may not be set"):
-        settled(TrainOptions(optimizer="muon"), {"optim": "adafactor"}, {})
+    with pytest.raises(UsageError, match="optim cannot be set"):
+        complete_fields(TrainOptions(optimizer="muon"), {"optim": "adafactor"}, {})
     with pytest.raises(UsageError, match="none of them learns"):
         hidden_matrices(tiny_model("gpt2", vocab_size=40).requires_grad_(False))
 

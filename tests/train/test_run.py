@@ -21,8 +21,9 @@ from sidtool.model.load import load_model_folder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend.partial_head import PartialHead
 from sidtool.sid import SidSpace
+from sidtool.train.checkpoints import last_checkpoint
 from sidtool.train.loss import Loss
-from sidtool.train.run import last_checkpoint, train
+from sidtool.train.run import TrainingSummary, train
 from sidtool.train.settings import TrainOptions
 from sidtool.train.shortcuts import narrows_exactly, packs_exactly
 from tests.models import ARCHITECTURES, tiny_model
@@ -53,21 +54,21 @@ def test_it_learns_and_leaves_a_whole_model(tmp_path: Path, models: Make, rows: 
         made,
         tmp_path / "tuned",
         options=SMALL,
-        fields={**FAST, "num_train_epochs": 24},
+        sft_fields={**FAST, "num_train_epochs": 24},
         valid=valid_of(made),
         progress=lambda done, total: steps.append((done, total)),
         log=logs.append,
     )
     first = next(entry["eval_ndcg@10"] for entry in logs if "eval_ndcg@10" in entry)
-    assert summary["best"] > max(0.3, first)  # the pattern is plain: the next item of the catalog
-    assert steps[-1] == (summary["steps"],) * 2
-    assert summary["packed"]
+    assert summary.best > max(0.3, first)  # the pattern is plain: the next item of the catalog
+    assert steps[-1] == (summary.steps,) * 2
+    assert summary.packed
     names = {path.name for path in (tmp_path / "tuned").iterdir()}
     assert names == {path.name for path in base.iterdir()}
     assert not list(tmp_path.glob("*.partial"))
     contract = read_contract(tmp_path / "tuned")
     assert contract.stage == "full"
-    assert [parent["stage"] for parent in contract.parents] == [read_contract(base).stage]
+    assert [record.stage for record in contract.stages[:-1]] == [read_contract(base).stage]
     assert contract.history_prompt is not None
     assert contract.history_prompt.task == "sequence"
     assert load_model_folder(tmp_path / "tuned").contract == contract
@@ -134,13 +135,13 @@ def trainer_of(
     return SidTrainer(
         model=model,
         args=arguments,
-        rows=rows,
+        examples=rows,
         tokenizer=tiny_tokenizer(),
         loss=loss,
         batching=batching,
         teachers=teachers,
         validator=None,
-        mark=lambda folder: None,
+        write_contract=lambda folder: None,
         callbacks=[],
     )
 
@@ -245,10 +246,10 @@ def test_every_task_trains_together(tmp_path: Path, models: Make, rows: Make) ->
         made,
         tmp_path / "tuned",
         options=options,
-        fields={**FAST, "num_train_epochs": 1, "gradient_accumulation_steps": 2},
+        sft_fields={**FAST, "num_train_epochs": 1, "gradient_accumulation_steps": 2},
         valid=valid_of(made),
     )
-    assert summary["softmax_over"] == "vocabulary"
+    assert summary.softmax_over == "vocabulary"
     assert read_contract(tmp_path / "tuned").history_prompt.task == "next-item"
 
 
@@ -257,7 +258,7 @@ def test_rows_of_another_bundle_are_refused_before_weights_load(
 ) -> None:
     import shutil
 
-    from sidtool.train import run as module
+    from sidtool.train import setup as module
 
     shutil.copytree(rows(sequence=1.0).parent, tmp_path / "rows")
     made = tmp_path / "rows" / "train.jsonl"
@@ -274,13 +275,13 @@ def test_rows_of_another_bundle_are_refused_before_weights_load(
 
 def test_a_loss_of_its_own_goes_with_no_other(tmp_path: Path, models: Make, rows: Make) -> None:
     made = rows(sequence=1.0)
-    with pytest.raises(UsageError, match="softmax_over=trie is a loss of its own"):
+    with pytest.raises(UsageError, match="softmax_over=trie cannot be combined"):
         train(
             models("llama"),
             made,
             tmp_path / "tuned",
             options=TrainOptions(softmax_over="trie"),
-            fields={"loss_type": "dft"},
+            sft_fields={"loss_type": "dft"},
         )
     assert not (tmp_path / "tuned").exists()
 
@@ -297,22 +298,22 @@ def test_what_was_asked_for_and_cannot_be_is_refused(
                 made,
                 tmp_path / "tuned",
                 options=TrainOptions(**options),
-                fields=fields,
+                sft_fields=fields,
             )
         assert not list(tmp_path.glob("tuned*"))
         return str(caught.value)
 
     assert "LlamaForCausalLM has no dropout" in told("llama", {}, dropout=0.1)
-    assert "softmax_over=sid is a loss of its own" in told(
+    assert "softmax_over=sid cannot be combined" in told(
         "llama", {"loss_type": "dft"}, softmax_over="sid"
     )
     summary = train(
         models("llama"),
         made,
         tmp_path / "dft",
-        fields={**FAST, "num_train_epochs": 1, "loss_type": "dft"},
+        sft_fields={**FAST, "num_train_epochs": 1, "loss_type": "dft"},
     )
-    assert summary["softmax_over"] == "vocabulary"
+    assert summary.softmax_over == "vocabulary"
 
 
 def test_sid_losses_need_sid_rows(tmp_path: Path, models: Make, rows: Make) -> None:
@@ -332,6 +333,7 @@ def test_what_targets_competed_with_is_what_scores_are_normalized_over(
 ) -> None:
     import numpy as np
 
+    from sidtool.recommend.options import RecommendOptions
     from sidtool.recommend.recommend import Request, recommend
 
     made = rows(sequence=1.0)
@@ -343,17 +345,17 @@ def test_what_targets_competed_with_is_what_scores_are_normalized_over(
         made,
         tmp_path / "tuned",
         options=options,
-        fields=FAST,
+        sft_fields=FAST,
         valid=valid_of(made),
     )
     served = load_model_folder(tmp_path / "tuned")
     assert served.contract.normalize == "trie"
     history = (served.bundle.items.ids[0], served.bundle.items.ids[1])
     asked, n = [Request(history=history)], served.bundle.trie().n_leaves
-    (found,) = recommend(served, asked, k=n, width=n)
+    (found,) = recommend(served, asked, RecommendOptions(k=n, num_beams=n))
     assert len(found.items) == n
     np.testing.assert_allclose(np.exp(found.scores).sum(), 1, atol=1e-4)
-    (level,) = recommend(served, asked, k=n, width=n, normalize="level")
+    (level,) = recommend(served, asked, RecommendOptions(k=n, num_beams=n, normalize="level"))
     assert np.exp(level.scores).sum() < 0.9
 
 
@@ -382,13 +384,19 @@ def test_a_stopped_run_ends_as_one_left_alone(
         "eval_steps": 3,
     }
 
-    def run(out: Path, stop: int | None = None) -> dict[str, Any]:
+    def run(out: Path, stop: int | None = None) -> TrainingSummary:
         def progress(done: int, total: int) -> None:
             if done == stop:
                 raise _Killed
 
         return train(
-            base, made, out, options=options, fields=fields, valid=valid_of(made), progress=progress
+            base,
+            made,
+            out,
+            options=options,
+            sft_fields=fields,
+            valid=valid_of(made),
+            progress=progress,
         )
 
     whole = run(tmp_path / "whole")
@@ -401,11 +409,11 @@ def test_a_stopped_run_ends_as_one_left_alone(
     (torn / "trainer_state.json").write_text('{"epo')  # a checkpoint that was being written is none
     resumed = run(tmp_path / "killed")
     assert torn.name == "checkpoint-9"
-    assert resumed["resumed_from"] in (
+    assert resumed.resumed_from in (
         "checkpoint-3",
         "checkpoint-6",
     )  # rotation keeps the best and the newest
-    assert resumed["best"] == whole["best"]
+    assert resumed.best == whole.best
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
@@ -425,9 +433,9 @@ def test_a_run_that_had_ended_is_not_trained_on(
     }
     fields |= {"save_strategy": "steps", "save_steps": 2}
     whole = train(
-        base, made, tmp_path / "whole", options=options, fields=fields, valid=valid_of(made)
+        base, made, tmp_path / "whole", options=options, sft_fields=fields, valid=valid_of(made)
     )
-    assert whole["epochs"] < 29
+    assert whole.epochs < 29
 
     def die(*_: Any) -> None:
         raise _Killed
@@ -436,17 +444,19 @@ def test_a_run_that_had_ended_is_not_trained_on(
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with monkeypatch.context() as patch:
-        patch.setattr("sidtool.train.run._Run._finish", die)
+        patch.setattr("sidtool.train.run.replace_dir", die)
         with pytest.raises(_Killed):
-            train(base, made, Path("killed"), options=options, fields=fields, valid=valid_of(made))
+            train(
+                base, made, Path("killed"), options=options, sft_fields=fields, valid=valid_of(made)
+            )
     Path("killed.partial").rename(tmp_path / "there/killed.partial")
     monkeypatch.chdir(tmp_path / "there")
     resumed = train(
-        base, made, Path("killed"), options=options, fields=fields, valid=valid_of(made)
+        base, made, Path("killed"), options=options, sft_fields=fields, valid=valid_of(made)
     )
-    assert (resumed["steps"], resumed["best"], resumed["loss"]) == (
-        whole["steps"],
-        whole["best"],
+    assert (resumed.steps, resumed.best, resumed.loss) == (
+        whole.steps,
+        whole.best,
         None,
     )
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "there/killed"))
@@ -472,9 +482,9 @@ def test_bf16_on_a_cpu_multiplies_in_it_and_attends_in_float32(
     for bf16 in (False, True):
         precisions.clear()
         fields = {**FAST, "bf16": bf16}
-        losses[bf16] = train(models(architecture), made, tmp_path / str(bf16), fields=fields)[
-            "loss"
-        ]
+        losses[bf16] = train(
+            models(architecture), made, tmp_path / str(bf16), sft_fields=fields
+        ).loss
         assert precisions == {(torch.float32, False)}
     assert losses[True] != losses[False]
     assert losses[True] == pytest.approx(losses[False], rel=0.02)
@@ -504,7 +514,7 @@ def test_every_epoch_is_varied(
             rows(sequence=1.0),
             tmp_path / name,
             options=options,
-            fields={**FAST, "max_steps": 8},
+            sft_fields={**FAST, "max_steps": 8},
         )
     assert epochs == [(0, 2), (1, 2)]
     assert not same(weights(tmp_path / "plain"), weights(tmp_path / "varied"))
@@ -518,15 +528,15 @@ def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(
 
     base, made = models("gpt2"), rows(sequence=1.0)
     with pytest.raises(_Killed):
-        train(base, made, tmp_path / "tuned", fields=FAST, progress=stop)
+        train(base, made, tmp_path / "tuned", sft_fields=FAST, progress=stop)
     other = {**FAST, "num_train_epochs": 1}
-    with pytest.raises(UsageError, match="another settings"):
-        train(base, made, tmp_path / "tuned", fields=other)
+    with pytest.raises(UsageError, match="different settings"):
+        train(base, made, tmp_path / "tuned", sft_fields=other)
     run = tmp_path / "tuned.partial" / "run.json"
     run.write_text(json.dumps(json.loads(run.read_text()) | {"processes": 2}))
-    with pytest.raises(UsageError, match="another processes"):
-        train(base, made, tmp_path / "tuned", fields=FAST)
-    train(base, made, tmp_path / "tuned", fields=other, force=True)
+    with pytest.raises(UsageError, match="different processes"):
+        train(base, made, tmp_path / "tuned", sft_fields=FAST)
+    train(base, made, tmp_path / "tuned", sft_fields=other, force=True)
     assert (tmp_path / "tuned").is_dir()
 
 
@@ -541,7 +551,7 @@ base, rows, out = map(Path, sys.argv[1:4])
 every = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
 fields = {"num_train_epochs": 4, "per_device_train_batch_size": int(sys.argv[4]), "learning_rate": 3e-3, **every}
 options = TrainOptions(eval_users=10, eval_num_beams=10)
-train(base, rows, out, options=options, fields=fields, valid=rows.with_name("valid.jsonl"))
+train(base, rows, out, options=options, sft_fields=fields, valid=rows.with_name("valid.jsonl"))
 """
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 

@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.errors import CompatibilityError, UsageError
-from sidtool.model.adapter import merge
 from sidtool.model.contract import read_contract
 from sidtool.model.load import load_model_folder
+from sidtool.model.merge import merge
+from sidtool.recommend.options import RecommendOptions
 from sidtool.recommend.recommend import Request, recommend
-from sidtool.train.run import last_checkpoint, train
+from sidtool.train.checkpoints import last_checkpoint
+from sidtool.train.run import TrainingSummary, train
 from sidtool.train.settings import StageSettings, TrainOptions
 from sidtool.train.stages import train_stages
 
@@ -37,6 +39,9 @@ OFTEN = {
 }
 SMALL = {"eval_users": 8, "eval_num_beams": 10}
 IDS = torch.randint(5, 400, (2, 20), generator=torch.Generator().manual_seed(0))
+
+
+BEST_10 = RecommendOptions(k=10, num_beams=40)
 
 
 def weights(folder: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
@@ -67,7 +72,7 @@ def test_only_the_new_rows_learn(
         made,
         tmp_path / "out",
         options=options,
-        fields=fields,
+        sft_fields=fields,
         valid=valid_of(made),
         log=logs.append,
     )
@@ -81,11 +86,11 @@ def test_only_the_new_rows_learn(
         assert torch.equal(before[name][tokens.stop :], after[name][tokens.stop :])
     losses = [entry["loss"] for entry in logs if "loss" in entry]
     assert losses[-1] < losses[0]
-    assert summary["trained_parameters"] == (tokens.stop - tokens.start) * 32 * (1 if tied else 2)
+    assert summary.trained_parameters == (tokens.stop - tokens.start) * 32 * (1 if tied else 2)
     contract = read_contract(tmp_path / "out")
-    assert (contract.stage, [parent["stage"] for parent in contract.parents]) == (
+    assert (contract.stage, [record.stage for record in contract.stages[:-1]]) == (
         "embeddings",
-        ["extended"],
+        ["extend"],
     )
     assert load_model_folder(tmp_path / "out").contract == contract
 
@@ -101,7 +106,9 @@ def test_adapters_merge_into_what_they_were(
     from transformers import AutoModelForCausalLM
 
     base, made = models(architecture, tied=tied), rows(sequence=1.0)
-    summary = train(base, made, tmp_path / "out", options=lora(), fields=FAST, valid=valid_of(made))
+    summary = train(
+        base, made, tmp_path / "out", options=lora(), sft_fields=FAST, valid=valid_of(made)
+    )
     assert not (tmp_path / "out/model.safetensors").exists()
     # PEFT alone, with nothing of ours, is the model unmerged
     unmerged = PeftModel.from_pretrained(
@@ -118,16 +125,16 @@ def test_adapters_merge_into_what_they_were(
         assert (start(input_ids=IDS).logits - want).abs().max() > 0.1
     requests = [Request(history=("i1", "i2", "i3"))]
     told = [
-        list(recommend(one, requests, k=10, width=40))
+        list(recommend(one, requests, BEST_10))
         for one in (served, load_model_folder(tmp_path / "merged"))
     ]
-    by_hand = list(recommend(type(served)(unmerged, *_rest(served)), requests, k=10, width=40))
+    by_hand = list(recommend(type(served)(unmerged, *_rest(served)), requests, BEST_10))
     assert told[0][0].items == told[1][0].items == by_hand[0].items
     np.testing.assert_allclose(told[0][0].scores, by_hand[0].scores, atol=1e-4)
-    assert summary["best"] is not None
+    assert summary.best is not None
     contract = read_contract(tmp_path / "merged")
-    assert [parent["stage"] for parent in contract.parents] == ["extended", "lora"]
-    with pytest.raises(UsageError, match="plain model already"):
+    assert [record.stage for record in contract.stages[:-1]] == ["extend", "lora"]
+    with pytest.raises(UsageError, match="has no adapters to merge"):
         merge(tmp_path / "merged", tmp_path / "again")
 
 
@@ -170,7 +177,7 @@ def test_a_killed_stage_has_the_losses_of_one_left_alone(
             made,
             tmp_path / out,
             options=options,
-            fields=fields,
+            sft_fields=fields,
             valid=valid_of(made),
             progress=progress,
             log=log,
@@ -206,7 +213,7 @@ def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
     ]
     told: list[str] = []
 
-    def run(out: str, kill: tuple[int, int] | None = None) -> list[dict[str, Any]]:
+    def run(out: str, kill: tuple[int, int] | None = None) -> list[TrainingSummary]:
         def progress(number: int) -> Callable[[int, int], None]:
             def report(done: int, total: int) -> None:
                 if (number, done) == kill:
@@ -214,7 +221,9 @@ def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
 
             return report
 
-        return train_stages(base, made, tmp_path / out, stages, progress=progress, tell=told.append)
+        return train_stages(
+            base, made, tmp_path / out, stages, progress=progress, notify=told.append
+        )
 
     run("whole")
     for kill in ((1, 4), (2, 4), (3, 4)):
@@ -222,13 +231,13 @@ def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
             run("killed", kill)
     told.clear()
     summaries = run("killed")
-    assert [summary.get("kept") for summary in summaries] == [
-        str(tmp_path / "killed-1-embeddings"),
-        str(tmp_path / "killed-2-lora"),
-        None,
+    assert [(summary.model, summary.reused) for summary in summaries] == [
+        (str(tmp_path / "killed-1-embeddings"), True),
+        (str(tmp_path / "killed-2-lora"), True),
+        (str(tmp_path / "killed"), False),
     ]
-    assert "embeddings inherits from" in told[0]
-    assert "(extended > embeddings > lora)" in told[2]
+    assert "embeddings starts from" in told[0]
+    assert "(extend > embeddings > lora)" in told[2]
     config = json.loads((tmp_path / "killed/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tmp_path / "killed-2-lora")
     assert "history prompt sequence" in told[2]
@@ -237,7 +246,7 @@ def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
     )
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     contract = read_contract(tmp_path / "killed")
-    assert [parent["stage"] for parent in contract.parents] == ["extended", "embeddings", "lora"]
+    assert [record.stage for record in contract.stages[:-1]] == ["extend", "embeddings", "lora"]
     assert contract.history_prompt == read_contract(tmp_path / "killed-1-embeddings").history_prompt
     assert not list(tmp_path.glob("*.partial"))
     with pytest.raises(UsageError, match="exists already"):
@@ -262,9 +271,9 @@ def test_validation_users_are_of_the_stages_that_recommend(
     first, second = train_stages(
         models("llama"), made, tmp_path / "out", stages, valid=valid_of(made)
     )
-    assert first["best"] is None
-    assert second["best"] is not None
-    with pytest.raises(UsageError, match="no task of these rows recommends"):
+    assert first.best is None
+    assert second.best is not None
+    with pytest.raises(UsageError, match="validation needs a task"):
         train_stages(models("llama"), titles, tmp_path / "alone", stages[1:], valid=valid_of(made))
 
 
@@ -272,11 +281,11 @@ def test_an_adapter_needs_its_base_as_it_was(tmp_path: Path, models: Make, rows:
     made = rows(sequence=1.0)
     shutil.copytree(models("llama"), tmp_path / "here/base")
     options, fields = lora(), {**FAST, "num_train_epochs": 1}
-    train(tmp_path / "here/base", made, tmp_path / "here/out", options=options, fields=fields)
+    train(tmp_path / "here/base", made, tmp_path / "here/out", options=options, sft_fields=fields)
     (tmp_path / "here").rename(tmp_path / "there")
     load_model_folder(tmp_path / "there/out")  # the two moved together
     shutil.rmtree(tmp_path / "there/base")
-    with pytest.raises(CompatibilityError, match="is not there"):
+    with pytest.raises(CompatibilityError, match="does not exist"):
         load_model_folder(tmp_path / "there/out")
     shutil.copytree(models("llama", seed=3), tmp_path / "here/base")
     with pytest.raises(CompatibilityError, match="has other weights"):
@@ -292,14 +301,14 @@ def test_tokens_are_those_of_the_rows_without_padding(
         options = TrainOptions(batching=batching)  # type: ignore[arg-type]
         fields = {**FAST, "num_train_epochs": 1}
         seen[batching] = train(
-            models("gpt2"), made, tmp_path / batching, options=options, fields=fields
+            models("gpt2"), made, tmp_path / batching, options=options, sft_fields=fields
         )
     from sidtool.sft.make_sft import read_lineage
 
     counted = sum(task["tokens"] for task in read_lineage(made)["tasks"].values())
-    assert seen["packed"]["tokens"] == seen["padded"]["tokens"] == counted
-    assert 0 < seen["packed"]["targets"] == seen["padded"]["targets"] < counted
-    assert 0 < seen["packed"]["peak_rss_gib"] < 100
+    assert seen["packed"].tokens == seen["padded"].tokens == counted
+    assert 0 < seen["packed"].targets == seen["padded"].targets < counted
+    assert 0 < seen["packed"].peak_rss_gib < 100
 
 
 def test_a_budget_of_tokens_says_how_long(tmp_path: Path, models: Make, rows: Make) -> None:
@@ -309,10 +318,16 @@ def test_a_budget_of_tokens_says_how_long(tmp_path: Path, models: Make, rows: Ma
     counted = sum(task["tokens"] for task in read_lineage(made)["tasks"].values())
     fields = {"per_device_train_batch_size": 8}
     options = TrainOptions(token_budget=counted // 2)
-    summary = train(models("gpt2"), made, tmp_path / "half", options=options, fields=fields)
-    assert 0.3 * counted < summary["tokens"] < 0.7 * counted
-    with pytest.raises(UsageError, match="token_budget says"):
-        train(models("gpt2"), made, tmp_path / "x", options=options, fields={"num_train_epochs": 1})
+    summary = train(models("gpt2"), made, tmp_path / "half", options=options, sft_fields=fields)
+    assert 0.3 * counted < summary.tokens < 0.7 * counted
+    with pytest.raises(UsageError, match="cannot be set with token_budget"):
+        train(
+            models("gpt2"),
+            made,
+            tmp_path / "x",
+            options=options,
+            sft_fields={"num_train_epochs": 1},
+        )
 
 
 @pytest.mark.parametrize("stage", ["embeddings", "lora", "full"])
@@ -328,35 +343,35 @@ def test_gradient_checkpointing_changes_no_loss(
             rows(sequence=1.0),
             tmp_path / str(number),
             options=options,
-            fields=fields,
+            sft_fields=fields,
         )
-        losses.append(summary["loss"])
+        losses.append(summary.loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_precision_can_be_set(tmp_path: Path, models: Make, rows: Make) -> None:
     made, base, fields = rows(sequence=1.0), models("llama"), {**FAST, "num_train_epochs": 1}
-    with pytest.raises(UsageError, match="its frozen weights would change"):
+    with pytest.raises(UsageError, match="would change its frozen weights"):
         train(
             base,
             made,
             tmp_path / "x",
             options=TrainOptions(stage="embeddings", dtype="bfloat16"),
-            fields=fields,
+            sft_fields=fields,
         )
     low = lora(
         dtype="bfloat16"
     )  # frozen weights in bfloat16 beside new ones in float32, validated as they are trained
     assert (
-        train(base, made, tmp_path / "lora", options=low, fields=fields, valid=valid_of(made))[
-            "best"
-        ]
+        train(
+            base, made, tmp_path / "lora", options=low, sft_fields=fields, valid=valid_of(made)
+        ).best
         is not None
     )
     found = weights(tmp_path / "lora", "adapter_model.safetensors")
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
     assert load_model_folder(tmp_path / "lora", dtype="bfloat16").model.dtype == torch.bfloat16
-    train(base, made, tmp_path / "full", options=TrainOptions(dtype="bfloat16"), fields=fields)
+    train(base, made, tmp_path / "full", options=TrainOptions(dtype="bfloat16"), sft_fields=fields)
     assert {tensor.dtype for tensor in weights(tmp_path / "full").values()} == {torch.bfloat16}
 
 
@@ -367,5 +382,5 @@ def test_layers_that_are_not_there_are_refused(tmp_path: Path, models: Make, row
             rows(sequence=1.0),
             tmp_path / "x",
             options=lora(lora_targets="nonsense"),
-            fields=FAST,
+            sft_fields=FAST,
         )

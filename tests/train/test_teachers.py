@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.contract import read_contract
-from sidtool.model.extend import extend
+from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.train.dataset import TokenizedExamples
-from sidtool.train.run import train
+from sidtool.train.run import TrainingSummary, train
 from sidtool.train.settings import TrainOptions
 from sidtool.train.teachers import Teachers, load_teachers
 from tests.bundles import small_bundle
@@ -28,7 +28,7 @@ FAST = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate"
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory, models: Make, rows: Make) -> Path:
     out = tmp_path_factory.mktemp("teacher") / "tuned"
-    train(models("gpt2"), rows(sequence=1.0), out, fields={**FAST, "num_train_epochs": 12})
+    train(models("gpt2"), rows(sequence=1.0), out, sft_fields={**FAST, "num_train_epochs": 12})
     return out
 
 
@@ -65,7 +65,7 @@ def test_a_pupil_comes_closer_to_its_teacher(
             made,
             out,
             options=options,
-            fields=FAST,
+            sft_fields=FAST,
             teachers=() if weight is None else (teacher,),
         )
         far[weight] = float((taught.exp() * (taught - answers(out, made))).sum(-1).mean())
@@ -79,13 +79,13 @@ def test_the_contract_names_its_teachers_and_the_model_needs_none(
         models("gpt2"),
         rows(sequence=1.0),
         tmp_path / "pupil",
-        fields=FAST,
+        sft_fields=FAST,
         teachers=(teacher, teacher),
     )
-    (first, second) = read_contract(tmp_path / "pupil").params["teachers"]
+    (first, second) = read_contract(tmp_path / "pupil").params.teachers
     assert first == second
-    assert first["path"] == str(teacher)
-    assert list(first["weights"]) == ["model.safetensors"]
+    assert first.path == str(teacher)
+    assert list(first.weights) == ["model.safetensors"]
     assert "teachers" not in read_contract(teacher).params
     names = {path.name for path in (tmp_path / "pupil").iterdir()}
     assert names == {path.name for path in teacher.iterdir()}
@@ -100,20 +100,20 @@ def test_a_killed_pupil_goes_on_with_its_teachers_and_no_others(
     base, made = models("gpt2", resid_pdrop=0.1), rows(sequence=1.0)
     fields = {**FAST, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
 
-    def run(out: Path, teachers: tuple[Path, ...], stop: int | None = None) -> dict[str, Any]:
+    def run(out: Path, teachers: tuple[Path, ...], stop: int | None = None) -> TrainingSummary:
         def progress(done: int, total: int) -> None:
             if done == stop:
                 raise Killed
 
-        return train(base, made, out, fields=fields, teachers=teachers, progress=progress)
+        return train(base, made, out, sft_fields=fields, teachers=teachers, progress=progress)
 
     run(tmp_path / "whole", (teacher,))
     with pytest.raises(Killed):
         run(tmp_path / "killed", (teacher,), stop=5)
     for others in ((), (teacher, teacher)):
-        with pytest.raises(UsageError, match="another teachers"):
+        with pytest.raises(UsageError, match="different teachers"):
             run(tmp_path / "killed", others)
-    assert run(tmp_path / "killed", (teacher,))["resumed_from"] == "checkpoint-3"
+    assert run(tmp_path / "killed", (teacher,)).resumed_from == "checkpoint-3"
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -124,12 +124,12 @@ def test_who_may_not_teach(tmp_path: Path, teacher: Path, models: Make, rows: Ma
     def extended(name: str, tokenizer: Any, of: Any) -> Path:
         tokenizer.save_pretrained(tmp_path / name)
         tiny_model("gpt2", vocab_size=len(tokenizer)).save_pretrained(tmp_path / name)
-        extend(str(tmp_path / name), of, tmp_path / f"{name}+sid")
+        extend_model(str(tmp_path / name), of, tmp_path / f"{name}+sid")
         return tmp_path / f"{name}+sid"
 
     def refused(folder: Path, told: str) -> None:
         with pytest.raises(CompatibilityError, match=told):
-            train(base, made, tmp_path / "pupil", fields=FAST, teachers=(teacher, folder))
+            train(base, made, tmp_path / "pupil", sft_fields=FAST, teachers=(teacher, folder))
         assert not list(tmp_path.glob("pupil*"))
 
     own = read_contract(base)
@@ -156,7 +156,7 @@ def test_who_may_not_teach(tmp_path: Path, teacher: Path, models: Make, rows: Ma
     wider = tmp_path / "wider"
     tiny_tokenizer(chat=True).save_pretrained(wider)
     tiny_model("gpt2", vocab_size=len(tiny_tokenizer(chat=True)) + 500).save_pretrained(wider)
-    extend(str(wider), load_model_folder(base).bundle, tmp_path / "wider+sid")
+    extend_model(str(wider), load_model_folder(base).bundle, tmp_path / "wider+sid")
     load_teachers([tmp_path / "wider+sid"], load_model_folder(base), (0, 5))
     with pytest.raises(CompatibilityError, match=r"wider\+sid gives \d+ logits, the model \d+"):
         load_teachers([tmp_path / "wider+sid"], load_model_folder(base), None)

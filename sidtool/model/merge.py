@@ -1,0 +1,36 @@
+"""Merges LoRA adapters into their base model."""
+
+from pathlib import Path
+
+from sidtool.errors import UsageError
+from sidtool.model.contract import Contract, read_contract, write_contract
+from sidtool.model.load import load_model_folder
+from sidtool.model.pretrained import Dtype, save_pretrained
+from sidtool.model.stage_record import MergeParams, ModelReference, StageRecord
+from sidtool.output import new_dir, refuse_existing
+
+
+def merge(
+    folder: Path, out: Path, *, dtype: Dtype = "float32", force: bool = False
+) -> ModelReference:
+    """Write the adapter model in `folder` as a model that needs no base; returns that base.
+
+    Raises UsageError if `folder` holds no adapters or `out` exists without `force`, else as
+    `load_model_folder`.
+    """
+    base = read_adapter_base(read_contract(folder), folder)
+    refuse_existing(out, force)
+    loaded = load_model_folder(folder, device="cpu", dtype=dtype)
+    record = StageRecord("merge", MergeParams(base))
+    contract = loaded.contract.with_stage(record, base_folder=None)
+    with new_dir(out, force=force) as target:
+        save_pretrained(target, loaded.model, loaded.tokenizer)
+        write_contract(target, contract, loaded.bundle)
+    return base
+
+
+def read_adapter_base(contract: Contract, folder: Path) -> ModelReference:
+    """The base of an adapter model. Raises UsageError if the model has no adapters."""
+    if contract.base_folder is None:
+        raise UsageError(f"{folder} has no adapters to merge: it is a whole model")
+    return contract.base_folder

@@ -1,0 +1,115 @@
+"""The stages that made a model, as its contract records them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sidtool.data.split_record import SplitReference
+from sidtool.model.pretrained import Checkpoint, weight_digests
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """A model folder, identified by the digests of its weights."""
+
+    path: str
+    weights: Mapping[str, str]
+    """weight file -> SHA-256 (hex)"""
+
+    @classmethod
+    def of(cls, folder: Path) -> "ModelReference":
+        """The reference to a folder on this machine; reads its weight files."""
+        return cls(str(folder.resolve()), weight_digests(Checkpoint(folder)))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "ModelReference":
+        """Read a stored reference."""
+        return cls(value["path"], dict(value["weights"]))
+
+
+@dataclass(frozen=True)
+class ExtendParams:
+    """How `extend-model` made the embedding rows of the SID tokens."""
+
+    init: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainParams:
+    """How `train` made a model."""
+
+    examples: str
+    """SHA-256 of the file of training examples"""
+    split: SplitReference
+    """the split that the examples were made from"""
+    task_weights: Mapping[str, float]
+    example_format: str
+    """plain, chat or auto, as given to make-sft"""
+    options: Mapping[str, Any]
+    """sidtool's own settings"""
+    sft_fields: Mapping[str, Any]
+    """fields of SFTConfig that differ from sidtool's defaults"""
+    run: str
+    """digest of everything that determines the run"""
+    teachers: tuple[ModelReference, ...] = ()
+
+
+@dataclass(frozen=True)
+class MergeParams:
+    """The base that `merge` merged adapters into."""
+
+    base: ModelReference
+
+
+@dataclass(frozen=True)
+class RebindParams:
+    """The bundle that `rebind` replaced."""
+
+    previous_bundle: str
+    """digest of its identity"""
+    verdict: str
+    reassigned_share: float
+
+
+StageParams = ExtendParams | TrainParams | MergeParams | RebindParams
+
+_PARAMS: Mapping[str, type[Any]] = {
+    "extend": ExtendParams,
+    "embeddings": TrainParams,
+    "lora": TrainParams,
+    "full": TrainParams,
+    "merge": MergeParams,
+    "rebind": RebindParams,
+}
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage: its name and what determined it."""
+
+    stage: str
+    """extend, embeddings, lora, full, merge or rebind"""
+    params: StageParams | None
+    """None for a stage of a later sidtool that this one does not know"""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that the contract stores."""
+        return {"stage": self.stage, "params": asdict(self.params) if self.params else None}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "StageRecord":
+        """Read a stored stage; unknown keys are ignored. Raises KeyError or TypeError."""
+        kind = _PARAMS.get(value["stage"])
+        if kind is None:
+            return cls(value["stage"], None)
+        stored = value["params"]
+        values = {field.name: stored[field.name] for field in fields(kind) if field.name in stored}
+        if kind is TrainParams:
+            teachers = values.get("teachers", ())
+            values["split"] = SplitReference.from_json(values["split"])
+            values["teachers"] = tuple(ModelReference.from_json(teacher) for teacher in teachers)
+        if kind is MergeParams:
+            values["base"] = ModelReference.from_json(values["base"])
+        return cls(value["stage"], kind(**values))
