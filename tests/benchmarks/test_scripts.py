@@ -100,8 +100,7 @@ def test_sasrec_reads_the_split_of_a_recipe(
     run = RecipeRun(recipe=recipe_folder, encoder=tmp_path / "encoder")
     recipe = Recipe(Dataset.open(data), run, tmp_path / "work")
     bundle = recipe.bundle()
-    examples = recipe.training_examples(bundle)
     options = ["-o", str(tmp_path / "sasrec.json"), "--epochs", "2", "--width", "8"]
-    monkeypatch.setattr(sys, "argv", ["sasrec.py", str(bundle), str(examples), *options])
+    monkeypatch.setattr(sys, "argv", ["sasrec.py", str(bundle), str(recipe.split()), *options])
     sasrec.main()
     assert "| 0 | 0." in capsys.readouterr().out
