@@ -218,7 +218,7 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
         "n": first["n"],
         "settings": first["settings"],
         "protocol": lineage["split"]["protocol"],
-        "leaked_events": lineage["held_out_events"],
+        "leaked_events": lineage["leaked_events"],
         "bundle": Bundle.open(str(bundle)).identity.digest,
         "shared_seconds": recipe.steps.seconds("bundle", "initial-0", "sft", "teacher"),
         **environment(),

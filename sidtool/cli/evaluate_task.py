@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidtool.cli.console import note, progress, say_table, say_table_aside
-from sidtool.cli.sft import read_shown
 from sidtool.errors import UsageError
 
 
@@ -32,7 +31,7 @@ def evaluate_task(
     from sidtool.data.split_files import open_split
     from sidtool.evaluate.task_metrics import evaluate_questions as measure
     from sidtool.model.split_check import check_model_split
-    from sidtool.sft.make_sft import check_spelling, read_lineage, side_files
+    from sidtool.sft.lineage import check_same_bundle, read_lineage, side_files
     from sidtool.sft.task_eval import questions_of_file, sample
     from sidtool.sft.tasks import named_task
 
@@ -49,7 +48,7 @@ def evaluate_task(
         if side_files(source)[
             "meta"
         ].exists():  # a part of a file has none: its SIDs must be of the space, at least
-            check_spelling(read_lineage(source), served.bundle, source)
+            check_same_bundle(read_lineage(source), served.bundle, source)
         questions: Any = (questions_of_file(source, task, served.tokens.space), [])
     elif (source is not None) != (per == "user"):
         told = "a split" if per == "user" else "items or queries, not of a split"
@@ -101,6 +100,7 @@ def _made(
     query_text: str | None,
     columns: dict[str, str | None],
 ) -> Any:
+    from sidtool.sft.catalog import CatalogOptions, read_catalog
     from sidtool.sft.task_eval import make_questions, titles_of, unowned
     from sidtool.sft.training_examples import ExampleMaker, SftOptions
 
@@ -112,7 +112,10 @@ def _made(
 
         catalog, asked = titles_of(served.bundle), read_queries(queries) if queries else ()
     else:
-        catalog, asked = read_shown(items, [task], field, queries, query_text, **columns)
+        catalog_options = CatalogOptions(
+            **columns, fields=tuple(field or ()), queries=queries, query_text=query_text
+        )
+        catalog, asked = read_catalog(items, [task], catalog_options)
     history_prompt = served.contract.history_prompt
     options = SftOptions(
         tasks={task: 1.0},

@@ -1,8 +1,7 @@
-"""The command make-sft."""
+"""The make-sft command."""
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,7 +9,9 @@ from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.inputs import read_ids
 from sidtool.cli.models import numbers
-from sidtool.errors import UsageError
+
+if TYPE_CHECKING:
+    from sidtool.sft.lineage import Lineage
 
 
 def make_sft(
@@ -19,15 +20,16 @@ def make_sft(
     split: options.Split,
     out: options.Out,
     task: Annotated[
-        list[str] | None, typer.Option(help="Task and weight, like next-item=1; may be repeated.")
-    ] = None,
-    tokens: Annotated[
-        int | None,
-        typer.Option(help="Tokens of the whole mix: weights are then the tasks' shares in them."),
-    ] = None,
-    task_tokens: Annotated[
         list[str] | None,
-        typer.Option(help="Tokens of one task, like title-to-sid=20000; may be repeated."),
+        typer.Option(help="Task and weight, like next-item=1; repeatable. Default: sequence=1."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(help="Token budget of the whole mix; weights are then shares of it."),
+    ] = None,
+    max_task_tokens: Annotated[
+        list[str] | None,
+        typer.Option(help="Token budget of one task, like title-to-sid=20000; repeatable."),
     ] = None,
     queries: options.Queries = None,
     query_text: options.QueryText = None,
@@ -37,28 +39,27 @@ def make_sft(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="Extended model: its tokenizer measures rows and gives the chat format."),
+        typer.Option(help="Extended model whose tokenizer measures and formats the examples."),
     ] = None,
     format_: Annotated[
-        str,
+        Literal["auto", "plain", "chat"],
         typer.Option(
             "--format",
             envvar="SIDTOOL_MAKE_SFT_FORMAT",
-            help="Rows as plain text or chat; auto: chat where the model has a template.",
+            help="Plain text or chat turns; auto: chat if the model has a chat template.",
         ),
     ] = "auto",
-    history_length: Annotated[int, typer.Option(help="Items of a history that are shown.")] = 20,
+    history_length: Annotated[int, typer.Option(help="Items of a history.")] = 20,
     max_length: Annotated[
-        int, typer.Option(help="Tokens of a row; a longer history loses its oldest items.")
+        int, typer.Option(help="Tokens of an example; a longer history loses its oldest items.")
     ] = 1024,
-    text: Annotated[str | None, typer.Option(help="Text of an item, if not its title.")] = None,
-    id_column: Annotated[
-        str | None, typer.Option(help="Column of item ids in the catalog.")
+    text_template: Annotated[
+        str | None, typer.Option(help="Text of an item. Default: its title.")
     ] = None,
-    title_column: Annotated[str | None, typer.Option(help="Column of titles.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Catalog column of item ids.")] = None,
+    title_column: Annotated[str | None, typer.Option(help="Catalog column of titles.")] = None,
     field: Annotated[
-        list[str] | None,
-        typer.Option(help="Catalog column that item-text tells; columns of other tasks are read."),
+        list[str] | None, typer.Option(help="Catalog column that item-text shows; repeatable.")
     ] = None,
     seed: options.Seed = 0,
     config: options.Config = None,
@@ -66,127 +67,60 @@ def make_sft(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Write training rows, validation and test users, and their lineage."""
-    from sidtool.data.split_files import open_split
-    from sidtool.registry.references import open_bundle
-    from sidtool.sft.make_sft import make_sft as make
-    from sidtool.sft.make_sft import side_files
+    """Write training examples, validation users and their lineage."""
+    from sidtool.sft.catalog import CatalogOptions
+    from sidtool.sft.make_sft import make_sft as write_sft
     from sidtool.sft.training_examples import SftOptions
 
-    opened = open_bundle(bundle)
-    tokenizer = _tokenizer(model, opened)
-    weights = numbers(task, option="--task") or {"sequence": 1.0}
-    chat = (
-        format_ == "auto"
-        and getattr(tokenizer, "chat_template", None)
-        and set(weights) != {"sequence"}
-    )
-    wanted = SftOptions(
-        tasks=weights,
-        format="chat" if chat else "plain" if format_ == "auto" else format_,  # type: ignore[arg-type]
+    budgets = numbers(max_task_tokens, option="--max-task-tokens")
+    sft_options = SftOptions(
+        tasks=numbers(task, option="--task") or {"sequence": 1.0},
+        format=format_,
         max_length=max_length,
         history_length=history_length,
         seed=seed,
-        max_tokens=tokens,
-        max_task_tokens={
-            name: int(value) for name, value in numbers(task_tokens, option="--task-tokens").items()
-        },
+        max_tokens=max_tokens,
+        max_task_tokens={name: int(value) for name, value in budgets.items()},
         hide_text_of=frozenset(read_ids(hide_text_of) if hide_text_of else ()),
     )
-    catalog, asked = read_shown(
-        items,
-        weights,
-        field,
-        queries,
-        query_text,
-        id_column=id_column,
-        title_column=title_column,
-        text_template=text,
+    catalog_options = CatalogOptions(
+        id_column, title_column, text_template, tuple(field or ()), queries, query_text
     )
-    events = open_split(split)
-    with progress("rows") as report:
-        lineage = make(
-            opened,
-            catalog,
-            events,
+    with progress("examples") as report:
+        lineage = write_sft(
+            bundle,
+            items,
+            split,
             out,
-            wanted,
-            tokenizer=tokenizer,
-            queries=asked,
+            sft_options,
+            catalog_options=catalog_options,
+            model=model,
             dry_run=dry_run,
             force=force,
-            progress=report.get("rows"),
+            progress=report.get("examples"),
         )
     if json:
-        say_json(lineage)
+        say_json(lineage.to_json())
     else:
         _say_lineage(lineage)
     if dry_run:
-        return note(
-            f"nothing written; it would be {out}, "
-            + ", ".join(path.name for path in side_files(out).values())
-        )
+        return note(f"nothing written to {out}")
     return next_step(f"sidtool train {model or 'MODEL+sid'} {out} -o tuned")
 
 
-def _tokenizer(model: Path | None, bundle: Any) -> Any:
-    """The tokenizer of a model, which must be one that was extended with a bundle like this."""
-    if model is None:
-        return None
-    from sidtool.model.load import check_model_folder
-    from sidtool.model.pretrained import Checkpoint, load_tokenizer
-
-    check_model_folder(model, bundle)
-    return load_tokenizer(Checkpoint(model))
-
-
-def read_shown(
-    items: Path,
-    tasks: Iterable[str],
-    field: Sequence[str] | None,
-    queries: Path | None,
-    query_text: str | None,
-    **columns: str | None,
-) -> tuple[Any, Sequence[Any]]:
-    """The catalog, with every column that a task or a query shows, and the queries."""
-    from sidtool.data.items import read_items, template_columns
-    from sidtool.data.queries import compose_queries, read_queries
-    from sidtool.sft.tasks import named_task
-
-    if queries is not None and query_text is not None:
-        raise UsageError(
-            "--queries are somebody's words, --query-text composes them: give one of the two"
-        )
-    wanted = [*(field or ()), *(name for task in tasks for name in named_task(task).fields)]
-    wanted += (
-        [name for name in template_columns(query_text) if name != "title"] if query_text else []
-    )
-
-    catalog = read_items(items, fields=tuple(dict.fromkeys(wanted)), **columns)  # type: ignore[arg-type]
-    if query_text is not None:
-        return catalog, compose_queries(catalog, query_text)
-    return catalog, () if queries is None else read_queries(queries)
-
-
-def _say_lineage(lineage: dict[str, Any]) -> None:
-    tasks, weights, budgets = lineage["tasks"], lineage["weights"], lineage["budgets"]
-    rows = [
-        (
-            task,
-            weights[task],
-            budgets.get(task, "-"),
-            n["rows"],
-            n["tokens"],
-            f"{n['share']:.1%}",
-            n["longest"],
-        )
-        for task, n in tasks.items()
-    ]
-    say_table(["task", "weight", "budget", "rows", "tokens", "share", "longest row"], rows)
-    dropped = f", {lineage['dropped_queries']} queries left out" * bool(lineage["dropped_queries"])
-    dropped += f", no text of {lineage['held_out_items']} items" * bool(lineage["held_out_items"])
-    say(
-        f"split {lineage['split']['protocol']}: {lineage['valid']} validation examples; "
-        f"{lineage['held_out_events']} held-out events in training rows, "
-        f"{lineage['dropped_events']} events of unknown items left out{dropped}"
-    )
+def _say_lineage(lineage: "Lineage") -> None:
+    rows = []
+    for task, counts in lineage.tasks.items():
+        weight = lineage.task_weights[task]
+        budget = lineage.task_budgets.get(task, "-")
+        share = f"{counts.share:.1%}"
+        rows.append((task, weight, budget, counts.examples, counts.tokens, share, counts.longest))
+    say_table(["task", "weight", "budget", "examples", "tokens", "share", "longest"], rows)
+    line = f"split {lineage.split}: {lineage.valid} validation examples"
+    line += f"; {lineage.leaked_events} held-out events in training examples"
+    line += f", {lineage.dropped_events} events of unknown items left out"
+    if lineage.dropped_queries:
+        line += f", {lineage.dropped_queries} queries left out"
+    if lineage.hidden_items:
+        line += f", text of {lineage.hidden_items} items hidden"
+    say(line)

@@ -46,7 +46,7 @@ class TrainParams:
     """the split that the examples were made from"""
     task_weights: Mapping[str, float]
     example_format: str
-    """plain, chat or auto, as given to make-sft"""
+    """plain or chat"""
     options: Mapping[str, Any]
     """sidtool's own settings"""
     sft_fields: Mapping[str, Any]

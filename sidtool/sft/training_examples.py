@@ -5,7 +5,7 @@ Every example records the events that it shows, so that a scan can prove that no
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -62,7 +62,8 @@ class SftOptions:
     Raises UsageError if a value is invalid."""
 
     tasks: Mapping[str, float] = field(default_factory=lambda: {"sequence": 1.0})
-    format: Format = "plain"
+    format: Literal["auto", "plain", "chat"] = "plain"
+    """auto: chat if the tokenizer has a chat template and a task other than `sequence` is made."""
     max_length: int = 1024
     history_length: int = 20
     seed: int = 0
@@ -73,13 +74,18 @@ class SftOptions:
     def __post_init__(self) -> None:
         check_weights(self.tasks)
         check_budgets(self.tasks, self.max_tokens, self.max_task_tokens)
-        if self.format not in ("plain", "chat"):
-            raise UsageError(f"the format is plain or chat, not {self.format!r}")
         if self.history_length < 1 or self.max_length < 1:
             raise UsageError(
                 f"history length {self.history_length} and max length {self.max_length} must be "
                 "positive"
             )
+
+    def example_format(self, tokenizer: Any | None) -> Format:
+        """`format`, where auto is decided by the tokenizer."""
+        if self.format != "auto":
+            return self.format
+        has_template = getattr(tokenizer, "chat_template", None) is not None
+        return "chat" if has_template and set(self.tasks) != {"sequence"} else "plain"
 
 
 class ExampleMaker:
@@ -101,15 +107,14 @@ class ExampleMaker:
         queries: Sequence[Query] = (),
     ) -> None:
         self._options = options
+        self.format = options.example_format(tokenizer)
         self._space = bundle.space
         self._map = bundle.items
         self._queries = queries
         self._encoder: PromptEncoder | None = None
         if tokenizer is not None:
             self._encoder = PromptEncoder(tokenizer, SidTokens(bundle.space, len(tokenizer)))
-        self._frames = {
-            task: prompt_frames(task, tokenizer, options.format) for task in options.tasks
-        }
+        self._frames = {task: prompt_frames(task, tokenizer, self.format) for task in options.tasks}
         self._items = ItemRenderer(bundle, items, options.hide_text_of)
         self._histories = Histories(bundle, options.history_length)
         self._check_tasks(items)

@@ -6,12 +6,13 @@ from typing import Any
 
 from sidtool.errors import UsageError
 from sidtool.model.pretrained import Dtype
+from sidtool.sft.lineage import Lineage
 from sidtool.train.machine import stored_dtype, supports_bf16
 from sidtool.train.settings import DEFAULTS, TrainOptions
 
 
 def complete_fields(
-    options: TrainOptions, sft_fields: Mapping[str, Any], lineage: Mapping[str, Any]
+    options: TrainOptions, sft_fields: Mapping[str, Any], lineage: Lineage
 ) -> dict[str, Any]:
     """The fields of SFTConfig with sidtool's defaults, and epochs from `token_budget`.
 
@@ -26,13 +27,12 @@ def complete_fields(
         return {**DEFAULTS, **sft_fields}
     if {"num_train_epochs", "max_steps"} & sft_fields.keys():
         raise UsageError("num_train_epochs and max_steps cannot be set with token_budget")
-    tokens = sum(counted["tokens"] for counted in lineage["tasks"].values())
-    if not tokens:
+    if not lineage.tokens:
         raise UsageError(
             "token_budget requires training examples whose tokens were counted",
             hint="make-sft --model counts them",
         )
-    return {**DEFAULTS, **sft_fields, "num_train_epochs": options.token_budget / tokens}
+    return {**DEFAULTS, **sft_fields, "num_train_epochs": options.token_budget / lineage.tokens}
 
 
 def sft_config(

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.split_record import recorded_split
 from sidtool.errors import SidtoolError
 from sidtool.model.contract import read_contract
 from sidtool.model.load import check_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.model.stage_record import TrainParams
 from sidtool.output import refuse_existing, remove, replace_dir
-from sidtool.sft.make_sft import check_spelling, read_lineage
+from sidtool.sft.lineage import check_same_bundle, read_lineage
 from sidtool.train.arguments import complete_fields, sft_config
 from sidtool.train.checkpoints import (
     has_ended,
@@ -108,14 +107,13 @@ def train(
         refuse_existing(out, force)
     lineage = read_lineage(examples)
     contract, bundle, _ = check_model_folder(model_dir, bundle)
-    check_spelling(lineage, bundle, examples)
+    check_same_bundle(lineage, bundle, examples)
     if teachers:
         from sidtool.train.teachers import check_teachers
 
         check_teachers(teachers, contract.tokens, bundle)
-    split = recorded_split(lineage)
     for folder in (model_dir, *teachers):
-        check_model_split(folder, read_contract(folder), bundle, str(examples), split)
+        check_model_split(folder, read_contract(folder), bundle, str(examples), lineage.split)
     run = TrainingRun(
         model_dir=model_dir,
         examples=examples,

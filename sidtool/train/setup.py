@@ -85,7 +85,7 @@ def _read_examples(run: TrainingRun, loaded: LoadedModel) -> TokenizedExamples:
         codes_only=run.softmax_over != "vocabulary",
     )
     longest = int(examples.lengths.max())
-    limit = run.lineage["max_length"]
+    limit = run.lineage.max_length
     positions = getattr(loaded.model.config, "max_position_embeddings", None)
     if positions:
         limit = min(limit, positions)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sidtool.model.contract import read_contract
 from sidtool.output import refuse_existing
-from sidtool.sft.make_sft import read_lineage, side_files
+from sidtool.sft.lineage import read_lineage, side_files
 from sidtool.train.run import TrainingSummary, train
 from sidtool.train.settings import StageSettings
 from sidtool.train.training_run import Log, Progress
@@ -104,7 +104,7 @@ def train_stages(
 
 def _validation_users(stage: PlannedStage, valid: Path | None, *, is_only: bool) -> Path | None:
     lineage = read_lineage(stage.examples)
-    if lineage["history_prompt"] or read_contract(stage.model_dir).history_prompt:
+    if lineage.history_prompt or read_contract(stage.model_dir).history_prompt:
         return valid or side_files(stage.examples)["valid"]
     # `train` refuses --valid for a single stage that cannot be validated
     return valid if is_only else None

@@ -11,12 +11,12 @@ from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.digests import file_digest
-from sidtool.data.split_record import SplitReference
 from sidtool.errors import UsageError
 from sidtool.model.contract import Contract, ModelNormalize
 from sidtool.model.stage_record import ModelReference, StageRecord, TrainParams
 from sidtool.output import partial_path
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.sft.lineage import Lineage
 from sidtool.train.checkpoints import run_digest
 from sidtool.train.dataset import answers_with_sid
 from sidtool.train.settings import DEFAULTS, SoftmaxOver, TrainOptions
@@ -38,7 +38,7 @@ class TrainingRun:
     options: TrainOptions
     sft_fields: Mapping[str, Any]
     """fields of SFTConfig, sidtool's defaults included"""
-    lineage: Mapping[str, Any]
+    lineage: Lineage
     """the lineage of the training examples"""
     contract: Contract
     """the contract of the model in `model_dir`"""
@@ -69,10 +69,10 @@ class TrainingRun:
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that must be equal for a run to resume, as JSON values."""
-        fingerprint = {
+        fingerprint: dict[str, Any] = {
             "model": self.model.weights,
             "bundle": self.bundle.identity.digest,
-            "examples": self.lineage["files"][self.examples.name],
+            "examples": self.lineage.files[self.examples.name],
             "validation users": file_digest(self.valid) if self.valid else None,
             "options": dataclasses.asdict(self.options),
             "settings": dict(self.sft_fields),
@@ -93,7 +93,7 @@ class TrainingRun:
         Raises UsageError for a choice that needs SIDs as answers with other examples.
         """
         chosen = self.options.softmax_over
-        sid_only = all(answers_with_sid(task) for task in self.lineage["tasks"])
+        sid_only = all(answers_with_sid(task) for task in self.lineage.tasks)
         if chosen == "auto":
             # TRL's other losses are over the whole vocabulary
             default_loss = self.sft_fields.get("loss_type", "nll") == "nll"
@@ -113,14 +113,12 @@ class TrainingRun:
     @property
     def history_prompt(self) -> HistoryPrompt | None:
         """The prompt for histories: of these examples, else of the model before."""
-        stored = self.lineage["history_prompt"]
-        return HistoryPrompt.from_json(stored) if stored else self.contract.history_prompt
+        return self.lineage.history_prompt or self.contract.history_prompt
 
     @property
     def text_prompt(self) -> TextPrompt | None:
         """The prompt for texts: of these examples, else of the model before."""
-        stored = self.lineage.get("text_prompt")
-        return TextPrompt.from_json(stored) if stored else self.contract.text_prompt
+        return self.lineage.text_prompt or self.contract.text_prompt
 
     def new_contract(self) -> Contract:
         """The contract of the trained model."""
@@ -128,10 +126,10 @@ class TrainingRun:
             key: value for key, value in self.sft_fields.items() if DEFAULTS.get(key) != value
         }
         params = TrainParams(
-            examples=self.lineage["files"][self.examples.name],
-            split=SplitReference.from_json(self.lineage["split"]),
-            task_weights=self.lineage["weights"],
-            example_format=self.lineage["row_format"],
+            examples=self.lineage.files[self.examples.name],
+            split=self.lineage.split,
+            task_weights=self.lineage.task_weights,
+            example_format=self.lineage.example_format,
             options=dataclasses.asdict(self.options),
             sft_fields=_json_values(changed),
             run=self.digest,

@@ -79,15 +79,17 @@ def test_options_that_repeat_are_lists_or_mappings_in_a_file(road: Road, tmp_pat
         "--json",
     )
     lineage = done(*command, "--config", config, "--dry-run").json
-    assert (lineage["weights"], lineage["history_length"]) == (
+    assert (lineage["task_weights"], lineage["history_length"]) == (
         {"next-item": 1.0, "title-to-sid": 0.5},
         3,
     )
     config.write_text("task: [next-item=1]\nformat: plain\n")
     lineage = done(*command, "--config", config, "--dry-run").json
-    assert (lineage["weights"], lineage["row_format"]) == ({"next-item": 1.0}, "plain")
+    assert (lineage["task_weights"], lineage["example_format"]) == ({"next-item": 1.0}, "plain")
     config.write_text("format: prose\n")
-    assert "plain or chat" in refused(2, *command, "--config", config)
+    ran = run(*command, "--config", config)
+    assert (ran.code, ran.out) == (2, "")
+    assert "plain" in ran.err
     config.write_bytes(b"format: \xff\n")
     assert "cannot be read" in refused(2, *command, "--config", config)
 

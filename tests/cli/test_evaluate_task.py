@@ -43,21 +43,25 @@ def test_a_dry_run_reports_budgets_tokens_and_shares(road: Road, tmp_path: Path)
             road.model,
         ),
         *("--task", "next-item=1", "--task", "title-to-sid=3", "--task", "sid-to-description=1"),
-        *("--tokens", 4000, "--task-tokens", "sid-to-description=1000", "--dry-run"),
+        *("--max-tokens", 4000, "--max-task-tokens", "sid-to-description=1000", "--dry-run"),
     )
     said = done(*command, "--json").json
-    assert said["budgets"] == {"sid-to-description": 1000, "next-item": 750, "title-to-sid": 2250}
+    assert said["task_budgets"] == {
+        "sid-to-description": 1000,
+        "next-item": 750,
+        "title-to-sid": 2250,
+    }
     for task, counted in said["tasks"].items():
-        assert 0.8 * said["budgets"][task] < counted["tokens"] <= said["budgets"][task]
+        assert 0.8 * said["task_budgets"][task] < counted["tokens"] <= said["task_budgets"][task]
         assert 0 < counted["longest"] < 200
     assert sum(counted["share"] for counted in said["tasks"].values()) == pytest.approx(1)
     assert done(*command, "--json").json == said
     table = done(*command).out
-    for word in ("budget", "2250", "share", "longest row"):
+    for word in ("budget", "2250", "share", "longest"):
         assert word in table
     assert list(tmp_path.iterdir()) == []
-    assert "needs a tokenizer" in refused(2, *command[:6], "--tokens", 4000)
-    assert "not in the mix" in refused(2, *command[:8], "--task-tokens", "sid-to-title=9")
+    assert "needs a tokenizer" in refused(2, *command[:6], "--max-tokens", 4000)
+    assert "not in the mix" in refused(2, *command[:8], "--max-task-tokens", "sid-to-title=9")
 
 
 def test_queries_are_read_or_composed(road: Road, tmp_path: Path) -> None:
@@ -77,11 +81,11 @@ def test_queries_are_read_or_composed(road: Road, tmp_path: Path) -> None:
         [{"item": "b001", "text": "a lamp"}, {"item": "zzz", "text": "nothing"}],
     )
     said = done(*made, "--queries", queries, "--json").json
-    assert (said["tasks"]["query-to-sid"]["rows"], said["dropped_queries"]) == (1, 1)
+    assert (said["tasks"]["query-to-sid"]["examples"], said["dropped_queries"]) == (1, 1)
     assert said["text_prompt"]["task"] == "query-to-sid"
     composed = done(*made, "--query-text", "looking for: {description}", "--json", "--force").json
-    assert composed["tasks"]["query-to-sid"]["rows"] == N_ITEMS
-    assert "one of the two" in refused(
+    assert composed["tasks"]["query-to-sid"]["examples"] == N_ITEMS
+    assert "not both" in refused(
         2, *made, "--queries", queries, "--query-text", "{title}", "--force"
     )
     assert "no column 'color'" in refused(2, *made, "--query-text", "{color}", "--force")
@@ -228,10 +232,10 @@ def test_titles_are_learned_alone_and_held_out_ones_are_not_told(
     made = ("make-sft", road.bundle, road.items, road.events, "-o", rows, "--model", road.model)
     mix = ("--task", "title-to-sid=2", "--task", "sid-to-title=2", "--hide-text-of", held)
     said = done(*made, *mix)
-    assert "no text of 2 items" in said.out
+    assert "text of 2 items hidden" in said.out
     lineage = json.loads((tmp_path / "train.jsonl.meta.json").read_text())
-    assert (lineage["held_out_items"], lineage["history_prompt"]) == (2, None)
-    assert lineage["tasks"]["title-to-sid"]["rows"] == 2 * (N_ITEMS - 2)
+    assert (lineage["hidden_items"], lineage["history_prompt"]) == (2, None)
+    assert lineage["tasks"]["title-to-sid"]["examples"] == 2 * (N_ITEMS - 2)
     titles = [json.loads(line)["title"] for line in road.items.read_text().splitlines()]
     told = rows.read_text()
     assert [
@@ -254,7 +258,9 @@ def test_titles_are_learned_alone_and_held_out_ones_are_not_told(
     ask = ("evaluate", tmp_path / "out", "--task", "title-to-sid", "--num-beams", 2, "--json")
     assert done(*ask, "--only-items", held).json["n"] == 2
     wrong = write_lines(tmp_path / "wrong", ["zzz"])
-    assert "not in the bundle, as 'zzz'" in refused(2, *made, "--force", "--hide-text-of", wrong)
+    assert "not in the bundle, such as 'zzz'" in refused(
+        2, *made, "--force", "--hide-text-of", wrong
+    )
 
 
 def refused_after_figures(*arguments: object) -> str:

@@ -10,12 +10,12 @@ import pytest
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.examples import read_examples
 from sidtool.data.items import Items
-from sidtool.data.split_record import recorded_split
 from sidtool.data.splits import Example, Split
 from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.output import partial_path
 from sidtool.sft import make_sft as module
-from sidtool.sft.make_sft import make_sft, read_lineage, side_files
+from sidtool.sft.lineage import Lineage, read_lineage, side_files
+from sidtool.sft.make_sft import make_sft
 from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import SftOptions
 from tests.models import tiny_tokenizer
@@ -48,16 +48,20 @@ def test_files_lineage_and_determinism(
     }
     lineage = read_lineage(tmp_path / "a" / "train.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "a" / "train.jsonl").read_text().splitlines()]
-    assert {task: seen["rows"] for task, seen in lineage["tasks"].items()} == {
+    assert {task: counts.examples for task, counts in lineage.tasks.items()} == {
         task: sum(row["task"] == task for row in rows) for task in ALL_TASKS
     }
-    assert lineage["held_out_events"] == 0
-    assert lineage["history_prompt"]["task"] == "sequence"
-    assert lineage["text_prompt"]["task"] == "query-to-sid"
-    assert sum(seen["share"] for seen in lineage["tasks"].values()) == pytest.approx(1)
-    assert lineage["bundle"] == dataclasses.asdict(bundle.identity)
+    assert lineage.leaked_events == 0
+    assert lineage.history_prompt is not None
+    assert lineage.history_prompt.task == "sequence"
+    assert lineage.text_prompt is not None
+    assert lineage.text_prompt.task == "query-to-sid"
+    assert sum(counts.share for counts in lineage.tasks.values()) == pytest.approx(1)
+    assert lineage.bundle == bundle.identity
     assert tuple(read_examples(tmp_path / "a" / "valid.jsonl")) == split.valid
-    assert recorded_split(lineage) == split.reference
+    assert lineage.split == split.reference
+    stored = json.loads((tmp_path / "a" / "train.jsonl.meta.json").read_text())
+    assert Lineage.from_json(stored | {"later": "keys are ignored"}) == lineage
 
 
 def test_held_out_sids_are_in_no_row(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
@@ -152,8 +156,8 @@ def test_a_dry_run_counts_and_writes_nothing(
         tokenizer=tiny_tokenizer(),
         queries=QUERIES,
     )
-    assert planned["tasks"] == done["tasks"]
-    assert all(seen["tokens"] > seen["rows"] for seen in done["tasks"].values())
+    assert planned.tasks == done.tasks
+    assert all(counts.tokens > counts.examples for counts in done.tasks.values())
 
 
 def test_changed_rows_and_missing_lineage_are_refused(

@@ -303,19 +303,19 @@ def test_tokens_are_those_of_the_rows_without_padding(
         seen[batching] = train(
             models("gpt2"), made, tmp_path / batching, options=options, sft_fields=fields
         )
-    from sidtool.sft.make_sft import read_lineage
+    from sidtool.sft.lineage import read_lineage
 
-    counted = sum(task["tokens"] for task in read_lineage(made)["tasks"].values())
+    counted = read_lineage(made).tokens
     assert seen["packed"].tokens == seen["padded"].tokens == counted
     assert 0 < seen["packed"].targets == seen["padded"].targets < counted
     assert 0 < seen["packed"].peak_rss_gib < 100
 
 
 def test_a_budget_of_tokens_says_how_long(tmp_path: Path, models: Make, rows: Make) -> None:
-    from sidtool.sft.make_sft import read_lineage
+    from sidtool.sft.lineage import read_lineage
 
     made = rows(sequence=1.0)
-    counted = sum(task["tokens"] for task in read_lineage(made)["tasks"].values())
+    counted = read_lineage(made).tokens
     fields = {"per_device_train_batch_size": 8}
     options = TrainOptions(token_budget=counted // 2)
     summary = train(models("gpt2"), made, tmp_path / "half", options=options, sft_fields=fields)

@@ -1,0 +1,56 @@
+"""The catalog and the queries that tasks are made of, read with every column that they need."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidtool.data.items import Items, read_items, template_columns
+from sidtool.data.queries import Query, compose_queries, read_queries
+from sidtool.errors import UsageError
+from sidtool.sft.tasks import named_task
+
+
+@dataclass(frozen=True)
+class CatalogOptions:
+    """How a catalog and its queries are read. Raises UsageError for two sources of queries."""
+
+    id_column: str | None = None
+    title_column: str | None = None
+    text_template: str | None = None
+    """Text of an item, its title by default."""
+    fields: tuple[str, ...] = ()
+    """Columns that `item-text` shows; the columns of other tasks are read anyway."""
+    queries: Path | None = None
+    """JSON Lines of queries."""
+    query_text: str | None = None
+    """Template that composes a query for each item of its columns."""
+
+    def __post_init__(self) -> None:
+        if self.queries is not None and self.query_text is not None:
+            raise UsageError("give either --queries or --query-text, not both")
+
+
+def read_catalog(
+    items: Path, tasks: Iterable[str], options: CatalogOptions
+) -> tuple[Items, tuple[Query, ...]]:
+    """The catalog with every column that a task or a query shows, and the queries.
+
+    Raises UsageError for an unknown task or a missing column, DataError for a malformed file."""
+    fields = list(options.fields)
+    for task in tasks:
+        fields += named_task(task).fields
+    if options.query_text is not None:
+        columns = template_columns(options.query_text)
+        fields += [name for name in columns if name != "title"]
+    catalog = read_items(
+        items,
+        id_column=options.id_column,
+        title_column=options.title_column,
+        text_template=options.text_template,
+        fields=tuple(dict.fromkeys(fields)),
+    )
+    if options.query_text is not None:
+        return catalog, compose_queries(catalog, options.query_text)
+    if options.queries is not None:
+        return catalog, read_queries(options.queries)
+    return catalog, ()

@@ -1,0 +1,169 @@
+"""The lineage of a file of training examples: what it was made from and what it contains.
+
+It is stored beside the examples, as NAME.meta.json."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.identity import Identity
+from sidtool.data.digests import file_digest
+from sidtool.data.split_record import SplitReference
+from sidtool.errors import CompatibilityError, DataError
+from sidtool.prompt.frames import Format
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+
+LINEAGE_FORMAT = 1
+"""The newest lineage format that this version reads and the one that it writes."""
+
+
+@dataclass(frozen=True)
+class TaskCounts:
+    """The training examples of one task."""
+
+    examples: int
+    tokens: int
+    """0 where the examples were not measured."""
+    longest: int
+    """Tokens of the longest example."""
+    share: float
+    """Share of the task in all tokens."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What is recorded of a file of training examples."""
+
+    bundle: Identity
+    catalog: str
+    """Digest of the catalog's ids, titles and texts."""
+    split: SplitReference
+    task_weights: Mapping[str, float]
+    task_budgets: Mapping[str, int]
+    """Tokens of each task that has a budget."""
+    max_tokens: int | None
+    """Tokens of the whole mix, None without a budget."""
+    example_format: Format
+    max_length: int
+    history_length: int
+    hidden_items: int
+    """Items whose text is in no example (`make-sft --hide-text-of`)."""
+    seed: int
+    templates: Mapping[str, list[str]]
+    """Task -> the text of each of its templates."""
+    history_prompt: HistoryPrompt | None
+    text_prompt: TextPrompt | None
+    tasks: Mapping[str, TaskCounts]
+    dropped_events: int
+    """Training events of items that the bundle lacks."""
+    dropped_queries: int
+    valid: int
+    """Validation examples."""
+    files: Mapping[str, str]
+    """File name -> SHA-256 of its bytes."""
+    leaked_events: int = 0
+    """Held-out events found in the examples: always 0, since a leak is refused."""
+    format: int = LINEAGE_FORMAT
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all examples, 0 where they were not measured."""
+        return sum(counts.tokens for counts in self.tasks.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored."""
+        return asdict(self) | {"split": self.split.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Lineage":
+        """Read a stored lineage; unknown keys are ignored. Raises KeyError, TypeError or DataError
+        if it is malformed."""
+        fields = {name: value[name] for name in cls.__annotations__}
+        tasks = {
+            task: TaskCounts(**{name: counts[name] for name in TaskCounts.__annotations__})
+            for task, counts in value["tasks"].items()
+        }
+        history_prompt = value["history_prompt"]
+        text_prompt = value["text_prompt"]
+        typed = {
+            "bundle": Identity(*(value["bundle"][part] for part in Identity.__annotations__)),
+            "split": SplitReference.from_json(value["split"]),
+            "history_prompt": HistoryPrompt.from_json(history_prompt) if history_prompt else None,
+            "text_prompt": TextPrompt.from_json(text_prompt) if text_prompt else None,
+            "tasks": tasks,
+        }
+        return cls(**fields | typed)
+
+
+def side_files(train: Path) -> dict[str, Path]:
+    """Where the files beside the training examples are: valid (the validation users) and meta (the
+    lineage).
+
+    The name of the first has "valid" where the stem has "train", or else before the suffix.
+    """
+    if "train" in train.stem:
+        valid = train.with_name(train.stem.replace("train", "valid") + train.suffix)
+    else:
+        valid = train.with_name(f"{train.stem}.valid{train.suffix}")
+    return {"valid": valid, "meta": train.with_name(train.name + ".meta.json")}
+
+
+def write_lineage(lineage: Lineage, path: Path) -> None:
+    """Write a lineage as JSON."""
+    text = json.dumps(lineage.to_json(), indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def read_lineage(train: Path) -> Lineage:
+    """The lineage of a file of training examples, checked against the file.
+
+    Raises DataError if there is none, it has a newer format or is malformed, or the examples
+    changed since."""
+    path = side_files(train)["meta"]
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot read the lineage {path} of {train}", hint="sidtool make-sft writes it"
+        ) from error
+    if not isinstance(value, dict) or value.get("format") != LINEAGE_FORMAT:
+        raise DataError(
+            f"{path} is no lineage of format {LINEAGE_FORMAT}",
+            hint="make the training examples again, or upgrade sidtool",
+        )
+    try:
+        lineage = Lineage.from_json(value)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} is malformed: {error!r}", hint="make the training examples again"
+        ) from error
+    if train.name not in lineage.files:
+        raise DataError(
+            f"{path} is the lineage of {', '.join(lineage.files)}, not of {train.name}",
+            hint="rename it back",
+        )
+    recorded = lineage.files[train.name]
+    actual = file_digest(train)
+    if recorded != actual:
+        raise DataError(
+            f"{train} has digest {actual[:12]}, its lineage says {recorded[:12]}",
+            hint="make the training examples again",
+        )
+    return lineage
+
+
+def check_same_bundle(lineage: Lineage, bundle: Bundle, examples: Path) -> None:
+    """Raise CompatibilityError unless the SIDs in the training examples are those of `bundle`."""
+    for part in ("space", "codebook", "items"):
+        made_with = getattr(lineage.bundle, part)[:12]
+        used = getattr(bundle.identity, part)[:12]
+        if made_with != used:
+            raise CompatibilityError(
+                f"{examples} was made with a bundle whose {part} digest is {made_with}, the "
+                f"model's is {used}",
+                hint="make the examples with the model's bundle, or give the bundle that they were "
+                "made with",
+            )
