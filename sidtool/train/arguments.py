@@ -85,11 +85,7 @@ def _machine_defaults(
     suggested = {
         "use_cpu": not on_gpu,
         "bf16": options.dtype == "bfloat16" or (on_gpu and fast_bf16),
-        "gradient_checkpointing": False,
-        "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": on_gpu,
-        "report_to": "none",
-        "disable_tqdm": True,
     }
     return suggested, fields
 

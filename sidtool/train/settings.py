@@ -190,9 +190,16 @@ DEFAULTS: Mapping[str, Any] = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "save_total_limit": 2,
+    "gradient_checkpointing": False,
+    "ddp_find_unused_parameters": False,
+    "report_to": "none",
+    "disable_tqdm": True,
 }
 """sidtool's defaults for SFTConfig where they differ from TRL's, which suit large pretrained
 models."""
+
+MACHINE_DEFAULTS = ("bf16", "use_cpu", "dataloader_pin_memory")
+"""Fields of SFTConfig whose default depends on the machine."""
 
 DECIDED: Mapping[str, str] = {
     "output_dir": "-o names the output",

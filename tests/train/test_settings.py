@@ -1,5 +1,6 @@
 """Settings: typed, and an unknown one is an error."""
 
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,3 +99,13 @@ def test_bf16_is_used_where_the_processor_multiplies_in_it(
     fields = {**DEFAULTS, **stage.sft_fields}
     assert sft_config(tmp_path, options, fields, validated=False).bf16 is used
     assert sft_config(tmp_path, options, DEFAULTS, validated=False).bf16 is False
+
+
+def test_the_page_of_settings_is_the_code() -> None:
+    builder = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "build_settings.py"))
+    page = builder["PAGE"].read_text(encoding="utf-8")
+    assert not builder["is_stale"]()
+    for row in builder["options"]():  # sidtool's own settings do not depend on the version of TRL
+        assert row in page
+    for name, instead in DECIDED.items():
+        assert f"| `{name}` | {instead} |" in page

@@ -1,0 +1,123 @@
+"""Write docs/settings.md from the code; `--check` fails if the committed page is stale."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import trl
+from trl import SFTConfig
+
+from sidtool.train.settings import DECIDED, DEFAULTS, MACHINE_DEFAULTS, TrainOptions
+from sidtool.train.settings_file import type_name
+
+PAGE = Path(__file__).with_name("settings.md")
+HEAD = """# Training settings
+
+Written by `make docs` from the code; do not edit.
+
+`sidtool train` takes these keys by `--set key=value` and in the YAML file of `--config`, at the top level or for one
+stage of its `stages` list, where `examples: FILE` is accepted too. An unknown key is an error.
+
+## sidtool's own settings
+
+| key | type | default | meaning |
+| --- | --- | --- | --- |
+"""
+FIELDS = """
+## Fields of TRL's SFTConfig
+
+Every other field of [SFTConfig](https://huggingface.co/docs/trl/sft_trainer#trl.SFTConfig) keeps its name and its
+meaning. Defaults are those of TRL {version}; "auto" is chosen for the machine: bfloat16 on a GPU that supports it, the
+CPU if there is no GPU.
+`bf16=auto` also selects bfloat16 on a CPU that has instructions for it.
+
+| key | default of TRL | default of sidtool, if different |
+| --- | --- | --- |
+"""
+FIXED = """
+## Fields that sidtool decides
+
+Setting one of these is an error.
+
+| key | instead |
+| --- | --- |
+"""
+
+
+def options() -> list[str]:
+    """A table row for each of sidtool's settings."""
+    rows = []
+    for field in dataclasses.fields(TrainOptions):
+        choices = get_args(field.type)
+        is_literal = choices and all(isinstance(choice, str) for choice in choices)
+        kind = ", ".join(f"`{choice}`" for choice in choices) if is_literal else code(field.type)
+        limits = [
+            f"{word} {limit}"
+            for word, limit in field.metadata["limits"].items()
+            if limit is not None
+        ]
+        kind += f", {' and '.join(limits)}" if limits else ""
+        rows.append(
+            f"| `{field.name}` | {kind} | {value(field.default)} | {field.metadata['doc']} |"
+        )
+    return rows
+
+
+def sft_fields() -> list[str]:
+    """A table row for each field of SFTConfig that can be set."""
+    own = {field.name for field in dataclasses.fields(TrainOptions)}
+    rows = []
+    for field in dataclasses.fields(SFTConfig):
+        if field.init and field.name not in own and field.name not in DECIDED:
+            default = value(DEFAULTS.get(field.name))
+            if field.name in MACHINE_DEFAULTS:
+                default = "auto"
+            rows.append(f"| `{field.name}` | {value(trl_default(field))} | {default} |")
+    return rows
+
+
+def trl_default(field: Any) -> Any:
+    """The default of a field of SFTConfig."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def code(annotation: Any) -> str:
+    """A type as inline code; a bar would end the table's cell."""
+    return f"`{type_name(annotation)}`".replace(" | None", "` or `none")
+
+
+def value(default: Any) -> str:
+    """A default as inline code, empty for none."""
+    if default is None:
+        return ""
+    text = (
+        str(default).lower()
+        if isinstance(default, bool)
+        else str(getattr(default, "value", default))
+    )
+    return f"`{text}`" if text else ""
+
+
+def page() -> str:
+    """The whole page."""
+    fixed = [f"| `{name}` | {instead} |" for name, instead in DECIDED.items()]
+    fields = FIELDS.format(version=trl.__version__)
+    parts = [HEAD, "\n".join(options()), "\n", fields, "\n".join(sft_fields()), "\n", FIXED]
+    return "".join([*parts, "\n".join(fixed), "\n"])
+
+
+def is_stale() -> bool:
+    """Whether the committed page differs; a page for another version of TRL is not compared."""
+    if not PAGE.exists():
+        return True
+    committed = PAGE.read_text(encoding="utf-8")
+    return f"TRL {trl.__version__};" in committed and committed != page()
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit("docs/settings.md is stale: run `make docs`" if is_stale() else 0)
+    PAGE.write_text(page(), encoding="utf-8")
