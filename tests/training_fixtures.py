@@ -16,7 +16,7 @@ from sidtool.sft.make_sft import make_sft
 from sidtool.sft.training_examples import SftOptions
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer
-from tests.sft.mixes import QUERIES
+from tests.sft.cases import QUERIES
 
 N_ITEMS = 40
 WORDS = ("red", "blue", "soft", "hair", "cream", "film", "toy", "story")

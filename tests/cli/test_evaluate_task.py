@@ -7,7 +7,7 @@ import pytest
 
 from sidtool.sft.tasks import named_task
 from tests.cli.road import FILES, N_ITEMS, TRAINING, Road, done, refused, run, write_lines
-from tests.sft.mixes import ALL_TASKS
+from tests.sft.cases import ALL_TASKS
 
 TASKS = (
     "next-item=1",

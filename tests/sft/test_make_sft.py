@@ -19,7 +19,7 @@ from sidtool.sft.make_sft import make_sft
 from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import SftOptions
 from tests.models import tiny_tokenizer
-from tests.sft.mixes import ALL_TASKS, QUERIES
+from tests.sft.cases import ALL_TASKS, QUERIES
 
 ALL = SftOptions(dict.fromkeys(ALL_TASKS, 1.5), history_length=5)
 

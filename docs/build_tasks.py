@@ -1,0 +1,94 @@
+"""Write docs/tasks.md from the tasks and template files; `--check` fails if the page is stale."""
+
+import sys
+from pathlib import Path
+
+from sidtool.prompt.frames import read_templates
+from sidtool.sft.tasks import FAMILIES, HISTORY_PROMPT_TASKS, TASKS, TEXT_PROMPT_TASKS, Task
+
+PAGE = Path(__file__).with_name("tasks.md")
+HEAD = """# Training tasks
+
+Written by `make docs` from the code; do not edit.
+
+`sidtool make-sft --task NAME=WEIGHT` makes training examples of a task; the option may be repeated. A weight of 1 takes
+every example once, 0.5 half of them, 3 each in three templates. With `--max-tokens` weights are the tasks' shares of a
+token budget. In the last three names FIELD is any column of the catalog, as in `brand-to-sid`.
+
+A model recommends from a history by the first of these tasks in its mix (of the first two, by the one with the larger
+weight): {history_tasks}. It recommends from a text by the first of these:
+{text_tasks}.
+
+Examples with a prompt train the completion only. `sequence` trains every SID of a history; `item-text` and
+`history-text` are running text in which every token is trained (continued pre-training). A history that exceeds
+`--max-length` loses its oldest items. Titles, columns and queries are cut between words at 400 characters, and are never
+tokenized as SID or special tokens, whatever they contain.
+
+| task | one example per | prompt | completion | needs |
+| --- | --- | --- | --- | --- |
+"""
+TEMPLATES = """
+## Templates
+
+The files are in `sidtool/prompt/templates`. `⏎` is a line break. A trained model recommends with the first template of
+its task; other examples, and further copies of an example, take the templates in turn.
+
+"""
+PER = {"user": "training event", "item": "item", "query": "query"}
+SHOWN = {"sid": "SID", "title": "title", "prefix": "first codes of the SID", "query": "query"}
+
+
+def shown(view: str, task: Task, name: str) -> str:
+    """What a prompt or a completion shows, in words."""
+    if view == "column":
+        return task.column.lower() if name in TASKS else "FIELD"
+    history = task.per == "user" and view == task.source
+    return f"history of {SHOWN[view]}s" if history else SHOWN[view]
+
+
+def line(name: str, task: Task) -> str:
+    """The line of a task in the table."""
+    needs = {"query": "queries", "user": "", "item": ""}[task.per]
+    if task.column or name in FAMILIES:
+        needs = f"column `{task.column if name in TASKS else 'FIELD'}`"
+    elif task.source == "title" or task.target in ("title", "text"):
+        needs = "titles"
+    if name == "sequence":
+        cells = ("user", "", "SIDs of the history")
+    elif task.target == "text":
+        unit = "user" if task.per == "user" else "item"
+        cells = (unit, "", "running text of SIDs and titles")
+    else:
+        prompt = shown(task.source, task, name)
+        cells = (PER[task.per], prompt, SHOWN.get(task.target) or shown(task.target, task, name))
+    return f"| {' | '.join((f'`{name}`', *cells, needs))} |"
+
+
+def templates(name: str, task: Task) -> str:
+    """The templates of a task, as a list."""
+    found = read_templates(task.templates)
+    lines = [f"* `{prompt}`".replace("\n", "⏎") for prompt in found.prompts]
+    if found.items:
+        items = [f"`{item}`".replace("\n", "⏎") for item in found.items]
+        lines.append(f"* an item: {', '.join(items)}")
+    return "\n".join([f"### {name}\n", *lines, ""])
+
+
+def page() -> str:
+    """The whole page."""
+    tasks = {**TASKS, **FAMILIES}
+    head = HEAD.format(
+        history_tasks=", ".join(f"`{name}`" for name in HISTORY_PROMPT_TASKS),
+        text_tasks=", ".join(f"`{name}`" for name in TEXT_PROMPT_TASKS),
+    )
+    table = "\n".join(line(name, task) for name, task in tasks.items())
+    sections = "\n".join(templates(name, task) for name, task in tasks.items())
+    return f"{head}{table}\n{TEMPLATES}{sections}"
+
+
+if __name__ == "__main__":
+    text = page()
+    if "--check" in sys.argv:
+        stale = not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text
+        sys.exit("docs/tasks.md is stale: run `make docs`" if stale else 0)
+    PAGE.write_text(text, encoding="utf-8")

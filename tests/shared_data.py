@@ -1,0 +1,6 @@
+"""Where the real data sets are that benchmarks use: SIDTOOL_SHARED_DATA or ../shared/data."""
+
+import os
+from pathlib import Path
+
+DATA = Path(os.environ.get("SIDTOOL_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
