@@ -101,8 +101,8 @@ def codes_by_torch(latent: Any, levels: Any) -> Any:
 def check_method(vectors: Any, method: str, options: dict[str, Any]) -> None:
     """The same seed gives the same codebook; more equal items than a level has codes still get SIDs
     of their own."""
+    from sidtool.collisions.assign import assign
     from sidtool.quantize import METHODS, fit
-    from sidtool.quantize.collisions import assign
 
     short = {"epochs": 2} if "epochs" in METHODS[method].__annotations__ else {}
     rows = vectors[:4000].copy()
@@ -501,8 +501,8 @@ def write_vectors(work: Path, n: int, dim: int = 384) -> None:
 def crowded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Items that lie so close together that most find their prefix full."""
     from sidtool.build.measure import residual_variance
+    from sidtool.collisions.assign import assign
     from sidtool.quantize import fit
-    from sidtool.quantize.collisions import assign
 
     n, size = (8_000, 24) if arguments.quick else (200_000, 64)
     vectors = mixture(4, n, 64, clusters=300)

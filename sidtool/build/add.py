@@ -16,9 +16,9 @@ from sidtool.build.options import CatalogOptions
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.lineage import ItemsChange
+from sidtool.collisions.overflow import place_new_items
 from sidtool.data.items import Items, read_items
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
-from sidtool.quantize.overflow import place_new_items
 from sidtool.sid import Codes, Vectors
 
 NO_ITEMS = Items((), (), (), {}, "", "")

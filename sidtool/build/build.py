@@ -21,6 +21,7 @@ from sidtool.build.sources import QuantizerInput, quantizer_input
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.manifest import library_versions, now
+from sidtool.collisions.assign import Assigned, assign
 from sidtool.data.digests import digest_strings
 from sidtool.data.items import Items, read_items
 from sidtool.data.split_files import open_split
@@ -32,7 +33,6 @@ from sidtool.errors import DataError, SidtoolWarning
 from sidtool.output import partial_path, refuse_existing, remove, replace_dir
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.collisions import Assigned, assign
 from sidtool.quantize.resumable import encode_all, fit_once
 from sidtool.sid import LETTERS, Codes, Vectors
 

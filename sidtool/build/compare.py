@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from sidtool.build.measure import level_use, neighbor_preservation, residual_variance
 from sidtool.build.report import CodebookReport, LevelUse, read_report
 from sidtool.bundle.bundle import Bundle
+from sidtool.collisions.policy import CollisionCounts
 from sidtool.data.interactions import Interactions, read_interactions
 from sidtool.data.items import Items
 from sidtool.data.vector_files import read_vectors
 from sidtool.errors import DataError, UsageError
-from sidtool.quantize.collisions import CollisionCounts
 from sidtool.sid import Codes, Levels, Vectors
 
 Figures = Sequence[float | None]

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.build.report import CodebookReport, Collisions, LevelUse, Neighbors
+from sidtool.collisions.assign import Assigned
 from sidtool.data.vectors import VectorSource
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.collisions import Assigned
 from sidtool.quantize.mlp import unit
 from sidtool.sid import Codes, Vectors
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.build.sources import Collaborative
+from sidtool.collisions.policy import Policy
 from sidtool.data.items import OnEmpty
 from sidtool.errors import UsageError
 from sidtool.quantize import Method, check_method, supports_pairs
-from sidtool.quantize.collisions import Policy
 from sidtool.quantize.fusion import FusionOptions
 from sidtool.sid import SPELLINGS, SidSpace, Spelling
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.quantize.collisions import CollisionCounts
+from sidtool.collisions.policy import CollisionCounts
 
 COLLAPSED = 8
 """A level is collapsed if its perplexity is this many times below the possible: 3 bits are lost."""

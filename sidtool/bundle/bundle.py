@@ -19,10 +19,10 @@ from sidtool.bundle.strings import StringArray
 from sidtool.bundle.trie import Trie
 from sidtool.bundle.zarr_group import new_zip, open_group, write_group
 from sidtool.bundle.zips import is_zip
+from sidtool.collisions.policy import Policy
 from sidtool.errors import IntegrityError, RefusedError, UsageError
 from sidtool.output import new_dir
 from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.quantize.collisions import Policy
 from sidtool.sid import Codes, SidSpace, Vectors
 
 

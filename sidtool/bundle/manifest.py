@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 
 from sidtool.bundle.identity import Identity
 from sidtool.bundle.lineage import BuildChange, Change, Version, change_from_json, change_to_json
+from sidtool.collisions.policy import Policy
 from sidtool.errors import CompatibilityError, IntegrityError
-from sidtool.quantize.collisions import Policy
 from sidtool.sid import SidSpace
 
 FORMAT = 1

@@ -9,11 +9,11 @@ from sidtool.build.sources import Collaborative
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.models import assignments
+from sidtool.collisions.policy import Policy
 from sidtool.data.items import OnEmpty
 from sidtool.embed import Dtype
 from sidtool.errors import UsageError
 from sidtool.quantize import Method
-from sidtool.quantize.collisions import Policy
 from sidtool.sid import LETTERS, Levels, Spelling
 
 if TYPE_CHECKING:

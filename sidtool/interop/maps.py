@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.manifest import library_versions, now
+from sidtool.collisions.policy import CollisionCounts
 from sidtool.errors import DataError, UsageError
-from sidtool.quantize.collisions import CollisionCounts
 from sidtool.sid import LETTERS, MAX_CODES, SidSpace
 
 NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")

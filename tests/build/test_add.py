@@ -13,10 +13,11 @@ from sidtool.build.add import add_items, retire, unknown
 from sidtool.build.encode import embed_texts
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.bundle.lineage import ItemsChange
+from sidtool.collisions.assign import assign
+from sidtool.collisions.policy import Policy
 from sidtool.data.items import Items, make_items
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.quantize.collisions import Policy, assign
 from sidtool.sid import SidSpace, Vectors
 from tests.bundles import small_bundle
 

@@ -8,8 +8,8 @@ import pytest
 
 from sidtool.build import measure
 from sidtool.build.report import CodebookReport, LevelUse
+from sidtool.collisions.assign import assign
 from sidtool.quantize import fit
-from sidtool.quantize.collisions import assign
 from tests.quantize.material import codebook_of, mixture, vectors_of
 
 

@@ -14,10 +14,10 @@ from sidtool.build.diff import diff
 from sidtool.bundle import Bundle, ItemMap, verify
 from sidtool.bundle.lineage import AlignChange, BuildChange, ItemsChange
 from sidtool.bundle.manifest import Manifest
+from sidtool.collisions.assign import assign
 from sidtool.errors import RefusedError
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.quantize.collisions import assign
 from sidtool.sid import SidSpace, Vectors
 from tests.bundles import renamed as with_name
 from tests.bundles import small_bundle

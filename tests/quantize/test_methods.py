@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from sidtool.build.measure import level_use, residual_variance
+from sidtool.collisions.assign import assign
 from sidtool.errors import UsageError
 from sidtool.quantize import METHODS, fit, fsq
-from sidtool.quantize.collisions import assign
 from tests.quantize.material import QUICK, mixture, slow_codes, vectors_of
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from sidtool.build.measure import codebook_report
+from sidtool.collisions.assign import assign
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import VectorSource
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.collisions import assign
 from sidtool.quantize.resumable import encode_all, fit_once
 from tests.quantize.material import mixture
 

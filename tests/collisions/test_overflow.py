@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.collisions import prefix_search
+from sidtool.collisions.overflow import place_new_items, place_overflow
 from sidtool.errors import RefusedError
-from sidtool.quantize import prefix_search
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.overflow import place_new_items, place_overflow
 from sidtool.sid import Codes, Vectors
 from tests.quantize.material import codebook_of, vectors_of
 

@@ -8,15 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.collisions.assign import Assigned, assign, assign_group, assign_pairs
+from sidtool.collisions.policy import CollisionCounts
 from sidtool.errors import UsageError
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.collisions import (
-    Assigned,
-    CollisionCounts,
-    assign,
-    assign_group,
-    assign_pairs,
-)
 from sidtool.sid import Levels
 from tests.quantize.material import codebook_of, vectors_of
 

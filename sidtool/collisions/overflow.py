@@ -11,10 +11,17 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.collisions import prefix_search
+from sidtool.collisions.prefix_search import (
+    CANDIDATES,
+    FreeSids,
+    PrefixSearch,
+    low_bits,
+    ranks,
+    runs,
+)
 from sidtool.errors import RefusedError
-from sidtool.quantize import prefix_search
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.prefix_search import CANDIDATES, FreeSids, PrefixSearch, low_bits, ranks, runs
 from sidtool.sid import Codes, Keys, Levels, Vectors
 
 

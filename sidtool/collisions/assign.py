@@ -1,4 +1,4 @@
-"""Collision policies: what happens if several items have the same codes.
+"""Assignment of final codes to items with the same raw codes.
 
 The result does not depend on the order of the items: ties go by item id. Sinkhorn re-encoding of a
 colliding group (LC-Rec, LETTER, MiniOneRec) is not offered: it gives equal rows one code again.
@@ -7,19 +7,17 @@ colliding group (LC-Rec, LETTER, MiniOneRec) is not offered: it gives equal rows
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.collisions.overflow import place_overflow
+from sidtool.collisions.policy import CollisionCounts, Policy, equal_rows
+from sidtool.collisions.prefix_search import ranks
 from sidtool.data.vectors import VectorSource
 from sidtool.errors import UsageError
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.overflow import place_overflow
-from sidtool.quantize.prefix_search import ranks
 from sidtool.sid import MAX_CODES, Codes, Levels, Vectors
-
-Policy = Literal["reassign", "append", "allow"]
 
 MAX_FILLED = 0.9
 """Largest share of all SIDs that `reassign` uses: beyond it, most items move far."""
@@ -30,23 +28,6 @@ HEADROOM = 4
 
 Rows = NDArray[np.intp]
 """Item indices."""
-
-
-@dataclass(frozen=True)
-class CollisionCounts:
-    """How many items share their SID with another, in how many groups, and the largest group (1 if
-    there is no collision)."""
-
-    items: int
-    groups: int
-    largest: int
-
-    @classmethod
-    def of(cls, codes: Codes) -> "CollisionCounts":
-        """Count the collisions in (n, levels) codes."""
-        _, sizes = _groups(codes)
-        shared = sizes[sizes > 1]
-        return cls(int(shared.sum()), len(shared), int(sizes.max(initial=0)))
 
 
 @dataclass(frozen=True)
@@ -92,20 +73,10 @@ def assign(
     return Assigned(codes, sizes, reassigned, CollisionCounts.of(raw), CollisionCounts.of(codes))
 
 
-def _groups(codes: Codes) -> tuple[Rows, NDArray[np.intp]]:
-    """Rows sorted by codes, and the lengths of the runs of equal codes in that order."""
-    order = np.lexsort(codes.T[::-1]) if codes.shape[1] else np.arange(len(codes))
-    if not len(codes):
-        return order, np.zeros(0, dtype=np.intp)
-    changes = (codes[order[1:]] != codes[order[:-1]]).any(axis=1)
-    bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
-    return order, np.diff(bounds)
-
-
 def _append(
     raw: Codes, sizes: tuple[int, ...], ids: Sequence[str]
 ) -> tuple[Codes, tuple[int, ...]]:
-    order, runs = _groups(raw)
+    order, runs = equal_rows(raw)
     largest = int(runs.max(initial=1))
     capacity = 1 << (HEADROOM * largest - 1).bit_length()  # the next power of two
     if capacity > MAX_CODES:
@@ -173,7 +144,7 @@ class _CrowdedPrefixes:
 
     @classmethod
     def of(cls, raw: Codes) -> "_CrowdedPrefixes":
-        order, runs = _groups(raw)
+        order, runs = equal_rows(raw)
         colliding = np.flatnonzero(np.repeat(runs, runs) > 1)  # positions in `order`
         prefixes = raw[order, :-1]
         changes = (prefixes[1:] != prefixes[:-1]).any(axis=1)
@@ -294,7 +265,7 @@ def assign_group(
     rows, positions = linear_sum_assignment(costs)
     chosen = np.full(len(nearest), -1, dtype=np.int64)
     chosen[rows] = columns[positions]
-    for equal in _equal_rows(nearest, residuals):
+    for equal in _duplicates(nearest, residuals):
         cost_of = dict(zip(columns.tolist(), costs[equal[0]].tolist(), strict=True))
         by_cost = [(cost_of.get(code, np.inf), code) for code in chosen[equal].tolist()]
         chosen[equal] = [code for _, code in sorted(by_cost)]
@@ -317,7 +288,7 @@ def _as_whole_numbers(distances: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.rint(distances * (2.0**bits / largest))
 
 
-def _equal_rows(nearest: NDArray[np.uint16], residuals: Vectors) -> list[list[int]]:
+def _duplicates(nearest: NDArray[np.uint16], residuals: Vectors) -> list[list[int]]:
     """Groups of items that differ by their ids only, each sorted by id."""
     groups: dict[tuple[int, bytes], list[int]] = {}
     for row, (code, residual) in enumerate(zip(nearest.tolist(), residuals, strict=True)):

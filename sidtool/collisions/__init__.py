@@ -1,0 +1,1 @@
+"""Items with the same codes: policies, assignment of free codes, the overflow rule."""

@@ -1,0 +1,40 @@
+"""Collision policies, and the number of collisions in codes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.sid import Codes
+
+Policy = Literal["reassign", "append", "allow"]
+"""What happens to items with the same codes: all but one are reassigned, a level is appended, or
+they share a SID."""
+
+
+@dataclass(frozen=True)
+class CollisionCounts:
+    """How many items share their SID with another, in how many groups, and the largest group (1 if
+    there is no collision)."""
+
+    items: int
+    groups: int
+    largest: int
+
+    @classmethod
+    def of(cls, codes: Codes) -> "CollisionCounts":
+        """Count the collisions in (n, levels) codes."""
+        _, sizes = equal_rows(codes)
+        shared = sizes[sizes > 1]
+        return cls(int(shared.sum()), len(shared), int(sizes.max(initial=0)))
+
+
+def equal_rows(codes: Codes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row indices sorted by codes, and the lengths of the runs of equal codes in that order."""
+    order = np.lexsort(codes.T[::-1]) if codes.shape[1] else np.arange(len(codes))
+    if not len(codes):
+        return order, np.zeros(0, dtype=np.intp)
+    changes = (codes[order[1:]] != codes[order[:-1]]).any(axis=1)
+    bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
+    return order, np.diff(bounds)
