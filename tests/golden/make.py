@@ -1,16 +1,34 @@
-"""Write the golden files of the current formats; files of a released format are never written again.
+"""Write the golden files of the current formats: `python -m tests.golden.make`.
 
-python -m tests.golden.make
+Files of a released format are never written again; a new format gets files of its own.
 """
 
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from sidtool.bundle import Bundle, ItemMap
+from sidtool.bundle.lineage import AlignChange, BuildChange, ItemsChange, Version
+from sidtool.data.items import Items, make_items
+from sidtool.data.split_files import make_split, write_split
+from sidtool.data.split_record import Cuts, SplitReference
+from sidtool.data.splits import Split
+from sidtool.model.contract import CONTRACT, Contract
+from sidtool.model.stage_record import ExtendParams, ModelReference, StageRecord, TrainParams
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.quantize.codebook import Codebook, QuantizerParams
+from sidtool.sft.make_sft import make_sft
+from sidtool.sft.training_examples import SftOptions
 from sidtool.sid import SidSpace
 from tests.bundles import small_bundle
+
+GOLDEN = Path(__file__).parent
+BUNDLE = GOLDEN / "bundle.zarr.zip"
+SPLIT = GOLDEN / "split"
+EXAMPLES = GOLDEN / "examples" / "train.jsonl"
+MODEL = GOLDEN / "model"
 
 ITEMS = {
     "i0": ((2, 1, 4), "film 0"),
@@ -19,18 +37,26 @@ ITEMS = {
     "ü/é 漢字": ((3, 4, 5), "Amélie — <s_a_1>"),
     "i4": ((1, 3, 2), "retired film"),
 }
+EVENTS = (
+    ("u1", ("i0", "i1", "i2", "ü/é 漢字")),
+    ("ü2", ("ü/é 漢字", "i1", "i0", "i2")),
+    ("u3", ("i2", "i0", "i1")),
+)
+"""User, and items in order of time."""
+
+SPLIT_REFERENCE = SplitReference("temporal", "12" * 32, Cuts(3.0, 5.5))
 
 
-def golden() -> Bundle:
-    """What a reader may trip over: letters of all widths, a shared SID, a retired item, an empty
-    title, an encoder."""
+def golden_bundle() -> Bundle:
+    """A bundle with letters of every width, a shared SID, a retired item, an empty title, an
+    encoder, and a lineage with every kind of change."""
     ids = list(ITEMS)
     codes, titles = zip(*ITEMS.values(), strict=True)
     retired = np.array([item == "i4" for item in ids])
     items = ItemMap.of(SidSpace((4, 5, 6)), ids, np.array(codes, dtype=np.uint16), titles, retired)
-    book = small_bundle(dim=3).codebook
-    assert book is not None
-    arrays = {
+    small = small_bundle(dim=3).codebook
+    assert small is not None
+    networks = {
         "in_0_weight": np.eye(3, dtype=np.float32) * 2,
         "in_0_bias": np.zeros(3, dtype=np.float32),
     }
@@ -41,19 +67,85 @@ def golden() -> Bundle:
         "dim": 3,
         "probes": [],
     }
+    params = QuantizerParams(dim=3, fit={"seed": 0, "share": 1e-05})
+    aligned = AlignChange("ab" * 32, 4, (4, 3, 2), (4, 4, 3))
     return Bundle.of(
         items,
-        Codebook(
-            "rq-kmeans",
-            book.levels,
-            arrays,
-            QuantizerParams(dim=3, fit={"seed": 0, "share": 1e-05}),
-        ),
+        Codebook("rq-kmeans", small.levels, networks, params),
         "allow",
         name="golden",
+        version="2.1",
+        parent="22" * 32,
+        lineage=(
+            Version("1.0", "11" * 32, "golden", "2026-01-02T03:04:05+00:00", BuildChange(4)),
+            Version("2.0", "22" * 32, "golden", "2026-02-03T04:05:06+00:00", aligned),
+        ),
+        change=ItemsChange(added=1, restored=0, retitled=2, retired=1, catalog="cd" * 32),
+        compatible_with=("33" * 32,),
         recipe={"encoder": encoder, "text_template": "{title} — {id}"},
+        source={"catalog": "44" * 32, "items": 4, "split": golden_split().reference.to_json()},
+        libraries={"sidtool": "0.2.0"},
+        created="2026-03-04T05:06:07+00:00",
     )
 
 
+def golden_split() -> Split:
+    """A leave-one-out split of `EVENTS`."""
+    with TemporaryDirectory() as folder:
+        lines = ["user_id,item_id,timestamp"]
+        for user, items in EVENTS:
+            lines += [f"{user},{item},{time}" for time, item in enumerate(items, 100)]
+        events = Path(folder) / "events.csv"
+        events.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return make_split(events)
+
+
+def golden_items() -> Items:
+    """The catalog of the active items."""
+    ids = tuple(item for item in ITEMS if item != "i4")
+    titles = tuple(ITEMS[item][1] for item in ids)
+    return make_items(ids, titles, titles, fields={}, template="{title}")
+
+
+def golden_contract() -> Contract:
+    """A contract with two stages and both prompts."""
+    bundle = golden_bundle()
+    trained = TrainParams(
+        examples="ab" * 32,
+        split=SPLIT_REFERENCE,
+        task_weights={"sequence": 1.0, "query-to-sid": 0.5},
+        example_format="plain",
+        options={"stage": "full", "softmax_over": "trie"},
+        sft_fields={"learning_rate": 0.001},
+        run="cd" * 32,
+        teachers=(ModelReference("teachers/one", {"model.safetensors": "ee" * 32}),),
+    )
+    return Contract(
+        identity=bundle.identity,
+        space=bundle.space,
+        token_start=471,
+        base_model="org/model",
+        base_revision="0123abc",
+        base_weights={"model.safetensors": "ff" * 32},
+        stages=(StageRecord("extend", ExtendParams("codebook", 3)), StageRecord("full", trained)),
+        history_prompt=HistoryPrompt("sequence", "Bought: {history} →", 20, 256, separator=" "),
+        text_prompt=TextPrompt("query-to-sid", "Wanted: {item} →", 64, format="chat"),
+        normalize="trie",
+    )
+
+
+def write_golden_files() -> None:
+    """Write one file or folder of each format."""
+    golden_bundle().save(BUNDLE, force=True)
+    split = golden_split()
+    write_split(split, SPLIT, force=True)
+    options = SftOptions({"sequence": 1.0, "title-to-sid": 1.0}, history_length=3)
+    EXAMPLES.parent.mkdir(exist_ok=True)
+    make_sft(golden_bundle(), golden_items(), split, EXAMPLES, options, force=True)
+    MODEL.mkdir(exist_ok=True)
+    text = json.dumps(golden_contract().to_json(), indent=1, ensure_ascii=False) + "\n"
+    (MODEL / CONTRACT).write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    golden().save(Path(__file__).with_name("bundle.zarr.zip"))
+    write_golden_files()

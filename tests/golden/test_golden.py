@@ -1,0 +1,117 @@
+"""Golden files of each format: every later version reads them with the same content."""
+
+from sidtool.bundle import Bundle, verify
+from sidtool.bundle.decode import Decoded, decode
+from sidtool.bundle.lineage import AlignChange, BuildChange, ItemsChange
+from sidtool.data.examples import read_examples
+from sidtool.data.split_files import read_split
+from sidtool.model.contract import read_contract
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.sft.example_file import prompt_and_completion, read_training_examples
+from sidtool.sft.lineage import read_lineage
+from tests.golden.make import BUNDLE, EXAMPLES, MODEL, SPLIT, SPLIT_REFERENCE, golden_contract
+
+SPACE = "9021582f75d779123cf410b57aaeac4d7f265b02c0d5bfb6b0dea09b8254c323"
+CODEBOOK = "24d24de29f3349dc6928189967c3880fea1be32a6877ab39a5dadc022715730b"
+ITEMS = "f4c78cb044c799fe79561e29f1bba63db29bb3ad680e5808cea80cd8198fdba0"
+BUNDLE_DIGEST = "249014aa4b2b36652d45edc3936b5df1e24026374d3ad96593da8ba28435c1c0"
+SPLIT_DIGEST = "89fe96cb64e7f9bbd8ff20b83bf10d2c44cde7890878df890f478396cfe730f8"
+
+
+def test_the_bundle_of_format_1() -> None:
+    assert verify(BUNDLE) == []
+    bundle = Bundle.open(BUNDLE)
+    assert bundle.manifest.format == 1
+    identity = bundle.identity
+    assert (identity.space, identity.codebook, identity.items) == (SPACE, CODEBOOK, ITEMS)
+    assert identity.digest == BUNDLE_DIGEST
+    assert list(bundle.items.ids) == ["i1", "i4", "i0", "i2", "ü/é 漢字"]
+    assert bundle.items.codes.tolist() == [[0, 0, 0], [1, 3, 2], [2, 1, 4], [2, 1, 4], [3, 4, 5]]
+    assert bundle.items.retired.tolist() == [False, True, False, False, False]
+    spelled = "<|sid_begin|><s_a_2><s_b_1><s_c_4><|sid_end|>"
+    assert bundle.space.spell([2, 1, 4], markers=True) == spelled
+    assert bundle.sid("ü/é 漢字") == "<s_a_3><s_b_4><s_c_5>"
+
+
+def test_texts_decode_with_the_bundle_of_format_1() -> None:
+    text = "<s_a_2><s_b_1><s_c_4> <s_a_1><s_b_3><s_c_2> <s_a_3><s_b_4><s_c_5> <s_a_0>"
+    assert decode(Bundle.open(BUNDLE), text) == [
+        Decoded("<s_a_2><s_b_1><s_c_4>", "item", ("i0", "i2"), ("film 0", "film 2, of i0's SID")),
+        Decoded("<s_a_1><s_b_3><s_c_2>", "retired", ("i4",), ("retired film",)),
+        Decoded("<s_a_3><s_b_4><s_c_5>", "item", ("ü/é 漢字",), ("Amélie — <s_a_1>",)),
+        Decoded("<s_a_0>", "malformed"),
+    ]
+
+
+def test_the_codebook_of_format_1_encodes() -> None:
+    codebook = Bundle.open(BUNDLE).codebook
+    assert codebook is not None
+    halves = codebook.levels[0] / 2  # its encoder doubles a vector
+    assert codebook.encode(halves).tolist() == [[0, 1, 5], [1, 1, 5], [2, 1, 5], [3, 1, 5]]
+
+
+def test_the_history_of_a_bundle_of_format_1() -> None:
+    manifest = Bundle.open(BUNDLE).manifest
+    assert (manifest.name, manifest.version) == ("golden", "2.1")
+    assert (manifest.parent, manifest.compatible_with) == ("22" * 32, ("33" * 32,))
+    changes = [version.change for version in manifest.history]
+    assert changes == [
+        BuildChange(4),
+        AlignChange("ab" * 32, 4, (4, 3, 2), (4, 4, 3)),
+        ItemsChange(added=1, retitled=2, retired=1, catalog="cd" * 32),
+    ]
+    assert [str(change) for change in changes] == [
+        "built with 4 items",
+        "aligned abababababab: 3 of 4 SIDs preserved",
+        "1 added, 2 retitled, 1 retired",
+    ]
+    assert manifest.history[1].created == "2026-02-03T04:05:06+00:00"
+
+
+def test_the_split_of_format_1() -> None:
+    split = read_split(SPLIT)
+    assert split.protocol == "leave-one-out"
+    assert split.reference.digest == SPLIT_DIGEST
+    assert {user.user: user.items for user in split.train} == {
+        "u1": ("i0", "i1"),
+        "ü2": ("ü/é 漢字", "i1"),
+        "u3": ("i2",),
+    }
+    assert {held.user: held.item for held in split.valid} == {"u1": "i2", "ü2": "i0", "u3": "i0"}
+    assert {held.user: (held.history[-1], held.item) for held in split.test} == {
+        "u1": ("i2", "ü/é 漢字"),
+        "ü2": ("i0", "i2"),
+        "u3": ("i0", "i1"),
+    }
+
+
+def test_the_training_examples_of_format_1() -> None:
+    lineage = read_lineage(EXAMPLES)
+    assert lineage.format == 1
+    assert (lineage.bundle.codebook, lineage.split.digest) == (CODEBOOK, SPLIT_DIGEST)
+    assert lineage.task_weights == {"sequence": 1.0, "title-to-sid": 1.0}
+    assert lineage.history_prompt is not None
+    assert (lineage.history_prompt.task, lineage.leaked_events) == ("sequence", 0)
+    examples = list(read_training_examples(EXAMPLES))
+    counts = {task: counts.examples for task, counts in lineage.tasks.items()}
+    assert sum(counts.values()) == len(examples)
+    space = Bundle.open(BUNDLE).space
+    (film,) = [example for example in examples if "Amélie — <s_a_1>" in example.get("prompt", "")]
+    prompt, completion = prompt_and_completion(film, space)
+    assert "Amélie — <s_a_1>" in [each.text for each in prompt if each.kind == "catalog"]
+    assert [each.kind for each in completion] == ["sid"]
+    valid = EXAMPLES.with_name("valid.jsonl")
+    assert tuple(read_examples(valid)) == read_split(SPLIT).valid
+
+
+def test_the_contract_of_format_1() -> None:
+    contract = read_contract(MODEL)
+    assert contract == golden_contract()
+    assert (contract.identity.digest, contract.token_start) == (BUNDLE_DIGEST, 471)
+    assert [record.stage for record in contract.stages] == ["extend", "full"]
+    assert contract.normalize == "trie"
+    assert contract.history_prompt == HistoryPrompt(
+        "sequence", "Bought: {history} →", 20, 256, separator=" "
+    )
+    assert contract.text_prompt == TextPrompt("query-to-sid", "Wanted: {item} →", 64, format="chat")
+    assert contract.stages[1].params.split == SPLIT_REFERENCE  # type: ignore[union-attr]

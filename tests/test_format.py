@@ -1,0 +1,225 @@
+"""docs/format.md is sufficient: readers written from that page, without sidtool, read each artifact
+and recompute its digests."""
+
+import hashlib
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from sidtool.bundle import Bundle
+from tests.bundles import small_bundle
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests/golden"
+PAGE = (ROOT / "docs/format.md").read_text(encoding="utf-8")
+
+
+def canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def check_files(folder: Path, files: dict[str, str]) -> None:
+    for name, digest in files.items():
+        assert sha256((folder / name).read_bytes()) == digest
+
+
+def check_keys(section: str, value: dict[str, Any]) -> None:
+    """Every stored key is on the page, under the section's heading."""
+    text = PAGE.partition(f"\n## {section}")[2].partition("\n## ")[0]
+    assert [key for key in value if f"`{key}`" not in text] == []
+
+
+# Bundle
+
+
+def read_bundle(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest, and all arrays by name."""
+    group = zarr.open_group(
+        zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else path, mode="r"
+    )
+    attributes = dict(group.attrs)
+    manifest = attributes["sidtool"]
+    assert sha256(canonical(manifest)) == attributes["sidtool_sha256"]
+    assert manifest["format"] == 1
+    nodes = group.members(max_depth=None)
+    return manifest, {name: node[...] for name, node in nodes if isinstance(node, zarr.Array)}
+
+
+def array(name: str, values: Any) -> bytes:
+    values = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"))
+    return canonical([name, values.dtype.str, list(values.shape)]) + values.tobytes()
+
+
+def identity_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> dict[str, str]:
+    recipe = json.loads(json.dumps(manifest["recipe"]))
+    if "weights" in (recipe or {}).get("encoder", {}):
+        for key in ("model", "revision", "trust_remote_code", "probes"):
+            recipe["encoder"].pop(key, None)
+    codebook = [
+        array(name, values)
+        for name, values in sorted(arrays.items())
+        if name.startswith("codebook/")
+    ]
+    columns = ["id_bytes", "id_offset", "sid", "retired", "title_bytes", "title_offset"]
+    items = [array(name, arrays[f"items/{name}"]) for name in columns if f"items/{name}" in arrays]
+    made = canonical({"recipe": recipe, "policy": manifest["collisions"]["policy"]})
+    parts = {
+        "space": sha256(canonical(manifest["space"])),
+        "codebook": sha256(b"".join([made, *codebook])),
+        "items": sha256(b"".join(items)),
+    }
+    return parts | {"digest": sha256(":".join(parts.values()).encode())}
+
+
+def strings_of(arrays: dict[str, Any], name: str) -> list[str]:
+    data = arrays[f"items/{name}_bytes"].tobytes()
+    offsets = arrays[f"items/{name}_offset"].tolist()
+    return [data[start:stop].decode() for start, stop in pairwise(offsets)]
+
+
+def id_hash(text: str) -> int:
+    multiplier = 0x9E3779B97F4A7C15
+    value = sum(
+        (byte + 1) * pow(multiplier, place, 1 << 64) for place, byte in enumerate(text.encode(), 1)
+    ) % (1 << 64)
+    return (value ^ (value >> 32)) * multiplier % (1 << 64)
+
+
+@pytest.mark.parametrize("name", ["bundle.zarr.zip", "fresh", "bare"])
+def test_the_page_is_enough_to_read_a_bundle(tmp_path: Path, name: str) -> None:
+    path = GOLDEN / name
+    if not path.exists():
+        path = tmp_path / "fresh.zarr"
+        small_bundle(
+            items=5000, sizes=(20, 20, 20), codebook=name == "fresh", markers=name == "fresh"
+        ).save(path)
+    manifest, arrays = read_bundle(path)
+    check_keys("Bundle", manifest)
+    assert identity_of(manifest, arrays) == manifest["identity"]
+    bundle = Bundle.open(path)
+    assert bundle.identity.digest == manifest["identity"]["digest"]
+    ids = strings_of(arrays, "id")
+    assert ids == list(bundle.items.ids)
+    assert strings_of(arrays, "title") == list(bundle.items.titles or [])
+    rows = range(len(ids))
+    assert list(rows) == sorted(
+        rows, key=lambda row: (arrays["items/sid"][row].tolist(), ids[row].encode())
+    )
+    by_hash = sorted((id_hash(text), row) for row, text in enumerate(ids))
+    stored = zip(arrays["index/id_hash"].tolist(), arrays["index/id_row"].tolist(), strict=True)
+    assert list(stored) == by_hash
+    assert arrays["index/id_hash_first"].tolist() == arrays["index/id_hash"][::4096].tolist()
+    assert arrays["index/sid_first"].tolist() == arrays["items/sid"][::4096].tolist()
+
+
+def test_the_objects_of_a_bundle_are_those_of_the_page(tmp_path: Path) -> None:
+    folder = tmp_path / "shop.zarr"
+    small_bundle(items=5000, sizes=(20, 20, 20)).save(folder)
+    files = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    root = files.pop("zarr.json")
+    value = json.loads(root)
+    assert root == json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    objects = {name: sha256(data) for name, data in files.items()}
+    assert value["attributes"]["sidtool"]["objects"] == objects
+    assert np.frombuffer(files["items/sid/c/0/0"], dtype="<u2").reshape(-1, 3).shape == (5000, 3)
+    metadata = (name for name in files if name.endswith("/zarr.json"))
+    for name in metadata:
+        if json.loads(files[name])["node_type"] == "array":
+            array_name = name.removesuffix("/zarr.json")
+            first_level = array_name.replace("level_1", "level_0").replace("level_2", "level_0")
+            assert f"`{first_level}`" in PAGE
+
+
+# Split
+
+
+def strings_digest(*columns: list[str]) -> str:
+    data = b""
+    for column in columns:
+        assert len(column) <= 65536, "one block"
+        encoded = [text.encode() for text in column]
+        if encoded:
+            data += ",".join(str(len(text)) for text in encoded).encode() + b":" + b"".join(encoded)
+        data += b"|"
+    return sha256(data)
+
+
+def test_the_page_is_enough_to_read_a_split() -> None:
+    folder = GOLDEN / "split"
+    manifest = json.loads((folder / "split.json").read_bytes())
+    assert manifest["format"] == 1
+    check_keys("Split", manifest)
+    check_files(folder, manifest["files"])
+    train = sorted(json_lines(folder / "train.jsonl"), key=lambda line: line["user"])
+    users = [line["user"] for line in train for _ in line["items"]]
+    items = [item for line in train for item in line["items"]]
+    positions = [str(position) for line in train for position in line["positions"]]
+    assert strings_digest(users, items, positions) == manifest["train_digest"]
+    columns: list[list[str]] = []
+    for part in ("valid", "test"):
+        lines = json_lines(folder / f"{part}.jsonl")
+        lines.sort(key=lambda line: (line["user"], line["position"], line["item"]))
+        columns += [[str(line[key]) for line in lines] for key in ("user", "item", "position")]
+    assert strings_digest(*columns) == manifest["held_out_digest"]
+    both = f"{manifest['train_digest']}:{manifest['held_out_digest']}"
+    assert sha256(both.encode()) == manifest["digest"]
+
+
+# Training examples
+
+
+def test_the_page_is_enough_to_read_training_examples() -> None:
+    folder = GOLDEN / "examples"
+    lineage = json.loads((folder / "train.jsonl.meta.json").read_bytes())
+    assert lineage["format"] == 1
+    check_keys("Training examples", lineage)
+    check_files(folder, lineage["files"])
+    manifest, _ = read_bundle(GOLDEN / "bundle.zarr.zip")
+    assert all(lineage["bundle"][part] == manifest["identity"][part] for part in lineage["bundle"])
+    examples = json_lines(folder / "train.jsonl")
+    counts = {task: sum(each["task"] == task for each in examples) for task in lineage["tasks"]}
+    assert counts == {task: numbers["examples"] for task, numbers in lineage["tasks"].items()}
+    spans = 0
+    for example in examples:
+        assert ("text" in example) != ("prompt" in example and "completion" in example)
+        for side, parts in example.get("catalog", {}).items():
+            for start, stop in parts:
+                spans += 1
+                assert 0 <= start < stop <= len(example[side])
+    assert spans > 0
+
+
+# Model contract
+
+
+def test_the_page_is_enough_to_read_a_contract() -> None:
+    contract = json.loads((GOLDEN / "model/sid.json").read_bytes())
+    assert contract["format"] == 1
+    check_keys("Model contract", contract)
+    manifest, _ = read_bundle(GOLDEN / "bundle.zarr.zip")
+    parts = contract["identity"]
+    assert all(parts[part] == manifest["identity"][part] for part in ("space", "codebook", "items"))
+    space = contract["space"]
+    assert space == manifest["space"]
+    n_tokens = sum(space["sizes"]) + (2 if space["begin"] else 0)
+    assert contract["token_stop"] == contract["token_start"] + n_tokens
+    assert "{history}" in contract["history_prompt"]["template"]
+    assert "{item}" in contract["text_prompt"]["template"]
+    check_keys("Model contract", contract["history_prompt"] | contract["text_prompt"])
