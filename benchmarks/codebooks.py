@@ -1,14 +1,12 @@
-"""Codebooks: every method on Beauty, k-means against faiss and scikit-learn, and ten million items
-within a budget.
+"""Compare codebooks: every method on Beauty, k-means with faiss and scikit-learn, ten million items.
 
-    python benchmarks/codebooks.py [--quick] [--json FILE] [--vectors FILE] [--large] [--items N]
-    [PART ...]
+    python benchmarks/codebooks.py [--quick] [--json FILE] [--data FOLDER --vectors FILE] [PART ...]
 
-`methods` needs Beauty's items and imported indexes (SIDTOOL_SHARED_DATA, else ../shared/data) and
-the items' vectors (`--vectors`, .npy in the order of the items). `speed` compares with what is
-installed of faiss, scikit-learn and k-means-constrained, and says what is missing. `scale` writes
-vectors of `--items` items into `--work` first. `--json` adds what was found to a file. `--quick`
-takes sizes that only show that the parts work."""
+`methods` needs Beauty's items and imported indexes (`--data`) and the items' vectors (`--vectors`,
+.npy in the order of the items). `speed` and `balanced` compare with those of faiss, scikit-learn
+and k-means-constrained that are installed. `scale` first writes vectors of `--items` items to
+`--work`. `--json` adds the results to a file. `--quick` uses small sizes, which only show that the
+parts work."""
 
 import argparse
 import json
@@ -28,14 +26,14 @@ from environment import environment
 
 SIZES = (256, 256, 256)
 CLOSE = 1e-5
-"""A code is checked where the second nearest centroid is farther by more than this."""
+"""A code is checked if the second nearest centroid is farther by more than this."""
 
 
 def mixture(seed: int, n: int, dim: int, clusters: int = 1000) -> Any:
-    """(n, dim) float32 from clusters of uneven weight; blocks of other seeds have the same
-    clusters."""
+    """(n, dim) float32 from clusters of uneven weight, which are the same for every seed."""
     centers = np.random.default_rng(0).standard_normal((clusters, dim), dtype=np.float32)
-    rng, weights = np.random.default_rng(seed), 1 / np.arange(1, clusters + 1)
+    rng = np.random.default_rng(seed)
+    weights = 1 / np.arange(1, clusters + 1)
     noise = rng.standard_normal((n, dim), dtype=np.float32)
     noise *= np.float32(0.7)
     noise += centers[rng.choice(clusters, n, p=weights / weights.sum())]
@@ -43,22 +41,22 @@ def mixture(seed: int, n: int, dim: int, clusters: int = 1000) -> Any:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What the work gives, its seconds by the clock and those of the processor."""
-    clock, processor = time.perf_counter(), time.process_time()
-    found = work()
-    return found, time.perf_counter() - clock, time.process_time() - processor
+    """The result of the work, its wall-clock seconds and its CPU seconds."""
+    clock = time.perf_counter()
+    processor = time.process_time()
+    result = work()
+    return result, time.perf_counter() - clock, time.process_time() - processor
 
 
 # Methods
-# --------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def check_nearest(vectors: Any, codebook: Any) -> dict[str, float]:
-    """The share of rows whose codes had a clear margin, and of rows to which torch gives the same
-    codes in float32.
+    """The share of vectors whose codes have a clear margin, and of those to which torch assigns the
+    same codes in float32.
 
-    Every clear code must be nearest by a computation in float64, and by torch's.
-    """
+    Every code with a clear margin must be the nearest one in float64, and for torch."""
     residual, clear = (
         codebook.transform(vectors).astype(np.float64),
         np.ones(len(vectors), dtype=bool),
@@ -84,7 +82,7 @@ def check_nearest(vectors: Any, codebook: Any) -> dict[str, float]:
 
 
 def codes_by_torch(latent: Any, levels: Any) -> Any:
-    """The nearest centroid of each residual, level by level, as torch finds it."""
+    """The nearest centroid of each residual, level by level, computed by torch."""
     import torch
 
     residual, codes = torch.from_numpy(latent), []
@@ -99,8 +97,8 @@ def codes_by_torch(latent: Any, levels: Any) -> Any:
 
 
 def check_method(vectors: Any, method: str, options: dict[str, Any]) -> None:
-    """The same seed gives the same codebook; more equal items than a level has codes still get SIDs
-    of their own."""
+    """The same seed gives the same codebook, and more equal items than a level has codes still get
+    different SIDs."""
     from sidtool.collisions.assign import assign
     from sidtool.quantize import METHODS, fit
 
@@ -118,7 +116,7 @@ def check_method(vectors: Any, method: str, options: dict[str, Any]) -> None:
 
 
 def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Every method by its own defaults on Beauty, checked, beside the two imported indexes."""
+    """Every method with its defaults on Beauty, checked, and the two imported indexes."""
     from sidtool.build.build import build
     from sidtool.build.compare import Evidence, describe
     from sidtool.build.options import BuildOptions
@@ -126,32 +124,23 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from sidtool.interop.minionerec import read_minionerec
     from sidtool.quantize import METHODS
 
-    data = Path(os.environ.get("SIDTOOL_SHARED_DATA", "../shared/data")) / "beauty"
-    if arguments.vectors is None or not data.is_dir():
-        raise SystemExit("methods needs --vectors FILE and the data of Beauty")
+    data = arguments.data
+    if arguments.vectors is None or data is None:
+        raise SystemExit("methods needs --data FOLDER (Amazon Beauty) and --vectors FILE")
     items, vectors = read_items(data / "items.jsonl"), np.load(arguments.vectors)
     evidence = Evidence(items.ids, vectors)
-    ways: list[tuple[str, dict[str, Any]]] = [(method, {}) for method in METHODS]
-    for method, options in [*ways, ("rq-kmeans", {"balanced": True})]:
+    variants: list[tuple[str, dict[str, Any]]] = [(method, {}) for method in METHODS]
+    for method, options in [*variants, ("rq-kmeans", {"balanced": True})]:
         check_method(vectors, method, options)
-        plan = BuildOptions(
-            SIZES,
-            method,
-            {
-                **options,
-                **(
-                    {"epochs": 2}
-                    if arguments.quick and "epochs" in METHODS[method].__annotations__
-                    else {}
-                ),
-            },
-        )
+        has_epochs = "epochs" in METHODS[method].__annotations__
+        short = {"epochs": 2} if arguments.quick and has_epochs else {}
+        plan = BuildOptions(SIZES, method, {**options, **short})
         bundle = build(items, [vectors], plan, name=method, encoder={"vectors": "given"})
         if any(item not in bundle.item_ids(bundle.sid(item)) for item in items.ids[::50]):
-            raise SystemExit(f"{method}: an item is not among those of its SID")
+            raise SystemExit(f"{method}: an item is not found by its SID")
         checked = check_nearest(vectors, bundle.codebook)
         yield row_of(" ".join([method, *options]), describe(bundle, evidence)) | checked
-    lines = as_first_met(items, data / "interactions.csv")
+    lines = by_first_appearance(items, data / "interactions.csv")
     for kind in ("rqvae", "rkmeans"):
         bundle = read_minionerec(
             data / f"{kind}_native.index.json", name=kind, items=lines, keys="line"
@@ -159,12 +148,12 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield row_of(f"imported {kind}", describe(bundle, evidence))
 
 
-def as_first_met(items: Any, interactions: Path) -> Any:
-    """The items in the order in which people first meet them: that is how the imported indexes
-    number them.
+def by_first_appearance(items: Any, interactions: Path) -> Any:
+    """The items in the order of their first appearance in the interactions, in which the imported
+    indexes number them.
 
-    Told by the vectors: two items with one first code have a mean cosine of .47 in this order, and
-    .27 (that of any two items) in the order of the catalog or of its ids."""
+    The vectors confirm it: two items with the same first code have a mean cosine of .47 in this
+    order, and of .27 (that of any two items) in the order of the catalog or of the ids."""
     from sidtool.data.interactions import read_interactions
     from sidtool.data.items import make_items
 
@@ -193,7 +182,7 @@ def row_of(name: str, figures: Any) -> dict[str, Any]:
 
 
 # Speed
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def residual(vectors: Any, cluster: Callable[[Any], Any]) -> float:
@@ -209,7 +198,7 @@ def residual(vectors: Any, cluster: Callable[[Any], Any]) -> float:
 
 
 def by_sidtool(vectors: Any) -> float:
-    """Fit, encode, and what is lost."""
+    """Residual variance after fit and encode."""
     from sidtool.build.measure import residual_variance
     from sidtool.quantize import fit
 
@@ -222,30 +211,29 @@ def by_faiss(vectors: Any) -> float:
     import faiss
 
     def cluster(left: Any) -> Any:
-        found = faiss.Kmeans(left.shape[1], 256, niter=20, seed=0)
-        found.train(left)
-        return found.centroids, found.index.search(left, 1)[1][:, 0]
+        kmeans = faiss.Kmeans(left.shape[1], 256, niter=20, seed=0)
+        kmeans.train(left)
+        return kmeans.centroids, kmeans.index.search(left, 1)[1][:, 0]
 
     return residual(vectors, cluster)
 
 
 def by_sklearn(vectors: Any) -> float:
-    """scikit-learn's KMeans level by level: greedy k-means++ and all rows; of a million, faiss's 20
-    iterations."""
+    """scikit-learn's KMeans level by level on all vectors, with greedy k-means++; 20 iterations, as
+    faiss, for a million vectors."""
     from sklearn.cluster import KMeans
 
-    most = 300 if len(vectors) <= 100_000 else 20  # its own most, 300, would take hours
+    most = 300 if len(vectors) <= 100_000 else 20  # its default, 300, would take hours
 
     def cluster(left: Any) -> Any:
-        found = KMeans(256, n_init=1, max_iter=most, random_state=0).fit(left)
-        return found.cluster_centers_, found.labels_
+        kmeans = KMeans(256, n_init=1, max_iter=most, random_state=0).fit(left)
+        return kmeans.cluster_centers_, kmeans.labels_
 
     return residual(vectors, cluster)
 
 
 def speed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Seconds and variance left, one after the other in one run; processor seconds tell where the
-    machine was busy."""
+    """Seconds and residual variance of every library, one after the other."""
     sizes = [4_000] if arguments.quick else [100_000, *([1_000_000] if arguments.large else [])]
     for n in sizes:
         vectors = mixture(1, n, 384)
@@ -258,7 +246,7 @@ def speed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             if name not in arguments.sides:
                 continue
             if package and find_spec(package) is None:
-                yield {"what": f"{name} is not installed", "rows": n}
+                yield {"what": f"{name} is not installed", "vectors": n}
                 continue
             left, clock, processor = timed(lambda: work(vectors))
             yield {
@@ -272,7 +260,7 @@ def speed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def assignment(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Nearest of 256 centroids for 65,536 rows: the step that faiss could take over."""
+    """The nearest of 256 centroids for 65,536 vectors, the step that faiss could do."""
     from sidtool.quantize.kmeans import nearest
 
     vectors = mixture(2, 4096 if arguments.quick else 65_536, 384)
@@ -289,8 +277,8 @@ def assignment(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
         index = faiss.IndexFlatL2(vectors.shape[1])
         index.add(centroids)
-        (_, found), clock, processor = timed(lambda: index.search(vectors, 1))
-        agree = float((found[:, 0] == codes).mean())
+        (_, faiss_codes), clock, processor = timed(lambda: index.search(vectors, 1))
+        agree = float((faiss_codes[:, 0] == codes).mean())
         row = {
             "what": "nearest by faiss",
             "rows": len(vectors),
@@ -301,29 +289,29 @@ def assignment(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def balanced(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Balanced k-means against k-means-constrained: 256 clusters, 64 dimensions, more rows until it
-    takes too long."""
+    """Balanced k-means and k-means-constrained: 256 clusters, 64 dimensions, more and more vectors
+    until one takes longer than `--patience`."""
     rows = [2_000] if arguments.quick else arguments.balanced_rows
     waited = find_spec("k_means_constrained") is not None
     if not waited:
         yield {"what": "k-means-constrained is not installed"}
     for n in rows:
-        found = {}
-        sides = {"sidtool, balanced": evenly_by_sidtool}
+        results = {}
+        sides = {"sidtool, balanced": balanced_by_sidtool}
         if waited:
-            sides["k-means-constrained"] = evenly_by_flow
+            sides["k-means-constrained"] = balanced_by_flow
         for name, work in sides.items():
             measured = in_a_process(work, n, arguments.patience)
             if measured is None:
                 yield {
                     "what": name,
                     "rows": n,
-                    "given up after processor seconds": arguments.patience,
+                    "stopped after CPU seconds": arguments.patience,
                 }
                 waited = False
                 continue
             left, clock, processor = measured
-            found[name] = (left, processor)
+            results[name] = (left, processor)
             yield {
                 "what": name,
                 "rows": n,
@@ -331,24 +319,24 @@ def balanced(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "processor": processor,
                 "residual_variance": left,
             }
-        if len(found) == 2:
-            (left, mine), (their_left, theirs) = found.values()
+        if len(results) == 2:
+            (left, seconds), (their_left, their_seconds) = results.values()
             yield {
                 "what": "ratio",
                 "rows": n,
-                "processor": theirs / mine,
+                "processor": their_seconds / seconds,
                 "residual_variance": left / their_left,
             }
 
 
 def vectors_to_balance(n: int) -> Any:
-    """(n, 64) centerd float32."""
+    """(n, 64) centered float32."""
     vectors = mixture(3, n, 64)
     return vectors - vectors.mean(axis=0)
 
 
-def evenly_by_sidtool(n: int) -> float:
-    """The share of the variance left by our balanced k-means."""
+def balanced_by_sidtool(n: int) -> float:
+    """Residual variance of sidtool's balanced k-means."""
     from sidtool.quantize.balanced import even_codes, kmeans, squared_distances
 
     vectors = vectors_to_balance(n)
@@ -359,8 +347,8 @@ def evenly_by_sidtool(n: int) -> float:
     return float(own.sum(dtype=np.float64) / np.square(vectors, dtype=np.float64).sum())
 
 
-def evenly_by_flow(n: int) -> float:
-    """The same by k-means-constrained, which solves a flow of least cost in every iteration."""
+def balanced_by_flow(n: int) -> float:
+    """Residual variance of k-means-constrained, which solves a minimum-cost flow in every iteration."""
     from k_means_constrained import KMeansConstrained
 
     vectors, even = vectors_to_balance(n), n // 256
@@ -371,31 +359,30 @@ def evenly_by_flow(n: int) -> float:
 def in_a_process(
     work: Callable[[int], float], n: int, patience: int
 ) -> tuple[float, float, float] | None:
-    """What `timed` tells of the work, done by a process that is ended after so many processor
-    seconds: then None."""
+    """The result of `timed` in a new process, or None if that takes more than `patience` CPU
+    seconds."""
     spawn = get_context("spawn")
-    found = spawn.SimpleQueue()
-    child = spawn.Process(target=_answer, args=(found, work, n, patience))
+    queue = spawn.SimpleQueue()
+    child = spawn.Process(target=_answer, args=(queue, work, n, patience))
     child.start()
     child.join()
     if child.exitcode == -signal.SIGXCPU:
         return None
-    answer: tuple[float, float, float] = found.get()
+    answer: tuple[float, float, float] = queue.get()
     return answer
 
 
-def _answer(found: Any, work: Callable[[int], float], n: int, patience: int) -> None:
+def _answer(queue: Any, work: Callable[[int], float], n: int, patience: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (patience, patience + 1))
-    found.put(timed(lambda: work(n)))
+    queue.put(timed(lambda: work(n)))
 
 
 # Scale
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Items through build, save, load, verify and decode, with the seconds and the peak memory
-    after each step."""
+    """Build, save, load, verify and look up a large catalog: seconds and peak memory of each step."""
     from sidtool.build.build import build_codebook
     from sidtool.build.options import BuildOptions
     from sidtool.bundle import Bundle, verify
@@ -407,7 +394,7 @@ def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     out = work / "scale.zarr"
 
     def step(name: str, do: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
-        found, clock, processor = timed(do)
+        result, clock, processor = timed(do)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         row = {
             "step": name,
@@ -416,7 +403,7 @@ def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "processor": processor,
             "peak_mib": round(peak),
         }
-        return found, row
+        return result, row
 
     yield step("write vectors", lambda: write_vectors(work, n))[1]
     items, row = step("read catalog", lambda: read_items(work / "items.csv"))
@@ -444,12 +431,12 @@ def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield step("load", lambda: (loaded.items, loaded.codebook))[1]
     yield step("trie", loaded.trie)[1]
     asked = [items.ids[row] for row in np.random.default_rng(1).integers(0, n, 10_000)]
-    found, row = step(
+    items_back, row = step(
         "10,000 items to SIDs and back",
         lambda: [loaded.item_ids(loaded.sid(item)) for item in asked],
     )
-    if any(item not in back for item, back in zip(asked, found, strict=True)):
-        raise SystemExit("an item is not among those of its SID")
+    if any(item not in back for item, back in zip(asked, items_back, strict=True)):
+        raise SystemExit("an item is not found by its SID")
     yield row
     broken, row = step("verify", lambda: verify(out))
     if broken:
@@ -458,7 +445,7 @@ def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def write_vectors(work: Path, n: int, dim: int = 384) -> None:
-    """A mixture as `vectors.npy` and its catalog as `items.csv`, unless they are there."""
+    """Write a mixture to `vectors.npy` and its catalog to `items.csv`, unless they exist."""
     path, block = work / "vectors.npy", 1 << 13
     if path.exists() and np.load(path, mmap_mode="r").shape == (n, dim):
         return
@@ -495,11 +482,11 @@ def write_vectors(work: Path, n: int, dim: int = 384) -> None:
 
 
 # Crowding
-# -------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def crowded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Items that lie so close together that most find their prefix full."""
+    """A catalog so dense that the prefix of most items is full."""
     from sidtool.build.measure import residual_variance
     from sidtool.collisions.assign import assign
     from sidtool.quantize import fit
@@ -508,16 +495,16 @@ def crowded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     vectors = mixture(4, n, 64, clusters=300)
     codebook = fit(vectors, (size,) * 3)
     raw, ids = codebook.encode(vectors), [f"{row:06}" for row in range(n)]
-    found, clock, processor = timed(lambda: assign(raw, vectors, codebook, ids, "reassign"))
+    assigned, clock, processor = timed(lambda: assign(raw, vectors, codebook, ids, "reassign"))
     row = {"items": n, "codes": "x".join([str(size)] * 3), "seconds": clock, "processor": processor}
     row |= {
-        "spilled": int((raw[:, :-1] != found.codes[:, :-1]).any(axis=1).sum()),
-        "collide_after": found.after.items,
+        "moved_to_another_prefix": int((raw[:, :-1] != assigned.codes[:, :-1]).any(axis=1).sum()),
+        "collide_after": assigned.after.items,
     }
     lost = {"raw": residual_variance(vectors, codebook, raw)[-1]}
     yield row | {
         "residual_variance": lost
-        | {"settled": residual_variance(vectors, codebook, found.codes)[-1]}
+        | {"after_reassignment": residual_variance(vectors, codebook, assigned.codes)[-1]}
     }
 
 
@@ -531,7 +518,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
 
 
 def main() -> None:
-    """Run the parts asked for and print what each found."""
+    """Run the parts and print their results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -539,12 +526,13 @@ def main() -> None:
         "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given"
     )
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", type=Path, help="file that gets what was found, part by part")
-    parser.add_argument("--vectors", type=Path, help="Beauty's vectors, .npy")
-    parser.add_argument("--large", action="store_true", help="speed at 10^6 rows as well")
+    parser.add_argument("--json", type=Path, help="file that the results are added to")
+    parser.add_argument("--vectors", type=Path, help="vectors of Beauty's items, .npy")
+    parser.add_argument("--data", type=Path, help="folder of Amazon Beauty")
+    parser.add_argument("--large", action="store_true", help="also 1,000,000 vectors in `speed`")
     sides = ["sidtool", "faiss", "scikit-learn"]
     parser.add_argument(
-        "--sides", nargs="+", choices=sides, default=sides, help="whose k-means speed compares"
+        "--sides", nargs="+", choices=sides, default=sides, help="libraries of `speed`"
     )
     sizes = [10_000, 12_500, 15_000, 20_000, 30_000, 50_000, 100_000]
     parser.add_argument("--balanced-rows", type=int, nargs="+", default=sizes, metavar="N")
@@ -552,7 +540,7 @@ def main() -> None:
         "--patience",
         type=int,
         default=600,
-        help="processor seconds that one balanced k-means may take",
+        help="CPU seconds that one balanced k-means may take",
     )
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--memory", type=int, default=4, metavar="GIB")
@@ -560,17 +548,19 @@ def main() -> None:
     arguments = parser.parse_args()
     print(json.dumps(environment()))
     for name in arguments.parts or PARTS:
-        found: dict[str, Any] = {**environment(), "load": os.getloadavg()[0], "rows": []}
+        part_result: dict[str, Any] = {**environment(), "load": os.getloadavg()[0], "rows": []}
         for row in PARTS[name](arguments):
             cells = (
                 f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                 for key, value in row.items()
             )
             print(" ".join(cells), flush=True)
-            found["rows"].append(row)
+            part_result["rows"].append(row)
             if arguments.json is not None:
-                known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-                arguments.json.write_text(json.dumps({**known, name: found}, indent=1) + "\n")
+                earlier = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+                arguments.json.write_text(
+                    json.dumps({**earlier, name: part_result}, indent=1) + "\n"
+                )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""`sidtool train` against a bare torch loop: the same model, the same batches, step by step in one
-process.
+"""Compare the steps of `sidtool train` with those of a bare torch loop: same model, same batches.
 
     python benchmarks/training_speed.py [--steps 30] [--threads 2] [--json] [CASE ...]
 
-The bare loop lays out the same rows, applies the head to labelled positions alone, clips, and steps
-the same AdamW; it logs and saves nothing. After each step of `sidtool train` it makes its own, so
-that a busy machine disturbs both. Cases: `sid-only` is a model that knows SIDs alone (vocabulary
-799, whole histories, 128 rows a step), `large` one whose vocabulary is that of a large language
-model (152,704, next-item rows, 5 labelled tokens each, 8 rows a step)."""
+The bare loop packs the same examples, applies the head to labeled positions only, clips, and steps
+the same AdamW; it logs and saves nothing. Both make their steps in turns in one process, so that a
+busy machine disturbs both alike. Cases: `sid-only` is a model that only sees SIDs (vocabulary 799,
+whole histories, 128 examples per step), `large` one with the vocabulary of a large language model
+(152,704, next-item examples with 5 labeled tokens each, 8 examples per step)."""
 
 import argparse
 import json
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from environment import environment
+from table import markdown
 from torch.nn.functional import cross_entropy
 
 from sidtool.bundle import Bundle, ItemMap
@@ -38,18 +38,20 @@ from sidtool.train.dataset import IGNORED, PackedCollator
 from sidtool.train.run import train
 from sidtool.train.settings import TrainOptions
 
-ITEMS, WARM_UP = 2_000, 5
+ITEMS = 2_000
+WARM_UP = 5
+"""Steps that do not count."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, rows and batches. `rows` of the embedding: those of the tokens there are, or more."""
+    """A model, its training examples and the batch size."""
 
     task: str
     softmax_over: str
     batch: int
     codes: int
-    rows: int
+    vocabulary: int
     shape: dict[str, Any]
 
 
@@ -84,8 +86,7 @@ CASES = {
 
 
 def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
-    """An extended model and training rows of random histories, enough for an epoch of `steps`
-    steps."""
+    """An extended model, and training examples of random histories for one epoch of `steps` steps."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     rng = np.random.default_rng(0)
@@ -100,7 +101,7 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
     tokenizer = train_tokenizer(ids, MIN_VOCABULARY)
     own = {key: value for key, value in case.shape.items() if key != "model_type"}
     shape = AutoConfig.for_model(
-        case.shape["model_type"], vocab_size=case.rows, pad_token_id=0, **own
+        case.shape["model_type"], vocab_size=case.vocabulary, pad_token_id=0, **own
     )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(shape, dtype=torch.float32).save_pretrained(folder / "base")
@@ -116,19 +117,21 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
     users = tuple(
         UserSequence(f"u{n}", items, tuple(range(len(items)))) for n, items in enumerate(histories)
     )
-    asked = (Example("nobody", ("i0",), "i1", 1),)
+    held_out = (Example("u", ("i0",), "i1", 1),)
     items = Items(ids, ids, ids, {}, "{title}", "speed")
-    split = Split("leave-one-out", users, asked, asked)
+    split = Split("leave-one-out", users, held_out, held_out)
     options = SftOptions({case.task: 1.0}, max_length=256, history_length=20)
     make_sft(bundle, items, split, folder / "sft" / "train.jsonl", options, tokenizer=tokenizer)
     return folder / "base+sid", folder / "sft" / "train.jsonl"
 
 
 def bare_step(case: Case, model_dir: Path) -> Callable[[Sequence[Any]], float]:
-    """A function that makes one step of the bare loop on a batch of rows; it returns the loss."""
-    served = load_model_folder(model_dir, device="cpu", dtype="float32")
-    model, start = served.model.train(), served.tokens.start
-    head, columns = model.get_output_embeddings().weight, slice(None)
+    """A function that makes one step of the bare loop on a batch and returns the loss."""
+    loaded = load_model_folder(model_dir, device="cpu", dtype="float32")
+    model = loaded.model.train()
+    start = loaded.tokens.start
+    head = model.get_output_embeddings().weight
+    columns = slice(None)
     if case.softmax_over == "sid":
         columns = slice(start, start + 3 * case.codes)
     adam = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
@@ -140,9 +143,9 @@ def bare_step(case: Case, model_dir: Path) -> Callable[[Sequence[Any]], float]:
         hidden = model.base_model(
             inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False
         )[0]
-        asked = labels != IGNORED
-        logits = hidden[:, :-1][asked] @ head[columns].T
-        loss = cross_entropy(logits, labels[asked] - (columns.start or 0))
+        labeled = labels != IGNORED
+        logits = hidden[:, :-1][labeled] @ head[columns].T
+        loss = cross_entropy(logits, labels[labeled] - (columns.start or 0))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
@@ -153,73 +156,76 @@ def bare_step(case: Case, model_dir: Path) -> Callable[[Sequence[Any]], float]:
 
 
 def measure(case: Case, steps: int) -> dict[str, float]:
-    """Median seconds a step and tokens a second of both, and the ratio."""
-    ours, bare, tokens = [], [], []
-    seen: list[Sequence[Any]] = []
+    """Median seconds per step and tokens per second of both, and their ratio."""
+    sidtool_seconds: list[float] = []
+    bare_seconds: list[float] = []
+    tokens: list[int] = []
+    batches: list[Sequence[Any]] = []
 
     class Recorded(PackedCollator):
         def __call__(self, batch: Sequence[Any]) -> dict[str, torch.Tensor]:
-            seen.append(batch)
+            batches.append(batch)
             return super().__call__(batch)
 
-    with tempfile.TemporaryDirectory() as name:
-        model, rows = prepare(case, Path(name), steps)
-        step, clock = bare_step(case, model), [time.perf_counter()]
+    with tempfile.TemporaryDirectory() as folder:
+        model, examples = prepare(case, Path(folder), steps)
+        step = bare_step(case, model)
+        started = time.perf_counter()
 
-        def after(done: int, total: int) -> None:
-            ours.append(time.perf_counter() - clock[0])
-            batch = seen[done - 1]
-            start = time.perf_counter()
+        def after_step(done: int, total: int) -> None:
+            nonlocal started
+            sidtool_seconds.append(time.perf_counter() - started)
+            batch = batches[done - 1]
+            started = time.perf_counter()
             step(batch)
-            bare.append(time.perf_counter() - start)
+            bare_seconds.append(time.perf_counter() - started)
             tokens.append(sum(len(ids) for ids, _ in batch))
-            clock[0] = time.perf_counter()
+            started = time.perf_counter()
 
         trainer_module.PackedCollator = Recorded  # type: ignore[misc]
-        # type: ignore[arg-type]
         options = TrainOptions(softmax_over=case.softmax_over, batching="packed")
         fields = {
             "max_steps": steps,
             "per_device_train_batch_size": case.batch,
             "save_strategy": "no",
         }
-        train(model, rows, Path(name) / "tuned", options=options, fields=fields, progress=after)
-    ours, bare, size = ours[WARM_UP:], bare[WARM_UP:], sum(tokens[WARM_UP:]) / (steps - WARM_UP)
-    seconds = {"sidtool": median(ours), "bare": median(bare)}
-    rates = {f"{name}_tokens_per_second": round(size / value) for name, value in seconds.items()}
-    return (
-        {f"{name}_seconds": value for name, value in seconds.items()}
-        | rates
-        | {"ratio": median(ours) / median(bare)}
-    )
+        out = Path(folder) / "tuned"
+        train(model, examples, out, options=options, fields=fields, progress=after_step)
+    medians = {
+        "sidtool": median(sidtool_seconds[WARM_UP:]),
+        "bare": median(bare_seconds[WARM_UP:]),
+    }
+    tokens_per_step = sum(tokens[WARM_UP:]) / (steps - WARM_UP)
+    result: dict[str, float] = {"ratio": medians["sidtool"] / medians["bare"]}
+    for name, seconds in medians.items():
+        result[f"{name}_seconds"] = seconds
+        result[f"{name}_tokens_per_second"] = round(tokens_per_step / seconds)
+    return result
 
 
 def main() -> None:
-    """Print a line for each case."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Print one row per case."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    found = {name: measure(CASES[name], args.steps) for name in args.cases or CASES}
+    results = {name: measure(CASES[name], args.steps) for name in args.cases or CASES}
     if args.json:
-        print(json.dumps(environment() | {"cases": found}))
+        print(json.dumps(environment() | {"cases": results}))
         return
     print(json.dumps(environment()))
-    for name, values in found.items():
-        print(
-            f"{name}: sidtool {values['sidtool_seconds']:.3f} s a step, bare "
-            f"{values['bare_seconds']:.3f} s",
-            end="; ",
-        )
-        print(
-            f"{values['sidtool_tokens_per_second']:,} and {values['bare_tokens_per_second']:,} "
-            "tokens/s",
-            end="; ",
-        )
-        print(f"ratio {values['ratio']:.2f}")
+    header = ["case", "sidtool, s", "bare loop, s", "sidtool, tokens/s", "bare, tokens/s", "ratio"]
+    rows = []
+    for name, result in results.items():
+        seconds = [f"{result[f'{side}_seconds']:.3f}" for side in ("sidtool", "bare")]
+        rates = [f"{result[f'{side}_tokens_per_second']:,}" for side in ("sidtool", "bare")]
+        rows.append([name, *seconds, *rates, f"{result['ratio']:.2f}"])
+    print(markdown(header, rows))
 
 
 if __name__ == "__main__":
