@@ -1,11 +1,7 @@
-"""Rows as a trainer takes them: token ids, which of them are targets, and batches without wasted
-padding.
-
-Knows the JSON form of a row, what its targets are, and two ways to lay rows out in a batch; knows
-nothing of the model that reads them or of how rows come about."""
+"""Training examples as a trainer takes them: token ids, targets and batches."""
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,152 +17,161 @@ from sidtool.sft.example_file import example_lines, parse_example, prompt_and_co
 from sidtool.sft.tasks import find_task
 
 IGNORED = -100
-"""The label of a token that is no target."""
+"""The label of a token that is not a target."""
 
 TokenizedExample = tuple[NDArray[np.int32], NDArray[np.bool_]]
 """Token ids (n,) and whether each is a target (n,)."""
 
 
 def answers_with_sid(task: str) -> bool:
-    """Whether every answer of a task is a SID (rows of unknown tasks answer with text)."""
-    found = find_task(task)
-    return found is not None and found.target == "sid"
+    """Whether every answer of a task is a SID; False for an unknown task."""
+    named = find_task(task)
+    return named is not None and named.target == "sid"
 
 
 def encode_example(
-    row: Mapping[str, Any], encoder: PromptEncoder, tokens: SidTokens, *, codes_only: bool
+    example: Mapping[str, Any], encoder: PromptEncoder, tokens: SidTokens, *, codes_only: bool
 ) -> TokenizedExample:
-    """A row's token ids and targets: the completion, or the code tokens alone.
+    """The token ids of a stored example and its targets: the completion, or its codes alone.
 
-    Only codes are targets in whole-history rows and, with `codes_only`, in all. A row's first token
-    is never one: nothing comes before it. Raises DataError if the row is neither of the two forms.
+    Only codes are targets in item sequences and, with `codes_only`, in all examples. The first
+    token is never a target, since nothing comes before it. Raises DataError if the example is
+    malformed.
     """
-    prompt, answer = prompt_and_completion(row, tokens.space)
-    start = encoder.ids(prompt)
-    ids = np.array(start + encoder.ids(answer), dtype=np.int32)
-    targets = np.arange(len(ids)) >= max(1, len(start))
-    if codes_only or row.get("task") == "sequence":
+    prompt, completion = prompt_and_completion(example, tokens.space)
+    prompt_ids = encoder.ids(prompt)
+    ids = np.array(prompt_ids + encoder.ids(completion), dtype=np.int32)
+    targets = np.arange(len(ids)) >= max(1, len(prompt_ids))
+    if codes_only or example.get("task") == "sequence":
         targets &= (ids >= tokens.start) & (ids < tokens.start + tokens.space.n_codes)
     return ids, targets
 
 
 @dataclass(frozen=True)
 class TokenizedExamples:
-    """n rows in flat arrays: `ids` int32 and `targets` bool (tokens,), row i at
-    `offsets[i]:offsets[i + 1]` (n + 1,).
+    """n examples in flat arrays.
 
-    A plain sequence of rows, because a `datasets.Dataset` formats every row anew in every epoch.
-    `tasks` counts the rows of each task."""
+    A plain sequence, because a `datasets.Dataset` formats every example again in every epoch.
+    """
 
     ids: NDArray[np.int32]
+    """(tokens,)"""
     targets: NDArray[np.bool_]
+    """(tokens,)"""
     offsets: NDArray[np.int64]
-    tasks: Mapping[str, int]
+    """(n + 1,): example i is at offsets[i]:offsets[i + 1]"""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, row: int) -> TokenizedExample:
-        span = slice(self.offsets[row], self.offsets[row + 1])
+    def __getitem__(self, number: int) -> TokenizedExample:
+        span = slice(self.offsets[number], self.offsets[number + 1])
         return self.ids[span], self.targets[span]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(n,) int64: tokens of each row."""
+        """(n,) int64: tokens of each example."""
         return np.diff(self.offsets)
 
     @classmethod
     def read(
-        cls,
-        path: Path,
-        encoder: PromptEncoder,
-        tokens: SidTokens,
-        *,
-        codes_only: bool,
-        progress: Callable[[int, int], None] | None = None,
+        cls, path: Path, encoder: PromptEncoder, tokens: SidTokens, *, codes_only: bool
     ) -> "TokenizedExamples":
-        """Tokenize a rows file. Raises DataError, with the line, if a row is malformed or has no
-        target."""
-        ids, targets, offsets, tasks = array("i"), bytearray(), [0], dict[str, int]()
-        done, total = 0, path.stat().st_size if path.exists() else 0
+        """Tokenize a file of training examples; examples without a target are left out.
+
+        Raises DataError, with the line, for a malformed example, and if no example has a target.
+        """
+        ids = array("i")
+        targets = bytearray()
+        offsets = [0]
         for number, line in enumerate(example_lines(path), start=1):
-            row = parse_example(path, number, line)
-            row_ids, row_targets = encode_example(row, encoder, tokens, codes_only=codes_only)
-            if not row_targets.any():
-                continue  # a history of one item, where nothing comes before its codes
-            ids.frombytes(row_ids.tobytes())
-            targets += row_targets.tobytes()
+            example = parse_example(path, number, line)
+            example_ids, example_targets = encode_example(
+                example, encoder, tokens, codes_only=codes_only
+            )
+            # the codes of a history of one item may have nothing before them
+            if not example_targets.any():
+                continue
+            ids.frombytes(example_ids.tobytes())
+            targets += example_targets.tobytes()
             offsets.append(len(ids))
-            tasks[row.get("task", "")] = tasks.get(row.get("task", ""), 0) + 1
-            done += len(line)
-            if progress and number % 1000 == 0:
-                progress(done, total)
         if len(offsets) == 1:
-            raise DataError(f"{path} holds no row with a target")
-        arrays = np.frombuffer(ids, dtype=np.int32), np.frombuffer(targets, dtype=np.bool_)
-        return cls(*arrays, np.array(offsets, dtype=np.int64), tasks)
+            raise DataError(f"{path} has no training example with a target")
+        return cls(
+            np.frombuffer(ids, dtype=np.int32),
+            np.frombuffer(targets, dtype=np.bool_),
+            np.array(offsets, dtype=np.int64),
+        )
 
 
 @dataclass(frozen=True)
 class PaddedCollator:
-    """Lays out a batch one row a line, padded to the longest (with `pad`, which nothing attends
-    to)."""
+    """Makes batches with one example per line, padded to the longest."""
 
     pad: int
+    """token id of the padding, which nothing attends to"""
 
     def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
-        """Rows -> input_ids, labels and attention_mask, (rows, longest) int64 each."""
-        lines, _ = _laid_out([[row] for row in batch], self.pad)
+        """Examples -> input_ids, labels and attention_mask, (examples, longest) int64 each."""
+        tensors, _ = _lay_out([[example] for example in batch], self.pad)
         lengths = torch.tensor([len(ids) for ids, _ in batch])
-        mask = torch.arange(lines["input_ids"].shape[1])[None] < lengths[:, None]
-        return lines | {"attention_mask": mask.long()}
+        mask = torch.arange(tensors["input_ids"].shape[1])[None] < lengths[:, None]
+        return tensors | {"attention_mask": mask.long()}
 
 
 @dataclass(frozen=True)
 class PackedCollator:
-    """Lays out a batch with several rows a line, told apart by positions that start again at 0.
+    """Makes batches with several examples per line, each with positions from 0.
 
-    The batch and its gradient are those of `PaddedCollator`; only the padding is gone. Rows are kept apart
-    by the attention mask that transformers derives from the positions, under sdpa attention without
-    a cache alone."""
+    Loss and gradient are those of `PaddedCollator`, without the padding. transformers derives the
+    attention mask that separates examples from the positions, under sdpa attention and without a
+    cache only.
+    """
 
     pad: int
+    """token id of the padding"""
 
     def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
-        """Rows -> input_ids, labels and position_ids, (lines, longest row) int64 each."""
-        lines, positions = _laid_out(_first_fit(batch), self.pad)
-        return lines | {"position_ids": positions}
+        """Examples -> input_ids, labels and position_ids, (lines, longest) int64 each."""
+        tensors, positions = _lay_out(_first_fit(batch), self.pad)
+        return tensors | {"position_ids": positions}
 
 
 def _first_fit(batch: Sequence[TokenizedExample]) -> list[list[TokenizedExample]]:
-    """Rows in lines no longer than the longest row, by first fit decreasing."""
-    ordered = sorted(batch, key=lambda row: -len(row[0]))
-    width, lines, room = len(ordered[0][0]), list[list[TokenizedExample]](), list[int]()
-    for row in ordered:
-        line = next((line for line, free in enumerate(room) if free >= len(row[0])), len(lines))
+    """Put examples into lines no longer than the longest example, by first fit decreasing."""
+    ordered = sorted(batch, key=lambda example: -len(example[0]))
+    width = len(ordered[0][0])
+    lines: list[list[TokenizedExample]] = []
+    room: list[int] = []
+    for example in ordered:
+        length = len(example[0])
+        fitting = (number for number, free in enumerate(room) if free >= length)
+        line = next(fitting, len(lines))
         if line == len(lines):
             lines.append([])
             room.append(width)
-        lines[line].append(row)
-        room[line] -= len(row[0])
+        lines[line].append(example)
+        room[line] -= length
     return lines
 
 
-def _laid_out(
+def _lay_out(
     lines: Sequence[Sequence[TokenizedExample]], pad: int
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Input ids and labels, and positions, (lines, longest line) int64 each."""
     width = max(sum(len(ids) for ids, _ in line) for line in lines)
-    ids = np.full((len(lines), width), pad, dtype=np.int64)
+    input_ids = np.full((len(lines), width), pad, dtype=np.int64)
     labels = np.full((len(lines), width), IGNORED, dtype=np.int64)
     positions = np.zeros((len(lines), width), dtype=np.int64)
     for number, line in enumerate(lines):
-        at = 0
-        for row, targets in line:
-            span = slice(at, at + len(row))
-            ids[number, span] = row
-            labels[number, span] = np.where(targets, row, IGNORED)
-            positions[number, span] = np.arange(len(row))
-            at += len(row)
-        positions[number, at:] = np.arange(width - at)  # padding is a row of its own
-    tensors = {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
+        start = 0
+        for ids, targets in line:
+            span = slice(start, start + len(ids))
+            input_ids[number, span] = ids
+            labels[number, span] = np.where(targets, ids, IGNORED)
+            positions[number, span] = np.arange(len(ids))
+            start += len(ids)
+        # padding has positions from 0, like an example of its own
+        positions[number, start:] = np.arange(width - start)
+    tensors = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
     return tensors, torch.from_numpy(positions)

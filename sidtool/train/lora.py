@@ -1,8 +1,8 @@
-"""LoRA on a model's linear layers, beside its new rows: which weights learn, and how they are
-saved.
+"""LoRA adapters on a model's linear layers, with the embedding rows of SID tokens (E. Hu et al.,
+LoRA, 2021).
 
-What is saved is what PEFT saves for `LoraConfig(trainable_token_indices=...)`, so that PEFT alone
-can load it over the base. Knows models and PEFT; knows nothing of steps. (E. Hu et al., LoRA, 2021)
+The saved files are those of PEFT's `LoraConfig(trainable_token_indices=...)`, so PEFT alone can
+load them over the base.
 """
 
 import dataclasses
@@ -18,11 +18,14 @@ from sidtool.train.token_embeddings import TokenEmbeddings
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-ROWS = ".token_adapter.trainable_tokens_delta"
+TOKEN_ADAPTER = ".token_adapter.trainable_tokens_delta"
 
 
 class Lora:
-    """Puts adapters into a model, in place; the first values of A are drawn with `seed`."""
+    """Adds adapters to a model, in place; `seed` initializes their A matrices.
+
+    Raises UsageError if no layer of the model has a name in `lora_targets`.
+    """
 
     def __init__(
         self, model: Any, base: Path, tokens: SidTokens, options: TrainOptions, seed: int
@@ -45,7 +48,9 @@ class Lora:
                 raise UsageError(
                     f"lora_targets={options.lora_targets}: {str(error).splitlines()[0]}"
                 ) from error
-        self._model, self._base, self._tokens = model, base.resolve(), tokens
+        self._model = model
+        self._base = base.resolve()
+        self._tokens = tokens
         self.embeddings = TokenEmbeddings(model, tokens)
 
     def save(self, folder: Path) -> None:
@@ -56,7 +61,7 @@ class Lora:
         folder.mkdir(parents=True, exist_ok=True)
         rows = self.embeddings.named(self._model)
         state = get_peft_model_state_dict(self._adapted) | {
-            f"{PREFIX}{name}{ROWS}": row for name, row in rows.items()
+            f"{PREFIX}{name}{TOKEN_ADAPTER}": row for name, row in rows.items()
         }
         ids = list(range(self._tokens.start, self._tokens.stop))
         config = dataclasses.replace(
@@ -71,11 +76,11 @@ class Lora:
         config.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
-        """Take the values of a folder that `save` wrote."""
+        """Load the values from a folder that `save` wrote."""
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
         state = load_file(folder / WEIGHTS)
         for name, row in self.embeddings.named(self._model).items():
-            row.copy_(state.pop(f"{PREFIX}{name}{ROWS}"))
+            row.copy_(state.pop(f"{PREFIX}{name}{TOKEN_ADAPTER}"))
         set_peft_model_state_dict(self._adapted, state)

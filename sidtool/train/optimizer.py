@@ -1,9 +1,9 @@
-"""Muon for the hidden layers' matrices, AdamW for the rest, as one optimizer.
+"""Muon for the matrices of hidden layers and AdamW for other weights, as one optimizer.
 
-Knows which weights are matrices of hidden layers; knows nothing of losses or schedules. A matrix
-moves by its momentum with all singular values made nearly equal (K. Jordan et al., Muon, 2024),
-scaled to the size that AdamW's steps have (J. Liu et al., Muon is Scalable for LLM Training, 2025),
-so one learning rate does for both."""
+A matrix moves by its momentum with all singular values made nearly equal (K. Jordan et al., Muon,
+2024), scaled to the size of AdamW's steps (J. Liu et al., Muon is Scalable for LLM Training, 2025),
+so both use one learning rate.
+"""
 
 import math
 from typing import Any
@@ -16,12 +16,13 @@ from sidtool.errors import UsageError
 
 
 class MuonAdamW(Optimizer):
-    """Two optimizers that share their groups and their state with this one: schedules and
-    checkpoints see one.
+    """Two optimizers that share parameter groups and state with this one, so that schedules and
+    checkpoints handle one.
 
-    Matrices are made orthogonal in bfloat16, as torch does it, or in float32 without `bf16`: a
-    processor that does not multiply in bfloat16 takes many times as long for it. Raises UsageError
-    where torch has no Muon."""
+    Matrices are orthogonalized in bfloat16, as torch does, or in float32 without `bf16`: a CPU
+    without bfloat16 instructions takes many times as long for it. Raises UsageError if torch has no
+    Muon.
+    """
 
     def __init__(
         self, model: nn.Module, *, lr: float, weight_decay: float, bf16: bool = True, **adamw: Any
@@ -31,36 +32,35 @@ class MuonAdamW(Optimizer):
                 f"torch {torch.__version__} has no Muon", hint="pip install 'torch>=2.9'"
             )
         matrices = hidden_matrices(model)
-        held = set(map(id, matrices))
+        matrix_ids = set(map(id, matrices))
         others = [
             weight
             for weight in model.parameters()
-            if weight.requires_grad and id(weight) not in held
+            if weight.requires_grad and id(weight) not in matrix_ids
         ]
-        tables, vectors = (
-            [w for w in others if (w.ndim > 1) == is_table] for is_table in (True, False)
+        tables = [weight for weight in others if weight.ndim > 1]
+        vectors = [weight for weight in others if weight.ndim <= 1]
+        groups = []
+        if tables:
+            groups.append({"params": tables, "weight_decay": weight_decay})
+        if vectors:
+            groups.append({"params": vectors, "weight_decay": 0.0})
+        muon_class = torch.optim.Muon if bf16 else _float32_muon()
+        muon = muon_class(
+            matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         )
-        groups = [
-            {"params": tables, "weight_decay": weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self._parts: tuple[Optimizer, ...] = (
-            (torch.optim.Muon if bf16 else _float32_muon())(
-                matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-            ),
-            AdamW([group for group in groups if group["params"]], lr=lr, **adamw),
-        )
+        self._parts: tuple[Optimizer, ...] = (muon, AdamW(groups, lr=lr, **adamw))
         super().__init__([group for part in self._parts for group in part.param_groups], {})
         self._share()
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        """One step of both. There is no closure: neither looks twice at a loss."""
+        """One step of both; `closure` is not used."""
         for part in self._parts:
             part.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Load the state of a checkpoint."""
         super().load_state_dict(state_dict)
         self._share()
 
@@ -68,19 +68,25 @@ class MuonAdamW(Optimizer):
         first = 0
         for part in self._parts:
             stop = first + len(part.param_groups)
-            part.param_groups, part.state, first = self.param_groups[first:stop], self.state, stop
+            part.param_groups = self.param_groups[first:stop]
+            part.state = self.state
+            first = stop
 
 
 def _float32_muon() -> type[torch.optim.Muon]:
-    """torch's Muon with its products in float32; a function, for an older torch has none to derive
-    from."""
+    """torch's Muon with products in float32; a function, because older versions of torch have no
+    Muon to derive from."""
 
     class Float32Muon(torch.optim.Muon):
         @torch.no_grad()
         def step(self, closure: Any = None) -> None:
             for group in self.param_groups:
-                lr, decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
-                for weight in (weight for weight in group["params"] if weight.grad is not None):
+                lr = group["lr"]
+                decay = group["weight_decay"]
+                momentum = group["momentum"]
+                for weight in group["params"]:
+                    if weight.grad is None:
+                        continue
                     state = self.state[weight]
                     if "momentum_buffer" not in state:
                         state["momentum_buffer"] = torch.zeros_like(weight.grad)
@@ -91,9 +97,8 @@ def _float32_muon() -> type[torch.optim.Muon]:
                         group["ns_steps"],
                     )
                     weight.mul_(1 - lr * decay)
-                    weight.add_(
-                        update, alpha=-lr * 0.2 * math.sqrt(max(weight.shape))
-                    )  # match_rms_adamw
+                    # the factor of torch's adjust_lr_fn="match_rms_adamw"
+                    weight.add_(update, alpha=-lr * 0.2 * math.sqrt(max(weight.shape)))
 
     return Float32Muon
 
@@ -101,13 +106,12 @@ def _float32_muon() -> type[torch.optim.Muon]:
 def orthogonal(
     matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int
 ) -> torch.Tensor:
-    """(m, n) -> (m, n): singular values all near 1, by Newton and Schulz's iteration in the
-    matrix's own precision."""
+    """(m, n) -> (m, n) with all singular values near 1, by Newton-Schulz iteration in the precision
+    of the matrix."""
     a, b, c = coefficients
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    wide = wide / wide.norm().clamp(
-        min=torch.finfo(wide.dtype).tiny
-    )  # no singular value is above 1
+    # then no singular value is above 1
+    wide = wide / wide.norm().clamp(min=torch.finfo(wide.dtype).tiny)
     for _ in range(steps):
         gram = wide @ wide.T
         wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
@@ -115,7 +119,7 @@ def orthogonal(
 
 
 def hidden_matrices(model: Any) -> list[nn.Parameter]:
-    """The weights that learn of the linear layers between embeddings and head.
+    """The trainable weights of linear layers, without embeddings and output head.
 
     Raises UsageError if there are none.
     """
@@ -125,13 +129,13 @@ def hidden_matrices(model: Any) -> list[nn.Parameter]:
         id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings())
     }
     layers = (layer for layer in model.modules() if isinstance(layer, nn.Linear | Conv1D))
-    found = [
+    matrices = [
         layer.weight
         for layer in layers
         if layer.weight.requires_grad and id(layer.weight) not in ends
     ]
-    if not found:
+    if not matrices:
         raise UsageError(
-            "optimizer=muon is for the matrices of hidden layers, and none of them learns here"
+            "optimizer=muon trains matrices of hidden layers, and this model has none to train"
         )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(matrices))

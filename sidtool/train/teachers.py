@@ -1,8 +1,4 @@
-"""Trained models that answer what a model in training is asked, for it to learn from them as well
-as from its rows.
-
-Knows which models may teach another, and their logits; what is made of these is loss.py's.
-"""
+"""Teachers: trained models whose distributions a model learns beside its targets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +16,7 @@ from sidtool.train.shortcuts import narrows_exactly, packs_exactly
 
 
 class Teachers:
-    """Models in eval mode that learn nothing."""
+    """Frozen models in eval mode."""
 
     def __init__(self, models: Sequence[Any], columns: Columns | None) -> None:
         for model in models:
@@ -33,73 +29,74 @@ class Teachers:
     def blocks(
         self, inputs: Mapping[str, torch.Tensor], parts: Sequence[Part]
     ) -> list[list[torch.Tensor]]:
-        """The logits of each part, (n, columns), by each of the models on a batch as the trained
-        one gets it."""
-        found = []
+        """For each teacher the logits of each part, (n, columns), on a training batch."""
+        blocks = []
         for (model, head), narrow in zip(self._models, self._narrow, strict=True):
 
-            def run(model: Any = model) -> torch.Tensor:
+            def forward(model: Any = model) -> torch.Tensor:
                 logits: torch.Tensor = model(**inputs, use_cache=False).logits
                 return logits
 
-            found.append(head.blocks(run, parts) if narrow else full_blocks(run(), parts))
-        return found
+            if narrow:
+                blocks.append(head.blocks(forward, parts))
+            else:
+                blocks.append(full_blocks(forward(), parts))
+        return blocks
 
 
 def check_teachers(folders: Sequence[Path], tokens: SidTokens, bundle: Bundle) -> None:
-    """Whether the models in these folders may teach one with this token block and bundle; reads no
-    weight.
+    """Check without reading weights that models can teach one with these token ids and bundle.
 
-    Raises CompatibilityError if one speaks other SIDs, and as `check_model_folder`.
+    Raises CompatibilityError for a teacher with other SIDs or token ids, and as
+    `check_model_folder`.
     """
     for folder in folders:
         contract = read_contract(folder)
         try:
             _, _, verdict = check_model_folder(folder, bundle)
         except CompatibilityError as error:
-            raise CompatibilityError(f"teacher {folder} is of other SIDs: {error}") from error
+            raise CompatibilityError(f"teacher {folder} has other SIDs: {error}") from error
         if verdict.kind == "aligned":
-            raise CompatibilityError(f"teacher {folder} is of other SIDs: {verdict.message}")
+            raise CompatibilityError(f"teacher {folder} has other SIDs: {verdict.message}")
         if contract.tokens != tokens:
             raise CompatibilityError(
-                f"teacher {folder} has its SID tokens at {contract.token_start}, the model at "
+                f"teacher {folder} has SID tokens from id {contract.token_start}, the model from "
                 f"{tokens.start}",
-                hint="a teacher reads the model's own rows, so both are extended from bases "
-                "with one tokenizer",
+                hint="extend both from bases with the same tokenizer",
             )
 
 
 def load_teachers(
     folders: Sequence[Path],
-    served: LoadedModel,
+    student: LoadedModel,
     columns: Columns | None,
     *,
     trust_remote_code: bool = False,
 ) -> Teachers:
-    """The models in these folders, on the device of the one that they teach; float32 on a CPU,
-    bfloat16 elsewhere.
+    """Load teachers on the student's device, in float32 on a CPU and bfloat16 elsewhere.
 
-    Raises CompatibilityError unless they read text as that one does, and as `check_teachers` and
-    `load_model_folder`."""
-    check_teachers(folders, served.tokens, served.bundle)
-    vocabulary, models = served.tokenizer.get_vocab(), []
+    `columns` are the token ids in the loss, None for all. Raises CompatibilityError if a tokenizer
+    or the number of logits differs, and as `check_teachers` and `load_model_folder`.
+    """
+    check_teachers(folders, student.tokens, student.bundle)
+    vocabulary = student.tokenizer.get_vocab()
+    n_logits = len(student.model.get_output_embeddings().weight)
+    models = []
     for folder in folders:
         teacher = load_model_folder(
             folder,
-            bundle=served.bundle,
-            device=str(served.model.device),
+            bundle=student.bundle,
+            device=str(student.model.device),
             trust_remote_code=trust_remote_code,
         )
         if teacher.tokenizer.get_vocab() != vocabulary:
             raise CompatibilityError(f"teacher {folder} has another tokenizer than the model")
-        rows, asked = (
-            len(model.get_output_embeddings().weight) for model in (teacher.model, served.model)
-        )
-        if columns is None and rows != asked:
+        n_teacher_logits = len(teacher.model.get_output_embeddings().weight)
+        if columns is None and n_teacher_logits != n_logits:
             raise CompatibilityError(
-                f"teacher {folder} gives {rows} logits, the model {asked}, and the loss is over "
-                "all of them",
-                hint="rows that all answer with SIDs are trained over their tokens alone",
+                f"teacher {folder} has {n_teacher_logits} logits, the model {n_logits}, and the "
+                "loss is over all of them",
+                hint="train on examples that all answer with SIDs, or with a teacher of that size",
             )
         models.append(teacher.model)
     return Teachers(models, columns)

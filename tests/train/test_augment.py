@@ -197,7 +197,7 @@ def some_rows(n: int = 40) -> TokenizedExamples:
     flat = np.concatenate(ids).astype(np.int32)
     offsets = np.arange(n + 1, dtype=np.int64) * 24
     targets = np.arange(len(flat)) % 24 > 0
-    return TokenizedExamples(flat, targets, offsets, {})
+    return TokenizedExamples(flat, targets, offsets)
 
 
 def shown(

@@ -114,13 +114,12 @@ def test_rows_read_and_malformed_lines_are_named(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     rows = TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
     assert len(rows) == 2
-    assert rows.tasks == {"sequence": 1, "mine": 1}
     assert rows.lengths.tolist() == [4, 2]
     assert rows[1][1].tolist() == [False, True]
     for broken, said in (
-        ("{", "no JSON"),
-        ("[]", "no JSON object"),
-        ('{"task": "x"}', "prompt and completion"),
+        ("{", "not valid JSON"),
+        ("[]", "not a JSON object"),
+        ('{"task": "x"}', "not prompt and completion"),
     ):
         path.write_text(json.dumps(lines[0]) + "\n" + broken + "\n")
         with pytest.raises(DataError, match=said):

@@ -168,7 +168,7 @@ def test_loss_and_gradient_are_the_plain_ones(
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     targets = rng.random(len(ids)) < 0.7
     targets[offsets[:-1]] = False
-    rows = TokenizedExamples(ids, targets, offsets, {})
+    rows = TokenizedExamples(ids, targets, offsets)
     every = np.stack(np.unravel_index(np.arange(6**3), (6, 6, 6)), axis=1).astype(np.uint16)
     items = every[rng.random(len(every)) < 0.6]  # so some targets are no item's
     trie = Trie.from_codes(items, (8, 6, 7)) if over == "trie" else None
