@@ -1,15 +1,21 @@
 """The evaluate command."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sidtool.cli import inference, options
-from sidtool.cli.console import next_step, note, progress, say_json, say_table, say_table_aside
-from sidtool.cli.evaluate_task import evaluate_task, say_task
+from sidtool.cli.console import next_step, progress, say_json, say_table, say_table_aside
 from sidtool.cli.inputs import read_ids
+from sidtool.cli.models import numbers
 from sidtool.errors import UsageError
+
+if TYPE_CHECKING:
+    from sidtool.evaluate.evaluation import Evaluation
+    from sidtool.evaluate.task_metrics import TaskEvaluation
 
 
 def evaluate(
@@ -27,40 +33,42 @@ def evaluate(
     ] = "test",
     task: Annotated[
         str | None,
-        typer.Option(help="Measure this task in place of recommending: one of make-sft's."),
+        typer.Option(help="Evaluate this task of make-sft instead of recommendation."),
     ] = None,
     items: Annotated[
         Path | None,
-        typer.Option(help="Catalog whose items a task asks about; else the bundle's titles."),
+        typer.Option(
+            help="Catalog that the task's questions are made of; default: the bundle's titles."
+        ),
     ] = None,
     only_items: Annotated[
         Path | None,
-        typer.Option(help="File of item ids, a line each: a task asks about these alone."),
+        typer.Option(help="File of item ids, one per line: questions about these items only."),
     ] = None,
     field: Annotated[
-        list[str] | None, typer.Option(help="Catalog column that item-text tells.")
+        list[str] | None, typer.Option(help="Catalog column that item-text shows; repeatable.")
     ] = None,
     queries: options.Queries = None,
     query_text: options.QueryText = None,
     id_column: Annotated[
         str | None, typer.Option(help="Column of item ids in the catalog.")
     ] = None,
-    title_column: Annotated[str | None, typer.Option(help="Column of titles.")] = None,
+    title_column: Annotated[
+        str | None, typer.Option(help="Column of titles in the catalog.")
+    ] = None,
     num_beams: inference.NumBeams = 50,
     exclude_seen: inference.ExcludeSeen = False,
     limit: Annotated[
         int | None,
         typer.Option(
-            help="Ask only so many: users evenly spread over the file, or questions of a task "
-            "at random."
+            help="Number of examples: users evenly spread over the split, or random questions of a "
+            "task."
         ),
     ] = None,
-    minimum: Annotated[
+    fail_under: Annotated[
         list[str] | None,
         typer.Option(
-            "--fail-under",
-            envvar="SIDTOOL_EVALUATE_FAIL_UNDER",
-            help="Least value, like ndcg@10=0.03: exit 3 below it.",
+            help="Threshold of a metric, like ndcg@10=0.03; repeatable. Exit code 3 below it."
         ),
     ] = None,
     bundle: inference.OtherBundle = None,
@@ -71,122 +79,88 @@ def evaluate(
     config: options.Config = None,
     json: options.Json = False,
 ) -> None:
-    """Measure a model on held-out users over the full catalog, beside popularity and item-kNN.
+    """Evaluate recommendations on held-out users over the full catalog, beside popularity and
+    item-kNN.
 
-    With --task, measure how well it does one task: exact and prefix accuracy and retrieval where
-    the answer is a SID, exact match, token F1 and perplexity where it is a text."""
-    from sidtool.cli.models import numbers
+    With --task, evaluate one task: exact and prefix accuracy and retrieval if its answer is a
+    SID; exact match, token F1 and perplexity if it is a text."""
     from sidtool.data.split_files import open_split
-    from sidtool.evaluate.evaluation import (
-        EvaluationOptions,
-        check_thresholds,
-        evaluate_examples,
-    )
+    from sidtool.evaluate.evaluation import EvaluationOptions, check_thresholds
+    from sidtool.evaluate.evaluation import evaluate as evaluate_split
     from sidtool.evaluate.metrics import check_names, metric_names
-    from sidtool.model.split_check import check_model_split
+    from sidtool.sft.catalog import CatalogOptions
+    from sidtool.sft.task_eval import TaskEvaluationOptions, evaluate_task
 
-    minima = numbers(minimum, option="--fail-under")
-    if limit is not None and limit < 1:
-        raise UsageError(f"--limit is 1 or more, not {limit}")
-    of_tasks = {
-        "--items": items,
-        "--only-items": only_items,
-        "--field": field or None,
-        "--queries": queries,
-        "--query-text": query_text,
-        "--id-column": id_column,
-        "--title-column": title_column,
-    }
-    of_recommending = {"--exclude-seen": exclude_seen or None}
-    if task is None:
-        _refuse_idle(of_tasks, "without --task")
-    else:
-        _refuse_idle(of_recommending, "with --task")
-    if num_beams < 1:
-        raise UsageError(f"--num-beams must be at least 1, not {num_beams}")
-    if task is not None:
-        measured = evaluate_task(
-            model,
-            inference.load_model(model, bundle, device, dtype, trust_remote_code),
-            task,
-            split,
-            on,
-            items,
-            only=_ids(only_items),
-            field=field,
-            queries=queries,
-            query_text=query_text,
-            columns={"id_column": id_column, "title_column": title_column},
-            limit=limit,
-            num_beams=num_beams,
-            seed=seed,
+    thresholds = numbers(fail_under, option="--fail-under")
+    task_only: dict[str, Any] = {"--items": items, "--only-items": only_items, "--field": field}
+    task_only |= {"--queries": queries, "--query-text": query_text}
+    task_only |= {"--id-column": id_column, "--title-column": title_column}
+    load = partial(inference.load_model, model, bundle, device, dtype, trust_remote_code)
+    with progress("evaluate") as reports:
+        report = reports.get("evaluate")
+        if task is not None:
+            _refuse({"--exclude-seen": exclude_seen}, "does not apply with --task")
+            only = None if only_items is None else frozenset(read_ids(only_items))
+            fields = tuple(field or ())
+            catalog = CatalogOptions(id_column, title_column, None, fields, queries, query_text)
+            task_options = TaskEvaluationOptions(
+                task, on, items, catalog, only, limit, num_beams, seed
+            )
+            answers = evaluate_task(load(), split, task_options, progress=report)
+            _say_task(answers, json=json)
+            return check_thresholds(answers, thresholds)
+        _refuse(task_only, "requires --task")
+        if split is None:
+            raise UsageError("there is nothing to evaluate on", hint="give a split, or --task")
+        check_names(thresholds, metric_names())
+        settings = EvaluationOptions(
+            on, limit, num_beams=num_beams, exclude_seen=exclude_seen, seed=seed
         )
-        if json:
-            say_json(measured.to_json())
-        say_task(measured, aside=json)
-        return check_thresholds(measured, minima)
-    if split is None:
-        raise UsageError("there is nothing to evaluate on", hint="give a split, or --task")
-    check_names(minima, metric_names())
-    held_out = open_split(split)
-    examples = held_out.test if on == "test" else held_out.valid
-    if limit is not None and limit < len(examples):
-        # evenly spread, for the first users of a file may be the oldest
-        examples = tuple(examples[at * len(examples) // limit] for at in range(limit))
-    served = inference.load_model(model, bundle, device, dtype, trust_remote_code)
-    check_model_split(model, served.contract, served.bundle, str(split), held_out.reference)
-    with progress("evaluate") as report:
-        found = evaluate_examples(
-            served,
-            examples,
-            held_out.train,
-            EvaluationOptions(num_beams=num_beams, exclude_seen=exclude_seen, seed=seed),
-            progress=report.get("evaluate"),
-        )
-    value = found.to_json()
-    if value["settings"]["num_beams"] != num_beams:
-        note(
-            f"{value['settings']['num_beams']} beams in place of {num_beams}: as many as the "
-            "largest cut-off",
-            label="warning:",
-            style="yellow",
-        )
-    if json:
-        say_json(value)
-    _say_evaluation(value, aside=json)
-    check_thresholds(found, minima)
+        opened = open_split(split)
+        evaluation = evaluate_split(load(), opened, settings, progress=report)
+    _say_evaluation(evaluation, json=json)
+    check_thresholds(evaluation, thresholds)
     return next_step(f"sidtool recommend {model} --history ITEM,ITEM -k 10")
 
 
-def _refuse_idle(options: dict[str, Any], where: str) -> None:
+def _refuse(options: Mapping[str, Any], why: str) -> None:
     """Raise UsageError for an option that was given and would change nothing."""
-    if given := [name for name, value in options.items() if value is not None]:
-        raise UsageError(f"{given[0]} means nothing {where}")
+    for name, value in options.items():
+        if value:
+            raise UsageError(f"{name} {why}")
 
 
-def _ids(path: Path | None) -> list[str] | None:
-    return None if path is None else read_ids(path)
-
-
-def _say_evaluation(value: dict[str, Any], *, aside: bool) -> None:
-    """The table of an evaluation; on stderr where stdout holds the JSON."""
-    names = [
-        f"{kind}@{k}"
-        for kind in ("hr", "ndcg", "mrr")
-        for k in (1, 5, 10, 20, 50)
-        if f"{kind}@{k}" in value["metrics"]
-    ]
+def _say_evaluation(evaluation: "Evaluation", *, json: bool) -> None:
+    """The table of an evaluation; with `json` on stderr, beside the JSON on stdout."""
+    if json:
+        say_json(evaluation.to_json())
     systems = {
-        "model": value["metrics"],
-        **value["baselines"],
-        "model, SID level": value["sid_level"],
+        "model": evaluation.metrics,
+        **evaluation.baselines,
+        "model, SID level": evaluation.sid_level,
     }
-    rows: list[list[object]] = [
-        [name, *(metrics[name] for metrics in systems.values())] for name in names
-    ]
-    for row, name in zip(rows, names, strict=True):
-        low, high = value["confidence_interval"][name]
-        row.append(f"{low:.4f} to {high:.4f}")
-    table = say_table_aside if aside else say_table
+    rows: list[list[object]] = []
+    for name in evaluation.metrics:
+        if not name.endswith("@3"):
+            low, high = evaluation.confidence_interval[name]
+            values = [metrics[name] for metrics in systems.values()]
+            rows.append([name, *values, f"{low:.4f} to {high:.4f}"])
+    table = say_table_aside if json else say_table
     columns = ["", *systems, "95% interval of the model"]
-    table(columns, rows, title=f"{value['n']} examples, full ranking, item level")
+    table(columns, rows, title=f"{evaluation.n} examples, full ranking, item level")
+
+
+def _say_task(evaluation: "TaskEvaluation", *, json: bool) -> None:
+    """The table of a task's metrics; with `json` on stderr, beside the JSON on stdout."""
+    if json:
+        say_json(evaluation.to_json())
+    rows = []
+    for name, value in evaluation.metrics.items():
+        interval = "-"
+        if name in evaluation.confidence_interval:
+            low, high = evaluation.confidence_interval[name]
+            interval = f"{low:.4f} to {high:.4f}"
+        rows.append((name, value, evaluation.chance.get(name, "-"), interval))
+    table = say_table_aside if json else say_table
+    title = f"{evaluation.task}: {evaluation.n} questions"
+    table(["", "model", "chance", "95% interval"], rows, title=title)

@@ -1,15 +1,18 @@
 """Evaluation of a model's recommendations: metrics beside popularity and item-kNN on the same
 examples, with confidence intervals. docs/metrics.md defines every number."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.splits import Example, UserSequence
-from sidtool.errors import DataError, ThresholdError
+from sidtool.data.split_files import open_split
+from sidtool.data.splits import Example, Split, UserSequence
+from sidtool.errors import DataError, SidtoolWarning, ThresholdError, UsageError
 from sidtool.evaluate.baselines import (
     UNTUNED,
     Catalog,
@@ -30,7 +33,8 @@ from sidtool.evaluate.metrics import (
 from sidtool.evaluate.ranking import IndexedExamples, first_items, item_ranks, rank_sids, sid_ranks
 from sidtool.evaluate.slices import Metrics, Slice, slice_metrics
 from sidtool.evaluate.task_metrics import TaskEvaluation
-from sidtool.model.load import LoadedModel
+from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.split_check import check_model_split
 from sidtool.recommend.query import Progress
 
 COVERED = 10
@@ -39,8 +43,12 @@ COVERED = 10
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How a model is evaluated. Raises UsageError unless the cut-offs are positive and ascending."""
+    """How a model is evaluated. Raises UsageError for a number below 1 or unordered cut-offs."""
 
+    on: Literal["test", "valid"] = "test"
+    """The part of the split to evaluate on."""
+    limit: int | None = None
+    """Number of examples, evenly spread over the part; None takes all."""
     ks: tuple[int, ...] = KS
     """Cut-offs of the metrics."""
     num_beams: int = 50
@@ -54,6 +62,9 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         metric_names(self.ks)
+        for name, value in (("limit", self.limit), ("number of beams", self.num_beams)):
+            if value is not None and value < 1:
+                raise UsageError(f"the {name} must be at least 1, not {value}")
 
     @property
     def depth(self) -> int:
@@ -101,6 +112,32 @@ class Evaluation:
         return value
 
 
+def evaluate(
+    model: LoadedModel | str | Path,
+    split: Split | str | Path,
+    options: EvaluationOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a model on the held-out examples of a split: a `Split`, its folder, or a file of
+    events (as `open_split`).
+
+    Raises CompatibilityError if the model or its bundle may have seen what the split holds out, and
+    as `evaluate_examples`."""
+    options = options or EvaluationOptions()
+    name = "the split" if isinstance(split, Split) else str(split)
+    opened = split if isinstance(split, Split) else open_split(Path(split))
+    loaded = load_model_folder(model) if isinstance(model, str | Path) else model
+    check_model_split(loaded.contract, loaded.bundle, name, opened.reference)
+    examples = opened.test if options.on == "test" else opened.valid
+    count = len(examples)
+    if options.limit is not None and options.limit < count:
+        # evenly spread, as the first users of a file may be the oldest
+        indexes = [step * count // options.limit for step in range(options.limit)]
+        examples = tuple(examples[index] for index in indexes)
+    return evaluate_examples(loaded, examples, opened.train, options, progress=progress)
+
+
 def evaluate_examples(
     loaded: LoadedModel,
     examples: Sequence[Example],
@@ -118,6 +155,12 @@ def evaluate_examples(
         raise DataError("there are no examples to evaluate on")
     indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=options.exclude_seen)
     num_beams = max(options.num_beams, options.depth)
+    if num_beams > options.num_beams:
+        warnings.warn(
+            f"{num_beams} beams are used instead of {options.num_beams}: as many as SIDs are ranked",
+            SidtoolWarning,
+            stacklevel=2,
+        )
     leaves = rank_sids(loaded, indexed, k=options.depth, num_beams=num_beams, progress=progress)
     evaluation = evaluate_rankings(indexed, leaves, events, options)
     return replace(evaluation, settings={**evaluation.settings, "num_beams": num_beams})

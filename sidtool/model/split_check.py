@@ -1,7 +1,6 @@
 """Which splits a model may have learned from, and whether it may be combined with another one."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.split_record import SplitReference, check_split, recorded_split
@@ -24,10 +23,15 @@ def check_bundle_split(bundle: Bundle, used: str, split: SplitReference | None) 
 
 
 def check_model_split(
-    folder: Path, contract: Contract, bundle: Bundle, used: str, split: SplitReference | None
+    contract: Contract,
+    bundle: Bundle,
+    used: str,
+    split: SplitReference | None,
+    *,
+    model: str = "the model",
 ) -> None:
     """Raise CompatibilityError if a model or its bundle may have learned from events that `split`
     holds out. `used` names what has this split."""
     check_bundle_split(bundle, used, split)
     for reference in splits_of(contract):
-        check_split(f"model {folder}", reference, used, split)
+        check_split(model, reference, used, split)

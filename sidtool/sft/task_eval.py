@@ -1,106 +1,238 @@
-"""The questions that a model is asked of one task: rows of a file, or rows made of users, items and
-queries.
+"""Evaluation of one task: its questions, read from training examples or made of users, items and
+queries, and the model's answers."""
 
-Knows which rows ask the same; knows nothing of models or of how answers are measured.
-"""
-
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items, make_items
-from sidtool.data.queries import Query
+from sidtool.data.queries import Query, read_queries
+from sidtool.data.split_files import open_split
 from sidtool.data.splits import Example, Split, UserSequence
-from sidtool.errors import DataError
-from sidtool.evaluate.questions import Question
+from sidtool.data.tables import json_lines, suffix
+from sidtool.errors import DataError, SidtoolWarning, UsageError
+from sidtool.evaluate.questions import Progress, Question
+from sidtool.evaluate.task_metrics import TaskEvaluation, evaluate_questions
+from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.split_check import check_model_split
+from sidtool.prompt.frames import Format
 from sidtool.prompt.segments import Segment
+from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.example_kinds import TrainingExample
+from sidtool.sft.lineage import check_same_bundle, read_lineage, side_files
 from sidtool.sft.tasks import named_task
-from sidtool.sft.training_examples import ExampleMaker
-from sidtool.sid import SidSpace
-
-Asked = tuple[list[Question], list[Question]]
-"""Questions to ask, and others whose answers are right too where they ask the same."""
+from sidtool.sft.training_examples import ExampleMaker, SftOptions
 
 
-def questions_of_file(path: Path, task: str, space: SidSpace) -> list[Question]:
-    """The questions of a task in a rows file. Raises DataError if it has none."""
-    found = [
-        _question(task, *prompt_and_completion(row, space))
-        for row in read_training_examples(path)
-        if row.get("task") == task
-    ]
-    if not found:
-        raise DataError(f"{path} holds no row of task {task}")
-    return found
+@dataclass(frozen=True)
+class TaskEvaluationOptions:
+    """Which questions of a task are evaluated, and how. Raises UsageError for an unknown task or a
+    number below 1."""
+
+    task: str
+    on: Literal["test", "valid"] = "test"
+    """The part of the split whose users a task about histories is evaluated on."""
+    items: Path | None = None
+    """The catalog; without it the titles of the bundle are used."""
+    catalog: CatalogOptions = field(default_factory=CatalogOptions)
+    only_items: frozenset[str] | None = None
+    """Ids of the only items that questions are about."""
+    limit: int | None = None
+    """Number of questions, drawn at random."""
+    num_beams: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        named_task(self.task)
+        for name, value in (("limit", self.limit), ("number of beams", self.num_beams)):
+            if value is not None and value < 1:
+                raise UsageError(f"the {name} must be at least 1, not {value}")
 
 
-def make_questions(
-    maker: ExampleMaker,
-    task: str,
-    examples: Sequence[Example],
-    history_length: int,
-    only: Collection[str] | None = None,
-) -> Asked:
-    """The questions of a task as its rows would ask them; those about the items of `only`, where it
-    is a list.
+class Questions(NamedTuple):
+    """The questions to evaluate, and others whose answers are correct for their groups too."""
 
-    `examples` are asked as whole histories with their last item; one whose item the bundle lacks
-    (`maker.has_item`) is not asked. Raises DataError if nothing is left to ask."""
-    examples = [example for example in examples if maker.has_item(example.item)]
-    whole = tuple(_sequence(example, history_length) for example in examples)
-    rows = list(maker.examples(Split("given", whole, (), (), windows=tuple(examples))))
-    chosen = [row for row in rows if only is None or row.item is None or row.item in only]
-    if not chosen:
-        raise DataError(
-            f"there is nothing to ask of task {task}", hint="are the ids those of the bundle?"
+    questions: list[Question]
+    also_correct: list[Question]
+
+
+def evaluate_task(
+    model: LoadedModel | str | Path,
+    source: Path | None,
+    options: TaskEvaluationOptions,
+    *,
+    progress: Progress | None = None,
+) -> TaskEvaluation:
+    """Evaluate a model on one task.
+
+    `source` is a file of training examples, or for a task about histories a split (as
+    `open_split`); a task about items or queries needs none. Users whose item the bundle lacks are
+    left out, and a SidtoolWarning counts them. Raises UsageError if source and options do not fit
+    the task, CompatibilityError if the training examples are of another bundle or the model may
+    have seen what the split holds out, DataError if there is no question."""
+    loaded = load_model_folder(model) if isinstance(model, str | Path) else model
+    task = options.task
+    per_user = named_task(task).per == "user"
+    if source is not None and _holds_training_examples(source):
+        questions = Questions(_read_questions(loaded, source, options), [])
+    elif per_user and source is not None:
+        if options.only_items is not None:
+            raise UsageError(f"task {task} is about users", hint="leave out --only-items")
+        split = open_split(source)
+        check_model_split(loaded.contract, loaded.bundle, str(source), split.reference)
+        examples = split.test if options.on == "test" else split.valid
+        questions = _make_questions(loaded, examples, options)
+    elif per_user or source is not None:
+        needed = "needs a split" if per_user else "is about items or queries and takes no split"
+        raise UsageError(f"task {task} {needed}", hint="or give a file of training examples")
+    else:
+        questions = _make_questions(loaded, (), options)
+    sampled = _sample(questions, options.limit, options.seed)
+    return evaluate_questions(
+        loaded,
+        task,
+        sampled.questions,
+        also_correct=sampled.also_correct,
+        num_beams=options.num_beams,
+        seed=options.seed,
+        progress=progress,
+    )
+
+
+def _holds_training_examples(path: Path) -> bool:
+    if path.is_dir() or suffix(path) not in (".jsonl", ".ndjson"):
+        return False
+    return any("task" in value for _, value in islice(json_lines(path), 1))
+
+
+def _read_questions(
+    loaded: LoadedModel, path: Path, options: TaskEvaluationOptions
+) -> list[Question]:
+    """The questions of a task in a file of training examples."""
+    about_items = (options.items, options.only_items)
+    if any(option is not None for option in about_items) or options.catalog != CatalogOptions():
+        raise UsageError(
+            f"{path} holds the questions already",
+            hint="leave out --only-items, --items and the other options about items",
         )
-    kept = {id(row) for row in chosen}
-    return _questions(chosen), _questions(row for row in rows if id(row) not in kept)
+    # a part of a file has no lineage: then its SIDs must at least be of the bundle's space
+    if side_files(path)["meta"].exists():
+        check_same_bundle(read_lineage(path), loaded.bundle, path)
+    task = options.task
+    questions = [
+        _question(task, *prompt_and_completion(value, loaded.tokens.space))
+        for value in read_training_examples(path)
+        if value.get("task") == task
+    ]
+    if not questions:
+        raise DataError(f"{path} holds no training example of task {task}")
+    return questions
 
 
-def sample(questions: Asked, limit: int | None, seed: int) -> Asked:
-    """So many of the questions, drawn at random, in their order; the others may still be right."""
-    asked, alike = questions
-    if limit is None or limit >= len(asked):
-        return questions
-    drawn = set(np.random.default_rng(seed).choice(len(asked), limit, replace=False).tolist())
-    rest = [question for place, question in enumerate(asked) if place not in drawn]
-    return [asked[place] for place in sorted(drawn)], [*alike, *rest]
+def _make_questions(
+    loaded: LoadedModel, examples: Sequence[Example], options: TaskEvaluationOptions
+) -> Questions:
+    """The questions of a task, made as its training examples are: each user's whole history with
+    its last item, or every item or query."""
+    maker, history_length = _example_maker(loaded, options)
+    known = [example for example in examples if maker.has_item(example.item)]
+    if len(known) < len(examples):
+        warnings.warn(
+            f"{len(examples) - len(known)} of {len(examples)} users are left out: the bundle lacks "
+            "their item",
+            SidtoolWarning,
+            stacklevel=3,
+        )
+    histories = tuple(_history_with_target(example, history_length) for example in known)
+    split = Split("given", histories, (), (), windows=tuple(known))
+    questions: list[Question] = []
+    also_correct: list[Question] = []
+    for example in maker.examples(split):
+        question = _question(example.task, example.prompt, example.completion)
+        chosen = _is_about(example, options.only_items)
+        (questions if chosen else also_correct).append(question)
+    if not questions:
+        raise DataError(
+            f"there are no questions of task {options.task}",
+            hint="are the ids of --only-items those of the bundle?",
+        )
+    return Questions(questions, also_correct)
 
 
-def titles_of(bundle: Bundle) -> Items:
-    """A catalog of the titles that a bundle keeps, for tasks that show no more."""
+def _example_maker(loaded: LoadedModel, options: TaskEvaluationOptions) -> tuple[ExampleMaker, int]:
+    """The maker of the task's examples for a model, and its history length."""
+    items: Items
+    queries: Sequence[Query] = ()
+    if options.items is not None:
+        items, queries = read_catalog(options.items, [options.task], options.catalog)
+    else:
+        if options.catalog.fields or options.catalog.query_text is not None:
+            raise UsageError("columns of the catalog need the catalog", hint="--items FILE")
+        items = _titles(loaded.bundle)
+        if options.catalog.queries is not None:
+            queries = read_queries(options.catalog.queries)
+    history_prompt = loaded.contract.history_prompt
+    max_positions = getattr(loaded.model.config, "max_position_embeddings", None)
+    default_format: Format = "plain"
+    if getattr(loaded.tokenizer, "chat_template", None):
+        default_format = "chat"
+    sft_options = SftOptions(
+        tasks={options.task: 1.0},
+        format=loaded.contract.example_format or default_format,
+        max_length=min(SftOptions.max_length, max_positions or SftOptions.max_length),
+        history_length=(history_prompt or SftOptions).history_length,
+    )
+    # a query of a user may not be trained on before its event, but may be evaluated: drop the users
+    anonymous = tuple(replace(query, user=None) for query in queries)
+    maker = ExampleMaker(loaded.bundle, items, sft_options, loaded.tokenizer, anonymous)
+    return maker, sft_options.history_length
+
+
+def _titles(bundle: Bundle) -> Items:
+    """A catalog of the titles in a bundle."""
     ids = tuple(bundle.items.ids)
-    titles = tuple(bundle.items.title(row) for row in range(len(ids)))
+    titles = tuple(bundle.items.title(index) for index in range(len(ids)))
     return make_items(ids, titles, titles, fields={}, template="{title}")
 
 
-def unowned(queries: Iterable[Query]) -> tuple[Query, ...]:
-    """Queries without their users: what may not be trained on may be asked."""
-    return tuple(replace(query, user=None) for query in queries)
-
-
-def _sequence(example: Example, history_length: int) -> UserSequence:
+def _history_with_target(example: Example, history_length: int) -> UserSequence:
     history = example.history[-history_length:]
     first = example.position - len(history)
-    return UserSequence(
-        example.user, (*history, example.item), tuple(range(first, example.position + 1))
-    )
+    positions = tuple(range(first, example.position + 1))
+    return UserSequence(example.user, (*history, example.item), positions)
 
 
-def _questions(rows: Iterable[TrainingExample]) -> list[Question]:
-    return [_question(row.task, row.prompt, row.completion) for row in rows]
+def _is_about(example: TrainingExample, only_items: frozenset[str] | None) -> bool:
+    return only_items is None or example.item is None or example.item in only_items
 
 
-def _question(task: str, prompt: Sequence[Segment], answer: Sequence[Segment]) -> Question:
-    """A question; those about items that show the same ask the same, whatever the template."""
+def _question(task: str, prompt: Iterable[Segment], answer: Iterable[Segment]) -> Question:
+    """A question. Questions about items that show the same text are one group, whatever the
+    template."""
+    prompt = tuple(prompt)
     shown = tuple(
-        (piece.kind, piece.text, piece.sid_tokens) for piece in prompt if piece.kind == "catalog"
+        (segment.kind, segment.text, segment.sid_tokens)
+        for segment in prompt
+        if segment.kind == "catalog"
     )
-    grouped = named_task(task).per != "user" and shown
-    return Question(tuple(prompt), tuple(answer), shown if grouped else None)
+    grouped = named_task(task).per != "user" and bool(shown)
+    return Question(prompt, tuple(answer), shown if grouped else None)
+
+
+def _sample(questions: Questions, limit: int | None, seed: int) -> Questions:
+    """Up to `limit` of the questions, drawn at random, in their order. The answers of the others
+    stay correct for their groups."""
+    count = len(questions.questions)
+    if limit is None or limit >= count:
+        return questions
+    drawn = set(np.random.default_rng(seed).choice(count, limit, replace=False).tolist())
+    sampled = [questions.questions[index] for index in sorted(drawn)]
+    others = [question for index, question in enumerate(questions.questions) if index not in drawn]
+    return Questions(sampled, [*questions.also_correct, *others])

@@ -113,7 +113,10 @@ def train(
 
         check_teachers(teachers, contract.tokens, bundle)
     for folder in (model_dir, *teachers):
-        check_model_split(folder, read_contract(folder), bundle, str(examples), lineage.split)
+        name = f"model {folder}"
+        check_model_split(
+            read_contract(folder), bundle, str(examples), lineage.split, model=name
+        )
     run = TrainingRun(
         model_dir=model_dir,
         examples=examples,

@@ -91,7 +91,7 @@ def test_queries_are_read_or_composed(road: Road, tmp_path: Path) -> None:
     assert "no column 'color'" in refused(2, *made, "--query-text", "{color}", "--force")
 
 
-def test_a_model_is_asked_in_words(road: Road, spoken: Path) -> None:
+def test_items_are_found_by_text(road: Road, spoken: Path) -> None:
     ask = ("recommend", spoken, "--query", "red lamp <s_a_1>", "-k", 7, "--json")
     answer = done(*ask).json
     assert len(set(answer["items"])) == 7
@@ -176,7 +176,9 @@ def test_rows_and_items_ask_the_same(road: Road, spoken: Path) -> None:
     assert from_items["n"] == N_ITEMS
 
 
-def test_rows_of_another_bundle_are_not_asked(road: Road, spoken: Path, tmp_path: Path) -> None:
+def test_training_examples_of_another_bundle_are_refused(
+    road: Road, spoken: Path, tmp_path: Path
+) -> None:
     rows = tmp_path / "rows.jsonl"
     for answer in ("no SID at all", "<s_a_0>", "<s_a_99><s_b_0><s_c_0>"):
         rows.write_text(
@@ -190,7 +192,7 @@ def test_rows_of_another_bundle_are_not_asked(road: Road, spoken: Path, tmp_path
     assert "codebook digest" in refused(3, "evaluate", spoken, other, "--task", "title-to-sid")
 
 
-def test_users_whose_item_the_bundle_lacks_are_not_asked(road: Road, tmp_path: Path) -> None:
+def test_users_whose_item_the_bundle_lacks_are_left_out(road: Road, tmp_path: Path) -> None:
     lines = ["user_id,item_id,timestamp"]
     for user in range(4):
         lines += [f"u{user},b{3 * user + step:03d},{step}" for step in range(5)]
@@ -199,10 +201,10 @@ def test_users_whose_item_the_bundle_lacks_are_not_asked(road: Road, tmp_path: P
     for task in ("next-item", "sequence"):
         ran = done("evaluate", road.model, events, "--task", task, "--num-beams", 5, "--json")
         assert ran.json["n"] == 3
-        assert "1 of 4 users are not asked" in ran.err
+        assert "1 of 4 users are left out" in ran.err
 
 
-def test_held_out_items_are_asked_alone(road: Road, spoken: Path, tmp_path: Path) -> None:
+def test_questions_about_some_items(road: Road, spoken: Path, tmp_path: Path) -> None:
     held = write_lines(tmp_path / "held", ["b003", "b004", "b031"])
     ask = (
         "evaluate",
@@ -220,7 +222,7 @@ def test_held_out_items_are_asked_alone(road: Road, spoken: Path, tmp_path: Path
     assert value["chance"]["exact"] == pytest.approx(0.25)
     assert "exact is" in refused_after_figures(*ask, "--fail-under", "exact=1.5")
     below = write_lines(tmp_path / "gone", ["zzz"])
-    assert "nothing to ask" in refused(1, *ask, "--only-items", below)
+    assert "there are no questions" in refused(1, *ask, "--only-items", below)
 
 
 def test_titles_are_learned_alone_and_held_out_ones_are_not_told(
@@ -273,11 +275,11 @@ def refused_after_figures(*arguments: object) -> str:
     ("more", "code", "told"),
     [
         (("--task", "guess"), 2, "unknown task 'guess'"),
-        (("--task", "next-item"), 2, "is asked of a split"),
-        (("split", "--task", "title-to-sid"), 2, "is asked of items or queries, not of a split"),
+        (("--task", "next-item"), 2, "needs a split"),
+        (("split", "--task", "title-to-sid"), 2, "takes no split"),
         (("--task", "sid-to-description"), 2, "'description'"),
         (("--task", "query-to-sid"), 2, "--queries FILE"),
-        (("train.jsonl", "--task", "title-to-sid"), 1, "no row of task title-to-sid"),
+        (("train.jsonl", "--task", "title-to-sid"), 1, "no training example of task title-to-sid"),
         (
             ("train.jsonl", "--task", "sequence", "--items", "items.jsonl"),
             2,

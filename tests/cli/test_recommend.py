@@ -134,7 +134,7 @@ def test_an_output_file_and_going_on_after_a_kill(road: Road, file: Path, tmp_pa
     assert "--resume needs -o" in refused(2, *ask, "--resume")
 
 
-def test_what_resumes_is_kept_not_asked_again(road: Road, file: Path, tmp_path: Path) -> None:
+def test_resuming_keeps_what_is_finished(road: Road, file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     (tmp_path / "out.jsonl.partial").write_text('{"user": "kept"}\n')
     done("recommend", road.tuned, "--file", file, "-k", 5, "-o", out, "--resume")
@@ -293,12 +293,12 @@ def test_an_option_that_would_change_nothing_is_refused(road: Road, tmp_path: Pa
         ("--field", "brand"),
         ("--query-text", "{title}"),
     ):
-        assert f"{option[0]} means nothing without --task" in refused(2, *ask, *option)
-    assert "--exclude-seen means nothing with --task" in refused(
+        assert f"{option[0]} requires --task" in refused(2, *ask, *option)
+    assert "--exclude-seen does not apply with --task" in refused(
         2, *ask, "--task", "next-item", "--exclude-seen"
     )
     assert "at least 1" in refused(2, *ask, "--num-beams", 0)
-    assert "50 beams in place of 10" in done(*ask, "--num-beams", 10).err
+    assert "50 beams are used instead of 10" in done(*ask, "--num-beams", 10).err
 
 
 def test_fewer_users_and_the_other_part(road: Road, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_evaluating_a_model(exclude_seen: bool) -> None:
         loaded_model(bundle),
         examples,
         events,
-        EvaluationOptions(ks=(1, 10, 40), num_beams=1, exclude_seen=exclude_seen),
+        EvaluationOptions(ks=(1, 10, 40), num_beams=40, exclude_seen=exclude_seen),
     )
     assert found.settings["num_beams"] == 40
     # all 40 items are ranked, so what may be found is found
@@ -226,6 +226,9 @@ def test_nonsense_is_refused() -> None:
     events, _ = visits(users=2)
     with pytest.raises(DataError, match="no examples"):
         evaluate_examples(loaded_model(bundle), [], events)
+    for number in ({"limit": 0}, {"num_beams": 0}):
+        with pytest.raises(UsageError, match="at least 1"):
+            EvaluationOptions(**number)
     with pytest.raises(UsageError, match="cut-offs"):
         EvaluationOptions(ks=(10, 5))
 
