@@ -105,7 +105,7 @@ class FilterArrays:
             denied.append(
                 np.zeros(0, dtype=np.int64) if leaf_filter is None else leaf_filter.denied_leaves
             )
-        self._allowed_keys = self._keys(list(allow_lists.values()), device)
+        self.allowed_keys = self._keys(list(allow_lists.values()), device)
         self._denied_keys = self._keys(denied, device)
         # (batch, 1, 1) each
         self._allow_list = torch.tensor(list_numbers, device=device).view(-1, 1, 1)
@@ -115,7 +115,7 @@ class FilterArrays:
         """Whether (batch, beams, fan-out) nodes of a level lead to a leaf that passes the filter."""
         first = self._trie.first_leaf(level, nodes)
         stop = self._trie.first_leaf(level, nodes + 1)
-        listed = self._count(self._allowed_keys, self._allow_list.clamp_min(0), first, stop)
+        listed = self._count(self.allowed_keys, self._allow_list.clamp_min(0), first, stop)
         allowed = torch.where(self._allow_list < 0, stop - first, listed)
         return allowed > self._count(self._denied_keys, self._prompt, first, stop)
 

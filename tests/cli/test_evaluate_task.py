@@ -152,7 +152,7 @@ def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: 
         assert word in ran.err
 
 
-def test_rows_and_items_ask_the_same(road: Road, spoken: Path) -> None:
+def test_training_examples_and_items_give_the_same_questions(road: Road, spoken: Path) -> None:
     rows = road.folder / "spoken-train.jsonl"
     from_rows = done(
         "evaluate", spoken, rows, "--task", "title-to-sid", "--num-beams", 5, "--json"
@@ -225,9 +225,7 @@ def test_questions_about_some_items(road: Road, spoken: Path, tmp_path: Path) ->
     assert "there are no questions" in refused(1, *ask, "--only-items", below)
 
 
-def test_titles_are_learned_alone_and_held_out_ones_are_not_told(
-    road: Road, tmp_path: Path
-) -> None:
+def test_a_mix_of_titles_hides_those_held_out(road: Road, tmp_path: Path) -> None:
     """A mix that teaches no recommending trains to its end, by stages too; nothing could validate
     it."""
     held, rows = write_lines(tmp_path / "held", ["b003", "b004"]), tmp_path / "train.jsonl"

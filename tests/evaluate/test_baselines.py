@@ -101,7 +101,7 @@ def test_cosine_of_the_item_columns() -> None:
     exclude_seen=st.booleans(),
 )
 @settings(max_examples=100, deadline=None)
-def test_item_knn_ranks_by_score_then_number(
+def test_item_knn_ranks_by_score_then_popularity(
     sequences: list[list[int]],
     histories: list[list[int]],
     how: KnnSettings,
@@ -127,7 +127,7 @@ def test_item_knn_ranks_by_score_then_number(
         assert zeros == [item for item in allowed if scores[item] == 0][: len(zeros)]
 
 
-def test_equal_scores_rank_by_number() -> None:
+def test_equal_scores_rank_by_popularity() -> None:
     similar = item_similarity(
         arrays([[0, 4, 0, 3, 0, 2], [0, 5], [0, 1]]), 6, KnnSettings(distance=1.0)
     )
@@ -142,7 +142,7 @@ def test_equal_scores_rank_by_number() -> None:
     k=st.integers(1, 12),
     exclude_seen=st.booleans(),
 )
-def test_popularity_is_the_numbers_in_order(
+def test_popularity_is_the_index_in_order(
     histories: list[list[int]], k: int, exclude_seen: bool
 ) -> None:
     found = popularity(arrays(histories), ITEMS, k, exclude_seen=exclude_seen)
@@ -151,7 +151,7 @@ def test_popularity_is_the_numbers_in_order(
         assert row == expected + [-1] * (k - len(expected))
 
 
-def test_the_catalog_numbers_by_popularity_then_id() -> None:
+def test_the_catalog_is_ordered_by_popularity_then_id() -> None:
     catalog = Catalog.of(["d", "c", "b", "a"], [["c", "x", "a"], ["b", "c"], ["x"]])
     assert catalog.ids == ("c", "a", "b", "d")
     assert catalog.events.tolist() == [2, 1, 1, 0]

@@ -41,7 +41,7 @@ def test_repeating_a_user_narrows_no_interval() -> None:
     assert (np.diff(apart) < 0.85 * np.diff(once)).all()
 
 
-def test_a_user_with_many_questions_weighs_as_many() -> None:
+def test_a_user_with_many_examples_weighs_as_many() -> None:
     values = np.array([[1.0]] + [[0.0]] * 9)
     low, high = intervals(values, ["a", *["b"] * 9])[0]
     assert (low, high) == (0.0, 1.0)  # now and then one user is drawn twice
@@ -64,9 +64,9 @@ def test_a_constant_is_certain() -> None:
     assert intervals(np.full((50, 1), 0.25), users(50)).tolist() == [[0.25, 0.25]]
 
 
-def test_paired_is_surer_than_apart() -> None:
+def test_paired_intervals_are_narrower() -> None:
     rng = np.random.default_rng(0)
-    hard = rng.random((500, 1))  # what both find easy or hard
+    hard = rng.random((500, 1))  # what is easy or hard for both
     ours, theirs = hard + 0.02 + 0.02 * rng.random((500, 1)), hard
     [difference] = paired_differences(ours, theirs, users(500))
     assert difference.mean == pytest.approx(float((ours - theirs).mean()))

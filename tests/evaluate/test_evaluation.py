@@ -197,7 +197,7 @@ def test_comparing_two_models() -> None:
         compare(one, fewer)
 
 
-def test_a_report_is_the_same_twice() -> None:
+def test_an_evaluation_is_deterministic() -> None:
     assert random_evaluation()[1].to_json() == random_evaluation()[1].to_json()
     other = random_evaluation(seed=0)[0], random_evaluation(0)[1]
     assert other[1].to_json()["settings"]["seed"] == 0

@@ -63,7 +63,7 @@ def test_ndcg_by_hand() -> None:
     assert values_at(6, 2, (10,))["ndcg@10"] == pytest.approx((1 / 3 + 1 / log2(9)) / 2)
 
 
-def test_one_item_a_sid_is_the_plain_metric() -> None:
+def test_one_item_per_sid_gives_the_plain_metric() -> None:
     for rank in range(1, 13):
         found = values_at(rank - 1, 1, (10,))
         inside = rank <= 10

@@ -1,11 +1,11 @@
-"""Catalogs, oracles and a served model for the decoder's tests."""
+"""Catalogs, oracles and tiny models for the decoder's tests."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from sidtool.bundle.trie import Trie
 from sidtool.prompt.tokens import SidTokens
@@ -42,7 +42,7 @@ def prompt(rng: np.random.Generator, length: int) -> list[int]:
     return rng.integers(5, TEXT, length).tolist()
 
 
-def legal_sids(trie: Trie) -> set[tuple[int, ...]]:
+def valid_sids(trie: Trie) -> set[tuple[int, ...]]:
     """Every SID of a trie."""
     return {tuple(row) for row in trie.leaf_codes(np.arange(trie.n_leaves)).tolist()}
 
@@ -54,12 +54,12 @@ def generate(
     the left."""
     longest = max(map(len, prompts))
     following: dict[tuple[int, ...], list[int]] = {}
-    for sid in sorted(legal_sids(trie)):
+    for sid in sorted(valid_sids(trie)):
         ids = [int(start) + code for start, code in zip(tokens.level_starts, sid, strict=True)]
         for depth, token in enumerate(ids):
-            legal = following.setdefault(tuple(ids[:depth]), [])
-            if token not in legal:
-                legal.append(token)
+            allowed_tokens = following.setdefault(tuple(ids[:depth]), [])
+            if token not in allowed_tokens:
+                allowed_tokens.append(token)
 
     def allowed(_: int, ids: torch.Tensor) -> list[int]:
         return following.get(
@@ -81,13 +81,15 @@ def generate(
     out = model.generate(
         ids, attention_mask=mask, generation_config=config, prefix_allowed_tokens_fn=allowed
     )
-    found = []
+    results = []
     for row in range(len(prompts)):
-        # what `generate` has given up keeps a score of minus 1e9, or minus infinity
+        # a beam that `generate` did not fill keeps a score of minus 1e9, or minus infinity
         rows = [i for i in range(row * width, (row + 1) * width) if out.sequences_scores[i] > -1e8]
         codes = tokens.codes(out.sequences[rows][:, longest:].numpy())
-        found.append(([tuple(sid) for sid in codes.tolist()], out.sequences_scores[rows].tolist()))
-    return found
+        results.append(
+            ([tuple(sid) for sid in codes.tolist()], out.sequences_scores[rows].tolist())
+        )
+    return results
 
 
 @torch.no_grad()
@@ -124,14 +126,36 @@ def path_scores(
 
 
 def assert_same(
-    found: Any, sids: Sequence[tuple[int, ...]], scores: Sequence[float], trie: Trie
+    result: Any, sids: Sequence[tuple[int, ...]], scores: Sequence[float], trie: Trie
 ) -> None:
     """Scores within 1e-4 and float32's last digits; the same SIDs in the same order wherever scores
     differ by more."""
-    mine = [tuple(row) for row in trie.leaf_codes(found.leaves).tolist()]
-    assert len(mine) == len(sids)
-    np.testing.assert_allclose(found.scores, scores, atol=1e-4, rtol=1e-5)
-    for place, (a, b) in enumerate(zip(mine, sids, strict=True)):
+    result_sids = [tuple(row) for row in trie.leaf_codes(result.leaves).tolist()]
+    assert len(result_sids) == len(sids)
+    np.testing.assert_allclose(result.scores, scores, atol=1e-4, rtol=1e-5)
+    for place, (a, b) in enumerate(zip(result_sids, sids, strict=True)):
         if a != b:  # a tie: the other's SID stands near by with the same score
             near = [i for i, score in enumerate(scores) if abs(score - scores[place]) <= 2e-4]
             assert a in [sids[i] for i in near] or place == max(near) == len(sids) - 1
+
+
+def tiny_causal_model(name: str, vocab_size: int, **config: Any) -> Any:
+    """A tiny model of an architecture that only the decoder's tests use."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        shape = {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        }
+        made = AutoConfig.for_model(
+            name,
+            vocab_size=vocab_size,
+            num_key_value_heads=2,
+            pad_token_id=0,
+            initializer_range=0.3,
+            **shape,
+            **config,
+        )
+        return AutoModelForCausalLM.from_config(made, dtype=torch.float32).eval()

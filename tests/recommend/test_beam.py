@@ -21,10 +21,10 @@ from tests.recommend.cases import (
     assert_same,
     catalog,
     generate,
-    legal_sids,
     make,
     path_scores,
     prompt,
+    valid_sids,
     vocabulary,
 )
 
@@ -153,7 +153,7 @@ def test_num_beams_grows_to_k_and_k_items_come_back() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_runs_as_a_tree_and_stays_near(dtype: torch.dtype) -> None:
+def test_low_precision_runs_as_a_tree_with_near_scores(dtype: torch.dtype) -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens)).to(dtype)
     assert decoding_method(model) == "sliced"
@@ -168,7 +168,7 @@ def test_low_precision_runs_as_a_tree_and_stays_near(dtype: torch.dtype) -> None
     np.testing.assert_allclose(found.scores, exact[found.leaves], atol=0.5)
 
 
-def test_every_result_of_many_requests_is_legal() -> None:
+def test_every_result_of_many_requests_is_valid() -> None:
     """A small form of what `benchmarks/decoder.py` does with 10^5 requests."""
     codes = catalog((8, 8, 8), 150, 3)
     tokens = SidTokens(SidSpace((8, 8, 8)), TEXT)
@@ -179,10 +179,10 @@ def test_every_result_of_many_requests_is_legal() -> None:
     for found in beam_search(model_of("llama", tokens), prompts, trie, tokens, num_beams=4, k=4):
         assert len(found.leaves) == 4
         assert {tuple(row) for row in trie.leaf_codes(found.leaves).tolist()} <= legal
-    assert legal_sids(trie) == legal
+    assert valid_sids(trie) == legal
 
 
-def test_training_mode_is_put_back_and_dropout_is_off() -> None:
+def test_training_mode_is_restored_and_dropout_is_off() -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = tiny_model("gpt2", vocab_size=vocabulary(tokens), resid_pdrop=0.5)
     want = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=9, k=9)[0]
@@ -194,7 +194,7 @@ def test_training_mode_is_put_back_and_dropout_is_off() -> None:
     assert [module.training for module in model.modules()] == before
 
 
-def test_logits_that_are_no_numbers_are_refused() -> None:
+def test_nan_logits_are_refused() -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = tiny_model("llama", vocab_size=vocabulary(tokens), tied=False)
     assert decoding_method(model) == "sliced"
@@ -203,7 +203,7 @@ def test_logits_that_are_no_numbers_are_refused() -> None:
         beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=3, k=3)
 
 
-def test_nothing_is_found_after_a_prompt_without_a_token() -> None:
+def test_an_empty_prompt_has_no_result() -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = model_of("llama", tokens)
     (alone,) = beam_search(model, [[9, 8]], trie, tokens, num_beams=3, k=3)

@@ -13,7 +13,7 @@ from sidtool.errors import DataError
 from sidtool.recommend.constraint import SidLogitsProcessor
 from sidtool.recommend.filters import AllowList, LeafFilter
 from tests.models import tiny_model
-from tests.recommend.cases import catalog, generate, legal_sids, make, vocabulary
+from tests.recommend.cases import catalog, generate, make, valid_sids, vocabulary
 
 torch.set_num_threads(1)
 
@@ -29,12 +29,12 @@ SIZES = (4, 3, 5)
         st.tuples(st.integers(0, 39), st.integers(0, 5), st.booleans()), min_size=1, max_size=6
     ),
 )
-def test_it_allows_what_continues_a_legal_sid(
+def test_tokens_that_continue_a_valid_sid_are_allowed(
     items: int, seed: int, markers: bool, cuts: Any
 ) -> None:
     trie, tokens = make(SIZES, items, seed)
     sids = trie.leaf_codes(np.arange(trie.n_leaves))
-    legal = legal_sids(trie)
+    legal = valid_sids(trie)
     rows, wants = [], []
     for which, cut, text_before in cuts:
         sid = sids[which % len(sids)]
@@ -93,7 +93,7 @@ def test_generate_with_the_processor_equals_generate_with_the_prefix_function() 
     assert [[tuple(sid) for sid in row.tolist()] for row in found] == [sids for sids, _ in want]
 
 
-def test_sampling_with_markers_writes_only_legal_sids() -> None:
+def test_sampling_with_markers_writes_only_valid_sids() -> None:
     trie, tokens = make((6, 6, 6), 30)
     model = tiny_model("llama", vocab_size=vocabulary(tokens))
     torch.manual_seed(0)
@@ -110,7 +110,7 @@ def test_sampling_with_markers_writes_only_legal_sids() -> None:
     )[:, 3:].numpy()
     for sid in out.reshape(40, 5):
         assert (sid[0], sid[4]) == (tokens.begin, tokens.end)
-        assert tuple(tokens.codes(sid[None, 1:4])[0].tolist()) in legal_sids(trie)
+        assert tuple(tokens.codes(sid[None, 1:4])[0].tolist()) in valid_sids(trie)
 
 
 def test_level_normalization_is_over_all_codes_of_the_level() -> None:
@@ -122,7 +122,7 @@ def test_level_normalization_is_over_all_codes_of_the_level() -> None:
     torch.testing.assert_close(found[0, tokens.start : tokens.start + 6][good], want[good])
 
 
-def test_filters_go_by_prompt() -> None:
+def test_each_prompt_has_its_filter() -> None:
     trie, tokens = make(SIZES, 40)
     firsts = trie.leaf_codes(np.arange(trie.n_leaves))[:, 0]
     filters = [

@@ -1,4 +1,4 @@
-"""Filters against brute force: every item, by hand."""
+"""Filters against brute force over every item."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def tries(draw: st.DrawFn) -> Trie:
 @given(
     tries(), st.lists(st.tuples(st.none() | rows_of_bundle, rows_of_bundle), min_size=1, max_size=4)
 )
-def test_a_node_is_alive_while_an_item_below_it_may_be_given(trie: Trie, lists: Any) -> None:
+def test_a_node_is_alive_while_an_item_below_it_passes(trie: Trie, lists: Any) -> None:
     filters = [
         LeafFilter.of(trie, None if allow is None else AllowList.of(trie, allow), deny)
         for allow, deny in lists
@@ -59,15 +59,15 @@ def test_a_node_is_alive_while_an_item_below_it_may_be_given(trie: Trie, lists: 
         prefixes = sorted({tuple(row[: level + 1]) for row in codes.tolist()})
         for (allow, deny), found in zip([*lists, (None, np.zeros(0))], alive, strict=True):
             good = eligible(trie, allow, deny)
-            living = {
+            alive_prefixes = {
                 tuple(codes[leaf, : level + 1].tolist())
                 for leaf in range(trie.n_leaves)
                 if good & set(trie.leaf_rows(leaf).tolist())
             }
-            assert [prefix in living for prefix in prefixes] == found
+            assert [prefix in alive_prefixes for prefix in prefixes] == found
     for (allow, deny), one in zip(lists, filters, strict=True):
-        given_ = [int(row) for leaf in range(trie.n_leaves) for row in one.items(leaf)]
-        assert given_ == sorted(eligible(trie, allow, deny))
+        passing = [int(row) for leaf in range(trie.n_leaves) for row in one.items(leaf)]
+        assert passing == sorted(eligible(trie, allow, deny))
 
 
 @settings(max_examples=25, deadline=None)
@@ -76,7 +76,7 @@ def test_a_node_is_alive_while_an_item_below_it_may_be_given(trie: Trie, lists: 
     st.lists(st.tuples(st.none() | rows_of_bundle, rows_of_bundle), min_size=1, max_size=3),
     st.integers(1, 9),
 )
-def test_filtered_beams_are_full_and_never_give_an_excluded_item(
+def test_filtered_beams_are_full_and_never_contain_an_excluded_item(
     trie: Trie, lists: Any, k: int
 ) -> None:
     tokens = SidTokens(SidSpace((4, 3, 5)), TEXT)
@@ -112,7 +112,7 @@ def test_requests_share_an_allow_list() -> None:
     allowed = AllowList.of(trie, np.arange(20))
     filters = [LeafFilter.of(trie, allowed, np.array([row])) for row in range(3)]
     arrays = trie_arrays(trie, torch.device("cpu"))
-    assert len(FilterArrays(filters, arrays, torch.device("cpu"))._allowed_keys) == 20
+    assert len(FilterArrays(filters, arrays, torch.device("cpu")).allowed_keys) == 20
 
 
 def _model(tokens: SidTokens, _made: dict[int, Any] = {}) -> Any:  # noqa: B006

@@ -6,39 +6,16 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, TrainableTokensConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommend.beam import beam_search
 from sidtool.recommend.probe import decoding_method
 from tests.models import tiny_model
-from tests.recommend.cases import assert_same, make, path_scores, vocabulary
+from tests.recommend.cases import assert_same, make, path_scores, tiny_causal_model, vocabulary
 
 torch.set_num_threads(1)
 
 PROMPT = [9, 8, 7, 30, 31]
-
-
-def other(name: str, vocab_size: int, **config: Any) -> Any:
-    """A tiny model of an architecture that only these tests use."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        shape = {
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-        }
-        made = AutoConfig.for_model(
-            name,
-            vocab_size=vocab_size,
-            num_key_value_heads=2,
-            pad_token_id=0,
-            initializer_range=0.3,
-            **shape,
-            **config,
-        )
-        return AutoModelForCausalLM.from_config(made, dtype=torch.float32).eval()
 
 
 def check(
@@ -83,7 +60,7 @@ def check(
 )
 def test_soft_caps_scales_and_biases(name: str, config: dict[str, Any]) -> None:
     trie, tokens = make((5, 6, 4), 60)
-    model = other(name, vocabulary(tokens), **config)
+    model = tiny_causal_model(name, vocabulary(tokens), **config)
     bias = getattr(model.get_output_embeddings(), "bias", None)
     if name == "phi":
         assert bias is not None

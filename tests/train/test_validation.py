@@ -1,4 +1,4 @@
-"""Validation by recommending."""
+"""Validation by constrained recommendations."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def validator(
     return made, tiny_model("llama", vocab_size=tokens.stop)
 
 
-def test_what_was_seen_is_given_only_where_it_may_be(bundle: Bundle) -> None:
+def test_seen_items_are_excluded_on_request(bundle: Bundle) -> None:
     again = [Example(f"u{number}", (f"i{number}", "i20"), f"i{number}", 2) for number in range(8)]
     fresh = [Example(f"v{number}", ("i20", "i21"), f"i{number}", 2) for number in range(8)]
     shown, model = validator(bundle, [*again, *fresh])

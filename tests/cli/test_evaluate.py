@@ -1,0 +1,131 @@
+"""The evaluate command."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.data.split_files import open_split
+from sidtool.evaluate.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.model.load import load_model_folder
+from tests.cli.road import N_ITEMS, N_USERS, Ran, Road, done, refused, run, write_lines
+
+ITEMS = {f"b{n:03d}" for n in range(N_ITEMS)}
+
+
+@pytest.fixture(scope="module")
+def requests(road: Road) -> list[dict[str, Any]]:
+    """The test users' histories, which differ in length, so that a batch is not in the order of the
+    file."""
+    rows = [json.loads(line) for line in road.test.read_text(encoding="utf-8").splitlines()]
+    return [{"user": row["user"], "history": row["history"]} for row in rows]
+
+
+@pytest.fixture
+def file(requests: list[dict[str, Any]], tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "users.jsonl", requests)
+
+
+@pytest.fixture(scope="module")
+def evaluated(road: Road) -> Ran:
+    return done("evaluate", road.tuned, road.split, "--json")
+
+
+def test_json_has_every_metric_of_every_system(evaluated: Ran, road: Road) -> None:
+    value = evaluated.json
+    names = {f"{kind}@{k}" for kind in ("hr", "ndcg", "mrr") for k in (1, 3, 5, 10, 20, 50)}
+    assert value["n"] == N_USERS
+    systems = (
+        value["metrics"],
+        value["sid_level"],
+        value["baselines"]["popularity"],
+        value["baselines"]["item-knn"],
+    )
+    for metrics in systems:
+        assert set(metrics) == names
+        assert all(0 <= number <= 1 for number in metrics.values())
+    for name, (low, high) in value["confidence_interval"].items():
+        assert low <= value["metrics"][name] <= high
+    assert value["metrics"] == value["sid_level"]  # one item a SID
+    assert evaluated.last == f"next: sidtool recommend {road.tuned} --history ITEM,ITEM -k 10"
+
+
+def test_metrics_are_those_of_what_recommend_gives(evaluated: Ran, road: Road, file: Path) -> None:
+    answers = done("recommend", road.tuned, "--file", file, "-k", 50, "--json").lines
+    targets = [
+        json.loads(line)["item"] for line in road.test.read_text(encoding="utf-8").splitlines()
+    ]
+    for k in (1, 10, 50):
+        hits = sum(
+            item in answer["items"][:k] for item, answer in zip(targets, answers, strict=True)
+        )
+        assert evaluated.json["metrics"][f"hr@{k}"] == pytest.approx(hits / N_USERS)
+
+
+def test_the_table_stands_on_stdout_or_beside_the_json(evaluated: Ran, road: Road) -> None:
+    table = done("evaluate", road.tuned, road.split).out
+    for word in (
+        "popularity",
+        "item-knn",
+        "model, SID level",
+        "95% interval",
+        f"{N_USERS} examples",
+    ):
+        assert word in table
+        assert word in evaluated.err
+    shown = next(line.split() for line in table.splitlines() if line.startswith("ndcg@10"))
+    assert float(shown[1]) == pytest.approx(evaluated.json["metrics"]["ndcg@10"], abs=5e-5)
+
+
+def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
+    found = evaluated.json["metrics"]["hr@50"]
+    assert 0 < found < 1
+    ask = ("evaluate", road.tuned, road.split, "--json")
+    assert (
+        done(*ask, "--fail-under", f"hr@50={found}", "--fail-under", "ndcg@10=0").json
+        == evaluated.json
+    )
+    below = run(*ask, "--fail-under", "ndcg@10=0", "--fail-under", f"hr@50={found + 0.01}")
+    assert (below.code, below.json) == (3, evaluated.json)  # the figures are there all the same
+    assert below.last.startswith("error: hr@50 is ")
+    assert "'hr@11' is not a metric of this evaluation" in refused(
+        2, *ask, "--fail-under", "hr@11=0.1"
+    )
+    assert "'much'" in refused(2, *ask, "--fail-under", "hr@10=much")
+    assert "takes a number for hr@10" in refused(2, *ask, "--fail-under", "hr@10=.inf")
+    assert done(*ask, "--fail-under", "hr@50=1e-3").json == evaluated.json
+    assert "--fail-under takes key=value" in refused(2, *ask, "--fail-under", "hr@10")
+
+
+def test_an_option_that_would_change_nothing_is_refused(road: Road, tmp_path: Path) -> None:
+    ask = ("evaluate", road.tuned, road.split)
+    for option in (
+        ("--only-items", tmp_path),
+        ("--items", tmp_path),
+        ("--field", "brand"),
+        ("--query-text", "{title}"),
+    ):
+        assert f"{option[0]} requires --task" in refused(2, *ask, *option)
+    assert "--exclude-seen does not apply with --task" in refused(
+        2, *ask, "--task", "next-item", "--exclude-seen"
+    )
+    assert "at least 1" in refused(2, *ask, "--num-beams", 0)
+    assert "50 beams are used instead of 10" in done(*ask, "--num-beams", 10).err
+
+
+def test_fewer_users_and_the_other_part(road: Road, tmp_path: Path) -> None:
+    few = done("evaluate", road.tuned, road.split, "--limit", 7, "--json").json
+    assert few["n"] == 7
+    split = open_split(road.split)
+    beams = EvaluationOptions(num_beams=50)
+    spread = [split.test[at * len(split.test) // 7] for at in range(7)]  # not the first seven
+    by_library = evaluate_examples(load_model_folder(road.tuned), spread, split.train, beams)
+    assert by_library.metrics == few["metrics"]
+    refused(2, "evaluate", road.tuned, road.split, "--limit", 0)
+    valid = done("evaluate", road.tuned, road.split, "--on", "valid", "--json").json
+    by_library = evaluate_examples(load_model_folder(road.tuned), split.valid, split.train, beams)
+    assert valid["metrics"] == by_library.metrics
+    same_split = done("evaluate", road.tuned, road.events, "--limit", 7, "--json").json
+    assert same_split == few
+    refused(1, "evaluate", road.tuned, tmp_path / "none.jsonl")
