@@ -104,6 +104,7 @@ def item_similarity(sequences: Sequence[PopularityIndex], items: int, settings: 
     events = np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *sequences]), minlength=items)
     lengths = np.sqrt(events[counts.row] * events[counts.col].astype(np.float64))
     values = counts.data / (lengths + settings.shrinkage)
+    # similarities exist only where items co-occur: the matrix is as sparse as the counts
     similarity = sparse.csr_matrix((values, (counts.row, counts.col)), shape=(items, items))
     if settings.neighbors is None:
         return similarity
@@ -128,7 +129,7 @@ def item_knn(
     for start in range(0, len(histories), CHUNK):
         chunk = histories[start : start + CHUNK]
         weights = _history_weights(chunk, items, settings.recency)
-        scores = (weights @ similarity).astype(np.float32)
+        scores = (weights @ similarity).astype(np.float32)  # (chunk, items), sparse
         scores.eliminate_zeros()
         for row, history in enumerate(chunk):
             entries = slice(scores.indptr[row], scores.indptr[row + 1])
@@ -165,6 +166,7 @@ def tune_item_knn(
         return float(metric_values(find_targets(ranked, targets), [10])[:, 1].mean())
 
     results = {UNTUNED: ndcg(UNTUNED)}
+    # coordinate search: the second round sees the other settings' choices of the first
     trials = [(name, value) for _ in range(2) for name, values in grid.items() for value in values]
     for done, (name, value) in enumerate(trials, start=1):
         best = max(results, key=results.__getitem__)
@@ -193,6 +195,7 @@ def _history_weights(histories: Sequence[PopularityIndex], items: int, recency: 
     from scipy import sparse
 
     lengths = [len(history) for history in histories]
+    # the last item of a history has age 0
     ages = np.concatenate([np.zeros(0), *(np.arange(length)[::-1] for length in lengths)])
     rows = np.repeat(np.arange(len(histories)), lengths)
     columns = np.concatenate([np.zeros(0, dtype=np.int64), *histories])

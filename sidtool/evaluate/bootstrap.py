@@ -63,7 +63,7 @@ def _resampled_means(
     _, user_of = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
     examples_per_user = np.bincount(user_of).astype(np.float64)  # (users,)
     n = len(examples_per_user)
-    sums = np.zeros((n, values.shape[1]))
+    sums = np.zeros((n, values.shape[1]))  # (users, metrics)
     np.add.at(sums, user_of, values)
     rng = np.random.default_rng(seed)
     chunk = max(1, CHUNK // n)
@@ -71,4 +71,5 @@ def _resampled_means(
         drawn = rng.integers(n, size=(min(chunk, resamples - start), n))
         counts = [np.bincount(row, minlength=n) for row in drawn]
         times_drawn = np.stack(counts).astype(np.float64)  # (chunk, users)
+        # the mean over examples: a user with more examples weighs more
         yield (times_drawn @ sums) / (times_drawn @ examples_per_user)[:, None]

@@ -251,6 +251,7 @@ def _rank_baselines(
     histories = [catalog.index_of(example.history) for example in examples.examples]
     targets = catalog.targets([example.item for example in examples.examples])
     sequences = [catalog.index_of(user.items) for user in events]
+    # fitted on training events, applied to whole histories
     similarity = item_similarity(sequences, len(catalog), options.knn)
     exclude_seen = examples.exclude_seen
     popular = popularity(histories, len(catalog), options.depth, exclude_seen=exclude_seen)

@@ -121,6 +121,7 @@ def first_items(
     items = np.full((len(leaves), count), -1, dtype=np.int64)
     for row, ranked in enumerate(leaves):
         denied = examples.denied_positions(row)
+        # each denied item hides at most one leaf, so this many are enough
         needed = [leaf for leaf in ranked[: count + len(denied)].tolist() if leaf >= 0]
         groups = [np.arange(*trie.leaf_start[leaf : leaf + 2], dtype=np.int64) for leaf in needed]
         positions = np.concatenate([ranked[:0], *groups])
@@ -138,5 +139,6 @@ def _items_per_leaf(examples: IndexedExamples, leaves: NDArray[np.int64]) -> NDA
     if examples.exclude_seen:
         for row, ranked in enumerate(leaves):
             denied_leaves = trie.leaves(examples.denied_positions(row))
+            # (k, denied) matches: each takes one item away from its leaf
             sizes[row] -= (ranked[:, None] == denied_leaves).sum(axis=1)
     return sizes

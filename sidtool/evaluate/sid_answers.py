@@ -52,6 +52,7 @@ def sid_answer_metrics(
     accuracy[ranked[:, 0] < 0] = 0  # an empty prompt has no answer
     accuracy_names = (*(f"prefix@{level}" for level in range(1, space.levels)), "exact")
 
+    # retrieval ranks items: items that share a SID share its rank
     all_codes = trie.leaf_codes(np.arange(trie.n_leaves)).tolist()
     leaf_of = {tuple(codes): leaf for leaf, codes in enumerate(all_codes)}
     targets = np.array([leaf_of.get(codes, -1) for codes in answers], dtype=np.int64)

@@ -42,7 +42,7 @@ def generate_beams(
     if name not in _warned:
         _warned.add(name)
         warnings.warn(
-            f"{name} does not honour a 4-D attention mask: decoding through `generate`, many times "
+            f"{name} does not support a 4-D attention mask: decoding through `generate`, many times "
             "slower",
             SidtoolWarning,
             stacklevel=3,

@@ -54,7 +54,7 @@ def score_sids(
         method = decoding_method(model)
         if method == "generate":
             raise UsageError(
-                f"{type(model).__name__} does not honour a 4-D attention mask: it cannot score "
+                f"{type(model).__name__} does not support a 4-D attention mask: it cannot score "
                 "candidates"
             )
         head = DecodingHead(model, sliced=method == "sliced")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -180,12 +180,9 @@ def _example_maker(loaded: LoadedModel, options: TaskEvaluationOptions) -> tuple
             queries = read_queries(options.catalog.queries)
     history_prompt = loaded.contract.history_prompt
     max_positions = getattr(loaded.model.config, "max_position_embeddings", None)
-    default_format: Format = "plain"
-    if getattr(loaded.tokenizer, "chat_template", None):
-        default_format = "chat"
     sft_options = SftOptions(
         tasks={options.task: 1.0},
-        format=loaded.contract.example_format or default_format,
+        format=cast(Format | None, loaded.contract.example_format) or "auto",
         max_length=min(SftOptions.max_length, max_positions or SftOptions.max_length),
         history_length=(history_prompt or SftOptions).history_length,
     )

@@ -114,9 +114,7 @@ def train(
         check_teachers(teachers, contract.tokens, bundle)
     for folder in (model_dir, *teachers):
         name = f"model {folder}"
-        check_model_split(
-            read_contract(folder), bundle, str(examples), lineage.split, model=name
-        )
+        check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
     run = TrainingRun(
         model_dir=model_dir,
         examples=examples,

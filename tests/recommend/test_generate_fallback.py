@@ -55,7 +55,7 @@ def test_the_fallback_gives_what_the_tree_gives(
     # the warning comes once per architecture: give the model one of its own
     name = f"Llama{num_beams}{normalize}"
     model.__class__ = type(name, (type(model),), {})
-    with pytest.warns(SidtoolWarning, match=f"{name} does not honour"):
+    with pytest.warns(SidtoolWarning, match=f"{name} does not support"):
         found = beam_search(
             model,
             prompts,
