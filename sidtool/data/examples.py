@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sidtool.data.json_tables import json_lines
 from sidtool.data.splits import Example, UserSequence
-from sidtool.data.tables import json_lines
 from sidtool.errors import DataError
 
 

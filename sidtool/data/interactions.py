@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.containers import Column
 from sidtool.data.digests import digest_strings
 from sidtool.data.items import ID_COLUMNS
 from sidtool.data.tables import (
-    Column,
     choose_column,
     column_names,
     need_column,

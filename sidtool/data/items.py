@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sidtool.data.digests import digest_strings
+from sidtool.data.json_tables import parse_list
 from sidtool.data.tables import (
     choose_column,
     column_names,
     need_column,
-    parse_list,
     read_columns,
 )
 from sidtool.errors import DataError, SidtoolWarning, UsageError

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.data.items import Items, render, template_columns
-from sidtool.data.tables import json_lines
+from sidtool.data.json_tables import json_lines
 from sidtool.errors import DataError, UsageError
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sidtool.data.interactions import HISTORY_COLUMNS, USER_COLUMNS
 from sidtool.data.items import ID_COLUMNS
-from sidtool.data.tables import column_names, need_column, parse_list, read_columns
+from sidtool.data.json_tables import parse_list
+from sidtool.data.tables import column_names, need_column, read_columns
 from sidtool.errors import DataError
 
 

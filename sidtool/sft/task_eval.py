@@ -11,11 +11,12 @@ from typing import Literal, NamedTuple, cast
 import numpy as np
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.containers import suffix
 from sidtool.data.items import Items, make_items
+from sidtool.data.json_tables import json_lines
 from sidtool.data.queries import Query, read_queries
 from sidtool.data.split_files import open_split
 from sidtool.data.splits import Example, Split, UserSequence
-from sidtool.data.tables import json_lines, suffix
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.evaluate.questions import Progress, Question
 from sidtool.evaluate.task_metrics import TaskEvaluation, evaluate_questions

@@ -80,7 +80,7 @@ def folders(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         bundle = folder / f"{protocol}.zarr"
         examples = folder / protocol / "train.jsonl"
         model = folder / f"{protocol}-model"
-        build = ("--embeddings", road.vectors, "--levels", "4x4x8", "--set", "signal_dim=4")
+        build = ("--embeddings", road.vectors, "--levels", "4x4x8", "--set", "collaborative_dim=4")
         done("build-codebook", road.items, "-o", bundle, "--interactions", split, *build)
         more = ("--task", "next-item=1", "--model", road.model)
         done("make-sft", road.bundle, road.items, split, "-o", examples, *more)
@@ -163,7 +163,7 @@ def test_a_later_temporal_split_of_the_same_events_may_follow(road: Road, tmp_pa
         splits[name] = tmp_path / name
         more = ("--protocol", "temporal", "--valid-from", cuts[0], "--test-from", cuts[1])
         done("split", road.events, "-o", splits[name], *more)
-    build = ("--embeddings", road.vectors, "--levels", "4x4x8", "--set", "signal_dim=4")
+    build = ("--embeddings", road.vectors, "--levels", "4x4x8", "--set", "collaborative_dim=4")
     for name, other, code in (("early", "late", 0), ("late", "early", 3)):
         bundle = tmp_path / f"{name}.zarr"
         done("build-codebook", road.items, "-o", bundle, "--interactions", splits[name], *build)

@@ -11,14 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidtool.data.digests import digest_strings
-from sidtool.data.tables import (
-    as_text,
-    choose_column,
-    column_names,
-    json_lines,
-    parse_list,
-    read_columns,
-)
+from sidtool.data.json_tables import as_text, json_lines, parse_list
+from sidtool.data.tables import choose_column, column_names, read_columns
 from sidtool.errors import DataError, UsageError
 from tests.data.files import CONTAINERS, write_table
 
@@ -109,7 +103,7 @@ def test_parquet_numbers_and_lists_are_spelled(tmp_path: Path) -> None:
         ("x.parquet", b"PAR1", "cannot be read"),
         ("x.csv.gz", b"id\n1\n", "cannot be read"),
         ("x.jsonl.gz", gzip.compress(b'{"id": "1"}\n' * 99, mtime=0)[:-9], "cannot be read"),
-        ("x.docx", b"", "cannot tell the container"),
+        ("x.docx", b"", "the name does not end in a known suffix"),
     ],
 )
 def test_what_is_broken_is_named(tmp_path: Path, name: str, content: bytes, told: str) -> None:
