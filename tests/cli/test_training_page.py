@@ -1,4 +1,4 @@
-"""Every command of docs/training.md, run as it stands there, one after another, on a small shop."""
+"""Every command of docs/training.md, run in order on a small shop."""
 
 import re
 import shlex
@@ -10,11 +10,11 @@ from tests.cli.road import Road, done, write_lines
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 MANY = re.compile(r"\b\d{5,}\b")
-"""Budgets of tokens, which a small shop has not: they become small here."""
+"""Token budgets, which are reduced for a small shop."""
 
 
 def commands() -> list[tuple[list[str], str | None]]:
-    """The words of each command, and what `echo` gives it on standard input."""
+    """The words of each command, and its standard input from `echo`."""
     lines = (
         "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL))
         .replace("\\\n", " ")
@@ -44,12 +44,6 @@ def test_every_command_of_the_page_runs(
     monkeypatch.chdir(tmp_path)
     for words, piped in commands():
         done(*words, text=piped)
-    assert {"tuned", "tuned-1-embeddings", "plain", "spoken", "mix"} <= {
+    assert {"tuned", "tuned-1-embeddings", "plain", "aligned", "mix"} <= {
         path.name for path in tmp_path.iterdir()
     }
-
-
-def test_every_task_and_template_file_stands_on_the_page() -> None:
-    from sidtool.sft.tasks import FAMILIES, TASKS
-
-    assert [name for name in (*TASKS, *FAMILIES) if f"`{name}`" not in PAGE] == []
