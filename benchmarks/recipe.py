@@ -107,7 +107,7 @@ class Recipe:
     def text_options(self) -> list[object]:
         """The options that say what text an item has."""
         template = self.dataset.text_template
-        return [] if template is None else ["--text", template]
+        return [] if template is None else ["--text-template", template]
 
     def split(self) -> Path:
         """The split that every later step uses."""

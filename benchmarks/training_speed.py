@@ -190,7 +190,7 @@ def measure(case: Case, steps: int) -> dict[str, float]:
             "save_strategy": "no",
         }
         out = Path(folder) / "tuned"
-        train(model, examples, out, options=options, fields=fields, progress=after_step)
+        train(model, examples, out, options=options, sft_fields=fields, progress=after_step)
     medians = {
         "sidtool": median(sidtool_seconds[WARM_UP:]),
         "bare": median(bare_seconds[WARM_UP:]),

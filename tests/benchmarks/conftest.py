@@ -34,7 +34,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 CONFIGS = {
-    "codebook": {"levels": "4x4x8", "markers": False},
+    "codebook": {"levels": "4x4x8", "begin_end_tokens": False},
     "model": {
         "preset": "neox-tiny",
         "vocab_size": 300,
