@@ -22,7 +22,7 @@ class Wire:
     lock: Any = field(default_factory=threading.Lock)
 
     def paths(self, method: str) -> list[str]:
-        """The paths that a method asked for."""
+        """The paths of the requests with a method."""
         return [path for verb, path, _ in self.requests if verb == method]
 
     @property

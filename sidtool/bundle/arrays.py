@@ -49,7 +49,7 @@ class Layout:
         return self.dtype.itemsize * prod(self.shape[1:])
 
     def byte_ranges(self, name: str, rows: RowRange) -> list[ByteRange]:
-        """The byte ranges that make up some rows of the array `name`."""
+        """The byte ranges that make up these rows of the array `name`."""
         chunk_rows = self.chunk_rows or 1
         first, stop = rows
         tail = "/0" * (len(self.shape) - 1)  # one chunk in every other dimension

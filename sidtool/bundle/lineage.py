@@ -68,12 +68,12 @@ def change_to_json(change: Change) -> dict[str, Any]:
 def change_from_json(value: Mapping[str, Any]) -> Change:
     """A stored change; unknown keys are ignored. Raises KeyError for an unknown kind."""
     kind = _KINDS[value["kind"]]
-    known: dict[str, Any] = {
+    stored: dict[str, Any] = {
         f.name: tuple(value[f.name]) if isinstance(value[f.name], list) else value[f.name]
         for f in fields(kind)
         if f.name in value
     }
-    return kind(**known)
+    return kind(**stored)
 
 
 @dataclass(frozen=True)
@@ -94,5 +94,5 @@ class Version:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Version":
         """A stored version; unknown keys are ignored."""
-        known = {f.name: value[f.name] for f in fields(cls)}
-        return cls(**known | {"change": change_from_json(value["change"])})
+        stored = {f.name: value[f.name] for f in fields(cls)}
+        return cls(**stored | {"change": change_from_json(value["change"])})

@@ -125,7 +125,7 @@ class Manifest:
         """
         _check_format(value.get("format"))
         try:
-            known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
+            stored = {f.name: value[f.name] for f in fields(cls) if f.name in value}
             collisions = value["collisions"]
             records = {
                 "space": SidSpace.from_json(value["space"]),
@@ -139,7 +139,7 @@ class Manifest:
                 "lineage": tuple(map(Version.from_json, value.get("lineage", ()))),
                 "compatible_with": tuple(value.get("compatible_with", ())),
             }
-            return cls(**known | records)
+            return cls(**stored | records)
         except (KeyError, TypeError) as error:
             raise IntegrityError(f"the bundle's manifest is malformed: {error}") from error
 

@@ -20,25 +20,25 @@ def log(bundle: options.Bundle, json: options.Json = False) -> None:
     """List the versions of a bundle, what each changed, and the tags of a published one."""
     from sidtool.registry.log import log as read_log
 
-    found = read_log(bundle)
+    history = read_log(bundle)
     if json:
-        for entry in found.versions:
-            published = {} if not found.in_registry else {"published": list(entry.published)}
+        for entry in history.versions:
+            published = {} if not history.in_registry else {"published": list(entry.published)}
             say_json(entry.version.to_json() | published)
         return
     columns = ["version", "created", "name", "digest", "change"]
     rows = []
-    for entry in found.versions:
+    for entry in history.versions:
         version = entry.version
         row = [version.version, version.created or "-", version.name, version.digest[:12]]
         rows.append([*row, str(version.change)])
-    if found.in_registry:
+    if history.in_registry:
         columns.append("published as")
-        for row, entry in zip(rows, found.versions, strict=True):
+        for row, entry in zip(rows, history.versions, strict=True):
             row.append(", ".join(entry.published) or "-")
     say_table(columns, rows)
-    if found.other_versions:
-        note(f"other published versions, not in this lineage: {', '.join(found.other_versions)}")
+    if history.other_versions:
+        note(f"other published versions, not in this lineage: {', '.join(history.other_versions)}")
 
 
 def push(

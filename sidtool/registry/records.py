@@ -181,8 +181,8 @@ def _parse(
     try:
         value: dict[str, Any] = json.loads(snapshot.data)
         newer = value.get("format", FORMAT) > FORMAT
-        known = {f.name: value[f.name] for f in fields(kind) if f.name in value}
-        document = kind(**known)
+        stored = {f.name: value[f.name] for f in fields(kind) if f.name in value}
+        document = kind(**stored)
     except (ValueError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{registry.location}/{name} is damaged: {error}") from error
     if newer:

@@ -34,7 +34,7 @@ class Checksums:
 
     @classmethod
     def of(cls, data: bytes) -> "Checksums":
-        """The checksums of some bytes."""
+        """The checksums of an object."""
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         return cls(len(data), md5, hashlib.sha256(data).hexdigest())
 

@@ -173,8 +173,8 @@ def test_items_and_sids_map_both_ways() -> None:
         assert bundle.item_ids(bundle.sid(item_id, markers=True)) == bundle.item_ids(
             bundle.sid(item_id)
         )
-    with pytest.raises(DataError, match="no item 'nobody'"):
-        bundle.sid("nobody")
+    with pytest.raises(DataError, match="no item 'absent'"):
+        bundle.sid("absent")
 
 
 def test_a_map_without_a_codebook_says_so() -> None:
@@ -201,8 +201,8 @@ def test_lookup_agrees_with_a_dict(ids: list[str], seed: int) -> None:
     )
     items = ItemMap.of(space, ids, codes)
     oracle = {text: row for row, text in enumerate(items.ids)}
-    asked = [*ids, "", "not there", ids[0] + "x"]
-    assert items.rows(asked).tolist() == [oracle.get(text, -1) for text in asked]
+    requested = [*ids, "", "absent", ids[0] + "x"]
+    assert items.rows(requested).tolist() == [oracle.get(text, -1) for text in requested]
     for text, code in zip(ids, codes.tolist(), strict=True):
         assert items.codes[oracle[text]].tolist() == code
     for prefix in ([], [1], [1, 2]):

@@ -19,7 +19,7 @@ def bundle() -> Bundle:
     )
 
 
-def test_each_status_is_told(bundle: Bundle) -> None:
+def test_every_status_is_reported(bundle: Bundle) -> None:
     codes = bundle.items.codes
     free = next(
         code for code in np.ndindex(3, 4, 5) if code not in {tuple(row) for row in codes.tolist()}
@@ -29,8 +29,8 @@ def test_each_status_is_told(bundle: Bundle) -> None:
         f"first {spelled(codes[0], markers=True)}, then {spelled(codes[4])} and {spelled(free)}; "
         f"{spelled(codes[1][:2])} {spelled([2, 3])}<s_c_9> {spelled(codes[7])}{spelled(codes[8])}"
     )
-    found = decode(bundle, text)
-    assert [piece.status for piece in found] == [
+    decoded = decode(bundle, text)
+    assert [piece.status for piece in decoded] == [
         "item",
         "retired",
         "unknown",
@@ -39,9 +39,9 @@ def test_each_status_is_told(bundle: Bundle) -> None:
         "item",
         "item",
     ]
-    assert found[0].items == (bundle.items.ids[0],)
-    assert found[1].items == (bundle.items.ids[4],)
-    assert found[2].items == ()
+    assert decoded[0].items == (bundle.items.ids[0],)
+    assert decoded[1].items == (bundle.items.ids[4],)
+    assert decoded[2].items == ()
 
 
 def test_a_text_without_sids_gives_nothing(bundle: Bundle) -> None:
@@ -54,7 +54,7 @@ def test_retired_items_leave_the_trie(bundle: Bundle) -> None:
     assert bundle.item_ids(bundle.space.spell(bundle.items.codes[4])) == []
 
 
-def test_explain_names_what_sets_a_group_apart() -> None:
+def test_explain_lists_the_words_of_a_group() -> None:
     made = small_bundle(items=30, sizes=(2, 5, 6))
     titles = [
         ("space odyssey" if code[0] else "love story") + f" {row}"

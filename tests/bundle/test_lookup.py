@@ -117,13 +117,17 @@ def test_a_part_finds_what_the_whole_finds(
         item = whole.items.ids[row]
         assert opened.sid(item) == whole.sid(item)
         assert opened.item_ids(whole.sid(item)) == whole.item_ids(whole.sid(item))
-    asked = ["nobody", "", *(whole.items.ids[row] for row in rows)]
-    part = opened.items_with_ids(asked)
-    for item, own in zip(asked, part.rows(asked).tolist(), strict=True):
+    requested = ["absent", "", *(whole.items.ids[row] for row in rows)]
+    part = opened.items_with_ids(requested)
+    for item, part_row in zip(requested, part.rows(requested).tolist(), strict=True):
         row = int(whole.items.rows([item])[0])
-        assert (own < 0) == (row < 0)
+        assert (part_row < 0) == (row < 0)
         if row >= 0:
-            assert (part.codes[own].tolist(), bool(part.retired[own]), part.title(own)) == (
+            assert (
+                part.codes[part_row].tolist(),
+                bool(part.retired[part_row]),
+                part.title(part_row),
+            ) == (
                 whole.items.codes[row].tolist(),
                 bool(whole.items.retired[row]),
                 whole.items.title(row),

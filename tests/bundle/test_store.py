@@ -1,4 +1,4 @@
-"""A bundle is the same one however and wherever it lies, and a flipped byte is found there."""
+"""A bundle has one identity in every container and store, and a flipped byte is detected in each."""
 
 import shutil
 import sys
@@ -111,9 +111,9 @@ def test_one_flipped_byte_at_a_url_is_found(tmp_path: Path, name: str) -> None:
             damaged = bytearray(original)
             damaged[place] ^= 1 << int(rng.integers(8))
             filesystem.pipe_file(path, bytes(damaged))
-            found = [each for each, _ in verify(url)]
-            assert found, f"byte {place} of {path}"
-            assert name.endswith(".zip") or found == [path.removeprefix(root).lstrip("/")]
+            broken = [object_name for object_name, _ in verify(url)]
+            assert broken, f"byte {place} of {path}"
+            assert name.endswith(".zip") or broken == [path.removeprefix(root).lstrip("/")]
         filesystem.pipe_file(path, original)
     assert verify(url) == []
 

@@ -17,8 +17,8 @@ def catalogs(draw: st.DrawFn) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:
     """Sorted codes, with repeats, over a small space of uneven levels."""
     sizes = tuple(draw(st.lists(st.sampled_from([1, 2, 3, 7, 300]), min_size=1, max_size=4)))
     sid = st.tuples(*(st.integers(0, size - 1) for size in sizes))
-    found = sorted(draw(st.lists(sid, min_size=1, max_size=60)))
-    return np.array(found, dtype=np.uint16).reshape(len(found), len(sizes)), sizes
+    codes = sorted(draw(st.lists(sid, min_size=1, max_size=60)))
+    return np.array(codes, dtype=np.uint16).reshape(len(codes), len(sizes)), sizes
 
 
 @given(catalogs(), st.sampled_from([1, 3, 1 << 17]))
@@ -55,10 +55,10 @@ def test_rows_of_the_bundle_survive(case: Any, data: st.DataObject) -> None:
         sorted(data.draw(st.sets(st.integers(0, 200), min_size=len(codes), max_size=len(codes))))
     )
     trie = Trie.from_codes(codes, sizes, active)
-    asked = np.array(data.draw(st.lists(st.integers(-1, 210), max_size=50)), dtype=np.int64)
-    want = sorted(set(asked.tolist()) & set(active.tolist()))
-    positions = trie.positions(asked)
-    assert active[positions].tolist() == want
+    rows = np.array(data.draw(st.lists(st.integers(-1, 210), max_size=50)), dtype=np.int64)
+    expected = sorted(set(rows.tolist()) & set(active.tolist()))
+    positions = trie.positions(rows)
+    assert active[positions].tolist() == expected
     for position in positions:
         assert active[position] in trie.leaf_rows(
             int(trie.leaves(positions[positions == position])[0])

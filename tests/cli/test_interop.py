@@ -18,7 +18,7 @@ def index(road: Road, tmp_path: Path) -> Path:
     return tmp_path / "mini"
 
 
-def test_there_and_back(road: Road, index: Path, tmp_path: Path) -> None:
+def test_export_and_import_are_inverse(road: Road, index: Path, tmp_path: Path) -> None:
     ran = done(
         "import",
         index / "index.json",
@@ -44,7 +44,7 @@ def test_there_and_back(road: Road, index: Path, tmp_path: Path) -> None:
     assert tree(tmp_path / "again") == tree(index)
 
 
-def test_a_map_serves_everything_but_encode(road: Road, index: Path, tmp_path: Path) -> None:
+def test_a_map_does_everything_except_encode(road: Road, index: Path, tmp_path: Path) -> None:
     done("import", index / "index.json", "-o", tmp_path / "m.zarr")
     done("verify", tmp_path / "m.zarr")
     assert "a map without a codebook" in done("inspect", tmp_path / "m.zarr").out
@@ -94,7 +94,7 @@ def test_openonerec_and_static(road: Road, tmp_path: Path) -> None:
     assert "packed_csr" in np.load(tmp_path / "static.npz")
 
 
-def test_flashrec_is_told_what_it_would_guess_wrong(road: Road, tmp_path: Path) -> None:
+def test_flashrec_gets_the_option_that_it_cannot_infer(road: Road, tmp_path: Path) -> None:
     ran = done("export", road.bundle, "--to", "flashrec", "-o", tmp_path / "sids.json")
     assert ran.out == f"--sid-vocab-file {tmp_path / 'sids.json'}\n"
     done(
@@ -108,7 +108,7 @@ def test_flashrec_is_told_what_it_would_guess_wrong(road: Road, tmp_path: Path) 
         "4x4x4x4",
     )
     done("extend-model", road.base, tmp_path / "four.zarr", "-o", tmp_path / "four")
-    asked = (
+    command = (
         "export",
         tmp_path / "four.zarr",
         "--to",
@@ -117,20 +117,20 @@ def test_flashrec_is_told_what_it_would_guess_wrong(road: Road, tmp_path: Path) 
         "-o",
         tmp_path / "four.json",
     )
-    assert "--model MODEL gives its --sid" in done(*asked).err
+    assert "--model MODEL gives its --sid" in done(*command).err
     start = read_contract(tmp_path / "four").token_start
-    ran = done(*asked, "--model", tmp_path / "four")
+    ran = done(*command, "--model", tmp_path / "four")
     assert (
         ran.out
         == f"--sid-vocab-file {tmp_path / 'four.json'} --sid {start}:{start + 17}/4,4,4,4,2\n"
     )
     before = tree(tmp_path)
-    assert "tokens differ" in refused(3, *asked, "--model", road.model)
+    assert "tokens differ" in refused(3, *command, "--model", road.model)
     assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ("export", "BUNDLE", "--to", "static", "-o", "OUT", "--keys", "line"),
@@ -149,11 +149,11 @@ def test_flashrec_is_told_what_it_would_guess_wrong(road: Road, tmp_path: Path) 
         (("compare", "BUNDLE", "--seed", "-1"), "a seed is 0 or more"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
-    road: Road, tmp_path: Path, arguments: tuple[str, ...], told: str
+def test_invalid_combinations_are_refused(
+    road: Road, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     named = {"BUNDLE": str(road.bundle), "OUT": str(tmp_path / "out")}
-    assert told in refused(2, *(named.get(each, each) for each in arguments))
+    assert message in refused(2, *(named.get(each, each) for each in arguments))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -185,7 +185,7 @@ LEVEL_FIGURES = (
 
 def test_compare(road: Road, index: Path, tmp_path: Path) -> None:
     done("import", index / "index.json", "-o", tmp_path / "m.zarr", "--levels", "4x4x8")
-    asked = (
+    command = (
         "compare",
         road.bundle,
         tmp_path / "m.zarr",
@@ -194,10 +194,10 @@ def test_compare(road: Road, index: Path, tmp_path: Path) -> None:
         "--interactions",
         road.events,
     )
-    labelled = (*asked, "--items", road.items, "--field", "description")
-    found = done(*labelled, "--json").json
-    assert found["items"] == N_ITEMS
-    ours, theirs = found["bundles"]
+    labelled = (*command, "--items", road.items, "--field", "description")
+    comparison = done(*labelled, "--json").json
+    assert comparison["items"] == N_ITEMS
+    ours, theirs = comparison["bundles"]
     assert (ours["bundle"], theirs["bundle"]) == (str(road.bundle), str(tmp_path / "m.zarr"))
     assert (ours["method"], theirs["method"]) == ("rq-kmeans", None)
     report = Bundle.open(road.bundle).manifest.report
@@ -221,11 +221,11 @@ def test_compare(road: Road, index: Path, tmp_path: Path) -> None:
         assert word in table
 
 
-def test_compare_needs_to_know_whose_vectors_they_are(road: Road, tmp_path: Path) -> None:
+def test_compare_needs_item_ids_of_vectors(road: Road, tmp_path: Path) -> None:
     np.save(tmp_path / "bare.npy", np.zeros((N_ITEMS, 8), dtype=np.float32))
-    asked = ("compare", road.bundle, "--embeddings", tmp_path / "bare.npy")
-    assert "has no item ids" in refused(2, *asked)
-    done(*asked, "--items", road.items)
+    command = ("compare", road.bundle, "--embeddings", tmp_path / "bare.npy")
+    assert "has no item ids" in refused(2, *command)
+    done(*command, "--items", road.items)
 
 
 def test_options_of_a_method(road: Road, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_options_of_a_method(road: Road, tmp_path: Path) -> None:
             "--dry-run",
         )
     )
-    for more, told in {
+    for more, message in {
         ("--method", "fsq", "--balanced"): "method fsq has no option 'balanced'",
         ("--set", "seed=3"): "has no option 'seed'",
         ("--set", "balanced=3"): "option balanced of method rq-kmeans cannot be 3",
@@ -276,4 +276,4 @@ def test_options_of_a_method(road: Road, tmp_path: Path) -> None:
             "epochs=ten",
         ): "option epochs of method rq-vae cannot be 'ten'",
     }.items():
-        assert told in refused(2, *built("d.zarr", *more))
+        assert message in refused(2, *built("d.zarr", *more))

@@ -28,7 +28,7 @@ def shop(road: Road, tmp_path: Path) -> Path:
     return tmp_path / "published" / "shop"
 
 
-def test_push_says_what_it_did(road: Road, tmp_path: Path) -> None:
+def test_push_reports_what_it_sent(road: Road, tmp_path: Path) -> None:
     shop, digest = tmp_path / "shop", Bundle.open(road.bundle).identity.digest
     objects = len(tree(road.bundle))
     dry = done("push", road.bundle, shop, "--dry-run")
@@ -46,14 +46,14 @@ def test_push_says_what_it_did(road: Road, tmp_path: Path) -> None:
     assert "names a version" in refused(2, "push", road.bundle, f"{shop}@1.0")
 
 
-def test_pull_gives_the_bundle_back(road: Road, shop: Path, tmp_path: Path) -> None:
+def test_pull_restores_the_bundle(road: Road, shop: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.zarr"
-    told = done("pull", f"{shop}@1.0", "-o", out, "--json").json
+    pulled = done("pull", f"{shop}@1.0", "-o", out, "--json").json
     assert tree(out) == tree(road.bundle)
-    assert told == {
+    assert pulled == {
         "bundle": str(out),
         "version": "1.0",
-        "digest": told["digest"],
+        "digest": pulled["digest"],
         "license": "unknown",
     }
     assert "exists already" in refused(2, "pull", shop, "-o", out)
@@ -107,10 +107,10 @@ def test_every_command_takes_a_reference(road: Road, shop: Path, tmp_path: Path)
         "--model",
         tmp_path / "model",
     )
-    asked = done(
+    answer = done(
         "recommend", road.tuned, "--bundle", new, "--history", "b003", "-k", 3, "--json"
     ).json
-    assert len(asked["items"]) == 3
+    assert len(answer["items"]) == 3
     done("rebind", road.tuned, new, "-o", tmp_path / "bound")
 
 

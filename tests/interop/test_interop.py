@@ -1,4 +1,4 @@
-"""Maps of other systems, read and written; their own files come out as they went in, byte for byte."""
+"""Maps of other systems, read and written; their files are reproduced byte for byte."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def sids(bundle: Bundle) -> dict[str, tuple[int, ...]]:
 
 @needs_data
 @pytest.mark.parametrize("name", ["rqvae_native", "rkmeans_native"])
-def test_the_beauty_indexes_come_out_as_they_went_in(tmp_path: Path, name: str) -> None:
+def test_the_beauty_indexes_are_reproduced(tmp_path: Path, name: str) -> None:
     path = DATA / "beauty" / f"{name}.index.json"
     bundle = read_minionerec(path, name=name)
     assert (len(bundle.items), bundle.space.sizes) == (12101, (256,) * 4)
@@ -68,7 +68,7 @@ def test_the_beauty_indexes_come_out_as_they_went_in(tmp_path: Path, name: str) 
 
 
 @needs_data
-def test_the_industrial_files_come_out_as_they_went_in(tmp_path: Path) -> None:
+def test_the_industrial_files_are_reproduced(tmp_path: Path) -> None:
     folder = DATA / "minionerec-industrial"
     bundle = read_minionerec(folder / "index.json", name="industrial", info=folder / "info.txt")
     bundle.save(tmp_path / "x.zarr")
@@ -88,7 +88,7 @@ def test_the_industrial_files_come_out_as_they_went_in(tmp_path: Path) -> None:
         ["<{level}_{code}>", "<s_{level}_{code}>", "[{level}{code}]", "<|{level}:{code}|>"]
     ),
 )
-def test_any_index_comes_out_as_it_went_in(
+def test_any_index_is_reproduced(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, ...]], around: str
 ) -> None:
     folder = tmp_path_factory.mktemp("index")
@@ -115,7 +115,7 @@ def test_any_index_comes_out_as_it_went_in(
     assert (folder / "out" / "index.json").read_bytes() == path.read_bytes()
 
 
-def test_a_map_is_a_legal_bundle_that_cannot_encode(tmp_path: Path) -> None:
+def test_a_map_is_a_valid_bundle_that_cannot_encode(tmp_path: Path) -> None:
     path, info = written(tmp_path)
     read_minionerec(path, name="map", info=info).save(tmp_path / "map.zarr.zip")
     bundle = Bundle.open(tmp_path / "map.zarr.zip")
@@ -168,7 +168,7 @@ def test_keys_may_be_lines_of_a_catalog(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("index", "told"),
+    ("index", "message"),
     [
         ("[]", "no JSON object"),
         ("{}", "no JSON object"),
@@ -185,23 +185,23 @@ def test_keys_may_be_lines_of_a_catalog(tmp_path: Path) -> None:
         ('{"": ["<a_1>"]}', "empty id"),
     ],
 )
-def test_a_malformed_index_is_refused(tmp_path: Path, index: str, told: str) -> None:
+def test_a_malformed_index_is_refused(tmp_path: Path, index: str, message: str) -> None:
     path = tmp_path / "index.json"
     path.write_text(index)
-    with pytest.raises(SidtoolError, match=told):
+    with pytest.raises(SidtoolError, match=message):
         read_minionerec(path, name="map")
 
 
 @pytest.mark.parametrize(
-    ("info", "told"),
+    ("info", "message"),
     [
         ("<a_5><b_0>\tA lamp\n", "line 1: .* is not SID, title and key"),
         ("<a_5><b_1>\tA lamp\t0\n", "the index has <a_5><b_0>"),
     ],
 )
-def test_an_info_that_disagrees_is_refused(tmp_path: Path, info: str, told: str) -> None:
+def test_an_info_that_disagrees_is_refused(tmp_path: Path, info: str, message: str) -> None:
     path, lines = written(tmp_path, INDEX, info)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_minionerec(path, name="map", info=lines)
 
 
@@ -213,7 +213,7 @@ def test_titles_cannot_break_the_lines_of_info(tmp_path: Path) -> None:
     assert [line.split("\t")[1:] for line in lines] == [["a b c", "0"], ["d", "1"]]
 
 
-def test_retired_items_are_written_nowhere(tmp_path: Path) -> None:
+def test_retired_items_are_not_written(tmp_path: Path) -> None:
     bundle = retire(small_bundle(30), "i3", "i7")
     write_minionerec(bundle, tmp_path / "mini")
     write_openonerec(bundle, tmp_path / "open.parquet")
@@ -226,7 +226,7 @@ def test_retired_items_are_written_nowhere(tmp_path: Path) -> None:
     assert walked(static_index(bundle.trie()), 3) == set(sids(bundle).values())
 
 
-def test_openonerec_comes_out_as_it_went_in(tmp_path: Path) -> None:
+def test_openonerec_is_reproduced(tmp_path: Path) -> None:
     table = pa.table({"pid": [3, 20, 100], "sid": [[5, 0, 8191], [1, 2, 3], [1, 2, 3]]})
     pq.write_table(table, tmp_path / "map.parquet")
     bundle = read_openonerec(tmp_path / "map.parquet", name="map", items=catalog("3"))
@@ -257,7 +257,7 @@ def test_openonerec_may_spell_the_sids(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
         ({"pid": [1, 2], "code": [[1], [2]]}, "columns pid and sid"),
         ({"pid": [1, 2], "sid": [[1], [2, 3]]}, "1 and 2 codes"),
@@ -271,17 +271,15 @@ def test_openonerec_may_spell_the_sids(tmp_path: Path) -> None:
     ],
 )
 def test_a_malformed_parquet_map_is_refused(
-    tmp_path: Path, columns: dict[str, list[object]], told: str
+    tmp_path: Path, columns: dict[str, list[object]], message: str
 ) -> None:
     pq.write_table(pa.table(columns), tmp_path / "map.parquet")
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_openonerec(tmp_path / "map.parquet", name="map")
 
 
 @pytest.mark.parametrize("sizes", [(4, 5, 6), (3, 4), (2, 3, 4, 5)])
-def test_flashrec_finds_our_tokens_by_what_it_is_told(
-    tmp_path: Path, sizes: tuple[int, ...]
-) -> None:
+def test_flashrec_reads_the_same_tokens(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     bundle, start = small_bundle(10, sizes, duplicates=True), 1000
     write_flashrec(bundle, tmp_path / "sids.json")
     block, spelled_sizes = sid_option(bundle.space, start).split("/")
@@ -306,7 +304,7 @@ def test_flashrec_finds_our_tokens_by_what_it_is_told(
     assert spelled == expected
 
 
-def test_flashrec_guesses_three_levels_of_openonerec_only(tmp_path: Path) -> None:
+def test_flashrec_infers_three_levels_of_openonerec_only(tmp_path: Path) -> None:
     assert infers_layout(SidSpace((4, 5, 6)))
     assert not infers_layout(SidSpace((4, 5)))
     assert not infers_layout(SidSpace((4, 5, 6, 7)))
@@ -338,7 +336,7 @@ def walked(index: StaticIndex, levels: int) -> set[tuple[int, ...]]:
 
 @pytest.mark.parametrize("sizes", [(4, 5, 6), (7, 3), (3, 2, 4, 5), (2, 2, 2, 2, 9)])
 @pytest.mark.parametrize("duplicates", [False, True])
-def test_static_walks_exactly_the_catalog(
+def test_static_allows_exactly_the_catalog(
     tmp_path: Path, sizes: tuple[int, ...], duplicates: bool
 ) -> None:
     bundle = small_bundle(20, sizes, duplicates=duplicates)

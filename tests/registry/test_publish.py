@@ -1,4 +1,4 @@
-"""The registry on a folder, on memory:// and on S3 over HTTP: what is visible, when, and to whom."""
+"""The registry on a folder, on memory:// and on S3 over HTTP: what is visible, and when."""
 
 import hashlib
 import json
@@ -55,7 +55,7 @@ def first(tmp_path: Path) -> Path:
 
 
 def version(path: Path, number: str, seed: int = 1) -> Path:
-    """Another bundle, of a version of its own."""
+    """Another bundle, with this version."""
     bundle = small_bundle(seed=seed)
     Bundle(replace(bundle.manifest, version=number), bundle.arrays).save(path)
     return path
@@ -71,8 +71,8 @@ def files(folder: Path) -> dict[str, bytes]:
     return dict(Storage(folder).read_all())
 
 
-def together(*works: Callable[[], object]) -> list[object]:
-    """Run side by side; what each gave or raised."""
+def run_concurrently(*works: Callable[[], object]) -> list[object]:
+    """Run concurrently; the result or exception of each."""
     results: list[object] = [None] * len(works)
 
     def run(at: int) -> None:
@@ -89,10 +89,10 @@ def together(*works: Callable[[], object]) -> list[object]:
     return results
 
 
-# What goes in comes out
+# Push and pull
 
 
-def test_what_is_pulled_is_what_was_pushed(shop: str, first: Path, tmp_path: Path) -> None:
+def test_a_pulled_bundle_equals_the_pushed_one(shop: str, first: Path, tmp_path: Path) -> None:
     pushed = push(str(first), shop, tag="prod")
     assert (pushed.new, pushed.version, pushed.latest) == (True, "1.0", "1.0")
     assert pushed.sent == len(files(first))
@@ -106,7 +106,7 @@ def test_what_is_pulled_is_what_was_pushed(shop: str, first: Path, tmp_path: Pat
     assert resolve(f"{shop}@prod") == pushed.url
 
 
-def test_zips_go_in_and_come_out(shop: str, first: Path, tmp_path: Path) -> None:
+def test_zips_can_be_pushed_and_pulled(shop: str, first: Path, tmp_path: Path) -> None:
     small_bundle().save(tmp_path / "first.zarr.zip")
     push(str(tmp_path / "first.zarr.zip"), shop)
     pull(shop, tmp_path / "out.zarr.zip")
@@ -114,7 +114,9 @@ def test_zips_go_in_and_come_out(shop: str, first: Path, tmp_path: Path) -> None
     assert not push(str(first), shop).new
 
 
-def test_a_reference_can_be_pushed_on(shop: str, first: Path, tmp_path: Path) -> None:
+def test_a_reference_can_be_pushed_to_another_registry(
+    shop: str, first: Path, tmp_path: Path
+) -> None:
     push(str(first), shop)
     push(f"{shop}@1.0", str(tmp_path / "mirror" / "shop"))
     pull(str(tmp_path / "mirror" / "shop"), tmp_path / "out.zarr")
@@ -158,7 +160,7 @@ def test_the_latest_is_the_highest(shop: str, first: Path, tmp_path: Path) -> No
     assert open_bundle(shop).manifest.version == "1.10"
 
 
-def test_a_change_that_is_taken_back_is_a_version_of_its_own(shop: str, tmp_path: Path) -> None:
+def test_a_reverted_change_is_a_version(shop: str, tmp_path: Path) -> None:
     for number in ("1.0", "1.1"):
         push(str(version(tmp_path / f"{number}.zarr", number)), shop)
     assert [(number, names) for (number, _), names in published_names(shop).items()] == [
@@ -167,7 +169,7 @@ def test_a_change_that_is_taken_back_is_a_version_of_its_own(shop: str, tmp_path
     ]
 
 
-# Nothing half-visible
+# Interruptions
 
 
 def stop_writing(patch: pytest.MonkeyPatch, after: int) -> None:
@@ -186,7 +188,7 @@ def stop_writing(patch: pytest.MonkeyPatch, after: int) -> None:
     patch.setattr(Storage, "put_if_unchanged", killing(Storage.put_if_unchanged))
 
 
-def test_a_push_that_is_killed_between_any_two_writes(
+def test_a_push_can_be_killed_between_any_two_writes(
     shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "BATCH", 8)
@@ -214,12 +216,12 @@ def test_a_push_that_is_killed_between_any_two_writes(
     batches = -(-(objects - 1) // 8)
     # no write, each batch, the card and zarr.json: nothing is visible. After the record the version
     # is, whole.
-    assert [len(found) for found in visible] == [0] * (batches + 3) + [1]
+    assert [len(published) for published in visible] == [0] * (batches + 3) + [1]
     left = [objects - 1 - min(8 * done, objects - 1) + 1 for done in range(batches)]
     assert sent == [*left, 1, 1, 1, 0]
 
 
-def test_a_killed_process_leaves_nothing_and_the_rest_is_sent(
+def test_a_killed_process_publishes_nothing_and_the_rest_is_sent_later(
     s3: Wire, first: Path, tmp_path: Path
 ) -> None:
     shop = f"s3://{BUCKET}/{uuid.uuid4().hex}/shop"
@@ -269,12 +271,12 @@ def test_a_process_killed_within_a_write_leaves_nothing_in_the_version(
     assert push(shop, mirror).new
 
 
-def test_a_pull_that_was_killed_goes_on(
+def test_an_interrupted_pull_continues(
     shop: str, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "BATCH", 4)
     push(str(first), shop)
-    out, asked = tmp_path / "out.zarr", list[str]()
+    out, fetched = tmp_path / "out.zarr", list[str]()
 
     def die(done: int, total: int) -> None:
         if done >= 8:
@@ -290,13 +292,13 @@ def test_a_pull_that_was_killed_goes_on(
 
     def recorded(self: Storage, names: list[str]) -> dict[str, bytes]:
         if self.location.startswith(shop):
-            asked.extend(names)
+            fetched.extend(names)
         return read_many(self, names)
 
     monkeypatch.setattr(Storage, "read_many", recorded)
     pull(shop, out)
     assert files(out) == files(first)
-    assert set(asked) == files(first).keys() - {ROOT} - set(left[1:])
+    assert set(fetched) == files(first).keys() - {ROOT} - set(left[1:])
 
 
 def test_a_path_is_no_pattern(first: Path, tmp_path: Path) -> None:
@@ -321,7 +323,7 @@ def test_of_two_pushes_of_one_version_one_wins(
         return put_if_unchanged(self, name, *arguments)
 
     monkeypatch.setattr(Storage, "put_if_unchanged", at_once)
-    results = together(lambda: push(str(first), shop), lambda: push(str(second), shop))
+    results = run_concurrently(lambda: push(str(first), shop), lambda: push(str(second), shop))
     (winner,) = [each for each in results if isinstance(each, Pushed)]
     (loser,) = [each for each in results if isinstance(each, RefusedError)]
     assert winner.new
@@ -337,12 +339,12 @@ def test_two_pushes_of_one_bundle_make_one_version(
     monkeypatch.setattr(
         records, "publish_record", lambda *arguments: start.wait(30) is None or claim(*arguments)
     )
-    results = together(lambda: push(str(first), shop), lambda: push(str(first), shop))
+    results = run_concurrently(lambda: push(str(first), shop), lambda: push(str(first), shop))
     assert sorted(each.new for each in results) == [False, True]
     assert verify(resolve(shop)) == []
 
 
-def test_an_object_that_is_written_again_is_whole_all_the_while(tmp_path: Path) -> None:
+def test_an_object_stays_complete_while_it_is_replaced(tmp_path: Path) -> None:
     place, data = Storage(str(tmp_path / "shop")), bytes(3_000_000)
     place.put({"object": data})
     writer = threading.Thread(target=lambda: [place.put({"object": data}) for _ in range(60)])
@@ -359,7 +361,7 @@ def test_no_tag_is_lost_in_a_race(shop: str, first: Path) -> None:
     push(str(first), shop)
     names = [f"t{at}" for at in range(6)]
     start = threading.Barrier(len(names))
-    together(
+    run_concurrently(
         *(lambda name=name: start.wait(30) is None or tag(f"{shop}@1.0", name) for name in names)
     )
     assert read_pointer(Storage(shop)).tags == dict.fromkeys(names, "1.0")
@@ -391,7 +393,7 @@ def test_an_object_that_does_not_arrive_whole_stops_the_push(
     assert verify(resolve(shop)) == []
 
 
-def test_what_was_changed_on_the_store_is_not_pulled(
+def test_an_object_changed_on_the_store_is_not_pulled(
     shop: str, first: Path, tmp_path: Path
 ) -> None:
     pushed = push(str(first), shop)
@@ -403,7 +405,7 @@ def test_what_was_changed_on_the_store_is_not_pulled(
                 pull(shop, out)
             assert not out.exists()
         place.put({name: whole[name]})
-        remove(tmp_path / "out.zarr.partial")  # what is whole there need not be fetched again
+        remove(tmp_path / "out.zarr.partial")  # complete objects are not fetched again
     pull(shop, tmp_path / "out.zarr")
     assert files(tmp_path / "out.zarr") == whole
 
@@ -432,7 +434,7 @@ def test_a_manifest_cannot_write_outside_of_the_output(first: Path, tmp_path: Pa
 # References
 
 
-def test_what_is_not_there_is_told(shop: str, first: Path, tmp_path: Path) -> None:
+def test_a_missing_version_is_reported(shop: str, first: Path, tmp_path: Path) -> None:
     for which in ("", "@1.0", "@prod"):
         with pytest.raises(DataError, match="no bundle was pushed to"):
             pull(shop + which, tmp_path / "out.zarr")
@@ -444,7 +446,7 @@ def test_what_is_not_there_is_told(shop: str, first: Path, tmp_path: Path) -> No
             open_bundle(f"{shop}@{which.replace('/', '')}")
 
 
-def test_what_makes_no_sense_is_told(shop: str, first: Path) -> None:
+def test_invalid_targets_and_tags_are_refused(shop: str, first: Path) -> None:
     for target, why in (
         (f"{shop}@1.0", "names a version"),
         (f"{shop}.zarr", "has the name of a bundle"),
@@ -462,15 +464,15 @@ def test_what_makes_no_sense_is_told(shop: str, first: Path) -> None:
     assert everything(shop) == {}
 
 
-def test_a_bundle_is_no_registry(first: Path) -> None:
+def test_a_bundle_is_not_a_registry(first: Path) -> None:
     bare = first.rename(first.with_name("first"))
     with pytest.raises(UsageError, match="is a Zarr group"):
         push(str(bare), str(bare))
 
 
-def test_unknown_stores_are_told() -> None:
+def test_an_unknown_protocol_is_reported() -> None:
     with pytest.raises(UsageError, match="nowhere"):
-        open_bundle("nowhere://there/shop")
+        open_bundle("nowhere://bucket/shop")
 
 
 def test_a_name_with_an_at_sign_is_a_path_first(first: Path, tmp_path: Path) -> None:
@@ -504,9 +506,9 @@ def test_the_card_loads_what_it_describes(shop: str, first: Path, tmp_path: Path
     assert "| quantizer.method | rq-kmeans |" in text
     assert "built with 40 items" in text
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    known: dict[str, object] = {}
-    exec(code, known)
-    assert known["bundle"].identity.digest == pushed.digest
+    variables: dict[str, object] = {}
+    exec(code, variables)
+    assert variables["bundle"].identity.digest == pushed.digest
     assert not any("README" in name for name in Storage(pushed.url).listing())
 
 
