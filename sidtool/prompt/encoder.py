@@ -38,10 +38,11 @@ class PromptEncoder:
 
     def length(self, segments: Sequence[Segment]) -> int:
         """Number of tokens in the segments."""
-        return sum(
-            len(segment.sid_tokens) if segment.kind == "sid" else len(self._text_ids(segment))
-            for segment in segments
-        )
+        length = 0
+        for segment in segments:
+            is_sid = segment.kind == "sid"
+            length += len(segment.sid_tokens if is_sid else self._text_ids(segment))
+        return length
 
     def _text_ids(self, segment: Segment) -> tuple[int, ...]:
         encode = self._template_ids if segment.kind == "template" else self._catalog_ids
@@ -53,14 +54,14 @@ class PromptEncoder:
     def _encode_catalog(self, text: str) -> tuple[int, ...]:
         """Ids of catalog text, none of them of a special or added token."""
         encoding = self._plain_backend.encode(text, add_special_tokens=False)
-        special = next((i for i, id_ in enumerate(encoding.ids) if id_ in self._special_ids), None)
-        if special is None:
+        special = [at for at, id_ in enumerate(encoding.ids) if id_ in self._special_ids]
+        if not special:
             return tuple(encoding.ids)
         if len(text) == 1:
-            return ()
+            return ()  # nothing else spells this character
         # The base vocabulary contains this special token, too. Cut the text within it and encode
         # both parts, so that no token spans the cut.
-        start, stop = encoding.offsets[special]
+        start, stop = encoding.offsets[special[0]]
         cut = (start + stop) // 2
         if not 0 < cut < len(text):
             cut = len(text) // 2
@@ -73,6 +74,7 @@ _encoders: WeakKeyDictionary[Any, tuple[int, PromptEncoder]] = WeakKeyDictionary
 def prompt_encoder(tokenizer: Any, tokens: SidTokens) -> PromptEncoder:
     """The encoder of a tokenizer, cached with it: making one takes a second at 150,000 tokens."""
     size, encoder = _encoders.get(tokenizer, (0, None))
+    # Tokens may have been added since.
     if encoder is None or size != len(tokenizer) or encoder.tokens != tokens:
         encoder = PromptEncoder(tokenizer, tokens)
         _encoders[tokenizer] = (len(tokenizer), encoder)
@@ -93,6 +95,8 @@ def _backend_without_added_tokens(tokenizer: Any) -> Any:
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:
     """Ids of all added tokens but a pure unknown token, which unknown characters may become."""
-    added = set(tokenizer.added_tokens_decoder)
-    control = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-    return frozenset(added - ({tokenizer.unk_token_id} - control))
+    ids = set(tokenizer.added_tokens_decoder)
+    control = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if tokenizer.unk_token_id not in control:
+        ids.discard(tokenizer.unk_token_id)
+    return frozenset(ids)

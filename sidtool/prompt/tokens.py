@@ -15,7 +15,7 @@ def sid_token_indexes(space: SidSpace, codes: Codes, *, markers: bool = True) ->
     """(n, levels) codes -> (n, levels [+ 2]) int64 indexes into `space.tokens`.
 
     With `markers`, each SID stands between begin and end token if the space has them."""
-    indexes = codes + space.offsets
+    indexes = codes + space.offsets  # uint16 + int64 -> int64
     if not (markers and space.has_markers):
         return indexes
     wrapped = np.empty((len(codes), space.levels + 2), dtype=np.int64)
@@ -45,12 +45,16 @@ class SidTokens:
     @property
     def begin(self) -> int | None:
         """Id of the begin token, or None."""
-        return self.start + self.space.n_codes if self.space.has_markers else None
+        if not self.space.has_markers:
+            return None
+        return self.start + self.space.n_codes
 
     @property
     def end(self) -> int | None:
         """Id of the end token, or None."""
-        return self.start + self.space.n_codes + 1 if self.space.has_markers else None
+        if not self.space.has_markers:
+            return None
+        return self.start + self.space.n_codes + 1
 
     def ids(self, codes: Codes, *, markers: bool = True) -> NDArray[np.int64]:
         """(n, levels) codes -> (n, levels [+ 2]) int64 token ids, with `markers` between begin and

@@ -1,7 +1,7 @@
 """The kinds of training examples, one function for each: whole histories, events, items, queries and
 running text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,7 +53,7 @@ class ExampleContext:
     frames: tuple[PromptFrame, ...]
     same_frame: bool
     space: SidSpace
-    map: ItemMap
+    item_map: ItemMap
     items: ItemRenderer
     histories: Histories
     encoder: PromptEncoder | None
@@ -118,11 +118,12 @@ def sequence_examples(
 ) -> Iterator[TrainingExample]:
     """Whole histories as SIDs, in overlapping windows: every item is a target once."""
     before = template(context.frames[0].before)
+    # Windows need no measuring: ExampleMaker has checked that the longest one fits.
     for sequence in split.train:
         history = context.histories.of_user(sequence)
         for start, target, stop in sequence_windows(len(history), context.history_length):
             window = history.cut(start, stop)
-            codes = context.map.codes[window.indexes]
+            codes = context.item_map.codes[window.indexes]
             known = sids(context.space, codes[: target - start])
             targets = sids(context.space, codes[target - start :])
             prompt = (before, known) if target > start else ()
@@ -165,16 +166,19 @@ def history_text_examples(
 
 def item_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
     """Active items of the catalog: one of SID and text given the other."""
-    for index in np.flatnonzero(~context.map.retired).tolist():
-        has_source = _item_content(context, index, 0)
-        if not has_source or not context.completion(index, context.frames[0]):
+    for index in np.flatnonzero(~context.item_map.retired).tolist():
+        has_source = bool(_item_content(context, index, 0))
+        has_target = bool(context.completion(index, context.frames[0]))
+        if not (has_source and has_target):
             continue
         for copy in range(copies()):
             frame = context.frame(copy, index)
             completion = context.completion(index, frame)
             content = TextItems([_item_content(context, index, copy + index)])
             prompt, _ = context.prompted(frame, content, completion)
-            yield TrainingExample(context.name, prompt, completion, item=context.map.ids[index])
+            yield TrainingExample(
+                context.name, prompt, completion, item=context.item_map.ids[index]
+            )
 
 
 def _item_content(context: ExampleContext, index: int, number: int) -> list[Segment]:
@@ -191,12 +195,12 @@ def _item_content(context: ExampleContext, index: int, number: int) -> list[Segm
 
 def item_text_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
     """Active items of the catalog that have a title, as running text."""
-    for index in np.flatnonzero(~context.map.retired).tolist():
+    for index in np.flatnonzero(~context.item_map.retired).tolist():
         if not context.items.text("title", index):
             continue
         for copy in range(copies()):
             text, _ = context.running_text(context.frame(copy, index), [index])
-            yield TrainingExample(context.name, (), text, item=context.map.ids[index])
+            yield TrainingExample(context.name, (), text, item=context.item_map.ids[index])
 
 
 @dataclass(frozen=True)
@@ -208,6 +212,29 @@ class TrainingQuery:
     query: Query
     index: int
     events: tuple[Event, ...]
+
+
+def training_queries(
+    queries: Sequence[Query], split: Split, item_index: Mapping[str, int]
+) -> list[TrainingQuery]:
+    """The queries for items in `item_index`; those of a user only for items of the user's training
+    events."""
+    positions = {
+        (user.user, item): position
+        for user in split.train
+        for item, position in zip(user.items, user.positions, strict=True)
+    }
+    usable: list[TrainingQuery] = []
+    for number, query in enumerate(queries):
+        events: tuple[Event, ...] = ()
+        if query.user is not None:
+            position = positions.get((query.user, query.item))
+            if position is None:
+                continue
+            events = ((query.user, query.item, position),)
+        if query.item in item_index:
+            usable.append(TrainingQuery(number, query, item_index[query.item], events))
+    return usable
 
 
 def query_examples(

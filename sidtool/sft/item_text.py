@@ -23,6 +23,7 @@ class ItemRenderer:
         self._space = bundle.space
         self._map = bundle.items
         self._catalog = items
+        # The catalog may lack items of the bundle, and have others.
         catalog_index = {item_id: index for index, item_id in enumerate(items.ids)}
         self._catalog_index = [catalog_index.get(item_id) for item_id in bundle.items.ids]
         self._hides_text = [item_id in hide_text_of for item_id in bundle.items.ids]

@@ -12,7 +12,7 @@ import numpy as np
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
-from sidtool.data.splits import Event, Split
+from sidtool.data.splits import Split
 from sidtool.errors import DataError, UsageError
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
@@ -29,6 +29,7 @@ from sidtool.sft.example_kinds import (
     item_text_examples,
     query_examples,
     sequence_examples,
+    training_queries,
 )
 from sidtool.sft.histories import Histories
 from sidtool.sft.item_text import ItemRenderer
@@ -117,8 +118,7 @@ class ExampleMaker:
         self._frames = {task: prompt_frames(task, tokenizer, self.format) for task in options.tasks}
         self._items = ItemRenderer(bundle, items, options.hide_text_of)
         self._histories = Histories(bundle, options.history_length)
-        self._check_tasks(items)
-        self._check_hidden_items()
+        self._check_inputs(items)
         self._check_sequence_length()
 
     @property
@@ -157,17 +157,16 @@ class ExampleMaker:
     @property
     def templates(self) -> dict[str, list[str]]:
         """The literal text of every template in the mix, for the lineage."""
-        texts: dict[str, list[str]] = {}
-        for task, frames in self._frames.items():
-            texts[task] = [
-                frame.before
-                + (frame.item or "{…}")
-                + frame.after
+        return {
+            task: [
+                # In running text the item is the content, else the prompt ends with the answer.
+                frame.template(frame.item or "{…}")
                 + ("" if frame.item else "{answer}")
                 + frame.close
                 for frame in frames
             ]
-        return texts
+            for task, frames in self._frames.items()
+        }
 
     def has_item(self, item: str) -> bool:
         """Whether an item id is in the bundle."""
@@ -200,6 +199,7 @@ class ExampleMaker:
             )
         options = self._options
         budgets = token_budgets(options.tasks, options.max_tokens, options.max_task_tokens)
+        # Every task draws from its own generator: a mix with one task more keeps the others' examples.
         for done, (task, weight) in enumerate(options.tasks.items(), start=1):
             rng = task_rng(task, options.seed)
             make = self._example_source(task, split)
@@ -217,25 +217,34 @@ class ExampleMaker:
         rng: np.random.Generator,
     ) -> Iterator[TrainingExample]:
         """Examples drawn at random, all equally often, that fit into a budget of tokens."""
-        lengths = [self._example_length(example) for example in make(lambda: 1)]
+        lengths = [self.length(example.segments) or 0 for example in make(lambda: 1)]
         copies = iter(copies_within(lengths, budget, rng))
         spent = 0
         for example in make(lambda: next(copies, 0)):
-            length = self._example_length(example)
+            length = self.length(example.segments) or 0
             # A copy has another template than was measured, which may be longer.
             if spent + length <= budget:
                 spent += length
                 yield example
 
-    def _example_length(self, example: TrainingExample) -> int:
-        return self.length(example.segments) or 0
-
     def _example_source(
         self, name: str, split: Split
     ) -> Callable[[Copies], Iterator[TrainingExample]]:
         """The examples of a task as a function of their copies."""
-        context = self._context(name)
-        task = context.task
+        task = named_task(name)
+        context = ExampleContext(
+            name=name,
+            task=task,
+            frames=self._frames[name],
+            same_frame=name == history_prompt_task(self._options.tasks),
+            space=self._space,
+            item_map=self._map,
+            items=self._items,
+            histories=self._histories,
+            encoder=self._encoder,
+            max_length=self._options.max_length,
+            history_length=self._options.history_length,
+        )
         if task.per == "query":
             return partial(query_examples, context, self._training_queries(split))
         if task.per == "item":
@@ -246,51 +255,19 @@ class ExampleMaker:
             return partial(history_text_examples, context, split)
         return partial(event_examples, context, split)
 
-    def _context(self, name: str) -> ExampleContext:
-        return ExampleContext(
-            name=name,
-            task=named_task(name),
-            frames=self._frames[name],
-            same_frame=name == history_prompt_task(self._options.tasks),
-            space=self._space,
-            map=self._map,
-            items=self._items,
-            histories=self._histories,
-            encoder=self._encoder,
-            max_length=self._options.max_length,
-            history_length=self._options.history_length,
-        )
-
     def _training_queries(self, split: Split) -> list[TrainingQuery]:
-        """Queries for active items whose text is not hidden; those of a user only for items of the
-        user's training events."""
-        positions = {
-            (user.user, item): position
-            for user in split.train
-            for item, position in zip(user.items, user.positions, strict=True)
-        }
-        usable: list[TrainingQuery] = []
-        for number, query in enumerate(self._queries):
-            index = self._histories.item_index.get(query.item)
-            if index is None or self._map.retired[index]:
-                continue
-            if query.item in self._options.hide_text_of:
-                continue
-            events: tuple[Event, ...] = ()
-            if query.user is not None:
-                position = positions.get((query.user, query.item))
-                if position is None:
-                    continue
-                events = ((query.user, query.item, position),)
-            usable.append(TrainingQuery(number, query, index, events))
-        return usable
+        index = self._histories.item_index
+        active = {item: at for item, at in index.items() if not self._map.retired[at]}
+        for hidden in self._options.hide_text_of:
+            active.pop(hidden, None)
+        return training_queries(self._queries, split, active)
 
     def _max_prompt_length(self, frame: PromptFrame) -> int:
         """Tokens that a prompt may have, so that a SID and the end of the completion fit, too."""
         close = self.length([template(frame.close)]) or 0
         return self._options.max_length - self._space.levels - self._space.has_markers - close
 
-    def _check_tasks(self, items: Items) -> None:
+    def _check_inputs(self, items: Items) -> None:
         for name in self._options.tasks:
             task = named_task(name)
             if task.column and task.column not in items.fields:
@@ -306,8 +283,6 @@ class ExampleMaker:
         has_budget = self._options.max_tokens or self._options.max_task_tokens
         if has_budget and self._encoder is None:
             raise UsageError("a token budget needs a tokenizer", hint="--model MODEL")
-
-    def _check_hidden_items(self) -> None:
         unknown = sorted(self._options.hide_text_of - set(self._map.ids))
         if unknown:
             raise UsageError(
