@@ -102,7 +102,9 @@ def evaluate(
             _refuse({"--exclude-seen": exclude_seen}, "does not apply with --task")
             only = None if only_items is None else frozenset(read_ids(only_items))
             fields = tuple(field or ())
-            catalog = CatalogOptions(id_column, title_column, None, fields, queries, query_text)
+            catalog = CatalogOptions(
+                id_column, title_column, fields=fields, queries=queries, query_text=query_text
+            )
             task_options = TaskEvaluationOptions(
                 task, on, items, catalog, only, limit, num_beams, seed
             )

@@ -83,14 +83,9 @@ def recommend(
     if candidates is not None and allow is not None:
         raise UsageError("--candidates is an allow list already", hint="leave out --allow")
     choices = RecommendOptions(
-        k=k,
-        num_beams=num_beams,
-        normalize=normalize,
-        exclude_seen=exclude_seen,
-        allow=None if allow is None else tuple(read_ids(allow)),
-        deny=() if deny is None else tuple(read_ids(deny)),
+        k, num_beams, normalize, exclude_seen, allow=_ids(allow), deny=_ids(deny) or ()
     )
-    candidate_ids = None if candidates is None else read_ids(candidates)
+    candidate_ids = _ids(candidates)
     if out is not None:
         refuse_existing(out, force)
     loaded = inference.load_model(model, bundle, device, dtype, trust_remote_code)
@@ -116,6 +111,10 @@ def recommend(
                 say_json(answer.to_json())
             else:
                 _say_answer(answer)
+
+
+def _ids(path: Path | None) -> tuple[str, ...] | None:
+    return None if path is None else tuple(read_ids(path))
 
 
 def _requests(history: str | None, file: str | None, query: str | None) -> "Iterable[Request]":

@@ -44,6 +44,7 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
     as an ordinary prompt."""
     windows = [window for window in attention_windows(model.config) if window]
     length = 6 + min((window for window in windows if window <= PROBED_WINDOW), default=0)
+    # arbitrary token ids that differ from position to position
     ids = (torch.arange(64 + 2 * length) * 7919 + 11).remainder(head.vocab_size).tolist()
     prompts = [ids[:length], ids[length : 2 * length - 2]]
     first = torch.tensor([ids[-8:-6], ids[-6:-4]])

@@ -128,4 +128,6 @@ class FilterArrays:
         self, keys: torch.Tensor, number: torch.Tensor, first: torch.Tensor, stop: torch.Tensor
     ) -> torch.Tensor:
         offset = number * (self._trie.n_leaves + 1)
-        return torch.searchsorted(keys, offset + stop) - torch.searchsorted(keys, offset + first)
+        before_stop = torch.searchsorted(keys, offset + stop)
+        before_first = torch.searchsorted(keys, offset + first)
+        return before_stop - before_first

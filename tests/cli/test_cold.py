@@ -1,4 +1,4 @@
-"""An item that nobody has bought: its text gives it a SID, and a model of the parent bundle
+"""A new item without interactions: its text gives it a SID, and a model of the parent bundle
 recommends it."""
 
 from pathlib import Path
@@ -53,21 +53,20 @@ def shop(road: Road, encoder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def test_a_text_goes_where_encode_says(shop: Path) -> None:
+def test_new_items_get_the_codes_of_encode(shop: Path) -> None:
     child = Bundle.open(shop / "child.zarr")
     encoded = done("encode", shop / "parent.zarr", "red lamp 99", "blue soap 98", "--json").lines
-    for item, told in zip(("n0", "n1"), encoded, strict=True):
+    for item, output in zip(("n0", "n1"), encoded, strict=True):
         codes = child.items.codes[child.items.row(item)]
-        assert codes[:1].tolist() == told["codes"][:1]  # a collision moves the last levels alone
+        assert codes[:1].tolist() == output["codes"][:1]  # a collision moves the last levels alone
     assert {f"n{n}" for n in range(6)} <= set(child.items.ids)
 
 
 def test_cold_items_are_recommended_by_score_and_under_an_allow_list(shop: Path) -> None:
     ask = ("recommend", shop / "tuned", "--bundle", shop / "child.zarr", *ASKED, "-k", 6)
     scored = done(*ask, "--candidates", shop / "new.txt")
-    assert (
-        "6 are new" in scored.err
-    )  # the parent's model goes on working, and says that the catalog grew
+    # the parent's model works with the child bundle, and a notice says that the catalog grew
+    assert "6 were added" in scored.err
     answer = scored.json
     assert set(answer["items"]) == {f"n{n}" for n in range(6)}
     assert answer["scores"] == sorted(answer["scores"], reverse=True)
@@ -77,7 +76,7 @@ def test_cold_items_are_recommended_by_score_and_under_an_allow_list(shop: Path)
     np.testing.assert_allclose(allowed["scores"], answer["scores"], atol=1e-4)
 
 
-def test_what_was_warm_stays_as_it_was(shop: Path) -> None:
+def test_recommendations_of_old_items_stay_the_same(shop: Path) -> None:
     ask = ("recommend", shop / "tuned", *ASKED, "--num-beams", 100)
     child = ("--bundle", shop / "child.zarr")
     before = done(*ask, "-k", 60).json

@@ -102,9 +102,9 @@ def test_items_are_found_by_text(road: Road, spoken: Path) -> None:
     assert both[0] == answer
     assert len(both[1]["items"]) == 7
     assert "one of --history, --file and --query" in refused(2, *ask, "--history", "b001")
-    told = refused(1, "recommend", road.tuned, "--query", "red lamp")
-    assert "not trained to find items by text" in told
-    assert "--task title-to-sid=1" in told
+    message = refused(1, "recommend", road.tuned, "--query", "red lamp")
+    assert "not trained to find items by text" in message
+    assert "--task title-to-sid=1" in message
     contract = json.loads((spoken / "sid.json").read_text())
     assert contract["text_prompt"]["task"] == "title-to-sid"
     assert contract["stages"][-1]["params"]["example_format"] == "plain"
@@ -237,9 +237,9 @@ def test_a_mix_of_titles_hides_those_held_out(road: Road, tmp_path: Path) -> Non
     assert (lineage["hidden_items"], lineage["history_prompt"]) == (2, None)
     assert lineage["tasks"]["title-to-sid"]["examples"] == 2 * (N_ITEMS - 2)
     titles = [json.loads(line)["title"] for line in road.items.read_text().splitlines()]
-    told = rows.read_text()
+    text = rows.read_text()
     assert [
-        title for title in titles if title + "\\n" not in told and f'"{title}<' not in told
+        title for title in titles if title + "\\n" not in text and f'"{title}<' not in text
     ] == titles[3:5]
     (tmp_path / "stages.yaml").write_text(
         "num_train_epochs: 1\nstages: [{stage: embeddings}, {stage: full}]\n"
@@ -270,7 +270,7 @@ def refused_after_figures(*arguments: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "told"),
+    ("more", "code", "message"),
     [
         (("--task", "guess"), 2, "unknown task 'guess'"),
         (("--task", "next-item"), 2, "needs a split"),
@@ -297,7 +297,7 @@ def refused_after_figures(*arguments: object) -> str:
     ],
 )
 def test_tasks_that_cannot_be_measured(
-    road: Road, spoken: Path, more: tuple[str, ...], code: int, told: str
+    road: Road, spoken: Path, more: tuple[str, ...], code: int, message: str
 ) -> None:
     placed = [road.folder / word if word in FILES.values() else word for word in more]
-    assert told in refused(code, "evaluate", spoken, *placed)
+    assert message in refused(code, "evaluate", spoken, *placed)

@@ -145,22 +145,22 @@ def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "told"),
+    ("more", "code", "message"),
     [
         ((), 2, "one of --history, --file and --query"),
         (("--history", "b001", "--file", "x"), 2, "one of --history, --file and --query"),
         (("--history", "b001", "-k", "0"), 2, "at least 1"),
         (("--history", "b001", "--dtype", "int3"), 2, "int3"),
-        (("--history", "b001", "--device", "gpu"), 2, "no model can run on device 'gpu'"),
-        (("--history", "b001", "--device", "cuda:77"), 2, "no model can run on device 'cuda:77'"),
+        (("--history", "b001", "--device", "gpu"), 2, "device 'gpu' cannot be used"),
+        (("--history", "b001", "--device", "cuda:77"), 2, "device 'cuda:77' cannot be used"),
         (("--file", "nowhere.jsonl"), 1, "nowhere.jsonl"),
         (("--history", "b001", "--deny", "nowhere"), 1, "nowhere"),
     ],
 )
 def test_invalid_requests_are_refused(
-    road: Road, more: tuple[str, ...], code: int, told: str
+    road: Road, more: tuple[str, ...], code: int, message: str
 ) -> None:
-    assert told in refused(code, "recommend", road.tuned, *more)
+    assert message in refused(code, "recommend", road.tuned, *more)
 
 
 @pytest.mark.parametrize(
@@ -200,10 +200,10 @@ def test_only_a_compatible_bundle_is_accepted(road: Road) -> None:
     own = done(*ask)
     for bundle in (road.bundle, road.zipped):
         assert done(*ask, "--bundle", bundle) == own
-    told = refused(3, *ask, "--bundle", road.other)
+    message = refused(3, *ask, "--bundle", road.other)
     ours, theirs = (Bundle.open(path).identity.codebook[:12] for path in (road.other, road.bundle))
-    assert ours in told
-    assert theirs in told
-    assert "hint: train a model for this bundle" in told
+    assert ours in message
+    assert theirs in message
+    assert "hint: train a model for this bundle" in message
     refused(3, "evaluate", road.tuned, road.split, "--bundle", road.other)
     assert "sidtool extend-model" in refused(3, "recommend", road.base, "--history", "b001")
