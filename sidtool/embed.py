@@ -1,7 +1,4 @@
-"""From texts to vectors, by any sentence-transformers model.
-
-Knows encoders and what must be recorded to meet the same vectors again; knows nothing of what the
-texts mean."""
+"""Texts -> vectors by a sentence-transformers model, and the record that identifies the model."""
 
 import hashlib
 import importlib.metadata
@@ -20,18 +17,17 @@ from sidtool.output import cache_array, cached_array
 from sidtool.sid import Vectors
 
 BATCH = 32
-"""Texts a forward pass: larger is slower on a CPU."""
+"""Texts per forward pass: larger is slower on a CPU."""
 BLOCK = 256
-"""Texts a block file: how much an interruption can cost."""
+"""Texts per block file: the work that an interruption can lose."""
 PROBES = (
     "Stainless steel water bottle, 750 ml",
     "Toy Story (1995): Animation, Comedy",
     "Feuchtigkeitscrème für Hände",
 )
-"""Texts whose vectors tell one encoder from another."""
+"""Texts whose vectors identify an encoder."""
 AGREEMENT = 0.999
-"""Least cosine at which two vectors of one probe count as the same encoder's (bf16 against fp32
-gives .9998)."""
+"""Least cosine of two vectors of one probe by the same encoder (bf16 against fp32 gives .9998)."""
 Dtype = Literal["float32", "float16", "bfloat16"]
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
 
@@ -40,66 +36,80 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Encoder:
-    """A sentence-transformers model and how it is used; None leaves a setting to the model."""
+    """A sentence-transformers model and its settings; None: the model's own setting."""
 
     model: str
-    """Id on the hub, or a folder."""
+    """Hub id or folder."""
     revision: str | None = None
     pooling: str | None = None
     """cls, max, mean, mean_sqrt_len_tokens, weightedmean or lasttoken."""
     prompt: str | None = None
     """Text put before every text."""
     max_length: int | None = None
-    """Tokens that are read of a text."""
+    """Most tokens read of a text."""
     dtype: Dtype | None = None
     normalize: bool = False
-    """Whether vectors are brought to length 1, also where the model itself does not."""
+    """Scale vectors to length 1, even if the model does not."""
     trust_remote_code: bool = False
-    """Whether the model's own Python code and pickled weights may be loaded."""
+    """Allow the model's own Python code and pickled weights."""
 
     @classmethod
     def of(
-        cls, model: str | None, *, trust_remote_code: bool = False, **settings: Any
+        cls,
+        model: str | None,
+        revision: str | None = None,
+        pooling: str | None = None,
+        prompt: str | None = None,
+        max_length: int | None = None,
+        dtype: Dtype | None = None,
+        trust_remote_code: bool = False,
     ) -> "Encoder | None":
         """An encoder, or None without a model.
 
-        Raises UsageError if settings are given without a model.
+        Raises UsageError if a setting is given without a model.
         """
-        chosen = {name: value for name, value in settings.items() if value is not None}
+        encoder = cls(
+            model or "",
+            revision,
+            pooling,
+            prompt,
+            max_length,
+            dtype,
+            trust_remote_code=trust_remote_code,
+        )
         if model is not None:
-            return cls(model, trust_remote_code=trust_remote_code, **chosen)
-        if chosen:
-            flag = next(iter(chosen)).replace("_", "-")
-            raise UsageError(f"--{flag} applies only with --encoder")
+            return encoder
+        for name in ("revision", "pooling", "prompt", "max_length", "dtype"):
+            if getattr(encoder, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} applies only with --encoder")
         return None
 
 
 def embed(
     texts: Sequence[str], encoder: Encoder, *, cache: Path, progress: Progress | None = None
 ) -> tuple[Vectors, dict[str, Any]]:
-    """n texts -> (n, dim) float32 vectors, and the facts that a recipe records.
+    """n texts -> (n, dim) float32 vectors, and the JSON record of the encoder for a recipe.
 
-    The facts are the encoder with every setting that the model decided filled in, the SHA-256 of
-    its weight files, the dimension, library versions and the probe texts with their vectors.
+    The record has every setting of the encoder (the model's own filled in), the SHA-256 of its
+    weight files, the dimension, library versions and probe texts with their vectors. Texts are
+    embedded longest first in blocks of fixed size. Finished blocks are stored in the folder
+    `cache`, so that an interrupted run resumes and gives the same bits; the caller removes it.
 
-    Texts are read longest first in blocks of fixed size. Finished blocks are kept in `cache`, so an
-    interrupted run goes on where it was and gives the same bits as one that was not; removing
-    `cache` is the caller's part.
-
-    Raises DataError if the model cannot be loaded or a vector is not finite, UsageError if it lacks
-    what was asked."""
-    model, used = _load(encoder)
-    facts = _facts(model, used)
+    Raises DataError if the model cannot be loaded or a vector is not finite, UsageError if the
+    model does not support a setting.
+    """
+    model, settings = _load(encoder)
+    record = _record(model, settings)
     order = np.argsort([-len(text) for text in texts], kind="stable")
-    blocks = cache / _digest(texts, facts)
+    blocks = cache / _digest(texts, record)
     blocks.mkdir(parents=True, exist_ok=True)
-    vectors = np.empty((len(texts), facts["dim"]), dtype=np.float32)
+    vectors = np.empty((len(texts), record["dim"]), dtype=np.float32)
     for start in range(0, len(texts), BLOCK):
         rows = order[start : start + BLOCK]
         path = blocks / f"{start // BLOCK:06d}.npy"
-        block = cached_array(path, (len(rows), facts["dim"]), np.float32)
+        block = cached_array(path, (len(rows), record["dim"]), np.float32)
         if block is None:
-            block = _encode(model, used, [texts[row] for row in rows])
+            block = _encode(model, settings, [texts[row] for row in rows])
             cache_array(path, block)
         vectors[rows] = block
         if progress is not None:
@@ -107,16 +117,18 @@ def embed(
     check_finite(
         vectors, f"the encoder {encoder.model!r}", lambda row: f"text {row} ({texts[row][:40]!r})"
     )
-    return vectors, facts
+    return vectors, record
 
 
 def check_probes(encoder: Encoder, recipe: Mapping[str, Any]) -> float:
-    """The least cosine between a recipe's probe vectors and this encoder's.
+    """The least cosine between a recipe's probe vectors and those of this encoder.
 
     Raises CompatibilityError if it is below 0.999: another model, pooling or prompt, or damaged
-    weights."""
-    model, used = _load(encoder)
-    now = _encode(model, used, [probe["text"] for probe in recipe["probes"]]).astype(np.float64)
+    weights.
+    """
+    model, settings = _load(encoder)
+    texts = [probe["text"] for probe in recipe["probes"]]
+    now = _encode(model, settings, texts).astype(np.float64)
     stored = np.array([probe["vector"] for probe in recipe["probes"]], dtype=np.float64)
     if now.shape != stored.shape:
         raise CompatibilityError(
@@ -128,9 +140,8 @@ def check_probes(encoder: Encoder, recipe: Mapping[str, Any]) -> float:
     least = float(np.min(np.sum(now * stored, axis=1) / lengths))
     if not least >= AGREEMENT:  # NaN disagrees too
         raise CompatibilityError(
-            f"the encoder {encoder.model!r} is not the one that made the codebook: a probe's "
-            f"cosine is {least:.4f}, "
-            f"{AGREEMENT} is needed",
+            f"the encoder {encoder.model!r} is not the one of the codebook: the cosine of a probe "
+            f"is {least:.4f}, below {AGREEMENT}",
             hint=f"the recipe's encoder is {recipe['model']!r}",
         )
     return least
@@ -140,13 +151,13 @@ def check_probes(encoder: Encoder, recipe: Mapping[str, Any]) -> float:
 
 
 def _load(encoder: Encoder) -> tuple[Any, Encoder]:
-    """The model, and the encoder with every setting that the model decided filled in."""
+    """The model, and the encoder with the model's own settings filled in."""
     if encoder.dtype not in (None, *get_args(Dtype)):
         raise UsageError(
             f"the precision of an encoder is {', '.join(get_args(Dtype))}, not {encoder.dtype!r}"
         )
     if encoder.model.startswith((".", "/")) and not Path(encoder.model).is_dir():
-        raise DataError(f"the encoder {encoder.model} is no folder")
+        raise DataError(f"the encoder {encoder.model} is not a folder")
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
@@ -164,7 +175,7 @@ def _load(encoder: Encoder) -> tuple[Any, Encoder]:
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise DataError(
             f"the encoder {encoder.model!r} cannot be loaded: {str(error).strip().splitlines()[0]}",
-            hint="its own code and pickled weights load with --trust-remote-code only",
+            hint="its own code and pickled weights need --trust-remote-code",
         ) from error
     if encoder.max_length is not None:
         model.max_seq_length = encoder.max_length
@@ -184,29 +195,24 @@ def _load(encoder: Encoder) -> tuple[Any, Encoder]:
 
 
 def _set_pooling(model: Any, encoder: Encoder) -> str | None:
-    """Put the asked pooling in the place of the model's own; the pooling that is used then, None if
-    it has none."""
-    place = next(
-        (at for at, module in enumerate(model) if type(module).__name__ == "Pooling"), None
-    )
-    own = None if place is None else str(model[place].pooling_mode)
-    if encoder.pooling in (
-        None,
-        own,
-    ):  # its own stays as it is: it may be several, or leave out the prompt
-        return own
-    if place is None:
+    """Replace the model's pooling by the encoder's, if given -> the pooling in use, None if none."""
+    position = next((n for n, part in enumerate(model) if type(part).__name__ == "Pooling"), None)
+    current = None if position is None else str(model[position].pooling_mode)
+    # the model's own pooling is not replaced: it may combine several, or leave out the prompt
+    if encoder.pooling in (None, current):
+        return current
+    if position is None:
         raise UsageError(
-            f"the encoder {encoder.model!r} pools no tokens, so its pooling cannot be "
+            f"the encoder {encoder.model!r} has no token pooling, so it cannot be "
             f"{encoder.pooling!r}"
         )
-    kind = type(model[place])
+    kind = type(model[position])
     try:
-        model[place] = kind(model[place].embedding_dimension, pooling_mode=encoder.pooling)
+        model[position] = kind(model[position].embedding_dimension, pooling_mode=encoder.pooling)
     except ValueError as error:
         raise UsageError(
-            f"pooling {encoder.pooling!r} is unknown",
-            hint=f"known are {', '.join(kind.POOLING_MODES)}",
+            f"there is no pooling {encoder.pooling!r}",
+            hint=f"choose from {', '.join(kind.POOLING_MODES)}",
         ) from error
     return encoder.pooling
 
@@ -222,7 +228,7 @@ def _encode(model: Any, encoder: Encoder, texts: list[str]) -> Vectors:
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def _facts(model: Any, encoder: Encoder) -> dict[str, Any]:
+def _record(model: Any, encoder: Encoder) -> dict[str, Any]:
     probes = _encode(model, encoder, list(PROBES))
     check_finite(probes, f"the encoder {encoder.model!r}", lambda row: f"probe {PROBES[row]!r}")
     libraries = ("torch", "transformers", "sentence-transformers")
@@ -239,7 +245,7 @@ def _facts(model: Any, encoder: Encoder) -> dict[str, Any]:
 
 
 def _folder(encoder: Encoder) -> Path:
-    """Where the loaded model lies; for one from the hub the folder's name is the commit."""
+    """Folder of the loaded model; of a hub model its name is the commit."""
     if Path(encoder.model).is_dir():
         return Path(encoder.model)
     from huggingface_hub import snapshot_download
@@ -268,6 +274,6 @@ def _weight_digests(encoder: Encoder) -> dict[str, str]:
 # Blocks
 
 
-def _digest(texts: Sequence[str], facts: Mapping[str, Any]) -> str:
-    known = json.dumps([facts, BATCH, BLOCK, digest_strings(texts)], sort_keys=True)
-    return hashlib.sha256(known.encode()).hexdigest()[:16]
+def _digest(texts: Sequence[str], record: Mapping[str, Any]) -> str:
+    determined_by = json.dumps([record, BATCH, BLOCK, digest_strings(texts)], sort_keys=True)
+    return hashlib.sha256(determined_by.encode()).hexdigest()[:16]

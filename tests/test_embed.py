@@ -156,12 +156,12 @@ def test_vectors_that_are_not_finite_are_named(
 
 
 def test_an_encoder_that_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         embed(["a"], Encoder(str(tmp_path / "nothing")), cache=tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="cannot be loaded"):
         embed(["a"], Encoder(str(tmp_path / "empty")), cache=tmp_path)
-    with pytest.raises(UsageError, match="'best' is unknown") as caught:
+    with pytest.raises(UsageError, match="there is no pooling 'best'") as caught:
         embed(["a"], Encoder(str(folder), pooling="best"), cache=tmp_path)
     assert "lasttoken" in str(caught.value.hint)
     with pytest.raises(UsageError, match="int3"):

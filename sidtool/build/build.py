@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.build.measure import codebook_report
-from sidtool.build.options import BuildOptions, CatalogOptions
+from sidtool.build.options import BuildOptions, CatalogOptions, read_catalog
 from sidtool.build.report import CodebookReport
 from sidtool.build.sources import QuantizerInput, quantizer_input
 from sidtool.bundle.bundle import Bundle
@@ -23,13 +23,13 @@ from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.manifest import library_versions, now
 from sidtool.collisions.assign import Assigned, assign
 from sidtool.data.digests import digest_strings
-from sidtool.data.items import Items, read_items
+from sidtool.data.items import Items
 from sidtool.data.split_files import open_split
 from sidtool.data.splits import Split
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import VectorSource
 from sidtool.embed import Encoder, embed
-from sidtool.errors import DataError, SidtoolWarning
+from sidtool.errors import SidtoolWarning, UsageError
 from sidtool.output import partial_path, refuse_existing, remove, replace_dir
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook
@@ -66,25 +66,24 @@ def build_codebook(
     together.
     """
     refuse_existing(out, force)
+    if isinstance(embeddings, np.ndarray | VectorSource | Path):
+        embeddings = [embeddings]
+    check_inputs(encoder, embeddings)
     options = options or BuildOptions()
     progress = progress or {}
     work = partial_path(out)
     if isinstance(items, Path):
-        items = read_items(items, **asdict(catalog or CatalogOptions()))
+        items = read_catalog(items, catalog)
     if isinstance(split, Path):
         split = open_split(split)
     sources = _open_sources(embeddings, items.ids, memory)
-    if sources:
-        made_by: dict[str, Any] = {
-            "vectors": "given",
-            "dim": sum(source.shape[1] for source in sources),
-        }
-    elif encoder is not None:
+    if encoder is not None:
         cache = work / "vectors"
         vectors, made_by = embed(items.texts, encoder, cache=cache, progress=progress.get("embed"))
         sources = [vectors]
     else:
-        raise DataError("neither an encoder nor vectors are given")
+        dim = sum(source.shape[1] for source in sources)
+        made_by = {"vectors": "given", "dim": dim}
     bundle = build(
         items,
         sources,
@@ -102,11 +101,18 @@ def build_codebook(
     return Bundle.open(out)
 
 
+def check_inputs(encoder: Encoder | None, embeddings: Sequence[Any]) -> None:
+    """Raise UsageError unless there is an encoder or embeddings, but not both."""
+    if (encoder is None) == (not embeddings):
+        raise UsageError(
+            "give either --encoder or --embeddings",
+            hint="--encoder sentence-transformers/all-MiniLM-L6-v2",
+        )
+
+
 def _open_sources(
-    embeddings: Source | Sequence[Source], ids: Sequence[str], memory: int | None
+    embeddings: Sequence[Source], ids: Sequence[str], memory: int | None
 ) -> list[Vectors | VectorSource]:
-    if isinstance(embeddings, np.ndarray | VectorSource | Path):
-        embeddings = [embeddings]
     return [
         open_vectors(source, ids, memory=memory) if isinstance(source, Path) else source
         for source in embeddings

@@ -1,13 +1,13 @@
 """Options of build-codebook, shared by the library and the command line."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from sidtool.build.sources import Collaborative
 from sidtool.collisions.policy import Policy
-from sidtool.data.items import OnEmpty
+from sidtool.data.items import Items, OnEmpty, read_items
 from sidtool.errors import UsageError
 from sidtool.quantize import Method, check_method, supports_pairs
 from sidtool.quantize.fusion import FusionOptions
@@ -22,6 +22,11 @@ class CatalogOptions:
     title_column: str | None = None
     text_template: str | None = None
     on_empty: OnEmpty = "id"
+
+
+def read_catalog(path: Path, options: CatalogOptions | None = None) -> Items:
+    """Read a catalog with these options; errors as in `data.items.read_items`."""
+    return read_items(path, **asdict(options or CatalogOptions()))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The command build-codebook, and the table of a codebook report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +12,12 @@ from sidtool.cli.models import assignments
 from sidtool.collisions.policy import Policy
 from sidtool.data.items import OnEmpty
 from sidtool.embed import Dtype
-from sidtool.errors import UsageError
 from sidtool.quantize import Method
 from sidtool.sid import LETTERS, Levels, Spelling
 
 if TYPE_CHECKING:
     from sidtool.build.report import CodebookReport
+    from sidtool.bundle.bundle import Bundle
 
 INPUT = "Input"
 QUANTIZER = "Quantizer"
@@ -163,32 +163,16 @@ def build_codebook(
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
     from sidtool.build.build import build_codebook as build
-    from sidtool.build.options import build_options, parse_source
-    from sidtool.build.report import CodebookReport
-    from sidtool.data.items import read_items
+    from sidtool.build.build import check_inputs
+    from sidtool.build.options import CatalogOptions, build_options, parse_source, read_catalog
     from sidtool.embed import Encoder
 
-    model = Encoder.of(
-        encoder,
-        revision=revision,
-        pooling=pooling,
-        prompt=prompt,
-        max_length=max_length,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-    )
-    if (model is None) == (not embeddings):
-        raise UsageError(
-            "give either --encoder or --embeddings",
-            hint="--encoder sentence-transformers/all-MiniLM-L6-v2",
-        )
-    budget = options.parse_bytes(memory)
-    settings = assignments(set_)
-    settings |= {} if balanced is None else {"balanced": balanced}
-    settings |= {"normalize": True} if normalize else {}
+    model = Encoder.of(encoder, revision, pooling, prompt, max_length, dtype, trust_remote_code)
     sources = [parse_source(each) for each in embeddings or []]
-    plan = build_options(
-        settings,
+    check_inputs(model, sources)
+    budget = options.parse_bytes(memory)
+    chosen = build_options(
+        _settings(set_, balanced, normalize),
         has_events=interactions is not None,
         sizes=Levels.from_text(levels).sizes,
         method=method,
@@ -199,13 +183,8 @@ def build_codebook(
         weights=tuple(weight for _, weight in sources),
         seed=seed,
     )
-    catalog = read_items(
-        items,
-        id_column=id_column,
-        title_column=title_column,
-        text_template=text_template,
-        on_empty=empty_text,
-    )
+    columns = CatalogOptions(id_column, title_column, text_template, empty_text)
+    catalog = read_catalog(items, columns)
     if dry_run:
         note(f"would build {levels} for {len(catalog)} items at {out}")
         return note(f"text of {catalog.ids[0]}: {catalog.texts[0]}")
@@ -213,7 +192,7 @@ def build_codebook(
         bundle = build(
             catalog,
             out,
-            plan,
+            chosen,
             encoder=model,
             embeddings=[path for path, _ in sources],
             split=interactions,
@@ -221,12 +200,28 @@ def build_codebook(
             force=force,
             progress=stages,
         )
+    _say_built(bundle, out, json)
+    return next_step(f"sidtool extend-model MODEL {out} -o MODEL+sid")
+
+
+def _settings(pairs: list[str] | None, balanced: bool | None, normalize: bool) -> dict[str, Any]:
+    settings = assignments(pairs)
+    if balanced is not None:
+        settings["balanced"] = balanced
+    if normalize:
+        settings["normalize"] = True
+    return settings
+
+
+def _say_built(bundle: "Bundle", out: Path, json: bool) -> None:
+    from sidtool.build.report import CodebookReport
+
     report = bundle.manifest.report
     if json:
-        say_json({"bundle": str(out), "digest": bundle.identity.digest, "report": dict(report)})
+        digest = bundle.identity.digest
+        say_json({"bundle": str(out), "digest": digest, "report": dict(report)})
     else:
         say_report(CodebookReport.from_json(report))
-    return next_step(f"sidtool extend-model MODEL {out} -o MODEL+sid")
 
 
 def say_report(report: "CodebookReport") -> None:

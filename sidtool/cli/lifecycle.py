@@ -14,6 +14,7 @@ from sidtool.errors import EXIT_REFUSED, UsageError
 
 if TYPE_CHECKING:
     from sidtool.build.diff import Diff
+    from sidtool.bundle.bundle import Bundle
     from sidtool.model.rebind import Outlook
 
 MAX_LISTED = 5
@@ -57,7 +58,6 @@ def add_items(
     from sidtool.build.add import NO_ITEMS, read_new_items, unknown
     from sidtool.build.add import add_items as add
     from sidtool.build.options import CatalogOptions
-    from sidtool.bundle.lineage import change_to_json
     from sidtool.output import refuse_existing
     from sidtool.registry.references import open_bundle
 
@@ -89,15 +89,20 @@ def add_items(
             progress=stages.get("embed"),
         )
     grown.save(out, force=force)
-    change = change_to_json(grown.manifest.change) if grown is not opened else {}
-    version = grown.manifest.version
-    if json:
-        digest = grown.identity.digest
-        say_json({"bundle": str(out), "version": version, "digest": digest, **change})
-    else:
-        changes = grown.manifest.change if change else "nothing changed"
-        say(f"{out}: {grown.manifest.name} {version}, {changes}")
+    _say_grown(grown, out, changed=grown is not opened, json=json)
     return next_step(f"sidtool recommend MODEL --bundle {out} --history ...")
+
+
+def _say_grown(bundle: "Bundle", out: Path, *, changed: bool, json: bool) -> None:
+    from sidtool.bundle.lineage import change_to_json
+
+    manifest = bundle.manifest
+    if json:
+        value = {"bundle": str(out), "version": manifest.version, "digest": bundle.identity.digest}
+        say_json(value | (change_to_json(manifest.change) if changed else {}))
+    else:
+        change = manifest.change if changed else "nothing changed"
+        say(f"{out}: {manifest.name} {manifest.version}, {change}")
 
 
 def diff(
