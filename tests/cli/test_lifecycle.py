@@ -161,7 +161,7 @@ def test_diff_tells_what_changed_and_what_it_means(road: Road, child: Path) -> N
     assert (found["drift"], found["verdict"]["kind"]) == ([0.0, 0.0, 0.0], "works")
     assert found["manifest"] == {"version": ["1.0", "1.1"]}
     table = done("diff", road.bundle, child).out
-    assert "models of the old bundle: works (the catalog was refreshed" in table
+    assert "models of the old bundle: works (the catalog changed" in table
     assert "6" in table
     back = done("diff", child, road.bundle, "--json").json
     assert (set(back["restored"]), set(back["gone"])) == (
@@ -241,7 +241,7 @@ def test_align_and_rebind(road: Road, tmp_path: Path) -> None:
 
 def test_a_tuned_model_goes_on_with_the_child(road: Road, child: Path, tmp_path: Path) -> None:
     ran = done("rebind", road.tuned, child, "-o", tmp_path / "m2")
-    assert f"{N_ITEMS} items kept their SID, 6 are new, 0 are gone" in ran.out
+    assert f"{N_ITEMS} items kept their SID, 6 were added, 0 removed" in ran.out
     query = ("--history", "b003,b004", "-k", N_ITEMS + 6, "--num-beams", 200, "--json")
     swapped = done("recommend", road.tuned, "--bundle", child, *query).json
     bound = done("recommend", tmp_path / "m2", *query).json
