@@ -1,6 +1,9 @@
 """Write docs/settings.md from the code; `--check` fails if the committed page is stale."""
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -47,21 +50,26 @@ Setting one of these is an error.
 
 def options() -> list[str]:
     """A table row for each of sidtool's settings."""
+    descriptions = attribute_docstrings(TrainOptions)
     rows = []
     for field in dataclasses.fields(TrainOptions):
         choices = get_args(field.type)
         is_literal = choices and all(isinstance(choice, str) for choice in choices)
         kind = ", ".join(f"`{choice}`" for choice in choices) if is_literal else code(field.type)
-        limits = [
-            f"{word} {limit}"
-            for word, limit in field.metadata["limits"].items()
-            if limit is not None
-        ]
-        kind += f", {' and '.join(limits)}" if limits else ""
-        rows.append(
-            f"| `{field.name}` | {kind} | {value(field.default)} | {field.metadata['doc']} |"
-        )
+        text = descriptions[field.name]
+        rows.append(f"| `{field.name}` | {kind} | {value(field.default)} | {text} |")
     return rows
+
+
+def attribute_docstrings(kind: type) -> dict[str, str]:
+    """The docstring below each field of a dataclass, on one line."""
+    (definition,) = ast.parse(inspect.getsource(kind)).body
+    body = definition.body  # type: ignore[attr-defined]
+    docstrings = {}
+    for field, text in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            docstrings[ast.unparse(field.target)] = " ".join(ast.literal_eval(text.value).split())
+    return docstrings
 
 
 def sft_fields() -> list[str]:

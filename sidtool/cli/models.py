@@ -147,26 +147,26 @@ def assignments(pairs: list[str] | None, *, option: str = "--set") -> dict[str, 
     """`key=value` pairs as a mapping; a value is read as YAML, so that numbers are numbers."""
     import yaml
 
-    found = {}
+    values = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise UsageError(f"{option} takes key=value, not {pair!r}")
         try:
-            found[key] = yaml.safe_load(value)
+            values[key] = yaml.safe_load(value)
         except yaml.YAMLError:
-            found[key] = value
-    return found
+            values[key] = value
+    return values
 
 
 def numbers(pairs: list[str] | None, *, option: str) -> dict[str, float]:
     """`key=number` pairs as a mapping. Raises UsageError for a value that is no number."""
-    found = {}
+    values = {}
     for key, value in assignments(pairs, option=option).items():
         try:  # YAML takes 1e-3 for a text
-            found[key] = math.nan if isinstance(value, bool) else float(value)
+            values[key] = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
-            found[key] = math.nan
-        if not math.isfinite(found[key]):
+            values[key] = math.nan
+        if not math.isfinite(values[key]):
             raise UsageError(f"{option} takes a number for {key}, not {value!r}")
-    return found
+    return values

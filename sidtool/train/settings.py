@@ -2,7 +2,7 @@
 of SFTConfig that sidtool decides. docs/settings.md is generated from this module."""
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,15 +12,15 @@ Stage = Literal["embeddings", "full", "lora"]
 SoftmaxOver = Literal["vocabulary", "sid", "level", "trie"]
 
 
-def doc(
-    text: str,
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> dict[str, Any]:
-    """Metadata of a setting: its description, and the range that its value must lie in."""
-    return {"doc": text, "limits": {"at least": at_least, "at most": at_most, "below": below}}
+_MINIMUM = {
+    "lora_r": 1,
+    "token_budget": 1,
+    "eval_users": 0,
+    "eval_num_beams": 1,
+    "early_stopping_patience": 1,
+}
+_PROBABILITIES = ("item_dropout", "reverse_prob", "shuffle_span", "distill_weight")
+_DROPOUT_RATES = ("dropout", "lora_dropout")
 
 
 @dataclass(frozen=True)
@@ -30,129 +30,73 @@ class TrainOptions:
     Raises UsageError for a value outside its choices or range.
     """
 
-    stage: Stage = field(
-        default="full",
-        metadata=doc(
-            "Weights to train: all (`full`), only the embedding rows of the SID tokens "
-            "(`embeddings`), or those rows and low-rank adapters (`lora`).",
-        ),
-    )
-    lora_r: int = field(default=16, metadata=doc("Rank of the LoRA adapters.", at_least=1))
-    lora_alpha: float = field(
-        default=32.0, metadata=doc("Scale of the LoRA adapters: `lora_alpha / lora_r`.")
-    )
-    lora_dropout: float = field(
-        default=0.0, metadata=doc("Dropout in the LoRA adapters.", at_least=0, below=1)
-    )
-    lora_targets: str = field(
-        default="all-linear",
-        metadata=doc(
-            "Layers that get adapters: names separated by commas, or `all-linear` "
-            "(all linear layers but the output head).",
-        ),
-    )
-    dtype: Literal["auto", "float32", "bfloat16"] = field(
-        default="auto",
-        metadata=doc(
-            "Precision in which weights are kept. `auto` is float32, and bfloat16 for frozen weights "
-            "that are stored in bfloat16 if a GPU computes in it. Trained weights are float32 unless "
-            "`stage=full` sets another `dtype`.",
-        ),
-    )
-    token_budget: int | None = field(
-        default=None,
-        metadata=doc(
-            "Train for about this many tokens, in place of `num_train_epochs`.",
-            at_least=1,
-        ),
-    )
-    softmax_over: Literal["auto", SoftmaxOver] = field(
-        default="auto",
-        metadata=doc(
-            "Tokens in the softmax of the loss: the `vocabulary`, all codes (`sid`), the codes of the "
-            "target's level (`level`), or the codes that continue the target's prefix to an item "
-            "(`trie`). `auto` is `sid` if all examples answer with SIDs, else `vocabulary`.",
-        ),
-    )
-    batching: Literal["auto", "packed", "padded"] = field(
-        default="auto",
-        metadata=doc(
-            "Several examples per sequence without padding (`packed`, needs sdpa attention) or one "
-            "(`padded`). `auto` packs if the model keeps packed examples separate.",
-        ),
-    )
-    dropout: float | None = field(
-        default=None,
-        metadata=doc(
-            "Dropout rate for this run, except on attention weights. Default: the model's own.",
-            at_least=0,
-            below=1,
-        ),
-    )
-    item_dropout: float = field(
-        default=0.0,
-        metadata=doc("Probability that an item is left out of a history.", at_least=0, at_most=1),
-    )
-    reverse_prob: float = field(
-        default=0.0,
-        metadata=doc(
-            "Probability that an item sequence is reversed in the first epoch. It falls linearly to 0 "
-            "in the last epoch.",
-            at_least=0,
-            at_most=1,
-        ),
-    )
-    shuffle_span: float = field(
-        default=0.0,
-        metadata=doc(
-            "Distance that items may move in a sequence in the first epoch, as a share of its length. "
-            "It falls linearly to 0 in the last epoch.",
-            at_least=0,
-            at_most=1,
-        ),
-    )
-    optimizer: Literal["adamw", "muon"] = field(
-        default="adamw",
-        metadata=doc(
-            "`muon` uses Muon for the matrices of hidden layers and AdamW for other weights; it needs "
-            "`stage=full`. `adamw` leaves the choice to `optim`.",
-        ),
-    )
-    distill_weight: float = field(
-        default=0.5,
-        metadata=doc(
-            "Weight of the cross-entropy with the teachers' mean distribution, against the targets' "
-            "weight `1 - distill_weight`. Used only with `--teacher`.",
-            at_least=0,
-            at_most=1,
-        ),
-    )
-    metric_for_best_model: str = field(
-        default="ndcg@10",
-        metadata=doc("Validation metric that selects the checkpoint: `hr@K` or `ndcg@K`."),
-    )
-    eval_users: int = field(
-        default=1000, metadata=doc("Validation users to sample; 0 takes all.", at_least=0)
-    )
-    eval_num_beams: int = field(default=20, metadata=doc("Beam width in validation.", at_least=1))
-    eval_exclude_seen: bool = field(
-        default=False,
-        metadata=doc(
-            "Exclude the items of a user's history from the recommendations in validation."
-        ),
-    )
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata=doc(
-            "Stop after this many validations without a better metric. Default: train to the end.",
-            at_least=1,
-        ),
-    )
+    stage: Stage = "full"
+    """Weights to train: all (`full`), only the embedding rows of the SID tokens (`embeddings`), or
+    those rows and low-rank adapters (`lora`)."""
+    lora_r: int = 16
+    """Rank of the LoRA adapters."""
+    lora_alpha: float = 32.0
+    """Scale of the LoRA adapters: `lora_alpha / lora_r`."""
+    lora_dropout: float = 0.0
+    """Dropout in the LoRA adapters."""
+    lora_targets: str = "all-linear"
+    """Layers that get adapters: names separated by commas, or `all-linear` (all linear layers but
+    the output head)."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision in which weights are kept. `auto` is float32, and bfloat16 for frozen weights that
+    are stored in bfloat16 if a GPU computes in it. Trained weights are float32 unless `stage=full`
+    sets another `dtype`."""
+    token_budget: int | None = None
+    """Train for about this many tokens, in place of `num_train_epochs`."""
+    softmax_over: Literal["auto", SoftmaxOver] = "auto"
+    """Tokens in the softmax of the loss: the `vocabulary`, all codes (`sid`), the codes of the
+    target's level (`level`), or the codes that continue the target's prefix to an item (`trie`).
+    `auto` is `sid` if all examples answer with SIDs, else `vocabulary`."""
+    batching: Literal["auto", "packed", "padded"] = "auto"
+    """Several examples per sequence without padding (`packed`, needs sdpa attention) or one
+    (`padded`). `auto` packs if the model keeps packed examples separate."""
+    dropout: float | None = None
+    """Dropout rate for this run, except on attention weights. Default: the model's own."""
+    item_dropout: float = 0.0
+    """Probability that an item is left out of a history."""
+    reverse_prob: float = 0.0
+    """Probability that an item sequence is reversed in the first epoch. It falls linearly to 0 in
+    the last epoch."""
+    shuffle_span: float = 0.0
+    """Distance that items may move in a sequence in the first epoch, as a share of its length. It
+    falls linearly to 0 in the last epoch."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon` uses Muon for the matrices of hidden layers and AdamW for other weights; it needs
+    `stage=full`. `adamw` leaves the choice to `optim`."""
+    distill_weight: float = 0.5
+    """Weight of the cross-entropy with the teachers' mean distribution, against the targets' weight
+    `1 - distill_weight`. Used only with `--teacher`."""
+    metric_for_best_model: str = "ndcg@10"
+    """Validation metric that selects the checkpoint: `hr@K` or `ndcg@K`."""
+    eval_users: int = 1000
+    """Validation users to sample; 0 takes all."""
+    eval_num_beams: int = 20
+    """Beam width in validation."""
+    eval_exclude_seen: bool = False
+    """Exclude the items of a user's history from the recommendations in validation."""
+    early_stopping_patience: int | None = None
+    """Stop after this many validations without a better metric. Default: train to the end."""
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            _check_choice(each, getattr(self, each.name))
-            _check_limits(each, getattr(self, each.name))
+        for option in fields(self):
+            _check_choice(option, getattr(self, option.name))
+        for name, minimum in _MINIMUM.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise UsageError(f"{name} must be at least {minimum}, not {value}")
+        for name in _PROBABILITIES:
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise UsageError(f"{name} must be between 0 and 1, not {value}")
+        for name in _DROPOUT_RATES:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise UsageError(f"{name} must be at least 0 and below 1, not {value}")
         if self.optimizer == "muon" and self.stage != "full":
             raise UsageError(f"optimizer=muon requires stage=full, not stage={self.stage}")
         name, _, k = self.metric_for_best_model.partition("@")
@@ -222,17 +166,3 @@ def _check_choice(option: Field[Any], value: Any) -> None:
     choices = get_args(option.type)
     if choices and all(isinstance(choice, str) for choice in choices) and value not in choices:
         raise UsageError(f"{option.name} must be one of {', '.join(choices)}, not {value!r}")
-
-
-def _check_limits(option: Field[Any], value: Any) -> None:
-    if value is None:
-        return
-    limits = option.metadata["limits"]
-    too_low = limits["at least"] is not None and value < limits["at least"]
-    too_high = limits["at most"] is not None and value > limits["at most"]
-    not_below = limits["below"] is not None and value >= limits["below"]
-    if too_low or too_high or not_below:
-        text = " and ".join(
-            f"{words} {limit}" for words, limit in limits.items() if limit is not None
-        )
-        raise UsageError(f"{option.name} must be {text}, not {value}")

@@ -41,8 +41,8 @@ def read_stages(
         raise UsageError("stage cannot be set for a configuration that lists stages")
     stages = []
     for entry in listed:
-        own = {key: value for key, value in entry.items() if key != "examples"}
-        stages.append(_stage_settings(shared | own | overrides, entry.get("examples")))
+        settings = {key: value for key, value in entry.items() if key != "examples"}
+        stages.append(_stage_settings(shared | settings | overrides, entry.get("examples")))
     return stages
 
 

@@ -52,7 +52,7 @@ def test_pairs_win_over_the_file_and_are_typed(tmp_path: Path) -> None:
         ("max_length=3", "cannot be set"),
         ("softmax_over=nothing", "softmax_over must be one of"),
         ("metric_for_best_model=mrr@5", "must be hr@K"),
-        ("item_dropout=1.5", "item_dropout must be at least 0 and at most 1"),
+        ("item_dropout=1.5", "item_dropout must be between 0 and 1"),
         ("nonsense", "key=value"),
     ],
 )
