@@ -78,22 +78,14 @@ def say_json(value: object, *, to: IO[str] | None = None) -> None:
 
 
 def say_table(
-    columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    title: str | None = None,
+    aside: bool = False,
 ) -> None:
-    """A table on stdout; columns of numbers are aligned to the right."""
-    _print_table(columns, rows, title, stderr=False)
-
-
-def say_table_aside(
-    columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None
-) -> None:
-    """A table on stderr, when stdout has JSON."""
-    _print_table(columns, rows, title, stderr=True)
-
-
-def _print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None, *, stderr: bool
-) -> None:
+    """A table on stdout, or on stderr (`aside`) when stdout has JSON; columns of numbers are
+    aligned to the right."""
     table = Table(
         title=None if title is None else Text(title),  # Text: brackets are not markup
         title_justify="left",
@@ -107,9 +99,9 @@ def _print_table(
         table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_spell_cell(cell)) for cell in row))
-    console = Console(highlight=False, stderr=stderr)
+    console = Console(highlight=False, stderr=aside)
     if not console.is_terminal:
-        console = Console(highlight=False, stderr=stderr, width=160)
+        console.width = 160
     console.print(table)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sidtool.cli import inference, options
-from sidtool.cli.console import next_step, progress, say_json, say_table, say_table_aside
+from sidtool.cli.console import next_step, progress, say_json, say_table
 from sidtool.cli.inputs import read_ids
 from sidtool.cli.models import numbers
 from sidtool.errors import UsageError
@@ -147,9 +147,9 @@ def _say_evaluation(evaluation: "Evaluation", *, json: bool) -> None:
             low, high = evaluation.confidence_interval[name]
             values = [metrics[name] for metrics in systems.values()]
             rows.append([name, *values, f"{low:.4f} to {high:.4f}"])
-    table = say_table_aside if json else say_table
     columns = ["", *systems, "95% interval of the model"]
-    table(columns, rows, title=f"{evaluation.n} examples, full ranking, item level")
+    title = f"{evaluation.n} examples, full ranking, item level"
+    say_table(columns, rows, title=title, aside=json)
 
 
 def _say_task(evaluation: "TaskEvaluation", *, json: bool) -> None:
@@ -163,6 +163,5 @@ def _say_task(evaluation: "TaskEvaluation", *, json: bool) -> None:
             low, high = evaluation.confidence_interval[name]
             interval = f"{low:.4f} to {high:.4f}"
         rows.append((name, value, evaluation.chance.get(name, "-"), interval))
-    table = say_table_aside if json else say_table
     title = f"{evaluation.task}: {evaluation.n} questions"
-    table(["", "model", "chance", "95% interval"], rows, title=title)
+    say_table(["", "model", "chance", "95% interval"], rows, title=title, aside=json)
