@@ -1,10 +1,9 @@
-"""Examples and training events as JSON Lines, one at a time.
+"""Evaluation examples and training events as JSON Lines, read one line at a time.
 
     test.jsonl      {"user": "u1", "history": ["i1", "i2"], "item": "i3", "position": 2}
-    events.jsonl    {"user": "u1", "items": ["i1", "i2"], "positions": [0, 1]}
+    train.jsonl     {"user": "u1", "items": ["i1", "i2"], "positions": [0, 1]}
 
-Knows nothing of how the two were told apart. Writers write at the path they are given: wrap it in
-`output.new_file`."""
+Writers write to the path they are given; wrap it in `output.new_file` or `output.new_dir`."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ from sidtool.errors import DataError
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
-    """One line an example."""
+    """One line per example."""
     _write(
         path,
         (
@@ -28,10 +27,9 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 
 
 def read_examples(path: Path) -> Iterator[Example]:
-    """The examples of a file, as they are needed. A position that is not told is the length of the
-    history.
+    """The examples of a file. Without a position, it is the length of the history.
 
-    Raises DataError, with the line, where a row is malformed.
+    Raises DataError, with the line, for a malformed example.
     """
     for number, row in json_lines(path):
         history = _ids(path, number, row, "history")
@@ -44,15 +42,15 @@ def read_examples(path: Path) -> Iterator[Example]:
 
 
 def write_events(path: Path, sequences: Iterable[UserSequence]) -> None:
-    """One line a user."""
+    """One line per user."""
     _write(path, ({"user": s.user, "items": s.items, "positions": s.positions} for s in sequences))
 
 
 def read_events(path: Path) -> Iterator[UserSequence]:
-    """The training events of each user, as they are needed. Raises DataError, with the line, for a
-    malformed row."""
+    """The training events of each user. Raises DataError, with the line, for a malformed one."""
     for number, row in json_lines(path):
-        items, positions = _ids(path, number, row, "items"), row.get("positions")
+        items = _ids(path, number, row, "items")
+        positions = row.get("positions")
         if not isinstance(positions, list) or not all(
             type(position) is int for position in positions
         ):

@@ -1,7 +1,6 @@
-"""Who met which item, in which order.
+"""User-item interactions (events): who interacted with which item, in which order.
 
-Knows users, items and an order; knows neither what a catalog holds nor what is held out. Kept as
-arrays of shared strings: ten million events take a few hundred megabytes."""
+They are kept as arrays of shared strings: ten million events take a few hundred megabytes."""
 
 import hashlib
 import warnings
@@ -26,22 +25,21 @@ from sidtool.data.tables import (
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 
 USER_COLUMNS = ("user_id", "reviewer_id", "customer_id", "session_id", "uid", "user")
-"""Names by which a user column is known, most telling first (compared without case, `_`, `-` and
+"""Conventional names of a user column, the most specific first (compared without case, `_`, `-` and
 blanks)."""
 ORDER_COLUMNS = (
-    *(
-        "timestamp",
-        "unix_review_time",
-        "sort_timestamp",
-        "time",
-        "ts",
-        "datetime",
-        "date",
-        "created_at",
-    ),
-    *("order", "position"),
+    "timestamp",
+    "unix_review_time",
+    "sort_timestamp",
+    "time",
+    "ts",
+    "datetime",
+    "date",
+    "created_at",
+    "order",
+    "position",
 )
-"""Names by which a timestamp or order column is known."""
+"""Conventional names of a timestamp or order column."""
 HISTORY_COLUMNS = (
     "history_item_id",
     "item_id_list",
@@ -50,7 +48,7 @@ HISTORY_COLUMNS = (
     "history_items",
     "history",
 )
-"""Names by which the history column of a windowed file is known."""
+"""Conventional names of the history column of a windowed file."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +63,14 @@ class EventColumns:
 
 @dataclass(frozen=True)
 class Interactions:
-    """One row an event, sorted by user (in order of first appearance), order and place in the file."""
+    """n events, sorted by user (in order of first appearance), then by order, then by file row."""
 
     users: NDArray[np.object_]
     """(n,) str."""
     items: NDArray[np.object_]
     """(n,) str."""
     order: NDArray[np.float64]
-    """(n,): seconds since 1970 where the column holds dates, else its numbers."""
+    """(n,): the numbers of the order column, or seconds since 1970 if it holds dates."""
     columns: EventColumns
     digest: str
     """SHA-256 over users, items and order."""
@@ -88,14 +86,14 @@ def read_interactions(
     item_column: str | None = None,
     order_column: str | None = None,
 ) -> Interactions:
-    """Read events from any container that `containers` knows.
+    """Read events from a file of any type (`containers`).
 
     Columns that are not named are guessed from USER_COLUMNS, the item columns and ORDER_COLUMNS.
-    Order is numeric or an ISO date; ties keep the file's order, and so does everything (with a
-    warning) where there is no such column.
+    Order is a number or an ISO date; ties keep the file's order. A file without an order column
+    keeps its order, with a SidtoolWarning.
 
-    Raises UsageError for a column that is not there or a file of windows, DataError for malformed
-    or empty cells."""
+    Raises UsageError for a missing column or a file of windows, DataError for malformed or empty
+    cells."""
     available = column_names(path)
     if user_column is item_column is None and choose_column(
         path, available, None, HISTORY_COLUMNS, "history"
@@ -113,20 +111,22 @@ def read_interactions(
     if not len(user_codes):
         raise DataError(f"{path} holds no events")
     if order_name is None:
-        told = f"{path} has no timestamp or order column: the order of its rows is taken"
-        warnings.warn(told, SidtoolWarning, stacklevel=2)
+        message = f"{path} has no timestamp or order column: events keep the order of the file"
+        warnings.warn(message, SidtoolWarning, stacklevel=2)
         order = np.arange(len(user_codes), dtype=np.float64)
     else:
         order = _numbers(path, table[order_name])
     rows = np.lexsort((order, user_codes))  # stable: ties stay in file order
-    user_codes, item_codes, order = user_codes[rows], item_codes[rows], order[rows]
+    user_codes = user_codes[rows]
+    item_codes = item_codes[rows]
+    order = order[rows]
     digest = _digest(users, items, user_codes, item_codes, order)
     columns = EventColumns(user_name, item_name, order_name)
     return Interactions(users[user_codes], items[item_codes], order, columns, digest)
 
 
 def parse_time(text: str) -> float:
-    """A number as it is, an ISO date as seconds since 1970 (UTC unless it says otherwise). Raises
+    """A number, or an ISO date as seconds since 1970 (UTC if it has no time zone). Raises
     ValueError."""
     try:
         return float(text)
@@ -135,8 +135,10 @@ def parse_time(text: str) -> float:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _coded(path: Path, column: Column, what: str) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
-    """(n,) codes in order of first appearance, and the strings they stand for."""
+def _coded(
+    path: Path, column: Column, content: str
+) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
+    """(n,) codes in order of first appearance, and the string of each code."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -151,7 +153,7 @@ def _coded(path: Path, column: Column, what: str) -> tuple[NDArray[np.int64], ND
         names, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy().astype(np.int64)
     if "" in names:
         raise DataError(
-            f"{path}, row {int(np.argmax(codes == names.index(''))) + 1}: the {what} is empty"
+            f"{path}, row {int(np.argmax(codes == names.index(''))) + 1}: the {content} is empty"
         )
     return codes, np.array(names, dtype=object)
 

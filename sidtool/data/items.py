@@ -1,7 +1,4 @@
-"""The catalog: its items, their titles and the text that stands for each of them.
-
-Knows how a text is made of columns; knows nothing of vectors, codes or people.
-"""
+"""The catalog: its items, their titles, and the text of each item, made from columns by a template."""
 
 import re
 import string
@@ -9,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from sidtool.data.digests import digest_strings
 from sidtool.data.json_tables import parse_list
@@ -22,20 +19,22 @@ from sidtool.data.tables import (
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 
 ID_COLUMNS = (
-    *(
-        "item_id",
-        "parent_asin",
-        "asin",
-        "movie_id",
-        "product_id",
-        "video_id",
-        "news_id",
-        "article_id",
-        "book_id",
-    ),
-    *("track_id", "business_id", "iid", "item", "id"),
+    "item_id",
+    "parent_asin",
+    "asin",
+    "movie_id",
+    "product_id",
+    "video_id",
+    "news_id",
+    "article_id",
+    "book_id",
+    "track_id",
+    "business_id",
+    "iid",
+    "item",
+    "id",
 )
-"""Names by which an item id column is known, most telling first (compared without case, `_`, `-`
+"""Conventional names of an item id column, the most specific first (compared without case, `_`, `-`
 and blanks)."""
 TITLE_COLUMNS = (
     "title",
@@ -47,28 +46,29 @@ TITLE_COLUMNS = (
     "product_name",
     "headline",
 )
-"""Names by which a title column is known."""
+"""Conventional names of a title column."""
 DEFAULT_TEMPLATE = "{title}"
 CLOSING = ")]}>»”’"
+"""Characters after a field that belong to it."""
 BROKEN_LIST = re.compile(r"""\[['"].*['"]\]""", re.DOTALL)
-"""A Python list whose members hold quotes that lost their escapes: one in 200 of MiniOneRec's
-descriptions."""
+"""A Python list whose members contain unescaped quotes: one in 200 of MiniOneRec's descriptions."""
 SEPARATORS = " .,;:|/-–—"
+"""Characters that are left out in front of the first field that is not empty."""
 
 OnEmpty = Literal["error", "id", "drop"]
 
 
 @dataclass(frozen=True)
 class Items:
-    """One row an item, in file order."""
+    """n items in file order."""
 
     ids: tuple[str, ...]
     titles: tuple[str, ...]
-    """"" where the catalog has none."""
+    """An item without a title has an empty one."""
     texts: tuple[str, ...]
-    """Rendered from the text template."""
+    """Made from the text template."""
     fields: Mapping[str, tuple[str, ...]]
-    """Further columns that were asked for, as plain text."""
+    """Column -> its n cells as plain text: the columns that were named beside title and id."""
     text_template: str
     digest: str
     """SHA-256 over ids, titles and texts."""
@@ -86,19 +86,14 @@ def read_items(
     fields: Sequence[str] = (),
     on_empty: OnEmpty = "id",
 ) -> Items:
-    """Read a catalog from any container that `containers` knows.
+    """Read a catalog from a file of any type (`containers`).
 
     Columns that are not named are guessed from ID_COLUMNS and TITLE_COLUMNS. In the template,
-    `{title}` is the title column, any other `{name}` a column of the file. An item whose text comes
-    out empty keeps its id as text and is warned of ("id"), is left out ("drop") or is an error
-    ("error").
+    `{title}` is the title column, any other `{name}` a column of the file. An item with an empty
+    text gets its id as text ("id", with a SidtoolWarning), is left out ("drop", with a
+    SidtoolWarning) or is an error ("error").
 
-    Raises UsageError for a column that is not there, DataError for malformed rows, empty and
-    duplicate ids."""
-    if on_empty not in get_args(OnEmpty):
-        raise UsageError(
-            f"items without text are treated by {', '.join(get_args(OnEmpty))}, not {on_empty!r}"
-        )
+    Raises UsageError for a missing column, DataError for malformed rows, empty and duplicate ids."""
     template = text_template or DEFAULT_TEMPLATE
     available = column_names(path)
     id_name = need_column(path, available, id_column, ID_COLUMNS, "item id", "--id-column")
@@ -107,21 +102,21 @@ def read_items(
         name: _source(path, available, title_name, name)
         for name in (*template_columns(template), *fields)
     }
-    wanted = [id_name, *sources.values(), *([title_name] if title_name else [])]
-    table = read_columns(path, wanted)
+    text_columns = [*sources.values(), *([title_name] if title_name else [])]
+    table = read_columns(path, [id_name, *text_columns])
     ids = tuple(value or "" for value in table[id_name].to_pylist())
     _check_ids(path, ids)
-    plain = {name: tuple(map(plain_text, table[name].to_pylist())) for name in {*wanted[1:]}}
+    plain = {name: tuple(map(plain_text, table[name].to_pylist())) for name in {*text_columns}}
     titles = plain[title_name] if title_name else ("",) * len(ids)
     texts = _render_all(
         template, {name: plain[source] for name, source in sources.items()}, len(ids)
     )
-    kept = _kept(path, ids, texts, on_empty)
-    columns = {name: _take(plain[sources[name]], kept) for name in fields}
+    kept_rows = _rows_to_keep(path, ids, texts, on_empty)
+    columns = {name: _take(plain[sources[name]], kept_rows) for name in fields}
     return make_items(
-        _take(ids, kept),
-        _take(titles, kept),
-        tuple(texts[row] or ids[row] for row in kept),
+        _take(ids, kept_rows),
+        _take(titles, kept_rows),
+        tuple(texts[row] or ids[row] for row in kept_rows),
         fields=columns,
         template=template,
     )
@@ -135,13 +130,13 @@ def make_items(
     fields: Mapping[str, tuple[str, ...]],
     template: str,
 ) -> Items:
-    """Items from columns that are at hand, with their digest."""
+    """Items from columns in memory, with their digest."""
     return Items(ids, titles, texts, fields, template, digest_strings(ids, titles, texts))
 
 
 def plain_text(value: str | None) -> str:
-    """A cell as one line of plain text; a list ("['a', 'b']", '["a", "b"]', nested or not) as its
-    members joined."""
+    """A cell as one line of plain text. The members of a list ("['a', 'b']", '["a", "b"]', nested
+    or not) are joined."""
     if value is None:
         return ""
     if value.startswith("["):
@@ -165,12 +160,13 @@ def template_columns(template: str) -> tuple[str, ...]:
 
 
 def render(template: str, values: Mapping[str, str]) -> str:
-    """A template filled in, without what belongs to an empty value.
+    """The template with the values filled in; the literal text around an empty value is left out.
 
-    Text before a field belongs to that field, closing brackets after it too: "{title}. {brand}
-    ({year})" gives "T (1999)" where the brand is empty. A stop is not doubled ("Wow!" and "B" give
-    "Wow! B")."""
-    text, previous = "", ""
+    The text before a field belongs to the field, and so do closing brackets after it: "{title}.
+    {brand} ({year})" gives "T (1999)" for an empty brand. A full stop is not doubled: "Wow!" and
+    "B" give "Wow! B"."""
+    text = ""
+    previous = ""
     for index, (literal, name) in enumerate(_parts(template)):
         opening = literal.lstrip(CLOSING)
         if previous:
@@ -187,7 +183,7 @@ def render(template: str, values: Mapping[str, str]) -> str:
 
 
 def _parts(template: str) -> list[tuple[str, str | None]]:
-    """(text before, column name) pairs; the last one is the text after the last field, None."""
+    """Pairs of a column name and the text before it; the last one is the final text and None."""
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
@@ -198,7 +194,7 @@ def _parts(template: str) -> list[tuple[str, str | None]]:
         )
     parts: list[tuple[str, str | None]] = []
     before = ""
-    for literal, name, _, _ in parsed:  # an escaped brace ends a part, too
+    for literal, name, _, _ in parsed:  # an escaped brace also ends a part
         before += literal
         if name is not None:
             parts.append((before, name))
@@ -207,7 +203,7 @@ def _parts(template: str) -> list[tuple[str, str | None]]:
 
 
 def _source(path: Path, available: Sequence[str], title_name: str | None, name: str) -> str:
-    """The column that a name in the template (or among the fields) means."""
+    """The column of the file for a name in the template or in `fields`."""
     if name == "title" and title_name is not None:
         return title_name
     if name not in available:
@@ -244,24 +240,27 @@ def _check_ids(path: Path, ids: tuple[str, ...]) -> None:
         seen[item] = row
 
 
-def _kept(path: Path, ids: tuple[str, ...], texts: list[str], on_empty: OnEmpty) -> Sequence[int]:
-    """Rows to keep, and a word about those without text."""
+def _rows_to_keep(
+    path: Path, ids: tuple[str, ...], texts: list[str], on_empty: OnEmpty
+) -> Sequence[int]:
+    """The rows to keep; warns of rows without text."""
     empty = [row for row, text in enumerate(texts) if not text]
     if not empty:
         return range(len(ids))
-    told = f"{path}: {len(empty)} of {len(ids)} items have no text (first: {ids[empty[0]]!r}, row {empty[0] + 1})"
+    first = f"{ids[empty[0]]!r}, row {empty[0] + 1}"
+    message = f"{path}: {len(empty)} of {len(ids)} items have no text (first: {first})"
     if on_empty == "error":
         raise DataError(
-            told, hint="--on-empty id takes their id as text, --on-empty drop leaves them out"
+            message, hint="--empty-text id uses their id as text, --empty-text drop leaves them out"
         )
     if on_empty == "id":
-        warnings.warn(f"{told}; their id is taken as text", SidtoolWarning, stacklevel=3)
+        warnings.warn(f"{message}; their id is used as text", SidtoolWarning, stacklevel=3)
         return range(len(ids))
-    warnings.warn(f"{told}; they are left out", SidtoolWarning, stacklevel=3)
-    kept = [row for row, text in enumerate(texts) if text]
-    if not kept:
-        raise DataError(f"{path}: not one of {len(ids)} items has text")
-    return kept
+    warnings.warn(f"{message}; they are left out", SidtoolWarning, stacklevel=3)
+    kept_rows = [row for row, text in enumerate(texts) if text]
+    if not kept_rows:
+        raise DataError(f"{path}: none of {len(ids)} items has text")
+    return kept_rows
 
 
 def _take(column: Sequence[str], rows: Sequence[int]) -> tuple[str, ...]:
@@ -277,7 +276,7 @@ def _flatten(members: Sequence[Any]) -> list[str]:
 
 
 def _join(members: Sequence[str]) -> str:
-    """Sentences are joined by a blank, other members by a comma."""
+    """Members joined: after the end of a sentence by a blank, otherwise by a comma."""
     text = ""
     for member in filter(None, (" ".join(member.split()) for member in members)):
         text += ("" if not text else " " if text[-1] in ".!?:;," else ", ") + member

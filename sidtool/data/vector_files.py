@@ -1,7 +1,4 @@
-"""Vectors that another engine made, in `.npy`, Parquet or Zarr.
-
-Knows how vectors lie in files and whose row is whose; knows nothing of what is done with them.
-"""
+"""Vectors made by another program, in `.npy`, Parquet or Zarr."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -23,25 +20,25 @@ VECTOR_COLUMNS = ("vector", "embedding", "embeddings", "vectors", "emb")
 
 
 def read_vectors(path: Path, ids: Sequence[str] | None = None) -> Vectors:
-    """(n, dim) float32 vectors that another engine made; arguments and errors as in `open_vectors`."""
+    """(n, dim) float32 vectors of a file; arguments and errors as in `open_vectors`."""
     return open_vectors(path, ids).all()
 
 
 def open_vectors(
     path: Path, ids: Sequence[str] | None = None, *, memory: int | None = None
 ) -> VectorSource:
-    """n vectors that another engine made, one for each of `ids` in their order; all rows if None.
+    """n vectors of a file, one for each of `ids` in their order; all rows if `ids` is None.
 
-    `.npy`: a matrix; the ids of its rows stand in `NAME.ids.txt` (one a line) or `NAME.ids.json` (a
-    list) beside it; without these there must be as many rows as ids, in the same order. Parquet: an
-    id column and a column of lists. Zarr (folder or zip): a matrix, or a group of `vectors` and
-    `ids`. Vectors of items that were not asked for are passed over.
+    `.npy`: a matrix; the ids of its rows are in `NAME.ids.txt` (one per line) or `NAME.ids.json` (a
+    list) beside it; without these, rows and ids must agree in number and order. Parquet: an id
+    column and a column of lists. Zarr (folder or zip): a matrix, or a group of `vectors` and `ids`.
+    Vectors of other items are skipped.
 
-    `memory` is a budget in bytes for what is held of the vectors at once; it covers neither ids nor
-    codes, which grow by some hundred bytes an item. None: as much as there is.
+    `memory` is a budget in bytes for the vectors that are in memory at once (None: no limit). It
+    covers neither ids nor codes, which take some hundred bytes per item.
 
-    Raises DataError if an item has no vector or an id has two, and, when it is read, if a vector is
-    not finite; UsageError if the memory is too little."""
+    Raises DataError if an item has no vector or an id has two, and, on reading, if a vector is not
+    finite; UsageError if the budget is too small."""
     if not path.exists():
         raise DataError(f"{path} does not exist")
     name = path.name.lower()
@@ -55,7 +52,8 @@ def open_vectors(
     opener = next((opener for suffix, opener in readers.items() if name.endswith(suffix)), None)
     if opener is None:
         raise DataError(
-            f"{path}: cannot tell how vectors are stored", hint=f"known are {' '.join(readers)}"
+            f"{path}: the name does not end in a known suffix",
+            hint=f"known are {' '.join(readers)}",
         )
     try:
         stored, stored_ids, chunk = opener(path)
@@ -87,7 +85,7 @@ def _stamp(path: Path) -> list[tuple[str, int, int]]:
 def _places(
     path: Path, stored: Stored, stored_ids: list[str] | None, ids: Sequence[str] | None
 ) -> NDArray[np.int64] | None:
-    """The stored row of each id, None where row i is that of id i."""
+    """The stored row of each id; None if row i is that of id i for all."""
     if stored_ids is not None and len(stored_ids) != stored.shape[0]:
         raise DataError(f"{path} has {stored.shape[0]} vectors and {len(stored_ids)} ids")
     if ids is None:
@@ -117,13 +115,14 @@ def _places(
 
 
 class _Npy:
-    """A `.npy` file, mapped anew for each read: the pages of a mapping that stays would fill the
+    """A `.npy` file, mapped anew for each read: the pages of a permanent mapping would fill the
     memory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         mapped = self._map()
-        self.shape, self.dtype = mapped.shape, mapped.dtype
+        self.shape = mapped.shape
+        self.dtype = mapped.dtype
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         return np.array(self._map()[key])
@@ -135,7 +134,8 @@ class _Npy:
 
 def _open_npy(path: Path) -> tuple[Stored, list[str] | None, int]:
     stored = _Npy(path)
-    lines, listed = path.with_suffix(".ids.txt"), path.with_suffix(".ids.json")
+    lines = path.with_suffix(".ids.txt")
+    listed = path.with_suffix(".ids.json")
     if lines.exists():
         return stored, lines.read_text(encoding="utf-8").splitlines(), 0
     if listed.exists():
@@ -144,15 +144,17 @@ def _open_npy(path: Path) -> tuple[Stored, list[str] | None, int]:
 
 
 class _ParquetColumn:
-    """A column of lists of one length, read forwards; going back opens the files anew at the row
-    group needed."""
+    """A column of lists of one length, read forwards; a read further back starts again at the row
+    group that it needs."""
 
     BATCH = 4096
 
     def __init__(self, path: Path, name: str) -> None:
         import pyarrow.parquet as pq
 
-        self._path, self._name, self._dim = path, name, 0
+        self._path = path
+        self._name = name
+        self._dim = 0
         self._groups: list[tuple[Any, int, int]] = []  # file, group, rows
         for file in pq.ParquetDataset(path).files:
             opened = pq.ParquetFile(file)
@@ -160,23 +162,24 @@ class _ParquetColumn:
                 opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)
             )
             self._groups += [(opened, group, size) for group, size in enumerate(sizes)]
-        self._next, self._rest = 0, self._forward(0)
+        self._next = 0
+        self._rest = self._forward(0)
         first = next(self._rest, np.zeros((0, 0), dtype=np.float32))
-        self.shape, self.dtype = (
-            (sum(size for *_, size in self._groups), first.shape[1]),
-            first.dtype,
-        )
-        self._rest, self._dim = self._forward(0), first.shape[1]
+        self.shape = (sum(size for *_, size in self._groups), first.shape[1])
+        self.dtype = first.dtype
+        self._rest = self._forward(0)
+        self._dim = first.shape[1]
 
     def __getitem__(self, key: slice) -> NDArray[Any]:
         if key.start != self._next:
             self._rest = self._forward(key.start)
-        wanted, parts = key.stop - key.start, []
-        while wanted and (part := next(self._rest, None)) is not None:
-            if len(part) > wanted:
-                self._rest = _before(part[wanted:], self._rest)
-            parts.append(part[:wanted])
-            wanted -= len(parts[-1])
+        missing = key.stop - key.start
+        parts = []
+        while missing and (part := next(self._rest, None)) is not None:
+            if len(part) > missing:
+                self._rest = _before(part[missing:], self._rest)
+            parts.append(part[:missing])
+            missing -= len(parts[-1])
         self._next = key.stop
         return np.concatenate(parts) if parts else np.zeros((0, self.shape[1]), dtype=np.float32)
 
@@ -196,12 +199,11 @@ class _ParquetColumn:
 
         lengths = pc.unique(pc.list_value_length(column)).to_pylist()
         if len(lengths) != 1 or not lengths[0] or lengths[0] != (self._dim or lengths[0]):
-            told = ", ".join(map(str, [*([self._dim] if self._dim else []), *lengths][:5]))
-            raise DataError(f"{self._path}: vectors have different lengths: {told}")
-        found: NDArray[Any] = (
-            pc.list_flatten(column).to_numpy(zero_copy_only=False).reshape(-1, lengths[0])
-        )
-        return found
+            several = [*([self._dim] if self._dim else []), *lengths][:5]
+            spelled = ", ".join(map(str, several))
+            raise DataError(f"{self._path}: vectors have different lengths: {spelled}")
+        flat: NDArray[Any] = pc.list_flatten(column).to_numpy(zero_copy_only=False)
+        return flat.reshape(-1, lengths[0])  # (n * dim,) -> (n, dim)
 
 
 def _before(part: NDArray[Any], rest: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:

@@ -1,7 +1,4 @@
-"""Vectors that are read in parts: as many at once as memory allows.
-
-Knows rows and whose they are; knows nothing of files, nor of what is done with vectors.
-"""
+"""Vectors that are read in parts, as many at once as a memory budget allows."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -16,19 +13,18 @@ from sidtool.errors import DataError, UsageError
 from sidtool.sid import Vectors
 
 BLOCK = 1 << 16
-"""Rows that a pass over a source reads at once, where memory allows."""
+"""Rows that a pass over a source reads at once, if memory allows."""
 COPIES = 8
-"""Rows of float32 are held in parts of this share of the memory: working on them takes as much
-again several times."""
-LEAST = 1 << 10
-"""Fewest rows that a memory budget must allow at once."""
-PICKED = 1 << 12
-"""Rows that are picked from one mapping of a file: mapped pages count as memory until they are let
-go."""
+"""Copies of the rows that fit into the memory budget: working on rows makes several."""
+MIN_ROWS = 1 << 10
+"""Rows that a memory budget must allow at once."""
+GATHERED = 1 << 12
+"""Rows that are gathered from one mapping of a file: mapped pages count as memory until the mapping
+is closed."""
 
 
 class Stored(Protocol):
-    """A matrix somewhere: a slice of rows is read when it is asked for."""
+    """A stored matrix, of which rows are read by indexing."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -41,26 +37,25 @@ class Stored(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class VectorSource:
-    """n vectors that are read in parts; what is read is float32, and DataError is raised where it
-    is not finite."""
+    """n vectors that are read in parts, as float32. Reading raises DataError for a vector that is
+    not finite."""
 
     stored: Stored
     limit: int
-    """Most rows that may be held at once."""
+    """Rows that may be in memory at once."""
     name: str = "the array"
     places: NDArray[np.int64] | None = None
-    """(n,) the stored row of each vector, where that is another."""
+    """(n,) the stored row of each vector; None if vector i is row i."""
     ids: Sequence[str] | None = None
     chunk: int = 0
-    """Rows that can only be read together; 0 where each can be read alone."""
+    """Rows that can only be read together; 0 if each can be read alone."""
     stamp: str = field(default="", repr=False)
-    """What tells this source from another, so that work of a run that was killed is not mistaken.
-    """
+    """What identifies this source, so that a resumed run does not use another one's work."""
 
     @classmethod
     def of(cls, vectors: "Vectors | VectorSource") -> "VectorSource":
-        """An array as a source; a source as it is. Raises DataError unless there are rows of
-        numbers."""
+        """A source of an array; a source is returned as it is. Raises DataError unless it is a matrix
+        of numbers."""
         if isinstance(vectors, VectorSource):
             return vectors
         array = np.asarray(vectors, dtype=np.float32)
@@ -77,15 +72,15 @@ class VectorSource:
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """First and stop of the stored rows that a pass reads at once."""
-        size = max(min(BLOCK, self.limit) // LEAST * LEAST, min(LEAST, self.limit))
+        """Start and stop of the stored rows that each step of a pass reads."""
+        size = max(min(BLOCK, self.limit) // MIN_ROWS * MIN_ROWS, min(MIN_ROWS, self.limit))
         if self.chunk:
             size = max(min(-(-size // self.chunk) * self.chunk, self.limit), 1)
         rows = self.stored.shape[0]
         return [(first, min(first + size, rows)) for first in range(0, rows, size)]
 
     def rows(self, span: tuple[int, int]) -> NDArray[np.int64]:
-        """(m,) which vectors lie in a span of stored rows: those that `read` gives, in its order."""
+        """(m,) the indices of the vectors in a span of stored rows, in the order of `read`."""
         owners = np.arange(*span) if self.places is None else self._owners[span[0] : span[1]]
         return owners[owners >= 0]
 
@@ -98,13 +93,14 @@ class VectorSource:
         return vectors
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Vectors:
-        """(m,) numbers of vectors -> (m, dim) float32 in that order."""
+        """(m,) indices of vectors -> (m, dim) float32 in that order."""
         at = rows if self.places is None else self.places[rows]
         order = np.argsort(at, kind="stable")
-        vectors, at = np.empty((len(rows), self.shape[1]), dtype=np.float32), at[order]
+        at = at[order]  # ascending, so that a file is read forwards
+        vectors = np.empty((len(rows), self.shape[1]), dtype=np.float32)
         if not self.chunk:
-            for first in range(0, len(at), PICKED):
-                vectors[order[first : first + PICKED]] = self.stored[at[first : first + PICKED]]
+            for first in range(0, len(at), GATHERED):
+                vectors[order[first : first + GATHERED]] = self.stored[at[first : first + GATHERED]]
         for start, stop in self.spans if self.chunk else ():
             first, last = np.searchsorted(at, (start, stop))
             if first < last:
@@ -120,8 +116,8 @@ class VectorSource:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of what decides the vectors: file, size and time of change, or the values
-        of an array."""
+        """SHA-256 (hex) of what determines the vectors: file, size and modification time, or the
+        values of an array."""
         state = hashlib.sha256(f"{self.stamp}{self.shape}{self.chunk}{self.limit}".encode())
         if self.places is not None:
             state.update(self.places.tobytes())
@@ -131,7 +127,7 @@ class VectorSource:
 
     @cached_property
     def _owners(self) -> NDArray[np.int64]:
-        """(stored rows,) which vector each one is, -1 where none was asked for."""
+        """(stored rows,) the index of the vector in each row, -1 for a row that is not used."""
         owners = np.full(self.stored.shape[0], -1, dtype=np.int64)
         owners[slice(None) if self.places is None else self.places] = np.arange(len(self))
         return owners
@@ -145,7 +141,7 @@ class VectorSource:
 
 
 def check_finite(vectors: Vectors, source: str, describe: Callable[[int], str]) -> None:
-    """Raise DataError if a row is not finite; `describe` tells which row it is."""
+    """Raise DataError if a row is not finite; `describe` names a row for the message."""
     wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(wrong):
         raise DataError(
@@ -156,23 +152,23 @@ def check_finite(vectors: Vectors, source: str, describe: Callable[[int], str]) 
 
 
 def require_matrix(name: str, stored: Stored) -> None:
-    """Raise DataError unless there are rows of numbers."""
+    """Raise DataError unless it is a matrix of numbers."""
     if len(stored.shape) != 2 or np.dtype(stored.dtype).kind not in "fiu":
         raise DataError(
-            f"{name} holds an array of shape {stored.shape} and type {stored.dtype}, not rows "
-            "of numbers"
+            f"{name} holds an array of shape {stored.shape} and type {stored.dtype}, not a "
+            "matrix of numbers"
         )
 
 
 def rows_within(stored: Stored, memory: int | None) -> int:
-    """How many rows of vectors a budget of bytes allows at once. Raises UsageError if those are too
+    """Rows of vectors that a memory budget in bytes allows at once. Raises UsageError if that is too
     few."""
     if memory is None:
         return max(stored.shape[0], 1)
     row = COPIES * 4 * max(stored.shape[1], 1)
-    if memory < LEAST * row:
-        told = (
-            f"a memory of {memory} bytes is too little for vectors of {stored.shape[1]} dimensions"
+    if memory < MIN_ROWS * row:
+        message = (
+            f"{memory} bytes of memory are not enough for vectors of {stored.shape[1]} dimensions"
         )
-        raise UsageError(told, hint=f"give at least {LEAST * row} bytes")
+        raise UsageError(message, hint=f"give at least {MIN_ROWS * row} bytes")
     return memory // row

@@ -1,8 +1,5 @@
-"""Files that are already windowed, as MiniOneRec's: a row is a history, cut to a fixed length, and
-its target.
-
-Knows how such rows are read and where in the user's whole sequence each one stands; knows nothing
-of what is held out."""
+"""Files that are already windowed, such as MiniOneRec's: a row is a history, cut to a fixed length,
+and its target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +14,7 @@ from sidtool.errors import DataError
 
 @dataclass(frozen=True)
 class Window:
-    """A row of a windowed file."""
+    """A row of such a file."""
 
     user: str
     history: tuple[str, ...]
@@ -25,11 +22,10 @@ class Window:
 
 
 def read_windows(path: Path) -> tuple[Window, ...]:
-    """Rows with a user, a history and a target, in file order.
+    """The windows of a file, in file order.
 
     A history is a list in JSON or as a Python literal, or ids with blanks between them (RecBole's
-    `item_id_list`). Raises UsageError where a column is missing, DataError where a cell is
-    malformed."""
+    `item_id_list`). Raises UsageError for a missing column, DataError for a malformed cell."""
     available = column_names(path)
     user = need_column(path, available, None, USER_COLUMNS, "user id", "the name user_id")
     history = need_column(
@@ -54,7 +50,7 @@ def _window(
     if members is None or not all(
         isinstance(member, str | int) and member != "" for member in members
     ):
-        raise DataError(f"{path}, row {row}: the history {text[:40]!r} is no list of item ids")
+        raise DataError(f"{path}, row {row}: the history {text[:40]!r} is not a list of item ids")
     return Window(user, tuple(str(member) for member in members), item)
 
 
@@ -62,17 +58,17 @@ def positions(windows: Sequence[Window]) -> list[int]:
     """Index of each window's target in its user's whole sequence.
 
     A history shorter than the longest one in the files was not cut, so its length is the position.
-    A history of full length may have been cut: it continues the sequence known so far where the two
-    overlap most, so its position is exact if the user's rows stand in time order with none missing,
-    and otherwise the least that agrees with the rows. The same full window met again is the same
-    event: counting it twice could hide a held-out event."""
+    A history of full length may have been cut: it is joined to the user's earlier windows where the
+    two overlap most. Its position is exact if the user's windows are in time order and complete,
+    and otherwise the smallest one that agrees with the windows. A repeated full window is the same
+    event: counted twice, it could hide a held-out event."""
     longest = max((len(window.history) for window in windows), default=0)
-    known: dict[str, tuple[str, ...]] = {}
+    sequences: dict[str, tuple[str, ...]] = {}
     placed: dict[Window, int] = {}
     for window in windows:
         if window in placed:
             continue
-        sequence = known.get(window.user, ())
+        sequence = sequences.get(window.user, ())
         if len(window.history) < longest:
             sequence = max(sequence, (*window.history, window.item), key=len)
             placed[window] = len(window.history)
@@ -80,12 +76,12 @@ def positions(windows: Sequence[Window]) -> list[int]:
             overlap = _overlap(sequence, window.history)
             placed[window] = len(sequence) - overlap + len(window.history)
             sequence = (*sequence, *window.history[overlap:], window.item)
-        known[window.user] = sequence
+        sequences[window.user] = sequence
     return [placed[window] for window in windows]
 
 
 def _overlap(sequence: Sequence[str], history: Sequence[str]) -> int:
-    """Length of the longest end of `sequence` with which `history` starts."""
+    """Length of the longest suffix of `sequence` that is a prefix of `history`."""
     longest = min(len(sequence), len(history))
     return next(
         n

@@ -99,7 +99,7 @@ def test_an_existing_output_is_refused_whole_and_replaced_by_force(
         (("--id-column", "sku"), 2, "sku"),
         (("--embeddings", "nowhere.npy"), 1, "nowhere.npy"),
         (("--memory", "plenty"), 2, "'plenty' is not a size like 4GiB"),
-        (("--memory", "1kB"), 2, "a memory of 1000 bytes is too little"),
+        (("--memory", "1kB"), 2, "1000 bytes of memory are not enough"),
         (("--prompt", "find: "), 2, "--prompt applies only with --encoder"),
         (("--max-length", "8"), 2, "--max-length applies only with --encoder"),
         (("-o", "."), 2, "names no file or folder"),

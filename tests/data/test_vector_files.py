@@ -115,7 +115,7 @@ def test_what_holds_no_vectors_is_refused(tmp_path: Path) -> None:
     )
     zarr.open_group(tmp_path / "x.zarr", mode="w")
     for name, told in (
-        ("one.npy", "not rows of numbers"),
+        ("one.npy", "not a matrix of numbers"),
         ("object.npy", "cannot be read"),
         ("count.npy", "4 vectors and 2 ids"),
         ("text.npy", "cannot be read"),
@@ -209,7 +209,9 @@ def test_a_file_is_not_held_as_a_whole(tmp_path: Path) -> None:
 
 def test_too_little_memory_is_refused_with_what_would_do(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones((10, 64), dtype=np.float32))
-    with pytest.raises(UsageError, match="1000000 bytes is too little for vectors of 64") as caught:
+    with pytest.raises(
+        UsageError, match="1000000 bytes of memory are not enough for vectors of 64"
+    ) as caught:
         open_vectors(tmp_path / "x.npy", memory=1_000_000)
     assert "2097152" in str(caught.value.hint)
     assert len(open_vectors(tmp_path / "x.npy", memory=2_097_152)) == 10
