@@ -37,7 +37,7 @@ def results_table(result: Mapping[str, Any], others: Mapping[str, Any] | None = 
     rows = [_system_row(name, system) for name, system in systems.items()]
     table = markdown([result.get("on", "test"), "seeds", *METRICS.values(), "minutes"], rows)
     first = result["seeds"][0]
-    low, high = first.get("confidence_interval", first.get("ci"))["hr@10"]
+    low, high = first["confidence_interval"]["hr@10"]
     interval = f"95% interval of R@10, seed {first['seed']}: {low:.4f} to {high:.4f}"
     return f"{table}\n\n{result['n']} users; {interval}"
 
