@@ -1,4 +1,4 @@
-"""Embedding: the same bits after an interruption, encoders that are not the recipe's are told."""
+"""Embedding: the same bits after an interruption, other encoders than the recipe's are refused."""
 
 import json
 import shutil
@@ -29,15 +29,15 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_vectors_are_those_of_sentence_transformers(folder: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     vectors, facts = embed(
-        TEXTS, Encoder(str(folder)), cache=tmp_path, progress=lambda *at: told.append(at)
+        TEXTS, Encoder(str(folder)), cache=tmp_path, progress=lambda *at: reports.append(at)
     )
     expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert facts["dim"] == vectors.shape[1] == 16
-    assert told == [(len(TEXTS), len(TEXTS))]
+    assert reports == [(len(TEXTS), len(TEXTS))]
 
 
 def test_the_facts_say_what_the_model_decided(folder: Path, tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_items_that_are_there_keep_their_sid_and_take_the_title() -> None:
     )
 
 
-def test_a_child_knows_its_parents() -> None:
+def test_a_new_version_records_its_parents() -> None:
     first = built()
     second = grown(first, ["a", "b"])
     third = retire(second, ["a", "a"])

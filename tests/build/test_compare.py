@@ -53,10 +53,12 @@ def built() -> Bundle:
     )
 
 
-def events(*people: str) -> Interactions:
-    """People by the letters of the items that they met."""
-    users = np.array([f"u{n}" for n, met in enumerate(people) for _ in met], dtype=object)
-    items = np.array([item for met in people for item in met], dtype=object)
+def events(*histories: str) -> Interactions:
+    """One user per history, written as the letters of the items."""
+    users = np.array(
+        [f"u{n}" for n, items_of_user in enumerate(histories) for _ in items_of_user], dtype=object
+    )
+    items = np.array([item for items_of_user in histories for item in items_of_user], dtype=object)
     return Interactions(
         users, items, np.arange(len(users), dtype=np.float64), EventColumns("u", "i", None), ""
     )
@@ -129,8 +131,8 @@ def test_a_map_without_a_codebook_has_neighbors_and_no_loss() -> None:
 
 def test_vectors_of_another_width_do_not_replace_what_the_build_measured() -> None:
     bundle = built()
-    found = describe(bundle, Evidence(common_ids([bundle]), vectors()[:, :4]))
-    assert found.residual_variance == bundle.manifest.report["residual_variance_assigned"]
+    figures = describe(bundle, Evidence(common_ids([bundle]), vectors()[:, :4]))
+    assert figures.residual_variance == bundle.manifest.report["residual_variance_assigned"]
 
 
 def test_bundles_of_other_items_do_not_compare() -> None:
@@ -162,8 +164,8 @@ def by_hand(prefixes: list[tuple[int, ...]], labels: list[str]) -> float | None:
 def test_purity_is_the_chance_that_company_agrees(rows: list[tuple[int, int, str]]) -> None:
     codes: Codes = np.array([row[:2] for row in rows], dtype=np.uint16)
     labels = [row[2] for row in rows]
-    found = prefix_purity(codes, (3, 4), labels)
-    for depth, share in enumerate(found):
+    figures = prefix_purity(codes, (3, 4), labels)
+    for depth, share in enumerate(figures):
         expected = by_hand([tuple(row[:depth]) for row in codes.tolist()], labels)
         assert share == (None if expected is None else pytest.approx(expected))
 
@@ -182,7 +184,7 @@ def test_information_against_its_definition() -> None:
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 5, size=(60, 2)).astype(np.uint16)
     steps = rng.integers(0, 60, size=(200, 2))
-    found, _ = mutual_information(codes, steps)
+    figures, _ = mutual_information(codes, steps)
     for level in range(2):
         pairs = Counter((int(codes[a, level]), int(codes[b, level])) for a, b in steps)
         now, after = Counter(), Counter()
@@ -190,7 +192,7 @@ def test_information_against_its_definition() -> None:
             now[a] += count
             after[b] += count
         expected = sum(n / 200 * log2(n * 200 / (now[a] * after[b])) for (a, b), n in pairs.items())
-        assert found[level] == pytest.approx(expected)
+        assert figures[level] == pytest.approx(expected)
 
 
 def test_information_is_all_or_nothing_where_it_must_be() -> None:
@@ -200,13 +202,13 @@ def test_information_is_all_or_nothing_where_it_must_be() -> None:
     ).astype(np.uint16)
     first = rng.integers(0, 64, size=20000)
     steps = np.stack([first, (first + 1 + 8 * rng.integers(0, 8, size=20000)) % 64], axis=1)
-    found, chance = mutual_information(codes, steps, seed=5)
-    assert found[0] == pytest.approx(
+    figures, chance = mutual_information(codes, steps, seed=5)
+    assert figures[0] == pytest.approx(
         level_use(codes[first, :1], (8,))[0].entropy
     )  # the next code is certain
-    assert found[2] == chance[2] == 0
+    assert figures[2] == chance[2] == 0
     assert chance[0] < 0.01
-    assert mutual_information(codes, steps, seed=5) == (found, chance)
+    assert mutual_information(codes, steps, seed=5) == (figures, chance)
 
 
 def test_steps_stay_with_a_person_and_among_the_items() -> None:
@@ -224,13 +226,13 @@ def test_labels_and_steps_fill_the_columns() -> None:
     ids = common_ids([bundle])
     labels = tuple("" if row == 7 else f"kind {row % 5}" for row in range(N))
     steps = np.array(list(combinations(range(0, N, 9), 2)))
-    found = describe(bundle, Evidence(ids, labels=labels, steps=steps), seed=4)
+    figures = describe(bundle, Evidence(ids, labels=labels, steps=steps), seed=4)
     codes = bundle.items.codes[bundle.items.rows(ids)]
-    purity = [found.purity_by_chance, *(level.purity for level in found.levels)]
+    purity = [figures.purity_by_chance, *(level.purity for level in figures.levels)]
     assert purity == prefix_purity(codes, bundle.space.sizes, labels)
     information = (
-        [level.mutual_information for level in found.levels],
-        [level.mutual_information_by_chance for level in found.levels],
+        [level.mutual_information for level in figures.levels],
+        [level.mutual_information_by_chance for level in figures.levels],
     )
     assert information == mutual_information(codes, steps, seed=4)
-    assert found.levels[0].purity > 0.6 > 0.3 > found.purity_by_chance  # items lie by kind
+    assert figures.levels[0].purity > 0.6 > 0.3 > figures.purity_by_chance  # items lie by kind

@@ -62,28 +62,28 @@ def test_neighbor_preservation_is_what_it_says():
     codebook = codebook_of(1, (6, 6, 16), 6)
     codes = codebook.encode(vectors)
     _, distinct = np.unique(codes, axis=0, return_index=True)  # no ties at full depth
-    found = measure.neighbor_preservation(vectors[distinct], codes[distinct], codebook)
-    assert (found.k, found.queries, found.pool) == (20, len(distinct), len(distinct))
+    neighbors = measure.neighbor_preservation(vectors[distinct], codes[distinct], codebook)
+    assert (neighbors.k, neighbors.queries, neighbors.pool) == (20, len(distinct), len(distinct))
     expected = slow_preservation(vectors[distinct], codes[distinct], codebook, 3, 20)
-    assert found.jaccard[-1] == pytest.approx(expected)
-    assert len(found.jaccard) == 3
+    assert neighbors.jaccard[-1] == pytest.approx(expected)
+    assert len(neighbors.jaccard) == 3
 
 
 def test_codes_that_say_nothing_preserve_what_chance_preserves():
     n, k = 400, 20
     codes = np.zeros((n, 2), dtype=np.uint16)
-    found = measure.neighbor_preservation(vectors_of(0, n, 8), codes, None).jaccard
+    neighbors = measure.neighbor_preservation(vectors_of(0, n, 8), codes, None).jaccard
     hits = k * k / (n - 1)
-    assert found == pytest.approx((hits / (2 * k - hits),) * 2, rel=0.35)
+    assert neighbors == pytest.approx((hits / (2 * k - hits),) * 2, rel=0.35)
 
 
 def test_cost_is_bounded(monkeypatch):
     monkeypatch.setattr(measure, "POOL", 50)
     monkeypatch.setattr(measure, "QUERIES", 10)
-    found = measure.neighbor_preservation(
+    neighbors = measure.neighbor_preservation(
         vectors_of(0, 90, 4), codebook_of(0, (8,), 4).encode(vectors_of(0, 90, 4)), None
     )
-    assert (found.queries, found.pool) == (10, 50)
+    assert (neighbors.queries, neighbors.pool) == (10, 50)
 
 
 @pytest.mark.parametrize("policy", ["reassign", "append", "allow"])
@@ -106,10 +106,10 @@ def test_whole_report_is_json_and_repeatable(policy):
 
 
 def test_one_item_has_no_neighbor_to_lose():
-    found = measure.neighbor_preservation(
+    neighbors = measure.neighbor_preservation(
         vectors_of(0, 1, 4), np.zeros((1, 2), dtype=np.uint16), None
     )
-    assert found.jaccard == (1.0, 1.0)
+    assert neighbors.jaccard == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(("full", "collapsed"), [(60, [0]), (30, [])])

@@ -34,18 +34,18 @@ def test_factors_are_those_of_a_dense_decomposition(dims: int) -> None:
     dense = np.maximum(rng.standard_normal((30, 30)), 0)
     dense = dense + dense.T
     dense[[4, 9]] = dense[:, [4, 9]] = 0
-    found = factors(sparse.csr_matrix(dense), dims, seed=1)
+    vectors_of_items = factors(sparse.csr_matrix(dense), dims, seed=1)
     values, vectors = np.linalg.eigh(dense)
     rank = min(dims, int((values > 1e-9).sum()))
     expected = vectors[:, ::-1][:, :rank] * np.sqrt(values[::-1][:rank])
-    assert found.shape == (30, dims)
-    assert not found[[4, 9]].any()
-    assert not found[:, rank:].any()
+    assert vectors_of_items.shape == (30, dims)
+    assert not vectors_of_items[[4, 9]].any()
+    assert not vectors_of_items[:, rank:].any()
     np.testing.assert_allclose(
-        found[:, :rank] @ found[:, :rank].T, expected @ expected.T, atol=1e-4
+        vectors_of_items[:, :rank] @ vectors_of_items[:, :rank].T, expected @ expected.T, atol=1e-4
     )
-    largest = np.abs(found[:, :rank]).argmax(axis=0)
-    assert (found[largest, np.arange(rank)] > 0).all()
+    largest = np.abs(vectors_of_items[:, :rank]).argmax(axis=0)
+    assert (vectors_of_items[largest, np.arange(rank)] > 0).all()
 
 
 def test_the_same_seed_gives_the_same_factors() -> None:
@@ -56,13 +56,15 @@ def test_the_same_seed_gives_the_same_factors() -> None:
 
 def test_where_no_eigenvalue_is_negative_they_are_the_singular_vectors() -> None:
     root = np.abs(np.random.default_rng(4).standard_normal((30, 12)))
-    found = factors(sparse.csr_matrix(root @ root.T), 5, seed=0)
+    vectors_of_items = factors(sparse.csr_matrix(root @ root.T), 5, seed=0)
     left, values, _ = np.linalg.svd(root @ root.T)
-    np.testing.assert_allclose(np.abs(found), np.abs(left[:, :5]) * np.sqrt(values[:5]), atol=1e-4)
+    np.testing.assert_allclose(
+        np.abs(vectors_of_items), np.abs(left[:, :5]) * np.sqrt(values[:5]), atol=1e-4
+    )
 
 
-def test_two_items_that_only_meet_each_other_have_one_direction() -> None:
-    found = factors(
+def test_two_items_that_only_co_occur_with_each_other_have_one_direction() -> None:
+    vectors_of_items = factors(
         sparse.csr_matrix(np.array([[0, 4.0], [4.0, 0]])), 2, seed=0
     )  # singular values are 4 and 4
-    np.testing.assert_allclose(found, [[sqrt(2), 0], [sqrt(2), 0]], atol=1e-6)
+    np.testing.assert_allclose(vectors_of_items, [[sqrt(2), 0], [sqrt(2), 0]], atol=1e-6)

@@ -1,5 +1,5 @@
-"""A bundle built with people: what is held out cannot touch it, and new items find their place by
-their text."""
+"""Bundles built with co-occurrence: held-out events have no effect, and new items are encoded by their
+text."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ EVENTS = [
     for user in range(30)
     for step in range(4 + user % 4)
 ]
-"""The last five items meet nobody."""
+"""The last five items have no events."""
 
 
 def listed(ids: tuple[str, ...]) -> Items:
@@ -176,7 +176,7 @@ def test_an_item_without_events_is_coded_by_its_text_and_one_with_many_is_not(
     assert same[: N - 5].mean() < 0.7
 
 
-def test_items_that_meet_share_more_of_their_sid_than_by_text_alone(tmp_path: Path) -> None:
+def test_co_occurring_items_share_more_of_their_sid_than_by_text_alone(tmp_path: Path) -> None:
     pairs = [(n, n + N // 2) for n in range(N // 2)]
     events = [
         (f"u{user}", IDS[item], step)

@@ -163,19 +163,21 @@ def renamed(bundle: Bundle, seed: int) -> Bundle:
 def test_a_bundle_whose_codes_were_shuffled_comes_back(seed: int, n: int) -> None:
     """Codes that no item has come back, too: by their centroids."""
     old = small_bundle(n)
-    aligned, told = align(renamed(old, seed), old)
-    assert told.after == (n, n, n)
+    aligned, alignment = align(renamed(old, seed), old)
+    assert alignment.after == (n, n, n)
     assert aligned.identity == old.identity
 
 
 def test_a_retrained_codebook_keeps_more_and_means_the_same(clusters: Vectors) -> None:
     old, new = shop(clusters, 0), shop(clusters, 1)
-    aligned, told = align(new, old)
+    aligned, alignment = align(new, old)
     assert old.codebook is not None
     assert new.codebook is not None
     assert aligned.codebook is not None
-    assert told.after[0] > 0.9 * told.common  # eight clusters, found by both
-    assert all(after > before for before, after in zip(told.before, told.after, strict=True))
+    assert alignment.after[0] > 0.9 * alignment.common  # eight clusters, found by both
+    assert all(
+        after > before for before, after in zip(alignment.before, alignment.after, strict=True)
+    )
     rows = aligned.items.rows(list(new.items.ids))
     np.testing.assert_array_equal(
         aligned.codebook.decode(aligned.items.codes[rows]), new.codebook.decode(new.items.codes)
@@ -184,7 +186,7 @@ def test_a_retrained_codebook_keeps_more_and_means_the_same(clusters: Vectors) -
         aligned.codebook.decode(aligned.encode(clusters)), new.codebook.decode(new.encode(clusters))
     )
     ours = old.items.codes == aligned.items.codes[aligned.items.rows(list(old.items.ids))]
-    assert told.after == tuple(np.logical_and.accumulate(ours, axis=1).sum(axis=0).tolist())
+    assert alignment.after == tuple(np.logical_and.accumulate(ours, axis=1).sum(axis=0).tolist())
 
 
 def test_each_level_is_matched_at_best(clusters: Vectors) -> None:
@@ -217,7 +219,7 @@ def test_an_aligned_bundle_names_what_it_is_compatible_with(
     retired = replace(new.items, retired=np.arange(160) < 3, stored_index=None)
     new = Bundle.of(retired, new.codebook, "reassign", name="new")
     older = Bundle(replace(old.manifest, compatible_with=("abc",), version="1.4"), old.arrays)
-    aligned, told = align(new, older)
+    aligned, alignment = align(new, older)
     assert aligned.manifest.compatible_with == (old.identity.codebook, "abc")
     assert (aligned.space, aligned.manifest.name, aligned.manifest.version) == (
         old.space,
@@ -226,7 +228,7 @@ def test_an_aligned_bundle_names_what_it_is_compatible_with(
     )
     assert aligned.manifest.parent == old.identity.digest
     assert aligned.manifest.change == AlignChange(
-        new.identity.digest, told.common, told.before, told.after
+        new.identity.digest, alignment.common, alignment.before, alignment.after
     )
     gone = {new.items.ids[row] for row in range(3)}
     assert {aligned.items.ids[int(row)] for row in np.flatnonzero(aligned.items.retired)} == gone

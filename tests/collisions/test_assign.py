@@ -46,16 +46,16 @@ def settle(codebook, vectors, ids, policy) -> Assigned:
 def test_reassign_leaves_no_duplicates_and_moves_the_fewest(case):
     codebook, vectors, ids = make(case)
     raw = codebook.encode(vectors)
-    found = settle(codebook, vectors, ids, "reassign")
-    assert len(np.unique(found.codes, axis=0)) == len(vectors)
-    assert found.after == CollisionCounts(0, 0, 1)
-    assert found.level_sizes == codebook.sizes
-    Levels(found.level_sizes).check(found.codes)
+    assigned = settle(codebook, vectors, ids, "reassign")
+    assert len(np.unique(assigned.codes, axis=0)) == len(vectors)
+    assert assigned.after == CollisionCounts(0, 0, 1)
+    assert assigned.level_sizes == codebook.sizes
+    Levels(assigned.level_sizes).check(assigned.codes)
     # every SID in use keeps one of its items, and more is not possible
-    assert found.reassigned.sum() == len(raw) - len(np.unique(raw, axis=0))
-    assert ((found.codes != raw).any(axis=1) == found.reassigned).all()
+    assert assigned.reassigned.sum() == len(raw) - len(np.unique(raw, axis=0))
+    assert ((assigned.codes != raw).any(axis=1) == assigned.reassigned).all()
     alone = np.array([(raw == row).all(axis=1).sum() == 1 for row in raw])
-    assert not found.reassigned[alone].any()
+    assert not assigned.reassigned[alone].any()
 
 
 @settings(deadline=None)
@@ -63,10 +63,10 @@ def test_reassign_leaves_no_duplicates_and_moves_the_fewest(case):
 def test_prefix_is_left_only_where_it_is_full(case):
     codebook, vectors, ids = make(case)
     raw = codebook.encode(vectors)
-    found = settle(codebook, vectors, ids, "reassign").codes
-    left = np.flatnonzero((raw[:, :-1] != found[:, :-1]).any(axis=1))
+    assigned = settle(codebook, vectors, ids, "reassign").codes
+    left = np.flatnonzero((raw[:, :-1] != assigned[:, :-1]).any(axis=1))
     for row in left:
-        assert (found[:, :-1] == raw[row, :-1]).all(axis=1).sum() == codebook.sizes[-1]
+        assert (assigned[:, :-1] == raw[row, :-1]).all(axis=1).sum() == codebook.sizes[-1]
 
 
 @settings(deadline=None)
@@ -99,11 +99,13 @@ def test_reassign_is_the_best_of_all_ways(seed, n, copies):
     legal = [
         codes
         for codes in itertools.permutations(range(5), n)
-        if all(code in free or code == own for code, own in zip(codes, raw[:, 1], strict=True))
+        if all(
+            code in free or code == nearest for code, nearest in zip(codes, raw[:, 1], strict=True)
+        )
     ]
     best = min(cost(np.array(codes)) for codes in legal)
-    found = settle(codebook, vectors, [f"i{row}" for row in range(n)], "reassign")
-    moves, distance = cost(found.codes[:, 1])
+    assigned = settle(codebook, vectors, [f"i{row}" for row in range(n)], "reassign")
+    moves, distance = cost(assigned.codes[:, 1])
     assert moves == best[0]
     assert distance == pytest.approx(best[1], abs=1e-9)
 
@@ -111,8 +113,8 @@ def test_reassign_is_the_best_of_all_ways(seed, n, copies):
 def test_equal_items_are_served_by_id():
     codebook = Codebook("rq-kmeans", (np.arange(6, dtype=np.float32)[:, None],), {})
     vectors = np.full((4, 1), 2.2, dtype=np.float32)
-    found = settle(codebook, vectors, ["d", "b", "a", "c"], "reassign")
-    assert found.codes.ravel().tolist() == [4, 3, 2, 1]  # by distance: 2, 3, 1, 4 for a, b, c, d
+    assigned = settle(codebook, vectors, ["d", "b", "a", "c"], "reassign")
+    assert assigned.codes.ravel().tolist() == [4, 3, 2, 1]  # by distance: 2, 3, 1, 4 for a, b, c, d
 
 
 def test_group_larger_than_its_prefix_spills_to_the_next_nearest():
@@ -122,10 +124,10 @@ def test_group_larger_than_its_prefix_spills_to_the_next_nearest():
     )
     codebook = Codebook("rq-kmeans", levels, {})
     vectors = np.array([[1], [1], [1], [1.5], [99]], dtype=np.float32)
-    found = settle(codebook, vectors, ["c", "b", "a", "z", "y"], "reassign")
+    assigned = settle(codebook, vectors, ["c", "b", "a", "z", "y"], "reassign")
     # a and b fill prefix 0; z is nearer to prefix 10 than c is, and both take its codes, the
     # nearest first
-    assert found.codes.tolist() == [[1, 1], [0, 0], [0, 1], [1, 0], [2, 0]]
+    assert assigned.codes.tolist() == [[1, 1], [0, 0], [0, 1], [1, 0], [2, 0]]
 
 
 def test_full_space_is_refused_with_the_depth_that_would_do():
@@ -137,26 +139,28 @@ def test_full_space_is_refused_with_the_depth_that_would_do():
 
 @settings(deadline=None)
 @given(cases)
-def test_append_tells_a_group_apart_by_id_and_leaves_room(case):
+def test_append_numbers_a_group_by_id_and_leaves_room(case):
     codebook, vectors, ids = make(case)
     raw = codebook.encode(vectors)
-    found = settle(codebook, vectors, ids, "append")
-    assert (found.codes[:, :-1] == raw).all()
-    assert not found.reassigned.any()
-    assert found.after.items == 0
-    assert found.level_sizes[-1] >= 4 * found.before.largest
-    Levels(found.level_sizes).check(found.codes)
+    assigned = settle(codebook, vectors, ids, "append")
+    assert (assigned.codes[:, :-1] == raw).all()
+    assert not assigned.reassigned.any()
+    assert assigned.after.items == 0
+    assert assigned.level_sizes[-1] >= 4 * assigned.before.largest
+    Levels(assigned.level_sizes).check(assigned.codes)
     for sid in np.unique(raw, axis=0):
         rows = sorted(np.flatnonzero((raw == sid).all(axis=1)), key=lambda row: ids[row])
-        assert found.codes[rows, -1].tolist() == list(range(len(rows)))
+        assert assigned.codes[rows, -1].tolist() == list(range(len(rows)))
 
 
 def test_allow_changes_nothing_and_counts():
     codes = np.array([[0, 1], [0, 1], [1, 1], [1, 0], [0, 1], [1, 0]], dtype=np.uint16)
-    found = assign(codes, vectors_of(0, 6, 3), codebook_of(0, (2, 2), 3), list("abcdef"), "allow")
-    assert (found.codes == codes).all()
-    assert found.before == found.after == CollisionCounts(items=5, groups=2, largest=3)
-    assert not found.reassigned.any()
+    assigned = assign(
+        codes, vectors_of(0, 6, 3), codebook_of(0, (2, 2), 3), list("abcdef"), "allow"
+    )
+    assert (assigned.codes == codes).all()
+    assert assigned.before == assigned.after == CollisionCounts(items=5, groups=2, largest=3)
+    assert not assigned.reassigned.any()
 
 
 @settings(deadline=None)
@@ -165,11 +169,11 @@ def test_pairs_are_settled_at_once_as_one_by_one(seed, used, equal):
     rng, size = np.random.default_rng(seed), 6
     centroids, residuals = vectors_of(seed, size, 4), vectors_of(seed + 1, 40, 4).reshape(20, 2, 4)
     residuals[:5, 1] = residuals[:5, 0] if equal else residuals[:5, 1]
-    own, taken = rng.integers(0, size, 20).astype(np.uint16), rng.random((20, size)) < used
-    taken[np.arange(20), own] = True
-    found = assign_pairs(own, residuals, centroids, taken)
+    nearest, taken = rng.integers(0, size, 20).astype(np.uint16), rng.random((20, size)) < used
+    taken[np.arange(20), nearest] = True
+    assigned = assign_pairs(nearest, residuals, centroids, taken)
     for row in range(20):
         counts = taken[row].astype(np.intp)
-        counts[own[row]] = 2
-        expected = assign_group(own[[row, row]], residuals[row], centroids, counts)
-        assert found[row].tolist() == expected.tolist()
+        counts[nearest[row]] = 2
+        expected = assign_group(nearest[[row, row]], residuals[row], centroids, counts)
+        assert assigned[row].tolist() == expected.tolist()

@@ -37,13 +37,13 @@ def slow_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> list[tup
     homes: dict[int, list[tuple[float, int]]] = {}
     waiting = set(range(len(latent)))
     while waiting:
-        asked: dict[int, list[tuple[float, int]]] = {}
+        applicants: dict[int, list[tuple[float, int]]] = {}
         for row in sorted(waiting):
             best = min(
                 (p for p in range(len(room)) if room[p]), key=lambda p: (distances[row, p], p)
             )
-            asked.setdefault(best, []).append((float(distances[row, best]), row))
-        for prefix, rows in asked.items():
+            applicants.setdefault(best, []).append((float(distances[row, best]), row))
+        for prefix, rows in applicants.items():
             won = sorted(rows)[: room[prefix]]
             homes.setdefault(prefix, []).extend(won)
             room[prefix] -= len(won)

@@ -60,10 +60,11 @@ def test_catalog_and_later_items_spread_evenly():
 @pytest.mark.parametrize(("rows", "expected"), [(63, True), (64, False)])
 def test_few_rows_a_code_are_balanced_by_default(rows, expected):
     vectors = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
-    default, told = fit(vectors, (8, 4)), fit(vectors, (8, 4), balanced=expected)
+    default, explicit = fit(vectors, (8, 4)), fit(vectors, (8, 4), balanced=expected)
     assert default.params.fit["balanced"] is expected
     assert all(
-        np.array_equal(one, other) for one, other in zip(default.levels, told.levels, strict=True)
+        np.array_equal(one, other)
+        for one, other in zip(default.levels, explicit.levels, strict=True)
     )
     assert fit(vectors, (8, 4), balanced=not expected).params.fit["balanced"] is not expected
 
