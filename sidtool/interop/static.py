@@ -74,7 +74,7 @@ def _node_states(trie: Trie, vocabulary: int) -> tuple[list[NDArray[np.int32]], 
     for codes in trie.codes[1:-1]:
         states.append(np.arange(n_states, n_states + len(codes), dtype=np.int32))
         n_states += len(codes)
-    leaves = np.zeros(trie.n_leaves, dtype=np.int32)
+    leaves = np.zeros(trie.n_leaves, dtype=np.int32)  # a whole SID leads back to the root
     return [*states, leaves], n_states
 
 

@@ -176,6 +176,7 @@ def _registry_at(target: str) -> Storage:
 def _send_version(plan: PushPlan, progress: Progress | None) -> int:
     """Send everything of a version except its record: objects, card, and the root document last."""
     target = plan.registry.folder(plan.record.bundle)
+    # the root document marks the bundle as complete, so it must not appear before the other objects
     sent = upload(plan.source, target, plan.manifest, progress)
     reference = f"{plan.registry.full_url}@{plan.record.version}"
     card = write_card(plan.manifest, reference, plan.record.license)

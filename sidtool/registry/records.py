@@ -104,6 +104,7 @@ def publish_record(registry: Storage, record: VersionRecord) -> tuple[VersionRec
         if published is not None:
             refuse_other_bundle(registry, published, record)
             return published, False
+        # the write fails if another push recorded the version since the read
         if registry.put_if_unchanged(_record_name(record.version), None, spell(record)):
             return record, True
         time.sleep(0.01 * attempt)
@@ -135,7 +136,7 @@ def update_pointer(registry: Storage, change: Callable[[Pointer], Pointer]) -> P
         pointer = _parse(registry, POINTER, Pointer, snapshot)
         changed = change(pointer or Pointer())
         if changed == pointer:
-            return changed
+            return changed  # repeating a push writes nothing
         if registry.put_if_unchanged(POINTER, snapshot, spell(changed)):
             return changed
         time.sleep(0.01 * attempt)

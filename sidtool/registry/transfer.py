@@ -54,6 +54,7 @@ def upload(source: Storage, target: Storage, manifest: Manifest, progress: Progr
             checksums[name] = Checksums.of(data)
             if checksums[name].sha256 != manifest.objects.get(name):
                 raise IntegrityError(f"{source.location}: {name} changed during the push")
+            # an interrupted push leaves complete objects
             if not _is_stored(target, name, stored.get(name), checksums[name]):
                 missing[name] = data
         target.put(missing)
@@ -86,6 +87,7 @@ def download(
         raise IntegrityError(f"{source.location}: {ROOT} differs from the published one")
     digests = parse_root(source.location, root).objects
     for name in digests:
+        # a manifest from elsewhere must not write outside of the output
         posix = PurePosixPath(name)
         if posix.is_absolute() or ".." in posix.parts:
             raise IntegrityError(
