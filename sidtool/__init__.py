@@ -1,13 +1,101 @@
-"""sidtool: the semantic-ID tokenizer of a generative recommender as a portable, versioned, verified
-artifact.
+"""sidtool: the semantic-ID tokenizer of a generative recommender as a versioned, verified artifact.
 
-Importing this package loads neither torch nor transformers; a bundle opens with numpy and zarr
-alone."""
+Every command of the command line is a function here, and its options are a dataclass. A name is
+imported when it is first used: `import sidtool` loads neither torch nor transformers.
+"""
 
-from sidtool.bundle.bundle import Bundle
-from sidtool.errors import SidtoolError
-from sidtool.registry.references import open_bundle
-from sidtool.sid import SidSpace
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Bundle", "SidSpace", "SidtoolError", "__version__", "open_bundle"]
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from sidtool.build.add import add_items as add_items
+    from sidtool.build.align import align as align
+    from sidtool.build.build import build_codebook as build_codebook
+    from sidtool.build.compare import compare_bundles as compare_bundles
+    from sidtool.build.diff import diff as diff
+    from sidtool.build.encode import encode as encode
+    from sidtool.build.explain import explain as explain
+    from sidtool.build.options import BuildOptions as BuildOptions
+    from sidtool.bundle.bundle import Bundle as Bundle
+    from sidtool.bundle.decode import decode as decode
+    from sidtool.bundle.integrity import verify as verify
+    from sidtool.data.split_files import SplitOptions as SplitOptions
+    from sidtool.data.split_files import open_split as open_split
+    from sidtool.data.split_files import split_events as split_events
+    from sidtool.embed import Encoder as Encoder
+    from sidtool.errors import SidtoolError as SidtoolError
+    from sidtool.evaluate.evaluation import EvaluationOptions as EvaluationOptions
+    from sidtool.evaluate.evaluation import evaluate as evaluate
+    from sidtool.interop.convert import export_map as export_map
+    from sidtool.interop.convert import import_map as import_map
+    from sidtool.model.extend import extend_model as extend_model
+    from sidtool.model.merge import merge as merge
+    from sidtool.model.rebind import rebind as rebind
+    from sidtool.model.scratch import init_model as init_model
+    from sidtool.recommend.options import RecommendOptions as RecommendOptions
+    from sidtool.recommend.recommend import recommend as recommend
+    from sidtool.recommend.requests import Request as Request
+    from sidtool.registry.publish import pull as pull
+    from sidtool.registry.publish import push as push
+    from sidtool.registry.publish import tag as tag
+    from sidtool.registry.references import open_bundle as open_bundle
+    from sidtool.sft.make_sft import make_sft as make_sft
+    from sidtool.sft.task_eval import evaluate_task as evaluate_task
+    from sidtool.sft.training_examples import SftOptions as SftOptions
+    from sidtool.sid import SidSpace as SidSpace
+    from sidtool.train.run import train as train
+    from sidtool.train.settings import TrainOptions as TrainOptions
+    from sidtool.train.stages import train_stages as train_stages
+
+__version__ = "0.2.0"
+
+_MODULES = {
+    "Bundle": "bundle.bundle",
+    "BuildOptions": "build.options",
+    "Encoder": "embed",
+    "EvaluationOptions": "evaluate.evaluation",
+    "RecommendOptions": "recommend.options",
+    "Request": "recommend.requests",
+    "SftOptions": "sft.training_examples",
+    "SidSpace": "sid",
+    "SidtoolError": "errors",
+    "SplitOptions": "data.split_files",
+    "TrainOptions": "train.settings",
+    "add_items": "build.add",
+    "align": "build.align",
+    "build_codebook": "build.build",
+    "compare_bundles": "build.compare",
+    "decode": "bundle.decode",
+    "diff": "build.diff",
+    "encode": "build.encode",
+    "evaluate": "evaluate.evaluation",
+    "evaluate_task": "sft.task_eval",
+    "explain": "build.explain",
+    "export_map": "interop.convert",
+    "extend_model": "model.extend",
+    "import_map": "interop.convert",
+    "init_model": "model.scratch",
+    "make_sft": "sft.make_sft",
+    "merge": "model.merge",
+    "open_bundle": "registry.references",
+    "open_split": "data.split_files",
+    "pull": "registry.publish",
+    "push": "registry.publish",
+    "rebind": "model.rebind",
+    "recommend": "recommend.recommend",
+    "split_events": "data.split_files",
+    "tag": "registry.publish",
+    "train": "train.run",
+    "train_stages": "train.stages",
+    "verify": "bundle.integrity",
+}
+"""The module of each public name, below `sidtool`."""
+
+__all__ = ["__version__", *_MODULES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'sidtool' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sidtool.{_MODULES[name]}"), name)
