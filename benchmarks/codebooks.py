@@ -118,8 +118,8 @@ def check_method(vectors: Any, method: str, options: dict[str, Any]) -> None:
 def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every method with its defaults on Beauty, checked, and the two imported indexes."""
     from sidtool.build.build import build
+    from sidtool.build.build_options import BuildOptions
     from sidtool.build.compare import Evidence, describe
-    from sidtool.build.options import BuildOptions
     from sidtool.data.items import read_items
     from sidtool.interop.minionerec import read_minionerec
     from sidtool.quantize import METHODS
@@ -384,7 +384,7 @@ def _answer(queue: Any, work: Callable[[int], float], n: int, patience: int) -> 
 def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Build, save, load, verify and look up a large catalog: seconds and peak memory of each step."""
     from sidtool.build.build import build_codebook
-    from sidtool.build.options import BuildOptions
+    from sidtool.build.build_options import BuildOptions
     from sidtool.bundle import Bundle, verify
     from sidtool.data.items import read_items
     from sidtool.data.vector_files import open_vectors

@@ -12,7 +12,7 @@ from table import METRICS, markdown
 
 from sidtool.data.interactions import read_interactions
 from sidtool.data.splits import leave_one_out
-from sidtool.evaluate.baselines import (
+from sidtool.evaluation.baselines import (
     UNTUNED,
     Catalog,
     KnnSettings,
@@ -21,7 +21,7 @@ from sidtool.evaluate.baselines import (
     popularity,
     tune_item_knn,
 )
-from sidtool.evaluate.metrics import averages, find_targets, metric_names, metric_values
+from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
 
 K = 10
 KS = (5, 10)

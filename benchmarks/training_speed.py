@@ -33,10 +33,10 @@ from sidtool.model.scratch import MIN_VOCABULARY, train_tokenizer
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.training_examples import SftOptions
 from sidtool.sid import SidSpace
-from sidtool.train import trainer as trainer_module
-from sidtool.train.dataset import IGNORED, PackedCollator
-from sidtool.train.run import train
-from sidtool.train.settings import TrainOptions
+from sidtool.training import trainer as trainer_module
+from sidtool.training.batches import IGNORED, PackedCollator
+from sidtool.training.run import train
+from sidtool.training.settings import TrainOptions
 
 ITEMS = 2_000
 WARM_UP = 5

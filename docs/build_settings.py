@@ -11,8 +11,8 @@ from typing import Any, get_args
 import trl
 from trl import SFTConfig
 
-from sidtool.train.settings import DECIDED, DEFAULTS, MACHINE_DEFAULTS, TrainOptions
-from sidtool.train.settings_file import type_name
+from sidtool.training.settings import DECIDED, DEFAULTS, MACHINE_DEFAULTS, TrainOptions
+from sidtool.training.settings_file import type_name
 
 PAGE = Path(__file__).with_name("settings.md")
 HEAD = """# Training settings

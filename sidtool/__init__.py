@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from sidtool.build.add import add_items as add_items
     from sidtool.build.align import align as align
     from sidtool.build.build import build_codebook as build_codebook
+    from sidtool.build.build_options import BuildOptions as BuildOptions
     from sidtool.build.compare import compare_bundles as compare_bundles
     from sidtool.build.diff import diff as diff
     from sidtool.build.encode import encode as encode
     from sidtool.build.explain import explain as explain
-    from sidtool.build.options import BuildOptions as BuildOptions
     from sidtool.bundle.bundle import Bundle as Bundle
     from sidtool.bundle.decode import decode as decode
     from sidtool.bundle.integrity import verify as verify
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
     from sidtool.data.split_files import split_events as split_events
     from sidtool.embed import Encoder as Encoder
     from sidtool.errors import SidtoolError as SidtoolError
-    from sidtool.evaluate.evaluation import EvaluationOptions as EvaluationOptions
-    from sidtool.evaluate.evaluation import evaluate as evaluate
+    from sidtool.evaluation.evaluation import EvaluationOptions as EvaluationOptions
+    from sidtool.evaluation.evaluation import evaluate as evaluate
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
     from sidtool.model.extend import extend_model as extend_model
     from sidtool.model.merge import merge as merge
     from sidtool.model.rebind import rebind as rebind
     from sidtool.model.scratch import init_model as init_model
-    from sidtool.recommend.options import RecommendOptions as RecommendOptions
-    from sidtool.recommend.recommend import recommend as recommend
-    from sidtool.recommend.requests import Request as Request
+    from sidtool.recommendation.recommend import recommend as recommend
+    from sidtool.recommendation.recommend_options import RecommendOptions as RecommendOptions
+    from sidtool.recommendation.requests import Request as Request
+    from sidtool.registry.log import log as log
     from sidtool.registry.publish import pull as pull
     from sidtool.registry.publish import push as push
     from sidtool.registry.publish import tag as tag
@@ -43,24 +44,24 @@ if TYPE_CHECKING:
     from sidtool.sft.task_eval import evaluate_task as evaluate_task
     from sidtool.sft.training_examples import SftOptions as SftOptions
     from sidtool.sid import SidSpace as SidSpace
-    from sidtool.train.run import train as train
-    from sidtool.train.settings import TrainOptions as TrainOptions
-    from sidtool.train.stages import train_stages as train_stages
+    from sidtool.training.run import train as train
+    from sidtool.training.settings import TrainOptions as TrainOptions
+    from sidtool.training.stages import train_stages as train_stages
 
 __version__ = "0.2.0"
 
 _MODULES = {
     "Bundle": "bundle.bundle",
-    "BuildOptions": "build.options",
+    "BuildOptions": "build.build_options",
     "Encoder": "embed",
-    "EvaluationOptions": "evaluate.evaluation",
-    "RecommendOptions": "recommend.options",
-    "Request": "recommend.requests",
+    "EvaluationOptions": "evaluation.evaluation",
+    "RecommendOptions": "recommendation.recommend_options",
+    "Request": "recommendation.requests",
     "SftOptions": "sft.training_examples",
     "SidSpace": "sid",
     "SidtoolError": "errors",
     "SplitOptions": "data.split_files",
-    "TrainOptions": "train.settings",
+    "TrainOptions": "training.settings",
     "add_items": "build.add",
     "align": "build.align",
     "build_codebook": "build.build",
@@ -68,13 +69,14 @@ _MODULES = {
     "decode": "bundle.decode",
     "diff": "build.diff",
     "encode": "build.encode",
-    "evaluate": "evaluate.evaluation",
+    "evaluate": "evaluation.evaluation",
     "evaluate_task": "sft.task_eval",
     "explain": "build.explain",
     "export_map": "interop.convert",
     "extend_model": "model.extend",
     "import_map": "interop.convert",
     "init_model": "model.scratch",
+    "log": "registry.log",
     "make_sft": "sft.make_sft",
     "merge": "model.merge",
     "open_bundle": "registry.references",
@@ -82,16 +84,16 @@ _MODULES = {
     "pull": "registry.publish",
     "push": "registry.publish",
     "rebind": "model.rebind",
-    "recommend": "recommend.recommend",
+    "recommend": "recommendation.recommend",
     "split_events": "data.split_files",
     "tag": "registry.publish",
-    "train": "train.run",
-    "train_stages": "train.stages",
+    "train": "training.run",
+    "train_stages": "training.stages",
     "verify": "bundle.integrity",
 }
 """The module of each public name, below `sidtool`."""
 
-__all__ = ["__version__", *_MODULES]  # noqa: PLE0604
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

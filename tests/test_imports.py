@@ -1,5 +1,6 @@
 """What is loaded when: a laptop that only opens bundles must not wait for torch."""
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -43,5 +44,63 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 def test_the_exported_names_are_these() -> None:
     import sidtool
 
-    assert sidtool.__all__ == ["Bundle", "SidSpace", "SidtoolError", "__version__", "open_bundle"]
-    assert all(hasattr(sidtool, name) for name in sidtool.__all__)
+    assert sorted(sidtool.__all__) == [
+        "BuildOptions",
+        "Bundle",
+        "Encoder",
+        "EvaluationOptions",
+        "RecommendOptions",
+        "Request",
+        "SftOptions",
+        "SidSpace",
+        "SidtoolError",
+        "SplitOptions",
+        "TrainOptions",
+        "__version__",
+        "add_items",
+        "align",
+        "build_codebook",
+        "compare_bundles",
+        "decode",
+        "diff",
+        "encode",
+        "evaluate",
+        "evaluate_task",
+        "explain",
+        "export_map",
+        "extend_model",
+        "import_map",
+        "init_model",
+        "log",
+        "make_sft",
+        "merge",
+        "open_bundle",
+        "open_split",
+        "pull",
+        "push",
+        "rebind",
+        "recommend",
+        "split_events",
+        "tag",
+        "train",
+        "train_stages",
+        "verify",
+    ]
+    assert all(callable(getattr(sidtool, name)) for name in set(sidtool.__all__) - {"__version__"})
+    assert sidtool.__version__ == importlib.metadata.version("sidtool")
+
+
+def test_every_command_is_an_exported_function() -> None:
+    import sidtool
+    from sidtool.cli.main import app
+
+    renamed = {
+        "compare": "compare_bundles",
+        "export": "export_map",
+        "import": "import_map",
+        "inspect": "explain",
+        "split": "split_events",
+    }
+    for command in app.registered_commands:
+        name = str(command.name)
+        assert renamed.get(name, name.replace("-", "_")) in sidtool.__all__

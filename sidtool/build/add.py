@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.build.build_options import CatalogOptions
 from sidtool.build.encode import embed_texts, read_sources, require_codebook
-from sidtool.build.options import CatalogOptions
 from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.history import ItemsChange
 from sidtool.bundle.item_map import ItemMap
-from sidtool.bundle.lineage import ItemsChange
 from sidtool.collisions.overflow import place_new_items
 from sidtool.data.items import Items, read_items
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.history import AlignChange
 from sidtool.bundle.item_map import ItemMap
-from sidtool.bundle.lineage import AlignChange
 from sidtool.errors import RefusedError
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Codes, Vectors

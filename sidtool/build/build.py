@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from sidtool.build.build_options import BuildOptions, CatalogOptions, read_catalog
 from sidtool.build.measure import codebook_report
-from sidtool.build.options import BuildOptions, CatalogOptions, read_catalog
 from sidtool.build.report import CodebookReport
 from sidtool.build.sources import QuantizerInput, quantizer_input
 from sidtool.bundle.bundle import Bundle

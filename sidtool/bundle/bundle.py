@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.arrays import StoredArrays
+from sidtool.bundle.history import BuildChange
 from sidtool.bundle.identity import Identity, codebook_arrays, identify, item_arrays
 from sidtool.bundle.item_map import BLOCK, IdIndex, ItemMap
-from sidtool.bundle.lineage import BuildChange
 from sidtool.bundle.lookup import INDEX_ARRAYS, MAX_LOOKUPS, Lookup
 from sidtool.bundle.manifest import Collisions, Manifest, Provenance
 from sidtool.bundle.storage import Storage

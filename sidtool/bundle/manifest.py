@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypedDict
 
+from sidtool.bundle.history import BuildChange, Change, Version, change_from_json, change_to_json
 from sidtool.bundle.identity import Identity
-from sidtool.bundle.lineage import BuildChange, Change, Version, change_from_json, change_to_json
 from sidtool.collisions.policy import Policy
 from sidtool.errors import CompatibilityError, IntegrityError
 from sidtool.sid import SidSpace

@@ -164,7 +164,12 @@ def build_codebook(
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
     from sidtool.build.build import build_codebook as build
     from sidtool.build.build import check_inputs
-    from sidtool.build.options import CatalogOptions, build_options, parse_source, read_catalog
+    from sidtool.build.build_options import (
+        CatalogOptions,
+        build_options,
+        parse_source,
+        read_catalog,
+    )
     from sidtool.embed import Encoder
 
     model = Encoder.of(encoder, revision, pooling, prompt, max_length, dtype, trust_remote_code)

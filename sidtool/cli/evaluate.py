@@ -14,8 +14,8 @@ from sidtool.cli.models import numbers
 from sidtool.errors import UsageError
 
 if TYPE_CHECKING:
-    from sidtool.evaluate.evaluation import Evaluation
-    from sidtool.evaluate.task_metrics import TaskEvaluation
+    from sidtool.evaluation.evaluation import Evaluation
+    from sidtool.evaluation.task_metrics import TaskEvaluation
 
 
 def evaluate(
@@ -85,9 +85,9 @@ def evaluate(
     With --task, evaluate one task: exact and prefix accuracy and retrieval if its answer is a
     SID; exact match, token F1 and perplexity if it is a text."""
     from sidtool.data.split_files import open_split
-    from sidtool.evaluate.evaluation import EvaluationOptions, check_thresholds
-    from sidtool.evaluate.evaluation import evaluate as evaluate_split
-    from sidtool.evaluate.metrics import check_names, metric_names
+    from sidtool.evaluation.evaluation import EvaluationOptions, check_thresholds
+    from sidtool.evaluation.evaluation import evaluate as evaluate_split
+    from sidtool.evaluation.metrics import check_names, metric_names
     from sidtool.sft.catalog import CatalogOptions
     from sidtool.sft.task_eval import TaskEvaluationOptions, evaluate_task
 

@@ -57,7 +57,7 @@ def add_items(
     keep working."""
     from sidtool.build.add import NO_ITEMS, read_new_items, unknown
     from sidtool.build.add import add_items as add
-    from sidtool.build.options import CatalogOptions
+    from sidtool.build.build_options import CatalogOptions
     from sidtool.output import refuse_existing
     from sidtool.registry.references import open_bundle
 
@@ -94,7 +94,7 @@ def add_items(
 
 
 def _say_grown(bundle: "Bundle", out: Path, *, changed: bool, json: bool) -> None:
-    from sidtool.bundle.lineage import change_to_json
+    from sidtool.bundle.history import change_to_json
 
     manifest = bundle.manifest
     if json:

@@ -14,7 +14,7 @@ from sidtool.errors import UsageError
 from sidtool.output import refuse_existing
 
 if TYPE_CHECKING:
-    from sidtool.recommend.requests import Recommendation, Request
+    from sidtool.recommendation.requests import Recommendation, Request
 
 
 def recommend(
@@ -73,9 +73,9 @@ def recommend(
     json: options.Json = False,
 ) -> None:
     """Recommend items: only items of the catalog, without duplicates, k whenever there are k."""
-    from sidtool.recommend.options import RecommendOptions
-    from sidtool.recommend.recommend import recommend as recommend_items
-    from sidtool.recommend.recommend import recommend_to_file
+    from sidtool.recommendation.recommend import recommend as recommend_items
+    from sidtool.recommendation.recommend import recommend_to_file
+    from sidtool.recommendation.recommend_options import RecommendOptions
 
     requests = _requests(history, file, query)
     if resume and out is None:
@@ -119,7 +119,7 @@ def _ids(path: Path | None) -> tuple[str, ...] | None:
 
 def _requests(history: str | None, file: str | None, query: str | None) -> "Iterable[Request]":
     """The requests of the one option that is given. Raises UsageError unless it is exactly one."""
-    from sidtool.recommend.requests import Request, read_request_file, read_requests
+    from sidtool.recommendation.requests import Request, read_request_file, read_requests
 
     if [history, file, query].count(None) != 2:
         raise UsageError("give one of --history, --file and --query")

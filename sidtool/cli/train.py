@@ -8,7 +8,7 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json
-from sidtool.train.settings import Stage
+from sidtool.training.settings import Stage
 
 
 def train(
@@ -56,8 +56,8 @@ def train(
     A killed run leaves OUT.partial, and the same command resumes it. If the configuration lists
     stages, each trains the output of the one before; intermediate outputs stay beside the last one,
     as OUT-1-embeddings."""
-    from sidtool.train.settings_file import read_stages
-    from sidtool.train.stages import plan_stages, train_stages
+    from sidtool.training.settings_file import read_stages
+    from sidtool.training.stages import plan_stages, train_stages
 
     stages = read_stages(config, set_ or (), stage)
     if dry_run:

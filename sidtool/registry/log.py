@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sidtool.bundle.lineage import Version
+from sidtool.bundle.history import Version
 from sidtool.bundle.storage import Storage
 from sidtool.registry.records import LATEST, list_records, read_pointer
 from sidtool.registry.references import open_bundle, resolve, split_reference

@@ -18,8 +18,8 @@ from sidtool.data.queries import Query, read_queries
 from sidtool.data.split_files import open_split
 from sidtool.data.splits import Example, Split, UserSequence
 from sidtool.errors import DataError, SidtoolWarning, UsageError
-from sidtool.evaluate.questions import Progress, Question
-from sidtool.evaluate.task_metrics import TaskEvaluation, evaluate_questions
+from sidtool.evaluation.questions import Progress, Question
+from sidtool.evaluation.task_metrics import TaskEvaluation, evaluate_questions
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.prompt.frames import Format

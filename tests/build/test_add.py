@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sidtool.build.add import add_items, retire, unknown
 from sidtool.build.encode import embed_texts
 from sidtool.bundle import Bundle, ItemMap
-from sidtool.bundle.lineage import ItemsChange
+from sidtool.bundle.history import ItemsChange
 from sidtool.collisions.assign import assign
 from sidtool.collisions.policy import Policy
 from sidtool.data.items import Items, make_items

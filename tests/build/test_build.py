@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sidtool.build.build import build
-from sidtool.build.options import BuildOptions
+from sidtool.build.build_options import BuildOptions
 from sidtool.data.items import make_items
 from sidtool.errors import SidtoolWarning
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.build.build import build
+from sidtool.build.build_options import BuildOptions
 from sidtool.build.compare import (
     Evidence,
     LevelFigures,
@@ -21,7 +22,6 @@ from sidtool.build.compare import (
     steps_between,
 )
 from sidtool.build.measure import level_use, neighbor_preservation
-from sidtool.build.options import BuildOptions
 from sidtool.build.report import read_report
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.data.interactions import EventColumns, Interactions

@@ -9,7 +9,7 @@ import pytest
 
 from sidtool.build.add import add_items
 from sidtool.build.build import build, build_codebook
-from sidtool.build.options import BuildOptions
+from sidtool.build.build_options import BuildOptions
 from sidtool.build.sources import Collaborative
 from sidtool.bundle import Bundle, verify
 from sidtool.data.interactions import read_interactions

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sidtool.build.align import align
 from sidtool.build.diff import diff
 from sidtool.bundle import Bundle, ItemMap, verify
-from sidtool.bundle.lineage import AlignChange, BuildChange, ItemsChange
+from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange
 from sidtool.bundle.manifest import Manifest
 from sidtool.collisions.assign import assign
 from sidtool.errors import RefusedError

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidtool.data.split_files import open_split
-from sidtool.evaluate.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.model.load import load_model_folder
 from tests.cli.road import N_ITEMS, N_USERS, Ran, Road, done, refused, run, write_lines
 

@@ -342,7 +342,7 @@ TRAPS = (
 def test_titles_that_spell_tokens_stay_text(road: Road, tmp_path: Path, form: str) -> None:
     from sidtool.model.load import load_model_folder
     from sidtool.prompt.encoder import prompt_encoder
-    from sidtool.train.dataset import TokenizedExamples
+    from sidtool.sft.tokenized import TokenizedExamples
 
     listed = [json.loads(line) for line in road.items.read_text().splitlines()]
     items = write_lines(

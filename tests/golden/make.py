@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from sidtool.bundle import Bundle, ItemMap
-from sidtool.bundle.lineage import AlignChange, BuildChange, ItemsChange, Version
+from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange, Version
 from sidtool.data.items import Items, make_items
 from sidtool.data.split_files import make_split, write_split
 from sidtool.data.split_record import Cuts, SplitReference

@@ -2,7 +2,7 @@
 
 from sidtool.bundle import Bundle, verify
 from sidtool.bundle.decode import Decoded, decode
-from sidtool.bundle.lineage import AlignChange, BuildChange, ItemsChange
+from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange
 from sidtool.data.examples import read_examples
 from sidtool.data.split_files import read_split
 from sidtool.model.contract import read_contract

@@ -20,8 +20,8 @@ from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_file import example_json
 from sidtool.sft.example_kinds import TrainingExample
 from sidtool.sft.tasks import named_task
+from sidtool.sft.tokenized import encode_example
 from sidtool.sft.training_examples import ExampleMaker, SftOptions
-from sidtool.train.dataset import encode_example
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
 from tests.sft.cases import ALL_TASKS, QUERIES

@@ -1,0 +1,229 @@
+"""Popularity and item-kNN: the baselines that every model is compared with, on the same examples.
+
+Both are fitted on training events only: a history may contain later events, the counts never do.
+Equal scores rank by popularity, then by id."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.data.cooccurrence import weigh_pairs
+from sidtool.data.splits import Example, UserSequence
+from sidtool.errors import DataError
+from sidtool.evaluation.metrics import find_targets, metric_values
+
+PopularityIndex = NDArray[np.int64]
+"""(m,) items of a catalog by their popularity rank."""
+CHUNK = 1024
+"""Histories scored together."""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The items that may be recommended, most popular first: by training events, ties by id."""
+
+    ids: tuple[str, ...]
+    events: NDArray[np.int64]
+    """(items,): training events of each."""
+    index: Mapping[str, int]
+
+    @classmethod
+    def of(cls, ids: Sequence[str], sequences: Sequence[Sequence[str]]) -> "Catalog":
+        """The catalog of some ids, counted in the users' training sequences; other items in these
+        are ignored."""
+        counts = dict.fromkeys(ids, 0)
+        for items in sequences:
+            for item in items:
+                if item in counts:
+                    counts[item] += 1
+        ranked = sorted(counts, key=lambda item: (-counts[item], item))
+        events = np.array([counts[item] for item in ranked], dtype=np.int64)
+        return cls(tuple(ranked), events, {item: rank for rank, item in enumerate(ranked)})
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def index_of(self, items: Sequence[str]) -> PopularityIndex:
+        """The items that the catalog has, in the order given."""
+        return np.array([self.index[item] for item in items if item in self.index], dtype=np.int64)
+
+    def targets(self, items: Sequence[str]) -> PopularityIndex:
+        """Every item, -1 where the catalog lacks it."""
+        return np.array([self.index.get(item, -1) for item in items], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class KnnSettings:
+    """How item-kNN weights events. With `distance` 1, `recency` 1 and no shrinkage, similarity is
+    the cosine of the item columns."""
+
+    distance: float = 0.85
+    """Two events of a user that lie `gap` apart co-occur with weight `distance ** (gap - 1)`."""
+    shrinkage: float = 0.0
+    """Added to the denominator of a similarity, which lowers that of rare items."""
+    neighbors: int | None = None
+    """Most similar items that each item keeps; None keeps all."""
+    recency: float = 0.75
+    """An item of the history has weight `recency ** age`; the last one has age 0."""
+
+
+UNTUNED = KnnSettings()
+
+GRID: Mapping[str, Sequence[Any]] = {
+    "recency": (1.0, 0.9, 0.75, 0.6, 0.45, 0.3),
+    "shrinkage": (0.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
+    "distance": (1.0, 0.95, 0.85, 0.7, 0.5),
+    "neighbors": (None, 200, 100, 50),
+}
+"""The values that `tune_item_knn` tries."""
+
+
+def popularity(
+    histories: Sequence[PopularityIndex], items: int, k: int, *, exclude_seen: bool
+) -> NDArray[np.int64]:
+    """(n, k) items, the most popular first, for n histories; -1 where there are no more items."""
+    ranked = np.full((len(histories), k), -1, dtype=np.int64)
+    for row, history in zip(ranked, histories, strict=True):
+        popular = _fill(history[:0], _seen(history, exclude_seen), items, k)
+        row[: len(popular)] = popular
+    return ranked
+
+
+def item_similarity(sequences: Sequence[PopularityIndex], items: int, settings: KnnSettings) -> Any:
+    """(items, items) scipy CSR float64: similarity of items by the users' training sequences, with
+    an empty diagonal.
+
+    The similarity of two items is their co-occurrence over the root of the product of their numbers
+    of events, plus the shrinkage."""
+    from scipy import sparse
+
+    counts = weigh_pairs(sequences, items, settings.distance).tocoo()
+    events = np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *sequences]), minlength=items)
+    lengths = np.sqrt(events[counts.row] * events[counts.col].astype(np.float64))
+    values = counts.data / (lengths + settings.shrinkage)
+    # similarities exist only where items co-occur: the matrix is as sparse as the counts
+    similarity = sparse.csr_matrix((values, (counts.row, counts.col)), shape=(items, items))
+    if settings.neighbors is None:
+        return similarity
+    return _nearest(similarity, settings.neighbors)
+
+
+def item_knn(
+    similarity: Any,
+    histories: Sequence[PopularityIndex],
+    k: int,
+    *,
+    settings: KnnSettings,
+    exclude_seen: bool,
+) -> NDArray[np.int64]:
+    """(n, k) items, best first, for n histories; -1 where there are no more items.
+
+    An item's score is the sum of its similarities to the items of the history. Items without any
+    come last, by popularity. Scores are compared in float32, so that sums which differ by rounding
+    alone tie. (B. Sarwar et al., WWW 2001; the recency weights as in session-based kNN.)"""
+    items = similarity.shape[0]
+    ranked = np.full((len(histories), k), -1, dtype=np.int64)
+    for start in range(0, len(histories), CHUNK):
+        chunk = histories[start : start + CHUNK]
+        weights = _history_weights(chunk, items, settings.recency)
+        scores = (weights @ similarity).astype(np.float32)  # (chunk, items), sparse
+        scores.eliminate_zeros()
+        for row, history in enumerate(chunk):
+            entries = slice(scores.indptr[row], scores.indptr[row + 1])
+            seen = _seen(history, exclude_seen)
+            best = _best(scores.indices[entries], scores.data[entries], k + len(seen))
+            filled = _fill(best, seen, items, k)
+            ranked[start + row, : len(filled)] = filled
+    return ranked
+
+
+def tune_item_knn(
+    catalog: Catalog,
+    train: Sequence[UserSequence],
+    valid: Sequence[Example],
+    *,
+    exclude_seen: bool,
+    grid: Mapping[str, Sequence[Any]] = GRID,
+    progress: Callable[[int, int], None] | None = None,
+) -> KnnSettings:
+    """The settings with the best NDCG@10 on validation examples: one setting after the other from
+    UNTUNED, in two rounds.
+
+    Never pass test examples. Equal results keep the earlier setting. Raises DataError without
+    examples."""
+    if not valid:
+        raise DataError("there are no validation examples to tune item-kNN on")
+    sequences = [catalog.index_of(user.items) for user in train]
+    histories = [catalog.index_of(example.history) for example in valid]
+    targets = catalog.targets([example.item for example in valid])
+
+    def ndcg(settings: KnnSettings) -> float:
+        similarity = item_similarity(sequences, len(catalog), settings)
+        ranked = item_knn(similarity, histories, 10, settings=settings, exclude_seen=exclude_seen)
+        return float(metric_values(find_targets(ranked, targets), [10])[:, 1].mean())
+
+    results = {UNTUNED: ndcg(UNTUNED)}
+    # coordinate search: the second round sees the other settings' choices of the first
+    trials = [(name, value) for _ in range(2) for name, values in grid.items() for value in values]
+    for done, (name, value) in enumerate(trials, start=1):
+        best = max(results, key=results.__getitem__)
+        candidate = replace(best, **{name: value})
+        if candidate not in results:
+            results[candidate] = ndcg(candidate)
+        if progress is not None:
+            progress(done, len(trials))
+    return max(results, key=results.__getitem__)
+
+
+def _nearest(similarity: Any, neighbors: int) -> Any:
+    """The largest entries of each row, ties by popularity."""
+    from scipy import sparse
+
+    rows = np.repeat(np.arange(similarity.shape[0]), np.diff(similarity.indptr))
+    order = np.lexsort((similarity.indices, -similarity.data, rows))
+    rank_in_row = np.arange(len(order)) - similarity.indptr[rows]
+    nearest = order[rank_in_row < neighbors]
+    entries = (similarity.data[nearest], (rows[nearest], similarity.indices[nearest]))
+    return sparse.csr_matrix(entries, shape=similarity.shape)
+
+
+def _history_weights(histories: Sequence[PopularityIndex], items: int, recency: float) -> Any:
+    """(n, items) CSR: the weight of each item of each history; repeated items add up."""
+    from scipy import sparse
+
+    lengths = [len(history) for history in histories]
+    # the last item of a history has age 0
+    ages = np.concatenate([np.zeros(0), *(np.arange(length)[::-1] for length in lengths)])
+    rows = np.repeat(np.arange(len(histories)), lengths)
+    columns = np.concatenate([np.zeros(0, dtype=np.int64), *histories])
+    return sparse.csr_matrix((recency**ages, (rows, columns)), shape=(len(histories), items))
+
+
+def _best(items: NDArray[np.int32], scores: NDArray[np.float32], k: int) -> PopularityIndex:
+    """The k items of the highest positive scores, best first, ties by popularity."""
+    # positive floats sort as their bits do: these are the high half of a key whose low half is the
+    # complement of the popularity rank
+    high = scores.view(np.uint32).astype(np.uint64) << np.uint64(32)
+    keys = high | (~items.astype(np.uint32)).astype(np.uint64)
+    if k < len(keys):
+        keys = np.partition(keys, len(keys) - k)[len(keys) - k :]
+    descending = np.sort(keys)[::-1]
+    return (~descending.astype(np.uint32)).astype(np.int64)
+
+
+def _seen(history: PopularityIndex, exclude_seen: bool) -> PopularityIndex:
+    return history if exclude_seen else history[:0]
+
+
+def _fill(best: PopularityIndex, seen: PopularityIndex, items: int, k: int) -> PopularityIndex:
+    """The first k of: the best items, then all others by popularity, without those seen."""
+    best = best[~np.isin(best, seen)][:k]
+    if len(best) == k:
+        return best
+    # at most k + len(seen) of the most popular can be needed
+    popular = np.arange(min(items, k + len(seen)))
+    others = popular[~np.isin(popular, np.concatenate([best, seen]))]
+    return np.concatenate([best, others])[:k]

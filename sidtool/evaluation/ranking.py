@@ -1,0 +1,144 @@
+"""A model's ranked SIDs for evaluation examples, and the ranks of the correct items in them.
+
+A SID stands for all active items that share it, less those that may not be recommended. Only
+`rank_sids` needs the model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.splits import Example
+from sidtool.evaluation.metrics import TargetRanks, find_targets
+from sidtool.model.load import LoadedModel
+from sidtool.recommendation.query import Progress, Query, QuerySession
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedExamples:
+    """n examples, with items as their index in a bundle."""
+
+    bundle: Bundle
+    examples: tuple[Example, ...]
+    histories: tuple[NDArray[np.int64], ...]
+    """Items that the bundle lacks are left out."""
+    targets: NDArray[np.int64]
+    """(n,) int64: -1 where the bundle lacks the item or has retired it."""
+    exclude_seen: bool
+
+    @classmethod
+    def of(
+        cls, bundle: Bundle, examples: Sequence[Example], *, exclude_seen: bool
+    ) -> "IndexedExamples":
+        """Look every item up, each one once."""
+        ids = list(
+            dict.fromkeys(item for example in examples for item in (*example.history, example.item))
+        )
+        index_of = dict(zip(ids, bundle.items.rows(ids).tolist(), strict=True))
+        histories = []
+        for example in examples:
+            history = np.array([index_of[item] for item in example.history], dtype=np.int64)
+            histories.append(history[history >= 0])
+        targets = np.array([index_of[example.item] for example in examples], dtype=np.int64)
+        # retired items have a SID, so they stay in a history, but they are never recommended
+        targets[(targets >= 0) & bundle.items.retired[targets]] = -1
+        return cls(bundle, tuple(examples), tuple(histories), targets, exclude_seen)
+
+    @property
+    def target_positions(self) -> NDArray[np.int64]:
+        """(n,) int64: the target's position in SID order, -1 where it cannot be recommended."""
+        active = self.bundle.active
+        # the last entry is that of target -1
+        position_of = np.full(len(self.bundle.items) + 1, -1, dtype=np.int64)
+        position_of[active] = np.arange(len(active))
+        positions = position_of[self.targets]
+        if self.exclude_seen:
+            examples = zip(self.targets, self.histories, strict=True)
+            positions[[target in history for target, history in examples]] = -1
+        return positions
+
+    @property
+    def target_leaves(self) -> NDArray[np.int64]:
+        """(n,) int64: the leaf of each target's SID, -1 where it cannot be recommended."""
+        return self.bundle.trie().leaves(self.target_positions)
+
+    def denied_positions(self, example: int) -> NDArray[np.int64]:
+        """Positions in SID order of the items that may not be recommended for an example."""
+        history = self.histories[example] if self.exclude_seen else self.targets[:0]
+        return self.bundle.trie().positions(history)
+
+
+def rank_sids(
+    loaded: LoadedModel,
+    examples: IndexedExamples,
+    *,
+    k: int,
+    num_beams: int,
+    progress: Progress | None = None,
+) -> NDArray[np.int64]:
+    """(n, k) int64: the k best SIDs for each example as leaves of the trie, best first; -1 where
+    there are no more.
+
+    Raises DataError if the model was not trained to recommend."""
+    session = QuerySession.of(loaded)
+
+    def queries() -> Iterator[Query]:
+        for history in examples.histories:
+            denied = [history] if examples.exclude_seen else []
+            yield Query(session.from_history(history), session.leaf_filter(None, denied))
+
+    return session.rank(
+        loaded.model,
+        queries(),
+        k=k,
+        num_beams=num_beams,
+        total=len(examples.histories),
+        progress=progress,
+    )
+
+
+def item_ranks(examples: IndexedExamples, leaves: NDArray[np.int64]) -> TargetRanks:
+    """The targets' ranks among items, from (n, k) ranked leaves: items that share a SID share a
+    rank."""
+    return find_targets(leaves, examples.target_leaves, _items_per_leaf(examples, leaves))
+
+
+def sid_ranks(examples: IndexedExamples, leaves: NDArray[np.int64]) -> TargetRanks:
+    """The ranks of the targets' SIDs among SIDs: any item of a shared SID counts as correct."""
+    return find_targets(leaves, examples.target_leaves)
+
+
+def first_items(
+    examples: IndexedExamples, leaves: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    """(n, count) int64: the first items of (n, k) ranked leaves, by position in SID order; -1 where
+    there are no more."""
+    trie = examples.bundle.trie()
+    if trie.leaf_start is None:
+        return leaves[:, :count]
+    items = np.full((len(leaves), count), -1, dtype=np.int64)
+    for row, ranked in enumerate(leaves):
+        denied = examples.denied_positions(row)
+        # each denied item hides at most one leaf, so this many are enough
+        needed = [leaf for leaf in ranked[: count + len(denied)].tolist() if leaf >= 0]
+        groups = [np.arange(*trie.leaf_start[leaf : leaf + 2], dtype=np.int64) for leaf in needed]
+        positions = np.concatenate([ranked[:0], *groups])
+        positions = positions[~np.isin(positions, denied)][:count]
+        items[row, : len(positions)] = positions
+    return items
+
+
+def _items_per_leaf(examples: IndexedExamples, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, k): the number of items behind each leaf that may be recommended."""
+    trie = examples.bundle.trie()
+    if trie.leaf_start is None:
+        return (leaves >= 0).astype(np.int64)
+    sizes = np.where(leaves >= 0, np.diff(trie.leaf_start)[leaves], 0).astype(np.int64)
+    if examples.exclude_seen:
+        for row, ranked in enumerate(leaves):
+            denied_leaves = trie.leaves(examples.denied_positions(row))
+            # (k, denied) matches: each takes one item away from its leaf
+            sizes[row] -= (ranked[:, None] == denied_leaves).sum(axis=1)
+    return sizes

@@ -1,0 +1,108 @@
+"""Metrics of questions whose answer is a SID: accuracy by prefix, and retrieval of the item."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.errors import UsageError
+from sidtool.evaluation.metrics import KS, find_targets, metric_names, metric_values
+from sidtool.evaluation.questions import (
+    GroupKey,
+    Progress,
+    Question,
+    SidCodes,
+    prefixes,
+    split_last_sid,
+)
+from sidtool.model.load import LoadedModel
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.recommendation.query import Query, QuerySession
+from sidtool.sid import SidSpace
+
+
+def sid_answer_metrics(
+    loaded: LoadedModel,
+    questions: Sequence[Question],
+    also_correct: Sequence[Question],
+    num_beams: int,
+    progress: Progress | None,
+) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, float]]:
+    """Metric names, their (n, metrics) values, and the accuracy of a SID drawn from the catalog at
+    random. `also_correct`: as in `evaluate_questions`."""
+    if num_beams < 1:
+        raise UsageError(f"the number of beams must be at least 1, not {num_beams}")
+    space = loaded.tokens.space
+    trie = loaded.bundle.trie()
+    ks = tuple(k for k in KS if k <= num_beams)
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    split = [split_last_sid(space, question) for question in questions]
+    answers = [codes for _, codes in split]
+    ranked = QuerySession.of(loaded).rank(
+        loaded.model,
+        [Query(encoder.ids(prompt)) for prompt, _ in split],
+        k=max(ks),
+        num_beams=num_beams,
+        total=len(questions),
+        progress=progress,
+    )
+    correct = _correct_prefixes(space, questions, answers, also_correct)
+    accuracy = _accuracy(trie.leaf_codes(ranked[:, 0]).tolist(), correct)
+    accuracy[ranked[:, 0] < 0] = 0  # an empty prompt has no answer
+    accuracy_names = (*(f"prefix@{level}" for level in range(1, space.levels)), "exact")
+
+    # retrieval ranks items: items that share a SID share its rank
+    all_codes = trie.leaf_codes(np.arange(trie.n_leaves)).tolist()
+    leaf_of = {tuple(codes): leaf for leaf, codes in enumerate(all_codes)}
+    targets = np.array([leaf_of.get(codes, -1) for codes in answers], dtype=np.int64)
+    sizes = None
+    if trie.leaf_start is not None:
+        sizes = np.where(ranked >= 0, np.diff(trie.leaf_start)[ranked], 0)
+    retrieval = metric_values(find_targets(ranked, targets, sizes), ks)
+    names = (*accuracy_names, *metric_names(ks))
+    values = np.concatenate([accuracy, retrieval], axis=1)
+    return names, values, _chance(accuracy_names, correct, leaf_of)
+
+
+def _correct_prefixes(
+    space: SidSpace,
+    questions: Sequence[Question],
+    answers: Sequence[SidCodes],
+    also_correct: Sequence[Question],
+) -> list[frozenset[SidCodes]]:
+    """For each question every prefix, the whole SID included, of a correct answer."""
+    by_group: dict[GroupKey, set[SidCodes]] = defaultdict(set)
+    further = [(question, split_last_sid(space, question)[1]) for question in also_correct]
+    for question, codes in (*zip(questions, answers, strict=True), *further):
+        if question.group is not None:
+            by_group[question.group].update(prefixes(codes))
+    return [
+        frozenset(prefixes(codes) if question.group is None else by_group[question.group])
+        for question, codes in zip(questions, answers, strict=True)
+    ]
+
+
+def _accuracy(
+    first_answers: Sequence[Sequence[int]], correct: Sequence[frozenset[SidCodes]]
+) -> NDArray[np.float64]:
+    """(n, levels): 1 where the prefix of the first answer is one of a correct answer."""
+    rows = []
+    for codes, correct_prefixes in zip(first_answers, correct, strict=True):
+        rows.append([float(prefix in correct_prefixes) for prefix in prefixes(codes)])
+    return np.array(rows)
+
+
+def _chance(
+    names: Sequence[str],
+    correct: Sequence[frozenset[SidCodes]],
+    leaf_of: Mapping[SidCodes, int],
+) -> dict[str, float]:
+    """The expected accuracy of an answer drawn uniformly from the catalog's SIDs."""
+    sids_below = Counter(prefix for codes in leaf_of for prefix in prefixes(codes))
+    sums = np.zeros(len(names))
+    for correct_prefixes in correct:
+        for prefix in correct_prefixes:
+            sums[len(prefix) - 1] += sids_below[prefix]
+    means = sums / (len(leaf_of) * len(correct))
+    return dict(zip(names, means.tolist(), strict=True))

@@ -1,0 +1,154 @@
+"""Metrics of questions whose answer is a text: exact match and token F1 of what the model writes
+greedily, and the perplexity of the correct answer."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sidtool.evaluation.questions import Progress, Question
+from sidtool.model.load import LoadedModel
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.recommendation.batching import batches, evaluation_mode
+
+LOGITS_PER_BATCH = 1 << 25
+TOKENS_PER_BATCH = 1 << 12
+"""Tokens, prompts and answers together, that are written in one batch."""
+EXTRA_TOKENS = 8
+"""Tokens by which a written answer may exceed the longest correct one."""
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalized(text: str) -> list[str]:
+    """The words of an answer without case, punctuation and articles (P. Rajpurkar et al., SQuAD,
+    2016)."""
+    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+def exact_match(answer: str, correct: str) -> float:
+    """1 if both are the same words in the same order, else 0."""
+    return float(normalized(answer) == normalized(correct))
+
+
+def token_f1(answer: str, correct: str) -> float:
+    """The harmonic mean of precision and recall of the words, with multiplicity; 1 if neither has
+    any."""
+    answer_words = normalized(answer)
+    correct_words = normalized(correct)
+    if not answer_words or not correct_words:
+        return float(answer_words == correct_words)
+    common = sum((Counter(answer_words) & Counter(correct_words)).values())
+    return 2 * common / (len(answer_words) + len(correct_words))
+
+
+def text_answer_metrics(
+    loaded: LoadedModel, questions: Sequence[Question], progress: Progress | None
+) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, float]]:
+    """Metric names and (n, metrics) values of the written answers (none for running text), and the
+    perplexity.
+
+    The perplexity is exp of the mean loss over all tokens of the correct answers, their closing
+    token included."""
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    prompts = [encoder.ids(question.prompt) for question in questions]
+    answers = [encoder.ids(question.answer) for question in questions]
+    losses, counts = _losses(loaded.model, prompts, answers)
+    perplexity = {"perplexity": float(np.exp(losses.sum() / max(1, counts.sum())))}
+    if not questions[0].prompt:
+        return (), np.zeros((len(questions), 0)), perplexity
+    closing_tokens = set()
+    correct_texts = []
+    for question in questions:
+        closing_tokens.update(encoder.ids([question.answer[-1]])[:1])
+        texts = [segment.text for segment in question.answer if segment.kind == "catalog"]
+        correct_texts.append("".join(texts))
+    max_tokens = max(len(answer) for answer in answers) + EXTRA_TOKENS
+    written = _write(loaded, prompts, max_tokens, closing_tokens, progress)
+    values = [
+        [exact_match(text, correct), token_f1(text, correct)]
+        for text, correct in zip(written, correct_texts, strict=True)
+    ]
+    return ("exact_match", "token_f1"), np.array(values), perplexity
+
+
+@torch.no_grad()
+def _losses(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(n,) summed losses of the answers after their prompts, and (n,) numbers of tokens summed.
+
+    The first token of a text without a prompt follows nothing, so it is left out."""
+    sequences = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    starts = [max(1, len(prompt)) for prompt in prompts]
+    lengths = [len(sequence) for sequence in sequences]
+    losses = np.zeros(len(sequences))
+    with evaluation_mode(model) as bare:
+        vocab_size = bare.get_output_embeddings().weight.shape[0]
+        for batch in batches(lengths, 0, LOGITS_PER_BATCH // vocab_size):
+            longest = max(lengths[index] for index in batch)
+            padded = [sequences[index] + [0] * (longest - lengths[index]) for index in batch]
+            ids = torch.tensor(padded, device=bare.device)  # (batch, longest)
+            batch_lengths = torch.tensor([lengths[index] for index in batch], device=bare.device)
+            mask = torch.arange(longest, device=bare.device) < batch_lengths[:, None]
+            output = bare(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+            logits = output.logits[:, :-1].float().transpose(1, 2)  # (batch, vocabulary, longest-1)
+            # (batch, longest - 1): the loss of each token but the first
+            token_losses = torch.nn.functional.cross_entropy(logits, ids[:, 1:], reduction="none")
+            for row, index in enumerate(batch):
+                span = token_losses[row, starts[index] - 1 : lengths[index] - 1]
+                losses[index] = float(span.double().sum())
+    counts = [length - start for length, start in zip(lengths, starts, strict=True)]
+    return losses, np.array(counts)
+
+
+@torch.no_grad()
+def _write(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    closing_tokens: Collection[int],
+    progress: Progress | None,
+) -> list[str]:
+    """What the model writes after each prompt, greedily, up to a closing token."""
+    from transformers import GenerationConfig
+
+    stops = {*closing_tokens, loaded.tokenizer.eos_token_id} - {None}
+    config = GenerationConfig(
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,  # a chat model's own generation settings must not decide
+        no_repeat_ngram_size=0,
+        eos_token_id=sorted(stops) or None,
+        pad_token_id=0,
+    )
+    texts = [""] * len(prompts)
+    done = 0
+    lengths = [len(prompt) for prompt in prompts]
+    with evaluation_mode(loaded.model) as bare:
+        for batch in batches(lengths, max_tokens, TOKENS_PER_BATCH):
+            longest = max(lengths[index] for index in batch)
+            padding = [longest - lengths[index] for index in batch]
+            ids = [
+                [0] * pad + list(prompts[index]) for pad, index in zip(padding, batch, strict=True)
+            ]
+            mask = [[0] * pad + [1] * (longest - pad) for pad in padding]
+            output = bare.generate(
+                torch.tensor(ids, device=bare.device),
+                attention_mask=torch.tensor(mask, device=bare.device),
+                generation_config=config,
+            )
+            for index, written in zip(batch, output[:, longest:].tolist(), strict=True):
+                ends = (place for place, token in enumerate(written) if token in stops)
+                answer = written[: next(ends, len(written))]
+                texts[index] = loaded.tokenizer.decode(answer, skip_special_tokens=True)
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(prompts))
+    return texts

@@ -1,0 +1,78 @@
+"""Validation of a model in training: HR@K and NDCG@K of constrained recommendations on held-out
+next items."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.splits import Example
+from sidtool.errors import DataError
+from sidtool.evaluation.metrics import find_targets, metric_values
+from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.prompt.tokens import SidTokens
+from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.recommend_options import Normalize
+
+
+class Validator:
+    """Measures a model on a seeded sample of users; `rank` and `ranks` divide them among processes.
+
+    `users` is the size of the sample, 0 takes all. Raises DataError without examples."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        bundle: Bundle,
+        history_prompt: HistoryPrompt,
+        tokenizer: Any,
+        tokens: SidTokens,
+        *,
+        users: int,
+        num_beams: int,
+        k: int,
+        seed: int,
+        normalize: Normalize = "level",
+        exclude_seen: bool = False,
+    ) -> None:
+        if not examples:
+            raise DataError("the validation file holds no user")
+        if users and users < len(examples):
+            rng = np.random.default_rng(seed)
+            chosen = np.sort(rng.choice(len(examples), users, replace=False))
+            examples = [examples[index] for index in chosen.tolist()]
+        self.k = k
+        self._num_beams = num_beams
+        self._session = QuerySession(bundle, tokenizer, tokens, history_prompt, None, normalize)
+        self._queries = []
+        for example in examples:
+            history = bundle.items.rows(example.history)
+            leaf_filter = self._session.leaf_filter(None, [history]) if exclude_seen else None
+            self._queries.append(Query(self._session.from_history(history), leaf_filter))
+        trie = bundle.trie()
+        targets = bundle.items.rows([example.item for example in examples])
+        self._target_leaves = np.full(len(targets), -1, dtype=np.int64)
+        for index in range(len(targets)):
+            # a target that the bundle lacks or has retired has no leaf: it is always a miss
+            leaves = trie.leaves(trie.positions(targets[index : index + 1]))
+            if len(leaves):
+                self._target_leaves[index] = leaves[0]
+        # items per leaf; the last entry is that of -1, which pads short rankings
+        self._items_per_leaf = np.array(
+            [*(len(trie.leaf_rows(leaf)) for leaf in range(trie.n_leaves)), 0], dtype=np.int64
+        )
+
+    def sums(self, model: Any, rank: int = 0, ranks: int = 1) -> NDArray[np.float64]:
+        """(3,) float64: hits, discounted gains and number of users, over every `ranks`-th user from
+        `rank` on."""
+        share = slice(rank, None, ranks)
+        queries = self._queries[share]
+        ranked = self._session.rank(
+            model, queries, k=self.k, num_beams=self._num_beams, window=max(1, len(queries))
+        )
+        sizes = self._items_per_leaf[ranked]
+        values = metric_values(find_targets(ranked, self._target_leaves[share], sizes), [self.k])
+        hit_rate_and_ndcg = values[:, :2]
+        return np.array([*hit_rate_and_ndcg.sum(axis=0), len(queries)])

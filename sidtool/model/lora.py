@@ -1,0 +1,94 @@
+"""LoRA adapters on a model's linear layers, with the embedding rows of SID tokens (E. Hu et al.,
+LoRA, 2021).
+
+The saved files are those of PEFT's `LoraConfig(trainable_token_indices=...)`, so PEFT alone can
+load them over the base.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sidtool.errors import UsageError
+from sidtool.model.token_embeddings import TokenEmbeddings
+from sidtool.prompt.tokens import SidTokens
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+TOKEN_ADAPTER = ".token_adapter.trainable_tokens_delta"
+
+
+class Lora:
+    """Adds adapters to a model, in place; `seed` initializes their A matrices.
+
+    Raises UsageError if no layer of the model has a name in `targets`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        base: Path,
+        tokens: SidTokens,
+        *,
+        r: int,
+        alpha: float,
+        dropout: float,
+        targets: Sequence[str],
+        seed: int,
+    ) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        self._config = LoraConfig(
+            r=r,
+            lora_alpha=alpha,
+            lora_dropout=dropout,
+            target_modules="all-linear" if list(targets) == ["all-linear"] else list(targets),
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            try:
+                self._adapted = get_peft_model(model, self._config)
+            except ValueError as error:
+                raise UsageError(
+                    f"lora_targets={','.join(targets)}: {str(error).splitlines()[0]}"
+                ) from error
+        self._model = model
+        self._base = base.resolve()
+        self._tokens = tokens
+        self.embeddings = TokenEmbeddings(model, tokens)
+
+    def save(self, folder: Path) -> None:
+        """Write adapter_config.json and adapter_model.safetensors."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = self.embeddings.named(self._model)
+        state = get_peft_model_state_dict(self._adapted) | {
+            f"{PREFIX}{name}{TOKEN_ADAPTER}": row for name, row in rows.items()
+        }
+        ids = list(range(self._tokens.start, self._tokens.stop))
+        config = dataclasses.replace(
+            self._config,
+            inference_mode=True,
+            trainable_token_indices=dict.fromkeys(rows, ids),
+            base_model_name_or_path=str(self._base),
+        )
+        save_file(
+            {name: tensor.contiguous().cpu() for name, tensor in state.items()}, folder / WEIGHTS
+        )
+        config.save_pretrained(folder)
+
+    def load(self, folder: Path) -> None:
+        """Load the values from a folder that `save` wrote."""
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        state = load_file(folder / WEIGHTS)
+        for name, row in self.embeddings.named(self._model).items():
+            row.copy_(state.pop(f"{PREFIX}{name}{TOKEN_ADAPTER}"))
+        set_peft_model_state_dict(self._adapted, state)

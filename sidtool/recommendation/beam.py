@@ -1,0 +1,147 @@
+"""Beam search over the trie of valid SIDs, as one growing token tree per prompt.
+
+A SID has a fixed depth, so L levels take the prefill and L - 1 steps. Each step computes logits for
+the level's codes only, and gathers the valid codes from the trie. All beams of a prompt share one
+key-value cache. A score is the sum of L log-probabilities: no end token, no length penalty."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sidtool.bundle.trie import Trie
+from sidtool.errors import UsageError
+from sidtool.prompt.tokens import SidTokens
+from sidtool.recommendation.batching import batches, evaluation_mode
+from sidtool.recommendation.beam_result import EMPTY_RESULT, BeamResult, best_leaves
+from sidtool.recommendation.filters import LeafFilter
+from sidtool.recommendation.generate_fallback import generate_beams
+from sidtool.recommendation.partial_head import DecodingHead
+from sidtool.recommendation.probe import decoding_method
+from sidtool.recommendation.recommend_options import Normalize
+from sidtool.recommendation.token_tree import TokenTree
+from sidtool.recommendation.trie_arrays import (
+    FilterArrays,
+    TrieArrays,
+    normalize_over_children,
+    trie_arrays,
+)
+
+TOKEN_BUDGET = 1 << 14
+"""Tokens, prompts and trees together, that run in one batch."""
+
+
+@torch.no_grad()
+def beam_search(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    trie: Trie,
+    tokens: SidTokens,
+    *,
+    num_beams: int,
+    k: int,
+    normalize: Normalize = "level",
+    filters: Sequence[LeafFilter | None] | None = None,
+    token_budget: int = TOKEN_BUDGET,
+) -> list[BeamResult]:
+    """The k best SIDs after each prompt, which are token ids that end where a SID begins.
+
+    `num_beams` prefixes survive each level, k if that is more; k SIDs are returned whenever the
+    filter leaves k. With `normalize` "level" or "vocabulary" the probability of invalid codes is
+    lost; "vocabulary" gives exactly the scores of `generate`. "trie" makes the probabilities of all
+    SIDs sum to one; it suits models trained so (`softmax_over=trie`), and favors prefixes with few
+    children with others. `filters`, one per prompt, exclude items exactly and change no score. An
+    empty prompt gets an empty result.
+
+    Raises UsageError if `num_beams` or k is less than 1, DataError if a logit is NaN."""
+    if num_beams < 1 or k < 1:
+        raise UsageError(f"num_beams and k must be at least 1, not {num_beams} and {k}")
+    num_beams = min(max(num_beams, k), trie.n_leaves)
+    filters = filters or [None] * len(prompts)
+    results = [EMPTY_RESULT] * len(prompts)
+    lengths = [len(prompt) for prompt in prompts]
+    tree_tokens = num_beams * (trie.levels - 1)
+    with evaluation_mode(model) as model:
+        method = decoding_method(model)
+        search = None
+        if method != "generate":
+            head = DecodingHead(model, sliced=method == "sliced")
+            search = _TreeSearch(
+                model, head, trie_arrays(trie, model.device), tokens, num_beams, normalize
+            )
+        for batch in batches(lengths, tree_tokens, token_budget):
+            batch_prompts = [prompts[index] for index in batch]
+            batch_filters = [filters[index] for index in batch]
+            if search is None:
+                found = generate_beams(
+                    model, batch_prompts, trie, tokens, num_beams, k, normalize, batch_filters
+                )
+            else:
+                found = search.run(batch_prompts, batch_filters, k)
+            for index, result in zip(batch, found, strict=True):
+                results[index] = result
+    return results
+
+
+@dataclass(frozen=True, eq=False)
+class _TreeSearch:
+    """Beam search on token trees, one batch of prompts at a time."""
+
+    model: Any
+    head: DecodingHead
+    trie: TrieArrays
+    tokens: SidTokens
+    num_beams: int
+    normalize: Normalize
+
+    def run(
+        self, prompts: Sequence[Sequence[int]], filters: Sequence[LeafFilter | None], k: int
+    ) -> list[BeamResult]:
+        """The k best leaves of each prompt."""
+        levels = self.trie.levels
+        device = self.model.device
+        level_starts = self.tokens.level_starts.tolist()
+        filter_arrays = FilterArrays(filters, self.trie, device) if any(filters) else None
+        tree = TokenTree(
+            self.model, prompts, capacity=self.num_beams * (levels - 1), head=self.head
+        )
+        nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)  # the root
+        scores = torch.zeros(len(prompts), 1, device=device)
+        hidden = tree.prefill()  # (batch, 1, dim)
+        for level in range(levels):
+            start = level_starts[level]
+            stop = start + self.trie.sizes[level]
+            log_probs = self.head.log_probs(hidden, start, stop, self.normalize)
+            nodes, codes, scores, parents = self._advance(
+                level, nodes, scores, log_probs, filter_arrays
+            )
+            if level < levels - 1:
+                hidden = tree.step(codes + start, parents)  # (batch, beams, dim)
+        leaves_and_scores = zip(nodes.cpu().numpy(), scores.cpu().numpy(), strict=True)
+        return [best_leaves(leaves, values, k) for leaves, values in leaves_and_scores]
+
+    def _advance(
+        self,
+        level: int,
+        nodes: torch.Tensor,
+        scores: torch.Tensor,
+        log_probs: torch.Tensor,
+        filter_arrays: FilterArrays | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The best children of (batch, beams) nodes: their ids, codes and scores, and the index of
+        the beam that each extends."""
+        # (batch, beams, fan-out) each
+        children, codes, valid = self.trie.candidates(level, nodes)
+        log_probs = log_probs.gather(-1, codes)
+        if self.normalize == "trie":
+            log_probs = normalize_over_children(log_probs, valid)
+        if filter_arrays is not None:
+            valid &= filter_arrays.alive(level, children)
+        totals = scores.unsqueeze(-1) + log_probs
+        totals = totals.masked_fill_(~valid, -torch.inf).flatten(1)  # (batch, beams * fan-out)
+        beams = min(self.num_beams, len(self.trie.codes[level]), totals.shape[1])
+        scores, best = totals.topk(beams)
+        nodes = children.flatten(1).gather(1, best)
+        codes = codes.flatten(1).gather(1, best)
+        return nodes, codes, scores, best // children.shape[-1]

@@ -1,0 +1,128 @@
+"""The constraint for plain `generate` and other engines: a stateless logits processor.
+
+Every token belongs to one level, so the trailing SID tokens alone give depth and prefix. Nothing is
+stored between steps: beams may be reordered, prompts may have any length. SIDs follow one another
+until `max_new_tokens` ends them."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import LogitsProcessor
+
+from sidtool.bundle.trie import Trie
+from sidtool.errors import DataError
+from sidtool.prompt.tokens import SidTokens
+from sidtool.recommendation.filters import LeafFilter
+from sidtool.recommendation.recommend_options import Normalize
+from sidtool.recommendation.trie_arrays import FilterArrays, normalize_over_children, trie_arrays
+
+
+class SidLogitsProcessor(LogitsProcessor):
+    """Keeps the scores of tokens that continue a valid SID; all others become minus infinity.
+
+    With `markers`, every SID stands between the begin and the end token. `normalize` "level"
+    replaces the scores by log-probabilities over the level's codes, "trie" by those over its valid
+    codes; "vocabulary" leaves them as they are. `filters`, one per prompt, exclude items; the beams
+    of a prompt are consecutive rows, as in `generate`.
+
+    With `strict`, a row whose prefix is no prefix of a valid SID raises DataError. Beam search
+    needs `strict=False` where it has more beams than valid prefixes: unused beams then get minus
+    infinity everywhere."""
+
+    def __init__(
+        self,
+        trie: Trie,
+        tokens: SidTokens,
+        *,
+        markers: bool = False,
+        normalize: Normalize = "vocabulary",
+        filters: Sequence[LeafFilter | None] | None = None,
+        strict: bool = True,
+    ) -> None:
+        self._trie = trie
+        self._tokens = tokens
+        self._strict = strict
+        self._normalize = normalize
+        self._begin, self._end = (tokens.begin, tokens.end) if markers else (None, None)
+        self._filters = filters if filters and any(filters) else None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """(rows, length) token ids and (rows, vocabulary) scores -> (rows, vocabulary) scores."""
+        depth, nodes, invalid = self._prefixes(input_ids)
+        out = torch.full_like(scores, -torch.inf)
+        at_edge = torch.zeros_like(invalid)  # rows that need a begin or an end token
+        if self._begin is not None and self._end is not None:
+            complete = depth == self._trie.levels
+            outside = (depth == 0) & (input_ids[:, -1] != self._begin)
+            for rows, token in ((complete, self._end), (outside, self._begin)):
+                out[:, token] = torch.where(rows, scores[:, token], out[:, token])
+            at_edge = complete | outside
+        else:
+            depth = torch.where(depth == self._trie.levels, 0, depth)
+        for level in range(self._trie.levels):
+            rows = ((depth == level) & ~at_edge & ~invalid).nonzero().squeeze(1)
+            if len(rows):
+                self._allow(out, scores, rows, level, nodes[level][rows])
+        if self._strict and bool((out == -torch.inf).all(-1).any()):
+            raise DataError(
+                "a row has left the trie: no valid SID has its prefix",
+                hint="check that all its SID tokens belong to this trie",
+            )
+        return out
+
+    def _allow(
+        self,
+        out: torch.Tensor,
+        scores: torch.Tensor,
+        rows: torch.Tensor,
+        level: int,
+        nodes: torch.Tensor,
+    ) -> None:
+        """Write the scores of valid codes of `level` into some rows of `out`; `nodes` are the
+        rows' prefixes."""
+        arrays = trie_arrays(self._trie, scores.device)
+        # (rows, 1, fan-out) each
+        children, codes, valid = arrays.candidates(level, nodes.unsqueeze(1))
+        codes = codes[:, 0]
+        start = int(self._tokens.level_starts[level])
+        stop = start + arrays.sizes[level]
+        level_scores = scores[rows, start:stop]
+        if self._normalize != "vocabulary":
+            level_scores = level_scores.log_softmax(-1)
+        child_scores = level_scores.gather(1, codes)
+        if self._normalize == "trie":
+            child_scores = normalize_over_children(child_scores, valid[:, 0])
+        if self._filters is not None:
+            rows_per_prompt = len(out) // len(self._filters)
+            filters = [self._filters[row // rows_per_prompt] for row in rows.tolist()]
+            valid &= FilterArrays(filters, arrays, scores.device).alive(level, children)
+        child_scores = child_scores.masked_fill(~valid[:, 0], -torch.inf)
+        # padding repeats a code that may be valid: the larger of the two scores wins
+        empty = torch.full_like(level_scores, -torch.inf)
+        out[rows, start:stop] = empty.scatter_reduce(1, codes, child_scores, "amax")
+
+    def _prefixes(
+        self, input_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+        """Per row: the length of the prefix that it ends with, the prefix's node for each such
+        length, and whether the prefix is invalid."""
+        levels = self._trie.levels
+        device = input_ids.device
+        arrays = trie_arrays(self._trie, device)
+        space = self._tokens.space
+        tail = input_ids[:, -levels:] - self._tokens.start
+        edges = torch.tensor([*space.offsets.tolist(), space.n_codes], device=device)
+        # the level of each token; -1 or `levels` where it is no code
+        token_levels = torch.searchsorted(edges, tail, right=True) - 1
+        depth = torch.where(token_levels[:, -1] < levels, token_levels[:, -1] + 1, 0)
+        nodes = [torch.zeros_like(depth) for _ in range(levels)]
+        invalid = depth > tail.shape[1]
+        for length in range(1, min(levels, tail.shape[1]) + 1):
+            rows = (depth == length).nonzero().squeeze(1)
+            prefix_nodes, exists = arrays.descend(tail[rows, -length:] - edges[:length])
+            expected_levels = torch.arange(length, device=device)
+            out_of_order = (token_levels[rows, -length:] != expected_levels).any(-1)
+            invalid[rows] |= ~exists | out_of_order
+            if length < levels:
+                nodes[length][rows] = prefix_nodes
+        return depth, nodes, invalid

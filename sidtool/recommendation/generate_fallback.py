@@ -1,0 +1,99 @@
+"""Beam search through `generate`, for architectures that a 4-D attention mask cannot steer: the
+same results, many times slower."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import GenerationConfig, LogitsProcessorList
+
+from sidtool.bundle.trie import Trie
+from sidtool.errors import SidtoolWarning
+from sidtool.prompt.tokens import SidTokens
+from sidtool.recommendation.beam_result import BeamResult, best_leaves
+from sidtool.recommendation.constraint import SidLogitsProcessor
+from sidtool.recommendation.filters import LeafFilter
+from sidtool.recommendation.recommend_options import Normalize
+from sidtool.sid import Codes
+
+UNUSED_BEAM = -1e8
+"""Scores below this belong to beams that `generate` never filled: it starts them at -1e9."""
+
+_warned: set[str] = set()
+
+
+def generate_beams(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    trie: Trie,
+    tokens: SidTokens,
+    num_beams: int,
+    k: int,
+    normalize: Normalize,
+    filters: Sequence[LeafFilter | None],
+) -> list[BeamResult]:
+    """The k best SIDs after each prompt, as `beam_search` defines them, one prompt at a time.
+
+    Warns once per architecture."""
+    name = type(model).__name__
+    if name not in _warned:
+        _warned.add(name)
+        warnings.warn(
+            f"{name} does not support a 4-D attention mask: decoding through `generate`, many times "
+            "slower",
+            SidtoolWarning,
+            stacklevel=3,
+        )
+    results = []
+    for prompt, leaf_filter in zip(prompts, filters, strict=True):
+        processor = SidLogitsProcessor(
+            trie, tokens, normalize=normalize, filters=[leaf_filter], strict=False
+        )
+        ids = torch.tensor([list(prompt)], device=model.device)
+        # one beam would make it a greedy search, which returns no scores
+        config = beam_config(max(num_beams, 2), trie.levels)
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([processor]),
+        )
+        used = output.sequences_scores > UNUSED_BEAM
+        codes = tokens.codes(output.sequences[used][:, len(prompt) :].cpu().numpy())
+        scores = output.sequences_scores[used].float().cpu().numpy()
+        results.append(best_leaves(_leaves(trie, codes), scores, k))
+    return results
+
+
+def beam_config(num_beams: int, levels: int) -> GenerationConfig:
+    """Beam search for exactly one SID: no sampling, no end token, the sum of log-probabilities as
+    the score."""
+    return GenerationConfig(
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        max_new_tokens=levels,
+        do_sample=False,
+        length_penalty=0.0,
+        early_stopping=False,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+
+
+def _leaves(trie: Trie, codes: Codes) -> NDArray[np.int64]:
+    """The leaf of each of (m, levels) SIDs, all of which are in the trie."""
+    nodes = np.zeros(len(codes), dtype=np.int64)
+    for level in range(trie.levels):
+        pointers = trie.children[level]
+        level_codes = trie.codes[level]
+        spans = zip(pointers[nodes].tolist(), pointers[nodes + 1].tolist(), strict=True)
+        children = [
+            start + np.searchsorted(level_codes[start:stop], code)
+            for (start, stop), code in zip(spans, codes[:, level].tolist(), strict=True)
+        ]
+        nodes = np.array(children, dtype=np.int64)
+    return nodes

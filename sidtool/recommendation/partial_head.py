@@ -1,0 +1,218 @@
+"""Logits for some columns of the vocabulary and some positions, through everything that a model's
+head does.
+
+The model's own forward runs with its output embedding narrowed to the requested parts. Bias,
+soft-capping, logit scales and adapters therefore stay the model's own. `PartialHead` serves
+training, `DecodingHead` adds what beam search needs: hidden states in, log-probabilities out."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from sidtool.recommendation.kernels import product
+from sidtool.recommendation.recommend_options import Normalize
+
+Columns = tuple[int, int]
+"""First and stop of a range of token ids."""
+
+Part = tuple[torch.Tensor, Columns | None]
+"""Positions (n,) int64 of the flattened batch, and the columns to compute there; None is all."""
+
+CHUNK = 1 << 19
+"""Logits computed together when a whole vocabulary is summed over: they fit a CPU's cache."""
+CHUNK_FULL = 1 << 25
+"""The same for a head that always computes the whole vocabulary."""
+
+
+class PartialHead(nn.Module):
+    """A model's output embedding, computed for the requested parts only.
+
+    `column_logits(hidden, first, stop)` computes a range of columns where that is not a product
+    with a slice of the weight; `multiply` computes that product otherwise. A head that is not a
+    plain linear layer (an adapter, a quantized layer) is computed whole and then sliced."""
+
+    def __init__(
+        self,
+        model: Any,
+        column_logits: Callable[[torch.Tensor, int, int], torch.Tensor] | None = None,
+        *,
+        multiply: Callable[..., torch.Tensor] = nn.functional.linear,
+    ) -> None:
+        super().__init__()
+        self.head = model.get_output_embeddings()
+        self._whole = self.head.forward
+        self._column_logits = column_logits
+        self._multiply = multiply
+        self._parts: Sequence[tuple[torch.Tensor | None, Columns | None]] | None = None
+        self._rows: list[int] = []
+        self._sizes: list[int] = []
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a range of columns costs no more than its share of the whole."""
+        return type(self.head) is nn.Linear
+
+    def install(self) -> Self:
+        """Narrow the model's own head, for good; outside of `blocks` it behaves as before."""
+        self.head.forward = self.forward
+        return self
+
+    def blocks(self, run: Callable[[], torch.Tensor], parts: Sequence[Part]) -> list[torch.Tensor]:
+        """The logits of each part, (n, columns), by one call of `run`, the model's forward, which
+        returns its logits."""
+        return self._run(run, parts)
+
+    def block(self, run: Callable[[], torch.Tensor], columns: Columns | None) -> torch.Tensor:
+        """The logits of some columns at every position, (n, columns), as `blocks`."""
+        (block,) = self._run(run, [(None, columns)])
+        return block
+
+    def _run(
+        self,
+        run: Callable[[], torch.Tensor],
+        parts: Sequence[tuple[torch.Tensor | None, Columns | None]],
+    ) -> list[torch.Tensor]:
+        self._parts = parts
+        try:
+            numbers = run().flatten()
+        finally:
+            self._parts = None
+        blocks = []
+        for block, rows in zip(numbers.split(self._sizes), self._rows, strict=True):
+            blocks.append(block.view(rows, len(block) // max(rows, 1)))  # (n, columns)
+        return blocks
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, length, dim) hidden states -> logits: of one part (1, n, columns), of several
+        flattened behind one another, (1, 1, numbers)."""
+        if self._parts is None:
+            return self._whole(hidden)
+        flat = hidden.reshape(-1, hidden.shape[-1])  # (positions, dim)
+        blocks = []
+        for positions, columns in self._parts:
+            states = flat if positions is None else flat[positions]
+            blocks.append(self._logits(states, columns))
+        self._rows = [len(block) for block in blocks]
+        self._sizes = [block.numel() for block in blocks]
+        if len(blocks) == 1:
+            return blocks[0][None]
+        return torch.cat([block.flatten() for block in blocks])[None, None]
+
+    def _logits(self, hidden: torch.Tensor, columns: Columns | None) -> torch.Tensor:
+        """(n, dim) hidden states -> (n, columns) logits."""
+        if columns is None:
+            return self._whole(hidden)
+        if self._column_logits is not None:
+            return self._column_logits(hidden, *columns)
+        span = slice(*columns)
+        if not self.is_plain:
+            return self._whole(hidden)[..., span]
+        bias = None if self.head.bias is None else self.head.bias[span]
+        return self._multiply(hidden, self.head.weight[span], bias)
+
+
+def full_blocks(logits: torch.Tensor, parts: Sequence[Part]) -> list[torch.Tensor]:
+    """The logits of each part, (n, columns), out of (batch, length, vocabulary) logits: for a model
+    whose head cannot be narrowed."""
+    flat = logits.flatten(0, 1)  # (positions, vocabulary)
+    blocks = []
+    for positions, columns in parts:
+        span = slice(None) if columns is None else slice(*columns)
+        blocks.append(flat[positions, span])
+    return blocks
+
+
+class DecodingHead:
+    """Log-probabilities from hidden states of a model's last layer.
+
+    With `sliced` False every column is always computed: for a model whose logits are only right as
+    a whole."""
+
+    def __init__(self, model: Any, *, sliced: bool = True) -> None:
+        self._head = PartialHead(model, multiply=product)
+        self._sliced = sliced and self._head.is_plain
+        self.vocab_size = int(self._head.head.weight.shape[0])
+        self._base = _FixedOutput()
+        # the model's forward without its layers: the base returns the given hidden states
+        without_layers = swap_module(model, model.base_model, self._base)
+        self._tail = swap_module(without_layers, self._head.head, self._head)
+
+    def attach(self, output: Any) -> None:
+        """Record the base model's last output: what follows the base model expects its type."""
+        self._base.output = output
+
+    def log_probs(
+        self, hidden: torch.Tensor, start: int, stop: int, normalize: Normalize
+    ) -> torch.Tensor:
+        """(..., dim) hidden states -> (..., stop - start) float32 log-probabilities of the token
+        ids start..stop-1.
+
+        "trie" returns the same as "level": the search normalizes over the children of each
+        prefix."""
+        states = hidden.reshape(-1, hidden.shape[-1])  # (n, dim)
+        if self._sliced:
+            log_probs = self._from_slices(states, start, stop, normalize)
+        else:
+            chunks = states.split(max(1, CHUNK_FULL // self.vocab_size))
+            log_probs = torch.cat(
+                [self._from_whole(chunk, start, stop, normalize) for chunk in chunks]
+            )
+        return log_probs.view(*hidden.shape[:-1], stop - start)
+
+    def _from_slices(
+        self, states: torch.Tensor, start: int, stop: int, normalize: Normalize
+    ) -> torch.Tensor:
+        logits = self._logits(states, (start, stop))
+        if normalize != "vocabulary":
+            return logits.log_softmax(-1)
+        step = max(1 << 12, CHUNK // len(states))
+        sums = []
+        for first in range(0, self.vocab_size, step):
+            columns = (first, min(first + step, self.vocab_size))
+            sums.append(self._logits(states, columns).logsumexp(-1))
+        return logits - torch.stack(sums).logsumexp(0).unsqueeze(-1)
+
+    def _from_whole(
+        self, states: torch.Tensor, start: int, stop: int, normalize: Normalize
+    ) -> torch.Tensor:
+        whole = self._logits(states, None)
+        logits = whole[:, start:stop]
+        competing = whole if normalize == "vocabulary" else logits
+        return logits - competing.logsumexp(-1, keepdim=True)
+
+    def _logits(self, states: torch.Tensor, columns: Columns | None) -> torch.Tensor:
+        """(n, dim) hidden states -> (n, columns) float32."""
+        self._base.hidden = states.unsqueeze(0)
+        placeholder = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+
+        def run() -> torch.Tensor:
+            return self._tail(input_ids=placeholder, use_cache=False, return_dict=True).logits
+
+        return self._head.block(run, columns).float()
+
+
+class _FixedOutput(nn.Module):
+    """Stands in for a base model and returns hidden states computed elsewhere."""
+
+    output: Any = None
+    hidden: Any = None
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        return dataclasses.replace(self.output, last_hidden_state=self.hidden)
+
+
+def swap_module(module: Any, old: Any, new: nn.Module) -> Any:
+    """A copy of a module with one of its submodules replaced; all others, and all weights, are
+    shared with the original."""
+    if module is old:
+        return new
+    twin = copy.copy(module)
+    twin._modules = {}
+    for name, child in module._modules.items():
+        contains = child is not None and any(inner is old for inner in child.modules())
+        twin._modules[name] = swap_module(child, old, new) if contains else child
+    return twin

@@ -1,0 +1,72 @@
+"""Decides how a model is decoded, by comparing a small token tree with the model's ordinary
+forward: some architectures ignore a 4-D mask, or scale each token's logit."""
+
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+
+from sidtool.recommendation.partial_head import DecodingHead
+from sidtool.recommendation.token_tree import TokenTree, attention_windows
+
+DecodingMethod = Literal["sliced", "full", "generate"]
+"""A token tree with a sliced head, a token tree with a full head, or no tree but `generate`."""
+
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+LOW_PRECISION_TOLERANCE = 0.1
+PROBED_WINDOW = 64
+
+_methods: WeakKeyDictionary[Any, DecodingMethod] = WeakKeyDictionary()
+
+
+def decoding_method(model: Any) -> DecodingMethod:
+    """The fastest method that gives this model's own logits; cached per model."""
+    if model not in _methods:
+        _methods[model] = _probe(model)
+    return _methods[model]
+
+
+@torch.no_grad()
+def _probe(model: Any) -> DecodingMethod:
+    methods: tuple[DecodingMethod, ...] = ("sliced", "full")
+    for method in methods:
+        try:
+            if _agrees(model, DecodingHead(model, sliced=method == "sliced")):
+                return method
+        except Exception:
+            # an unknown architecture may raise anything on a mask or a cache it does not support
+            continue
+    return "generate"
+
+
+def _agrees(model: Any, head: DecodingHead) -> bool:
+    """Grow two small trees and compare the next logits of each path with those of the same path run
+    as an ordinary prompt."""
+    windows = [window for window in attention_windows(model.config) if window]
+    length = 6 + min((window for window in windows if window <= PROBED_WINDOW), default=0)
+    # arbitrary token ids that differ from position to position
+    ids = (torch.arange(64 + 2 * length) * 7919 + 11).remainder(head.vocab_size).tolist()
+    prompts = [ids[:length], ids[length : 2 * length - 2]]
+    first = torch.tensor([ids[-8:-6], ids[-6:-4]])
+    second = torch.tensor([ids[-4:-1], ids[-3:]])
+    parents = torch.tensor([[1, 0, 1], [0, 1, 1]])
+    tree = TokenTree(model, prompts, capacity=5, head=head)
+    tree.prefill()
+    tree.step(first.to(model.device), torch.zeros_like(first).to(model.device))
+    hidden = tree.step(second.to(model.device), parents.to(model.device))
+    log_probs = head.log_probs(hidden, 0, head.vocab_size, "vocabulary")  # (2, 3, vocabulary)
+    for row, prompt in enumerate(prompts):
+        tails = torch.stack([first[row][parents[row]], second[row]], dim=1)  # (3, 2)
+        paths = torch.cat([torch.tensor([prompt]).expand(3, -1), tails], dim=1).to(model.device)
+        expected = model(input_ids=paths).logits[:, -1].float()
+        spread = max(float(expected.std()), 1e-3)
+        error = float((log_probs[row] - expected.log_softmax(-1)).abs().max())
+        if not error <= _tolerance(model) * spread:
+            return False
+    return True
+
+
+def _tolerance(model: Any) -> float:
+    if torch.is_autocast_enabled(model.device.type):
+        return LOW_PRECISION_TOLERANCE
+    return TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE)

@@ -1,0 +1,177 @@
+"""Queries to a model: histories or texts become prompts, filters become sets of leaves, and ranked
+SIDs come back.
+
+The one caller of beam search and of exact scoring: recommendation, evaluation and validation all
+query a model through `QuerySession`."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.trie import Trie
+from sidtool.errors import DataError
+from sidtool.model.load import LoadedModel
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.prompt.tokens import SidTokens
+from sidtool.recommendation.filters import AllowList, LeafFilter
+from sidtool.recommendation.recommend_options import Normalize
+
+if TYPE_CHECKING:
+    from sidtool.recommendation.beam_result import BeamResult
+
+WINDOW = 512
+"""Queries that are read ahead, so that prompts of similar length run together in bounded memory."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of queries done, and their total or 0 if it is unknown."""
+
+ItemIndex = NDArray[np.int64]
+"""(n,) positions of items in a bundle; -1 is an item that the bundle lacks."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A prompt, as token ids that end where a SID begins, and the items that may answer it."""
+
+    prompt: Sequence[int]
+    leaf_filter: LeafFilter | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class QuerySession:
+    """What all queries to one model share: how prompts are built and where SIDs are looked up."""
+
+    bundle: Bundle
+    tokenizer: Any
+    tokens: SidTokens
+    history_prompt: HistoryPrompt | None
+    text_prompt: TextPrompt | None
+    normalize: Normalize
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, normalize: Normalize | None = None) -> "QuerySession":
+        """The session of a loaded model; scores are normalized as it was trained unless given."""
+        contract = loaded.contract
+        return cls(
+            loaded.bundle,
+            loaded.tokenizer,
+            loaded.tokens,
+            contract.history_prompt,
+            contract.text_prompt,
+            normalize or contract.normalize,
+        )
+
+    @property
+    def trie(self) -> Trie:
+        """The trie of the bundle's active items."""
+        return self.bundle.trie()
+
+    def from_history(self, history: ItemIndex) -> list[int]:
+        """The prompt for the next item after a history, oldest item first; unknown items are left
+        out. Raises DataError if the model was not trained to recommend."""
+        from sidtool.prompt.assemble import history_prompt_ids
+
+        if self.history_prompt is None:
+            raise DataError(
+                "the model was not trained to recommend: its contract has no history prompt",
+                hint="train it on a task such as next-item",
+            )
+        history = history[history >= 0]
+        items = self.bundle.items
+        titles = None
+        if self.history_prompt.history_as == "title":
+            titles = [items.title(index) for index in history.tolist()]
+        codes = items.codes[history]  # (items, levels)
+        return history_prompt_ids(self.history_prompt, self.tokenizer, self.tokens, codes, titles)
+
+    def from_text(self, text: str) -> list[int]:
+        """The prompt for the item that a text describes. Raises DataError if the model was not
+        trained on such a task."""
+        from sidtool.prompt.assemble import text_prompt_ids
+
+        if self.text_prompt is None:
+            raise DataError(
+                "the model was not trained to find items by text",
+                hint="make-sft --task title-to-sid=1 or query-to-sid=1, then train",
+            )
+        return text_prompt_ids(self.text_prompt, self.tokenizer, self.tokens, text)
+
+    def leaf_filter(
+        self, allowed: AllowList | None, denied: Sequence[ItemIndex]
+    ) -> LeafFilter | None:
+        """The filter of an allow list and of denied items; None if it would exclude nothing."""
+        if allowed is None and not any(map(len, denied)):
+            return None
+        return LeafFilter.of(self.trie, allowed, np.concatenate(denied))
+
+    def search(
+        self, model: Any, queries: Sequence[Query], *, k: int, num_beams: int
+    ) -> "list[BeamResult]":
+        """The k best SIDs of each query by beam search."""
+        from sidtool.recommendation.beam import beam_search
+
+        return beam_search(
+            model,
+            [query.prompt for query in queries],
+            self.trie,
+            self.tokens,
+            num_beams=num_beams,
+            k=k,
+            normalize=self.normalize,
+            filters=[query.leaf_filter for query in queries],
+        )
+
+    def rank(
+        self,
+        model: Any,
+        queries: Iterable[Query],
+        *,
+        k: int,
+        num_beams: int,
+        total: int = 0,
+        window: int | None = None,
+        progress: Progress | None = None,
+    ) -> NDArray[np.int64]:
+        """(n, k) int64: the k best SIDs of each query as leaves of the trie, best first; -1 where
+        there are no more. Queries are read `window` (WINDOW) at a time."""
+        parts = [np.zeros((0, k), dtype=np.int64)]
+        for batch in in_windows(queries, window or WINDOW, total, progress):
+            ranked = np.full((len(batch), k), -1, dtype=np.int64)
+            results = self.search(model, batch, k=k, num_beams=num_beams)
+            for row, result in zip(ranked, results, strict=True):
+                row[: len(result.leaves)] = result.leaves
+            parts.append(ranked)
+        return np.concatenate(parts)
+
+    def score(
+        self, model: Any, queries: Sequence[Query], candidates: ItemIndex
+    ) -> NDArray[np.float32]:
+        """(queries, candidates) float32: the exact score of each candidate item, whatever the
+        filters."""
+        from sidtool.recommendation.score import score_sids
+
+        prompts = [query.prompt for query in queries]
+        codes = self.bundle.items.codes[candidates]  # (candidates, levels)
+        return score_sids(
+            model, prompts, codes, self.tokens, normalize=self.normalize, trie=self.trie
+        )
+
+
+def in_windows(
+    values: Iterable[T], size: int, total: int, progress: Progress | None
+) -> Iterator[list[T]]:
+    """Lists of up to `size` values, read as they are needed; progress is reported after each."""
+    stream = iter(values)
+    done = 0
+    while window := list(islice(stream, size)):
+        yield window
+        done += len(window)
+        if progress is not None:
+            progress(done, total)

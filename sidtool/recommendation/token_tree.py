@@ -1,0 +1,218 @@
+"""Tree attention: many continuations of a prompt in one row, over one cache that is never copied.
+
+A step appends W tokens to the row of each prompt, all at the same position; a mask lets each attend
+to the prompt and its own ancestors (tree attention of SpecInfer, Miao et al., 2023)."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicLayer
+
+from sidtool.recommendation.partial_head import DecodingHead, swap_module
+
+SHARED_MIN = 16
+"""A start that all prompts of a batch share is prefilled once if it has this many tokens."""
+
+
+class Unsupported(Exception):
+    """The model has layers other than full or sliding attention, which a mask cannot steer."""
+
+
+class TokenTree:
+    """One batch of prompts and the trees that grow on them.
+
+    Call `prefill` first, then `step` level by level; `rewind` drops the trees and keeps the
+    prompts. `capacity` is the largest number of tree tokens per prompt."""
+
+    def __init__(
+        self, model: Any, prompts: Sequence[Sequence[int]], *, capacity: int, head: DecodingHead
+    ) -> None:
+        self._base = model.base_model
+        self._head = head
+        self._device = model.device
+        self._cache_name = cache_name(self._base)
+        self._windows = attention_windows(model.config)
+        self._prompts = prompts
+        self._lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
+        self._longest = max(len(prompt) for prompt in prompts)
+        width = self._longest + capacity
+        self._cache = Cache(layers=[_PreallocatedLayer(len(prompts), width) for _ in self._windows])
+        positions = torch.arange(self._longest, device=self._device)
+        self._key_positions = positions.expand(len(prompts), -1)  # (batch, keys)
+        # (batch, beams, keys): what the token of each beam attends to
+        self._visible = (positions < self._lengths[:, None]).unsqueeze(1)
+        self._depth = 0
+
+    def prefill(self) -> torch.Tensor:
+        """(batch, 1, dim): the hidden state of each prompt's last token."""
+        shared = _shared_start(self._prompts)
+        if shared:
+            start = torch.tensor([self._prompts[0][:shared]], device=self._device)
+            self._forward(start, None, None)
+        rest = [list(prompt[shared:]) for prompt in self._prompts]
+        longest = self._longest - shared
+        # padded on the right, where causal attention hides the padding from every real token
+        padded = [row + row[-1:] * (longest - len(row)) for row in rest]
+        ids = torch.tensor(padded, device=self._device)
+        positions = torch.arange(shared, self._longest, device=self._device).unsqueeze(0)
+        rows = torch.arange(len(ids), device=self._device)
+        last = self._lengths - shared - 1
+        base = _last_mlp_at(self._base, rows, last)
+        return self._forward(ids, positions, None, base)[rows, last].unsqueeze(1)
+
+    def step(self, ids: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+        """Append (batch, beams) token ids -> (batch, beams, dim) hidden states.
+
+        `parents` (batch, beams) is the index, within the step before, of the token that each
+        extends; in the first step all extend the prompt, index 0."""
+        batch, beams = ids.shape
+        keys = self._visible.shape[-1]
+        ancestors = self._visible.gather(1, parents.unsqueeze(-1).expand(-1, -1, keys))
+        itself = torch.eye(beams, dtype=torch.bool, device=self._device).expand(batch, -1, -1)
+        self._visible = torch.cat([ancestors, itself], dim=-1)  # (batch, beams, keys + beams)
+        position = (self._lengths + self._depth).unsqueeze(1)  # (batch, 1)
+        positions = position.expand(-1, beams)
+        self._key_positions = torch.cat([self._key_positions, positions], dim=1)
+        self._depth += 1
+        return self._forward(ids, positions, self._masks(position))
+
+    def rewind(self) -> None:
+        """Drop the trees: the next step extends the prompts."""
+        for layer in self._cache.layers:
+            layer.length = self._longest
+        self._key_positions = self._key_positions[:, : self._longest]
+        self._visible = (self._key_positions < self._lengths[:, None]).unsqueeze(1)
+        self._depth = 0
+
+    def _masks(self, position: torch.Tensor) -> Any:
+        """The additive mask of a step, (batch, 1, beams, keys): one for all layers, or one per kind
+        of layer. `position` (batch, 1) is where the step's tokens stand."""
+        masks = {}
+        for window in set(self._windows):
+            visible = self._visible
+            if window is not None:
+                visible = visible & (position - self._key_positions < window).unsqueeze(1)
+            kind = "full_attention" if window is None else "sliding_attention"
+            zero = torch.zeros((), dtype=self._base.dtype, device=self._device)
+            masks[kind] = torch.where(visible, zero, torch.finfo(zero.dtype).min).unsqueeze(1)
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _forward(
+        self, ids: torch.Tensor, positions: torch.Tensor | None, mask: Any, base: Any = None
+    ) -> torch.Tensor:
+        cache = {self._cache_name: self._cache}
+        output = (base or self._base)(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            use_cache=True,
+            return_dict=True,
+            **cache,
+        )
+        self._head.attach(output)
+        return output.last_hidden_state
+
+
+class _OnlyAt(nn.Module):
+    """A position-wise module that is run at one position per row; elsewhere the result is zero."""
+
+    def __init__(self, inner: Any, rows: torch.Tensor, positions: torch.Tensor) -> None:
+        super().__init__()
+        self.inner = inner
+        self.rows = rows
+        self.positions = positions
+
+    def forward(self, hidden: torch.Tensor) -> Any:
+        result = self.inner(hidden[self.rows, self.positions].unsqueeze(1))
+        if not isinstance(result, torch.Tensor):  # experts that return their routing too
+            return self.inner(hidden)
+        # under autocast the result's dtype differs from that of the input
+        out = result.new_zeros(*hidden.shape[:-1], result.shape[-1])
+        out[self.rows, self.positions] = result.squeeze(1)
+        return out
+
+
+def _last_mlp_at(base: Any, rows: torch.Tensor, positions: torch.Tensor) -> Any:
+    """The base model with its last feed-forward layer run at each prompt's end only.
+
+    Nothing else of its result is used, which spares about three quarters of a layer. A model that
+    calls no module `mlp` is returned as it is."""
+    layers = [module for name, module in base.named_modules() if name.rpartition(".")[2] == "mlp"]
+    if not layers:
+        return base
+    return swap_module(base, layers[-1], _OnlyAt(layers[-1], rows, positions))
+
+
+class _PreallocatedLayer(DynamicLayer):
+    """Keys and values of one layer with space for the trees to come: a step writes in place and
+    copies nothing.
+
+    Keys of a single row are written for all rows: the start that all prompts share."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.width = width
+        self.length = 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = self._allocate(key_states)
+        self.values = self._allocate(value_states)
+        self.is_initialized = True
+
+    def _allocate(self, states: torch.Tensor) -> torch.Tensor:
+        return states.new_empty(self.rows, states.shape[1], self.width, states.shape[3])
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        rows = len(key_states)
+        stop = self.length + key_states.shape[2]
+        self.keys[:, :, self.length : stop] = key_states
+        self.values[:, :, self.length : stop] = value_states
+        self.length = stop
+        return self.keys[:rows, :, :stop], self.values[:rows, :, :stop]
+
+    def get_seq_length(self, *_: Any) -> int:
+        return self.length
+
+
+def attention_windows(config: Any) -> list[int | None]:
+    """The sliding window of each layer, None for full attention. Raises Unsupported on other kinds
+    of layer."""
+    config = config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        kind = "full_attention" if window is None else "sliding_attention"
+        kinds = [kind] * config.num_hidden_layers
+    supported = set(kinds) <= {"full_attention", "sliding_attention"}
+    if not supported or getattr(config, "attention_chunk_size", None):
+        raise Unsupported(f"layers of kind {sorted(set(kinds))}")
+    return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def cache_name(base: Any) -> str:
+    """The name of a model's cache argument: transformers renamed `past_key_values` to `cache` in
+    5.x."""
+    return "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
+
+
+def _shared_start(prompts: Sequence[Sequence[int]]) -> int:
+    """Number of tokens that all prompts start with, at most all but one of the shortest; 0 if fewer
+    than SHARED_MIN."""
+    if len(prompts) == 1:
+        return 0
+    # the lexicographically first and last prompt differ where any two do
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
+    limit = min(len(prompt) for prompt in prompts) - 1
+    pairs = enumerate(zip(first, last, strict=False))
+    differs = next((index for index, (one, other) in pairs if one != other), limit)
+    shared = min(differs, limit)
+    return shared if shared >= SHARED_MIN else 0

@@ -1,0 +1,110 @@
+"""Makes SFTConfig from the settings, the machine and what sidtool decides."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sidtool.errors import UsageError
+from sidtool.model.pretrained import Dtype
+from sidtool.sft.lineage import Lineage
+from sidtool.training.machine import stored_dtype, supports_bf16
+from sidtool.training.settings import DEFAULTS, TrainOptions
+
+
+def complete_fields(
+    options: TrainOptions, sft_fields: Mapping[str, Any], lineage: Lineage
+) -> dict[str, Any]:
+    """The fields of SFTConfig with sidtool's defaults, and epochs from `token_budget`.
+
+    Raises UsageError for settings that exclude each other.
+    """
+    if options.optimizer == "muon" and "optim" in sft_fields:
+        raise UsageError(
+            "optim cannot be set with optimizer=muon, which uses its own AdamW",
+            hint="set one of the two",
+        )
+    if options.token_budget is None:
+        return {**DEFAULTS, **sft_fields}
+    if {"num_train_epochs", "max_steps"} & sft_fields.keys():
+        raise UsageError("num_train_epochs and max_steps cannot be set with token_budget")
+    if not lineage.tokens:
+        raise UsageError(
+            "token_budget requires training examples whose tokens were counted",
+            hint="make-sft --model counts them",
+        )
+    return {**DEFAULTS, **sft_fields, "num_train_epochs": options.token_budget / lineage.tokens}
+
+
+def sft_config(
+    work: Path, options: TrainOptions, sft_fields: Mapping[str, Any], *, validated: bool
+) -> Any:
+    """The SFTConfig of a run whose checkpoints go to `work`.
+
+    What sidtool decides overrides `sft_fields`, and these override what the machine suggests.
+    Raises UsageError if the settings do not fit together.
+    """
+    from trl import SFTConfig
+
+    suggested, sft_fields = _machine_defaults(options, sft_fields)
+    decided = {
+        "output_dir": str(work),
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+        "metric_for_best_model": f"eval_{options.metric_for_best_model}",
+        "greater_is_better": True,
+        "load_best_model_at_end": validated,
+        "restore_callback_states_from_checkpoint": True,
+    }
+    if not validated:
+        decided["eval_strategy"] = "no"
+    try:
+        arguments = SFTConfig(**{**suggested, **sft_fields, **decided})
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"settings do not fit together: {str(error).splitlines()[0]}") from error
+    if arguments.n_gpu > 1:
+        raise UsageError(
+            f"one process trains on one GPU, but {arguments.n_gpu} are visible",
+            hint="torchrun --nproc_per_node starts one process per GPU; CUDA_VISIBLE_DEVICES=0 "
+            "selects one",
+        )
+    return arguments
+
+
+def _machine_defaults(
+    options: TrainOptions, sft_fields: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields that suit the machine, and the given fields with `bf16=auto` resolved."""
+    import torch
+
+    on_gpu = torch.cuda.is_available() and not sft_fields.get("use_cpu", False)
+    fast_bf16 = torch.cuda.is_bf16_supported() if on_gpu else supports_bf16()
+    fields = dict(sft_fields)
+    if fields.get("bf16") == "auto":
+        fields["bf16"] = fast_bf16
+    suggested = {
+        "use_cpu": not on_gpu,
+        "bf16": options.dtype == "bfloat16" or (on_gpu and fast_bf16),
+        "dataloader_pin_memory": on_gpu,
+    }
+    return suggested, fields
+
+
+def weight_dtype(model_dir: Path, options: TrainOptions, arguments: Any) -> Dtype:
+    """The precision in which weights are kept while training.
+
+    `auto` is float32, since a GPU computes in bfloat16 under autocast, and bfloat16 for frozen
+    weights that are stored so. Raises UsageError if the frozen weights of stage `embeddings` would
+    be converted.
+    """
+    stored = stored_dtype(model_dir)
+    if options.dtype == "auto":
+        frozen = options.stage != "full" and arguments.device.type == "cuda" and arguments.bf16
+        return "bfloat16" if frozen and stored == "bfloat16" else "float32"
+    if options.stage == "embeddings" and options.dtype not in ("float32", stored):
+        raise UsageError(
+            f"{model_dir} is stored in {stored}: dtype={options.dtype} would change its frozen "
+            "weights",
+            hint="leave dtype out",
+        )
+    return options.dtype

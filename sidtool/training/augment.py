@@ -1,0 +1,145 @@
+"""Augmentation: histories that vary from epoch to epoch, which keeps a model from memorizing a
+small catalog.
+
+An example follows from the seed, the epoch and its number alone, so a resumed run and several
+processes see the same examples. Items are never masked: the vocabulary has no mask token, and
+another token would have a different meaning at inference.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import TrainerCallback
+
+from sidtool.prompt.tokens import SidTokens
+from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How histories vary. Reversing and shuffling apply to item sequences without other text."""
+
+    item_dropout: float = 0.0
+    """probability that an item is left out of a history"""
+    reverse_prob: float = 0.0
+    """probability that a sequence is reversed. It falls to 0 over the epochs, so that a model first
+    learns which items co-occur, as symmetric item-kNN does, and then which comes next. (BERT4Rec,
+    F. Sun et al., CIKM 2019, reads both sides of an item at once; this is for causal models.)"""
+    shuffle_span: float = 0.0
+    """distance that items may move, as a share of the sequence's length: a random number between 0
+    and that distance is added to each position, and items are sorted by the sums. Neighbors change
+    places, distant items keep their order. (CL4SRec reorders a part of the history.)"""
+
+    def __call__(
+        self, example: TokenizedExample, tokens: SidTokens, rng: np.random.Generator
+    ) -> TokenizedExample:
+        """A varied example: whole items, in a different order or with items left out.
+
+        The answer stays, and at least one item before it. In another order, the same positions are
+        targets. Running text is unchanged: there an item is more than its SID.
+        """
+        ids, targets = example
+        spans = item_spans(ids, tokens)
+        if len(spans) and _has_text_target(example, int(spans[-1, 0]), tokens):
+            return example
+        has_answer = len(spans) > 0 and bool(targets[slice(*spans[-1])].any())
+        history = spans[: len(spans) - has_answer]
+        if self.reverse_prob and rng.random() < self.reverse_prob:
+            ids = _reorder(ids, spans, np.arange(len(spans))[::-1])
+        if self.shuffle_span:
+            distance = self.shuffle_span * len(spans)
+            sums = np.arange(len(spans)) + distance * rng.random(len(spans))
+            ids = _reorder(ids, spans, np.argsort(sums))
+        if len(history) < 2:
+            return ids, targets
+        keep = np.ones(len(ids), dtype=np.bool_)
+        for start, stop in history[~self._keep_items(len(history), rng)]:
+            keep[start:stop] = False
+        ids = ids[keep]
+        targets = targets[keep]
+        targets[0] = False  # nothing comes before the first token
+        return ids, targets
+
+    def _keep_items(self, n_items: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """(n_items,) bool: which items of a history stay; the newest if none does."""
+        rng.random()  # unused: keeps the later draws of a seed as they were in measured runs
+        keep: NDArray[np.bool_] = rng.random(n_items) >= self.item_dropout
+        keep[-1] |= not keep.any()
+        return keep
+
+
+def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:
+    """(items, 2) int64: start and stop of every SID, begin and end tokens included."""
+    first_code = tokens.start
+    starts = np.flatnonzero((ids >= first_code) & (ids < first_code + tokens.space.sizes[0]))
+    edge = int(tokens.space.has_markers)
+    return np.stack([starts - edge, starts + tokens.space.levels + edge], axis=1)
+
+
+def _reorder(
+    ids: NDArray[np.int32], spans: NDArray[np.int64], order: NDArray[np.intp]
+) -> NDArray[np.int32]:
+    """The ids with items in this order; unchanged if other tokens stand between items."""
+    is_sequence = len(spans) > 1 and (spans[1:, 0] == spans[:-1, 1]).all()
+    if not is_sequence:
+        return ids
+    items = slice(spans[0, 0], spans[-1, 1])
+    reordered = ids.copy()
+    # (items * tokens per item,) -> (items, tokens per item)
+    reordered[items] = ids[items].reshape(len(spans), -1)[order].ravel()
+    return reordered
+
+
+def _has_text_target(example: TokenizedExample, stop: int, tokens: SidTokens) -> bool:
+    """Whether a target before position `stop` is not a SID token."""
+    ids, targets = example[0][:stop], example[1][:stop]
+    is_text = (ids < tokens.start) | (ids >= tokens.stop)
+    return bool((targets & is_text).any())
+
+
+class AugmentedExamples:
+    """Tokenized examples as varied in the current epoch."""
+
+    def __init__(
+        self, examples: TokenizedExamples, augmentation: Augmentation, tokens: SidTokens, seed: int
+    ) -> None:
+        self._examples = examples
+        self._augmentation = augmentation
+        self._tokens = tokens
+        self._seed = seed
+        # in shared memory, because data loader workers may outlive an epoch
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._order_strength = torch.ones(()).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, number: int) -> TokenizedExample:
+        rng = np.random.default_rng([self._seed, int(self._epoch), number])
+        strength = float(self._order_strength)
+        augmentation = replace(
+            self._augmentation,
+            reverse_prob=self._augmentation.reverse_prob * strength,
+            shuffle_span=self._augmentation.shuffle_span * strength,
+        )
+        return augmentation(self._examples[number], self._tokens, rng)
+
+    def vary(self, epoch: int, epochs: int) -> None:
+        """Switch to an epoch, from 0. (accelerate calls `set_epoch` in a single process only.)"""
+        self._epoch.fill_(epoch)
+        self._order_strength.fill_(max(0.0, 1 - epoch / max(epochs - 1, 1)))
+
+
+class EpochCallback(TrainerCallback):
+    """Switches augmented examples to the epoch that begins or resumes."""
+
+    def __init__(self, examples: AugmentedExamples) -> None:
+        self._examples = examples
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Switch before the first batch of an epoch is made."""
+        self._examples.vary(int(state.epoch or 0), math.ceil(state.num_train_epochs))

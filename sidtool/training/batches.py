@@ -1,0 +1,85 @@
+"""Batches of tokenized training examples: padded, or several examples per line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sidtool.sft.tokenized import TokenizedExample
+
+IGNORED = -100
+"""The label of a token that is not a target."""
+
+
+@dataclass(frozen=True)
+class PaddedCollator:
+    """Makes batches with one example per line, padded to the longest."""
+
+    pad: int
+    """token id of the padding, which nothing attends to"""
+
+    def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
+        """Examples -> input_ids, labels and attention_mask, (examples, longest) int64 each."""
+        tensors, _ = _lay_out([[example] for example in batch], self.pad)
+        lengths = torch.tensor([len(ids) for ids, _ in batch])
+        mask = torch.arange(tensors["input_ids"].shape[1])[None] < lengths[:, None]
+        return tensors | {"attention_mask": mask.long()}
+
+
+@dataclass(frozen=True)
+class PackedCollator:
+    """Makes batches with several examples per line, each with positions from 0.
+
+    Loss and gradient are those of `PaddedCollator`, without the padding. transformers derives the
+    attention mask that separates examples from the positions, under sdpa attention and without a
+    cache only.
+    """
+
+    pad: int
+    """token id of the padding"""
+
+    def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
+        """Examples -> input_ids, labels and position_ids, (lines, longest) int64 each."""
+        tensors, positions = _lay_out(_first_fit(batch), self.pad)
+        return tensors | {"position_ids": positions}
+
+
+def _first_fit(batch: Sequence[TokenizedExample]) -> list[list[TokenizedExample]]:
+    """Put examples into lines no longer than the longest example, by first fit decreasing."""
+    ordered = sorted(batch, key=lambda example: -len(example[0]))
+    width = len(ordered[0][0])
+    lines: list[list[TokenizedExample]] = []
+    room: list[int] = []
+    for example in ordered:
+        length = len(example[0])
+        fitting = (number for number, free in enumerate(room) if free >= length)
+        line = next(fitting, len(lines))
+        if line == len(lines):
+            lines.append([])
+            room.append(width)
+        lines[line].append(example)
+        room[line] -= length
+    return lines
+
+
+def _lay_out(
+    lines: Sequence[Sequence[TokenizedExample]], pad: int
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Input ids and labels, and positions, (lines, longest line) int64 each."""
+    width = max(sum(len(ids) for ids, _ in line) for line in lines)
+    input_ids = np.full((len(lines), width), pad, dtype=np.int64)
+    labels = np.full((len(lines), width), IGNORED, dtype=np.int64)
+    positions = np.zeros((len(lines), width), dtype=np.int64)
+    for number, line in enumerate(lines):
+        start = 0
+        for ids, targets in line:
+            span = slice(start, start + len(ids))
+            input_ids[number, span] = ids
+            labels[number, span] = np.where(targets, ids, IGNORED)
+            positions[number, span] = np.arange(len(ids))
+            start += len(ids)
+        # padding has positions from 0, like an example of its own
+        positions[number, start:] = np.arange(width - start)
+    tensors = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+    return tensors, torch.from_numpy(positions)

@@ -1,0 +1,138 @@
+"""The training loss: cross-entropy over the tokens that a target competes with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sidtool.bundle.trie import Trie
+from sidtool.prompt.tokens import SidTokens
+from sidtool.recommendation.partial_head import Columns, Part
+from sidtool.recommendation.trie_arrays import normalize_over_children, trie_arrays
+from sidtool.training.settings import SoftmaxOver
+
+Blocks = Sequence[torch.Tensor]
+"""The logits of each part, (n, columns)."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Cross-entropy with a softmax over some of the tokens.
+
+    Over the trie, a target competes with the codes that continue its prefix to an item: a step with
+    one such code costs nothing, and the product over the levels is a distribution over items. A SID
+    that no item has (of a retired item in a history) is not a target then.
+    """
+
+    over: SoftmaxOver
+    tokens: SidTokens
+    trie: Trie | None = None
+    """needed for `over="trie"`"""
+    smoothing: float = 0.0
+    """share of a target's weight that is spread evenly over its competitors"""
+    distill_weight: float = 0.0
+    """weight of the cross-entropy with the teachers' mean distribution, against that of the target
+    (Hinton et al., arXiv:1503.02531, at temperature 1)"""
+
+    @property
+    def columns(self) -> Columns | None:
+        """The range of token ids whose logits are needed; None for all."""
+        if self.over == "vocabulary":
+            return None
+        return self.tokens.start, self.tokens.start + self.tokens.space.n_codes
+
+    def parts(self, targets: torch.Tensor) -> list[Part]:
+        """Split (n,) target ids by the columns that they need: one part, or one for each level."""
+        if self.over in ("vocabulary", "sid"):
+            return [(torch.arange(len(targets), device=targets.device), self.columns)]
+        space = self.tokens.space
+        parts: list[Part] = []
+        for offset, size in zip(space.offsets.tolist(), space.sizes, strict=True):
+            first = self.tokens.start + offset
+            in_level = (targets >= first) & (targets < first + size)
+            parts.append((in_level.nonzero()[:, 0], (first, first + size)))
+        return parts
+
+    def total(
+        self,
+        blocks: Blocks,
+        parts: Sequence[Part],
+        targets: torch.Tensor,
+        preceding: torch.Tensor,
+        teacher_blocks: Sequence[Blocks] = (),
+    ) -> torch.Tensor:
+        """() float: the sum of the losses at (n,) target ids, from the logits of each part.
+
+        `preceding` (n, levels - 1) are the ids before each target, `teacher_blocks` the blocks of
+        each teacher.
+        """
+        total = torch.zeros((), device=targets.device)
+        for level, (block, (rows, columns)) in enumerate(zip(blocks, parts, strict=True)):
+            if not len(rows):
+                # an empty sum keeps the weights in the graph: under DDP every process needs
+                # gradients
+                total = total + block.sum()
+                continue
+            codes = targets[rows] - (columns[0] if columns else 0)
+            competitors = self._competitors(level, block.shape[1], codes, preceding[rows])
+            level_blocks = [teacher[level] for teacher in teacher_blocks]
+            losses = self._losses(competitors, block, level_blocks)
+            total = total + losses[competitors.counted].sum()
+        return total
+
+    def _losses(
+        self, competitors: "_Competitors", block: torch.Tensor, teacher_blocks: Blocks
+    ) -> torch.Tensor:
+        """(n,) float32 losses from (n, columns) logits."""
+        logs = competitors.log_probabilities(block.float())
+        losses = -logs.gather(-1, competitors.target[:, None])[:, 0]
+        if self.smoothing:
+            uniform = -logs.sum(-1) / competitors.number
+            losses = torch.lerp(losses, uniform, self.smoothing)
+        if teacher_blocks:
+            teacher_logs = torch.stack(
+                [competitors.log_probabilities(teacher.float()) for teacher in teacher_blocks]
+            )  # (teachers, n, competitors)
+            distilled = -(teacher_logs.exp().mean(0) * logs).sum(-1)
+            losses = torch.lerp(losses, distilled, self.distill_weight)
+        return losses
+
+    def _competitors(
+        self, level: int, width: int, codes: torch.Tensor, preceding: torch.Tensor
+    ) -> "_Competitors":
+        """What (n,) target codes of a level compete with, after (n, levels - 1) token ids."""
+        if self.trie is None:
+            return _Competitors(lambda block: block.log_softmax(-1), codes, width, slice(None))
+        arrays = trie_arrays(self.trie, codes.device)
+        offsets = torch.from_numpy(self.tokens.space.offsets)[:level].to(codes.device)
+        first = preceding.shape[1] - level
+        prefix = preceding[:, first:] - self.tokens.start - offsets  # (n, level) codes
+        nodes, prefix_exists = arrays.descend(prefix)
+        # (n, fan-out): nodes, their codes, and which of the slots are in use
+        children, child_codes, in_use = (part[0] for part in arrays.candidates(level, nodes[None]))
+        target_nodes, target_exists = arrays.child(level, nodes, codes)
+
+        def log_probabilities(block: torch.Tensor) -> torch.Tensor:
+            logits = block.gather(-1, child_codes)
+            return normalize_over_children(logits, in_use).masked_fill(~in_use, 0.0)
+
+        return _Competitors(
+            log_probabilities,
+            (target_nodes - children[:, 0]).clamp_min(0),
+            in_use.sum(-1),
+            prefix_exists & target_exists,
+        )
+
+
+@dataclass(frozen=True)
+class _Competitors:
+    """What the n targets of a part compete with."""
+
+    log_probabilities: Callable[[torch.Tensor], torch.Tensor]
+    """(n, columns) logits -> (n, max competitors) log-probabilities, 0 in unused slots"""
+    target: torch.Tensor
+    """(n,) index of the target among its competitors"""
+    number: torch.Tensor | int
+    """(n,) number of competitors, the target included"""
+    counted: torch.Tensor | slice
+    """(n,) whether the target counts"""

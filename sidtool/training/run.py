@@ -1,0 +1,233 @@
+"""Trains a model on a file of training examples, resumably.
+
+Everything that can be refused without reading weights is checked first. Checkpoints lie in
+OUT.partial until the output is complete. Under `torchrun` or `accelerate launch` every process runs
+this code, and the first one alone writes.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.errors import SidtoolError
+from sidtool.model.contract import read_contract
+from sidtool.model.load import check_model_folder
+from sidtool.model.split_check import check_model_split
+from sidtool.model.stage_record import TrainParams
+from sidtool.output import refuse_existing, remove, replace_dir
+from sidtool.sft.lineage import check_same_bundle, read_lineage
+from sidtool.training.arguments import complete_fields, sft_config
+from sidtool.training.checkpoints import (
+    has_ended,
+    last_checkpoint,
+    open_work_folder,
+    relocate_best,
+)
+from sidtool.training.machine import peak_cuda_gib, peak_rss_gib, quiet
+from sidtool.training.settings import TrainOptions
+from sidtool.training.settings_file import typed_sft_fields
+from sidtool.training.training_run import Log, Progress, TrainingRun
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a call of `train` did."""
+
+    stage: str
+    model: str
+    """the output folder"""
+    reused: bool = False
+    """whether the output was there already, from the same run; all fields below are then None"""
+    steps: int | None = None
+    epochs: float | None = None
+    loss: float | None = None
+    """mean training loss of this call; None if no step was left"""
+    metric: str | None = None
+    """the validation metric; None without validation"""
+    best: float | None = None
+    """its best value"""
+    tokens: int | None = None
+    """tokens that were read, without padding"""
+    targets: int | None = None
+    tokens_per_second: float | None = None
+    seconds: float | None = None
+    peak_rss_gib: float | None = None
+    peak_cuda_gib: float | None = None
+    trained_parameters: int | None = None
+    resumed_from: str | None = None
+    """name of the checkpoint"""
+    packed: bool | None = None
+    softmax_over: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values; of a reused output only the first three."""
+        if self.reused:
+            return {"stage": self.stage, "model": self.model, "reused": True}
+        return asdict(self)
+
+
+def train(
+    model_dir: Path,
+    examples: Path,
+    out: Path,
+    *,
+    options: TrainOptions | None = None,
+    sft_fields: Mapping[str, Any] | None = None,
+    valid: Path | None = None,
+    bundle: Bundle | None = None,
+    teachers: Sequence[Path] = (),
+    force: bool = False,
+    reuse: bool = False,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+    log: Log | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> TrainingSummary:
+    """Train a model on a file of training examples and write it to the folder `out`.
+
+    The output is the best checkpoint on the users in `valid`, or the last without it. `sft_fields`
+    are fields of TRL's SFTConfig by name. `bundle` is the bundle that the examples were made with,
+    if that is a refreshed one and not the model's own. `teachers` are folders of trained models
+    with the same SIDs and tokenizer (`TrainOptions.distill_weight`).
+
+    A run that was killed resumes from its last checkpoint when called again with the same
+    arguments, and ends with the same weights. With `reuse`, an output of the same run is kept.
+    `progress` receives (done, total) steps, `log` each log line and validation, `notify` one line
+    on what the run starts from.
+
+    Raises UsageError if the output exists, settings do not fit together or an unfinished run had
+    different ones; CompatibilityError if model, bundle, examples and teachers do not belong
+    together or come from different splits; DataError if examples are malformed.
+    """
+    options = options or TrainOptions()
+    if not reuse:
+        refuse_existing(out, force)
+    lineage = read_lineage(examples)
+    contract, bundle, _ = check_model_folder(model_dir, bundle)
+    check_same_bundle(lineage, bundle, examples)
+    if teachers:
+        from sidtool.training.teachers import check_teachers
+
+        check_teachers(teachers, contract.tokens, bundle)
+    for folder in (model_dir, *teachers):
+        name = f"model {folder}"
+        check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
+    run = TrainingRun(
+        model_dir=model_dir,
+        examples=examples,
+        out=out,
+        valid=valid,
+        options=options,
+        sft_fields=complete_fields(options, typed_sft_fields(sft_fields or {}), lineage),
+        lineage=lineage,
+        contract=contract,
+        bundle=bundle,
+        teacher_dirs=tuple(teachers),
+        trust_remote_code=trust_remote_code,
+    )
+    if notify:
+        notify(run.inheritance())
+    if reuse and _is_output_of(run):
+        return TrainingSummary(options.stage, str(out), reused=True)
+    refuse_existing(out, force)
+    with quiet():
+        return _execute(run, force, progress, log)
+
+
+def _is_output_of(run: TrainingRun) -> bool:
+    if not run.out.exists():
+        return False
+    params = read_contract(run.out).params
+    return isinstance(params, TrainParams) and params.run == run.digest
+
+
+def _execute(
+    run: TrainingRun, force: bool, progress: Progress | None, log: Log | None
+) -> TrainingSummary:
+    arguments = sft_config(run.work, run.options, run.sft_fields, validated=run.valid is not None)
+    checkpoint = _find_checkpoint(run, arguments, force)
+    trainer = _build_trainer(run, arguments, checkpoint, progress, log)
+    start = time.monotonic()
+    loss = None
+    if checkpoint and has_ended(checkpoint):
+        trainer.restore(checkpoint)
+    else:
+        resume = str(checkpoint) if checkpoint else None
+        loss = trainer.train(resume_from_checkpoint=resume).training_loss
+    seconds = time.monotonic() - start
+    trainer.accelerator.wait_for_everyone()
+    if arguments.process_index == 0:
+        _write_output(run, trainer)
+    trainer.accelerator.wait_for_everyone()
+    return _summary(run, trainer, checkpoint, loss, seconds)
+
+
+def _find_checkpoint(run: TrainingRun, arguments: Any, force: bool) -> Path | None:
+    """Open the work folder and return the checkpoint to resume from."""
+    is_first = arguments.process_index == 0
+    with arguments.main_process_first(desc="open the work folder"):
+        if is_first:
+            fingerprint = dict(run.fingerprint)
+            if arguments.world_size > 1:
+                fingerprint["processes"] = arguments.world_size
+            open_work_folder(run.work, fingerprint, force)
+        checkpoint = last_checkpoint(run.work, arguments.world_size)
+        if is_first and checkpoint:
+            relocate_best(checkpoint)
+    return checkpoint
+
+
+def _build_trainer(
+    run: TrainingRun,
+    arguments: Any,
+    checkpoint: Path | None,
+    progress: Progress | None,
+    log: Log | None,
+) -> Any:
+    from sidtool.training.setup import build_trainer
+
+    try:
+        return build_trainer(run, arguments, progress, log)
+    except SidtoolError:
+        # nothing to resume: a corrected call must not find this run's settings
+        if arguments.process_index == 0 and checkpoint is None:
+            remove(run.work)
+        raise
+
+
+def _write_output(run: TrainingRun, trainer: Any) -> None:
+    """Save the model without training state, move it into place and remove the work folder."""
+    final = run.work / "output"
+    remove(final)
+    trainer.write_model(final)
+    replace_dir(final, run.out)
+    remove(run.work)
+
+
+def _summary(
+    run: TrainingRun, trainer: Any, checkpoint: Path | None, loss: float | None, seconds: float
+) -> TrainingSummary:
+    tokens, targets = trainer.accelerator.reduce(trainer.n_seen).tolist()
+    trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    return TrainingSummary(
+        stage=run.options.stage,
+        model=str(run.out),
+        steps=trainer.state.global_step,
+        epochs=trainer.state.epoch,
+        loss=loss,
+        metric=run.options.metric_for_best_model if run.valid else None,
+        best=trainer.state.best_metric,
+        tokens=tokens,
+        targets=targets,
+        tokens_per_second=tokens / max(seconds, 1e-9),
+        seconds=seconds,
+        peak_rss_gib=peak_rss_gib(),
+        peak_cuda_gib=peak_cuda_gib(),
+        trained_parameters=sum(weight.numel() for weight in trained),
+        resumed_from=checkpoint.name if checkpoint else None,
+        packed=trainer.packed,
+        softmax_over=run.softmax_over,
+    )

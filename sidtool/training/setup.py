@@ -1,0 +1,153 @@
+"""Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
+
+from typing import Any
+
+from transformers import EarlyStoppingCallback
+
+from sidtool.data.examples import read_examples
+from sidtool.errors import UsageError
+from sidtool.evaluation.validation import Validator
+from sidtool.model.contract import write_contract
+from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.lora import Lora
+from sidtool.model.token_embeddings import TokenEmbeddings
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.sft.tokenized import TokenizedExamples
+from sidtool.training.arguments import weight_dtype
+from sidtool.training.augment import Augmentation, AugmentedExamples, EpochCallback
+from sidtool.training.loss import Loss
+from sidtool.training.teachers import load_teachers
+from sidtool.training.trainer import ProgressCallback, SidTrainer, set_dropout
+from sidtool.training.training_run import Log, Progress, TrainingRun
+
+
+def build_trainer(
+    run: TrainingRun, arguments: Any, progress: Progress | None, log: Log | None
+) -> SidTrainer:
+    """Load the model of a run and everything that trains it; `arguments` is its SFTConfig.
+
+    Raises UsageError if settings do not fit the model or the examples, CompatibilityError if model
+    and teachers do not belong together, DataError if examples are malformed.
+    """
+    softmax_over = run.softmax_over
+    loaded = load_model_folder(
+        run.model_dir,
+        bundle=run.bundle,
+        device=str(arguments.device),
+        dtype=weight_dtype(run.model_dir, run.options, arguments),
+        trust_remote_code=run.trust_remote_code,
+    )
+    examples = _read_examples(run, loaded)
+    set_dropout(loaded.model, run.options.dropout)
+    lora = _add_adapters(run, loaded)
+    embeddings = _train_embeddings_only(run, loaded)
+    loss = Loss(
+        softmax_over,
+        loaded.tokens,
+        run.bundle.trie() if softmax_over == "trie" else None,
+        arguments.label_smoothing_factor,
+        run.options.distill_weight,
+    )
+    teachers = None
+    if run.teacher_dirs:
+        teachers = load_teachers(
+            run.teacher_dirs, loaded, loss.columns, trust_remote_code=run.trust_remote_code
+        )
+    augmented = _augment(run, loaded, examples)
+    callbacks: list[Any] = [ProgressCallback(progress, log)]
+    if augmented:
+        callbacks.append(EpochCallback(augmented))
+    if run.valid and run.options.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
+    contract = run.new_contract()
+    return SidTrainer(
+        model=loaded.model,
+        args=arguments,
+        examples=augmented or examples,
+        tokenizer=loaded.tokenizer,
+        loss=loss,
+        batching=run.options.batching,
+        validator=_validator(run, loaded),
+        write_contract=lambda folder: write_contract(folder, contract, run.bundle),
+        callbacks=callbacks,
+        lora=lora,
+        token_embeddings=embeddings,
+        muon=run.options.optimizer == "muon",
+        teachers=teachers,
+    )
+
+
+def _read_examples(run: TrainingRun, loaded: LoadedModel) -> TokenizedExamples:
+    examples = TokenizedExamples.read(
+        run.examples,
+        prompt_encoder(loaded.tokenizer, loaded.tokens),
+        loaded.tokens,
+        codes_only=run.softmax_over != "vocabulary",
+    )
+    longest = int(examples.lengths.max())
+    limit = run.lineage.max_length
+    positions = getattr(loaded.model.config, "max_position_embeddings", None)
+    if positions:
+        limit = min(limit, positions)
+    if longest > limit:
+        raise UsageError(
+            f"the longest training example has {longest} tokens, the limit is {limit}",
+            hint="make-sft --model measures examples; lower --history-length or raise --max-length",
+        )
+    return examples
+
+
+def _add_adapters(run: TrainingRun, loaded: LoadedModel) -> Lora | None:
+    if run.options.stage != "lora":
+        return None
+    options = run.options
+    return Lora(
+        loaded.model,
+        run.model_dir,
+        loaded.tokens,
+        r=options.lora_r,
+        alpha=options.lora_alpha,
+        dropout=options.lora_dropout,
+        targets=[name.strip() for name in options.lora_targets.split(",")],
+        seed=run.seed,
+    )
+
+
+def _train_embeddings_only(run: TrainingRun, loaded: LoadedModel) -> TokenEmbeddings | None:
+    if run.options.stage != "embeddings":
+        return None
+    loaded.model.requires_grad_(False)
+    return TokenEmbeddings(loaded.model, loaded.tokens)
+
+
+def _augment(
+    run: TrainingRun, loaded: LoadedModel, examples: TokenizedExamples
+) -> AugmentedExamples | None:
+    options = run.options
+    augmentation = Augmentation(options.item_dropout, options.reverse_prob, options.shuffle_span)
+    if augmentation == Augmentation():
+        return None
+    return AugmentedExamples(examples, augmentation, loaded.tokens, run.seed)
+
+
+def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
+    if run.valid is None:
+        return None
+    if run.history_prompt is None:
+        raise UsageError(
+            "validation needs a task that recommends from histories; these examples have none",
+            hint="leave out --valid",
+        )
+    return Validator(
+        tuple(read_examples(run.valid)),
+        run.bundle,
+        run.history_prompt,
+        loaded.tokenizer,
+        loaded.tokens,
+        users=run.options.eval_users,
+        num_beams=run.options.eval_num_beams,
+        k=run.options.metric_k,
+        normalize=run.normalize,
+        exclude_seen=run.options.eval_exclude_seen,
+        seed=run.seed,
+    )

@@ -1,0 +1,110 @@
+"""Several stages of training, each a resumable run over the output of the one before it.
+
+Intermediate outputs lie beside the last one, as OUT-1-embeddings, and stay: adapters need their
+base.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidtool.model.contract import read_contract
+from sidtool.output import refuse_existing
+from sidtool.sft.lineage import read_lineage, side_files
+from sidtool.training.run import TrainingSummary, train
+from sidtool.training.settings import StageSettings
+from sidtool.training.training_run import Log, Progress
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage with its input and its output."""
+
+    settings: StageSettings
+    model_dir: Path
+    examples: Path
+    out: Path
+
+    def __str__(self) -> str:
+        fields = dict(self.settings.sft_fields) or "sidtool's defaults"
+        return (
+            f"{self.model_dir} on {self.examples} with {self.settings.options} and {fields}; "
+            f"output {self.out}"
+        )
+
+
+def plan_stages(
+    model_dir: Path,
+    examples: Path,
+    out: Path,
+    stages: Sequence[StageSettings],
+    *,
+    force: bool = False,
+) -> list[PlannedStage]:
+    """The stages in order; the last one writes `out`.
+
+    Raises UsageError if `out` exists without `force`, CompatibilityError if `model_dir` has no SID
+    vocabulary, DataError if a stage's examples cannot be read.
+    """
+    refuse_existing(out, force)
+    read_contract(model_dir)
+    planned = []
+    for number, settings in enumerate(stages, start=1):
+        is_last = number == len(stages)
+        target = out if is_last else out.with_name(f"{out.name}-{number}-{settings.options.stage}")
+        stage_examples = settings.examples or examples
+        read_lineage(stage_examples)
+        planned.append(PlannedStage(settings, model_dir, stage_examples, target))
+        model_dir = target
+    return planned
+
+
+def train_stages(
+    model_dir: Path,
+    examples: Path,
+    out: Path,
+    stages: Sequence[StageSettings],
+    *,
+    valid: Path | None = None,
+    teachers: Sequence[Path] = (),
+    force: bool = False,
+    trust_remote_code: bool = False,
+    progress: Callable[[int], Progress | None] | None = None,
+    log: Log | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> list[TrainingSummary]:
+    """Run the stages; a call that was killed resumes where it stopped.
+
+    A stage is validated on `valid`, or on the users beside its examples, if it or a stage before it
+    trains recommending from histories; else it trains to its end. `progress` gives the reporter of
+    a stage by its number, from 1. Returns the summary of each stage. Raises as `plan_stages` and
+    `train`, and UsageError if an intermediate output has different settings, without `force`.
+    """
+    planned = plan_stages(model_dir, examples, out, stages, force=force)
+    summaries = []
+    for number, stage in enumerate(planned, start=1):
+        summary = train(
+            stage.model_dir,
+            stage.examples,
+            stage.out,
+            options=stage.settings.options,
+            sft_fields=stage.settings.sft_fields,
+            valid=_validation_users(stage, valid, is_only=len(planned) == 1),
+            teachers=teachers,
+            force=force,
+            reuse=number < len(planned),
+            trust_remote_code=trust_remote_code,
+            progress=progress(number) if progress else None,
+            log=log,
+            notify=notify,
+        )
+        summaries.append(summary)
+    return summaries
+
+
+def _validation_users(stage: PlannedStage, valid: Path | None, *, is_only: bool) -> Path | None:
+    lineage = read_lineage(stage.examples)
+    if lineage.history_prompt or read_contract(stage.model_dir).history_prompt:
+        return valid or side_files(stage.examples)["valid"]
+    # `train` refuses --valid for a single stage that cannot be validated
+    return valid if is_only else None

@@ -1,0 +1,312 @@
+"""TRL's SFTTrainer with sidtool's loss, validation by recommending, and a contract in every
+checkpoint. Checkpoints, schedules, distribution and resumption are those of the parent classes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.optim import Optimizer
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from trl import SFTConfig, SFTTrainer
+
+from sidtool.errors import UsageError
+from sidtool.evaluation.validation import Validator
+from sidtool.model.lora import Lora
+from sidtool.model.token_embeddings import TokenEmbeddings
+from sidtool.recommendation.partial_head import PartialHead, full_blocks
+from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
+from sidtool.training.augment import AugmentedExamples
+from sidtool.training.batches import IGNORED, PackedCollator, PaddedCollator
+from sidtool.training.loss import Loss
+from sidtool.training.machine import float32_attention
+from sidtool.training.optimizer import MuonAdamW
+from sidtool.training.shortcuts import narrows_exactly, packs_exactly
+from sidtool.training.teachers import Teachers
+
+
+class SidTrainer(SFTTrainer):
+    """Trains a model on tokenized examples.
+
+    All weights that require gradients are trained; `lora` and `token_embeddings` are the parts
+    added to the model, if any. `write_contract` writes contract and bundle into a model folder.
+    Raises UsageError if the loss or the batching does not fit the model.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        args: SFTConfig,
+        examples: TokenizedExamples | AugmentedExamples,
+        tokenizer: Any,
+        loss: Loss,
+        batching: str,
+        validator: Validator | None,
+        write_contract: Callable[[Path], None],
+        callbacks: list[TrainerCallback],
+        lora: Lora | None = None,
+        token_embeddings: TokenEmbeddings | None = None,
+        muon: bool = False,
+        teachers: Teachers | None = None,
+    ) -> None:
+        self.packed = _resolve_packing(model, batching, teachers)
+        collator = PackedCollator if self.packed else PaddedCollator
+        # TRL requires a datasets.Dataset, which would format every example again in every epoch:
+        # give it one example, then replace the data set
+        placeholder = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=_counting(collator(_padding_id(tokenizer))),
+            train_dataset=placeholder,
+            eval_dataset=placeholder if validator else None,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        self.train_dataset = examples
+        self.remove_callback(PrinterCallback)
+        self._validator = validator
+        self._write_contract = write_contract
+        self._muon = muon
+        self._loss = loss
+        self._teachers = teachers
+        # the loss is divided by the targets of all accumulated batches
+        self.model_accepts_loss_kwargs = True
+        self.lora = lora
+        embeddings = lora.embeddings if lora else token_embeddings
+        self._head = PartialHead(self.model, embeddings.logits if embeddings else None).install()
+        self._check_loss()
+        self.narrow = narrows_exactly(self.model, self._head, loss.columns)
+        # tokens without padding, targets
+        self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
+
+    @property
+    def _uses_trl_loss(self) -> bool:
+        """Whether the settings select a loss of TRL, which is over the whole vocabulary."""
+        return bool(self.args.loss_type != "nll" or self.aux_loss_enabled)
+
+    def _check_loss(self) -> None:
+        if not self._uses_trl_loss:
+            return
+        if self._teachers:
+            raise UsageError("--teacher cannot be combined with another loss_type or a router loss")
+        if self._loss.over != "vocabulary":
+            raise UsageError(
+                f"softmax_over={self._loss.over} cannot be combined with another loss_type or a "
+                "router loss",
+                hint="softmax_over=vocabulary",
+            )
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The optimizer of the parent class, or Muon with AdamW; created once."""
+        if not self._muon:
+            return super().create_optimizer(*args, **kwargs)
+        if isinstance(self.optimizer, Optimizer):
+            return self.optimizer
+        self.optimizer: Optimizer | None = MuonAdamW(
+            self.accelerator.unwrap_model(self.model),
+            lr=self.args.learning_rate,
+            weight_decay=self.args.weight_decay,
+            bf16=self.args.bf16,
+            betas=(self.args.adam_beta1, self.args.adam_beta2),
+            eps=self.args.adam_epsilon,
+            fused=True,
+        )
+        return self.optimizer
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """A step of the parent class, with faster attention for bfloat16 on a CPU."""
+        bf16_on_cpu = self.args.device.type == "cpu" and self.args.bf16
+        with float32_attention() if bf16_on_cpu else nullcontext():
+            return super().training_step(*args, **kwargs)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Cross-entropy at the targets, mean over the targets of the whole step."""
+        n_tokens = inputs.pop("tokens")
+        self.n_seen += torch.stack([n_tokens, (inputs["labels"] != IGNORED).sum()])
+        if return_outputs or self._uses_trl_loss:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs.pop("labels")[:, 1:]  # (lines, length - 1): label of the next token
+        line, column = (labels != IGNORED).nonzero(as_tuple=True)  # (n,) each
+        positions = line * (labels.shape[1] + 1) + column  # (n,) in the flattened batch
+        targets = labels[line, column]  # (n,)
+        parts = self._loss.parts(targets)
+        requests = [(positions[rows], columns) for rows, columns in parts]
+
+        def forward() -> torch.Tensor:
+            return model(**inputs, use_cache=False).logits
+
+        if self.narrow:
+            blocks = self._head.blocks(forward, requests)
+        else:
+            blocks = full_blocks(forward(), requests)
+        teacher_blocks = self._teachers.blocks(inputs, requests) if self._teachers else ()
+        n_preceding = self._loss.tokens.space.levels - 1
+        offsets = torch.arange(1 - n_preceding, 1, device=column.device)
+        columns_before = (column[:, None] + offsets).clamp_min(0)
+        preceding = inputs["input_ids"][line[:, None], columns_before]  # (n, levels - 1)
+        total = self._loss.total(blocks, parts, targets, preceding, teacher_blocks)
+        if num_items_in_batch is None:
+            return total / max(len(positions), 1)
+        # DDP averages over processes what is a sum over them
+        ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return total * ranks / num_items_in_batch
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """HR@K and NDCG@K of recommending to the validation users."""
+        if self._validator is None:
+            return {}
+        model = self.accelerator.unwrap_model(self.model).eval()
+        # a model with weights in two precisions runs only under autocast
+        mixed = len({weight.dtype for weight in model.parameters()}) > 1
+        autocast = torch.autocast(self.args.device.type, torch.bfloat16, enabled=mixed)
+        with _class_forward(model), torch.no_grad(), autocast:
+            sums = self._validator.sums(model, self.args.process_index, self.args.world_size)
+        sums_on_device = torch.from_numpy(sums).to(self.args.device)
+        hits, gains, users = self.accelerator.reduce(sums_on_device).tolist()
+        k = self._validator.k
+        metrics = {f"eval_hr@{k}": hits / users, f"eval_ndcg@{k}": gains / users}
+        self.log(dict(metrics))
+        self.control: TrainerControl = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def restore(self, checkpoint: Path) -> None:
+        """Load the result of a training that had ended at this checkpoint."""
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self._load_from_checkpoint(str(checkpoint))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
+
+    def write_model(self, folder: Path) -> None:
+        """Write a complete model folder: weights or adapters, tokenizer, contract and bundle."""
+        if self.lora:
+            self.lora.save(folder)
+        else:
+            self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+        self._write_contract(folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        if self.lora is None:
+            super()._save(output_dir, state_dict)
+        # some branches of the parent classes call this on every process
+        if not self.args.should_save:
+            return
+        if self.lora:
+            self.write_model(folder)
+        else:
+            self._write_contract(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.lora:
+            self.lora.load(Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self.lora:
+            self.lora.load(Path(self.state.best_model_checkpoint))
+        else:
+            super()._load_best_model()
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no model card: the contract describes the model."""
+
+
+def _resolve_packing(model: Any, batching: str, teachers: Teachers | None) -> bool:
+    if batching == "padded":
+        return False
+    can_pack = packs_exactly(model) and (teachers is None or teachers.packs)
+    if batching == "packed" and not can_pack:
+        raise UsageError(
+            "examples cannot be packed: the model or a teacher does not keep them separate",
+            hint="packing needs sdpa attention; batching=padded works with any",
+        )
+    return can_pack
+
+
+def _padding_id(tokenizer: Any) -> int:
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(token_id for token_id in ids if token_id is not None)
+
+
+def _counting(
+    collate: PaddedCollator | PackedCollator,
+) -> Callable[[Sequence[TokenizedExample]], dict[str, torch.Tensor]]:
+    """A collator that adds `tokens` (), the number of tokens without padding."""
+
+    def collate_and_count(batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
+        n_tokens = sum(len(ids) for ids, _ in batch)
+        return collate(batch) | {"tokens": torch.tensor(n_tokens)}
+
+    return collate_and_count
+
+
+@contextmanager
+def _class_forward(model: nn.Module) -> Iterator[None]:
+    """Use the forward of the model's class: TRL and accelerate replace it by closures, which cannot
+    be copied."""
+    patched = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if patched is not None:
+            model.__dict__["forward"] = patched
+
+
+class ProgressCallback(TrainerCallback):
+    """Reports steps to `progress`, and log lines and validations to `log`, on the first process."""
+
+    def __init__(
+        self,
+        progress: Callable[[int, int], None] | None,
+        log: Callable[[dict[str, float]], None] | None,
+    ) -> None:
+        self._progress = progress
+        self._log = log
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Report a log line: every `logging_steps`, after a validation and at the end."""
+        if self._log and logs and state.is_world_process_zero:
+            self._log({"step": state.global_step, **logs})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report a step."""
+        if self._progress and state.is_world_process_zero:
+            self._progress(state.global_step, state.max_steps)
+
+
+def set_dropout(model: nn.Module, rate: float | None) -> None:
+    """Override the dropout rate of a model, except on attention weights; None leaves it.
+
+    Raises UsageError if the architecture has no dropout.
+    """
+    if rate is None:
+        return
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Dropout)
+        and "attn_dropout" not in name
+        and "attention_dropout" not in name
+    ]
+    if rate and not layers:
+        raise UsageError(
+            f"dropout={rate}, but {type(model).__name__} has no dropout layers",
+            hint="leave dropout out",
+        )
+    for layer in layers:
+        layer.p = rate

@@ -1,0 +1,163 @@
+"""One training run with all of its inputs settled: what determines it, and the contract of the
+model that it makes."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.digests import file_digest
+from sidtool.errors import UsageError
+from sidtool.model.contract import Contract, ModelNormalize
+from sidtool.model.stage_record import ModelReference, StageRecord, TrainParams
+from sidtool.output import partial_path
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.sft.lineage import Lineage
+from sidtool.sft.tokenized import answers_with_sid
+from sidtool.training.checkpoints import run_digest
+from sidtool.training.settings import DEFAULTS, SoftmaxOver, TrainOptions
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, total steps)."""
+Log = Callable[[dict[str, float]], None]
+"""Called with each log line and each validation."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """The settled inputs of one call of `train`."""
+
+    model_dir: Path
+    examples: Path
+    out: Path
+    valid: Path | None
+    options: TrainOptions
+    sft_fields: Mapping[str, Any]
+    """fields of SFTConfig, sidtool's defaults included"""
+    lineage: Lineage
+    """the lineage of the training examples"""
+    contract: Contract
+    """the contract of the model in `model_dir`"""
+    bundle: Bundle
+    teacher_dirs: tuple[Path, ...]
+    trust_remote_code: bool
+
+    @property
+    def work(self) -> Path:
+        """The folder of checkpoints; it exists until the output is complete."""
+        return partial_path(self.out)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self.sft_fields["seed"])
+
+    @cached_property
+    def model(self) -> ModelReference:
+        """The model to train."""
+        return ModelReference.of(self.model_dir)
+
+    @cached_property
+    def teachers(self) -> tuple[ModelReference, ...]:
+        """The teachers."""
+        return tuple(ModelReference.of(folder) for folder in self.teacher_dirs)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that must be equal for a run to resume, as JSON values."""
+        fingerprint: dict[str, Any] = {
+            "model": self.model.weights,
+            "bundle": self.bundle.identity.digest,
+            "examples": self.lineage.files[self.examples.name],
+            "validation users": file_digest(self.valid) if self.valid else None,
+            "options": dataclasses.asdict(self.options),
+            "settings": dict(self.sft_fields),
+        }
+        if self.teachers:
+            fingerprint["teachers"] = [dataclasses.asdict(teacher) for teacher in self.teachers]
+        return _json_values(fingerprint)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the fingerprint."""
+        return run_digest(self.fingerprint)
+
+    @property
+    def softmax_over(self) -> SoftmaxOver:
+        """Tokens in the softmax of the loss, with `auto` resolved.
+
+        Raises UsageError for a choice that needs SIDs as answers with other examples.
+        """
+        chosen = self.options.softmax_over
+        sid_only = all(answers_with_sid(task) for task in self.lineage.tasks)
+        if chosen == "auto":
+            # TRL's other losses are over the whole vocabulary
+            default_loss = self.sft_fields.get("loss_type", "nll") == "nll"
+            return "sid" if sid_only and default_loss else "vocabulary"
+        if chosen != "vocabulary" and not sid_only:
+            raise UsageError(
+                f"softmax_over={chosen} requires that all training examples answer with SIDs",
+                hint="softmax_over=vocabulary",
+            )
+        return chosen
+
+    @property
+    def normalize(self) -> ModelNormalize:
+        """Normalization of the trained model's scores: the finest that its loss used."""
+        return "trie" if self.softmax_over == "trie" else "level"
+
+    @property
+    def history_prompt(self) -> HistoryPrompt | None:
+        """The prompt for histories: of these examples, else of the model before."""
+        return self.lineage.history_prompt or self.contract.history_prompt
+
+    @property
+    def text_prompt(self) -> TextPrompt | None:
+        """The prompt for texts: of these examples, else of the model before."""
+        return self.lineage.text_prompt or self.contract.text_prompt
+
+    def new_contract(self) -> Contract:
+        """The contract of the trained model."""
+        changed = {
+            key: value for key, value in self.sft_fields.items() if DEFAULTS.get(key) != value
+        }
+        params = TrainParams(
+            examples=self.lineage.files[self.examples.name],
+            split=self.lineage.split,
+            task_weights=self.lineage.task_weights,
+            example_format=self.lineage.example_format,
+            options=dataclasses.asdict(self.options),
+            sft_fields=_json_values(changed),
+            run=self.digest,
+            teachers=self.teachers,
+        )
+        return self.contract.with_stage(
+            StageRecord(self.options.stage, params),
+            identity=self.bundle.identity,
+            base_folder=self.model if self.options.stage == "lora" else None,
+            history_prompt=self.history_prompt,
+            text_prompt=self.text_prompt,
+            normalize=self.normalize,
+        )
+
+    def inheritance(self) -> str:
+        """One line on what the run takes over from the model before it."""
+        stages = " > ".join(record.stage for record in self.contract.stages)
+        prompt = self.contract.history_prompt
+        task = f"{prompt.task}, {prompt.format}" if prompt else "none"
+        tokens = self.contract.tokens
+        return (
+            f"{self.options.stage} starts from {self.model_dir} ({stages}): bundle "
+            f"{self.bundle.manifest.name} {self.bundle.identity.digest[:12]}, "
+            f"{tokens.stop - tokens.start} tokens at {tokens.start}, base "
+            f"{self.contract.base_model}, history prompt {task}"
+        )
+
+
+def _json_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as JSON gives them back; what JSON cannot store becomes text."""
+    return dict(json.loads(json.dumps(values, default=str)))

@@ -1,0 +1,234 @@
+"""Baselines against a few slow lines that say the same, and against figures measured elsewhere."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.data.interactions import read_interactions
+from sidtool.data.splits import Example, UserSequence, leave_one_out
+from sidtool.errors import DataError
+from sidtool.evaluation import baselines
+from sidtool.evaluation.baselines import (
+    UNTUNED,
+    Catalog,
+    KnnSettings,
+    item_knn,
+    item_similarity,
+    popularity,
+    tune_item_knn,
+)
+from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
+
+DATA = Path(os.environ.get("SIDTOOL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+BEAUTY = DATA / "beauty"
+ITEMS = 9
+
+sequence = st.lists(st.integers(0, ITEMS - 1), max_size=7)
+weights = st.builds(
+    KnnSettings,
+    distance=st.sampled_from([1.0, 0.85, 0.5]),
+    shrinkage=st.sampled_from([0.0, 3.0]),
+    neighbors=st.sampled_from([None, 1, 3]),
+    recency=st.sampled_from([1.0, 0.75]),
+)
+
+
+def arrays(sequences: list[list[int]]) -> list[np.ndarray]:
+    return [np.array(items, dtype=np.int64) for items in sequences]
+
+
+def slow_similarity(sequences: list[list[int]], how: KnnSettings) -> dict[int, dict[int, float]]:
+    together: dict[int, dict[int, float]] = {item: {} for item in range(ITEMS)}
+    for items in sequences:
+        for i, one in enumerate(items):
+            for j, other in enumerate(items):
+                if one != other:
+                    weight = how.distance ** (abs(i - j) - 1)
+                    together[one][other] = together[one].get(other, 0) + weight
+    events = [sum(items.count(item) for items in sequences) for item in range(ITEMS)]
+    similar = {
+        one: {
+            other: w / ((events[one] * events[other]) ** 0.5 + how.shrinkage)
+            for other, w in row.items()
+        }
+        for one, row in together.items()
+    }
+    if how.neighbors is None:
+        return similar
+    # compared as the code compares them: rounding must not decide who is near
+    return {
+        one: dict(
+            sorted(row.items(), key=lambda pair: (-round(pair[1], 12), pair[0]))[: how.neighbors]
+        )
+        for one, row in similar.items()
+    }
+
+
+@given(sequences=st.lists(sequence, max_size=6), how=weights)
+@settings(max_examples=60, deadline=None)
+def test_similarity(sequences: list[list[int]], how: KnnSettings) -> None:
+    found = item_similarity(arrays(sequences), ITEMS, how).toarray()
+    slow = slow_similarity(sequences, how)
+    if how.neighbors is None:
+        expected = [[slow[one].get(other, 0.0) for other in range(ITEMS)] for one in range(ITEMS)]
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    else:  # which of two equal neighbors stays may hang on rounding; how near they are may not
+        for one in range(ITEMS):
+            kept = sorted(found[one][found[one] > 0])
+            np.testing.assert_allclose(kept, sorted(slow[one].values()), rtol=1e-9)
+
+
+def test_cosine_of_the_item_columns() -> None:
+    sequences = [[0, 1, 2], [1, 2], [0, 2, 3], [2]]
+    columns = np.array([[item in items for item in range(4)] for items in sequences], dtype=float)
+    columns /= np.linalg.norm(columns, axis=0)
+    expected = columns.T @ columns
+    np.fill_diagonal(expected, 0)
+    found = item_similarity(arrays(sequences), 4, KnnSettings(distance=1.0)).toarray()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@given(
+    sequences=st.lists(sequence, min_size=1, max_size=6),
+    histories=st.lists(sequence, min_size=1, max_size=4),
+    how=weights,
+    k=st.integers(1, ITEMS + 2),
+    exclude_seen=st.booleans(),
+)
+@settings(max_examples=100, deadline=None)
+def test_item_knn_ranks_by_score_then_popularity(
+    sequences: list[list[int]],
+    histories: list[list[int]],
+    how: KnnSettings,
+    k: int,
+    exclude_seen: bool,
+) -> None:
+    similar = item_similarity(arrays(sequences), ITEMS, how)
+    found = item_knn(similar, arrays(histories), k, settings=how, exclude_seen=exclude_seen)
+    dense = similar.toarray()
+    for history, row in zip(histories, found.tolist(), strict=True):
+        scores = np.zeros(ITEMS)
+        for age, item in enumerate(reversed(history)):
+            scores += how.recency**age * dense[item]
+        allowed = [item for item in range(ITEMS) if not (exclude_seen and item in history)]
+        given_items = [item for item in row if item >= 0]
+        assert len(given_items) == len(set(given_items)) == min(k, len(allowed))
+        assert set(given_items) <= set(allowed)
+        # best first, and nothing better left out, up to float32
+        assert (np.diff(scores[given_items]) <= 1e-6).all()
+        left = [item for item in allowed if item not in given_items]
+        assert not left or max(scores[left]) <= min(scores[given_items]) + 1e-6
+        zeros = [item for item in given_items if scores[item] == 0]
+        assert zeros == [item for item in allowed if scores[item] == 0][: len(zeros)]
+
+
+def test_equal_scores_rank_by_popularity() -> None:
+    similar = item_similarity(
+        arrays([[0, 4, 0, 3, 0, 2], [0, 5], [0, 1]]), 6, KnnSettings(distance=1.0)
+    )
+    both = item_knn(similar, arrays([[0]]), 6, settings=KnnSettings(), exclude_seen=True)
+    ties = similar.toarray()[0]
+    expected = sorted(range(1, 6), key=lambda item: (-np.float32(ties[item]), item))
+    assert both[0].tolist() == [*expected, -1]
+
+
+@given(
+    histories=st.lists(sequence, min_size=1, max_size=4),
+    k=st.integers(1, 12),
+    exclude_seen=st.booleans(),
+)
+def test_popularity_is_the_index_in_order(
+    histories: list[list[int]], k: int, exclude_seen: bool
+) -> None:
+    found = popularity(arrays(histories), ITEMS, k, exclude_seen=exclude_seen)
+    for history, row in zip(histories, found.tolist(), strict=True):
+        expected = [item for item in range(ITEMS) if not (exclude_seen and item in history)][:k]
+        assert row == expected + [-1] * (k - len(expected))
+
+
+def test_the_catalog_is_ordered_by_popularity_then_id() -> None:
+    catalog = Catalog.of(["d", "c", "b", "a"], [["c", "x", "a"], ["b", "c"], ["x"]])
+    assert catalog.ids == ("c", "a", "b", "d")
+    assert catalog.events.tolist() == [2, 1, 1, 0]
+    assert catalog.index_of(["d", "x", "c"]).tolist() == [3, 0]
+    assert catalog.targets(["d", "x", "c"]).tolist() == [3, -1, 0]
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    sequences = arrays([rng.integers(0, 40, size=8).tolist() for _ in range(60)])
+    similar = item_similarity(sequences, 40, UNTUNED)
+    whole = item_knn(similar, sequences, 10, settings=UNTUNED, exclude_seen=True)
+    monkeypatch.setattr(baselines, "CHUNK", 25)
+    parts = item_knn(similar, sequences, 10, settings=UNTUNED, exclude_seen=True)
+    assert (whole == parts).all()
+
+
+def test_tuning_finds_that_only_the_last_item_counts() -> None:
+    """Items come in pairs that follow each other; everything earlier in a history is noise."""
+    rng = np.random.default_rng(0)
+    ids = [f"i{number:02}" for number in range(40)]
+
+    def walk() -> list[str]:
+        pairs = rng.permutation(20)[:5]
+        return [ids[2 * pair + step] for pair in pairs for step in (0, 1)]
+
+    train = [UserSequence(f"u{user}", tuple(walk()), tuple(range(10))) for user in range(150)]
+    catalog = Catalog.of(ids, [user.items for user in train])
+    walks = [walk() for _ in range(100)]
+    valid = [Example(f"v{row}", tuple(items[:-1]), items[-1], 9) for row, items in enumerate(walks)]
+    steps: list[tuple[int, int]] = []
+    grid = {"recency": (1.0, 0.75, 0.3), "distance": (1.0, 0.5)}
+    best = tune_item_knn(
+        catalog,
+        train,
+        valid,
+        exclude_seen=True,
+        grid=grid,
+        progress=lambda *step: steps.append(step),
+    )
+    assert steps[-1] == (10, 10)
+    assert quality(catalog, train, valid, best) >= quality(catalog, train, valid, UNTUNED)
+    flat = KnnSettings(distance=1.0, recency=1.0)
+    assert quality(catalog, train, valid, best) > quality(catalog, train, valid, flat)
+    with pytest.raises(DataError, match="validation examples"):
+        tune_item_knn(catalog, train, [], exclude_seen=True)
+
+
+def quality(
+    catalog: Catalog, train: list[UserSequence], valid: list[Example], how: KnnSettings
+) -> float:
+    similar = item_similarity([catalog.index_of(user.items) for user in train], len(catalog), how)
+    histories = [catalog.index_of(example.history) for example in valid]
+    ranked = item_knn(similar, histories, 10, settings=how, exclude_seen=True)
+    targets = catalog.targets([example.item for example in valid])
+    return float(metric_values(find_targets(ranked, targets), (10,))[:, 1].mean())
+
+
+@pytest.mark.skipif(not BEAUTY.exists(), reason="the Amazon Beauty benchmark is not at hand")
+def test_figures_of_amazon_beauty() -> None:
+    """R@5, R@10, N@5, N@10 as measured by an independent script (histories: train and valid; seen
+    items removed)."""
+    split = leave_one_out(read_interactions(BEAUTY / "interactions.csv"))
+    with (BEAUTY / "items.jsonl").open(encoding="utf-8") as stream:
+        ids = [json.loads(line)["item_id"] for line in stream]
+    catalog = Catalog.of(ids, [user.items for user in split.train])
+    histories = [catalog.index_of(example.history) for example in split.test]
+    targets = catalog.targets([example.item for example in split.test])
+    similar = item_similarity(
+        [catalog.index_of(user.items) for user in split.train], len(catalog), UNTUNED
+    )
+    wanted = [metric_names((5, 10)).index(name) for name in ("hr@5", "hr@10", "ndcg@5", "ndcg@10")]
+
+    def measured(ranked: np.ndarray) -> list[float]:
+        return metric_values(find_targets(ranked, targets), (5, 10)).mean(axis=0)[wanted].tolist()
+
+    popular = popularity(histories, len(catalog), 10, exclude_seen=True)
+    near = item_knn(similar, histories, 10, settings=UNTUNED, exclude_seen=True)
+    assert measured(popular) == pytest.approx([0.0075, 0.0115, 0.0041, 0.0055], abs=0.00015)
+    assert measured(near) == pytest.approx([0.0540, 0.0739, 0.0386, 0.0449], abs=0.0003)

@@ -1,0 +1,92 @@
+"""Intervals against theory, and the user as the unit that is drawn."""
+
+import numpy as np
+import pytest
+
+from sidtool.evaluation.bootstrap import intervals, paired_differences
+
+
+def users(n: int) -> list[str]:
+    return [f"u{row}" for row in range(n)]
+
+
+def test_interval_of_a_share_is_the_binomial_one() -> None:
+    n, share = 2000, 0.3
+    values = (np.arange(n) < share * n).astype(np.float64)[:, None]
+    low, high = intervals(values, users(n), resamples=2000)[0]
+    half = 1.96 * (share * (1 - share) / n) ** 0.5
+    assert low == pytest.approx(share - half, abs=0.15 * half)
+    assert high == pytest.approx(share + half, abs=0.15 * half)
+
+
+def test_agrees_with_scipy() -> None:
+    from scipy.stats import bootstrap
+
+    values = np.random.default_rng(3).beta(0.5, 3, size=400)
+    reference = bootstrap(
+        (values,), np.mean, n_resamples=4000, method="percentile", rng=1
+    ).confidence_interval
+    width = reference.high - reference.low
+    low, high = intervals(values[:, None], users(400), resamples=4000)[0]
+    assert low == pytest.approx(reference.low, abs=0.08 * width)
+    assert high == pytest.approx(reference.high, abs=0.08 * width)
+
+
+def test_repeating_a_user_narrows_no_interval() -> None:
+    values = np.random.default_rng(0).random((300, 2))
+    once = intervals(values, users(300), seed=5)
+    twice = intervals(np.repeat(values, 2, axis=0), np.repeat(users(300), 2).tolist(), seed=5)
+    np.testing.assert_allclose(once, twice, rtol=1e-12)
+    apart = intervals(np.repeat(values, 2, axis=0), users(600), seed=5)
+    assert (np.diff(apart) < 0.85 * np.diff(once)).all()
+
+
+def test_a_user_with_many_examples_weighs_as_many() -> None:
+    values = np.array([[1.0]] + [[0.0]] * 9)
+    low, high = intervals(values, ["a", *["b"] * 9])[0]
+    assert (low, high) == (0.0, 1.0)  # now and then one user is drawn twice
+
+
+def test_seeded() -> None:
+    values = np.random.default_rng(0).random((100, 3))
+    assert (intervals(values, users(100), seed=1) == intervals(values, users(100), seed=1)).all()
+    assert (intervals(values, users(100), seed=1) != intervals(values, users(100), seed=2)).any()
+
+
+def test_chunks_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).random((100, 1))
+    whole = intervals(values, users(100))
+    monkeypatch.setattr("sidtool.evaluation.bootstrap.CHUNK", 700)
+    assert (intervals(values, users(100)) == whole).all()
+
+
+def test_a_constant_is_certain() -> None:
+    assert intervals(np.full((50, 1), 0.25), users(50)).tolist() == [[0.25, 0.25]]
+
+
+def test_paired_intervals_are_narrower() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.random((500, 1))  # what is easy or hard for both
+    ours, theirs = hard + 0.02 + 0.02 * rng.random((500, 1)), hard
+    [difference] = paired_differences(ours, theirs, users(500))
+    assert difference.mean == pytest.approx(float((ours - theirs).mean()))
+    assert 0.02 < difference.low < difference.mean < difference.high < 0.04
+    assert difference.p_value < 0.01
+    low, high = intervals(ours, users(500))[0]
+    assert difference.high - difference.low < (high - low) / 10
+
+
+def test_no_difference() -> None:
+    values = np.random.default_rng(0).random((50, 1))
+    [same] = paired_differences(values, values, users(50))
+    assert (same.mean, same.low, same.high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_the_p_value_of_noise_is_large() -> None:
+    rng = np.random.default_rng(4)
+    ps = [
+        paired_differences(rng.random((80, 1)), rng.random((80, 1)), users(80))[0].p_value
+        for _ in range(60)
+    ]
+    assert np.mean(np.array(ps) < 0.1) < 0.25  # about a tenth of them
+    assert np.mean(ps) == pytest.approx(0.5, abs=0.15)

@@ -1,0 +1,240 @@
+"""The whole evaluation, from ranked SIDs that a test makes up and from a model."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.splits import Example, UserSequence
+from sidtool.errors import DataError, ThresholdError, UsageError
+from sidtool.evaluation.evaluation import (
+    Evaluation,
+    EvaluationOptions,
+    check_thresholds,
+    compare,
+    evaluate_examples,
+    evaluate_rankings,
+)
+from sidtool.evaluation.metrics import KS, metric_names
+from sidtool.evaluation.ranking import IndexedExamples
+from tests.evaluation.shop import random_leaves, shop, visits
+from tests.loaded import loaded_model
+
+K = 50
+
+
+def oracle_leaves(bundle: Bundle, examples: list[Example]) -> np.ndarray:
+    """A perfect model: the target's SID first, then the others."""
+    leaves = IndexedExamples.of(bundle, examples, exclude_seen=False).target_leaves
+    n = bundle.trie().n_leaves
+    return np.array(
+        [[max(leaf, 0), *(other for other in range(n) if other != max(leaf, 0))] for leaf in leaves]
+    )
+
+
+def random_evaluation(seed: int = 0, **more: Any) -> tuple[Bundle, Evaluation]:
+    bundle = shop(shared=True)
+    events, examples = visits()
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    return bundle, evaluate_rankings(
+        indexed, random_leaves(bundle, len(examples), K, seed), events, EvaluationOptions(**more)
+    )
+
+
+def test_a_perfect_model_scores_1_everywhere() -> None:
+    bundle = shop(shared=False)
+    events, examples = visits()
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    found = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
+    assert set(found.metrics.values()) == set(found.sid_level.values()) == {1.0}
+    assert set(found.confidence_interval.values()) == {(1.0, 1.0)}
+    differences = [found.differences["popularity"][name] for name in ("hr@10", "ndcg@10", "mrr@50")]
+    assert all(difference.low > 0 and difference.p_value < 0.01 for difference in differences)
+
+
+def test_the_correct_sid_is_the_correct_item_only_where_it_has_one() -> None:
+    bundle = shop(shared=True)
+    events, examples = visits()
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    found = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
+    size = dict(
+        zip(*np.unique(bundle.trie().leaves(np.arange(40)), return_counts=True), strict=True)
+    )
+    expected = np.mean([1 / size[leaf] for leaf in indexed.target_leaves])
+    assert found.sid_level["hr@1"] == 1.0
+    assert found.metrics["hr@1"] == pytest.approx(expected)
+    assert expected < 0.9
+
+
+def test_the_json_has_its_keys() -> None:
+    _, found = random_evaluation()
+    value = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    names = set(metric_names(KS))
+    assert "hr@50" in names
+    assert (
+        set(value["metrics"])
+        == set(value["sid_level"])
+        == set(value["confidence_interval"])
+        == names
+    )
+    assert set(value["baselines"]) == {"popularity", "item-knn"}
+    assert all(set(metrics) == names for metrics in value["baselines"].values())
+    assert value["n"] == value["counts"]["users"] == 30
+    assert all(
+        low <= value["metrics"][name] <= high
+        for name, (low, high) in value["confidence_interval"].items()
+    )
+    assert set(value["differences"]["item-knn"]["hr@10"]) == {"mean", "low", "high", "p_value"}
+    for name, metrics in value["baselines"].items():
+        mean = value["differences"][name]["ndcg@10"]["mean"]
+        assert mean == pytest.approx(value["metrics"]["ndcg@10"] - metrics["ndcg@10"])
+    assert set(value["coverage"]) == {"model", "popularity", "item-knn"}
+    assert value["settings"]["item-knn"]["recency"] == 0.75
+
+
+def test_popularity_recommends_the_same_ten_to_every_user() -> None:
+    _, found = random_evaluation()
+    assert found.coverage["popularity"] == 10 / 40
+    assert found.coverage["model"] > 0.9
+
+
+def test_the_counts_of_the_baselines_see_training_events_only() -> None:
+    bundle = shop(shared=False)
+    events = [UserSequence("u", ("i1", "i2"), (0, 1))]
+    examples = [
+        Example(f"u{n}", ("i1", "i5"), "i9", 2) for n in range(4)
+    ]  # i9 would be the most popular
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=True)
+    found = evaluate_rankings(
+        indexed, random_leaves(bundle, 4, K), events, EvaluationOptions(ks=(1, 3))
+    )
+    assert found.baselines["popularity"]["hr@3"] == found.baselines["item-knn"]["hr@3"] == 0
+
+
+def test_slices_split_by_training_events() -> None:
+    bundle = shop(shared=False)
+    events = [UserSequence("a", ("i1",) * 6 + ("i2",) * 5, tuple(range(11)))]
+    examples = [
+        Example(f"u{n}", ("i4",), item, 1) for n, item in enumerate(["i1", "i2", "i3", "i1"])
+    ]
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    leaves = oracle_leaves(bundle, examples)
+    leaves[2] = -1  # the cold one is missed
+    slices = evaluate_rankings(indexed, leaves, events).slices
+    assert {name: part.n for name, part in slices.items()} == {"cold": 1, "rare": 1, "warm": 3}
+    assert {name: part.metrics["hr@1"] for name, part in slices.items()} == {
+        "cold": 0,
+        "rare": 1,
+        "warm": 1,
+    }
+    assert slices["warm"].baselines["popularity"]["hr@1"] == pytest.approx(2 / 3)
+
+
+def test_targets_that_the_bundle_lacks_are_misses_and_counted() -> None:
+    bundle = shop(shared=False, retired=["i1"])
+    events, _ = visits()
+    examples = [
+        Example("a", ("i2",), "i3", 1),
+        Example("b", ("ghost",), "i1", 1),
+        Example("c", ("i2",), "ghost", 1),
+    ]
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    found = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
+    assert found.n == 3
+    assert found.metrics["hr@1"] == pytest.approx(1 / 3)
+    assert found.baselines["popularity"]["hr@50"] == pytest.approx(1 / 3)
+    assert found.counts["targets_not_in_bundle"] == 2
+    assert found.counts["empty_histories"] == 1
+
+
+def test_exclude_seen_holds_for_every_system() -> None:
+    bundle = shop(shared=False)
+    events = [UserSequence("u", ("i1", "i2"), (0, 1))] * 3
+    examples = [Example("u", ("i1", "i2"), "i1", 2)]
+    for exclude_seen, hit in ((False, 1.0), (True, 0.0)):
+        indexed = IndexedExamples.of(bundle, examples, exclude_seen=exclude_seen)
+        found = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
+        means = [found.metrics, *found.baselines.values()]
+        assert [metrics["hr@50"] for metrics in means] == [hit] * 3
+        assert found.counts["targets_seen"] == (not hit)
+
+
+def test_without_events_there_are_no_baselines() -> None:
+    bundle = shop(shared=False)
+    _, examples = visits()
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    leaves = random_leaves(bundle, len(examples), K)
+    assert evaluate_rankings(indexed, leaves, None).to_json()["baselines"] == {}
+    found = evaluate_rankings(indexed, leaves, visits()[0], EvaluationOptions(baselines=False))
+    assert found.baselines == {}
+    assert found.slices["warm"].n > 0
+
+
+def test_thresholds() -> None:
+    _, found = random_evaluation()
+    check_thresholds(found, {"hr@50": found.metrics["hr@50"], "ndcg@10": 0.0})
+    with pytest.raises(ThresholdError, match=r"ndcg@10 is 0\.\d{4}, below the threshold 0\.99"):
+        check_thresholds(found, {"hr@50": 0.0, "ndcg@10": 0.99})
+    with pytest.raises(ThresholdError):
+        check_thresholds(found, {"hr@10": float("nan")})
+    with pytest.raises(UsageError, match="'ndgc@10' is not a metric of this evaluation"):
+        check_thresholds(found, {"hr@1": 2.0, "ndgc@10": 0.1})
+
+
+def test_comparing_two_models() -> None:
+    _, one = random_evaluation(seed=0)
+    _, other = random_evaluation(seed=1)
+    difference = compare(one, other)["ndcg@10"]
+    assert difference.mean == pytest.approx(one.metrics["ndcg@10"] - other.metrics["ndcg@10"])
+    assert difference.low <= difference.mean <= difference.high
+    assert compare(one, one)["ndcg@10"].p_value == 1.0
+    _, fewer = random_evaluation(ks=(10,))
+    with pytest.raises(DataError, match="different examples"):
+        compare(one, fewer)
+
+
+def test_an_evaluation_is_deterministic() -> None:
+    assert random_evaluation()[1].to_json() == random_evaluation()[1].to_json()
+    other = random_evaluation(seed=0)[0], random_evaluation(0)[1]
+    assert other[1].to_json()["settings"]["seed"] == 0
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_evaluating_a_model(exclude_seen: bool) -> None:
+    bundle = shop(shared=False)
+    events, examples = visits(users=15)
+    found = evaluate_examples(
+        loaded_model(bundle),
+        examples,
+        events,
+        EvaluationOptions(ks=(1, 10, 40), num_beams=40, exclude_seen=exclude_seen),
+    )
+    assert found.settings["num_beams"] == 40
+    # all 40 items are ranked, so what may be found is found
+    possible = sum(not (exclude_seen and example.item in example.history) for example in examples)
+    means = [found.metrics, found.sid_level, *found.baselines.values()]
+    assert [metrics["hr@40"] for metrics in means] == pytest.approx([possible / 15] * 4)
+    assert 0 < found.metrics["ndcg@40"] < 1
+
+
+def test_nonsense_is_refused() -> None:
+    bundle = shop(shared=False)
+    events, _ = visits(users=2)
+    with pytest.raises(DataError, match="no examples"):
+        evaluate_examples(loaded_model(bundle), [], events)
+    for number in ({"limit": 0}, {"num_beams": 0}):
+        with pytest.raises(UsageError, match="at least 1"):
+            EvaluationOptions(**number)
+    with pytest.raises(UsageError, match="cut-offs"):
+        EvaluationOptions(ks=(10, 5))
+
+
+def test_importing_the_evaluation_loads_nothing_heavy() -> None:
+    heavy = ("torch", "transformers", "scipy")
+    code = f"import sys, sidtool.evaluation.evaluation; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,156 @@
+"""From ranked SIDs to the ranks of items, against a slow count of the items before them."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.splits import Example
+from sidtool.errors import DataError
+from sidtool.evaluation.metrics import metric_values
+from sidtool.evaluation.ranking import (
+    IndexedExamples,
+    first_items,
+    item_ranks,
+    rank_sids,
+    sid_ranks,
+)
+from sidtool.recommendation import query
+from sidtool.recommendation.recommend import recommend
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.requests import Request
+from tests.evaluation.shop import random_leaves, shop, visits
+from tests.loaded import loaded_model
+
+K = 30
+
+
+def groups(bundle: Bundle, leaves: Any, banned: set[str]) -> list[list[str]]:
+    """The item ids of each leaf, banned ones left out."""
+    named = [
+        [bundle.items.ids[row] for row in bundle.trie().leaf_rows(leaf)]
+        for leaf in leaves
+        if leaf >= 0
+    ]
+    return [[item for item in group if item not in banned] for group in named]
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_ranks_count_what_may_be_recommended(shared: bool, exclude_seen: bool) -> None:
+    bundle = shop(shared=shared, retired=["i3", "i4", "i5"])
+    _, examples = visits()
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=exclude_seen)
+    leaves = random_leaves(bundle, len(examples), K)
+    if exclude_seen and not shared:  # the decoder's filter takes these away
+        for row, ranked in enumerate(leaves):
+            kept = ranked[~np.isin(ranked, indexed.denied_positions(row))]
+            ranked[:] = [*kept, *[-1] * (K - len(kept))]
+    ranks, sids = item_ranks(indexed, leaves), sid_ranks(indexed, leaves)
+    first = first_items(indexed, leaves, 10)
+    hits = 0
+    for row, example in enumerate(examples):
+        banned = set(example.history) if exclude_seen else set()
+        order = groups(bundle, leaves[row], banned)
+        flat = [item for group in order for item in group]
+        assert [
+            bundle.items.ids[bundle.active[place]] for place in first[row] if place >= 0
+        ] == flat[:10]
+        at = next((n for n, group in enumerate(order) if example.item in group), None)
+        if at is None:
+            assert ranks.group_size[row] == sids.group_size[row] == 0
+            continue
+        hits += 1
+        assert (ranks.before[row], ranks.group_size[row]) == (
+            sum(map(len, order[:at])),
+            len(order[at]),
+        )
+        assert sids.group_size[row] == 1
+        assert sids.before[row] == at
+    assert hits > 5
+
+
+def test_a_shared_sid_is_a_fraction_of_a_hit() -> None:
+    bundle = shop(shared=True)
+    _, examples = visits()
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    leaves = random_leaves(bundle, len(examples), K)
+    items, sids = (
+        metric_values(item_ranks(indexed, leaves)),
+        metric_values(sid_ranks(indexed, leaves)),
+    )
+    assert (items <= sids + 1e-12).all()
+    assert items.mean() < sids.mean()
+
+
+def test_targets_that_cannot_be_recommended() -> None:
+    bundle = shop(shared=False, retired=["i1"])
+    examples = [
+        Example("u", ("i2", "ghost", "i1"), "i0", 3),
+        Example("u", ("i2",), "i1", 1),  # retired
+        Example("u", ("i2",), "ghost", 1),
+        Example("u", ("i2", "i0"), "i2", 2),  # seen
+    ]
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=True)
+    assert (indexed.target_positions >= 0).tolist() == [True, False, False, False]
+    # a retired item stays in the history
+    assert indexed.histories[0].tolist() == bundle.items.rows(["i2", "i1"]).tolist()
+    assert (
+        IndexedExamples.of(bundle, examples, exclude_seen=False).target_positions >= 0
+    ).tolist() == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    everything = np.tile(np.arange(bundle.trie().n_leaves), (4, 1))
+    assert (item_ranks(indexed, everything).group_size > 0).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_ranking_is_what_recommend_returns(
+    shared: bool, exclude_seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = shop(shared=shared, retired=["i3"])
+    _, examples = visits(users=12)
+    model = loaded_model(bundle)
+    steps: list[tuple[int, int]] = []
+    monkeypatch.setattr(query, "WINDOW", 5)
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=exclude_seen)
+    leaves = rank_sids(
+        model, indexed, k=10, num_beams=20, progress=lambda *step: steps.append(step)
+    )
+    assert steps == [(5, 12), (10, 12), (12, 12)]
+    requests = [Request(example.user, example.history) for example in examples]
+    options = RecommendOptions(k=10, num_beams=20, exclude_seen=exclude_seen)
+    answers = recommend(model, requests, options)
+    for answer, places in zip(answers, first_items(indexed, leaves, 10), strict=True):
+        assert [bundle.items.ids[bundle.active[place]] for place in places] == list(answer.items)
+
+
+def test_the_ranking_comes_from_the_history() -> None:
+    bundle = shop(shared=False)
+    histories = [("i1", "i2"), ("i2", "i1"), ("i7",)]
+    indexed = IndexedExamples.of(
+        bundle, [Example("u", history, "i0", 2) for history in histories], exclude_seen=False
+    )
+    ranked = rank_sids(loaded_model(bundle), indexed, k=10, num_beams=40)
+    assert all((one != other).any() for one, other in pairwise(ranked))
+
+
+def test_a_model_that_was_not_trained_to_recommend_is_refused() -> None:
+    bundle = shop(shared=False)
+    indexed = IndexedExamples.of(bundle, visits(users=1)[1], exclude_seen=False)
+    with pytest.raises(DataError, match="not trained to recommend"):
+        rank_sids(loaded_model(bundle, history_prompt=None), indexed, k=5, num_beams=5)
+
+
+def test_a_catalog_smaller_than_k_ends_early() -> None:
+    bundle = shop(shared=False, items=6)
+    indexed = IndexedExamples.of(bundle, [Example("u", ("i1", "i2"), "i3", 2)], exclude_seen=True)
+    [ranked] = rank_sids(loaded_model(bundle), indexed, k=10, num_beams=10)
+    assert sorted(ranked[:4]) == sorted(set(range(6)) - set(indexed.denied_positions(0).tolist()))
+    assert (ranked[4:] == -1).all()

@@ -1,0 +1,233 @@
+"""Answers to tasks: SIDs against exact scores of every SID, texts against loops written out,
+guesses by counting."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.errors import DataError, UsageError
+from sidtool.evaluation.questions import Question
+from sidtool.evaluation.task_metrics import evaluate_questions
+from sidtool.evaluation.text_answers import exact_match, normalized, token_f1
+from sidtool.model.load import LoadedModel
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.prompt.segments import Segment, begin, catalog, end, sids, template
+from sidtool.recommendation.score import score_sids
+from tests.bundles import small_bundle
+from tests.loaded import loaded_model
+from tests.models import EOS
+
+torch.set_num_threads(1)
+N = 30
+
+
+def made(*, crowded: bool = False) -> LoadedModel:
+    bundle = small_bundle(N, (2, 2, 2), duplicates=True) if crowded else small_bundle(N)
+    return loaded_model(bundle, "qwen3")
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return made()
+
+
+def to_sid(
+    loaded: LoadedModel, text: str, row: int, group: tuple[object, ...] | None = None
+) -> Question:
+    space = loaded.bundle.space
+    places = sids(space, loaded.bundle.items.codes[row : row + 1], markers=False).sid_tokens
+    prompt = (template("Title: "), catalog(text), template("\nSID:"), begin(space))
+    return Question(
+        prompt, (Segment("sid", sid_tokens=places), end(space), template("<eos>")), group
+    )
+
+
+def to_text(loaded: LoadedModel, row: int, text: str) -> Question:
+    space = loaded.bundle.space
+    sid = sids(space, loaded.bundle.items.codes[row : row + 1])
+    return Question(
+        (template("SID: "), sid, template("\nTitle: ")), (catalog(text), template("<eos>"))
+    )
+
+
+def exact_scores(loaded: LoadedModel, questions: list[Question]) -> Any:
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    prompts = [encoder.ids(question.prompt) for question in questions]
+    return score_sids(loaded.model, prompts, loaded.bundle.items.codes, loaded.tokens)
+
+
+def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(loaded: LoadedModel) -> None:
+    questions = [to_sid(loaded, f"film {row}", row) for row in range(N)]
+    found = evaluate_questions(loaded, "title-to-sid", questions, num_beams=N)
+    codes, scores = loaded.bundle.items.codes, exact_scores(loaded, questions)
+    best = codes[scores.argmax(axis=1)]
+    for level in (1, 2):
+        wanted = (best[:, :level] == codes[:, :level]).all(axis=1).mean()
+        assert found.metrics[f"prefix@{level}"] == pytest.approx(wanted)
+    ranks = (scores > np.diag(scores)[:, None]).sum(axis=1)
+    assert found.metrics["exact"] == found.metrics["hr@1"] == pytest.approx((ranks == 0).mean())
+    assert found.metrics["hr@20"] == pytest.approx((ranks < 20).mean())
+    assert found.metrics["ndcg@20"] == pytest.approx(
+        np.where(ranks < 20, 1 / np.log2(ranks + 2), 0).mean()
+    )
+    assert found.n == N
+    for name, (low, high) in found.confidence_interval.items():
+        assert low <= found.metrics[name] <= high
+    narrow = evaluate_questions(loaded, "title-to-sid", questions, num_beams=1)
+    assert {name for name in narrow.metrics if "@" in name and "prefix" not in name} == {
+        "hr@1",
+        "ndcg@1",
+        "mrr@1",
+    }
+
+
+def test_chance_is_a_sid_drawn_at_random(loaded: LoadedModel) -> None:
+    questions = [to_sid(loaded, f"film {row}", row) for row in range(0, N, 3)]
+    found = evaluate_questions(loaded, "title-to-sid", questions, num_beams=2)
+    codes, own = loaded.bundle.items.codes, loaded.bundle.items.codes[::3]
+    for level in (1, 2, 3):
+        share = (codes[None, :, :level] == own[:, None, :level]).all(axis=2).mean()
+        assert found.chance["exact" if level == 3 else f"prefix@{level}"] == pytest.approx(share)
+
+
+def test_what_is_correct_for_one_is_correct_for_its_group(loaded: LoadedModel) -> None:
+    first = int(exact_scores(loaded, [to_sid(loaded, "same", 0)])[0].argmax())
+    wrong = (first + 7) % N
+    alone = evaluate_questions(loaded, "t", [to_sid(loaded, "same", wrong)], num_beams=N)
+    assert alone.metrics["exact"] == 0
+    also_correct = [to_sid(loaded, "whatever", first, ("same",))]
+    helped = evaluate_questions(
+        loaded,
+        "t",
+        [to_sid(loaded, "same", wrong, ("same",))],
+        also_correct=also_correct,
+        num_beams=N,
+    )
+    assert (helped.metrics["exact"], helped.metrics["prefix@1"]) == (1, 1)
+    assert helped.metrics["hr@1"] == 0  # retrieval looks for the item itself
+    assert helped.chance["exact"] == pytest.approx(2 / N)
+
+
+def test_a_shared_sid_is_correct_and_its_items_share_the_rank() -> None:
+    loaded = made(crowded=True)
+    keys = loaded.bundle.items.keys
+    best = int(exact_scores(loaded, [to_sid(loaded, "x", 0)])[0].argmax())
+    size = int((keys == keys[best]).sum())
+    assert size > 1
+    found = evaluate_questions(loaded, "t", [to_sid(loaded, "x", best)], num_beams=N)
+    assert found.metrics["exact"] == 1
+    assert found.metrics["hr@1"] == pytest.approx(1 / size)
+
+
+def test_a_whole_history_is_evaluated_by_its_last_item(loaded: LoadedModel) -> None:
+    space, codes = loaded.bundle.space, loaded.bundle.items.codes
+    whole = Question((), (sids(space, codes[[3, 8, 5]]), template("")))
+    cut = (sids(space, codes[[3, 8]]), begin(space))
+    asked = Question(
+        cut, (Segment("sid", sid_tokens=sids(space, codes[5:6], markers=False).sid_tokens),)
+    )
+    assert (
+        evaluate_questions(loaded, "t", [whole]).metrics
+        == evaluate_questions(loaded, "t", [asked]).metrics
+    )
+
+
+def greedy(loaded: LoadedModel, ids: list[int], n: int) -> list[int]:
+    written: list[int] = []
+    while len(written) < n:
+        token = int(loaded.model(input_ids=torch.tensor([ids + written])).logits[0, -1].argmax())
+        if token == EOS:
+            break
+        written.append(token)
+    return written
+
+
+@torch.no_grad()
+def test_texts_are_written_greedily_and_perplexity_is_the_answers(loaded: LoadedModel) -> None:
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    texts = ["red toy", "a much longer title of a film", "x"]
+    questions = [to_text(loaded, row, text) for row, text in enumerate(texts)]
+    room = max(len(encoder.ids(question.answer)) for question in questions) + 8
+    found = evaluate_questions(loaded, "sid-to-title", questions)
+    written = [
+        loaded.tokenizer.decode(
+            greedy(loaded, encoder.ids(question.prompt), room), skip_special_tokens=True
+        )
+        for question in questions
+    ]
+    assert found.metrics["token_f1"] == pytest.approx(np.mean([*map(token_f1, written, texts)]))
+    # the model's own words, asked for, are right
+    own = [
+        to_text(loaded, row, text)
+        for row, text in enumerate(written)
+        if normalized(text) and "<" not in text
+    ]
+    if own:
+        assert evaluate_questions(loaded, "sid-to-title", own).metrics["token_f1"] > 0
+    total, count = 0.0, 0
+    for question in questions:
+        before, answer = encoder.ids(question.prompt), encoder.ids(question.answer)
+        logs = loaded.model(input_ids=torch.tensor([before + answer])).logits[0].log_softmax(-1)
+        total -= sum(float(logs[len(before) + at - 1, token]) for at, token in enumerate(answer))
+        count += len(answer)
+    assert found.metrics["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-4)
+    assert found.chance == {}
+
+
+@torch.no_grad()
+def test_running_text_has_a_perplexity_alone(loaded: LoadedModel) -> None:
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    sid = sids(loaded.bundle.space, loaded.bundle.items.codes[:1])
+    text = (catalog("red toy"), template("\n"), sid)
+    found = evaluate_questions(loaded, "item-text", [Question((), text)])
+    ids = encoder.ids(text)
+    logs = loaded.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    losses = [-float(logs[at - 1, ids[at]]) for at in range(1, len(ids))]
+    assert found.metrics == {"perplexity": pytest.approx(np.exp(np.mean(losses)), rel=1e-4)}
+    assert found.confidence_interval == {}
+
+
+def test_questions_that_cannot_be_measured(loaded: LoadedModel) -> None:
+    with pytest.raises(DataError, match="no questions"):
+        evaluate_questions(loaded, "t", [])
+    with pytest.raises(DataError, match="several kinds"):
+        evaluate_questions(loaded, "t", [to_sid(loaded, "x", 1), to_text(loaded, 1, "x")])
+    with pytest.raises(UsageError, match="number of beams"):
+        evaluate_questions(loaded, "t", [to_sid(loaded, "x", 1)], num_beams=0)
+
+
+@pytest.mark.parametrize(
+    ("found", "right", "exact", "f1"),
+    [
+        ("The Toy Story!", "toy story", 1.0, 1.0),
+        ("Toy Story 2", "toy story", 0.0, 4 / 5),  # two of three, two of two
+        (
+            "toy toy",
+            "toy story",
+            0.0,
+            2 / 4,
+        ),  # one of two, one of two: a word counts as often as it stands
+        ("story", "An Alien", 0.0, 0.0),
+        ("the", "", 1.0, 1.0),  # no words at all
+        ("alien", "the", 0.0, 0.0),
+    ],
+)
+def test_text_measures_worked_by_hand(found: str, right: str, exact: float, f1: float) -> None:
+    assert exact_match(found, right) == exact
+    assert token_f1(found, right) == pytest.approx(f1)
+
+
+words = st.lists(st.sampled_from(["red", "toy", "The", "a", "film!", "7"]), max_size=6).map(
+    " ".join
+)
+
+
+@given(words, words)
+def test_token_f1_is_symmetric_and_whole_for_the_same_words(one: str, other: str) -> None:
+    assert token_f1(one, other) == token_f1(other, one)
+    assert 0 <= token_f1(one, other) <= 1
+    assert (token_f1(one, other) == 1) == (sorted(normalized(one)) == sorted(normalized(other)))

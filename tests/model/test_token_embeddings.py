@@ -1,0 +1,112 @@
+"""New rows learn exactly as they would inside the whole weight, and nothing else moves."""
+
+import pytest
+import torch
+
+from sidtool.errors import UsageError
+from sidtool.model.token_embeddings import TokenEmbeddings
+from sidtool.prompt.tokens import SidTokens
+from sidtool.recommendation.partial_head import PartialHead
+from sidtool.sid import SidSpace
+from sidtool.training.shortcuts import narrows_exactly, packs_exactly
+from tests.models import ARCHITECTURES, tiny_model
+
+TOKENS = SidTokens(SidSpace((8, 6, 7)), 60)  # ids 60..82 of 90: rows before and after the block
+IDS = torch.randint(90, (3, 11), generator=torch.Generator().manual_seed(0))
+
+
+def loss_of(logits: torch.Tensor) -> torch.Tensor:
+    return logits.sin().mul(torch.arange(logits.shape[-1]).cos()).sum() / 100
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_and_gradients_are_those_of_the_whole_weight(architecture: str, tied: bool) -> None:
+    plain = tiny_model(architecture, vocab_size=90, tied=tied, pad_token_id=61)
+    model = tiny_model(architecture, vocab_size=90, tied=tied, pad_token_id=61)
+    # a padding row gets no gradient in a plain table; this one lies in the block, and learns as the
+    # head's does
+    plain.get_input_embeddings().padding_idx = None
+    model.requires_grad_(False)
+    rows = TokenEmbeddings(model, TOKENS)
+    seen: list[torch.Tensor] = []
+    model.get_input_embeddings().register_forward_hook(
+        lambda layer, inputs, output: seen.append(inputs[0])
+    )
+    learns = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert len(learns) == (1 if tied else 2)
+    want, found = plain(input_ids=IDS).logits, model(input_ids=IDS).logits
+    torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)
+    assert len(seen) == 1
+    assert torch.equal(seen[0], IDS)
+    loss_of(want).backward()
+    loss_of(found).backward()
+    layers = {"get_input_embeddings", "get_output_embeddings"}
+    named = rows.named(model)
+    assert len(named) == len(learns)
+    for layer in layers:
+        whole = getattr(plain, layer)().weight.grad[TOKENS.start : TOKENS.stop]
+        own = getattr(model, layer)()
+        if hasattr(own, "sid_rows"):
+            torch.testing.assert_close(own.sid_rows.grad, whole, atol=1e-5, rtol=1e-4)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("columns", [None, (60, 81), (55, 90), (64, 70)])
+def test_a_step_moves_the_block_alone_and_narrow_heads_see_it(
+    tied: bool, columns: tuple[int, int] | None
+) -> None:
+    model = tiny_model("gemma3", vocab_size=90, tied=tied)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.requires_grad_(False)
+    rows = TokenEmbeddings(model, TOKENS)
+    optimizer = torch.optim.AdamW(
+        [weight for weight in model.parameters() if weight.requires_grad], 0.1, weight_decay=1.0
+    )
+    head = PartialHead(model, rows.logits).install()
+    for _ in range(2):
+        (logits,) = head.blocks(
+            lambda: model(input_ids=IDS, use_cache=False).logits, [(torch.arange(33), columns)]
+        )
+        loss_of(logits).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert narrows_exactly(model, head, columns)
+    assert packs_exactly(model)
+    moved = [
+        name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])
+    ]
+    assert moved == ["model.embed_tokens.weight", "lm_head.weight"]
+    for name in moved:
+        now, then = model.state_dict()[name], before[name]
+        assert torch.equal(now[:60], then[:60])
+        assert torch.equal(now[83:], then[83:])
+        assert (
+            (now[60:83] != then[60:83]).any(dim=1).all()
+        )  # weight decay moves what has no gradient, here alone
+    twin = tiny_model("gemma3", vocab_size=90, tied=tied)
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(
+            twin(input_ids=IDS).logits, model(input_ids=IDS).logits, atol=1e-5, rtol=1e-5
+        )
+
+
+def test_low_precision_weights_keep_float32_rows() -> None:
+    model = tiny_model("llama", vocab_size=90, tied=False).to(torch.bfloat16)
+    model.requires_grad_(False)
+    rows = TokenEmbeddings(model, TOKENS)
+    assert {row.dtype for row in rows.named(model).values()} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        loss_of(model(input_ids=IDS).logits.float()).backward()
+    assert all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
+
+
+def test_an_adapted_head_is_refused() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_model("llama", vocab_size=90, tied=False)
+    get_peft_model(model, LoraConfig(target_modules=["lm_head"], r=2))
+    with pytest.raises(UsageError, match="plain head"):
+        TokenEmbeddings(model, TOKENS)

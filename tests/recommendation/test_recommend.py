@@ -1,0 +1,248 @@
+"""Requests to items: order, filters, shared SIDs, unknown ids, bounded reading ahead."""
+
+import itertools
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sidtool.errors import DataError, SidtoolWarning, UsageError
+from sidtool.model.load import LoadedModel
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.recommendation import recommend as module
+from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.recommend import recommend, recommend_to_file
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.requests import Recommendation, Request, read_requests
+from tests.bundles import small_bundle
+from tests.loaded import HISTORY_PROMPT, loaded_model, with_prompts
+
+torch.set_num_threads(1)
+
+
+def shop_model(*, duplicates: bool = False, retired: tuple[int, ...] = ()) -> LoadedModel:
+    bundle = small_bundle(60, duplicates=duplicates)
+    bundle.items.retired[list(retired)] = True
+    return loaded_model(bundle, "qwen2")
+
+
+@pytest.fixture(scope="module")
+def shop() -> LoadedModel:
+    return shop_model()
+
+
+def ids_of(shop: LoadedModel, n: int = 60) -> list[str]:
+    return [str(shop.bundle.items.ids[index]) for index in range(n)]
+
+
+def answers_to(shop: LoadedModel, requests: Any, **options: Any) -> list[Recommendation]:
+    return list(recommend(shop, requests, RecommendOptions(**options)))
+
+
+def test_answers_come_in_the_order_of_the_requests(shop: LoadedModel, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "WINDOW", 4)
+    ids = ids_of(shop)
+    requests = [Request(f"u{n}", tuple(ids[n : n + n % 7])) for n in range(11)]
+    reports: list[tuple[int, int]] = []
+    options = RecommendOptions(k=5, num_beams=8)
+    answers = list(
+        recommend(shop, requests, options, progress=lambda *report: reports.append(report))
+    )
+    assert [answer.user for answer in answers] == [f"u{n}" for n in range(11)]
+    assert reports == [(4, 11), (8, 11), (11, 11)]
+    items = shop.bundle.items
+    for request, answer in zip(requests, answers, strict=True):
+        assert len(set(answer.items)) == 5
+        assert list(answer.scores) == sorted(answer.scores, reverse=True)
+        for item, sid, title in zip(answer.items, answer.sids, answer.titles, strict=True):
+            index = items.row(item)
+            assert shop.bundle.space.parse(sid) == tuple(items.codes[index].tolist())
+            assert title == items.title(index)
+        (alone,) = recommend(shop, [request], options)
+        assert alone.items == answer.items
+    assert json.loads(json.dumps(answers[0].to_json()))["items"] == list(answers[0].items)
+
+
+def test_a_text_is_queried_with_the_prompt_of_the_contract(shop: LoadedModel) -> None:
+    text_prompt = TextPrompt("query-to-sid", "Wanted: {item}\nItem:", 100)
+    by_text = with_prompts(shop, text_prompt=text_prompt)
+    session = QuerySession.of(by_text)
+    (answer,) = answers_to(by_text, [Request(text="red  <s_a_1>\ntoy")])
+    query = Query(session.from_text("red <s_a_1> toy"))
+    (expected,) = session.search(by_text.model, [query], k=10, num_beams=50)
+    assert list(answer.scores) == expected.scores.tolist()
+    seen = answer.items[0]
+    request = Request(text="red <s_a_1> toy", history=(seen,))
+    (unseen,) = answers_to(by_text, [request], exclude_seen=True)
+    assert unseen.items[:-1] == answer.items[1:]
+    assert list(read_requests(['{"text": "red", "user": 1}'])) == [Request("1", text="red")]
+    with pytest.raises(UsageError, match="empty"):
+        answers_to(by_text, [Request(text="  ")])
+    with pytest.raises(DataError, match="not trained to find items by text"):
+        answers_to(shop, [Request(text="red")])
+
+
+def test_the_stream_is_read_a_window_at_a_time(shop: LoadedModel, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "WINDOW", 3)
+    read = []
+
+    def requests() -> Iterator[Request]:
+        for n in itertools.count():
+            read.append(n)
+            yield Request(str(n), ("i1",))
+
+    answers = recommend(shop, requests(), RecommendOptions(k=2, num_beams=4))
+    assert [next(answers).user for _ in range(4)] == ["0", "1", "2", "3"]
+    assert len(read) == 6
+
+
+def test_filters_of_the_run_and_of_the_request(shop: LoadedModel) -> None:
+    ids = ids_of(shop)
+    history = tuple(ids[:4])
+    requests = [
+        Request("deny", history, deny=tuple(ids[4:20])),
+        Request("allow", history, allow=(*ids[:2], *ids[30:40], "nobody")),
+        Request("none", history, allow=()),
+    ]
+    answers = answers_to(shop, requests, k=60, num_beams=2, exclude_seen=True)
+    items = {answer.user: answer.items for answer in answers}
+    assert sorted(items["deny"]) == sorted(ids[20:])
+    assert sorted(items["allow"]) == sorted(ids[30:40])
+    assert items["none"] == ()
+    answers = answers_to(shop, requests, k=60, allow=tuple(ids[:35]), deny=tuple(ids[33:]))
+    items = {answer.user: answer.items for answer in answers}
+    assert sorted(items["deny"]) == sorted(ids[:4] + ids[20:33])
+    assert sorted(items["allow"]) == sorted(ids[:2] + ids[30:33])
+    with pytest.raises(DataError, match="allow list"):
+        answers_to(shop, requests, allow=("nobody",))
+    with pytest.raises(DataError, match="deny list"):
+        answers_to(shop, requests, deny=("nobody",))
+
+
+@pytest.mark.parametrize("k", [1, 7, 60, 1000])
+def test_all_items_of_a_shared_sid_are_recommended(k: int) -> None:
+    shop = shop_model(duplicates=True)
+    (answer,) = answers_to(shop, [Request(history=("i1", "i2"))], k=k, num_beams=3)
+    assert len(answer.items) == len(set(answer.items)) == min(k, 60)
+    rows = shop.bundle.items.rows(answer.items)
+    for (sid, row), (next_sid, next_row) in itertools.pairwise(zip(answer.sids, rows, strict=True)):
+        assert sid != next_sid or next_row == row + 1
+    if k >= 60:
+        request = Request(history=("i1", "i2"), deny=answer.items[:1])
+        (rest,) = answers_to(shop, [request], k=k)
+        assert set(rest.items) == set(answer.items[1:])
+
+
+def test_retired_items_are_never_recommended_and_may_be_denied() -> None:
+    shop = shop_model(retired=(0, 1, 30, 59))
+    ids = ids_of(shop)
+    request = Request(history=(ids[0], ids[3]), deny=(ids[30], ids[31]))
+    (answer,) = answers_to(shop, [request], k=100)
+    excluded = {ids[row] for row in (0, 1, 30, 31, 59)}
+    assert sorted(answer.items) == sorted(set(ids) - excluded)
+
+
+def test_unknown_ids_are_skipped_and_counted(shop: LoadedModel) -> None:
+    requests = [Request("a", ("x", "i1", "y")), Request("b", ("i1",))]
+    with pytest.warns(SidtoolWarning, match="2 ids in the histories are not in the bundle"):
+        with_unknown, without = recommend(shop, requests)
+    assert (with_unknown.unknown, without.unknown) == (2, 0)
+    assert with_unknown.items == without.items
+
+
+def test_an_empty_history_is_queried_too(shop: LoadedModel) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (answer,) = answers_to(shop, [Request()], k=3)
+    assert len(answer.items) == 3
+
+
+def test_an_empty_prompt_gets_no_items_and_the_others_theirs(shop: LoadedModel) -> None:
+    without_begin = replace(shop.contract.space, begin=None, end=None)
+    contract = replace(
+        shop.contract,
+        space=without_begin,
+        history_prompt=HistoryPrompt("sequence", "{history}", 5, 100),
+    )
+    bare = replace(shop, contract=contract)
+    ids = ids_of(shop)
+    options = RecommendOptions(k=3)
+    requests = [Request(history=("no such item",)), Request(history=(ids[0],))]
+    with pytest.warns(SidtoolWarning, match="1 ids"):
+        empty, full = recommend(bare, requests, options)
+    assert (empty.items, empty.unknown, len(full.items)) == ((), 1, 3)
+    empty, full = recommend(bare, [Request(), requests[1]], options, candidates=ids[:5])
+    assert (empty.items, len(full.items)) == ((), 3)
+
+
+def test_candidates_are_ranked_by_exact_scores(shop: LoadedModel) -> None:
+    ids = ids_of(shop)
+    history = tuple(ids[:4])
+    (ranked,) = answers_to(shop, [Request(history=history)], k=60, num_beams=60)
+    scores = dict(zip(ranked.items, ranked.scores, strict=True))
+    request = Request(history=history, deny=(ids[20],))
+    options = RecommendOptions(k=60, exclude_seen=True, deny=(ids[21],))
+    (answer,) = recommend(shop, [request], options, candidates=ids[:25])
+    assert set(answer.items) == set(ids[4:20] + ids[22:25])
+    expected = [scores[item] for item in answer.items]
+    np.testing.assert_allclose(answer.scores, expected, atol=1e-4)
+    with pytest.raises(DataError, match="'nobody' is not in the bundle"):
+        next(recommend(shop, [request], options, candidates=["nobody"]))
+
+
+def test_nonsense_is_refused(shop: LoadedModel) -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        RecommendOptions(k=0)
+    with pytest.raises(UsageError, match="at least 1"):
+        RecommendOptions(num_beams=0)
+    with pytest.raises(DataError, match="not trained to recommend"):
+        answers_to(with_prompts(shop), [Request()])
+
+
+def test_a_file_of_recommendations_is_continued(shop: LoadedModel, tmp_path: Path) -> None:
+    requests = [Request(str(n), (f"i{n}",)) for n in range(5)]
+    out = tmp_path / "out.jsonl"
+    recommend_to_file(shop, requests, out)
+    lines = out.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        json.loads(json.dumps(answer.to_json())) for answer in recommend(shop, requests)
+    ]
+    with pytest.raises(UsageError, match="exists already"):
+        recommend_to_file(shop, requests, out)
+    out.unlink()
+    (tmp_path / "out.jsonl.partial").write_text(f"{lines[0]}\n{lines[1]}\n{lines[2][:9]}")
+    recommend_to_file(shop, requests, out, resume=True)
+    resumed = [json.loads(line) for line in out.read_text().splitlines()]
+    assert resumed[:2] == [json.loads(line) for line in lines[:2]]
+    assert [line["items"] for line in resumed] == [json.loads(line)["items"] for line in lines]
+
+
+def test_importing_recommend_loads_no_torch() -> None:
+    code = "import sys, sidtool.recommendation.recommend; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_scores_do_not_depend_on_the_filter(shop: LoadedModel) -> None:
+    ids = ids_of(shop)
+    history = tuple(ids[:3])
+    (unfiltered,) = answers_to(shop, [Request(history=history)], k=60, num_beams=60)
+    request = Request(history=history, deny=tuple(ids[::2]))
+    (filtered,) = answers_to(shop, [request], k=60, num_beams=60)
+    scores = dict(zip(unfiltered.items, unfiltered.scores, strict=True))
+    expected = [scores[item] for item in filtered.items]
+    np.testing.assert_allclose(filtered.scores, expected, atol=1e-4)
+
+
+def test_a_history_prompt_has_the_last_items(shop: LoadedModel) -> None:
+    session = QuerySession.of(shop)
+    index = np.arange(9)
+    assert HISTORY_PROMPT.history_length == 5
+    assert session.from_history(index) == session.from_history(index[-5:])

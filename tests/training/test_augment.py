@@ -1,0 +1,277 @@
+"""Augmentation: whole SIDs in their order, the answer kept, drawn by seed, epoch and row; codes
+hidden in training."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.prompt.encoder import PromptEncoder
+from sidtool.prompt.tokens import SidTokens
+from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples, encode_example
+from sidtool.sid import SidSpace
+from sidtool.training.augment import Augmentation, AugmentedExamples
+from tests.models import tiny_tokenizer
+
+MARKED, BARE = SidSpace((4, 3, 5)), SidSpace((4, 3, 5), begin=None, end=None)
+
+
+def encoder(space: SidSpace) -> PromptEncoder:
+    tokenizer = tiny_tokenizer()
+    tokens = SidTokens(space, len(tokenizer))
+    tokenizer.add_tokens(list(space.tokens))
+    return PromptEncoder(tokenizer, tokens)
+
+
+ENCODERS = {space: encoder(space) for space in (MARKED, BARE)}
+codes = st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 4))
+histories = st.lists(codes, min_size=1, max_size=9)
+chances = st.sampled_from([0.0, 0.3, 0.8, 1.0])
+
+
+def spelled(space: SidSpace, items: list[tuple[int, ...]]) -> str:
+    return "".join(space.spell(item, markers=True) for item in items)
+
+
+def encoded(space: SidSpace, row: dict[str, object], *, codes_only: bool) -> TokenizedExample:
+    return encode_example(row, ENCODERS[space], ENCODERS[space].tokens, codes_only=codes_only)
+
+
+def is_part(part: list[tuple[int, ...]], whole: list[tuple[int, ...]]) -> bool:
+    left = iter(whole)
+    return all(item in left for item in part)
+
+
+def decoded(ids: list[int], tokens: SidTokens) -> list[tuple[int, ...]]:
+    """The SIDs that ids spell; fails if they do not spell whole ones, one after the other."""
+    edge = [[tokens.begin], [tokens.end]] if tokens.begin is not None else [[], []]
+    size, items = tokens.space.levels + 2 * len(edge[0]), []
+    for at in range(0, len(ids), size):
+        item = (
+            np.array(ids[at + len(edge[0]) : at + len(edge[0]) + tokens.space.levels])
+            - tokens.level_starts
+        )
+        assert ids[at : at + size] == [*edge[0], *(item + tokens.level_starts).tolist(), *edge[1]]
+        assert ((item >= 0) & (item < tokens.space.sizes)).all()
+        items.append(tuple(item.tolist()))
+    return items
+
+
+@given(
+    st.sampled_from([MARKED, BARE]),
+    histories,
+    st.integers(0, 8),
+    chances,
+    st.integers(0, 99),
+)
+def test_a_history_keeps_whole_items_in_order(
+    space: SidSpace, items: list[tuple[int, ...]], context: int, drop: float, seed: int
+) -> None:
+    tokens = ENCODERS[space].tokens
+    if 0 < context < len(items):
+        row = {
+            "prompt": spelled(space, items[:context]),
+            "completion": spelled(space, items[context:]),
+        }
+    else:
+        row = {"text": spelled(space, items)}
+    before = encoded(space, {"task": "sequence", **row}, codes_only=True)
+    ids, targets = Augmentation(drop)(before, tokens, np.random.default_rng(seed))
+    kept = decoded(ids.tolist(), tokens)
+    assert is_part(kept, items)
+    assert kept[-1] == items[-1]
+    assert len(kept) >= min(2, len(items))
+    if drop == 0:
+        assert kept == items
+    if drop == 1 and len(items) > 1:
+        assert kept == items[-2:]
+    assert not targets[0]
+    size = tokens.space.levels + 2 * space.has_markers
+    of_items = targets.reshape(-1, size).sum(
+        axis=1
+    )  # what comes before the first target gives context, and is none
+    first = int(np.flatnonzero(of_items)[0]) if of_items.any() else 0
+    assert (of_items[first + 1 :] == tokens.space.levels).all()
+    assert before[1].sum() - targets.sum() <= tokens.space.levels * (len(items) - len(kept)) + 1
+
+
+@given(st.sampled_from([MARKED, BARE]), histories, st.integers(0, 8), chances)
+def test_a_history_turned_round_asks_backwards_in_the_same_places(
+    space: SidSpace, items: list[tuple[int, ...]], context: int, drop: float
+) -> None:
+    tokens = ENCODERS[space].tokens
+    whole = {
+        "prompt": spelled(space, items[:context]),
+        "completion": spelled(space, items[context:]),
+    }
+    row = {"task": "sequence"} | (
+        whole if 0 < context < len(items) else {"text": spelled(space, items)}
+    )
+    before = encoded(space, row, codes_only=True)
+    ids, targets = Augmentation(0.0, 1.0)(before, tokens, np.random.default_rng(0))
+    assert decoded(ids.tolist(), tokens) == items[::-1]
+    assert targets.tolist() == before[1].tolist()
+    ids, _ = Augmentation(drop, 1.0)(before, tokens, np.random.default_rng(0))
+    assert is_part(decoded(ids.tolist(), tokens), items[::-1])
+    assert decoded(before[0].tolist(), tokens) == items  # the row itself is not touched
+
+
+@given(
+    st.sampled_from([MARKED, BARE]),
+    st.integers(1, 9),
+    st.integers(0, 8),
+    chances,
+    st.integers(0, 99),
+)
+def test_items_wander_no_farther_than_they_may_and_targets_keep_their_places(
+    space: SidSpace, length: int, context: int, share: float, seed: int
+) -> None:
+    tokens = ENCODERS[space].tokens
+    items = [(at % 4, at // 4, at % 5) for at in range(length)]  # all different
+    whole = {
+        "prompt": spelled(space, items[:context]),
+        "completion": spelled(space, items[context:]),
+    }
+    row = {"task": "sequence"} | (
+        whole if 0 < context < length else {"text": spelled(space, items)}
+    )
+    before = encoded(space, row, codes_only=True)
+    ids, targets = Augmentation(0.0, shuffle_span=share)(
+        before, tokens, np.random.default_rng(seed)
+    )
+    found = decoded(ids.tolist(), tokens)
+    assert sorted(found) == sorted(items)
+    assert all(abs(found.index(item) - at) <= share * length for at, item in enumerate(items))
+    assert targets.tolist() == before[1].tolist()
+    assert decoded(before[0].tolist(), tokens) == items  # the row itself is not touched
+
+
+@given(histories, chances, st.booleans(), st.integers(0, 99))
+def test_the_frame_and_the_answer_of_a_next_item_row_stay(
+    items: list[tuple[int, ...]], drop: float, codes_only: bool, seed: int
+) -> None:
+    tokens, answer = ENCODERS[MARKED].tokens, MARKED.spell((1, 2, 3), markers=True)
+    row = {
+        "task": "next-item",
+        "prompt": "red " + spelled(MARKED, items) + " blue" + MARKED.begin,
+        "completion": answer[len(MARKED.begin) :] + "<eos>",
+    }
+    ids, targets = encoded(MARKED, row, codes_only=codes_only)
+    kept, marked = Augmentation(drop, reverse_prob=1.0, shuffle_span=1.0)(
+        (ids, targets), tokens, np.random.default_rng(seed)
+    )
+    first = int(np.flatnonzero(ids == tokens.begin)[0])
+    rest = ids[first + 5 * len(items) :]
+    assert kept[:first].tolist() == ids[:first].tolist()
+    assert kept[len(kept) - len(rest) :].tolist() == rest.tolist()
+    history = decoded(kept[first : len(kept) - len(rest)].tolist(), tokens)
+    assert is_part(history, items)
+    assert history[-1] == items[-1] or drop > 0
+    assert kept[marked].tolist() == ids[targets].tolist()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "task": "sid-to-title",
+            "prompt": MARKED.spell((1, 2, 3), markers=True),
+            "completion": "red film<eos>",
+        },
+        {
+            "task": "title-to-sid",
+            "prompt": "red film" + MARKED.begin,
+            "completion": "<s_a_1><s_b_2><s_c_3><eos>",
+        },
+    ],
+)
+def test_rows_without_a_history_stay(row: dict[str, object]) -> None:
+    before = encoded(MARKED, row, codes_only=False)
+    after = Augmentation(1.0, 1.0, 1.0)(before, ENCODERS[MARKED].tokens, np.random.default_rng(0))
+    assert all(np.array_equal(one, other) for one, other in zip(after, before, strict=True))
+
+
+def some_rows(n: int = 40) -> TokenizedExamples:
+    rng, tokens = np.random.default_rng(5), ENCODERS[BARE].tokens
+    ids = [(rng.integers(0, (4, 3, 5), (8, 3)) + tokens.level_starts).ravel() for _ in range(n)]
+    flat = np.concatenate(ids).astype(np.int32)
+    offsets = np.arange(n + 1, dtype=np.int64) * 24
+    targets = np.arange(len(flat)) % 24 > 0
+    return TokenizedExamples(flat, targets, offsets)
+
+
+def shown(
+    seed: int,
+    epoch: int,
+    augmentation: Augmentation,
+    order: list[int] | None = None,
+    epochs: int = 10**6,
+) -> list[list[int]]:
+    rows = AugmentedExamples(some_rows(), augmentation, ENCODERS[BARE].tokens, seed)
+    rows.vary(epoch, epochs)
+    found = {row: rows[row][0].tolist() for row in order or range(len(rows))}
+    return [found[row] for row in range(len(rows))]
+
+
+def test_what_is_shown_follows_from_seed_epoch_and_row() -> None:
+    some = Augmentation(0.2)
+    assert shown(1, 2, some) == shown(1, 2, some, order=list(range(39, -1, -1)))
+    assert shown(1, 2, some) != shown(1, 3, some)
+    assert shown(1, 2, some) != shown(2, 2, some)
+    raw = some_rows()
+    assert shown(1, 2, Augmentation(0.0)) == [raw[row][0].tolist() for row in range(len(raw))]
+
+
+def test_chances_are_what_they_say() -> None:
+    plain = [some_rows()[row][0] for row in range(40)]
+    dropped = [
+        8 - len(ids) // 3 for epoch in range(50) for ids in shown(0, epoch, Augmentation(0.3))
+    ]
+    assert np.mean(dropped) == pytest.approx(
+        7 * 0.3, abs=0.1
+    )  # 2,000 rows: five deviations are .14
+    turned = [
+        ids != raw.tolist()
+        for epoch in range(50)
+        for ids, raw in zip(shown(0, epoch, Augmentation(0.0, 0.3)), plain, strict=True)
+    ]
+    assert np.mean(turned) == pytest.approx(0.3, abs=0.052)  # five deviations of 2,000 rows
+
+
+@pytest.mark.parametrize(("epochs", "shares"), [(1, [1.0]), (5, [1.0, 0.75, 0.5, 0.25, 0.0])])
+def test_fewer_histories_are_turned_round_in_every_epoch_and_none_in_the_last(
+    epochs: int, shares: list[float]
+) -> None:
+    plain = [some_rows()[row][0].tolist() for row in range(40)]
+
+    def turned(epoch: int) -> float:
+        found = [shown(seed, epoch, Augmentation(0.0, 1.0), epochs=epochs) for seed in range(50)]
+        return float(
+            np.mean([ids != raw for rows in found for ids, raw in zip(rows, plain, strict=True)])
+        )
+
+    assert [turned(epoch) for epoch in range(epochs)] == pytest.approx(
+        shares, abs=0.056
+    )  # five deviations
+
+
+def test_items_wander_less_in_every_epoch_and_not_at_all_in_the_last() -> None:
+    plain = np.array([some_rows()[row][0] for row in range(40)])
+
+    def moved(epoch: int) -> float:
+        found = [
+            shown(seed, epoch, Augmentation(0.0, shuffle_span=1.0), epochs=3) for seed in range(20)
+        ]
+        return float((np.array(found) != plain).mean())
+
+    first, second, last = (moved(epoch) for epoch in range(3))
+    assert first > second > last == 0
+
+
+def test_running_text_is_left_as_it_is() -> None:
+    text = "".join(
+        f"{MARKED.spell(item, markers=True)}red toy\n" for item in [(0, 1, 2), (3, 2, 1), (1, 1, 1)]
+    )
+    row = encoded(MARKED, {"task": "history-text", "text": text}, codes_only=False)
+    varied = Augmentation(1.0, 1.0, 1.0)(row, ENCODERS[MARKED].tokens, np.random.default_rng(0))
+    assert all(np.array_equal(one, other) for one, other in zip(varied, row, strict=True))

@@ -1,0 +1,632 @@
+"""Training: it learns, the loss is the model's own, packing isolates, and a killed run ends as one
+left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sidtool.errors import CompatibilityError, UsageError
+from sidtool.model.contract import read_contract
+from sidtool.model.load import load_model_folder
+from sidtool.prompt.tokens import SidTokens
+from sidtool.recommendation.partial_head import PartialHead
+from sidtool.sid import SidSpace
+from sidtool.training.checkpoints import last_checkpoint
+from sidtool.training.loss import Loss
+from sidtool.training.run import TrainingSummary, train
+from sidtool.training.settings import TrainOptions
+from sidtool.training.shortcuts import narrows_exactly, packs_exactly
+from tests.models import ARCHITECTURES, tiny_model
+
+Make = Callable[..., Path]
+FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+SMALL = TrainOptions(eval_users=20, eval_num_beams=10)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def valid_of(rows: Path) -> Path:
+    return rows.with_name("valid.jsonl")
+
+
+def test_it_learns_and_leaves_a_whole_model(tmp_path: Path, models: Make, rows: Make) -> None:
+    base, made = models("gpt2"), rows(sequence=1.0)
+    steps: list[tuple[int, int]] = []
+    logs: list[dict[str, float]] = []
+    summary = train(
+        base,
+        made,
+        tmp_path / "tuned",
+        options=SMALL,
+        sft_fields={**FAST, "num_train_epochs": 24},
+        valid=valid_of(made),
+        progress=lambda done, total: steps.append((done, total)),
+        log=logs.append,
+    )
+    first = next(entry["eval_ndcg@10"] for entry in logs if "eval_ndcg@10" in entry)
+    assert summary.best > max(0.3, first)  # the pattern is plain: the next item of the catalog
+    assert steps[-1] == (summary.steps,) * 2
+    assert summary.packed
+    names = {path.name for path in (tmp_path / "tuned").iterdir()}
+    assert names == {path.name for path in base.iterdir()}
+    assert not list(tmp_path.glob("*.partial"))
+    contract = read_contract(tmp_path / "tuned")
+    assert contract.stage == "full"
+    assert [record.stage for record in contract.stages[:-1]] == [read_contract(base).stage]
+    assert contract.history_prompt is not None
+    assert contract.history_prompt.task == "sequence"
+    assert load_model_folder(tmp_path / "tuned").contract == contract
+    with pytest.raises(UsageError, match="exists already"):
+        train(base, made, tmp_path / "tuned")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_narrow_heads_and_packing_are_exact(architecture: str, tied: bool) -> None:
+    extra = {"final_logit_softcapping": 5.0} if architecture == "gemma3" else {}
+    model = tiny_model(architecture, vocab_size=90, tied=tied, **extra)
+    assert packs_exactly(model)
+    head = PartialHead(model).install()
+    ids = torch.randint(90, (3, 11), generator=torch.Generator().manual_seed(0))
+    places = torch.tensor([0, 5, 12, 32])
+    with torch.no_grad():
+        full = model(input_ids=ids, use_cache=False).logits.reshape(33, -1)[places]
+        for columns in (None, (40, 77)):
+            assert narrows_exactly(model, head, columns)
+            parts = [(places, columns), (places[:0], columns), (places[1:3], (50, 60))]
+            narrow = head.blocks(lambda: model(input_ids=ids, use_cache=False).logits, parts)
+            wanted = full if columns is None else full[:, 40:77]
+            assert [len(block) for block in narrow] == [4, 0, 2]
+            torch.testing.assert_close(narrow[0], wanted, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(narrow[2], full[1:3, 50:60], atol=1e-5, rtol=1e-5)
+
+
+def test_eager_attention_is_not_packed(tmp_path: Path) -> None:
+    model = tiny_model("llama", vocab_size=40)
+    model.set_attn_implementation("eager")
+    assert not packs_exactly(model)
+    loss = Loss("vocabulary", SidTokens(SidSpace((3, 3)), 30))
+    assert not trainer_of(tmp_path, model, None, loss, "auto").packed
+    with pytest.raises(UsageError, match="cannot be packed"):
+        trainer_of(tmp_path, model, None, loss, "packed")
+
+
+def trainer_of(
+    tmp_path: Path,
+    model: Any,
+    rows: Any,
+    loss: Any,
+    batching: str,
+    teachers: Any = None,
+    **fields: Any,
+) -> Any:
+    from trl import SFTConfig
+
+    from sidtool.training.trainer import SidTrainer
+    from tests.models import tiny_tokenizer
+
+    arguments = SFTConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        max_length=None,
+        report_to="none",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        **fields,
+    )
+    return SidTrainer(
+        model=model,
+        args=arguments,
+        examples=rows,
+        tokenizer=tiny_tokenizer(),
+        loss=loss,
+        batching=batching,
+        teachers=teachers,
+        validator=None,
+        write_contract=lambda folder: None,
+        callbacks=[],
+    )
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "gemma3", "mistral"])
+@pytest.mark.parametrize("over", ["vocabulary", "sid", "level", "trie"])
+@pytest.mark.parametrize(("smoothing", "distill"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.4)])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_loss_and_gradient_are_the_plain_ones(
+    tmp_path: Path, architecture: str, over: str, smoothing: float, distill: float
+) -> None:
+    import numpy as np
+
+    from sidtool.bundle.trie import Trie
+    from sidtool.sft.tokenized import TokenizedExamples
+    from sidtool.training.teachers import Teachers
+
+    rng = np.random.default_rng(1)
+    lengths = [5, 9, 3, 12]
+    levels = np.array([60, 68, 74])
+    ids = np.concatenate(
+        [(levels[np.arange(n) % 3] + rng.integers(0, 6, n)) for n in lengths]
+    ).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    targets = rng.random(len(ids)) < 0.7
+    targets[offsets[:-1]] = False
+    rows = TokenizedExamples(ids, targets, offsets)
+    every = np.stack(np.unravel_index(np.arange(6**3), (6, 6, 6)), axis=1).astype(np.uint16)
+    items = every[rng.random(len(every)) < 0.6]  # so some targets are no item's
+    trie = Trie.from_codes(items, (8, 6, 7)) if over == "trie" else None
+    loss_of = Loss(over, SidTokens(SidSpace((8, 6, 7)), 60), trie, smoothing, distill)
+    taught_by = [
+        tiny_model(kind, vocab_size=83, seed=seed)
+        for kind, seed in ((architecture, 1), ("llama", 2))
+    ]
+    teachers = Teachers(taught_by, loss_of.columns) if distill else None
+    losses, gradients = [], []
+    for batching in ("packed", "padded"):
+        model = tiny_model(architecture, vocab_size=83)
+        trainer = trainer_of(tmp_path, model, rows, loss_of, batching, teachers)
+        assert trainer.packed == (batching == "packed")
+        assert trainer.narrow
+        loss = trainer.compute_loss(model, trainer.data_collator([rows[i] for i in range(4)]))
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(model.get_input_embeddings().weight.grad.clone())
+        trainer.narrow = (
+            False  # as for a model whose head cannot be narrowed: the same loss, from all logits
+        )
+        full = trainer.compute_loss(model, trainer.data_collator([rows[i] for i in range(4)]))
+        torch.testing.assert_close(full.detach(), loss.detach(), atol=1e-5, rtol=1e-5)
+    model = tiny_model(
+        architecture, vocab_size=83
+    )  # the oracle: one row at a time, one target at a time
+    total = torch.zeros(())
+    for row in range(4):
+        row_ids, marked = rows[row]
+        asked = torch.tensor(row_ids[None].astype("int64"))
+        logits = model(input_ids=asked, use_cache=False).logits[0]
+        answers = [
+            teacher(input_ids=asked, use_cache=False).logits[0].detach() for teacher in taught_by
+        ]
+        for place in np.flatnonzero(marked).tolist():
+            token = int(row_ids[place])
+            level = int(np.searchsorted(levels, token, side="right")) - 1
+            first, stop = {"vocabulary": (0, 83), "sid": (60, 81)}.get(
+                over, (levels[level], [*levels[1:], 81][level])
+            )
+            rivals = np.arange(first, stop)
+            if over == "trie":
+                prefix = row_ids[place - level : place] - levels[:level]
+                rivals = np.unique(items[(items[:, :level] == prefix).all(1), level]) + first
+                if token not in rivals:
+                    continue
+            logp = torch.log_softmax(logits[place - 1, rivals], dim=0)
+            target = torch.full_like(logp, smoothing / len(rivals))
+            target[rivals.tolist().index(token)] += 1 - smoothing
+            soft = sum(torch.softmax(answer[place - 1, rivals], dim=0) for answer in answers) / len(
+                answers
+            )
+            total = total - ((1 - distill) * target + distill * soft) @ logp
+    total = total / int(targets.sum())
+    total.backward()
+    for loss, gradient in zip(losses, gradients, strict=True):
+        torch.testing.assert_close(loss, total.detach(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            gradient, model.get_input_embeddings().weight.grad, atol=1e-4, rtol=1e-3
+        )
+
+
+def test_every_task_trains_together(tmp_path: Path, models: Make, rows: Make) -> None:
+    made = rows(
+        next_item=0.3,
+        title_to_sid=1.0,
+        sid_to_title=1.0,
+        history_to_title=0.2,
+        sid_to_description=0.5,
+    )
+    options = TrainOptions(eval_users=5, eval_num_beams=10)
+    summary = train(
+        models("llama"),
+        made,
+        tmp_path / "tuned",
+        options=options,
+        sft_fields={**FAST, "num_train_epochs": 1, "gradient_accumulation_steps": 2},
+        valid=valid_of(made),
+    )
+    assert summary.softmax_over == "vocabulary"
+    assert read_contract(tmp_path / "tuned").history_prompt.task == "next-item"
+
+
+def test_rows_of_another_bundle_are_refused_before_weights_load(
+    tmp_path: Path, models: Make, rows: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from sidtool.training import setup as module
+
+    shutil.copytree(rows(sequence=1.0).parent, tmp_path / "rows")
+    made = tmp_path / "rows" / "train.jsonl"
+    meta = made.with_name("train.jsonl.meta.json")
+    lineage = json.loads(meta.read_text())
+    lineage["bundle"]["items"] = "0" * 64
+    meta.write_text(json.dumps(lineage))
+    monkeypatch.setattr(
+        module, "load_model_folder", lambda *a, **k: pytest.fail("weights were loaded")
+    )
+    with pytest.raises(CompatibilityError, match="items digest is 000000000000"):
+        train(models("llama"), made, tmp_path / "tuned")
+
+
+def test_a_loss_of_its_own_goes_with_no_other(tmp_path: Path, models: Make, rows: Make) -> None:
+    made = rows(sequence=1.0)
+    with pytest.raises(UsageError, match="softmax_over=trie cannot be combined"):
+        train(
+            models("llama"),
+            made,
+            tmp_path / "tuned",
+            options=TrainOptions(softmax_over="trie"),
+            sft_fields={"loss_type": "dft"},
+        )
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_what_was_asked_for_and_cannot_be_is_refused(
+    tmp_path: Path, models: Make, rows: Make
+) -> None:
+    made = rows(sequence=1.0)
+
+    def told(architecture: str, fields: dict[str, Any], **options: Any) -> str:
+        with pytest.raises(UsageError) as caught:
+            train(
+                models(architecture),
+                made,
+                tmp_path / "tuned",
+                options=TrainOptions(**options),
+                sft_fields=fields,
+            )
+        assert not list(tmp_path.glob("tuned*"))
+        return str(caught.value)
+
+    assert "LlamaForCausalLM has no dropout" in told("llama", {}, dropout=0.1)
+    assert "softmax_over=sid cannot be combined" in told(
+        "llama", {"loss_type": "dft"}, softmax_over="sid"
+    )
+    summary = train(
+        models("llama"),
+        made,
+        tmp_path / "dft",
+        sft_fields={**FAST, "num_train_epochs": 1, "loss_type": "dft"},
+    )
+    assert summary.softmax_over == "vocabulary"
+
+
+def test_sid_losses_need_sid_rows(tmp_path: Path, models: Make, rows: Make) -> None:
+    made = rows(
+        next_item=0.3,
+        title_to_sid=1.0,
+        sid_to_title=1.0,
+        history_to_title=0.2,
+        sid_to_description=0.5,
+    )
+    with pytest.raises(UsageError, match="softmax_over=level"):
+        train(models("llama"), made, tmp_path / "tuned", options=TrainOptions(softmax_over="level"))
+
+
+def test_what_targets_competed_with_is_what_scores_are_normalized_over(
+    tmp_path: Path, models: Make, rows: Make
+) -> None:
+    import numpy as np
+
+    from sidtool.recommendation.recommend import Request, recommend
+    from sidtool.recommendation.recommend_options import RecommendOptions
+
+    made = rows(sequence=1.0)
+    options = TrainOptions(
+        softmax_over="trie", eval_users=5, eval_num_beams=10, eval_exclude_seen=True
+    )
+    train(
+        models("llama"),
+        made,
+        tmp_path / "tuned",
+        options=options,
+        sft_fields=FAST,
+        valid=valid_of(made),
+    )
+    served = load_model_folder(tmp_path / "tuned")
+    assert served.contract.normalize == "trie"
+    history = (served.bundle.items.ids[0], served.bundle.items.ids[1])
+    asked, n = [Request(history=history)], served.bundle.trie().n_leaves
+    (found,) = recommend(served, asked, RecommendOptions(k=n, num_beams=n))
+    assert len(found.items) == n
+    np.testing.assert_allclose(np.exp(found.scores).sum(), 1, atol=1e-4)
+    (level,) = recommend(served, asked, RecommendOptions(k=n, num_beams=n, normalize="level"))
+    assert np.exp(level.scores).sum() < 0.9
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"item_dropout": 0.2, "reverse_prob": 0.6, "shuffle_span": 0.5},
+        {"optimizer": "muon"},
+    ],
+)
+def test_a_stopped_run_ends_as_one_left_alone(
+    tmp_path: Path, models: Make, rows: Make, extra: dict[str, Any]
+) -> None:
+    base, made = models("gpt2", resid_pdrop=0.1), rows(sequence=1.0)
+    options = TrainOptions(eval_users=10, eval_num_beams=10, **extra)
+    fields = {
+        **FAST,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+    }
+
+    def run(out: Path, stop: int | None = None) -> TrainingSummary:
+        def progress(done: int, total: int) -> None:
+            if done == stop:
+                raise _Killed
+
+        return train(
+            base,
+            made,
+            out,
+            options=options,
+            sft_fields=fields,
+            valid=valid_of(made),
+            progress=progress,
+        )
+
+    whole = run(tmp_path / "whole")
+    for stop in (2, 5, 10):  # before the first checkpoint, between two, in the second epoch
+        with pytest.raises(_Killed):
+            run(tmp_path / "killed", stop)
+    assert not (tmp_path / "killed").exists()
+    torn = last_checkpoint(tmp_path / "killed.partial")
+    assert torn is not None
+    (torn / "trainer_state.json").write_text('{"epo')  # a checkpoint that was being written is none
+    resumed = run(tmp_path / "killed")
+    assert torn.name == "checkpoint-9"
+    assert resumed.resumed_from in (
+        "checkpoint-3",
+        "checkpoint-6",
+    )  # rotation keeps the best and the newest
+    assert resumed.best == whole.best
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+def test_a_run_that_had_ended_is_not_trained_on(
+    tmp_path: Path, models: Make, rows: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped early, killed before the output, moved, and gone on with elsewhere: the best weights,
+    no step more."""
+    base, made = models("gpt2"), rows(sequence=1.0)
+    options = TrainOptions(eval_users=10, eval_num_beams=10, early_stopping_patience=1)
+    fields = {
+        **FAST,
+        "num_train_epochs": 30,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "learning_rate": 0.3,
+    }
+    fields |= {"save_strategy": "steps", "save_steps": 2}
+    whole = train(
+        base, made, tmp_path / "whole", options=options, sft_fields=fields, valid=valid_of(made)
+    )
+    assert whole.epochs < 29
+
+    def die(*_: Any) -> None:
+        raise _Killed
+
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with monkeypatch.context() as patch:
+        patch.setattr("sidtool.training.run.replace_dir", die)
+        with pytest.raises(_Killed):
+            train(
+                base, made, Path("killed"), options=options, sft_fields=fields, valid=valid_of(made)
+            )
+    Path("killed.partial").rename(tmp_path / "there/killed.partial")
+    monkeypatch.chdir(tmp_path / "there")
+    resumed = train(
+        base, made, Path("killed"), options=options, sft_fields=fields, valid=valid_of(made)
+    )
+    assert (resumed.steps, resumed.best, resumed.loss) == (
+        whole.steps,
+        whole.best,
+        None,
+    )
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "there/killed"))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma3"])
+def test_bf16_on_a_cpu_multiplies_in_it_and_attends_in_float32(
+    tmp_path: Path, models: Make, rows: Make, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    made, precisions, own = (
+        rows(sequence=1.0),
+        set(),
+        torch.nn.functional.scaled_dot_product_attention,
+    )
+
+    def attention(query: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
+        if query.requires_grad:
+            precisions.add((query.dtype, torch.is_autocast_enabled("cpu")))
+        return own(query, *others, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    losses = {}
+    for bf16 in (False, True):
+        precisions.clear()
+        fields = {**FAST, "bf16": bf16}
+        losses[bf16] = train(
+            models(architecture), made, tmp_path / str(bf16), sft_fields=fields
+        ).loss
+        assert precisions == {(torch.float32, False)}
+    assert losses[True] != losses[False]
+    assert losses[True] == pytest.approx(losses[False], rel=0.02)
+    assert torch.nn.functional.scaled_dot_product_attention is attention
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"item_dropout": 0.5}, {"reverse_prob": 0.5}, {"shuffle_span": 0.5}],
+)
+def test_every_epoch_is_varied(
+    tmp_path: Path,
+    models: Make,
+    rows: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    extra: dict[str, float],
+) -> None:
+    from sidtool.training.augment import AugmentedExamples
+
+    epochs: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        AugmentedExamples, "vary", lambda self, epoch, of: epochs.append((epoch, of))
+    )
+    for name, options in (("plain", TrainOptions()), ("varied", TrainOptions(**extra))):
+        train(
+            models("gpt2"),
+            rows(sequence=1.0),
+            tmp_path / name,
+            options=options,
+            sft_fields={**FAST, "max_steps": 8},
+        )
+    assert epochs == [(0, 2), (1, 2)]
+    assert not same(weights(tmp_path / "plain"), weights(tmp_path / "varied"))
+
+
+def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(
+    tmp_path: Path, models: Make, rows: Make
+) -> None:
+    def stop(done: int, total: int) -> None:
+        raise _Killed
+
+    base, made = models("gpt2"), rows(sequence=1.0)
+    with pytest.raises(_Killed):
+        train(base, made, tmp_path / "tuned", sft_fields=FAST, progress=stop)
+    other = {**FAST, "num_train_epochs": 1}
+    with pytest.raises(UsageError, match="different settings"):
+        train(base, made, tmp_path / "tuned", sft_fields=other)
+    run = tmp_path / "tuned.partial" / "run.json"
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"processes": 2}))
+    with pytest.raises(UsageError, match="different processes"):
+        train(base, made, tmp_path / "tuned", sft_fields=FAST)
+    train(base, made, tmp_path / "tuned", sft_fields=other, force=True)
+    assert (tmp_path / "tuned").is_dir()
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from sidtool.training.settings import TrainOptions
+from sidtool.training.run import train
+base, rows, out = map(Path, sys.argv[1:4])
+every = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+fields = {"num_train_epochs": 4, "per_device_train_batch_size": int(sys.argv[4]), "learning_rate": 3e-3, **every}
+options = TrainOptions(eval_users=10, eval_num_beams=10)
+train(base, rows, out, options=options, sft_fields=fields, valid=rows.with_name("valid.jsonl"))
+"""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+@pytest.mark.slow
+def test_sigkill_leaves_no_output_and_the_same_command_finishes(
+    tmp_path: Path, models: Make, rows: Make
+) -> None:
+    base, made = models("gpt2", resid_pdrop=0.1), rows(sequence=1.0)
+
+    def command(out: str) -> list[str]:
+        return [sys.executable, "-c", SCRIPT, str(base), str(made), str(tmp_path / out), "16"]
+
+    subprocess.run(command("whole"), check=True, env=ENVIRONMENT)
+    for checkpoint in ("checkpoint-4", "checkpoint-12"):
+        process = subprocess.Popen(command("killed"), env=ENVIRONMENT)
+        while process.poll() is None and not (tmp_path / "killed.partial" / checkpoint).exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed").exists()
+    subprocess.run(command("killed"), check=True, env=ENVIRONMENT)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+TORCHRUN = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29533"]
+ACCELERATE = [
+    *(
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes=2",
+        "--num_machines=1",
+        "--main_process_port=29534",
+    ),
+    *("--mixed_precision=no", "--dynamo_backend=no"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_train_as_one(
+    tmp_path: Path, models: Make, rows: Make, launcher: list[str]
+) -> None:
+    """Two ranks with half the batch each follow one rank: same sum of gradients, but for the order
+    of addition."""
+    base, made = models("gpt2"), rows(sequence=1.0)
+    (tmp_path / "run.py").write_text(SCRIPT)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            *launcher,
+            str(tmp_path / "run.py"),
+            str(base),
+            str(made),
+            str(tmp_path / "two"),
+            "8",
+        ],
+        check=True,
+        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},  # torchrun does not read it
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            str(tmp_path / "run.py"),
+            str(base),
+            str(made),
+            str(tmp_path / "one"),
+            "16",
+        ],
+        check=True,
+        env=ENVIRONMENT,
+    )
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert read_contract(tmp_path / "two").stage == "full"
+    assert not (tmp_path / "two.partial").exists()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=5e-3, rtol=5e-2)

@@ -1,0 +1,111 @@
+"""Settings: typed, and an unknown one is an error."""
+
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from sidtool.errors import DataError, UsageError
+from sidtool.training.arguments import sft_config
+from sidtool.training.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions
+from sidtool.training.settings_file import read_stages, typed_sft_fields
+
+
+def read_one(config: Path | None, pairs: Sequence[str] = ()) -> StageSettings:
+    """The settings of a run that lists no stages."""
+    (stage,) = read_stages(config, pairs)
+    return stage
+
+
+def test_pairs_win_over_the_file_and_are_typed(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "learning_rate: 1e-3\neval_num_beams: 9\nnum_train_epochs: 2\noptim_args: a=1\n"
+    )
+    stage = read_one(config, ["learning_rate=2e-3", "eval_users=7", "gradient_checkpointing=true"])
+    assert stage.options == TrainOptions(eval_num_beams=9, eval_users=7)
+    assert stage.sft_fields == {
+        "learning_rate": 0.002,
+        "num_train_epochs": 2.0,
+        "optim_args": "a=1",
+        "gradient_checkpointing": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("learning_rat=1", "no setting 'learning_rat'"),
+        ("learning_rate=fast", "must be a number"),
+        ("eval_users=many", "eval_users must be int"),
+        ("eval_users=0.5", "eval_users must be int"),
+        ("eval_users=-1", "eval_users must be at least 0"),
+        ("token_budget=0", "token_budget must be at least 1"),
+        ("dropout=7", "dropout must be at least 0 and below 1"),
+        ("metric_for_best_model=10", "metric_for_best_model must be str"),
+        ("lora_targets=[q_proj, v_proj]", "lora_targets must be str"),
+        ("item_dropout=null", "item_dropout must be float"),
+        ("save_only_model=true", "cannot be set"),
+        ("gradient_checkpointing=1", "must be bool"),
+        ("bf16=fast", "must be bool"),
+        ("max_length=3", "cannot be set"),
+        ("softmax_over=nothing", "softmax_over must be one of"),
+        ("metric_for_best_model=mrr@5", "must be hr@K"),
+        ("item_dropout=1.5", "item_dropout must be between 0 and 1"),
+        ("nonsense", "key=value"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(pair: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        read_one(None, [pair])
+
+
+def test_unreadable_files_are_data_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        read_one(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(UsageError):
+        read_one(tmp_path / "list.yaml")
+
+
+def test_every_name_that_we_use_is_a_field() -> None:
+    import dataclasses
+
+    from trl import SFTConfig
+
+    known = {field.name for field in dataclasses.fields(SFTConfig)}
+    assert set(DEFAULTS) <= known
+    assert set(DECIDED) <= known
+    # ours replaces TRL's: `ndcg@10` in place of the name of a metric in a log
+    own = {field.name for field in dataclasses.fields(TrainOptions)}
+    assert known & own == {"metric_for_best_model"}
+    assert typed_sft_fields(DEFAULTS)["learning_rate"] == DEFAULTS["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "used"),
+    [({"avx2": True}, False), ({"avx2": True, "avx512_bf16": True}, True), ({"bf16": True}, True)],
+)
+def test_bf16_is_used_where_the_processor_multiplies_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], used: bool
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    stage = read_one(None, ["bf16=auto"])
+    options = stage.options
+    fields = {**DEFAULTS, **stage.sft_fields}
+    assert sft_config(tmp_path, options, fields, validated=False).bf16 is used
+    assert sft_config(tmp_path, options, DEFAULTS, validated=False).bf16 is False
+
+
+def test_the_page_of_settings_is_the_code() -> None:
+    builder = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "build_settings.py"))
+    page = builder["PAGE"].read_text(encoding="utf-8")
+    assert not builder["is_stale"]()
+    for row in builder["options"]():  # sidtool's own settings do not depend on the version of TRL
+        assert row in page
+    for name, instead in DECIDED.items():
+        assert f"| `{name}` | {instead} |" in page

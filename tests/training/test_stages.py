@@ -1,0 +1,386 @@
+"""Stages: what learns and what stays, adapters and their merge, and a killed stage that ends as one
+left alone."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sidtool.errors import CompatibilityError, UsageError
+from sidtool.model.contract import read_contract
+from sidtool.model.load import load_model_folder
+from sidtool.model.merge import merge
+from sidtool.recommendation.recommend import Request, recommend
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.training.checkpoints import last_checkpoint
+from sidtool.training.run import TrainingSummary, train
+from sidtool.training.settings import StageSettings, TrainOptions
+from sidtool.training.stages import train_stages
+
+Make = Callable[..., Path]
+FAST = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 16,
+    "learning_rate": 3e-2,
+    "weight_decay": 0.5,
+}
+OFTEN = {
+    **FAST,
+    "save_strategy": "steps",
+    "save_steps": 3,
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+}
+SMALL = {"eval_users": 8, "eval_num_beams": 10}
+IDS = torch.randint(5, 400, (2, 20), generator=torch.Generator().manual_seed(0))
+
+
+BEST_10 = RecommendOptions(k=10, num_beams=40)
+
+
+def weights(folder: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / name))
+
+
+def valid_of(rows: Path) -> Path:
+    return rows.with_name("valid.jsonl")
+
+
+def lora(**more: Any) -> TrainOptions:
+    return TrainOptions(stage="lora", lora_r=4, **{**SMALL, **more})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "mix", [{"sequence": 1.0}, {"next_item": 0.3, "title_to_sid": 1.0, "sid_to_title": 1.0}]
+)
+def test_only_the_new_rows_learn(
+    tmp_path: Path, models: Make, rows: Make, tied: bool, mix: dict[str, float]
+) -> None:
+    base, made = models("llama", tied=tied), rows(**mix)
+    options = TrainOptions(stage="embeddings", **SMALL)
+    logs: list[dict[str, float]] = []
+    fields = {**FAST, "logging_steps": 1}
+    summary = train(
+        base,
+        made,
+        tmp_path / "out",
+        options=options,
+        sft_fields=fields,
+        valid=valid_of(made),
+        log=logs.append,
+    )
+    before, after = weights(base), weights(tmp_path / "out")
+    tokens = read_contract(base).tokens
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"model.embed_tokens.weight"} | (set() if tied else {"lm_head.weight"})
+    for name in moved:
+        assert torch.equal(before[name][: tokens.start], after[name][: tokens.start])
+        assert torch.equal(before[name][tokens.stop :], after[name][tokens.stop :])
+    losses = [entry["loss"] for entry in logs if "loss" in entry]
+    assert losses[-1] < losses[0]
+    assert summary.trained_parameters == (tokens.stop - tokens.start) * 32 * (1 if tied else 2)
+    contract = read_contract(tmp_path / "out")
+    assert (contract.stage, [record.stage for record in contract.stages[:-1]]) == (
+        "embeddings",
+        ["extend"],
+    )
+    assert load_model_folder(tmp_path / "out").contract == contract
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tied"), [("llama", True), ("qwen3", False), ("gemma3", True), ("gpt2", True)]
+)
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+def test_adapters_merge_into_what_they_were(
+    tmp_path: Path, models: Make, rows: Make, architecture: str, tied: bool
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base, made = models(architecture, tied=tied), rows(sequence=1.0)
+    summary = train(
+        base, made, tmp_path / "out", options=lora(), sft_fields=FAST, valid=valid_of(made)
+    )
+    assert not (tmp_path / "out/model.safetensors").exists()
+    # PEFT alone, with nothing of ours, is the model unmerged
+    unmerged = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out")
+    ).eval()
+    served = load_model_folder(tmp_path / "out")
+    merge(tmp_path / "out", tmp_path / "merged")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    start = AutoModelForCausalLM.from_pretrained(base).eval()
+    with torch.no_grad():
+        want = unmerged(input_ids=IDS).logits
+        torch.testing.assert_close(served.model(input_ids=IDS).logits, want, atol=1e-4, rtol=0)
+        torch.testing.assert_close(plain(input_ids=IDS).logits, want, atol=1e-4, rtol=0)
+        assert (start(input_ids=IDS).logits - want).abs().max() > 0.1
+    requests = [Request(history=("i1", "i2", "i3"))]
+    told = [
+        list(recommend(one, requests, BEST_10))
+        for one in (served, load_model_folder(tmp_path / "merged"))
+    ]
+    by_hand = list(recommend(type(served)(unmerged, *_rest(served)), requests, BEST_10))
+    assert told[0][0].items == told[1][0].items == by_hand[0].items
+    np.testing.assert_allclose(told[0][0].scores, by_hand[0].scores, atol=1e-4)
+    assert summary.best is not None
+    contract = read_contract(tmp_path / "merged")
+    assert [record.stage for record in contract.stages[:-1]] == ["extend", "lora"]
+    with pytest.raises(UsageError, match="has no adapters to merge"):
+        merge(tmp_path / "merged", tmp_path / "again")
+
+
+def _rest(served: Any) -> tuple[Any, ...]:
+    return served.tokenizer, served.contract, served.bundle, served.verdict
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        TrainOptions(stage="embeddings", **SMALL),
+        TrainOptions(**SMALL),
+        lora(lora_dropout=0.1),
+    ],
+    ids=["embeddings", "full", "lora"],
+)
+def test_a_killed_stage_has_the_losses_of_one_left_alone(
+    tmp_path: Path, models: Make, rows: Make, options: TrainOptions
+) -> None:
+    base, made = models("llama"), rows(sequence=1.0)
+
+    def run(out: str, stop: int | None = None) -> dict[int, Mapping[str, float]]:
+        def progress(done: int, total: int) -> None:
+            if done == stop:
+                raise _Killed
+
+        def log(entry: dict[str, float]) -> None:
+            if "loss" in entry:
+                curve[int(entry["step"])] = {
+                    name: entry[name] for name in ("loss", "grad_norm", "learning_rate")
+                }
+
+        fields = {**OFTEN, "logging_steps": 1}
+        train(
+            base,
+            made,
+            tmp_path / out,
+            options=options,
+            sft_fields=fields,
+            valid=valid_of(made),
+            progress=progress,
+            log=log,
+        )
+        return curve
+
+    curve: dict[int, Mapping[str, float]] = {}
+    whole = dict(run("whole"))
+    curve = {}
+    with pytest.raises(_Killed):
+        run("killed", 5)
+    assert last_checkpoint(tmp_path / "killed.partial") is not None
+    assert read_contract(tmp_path / "killed.partial/checkpoint-3").stage == options.stage
+    load_model_folder(tmp_path / "killed.partial/checkpoint-3")  # every checkpoint is a model
+    curve = {}
+    resumed = run("killed")
+    assert min(resumed) == 4
+    assert resumed == {step: told for step, told in whole.items() if step >= 4}
+    name = "adapter_model.safetensors" if options.stage == "lora" else "model.safetensors"
+    one, other = weights(tmp_path / "whole", name), weights(tmp_path / "killed", name)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
+    tmp_path: Path, models: Make, rows: Make
+) -> None:
+    base, made = models("llama"), rows(sequence=1.0)
+    stages = [
+        StageSettings(TrainOptions(stage="embeddings", **SMALL), OFTEN),
+        StageSettings(lora(), OFTEN),
+        StageSettings(lora(lora_targets="q_proj,v_proj"), OFTEN),
+    ]
+    told: list[str] = []
+
+    def run(out: str, kill: tuple[int, int] | None = None) -> list[TrainingSummary]:
+        def progress(number: int) -> Callable[[int, int], None]:
+            def report(done: int, total: int) -> None:
+                if (number, done) == kill:
+                    raise _Killed
+
+            return report
+
+        return train_stages(
+            base, made, tmp_path / out, stages, progress=progress, notify=told.append
+        )
+
+    run("whole")
+    for kill in ((1, 4), (2, 4), (3, 4)):
+        with pytest.raises(_Killed):
+            run("killed", kill)
+    told.clear()
+    summaries = run("killed")
+    assert [(summary.model, summary.reused) for summary in summaries] == [
+        (str(tmp_path / "killed-1-embeddings"), True),
+        (str(tmp_path / "killed-2-lora"), True),
+        (str(tmp_path / "killed"), False),
+    ]
+    assert "embeddings starts from" in told[0]
+    assert "(extend > embeddings > lora)" in told[2]
+    config = json.loads((tmp_path / "killed/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "killed-2-lora")
+    assert "history prompt sequence" in told[2]
+    whole, killed = (
+        weights(tmp_path / out, "adapter_model.safetensors") for out in ("whole", "killed")
+    )
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    contract = read_contract(tmp_path / "killed")
+    assert [record.stage for record in contract.stages[:-1]] == ["extend", "embeddings", "lora"]
+    assert contract.history_prompt == read_contract(tmp_path / "killed-1-embeddings").history_prompt
+    assert not list(tmp_path.glob("*.partial"))
+    with pytest.raises(UsageError, match="exists already"):
+        run("killed")
+    other = [
+        StageSettings(TrainOptions(stage="embeddings", **SMALL), {**OFTEN, "seed": 5}),
+        *stages[1:],
+    ]
+    shutil.rmtree(tmp_path / "killed")
+    with pytest.raises(UsageError, match="killed-1-embeddings exists already"):
+        train_stages(base, made, tmp_path / "killed", other)
+
+
+def test_validation_users_are_of_the_stages_that_recommend(
+    tmp_path: Path, models: Make, rows: Make
+) -> None:
+    titles, made = rows(title_to_sid=1.0), rows(sequence=1.0)
+    stages = [
+        StageSettings(TrainOptions(stage="embeddings", **SMALL), OFTEN, titles),
+        StageSettings(TrainOptions(**SMALL), OFTEN),
+    ]
+    first, second = train_stages(
+        models("llama"), made, tmp_path / "out", stages, valid=valid_of(made)
+    )
+    assert first.best is None
+    assert second.best is not None
+    with pytest.raises(UsageError, match="validation needs a task"):
+        train_stages(models("llama"), titles, tmp_path / "alone", stages[1:], valid=valid_of(made))
+
+
+def test_an_adapter_needs_its_base_as_it_was(tmp_path: Path, models: Make, rows: Make) -> None:
+    made = rows(sequence=1.0)
+    shutil.copytree(models("llama"), tmp_path / "here/base")
+    options, fields = lora(), {**FAST, "num_train_epochs": 1}
+    train(tmp_path / "here/base", made, tmp_path / "here/out", options=options, sft_fields=fields)
+    (tmp_path / "here").rename(tmp_path / "there")
+    load_model_folder(tmp_path / "there/out")  # the two moved together
+    shutil.rmtree(tmp_path / "there/base")
+    with pytest.raises(CompatibilityError, match="does not exist"):
+        load_model_folder(tmp_path / "there/out")
+    shutil.copytree(models("llama", seed=3), tmp_path / "here/base")
+    with pytest.raises(CompatibilityError, match="has other weights"):
+        load_model_folder(tmp_path / "there/out")
+
+
+def test_tokens_are_those_of_the_rows_without_padding(
+    tmp_path: Path, models: Make, rows: Make
+) -> None:
+    made = rows(sequence=1.0)
+    seen = {}
+    for batching in ("packed", "padded"):
+        options = TrainOptions(batching=batching)  # type: ignore[arg-type]
+        fields = {**FAST, "num_train_epochs": 1}
+        seen[batching] = train(
+            models("gpt2"), made, tmp_path / batching, options=options, sft_fields=fields
+        )
+    from sidtool.sft.lineage import read_lineage
+
+    counted = read_lineage(made).tokens
+    assert seen["packed"].tokens == seen["padded"].tokens == counted
+    assert 0 < seen["packed"].targets == seen["padded"].targets < counted
+    assert 0 < seen["packed"].peak_rss_gib < 100
+
+
+def test_a_budget_of_tokens_says_how_long(tmp_path: Path, models: Make, rows: Make) -> None:
+    from sidtool.sft.lineage import read_lineage
+
+    made = rows(sequence=1.0)
+    counted = read_lineage(made).tokens
+    fields = {"per_device_train_batch_size": 8}
+    options = TrainOptions(token_budget=counted // 2)
+    summary = train(models("gpt2"), made, tmp_path / "half", options=options, sft_fields=fields)
+    assert 0.3 * counted < summary.tokens < 0.7 * counted
+    with pytest.raises(UsageError, match="cannot be set with token_budget"):
+        train(
+            models("gpt2"),
+            made,
+            tmp_path / "x",
+            options=options,
+            sft_fields={"num_train_epochs": 1},
+        )
+
+
+@pytest.mark.parametrize("stage", ["embeddings", "lora", "full"])
+def test_gradient_checkpointing_changes_no_loss(
+    tmp_path: Path, models: Make, rows: Make, stage: Any
+) -> None:
+    losses = []
+    for number, on in enumerate((False, True)):
+        fields = {**FAST, "num_train_epochs": 1, "gradient_checkpointing": on}
+        options = TrainOptions(stage=stage)
+        summary = train(
+            models("llama"),
+            rows(sequence=1.0),
+            tmp_path / str(number),
+            options=options,
+            sft_fields=fields,
+        )
+        losses.append(summary.loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_precision_can_be_set(tmp_path: Path, models: Make, rows: Make) -> None:
+    made, base, fields = rows(sequence=1.0), models("llama"), {**FAST, "num_train_epochs": 1}
+    with pytest.raises(UsageError, match="would change its frozen weights"):
+        train(
+            base,
+            made,
+            tmp_path / "x",
+            options=TrainOptions(stage="embeddings", dtype="bfloat16"),
+            sft_fields=fields,
+        )
+    low = lora(
+        dtype="bfloat16"
+    )  # frozen weights in bfloat16 beside new ones in float32, validated as they are trained
+    assert (
+        train(
+            base, made, tmp_path / "lora", options=low, sft_fields=fields, valid=valid_of(made)
+        ).best
+        is not None
+    )
+    found = weights(tmp_path / "lora", "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+    assert load_model_folder(tmp_path / "lora", dtype="bfloat16").model.dtype == torch.bfloat16
+    train(base, made, tmp_path / "full", options=TrainOptions(dtype="bfloat16"), sft_fields=fields)
+    assert {tensor.dtype for tensor in weights(tmp_path / "full").values()} == {torch.bfloat16}
+
+
+def test_layers_that_are_not_there_are_refused(tmp_path: Path, models: Make, rows: Make) -> None:
+    with pytest.raises(UsageError, match="lora_targets=nonsense"):
+        train(
+            models("llama"),
+            rows(sequence=1.0),
+            tmp_path / "x",
+            options=lora(lora_targets="nonsense"),
+            sft_fields=FAST,
+        )

@@ -1,0 +1,169 @@
+"""Teachers: a pupil comes closer to what they answer, and only a model of the same SIDs and
+tokenizer may be one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sidtool.errors import CompatibilityError, UsageError
+from sidtool.model.contract import read_contract
+from sidtool.model.extend import extend_model
+from sidtool.model.load import load_model_folder
+from sidtool.sft.tokenized import TokenizedExamples
+from sidtool.training.run import TrainingSummary, train
+from sidtool.training.settings import TrainOptions
+from sidtool.training.teachers import Teachers, load_teachers
+from tests.bundles import small_bundle
+from tests.models import tiny_model, tiny_tokenizer
+
+Make = Callable[..., Path]
+FAST = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, models: Make, rows: Make) -> Path:
+    out = tmp_path_factory.mktemp("teacher") / "tuned"
+    train(models("gpt2"), rows(sequence=1.0), out, sft_fields={**FAST, "num_train_epochs": 12})
+    return out
+
+
+def answers(folder: Path, rows: Path) -> torch.Tensor:
+    """(targets, codes) log-probabilities over all codes, where the rows have targets."""
+    from sidtool.prompt.encoder import prompt_encoder
+
+    served = load_model_folder(folder)
+    read = TokenizedExamples.read(
+        rows, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=True
+    )
+    found = []
+    for ids, targets in (read[i] for i in range(20)):
+        with torch.no_grad():
+            logits = served.model(input_ids=torch.tensor(ids[None].astype("int64"))).logits[0, :-1]
+        asked = logits[torch.from_numpy(targets[1:].copy())]
+        found.append(asked[:, served.tokens.start : served.tokens.stop].log_softmax(-1))
+    return torch.cat(found)
+
+
+def test_a_pupil_comes_closer_to_its_teacher(
+    tmp_path: Path, teacher: Path, models: Make, rows: Make
+) -> None:
+    made = rows(sequence=1.0)
+    taught = answers(teacher, made)
+    far = {}
+    for weight in (None, 0.5, 1.0):
+        options = TrainOptions() if weight is None else TrainOptions(distill_weight=weight)
+        out = tmp_path / str(weight)
+        # another shape of model: a teacher shares rows and bundle with its pupil, and no weights
+        base = models("llama")
+        train(
+            base,
+            made,
+            out,
+            options=options,
+            sft_fields=FAST,
+            teachers=() if weight is None else (teacher,),
+        )
+        far[weight] = float((taught.exp() * (taught - answers(out, made))).sum(-1).mean())
+    assert far[1.0] < far[0.5] < far[None]
+
+
+def test_the_contract_names_its_teachers_and_the_model_needs_none(
+    tmp_path: Path, teacher: Path, models: Make, rows: Make
+) -> None:
+    train(
+        models("gpt2"),
+        rows(sequence=1.0),
+        tmp_path / "pupil",
+        sft_fields=FAST,
+        teachers=(teacher, teacher),
+    )
+    (first, second) = read_contract(tmp_path / "pupil").params.teachers
+    assert first == second
+    assert first.path == str(teacher)
+    assert list(first.weights) == ["model.safetensors"]
+    assert read_contract(teacher).params.teachers == ()
+    names = {path.name for path in (tmp_path / "pupil").iterdir()}
+    assert names == {path.name for path in teacher.iterdir()}
+
+
+def test_a_killed_pupil_goes_on_with_its_teachers_and_no_others(
+    tmp_path: Path, teacher: Path, models: Make, rows: Make
+) -> None:
+    class Killed(Exception):
+        pass
+
+    base, made = models("gpt2", resid_pdrop=0.1), rows(sequence=1.0)
+    fields = {**FAST, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
+
+    def run(out: Path, teachers: tuple[Path, ...], stop: int | None = None) -> TrainingSummary:
+        def progress(done: int, total: int) -> None:
+            if done == stop:
+                raise Killed
+
+        return train(base, made, out, sft_fields=fields, teachers=teachers, progress=progress)
+
+    run(tmp_path / "whole", (teacher,))
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", (teacher,), stop=5)
+    for others in ((), (teacher, teacher)):
+        with pytest.raises(UsageError, match="different teachers"):
+            run(tmp_path / "killed", others)
+    assert run(tmp_path / "killed", (teacher,)).resumed_from == "checkpoint-3"
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_who_may_not_teach(tmp_path: Path, teacher: Path, models: Make, rows: Make) -> None:
+    base, made = models("gpt2"), rows(sequence=1.0)
+
+    def extended(name: str, tokenizer: Any, of: Any) -> Path:
+        tokenizer.save_pretrained(tmp_path / name)
+        tiny_model("gpt2", vocab_size=len(tokenizer)).save_pretrained(tmp_path / name)
+        extend_model(str(tmp_path / name), of, tmp_path / f"{name}+sid")
+        return tmp_path / f"{name}+sid"
+
+    def refused(folder: Path, told: str) -> None:
+        with pytest.raises(CompatibilityError, match=told):
+            train(base, made, tmp_path / "pupil", sft_fields=FAST, teachers=(teacher, folder))
+        assert not list(tmp_path.glob("pupil*"))
+
+    own = read_contract(base)
+    longer = tiny_tokenizer(chat=True)
+    longer.add_tokens(["another"])
+    refused(
+        extended("shifted", longer, load_model_folder(base).bundle),
+        f"the model from {own.token_start}",
+    )
+    refused(
+        extended("foreign", tiny_tokenizer(chat=True), small_bundle(40, seed=9)),
+        r"foreign\+sid has other SIDs: .* has codebook",
+    )
+    refused(tmp_path / "shifted", "shifted has no sid.json")
+    spelled = extended("spelled", tiny_tokenizer(chat=True), load_model_folder(base).bundle)
+    path = spelled / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    one, other = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(CompatibilityError, match="another tokenizer"):
+        load_teachers([spelled], load_model_folder(base), None)
+    wider = tmp_path / "wider"
+    tiny_tokenizer(chat=True).save_pretrained(wider)
+    tiny_model("gpt2", vocab_size=len(tiny_tokenizer(chat=True)) + 500).save_pretrained(wider)
+    extend_model(str(wider), load_model_folder(base).bundle, tmp_path / "wider+sid")
+    load_teachers([tmp_path / "wider+sid"], load_model_folder(base), (0, 5))
+    with pytest.raises(CompatibilityError, match=r"wider\+sid has \d+ logits, the model \d+"):
+        load_teachers([tmp_path / "wider+sid"], load_model_folder(base), None)
+
+
+def test_rows_are_packed_only_if_the_teachers_keep_them_apart() -> None:
+    eager = tiny_model("llama", vocab_size=40)
+    assert Teachers([eager], None).packs
+    eager.set_attn_implementation("eager")
+    assert not Teachers([tiny_model("gpt2", vocab_size=40), eager], None).packs
