@@ -149,7 +149,7 @@ class SidSpace(Levels):
             raise UsageError(f"token template {self.template!r} spells two codes alike")
 
     @property
-    def has_markers(self) -> bool:
+    def has_begin_end_tokens(self) -> bool:
         """Whether the vocabulary has a begin and an end token."""
         return self.begin is not None
 
@@ -166,10 +166,14 @@ class SidSpace(Levels):
         """The token of one code: `token(0, 12)` is `<s_a_12>`."""
         return self.template.replace("{level}", LETTERS[level]).replace("{code}", str(code))
 
-    def spell(self, codes: Sequence[int] | NDArray[Any], *, markers: bool = False) -> str:
-        """One SID, or a prefix of one, as text; with `markers` between begin and end tokens."""
+    def spell(self, codes: Sequence[int] | NDArray[Any], *, begin_end_tokens: bool = False) -> str:
+        """One SID, or a prefix of one, as text; with `begin_end_tokens` between those tokens."""
         text = "".join(self.token(level, int(code)) for level, code in enumerate(codes))
-        return f"{self.begin}{text}{self.end}" if markers and self.has_markers else text
+        return (
+            f"{self.begin}{text}{self.end}"
+            if begin_end_tokens and self.has_begin_end_tokens
+            else text
+        )
 
     def parse(self, text: str) -> tuple[int, ...]:
         """The codes of a text that is one SID, with or without begin and end tokens.

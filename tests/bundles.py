@@ -17,13 +17,13 @@ def small_bundle(
     seed: int = 0,
     codebook: bool = True,
     duplicates: bool = False,
-    markers: bool = True,
+    begin_end_tokens: bool = True,
     name: str = "small",
 ) -> Bundle:
     """`items` items "i0", "i1" ... with titles "film 0" ... on random SIDs, different ones unless
     `duplicates`."""
     rng = np.random.default_rng(seed)
-    space = SidSpace(sizes) if markers else SidSpace(sizes, begin=None, end=None)
+    space = SidSpace(sizes) if begin_end_tokens else SidSpace(sizes, begin=None, end=None)
     keys = rng.choice(space.capacity, size=items, replace=duplicates)
     codes = np.stack(np.unravel_index(keys, sizes), axis=1).astype(np.uint16)
     levels = tuple(rng.normal(size=(size, dim)).astype(np.float32) for size in sizes)

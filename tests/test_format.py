@@ -104,7 +104,10 @@ def test_the_page_is_enough_to_read_a_bundle(tmp_path: Path, name: str) -> None:
     if not path.exists():
         path = tmp_path / "fresh.zarr"
         small_bundle(
-            items=5000, sizes=(20, 20, 20), codebook=name == "fresh", markers=name == "fresh"
+            items=5000,
+            sizes=(20, 20, 20),
+            codebook=name == "fresh",
+            begin_end_tokens=name == "fresh",
         ).save(path)
     manifest, arrays = read_bundle(path)
     check_keys("Bundle", manifest)

@@ -15,8 +15,8 @@ def test_spelling_and_parsing_are_inverse(
 ) -> None:
     space = SidSpace(sizes, **SPELLINGS[spelling])
     codes = tuple(data.draw(st.integers(0, size - 1)) for size in sizes)
-    for markers in (False, True):
-        text = space.spell(codes, markers=markers)
+    for begin_end_tokens in (False, True):
+        text = space.spell(codes, begin_end_tokens=begin_end_tokens)
         assert space.parse(text) == codes
         assert [found.codes for found in space.find(f"see {text}{text}, or {text}.")] == [codes] * 3
     assert space.parse_prefix(space.spell(codes[:1])) == codes[:1]

@@ -7,7 +7,7 @@ from typing import Any
 
 from sidtool.build.sources import Collaborative
 from sidtool.collisions.policy import Policy
-from sidtool.data.items import Items, OnEmpty, read_items
+from sidtool.data.items import EmptyText, Items, read_items
 from sidtool.errors import UsageError
 from sidtool.quantize import Method, check_method, supports_pairs
 from sidtool.quantize.fusion import FusionOptions
@@ -21,7 +21,7 @@ class CatalogOptions:
     id_column: str | None = None
     title_column: str | None = None
     text_template: str | None = None
-    on_empty: OnEmpty = "id"
+    empty_text: EmptyText = "id"
 
 
 def read_catalog(path: Path, options: CatalogOptions | None = None) -> Items:

@@ -175,10 +175,10 @@ class Bundle:
     def _trie(self) -> Trie:
         return Trie.from_codes(self.items.codes[self.active], self.space.sizes, self.active)
 
-    def sid(self, item_id: str, *, markers: bool = False) -> str:
+    def sid(self, item_id: str, *, begin_end_tokens: bool = False) -> str:
         """The spelled SID of an item. Raises DataError if the bundle does not have it."""
         items = self.items_with_ids([item_id])
-        return self.space.spell(items.codes[items.row(item_id)], markers=markers)
+        return self.space.spell(items.codes[items.row(item_id)], begin_end_tokens=begin_end_tokens)
 
     def item_ids(self, sid: str) -> list[str]:
         """The ids of the active items with a spelled SID (several only if collisions are allowed).

@@ -10,7 +10,7 @@ from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.models import assignments
 from sidtool.collisions.policy import Policy
-from sidtool.data.items import OnEmpty
+from sidtool.data.items import EmptyText
 from sidtool.embed import Dtype
 from sidtool.quantize import Method
 from sidtool.sid import LETTERS, Levels, Spelling
@@ -66,7 +66,7 @@ def build_codebook(
         typer.Option(help="Column of titles. Default: guessed.", rich_help_panel=INPUT),
     ] = None,
     empty_text: Annotated[
-        OnEmpty,
+        EmptyText,
         typer.Option(
             help="Item without text: use its id as text, drop it, or fail.", rich_help_panel=INPUT
         ),

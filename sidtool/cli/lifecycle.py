@@ -9,7 +9,7 @@ import typer
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.inputs import read_ids
-from sidtool.data.items import OnEmpty
+from sidtool.data.items import EmptyText
 from sidtool.errors import EXIT_REFUSED, UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def add_items(
         str | None, typer.Option(help="Column of titles. Default: guessed.")
     ] = None,
     empty_text: Annotated[
-        OnEmpty, typer.Option(help="Item without text: use its id as text, drop it, or fail.")
+        EmptyText, typer.Option(help="Item without text: use its id as text, drop it, or fail.")
     ] = "id",
     trust_remote_code: options.Trust = False,
     config: options.Config = None,
@@ -69,7 +69,7 @@ def add_items(
         raise UsageError("options for vectors, encoder and columns need ITEMS")
     refuse_existing(out, force)
     opened = open_bundle(bundle)
-    columns = CatalogOptions(id_column, title_column, on_empty=empty_text)
+    columns = CatalogOptions(id_column, title_column, empty_text=empty_text)
     catalog = NO_ITEMS if items is None else read_new_items(opened, items, columns)
     retired = [] if remove is None else read_ids(remove)
     if dry_run:

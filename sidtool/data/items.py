@@ -55,7 +55,7 @@ BROKEN_LIST = re.compile(r"""\[['"].*['"]\]""", re.DOTALL)
 SEPARATORS = " .,;:|/-–—"
 """Characters that are left out in front of the first field that is not empty."""
 
-OnEmpty = Literal["error", "id", "drop"]
+EmptyText = Literal["error", "id", "drop"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def read_items(
     title_column: str | None = None,
     text_template: str | None = None,
     fields: Sequence[str] = (),
-    on_empty: OnEmpty = "id",
+    empty_text: EmptyText = "id",
 ) -> Items:
     """Read a catalog from a file of any type (`containers`).
 
@@ -111,7 +111,7 @@ def read_items(
     texts = _render_all(
         template, {name: plain[source] for name, source in sources.items()}, len(ids)
     )
-    kept_rows = _rows_to_keep(path, ids, texts, on_empty)
+    kept_rows = _rows_to_keep(path, ids, texts, empty_text)
     columns = {name: _take(plain[sources[name]], kept_rows) for name in fields}
     return make_items(
         _take(ids, kept_rows),
@@ -241,7 +241,7 @@ def _check_ids(path: Path, ids: tuple[str, ...]) -> None:
 
 
 def _rows_to_keep(
-    path: Path, ids: tuple[str, ...], texts: list[str], on_empty: OnEmpty
+    path: Path, ids: tuple[str, ...], texts: list[str], empty_text: EmptyText
 ) -> Sequence[int]:
     """The rows to keep; warns of rows without text."""
     empty = [row for row, text in enumerate(texts) if not text]
@@ -249,11 +249,11 @@ def _rows_to_keep(
         return range(len(ids))
     first = f"{ids[empty[0]]!r}, row {empty[0] + 1}"
     message = f"{path}: {len(empty)} of {len(ids)} items have no text (first: {first})"
-    if on_empty == "error":
+    if empty_text == "error":
         raise DataError(
             message, hint="--empty-text id uses their id as text, --empty-text drop leaves them out"
         )
-    if on_empty == "id":
+    if empty_text == "id":
         warnings.warn(f"{message}; their id is used as text", SidtoolWarning, stacklevel=3)
         return range(len(ids))
     warnings.warn(f"{message}; they are left out", SidtoolWarning, stacklevel=3)

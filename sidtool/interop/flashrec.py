@@ -21,7 +21,7 @@ END = 1
 
 def write_flashrec(bundle: Bundle, path: Path, *, force: bool = False) -> None:
     """Write the active items in SID order. Raises UsageError if SIDs have no begin and end token."""
-    if not bundle.space.has_markers:
+    if not bundle.space.has_begin_end_tokens:
         raise UsageError(
             "FlashRec needs a begin and an end token around a SID, and this bundle has none"
         )

@@ -26,7 +26,7 @@ class SidItems:
 
     def count_fitting(self, room: int, encoder: PromptEncoder) -> int:
         """How many of the newest items take at most `room` tokens."""
-        tokens_per_item = self.space.levels + 2 * self.space.has_markers
+        tokens_per_item = self.space.levels + 2 * self.space.has_begin_end_tokens
         return min(len(self), max(0, room) // tokens_per_item)
 
     def newest(self, n: int) -> list[Segment]:

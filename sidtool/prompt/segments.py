@@ -51,21 +51,23 @@ def shorten(text: str) -> str:
     return cut.rpartition(" ")[0] or cut
 
 
-def sids(space: SidSpace, codes: Codes, *, markers: bool = True) -> Segment:
-    """(n, levels) codes as n consecutive SIDs, with `markers` each between begin and end token if
-    the space has them."""
-    indexes = sid_token_indexes(space, codes, markers=markers)
+def sids(space: SidSpace, codes: Codes, *, begin_end_tokens: bool = True) -> Segment:
+    """(n, levels) codes as n consecutive SIDs.
+
+    With `begin_end_tokens`, each SID is between a begin and an end token if the vocabulary has them.
+    """
+    indexes = sid_token_indexes(space, codes, begin_end_tokens=begin_end_tokens)
     return Segment("sid", sid_tokens=tuple(indexes.ravel().tolist()))
 
 
 def begin(space: SidSpace) -> Segment:
     """The begin token, which ends a prompt that a SID completes; empty if the space has none."""
-    return Segment("sid", sid_tokens=(space.n_codes,) if space.has_markers else ())
+    return Segment("sid", sid_tokens=(space.n_codes,) if space.has_begin_end_tokens else ())
 
 
 def end(space: SidSpace) -> Segment:
     """The end token, which follows the codes of a completion; empty if the space has none."""
-    return Segment("sid", sid_tokens=(space.n_codes + 1,) if space.has_markers else ())
+    return Segment("sid", sid_tokens=(space.n_codes + 1,) if space.has_begin_end_tokens else ())
 
 
 def segments_to_text(space: SidSpace, segments: Sequence[Segment]) -> tuple[str, list[Span]]:

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from sidtool.sid import Codes, SidSpace
 
 
-def sid_token_indexes(space: SidSpace, codes: Codes, *, markers: bool = True) -> NDArray[np.int64]:
+def sid_token_indexes(
+    space: SidSpace, codes: Codes, *, begin_end_tokens: bool = True
+) -> NDArray[np.int64]:
     """(n, levels) codes -> (n, levels [+ 2]) int64 indexes into `space.tokens`.
 
-    With `markers`, each SID stands between begin and end token if the space has them."""
+    With `begin_end_tokens`, each SID is between a begin and an end token if the vocabulary has them.
+    """
     indexes = codes + space.offsets  # uint16 + int64 -> int64
-    if not (markers and space.has_markers):
+    if not (begin_end_tokens and space.has_begin_end_tokens):
         return indexes
     wrapped = np.empty((len(codes), space.levels + 2), dtype=np.int64)
     wrapped[:, 0] = space.n_codes
@@ -45,21 +48,20 @@ class SidTokens:
     @property
     def begin(self) -> int | None:
         """Id of the begin token, or None."""
-        if not self.space.has_markers:
+        if not self.space.has_begin_end_tokens:
             return None
         return self.start + self.space.n_codes
 
     @property
     def end(self) -> int | None:
         """Id of the end token, or None."""
-        if not self.space.has_markers:
+        if not self.space.has_begin_end_tokens:
             return None
         return self.start + self.space.n_codes + 1
 
-    def ids(self, codes: Codes, *, markers: bool = True) -> NDArray[np.int64]:
-        """(n, levels) codes -> (n, levels [+ 2]) int64 token ids, with `markers` between begin and
-        end token if the space has them."""
-        return sid_token_indexes(self.space, codes, markers=markers) + self.start
+    def ids(self, codes: Codes, *, begin_end_tokens: bool = True) -> NDArray[np.int64]:
+        """(n, levels) codes -> (n, levels [+ 2]) int64 token ids, as in `sid_token_indexes`."""
+        return sid_token_indexes(self.space, codes, begin_end_tokens=begin_end_tokens) + self.start
 
     def codes(self, ids: NDArray[np.int64]) -> Codes:
         """(n, levels) ids of code tokens -> (n, levels) codes."""

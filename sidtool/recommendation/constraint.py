@@ -20,7 +20,7 @@ from sidtool.recommendation.trie_arrays import FilterArrays, normalize_over_chil
 class SidLogitsProcessor(LogitsProcessor):
     """Keeps the scores of tokens that continue a valid SID; all others become minus infinity.
 
-    With `markers`, every SID stands between the begin and the end token. `normalize` "level"
+    With `begin_end_tokens`, every SID is between a begin and an end token. `normalize` "level"
     replaces the scores by log-probabilities over the level's codes, "trie" by those over its valid
     codes; "vocabulary" leaves them as they are. `filters`, one per prompt, exclude items; the beams
     of a prompt are consecutive rows, as in `generate`.
@@ -34,7 +34,7 @@ class SidLogitsProcessor(LogitsProcessor):
         trie: Trie,
         tokens: SidTokens,
         *,
-        markers: bool = False,
+        begin_end_tokens: bool = False,
         normalize: Normalize = "vocabulary",
         filters: Sequence[LeafFilter | None] | None = None,
         strict: bool = True,
@@ -43,7 +43,7 @@ class SidLogitsProcessor(LogitsProcessor):
         self._tokens = tokens
         self._strict = strict
         self._normalize = normalize
-        self._begin, self._end = (tokens.begin, tokens.end) if markers else (None, None)
+        self._begin, self._end = (tokens.begin, tokens.end) if begin_end_tokens else (None, None)
         self._filters = filters if filters and any(filters) else None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

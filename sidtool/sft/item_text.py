@@ -34,11 +34,11 @@ class ItemRenderer:
 
     def bare_sid(self, index: int) -> Segment:
         """The SID of an item without begin and end token."""
-        return sids(self._space, self._map.codes[index : index + 1], markers=False)
+        return sids(self._space, self._map.codes[index : index + 1], begin_end_tokens=False)
 
     def sid_prefix(self, index: int, n_codes: int) -> Segment:
         """The begin token, if SIDs have one, and the first codes of an item."""
-        n_tokens = self._space.has_markers + n_codes
+        n_tokens = self._space.has_begin_end_tokens + n_codes
         return Segment("sid", sid_tokens=self.sid(index).sid_tokens[:n_tokens])
 
     def text(self, field: str, index: int) -> str:

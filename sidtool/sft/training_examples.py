@@ -265,7 +265,9 @@ class ExampleMaker:
     def _max_prompt_length(self, frame: PromptFrame) -> int:
         """Tokens that a prompt may have, so that a SID and the end of the completion fit, too."""
         close = self.length([template(frame.close)]) or 0
-        return self._options.max_length - self._space.levels - self._space.has_markers - close
+        return (
+            self._options.max_length - self._space.levels - self._space.has_begin_end_tokens - close
+        )
 
     def _check_inputs(self, items: Items) -> None:
         for name in self._options.tasks:
@@ -294,7 +296,7 @@ class ExampleMaker:
         if "sequence" not in self._options.tasks:
             return
         n_items = self._options.history_length + 1
-        n_tokens = n_items * (self._space.levels + 2 * self._space.has_markers)
+        n_tokens = n_items * (self._space.levels + 2 * self._space.has_begin_end_tokens)
         n_tokens += self.length([template(self._frames["sequence"][0].before)]) or 0
         if n_tokens > self._options.max_length:
             raise UsageError(

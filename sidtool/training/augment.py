@@ -76,7 +76,7 @@ def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:
     """(items, 2) int64: start and stop of every SID, begin and end tokens included."""
     first_code = tokens.start
     starts = np.flatnonzero((ids >= first_code) & (ids < first_code + tokens.space.sizes[0]))
-    edge = int(tokens.space.has_markers)
+    edge = int(tokens.space.has_begin_end_tokens)
     return np.stack([starts - edge, starts + tokens.space.levels + edge], axis=1)
 
 

@@ -170,7 +170,7 @@ def test_items_and_sids_map_both_ways() -> None:
     bundle = small_bundle(duplicates=True, items=60, sizes=(2, 3, 4))
     for item_id in bundle.items.ids:
         assert item_id in bundle.item_ids(bundle.sid(item_id))
-        assert bundle.item_ids(bundle.sid(item_id, markers=True)) == bundle.item_ids(
+        assert bundle.item_ids(bundle.sid(item_id, begin_end_tokens=True)) == bundle.item_ids(
             bundle.sid(item_id)
         )
     with pytest.raises(DataError, match="no item 'absent'"):

@@ -26,7 +26,8 @@ def test_every_status_is_reported(bundle: Bundle) -> None:
     )
     spelled = bundle.space.spell
     text = (
-        f"first {spelled(codes[0], markers=True)}, then {spelled(codes[4])} and {spelled(free)}; "
+        f"first {spelled(codes[0], begin_end_tokens=True)}, "
+        f"then {spelled(codes[4])} and {spelled(free)}; "
         f"{spelled(codes[1][:2])} {spelled([2, 3])}<s_c_9> {spelled(codes[7])}{spelled(codes[8])}"
     )
     decoded = decode(bundle, text)

@@ -114,12 +114,12 @@ def test_no_items_are_refused(tmp_path: Path) -> None:
 def test_the_rules_for_an_empty_text(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.csv", {"id": ["a", "b", "c"], "title": ["x", " ", "z"]})
     with pytest.raises(DataError, match=r"1 of 3 items have no text \(first: 'b', row 2\)"):
-        read_items(path, on_empty="error")
+        read_items(path, empty_text="error")
     with pytest.warns(SidtoolWarning, match="1 of 3 items"):
         kept = read_items(path)
     assert (kept.titles, kept.texts) == (("x", "", "z"), ("x", "b", "z"))
     with pytest.warns(SidtoolWarning, match="left out"):
-        dropped = read_items(path, on_empty="drop", fields=["title"])
+        dropped = read_items(path, empty_text="drop", fields=["title"])
     assert (dropped.ids, dropped.texts, dropped.fields["title"]) == (
         ("a", "c"),
         ("x", "z"),

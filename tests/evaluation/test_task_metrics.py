@@ -39,7 +39,9 @@ def to_sid(
     loaded: LoadedModel, text: str, row: int, group: tuple[object, ...] | None = None
 ) -> Question:
     space = loaded.bundle.space
-    places = sids(space, loaded.bundle.items.codes[row : row + 1], markers=False).sid_tokens
+    places = sids(
+        space, loaded.bundle.items.codes[row : row + 1], begin_end_tokens=False
+    ).sid_tokens
     prompt = (template("Title: "), catalog(text), template("\nSID:"), begin(space))
     return Question(
         prompt, (Segment("sid", sid_tokens=places), end(space), template("<eos>")), group
@@ -128,7 +130,8 @@ def test_a_whole_history_is_evaluated_by_its_last_item(loaded: LoadedModel) -> N
     whole = Question((), (sids(space, codes[[3, 8, 5]]), template("")))
     cut = (sids(space, codes[[3, 8]]), begin(space))
     asked = Question(
-        cut, (Segment("sid", sid_tokens=sids(space, codes[5:6], markers=False).sid_tokens),)
+        cut,
+        (Segment("sid", sid_tokens=sids(space, codes[5:6], begin_end_tokens=False).sid_tokens),),
     )
     assert (
         evaluate_questions(loaded, "t", [whole]).metrics

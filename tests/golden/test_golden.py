@@ -29,7 +29,7 @@ def test_the_bundle_of_format_1() -> None:
     assert bundle.items.codes.tolist() == [[0, 0, 0], [1, 3, 2], [2, 1, 4], [2, 1, 4], [3, 4, 5]]
     assert bundle.items.retired.tolist() == [False, True, False, False, False]
     spelled = "<|sid_begin|><s_a_2><s_b_1><s_c_4><|sid_end|>"
-    assert bundle.space.spell([2, 1, 4], markers=True) == spelled
+    assert bundle.space.spell([2, 1, 4], begin_end_tokens=True) == spelled
     assert bundle.sid("ü/é 漢字") == "<s_a_3><s_b_4><s_c_5>"
 
 

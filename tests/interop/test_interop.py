@@ -102,7 +102,7 @@ def test_any_index_is_reproduced(
     path, _ = written(folder, spelled)
     bundle = read_minionerec(path, name="any")
     assert bundle.space.template == around
-    assert not bundle.space.has_markers
+    assert not bundle.space.has_begin_end_tokens
     assert sids(bundle) == {str(item): sid for item, sid in enumerate(rows)}
     for size, codes in zip(bundle.space.sizes, zip(*rows, strict=True), strict=True):
         assert size == min(
@@ -310,7 +310,7 @@ def test_flashrec_infers_three_levels_of_openonerec_only(tmp_path: Path) -> None
     assert not infers_layout(SidSpace((4, 5, 6, 7)))
     assert not infers_layout(SidSpace((4, 5, 6), template="<{level}_{code}>"))
     with pytest.raises(UsageError, match="needs a begin and an end token"):
-        write_flashrec(small_bundle(markers=False), tmp_path / "sids.json")
+        write_flashrec(small_bundle(begin_end_tokens=False), tmp_path / "sids.json")
 
 
 def walked(index: StaticIndex, levels: int) -> set[tuple[int, ...]]:

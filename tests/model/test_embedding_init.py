@@ -52,7 +52,7 @@ def test_codebook_rows_have_the_existing_rows_lengths() -> None:
     lengths = np.linalg.norm(old, axis=1)
     assert np.linalg.norm(rows[192:], axis=1) == pytest.approx(
         lengths.mean(), rel=0.2
-    )  # the two markers
+    )  # the begin and end tokens
     for level in (rows[:64], rows[64:192]):
         assert np.linalg.norm(level, axis=1).mean() == pytest.approx(lengths.mean(), rel=0.05)
         distances = np.linalg.norm(level - old.mean(axis=0), axis=1)

@@ -135,7 +135,7 @@ def test_sid_tokens_are_ordinary_lossless_tokens(
     served = load_model_folder(tmp_path / "out")
     tokenizer, tokens = served.tokenizer, served.tokens
     codes = bundle.items.codes[:3]
-    text = "".join(bundle.space.spell(row, markers=True) for row in codes)
+    text = "".join(bundle.space.spell(row, begin_end_tokens=True) for row in codes)
     assert tokenizer(text)["input_ids"] == tokens.ids(codes).ravel().tolist()
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
     spaced = f"next: {text} , then"

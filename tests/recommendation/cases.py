@@ -105,7 +105,7 @@ def path_scores(
 
     Over the trie of (n, levels) `all_codes`, a SID that is none of them scores minus infinity.
     """
-    ids = torch.from_numpy(tokens.ids(codes, markers=False))
+    ids = torch.from_numpy(tokens.ids(codes, begin_end_tokens=False))
     logits = model(
         input_ids=torch.cat([torch.tensor([list(prompt)]).expand(len(ids), -1), ids], 1)
     ).logits.float()

@@ -24,13 +24,13 @@ SIZES = (4, 3, 5)
 @given(
     items=st.integers(1, 40),
     seed=st.integers(0, 99),
-    markers=st.booleans(),
+    begin_end_tokens=st.booleans(),
     cuts=st.lists(
         st.tuples(st.integers(0, 39), st.integers(0, 5), st.booleans()), min_size=1, max_size=6
     ),
 )
 def test_tokens_that_continue_a_valid_sid_are_allowed(
-    items: int, seed: int, markers: bool, cuts: Any
+    items: int, seed: int, begin_end_tokens: bool, cuts: Any
 ) -> None:
     trie, tokens = make(SIZES, items, seed)
     sids = trie.leaf_codes(np.arange(trie.n_leaves))
@@ -38,22 +38,24 @@ def test_tokens_that_continue_a_valid_sid_are_allowed(
     rows, wants = [], []
     for which, cut, text_before in cuts:
         sid = sids[which % len(sids)]
-        full = tokens.ids(sid[None], markers=markers)[0].tolist()
+        full = tokens.ids(sid[None], begin_end_tokens=begin_end_tokens)[0].tolist()
         done = full[: min(cut, len(full))]
         rows.append(
             ([7, 9] if text_before or not done else tokens.ids(sids[:1])[0].tolist()) + done
         )
-        wants.append(_wanted(rows[-1], legal, tokens, markers))
+        wants.append(_wanted(rows[-1], legal, tokens, begin_end_tokens))
     longest = max(map(len, rows))
     ids = torch.tensor([[7] * (longest - len(row)) + row for row in rows])
     scores = torch.randn(len(rows), vocabulary(tokens))
-    found = SidLogitsProcessor(trie, tokens, markers=markers)(ids, scores)
+    found = SidLogitsProcessor(trie, tokens, begin_end_tokens=begin_end_tokens)(ids, scores)
     for row, want in enumerate(wants):
         assert torch.isfinite(found[row]).nonzero().ravel().tolist() == sorted(want)
         assert torch.equal(found[row][sorted(want)], scores[row][sorted(want)])
 
 
-def _wanted(ids: list[int], legal: set[tuple[int, ...]], tokens: Any, markers: bool) -> set[int]:
+def _wanted(
+    ids: list[int], legal: set[tuple[int, ...]], tokens: Any, begin_end_tokens: bool
+) -> set[int]:
     """The tokens that may follow, by walking backwards over the SID tokens at the end."""
     tail: list[int] = []
     for token in reversed(ids):
@@ -62,9 +64,9 @@ def _wanted(ids: list[int], legal: set[tuple[int, ...]], tokens: Any, markers: b
             break
         tail.insert(0, token)
     prefix = tuple(token - int(tokens.level_starts[level]) for level, token in enumerate(tail))
-    if markers and len(prefix) == len(SIZES):
+    if begin_end_tokens and len(prefix) == len(SIZES):
         return {tokens.end}
-    if markers and not prefix and ids[-1] != tokens.begin:
+    if begin_end_tokens and not prefix and ids[-1] != tokens.begin:
         return {tokens.begin}
     if len(prefix) == len(SIZES):
         prefix = ()
@@ -97,7 +99,7 @@ def test_sampling_with_markers_writes_only_valid_sids() -> None:
     trie, tokens = make((6, 6, 6), 30)
     model = tiny_model("llama", vocab_size=vocabulary(tokens))
     torch.manual_seed(0)
-    processor = SidLogitsProcessor(trie, tokens, markers=True)
+    processor = SidLogitsProcessor(trie, tokens, begin_end_tokens=True)
     out = model.generate(
         torch.tensor([[9, 8, 7]] * 20),
         attention_mask=torch.ones(20, 3, dtype=torch.long),

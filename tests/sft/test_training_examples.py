@@ -137,7 +137,7 @@ def test_a_column_task_shows_column_and_sid(
         text, _ = segments_to_text(bundle.space, example.segments)
         item = at // 2
         assert catalog.fields["brand"][int(bundle.items.ids[item][1:])] in text
-        sid = bundle.space.spell(bundle.items.codes[item], markers=True)
+        sid = bundle.space.spell(bundle.items.codes[item], begin_end_tokens=True)
         if task == "prefix-to-brand":
             shown = next(segment for segment in example.prompt if segment.kind == "sid")
             prefix = "".join(bundle.space.tokens[place] for place in shown.sid_tokens)
@@ -165,7 +165,10 @@ def test_running_text_contains_every_event_once(
         text, _ = segments_to_text(bundle.space, example.completion)
         for _, item, _ in example.events:
             assert (
-                bundle.space.spell(bundle.items.codes[bundle.items.row(item)], markers=True) in text
+                bundle.space.spell(
+                    bundle.items.codes[bundle.items.row(item)], begin_end_tokens=True
+                )
+                in text
             )
             assert catalog.titles[int(item[1:])] in text
 

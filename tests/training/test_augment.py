@@ -30,7 +30,7 @@ chances = st.sampled_from([0.0, 0.3, 0.8, 1.0])
 
 
 def spelled(space: SidSpace, items: list[tuple[int, ...]]) -> str:
-    return "".join(space.spell(item, markers=True) for item in items)
+    return "".join(space.spell(item, begin_end_tokens=True) for item in items)
 
 
 def encoded(space: SidSpace, row: dict[str, object], *, codes_only: bool) -> TokenizedExample:
@@ -86,7 +86,7 @@ def test_a_history_keeps_whole_items_in_order(
     if drop == 1 and len(items) > 1:
         assert kept == items[-2:]
     assert not targets[0]
-    size = tokens.space.levels + 2 * space.has_markers
+    size = tokens.space.levels + 2 * space.has_begin_end_tokens
     of_items = targets.reshape(-1, size).sum(
         axis=1
     )  # what comes before the first target gives context, and is none
@@ -150,7 +150,7 @@ def test_items_wander_no_farther_than_they_may_and_targets_keep_their_places(
 def test_the_frame_and_the_answer_of_a_next_item_row_stay(
     items: list[tuple[int, ...]], drop: float, codes_only: bool, seed: int
 ) -> None:
-    tokens, answer = ENCODERS[MARKED].tokens, MARKED.spell((1, 2, 3), markers=True)
+    tokens, answer = ENCODERS[MARKED].tokens, MARKED.spell((1, 2, 3), begin_end_tokens=True)
     row = {
         "task": "next-item",
         "prompt": "red " + spelled(MARKED, items) + " blue" + MARKED.begin,
@@ -175,7 +175,7 @@ def test_the_frame_and_the_answer_of_a_next_item_row_stay(
     [
         {
             "task": "sid-to-title",
-            "prompt": MARKED.spell((1, 2, 3), markers=True),
+            "prompt": MARKED.spell((1, 2, 3), begin_end_tokens=True),
             "completion": "red film<eos>",
         },
         {
@@ -270,7 +270,8 @@ def test_items_wander_less_in_every_epoch_and_not_at_all_in_the_last() -> None:
 
 def test_running_text_is_left_as_it_is() -> None:
     text = "".join(
-        f"{MARKED.spell(item, markers=True)}red toy\n" for item in [(0, 1, 2), (3, 2, 1), (1, 1, 1)]
+        f"{MARKED.spell(item, begin_end_tokens=True)}red toy\n"
+        for item in [(0, 1, 2), (3, 2, 1), (1, 1, 1)]
     )
     row = encoded(MARKED, {"task": "history-text", "text": text}, codes_only=False)
     varied = Augmentation(1.0, 1.0, 1.0)(row, ENCODERS[MARKED].tokens, np.random.default_rng(0))

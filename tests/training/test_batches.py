@@ -35,7 +35,7 @@ def targets(row: dict[str, object], *, codes_only: bool = False) -> list[str]:
 
 
 def test_targets_are_what_the_task_says() -> None:
-    sid = SPACE.spell((1, 2), markers=True)
+    sid = SPACE.spell((1, 2), begin_end_tokens=True)
     codes = ["<s_a_1>", "<s_b_2>"]
     assert targets({"task": "sequence", "text": sid + sid}) == codes * 2
     assert targets({"task": "sequence", "prompt": sid, "completion": sid}) == codes
@@ -103,7 +103,7 @@ def test_both_layouts_hold_the_same_rows(batch: list[TokenizedExample]) -> None:
 
 def test_rows_read_and_malformed_lines_are_named(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
-    sid = SPACE.spell((1, 2), markers=True)
+    sid = SPACE.spell((1, 2), begin_end_tokens=True)
     lines = [{"task": "sequence", "text": sid}, {"task": "mine", "prompt": "a", "completion": "b"}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     rows = TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
