@@ -80,9 +80,7 @@ def encode(
         list[Path] | None,
         typer.Option(help="Vectors in place of texts, once per source: .npy, Parquet or Zarr."),
     ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Present location of the bundle's encoder, if it moved.")
-    ] = None,
+    encoder: options.MovedEncoder = None,
     trust_remote_code: options.Trust = False,
     json: options.Json = False,
 ) -> None:

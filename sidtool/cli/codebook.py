@@ -8,9 +8,8 @@ import typer
 from sidtool.build.sources import Collaborative
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
-from sidtool.cli.models import assignments
+from sidtool.cli.inputs import assignments
 from sidtool.collisions.policy import Policy
-from sidtool.data.items import EmptyText
 from sidtool.embed import Dtype
 from sidtool.quantize import Method
 from sidtool.sid import LETTERS, Levels, Spelling
@@ -57,20 +56,9 @@ def build_codebook(
             rich_help_panel=INPUT,
         ),
     ] = None,
-    id_column: Annotated[
-        str | None,
-        typer.Option(help="Column of item ids. Default: guessed.", rich_help_panel=INPUT),
-    ] = None,
-    title_column: Annotated[
-        str | None,
-        typer.Option(help="Column of titles. Default: guessed.", rich_help_panel=INPUT),
-    ] = None,
-    empty_text: Annotated[
-        EmptyText,
-        typer.Option(
-            help="Item without text: use its id as text, drop it, or fail.", rich_help_panel=INPUT
-        ),
-    ] = "id",
+    id_column: options.IdColumn = None,
+    title_column: options.TitleColumn = None,
+    empty_text: options.EmptyText = "id",
     levels: Annotated[
         str, typer.Option(help="Codes per level, like 256x256x256.", rich_help_panel=QUANTIZER)
     ] = "256x256x256",

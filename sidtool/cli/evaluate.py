@@ -9,8 +9,7 @@ import typer
 
 from sidtool.cli import inference, options
 from sidtool.cli.console import next_step, progress, say_json, say_table
-from sidtool.cli.inputs import read_ids
-from sidtool.cli.models import numbers
+from sidtool.cli.inputs import numbers, read_ids
 from sidtool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,17 +44,11 @@ def evaluate(
         Path | None,
         typer.Option(help="File of item ids, one per line: questions about these items only."),
     ] = None,
-    field: Annotated[
-        list[str] | None, typer.Option(help="Catalog column that item-text shows; repeatable.")
-    ] = None,
+    field: options.Field = None,
     queries: options.Queries = None,
     query_text: options.QueryText = None,
-    id_column: Annotated[
-        str | None, typer.Option(help="Column of item ids in the catalog.")
-    ] = None,
-    title_column: Annotated[
-        str | None, typer.Option(help="Column of titles in the catalog.")
-    ] = None,
+    id_column: options.IdColumn = None,
+    title_column: options.TitleColumn = None,
     num_beams: inference.NumBeams = 50,
     exclude_seen: inference.ExcludeSeen = False,
     limit: Annotated[

@@ -9,7 +9,6 @@ import typer
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.inputs import read_ids
-from sidtool.data.items import EmptyText
 from sidtool.errors import EXIT_REFUSED, UsageError
 
 if TYPE_CHECKING:
@@ -35,18 +34,10 @@ def add_items(
         list[Path] | None,
         typer.Option(help="Vectors of the items, made like those of the bundle, once per source."),
     ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Present location of the bundle's encoder, if it moved.")
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option(help="Column of item ids. Default: guessed.")
-    ] = None,
-    title_column: Annotated[
-        str | None, typer.Option(help="Column of titles. Default: guessed.")
-    ] = None,
-    empty_text: Annotated[
-        EmptyText, typer.Option(help="Item without text: use its id as text, drop it, or fail.")
-    ] = "id",
+    encoder: options.MovedEncoder = None,
+    id_column: options.IdColumn = None,
+    title_column: options.TitleColumn = None,
+    empty_text: options.EmptyText = "id",
     trust_remote_code: options.Trust = False,
     config: options.Config = None,
     dry_run: options.DryRun = False,

@@ -1,14 +1,13 @@
 """The commands that prepare a model: init-model, extend-model and merge."""
 
-import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, say, say_json
-from sidtool.errors import UsageError
+from sidtool.cli.inputs import assignments
 from sidtool.model.embedding_init import DEFAULT_INIT, Init
 from sidtool.model.pretrained import Dtype
 from sidtool.model.scratch import Preset
@@ -141,32 +140,3 @@ def merge(
     else:
         say(f"{out}: adapters of {model} merged into {base.path}, {dtype}")
     return next_step(f"sidtool recommend {out} --history ITEM,ITEM -k 10")
-
-
-def assignments(pairs: list[str] | None, *, option: str = "--set") -> dict[str, Any]:
-    """`key=value` pairs as a mapping; a value is read as YAML, so that numbers are numbers."""
-    import yaml
-
-    values = {}
-    for pair in pairs or []:
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise UsageError(f"{option} takes key=value, not {pair!r}")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            values[key] = value
-    return values
-
-
-def numbers(pairs: list[str] | None, *, option: str) -> dict[str, float]:
-    """`key=number` pairs as a mapping. Raises UsageError for a value that is no number."""
-    values = {}
-    for key, value in assignments(pairs, option=option).items():
-        try:  # YAML takes 1e-3 for a text
-            values[key] = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError, OverflowError):
-            values[key] = math.nan
-        if not math.isfinite(values[key]):
-            raise UsageError(f"{option} takes a number for {key}, not {value!r}")
-    return values

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sidtool.cli.console import read_config
+from sidtool.data import items
 from sidtool.errors import UsageError
 
 
@@ -73,8 +74,21 @@ QueryText = Annotated[
         help='Template of a generated query per item, from catalog columns: "{genre} from {year}".'
     ),
 ]
-IdColumn = Annotated[str | None, typer.Option(help="Column of item ids; guessed by default.")]
-TitleColumn = Annotated[str | None, typer.Option(help="Column of titles; guessed by default.")]
+Field = Annotated[
+    list[str] | None, typer.Option(help="Catalog column that item-text shows; repeatable.")
+]
+IdColumn = Annotated[
+    str | None, typer.Option(help="Catalog column of item ids; guessed by default.")
+]
+TitleColumn = Annotated[
+    str | None, typer.Option(help="Catalog column of titles; guessed by default.")
+]
+EmptyText = Annotated[
+    items.EmptyText, typer.Option(help="Item without text: use its id as text, drop it, or fail.")
+]
+MovedEncoder = Annotated[
+    str | None, typer.Option(help="Present location of the bundle's encoder, if it moved.")
+]
 
 
 def parse_bytes(text: str) -> int:

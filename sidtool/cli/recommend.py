@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from sidtool.cli.console import progress, say_json, say_table
 from sidtool.cli.inputs import read_ids
 from sidtool.errors import UsageError
 from sidtool.output import refuse_existing
+from sidtool.recommendation.recommend_options import Normalize, RecommendOptions
 
 if TYPE_CHECKING:
     from sidtool.recommendation.requests import Recommendation, Request
@@ -38,7 +39,7 @@ def recommend(
     k: Annotated[int, typer.Option("-k", help="Items per request.")] = 10,
     num_beams: inference.NumBeams = 50,
     normalize: Annotated[
-        Literal["level", "trie", "vocabulary"] | None,
+        Normalize | None,
         typer.Option(
             help="Normalize scores over all codes of the level, the valid next codes (trie), or the "
             "whole vocabulary. Default: the model's training setting."
@@ -75,7 +76,6 @@ def recommend(
     """Recommend items: only items of the catalog, without duplicates, k whenever there are k."""
     from sidtool.recommendation.recommend import recommend as recommend_items
     from sidtool.recommendation.recommend import recommend_to_file
-    from sidtool.recommendation.recommend_options import RecommendOptions
 
     requests = _requests(history, file, query)
     if resume and out is None:
@@ -133,10 +133,7 @@ def _requests(history: str | None, file: str | None, query: str | None) -> "Iter
 
 
 def _say_answer(answer: "Recommendation") -> None:
-    rows = [
-        (rank, *row)
-        for rank, row in enumerate(
-            zip(answer.items, answer.titles, answer.sids, answer.scores, strict=True), start=1
-        )
-    ]
+    ranks = range(1, len(answer.items) + 1)
+    columns = (ranks, answer.items, answer.titles, answer.sids, answer.scores)
+    rows = list(zip(*columns, strict=True))
     say_table(["", "item", "title", "SID", "score"], rows, title=answer.user)

@@ -7,8 +7,7 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
-from sidtool.cli.inputs import read_ids
-from sidtool.cli.models import numbers
+from sidtool.cli.inputs import numbers, read_ids
 
 if TYPE_CHECKING:
     from sidtool.sft.lineage import Lineage
@@ -56,11 +55,9 @@ def make_sft(
     text_template: Annotated[
         str | None, typer.Option(help="Text of an item. Default: its title.")
     ] = None,
-    id_column: Annotated[str | None, typer.Option(help="Catalog column of item ids.")] = None,
-    title_column: Annotated[str | None, typer.Option(help="Catalog column of titles.")] = None,
-    field: Annotated[
-        list[str] | None, typer.Option(help="Catalog column that item-text shows; repeatable.")
-    ] = None,
+    id_column: options.IdColumn = None,
+    title_column: options.TitleColumn = None,
+    field: options.Field = None,
     seed: options.Seed = 0,
     config: options.Config = None,
     dry_run: options.DryRun = False,

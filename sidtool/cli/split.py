@@ -75,11 +75,9 @@ def _say_manifest(manifest: SplitManifest) -> None:
     if manifest.protocol == "given":
         rows.insert(1, ("windows", f"{counts.windows} training windows"))
     if counts.left_out:
-        what = (
-            "windows that show a held-out event"
-            if manifest.protocol == "given"
-            else ("first events without a history")
-        )
+        what = "first events without a history"
+        if manifest.protocol == "given":
+            what = "windows that show a held-out event"
         rows.append(("left out", f"{counts.left_out} {what}"))
     if manifest.cuts:
         rows.append(("cuts", f"{manifest.cuts.valid_from:.16g}, {manifest.cuts.test_from:.16g}"))
