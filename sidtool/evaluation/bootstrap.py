@@ -36,6 +36,16 @@ def intervals(
     return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
 
 
+def named_intervals(
+    names: Sequence[str], values: NDArray[np.float64], users: Sequence[str], *, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """The interval of each column of (n, metrics) values, by name."""
+    if not names:
+        return {}
+    ends = intervals(values, users, seed=seed).tolist()
+    return {name: (low, high) for name, (low, high) in zip(names, ends, strict=True)}
+
+
 def paired_differences(
     values: NDArray[np.float64],
     other_values: NDArray[np.float64],
@@ -48,8 +58,10 @@ def paired_differences(
     differences = values - other_values
     means = np.concatenate(list(_resampled_means(differences, users, seed, resamples)))
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    n_not_positive = (means <= 0).sum(axis=0)
+    n_not_negative = (means >= 0).sum(axis=0)
     # the sample itself counts as one more resample, so p is never 0
-    opposite = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0)) + 1
+    opposite = np.minimum(n_not_positive, n_not_negative) + 1
     p_value = np.minimum(2 * opposite / (resamples + 1), 1.0)
     columns = zip(differences.mean(axis=0), low, high, p_value, strict=True)
     return [Difference(*map(float, column)) for column in columns]

@@ -21,7 +21,12 @@ from sidtool.evaluation.baselines import (
     item_similarity,
     popularity,
 )
-from sidtool.evaluation.bootstrap import RESAMPLES, Difference, intervals, paired_differences
+from sidtool.evaluation.bootstrap import (
+    RESAMPLES,
+    Difference,
+    named_intervals,
+    paired_differences,
+)
 from sidtool.evaluation.metrics import (
     KS,
     averages,
@@ -85,10 +90,10 @@ class Evaluation:
     n: int
     metrics: Metrics
     """At item level."""
-    sid_level: Metrics
-    """The same metrics where any item of a shared SID counts as correct."""
     confidence_interval: dict[str, tuple[float, float]]
     """95% intervals of `metrics`."""
+    sid_level: Metrics
+    """The same metrics where any item of a shared SID counts as correct."""
     baselines: dict[str, Metrics]
     differences: dict[str, dict[str, Difference]]
     """Of the model from each baseline."""
@@ -104,17 +109,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object of all but the values of single examples."""
-        value = {
-            name: getattr(self, name)
-            for name in ("n", "metrics", "confidence_interval", "sid_level", "baselines")
-        }
-        value["differences"] = {
-            system: {metric: asdict(difference) for metric, difference in differences.items()}
-            for system, differences in self.differences.items()
-        }
-        value["slices"] = {name: asdict(part) for name, part in self.slices.items()}
-        for name in ("coverage", "counts", "settings"):
-            value[name] = getattr(self, name)
+        value = asdict(self)
+        del value["users"], value["values"]
         return value
 
 
@@ -128,7 +124,7 @@ def evaluate(
     """Evaluate a model on the held-out examples of a split: a `Split`, its folder, or a file of
     events (as `open_split`).
 
-    Raises CompatibilityError if the model or its bundle may have seen what the split holds out, and
+    Raises CompatibilityError if the model or its bundle may have learned from held-out events, and
     as `evaluate_examples`."""
     options = options or EvaluationOptions()
     name = "the split" if isinstance(split, Split) else str(split)
@@ -163,7 +159,8 @@ def evaluate_examples(
     num_beams = max(options.num_beams, options.depth)
     if num_beams > options.num_beams:
         warnings.warn(
-            f"{num_beams} beams are used instead of {options.num_beams}: as many as SIDs are ranked",
+            f"{num_beams} beams are used instead of {options.num_beams}: {options.depth} SIDs are "
+            "ranked",
             SidtoolWarning,
             stacklevel=2,
         )
@@ -189,7 +186,6 @@ def evaluate_rankings(
         for system, (ranked, targets) in _rank_baselines(examples, events, options).items():
             baseline_values[system] = metric_values(find_targets(ranked, targets), options.ks)
             recommended[system] = ranked[:, :COVERED]
-    ends = intervals(values, users, seed=options.seed).tolist()
     settings = {
         "ks": list(options.ks),
         "exclude_seen": examples.exclude_seen,
@@ -202,14 +198,15 @@ def evaluate_rankings(
     return Evaluation(
         n=len(users),
         metrics=averages(names, values),
+        confidence_interval=named_intervals(names, values, users, seed=options.seed),
         sid_level=averages(names, metric_values(sid_ranks(examples, leaves), options.ks)),
-        confidence_interval={
-            name: (low, high) for name, (low, high) in zip(names, ends, strict=True)
+        baselines={
+            system: averages(names, system_values)
+            for system, system_values in baseline_values.items()
         },
-        baselines={name: averages(names, theirs) for name, theirs in baseline_values.items()},
         differences={
-            system: _differences(names, values, theirs, users, options.seed)
-            for system, theirs in baseline_values.items()
+            system: _differences(names, values, system_values, users, options.seed)
+            for system, system_values in baseline_values.items()
         },
         slices=slice_metrics(names, values, baseline_values, examples.examples, events or ()),
         coverage={

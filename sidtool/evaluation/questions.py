@@ -1,6 +1,6 @@
 """Questions of one task: a prompt and its correct answer, as segments."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +8,6 @@ import numpy as np
 from sidtool.errors import DataError
 from sidtool.prompt.segments import Segment
 from sidtool.sid import SidSpace
-
-Progress = Callable[[int, int], None]
-"""Called with the number of questions done and their total."""
 
 SidCodes = tuple[int, ...]
 """The codes of one SID, or of a prefix of it."""
@@ -44,29 +41,29 @@ def split_last_sid(space: SidSpace, question: Question) -> tuple[list[Segment], 
     with_codes = [
         index
         for index, segment in enumerate(segments)
-        if any(place < space.n_codes for place in segment.sid_tokens)
+        if any(token < space.n_codes for token in segment.sid_tokens)
     ]
     if not with_codes:
         raise DataError(
-            "a question holds no SID of the model's bundle",
+            "a question has no SID of the model's bundle",
             hint="make the training examples with this bundle",
         )
     last = with_codes[-1]
-    places = segments[last].sid_tokens
-    # begin and end tokens have places from n_codes on: the SID stops behind the last code
-    stop = max(count for count, place in enumerate(places, 1) if place < space.n_codes)
+    tokens = segments[last].sid_tokens
+    # begin and end tokens have indexes from n_codes on: the SID stops behind the last code
+    stop = max(count for count, token in enumerate(tokens, 1) if token < space.n_codes)
     start = max(0, stop - space.levels)
-    sid_places = np.array(places[start:stop], dtype=np.int64)
-    codes = sid_places - space.offsets[: len(sid_places)]
+    code_tokens = np.array(tokens[start:stop], dtype=np.int64)
+    codes = code_tokens - space.offsets[: len(code_tokens)]
     complete = len(codes) == space.levels
     if not complete or (codes < 0).any() or (codes >= space.sizes).any():
         raise DataError(
-            "a question ends in what is no SID of the model's bundle",
+            "a question ends in an incomplete SID, or one that the model's bundle cannot have",
             hint="make the training examples with this bundle",
         )
     before = segments[:last]
     if start > 0:
-        before.append(Segment("sid", sid_tokens=places[:start]))
+        before.append(Segment("sid", sid_tokens=tokens[:start]))
     return before, tuple(codes.tolist())
 
 

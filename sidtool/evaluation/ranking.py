@@ -1,6 +1,6 @@
 """A model's ranked SIDs for evaluation examples, and the ranks of the correct items in them.
 
-A SID stands for all active items that share it, less those that may not be recommended. Only
+The items of a SID are all active items that share it, less those that may not be recommended. Only
 `rank_sids` needs the model."""
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.trie import Trie
 from sidtool.data.splits import Example
 from sidtool.evaluation.metrics import TargetRanks, find_targets
 from sidtool.model.load import LoadedModel
@@ -33,9 +34,8 @@ class IndexedExamples:
         cls, bundle: Bundle, examples: Sequence[Example], *, exclude_seen: bool
     ) -> "IndexedExamples":
         """Look every item up, each one once."""
-        ids = list(
-            dict.fromkeys(item for example in examples for item in (*example.history, example.item))
-        )
+        all_ids = (item for example in examples for item in (*example.history, example.item))
+        ids = list(dict.fromkeys(all_ids))
         index_of = dict(zip(ids, bundle.items.rows(ids).tolist(), strict=True))
         histories = []
         for example in examples:
@@ -102,7 +102,7 @@ def rank_sids(
 def item_ranks(examples: IndexedExamples, leaves: NDArray[np.int64]) -> TargetRanks:
     """The targets' ranks among items, from (n, k) ranked leaves: items that share a SID share a
     rank."""
-    return find_targets(leaves, examples.target_leaves, _items_per_leaf(examples, leaves))
+    return find_targets(leaves, examples.target_leaves, _eligible_per_leaf(examples, leaves))
 
 
 def sid_ranks(examples: IndexedExamples, leaves: NDArray[np.int64]) -> TargetRanks:
@@ -130,13 +130,18 @@ def first_items(
     return items
 
 
-def _items_per_leaf(examples: IndexedExamples, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n, k): the number of items behind each leaf that may be recommended."""
-    trie = examples.bundle.trie()
+def items_per_leaf(trie: Trie, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, k) int64: the number of active items of each of (n, k) leaves, 0 for the empty leaf -1."""
     if trie.leaf_start is None:
         return (leaves >= 0).astype(np.int64)
-    sizes = np.where(leaves >= 0, np.diff(trie.leaf_start)[leaves], 0).astype(np.int64)
-    if examples.exclude_seen:
+    return np.where(leaves >= 0, np.diff(trie.leaf_start)[leaves], 0).astype(np.int64)
+
+
+def _eligible_per_leaf(examples: IndexedExamples, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, k) int64: the number of items of each leaf that may be recommended."""
+    trie = examples.bundle.trie()
+    sizes = items_per_leaf(trie, leaves)
+    if trie.leaf_start is not None and examples.exclude_seen:
         for row, ranked in enumerate(leaves):
             denied_leaves = trie.leaves(examples.denied_positions(row))
             # (k, denied) matches: each takes one item away from its leaf

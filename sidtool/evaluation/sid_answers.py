@@ -10,15 +10,15 @@ from sidtool.errors import UsageError
 from sidtool.evaluation.metrics import KS, find_targets, metric_names, metric_values
 from sidtool.evaluation.questions import (
     GroupKey,
-    Progress,
     Question,
     SidCodes,
     prefixes,
     split_last_sid,
 )
+from sidtool.evaluation.ranking import items_per_leaf
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.encoder import prompt_encoder
-from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.query import Progress, Query, QuerySession
 from sidtool.sid import SidSpace
 
 
@@ -56,9 +56,7 @@ def sid_answer_metrics(
     all_codes = trie.leaf_codes(np.arange(trie.n_leaves)).tolist()
     leaf_of = {tuple(codes): leaf for leaf, codes in enumerate(all_codes)}
     targets = np.array([leaf_of.get(codes, -1) for codes in answers], dtype=np.int64)
-    sizes = None
-    if trie.leaf_start is not None:
-        sizes = np.where(ranked >= 0, np.diff(trie.leaf_start)[ranked], 0)
+    sizes = items_per_leaf(trie, ranked)
     retrieval = metric_values(find_targets(ranked, targets, sizes), ks)
     names = (*accuracy_names, *metric_names(ks))
     values = np.concatenate([accuracy, retrieval], axis=1)
@@ -73,8 +71,9 @@ def _correct_prefixes(
 ) -> list[frozenset[SidCodes]]:
     """For each question every prefix, the whole SID included, of a correct answer."""
     by_group: dict[GroupKey, set[SidCodes]] = defaultdict(set)
-    further = [(question, split_last_sid(space, question)[1]) for question in also_correct]
-    for question, codes in (*zip(questions, answers, strict=True), *further):
+    further_answers = [split_last_sid(space, question)[1] for question in also_correct]
+    all_questions = [*questions, *also_correct]
+    for question, codes in zip(all_questions, [*answers, *further_answers], strict=True):
         if question.group is not None:
             by_group[question.group].update(prefixes(codes))
     return [
@@ -87,10 +86,11 @@ def _accuracy(
     first_answers: Sequence[Sequence[int]], correct: Sequence[frozenset[SidCodes]]
 ) -> NDArray[np.float64]:
     """(n, levels): 1 where the prefix of the first answer is one of a correct answer."""
-    rows = []
-    for codes, correct_prefixes in zip(first_answers, correct, strict=True):
-        rows.append([float(prefix in correct_prefixes) for prefix in prefixes(codes)])
-    return np.array(rows)
+    hits = [
+        [float(prefix in correct_prefixes) for prefix in prefixes(codes)]
+        for codes, correct_prefixes in zip(first_answers, correct, strict=True)
+    ]
+    return np.array(hits)
 
 
 def _chance(

@@ -45,7 +45,8 @@ def slice_metrics(
         if last is not None:
             inside &= target_events <= last
         baselines = {
-            system: averages(names, theirs[inside]) for system, theirs in baseline_values.items()
+            system: averages(names, system_values[inside])
+            for system, system_values in baseline_values.items()
         }
         slices[name] = Slice(
             events=(first, last),

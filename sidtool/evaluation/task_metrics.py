@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sidtool.errors import DataError
-from sidtool.evaluation.bootstrap import RESAMPLES, intervals
+from sidtool.evaluation.bootstrap import RESAMPLES, named_intervals
 from sidtool.evaluation.metrics import averages
-from sidtool.evaluation.questions import Progress, Question
+from sidtool.evaluation.questions import Question
 from sidtool.evaluation.sid_answers import sid_answer_metrics
 from sidtool.model.load import LoadedModel
+from sidtool.recommendation.query import Progress
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,13 @@ def evaluate_questions(
         from sidtool.evaluation.text_answers import text_answer_metrics
 
         names, values, perplexity = text_answer_metrics(loaded, questions, progress)
-    confidence_interval = {}
-    if names:
-        units = [str(number) for number in range(len(values))]
-        ends = intervals(values, units, seed=seed).tolist()
-        confidence_interval = {
-            name: (low, high) for name, (low, high) in zip(names, ends, strict=True)
-        }
+    # the bootstrap draws single questions
+    units = [str(number) for number in range(len(values))]
     return TaskEvaluation(
         task=task,
         n=len(questions),
         metrics=averages(names, values) | perplexity,
-        confidence_interval=confidence_interval,
+        confidence_interval=named_intervals(names, values, units, seed=seed),
         chance=chance,
         settings={"num_beams": num_beams, "seed": seed, "resamples": RESAMPLES},
     )

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.evaluation.questions import Progress, Question
+from sidtool.evaluation.questions import Question
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.batching import batches, evaluation_mode
+from sidtool.recommendation.query import Progress
 
 LOGITS_PER_BATCH = 1 << 25
 TOKENS_PER_BATCH = 1 << 12
@@ -145,7 +146,7 @@ def _write(
                 generation_config=config,
             )
             for index, written in zip(batch, output[:, longest:].tolist(), strict=True):
-                ends = (place for place, token in enumerate(written) if token in stops)
+                ends = (position for position, token in enumerate(written) if token in stops)
                 answer = written[: next(ends, len(written))]
                 texts[index] = loaded.tokenizer.decode(answer, skip_special_tokens=True)
             done += len(batch)

@@ -11,6 +11,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.data.splits import Example
 from sidtool.errors import DataError
 from sidtool.evaluation.metrics import find_targets, metric_values
+from sidtool.evaluation.ranking import IndexedExamples, items_per_leaf
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommendation.query import Query, QuerySession
@@ -38,7 +39,7 @@ class Validator:
         exclude_seen: bool = False,
     ) -> None:
         if not examples:
-            raise DataError("the validation file holds no user")
+            raise DataError("the validation file has no users")
         if users and users < len(examples):
             rng = np.random.default_rng(seed)
             chosen = np.sort(rng.choice(len(examples), users, replace=False))
@@ -46,23 +47,14 @@ class Validator:
         self.k = k
         self._num_beams = num_beams
         self._session = QuerySession(bundle, tokenizer, tokens, history_prompt, None, normalize)
+        # the filters below exclude seen items; here that would make a seen target a miss even if
+        # another item of its SID is recommended
+        indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+        self._target_leaves = indexed.target_leaves
         self._queries = []
-        for example in examples:
-            history = bundle.items.rows(example.history)
+        for history in indexed.histories:
             leaf_filter = self._session.leaf_filter(None, [history]) if exclude_seen else None
             self._queries.append(Query(self._session.from_history(history), leaf_filter))
-        trie = bundle.trie()
-        targets = bundle.items.rows([example.item for example in examples])
-        self._target_leaves = np.full(len(targets), -1, dtype=np.int64)
-        for index in range(len(targets)):
-            # a target that the bundle lacks or has retired has no leaf: it is always a miss
-            leaves = trie.leaves(trie.positions(targets[index : index + 1]))
-            if len(leaves):
-                self._target_leaves[index] = leaves[0]
-        # items per leaf; the last entry is that of -1, which pads short rankings
-        self._items_per_leaf = np.array(
-            [*(len(trie.leaf_rows(leaf)) for leaf in range(trie.n_leaves)), 0], dtype=np.int64
-        )
 
     def sums(self, model: Any, rank: int = 0, ranks: int = 1) -> NDArray[np.float64]:
         """(3,) float64: hits, discounted gains and number of users, over every `ranks`-th user from
@@ -72,7 +64,7 @@ class Validator:
         ranked = self._session.rank(
             model, queries, k=self.k, num_beams=self._num_beams, window=max(1, len(queries))
         )
-        sizes = self._items_per_leaf[ranked]
+        sizes = items_per_leaf(self._session.trie, ranked)
         values = metric_values(find_targets(ranked, self._target_leaves[share], sizes), [self.k])
         hit_rate_and_ndcg = values[:, :2]
         return np.array([*hit_rate_and_ndcg.sum(axis=0), len(queries)])

@@ -18,12 +18,13 @@ from sidtool.data.queries import Query, read_queries
 from sidtool.data.split_files import open_split
 from sidtool.data.splits import Example, Split, UserSequence
 from sidtool.errors import DataError, SidtoolWarning, UsageError
-from sidtool.evaluation.questions import Progress, Question
+from sidtool.evaluation.questions import Question
 from sidtool.evaluation.task_metrics import TaskEvaluation, evaluate_questions
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.prompt.frames import Format
 from sidtool.prompt.segments import Segment
+from sidtool.recommendation.query import Progress
 from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.example_kinds import TrainingExample
