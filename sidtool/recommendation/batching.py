@@ -1,4 +1,4 @@
-"""What every pass over many prompts needs: batches of similar length, and the model in eval mode."""
+"""Batches of prompts of similar length, and the eval mode of a model that runs them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -74,12 +74,12 @@ def beam_search(
             batch_prompts = [prompts[index] for index in batch]
             batch_filters = [filters[index] for index in batch]
             if search is None:
-                found = generate_beams(
+                batch_results = generate_beams(
                     model, batch_prompts, trie, tokens, num_beams, k, normalize, batch_filters
                 )
             else:
-                found = search.run(batch_prompts, batch_filters, k)
-            for index, result in zip(batch, found, strict=True):
+                batch_results = search.run(batch_prompts, batch_filters, k)
+            for index, result in zip(batch, batch_results, strict=True):
                 results[index] = result
     return results
 
@@ -141,7 +141,8 @@ class _TreeSearch:
         totals = scores.unsqueeze(-1) + log_probs
         totals = totals.masked_fill_(~valid, -torch.inf).flatten(1)  # (batch, beams * fan-out)
         beams = min(self.num_beams, len(self.trie.codes[level]), totals.shape[1])
-        scores, best = totals.topk(beams)
+        scores, best = totals.topk(beams)  # best: (batch, beams), indexes into beams * fan-out
         nodes = children.flatten(1).gather(1, best)
         codes = codes.flatten(1).gather(1, best)
-        return nodes, codes, scores, best // children.shape[-1]
+        parents = best // children.shape[-1]
+        return nodes, codes, scores, parents

@@ -43,7 +43,8 @@ class SidLogitsProcessor(LogitsProcessor):
         self._tokens = tokens
         self._strict = strict
         self._normalize = normalize
-        self._begin, self._end = (tokens.begin, tokens.end) if begin_end_tokens else (None, None)
+        self._begin = tokens.begin if begin_end_tokens else None
+        self._end = tokens.end if begin_end_tokens else None
         self._filters = filters if filters and any(filters) else None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -59,8 +60,9 @@ class SidLogitsProcessor(LogitsProcessor):
             at_edge = complete | outside
         else:
             depth = torch.where(depth == self._trie.levels, 0, depth)
+        expects_code = ~at_edge & ~invalid
         for level in range(self._trie.levels):
-            rows = ((depth == level) & ~at_edge & ~invalid).nonzero().squeeze(1)
+            rows = ((depth == level) & expects_code).nonzero().squeeze(1)
             if len(rows):
                 self._allow(out, scores, rows, level, nodes[level][rows])
         if self._strict and bool((out == -torch.inf).all(-1).any()):
@@ -78,8 +80,8 @@ class SidLogitsProcessor(LogitsProcessor):
         level: int,
         nodes: torch.Tensor,
     ) -> None:
-        """Write the scores of valid codes of `level` into some rows of `out`; `nodes` are the
-        rows' prefixes."""
+        """Write the scores of valid codes of `level` into `rows` of `out`, (n,); `nodes` (n,) are
+        their prefixes."""
         arrays = trie_arrays(self._trie, scores.device)
         # (rows, 1, fan-out) each
         children, codes, valid = arrays.candidates(level, nodes.unsqueeze(1))

@@ -59,7 +59,8 @@ class LeafFilter:
         first = np.searchsorted(leaves, distinct)
         denied_items = np.searchsorted(leaves, distinct, side="right") - first
         # positions where each SID's items start and stop, counted among the allowed ones
-        edges = self.trie.leaf_start[np.stack([distinct, distinct + 1])].astype(np.int64)
+        bounds = np.stack([distinct, distinct + 1])  # (2, leaves)
+        edges = self.trie.leaf_start[bounds].astype(np.int64)
         if self.allowed is not None:
             edges = np.searchsorted(self.allowed.positions, edges)
         return distinct[denied_items == edges[1] - edges[0]]

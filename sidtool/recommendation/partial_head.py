@@ -1,9 +1,9 @@
 """Logits for some columns of the vocabulary and some positions, through everything that a model's
 head does.
 
-The model's own forward runs with its output embedding narrowed to the requested parts. Bias,
-soft-capping, logit scales and adapters therefore stay the model's own. `PartialHead` serves
-training, `DecodingHead` adds what beam search needs: hidden states in, log-probabilities out."""
+The model's forward runs with its output embedding narrowed to the requested parts, so bias,
+soft-capping, logit scales and adapters apply as usual. Training uses `PartialHead`; beam search uses
+`DecodingHead`, which turns hidden states into log-probabilities."""
 
 import copy
 import dataclasses
@@ -21,6 +21,9 @@ Columns = tuple[int, int]
 
 Part = tuple[torch.Tensor, Columns | None]
 """Positions (n,) int64 of the flattened batch, and the columns to compute there; None is all."""
+
+SlicedPart = tuple[torch.Tensor | slice, Columns | None]
+"""The same, or a slice of the flattened batch."""
 
 CHUNK = 1 << 19
 """Logits computed together when a whole vocabulary is summed over: they fit a CPU's cache."""
@@ -47,9 +50,8 @@ class PartialHead(nn.Module):
         self._whole = self.head.forward
         self._column_logits = column_logits
         self._multiply = multiply
-        self._parts: Sequence[tuple[torch.Tensor | None, Columns | None]] | None = None
-        self._rows: list[int] = []
-        self._sizes: list[int] = []
+        self._parts: Sequence[SlicedPart] | None = None
+        self._shapes: list[torch.Size] = []
 
     @property
     def is_plain(self) -> bool:
@@ -61,30 +63,18 @@ class PartialHead(nn.Module):
         self.head.forward = self.forward
         return self
 
-    def blocks(self, run: Callable[[], torch.Tensor], parts: Sequence[Part]) -> list[torch.Tensor]:
+    def blocks(
+        self, run: Callable[[], torch.Tensor], parts: Sequence[SlicedPart]
+    ) -> list[torch.Tensor]:
         """The logits of each part, (n, columns), by one call of `run`, the model's forward, which
         returns its logits."""
-        return self._run(run, parts)
-
-    def block(self, run: Callable[[], torch.Tensor], columns: Columns | None) -> torch.Tensor:
-        """The logits of some columns at every position, (n, columns), as `blocks`."""
-        (block,) = self._run(run, [(None, columns)])
-        return block
-
-    def _run(
-        self,
-        run: Callable[[], torch.Tensor],
-        parts: Sequence[tuple[torch.Tensor | None, Columns | None]],
-    ) -> list[torch.Tensor]:
         self._parts = parts
         try:
             numbers = run().flatten()
         finally:
             self._parts = None
-        blocks = []
-        for block, rows in zip(numbers.split(self._sizes), self._rows, strict=True):
-            blocks.append(block.view(rows, len(block) // max(rows, 1)))  # (n, columns)
-        return blocks
+        flat_blocks = numbers.split([shape.numel() for shape in self._shapes])
+        return [block.view(shape) for block, shape in zip(flat_blocks, self._shapes, strict=True)]
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, length, dim) hidden states -> logits: of one part (1, n, columns), of several
@@ -94,10 +84,8 @@ class PartialHead(nn.Module):
         flat = hidden.reshape(-1, hidden.shape[-1])  # (positions, dim)
         blocks = []
         for positions, columns in self._parts:
-            states = flat if positions is None else flat[positions]
-            blocks.append(self._logits(states, columns))
-        self._rows = [len(block) for block in blocks]
-        self._sizes = [block.numel() for block in blocks]
+            blocks.append(self._logits(flat[positions], columns))
+        self._shapes = [block.shape for block in blocks]
         if len(blocks) == 1:
             return blocks[0][None]
         return torch.cat([block.flatten() for block in blocks])[None, None]
@@ -169,6 +157,7 @@ class DecodingHead:
         logits = self._logits(states, (start, stop))
         if normalize != "vocabulary":
             return logits.log_softmax(-1)
+        # the normalizer over the whole vocabulary, in chunks of columns
         step = max(1 << 12, CHUNK // len(states))
         sums = []
         for first in range(0, self.vocab_size, step):
@@ -192,11 +181,12 @@ class DecodingHead:
         def run() -> torch.Tensor:
             return self._tail(input_ids=placeholder, use_cache=False, return_dict=True).logits
 
-        return self._head.block(run, columns).float()
+        (block,) = self._head.blocks(run, [(slice(None), columns)])
+        return block.float()
 
 
 class _FixedOutput(nn.Module):
-    """Stands in for a base model and returns hidden states computed elsewhere."""
+    """Replaces a base model and returns hidden states computed elsewhere."""
 
     output: Any = None
     hidden: Any = None

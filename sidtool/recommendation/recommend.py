@@ -123,7 +123,7 @@ class _Run:
         return cls(loaded, session, options, candidate_index, allowed, denied)
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Recommendation]:
-        """The recommendations for some requests, in order."""
+        """The recommendations for a window of requests, in order."""
         items = self.session.bundle.items
         histories = [items.rows(request.history) for request in requests]
         queries = [

@@ -63,7 +63,7 @@ class Recommendation:
     """Number of ids of the history that the bundle lacks."""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object of the fields."""
+        """The fields by name."""
         return asdict(self)
 
 
@@ -96,7 +96,7 @@ def read_request_file(path: Path) -> Iterator[Request]:
     """Requests of a file of JSON Lines, read as they are needed. Raises DataError at once if there
     is no such file."""
     if not path.is_file():
-        raise DataError(f"there is no file of requests at {path}")
+        raise DataError(f"there is no request file {path}")
 
     def requests() -> Iterator[Request]:
         # undecodable bytes pass through, so that read_requests can name their line

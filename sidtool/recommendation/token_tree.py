@@ -17,10 +17,6 @@ SHARED_MIN = 16
 """A start that all prompts of a batch share is prefilled once if it has this many tokens."""
 
 
-class Unsupported(Exception):
-    """The model has layers other than full or sliding attention, which a mask cannot steer."""
-
-
 class TokenTree:
     """One batch of prompts and the trees that grow on them.
 
@@ -89,7 +85,7 @@ class TokenTree:
 
     def _masks(self, position: torch.Tensor) -> Any:
         """The additive mask of a step, (batch, 1, beams, keys): one for all layers, or one per kind
-        of layer. `position` (batch, 1) is where the step's tokens stand."""
+        of layer. `position` (batch, 1) is that of the step's tokens."""
         masks = {}
         for window in set(self._windows):
             visible = self._visible
@@ -159,7 +155,8 @@ class _PreallocatedLayer(DynamicLayer):
         self.length = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
+        self.dtype = key_states.dtype
+        self.device = key_states.device
         self.keys = self._allocate(key_states)
         self.values = self._allocate(value_states)
         self.is_initialized = True
@@ -184,8 +181,8 @@ class _PreallocatedLayer(DynamicLayer):
 
 
 def attention_windows(config: Any) -> list[int | None]:
-    """The sliding window of each layer, None for full attention. Raises Unsupported on other kinds
-    of layer."""
+    """The sliding window of each layer, None for full attention. Raises NotImplementedError for
+    other kinds of layer, which a mask cannot steer."""
     config = config.get_text_config(decoder=True)
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
@@ -194,7 +191,7 @@ def attention_windows(config: Any) -> list[int | None]:
         kinds = [kind] * config.num_hidden_layers
     supported = set(kinds) <= {"full_attention", "sliding_attention"}
     if not supported or getattr(config, "attention_chunk_size", None):
-        raise Unsupported(f"layers of kind {sorted(set(kinds))}")
+        raise NotImplementedError(f"layers of kind {sorted(set(kinds))}")
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
@@ -210,7 +207,8 @@ def _shared_start(prompts: Sequence[Sequence[int]]) -> int:
     if len(prompts) == 1:
         return 0
     # the lexicographically first and last prompt differ where any two do
-    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
+    first = min(map(tuple, prompts))
+    last = max(map(tuple, prompts))
     limit = min(len(prompt) for prompt in prompts) - 1
     pairs = enumerate(zip(first, last, strict=False))
     differs = next((index for index, (one, other) in pairs if one != other), limit)

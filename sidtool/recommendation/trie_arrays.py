@@ -89,8 +89,8 @@ def normalize_over_children(log_probs: torch.Tensor, valid: torch.Tensor) -> tor
 class FilterArrays:
     """The filters of a batch, one per prompt (None: every item may be recommended).
 
-    All lists of leaves stand in one sorted array, with the number of the list as the high part of
-    the key, so that one binary search counts the leaves of a list in a range."""
+    All lists of leaves are in one sorted array, with the number of the list as the high part of the
+    key, so that one binary search counts the leaves of a list in a range."""
 
     def __init__(self, filters: Sequence[LeafFilter | None], trie: TrieArrays, device: Any) -> None:
         self._trie = trie
@@ -112,7 +112,7 @@ class FilterArrays:
         self._prompt = torch.arange(len(filters), device=device).view(-1, 1, 1)
 
     def alive(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
-        """Whether (batch, beams, fan-out) nodes of a level lead to a leaf that passes the filter."""
+        """(batch, beams, fan-out) bool: whether nodes of a level lead to a leaf that passes."""
         first = self._trie.first_leaf(level, nodes)
         stop = self._trie.first_leaf(level, nodes + 1)
         listed = self._count(self.allowed_keys, self._allow_list.clamp_min(0), first, stop)

@@ -52,29 +52,21 @@ def prompt_and_completion(
 
 
 def read_training_examples(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file. Raises DataError, with the line number, at a line without one."""
-    for number, line in enumerate(example_lines(path), start=1):
-        yield parse_example(path, number, line)
-
-
-def example_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file. Raises DataError if it cannot be read."""
+    """The JSON objects of a file, one per line. Raises DataError if the file cannot be read, or
+    with the line number if a line is not an object."""
     try:
-        with path.open("rb") as stream:
-            yield from stream
+        stream = path.open("rb")
     except OSError as error:
         raise DataError(
             f"cannot read training examples {path}: {error.strerror}",
             hint="sidtool make-sft writes them",
         ) from error
-
-
-def parse_example(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    """The JSON object of a line. Raises DataError if there is none."""
-    try:
-        example = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path}:{number} is not valid JSON: {error}") from error
-    if not isinstance(example, dict):
-        raise DataError(f"{path}:{number} is not a JSON object")
-    return example
+    with stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                example = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}:{number} is not valid JSON: {error}") from error
+            if not isinstance(example, dict):
+                raise DataError(f"{path}:{number} is not a JSON object")
+            yield example

@@ -1,5 +1,5 @@
-"""The kinds of training examples, one function for each: whole histories, events, items, queries and
-running text."""
+"""The kinds of training examples, one function for each: whole histories, events, items, queries
+and running text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -124,9 +124,10 @@ def sequence_examples(
         for start, target, stop in sequence_windows(len(history), context.history_length):
             window = history.cut(start, stop)
             codes = context.item_map.codes[window.indexes]
-            known = sids(context.space, codes[: target - start])
-            targets = sids(context.space, codes[target - start :])
-            prompt = (before, known) if target > start else ()
+            n_context = target - start  # items that are targets of an earlier window
+            earlier = sids(context.space, codes[:n_context])
+            targets = sids(context.space, codes[n_context:])
+            prompt = (before, earlier) if n_context else ()
             completion = (targets,) if prompt else (before, targets)
             for _ in range(copies()):
                 yield TrainingExample(context.name, prompt, completion, window.events)
@@ -137,13 +138,13 @@ def event_examples(
 ) -> Iterator[TrainingExample]:
     """Training events: the history before an event, and its item."""
     for number, history in enumerate(context.histories.with_target(split)):
-        *known, target = history.indexes
+        *earlier, target = history.indexes
         if not context.completion(target, context.frames[0]):
             continue
         for copy in range(copies()):
             frame = context.frame(copy, number)
             completion = context.completion(target, frame)
-            content = context.items.history(context.task.source, known, frame.separator)
+            content = context.items.history(context.task.source, earlier, frame.separator)
             prompt, n_items = context.prompted(frame, content, completion)
             events = history.newest(n_items + 1).events
             yield TrainingExample(context.name, prompt, completion, events, history.item_ids[-1])

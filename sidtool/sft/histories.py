@@ -69,12 +69,13 @@ class Histories:
                 yield history.cut(max(0, len(history) - size), len(history))
 
     def _slice(self, user: str, item_ids: Sequence[str], positions: Sequence[int]) -> HistorySlice:
-        known = [place for place, item_id in enumerate(item_ids) if item_id in self.item_index]
+        events = zip(item_ids, positions, strict=True)
+        in_bundle = [event for event in events if event[0] in self.item_index]
         return HistorySlice(
             user,
-            [self.item_index[item_ids[place]] for place in known],
-            [item_ids[place] for place in known],
-            [positions[place] for place in known],
+            [self.item_index[item_id] for item_id, _ in in_bundle],
+            [item_id for item_id, _ in in_bundle],
+            [position for _, position in in_bundle],
         )
 
 

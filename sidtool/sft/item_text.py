@@ -1,5 +1,5 @@
-"""An item as segments of a prompt: its SID, the first codes of it, its title, a column of the
-catalog, or running text."""
+"""An item as segments of a prompt: its SID or a prefix of it, its title, a column of the catalog,
+or running text."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -45,11 +45,11 @@ class ItemRenderer:
         """The title or a column of an item, shortened; "" if it has none or its text is hidden."""
         if self._hides_text[index]:
             return ""
-        at = self._catalog_index[index]
+        catalog_index = self._catalog_index[index]
         if field == "title":
-            title = "" if at is None else self._catalog.titles[at]
+            title = "" if catalog_index is None else self._catalog.titles[catalog_index]
             return shorten(title or self._map.title(index))
-        return "" if at is None else shorten(self._catalog.fields[field][at])
+        return "" if catalog_index is None else shorten(self._catalog.fields[field][catalog_index])
 
     def history(
         self, source: Source, indexes: Sequence[int], separator: str
@@ -75,6 +75,6 @@ class ItemRenderer:
         return [segment for segment in segments if segment.text or segment.sid_tokens]
 
     def _columns(self, index: int) -> str:
-        """Every column that has text, each on a line of its own."""
+        """Every column that has text, each on its own line."""
         texts = {name: self.text(name, index) for name in self._catalog.fields}
         return "".join(f"\n{name}: {text}" for name, text in texts.items() if text)

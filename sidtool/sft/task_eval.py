@@ -78,7 +78,7 @@ def evaluate_task(
     `open_split`); a task about items or queries needs none. Users whose item the bundle lacks are
     left out, and a SidtoolWarning counts them. Raises UsageError if source and options do not fit
     the task, CompatibilityError if the training examples are of another bundle or the model may
-    have seen what the split holds out, DataError if there is no question."""
+    have learned from held-out events, DataError if there is no question."""
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
     task = options.task
     per_user = named_task(task).per == "user"
@@ -121,7 +121,7 @@ def _read_questions(
     about_items = (options.items, options.only_items)
     if any(option is not None for option in about_items) or options.catalog != CatalogOptions():
         raise UsageError(
-            f"{path} holds the questions already",
+            f"{path} contains the questions already",
             hint="leave out --only-items, --items and the other options about items",
         )
     # a part of a file has no lineage: then its SIDs must at least be of the bundle's space
@@ -134,7 +134,7 @@ def _read_questions(
         if value.get("task") == task
     ]
     if not questions:
-        raise DataError(f"{path} holds no training example of task {task}")
+        raise DataError(f"{path} has no training example of task {task}")
     return questions
 
 
@@ -144,16 +144,16 @@ def _make_questions(
     """The questions of a task, made as its training examples are: each user's whole history with
     its last item, or every item or query."""
     maker, history_length = _example_maker(loaded, options)
-    known = [example for example in examples if maker.has_item(example.item)]
-    if len(known) < len(examples):
+    in_bundle = [example for example in examples if maker.has_item(example.item)]
+    n_left_out = len(examples) - len(in_bundle)
+    if n_left_out:
         warnings.warn(
-            f"{len(examples) - len(known)} of {len(examples)} users are left out: the bundle lacks "
-            "their item",
+            f"{n_left_out} of {len(examples)} users are left out: the bundle lacks their item",
             SidtoolWarning,
             stacklevel=3,
         )
-    histories = tuple(_history_with_target(example, history_length) for example in known)
-    split = Split("given", histories, (), (), windows=tuple(known))
+    histories = tuple(_history_with_target(example, history_length) for example in in_bundle)
+    split = Split("given", histories, (), (), windows=tuple(in_bundle))
     questions: list[Question] = []
     also_correct: list[Question] = []
     for example in maker.examples(split):
@@ -216,13 +216,13 @@ def _question(task: str, prompt: Iterable[Segment], answer: Iterable[Segment]) -
     """A question. Questions about items that show the same text are one group, whatever the
     template."""
     prompt = tuple(prompt)
-    shown = tuple(
+    catalog_text = tuple(
         (segment.kind, segment.text, segment.sid_tokens)
         for segment in prompt
         if segment.kind == "catalog"
     )
-    grouped = named_task(task).per != "user" and bool(shown)
-    return Question(prompt, tuple(answer), shown if grouped else None)
+    grouped = named_task(task).per != "user" and bool(catalog_text)
+    return Question(prompt, tuple(answer), catalog_text if grouped else None)
 
 
 def _sample(questions: Questions, limit: int | None, seed: int) -> Questions:

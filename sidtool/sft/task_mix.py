@@ -40,7 +40,7 @@ def token_budgets(
 ) -> dict[str, int]:
     """Token budget of each task that has one.
 
-    With `max_tokens`, the tasks without a budget of their own share the rest by weight."""
+    With `max_tokens`, the tasks without a budget share the rest by weight."""
     budgets = dict(max_task_tokens)
     if max_tokens is None:
         return budgets

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sidtool.errors import DataError
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sft.example_file import example_lines, parse_example, prompt_and_completion
+from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.tasks import find_task
 
 TokenizedExample = tuple[NDArray[np.int32], NDArray[np.bool_]]
@@ -21,8 +21,8 @@ TokenizedExample = tuple[NDArray[np.int32], NDArray[np.bool_]]
 
 def answers_with_sid(task: str) -> bool:
     """Whether every answer of a task is a SID; False for an unknown task."""
-    named = find_task(task)
-    return named is not None and named.target == "sid"
+    definition = find_task(task)
+    return definition is not None and definition.target == "sid"
 
 
 def encode_example(
@@ -80,8 +80,7 @@ class TokenizedExamples:
         ids = array("i")
         targets = bytearray()
         offsets = [0]
-        for number, line in enumerate(example_lines(path), start=1):
-            example = parse_example(path, number, line)
+        for example in read_training_examples(path):
             example_ids, example_targets = encode_example(
                 example, encoder, tokens, codes_only=codes_only
             )

@@ -124,7 +124,7 @@ class ExampleMaker:
     @property
     def history_prompt(self) -> HistoryPrompt | None:
         """The prompt by which a model trained on these examples recommends from a history, or None
-        if no task of the mix teaches it."""
+        without such a task."""
         task = history_prompt_task(self._options.tasks)
         if task is None:
             return None
@@ -141,8 +141,8 @@ class ExampleMaker:
 
     @property
     def text_prompt(self) -> TextPrompt | None:
-        """The prompt by which a model trained on these examples recommends from a text, or None if
-        no task of the mix teaches it."""
+        """The prompt by which a model trained on these examples recommends from a text, or None
+        without such a task."""
         task = text_prompt_task(self._options.tasks)
         if task is None:
             return None
@@ -199,7 +199,7 @@ class ExampleMaker:
             )
         options = self._options
         budgets = token_budgets(options.tasks, options.max_tokens, options.max_task_tokens)
-        # Every task draws from its own generator: a mix with one task more keeps the others' examples.
+        # Every task has its own generator, so adding a task leaves the others' examples unchanged.
         for done, (task, weight) in enumerate(options.tasks.items(), start=1):
             rng = task_rng(task, options.seed)
             make = self._example_source(task, split)
@@ -257,10 +257,13 @@ class ExampleMaker:
 
     def _training_queries(self, split: Split) -> list[TrainingQuery]:
         index = self._histories.item_index
-        active = {item: at for item, at in index.items() if not self._map.retired[at]}
-        for hidden in self._options.hide_text_of:
-            active.pop(hidden, None)
-        return training_queries(self._queries, split, active)
+        hidden = self._options.hide_text_of
+        usable = {
+            item_id: row
+            for item_id, row in index.items()
+            if not self._map.retired[row] and item_id not in hidden
+        }
+        return training_queries(self._queries, split, usable)
 
     def _max_prompt_length(self, frame: PromptFrame) -> int:
         """Tokens that a prompt may have, so that a SID and the end of the completion fit, too."""

@@ -281,12 +281,12 @@ def refused_after_figures(*arguments: object) -> str:
         (
             ("train.jsonl", "--task", "sequence", "--items", "items.jsonl"),
             2,
-            "holds the questions already",
+            "contains the questions already",
         ),
         (
             ("train.jsonl", "--task", "sequence", "--query-text", "{title}"),
             2,
-            "holds the questions already",
+            "contains the questions already",
         ),
         (
             ("split", "--task", "next-item", "--only-items", "items.jsonl"),
