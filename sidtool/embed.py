@@ -10,7 +10,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-from sidtool.data.digests import digest_strings
+from sidtool.data.digests import digest_strings, file_digest
 from sidtool.data.vectors import check_finite
 from sidtool.errors import CompatibilityError, DataError, UsageError
 from sidtool.output import cache_array, cached_array
@@ -55,32 +55,16 @@ class Encoder:
 
     @classmethod
     def of(
-        cls,
-        model: str | None,
-        revision: str | None = None,
-        pooling: str | None = None,
-        prompt: str | None = None,
-        max_length: int | None = None,
-        dtype: Dtype | None = None,
-        trust_remote_code: bool = False,
+        cls, model: str | None, *, trust_remote_code: bool = False, **settings: Any
     ) -> "Encoder | None":
         """An encoder, or None without a model.
 
-        Raises UsageError if a setting is given without a model.
+        Raises UsageError if one of the `settings` has a value but there is no model.
         """
-        encoder = cls(
-            model or "",
-            revision,
-            pooling,
-            prompt,
-            max_length,
-            dtype,
-            trust_remote_code=trust_remote_code,
-        )
         if model is not None:
-            return encoder
-        for name in ("revision", "pooling", "prompt", "max_length", "dtype"):
-            if getattr(encoder, name) is not None:
+            return cls(model, **settings, trust_remote_code=trust_remote_code)
+        for name, value in settings.items():
+            if value is not None:
                 raise UsageError(f"--{name.replace('_', '-')} applies only with --encoder")
         return None
 
@@ -262,13 +246,7 @@ def _weight_digests(encoder: Encoder) -> dict[str, str]:
         if path.suffix in WEIGHT_SUFFIXES
         and not {"onnx", "openvino"} & set(path.relative_to(folder).parts)
     )
-    digests = {}
-    for path in files:
-        with path.open("rb") as stream:
-            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(
-                stream, "sha256"
-            ).hexdigest()
-    return digests
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
 
 # Blocks

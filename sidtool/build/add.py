@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.build.build_options import CatalogOptions
-from sidtool.build.encode import embed_texts, read_sources, require_codebook
+from sidtool.build.encode import embed_texts, read_sources
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.history import ItemsChange
 from sidtool.bundle.item_map import ItemMap
@@ -99,19 +99,7 @@ def add_items(
         name=bundle.manifest.name,
         capacity=bundle.manifest.collisions.capacity,
         **bundle.manifest.next_version(change),
-        compatible_with=bundle.manifest.compatible_with,
-        recipe=bundle.manifest.recipe,
-        source=bundle.manifest.source,
-        libraries=bundle.manifest.libraries,
     )
-
-
-def retire(bundle: Bundle, ids: Sequence[str]) -> Bundle:
-    """The next minor version without these items: off the trie, their SIDs stay reserved.
-
-    Raises DataError for an id that the bundle does not contain.
-    """
-    return add_items(bundle, remove=ids)
 
 
 def _check_ids(items: Items, remove: Sequence[str]) -> None:
@@ -161,7 +149,7 @@ def _warn_of_existing(existing: int, n: int, retitled: int) -> None:
 
 def _new_codes(bundle: Bundle, vectors: Vectors) -> Codes:
     """(m, dim) vectors -> (m, levels) codes by the bundle's collision policy."""
-    codebook = require_codebook(bundle)
+    codebook = bundle.require_codebook()
     policy = bundle.manifest.collisions.policy
     if policy == "reassign":
         return place_new_items(vectors, codebook, bundle.items.codes)

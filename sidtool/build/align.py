@@ -2,8 +2,7 @@
 the older one can use it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,25 +10,13 @@ from numpy.typing import NDArray
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.history import AlignChange
 from sidtool.bundle.item_map import ItemMap
+from sidtool.collisions.assign import squared_distances
 from sidtool.errors import RefusedError
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Codes, Vectors
 
 Permutation = NDArray[np.intp]
 """(K,): the old code for each new code."""
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """How many common items have the same first 1, 2 ... levels of their SID as in the old bundle."""
-
-    common: int
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {"common": self.common, "before": list(self.before), "after": list(self.after)}
 
 
 def check_alignable(new: Bundle, old: Bundle) -> tuple[Codebook, Codebook]:
@@ -57,9 +44,9 @@ def check_alignable(new: Bundle, old: Bundle) -> tuple[Codebook, Codebook]:
     return new.codebook, old.codebook
 
 
-def align(new: Bundle, old: Bundle) -> tuple[Bundle, Alignment]:
+def align(new: Bundle, old: Bundle) -> Bundle:
     """`new` with its codes renamed so that as many common items as possible keep their codes of
-    `old`.
+    `old`. The AlignChange of its manifest counts them.
 
     Each level's codes are renamed by one permutation: the one that most common items agree with,
     first those that agree at all earlier levels (the Hungarian method on co-assignment counts);
@@ -71,7 +58,8 @@ def align(new: Bundle, old: Bundle) -> tuple[Bundle, Alignment]:
     codebook, old_codebook = check_alignable(new, old)
     old_codes, new_codes = _common_codes(old, new)
     names = _permutations(old_codes, new_codes, old_codebook.levels, codebook.levels)
-    alignment = Alignment(
+    change = AlignChange(
+        of=new.identity.digest,
         common=len(old_codes),
         before=_agreement(old_codes, new_codes),
         after=_agreement(old_codes, _renamed(new_codes, names)),
@@ -81,22 +69,25 @@ def align(new: Bundle, old: Bundle) -> tuple[Bundle, Alignment]:
     )
     items = new.items
     titles = list(items.titles) if items.titles is not None else None
-    change = AlignChange(new.identity.digest, alignment.common, alignment.before, alignment.after)
     compatible_with = dict.fromkeys((old.identity.codebook, *old.manifest.compatible_with))
-    aligned = Bundle.of(
+    provenance = old.manifest.next_version(change, new_codebook=True)
+    provenance.update(
+        {
+            "compatible_with": tuple(compatible_with),
+            "recipe": new.manifest.recipe,
+            "source": new.manifest.source,
+            "report": new.manifest.report,
+            "libraries": new.manifest.libraries,
+        }
+    )
+    return Bundle.of(
         ItemMap.of(old.space, list(items.ids), _renamed(items.codes, names), titles, items.retired),
         replace(codebook, levels=levels),
         new.manifest.collisions.policy,
         name=old.manifest.name,
         capacity=new.manifest.collisions.capacity,
-        **old.manifest.next_version(change, new_codebook=True),
-        compatible_with=tuple(compatible_with),
-        recipe=new.manifest.recipe,
-        source=new.manifest.source,
-        report=new.manifest.report,
-        libraries=new.manifest.libraries,
+        **provenance,
     )
-    return aligned, alignment
 
 
 def _common_codes(old: Bundle, new: Bundle) -> tuple[Codes, Codes]:
@@ -140,19 +131,12 @@ def _match(counts: NDArray[np.int64], old_level: Vectors, new_level: Vectors) ->
     unnamed = np.flatnonzero(name < 0)
     free = np.setdiff1d(np.arange(len(counts)), name[name >= 0])
     if new_level.shape[1] == old_level.shape[1]:
-        distances = _squared_distances(new_level[unnamed], old_level[free])
+        distances = squared_distances(new_level[unnamed], old_level[free])
         rows, columns = linear_sum_assignment(distances)
         unnamed = unnamed[rows]
         free = free[columns]
     name[unnamed] = free
     return name
-
-
-def _squared_distances(left: Vectors, right: Vectors) -> NDArray[np.float64]:
-    """(m, width), (k, width) -> (m, k) float64."""
-    a = left.astype(np.float64)
-    b = right.astype(np.float64)
-    return np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
 
 
 def _renamed(codes: Codes, names: Sequence[Permutation]) -> Codes:

@@ -137,7 +137,7 @@ def build(
     `build_codebook`.
     """
     progress = progress or {}
-    clock = Clock()
+    seconds: dict[str, float] = {}
     inputs = quantizer_input(
         items.ids,
         sources,
@@ -147,14 +147,14 @@ def build(
         collaborative=options.collaborative,
         seed=options.seed,
     )
-    with clock("fit"):
+    with _timed(seconds, "fit"):
         codebook = _fit(items, inputs, options, work, progress.get("quantize"))
-    with clock("encode"):
+    with _timed(seconds, "encode"):
         raw = encode_all(codebook, inputs.vectors, folder=work, progress=progress.get("encode"))
-    with clock("collisions"):
+    with _timed(seconds, "collisions"):
         assigned = assign(raw, inputs.vectors, codebook, items.ids, options.collisions)
     report = _measure(inputs.vectors, codebook, raw, assigned, options.seed)
-    report = replace(report, seconds=clock.seconds)
+    report = replace(report, seconds=seconds)
     if inputs.fusion is not None:
         codebook = codebook.with_fusion(inputs.fusion, inputs.fusion_arrays)
     return _bundle(items, codebook, assigned, options, name, encoder, inputs, report)
@@ -234,15 +234,9 @@ def _bundle(
     )
 
 
-class Clock:
-    """The seconds that each step took."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        """Measure the block under the name `step`."""
-        start = time.perf_counter()
-        yield
-        self.seconds[step] = round(time.perf_counter() - start, 3)
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Record under the name `step` how long the block takes."""
+    start = time.perf_counter()
+    yield
+    seconds[step] = round(time.perf_counter() - start, 3)

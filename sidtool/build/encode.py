@@ -11,7 +11,6 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.data.vector_files import read_vectors
 from sidtool.embed import Encoder, check_probes, embed
 from sidtool.errors import DataError, RefusedError, UsageError
-from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Codes, Vectors
 
 
@@ -46,9 +45,9 @@ def encode(
     if embeddings:
         vectors = read_sources(bundle, embeddings)
         texts = [str(row) for row in range(len(vectors))]
-        codes = bundle.encode(vectors)
     else:
-        codes = encode_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
+        vectors = embed_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
+    codes = bundle.encode(vectors)
     return [_encoding(bundle, text, row) for text, row in zip(texts, codes, strict=True)]
 
 
@@ -74,7 +73,7 @@ def embed_texts(
     or was built from given vectors, CompatibilityError if the encoder's probe vectors differ from
     the recipe's, DataError for an empty text.
     """
-    require_codebook(bundle)
+    bundle.require_codebook()
     recipe = (bundle.manifest.recipe or {}).get("encoder", {})
     if "model" not in recipe:
         raise RefusedError(
@@ -92,18 +91,6 @@ def embed_texts(
     return vectors
 
 
-def encode_texts(
-    bundle: Bundle,
-    texts: Sequence[str],
-    *,
-    model: str | None = None,
-    trust_remote_code: bool = False,
-) -> Codes:
-    """n texts -> (n, codebook levels) codes; arguments and errors are those of `embed_texts`."""
-    vectors = embed_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
-    return bundle.encode(vectors)
-
-
 def read_sources(
     bundle: Bundle, paths: Sequence[Path], ids: Sequence[str] | None = None
 ) -> Vectors:
@@ -112,7 +99,7 @@ def read_sources(
     Raises RefusedError if the bundle has no codebook, UsageError if the number of files, their
     widths or their lengths do not fit.
     """
-    dims = require_codebook(bundle).dims
+    dims = bundle.require_codebook().dims
     sources = [read_vectors(path, ids) for path in paths]
     widths = tuple(vectors.shape[1] for vectors in sources)
     if widths != dims:
@@ -125,16 +112,6 @@ def read_sources(
     if len(set(lengths)) > 1:
         raise UsageError(f"the files of vectors have {_join(lengths)} rows")
     return np.concatenate(sources, axis=1)
-
-
-def require_codebook(bundle: Bundle) -> Codebook:
-    """The codebook of a bundle. Raises RefusedError if it has none."""
-    if bundle.codebook is None:
-        raise RefusedError(
-            f"bundle {bundle.manifest.name!r} is a map without a codebook: it cannot encode",
-            hint="build-codebook makes a bundle that can",
-        )
-    return bundle.codebook
 
 
 def _join(numbers: Sequence[int]) -> str:

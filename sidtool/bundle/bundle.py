@@ -17,10 +17,10 @@ from sidtool.bundle.manifest import Collisions, Manifest, Provenance
 from sidtool.bundle.storage import Storage
 from sidtool.bundle.strings import StringArray
 from sidtool.bundle.trie import Trie
-from sidtool.bundle.zarr_group import new_zip, open_group, write_group
+from sidtool.bundle.zarr_group import new_zip, read_manifest, write_group
 from sidtool.bundle.zips import is_zip
 from sidtool.collisions.policy import Policy
-from sidtool.errors import IntegrityError, RefusedError, UsageError
+from sidtool.errors import IntegrityError, RefusedError
 from sidtool.output import new_dir
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sid import Codes, SidSpace, Vectors
@@ -49,7 +49,9 @@ class Bundle:
         IntegrityError if the bundle is unfinished or damaged, CompatibilityError if its format is
         newer than this version reads.
         """
-        return cls(*open_group(Storage(location)))
+        storage = Storage(location)
+        manifest = read_manifest(storage)
+        return cls(manifest, StoredArrays(storage, manifest))
 
     @classmethod
     def of(
@@ -194,17 +196,18 @@ class Bundle:
     def encode(self, vectors: Vectors) -> Codes:
         """(n, dim) vectors -> (n, codebook levels) codes, before collisions are resolved.
 
-        Raises RefusedError if the bundle has no codebook, UsageError if the dimensions differ.
+        Raises RefusedError if the bundle has no codebook, DataError if the dimensions differ.
         """
+        return self.require_codebook().encode(vectors)
+
+    def require_codebook(self) -> Codebook:
+        """The codebook. Raises RefusedError if the bundle has none."""
         if self.codebook is None:
             raise RefusedError(
-                f"bundle {self.manifest.name!r} is a map without a codebook: it cannot encode"
+                f"bundle {self.manifest.name!r} is a map without a codebook: it cannot encode",
+                hint="sidtool build-codebook makes a bundle with a codebook",
             )
-        if vectors.ndim != 2 or vectors.shape[1] != self.codebook.dim:
-            raise UsageError(
-                f"vectors have shape {vectors.shape}, the codebook takes (n, {self.codebook.dim})"
-            )
-        return self.codebook.encode(vectors)
+        return self.codebook
 
     def save(self, location: str | Path, *, force: bool = False) -> None:
         """Write a folder, or a stored zip if the name ends in .zip; it appears whole or not at all.

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from sidtool.bundle.arrays import StoredArrays
 from sidtool.bundle.bundle import Bundle, index_arrays
 from sidtool.bundle.identity import identify
 from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.storage import Storage
-from sidtool.bundle.zarr_group import ROOT, broken_objects, open_group
+from sidtool.bundle.zarr_group import ROOT, broken_objects, read_manifest
 from sidtool.errors import IntegrityError, SidtoolError
 
 
@@ -21,11 +22,11 @@ def verify(location: str | Path) -> list[tuple[str, str]]:
     """
     storage = Storage(location)
     try:
-        manifest, arrays = open_group(storage)
+        manifest = read_manifest(storage)
         broken = broken_objects(storage, manifest)
     except IntegrityError as error:
         return [(ROOT, str(error))]
-    return broken or _broken_values(Bundle(manifest, arrays))
+    return broken or _broken_values(Bundle(manifest, StoredArrays(storage, manifest)))
 
 
 def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:

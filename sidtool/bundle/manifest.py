@@ -25,16 +25,6 @@ class Collisions:
     """codes of the appended level, under the policy `append`"""
 
 
-class NextVersion(TypedDict):
-    """The fields of a manifest that change with every version."""
-
-    version: str
-    parent: str | None
-    lineage: tuple[Version, ...]
-    change: Change
-    created: str
-
-
 class Provenance(TypedDict, total=False):
     """The fields of a manifest that do not follow from the arrays: keyword arguments of
     `Bundle.of`."""
@@ -87,11 +77,11 @@ class Manifest:
         version = Version(self.version, self.identity.digest, self.name, self.created, self.change)
         return (*self.lineage, version)
 
-    def next_version(self, change: Change, *, new_codebook: bool = False) -> NextVersion:
-        """The fields of the version after this one.
+    def next_version(self, change: Change, *, new_codebook: bool = False) -> Provenance:
+        """The provenance of the version after this one, made by the same recipe.
 
         Another codebook increments the major version ("1.4" -> "2.0"), other items the minor one
-        ("1.4" -> "1.5").
+        ("1.4" -> "1.5"). The report is left out: it describes the built version only.
         """
         major, _, minor = self.version.partition(".")
         next_major = f"{int(major) + 1}.0"
@@ -102,6 +92,10 @@ class Manifest:
             "lineage": self.history,
             "change": change,
             "created": now(),
+            "compatible_with": self.compatible_with,
+            "recipe": self.recipe,
+            "source": self.source,
+            "libraries": self.libraries,
         }
 
     def to_json(self) -> dict[str, Any]:

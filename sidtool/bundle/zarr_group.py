@@ -14,7 +14,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from sidtool.bundle.arrays import StoredArrays
 from sidtool.bundle.identity import canonical
 from sidtool.bundle.manifest import FORMAT, Manifest
 from sidtool.bundle.storage import Storage
@@ -27,15 +26,6 @@ ROOT = "zarr.json"
 
 CHUNK_BYTES = 1 << 22
 """A larger array is cut into equal chunks of at most this size."""
-
-
-def open_group(storage: Storage) -> tuple[Manifest, StoredArrays]:
-    """The manifest and the arrays of a stored bundle; arrays are read when they are used.
-
-    Raises as `read_manifest` does.
-    """
-    manifest = read_manifest(storage)
-    return manifest, StoredArrays(storage, manifest)
 
 
 def read_manifest(storage: Storage) -> Manifest:

@@ -160,7 +160,15 @@ def build_codebook(
     )
     from sidtool.embed import Encoder
 
-    model = Encoder.of(encoder, revision, pooling, prompt, max_length, dtype, trust_remote_code)
+    model = Encoder.of(
+        encoder,
+        revision=revision,
+        pooling=pooling,
+        prompt=prompt,
+        max_length=max_length,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+    )
     sources = [parse_source(each) for each in embeddings or []]
     check_inputs(model, sources)
     budget = options.parse_bytes(memory)

@@ -134,26 +134,27 @@ def align(
 ) -> None:
     """Rename the codes of a retrained codebook so that most items keep their old codes."""
     from sidtool.build.align import align as rename
+    from sidtool.bundle.history import AlignChange
     from sidtool.output import refuse_existing
     from sidtool.registry.references import open_bundle
 
     refuse_existing(out, force)
-    aligned, alignment = rename(open_bundle(new), open_bundle(to))
+    aligned = rename(open_bundle(new), open_bundle(to))
     aligned.save(out, force=force)
+    change = aligned.manifest.change
+    assert isinstance(change, AlignChange)
     if json:
-        return say_json(
-            {"bundle": str(out), "digest": aligned.identity.digest} | alignment.to_json()
-        )
+        counts = {name: getattr(change, name) for name in ("common", "before", "after")}
+        return say_json({"bundle": str(out), "digest": aligned.identity.digest} | counts)
+    pairs = zip(change.before, change.after, strict=True)
     rows = [
-        (depth, before, after, f"{after / alignment.common:.1%}")
-        for depth, (before, after) in enumerate(
-            zip(alignment.before, alignment.after, strict=True), 1
-        )
+        (depth, before, after, f"{after / change.common:.1%}")
+        for depth, (before, after) in enumerate(pairs, 1)
     ]
     say_table(["levels", "kept before", "kept after", "share"], rows)
     say(
-        f"SIDs preserved: {alignment.before[-1]} of {alignment.common} common items before, "
-        f"{alignment.after[-1]} after"
+        f"SIDs preserved: {change.before[-1]} of {change.common} common items before, "
+        f"{change.after[-1]} after"
     )
     return next_step(f"sidtool recommend MODEL --bundle {out} --history ...")
 

@@ -228,8 +228,8 @@ def assign_pairs(
     if no code is free.
     """
     groups = np.arange(len(nearest))
-    costs = _squared_distances(residuals.reshape(2 * len(nearest), -1), centroids)
-    costs = costs.reshape(len(nearest), 2, -1)  # (g, 2, K)
+    distances = squared_distances(residuals.reshape(2 * len(nearest), -1), centroids)
+    costs = np.maximum(distances, 0).reshape(len(nearest), 2, -1)  # (g, 2, K)
     stay = costs[groups, :, nearest]  # (g, 2)
     costs[np.broadcast_to(in_use[:, None], costs.shape)] = np.inf
     target = costs.argmin(axis=2)
@@ -258,7 +258,8 @@ def assign_group(
 
     columns = np.flatnonzero((counts == 0) | (counts > 1))
     keeps = nearest[:, None] == columns
-    costs = _as_whole_numbers(_squared_distances(residuals, centroids[columns]))
+    distances = np.maximum(squared_distances(residuals, centroids[columns]), 0)
+    costs = _as_whole_numbers(distances)
     reward = costs.max() * (len(nearest) + 1) + 1  # keeping a code outweighs all distances
     costs -= np.where(keeps, reward, 0)
     costs[~keeps & (counts[columns] > 1)] = np.inf  # the code of another colliding pair
@@ -272,12 +273,12 @@ def assign_group(
     return chosen
 
 
-def _squared_distances(rows: Vectors, centroids: Vectors) -> NDArray[np.float64]:
-    """(m, width), (K, width) -> (m, K) float64."""
+def squared_distances(rows: Vectors, centroids: Vectors) -> NDArray[np.float64]:
+    """(m, width), (K, width) -> (m, K) float64; rounding may leave values just below 0."""
     left = rows.astype(np.float64)
     right = centroids.astype(np.float64)
     lengths = np.square(left).sum(axis=1)[:, None] + np.square(right).sum(axis=1)
-    return np.maximum(lengths - 2 * left @ right.T, 0)
+    return lengths - 2 * left @ right.T
 
 
 def _as_whole_numbers(distances: NDArray[np.float64]) -> NDArray[np.float64]:

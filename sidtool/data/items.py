@@ -226,18 +226,16 @@ def _render_all(template: str, columns: Mapping[str, Sequence[str]], n: int) -> 
 def _check_ids(path: Path, ids: tuple[str, ...]) -> None:
     if not ids:
         raise DataError(f"{path} holds no items")
-    if "" in ids:
-        raise DataError(f"{path}, row {ids.index('') + 1}: the item id is empty")
-    if len(set(ids)) == len(ids):
-        return
-    seen: dict[str, int] = {}
+    first_row: dict[str, int] = {}
     for row, item in enumerate(ids, 1):
-        if item in seen:
+        if not item:
+            raise DataError(f"{path}, row {row}: the item id is empty")
+        if item in first_row:
             raise DataError(
-                f"{path}: item id {item!r} is in rows {seen[item]} and {row}",
+                f"{path}: item id {item!r} is in rows {first_row[item]} and {row}",
                 hint="an item has one row; drop the other",
             )
-        seen[item] = row
+        first_row[item] = row
 
 
 def _rows_to_keep(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.build.add import add_items, retire, unknown
+from sidtool.build.add import add_items, unknown
 from sidtool.build.encode import embed_texts
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.bundle.history import ItemsChange
@@ -105,7 +105,7 @@ def test_no_sequence_of_adds_and_removes_moves_a_published_sid(
     for adds, ids in steps:
         known = published(bundle)
         chosen = ids if adds else [item for item in ids if item in known]
-        bundle = grown(bundle, chosen) if adds else retire(bundle, chosen)
+        bundle = grown(bundle, chosen) if adds else add_items(bundle, remove=chosen)
         expected = expected | set(chosen) if adds else expected - set(chosen)
         assert published(bundle).items() >= known.items()
         assert alive(bundle) == expected
@@ -134,7 +134,7 @@ def test_one_batch_is_many_batches(policy: Policy, ids: list[str], cuts: set[int
 def test_what_was_retired_comes_back_to_its_sid(ids: list[str], data: st.DataObject) -> None:
     before = grown(built(), ids)
     some = data.draw(st.lists(st.sampled_from(ids), unique=True, min_size=1))
-    without = retire(before, some)
+    without = add_items(before, remove=some)
     assert alive(without) == alive(before) - set(some)
     assert without.trie().n_items == len(before.items) - len(some)
     for item in some:  # no newcomer takes it, though it is the nearest one
@@ -203,7 +203,7 @@ def test_items_that_are_there_keep_their_sid_and_take_the_title() -> None:
 def test_a_new_version_records_its_parents() -> None:
     first = built()
     second = grown(first, ["a", "b"])
-    third = retire(second, ["a", "a"])
+    third = add_items(second, remove=["a", "a"])
     assert [bundle.manifest.version for bundle in (first, second, third)] == ["1.0", "1.1", "1.2"]
     assert third.manifest.parent == second.identity.digest
     assert [version.digest for version in third.manifest.lineage] == [
@@ -218,8 +218,8 @@ def test_a_new_version_records_its_parents() -> None:
 def test_what_changes_nothing_is_no_version() -> None:
     bundle = built()
     assert grown(bundle, ["old1", "old2"]) is bundle
-    gone = retire(bundle, ["old1"])
-    assert retire(gone, ["old1"]) is gone
+    gone = add_items(bundle, remove=["old1"])
+    assert add_items(gone, remove=["old1"]) is gone
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -227,7 +227,7 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(
         DataError, match="1 ids to remove are not in the bundle, the first is 'nobody'"
     ):
-        retire(bundle, ["old1", "nobody"])
+        add_items(bundle, remove=["old1", "nobody"])
     with pytest.raises(UsageError, match="'old1' is both added and removed"):
         add_items(bundle, listed(["old1"]), remove=["old1"])
     with pytest.raises(DataError, match="1 vectors for 2 new items"):
@@ -243,7 +243,7 @@ def test_what_cannot_be_is_refused() -> None:
 
 def test_a_map_without_a_codebook_only_loses_items() -> None:
     bundle = small_bundle(codebook=False)
-    assert alive(retire(bundle, ["i3"])) == alive(bundle) - {"i3"}
+    assert alive(add_items(bundle, remove=["i3"])) == alive(bundle) - {"i3"}
     with pytest.raises(RefusedError, match="a map without a codebook: it cannot encode"):
         add_items(bundle, listed(["a"]), vectors_of(["a"]))
     with pytest.raises(RefusedError, match="a map without a codebook"):

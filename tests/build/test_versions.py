@@ -163,21 +163,21 @@ def renamed(bundle: Bundle, seed: int) -> Bundle:
 def test_a_bundle_whose_codes_were_shuffled_comes_back(seed: int, n: int) -> None:
     """Codes that no item has come back, too: by their centroids."""
     old = small_bundle(n)
-    aligned, alignment = align(renamed(old, seed), old)
-    assert alignment.after == (n, n, n)
+    aligned = align(renamed(old, seed), old)
+    change = aligned.manifest.change
+    assert change.after == (n, n, n)
     assert aligned.identity == old.identity
 
 
 def test_a_retrained_codebook_keeps_more_and_means_the_same(clusters: Vectors) -> None:
     old, new = shop(clusters, 0), shop(clusters, 1)
-    aligned, alignment = align(new, old)
+    aligned = align(new, old)
+    change = aligned.manifest.change
     assert old.codebook is not None
     assert new.codebook is not None
     assert aligned.codebook is not None
-    assert alignment.after[0] > 0.9 * alignment.common  # eight clusters, found by both
-    assert all(
-        after > before for before, after in zip(alignment.before, alignment.after, strict=True)
-    )
+    assert change.after[0] > 0.9 * change.common  # eight clusters, found by both
+    assert all(after > before for before, after in zip(change.before, change.after, strict=True))
     rows = aligned.items.rows(list(new.items.ids))
     np.testing.assert_array_equal(
         aligned.codebook.decode(aligned.items.codes[rows]), new.codebook.decode(new.items.codes)
@@ -186,14 +186,14 @@ def test_a_retrained_codebook_keeps_more_and_means_the_same(clusters: Vectors) -
         aligned.codebook.decode(aligned.encode(clusters)), new.codebook.decode(new.encode(clusters))
     )
     ours = old.items.codes == aligned.items.codes[aligned.items.rows(list(old.items.ids))]
-    assert alignment.after == tuple(np.logical_and.accumulate(ours, axis=1).sum(axis=0).tolist())
+    assert change.after == tuple(np.logical_and.accumulate(ours, axis=1).sum(axis=0).tolist())
 
 
 def test_each_level_is_matched_at_best(clusters: Vectors) -> None:
     """No swap of two codes of a level makes more items agree: of those that agree so far, then of
     all."""
     old = shop(clusters, 0)
-    aligned, _ = align(shop(clusters, 1), old)
+    aligned = align(shop(clusters, 1), old)
     codes = aligned.items.codes[aligned.items.rows(list(old.items.ids))]
     earlier = np.ones(len(codes), dtype=bool)
     for level in range(3):
@@ -219,7 +219,8 @@ def test_an_aligned_bundle_names_what_it_is_compatible_with(
     retired = replace(new.items, retired=np.arange(160) < 3, stored_index=None)
     new = Bundle.of(retired, new.codebook, "reassign", name="new")
     older = Bundle(replace(old.manifest, compatible_with=("abc",), version="1.4"), old.arrays)
-    aligned, alignment = align(new, older)
+    aligned = align(new, older)
+    change = aligned.manifest.change
     assert aligned.manifest.compatible_with == (old.identity.codebook, "abc")
     assert (aligned.space, aligned.manifest.name, aligned.manifest.version) == (
         old.space,
@@ -228,7 +229,7 @@ def test_an_aligned_bundle_names_what_it_is_compatible_with(
     )
     assert aligned.manifest.parent == old.identity.digest
     assert aligned.manifest.change == AlignChange(
-        new.identity.digest, alignment.common, alignment.before, alignment.after
+        new.identity.digest, change.common, change.before, change.after
     )
     gone = {new.items.ids[row] for row in range(3)}
     assert {aligned.items.ids[int(row)] for row in np.flatnonzero(aligned.items.retired)} == gone
@@ -244,7 +245,7 @@ def test_an_appended_level_keeps_its_names(clusters: Vectors) -> None:
         with pytest.raises(RefusedError, match="levels are"):
             align(new, old)
         return
-    aligned, _ = align(new, old)
+    aligned = align(new, old)
     rows = aligned.items.rows(list(new.items.ids))
     np.testing.assert_array_equal(aligned.items.codes[rows, 3], new.items.codes[:, 3])
 

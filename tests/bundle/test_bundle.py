@@ -183,7 +183,7 @@ def test_a_map_without_a_codebook_says_so() -> None:
 
 
 def test_vectors_of_another_width_are_refused() -> None:
-    with pytest.raises(UsageError, match="takes \\(n, 8\\)"):
+    with pytest.raises(DataError, match="expected \\(n, 8\\)"):
         small_bundle().encode(np.zeros((1, 9), dtype=np.float32))
 
 

@@ -25,7 +25,9 @@ from tests.bundles import small_bundle
 def rewritten(folder: Path, target: Path, rows: int, compressors: Any) -> Path:
     """The bundle in a folder with other chunks and another compressor, as another writer might lay
     it."""
-    manifest, arrays = zarr_group.open_group(Storage(folder))
+    bundle = Bundle.open(folder)
+    manifest = bundle.manifest
+    arrays = bundle.arrays
     shutil.copytree(folder, target)
     for name, array in arrays.items():
         shutil.rmtree(target / name)
@@ -190,7 +192,7 @@ def test_a_bundle_without_its_index_opens(tmp_path: Path) -> None:
     assert verify(folder) == []
     assert Bundle.open(folder).sid("i7") == made.sid("i7")
     Bundle.open(folder).save(tmp_path / "again.zarr")
-    assert "index/sid_first" in zarr_group.open_group(Storage(tmp_path / "again.zarr"))[1]
+    assert "index/sid_first" in Bundle.open(tmp_path / "again.zarr").arrays
 
 
 def test_a_newer_format_is_refused_with_one_line(

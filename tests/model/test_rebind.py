@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.build.add import add_items, retire
+from sidtool.build.add import add_items
 from sidtool.build.align import align
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.data.items import make_items
@@ -48,7 +48,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_model_of_the_parent_goes_on_with_the_child(
     model: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
-    child = retire(grown(grown(bundle), ["new2"]), ["item3", "new0"])
+    child = add_items(grown(grown(bundle), ["new2"]), remove=["item3", "new0"])
     child.save(tmp_path / "child.zarr")
     stored = Bundle.open(tmp_path / "child.zarr")
     served = load_model_folder(model, bundle=stored)
@@ -72,11 +72,15 @@ def test_a_retrained_bundle_works_after_align(model: Path, bundle: Bundle, tmp_p
     assert outlook(bundle, new).kind == "works after align"
     with pytest.raises(CompatibilityError, match="the model was made for codebook"):
         rebind(model, new, tmp_path / "bound")
-    aligned, told = align(new, bundle)
+    aligned = align(new, bundle)
+    change = aligned.manifest.change
     assert outlook(bundle, aligned).kind == "works"
     with pytest.warns(SidtoolWarning, match="is aligned with the model's"):
         verdict = rebind(model, aligned, tmp_path / "bound")
-    assert (verdict.kind, verdict.reassigned_share) == ("aligned", 1 - told.after[-1] / told.common)
+    assert (verdict.kind, verdict.reassigned_share) == (
+        "aligned",
+        1 - change.after[-1] / change.common,
+    )
     assert check_model_folder(tmp_path / "bound", grown(aligned))[2].kind == "refreshed"
     with pytest.warns(SidtoolWarning, match="is aligned"):  # what grew from it is aligned, too
         assert check_model_folder(model, grown(aligned))[2].kind == "aligned"
@@ -86,7 +90,7 @@ def test_align_gives_a_bundle_the_spelling_of_the_models(bundle: Bundle) -> None
     space = SidSpace(bundle.space.sizes, begin=None, end=None)
     bare = make_bundle(IDS, OTHER_CODES, codebook=make_codebook(5), space=space)
     assert outlook(bundle, bare).kind == "works after align"
-    assert outlook(bundle, align(bare, bundle)[0]).kind == "works"
+    assert outlook(bundle, align(bare, bundle)).kind == "works"
 
 
 def test_what_no_alignment_mends_needs_training(bundle: Bundle) -> None:
