@@ -1,4 +1,5 @@
-"""Where the real data sets are that benchmarks use: SIDTOOL_SHARED_DATA or ../shared/data."""
+"""The folder of the real data sets that the benchmarks use: SIDTOOL_SHARED_DATA or
+../shared/data."""
 
 import os
 from pathlib import Path

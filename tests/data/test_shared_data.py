@@ -1,8 +1,4 @@
-"""The real files that benchmarks use, where they are at hand (SIDTOOL_SHARED_DATA or
-../shared/data)."""
-
-import os
-from pathlib import Path
+"""The real data sets of the benchmarks, where they are available."""
 
 import pytest
 
@@ -10,8 +6,8 @@ from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
 from sidtool.data.splits import count_leaks, given, leave_one_out
 from sidtool.errors import SidtoolWarning
+from tests.shared_data import DATA
 
-DATA = Path(os.environ.get("SIDTOOL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
 
 

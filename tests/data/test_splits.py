@@ -21,8 +21,8 @@ from sidtool.data.splits import (
     window_events,
 )
 from sidtool.errors import DataError, UsageError
+from tests.data.cases import windows_of
 from tests.data.files import write_table
-from tests.data.test_windows import cut
 
 event = st.tuples(st.sampled_from("uvwxy"), st.sampled_from("abcd"), st.integers(0, 12))
 histories = st.lists(event, min_size=1, max_size=40)
@@ -198,7 +198,7 @@ def test_given_windows_are_trained_on_as_they_are(
     rows = [
         row
         for user, items in enumerate(people)
-        for row in cut(str(user), [str(item) for item in items])
+        for row in windows_of(str(user), [str(item) for item in items], 3)
     ]
     assume(len({window for window, _ in rows}) == len(rows))
     rows.sort(

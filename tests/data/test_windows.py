@@ -8,20 +8,13 @@ from hypothesis import strategies as st
 
 from sidtool.data.windows import Window, positions, read_windows
 from sidtool.errors import DataError, UsageError
+from tests.data.cases import windows_of
 from tests.data.files import write_table
 
 LENGTH = 3
 sequences = st.lists(
     st.lists(st.sampled_from("abcde"), min_size=2, max_size=12), min_size=1, max_size=3
 )
-
-
-def cut(user: str, items: list[str], length: int = LENGTH) -> list[tuple[Window, int]]:
-    """Every window of a sequence, with its true position."""
-    return [
-        (Window(user, tuple(items[max(0, at - length) : at]), items[at]), at)
-        for at in range(1, len(items))
-    ]
 
 
 def test_minionerec_rows_are_read(tmp_path: Path) -> None:
@@ -64,7 +57,9 @@ def test_a_file_of_events_is_refused(tmp_path: Path) -> None:
 
 @given(sequences)
 def test_positions_are_exact_when_no_row_is_missing(sequences: list[list[str]]) -> None:
-    rows = [row for user, items in enumerate(sequences) for row in cut(str(user), items)]
+    rows = [
+        row for user, items in enumerate(sequences) for row in windows_of(str(user), items, LENGTH)
+    ]
     assume(
         len({window for window, _ in rows}) == len(rows)
     )  # the same full window twice is taken for one
@@ -75,7 +70,9 @@ def test_positions_are_exact_when_no_row_is_missing(sequences: list[list[str]]) 
 def test_positions_below_the_cut_are_exact_in_any_order_with_any_rows_missing(
     sequences: list[list[str]], data: st.DataObject
 ) -> None:
-    rows = [row for user, items in enumerate(sequences) for row in cut(str(user), items)]
+    rows = [
+        row for user, items in enumerate(sequences) for row in windows_of(str(user), items, LENGTH)
+    ]
     some = data.draw(st.permutations(rows))[: data.draw(st.integers(1, len(rows)))]
     longest = max(len(window.history) for window, _ in some)
     for (window, true), found in zip(some, positions([window for window, _ in some]), strict=True):
@@ -85,7 +82,7 @@ def test_positions_below_the_cut_are_exact_in_any_order_with_any_rows_missing(
 
 @given(st.integers(1, 9))
 def test_a_window_that_skips_rows_still_overlaps(skipped: int) -> None:
-    rows = cut("u", [str(n) for n in range(20)], length=10)
+    rows = windows_of("u", [str(n) for n in range(20)], length=10)
     kept = [*rows[:9], rows[9 + skipped]]  # histories of 1 to 9, then a full one
     assert positions([window for window, _ in kept]) == [at for _, at in kept]
 

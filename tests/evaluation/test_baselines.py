@@ -1,8 +1,6 @@
 """Baselines against a few slow lines that say the same, and against figures measured elsewhere."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,8 +21,8 @@ from sidtool.evaluation.baselines import (
     tune_item_knn,
 )
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
+from tests.shared_data import DATA
 
-DATA = Path(os.environ.get("SIDTOOL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 BEAUTY = DATA / "beauty"
 ITEMS = 9
 

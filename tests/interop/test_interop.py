@@ -1,7 +1,6 @@
 """Maps of other systems, read and written; their files are reproduced byte for byte."""
 
 import json
-import os
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -23,8 +22,8 @@ from sidtool.interop.openonerec import read_openonerec, write_openonerec
 from sidtool.interop.static import StaticIndex, static_index, write_static
 from sidtool.sid import LETTERS, SidSpace
 from tests.bundles import small_bundle
+from tests.shared_data import DATA
 
-DATA = Path(os.environ.get("SIDTOOL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
 
 INDEX = {"0": ["<a_5>", "<b_0>"], "1": ["<a_2>", "<b_3>"], "10": ["<a_2>", "<b_1>"]}

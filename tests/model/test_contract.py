@@ -18,7 +18,7 @@ from sidtool.model.stage_record import (
     TrainParams,
 )
 from sidtool.prompt.prompts import HistoryPrompt
-from tests.model.conftest import make_bundle, make_codebook, some_codes
+from tests.model.cases import distinct_codes, make_bundle, make_codebook
 
 HISTORY_PROMPT = HistoryPrompt(
     task="next-item", template="Bought: {history} →", history_length=20, max_length=256
@@ -142,7 +142,7 @@ def test_what_is_no_contract(text: str, tmp_path: Path) -> None:
 
 def test_another_bundle_inside_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     write_contract(tmp_path, contract_of(bundle), bundle)
-    other = make_bundle(["a"], some_codes(1), codebook=make_codebook())
+    other = make_bundle(["a"], distinct_codes(1), codebook=make_codebook())
     other.save(tmp_path / "sid.zarr", force=True)
     with pytest.raises(CompatibilityError, match=r"sid\.zarr is bundle .*, sid\.json says"):
         open_bundle_copy(tmp_path, read_contract(tmp_path))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidtool.model.embedding_init import EmbeddingStatistics, Init, initial_embeddings
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import SidSpace
-from tests.model.conftest import DIM, SIZES, make_codebook
+from tests.model.cases import DIM, SIZES, make_codebook
 
 SPACE = SidSpace(SIZES)
 

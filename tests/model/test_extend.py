@@ -18,7 +18,7 @@ from sidtool.model.embedding_init import Init
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.stage_record import ExtendParams
-from tests.model.conftest import make_bundle, make_codebook, save_base, some_codes
+from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 TEXT = "Which item comes next? Toy Story (1995) is a film"
@@ -148,7 +148,7 @@ def test_space_without_markers(base: Path, tmp_path: Path) -> None:
     from sidtool.sid import SPELLINGS, SidSpace
 
     space = SidSpace((8, 4, 6), **SPELLINGS["minionerec"])  # type: ignore[arg-type]
-    bundle = make_bundle(["a", "b"], some_codes(2), codebook=make_codebook(), space=space)
+    bundle = make_bundle(["a", "b"], distinct_codes(2), codebook=make_codebook(), space=space)
     extend_model(str(base), bundle, tmp_path / "out")
     served = load_model_folder(tmp_path / "out")
     assert served.tokens.stop - served.tokens.start == 18
@@ -196,7 +196,7 @@ def test_dtype_is_the_checkpoints_unless_asked(
 
 
 def test_codebook_init_needs_a_codebook(base: Path, tmp_path: Path) -> None:
-    bare = make_bundle(["a", "b"], some_codes(2), codebook=None)
+    bare = make_bundle(["a", "b"], distinct_codes(2), codebook=None)
     with pytest.raises(UsageError, match="no codebook") as caught:
         extend_model(str(base), bare, tmp_path / "out")
     assert "--init random" in str(caught.value.hint)
@@ -209,7 +209,7 @@ def test_appended_level_gets_rows_too(base: Path, tmp_path: Path) -> None:
     from sidtool.sid import SidSpace
 
     space = SidSpace((8, 4, 6, 5))
-    codes = some_codes(10, sizes=space.sizes)
+    codes = distinct_codes(10, sizes=space.sizes)
     bundle = make_bundle(
         [f"i{n}" for n in range(10)], codes, codebook=make_codebook(), space=space, policy="append"
     )

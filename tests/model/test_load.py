@@ -14,7 +14,7 @@ from sidtool.errors import CompatibilityError, DataError, SidtoolWarning
 from sidtool.model.contract import read_contract, write_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
-from tests.model.conftest import make_bundle, make_codebook, some_codes
+from tests.model.cases import distinct_codes, make_bundle, make_codebook
 from tests.models import tiny_tokenizer
 
 
@@ -40,7 +40,9 @@ def test_float32_on_a_cpu_unless_told(made: Path) -> None:
 
 def test_a_newer_bundle_is_used_with_a_notice(made: Path, bundle: Bundle) -> None:
     ids = [*bundle.items.ids, "new"]
-    free = next(row for row in some_codes(40) if not (bundle.items.codes == row).all(axis=1).any())
+    free = next(
+        row for row in distinct_codes(40) if not (bundle.items.codes == row).all(axis=1).any()
+    )
     newer = make_bundle(
         ids, np.concatenate([bundle.items.codes, free[None]]), codebook=make_codebook()
     )

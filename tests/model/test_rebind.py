@@ -18,10 +18,10 @@ from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.model.rebind import outlook, rebind
 from sidtool.sid import SidSpace
 from tests.bundles import renamed
-from tests.model.conftest import DIM, make_bundle, make_codebook, some_codes
+from tests.model.cases import DIM, distinct_codes, make_bundle, make_codebook
 
 IDS = [f"item{n}" for n in range(20)]
-OTHER_CODES = some_codes(20, seed=1)
+OTHER_CODES = distinct_codes(20, seed=1)
 
 
 def grown(bundle: Bundle, ids: Sequence[str] = ("new0", "new1")) -> Bundle:
@@ -96,7 +96,10 @@ def test_align_gives_a_bundle_the_spelling_of_the_models(bundle: Bundle) -> None
 def test_what_no_alignment_mends_needs_training(bundle: Bundle) -> None:
     sizes = (8, 4, 7)
     wider = make_bundle(
-        IDS, some_codes(20, sizes=sizes), codebook=make_codebook(sizes=sizes), space=SidSpace(sizes)
+        IDS,
+        distinct_codes(20, sizes=sizes),
+        codebook=make_codebook(sizes=sizes),
+        space=SidSpace(sizes),
     )
     bare = make_bundle(IDS, OTHER_CODES, codebook=None)
     strangers = make_bundle([f"x{n}" for n in range(20)], OTHER_CODES, codebook=make_codebook(5))

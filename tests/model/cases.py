@@ -1,0 +1,53 @@
+"""Small codebooks, bundles and base models for the tests of `model`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.item_map import ItemMap
+from sidtool.quantize.codebook import Codebook, QuantizerParams
+from sidtool.sid import Codes, SidSpace
+
+SIZES = (8, 4, 6)
+DIM = 12
+
+
+def make_codebook(seed: int = 0, sizes: Sequence[int] = SIZES) -> Codebook:
+    rng = np.random.default_rng(seed)
+    levels = tuple(
+        rng.normal(size=(size, DIM)).astype(np.float32) / (n + 1) for n, size in enumerate(sizes)
+    )
+    return Codebook("rq-kmeans", levels, {}, QuantizerParams(fit={"seed": seed}))
+
+
+def make_bundle(
+    ids: Sequence[str],
+    codes: Codes,
+    *,
+    codebook: Codebook | None,
+    space: SidSpace | None = None,
+    **facts: Any,
+) -> Bundle:
+    items = ItemMap.of(space or SidSpace(SIZES), ids, codes, [f"Title of {item}" for item in ids])
+    if codebook is not None:
+        facts["recipe"] = {
+            "quantizer": {"method": codebook.method, "parameters": codebook.params.to_json()}
+        }
+    return Bundle.of(
+        items, codebook, facts.pop("policy", "reassign"), name=facts.pop("name", "shop"), **facts
+    )
+
+
+def distinct_codes(n: int, seed: int = 0, sizes: Sequence[int] = SIZES) -> Codes:
+    """n different SIDs in random order."""
+    places = np.random.default_rng(seed).choice(int(np.prod(sizes)), size=n, replace=False)
+    return np.stack(np.unravel_index(places, tuple(sizes)), axis=1).astype(np.uint16)
+
+
+def save_base(folder: Path, model: Any, tokenizer: Any) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
