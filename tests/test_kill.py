@@ -108,7 +108,7 @@ def cases(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cas
     )
     items = write_lines(road.folder / "many.jsonl", texts)
     build = ("build-codebook", items, "--levels", "16x16x16", "--encoder", encoder)
-    extend, train = ("extend-model", road.base), ("train", road.model, road.rows)
+    extend, train = ("extend-model", road.base), ("train", road.model, road.examples)
     steps = ("--set", "per_device_train_batch_size=4", "--set", "eval_users=8")
     often = [f"{what}_{how}" for what in ("save", "eval") for how in ("strategy=steps", "steps=4")]
     wide = tuple(word for setting in often for word in ("--set", setting))

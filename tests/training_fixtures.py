@@ -1,4 +1,4 @@
-"""A tiny shop with people who follow a pattern, and models that speak its semantic IDs."""
+"""Fixtures: a tiny shop whose users follow a pattern, and models extended by its semantic IDs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +45,7 @@ def catalog() -> Items:
 
 
 def make_split(users: int = 60, seed: int = 0, longest: int = 14) -> Split:
-    """Leave-one-out over users who walk through the catalog in steps of one, from anywhere."""
+    """Leave-one-out over users who go through the catalog in steps of one from a random item."""
     rng = np.random.default_rng(seed)
     train, valid, test = [], [], []
     for number in range(users):
@@ -85,16 +85,16 @@ def models(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Callable
 
 
 @pytest.fixture(scope="session")
-def rows(
+def examples(
     tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, catalog: Items, split: Split
 ) -> Callable[..., Path]:
-    """Rows files by mix of tasks, made once."""
+    """Files of training examples by mix of tasks, each written once."""
     made: dict[Any, Path] = {}
 
     def write(**tasks: float) -> Path:
         key = tuple(sorted(tasks.items()))
         if key not in made:
-            out = tmp_path_factory.mktemp("rows") / "train.jsonl"
+            out = tmp_path_factory.mktemp("examples") / "train.jsonl"
             mix = {task.replace("_", "-"): weight for task, weight in tasks.items()}
             make_sft(
                 bundle,

@@ -1,11 +1,13 @@
-"""The road, walked once for all tests of the command line, and a tiny text encoder."""
+"""Every artifact of the command line, made once for all tests, and a tiny text encoder."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.cli.road import Road, walk
+from tests.cli.road import Road, walk, write_lines
 from tests.encoders import tiny_encoder
 
 
@@ -23,3 +25,16 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_encoder(tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def requests(road: Road) -> list[dict[str, Any]]:
+    """The test users' histories, which differ in length, so that a batch is not in the order of the
+    file."""
+    examples = [json.loads(line) for line in road.test.read_text(encoding="utf-8").splitlines()]
+    return [{"user": example["user"], "history": example["history"]} for example in examples]
+
+
+@pytest.fixture
+def requests_file(requests: list[dict[str, Any]], tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "users.jsonl", requests)

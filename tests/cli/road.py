@@ -177,6 +177,12 @@ def protocol_split(road: "Road", folder: Path, protocol: str) -> Path:
     return out
 
 
+def build_command(road: "Road", out: Path, *more: object) -> tuple[object, ...]:
+    """The words of `build-codebook` on the shop's items and vectors."""
+    options = ("--embeddings", road.vectors, "--levels", "4x4x8")
+    return ("build-codebook", road.items, "-o", out, *options, *more)
+
+
 @dataclass(frozen=True)
 class Road:
     """The files of the road, each made by the command that makes it, and what `evaluate --json`
@@ -198,7 +204,7 @@ FILES = {
     "other": "other.zarr",
     "base": "base",
     "model": "base+sid",
-    "rows": "train.jsonl",
+    "examples": "train.jsonl",
     "valid": "valid.jsonl",
     "split": "split",
     "test": "split/test.jsonl",
@@ -219,7 +225,7 @@ def walk(folder: Path) -> Road:
     said["init-model"] = done("init-model", road.items, "-o", road.base, "--vocab-size", 300, *TINY)
     said["extend-model"] = done("extend-model", road.base, road.bundle, "-o", road.model)
     said["make-sft"] = done(
-        "make-sft", road.bundle, road.items, road.split, "-o", road.rows, "--model", road.model
+        "make-sft", road.bundle, road.items, road.split, "-o", road.examples, "--model", road.model
     )
-    said["train"] = done("train", road.model, road.rows, "-o", road.tuned, *TRAINING)
+    said["train"] = done("train", road.model, road.examples, "-o", road.tuned, *TRAINING)
     return road

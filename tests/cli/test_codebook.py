@@ -8,21 +8,7 @@ import numpy as np
 import pytest
 
 from sidtool.bundle import Bundle
-from tests.cli.road import N_ITEMS, Road, done, refused, run, tree, write_lines
-
-
-def built(road: Road, out: Path, *more: object) -> tuple[object, ...]:
-    return (
-        "build-codebook",
-        road.items,
-        "-o",
-        out,
-        "--embeddings",
-        road.vectors,
-        "--levels",
-        "4x4x8",
-        *more,
-    )
+from tests.cli.road import N_ITEMS, Road, build_command, done, refused, run, tree, write_lines
 
 
 def test_the_report_is_printed_and_the_next_command_named(road: Road) -> None:
@@ -42,7 +28,7 @@ def test_the_report_is_printed_and_the_next_command_named(road: Road) -> None:
 def test_json_is_one_object_and_the_same_command_gives_the_same_bundle(
     road: Road, tmp_path: Path
 ) -> None:
-    ran = done(*built(road, tmp_path / "again.zarr", "--json"))
+    ran = done(*build_command(road, tmp_path / "again.zarr", "--json"))
     opened = Bundle.open(road.bundle)
     assert ran.json["digest"] == opened.identity.digest
     reports = [
@@ -71,7 +57,7 @@ def test_a_zip_is_the_same_bundle(road: Road) -> None:
 
 
 def test_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
-    ran = done(*built(road, tmp_path / "new.zarr", "--dry-run"))
+    ran = done(*build_command(road, tmp_path / "new.zarr", "--dry-run"))
     assert (ran.out, list(tmp_path.iterdir())) == ("", [])
     assert f"4x4x8 for {N_ITEMS} items" in ran.err
 
@@ -82,9 +68,11 @@ def test_an_existing_output_is_refused_whole_and_replaced_by_force(
     out = tmp_path / "shop.zarr"
     shutil.copytree(road.other, out)
     before = tree(out)
-    assert f"{out} exists already\nhint: --force replaces it" in refused(2, *built(road, out))
+    assert f"{out} exists already\nhint: --force replaces it" in refused(
+        2, *build_command(road, out)
+    )
     assert tree(tmp_path) == {f"shop.zarr/{name}": content for name, content in before.items()}
-    done(*built(road, out, "--force"))
+    done(*build_command(road, out, "--force"))
     assert Bundle.open(out).identity == Bundle.open(road.bundle).identity
     assert [path.name for path in tmp_path.iterdir()] == ["shop.zarr"]
 
@@ -109,7 +97,7 @@ def test_an_existing_output_is_refused_whole_and_replaced_by_force(
 def test_what_cannot_be_is_one_line(
     road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str
 ) -> None:
-    assert told in refused(code, *built(road, tmp_path / "x.zarr", *more))
+    assert told in refused(code, *build_command(road, tmp_path / "x.zarr", *more))
     assert not (tmp_path / "x.zarr").exists()
 
 
@@ -126,7 +114,7 @@ def test_what_cannot_be_is_one_line(
 def test_an_unknown_choice_is_a_usage_error_that_lists_the_choices(
     road: Road, tmp_path: Path, option: str, choice: str, known: str
 ) -> None:
-    ran = run(*built(road, tmp_path / "x.zarr", option, choice))
+    ran = run(*build_command(road, tmp_path / "x.zarr", option, choice))
     assert ran.code == 2
     assert f"'{choice}' is not one of" in ran.err
     assert f"'{known}'" in ran.err
@@ -152,7 +140,7 @@ def test_vectors_that_are_not_finite_are_exit_1(road: Road, tmp_path: Path) -> N
     np.save(tmp_path / "v.npy", vectors)
     shutil.copy(road.vectors.with_suffix(".ids.txt"), tmp_path / "v.ids.txt")
     assert "not finite" in refused(
-        1, *built(road, tmp_path / "x.zarr", "--embeddings", tmp_path / "v.npy")
+        1, *build_command(road, tmp_path / "x.zarr", "--embeddings", tmp_path / "v.npy")
     )
 
 
@@ -189,7 +177,7 @@ def test_inspect_tells_what_the_items_of_a_code_have_in_common(road: Road) -> No
             "inspect", road.bundle, "--prefix", f"<s_a_{code}>", "--examples", 3, "--json"
         ).json
         rows = np.flatnonzero(bundle.items.codes[:, 0] == code)
-        assert group["items"] == len(rows)
+        assert group["items"] == len(examples)
         assert len(group["examples"]) == min(3, len(rows))
         titles = [bundle.items.title(int(row)) for row in rows]
         for term in group["terms"]:
@@ -303,7 +291,7 @@ def test_encode_lists_the_items_that_an_appended_code_tells_apart(
     road: Road, tmp_path: Path
 ) -> None:
     out = tmp_path / "appended.zarr"
-    done(*built(road, out, "--collisions", "append"))
+    done(*build_command(road, out, "--collisions", "append"))
     bundle = Bundle.open(out)
     rows = done("encode", out, "--embeddings", road.vectors, "--json").lines
     ids = road.vectors.with_suffix(".ids.txt").read_text().split()

@@ -10,21 +10,7 @@ import numpy as np
 import pytest
 
 from sidtool.bundle import Bundle
-from tests.cli.road import N_ITEMS, Road, done, protocol_split, refused, write_lines
-
-
-def built(road: Road, out: Path, *more: object) -> tuple[object, ...]:
-    return (
-        "build-codebook",
-        road.items,
-        "-o",
-        out,
-        "--embeddings",
-        road.vectors,
-        "--levels",
-        "4x4x8",
-        *more,
-    )
+from tests.cli.road import N_ITEMS, Road, build_command, done, protocol_split, refused, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +26,7 @@ def image(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def social(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("social") / "shop.zarr"
     done(
-        *built(
+        *build_command(
             road,
             out,
             "--interactions",
@@ -126,7 +112,7 @@ def test_a_file_of_options_does_what_flags_do(
 
 def test_two_sources_are_weighed_and_both_needed(road: Road, image: Path, tmp_path: Path) -> None:
     out = tmp_path / "two.zarr"
-    done(*built(road, out, "--embeddings", f"{image}=0.5"))
+    done(*build_command(road, out, "--embeddings", f"{image}=0.5"))
     sources = Bundle.open(out).codebook.params.fusion.sources
     assert [(source.dim, round(source.weight, 4)) for source in sources] == [
         (8, 0.6667),
@@ -143,7 +129,7 @@ def test_two_sources_are_weighed_and_both_needed(road: Road, image: Path, tmp_pa
 def test_a_split_folder_is_read_as_it_is(road: Road, tmp_path: Path, protocol: str) -> None:
     split = protocol_split(road, tmp_path, protocol)
     out = tmp_path / "shop.zarr"
-    done(*built(road, out, "--interactions", split, "--set", "collaborative_dim=4"))
+    done(*build_command(road, out, "--interactions", split, "--set", "collaborative_dim=4"))
     done("verify", out)
     manifest = json.loads((split / "split.json").read_text())
     bundle = Bundle.open(out)
@@ -171,7 +157,7 @@ def test_what_does_not_go_together_is_one_line(
         each.replace("EVENTS", str(road.events)).replace("VECTORS", str(road.vectors))
         for each in more
     ]
-    assert told in refused(2, *built(road, tmp_path / "x.zarr", *spelled))
+    assert told in refused(2, *build_command(road, tmp_path / "x.zarr", *spelled))
     assert not (tmp_path / "x.zarr").exists()
 
 
@@ -189,21 +175,25 @@ def test_a_contrastive_loss_is_one_way_or_both(road: Road, tmp_path: Path, way: 
         "progressive=true",
     )
     fused = ("--set", "collaborative_dim=4") if way == "both" else ("--set", "window=3")
-    done(*built(road, out, "--interactions", road.events, "--collaborative", way, *fused, *learned))
+    done(
+        *build_command(
+            road, out, "--interactions", road.events, "--collaborative", way, *fused, *learned
+        )
+    )
     bundle = Bundle.open(out)
     assert bundle.manifest.recipe["collaborative"]["mode"] == way
     assert bundle.codebook.params.fit["contrastive"] == 0.2
     assert (bundle.codebook.params.fusion is not None) == (way == "both")
     assert "a contrastive loss" in done("inspect", out).out
     assert "no contrastive loss" in refused(
-        2, *built(road, tmp_path / "x.zarr", "--collaborative", way)
+        2, *build_command(road, tmp_path / "x.zarr", "--collaborative", way)
     )
     told = refused(
-        2, *built(road, tmp_path / "x.zarr", "--collaborative", way, "--method", "rq-vae")
+        2, *build_command(road, tmp_path / "x.zarr", "--collaborative", way, "--method", "rq-vae")
     )
     assert "needs --interactions" in told
     social = ("--interactions", road.events, "--method", "rq-vae")
-    none = built(
+    none = build_command(
         road,
         tmp_path / "x.zarr",
         *social,
@@ -214,5 +204,5 @@ def test_a_contrastive_loss_is_one_way_or_both(road: Road, tmp_path: Path, way: 
     )
     assert "collaborative_weight needs --collaborative fused" in refused(2, *none)
     assert "needs --collaborative" in refused(
-        2, *built(road, tmp_path / "x.zarr", *social, "--set", "contrastive=0.5")
+        2, *build_command(road, tmp_path / "x.zarr", *social, "--set", "contrastive=0.5")
     )

@@ -142,7 +142,7 @@ def test_a_variable_is_named_as_its_flag(road: Road, tmp_path: Path) -> None:
     assert (tmp_path / "m/model.safetensors").read_bytes() == (
         road.base / "model.safetensors"
     ).read_bytes()
-    training = ("train", road.model, road.rows, "-o", tmp_path / "t")
+    training = ("train", road.model, road.examples, "-o", tmp_path / "t")
     assert "learnin_rate" in refused(2, *training, env={"SIDTOOL_TRAIN_SET": "learnin_rate=1"})
     ran = run("evaluate", road.tuned, road.split, env={"SIDTOOL_EVALUATE_FAIL_UNDER": "hr@50=2"})
     assert (ran.code, "hr@50" in ran.last) == (3, True)

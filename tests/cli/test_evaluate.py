@@ -2,29 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sidtool.data.split_files import open_split
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.model.load import load_model_folder
-from tests.cli.road import N_ITEMS, N_USERS, Ran, Road, done, refused, run, write_lines
-
-ITEMS = {f"b{n:03d}" for n in range(N_ITEMS)}
-
-
-@pytest.fixture(scope="module")
-def requests(road: Road) -> list[dict[str, Any]]:
-    """The test users' histories, which differ in length, so that a batch is not in the order of the
-    file."""
-    rows = [json.loads(line) for line in road.test.read_text(encoding="utf-8").splitlines()]
-    return [{"user": row["user"], "history": row["history"]} for row in rows]
-
-
-@pytest.fixture
-def file(requests: list[dict[str, Any]], tmp_path: Path) -> Path:
-    return write_lines(tmp_path / "users.jsonl", requests)
+from tests.cli.road import N_USERS, Ran, Road, done, refused, run
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +35,10 @@ def test_json_has_every_metric_of_every_system(evaluated: Ran, road: Road) -> No
     assert evaluated.last == f"next: sidtool recommend {road.tuned} --history ITEM,ITEM -k 10"
 
 
-def test_metrics_are_those_of_what_recommend_gives(evaluated: Ran, road: Road, file: Path) -> None:
-    answers = done("recommend", road.tuned, "--file", file, "-k", 50, "--json").lines
+def test_metrics_are_those_of_what_recommend_gives(
+    evaluated: Ran, road: Road, requests_file: Path
+) -> None:
+    answers = done("recommend", road.tuned, "--file", requests_file, "-k", 50, "--json").lines
     targets = [
         json.loads(line)["item"] for line in road.test.read_text(encoding="utf-8").splitlines()
     ]

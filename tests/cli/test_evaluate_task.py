@@ -20,13 +20,21 @@ TASKS = (
 
 @pytest.fixture(scope="module")
 def spoken(road: Road) -> Path:
-    """A model that was trained on a mix of tasks, its rows beside it."""
-    rows, out = road.folder / "spoken-train.jsonl", road.folder / "spoken"
+    """A model that was trained on a mix of tasks, its examples beside it."""
+    examples, out = road.folder / "spoken-train.jsonl", road.folder / "spoken"
     tasks = [word for task in TASKS for word in ("--task", task)]
     done(
-        "make-sft", road.bundle, road.items, road.events, "-o", rows, "--model", road.model, *tasks
+        "make-sft",
+        road.bundle,
+        road.items,
+        road.events,
+        "-o",
+        examples,
+        "--model",
+        road.model,
+        *tasks,
     )
-    done("train", road.model, rows, "-o", out, *TRAINING)
+    done("train", road.model, examples, "-o", out, *TRAINING)
     return out
 
 
@@ -153,9 +161,9 @@ def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: 
 
 
 def test_training_examples_and_items_give_the_same_questions(road: Road, spoken: Path) -> None:
-    rows = road.folder / "spoken-train.jsonl"
+    examples = road.folder / "spoken-train.jsonl"
     from_rows = done(
-        "evaluate", spoken, rows, "--task", "title-to-sid", "--num-beams", 5, "--json"
+        "evaluate", spoken, examples, "--task", "title-to-sid", "--num-beams", 5, "--json"
     ).json
     from_items = done(
         "evaluate",
@@ -179,13 +187,13 @@ def test_training_examples_and_items_give_the_same_questions(road: Road, spoken:
 def test_training_examples_of_another_bundle_are_refused(
     road: Road, spoken: Path, tmp_path: Path
 ) -> None:
-    rows = tmp_path / "rows.jsonl"
+    examples = tmp_path / "examples.jsonl"
     for answer in ("no SID at all", "<s_a_0>", "<s_a_99><s_b_0><s_c_0>"):
-        rows.write_text(
+        examples.write_text(
             json.dumps({"task": "title-to-sid", "prompt": "a title", "completion": answer}) + "\n"
         )
         assert "no SID of the model's bundle" in refused(
-            1, "evaluate", spoken, rows, "--task", "title-to-sid"
+            1, "evaluate", spoken, examples, "--task", "title-to-sid"
         )
     other = tmp_path / "train.jsonl"
     done("make-sft", road.other, road.items, road.events, "-o", other, "--task", "title-to-sid=1")
@@ -228,8 +236,8 @@ def test_questions_about_some_items(road: Road, spoken: Path, tmp_path: Path) ->
 def test_a_mix_of_titles_hides_those_held_out(road: Road, tmp_path: Path) -> None:
     """A mix that teaches no recommending trains to its end, by stages too; nothing could validate
     it."""
-    held, rows = write_lines(tmp_path / "held", ["b003", "b004"]), tmp_path / "train.jsonl"
-    made = ("make-sft", road.bundle, road.items, road.events, "-o", rows, "--model", road.model)
+    held, examples = write_lines(tmp_path / "held", ["b003", "b004"]), tmp_path / "train.jsonl"
+    made = ("make-sft", road.bundle, road.items, road.events, "-o", examples, "--model", road.model)
     mix = ("--task", "title-to-sid=2", "--task", "sid-to-title=2", "--hide-text-of", held)
     said = done(*made, *mix)
     assert "text of 2 items hidden" in said.out
@@ -237,7 +245,7 @@ def test_a_mix_of_titles_hides_those_held_out(road: Road, tmp_path: Path) -> Non
     assert (lineage["hidden_items"], lineage["history_prompt"]) == (2, None)
     assert lineage["tasks"]["title-to-sid"]["examples"] == 2 * (N_ITEMS - 2)
     titles = [json.loads(line)["title"] for line in road.items.read_text().splitlines()]
-    text = rows.read_text()
+    text = examples.read_text()
     assert [
         title for title in titles if title + "\\n" not in text and f'"{title}<' not in text
     ] == titles[3:5]
@@ -247,7 +255,7 @@ def test_a_mix_of_titles_hides_those_held_out(road: Road, tmp_path: Path) -> Non
     ran = done(
         "train",
         road.model,
-        rows,
+        examples,
         "-o",
         tmp_path / "out",
         "--config",

@@ -12,24 +12,11 @@ from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lin
 ITEMS = {f"b{n:03d}" for n in range(N_ITEMS)}
 
 
-@pytest.fixture(scope="module")
-def requests(road: Road) -> list[dict[str, Any]]:
-    """The test users' histories, which differ in length, so that a batch is not in the order of the
-    file."""
-    rows = [json.loads(line) for line in road.test.read_text(encoding="utf-8").splitlines()]
-    return [{"user": row["user"], "history": row["history"]} for row in rows]
-
-
-@pytest.fixture
-def file(requests: list[dict[str, Any]], tmp_path: Path) -> Path:
-    return write_lines(tmp_path / "users.jsonl", requests)
-
-
 @pytest.mark.parametrize("k", [1, 10, 50, N_ITEMS, 200])
 def test_each_request_gets_exactly_k_different_items_in_input_order(
-    road: Road, requests: list[dict[str, Any]], file: Path, k: int
+    road: Road, requests: list[dict[str, Any]], requests_file: Path, k: int
 ) -> None:
-    answers = done("recommend", road.tuned, "--file", file, "-k", k, "--json").lines
+    answers = done("recommend", road.tuned, "--file", requests_file, "-k", k, "--json").lines
     assert [answer["user"] for answer in answers] == [request["user"] for request in requests]
     bundle = Bundle.open(road.bundle)
     for answer in answers:
@@ -61,9 +48,9 @@ def test_one_history_is_the_same_request_as_a_line_of_a_file(
 
 
 def test_filters_hold(
-    road: Road, requests: list[dict[str, Any]], file: Path, tmp_path: Path
+    road: Road, requests: list[dict[str, Any]], requests_file: Path, tmp_path: Path
 ) -> None:
-    ask = ("recommend", road.tuned, "--file", file, "-k", 20, "--json")
+    ask = ("recommend", road.tuned, "--file", requests_file, "-k", 20, "--json")
     some, others = sorted(ITEMS)[::3], sorted(ITEMS)[::2]
     allow, deny = write_lines(tmp_path / "allow", some), write_lines(tmp_path / "deny", others)
     free = done(*ask).lines
@@ -84,21 +71,37 @@ def test_filters_hold(
 
 
 def test_candidates_are_scored_as_the_beam_scores_them(
-    road: Road, file: Path, tmp_path: Path
+    road: Road, requests_file: Path, tmp_path: Path
 ) -> None:
     wanted = sorted(ITEMS)[5:17]
     candidates = write_lines(tmp_path / "candidates", wanted)
     exact = done(
-        "recommend", road.tuned, "--file", file, "-k", 12, "--candidates", candidates, "--json"
+        "recommend",
+        road.tuned,
+        "--file",
+        requests_file,
+        "-k",
+        12,
+        "--candidates",
+        candidates,
+        "--json",
     ).lines
     everything = done(
-        "recommend", road.tuned, "--file", file, "-k", N_ITEMS, "--num-beams", 100, "--json"
+        "recommend",
+        road.tuned,
+        "--file",
+        requests_file,
+        "-k",
+        N_ITEMS,
+        "--num-beams",
+        100,
+        "--json",
     ).lines
     for one, all_ in zip(exact, everything, strict=True):
         scores = dict(zip(all_["items"], all_["scores"], strict=True))
         assert set(one["items"]) == set(wanted)
         assert one["scores"] == pytest.approx([scores[item] for item in one["items"]], abs=1e-4)
-    command = ("recommend", road.tuned, "--file", file, "--candidates", candidates)
+    command = ("recommend", road.tuned, "--file", requests_file, "--candidates", candidates)
     assert "allow list already" in refused(2, *command, "--allow", candidates)
     assert "at least 1" in refused(2, *command, "-k", -1)
     ran = done(
@@ -108,10 +111,10 @@ def test_candidates_are_scored_as_the_beam_scores_them(
 
 
 def test_an_output_file_is_continued_after_an_interruption(
-    road: Road, file: Path, tmp_path: Path
+    road: Road, requests_file: Path, tmp_path: Path
 ) -> None:
     out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
-    ask = ("recommend", road.tuned, "--file", file, "-k", 5)
+    ask = ("recommend", road.tuned, "--file", requests_file, "-k", 5)
     ran = done(*ask, "-o", out)
     assert ran.out == ""
     whole = out.read_bytes()
@@ -130,10 +133,10 @@ def test_an_output_file_is_continued_after_an_interruption(
     assert "--resume needs -o" in refused(2, *ask, "--resume")
 
 
-def test_resuming_keeps_what_is_finished(road: Road, file: Path, tmp_path: Path) -> None:
+def test_resuming_keeps_what_is_finished(road: Road, requests_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     (tmp_path / "out.jsonl.partial").write_text('{"user": "kept"}\n')
-    done("recommend", road.tuned, "--file", file, "-k", 5, "-o", out, "--resume")
+    done("recommend", road.tuned, "--file", requests_file, "-k", 5, "-o", out, "--resume")
     lines = out.read_text().splitlines()
     assert (lines[0], len(lines)) == ('{"user": "kept"}', N_USERS)
 

@@ -16,7 +16,7 @@ from tests.models import tiny_model, tiny_tokenizer
 SIDE = ("valid.jsonl", "train.jsonl.meta.json")
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
+def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -25,7 +25,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def test_make_sft_writes_rows_users_events_and_lineage(road: Road) -> None:
     said = road.said["make-sft"]
-    assert said.last == f"next: sidtool train {road.model} {road.rows} -o tuned"
+    assert said.last == f"next: sidtool train {road.model} {road.examples} -o tuned"
     assert f"(leave-one-out): {N_USERS} validation examples; 0 held-out events" in said.out
     for name in SIDE:
         assert (road.folder / name).stat().st_size
@@ -35,7 +35,7 @@ def test_make_sft_writes_rows_users_events_and_lineage(road: Road) -> None:
         {"sequence": 1.0},
     )
     space = Bundle.open(road.bundle).space
-    for row in rows_of(road.valid):
+    for row in lines_of(road.valid):
         assert row["item"].startswith("b")
         assert not list(space.find(json.dumps(row)))  # items, never SIDs
 
@@ -58,7 +58,7 @@ def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: 
     assert said["files"]["train.jsonl"]
     stored = json.loads((tmp_path / "train.jsonl.meta.json").read_text())
     assert said == stored
-    for name in ("train.jsonl", "valid.jsonl"):  # the same rows, out of a zip
+    for name in ("train.jsonl", "valid.jsonl"):  # the same examples, out of a zip
         assert (tmp_path / name).read_bytes() == (road.folder / name).read_bytes()
 
 
@@ -91,7 +91,7 @@ def test_rows_that_cannot_be_made(
 def test_existing_rows_are_refused(road: Road) -> None:
     before = {name: (road.folder / name).read_bytes() for name in ("train.jsonl", *SIDE)}
     assert "--force" in refused(
-        2, "make-sft", road.bundle, road.items, road.events, "-o", road.rows
+        2, "make-sft", road.bundle, road.items, road.events, "-o", road.examples
     )
     assert before == {name: (road.folder / name).read_bytes() for name in before}
 
@@ -138,7 +138,7 @@ def test_the_same_settings_from_flags_and_yaml_give_the_same_weights(
     command = (
         "train",
         road.model,
-        road.rows,
+        road.examples,
         "-o",
         tmp_path / "tuned",
         "--config",
@@ -154,7 +154,7 @@ def test_the_same_settings_from_flags_and_yaml_give_the_same_weights(
 
 
 @pytest.mark.parametrize(
-    ("model", "rows", "more", "code", "told"),
+    ("model", "examples", "more", "code", "told"),
     [
         ("base+sid", "train.jsonl", ("--set", "learnin_rate=1"), 2, "did you mean learning_rate?"),
         ("base+sid", "train.jsonl", ("--set", "learning_rate=fast"), 2, "'fast'"),
@@ -173,13 +173,19 @@ def test_the_same_settings_from_flags_and_yaml_give_the_same_weights(
     ],
 )
 def test_what_cannot_be_trained(
-    road: Road, tmp_path: Path, model: str, rows: str, more: tuple[str, ...], code: int, told: str
+    road: Road,
+    tmp_path: Path,
+    model: str,
+    examples: str,
+    more: tuple[str, ...],
+    code: int,
+    told: str,
 ) -> None:
     if model == "other+sid":
         done("extend-model", road.base, road.other, "-o", tmp_path / model)
     folder = tmp_path if model == "other+sid" else road.folder
     assert told in refused(
-        code, "train", folder / model, road.folder / rows, "-o", tmp_path / "tuned", *more
+        code, "train", folder / model, road.folder / examples, "-o", tmp_path / "tuned", *more
     )
     assert not list(tmp_path.glob("tuned*"))
 
@@ -188,16 +194,16 @@ def test_an_existing_model_is_refused_and_a_dry_run_writes_nothing(
     road: Road, tmp_path: Path
 ) -> None:
     before = tree(road.tuned)
-    assert "--force" in refused(2, "train", road.model, road.rows, "-o", road.tuned, *TRAINING)
+    assert "--force" in refused(2, "train", road.model, road.examples, "-o", road.tuned, *TRAINING)
     assert tree(road.tuned) == before
-    ran = done("train", road.model, road.rows, "-o", tmp_path / "new", "--dry-run", *TRAINING)
+    ran = done("train", road.model, road.examples, "-o", tmp_path / "new", "--dry-run", *TRAINING)
     assert (ran.out, list(tmp_path.iterdir())) == ("", [])
-    refused(2, "train", road.model, road.rows, "-o", road.tuned, "--dry-run")
+    refused(2, "train", road.model, road.examples, "-o", road.tuned, "--dry-run")
     refused(1, "train", road.model, tmp_path / "no.jsonl", "-o", tmp_path / "new", "--dry-run")
     config = tmp_path / "stages.yaml"
     config.write_text("stages: [{stage: embeddings}, {stage: full}]\n")
     lines = done(
-        "train", road.model, road.rows, "-o", tmp_path / "new", "--dry-run", "--config", config
+        "train", road.model, road.examples, "-o", tmp_path / "new", "--dry-run", "--config", config
     ).err
     assert (
         f"output {tmp_path / 'new-1-embeddings'}\nwould train {tmp_path / 'new-1-embeddings'} on"
@@ -206,7 +212,7 @@ def test_an_existing_model_is_refused_and_a_dry_run_writes_nothing(
 
 
 def test_a_contract_that_does_not_hold_is_exit_3(road: Road, tmp_path: Path) -> None:
-    command = ("train", tmp_path / "model", road.rows, "-o", tmp_path / "tuned", *TRAINING)
+    command = ("train", tmp_path / "model", road.examples, "-o", tmp_path / "tuned", *TRAINING)
     shutil.copytree(road.model, tmp_path / "model")
     shutil.rmtree(tmp_path / "model/sid.zarr")
     shutil.copytree(road.other, tmp_path / "model/sid.zarr")
@@ -217,7 +223,7 @@ def test_a_contract_that_does_not_hold_is_exit_3(road: Road, tmp_path: Path) -> 
 
 
 def test_a_model_learns_from_teachers(road: Road, tmp_path: Path) -> None:
-    command = ("train", road.model, road.rows, *TRAINING)
+    command = ("train", road.model, road.examples, *TRAINING)
     done(*command, "-o", tmp_path / "pupil", "--teacher", road.tuned, "--set", "distill_weight=1.0")
     contract = json.loads((tmp_path / "pupil/sid.json").read_text())
     assert [teacher["path"] for teacher in contract["stages"][-1]["params"]["teachers"]] == [
@@ -244,7 +250,9 @@ def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path)
         "num_train_epochs: 1\nper_device_train_batch_size: 16\neval_users: 8\n"
         "stages:\n  - {stage: embeddings, learning_rate: 1e-2}\n  - {stage: lora, lora_r: 2}\n"
     )
-    ran = done("train", road.model, road.rows, "-o", tmp_path / "out", "--config", config, "--json")
+    ran = done(
+        "train", road.model, road.examples, "-o", tmp_path / "out", "--config", config, "--json"
+    )
     assert [summary["stage"] for summary in ran.json["stages"]] == ["embeddings", "lora"]
     for summary in ran.json["stages"]:
         assert {"tokens", "targets", "tokens_per_second", "peak_rss_gib"} <= summary.keys()
@@ -252,7 +260,7 @@ def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path)
     assert [line.split()[0] for line in lines] == ["embeddings", "lora"]
     assert str(tmp_path / "out-1-embeddings") in lines[1]
     assert "already" in refused(
-        2, "train", road.model, road.rows, "-o", tmp_path / "out", "--config", config
+        2, "train", road.model, road.examples, "-o", tmp_path / "out", "--config", config
     )
     plain = tmp_path / "plain"
     assert done("merge", tmp_path / "out", "-o", plain, "--dry-run").out == ""
@@ -267,7 +275,7 @@ def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path)
     np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-4)
     measured = done("evaluate", tmp_path / "out", road.split, "--limit", 3, "--json").json
     assert measured["n"] == 3
-    rows = done(
+    done(
         "make-sft",
         road.bundle,
         road.items,
@@ -277,7 +285,6 @@ def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path)
         "--model",
         tmp_path / "out",
     )
-    assert rows.code == 0
     done("rebind", tmp_path / "out", road.bundle, "-o", tmp_path / "elsewhere/bound")
     assert done("recommend", tmp_path / "elsewhere/bound", *asked).json["items"] == one["items"]
     (tmp_path / "out-1-embeddings").rename(tmp_path / "moved")
@@ -286,13 +293,21 @@ def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path)
 
 def test_one_stage_by_flag(road: Road, tmp_path: Path) -> None:
     done(
-        "train", road.model, road.rows, "-o", tmp_path / "rows", "--stage", "embeddings", *TRAINING
+        "train",
+        road.model,
+        road.examples,
+        "-o",
+        tmp_path / "embeddings",
+        "--stage",
+        "embeddings",
+        *TRAINING,
     )
     assert (
-        json.loads((tmp_path / "rows/sid.json").read_text())["stages"][-1]["stage"] == "embeddings"
+        json.loads((tmp_path / "embeddings/sid.json").read_text())["stages"][-1]["stage"]
+        == "embeddings"
     )
     before, after = (
-        load_file(folder / "model.safetensors") for folder in (road.model, tmp_path / "rows")
+        load_file(folder / "model.safetensors") for folder in (road.model, tmp_path / "embeddings")
     )
     assert [name for name in before if not np.array_equal(before[name], after[name])] == [
         "transformer.wte.weight"
@@ -302,7 +317,7 @@ def test_one_stage_by_flag(road: Road, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "more", "told"),
     [
-        ("stages: rows", (), "stages must be a list"),
+        ("stages: lora", (), "stages must be a list"),
         ("stages: [{stage: embeddings}]", ("--stage", "full"), "stage cannot be set"),
         ("stages: [{stage: head}]", (), "embeddings, full, lora"),
         ("stages: [{stage: embeddings, learning: 1}]", (), "no setting 'learning'"),
@@ -317,7 +332,7 @@ def test_stages_that_make_no_sense(
     command = (
         "train",
         road.model,
-        road.rows,
+        road.examples,
         "-o",
         tmp_path / "out",
         "--config",
@@ -362,14 +377,14 @@ def test_titles_that_spell_tokens_stay_text(road: Road, tmp_path: Path, form: st
         "4x4x8",
     )
     done("extend-model", tmp_path / "chat", tmp_path / "b.zarr", "-o", tmp_path / "model")
-    rows = tmp_path / "train.jsonl"
+    examples = tmp_path / "train.jsonl"
     made = (
         "make-sft",
         tmp_path / "b.zarr",
         items,
         road.events,
         "-o",
-        rows,
+        examples,
         "--model",
         tmp_path / "model",
     )
@@ -386,9 +401,9 @@ def test_titles_that_spell_tokens_stay_text(road: Road, tmp_path: Path, form: st
     )
     served = load_model_folder(tmp_path / "model")
     read = TokenizedExamples.read(
-        rows, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=False
+        examples, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=False
     )
-    written = rows_of(rows)
+    written = lines_of(examples)
     assert any(trap in row["prompt"] for row in written for trap in TRAPS)
     specials = {f"{token}": id_ for token, id_ in served.tokenizer.get_added_vocab().items()}
     for row, (ids, _) in zip(written, [read[at] for at in range(len(read))], strict=True):
@@ -405,7 +420,7 @@ def test_titles_that_spell_tokens_stay_text(road: Road, tmp_path: Path, form: st
     done(
         "train",
         tmp_path / "model",
-        rows,
+        examples,
         "-o",
         tmp_path / "tuned",
         "--set",

@@ -1,5 +1,5 @@
-"""The fixtures of training, for this room."""
+"""Fixtures shared with the tests of `training`."""
 
-from tests.training_fixtures import bundle, catalog, models, one_thread, rows, split
+from tests.training_fixtures import bundle, catalog, examples, models, one_thread, split
 
-__all__ = ["bundle", "catalog", "models", "one_thread", "rows", "split"]
+__all__ = ["bundle", "catalog", "examples", "models", "one_thread", "split"]

@@ -1,4 +1,4 @@
-"""Rows as tensors: what is a target, and two layouts of one batch."""
+"""Training examples as tensors: which tokens are targets, and the two layouts of a batch."""
 
 import json
 from pathlib import Path
@@ -19,22 +19,17 @@ from tests.models import tiny_tokenizer
 SPACE = SidSpace((4, 3))
 
 
-def encoder() -> PromptEncoder:
-    tokenizer = tiny_tokenizer()
-    tokens = SidTokens(SPACE, len(tokenizer))
-    tokenizer.add_tokens(list(SPACE.tokens))
-    return PromptEncoder(tokenizer, tokens)
-
-
-ENCODER = encoder()
+TOKENIZER = tiny_tokenizer()
+ENCODER = PromptEncoder(TOKENIZER, SidTokens(SPACE, len(TOKENIZER)))
+TOKENIZER.add_tokens(list(SPACE.tokens))
 
 
 def targets(row: dict[str, object], *, codes_only: bool = False) -> list[str]:
     ids, marked = encode_example(row, ENCODER, ENCODER.tokens, codes_only=codes_only)
-    return [str(ENCODER._tokenizer.convert_ids_to_tokens(int(i))) for i in ids[marked]]
+    return [str(TOKENIZER.convert_ids_to_tokens(int(i))) for i in ids[marked]]
 
 
-def test_targets_are_what_the_task_says() -> None:
+def test_targets_depend_on_the_task() -> None:
     sid = SPACE.spell((1, 2), begin_end_tokens=True)
     codes = ["<s_a_1>", "<s_b_2>"]
     assert targets({"task": "sequence", "text": sid + sid}) == codes * 2
@@ -76,7 +71,7 @@ examples = st.lists(
 
 
 @given(examples)
-def test_both_layouts_hold_the_same_rows(batch: list[TokenizedExample]) -> None:
+def test_both_layouts_contain_the_same_examples(batch: list[TokenizedExample]) -> None:
     padded, packed = PaddedCollator(0)(batch), PackedCollator(0)(batch)
     for number, (ids, marked) in enumerate(batch):
         assert padded["input_ids"][number, : len(ids)].tolist() == ids.tolist()
@@ -101,15 +96,15 @@ def test_both_layouts_hold_the_same_rows(batch: list[TokenizedExample]) -> None:
     assert sorted(found) == sorted(wanted)
 
 
-def test_rows_read_and_malformed_lines_are_named(tmp_path: Path) -> None:
+def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     sid = SPACE.spell((1, 2), begin_end_tokens=True)
     lines = [{"task": "sequence", "text": sid}, {"task": "mine", "prompt": "a", "completion": "b"}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    rows = TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
-    assert len(rows) == 2
-    assert rows.lengths.tolist() == [4, 2]
-    assert rows[1][1].tolist() == [False, True]
+    tokenized = TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
+    assert len(tokenized) == 2
+    assert tokenized.lengths.tolist() == [4, 2]
+    assert tokenized[1][1].tolist() == [False, True]
     for broken, said in (
         ("{", "not valid JSON"),
         ("[]", "not a JSON object"),

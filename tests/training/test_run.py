@@ -41,12 +41,12 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def valid_of(rows: Path) -> Path:
-    return rows.with_name("valid.jsonl")
+def valid_of(examples: Path) -> Path:
+    return examples.with_name("valid.jsonl")
 
 
-def test_it_learns_and_leaves_a_whole_model(tmp_path: Path, models: Make, rows: Make) -> None:
-    base, made = models("gpt2"), rows(sequence=1.0)
+def test_it_learns_and_leaves_a_whole_model(tmp_path: Path, models: Make, examples: Make) -> None:
+    base, made = models("gpt2"), examples(sequence=1.0)
     steps: list[tuple[int, int]] = []
     logs: list[dict[str, float]] = []
     summary = train(
@@ -110,7 +110,7 @@ def test_eager_attention_is_not_packed(tmp_path: Path) -> None:
 def trainer_of(
     tmp_path: Path,
     model: Any,
-    rows: Any,
+    examples: Any,
     loss: Any,
     batching: str,
     teachers: Any = None,
@@ -135,7 +135,7 @@ def trainer_of(
     return SidTrainer(
         model=model,
         args=arguments,
-        examples=rows,
+        examples=examples,
         tokenizer=tiny_tokenizer(),
         loss=loss,
         batching=batching,
@@ -168,7 +168,7 @@ def test_loss_and_gradient_are_the_plain_ones(
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     targets = rng.random(len(ids)) < 0.7
     targets[offsets[:-1]] = False
-    rows = TokenizedExamples(ids, targets, offsets)
+    examples = TokenizedExamples(ids, targets, offsets)
     every = np.stack(np.unravel_index(np.arange(6**3), (6, 6, 6)), axis=1).astype(np.uint16)
     items = every[rng.random(len(every)) < 0.6]  # so some targets are no item's
     trie = Trie.from_codes(items, (8, 6, 7)) if over == "trie" else None
@@ -181,24 +181,24 @@ def test_loss_and_gradient_are_the_plain_ones(
     losses, gradients = [], []
     for batching in ("packed", "padded"):
         model = tiny_model(architecture, vocab_size=83)
-        trainer = trainer_of(tmp_path, model, rows, loss_of, batching, teachers)
+        trainer = trainer_of(tmp_path, model, examples, loss_of, batching, teachers)
         assert trainer.packed == (batching == "packed")
         assert trainer.narrow
-        loss = trainer.compute_loss(model, trainer.data_collator([rows[i] for i in range(4)]))
+        loss = trainer.compute_loss(model, trainer.data_collator([examples[i] for i in range(4)]))
         loss.backward()
         losses.append(loss.detach())
         gradients.append(model.get_input_embeddings().weight.grad.clone())
         trainer.narrow = (
             False  # as for a model whose head cannot be narrowed: the same loss, from all logits
         )
-        full = trainer.compute_loss(model, trainer.data_collator([rows[i] for i in range(4)]))
+        full = trainer.compute_loss(model, trainer.data_collator([examples[i] for i in range(4)]))
         torch.testing.assert_close(full.detach(), loss.detach(), atol=1e-5, rtol=1e-5)
     model = tiny_model(
         architecture, vocab_size=83
     )  # the oracle: one row at a time, one target at a time
     total = torch.zeros(())
     for row in range(4):
-        row_ids, marked = rows[row]
+        row_ids, marked = examples[row]
         asked = torch.tensor(row_ids[None].astype("int64"))
         logits = model(input_ids=asked, use_cache=False).logits[0]
         answers = [
@@ -232,8 +232,8 @@ def test_loss_and_gradient_are_the_plain_ones(
         )
 
 
-def test_every_task_trains_together(tmp_path: Path, models: Make, rows: Make) -> None:
-    made = rows(
+def test_every_task_trains_together(tmp_path: Path, models: Make, examples: Make) -> None:
+    made = examples(
         next_item=0.3,
         title_to_sid=1.0,
         sid_to_title=1.0,
@@ -254,14 +254,14 @@ def test_every_task_trains_together(tmp_path: Path, models: Make, rows: Make) ->
 
 
 def test_rows_of_another_bundle_are_refused_before_weights_load(
-    tmp_path: Path, models: Make, rows: Make, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
 
     from sidtool.training import setup as module
 
-    shutil.copytree(rows(sequence=1.0).parent, tmp_path / "rows")
-    made = tmp_path / "rows" / "train.jsonl"
+    shutil.copytree(examples(sequence=1.0).parent, tmp_path / "examples")
+    made = tmp_path / "examples" / "train.jsonl"
     meta = made.with_name("train.jsonl.meta.json")
     lineage = json.loads(meta.read_text())
     lineage["bundle"]["items"] = "0" * 64
@@ -273,8 +273,8 @@ def test_rows_of_another_bundle_are_refused_before_weights_load(
         train(models("llama"), made, tmp_path / "tuned")
 
 
-def test_a_loss_of_its_own_goes_with_no_other(tmp_path: Path, models: Make, rows: Make) -> None:
-    made = rows(sequence=1.0)
+def test_a_loss_of_its_own_goes_with_no_other(tmp_path: Path, models: Make, examples: Make) -> None:
+    made = examples(sequence=1.0)
     with pytest.raises(UsageError, match="softmax_over=trie cannot be combined"):
         train(
             models("llama"),
@@ -287,9 +287,9 @@ def test_a_loss_of_its_own_goes_with_no_other(tmp_path: Path, models: Make, rows
 
 
 def test_what_was_asked_for_and_cannot_be_is_refused(
-    tmp_path: Path, models: Make, rows: Make
+    tmp_path: Path, models: Make, examples: Make
 ) -> None:
-    made = rows(sequence=1.0)
+    made = examples(sequence=1.0)
 
     def told(architecture: str, fields: dict[str, Any], **options: Any) -> str:
         with pytest.raises(UsageError) as caught:
@@ -316,8 +316,8 @@ def test_what_was_asked_for_and_cannot_be_is_refused(
     assert summary.softmax_over == "vocabulary"
 
 
-def test_sid_losses_need_sid_rows(tmp_path: Path, models: Make, rows: Make) -> None:
-    made = rows(
+def test_sid_losses_need_sid_rows(tmp_path: Path, models: Make, examples: Make) -> None:
+    made = examples(
         next_item=0.3,
         title_to_sid=1.0,
         sid_to_title=1.0,
@@ -329,14 +329,14 @@ def test_sid_losses_need_sid_rows(tmp_path: Path, models: Make, rows: Make) -> N
 
 
 def test_what_targets_competed_with_is_what_scores_are_normalized_over(
-    tmp_path: Path, models: Make, rows: Make
+    tmp_path: Path, models: Make, examples: Make
 ) -> None:
     import numpy as np
 
     from sidtool.recommendation.recommend import Request, recommend
     from sidtool.recommendation.recommend_options import RecommendOptions
 
-    made = rows(sequence=1.0)
+    made = examples(sequence=1.0)
     options = TrainOptions(
         softmax_over="trie", eval_users=5, eval_num_beams=10, eval_exclude_seen=True
     )
@@ -372,9 +372,9 @@ class _Killed(Exception):
     ],
 )
 def test_a_stopped_run_ends_as_one_left_alone(
-    tmp_path: Path, models: Make, rows: Make, extra: dict[str, Any]
+    tmp_path: Path, models: Make, examples: Make, extra: dict[str, Any]
 ) -> None:
-    base, made = models("gpt2", resid_pdrop=0.1), rows(sequence=1.0)
+    base, made = models("gpt2", resid_pdrop=0.1), examples(sequence=1.0)
     options = TrainOptions(eval_users=10, eval_num_beams=10, **extra)
     fields = {
         **FAST,
@@ -418,11 +418,11 @@ def test_a_stopped_run_ends_as_one_left_alone(
 
 
 def test_a_run_that_had_ended_is_not_trained_on(
-    tmp_path: Path, models: Make, rows: Make, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped early, killed before the output, moved, and gone on with elsewhere: the best weights,
     no step more."""
-    base, made = models("gpt2"), rows(sequence=1.0)
+    base, made = models("gpt2"), examples(sequence=1.0)
     options = TrainOptions(eval_users=10, eval_num_beams=10, early_stopping_patience=1)
     fields = {
         **FAST,
@@ -464,10 +464,10 @@ def test_a_run_that_had_ended_is_not_trained_on(
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma3"])
 def test_bf16_on_a_cpu_multiplies_in_it_and_attends_in_float32(
-    tmp_path: Path, models: Make, rows: Make, monkeypatch: pytest.MonkeyPatch, architecture: str
+    tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
     made, precisions, own = (
-        rows(sequence=1.0),
+        examples(sequence=1.0),
         set(),
         torch.nn.functional.scaled_dot_product_attention,
     )
@@ -498,7 +498,7 @@ def test_bf16_on_a_cpu_multiplies_in_it_and_attends_in_float32(
 def test_every_epoch_is_varied(
     tmp_path: Path,
     models: Make,
-    rows: Make,
+    examples: Make,
     monkeypatch: pytest.MonkeyPatch,
     extra: dict[str, float],
 ) -> None:
@@ -511,7 +511,7 @@ def test_every_epoch_is_varied(
     for name, options in (("plain", TrainOptions()), ("varied", TrainOptions(**extra))):
         train(
             models("gpt2"),
-            rows(sequence=1.0),
+            examples(sequence=1.0),
             tmp_path / name,
             options=options,
             sft_fields={**FAST, "max_steps": 8},
@@ -521,12 +521,12 @@ def test_every_epoch_is_varied(
 
 
 def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(
-    tmp_path: Path, models: Make, rows: Make
+    tmp_path: Path, models: Make, examples: Make
 ) -> None:
     def stop(done: int, total: int) -> None:
         raise _Killed
 
-    base, made = models("gpt2"), rows(sequence=1.0)
+    base, made = models("gpt2"), examples(sequence=1.0)
     with pytest.raises(_Killed):
         train(base, made, tmp_path / "tuned", sft_fields=FAST, progress=stop)
     other = {**FAST, "num_train_epochs": 1}
@@ -547,20 +547,20 @@ import torch
 torch.set_num_threads(1)
 from sidtool.training.settings import TrainOptions
 from sidtool.training.run import train
-base, rows, out = map(Path, sys.argv[1:4])
+base, examples, out = map(Path, sys.argv[1:4])
 every = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
 fields = {"num_train_epochs": 4, "per_device_train_batch_size": int(sys.argv[4]), "learning_rate": 3e-3, **every}
 options = TrainOptions(eval_users=10, eval_num_beams=10)
-train(base, rows, out, options=options, sft_fields=fields, valid=rows.with_name("valid.jsonl"))
+train(base, examples, out, options=options, sft_fields=fields, valid=examples.with_name("valid.jsonl"))
 """
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 @pytest.mark.slow
 def test_sigkill_leaves_no_output_and_the_same_command_finishes(
-    tmp_path: Path, models: Make, rows: Make
+    tmp_path: Path, models: Make, examples: Make
 ) -> None:
-    base, made = models("gpt2", resid_pdrop=0.1), rows(sequence=1.0)
+    base, made = models("gpt2", resid_pdrop=0.1), examples(sequence=1.0)
 
     def command(out: str) -> list[str]:
         return [sys.executable, "-c", SCRIPT, str(base), str(made), str(tmp_path / out), "16"]
@@ -593,11 +593,11 @@ ACCELERATE = [
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
 def test_two_processes_train_as_one(
-    tmp_path: Path, models: Make, rows: Make, launcher: list[str]
+    tmp_path: Path, models: Make, examples: Make, launcher: list[str]
 ) -> None:
     """Two ranks with half the batch each follow one rank: same sum of gradients, but for the order
     of addition."""
-    base, made = models("gpt2"), rows(sequence=1.0)
+    base, made = models("gpt2"), examples(sequence=1.0)
     (tmp_path / "run.py").write_text(SCRIPT)
     subprocess.run(
         [

@@ -32,21 +32,21 @@ FIELDS = {
     "eval_steps": 3,
 }
 SMALL = {"eval_users": 8, "eval_num_beams": 10}
-ROWS = TrainOptions(stage="embeddings", **SMALL)  # type: ignore[arg-type]
+EMBEDDINGS = TrainOptions(stage="embeddings", **SMALL)  # type: ignore[arg-type]
 # type: ignore[arg-type]
 FULL = TrainOptions(stage="full", item_dropout=0.2, **SMALL)
 LORA = TrainOptions(stage="lora", lora_r=4, lora_dropout=0.1, **SMALL)  # type: ignore[arg-type]
 CASES = {
-    "rows": (ROWS,),
+    "embeddings": (EMBEDDINGS,),
     "full": (FULL,),
     "lora": (LORA,),
-    "rows-full": (ROWS, FULL),
-    "rows-lora": (ROWS, LORA),
+    "embeddings-full": (EMBEDDINGS, FULL),
+    "embeddings-lora": (EMBEDDINGS, LORA),
 }
 LAST_BREATH = "import sys; from tests.training.test_stage_kills import go; go(*sys.argv[1:])"
 
 
-def go(base: str, rows: str, out: str, case: str, stage: str = "0", step: str = "0") -> None:
+def go(base: str, examples: str, out: str, case: str, stage: str = "0", step: str = "0") -> None:
     """Run the stages of a case, a line for each step in OUT.curve; die after a step, if it is
     given."""
     torch.set_num_threads(1)
@@ -71,7 +71,7 @@ def go(base: str, rows: str, out: str, case: str, stage: str = "0", step: str = 
                 )
 
     stages = [StageSettings(options, FIELDS) for options in CASES[case]]
-    train_stages(Path(base), Path(rows), Path(out), stages, progress=progress, log=log)
+    train_stages(Path(base), Path(examples), Path(out), stages, progress=progress, log=log)
 
 
 def curve(out: Path) -> Curve:
@@ -81,9 +81,9 @@ def curve(out: Path) -> Curve:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_stage_that_was_killed_ends_as_one_left_alone(
-    tmp_path: Path, models: Make, rows: Make, case: str
+    tmp_path: Path, models: Make, examples: Make, case: str
 ) -> None:
-    given = (str(models("llama")), str(rows(sequence=1.0)))
+    given = (str(models("llama")), str(examples(sequence=1.0)))
     whole, killed, last = tmp_path / "whole", tmp_path / "killed", len(CASES[case])
     go(*given, str(whole), case)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -48,8 +48,8 @@ def weights(folder: Path, name: str = "model.safetensors") -> dict[str, torch.Te
     return dict(load_file(folder / name))
 
 
-def valid_of(rows: Path) -> Path:
-    return rows.with_name("valid.jsonl")
+def valid_of(examples: Path) -> Path:
+    return examples.with_name("valid.jsonl")
 
 
 def lora(**more: Any) -> TrainOptions:
@@ -61,9 +61,9 @@ def lora(**more: Any) -> TrainOptions:
     "mix", [{"sequence": 1.0}, {"next_item": 0.3, "title_to_sid": 1.0, "sid_to_title": 1.0}]
 )
 def test_only_the_new_rows_learn(
-    tmp_path: Path, models: Make, rows: Make, tied: bool, mix: dict[str, float]
+    tmp_path: Path, models: Make, examples: Make, tied: bool, mix: dict[str, float]
 ) -> None:
-    base, made = models("llama", tied=tied), rows(**mix)
+    base, made = models("llama", tied=tied), examples(**mix)
     options = TrainOptions(stage="embeddings", **SMALL)
     logs: list[dict[str, float]] = []
     fields = {**FAST, "logging_steps": 1}
@@ -100,12 +100,12 @@ def test_only_the_new_rows_learn(
 )
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 def test_adapters_merge_into_what_they_were(
-    tmp_path: Path, models: Make, rows: Make, architecture: str, tied: bool
+    tmp_path: Path, models: Make, examples: Make, architecture: str, tied: bool
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base, made = models(architecture, tied=tied), rows(sequence=1.0)
+    base, made = models(architecture, tied=tied), examples(sequence=1.0)
     summary = train(
         base, made, tmp_path / "out", options=lora(), sft_fields=FAST, valid=valid_of(made)
     )
@@ -156,9 +156,9 @@ class _Killed(Exception):
     ids=["embeddings", "full", "lora"],
 )
 def test_a_killed_stage_has_the_losses_of_one_left_alone(
-    tmp_path: Path, models: Make, rows: Make, options: TrainOptions
+    tmp_path: Path, models: Make, examples: Make, options: TrainOptions
 ) -> None:
-    base, made = models("llama"), rows(sequence=1.0)
+    base, made = models("llama"), examples(sequence=1.0)
 
     def run(out: str, stop: int | None = None) -> dict[int, Mapping[str, float]]:
         def progress(done: int, total: int) -> None:
@@ -203,9 +203,9 @@ def test_a_killed_stage_has_the_losses_of_one_left_alone(
 
 
 def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
-    tmp_path: Path, models: Make, rows: Make
+    tmp_path: Path, models: Make, examples: Make
 ) -> None:
-    base, made = models("llama"), rows(sequence=1.0)
+    base, made = models("llama"), examples(sequence=1.0)
     stages = [
         StageSettings(TrainOptions(stage="embeddings", **SMALL), OFTEN),
         StageSettings(lora(), OFTEN),
@@ -261,9 +261,9 @@ def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
 
 
 def test_validation_users_are_of_the_stages_that_recommend(
-    tmp_path: Path, models: Make, rows: Make
+    tmp_path: Path, models: Make, examples: Make
 ) -> None:
-    titles, made = rows(title_to_sid=1.0), rows(sequence=1.0)
+    titles, made = examples(title_to_sid=1.0), examples(sequence=1.0)
     stages = [
         StageSettings(TrainOptions(stage="embeddings", **SMALL), OFTEN, titles),
         StageSettings(TrainOptions(**SMALL), OFTEN),
@@ -277,8 +277,8 @@ def test_validation_users_are_of_the_stages_that_recommend(
         train_stages(models("llama"), titles, tmp_path / "alone", stages[1:], valid=valid_of(made))
 
 
-def test_an_adapter_needs_its_base_as_it_was(tmp_path: Path, models: Make, rows: Make) -> None:
-    made = rows(sequence=1.0)
+def test_an_adapter_needs_its_base_as_it_was(tmp_path: Path, models: Make, examples: Make) -> None:
+    made = examples(sequence=1.0)
     shutil.copytree(models("llama"), tmp_path / "here/base")
     options, fields = lora(), {**FAST, "num_train_epochs": 1}
     train(tmp_path / "here/base", made, tmp_path / "here/out", options=options, sft_fields=fields)
@@ -293,9 +293,9 @@ def test_an_adapter_needs_its_base_as_it_was(tmp_path: Path, models: Make, rows:
 
 
 def test_tokens_are_those_of_the_rows_without_padding(
-    tmp_path: Path, models: Make, rows: Make
+    tmp_path: Path, models: Make, examples: Make
 ) -> None:
-    made = rows(sequence=1.0)
+    made = examples(sequence=1.0)
     seen = {}
     for batching in ("packed", "padded"):
         options = TrainOptions(batching=batching)  # type: ignore[arg-type]
@@ -311,10 +311,10 @@ def test_tokens_are_those_of_the_rows_without_padding(
     assert 0 < seen["packed"].peak_rss_gib < 100
 
 
-def test_a_budget_of_tokens_says_how_long(tmp_path: Path, models: Make, rows: Make) -> None:
+def test_a_budget_of_tokens_says_how_long(tmp_path: Path, models: Make, examples: Make) -> None:
     from sidtool.sft.lineage import read_lineage
 
-    made = rows(sequence=1.0)
+    made = examples(sequence=1.0)
     counted = read_lineage(made).tokens
     fields = {"per_device_train_batch_size": 8}
     options = TrainOptions(token_budget=counted // 2)
@@ -332,7 +332,7 @@ def test_a_budget_of_tokens_says_how_long(tmp_path: Path, models: Make, rows: Ma
 
 @pytest.mark.parametrize("stage", ["embeddings", "lora", "full"])
 def test_gradient_checkpointing_changes_no_loss(
-    tmp_path: Path, models: Make, rows: Make, stage: Any
+    tmp_path: Path, models: Make, examples: Make, stage: Any
 ) -> None:
     losses = []
     for number, on in enumerate((False, True)):
@@ -340,7 +340,7 @@ def test_gradient_checkpointing_changes_no_loss(
         options = TrainOptions(stage=stage)
         summary = train(
             models("llama"),
-            rows(sequence=1.0),
+            examples(sequence=1.0),
             tmp_path / str(number),
             options=options,
             sft_fields=fields,
@@ -349,8 +349,8 @@ def test_gradient_checkpointing_changes_no_loss(
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_precision_can_be_set(tmp_path: Path, models: Make, rows: Make) -> None:
-    made, base, fields = rows(sequence=1.0), models("llama"), {**FAST, "num_train_epochs": 1}
+def test_precision_can_be_set(tmp_path: Path, models: Make, examples: Make) -> None:
+    made, base, fields = examples(sequence=1.0), models("llama"), {**FAST, "num_train_epochs": 1}
     with pytest.raises(UsageError, match="would change its frozen weights"):
         train(
             base,
@@ -375,11 +375,13 @@ def test_precision_can_be_set(tmp_path: Path, models: Make, rows: Make) -> None:
     assert {tensor.dtype for tensor in weights(tmp_path / "full").values()} == {torch.bfloat16}
 
 
-def test_layers_that_are_not_there_are_refused(tmp_path: Path, models: Make, rows: Make) -> None:
+def test_layers_that_are_not_there_are_refused(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
     with pytest.raises(UsageError, match="lora_targets=nonsense"):
         train(
             models("llama"),
-            rows(sequence=1.0),
+            examples(sequence=1.0),
             tmp_path / "x",
             options=lora(lora_targets="nonsense"),
             sft_fields=FAST,

@@ -26,19 +26,19 @@ FAST = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate"
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory, models: Make, rows: Make) -> Path:
+def teacher(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Make) -> Path:
     out = tmp_path_factory.mktemp("teacher") / "tuned"
-    train(models("gpt2"), rows(sequence=1.0), out, sft_fields={**FAST, "num_train_epochs": 12})
+    train(models("gpt2"), examples(sequence=1.0), out, sft_fields={**FAST, "num_train_epochs": 12})
     return out
 
 
-def answers(folder: Path, rows: Path) -> torch.Tensor:
-    """(targets, codes) log-probabilities over all codes, where the rows have targets."""
+def answers(folder: Path, examples: Path) -> torch.Tensor:
+    """(targets, codes) log-probabilities over all codes, where the examples have targets."""
     from sidtool.prompt.encoder import prompt_encoder
 
     served = load_model_folder(folder)
     read = TokenizedExamples.read(
-        rows, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=True
+        examples, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=True
     )
     found = []
     for ids, targets in (read[i] for i in range(20)):
@@ -50,15 +50,15 @@ def answers(folder: Path, rows: Path) -> torch.Tensor:
 
 
 def test_a_pupil_comes_closer_to_its_teacher(
-    tmp_path: Path, teacher: Path, models: Make, rows: Make
+    tmp_path: Path, teacher: Path, models: Make, examples: Make
 ) -> None:
-    made = rows(sequence=1.0)
+    made = examples(sequence=1.0)
     taught = answers(teacher, made)
     far = {}
     for weight in (None, 0.5, 1.0):
         options = TrainOptions() if weight is None else TrainOptions(distill_weight=weight)
         out = tmp_path / str(weight)
-        # another shape of model: a teacher shares rows and bundle with its pupil, and no weights
+        # another shape of model: a teacher shares examples and bundle with its pupil, and no weights
         base = models("llama")
         train(
             base,
@@ -73,11 +73,11 @@ def test_a_pupil_comes_closer_to_its_teacher(
 
 
 def test_the_contract_names_its_teachers_and_the_model_needs_none(
-    tmp_path: Path, teacher: Path, models: Make, rows: Make
+    tmp_path: Path, teacher: Path, models: Make, examples: Make
 ) -> None:
     train(
         models("gpt2"),
-        rows(sequence=1.0),
+        examples(sequence=1.0),
         tmp_path / "pupil",
         sft_fields=FAST,
         teachers=(teacher, teacher),
@@ -92,12 +92,12 @@ def test_the_contract_names_its_teachers_and_the_model_needs_none(
 
 
 def test_a_killed_pupil_goes_on_with_its_teachers_and_no_others(
-    tmp_path: Path, teacher: Path, models: Make, rows: Make
+    tmp_path: Path, teacher: Path, models: Make, examples: Make
 ) -> None:
     class Killed(Exception):
         pass
 
-    base, made = models("gpt2", resid_pdrop=0.1), rows(sequence=1.0)
+    base, made = models("gpt2", resid_pdrop=0.1), examples(sequence=1.0)
     fields = {**FAST, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
 
     def run(out: Path, teachers: tuple[Path, ...], stop: int | None = None) -> TrainingSummary:
@@ -118,8 +118,8 @@ def test_a_killed_pupil_goes_on_with_its_teachers_and_no_others(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_who_may_not_teach(tmp_path: Path, teacher: Path, models: Make, rows: Make) -> None:
-    base, made = models("gpt2"), rows(sequence=1.0)
+def test_who_may_not_teach(tmp_path: Path, teacher: Path, models: Make, examples: Make) -> None:
+    base, made = models("gpt2"), examples(sequence=1.0)
 
     def extended(name: str, tokenizer: Any, of: Any) -> Path:
         tokenizer.save_pretrained(tmp_path / name)
