@@ -176,10 +176,10 @@ def test_inspect_tells_what_the_items_of_a_code_have_in_common(road: Road) -> No
         group = done(
             "inspect", road.bundle, "--prefix", f"<s_a_{code}>", "--examples", 3, "--json"
         ).json
-        rows = np.flatnonzero(bundle.items.codes[:, 0] == code)
-        assert group["items"] == len(examples)
-        assert len(group["examples"]) == min(3, len(rows))
-        titles = [bundle.items.title(int(row)) for row in rows]
+        row_ids = np.flatnonzero(bundle.items.codes[:, 0] == code)
+        assert group["items"] == len(row_ids)
+        assert len(group["examples"]) == min(3, len(row_ids))
+        titles = [bundle.items.title(int(row)) for row in row_ids]
         for term in group["terms"]:
             assert term["share"] == pytest.approx(
                 sum(term["word"] in title.split() for title in titles) / len(titles)
