@@ -24,6 +24,8 @@ def init_model(
     text_template: Annotated[
         str | None, typer.Option(help='Text of an item, like "{title}. {description}".')
     ] = None,
+    id_column: options.IdColumn = None,
+    title_column: options.TitleColumn = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,7 +45,9 @@ def init_model(
     from sidtool.model.scratch import init_model as init
     from sidtool.model.scratch import model_shape
 
-    catalog = read_items(items, text_template=text_template)
+    catalog = read_items(
+        items, id_column=id_column, title_column=title_column, text_template=text_template
+    )
     overrides = assignments(set_)
     if dry_run:
         refuse_existing(out, force)
@@ -111,7 +115,7 @@ def extend_model(
         say_json({"model": str(out)} | token_range | {"bundle": contract.identity.digest})
     else:
         say(f"{out}: {tokens.stop - tokens.start} tokens from id {tokens.start}, {init} rows")
-    return next_step(f"sidtool make-sft {bundle} ITEMS INTERACTIONS -o train.jsonl --model {out}")
+    return next_step(f"sidtool make-sft {bundle} ITEMS SPLIT -o sft/train.jsonl --model {out}")
 
 
 def merge(

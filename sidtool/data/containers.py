@@ -38,6 +38,8 @@ def suffix(path: Path) -> str:
     for known in SUFFIXES:
         if name.endswith(known):
             return known
+    if not path.exists():  # more likely a misspelled folder than a file of an unknown type
+        raise DataError(f"{path} does not exist")
     raise DataError(
         f"{path}: the name does not end in a known suffix",
         hint=f"known are {' '.join(SUFFIXES)}",

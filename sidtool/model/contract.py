@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import Identity
 from sidtool.bundle.integrity import verify
-from sidtool.errors import CompatibilityError, IntegrityError
+from sidtool.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.model.stage_record import ModelReference, StageParams, StageRecord, TrainParams
 from sidtool.output import new_file
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
@@ -151,9 +151,12 @@ def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> None:
 def read_contract(folder: Path) -> Contract:
     """The contract of a model folder.
 
-    Raises CompatibilityError if it has none or a newer one, IntegrityError if it is damaged.
+    Raises DataError if there is no folder, CompatibilityError if it has no contract or a newer one,
+    IntegrityError if the contract is damaged.
     """
     path = folder / CONTRACT
+    if not folder.is_dir():
+        raise DataError(f"there is no model folder at {folder}")
     if not path.is_file():
         raise CompatibilityError(
             f"{folder} has no {CONTRACT}: it is not a model with a SID vocabulary",

@@ -19,7 +19,9 @@ def test_next_steps_carry_the_users_paths(road: Road) -> None:
         road.said["init-model"].last
         == f"next: sidtool extend-model {road.base} BUNDLE -o {road.base}+sid"
     )
-    expected = f"next: sidtool make-sft {road.bundle} ITEMS INTERACTIONS -o train.jsonl --model {road.model}"
+    expected = (
+        f"next: sidtool make-sft {road.bundle} ITEMS SPLIT -o sft/train.jsonl --model {road.model}"
+    )
     assert road.said["extend-model"].last == expected
 
 
@@ -41,6 +43,14 @@ def test_init_model_makes_the_shape_that_was_set(road: Road, tmp_path: Path) -> 
     done(*command, "--force", "--seed", 1)
     other = load_file(tmp_path / "m/model.safetensors")
     assert not np.array_equal(other["transformer.wte.weight"], again["transformer.wte.weight"])
+
+
+def test_init_model_reads_a_catalog_with_other_column_names(tmp_path: Path) -> None:
+    catalog = tmp_path / "shop.csv"
+    catalog.write_text("sku,label\nA1,a lamp\nA2,a chair\n")
+    command = ("init-model", catalog, "-o", tmp_path / "m", "--vocab-size", 300, *TINY)
+    assert "--id-column" in refused(2, *command)
+    done(*command, "--id-column", "sku", "--title-column", "label")
 
 
 @pytest.mark.parametrize(

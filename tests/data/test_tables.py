@@ -121,6 +121,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         column_names(tmp_path / "x.csv")
 
 
+def test_a_missing_folder_is_named_rather_than_its_suffix(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="split does not exist"):
+        column_names(tmp_path / "split")
+
+
 def test_a_header_without_rows_gives_empty_columns(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("id,b\n")
     assert read_columns(tmp_path / "x.csv", ["id"])["id"].to_pylist() == []

@@ -110,6 +110,11 @@ def test_an_unknown_normalization_is_malformed(value: object, bundle: Bundle) ->
         Contract.from_json(contract_of(bundle).to_json() | {"normalize": value})
 
 
+def test_a_missing_folder_is_not_called_a_model_without_a_contract(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no model folder"):
+        read_contract(tmp_path / "tuned")
+
+
 def test_a_folder_without_one_is_no_model_of_ours(tmp_path: Path) -> None:
     with pytest.raises(CompatibilityError, match=r"has no sid\.json"):
         read_contract(tmp_path)
