@@ -40,7 +40,7 @@ def test_vectors_are_those_of_sentence_transformers(folder: Path, tmp_path: Path
     assert reports == [(len(TEXTS), len(TEXTS))]
 
 
-def test_the_facts_say_what_the_model_decided(folder: Path, tmp_path: Path) -> None:
+def test_the_recipe_records_the_defaults_of_the_model(folder: Path, tmp_path: Path) -> None:
     import hashlib
 
     _, facts = embed(TEXTS[:1], Encoder(str(folder)), cache=tmp_path)
@@ -91,7 +91,7 @@ def test_an_interrupted_run_gives_the_same_bits(
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_blocks_of_other_texts_or_settings_are_not_taken(folder: Path, tmp_path: Path) -> None:
+def test_blocks_of_other_texts_or_settings_are_not_reused(folder: Path, tmp_path: Path) -> None:
     encoder = Encoder(str(folder))
     one, _ = embed(TEXTS, encoder, cache=tmp_path)
     for texts, other in (
@@ -106,7 +106,7 @@ def test_blocks_of_other_texts_or_settings_are_not_taken(folder: Path, tmp_path:
     assert len(list(tmp_path.glob("*/*.npy"))) == 5 * 6
 
 
-def test_settings_do_what_they_say(folder: Path, tmp_path: Path) -> None:
+def test_settings_are_applied(folder: Path, tmp_path: Path) -> None:
     encoder = Encoder(str(folder))
     plain, _ = embed(["find: lamp"], encoder, cache=tmp_path)
     np.testing.assert_allclose(
@@ -119,7 +119,7 @@ def test_settings_do_what_they_say(folder: Path, tmp_path: Path) -> None:
     assert half.dtype == np.float32
 
 
-def test_an_encoder_agrees_with_itself_and_with_nothing_else(folder: Path, tmp_path: Path) -> None:
+def test_probes_accept_the_same_encoder_only(folder: Path, tmp_path: Path) -> None:
     encoder = Encoder(str(folder))
     _, recipe = embed(TEXTS[:1], encoder, cache=tmp_path)
     recipe = json.loads(json.dumps(recipe))
@@ -155,7 +155,7 @@ def test_vectors_that_are_not_finite_are_named(
         embed(TEXTS, Encoder(str(folder)), cache=tmp_path)
 
 
-def test_an_encoder_that_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_an_invalid_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder"):
         embed(["a"], Encoder(str(tmp_path / "nothing")), cache=tmp_path)
     (tmp_path / "empty").mkdir()

@@ -99,7 +99,7 @@ def id_hash(text: str) -> int:
 
 
 @pytest.mark.parametrize("name", ["bundle.zarr.zip", "fresh", "bare"])
-def test_the_page_is_enough_to_read_a_bundle(tmp_path: Path, name: str) -> None:
+def test_the_page_suffices_to_read_a_bundle(tmp_path: Path, name: str) -> None:
     path = GOLDEN / name
     if not path.exists():
         path = tmp_path / "fresh.zarr"
@@ -164,7 +164,7 @@ def strings_digest(*columns: list[str]) -> str:
     return sha256(data)
 
 
-def test_the_page_is_enough_to_read_a_split() -> None:
+def test_the_page_suffices_to_read_a_split() -> None:
     folder = GOLDEN / "split"
     manifest = json.loads((folder / "split.json").read_bytes())
     assert manifest["format"] == 1
@@ -188,7 +188,7 @@ def test_the_page_is_enough_to_read_a_split() -> None:
 # Training examples
 
 
-def test_the_page_is_enough_to_read_training_examples() -> None:
+def test_the_page_suffices_to_read_training_examples() -> None:
     folder = GOLDEN / "examples"
     lineage = json.loads((folder / "train.jsonl.meta.json").read_bytes())
     assert lineage["format"] == 1
@@ -212,7 +212,7 @@ def test_the_page_is_enough_to_read_training_examples() -> None:
 # Model contract
 
 
-def test_the_page_is_enough_to_read_a_contract() -> None:
+def test_the_page_suffices_to_read_a_contract() -> None:
     contract = json.loads((GOLDEN / "model/sid.json").read_bytes())
     assert contract["format"] == 1
     check_keys("Model contract", contract)

@@ -194,7 +194,7 @@ Whole = Callable[[str], tuple[float, Any]]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_killed_command_leaves_nothing_or_all(
+def test_a_killed_command_leaves_no_output_or_a_complete_one(
     cases: dict[str, Case], whole: Whole, tmp_path: Path, command: str
 ) -> None:
     check_kills(cases[command], tmp_path, whole(command), seed=1, kills=2, earliest=0.5, old=False)
@@ -210,7 +210,7 @@ def test_a_killed_replacement_leaves_the_old_or_the_new(
 @pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_many_kills(
+def test_commands_killed_many_times_leave_complete_outputs(
     cases: dict[str, Case], whole: Whole, tmp_path: Path, command: str, old: bool
 ) -> None:
     for seed in range(100, 103):

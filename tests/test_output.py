@@ -38,7 +38,7 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_resumable_work_is_found_again(tmp_path: Path) -> None:
+def test_resumable_work_is_reused(tmp_path: Path) -> None:
     out = tmp_path / "model"
     with pytest.raises(OSError), new_dir(out, resume=True) as folder:
         half_written(folder / "step-1", "done")
@@ -49,7 +49,7 @@ def test_resumable_work_is_found_again(tmp_path: Path) -> None:
     assert not partial_path(out).exists()
 
 
-def test_a_run_killed_between_the_two_moves_is_mended(tmp_path: Path) -> None:
+def test_a_run_killed_between_the_two_moves_is_completed(tmp_path: Path) -> None:
     out, aside = tmp_path / "model", tmp_path / "model.replaced"
     aside.mkdir()
     (aside / "a").write_text("old")

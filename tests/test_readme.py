@@ -97,7 +97,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder, printed
 
 
-def test_the_road_prints_what_it_shows(shop: tuple[Path, list[str]]) -> None:
+def test_the_commands_print_what_the_readme_shows(shop: tuple[Path, list[str]]) -> None:
     for (command, lines), printed in zip(commands_and_lines(), shop[1], strict=True):
         assert lines, f"README shows no output of {command}"
         for line in lines:
@@ -106,7 +106,7 @@ def test_the_road_prints_what_it_shows(shop: tuple[Path, list[str]]) -> None:
     assert (shop[0] / "tuned" / "sid.zarr" / "zarr.json").exists()
 
 
-def test_the_python_block_prints_what_it_shows(shop: tuple[Path, list[str]]) -> None:
+def test_the_python_block_prints_what_the_readme_shows(shop: tuple[Path, list[str]]) -> None:
     (program,) = blocks("python")
     (shown,) = blocks("text")
     assert len(program.strip().splitlines()) <= 12

@@ -33,7 +33,7 @@ def test_packed_keys_sort_as_codes_do_and_unpack(sizes: tuple[int, ...], seed: i
 
 
 @given(sizes)
-def test_tokens_are_one_level_major_block_with_the_markers_last(sizes: tuple[int, ...]) -> None:
+def test_tokens_are_one_level_major_block_with_begin_and_end_last(sizes: tuple[int, ...]) -> None:
     space = SidSpace(sizes)
     assert len(space.tokens) == sum(sizes) + 2
     assert space.tokens[-2:] == ("<|sid_begin|>", "<|sid_end|>")
@@ -53,7 +53,7 @@ def test_tokens_are_one_level_major_block_with_the_markers_last(sizes: tuple[int
         ({"sizes": (4, 4), "template": "{level}{code}", "begin": "a1", "end": "x"}, "alike"),
     ],
 )
-def test_a_space_that_makes_no_sense_is_refused(arguments: dict[str, object], message: str) -> None:
+def test_an_invalid_space_is_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         SidSpace(**arguments)
 
@@ -62,12 +62,12 @@ def test_a_space_that_makes_no_sense_is_refused(arguments: dict[str, object], me
     "text",
     ["", "<s_a_1>", "<s_a_1><s_b_4>", "<s_b_1><s_a_1>", "<s_a_1><s_b_1><s_c_1>", "<s_a_01><s_b_1>"],
 )
-def test_what_is_no_sid_is_not_parsed(text: str) -> None:
+def test_text_that_is_no_sid_is_not_parsed(text: str) -> None:
     with pytest.raises(UsageError, match="not a semantic ID"):
         SidSpace((4, 4)).parse(text)
 
 
-def test_level_sizes_are_parsed_as_people_write_them() -> None:
+def test_level_sizes_are_parsed() -> None:
     assert Levels.from_text("512x128") == Levels((512, 128))
     with pytest.raises(UsageError):
         Levels.from_text("512,128")

@@ -17,7 +17,7 @@ def arguments(
 
 
 @pytest.mark.slow
-def test_ablation(
+def test_the_ablation_ends_with_a_table(
     arguments: list[str],
     recipe_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -34,7 +34,7 @@ def test_ablation(
 
 
 @pytest.mark.slow
-def test_methods(
+def test_the_methods_benchmark_ends_with_a_table(
     arguments: list[str],
     recipe_folder: Path,
     tmp_path: Path,
@@ -56,7 +56,7 @@ def test_methods(
 
 
 @pytest.mark.slow
-def test_lifecycle(
+def test_the_lifecycle_benchmark_ends_with_a_table(
     arguments: list[str],
     recipe_folder: Path,
     tmp_path: Path,

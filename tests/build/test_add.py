@@ -120,7 +120,7 @@ def test_no_sequence_of_adds_and_removes_moves_a_published_sid(
     ids=st.lists(st.sampled_from(NAMES), unique=True),
     cuts=st.sets(st.integers(1, 11)),
 )
-def test_one_batch_is_many_batches(policy: Policy, ids: list[str], cuts: set[int]) -> None:
+def test_one_batch_equals_many_batches(policy: Policy, ids: list[str], cuts: set[int]) -> None:
     bundle = start = built(policy)
     bounds = [0, *sorted(cut for cut in cuts if cut < len(ids)), len(ids)]
     for first, stop in itertools.pairwise(bounds):
@@ -131,7 +131,7 @@ def test_one_batch_is_many_batches(policy: Policy, ids: list[str], cuts: set[int
 
 @settings(max_examples=40, deadline=None)
 @given(ids=st.lists(st.sampled_from(NAMES), unique=True, min_size=1), data=st.data())
-def test_what_was_retired_comes_back_to_its_sid(ids: list[str], data: st.DataObject) -> None:
+def test_a_retired_item_gets_its_sid_back(ids: list[str], data: st.DataObject) -> None:
     before = grown(built(), ids)
     some = data.draw(st.lists(st.sampled_from(ids), unique=True, min_size=1))
     without = add_items(before, remove=some)
@@ -144,7 +144,7 @@ def test_what_was_retired_comes_back_to_its_sid(ids: list[str], data: st.DataObj
     assert grown(without, some).identity == before.identity
 
 
-def test_append_takes_the_lowest_free_code_and_allow_shares() -> None:
+def test_append_uses_the_lowest_free_code_and_allow_shares() -> None:
     for policy in ("append", "allow"):
         bundle = built(policy)
         newcomer = listed(["twin"])
@@ -169,7 +169,7 @@ def test_an_appended_level_that_overflows_is_refused() -> None:
         add_items(bundle, listed(many), np.repeat(vectors_of(["old0"]), len(many), axis=0))
 
 
-def test_a_full_space_is_refused() -> None:
+def test_new_items_in_a_full_space_are_refused() -> None:
     bundle = built(n=50)
     many = [f"x{n}" for n in range(11)]
     assert len(grown(bundle, many[:10]).items) == bundle.space.capacity
@@ -179,7 +179,7 @@ def test_a_full_space_is_refused() -> None:
         grown(bundle, many)
 
 
-def test_items_that_are_there_keep_their_sid_and_take_the_title() -> None:
+def test_existing_items_keep_their_sid_and_get_the_new_title() -> None:
     bundle = built()
     with pytest.warns(
         SidtoolWarning, match="2 of 3 items are in the bundle already and keep their SID; 2 titles"
@@ -215,14 +215,14 @@ def test_a_new_version_records_its_parents() -> None:
     assert third.manifest.recipe == first.manifest.recipe
 
 
-def test_what_changes_nothing_is_no_version() -> None:
+def test_an_unchanged_bundle_is_no_new_version() -> None:
     bundle = built()
     assert grown(bundle, ["old1", "old2"]) is bundle
     gone = add_items(bundle, remove=["old1"])
     assert add_items(gone, remove=["old1"]) is gone
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_invalid_additions_are_refused() -> None:
     bundle = built()
     with pytest.raises(
         DataError, match="1 ids to remove are not in the bundle, the first is 'nobody'"
@@ -241,7 +241,7 @@ def test_what_cannot_be_is_refused() -> None:
         embed_texts(bundle, ["a lamp"])
 
 
-def test_a_map_without_a_codebook_only_loses_items() -> None:
+def test_only_removals_apply_to_a_map_without_a_codebook() -> None:
     bundle = small_bundle(codebook=False)
     assert alive(add_items(bundle, remove=["i3"])) == alive(bundle) - {"i3"}
     with pytest.raises(RefusedError, match="a map without a codebook: it cannot encode"):

@@ -34,7 +34,7 @@ def test_a_level_with_nearly_all_items_in_one_code_is_a_warning():
         bundle_of(190, 15)
 
 
-def test_a_level_that_spreads_the_items_is_not():
+def test_a_level_that_spreads_the_items_is_no_warning():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", SidtoolWarning)
         bundle_of(1, 199)

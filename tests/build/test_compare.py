@@ -64,7 +64,7 @@ def events(*histories: str) -> Interactions:
     )
 
 
-def test_a_bundle_is_described_by_what_was_measured_when_it_was_built() -> None:
+def test_without_vectors_the_report_of_the_build_is_used() -> None:
     bundle = built()
     report = read_report(bundle)
     assert report is not None
@@ -83,7 +83,7 @@ def test_a_bundle_is_described_by_what_was_measured_when_it_was_built() -> None:
         assert level == LevelFigures(use, level.neighbors, None, None, None)
 
 
-def test_with_vectors_it_is_measured_anew() -> None:
+def test_with_vectors_a_bundle_is_measured_again() -> None:
     bundle = built()
     ids = common_ids([bundle])
     figures = describe(bundle, Evidence(ids, vectors()), seed=2)
@@ -118,7 +118,7 @@ def test_the_names_of_codes_do_not_matter() -> None:
         assert renamed_level.to_json() == expected
 
 
-def test_a_map_without_a_codebook_has_neighbors_and_no_loss() -> None:
+def test_a_map_without_a_codebook_has_neighbors_and_no_residual_variance() -> None:
     bundle = small_bundle(N, codebook=False)
     ids = common_ids([bundle])
     bare = describe(bundle, Evidence(ids))
@@ -129,13 +129,13 @@ def test_a_map_without_a_codebook_has_neighbors_and_no_loss() -> None:
     assert all(0 <= level.neighbors <= 1 for level in seen.levels)
 
 
-def test_vectors_of_another_width_do_not_replace_what_the_build_measured() -> None:
+def test_vectors_of_another_width_do_not_replace_the_report_of_the_build() -> None:
     bundle = built()
     figures = describe(bundle, Evidence(common_ids([bundle]), vectors()[:, :4]))
     assert figures.residual_variance == bundle.manifest.report["residual_variance_assigned"]
 
 
-def test_bundles_of_other_items_do_not_compare() -> None:
+def test_bundles_of_different_items_cannot_be_compared() -> None:
     one, other = small_bundle(40), small_bundle(41)
     assert common_ids([one, small_bundle(40, seed=1)]) == tuple(sorted(f"i{n}" for n in range(40)))
     with pytest.raises(DataError, match="differ in 1 items \\(first: 'i40'\\)"):
@@ -161,7 +161,7 @@ def by_hand(prefixes: list[tuple[int, ...]], labels: list[str]) -> float | None:
         max_size=25,
     )
 )
-def test_purity_is_the_chance_that_company_agrees(rows: list[tuple[int, int, str]]) -> None:
+def test_purity_equals_its_definition(rows: list[tuple[int, int, str]]) -> None:
     codes: Codes = np.array([row[:2] for row in rows], dtype=np.uint16)
     labels = [row[2] for row in rows]
     figures = prefix_purity(codes, (3, 4), labels)
@@ -180,7 +180,7 @@ def test_random_codes_are_as_pure_as_chance() -> None:
     assert share == pytest.approx(chance, abs=0.02)
 
 
-def test_information_against_its_definition() -> None:
+def test_mutual_information_equals_its_definition() -> None:
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 5, size=(60, 2)).astype(np.uint16)
     steps = rng.integers(0, 60, size=(200, 2))
@@ -195,7 +195,7 @@ def test_information_against_its_definition() -> None:
         assert figures[level] == pytest.approx(expected)
 
 
-def test_information_is_all_or_nothing_where_it_must_be() -> None:
+def test_mutual_information_is_complete_or_zero_in_the_extremes() -> None:
     rng = np.random.default_rng(2)
     codes = np.stack(
         [np.arange(64) % 8, rng.integers(0, 8, size=64), np.full(64, 65535)], axis=1
@@ -211,7 +211,7 @@ def test_information_is_all_or_nothing_where_it_must_be() -> None:
     assert mutual_information(codes, steps, seed=5) == (figures, chance)
 
 
-def test_steps_stay_with_a_person_and_among_the_items() -> None:
+def test_steps_stay_within_a_user_and_the_catalog() -> None:
     assert steps_between(events("abc", "ca", "b", "axb"), ["a", "b", "c"]).tolist() == [
         [0, 1],
         [1, 2],

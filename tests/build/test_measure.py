@@ -13,7 +13,7 @@ from sidtool.quantize import fit
 from tests.quantize.material import codebook_of, mixture, vectors_of
 
 
-def test_use_of_a_level():
+def test_perplexity_and_utilization_of_a_level():
     codes = np.array([[0, 0], [0, 1], [1, 2], [1, 3]], dtype=np.uint16)
     first, second = measure.level_use(codes, (4, 4))
     assert first == LevelUse(4, 0.5, 1.0, 2.0, pytest.approx(0.5))
@@ -27,7 +27,7 @@ def test_gini_is_half_the_mean_absolute_difference_over_the_mean():
     assert measure.level_use(column[:, None], (10,))[0].gini == pytest.approx(expected)
 
 
-def test_residual_variance():
+def test_residual_variance_equals_a_direct_computation():
     vectors, codebook = mixture(0, 300, 8), codebook_of(0, (8, 8), 8)
     codes = codebook.encode(vectors)
     total = np.square(vectors - vectors.mean(axis=0)).sum()
@@ -57,7 +57,7 @@ def slow_preservation(vectors, codes, codebook, depth, k):
     return np.mean(overlaps)
 
 
-def test_neighbor_preservation_is_what_it_says():
+def test_neighbor_preservation_equals_its_definition():
     vectors = mixture(1, 60, 6)
     codebook = codebook_of(1, (6, 6, 16), 6)
     codes = codebook.encode(vectors)
@@ -69,7 +69,7 @@ def test_neighbor_preservation_is_what_it_says():
     assert len(neighbors.jaccard) == 3
 
 
-def test_codes_that_say_nothing_preserve_what_chance_preserves():
+def test_random_codes_preserve_neighbors_by_chance_only():
     n, k = 400, 20
     codes = np.zeros((n, 2), dtype=np.uint16)
     neighbors = measure.neighbor_preservation(vectors_of(0, n, 8), codes, None).jaccard
@@ -77,7 +77,7 @@ def test_codes_that_say_nothing_preserve_what_chance_preserves():
     assert neighbors == pytest.approx((hits / (2 * k - hits),) * 2, rel=0.35)
 
 
-def test_cost_is_bounded(monkeypatch):
+def test_large_inputs_are_sampled(monkeypatch):
     monkeypatch.setattr(measure, "POOL", 50)
     monkeypatch.setattr(measure, "QUERIES", 10)
     neighbors = measure.neighbor_preservation(
@@ -105,7 +105,7 @@ def test_whole_report_is_json_and_repeatable(policy):
     assert preserved[2] > preserved[0]
 
 
-def test_one_item_has_no_neighbor_to_lose():
+def test_one_item_has_no_neighbor_preservation():
     neighbors = measure.neighbor_preservation(
         vectors_of(0, 1, 4), np.zeros((1, 2), dtype=np.uint16), None
     )

@@ -9,7 +9,7 @@ from scipy import sparse
 from sidtool.build.ppmi import factors, ppmi
 
 
-def test_ppmi_is_what_a_hand_computes() -> None:
+def test_ppmi_equals_values_computed_by_hand() -> None:
     # a-b twice, a-c once, c-d twice: sums a 3, b 2, c 3, d 2, all 10
     counts = np.array([[0, 2, 1, 0], [2, 0, 0, 0], [1, 0, 0, 2], [0, 0, 2, 0]], dtype=float)
     near, far = log(2 * 10 / (3 * 2)), log(1 * 10 / (3 * 3))
@@ -54,7 +54,7 @@ def test_the_same_seed_gives_the_same_factors() -> None:
     assert (factors(matrix, 5, seed=3) == factors(matrix, 5, seed=3)).all()
 
 
-def test_where_no_eigenvalue_is_negative_they_are_the_singular_vectors() -> None:
+def test_without_negative_eigenvalues_factors_are_the_singular_vectors() -> None:
     root = np.abs(np.random.default_rng(4).standard_normal((30, 12)))
     vectors_of_items = factors(sparse.csr_matrix(root @ root.T), 5, seed=0)
     left, values, _ = np.linalg.svd(root @ root.T)

@@ -100,7 +100,7 @@ def built(
         ("given", {"method": "rq-vae", "collaborative": "both"}),
     ],
 )
-def test_held_out_events_leave_no_trace_and_training_events_do(
+def test_only_training_events_change_the_codebook(
     tmp_path: Path, protocol: str, way: dict[str, Any]
 ) -> None:
     bundle = built(split_of(tmp_path, EVENTS, protocol), **way)
@@ -130,7 +130,7 @@ def test_held_out_events_leave_no_trace_and_training_events_do(
     )
 
 
-def test_the_recipe_records_what_entered(tmp_path: Path) -> None:
+def test_the_recipe_records_the_sources(tmp_path: Path) -> None:
     split = split_of(tmp_path, EVENTS)
     recipe = built(split, collaborative_weight=0.3, window=3).manifest.recipe or {}
     assert recipe["collaborative"]["protocol"] == "leave-one-out"
@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["rq-kmeans", "rq-kmeans+", "rq-vae", "pq", "opq", "fsq"])
-def test_every_method_takes_the_signal_and_new_items_after_it(tmp_path: Path, method: str) -> None:
+def test_every_method_supports_co_occurrence_and_later_items(tmp_path: Path, method: str) -> None:
     made = built(split_of(tmp_path, EVENTS), method=method)
     made.save(tmp_path / "shop.zarr")
     assert verify(tmp_path / "shop.zarr") == []
@@ -192,7 +192,7 @@ def test_co_occurring_items_share_more_of_their_sid_than_by_text_alone(tmp_path:
     assert together(split_of(tmp_path, events)) >= together(None) + 5
 
 
-def test_several_sources_are_fused_and_all_needed(tmp_path: Path) -> None:
+def test_several_sources_are_fused_and_all_required(tmp_path: Path) -> None:
     sources = [mixture(0, N, 10), mixture(1, N, 4)]
     options = BuildOptions((8, 8, 4), weights=(1.0, 3.0))
     bundle = build_codebook(listed(IDS), tmp_path / "shop.zarr", options, embeddings=sources)

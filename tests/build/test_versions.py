@@ -42,7 +42,7 @@ def made(items: dict[str, tuple[int, bool, str]]) -> Bundle:
 
 @settings(max_examples=200, deadline=None)
 @given(old=held, new=held)
-def test_diff_against_dictionaries(
+def test_diff_agrees_with_dictionaries(
     old: dict[str, tuple[int, bool, str]], new: dict[str, tuple[int, bool, str]]
 ) -> None:
     found = diff(made(old), made(new))
@@ -63,7 +63,7 @@ def test_diff_against_dictionaries(
     assert found.same == (old == new)
 
 
-def test_drift_is_the_mean_distance_in_units_of_the_norm() -> None:
+def test_drift_is_the_mean_distance_relative_to_the_norm() -> None:
     old = small_bundle()
     assert old.codebook is not None
     assert diff(old, old).drift == (0.0, 0.0, 0.0)
@@ -92,7 +92,7 @@ def test_the_manifests_are_compared_key_by_key() -> None:
     }
 
 
-def test_sids_of_another_depth_differ_where_one_ends() -> None:
+def test_sids_of_different_depth_differ_at_the_shorter_length() -> None:
     deep = small_bundle()
     codes = deep.items.codes[:, :2]
     shallow = Bundle.of(
@@ -160,7 +160,7 @@ def renamed(bundle: Bundle, seed: int) -> Bundle:
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 1000), n=st.integers(1, 60))
-def test_a_bundle_whose_codes_were_shuffled_comes_back(seed: int, n: int) -> None:
+def test_aligning_shuffled_codes_restores_the_bundle(seed: int, n: int) -> None:
     """Codes that no item has come back, too: by their centroids."""
     old = small_bundle(n)
     aligned = align(renamed(old, seed), old)
@@ -169,7 +169,9 @@ def test_a_bundle_whose_codes_were_shuffled_comes_back(seed: int, n: int) -> Non
     assert aligned.identity == old.identity
 
 
-def test_a_retrained_codebook_keeps_more_and_means_the_same(clusters: Vectors) -> None:
+def test_aligning_a_retrained_codebook_keeps_more_sids_and_the_same_vectors(
+    clusters: Vectors,
+) -> None:
     old, new = shop(clusters, 0), shop(clusters, 1)
     aligned = align(new, old)
     change = aligned.manifest.change
@@ -189,7 +191,7 @@ def test_a_retrained_codebook_keeps_more_and_means_the_same(clusters: Vectors) -
     assert change.after == tuple(np.logical_and.accumulate(ours, axis=1).sum(axis=0).tolist())
 
 
-def test_each_level_is_matched_at_best(clusters: Vectors) -> None:
+def test_each_level_is_matched_optimally(clusters: Vectors) -> None:
     """No swap of two codes of a level makes more items agree: of those that agree so far, then of
     all."""
     old = shop(clusters, 0)
@@ -212,7 +214,7 @@ def test_each_level_is_matched_at_best(clusters: Vectors) -> None:
         earlier = earlier & (codes[:, level] == old.items.codes[:, level])
 
 
-def test_an_aligned_bundle_names_what_it_is_compatible_with(
+def test_an_aligned_bundle_records_compatible_codebooks(
     clusters: Vectors, tmp_path: object
 ) -> None:
     old, new = shop(clusters, 0), shop(clusters, 1, space=SidSpace((8, 8, 8), begin=None, end=None))
@@ -250,7 +252,7 @@ def test_an_appended_level_keeps_its_names(clusters: Vectors) -> None:
     np.testing.assert_array_equal(aligned.items.codes[rows, 3], new.items.codes[:, 3])
 
 
-def test_what_cannot_be_aligned_is_refused(clusters: Vectors) -> None:
+def test_bundles_that_cannot_be_aligned_are_refused(clusters: Vectors) -> None:
     old, new = shop(clusters, 0), shop(clusters, 1)
     with pytest.raises(RefusedError, match="'small' is a map without a codebook"):
         align(small_bundle(codebook=False), old)

@@ -23,7 +23,7 @@ def files(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", ["shop.zarr", "shop.zarr.zip"])
-def test_what_is_saved_opens_as_it_was(tmp_path: Path, name: str) -> None:
+def test_a_saved_bundle_opens_with_equal_values(tmp_path: Path, name: str) -> None:
     bundle = small_bundle()
     bundle.save(tmp_path / name)
     opened = Bundle.open(tmp_path / name)
@@ -39,7 +39,7 @@ def test_what_is_saved_opens_as_it_was(tmp_path: Path, name: str) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_identity_is_of_values_and_not_of_order(data: st.DataObject) -> None:
+def test_identity_depends_on_values_and_not_on_order(data: st.DataObject) -> None:
     items = data.draw(st.integers(1, 30))
     bundle = small_bundle(items, duplicates=data.draw(st.booleans()))
     order = data.draw(st.permutations(range(items)))
@@ -69,7 +69,7 @@ def test_identity_changes_with_each_part() -> None:
     assert small_bundle(sizes=(4, 5, 7)).identity.space != bundle.identity.space
 
 
-def test_one_flipped_byte_in_any_file_is_found_and_named(tmp_path: Path) -> None:
+def test_one_flipped_byte_in_any_file_is_detected_and_named(tmp_path: Path) -> None:
     bundle = tmp_path / "shop.zarr"
     small_bundle(items=12).save(bundle)
     rng = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def test_one_flipped_byte_in_any_file_is_found_and_named(tmp_path: Path) -> None
     assert verify(bundle) == []
 
 
-def test_every_byte_of_the_root_document_is_guarded(tmp_path: Path) -> None:
+def test_every_byte_of_the_root_document_is_verified(tmp_path: Path) -> None:
     bundle = tmp_path / "shop.zarr"
     small_bundle(items=3).save(bundle)
     root = bundle / "zarr.json"
@@ -99,7 +99,7 @@ def test_every_byte_of_the_root_document_is_guarded(tmp_path: Path) -> None:
         assert [name for name, _ in verify(bundle)] == ["zarr.json"]
 
 
-def test_one_flipped_byte_in_a_zip_is_found(tmp_path: Path) -> None:
+def test_one_flipped_byte_in_a_zip_is_detected(tmp_path: Path) -> None:
     bundle = tmp_path / "shop.zarr.zip"
     small_bundle(items=5).save(bundle)
     original = bundle.read_bytes()
@@ -118,7 +118,7 @@ def test_missing_and_foreign_objects_are_named(tmp_path: Path) -> None:
     assert verify(bundle) == [("items/sid/c/0/0", "missing"), ("NOTES.txt", "not in the manifest")]
 
 
-def test_a_manifest_that_lies_about_the_values_is_found(tmp_path: Path) -> None:
+def test_a_manifest_that_contradicts_the_values_is_detected(tmp_path: Path) -> None:
     honest, other = small_bundle(seed=0), small_bundle(seed=1)
     Bundle(honest.manifest, other.arrays).save(
         tmp_path / "shop.zarr"
@@ -145,7 +145,7 @@ def test_a_newer_format_is_refused_and_an_unknown_key_is_not() -> None:
         Manifest.from_json(value | {"format": 99})
 
 
-def test_an_existing_output_is_kept_without_force(tmp_path: Path) -> None:
+def test_an_existing_output_is_replaced_only_with_force(tmp_path: Path) -> None:
     first, second = small_bundle(seed=0), small_bundle(seed=1)
     for name in ("shop.zarr", "shop.zarr.zip"):
         first.save(tmp_path / name)
@@ -156,7 +156,7 @@ def test_an_existing_output_is_kept_without_force(tmp_path: Path) -> None:
         assert Bundle.open(tmp_path / name).identity == second.identity
 
 
-def test_the_zip_of_a_bundle_is_one_and_holds_stored_objects(tmp_path: Path) -> None:
+def test_a_zip_is_deterministic_and_contains_uncompressed_objects(tmp_path: Path) -> None:
     bundle = small_bundle()
     for name in ("a.zarr.zip", "b.zarr.zip"):
         bundle.save(tmp_path / name)
@@ -177,7 +177,7 @@ def test_items_and_sids_map_both_ways() -> None:
         bundle.sid("absent")
 
 
-def test_a_map_without_a_codebook_says_so() -> None:
+def test_a_map_without_a_codebook_cannot_encode() -> None:
     with pytest.raises(RefusedError, match="without a codebook"):
         small_bundle(codebook=False).encode(np.zeros((1, 8), dtype=np.float32))
 

@@ -99,7 +99,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Bundle, 
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
-def test_a_part_finds_what_the_whole_finds(
+def test_look_ups_in_parts_equal_look_ups_in_the_whole(
     stored: dict[str, tuple[Bundle, Path]], data: st.DataObject
 ) -> None:
     whole, path = stored[data.draw(st.sampled_from(sorted(stored)))]

@@ -99,7 +99,7 @@ def test_order_chunks_compressor_container_and_place_change_neither_values_nor_i
 
 
 @pytest.mark.parametrize("name", ["shop.zarr", "shop.zarr.zip"])
-def test_one_flipped_byte_at_a_url_is_found(tmp_path: Path, name: str) -> None:
+def test_one_flipped_byte_at_a_url_is_detected(tmp_path: Path, name: str) -> None:
     small_bundle(items=5).save(tmp_path / name)
     url = uploaded(tmp_path / name, f"memory://{uuid4().hex}/{name}")
     filesystem, root = fsspec.core.url_to_fs(url)
@@ -146,7 +146,7 @@ def test_an_object_that_is_missing_or_short_is_named_when_it_is_read(tmp_path: P
         ("codebook/level_1", np.zeros((4, 8), dtype=np.float32)),
     ],
 )
-def test_shapes_that_the_manifest_does_not_know_are_refused(
+def test_shapes_that_contradict_the_manifest_are_refused(
     tmp_path: Path, name: str, values: Any
 ) -> None:
     folder = tmp_path / "shop.zarr"
@@ -163,7 +163,7 @@ def test_shapes_that_the_manifest_does_not_know_are_refused(
 
 
 @pytest.mark.parametrize("name", ["sid_first", "id_hash_first", "id_row"])
-def test_an_index_that_disagrees_with_the_items_is_found(tmp_path: Path, name: str) -> None:
+def test_an_index_that_contradicts_the_items_is_detected(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "shop.zarr"
     small_bundle(items=40).save(folder)
     chunk = next(path for path in (folder / "index" / name / "c").rglob("*") if path.is_file())
@@ -174,7 +174,7 @@ def test_an_index_that_disagrees_with_the_items_is_found(tmp_path: Path, name: s
     assert verify(folder) == [(f"index/{name}", "does not agree with the items")]
 
 
-def test_items_of_one_sid_lie_in_the_order_of_their_ids(tmp_path: Path) -> None:
+def test_items_of_one_sid_are_ordered_by_id(tmp_path: Path) -> None:
     made = small_bundle(items=60, sizes=(2, 2, 2), duplicates=True)
     turned = replace(made.items, ids=StringArray.of(list(made.items.ids)[::-1]), stored_index=None)
     Bundle.of(turned, None, "allow", name="turned").save(tmp_path / "shop.zarr")
@@ -224,7 +224,7 @@ def test_a_newer_format_is_refused_with_one_line(
         ("http://127.0.0.1:9/shop.zarr", SidtoolError, "http://127.0.0.1:9/shop.zarr cannot be"),
     ],
 )
-def test_a_url_that_cannot_be_read_is_one_line(
+def test_a_url_that_cannot_be_read_is_a_data_error(
     url: str, error: type[Exception], match: str
 ) -> None:
     with pytest.raises(error, match=match) as caught:

@@ -22,7 +22,7 @@ def catalogs(draw: st.DrawFn) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:
 
 
 @given(catalogs(), st.sampled_from([1, 3, 1 << 17]))
-def test_children_are_those_of_a_dictionary(case: Any, chunk: int) -> None:
+def test_children_agree_with_a_dictionary(case: Any, chunk: int) -> None:
     codes, sizes = case
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trie_module, "CHUNK", chunk)
@@ -49,7 +49,7 @@ def test_children_are_those_of_a_dictionary(case: Any, chunk: int) -> None:
 
 
 @given(catalogs(), st.data())
-def test_rows_of_the_bundle_survive(case: Any, data: st.DataObject) -> None:
+def test_row_ids_of_the_bundle_are_returned(case: Any, data: st.DataObject) -> None:
     codes, sizes = case
     active = np.array(
         sorted(data.draw(st.sets(st.integers(0, 200), min_size=len(codes), max_size=len(codes))))
@@ -79,7 +79,7 @@ def test_no_items_and_another_number_of_levels_are_refused() -> None:
         Trie.from_codes(np.zeros((1, 3), dtype=np.uint16), (4, 4))
 
 
-def test_a_large_trie_is_small() -> None:
+def test_a_large_trie_uses_little_memory() -> None:
     rng = np.random.default_rng(0)
     keys = np.unique(rng.integers(0, 1 << 32, 200_000))
     codes = np.stack([(keys >> shift & 255).astype(np.uint16) for shift in (24, 16, 8, 0)], axis=1)

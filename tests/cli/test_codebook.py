@@ -62,9 +62,7 @@ def test_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
     assert f"4x4x8 for {N_ITEMS} items" in ran.err
 
 
-def test_an_existing_output_is_refused_whole_and_replaced_by_force(
-    road: Road, tmp_path: Path
-) -> None:
+def test_an_existing_output_is_refused_and_replaced_by_force(road: Road, tmp_path: Path) -> None:
     out = tmp_path / "shop.zarr"
     shutil.copytree(road.other, out)
     before = tree(out)
@@ -94,7 +92,7 @@ def test_an_existing_output_is_refused_whole_and_replaced_by_force(
         (("-o", "/"), 2, "names no file or folder"),
     ],
 )
-def test_what_cannot_be_is_one_line(
+def test_invalid_options_are_one_line(
     road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str
 ) -> None:
     assert told in refused(code, *build_command(road, tmp_path / "x.zarr", *more))
@@ -145,7 +143,7 @@ def test_vectors_that_are_not_finite_are_exit_1(road: Road, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("missing", [("inspect",), ("verify",), ("decode", "x"), ("encode", "x")])
-def test_a_bundle_that_is_not_there_is_exit_1(tmp_path: Path, missing: tuple[str, ...]) -> None:
+def test_a_missing_bundle_is_exit_1(tmp_path: Path, missing: tuple[str, ...]) -> None:
     name, *rest = missing
     assert "hint: a bundle is" in refused(1, name, tmp_path / "none.zarr", *rest)
 
@@ -169,7 +167,7 @@ def test_inspect_shows_the_manifest(road: Road) -> None:
     assert manifest == Bundle.open(road.bundle).manifest.to_json()
 
 
-def test_inspect_tells_what_the_items_of_a_code_have_in_common(road: Road) -> None:
+def test_inspect_lists_what_the_items_of_a_code_have_in_common(road: Road) -> None:
     bundle = Bundle.open(road.bundle)
     counted = 0
     for code in range(4):
@@ -196,7 +194,7 @@ def test_inspect_tells_what_the_items_of_a_code_have_in_common(road: Road) -> No
 # verify
 
 
-def test_verify_is_silent_about_a_whole_bundle(road: Road) -> None:
+def test_verify_accepts_an_intact_bundle(road: Road) -> None:
     for bundle in (road.bundle, road.zipped):
         assert done("verify", bundle, "--json").json == {"ok": True, "broken": []}
         assert Bundle.open(bundle).identity.digest in done("verify", bundle).out
@@ -235,7 +233,7 @@ def test_a_flipped_byte_in_a_zip_is_exit_3(road: Road, tmp_path: Path) -> None:
 # encode and decode
 
 
-def test_decode_undoes_what_the_bundle_says(road: Road) -> None:
+def test_decode_returns_the_items_of_every_sid(road: Road) -> None:
     items = Bundle.open(road.bundle).items
     space = Bundle.open(road.bundle).space
     sids = [space.spell(row) for row in items.codes]
@@ -249,7 +247,7 @@ def test_decode_undoes_what_the_bundle_says(road: Road) -> None:
     assert lines == expected
 
 
-def test_decode_reports_what_names_no_item(road: Road) -> None:
+def test_decode_reports_unknown_and_malformed_sids(road: Road) -> None:
     bundle = Bundle.open(road.bundle)
     taken = {tuple(row) for row in bundle.items.codes.tolist()}
     free = next(c for c in np.ndindex(4, 4, 8) if c not in taken)
@@ -287,9 +285,7 @@ def test_encode_gives_the_nearest_code_of_each_vector(road: Road) -> None:
     assert unmoved == N_ITEMS - bundle.manifest.report["reassigned"]
 
 
-def test_encode_lists_the_items_that_an_appended_code_tells_apart(
-    road: Road, tmp_path: Path
-) -> None:
+def test_encode_lists_the_items_that_share_a_prefix(road: Road, tmp_path: Path) -> None:
     out = tmp_path / "appended.zarr"
     done(*build_command(road, out, "--collisions", "append"))
     bundle = Bundle.open(out)

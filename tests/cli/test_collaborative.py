@@ -40,7 +40,7 @@ def social(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_signal_is_told_and_the_bundle_is_whole(road: Road, social: Path) -> None:
+def test_inspect_describes_the_co_occurrence_source(road: Road, social: Path) -> None:
     shown = done("inspect", social).out
     assert "training events, leave-one-out, fused into" in shown
     assert "weight 0.4" in shown
@@ -49,7 +49,7 @@ def test_the_signal_is_told_and_the_bundle_is_whole(road: Road, social: Path) ->
     assert Bundle.open(social).identity != Bundle.open(road.bundle).identity
 
 
-def test_new_vectors_are_encoded_and_added_through_the_map(
+def test_new_vectors_are_encoded_and_added_through_the_fusion(
     road: Road, social: Path, tmp_path: Path
 ) -> None:
     rows = done("encode", social, "--embeddings", road.vectors, "--json").lines
@@ -77,7 +77,9 @@ def test_encoding_needs_numpy_alone(road: Road, social: Path) -> None:
     assert found.strip() == str(Bundle.open(social).encode(np.load(road.vectors)).tolist())
 
 
-def test_an_encoder_and_people_go_together(road: Road, encoder: Path, tmp_path: Path) -> None:
+def test_an_encoder_and_interactions_are_combined(
+    road: Road, encoder: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "text.zarr"
     command = ("build-codebook", road.items, "-o", out, "--levels", "4x4x8", "--encoder", encoder)
     done(
@@ -110,7 +112,9 @@ def test_a_file_of_options_does_what_flags_do(
     assert [source.weight for source in sources] == [0.75, 0.25]
 
 
-def test_two_sources_are_weighed_and_both_needed(road: Road, image: Path, tmp_path: Path) -> None:
+def test_two_sources_are_weighted_and_both_required(
+    road: Road, image: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "two.zarr"
     done(*build_command(road, out, "--embeddings", f"{image}=0.5"))
     sources = Bundle.open(out).codebook.params.fusion.sources
@@ -126,7 +130,7 @@ def test_two_sources_are_weighed_and_both_needed(road: Road, image: Path, tmp_pa
 
 
 @pytest.mark.parametrize("protocol", ["temporal", "given"])
-def test_a_split_folder_is_read_as_it_is(road: Road, tmp_path: Path, protocol: str) -> None:
+def test_the_recipe_records_the_split(road: Road, tmp_path: Path, protocol: str) -> None:
     split = protocol_split(road, tmp_path, protocol)
     out = tmp_path / "shop.zarr"
     done(*build_command(road, out, "--interactions", split, "--set", "collaborative_dim=4"))
@@ -150,7 +154,7 @@ def test_a_split_folder_is_read_as_it_is(road: Road, tmp_path: Path, protocol: s
         (("--embeddings", "VECTORS=-1"), "positive weights"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(
+def test_contradicting_options_are_one_line(
     road: Road, tmp_path: Path, more: tuple[str, ...], told: str
 ) -> None:
     spelled = [
@@ -162,7 +166,9 @@ def test_what_does_not_go_together_is_one_line(
 
 
 @pytest.mark.parametrize("way", ["contrastive", "both"])
-def test_a_contrastive_loss_is_one_way_or_both(road: Road, tmp_path: Path, way: str) -> None:
+def test_a_contrastive_loss_is_used_alone_or_with_fusion(
+    road: Road, tmp_path: Path, way: str
+) -> None:
     out = tmp_path / "c.zarr"
     learned = (
         "--method",

@@ -25,7 +25,7 @@ def built(road: Road, out: Path) -> tuple[object, ...]:
         ("4x4x9", "4x4x5", None, (4, 4, 9)),
     ],
 )
-def test_flags_beat_the_environment_beats_the_file(
+def test_flags_override_the_environment_which_overrides_the_file(
     road: Road,
     tmp_path: Path,
     flag: str | None,
@@ -45,7 +45,7 @@ def test_flags_beat_the_environment_beats_the_file(
     assert Bundle.open(tmp_path / "b.zarr").space.sizes == sizes
 
 
-def test_the_default_holds_where_nothing_is_said(road: Road, tmp_path: Path) -> None:
+def test_defaults_apply_without_a_file(road: Road, tmp_path: Path) -> None:
     ran = done(*built(road, tmp_path / "b.zarr"), "--dry-run")
     assert "256x256x256" in ran.err
 
@@ -114,7 +114,7 @@ def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> Non
         ("levels: 4x4x8\nwidth: 3\n", "has no option 'width'"),
     ],
 )
-def test_a_file_that_says_what_no_option_is_is_exit_2(
+def test_an_unknown_option_in_a_file_is_exit_2(
     road: Road, tmp_path: Path, content: str, told: str
 ) -> None:
     config = tmp_path / "c.yaml"
@@ -123,13 +123,13 @@ def test_a_file_that_says_what_no_option_is_is_exit_2(
     assert not (tmp_path / "b.zarr").exists()
 
 
-def test_a_file_that_is_not_there_is_an_error(road: Road, tmp_path: Path) -> None:
+def test_a_missing_options_file_is_an_error(road: Road, tmp_path: Path) -> None:
     assert "none.yaml" in refused(
         2, *built(road, tmp_path / "b.zarr"), "--config", tmp_path / "none.yaml"
     )
 
 
-def test_the_environment_reaches_other_commands(road: Road) -> None:
+def test_the_environment_applies_to_every_command(road: Road) -> None:
     ask = ("recommend", road.tuned, "--history", "b001,b002", "--json")
     assert len(done(*ask, env={"SIDTOOL_RECOMMEND_K": "3"}).json["items"]) == 3
     assert len(done(*ask, "-k", 4, env={"SIDTOOL_RECOMMEND_K": "3"}).json["items"]) == 4
@@ -176,7 +176,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         run("inspect", tmp_path / "none.zarr", env={"SIDTOOL_DEBUG": "1"})
 
 
-def test_a_path_that_looks_like_markup_is_told_as_it_is(tmp_path: Path) -> None:
+def test_a_path_that_looks_like_markup_is_printed_as_it_is(tmp_path: Path) -> None:
     assert f"no bundle at {tmp_path}/[red]x[/].zarr" in refused(
         1, "verify", f"{tmp_path}/[red]x[/].zarr"
     )

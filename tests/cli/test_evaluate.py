@@ -35,7 +35,7 @@ def test_json_has_every_metric_of_every_system(evaluated: Ran, road: Road) -> No
     assert evaluated.last == f"next: sidtool recommend {road.tuned} --history ITEM,ITEM -k 10"
 
 
-def test_metrics_are_those_of_what_recommend_gives(
+def test_metrics_equal_the_hits_of_recommend(
     evaluated: Ran, road: Road, requests_file: Path
 ) -> None:
     answers = done("recommend", road.tuned, "--file", requests_file, "-k", 50, "--json").lines
@@ -49,7 +49,7 @@ def test_metrics_are_those_of_what_recommend_gives(
         assert evaluated.json["metrics"][f"hr@{k}"] == pytest.approx(hits / N_USERS)
 
 
-def test_the_table_stands_on_stdout_or_beside_the_json(evaluated: Ran, road: Road) -> None:
+def test_the_table_is_on_stdout_or_with_json_on_stderr(evaluated: Ran, road: Road) -> None:
     table = done("evaluate", road.tuned, road.split).out
     for word in (
         "popularity",
@@ -84,7 +84,7 @@ def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
     assert "--fail-under takes key=value" in refused(2, *ask, "--fail-under", "hr@10")
 
 
-def test_an_option_that_would_change_nothing_is_refused(road: Road, tmp_path: Path) -> None:
+def test_an_option_without_effect_is_refused(road: Road, tmp_path: Path) -> None:
     ask = ("evaluate", road.tuned, road.split)
     for option in (
         ("--only-items", tmp_path),
@@ -100,7 +100,7 @@ def test_an_option_that_would_change_nothing_is_refused(road: Road, tmp_path: Pa
     assert "50 beams are used instead of 10" in done(*ask, "--num-beams", 10).err
 
 
-def test_fewer_users_and_the_other_part(road: Road, tmp_path: Path) -> None:
+def test_a_limit_and_the_validation_part_are_evaluated(road: Road, tmp_path: Path) -> None:
     few = done("evaluate", road.tuned, road.split, "--limit", 7, "--json").json
     assert few["n"] == 7
     split = open_split(road.split)

@@ -212,7 +212,7 @@ def test_users_whose_item_the_bundle_lacks_are_left_out(road: Road, tmp_path: Pa
         assert "1 of 4 users are left out" in ran.err
 
 
-def test_questions_about_some_items(road: Road, spoken: Path, tmp_path: Path) -> None:
+def test_questions_are_restricted_to_listed_items(road: Road, spoken: Path, tmp_path: Path) -> None:
     held = write_lines(tmp_path / "held", ["b003", "b004", "b031"])
     ask = (
         "evaluate",
@@ -233,7 +233,7 @@ def test_questions_about_some_items(road: Road, spoken: Path, tmp_path: Path) ->
     assert "there are no questions" in refused(1, *ask, "--only-items", below)
 
 
-def test_a_mix_of_titles_hides_those_held_out(road: Road, tmp_path: Path) -> None:
+def test_a_mix_of_title_tasks_hides_the_listed_titles(road: Road, tmp_path: Path) -> None:
     """A mix that teaches no recommending trains to its end, by stages too; nothing could validate
     it."""
     held, examples = write_lines(tmp_path / "held", ["b003", "b004"]), tmp_path / "train.jsonl"
@@ -304,7 +304,7 @@ def refused_after_figures(*arguments: object) -> str:
         ((), 2, "nothing to evaluate on"),
     ],
 )
-def test_tasks_that_cannot_be_measured(
+def test_tasks_that_cannot_be_evaluated_are_refused(
     road: Road, spoken: Path, more: tuple[str, ...], code: int, message: str
 ) -> None:
     placed = [road.folder / word if word in FILES.values() else word for word in more]

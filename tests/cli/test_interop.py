@@ -44,7 +44,9 @@ def test_export_and_import_are_inverse(road: Road, index: Path, tmp_path: Path) 
     assert tree(tmp_path / "again") == tree(index)
 
 
-def test_a_map_does_everything_except_encode(road: Road, index: Path, tmp_path: Path) -> None:
+def test_an_imported_map_supports_every_command_except_encode(
+    road: Road, index: Path, tmp_path: Path
+) -> None:
     done("import", index / "index.json", "-o", tmp_path / "m.zarr")
     done("verify", tmp_path / "m.zarr")
     assert "a map without a codebook" in done("inspect", tmp_path / "m.zarr").out
@@ -183,7 +185,7 @@ LEVEL_FIGURES = (
 )
 
 
-def test_compare(road: Road, index: Path, tmp_path: Path) -> None:
+def test_compare_measures_bundles_and_vectors(road: Road, index: Path, tmp_path: Path) -> None:
     done("import", index / "index.json", "-o", tmp_path / "m.zarr", "--levels", "4x4x8")
     command = (
         "compare",
@@ -228,7 +230,7 @@ def test_compare_needs_item_ids_of_vectors(road: Road, tmp_path: Path) -> None:
     done(*command, "--items", road.items)
 
 
-def test_options_of_a_method(road: Road, tmp_path: Path) -> None:
+def test_options_of_a_method_are_validated_and_recorded(road: Road, tmp_path: Path) -> None:
     def built(name: str, *more: object) -> tuple[object, ...]:
         return (
             "build-codebook",

@@ -43,7 +43,7 @@ def sids(path: Path) -> dict[str, str]:
 # add-items
 
 
-def test_add_items_moves_no_sid(road: Road, child: Path) -> None:
+def test_add_items_changes_no_sid(road: Road, child: Path) -> None:
     assert verify(child) == []
     assert sids(child).items() >= sids(road.bundle).items()
     assert sids(child).keys() - sids(road.bundle).keys() == {f"n{row}" for row in range(6)}
@@ -55,7 +55,7 @@ def test_add_items_moves_no_sid(road: Road, child: Path) -> None:
     assert Bundle.open(child).items.title(Bundle.open(child).items.row("n3")) == "red lamp n3"
 
 
-def test_one_batch_is_many_and_a_zip_is_a_folder(road: Road, tmp_path: Path) -> None:
+def test_batches_and_containers_give_equal_bundles(road: Road, tmp_path: Path) -> None:
     items, vectors = newcomers(tmp_path)
     told = done(
         "add-items",
@@ -82,7 +82,7 @@ def test_one_batch_is_many_and_a_zip_is_a_folder(road: Road, tmp_path: Path) -> 
     assert Bundle.open(at).manifest.version == "1.6"
 
 
-def test_the_whole_catalog_again_adds_what_is_new(
+def test_adding_the_whole_catalog_adds_only_new_items(
     road: Road, encoder: Path, tmp_path: Path
 ) -> None:
     """Texts are made by the bundle's own template and encoder, and only those that are new."""
@@ -118,7 +118,7 @@ def test_the_whole_catalog_again_adds_what_is_new(
     assert Bundle.open(tmp_path / "same.zarr").identity == Bundle.open(first).identity
 
 
-def test_removal_needs_no_encoder(road: Road, tmp_path: Path) -> None:
+def test_items_are_removed_without_an_encoder(road: Road, tmp_path: Path) -> None:
     gone = write_lines(tmp_path / "gone.txt", ["b001", "", "b002 "])
     told = done("add-items", road.bundle, "--remove", gone, "-o", tmp_path / "child.zarr").out
     assert told == f"{tmp_path / 'child.zarr'}: shop 1.1, 2 retired\n"
@@ -132,7 +132,7 @@ def test_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
     assert (ran.out, tree(tmp_path)) == ("", before)
 
 
-def test_what_cannot_be_added_is_one_line(road: Road, child: Path, tmp_path: Path) -> None:
+def test_invalid_additions_are_one_line(road: Road, child: Path, tmp_path: Path) -> None:
     items, vectors = newcomers(tmp_path)
     nobody = write_lines(tmp_path / "nobody.txt", ["zz"])
     command, out = ("add-items", road.bundle), ("-o", tmp_path / "x.zarr")
@@ -152,7 +152,7 @@ def test_what_cannot_be_added_is_one_line(road: Road, child: Path, tmp_path: Pat
 # diff and log
 
 
-def test_diff_tells_what_changed_and_what_it_means(road: Road, child: Path) -> None:
+def test_diff_reports_changes_and_their_consequence(road: Road, child: Path) -> None:
     found = done("diff", road.bundle, child, "--json").json
     assert found["added"] == sorted(found["added"], key=sids(child).get)  # in the order of the SIDs
     assert set(found["added"]) == {f"n{row}" for row in range(6)}
@@ -170,7 +170,7 @@ def test_diff_tells_what_changed_and_what_it_means(road: Road, child: Path) -> N
     )
 
 
-def test_diff_of_two_builds_names_depths_and_the_way_out(road: Road) -> None:
+def test_diff_of_two_builds_suggests_align(road: Road) -> None:
     found = done("diff", road.bundle, road.other, "--json").json
     assert found["verdict"]["kind"] == "works after align"
     before, after = sids(road.bundle), sids(road.other)
@@ -188,7 +188,7 @@ def test_diff_of_two_builds_names_depths_and_the_way_out(road: Road) -> None:
     assert "works after align" in table
 
 
-def test_exit_code_says_whether_they_differ(road: Road, child: Path) -> None:
+def test_the_exit_code_of_diff_depends_on_the_differences(road: Road, child: Path) -> None:
     assert run("diff", road.bundle, child, "--exit-code").code == 3
     assert run("diff", road.bundle, road.zipped, "--exit-code").code == 0
     assert run("diff", road.bundle, child).code == 0
@@ -239,7 +239,7 @@ def test_align_and_rebind(road: Road, tmp_path: Path) -> None:
     assert len(asked["items"]) == 3
 
 
-def test_a_tuned_model_goes_on_with_the_child(road: Road, child: Path, tmp_path: Path) -> None:
+def test_a_tuned_model_is_bound_to_the_child(road: Road, child: Path, tmp_path: Path) -> None:
     ran = done("rebind", road.tuned, child, "-o", tmp_path / "m2")
     assert f"{N_ITEMS} items kept their SID, 6 were added, 0 removed" in ran.out
     query = ("--history", "b003,b004", "-k", N_ITEMS + 6, "--num-beams", 200, "--json")
@@ -253,7 +253,9 @@ def test_a_tuned_model_goes_on_with_the_child(road: Road, child: Path, tmp_path:
         assert item not in scores or score == pytest.approx(scores[item], abs=1e-4)
 
 
-def test_what_cannot_be_aligned_is_one_line(road: Road, child: Path, tmp_path: Path) -> None:
+def test_bundles_that_cannot_be_aligned_are_one_line(
+    road: Road, child: Path, tmp_path: Path
+) -> None:
     out = ("-o", tmp_path / "x.zarr")
     assert "nothing to align" in refused(3, "align", child, "--to", road.bundle, *out)
     assert "exists already" in refused(2, "align", road.other, "--to", road.bundle, "-o", child)

@@ -25,7 +25,7 @@ def test_next_steps_carry_the_users_paths(road: Road) -> None:
     assert road.said["extend-model"].last == expected
 
 
-def test_init_model_makes_the_shape_that_was_set(road: Road, tmp_path: Path) -> None:
+def test_init_model_makes_a_model_of_the_given_shape(road: Road, tmp_path: Path) -> None:
     command = ("init-model", road.items, "-o", tmp_path / "m", "--vocab-size", 300, *TINY)
     said = done(*command, "--json").json
     config = json.loads((tmp_path / "m/config.json").read_text())
@@ -64,14 +64,14 @@ def test_init_model_reads_a_catalog_with_other_column_names(tmp_path: Path) -> N
         (("--vocab-size", "10"), "259"),
     ],
 )
-def test_a_shape_that_cannot_be_is_exit_2(
+def test_an_invalid_shape_is_exit_2(
     road: Road, tmp_path: Path, more: tuple[str, ...], told: str
 ) -> None:
     assert told in refused(2, "init-model", road.items, "-o", tmp_path / "m", *more)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_extend_model_says_what_it_added(road: Road, tmp_path: Path) -> None:
+def test_extend_model_reports_what_it_added(road: Road, tmp_path: Path) -> None:
     said = done("extend-model", road.base, road.zipped, "-o", tmp_path / "m", "--json").json
     bundle = Bundle.open(road.bundle)
     assert said["bundle"] == bundle.identity.digest
@@ -86,7 +86,9 @@ def test_extend_model_says_what_it_added(road: Road, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("init", ["codebook", "mean", "random"])
-def test_new_rows_differ_whatever_makes_them(road: Road, tmp_path: Path, init: str) -> None:
+def test_new_embedding_rows_differ_for_every_initialization(
+    road: Road, tmp_path: Path, init: str
+) -> None:
     said = done(
         "extend-model", road.base, road.bundle, "-o", tmp_path / "m", "--init", init, "--json"
     ).json
@@ -109,7 +111,7 @@ def test_dry_runs_write_nothing(road: Road, tmp_path: Path) -> None:
     refused(2, "init-model", road.items, "-o", road.model, "--dry-run")
 
 
-def test_values_that_a_configuration_cannot_take_are_exit_2(road: Road, tmp_path: Path) -> None:
+def test_invalid_configuration_values_are_exit_2(road: Road, tmp_path: Path) -> None:
     for pair in ("activation_function=nonsense", "n_head=0"):
         assert "refuses its configuration" in refused(
             2, "init-model", road.items, "-o", tmp_path / "m", "--set", pair
@@ -117,7 +119,7 @@ def test_values_that_a_configuration_cannot_take_are_exit_2(road: Road, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_existing_outputs_are_refused_and_left(road: Road) -> None:
+def test_existing_outputs_are_refused_and_unchanged(road: Road) -> None:
     before = tree(road.model)
     assert "--force" in refused(2, "extend-model", road.base, road.other, "-o", road.model)
     assert "--force" in refused(2, "init-model", road.items, "-o", road.model)
@@ -134,7 +136,7 @@ def test_existing_outputs_are_refused_and_left(road: Road) -> None:
         ("base+sid", "shop.zarr", (), 3, "sid"),
     ],
 )
-def test_what_cannot_be_extended(
+def test_models_that_cannot_be_extended_are_refused(
     road: Road, tmp_path: Path, model: str, bundle: str, more: tuple[str, ...], code: int, told: str
 ) -> None:
     command = (
@@ -149,7 +151,7 @@ def test_what_cannot_be_extended(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_chat_model_of_the_hub_kind_is_extended(road: Road, tmp_path: Path) -> None:
+def test_a_chat_model_is_extended(road: Road, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(chat=True)
     tokenizer.save_pretrained(tmp_path / "chat")
     tiny_model("qwen3", vocab_size=len(tokenizer) + 37).save_pretrained(

@@ -47,7 +47,7 @@ def test_one_history_is_the_same_request_as_a_line_of_a_file(
     assert all(title in line for title, line in zip(by_flag["titles"], table[1:], strict=True))
 
 
-def test_filters_hold(
+def test_filters_are_respected(
     road: Road, requests: list[dict[str, Any]], requests_file: Path, tmp_path: Path
 ) -> None:
     ask = ("recommend", road.tuned, "--file", requests_file, "-k", 20, "--json")
@@ -133,7 +133,7 @@ def test_an_output_file_is_continued_after_an_interruption(
     assert "--resume needs -o" in refused(2, *ask, "--resume")
 
 
-def test_resuming_keeps_what_is_finished(road: Road, requests_file: Path, tmp_path: Path) -> None:
+def test_resuming_keeps_finished_lines(road: Road, requests_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     (tmp_path / "out.jsonl.partial").write_text('{"user": "kept"}\n')
     done("recommend", road.tuned, "--file", requests_file, "-k", 5, "-o", out, "--resume")
@@ -189,7 +189,7 @@ def test_a_request_that_is_not_utf8_is_named_by_its_line(road: Road, tmp_path: P
     assert (ran.code, ran.err) == (1, "error: line 3 of the requests is not UTF-8\n")
 
 
-def test_a_list_of_ids_may_begin_with_a_mark(road: Road, tmp_path: Path) -> None:
+def test_a_list_of_ids_may_begin_with_a_byte_order_mark(road: Road, tmp_path: Path) -> None:
     deny, ask = (
         tmp_path / "deny",
         ("recommend", road.tuned, "--history", "b001", "-k", N_ITEMS, "--json"),

@@ -28,7 +28,7 @@ def shop(road: Road, tmp_path: Path) -> Path:
     return tmp_path / "published" / "shop"
 
 
-def test_push_reports_what_it_sent(road: Road, tmp_path: Path) -> None:
+def test_push_reports_the_objects_sent(road: Road, tmp_path: Path) -> None:
     shop, digest = tmp_path / "shop", Bundle.open(road.bundle).identity.digest
     objects = len(tree(road.bundle))
     dry = done("push", road.bundle, shop, "--dry-run")
@@ -114,7 +114,7 @@ def test_every_command_takes_a_reference(road: Road, shop: Path, tmp_path: Path)
     done("rebind", road.tuned, new, "-o", tmp_path / "bound")
 
 
-def test_the_road_to_s3_and_back(s3: Wire, road: Road, tmp_path: Path) -> None:
+def test_a_bundle_is_pushed_to_s3_and_pulled(s3: Wire, road: Road, tmp_path: Path) -> None:
     shop = f"s3://{BUCKET}/cli/shop"
     done("push", road.bundle, shop, "--tag", "prod")
     done("tag", f"{shop}@1.0", "blue")

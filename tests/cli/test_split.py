@@ -60,7 +60,7 @@ def test_given_windows_are_counted(road: Road, tmp_path: Path) -> None:
         (("--protocol", "temporal", "--valid-from", "1", "--test-from", "2"), 1, "no part"),
     ],
 )
-def test_splits_that_cannot_be_made(
+def test_invalid_splits_are_refused(
     road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str
 ) -> None:
     ran = run("split", road.events, "-o", tmp_path / "split", *more)
@@ -101,7 +101,7 @@ def expect(code: int, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)
-def test_a_bundle_and_examples_of_two_splits(
+def test_a_bundle_and_a_different_split_are_refused(
     folders: dict[str, Path], road: Road, tmp_path: Path, one: str, other: str
 ) -> None:
     made = ("make-sft", folders[f"{one}:bundle"], road.items, folders[f"{other}:split"])
@@ -109,7 +109,7 @@ def test_a_bundle_and_examples_of_two_splits(
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)
-def test_a_model_and_the_split_it_is_evaluated_on(
+def test_a_model_and_a_different_evaluation_split_are_refused(
     folders: dict[str, Path], one: str, other: str
 ) -> None:
     code = 0 if one == other else 3
@@ -119,7 +119,7 @@ def test_a_model_and_the_split_it_is_evaluated_on(
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)
-def test_a_model_and_examples_it_is_trained_on_further(
+def test_a_model_and_examples_of_a_different_split_are_refused(
     folders: dict[str, Path], tmp_path: Path, one: str, other: str
 ) -> None:
     command = ("train", folders[f"{one}:model"], folders[f"{other}:examples"])
@@ -134,7 +134,7 @@ def test_a_teacher_of_another_split_is_refused(
     expect(0, *command, "--teacher", folders["temporal:model"])
 
 
-def test_the_record_survives_the_life_cycle_of_a_bundle(
+def test_the_split_record_survives_the_life_cycle_of_a_bundle(
     folders: dict[str, Path], road: Road, tmp_path: Path
 ) -> None:
     """Added items, alignment and publication keep the split; so does a model in another bundle."""

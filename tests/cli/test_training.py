@@ -23,7 +23,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 # make-sft
 
 
-def test_make_sft_writes_rows_users_events_and_lineage(road: Road) -> None:
+def test_make_sft_writes_examples_and_lineage(road: Road) -> None:
     said = road.said["make-sft"]
     assert said.last == f"next: sidtool train {road.model} {road.examples} -o tuned"
     assert f"(leave-one-out): {N_USERS} validation examples; 0 held-out events" in said.out
@@ -71,7 +71,7 @@ def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: 
         (("--max-length", "4", "--model", "base+sid"), 2, "4"),
     ],
 )
-def test_rows_that_cannot_be_made(
+def test_training_examples_that_cannot_be_made_are_refused(
     road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str
 ) -> None:
     placed = [road.folder / word if word in FILES.values() else word for word in more]
@@ -88,7 +88,7 @@ def test_rows_that_cannot_be_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_existing_rows_are_refused(road: Road) -> None:
+def test_existing_training_examples_are_refused(road: Road) -> None:
     before = {name: (road.folder / name).read_bytes() for name in ("train.jsonl", *SIDE)}
     assert "--force" in refused(
         2, "make-sft", road.bundle, road.items, road.events, "-o", road.examples
@@ -115,7 +115,7 @@ def test_malformed_events_are_exit_1(road: Road, tmp_path: Path) -> None:
 # train
 
 
-def test_train_says_what_it_did_and_what_is_next(road: Road) -> None:
+def test_train_prints_its_summary_and_the_next_command(road: Road) -> None:
     said = road.said["train"]
     assert said.last == f"next: sidtool evaluate {road.tuned} SPLIT"
     told = dict(line.split(": ", 1) for line in said.out.splitlines())
@@ -172,7 +172,7 @@ def test_the_same_settings_from_flags_and_yaml_give_the_same_weights(
         ("other+sid", "train.jsonl", (), 3, "codebook digest"),
     ],
 )
-def test_what_cannot_be_trained(
+def test_invalid_training_inputs_are_refused(
     road: Road,
     tmp_path: Path,
     model: str,
@@ -244,7 +244,7 @@ def test_a_model_learns_from_teachers(road: Road, tmp_path: Path) -> None:
 # Stages and adapters
 
 
-def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path) -> None:
+def test_stages_of_one_configuration_are_trained_and_merged(road: Road, tmp_path: Path) -> None:
     config = tmp_path / "stages.yaml"
     config.write_text(
         "num_train_epochs: 1\nper_device_train_batch_size: 16\neval_users: 8\n"
@@ -291,7 +291,7 @@ def test_stages_of_one_configuration_and_their_merge(road: Road, tmp_path: Path)
     assert "which does not exist" in refused(3, "recommend", tmp_path / "out", *asked)
 
 
-def test_one_stage_by_flag(road: Road, tmp_path: Path) -> None:
+def test_a_stage_is_selected_by_flag(road: Road, tmp_path: Path) -> None:
     done(
         "train",
         road.model,
@@ -325,7 +325,7 @@ def test_one_stage_by_flag(road: Road, tmp_path: Path) -> None:
         ("", ("--set", "lora_r=0"), "at least 1"),
     ],
 )
-def test_stages_that_make_no_sense(
+def test_invalid_stages_are_refused(
     road: Road, tmp_path: Path, text: str, more: tuple[str, ...], told: str
 ) -> None:
     (tmp_path / "c.yaml").write_text(text)
@@ -354,7 +354,7 @@ TRAPS = (
 
 
 @pytest.mark.parametrize("form", ["plain", "chat"])
-def test_titles_that_spell_tokens_stay_text(road: Road, tmp_path: Path, form: str) -> None:
+def test_titles_that_contain_tokens_stay_text(road: Road, tmp_path: Path, form: str) -> None:
     from sidtool.model.load import load_model_folder
     from sidtool.prompt.encoder import prompt_encoder
     from sidtool.sft.tokenized import TokenizedExamples

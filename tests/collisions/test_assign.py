@@ -60,7 +60,7 @@ def test_reassign_leaves_no_duplicates_and_moves_the_fewest(case):
 
 @settings(deadline=None)
 @given(cases)
-def test_prefix_is_left_only_where_it_is_full(case):
+def test_an_item_leaves_its_prefix_only_if_it_is_full(case):
     codebook, vectors, ids = make(case)
     raw = codebook.encode(vectors)
     assigned = settle(codebook, vectors, ids, "reassign").codes
@@ -71,7 +71,7 @@ def test_prefix_is_left_only_where_it_is_full(case):
 
 @settings(deadline=None)
 @given(cases, st.sampled_from(["reassign", "append", "allow"]), st.randoms(use_true_random=False))
-def test_order_of_items_does_not_matter(case, policy, random):
+def test_the_order_of_items_does_not_matter(case, policy, random):
     codebook, vectors, ids = make(case)
     order = random.sample(range(len(ids)), len(ids))
     first = settle(codebook, vectors, ids, policy)
@@ -82,7 +82,7 @@ def test_order_of_items_does_not_matter(case, policy, random):
 
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 5), copies=st.integers(0, 3))
-def test_reassign_is_the_best_of_all_ways(seed, n, copies):
+def test_reassign_equals_an_exhaustive_search(seed, n, copies):
     """One prefix, five codes, every injective map tried: fewest moves first, then least total
     squared distance."""
     codebook = codebook_of(seed, (5, 2), 3)
@@ -110,7 +110,7 @@ def test_reassign_is_the_best_of_all_ways(seed, n, copies):
     assert distance == pytest.approx(best[1], abs=1e-9)
 
 
-def test_equal_items_are_served_by_id():
+def test_equal_items_are_ordered_by_id():
     codebook = Codebook("rq-kmeans", (np.arange(6, dtype=np.float32)[:, None],), {})
     vectors = np.full((4, 1), 2.2, dtype=np.float32)
     assigned = settle(codebook, vectors, ["d", "b", "a", "c"], "reassign")
@@ -130,7 +130,7 @@ def test_group_larger_than_its_prefix_spills_to_the_next_nearest():
     assert assigned.codes.tolist() == [[1, 1], [0, 0], [0, 1], [1, 0], [2, 0]]
 
 
-def test_full_space_is_refused_with_the_depth_that_would_do():
+def test_a_full_space_is_refused_with_the_depth_that_suffices():
     codebook = codebook_of(0, (4, 4), 3)
     with pytest.raises(UsageError, match=r"15 items .* 94% of the 16") as caught:
         settle(codebook, vectors_of(1, 15, 3), [str(row) for row in range(15)], "reassign")
@@ -139,7 +139,7 @@ def test_full_space_is_refused_with_the_depth_that_would_do():
 
 @settings(deadline=None)
 @given(cases)
-def test_append_numbers_a_group_by_id_and_leaves_room(case):
+def test_append_numbers_a_group_by_id_and_reserves_codes(case):
     codebook, vectors, ids = make(case)
     raw = codebook.encode(vectors)
     assigned = settle(codebook, vectors, ids, "append")
@@ -165,7 +165,7 @@ def test_allow_changes_nothing_and_counts():
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), used=st.floats(0, 1), equal=st.booleans())
-def test_pairs_are_settled_at_once_as_one_by_one(seed, used, equal):
+def test_pairs_assigned_in_one_batch_equal_pairs_one_by_one(seed, used, equal):
     rng, size = np.random.default_rng(seed), 6
     centroids, residuals = vectors_of(seed, size, 4), vectors_of(seed + 1, 40, 4).reshape(20, 2, 4)
     residuals[:5, 1] = residuals[:5, 0] if equal else residuals[:5, 1]

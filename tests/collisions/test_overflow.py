@@ -73,7 +73,9 @@ def slow_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> list[tup
     spread=st.sampled_from([0.2, 1.0]),
     entries=st.sampled_from([1, 200, 1 << 21]),
 )
-def test_rounds_are_those_of_one_row_at_a_time(seed, sizes, before, share, copies, spread, entries):
+def test_batched_rounds_equal_one_item_at_a_time(
+    seed, sizes, before, share, copies, spread, entries
+):
     sids = np.random.default_rng(seed).permutation(every(sizes))
     taken = sids[: int(before * len(sids))]
     latent = vectors_of(seed + 9, int(share * (len(sids) - len(taken))), 5) * np.float32(spread)
@@ -85,7 +87,7 @@ def test_rounds_are_those_of_one_row_at_a_time(seed, sizes, before, share, copie
     assert list(map(tuple, found.tolist())) == slow_overflow(latent, codebook, taken)
 
 
-def test_a_space_fills_to_the_last_of_its_ids():
+def test_a_space_fills_to_its_last_sid():
     sizes = (6, 40, 7)  # more prefixes below a code than a row looks at, or remembers
     sids = np.random.default_rng(0).permutation(every(sizes))
     latent = np.tile(vectors_of(1, 1, 4), (len(sids) - 100, 1))
@@ -93,7 +95,7 @@ def test_a_space_fills_to_the_last_of_its_ids():
     assert len(np.unique(np.concatenate([found, sids[:100]]), axis=0)) == len(sids)
 
 
-def test_space_of_64_bits():
+def test_a_space_of_64_bits_is_searched():
     levels = tuple(
         np.arange(2**16, dtype=np.float32)[:, None] / np.float32(64**level) for level in range(4)
     )
@@ -104,7 +106,7 @@ def test_space_of_64_bits():
     assert found.tolist() == [[2**16 - 1] * 3 + [2**16 - 2]]
 
 
-def test_more_rows_than_free_ids_are_refused():
+def test_more_items_than_free_sids_are_refused():
     codebook = codebook_of(0, (3, 4), 5)
     with pytest.raises(RefusedError, match="10 of 12 semantic IDs are taken, and 3 items need one"):
         place_overflow(vectors_of(0, 3, 5), codebook, every((3, 4))[:10])

@@ -19,7 +19,7 @@ def split_of(*histories: str, held_out: tuple[Example, ...] = ()) -> Split:
     return Split("leave-one-out", train, held_out, ())
 
 
-def test_counts_weigh_the_distance_and_end_at_the_window() -> None:
+def test_counts_decay_with_distance_and_end_at_the_window() -> None:
     found = count_cooccurrence(
         split_of("abcd", "ba", "aa"), "abcd", window=2, decay=0.5
     ).counts.toarray()
@@ -48,14 +48,14 @@ def test_counting_agrees_with_loops() -> None:
     np.testing.assert_allclose(weigh_pairs(sequences, 9, 0.8, 4).toarray(), expected)
 
 
-def test_events_are_counted_and_items_of_no_catalog_are_not() -> None:
+def test_events_of_unknown_items_are_not_counted() -> None:
     found = count_cooccurrence(split_of("axb", "aa"), "abz", window=1, decay=1.0)
     assert found.events.tolist() == [3, 1, 0]
     assert found.record.train_events == 5
     assert found.counts[0, 1] == 1
 
 
-def test_what_is_recorded_is_of_the_training_part_alone() -> None:
+def test_the_record_is_that_of_the_training_part() -> None:
     one, other = (
         split_of("ab", "ba"),
         split_of("ab", "ba", held_out=(Example("u0", ("a", "b"), "c", 2),)),
@@ -78,6 +78,6 @@ def test_a_held_out_event_among_the_training_ones_is_refused() -> None:
         count_cooccurrence(leaking, "abc", window=5, decay=0.5)
 
 
-def test_a_catalog_that_nobody_meets_is_refused() -> None:
+def test_a_catalog_without_co_occurrences_is_refused() -> None:
     with pytest.raises(DataError, match="no two of the 2 items"):
         count_cooccurrence(split_of("abc"), "xy", window=5, decay=0.5)

@@ -24,7 +24,7 @@ events = st.builds(
     max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 @given(st.lists(examples, max_size=4), st.lists(events, max_size=4))
-def test_what_was_written_is_read(
+def test_written_examples_are_read_back(
     tmp_path: Path, asked: list[Example], known: list[UserSequence]
 ) -> None:
     write_examples(tmp_path / "test.jsonl", asked)
@@ -33,7 +33,7 @@ def test_what_was_written_is_read(
     assert list(read_events(tmp_path / "events.jsonl")) == known
 
 
-def test_people_may_write_numbers_and_leave_the_position_out(tmp_path: Path) -> None:
+def test_ids_may_be_numbers_and_the_position_is_optional(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text('{"user": 7, "history": [1, "b"], "item": 3}\n')
     assert list(read_examples(tmp_path / "test.jsonl")) == [Example("7", ("1", "b"), "3", 2)]
 

@@ -34,7 +34,7 @@ def test_events_are_the_same_in_every_container(tmp_path: Path, name: str) -> No
     max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 @given(st.lists(event, min_size=1, max_size=20))
-def test_events_are_sorted_by_user_order_and_place(
+def test_events_are_sorted_by_user_order_and_line(
     tmp_path: Path, events: list[tuple[str, str, int]]
 ) -> None:
     users, items, order = (list(column) for column in zip(*events, strict=True))
@@ -45,7 +45,7 @@ def test_events_are_sorted_by_user_order_and_place(
     assert list(zip(read.users, read.items, read.order.tolist(), strict=True)) == expected
 
 
-def test_the_digest_follows_every_value(tmp_path: Path) -> None:
+def test_the_digest_depends_on_every_value(tmp_path: Path) -> None:
     digests = {read_interactions(write_table(tmp_path / "x.csv", TABLE)).digest}
     for column, value in (("userId", "u3"), ("movieId", "z"), ("timestamp", "4")):
         changed = TABLE | {column: [*TABLE[column][:4], value]}
@@ -68,7 +68,7 @@ def test_dates_are_seconds(tmp_path: Path) -> None:
     assert [parse_time(date) for date in dates] == [0.0, 86400.0, 0.0, 0.5, 1000.0]
 
 
-def test_columns_are_given_by_flag(tmp_path: Path) -> None:
+def test_columns_are_selected_by_flag(tmp_path: Path) -> None:
     table = {
         "user": ["u", "u"],
         "who": ["a", "b"],
@@ -90,7 +90,7 @@ def test_columns_are_given_by_flag(tmp_path: Path) -> None:
     assert "--user-column" in str(caught.value.hint)
 
 
-def test_without_an_order_the_rows_stand_as_they_are(tmp_path: Path) -> None:
+def test_without_an_order_column_the_order_of_the_file_is_used(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.csv", {"user": ["u", "v", "u"], "item": ["b", "c", "a"]})
     with pytest.warns(SidtoolWarning, match="no timestamp or order column"):
         read = read_interactions(path)

@@ -35,7 +35,7 @@ def test_a_catalog_is_the_same_in_every_container(tmp_path: Path, name: str) -> 
     )
 
 
-def test_the_digest_follows_every_value(tmp_path: Path) -> None:
+def test_the_digest_depends_on_every_value(tmp_path: Path) -> None:
     digests = {read_items(write_table(tmp_path / "x.csv", TABLE)).digest}
     for column, value in (("asin", "B9"), ("title", "Lamp")):
         changed = TABLE | {column: [*TABLE[column][:2], value]}
@@ -46,7 +46,7 @@ def test_the_digest_follows_every_value(tmp_path: Path) -> None:
     assert len(digests) == 4
 
 
-def test_minionerec_item_json(tmp_path: Path) -> None:
+def test_a_minionerec_item_file_is_read(tmp_path: Path) -> None:
     value = {
         "0": {
             "title": "Kit",
@@ -66,7 +66,7 @@ def test_minionerec_item_json(tmp_path: Path) -> None:
     assert items.fields["brand"] == ("Supco", "")
 
 
-def test_the_title_column_is_what_title_means(tmp_path: Path) -> None:
+def test_the_title_placeholder_means_the_title_column(tmp_path: Path) -> None:
     path = write_table(
         tmp_path / "x.csv", {"movie_id": ["1"], "movie_title": ["Heat"], "alias": ["Hot"]}
     )
@@ -86,7 +86,7 @@ def test_a_catalog_without_titles_needs_a_template(tmp_path: Path) -> None:
     assert (items.titles, items.texts) == (("",), ("Noir",))
 
 
-def test_an_unknown_column_is_named_with_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_column_is_named_with_the_known_ones(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.jsonl", TABLE)
     for wrong in ({"text_template": "{color}"}, {"fields": ["color"]}, {"id_column": "color"}):
         with pytest.raises(UsageError, match="'color'") as caught:
@@ -111,7 +111,7 @@ def test_no_items_are_refused(tmp_path: Path) -> None:
         read_items(tmp_path / "x.csv")
 
 
-def test_the_rules_for_an_empty_text(tmp_path: Path) -> None:
+def test_empty_texts_are_refused_replaced_or_dropped(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.csv", {"id": ["a", "b", "c"], "title": ["x", " ", "z"]})
     with pytest.raises(DataError, match=r"1 of 3 items have no text \(first: 'b', row 2\)"):
         read_items(path, empty_text="error")
@@ -157,11 +157,11 @@ def test_a_full_template_is_filled_as_python_would(title: str, brand: str, year:
         ("{{{title}}}", "{Lamp}"),
     ],
 )
-def test_an_empty_value_takes_its_separators_along(template: str, text: str) -> None:
+def test_an_empty_value_is_removed_with_its_separators(template: str, text: str) -> None:
     assert render(template, {"title": "Lamp", "brand": "Lux", "none": "", "wow": "Wow!"}) == text
 
 
-def test_values_are_never_trimmed_of_their_own_marks() -> None:
+def test_punctuation_of_values_is_never_trimmed() -> None:
     assert render("{none}. {title}", {"none": "", "title": ".NET (2nd)"}) == ".NET (2nd)"
 
 

@@ -11,7 +11,7 @@ from tests.shared_data import DATA
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
 
 
-def test_beauty() -> None:
+def test_the_examples_of_beauty_are_valid() -> None:
     with pytest.warns(SidtoolWarning, match="7 of 12101 items have no text"):
         items = read_items(DATA / "beauty" / "items.jsonl")
     events = read_interactions(DATA / "beauty" / "interactions.csv")

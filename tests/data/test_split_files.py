@@ -53,7 +53,7 @@ def splits(folder: Path) -> list[Split]:
     ]
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_a_written_split_is_read_back(tmp_path: Path) -> None:
     for split in splits(tmp_path):
         folder = tmp_path / split.protocol
         manifest = write_split(split, folder)
@@ -75,7 +75,7 @@ def test_events_in_place_of_a_folder_are_the_default_split(tmp_path: Path) -> No
     assert (manifest.columns.user, manifest.columns.order) == ("user_id", "timestamp")
 
 
-def test_the_digest_is_of_values_not_of_places_and_orders(tmp_path: Path) -> None:
+def test_the_digest_depends_on_values_and_not_on_paths_or_order(tmp_path: Path) -> None:
     first = split_events(events(tmp_path, LINES), tmp_path / "one")
     users = [f"u{user}" for user in range(9)]
     random.Random(0).shuffle(users)
@@ -110,7 +110,7 @@ def test_a_changed_or_missing_file_is_refused(tmp_path: Path) -> None:
     read_split(folder)
 
 
-def test_a_manifest_that_does_not_hold_is_refused(tmp_path: Path) -> None:
+def test_a_manifest_that_contradicts_the_files_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "split"
     write_split(splits(tmp_path)[1], folder)
     path = folder / "split.json"

@@ -62,7 +62,9 @@ def asked(split: Split) -> list[Event]:
 
 
 @given_case(histories)
-def test_leave_one_out_keeps_two_events_of_everybody(events: list[tuple[str, str, int]]) -> None:
+def test_leave_one_out_holds_out_two_events_of_each_user(
+    events: list[tuple[str, str, int]],
+) -> None:
     read = interactions(events)
     whole = {user: [item for item, _ in found] for user, found in of_users(read).items()}
     assume(any(len(items) > 2 for items in whole.values()))
@@ -106,7 +108,7 @@ def check_whole(split: Split, read: Interactions) -> None:
 
 
 @given_case(histories, st.integers(1, 6), st.integers(7, 12))
-def test_a_temporal_cut_is_one_for_all(
+def test_a_temporal_cut_is_the_same_for_all_users(
     events: list[tuple[str, str, int]], first: int, second: int
 ) -> None:
     everywhere = [("u", "a", 0), ("u", "b", first), ("u", "b", second)]  # no part is empty
@@ -128,7 +130,7 @@ def test_a_temporal_cut_is_one_for_all(
 
 
 @given_case(st.integers(20, 200), st.randoms(use_true_random=False))
-def test_fractions_cut_where_they_say(n: int, random: object) -> None:
+def test_fractions_determine_the_cuts(n: int, random: object) -> None:
     moments = list(range(n))
     random.shuffle(moments)  # type: ignore[attr-defined]
     split = temporal(interactions([("uvwxy"[moment % 5], "a", moment) for moment in moments]))
@@ -136,7 +138,7 @@ def test_fractions_cut_where_they_say(n: int, random: object) -> None:
     assert len(split.test) == n - int(0.9 * n + 1e-9)
 
 
-def test_events_of_one_moment_stay_together() -> None:
+def test_events_with_equal_timestamps_stay_together() -> None:
     split = temporal(
         interactions([("u", "a", moment) for moment in (0, 1, 2, 3, 4, 5, 5, 5, 5, 9)])
     )
@@ -192,7 +194,7 @@ def write_windows(path: Path, rows: list[tuple[str, tuple[str, ...], str]]) -> P
     st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=14), min_size=1, max_size=4),
     st.data(),
 )
-def test_given_windows_are_trained_on_as_they_are(
+def test_given_windows_become_training_windows_unchanged(
     tmp_path: Path, people: list[list[int]], data: st.DataObject
 ) -> None:
     rows = [

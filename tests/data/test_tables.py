@@ -26,9 +26,7 @@ cells = st.text(
     max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=6))
-def test_every_container_gives_what_was_written(
-    tmp_path: Path, rows: list[tuple[str, str]]
-) -> None:
+def test_every_container_is_read_back(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
     # a row of one empty cell would be a blank line, so there is always a third column
     table = {
         "a": [a for a, _ in rows],
@@ -63,7 +61,7 @@ def test_the_keys_of_a_json_object_are_a_column(tmp_path: Path, text: str) -> No
     assert columns["t"].to_pylist() == ["a", "b"]
 
 
-def test_mixed_types_do_no_harm(tmp_path: Path) -> None:
+def test_mixed_types_become_text(tmp_path: Path) -> None:
     rows = [
         {"id": 1, "price": 3.5},
         {"id": "2", "price": "$4"},
@@ -106,7 +104,7 @@ def test_parquet_numbers_and_lists_are_spelled(tmp_path: Path) -> None:
         ("x.docx", b"", "the name does not end in a known suffix"),
     ],
 )
-def test_what_is_broken_is_named(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, told: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
@@ -131,7 +129,7 @@ def test_a_header_without_rows_gives_empty_columns(tmp_path: Path) -> None:
     assert read_columns(tmp_path / "x.csv", ["id"])["id"].to_pylist() == []
 
 
-def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_column_name(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbfid,b\r\n1,2\r\n")
     assert column_names(tmp_path / "x.csv") == ("id", "b")
     assert read_columns(tmp_path / "x.csv", ["b"])["b"].to_pylist() == ["2"]
@@ -157,7 +155,7 @@ def test_lists_are_read_in_both_spellings(members: list[object]) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[", "[a]", "a]", "[1, 2", "[__import__('os')]", "[" * 5000 + "]" * 5000]
 )
-def test_what_is_no_list_is_none(text: str) -> None:
+def test_text_that_is_no_list_gives_none(text: str) -> None:
     assert parse_list(text) is None
 
 
@@ -171,7 +169,7 @@ def test_a_lone_surrogate_becomes_text() -> None:
     st.lists(st.lists(st.text(max_size=3), max_size=3), max_size=3),
     st.lists(st.lists(st.text(max_size=3))),
 )
-def test_digests_tell_columns_apart(one: list[list[str]], other: list[list[str]]) -> None:
+def test_digests_of_different_columns_differ(one: list[list[str]], other: list[list[str]]) -> None:
     assert (digest_strings(*one) == digest_strings(*other)) == (one == other)
 
 

@@ -49,7 +49,7 @@ CONTAINERS = ("x.npy", "json.npy", "x.parquet", "fixed.parquet", "x.zarr", "x.za
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_vectors_come_in_the_order_asked_for(tmp_path: Path, name: str) -> None:
+def test_vectors_are_returned_in_the_requested_order(tmp_path: Path, name: str) -> None:
     path = store(tmp_path / name, STORED, IDS)
     vectors = read_vectors(path, ["b", "c", "ä"])
     assert vectors.dtype == np.float32
@@ -63,7 +63,7 @@ def test_vectors_come_in_the_order_asked_for(tmp_path: Path, name: str) -> None:
 @given(
     st.permutations(range(6)), st.permutations(range(6)), st.sampled_from(["x.npy", "x.parquet"])
 )
-def test_any_order_gives_each_item_its_own(
+def test_any_order_gives_each_item_its_vector(
     tmp_path: Path, stored: list[int], asked: list[int], name: str
 ) -> None:
     path = store(
@@ -74,7 +74,7 @@ def test_any_order_gives_each_item_its_own(
     assert read_vectors(path, [str(n) for n in asked])[:, 0].tolist() == asked
 
 
-def test_bare_matrices_need_as_many_rows_as_items(tmp_path: Path) -> None:
+def test_matrices_without_ids_need_as_many_rows_as_items(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", STORED)
     zarr.save_array(str(tmp_path / "x.zarr"), STORED)
     for name in ("x.npy", "x.zarr"):
@@ -84,7 +84,7 @@ def test_bare_matrices_need_as_many_rows_as_items(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_what_is_missing_double_or_not_finite_is_named(tmp_path: Path, name: str) -> None:
+def test_missing_duplicate_and_nonfinite_vectors_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="no vector for 2 of 3 items, the first is 'x'"):
         read_vectors(store(tmp_path / name, STORED, IDS), ["b", "x", "y"])
     with pytest.raises(DataError, match="two vectors for item 'b'"):
@@ -99,7 +99,7 @@ def test_what_is_missing_double_or_not_finite_is_named(tmp_path: Path, name: str
     assert len(read_vectors(path, ["c", "d"])) == 2
 
 
-def test_what_holds_no_vectors_is_refused(tmp_path: Path) -> None:
+def test_files_without_vectors_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", STORED[0])
     np.save(tmp_path / "object.npy", np.array([{}]), allow_pickle=True)
     np.save(tmp_path / "count.npy", STORED)
@@ -155,7 +155,9 @@ def many(path: Path, rows: int, dim: int, ids: list[str]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["x.npy", "x.parquet", "x.zarr"])
 @pytest.mark.parametrize("asked", [None, "same", "mixed"])
-def test_parts_are_the_whole(tmp_path: Path, name: str, asked: str | None) -> None:
+def test_vectors_read_in_parts_equal_those_read_at_once(
+    tmp_path: Path, name: str, asked: str | None
+) -> None:
     rows, dim, rng = 5000, 4, np.random.default_rng(0)
     ids = [f"i{row}" for row in range(rows)]
     vectors = many(tmp_path / name, rows, dim, ids)
@@ -195,7 +197,7 @@ def test_a_value_that_is_not_finite_is_named_in_any_part(tmp_path: Path) -> None
     assert len(source.read(source.spans[0])) == 1024
 
 
-def test_a_file_is_not_held_as_a_whole(tmp_path: Path) -> None:
+def test_a_file_is_not_read_into_memory_at_once(tmp_path: Path) -> None:
     rows, dim = 40_000, 32
     np.save(tmp_path / "x.npy", np.ones((rows, dim), dtype=np.float32))
     source = open_vectors(tmp_path / "x.npy", memory=2048 * dim * 32)
@@ -207,7 +209,7 @@ def test_a_file_is_not_held_as_a_whole(tmp_path: Path) -> None:
     assert peak < 2048 * dim * 32 < rows * dim * 4
 
 
-def test_too_little_memory_is_refused_with_what_would_do(tmp_path: Path) -> None:
+def test_too_little_memory_is_refused_with_the_amount_that_suffices(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones((10, 64), dtype=np.float32))
     with pytest.raises(
         UsageError, match="1000000 bytes of memory are not enough for vectors of 64"

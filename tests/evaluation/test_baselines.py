@@ -69,7 +69,7 @@ def slow_similarity(sequences: list[list[int]], how: KnnSettings) -> dict[int, d
 
 @given(sequences=st.lists(sequence, max_size=6), how=weights)
 @settings(max_examples=60, deadline=None)
-def test_similarity(sequences: list[list[int]], how: KnnSettings) -> None:
+def test_similarities_agree_with_loops(sequences: list[list[int]], how: KnnSettings) -> None:
     found = item_similarity(arrays(sequences), ITEMS, how).toarray()
     slow = slow_similarity(sequences, how)
     if how.neighbors is None:
@@ -157,7 +157,7 @@ def test_the_catalog_is_ordered_by_popularity_then_id() -> None:
     assert catalog.targets(["d", "x", "c"]).tolist() == [3, -1, 0]
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chunk_size_does_not_change_the_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     sequences = arrays([rng.integers(0, 40, size=8).tolist() for _ in range(60)])
     similar = item_similarity(sequences, 40, UNTUNED)
@@ -167,7 +167,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (whole == parts).all()
 
 
-def test_tuning_finds_that_only_the_last_item_counts() -> None:
+def test_tuning_selects_the_last_item_where_only_it_matters() -> None:
     """Items come in pairs that follow each other; everything earlier in a history is noise."""
     rng = np.random.default_rng(0)
     ids = [f"i{number:02}" for number in range(40)]
@@ -209,7 +209,7 @@ def quality(
 
 
 @pytest.mark.skipif(not BEAUTY.exists(), reason="the Amazon Beauty benchmark is not at hand")
-def test_figures_of_amazon_beauty() -> None:
+def test_the_figures_of_amazon_beauty_are_reproduced() -> None:
     """R@5, R@10, N@5, N@10 as measured by an independent script (histories: train and valid; seen
     items removed)."""
     split = leave_one_out(read_interactions(BEAUTY / "interactions.csv"))

@@ -19,7 +19,7 @@ def test_interval_of_a_share_is_the_binomial_one() -> None:
     assert high == pytest.approx(share + half, abs=0.15 * half)
 
 
-def test_agrees_with_scipy() -> None:
+def test_intervals_agree_with_scipy() -> None:
     from scipy.stats import bootstrap
 
     values = np.random.default_rng(3).beta(0.5, 3, size=400)
@@ -32,7 +32,7 @@ def test_agrees_with_scipy() -> None:
     assert high == pytest.approx(reference.high, abs=0.08 * width)
 
 
-def test_repeating_a_user_narrows_no_interval() -> None:
+def test_repeated_examples_of_a_user_do_not_narrow_the_interval() -> None:
     values = np.random.default_rng(0).random((300, 2))
     once = intervals(values, users(300), seed=5)
     twice = intervals(np.repeat(values, 2, axis=0), np.repeat(users(300), 2).tolist(), seed=5)
@@ -41,13 +41,13 @@ def test_repeating_a_user_narrows_no_interval() -> None:
     assert (np.diff(apart) < 0.85 * np.diff(once)).all()
 
 
-def test_a_user_with_many_examples_weighs_as_many() -> None:
+def test_a_user_is_weighted_by_the_number_of_examples() -> None:
     values = np.array([[1.0]] + [[0.0]] * 9)
     low, high = intervals(values, ["a", *["b"] * 9])[0]
     assert (low, high) == (0.0, 1.0)  # now and then one user is drawn twice
 
 
-def test_seeded() -> None:
+def test_the_same_seed_gives_the_same_interval() -> None:
     values = np.random.default_rng(0).random((100, 3))
     assert (intervals(values, users(100), seed=1) == intervals(values, users(100), seed=1)).all()
     assert (intervals(values, users(100), seed=1) != intervals(values, users(100), seed=2)).any()
@@ -60,7 +60,7 @@ def test_chunks_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> N
     assert (intervals(values, users(100)) == whole).all()
 
 
-def test_a_constant_is_certain() -> None:
+def test_a_constant_has_an_interval_of_width_zero() -> None:
     assert intervals(np.full((50, 1), 0.25), users(50)).tolist() == [[0.25, 0.25]]
 
 
@@ -76,7 +76,7 @@ def test_paired_intervals_are_narrower() -> None:
     assert difference.high - difference.low < (high - low) / 10
 
 
-def test_no_difference() -> None:
+def test_equal_systems_have_no_difference() -> None:
     values = np.random.default_rng(0).random((50, 1))
     [same] = paired_differences(values, values, users(50))
     assert (same.mean, same.low, same.high, same.p_value) == (0.0, 0.0, 0.0, 1.0)

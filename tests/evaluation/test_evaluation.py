@@ -56,7 +56,7 @@ def test_a_perfect_model_scores_1_everywhere() -> None:
     assert all(difference.low > 0 and difference.p_value < 0.01 for difference in differences)
 
 
-def test_the_correct_sid_is_the_correct_item_only_where_it_has_one() -> None:
+def test_a_correct_sid_with_several_items_is_a_fraction_of_a_hit() -> None:
     bundle = shop(shared=True)
     events, examples = visits()
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
@@ -102,7 +102,7 @@ def test_popularity_recommends_the_same_ten_to_every_user() -> None:
     assert found.coverage["model"] > 0.9
 
 
-def test_the_counts_of_the_baselines_see_training_events_only() -> None:
+def test_the_baselines_count_training_events_only() -> None:
     bundle = shop(shared=False)
     events = [UserSequence("u", ("i1", "i2"), (0, 1))]
     examples = [
@@ -151,7 +151,7 @@ def test_targets_that_the_bundle_lacks_are_misses_and_counted() -> None:
     assert found.counts["empty_histories"] == 1
 
 
-def test_exclude_seen_holds_for_every_system() -> None:
+def test_exclude_seen_applies_to_every_system() -> None:
     bundle = shop(shared=False)
     events = [UserSequence("u", ("i1", "i2"), (0, 1))] * 3
     examples = [Example("u", ("i1", "i2"), "i1", 2)]
@@ -174,7 +174,7 @@ def test_without_events_there_are_no_baselines() -> None:
     assert found.slices["warm"].n > 0
 
 
-def test_thresholds() -> None:
+def test_metrics_below_a_threshold_are_refused() -> None:
     _, found = random_evaluation()
     check_thresholds(found, {"hr@50": found.metrics["hr@50"], "ndcg@10": 0.0})
     with pytest.raises(ThresholdError, match=r"ndcg@10 is 0\.\d{4}, below the threshold 0\.99"):
@@ -185,7 +185,7 @@ def test_thresholds() -> None:
         check_thresholds(found, {"hr@1": 2.0, "ndgc@10": 0.1})
 
 
-def test_comparing_two_models() -> None:
+def test_two_evaluations_of_the_same_examples_are_compared() -> None:
     _, one = random_evaluation(seed=0)
     _, other = random_evaluation(seed=1)
     difference = compare(one, other)["ndcg@10"]
@@ -204,7 +204,7 @@ def test_an_evaluation_is_deterministic() -> None:
 
 
 @pytest.mark.parametrize("exclude_seen", [False, True])
-def test_evaluating_a_model(exclude_seen: bool) -> None:
+def test_a_model_that_ranks_all_items_hits_every_possible_target(exclude_seen: bool) -> None:
     bundle = shop(shared=False)
     events, examples = visits(users=15)
     found = evaluate_examples(
@@ -221,7 +221,7 @@ def test_evaluating_a_model(exclude_seen: bool) -> None:
     assert 0 < found.metrics["ndcg@40"] < 1
 
 
-def test_nonsense_is_refused() -> None:
+def test_invalid_options_are_refused() -> None:
     bundle = shop(shared=False)
     events, _ = visits(users=2)
     with pytest.raises(DataError, match="no examples"):

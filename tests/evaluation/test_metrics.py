@@ -47,7 +47,9 @@ BY_HAND = [
 
 
 @pytest.mark.parametrize(("before", "group", "k", "hr", "mrr"), BY_HAND)
-def test_by_hand(before: int, group: int, k: int, hr: Fraction, mrr: Fraction) -> None:
+def test_metrics_equal_values_computed_by_hand(
+    before: int, group: int, k: int, hr: Fraction, mrr: Fraction
+) -> None:
     assert hr == Fraction(
         min(max(k - before, 0), group), group
     )  # the published formula says the same
@@ -56,7 +58,7 @@ def test_by_hand(before: int, group: int, k: int, hr: Fraction, mrr: Fraction) -
     assert found[f"mrr@{k}"] == pytest.approx(float(mrr), abs=1e-15)
 
 
-def test_ndcg_by_hand() -> None:
+def test_ndcg_equals_values_computed_by_hand() -> None:
     assert values_at(0, 1, (1,))["ndcg@1"] == 1
     assert values_at(2, 1, (3,))["ndcg@3"] == pytest.approx(1 / 2)  # 1 / log2(4)
     assert values_at(1, 3, (3,))["ndcg@3"] == pytest.approx((1 / log2(3) + 1 / 2) / 3)
@@ -73,7 +75,9 @@ def test_one_item_per_sid_gives_the_plain_metric() -> None:
 
 
 @given(before=st.integers(0, 6), group=st.integers(1, 5), k=st.integers(1, 9))
-def test_is_the_mean_over_every_order_of_the_group(before: int, group: int, k: int) -> None:
+def test_a_shared_sid_gives_the_mean_over_every_order_of_its_items(
+    before: int, group: int, k: int
+) -> None:
     ranks = [before + order.index(0) + 1 for order in permutations(range(group))]
     hits = [rank for rank in ranks if rank <= k]
     found = values_at(before, group, (k,))
@@ -85,7 +89,7 @@ def test_is_the_mean_over_every_order_of_the_group(before: int, group: int, k: i
 
 
 @given(before=st.integers(0, 60), group=st.integers(1, 60))
-def test_bounds_and_monotony(before: int, group: int) -> None:
+def test_metrics_are_bounded_and_grow_with_k(before: int, group: int) -> None:
     ks = (1, 3, 5, 10, 20, 50)
     hr, ndcg, mrr = metric_values(TargetRanks(np.array([before]), np.array([group])), ks).reshape(
         3, len(ks)
@@ -97,7 +101,7 @@ def test_bounds_and_monotony(before: int, group: int) -> None:
     assert all((np.diff(rising) >= 0).all() for rising in (hr, ndcg, mrr))
 
 
-def test_a_target_that_is_not_ranked_counts_nothing() -> None:
+def test_a_target_that_is_not_ranked_scores_zero() -> None:
     assert not metric_values(TargetRanks(np.array([0]), np.array([0]))).any()
 
 
@@ -122,14 +126,14 @@ def test_find_targets_counts_the_items_before(data: st.DataObject) -> None:
             assert group == 0
 
 
-def test_no_entries_is_no_hit() -> None:
+def test_an_empty_ranking_has_no_hit() -> None:
     assert find_targets(np.zeros((2, 0), dtype=np.int64), np.array([1, 2])).group_size.tolist() == [
         0,
         0,
     ]
 
 
-def test_names() -> None:
+def test_metric_names_are_parsed_and_unknown_ones_refused() -> None:
     assert metric_names((1, 10)) == ("hr@1", "hr@10", "ndcg@1", "ndcg@10", "mrr@1", "mrr@10")
     for wrong in ((), (0, 1), (5, 3), (5, 5)):
         with pytest.raises(UsageError, match="cut-offs"):

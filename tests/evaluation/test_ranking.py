@@ -39,7 +39,7 @@ def groups(bundle: Bundle, leaves: Any, banned: set[str]) -> list[list[str]]:
 
 @pytest.mark.parametrize("exclude_seen", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
-def test_ranks_count_what_may_be_recommended(shared: bool, exclude_seen: bool) -> None:
+def test_ranks_count_only_items_that_may_be_recommended(shared: bool, exclude_seen: bool) -> None:
     bundle = shop(shared=shared, retired=["i3", "i4", "i5"])
     _, examples = visits()
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=exclude_seen)
@@ -85,7 +85,7 @@ def test_a_shared_sid_is_a_fraction_of_a_hit() -> None:
     assert items.mean() < sids.mean()
 
 
-def test_targets_that_cannot_be_recommended() -> None:
+def test_targets_that_cannot_be_recommended_are_misses() -> None:
     bundle = shop(shared=False, retired=["i1"])
     examples = [
         Example("u", ("i2", "ghost", "i1"), "i0", 3),

@@ -96,7 +96,7 @@ def test_chance_is_a_sid_drawn_at_random(loaded: LoadedModel) -> None:
         assert found.chance["exact" if level == 3 else f"prefix@{level}"] == pytest.approx(share)
 
 
-def test_what_is_correct_for_one_is_correct_for_its_group(loaded: LoadedModel) -> None:
+def test_an_answer_correct_for_one_question_is_correct_for_its_group(loaded: LoadedModel) -> None:
     first = int(exact_scores(loaded, [to_sid(loaded, "same", 0)])[0].argmax())
     wrong = (first + 7) % N
     alone = evaluate_questions(loaded, "t", [to_sid(loaded, "same", wrong)], num_beams=N)
@@ -194,7 +194,7 @@ def test_running_text_has_a_perplexity_alone(loaded: LoadedModel) -> None:
     assert found.confidence_interval == {}
 
 
-def test_questions_that_cannot_be_measured(loaded: LoadedModel) -> None:
+def test_invalid_sets_of_questions_are_refused(loaded: LoadedModel) -> None:
     with pytest.raises(DataError, match="no questions"):
         evaluate_questions(loaded, "t", [])
     with pytest.raises(DataError, match="several kinds"):
@@ -219,7 +219,9 @@ def test_questions_that_cannot_be_measured(loaded: LoadedModel) -> None:
         ("alien", "the", 0.0, 0.0),
     ],
 )
-def test_text_measures_worked_by_hand(found: str, right: str, exact: float, f1: float) -> None:
+def test_text_metrics_equal_values_computed_by_hand(
+    found: str, right: str, exact: float, f1: float
+) -> None:
     assert exact_match(found, right) == exact
     assert token_f1(found, right) == pytest.approx(f1)
 
@@ -230,7 +232,7 @@ words = st.lists(st.sampled_from(["red", "toy", "The", "a", "film!", "7"]), max_
 
 
 @given(words, words)
-def test_token_f1_is_symmetric_and_whole_for_the_same_words(one: str, other: str) -> None:
+def test_token_f1_is_symmetric_and_1_for_the_same_words(one: str, other: str) -> None:
     assert token_f1(one, other) == token_f1(other, one)
     assert 0 <= token_f1(one, other) <= 1
     assert (token_f1(one, other) == 1) == (sorted(normalized(one)) == sorted(normalized(other)))

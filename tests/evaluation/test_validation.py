@@ -50,7 +50,9 @@ def test_seen_items_are_excluded_on_request(bundle: Bundle) -> None:
     assert hidden.sums(model, 0, 2) + hidden.sums(model, 1, 2) == pytest.approx(hidden.sums(model))
 
 
-def test_scores_are_normalized_as_asked(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_are_normalized_as_requested(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sidtool.recommendation import beam
 
     examples = [Example(f"u{number}", ("i20", f"i{number}"), "i30", 2) for number in range(8)]

@@ -198,7 +198,9 @@ def test_a_malformed_index_is_refused(tmp_path: Path, index: str, message: str) 
         ("<a_5><b_1>\tA lamp\t0\n", "the index has <a_5><b_0>"),
     ],
 )
-def test_an_info_that_disagrees_is_refused(tmp_path: Path, info: str, message: str) -> None:
+def test_an_info_file_that_contradicts_the_index_is_refused(
+    tmp_path: Path, info: str, message: str
+) -> None:
     path, lines = written(tmp_path, INDEX, info)
     with pytest.raises(DataError, match=message):
         read_minionerec(path, name="map", info=lines)
@@ -237,7 +239,7 @@ def test_openonerec_is_reproduced(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "again.parquet").equals(table)
 
 
-def test_openonerec_lists_may_be_of_any_kind(tmp_path: Path) -> None:
+def test_openonerec_lists_may_have_any_type(tmp_path: Path) -> None:
     codes = [[5, 0], [1, 2]]
     for kind in (pa.large_list(pa.int64()), pa.list_(pa.int32(), 2)):
         pq.write_table(
@@ -386,7 +388,7 @@ def test_columns_of_the_catalog_are_chosen(tmp_path: Path) -> None:
     assert bundle.items.title(bundle.items.row("10")) == "Mug"
 
 
-def test_flashrec_gets_its_option_where_it_cannot_infer_it(tmp_path: Path) -> None:
+def test_flashrec_gets_an_option_that_it_cannot_infer(tmp_path: Path) -> None:
     inferred = export_map(small_bundle(), tmp_path / "a.json", "flashrec", token_start=5)
     assert (inferred.flashrec_sid, inferred.flashrec_needs_model) == (None, False)
     four_levels = small_bundle(sizes=(2, 3, 4, 5))

@@ -121,7 +121,7 @@ items = st.dictionaries(st.text("ab", min_size=1, max_size=4), st.integers(0, 11
 
 @given(old=items, new=items)
 @settings(max_examples=300, deadline=None)
-def test_join_against_dictionaries(old: dict[str, int], new: dict[str, int]) -> None:
+def test_the_comparison_agrees_with_dictionaries(old: dict[str, int], new: dict[str, int]) -> None:
     space = SidSpace((3, 4))
 
     def as_map(held: dict[str, int]) -> ItemMap:

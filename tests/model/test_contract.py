@@ -51,7 +51,7 @@ def contract_of(bundle: Bundle) -> Contract:
     )
 
 
-def test_it_comes_back_as_it_was_written(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_contract_is_read_as_it_was_written(bundle: Bundle, tmp_path: Path) -> None:
     written = contract_of(bundle)
     write_contract(tmp_path, written, bundle)
     assert read_contract(tmp_path) == written
@@ -61,7 +61,9 @@ def test_it_comes_back_as_it_was_written(bundle: Bundle, tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sid.json", "sid.zarr"]
 
 
-def test_it_names_the_ids_for_other_readers(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_contract_contains_the_token_ids_for_other_readers(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     write_contract(tmp_path, contract_of(bundle), bundle)
     value = json.loads((tmp_path / "sid.json").read_text())
     assert (value["token_start"], value["token_stop"]) == (471, 471 + 8 + 4 + 6 + 2)
@@ -115,7 +117,7 @@ def test_a_missing_folder_is_not_called_a_model_without_a_contract(tmp_path: Pat
         read_contract(tmp_path / "tuned")
 
 
-def test_a_folder_without_one_is_no_model_of_ours(tmp_path: Path) -> None:
+def test_a_folder_without_a_contract_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CompatibilityError, match=r"has no sid\.json"):
         read_contract(tmp_path)
 
@@ -125,7 +127,9 @@ def test_a_folder_without_one_is_no_model_of_ours(tmp_path: Path) -> None:
     ["format", "identity", "space", "token_start", "base_weights", "stages", "history_prompt"],
 )
 @pytest.mark.parametrize("damage", ["missing", "list"])
-def test_damage_is_told(key: str, damage: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_damaged_contract_is_refused(
+    key: str, damage: str, bundle: Bundle, tmp_path: Path
+) -> None:
     write_contract(tmp_path, contract_of(bundle), bundle)
     value = json.loads((tmp_path / "sid.json").read_text())
     if damage == "missing":
@@ -139,13 +143,15 @@ def test_damage_is_told(key: str, damage: str, bundle: Bundle, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"'])
-def test_what_is_no_contract(text: str, tmp_path: Path) -> None:
+def test_a_json_value_that_is_no_contract_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "sid.json").write_text(text)
     with pytest.raises(IntegrityError, match="is damaged"):
         read_contract(tmp_path)
 
 
-def test_another_bundle_inside_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_folder_with_the_copy_of_another_bundle_is_refused(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     write_contract(tmp_path, contract_of(bundle), bundle)
     other = make_bundle(["a"], distinct_codes(1), codebook=make_codebook())
     other.save(tmp_path / "sid.zarr", force=True)

@@ -29,7 +29,9 @@ def existing(width: int = 64, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("init", get_args(Init))
 @given(width=st.integers(2, 80), seed=st.integers(0, 2**32 - 1), constant=st.booleans())
 @settings(max_examples=20, deadline=None)
-def test_rows_differ_and_are_finite(init: Init, width: int, seed: int, constant: bool) -> None:
+def test_embedding_rows_differ_and_are_finite(
+    init: Init, width: int, seed: int, constant: bool
+) -> None:
     """Even where every centroid of a level is the same, as after clusters ran empty."""
     codebook = make_codebook(seed % 100)
     if constant:
@@ -43,7 +45,7 @@ def test_rows_differ_and_are_finite(init: Init, width: int, seed: int, constant:
     assert len(np.unique(rows, axis=0)) == len(rows)
 
 
-def test_codebook_rows_have_the_existing_rows_lengths() -> None:
+def test_codebook_rows_have_the_norms_of_the_existing_rows() -> None:
     sizes = (64, 128)
     old = existing()
     rows = initial_embeddings(
@@ -61,7 +63,7 @@ def test_codebook_rows_have_the_existing_rows_lengths() -> None:
         assert distances.std() == pytest.approx(expected.std(), rel=0.25)
 
 
-def test_codebook_rows_lie_to_each_other_as_centroids_do() -> None:
+def test_codebook_rows_have_the_cosines_of_the_centroids() -> None:
     sizes = (40,)
     codebook = make_codebook(3, sizes)
     rows = initial_embeddings(
@@ -93,7 +95,7 @@ def test_mean_rows_stay_near_the_mean() -> None:
     assert np.linalg.norm(rows - old.mean(axis=0), axis=1).max() < 0.2 * expected
 
 
-def test_one_code_at_a_level() -> None:
+def test_a_level_with_one_code_is_initialized() -> None:
     rows = initial_embeddings(
         SidSpace((1, 4)),
         make_codebook(sizes=(1, 4)),
@@ -105,7 +107,7 @@ def test_one_code_at_a_level() -> None:
     assert len(np.unique(rows, axis=0)) == 7
 
 
-def test_a_codebook_wider_than_the_model() -> None:
+def test_a_codebook_wider_than_the_model_is_projected() -> None:
     assert DIM > 4
     rows = initial_embeddings(
         SPACE, make_codebook(), "codebook", EmbeddingStatistics.of(existing(4)), 0

@@ -32,7 +32,7 @@ def logits(model: Any, tokenizer: Any, text: str = TEXT) -> torch.Tensor:
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_old_logits_stay_and_new_rows_differ(
+def test_old_logits_stay_and_new_embedding_rows_differ(
     architecture: str, tied: bool, bundle: Bundle, tmp_path: Path
 ) -> None:
     tokenizer = tiny_tokenizer()
@@ -66,7 +66,7 @@ def test_old_logits_stay_and_new_rows_differ(
 @pytest.mark.parametrize(
     "padding", [5, 200], ids=["block reaches past the padding", "block fits into the padding"]
 )
-def test_padded_rows_are_overwritten_and_the_matrix_never_shrinks(
+def test_padded_embedding_rows_are_overwritten_and_the_matrix_never_shrinks(
     padding: int, tied: bool, bundle: Bundle, tmp_path: Path
 ) -> None:
     """Qwen has more rows than tokens: the block starts at len(tokenizer), inside the matrix."""
@@ -91,7 +91,9 @@ def test_padded_rows_are_overwritten_and_the_matrix_never_shrinks(
 
 
 @pytest.mark.parametrize("init", get_args(Init))
-def test_seed_decides_the_rows(init: Init, bundle: Bundle, base: Path, tmp_path: Path) -> None:
+def test_the_seed_determines_the_embedding_rows(
+    init: Init, bundle: Bundle, base: Path, tmp_path: Path
+) -> None:
     def rows(seed: int, name: str) -> torch.Tensor:
         torch.manual_seed(len(name))  # the caller's random state must not matter
         extend_model(str(base), bundle, tmp_path / name, init=init, seed=seed)
@@ -144,7 +146,7 @@ def test_sid_tokens_are_ordinary_lossless_tokens(
     assert tokenizer("next: " + text)["input_ids"] == apart
 
 
-def test_space_without_markers(base: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_without_begin_and_end_tokens(base: Path, tmp_path: Path) -> None:
     from sidtool.sid import SPELLINGS, SidSpace
 
     space = SidSpace((8, 4, 6), **SPELLINGS["minionerec"])  # type: ignore[arg-type]
@@ -155,7 +157,7 @@ def test_space_without_markers(base: Path, tmp_path: Path) -> None:
     assert served.tokens.begin is None
 
 
-def test_the_sampler_of_an_instruct_model_is_gone(
+def test_the_sampling_settings_of_an_instruct_model_are_removed(
     bundle: Bundle, base: Path, tmp_path: Path
 ) -> None:
     sampler = {
@@ -177,7 +179,7 @@ def test_the_sampler_of_an_instruct_model_is_gone(
 
 
 @pytest.mark.parametrize("asked", [None, "float32"])
-def test_dtype_is_the_checkpoints_unless_asked(
+def test_the_dtype_is_that_of_the_checkpoint_by_default(
     asked: str | None, bundle: Bundle, tmp_path: Path
 ) -> None:
     tokenizer = tiny_tokenizer()
@@ -205,7 +207,7 @@ def test_codebook_init_needs_a_codebook(base: Path, tmp_path: Path) -> None:
     assert load_model_folder(tmp_path / "out").bundle.codebook is None
 
 
-def test_appended_level_gets_rows_too(base: Path, tmp_path: Path) -> None:
+def test_an_appended_level_gets_embedding_rows(base: Path, tmp_path: Path) -> None:
     from sidtool.sid import SidSpace
 
     space = SidSpace((8, 4, 6, 5))
@@ -256,7 +258,7 @@ def test_an_output_is_replaced_only_with_force(bundle: Bundle, base: Path, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
 
 
-def test_any_tool_loads_the_result(bundle: Bundle, base: Path, tmp_path: Path) -> None:
+def test_other_libraries_load_the_result(bundle: Bundle, base: Path, tmp_path: Path) -> None:
     extend_model(str(base), bundle, tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -264,7 +266,7 @@ def test_any_tool_loads_the_result(bundle: Bundle, base: Path, tmp_path: Path) -
     assert made.shape[1] > len(tokenizer(TEXT)["input_ids"])
 
 
-def test_a_head_with_a_bias(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_head_with_a_bias_is_extended(bundle: Bundle, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     tokenizer = tiny_tokenizer()

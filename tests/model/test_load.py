@@ -24,7 +24,7 @@ def made(bundle: Bundle, base: Path, tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
-def test_all_that_it_takes_to_ask(made: Path, bundle: Bundle) -> None:
+def test_a_loaded_model_recommends(made: Path, bundle: Bundle) -> None:
     served = load_model_folder(made)
     assert served.bundle.identity == bundle.identity
     assert served.verdict.kind == "same"
@@ -33,7 +33,7 @@ def test_all_that_it_takes_to_ask(made: Path, bundle: Bundle) -> None:
     assert served.model(ids).logits.shape[-1] == served.tokens.stop
 
 
-def test_float32_on_a_cpu_unless_told(made: Path) -> None:
+def test_float32_is_the_default_on_a_cpu(made: Path) -> None:
     assert load_model_folder(made, device="cpu").model.dtype == torch.float32
     assert load_model_folder(made, device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
 
@@ -52,7 +52,7 @@ def test_a_newer_bundle_is_used_with_a_notice(made: Path, bundle: Bundle) -> Non
     assert served.verdict.message
 
 
-def test_a_foreign_bundle_is_refused_before_weights_are_read(made: Path, bundle: Bundle) -> None:
+def test_another_bundle_is_refused_before_weights_are_read(made: Path, bundle: Bundle) -> None:
     (made / "model.safetensors").write_bytes(b"no weights")
     ids = list(bundle.items.ids)
     foreign = make_bundle(ids, bundle.items.codes[::-1].copy(), codebook=make_codebook(1))
@@ -71,7 +71,7 @@ def test_an_aligned_bundle_warns(made: Path, bundle: Bundle) -> None:
     assert verdict.reassigned_share == pytest.approx(0.1)
 
 
-def test_a_tokenizer_that_lost_its_tokens_is_refused(made: Path) -> None:
+def test_a_tokenizer_without_sid_tokens_is_refused(made: Path) -> None:
     """What an intermediate checkpoint without the tokenizer looks like once the base's is put
     beside it."""
     tiny_tokenizer().save_pretrained(made)
@@ -86,7 +86,7 @@ def test_a_moved_block_is_refused(made: Path) -> None:
         load_model_folder(made)
 
 
-def test_fewer_rows_than_tokens_are_refused(made: Path) -> None:
+def test_fewer_embedding_rows_than_tokens_are_refused(made: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(made)
     model.resize_token_embeddings(model.config.vocab_size - 1)
     model.save_pretrained(made)
@@ -109,7 +109,7 @@ def test_a_base_model_is_refused(base: Path) -> None:
     assert "extend-model" in str(caught.value.hint)
 
 
-def test_a_model_without_its_bundle_copy(made: Path) -> None:
+def test_a_model_without_its_bundle_copy_needs_a_bundle(made: Path) -> None:
     (made / "sid.zarr").rename(made / "elsewhere")
     with pytest.raises(DataError, match="no bundle"):
         load_model_folder(made)

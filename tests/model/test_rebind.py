@@ -45,7 +45,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_a_model_of_the_parent_goes_on_with_the_child(
+def test_a_model_of_the_parent_bundle_is_bound_to_the_child(
     model: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     child = add_items(grown(grown(bundle), ["new2"]), remove=["item3", "new0"])
@@ -86,14 +86,14 @@ def test_a_retrained_bundle_works_after_align(model: Path, bundle: Bundle, tmp_p
         assert check_model_folder(model, grown(aligned))[2].kind == "aligned"
 
 
-def test_align_gives_a_bundle_the_spelling_of_the_models(bundle: Bundle) -> None:
+def test_align_gives_a_bundle_the_token_spelling_of_the_model(bundle: Bundle) -> None:
     space = SidSpace(bundle.space.sizes, begin=None, end=None)
     bare = make_bundle(IDS, OTHER_CODES, codebook=make_codebook(5), space=space)
     assert outlook(bundle, bare).kind == "works after align"
     assert outlook(bundle, align(bare, bundle)).kind == "works"
 
 
-def test_what_no_alignment_mends_needs_training(bundle: Bundle) -> None:
+def test_a_bundle_that_cannot_be_aligned_requires_training(bundle: Bundle) -> None:
     sizes = (8, 4, 7)
     wider = make_bundle(
         IDS,
@@ -116,7 +116,7 @@ def test_what_no_alignment_mends_needs_training(bundle: Bundle) -> None:
     assert outlook(bundle, renamed(bundle, "other")).kind == "works"
 
 
-def test_what_is_refused_writes_nothing(model: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_refused_rebind_writes_nothing(model: Path, bundle: Bundle, tmp_path: Path) -> None:
     there = contents(tmp_path)
     with pytest.raises(CompatibilityError):
         rebind(model, retrained(), tmp_path / "bound")
@@ -127,7 +127,7 @@ def test_what_is_refused_writes_nothing(model: Path, bundle: Bundle, tmp_path: P
     assert check_model_folder(model)[1].identity == grown(bundle).identity
 
 
-def test_checkpoints_stay_behind(model: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_checkpoints_are_not_copied(model: Path, bundle: Bundle, tmp_path: Path) -> None:
     (model / "checkpoint-3").mkdir()
     (model / "checkpoint-3" / "sid.json").write_text("{}")
     rebind(model, replaced(bundle), tmp_path / "bound")

@@ -22,7 +22,7 @@ TEXTS = (*SENTENCES, "Crème brûlée 🍮 für 3,50 €", "Nivea Nivea Nivea sh
 
 
 @pytest.mark.parametrize("preset", get_args(Preset))
-def test_every_preset_goes_the_whole_way(preset: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_every_preset_can_be_extended_and_run(preset: str, bundle: Bundle, tmp_path: Path) -> None:
     count = init_model(TEXTS, tmp_path / "base", preset=preset, vocab_size=512)
     assert 4e5 < count < 5e6
     extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
     ]
 
 
-def test_the_callers_random_state_stays(tmp_path: Path) -> None:
+def test_the_random_state_of_the_caller_is_restored(tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -71,13 +71,13 @@ TOKENIZER = train_tokenizer(TEXTS, 300)
 
 @given(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: "<|" not in text))
 @settings(max_examples=100, deadline=None)
-def test_any_text_comes_back(text: str) -> None:
+def test_any_text_is_decoded_as_it_was_encoded(text: str) -> None:
     ids = TOKENIZER(text)["input_ids"]
     assert TOKENIZER.decode(ids) == text
     assert not set(ids) & {0, 1, 2}
 
 
-def test_the_vocabulary_is_as_large_as_asked() -> None:
+def test_the_vocabulary_has_the_requested_size() -> None:
     assert len(TOKENIZER) == 300
     ids = (TOKENIZER.pad_token_id, TOKENIZER.bos_token_id, TOKENIZER.eos_token_id)
     assert ids == (0, 1, 2)
@@ -100,7 +100,7 @@ def test_overrides_reach_the_configuration(tmp_path: Path) -> None:
         ({"overrides": {"vocab_size": 5}}, "vocab_size and model_type cannot be set"),
     ],
 )
-def test_what_makes_no_sense_is_refused(kwargs: dict, message: str, tmp_path: Path) -> None:
+def test_invalid_settings_are_refused(kwargs: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         init_model(TEXTS, tmp_path / "a", **kwargs)
     assert "\n" not in str(caught.value)

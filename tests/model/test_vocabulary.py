@@ -65,7 +65,7 @@ def test_another_block_is_refused() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_fewer_rows_than_tokens_are_refused(tied: bool) -> None:
+def test_fewer_embedding_rows_than_tokens_are_refused(tied: bool) -> None:
     model = tiny_model("llama", vocab_size=100, tied=tied)
     space = SidSpace((8,))  # ten tokens
     check_embedding_rows(model, SidTokens(space, 90))

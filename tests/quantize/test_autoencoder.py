@@ -10,7 +10,7 @@ from tests.quantize.material import mixture, vectors_of
 
 
 @pytest.mark.parametrize(("skip", "bound"), [(False, False), (True, False), (False, True)])
-def test_arrays_do_what_the_networks_do(skip, bound):
+def test_numpy_inference_equals_the_torch_networks(skip, bound):
     vectors = 3 + 2 * mixture(0, 50, 6)
     scale = autoencoder.Scale.of(vectors)
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def test_unused_codes_are_revived():
     assert quantizer.levels[0][1].tolist()[0] in (pytest.approx(0.1), pytest.approx(0.2))
 
 
-def test_gradients_pass_the_quantizer_straight():
+def test_gradients_pass_straight_through_the_quantizer():
     quantizer = autoencoder.ResidualQuantizer([vectors_of(0, 4, 3), vectors_of(1, 4, 3)])
     latent = torch.from_numpy(vectors_of(2, 5, 3)).requires_grad_()
     quantized, _ = quantizer(latent)

@@ -58,7 +58,7 @@ def test_catalog_and_later_items_spread_evenly():
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(63, True), (64, False)])
-def test_few_rows_a_code_are_balanced_by_default(rows, expected):
+def test_few_vectors_per_code_are_balanced_by_default(rows, expected):
     vectors = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
     default, explicit = fit(vectors, (8, 4)), fit(vectors, (8, 4), balanced=expected)
     assert default.params.fit["balanced"] is expected
@@ -69,7 +69,7 @@ def test_few_rows_a_code_are_balanced_by_default(rows, expected):
     assert fit(vectors, (8, 4), balanced=not expected).params.fit["balanced"] is not expected
 
 
-def test_a_small_budget_does_not_decide_the_balance():
+def test_a_small_budget_does_not_change_the_default():
     vectors = np.random.default_rng(2).normal(size=(400, 4)).astype(np.float32)
     codebook = fit(
         VectorSource(vectors, 200), (32, 2)

@@ -33,7 +33,7 @@ def test_ties_take_the_lowest_code():
 
 
 @pytest.mark.parametrize("dim", [16, 100, 384])
-def test_codes_do_not_depend_on_the_rows_beside(dim):
+def test_codes_do_not_depend_on_the_other_vectors(dim):
     codebook = codebook_of(0, (64, 50, 33), dim)
     vectors = vectors_of(1, 2 * BLOCK + 7, dim)
     vectors[5:25] = vectors[5]  # equal rows at different places
@@ -52,7 +52,7 @@ def test_decode_sums_centroids_of_a_whole_sid_or_a_prefix():
     np.testing.assert_array_equal(codebook.decode(codes[:, :1]), codebook.levels[0][[1, 3]])
 
 
-def test_normalized_codebooks_do_not_see_length():
+def test_normalized_codebooks_ignore_vector_length():
     codebook = codebook_of(3, (8, 8), 6, normalize=True)
     vectors = vectors_of(4, 50, 6)
     lengths = np.float32(2.0) ** np.arange(50)[:, None].astype(
@@ -62,7 +62,7 @@ def test_normalized_codebooks_do_not_see_length():
     assert codebook.encode(np.zeros((1, 6), dtype=np.float32)).shape == (1, 2)
 
 
-def test_nothing_to_encode():
+def test_no_vectors_give_no_codes():
     assert codebook_of(0, (4, 3), 5).encode(np.empty((0, 5), dtype=np.float32)).shape == (0, 2)
 
 
@@ -74,6 +74,6 @@ def test_values_that_are_not_finite_are_refused(bad):
         codebook_of(0, (4,), 5).encode(vectors)
 
 
-def test_another_width_is_refused():
+def test_vectors_of_another_width_are_refused():
     with pytest.raises(DataError, match=r"\(9, 4\)"):
         codebook_of(0, (4,), 5).encode(vectors_of(0, 9, 4))

@@ -16,7 +16,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def test_pairs_are_drawn_as_often_as_they_weigh() -> None:
+def test_pairs_are_drawn_in_proportion_to_their_weight() -> None:
     counts = np.zeros((4, 4))
     counts[0, 1] = counts[1, 0] = 3
     counts[2, 3] = counts[3, 2] = 1
@@ -26,7 +26,7 @@ def test_pairs_are_drawn_as_often_as_they_weigh() -> None:
     assert (left < 2).mean() == pytest.approx(0.75, abs=0.03)
 
 
-def test_the_loss_is_written_out_by_hand() -> None:
+def test_the_loss_equals_a_direct_computation() -> None:
     quantized, items = vectors_of(0, 6, 4), np.array([0, 1, 0, 5, 6, 5])  # 0-5 twice, 1-6
     unit = quantized / np.linalg.norm(quantized, axis=1, keepdims=True)
     scores, total = np.exp(unit[:3] @ unit[3:].T / TEMPERATURE), 0.0
@@ -36,7 +36,7 @@ def test_the_loss_is_written_out_by_hand() -> None:
     assert float(info_nce(torch.from_numpy(quantized), items)) == pytest.approx(total / 6, rel=1e-4)
 
 
-def test_training_on_pairs_brings_their_codes_together() -> None:
+def test_contrastive_training_increases_shared_codes_of_pairs() -> None:
     vectors = vectors_of(3, 64, 8)
     counts = sparse.csr_matrix(
         (np.ones(64), (np.arange(64), (np.arange(64) + 32) % 64)), shape=(64, 64)
@@ -49,7 +49,7 @@ def test_training_on_pairs_brings_their_codes_together() -> None:
     assert together(pairs=Pairs.of(counts), contrastive=5.0) > together() + 5
 
 
-def test_progressive_rows_keep_a_prefix() -> None:
+def test_progressive_training_decodes_prefixes() -> None:
     levels = [np.array([[1.0]], dtype=np.float32), np.array([[0.25]], dtype=np.float32)]
     quantizer = autoencoder.ResidualQuantizer(levels, progressive=True)
     torch.manual_seed(0)

@@ -39,7 +39,7 @@ def collaborative_of(vectors: np.ndarray, events: np.ndarray) -> np.ndarray:
     return (correlated * (events > 0)[:, None]).astype(np.float32)
 
 
-def test_an_item_gets_a_mixture_of_its_own_and_the_predicted_vector() -> None:
+def test_an_item_gets_a_mixture_of_its_factors_and_the_predicted_ones() -> None:
     from sklearn.linear_model import Ridge
 
     vectors, events = mixture(1, 120, 8), np.arange(120) % 5

@@ -21,7 +21,7 @@ def test_every_code_of_the_first_level_is_used(seed, size):
     assert len(np.unique(codes[:, 0])) == size
 
 
-def test_error_is_that_of_scikit_learn():
+def test_the_error_is_that_of_scikit_learn():
     sklearn = pytest.importorskip("sklearn.cluster")
     vectors = mixture(3, 3000, 24, clusters=80)
     residual, expected = vectors.astype(np.float64), []
@@ -37,7 +37,7 @@ def test_error_is_that_of_scikit_learn():
 
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 1000), passes=st.integers(1, 6))
-def test_refining_levels_together_never_leaves_more(seed, passes):
+def test_refining_levels_jointly_never_increases_the_error(seed, passes):
     vectors = mixture(seed, 300, 8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rqkmeans, "REFINEMENT_PASSES", 0)
@@ -48,7 +48,7 @@ def test_refining_levels_together_never_leaves_more(seed, passes):
     assert left[1] <= left[0] * (1 + 1e-5)
 
 
-def test_levels_make_up_for_each_other():
+def test_later_levels_compensate_for_earlier_ones():
     rows = mixture(1, 400, 8) - mixture(1, 400, 8).mean(axis=0)
     first, second = rows[:10].copy(), rows[10:16].copy() / 4
     codes, left = [], rows.copy()
@@ -69,7 +69,7 @@ def test_levels_make_up_for_each_other():
     )
 
 
-def test_a_code_that_no_row_has_starts_anew_where_most_is_left(monkeypatch):
+def test_an_empty_code_restarts_at_the_largest_residual(monkeypatch):
     rows = mixture(2, 300, 6)
     levels = [
         np.concatenate([rows[:7], np.full((1, 6), 1e3, dtype=np.float32)]),
@@ -85,7 +85,7 @@ def test_a_code_that_no_row_has_starts_anew_where_most_is_left(monkeypatch):
     assert 7 in module.nearest(rows, found[0])[0]
 
 
-def test_a_sample_is_enough(monkeypatch):
+def test_training_on_a_sample_gives_a_similar_error(monkeypatch):
     vectors = mixture(3, 4000, 16)
     full = fit(vectors, (16, 16))
     monkeypatch.setattr(module, "ROWS_PER_CENTROID", 64)
@@ -97,7 +97,7 @@ def test_a_sample_is_enough(monkeypatch):
     assert errors[1] < errors[0] * 1.1
 
 
-def test_of_many_vectors_the_sample_is_a_quarter_up_to_a_bound(monkeypatch):
+def test_large_inputs_are_sampled_by_a_quarter_up_to_a_bound(monkeypatch):
     vectors = mixture(4, 4000, 4)
     monkeypatch.setattr(module, "ROWS_PER_CENTROID", 4)
 
@@ -111,7 +111,7 @@ def test_of_many_vectors_the_sample_is_a_quarter_up_to_a_bound(monkeypatch):
     assert sample((256,)) == 1024  # the rows that its codes need
 
 
-def test_offset_common_to_all_vectors_changes_nothing():
+def test_a_common_offset_of_all_vectors_changes_no_codes():
     vectors = np.round(mixture(0, 400, 12), 2)
     offset = np.float32(64)
     plain, moved = fit(vectors, (16, 8)), fit(vectors + offset, (16, 8))
@@ -122,7 +122,7 @@ def test_offset_common_to_all_vectors_changes_nothing():
     assert errors[1] == pytest.approx(errors[0], rel=0.05)
 
 
-def test_empty_codes_start_anew_at_the_farthest_rows():
+def test_empty_codes_restart_at_the_farthest_vectors():
     vectors = np.array([[0.0], [1.0], [10.0], [30.0]], dtype=np.float32)
     centroids = np.array([[0.5], [99.0], [98.0]], dtype=np.float32)
     codes, distances = module.nearest(vectors, centroids[:1])
@@ -132,7 +132,7 @@ def test_empty_codes_start_anew_at_the_farthest_rows():
 
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.filterwarnings("error")
-def test_residuals_without_variety_leave_codes_unused(balanced):
+def test_constant_residuals_leave_codes_unused(balanced):
     vectors = np.repeat(np.eye(4, dtype=np.float32), 5, axis=0)
     codebook = fit(vectors, (4, 3, 2), balanced=balanced)
     codes = codebook.encode(vectors)
@@ -162,7 +162,7 @@ def test_values_that_are_not_finite_are_refused():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_no_code_takes_most_of_what_has_no_clusters(seed):
+def test_no_code_holds_most_vectors_of_data_without_clusters(seed):
     noise = np.random.default_rng(seed).standard_normal((4000, 256), dtype=np.float32)
     noise[:40] *= 0.1  # near the mean: each is nearest to nearly all rows, should it become a seed
     codebook = fit(noise, (64, 64), seed=seed)

@@ -67,7 +67,7 @@ def test_each_code_is_nearest_given_its_residual(method, options):
 
 
 @ways
-def test_reassign_gives_each_item_a_sid_of_its_own(method, options):
+def test_reassign_gives_each_item_a_unique_sid(method, options):
     vectors = mixture(2, 400, 12)
     vectors[:30] = vectors[0]  # more equal items than the last level has codes
     codebook = quick(vectors, (16, 8, 8), method, options)
@@ -78,14 +78,14 @@ def test_reassign_gives_each_item_a_sid_of_its_own(method, options):
 
 
 @ways
-def test_more_levels_lose_less(method, options):
+def test_more_levels_reduce_the_error(method, options):
     vectors = mixture(3, 600, 12)
     codebook = quick(vectors, (16, 16, 16), method, options)
     left = residual_variance(vectors, codebook, codebook.encode(vectors))
     assert left[-1] < left[0] < 1
 
 
-def test_product_quantization_codes_each_part_alone():
+def test_product_quantization_encodes_each_part_separately():
     vectors = mixture(4, 500, 10)
     codebook = fit(vectors, (8, 8), method="pq")
     codes = codebook.encode(vectors)
@@ -95,7 +95,7 @@ def test_product_quantization_codes_each_part_alone():
         assert (distances[np.arange(500), codes[:, level]] < distances.min(axis=1) + 1e-4).all()
 
 
-def test_rotation_is_one_and_helps_where_dimensions_go_together():
+def test_the_rotation_is_orthogonal_and_helps_with_correlated_dimensions():
     rng = np.random.default_rng(0)
     vectors = (
         mixture(5, 1500, 3) @ rng.standard_normal((3, 12)) + 0.1 * vectors_of(6, 1500, 12)
@@ -114,7 +114,7 @@ def test_a_grid_has_as_many_cells_as_codes(size, expected):
     assert sorted(fsq.cells_per_dimension(size), reverse=True) == expected
 
 
-def test_training_lowers_the_error_of_what_k_means_began():
+def test_training_lowers_the_error_of_the_k_means_initialization():
     vectors = np.tanh(mixture(7, 1500, 12))
     start, tuned = (
         fit(vectors, (8, 8), method=method, **options)

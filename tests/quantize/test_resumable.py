@@ -22,7 +22,7 @@ def in_parts(tmp_path, vectors) -> VectorSource:
     return open_vectors(path, memory=1024 * vectors.shape[1] * 32)
 
 
-def test_a_source_in_parts_gives_what_the_array_gives(tmp_path):
+def test_encoding_in_parts_equals_encoding_at_once(tmp_path):
     vectors = mixture(0, 3500, 8)
     vectors[40:60] = vectors[0]
     source, ids = in_parts(tmp_path, vectors), [f"{row:04}" for row in range(3500)]
@@ -41,7 +41,7 @@ def test_a_source_in_parts_gives_what_the_array_gives(tmp_path):
 
 
 @pytest.mark.parametrize("finished", [1, 3])
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, finished):
+def test_an_interrupted_run_resumes(tmp_path, monkeypatch, finished):
     vectors = mixture(1, 4000, 8)
     source, folder = in_parts(tmp_path, vectors), tmp_path / "work"
     book = fit(source, (8, 8))
@@ -64,7 +64,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, finished
     assert (codes == plain(book, vectors)).all()
 
 
-def test_parts_of_another_codebook_or_other_vectors_are_not_taken(tmp_path):
+def test_parts_of_another_codebook_or_other_vectors_are_not_reused(tmp_path):
     vectors = mixture(2, 1500, 6)
     folder, books = tmp_path / "work", [fit(vectors, (8, 8), seed=seed) for seed in (0, 1)]
     for book in books:
@@ -75,7 +75,7 @@ def test_parts_of_another_codebook_or_other_vectors_are_not_taken(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["rq-kmeans", "opq"])
-def test_a_fitted_codebook_is_kept_under_its_facts(tmp_path, method):
+def test_a_fitted_codebook_is_reused_for_equal_inputs_only(tmp_path, method):
     vectors = mixture(3, 400, 8)
 
     def make():

@@ -59,7 +59,7 @@ def test_every_architecture_runs_as_a_tree(architecture: str, tied: bool) -> Non
     seed=st.integers(0, 1000),
     tied=st.booleans(),
 )
-def test_the_scores_and_items_are_those_of_generate(
+def test_scores_and_items_equal_those_of_generate(
     architecture: str,
     sizes: Any,
     items: int,
@@ -107,7 +107,7 @@ def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) 
         )
 
 
-def test_the_batch_does_not_matter() -> None:
+def test_scores_do_not_depend_on_the_batch() -> None:
     trie, tokens = make((6, 6, 6), 80)
     model = model_of("gemma3", tokens)
     rng = np.random.default_rng(2)
@@ -137,7 +137,9 @@ def test_the_batch_does_not_matter() -> None:
         ((4, 3, 4), 40, True),
     ],
 )
-def test_odd_catalogs(sizes: tuple[int, ...], items: int, repeats: bool) -> None:
+def test_catalogs_of_unusual_shapes_are_ranked(
+    sizes: tuple[int, ...], items: int, repeats: bool
+) -> None:
     trie, tokens = make(sizes, items, repeats=repeats)
     model = model_of("llama", tokens)
     found = beam_search(model, [[7, 8, 9], [10]], trie, tokens, num_beams=100, k=1000)
@@ -153,7 +155,7 @@ def test_num_beams_grows_to_k_and_k_items_come_back() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_runs_as_a_tree_with_near_scores(dtype: torch.dtype) -> None:
+def test_low_precision_scores_are_close(dtype: torch.dtype) -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens)).to(dtype)
     assert decoding_method(model) == "sliced"
@@ -212,7 +214,7 @@ def test_an_empty_prompt_has_no_result() -> None:
     assert found.leaves.tolist() == alone.leaves.tolist()
 
 
-def test_nonsense_is_refused() -> None:
+def test_invalid_options_are_refused() -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = model_of("llama", tokens)
     with pytest.raises(UsageError, match="at least 1"):

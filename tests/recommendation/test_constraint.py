@@ -124,7 +124,7 @@ def test_level_normalization_is_over_all_codes_of_the_level() -> None:
     torch.testing.assert_close(found[0, tokens.start : tokens.start + 6][good], want[good])
 
 
-def test_each_prompt_has_its_filter() -> None:
+def test_each_prompt_has_a_separate_filter() -> None:
     trie, tokens = make(SIZES, 40)
     firsts = trie.leaf_codes(np.arange(trie.n_leaves))[:, 0]
     filters = [

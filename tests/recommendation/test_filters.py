@@ -45,7 +45,7 @@ def tries(draw: st.DrawFn) -> Trie:
 @given(
     tries(), st.lists(st.tuples(st.none() | rows_of_bundle, rows_of_bundle), min_size=1, max_size=4)
 )
-def test_a_node_is_alive_while_an_item_below_it_passes(trie: Trie, lists: Any) -> None:
+def test_a_node_is_allowed_if_an_item_below_it_passes(trie: Trie, lists: Any) -> None:
     filters = [
         LeafFilter.of(trie, None if allow is None else AllowList.of(trie, allow), deny)
         for allow, deny in lists
@@ -96,7 +96,7 @@ def test_filtered_beams_are_full_and_never_contain_an_excluded_item(
         assert set(one.leaves.tolist()) <= set(leaves)
 
 
-def test_a_wide_filtered_beam_ranks_what_is_left() -> None:
+def test_a_wide_filtered_beam_ranks_all_remaining_items() -> None:
     trie, tokens = make((4, 3, 5), 50)
     model = _model(tokens)
     allow, deny = np.arange(10, 45), np.arange(0, 50, 3)

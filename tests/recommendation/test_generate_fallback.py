@@ -34,9 +34,7 @@ def test_positions_in_the_mask_are_detected() -> None:
 
 @pytest.mark.parametrize("normalize", ["level", "vocabulary", "trie"])
 @pytest.mark.parametrize("num_beams", [1, 3, 80])
-def test_the_fallback_gives_what_the_tree_gives(
-    monkeypatch: Any, num_beams: int, normalize: Any
-) -> None:
+def test_the_fallback_equals_the_tree(monkeypatch: Any, num_beams: int, normalize: Any) -> None:
     trie, tokens = make((5, 6, 4), 60)
     model = tiny_model("llama", vocab_size=vocabulary(tokens))
     filters = [None, LeafFilter.of(trie, None, np.arange(0, 60, 2))]

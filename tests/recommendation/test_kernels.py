@@ -24,7 +24,7 @@ class Net(nn.Module):
 
 
 @pytest.mark.usefixtures("onednn")
-def test_the_same_products_of_every_kind_of_layer() -> None:
+def test_products_are_equal_for_every_kind_of_layer() -> None:
     torch.manual_seed(0)
     net, hidden = Net(), torch.randn(2, 5, 24)
     own = net(hidden).detach()
@@ -39,7 +39,7 @@ def test_the_same_products_of_every_kind_of_layer() -> None:
 
 
 @pytest.mark.usefixtures("onednn")
-def test_a_layer_with_a_forward_of_its_own_keeps_it() -> None:
+def test_a_layer_with_a_custom_forward_is_unchanged() -> None:
     net = Net()
     # type: ignore[method-assign]
     net.layers[0].forward = lambda hidden: torch.zeros(*hidden.shape[:-1], 40)
@@ -49,7 +49,7 @@ def test_a_layer_with_a_forward_of_its_own_keeps_it() -> None:
 
 
 @pytest.mark.usefixtures("onednn")
-def test_gradients_autocast_other_precisions_and_nothing_go_the_ordinary_way() -> None:
+def test_gradients_autocast_other_precisions_and_empty_inputs_use_torch() -> None:
     weight, hidden = torch.randn(4, 8), torch.randn(3, 8)
     with torch.profiler.profile() as profile:
         linear.product(hidden, weight, None)

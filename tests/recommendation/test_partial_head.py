@@ -58,7 +58,7 @@ def check(
         ),
     ],
 )
-def test_soft_caps_scales_and_biases(name: str, config: dict[str, Any]) -> None:
+def test_soft_caps_scales_and_biases_are_applied(name: str, config: dict[str, Any]) -> None:
     trie, tokens = make((5, 6, 4), 60)
     model = tiny_causal_model(name, vocabulary(tokens), **config)
     bias = getattr(model.get_output_embeddings(), "bias", None)
@@ -69,7 +69,7 @@ def test_soft_caps_scales_and_biases(name: str, config: dict[str, Any]) -> None:
     check(model, trie, tokens)
 
 
-def test_a_soft_cap_of_gemma3() -> None:
+def test_the_soft_cap_of_gemma3_is_applied() -> None:
     trie, tokens = make((5, 6, 4), 60)
     check(
         tiny_model("gemma3", vocab_size=vocabulary(tokens), final_logit_softcapping=1.5),
@@ -85,7 +85,7 @@ def _shake(model: Any) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_lora_on_layers_and_head(tied: bool) -> None:
+def test_lora_on_layers_and_head_is_applied(tied: bool) -> None:
     trie, tokens = make((5, 6, 4), 60)
     base = tiny_model("qwen2", vocab_size=vocabulary(tokens), tied=tied)
     targets = ["q_proj", "v_proj"] if tied else ["q_proj", "v_proj", "lm_head"]
@@ -95,7 +95,7 @@ def test_lora_on_layers_and_head(tied: bool) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_trainable_token_rows(tied: bool) -> None:
+def test_trainable_token_rows_are_applied(tied: bool) -> None:
     trie, tokens = make((5, 6, 4), 60)
     base = tiny_model("llama", vocab_size=vocabulary(tokens), tied=tied)
     rows = list(range(tokens.start, tokens.stop))
@@ -106,7 +106,7 @@ def test_trainable_token_rows(tied: bool) -> None:
     check(model, trie, tokens)
 
 
-def test_a_head_that_was_saved_whole() -> None:
+def test_a_head_saved_as_a_whole_module_is_applied() -> None:
     trie, tokens = make((5, 6, 4), 60)
     base = tiny_model("llama", vocab_size=vocabulary(tokens), tied=False)
     model = get_peft_model(

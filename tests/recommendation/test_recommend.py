@@ -90,7 +90,7 @@ def test_a_text_is_queried_with_the_prompt_of_the_contract(shop: LoadedModel) ->
         answers_to(shop, [Request(text="red")])
 
 
-def test_the_stream_is_read_a_window_at_a_time(shop: LoadedModel, monkeypatch: Any) -> None:
+def test_requests_are_read_in_windows(shop: LoadedModel, monkeypatch: Any) -> None:
     monkeypatch.setattr(module, "WINDOW", 3)
     read = []
 
@@ -104,7 +104,7 @@ def test_the_stream_is_read_a_window_at_a_time(shop: LoadedModel, monkeypatch: A
     assert len(read) == 6
 
 
-def test_filters_of_the_run_and_of_the_request(shop: LoadedModel) -> None:
+def test_filters_of_the_run_and_of_a_request_are_combined(shop: LoadedModel) -> None:
     ids = ids_of(shop)
     history = tuple(ids[:4])
     requests = [
@@ -158,14 +158,14 @@ def test_unknown_ids_are_skipped_and_counted(shop: LoadedModel) -> None:
     assert with_unknown.items == without.items
 
 
-def test_an_empty_history_is_queried_too(shop: LoadedModel) -> None:
+def test_an_empty_history_gets_recommendations(shop: LoadedModel) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         (answer,) = answers_to(shop, [Request()], k=3)
     assert len(answer.items) == 3
 
 
-def test_an_empty_prompt_gets_no_items_and_the_others_theirs(shop: LoadedModel) -> None:
+def test_an_empty_prompt_gets_no_items_and_other_requests_are_answered(shop: LoadedModel) -> None:
     without_begin = replace(shop.contract.space, begin=None, end=None)
     contract = replace(
         shop.contract,
@@ -198,7 +198,7 @@ def test_candidates_are_ranked_by_exact_scores(shop: LoadedModel) -> None:
         next(recommend(shop, [request], options, candidates=["nobody"]))
 
 
-def test_nonsense_is_refused(shop: LoadedModel) -> None:
+def test_invalid_options_are_refused(shop: LoadedModel) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         RecommendOptions(k=0)
     with pytest.raises(UsageError, match="at least 1"):
@@ -207,7 +207,7 @@ def test_nonsense_is_refused(shop: LoadedModel) -> None:
         answers_to(with_prompts(shop), [Request()])
 
 
-def test_a_file_of_recommendations_is_continued(shop: LoadedModel, tmp_path: Path) -> None:
+def test_a_file_of_recommendations_is_resumed(shop: LoadedModel, tmp_path: Path) -> None:
     requests = [Request(str(n), (f"i{n}",)) for n in range(5)]
     out = tmp_path / "out.jsonl"
     recommend_to_file(shop, requests, out)

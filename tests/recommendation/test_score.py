@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 @pytest.mark.parametrize("normalize", ["level", "vocabulary"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_scores_are_those_of_whole_sequences(
+def test_scores_equal_those_of_whole_sequences(
     architecture: str, normalize: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(score_module, "CANDIDATES", 7)
@@ -81,7 +81,7 @@ def test_no_candidate_is_likely_after_a_prompt_without_a_token() -> None:
     assert np.isfinite(found[1]).all()
 
 
-def test_no_candidates_and_codes_off_the_space() -> None:
+def test_no_candidates_give_no_scores_and_invalid_codes_are_refused() -> None:
     _, tokens = make((4, 5, 6), 60)
     model = tiny_model("llama", vocab_size=vocabulary(tokens))
     assert score_sids(model, [[9]], np.zeros((0, 3), dtype=np.uint16), tokens).shape == (1, 0)

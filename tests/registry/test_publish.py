@@ -136,7 +136,9 @@ def test_the_same_bundle_again_changes_nothing(shop: str, first: Path, tmp_path:
     assert everything(shop) == before
 
 
-def test_a_version_is_never_another_bundle(shop: str, first: Path, tmp_path: Path) -> None:
+def test_a_version_is_never_replaced_by_another_bundle(
+    shop: str, first: Path, tmp_path: Path
+) -> None:
     push(str(first), shop)
     before = everything(shop)
     with pytest.raises(RefusedError, match=r"already has version 1\.0 with digest"):
@@ -144,7 +146,7 @@ def test_a_version_is_never_another_bundle(shop: str, first: Path, tmp_path: Pat
     assert everything(shop) == before
 
 
-def test_the_latest_is_the_highest(shop: str, first: Path, tmp_path: Path) -> None:
+def test_the_latest_version_is_the_highest(shop: str, first: Path, tmp_path: Path) -> None:
     for at, number in enumerate(("1.10", "1.9", "0.3")):
         pushed = push(
             str(version(tmp_path / f"{number}.zarr", number, seed=at)), shop, tag=f"t{at}"
@@ -221,7 +223,7 @@ def test_a_push_can_be_killed_between_any_two_writes(
     assert sent == [*left, 1, 1, 1, 0]
 
 
-def test_a_killed_process_publishes_nothing_and_the_rest_is_sent_later(
+def test_a_killed_push_publishes_nothing_and_can_be_resumed(
     s3: Wire, first: Path, tmp_path: Path
 ) -> None:
     shop = f"s3://{BUCKET}/{uuid.uuid4().hex}/shop"
@@ -248,9 +250,7 @@ def test_a_killed_process_publishes_nothing_and_the_rest_is_sent_later(
     assert verify(resolve(shop)) == []
 
 
-def test_a_process_killed_within_a_write_leaves_nothing_in_the_version(
-    first: Path, tmp_path: Path
-) -> None:
+def test_a_push_killed_within_a_write_leaves_no_partial_object(first: Path, tmp_path: Path) -> None:
     shop, mirror = str(tmp_path / "shop"), str(tmp_path / "mirror")
     program = (
         "import itertools, os, signal\nfrom pathlib import Path\nfrom sidtool.registry import "
@@ -301,7 +301,7 @@ def test_an_interrupted_pull_continues(
     assert set(fetched) == files(first).keys() - {ROOT} - set(left[1:])
 
 
-def test_a_path_is_no_pattern(first: Path, tmp_path: Path) -> None:
+def test_glob_characters_in_a_path_are_literal(first: Path, tmp_path: Path) -> None:
     shop = str(tmp_path / "reg[1]" / "shop?")
     push(str(first), shop)
     pull(shop, tmp_path / "out.zarr")
@@ -370,7 +370,7 @@ def test_no_tag_is_lost_in_a_race(shop: str, first: Path) -> None:
 # Damage
 
 
-def test_an_object_that_does_not_arrive_whole_stops_the_push(
+def test_an_object_stored_incompletely_stops_the_push(
     shop: str, first: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = Storage.put
@@ -393,7 +393,7 @@ def test_an_object_that_does_not_arrive_whole_stops_the_push(
     assert verify(resolve(shop)) == []
 
 
-def test_an_object_changed_on_the_store_is_not_pulled(
+def test_an_object_changed_in_the_store_is_not_pulled(
     shop: str, first: Path, tmp_path: Path
 ) -> None:
     pushed = push(str(first), shop)
@@ -498,7 +498,7 @@ def card(shop: str) -> str:
     return (Storage(shop).folder(record.folder).read(CARD) or b"").decode()
 
 
-def test_the_card_loads_what_it_describes(shop: str, first: Path, tmp_path: Path) -> None:
+def test_the_code_on_the_card_loads_the_bundle(shop: str, first: Path, tmp_path: Path) -> None:
     pushed = push(str(first), shop)
     text = card(shop)
     assert "license: unknown" in text
@@ -512,7 +512,7 @@ def test_the_card_loads_what_it_describes(shop: str, first: Path, tmp_path: Path
     assert not any("README" in name for name in Storage(pushed.url).listing())
 
 
-def test_the_card_names_license_and_parents(shop: str, tmp_path: Path) -> None:
+def test_the_card_contains_license_and_parents(shop: str, tmp_path: Path) -> None:
     from sidtool.build.add import add_items
 
     grown = add_items(small_bundle(name="a | b\nc"), remove=["i3"])

@@ -28,7 +28,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_files_lineage_and_determinism(
+def test_the_files_are_deterministic_and_match_the_lineage(
     tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
 ) -> None:
     for name in ("a", "b"):
@@ -64,7 +64,7 @@ def test_files_lineage_and_determinism(
     assert Lineage.from_json(stored | {"later": "keys are ignored"}) == lineage
 
 
-def test_held_out_sids_are_in_no_row(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
+def test_no_example_contains_a_held_out_sid(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
     """An oracle of its own: a user whose held-out items nobody else has."""
     from sidtool.data.splits import UserSequence
 
@@ -107,7 +107,7 @@ def test_a_split_that_leaks_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_whole_or_not_at_all(
+def test_the_output_is_complete_or_absent(
     tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "train.jsonl"
@@ -160,7 +160,7 @@ def test_a_dry_run_counts_and_writes_nothing(
     assert all(counts.tokens > counts.examples for counts in done.tasks.values())
 
 
-def test_changed_rows_and_missing_lineage_are_refused(
+def test_changed_examples_and_missing_lineage_are_refused(
     tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
 ) -> None:
     out = tmp_path / "train.jsonl"
@@ -177,7 +177,7 @@ def test_changed_rows_and_missing_lineage_are_refused(
         read_lineage(out)
 
 
-def test_files_that_lie_beside_are_not_written_over(
+def test_existing_side_files_are_not_overwritten(
     tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
 ) -> None:
     out = tmp_path / "train.jsonl"
@@ -193,7 +193,7 @@ def test_files_that_lie_beside_are_not_written_over(
     assert read_lineage(out)
 
 
-def test_names_of_the_files_beside(tmp_path: Path) -> None:
+def test_side_files_are_named_after_the_examples(tmp_path: Path) -> None:
     assert side_files(Path("a/my-train.jsonl"))["valid"] == Path("a/my-valid.jsonl")
     assert side_files(Path("rows.jsonl"))["valid"] == Path("rows.valid.jsonl")
     assert side_files(Path("rows.jsonl"))["meta"] == Path("rows.jsonl.meta.json")

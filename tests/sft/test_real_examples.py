@@ -108,7 +108,7 @@ def check_templates(tasks: list[str], weights: dict[str, float], counts: Counter
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
 @pytest.mark.parametrize("format_", ["plain", "chat"])
-def test_beauty(format_: Format) -> None:
+def test_the_examples_of_beauty_are_valid(format_: Format) -> None:
     check(
         read_items(DATA / "beauty" / "items.jsonl"), DATA / "beauty" / "interactions.csv", format_
     )
@@ -116,7 +116,7 @@ def test_beauty(format_: Format) -> None:
 
 @pytest.mark.skipif(find_spec("recbole") is None, reason="the wheel recbole is not installed")
 @pytest.mark.parametrize("format_", ["plain", "chat"])
-def test_movielens(format_: Format) -> None:
+def test_the_examples_of_movielens_are_valid(format_: Format) -> None:
     spec = find_spec("recbole")
     assert spec is not None
     assert spec.submodule_search_locations

@@ -37,7 +37,9 @@ def test_a_weight_is_the_mean_number_of_copies(weight: float, seed: int) -> None
     st.integers(1, 15_000),
     st.integers(0, 3),
 )
-def test_a_mix_uses_its_token_budget(weights: dict[str, float], max_tokens: int, seed: int) -> None:
+def test_a_mix_matches_its_token_budget(
+    weights: dict[str, float], max_tokens: int, seed: int
+) -> None:
     options = SftOptions(weights, seed=seed, max_tokens=max_tokens)
     maker = ExampleMaker(small_bundle(40), ITEMS, options, tiny_tokenizer())
     examples = list(maker.examples(SPLIT))
@@ -72,7 +74,7 @@ def test_impossible_budgets_are_refused(
         SftOptions(mix, max_tokens=max_tokens, max_task_tokens=max_task_tokens)
 
 
-def test_tasks_without_budget_share_the_rest(bundle: Bundle, catalog: Items) -> None:
+def test_tasks_without_a_budget_share_the_remaining_tokens(bundle: Bundle, catalog: Items) -> None:
     mix = {"title-to-sid": 1.0, "sid-to-title": 1.0}
     assert token_budgets(mix, 5000, {"title-to-sid": 4000}) == {
         "title-to-sid": 4000,

@@ -15,7 +15,7 @@ from tests.sft.cases import ALL_TASKS
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_page_of_tasks_is_current() -> None:
+def test_the_tasks_page_is_current() -> None:
     page = runpy.run_path(str(DOCS / "build_tasks.py"))["page"]()
     assert (DOCS / "tasks.md").read_text(encoding="utf-8") == page
 

@@ -92,7 +92,7 @@ def test_unknown_items_are_dropped_and_counted(bundle: Bundle, catalog: Items) -
         list(maker.examples(nothing))
 
 
-def test_given_windows_are_the_examples(bundle: Bundle, catalog: Items, split: Split) -> None:
+def test_given_windows_become_the_examples(bundle: Bundle, catalog: Items, split: Split) -> None:
     windows = (
         Example("u", ("i0", "i1"), "i2", 2),
         Example("u", ("i5", "gone"), "i2", 7),
@@ -184,9 +184,7 @@ def test_item_text_contains_the_columns_as_catalog_text(
         assert f"\nbrand: {catalog.fields['brand'][int(item[1:])]}" in text
 
 
-def test_a_query_of_a_user_needs_a_training_event(
-    bundle: Bundle, catalog: Items, split: Split
-) -> None:
+def test_a_user_query_needs_a_training_event(bundle: Bundle, catalog: Items, split: Split) -> None:
     user = split.train[0]
     test_event = split.test[0]
     queries = (

@@ -64,7 +64,7 @@ def decoded(ids: list[int], tokens: SidTokens) -> list[tuple[int, ...]]:
     chances,
     st.integers(0, 99),
 )
-def test_a_history_keeps_whole_items_in_order(
+def test_a_shortened_history_has_whole_items_in_order(
     space: SidSpace, items: list[tuple[int, ...]], context: int, drop: float, seed: int
 ) -> None:
     tokens = ENCODERS[space].tokens
@@ -96,7 +96,7 @@ def test_a_history_keeps_whole_items_in_order(
 
 
 @given(st.sampled_from([MARKED, BARE]), histories, st.integers(0, 8), chances)
-def test_a_history_turned_round_asks_backwards_in_the_same_places(
+def test_a_reversed_history_has_targets_at_the_same_positions(
     space: SidSpace, items: list[tuple[int, ...]], context: int, drop: float
 ) -> None:
     tokens = ENCODERS[space].tokens
@@ -123,7 +123,7 @@ def test_a_history_turned_round_asks_backwards_in_the_same_places(
     chances,
     st.integers(0, 99),
 )
-def test_items_wander_no_farther_than_they_may_and_targets_keep_their_places(
+def test_shuffled_items_stay_within_the_span_and_targets_keep_their_positions(
     space: SidSpace, length: int, context: int, share: float, seed: int
 ) -> None:
     tokens = ENCODERS[space].tokens
@@ -147,7 +147,7 @@ def test_items_wander_no_farther_than_they_may_and_targets_keep_their_places(
 
 
 @given(histories, chances, st.booleans(), st.integers(0, 99))
-def test_the_frame_and_the_answer_of_a_next_item_row_stay(
+def test_the_frame_and_the_completion_of_a_next_item_example_stay(
     items: list[tuple[int, ...]], drop: float, codes_only: bool, seed: int
 ) -> None:
     tokens, answer = ENCODERS[MARKED].tokens, MARKED.spell((1, 2, 3), begin_end_tokens=True)
@@ -185,7 +185,7 @@ def test_the_frame_and_the_answer_of_a_next_item_row_stay(
         },
     ],
 )
-def test_rows_without_a_history_stay(row: dict[str, object]) -> None:
+def test_examples_without_a_history_stay(row: dict[str, object]) -> None:
     before = encoded(MARKED, row, codes_only=False)
     after = Augmentation(1.0, 1.0, 1.0)(before, ENCODERS[MARKED].tokens, np.random.default_rng(0))
     assert all(np.array_equal(one, other) for one, other in zip(after, before, strict=True))
@@ -213,7 +213,7 @@ def shown(
     return [found[row] for row in range(len(rows))]
 
 
-def test_what_is_shown_follows_from_seed_epoch_and_row() -> None:
+def test_augmentation_depends_on_seed_epoch_and_example_only() -> None:
     some = Augmentation(0.2)
     assert shown(1, 2, some) == shown(1, 2, some, order=list(range(39, -1, -1)))
     assert shown(1, 2, some) != shown(1, 3, some)
@@ -222,7 +222,7 @@ def test_what_is_shown_follows_from_seed_epoch_and_row() -> None:
     assert shown(1, 2, Augmentation(0.0)) == [raw[row][0].tolist() for row in range(len(raw))]
 
 
-def test_chances_are_what_they_say() -> None:
+def test_probabilities_are_respected() -> None:
     plain = [some_rows()[row][0] for row in range(40)]
     dropped = [
         8 - len(ids) // 3 for epoch in range(50) for ids in shown(0, epoch, Augmentation(0.3))
@@ -239,7 +239,7 @@ def test_chances_are_what_they_say() -> None:
 
 
 @pytest.mark.parametrize(("epochs", "shares"), [(1, [1.0]), (5, [1.0, 0.75, 0.5, 0.25, 0.0])])
-def test_fewer_histories_are_turned_round_in_every_epoch_and_none_in_the_last(
+def test_fewer_histories_are_reversed_in_every_epoch_and_none_in_the_last(
     epochs: int, shares: list[float]
 ) -> None:
     plain = [some_rows()[row][0].tolist() for row in range(40)]
@@ -255,7 +255,7 @@ def test_fewer_histories_are_turned_round_in_every_epoch_and_none_in_the_last(
     )  # five deviations
 
 
-def test_items_wander_less_in_every_epoch_and_not_at_all_in_the_last() -> None:
+def test_items_are_shuffled_less_in_every_epoch_and_not_in_the_last() -> None:
     plain = np.array([some_rows()[row][0] for row in range(40)])
 
     def moved(epoch: int) -> float:

@@ -22,7 +22,7 @@ def stepped(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> N
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "qwen3"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_matrices_of_hidden_layers_take_muon_and_each_weight_one_of_both(
+def test_hidden_matrices_use_muon_and_each_weight_has_one_optimizer(
     architecture: str, tied: bool
 ) -> None:
     model = tiny_model(architecture, vocab_size=40, tied=tied)
@@ -44,7 +44,7 @@ def test_matrices_of_hidden_layers_take_muon_and_each_weight_one_of_both(
     }
 
 
-def test_a_matrix_moves_as_torch_moves_it_and_the_others_as_by_adamw() -> None:
+def test_muon_steps_equal_those_of_torch_and_the_rest_those_of_adamw() -> None:
     model, twin = tiny_model("llama", vocab_size=40), tiny_model("llama", vocab_size=40)
     stepped(model, MuonAdamW(model, lr=1e-2, weight_decay=0.0), 3)
     matrices = hidden_matrices(twin)
@@ -60,7 +60,7 @@ def test_a_matrix_moves_as_torch_moves_it_and_the_others_as_by_adamw() -> None:
         torch.testing.assert_close(mine, wanted)
 
 
-def test_state_survives_a_checkpoint_and_a_schedule_reaches_both() -> None:
+def test_the_state_survives_a_checkpoint_and_a_schedule_applies_to_both() -> None:
     whole, stopped = tiny_model("gpt2", vocab_size=40), tiny_model("gpt2", vocab_size=40)
     optimizer = MuonAdamW(whole, lr=1e-2, weight_decay=0.1)
     stepped(whole, optimizer, 4)
@@ -78,7 +78,7 @@ def test_state_survives_a_checkpoint_and_a_schedule_reaches_both() -> None:
     assert all(torch.equal(*pair) for pair in zip(before, stopped.parameters(), strict=True))
 
 
-def test_it_is_for_whole_models_and_goes_with_no_other_optimizer() -> None:
+def test_muon_requires_the_full_stage_and_no_other_optimizer() -> None:
     with pytest.raises(UsageError, match="optimizer=muon requires stage=full"):
         TrainOptions(stage="lora", optimizer="muon")
     with pytest.raises(UsageError, match="optim cannot be set"):
@@ -87,7 +87,7 @@ def test_it_is_for_whole_models_and_goes_with_no_other_optimizer() -> None:
         hidden_matrices(tiny_model("gpt2", vocab_size=40).requires_grad_(False))
 
 
-def test_without_bf16_a_matrix_moves_alike_and_in_float32() -> None:
+def test_without_bf16_a_step_is_similar_and_in_float32() -> None:
     exact, coarse = tiny_model("gpt2", vocab_size=40), tiny_model("gpt2", vocab_size=40)
     began = [weight.detach().clone() for weight in hidden_matrices(exact)]
     stepped(exact, MuonAdamW(exact, lr=1e-2, weight_decay=0.1, bf16=False), 3)
@@ -99,7 +99,9 @@ def test_without_bf16_a_matrix_moves_alike_and_in_float32() -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])
-def test_orthogonal_keeps_directions_and_makes_lengths_alike(shape: tuple[int, int]) -> None:
+def test_orthogonalization_keeps_singular_vectors_and_equalizes_values(
+    shape: tuple[int, int],
+) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     left, lengths, right = torch.linalg.svd(matrix, full_matrices=False)
     made = left.T @ orthogonal(matrix, (3.4445, -4.7750, 2.0315), 5) @ right.T

@@ -45,7 +45,9 @@ def valid_of(examples: Path) -> Path:
     return examples.with_name("valid.jsonl")
 
 
-def test_it_learns_and_leaves_a_whole_model(tmp_path: Path, models: Make, examples: Make) -> None:
+def test_training_lowers_the_loss_and_writes_a_complete_model(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
     base, made = models("gpt2"), examples(sequence=1.0)
     steps: list[tuple[int, int]] = []
     logs: list[dict[str, float]] = []
@@ -78,7 +80,7 @@ def test_it_learns_and_leaves_a_whole_model(tmp_path: Path, models: Make, exampl
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("tied", [True, False])
-def test_narrow_heads_and_packing_are_exact(architecture: str, tied: bool) -> None:
+def test_partial_heads_and_packing_are_exact(architecture: str, tied: bool) -> None:
     extra = {"final_logit_softcapping": 5.0} if architecture == "gemma3" else {}
     model = tiny_model(architecture, vocab_size=90, tied=tied, **extra)
     assert packs_exactly(model)
@@ -150,7 +152,7 @@ def trainer_of(
 @pytest.mark.parametrize("over", ["vocabulary", "sid", "level", "trie"])
 @pytest.mark.parametrize(("smoothing", "distill"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.4)])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_loss_and_gradient_are_the_plain_ones(
+def test_loss_and_gradient_equal_a_direct_computation(
     tmp_path: Path, architecture: str, over: str, smoothing: float, distill: float
 ) -> None:
     import numpy as np
@@ -253,7 +255,7 @@ def test_every_task_trains_together(tmp_path: Path, models: Make, examples: Make
     assert read_contract(tmp_path / "tuned").history_prompt.task == "next-item"
 
 
-def test_rows_of_another_bundle_are_refused_before_weights_load(
+def test_examples_of_another_bundle_are_refused_before_weights_load(
     tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
@@ -273,7 +275,9 @@ def test_rows_of_another_bundle_are_refused_before_weights_load(
         train(models("llama"), made, tmp_path / "tuned")
 
 
-def test_a_loss_of_its_own_goes_with_no_other(tmp_path: Path, models: Make, examples: Make) -> None:
+def test_settings_that_contradict_the_loss_are_refused(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
     made = examples(sequence=1.0)
     with pytest.raises(UsageError, match="softmax_over=trie cannot be combined"):
         train(
@@ -286,7 +290,7 @@ def test_a_loss_of_its_own_goes_with_no_other(tmp_path: Path, models: Make, exam
     assert not (tmp_path / "tuned").exists()
 
 
-def test_what_was_asked_for_and_cannot_be_is_refused(
+def test_settings_that_cannot_be_met_are_refused(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
     made = examples(sequence=1.0)
@@ -316,7 +320,9 @@ def test_what_was_asked_for_and_cannot_be_is_refused(
     assert summary.softmax_over == "vocabulary"
 
 
-def test_sid_losses_need_sid_rows(tmp_path: Path, models: Make, examples: Make) -> None:
+def test_sid_losses_need_examples_with_sid_targets(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
     made = examples(
         next_item=0.3,
         title_to_sid=1.0,
@@ -328,7 +334,7 @@ def test_sid_losses_need_sid_rows(tmp_path: Path, models: Make, examples: Make) 
         train(models("llama"), made, tmp_path / "tuned", options=TrainOptions(softmax_over="level"))
 
 
-def test_what_targets_competed_with_is_what_scores_are_normalized_over(
+def test_the_contract_records_the_normalization_of_the_loss(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
     import numpy as np
@@ -371,7 +377,7 @@ class _Killed(Exception):
         {"optimizer": "muon"},
     ],
 )
-def test_a_stopped_run_ends_as_one_left_alone(
+def test_a_resumed_run_ends_like_an_uninterrupted_one(
     tmp_path: Path, models: Make, examples: Make, extra: dict[str, Any]
 ) -> None:
     base, made = models("gpt2", resid_pdrop=0.1), examples(sequence=1.0)
@@ -417,7 +423,7 @@ def test_a_stopped_run_ends_as_one_left_alone(
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
-def test_a_run_that_had_ended_is_not_trained_on(
+def test_a_finished_run_is_not_trained_further(
     tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped early, killed before the output, moved, and gone on with elsewhere: the best weights,
@@ -463,7 +469,7 @@ def test_a_run_that_had_ended_is_not_trained_on(
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma3"])
-def test_bf16_on_a_cpu_multiplies_in_it_and_attends_in_float32(
+def test_bf16_on_a_cpu_applies_to_products_and_not_to_attention(
     tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
     made, precisions, own = (
@@ -495,7 +501,7 @@ def test_bf16_on_a_cpu_multiplies_in_it_and_attends_in_float32(
     "extra",
     [{"item_dropout": 0.5}, {"reverse_prob": 0.5}, {"shuffle_span": 0.5}],
 )
-def test_every_epoch_is_varied(
+def test_every_epoch_is_augmented_differently(
     tmp_path: Path,
     models: Make,
     examples: Make,
@@ -520,7 +526,7 @@ def test_every_epoch_is_varied(
     assert not same(weights(tmp_path / "plain"), weights(tmp_path / "varied"))
 
 
-def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(
+def test_an_unfinished_run_with_different_settings_is_not_resumed(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
     def stop(done: int, total: int) -> None:
@@ -557,7 +563,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__fi
 
 
 @pytest.mark.slow
-def test_sigkill_leaves_no_output_and_the_same_command_finishes(
+def test_a_killed_run_leaves_no_output_and_the_same_command_finishes_it(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
     base, made = models("gpt2", resid_pdrop=0.1), examples(sequence=1.0)
@@ -592,7 +598,7 @@ ACCELERATE = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
-def test_two_processes_train_as_one(
+def test_two_processes_train_like_one(
     tmp_path: Path, models: Make, examples: Make, launcher: list[str]
 ) -> None:
     """Two ranks with half the batch each follow one rank: same sum of gradients, but for the order

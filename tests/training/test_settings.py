@@ -18,7 +18,7 @@ def read_one(config: Path | None, pairs: Sequence[str] = ()) -> StageSettings:
     return stage
 
 
-def test_pairs_win_over_the_file_and_are_typed(tmp_path: Path) -> None:
+def test_flags_override_the_file_and_are_typed(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(
         "learning_rate: 1e-3\neval_num_beams: 9\nnum_train_epochs: 2\noptim_args: a=1\n"
@@ -56,7 +56,7 @@ def test_pairs_win_over_the_file_and_are_typed(tmp_path: Path) -> None:
         ("nonsense", "key=value"),
     ],
 )
-def test_what_makes_no_sense_is_refused(pair: str, said: str) -> None:
+def test_invalid_settings_are_refused(pair: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         read_one(None, [pair])
 
@@ -69,7 +69,7 @@ def test_unreadable_files_are_data_errors(tmp_path: Path) -> None:
         read_one(tmp_path / "list.yaml")
 
 
-def test_every_name_that_we_use_is_a_field() -> None:
+def test_every_default_is_a_field_of_sftconfig() -> None:
     import dataclasses
 
     from trl import SFTConfig
@@ -101,7 +101,7 @@ def test_bf16_is_used_where_the_processor_multiplies_in_it(
     assert sft_config(tmp_path, options, DEFAULTS, validated=False).bf16 is False
 
 
-def test_the_page_of_settings_is_the_code() -> None:
+def test_the_settings_page_is_current() -> None:
     builder = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "build_settings.py"))
     page = builder["PAGE"].read_text(encoding="utf-8")
     assert not builder["is_stale"]()

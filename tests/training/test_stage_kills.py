@@ -80,7 +80,7 @@ def curve(out: Path) -> Curve:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_a_stage_that_was_killed_ends_as_one_left_alone(
+def test_a_killed_stage_ends_like_an_uninterrupted_one(
     tmp_path: Path, models: Make, examples: Make, case: str
 ) -> None:
     given = (str(models("llama")), str(examples(sequence=1.0)))

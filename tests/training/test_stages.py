@@ -60,7 +60,7 @@ def lora(**more: Any) -> TrainOptions:
 @pytest.mark.parametrize(
     "mix", [{"sequence": 1.0}, {"next_item": 0.3, "title_to_sid": 1.0, "sid_to_title": 1.0}]
 )
-def test_only_the_new_rows_learn(
+def test_only_the_new_embedding_rows_are_trained(
     tmp_path: Path, models: Make, examples: Make, tied: bool, mix: dict[str, float]
 ) -> None:
     base, made = models("llama", tied=tied), examples(**mix)
@@ -99,7 +99,7 @@ def test_only_the_new_rows_learn(
     ("architecture", "tied"), [("llama", True), ("qwen3", False), ("gemma3", True), ("gpt2", True)]
 )
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
-def test_adapters_merge_into_what_they_were(
+def test_merged_adapters_give_the_same_logits(
     tmp_path: Path, models: Make, examples: Make, architecture: str, tied: bool
 ) -> None:
     from peft import PeftModel
@@ -155,7 +155,7 @@ class _Killed(Exception):
     ],
     ids=["embeddings", "full", "lora"],
 )
-def test_a_killed_stage_has_the_losses_of_one_left_alone(
+def test_a_killed_stage_has_the_losses_of_an_uninterrupted_one(
     tmp_path: Path, models: Make, examples: Make, options: TrainOptions
 ) -> None:
     base, made = models("llama"), examples(sequence=1.0)
@@ -202,9 +202,7 @@ def test_a_killed_stage_has_the_losses_of_one_left_alone(
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: Make) -> None:
     base, made = models("llama"), examples(sequence=1.0)
     stages = [
         StageSettings(TrainOptions(stage="embeddings", **SMALL), OFTEN),
@@ -260,9 +258,7 @@ def test_stages_run_one_after_another_and_go_on_where_they_were_killed(
         train_stages(base, made, tmp_path / "killed", other)
 
 
-def test_validation_users_are_of_the_stages_that_recommend(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_only_stages_that_recommend_validate(tmp_path: Path, models: Make, examples: Make) -> None:
     titles, made = examples(title_to_sid=1.0), examples(sequence=1.0)
     stages = [
         StageSettings(TrainOptions(stage="embeddings", **SMALL), OFTEN, titles),
@@ -277,7 +273,9 @@ def test_validation_users_are_of_the_stages_that_recommend(
         train_stages(models("llama"), titles, tmp_path / "alone", stages[1:], valid=valid_of(made))
 
 
-def test_an_adapter_needs_its_base_as_it_was(tmp_path: Path, models: Make, examples: Make) -> None:
+def test_an_adapter_requires_its_unchanged_base(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
     made = examples(sequence=1.0)
     shutil.copytree(models("llama"), tmp_path / "here/base")
     options, fields = lora(), {**FAST, "num_train_epochs": 1}
@@ -292,9 +290,7 @@ def test_an_adapter_needs_its_base_as_it_was(tmp_path: Path, models: Make, examp
         load_model_folder(tmp_path / "there/out")
 
 
-def test_tokens_are_those_of_the_rows_without_padding(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_padding_is_not_counted_as_tokens(tmp_path: Path, models: Make, examples: Make) -> None:
     made = examples(sequence=1.0)
     seen = {}
     for batching in ("packed", "padded"):
@@ -311,7 +307,9 @@ def test_tokens_are_those_of_the_rows_without_padding(
     assert 0 < seen["packed"].peak_rss_gib < 100
 
 
-def test_a_budget_of_tokens_says_how_long(tmp_path: Path, models: Make, examples: Make) -> None:
+def test_a_token_budget_determines_the_number_of_steps(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
     from sidtool.sft.lineage import read_lineage
 
     made = examples(sequence=1.0)
@@ -331,7 +329,7 @@ def test_a_budget_of_tokens_says_how_long(tmp_path: Path, models: Make, examples
 
 
 @pytest.mark.parametrize("stage", ["embeddings", "lora", "full"])
-def test_gradient_checkpointing_changes_no_loss(
+def test_gradient_checkpointing_does_not_change_the_loss(
     tmp_path: Path, models: Make, examples: Make, stage: Any
 ) -> None:
     losses = []
@@ -375,9 +373,7 @@ def test_precision_can_be_set(tmp_path: Path, models: Make, examples: Make) -> N
     assert {tensor.dtype for tensor in weights(tmp_path / "full").values()} == {torch.bfloat16}
 
 
-def test_layers_that_are_not_there_are_refused(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_unknown_layers_are_refused(tmp_path: Path, models: Make, examples: Make) -> None:
     with pytest.raises(UsageError, match="lora_targets=nonsense"):
         train(
             models("llama"),

@@ -49,7 +49,7 @@ def answers(folder: Path, examples: Path) -> torch.Tensor:
     return torch.cat(found)
 
 
-def test_a_pupil_comes_closer_to_its_teacher(
+def test_distillation_brings_a_model_closer_to_its_teacher(
     tmp_path: Path, teacher: Path, models: Make, examples: Make
 ) -> None:
     made = examples(sequence=1.0)
@@ -91,7 +91,7 @@ def test_the_contract_names_its_teachers_and_the_model_needs_none(
     assert names == {path.name for path in teacher.iterdir()}
 
 
-def test_a_killed_pupil_goes_on_with_its_teachers_and_no_others(
+def test_a_killed_distillation_resumes_with_the_same_teachers_only(
     tmp_path: Path, teacher: Path, models: Make, examples: Make
 ) -> None:
     class Killed(Exception):
@@ -118,7 +118,9 @@ def test_a_killed_pupil_goes_on_with_its_teachers_and_no_others(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_who_may_not_teach(tmp_path: Path, teacher: Path, models: Make, examples: Make) -> None:
+def test_incompatible_teachers_are_refused(
+    tmp_path: Path, teacher: Path, models: Make, examples: Make
+) -> None:
     base, made = models("gpt2"), examples(sequence=1.0)
 
     def extended(name: str, tokenizer: Any, of: Any) -> Path:
@@ -162,7 +164,7 @@ def test_who_may_not_teach(tmp_path: Path, teacher: Path, models: Make, examples
         load_teachers([tmp_path / "wider+sid"], load_model_folder(base), None)
 
 
-def test_rows_are_packed_only_if_the_teachers_keep_them_apart() -> None:
+def test_examples_are_packed_only_if_the_teachers_support_packing() -> None:
     eager = tiny_model("llama", vocab_size=40)
     assert Teachers([eager], None).packs
     eager.set_attn_implementation("eager")
