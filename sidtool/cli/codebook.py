@@ -227,32 +227,15 @@ def _say_built(bundle: "Bundle", out: Path, json: bool) -> None:
 
 def say_report(report: "CodebookReport") -> None:
     """Print a codebook report as a table and two lines."""
-    columns = [
-        "level",
-        "codes",
-        "utilization",
-        "entropy",
-        "perplexity",
-        "gini",
-        "residual variance",
-        "neighbors",
-    ]
+    columns = ["level", "codes", "utilization", "entropy", "perplexity", "gini"]
+    columns += ["residual variance", "neighbors"]
+    # an appended level quantizes nothing, so it has no residual variance
+    variances = dict(enumerate(report.residual_variance))
     rows = []
     for level, use in enumerate(report.levels):
-        # an appended level quantizes nothing
-        has_variance = level < len(report.residual_variance)
-        rows.append(
-            (
-                LETTERS[level],
-                use.size,
-                use.utilization,
-                use.entropy,
-                use.perplexity,
-                use.gini,
-                report.residual_variance[level] if has_variance else "-",
-                report.neighbors.jaccard[level],
-            )
-        )
+        variance = variances.get(level, "-")
+        figures = (use.size, use.utilization, use.entropy, use.perplexity, use.gini, variance)
+        rows.append((LETTERS[level], *figures, report.neighbors.jaccard[level]))
     say_table(columns, rows)
     before = report.collisions.before
     say(

@@ -19,8 +19,6 @@ from sidtool.cli import (
 )
 from sidtool.cli.console import Commands
 
-HELP = "Semantic IDs as a portable, versioned, verified tokenizer for generative recommendation."
-
 app = typer.Typer(
     cls=Commands,
     add_completion=False,
@@ -32,7 +30,6 @@ app = typer.Typer(
         "auto_envvar_prefix": "SIDTOOL",
         "max_content_width": 110,
     },
-    help=HELP,
 )
 
 PANELS = {

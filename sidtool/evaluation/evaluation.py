@@ -183,7 +183,8 @@ def evaluate_rankings(
     recommended = {"model": first_items(examples, leaves, COVERED)}
     baseline_values = {}
     if options.baselines and events:
-        for system, (ranked, targets) in _rank_baselines(examples, events, options).items():
+        rankings, targets = _rank_baselines(examples, events, options)
+        for system, ranked in rankings.items():
             baseline_values[system] = metric_values(find_targets(ranked, targets), options.ks)
             recommended[system] = ranked[:, :COVERED]
     settings = {
@@ -245,9 +246,9 @@ def check_thresholds(
 
 def _rank_baselines(
     examples: IndexedExamples, events: Sequence[UserSequence], options: EvaluationOptions
-) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Ranked items (n, depth) and targets (n,) of each baseline, as popularity ranks of the active
-    items."""
+) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64]]:
+    """(n, depth) ranked items of each baseline and the (n,) targets, as popularity ranks of the
+    active items."""
     ids = examples.bundle.items.ids
     active_ids = [ids[index] for index in examples.bundle.active.tolist()]
     catalog = Catalog.of(active_ids, [user.items for user in events])
@@ -261,7 +262,7 @@ def _rank_baselines(
     neighbors = item_knn(
         similarity, histories, options.depth, settings=options.knn, exclude_seen=exclude_seen
     )
-    return {"popularity": (popular, targets), "item-knn": (neighbors, targets)}
+    return {"popularity": popular, "item-knn": neighbors}, targets
 
 
 def _differences(

@@ -1,5 +1,5 @@
 """Loads the weights of a model folder. An adapter folder (PEFT's format) is merged into its base,
-which is found by path and verified by digest."""
+which is located by path and verified by digest."""
 
 from pathlib import Path
 from typing import Any

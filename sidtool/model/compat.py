@@ -2,7 +2,7 @@
 
 The first row that applies is the verdict:
 
-| the bundle, against the model's own | verdict | consequence |
+| the bundle, compared with the model's | verdict | consequence |
 | --- | --- | --- |
 | same identity | same | none |
 | same space; no common item's SID changed, none is reused by another item | refreshed | a notice |
@@ -155,7 +155,7 @@ def _refusal(
         return CompatibilityError(
             f"bundle {name!r} changes SIDs of the model's bundle: {changed}, "
             f"{overlap.reused} SIDs are reused",
-            hint="extend the model's own bundle with add-items, which changes no SID",
+            hint="extend the model's bundle with add-items, which changes no SID",
         )
     return CompatibilityError(
         f"bundle {name!r} has codebook {bundle.identity.codebook[:12]}, the model was made for "

@@ -1,6 +1,6 @@
 """The contract `sid.json` of a model folder: the bundle that the model was made for, the ids of its
-SID tokens, its prompts, and the stages that made it. A copy of the bundle, `sid.zarr`, lies beside
-it; every stage and every checkpoint writes both."""
+SID tokens, its prompts, and the stages that made it. A copy of the bundle, `sid.zarr`, is stored
+beside it; every stage and every checkpoint writes both."""
 
 import json
 from collections.abc import Mapping
@@ -84,18 +84,9 @@ class Contract:
         """The JSON object that is stored; `token_stop` is written for other readers only."""
         return {
             "format": FORMAT,
-            "identity": asdict(self.identity),
+            **asdict(self),
             "space": self.space.to_json(),
-            "token_start": self.token_start,
             "token_stop": self.tokens.stop,
-            "base_model": self.base_model,
-            "base_revision": self.base_revision,
-            "base_weights": dict(self.base_weights),
-            "base_folder": asdict(self.base_folder) if self.base_folder else None,
-            "stages": [record.to_json() for record in self.stages],
-            "history_prompt": self.history_prompt.to_json() if self.history_prompt else None,
-            "text_prompt": self.text_prompt.to_json() if self.text_prompt else None,
-            "normalize": self.normalize,
         }
 
     @classmethod

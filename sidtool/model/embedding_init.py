@@ -72,6 +72,7 @@ def initial_embeddings(
         return existing.mean + MEAN_NOISE * existing.deviation * noise
     if init == "random" or codebook is None:
         return existing.mean + existing.deviation * noise
+    # random directions, which begin and end tokens and levels without centroids keep
     offsets = _unit(noise) * existing.distance  # (tokens, width)
     dim = codebook.levels[0].shape[1]
     projection = rng.standard_normal((dim, len(existing.mean)), dtype=np.float32)
@@ -87,6 +88,7 @@ def _level_offsets(points: Matrix, noise: Matrix, existing: EmbeddingStatistics)
     of existing rows."""
     points = points - points.mean(axis=0)  # (codes, width)
     lengths = np.linalg.norm(points, axis=1)  # (codes,)
+    # the order of lengths stays; their mean and deviation become those of existing rows
     standardized = (lengths - lengths.mean()) / max(float(lengths.std()), 1e-12)
     target = existing.distance + existing.distance_deviation * standardized
     target = np.clip(target, 0.5 * existing.distance, 2 * existing.distance)

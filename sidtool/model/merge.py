@@ -15,7 +15,7 @@ def merge(
 ) -> ModelReference:
     """Write the adapter model in `folder` as a model that needs no base; returns that base.
 
-    Raises UsageError if `folder` holds no adapters or `out` exists without `force`, else as
+    Raises UsageError if `folder` has no adapters or `out` exists without `force`, else as
     `load_model_folder`.
     """
     base = read_adapter_base(read_contract(folder), folder)

@@ -56,7 +56,7 @@ def load_model(
     """Load a model on the CPU in eval mode; `dtype` defaults to the checkpoint's.
 
     A GGUF file is dequantized to an ordinary model that saves as safetensors. Raises DataError if
-    weights are missing or damaged, RefusedError if the checkpoint needs code of its own.
+    weights are missing or damaged, RefusedError if the checkpoint needs custom code.
     """
     from transformers import AutoModelForCausalLM
 
@@ -129,7 +129,7 @@ def _in_folder(folder: Path, revision: str | None, trust_remote_code: bool) -> C
     gguf = sorted(path.name for path in folder.glob("*.gguf"))
     if len(gguf) > 1:
         raise UsageError(
-            f"{folder} holds {len(gguf)} GGUF files: {_abbreviated(gguf)}",
+            f"{folder} contains {len(gguf)} GGUF files: {_abbreviated(gguf)}",
             hint="name the file itself",
         )
     if gguf:
@@ -179,7 +179,7 @@ def _one_line_errors(checkpoint: Checkpoint) -> Iterator[None]:
     ) as error:
         if "trust_remote_code" in str(error):
             raise RefusedError(
-                f"{checkpoint.folder} needs its own code to load", hint=TRUST
+                f"{checkpoint.folder} needs custom code to load", hint=TRUST
             ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
@@ -211,17 +211,15 @@ def _remove_quantization(model: Any) -> None:
     which cannot save."""
     model.hf_quantizer = None
     model.is_quantized = False
-    for owner, name in (
-        (model.config, "quantization_config"),
-        (model.config, "_pre_quantization_dtype"),
-    ):
-        if hasattr(owner, name):
-            delattr(owner, name)
+    for name in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(model.config, name):
+            delattr(model.config, name)
 
 
 def _abbreviated(names: Any) -> str:
     ordered = sorted(names)
-    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
+    more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
+    return ", ".join(ordered[:3]) + more
 
 
 def _sha256(path: Path) -> str:

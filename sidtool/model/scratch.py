@@ -44,8 +44,8 @@ _LLAMA = {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
 }
-# Rotary embeddings (RoPE, J. Su et al. 2021): what one item says about the next holds at every
-# position of a history. GPT-NeoX is the RoPE architecture with dropout on embeddings and residuals.
+# Rotary embeddings (RoPE, J. Su et al. 2021) encode the distance of two items, wherever they are in
+# a history. GPT-NeoX is the RoPE architecture with dropout on embeddings and residuals.
 _NEOX = {
     **_SHARED,
     "model_type": "gpt_neox",

@@ -15,23 +15,23 @@ def splits_of(contract: Contract) -> Iterator[SplitReference]:
             yield record.params.split
 
 
-def check_bundle_split(bundle: Bundle, used: str, split: SplitReference | None) -> None:
+def check_bundle_split(bundle: Bundle, label: str, split: SplitReference | None) -> None:
     """Raise CompatibilityError if the bundle's codebook may have learned from events that `split`
-    holds out. `used` names what has this split."""
+    holds out. `label` names the input with this split in the message."""
     made = f"the codebook of bundle {bundle.manifest.name!r}"
-    check_split(made, recorded_split(bundle.manifest.source), used, split)
+    check_split(made, recorded_split(bundle.manifest.source), label, split)
 
 
 def check_model_split(
     contract: Contract,
     bundle: Bundle,
-    used: str,
+    label: str,
     split: SplitReference | None,
     *,
     model: str = "the model",
 ) -> None:
     """Raise CompatibilityError if a model or its bundle may have learned from events that `split`
-    holds out. `used` names what has this split."""
-    check_bundle_split(bundle, used, split)
+    holds out. `label` names the input with this split in the message."""
+    check_bundle_split(bundle, label, split)
     for reference in splits_of(contract):
-        check_split(model, reference, used, split)
+        check_split(model, reference, label, split)

@@ -1,7 +1,7 @@
 """The stages that made a model, as its contract records them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,7 @@ class StageRecord:
     stage: str
     """extend, embeddings, lora, full, merge or rebind"""
     params: StageParams | None
-    """None for a stage of a later sidtool that this one does not know"""
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object that the contract stores."""
-        return {"stage": self.stage, "params": asdict(self.params) if self.params else None}
+    """None for a stage that only a later version of sidtool can read"""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "StageRecord":
@@ -106,6 +102,7 @@ class StageRecord:
             return cls(value["stage"], None)
         stored = value["params"]
         values = {field.name: stored[field.name] for field in fields(kind) if field.name in stored}
+        # nested records
         if kind is TrainParams:
             teachers = values.get("teachers", ())
             values["split"] = SplitReference.from_json(values["split"])

@@ -17,7 +17,7 @@ def add_sid_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
     """Add all tokens of a space to a tokenizer, in place, and return their ids.
 
     Raises CompatibilityError if the tokenizer has one of them already or does not number them
-    consecutively after its own tokens.
+    consecutively after its other tokens.
     """
     from transformers import AddedToken
 

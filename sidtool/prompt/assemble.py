@@ -105,8 +105,8 @@ def history_prompt_ids(
     """Token ids of the prompt that recommends the next item of a history, as in its training
     examples.
 
-    `history` is (n, levels) codes, oldest first; `titles` are those of the same items, needed if the
-    prompt shows titles. Raises UsageError if they are missing."""
+    `history` is (n, levels) codes, oldest first; `titles`, those of the same items, are needed if
+    the prompt shows titles. Raises UsageError if they are missing."""
     items: SidItems | TextItems
     if prompt.history_as == "sid":
         items = SidItems(tokens.space, history[-prompt.history_length :])
@@ -136,6 +136,7 @@ def text_prompt_ids(prompt: TextPrompt, tokenizer: Any, tokens: SidTokens, text:
         raise UsageError("the query text is empty", hint="describe the item in words")
     segments, _ = assemble_prompt(prompt.frame, TextItems([[content]]), [begin(tokens.space)])
     ids = encoder.ids(segments)
+    # at least one token of the text stays
     excess = min(len(ids) - prompt.max_length, len(text_ids) - 1)
     if excess <= 0:
         return ids

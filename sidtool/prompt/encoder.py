@@ -54,7 +54,11 @@ class PromptEncoder:
     def _encode_catalog(self, text: str) -> tuple[int, ...]:
         """Ids of catalog text, none of them of a special or added token."""
         encoding = self._plain_backend.encode(text, add_special_tokens=False)
-        special = [at for at, id_ in enumerate(encoding.ids) if id_ in self._special_ids]
+        special = [
+            position
+            for position, token_id in enumerate(encoding.ids)
+            if token_id in self._special_ids
+        ]
         if not special:
             return tuple(encoding.ids)
         if len(text) == 1:

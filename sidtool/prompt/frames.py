@@ -19,7 +19,7 @@ ITEM_SLOT = "{item}"
 class PromptFrame:
     """Literal text `before` and `after` the content of a prompt.
 
-    `close` ends the completion, `separator` stands between the items of a history. In running text,
+    `close` ends the completion, `separator` is put between the items of a history. In running text,
     `item` is the form of one item, with the slots {sid}, {title} and {columns}."""
 
     before: str

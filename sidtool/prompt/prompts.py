@@ -1,7 +1,7 @@
 """The prompts that a model was trained with, stored in its contract: one that contains a history,
 one that contains a text."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -13,14 +13,10 @@ from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
 class _JsonRecord:
     """A record stored as a JSON object of its fields."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields by name; `from_json` restores the record."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """The record that `to_json` wrote, without unknown keys. Raises DataError if a key is
-        missing."""
+        """The record of an object of its fields; unknown keys are ignored. Raises DataError if a
+        key is missing."""
         arguments = {field.name: value[field.name] for field in fields(cls) if field.name in value}
         try:
             return cls(**arguments)

@@ -83,7 +83,7 @@ def segments_to_text(space: SidSpace, segments: Sequence[Segment]) -> tuple[str,
 
 
 def text_to_segments(space: SidSpace, text: str, spans: Sequence[Span] = ()) -> list[Segment]:
-    """The segments of a text, inverse of `segments_to_text`: SIDs outside of `spans` are SID tokens.
+    """The segments of a text, inverse of `segments_to_text`: SIDs outside `spans` are SID tokens.
 
     Raises DataError if the spans are out of order or exceed the text."""
     segments: list[Segment] = []

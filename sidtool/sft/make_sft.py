@@ -1,7 +1,9 @@
 """make-sft: writes the training examples of a bundle, a catalog and a split, with their lineage."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +21,13 @@ from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
 from sidtool.model.split_check import check_bundle_split
 from sidtool.output import partial_path, refuse_existing, remove
+from sidtool.recommendation.query import Progress
 from sidtool.registry.references import open_bundle
 from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.example_file import example_json
-from sidtool.sft.example_kinds import TrainingExample
 from sidtool.sft.lineage import Lineage, TaskCounts, side_files, write_lineage
 from sidtool.sft.task_mix import token_budgets
 from sidtool.sft.training_examples import ExampleMaker, SftOptions
-from sidtool.sid import SidSpace
-
-Progress = Callable[[int, int], None]
 
 
 def make_sft(
@@ -101,23 +100,23 @@ class _Job:
         """Make the examples, write them if there is a path, and count them by task.
 
         Raises RefusedError if one of them shows a held-out event."""
-        counter = _Counter()
+        lengths: dict[str, array[int]] = defaultdict(lambda: array("l"))
         with path.open("w", encoding="utf-8") if path else nullcontext() as stream:
-            leaked = count_leaks(self.split, self._events(stream, counter))
+            leaked = count_leaks(self.split, self._events(stream, lengths))
         if leaked:
             raise RefusedError(
                 f"{leaked} held-out events are in the training examples, not 0",
                 hint="report this split",
             )
-        return counter.counts()
+        return _count_by_task(lengths)
 
-    def _events(self, stream: IO[str] | None, counter: "_Counter") -> Iterator[Event]:
-        """Write and count each example, and yield the events that it shows."""
+    def _events(self, stream: IO[str] | None, lengths: "dict[str, array[int]]") -> Iterator[Event]:
+        """Write each example, append its length to those of its task, and yield its events."""
         for example in self.maker.examples(self.split, self.progress):
             if stream is not None:
-                stream.write(_line(self.bundle.space, example))
-            length = self.maker.length(example.segments)
-            counter.add(example.task, length or 0)
+                value = example_json(self.bundle.space, example)
+                stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+            lengths[example.task].append(self.maker.length(example.segments) or 0)
             yield from example.events
 
     def lineage(self, tasks: Mapping[str, TaskCounts], files: Mapping[str, str]) -> Lineage:
@@ -146,28 +145,13 @@ class _Job:
         )
 
 
-class _Counter:
-    """Counts training examples and their tokens by task."""
-
-    def __init__(self) -> None:
-        self._lengths: dict[str, tuple[int, int, int]] = {}
-
-    def add(self, task: str, length: int) -> None:
-        """Count an example of `length` tokens."""
-        examples, tokens, longest = self._lengths.get(task, (0, 0, 0))
-        self._lengths[task] = (examples + 1, tokens + length, max(longest, length))
-
-    def counts(self) -> dict[str, TaskCounts]:
-        """The counts of each task, with its share in all tokens."""
-        total = max(1, sum(tokens for _, tokens, _ in self._lengths.values()))
-        return {
-            task: TaskCounts(examples, tokens, longest, tokens / total)
-            for task, (examples, tokens, longest) in self._lengths.items()
-        }
-
-
-def _line(space: SidSpace, example: TrainingExample) -> str:
-    return json.dumps(example_json(space, example), ensure_ascii=False) + "\n"
+def _count_by_task(lengths: Mapping[str, Sequence[int]]) -> dict[str, TaskCounts]:
+    """The counts of each task, from the lengths of its examples in tokens."""
+    total = max(1, sum(map(sum, lengths.values())))
+    return {
+        task: TaskCounts(len(tokens), sum(tokens), max(tokens), sum(tokens) / total)
+        for task, tokens in lengths.items()
+    }
 
 
 def _refuse_outputs(out: Path, force: bool) -> None:

@@ -83,7 +83,7 @@ def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:
 def _reorder(
     ids: NDArray[np.int32], spans: NDArray[np.int64], order: NDArray[np.intp]
 ) -> NDArray[np.int32]:
-    """The ids with items in this order; unchanged if other tokens stand between items."""
+    """The ids with items in this order; unchanged if there are other tokens between items."""
     is_sequence = len(spans) > 1 and (spans[1:, 0] == spans[:-1, 1]).all()
     if not is_sequence:
         return ids

@@ -79,7 +79,7 @@ def _lay_out(
             labels[number, span] = np.where(targets, ids, IGNORED)
             positions[number, span] = np.arange(len(ids))
             start += len(ids)
-        # padding has positions from 0, like an example of its own
+        # positions restart at 0: padding counts as another sequence
         positions[number, start:] = np.arange(width - start)
     tensors = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
     return tensors, torch.from_numpy(positions)

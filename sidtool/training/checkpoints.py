@@ -1,6 +1,5 @@
 """The work folder of a training run: which run it belongs to, and the checkpoint to resume from."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,11 +34,6 @@ def open_work_folder(work: Path, fingerprint: Mapping[str, Any], force: bool) ->
     remove(work)
     work.mkdir(parents=True)
     path.write_text(json.dumps(fingerprint, indent=1) + "\n", encoding="utf-8")
-
-
-def run_digest(fingerprint: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of everything that determines a run."""
-    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
 
 
 def last_checkpoint(work: Path, processes: int = 1) -> Path | None:

@@ -17,7 +17,7 @@ Blocks = Sequence[torch.Tensor]
 
 @dataclass(frozen=True)
 class Loss:
-    """Cross-entropy with a softmax over some of the tokens.
+    """Cross-entropy with a softmax over part of the vocabulary.
 
     Over the trie, a target competes with the codes that continue its prefix to an item: a step with
     one such code costs nothing, and the product over the levels is a distribution over items. A SID
@@ -67,14 +67,14 @@ class Loss:
         each teacher.
         """
         total = torch.zeros((), device=targets.device)
-        for level, (block, (rows, columns)) in enumerate(zip(blocks, parts, strict=True)):
-            if not len(rows):
+        for level, (block, (indexes, columns)) in enumerate(zip(blocks, parts, strict=True)):
+            if not len(indexes):
                 # an empty sum keeps the weights in the graph: under DDP every process needs
                 # gradients
                 total = total + block.sum()
                 continue
-            codes = targets[rows] - (columns[0] if columns else 0)
-            competitors = self._competitors(level, block.shape[1], codes, preceding[rows])
+            codes = targets[indexes] - (columns[0] if columns else 0)
+            competitors = self._competitors(level, block.shape[1], codes, preceding[indexes])
             level_blocks = [teacher[level] for teacher in teacher_blocks]
             losses = self._losses(competitors, block, level_blocks)
             total = total + losses[competitors.counted].sum()

@@ -109,12 +109,15 @@ def orthogonal(
     """(m, n) -> (m, n) with all singular values near 1, by Newton-Schulz iteration in the precision
     of the matrix."""
     a, b, c = coefficients
+    # the smaller dimension first: the Gram matrix is as small as possible
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     # then no singular value is above 1
     wide = wide / wide.norm().clamp(min=torch.finfo(wide.dtype).tiny)
     for _ in range(steps):
+        # a * wide + (b * gram + c * gram @ gram) @ wide
         gram = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        wide = torch.addmm(wide, polynomial, wide, beta=a)
     return wide.T if matrix.shape[0] > matrix.shape[1] else wide
 
 

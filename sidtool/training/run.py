@@ -1,6 +1,6 @@
 """Trains a model on a file of training examples, resumably.
 
-Everything that can be refused without reading weights is checked first. Checkpoints lie in
+Everything that can be refused without reading weights is checked first. Checkpoints are in
 OUT.partial until the output is complete. Under `torchrun` or `accelerate launch` every process runs
 this code, and the first one alone writes.
 """
@@ -18,6 +18,7 @@ from sidtool.model.load import check_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.model.stage_record import TrainParams
 from sidtool.output import refuse_existing, remove, replace_dir
+from sidtool.recommendation.query import Progress
 from sidtool.sft.lineage import check_same_bundle, read_lineage
 from sidtool.training.arguments import complete_fields, sft_config
 from sidtool.training.checkpoints import (
@@ -29,7 +30,7 @@ from sidtool.training.checkpoints import (
 from sidtool.training.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.settings import TrainOptions
 from sidtool.training.settings_file import typed_sft_fields
-from sidtool.training.training_run import Log, Progress, TrainingRun
+from sidtool.training.training_run import Log, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def train(
     with the same SIDs and tokenizer (`TrainOptions.distill_weight`).
 
     A run that was killed resumes from its last checkpoint when called again with the same
-    arguments, and ends with the same weights. With `reuse`, an output of the same run is kept.
+    arguments, and ends with the same weights. With `reuse`, an output of the same run is not made again.
     `progress` receives (done, total) steps, `log` each log line and validation, `notify` one line
     on what the run starts from.
 

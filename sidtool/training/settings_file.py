@@ -101,7 +101,7 @@ def _stage_settings(settings: Mapping[str, Any], examples: str | None = None) ->
 
 
 def _typed(key: str, value: Any, annotation: str) -> Any:
-    """Convert what YAML reads differently: 2e-3 is text for YAML, and 1 is an integer.
+    """The value in the type of its field: YAML reads 2e-3 as text and 1 as an integer.
 
     A text for a field that also takes text stays text.
     """
@@ -146,7 +146,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise DataError(f"cannot read configuration {path}: {reason}") from error
     if not isinstance(value, dict):
-        raise UsageError(f"configuration {path} must hold a mapping of settings")
+        raise UsageError(f"configuration {path} must be a mapping of settings")
     return value
 
 

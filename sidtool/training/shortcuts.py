@@ -1,5 +1,5 @@
-"""Checks that the shortcuts of training are exact for a model: computing some logits only, and
-packing several training examples into one line. Both are tried on a few tokens."""
+"""Checks on a few tokens that the shortcuts of training are exact for a model: computing part of the
+logits, and packing several training examples into one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

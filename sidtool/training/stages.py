@@ -1,7 +1,7 @@
 """Several stages of training, each a resumable run over the output of the one before it.
 
-Intermediate outputs lie beside the last one, as OUT-1-embeddings, and stay: adapters need their
-base.
+Intermediate outputs are stored beside the last one, as OUT-1-embeddings, and are not deleted:
+adapters need their base.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,10 +10,11 @@ from pathlib import Path
 
 from sidtool.model.contract import read_contract
 from sidtool.output import refuse_existing
+from sidtool.recommendation.query import Progress
 from sidtool.sft.lineage import read_lineage, side_files
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings
-from sidtool.training.training_run import Log, Progress
+from sidtool.training.training_run import Log
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def train_stages(
 ) -> list[TrainingSummary]:
     """Run the stages; a call that was killed resumes where it stopped.
 
-    A stage is validated on `valid`, or on the users beside its examples, if it or a stage before it
-    trains recommending from histories; else it trains to its end. `progress` gives the reporter of
+    A stage is validated on `valid`, or on the users beside its examples, if it or an earlier stage
+    trains on a task with a history prompt; else it trains to its end. `progress` gives the reporter of
     a stage by its number, from 1. Returns the summary of each stage. Raises as `plan_stages` and
     `train`, and UsageError if an intermediate output has different settings, without `force`.
     """

@@ -18,6 +18,7 @@ from sidtool.evaluation.validation import Validator
 from sidtool.model.lora import Lora
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.recommendation.partial_head import PartialHead, full_blocks
+from sidtool.recommendation.query import Progress
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.training.augment import AugmentedExamples
 from sidtool.training.batches import IGNORED, PackedCollator, PaddedCollator
@@ -26,6 +27,7 @@ from sidtool.training.machine import float32_attention
 from sidtool.training.optimizer import MuonAdamW
 from sidtool.training.shortcuts import narrows_exactly, packs_exactly
 from sidtool.training.teachers import Teachers
+from sidtool.training.training_run import Log
 
 
 class SidTrainer(SFTTrainer):
@@ -141,7 +143,7 @@ class SidTrainer(SFTTrainer):
         positions = line * (labels.shape[1] + 1) + column  # (n,) in the flattened batch
         targets = labels[line, column]  # (n,)
         parts = self._loss.parts(targets)
-        requests = [(positions[rows], columns) for rows, columns in parts]
+        requests = [(positions[indexes], columns) for indexes, columns in parts]
 
         def forward() -> torch.Tensor:
             return model(**inputs, use_cache=False).logits
@@ -202,7 +204,7 @@ class SidTrainer(SFTTrainer):
         folder = Path(output_dir or self.args.output_dir)
         if self.lora is None:
             super()._save(output_dir, state_dict)
-        # some branches of the parent classes call this on every process
+        # the parent classes may call this on every process
         if not self.args.should_save:
             return
         if self.lora:
@@ -270,11 +272,7 @@ def _class_forward(model: nn.Module) -> Iterator[None]:
 class ProgressCallback(TrainerCallback):
     """Reports steps to `progress`, and log lines and validations to `log`, on the first process."""
 
-    def __init__(
-        self,
-        progress: Callable[[int, int], None] | None,
-        log: Callable[[dict[str, float]], None] | None,
-    ) -> None:
+    def __init__(self, progress: Progress | None, log: Log | None) -> None:
         self._progress = progress
         self._log = log
 

@@ -2,6 +2,7 @@
 model that it makes."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,11 +19,8 @@ from sidtool.output import partial_path
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.sft.lineage import Lineage
 from sidtool.sft.tokenized import answers_with_sid
-from sidtool.training.checkpoints import run_digest
 from sidtool.training.settings import DEFAULTS, SoftmaxOver, TrainOptions
 
-Progress = Callable[[int, int], None]
-"""Called with (steps done, total steps)."""
 Log = Callable[[dict[str, float]], None]
 """Called with each log line and each validation."""
 
@@ -83,8 +81,9 @@ class TrainingRun:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the fingerprint."""
-        return run_digest(self.fingerprint)
+        """SHA-256 (hex) of the fingerprint."""
+        text = json.dumps(self.fingerprint, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def softmax_over(self) -> SoftmaxOver:

@@ -99,7 +99,7 @@ def test_a_further_stage_is_appended(record: StageRecord, bundle: Bundle) -> Non
 
 def test_a_stage_of_a_later_version_is_read_without_its_params(bundle: Bundle) -> None:
     value = contract_of(bundle).to_json()
-    value["stages"].append({"stage": "future", "params": {"new": 1}})
+    value["stages"] = [*value["stages"], {"stage": "future", "params": {"new": 1}}]
     value["stages"][0]["params"]["new"] = 1
     contract = Contract.from_json(value)
     assert contract.stages[:-1] == contract_of(bundle).stages

@@ -324,7 +324,7 @@ class TestWhatIsRefused:
         (base / "config.json").write_text(
             json.dumps({**config, "model_type": "own", "auto_map": own})
         )
-        with pytest.raises(RefusedError, match="needs its own code") as caught:
+        with pytest.raises(RefusedError, match="needs custom code") as caught:
             extend_model(str(base), bundle, tmp_path / "out")
         assert "--trust-remote-code" in str(caught.value.hint)
         assert not mark.exists()
