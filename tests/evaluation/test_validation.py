@@ -11,9 +11,15 @@ from sidtool.evaluation.validation import Validator
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommendation.recommend_options import Normalize
+from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer
 
 N = 40
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return small_bundle(N)
 
 
 def validator(
