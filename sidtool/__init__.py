@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sidtool.bundle.bundle import Bundle as Bundle
     from sidtool.bundle.decode import decode as decode
     from sidtool.bundle.integrity import verify as verify
+    from sidtool.data.items import read_items as read_items
     from sidtool.data.split_files import SplitOptions as SplitOptions
     from sidtool.data.split_files import open_split as open_split
     from sidtool.data.split_files import split_events as split_events
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from sidtool.errors import SidtoolError as SidtoolError
     from sidtool.evaluation.evaluation import EvaluationOptions as EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate
+    from sidtool.interop.convert import CatalogFile as CatalogFile
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
     from sidtool.model.extend import extend_model as extend_model
+    from sidtool.model.load import load_model_folder as load_model_folder
     from sidtool.model.merge import merge as merge
     from sidtool.model.rebind import rebind as rebind
     from sidtool.model.scratch import init_model as init_model
@@ -41,10 +44,12 @@ if TYPE_CHECKING:
     from sidtool.registry.publish import tag as tag
     from sidtool.registry.references import open_bundle as open_bundle
     from sidtool.sft.make_sft import make_sft as make_sft
+    from sidtool.sft.task_eval import TaskEvaluationOptions as TaskEvaluationOptions
     from sidtool.sft.task_eval import evaluate_task as evaluate_task
     from sidtool.sft.training_examples import SftOptions as SftOptions
     from sidtool.sid import SidSpace as SidSpace
     from sidtool.training.run import train as train
+    from sidtool.training.settings import StageSettings as StageSettings
     from sidtool.training.settings import TrainOptions as TrainOptions
     from sidtool.training.stages import train_stages as train_stages
 
@@ -53,6 +58,7 @@ __version__ = "0.2.0"
 _MODULES = {
     "Bundle": "bundle.bundle",
     "BuildOptions": "build.build_options",
+    "CatalogFile": "interop.convert",
     "Encoder": "embed",
     "EvaluationOptions": "evaluation.evaluation",
     "RecommendOptions": "recommendation.recommend_options",
@@ -61,6 +67,8 @@ _MODULES = {
     "SidSpace": "sid",
     "SidtoolError": "errors",
     "SplitOptions": "data.split_files",
+    "StageSettings": "training.settings",
+    "TaskEvaluationOptions": "sft.task_eval",
     "TrainOptions": "training.settings",
     "add_items": "build.add",
     "align": "build.align",
@@ -76,6 +84,7 @@ _MODULES = {
     "extend_model": "model.extend",
     "import_map": "interop.convert",
     "init_model": "model.scratch",
+    "load_model_folder": "model.load",
     "log": "registry.log",
     "make_sft": "sft.make_sft",
     "merge": "model.merge",
@@ -83,6 +92,7 @@ _MODULES = {
     "open_split": "data.split_files",
     "pull": "registry.publish",
     "push": "registry.publish",
+    "read_items": "data.items",
     "rebind": "model.rebind",
     "recommend": "recommendation.recommend",
     "split_events": "data.split_files",

@@ -1,6 +1,7 @@
 """What is loaded when: a laptop that only opens bundles must not wait for torch."""
 
 import importlib.metadata
+import inspect
 import subprocess
 import sys
 
@@ -47,6 +48,7 @@ def test_the_exported_names_are_these() -> None:
     assert sorted(sidtool.__all__) == [
         "BuildOptions",
         "Bundle",
+        "CatalogFile",
         "Encoder",
         "EvaluationOptions",
         "RecommendOptions",
@@ -55,6 +57,8 @@ def test_the_exported_names_are_these() -> None:
         "SidSpace",
         "SidtoolError",
         "SplitOptions",
+        "StageSettings",
+        "TaskEvaluationOptions",
         "TrainOptions",
         "__version__",
         "add_items",
@@ -71,6 +75,7 @@ def test_the_exported_names_are_these() -> None:
         "extend_model",
         "import_map",
         "init_model",
+        "load_model_folder",
         "log",
         "make_sft",
         "merge",
@@ -78,6 +83,7 @@ def test_the_exported_names_are_these() -> None:
         "open_split",
         "pull",
         "push",
+        "read_items",
         "rebind",
         "recommend",
         "split_events",
@@ -104,3 +110,16 @@ def test_every_command_is_an_exported_function() -> None:
     for command in app.registered_commands:
         name = str(command.name)
         assert renamed.get(name, name.replace("-", "_")) in sidtool.__all__
+
+
+def test_every_exported_function_takes_paths_as_text() -> None:
+    import sidtool
+
+    for name in set(sidtool.__all__) - {"__version__"}:
+        exported = getattr(sidtool, name)
+        if not inspect.isfunction(exported):
+            continue
+        for parameter in inspect.signature(exported).parameters.values():
+            kinds = str(parameter.annotation)
+            if "pathlib.Path" in kinds:
+                assert "str" in kinds, f"{name}({parameter.name}: {kinds})"

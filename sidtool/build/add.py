@@ -40,7 +40,7 @@ def add_items(
     items: Items = NO_ITEMS,
     vectors: Vectors | None = None,
     *,
-    embeddings: Sequence[Path] = (),
+    embeddings: Sequence[str | Path] = (),
     encoder: str | None = None,
     trust_remote_code: bool = False,
     remove: Sequence[str] = (),

@@ -37,19 +37,19 @@ from sidtool.quantize.resumable import encode_all, fit_once
 from sidtool.sid import LETTERS, Codes, Vectors
 
 Progress = Callable[[int, int], None]
-Source = Vectors | VectorSource | Path
+Source = Vectors | VectorSource | str | Path
 """Vectors of the items: an array in their order, or a file (.npy with ids, Parquet or Zarr)."""
 
 
 def build_codebook(
-    items: Items | Path,
-    out: Path,
+    items: Items | str | Path,
+    out: str | Path,
     options: BuildOptions | None = None,
     *,
     catalog: CatalogOptions | None = None,
     encoder: Encoder | None = None,
     embeddings: Source | Sequence[Source] = (),
-    split: Split | Path | None = None,
+    split: Split | str | Path | None = None,
     memory: int | None = None,
     force: bool = False,
     progress: Mapping[str, Progress] | None = None,
@@ -65,16 +65,17 @@ def build_codebook(
     are hardly used (SidtoolWarning). Raises UsageError and DataError for input that does not fit
     together.
     """
+    out = Path(out)
     refuse_existing(out, force)
-    if isinstance(embeddings, np.ndarray | VectorSource | Path):
+    if isinstance(embeddings, np.ndarray | VectorSource | str | Path):
         embeddings = [embeddings]
     check_inputs(encoder, embeddings)
     options = options or BuildOptions()
     progress = progress or {}
     work = partial_path(out)
-    if isinstance(items, Path):
-        items = read_catalog(items, catalog)
-    if isinstance(split, Path):
+    if isinstance(items, str | Path):
+        items = read_catalog(Path(items), catalog)
+    if isinstance(split, str | Path):
         split = open_split(split)
     sources = _open_sources(embeddings, items.ids, memory)
     if encoder is not None:
@@ -114,7 +115,7 @@ def _open_sources(
     embeddings: Sequence[Source], ids: Sequence[str], memory: int | None
 ) -> list[Vectors | VectorSource]:
     return [
-        open_vectors(source, ids, memory=memory) if isinstance(source, Path) else source
+        open_vectors(Path(source), ids, memory=memory) if isinstance(source, str | Path) else source
         for source in embeddings
     ]
 

@@ -84,10 +84,10 @@ class BundleFigures:
 def compare_bundles(
     bundles: Sequence[Bundle],
     *,
-    embeddings: Path | None = None,
+    embeddings: str | Path | None = None,
     items: Items | None = None,
     field: str | None = None,
-    interactions: Path | None = None,
+    interactions: str | Path | None = None,
     seed: int = 0,
 ) -> list[BundleFigures]:
     """Measure bundles of one catalog on the same evidence.
@@ -103,9 +103,11 @@ def compare_bundles(
         labels = tuple(column[row] for row in _rows_of(items, ids))
     evidence = Evidence(
         ids,
-        vectors=None if embeddings is None else _vectors(embeddings, items, ids),
+        vectors=None if embeddings is None else _vectors(Path(embeddings), items, ids),
         labels=labels,
-        steps=None if interactions is None else steps_between(read_interactions(interactions), ids),
+        steps=None
+        if interactions is None
+        else steps_between(read_interactions(Path(interactions)), ids),
     )
     return [describe(bundle, evidence, seed=seed) for bundle in bundles]
 

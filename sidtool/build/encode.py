@@ -33,7 +33,7 @@ def encode(
     bundle: Bundle,
     texts: Sequence[str] = (),
     *,
-    embeddings: Sequence[Path] = (),
+    embeddings: Sequence[str | Path] = (),
     model: str | None = None,
     trust_remote_code: bool = False,
 ) -> list[Encoding]:
@@ -92,7 +92,7 @@ def embed_texts(
 
 
 def read_sources(
-    bundle: Bundle, paths: Sequence[Path], ids: Sequence[str] | None = None
+    bundle: Bundle, paths: Sequence[str | Path], ids: Sequence[str] | None = None
 ) -> Vectors:
     """One file of vectors per source that a bundle was built from -> (n, sum of dims).
 
@@ -100,7 +100,7 @@ def read_sources(
     widths or their lengths do not fit.
     """
     dims = bundle.require_codebook().dims
-    sources = [read_vectors(path, ids) for path in paths]
+    sources = [read_vectors(Path(path), ids) for path in paths]
     widths = tuple(vectors.shape[1] for vectors in sources)
     if widths != dims:
         raise UsageError(

@@ -78,7 +78,7 @@ class Items:
 
 
 def read_items(
-    path: Path,
+    path: str | Path,
     *,
     id_column: str | None = None,
     title_column: str | None = None,
@@ -94,6 +94,7 @@ def read_items(
     SidtoolWarning) or is an error ("error").
 
     Raises UsageError for a missing column, DataError for malformed rows, empty and duplicate ids."""
+    path = Path(path)
     template = text_template or DEFAULT_TEMPLATE
     available = column_names(path)
     id_name = need_column(path, available, id_column, ID_COLUMNS, "item id", "--id-column")

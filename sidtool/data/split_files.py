@@ -108,8 +108,8 @@ def make_split(events: Path, options: SplitOptions | None = None) -> Split:
 
 
 def split_events(
-    events: Path,
-    out: Path,
+    events: str | Path,
+    out: str | Path,
     options: SplitOptions | None = None,
     *,
     dry_run: bool = False,
@@ -119,8 +119,9 @@ def split_events(
 
     A dry run writes nothing; the manifest then lists no files. Raises UsageError if the output
     exists or options contradict each other, DataError for malformed events or an empty part."""
+    out = Path(out)
     refuse_existing(out, force)
-    split = make_split(events, options)
+    split = make_split(Path(events), options)
     if dry_run:
         return split.manifest({})
     return write_split(split, out, force=force)
@@ -194,11 +195,12 @@ def read_split(folder: Path) -> Split:
     return split
 
 
-def open_split(path: Path) -> Split:
+def open_split(path: str | Path) -> Split:
     """The split of a folder that `sidtool split` wrote, or of a file of events.
 
     A file of events is split by leave-one-out with guessed columns, which gives the same digest as
     `sidtool split FILE` without options. Raises as `read_split` or `make_split` does."""
+    path = Path(path)
     is_parquet_folder = path.name.endswith((".parquet", ".pq"))
     if path.is_dir() and not is_parquet_folder:
         return read_split(path)

@@ -54,11 +54,11 @@ class Exported:
 
 
 def import_map(
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     *,
     items: CatalogFile | None = None,
-    info: Path | None = None,
+    info: str | Path | None = None,
     sizes: tuple[int, ...] | None = None,
     keys: Keys = "id",
     force: bool = False,
@@ -69,6 +69,8 @@ def import_map(
     Level sizes default to the powers of two that hold the codes. Raises UsageError for options that
     do not apply or an existing output, DataError for a malformed file.
     """
+    source = Path(source)
+    out = Path(out)
     system = SUFFIXES.get(source.suffix)
     if system is None:
         raise UsageError(
@@ -82,7 +84,12 @@ def import_map(
     name = out.name.removesuffix(".zip").removesuffix(".zarr")
     if system == "minionerec":
         bundle = read_minionerec(
-            source, name=name, sizes=sizes, items=catalog, info=info, keys=keys
+            source,
+            name=name,
+            sizes=sizes,
+            items=catalog,
+            info=None if info is None else Path(info),
+            keys=keys,
         )
     else:
         bundle = read_openonerec(source, name=name, sizes=sizes, items=catalog)
@@ -92,7 +99,7 @@ def import_map(
 
 def export_map(
     bundle: Bundle,
-    out: Path,
+    out: str | Path,
     to: System,
     *,
     items: CatalogFile | None = None,
@@ -106,6 +113,7 @@ def export_map(
     `keys` apply to minionerec; `token_start`, the first SID token id of a model, to flashrec. Raises
     UsageError for options that do not apply or an existing output.
     """
+    out = Path(out)
     check_export_options(to, items=items, keys=keys, has_model=token_start is not None)
     if to == "minionerec":
         catalog = items.read() if items is not None else None

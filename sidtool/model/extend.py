@@ -32,9 +32,9 @@ from sidtool.prompt.tokens import SidTokens
 
 
 def extend_model(
-    model: str,
+    model: str | Path,
     bundle: Bundle,
-    out: Path,
+    out: str | Path,
     *,
     init: Init = DEFAULT_INIT,
     seed: int = 0,
@@ -50,6 +50,8 @@ def extend_model(
     cannot be loaded, RefusedError if it needs `trust_remote_code`, CompatibilityError if it has a
     SID vocabulary already.
     """
+    model = str(model)
+    out = Path(out)
     check_init(bundle, init)
     refuse_existing(out, force)
     checkpoint = locate(model, revision=revision, trust_remote_code=trust_remote_code)

@@ -11,13 +11,15 @@ from sidtool.output import new_dir, refuse_existing
 
 
 def merge(
-    folder: Path, out: Path, *, dtype: Dtype = "float32", force: bool = False
+    folder: str | Path, out: str | Path, *, dtype: Dtype = "float32", force: bool = False
 ) -> ModelReference:
     """Write the adapter model in `folder` as a model that needs no base; returns that base.
 
     Raises UsageError if `folder` has no adapters or `out` exists without `force`, else as
     `load_model_folder`.
     """
+    folder = Path(folder)
+    out = Path(out)
     base = read_adapter_base(read_contract(folder), folder)
     refuse_existing(out, force)
     loaded = load_model_folder(folder, device="cpu", dtype=dtype)

@@ -36,19 +36,20 @@ def outlook(old: Bundle, new: Bundle) -> Outlook:
     return Outlook("works", verdict.message)
 
 
-def rebind(folder: Path, bundle: Bundle, out: Path, *, force: bool = False) -> Verdict:
+def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool = False) -> Verdict:
     """Write a copy of the model in `folder` with `bundle` inside; returns the verdict on it.
 
     Weights and tokenizer are copied unchanged; the contract records the replacement as a stage.
     Raises CompatibilityError or IntegrityError unless model and bundle belong together, UsageError
     if `out` exists without `force`; an aligned bundle is a SidtoolWarning.
     """
+    folder = Path(folder)
     contract, bundle, verdict = check_model_folder(folder, bundle)
     params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
     rebound = contract.with_stage(StageRecord("rebind", params), identity=bundle.identity)
     # checkpoints have the old contract
     skip = shutil.ignore_patterns(CONTRACT, BUNDLE_COPY, "checkpoint-*")
-    with new_dir(out, force=force) as target:
+    with new_dir(Path(out), force=force) as target:
         shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
         write_contract(target, rebound, bundle)
     return verdict

@@ -76,7 +76,7 @@ _PRESETS: Mapping[Preset, dict[str, Any]] = {
 
 def init_model(
     texts: Iterable[str],
-    out: Path,
+    out: str | Path,
     *,
     preset: Preset = "gpt2-tiny",
     vocab_size: int = 4096,
@@ -90,6 +90,9 @@ def init_model(
     are keys of the configuration. Returns the number of parameters. Raises UsageError for a key or
     value that the configuration refuses, or if `out` exists without `force`.
     """
+    if isinstance(texts, str):  # whose characters would be the texts
+        raise UsageError(f"init_model takes texts, not {texts!r}", hint="use read_items(...).texts")
+    out = Path(out)
     refuse_existing(out, force)
     shape = model_shape(preset, overrides or {})
     tokenizer = train_tokenizer(texts, vocab_size)

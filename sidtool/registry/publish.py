@@ -114,7 +114,7 @@ def push(
 
 
 def pull(
-    reference: str, out: Path, *, force: bool = False, progress: Progress | None = None
+    reference: str, out: str | Path, *, force: bool = False, progress: Progress | None = None
 ) -> VersionRecord:
     """Copy a published version to a folder or a .zip, byte for byte, and verify it.
 
@@ -122,6 +122,7 @@ def pull(
     such version, IntegrityError if the copy differs from what was published, UsageError if `out`
     exists and `force` is not given.
     """
+    out = Path(out)
     registry, record = find_version(reference)
     source = registry.folder(record.bundle)
     output = (

@@ -32,14 +32,14 @@ from sidtool.sft.training_examples import ExampleMaker, SftOptions
 
 def make_sft(
     bundle: Bundle | str | Path,
-    items: Items | Path,
-    split: Split | Path,
-    out: Path,
+    items: Items | str | Path,
+    split: Split | str | Path,
+    out: str | Path,
     options: SftOptions | None = None,
     *,
     catalog_options: CatalogOptions | None = None,
     queries: Sequence[Query] = (),
-    model: Path | None = None,
+    model: str | Path | None = None,
     tokenizer: Any | None = None,
     dry_run: bool = False,
     force: bool = False,
@@ -58,17 +58,21 @@ def make_sft(
     Raises UsageError if an output exists, CompatibilityError if the bundle's codebook was built
     from another split or the model from another bundle, RefusedError if a held-out event is in a
     training example, and what ExampleMaker raises."""
+    out = Path(out)
     options = options or SftOptions()
     if not dry_run:
         _refuse_outputs(out, force)
     if not isinstance(bundle, Bundle):
         bundle = open_bundle(str(bundle))
     if model is not None:
+        model = Path(model)
         check_model_folder(model, bundle)
         tokenizer = load_tokenizer(Checkpoint(model))
-    if isinstance(items, Path):
-        items, queries = read_catalog(items, options.tasks, catalog_options or CatalogOptions())
-    if isinstance(split, Path):
+    if isinstance(items, str | Path):
+        items, queries = read_catalog(
+            Path(items), options.tasks, catalog_options or CatalogOptions()
+        )
+    if isinstance(split, str | Path):
         split = open_split(split)
     check_bundle_split(bundle, "the split of the training examples", split.reference)
     maker = ExampleMaker(bundle, items, options, tokenizer, queries)

@@ -67,7 +67,7 @@ class Questions(NamedTuple):
 
 def evaluate_task(
     model: LoadedModel | str | Path,
-    source: Path | None,
+    source: str | Path | None,
     options: TaskEvaluationOptions,
     *,
     progress: Progress | None = None,
@@ -80,6 +80,7 @@ def evaluate_task(
     the task, CompatibilityError if the training examples are of another bundle or the model may
     have learned from held-out events, DataError if there is no question."""
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
+    source = None if source is None else Path(source)
     task = options.task
     per_user = named_task(task).per == "user"
     if source is not None and _holds_training_examples(source):

@@ -71,15 +71,15 @@ class TrainingSummary:
 
 
 def train(
-    model_dir: Path,
-    examples: Path,
-    out: Path,
+    model_dir: str | Path,
+    examples: str | Path,
+    out: str | Path,
     *,
     options: TrainOptions | None = None,
     sft_fields: Mapping[str, Any] | None = None,
-    valid: Path | None = None,
+    valid: str | Path | None = None,
     bundle: Bundle | None = None,
-    teachers: Sequence[Path] = (),
+    teachers: Sequence[str | Path] = (),
     force: bool = False,
     reuse: bool = False,
     trust_remote_code: bool = False,
@@ -89,7 +89,8 @@ def train(
 ) -> TrainingSummary:
     """Train a model on a file of training examples and write it to the folder `out`.
 
-    The output is the best checkpoint on the users in `valid`, or the last without it. `sft_fields`
+    The output is the best checkpoint on the users in `valid` (make-sft writes them beside the
+    examples; `train_stages` uses those by default), or the last checkpoint without `valid`. `sft_fields`
     are fields of TRL's SFTConfig by name. `bundle` is the bundle that the examples were made with,
     if that is a refreshed one and not the model's own. `teachers` are folders of trained models
     with the same SIDs and tokenizer (`TrainOptions.distill_weight`).
@@ -103,30 +104,34 @@ def train(
     different ones; CompatibilityError if model, bundle, examples and teachers do not belong
     together or come from different splits; DataError if examples are malformed.
     """
+    model_dir = Path(model_dir)
+    examples = Path(examples)
+    out = Path(out)
+    teacher_dirs = tuple(Path(teacher) for teacher in teachers)
     options = options or TrainOptions()
     if not reuse:
         refuse_existing(out, force)
     lineage = read_lineage(examples)
     contract, bundle, _ = check_model_folder(model_dir, bundle)
     check_same_bundle(lineage, bundle, examples)
-    if teachers:
+    if teacher_dirs:
         from sidtool.training.teachers import check_teachers
 
-        check_teachers(teachers, contract.tokens, bundle)
-    for folder in (model_dir, *teachers):
+        check_teachers(teacher_dirs, contract.tokens, bundle)
+    for folder in (model_dir, *teacher_dirs):
         name = f"model {folder}"
         check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
     run = TrainingRun(
         model_dir=model_dir,
         examples=examples,
         out=out,
-        valid=valid,
+        valid=None if valid is None else Path(valid),
         options=options,
         sft_fields=complete_fields(options, typed_sft_fields(sft_fields or {}), lineage),
         lineage=lineage,
         contract=contract,
         bundle=bundle,
-        teacher_dirs=tuple(teachers),
+        teacher_dirs=teacher_dirs,
         trust_remote_code=trust_remote_code,
     )
     if notify:

@@ -61,13 +61,13 @@ def plan_stages(
 
 
 def train_stages(
-    model_dir: Path,
-    examples: Path,
-    out: Path,
+    model_dir: str | Path,
+    examples: str | Path,
+    out: str | Path,
     stages: Sequence[StageSettings],
     *,
-    valid: Path | None = None,
-    teachers: Sequence[Path] = (),
+    valid: str | Path | None = None,
+    teachers: Sequence[str | Path] = (),
     force: bool = False,
     trust_remote_code: bool = False,
     progress: Callable[[int], Progress | None] | None = None,
@@ -81,7 +81,7 @@ def train_stages(
     a stage by its number, from 1. Returns the summary of each stage. Raises as `plan_stages` and
     `train`, and UsageError if an intermediate output has different settings, without `force`.
     """
-    planned = plan_stages(model_dir, examples, out, stages, force=force)
+    planned = plan_stages(Path(model_dir), Path(examples), Path(out), stages, force=force)
     summaries = []
     for number, stage in enumerate(planned, start=1):
         summary = train(
@@ -103,7 +103,9 @@ def train_stages(
     return summaries
 
 
-def _validation_users(stage: PlannedStage, valid: Path | None, *, is_only: bool) -> Path | None:
+def _validation_users(
+    stage: PlannedStage, valid: str | Path | None, *, is_only: bool
+) -> str | Path | None:
     lineage = read_lineage(stage.examples)
     if lineage.history_prompt or read_contract(stage.model_dir).history_prompt:
         return valid or side_files(stage.examples)["valid"]
