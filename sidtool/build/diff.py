@@ -1,7 +1,7 @@
 """Differences between two bundles, item by item."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.manifest import Manifest
+from sidtool.json_record import JsonRecord
 from sidtool.sid import Codes
 
 _NOT_COMPARED = ("objects", "identity", "items", "report", "created", "lineage", "change", "parent")
@@ -17,7 +18,7 @@ _NOT_COMPARED = ("objects", "identity", "items", "report", "created", "lineage",
 
 
 @dataclass(frozen=True)
-class Move:
+class Move(JsonRecord):
     """An item whose SID changed; `depth` is the first level that differs, from 1."""
 
     item: str
@@ -27,7 +28,7 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Diff:
+class Diff(JsonRecord):
     """Differences between two bundles; items are listed in the order of their SIDs."""
 
     same: bool
@@ -47,10 +48,6 @@ class Diff:
     units of the old centroids' RMS norm; None if the new bundle has no level of that shape."""
     manifest: Mapping[str, tuple[Any, Any]]
     """Dotted key -> old and new value."""
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return asdict(self) | {"manifest": {key: list(pair) for key, pair in self.manifest.items()}}
 
 
 def diff(old: Bundle, new: Bundle) -> Diff:

@@ -1,18 +1,18 @@
 """The codebook report: what is measured when a codebook is built, as typed records."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.collisions.policy import CollisionCounts
+from sidtool.json_record import JsonRecord
 
 COLLAPSED = 8
 """A level is collapsed if its perplexity is this many times below the possible: 3 bits are lost."""
 
 
 @dataclass(frozen=True)
-class LevelUse:
+class LevelUse(JsonRecord):
     """How evenly the items use the codes of one level."""
 
     size: int
@@ -32,7 +32,7 @@ class LevelUse:
 
 
 @dataclass(frozen=True)
-class Neighbors:
+class Neighbors(JsonRecord):
     """How well SID prefixes preserve the neighbors by embedding (see `neighbor_preservation`)."""
 
     k: int
@@ -43,7 +43,7 @@ class Neighbors:
 
 
 @dataclass(frozen=True)
-class Collisions:
+class Collisions(JsonRecord):
     """Collisions before and after they were resolved."""
 
     before: CollisionCounts
@@ -51,7 +51,7 @@ class Collisions:
 
 
 @dataclass(frozen=True)
-class CodebookReport:
+class CodebookReport(JsonRecord):
     """Measurements of a built codebook.
 
     Balance is reported, not optimized: over published codebooks it barely predicts how well a model
@@ -73,35 +73,6 @@ class CodebookReport:
     neighbors: Neighbors
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Duration of each step of the build."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object stored in a bundle."""
-        value = {each.name: getattr(self, each.name) for each in fields(self)}
-        return value | {
-            "levels": [asdict(level) for level in self.levels],
-            "collisions": asdict(self.collisions),
-            "residual_variance": list(self.residual_variance),
-            "neighbors": asdict(self.neighbors) | {"jaccard": list(self.neighbors.jaccard)},
-            "seconds": dict(self.seconds),
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "CodebookReport":
-        """The report that `to_json` stored."""
-        known = {each.name: value[each.name] for each in fields(cls)}
-        neighbors = value["neighbors"]
-        return cls(
-            **known
-            | {
-                "levels": tuple(LevelUse(**level) for level in value["levels"]),
-                "collisions": Collisions(
-                    CollisionCounts(**value["collisions"]["before"]),
-                    CollisionCounts(**value["collisions"]["after"]),
-                ),
-                "residual_variance": tuple(value["residual_variance"]),
-                "neighbors": Neighbors(**neighbors | {"jaccard": tuple(neighbors["jaccard"])}),
-            }
-        )
 
 
 def read_report(bundle: Bundle) -> CodebookReport | None:

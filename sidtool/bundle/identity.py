@@ -7,13 +7,14 @@ and index are not part of them. docs/format.md specifies the digests.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.item_map import ItemMap
+from sidtool.json_record import JsonRecord
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import SidSpace
 
@@ -22,7 +23,7 @@ _LOCATION_KEYS = ("model", "revision", "trust_remote_code", "probes")
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(JsonRecord):
     """SHA-256 (hex) of the three parts of a bundle."""
 
     space: str
@@ -36,12 +37,7 @@ class Identity:
 
     def to_json(self) -> dict[str, str]:
         """The JSON object that is stored."""
-        return asdict(self) | {"digest": self.digest}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Identity":
-        """The identity that `to_json` wrote."""
-        return cls(value["space"], value["codebook"], value["items"])
+        return super().to_json() | {"digest": self.digest}
 
 
 def identify(

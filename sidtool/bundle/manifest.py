@@ -3,13 +3,14 @@
 import datetime
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypedDict
+from dataclasses import dataclass, field
+from typing import Any, Self, TypedDict
 
-from sidtool.bundle.history import BuildChange, Change, Version, change_from_json, change_to_json
+from sidtool.bundle.history import BuildChange, Change, Version
 from sidtool.bundle.identity import Identity
 from sidtool.collisions.policy import Policy
 from sidtool.errors import CompatibilityError, IntegrityError
+from sidtool.json_record import JsonRecord
 from sidtool.sid import SidSpace
 
 FORMAT = 1
@@ -17,7 +18,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Collisions:
+class Collisions(JsonRecord):
     """How items whose nearest SIDs are equal were treated."""
 
     policy: Policy
@@ -42,7 +43,7 @@ class Provenance(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(JsonRecord):
     """Every value of a bundle that is not an array. Mappings hold JSON values."""
 
     name: str
@@ -98,20 +99,8 @@ class Manifest:
             "libraries": self.libraries,
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object that is stored."""
-        value = {f.name: getattr(self, f.name) for f in fields(self)}
-        return value | {
-            "space": self.space.to_json(),
-            "identity": self.identity.to_json(),
-            "collisions": asdict(self.collisions),
-            "change": change_to_json(self.change),
-            "lineage": [version.to_json() for version in self.lineage],
-            "compatible_with": list(self.compatible_with),
-        }
-
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Manifest":
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read a stored manifest; unknown keys are ignored.
 
         Raises CompatibilityError for a format that this version does not read, IntegrityError for a
@@ -119,22 +108,9 @@ class Manifest:
         """
         _check_format(value.get("format"))
         try:
-            stored = {f.name: value[f.name] for f in fields(cls) if f.name in value}
-            collisions = value["collisions"]
-            records = {
-                "space": SidSpace.from_json(value["space"]),
-                "identity": Identity.from_json(value["identity"]),
-                "collisions": Collisions(collisions["policy"], collisions.get("capacity")),
-                "change": (
-                    change_from_json(value["change"])
-                    if "change" in value
-                    else BuildChange(value["items"])
-                ),
-                "lineage": tuple(map(Version.from_json, value.get("lineage", ()))),
-                "compatible_with": tuple(value.get("compatible_with", ())),
-            }
-            return cls(**stored | records)
-        except (KeyError, TypeError) as error:
+            change = BuildChange(value["items"]).to_json()  # the default
+            return super().from_json({"change": change, **value})
+        except (KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"the bundle's manifest is malformed: {error}") from error
 
 

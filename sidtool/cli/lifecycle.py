@@ -85,12 +85,10 @@ def add_items(
 
 
 def _say_grown(bundle: "Bundle", out: Path, *, changed: bool, json: bool) -> None:
-    from sidtool.bundle.history import change_to_json
-
     manifest = bundle.manifest
     if json:
         value = {"bundle": str(out), "version": manifest.version, "digest": bundle.identity.digest}
-        say_json(value | (change_to_json(manifest.change) if changed else {}))
+        say_json(value | (manifest.change.to_json() if changed else {}))
     else:
         change = manifest.change if changed else "nothing changed"
         say(f"{out}: {manifest.name} {manifest.version}, {change}")

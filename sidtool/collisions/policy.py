@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.json_record import JsonRecord
 from sidtool.sid import Codes
 
 Policy = Literal["reassign", "append", "allow"]
@@ -14,7 +15,7 @@ they share a SID."""
 
 
 @dataclass(frozen=True)
-class CollisionCounts:
+class CollisionCounts(JsonRecord):
     """How many items share their SID with another, in how many groups, and the largest group (1 if
     there is no collision)."""
 

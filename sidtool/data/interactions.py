@@ -23,6 +23,7 @@ from sidtool.data.tables import (
     read_columns,
 )
 from sidtool.errors import DataError, SidtoolWarning, UsageError
+from sidtool.json_record import JsonRecord
 
 USER_COLUMNS = ("user_id", "reviewer_id", "customer_id", "session_id", "uid", "user")
 """Conventional names of a user column, the most specific first (compared without case, `_`, `-` and
@@ -52,7 +53,7 @@ HISTORY_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class EventColumns:
+class EventColumns(JsonRecord):
     """The columns that events were read from."""
 
     user: str

@@ -1,11 +1,12 @@
 """The stored record of a split: its manifest, and the reference that everything made from it carries."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 from sidtool.data.interactions import EventColumns
 from sidtool.errors import CompatibilityError, IntegrityError
+from sidtool.json_record import JsonRecord
 
 SPLIT_FORMAT = 1
 """The newest format of a split folder that this version reads and the one that it writes."""
@@ -13,7 +14,7 @@ Protocol = Literal["leave-one-out", "temporal", "given"]
 
 
 @dataclass(frozen=True)
-class Cuts:
+class Cuts(JsonRecord):
     """The two moments of a temporal split, in the unit of the order column (dates: seconds since 1970)."""
 
     valid_from: float
@@ -21,7 +22,7 @@ class Cuts:
 
 
 @dataclass(frozen=True)
-class SplitReference:
+class SplitReference(JsonRecord):
     """Which split something was made from. Bundles, training examples and models carry it."""
 
     protocol: Protocol
@@ -45,20 +46,6 @@ class SplitReference:
 
     def __str__(self) -> str:
         return f"{self.digest[:12]} ({self.protocol})"
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object that is stored."""
-        return {
-            "protocol": self.protocol,
-            "digest": self.digest,
-            "cuts": asdict(self.cuts) if self.cuts else None,
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "SplitReference":
-        """Read a stored reference. Raises KeyError or TypeError if it is malformed."""
-        cuts = value.get("cuts")
-        return cls(value["protocol"], value["digest"], Cuts(**cuts) if cuts else None)
 
 
 def recorded_split(record: Mapping[str, Any]) -> SplitReference | None:
@@ -95,7 +82,7 @@ def check_split(
 
 
 @dataclass(frozen=True)
-class SplitCounts:
+class SplitCounts(JsonRecord):
     """Sizes of the parts of a split."""
 
     users: int
@@ -113,7 +100,7 @@ class SplitCounts:
 
 
 @dataclass(frozen=True)
-class SplitManifest:
+class SplitManifest(JsonRecord):
     """Everything that `split.json` records."""
 
     protocol: Protocol
@@ -133,12 +120,8 @@ class SplitManifest:
     """Name of each file in the folder -> SHA-256 of its bytes."""
     format: int = SPLIT_FORMAT
 
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object that is stored."""
-        return asdict(self) | {"files": dict(self.files)}
-
     @classmethod
-    def from_json(cls, value: Any) -> "SplitManifest":
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read a stored manifest; unknown keys are ignored.
 
         Raises CompatibilityError for a newer format, IntegrityError for a malformed manifest.
@@ -150,18 +133,6 @@ class SplitManifest:
                     f"{SPLIT_FORMAT}",
                     hint="upgrade sidtool",
                 )
-            counts = {name: value["counts"][name] for name in SplitCounts.__annotations__}
-            return cls(
-                protocol=value["protocol"],
-                digest=value["digest"],
-                train_digest=value["train_digest"],
-                held_out_digest=value["held_out_digest"],
-                events_digest=value["events_digest"],
-                counts=SplitCounts(**counts),
-                cuts=Cuts(**value["cuts"]) if value["cuts"] else None,
-                columns=EventColumns(**value["columns"]) if value["columns"] else None,
-                files=dict(value["files"]),
-                format=value["format"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            return super().from_json(value)
+        except (KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"the split's manifest is malformed: {error!r}") from error

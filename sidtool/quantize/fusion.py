@@ -5,8 +5,8 @@ the squared norm. Collaborative vectors exist only for items with events: a stor
 predicts them from the other sources, and an item with events gets a mixture of both.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import UsageError
+from sidtool.json_record import JsonRecord
 from sidtool.quantize.mlp import Arrays, by_blocks, forward, has, unit
 from sidtool.sid import Vectors
 
@@ -65,7 +66,7 @@ class FusionOptions:
 
 
 @dataclass(frozen=True)
-class FusedSource:
+class FusedSource(JsonRecord):
     """One source of a fusion."""
 
     dim: int
@@ -77,7 +78,7 @@ class FusedSource:
 
 
 @dataclass(frozen=True)
-class CollaborativePart:
+class CollaborativePart(JsonRecord):
     """The collaborative part of a fusion."""
 
     dim: int
@@ -89,7 +90,7 @@ class CollaborativePart:
 
 
 @dataclass(frozen=True)
-class Fusion:
+class Fusion(JsonRecord):
     """The parts of a fused vector, in order.
 
     The networks that go with it are arrays by name (see `quantize.mlp`): "source0" projects the
@@ -100,20 +101,8 @@ class Fusion:
     collaborative: CollaborativePart | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object stored in a bundle."""
-        value: dict[str, Any] = {"sources": [asdict(source) for source in self.sources]}
-        if self.collaborative is not None:
-            value["collaborative"] = asdict(self.collaborative)
-        return value
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Fusion":
-        """The fusion that `to_json` stored."""
-        collaborative = value.get("collaborative")
-        return cls(
-            tuple(FusedSource(**source) for source in value["sources"]),
-            None if collaborative is None else CollaborativePart(**collaborative),
-        )
+        """The JSON object stored in a bundle, without a part that does not exist."""
+        return {name: part for name, part in super().to_json().items() if part is not None}
 
 
 def fuse(arrays: Arrays, fusion: Fusion, vectors: Vectors) -> Vectors:

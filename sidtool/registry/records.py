@@ -13,12 +13,13 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from sidtool.bundle.conditional import Snapshot
 from sidtool.bundle.storage import Storage
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
+from sidtool.json_record import JsonRecord
 
 FORMAT = 1
 """The registry layout that this version writes, and the newest that it reads."""
@@ -39,7 +40,7 @@ Document = TypeVar("Document", "VersionRecord", "Pointer")
 
 
 @dataclass(frozen=True)
-class VersionRecord:
+class VersionRecord(JsonRecord):
     """One published version."""
 
     version: str
@@ -62,7 +63,7 @@ class VersionRecord:
 
 
 @dataclass(frozen=True)
-class Pointer:
+class Pointer(JsonRecord):
     """The highest version, and versions by tag."""
 
     latest: str | None = None
@@ -165,7 +166,7 @@ def version_key(version: str) -> tuple[int, int]:
 
 def spell(document: VersionRecord | Pointer) -> bytes:
     """The stored bytes of a document."""
-    text = json.dumps(asdict(document), indent=1, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(document.to_json(), indent=1, sort_keys=True, ensure_ascii=False)
     return f"{text}\n".encode()
 
 
@@ -182,8 +183,7 @@ def _parse(
     try:
         value: dict[str, Any] = json.loads(snapshot.data)
         newer = value.get("format", FORMAT) > FORMAT
-        stored = {f.name: value[f.name] for f in fields(kind) if f.name in value}
-        document = kind(**stored)
+        document = kind.from_json(value)
     except (ValueError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{registry.location}/{name} is damaged: {error}") from error
     if newer:
