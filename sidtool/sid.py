@@ -92,7 +92,8 @@ class Levels:
         """(n,) uint64 keys -> (n, levels) codes: the inverse of `pack`."""
         columns = []
         for bits in reversed(self.key_bits):
-            columns.append((keys & np.uint64((1 << bits) - 1)).astype(np.uint16))
+            mask = np.uint64((1 << bits) - 1)
+            columns.append((keys & mask).astype(np.uint16))
             keys = keys >> np.uint64(bits)
         return np.stack(columns[::-1], axis=1)
 
@@ -102,8 +103,10 @@ class Levels:
             raise UsageError(
                 f"codes have shape {codes.shape}, but {self.spelled_sizes} has {self.levels} levels"
             )
-        if len(codes) and (codes.max(axis=0) >= np.array(self.sizes)).any():
-            largest = codes.max(axis=0).tolist()
+        if not len(codes):
+            return
+        largest = codes.max(axis=0).tolist()
+        if any(code >= size for code, size in zip(largest, self.sizes, strict=True)):
             raise UsageError(f"codes reach {largest}, but the levels are {self.spelled_sizes}")
 
 

@@ -113,7 +113,8 @@ def _permutations(
         old_code = old_codes[:, level]
         new_code = new_codes[:, level]
         counts = np.zeros((len(new_level), len(old_level)), dtype=np.int64)
-        np.add.at(counts, (new_code, old_code), np.where(agrees, len(old_codes), 1))
+        weights = np.where(agrees, len(old_codes), 1)
+        np.add.at(counts, (new_code, old_code), weights)
         name = _match(counts, old_level, new_level)
         agrees &= name[new_code] == old_code
         names.append(name)

@@ -1,4 +1,4 @@
-"""Comparison of bundles of one catalog: use of codes, losses, and what SIDs say about items."""
+"""Comparison of bundles of one catalog: use of codes, residual variance, information in SIDs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -36,7 +36,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class LevelFigures:
-    """Measurements of one level; None if they need evidence that is not there."""
+    """Measurements of one level; None without the evidence that they need."""
 
     use: LevelUse
     neighbors: float | None
@@ -55,7 +55,7 @@ class LevelFigures:
 
 @dataclass(frozen=True)
 class BundleFigures:
-    """Measurements of one bundle; None if they need a build report or evidence that is not there."""
+    """Measurements of one bundle; None without the build report or evidence that they need."""
 
     name: str
     digest: str
@@ -226,8 +226,7 @@ def prefix_purity(codes: Codes, sizes: Sequence[int], labels: Sequence[str]) -> 
     averaged over items.
 
     Depth 0 is the whole catalog, the value by chance. Left out are items without a label, and at
-    each depth items whose prefix no other item has: they would be pure only because they are
-    alone. None if no item is left.
+    each depth items whose prefix no other item has: one item alone is always pure. None if no item is left.
     """
     labeled = np.flatnonzero([bool(label) for label in labels])
     names = np.array(labels, dtype=object)[labeled].astype(str)
@@ -256,8 +255,8 @@ def mutual_information(
 ) -> tuple[list[float], list[float]]:
     """Per level: mutual information, in bits, of an item's code and the next item's; and by chance.
 
-    A finite sample shows information where there is none: the second number is that of the same
-    codes with the next items shuffled by the seed, and only the difference counts. If a codebook is
+    The estimate from a finite sample is above 0 even for independent codes. The value by chance
+    measures this: next items are shuffled with the seed. Only the difference is meaningful. If a codebook is
     chosen by this figure, `steps` must be training events only.
     """
     shuffled = np.random.default_rng(seed).permutation(steps[:, 1])

@@ -100,7 +100,8 @@ def _first_difference(old: Codes, new: Codes) -> NDArray[np.int64]:
     # SIDs of another depth differ where the shorter one ends
     longer = np.full((len(old), 1), old.shape[1] != new.shape[1])
     differs = np.concatenate([differs, longer], axis=1)
-    return np.where(differs.any(axis=1), differs.argmax(axis=1) + 1, 0).astype(np.int64)
+    first = differs.argmax(axis=1) + 1  # argmax gives the first True
+    return np.where(differs.any(axis=1), first, 0).astype(np.int64)
 
 
 def _drift(old: Bundle, new: Bundle) -> tuple[float | None, ...]:

@@ -57,6 +57,7 @@ def level_use(codes: Codes, sizes: tuple[int, ...]) -> tuple[LevelUse, ...]:
         counts = np.sort(np.bincount(column, minlength=size))
         share = counts[counts > 0] / max(len(codes), 1)
         entropy = float(-(share * np.log2(share)).sum()) + 0.0  # no negative zero
+        # Gini coefficient of the sorted counts
         ranks = np.arange(1, size + 1)
         gini = ((2 * ranks - size - 1) * counts).sum() / max(size * len(codes), 1)
         utilization = np.count_nonzero(counts) / size
@@ -86,12 +87,12 @@ def neighbor_preservation(
 
     By embedding: largest cosine. By SID at depth t: longest common prefix of the first t codes,
     then least distance between the sums of the first t centroids (without a codebook, or at an
-    appended level, there is none), then chance: a model that sees t codes cannot distinguish such
-    items. Up to 500 query items and 20,000 candidates are drawn with the seed; an item is not its
-    own neighbor.
+    appended level, there is none), then at random: a model that sees t codes cannot distinguish
+    such items. Up to 500 query items and 20,000 candidates are drawn with the seed; an item is not
+    a neighbor of itself.
     """
     rng = np.random.default_rng(seed)
-    # in random order, so that the first of equally near items is one by chance
+    # in random order, because of equally near items the first ones are taken
     pool = rng.permutation(len(codes))[:POOL]
     queries = np.arange(min(QUERIES, len(pool)))
     k = min(NEIGHBORS, len(pool) - 1)
@@ -117,7 +118,7 @@ def _nearest(similarity: NDArray[Any], queries: NDArray[np.intp], k: int) -> NDA
     The similarity of each query to itself is overwritten.
     """
     similarity[np.arange(len(queries)), queries] = -np.inf
-    edge = np.partition(similarity, -k, axis=1)[:, -k, None]
+    edge = np.partition(similarity, -k, axis=1)[:, -k, None]  # the k-th largest, (q, 1)
     above = similarity > edge
     equal = similarity == edge
     missing = k - above.sum(axis=1, keepdims=True)

@@ -23,7 +23,8 @@ def ppmi(counts: Any) -> Any:
 
     sums = np.asarray(counts.sum(axis=1)).ravel()
     pairs = counts.tocoo()
-    values = np.log(pairs.data * sums.sum() / (sums[pairs.row] * sums[pairs.col]))
+    expected = sums[pairs.row] * sums[pairs.col]  # times the total: N_i N_j
+    values = np.log(pairs.data * sums.sum() / expected)
     positive = values > 0
     coordinates = (pairs.row[positive], pairs.col[positive])
     return sparse.csr_matrix((values[positive], coordinates), shape=counts.shape)
@@ -40,7 +41,7 @@ def factors(matrix: Any, dims: int, seed: int) -> Vectors:
 
     result = np.zeros((matrix.shape[0], dims), dtype=np.float32)
     rows = np.flatnonzero(np.diff(matrix.indptr))
-    filled = matrix[rows][:, rows]
+    filled = matrix[rows][:, rows]  # without the empty rows and columns
     if len(rows) <= max(2 * dims, 3):  # Lanczos needs fewer values than rows
         values, vectors = np.linalg.eigh(filled.toarray())
     else:

@@ -135,6 +135,7 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
                 reason = f"its metadata is damaged ({type(error).__name__})"
                 raise _unreadable(name, reason) from error
             self._check(name, layout)
+            # with a chunk missing, only Zarr can supply the zeros
             if layout.chunk_rows is not None and not self._all_chunks_stored(name, layout):
                 layout = replace(layout, chunk_rows=None)
             self._layouts[name] = layout
@@ -168,11 +169,8 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
         dtype, shape = self._expected.get(name, stored)
         same_depth = len(shape) == len(layout.shape)
         sizes = zip(shape, layout.shape, strict=False)
-        if (
-            layout.dtype.name != dtype
-            or not same_depth
-            or any(e not in (None, s) for e, s in sizes)
-        ):
+        same_sizes = same_depth and all(size in (None, actual) for size, actual in sizes)
+        if layout.dtype.name != dtype or not same_sizes:
             spelled = ", ".join("any" if size is None else str(size) for size in shape)
             raise IntegrityError(
                 f"{name} is {layout.dtype.name} {layout.shape}, the manifest implies {dtype} "

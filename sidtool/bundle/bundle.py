@@ -112,7 +112,8 @@ class Bundle:
     def _strings(self, name: str) -> StringArray:
         data = self.arrays[f"{name}_bytes"]
         offsets = self.arrays[f"{name}_offset"]
-        if offsets[0] != 0 or offsets[-1] != len(data) or (offsets[1:] < offsets[:-1]).any():
+        covers_data = offsets[0] == 0 and offsets[-1] == len(data)
+        if not covers_data or (offsets[1:] < offsets[:-1]).any():
             raise IntegrityError(f"{name}_offset does not divide {name}_bytes into strings")
         return StringArray(data, offsets)
 
@@ -120,7 +121,7 @@ class Bundle:
         """An item map with at least the items that have one of these (m, levels) SIDs, retired ones
         included.
 
-        It is `items`, or a part of it with row numbers of its own: the first look-ups in a large
+        It is `items`, or a part of it with other row numbers: the first look-ups in a large
         stored bundle read only parts, then the whole map is read once.
         """
         return self._lookup.with_sids(codes) if self._reads_parts(len(codes)) else self.items

@@ -107,6 +107,7 @@ def _hash_items(items: ItemMap) -> str:
 
 
 def _update(digest: Any, name: str, array: NDArray[Any]) -> None:
+    # name, type and shape are hashed too: other arrays could have the same bytes
     little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
     digest.update(canonical([name, little_endian.dtype.str, list(array.shape)]))
     digest.update(np.ascontiguousarray(little_endian).tobytes())

@@ -95,7 +95,8 @@ def _blocks(firsts: NDArray[np.uint64], values: NDArray[np.uint64], n: int) -> l
 
 def _ranges(rows: Iterable[NDArray[Any]]) -> list[RowRange]:
     """Rows, in any order and with repeats, as ranges of consecutive rows."""
-    distinct = np.unique(_join(list(rows), np.empty(0, dtype=np.int64)).astype(np.int64))
+    all_rows = _join(list(rows), np.empty(0, dtype=np.int64))
+    distinct = np.unique(all_rows.astype(np.int64))
     gaps = np.flatnonzero(np.diff(distinct) > 1) + 1
     runs = [run for run in np.split(distinct, gaps) if len(run)]
     return [(int(run[0]), int(run[-1]) + 1) for run in runs]

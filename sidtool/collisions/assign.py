@@ -149,6 +149,7 @@ class _CrowdedPrefixes:
         prefixes = raw[order, :-1]
         changes = (prefixes[1:] != prefixes[:-1]).any(axis=1)
         starts = np.flatnonzero(np.concatenate([[True], changes]))
+        # the prefix of each colliding position, and where each prefix first occurs
         prefix = np.searchsorted(starts, colliding, side="right") - 1
         firsts = np.flatnonzero(np.diff(prefix, prepend=-1))
         bounds = np.stack([starts, np.append(starts[1:], len(raw))], axis=1)
@@ -206,7 +207,10 @@ def _choose_last_codes(
     starts = crowded.starts(groups)
     sizes = np.diff(starts)
     pairs = np.flatnonzero(sizes == 2)
-    for batch in np.array_split(pairs, -(-len(pairs) // PAIRS)) if len(pairs) else ():
+    n_batches = max(1, -(-len(pairs) // PAIRS))  # rounded up
+    for batch in np.array_split(pairs, n_batches):
+        if not len(batch):
+            continue
         both = starts[batch][:, None] + np.arange(2)  # (pairs, 2)
         in_use = crowded.in_use(batch + groups.start, len(centroids))
         chosen[both] = assign_pairs(nearest[both[:, 0]], residuals[both], centroids, in_use)
@@ -231,6 +235,7 @@ def assign_pairs(
     distances = squared_distances(residuals.reshape(2 * len(nearest), -1), centroids)
     costs = np.maximum(distances, 0).reshape(len(nearest), 2, -1)  # (g, 2, K)
     stay = costs[groups, :, nearest]  # (g, 2)
+    # both rows of a pair see the same codes as taken
     costs[np.broadcast_to(in_use[:, None], costs.shape)] = np.inf
     target = costs.argmin(axis=2)
     move = costs.min(axis=2)
@@ -266,6 +271,7 @@ def assign_group(
     rows, positions = linear_sum_assignment(costs)
     chosen = np.full(len(nearest), -1, dtype=np.int64)
     chosen[rows] = columns[positions]
+    # duplicates are interchangeable for the solver: the cheaper codes go to the lower ids
     for equal in _duplicates(nearest, residuals):
         cost_of = dict(zip(columns.tolist(), costs[equal[0]].tolist(), strict=True))
         by_cost = [(cost_of.get(code, np.inf), code) for code in chosen[equal].tolist()]

@@ -84,6 +84,7 @@ def _choose_prefixes(
         distinct, applicants = runs(nearest[order])
         accepted = np.minimum(free.count(distinct), applicants)
         free.take(distinct, accepted)
+        # in each prefix the nearest applicants win
         winners = order[ranks(applicants) < np.repeat(accepted, applicants)]
         prefixes[waiting[winners]] = nearest[winners]
         distances[waiting[winners]] = costs[winners]
@@ -148,7 +149,8 @@ def _choose_last_codes(
         start = counts[: span.start].sum()
         rows = order[start : start + size.sum()]
         residuals = latent[rows].astype(np.float64) - codebook.decode(codes[rows, :-1])
-        costs = np.square(last).sum(axis=1) - 2 * residuals @ last.T  # (rows, K)
+        # squared distances without |residual|^2, which is equal for all codes: (rows, K)
+        costs = np.square(last).sum(axis=1) - 2 * residuals @ last.T
         in_use = _last_codes_in_use(taken, groups[span], levels)
         codes[rows, -1] = _nearest_free(costs, size, in_use)
     return codes

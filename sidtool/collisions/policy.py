@@ -36,6 +36,7 @@ def equal_rows(codes: Codes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     order = np.lexsort(codes.T[::-1]) if codes.shape[1] else np.arange(len(codes))
     if not len(codes):
         return order, np.zeros(0, dtype=np.intp)
-    changes = (codes[order[1:]] != codes[order[:-1]]).any(axis=1)
+    ordered = codes[order]
+    changes = (ordered[1:] != ordered[:-1]).any(axis=1)
     bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
     return order, np.diff(bounds)

@@ -87,12 +87,12 @@ class PrefixSearch:
             nodes, node = np.unique(beam, return_inverse=True)
             table = self._costs_below(nodes, depth, full[depth])  # (nodes, K)
             extended = table[node.reshape(beam.shape)]  # (n, beam, K)
-            extended += (-2 * x @ level.T)[:, None]
-            extended += costs[:, :, None]
+            extended += (-2 * x @ level.T)[:, None]  # (n, 1, K)
+            extended += costs[:, :, None]  # (n, beam, 1)
             is_last = depth == len(self._levels) - 1
             width = CANDIDATES if is_last else BEAM
             best, costs = _smallest(extended.reshape(len(rows), -1), width)
-            parent, code = np.divmod(best, len(level))
+            parent, code = np.divmod(best, len(level))  # columns are (beam, K) flattened
             parents = np.take_along_axis(beam, parent, axis=1)
             beam = (parents << np.uint64(self._bits[depth])) | code.astype(np.uint64)
         order = np.lexsort((beam, costs.astype(np.float32)))
@@ -112,6 +112,7 @@ class PrefixSearch:
             products = 2 * self._levels[earlier][codes] @ level.T
             table += products[of_node]
             rest = rest >> np.uint64(self._bits[earlier])
+        # a full prefix of this depth is excluded if its parent is a node of the beam
         parents = full >> np.uint64(self._bits[depth])
         position = np.minimum(np.searchsorted(nodes, parents), len(nodes) - 1)
         in_beam = nodes[position] == parents

@@ -35,9 +35,9 @@ def suffix(path: Path) -> str:
     """The suffix that names the file type, without `.gz`. Raises DataError if it is none of
     SUFFIXES."""
     name = path.name.lower().removesuffix(".gz")
-    for known in SUFFIXES:
-        if name.endswith(known):
-            return known
+    for file_type in SUFFIXES:
+        if name.endswith(file_type):
+            return file_type
     if not path.exists():  # more likely a misspelled folder than a file of an unknown type
         raise DataError(f"{path} does not exist")
     raise DataError(

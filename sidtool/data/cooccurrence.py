@@ -92,6 +92,6 @@ def weigh_pairs(
         same_user = users[:-gap] == users[gap:]
         pairs = same_user & (earlier != later)
         weights = np.full(int(pairs.sum()), decay ** (gap - 1))
-        places = (earlier[pairs], later[pairs])
-        total = total + sparse.csr_matrix((weights, places), shape=(n_items, n_items))
+        coordinates = (earlier[pairs], later[pairs])
+        total = total + sparse.csr_matrix((weights, coordinates), shape=(n_items, n_items))
     return (total + total.T).tocsr()

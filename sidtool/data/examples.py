@@ -3,7 +3,7 @@
     test.jsonl      {"user": "u1", "history": ["i1", "i2"], "item": "i3", "position": 2}
     train.jsonl     {"user": "u1", "items": ["i1", "i2"], "positions": [0, 1]}
 
-Writers write to the path they are given; wrap it in `output.new_file` or `output.new_dir`."""
+Writers do not write atomically: use them within `output.new_file` or `output.new_dir`."""
 
 import json
 from collections.abc import Iterable, Iterator

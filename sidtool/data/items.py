@@ -112,12 +112,12 @@ def read_items(
     texts = _render_all(
         template, {name: plain[source] for name, source in sources.items()}, len(ids)
     )
-    kept_rows = _rows_to_keep(path, ids, texts, empty_text)
-    columns = {name: _take(plain[sources[name]], kept_rows) for name in fields}
+    rows = _rows_to_keep(path, ids, texts, empty_text)
+    columns = {name: _take(plain[sources[name]], rows) for name in fields}
     return make_items(
-        _take(ids, kept_rows),
-        _take(titles, kept_rows),
-        tuple(texts[row] or ids[row] for row in kept_rows),
+        _take(ids, rows),
+        _take(titles, rows),
+        tuple(texts[row] or ids[row] for row in rows),
         fields=columns,
         template=template,
     )
@@ -256,10 +256,10 @@ def _rows_to_keep(
         warnings.warn(f"{message}; their id is used as text", SidtoolWarning, stacklevel=3)
         return range(len(ids))
     warnings.warn(f"{message}; they are left out", SidtoolWarning, stacklevel=3)
-    kept_rows = [row for row, text in enumerate(texts) if text]
-    if not kept_rows:
+    rows = [row for row, text in enumerate(texts) if text]
+    if not rows:
         raise DataError(f"{path}: none of {len(ids)} items has text")
-    return kept_rows
+    return rows
 
 
 def _take(column: Sequence[str], rows: Sequence[int]) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ class Example:
 
 @dataclass(frozen=True)
 class SplitOrigin:
-    """Where a split came from: what its manifest records and its parts do not say."""
+    """Where a split came from: the fields of its manifest that do not follow from its parts."""
 
     events_digest: str = ""
     columns: EventColumns | None = None
@@ -86,8 +86,8 @@ class Split:
         sequences = sorted(self.train, key=lambda sequence: sequence.user)
         users = [sequence.user for sequence in sequences for _ in sequence.items]
         items = [item for sequence in sequences for item in sequence.items]
-        places = [str(place) for sequence in sequences for place in sequence.positions]
-        return digest_strings(users, items, places)
+        indexes = [str(position) for sequence in sequences for position in sequence.positions]
+        return digest_strings(users, items, indexes)
 
     @cached_property
     def held_out_digest(self) -> str:
@@ -186,10 +186,11 @@ def temporal(interactions: Interactions, cuts: Cuts | None = None) -> Split:
             train.append(UserSequence(user, items[:first_valid], train_positions))
         else:
             left_out += 1
-        for place in range(max(first_valid, 1), first_test):
-            valid.append(Example(user, items[:place], items[place], place))
-        for place in range(max(first_test, 1), len(items)):
-            test.append(Example(user, items[:place], items[place], place))
+        # position 0 is skipped: an example needs a history
+        for position in range(max(first_valid, 1), first_test):
+            valid.append(Example(user, items[:position], items[position], position))
+        for position in range(max(first_test, 1), len(items)):
+            test.append(Example(user, items[:position], items[position], position))
     origin = SplitOrigin(interactions.digest, interactions.columns, cuts, left_out)
     return _checked(Split("temporal", tuple(train), tuple(valid), tuple(test), None, origin))
 
@@ -203,9 +204,10 @@ def given(train: Path, valid: Path, test: Path) -> Split:
     empty, and what `read_windows` raises."""
     parts = [read_windows(path) for path in (train, valid, test)]
     every_window = [window for part in parts for window in part]
-    places = iter(positions(every_window))
+    target_positions = iter(positions(every_window))
     train_windows, valid_examples, test_examples = (
-        tuple(Example(w.user, w.history, w.item, next(places)) for w in part) for part in parts
+        tuple(Example(w.user, w.history, w.item, next(target_positions)) for w in part)
+        for part in parts
     )
     targets = (*valid_examples, *test_examples)
     held_out = {(target.user, target.item, target.position) for target in targets}
@@ -219,7 +221,7 @@ def window_events(window: Example) -> Iterator[Event]:
     """Every event of an example: its history and its target."""
     items = (*window.history, window.item)
     first = window.position - len(window.history)
-    return ((window.user, item, first + place) for place, item in enumerate(items))
+    return ((window.user, item, first + offset) for offset, item in enumerate(items))
 
 
 def _checked(split: Split) -> Split:
@@ -255,13 +257,12 @@ def _sequences(windows: Iterable[Example]) -> tuple[UserSequence, ...]:
     """Each user's distinct events in windows, by position."""
     events_of: dict[str, set[tuple[int, str]]] = {}
     for window in windows:
-        events = ((place, item) for _, item, place in window_events(window))
+        events = ((position, item) for _, item, position in window_events(window))
         events_of.setdefault(window.user, set()).update(events)
     sequences = []
-    for user, events_seen in events_of.items():
-        ordered = sorted(events_seen)
-        items = tuple(item for _, item in ordered)
-        sequences.append(UserSequence(user, items, tuple(place for place, _ in ordered)))
+    for user, events_of_user in events_of.items():
+        indexes, items = zip(*sorted(events_of_user), strict=True)  # by position
+        sequences.append(UserSequence(user, items, indexes))
     return tuple(sequences)
 
 

@@ -70,19 +70,17 @@ def open_vectors(
         raise DataError(f"{path} cannot be read as vectors: {reason}") from error
     require_matrix(str(path), stored)
     limit = rows_within(stored, memory)
-    places = _places(path, stored, stored_ids, ids)
+    stored_rows = _stored_rows(path, stored, stored_ids, ids)
     stamp = json.dumps([_stamp(path), digest_strings(stored_ids or []), digest_strings(ids or [])])
-    return VectorSource(stored, limit, str(path), places, ids, chunk, stamp)
+    return VectorSource(stored, limit, str(path), stored_rows, ids, chunk, stamp)
 
 
 def _stamp(path: Path) -> list[tuple[str, int, int]]:
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    return [
-        (str(each.resolve()), (stat := each.stat()).st_size, stat.st_mtime_ns) for each in files
-    ]
+    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def _places(
+def _stored_rows(
     path: Path, stored: Stored, stored_ids: list[str] | None, ids: Sequence[str] | None
 ) -> NDArray[np.int64] | None:
     """The stored row of each id; None if row i is that of id i for all."""
@@ -99,16 +97,17 @@ def _places(
         return None
     rows = {item: row for row, item in enumerate(stored_ids)}
     if len(rows) != len(stored_ids):
-        twice = next(item for row, item in enumerate(stored_ids) if rows[item] != row)
-        raise DataError(f"{path} has two vectors for item {twice!r}")
-    places = np.fromiter((rows.get(item, -1) for item in ids), dtype=np.int64, count=len(ids))
-    if (missing := np.flatnonzero(places < 0)).size:
+        repeated = next(item for row, item in enumerate(stored_ids) if rows[item] != row)
+        raise DataError(f"{path} has two vectors for item {repeated!r}")
+    stored_rows = np.fromiter((rows.get(item, -1) for item in ids), dtype=np.int64, count=len(ids))
+    missing = np.flatnonzero(stored_rows < 0)
+    if len(missing):
         first = ids[int(missing[0])]
         raise DataError(
             f"{path} has no vector for {len(missing)} of {len(ids)} items, the first is {first!r}"
         )
-    same = len(places) == stored.shape[0] and bool((places == np.arange(len(places))).all())
-    return None if same else places
+    all_rows = np.arange(stored.shape[0])
+    return None if np.array_equal(stored_rows, all_rows) else stored_rows
 
 
 # The containers

@@ -44,7 +44,7 @@ class VectorSource:
     limit: int
     """Rows that may be in memory at once."""
     name: str = "the array"
-    places: NDArray[np.int64] | None = None
+    stored_rows: NDArray[np.int64] | None = None
     """(n,) the stored row of each vector; None if vector i is row i."""
     ids: Sequence[str] | None = None
     chunk: int = 0
@@ -63,7 +63,7 @@ class VectorSource:
         return cls(array, max(len(array), 1))
 
     def __len__(self) -> int:
-        return self.stored.shape[0] if self.places is None else len(self.places)
+        return self.stored.shape[0] if self.stored_rows is None else len(self.stored_rows)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -75,26 +75,29 @@ class VectorSource:
         """Start and stop of the stored rows that each step of a pass reads."""
         size = max(min(BLOCK, self.limit) // MIN_ROWS * MIN_ROWS, min(MIN_ROWS, self.limit))
         if self.chunk:
-            size = max(min(-(-size // self.chunk) * self.chunk, self.limit), 1)
+            whole_chunks = -(-size // self.chunk) * self.chunk  # rounded up
+            size = max(min(whole_chunks, self.limit), 1)
         rows = self.stored.shape[0]
         return [(first, min(first + size, rows)) for first in range(0, rows, size)]
 
     def rows(self, span: tuple[int, int]) -> NDArray[np.int64]:
         """(m,) the indices of the vectors in a span of stored rows, in the order of `read`."""
-        owners = np.arange(*span) if self.places is None else self._owners[span[0] : span[1]]
-        return owners[owners >= 0]
+        indexes = (
+            np.arange(*span) if self.stored_rows is None else self._vector_of_row[span[0] : span[1]]
+        )
+        return indexes[indexes >= 0]
 
     def read(self, span: tuple[int, int]) -> Vectors:
         """(m, dim) float32: the vectors in a span of stored rows."""
         vectors = np.ascontiguousarray(self.stored[span[0] : span[1]], dtype=np.float32)
-        if self.places is not None:
-            vectors = vectors[self._owners[span[0] : span[1]] >= 0]
+        if self.stored_rows is not None:
+            vectors = vectors[self._vector_of_row[span[0] : span[1]] >= 0]
         self._check(self.rows(span), vectors)
         return vectors
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Vectors:
         """(m,) indices of vectors -> (m, dim) float32 in that order."""
-        at = rows if self.places is None else self.places[rows]
+        at = rows if self.stored_rows is None else self.stored_rows[rows]
         order = np.argsort(at, kind="stable")
         at = at[order]  # ascending, so that a file is read forwards
         vectors = np.empty((len(rows), self.shape[1]), dtype=np.float32)
@@ -110,7 +113,7 @@ class VectorSource:
 
     def all(self) -> Vectors:
         """(n, dim) float32, as a new array."""
-        if self.places is None:
+        if self.stored_rows is None:
             return self.read((0, len(self)))
         return self.take(np.arange(len(self)))
 
@@ -119,18 +122,20 @@ class VectorSource:
         """SHA-256 (hex) of what determines the vectors: file, size and modification time, or the
         values of an array."""
         state = hashlib.sha256(f"{self.stamp}{self.shape}{self.chunk}{self.limit}".encode())
-        if self.places is not None:
-            state.update(self.places.tobytes())
+        if self.stored_rows is not None:
+            state.update(self.stored_rows.tobytes())
         if isinstance(self.stored, np.ndarray):
             state.update(np.ascontiguousarray(self.stored).data)
         return state.hexdigest()
 
     @cached_property
-    def _owners(self) -> NDArray[np.int64]:
+    def _vector_of_row(self) -> NDArray[np.int64]:
         """(stored rows,) the index of the vector in each row, -1 for a row that is not used."""
-        owners = np.full(self.stored.shape[0], -1, dtype=np.int64)
-        owners[slice(None) if self.places is None else self.places] = np.arange(len(self))
-        return owners
+        indexes = np.full(self.stored.shape[0], -1, dtype=np.int64)
+        indexes[slice(None) if self.stored_rows is None else self.stored_rows] = np.arange(
+            len(self)
+        )
+        return indexes
 
     def _check(self, rows: NDArray[Any], vectors: Vectors) -> None:
         def describe(at: int) -> str:

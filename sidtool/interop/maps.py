@@ -2,7 +2,7 @@
 a map becomes."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,8 @@ def _template(match: re.Match[str]) -> str:
 def sorted_active_rows(bundle: Bundle) -> tuple[list[str], NDArray[np.int64]]:
     """Ids and rows of the active items, sorted by number if every id is one, else by text."""
     ids = [bundle.items.ids[row] for row in bundle.active]
-    numeric = are_numbers(ids)
-    order = sorted(range(len(ids)), key=lambda i: (int(ids[i]) if numeric else 0, ids[i]))
+    sort_key: Callable[[str], Any] = int if are_numbers(ids) else str
+    order = sorted(range(len(ids)), key=lambda position: sort_key(ids[position]))
     return [ids[i] for i in order], bundle.active[order]
 
 

@@ -136,7 +136,8 @@ class ResidualQuantizer(nn.Module):
         depth = self._depth(latent)
         for level, centroids in enumerate(self.levels):
             with torch.no_grad():
-                codes = (centroids.square().sum(dim=1) - 2 * residual @ centroids.T).argmin(dim=1)
+                distances = centroids.square().sum(dim=1) - 2 * residual @ centroids.T
+                codes = distances.argmin(dim=1)  # |residual|^2 is equal for all codes
                 self._used[level][codes] = True
                 self._residuals[level] = residual.detach()
             chosen = centroids[codes]

@@ -6,6 +6,7 @@ Needs numpy only, so a bundle encodes without a deep-learning stack.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -209,8 +210,8 @@ class _StackedLevels:
         """(n, width) -> (n, levels) uint16."""
         scores = (block - self.center) @ self.stacked - self.bias  # (n, sum K_l)
         codes = np.empty((len(block), len(self.starts) - 1), dtype=np.uint16)
-        for level, (start, stop) in enumerate(zip(self.starts[:-1], self.starts[1:], strict=True)):
-            level_scores = scores[:, start:stop]
+        for level, (start, stop) in enumerate(pairwise(self.starts)):
+            level_scores = scores[:, start:stop]  # (n, K_l), a view
             for earlier in range(level):
                 chosen = self.starts[earlier] + codes[:, earlier].astype(np.intp)
                 level_scores -= self.products[chosen, start:stop]

@@ -44,7 +44,8 @@ def fit(
     cell_counts = torch.tensor([count for level in cells for count in level], dtype=torch.float32)
 
     def round_to_grid(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        cell = ((latent + 1) / 2 * cell_counts).floor().clamp_min(0).minimum(cell_counts - 1)
+        scaled = (latent + 1) / 2 * cell_counts  # from [-1, 1] to [0, cells]
+        cell = scaled.floor().clamp_min(0).minimum(cell_counts - 1)
         center = (2 * cell + 1) / cell_counts - 1
         straight_through = latent + (center - latent).detach()
         return straight_through, latent.new_zeros(())

@@ -39,8 +39,8 @@ class FusionOptions:
     decay: float = 0.85
     """Factor on the weight of a pair for each event between the two."""
     prior: float = 2.0
-    """An item with c training events has c / (c + prior) of its own collaborative vector, and the
-    rest of the predicted one."""
+    """An item with c training events has c / (c + prior) of its observed collaborative vector, and
+    the rest of the predicted one."""
     ridge: float = 1.0
     """Penalty of the regression, in units of the mean variance of its inputs."""
 
@@ -84,7 +84,7 @@ class CollaborativePart(JsonRecord):
     dim: int
     weight: float
     warm_items: int
-    """Items with a collaborative vector of their own."""
+    """Items with an observed collaborative vector."""
     prior: float
     ridge: float
 
@@ -140,7 +140,8 @@ def fuse_sources(
     weights as sources.
     """
     shares = np.array(weights or [1.0] * len(sources), dtype=np.float64)
-    if len(shares) != len(sources) or not (shares > 0).all() or not np.isfinite(shares).all():
+    all_positive = bool(((shares > 0) & np.isfinite(shares)).all())
+    if len(shares) != len(sources) or not all_positive:
         raise UsageError(
             f"{len(sources)} sources of vectors need {len(sources)} positive weights, not "
             f"{list(weights)}"
@@ -171,7 +172,7 @@ def add_collaborative(
     `vectors` is (n, sum of dims); `collaborative` is (n, collaborative_dim), zero for items without
     one; `events` (n,) is the number of training events of each item. The ridge regression with
     intercept is fitted in closed form on the items that have a collaborative vector. The mixture of
-    own and predicted vector is not scaled to unit norm: it is the expected collaborative vector,
+    observed and predicted vector is not scaled to unit norm: it is the expected collaborative vector,
     and the centroid nearest to an expectation is the one nearest on average.
     """
     share = options.collaborative_weight
@@ -180,11 +181,11 @@ def add_collaborative(
         for source in fusion.sources
     )
     inputs = fuse(arrays, Fusion(sources), vectors)
-    own = unit(collaborative) * np.float32(sqrt(share))
+    observed = unit(collaborative) * np.float32(sqrt(share))
     is_warm = collaborative.any(axis=1)
     trust = np.where(is_warm, events / np.maximum(events + options.prior, 1e-9), 0)
     trust = trust.astype(np.float32)[:, None]  # (n, 1)
-    arrays = {**arrays, **_ridge(inputs[is_warm], own[is_warm], options.ridge)}
+    arrays = {**arrays, **_ridge(inputs[is_warm], observed[is_warm], options.ridge)}
     part = CollaborativePart(
         dim=int(collaborative.shape[1]),
         weight=share,
@@ -195,7 +196,8 @@ def add_collaborative(
     fusion = Fusion(sources, part)
     fused = fuse(arrays, fusion, vectors)
     width = inputs.shape[1]
-    fused[:, width:] = trust * own + (1 - trust) * fused[:, width:]
+    # shrinkage: the more events an item has, the more its observed vector counts
+    fused[:, width:] = trust * observed + (1 - trust) * fused[:, width:]
     return fusion, arrays, fused
 
 
@@ -210,7 +212,8 @@ def _principal_axes(name: str, vectors: Vectors, width: int) -> dict[str, NDArra
     """The network that projects unit-norm rows onto their first `width` principal axes."""
     rows = unit(vectors)
     mean = rows.mean(axis=0, dtype=np.float64)
-    _, axes = np.linalg.eigh(_products(rows, rows) - len(rows) * np.outer(mean, mean))
+    scatter = _products(rows, rows) - len(rows) * np.outer(mean, mean)  # (dim, dim)
+    _, axes = np.linalg.eigh(scatter)
     weight = fix_signs(axes[:, ::-1][:, :width])  # eigh sorts ascending
     return {
         f"{name}_0_weight": weight.astype(np.float32),

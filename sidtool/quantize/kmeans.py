@@ -109,7 +109,8 @@ def _preferred(assignments: Sequence[tuple[Labels, Distances]], size: int) -> in
 
 def _entropy(codes: Labels, size: int) -> float:
     share = np.bincount(codes, minlength=size) / len(codes)
-    return float(-(share * np.log(np.maximum(share, np.finfo(float).tiny))).sum())
+    logs = np.log(np.maximum(share, np.finfo(float).tiny))  # 0 * log(tiny) adds nothing
+    return float(-(share * logs).sum())
 
 
 def by_direction(vectors: Vectors, centroids: Vectors) -> Vectors:

@@ -75,6 +75,7 @@ def fit_rotated(
             centroids[level], _ = lloyd(columns, centroids[level], 1)
             codes, _ = nearest(columns, centroids[level])
             quantized[:, part] = centroids[level][codes]
+        # orthogonal Procrustes: the rotation of the rows that is nearest to their quantization
         left, _, right = np.linalg.svd((rows.T @ quantized).astype(np.float64))
         rotation = (left @ right).astype(np.float32)
         rotated = rows @ rotation
@@ -111,7 +112,8 @@ def _widened(centroids: Vectors, part: NDArray[np.intp], dim: int) -> Vectors:
 def _principal_axes(rows: Vectors, parts: Parts) -> NDArray[np.float32]:
     """(dim, dim) rotation: each axis, widest first, goes to the part with the least product of
     variances so far."""
-    variances, axes = np.linalg.eigh(rows.T.astype(np.float64) @ rows / len(rows))
+    covariance = rows.T.astype(np.float64) @ rows / len(rows)  # rows are centered
+    variances, axes = np.linalg.eigh(covariance)
     largest = variances.max()
     relative = np.maximum(variances, 1e-12 * largest) / largest
     logs = np.log(relative + 1e-12) + 30  # positive

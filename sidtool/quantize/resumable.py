@@ -51,9 +51,8 @@ def encode_all(
     for number, span in enumerate(source.spans):
         rows = source.rows(span)
         path = None if parts is None else parts / f"{number:06d}.npy"
-        block = (
-            None if path is None else cached_array(path, (len(rows), codes.shape[1]), codes.dtype)
-        )
+        shape = (len(rows), codes.shape[1])
+        block = None if path is None else cached_array(path, shape, codes.dtype)
         if block is None:
             block = codebook.encode(source.read(span))
             if path is not None:

@@ -130,6 +130,7 @@ def _reassign(
         rows = residual[start : start + CHUNK]
         chunk_codes = codes[:, start : start + CHUNK]
         if old is not None:
+            # back to the embeddings, then the residuals of the new centroids
             for level, code in zip(old, chunk_codes, strict=True):
                 rows += level[code]
             for level, code in zip(new, chunk_codes, strict=True):
