@@ -1,4 +1,4 @@
-"""The S3 that tests of several rooms share."""
+"""An S3 server for the tests of several rooms."""
 
 from collections.abc import Iterator
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 
 def tiny_encoder(plain: Path, path: Path) -> Path:
-    """Write BERT with mean pooling to `path`; `plain` is a folder for its parts. 16 dimensions,
-    letters as tokens."""
+    """Write BERT with mean pooling to `path`; `plain` is a folder for its parts. It has 16
+    dimensions and letters as tokens."""
     import torch
     from sentence_transformers import SentenceTransformer
     from transformers import BertConfig, BertModel, BertTokenizerFast

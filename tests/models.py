@@ -1,8 +1,5 @@
-"""Tiny causal language models and a tokenizer, made in process: what the tests use instead of a
-hub.
-
-Knows how to make a model of each supported architecture from its configuration, with weights large
-enough that logits differ clearly; knows nothing of semantic IDs."""
+"""Tiny causal language models of each supported architecture and a tokenizer, made in process, with
+weights large enough that logits differ clearly."""
 
 from functools import cache
 from typing import Any

@@ -1,4 +1,5 @@
-"""Embedding: the same bits after an interruption, other encoders than the recipe's are refused."""
+"""Embedding: an interrupted run gives the same bits, and an encoder other than the recipe's is
+refused."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What is loaded when: a laptop that only opens bundles must not wait for torch."""
+"""Imports: opening bundles loads neither torch nor transformers."""
 
 import importlib.metadata
 import inspect

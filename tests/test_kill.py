@@ -1,9 +1,9 @@
-"""SIGKILL at any moment leaves the old output or none, and the same command then gives what an
-unbroken run gives.
+"""SIGKILL at any moment leaves the old output or none, and the same command then gives the result
+of an uninterrupted run.
 
-Each command is run whole once, for its duration and its result; then it is killed again and again,
-each time a little later by the draw of a seed, going on from what the kill before left; then it may
-end."""
+Each command runs once to its end, for its duration and result. Then it is killed repeatedly at
+random moments, each run resuming from the one before, and at last it runs to its end.
+"""
 
 import json
 import os
@@ -32,7 +32,8 @@ KINDS = ("lamp", "soap", "novel", "kettle", "chair", "apron")
 
 @dataclass(frozen=True)
 class Case:
-    """A command without its `-o OUT`, what makes an older output of it, and what its output is."""
+    """A command without its `-o OUT`, the command that makes an older output, and how to read the
+    output."""
 
     command: tuple[object, ...]
     older: tuple[object, ...]
@@ -40,14 +41,13 @@ class Case:
 
 
 def read_bundle(path: Path) -> Any:
-    """The identity of a whole, verified bundle."""
+    """The identity of a complete, verified bundle."""
     assert verify(path) == []
     return Bundle.open(path).identity.digest
 
 
 def read_model(path: Path) -> Any:
-    """What decides a model, from a folder that a command may use: weights, contract and a verified
-    bundle."""
+    """Weights, contract and verified bundle of a model folder."""
     weights = load_file(path / "model.safetensors")
     contract = json.loads((path / "sid.json").read_text(encoding="utf-8"))
     assert (path / "tokenizer.json").stat().st_size
@@ -56,7 +56,7 @@ def read_model(path: Path) -> Any:
 
 
 def start(arguments: tuple[object, ...]) -> subprocess.Popen[bytes]:
-    """The command as a process of its own, in a process group of its own."""
+    """Start the command in a new process group."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("SIDTOOL_")}
     env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     line = [sys.executable, "-m", "sidtool", *map(str, arguments)]
@@ -71,7 +71,7 @@ def start(arguments: tuple[object, ...]) -> subprocess.Popen[bytes]:
 
 
 def finish(arguments: tuple[object, ...]) -> float:
-    """Run a command to its end, which must be good; its seconds."""
+    """Run a command that must exit with 0; returns its seconds."""
     begun = time.monotonic()
     process = start(arguments)
     told, _ = process.communicate(timeout=300)
@@ -80,8 +80,8 @@ def finish(arguments: tuple[object, ...]) -> float:
 
 
 def kill(arguments: tuple[object, ...], after: float) -> float | None:
-    """Run a command and kill it after so many seconds; None, or the seconds after which it had
-    ended by itself."""
+    """Kill a command after this many seconds. Returns None, or the seconds it took if it ended
+    before."""
     begun = time.monotonic()
     process = start(arguments)
     try:
@@ -124,7 +124,7 @@ def cases(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cas
 
 
 def kill_points(seed: int, kills: int, earliest: float) -> Iterator[float]:
-    """One moment drawn from each of equal stretches of a run, as a share of its duration."""
+    """One random moment in each of equal stretches of a run, as a share of its duration."""
     draw = Random(seed)
     for at in range(kills):
         yield earliest + (1 - earliest) * (at + draw.random()) / kills
@@ -134,7 +134,7 @@ def kill_points(seed: int, kills: int, earliest: float) -> Iterator[float]:
 def whole(
     cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], tuple[float, Any]]:
-    """The seconds and the result of an unbroken run of a command, measured once."""
+    """The seconds and the result of an uninterrupted run of a command, measured once."""
 
     @cache
     def run(command: str) -> tuple[float, Any]:
@@ -146,7 +146,7 @@ def whole(
 
 
 def put_back(older: Path, out: Path) -> None:
-    """Make the output what it was before the command: the older one, or none."""
+    """Restore the output as it was before the command: the older one, or none."""
     if out.exists():
         shutil.rmtree(out)
     if older.exists():
@@ -163,7 +163,7 @@ def check_kills(
     earliest: float,
     old: bool,
 ) -> None:
-    """The whole of the promise, for one command with or without an older output in its place."""
+    """Check one command, with or without an older output in its place."""
     lasts, expected = whole
     out, older, before = folder / "out", folder / "older", None
     if old:

@@ -1,4 +1,4 @@
-"""README's blocks, run on a small shop; a tiny encoder replaces the one from the hub."""
+"""README's code blocks, run on a small shop with a tiny encoder in place of the one from the hub."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def write_shop(folder: Path) -> None:
 
 
 def commands_and_lines() -> list[tuple[str, list[str]]]:
-    """The road's commands, each with the output lines that README shows below it."""
+    """README's commands, each with the output lines shown below it."""
     (road,) = [block for block in blocks("console") if block.startswith("$ ")]
     steps = []
     for step in road.replace("\\\n", " ").split("$ ")[1:]:

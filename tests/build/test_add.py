@@ -1,4 +1,4 @@
-"""Items come and go, and no published SID ever moves."""
+"""Adding and removing items: no published SID ever changes."""
 
 import itertools
 import warnings
@@ -26,8 +26,8 @@ NAMES = [f"n{row}" for row in range(12)]
 
 
 def vector(item: str) -> Vectors:
-    """What an item's vector always is; a third of the items share theirs with others, so that they
-    collide."""
+    """The vector of an item, the same in every call. A third of the items share theirs with others,
+    so that they collide."""
     seed = (
         sum(item.encode()) % 7 if hash_third(item) else int.from_bytes(item.encode(), "big") % 2**32
     )
@@ -73,8 +73,8 @@ def built(policy: Policy = "reassign", n: int = 8) -> Bundle:
 
 
 def grown(bundle: Bundle, ids: Sequence[str], title: str = "film") -> Bundle:
-    """Add items with the vectors that they always have; that some are there already is no news
-    here."""
+    """Add items with the vectors of `vector`; the warning about items that exist already is
+    ignored."""
     new = [ids[at] for at in unknown(bundle, ids)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SidtoolWarning)

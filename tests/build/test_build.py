@@ -1,4 +1,4 @@
-"""Building: the warning of collapsed levels."""
+"""The warning about collapsed levels."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""The comparison of bundles, each figure against a count by hand or a value that is known."""
+"""The comparison of bundles: each figure against counts by hand or a known value."""
 
 from collections import Counter
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The report's figures against definitions written out."""
+"""The figures of the codebook report against their definitions."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""PPMI by hand, its factors against a dense decomposition."""
+"""PPMI against values computed by hand, its factors against a dense decomposition."""
 
 from math import log, sqrt
 

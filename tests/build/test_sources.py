@@ -47,8 +47,8 @@ def split_of(
 
 
 def windowed(folder: Path, events: list[tuple[str, str, int]]) -> Split:
-    """The same events as files of windows: the last of each user is asked for by test, the one
-    before it by valid."""
+    """The same events as files of windows: the last event of each user is the test target, the one
+    before it the validation target."""
     rows: dict[str, list[dict[str, str]]] = {"train": [], "valid": [], "test": []}
     for user in dict.fromkeys(user for user, _, _ in events):
         items = [item for owner, item, _ in events if owner == user]

@@ -1,5 +1,4 @@
-"""What differs between two bundles, against dictionaries; and one bundle in the vocabulary of
-another."""
+"""Differences between two bundles against dictionaries, and alignment of one bundle with another."""
 
 import itertools
 from dataclasses import replace
@@ -139,7 +138,8 @@ def clusters() -> Vectors:
 
 
 def renamed(bundle: Bundle, seed: int) -> Bundle:
-    """The same bundle with the codes of every level shuffled: what only names tell apart."""
+    """The same bundle with the codes of every level shuffled, so that only the names of codes
+    differ."""
     rng = np.random.default_rng(seed)
     assert bundle.codebook is not None
     names = [rng.permutation(size) for size in bundle.codebook.sizes]
@@ -161,7 +161,7 @@ def renamed(bundle: Bundle, seed: int) -> Bundle:
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 1000), n=st.integers(1, 60))
 def test_aligning_shuffled_codes_restores_the_bundle(seed: int, n: int) -> None:
-    """Codes that no item has come back, too: by their centroids."""
+    """Codes without items are matched by their centroids."""
     old = small_bundle(n)
     aligned = align(renamed(old, seed), old)
     change = aligned.manifest.change
@@ -192,8 +192,7 @@ def test_aligning_a_retrained_codebook_keeps_more_sids_and_the_same_vectors(
 
 
 def test_each_level_is_matched_optimally(clusters: Vectors) -> None:
-    """No swap of two codes of a level makes more items agree: of those that agree so far, then of
-    all."""
+    """No swap of two codes of a level increases the number of items that agree on this level."""
     old = shop(clusters, 0)
     aligned = align(shop(clusters, 1), old)
     codes = aligned.items.codes[aligned.items.rows(list(old.items.ids))]

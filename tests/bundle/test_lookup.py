@@ -1,4 +1,5 @@
-"""Look-ups in a large stored bundle read parts of it, and find what the whole would."""
+"""Look-ups in a large stored bundle read only parts of it, with the same results as reading it
+whole."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ class Counted(LocalFileSystem):
         read = stream.f.read
 
         class Counting:
-            """A file that counts."""
+            """A file that counts the bytes read from it."""
 
             def read(self, size: int = -1) -> Any:
                 data = read(size)

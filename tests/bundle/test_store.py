@@ -23,8 +23,8 @@ from tests.bundles import small_bundle
 
 
 def rewritten(folder: Path, target: Path, rows: int, compressors: Any) -> Path:
-    """The bundle in a folder with other chunks and another compressor, as another writer might lay
-    it."""
+    """The bundle in a folder with other chunks and another compressor, as another program might
+    write it."""
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
     arrays = bundle.arrays

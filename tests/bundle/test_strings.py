@@ -1,4 +1,4 @@
-"""Columns of strings: hashes are those of each string alone, whatever stands beside it."""
+"""Columns of strings: the hash of a string does not depend on its neighbors."""
 
 from hypothesis import given
 from hypothesis import strategies as st

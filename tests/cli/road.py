@@ -1,7 +1,5 @@
-"""A tiny shop on disk, and the command line in process: what the tests of every command share.
-
-Knows files and commands; knows nothing of what a command does inside.
-"""
+"""A tiny shop on disk with every artifact, and commands run in this process, for the tests of the
+command line."""
 
 import csv
 import json
@@ -32,7 +30,7 @@ TRAINING = (
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command left: its exit code and its two streams."""
+    """The result of a command: its exit code and its two streams."""
 
     code: int
     out: str
@@ -40,7 +38,7 @@ class Ran:
 
     @property
     def json(self) -> Any:
-        """The one JSON object on stdout; anything beside it is an error."""
+        """The one JSON object on stdout; fails if there is anything else."""
         return json.loads(self.out)
 
     @property
@@ -55,8 +53,8 @@ class Ran:
 
 
 def run(*arguments: object, env: dict[str, str] | None = None, text: str | None = None) -> Ran:
-    """Run a command in process; `text` is its standard input. An exception that it let through is
-    raised."""
+    """Run a command in this process; `text` is its standard input. An exception that it does not
+    handle is raised."""
     clean = {name: None for name in os.environ if name.startswith("SIDTOOL_")}
     result = CliRunner().invoke(
         app, [str(each) for each in arguments], env={**clean, **(env or {})}, input=text
@@ -67,15 +65,15 @@ def run(*arguments: object, env: dict[str, str] | None = None, text: str | None 
 
 
 def done(*arguments: object, **how: Any) -> Ran:
-    """Run a command that must end well."""
+    """Run a command that must exit with 0."""
     ran = run(*arguments, **how)
     assert ran.code == 0, ran.err
     return ran
 
 
 def refused(code: int, *arguments: object, **how: Any) -> str:
-    """Run a command that must fail with this exit code, one line of error, at most one of hint, and
-    no result."""
+    """Run a command that must fail with this exit code, one error line, at most one hint line, and
+    no result; returns these lines."""
     ran = run(*arguments, **how)
     assert (ran.code, ran.out) == (code, ""), (ran.code, ran.out, ran.err)
     assert "Traceback" not in ran.err
@@ -104,7 +102,7 @@ def write_lines(path: Path, lines: Iterable[Any]) -> Path:
 
 
 def catalog(path: Path, n: int = N_ITEMS) -> Path:
-    """Items "b000", "b001" ... whose titles tell their kind."""
+    """Items "b000", "b001" ... with a color, a kind and a number as title."""
     rows = (
         {
             "item_id": f"b{n:03d}",
@@ -117,7 +115,8 @@ def catalog(path: Path, n: int = N_ITEMS) -> Path:
 
 
 def interactions(path: Path) -> Path:
-    """Users who walk through the catalog in steps of one, from anywhere, five to twelve items each."""
+    """Users who go through the catalog in steps of one from a random item, five to twelve items
+    each."""
     rng = np.random.default_rng(1)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
@@ -132,8 +131,7 @@ def interactions(path: Path) -> Path:
 
 
 def vectors(path: Path, seed: int = 0) -> Path:
-    """Vectors of the items, near each other where the kind is the same, with their ids beside in
-    another order."""
+    """Vectors of the items, similar within a kind, and a file of their ids, in random order."""
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(4, 8))[np.arange(N_ITEMS) % 4] + 0.5 * rng.normal(size=(N_ITEMS, 8))
     order = rng.permutation(N_ITEMS)
@@ -143,8 +141,9 @@ def vectors(path: Path, seed: int = 0) -> Path:
 
 
 def windows(folder: Path, events: Path) -> dict[str, Path]:
-    """Events as three files of windows: of each user the last window is test, the one before it
-    validation. Odd users' first window is left out, so that this is no leave-one-out split."""
+    """Events as three files of windows: the last window of each user is test, the one before it
+    validation. The first window of users with odd numbers is left out, so that this is no leave-
+    one-out split."""
     with events.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     parts: dict[str, list[list[str]]] = {"train": [], "valid": [], "test": []}
@@ -185,8 +184,8 @@ def build_command(road: "Road", out: Path, *more: object) -> tuple[object, ...]:
 
 @dataclass(frozen=True)
 class Road:
-    """The files of the road, each made by the command that makes it, and what `evaluate --json`
-    printed at its end."""
+    """The artifacts of the command line, each made by the command that makes it, and what each
+    command printed."""
 
     folder: Path
     said: dict[str, Ran]
@@ -213,7 +212,7 @@ FILES = {
 
 
 def walk(folder: Path) -> Road:
-    """Walk the road once."""
+    """Run the commands from `split` to `train` once."""
     said: dict[str, Ran] = {}
     road = Road(folder, said)
     catalog(road.items), interactions(road.events), vectors(road.vectors)

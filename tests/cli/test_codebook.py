@@ -1,4 +1,4 @@
-"""build-codebook, inspect, verify, encode and decode, as a shell sees them."""
+"""The commands build-codebook, inspect, verify, encode and decode."""
 
 import shutil
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""A new item without interactions: its text gives it a SID, and a model of the parent bundle
-recommends it."""
+"""New items without interactions: they get SIDs from their text, and a model of the parent bundle
+recommends them."""
 
 from pathlib import Path
 

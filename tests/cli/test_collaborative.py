@@ -1,5 +1,5 @@
-"""build-codebook with people and with several sources of vectors, and the commands that encode
-after it."""
+"""build-codebook with interactions and with several sources of vectors, and encoding with such
+bundles."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.cli.road import N_ITEMS, Road, build_command, done, protocol_split, r
 
 @pytest.fixture(scope="module")
 def image(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Vectors of three dimensions, in the order of those of the road."""
+    """Vectors of three dimensions, in the order of the shop's vectors."""
     path = tmp_path_factory.mktemp("image") / "image.npy"
     np.save(path, np.random.default_rng(5).normal(size=(N_ITEMS, 3)).astype(np.float32))
     path.with_suffix(".ids.txt").write_text(road.vectors.with_suffix(".ids.txt").read_text())

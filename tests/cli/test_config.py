@@ -1,4 +1,4 @@
-"""Where a setting comes from, and what holds for every command."""
+"""Precedence of flags, environment and options file, and the errors that every command shares."""
 
 import subprocess
 import sys

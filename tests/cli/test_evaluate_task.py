@@ -1,4 +1,4 @@
-"""Tasks beside the next item: mixes within a budget, and asking in words, as a shell sees them."""
+"""Training mixes of several tasks, evaluation per task, and recommendation by text query."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ TASKS = (
 
 @pytest.fixture(scope="module")
 def spoken(road: Road) -> Path:
-    """A model that was trained on a mix of tasks, its examples beside it."""
+    """A model trained on a mix of tasks."""
     examples, out = road.folder / "spoken-train.jsonl", road.folder / "spoken"
     tasks = [word for task in TASKS for word in ("--task", task)]
     done(
@@ -234,8 +234,7 @@ def test_questions_are_restricted_to_listed_items(road: Road, spoken: Path, tmp_
 
 
 def test_a_mix_of_title_tasks_hides_the_listed_titles(road: Road, tmp_path: Path) -> None:
-    """A mix that teaches no recommending trains to its end, by stages too; nothing could validate
-    it."""
+    """A mix without a task that recommends is trained without validation, also in stages."""
     held, examples = write_lines(tmp_path / "held", ["b003", "b004"]), tmp_path / "train.jsonl"
     made = ("make-sft", road.bundle, road.items, road.events, "-o", examples, "--model", road.model)
     mix = ("--task", "title-to-sid=2", "--task", "sid-to-title=2", "--hide-text-of", held)

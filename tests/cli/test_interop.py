@@ -1,4 +1,4 @@
-"""import, export and compare, and the options of a method, as a shell sees them."""
+"""The commands import, export and compare, and the options of a quantizer."""
 
 import json
 from pathlib import Path

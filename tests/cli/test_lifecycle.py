@@ -1,4 +1,4 @@
-"""add-items, diff, align, log and rebind on the command line."""
+"""The commands add-items, diff, align, log and rebind."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.cli.road import COLORS, N_ITEMS, Road, done, refused, run, tree, writ
 
 
 def newcomers(folder: Path, n: int = 6) -> tuple[Path, Path]:
-    """New items, and the vectors of them in another order."""
+    """New items, and their vectors in another order."""
     ids = [f"n{row}" for row in range(n)]
     items = write_lines(
         folder / "new.jsonl",
@@ -24,7 +24,7 @@ def newcomers(folder: Path, n: int = 6) -> tuple[Path, Path]:
 
 @pytest.fixture
 def child(road: Road, tmp_path: Path) -> Path:
-    """Six items more, and two fewer."""
+    """The shop's bundle with six items added and two removed."""
     items, vectors = newcomers(tmp_path)
     gone = write_lines(tmp_path / "gone.txt", ["b001", "b002"])
     out = tmp_path / "child.zarr"
@@ -85,7 +85,7 @@ def test_batches_and_containers_give_equal_bundles(road: Road, tmp_path: Path) -
 def test_adding_the_whole_catalog_adds_only_new_items(
     road: Road, encoder: Path, tmp_path: Path
 ) -> None:
-    """Texts are made by the bundle's own template and encoder, and only those that are new."""
+    """Texts are made with the template and encoder of the bundle, for new items only."""
     first = tmp_path / "text.zarr"
     template = ("--text-template", "{title}. {description}")
     done(

@@ -1,4 +1,4 @@
-"""The list of commands, and text of users on the terminal."""
+"""The list of commands, and the printing of users' text on the terminal."""
 
 import re
 

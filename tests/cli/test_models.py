@@ -1,4 +1,4 @@
-"""init-model and extend-model, as a shell sees them."""
+"""The commands init-model and extend-model."""
 
 import json
 import shutil

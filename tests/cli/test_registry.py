@@ -1,4 +1,4 @@
-"""push, pull, log and tag on the command line, and a reference wherever a command takes a bundle."""
+"""The commands push, pull, log and tag, and references in place of bundles."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.s3 import BUCKET, Wire
 
 @pytest.fixture
 def shop(road: Road, tmp_path: Path) -> Path:
-    """A registry with two versions: the road's bundle, and one with an item less, which is tagged."""
+    """A registry with two versions: the shop's bundle, and a tagged one with one item removed."""
     gone = write_lines(tmp_path / "gone.txt", ["b001"])
     done("add-items", road.bundle, "--remove", gone, "-o", tmp_path / "second.zarr")
     done("push", road.bundle, tmp_path / "published" / "shop")

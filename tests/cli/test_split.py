@@ -1,4 +1,4 @@
-"""`sidtool split`, and the refusal to combine what was made from different splits."""
+"""The command split, and the refusal to combine artifacts of different splits."""
 
 import json
 from itertools import product
@@ -91,7 +91,7 @@ def folders(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 
 def expect(code: int, *arguments: object) -> None:
-    """0: the command ends well; 3: it names both splits."""
+    """Run a command that must succeed (0) or name both splits in its refusal (3)."""
     if code == 0:
         done(*arguments)
         return
@@ -137,7 +137,8 @@ def test_a_teacher_of_another_split_is_refused(
 def test_the_split_record_survives_the_life_cycle_of_a_bundle(
     folders: dict[str, Path], road: Road, tmp_path: Path
 ) -> None:
-    """Added items, alignment and publication keep the split; so does a model in another bundle."""
+    """Added items, alignment and publication keep the split; so does binding a model to another
+    bundle."""
     bundle = folders["leave-one-out:bundle"]
     (tmp_path / "gone.txt").write_text("b003\n")
     done("add-items", bundle, "--remove", tmp_path / "gone.txt", "-o", tmp_path / "fewer.zarr")

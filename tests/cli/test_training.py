@@ -1,4 +1,4 @@
-"""make-sft and train, as a shell sees them."""
+"""The commands make-sft and train."""
 
 import json
 import shutil

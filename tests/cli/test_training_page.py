@@ -14,7 +14,7 @@ MANY = re.compile(r"\b\d{5,}\b")
 
 
 def commands() -> list[tuple[list[str], str | None]]:
-    """The words of each command, and its standard input from `echo`."""
+    """The words of each command, and the standard input that `echo` pipes into it."""
     lines = (
         "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL))
         .replace("\\\n", " ")

@@ -1,5 +1,5 @@
-"""Collision policies: no duplicates, fewest moves, least distance, and nothing that hangs on the
-order of the items."""
+"""Collision policies: no duplicates, fewest moves, least distance, and no dependence on the order
+of the items."""
 
 import itertools
 
@@ -27,7 +27,7 @@ cases = st.fixed_dictionaries(
 
 
 def make(case):
-    """A codebook, vectors in random order, and ids that do not follow the order."""
+    """A codebook, vectors in random order, and ids in another order."""
     rng = np.random.default_rng(case["seed"])
     codebook = codebook_of(case["seed"], case["sizes"], 5)
     n = max(1, int(case["filled"] * Levels(case["sizes"]).capacity))

@@ -1,5 +1,4 @@
-"""Places of items that overflow their prefixes, against the same rounds walked one row at a time
-over all prefixes."""
+"""Where items go that overflow their prefixes, against the same rounds computed one item at a time."""
 
 import numpy as np
 import pytest

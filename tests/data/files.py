@@ -23,7 +23,7 @@ CONTAINERS = (
 
 
 def write_table(path: Path, table: Table) -> Path:
-    """Write columns of strings at `path`, in the container that its name tells."""
+    """Write columns of strings at `path`, in the container that its suffix names."""
     rows = [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
     kind = path.name.removesuffix(".gz").rsplit(".", 1)[1]
     if kind in ("parquet", "pq"):

@@ -1,4 +1,4 @@
-"""Pairs are counted in training events alone, and as written down by hand."""
+"""Pairs are counted in training events only, against counts by hand."""
 
 import dataclasses
 

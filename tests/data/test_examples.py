@@ -1,4 +1,4 @@
-"""Examples and training events survive the file, and a malformed line is named."""
+"""Examples are read back as written, and a malformed line is named."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Interactions: events in order, whatever spells the order."""
+"""Interactions: events sorted by any order column."""
 
 from pathlib import Path
 

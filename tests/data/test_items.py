@@ -1,4 +1,4 @@
-"""Items: their text, and the rules for ids and texts that are not as they should be."""
+"""Items: their text, and the rules for malformed ids and empty texts."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Queries: read from JSON Lines, or composed of columns; never made up."""
+"""Queries are read from JSON Lines or composed of columns."""
 
 from pathlib import Path
 

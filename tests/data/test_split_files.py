@@ -1,4 +1,5 @@
-"""The split folder: the same split in and out, one digest per split, and every changed byte refused."""
+"""The split folder: it is read back as written, has one digest per split, and every changed byte is
+refused."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The protocols against oracles, and above all: nothing held out is ever trained on."""
+"""The protocols against oracles. Most important: no held-out event is in the training part."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -29,7 +29,7 @@ histories = st.lists(event, min_size=1, max_size=40)
 
 
 def interactions(events: list[tuple[str, str, int]]) -> Interactions:
-    """Events as `read_interactions` gives them."""
+    """Events in the order of `read_interactions`."""
     ordered = sorted(events, key=lambda e: ("uvwxy".index(e[0]), e[2]))
     users, items, order = zip(*ordered, strict=True)
     return Interactions(
@@ -42,7 +42,7 @@ def interactions(events: list[tuple[str, str, int]]) -> Interactions:
 
 
 def of_users(read: Interactions) -> dict[str, list[tuple[str, float]]]:
-    """Items and order of each user: the oracle's view."""
+    """Items and order of each user, computed by the oracle."""
     found: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for user, item, order in zip(read.users, read.items, read.order, strict=True):
         found[user].append((item, float(order)))
@@ -91,7 +91,7 @@ def test_leave_one_out_holds_out_two_events_of_each_user(
 
 
 def check_whole(split: Split, read: Interactions) -> None:
-    """Every event is in one part, or has no history and is counted."""
+    """Every event is in one part, or is counted as an event without history."""
     whole = [
         (user, item, at)
         for user, found in of_users(read).items()

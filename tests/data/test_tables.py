@@ -1,4 +1,4 @@
-"""Any container gives the same columns, and says where it is broken."""
+"""Every container gives the same columns, and errors name the malformed place."""
 
 import gzip
 import json

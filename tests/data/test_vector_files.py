@@ -1,4 +1,4 @@
-"""Vectors of another engine: each item gets its own, whatever the container, whole or in parts."""
+"""Vectors computed elsewhere: each item gets its own in every container, read at once or in parts."""
 
 import json
 import tracemalloc
@@ -20,7 +20,7 @@ IDS = ["d", "ä", "b", "c"]
 
 
 def store(path: Path, vectors: np.ndarray, ids: list[str]) -> Path:
-    """Vectors and their ids in the container that the name tells."""
+    """Write vectors and their ids in the container that the name's suffix selects."""
     if path.name.endswith(".npy"):
         np.save(path, vectors)
         beside = path.with_suffix(".ids.json" if "json" in path.name else ".ids.txt")
@@ -136,8 +136,8 @@ def test_files_without_vectors_are_refused(tmp_path: Path) -> None:
 
 
 def many(path: Path, rows: int, dim: int, ids: list[str]) -> np.ndarray:
-    """Vectors in the container that the name tells, in chunks and row groups that no span of rows
-    ends at."""
+    """Write vectors in chunks and row groups whose boundaries differ from those of every part that
+    is read."""
     vectors = np.arange(rows * dim, dtype=np.float32).reshape(rows, dim)
     if path.suffix == ".parquet":
         table = pa.table(

@@ -1,4 +1,5 @@
-"""Windowed files: what a row says, and where its target stands in the user's whole sequence."""
+"""Windowed files: the parsing of a row, and the position of its target in the user's whole
+sequence."""
 
 from pathlib import Path
 

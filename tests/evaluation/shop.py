@@ -1,5 +1,4 @@
-"""A small shop with shared SIDs, retired items and random users, and the fractions that its metrics
-must be."""
+"""A small shop with shared SIDs, retired items and random users, for the tests of metrics."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,7 +35,7 @@ def visits(
 
 
 def random_leaves(bundle: Bundle, n: int, k: int, seed: int = 0) -> np.ndarray:
-    """(n, k) leaves in random order, -1 behind the last."""
+    """(n, k) leaves in random order, padded with -1."""
     rng = np.random.default_rng(seed)
     leaves = np.full((n, k), -1, dtype=np.int64)
     for row in leaves:

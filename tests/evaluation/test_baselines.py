@@ -1,4 +1,4 @@
-"""Baselines against a few slow lines that say the same, and against figures measured elsewhere."""
+"""Baselines against slow direct computations, and against independently measured figures."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Intervals against theory, and the user as the unit that is drawn."""
+"""Bootstrap intervals against theory; users are the resampled units."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The whole evaluation, from ranked SIDs that a test makes up and from a model."""
+"""The whole evaluation, from constructed rankings and from a model."""
 
 import json
 import subprocess

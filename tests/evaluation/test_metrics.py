@@ -1,5 +1,4 @@
-"""Metrics against fractions worked out by hand, and against every order of the items that share a
-place."""
+"""Metrics against fractions computed by hand, and against every order of the items of a shared SID."""
 
 from fractions import Fraction
 from itertools import permutations

@@ -1,4 +1,4 @@
-"""From ranked SIDs to the ranks of items, against a slow count of the items before them."""
+"""Ranks of items from ranked SIDs, against a slow count of the items before them."""
 
 from itertools import pairwise
 from typing import Any

@@ -1,5 +1,5 @@
-"""Answers to tasks: SIDs against exact scores of every SID, texts against loops written out,
-guesses by counting."""
+"""Metrics of tasks: SID answers against exact scores of every SID, text answers against loops,
+chance by counting."""
 
 from typing import Any
 

@@ -1,7 +1,5 @@
-"""Write the golden files of the current formats: `python -m tests.golden.make`.
-
-Files of a released format are never written again; a new format gets files of its own.
-"""
+"""Write the golden files of the current formats: `python -m tests.golden.make`. Files of a released
+format are never written again; a new format gets new files."""
 
 import json
 from pathlib import Path

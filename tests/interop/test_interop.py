@@ -1,4 +1,4 @@
-"""Maps of other systems, read and written; their files are reproduced byte for byte."""
+"""Maps of other systems: their files are read, and reproduced byte for byte."""
 
 import json
 from dataclasses import replace
@@ -315,7 +315,7 @@ def test_flashrec_infers_three_levels_of_openonerec_only(tmp_path: Path) -> None
 
 
 def walked(index: StaticIndex, levels: int) -> set[tuple[int, ...]]:
-    """Every SID that STATIC's arrays allow: dense steps first, then by its sparse rows."""
+    """Every SID that STATIC's arrays allow: first its dense steps, then its sparse rows."""
     dense, vocabulary = index.dense_mask.ndim, len(index.start_mask)
     ends = set()
     for prefix in product(range(vocabulary), repeat=dense):

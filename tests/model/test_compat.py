@@ -1,4 +1,5 @@
-"""The table of verdicts, row by row, and the join behind it against an oracle of dictionaries."""
+"""Every verdict on a bundle and a model, and the comparison behind it against an oracle of
+dictionaries."""
 
 import time
 from collections.abc import Sequence
@@ -70,14 +71,14 @@ def test_a_moved_sid_is_refused() -> None:
 
 
 def test_a_reused_sid_is_refused() -> None:
-    """An item left and another one took its SID: the model would recommend the wrong item, and no
-    common one moved."""
+    """An item was removed and another one took its SID, so the model would recommend the wrong
+    item, although no common item moved."""
     with pytest.raises(CompatibilityError, match="1 SIDs are reused"):
         judge(OLD, made([*IDS[1:], "new"], CODES[[*range(1, 20), 0]]))
 
 
 def test_a_newcomer_that_shares_a_sid_reuses_none() -> None:
-    """Where collisions are allowed, a SID that still holds an old item means what it meant."""
+    """Where collisions are allowed, a SID that still has its old item keeps its meaning."""
     assert judge(OLD, made([*IDS, "new"], CODES[[*range(20), 0]])).kind == "refreshed"
 
 

@@ -1,4 +1,4 @@
-"""The contract comes back as it was written, and what is wrong with it is told in one line."""
+"""The contract is read as it was written, and a malformed one is refused with one line."""
 
 import json
 from pathlib import Path

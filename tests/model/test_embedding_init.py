@@ -1,5 +1,5 @@
-"""First rows: different from each other, like the existing ones, and, from a codebook, near where
-centroids are."""
+"""Initial embedding rows: distinct, distributed like the existing ones, and similar to centroids if
+made from a codebook."""
 
 from typing import get_args
 
@@ -17,8 +17,8 @@ SPACE = SidSpace(SIZES)
 
 
 def existing(width: int = 64, seed: int = 0) -> np.ndarray:
-    """Rows as language models have them: around a mean that is not zero, dimensions of unequal
-    spread."""
+    """Embedding rows like those of language models: a mean that is not zero, and dimensions of
+    unequal variance."""
     rng = np.random.default_rng(seed)
     scale = rng.uniform(0.01, 0.1, width) * rng.uniform(0.5, 1.5, (500, 1))
     return (rng.normal(size=width) * 0.05 + rng.normal(size=(500, width)) * scale).astype(
@@ -32,7 +32,7 @@ def existing(width: int = 64, seed: int = 0) -> np.ndarray:
 def test_embedding_rows_differ_and_are_finite(
     init: Init, width: int, seed: int, constant: bool
 ) -> None:
-    """Even where every centroid of a level is the same, as after clusters ran empty."""
+    """Also where every centroid of a level is the same, as after clusters became empty."""
     codebook = make_codebook(seed % 100)
     if constant:
         codebook = Codebook(

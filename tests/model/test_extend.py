@@ -1,5 +1,4 @@
-"""Extending keeps what a model knew, gives every SID token its place and a row of its own, and
-writes it all down."""
+"""Extending keeps the logits of a model, adds an embedding row per SID token, and records how."""
 
 import json
 import shutil

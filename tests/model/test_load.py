@@ -1,4 +1,4 @@
-"""What a served model is checked for before it is asked anything."""
+"""The checks of a model folder before it is used."""
 
 import json
 from dataclasses import replace
@@ -72,8 +72,7 @@ def test_an_aligned_bundle_warns(made: Path, bundle: Bundle) -> None:
 
 
 def test_a_tokenizer_without_sid_tokens_is_refused(made: Path) -> None:
-    """What an intermediate checkpoint without the tokenizer looks like once the base's is put
-    beside it."""
+    """For example an intermediate checkpoint with the tokenizer of the base model."""
     tiny_tokenizer().save_pretrained(made)
     with pytest.raises(CompatibilityError, match="gives <s_a_0> the id None"):
         load_model_folder(made)

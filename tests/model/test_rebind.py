@@ -1,4 +1,4 @@
-"""A newer bundle inside a model: the table of verdicts holds, weights stay, a refusal writes
+"""Binding a model to a newer bundle: the verdicts apply, weights stay, and a refusal writes
 nothing."""
 
 from collections.abc import Sequence
@@ -135,6 +135,6 @@ def test_checkpoints_are_not_copied(model: Path, bundle: Bundle, tmp_path: Path)
 
 
 def replaced(bundle: Bundle) -> Bundle:
-    """The bundle with an item retired by hand."""
+    """The bundle with one item marked as retired."""
     items = replace(bundle.items, retired=np.arange(20) < 1)
     return Bundle.of(items, bundle.codebook, "reassign", name="shop", recipe=bundle.manifest.recipe)

@@ -1,5 +1,5 @@
-"""Models from nothing: deterministic, loadable as any base is, refused with a reason where they
-make no sense."""
+"""Models with random weights: deterministic, loadable like any base model, and refused if the
+settings are invalid."""
 
 import json
 from pathlib import Path

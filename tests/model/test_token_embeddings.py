@@ -1,4 +1,4 @@
-"""New rows learn exactly as they would inside the whole weight, and nothing else moves."""
+"""SID embedding rows train exactly as inside the whole weight, and no other row changes."""
 
 import pytest
 import torch

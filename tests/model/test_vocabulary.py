@@ -1,5 +1,5 @@
-"""The block: contiguous, level-major, where arithmetic expects it, whatever the tokenizer held
-before."""
+"""The block of SID tokens: contiguous, level-major, at the ids that arithmetic gives, for any
+tokenizer."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_every_token_is_where_arithmetic_says(
 
 
 def test_a_vocabulary_with_holes_is_refused() -> None:
-    """The tokenizer counts its tokens to number new ones, so a far id would be given twice."""
+    """The tokenizer numbers new tokens by its token count, so an id beyond it would be given twice."""
     tokenizer = tiny_tokenizer()
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["model"]["vocab"]["far"] = len(tokenizer) + 7

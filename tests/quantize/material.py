@@ -17,7 +17,7 @@ def vectors_of(seed: int, n: int, dim: int) -> Vectors:
 
 
 def mixture(seed: int, n: int, dim: int, clusters: int = 30) -> Vectors:
-    """(n, dim) float32 from a mixture of clusters of uneven weight: something to find."""
+    """(n, dim) float32 from a mixture of clusters of uneven weight."""
     rng = np.random.default_rng(seed)
     centers = rng.standard_normal((clusters, dim))
     weights = 1 / np.arange(1, clusters + 1)
@@ -38,8 +38,8 @@ def codebook_of(
 
 
 def slow_codes(vectors: Vectors, codebook: Codebook) -> tuple[Codes, np.ndarray]:
-    """Codes by subtracting centroid after centroid in float64, and how much nearer the best is than
-    the second."""
+    """Codes by subtracting centroid after centroid in float64, and the smallest margin between the
+    best and the second-best code."""
     residual = codebook.transform(vectors).astype(np.float64)
     codes, margins = [], []
     for level in codebook.levels:

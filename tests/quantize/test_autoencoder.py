@@ -1,4 +1,4 @@
-"""What torch trained is what numpy runs."""
+"""Inference with numpy equals the networks trained with torch."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Balanced k-means: even to within one, near the optimum, and even for items that come later."""
+"""Balanced k-means: even to within one, near the optimum, and even for later items."""
 
 import numpy as np
 import pytest

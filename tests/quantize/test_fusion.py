@@ -1,5 +1,4 @@
-"""Shares, projections and predictions of fused vectors, against scikit-learn and by their own
-definition."""
+"""Shares, projections and predictions of fused vectors, against scikit-learn and their definitions."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,4 @@
-"""Residual k-means: deterministic by seed, as good as scikit-learn's, and clear about what it
-cannot do."""
+"""Residual k-means: deterministic by seed, as good as scikit-learn's, with clear errors."""
 
 import numpy as np
 import pytest

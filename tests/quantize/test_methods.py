@@ -1,4 +1,4 @@
-"""What every method must do, and what single methods promise beside it."""
+"""Properties of every quantizer, and of single ones."""
 
 import numpy as np
 import pytest

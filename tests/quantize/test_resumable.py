@@ -1,4 +1,4 @@
-"""Quantizing in parts: the same codes as at once, and a killed run goes on where it was."""
+"""Quantizing in parts: the same codes as at once, and a killed run resumes."""
 
 import numpy as np
 import pytest

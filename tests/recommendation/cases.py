@@ -33,7 +33,7 @@ def make(
 
 
 def vocabulary(tokens: SidTokens) -> int:
-    """A vocabulary that has a few rows more than tokens, as Qwen's has."""
+    """A vocabulary size a little above the number of tokens, as Qwen's."""
     return tokens.stop + 5
 
 

@@ -56,7 +56,7 @@ def test_tokens_that_continue_a_valid_sid_are_allowed(
 def _wanted(
     ids: list[int], legal: set[tuple[int, ...]], tokens: Any, begin_end_tokens: bool
 ) -> set[int]:
-    """The tokens that may follow, by walking backwards over the SID tokens at the end."""
+    """The tokens that may follow, computed from the SID tokens at the end of the ids."""
     tail: list[int] = []
     for token in reversed(ids):
         inside = tokens.start <= token < tokens.start + tokens.space.n_codes

@@ -24,14 +24,14 @@ rows_of_bundle = st.lists(st.integers(-1, 80), max_size=60).map(
 
 
 def eligible(trie: Trie, allow: Any, deny: Any) -> set[int]:
-    """The bundle's rows that a filter lets through, by definition."""
+    """The row ids that a filter allows, by definition."""
     rows = {int(row) for leaf in range(trie.n_leaves) for row in trie.leaf_rows(leaf)}
     return (rows if allow is None else rows & set(allow.tolist())) - set(deny.tolist())
 
 
 @st.composite
 def tries(draw: st.DrawFn) -> Trie:
-    """Tries with and without shared SIDs, of bundles with and without retired rows."""
+    """Tries with and without shared SIDs, of bundles with and without retired items."""
     codes = catalog(
         (4, 3, 5), draw(st.integers(1, 50)), draw(st.integers(0, 99)), repeats=draw(st.booleans())
     )

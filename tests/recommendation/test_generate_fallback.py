@@ -1,4 +1,4 @@
-"""Architectures that a mask cannot steer are decoded by `generate`, with the same results."""
+"""Architectures that ignore the tree mask are decoded by `generate`, with the same results."""
 
 import warnings
 from typing import Any

@@ -1,4 +1,4 @@
-"""Columns of the head go through everything that the head does."""
+"""Partial heads apply everything that the whole head applies."""
 
 from typing import Any
 

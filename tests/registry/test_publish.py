@@ -1,4 +1,5 @@
-"""The registry on a folder, on memory:// and on S3 over HTTP: what is visible, and when."""
+"""The registry in a folder, on memory:// and on S3 over HTTP: which versions are visible at which
+moment."""
 
 import hashlib
 import json
@@ -40,7 +41,7 @@ STORES = ("folder", "memory", "s3")
 
 @pytest.fixture(params=STORES)
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL/NAME of a registry where nothing was pushed yet."""
+    """URL/NAME of an empty registry."""
     name = f"{uuid.uuid4().hex}/shop"
     if request.param == "s3":
         request.getfixturevalue("s3")
@@ -55,7 +56,7 @@ def first(tmp_path: Path) -> Path:
 
 
 def version(path: Path, number: str, seed: int = 1) -> Path:
-    """Another bundle, with this version."""
+    """A different bundle with this version."""
     bundle = small_bundle(seed=seed)
     Bundle(replace(bundle.manifest, version=number), bundle.arrays).save(path)
     return path
@@ -72,7 +73,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def run_concurrently(*works: Callable[[], object]) -> list[object]:
-    """Run concurrently; the result or exception of each."""
+    """Run functions concurrently; returns the result or exception of each."""
     results: list[object] = [None] * len(works)
 
     def run(at: int) -> None:
@@ -175,7 +176,7 @@ def test_a_reverted_change_is_a_version(shop: str, tmp_path: Path) -> None:
 
 
 def stop_writing(patch: pytest.MonkeyPatch, after: int) -> None:
-    """The next writes to any store go well, and the one after them kills."""
+    """Let the next writes to any store succeed, and raise at the one after them."""
     left = iter(range(after))
 
     def killing(method: Callable[..., object]) -> Callable[..., object]:

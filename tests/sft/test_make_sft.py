@@ -1,4 +1,4 @@
-"""make-sft: whole or not at all, deterministic, and nothing held out in a row."""
+"""make-sft: complete or absent output, deterministic, without held-out events."""
 
 import dataclasses
 import json
@@ -65,7 +65,8 @@ def test_the_files_are_deterministic_and_match_the_lineage(
 
 
 def test_no_example_contains_a_held_out_sid(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
-    """An oracle of its own: a user whose held-out items nobody else has."""
+    """The held-out items of the only user occur nowhere else, so their SIDs must not occur in the
+    file."""
     from sidtool.data.splits import UserSequence
 
     train = (UserSequence("u", ("i0", "i1", "i2"), (0, 1, 2)),)

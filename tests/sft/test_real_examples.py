@@ -99,7 +99,7 @@ def check_completion(
 
 
 def check_templates(tasks: list[str], weights: dict[str, float], counts: Counter[str]) -> None:
-    """Every template is in use, apart from tasks that have or use one."""
+    """Every template is used, except those of tasks with only one."""
     single = {"sequence", history_prompt_task(weights)}
     for task in tasks:
         has_one = task in single or named_task(task).target == "text"

@@ -1,4 +1,4 @@
-"""Tasks: every one is on its page, template files match, and a mix determines the prompts."""
+"""Tasks: the generated page is current, template files match, and a mix determines the prompts."""
 
 import runpy
 from importlib.resources import files

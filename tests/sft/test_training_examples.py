@@ -1,5 +1,5 @@
-"""Training examples: complete, within length, of the right items and events, and without tokens that
-catalog text spells."""
+"""Training examples: complete, within the maximum length, of the right items and events, and
+without SID or special tokens from catalog text."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,5 +1,4 @@
-"""Augmentation: whole SIDs in their order, the answer kept, drawn by seed, epoch and row; codes
-hidden in training."""
+"""Augmentation: whole SIDs, unchanged completions, determined by seed, epoch and example."""
 
 import numpy as np
 import pytest
@@ -43,7 +42,7 @@ def is_part(part: list[tuple[int, ...]], whole: list[tuple[int, ...]]) -> bool:
 
 
 def decoded(ids: list[int], tokens: SidTokens) -> list[tuple[int, ...]]:
-    """The SIDs that ids spell; fails if they do not spell whole ones, one after the other."""
+    """The SIDs that the ids spell; fails if they are not whole SIDs in sequence."""
     edge = [[tokens.begin], [tokens.end]] if tokens.begin is not None else [[], []]
     size, items = tokens.space.levels + 2 * len(edge[0]), []
     for at in range(0, len(ids), size):

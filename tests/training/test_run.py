@@ -1,5 +1,5 @@
-"""Training: it learns, the loss is the model's own, packing isolates, and a killed run ends as one
-left alone."""
+"""Training runs: the loss falls and equals a direct computation, packing is exact, and a killed run
+resumes exactly."""
 
 import json
 import os
@@ -426,8 +426,8 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
 def test_a_finished_run_is_not_trained_further(
     tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped early, killed before the output, moved, and gone on with elsewhere: the best weights,
-    no step more."""
+    """A run that stopped early, was killed before it wrote its output and was moved: it ends with
+    the best weights and no further step."""
     base, made = models("gpt2"), examples(sequence=1.0)
     options = TrainOptions(eval_users=10, eval_num_beams=10, early_stopping_patience=1)
     fields = {
@@ -601,8 +601,8 @@ ACCELERATE = [
 def test_two_processes_train_like_one(
     tmp_path: Path, models: Make, examples: Make, launcher: list[str]
 ) -> None:
-    """Two ranks with half the batch each follow one rank: same sum of gradients, but for the order
-    of addition."""
+    """Two ranks with half of the batch each have the same sum of gradients as one rank, apart from
+    the order of addition."""
     base, made = models("gpt2"), examples(sequence=1.0)
     (tmp_path / "run.py").write_text(SCRIPT)
     subprocess.run(

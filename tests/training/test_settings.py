@@ -1,4 +1,4 @@
-"""Settings: typed, and an unknown one is an error."""
+"""Training settings: typed, and unknown ones are errors."""
 
 import runpy
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from sidtool.training.settings_file import read_stages, typed_sft_fields
 
 
 def read_one(config: Path | None, pairs: Sequence[str] = ()) -> StageSettings:
-    """The settings of a run that lists no stages."""
+    """The settings of a run without stages."""
     (stage,) = read_stages(config, pairs)
     return stage
 

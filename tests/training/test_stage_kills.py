@@ -1,5 +1,5 @@
-"""SIGKILL inside a stage: resumed, it has the loss curve and the weights, bit for bit, of one left
-alone."""
+"""SIGKILL inside a stage: resumed, it has the loss curve and, bit for bit, the weights of an
+uninterrupted run."""
 
 import json
 import os
@@ -47,8 +47,8 @@ LAST_BREATH = "import sys; from tests.training.test_stage_kills import go; go(*s
 
 
 def go(base: str, examples: str, out: str, case: str, stage: str = "0", step: str = "0") -> None:
-    """Run the stages of a case, a line for each step in OUT.curve; die after a step, if it is
-    given."""
+    """Run the stages of a case and append a line per step to OUT.curve. If a step is given, die
+    after it."""
     torch.set_num_threads(1)
     current = 0
 

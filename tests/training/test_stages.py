@@ -1,5 +1,4 @@
-"""Stages: what learns and what stays, adapters and their merge, and a killed stage that ends as one
-left alone."""
+"""Stages: which weights are trained, adapters and their merge, and resuming a killed stage."""
 
 import json
 import shutil

@@ -1,5 +1,4 @@
-"""Teachers: a pupil comes closer to what they answer, and only a model of the same SIDs and
-tokenizer may be one."""
+"""Distillation: a model comes closer to its teachers, which must have the same SIDs and tokenizer."""
 
 import json
 from collections.abc import Callable
