@@ -74,8 +74,8 @@ def finish(arguments: tuple[object, ...]) -> float:
     """Run a command that must exit with 0; returns its seconds."""
     begun = time.monotonic()
     process = start(arguments)
-    told, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, told.decode()
+    message, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, message.decode()
     return time.monotonic() - begun
 
 
@@ -85,12 +85,12 @@ def kill(arguments: tuple[object, ...], after: float) -> float | None:
     begun = time.monotonic()
     process = start(arguments)
     try:
-        told, _ = process.communicate(timeout=after)
+        message, _ = process.communicate(timeout=after)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return None
-    assert process.returncode == 0, told.decode()
+    assert process.returncode == 0, message.decode()
     return time.monotonic() - begun
 
 

@@ -101,8 +101,8 @@ def test_the_commands_print_what_the_readme_shows(shop: tuple[Path, list[str]]) 
     for (command, lines), printed in zip(commands_and_lines(), shop[1], strict=True):
         assert lines, f"README shows no output of {command}"
         for line in lines:
-            found = re.search(pattern_of(line), printed, flags=re.MULTILINE)
-            assert found, f"{command} does not print a line like {line!r} but {printed}"
+            result = re.search(pattern_of(line), printed, flags=re.MULTILINE)
+            assert result, f"{command} does not print a line like {line!r} but {printed}"
     assert (shop[0] / "tuned" / "sid.zarr" / "zarr.json").exists()
 
 

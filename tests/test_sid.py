@@ -18,7 +18,9 @@ def test_spelling_and_parsing_are_inverse(
     for begin_end_tokens in (False, True):
         text = space.spell(codes, begin_end_tokens=begin_end_tokens)
         assert space.parse(text) == codes
-        assert [found.codes for found in space.find(f"see {text}{text}, or {text}.")] == [codes] * 3
+        assert [result.codes for result in space.find(f"see {text}{text}, or {text}.")] == [
+            codes
+        ] * 3
     assert space.parse_prefix(space.spell(codes[:1])) == codes[:1]
 
 

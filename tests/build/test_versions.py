@@ -44,22 +44,22 @@ def made(items: dict[str, tuple[int, bool, str]]) -> Bundle:
 def test_diff_agrees_with_dictionaries(
     old: dict[str, tuple[int, bool, str]], new: dict[str, tuple[int, bool, str]]
 ) -> None:
-    found = diff(made(old), made(new))
+    result = diff(made(old), made(new))
     common = old.keys() & new.keys()
-    assert set(found.added) == {item for item in new.keys() - old.keys() if not new[item][1]}
-    assert set(found.gone) == {item for item in old.keys() - new.keys() if not old[item][1]}
-    assert set(found.retired) == {item for item in common if not old[item][1] and new[item][1]}
-    assert set(found.restored) == {item for item in common if old[item][1] and not new[item][1]}
-    assert set(found.retitled) == {item for item in common if old[item][2] != new[item][2]}
+    assert set(result.added) == {item for item in new.keys() - old.keys() if not new[item][1]}
+    assert set(result.gone) == {item for item in old.keys() - new.keys() if not old[item][1]}
+    assert set(result.retired) == {item for item in common if not old[item][1] and new[item][1]}
+    assert set(result.restored) == {item for item in common if old[item][1] and not new[item][1]}
+    assert set(result.retitled) == {item for item in common if old[item][2] != new[item][2]}
     moved = {item: (old[item][0], new[item][0]) for item in common if old[item][0] != new[item][0]}
-    assert {move.item: move.depth for move in found.moved} == {
+    assert {move.item: move.depth for move in result.moved} == {
         item: 1 if before // 4 != after // 4 else 2 for item, (before, after) in moved.items()
     }
-    assert found.kept == len(common) - len(moved)
-    for move in found.moved:
+    assert result.kept == len(common) - len(moved)
+    for move in result.moved:
         places = tuple(SPACE.spell(divmod(place, 4)) for place in moved[move.item])
         assert (move.old, move.new) == places
-    assert found.same == (old == new)
+    assert result.same == (old == new)
 
 
 def test_drift_is_the_mean_distance_relative_to_the_norm() -> None:

@@ -76,7 +76,7 @@ def test_an_existing_output_is_refused_and_replaced_by_force(road: Road, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "told"),
+    ("more", "code", "message"),
     [
         (("--levels", "4xx8"), 2, "'4xx8'"),
         (("--levels", "2x2x2"), 2, "750%"),
@@ -93,9 +93,9 @@ def test_an_existing_output_is_refused_and_replaced_by_force(road: Road, tmp_pat
     ],
 )
 def test_invalid_options_are_one_line(
-    road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str
+    road: Road, tmp_path: Path, more: tuple[str, ...], code: int, message: str
 ) -> None:
-    assert told in refused(code, *build_command(road, tmp_path / "x.zarr", *more))
+    assert message in refused(code, *build_command(road, tmp_path / "x.zarr", *more))
     assert not (tmp_path / "x.zarr").exists()
 
 
@@ -119,17 +119,19 @@ def test_an_unknown_choice_is_a_usage_error_that_lists_the_choices(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (['{"item_id": "a", "title": "A"}', '{"item_id": "a", "title": "B"}'], "'a'"),
         (['{"item_id": "a", "title"'], "items.jsonl"),
         ([], "items.jsonl"),
     ],
 )
-def test_a_bad_catalog_is_exit_1(road: Road, tmp_path: Path, content: list[str], told: str) -> None:
+def test_a_bad_catalog_is_exit_1(
+    road: Road, tmp_path: Path, content: list[str], message: str
+) -> None:
     items = write_lines(tmp_path / "items.jsonl", content)
     command = ("build-codebook", items, "-o", tmp_path / "x.zarr", "--embeddings", road.vectors)
-    assert told in refused(1, *command)
+    assert message in refused(1, *command)
 
 
 def test_vectors_that_are_not_finite_are_exit_1(road: Road, tmp_path: Path) -> None:
@@ -214,8 +216,12 @@ def test_one_flipped_byte_in_any_file_is_exit_3_and_named(road: Road, tmp_path: 
         ran = run("verify", bundle)
         assert ran.code == 3, name
         assert name in ran.err, ran.err
-        told = run("verify", bundle, "--json")
-        assert (told.code, told.json["ok"]) == (3, False) if name != "zarr.json" else told.code == 3
+        message = run("verify", bundle, "--json")
+        assert (
+            (message.code, message.json["ok"]) == (3, False)
+            if name != "zarr.json"
+            else message.code == 3
+        )
         path.write_bytes(whole)
     assert done("verify", bundle).code == 0
 
@@ -237,9 +243,9 @@ def test_decode_returns_the_items_of_every_sid(road: Road) -> None:
     items = Bundle.open(road.bundle).items
     space = Bundle.open(road.bundle).space
     sids = [space.spell(row) for row in items.codes]
-    found = done("decode", road.bundle, " then ".join(sids), "--strict", "--json").lines
-    assert [piece["items"] for piece in found] == [[item] for item in list(items.ids)]
-    assert {piece["status"] for piece in found} == {"item"}
+    result = done("decode", road.bundle, " then ".join(sids), "--strict", "--json").lines
+    assert [piece["items"] for piece in result] == [[item] for item in list(items.ids)]
+    assert {piece["status"] for piece in result} == {"item"}
     lines = done("decode", road.bundle, text="\n".join(sids) + "\n").out.splitlines()
     expected = [
         f"{sid}\titem\t{items.ids[row]}\t{items.title(row)}" for row, sid in enumerate(sids)

@@ -71,10 +71,10 @@ def test_encoding_needs_numpy_alone(road: Road, social: Path) -> None:
         "from sidtool.bundle import Bundle\n"
         f"print(Bundle.open({str(social)!r}).encode(np.load({str(road.vectors)!r})).tolist())"
     )
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
-    assert found.strip() == str(Bundle.open(social).encode(np.load(road.vectors)).tolist())
+    assert result.strip() == str(Bundle.open(social).encode(np.load(road.vectors)).tolist())
 
 
 def test_an_encoder_and_interactions_are_combined(
@@ -125,8 +125,8 @@ def test_two_sources_are_weighted_and_both_required(
     both = done("encode", out, "--embeddings", road.vectors, "--embeddings", image, "--json").lines
     joined = np.concatenate([np.load(road.vectors), np.load(image)], axis=1)
     assert [row["codes"] for row in both] == Bundle.open(out).encode(joined).tolist()
-    told = refused(2, "encode", out, "--embeddings", road.vectors)
-    assert "have 8 dimensions, bundle 'two' was built from 8 and 3" in told
+    message = refused(2, "encode", out, "--embeddings", road.vectors)
+    assert "have 8 dimensions, bundle 'two' was built from 8 and 3" in message
 
 
 @pytest.mark.parametrize("protocol", ["temporal", "given"])
@@ -147,7 +147,7 @@ def test_the_recipe_records_the_split(road: Road, tmp_path: Path, protocol: str)
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (("--set", "collaborative_dim=4"), "option collaborative_dim needs --interactions"),
         (("--interactions", "EVENTS", "--set", "collaborative_weight=2"), "collaborative_weight"),
@@ -155,13 +155,13 @@ def test_the_recipe_records_the_split(road: Road, tmp_path: Path, protocol: str)
     ],
 )
 def test_contradicting_options_are_one_line(
-    road: Road, tmp_path: Path, more: tuple[str, ...], told: str
+    road: Road, tmp_path: Path, more: tuple[str, ...], message: str
 ) -> None:
     spelled = [
         each.replace("EVENTS", str(road.events)).replace("VECTORS", str(road.vectors))
         for each in more
     ]
-    assert told in refused(2, *build_command(road, tmp_path / "x.zarr", *spelled))
+    assert message in refused(2, *build_command(road, tmp_path / "x.zarr", *spelled))
     assert not (tmp_path / "x.zarr").exists()
 
 
@@ -194,10 +194,10 @@ def test_a_contrastive_loss_is_used_alone_or_with_fusion(
     assert "no contrastive loss" in refused(
         2, *build_command(road, tmp_path / "x.zarr", "--collaborative", way)
     )
-    told = refused(
+    message = refused(
         2, *build_command(road, tmp_path / "x.zarr", "--collaborative", way, "--method", "rq-vae")
     )
-    assert "needs --interactions" in told
+    assert "needs --interactions" in message
     social = ("--interactions", road.events, "--method", "rq-vae")
     none = build_command(
         road,

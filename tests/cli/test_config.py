@@ -106,7 +106,7 @@ def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("levls: 4x4x8\n", "has no option 'levls'"),
         ("- levels\n", "must have a mapping"),
@@ -115,11 +115,11 @@ def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> Non
     ],
 )
 def test_an_unknown_option_in_a_file_is_exit_2(
-    road: Road, tmp_path: Path, content: str, told: str
+    road: Road, tmp_path: Path, content: str, message: str
 ) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(content)
-    assert told in refused(2, *built(road, tmp_path / "b.zarr"), "--config", config)
+    assert message in refused(2, *built(road, tmp_path / "b.zarr"), "--config", config)
     assert not (tmp_path / "b.zarr").exists()
 
 

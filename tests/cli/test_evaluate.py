@@ -65,14 +65,14 @@ def test_the_table_is_on_stdout_or_with_json_on_stderr(evaluated: Ran, road: Roa
 
 
 def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
-    found = evaluated.json["metrics"]["hr@50"]
-    assert 0 < found < 1
+    result = evaluated.json["metrics"]["hr@50"]
+    assert 0 < result < 1
     ask = ("evaluate", road.tuned, road.split, "--json")
     assert (
-        done(*ask, "--fail-under", f"hr@50={found}", "--fail-under", "ndcg@10=0").json
+        done(*ask, "--fail-under", f"hr@50={result}", "--fail-under", "ndcg@10=0").json
         == evaluated.json
     )
-    below = run(*ask, "--fail-under", "ndcg@10=0", "--fail-under", f"hr@50={found + 0.01}")
+    below = run(*ask, "--fail-under", "ndcg@10=0", "--fail-under", f"hr@50={result + 0.01}")
     assert (below.code, below.json) == (3, evaluated.json)  # the figures are there all the same
     assert below.last.startswith("error: hr@50 is ")
     assert "'hr@11' is not a metric of this evaluation" in refused(

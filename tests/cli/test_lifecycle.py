@@ -57,7 +57,7 @@ def test_add_items_changes_no_sid(road: Road, child: Path) -> None:
 
 def test_batches_and_containers_give_equal_bundles(road: Road, tmp_path: Path) -> None:
     items, vectors = newcomers(tmp_path)
-    told = done(
+    message = done(
         "add-items",
         road.bundle,
         items,
@@ -74,11 +74,11 @@ def test_batches_and_containers_give_equal_bundles(road: Road, tmp_path: Path) -
         done("add-items", at, one, "-o", out, "--embeddings", vectors)
         at = out
     assert (
-        told.json["digest"]
+        message.json["digest"]
         == Bundle.open(at).identity.digest
         == Bundle.open(tmp_path / "all.zarr.zip").identity.digest
     )
-    assert (told.json["version"], told.json["added"]) == ("1.1", 6)
+    assert (message.json["version"], message.json["added"]) == ("1.1", 6)
     assert Bundle.open(at).manifest.version == "1.6"
 
 
@@ -120,8 +120,8 @@ def test_adding_the_whole_catalog_adds_only_new_items(
 
 def test_items_are_removed_without_an_encoder(road: Road, tmp_path: Path) -> None:
     gone = write_lines(tmp_path / "gone.txt", ["b001", "", "b002 "])
-    told = done("add-items", road.bundle, "--remove", gone, "-o", tmp_path / "child.zarr").out
-    assert told == f"{tmp_path / 'child.zarr'}: shop 1.1, 2 retired\n"
+    message = done("add-items", road.bundle, "--remove", gone, "-o", tmp_path / "child.zarr").out
+    assert message == f"{tmp_path / 'child.zarr'}: shop 1.1, 2 retired\n"
 
 
 def test_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
@@ -153,13 +153,15 @@ def test_invalid_additions_are_one_line(road: Road, child: Path, tmp_path: Path)
 
 
 def test_diff_reports_changes_and_their_consequence(road: Road, child: Path) -> None:
-    found = done("diff", road.bundle, child, "--json").json
-    assert found["added"] == sorted(found["added"], key=sids(child).get)  # in the order of the SIDs
-    assert set(found["added"]) == {f"n{row}" for row in range(6)}
-    assert set(found["retired"]) == {"b001", "b002"}
-    assert (found["moved"], found["gone"], found["kept"]) == ([], [], N_ITEMS)
-    assert (found["drift"], found["verdict"]["kind"]) == ([0.0, 0.0, 0.0], "works")
-    assert found["manifest"] == {"version": ["1.0", "1.1"]}
+    result = done("diff", road.bundle, child, "--json").json
+    assert result["added"] == sorted(
+        result["added"], key=sids(child).get
+    )  # in the order of the SIDs
+    assert set(result["added"]) == {f"n{row}" for row in range(6)}
+    assert set(result["retired"]) == {"b001", "b002"}
+    assert (result["moved"], result["gone"], result["kept"]) == ([], [], N_ITEMS)
+    assert (result["drift"], result["verdict"]["kind"]) == ([0.0, 0.0, 0.0], "works")
+    assert result["manifest"] == {"version": ["1.0", "1.1"]}
     table = done("diff", road.bundle, child).out
     assert "models of the old bundle: works (the catalog changed" in table
     assert "6" in table
@@ -171,18 +173,18 @@ def test_diff_reports_changes_and_their_consequence(road: Road, child: Path) -> 
 
 
 def test_diff_of_two_builds_suggests_align(road: Road) -> None:
-    found = done("diff", road.bundle, road.other, "--json").json
-    assert found["verdict"]["kind"] == "works after align"
+    result = done("diff", road.bundle, road.other, "--json").json
+    assert result["verdict"]["kind"] == "works after align"
     before, after = sids(road.bundle), sids(road.other)
-    assert {move["item"] for move in found["moved"]} == {
+    assert {move["item"] for move in result["moved"]} == {
         item for item in before if before[item] != after[item]
     }
-    for move in found["moved"]:
+    for move in result["moved"]:
         assert (move["old"], move["new"]) == (before[move["item"]], after[move["item"]])
         assert [
             a != b for a, b in zip(move["old"].split(">"), move["new"].split(">"), strict=True)
         ].index(True) == (move["depth"] - 1)
-    assert all(drift > 0 for drift in found["drift"])
+    assert all(drift > 0 for drift in result["drift"])
     table = done("diff", road.bundle, road.other).out
     assert "moved at level 1" in table
     assert "works after align" in table
@@ -220,14 +222,14 @@ def test_align_and_rebind(road: Road, tmp_path: Path) -> None:
     assert "the model was made for codebook" in refused(
         3, "rebind", road.tuned, road.other, "-o", tmp_path / "m2"
     )
-    told = done("align", road.other, "--to", road.bundle, "-o", aligned, "--json").json
+    message = done("align", road.other, "--to", road.bundle, "-o", aligned, "--json").json
     assert verify(aligned) == []
     kept = sum(sid == sids(road.bundle)[item] for item, sid in sids(aligned).items())
-    assert (told["common"], told["after"][-1]) == (N_ITEMS, kept)
-    assert told["after"][0] >= told["before"][0]
+    assert (message["common"], message["after"][-1]) == (N_ITEMS, kept)
+    assert message["after"][0] >= message["before"][0]
     table = done("align", road.other, "--to", road.bundle, "-o", aligned, "--force").out
     assert (
-        f"SIDs preserved: {told['before'][-1]} of {N_ITEMS} common items before, {kept} after"
+        f"SIDs preserved: {message['before'][-1]} of {N_ITEMS} common items before, {kept} after"
         in table
     )
     assert "aligned" in done("log", aligned).out

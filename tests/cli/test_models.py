@@ -54,7 +54,7 @@ def test_init_model_reads_a_catalog_with_other_column_names(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (("--set", "n_laye=3"), "n_laye"),
         (("--set", "n_layer"), "--set takes key=value"),
@@ -65,9 +65,9 @@ def test_init_model_reads_a_catalog_with_other_column_names(tmp_path: Path) -> N
     ],
 )
 def test_an_invalid_shape_is_exit_2(
-    road: Road, tmp_path: Path, more: tuple[str, ...], told: str
+    road: Road, tmp_path: Path, more: tuple[str, ...], message: str
 ) -> None:
-    assert told in refused(2, "init-model", road.items, "-o", tmp_path / "m", *more)
+    assert message in refused(2, "init-model", road.items, "-o", tmp_path / "m", *more)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,7 +127,7 @@ def test_existing_outputs_are_refused_and_unchanged(road: Road) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "bundle", "more", "code", "told"),
+    ("model", "bundle", "more", "code", "message"),
     [
         ("base", "shop.zarr", ("--init", "magic"), 2, "is not one of 'codebook', 'mean', 'random'"),
         ("base", "shop.zarr", ("--dtype", "int3"), 2, "int3"),
@@ -137,7 +137,13 @@ def test_existing_outputs_are_refused_and_unchanged(road: Road) -> None:
     ],
 )
 def test_models_that_cannot_be_extended_are_refused(
-    road: Road, tmp_path: Path, model: str, bundle: str, more: tuple[str, ...], code: int, told: str
+    road: Road,
+    tmp_path: Path,
+    model: str,
+    bundle: str,
+    more: tuple[str, ...],
+    code: int,
+    message: str,
 ) -> None:
     command = (
         "extend-model",
@@ -147,7 +153,7 @@ def test_models_that_cannot_be_extended_are_refused(
         tmp_path / "m",
         *more,
     )
-    assert told in refused(code, *command)
+    assert message in refused(code, *command)
     assert list(tmp_path.iterdir()) == []
 
 

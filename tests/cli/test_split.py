@@ -44,13 +44,15 @@ def test_given_windows_are_counted(road: Road, tmp_path: Path) -> None:
     manifest = json.loads((folder / "split.json").read_text())
     windows = (folder / "windows.jsonl").read_text().splitlines()
     assert manifest["counts"]["windows"] == len(windows)
-    told = refused(2, "make-sft", road.bundle, road.items, tmp_path / "train.csv", "-o", "x.jsonl")
-    assert "holds windows" in told
-    assert "sidtool split" in told
+    message = refused(
+        2, "make-sft", road.bundle, road.items, tmp_path / "train.csv", "-o", "x.jsonl"
+    )
+    assert "holds windows" in message
+    assert "sidtool split" in message
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "told"),
+    ("more", "code", "message"),
     [
         (("--protocol", "magic"), 2, "magic"),
         (("--protocol", "given"), 2, "requires --valid and --test"),
@@ -61,11 +63,11 @@ def test_given_windows_are_counted(road: Road, tmp_path: Path) -> None:
     ],
 )
 def test_invalid_splits_are_refused(
-    road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str
+    road: Road, tmp_path: Path, more: tuple[str, ...], code: int, message: str
 ) -> None:
     ran = run("split", road.events, "-o", tmp_path / "split", *more)
     assert (ran.code, ran.out) == (code, "")
-    assert told in ran.err
+    assert message in ran.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -95,9 +97,9 @@ def expect(code: int, *arguments: object) -> None:
     if code == 0:
         done(*arguments)
         return
-    told = refused(3, *arguments)
-    assert "may have learned from held-out events" in told
-    assert told.count(" split ") >= 2
+    message = refused(3, *arguments)
+    assert "may have learned from held-out events" in message
+    assert message.count(" split ") >= 2
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)

@@ -63,7 +63,7 @@ def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "told"),
+    ("more", "code", "message"),
     [
         (("--task", "guess=1"), 2, "title-to-sid"),
         (("--task", "sequence=much"), 2, "'much'"),
@@ -72,7 +72,7 @@ def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: 
     ],
 )
 def test_training_examples_that_cannot_be_made_are_refused(
-    road: Road, tmp_path: Path, more: tuple[str, ...], code: int, told: str
+    road: Road, tmp_path: Path, more: tuple[str, ...], code: int, message: str
 ) -> None:
     placed = [road.folder / word if word in FILES.values() else word for word in more]
     command = (
@@ -84,7 +84,7 @@ def test_training_examples_that_cannot_be_made_are_refused(
         tmp_path / "train.jsonl",
         *placed,
     )
-    assert told in refused(code, *command)
+    assert message in refused(code, *command)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -118,8 +118,8 @@ def test_malformed_events_are_exit_1(road: Road, tmp_path: Path) -> None:
 def test_train_prints_its_summary_and_the_next_command(road: Road) -> None:
     said = road.said["train"]
     assert said.last == f"next: sidtool evaluate {road.tuned} SPLIT"
-    told = dict(line.split(": ", 1) for line in said.out.splitlines())
-    assert (told["steps"], told["metric"]) == ("3", "ndcg@10")
+    message = dict(line.split(": ", 1) for line in said.out.splitlines())
+    assert (message["steps"], message["metric"]) == ("3", "ndcg@10")
     contract = json.loads((road.tuned / "sid.json").read_text())
     assert (contract["stages"][-1]["stage"], contract["history_prompt"]["task"]) == (
         "full",
@@ -154,7 +154,7 @@ def test_the_same_settings_from_flags_and_yaml_give_the_same_weights(
 
 
 @pytest.mark.parametrize(
-    ("model", "examples", "more", "code", "told"),
+    ("model", "examples", "more", "code", "message"),
     [
         ("base+sid", "train.jsonl", ("--set", "learnin_rate=1"), 2, "did you mean learning_rate?"),
         ("base+sid", "train.jsonl", ("--set", "learning_rate=fast"), 2, "'fast'"),
@@ -179,12 +179,12 @@ def test_invalid_training_inputs_are_refused(
     examples: str,
     more: tuple[str, ...],
     code: int,
-    told: str,
+    message: str,
 ) -> None:
     if model == "other+sid":
         done("extend-model", road.base, road.other, "-o", tmp_path / model)
     folder = tmp_path if model == "other+sid" else road.folder
-    assert told in refused(
+    assert message in refused(
         code, "train", folder / model, road.folder / examples, "-o", tmp_path / "tuned", *more
     )
     assert not list(tmp_path.glob("tuned*"))
@@ -233,8 +233,8 @@ def test_a_model_learns_from_teachers(road: Road, tmp_path: Path) -> None:
         load_file(folder / "model.safetensors") for folder in (tmp_path / "pupil", road.tuned)
     )
     assert any(not np.array_equal(one[name], other[name]) for name in one)
-    told = refused(3, *command, "-o", tmp_path / "other", "--teacher", road.base)
-    assert "has no sid.json" in told
+    message = refused(3, *command, "-o", tmp_path / "other", "--teacher", road.base)
+    assert "has no sid.json" in message
     assert "distill_weight must be" in refused(
         2, *command, "-o", tmp_path / "other", "--set", "distill_weight=2"
     )
@@ -315,7 +315,7 @@ def test_a_stage_is_selected_by_flag(road: Road, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "more", "told"),
+    ("text", "more", "message"),
     [
         ("stages: lora", (), "stages must be a list"),
         ("stages: [{stage: embeddings}]", ("--stage", "full"), "stage cannot be set"),
@@ -326,7 +326,7 @@ def test_a_stage_is_selected_by_flag(road: Road, tmp_path: Path) -> None:
     ],
 )
 def test_invalid_stages_are_refused(
-    road: Road, tmp_path: Path, text: str, more: tuple[str, ...], told: str
+    road: Road, tmp_path: Path, text: str, more: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "c.yaml").write_text(text)
     command = (
@@ -339,7 +339,7 @@ def test_invalid_stages_are_refused(
         tmp_path / "c.yaml",
         *more,
     )
-    assert told in refused(2, *command)
+    assert message in refused(2, *command)
 
 
 # Titles that spell tokens

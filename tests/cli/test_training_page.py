@@ -20,12 +20,12 @@ def commands() -> list[tuple[list[str], str | None]]:
         .replace("\\\n", " ")
         .splitlines()
     )
-    found: list[tuple[list[str], str | None]] = []
+    result: list[tuple[list[str], str | None]] = []
     for line in filter(None, (MANY.sub("2000", line) for line in lines)):
         words = shlex.split(line, comments=True)
         piped = words[1] + "\n" if words[0] == "echo" else None
-        found.append((words[words.index("sidtool") + 1 :], piped))
-    return found
+        result.append((words[words.index("sidtool") + 1 :], piped))
+    return result
 
 
 def test_every_command_of_the_page_runs(

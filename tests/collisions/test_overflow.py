@@ -47,19 +47,19 @@ def slow_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> list[tup
             homes.setdefault(prefix, []).extend(won)
             room[prefix] -= len(won)
             waiting -= {row for _, row in won}
-    found: list[tuple[int, ...]] = [()] * len(latent)
+    result: list[tuple[int, ...]] = [()] * len(latent)
     for prefix, rows in homes.items():
         for _, row in sorted(rows):
             left = latent[row].astype(float) - sums[prefix]
             free = [
                 c for c in range(codebook.sizes[-1]) if (*prefixes[prefix].tolist(), c) not in used
             ]
-            found[row] = (
+            result[row] = (
                 *prefixes[prefix].tolist(),
                 min(free, key=lambda c: np.square(left - codebook.levels[-1][c]).sum()),
             )
-            used.add(found[row])
-    return found
+            used.add(result[row])
+    return result
 
 
 @settings(deadline=None)
@@ -82,16 +82,16 @@ def test_batched_rounds_equal_one_item_at_a_time(
     codebook = codebook_of(seed, sizes, 5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefix_search, "ENTRIES", entries)
-        found = place_overflow(latent, codebook, taken)
-    assert list(map(tuple, found.tolist())) == slow_overflow(latent, codebook, taken)
+        result = place_overflow(latent, codebook, taken)
+    assert list(map(tuple, result.tolist())) == slow_overflow(latent, codebook, taken)
 
 
 def test_a_space_fills_to_its_last_sid():
     sizes = (6, 40, 7)  # more prefixes below a code than a row looks at, or remembers
     sids = np.random.default_rng(0).permutation(every(sizes))
     latent = np.tile(vectors_of(1, 1, 4), (len(sids) - 100, 1))
-    found = place_overflow(latent, codebook_of(0, sizes, 4), sids[:100])
-    assert len(np.unique(np.concatenate([found, sids[:100]]), axis=0)) == len(sids)
+    result = place_overflow(latent, codebook_of(0, sizes, 4), sids[:100])
+    assert len(np.unique(np.concatenate([result, sids[:100]]), axis=0)) == len(sids)
 
 
 def test_a_space_of_64_bits_is_searched():
@@ -101,8 +101,8 @@ def test_a_space_of_64_bits_is_searched():
     top = np.full((2, 4), 2**16 - 1, dtype=np.uint16)
     top[1, -1] = 0
     codebook = Codebook("rq-kmeans", levels, {})
-    found = place_overflow(np.array([[66_600]], dtype=np.float32), codebook, top)
-    assert found.tolist() == [[2**16 - 1] * 3 + [2**16 - 2]]
+    result = place_overflow(np.array([[66_600]], dtype=np.float32), codebook, top)
+    assert result.tolist() == [[2**16 - 1] * 3 + [2**16 - 2]]
 
 
 def test_more_items_than_free_sids_are_refused():

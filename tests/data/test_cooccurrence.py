@@ -20,7 +20,7 @@ def split_of(*histories: str, held_out: tuple[Example, ...] = ()) -> Split:
 
 
 def test_counts_decay_with_distance_and_end_at_the_window() -> None:
-    found = count_cooccurrence(
+    result = count_cooccurrence(
         split_of("abcd", "ba", "aa"), "abcd", window=2, decay=0.5
     ).counts.toarray()
     expected = np.zeros((4, 4))
@@ -32,7 +32,7 @@ def test_counts_decay_with_distance_and_end_at_the_window() -> None:
         (1, 3, 0.5),
     ):  # a-d is 3 apart
         expected[left, right] = expected[right, left] = weight
-    assert found.tolist() == expected.tolist()
+    assert result.tolist() == expected.tolist()
 
 
 def test_counting_agrees_with_loops() -> None:
@@ -49,10 +49,10 @@ def test_counting_agrees_with_loops() -> None:
 
 
 def test_events_of_unknown_items_are_not_counted() -> None:
-    found = count_cooccurrence(split_of("axb", "aa"), "abz", window=1, decay=1.0)
-    assert found.events.tolist() == [3, 1, 0]
-    assert found.record.train_events == 5
-    assert found.counts[0, 1] == 1
+    result = count_cooccurrence(split_of("axb", "aa"), "abz", window=1, decay=1.0)
+    assert result.events.tolist() == [3, 1, 0]
+    assert result.record.train_events == 5
+    assert result.counts[0, 1] == 1
 
 
 def test_the_record_is_that_of_the_training_part() -> None:

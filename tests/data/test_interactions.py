@@ -98,7 +98,7 @@ def test_without_an_order_column_the_order_of_the_file_is_used(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "told"),
+    ("column", "value", "message"),
     [
         ("userId", "", "row 3: the user id is empty"),
         ("movieId", "", "row 3: the item id is empty"),
@@ -107,9 +107,9 @@ def test_without_an_order_column_the_order_of_the_file_is_used(tmp_path: Path) -
         ("timestamp", "nan", "row 3: the order is 'nan'"),
     ],
 )
-def test_a_malformed_cell_is_named(tmp_path: Path, column: str, value: str, told: str) -> None:
+def test_a_malformed_cell_is_named(tmp_path: Path, column: str, value: str, message: str) -> None:
     broken = TABLE | {column: [*TABLE[column][:2], value, *TABLE[column][3:]]}
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_interactions(write_table(tmp_path / "x.csv", broken))
 
 

@@ -43,10 +43,10 @@ def interactions(events: list[tuple[str, str, int]]) -> Interactions:
 
 def of_users(read: Interactions) -> dict[str, list[tuple[str, float]]]:
     """Items and order of each user, computed by the oracle."""
-    found: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    result: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for user, item, order in zip(read.users, read.items, read.order, strict=True):
-        found[user].append((item, float(order)))
-    return found
+        result[user].append((item, float(order)))
+    return result
 
 
 def trained(split: Split) -> list[Event]:
@@ -66,7 +66,7 @@ def test_leave_one_out_holds_out_two_events_of_each_user(
     events: list[tuple[str, str, int]],
 ) -> None:
     read = interactions(events)
-    whole = {user: [item for item, _ in found] for user, found in of_users(read).items()}
+    whole = {user: [item for item, _ in result] for user, result in of_users(read).items()}
     assume(any(len(items) > 2 for items in whole.values()))
     split = leave_one_out(read)
     valid, test = (
@@ -83,8 +83,8 @@ def test_leave_one_out_holds_out_two_events_of_each_user(
             (test.get(sequence.user), len(items) - 1),
         ):
             if example is not None:
-                told = (list(example.history), example.item, example.position)
-                assert told == (items[:place], items[place], place)
+                message = (list(example.history), example.item, example.position)
+                assert message == (items[:place], items[place], place)
     short = sum(len(items) < 3 for items in whole.values())
     assert len(split.train) - len(split.test) == short
     check_whole(split, read)
@@ -94,8 +94,8 @@ def check_whole(split: Split, read: Interactions) -> None:
     """Every event is in one part, or is counted as an event without history."""
     whole = [
         (user, item, at)
-        for user, found in of_users(read).items()
-        for at, (item, _) in enumerate(found)
+        for user, result in of_users(read).items()
+        for at, (item, _) in enumerate(result)
     ]
     missing = set(whole) - set(trained(split)) - set(asked(split))
     assert len(missing) == split.counts.left_out
@@ -116,7 +116,7 @@ def test_a_temporal_cut_is_the_same_for_all_users(
     split = temporal(read, Cuts(first, second))
     whole = of_users(read)
     moments = {
-        (user, at): found[at][1] for user, found in whole.items() for at in range(len(found))
+        (user, at): result[at][1] for user, result in whole.items() for at in range(len(result))
     }
     assert all(moments[user, at] < first for user, _, at in trained(split))
     assert all(first <= moments[e.user, e.position] < second for e in split.valid)
@@ -215,9 +215,9 @@ def test_given_windows_become_training_windows_unchanged(
         for name, part in zip(("train", "valid", "test"), parts, strict=True)
     ]
     split = given(*paths)
-    for found, part in zip((split.windows, split.valid, split.test), parts, strict=True):
-        assert found is not None
-        assert [(e.user, e.history, e.item, e.position) for e in found] == [
+    for result, part in zip((split.windows, split.valid, split.test), parts, strict=True):
+        assert result is not None
+        assert [(e.user, e.history, e.item, e.position) for e in result] == [
             (window.user, window.history, window.item, at) for window, at in part
         ]
     whole = {

@@ -84,7 +84,7 @@ def test_parquet_numbers_and_lists_are_spelled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("x.jsonl", b'{"id": "1"}\n\n{"id": \n', "line 3: not JSON"),
         ("x.jsonl", b'{"id": "1"}\n[1]\n', "line 2: not a JSON object"),
@@ -104,12 +104,12 @@ def test_parquet_numbers_and_lists_are_spelled(tmp_path: Path) -> None:
         ("x.docx", b"", "the name does not end in a known suffix"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         [column_names(path), read_columns(path, ["id"])]
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -114,7 +114,7 @@ def test_files_without_vectors_are_refused(tmp_path: Path) -> None:
         pa.table({"asin": ["a", "b"], "vector": [[1.0], [1.0, 2.0]]}), tmp_path / "ragged.parquet"
     )
     zarr.open_group(tmp_path / "x.zarr", mode="w")
-    for name, told in (
+    for name, message in (
         ("one.npy", "not a matrix of numbers"),
         ("object.npy", "cannot be read"),
         ("count.npy", "4 vectors and 2 ids"),
@@ -128,7 +128,7 @@ def test_files_without_vectors_are_refused(tmp_path: Path) -> None:
         ("gone.npy", "does not exist"),
         ("x.docx", "cannot tell|does not exist"),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             read_vectors(tmp_path / name, ["a"])
 
 
@@ -173,11 +173,11 @@ def test_vectors_read_in_parts_equal_those_read_at_once(
     )
     expected = vectors[wanted]
     assert (source.shape, source.limit, len(source)) == (expected.shape, 1500, len(expected))
-    found = np.full(expected.shape, np.nan, dtype=np.float32)
+    result = np.full(expected.shape, np.nan, dtype=np.float32)
     for span in source.spans[::-1]:  # going back as well
         assert 0 < span[1] - span[0] <= 1500
-        found[source.rows(span)] = source.read(span)
-    np.testing.assert_array_equal(found, expected)
+        result[source.rows(span)] = source.read(span)
+    np.testing.assert_array_equal(result, expected)
     picked = rng.integers(0, len(expected), 900)
     np.testing.assert_array_equal(source.take(picked), expected[picked])
     np.testing.assert_array_equal(source.all(), expected)

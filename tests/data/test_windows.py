@@ -34,7 +34,7 @@ def test_minionerec_rows_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         (("", "[1]", "2"), "row 1: the user id is empty"),
         (("u", "[1]", ""), "row 1: the item id is empty"),
@@ -42,12 +42,12 @@ def test_minionerec_rows_are_read(tmp_path: Path) -> None:
         (("u", "[1, 2", "2"), "row 1: the history"),
     ],
 )
-def test_a_malformed_row_is_named(tmp_path: Path, row: tuple[str, str, str], told: str) -> None:
+def test_a_malformed_row_is_named(tmp_path: Path, row: tuple[str, str, str], message: str) -> None:
     table = {
         name: [cell]
         for name, cell in zip(("user_id", "history_item_id", "item_id"), row, strict=True)
     }
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_windows(write_table(tmp_path / "x.csv", table))
 
 
@@ -76,9 +76,9 @@ def test_positions_below_the_cut_are_exact_in_any_order_with_any_rows_missing(
     ]
     some = data.draw(st.permutations(rows))[: data.draw(st.integers(1, len(rows)))]
     longest = max(len(window.history) for window, _ in some)
-    for (window, true), found in zip(some, positions([window for window, _ in some]), strict=True):
-        assert found == true or len(window.history) == longest
-        assert found >= len(window.history)
+    for (window, true), result in zip(some, positions([window for window, _ in some]), strict=True):
+        assert result == true or len(window.history) == longest
+        assert result >= len(window.history)
 
 
 @given(st.integers(1, 9))

@@ -70,14 +70,14 @@ def slow_similarity(sequences: list[list[int]], how: KnnSettings) -> dict[int, d
 @given(sequences=st.lists(sequence, max_size=6), how=weights)
 @settings(max_examples=60, deadline=None)
 def test_similarities_agree_with_loops(sequences: list[list[int]], how: KnnSettings) -> None:
-    found = item_similarity(arrays(sequences), ITEMS, how).toarray()
+    result = item_similarity(arrays(sequences), ITEMS, how).toarray()
     slow = slow_similarity(sequences, how)
     if how.neighbors is None:
         expected = [[slow[one].get(other, 0.0) for other in range(ITEMS)] for one in range(ITEMS)]
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        np.testing.assert_allclose(result, expected, rtol=1e-12)
     else:  # which of two equal neighbors stays may hang on rounding; how near they are may not
         for one in range(ITEMS):
-            kept = sorted(found[one][found[one] > 0])
+            kept = sorted(result[one][result[one] > 0])
             np.testing.assert_allclose(kept, sorted(slow[one].values()), rtol=1e-9)
 
 
@@ -87,8 +87,8 @@ def test_cosine_of_the_item_columns() -> None:
     columns /= np.linalg.norm(columns, axis=0)
     expected = columns.T @ columns
     np.fill_diagonal(expected, 0)
-    found = item_similarity(arrays(sequences), 4, KnnSettings(distance=1.0)).toarray()
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    result = item_similarity(arrays(sequences), 4, KnnSettings(distance=1.0)).toarray()
+    np.testing.assert_allclose(result, expected, rtol=1e-12)
 
 
 @given(
@@ -107,9 +107,9 @@ def test_item_knn_ranks_by_score_then_popularity(
     exclude_seen: bool,
 ) -> None:
     similar = item_similarity(arrays(sequences), ITEMS, how)
-    found = item_knn(similar, arrays(histories), k, settings=how, exclude_seen=exclude_seen)
+    result = item_knn(similar, arrays(histories), k, settings=how, exclude_seen=exclude_seen)
     dense = similar.toarray()
-    for history, row in zip(histories, found.tolist(), strict=True):
+    for history, row in zip(histories, result.tolist(), strict=True):
         scores = np.zeros(ITEMS)
         for age, item in enumerate(reversed(history)):
             scores += how.recency**age * dense[item]
@@ -143,8 +143,8 @@ def test_equal_scores_rank_by_popularity() -> None:
 def test_popularity_is_the_index_in_order(
     histories: list[list[int]], k: int, exclude_seen: bool
 ) -> None:
-    found = popularity(arrays(histories), ITEMS, k, exclude_seen=exclude_seen)
-    for history, row in zip(histories, found.tolist(), strict=True):
+    result = popularity(arrays(histories), ITEMS, k, exclude_seen=exclude_seen)
+    for history, row in zip(histories, result.tolist(), strict=True):
         expected = [item for item in range(ITEMS) if not (exclude_seen and item in history)][:k]
         assert row == expected + [-1] * (k - len(expected))
 

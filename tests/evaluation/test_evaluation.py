@@ -49,10 +49,12 @@ def test_a_perfect_model_scores_1_everywhere() -> None:
     bundle = shop(shared=False)
     events, examples = visits()
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
-    found = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
-    assert set(found.metrics.values()) == set(found.sid_level.values()) == {1.0}
-    assert set(found.confidence_interval.values()) == {(1.0, 1.0)}
-    differences = [found.differences["popularity"][name] for name in ("hr@10", "ndcg@10", "mrr@50")]
+    result = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
+    assert set(result.metrics.values()) == set(result.sid_level.values()) == {1.0}
+    assert set(result.confidence_interval.values()) == {(1.0, 1.0)}
+    differences = [
+        result.differences["popularity"][name] for name in ("hr@10", "ndcg@10", "mrr@50")
+    ]
     assert all(difference.low > 0 and difference.p_value < 0.01 for difference in differences)
 
 
@@ -60,19 +62,19 @@ def test_a_correct_sid_with_several_items_is_a_fraction_of_a_hit() -> None:
     bundle = shop(shared=True)
     events, examples = visits()
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
-    found = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
+    result = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
     size = dict(
         zip(*np.unique(bundle.trie().leaves(np.arange(40)), return_counts=True), strict=True)
     )
     expected = np.mean([1 / size[leaf] for leaf in indexed.target_leaves])
-    assert found.sid_level["hr@1"] == 1.0
-    assert found.metrics["hr@1"] == pytest.approx(expected)
+    assert result.sid_level["hr@1"] == 1.0
+    assert result.metrics["hr@1"] == pytest.approx(expected)
     assert expected < 0.9
 
 
 def test_the_json_has_its_keys() -> None:
-    _, found = random_evaluation()
-    value = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    _, result = random_evaluation()
+    value = json.loads(json.dumps(result.to_json(), allow_nan=False))
     names = set(metric_names(KS))
     assert "hr@50" in names
     assert (
@@ -97,9 +99,9 @@ def test_the_json_has_its_keys() -> None:
 
 
 def test_popularity_recommends_the_same_ten_to_every_user() -> None:
-    _, found = random_evaluation()
-    assert found.coverage["popularity"] == 10 / 40
-    assert found.coverage["model"] > 0.9
+    _, result = random_evaluation()
+    assert result.coverage["popularity"] == 10 / 40
+    assert result.coverage["model"] > 0.9
 
 
 def test_the_baselines_count_training_events_only() -> None:
@@ -109,10 +111,10 @@ def test_the_baselines_count_training_events_only() -> None:
         Example(f"u{n}", ("i1", "i5"), "i9", 2) for n in range(4)
     ]  # i9 would be the most popular
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=True)
-    found = evaluate_rankings(
+    result = evaluate_rankings(
         indexed, random_leaves(bundle, 4, K), events, EvaluationOptions(ks=(1, 3))
     )
-    assert found.baselines["popularity"]["hr@3"] == found.baselines["item-knn"]["hr@3"] == 0
+    assert result.baselines["popularity"]["hr@3"] == result.baselines["item-knn"]["hr@3"] == 0
 
 
 def test_slices_split_by_training_events() -> None:
@@ -143,12 +145,12 @@ def test_targets_that_the_bundle_lacks_are_misses_and_counted() -> None:
         Example("c", ("i2",), "ghost", 1),
     ]
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
-    found = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
-    assert found.n == 3
-    assert found.metrics["hr@1"] == pytest.approx(1 / 3)
-    assert found.baselines["popularity"]["hr@50"] == pytest.approx(1 / 3)
-    assert found.counts["targets_not_in_bundle"] == 2
-    assert found.counts["empty_histories"] == 1
+    result = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
+    assert result.n == 3
+    assert result.metrics["hr@1"] == pytest.approx(1 / 3)
+    assert result.baselines["popularity"]["hr@50"] == pytest.approx(1 / 3)
+    assert result.counts["targets_not_in_bundle"] == 2
+    assert result.counts["empty_histories"] == 1
 
 
 def test_exclude_seen_applies_to_every_system() -> None:
@@ -157,10 +159,10 @@ def test_exclude_seen_applies_to_every_system() -> None:
     examples = [Example("u", ("i1", "i2"), "i1", 2)]
     for exclude_seen, hit in ((False, 1.0), (True, 0.0)):
         indexed = IndexedExamples.of(bundle, examples, exclude_seen=exclude_seen)
-        found = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
-        means = [found.metrics, *found.baselines.values()]
+        result = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
+        means = [result.metrics, *result.baselines.values()]
         assert [metrics["hr@50"] for metrics in means] == [hit] * 3
-        assert found.counts["targets_seen"] == (not hit)
+        assert result.counts["targets_seen"] == (not hit)
 
 
 def test_without_events_there_are_no_baselines() -> None:
@@ -169,20 +171,20 @@ def test_without_events_there_are_no_baselines() -> None:
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
     leaves = random_leaves(bundle, len(examples), K)
     assert evaluate_rankings(indexed, leaves, None).to_json()["baselines"] == {}
-    found = evaluate_rankings(indexed, leaves, visits()[0], EvaluationOptions(baselines=False))
-    assert found.baselines == {}
-    assert found.slices["warm"].n > 0
+    result = evaluate_rankings(indexed, leaves, visits()[0], EvaluationOptions(baselines=False))
+    assert result.baselines == {}
+    assert result.slices["warm"].n > 0
 
 
 def test_metrics_below_a_threshold_are_refused() -> None:
-    _, found = random_evaluation()
-    check_thresholds(found, {"hr@50": found.metrics["hr@50"], "ndcg@10": 0.0})
+    _, result = random_evaluation()
+    check_thresholds(result, {"hr@50": result.metrics["hr@50"], "ndcg@10": 0.0})
     with pytest.raises(ThresholdError, match=r"ndcg@10 is 0\.\d{4}, below the threshold 0\.99"):
-        check_thresholds(found, {"hr@50": 0.0, "ndcg@10": 0.99})
+        check_thresholds(result, {"hr@50": 0.0, "ndcg@10": 0.99})
     with pytest.raises(ThresholdError):
-        check_thresholds(found, {"hr@10": float("nan")})
+        check_thresholds(result, {"hr@10": float("nan")})
     with pytest.raises(UsageError, match="'ndgc@10' is not a metric of this evaluation"):
-        check_thresholds(found, {"hr@1": 2.0, "ndgc@10": 0.1})
+        check_thresholds(result, {"hr@1": 2.0, "ndgc@10": 0.1})
 
 
 def test_two_evaluations_of_the_same_examples_are_compared() -> None:
@@ -207,18 +209,18 @@ def test_an_evaluation_is_deterministic() -> None:
 def test_a_model_that_ranks_all_items_hits_every_possible_target(exclude_seen: bool) -> None:
     bundle = shop(shared=False)
     events, examples = visits(users=15)
-    found = evaluate_examples(
+    result = evaluate_examples(
         loaded_model(bundle),
         examples,
         events,
         EvaluationOptions(ks=(1, 10, 40), num_beams=40, exclude_seen=exclude_seen),
     )
-    assert found.settings["num_beams"] == 40
+    assert result.settings["num_beams"] == 40
     # all 40 items are ranked, so what may be found is found
     possible = sum(not (exclude_seen and example.item in example.history) for example in examples)
-    means = [found.metrics, found.sid_level, *found.baselines.values()]
+    means = [result.metrics, result.sid_level, *result.baselines.values()]
     assert [metrics["hr@40"] for metrics in means] == pytest.approx([possible / 15] * 4)
-    assert 0 < found.metrics["ndcg@40"] < 1
+    assert 0 < result.metrics["ndcg@40"] < 1
 
 
 def test_invalid_options_are_refused() -> None:
@@ -236,5 +238,7 @@ def test_invalid_options_are_refused() -> None:
 def test_importing_the_evaluation_loads_nothing_heavy() -> None:
     heavy = ("torch", "transformers", "scipy")
     code = f"import sys, sidtool.evaluation.evaluation; print([name for name in {heavy} if name in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"

@@ -52,9 +52,9 @@ def test_metrics_equal_values_computed_by_hand(
     assert hr == Fraction(
         min(max(k - before, 0), group), group
     )  # the published formula says the same
-    found = values_at(before, group, (k,))
-    assert found[f"hr@{k}"] == pytest.approx(float(hr), abs=1e-15)
-    assert found[f"mrr@{k}"] == pytest.approx(float(mrr), abs=1e-15)
+    result = values_at(before, group, (k,))
+    assert result[f"hr@{k}"] == pytest.approx(float(hr), abs=1e-15)
+    assert result[f"mrr@{k}"] == pytest.approx(float(mrr), abs=1e-15)
 
 
 def test_ndcg_equals_values_computed_by_hand() -> None:
@@ -66,11 +66,11 @@ def test_ndcg_equals_values_computed_by_hand() -> None:
 
 def test_one_item_per_sid_gives_the_plain_metric() -> None:
     for rank in range(1, 13):
-        found = values_at(rank - 1, 1, (10,))
+        result = values_at(rank - 1, 1, (10,))
         inside = rank <= 10
-        assert found["hr@10"] == inside
-        assert found["mrr@10"] == pytest.approx(inside / rank)
-        assert found["ndcg@10"] == pytest.approx(inside / log2(rank + 1))
+        assert result["hr@10"] == inside
+        assert result["mrr@10"] == pytest.approx(inside / rank)
+        assert result["ndcg@10"] == pytest.approx(inside / log2(rank + 1))
 
 
 @given(before=st.integers(0, 6), group=st.integers(1, 5), k=st.integers(1, 9))
@@ -79,10 +79,10 @@ def test_a_shared_sid_gives_the_mean_over_every_order_of_its_items(
 ) -> None:
     ranks = [before + order.index(0) + 1 for order in permutations(range(group))]
     hits = [rank for rank in ranks if rank <= k]
-    found = values_at(before, group, (k,))
-    assert found[f"hr@{k}"] == pytest.approx(len(hits) / len(ranks))
-    assert found[f"mrr@{k}"] == pytest.approx(sum(1 / rank for rank in hits) / len(ranks))
-    assert found[f"ndcg@{k}"] == pytest.approx(
+    result = values_at(before, group, (k,))
+    assert result[f"hr@{k}"] == pytest.approx(len(hits) / len(ranks))
+    assert result[f"mrr@{k}"] == pytest.approx(sum(1 / rank for rank in hits) / len(ranks))
+    assert result[f"ndcg@{k}"] == pytest.approx(
         sum(1 / log2(rank + 1) for rank in hits) / len(ranks)
     )
 

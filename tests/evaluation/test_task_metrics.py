@@ -64,21 +64,21 @@ def exact_scores(loaded: LoadedModel, questions: list[Question]) -> Any:
 
 def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(loaded: LoadedModel) -> None:
     questions = [to_sid(loaded, f"film {row}", row) for row in range(N)]
-    found = evaluate_questions(loaded, "title-to-sid", questions, num_beams=N)
+    result = evaluate_questions(loaded, "title-to-sid", questions, num_beams=N)
     codes, scores = loaded.bundle.items.codes, exact_scores(loaded, questions)
     best = codes[scores.argmax(axis=1)]
     for level in (1, 2):
         wanted = (best[:, :level] == codes[:, :level]).all(axis=1).mean()
-        assert found.metrics[f"prefix@{level}"] == pytest.approx(wanted)
+        assert result.metrics[f"prefix@{level}"] == pytest.approx(wanted)
     ranks = (scores > np.diag(scores)[:, None]).sum(axis=1)
-    assert found.metrics["exact"] == found.metrics["hr@1"] == pytest.approx((ranks == 0).mean())
-    assert found.metrics["hr@20"] == pytest.approx((ranks < 20).mean())
-    assert found.metrics["ndcg@20"] == pytest.approx(
+    assert result.metrics["exact"] == result.metrics["hr@1"] == pytest.approx((ranks == 0).mean())
+    assert result.metrics["hr@20"] == pytest.approx((ranks < 20).mean())
+    assert result.metrics["ndcg@20"] == pytest.approx(
         np.where(ranks < 20, 1 / np.log2(ranks + 2), 0).mean()
     )
-    assert found.n == N
-    for name, (low, high) in found.confidence_interval.items():
-        assert low <= found.metrics[name] <= high
+    assert result.n == N
+    for name, (low, high) in result.confidence_interval.items():
+        assert low <= result.metrics[name] <= high
     narrow = evaluate_questions(loaded, "title-to-sid", questions, num_beams=1)
     assert {name for name in narrow.metrics if "@" in name and "prefix" not in name} == {
         "hr@1",
@@ -89,11 +89,11 @@ def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(loaded: LoadedMode
 
 def test_chance_is_a_sid_drawn_at_random(loaded: LoadedModel) -> None:
     questions = [to_sid(loaded, f"film {row}", row) for row in range(0, N, 3)]
-    found = evaluate_questions(loaded, "title-to-sid", questions, num_beams=2)
+    result = evaluate_questions(loaded, "title-to-sid", questions, num_beams=2)
     codes, own = loaded.bundle.items.codes, loaded.bundle.items.codes[::3]
     for level in (1, 2, 3):
         share = (codes[None, :, :level] == own[:, None, :level]).all(axis=2).mean()
-        assert found.chance["exact" if level == 3 else f"prefix@{level}"] == pytest.approx(share)
+        assert result.chance["exact" if level == 3 else f"prefix@{level}"] == pytest.approx(share)
 
 
 def test_an_answer_correct_for_one_question_is_correct_for_its_group(loaded: LoadedModel) -> None:
@@ -120,9 +120,9 @@ def test_a_shared_sid_is_correct_and_its_items_share_the_rank() -> None:
     best = int(exact_scores(loaded, [to_sid(loaded, "x", 0)])[0].argmax())
     size = int((keys == keys[best]).sum())
     assert size > 1
-    found = evaluate_questions(loaded, "t", [to_sid(loaded, "x", best)], num_beams=N)
-    assert found.metrics["exact"] == 1
-    assert found.metrics["hr@1"] == pytest.approx(1 / size)
+    result = evaluate_questions(loaded, "t", [to_sid(loaded, "x", best)], num_beams=N)
+    assert result.metrics["exact"] == 1
+    assert result.metrics["hr@1"] == pytest.approx(1 / size)
 
 
 def test_a_whole_history_is_evaluated_by_its_last_item(loaded: LoadedModel) -> None:
@@ -155,14 +155,14 @@ def test_texts_are_written_greedily_and_perplexity_is_the_answers(loaded: Loaded
     texts = ["red toy", "a much longer title of a film", "x"]
     questions = [to_text(loaded, row, text) for row, text in enumerate(texts)]
     room = max(len(encoder.ids(question.answer)) for question in questions) + 8
-    found = evaluate_questions(loaded, "sid-to-title", questions)
+    result = evaluate_questions(loaded, "sid-to-title", questions)
     written = [
         loaded.tokenizer.decode(
             greedy(loaded, encoder.ids(question.prompt), room), skip_special_tokens=True
         )
         for question in questions
     ]
-    assert found.metrics["token_f1"] == pytest.approx(np.mean([*map(token_f1, written, texts)]))
+    assert result.metrics["token_f1"] == pytest.approx(np.mean([*map(token_f1, written, texts)]))
     # the model's own words, asked for, are right
     own = [
         to_text(loaded, row, text)
@@ -177,8 +177,8 @@ def test_texts_are_written_greedily_and_perplexity_is_the_answers(loaded: Loaded
         logs = loaded.model(input_ids=torch.tensor([before + answer])).logits[0].log_softmax(-1)
         total -= sum(float(logs[len(before) + at - 1, token]) for at, token in enumerate(answer))
         count += len(answer)
-    assert found.metrics["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-4)
-    assert found.chance == {}
+    assert result.metrics["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-4)
+    assert result.chance == {}
 
 
 @torch.no_grad()
@@ -186,12 +186,12 @@ def test_running_text_has_a_perplexity_alone(loaded: LoadedModel) -> None:
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     sid = sids(loaded.bundle.space, loaded.bundle.items.codes[:1])
     text = (catalog("red toy"), template("\n"), sid)
-    found = evaluate_questions(loaded, "item-text", [Question((), text)])
+    result = evaluate_questions(loaded, "item-text", [Question((), text)])
     ids = encoder.ids(text)
     logs = loaded.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
     losses = [-float(logs[at - 1, ids[at]]) for at in range(1, len(ids))]
-    assert found.metrics == {"perplexity": pytest.approx(np.exp(np.mean(losses)), rel=1e-4)}
-    assert found.confidence_interval == {}
+    assert result.metrics == {"perplexity": pytest.approx(np.exp(np.mean(losses)), rel=1e-4)}
+    assert result.confidence_interval == {}
 
 
 def test_invalid_sets_of_questions_are_refused(loaded: LoadedModel) -> None:
@@ -204,7 +204,7 @@ def test_invalid_sets_of_questions_are_refused(loaded: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "right", "exact", "f1"),
+    ("result", "right", "exact", "f1"),
     [
         ("The Toy Story!", "toy story", 1.0, 1.0),
         ("Toy Story 2", "toy story", 0.0, 4 / 5),  # two of three, two of two
@@ -220,10 +220,10 @@ def test_invalid_sets_of_questions_are_refused(loaded: LoadedModel) -> None:
     ],
 )
 def test_text_metrics_equal_values_computed_by_hand(
-    found: str, right: str, exact: float, f1: float
+    result: str, right: str, exact: float, f1: float
 ) -> None:
-    assert exact_match(found, right) == exact
-    assert token_f1(found, right) == pytest.approx(f1)
+    assert exact_match(result, right) == exact
+    assert token_f1(result, right) == pytest.approx(f1)
 
 
 words = st.lists(st.sampled_from(["red", "toy", "The", "a", "film!", "7"]), max_size=6).map(

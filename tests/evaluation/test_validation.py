@@ -65,9 +65,9 @@ def test_scores_are_normalized_as_requested(
     ranked: dict[Normalize, list[Any]] = {}
     search = beam.beam_search
     for normalize in ("level", "trie"):
-        found = ranked.setdefault(normalize, [])
+        result = ranked.setdefault(normalize, [])
         monkeypatch.setattr(
-            beam, "beam_search", lambda *a, f=found, **k: f.extend(search(*a, **k)) or f
+            beam, "beam_search", lambda *a, f=result, **k: f.extend(search(*a, **k)) or f
         )
         made, model = validator(bundle, examples, k=5, normalize=normalize)
         made.sums(model)

@@ -45,8 +45,8 @@ def test_an_extended_gemma3_recommends(bundle: Bundle, tmp_path: Path) -> None:
         )
     assert said == " four"  # dequantized and saved anew, it still counts
     assert decoding_method(served.model) == "sliced"
-    (found,) = beam_search(served.model, [text], bundle.trie(), served.tokens, num_beams=5, k=5)
-    assert len(found.leaves) == 5
+    (result,) = beam_search(served.model, [text], bundle.trie(), served.tokens, num_beams=5, k=5)
+    assert len(result.leaves) == 5
     before = served.model.get_input_embeddings().weight[:8].clone()
     served.model.requires_grad_(False)
     rows = TokenEmbeddings(served.model, served.tokens)

@@ -111,8 +111,8 @@ def test_a_bundle_that_cannot_be_aligned_requires_training(bundle: Bundle) -> No
         recipe=None,
     )
     for new in (wider, bare, strangers, shuffled):
-        found = outlook(bundle, new)
-        assert (found.kind, bool(found.message)) == ("retrain", True)
+        result = outlook(bundle, new)
+        assert (result.kind, bool(result.message)) == ("retrain", True)
     assert outlook(bundle, renamed(bundle, "other")).kind == "works"
 
 

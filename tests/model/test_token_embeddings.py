@@ -35,12 +35,12 @@ def test_logits_and_gradients_are_those_of_the_whole_weight(architecture: str, t
     )
     learns = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert len(learns) == (1 if tied else 2)
-    want, found = plain(input_ids=IDS).logits, model(input_ids=IDS).logits
-    torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)
+    want, result = plain(input_ids=IDS).logits, model(input_ids=IDS).logits
+    torch.testing.assert_close(result, want, atol=1e-5, rtol=1e-5)
     assert len(seen) == 1
     assert torch.equal(seen[0], IDS)
     loss_of(want).backward()
-    loss_of(found).backward()
+    loss_of(result).backward()
     layers = {"get_input_embeddings", "get_output_embeddings"}
     named = rows.named(model)
     assert len(named) == len(learns)

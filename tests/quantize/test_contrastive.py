@@ -53,8 +53,8 @@ def test_progressive_training_decodes_prefixes() -> None:
     levels = [np.array([[1.0]], dtype=np.float32), np.array([[0.25]], dtype=np.float32)]
     quantizer = autoencoder.ResidualQuantizer(levels, progressive=True)
     torch.manual_seed(0)
-    found, _ = quantizer(torch.full((50, 1), 1.3))
-    assert {round(float(value), 2) for value in found} == {1.0, 1.25}
+    result, _ = quantizer(torch.full((50, 1), 1.3))
+    assert {round(float(value), 2) for value in result} == {1.0, 1.25}
     quantizer.eval()
     assert {round(float(value), 2) for value in quantizer(torch.full((50, 1), 1.3))[0]} == {1.25}
 

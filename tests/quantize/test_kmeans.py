@@ -25,8 +25,8 @@ def test_the_error_is_that_of_scikit_learn():
     vectors = mixture(3, 3000, 24, clusters=80)
     residual, expected = vectors.astype(np.float64), []
     for _ in range(3):
-        found = sklearn.KMeans(32, n_init=1, random_state=0, max_iter=50).fit(residual)
-        residual = residual - found.cluster_centers_[found.labels_]
+        result = sklearn.KMeans(32, n_init=1, random_state=0, max_iter=50).fit(residual)
+        residual = residual - result.cluster_centers_[result.labels_]
         expected.append(np.square(residual).sum() / np.square(vectors - vectors.mean(axis=0)).sum())
     codebook = fit(vectors, (32, 32, 32))
     ours = residual_variance(vectors, codebook, codebook.encode(vectors))
@@ -56,7 +56,7 @@ def test_later_levels_compensate_for_earlier_ones():
         left -= centroids[codes[-1]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rqkmeans, "REFINEMENT_PASSES", 1)
-        found = rqkmeans.refine(left.copy(), [first, second], np.stack(codes))
+        result = rqkmeans.refine(left.copy(), [first, second], np.stack(codes))
     expected = [first.copy(), second.copy()]
     for level, other in ((0, 1), (1, 0)):
         for code in np.unique(codes[level]):
@@ -64,7 +64,7 @@ def test_later_levels_compensate_for_earlier_ones():
             expected[level][code] = rest[codes[level] == code].mean(axis=0)
     used = [np.unique(of) for of in codes]  # a code without rows is another matter
     assert all(
-        np.allclose(a[u], b[u], atol=1e-4) for a, b, u in zip(found, expected, used, strict=True)
+        np.allclose(a[u], b[u], atol=1e-4) for a, b, u in zip(result, expected, used, strict=True)
     )
 
 
@@ -79,9 +79,9 @@ def test_an_empty_code_restarts_at_the_largest_residual(monkeypatch):
     left = rows - levels[0][codes[0]]
     farthest = int(np.square(left).sum(axis=1).argmax())
     monkeypatch.setattr(rqkmeans, "REFINEMENT_PASSES", 1)
-    found = rqkmeans.refine(left.copy(), levels, np.stack(codes))
-    assert np.allclose(found[0][7], rows[farthest], atol=1e-4)
-    assert 7 in module.nearest(rows, found[0])[0]
+    result = rqkmeans.refine(left.copy(), levels, np.stack(codes))
+    assert np.allclose(result[0][7], rows[farthest], atol=1e-4)
+    assert 7 in module.nearest(rows, result[0])[0]
 
 
 def test_training_on_a_sample_gives_a_similar_error(monkeypatch):

@@ -71,10 +71,10 @@ def test_reassign_gives_each_item_a_unique_sid(method, options):
     vectors = mixture(2, 400, 12)
     vectors[:30] = vectors[0]  # more equal items than the last level has codes
     codebook = quick(vectors, (16, 8, 8), method, options)
-    found = assign(
+    result = assign(
         codebook.encode(vectors), vectors, codebook, [f"{row:03}" for row in range(400)], "reassign"
     )
-    assert len(np.unique(found.codes, axis=0)) == 400
+    assert len(np.unique(result.codes, axis=0)) == 400
 
 
 @ways

@@ -74,11 +74,11 @@ def test_scores_and_items_equal_those_of_generate(
     rng = np.random.default_rng(seed)
     start = prompt(rng, shared)
     prompts = [start + prompt(rng, length) for length in lengths]
-    found = beam_search(
+    result = beam_search(
         model, prompts, trie, tokens, num_beams=width, k=width, normalize="vocabulary"
     )
     for mine, (sids, scores) in zip(
-        found, generate(model, prompts, trie, tokens, width), strict=True
+        result, generate(model, prompts, trie, tokens, width), strict=True
     ):
         assert_same(mine, sids, scores, trie)
 
@@ -91,7 +91,7 @@ def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) 
     rng = np.random.default_rng(1)
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
     prompts = [prompt(rng, length) for length in (3, 29, 11)]
-    for ids, found in zip(
+    for ids, result in zip(
         prompts,
         beam_search(model, prompts, trie, tokens, num_beams=500, k=500, normalize=normalize),
         strict=True,
@@ -103,7 +103,7 @@ def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) 
             )  # a distribution over the catalog
         order = np.argsort(-want)
         assert_same(
-            found, [tuple(row) for row in codes[order].tolist()], want[order].tolist(), trie
+            result, [tuple(row) for row in codes[order].tolist()], want[order].tolist(), trie
         )
 
 
@@ -142,16 +142,16 @@ def test_catalogs_of_unusual_shapes_are_ranked(
 ) -> None:
     trie, tokens = make(sizes, items, repeats=repeats)
     model = model_of("llama", tokens)
-    found = beam_search(model, [[7, 8, 9], [10]], trie, tokens, num_beams=100, k=1000)
-    for one in found:
+    result = beam_search(model, [[7, 8, 9], [10]], trie, tokens, num_beams=100, k=1000)
+    for one in result:
         assert sorted(one.leaves.tolist()) == list(range(min(trie.n_leaves, 1000)))
         assert (np.diff(one.scores) <= 0).all()
 
 
 def test_num_beams_grows_to_k_and_k_items_come_back() -> None:
     trie, tokens = make((6, 6, 6), 100)
-    (found,) = beam_search(model_of("qwen3", tokens), [[9, 8, 7]], trie, tokens, num_beams=1, k=33)
-    assert len(set(found.leaves.tolist())) == 33
+    (result,) = beam_search(model_of("qwen3", tokens), [[9, 8, 7]], trie, tokens, num_beams=1, k=33)
+    assert len(set(result.leaves.tolist())) == 33
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -166,8 +166,8 @@ def test_low_precision_scores_are_close(dtype: torch.dtype) -> None:
         tokens,
         "level",
     )
-    (found,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=100, k=100)
-    np.testing.assert_allclose(found.scores, exact[found.leaves], atol=0.5)
+    (result,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=100, k=100)
+    np.testing.assert_allclose(result.scores, exact[result.leaves], atol=0.5)
 
 
 def test_every_result_of_many_requests_is_valid() -> None:
@@ -178,9 +178,9 @@ def test_every_result_of_many_requests_is_valid() -> None:
     trie = Trie.from_codes(codes, (8, 8, 8))
     rng = np.random.default_rng(4)
     prompts = [prompt(rng, int(length)) for length in rng.integers(1, 12, 400)]
-    for found in beam_search(model_of("llama", tokens), prompts, trie, tokens, num_beams=4, k=4):
-        assert len(found.leaves) == 4
-        assert {tuple(row) for row in trie.leaf_codes(found.leaves).tolist()} <= legal
+    for result in beam_search(model_of("llama", tokens), prompts, trie, tokens, num_beams=4, k=4):
+        assert len(result.leaves) == 4
+        assert {tuple(row) for row in trie.leaf_codes(result.leaves).tolist()} <= legal
     assert valid_sids(trie) == legal
 
 
@@ -191,8 +191,8 @@ def test_training_mode_is_restored_and_dropout_is_off() -> None:
     model.train()
     model.transformer.h[0].eval()
     before = [module.training for module in model.modules()]
-    found = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=9, k=9)[0]
-    assert found.leaves.tolist() == want.leaves.tolist()
+    result = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=9, k=9)[0]
+    assert result.leaves.tolist() == want.leaves.tolist()
     assert [module.training for module in model.modules()] == before
 
 
@@ -209,9 +209,9 @@ def test_an_empty_prompt_has_no_result() -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = model_of("llama", tokens)
     (alone,) = beam_search(model, [[9, 8]], trie, tokens, num_beams=3, k=3)
-    before, found, after = beam_search(model, [[], [9, 8], []], trie, tokens, num_beams=3, k=3)
+    before, result, after = beam_search(model, [[], [9, 8], []], trie, tokens, num_beams=3, k=3)
     assert len(before.leaves) == len(after.scores) == 0
-    assert found.leaves.tolist() == alone.leaves.tolist()
+    assert result.leaves.tolist() == alone.leaves.tolist()
 
 
 def test_invalid_options_are_refused() -> None:
@@ -225,9 +225,9 @@ def test_invalid_options_are_refused() -> None:
 def test_batches_hold_each_prompt_once_within_the_budget(
     lengths: list[int], tree: int, budget: int
 ) -> None:
-    found = list(batches(lengths, tree, budget))
-    assert sorted(i for batch in found for i in batch) == [
+    result = list(batches(lengths, tree, budget))
+    assert sorted(i for batch in result for i in batch) == [
         i for i, length in enumerate(lengths) if length
     ]
-    for batch in found:
+    for batch in result:
         assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + tree) <= budget

@@ -47,10 +47,10 @@ def test_tokens_that_continue_a_valid_sid_are_allowed(
     longest = max(map(len, rows))
     ids = torch.tensor([[7] * (longest - len(row)) + row for row in rows])
     scores = torch.randn(len(rows), vocabulary(tokens))
-    found = SidLogitsProcessor(trie, tokens, begin_end_tokens=begin_end_tokens)(ids, scores)
+    result = SidLogitsProcessor(trie, tokens, begin_end_tokens=begin_end_tokens)(ids, scores)
     for row, want in enumerate(wants):
-        assert torch.isfinite(found[row]).nonzero().ravel().tolist() == sorted(want)
-        assert torch.equal(found[row][sorted(want)], scores[row][sorted(want)])
+        assert torch.isfinite(result[row]).nonzero().ravel().tolist() == sorted(want)
+        assert torch.equal(result[row][sorted(want)], scores[row][sorted(want)])
 
 
 def _wanted(
@@ -91,8 +91,8 @@ def test_generate_with_the_processor_equals_generate_with_the_prefix_function() 
         logits_processor=LogitsProcessorList([SidLogitsProcessor(trie, tokens)]),
     )
     want = generate(model, prompts, trie, tokens, 5)
-    found = tokens.codes(out.sequences[:, 3:].numpy()).reshape(2, 5, 3)
-    assert [[tuple(sid) for sid in row.tolist()] for row in found] == [sids for sids, _ in want]
+    result = tokens.codes(out.sequences[:, 3:].numpy()).reshape(2, 5, 3)
+    assert [[tuple(sid) for sid in row.tolist()] for row in result] == [sids for sids, _ in want]
 
 
 def test_sampling_with_markers_writes_only_valid_sids() -> None:
@@ -118,10 +118,10 @@ def test_sampling_with_markers_writes_only_valid_sids() -> None:
 def test_level_normalization_is_over_all_codes_of_the_level() -> None:
     trie, tokens = make((6, 6, 6), 30)
     scores = torch.randn(1, vocabulary(tokens))
-    found = SidLogitsProcessor(trie, tokens, normalize="level")(torch.tensor([[9]]), scores)
+    result = SidLogitsProcessor(trie, tokens, normalize="level")(torch.tensor([[9]]), scores)
     want = scores[0, tokens.start : tokens.start + 6].log_softmax(-1)
-    good = torch.isfinite(found[0, tokens.start : tokens.start + 6])
-    torch.testing.assert_close(found[0, tokens.start : tokens.start + 6][good], want[good])
+    good = torch.isfinite(result[0, tokens.start : tokens.start + 6])
+    torch.testing.assert_close(result[0, tokens.start : tokens.start + 6][good], want[good])
 
 
 def test_each_prompt_has_a_separate_filter() -> None:
@@ -131,10 +131,10 @@ def test_each_prompt_has_a_separate_filter() -> None:
         LeafFilter.of(trie, AllowList.of(trie, np.flatnonzero(firsts == code)), np.zeros(0, int))
         for code in (1, 2)
     ]
-    found = SidLogitsProcessor(trie, tokens, filters=filters)(
+    result = SidLogitsProcessor(trie, tokens, filters=filters)(
         torch.full((4, 1), 9), torch.zeros(4, vocabulary(tokens))
     )
-    assert torch.isfinite(found).nonzero()[:, 1].tolist() == [
+    assert torch.isfinite(result).nonzero()[:, 1].tolist() == [
         tokens.start + code for code in (1, 1, 2, 2)
     ]
 

@@ -57,14 +57,14 @@ def test_a_node_is_allowed_if_an_item_below_it_passes(trie: Trie, lists: Any) ->
         nodes = torch.arange(len(trie.codes[level])).expand(len(filters) + 1, 1, -1)
         alive = masks.alive(level, nodes)[:, 0].tolist()
         prefixes = sorted({tuple(row[: level + 1]) for row in codes.tolist()})
-        for (allow, deny), found in zip([*lists, (None, np.zeros(0))], alive, strict=True):
+        for (allow, deny), result in zip([*lists, (None, np.zeros(0))], alive, strict=True):
             good = eligible(trie, allow, deny)
             alive_prefixes = {
                 tuple(codes[leaf, : level + 1].tolist())
                 for leaf in range(trie.n_leaves)
                 if good & set(trie.leaf_rows(leaf).tolist())
             }
-            assert [prefix in alive_prefixes for prefix in prefixes] == found
+            assert [prefix in alive_prefixes for prefix in prefixes] == result
     for (allow, deny), one in zip(lists, filters, strict=True):
         passing = [int(row) for leaf in range(trie.n_leaves) for row in one.items(leaf)]
         assert passing == sorted(eligible(trie, allow, deny))
@@ -86,8 +86,8 @@ def test_filtered_beams_are_full_and_never_contain_an_excluded_item(
         for allow, deny in lists
     ]
     prompts = [[9 + row, 8, 7] for row in range(len(lists))]
-    found = beam_search(model, prompts, trie, tokens, num_beams=2, k=k, filters=filters)
-    for (allow, deny), one in zip(lists, found, strict=True):
+    result = beam_search(model, prompts, trie, tokens, num_beams=2, k=k, filters=filters)
+    for (allow, deny), one in zip(lists, result, strict=True):
         good = eligible(trie, allow, deny)
         leaves = [
             leaf for leaf in range(trie.n_leaves) if good & set(trie.leaf_rows(leaf).tolist())
@@ -101,10 +101,10 @@ def test_a_wide_filtered_beam_ranks_all_remaining_items() -> None:
     model = _model(tokens)
     allow, deny = np.arange(10, 45), np.arange(0, 50, 3)
     one = LeafFilter.of(trie, AllowList.of(trie, allow), deny)
-    (found,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=60, k=60, filters=[one])
+    (result,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=60, k=60, filters=[one])
     left = np.array(sorted(eligible(trie, allow, deny)))
     want = path_scores(model, [9, 8, 7], trie.leaf_codes(left), tokens, "level")
-    assert found.leaves.tolist() == left[np.argsort(-want)].tolist()
+    assert result.leaves.tolist() == left[np.argsort(-want)].tolist()
 
 
 def test_requests_share_an_allow_list() -> None:

@@ -54,7 +54,7 @@ def test_the_fallback_equals_the_tree(monkeypatch: Any, num_beams: int, normaliz
     name = f"Llama{num_beams}{normalize}"
     model.__class__ = type(name, (type(model),), {})
     with pytest.warns(SidtoolWarning, match=f"{name} does not support"):
-        found = beam_search(
+        result = beam_search(
             model,
             prompts,
             trie,
@@ -67,14 +67,14 @@ def test_the_fallback_equals_the_tree(monkeypatch: Any, num_beams: int, normaliz
     if (
         num_beams == 1
     ):  # of 1, `generate` makes a greedy search without scores: the fallback looks a little wider
-        codes = trie.leaf_codes(np.concatenate([one.leaves for one in found]))
-        for ids, one, sid in zip(prompts, found, codes, strict=True):
+        codes = trie.leaf_codes(np.concatenate([one.leaves for one in result]))
+        for ids, one, sid in zip(prompts, result, codes, strict=True):
             score = path_scores(
                 model, ids, sid[None], tokens, normalize, trie.leaf_codes(np.arange(trie.n_leaves))
             )
             np.testing.assert_allclose(one.scores, score, atol=1e-4)
         return
-    for mine, one in zip(found, want, strict=True):
+    for mine, one in zip(result, want, strict=True):
         sids = [tuple(row) for row in trie.leaf_codes(one.leaves).tolist()]
         assert_same(mine, sids, one.scores.tolist(), trie)
     with warnings.catch_warnings():

@@ -29,12 +29,12 @@ def test_products_are_equal_for_every_kind_of_layer() -> None:
     net, hidden = Net(), torch.randn(2, 5, 24)
     own = net(hidden).detach()
     with linear.fast_linear(net), torch.no_grad(), torch.profiler.profile() as profile:
-        found = net(hidden)
+        result = net(hidden)
     calls = [
         event.count for event in profile.key_averages() if event.key == "mkldnn::_linear_pointwise"
     ]
     assert calls == [3]
-    torch.testing.assert_close(found, own, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result, own, atol=1e-5, rtol=1e-5)
     assert all("forward" not in layer.__dict__ for layer in net.modules())
 
 
@@ -62,13 +62,13 @@ def test_gradients_autocast_other_precisions_and_empty_inputs_use_torch() -> Non
 
 
 def test_intel_and_unknown_processors_keep_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+    result = []
     for text in ("vendor_id : GenuineIntel", "vendor_id : AuthenticAMD"):
         monkeypatch.setattr(linear.Path, "read_text", lambda *_, text=text, **__: text)
         monkeypatch.setattr(linear.Path, "exists", lambda *_: True)
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-        found.append(linear.onednn_is_faster.__wrapped__())
-    assert found == [
+        result.append(linear.onednn_is_faster.__wrapped__())
+    assert result == [
         False,
         torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available(),
     ]

@@ -31,11 +31,11 @@ def check(
         want = path_scores(model, PROMPT, codes, tokens, normalize)
         order = np.argsort(-want)
         # type: ignore[arg-type]
-        (found,) = beam_search(
+        (result,) = beam_search(
             model, [PROMPT], trie, tokens, num_beams=99, k=99, normalize=normalize
         )
         assert_same(
-            found, [tuple(row) for row in codes[order].tolist()], want[order].tolist(), trie
+            result, [tuple(row) for row in codes[order].tolist()], want[order].tolist(), trie
         )
 
 

@@ -31,9 +31,9 @@ def test_scores_equal_those_of_whole_sequences(
     candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
     rng = np.random.default_rng(5)
     prompts = [prompt(rng, length) for length in (4, 20, 9)]
-    found = score_sids(model, prompts, candidates, tokens, normalize=normalize)
-    assert found.shape == (3, 40)
-    for row, ids in zip(found, prompts, strict=True):
+    result = score_sids(model, prompts, candidates, tokens, normalize=normalize)
+    assert result.shape == (3, 40)
+    for row, ids in zip(result, prompts, strict=True):
         np.testing.assert_allclose(
             row, path_scores(model, ids, candidates, tokens, normalize), atol=1e-4
         )
@@ -43,8 +43,8 @@ def test_scores_equal_those_of_the_beam() -> None:
     trie, tokens = make((4, 5, 6), 60)
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
     (beam,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=20, k=20)
-    found = score_sids(model, [[9, 8, 7]], trie.leaf_codes(beam.leaves), tokens)
-    np.testing.assert_allclose(found[0], beam.scores, atol=1e-4)
+    result = score_sids(model, [[9, 8, 7]], trie.leaf_codes(beam.leaves), tokens)
+    np.testing.assert_allclose(result[0], beam.scores, atol=1e-4)
 
 
 def test_over_the_trie_scores_are_those_of_the_beam_and_unknown_sids_are_impossible(
@@ -56,11 +56,11 @@ def test_over_the_trie_scores_are_those_of_the_beam_and_unknown_sids_are_impossi
     all_codes = trie.leaf_codes(np.arange(trie.n_leaves))
     candidates = catalog((4, 5, 6), 40, 9, repeats=True)
     candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
-    found = score_sids(model, [[9, 8, 7], [9]], candidates, tokens, normalize="trie", trie=trie)
+    result = score_sids(model, [[9, 8, 7], [9]], candidates, tokens, normalize="trie", trie=trie)
     known = (candidates[:, None] == all_codes).all(-1).any(1)
     assert 0 < known.sum() < len(known)
-    assert (found[:, ~known] == -np.inf).all()
-    for row, ids in zip(found, ([9, 8, 7], [9]), strict=True):
+    assert (result[:, ~known] == -np.inf).all()
+    for row, ids in zip(result, ([9, 8, 7], [9]), strict=True):
         want = path_scores(model, ids, candidates, tokens, "trie", all_codes)
         np.testing.assert_allclose(row[known], want[known], atol=1e-4)
     (beam,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=20, k=20, normalize="trie")
@@ -76,9 +76,9 @@ def test_no_candidate_is_likely_after_a_prompt_without_a_token() -> None:
     _, tokens = make((4, 5, 6), 60)
     model = tiny_model("llama", vocab_size=vocabulary(tokens))
     candidates = catalog((4, 5, 6), 9, 1)
-    found = score_sids(model, [[], [9]], candidates, tokens)
-    assert (found[0] == -np.inf).all()
-    assert np.isfinite(found[1]).all()
+    result = score_sids(model, [[], [9]], candidates, tokens)
+    assert (result[0] == -np.inf).all()
+    assert np.isfinite(result[1]).all()
 
 
 def test_no_candidates_give_no_scores_and_invalid_codes_are_refused() -> None:

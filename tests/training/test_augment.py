@@ -138,9 +138,9 @@ def test_shuffled_items_stay_within_the_span_and_targets_keep_their_positions(
     ids, targets = Augmentation(0.0, shuffle_span=share)(
         before, tokens, np.random.default_rng(seed)
     )
-    found = decoded(ids.tolist(), tokens)
-    assert sorted(found) == sorted(items)
-    assert all(abs(found.index(item) - at) <= share * length for at, item in enumerate(items))
+    result = decoded(ids.tolist(), tokens)
+    assert sorted(result) == sorted(items)
+    assert all(abs(result.index(item) - at) <= share * length for at, item in enumerate(items))
     assert targets.tolist() == before[1].tolist()
     assert decoded(before[0].tolist(), tokens) == items  # the row itself is not touched
 
@@ -208,8 +208,8 @@ def shown(
 ) -> list[list[int]]:
     rows = AugmentedExamples(some_rows(), augmentation, ENCODERS[BARE].tokens, seed)
     rows.vary(epoch, epochs)
-    found = {row: rows[row][0].tolist() for row in order or range(len(rows))}
-    return [found[row] for row in range(len(rows))]
+    result = {row: rows[row][0].tolist() for row in order or range(len(rows))}
+    return [result[row] for row in range(len(rows))]
 
 
 def test_augmentation_depends_on_seed_epoch_and_example_only() -> None:
@@ -244,9 +244,9 @@ def test_fewer_histories_are_reversed_in_every_epoch_and_none_in_the_last(
     plain = [some_rows()[row][0].tolist() for row in range(40)]
 
     def turned(epoch: int) -> float:
-        found = [shown(seed, epoch, Augmentation(0.0, 1.0), epochs=epochs) for seed in range(50)]
+        result = [shown(seed, epoch, Augmentation(0.0, 1.0), epochs=epochs) for seed in range(50)]
         return float(
-            np.mean([ids != raw for rows in found for ids, raw in zip(rows, plain, strict=True)])
+            np.mean([ids != raw for rows in result for ids, raw in zip(rows, plain, strict=True)])
         )
 
     assert [turned(epoch) for epoch in range(epochs)] == pytest.approx(
@@ -258,10 +258,10 @@ def test_items_are_shuffled_less_in_every_epoch_and_not_in_the_last() -> None:
     plain = np.array([some_rows()[row][0] for row in range(40)])
 
     def moved(epoch: int) -> float:
-        found = [
+        result = [
             shown(seed, epoch, Augmentation(0.0, shuffle_span=1.0), epochs=3) for seed in range(20)
         ]
-        return float((np.array(found) != plain).mean())
+        return float((np.array(result) != plain).mean())
 
     first, second, last = (moved(epoch) for epoch in range(3))
     assert first > second > last == 0

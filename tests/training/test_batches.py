@@ -81,7 +81,7 @@ def test_both_layouts_contain_the_same_examples(batch: list[TokenizedExample]) -
         )
     assert packed["input_ids"].shape[1] == max(len(ids) for ids, _ in batch)
     assert packed["input_ids"].shape[0] <= len(batch)
-    found = []
+    result = []
     for ids, labels, positions in zip(
         *(packed[name].tolist() for name in ("input_ids", "labels", "position_ids")), strict=True
     ):
@@ -89,11 +89,11 @@ def test_both_layouts_contain_the_same_examples(batch: list[TokenizedExample]) -
         for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
             assert positions[start:stop] == list(range(stop - start))
             if ids[start]:  # id 0 is padding here
-                found.append((ids[start:stop], labels[start:stop]))
+                result.append((ids[start:stop], labels[start:stop]))
             else:
                 assert set(labels[start:stop]) == {IGNORED}
     wanted = [(ids.tolist(), np.where(marked, ids, IGNORED).tolist()) for ids, marked in batch]
-    assert sorted(found) == sorted(wanted)
+    assert sorted(result) == sorted(wanted)
 
 
 def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None:

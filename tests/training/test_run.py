@@ -295,7 +295,7 @@ def test_settings_that_cannot_be_met_are_refused(
 ) -> None:
     made = examples(sequence=1.0)
 
-    def told(architecture: str, fields: dict[str, Any], **options: Any) -> str:
+    def message(architecture: str, fields: dict[str, Any], **options: Any) -> str:
         with pytest.raises(UsageError) as caught:
             train(
                 models(architecture),
@@ -307,8 +307,8 @@ def test_settings_that_cannot_be_met_are_refused(
         assert not list(tmp_path.glob("tuned*"))
         return str(caught.value)
 
-    assert "LlamaForCausalLM has no dropout" in told("llama", {}, dropout=0.1)
-    assert "softmax_over=sid cannot be combined" in told(
+    assert "LlamaForCausalLM has no dropout" in message("llama", {}, dropout=0.1)
+    assert "softmax_over=sid cannot be combined" in message(
         "llama", {"loss_type": "dft"}, softmax_over="sid"
     )
     summary = train(
@@ -358,9 +358,9 @@ def test_the_contract_records_the_normalization_of_the_loss(
     assert served.contract.normalize == "trie"
     history = (served.bundle.items.ids[0], served.bundle.items.ids[1])
     asked, n = [Request(history=history)], served.bundle.trie().n_leaves
-    (found,) = recommend(served, asked, RecommendOptions(k=n, num_beams=n))
-    assert len(found.items) == n
-    np.testing.assert_allclose(np.exp(found.scores).sum(), 1, atol=1e-4)
+    (result,) = recommend(served, asked, RecommendOptions(k=n, num_beams=n))
+    assert len(result.items) == n
+    np.testing.assert_allclose(np.exp(result.scores).sum(), 1, atol=1e-4)
     (level,) = recommend(served, asked, RecommendOptions(k=n, num_beams=n, normalize="level"))
     assert np.exp(level.scores).sum() < 0.9
 

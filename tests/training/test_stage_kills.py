@@ -92,12 +92,12 @@ def test_a_killed_stage_ends_like_an_uninterrupted_one(
         assert subprocess.run(dying, env=environment, cwd=ROOT).returncode == -signal.SIGKILL
         assert not killed.exists()
     go(*given, str(killed), case)
-    alone, told = curve(whole), curve(killed)
-    assert set(told) == set(alone)
-    steps = [step for stage, step, *_ in told if stage == last]
+    alone, message = curve(whole), curve(killed)
+    assert set(message) == set(alone)
+    steps = [step for stage, step, *_ in message if stage == last]
     # begun, begun again without a checkpoint, and gone on with from the one at step 3
     assert (steps.count(1), steps.count(4), steps[-1]) == (2, 2, alone[-1][1])
-    assert sum(stage < last for stage, *_ in told) == sum(
+    assert sum(stage < last for stage, *_ in message) == sum(
         stage < last for stage, *_ in alone
     )  # done is done
     name = "adapter_model.safetensors" if CASES[case][-1].stage == "lora" else "model.safetensors"

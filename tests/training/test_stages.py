@@ -123,13 +123,13 @@ def test_merged_adapters_give_the_same_logits(
         torch.testing.assert_close(plain(input_ids=IDS).logits, want, atol=1e-4, rtol=0)
         assert (start(input_ids=IDS).logits - want).abs().max() > 0.1
     requests = [Request(history=("i1", "i2", "i3"))]
-    told = [
+    message = [
         list(recommend(one, requests, BEST_10))
         for one in (served, load_model_folder(tmp_path / "merged"))
     ]
     by_hand = list(recommend(type(served)(unmerged, *_rest(served)), requests, BEST_10))
-    assert told[0][0].items == told[1][0].items == by_hand[0].items
-    np.testing.assert_allclose(told[0][0].scores, by_hand[0].scores, atol=1e-4)
+    assert message[0][0].items == message[1][0].items == by_hand[0].items
+    np.testing.assert_allclose(message[0][0].scores, by_hand[0].scores, atol=1e-4)
     assert summary.best is not None
     contract = read_contract(tmp_path / "merged")
     assert [record.stage for record in contract.stages[:-1]] == ["extend", "lora"]
@@ -194,7 +194,7 @@ def test_a_killed_stage_has_the_losses_of_an_uninterrupted_one(
     curve = {}
     resumed = run("killed")
     assert min(resumed) == 4
-    assert resumed == {step: told for step, told in whole.items() if step >= 4}
+    assert resumed == {step: message for step, message in whole.items() if step >= 4}
     name = "adapter_model.safetensors" if options.stage == "lora" else "model.safetensors"
     one, other = weights(tmp_path / "whole", name), weights(tmp_path / "killed", name)
     assert one.keys() == other.keys()
@@ -208,7 +208,7 @@ def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: 
         StageSettings(lora(), OFTEN),
         StageSettings(lora(lora_targets="q_proj,v_proj"), OFTEN),
     ]
-    told: list[str] = []
+    message: list[str] = []
 
     def run(out: str, kill: tuple[int, int] | None = None) -> list[TrainingSummary]:
         def progress(number: int) -> Callable[[int, int], None]:
@@ -219,25 +219,25 @@ def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: 
             return report
 
         return train_stages(
-            base, made, tmp_path / out, stages, progress=progress, notify=told.append
+            base, made, tmp_path / out, stages, progress=progress, notify=message.append
         )
 
     run("whole")
     for kill in ((1, 4), (2, 4), (3, 4)):
         with pytest.raises(_Killed):
             run("killed", kill)
-    told.clear()
+    message.clear()
     summaries = run("killed")
     assert [(summary.model, summary.reused) for summary in summaries] == [
         (str(tmp_path / "killed-1-embeddings"), True),
         (str(tmp_path / "killed-2-lora"), True),
         (str(tmp_path / "killed"), False),
     ]
-    assert "embeddings starts from" in told[0]
-    assert "(extend > embeddings > lora)" in told[2]
+    assert "embeddings starts from" in message[0]
+    assert "(extend > embeddings > lora)" in message[2]
     config = json.loads((tmp_path / "killed/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tmp_path / "killed-2-lora")
-    assert "history prompt sequence" in told[2]
+    assert "history prompt sequence" in message[2]
     whole, killed = (
         weights(tmp_path / out, "adapter_model.safetensors") for out in ("whole", "killed")
     )
@@ -365,8 +365,8 @@ def test_precision_can_be_set(tmp_path: Path, models: Make, examples: Make) -> N
         ).best
         is not None
     )
-    found = weights(tmp_path / "lora", "adapter_model.safetensors")
-    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+    result = weights(tmp_path / "lora", "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in result.values()} == {torch.float32}
     assert load_model_folder(tmp_path / "lora", dtype="bfloat16").model.dtype == torch.bfloat16
     train(base, made, tmp_path / "full", options=TrainOptions(dtype="bfloat16"), sft_fields=fields)
     assert {tensor.dtype for tensor in weights(tmp_path / "full").values()} == {torch.bfloat16}

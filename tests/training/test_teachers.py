@@ -39,13 +39,13 @@ def answers(folder: Path, examples: Path) -> torch.Tensor:
     read = TokenizedExamples.read(
         examples, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=True
     )
-    found = []
+    result = []
     for ids, targets in (read[i] for i in range(20)):
         with torch.no_grad():
             logits = served.model(input_ids=torch.tensor(ids[None].astype("int64"))).logits[0, :-1]
         asked = logits[torch.from_numpy(targets[1:].copy())]
-        found.append(asked[:, served.tokens.start : served.tokens.stop].log_softmax(-1))
-    return torch.cat(found)
+        result.append(asked[:, served.tokens.start : served.tokens.stop].log_softmax(-1))
+    return torch.cat(result)
 
 
 def test_distillation_brings_a_model_closer_to_its_teacher(
@@ -128,8 +128,8 @@ def test_incompatible_teachers_are_refused(
         extend_model(str(tmp_path / name), of, tmp_path / f"{name}+sid")
         return tmp_path / f"{name}+sid"
 
-    def refused(folder: Path, told: str) -> None:
-        with pytest.raises(CompatibilityError, match=told):
+    def refused(folder: Path, message: str) -> None:
+        with pytest.raises(CompatibilityError, match=message):
             train(base, made, tmp_path / "pupil", sft_fields=FAST, teachers=(teacher, folder))
         assert not list(tmp_path.glob("pupil*"))
 
