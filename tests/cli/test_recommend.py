@@ -107,7 +107,7 @@ def test_candidates_are_scored_as_the_beam_scores_them(
     ran = done(
         "recommend", road.tuned, "--history", "b001,nope", "--candidates", candidates, "--json"
     )
-    assert ran.err.startswith("warning: 1 ids")
+    assert ran.err.startswith("warning: 1 id")
 
 
 def test_an_output_file_is_continued_after_an_interruption(

@@ -176,7 +176,7 @@ def test_an_empty_prompt_gets_no_items_and_other_requests_are_answered(shop: Loa
     ids = ids_of(shop)
     options = RecommendOptions(k=3)
     requests = [Request(history=("no such item",)), Request(history=(ids[0],))]
-    with pytest.warns(SidtoolWarning, match="1 ids"):
+    with pytest.warns(SidtoolWarning, match="1 id"):
         empty, full = recommend(bare, requests, options)
     assert (empty.items, empty.unknown, len(full.items)) == ((), 1, 3)
     empty, full = recommend(bare, [Request(), requests[1]], options, candidates=ids[:5])
