@@ -225,14 +225,14 @@ def test_an_unchanged_bundle_is_no_new_version() -> None:
 def test_invalid_additions_are_refused() -> None:
     bundle = built()
     with pytest.raises(
-        DataError, match="1 ids? to remove .* not in the bundle, the first is 'nobody'"
+        DataError, match=r"1 ids? to remove .* not in the bundle, the first is 'nobody'"
     ):
         add_items(bundle, remove=["old1", "nobody"])
     with pytest.raises(UsageError, match="'old1' is both added and removed"):
         add_items(bundle, listed(["old1"]), remove=["old1"])
-    with pytest.raises(DataError, match="1 vectors? for 2 new items"):
+    with pytest.raises(DataError, match=r"1 vectors? for 2 new items"):
         add_items(bundle, listed(["a", "b"]), vectors_of(["a"]))
-    with pytest.raises(DataError, match="1 item ids? .* twice"):
+    with pytest.raises(DataError, match=r"1 item ids? .* twice"):
         add_items(bundle, listed(["a", "a"]), vectors_of(["a", "a"]))
     for policy in ("reassign", "append", "allow"):
         with pytest.raises((DataError, UsageError), match=r"\(1, 2\)"):

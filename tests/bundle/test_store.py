@@ -125,7 +125,7 @@ def test_an_object_that_is_missing_or_short_is_named_when_it_is_read(tmp_path: P
     bundle, chunk = Bundle.open(tmp_path / "shop.zarr"), tmp_path / "shop.zarr/items/sid/c/0/0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
     with pytest.raises(
-        IntegrityError, match="items/sid cannot be read: an object ends 1 bytes? early"
+        IntegrityError, match=r"items/sid cannot be read: an object ends 1 bytes? early"
     ):
         _ = bundle.items
     chunk.unlink()

@@ -74,7 +74,7 @@ def test_the_record_is_that_of_the_training_part() -> None:
 
 def test_a_held_out_event_among_the_training_ones_is_refused() -> None:
     leaking = split_of("abc", held_out=(Example("u0", ("a", "b"), "c", 2),))
-    with pytest.raises(RefusedError, match="1 held-out event.* among the training events"):
+    with pytest.raises(RefusedError, match=r"1 held-out event.* among the training events"):
         count_cooccurrence(leaking, "abc", window=5, decay=0.5)
 
 

@@ -226,7 +226,7 @@ def test_items_with_hidden_text_are_shown_as_sids_only(
     assert hidden <= items_in_histories
     with pytest.raises(
         UsageError,
-        match="1 items? whose text is to be hidden .* not in the bundle, such as 'nowhere'",
+        match=r"1 items? whose text is to be hidden .* not in the bundle, such as 'nowhere'",
     ):
         ExampleMaker(bundle, catalog, SftOptions(hide_text_of=frozenset({"i3", "nowhere"})))
 
