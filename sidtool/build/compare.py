@@ -1,7 +1,7 @@
 """Comparison of bundles of one catalog: use of codes, residual variance, information in SIDs."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sidtool.data.interactions import Interactions, read_interactions
 from sidtool.data.items import Items
 from sidtool.data.vector_files import read_vectors
 from sidtool.errors import DataError, UsageError
+from sidtool.json_record import JsonRecord
 from sidtool.sid import Codes, Levels, Vectors
 
 Figures = Sequence[float | None]
@@ -35,7 +36,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class LevelFigures:
+class LevelFigures(JsonRecord):
     """Measurements of one level; None without the evidence that they need."""
 
     use: LevelUse
@@ -49,12 +50,13 @@ class LevelFigures:
 
     def to_json(self) -> dict[str, Any]:
         """One flat JSON object."""
-        value = asdict(self)
-        return value.pop("use") | value
+        value = super().to_json()
+        use: dict[str, Any] = value.pop("use")
+        return use | value
 
 
 @dataclass(frozen=True)
-class BundleFigures:
+class BundleFigures(JsonRecord):
     """Measurements of one bundle; None without the build report or evidence that they need."""
 
     name: str
@@ -75,10 +77,9 @@ class BundleFigures:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
-        value = asdict(self)
+        value = super().to_json()
         collisions = {name: value.pop(name) for name in ("policy", "before", "after")}
-        levels = [level.to_json() for level in self.levels]
-        return value | {"sizes": list(self.sizes), "collisions": collisions, "levels": levels}
+        return value | {"collisions": collisions}
 
 
 def compare_bundles(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
-from sidtool.bundle.manifest import Manifest
+from sidtool.bundle.manifest import Manifest, flat_record
 from sidtool.json_record import JsonRecord
 from sidtool.sid import Codes
 
@@ -129,14 +129,4 @@ def _changed(old: Manifest, new: Manifest) -> dict[str, tuple[Any, Any]]:
 
 def _comparable(manifest: Manifest) -> dict[str, Any]:
     stored = manifest.to_json()
-    return _flat({key: value for key, value in stored.items() if key not in _NOT_COMPARED})
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{key}.")
-        elif key != "probes":  # vectors; the digests of the weights distinguish encoders
-            flat[prefix + key] = item
-    return flat
+    return flat_record({key: value for key, value in stored.items() if key not in _NOT_COMPARED})

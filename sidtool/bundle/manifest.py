@@ -129,6 +129,17 @@ def _check_format(number: object) -> None:
         )
 
 
+def flat_record(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a nested record by dotted key, without the vectors of an encoder's probes."""
+    flat: dict[str, Any] = {}
+    for key, member in value.items():
+        if isinstance(member, Mapping):
+            flat |= flat_record(member, f"{prefix}{key}.")
+        elif key != "probes":
+            flat[prefix + key] = member
+    return flat
+
+
 def now() -> str:
     """The time of creation that is recorded: UTC, in seconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

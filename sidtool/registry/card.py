@@ -1,14 +1,11 @@
 """The card of a published version, as Markdown: what it is, how it was made, how to load it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
 
-from sidtool.bundle.manifest import Manifest
-
-_OMITTED = ("probes",)
-"""Keys of a recipe that are not for readers."""
+from sidtool.bundle.manifest import Manifest, flat_record
 
 
 def write_card(manifest: Manifest, reference: str, license: str) -> str:
@@ -40,15 +37,7 @@ def _lineage_table(manifest: Manifest) -> str:
 
 
 def _key_value_table(value: Mapping[str, Any] | None) -> str:
-    return _table(("key", "value"), _flatten(value)) if value else ""
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _flatten(item, f"{prefix}{key}.")
-        elif key not in _OMITTED:
-            yield prefix + key, item
+    return _table(("key", "value"), flat_record(value).items()) if value else ""
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
