@@ -56,7 +56,7 @@ class Commands(TyperGroup):
 
 
 def note(text: str, *, label: str = "", style: str = "") -> None:
-    """A line on stderr, after a styled label. Square brackets in the text are printed as they are."""
+    """A line on stderr, after a styled label. Square brackets in the text are no markup."""
     line = Text.assemble((label, style), " " if label else "", text)
     Console(stderr=True, soft_wrap=True, highlight=False).print(line)
 

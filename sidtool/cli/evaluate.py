@@ -104,6 +104,7 @@ def evaluate(
             answers = evaluate_task(load(), split, task_options, progress=report)
             _say_task(answers, json=json)
             return check_thresholds(answers, thresholds)
+        # an option that changes nothing is a mistake of the user
         _refuse(task_only, "requires --task")
         if split is None:
             raise UsageError("there is nothing to evaluate on", hint="give a split, or --task")

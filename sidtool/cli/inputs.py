@@ -36,7 +36,7 @@ def numbers(pairs: list[str] | None, *, option: str) -> dict[str, float]:
     """`key=number` pairs as a mapping. Raises UsageError for a value that is no number."""
     values = {}
     for key, value in assignments(pairs, option=option).items():
-        try:  # YAML takes 1e-3 for a text
+        try:  # YAML reads 1e-3 as text
             values[key] = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
             values[key] = math.nan

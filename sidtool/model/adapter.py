@@ -19,8 +19,7 @@ def load_weights(
 ) -> Any:
     """The model in a folder, as `load_model` returns it; adapters are merged in float32.
 
-    Raises CompatibilityError if the base of an adapter is missing or has changed.
-    """
+    Raises CompatibilityError if the base of an adapter is missing or has changed."""
     if contract.base_folder is None:
         checkpoint = locate(str(folder), trust_remote_code=trust_remote_code)
         return load_model(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)

@@ -9,8 +9,7 @@ The first row that applies is the verdict:
 | its `compatible_with` has the model's codebook | aligned | a warning with the changed share |
 | anything else | CompatibilityError | refused |
 
-A bundle with another codebook and no item in common changes no SID, but is refused too.
-"""
+A bundle with another codebook and no item in common changes no SID, but is refused too."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -49,8 +48,7 @@ class Overlap:
 def check_bundle(model_bundle: Bundle, bundle: Bundle) -> Verdict:
     """The verdict on `bundle` for a model that was made for `model_bundle`.
 
-    Raises CompatibilityError, with the values that differ, if the bundle is refused.
-    """
+    Raises CompatibilityError, with the values that differ, if the bundle is refused."""
     if bundle.identity == model_bundle.identity:
         return Verdict("same")
     if bundle.space != model_bundle.space:
@@ -81,6 +79,7 @@ def compare(old: ItemMap, new: ItemMap) -> Overlap:
     unchanged = old.keys[common] == new.keys[new_rows[common]]
     unchanged_keys = np.unique(old.keys[common[unchanged]])
     shared_keys = np.intersect1d(_distinct(old.keys), _distinct(new.keys), assume_unique=True)
+    # a SID in both maps is that of an unchanged item, or is reused
     return Overlap(
         common=len(common),
         reassigned=int((~unchanged).sum()),
@@ -91,8 +90,7 @@ def compare(old: ItemMap, new: ItemMap) -> Overlap:
 def matching_rows(old: ItemMap, new: ItemMap) -> NDArray[np.int64]:
     """(n_old,) int64: the row of each item of `old` in `new`, -1 if it is not there.
 
-    Ids are joined by hash and compared by bytes.
-    """
+    Ids are joined by hash and compared by bytes."""
     if not len(old) or not len(new):
         return np.full(len(old), -1, dtype=np.int64)
     hashes = old.ids.hashes()

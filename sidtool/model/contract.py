@@ -59,11 +59,6 @@ class Contract:
         return SidTokens(self.space, self.token_start)
 
     @property
-    def stage(self) -> str:
-        """The name of the last stage."""
-        return self.stages[-1].stage
-
-    @property
     def params(self) -> StageParams | None:
         """What determined the last stage."""
         return self.stages[-1].params
@@ -143,8 +138,7 @@ def read_contract(folder: Path) -> Contract:
     """The contract of a model folder.
 
     Raises DataError if there is no folder, CompatibilityError if it has no contract or a newer one,
-    IntegrityError if the contract is damaged.
-    """
+    IntegrityError if the contract is damaged."""
     path = folder / CONTRACT
     if not folder.is_dir():
         raise DataError(f"there is no model folder at {folder}")
@@ -165,8 +159,7 @@ def read_contract(folder: Path) -> Contract:
 def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
     """The bundle inside a model folder, with the digest of every object verified.
 
-    Raises IntegrityError if it is damaged, CompatibilityError if it is not the contract's.
-    """
+    Raises IntegrityError if it is damaged, CompatibilityError if it is not the contract's."""
     broken = verify(folder / BUNDLE_COPY)
     if broken:
         name, reason = broken[0]

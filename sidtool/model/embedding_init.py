@@ -1,8 +1,7 @@
 """Initial embedding rows of SID tokens.
 
 Rows must differ from the start: a model whose new rows are all equal cannot rank SIDs. Needs numpy
-only.
-"""
+only."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -64,8 +63,7 @@ def initial_embeddings(
     * `mean`: the mean of existing rows plus noise (`MEAN_NOISE`).
     * `random`: Gaussian with the mean and deviation of existing rows per dimension.
 
-    The same seed gives the same rows.
-    """
+    The same seed gives the same rows."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((len(space.tokens), len(existing.mean)), dtype=np.float32)
     if init == "mean":

@@ -1,8 +1,7 @@
 """Add a SID vocabulary to any causal language model: tokens, embedding rows and the contract.
 
 The result is an ordinary model folder that other tools load, with `sid.json` and `sid.zarr` in
-addition.
-"""
+addition."""
 
 from pathlib import Path
 from typing import Any
@@ -48,8 +47,7 @@ def extend_model(
     `dtype` is the stored precision; default: the checkpoint's. Raises UsageError if `out` exists
     without `force` or `init="codebook"` and the bundle has no codebook, DataError if the model
     cannot be loaded, RefusedError if it needs `trust_remote_code`, CompatibilityError if it has a
-    SID vocabulary already.
-    """
+    SID vocabulary already."""
     model = str(model)
     out = Path(out)
     check_init(bundle, init)
@@ -89,8 +87,7 @@ def write_embeddings(
     """Initialize the rows of SID tokens in the embeddings and in an untied output head, in place.
 
     The matrices grow only if the tokens do not fit and never shrink: rows that a checkpoint has as
-    padding are overwritten.
-    """
+    padding are overwritten."""
     import torch
 
     n_rows = network.get_input_embeddings().weight.shape[0]
@@ -118,8 +115,7 @@ def greedy_generation(network: Any, tokenizer: Any) -> Any:
     """A generation config with the model's special token ids and greedy decoding.
 
     The config of an instruct model samples with `top_k`, `top_p` or `repetition_penalty`, which
-    would remove valid SID tokens.
-    """
+    would remove valid SID tokens."""
     from transformers import GenerationConfig
 
     config = network.generation_config or GenerationConfig()

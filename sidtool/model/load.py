@@ -42,8 +42,7 @@ def check_model_folder(
 
     The bundle is the folder's copy unless another is given. Reads no weights. Raises
     CompatibilityError or IntegrityError if bundle and model do not belong together; an aligned
-    bundle is a SidtoolWarning.
-    """
+    bundle is a SidtoolWarning."""
     contract = read_contract(folder)
     copy = open_bundle_copy(folder, contract)
     verdict = check_bundle(copy, bundle) if bundle is not None else Verdict("same")
@@ -64,8 +63,7 @@ def load_model_folder(
 
     `device` defaults to the GPU if there is one, `dtype` to float32 on a CPU and bfloat16
     elsewhere. Raises UsageError for an unavailable device, CompatibilityError unless bundle,
-    contract, tokenizer and weights belong together.
-    """
+    contract, tokenizer and weights belong together."""
     import torch
 
     check_device(device)

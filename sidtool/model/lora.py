@@ -2,8 +2,7 @@
 LoRA, 2021).
 
 The saved files are those of PEFT's `LoraConfig(trainable_token_indices=...)`, so PEFT alone can
-load them over the base.
-"""
+load them over the base."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from sidtool.errors import UsageError
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.prompt.tokens import SidTokens
 
+# PEFT's names of the file and of its parameters
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 TOKEN_ADAPTER = ".token_adapter.trainable_tokens_delta"
@@ -24,8 +24,7 @@ TOKEN_ADAPTER = ".token_adapter.trainable_tokens_delta"
 class Lora:
     """Adds adapters to a model, in place; `seed` initializes their A matrices.
 
-    Raises UsageError if no layer of the model has a name in `targets`.
-    """
+    Raises UsageError if no layer of the model has a name in `targets`."""
 
     def __init__(
         self,

@@ -16,8 +16,7 @@ def merge(
     """Write the adapter model in `folder` as a model that needs no base; returns that base.
 
     Raises UsageError if `folder` has no adapters or `out` exists without `force`, else as
-    `load_model_folder`.
-    """
+    `load_model_folder`."""
     folder = Path(folder)
     out = Path(out)
     base = read_adapter_base(read_contract(folder), folder)

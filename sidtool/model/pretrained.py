@@ -1,7 +1,6 @@
 """Locates and loads pretrained checkpoints: hub ids, folders, safetensors and GGUF files.
 
-Without `trust_remote_code`, no code of a checkpoint runs and no pickled weights load.
-"""
+Without `trust_remote_code`, no code of a checkpoint runs and no pickled weights load."""
 
 import contextlib
 import hashlib
@@ -39,8 +38,7 @@ def locate(
     """Find a model by folder, .gguf file or hub id; a hub model is downloaded into the hub's cache.
 
     Raises DataError if there is no such model, UsageError for a folder with several GGUF files or a
-    PEFT adapter, RefusedError for pickled weights without `trust_remote_code`.
-    """
+    PEFT adapter, RefusedError for pickled weights without `trust_remote_code`."""
     path = Path(model)
     if path.is_file() and path.suffix == ".gguf":
         return Checkpoint(path.parent, gguf=path.name)
@@ -56,8 +54,7 @@ def load_model(
     """Load a model on the CPU in eval mode; `dtype` defaults to the checkpoint's.
 
     A GGUF file is dequantized to an ordinary model that saves as safetensors. Raises DataError if
-    weights are missing or damaged, RefusedError if the checkpoint needs custom code.
-    """
+    weights are missing or damaged, RefusedError if the checkpoint needs custom code."""
     from transformers import AutoModelForCausalLM
 
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}

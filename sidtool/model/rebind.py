@@ -41,8 +41,7 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
 
     Weights and tokenizer are copied unchanged; the contract records the replacement as a stage.
     Raises CompatibilityError or IntegrityError unless model and bundle belong together, UsageError
-    if `out` exists without `force`; an aligned bundle is a SidtoolWarning.
-    """
+    if `out` exists without `force`; an aligned bundle is a SidtoolWarning."""
     folder = Path(folder)
     contract, bundle, verdict = check_model_folder(folder, bundle)
     params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)

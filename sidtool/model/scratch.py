@@ -1,7 +1,6 @@
 """Creates untrained models: a configuration preset and a tokenizer trained on the catalog's text.
 
-The result is a base model like any other; `extend-model` adds the SID tokens.
-"""
+The result is a base model like any other; `extend-model` adds the SID tokens."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -88,8 +87,7 @@ def init_model(
 
     `vocab_size` is the maximum number of tokens of the tokenizer; few texts give fewer. `overrides`
     are keys of the configuration. Returns the number of parameters. Raises UsageError for a key or
-    value that the configuration refuses, or if `out` exists without `force`.
-    """
+    value that the configuration refuses, or if `out` exists without `force`."""
     if isinstance(texts, str):  # whose characters would be the texts
         raise UsageError(f"init_model takes texts, not {texts!r}", hint="use read_items(...).texts")
     out = Path(out)
@@ -106,8 +104,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     """A lossless byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019).
 
     The same texts give the same tokenizer. `<|pad|>` 0, `<|bos|>` 1 and `<|eos|>` 2 are not added
-    to texts. Raises UsageError if `vocab_size` is less than `MIN_VOCABULARY`.
-    """
+    to texts. Raises UsageError if `vocab_size` is less than `MIN_VOCABULARY`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

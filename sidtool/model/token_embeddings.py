@@ -4,8 +4,7 @@ Such a parameter shares its memory with the weight that it is part of, so a step
 weight in place, and no other byte can change, whatever the optimizer does. Code that reads the
 whole weight (the decoder, a checkpoint) needs no change. For the gradient, lookups and logits of
 these rows go through the parameter. PEFT's `trainable_token_indices` trains the same, but copies
-the whole weight in every forward and backward pass.
-"""
+the whole weight in every forward and backward pass."""
 
 import copy
 from collections import OrderedDict
@@ -27,8 +26,7 @@ class TokenEmbeddings:
     """Makes the SID rows of a model's embeddings, and of an untied output head, trainable in
     float32. The model must be on its device already; its other trainable weights stay so.
 
-    Raises UsageError unless embeddings and head are ordinary layers.
-    """
+    Raises UsageError unless embeddings and head are ordinary layers."""
 
     def __init__(self, model: Any, tokens: SidTokens) -> None:
         table = model.get_input_embeddings()
@@ -67,6 +65,7 @@ class TokenEmbeddings:
         weight = self._head.weight
         rows_first = max(first - self._start, 0)
         rows_stop = max(min(stop, self._stop) - self._start, 0)
+        # the columns before the SID tokens, those of SID tokens, and those behind
         parts = [
             weight[first : min(stop, self._start)],
             self._head_rows[rows_first:rows_stop],

@@ -3,8 +3,7 @@
 SID tokens are added tokens that are not special, so `decode(..., skip_special_tokens=True)` keeps
 them. They are not normalized and strip no space beside them, so text and tokens convert without
 loss, and a prompt has the same tokens with and without its answer. A space right before a SID would
-therefore be a token (`Ġ`), so templates put none there.
-"""
+therefore be a token (`Ġ`), so templates put none there."""
 
 from typing import Any
 
@@ -17,8 +16,7 @@ def add_sid_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
     """Add all tokens of a space to a tokenizer, in place, and return their ids.
 
     Raises CompatibilityError if the tokenizer has one of them already or does not number them
-    consecutively after its other tokens.
-    """
+    consecutively after its other tokens."""
     from transformers import AddedToken
 
     vocabulary = tokenizer.get_vocab()

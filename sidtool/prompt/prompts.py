@@ -33,8 +33,7 @@ class HistoryPrompt(_JsonRecord):
     oldest of these are left out where the prompt would exceed `max_length` tokens. Items are shown
     as SIDs or as titles joined by `separator`, according to `history_as`.
 
-    Raises DataError unless the template contains the history slot exactly once.
-    """
+    Raises DataError unless the template contains the history slot exactly once."""
 
     task: str
     template: str
@@ -61,8 +60,7 @@ class TextPrompt(_JsonRecord):
     A prompt is the template with the text in its slot, followed by the begin token if the SID
     vocabulary has one. The end of a text that would exceed `max_length` tokens is cut off.
 
-    Raises DataError unless the template contains the item slot exactly once.
-    """
+    Raises DataError unless the template contains the item slot exactly once."""
 
     task: str
     template: str

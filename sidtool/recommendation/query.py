@@ -16,6 +16,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.trie import Trie
 from sidtool.errors import DataError
 from sidtool.model.load import LoadedModel
+from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommendation.filters import AllowList, LeafFilter
@@ -76,8 +77,6 @@ class QuerySession:
     def from_history(self, history: ItemIndex) -> list[int]:
         """The prompt for the next item after a history, oldest item first; unknown items are left
         out. Raises DataError if the model was not trained to recommend."""
-        from sidtool.prompt.assemble import history_prompt_ids
-
         if self.history_prompt is None:
             raise DataError(
                 "the model was not trained to recommend: its contract has no history prompt",
@@ -94,8 +93,6 @@ class QuerySession:
     def from_text(self, text: str) -> list[int]:
         """The prompt for the item that a text describes. Raises DataError if the model was not
         trained on such a task."""
-        from sidtool.prompt.assemble import text_prompt_ids
-
         if self.text_prompt is None:
             raise DataError(
                 "the model was not trained to find items by text",

@@ -154,6 +154,7 @@ def history_text_examples(
     context: ExampleContext, split: Split, copies: Copies
 ) -> Iterator[TrainingExample]:
     """Whole histories as running text, each cut into pieces of `history_length` + 1 items."""
+    # as many items as a prompt and its answer have
     size = context.history_length + 1
     for number, sequence in enumerate(split.train):
         history = context.histories.of_user(sequence)
@@ -168,6 +169,7 @@ def history_text_examples(
 def item_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
     """Active items of the catalog: one of SID and text given the other."""
     for index in np.flatnonzero(~context.item_map.retired).tolist():
+        # templates and the length of a prefix vary by copy, whether there is text does not
         has_source = bool(_item_content(context, index, 0))
         has_target = bool(context.completion(index, context.frames[0]))
         if not (has_source and has_target):

@@ -62,6 +62,7 @@ class Histories:
             return
         for window in split.windows:
             item_ids = (*window.history, window.item)
+            # a window stores the position of its target; its history comes right before it
             first = window.position + 1 - len(item_ids)
             history = self._slice(window.user, item_ids, range(first, window.position + 1))
             has_target = len(history) > 1 and history.positions[-1] == window.position
@@ -88,7 +89,7 @@ def sequence_windows(length: int, history_length: int) -> list[tuple[int, int, i
     size = history_length + 1
     stride = max(1, history_length // 2)
     windows: list[tuple[int, int, int]] = []
-    stop = length
+    stop = length  # from the newest window to the oldest
     while stop > size:
         windows.append((stop - size, stop - stride, stop))
         stop -= stride

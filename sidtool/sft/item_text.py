@@ -16,8 +16,7 @@ _SLOTS = re.compile(r"(\{(?:sid|title|columns)\})")
 class ItemRenderer:
     """Items of a bundle, by their index in it, with titles and columns of a catalog.
 
-    The text of items whose ids are in `hide_text_of` is left out, as if they had none.
-    """
+    The text of items whose ids are in `hide_text_of` is left out, as if they had none."""
 
     def __init__(self, bundle: Bundle, items: Items, hide_text_of: Collection[str] = ()) -> None:
         self._space = bundle.space

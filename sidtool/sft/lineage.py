@@ -81,6 +81,7 @@ class Lineage:
     def from_json(cls, value: Mapping[str, Any]) -> "Lineage":
         """Read a stored lineage; unknown keys are ignored. Raises KeyError, TypeError or DataError
         if it is malformed."""
+        # the plain fields as stored; below, those that are records
         fields = {name: value[name] for name in cls.__annotations__}
         tasks = {
             task: TaskCounts(**{name: counts[name] for name in TaskCounts.__annotations__})
@@ -102,8 +103,7 @@ def side_files(train: Path) -> dict[str, Path]:
     """Where the files beside the training examples are: valid (the validation users) and meta (the
     lineage).
 
-    The name of the first has "valid" where the stem has "train", or else before the suffix.
-    """
+    The name of the first has "valid" where the stem has "train", or else before the suffix."""
     if "train" in train.stem:
         valid = train.with_name(train.stem.replace("train", "valid") + train.suffix)
     else:

@@ -183,6 +183,7 @@ def _example_maker(loaded: LoadedModel, options: TaskEvaluationOptions) -> tuple
             queries = read_queries(options.catalog.queries)
     history_prompt = loaded.contract.history_prompt
     max_positions = getattr(loaded.model.config, "max_position_embeddings", None)
+    # questions are made as the model's training examples were, as far as its contract records them
     sft_options = SftOptions(
         tasks={options.task: 1.0},
         format=cast(Format | None, loaded.contract.example_format) or "auto",
@@ -204,6 +205,7 @@ def _titles(bundle: Bundle) -> Items:
 
 def _history_with_target(example: Example, history_length: int) -> UserSequence:
     history = example.history[-history_length:]
+    # the position of an example is that of its target
     first = example.position - len(history)
     positions = tuple(range(first, example.position + 1))
     return UserSequence(example.user, (*history, example.item), positions)

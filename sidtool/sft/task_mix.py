@@ -59,6 +59,7 @@ def task_rng(task: str, seed: int) -> np.random.Generator:
 
 def weighted_copies(weight: float, rng: np.random.Generator) -> Copies:
     """Copies whose mean is the weight: at 1.5, one or two."""
+    # the fraction of the weight is the probability of one more copy
     return lambda: int(weight + rng.random())
 
 
@@ -73,6 +74,7 @@ def copies_within(lengths: Sequence[int], budget: int, rng: np.random.Generator)
         return [0] * len(sizes)
     rounds, rest = divmod(budget, total)
     copies = np.full(len(sizes), rounds)
+    # in random order, the examples whose sizes add up to at most the rest
     order = rng.permutation(len(sizes))
     once_more = order[sizes[order].cumsum() <= rest]
     copies[once_more] += 1

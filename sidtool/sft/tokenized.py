@@ -32,12 +32,12 @@ def encode_example(
 
     Only codes are targets in item sequences and, with `codes_only`, in all examples. The first
     token is never a target, since nothing comes before it. Raises DataError if the example is
-    malformed.
-    """
+    malformed."""
     prompt, completion = prompt_and_completion(example, tokens.space)
     prompt_ids = encoder.ids(prompt)
     ids = np.array(prompt_ids + encoder.ids(completion), dtype=np.int32)
     targets = np.arange(len(ids)) >= max(1, len(prompt_ids))
+    # begin and end tokens, which follow from the position, and closing text are no targets then
     if codes_only or example.get("task") == "sequence":
         targets &= (ids >= tokens.start) & (ids < tokens.start + tokens.space.n_codes)
     return ids, targets
@@ -47,8 +47,7 @@ def encode_example(
 class TokenizedExamples:
     """n examples in flat arrays.
 
-    A plain sequence, because a `datasets.Dataset` formats every example again in every epoch.
-    """
+    A plain sequence, because a `datasets.Dataset` formats every example again in every epoch."""
 
     ids: NDArray[np.int32]
     """(tokens,)"""
@@ -75,8 +74,7 @@ class TokenizedExamples:
     ) -> "TokenizedExamples":
         """Tokenize a file of training examples; examples without a target are left out.
 
-        Raises DataError, with the line, for a malformed example, and if no example has a target.
-        """
+        Raises DataError, with the line, for a malformed example, and if no example has a target."""
         ids = array("i")
         targets = bytearray()
         offsets = [0]

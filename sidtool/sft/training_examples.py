@@ -217,6 +217,7 @@ class ExampleMaker:
         rng: np.random.Generator,
     ) -> Iterator[TrainingExample]:
         """Examples drawn at random, all equally often, that fit into a budget of tokens."""
+        # a first pass measures one copy of each example, a second one makes the copies
         lengths = [self.length(example.segments) or 0 for example in make(lambda: 1)]
         copies = iter(copies_within(lengths, budget, rng))
         spent = 0

@@ -16,8 +16,7 @@ def complete_fields(
 ) -> dict[str, Any]:
     """The fields of SFTConfig with sidtool's defaults, and epochs from `token_budget`.
 
-    Raises UsageError for settings that exclude each other.
-    """
+    Raises UsageError for settings that exclude each other."""
     if options.optimizer == "muon" and "optim" in sft_fields:
         raise UsageError(
             "optim cannot be set with optimizer=muon, which uses its own AdamW",
@@ -41,19 +40,20 @@ def sft_config(
     """The SFTConfig of a run whose checkpoints go to `work`.
 
     What sidtool decides overrides `sft_fields`, and these override what the machine suggests.
-    Raises UsageError if the settings do not fit together.
-    """
+    Raises UsageError if the settings do not fit together."""
     from trl import SFTConfig
 
     suggested, sft_fields = _machine_defaults(options, sft_fields)
     decided = {
         "output_dir": str(work),
+        # make-sft limits the length, and TokenizedExamples replaces TRL's preparation
         "max_length": None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "remove_unused_columns": False,
         "metric_for_best_model": f"eval_{options.metric_for_best_model}",
         "greater_is_better": True,
         "load_best_model_at_end": validated,
+        # else early stopping would count from zero in a resumed run
         "restore_callback_states_from_checkpoint": True,
     }
     if not validated:
@@ -95,8 +95,7 @@ def weight_dtype(model_dir: Path, options: TrainOptions, arguments: Any) -> Dtyp
 
     `auto` is float32, since a GPU computes in bfloat16 under autocast, and bfloat16 for frozen
     weights that are stored so. Raises UsageError if the frozen weights of stage `embeddings` would
-    be converted.
-    """
+    be converted."""
     stored = stored_dtype(model_dir)
     if options.dtype == "auto":
         frozen = options.stage != "full" and arguments.device.type == "cuda" and arguments.bf16

@@ -3,8 +3,7 @@ small catalog.
 
 An example follows from the seed, the epoch and its number alone, so a resumed run and several
 processes see the same examples. Items are never masked: the vocabulary has no mask token, and
-another token would have a different meaning at inference.
-"""
+another token would have a different meaning at inference."""
 
 import math
 from dataclasses import dataclass, replace
@@ -40,8 +39,7 @@ class Augmentation:
         """A varied example: whole items, in a different order or with items left out.
 
         The answer stays, and at least one item before it. In another order, the same positions are
-        targets. Running text is unchanged: there an item is more than its SID.
-        """
+        targets. Running text is unchanged: there an item is more than its SID."""
         ids, targets = example
         spans = item_spans(ids, tokens)
         if len(spans) and _has_text_target(example, int(spans[-1, 0]), tokens):

@@ -33,8 +33,7 @@ class PackedCollator:
 
     Loss and gradient are those of `PaddedCollator`, without the padding. transformers derives the
     attention mask that separates examples from the positions, under sdpa attention and without a
-    cache only.
-    """
+    cache only."""
 
     pad: int
     """token id of the padding"""

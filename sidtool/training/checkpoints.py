@@ -15,8 +15,7 @@ STATE_FILE = "trainer_state.json"
 def open_work_folder(work: Path, fingerprint: Mapping[str, Any], force: bool) -> None:
     """Keep an unfinished work folder of the same run, else start a new one.
 
-    Raises UsageError if it belongs to a different run, unless `force`.
-    """
+    Raises UsageError if it belongs to a different run, unless `force`."""
     path = work / RUN_FILE
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))

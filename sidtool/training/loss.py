@@ -21,8 +21,7 @@ class Loss:
 
     Over the trie, a target competes with the codes that continue its prefix to an item: a step with
     one such code costs nothing, and the product over the levels is a distribution over items. A SID
-    that no item has (of a retired item in a history) is not a target then.
-    """
+    that no item has (of a retired item in a history) is not a target then."""
 
     over: SoftmaxOver
     tokens: SidTokens
@@ -64,8 +63,7 @@ class Loss:
         """() float: the sum of the losses at (n,) target ids, from the logits of each part.
 
         `preceding` (n, levels - 1) are the ids before each target, `teacher_blocks` the blocks of
-        each teacher.
-        """
+        each teacher."""
         total = torch.zeros((), device=targets.device)
         for level, (block, (indexes, columns)) in enumerate(zip(blocks, parts, strict=True)):
             if not len(indexes):
@@ -73,6 +71,7 @@ class Loss:
                 # gradients
                 total = total + block.sum()
                 continue
+            # the column of each target in its block
             codes = targets[indexes] - (columns[0] if columns else 0)
             competitors = self._competitors(level, block.shape[1], codes, preceding[indexes])
             level_blocks = [teacher[level] for teacher in teacher_blocks]
@@ -118,6 +117,7 @@ class Loss:
 
         return _Competitors(
             log_probabilities,
+            # a target without a node is not counted, so any valid index will do
             (target_nodes - children[:, 0]).clamp_min(0),
             in_use.sum(-1),
             prefix_exists & target_exists,

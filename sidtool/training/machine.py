@@ -20,8 +20,7 @@ def stored_dtype(folder: Path) -> str:
 def supports_bf16() -> bool:
     """Whether the CPU has bfloat16 instructions, as far as torch (2.10 or later) detects them.
 
-    Without them, bfloat16 takes many times as long as float32.
-    """
+    Without them, bfloat16 takes many times as long as float32."""
     import torch
 
     capable = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -49,8 +48,7 @@ def peak_cuda_gib() -> float | None:
 def float32_attention() -> Iterator[None]:
     """Compute attention in float32 under autocast on a CPU; other products stay in bfloat16.
 
-    The backward pass of PyTorch's attention takes several times as long in bfloat16 there.
-    """
+    The backward pass of PyTorch's attention takes several times as long in bfloat16 there."""
     from torch import Tensor, autocast, nn
 
     original = nn.functional.scaled_dot_product_attention

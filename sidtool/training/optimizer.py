@@ -2,8 +2,7 @@
 
 A matrix moves by its momentum with all singular values made nearly equal (K. Jordan et al., Muon,
 2024), scaled to the size of AdamW's steps (J. Liu et al., Muon is Scalable for LLM Training, 2025),
-so both use one learning rate.
-"""
+so both use one learning rate."""
 
 import math
 from typing import Any
@@ -21,8 +20,7 @@ class MuonAdamW(Optimizer):
 
     Matrices are orthogonalized in bfloat16, as torch does, or in float32 without `bf16`: a CPU
     without bfloat16 instructions takes many times as long for it. Raises UsageError if torch has no
-    Muon.
-    """
+    Muon."""
 
     def __init__(
         self, model: nn.Module, *, lr: float, weight_decay: float, bf16: bool = True, **adamw: Any
@@ -124,8 +122,7 @@ def orthogonal(
 def hidden_matrices(model: Any) -> list[nn.Parameter]:
     """The trainable weights of linear layers, without embeddings and output head.
 
-    Raises UsageError if there are none.
-    """
+    Raises UsageError if there are none."""
     from transformers.pytorch_utils import Conv1D
 
     ends = {

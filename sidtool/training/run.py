@@ -2,8 +2,7 @@
 
 Everything that can be refused without reading weights is checked first. Checkpoints are in
 OUT.partial until the output is complete. Under `torchrun` or `accelerate launch` every process runs
-this code, and the first one alone writes.
-"""
+this code, and the first one alone writes."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -102,8 +101,7 @@ def train(
 
     Raises UsageError if the output exists, settings do not fit together or an unfinished run had
     different ones; CompatibilityError if model, bundle, examples and teachers do not belong
-    together or come from different splits; DataError if examples are malformed.
-    """
+    together or come from different splits; DataError if examples are malformed."""
     model_dir = Path(model_dir)
     examples = Path(examples)
     out = Path(out)
@@ -138,6 +136,7 @@ def train(
         notify(run.inheritance())
     if reuse and _is_output_of(run):
         return TrainingSummary(options.stage, str(out), reused=True)
+    # with `reuse`, the output of another run
     refuse_existing(out, force)
     with quiet():
         return _execute(run, force, progress, log)

@@ -27,8 +27,7 @@ _DROPOUT_RATES = ("dropout", "lora_dropout")
 class TrainOptions:
     """Training settings that sidtool adds to SFTConfig.
 
-    Raises UsageError for a value outside its choices or range.
-    """
+    Raises UsageError for a value outside its choices or range."""
 
     stage: Stage = "full"
     """Weights to train: all (`full`), only the embedding rows of the SID tokens (`embeddings`), or

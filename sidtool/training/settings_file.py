@@ -24,8 +24,7 @@ def read_stages(
 
     Settings outside the list apply to every stage. A stage's own settings override them, and
     `pairs` override both. Raises UsageError for an unknown key or a value of the wrong type,
-    DataError for an unreadable file.
-    """
+    DataError for an unreadable file."""
     shared = _read_yaml(config) if config else {}
     listed = shared.pop("stages", None)
     overrides = _parse_pairs(pairs)
@@ -49,8 +48,7 @@ def read_stages(
 def typed_sft_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of SFTConfig with numbers given as text converted; `bf16` may also be "auto".
 
-    Raises UsageError for an unknown field, a wrong type, and a field that sidtool decides.
-    """
+    Raises UsageError for an unknown field, a wrong type, and a field that sidtool decides."""
     if not fields:
         return {}
     types = sft_field_types()
@@ -103,8 +101,7 @@ def _stage_settings(settings: Mapping[str, Any], examples: str | None = None) ->
 def _typed(key: str, value: Any, annotation: str) -> Any:
     """The value in the type of its field: YAML reads 2e-3 as text and 1 as an integer.
 
-    A text for a field that also takes text stays text.
-    """
+    A text for a field that also takes text stays text."""
     if isinstance(value, str) and "float" in annotation:
         try:
             return float(value)

@@ -28,8 +28,7 @@ def build_trainer(
     """Load the model of a run and everything that trains it; `arguments` is its SFTConfig.
 
     Raises UsageError if settings do not fit the model or the examples, CompatibilityError if model
-    and teachers do not belong together, DataError if examples are malformed.
-    """
+    and teachers do not belong together, DataError if examples are malformed."""
     softmax_over = run.softmax_over
     loaded = load_model_folder(
         run.model_dir,

@@ -1,8 +1,7 @@
 """Several stages of training, each a resumable run over the output of the one before it.
 
 Intermediate outputs are stored beside the last one, as OUT-1-embeddings, and are not deleted:
-adapters need their base.
-"""
+adapters need their base."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,8 +44,7 @@ def plan_stages(
     """The stages in order; the last one writes `out`.
 
     Raises UsageError if `out` exists without `force`, CompatibilityError if `model_dir` has no SID
-    vocabulary, DataError if a stage's examples cannot be read.
-    """
+    vocabulary, DataError if a stage's examples cannot be read."""
     refuse_existing(out, force)
     read_contract(model_dir)
     planned = []
@@ -79,8 +77,7 @@ def train_stages(
     A stage is validated on `valid`, or on the users beside its examples, if it or an earlier stage
     trains on a task with a history prompt; else it trains to its end. `progress` gives the reporter of
     a stage by its number, from 1. Returns the summary of each stage. Raises as `plan_stages` and
-    `train`, and UsageError if an intermediate output has different settings, without `force`.
-    """
+    `train`, and UsageError if an intermediate output has different settings, without `force`."""
     planned = plan_stages(Path(model_dir), Path(examples), Path(out), stages, force=force)
     summaries = []
     for number, stage in enumerate(planned, start=1):

@@ -48,8 +48,7 @@ def check_teachers(folders: Sequence[Path], tokens: SidTokens, bundle: Bundle) -
     """Check without reading weights that models can teach one with these token ids and bundle.
 
     Raises CompatibilityError for a teacher with other SIDs or token ids, and as
-    `check_model_folder`.
-    """
+    `check_model_folder`."""
     for folder in folders:
         contract = read_contract(folder)
         try:
@@ -76,8 +75,7 @@ def load_teachers(
     """Load teachers on the student's device, in float32 on a CPU and bfloat16 elsewhere.
 
     `columns` are the token ids in the loss, None for all. Raises CompatibilityError if a tokenizer
-    or the number of logits differs, and as `check_teachers` and `load_model_folder`.
-    """
+    or the number of logits differs, and as `check_teachers` and `load_model_folder`."""
     check_teachers(folders, student.tokens, student.bundle)
     vocabulary = student.tokenizer.get_vocab()
     n_logits = len(student.model.get_output_embeddings().weight)

@@ -35,8 +35,7 @@ class SidTrainer(SFTTrainer):
 
     All weights that require gradients are trained; `lora` and `token_embeddings` are the parts
     added to the model, if any. `write_contract` writes contract and bundle into a model folder.
-    Raises UsageError if the loss or the batching does not fit the model.
-    """
+    Raises UsageError if the loss or the batching does not fit the model."""
 
     def __init__(
         self,
@@ -154,6 +153,7 @@ class SidTrainer(SFTTrainer):
             blocks = full_blocks(forward(), requests)
         teacher_blocks = self._teachers.blocks(inputs, requests) if self._teachers else ()
         n_preceding = self._loss.tokens.space.levels - 1
+        # labels are shifted by one: `column` is that of the token before the target
         offsets = torch.arange(1 - n_preceding, 1, device=column.device)
         columns_before = (column[:, None] + offsets).clamp_min(0)
         preceding = inputs["input_ids"][line[:, None], columns_before]  # (n, levels - 1)
@@ -290,8 +290,7 @@ class ProgressCallback(TrainerCallback):
 def set_dropout(model: nn.Module, rate: float | None) -> None:
     """Override the dropout rate of a model, except on attention weights; None leaves it.
 
-    Raises UsageError if the architecture has no dropout.
-    """
+    Raises UsageError if the architecture has no dropout."""
     if rate is None:
         return
     layers = [

@@ -89,8 +89,7 @@ class TrainingRun:
     def softmax_over(self) -> SoftmaxOver:
         """Tokens in the softmax of the loss, with `auto` resolved.
 
-        Raises UsageError for a choice that needs SIDs as answers with other examples.
-        """
+        Raises UsageError for a choice that needs SIDs as answers with other examples."""
         chosen = self.options.softmax_over
         sid_only = all(answers_with_sid(task) for task in self.lineage.tasks)
         if chosen == "auto":

@@ -110,7 +110,7 @@ def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path
 
     contract = extend_model(str(base), bundle, tmp_path / "out")
     assert contract == read_contract(tmp_path / "out")
-    assert (contract.identity, contract.stage, contract.history_prompt) == (
+    assert (contract.identity, contract.stages[-1].stage, contract.history_prompt) == (
         bundle.identity,
         "extend",
         None,

@@ -69,7 +69,7 @@ def test_training_lowers_the_loss_and_writes_a_complete_model(
     assert names == {path.name for path in base.iterdir()}
     assert not list(tmp_path.glob("*.partial"))
     contract = read_contract(tmp_path / "tuned")
-    assert contract.stage == "full"
+    assert contract.stages[-1].stage == "full"
     assert [record.stage for record in contract.stages[:-1]] == [read_contract(base).stage]
     assert contract.history_prompt is not None
     assert contract.history_prompt.task == "sequence"
@@ -632,7 +632,7 @@ def test_two_processes_train_like_one(
         env=ENVIRONMENT,
     )
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert read_contract(tmp_path / "two").stage == "full"
+    assert read_contract(tmp_path / "two").stages[-1].stage == "full"
     assert not (tmp_path / "two.partial").exists()
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=5e-3, rtol=5e-2)
