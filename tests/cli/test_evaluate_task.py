@@ -192,7 +192,7 @@ def test_training_examples_of_another_bundle_are_refused(
         examples.write_text(
             json.dumps({"task": "title-to-sid", "prompt": "a title", "completion": answer}) + "\n"
         )
-        assert "no SID of the model's bundle" in refused(
+        assert "the model's bundle" in refused(
             1, "evaluate", spoken, examples, "--task", "title-to-sid"
         )
     other = tmp_path / "train.jsonl"
