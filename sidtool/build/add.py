@@ -72,14 +72,14 @@ def add_items(
     n_vectors = 0 if vectors is None else len(vectors)
     if n_vectors != len(new):
         raise DataError(f"{n_vectors} vectors for {len(new)} new items")
-    codes = old.codes
+    codes = old.codes  # published SIDs never move; new items are appended
     if vectors is not None and len(new):
         codes = np.concatenate([codes, _new_codes(bundle, vectors)])
     titles, retitled = _titles(bundle, items, rows)
     existing = rows[rows >= 0]
     removed = _rows_to_remove(bundle, remove)
     retired = np.concatenate([old.retired, np.zeros(len(new), dtype=np.bool_)])
-    retired[existing] = False
+    retired[existing] = False  # an item in the catalog is active again
     retired[removed] = True
     change = ItemsChange(
         added=len(new),

@@ -52,6 +52,7 @@ def explain(
         prefix = bundle.space.parse_prefix(prefix)
     items = bundle.items
     rows = [row for row in range(*items.rows_under(prefix)) if not items.retired[row]]
+    # examples are spread over the group, not the first ones
     step = max(1, len(rows) // examples) if examples else 1
     spread = tuple(
         Example(items.ids[row], bundle.space.spell(items.codes[row]), items.title(row))

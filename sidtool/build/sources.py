@@ -59,6 +59,7 @@ def quantizer_input(
     if split is None:
         return _fuse(sources, weights, options, None, seed)
     cooccurrence = count_cooccurrence(split, ids, window=options.window, decay=options.decay)
+    # "contrastive" uses co-occurrence as a loss only
     fused = None if collaborative == "contrastive" else cooccurrence
     return replace(
         _fuse(sources, weights, options, fused, seed),

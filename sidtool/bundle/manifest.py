@@ -115,17 +115,12 @@ class Manifest(JsonRecord):
 
 
 def _check_format(number: object) -> None:
-    if not isinstance(number, int):
-        raise IntegrityError(f"the bundle's manifest has format {number!r}, which is not a number")
+    if not isinstance(number, int) or number < 1:
+        raise IntegrityError(f"the bundle's manifest has format {number!r}, not a number from 1")
     if number > FORMAT:
         raise CompatibilityError(
             f"the bundle has format {number}, this version of sidtool reads up to {FORMAT}",
             hint="upgrade sidtool",
-        )
-    if number < 1:
-        raise CompatibilityError(
-            f"the bundle has format {number}, which was never released; the first format is 1",
-            hint="build the bundle again",
         )
 
 

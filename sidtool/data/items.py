@@ -216,7 +216,7 @@ def _source(path: Path, available: Sequence[str], title_name: str | None, name: 
 
 
 def _render_all(template: str, columns: Mapping[str, Sequence[str]], n: int) -> list[str]:
-    if template == DEFAULT_TEMPLATE:
+    if template == DEFAULT_TEMPLATE:  # the usual case, without parsing the template per item
         return list(columns["title"])
     return [
         render(template, {name: column[row] for name, column in columns.items()})

@@ -186,6 +186,7 @@ def read_split(folder: Path) -> Split:
             manifest.events_digest, manifest.columns, manifest.cuts, manifest.counts.left_out
         ),
     )
+    # the files may be intact and still belong to another manifest
     if split.reference.digest != manifest.digest:
         raise IntegrityError(
             f"{folder} holds split {split.reference.digest[:12]}, {MANIFEST} says "

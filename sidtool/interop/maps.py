@@ -56,7 +56,7 @@ def level_sizes(codes: NDArray[np.int64], sizes: tuple[int, ...] | None) -> tupl
 
     Raises DataError for a code that no level can hold, UsageError if the codes exceed `sizes`.
     """
-    largest = codes.max(axis=0).tolist()
+    largest = codes.max(axis=0).tolist()  # of each level
     if codes.min() < 0 or max(largest) >= MAX_CODES:
         raise DataError(
             f"codes range from {codes.min()} to {max(largest)}, a level holds 0 to {MAX_CODES - 1}"

@@ -183,6 +183,7 @@ def _entries(
             f"{missing[0]!r})"
         )
     item_lines = [lines[item] for item in ids]
+    # the bundle's titles take precedence over the catalog's
     titles = titles or [items.titles[line] for line in item_lines]
     index_keys = ids if keys == "id" else [str(line) for line in item_lines]
     order = np.argsort(item_lines).tolist()

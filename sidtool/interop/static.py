@@ -89,6 +89,7 @@ def _sparse_edges(
     codes = np.concatenate([column.astype(np.int32) for column in trie.codes[1:]])
     edges = np.stack([codes, np.concatenate(states[1:])], axis=1)  # (edges, 2)
     padding = np.tile(np.array([[vocabulary, 0]], dtype=np.int32), (vocabulary, 1))
+    # edges per state; the padding follows as one more state
     counts = np.bincount(np.concatenate(parents), minlength=n_states)
     end = len(edges) + vocabulary
     indptr = np.concatenate([[0], np.cumsum(counts), [end]]).astype(np.int32)
