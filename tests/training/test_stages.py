@@ -87,7 +87,7 @@ def test_only_the_new_embedding_rows_are_trained(
     assert losses[-1] < losses[0]
     assert summary.trained_parameters == (tokens.stop - tokens.start) * 32 * (1 if tied else 2)
     contract = read_contract(tmp_path / "out")
-    assert (contract.stage, [record.stage for record in contract.stages[:-1]]) == (
+    assert (contract.stages[-1].stage, [record.stage for record in contract.stages[:-1]]) == (
         "embeddings",
         ["extend"],
     )
@@ -189,7 +189,7 @@ def test_a_killed_stage_has_the_losses_of_an_uninterrupted_one(
     with pytest.raises(_Killed):
         run("killed", 5)
     assert last_checkpoint(tmp_path / "killed.partial") is not None
-    assert read_contract(tmp_path / "killed.partial/checkpoint-3").stage == options.stage
+    assert read_contract(tmp_path / "killed.partial/checkpoint-3").stages[-1].stage == options.stage
     load_model_folder(tmp_path / "killed.partial/checkpoint-3")  # every checkpoint is a model
     curve = {}
     resumed = run("killed")
