@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import CompatibilityError, UsageError
-from sidtool.model.contract import CONTRACT, Contract, write_contract
+from sidtool.bundle.integrity import verify
+from sidtool.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.model.contract import BUNDLE_COPY, CONTRACT, Contract, write_contract
 from sidtool.model.embedding_init import (
     DEFAULT_INIT,
     EmbeddingStatistics,
@@ -47,7 +48,7 @@ def extend_model(
     `dtype` is the stored precision; default: the checkpoint's. Raises UsageError if `out` exists
     without `force` or `init="codebook"` and the bundle has no codebook, DataError if the model
     cannot be loaded, RefusedError if it needs `trust_remote_code`, CompatibilityError if it has a
-    SID vocabulary already."""
+    SID vocabulary already, IntegrityError if the bundle is damaged."""
     model = str(model)
     out = Path(out)
     check_init(bundle, init)
@@ -78,6 +79,9 @@ def extend_model(
         reloaded = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
         check_token_ids(reloaded, tokens)
         write_contract(folder, contract, bundle)
+        # reads of a bundle do not check its bytes: refuse a damaged one here, not after training
+        for name, reason in verify(folder / BUNDLE_COPY):
+            raise IntegrityError(f"the bundle is damaged: {name}: {reason}")
     return contract
 
 

@@ -11,7 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageError
+from sidtool.errors import (
+    CompatibilityError,
+    DataError,
+    IntegrityError,
+    RefusedError,
+    UsageError,
+)
 from sidtool.model.contract import read_contract
 from sidtool.model.embedding_init import Init
 from sidtool.model.extend import extend_model
@@ -356,3 +362,21 @@ class TestWhatIsRefused:
         (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
         with pytest.raises(UsageError, match="adapter"):
             extend_model(str(tmp_path / "adapter"), bundle, tmp_path / "out")
+
+
+def test_a_damaged_bundle_is_refused_before_a_model_is_written(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer()
+    save_base(tmp_path / "base", tiny_model("qwen3", vocab_size=len(tokenizer)), tokenizer)
+    bundle.save(tmp_path / "shop.zarr")
+    chunk = next(
+        path for path in (tmp_path / "shop.zarr/codebook/level_0/c").rglob("*") if path.is_file()
+    )
+    content = bytearray(chunk.read_bytes())
+    content[7] ^= 1
+    chunk.write_bytes(content)
+    damaged = Bundle.open(tmp_path / "shop.zarr")
+    with pytest.raises(IntegrityError, match="the bundle is damaged: codebook"):
+        extend_model(tmp_path / "base", damaged, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
