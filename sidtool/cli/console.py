@@ -43,7 +43,8 @@ class Commands(TyperGroup):
             raise typer.Exit(error.exit_code) from None
         except typer.BadParameter as error:
             # Typer would print a box with the command's usage
-            note(" ".join(error.format_message().split()), label="error:", style="bold red")
+            message = " ".join(error.format_message().split())
+            note(message.replace("Value error, ", ""), label="error:", style="bold red")
             raise typer.Exit(UsageError.exit_code) from None
         except KeyboardInterrupt:
             note("interrupted")

@@ -1,8 +1,9 @@
 """The command train."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -82,6 +83,15 @@ def train(
         results = [summary.to_json() for summary in summaries]
         say_json(results[0] if len(results) == 1 else {"stages": results})
     else:
-        lines = [f"{key}: {value}" for each in summaries for key, value in each.to_json().items()]
-        say(*lines)
+        for summary in summaries:
+            say(*_summary_lines(summary.to_json()))
     return next_step(f"sidtool evaluate {out} SPLIT")
+
+
+def _summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """A line per value that the run has; figures with four digits."""
+    present = {key: value for key, value in summary.items() if value is not None}
+    return [
+        f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}"
+        for key, value in present.items()
+    ]

@@ -103,12 +103,12 @@ def read_interactions(
             f"{path} holds windows (histories and targets), not events",
             hint=f"sidtool split {path} --protocol given --valid FILE --test FILE -o FOLDER",
         )
-    user_name = need_column(path, available, user_column, USER_COLUMNS, "user id", "--user-column")
-    item_name = need_column(path, available, item_column, ID_COLUMNS, "item id", "--item-column")
+    user = need_column(path, available, user_column, USER_COLUMNS, "user id", "split --user-column")
+    item = need_column(path, available, item_column, ID_COLUMNS, "item id", "split --item-column")
     order_name = choose_column(path, available, order_column, ORDER_COLUMNS, "order")
-    table = read_columns(path, [user_name, item_name, *([order_name] if order_name else [])])
-    user_codes, users = _coded(path, table[user_name], "user id")
-    item_codes, items = _coded(path, table[item_name], "item id")
+    table = read_columns(path, [user, item, *([order_name] if order_name else [])])
+    user_codes, users = _coded(path, table[user], "user id")
+    item_codes, items = _coded(path, table[item], "item id")
     if not len(user_codes):
         raise DataError(f"{path} holds no events")
     if order_name is None:
@@ -122,7 +122,7 @@ def read_interactions(
     item_codes = item_codes[rows]
     order = order[rows]
     digest = _digest(users, items, user_codes, item_codes, order)
-    columns = EventColumns(user_name, item_name, order_name)
+    columns = EventColumns(user, item, order_name)
     return Interactions(users[user_codes], items[item_codes], order, columns, digest)
 
 

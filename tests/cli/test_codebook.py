@@ -114,7 +114,7 @@ def test_an_unknown_choice_is_a_usage_error_that_lists_the_choices(
 ) -> None:
     ran = run(*build_command(road, tmp_path / "x.zarr", option, choice))
     assert ran.code == 2
-    assert f"'{choice}' is not one of" in ran.err
+    assert f"{option}': '{choice}' is not one of" in ran.err
     assert f"'{known}'" in ran.err
 
 

@@ -87,7 +87,7 @@ def test_columns_are_selected_by_flag(tmp_path: Path) -> None:
         read_interactions(path, user_column="nobody")
     with pytest.raises(UsageError, match="looks like the user id") as caught:
         read_interactions(write_table(tmp_path / "y.csv", {"item": ["i"], "b": ["1"]}))
-    assert "--user-column" in str(caught.value.hint)
+    assert "split --user-column" in str(caught.value.hint)
 
 
 def test_without_an_order_column_the_order_of_the_file_is_used(tmp_path: Path) -> None:
