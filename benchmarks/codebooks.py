@@ -1,4 +1,5 @@
-"""Compare codebooks: every method on Beauty, k-means with faiss and scikit-learn, ten million items.
+"""Compare codebooks: every method on Beauty, k-means with faiss and scikit-learn, ten million
+items.
 
     python benchmarks/codebooks.py [--quick] [--json FILE] [--data FOLDER --vectors FILE] [PART ...]
 
@@ -348,7 +349,8 @@ def balanced_by_sidtool(n: int) -> float:
 
 
 def balanced_by_flow(n: int) -> float:
-    """Residual variance of k-means-constrained, which solves a minimum-cost flow in every iteration."""
+    """Residual variance of k-means-constrained, which solves a minimum-cost flow in every
+    iteration."""
     from k_means_constrained import KMeansConstrained
 
     vectors, even = vectors_to_balance(n), n // 256
@@ -382,7 +384,7 @@ def _answer(queue: Any, work: Callable[[int], float], n: int, patience: int) -> 
 
 
 def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Build, save, load, verify and look up a large catalog: seconds and peak memory of each step."""
+    """Build, save, load, verify and query a large catalog: seconds and peak memory of each step."""
     from sidtool.build.build import build_codebook
     from sidtool.build.build_options import BuildOptions
     from sidtool.bundle import Bundle, verify

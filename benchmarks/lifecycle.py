@@ -114,7 +114,8 @@ def after_retraining(
     result: dict[str, Any] = {"n": len(examples), "sids_kept": {}, METRIC: {}}
     evaluations = {}
     for name, bundle in bundles.items():
-        # loading refuses an unaligned bundle: it is put in after the check, to see what the check saves
+        # loading refuses an unaligned bundle: it is put in after the check, to see what the check
+        # saves
         evaluations[name] = measure(replace(model, bundle=bundle), examples)
         result["sids_kept"][name] = diff(model.bundle, bundle).kept
         result[METRIC][name] = evaluations[name].metrics[METRIC]

@@ -73,8 +73,8 @@ class Shape:
 
     @property
     def layer_activations(self) -> int:
-        """Bytes that one layer stores per token: inputs of each matrix and norm, the gate, the output
-        of attention."""
+        """Bytes that one layer stores per token: inputs of each matrix and norm, the gate, the
+        output of attention."""
         queries = self.heads * self.head_dim
         keys = self.kv_heads * self.head_dim
         stored = 4 * self.width + 3 * queries + 3 * keys + 4 * self.inner

@@ -73,7 +73,8 @@ class SasRec(nn.Module):
             nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """(users, items) -> (users, items, width); padding on the right, which causal attention ignores."""
+        """(users, items) -> (users, items, width); padding on the right, which causal attention
+        ignores."""
         x = self.items(ids) * self.items.embedding_dim**0.5 + self.positions.weight[: ids.shape[1]]
         return self.norm(self.blocks(self.dropout(x)))
 

@@ -86,7 +86,7 @@ CASES = {
 
 
 def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
-    """An extended model, and training examples of random histories for one epoch of `steps` steps."""
+    """An extended model and training examples of random histories: one epoch has `steps` steps."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     rng = np.random.default_rng(0)
