@@ -179,7 +179,8 @@ def _load(encoder: Encoder) -> tuple[Any, Encoder]:
 
 
 def _set_pooling(model: Any, encoder: Encoder) -> str | None:
-    """Replace the model's pooling by the encoder's, if given -> the pooling in use, None if none."""
+    """Replace the model's pooling by the encoder's, if given -> the pooling in use, None if
+    none."""
     position = next((n for n, part in enumerate(model) if type(part).__name__ == "Pooling"), None)
     current = None if position is None else str(model[position].pooling_mode)
     # the model's own pooling is not replaced: it may combine several, or leave out the prompt

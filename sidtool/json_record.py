@@ -14,7 +14,8 @@ class JsonRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored: the fields by name."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -23,7 +24,8 @@ class JsonRecord:
         Raises TypeError, KeyError or AttributeError if a key is missing or malformed.
         """
         hints = get_type_hints(cls)
-        names = [field.name for field in fields(cls) if field.name in value]  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        names = [field.name for field in fields(cls) if field.name in value]
         return cls(**{name: _typed(hints[name], value[name]) for name in names})
 
 

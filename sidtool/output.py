@@ -104,7 +104,8 @@ def cache_array(path: Path, array: NDArray[Any]) -> None:
 
 
 def cached_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any] | None:
-    """The array of an earlier run, or None if it is missing, damaged or of another shape or type."""
+    """The array of an earlier run, or None if it is missing, damaged or of another shape or
+    type."""
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):

@@ -1,4 +1,5 @@
-"""Semantic IDs: level sizes and packed keys (`Levels`), and their spelling as tokens (`SidSpace`)."""
+"""Semantic IDs: level sizes and packed keys (`Levels`), and their spelling as tokens
+(`SidSpace`)."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,8 @@ MAX_CODES = 1 << 16
 
 @dataclass(frozen=True)
 class Levels:
-    """The number of codes at each level of a semantic ID, and the packing of its codes into one key.
+    """The number of codes at each level of a semantic ID, and the packing of its codes into one
+    key.
 
     Raises UsageError if there are no levels or too many, if a level is empty or too large, or if a
     key needs more than 64 bits.

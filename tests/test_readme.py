@@ -1,4 +1,5 @@
-"""README's code blocks, run on a small shop with a tiny encoder in place of the one from the hub."""
+"""README's code blocks, run on a small shop with a tiny encoder in place of the one from the
+hub."""
 
 import json
 import os

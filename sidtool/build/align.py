@@ -1,5 +1,5 @@
-"""Alignment: the codes of a retrained codebook renamed to those of an older bundle, so that models of
-the older one can use it."""
+"""Alignment: the codes of a retrained codebook renamed to those of an older bundle, so that models
+of the older one can use it."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -59,11 +59,10 @@ def build_codebook(
     `items` is a catalog or its file, read with the options `catalog`. Its texts are embedded by
     `encoder`; or `embeddings` are their vectors, several sources of which are fused. The
     co-occurrence of items in the training part of `split` (a split folder, or a file of events) is
-    used as set by `options.collaborative`. `memory` limits the bytes of vectors held at once. `progress` maps the stages "embed",
-    "quantize" and "encode" to functions of finished and total steps. Warns of a level whose codes
-    are hardly used (SidtoolWarning). Raises UsageError and DataError for input that does not fit
-    together.
-    """
+    used as set by `options.collaborative`. `memory` limits the bytes of vectors held at once.
+    `progress` maps the stages "embed", "quantize" and "encode" to functions of finished and total
+    steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
+    DataError for input that does not fit together."""
     out = Path(out)
     refuse_existing(out, force)
     if isinstance(embeddings, np.ndarray | VectorSource | str | Path):

@@ -227,8 +227,8 @@ def prefix_purity(codes: Codes, sizes: Sequence[int], labels: Sequence[str]) -> 
     averaged over items.
 
     Depth 0 is the whole catalog, the value by chance. Left out are items without a label, and at
-    each depth items whose prefix no other item has: one item alone is always pure. None if no item is left.
-    """
+    each depth items whose prefix no other item has: one item alone is always pure. None if no item
+    is left."""
     labeled = np.flatnonzero([bool(label) for label in labels])
     names = np.array(labels, dtype=object)[labeled].astype(str)
     _, label = np.unique(names, return_inverse=True)
@@ -257,9 +257,8 @@ def mutual_information(
     """Per level: mutual information, in bits, of an item's code and the next item's; and by chance.
 
     The estimate from a finite sample is above 0 even for independent codes. The value by chance
-    measures this: next items are shuffled with the seed. Only the difference is meaningful. If a codebook is
-    chosen by this figure, `steps` must be training events only.
-    """
+    measures this: next items are shuffled with the seed. Only the difference is meaningful. If a
+    codebook is chosen by this figure, `steps` must be training events only."""
     shuffled = np.random.default_rng(seed).permutation(steps[:, 1])
     information = []
     by_chance = []

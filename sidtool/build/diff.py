@@ -14,7 +14,8 @@ from sidtool.json_record import JsonRecord
 from sidtool.sid import Codes
 
 _NOT_COMPARED = ("objects", "identity", "items", "report", "created", "lineage", "change", "parent")
-"""Keys of a manifest that differ between any two versions, or that `Diff` shows in another field."""
+"""Keys of a manifest that differ between any two versions, or that `Diff` shows in another
+field."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""What the items under a SID prefix have in common: examples, and distinctive words of their titles."""
+"""What the items under a SID prefix have in common: examples, and distinctive words of their
+titles."""
 
 import math
 import re

@@ -113,7 +113,8 @@ def neighbor_preservation(
 
 
 def _nearest(similarity: NDArray[Any], queries: NDArray[np.intp], k: int) -> NDArray[np.bool_]:
-    """(q, n) similarity of queries to items -> (q, n) bool: the k nearest other items (ties: first).
+    """(q, n) similarity of queries to items -> (q, n) bool: the k nearest other items (ties:
+    first).
 
     The similarity of each query to itself is overwritten.
     """

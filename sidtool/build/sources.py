@@ -1,4 +1,5 @@
-"""What a codebook is fitted to: vectors of one or several sources, fused, and item co-occurrence."""
+"""What a codebook is fitted to: vectors of one or several sources, fused, and item
+co-occurrence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

@@ -39,7 +39,8 @@ def take_snapshot(filesystem: Any, path: str) -> Snapshot | None:
 
 
 def write_if_unchanged(filesystem: Any, path: str, before: Snapshot | None, data: bytes) -> bool:
-    """Write an object if it equals `before` (None: if it does not exist); whether it was written."""
+    """Write an object if it equals `before` (None: if it does not exist); whether it was
+    written."""
     names = protocols(filesystem)
     if "file" in names:
         return _write_local(Path(path), before, data)

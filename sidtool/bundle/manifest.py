@@ -1,4 +1,5 @@
-"""The manifest of a bundle: every value that is not an array, and the fields of the next version."""
+"""The manifest of a bundle: every value that is not an array, and the fields of the next
+version."""
 
 import datetime
 import importlib.metadata

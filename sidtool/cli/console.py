@@ -112,7 +112,8 @@ def _spell_cell(cell: object) -> str:
 
 @contextmanager
 def progress(*stages: str) -> Iterator[Mapping[str, Progress]]:
-    """A progress bar per stage on a terminal, and nothing elsewhere: stage -> report(done, total)."""
+    """A progress bar per stage on a terminal, and nothing elsewhere: stage -> report(done,
+    total)."""
     if not sys.stderr.isatty():
         yield {}
         return

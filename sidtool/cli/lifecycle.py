@@ -104,7 +104,8 @@ def diff(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Show what differs between two bundles, and whether models of the old one work with the new."""
+    """Show what differs between two bundles, and whether models of the old one work with the
+    new."""
     from sidtool.build.diff import diff as compare
     from sidtool.model.rebind import outlook
     from sidtool.registry.references import open_bundle
@@ -166,7 +167,8 @@ def rebind(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Copy a model folder with a newer bundle, after the compatibility check of recommend --bundle."""
+    """Copy a model folder with a newer bundle, after the compatibility check of recommend
+    --bundle."""
     from sidtool.model.rebind import rebind as bind
     from sidtool.registry.references import open_bundle
 

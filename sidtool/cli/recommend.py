@@ -41,7 +41,8 @@ def recommend(
     normalize: Annotated[
         Normalize | None,
         typer.Option(
-            help="Normalize scores over all codes of the level, the valid next codes (trie), or the "
+            help="Normalize scores over all codes of the level, the valid next codes (trie), or "
+            "the "
             "whole vocabulary. Default: the model's training setting."
         ),
     ] = None,

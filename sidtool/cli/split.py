@@ -32,7 +32,8 @@ def split(
     valid_from: Annotated[
         str | None,
         typer.Option(
-            help="Time or date where validation starts (temporal). Default: after 80% of the events."
+            help="Time or date where validation starts (temporal). Default: after 80% of the "
+            "events."
         ),
     ] = None,
     test_from: Annotated[

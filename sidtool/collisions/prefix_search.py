@@ -75,7 +75,8 @@ class PrefixSearch:
     def nearest(
         self, rows: Vectors, full: Sequence[Keys]
     ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-        """(n, width) rows -> (n, CANDIDATES) prefixes, nearest first, and squared distances to them.
+        """(n, width) rows -> (n, CANDIDATES) prefixes, nearest first, and squared distances to
+        them.
 
         `full` are the prefixes to avoid (`FreeSids.full_prefixes`). The distance is inf where there
         are fewer prefixes with free SIDs.

@@ -1,4 +1,5 @@
-"""The catalog: its items, their titles, and the text of each item, made from columns by a template."""
+"""The catalog: its items, their titles, and the text of each item, made from columns by a
+template."""
 
 import re
 import string
@@ -93,7 +94,8 @@ def read_items(
     text gets its id as text ("id", with a SidtoolWarning), is left out ("drop", with a
     SidtoolWarning) or is an error ("error").
 
-    Raises UsageError for a missing column, DataError for malformed rows, empty and duplicate ids."""
+    Raises UsageError for a missing column, DataError for malformed rows, empty and duplicate
+    ids."""
     path = Path(path)
     template = text_template or DEFAULT_TEMPLATE
     available = column_names(path)

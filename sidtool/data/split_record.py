@@ -1,4 +1,5 @@
-"""The stored record of a split: its manifest, and the reference that everything made from it carries."""
+"""The stored record of a split: its manifest, and the reference that everything made from it
+carries."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ Protocol = Literal["leave-one-out", "temporal", "given"]
 
 @dataclass(frozen=True)
 class Cuts(JsonRecord):
-    """The two moments of a temporal split, in the unit of the order column (dates: seconds since 1970)."""
+    """The two moments of a temporal split, in the unit of the order column (dates: seconds since
+    1970)."""
 
     valid_from: float
     test_from: float
@@ -95,8 +97,8 @@ class SplitCounts(JsonRecord):
     windows: int = 0
     """Training windows (protocol `given`)."""
     left_out: int = 0
-    """Under `temporal`, users whose first event is held out: that event has no history, so it is in no part. Under
-    `given`, training windows that show a held-out event."""
+    """Under `temporal`, users whose first event is held out: that event has no history, so it is in
+    no part. Under `given`, training windows that show a held-out event."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class SplitManifest(JsonRecord):
     held_out_digest: str
     """SHA-256 over the validation and the test events, sorted by user."""
     events_digest: str
-    """SHA-256 over the events that were split; under `given`, over the windows of the three files."""
+    """SHA-256 over the events that were split; under `given`, over the windows of the three
+    files."""
     counts: SplitCounts
     cuts: Cuts | None
     columns: EventColumns | None

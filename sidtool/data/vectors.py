@@ -54,8 +54,8 @@ class VectorSource:
 
     @classmethod
     def of(cls, vectors: "Vectors | VectorSource") -> "VectorSource":
-        """A source of an array; a source is returned as it is. Raises DataError unless it is a matrix
-        of numbers."""
+        """A source of an array; a source is returned as it is. Raises DataError unless it is a
+        matrix of numbers."""
         if isinstance(vectors, VectorSource):
             return vectors
         array = np.asarray(vectors, dtype=np.float32)
@@ -166,8 +166,8 @@ def require_matrix(name: str, stored: Stored) -> None:
 
 
 def rows_within(stored: Stored, memory: int | None) -> int:
-    """Rows of vectors that a memory budget in bytes allows at once. Raises UsageError if that is too
-    few."""
+    """Rows of vectors that a memory budget in bytes allows at once. Raises UsageError if that is
+    too few."""
     if memory is None:
         return max(stored.shape[0], 1)
     row = COPIES * 4 * max(stored.shape[1], 1)

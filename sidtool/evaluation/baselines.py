@@ -61,7 +61,8 @@ class KnnSettings:
     the cosine of the item columns."""
 
     distance: float = 0.85
-    """Two events of a user that are `gap` positions apart co-occur with weight `distance ** (gap - 1)`."""
+    """Two events of a user that are `gap` positions apart co-occur with weight `distance ** (gap
+    - 1)`."""
     shrinkage: float = 0.0
     """Added to the denominator of a similarity, which lowers that of rare items."""
     neighbors: int | None = None

@@ -131,7 +131,8 @@ def first_items(
 
 
 def items_per_leaf(trie: Trie, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n, k) int64: the number of active items of each of (n, k) leaves, 0 for the empty leaf -1."""
+    """(n, k) int64: the number of active items of each of (n, k) leaves, 0 for the empty leaf
+    -1."""
     if trie.leaf_start is None:
         return (leaves >= 0).astype(np.int64)
     return np.where(leaves >= 0, np.diff(trie.leaf_start)[leaves], 0).astype(np.int64)

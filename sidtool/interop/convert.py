@@ -65,10 +65,9 @@ def import_map(
 ) -> Bundle:
     """Write another system's map to `out` as a bundle without a codebook: it cannot encode.
 
-    `source` is an index.json (see interop/minionerec.py for `info` and `keys`) or a pid2sid.parquet.
-    Level sizes default to the powers of two that hold the codes. Raises UsageError for options that
-    do not apply or an existing output, DataError for a malformed file.
-    """
+    `source` is an index.json (see interop/minionerec.py for `info` and `keys`) or a
+    pid2sid.parquet. Level sizes default to the powers of two that hold the codes. Raises UsageError
+    for options that do not apply or an existing output, DataError for a malformed file."""
     source = Path(source)
     out = Path(out)
     system = SUFFIXES.get(source.suffix)
@@ -110,9 +109,8 @@ def export_map(
     """Write the map of a bundle's active items for another system.
 
     `out` is a folder for minionerec, a .parquet, .json or .npz file for the others. `items` and
-    `keys` apply to minionerec; `token_start`, the first SID token id of a model, to flashrec. Raises
-    UsageError for options that do not apply or an existing output.
-    """
+    `keys` apply to minionerec; `token_start`, the first SID token id of a model, to flashrec.
+    Raises UsageError for options that do not apply or an existing output."""
     out = Path(out)
     check_export_options(to, items=items, keys=keys, has_model=token_start is not None)
     if to == "minionerec":

@@ -1,10 +1,9 @@
 """FlashRec: the JSON catalog of its `--sid-vocab-file`, and the `--sid` option that goes with it.
 
-The catalog maps comma-separated codes to items: {"12,200,7,1": [{"pid": "B01"}], ...}. The last code
-is that of the end token in a level {begin, end}, so that its probability is part of the score, as in
-FlashRec's own converter. FlashRec infers the token layout from the tokenizer and the first key only
-for three levels with the spelling of OpenOneRec.
-"""
+The catalog maps comma-separated codes to items: {"12,200,7,1": [{"pid": "B01"}], ...}. The last
+code is that of the end token in a level {begin, end}, so that its probability is part of the score,
+as in FlashRec's own converter. FlashRec infers the token layout from the tokenizer and the first
+key only for three levels with the spelling of OpenOneRec."""
 
 import json
 from pathlib import Path
@@ -20,7 +19,8 @@ END = 1
 
 
 def write_flashrec(bundle: Bundle, path: Path, *, force: bool = False) -> None:
-    """Write the active items in SID order. Raises UsageError if SIDs have no begin and end token."""
+    """Write the active items in SID order. Raises UsageError if SIDs have no begin and end
+    token."""
     if not bundle.space.has_begin_end_tokens:
         raise UsageError(
             "FlashRec needs a begin and an end token around a SID, and this bundle has none"

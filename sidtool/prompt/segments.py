@@ -54,8 +54,8 @@ def shorten(text: str) -> str:
 def sids(space: SidSpace, codes: Codes, *, begin_end_tokens: bool = True) -> Segment:
     """(n, levels) codes as n consecutive SIDs.
 
-    With `begin_end_tokens`, each SID is between a begin and an end token if the vocabulary has them.
-    """
+    With `begin_end_tokens`, each SID is between a begin and an end token if the vocabulary has
+    them."""
     indexes = sid_token_indexes(space, codes, begin_end_tokens=begin_end_tokens)
     return Segment("sid", sid_tokens=tuple(indexes.ravel().tolist()))
 

@@ -16,8 +16,8 @@ def sid_token_indexes(
 ) -> NDArray[np.int64]:
     """(n, levels) codes -> (n, levels [+ 2]) int64 indexes into `space.tokens`.
 
-    With `begin_end_tokens`, each SID is between a begin and an end token if the vocabulary has them.
-    """
+    With `begin_end_tokens`, each SID is between a begin and an end token if the vocabulary has
+    them."""
     indexes = codes + space.offsets  # uint16 + int64 -> int64
     if not (begin_end_tokens and space.has_begin_end_tokens):
         return indexes

@@ -21,11 +21,13 @@ METHODS: dict[str, Callable[..., Codebook]] = {
     "opq": pq.fit_rotated,
     "fsq": fsq.fit,
 }
-"""The function that fits a codebook, by method: each takes what `fit` takes, and its own options."""
+"""The function that fits a codebook, by method: each takes what `fit` takes, and its own
+options."""
 
 
 def check_method(method: str, options: dict[str, Any]) -> None:
-    """Raise UsageError unless the method exists and has these options, with values of their types."""
+    """Raise UsageError unless the method exists and has these options, with values of their
+    types."""
     if method not in METHODS:
         raise UsageError(f"there is no method {method!r}", hint=f"choose from {', '.join(METHODS)}")
     types = option_types(method)

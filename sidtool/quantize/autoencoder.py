@@ -1,4 +1,5 @@
-"""Autoencoders with a quantizer between encoder and decoder, trained in torch, stored as numpy arrays.
+"""Autoencoders with a quantizer between encoder and decoder, trained in torch, stored as numpy
+arrays.
 
 Imported only to fit such a codebook: encoding needs no torch.
 """
@@ -28,7 +29,8 @@ Quantize = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Scale:
-    """A shift and factor that bring embeddings to mean 0 and standard deviation 1 over all values."""
+    """A shift and factor that bring embeddings to mean 0 and standard deviation 1 over all
+    values."""
 
     mean: NDArray[np.float32]
     deviation: float

@@ -1,4 +1,5 @@
-"""Balanced k-means: every centroid gets the same number of rows, to within one (OneRec, MiniOneRec).
+"""Balanced k-means: every centroid gets the same number of rows, to within one (OneRec,
+MiniOneRec).
 
 Exact solvers take minutes where this takes seconds. Each centroid has a price that is added to its
 squared distances. Prices of crowded centroids rise and those of empty ones fall until the cheapest

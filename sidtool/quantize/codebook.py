@@ -62,7 +62,8 @@ class QuantizerParams:
 
 @dataclass(frozen=True)
 class Codebook:
-    """A residual codebook: the code of a level is the centroid nearest to what earlier levels leave.
+    """A residual codebook: the code of a level is the centroid nearest to what earlier levels
+    leave.
 
     `levels[l]` is (K_l, width) float32. `encoder` holds the networks that map an embedding to the
     space of the centroids and back; it is empty if that is the embedding space. Every method fits

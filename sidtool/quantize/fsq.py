@@ -74,7 +74,8 @@ def cells_per_dimension(size: int) -> list[int]:
 
 
 def _grids(cells: Sequence[Sequence[int]]) -> list[Vectors]:
-    """Per level the centers of its cells, (size, all dimensions), zero in other levels' dimensions."""
+    """Per level the centers of its cells, (size, all dimensions), zero in other levels'
+    dimensions."""
     levels = []
     start = 0
     width = sum(len(counts) for counts in cells)

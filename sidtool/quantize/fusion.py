@@ -172,9 +172,8 @@ def add_collaborative(
     `vectors` is (n, sum of dims); `collaborative` is (n, collaborative_dim), zero for items without
     one; `events` (n,) is the number of training events of each item. The ridge regression with
     intercept is fitted in closed form on the items that have a collaborative vector. The mixture of
-    observed and predicted vector is not scaled to unit norm: it is the expected collaborative vector,
-    and the centroid nearest to an expectation is the one nearest on average.
-    """
+    observed and predicted vector is not scaled to unit norm: it is the expected collaborative
+    vector, and the centroid nearest to an expectation is the one nearest on average."""
     share = options.collaborative_weight
     sources = tuple(
         FusedSource(source.dim, source.width, source.weight * (1 - share))

@@ -32,7 +32,8 @@ ITERATIONS = 10
 TOLERANCE = 1e-4
 """Iterations end when one lowers the error by less than this share."""
 SIMILAR_ERROR = 1.02
-"""Starts whose errors differ by less than this factor are compared by the evenness of their codes."""
+"""Starts whose errors differ by less than this factor are compared by the evenness of their
+codes."""
 CHUNK = 4096
 
 Progress = Callable[[int, int], None]
@@ -74,7 +75,8 @@ def _require_distinct(vectors: Vectors, count: int) -> None:
         if len(distinct) >= count:
             return
     raise DataError(
-        f"{len(vectors)} items have {len(distinct)} distinct vectors, and a level has {count} codes",
+        f"{len(vectors)} items have {len(distinct)} distinct vectors, "
+        f"and a level has {count} codes",
         hint=f"choose levels of at most {len(distinct)} codes",
     )
 
@@ -98,7 +100,8 @@ def kmeans(
 
 
 def _preferred(assignments: Sequence[tuple[Labels, Distances]], size: int) -> int:
-    """Index of the assignment that uses its codes most evenly, of those with about the least error."""
+    """Index of the assignment that uses its codes most evenly, of those with about the least
+    error."""
     errors = [float(distances.sum(dtype=np.float64)) for _, distances in assignments]
     entropies = [_entropy(codes, size) for codes, _ in assignments]
     return max(
@@ -114,7 +117,8 @@ def _entropy(codes: Labels, size: int) -> float:
 
 
 def by_direction(vectors: Vectors, centroids: Vectors) -> Vectors:
-    """One step of spherical k-means: means of the rows whose direction is nearest to a centroid's."""
+    """One step of spherical k-means: means of the rows whose direction is nearest to a
+    centroid's."""
     lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
     units = centroids / np.maximum(lengths, np.finfo(np.float32).tiny)
     # with unit centroids u the squared distance is |v|^2 + 1 - 2 v.u
@@ -183,7 +187,8 @@ def nearest(
 
 
 def means(vectors: Vectors, codes: Labels, distances: Distances, centroids: Vectors) -> Vectors:
-    """The mean of each code's rows; an empty code restarts at the row farthest from its centroid."""
+    """The mean of each code's rows; an empty code restarts at the row farthest from its
+    centroid."""
     from scipy.sparse import csr_array
 
     counts = np.bincount(codes, minlength=len(centroids))

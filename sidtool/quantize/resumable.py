@@ -23,7 +23,8 @@ from sidtool.sid import Codes
 def fit_once(
     make: Callable[[], Codebook], inputs: Mapping[str, Any], folder: Path | None
 ) -> Codebook:
-    """The codebook that `make` returns, or the one stored in `folder` for the same JSON `inputs`."""
+    """The codebook that `make` returns, or the one stored in `folder` for the same JSON
+    `inputs`."""
     if folder is None:
         return make()
     path = folder / f"codebook-{_digest(inputs)}.npz"

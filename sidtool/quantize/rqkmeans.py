@@ -120,9 +120,8 @@ def _reassign(
     """Assign codes of the `new` centroids, and update the residuals that the `old` ones left.
 
     Returns the sums of the residuals over the rows of each code, (K_l, dim) per level, and the
-    total squared residual. Without `old` nothing is updated. Each row passes through the cache once:
-    memory is the bottleneck.
-    """
+    total squared residual. Without `old` nothing is updated. Each row passes through the cache
+    once: memory is the bottleneck."""
     starts = np.cumsum([0, *(len(level) for level in new)])
     sums = np.zeros((starts[-1], residual.shape[1]), dtype=np.float32)
     error = 0.0
@@ -179,7 +178,8 @@ def _members(codes: LevelCodes, size: int) -> Any:
 
 
 def _with_prices(levels: list[Vectors], prices: list[NDArray[np.float32]]) -> list[Vectors]:
-    """Centroids (K_l, dim + levels) whose squared distance to a zero-padded vector holds their price.
+    """Centroids (K_l, dim + levels) whose squared distance to a zero-padded vector holds their
+    price.
 
     Each level has one extra dimension with the root of the price, so that the nearest centroid is
     the cheapest one.

@@ -1,4 +1,5 @@
-"""RQ-VAE: residual codes of a learned latent space (TIGER, LC-Rec, MiniOneRec), and RQ-K-means+ (GPR).
+"""RQ-VAE: residual codes of a learned latent space (TIGER, LC-Rec, MiniOneRec), and RQ-K-means+
+(GPR).
 
 Torch trains the networks; numpy encodes, so codes have one source.
 """

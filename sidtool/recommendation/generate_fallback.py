@@ -42,7 +42,8 @@ def generate_beams(
     if name not in _warned:
         _warned.add(name)
         warnings.warn(
-            f"{name} does not support a 4-D attention mask: decoding uses `generate`, which is many "
+            f"{name} does not support a 4-D attention mask: decoding uses `generate`, which is "
+            "many "
             "times slower",
             SidtoolWarning,
             stacklevel=3,

@@ -2,8 +2,8 @@
 head does.
 
 The model's forward runs with its output embedding narrowed to the requested parts, so bias,
-soft-capping, logit scales and adapters apply as usual. Training uses `PartialHead`; beam search uses
-`DecodingHead`, which turns hidden states into log-probabilities."""
+soft-capping, logit scales and adapters apply as usual. Training uses `PartialHead`; beam search
+uses `DecodingHead`, which turns hidden states into log-probabilities."""
 
 import copy
 import dataclasses

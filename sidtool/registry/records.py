@@ -126,7 +126,8 @@ def refuse_other_bundle(registry: Storage, published: VersionRecord, record: Ver
 
 
 def read_pointer(registry: Storage) -> Pointer:
-    """The pointer; an empty one if nothing was published. Raises IntegrityError if it is damaged."""
+    """The pointer; an empty one if nothing was published. Raises IntegrityError if it is
+    damaged."""
     return _parse(registry, POINTER, Pointer, registry.snapshot(POINTER)) or Pointer()
 
 

@@ -1,4 +1,5 @@
-"""References to published bundles: URL/NAME (the latest version), URL/NAME@VERSION, URL/NAME@TAG."""
+"""References to published bundles: URL/NAME (the latest version), URL/NAME@VERSION,
+URL/NAME@TAG."""
 
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def find_version(reference: str) -> tuple[Storage, VersionRecord]:
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
-    """The two parts of a reference: "URL/NAME@TAG" -> ("URL/NAME", "TAG"); None if it has no "@"."""
+    """The two parts of a reference: "URL/NAME@TAG" -> ("URL/NAME", "TAG"); None if it has no
+    "@"."""
     folder, slash, last = reference.rstrip("/").rpartition("/")
     name, at, version = last.partition("@")
     if not name or (at and not version):

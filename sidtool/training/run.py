@@ -89,15 +89,15 @@ def train(
     """Train a model on a file of training examples and write it to the folder `out`.
 
     The output is the best checkpoint on the users in `valid` (make-sft writes them beside the
-    examples; `train_stages` uses those by default), or the last checkpoint without `valid`. `sft_fields`
-    are fields of TRL's SFTConfig by name. `bundle` is the bundle that the examples were made with,
-    if that is a refreshed one and not the model's own. `teachers` are folders of trained models
-    with the same SIDs and tokenizer (`TrainOptions.distill_weight`).
+    examples; `train_stages` uses those by default), or the last checkpoint without `valid`.
+    `sft_fields` are fields of TRL's SFTConfig by name. `bundle` is the bundle that the examples
+    were made with, if that is a refreshed one and not the model's own. `teachers` are folders of
+    trained models with the same SIDs and tokenizer (`TrainOptions.distill_weight`).
 
     A run that was killed resumes from its last checkpoint when called again with the same
-    arguments, and ends with the same weights. With `reuse`, an output of the same run is not made again.
-    `progress` receives (done, total) steps, `log` each log line and validation, `notify` one line
-    on what the run starts from.
+    arguments, and ends with the same weights. With `reuse`, an output of the same run is not made
+    again. `progress` receives (done, total) steps, `log` each log line and validation, `notify` one
+    line on what the run starts from.
 
     Raises UsageError if the output exists, settings do not fit together or an unfinished run had
     different ones; CompatibilityError if model, bundle, examples and teachers do not belong

@@ -17,6 +17,10 @@ _YAML_TYPES: Mapping[str, tuple[type, ...]] = {
 }
 
 
+_COUNTS = ("per_device_train_batch_size", "gradient_accumulation_steps")
+"""Fields of SFTConfig that divide by zero when they are 0."""
+
+
 def read_stages(
     config: Path | None, pairs: Sequence[str] = (), stage: str | None = None
 ) -> list[StageSettings]:
@@ -63,6 +67,10 @@ def typed_sft_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
             close = get_close_matches(key, names, n=1)
             hint = f"did you mean {close[0]}?" if close else "docs/settings.md lists all settings"
             raise UsageError(f"no setting {key!r}", hint=hint)
+        if key.endswith("_strategy") and value is False:
+            value = "no"  # YAML reads an unquoted no as false
+        if key in _COUNTS and type(value) is int and value < 1:
+            raise UsageError(f"{key} must be at least 1, not {value}")
         is_auto = key == "bf16" and value == "auto"
         typed[key] = value if is_auto else _typed(key, value, types[key])
     return typed

@@ -1,5 +1,5 @@
-"""Checks on a few tokens that the shortcuts of training are exact for a model: computing part of the
-logits, and packing several training examples into one line."""
+"""Checks on a few tokens that the shortcuts of training are exact for a model: computing part of
+the logits, and packing several training examples into one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -75,8 +75,8 @@ def train_stages(
     """Run the stages; a call that was killed resumes where it stopped.
 
     A stage is validated on `valid`, or on the users beside its examples, if it or an earlier stage
-    trains on a task with a history prompt; else it trains to its end. `progress` gives the reporter of
-    a stage by its number, from 1. Returns the summary of each stage. Raises as `plan_stages` and
+    trains on a task with a history prompt; else it trains to its end. `progress` gives the reporter
+    of a stage by its number, from 1. Returns the summary of each stage. Raises as `plan_stages` and
     `train`, and UsageError if an intermediate output has different settings, without `force`."""
     planned = plan_stages(Path(model_dir), Path(examples), Path(out), stages, force=force)
     summaries = []

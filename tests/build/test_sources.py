@@ -1,5 +1,5 @@
-"""Bundles built with co-occurrence: held-out events have no effect, and new items are encoded by their
-text."""
+"""Bundles built with co-occurrence: held-out events have no effect, and new items are encoded by
+their text."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,5 @@
-"""Differences between two bundles against dictionaries, and alignment of one bundle with another."""
+"""Differences between two bundles against dictionaries, and alignment of one bundle with
+another."""
 
 import itertools
 from dataclasses import replace

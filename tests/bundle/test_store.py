@@ -1,4 +1,5 @@
-"""A bundle has one identity in every container and store, and a flipped byte is detected in each."""
+"""A bundle has one identity in every container and store, and a flipped byte is detected in
+each."""
 
 import shutil
 import sys

@@ -1,4 +1,5 @@
-"""Where items go that overflow their prefixes, against the same rounds computed one item at a time."""
+"""Where items go that overflow their prefixes, against the same rounds computed one item at a
+time."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""Vectors computed elsewhere: each item gets its own in every container, read at once or in parts."""
+"""Vectors computed elsewhere: each item gets its own in every container, read at once or in
+parts."""
 
 import json
 import tracemalloc

@@ -24,7 +24,8 @@ def shop(*, shared: bool, retired: Sequence[str] = (), items: int = 40) -> Bundl
 def visits(
     seed: int = 0, users: int = 30, items: int = 40
 ) -> tuple[list[UserSequence], list[Example]]:
-    """Training events and a test example for each user; a target may repeat an item of its history."""
+    """Training events and a test example for each user; a target may repeat an item of its
+    history."""
     rng = np.random.default_rng(seed)
     sequences, examples = [], []
     for user in range(users):

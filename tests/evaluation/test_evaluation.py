@@ -236,7 +236,10 @@ def test_invalid_options_are_refused() -> None:
 
 def test_importing_the_evaluation_loads_nothing_heavy() -> None:
     heavy = ("torch", "transformers", "scipy")
-    code = f"import sys, sidtool.evaluation.evaluation; print([name for name in {heavy} if name in sys.modules])"
+    code = (
+        "import sys, sidtool.evaluation.evaluation; "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

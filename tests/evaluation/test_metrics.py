@@ -1,4 +1,5 @@
-"""Metrics against fractions computed by hand, and against every order of the items of a shared SID."""
+"""Metrics against fractions computed by hand, and against every order of the items of a shared
+SID."""
 
 from fractions import Fraction
 from itertools import permutations

@@ -44,7 +44,8 @@ def test_every_token_is_where_arithmetic_says(
 
 
 def test_a_vocabulary_with_holes_is_refused() -> None:
-    """The tokenizer numbers new tokens by its token count, so an id beyond it would be given twice."""
+    """The tokenizer numbers new tokens by its token count, so an id beyond it would be given
+    twice."""
     tokenizer = tiny_tokenizer()
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["model"]["vocab"]["far"] = len(tokenizer) + 7

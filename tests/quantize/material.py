@@ -28,7 +28,8 @@ def mixture(seed: int, n: int, dim: int, clusters: int = 30) -> Vectors:
 def codebook_of(
     seed: int, sizes: Sequence[int], dim: int, *, offset: float = 0, normalize: bool = False
 ) -> Codebook:
-    """Random centroids, smaller from level to level; those of the first level lie around `offset`."""
+    """Random centroids, smaller from level to level; those of the first level lie around
+    `offset`."""
     levels = [
         vectors_of(seed + level, size, dim) / np.float32(2**level)
         for level, size in enumerate(sizes)

@@ -1,4 +1,5 @@
-"""Shares, projections and predictions of fused vectors, against scikit-learn and their definitions."""
+"""Shares, projections and predictions of fused vectors, against scikit-learn and their
+definitions."""
 
 import numpy as np
 import pytest

@@ -16,7 +16,8 @@ TEXT = 50
 
 
 def catalog(sizes: tuple[int, ...], items: int, seed: int, *, repeats: bool = False) -> Any:
-    """(n, levels) sorted random codes, with at most `items` rows; `repeats` lets items share a SID."""
+    """(n, levels) sorted random codes, with at most `items` rows; `repeats` lets items share a
+    SID."""
     rng = np.random.default_rng(seed)
     capacity = int(np.prod(sizes))
     keys = rng.choice(capacity, size=items if repeats else min(items, capacity), replace=repeats)

@@ -554,9 +554,12 @@ from sidtool.training.settings import TrainOptions
 from sidtool.training.run import train
 base, examples, out = map(Path, sys.argv[1:4])
 every = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
-fields = {"num_train_epochs": 4, "per_device_train_batch_size": int(sys.argv[4]), "learning_rate": 3e-3, **every}
+batch_size = int(sys.argv[4])
+fields = {"num_train_epochs": 4, "per_device_train_batch_size": batch_size, **every}
+fields["learning_rate"] = 3e-3
 options = TrainOptions(eval_users=10, eval_num_beams=10)
-train(base, examples, out, options=options, sft_fields=fields, valid=examples.with_name("valid.jsonl"))
+valid = examples.with_name("valid.jsonl")
+train(base, examples, out, options=options, sft_fields=fields, valid=valid)
 """
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 

@@ -53,12 +53,19 @@ def test_flags_override_the_file_and_are_typed(tmp_path: Path) -> None:
         ("softmax_over=nothing", "softmax_over must be one of"),
         ("metric_for_best_model=mrr@5", "must be hr@K"),
         ("item_dropout=1.5", "item_dropout must be between 0 and 1"),
+        ("per_device_train_batch_size=0", "at least 1"),
         ("nonsense", "key=value"),
+        ("per_device_train_batch_size=0", "at least 1"),
     ],
 )
 def test_invalid_settings_are_refused(pair: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         read_one(None, [pair])
+
+
+def test_an_unquoted_no_is_a_strategy() -> None:
+    (stage,) = read_stages(None, ["eval_strategy=no", "save_strategy=no"])
+    assert stage.sft_fields == {"eval_strategy": "no", "save_strategy": "no"}
 
 
 def test_unreadable_files_are_data_errors(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Distillation: a model comes closer to its teachers, which must have the same SIDs and tokenizer."""
+"""Distillation: a model comes closer to its teachers, which must have the same SIDs and
+tokenizer."""
 
 import json
 from collections.abc import Callable
@@ -57,7 +58,8 @@ def test_distillation_brings_a_model_closer_to_its_teacher(
     for weight in (None, 0.5, 1.0):
         options = TrainOptions() if weight is None else TrainOptions(distill_weight=weight)
         out = tmp_path / str(weight)
-        # another shape of model: a teacher shares examples and bundle with its pupil, and no weights
+        # another shape of model: a teacher shares examples and bundle with its pupil, and no
+        # weights
         base = models("llama")
         train(
             base,
