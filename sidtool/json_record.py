@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from types import NoneType, UnionType
-from typing import Any, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
 
 class JsonRecord:
@@ -12,9 +12,10 @@ class JsonRecord:
     In a union of records, each has a field `kind` whose default names it.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # subclasses are dataclasses
+
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored: the fields by name."""
-        # type: ignore[arg-type]
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
@@ -24,7 +25,6 @@ class JsonRecord:
         Raises TypeError, KeyError or AttributeError if a key is missing or malformed.
         """
         hints = get_type_hints(cls)
-        # type: ignore[arg-type]
         names = [field.name for field in fields(cls) if field.name in value]
         return cls(**{name: _typed(hints[name], value[name]) for name in names})
 

@@ -78,7 +78,6 @@ def test_drift_is_the_mean_distance_relative_to_the_norm() -> None:
 
 def test_the_manifests_are_compared_key_by_key() -> None:
     old = small_bundle()
-    # type: ignore[type-var]
     new = Bundle.of(
         old.items,
         replace(old.codebook, params=QuantizerParams(fit={"seed": 7})),

@@ -29,7 +29,6 @@ def judge(old: Bundle, new: Bundle) -> Verdict:
 
 
 def made(ids: Sequence[str], codes: Codes, seed: int | None = 0, **facts: object) -> Bundle:
-    # type: ignore[arg-type]
     return make_bundle(ids, codes, codebook=None if seed is None else make_codebook(seed), **facts)
 
 

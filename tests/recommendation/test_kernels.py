@@ -41,7 +41,6 @@ def test_products_are_equal_for_every_kind_of_layer() -> None:
 @pytest.mark.usefixtures("onednn")
 def test_a_layer_with_a_custom_forward_is_unchanged() -> None:
     net = Net()
-    # type: ignore[method-assign]
     net.layers[0].forward = lambda hidden: torch.zeros(*hidden.shape[:-1], 40)
     with linear.fast_linear(net), torch.no_grad():
         assert not net.layers[0](torch.ones(1, 24)).any()

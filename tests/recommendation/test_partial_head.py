@@ -30,7 +30,6 @@ def check(
     for normalize in normalizes:
         want = path_scores(model, PROMPT, codes, tokens, normalize)
         order = np.argsort(-want)
-        # type: ignore[arg-type]
         (result,) = beam_search(
             model, [PROMPT], trie, tokens, num_beams=99, k=99, normalize=normalize
         )

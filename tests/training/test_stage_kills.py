@@ -33,7 +33,6 @@ FIELDS = {
 }
 SMALL = {"eval_users": 8, "eval_num_beams": 10}
 EMBEDDINGS = TrainOptions(stage="embeddings", **SMALL)  # type: ignore[arg-type]
-# type: ignore[arg-type]
 FULL = TrainOptions(stage="full", item_dropout=0.2, **SMALL)
 LORA = TrainOptions(stage="lora", lora_r=4, lora_dropout=0.1, **SMALL)  # type: ignore[arg-type]
 CASES = {
