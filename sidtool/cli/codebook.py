@@ -15,8 +15,10 @@ from sidtool.quantize import Method
 from sidtool.sid import LETTERS, Levels, Spelling
 
 if TYPE_CHECKING:
+    from sidtool.build.build_options import BuildOptions
     from sidtool.build.report import CodebookReport
     from sidtool.bundle.bundle import Bundle
+    from sidtool.data.items import Items
 
 INPUT = "Input"
 QUANTIZER = "Quantizer"
@@ -150,14 +152,8 @@ def build_codebook(
     json: options.Json = False,
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
-    from sidtool.build.build import build_codebook as build
     from sidtool.build.build import check_inputs
-    from sidtool.build.build_options import (
-        CatalogOptions,
-        build_options,
-        parse_source,
-        read_catalog,
-    )
+    from sidtool.build.build_options import build_options, parse_source
     from sidtool.embed import Encoder
 
     model = Encoder.of(
@@ -171,8 +167,7 @@ def build_codebook(
     )
     sources = [parse_source(each) for each in embeddings or []]
     check_inputs(model, sources)
-    budget = options.parse_bytes(memory)
-    chosen = build_options(
+    build = build_options(
         _settings(set_, balanced, normalize),
         has_events=interactions is not None,
         sizes=Levels.from_text(levels).sizes,
@@ -184,25 +179,40 @@ def build_codebook(
         weights=tuple(weight for _, weight in sources),
         seed=seed,
     )
-    columns = CatalogOptions(id_column, title_column, text_template, empty_text)
-    catalog = read_catalog(items, columns)
+    catalog = _read_catalog(items, id_column, title_column, text_template, empty_text)
     if dry_run:
-        note(f"would build {levels} for {len(catalog)} items at {out}")
-        return note(f"text of {catalog.ids[0]}: {catalog.texts[0]}")
+        return _say_plan(catalog, levels, out)
+    return _build(
+        catalog,
+        out,
+        build,
+        json,
+        encoder=model,
+        embeddings=[path for path, _ in sources],
+        split=interactions,
+        memory=options.parse_bytes(memory),
+        force=force,
+    )
+
+
+def _read_catalog(items: Path, *columns: Any) -> "Items":
+    from sidtool.build.build_options import CatalogOptions, read_catalog
+
+    return read_catalog(items, CatalogOptions(*columns))
+
+
+def _build(catalog: "Items", out: Path, build: "BuildOptions", json: bool, **inputs: Any) -> None:
+    from sidtool.build.build import build_codebook as build_bundle
+
     with progress("embed", "quantize", "encode") as stages:
-        bundle = build(
-            catalog,
-            out,
-            chosen,
-            encoder=model,
-            embeddings=[path for path, _ in sources],
-            split=interactions,
-            memory=budget,
-            force=force,
-            progress=stages,
-        )
+        bundle = build_bundle(catalog, out, build, progress=stages, **inputs)
     _say_built(bundle, out, json)
-    return next_step(f"sidtool extend-model MODEL {out} -o MODEL+sid")
+    next_step(f"sidtool extend-model MODEL {out} -o MODEL+sid")
+
+
+def _say_plan(catalog: "Items", levels: str, out: Path) -> None:
+    note(f"would build {levels} for {len(catalog)} items at {out}")
+    note(f"text of {catalog.ids[0]}: {catalog.texts[0]}")
 
 
 def _settings(pairs: list[str] | None, balanced: bool | None, normalize: bool) -> dict[str, Any]:
