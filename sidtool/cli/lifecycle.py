@@ -44,8 +44,7 @@ def add_items(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Add items to a bundle and retire others. Published SIDs never move, so models of the bundle
-    keep working."""
+    """Add items to a bundle and retire others; published SIDs never move."""
     from sidtool.build.add import NO_ITEMS, read_new_items, unknown
     from sidtool.build.add import add_items as add
     from sidtool.build.build_options import CatalogOptions
