@@ -3,7 +3,8 @@ version."""
 
 import datetime
 import importlib.metadata
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypedDict
 
@@ -16,6 +17,8 @@ from sidtool.sid import SidSpace
 
 FORMAT = 1
 """The bundle format that this version writes, and the newest that it reads."""
+_UNSAFE = re.compile(r"[\\:\x00]")
+"""Characters of Windows paths and drives, and the end of a C string."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,11 @@ class Manifest(JsonRecord):
         _check_format(value.get("format"))
         try:
             change = BuildChange(value["items"]).to_json()  # the default
-            return super().from_json({"change": change, **value})
+            manifest = super().from_json({"change": change, **value})
+            _check_names(manifest.objects)
         except (KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"the bundle's manifest is malformed: {error}") from error
+        return manifest
 
 
 def _check_format(number: object) -> None:
@@ -123,6 +128,14 @@ def _check_format(number: object) -> None:
             f"the bundle has format {number}, this version of sidtool reads up to {FORMAT}",
             hint="upgrade sidtool",
         )
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raise IntegrityError for an object name that could lead outside of the bundle."""
+    for name in names:
+        steps = name.split("/")
+        if _UNSAFE.search(name) or not {"", ".", ".."}.isdisjoint(steps):
+            raise IntegrityError(f"the bundle's manifest names an unsafe object: {name!r}")
 
 
 def flat_record(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,6 +20,7 @@ from sidtool.bundle import Bundle, ItemMap, verify, zarr_group
 from sidtool.bundle.storage import Storage
 from sidtool.bundle.strings import StringArray
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, SidtoolError, UsageError
+from sidtool.registry.publish import push
 from tests.bundles import small_bundle
 
 
@@ -249,3 +250,34 @@ def test_a_zip_that_another_program_packed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shop.zarr.zip").write_bytes(b"PK no zip at all")
     with pytest.raises(IntegrityError, match="damaged"):
         Bundle.open(tmp_path / "shop.zarr.zip")
+
+
+UNSAFE_NAMES = (
+    "../escape",
+    "/escape",
+    "a/../../escape",
+    "a//b",
+    "a/./b",
+    "",
+    "C:escape",
+    "a\\b",
+    "a\0b",
+)
+
+
+@pytest.mark.parametrize("name", UNSAFE_NAMES)
+def test_a_manifest_that_names_an_object_outside_of_the_bundle_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "shop.zarr"
+    small_bundle().save(folder)
+    manifest = Bundle.open(folder).manifest.to_json()
+    manifest["objects"] = {**manifest["objects"], name: "0" * 64}
+    # signed as the format asks: only the name is wrong
+    (folder / zarr_group.ROOT).write_bytes(zarr_group.spell_root(manifest))
+    with pytest.raises(IntegrityError, match="unsafe object"):
+        Bundle.open(folder)
+    assert "unsafe object" in verify(folder)[0][1]
+    with pytest.raises(IntegrityError, match="unsafe object"):
+        push(str(folder), str(tmp_path / "registry" / "shop"))
+    assert not (tmp_path / "registry").exists()
