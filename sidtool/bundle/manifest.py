@@ -135,7 +135,7 @@ def _check_names(names: Iterable[str]) -> None:
     for name in names:
         steps = name.split("/")
         if _UNSAFE.search(name) or not {"", ".", ".."}.isdisjoint(steps):
-            raise IntegrityError(f"the bundle's manifest names an unsafe object: {name!r}")
+            raise IntegrityError(f"the manifest names an object outside of the bundle: {name!r}")
 
 
 def flat_record(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
