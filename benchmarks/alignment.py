@@ -21,7 +21,6 @@ from table import markdown
 from titles import write_title_lists
 from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
-from sidtool.data.split_files import open_split
 from sidtool.evaluation.evaluation import (
     Evaluation,
     EvaluationOptions,
@@ -29,6 +28,7 @@ from sidtool.evaluation.evaluation import (
     evaluate_examples,
 )
 from sidtool.model.load import load_model_folder
+from sidtool.splits.files import open_split
 
 HERE = Path(__file__).parent
 FILMS = Path("recbole", "dataset_example", "ml-100k")

@@ -11,7 +11,6 @@ from pathlib import Path
 from table import METRICS, markdown
 
 from sidtool.data.interactions import read_interactions
-from sidtool.data.splits import leave_one_out
 from sidtool.evaluation.baselines import (
     UNTUNED,
     Catalog,
@@ -22,6 +21,7 @@ from sidtool.evaluation.baselines import (
     tune_item_knn,
 )
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
+from sidtool.splits.split import leave_one_out
 
 K = 10
 KS = (5, 10)

@@ -20,14 +20,14 @@ from table import markdown
 
 from sidtool import Bundle
 from sidtool.build.diff import diff
-from sidtool.data.examples import read_examples
-from sidtool.data.splits import Example
 from sidtool.evaluation.evaluation import EvaluationOptions, compare, evaluate_examples
 from sidtool.model.load import load_model_folder
 from sidtool.output import new_dir
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
+from sidtool.splits.examples import read_examples
+from sidtool.splits.split import Example
 
 SHARE = 0.8
 """Of the items, in the bundle that the others are added to."""

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from sidtool.bundle.decode import decode as decode
     from sidtool.bundle.integrity import verify as verify
     from sidtool.data.items import read_items as read_items
-    from sidtool.data.split_files import SplitOptions as SplitOptions
-    from sidtool.data.split_files import open_split as open_split
-    from sidtool.data.split_files import split_events as split_events
     from sidtool.embed import Encoder as Encoder
     from sidtool.errors import SidtoolError as SidtoolError
     from sidtool.evaluation.evaluation import EvaluationOptions as EvaluationOptions
@@ -48,6 +45,9 @@ if TYPE_CHECKING:
     from sidtool.sft.task_eval import evaluate_task as evaluate_task
     from sidtool.sft.training_examples import SftOptions as SftOptions
     from sidtool.sid import SidSpace as SidSpace
+    from sidtool.splits.files import SplitOptions as SplitOptions
+    from sidtool.splits.files import open_split as open_split
+    from sidtool.splits.files import split_events as split_events
     from sidtool.training.run import train as train
     from sidtool.training.settings import StageSettings as StageSettings
     from sidtool.training.settings import TrainOptions as TrainOptions
@@ -66,7 +66,7 @@ _MODULES = {
     "SftOptions": "sft.training_examples",
     "SidSpace": "sid",
     "SidtoolError": "errors",
-    "SplitOptions": "data.split_files",
+    "SplitOptions": "splits.files",
     "StageSettings": "training.settings",
     "TaskEvaluationOptions": "sft.task_eval",
     "TrainOptions": "training.settings",
@@ -89,13 +89,13 @@ _MODULES = {
     "make_sft": "sft.make_sft",
     "merge": "model.merge",
     "open_bundle": "registry.references",
-    "open_split": "data.split_files",
+    "open_split": "splits.files",
     "pull": "registry.publish",
     "push": "registry.publish",
     "read_items": "data.items",
     "rebind": "model.rebind",
     "recommend": "recommendation.recommend",
-    "split_events": "data.split_files",
+    "split_events": "splits.files",
     "tag": "registry.publish",
     "train": "training.run",
     "train_stages": "training.stages",

@@ -24,8 +24,6 @@ from sidtool.bundle.manifest import library_versions, now
 from sidtool.collisions.assign import Assigned, assign
 from sidtool.data.digests import digest_strings
 from sidtool.data.items import Items
-from sidtool.data.split_files import open_split
-from sidtool.data.splits import Split
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import VectorSource
 from sidtool.embed import Encoder, embed
@@ -35,6 +33,8 @@ from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.resumable import encode_all, fit_once
 from sidtool.sid import LETTERS, Codes, Vectors
+from sidtool.splits.files import open_split
+from sidtool.splits.split import Split
 
 Progress = Callable[[int, int], None]
 Source = Vectors | VectorSource | str | Path

@@ -8,14 +8,14 @@ from typing import Any, Literal
 import numpy as np
 
 from sidtool.build.ppmi import factors, ppmi
-from sidtool.data.cooccurrence import Cooccurrence, count_cooccurrence
-from sidtool.data.splits import Split
 from sidtool.data.vectors import VectorSource
 from sidtool.errors import DataError, UsageError
 from sidtool.quantize.contrastive import Pairs
 from sidtool.quantize.fusion import Fusion, FusionOptions, add_collaborative, fuse, fuse_sources
 from sidtool.quantize.mlp import Arrays
 from sidtool.sid import Vectors
+from sidtool.splits.cooccurrence import Cooccurrence, count_cooccurrence
+from sidtool.splits.split import Split
 
 Collaborative = Literal["fused", "contrastive", "both"]
 """How co-occurrence enters: as part of every vector, as a loss of the method, or both."""

@@ -77,12 +77,12 @@ def evaluate(
 
     With --task, evaluate one task: exact and prefix accuracy and retrieval if its answer is a
     SID; exact match, token F1 and perplexity if it is a text."""
-    from sidtool.data.split_files import open_split
     from sidtool.evaluation.evaluation import EvaluationOptions, check_thresholds
     from sidtool.evaluation.evaluation import evaluate as evaluate_split
     from sidtool.evaluation.metrics import check_names, metric_names
     from sidtool.sft.catalog import CatalogOptions
     from sidtool.sft.task_eval import TaskEvaluationOptions, evaluate_task
+    from sidtool.splits.files import open_split
 
     thresholds = numbers(fail_under, option="--fail-under")
     task_only: dict[str, Any] = {"--items": items, "--only-items": only_items, "--field": field}

@@ -7,7 +7,7 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.console import next_step, note, say, say_json, say_table
-from sidtool.data.split_record import Protocol, SplitManifest
+from sidtool.splits.record import Protocol, SplitManifest
 
 
 def split(
@@ -51,7 +51,7 @@ def split(
     json: options.Json = False,
 ) -> None:
     """Split user events into training, validation and test, for all later commands."""
-    from sidtool.data.split_files import SplitOptions, split_events
+    from sidtool.splits.files import SplitOptions, split_events
 
     chosen = SplitOptions(
         protocol, valid, test, valid_from, test_from, user_column, item_column, order_column

@@ -1,1 +1,1 @@
-"""Read a catalog, its events and its vectors; split the events."""
+"""Read a catalog, its events, queries and vectors from any container."""

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.cooccurrence import weigh_pairs
-from sidtool.data.splits import Example, UserSequence
 from sidtool.errors import DataError
 from sidtool.evaluation.metrics import find_targets, metric_values
+from sidtool.splits.cooccurrence import weigh_pairs
+from sidtool.splits.split import Example, UserSequence
 
 PopularityIndex = NDArray[np.int64]
 """(m,) items of a catalog by their popularity rank."""

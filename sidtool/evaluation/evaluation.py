@@ -10,8 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.split_files import open_split
-from sidtool.data.splits import Example, Split, UserSequence
 from sidtool.errors import DataError, SidtoolWarning, ThresholdError, UsageError
 from sidtool.evaluation.baselines import (
     UNTUNED,
@@ -47,6 +45,8 @@ from sidtool.evaluation.task_metrics import TaskEvaluation
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.recommendation.query import Progress
+from sidtool.splits.files import open_split
+from sidtool.splits.split import Example, Split, UserSequence
 
 COVERED = 10
 """Recommendations per example that coverage counts."""

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.trie import Trie
-from sidtool.data.splits import Example
 from sidtool.evaluation.metrics import TargetRanks, find_targets
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import Progress, Query, QuerySession
+from sidtool.splits.split import Example
 
 
 @dataclass(frozen=True, eq=False)

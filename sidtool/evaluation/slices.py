@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.splits import Example, UserSequence
 from sidtool.evaluation.metrics import averages
+from sidtool.splits.split import Example, UserSequence
 
 Metrics = dict[str, float]
 """Metric name -> mean."""

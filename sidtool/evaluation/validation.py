@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.splits import Example
 from sidtool.errors import DataError
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, items_per_leaf
@@ -16,6 +15,7 @@ from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.recommend_options import Normalize
+from sidtool.splits.split import Example
 
 
 class Validator:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.split_record import SplitReference, check_split, recorded_split
 from sidtool.model.contract import Contract
 from sidtool.model.stage_record import TrainParams
+from sidtool.splits.record import SplitReference, check_split, recorded_split
 
 
 def splits_of(contract: Contract) -> Iterator[SplitReference]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sidtool.data.split_record import SplitReference
 from sidtool.model.pretrained import Checkpoint, weight_digests
+from sidtool.splits.record import SplitReference
 
 
 @dataclass(frozen=True)

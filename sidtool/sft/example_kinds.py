@@ -8,7 +8,6 @@ import numpy as np
 
 from sidtool.bundle.item_map import ItemMap
 from sidtool.data.queries import Query
-from sidtool.data.splits import Event, Split
 from sidtool.errors import DataError
 from sidtool.prompt.assemble import SidItems, TextItems, assemble_prompt
 from sidtool.prompt.encoder import PromptEncoder
@@ -19,6 +18,7 @@ from sidtool.sft.item_text import ItemRenderer
 from sidtool.sft.task_mix import Copies
 from sidtool.sft.tasks import Task
 from sidtool.sid import SidSpace
+from sidtool.splits.split import Event, Split
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.splits import Event, Split, UserSequence
+from sidtool.splits.split import Event, Split, UserSequence
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import Identity
 from sidtool.data.digests import file_digest
-from sidtool.data.split_record import SplitReference
 from sidtool.errors import CompatibilityError, DataError
 from sidtool.prompt.frames import Format
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.splits.record import SplitReference
 
 LINEAGE_FORMAT = 1
 """The newest lineage format that this version reads and the one that it writes."""

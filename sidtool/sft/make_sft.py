@@ -11,11 +11,8 @@ from typing import IO, Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.digests import file_digest
-from sidtool.data.examples import write_examples
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
-from sidtool.data.split_files import open_split
-from sidtool.data.splits import Event, Split, count_leaks
 from sidtool.errors import RefusedError
 from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
@@ -28,6 +25,9 @@ from sidtool.sft.example_file import example_json
 from sidtool.sft.lineage import Lineage, TaskCounts, side_files, write_lineage
 from sidtool.sft.task_mix import token_budgets
 from sidtool.sft.training_examples import ExampleMaker, SftOptions
+from sidtool.splits.examples import write_examples
+from sidtool.splits.files import open_split
+from sidtool.splits.split import Event, Split, count_leaks
 
 
 def make_sft(

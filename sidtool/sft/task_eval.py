@@ -15,8 +15,6 @@ from sidtool.data.containers import suffix
 from sidtool.data.items import Items, make_items
 from sidtool.data.json_tables import json_lines
 from sidtool.data.queries import Query, read_queries
-from sidtool.data.split_files import open_split
-from sidtool.data.splits import Example, Split, UserSequence
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.evaluation.questions import Question
 from sidtool.evaluation.task_metrics import TaskEvaluation, evaluate_questions
@@ -31,6 +29,8 @@ from sidtool.sft.example_kinds import TrainingExample
 from sidtool.sft.lineage import check_same_bundle, read_lineage, side_files
 from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import ExampleMaker, SftOptions
+from sidtool.splits.files import open_split
+from sidtool.splits.split import Example, Split, UserSequence
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import numpy as np
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
-from sidtool.data.splits import Split
 from sidtool.errors import DataError, UsageError
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
@@ -48,6 +47,7 @@ from sidtool.sft.tasks import (
     prompt_frames,
     text_prompt_task,
 )
+from sidtool.splits.split import Split
 
 
 @dataclass(frozen=True)

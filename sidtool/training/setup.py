@@ -4,7 +4,6 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback
 
-from sidtool.data.examples import read_examples
 from sidtool.errors import UsageError
 from sidtool.evaluation.validation import Validator
 from sidtool.model.contract import write_contract
@@ -14,6 +13,7 @@ from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress
 from sidtool.sft.tokenized import TokenizedExamples
+from sidtool.splits.examples import read_examples
 from sidtool.training.arguments import weight_dtype
 from sidtool.training.augment import Augmentation, AugmentedExamples, EpochCallback
 from sidtool.training.loss import Loss

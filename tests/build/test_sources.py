@@ -14,10 +14,10 @@ from sidtool.build.sources import Collaborative
 from sidtool.bundle import Bundle, verify
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, make_items
-from sidtool.data.split_record import Cuts
-from sidtool.data.splits import Split, given, leave_one_out, temporal
 from sidtool.errors import DataError
 from sidtool.quantize.fusion import FusionOptions
+from sidtool.splits.record import Cuts
+from sidtool.splits.split import Split, given, leave_one_out, temporal
 from tests.data.files import write_table
 from tests.quantize.material import mixture
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.splits import Example, UserSequence
+from sidtool.splits.split import Example, UserSequence
 from tests.bundles import small_bundle
 
 

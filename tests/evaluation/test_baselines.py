@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.data.interactions import read_interactions
-from sidtool.data.splits import Example, UserSequence, leave_one_out
 from sidtool.errors import DataError
 from sidtool.evaluation import baselines
 from sidtool.evaluation.baselines import (
@@ -21,6 +20,7 @@ from sidtool.evaluation.baselines import (
     tune_item_knn,
 )
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
+from sidtool.splits.split import Example, UserSequence, leave_one_out
 from tests.shared_data import DATA
 
 BEAUTY = DATA / "beauty"

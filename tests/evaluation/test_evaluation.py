@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.splits import Example, UserSequence
 from sidtool.errors import DataError, ThresholdError, UsageError
 from sidtool.evaluation.baselines import UNTUNED, KnnSettings
 from sidtool.evaluation.evaluation import (
@@ -22,6 +21,7 @@ from sidtool.evaluation.evaluation import (
 )
 from sidtool.evaluation.metrics import KS, metric_names
 from sidtool.evaluation.ranking import IndexedExamples
+from sidtool.splits.split import Example, UserSequence
 from tests.evaluation.shop import random_leaves, shop, visits
 from tests.loaded import loaded_model
 

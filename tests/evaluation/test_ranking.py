@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.splits import Example
 from sidtool.errors import DataError
 from sidtool.evaluation.metrics import metric_values
 from sidtool.evaluation.ranking import (
@@ -21,6 +20,7 @@ from sidtool.recommendation import query
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
+from sidtool.splits.split import Example
 from tests.evaluation.shop import random_leaves, shop, visits
 from tests.loaded import loaded_model
 

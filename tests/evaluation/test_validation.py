@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.splits import Example
 from sidtool.evaluation.validation import Validator
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommendation.recommend_options import Normalize
+from sidtool.splits.split import Example
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer
 

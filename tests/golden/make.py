@@ -10,9 +10,6 @@ import numpy as np
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange, Version
 from sidtool.data.items import Items, make_items
-from sidtool.data.split_files import make_split, write_split
-from sidtool.data.split_record import Cuts, SplitReference
-from sidtool.data.splits import Split
 from sidtool.model.contract import CONTRACT, Contract
 from sidtool.model.stage_record import ExtendParams, ModelReference, StageRecord, TrainParams
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
@@ -20,6 +17,9 @@ from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.training_examples import SftOptions
 from sidtool.sid import SidSpace
+from sidtool.splits.files import make_split, write_split
+from sidtool.splits.record import Cuts, SplitReference
+from sidtool.splits.split import Split
 from tests.bundles import small_bundle
 
 GOLDEN = Path(__file__).parent

@@ -3,12 +3,12 @@
 from sidtool.bundle import Bundle, verify
 from sidtool.bundle.decode import Decoded, decode
 from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange
-from sidtool.data.examples import read_examples
-from sidtool.data.split_files import read_split
 from sidtool.model.contract import read_contract
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.lineage import read_lineage
+from sidtool.splits.examples import read_examples
+from sidtool.splits.files import read_split
 from tests.golden.make import BUNDLE, EXAMPLES, MODEL, SPLIT, SPLIT_REFERENCE, golden_contract
 
 SPACE = "9021582f75d779123cf410b57aaeac4d7f265b02c0d5bfb6b0dea09b8254c323"

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from sidtool.bundle import Bundle, verify
-from sidtool.data.split_record import Cuts, SplitReference
 from sidtool.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.model.contract import Contract, open_bundle_copy, read_contract, write_contract
 from sidtool.model.stage_record import (
@@ -18,6 +17,7 @@ from sidtool.model.stage_record import (
     TrainParams,
 )
 from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.splits.record import Cuts, SplitReference
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
 
 HISTORY_PROMPT = HistoryPrompt(

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.examples import read_examples
 from sidtool.data.items import Items
-from sidtool.data.splits import Example, Split
 from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.output import partial_path
 from sidtool.sft import make_sft as module
@@ -18,6 +16,8 @@ from sidtool.sft.lineage import Lineage, read_lineage, side_files
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import SftOptions
+from sidtool.splits.examples import read_examples
+from sidtool.splits.split import Example, Split
 from tests.models import tiny_tokenizer
 from tests.sft.cases import ALL_TASKS, QUERIES
 
@@ -67,7 +67,7 @@ def test_the_files_are_deterministic_and_match_the_lineage(
 def test_no_example_contains_a_held_out_sid(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
     """The held-out items of the only user occur nowhere else, so their SIDs must not occur in the
     file."""
-    from sidtool.data.splits import UserSequence
+    from sidtool.splits.split import UserSequence
 
     train = (UserSequence("u", ("i0", "i1", "i2"), (0, 1, 2)),)
     held = (

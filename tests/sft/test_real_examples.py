@@ -16,7 +16,6 @@ from sidtool.bundle import Bundle, ItemMap
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, read_items
 from sidtool.data.queries import compose_queries
-from sidtool.data.splits import leave_one_out
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.frames import Format
 from sidtool.prompt.segments import Segment, catalog, shorten
@@ -25,6 +24,7 @@ from sidtool.sft.example_kinds import TrainingExample
 from sidtool.sft.tasks import FAMILIES, TASKS, history_prompt_task, named_task
 from sidtool.sft.training_examples import ExampleMaker, SftOptions
 from sidtool.sid import SidSpace
+from sidtool.splits.split import leave_one_out
 from tests.models import tiny_tokenizer
 from tests.shared_data import DATA
 

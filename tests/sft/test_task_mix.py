@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
-from sidtool.data.splits import Split, UserSequence
 from sidtool.errors import UsageError
 from sidtool.sft.task_mix import token_budgets
 from sidtool.sft.training_examples import ExampleMaker, SftOptions
+from sidtool.splits.split import Split, UserSequence
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
 

@@ -12,7 +12,6 @@ from tokenizers.processors import TemplateProcessing
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
-from sidtool.data.splits import Example, Split, UserSequence
 from sidtool.errors import DataError, UsageError
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.segments import segments_to_text
@@ -22,6 +21,7 @@ from sidtool.sft.example_kinds import TrainingExample
 from sidtool.sft.tasks import named_task
 from sidtool.sft.tokenized import encode_example
 from sidtool.sft.training_examples import ExampleMaker, SftOptions
+from sidtool.splits.split import Example, Split, UserSequence
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
 from tests.sft.cases import ALL_TASKS, QUERIES

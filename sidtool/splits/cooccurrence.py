@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.split_record import Protocol
-from sidtool.data.splits import Split, count_leaks
 from sidtool.errors import DataError, RefusedError
+from sidtool.splits.record import Protocol
+from sidtool.splits.split import Split, count_leaks
 
 WINDOW = 50
 """Events of a user that lie further apart do not co-occur: the cost stays linear in the events."""

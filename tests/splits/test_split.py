@@ -10,8 +10,9 @@ from hypothesis import given as given_case
 from hypothesis import strategies as st
 
 from sidtool.data.interactions import EventColumns, Interactions
-from sidtool.data.split_record import Cuts
-from sidtool.data.splits import (
+from sidtool.errors import DataError, UsageError
+from sidtool.splits.record import Cuts
+from sidtool.splits.split import (
     Event,
     Split,
     count_leaks,
@@ -20,9 +21,8 @@ from sidtool.data.splits import (
     temporal,
     window_events,
 )
-from sidtool.errors import DataError, UsageError
-from tests.data.cases import windows_of
 from tests.data.files import write_table
+from tests.splits.cases import windows_of
 
 event = st.tuples(st.sampled_from("uvwxy"), st.sampled_from("abcd"), st.integers(0, 12))
 histories = st.lists(event, min_size=1, max_size=40)

@@ -1,6 +1,6 @@
 """Windows cut from sequences."""
 
-from sidtool.data.windows import Window
+from sidtool.splits.windows import Window
 
 
 def windows_of(user: str, items: list[str], length: int) -> list[tuple[Window, int]]:

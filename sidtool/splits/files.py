@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import get_args
 
 from sidtool.data.digests import file_digest
-from sidtool.data.examples import read_events, read_examples, write_events, write_examples
 from sidtool.data.interactions import parse_time, read_interactions
-from sidtool.data.split_record import Cuts, Protocol, SplitManifest
-from sidtool.data.splits import Split, SplitOrigin, given, leave_one_out, temporal
 from sidtool.errors import DataError, IntegrityError, UsageError
 from sidtool.output import new_dir, refuse_existing
+from sidtool.splits.examples import read_events, read_examples, write_events, write_examples
+from sidtool.splits.record import Cuts, Protocol, SplitManifest
+from sidtool.splits.split import Split, SplitOrigin, given, leave_one_out, temporal
 
 MANIFEST = "split.json"
 TRAIN = "train.jsonl"

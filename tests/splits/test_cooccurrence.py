@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sidtool.data.cooccurrence import count_cooccurrence, weigh_pairs
-from sidtool.data.splits import Example, Split, SplitOrigin, UserSequence
 from sidtool.errors import DataError, RefusedError
+from sidtool.splits.cooccurrence import count_cooccurrence, weigh_pairs
+from sidtool.splits.split import Example, Split, SplitOrigin, UserSequence
 
 
 def split_of(*histories: str, held_out: tuple[Example, ...] = ()) -> Split:

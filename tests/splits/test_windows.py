@@ -7,10 +7,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sidtool.data.windows import Window, positions, read_windows
 from sidtool.errors import DataError, UsageError
-from tests.data.cases import windows_of
+from sidtool.splits.windows import Window, positions, read_windows
 from tests.data.files import write_table
+from tests.splits.cases import windows_of
 
 LENGTH = 3
 sequences = st.lists(

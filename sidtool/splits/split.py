@@ -17,9 +17,9 @@ import numpy as np
 
 from sidtool.data.digests import digest_strings
 from sidtool.data.interactions import EventColumns, Interactions
-from sidtool.data.split_record import Cuts, Protocol, SplitCounts, SplitManifest, SplitReference
-from sidtool.data.windows import Window, positions, read_windows
 from sidtool.errors import DataError, UsageError
+from sidtool.splits.record import Cuts, Protocol, SplitCounts, SplitManifest, SplitReference
+from sidtool.splits.windows import Window, positions, read_windows
 
 Event = tuple[str, str, int]
 """User, item, position."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.data.split_files import (
+from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.splits.files import (
     SplitOptions,
     make_split,
     open_split,
@@ -16,9 +17,8 @@ from sidtool.data.split_files import (
     split_events,
     write_split,
 )
-from sidtool.data.split_record import Cuts, SplitManifest, SplitReference, check_split
-from sidtool.data.splits import Split
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.splits.record import Cuts, SplitManifest, SplitReference, check_split
+from sidtool.splits.split import Split
 from tests.data.files import write_table
 
 LINES = [(f"u{user}", f"i{(3 * user + step) % 11}", step) for user in range(9) for step in range(6)]
@@ -144,7 +144,7 @@ def test_an_output_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("sidtool.data.split_files.write_examples", fail)
+    monkeypatch.setattr("sidtool.splits.files.write_examples", fail)
     with pytest.raises(OSError, match="disk full"):
         split_events(path, tmp_path / "split", SplitOptions("temporal"), force=True)
     assert read_split(tmp_path / "split").reference.digest == written.digest

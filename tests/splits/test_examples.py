@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidtool.data.examples import read_events, read_examples, write_events, write_examples
-from sidtool.data.splits import Example, UserSequence
 from sidtool.errors import DataError
+from sidtool.splits.examples import read_events, read_examples, write_events, write_examples
+from sidtool.splits.split import Example, UserSequence
 
 ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=5)
 many = st.lists(ids, max_size=4).map(tuple)

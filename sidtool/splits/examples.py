@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.data.json_tables import json_lines
-from sidtool.data.splits import Example, UserSequence
 from sidtool.errors import DataError
+from sidtool.splits.split import Example, UserSequence
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
