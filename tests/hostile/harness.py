@@ -1,0 +1,232 @@
+"""Runs sidtool on hostile input and judges what comes back.
+
+A *case* is one hostile input that is given to one command (`run`, then `classify`) or to one
+function (`call`). Each case is counted for the family, that is the test module, that tries it.
+
+    @cases(200)
+    @given(damage=damages())
+    def test_a_damaged_file_is_refused(files: Path, damage: Damage) -> None:
+        path = write(files, damage)
+        outcome = classify(run("verify", path), input_bytes=path.stat().st_size)
+        assert outcome.refused                # results are checked too, not only the manners
+        assert call(read_file, path) is None  # None: it raised a SidtoolError
+"""
+
+import io
+import os
+import sys
+import unicodedata
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
+
+import typer
+from hypothesis import HealthCheck, Phase, Verbosity, settings
+
+from sidtool.cli.main import app
+from sidtool.errors import SidtoolError
+from tests.hostile.limits import (
+    IMPORTING,
+    MEMORY,
+    MEMORY_PER_BYTE,
+    SECONDS,
+    OutOfTime,
+    Usage,
+    limited,
+)
+from tests.hostile.summary import counts, family_of
+
+CASES_IN_MAKE_TEST = 10_000
+"""Cases of all families together in `make test`, measured; the unit of SIDTOOL_HOSTILE_CASES."""
+TOTAL_CASES = int(os.environ.get("SIDTOOL_HOSTILE_CASES", "0"))
+"""Cases of all families together in `make test-hostile`; 0 in `make test`."""
+
+EXIT_CODES = range(4)
+BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Characters that change the direction of the text that follows."""
+CARELESS = ("Traceback", "MemoryError", "Unable to allocate", "bad allocation", "bad_alloc")
+"""Words of an error that sidtool did not see coming."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a command: exit code and streams. `code` is None if it ran out of time."""
+
+    arguments: tuple[str, ...]
+    code: int | None
+    out: str
+    err: str
+    usage: Usage = field(compare=False)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the command failed."""
+        return self.code != 0
+
+    @property
+    def error(self) -> str:
+        """The error line without its label; empty if there is none."""
+        lines = [line for line in self.err.split("\n") if line.startswith("error: ")]
+        return lines[0].removeprefix("error: ") if lines else ""
+
+
+def cases(default: int, *, most: int = 10_000_000) -> settings:
+    """The Hypothesis settings of a test with `default` examples in `make test`.
+
+    `make test-hostile` runs more in proportion to SIDTOOL_HOSTILE_CASES, at most `most`, from new
+    seeds; `make test` always runs the same ones.
+    """
+    scaled = min(most, max(default, default * TOTAL_CASES // CASES_IN_MAKE_TEST))
+    return settings(
+        max_examples=scaled,
+        derandomize=not TOTAL_CASES,
+        database=None,
+        deadline=None,
+        verbosity=Verbosity.quiet if TOTAL_CASES else Verbosity.normal,
+        print_blob=bool(TOTAL_CASES),
+        phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink),
+        suppress_health_check=[
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+            HealthCheck.large_base_example,
+            HealthCheck.function_scoped_fixture,
+        ],
+    )
+
+
+def run(*arguments: object, stdin: bytes | str = b"", seconds: float = SECONDS) -> Outcome:
+    """Run a command in this process, as the console script does, under the limits.
+
+    An exception that the command does not handle is raised, as a defect of the command.
+    """
+    words = tuple(str(each) for each in arguments)
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    out, err = _stream(b""), _stream(b"")
+    hidden = {name: os.environ.pop(name) for name in _own_variables()}
+    streams = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin, sys.stdout, sys.stderr = _stream(data), out, err
+    try:
+        with limited(seconds) as used:
+            code = _exit_code(words)
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = streams
+        os.environ.update(hidden)
+    return Outcome(words, code, _text(out), _text(err), used[0])
+
+
+def classify(
+    outcome: Outcome, *, input_bytes: int = 0, seconds: float = SECONDS, memory: int = MEMORY
+) -> Outcome:
+    """Fail unless a command did its work or refused as it should; returns the outcome.
+
+    It must exit with 0 to 3; with anything but 0 it must write one error line, at most one hint
+    line, and no result. It must stay within `seconds` of processor time and `memory` bytes, plus 20
+    bytes per byte of the input.
+    """
+    assert outcome.code is not None, f"out of time: {outcome.arguments}"
+    assert outcome.code in EXIT_CODES, outcome
+    for word in CARELESS:
+        assert word not in outcome.err, outcome
+    assert is_printable(outcome.err), f"control characters: {outcome}"
+    if outcome.refused:
+        lines = [line for line in outcome.err.rstrip("\n").split("\n") if not _is_note(line)]
+        assert lines, outcome
+        assert lines[0].startswith("error: "), outcome
+        assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("hint: ")), outcome
+    else:
+        assert "error: " not in [line[:7] for line in outcome.err.split("\n")], outcome
+    _check_usage(outcome.usage, input_bytes, seconds, memory, outcome.arguments)
+    count(refused=outcome.refused)
+    return outcome
+
+
+def call(
+    function: Callable[..., T],
+    *arguments: Any,
+    input_bytes: int = 0,
+    seconds: float = SECONDS,
+    memory: int = MEMORY,
+    **options: Any,
+) -> T | None:
+    """The result of a library function, or None if it raised a SidtoolError, under the limits.
+
+    Fails if any other exception leaves it.
+    """
+    result, error = None, None
+    try:
+        with limited(seconds) as used, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = function(*arguments, **options)
+    except SidtoolError as refusal:
+        error = refusal
+    except OutOfTime:
+        raise AssertionError(f"out of time: {function}") from None
+    if error is not None:
+        assert str(error).strip(), f"an error without a message: {error!r}"
+        for word in CARELESS:
+            assert word not in str(error), error
+    _check_usage(used[0], input_bytes, seconds, memory, function)
+    count(refused=error is not None)
+    return result
+
+
+def count(*, refused: bool) -> None:
+    """Count a case of the family whose test runs; `run` with `classify`, and `call`, do it."""
+    family = counts[family_of(os.environ.get("PYTEST_CURRENT_TEST", ""))]
+    family.refused += refused
+    family.accepted += not refused
+
+
+def is_printable(text: str) -> bool:
+    """Whether a terminal shows a text as it is: without control characters but the line feed,
+    without lone surrogates, and without characters that change its direction."""
+    if text.isascii():
+        return text.replace("\n", "").isprintable()
+    categories = {unicodedata.category(character) for character in set(text) - {"\n"}}
+    return not categories & {"Cc", "Cs"} and not set(text) & set(BIDI)
+
+
+def _is_note(line: str) -> bool:
+    """Whether a line of stderr may precede an error."""
+    return line.startswith("warning: ")
+
+
+def _check_usage(usage: Usage, input_bytes: int, seconds: float, memory: int, what: object) -> None:
+    factor = IMPORTING if usage.imported else 1
+    allowed = factor * (memory + MEMORY_PER_BYTE * input_bytes)
+    assert usage.seconds <= factor * seconds, f"{usage.seconds:.1f} s: {what}"
+    assert usage.memory <= allowed, f"{usage.memory >> 20} MiB for {input_bytes} bytes: {what}"
+
+
+@cache
+def _command() -> Any:
+    return typer.main.get_command(app)
+
+
+def _exit_code(words: tuple[str, ...]) -> int | None:
+    try:
+        _command().main(args=list(words), prog_name="sidtool")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except OutOfTime:
+        return None
+    return 0
+
+
+def _own_variables() -> list[str]:
+    """Variables of the environment that would set options of a command."""
+    return [name for name in os.environ if name.startswith("SIDTOOL_")]
+
+
+def _stream(data: bytes) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="\n", write_through=True)
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    data = stream.buffer.getvalue()  # type: ignore[attr-defined]
+    return data.decode()

@@ -1,0 +1,125 @@
+"""Limits on the time and memory of a call in this process, and what the call used."""
+
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+SECONDS = 2.0
+"""Processor time in which a hostile input is refused."""
+WAIT = 10
+"""A call may take this many times as long on the clock, because the machine may be busy."""
+MEMORY = 64 << 20
+"""Bytes that refusing an input may take, ..."""
+MEMORY_PER_BYTE = 20
+"""... and more for each byte of the input."""
+ADDRESS_SPACE = 4 << 30
+"""Bytes that a call may map before an allocation fails, so that it cannot take the machine down."""
+IMPORTING = 10
+"""A call that imports modules may take this many times as much."""
+
+_CLEAR_PEAK = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+class OutOfTime(BaseException):
+    """Raised inside a call that takes too long; no handler for Exception catches it."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a call used."""
+
+    seconds: float
+    """processor time"""
+    memory: int
+    """bytes by which resident memory grew at its peak"""
+    imported: bool
+    """whether the call imported modules, which costs time and memory once"""
+
+
+@contextmanager
+def limited(seconds: float = SECONDS) -> Iterator[list[Usage]]:
+    """Run a block under the limits. The list has its usage when the block has ended.
+
+    Raises OutOfTime in the block after `seconds` of processor time, or `WAIT` times as much on the
+    clock.
+    """
+    used: list[Usage] = []
+    modules = len(sys.modules)
+    before = _reset_peak()
+    begun = time.process_time()
+    with _timers(seconds), _address_space():
+        try:
+            yield used
+        finally:
+            spent = time.process_time() - begun
+            imported = len(sys.modules) > modules
+            used.append(Usage(spent, _peak() - before, imported))
+
+
+@contextmanager
+def _timers(seconds: float) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread can be interrupted
+        return
+    timers = {
+        signal.ITIMER_PROF: (signal.SIGPROF, seconds * IMPORTING),
+        signal.ITIMER_REAL: (signal.SIGALRM, seconds * WAIT),
+    }
+    handlers = {number: signal.signal(number, _stop) for number, _ in timers.values()}
+    for timer, (_, limit) in timers.items():
+        signal.setitimer(timer, limit)
+    try:
+        yield
+    finally:
+        for timer in timers:
+            signal.setitimer(timer, 0)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _address_space() -> Iterator[None]:
+    mapped = _status(b"VmSize:")
+    if not mapped:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = mapped + ADDRESS_SPACE
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise OutOfTime
+
+
+def _reset_peak() -> int:
+    """Make the present memory the peak; returns it in bytes, or 0 where this cannot be measured."""
+    if _CLEAR_PEAK.exists():
+        _CLEAR_PEAK.write_bytes(b"5")
+    return _status(b"VmRSS:")
+
+
+def _peak() -> int:
+    return _status(b"VmHWM:")
+
+
+def _status(key: bytes) -> int:
+    """A size in bytes of this process; 0 on a system other than Linux."""
+    if not _STATUS.exists():
+        return 0
+    status = _STATUS.read_bytes()
+    return int(status.partition(key)[2].split(maxsplit=1)[0]) << 10
