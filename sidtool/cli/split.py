@@ -45,6 +45,14 @@ def split(
     user_column: Annotated[str | None, typer.Option(help="Column of user ids.")] = None,
     item_column: Annotated[str | None, typer.Option(help="Column of item ids.")] = None,
     order_column: Annotated[str | None, typer.Option(help="Column of time or order.")] = None,
+    extends: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SPLIT",
+            help="Earlier split of the same data. Its bundles and models stay usable with the new "
+            "split, if nothing that is held out was trained on.",
+        ),
+    ] = None,
     config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -54,7 +62,15 @@ def split(
     from sidtool.splits.files import SplitOptions, split_events
 
     chosen = SplitOptions(
-        protocol, valid, test, valid_from, test_from, user_column, item_column, order_column
+        protocol,
+        valid,
+        test,
+        valid_from,
+        test_from,
+        user_column,
+        item_column,
+        order_column,
+        extends,
     )
     manifest = split_events(events, out, chosen, dry_run=dry_run, force=force)
     if json:

@@ -16,6 +16,7 @@ from sidtool.data.interactions import parse_time, read_interactions
 from sidtool.errors import DataError, IntegrityError, UsageError
 from sidtool.output import new_dir, refuse_existing
 from sidtool.splits.examples import read_events, read_examples, write_events, write_examples
+from sidtool.splits.extension import extended
 from sidtool.splits.record import Cuts, Protocol, SplitManifest
 from sidtool.splits.split import Split, SplitOrigin, given, leave_one_out, temporal
 
@@ -42,6 +43,8 @@ class SplitOptions:
     user_column: str | None = None
     item_column: str | None = None
     order_column: str | None = None
+    extends: Path | None = None
+    """Folder of an earlier split whose models stay usable with this one (`extended`)."""
 
     def __post_init__(self) -> None:
         if self.protocol not in get_args(Protocol):
@@ -118,10 +121,13 @@ def split_events(
     """Split a file of events and write the split folder `out`. Returns its manifest.
 
     A dry run writes nothing; the manifest then lists no files. Raises UsageError if the output
-    exists or options contradict each other, DataError for malformed events or an empty part."""
+    exists or options contradict each other, DataError for malformed events or an empty part,
+    CompatibilityError if the split does not extend the one that `options.extends` names."""
     out = Path(out)
     refuse_existing(out, force)
     split = make_split(Path(events), options)
+    if options is not None and options.extends is not None:
+        split = extended(split, read_split(options.extends))
     if dry_run:
         return split.manifest({})
     return write_split(split, out, force=force)
@@ -183,7 +189,11 @@ def read_split(folder: Path) -> Split:
         test=tuple(read_examples(folder / TEST)),
         windows=windows,
         origin=SplitOrigin(
-            manifest.events_digest, manifest.columns, manifest.cuts, manifest.counts.left_out
+            manifest.events_digest,
+            manifest.columns,
+            manifest.cuts,
+            manifest.counts.left_out,
+            manifest.extends,
         ),
     )
     # the files may be intact and still belong to another manifest

@@ -31,14 +31,18 @@ class SplitReference(JsonRecord):
     digest: str
     """SHA-256 over the training and the held-out events."""
     cuts: Cuts | None = None
+    extends: tuple[str, ...] = ()
+    """Digests of the earlier splits that this one extends: nothing that it holds out was in their
+    training events (`extended`)."""
 
     def excludes_held_out(self, other: "SplitReference") -> bool:
         """Whether the training events of this split cannot be among the held-out events of `other`.
 
-        True for equal digests, and for two temporal splits where neither cut of this one is later
-        than that of the other: its training events end before `other` starts to hold out.
+        True for equal digests, if `other` extends this one, and for two temporal splits where
+        neither cut of this one is later than that of the other: its training events end before
+        `other` starts to hold out.
         """
-        if self.digest == other.digest:
+        if self.digest == other.digest or self.digest in other.extends:
             return True
         if self.cuts is None or other.cuts is None:
             return False
@@ -79,7 +83,7 @@ def check_split(
     raise CompatibilityError(
         f"{made} was made from split {made_from}, {used} is of split {split}: it may have learned "
         "from held-out events",
-        hint="make both from one split, which `sidtool split` writes",
+        hint="make both from one split, or the later one with `sidtool split --extends`",
     )
 
 
@@ -121,6 +125,8 @@ class SplitManifest(JsonRecord):
     """Columns that were read; None under `given`."""
     files: Mapping[str, str]
     """Name of each file in the folder -> SHA-256 of its bytes."""
+    extends: tuple[str, ...] = ()
+    """As `SplitReference.extends`."""
     format: int = SPLIT_FORMAT
 
     @classmethod

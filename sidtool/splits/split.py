@@ -60,6 +60,8 @@ class SplitOrigin:
     cuts: Cuts | None = None
     left_out: int = 0
     """As `SplitCounts.left_out`."""
+    extends: tuple[str, ...] = ()
+    """As `SplitReference.extends`."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Split:
         """The reference that everything made from this split carries."""
         parts = f"{self.train_digest}:{self.held_out_digest}"
         digest = hashlib.sha256(parts.encode()).hexdigest()
-        return SplitReference(self.protocol, digest, self.origin.cuts)
+        return SplitReference(self.protocol, digest, self.origin.cuts, self.origin.extends)
 
     @property
     def counts(self) -> SplitCounts:
@@ -131,6 +133,7 @@ class Split:
             cuts=self.origin.cuts,
             columns=self.origin.columns,
             files=files,
+            extends=self.origin.extends,
         )
 
 

@@ -1,0 +1,58 @@
+"""Splits of grown data: what a model learned from an earlier split stays usable with a later one.
+
+A later split has new events, items and users, so its digest differs. It extends the earlier split
+if nothing that it holds out was seen in training or in validation there."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from sidtool.errors import CompatibilityError
+from sidtool.splits.split import Example, Split, UserSequence
+
+Occurrences = Counter[tuple[str, str]]
+"""How often each user met each item."""
+
+
+def extended(split: Split, earlier: Split) -> Split:
+    """`split`, with a record that it extends `earlier` and the splits that `earlier` extends.
+
+    Positions may differ, because events can be added anywhere, so events are counted by (user,
+    item). Raises CompatibilityError if an event that `split` holds out may have been a training
+    event of `earlier`, or one that it holds out for test a training or validation event there.
+    """
+    train = _occurrences(split.train)
+    earlier_train = _occurrences(earlier.train)
+    _check(split, (*split.valid, *split.test), "training", earlier_train, train)
+    train.update(_targets(split.valid))
+    earlier_train.update(_targets(earlier.valid))
+    _check(split, split.test, "training or validation", earlier_train, train)
+    reference = earlier.reference
+    extends = tuple(dict.fromkeys((reference.digest, *reference.extends)))
+    return replace(split, origin=replace(split.origin, extends=extends))
+
+
+def _check(
+    split: Split,
+    held_out: Iterable[Example],
+    parts: str,
+    earlier: Occurrences,
+    allowed: Occurrences,
+) -> None:
+    """Raise CompatibilityError if a held-out event occurs more often in `earlier` than `allowed`,
+    the same parts of this split."""
+    for user, item in _targets(held_out):
+        if earlier[user, item] > allowed[user, item]:
+            raise CompatibilityError(
+                f"split {split.reference} holds out item {item!r} of user {user!r}, which is a "
+                f"{parts} event of the earlier split: a model of that one may have learned it",
+                hint="an extending split needs later events of the same users, or new users",
+            )
+
+
+def _occurrences(sequences: Iterable[UserSequence]) -> Occurrences:
+    return Counter((sequence.user, item) for sequence in sequences for item in sequence.items)
+
+
+def _targets(examples: Iterable[Example]) -> Iterator[tuple[str, str]]:
+    return ((example.user, example.item) for example in examples)
