@@ -9,7 +9,7 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.codebook import say_report
-from sidtool.cli.console import note, say, say_json, say_table
+from sidtool.cli.console import note, say, say_cells, say_json, say_table
 from sidtool.errors import EXIT_REFUSED, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def encode(
         if json:
             say_json(asdict(each))
         else:
-            say("\t".join(filter(None, (each.sid, each.text, " ".join(each.items)))))
+            say_cells(*filter(None, (each.sid, each.text, " ".join(each.items))))
 
 
 def decode(
@@ -144,9 +144,9 @@ def decode(
 
 def _say_decoded(sid: "Decoded") -> None:
     if not sid.items:
-        say(f"{sid.sid}\t{sid.status}")
+        say_cells(sid.sid, sid.status)
     for item, title in zip(sid.items, sid.titles, strict=True):
-        say(f"{sid.sid}\t{sid.status}\t{item}\t{title}".rstrip())
+        say_cells(sid.sid, sid.status, item, *filter(None, [title]))
 
 
 def _manifest_rows(bundle: "Bundle") -> list[tuple[str, object]]:

@@ -1,14 +1,18 @@
 """Terminal output that all commands share: results on stdout, everything else on stderr, errors as
-one line with an exit code; and the `--config` file."""
+one line with an exit code; and the `--config` file.
+
+Text from data (ids, titles, file names, messages of libraries) is literal: square brackets are not
+markup, and characters that steer a terminal are shown as escapes. JSON keeps its exact values."""
 
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -21,44 +25,82 @@ from sidtool.errors import EXIT_INTERRUPTED, SidtoolError, SidtoolWarning, Usage
 Progress = Callable[[int, int], None]
 
 
+_TyperUsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""The base of the errors that Typer raises for the words of a command line; it exports the one
+below it only."""
+
+_STEERING = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]"
+)
+"""Control characters, line separators, changes of the direction of writing, and lone surrogates."""
+
+
+def visible(text: str) -> str:
+    """The text with an escape such as `\\x1b` in place of each character that would steer a
+    terminal, break the line or not encode."""
+    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
 class Commands(TyperGroup):
     """The command group: an error becomes one line and an exit code, a warning one line."""
 
+    def make_context(self, info_name: Any, args: list[str], *rest: Any, **extra: Any) -> Any:
+        """Parse what stands before the command's name; without any word, Typer prints the help."""
+        with one_line_errors() if args else nullcontext():
+            return super().make_context(info_name, args, *rest, **extra)
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command. `SIDTOOL_DEBUG=1` shows tracebacks."""
-        debug = os.environ.get("SIDTOOL_DEBUG") == "1"
         _silence_libraries()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                warnings.simplefilter("always", SidtoolWarning)
-                warnings.showwarning = _show_warning
-                return super().invoke(ctx)
-        except SidtoolError as error:
-            if debug:
-                raise
-            note(str(error), label="error:", style="bold red")
-            if error.hint:
-                note(error.hint, label="hint:", style="bold")
-            raise typer.Exit(error.exit_code) from None
-        except typer.BadParameter as error:
-            # Typer would print a box with the command's usage
-            message = " ".join(error.format_message().split())
-            note(message.replace("Value error, ", ""), label="error:", style="bold red")
-            raise typer.Exit(UsageError.exit_code) from None
-        except KeyboardInterrupt:
-            note("interrupted")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-        except (OSError, MemoryError, UnicodeError) as error:
-            if debug or isinstance(error, BrokenPipeError):
-                raise
-            note(str(error) or type(error).__name__, label="error:", style="bold red")
-            raise typer.Exit(SidtoolError.exit_code) from None
+        with one_line_errors(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", SidtoolWarning)
+            warnings.showwarning = _show_warning
+            return super().invoke(ctx)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print an expected error as one line, and its hint, and exit with its code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("interrupted")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:
+        raise
+    except _TyperUsageError as error:
+        # Typer would print a box with the command's usage
+        _print_error(_usage_message(error), _usage_hint(error))
+        raise typer.Exit(UsageError.exit_code) from None
+    except (SidtoolError, OSError, MemoryError, UnicodeError) as error:
+        if os.environ.get("SIDTOOL_DEBUG") == "1":
+            raise
+        _print_error(str(error) or type(error).__name__, getattr(error, "hint", None))
+        raise typer.Exit(getattr(error, "exit_code", SidtoolError.exit_code)) from None
+
+
+def _usage_message(error: Any) -> str:
+    # the libraries that check values write several lines
+    return " ".join(error.format_message().split()).replace("Value error, ", "")
+
+
+def _usage_hint(error: Any) -> str | None:
+    """The help that lists what exists; a bad value's message says itself what is right."""
+    if isinstance(error, typer.BadParameter) or error.ctx is None:
+        return None
+    return f"{error.ctx.command_path} --help"
+
+
+def _print_error(message: str, hint: str | None) -> None:
+    note(message, label="error:", style="bold red")
+    if hint:
+        note(hint, label="hint:", style="bold")
 
 
 def note(text: str, *, label: str = "", style: str = "") -> None:
-    """A line on stderr, after a styled label. Square brackets in the text are no markup."""
-    line = Text.assemble((label, style), " " if label else "", text)
+    """A line on stderr, after a styled label."""
+    line = Text.assemble((label, style), " " if label else "", visible(text))
     Console(stderr=True, soft_wrap=True, highlight=False).print(line)
 
 
@@ -70,12 +112,19 @@ def next_step(command: str) -> None:
 def say(*lines: object) -> None:
     """Result lines on stdout."""
     for line in lines:
-        typer.echo(line)
+        typer.echo(visible(str(line)))
 
 
-def say_json(value: object, *, to: IO[str] | None = None) -> None:
-    """One JSON value on one line of stdout, or of a file."""
-    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False), file=to)
+def say_cells(*cells: str) -> None:
+    """A result line of cells that are separated by tabs."""
+    typer.echo("\t".join(map(visible, cells)))
+
+
+def say_json(value: object) -> None:
+    """One JSON value on one line of stdout; parsed, it is the value exactly."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    # within strings, where JSON has an escape for each of these
+    typer.echo(_STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def say_table(
@@ -87,27 +136,25 @@ def say_table(
 ) -> None:
     """A table on stdout, or on stderr (`aside`) when stdout has JSON; columns of numbers are
     aligned to the right."""
-    table = Table(
-        title=None if title is None else Text(title),  # Text: brackets are not markup
-        title_justify="left",
-        header_style="bold",
-        box=None,
-        pad_edge=False,
-    )
+    table = Table(header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows]
         numeric = bool(cells) and all(isinstance(c, int | float) or c == "-" for c in cells)
-        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(
+            Text(visible(column)), justify="right" if numeric else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text(_spell_cell(cell)) for cell in row))
     console = Console(highlight=False, stderr=aside)
     if not console.is_terminal:
         console.width = 160
+    if title is not None:
+        console.print(Text(visible(title), style="italic"), soft_wrap=True)
     console.print(table)
 
 
 def _spell_cell(cell: object) -> str:
-    return f"{cell:.4f}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.4f}" if isinstance(cell, float) else visible(str(cell))
 
 
 @contextmanager
@@ -121,14 +168,15 @@ def progress(*stages: str) -> Iterator[Mapping[str, Progress]]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks = {
-            stage: bars.add_task(stage, total=None, start=False, visible=False) for stage in stages
+            stage: bars.add_task(visible(stage), total=None, start=False, visible=False)
+            for stage in stages
         }
 
         def reporter(stage: str) -> Progress:

@@ -1,7 +1,6 @@
 """The command train."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,7 +76,7 @@ def train(
             trust_remote_code=trust_remote_code,
             force=force,
             progress=lambda number: report.get(labels[number - 1]),
-            notify=partial(typer.echo, err=True),
+            notify=note,
         )
     if json:
         results = [summary.to_json() for summary in summaries]

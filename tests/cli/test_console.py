@@ -1,0 +1,218 @@
+"""The terminal: text from data is shown literally, and an error is one line."""
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+import sidtool
+from sidtool.cli import console
+from sidtool.cli.console import note, say, say_cells, say_json, say_table, visible
+from sidtool.errors import SidtoolError
+from tests.cli.road import done, refused, run, write_lines
+
+HOSTILE = (
+    "[/b]",
+    "lamp \\[/sale]",
+    "[bold]x",
+    "[link=https://example.com]x[/link]",
+    ":smile:",
+    "\x1b[31mred\x1b[0m",
+    "\x1b]0;title\x07",
+    "\x9b2J",
+    "bell\x07",
+    "over\rwritten",
+    "two\nlines",
+    "\ttab",
+    "\u202eright to left",
+    "\u2066isolated",
+    "line\u2028separator",
+    "half of a pair \ud83d",
+    "\x7f",
+    "\x00",
+)
+STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]")
+CELLS = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=20))
+
+
+class Screen(io.StringIO):
+    """A terminal of 400 columns that keeps what is written."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@contextmanager
+def terminal() -> Iterator[Screen]:
+    """Both streams on one screen. No fixture: pytest sets its own streams after them."""
+    screen = Screen()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "400")
+        patch.setenv("TERM", "xterm")
+        with redirect_stdout(screen), redirect_stderr(screen):
+            yield screen
+
+
+def written(screen: Screen) -> str:
+    """What is on the screen without the styles of rich."""
+    return re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+
+
+@given(text=st.text())
+def test_visible_text_steers_no_terminal(text: str) -> None:
+    shown = visible(text)
+    assert not STEERING.search(shown)
+    assert "\n" not in shown
+    shown.encode("utf-8")
+    if text.isascii() and text.isprintable():
+        assert shown == text
+
+
+@given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=4), title=CELLS)
+def test_cells_and_titles_are_literal_on_a_terminal(
+    rows: list[tuple[str, str]], title: str
+) -> None:
+    with terminal() as screen:
+        say_table(["first", "[second]"], rows, title=title)
+    lines = written(screen).split("\n")
+    assert lines[0] == visible(title)
+    assert len(lines) == len(rows) + 3
+    start = lines[1].index("[second]")
+    for line, (first, second) in zip(lines[2:], rows, strict=False):
+        assert not STEERING.search(line)
+        assert line.replace(" ", "") == (visible(first) + visible(second)).replace(" ", "")
+        if first.isascii():  # else a character may be two columns wide
+            assert line[start:].rstrip() == visible(second).rstrip()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_notes_and_result_lines_are_literal(text: str) -> None:
+    with terminal() as screen:
+        note(text, label="error:", style="bold red")
+        say(text)
+        say_cells(text, "second")
+    shown = visible(text)
+    assert written(screen) == f"error: {shown}\n{shown}\n{shown}\tsecond\n"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_json_is_exact_and_steers_no_terminal(text: str) -> None:
+    with terminal() as screen:
+        say_json({"title": text, "é": "東京"})
+    line = written(screen)
+    assert not STEERING.search(line)
+    assert json.loads(line) == {"title": text, "é": "東京"}
+    assert "東京" in line
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_progress_labels_are_literal(text: str) -> None:
+    with terminal() as screen, console.progress(text) as report:
+        report[text](1, 2)
+        report[text](2, 2)
+    assert visible(text) in written(screen)
+
+
+def test_only_the_console_writes_to_the_terminal() -> None:
+    writing = re.compile(
+        r"^\s*(from|import) rich\b|\bprint\(|\btyper\.(echo|secho)\(", re.MULTILINE
+    )
+    root = Path(sidtool.__file__).parent
+    writers = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if writing.search(path.read_text(encoding="utf-8"))
+    }
+    assert writers == {"cli/console.py", "cli/main.py"}  # main prints the version
+
+
+@pytest.mark.parametrize("name", ["[/b].zarr", "[bold]x.zarr", "\x1b[31m.zarr", "two\nlines.zarr"])
+def test_a_file_name_is_literal_in_an_error(name: str, tmp_path: Path) -> None:
+    message = refused(1, "inspect", tmp_path / name)
+    assert visible(name) in message
+
+
+def test_hostile_titles_pass_through_every_table(tmp_path: Path) -> None:
+    titles = [text for text in HOSTILE if "\ud83d" not in text]
+    rows = [
+        {"item_id": f"[/{number}]", "title": title, "brand": title}
+        for number, title in enumerate(titles)
+    ]
+    items = write_lines(tmp_path / "items.jsonl", rows)
+    out = tmp_path / "[/shop].zarr"
+    embeddings = _vectors(tmp_path, [row["item_id"] for row in rows])
+    command = ("build-codebook", items, "-o", out, "--embeddings", embeddings, "--levels", "4x4x4")
+    built = done(*command)
+    commands: list[Any] = [built, done("inspect", out), done("log", out), done("diff", out, out)]
+    sids = [
+        json.loads(line)["sid"]
+        for line in done("encode", out, "--embeddings", embeddings, "--json").out.splitlines()
+    ]
+    commands += [done("inspect", out, "--prefix", "<s_a_0>", "--examples", 20)]
+    decoded = done("decode", out, *sids)
+    for ran in [*commands, decoded]:
+        assert not STEERING.search(ran.out.replace("\t", ""))
+        assert not STEERING.search(ran.err)
+    for row in rows:
+        assert f"{row['item_id']}" in decoded.out
+    by_id = {row["item_id"]: row["title"] for row in rows}
+    for line in done("decode", out, *sids, "--json").lines:
+        for item, title in zip(line["items"], line["titles"], strict=True):
+            assert title == " ".join(by_id[item].split()) or title == by_id[item]
+
+
+def _vectors(folder: Path, ids: list[str]) -> Path:
+    import numpy as np
+
+    path = folder / "vectors.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(len(ids), 8)).astype(np.float32))
+    write_lines(path.with_suffix(".ids.txt"), ids)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["recomend"], "No such command 'recomend'. Did you mean 'recommend'?"),
+        (["bogus"], "No such command 'bogus'."),
+        (["[/b]"], "No such command '[/b]'."),
+        (["--bogus"], "No such option: --bogus"),
+        (["recommend", "model", "--num-beam", "3"], "--num-beams"),
+        (["recommend", "model", "--[/b]"], "No such option: --[/b]"),
+        (["recommend", "model", "--file"], "Option '--file' requires an argument."),
+        (["tag", "a", "b", "c"], "unexpected extra argument"),
+        (["recommend"], "Missing argument 'MODEL'."),
+        (["recommend", "model", "-k", "[/b]"], "Invalid value for '-k'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(words: list[str], message: str) -> None:
+    assert message in refused(2, *words)
+
+
+def test_no_words_print_the_help() -> None:
+    ran = run()
+    assert "Tokenizer" in ran.out + ran.err
+
+
+@pytest.mark.parametrize("error", [OSError(""), MemoryError(), SidtoolError("[/b]\x1b[2J")])
+def test_an_expected_error_is_one_line(error: Exception) -> None:
+    with terminal() as screen, pytest.raises(typer.Exit) as caught, console.one_line_errors():
+        raise error
+    assert caught.value.exit_code == 1
+    assert re.fullmatch("error: .+\n", written(screen))
+
+
+def test_the_console_of_a_terminal_is_rich() -> None:
+    # `screen` above would prove nothing if rich did not take it for a terminal
+    assert Console(file=Screen()).is_terminal
