@@ -1,0 +1,138 @@
+"""JSON and YAML text from outside, parsed strictly.
+
+Python's parsers take the last of two equal keys, read NaN, and end with errors of many classes on
+deep nesting, long numbers and wrong encodings. Here all of that is one ValueError of one line."""
+
+import json
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+MAX_YAML_CHARACTERS = 1 << 17
+"""PyYAML reads some hundred thousand characters per second."""
+MAX_YAML_NODES = 100_000
+"""Values of a YAML document, each counted as often as aliases repeat it."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON document; bytes are UTF-8, with or without a byte order mark.
+
+    Raises ValueError (a JSONDecodeError for a syntax error) also for a key that occurs twice in an
+    object, NaN and infinities, numbers beyond float64 or of thousands of digits, nesting that is
+    too deep, and lone surrogates.
+    """
+    value = parse_json_row(text, parse_number=None)
+    if _has_surrogate_escape(text):
+        check_strings(value)
+    return value
+
+
+def parse_json_row(text: str | bytes, *, parse_number: Callable[[str], Any] | None) -> Any:
+    """As `parse_json`, for rows of which not every value is used: NaN and lone surrogates pass.
+
+    `parse_number` makes a value of the digits of a number; numbers are int and float if it is None.
+    """
+    try:
+        decoded = text if isinstance(text, str) else text.decode("utf-8-sig")
+        return _decoder(parse_number).decode(decoded)
+    except json.JSONDecodeError:
+        raise
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+    except RecursionError as error:
+        raise ValueError("the nesting is too deep") from error
+    except ValueError as error:
+        if "integer string conversion" in str(error):  # advice on Python's settings
+            raise ValueError("a number has too many digits") from error
+        raise
+
+
+def check_strings(value: Any) -> None:
+    """Raise ValueError if a JSON value has a text with a lone surrogate, which UTF-8 cannot
+    express."""
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError as error:
+        spelled = ascii(text[error.start])[1:-1]
+        raise ValueError(f"a text has the lone surrogate {spelled}") from error
+    except RecursionError as error:
+        raise ValueError("the nesting is too deep") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML document of plain types.
+
+    Raises ValueError also for a key that occurs twice in a mapping, for aliases that repeat values
+    more than MAX_YAML_NODES times or contain themselves, and for a tag that makes Python objects.
+    """
+    if len(text) > MAX_YAML_CHARACTERS:
+        raise ValueError(f"{len(text)} characters, more than {MAX_YAML_CHARACTERS}")
+    import yaml
+
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        _count_nodes(root, {})
+        return None if root is None else loader.construct_document(root)
+    except RecursionError as error:
+        raise ValueError("the nesting is too deep, or a value contains itself") from error
+    except Exception as error:  # PyYAML raises IndexError, KeyError ... for malformed scalars
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+@cache
+def _decoder(parse_number: Callable[[str], Any] | None) -> json.JSONDecoder:
+    if parse_number is not None:
+        return json.JSONDecoder(
+            object_pairs_hook=_without_repeats, parse_float=parse_number, parse_int=parse_number
+        )
+    return json.JSONDecoder(
+        object_pairs_hook=_without_repeats, parse_float=_finite, parse_constant=_refuse
+    )
+
+
+def _has_surrogate_escape(text: str | bytes) -> bool:
+    if isinstance(text, str):
+        return not text.isascii() or "\\ud" in text or "\\uD" in text
+    return b"\\ud" in text or b"\\uD" in text
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    keys = [key for key, _ in pairs]
+    repeated = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f"the key {repeated!r} occurs twice in one object")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{digits[:40]} is beyond the range of numbers")
+    return number
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _count_nodes(node: Any, sizes: dict[int, int]) -> int:
+    """Number of values below a YAML node, repeated ones counted each time."""
+    if node is None or isinstance(node.value, str):
+        return 1
+    if id(node) in sizes:
+        return sizes[id(node)]
+    members = node.value
+    if members and isinstance(members[0], tuple):
+        keys = [(key.tag, key.value) for key, _ in members if isinstance(key.value, str)]
+        if len(set(keys)) != len(keys):
+            repeated = next(value for tag, value in keys if keys.count((tag, value)) > 1)
+            raise ValueError(f"the key {repeated!r} occurs twice in one mapping")
+        members = [member for pair in members for member in pair]
+    size = 1 + sum(_count_nodes(member, sizes) for member in members)
+    if size > MAX_YAML_NODES:
+        raise ValueError(f"more than {MAX_YAML_NODES} values")
+    sizes[id(node)] = size
+    return size

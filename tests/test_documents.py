@@ -1,0 +1,97 @@
+"""Documents are parsed as written, or refused with a ValueError of one line."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.documents import MAX_YAML_CHARACTERS, parse_json, parse_json_row, parse_yaml
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda members: st.lists(members) | st.dictionaries(st.text(), members),
+    max_leaves=10,
+)
+
+
+@given(json_values, st.booleans(), st.booleans())
+def test_json_is_read_as_written(value: object, ascii_only: bool, marked: bool) -> None:
+    data = (b"\xef\xbb\xbf" if marked else b"") + json.dumps(value, ensure_ascii=ascii_only).encode(
+        "utf-8"
+    )
+    assert parse_json(data) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"a": 1, "a": 2}', "'a' occurs twice"),
+        (b'[{"b": {"a": 1, "\\u0061": 2}}]', "'a' occurs twice"),
+        (b"[NaN]", "NaN is not JSON"),
+        (b'{"a": -Infinity}', "-Infinity is not JSON"),
+        (b"1e999", "1e999 is beyond"),
+        (b"9" * 5000, "too many digits"),
+        (b"[-" + b"9" * 5000 + b"]", "too many digits"),
+        (b"[" * 100_000 + b"]" * 100_000, "too deep"),
+        (b'{"a":' * 100_000, "too deep"),
+        (b'"\xff"', "not UTF-8"),
+        ("{}".encode("utf-16"), "not UTF-8"),
+        ("{}".encode("utf-16-le"), "Expecting|Extra"),
+        (b'{"\\ud800": 1}', r"lone surrogate \\ud800"),
+        ('["\ud83d"]', r"lone surrogate \\ud83d"),
+        (b"{}\x00", "Extra data"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_json_that_python_reads_otherwise_is_refused(text: str | bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_json(text)
+    assert "\n" not in str(caught.value)
+    str(caught.value).encode()
+
+
+def test_numbers_of_a_row_may_keep_their_digits() -> None:
+    digits = "1234567890" * 500
+    row = parse_json_row(f'{{"a": {digits}, "b": 1.50, "c": 1}}', parse_number=str)
+    assert row == {"a": digits, "b": "1.50", "c": "1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2", "'a' occurs twice"),
+        ("a: [{b: 1, b: 1}]", "'b' occurs twice"),
+        ("&a [*a]", "contains itself"),
+        ("[" * 5000, "too deep"),
+        ("x0: &x0 [1]\n" + "".join(f"x{n}: &x{n} [*x{n - 1}, *x{n - 1}]\n" for n in range(1, 60)),
+         "more than 100000 values"),
+        ("!!python/object/apply:os.system [id]", "could not determine a constructor"),
+        ("!!int ''", "."),
+        ("!!timestamp x", "."),
+        ("2021-13-45", "month"),
+        ("9" * 5000, "digits"),
+        ("? [a]\n: 1", "unhashable"),
+        ("a: b: c", "not allowed"),
+        ("--- 1\n--- 2", "single document"),
+        ("\x00", "unacceptable"),
+        ("a" * (MAX_YAML_CHARACTERS + 1), "characters, more than"),
+    ],
+)  # fmt: skip
+def test_yaml_that_is_malformed_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_yaml(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_may_use_aliases_and_merge_keys() -> None:
+    assert parse_yaml("a: &x {p: 1}\nb: {<<: *x, q: 2}\nc: [*x, *x]") == {
+        "a": {"p": 1},
+        "b": {"p": 1, "q": 2},
+        "c": [{"p": 1}, {"p": 1}],
+    }
+    assert parse_yaml("") is None
