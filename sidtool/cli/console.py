@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from sidtool.documents import parse_yaml
 from sidtool.errors import EXIT_INTERRUPTED, SidtoolError, SidtoolWarning, UsageError
 
 Progress = Callable[[int, int], None]
@@ -194,24 +195,24 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     key is an error."""
     if path is None:
         return None
-    import yaml
-
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        values = parse_yaml(path.read_text(encoding="utf-8-sig")) or {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} must have a mapping of options, not {type(values).__name__}")
     options = _options_by_key(ctx)
-    defaults = {str(key).replace("-", "_"): value for key, value in values.items()}
-    for key in defaults.keys() - options.keys():
-        raise UsageError(
-            f"{path}: {ctx.info_name} has no option {key!r}",
-            hint=f"it has {', '.join(sorted(options))}",
-        )
-    settings = {
-        options[key].name: _as_command_line(options[key], value) for key, value in defaults.items()
-    }
+    settings = {}
+    for spelled, value in values.items():
+        key = str(spelled).replace("-", "_")
+        if key not in options:
+            raise UsageError(
+                f"{path}: {ctx.info_name} has no option {key!r}",
+                hint=f"it has {', '.join(sorted(options))}",
+            )
+        if options[key].name in settings:
+            raise UsageError(f"{path}: the option {key!r} occurs twice")
+        settings[options[key].name] = _as_command_line(path, options[key], value)
     ctx.default_map = {**(ctx.default_map or {}), **settings}
     return path
 
@@ -226,14 +227,18 @@ def _options_by_key(ctx: typer.Context) -> dict[str, Any]:
     return options
 
 
-def _as_command_line(parameter: Any, value: Any) -> Any:
+def _as_command_line(path: Path, parameter: Any, value: Any) -> Any:
     """A YAML value as the command line spells it: a mapping is a list of `key=value`."""
+    repeatable = getattr(parameter, "multiple", False) or parameter.nargs != 1
+    if isinstance(value, list | dict) and not repeatable:
+        raise UsageError(
+            f"{path}: {parameter.opts[0]} takes one value, not a {type(value).__name__}"
+        )
     if isinstance(value, dict):
         return [
-            f"{key}={item if isinstance(item, str) else json.dumps(item)}"
+            f"{key}={item if isinstance(item, str) else json.dumps(item, default=str)}"
             for key, item in value.items()
         ]
-    repeatable = getattr(parameter, "multiple", False)
     if repeatable and value is not None and not isinstance(value, list):
         value = [value]
     return [str(item) for item in value] if isinstance(value, list) else value

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from sidtool.documents import parse_yaml
 from sidtool.errors import DataError, UsageError
 
 
@@ -18,16 +19,14 @@ def read_ids(path: Path) -> list[str]:
 
 def assignments(pairs: list[str] | None, *, option: str = "--set") -> dict[str, Any]:
     """`key=value` pairs as a mapping; a value is read as YAML, so that numbers are numbers."""
-    import yaml
-
     values = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise UsageError(f"{option} takes key=value, not {pair!r}")
         try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            values[key] = parse_yaml(value)
+        except ValueError:
             values[key] = value
     return values
 

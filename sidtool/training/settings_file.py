@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from sidtool.documents import parse_yaml
 from sidtool.errors import DataError, UsageError
 from sidtool.training.settings import DECIDED, StageSettings, TrainOptions
 
@@ -128,28 +129,23 @@ def _typed(key: str, value: Any, annotation: str) -> Any:
 
 
 def _parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    import yaml
-
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"--set takes key=value, not {pair!r}")
         try:
-            settings[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            settings[key.strip()] = parse_yaml(value)
+        except ValueError as error:
             raise UsageError(f"--set {key}: {value!r} is not a YAML value") from error
     return settings
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"cannot read configuration {path}: {reason}") from error
+        value = parse_yaml(path.read_text(encoding="utf-8-sig")) or {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read configuration {path}: {error}") from error
     if not isinstance(value, dict):
         raise UsageError(f"configuration {path} must be a mapping of settings")
     return value

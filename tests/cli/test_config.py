@@ -112,6 +112,13 @@ def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> Non
         ("- levels\n", "must have a mapping"),
         ("levels: [\n", "cannot be read"),
         ("levels: 4x4x8\nwidth: 3\n", "has no option 'width'"),
+        ("levels: [4, 4, 8]\n", "--levels takes one value, not a list"),
+        ("levels: {a: 2021-01-01}\n", "--levels takes one value, not a dict"),
+        ("seed: 1\nseed: 2\n", "the key 'seed' occurs twice"),
+        ("id-column: a\nid_column: b\n", "the option 'id_column' occurs twice"),
+        ("seed: 2021-13-45\n", "cannot be read"),
+        ("[" * 3000, "too deep"),
+        ("set: &a [*a]\n", "cannot be read"),
     ],
 )
 def test_an_unknown_option_in_a_file_is_exit_2(
@@ -121,6 +128,13 @@ def test_an_unknown_option_in_a_file_is_exit_2(
     config.write_text(content)
     assert message in refused(2, *built(road, tmp_path / "b.zarr"), "--config", config)
     assert not (tmp_path / "b.zarr").exists()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(road: Road, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_bytes(b"\xef\xbb\xbflevels: 4x4x7\n")
+    ran = done(*built(road, tmp_path / "b.zarr"), "--dry-run", "--config", config)
+    assert "4x4x7" in ran.err
 
 
 def test_a_missing_options_file_is_an_error(road: Road, tmp_path: Path) -> None:
