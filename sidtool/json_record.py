@@ -1,9 +1,77 @@
-"""Frozen dataclasses that are stored as JSON objects."""
+"""Strict JSON, and frozen dataclasses that are stored as JSON objects."""
 
+import json
+import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
+from functools import cache
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+_SCALARS: dict[type, str] = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+}
+MAX_DEPTH = 64
+"""Objects and lists inside each other in a document."""
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escape that may be half of a surrogate pair."""
+
+
+def parse_json(data: bytes | str) -> Any:
+    """The value of a JSON document in UTF-8.
+
+    Raises ValueError if it is no JSON, and for what JSON allows but different readers understand
+    differently: a repeated key, a number that is not finite or too long, half of a surrogate pair,
+    a byte order mark, nesting that is too deep.
+    """
+    text = data if isinstance(data, str) else data.decode("utf-8")
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite
+        )
+    except RecursionError as error:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH}") from error
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _check_depth(value)
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    """Raise ValueError if a value is nested too deeply for functions that call themselves."""
+    containers = [value]
+    for _ in range(MAX_DEPTH):
+        members = (each.values() if isinstance(each, dict) else each for each in containers)
+        containers = [each for group in members for each in group if isinstance(each, dict | list)]
+        if not containers:
+            return
+    raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {repeated!r} is repeated")
+    return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not is_number(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a finite number (true and false are none)."""
+    return type(value) in (int, float) and -1e308 < value < 1e308  # type: ignore[operator]
 
 
 class JsonRecord:
@@ -22,11 +90,24 @@ class JsonRecord:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """The record that `to_json` wrote; unknown keys are ignored.
 
-        Raises TypeError, KeyError or AttributeError if a key is missing or malformed.
+        Raises TypeError, which names the key, if one is missing or has a value of another type than
+        its field. Nothing is converted: true is no number, and 1.0 is no whole number.
         """
-        hints = get_type_hints(cls)
-        names = [field.name for field in fields(cls) if field.name in value]
-        return cls(**{name: _typed(hints[name], value[name]) for name in names})
+        if not isinstance(value, Mapping):
+            raise TypeError(f"expected an object, not {_short(value)}")
+        hints = _hints(cls)  # type: ignore[arg-type]  # mypy: a class is hashable
+        values = {}
+        for field in fields(cls):
+            if field.name in value:
+                values[field.name] = _typed(hints[field.name], value[field.name], field.name)
+            elif field.default is MISSING and field.default_factory is MISSING:
+                raise TypeError(f"{field.name} is missing")
+        return cls(**values)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _plain(value: Any) -> Any:
@@ -39,19 +120,71 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _typed(hint: Any, value: Any) -> Any:
-    """A JSON value as the type of its field."""
-    if get_origin(hint) in (Union, UnionType):
-        choices = [choice for choice in get_args(hint) if choice is not NoneType]
-        if value is None:
-            return None
-        if len(choices) > 1 and isinstance(value, Mapping):
-            choices = [choice for choice in choices if choice.kind == value["kind"]]
-            if not choices:
-                raise TypeError(f"there is no kind {value['kind']!r}")
-        hint = choices[0]
+def _typed(hint: Any, value: Any, key: str) -> Any:
+    """A JSON value as the type of its field. Raises TypeError that names the key."""
+    origin = get_origin(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, UnionType):
+        return _member_of_union(get_args(hint), value, key)
+    if origin is Literal:
+        if not isinstance(value, str) or value not in get_args(hint):
+            raise TypeError(f"{key} is {_short(value)}, not one of {', '.join(get_args(hint))}")
+        return value
+    if origin is tuple:
+        return _tuple(get_args(hint), value, key)
     if hasattr(hint, "from_json"):
-        return hint.from_json(value)
-    if get_origin(hint) is tuple:
-        return tuple(_typed(get_args(hint)[0], member) for member in value)
+        return _record(hint, value, key)
+    if origin is not None and issubclass(origin, Mapping):
+        return _mapping(get_args(hint), value, key)
+    matches = is_number(value) if hint is float else type(value) is hint
+    if not matches:
+        raise _mismatch(key, _SCALARS[hint], value)
     return value
+
+
+def _record(kind: Any, value: Any, key: str) -> Any:
+    try:
+        return kind.from_json(value)
+    except TypeError as error:
+        raise TypeError(f"{key}: {error}") from error
+
+
+def _member_of_union(hints: tuple[Any, ...], value: Any, key: str) -> Any:
+    choices = [hint for hint in hints if hint is not NoneType]
+    if value is None and len(choices) < len(hints):
+        return None
+    if len(choices) > 1:
+        if not isinstance(value, Mapping):
+            raise _mismatch(key, "an object", value)
+        choices = [choice for choice in choices if choice.kind == value.get("kind")]
+        if not choices:
+            raise TypeError(f"{key} has no kind {_short(value.get('kind'))}")
+    return _typed(choices[0], value, key)
+
+
+def _tuple(hints: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise _mismatch(key, "a list", value)
+    if hints[-1] is Ellipsis:
+        hints = (hints[0],) * len(value)
+    if len(hints) != len(value):
+        raise TypeError(f"{key} has {len(value)} members, not {len(hints)}")
+    pairs = zip(hints, value, strict=True)
+    return tuple(_typed(hint, member, f"{key}[{i}]") for i, (hint, member) in enumerate(pairs))
+
+
+def _mapping(hints: tuple[Any, ...], value: Any, key: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _mismatch(key, "an object", value)
+    return {name: _typed(hints[1], member, f"{key}.{name}") for name, member in value.items()}
+
+
+def _mismatch(key: str, expected: str, value: Any) -> TypeError:
+    return TypeError(f"{key} is {_short(value)}, not {expected}")
+
+
+def _short(value: Any) -> str:
+    """A JSON value for a message of one line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
