@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.errors import DataError
 from sidtool.evaluation.metrics import find_targets, metric_values
-from sidtool.splits.cooccurrence import weigh_pairs
+from sidtool.memory.similarity import KnnSettings, history_scores, item_similarity
 from sidtool.splits.split import Example, UserSequence
 
 PopularityIndex = NDArray[np.int64]
@@ -55,22 +55,6 @@ class Catalog:
         return np.array([self.index.get(item, -1) for item in items], dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class KnnSettings:
-    """How item-kNN weights events. With `distance` 1, `recency` 1 and no shrinkage, similarity is
-    the cosine of the item columns."""
-
-    distance: float = 0.85
-    """Two events of a user that are `gap` positions apart co-occur with weight `distance ** (gap
-    - 1)`."""
-    shrinkage: float = 0.0
-    """Added to the denominator of a similarity, which lowers that of rare items."""
-    neighbors: int | None = None
-    """Most similar items that each item keeps; None keeps all."""
-    recency: float = 0.75
-    """An item of the history has weight `recency ** age`; the last one has age 0."""
-
-
 UNTUNED = KnnSettings()
 
 GRID: Mapping[str, Sequence[Any]] = {
@@ -93,25 +77,6 @@ def popularity(
     return ranked
 
 
-def item_similarity(sequences: Sequence[PopularityIndex], items: int, settings: KnnSettings) -> Any:
-    """(items, items) scipy CSR float64: similarity of items by the users' training sequences, with
-    an empty diagonal.
-
-    The similarity of two items is their co-occurrence over the root of the product of their numbers
-    of events, plus the shrinkage."""
-    from scipy import sparse
-
-    counts = weigh_pairs(sequences, items, settings.distance).tocoo()
-    events = np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *sequences]), minlength=items)
-    lengths = np.sqrt(events[counts.row] * events[counts.col].astype(np.float64))
-    values = counts.data / (lengths + settings.shrinkage)
-    # similarities exist only where items co-occur: the matrix is as sparse as the counts
-    similarity = sparse.csr_matrix((values, (counts.row, counts.col)), shape=(items, items))
-    if settings.neighbors is None:
-        return similarity
-    return _nearest(similarity, settings.neighbors)
-
-
 def item_knn(
     similarity: Any,
     histories: Sequence[PopularityIndex],
@@ -124,13 +89,13 @@ def item_knn(
 
     An item's score is the sum of its similarities to the items of the history. Items without any
     come last, by popularity. Scores are compared in float32, so that sums which differ by rounding
-    alone tie. (B. Sarwar et al., WWW 2001; the recency weights as in session-based kNN.)"""
+    alone tie."""
     items = similarity.shape[0]
     ranked = np.full((len(histories), k), -1, dtype=np.int64)
     for start in range(0, len(histories), CHUNK):
         chunk = histories[start : start + CHUNK]
-        weights = _history_weights(chunk, items, settings.recency)
-        scores = (weights @ similarity).astype(np.float32)  # (chunk, items), sparse
+        # (chunk, items), sparse
+        scores = history_scores(similarity, chunk, settings.recency).astype(np.float32)
         scores.eliminate_zeros()
         for row, history in enumerate(chunk):
             entries = slice(scores.indptr[row], scores.indptr[row + 1])
@@ -177,30 +142,6 @@ def tune_item_knn(
         if progress is not None:
             progress(done, len(trials))
     return max(results, key=results.__getitem__)
-
-
-def _nearest(similarity: Any, neighbors: int) -> Any:
-    """The largest entries of each row, ties by popularity."""
-    from scipy import sparse
-
-    rows = np.repeat(np.arange(similarity.shape[0]), np.diff(similarity.indptr))
-    order = np.lexsort((similarity.indices, -similarity.data, rows))
-    rank_in_row = np.arange(len(order)) - similarity.indptr[rows]
-    nearest = order[rank_in_row < neighbors]
-    entries = (similarity.data[nearest], (rows[nearest], similarity.indices[nearest]))
-    return sparse.csr_matrix(entries, shape=similarity.shape)
-
-
-def _history_weights(histories: Sequence[PopularityIndex], items: int, recency: float) -> Any:
-    """(n, items) CSR: the weight of each item of each history; repeated items add up."""
-    from scipy import sparse
-
-    lengths = [len(history) for history in histories]
-    # the last item of a history has age 0
-    ages = np.concatenate([np.zeros(0), *(np.arange(length)[::-1] for length in lengths)])
-    rows = np.repeat(np.arange(len(histories)), lengths)
-    columns = np.concatenate([np.zeros(0, dtype=np.int64), *histories])
-    return sparse.csr_matrix((recency**ages, (rows, columns)), shape=(len(histories), items))
 
 
 def _best(items: NDArray[np.int32], scores: NDArray[np.float32], k: int) -> PopularityIndex:

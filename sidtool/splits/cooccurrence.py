@@ -15,6 +15,8 @@ from sidtool.splits.split import Split, count_leaks
 
 WINDOW = 50
 """Events of a user that lie further apart do not co-occur: the cost stays linear in the events."""
+UNIT = 2.0**-40
+"""Weights of pairs are counted in this unit, as integers."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,23 @@ def count_cooccurrence(
 
     Training events of other items are left out first. Raises RefusedError if a held-out event is
     among the training events, DataError if no two of the items co-occur."""
+    sequences = item_sequences(split, ids)
+    n_events = sum(len(sequence.items) for sequence in split.train)
+    counts = weigh_pairs(sequences, len(ids), decay, window)
+    if not counts.nnz:
+        raise DataError(
+            f"no two of the {len(ids)} items co-occur in {n_events} training events",
+            hint="do the item ids of --interactions match the catalog's?",
+        )
+    events = np.bincount(np.concatenate(sequences), minlength=len(ids))
+    record = CooccurrenceRecord(split.protocol, n_events, split.train_digest, window, decay)
+    return Cooccurrence(counts, events, record)
+
+
+def item_sequences(split: Split, ids: Sequence[str]) -> list[NDArray[np.int64]]:
+    """The training events of each user as indexes into `ids`; events of other items are left out.
+
+    Raises RefusedError if a held-out event is among the training events."""
     users = [sequence.user for sequence in split.train for _ in sequence.items]
     items = [item for sequence in split.train for item in sequence.items]
     positions = [position for sequence in split.train for position in sequence.positions]
@@ -56,42 +75,46 @@ def count_cooccurrence(
     if leaked:
         raise RefusedError(f"{leaked} held-out events are among the training events, not 0")
     row_of = {item: row for row, item in enumerate(ids)}
-    sequences = []
-    for sequence in split.train:
-        rows = [row_of[item] for item in sequence.items if item in row_of]
-        sequences.append(np.array(rows, dtype=np.int64))
-    counts = weigh_pairs(sequences, len(ids), decay, window)
-    if not counts.nnz:
-        raise DataError(
-            f"no two of the {len(ids)} items co-occur in {len(items)} training events",
-            hint="do the item ids of --interactions match the catalog's?",
-        )
-    events = np.bincount(np.concatenate(sequences), minlength=len(ids))
-    record = CooccurrenceRecord(split.protocol, len(items), split.train_digest, window, decay)
-    return Cooccurrence(counts, events, record)
+    return [
+        np.array([row_of[item] for item in sequence.items if item in row_of], dtype=np.int64)
+        for sequence in split.train
+    ]
 
 
-def weigh_pairs(
+def count_pairs(
     sequences: Sequence[NDArray[np.int64]], n_items: int, decay: float, window: int = WINDOW
 ) -> Any:
-    """(n_items, n_items) CSR float64: the symmetric weights of all pairs of different items in
-    users' sequences.
+    """(n_items, n_items) CSR int64: the weights of all pairs of different items in users'
+    sequences, in units of UNIT, above the diagonal.
 
     Two events of a user that are `gap` positions apart (1: adjacent, at most `window`) add
-    `decay ** (gap - 1)` to the weight of their items."""
+    `decay ** (gap - 1)` to the weight of their items. Sums of integers are exact: neither the order
+    of users nor the order of updates changes them."""
     from scipy import sparse
 
     items = np.concatenate([np.zeros(0, dtype=np.int64), *sequences])
     lengths = [len(sequence) for sequence in sequences]
     users = np.repeat(np.arange(len(sequences)), lengths)
     largest_gap = min(window, max(lengths, default=1))
-    total = sparse.csr_matrix((n_items, n_items))
+    total = sparse.csr_matrix((n_items, n_items), dtype=np.int64)
     for gap in range(1, largest_gap + 1):
         earlier = items[:-gap]
         later = items[gap:]
-        same_user = users[:-gap] == users[gap:]
-        pairs = same_user & (earlier != later)
-        weights = np.full(int(pairs.sum()), decay ** (gap - 1))
-        coordinates = (earlier[pairs], later[pairs])
+        pairs = (users[:-gap] == users[gap:]) & (earlier != later)
+        coordinates = (np.minimum(earlier, later)[pairs], np.maximum(earlier, later)[pairs])
+        weights = np.full(int(pairs.sum()), round(decay ** (gap - 1) / UNIT))
         total = total + sparse.csr_matrix((weights, coordinates), shape=(n_items, n_items))
-    return (total + total.T).tocsr()
+    return total
+
+
+def weigh_pairs(
+    sequences: Sequence[NDArray[np.int64]], n_items: int, decay: float, window: int = WINDOW
+) -> Any:
+    """(n_items, n_items) CSR float64: the symmetric weights of the pairs that `count_pairs`
+    counts."""
+    return symmetric_weights(count_pairs(sequences, n_items, decay, window))
+
+
+def symmetric_weights(pairs: Any) -> Any:
+    """Counted pairs as a symmetric CSR matrix of float64 weights."""
+    return (pairs + pairs.T).tocsr() * UNIT

@@ -1,0 +1,112 @@
+"""Item-item similarity of training events, and the score of items for a history.
+
+Item-kNN (B. Sarwar et al., WWW 2001) with recency weights as in session-based kNN. The baseline of
+an evaluation and the memory of a model are both computed here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.errors import UsageError
+from sidtool.json_record import JsonRecord
+from sidtool.splits.cooccurrence import count_pairs, symmetric_weights
+
+
+@dataclass(frozen=True)
+class KnnSettings(JsonRecord):
+    """How item-kNN weights events. With `distance` 1, `recency` 1 and no shrinkage, similarity is
+    the cosine of the item columns.
+
+    Raises UsageError for a weight that is not above 0 and at most 1, a shrinkage below 0, and fewer
+    than one neighbor."""
+
+    distance: float = 0.85
+    """Two events of a user that are `gap` positions apart co-occur with weight `distance ** (gap
+    - 1)`."""
+    shrinkage: float = 0.0
+    """Added to the denominator of a similarity, which lowers that of rare items."""
+    neighbors: int | None = None
+    """Most similar items that each item keeps; None keeps all."""
+    recency: float = 0.75
+    """An item of the history has weight `recency ** age`; the last one has age 0."""
+
+    def __post_init__(self) -> None:
+        for name in ("distance", "recency"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UsageError(f"{name} is above 0 and at most 1, not {getattr(self, name)}")
+        if not 0 <= self.shrinkage < float("inf"):
+            raise UsageError(f"shrinkage is a number from 0, not {self.shrinkage}")
+        if self.neighbors is not None and self.neighbors < 1:
+            raise UsageError(f"neighbors is at least 1, not {self.neighbors}")
+
+
+def item_similarity(
+    sequences: Sequence[NDArray[np.int64]], items: int, settings: KnnSettings
+) -> Any:
+    """(items, items) scipy CSR float64: similarity of items by the users' training sequences, with
+    an empty diagonal."""
+    return similarity_of(
+        count_pairs(sequences, items, settings.distance), count_events(sequences, items), settings
+    )
+
+
+def count_events(sequences: Sequence[NDArray[np.int64]], items: int) -> NDArray[np.int64]:
+    """(items,) int64: the number of events of each item."""
+    return np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *sequences]), minlength=items)
+
+
+def similarity_of(pairs: Any, events: NDArray[np.int64], settings: KnnSettings) -> Any:
+    """(items, items) scipy CSR float64: similarity by counted pairs (as `count_pairs`) and the
+    events of each item.
+
+    The similarity of two items is their co-occurrence over the root of the product of their numbers
+    of events, plus the shrinkage."""
+    from scipy import sparse
+
+    counts = symmetric_weights(pairs).tocoo()
+    lengths = np.sqrt(events[counts.row] * events[counts.col].astype(np.float64))
+    values = counts.data / (lengths + settings.shrinkage)
+    # similarities exist only where items co-occur: the matrix is as sparse as the counts
+    similarity = sparse.csr_matrix((values, (counts.row, counts.col)), shape=counts.shape)
+    if settings.neighbors is None:
+        return similarity
+    return _nearest(similarity, settings.neighbors)
+
+
+def history_scores(similarity: Any, histories: Sequence[NDArray[np.int64]], recency: float) -> Any:
+    """(n, items) CSR float64: the score of every item for n histories, the sum of its similarities
+    to the items of the history, each weighted by its age."""
+    return _history_weights(histories, similarity.shape[0], recency) @ similarity
+
+
+def age_weights(lengths: Sequence[int], recency: float) -> NDArray[np.float64]:
+    """(events,) float64: the weight of each event of histories of these lengths, oldest first."""
+    # the last item of a history has age 0
+    ages = np.concatenate([np.zeros(0), *(np.arange(length)[::-1] for length in lengths)])
+    return recency**ages
+
+
+def _nearest(similarity: Any, neighbors: int) -> Any:
+    """The largest entries of each row; equal ones in the order of the items."""
+    from scipy import sparse
+
+    rows = np.repeat(np.arange(similarity.shape[0]), np.diff(similarity.indptr))
+    order = np.lexsort((similarity.indices, -similarity.data, rows))
+    rank_in_row = np.arange(len(order)) - similarity.indptr[rows]
+    nearest = order[rank_in_row < neighbors]
+    entries = (similarity.data[nearest], (rows[nearest], similarity.indices[nearest]))
+    return sparse.csr_matrix(entries, shape=similarity.shape)
+
+
+def _history_weights(histories: Sequence[NDArray[np.int64]], items: int, recency: float) -> Any:
+    """(n, items) CSR: the weight of each item of each history; repeated items add up."""
+    from scipy import sparse
+
+    lengths = [len(history) for history in histories]
+    rows = np.repeat(np.arange(len(histories)), lengths)
+    columns = np.concatenate([np.zeros(0, dtype=np.int64), *histories])
+    entries = (age_weights(lengths, recency), (rows, columns))
+    return sparse.csr_matrix(entries, shape=(len(histories), items))
