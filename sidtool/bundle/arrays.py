@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sidtool.bundle.item_map import BLOCK
 from sidtool.bundle.manifest import Manifest
 from sidtool.bundle.storage import Storage
+from sidtool.bundle.zarr_group import GroupManifest
 from sidtool.errors import IntegrityError
 
 META = "/zarr.json"
@@ -84,16 +85,18 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
     Raises IntegrityError if one is missing, or if its type or shape differs from the manifest.
     """
 
-    def __init__(self, storage: Storage, manifest: Manifest) -> None:
+    def __init__(
+        self, storage: Storage, manifest: GroupManifest, expected: Mapping[str, Expected]
+    ) -> None:
         self._storage = storage
         self._manifest = manifest
-        self._expected = _expected(manifest)
+        self._expected = expected
         self._layouts: dict[str, Layout] = {}
         self._decoded: dict[str, NDArray[Any]] = {}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self:
-            raise IntegrityError(f"the bundle has no array {name}")
+            raise IntegrityError(f"{self._storage.location} has no array {name}")
         n_rows = self.layout(name).shape[0]
         return self.parts(name, [(0, n_rows)])[0]
 
@@ -199,7 +202,7 @@ def _unreadable(name: str, reason: str) -> IntegrityError:
     )
 
 
-def _expected(manifest: Manifest) -> dict[str, Expected]:
+def bundle_layout(manifest: Manifest) -> dict[str, Expected]:
     """Type and shape of the arrays that the format defines."""
     n = manifest.items
     levels = manifest.space.levels

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.arrays import StoredArrays
+from sidtool.bundle.arrays import StoredArrays, bundle_layout
 from sidtool.bundle.history import BuildChange
 from sidtool.bundle.identity import Identity, codebook_arrays, identify, item_arrays
 from sidtool.bundle.item_map import BLOCK, IdIndex, ItemMap
@@ -51,7 +51,7 @@ class Bundle:
         """
         storage = Storage(location)
         manifest = read_manifest(storage)
-        return cls(manifest, StoredArrays(storage, manifest))
+        return cls(manifest, StoredArrays(storage, manifest, bundle_layout(manifest)))
 
     @classmethod
     def of(

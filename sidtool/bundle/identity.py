@@ -95,18 +95,19 @@ def _hash_codebook(codebook: Codebook | None, recipe: Mapping[str, Any] | None, 
     digest = hashlib.sha256(canonical({"recipe": recipe, "policy": policy}))
     if codebook is not None:
         for name, array in sorted(codebook_arrays(codebook).items()):
-            _update(digest, name, array)
+            hash_array(digest, name, array)
     return digest.hexdigest()
 
 
 def _hash_items(items: ItemMap) -> str:
     digest = hashlib.sha256()
     for name, array in item_arrays(items).items():
-        _update(digest, name.removeprefix("items/"), array)
+        hash_array(digest, name.removeprefix("items/"), array)
     return digest.hexdigest()
 
 
-def _update(digest: Any, name: str, array: NDArray[Any]) -> None:
+def hash_array(digest: Any, name: str, array: NDArray[Any]) -> None:
+    """Add a named array to a digest, whatever its byte order."""
     # name, type and shape are hashed too: other arrays could have the same bytes
     little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
     digest.update(canonical([name, little_endian.dtype.str, list(array.shape)]))

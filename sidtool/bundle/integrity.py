@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sidtool.bundle.arrays import StoredArrays
+from sidtool.bundle.arrays import StoredArrays, bundle_layout
 from sidtool.bundle.bundle import Bundle, index_arrays
 from sidtool.bundle.identity import identify
 from sidtool.bundle.item_map import ItemMap
@@ -26,7 +26,9 @@ def verify(location: str | Path) -> list[tuple[str, str]]:
         broken = broken_objects(storage, manifest)
     except IntegrityError as error:
         return [(ROOT, str(error))]
-    return broken or _broken_values(Bundle(manifest, StoredArrays(storage, manifest)))
+    return broken or _broken_values(
+        Bundle(manifest, StoredArrays(storage, manifest, bundle_layout(manifest)))
+    )
 
 
 def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:

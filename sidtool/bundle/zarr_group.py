@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -28,39 +28,65 @@ CHUNK_BYTES = 1 << 22
 """A larger array is cut into equal chunks of at most this size."""
 
 
+class GroupManifest(Protocol):
+    """What the storage needs of a manifest: its JSON object, and the digests of the objects."""
+
+    @property
+    def objects(self) -> Mapping[str, str]:
+        """SHA-256 of every stored object except the root document."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored."""
+
+
 def read_manifest(storage: Storage) -> Manifest:
     """The manifest of a stored bundle, checked against its own SHA-256.
 
     Raises DataError if there is no bundle, IntegrityError if it is unfinished or damaged,
     CompatibilityError if its format is newer than this version reads.
     """
+    hint = "a bundle is a .zarr folder or a .zarr.zip that build-codebook wrote"
+    return Manifest.from_json(read_root(storage, "bundle", hint))
+
+
+def read_root(storage: Storage, kind: str, hint: str) -> Mapping[str, Any]:
+    """The manifest of a stored group of some kind as JSON, checked against its own SHA-256.
+
+    Raises DataError, with the hint, if there is none, or if the group is of another kind;
+    IntegrityError if it is unfinished or damaged.
+    """
     data = storage.read(ROOT)
     if data is not None:
-        return parse_root(storage.location, data)
+        return _root_value(storage.location, data, kind)
     if storage.exists():
-        raise IntegrityError(f"{storage.location} has no {ROOT}: an unfinished or damaged bundle")
-    raise DataError(
-        f"no bundle at {storage.location}",
-        hint="a bundle is a .zarr folder or a .zarr.zip that build-codebook wrote",
-    )
+        raise IntegrityError(f"{storage.location} has no {ROOT}: an unfinished or damaged {kind}")
+    raise DataError(f"no {kind} at {storage.location}", hint=hint)
 
 
 def parse_root(location: str, data: bytes) -> Manifest:
-    """The manifest in a root document. Raises IntegrityError unless it is spelled as `spell_root`
-    spells it."""
+    """The manifest in a bundle's root document. Raises IntegrityError unless it is spelled as
+    `spell_root` spells it."""
+    return Manifest.from_json(_root_value(location, data, "bundle"))
+
+
+def _root_value(location: str, data: bytes, kind: str) -> Mapping[str, Any]:
     try:
         attributes = json.loads(data)["attributes"]
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{location}: {ROOT} is damaged ({type(error).__name__})") from error
     if not isinstance(attributes, dict) or "sidtool" not in attributes:
         raise IntegrityError(
-            f"{location} has no manifest: an unfinished bundle, or another Zarr group"
+            f"{location} has no manifest: an unfinished {kind}, or another Zarr group"
         )
-    if data != spell_root(attributes["sidtool"]):
+    manifest = attributes["sidtool"]
+    if data != spell_root(manifest):
         raise IntegrityError(
             f"{location}: {ROOT} is damaged: the manifest differs from its own SHA-256"
         )
-    return Manifest.from_json(attributes["sidtool"])
+    stored_kind = manifest.get("kind", "bundle") if isinstance(manifest, dict) else kind
+    if stored_kind != kind:
+        raise DataError(f"{location} is a {stored_kind}, not a {kind}")
+    return manifest
 
 
 def spell_root(manifest: Mapping[str, Any]) -> bytes:
@@ -71,8 +97,13 @@ def spell_root(manifest: Mapping[str, Any]) -> bytes:
     return f"{text}\n".encode()
 
 
-def write_group(folder: Path, arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> None:
-    """Write arrays, then the root document, into an empty folder.
+def write_group(
+    folder: Path,
+    arrays: Mapping[str, NDArray[Any]],
+    manifest: GroupManifest,
+    number: int | None = None,
+) -> None:
+    """Write arrays, then the root document, into an empty folder; `number` as in `commit`.
 
     Arrays are uncompressed chunks of whole rows, so that a reader can fetch single rows.
     """
@@ -90,13 +121,17 @@ def write_group(folder: Path, arrays: Mapping[str, NDArray[Any]], manifest: Mani
             compressors=None,
             config={"write_empty_chunks": True},
         )
-    commit(folder, manifest)
+    commit(folder, manifest, number)
 
 
-def commit(folder: Path, manifest: Manifest) -> None:
-    """Write the root document of a folder whose arrays are complete."""
+def commit(folder: Path, manifest: GroupManifest, number: int | None = None) -> None:
+    """Write the root document of a folder whose arrays are complete. `number` is the format of the
+    group, by default that of bundles."""
     objects = {name: _sha256(data) for name, data in Storage(folder).read_all() if name != ROOT}
-    stored = manifest.to_json() | {"format": FORMAT, "objects": objects}
+    stored = manifest.to_json() | {
+        "format": FORMAT if number is None else number,
+        "objects": objects,
+    }
     (folder / ROOT).write_bytes(spell_root(stored))
 
 
@@ -115,7 +150,7 @@ def new_zip(path: Path, *, force: bool = False) -> Iterator[Path]:
             remove(folder)
 
 
-def broken_objects(storage: Storage, manifest: Manifest) -> list[tuple[str, str]]:
+def broken_objects(storage: Storage, manifest: GroupManifest) -> list[tuple[str, str]]:
     """Every stored object that differs from the manifest: (name, what is wrong)."""
     stored = {name: _sha256(data) for name, data in storage.read_all()}
     broken = [

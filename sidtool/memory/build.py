@@ -1,0 +1,146 @@
+"""Builds a memory of a split's training events, anew or from an earlier memory."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.manifest import library_versions, now
+from sidtool.errors import CompatibilityError, DataError, UsageError
+from sidtool.memory.manifest import MemoryManifest
+from sidtool.memory.memory import Memory, SparseRows
+from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
+from sidtool.splits.cooccurrence import WINDOW, count_pairs, item_sequences
+from sidtool.splits.split import Split
+
+Sequences = list[NDArray[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class EarlierMemory:
+    """A memory to update, and the split that it was built from.
+
+    Raises CompatibilityError if it was built from another one."""
+
+    memory: Memory
+    split: Split
+
+    def __post_init__(self) -> None:
+        recorded = self.memory.manifest.train_digest
+        if recorded != self.split.train_digest:
+            raise CompatibilityError(
+                f"the memory counts training events {recorded[:12]}, the earlier split has "
+                f"{self.split.train_digest[:12]}",
+                hint="give the split that the memory was built from",
+            )
+
+
+def build_memory(
+    split: Split,
+    bundle: Bundle,
+    settings: KnnSettings | None = None,
+    *,
+    earlier: EarlierMemory | None = None,
+) -> Memory:
+    """The memory of a split's training events, by the items of a bundle.
+
+    With `earlier`, only users whose events changed are counted again; the result equals that of
+    building anew, and `settings` defaults to those of the earlier memory. Raises RefusedError if a
+    held-out event is among the training events, DataError if no two items co-occur, UsageError if
+    `settings` count pairs otherwise than the earlier memory."""
+    if settings is None:
+        settings = KnnSettings() if earlier is None else earlier.memory.manifest.settings
+    ids = list(bundle.items.ids)
+    sequences = item_sequences(split, ids)
+    if earlier is None:
+        pairs = count_pairs(sequences, len(ids), settings.distance)
+    else:
+        pairs = _updated_pairs(earlier, split, sequences, bundle, settings)
+    if not pairs.nnz:
+        raise DataError(
+            f"no two of the {len(ids)} items co-occur in the training events of split "
+            f"{split.reference}",
+            hint="do the item ids of the events match the bundle's?",
+        )
+    events = count_events(sequences, len(ids))
+    manifest = MemoryManifest(
+        bundle=bundle.identity,
+        split=split.reference,
+        train_digest=split.train_digest,
+        train_events=split.counts.train_events,
+        window=WINDOW,
+        settings=settings,
+        items=len(ids),
+        digest="",
+        libraries=library_versions("numpy", "scipy"),
+        created=now(),
+    )
+    return Memory.of(
+        manifest,
+        bundle.items.ids,
+        events,
+        SparseRows.of(pairs, np.int64),
+        SparseRows.of(similarity_of(pairs, events, settings), np.float32),
+    )
+
+
+def _updated_pairs(
+    earlier: EarlierMemory,
+    split: Split,
+    sequences: Sequences,
+    bundle: Bundle,
+    settings: KnnSettings,
+) -> Any:
+    """(n, n) CSR int64: the earlier counts, less those of users whose events changed, plus what
+    these users' events count now."""
+    from scipy import sparse
+
+    memory = earlier.memory
+    counted = memory.manifest.settings.distance
+    if settings.distance != counted:
+        raise UsageError(
+            f"the earlier memory counts with distance {counted}, not {settings.distance}",
+            hint="build the memory anew for another distance",
+        )
+    earlier_ids = list(memory.ids)
+    row_of = bundle.items.rows(earlier_ids)  # of each earlier item, -1 if the bundle lacks it
+    earlier_sequences = item_sequences(earlier.split, earlier_ids)
+    removed, added = _changed(earlier, split, earlier_sequences, sequences, row_of)
+    unchanged = memory.pairs.to_scipy() - count_pairs(removed, len(earlier_ids), counted)
+    unchanged.eliminate_zeros()
+    entries = unchanged.tocoo()
+    one = row_of[entries.row]
+    other = row_of[entries.col]
+    coordinates = (np.minimum(one, other), np.maximum(one, other))
+    n = len(bundle.items)
+    moved = sparse.csr_matrix((entries.data, coordinates), shape=(n, n))
+    return moved + count_pairs(added, n, counted)
+
+
+def _changed(
+    earlier: EarlierMemory,
+    split: Split,
+    earlier_sequences: Sequences,
+    sequences: Sequences,
+    row_of: NDArray[np.int64],
+) -> tuple[Sequences, Sequences]:
+    """The sequences before and after of each user whose events differ."""
+    nothing = np.zeros(0, dtype=np.int64)
+    before = _by_user(earlier.split, earlier_sequences)
+    after = _by_user(split, sequences)
+    removed = []
+    added = []
+    for user in before.keys() | after.keys():
+        old = before.get(user, nothing)
+        new = after.get(user, nothing)
+        if not np.array_equal(row_of[old], new):
+            removed.append(old)
+            added.append(new)
+    return removed, added
+
+
+def _by_user(split: Split, sequences: Sequences) -> dict[str, NDArray[np.int64]]:
+    users = (sequence.user for sequence in split.train)
+    return dict(zip(users, sequences, strict=True))

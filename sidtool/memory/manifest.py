@@ -1,0 +1,70 @@
+"""The manifest of a memory: every value that is not an array."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from sidtool.bundle.identity import Identity
+from sidtool.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.json_record import JsonRecord
+from sidtool.memory.similarity import KnnSettings
+from sidtool.splits.record import SplitReference
+
+FORMAT = 1
+"""The memory format that this version writes, and the newest that it reads."""
+
+
+@dataclass(frozen=True)
+class MemoryManifest(JsonRecord):
+    """What a memory was made from, and its digests."""
+
+    bundle: Identity
+    """identity of the bundle whose items it has"""
+    split: SplitReference
+    """the split whose training events were counted"""
+    train_digest: str
+    """as `Split.train_digest`"""
+    train_events: int
+    window: int
+    """events of a user that lie further apart do not co-occur"""
+    settings: KnnSettings
+    items: int
+    digest: str
+    """SHA-256 over the fields above and the arrays"""
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    format: int = FORMAT
+    objects: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of every stored object except the root document"""
+    kind: Literal["memory"] = "memory"
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The fields that the digest covers."""
+        names = ("bundle", "split", "train_digest", "train_events", "window", "settings", "items")
+        stored = self.to_json()
+        return {name: stored[name] for name in names}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read a stored manifest; unknown keys are ignored.
+
+        Raises CompatibilityError for a format that this version does not read, IntegrityError for a
+        missing or malformed key."""
+        number = value.get("format")
+        if type(number) is not int or number < 1:
+            raise IntegrityError(
+                f"the memory's manifest has format {number!r}, not a number from 1"
+            )
+        if number > FORMAT:
+            raise CompatibilityError(
+                f"the memory has format {number}, this version of sidtool reads up to {FORMAT}",
+                hint="upgrade sidtool",
+            )
+        try:
+            manifest = super().from_json(value)
+            if type(manifest.items) is not int or manifest.items < 1:
+                raise TypeError(f"items is {manifest.items!r}")
+        except (KeyError, TypeError, AttributeError, UsageError) as error:
+            raise IntegrityError(f"the memory's manifest is malformed: {error}") from error
+        return manifest

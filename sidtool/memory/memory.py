@@ -1,0 +1,212 @@
+"""The memory as a value, and its storage: a sparse item-item matrix in a Zarr group.
+
+docs/format.md specifies the format."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.bundle.arrays import Expected, StoredArrays
+from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.identity import canonical, hash_array
+from sidtool.bundle.storage import Storage
+from sidtool.bundle.strings import StringArray
+from sidtool.bundle.zarr_group import broken_objects, new_zip, read_root, write_group
+from sidtool.bundle.zips import is_zip
+from sidtool.errors import CompatibilityError, IntegrityError
+from sidtool.memory.manifest import FORMAT, MemoryManifest
+from sidtool.output import new_dir
+
+
+@dataclass(frozen=True, eq=False)
+class SparseRows:
+    """A sparse (n, n) matrix, row by row."""
+
+    offsets: NDArray[np.int64]
+    """(n + 1,): where each row starts in the two arrays below"""
+    items: NDArray[np.uint32]
+    """(m,): the column of each entry, ascending within a row"""
+    weights: NDArray[Any]
+    """(m,): float32 similarities or int64 counts"""
+
+    @classmethod
+    def of(cls, matrix: Any, dtype: Any) -> "SparseRows":
+        """The rows of a scipy CSR matrix."""
+        matrix.sum_duplicates()  # this sorts the rows, too
+        matrix.eliminate_zeros()
+        offsets = matrix.indptr.astype(np.int64)
+        return cls(offsets, matrix.indices.astype(np.uint32), matrix.data.astype(dtype))
+
+    def to_scipy(self) -> Any:
+        """The scipy CSR matrix."""
+        from scipy import sparse
+
+        n = len(self.offsets) - 1
+        return sparse.csr_matrix((self.weights, self.items, self.offsets), shape=(n, n))
+
+
+class Memory:
+    """Which items co-occur in the training events of a split, by the items of a bundle. Arrays of a
+    stored memory are read when they are first used."""
+
+    def __init__(self, manifest: MemoryManifest, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.manifest = manifest
+        self.arrays = arrays
+
+    @classmethod
+    def open(cls, location: str | Path) -> "Memory":
+        """Open a folder or a .zarr.zip, at a path or an fsspec URL.
+
+        Only the manifest is read, and checked against its own SHA-256. Raises DataError if there is
+        no memory, IntegrityError if it is unfinished or damaged, CompatibilityError if its format
+        is newer than this version reads."""
+        storage = Storage(location)
+        hint = "a memory is a .zarr folder or a .zarr.zip that build-memory wrote"
+        manifest = MemoryManifest.from_json(read_root(storage, "memory", hint))
+        return cls(manifest, StoredArrays(storage, manifest, _layout(manifest.items)))
+
+    @classmethod
+    def of(
+        cls,
+        manifest: MemoryManifest,
+        ids: StringArray,
+        events: NDArray[np.int64],
+        pairs: SparseRows,
+        neighbors: SparseRows,
+    ) -> "Memory":
+        """A memory in memory. The manifest's digest is computed."""
+        arrays = {
+            "items/id_bytes": ids.data,
+            "items/id_offset": ids.offsets,
+            "items/events": events,
+            "pairs/offset": pairs.offsets,
+            "pairs/item": pairs.items,
+            "pairs/weight": pairs.weights,
+            "neighbors/offset": neighbors.offsets,
+            "neighbors/item": neighbors.items,
+            "neighbors/weight": neighbors.weights,
+        }
+        return cls(replace(manifest, digest=_digest(manifest, arrays)), arrays)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the values, and over what they were made from."""
+        return self.manifest.digest
+
+    @cached_property
+    def ids(self) -> StringArray:
+        """The ids of the n items, in the order of the bundle's rows."""
+        data = self.arrays["items/id_bytes"]
+        offsets = self.arrays["items/id_offset"]
+        ends = offsets[0] == 0 and offsets[-1] == len(data)
+        if not ends or (offsets[1:] < offsets[:-1]).any():
+            raise IntegrityError("items/id_offset does not divide items/id_bytes into strings")
+        return StringArray(data, offsets)
+
+    @cached_property
+    def events(self) -> NDArray[np.int64]:
+        """(n,): training events of each item."""
+        return self.arrays["items/events"]
+
+    @cached_property
+    def pairs(self) -> SparseRows:
+        """Counts of co-occurrence above the diagonal, int64 in units of 2 ** -40."""
+        return self._rows("pairs")
+
+    @cached_property
+    def neighbors(self) -> SparseRows:
+        """The most similar items of each item, float32."""
+        return self._rows("neighbors")
+
+    def _rows(self, name: str) -> SparseRows:
+        parts = (self.arrays[f"{name}/{part}"] for part in ("offset", "item", "weight"))
+        rows = SparseRows(*parts)
+        offsets = rows.offsets
+        ends = offsets[0] == 0 and offsets[-1] == len(rows.items) == len(rows.weights)
+        if not ends or (offsets[1:] < offsets[:-1]).any():
+            raise IntegrityError(f"{name}/offset does not divide {name}/item into rows")
+        if len(rows.items) and int(rows.items.max()) >= self.manifest.items:
+            raise IntegrityError(
+                f"{name}/item has item {int(rows.items.max())} of {self.manifest.items}"
+            )
+        if not ((rows.weights > 0) & np.isfinite(rows.weights)).all():
+            raise IntegrityError(f"{name}/weight has a weight that is not a positive number")
+        return rows
+
+    def check_bundle(self, bundle: Bundle) -> None:
+        """Raise CompatibilityError unless `bundle` is the memory's, or a later version of it."""
+        digest = self.manifest.bundle.digest
+        if digest in (version.digest for version in bundle.manifest.history):
+            return
+        raise CompatibilityError(
+            f"the memory was built for bundle {digest[:12]}, bundle {bundle.manifest.name!r} is "
+            f"{bundle.identity.digest[:12]} and no later version of it",
+            hint="build the memory with this bundle: sidtool build-memory",
+        )
+
+    def save(self, location: str | Path, *, force: bool = False) -> None:
+        """Write a folder, or a stored zip if the name ends in .zip; it appears whole or not at all.
+
+        Raises UsageError if the output exists and `force` is not given."""
+        path = Path(location)
+        new_output = new_zip if is_zip(path.name) else new_dir
+        with new_output(path, force=force) as folder:
+            write_group(folder, self.arrays, self.manifest, FORMAT)
+
+
+def verify_memory(location: str | Path) -> list[tuple[str, str]]:
+    """Everything that is wrong with a stored memory: (object, reason); empty if it is intact.
+
+    Raises DataError if there is no memory."""
+    try:
+        memory = Memory.open(location)
+        broken = broken_objects(Storage(location), memory.manifest)
+        if broken:
+            return broken
+        for name in ("pairs", "neighbors", "ids"):
+            getattr(memory, name)  # each checks its arrays
+        digest = _digest(memory.manifest, memory.arrays)
+    except IntegrityError as error:
+        return [("zarr.json", str(error))]
+    if digest != memory.digest:
+        reason = f"values have digest {digest[:12]}…, the manifest says {memory.digest[:12]}…"
+        return [("values", reason)]
+    return []
+
+
+def open_verified(location: str | Path) -> Memory:
+    """Open a memory for use, with every object and value checked. Raises IntegrityError if it is
+    damaged."""
+    broken = verify_memory(location)
+    if broken:
+        name, reason = broken[0]
+        raise IntegrityError(f"{location}: {name}: {reason}", hint="build the memory again")
+    return Memory.open(location)
+
+
+def _digest(manifest: MemoryManifest, arrays: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256(canonical(manifest.source))
+    for name in sorted(_layout(manifest.items)):
+        hash_array(digest, name, arrays[name])
+    return digest.hexdigest()
+
+
+def _layout(n: int) -> dict[str, Expected]:
+    """Type and shape of the arrays of a memory of n items."""
+    return {
+        "items/id_bytes": ("uint8", (None,)),
+        "items/id_offset": ("int64", (n + 1,)),
+        "items/events": ("int64", (n,)),
+        "pairs/offset": ("int64", (n + 1,)),
+        "pairs/item": ("uint32", (None,)),
+        "pairs/weight": ("int64", (None,)),
+        "neighbors/offset": ("int64", (n + 1,)),
+        "neighbors/item": ("uint32", (None,)),
+        "neighbors/weight": ("float32", (None,)),
+    }

@@ -1,0 +1,39 @@
+"""Splits and bundles for the tests of memories."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.memory.build import build_memory
+from sidtool.memory.memory import Memory
+from sidtool.memory.similarity import KnnSettings
+from sidtool.splits.split import Example, Split, UserSequence
+from tests.bundles import small_bundle
+
+
+def split_of(histories: Sequence[Sequence[str]], held_out: Sequence[Example] = ()) -> Split:
+    """A user "u0", "u1" ... for each history of training events."""
+    train = tuple(
+        UserSequence(f"u{number}", tuple(items), tuple(range(len(items))))
+        for number, items in enumerate(histories)
+    )
+    return Split("leave-one-out", train, tuple(held_out), ())
+
+
+def random_histories(seed: int, users: int, items: int, longest: int = 9) -> list[list[str]]:
+    """Random walks over items "i0", "i1" ..."""
+    rng = np.random.default_rng(seed)
+    return [
+        [f"i{number}" for number in rng.integers(0, items, size=rng.integers(1, longest))]
+        for _ in range(users)
+    ]
+
+
+def small_memory(
+    bundle: Bundle | None = None, settings: KnnSettings | None = None, *, seed: int = 0
+) -> Memory:
+    """A memory of 40 random users of a small bundle."""
+    bundle = bundle or small_bundle()
+    histories = random_histories(seed, 40, len(bundle.items))
+    return build_memory(split_of(histories), bundle, settings)

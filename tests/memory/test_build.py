@@ -1,0 +1,154 @@
+"""A memory has the similarities of item-kNN, and an updated one equals one that is built anew."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.build.add import add_items
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.items import make_items
+from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageError
+from sidtool.memory.build import EarlierMemory, build_memory
+from sidtool.memory.similarity import KnnSettings, item_similarity
+from sidtool.splits.split import Example, Split, UserSequence
+from tests.bundles import small_bundle
+from tests.memory.cases import random_histories, small_memory, split_of
+
+BUNDLE = small_bundle()
+ITEMS = len(BUNDLE.items)
+
+history = st.lists(st.integers(0, ITEMS + 3).map("i{}".format), min_size=1, max_size=8)
+"""Some of the items are not in the bundle."""
+users = st.dictionaries(st.integers(0, 9), history, min_size=1, max_size=9)
+
+
+def split_by_user(histories: dict[int, list[str]]) -> Split:
+    train = tuple(
+        UserSequence(f"u{user}", tuple(items), tuple(range(len(items))))
+        for user, items in histories.items()
+    )
+    return Split("leave-one-out", train, (), ())
+
+
+def grown(bundle: Bundle) -> Bundle:
+    """The bundle with four more items, which changes the rows of the earlier ones."""
+    ids = tuple(f"i{number}" for number in range(ITEMS, ITEMS + 4))
+    vectors = np.random.default_rng(9).normal(size=(4, 8)).astype(np.float32)
+    return add_items(bundle, make_items(ids, ids, ids, fields={}, template="{title}"), vectors)
+
+
+def test_neighbors_are_those_of_item_knn() -> None:
+    how = KnnSettings(distance=0.7, shrinkage=2.0, neighbors=3)
+    histories = random_histories(1, 60, ITEMS)
+    memory = build_memory(split_of(histories), BUNDLE, how)
+    row_of = {item: row for row, item in enumerate(BUNDLE.items.ids)}
+    sequences = [np.array([row_of[item] for item in items]) for items in histories]
+    expected = item_similarity(sequences, ITEMS, how).toarray()
+    actual = memory.neighbors.to_scipy().toarray()
+    np.testing.assert_array_equal(actual, expected.astype(np.float32))
+    assert (np.diff(memory.neighbors.offsets) <= 3).all()
+    assert (
+        memory.events.tolist() == np.bincount(np.concatenate(sequences), minlength=ITEMS).tolist()
+    )
+
+
+@given(before=users, after=users, bundle_grows=st.booleans(), kept=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_an_update_equals_building_anew(
+    before: dict[int, list[str]], after: dict[int, list[str]], bundle_grows: bool, kept: bool
+) -> None:
+    """Whatever changes: events at the end, in between, users, items of the bundle."""
+    if kept:  # the usual case: later events of the same users
+        after = {user: before.get(user, []) + items for user, items in after.items()}
+        after = before | after
+    old_split, new_split = split_by_user(before), split_by_user(after)
+    new_bundle = GROWN if bundle_grows else BUNDLE
+    try:
+        earlier = EarlierMemory(build_memory(old_split, BUNDLE), old_split)
+        anew = build_memory(new_split, new_bundle)
+    except DataError:
+        return  # no two items co-occur
+    updated = build_memory(new_split, new_bundle, earlier=earlier)
+    assert updated.digest == anew.digest
+    for name, array in anew.arrays.items():
+        assert updated.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(updated.arrays[name], array)
+
+
+def test_the_order_of_users_changes_nothing() -> None:
+    histories = random_histories(2, 50, ITEMS)
+    train = split_of(histories).train
+    one = build_memory(Split("leave-one-out", train, (), ()), BUNDLE)
+    other = build_memory(Split("leave-one-out", train[::-1], (), ()), BUNDLE)
+    assert one.digest == other.digest
+
+
+def test_the_digest_covers_what_a_memory_was_made_from() -> None:
+    one = small_memory()
+    assert small_memory(seed=1).digest != one.digest
+    assert small_memory(settings=KnnSettings(recency=0.5)).digest != one.digest
+    assert small_memory(small_bundle(seed=1)).digest != one.digest
+
+
+def test_another_earlier_split_is_refused() -> None:
+    memory = small_memory()
+    with pytest.raises(CompatibilityError, match="the memory counts training events"):
+        EarlierMemory(memory, split_of(random_histories(1, 40, ITEMS)))
+
+
+def test_an_update_with_another_distance_is_refused() -> None:
+    split = split_of(random_histories(0, 40, ITEMS))
+    earlier = EarlierMemory(build_memory(split, BUNDLE), split)
+    with pytest.raises(UsageError, match=r"counts with distance 0\.85, not 0\.5"):
+        build_memory(split, BUNDLE, KnnSettings(distance=0.5), earlier=earlier)
+    changed = build_memory(split, BUNDLE, KnnSettings(recency=0.5, neighbors=2), earlier=earlier)
+    assert (
+        changed.digest == build_memory(split, BUNDLE, KnnSettings(recency=0.5, neighbors=2)).digest
+    )
+
+
+def test_held_out_events_among_the_training_events_are_refused() -> None:
+    split = split_of([["i1", "i2", "i3"]], [Example("u0", ("i1", "i2"), "i3", 2)])
+    with pytest.raises(RefusedError, match="1 held-out event"):
+        build_memory(split, BUNDLE)
+
+
+def test_items_that_never_co_occur_are_refused() -> None:
+    with pytest.raises(DataError, match=r"no two of the 40 items co-occur"):
+        build_memory(split_of([["i1"], ["x", "y"]]), BUNDLE)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("distance", 0.0),
+        ("distance", 1.5),
+        ("distance", float("nan")),
+        ("recency", -1.0),
+        ("recency", float("inf")),
+        ("shrinkage", -0.1),
+        ("shrinkage", float("nan")),
+        ("shrinkage", float("inf")),
+        ("neighbors", 0),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=name):
+        replace(KnnSettings(), **{name: value})
+
+
+def test_a_later_version_of_the_bundle_is_accepted_and_another_bundle_is_not() -> None:
+    memory = small_memory(BUNDLE)
+    memory.check_bundle(BUNDLE)
+    memory.check_bundle(GROWN)
+    for other in (small_bundle(seed=1), small_bundle(items=41)):
+        with pytest.raises(CompatibilityError, match="no later version of it"):
+            memory.check_bundle(other)
+    with pytest.raises(CompatibilityError, match="no later version of it"):
+        small_memory(GROWN).check_bundle(BUNDLE)
+
+
+GROWN = grown(BUNDLE)

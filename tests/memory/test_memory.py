@@ -1,0 +1,134 @@
+"""A stored memory: written and read, verified, and refused when it is damaged or inconsistent."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.zarr_group import spell_root
+from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.memory.memory import Memory, open_verified, verify_memory
+from tests.bundles import small_bundle
+from tests.memory.cases import small_memory
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest and sign it again, as an attacker would."""
+    root = folder / "zarr.json"
+    manifest = json.loads(root.read_text())["attributes"]["sidtool"]
+    change(manifest)
+    root.write_bytes(spell_root(manifest))
+
+
+def resigned(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
+    """Write a memory with changed arrays whose objects and digest agree with them."""
+    memory = small_memory()
+    arrays = {name: array.copy() for name, array in memory.arrays.items()}
+    change(arrays)
+    Memory(memory.manifest, arrays).save(folder)
+
+
+@pytest.mark.parametrize("name", ["memory.zarr", "memory.zarr.zip"])
+def test_a_memory_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
+    memory = small_memory()
+    memory.save(tmp_path / name)
+    assert verify_memory(tmp_path / name) == []
+    stored = open_verified(tmp_path / name)
+    assert stored.digest == memory.digest
+    assert stored.manifest.settings == memory.manifest.settings
+    assert stored.manifest.split == memory.manifest.split
+    assert list(stored.ids) == list(memory.ids)
+    for rows in ("pairs", "neighbors"):
+        expected = getattr(memory, rows).to_scipy().toarray()
+        np.testing.assert_array_equal(getattr(stored, rows).to_scipy().toarray(), expected)
+
+
+def test_an_existing_output_is_not_replaced(tmp_path: Path) -> None:
+    small_memory().save(tmp_path / "m.zarr")
+    with pytest.raises(UsageError, match="exists already"):
+        small_memory(seed=1).save(tmp_path / "m.zarr")
+
+
+@pytest.mark.parametrize("array", ["items/events", "pairs/weight", "neighbors/item"])
+def test_a_flipped_byte_is_reported(tmp_path: Path, array: str) -> None:
+    small_memory().save(tmp_path / "m.zarr")
+    path = tmp_path / "m.zarr" / array / "c/0"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    ((name, reason),) = verify_memory(tmp_path / "m.zarr")
+    assert (name, reason) == (f"{array}/c/0", "its SHA-256 differs from the manifest's")
+    with pytest.raises(IntegrityError, match=f"{array}/c/0"):
+        open_verified(tmp_path / "m.zarr")
+
+
+def test_a_bundle_is_no_memory_and_a_memory_no_bundle(tmp_path: Path) -> None:
+    small_bundle().save(tmp_path / "b.zarr")
+    small_memory().save(tmp_path / "m.zarr")
+    with pytest.raises(DataError, match=r"b\.zarr is a bundle, not a memory"):
+        Memory.open(tmp_path / "b.zarr")
+    with pytest.raises(DataError, match=r"m\.zarr is a memory, not a bundle"):
+        Bundle.open(tmp_path / "m.zarr")
+    with pytest.raises(DataError, match="no memory at"):
+        Memory.open(tmp_path / "nothing.zarr")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("format", None),
+        ("format", "1"),
+        ("format", True),
+        ("format", 0),
+        ("items", -1),
+        ("items", "40"),
+        ("settings", None),
+        ("settings", {"recency": 7}),
+        ("settings", {"distance": "near"}),
+        ("bundle", {}),
+        ("split", 3),
+        ("digest", "00" * 32),
+        ("train_events", 7),
+        ("window", 9),
+    ],
+)
+def test_a_changed_manifest_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    small_memory().save(tmp_path / "m.zarr")
+    rewrite(tmp_path / "m.zarr", lambda manifest: manifest.update({key: value}))
+    with pytest.raises(IntegrityError):
+        open_verified(tmp_path / "m.zarr")
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    small_memory().save(tmp_path / "m.zarr")
+    rewrite(tmp_path / "m.zarr", lambda manifest: manifest.update(format=2))
+    with pytest.raises(CompatibilityError, match="has format 2, this version of sidtool reads up"):
+        Memory.open(tmp_path / "m.zarr")
+
+
+DAMAGES: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
+    "item out of range": lambda a: a["neighbors/item"].__setitem__(0, 40),
+    "nan": lambda a: a["neighbors/weight"].__setitem__(0, np.nan),
+    "infinity": lambda a: a["neighbors/weight"].__setitem__(0, np.inf),
+    "negative weight": lambda a: a["neighbors/weight"].__setitem__(0, -1),
+    "negative count": lambda a: a["pairs/weight"].__setitem__(0, -1),
+    "offsets that fall": lambda a: a["neighbors/offset"].__setitem__(1, 1 << 40),
+    "offsets below zero": lambda a: a["pairs/offset"].__setitem__(0, -1),
+    "ids that overlap": lambda a: a["items/id_offset"].__setitem__(1, 1 << 40),
+    "missing weights": lambda a: a.update({"pairs/weight": a["pairs/weight"][:-1]}),
+    "another type": lambda a: a.update({"pairs/weight": a["pairs/weight"].astype(np.int32)}),
+    "fewer events": lambda a: a.update({"items/events": a["items/events"][:-1]}),
+    "other values": lambda a: a["items/events"].__setitem__(0, 1 << 40),
+    "no events": lambda a: a.pop("items/events"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_inconsistent_arrays_are_refused(tmp_path: Path, damage: str) -> None:
+    resigned(tmp_path / "m.zarr", DAMAGES[damage])
+    with pytest.raises(IntegrityError):
+        open_verified(tmp_path / "m.zarr")
