@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from sidtool.interop.convert import CatalogFile as CatalogFile
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
+    from sidtool.memory.build import build_memory as build_memory
+    from sidtool.memory.memory import Memory as Memory
+    from sidtool.memory.similarity import KnnSettings as KnnSettings
     from sidtool.model.extend import extend_model as extend_model
     from sidtool.model.load import load_model_folder as load_model_folder
     from sidtool.model.merge import merge as merge
@@ -61,6 +64,8 @@ _MODULES = {
     "CatalogFile": "interop.convert",
     "Encoder": "embed",
     "EvaluationOptions": "evaluation.evaluation",
+    "KnnSettings": "memory.similarity",
+    "Memory": "memory.memory",
     "RecommendOptions": "recommendation.recommend_options",
     "Request": "recommendation.requests",
     "SftOptions": "sft.training_examples",
@@ -73,6 +78,7 @@ _MODULES = {
     "add_items": "build.add",
     "align": "build.align",
     "build_codebook": "build.build",
+    "build_memory": "memory.build",
     "compare_bundles": "build.compare",
     "decode": "bundle.decode",
     "diff": "build.diff",

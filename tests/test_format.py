@@ -13,6 +13,7 @@ import zarr
 
 from sidtool.bundle import Bundle
 from tests.bundles import small_bundle
+from tests.golden.make import EVENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests/golden"
@@ -226,3 +227,45 @@ def test_the_page_suffices_to_read_a_contract() -> None:
     assert "{history}" in contract["history_prompt"]["template"]
     assert "{item}" in contract["text_prompt"]["template"]
     check_keys("Model contract", contract["history_prompt"] | contract["text_prompt"])
+
+
+# Memory
+
+
+def dense(arrays: dict[str, Any], name: str) -> np.ndarray:
+    offsets = arrays[f"{name}/offset"]
+    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    matrix = np.zeros((len(offsets) - 1, len(offsets) - 1))
+    matrix[rows, arrays[f"{name}/item"]] = arrays[f"{name}/weight"]
+    return matrix
+
+
+def test_the_page_suffices_to_read_a_memory() -> None:
+    manifest, arrays = read_bundle(GOLDEN / "memory.zarr.zip")
+    check_keys("Memory", manifest)
+    assert all(f"`{name}`" in PAGE for name in arrays)
+    settings = manifest["settings"]
+    check_keys("Memory", settings)
+    source = ("bundle", "split", "train_digest", "train_events", "window", "settings", "items")
+    data = canonical({key: manifest[key] for key in source})
+    data += b"".join(array(name, values) for name, values in sorted(arrays.items()))
+    assert sha256(data) == manifest["digest"]
+    ids = strings_of(arrays, "id")
+    n = manifest["items"]
+    pairs = np.zeros((n, n))
+    for _, items in EVENTS:
+        rows = [ids.index(item) for item in items]
+        for first, one in enumerate(rows):
+            for gap, other in enumerate(rows[first + 1 :], 1):
+                if one != other and gap <= manifest["window"]:
+                    weight = round(settings["distance"] ** (gap - 1) * 2**40)
+                    pairs[min(one, other), max(one, other)] += weight
+    assert dense(arrays, "pairs").tolist() == pairs.tolist()
+    events = [sum(items.count(item) for _, items in EVENTS) for item in ids]
+    assert arrays["items/events"].tolist() == events
+    similar = (pairs + pairs.T) / 2**40
+    similar /= np.sqrt(np.outer(events, events)) + settings["shrinkage"]
+    nearest = np.zeros_like(similar)
+    for row, best in enumerate(np.argsort(-similar, kind="stable")[:, : settings["neighbors"]]):
+        nearest[row, best] = similar[row, best]
+    np.testing.assert_allclose(dense(arrays, "neighbors"), nearest, rtol=1e-6)

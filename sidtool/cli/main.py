@@ -10,6 +10,7 @@ from sidtool.cli import (
     evaluate,
     interop,
     lifecycle,
+    memory,
     models,
     recommend,
     registry,
@@ -45,6 +46,7 @@ PANELS = {
     ),
     "Model": (models.init_model, models.extend_model, models.merge),
     "Training": (split.split, sft.make_sft, train.train),
+    "Memory": (memory.build_memory,),
     "Inference": (recommend.recommend, evaluate.evaluate),
     "Life cycle": (
         lifecycle.add_items,

@@ -10,6 +10,9 @@ import numpy as np
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange, Version
 from sidtool.data.items import Items, make_items
+from sidtool.memory.build import build_memory
+from sidtool.memory.memory import Memory
+from sidtool.memory.similarity import KnnSettings
 from sidtool.model.contract import CONTRACT, Contract
 from sidtool.model.stage_record import ExtendParams, ModelReference, StageRecord, TrainParams
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
@@ -19,7 +22,7 @@ from sidtool.sft.training_examples import SftOptions
 from sidtool.sid import SidSpace
 from sidtool.splits.files import make_split, write_split
 from sidtool.splits.record import Cuts, SplitReference
-from sidtool.splits.split import Split
+from sidtool.splits.split import Split, UserSequence
 from tests.bundles import small_bundle
 
 GOLDEN = Path(__file__).parent
@@ -27,6 +30,7 @@ BUNDLE = GOLDEN / "bundle.zarr.zip"
 SPLIT = GOLDEN / "split"
 EXAMPLES = GOLDEN / "examples" / "train.jsonl"
 MODEL = GOLDEN / "model"
+MEMORY = GOLDEN / "memory.zarr.zip"
 
 ITEMS = {
     "i0": ((2, 1, 4), "film 0"),
@@ -132,6 +136,13 @@ def golden_contract() -> Contract:
     )
 
 
+def golden_memory() -> Memory:
+    """A memory of all `EVENTS`, by the items of the golden bundle."""
+    settings = KnnSettings(distance=0.3, shrinkage=1.0, neighbors=2, recency=0.25)
+    train = tuple(UserSequence(user, items, tuple(range(len(items)))) for user, items in EVENTS)
+    return build_memory(Split("leave-one-out", train, (), ()), golden_bundle(), settings)
+
+
 def write_golden_files() -> None:
     """Write one file or folder of each format."""
     golden_bundle().save(BUNDLE, force=True)
@@ -140,6 +151,7 @@ def write_golden_files() -> None:
     options = SftOptions({"sequence": 1.0, "title-to-sid": 1.0}, history_length=3)
     EXAMPLES.parent.mkdir(exist_ok=True)
     make_sft(golden_bundle(), golden_items(), split, EXAMPLES, options, force=True)
+    golden_memory().save(MEMORY, force=True)
     MODEL.mkdir(exist_ok=True)
     text = json.dumps(golden_contract().to_json(), indent=1, ensure_ascii=False) + "\n"
     (MODEL / CONTRACT).write_text(text, encoding="utf-8")

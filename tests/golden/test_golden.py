@@ -3,18 +3,30 @@
 from sidtool.bundle import Bundle, verify
 from sidtool.bundle.decode import Decoded, decode
 from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange
+from sidtool.memory.memory import open_verified
+from sidtool.memory.similarity import KnnSettings
 from sidtool.model.contract import read_contract
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.lineage import read_lineage
 from sidtool.splits.examples import read_examples
 from sidtool.splits.files import read_split
-from tests.golden.make import BUNDLE, EXAMPLES, MODEL, SPLIT, SPLIT_REFERENCE, golden_contract
+from tests.golden.make import (
+    BUNDLE,
+    EXAMPLES,
+    MEMORY,
+    MODEL,
+    SPLIT,
+    SPLIT_REFERENCE,
+    golden_contract,
+    golden_memory,
+)
 
 SPACE = "9021582f75d779123cf410b57aaeac4d7f265b02c0d5bfb6b0dea09b8254c323"
 CODEBOOK = "24d24de29f3349dc6928189967c3880fea1be32a6877ab39a5dadc022715730b"
 ITEMS = "f4c78cb044c799fe79561e29f1bba63db29bb3ad680e5808cea80cd8198fdba0"
 BUNDLE_DIGEST = "249014aa4b2b36652d45edc3936b5df1e24026374d3ad96593da8ba28435c1c0"
+MEMORY_DIGEST = "689642665b2dbfe214a1ee16b2696e8cfd189db359905af943ff84afe7aa1cdc"
 SPLIT_DIGEST = "89fe96cb64e7f9bbd8ff20b83bf10d2c44cde7890878df890f478396cfe730f8"
 
 
@@ -115,3 +127,15 @@ def test_the_contract_of_format_1() -> None:
     )
     assert contract.text_prompt == TextPrompt("query-to-sid", "Wanted: {item} →", 64, format="chat")
     assert contract.stages[1].params.split == SPLIT_REFERENCE  # type: ignore[union-attr]
+
+
+def test_the_memory_of_format_1() -> None:
+    memory = open_verified(MEMORY)
+    manifest = memory.manifest
+    assert memory.digest == MEMORY_DIGEST == golden_memory().digest
+    assert manifest.bundle.digest == BUNDLE_DIGEST
+    assert manifest.settings == KnnSettings(0.3, 1.0, 2, 0.25)
+    assert (manifest.items, manifest.train_events, manifest.window) == (5, 11, 50)
+    assert list(memory.ids) == ["i1", "i4", "i0", "i2", "ü/é 漢字"]
+    assert memory.events.tolist() == [3, 0, 3, 3, 2]
+    memory.check_bundle(Bundle.open(BUNDLE))

@@ -1,0 +1,83 @@
+"""Commands for memories: build-memory."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sidtool.cli import options
+from sidtool.cli.console import next_step, say, say_json
+from sidtool.errors import UsageError
+
+if TYPE_CHECKING:
+    from sidtool.memory.build import EarlierMemory
+
+
+def build_memory(
+    split: options.Split,
+    bundle: options.Bundle,
+    out: options.Out,
+    distance: Annotated[
+        float | None,
+        typer.Option(help="Weight of a pair of events per position between them; default 0.85."),
+    ] = None,
+    recency: Annotated[
+        float | None,
+        typer.Option(help="Weight of a history's item per later item; default 0.75."),
+    ] = None,
+    shrinkage: Annotated[
+        float | None,
+        typer.Option(help="Lowers the similarity of rare items; default 0."),
+    ] = None,
+    neighbors: Annotated[
+        int | None, typer.Option(help="Most similar items kept per item; default: all.")
+    ] = None,
+    earlier: Annotated[
+        Path | None,
+        typer.Option(help="A memory to update: only users with other events are counted again."),
+    ] = None,
+    earlier_split: Annotated[
+        Path | None, typer.Option(help="The split that the earlier memory was built from.")
+    ] = None,
+    config: options.Config = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Build a memory: which items co-occur in the training events of a split."""
+    from sidtool.memory.build import build_memory as build
+    from sidtool.memory.similarity import KnnSettings
+    from sidtool.output import refuse_existing
+    from sidtool.registry.references import open_bundle
+    from sidtool.splits.files import open_split
+
+    refuse_existing(out, force)
+    previous = _earlier(earlier, earlier_split)
+    names = {"distance": distance, "recency": recency, "shrinkage": shrinkage}
+    names |= {"neighbors": neighbors}
+    chosen = {name: value for name, value in names.items() if value is not None}
+    base = KnnSettings() if previous is None else previous.memory.manifest.settings
+    settings = replace(base, **chosen)
+    memory = build(open_split(split), open_bundle(bundle), settings, earlier=previous)
+    memory.save(out, force=force)
+    manifest = memory.manifest
+    if json:
+        return say_json({"memory": str(out)} | manifest.to_json())
+    say(
+        f"{out}: {len(memory.neighbors.items)} neighbors of {manifest.items} items, from "
+        f"{manifest.train_events} training events of split {manifest.split}, {memory.digest}"
+    )
+    return next_step(f"sidtool tune-memory MODEL {split} {out} -o OUT")
+
+
+def _earlier(memory: Path | None, split: Path | None) -> "EarlierMemory | None":
+    """The memory to update. Raises UsageError if only one of the two options is given."""
+    from sidtool.memory.build import EarlierMemory
+    from sidtool.memory.memory import open_verified
+    from sidtool.splits.files import open_split
+
+    if memory is None and split is None:
+        return None
+    if memory is None or split is None:
+        raise UsageError("--earlier and --earlier-split must be given together")
+    return EarlierMemory(open_verified(memory), open_split(split))
