@@ -93,6 +93,11 @@ class Bundle:
         """The three digests."""
         return self.manifest.identity
 
+    @property
+    def digest(self) -> str:
+        """The one digest over the three of the identity."""
+        return self.identity.digest
+
     @cached_property
     def items(self) -> ItemMap:
         """The item map. Raises IntegrityError if a stored array does not fit the manifest."""

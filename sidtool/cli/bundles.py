@@ -50,11 +50,15 @@ def inspect(
 
 
 def verify(bundle: options.Bundle, json: options.Json = False) -> None:
-    """Check every stored byte of a bundle against its digests (exit 3 if one differs)."""
-    from sidtool.bundle import verify as check
+    """Check every stored byte of a bundle or a memory against its digests (exit 3 if one
+    differs)."""
+    from sidtool.bundle import verify as verify_bundle
+    from sidtool.memory.memory import Memory, is_memory, verify_memory
     from sidtool.registry.references import open_bundle, resolve
 
-    broken = check(resolve(bundle))
+    location = resolve(bundle)
+    holds_memory = is_memory(location)
+    broken = verify_memory(location) if holds_memory else verify_bundle(location)
     if json:
         objects = [{"object": name, "reason": reason} for name, reason in broken]
         say_json({"ok": not broken, "broken": objects})
@@ -63,10 +67,11 @@ def verify(bundle: options.Bundle, json: options.Json = False) -> None:
     if broken:
         raise typer.Exit(EXIT_REFUSED)
     if not json:
-        manifest = open_bundle(bundle).manifest
+        opened = Memory.open(location) if holds_memory else open_bundle(location)
+        manifest = opened.manifest
         say(
             f"{bundle}: {manifest.items} items, {len(manifest.objects) + 1} objects, "
-            f"{manifest.identity.digest}"
+            f"{opened.digest}"
         )
 
 

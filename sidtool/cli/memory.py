@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,9 +53,9 @@ def build_memory(
 
     refuse_existing(out, force)
     previous = _earlier(earlier, earlier_split)
-    names = {"distance": distance, "recency": recency, "shrinkage": shrinkage}
-    names |= {"neighbors": neighbors}
-    chosen = {name: value for name, value in names.items() if value is not None}
+    flags: dict[str, Any] = {"distance": distance, "recency": recency, "shrinkage": shrinkage}
+    flags["neighbors"] = neighbors
+    chosen = {name: value for name, value in flags.items() if value is not None}
     base = KnnSettings() if previous is None else previous.memory.manifest.settings
     settings = replace(base, **chosen)
     memory = build(open_split(split), open_bundle(bundle), settings, earlier=previous)

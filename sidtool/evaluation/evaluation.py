@@ -11,14 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError, SidtoolWarning, ThresholdError, UsageError
-from sidtool.evaluation.baselines import (
-    UNTUNED,
-    Catalog,
-    KnnSettings,
-    item_knn,
-    item_similarity,
-    popularity,
-)
+from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
 from sidtool.evaluation.bootstrap import (
     RESAMPLES,
     Difference,
@@ -42,6 +35,7 @@ from sidtool.evaluation.ranking import (
 )
 from sidtool.evaluation.slices import Metrics, Slice, slice_metrics
 from sidtool.evaluation.task_metrics import TaskEvaluation
+from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.recommendation.query import Progress

@@ -17,9 +17,15 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import canonical, hash_array
 from sidtool.bundle.storage import Storage
 from sidtool.bundle.strings import StringArray
-from sidtool.bundle.zarr_group import broken_objects, new_zip, read_root, write_group
+from sidtool.bundle.zarr_group import (
+    ROOT,
+    broken_objects,
+    new_zip,
+    read_root,
+    write_group,
+)
 from sidtool.bundle.zips import is_zip
-from sidtool.errors import CompatibilityError, IntegrityError
+from sidtool.errors import CompatibilityError, IntegrityError, SidtoolError
 from sidtool.memory.manifest import FORMAT, MemoryManifest
 from sidtool.output import new_dir
 
@@ -81,7 +87,7 @@ class Memory:
         neighbors: SparseRows,
     ) -> "Memory":
         """A memory in memory. The manifest's digest is computed."""
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "items/id_bytes": ids.data,
             "items/id_offset": ids.offsets,
             "items/events": events,
@@ -160,6 +166,15 @@ class Memory:
             write_group(folder, self.arrays, self.manifest, FORMAT)
 
 
+def is_memory(location: str | Path) -> bool:
+    """Whether there is a memory with an intact root document; nothing else is read."""
+    try:
+        read_root(Storage(location), "memory", "")
+    except SidtoolError:
+        return False
+    return True
+
+
 def verify_memory(location: str | Path) -> list[tuple[str, str]]:
     """Everything that is wrong with a stored memory: (object, reason); empty if it is intact.
 
@@ -173,7 +188,7 @@ def verify_memory(location: str | Path) -> list[tuple[str, str]]:
             getattr(memory, name)  # each checks its arrays
         digest = _digest(memory.manifest, memory.arrays)
     except IntegrityError as error:
-        return [("zarr.json", str(error))]
+        return [(ROOT, str(error))]
     if digest != memory.digest:
         reason = f"values have digest {digest[:12]}…, the manifest says {memory.digest[:12]}…"
         return [("values", reason)]

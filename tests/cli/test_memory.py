@@ -1,12 +1,11 @@
 """The commands of memories."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from sidtool.memory.memory import Memory
-from tests.cli.road import Ran, Road, done, refused, tree, write_lines
+from tests.cli.road import Ran, Road, done, refused, run, tree, write_lines
 
 
 def build(road: Road, out: Path, *more: object) -> Ran:
@@ -55,7 +54,9 @@ def test_wrong_inputs_are_refused_and_nothing_is_written(road: Road, tmp_path: P
     before = tree(tmp_path)
     out = ("-o", tmp_path / "m.zarr")
     assert "recency" in refused(2, "build-memory", road.split, road.bundle, *out, "--recency", 2)
-    assert "neighbors" in refused(2, "build-memory", road.split, road.bundle, *out, "--neighbors", 0)
+    assert "neighbors" in refused(
+        2, "build-memory", road.split, road.bundle, *out, "--neighbors", 0
+    )
     refused(1, "build-memory", road.split, tmp_path / "none.zarr", *out)
     refused(1, "build-memory", tmp_path / "none", road.bundle, *out)
     strangers = write_lines(
@@ -71,13 +72,5 @@ def test_a_damaged_memory_is_reported(memory: Path, tmp_path: Path) -> None:
         path = tmp_path / "m.zarr" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data[::-1] if name == "items/events/c/0" else data)
-    broken = json.loads(run_verify(tmp_path / "m.zarr"))
-    assert broken["broken"][0]["object"] == "items/events/c/0"
-
-
-def run_verify(path: Path) -> str:
-    from tests.cli.road import run
-
-    ran = run("verify", path, "--json")
-    assert ran.code == 3
-    return ran.out
+    ran = run("verify", tmp_path / "m.zarr", "--json")
+    assert (ran.code, ran.json["broken"][0]["object"]) == (3, "items/events/c/0")
