@@ -1,10 +1,11 @@
-"""Outputs that appear whole or not at all.
+"""Outputs that appear whole or not at all, and that one process at a time writes.
 
-Work is written to the sibling `NAME.partial` and moved into place at the end. An output that
-`force` replaces is first moved to `NAME.replaced`, and restored if the move fails, or by the next
-run if this one was killed between the two moves.
+Work is written to the sibling `NAME.partial` and moved into place at the end, while the output is
+locked. A folder that `force` replaces is first moved to `NAME.replaced`, and restored if the move
+fails, or by the next run if this one was killed between the two moves.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -16,7 +17,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sidtool.errors import UsageError
+from sidtool.errors import DataError, SidtoolError, UsageError
+from sidtool.output_lock import hold_lock
+
+_DISK_ERRORS = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+_UNEXPLAINED = ("inline_container", " requested and ")
+"""What PyTorch and NumPy say of a file that they could not write whole."""
+_UNKNOWN = "a file was not written whole"
+_HINTS = dict.fromkeys(
+    [os.strerror(errno.ENOSPC).lower(), os.strerror(errno.EDQUOT).lower(), _UNKNOWN],
+    "free space on that disk and run the command again",
+)
 
 
 def partial_path(path: Path) -> Path:
@@ -27,32 +51,41 @@ def partial_path(path: Path) -> Path:
 def refuse_existing(path: Path, force: bool) -> None:
     """Raise UsageError if the output exists without `force`, or is a URL. Restores first what a
     killed run moved aside."""
-    if re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # Path drops the second slash
-        raise UsageError(
-            f"{path} is a URL, but outputs are written to disk",
-            hint="sidtool push publishes a bundle",
-        )
-    if not path.name:
-        raise UsageError(f"{str(path)!r} names no file or folder to write", hint="-o FOLDER/NAME")
-    aside = _aside_path(path)
-    if aside.exists() and not path.exists():
-        aside.rename(path)
-    if path.exists() and not force:
+    _check_name(path)
+    if _exists(_aside_path(path)) and not _exists(path):
+        with locked(path):
+            pass  # restores it, unless its writer is alive and just replaces it
+    if _exists(path) and not force:
         raise UsageError(f"{path} exists already", hint="--force replaces it")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[Path]:
+    """Hold the lock of an output while it is written; yields its `partial_path`.
+
+    Completes what a killed run left. Raises UsageError if another process writes the output,
+    DataError if the block fails because the disk is full or cannot be written."""
+    _check_name(path)
+    with _one_line_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with hold_lock(path):
+            _recover(path)
+            yield partial_path(path)
 
 
 @contextmanager
 def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
     """A path to write a file at; it becomes `path` if the block succeeds, and is removed if not."""
     refuse_existing(path, force)
-    partial = partial_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-        _sync(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with locked(path) as partial:
+        refuse_existing(path, force)  # another process may have made it until the lock was held
+        remove(partial)
+        try:
+            yield partial
+            refuse_existing(path, force)
+            publish(partial, path)
+        finally:
+            remove(partial)
 
 
 @contextmanager
@@ -63,44 +96,62 @@ def new_dir(path: Path, *, force: bool = False, resume: bool = False) -> Iterato
     fails.
     """
     refuse_existing(path, force)
-    partial = partial_path(path)
-    if not resume:
-        remove(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-        replace_dir(partial, path)
-    except BaseException:
+    with locked(path) as partial:
+        refuse_existing(path, force)  # another process may have made it until the lock was held
         if not resume:
             remove(partial)
-        raise
+        partial.mkdir(exist_ok=True)
+        try:
+            yield partial
+            refuse_existing(path, force)
+            publish(partial, path)
+        except BaseException:
+            if not resume:
+                remove(partial)
+            raise
 
 
-def replace_dir(new: Path, path: Path) -> None:
-    """Move the finished folder or file `new` to `path`; an old output is restored on failure."""
-    aside = _aside_path(path)
-    for item in new.rglob("*") if new.is_dir() else [new]:
-        if item.is_file():
-            _sync(item)
-    if not path.exists():
-        new.rename(path)
+def publish(new: Path, path: Path) -> None:
+    """Move the finished file or folder `new` to `path`, durably. The caller holds the lock.
+
+    An older output is replaced; it is restored if the move fails."""
+    _sync_tree(new)
+    if not _exists(path) or not (_is_folder(new) or _is_folder(path)):
+        new.replace(path)
+        _sync(path.parent)
         return
-    remove(aside)
+    # two moves, because a folder is not replaced in one
+    aside = _aside_path(path)
     path.rename(aside)
     try:
         new.rename(path)
     except BaseException:
         aside.rename(path)
         raise
+    _sync(path.parent)
     remove(aside)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write a file of unfinished work at; it then replaces `path`, durably.
+
+    For state that a killed run leaves to a later one. The caller holds the lock of the output."""
+    partial = partial_path(path)
+    yield partial
+    publish(partial, path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file of state, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def cache_array(path: Path, array: NDArray[Any]) -> None:
     """Write an array of unfinished work, whole or not at all, for a later run."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as stream:
+    with whole_file(path) as partial, partial.open("wb") as stream:
         np.save(stream, array, allow_pickle=False)
-    partial.replace(path)
 
 
 def cached_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any] | None:
@@ -115,16 +166,119 @@ def cached_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> NDArra
 
 def remove(path: Path) -> None:
     """Remove a file or folder if it exists."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+    removed = _removed_path(path)
+    _delete(removed)
+    if _is_folder(path):
+        # a kill leaves it half removed: under a name that no run restores or resumes
+        path.rename(removed)
+        _delete(removed)
     else:
-        path.unlink(missing_ok=True)
+        _delete(path)
+
+
+def _check_name(path: Path) -> None:
+    if re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # Path drops the second slash
+        raise UsageError(
+            f"{path} is a URL, but outputs are written to disk",
+            hint="sidtool push publishes a bundle",
+        )
+    if path.name in ("", ".."):
+        raise UsageError(f"{str(path)!r} names no file or folder to write", hint="-o FOLDER/NAME")
 
 
 def _aside_path(path: Path) -> Path:
     return path.with_name(path.name + ".replaced")
 
 
+def _recover(path: Path) -> None:
+    """Complete what a killed run left: restore the output that it moved aside and did not replace,
+    and remove what it was about to remove."""
+    aside = _aside_path(path)
+    if _exists(aside) and not _exists(path):
+        aside.rename(path)
+    remove(aside)
+    _delete(_removed_path(partial_path(path)))
+
+
+def _removed_path(path: Path) -> Path:
+    return path.with_name(path.name + ".removed")
+
+
+def _delete(path: Path) -> None:
+    if _is_folder(path):
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is a file, a folder or a link, even if the link leads nowhere."""
+    return os.path.lexists(path)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _sync_tree(path: Path) -> None:
+    """Write a file, or a folder with everything in it, through to the disk."""
+    for item in path.rglob("*") if path.is_dir() else ():
+        if item.is_file() or item.is_dir():
+            _sync(item)
+    _sync(path)
+
+
 def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
+    if os.name == "nt":
+        return  # Windows syncs only what is open for writing
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _one_line_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the disk in writing `path`, which libraries raise in many ways, into a
+    DataError."""
+    try:
+        yield
+    except SidtoolError:
+        raise
+    except Exception as error:
+        reason = _disk_error(error, path)
+        if reason is None:
+            raise
+        raise DataError(f"{path} cannot be written: {reason}", hint=_HINTS.get(reason)) from error
+
+
+def _disk_error(error: BaseException | None, path: Path) -> str | None:
+    """Why the disk refused `path`; None if an exception has another reason."""
+    while error is not None:
+        code = None
+        if isinstance(error, OSError) and error.errno is not None:
+            code = error.errno
+            if not _is_within(error.filename, path):
+                return None
+        elif match := re.search(r"\(os error (\d+)\)", str(error)):
+            code = int(match[1])  # the libraries in Rust have their own exceptions
+        elif any(words in str(error) for words in _UNEXPLAINED):
+            return _UNKNOWN
+        if code in _DISK_ERRORS:
+            return os.strerror(code).lower()
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+def _is_within(file: object, path: Path) -> bool:
+    """Whether an error's file belongs to the output `path`, its partial or a folder above them, and
+    is no input; an error of a write names no file."""
+    if not isinstance(file, str | bytes | os.PathLike):
+        return True
+    named = Path(os.fsdecode(file)).absolute()
+    output = path.absolute()
+    depth = len(output.parent.parts)
+    sibling = named.parts[depth] if len(named.parts) > depth else ""
+    in_output = named.is_relative_to(output.parent) and f"{sibling}.".startswith(f"{output.name}.")
+    return in_output or output.is_relative_to(named)

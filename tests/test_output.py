@@ -1,9 +1,32 @@
+import errno
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from sidtool.errors import UsageError
-from sidtool.output import new_dir, new_file, partial_path, refuse_existing
+from sidtool import output, output_lock
+from sidtool.errors import DataError, SidtoolWarning, UsageError
+from sidtool.output import (
+    cache_array,
+    locked,
+    new_dir,
+    new_file,
+    partial_path,
+    publish,
+    refuse_existing,
+    remove,
+    write_whole,
+)
 
 
 def half_written(path: Path, text: str = "half") -> None:
@@ -65,3 +88,360 @@ def test_a_run_killed_between_the_two_moves_is_completed(tmp_path: Path) -> None
 def test_an_output_at_a_url_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="is a URL"):
         refuse_existing(Path(url), force=True)
+
+
+@pytest.mark.parametrize("name", ["..", "../..", ""])
+def test_an_output_without_a_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="names no file"):
+        refuse_existing(Path(name), force=True)
+
+
+# Two writers
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from sidtool.output import new_file
+with new_file(Path(sys.argv[1]), force=True) as path:
+    path.write_text("first")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def writing(out: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that writes the output until its stdin is closed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("second", [new_file, new_dir, locked])
+def test_a_second_writer_is_refused_by_name(tmp_path: Path, second: object) -> None:
+    out = tmp_path / "out"
+    with writing(out) as process:
+        with pytest.raises(UsageError) as refused, second(out):  # type: ignore[operator]
+            pass
+        holder = f"is being written by process {process.pid} on {socket.gethostname()} since "
+        assert holder in str(refused.value)
+        assert str(refused.value).endswith(f"-c {out}")
+        process.communicate("")
+        assert process.returncode == 0
+    assert out.read_text() == "first"
+    assert names(tmp_path) == ["out"]
+
+
+def test_two_writers_of_one_process_are_told_apart(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with new_file(out) as path:
+        with pytest.raises(UsageError, match=f"process {os.getpid()} "), new_file(out, force=True):
+            pass
+        path.write_text("first")
+    assert out.read_text() == "first"
+
+
+def test_the_lock_of_a_killed_writer_is_free(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with writing(out) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert names(tmp_path) == ["out.partial", "out.partial.lock"]
+    with new_file(out) as path:
+        path.write_text("second")
+    assert (names(tmp_path), out.read_text()) == (["out"], "second")
+
+
+def write_both(partial: Path, out: Path) -> None:
+    """Write an output and, as another program, the path where it will be."""
+    (partial / "a" if partial.is_dir() else partial).write_text("mine")
+    out.write_text("another program's")
+
+
+def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    for number, new in enumerate((new_file, new_dir)):
+        out = tmp_path / str(number)
+        with pytest.raises(UsageError, match="exists already"), new(out) as path:
+            write_both(path, out)
+        assert out.read_text() == "another program's"
+
+
+CONTENDER = """
+import os, sys
+from pathlib import Path
+from sidtool.errors import UsageError
+from sidtool.output import locked
+out, inside = map(Path, sys.argv[1:])
+entries = 0
+while entries < 100:
+    try:
+        with locked(out):
+            descriptor = os.open(inside, os.O_CREAT | os.O_EXCL)  # fails if another is inside
+            os.close(descriptor)
+            entries += 1
+            inside.unlink()
+    except UsageError:
+        pass
+"""
+
+
+def test_a_lock_that_is_removed_and_made_again_has_one_holder(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CONTENDER, str(tmp_path / "out"), str(tmp_path / "inside")]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    for process in processes:
+        _, message = process.communicate(timeout=60)
+        assert process.returncode == 0, message
+    assert names(tmp_path) == []
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "out.partial.lock").symlink_to(victim)
+    with pytest.raises(DataError, match="symbolic links"), new_file(tmp_path / "out"):
+        pass
+    assert victim.read_text() == "precious"
+
+
+def test_a_file_system_without_locks_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(descriptor: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(output_lock, "_lock", no_locks)
+    with (
+        pytest.warns(SidtoolWarning, match="has no locks"),
+        new_file(tmp_path / "out") as path,
+    ):
+        path.write_text("whole")
+    assert names(tmp_path) == ["out"]
+
+
+# What a killed run leaves
+
+
+def test_a_replaced_output_that_is_half_removed_never_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill while the replaced folder is removed; then the new one is removed by its user."""
+    out = tmp_path / "model"
+    for content in ("old", "new"):
+        with monkeypatch.context() as patched, new_dir(out, force=True) as folder:
+            (folder / "a").write_text(content)
+            (folder / "b").write_text(content)
+            if content == "new":
+                patched.setattr(shutil, "rmtree", lambda path: (path / "a").unlink())
+    assert (out / "a").read_text() == "new"
+    shutil.rmtree(out)
+    refuse_existing(out, force=False)
+    assert not out.exists()
+    with new_dir(out) as folder:
+        (folder / "a").write_text("third")
+    assert (names(tmp_path), names(out)) == (["model"], ["a"])
+
+
+def test_unfinished_work_that_is_half_removed_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model"
+    work = partial_path(out)
+    work.mkdir()
+    for name in ("run.json", "step-1"):
+        (work / name).write_text("done")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda path: (path / "step-1").unlink())
+        remove(work)
+    with new_dir(out, resume=True) as folder:
+        assert list(folder.iterdir()) == []
+    assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("old", ["file", "folder", "link", "none"])
+@pytest.mark.parametrize("new", ["file", "folder"])
+def test_any_output_replaces_any_older_one(tmp_path: Path, old: str, new: str) -> None:
+    out = tmp_path / "out"
+    target = tmp_path / "target"
+    target.mkdir()
+    if old == "file":
+        out.write_text("old")
+    elif old == "folder":
+        out.mkdir()
+        (out / "a").write_text("old")
+    elif old == "link":
+        out.symlink_to(target)
+    if old != "none":
+        with pytest.raises(UsageError, match="exists already"):
+            refuse_existing(out, force=False)
+    writer = new_file if new == "file" else new_dir
+    with writer(out, force=True) as path:
+        (path if new == "file" else path / "b").write_text("new")
+    assert (out if new == "file" else out / "b").read_text() == "new"
+    assert names(tmp_path) == ["out", "target"]
+    assert not out.is_symlink()
+    assert names(target) == []
+
+
+def test_a_link_that_leads_nowhere_exists(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="exists already"), new_dir(tmp_path / "out"):
+        pass
+
+
+def test_state_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    sync = os.fsync
+
+    def note_sync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        sync(descriptor)
+
+    state = tmp_path / "run.json"
+    write_whole(state, "old")
+    if sys.platform == "linux":
+        monkeypatch.setattr(os, "fsync", note_sync)
+        write_whole(state, "new")
+        assert synced == ["run.json.partial", tmp_path.name]
+    monkeypatch.setattr(output, "publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(state, "newest")
+    assert state.read_text() in ("old", "new")
+
+
+# Full disks
+
+
+def torch_save(folder: Path) -> None:
+    """A large file of torch, which its own writer in C++ writes."""
+    import torch
+
+    torch.save({"weight": torch.zeros(1 << 18)}, folder / "optimizer.pt")
+
+
+def rust_save(folder: Path) -> None:
+    """A large file of safetensors, which is written in Rust."""
+    save_file({"weight": np.zeros(1 << 18, dtype=np.float32)}, folder / "model.safetensors")
+
+
+def numpy_save(folder: Path) -> None:
+    """A large array of numpy."""
+    cache_array(folder / "a.npy", np.zeros(1 << 18, dtype=np.float32))
+
+
+def text_save(folder: Path) -> None:
+    """A large text."""
+    (folder / "a.txt").write_text("x" * (1 << 20))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits")
+@pytest.mark.parametrize("save", [torch_save, rust_save, numpy_save, text_save])
+def test_a_file_that_cannot_be_written_whole_is_one_line(tmp_path: Path, save: object) -> None:
+    """A limit on the size of files makes the writes of all libraries fail, as a full disk does."""
+    import resource
+
+    out = tmp_path / "model"
+    with new_dir(out) as folder:
+        (folder / "a").write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(DataError) as failed, new_dir(out, force=True) as folder:
+            save(folder)  # type: ignore[operator]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    reason = r"(file too large|a file was not written whole)"
+    assert re.fullmatch(f"{re.escape(str(out))} cannot be written: {reason}", str(failed.value))
+    assert (names(tmp_path), (out / "a").read_text()) == (["model"], "old")
+
+
+ERRORS = {
+    "a write": OSError(errno.ENOSPC, "No space left on device"),
+    "a quota": OSError(errno.EDQUOT, "Disk quota exceeded"),
+    "a broken disk": OSError(errno.EIO, "Input/output error"),
+    "a library in Rust": RuntimeError("Error while serializing: No space left (os error 28)"),
+    "an input": FileNotFoundError(errno.ENOENT, "No such file", "items.jsonl"),
+    "an input that is locked": PermissionError(errno.EACCES, "Permission denied", "/etc/shadow"),
+    "a bug": TypeError("unsupported"),
+}
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("a write", "no space left on device"),
+        ("a quota", "disk quota exceeded"),
+        ("a broken disk", "input/output error"),
+        ("a library in Rust", "no space left on device"),
+        ("an input", None),
+        ("an input that is locked", None),
+        ("a bug", None),
+    ],
+)
+def test_errors_of_the_disk_name_the_output(
+    tmp_path: Path, error: str, message: str | None
+) -> None:
+    with pytest.raises(Exception) as raised, new_file(tmp_path / "out"):
+        raise ERRORS[error]
+    if message is None:
+        assert raised.value is ERRORS[error]
+    else:
+        assert isinstance(raised.value, DataError)
+        assert str(raised.value) == f"{tmp_path / 'out'} cannot be written: {message}"
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(
+            DataError, match=r"file/out cannot be written: (file exists|not a directory)"
+        ),
+        new_dir(tmp_path / "file" / "out"),
+    ):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_folder_without_permission_is_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with (
+        pytest.raises(DataError, match="cannot be written: permission denied"),
+        new_dir(tmp_path / "out"),
+    ):
+        pass
+
+
+def test_a_failed_move_keeps_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    rename = Path.rename
+
+    def fail_second(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    new = tmp_path / "new"
+    new.mkdir()
+    monkeypatch.setattr(Path, "rename", fail_second)
+    with pytest.raises(OSError):
+        publish(new, out)
+    assert names(tmp_path) == ["new", "out"]

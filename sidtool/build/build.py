@@ -28,7 +28,7 @@ from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import VectorSource
 from sidtool.embed import Encoder, embed
 from sidtool.errors import SidtoolWarning, UsageError
-from sidtool.output import partial_path, refuse_existing, remove, replace_dir
+from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.resumable import encode_all, fit_once
@@ -70,33 +70,35 @@ def build_codebook(
     check_inputs(encoder, embeddings)
     options = options or BuildOptions()
     progress = progress or {}
-    work = partial_path(out)
     if isinstance(items, str | Path):
         items = read_catalog(Path(items), catalog)
     if isinstance(split, str | Path):
         split = open_split(split)
     sources = _open_sources(embeddings, items.ids, memory)
-    if encoder is not None:
-        cache = work / "vectors"
-        vectors, made_by = embed(items.texts, encoder, cache=cache, progress=progress.get("embed"))
-        sources = [vectors]
-    else:
-        dim = sum(source.shape[1] for source in sources)
-        made_by = {"vectors": "given", "dim": dim}
-    bundle = build(
-        items,
-        sources,
-        options,
-        name=out.name.removesuffix(".zip").removesuffix(".zarr"),
-        encoder=made_by,
-        split=split,
-        work=work / "codes",
-        progress=progress,
-    )
-    finished = work / out.name
-    bundle.save(finished, force=True)
-    replace_dir(finished, out)
-    remove(work)
+    with locked(out) as work:
+        refuse_existing(out, force)
+        if encoder is not None:
+            report = progress.get("embed")
+            vectors, made_by = embed(items.texts, encoder, cache=work / "vectors", progress=report)
+            sources = [vectors]
+        else:
+            dim = sum(source.shape[1] for source in sources)
+            made_by = {"vectors": "given", "dim": dim}
+        bundle = build(
+            items,
+            sources,
+            options,
+            name=out.name.removesuffix(".zip").removesuffix(".zarr"),
+            encoder=made_by,
+            split=split,
+            work=work / "codes",
+            progress=progress,
+        )
+        finished = work / out.name
+        bundle.save(finished, force=True)
+        refuse_existing(out, force)
+        publish(finished, out)
+        remove(work)
     return Bundle.open(out)
 
 

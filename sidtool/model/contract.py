@@ -13,7 +13,7 @@ from sidtool.bundle.identity import Identity
 from sidtool.bundle.integrity import verify
 from sidtool.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.model.stage_record import ModelReference, StageParams, StageRecord, TrainParams
-from sidtool.output import new_file
+from sidtool.output import write_whole
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
@@ -130,8 +130,7 @@ def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> None:
     """Write the bundle's copy, then sid.json, so that a folder with a contract has its bundle."""
     bundle.save(folder / BUNDLE_COPY, force=True)
     text = json.dumps(contract.to_json(), indent=1, ensure_ascii=False) + "\n"
-    with new_file(folder / CONTRACT, force=True) as path:
-        path.write_text(text, encoding="utf-8")
+    write_whole(folder / CONTRACT, text)
 
 
 def read_contract(folder: Path) -> Contract:

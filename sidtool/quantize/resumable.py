@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.data.vectors import VectorSource
-from sidtool.output import cache_array, cached_array
+from sidtool.output import cache_array, cached_array, whole_file
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.quantize.kmeans import Progress
 from sidtool.sid import Codes
@@ -88,10 +88,8 @@ def _save(path: Path, codebook: Codebook) -> None:
     )
     arrays = {f"level_{level}": centroids for level, centroids in enumerate(codebook.levels)}
     arrays |= {f"encoder_{name}": array for name, array in codebook.encoder.items()}
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as stream:
+    with whole_file(path) as partial, partial.open("wb") as stream:
         np.savez(stream, header=np.array(header), **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
 
 
 def _load(path: Path) -> Codebook | None:

@@ -4,7 +4,7 @@ import json
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +17,7 @@ from sidtool.errors import RefusedError
 from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
 from sidtool.model.split_check import check_bundle_split
-from sidtool.output import partial_path, refuse_existing, remove
+from sidtool.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.recommendation.query import Progress
 from sidtool.registry.references import open_bundle
 from sidtool.sft.catalog import CatalogOptions, read_catalog
@@ -80,7 +80,7 @@ def make_sft(
     if dry_run:
         return job.lineage(job.write(None), {})
     side = side_files(out)
-    with _staged(out, side["meta"]) as stage:
+    with _staged(out, force) as stage:
         tasks = job.write(stage / out.name)
         write_examples(stage / side["valid"].name, split.valid)
         digests = {path.name: file_digest(path) for path in sorted(stage.iterdir())}
@@ -170,18 +170,21 @@ def _refuse_outputs(out: Path, force: bool) -> None:
 
 
 @contextmanager
-def _staged(out: Path, meta: Path) -> Iterator[Path]:
+def _staged(out: Path, force: bool) -> Iterator[Path]:
     """A folder to write the files in; they move beside `out` when the block ends well, the lineage
     last."""
-    stage = partial_path(out)
-    remove(stage)
-    stage.mkdir(parents=True)
-    try:
-        yield stage
-        meta.unlink(missing_ok=True)  # from here on an old output is no longer whole
-        moved_last = [out.name, meta.name]
-        first = [path for path in sorted(stage.iterdir()) if path.name not in moved_last]
-        for path in (*first, stage / out.name, stage / meta.name):
-            path.replace(out.with_name(path.name))
-    finally:
+    side = side_files(out)
+    with ExitStack() as locks:
+        stage = locks.enter_context(locked(out))
+        for path in side.values():
+            locks.enter_context(locked(path))
+        _refuse_outputs(out, force)
         remove(stage)
+        stage.mkdir()
+        try:
+            yield stage
+            side["meta"].unlink(missing_ok=True)  # from here on an old output is no longer whole
+            for target in (side["valid"], out, side["meta"]):
+                publish(stage / target.name, target)
+        finally:
+            remove(stage)

@@ -1,38 +1,12 @@
-"""The work folder of a training run: which run it belongs to, and the checkpoint to resume from."""
+"""The checkpoints in the work folder of a training run, and the one to resume from."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sidtool.errors import UsageError
-from sidtool.output import new_file, remove
+from sidtool.output import write_whole
 
-RUN_FILE = "run.json"
 STATE_FILE = "trainer_state.json"
-
-
-def open_work_folder(work: Path, fingerprint: Mapping[str, Any], force: bool) -> None:
-    """Keep an unfinished work folder of the same run, else start a new one.
-
-    Raises UsageError if it belongs to a different run, unless `force`."""
-    path = work / RUN_FILE
-    if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        keys = sorted({*fingerprint, *stored})
-        different = [key for key in keys if fingerprint.get(key) != stored.get(key)]
-        if not different:
-            return
-        if not force:
-            key = different[0]
-            raise UsageError(
-                f"{work} has an unfinished run with different {key}: "
-                f"{stored.get(key)!r}, not {fingerprint.get(key)!r}",
-                hint="repeat its settings to resume it; --force starts again",
-            )
-    remove(work)
-    work.mkdir(parents=True)
-    path.write_text(json.dumps(fingerprint, indent=1) + "\n", encoding="utf-8")
 
 
 def last_checkpoint(work: Path, processes: int = 1) -> Path | None:
@@ -56,8 +30,7 @@ def relocate_best(checkpoint: Path) -> None:
     best = checkpoint.parent.resolve() / Path(recorded).name
     if best.is_dir() and str(best) != recorded:
         text = json.dumps(state | {"best_model_checkpoint": str(best)}, indent=2) + "\n"
-        with new_file(checkpoint / STATE_FILE, force=True) as path:
-            path.write_text(text, encoding="utf-8")
+        write_whole(checkpoint / STATE_FILE, text)
 
 
 def _state(checkpoint: Path) -> dict[str, Any]:
@@ -65,7 +38,8 @@ def _state(checkpoint: Path) -> dict[str, Any]:
 
 
 def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else -1
 
 
 def _is_complete(checkpoint: Path, processes: int) -> bool:
@@ -76,8 +50,10 @@ def _is_complete(checkpoint: Path, processes: int) -> bool:
         names += [f"rng_state_{rank}.pth" for rank in range(processes)]
     if not all((checkpoint / name).is_file() for name in names):
         return False
+    if not any(checkpoint.glob("*.safetensors")):
+        return False
     try:
         # Trainer writes its state last
         return bool(_state(checkpoint))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return False

@@ -6,6 +6,7 @@ this code, and the first one alone writes."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,16 @@ from sidtool.model.contract import read_contract
 from sidtool.model.load import check_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.model.stage_record import TrainParams
-from sidtool.output import refuse_existing, remove, replace_dir
+from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.recommendation.query import Progress
 from sidtool.sft.lineage import check_same_bundle, read_lineage
 from sidtool.training.arguments import complete_fields, sft_config
-from sidtool.training.checkpoints import (
-    has_ended,
-    last_checkpoint,
-    open_work_folder,
-    relocate_best,
-)
+from sidtool.training.checkpoints import has_ended, last_checkpoint, relocate_best
 from sidtool.training.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.settings import TrainOptions
 from sidtool.training.settings_file import typed_sft_fields
 from sidtool.training.training_run import Log, TrainingRun
+from sidtool.work_folder import open_work_folder
 
 
 @dataclass(frozen=True)
@@ -153,6 +150,15 @@ def _execute(
     run: TrainingRun, force: bool, progress: Progress | None, log: Log | None
 ) -> TrainingSummary:
     arguments = sft_config(run.work, run.options, run.sft_fields, validated=run.valid is not None)
+    # of several processes, the first alone writes
+    with locked(run.out) if arguments.process_index == 0 else nullcontext():
+        refuse_existing(run.out, force)
+        return _train_and_publish(run, arguments, force, progress, log)
+
+
+def _train_and_publish(
+    run: TrainingRun, arguments: Any, force: bool, progress: Progress | None, log: Log | None
+) -> TrainingSummary:
     checkpoint = _find_checkpoint(run, arguments, force)
     trainer = _build_trainer(run, arguments, checkpoint, progress, log)
     start = time.monotonic()
@@ -165,7 +171,7 @@ def _execute(
     seconds = time.monotonic() - start
     trainer.accelerator.wait_for_everyone()
     if arguments.process_index == 0:
-        _write_output(run, trainer)
+        _write_output(run, trainer, force)
     trainer.accelerator.wait_for_everyone()
     return _summary(run, trainer, checkpoint, loss, seconds)
 
@@ -178,7 +184,8 @@ def _find_checkpoint(run: TrainingRun, arguments: Any, force: bool) -> Path | No
             fingerprint = dict(run.fingerprint)
             if arguments.world_size > 1:
                 fingerprint["processes"] = arguments.world_size
-            open_work_folder(run.work, fingerprint, force)
+            restart = "--force starts again"
+            open_work_folder(run.work, fingerprint, restart=restart, force=force)
         checkpoint = last_checkpoint(run.work, arguments.world_size)
         if is_first and checkpoint:
             relocate_best(checkpoint)
@@ -203,12 +210,13 @@ def _build_trainer(
         raise
 
 
-def _write_output(run: TrainingRun, trainer: Any) -> None:
+def _write_output(run: TrainingRun, trainer: Any, force: bool) -> None:
     """Save the model without training state, move it into place and remove the work folder."""
     final = run.work / "output"
     remove(final)
     trainer.write_model(final)
-    replace_dir(final, run.out)
+    refuse_existing(run.out, force)
+    publish(final, run.out)
     remove(run.work)
 
 

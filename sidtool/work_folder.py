@@ -1,0 +1,80 @@
+"""The folder of an output's unfinished work, and the run that it belongs to."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sidtool.errors import DataError, UsageError
+from sidtool.output import remove, write_whole
+
+RUN_FILE = "run.json"
+MAX_LISTED = 5
+"""Different settings that an error lists."""
+
+
+def open_work_folder(
+    work: Path, fingerprint: Mapping[str, Any], *, restart: str, force: bool = False
+) -> None:
+    """Keep an unfinished work folder of the same run, else start a new one.
+
+    `fingerprint` has everything that must be equal for a run to resume, as JSON values; `restart`
+    says how to start again. The caller holds the lock of the output. Raises, without `force`,
+    UsageError if the folder belongs to a different run, DataError if its record is damaged."""
+    path = work / RUN_FILE
+    if path.exists():
+        try:
+            different = _differences(_read(path, restart), fingerprint)
+        except DataError:
+            if not force:
+                raise
+            different = [RUN_FILE]
+        if not different:
+            return
+        if not force:
+            listed = "; ".join(different[:MAX_LISTED])
+            rest = len(different) - MAX_LISTED
+            raise UsageError(
+                f"{work} has an unfinished run with different {listed}"
+                + (f"; and {rest} more" if rest > 0 else ""),
+                hint=f"repeat its settings to resume it; {restart}",
+            )
+    remove(work)
+    work.mkdir(parents=True)
+    write_whole(path, json.dumps(fingerprint, indent=1) + "\n")
+
+
+def _read(path: Path, restart: str) -> dict[str, Any]:
+    """The stored fingerprint of a run."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged: {reason}", hint=restart) from error
+
+
+def _differences(stored: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> list[str]:
+    """Each setting that differs, with its old and its new value."""
+    old = _flat(stored)
+    new = _flat(fingerprint)
+    return [
+        f"{key}: {_spell(old.get(key))}, not {_spell(new.get(key))}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, member in value.items():
+        if isinstance(member, Mapping):
+            flat |= _flat(member, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = member
+    return flat
+
+
+def _spell(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
