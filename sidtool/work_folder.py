@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sidtool.documents import parse_json
 from sidtool.errors import DataError, UsageError
 from sidtool.output import remove, write_whole
 
@@ -47,8 +48,8 @@ def open_work_folder(
 def _read(path: Path, restart: str) -> dict[str, Any]:
     """The stored fingerprint of a run."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return dict(parse_json(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} is damaged: {reason}", hint=restart) from error
 

@@ -1,16 +1,15 @@
 """Recommendations: requests in, items out, in the order of the requests and in bounded memory."""
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from sidtool.errors import DataError, SidtoolWarning
 from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.output import refuse_existing
 from sidtool.recommendation.filters import AllowList
 from sidtool.recommendation.query import (
     WINDOW,
@@ -21,7 +20,8 @@ from sidtool.recommendation.query import (
     in_windows,
 )
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import Recommendation, Request, result_file
+from sidtool.recommendation.requests import Recommendation, Request
+from sidtool.recommendation.result_file import result_file, run_fingerprint
 
 
 def recommend(
@@ -71,13 +71,18 @@ def recommend_to_file(
     """Write the recommendations of `recommend` to a file of JSON Lines.
 
     With `resume`, requests that an interrupted run answered are skipped. Raises UsageError if `out`
-    exists, without `force`."""
-    with result_file(Path(out), resume=resume, force=force) as (stream, finished):
-        remaining = islice(requests, finished, None)
-        answers = recommend(model, remaining, options, candidates=candidates, progress=progress)
+    exists, without `force`, or if the interrupted run had other settings, another model or other
+    requests."""
+    out = Path(out)
+    refuse_existing(out, force)
+    loaded = load_model_folder(model) if isinstance(model, str | Path) else model
+    options = options or RecommendOptions()
+    fingerprint = run_fingerprint(loaded, options, candidates)
+    with result_file(out, fingerprint, resume=resume, force=force) as file:
+        remaining = file.remaining(requests)
+        answers = recommend(loaded, remaining, options, candidates=candidates, progress=progress)
         for answer in answers:
-            line = json.dumps(answer.to_json(), ensure_ascii=False, allow_nan=False)
-            stream.write(f"{line}\n")
+            file.write(answer.to_json())
 
 
 @dataclass(frozen=True, eq=False)

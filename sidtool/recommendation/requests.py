@@ -2,13 +2,11 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sidtool.errors import DataError
-from sidtool.output import partial_path, refuse_existing
 
 
 @dataclass(frozen=True)
@@ -104,37 +102,6 @@ def read_request_file(path: Path) -> Iterator[Request]:
             yield from read_requests(lines)
 
     return requests()
-
-
-@contextmanager
-def result_file(path: Path, *, resume: bool, force: bool) -> Iterator[tuple[IO[str], int]]:
-    """A file of JSON Lines to append to, and the number of lines that an interrupted run wrote.
-
-    Lines are written to `PATH.partial`, which becomes `path` when the block ends well and stays
-    otherwise. Raises UsageError if `path` exists, without `force`."""
-    refuse_existing(path, force)
-    partial = partial_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    finished = finished_lines(partial) if resume else 0
-    with partial.open("a" if resume else "w", encoding="utf-8") as stream:
-        yield stream, finished
-    partial.replace(path)
-
-
-def finished_lines(path: Path) -> int:
-    """Number of complete lines in the output of an interrupted run; an incomplete last line is
-    removed. 0 if there is no file."""
-    if not path.exists():
-        return 0
-    count = 0
-    size = 0
-    with path.open("rb+") as stream:
-        for line in stream:
-            if line.endswith(b"\n"):
-                count += 1
-                size += len(line)
-        stream.truncate(size)
-    return count
 
 
 def _ids(value: Mapping[str, Any], key: str) -> tuple[str, ...] | None:

@@ -1,10 +1,12 @@
 """The recommend command."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from sidtool.bundle import Bundle
 from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lines
@@ -110,8 +112,19 @@ def test_candidates_are_scored_as_the_beam_scores_them(
     assert ran.err.startswith("warning: 1 id")
 
 
+def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    """Run a command with `-o` that is interrupted when all lines are written."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sidtool.recommendation.result_file.publish", interrupt)
+        assert run(*arguments).code == 130
+
+
 def test_an_output_file_is_continued_after_an_interruption(
-    road: Road, requests_file: Path, tmp_path: Path
+    road: Road, requests_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
     ask = ("recommend", road.tuned, "--file", requests_file, "-k", 5)
@@ -123,7 +136,8 @@ def test_an_output_file_is_continued_after_an_interruption(
     assert "--force" in refused(2, *ask, "-o", out)
     for cut in (0, 1, len(whole) // 2, len(whole) - 1, len(whole)):  # within a line, or at its end
         out.unlink()
-        partial.write_bytes(whole[:cut])
+        interrupted(monkeypatch, *ask, "-o", out)
+        (partial / "results.jsonl").write_bytes(whole[:cut])
         done(*ask, "-o", out, "--resume")
         assert out.read_bytes() == whole
         assert not partial.exists()
@@ -133,12 +147,73 @@ def test_an_output_file_is_continued_after_an_interruption(
     assert "--resume needs -o" in refused(2, *ask, "--resume")
 
 
-def test_resuming_keeps_finished_lines(road: Road, requests_file: Path, tmp_path: Path) -> None:
+def test_resuming_keeps_finished_lines(
+    road: Road, requests_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out.jsonl"
-    (tmp_path / "out.jsonl.partial").write_text('{"user": "kept"}\n')
-    done("recommend", road.tuned, "--file", requests_file, "-k", 5, "-o", out, "--resume")
+    command = ("recommend", road.tuned, "--file", requests_file, "-k", 5, "-o", out)
+    interrupted(monkeypatch, *command)
+    (tmp_path / "out.jsonl.partial" / "results.jsonl").write_text('{"user": "kept"}\n')
+    done(*command, "--resume")
     lines = out.read_text().splitlines()
     assert (lines[0], len(lines)) == ('{"user": "kept"}', N_USERS)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (("-k", 6), "with different options.k: 5, not 6"),
+        (("--num-beams", 7), "with different options.num_beams: 50, not 7"),
+        (("--normalize", "vocabulary"), "options.normalize: None, not 'vocabulary'"),
+        (("--exclude-seen",), "options.exclude_seen: False, not True"),
+        (("--deny", "denied.txt"), "options.deny: "),
+        (("--allow", "denied.txt"), "options.allow: None, not "),
+        (("--candidates", "denied.txt"), "options.candidates: None, not "),
+        (("--dtype", "bfloat16"), "dtype: 'torch.float32', not 'torch.bfloat16'"),
+    ],
+)
+def test_an_output_is_not_continued_with_other_settings(
+    road: Road,
+    requests_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: tuple[object, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("denied.txt").write_text("b001\nb002\n")
+    command = ("recommend", road.tuned, "--file", requests_file, "-k", 5, "-o", "out.jsonl")
+    interrupted(monkeypatch, *command)
+    assert message in refused(2, *command, "--resume", *changed)
+    assert "{" not in refused(2, *command, "--resume", *changed)
+    done(*command, "--resume")
+
+
+def test_an_output_is_not_continued_with_another_model_or_other_requests(
+    road: Road, requests_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.jsonl"
+    command = ("recommend", road.tuned, "--file", requests_file, "-k", 5, "-o", out)
+    interrupted(monkeypatch, *command)
+    retrained = tmp_path / "retrained"
+    shutil.copytree(road.tuned, retrained)
+    weights = load_file(retrained / "model.safetensors")
+    name = min(weights)
+    weights[name] = weights[name] + 1
+    save_file(weights, retrained / "model.safetensors", metadata={"format": "pt"})
+    other_model = ("recommend", retrained, *command[2:], "--resume")
+    assert "with different model: " in refused(2, *other_model)
+    lines = requests_file.read_text().splitlines()
+    for wrong, message in (
+        ([lines[1], lines[0], *lines[2:]], "request 1 is not the one"),
+        (lines[:3], "answered 40 requests, not 3"),
+    ):
+        other = write_lines(tmp_path / "other.jsonl", wrong)
+        refusal = refused(2, *command[:3], other, *command[4:], "--resume")
+        assert message in refusal
+    longer = write_lines(tmp_path / "longer.jsonl", [*lines, lines[0]])
+    done(*command[:3], longer, *command[4:], "--resume")
+    assert len(out.read_text().splitlines()) == len(lines) + 1
 
 
 def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:

@@ -207,7 +207,13 @@ def test_invalid_options_are_refused(shop: LoadedModel) -> None:
         answers_to(with_prompts(shop), [Request()])
 
 
-def test_a_file_of_recommendations_is_resumed(shop: LoadedModel, tmp_path: Path) -> None:
+def fail(*_: object) -> None:
+    raise OSError("stopped")
+
+
+def test_a_file_of_recommendations_is_resumed(
+    shop: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = [Request(str(n), (f"i{n}",)) for n in range(5)]
     out = tmp_path / "out.jsonl"
     recommend_to_file(shop, requests, out)
@@ -218,7 +224,12 @@ def test_a_file_of_recommendations_is_resumed(shop: LoadedModel, tmp_path: Path)
     with pytest.raises(UsageError, match="exists already"):
         recommend_to_file(shop, requests, out)
     out.unlink()
-    (tmp_path / "out.jsonl.partial").write_text(f"{lines[0]}\n{lines[1]}\n{lines[2][:9]}")
+    with monkeypatch.context() as patched:
+        patched.setattr("sidtool.recommendation.result_file.publish", fail)
+        with pytest.raises(OSError):
+            recommend_to_file(shop, requests, out)
+    results = tmp_path / "out.jsonl.partial" / "results.jsonl"
+    results.write_text(f"{lines[0]}\n{lines[1]}\n{lines[2][:9]}")
     recommend_to_file(shop, requests, out, resume=True)
     resumed = [json.loads(line) for line in out.read_text().splitlines()]
     assert resumed[:2] == [json.loads(line) for line in lines[:2]]

@@ -1,11 +1,9 @@
 """Requests as JSON Lines, and output files that survive an interruption."""
 
-from pathlib import Path
-
 import pytest
 
 from sidtool.errors import DataError
-from sidtool.recommendation.requests import Request, finished_lines, read_requests
+from sidtool.recommendation.requests import Request, read_requests
 
 
 def test_requests_of_json_lines() -> None:
@@ -34,11 +32,3 @@ def test_a_malformed_request_is_named_by_its_line(line: str, message: str) -> No
     with pytest.raises(DataError, match=message) as caught:
         list(read_requests(["\n", line]))
     assert "line 2 of the requests" in str(caught.value)
-
-
-def test_an_incomplete_last_line_is_removed(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    assert finished_lines(path) == 0
-    path.write_bytes(b'{"a": 1}\n{"b": 2}\n{"c')
-    assert finished_lines(path) == 2
-    assert path.read_bytes() == b'{"a": 1}\n{"b": 2}\n'

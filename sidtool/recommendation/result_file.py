@@ -1,0 +1,144 @@
+"""The output file of recommendations, which an interrupted run leaves and a later one continues."""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from sidtool.data.digests import digest_strings
+from sidtool.errors import UsageError
+from sidtool.model.load import LoadedModel
+from sidtool.output import locked, publish, refuse_existing, remove
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.requests import Request
+from sidtool.work_folder import open_work_folder
+
+RESULTS = "results.jsonl"
+REQUESTS = "requests.sha256"
+DIGEST_BYTES = 8
+SAMPLED_VALUES = 1024
+RESTART = "without --resume the run starts again"
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """JSON Lines, one per request, and beside them the digest of each request."""
+
+    results: IO[bytes]
+    digests: IO[bytes]
+    answered: tuple[bytes, ...]
+    """digests of the requests that an interrupted run answered"""
+    pending: deque[bytes] = field(default_factory=deque)
+    """digests of the requests that were read and have no line yet"""
+
+    def remaining(self, requests: Iterable[Request]) -> Iterator[Request]:
+        """The requests that an interrupted run did not answer.
+
+        Raises UsageError if it answered other requests."""
+        requests = iter(requests)
+        skipped = 0
+        for request in islice(requests, len(self.answered)):
+            if _digest(request) != self.answered[skipped]:
+                raise UsageError(
+                    f"request {skipped + 1} is not the one that the unfinished run answered",
+                    hint=f"repeat its requests to resume it; {RESTART}",
+                )
+            skipped += 1
+        if skipped < len(self.answered):
+            raise UsageError(
+                f"the unfinished run answered {len(self.answered)} requests, not {skipped}",
+                hint=f"repeat its requests to resume it; {RESTART}",
+            )
+        for request in requests:
+            self.pending.append(_digest(request))
+            yield request
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append the line of the first request that has none."""
+        text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+        self.results.write(f"{text}\n".encode())
+        self.digests.write(self.pending.popleft())
+
+
+@contextmanager
+def result_file(
+    path: Path, fingerprint: Mapping[str, Any], *, resume: bool, force: bool
+) -> Iterator[ResultFile]:
+    """The lines of the output `path`, which appears when the block ends well; else its unfinished
+    work stays in `PATH.partial`.
+
+    Raises UsageError if `path` exists, without `force`; with `resume`, if an unfinished run had
+    another `fingerprint` (everything that determines the lines but the requests)."""
+    refuse_existing(path, force)
+    with locked(path) as work:
+        refuse_existing(path, force)
+        if not resume:
+            remove(work)
+        open_work_folder(work, fingerprint, restart=RESTART)
+        answered = _answered(work)
+        try:
+            with (work / RESULTS).open("ab") as results, (work / REQUESTS).open("ab") as digests:
+                yield ResultFile(results, digests, answered)
+        except BaseException:
+            if not (work / RESULTS).stat().st_size:
+                remove(work)  # there is nothing to resume
+            raise
+        refuse_existing(path, force)
+        publish(work / RESULTS, path)
+        remove(work)
+
+
+def run_fingerprint(
+    loaded: LoadedModel, options: RecommendOptions, candidates: Sequence[str] | None
+) -> dict[str, Any]:
+    """Everything that determines the recommendations for a request, as JSON values."""
+    settings = asdict(options)
+    for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", candidates)):
+        settings[name] = None if ids is None else digest_strings(ids)
+    return {
+        "model": _model_digest(loaded),
+        "dtype": str(loaded.model.dtype),
+        "bundle": loaded.bundle.identity.digest,
+        "options": settings,
+    }
+
+
+def _model_digest(loaded: LoadedModel) -> str:
+    """SHA-256 (hex) of a model's contract, which names its stages, and of a sample of its
+    weights."""
+    contract = json.dumps(loaded.contract.to_json(), sort_keys=True, ensure_ascii=False)
+    state = hashlib.sha256(contract.encode())
+    for name, weight in loaded.model.named_parameters():
+        state.update(f"{name} {tuple(weight.shape)}".encode())
+        sample = weight.detach().flatten()[:SAMPLED_VALUES]
+        state.update(sample.float().cpu().numpy().tobytes())
+    return state.hexdigest()
+
+
+def _answered(work: Path) -> tuple[bytes, ...]:
+    """The digests of the requests that have a complete line; what is written behind them is
+    removed."""
+    with (work / RESULTS).open("a+b") as results, (work / REQUESTS).open("a+b") as digests:
+        digests.seek(0)
+        stored = digests.read()
+        n_digests = len(stored) // DIGEST_BYTES
+        results.seek(0)
+        n_lines = 0
+        n_bytes = 0
+        for line in islice(results, n_digests):
+            if line.endswith(b"\n"):
+                n_lines += 1
+                n_bytes += len(line)
+        results.truncate(n_bytes)
+        digests.truncate(n_lines * DIGEST_BYTES)
+    starts = range(0, n_lines * DIGEST_BYTES, DIGEST_BYTES)
+    return tuple(stored[start : start + DIGEST_BYTES] for start in starts)
+
+
+def _digest(request: Request) -> bytes:
+    return hashlib.sha256(repr(request).encode("utf-8", "backslashreplace")).digest()[:DIGEST_BYTES]
