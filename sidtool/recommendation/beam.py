@@ -32,6 +32,10 @@ TOKEN_BUDGET = 1 << 14
 """Tokens, prompts and trees together, that run in one batch."""
 
 
+MAX_TREE_TOKENS = 1 << 14
+"""Tokens of one prompt's tree: its attention mask has the square of this number of values."""
+
+
 @torch.no_grad()
 def beam_search(
     model: Any,
@@ -54,10 +58,12 @@ def beam_search(
     children with others. `filters`, one per prompt, exclude items exactly and change no score. An
     empty prompt gets an empty result.
 
-    Raises UsageError if `num_beams` or k is less than 1, DataError if a logit is NaN."""
+    Raises UsageError if `num_beams` or k is less than 1 or too large for a tree of MAX_TREE_TOKENS,
+    DataError if a logit is NaN."""
     if num_beams < 1 or k < 1:
         raise UsageError(f"num_beams and k must be at least 1, not {num_beams} and {k}")
     num_beams = min(max(num_beams, k), trie.n_leaves)
+    check_tree_tokens(num_beams, trie.levels)
     filters = filters or [None] * len(prompts)
     results = [EMPTY_RESULT] * len(prompts)
     lengths = [len(prompt) for prompt in prompts]
@@ -82,6 +88,16 @@ def beam_search(
             for index, result in zip(batch, batch_results, strict=True):
                 results[index] = result
     return results
+
+
+def check_tree_tokens(num_beams: int, levels: int) -> None:
+    """Raise UsageError if the tree of so many beams would take gigabytes of memory."""
+    if num_beams * (levels - 1) > MAX_TREE_TOKENS:
+        raise UsageError(
+            f"{num_beams} beams are too many: {MAX_TREE_TOKENS // (levels - 1)} fit into memory "
+            f"with SIDs of {levels} levels",
+            hint="lower -k and --num-beams; --candidates scores any number of items exactly",
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,10 +24,16 @@ def best_leaves(leaves: NDArray[np.int64], scores: NDArray[np.float32], k: int) 
     """The k best of (m,) leaves, equal scores in SID order; a score of minus infinity is dropped.
 
     Raises DataError if a score is NaN."""
-    if np.isnan(scores).any():
-        raise DataError(
-            "the model's logits are not numbers (NaN)", hint="load it in float32 or bfloat16"
-        )
+    check_scores(scores)
     order = np.lexsort((leaves, -scores))[:k]
     order = order[np.isfinite(scores[order])]
     return BeamResult(leaves[order], scores[order])
+
+
+def check_scores(scores: NDArray[np.float32]) -> None:
+    """Raise DataError if a score is NaN, as all are of a model that has diverged."""
+    if np.isnan(scores).any():
+        raise DataError(
+            "the model's logits are not numbers (NaN)",
+            hint="load it in float32 or bfloat16, or train it with a lower learning rate",
+        )

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from sidtool.bundle.trie import Trie
 from sidtool.errors import SidtoolWarning
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommendation.beam_result import BeamResult, best_leaves
+from sidtool.recommendation.beam_result import BeamResult, best_leaves, check_scores
 from sidtool.recommendation.constraint import SidLogitsProcessor
 from sidtool.recommendation.filters import LeafFilter
 from sidtool.recommendation.recommend_options import Normalize
@@ -62,6 +62,7 @@ def generate_beams(
             generation_config=config,
             logits_processor=LogitsProcessorList([processor]),
         )
+        check_scores(output.sequences_scores.float().cpu().numpy())
         used = output.sequences_scores > UNUSED_BEAM
         codes = tokens.codes(output.sequences[used][:, len(prompt) :].cpu().numpy())
         scores = output.sequences_scores[used].float().cpu().numpy()
