@@ -1,6 +1,5 @@
 """Commands that read a bundle: inspect, verify, encode, decode."""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ import typer
 from sidtool.cli import options
 from sidtool.cli.codebook import say_report
 from sidtool.cli.console import note, say, say_cells, say_json, say_table
+from sidtool.cli.inputs import standard_input
 from sidtool.errors import EXIT_REFUSED, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def encode(
         raise UsageError("--embeddings replace texts and --encoder", hint="give one of the two")
     opened = open_bundle(bundle)
     if not embeddings and not texts:
-        texts = [line.rstrip("\n") for line in sys.stdin]
+        texts = [line.rstrip("\n") for line in standard_input()]
     encodings = encode_all(
         opened,
         texts or [],
@@ -132,7 +132,7 @@ def decode(
 
     opened = open_bundle(bundle)
     failed = 0
-    for text in texts or (line.rstrip("\n") for line in sys.stdin):
+    for text in texts or (line.rstrip("\n") for line in standard_input()):
         sids = look_up(opened, text)
         failed += sum(sid.status != "item" for sid in sids)
         if not sids:

@@ -1,20 +1,36 @@
 """Inputs that several commands parse: files of ids, and `key=value` pairs."""
 
 import math
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sidtool.documents import parse_yaml
 from sidtool.errors import DataError, UsageError
 
 
 def read_ids(path: Path) -> list[str]:
-    """Item ids, one per line. Raises DataError if the file cannot be read."""
+    """Item ids, one per line, exactly as they stand there; empty lines are skipped.
+
+    Only a line feed, or a carriage return before it, ends a line: spaces and other separators are
+    part of an id. Raises DataError if the file cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    return [line.strip() for line in lines if line.strip()]
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: not UTF-8") from error
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
+    return [line for line in lines if line]
+
+
+def standard_input() -> TextIO:
+    """Standard input. Raises UsageError if it is closed."""
+    if sys.stdin is None:
+        raise UsageError("standard input is closed")
+    return sys.stdin
 
 
 def assignments(pairs: list[str] | None, *, option: str = "--set") -> dict[str, Any]:
