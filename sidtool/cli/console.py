@@ -105,6 +105,11 @@ def note(text: str, *, label: str = "", style: str = "") -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(line)
 
 
+def warn(text: str) -> None:
+    """A warning on stderr."""
+    note(text, label="warning:", style="yellow")
+
+
 def next_step(command: str) -> None:
     """The last line on stderr: the next command, with the user's own paths."""
     note(command, label="next:", style="dim")
@@ -245,7 +250,7 @@ def _as_command_line(path: Path, parameter: Any, value: Any) -> Any:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    note(str(message), label="warning:", style="yellow")
+    warn(str(message))
 
 
 def _silence_libraries() -> None:

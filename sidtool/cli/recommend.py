@@ -1,21 +1,21 @@
 """The recommend command."""
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sidtool.cli import inference, options
-from sidtool.cli.console import progress, say_json, say_table
-from sidtool.cli.inputs import read_ids
+from sidtool.cli.console import progress, say, say_json, say_table, warn
+from sidtool.cli.inputs import read_ids, standard_input
 from sidtool.errors import UsageError
 from sidtool.output import refuse_existing
 from sidtool.recommendation.recommend_options import Normalize, RecommendOptions
 
 if TYPE_CHECKING:
-    from sidtool.recommendation.requests import Recommendation, Request
+    from sidtool.recommendation.outcome import Outcome
+    from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 
 
 def recommend(
@@ -51,7 +51,11 @@ def recommend(
         Path | None, typer.Option(help="File of item ids, one per line: recommend no others.")
     ] = None,
     deny: Annotated[
-        Path | None, typer.Option(help="File of item ids, one per line: never recommend these.")
+        Path | None,
+        typer.Option(
+            help="File of item ids, one per line: never recommend these. An id that the bundle "
+            "lacks is a warning."
+        ),
     ] = None,
     candidates: Annotated[
         Path | None,
@@ -64,6 +68,14 @@ def recommend(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write JSON Lines to this file.")
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Stop at the first request that cannot be answered, and refuse allow and deny "
+            "lists with ids that the bundle lacks.",
+        ),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the output of an interrupted run.")
     ] = False,
@@ -74,58 +86,63 @@ def recommend(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Recommend items: only items of the catalog, without duplicates, k whenever there are k."""
-    from sidtool.recommendation.recommend import recommend as recommend_items
-    from sidtool.recommendation.recommend import recommend_to_file
+    """Recommend items: only items of the catalog, without duplicates, k whenever there are k.
+
+    A request of --file that cannot be answered gets {"line", "error"} in its place among the JSON
+    Lines, the others are answered, and the exit code is 1. `missing` of an answer is the number of
+    items fewer than k."""
+    from sidtool.recommendation.outcome import Outcome
+    from sidtool.recommendation.recommend import answer_each, recommend_to_file
 
     requests = _requests(history, file, query)
     if resume and out is None:
         raise UsageError("--resume needs -o, the output to continue")
     if candidates is not None and allow is not None:
         raise UsageError("--candidates is an allow list already", hint="leave out --allow")
-    choices = RecommendOptions(
-        k, num_beams, normalize, exclude_seen, allow=_ids(allow), deny=_ids(deny) or ()
-    )
-    candidate_ids = _ids(candidates)
+    lists: dict[str, Any] = {"allow": _ids(allow), "deny": _ids(deny) or ()}
+    choices = RecommendOptions(k, num_beams, normalize, exclude_seen, strict=strict, **lists)
+    # the error of the only request is that of the command
+    shared: dict[str, Any] = {"candidates": _ids(candidates), "stop": strict or file is None}
     if out is not None:
         refuse_existing(out, force)
     loaded = inference.load_model(model, bundle, device, dtype, trust_remote_code)
+    outcome = Outcome()
     with progress("recommend") as reports:
-        report = reports.get("recommend")
+        shared["progress"] = reports.get("recommend")
         if out is not None:
-            recommend_to_file(
-                loaded,
-                requests,
-                out,
-                choices,
-                candidates=candidate_ids,
-                resume=resume,
-                force=force,
-                progress=report,
+            outcome = recommend_to_file(
+                loaded, requests, out, choices, resume=resume, force=force, **shared
             )
-            return
-        answers = recommend_items(
-            loaded, requests, choices, candidates=candidate_ids, progress=report
+        else:
+            for answer in outcome.count(answer_each(loaded, requests, choices, **shared)):
+                _say_answer(answer, json=json)
+    _report(outcome, k)
+
+
+def _report(outcome: "Outcome", k: int) -> None:
+    """Warn of answers with fewer than k items; fail if a request has none."""
+    if outcome.short:
+        warn(
+            f"{outcome.short} of {outcome.requests} requests have fewer than {k} items: filters or "
+            "the catalog leave no more"
         )
-        for answer in answers:
-            if json:
-                say_json(answer.to_json())
-            else:
-                _say_answer(answer)
+    outcome.raise_bad()
 
 
 def _ids(path: Path | None) -> tuple[str, ...] | None:
     return None if path is None else tuple(read_ids(path))
 
 
-def _requests(history: str | None, file: str | None, query: str | None) -> "Iterable[Request]":
+def _requests(
+    history: str | None, file: str | None, query: str | None
+) -> "Iterable[Request | BadRequest]":
     """The requests of the one option that is given. Raises UsageError unless it is exactly one."""
-    from sidtool.recommendation.requests import Request, read_request_file, read_requests
+    from sidtool.recommendation.requests import Request, read_request_file, read_request_stream
 
     if [history, file, query].count(None) != 2:
         raise UsageError("give one of --history, --file and --query")
     if file == "-":
-        return read_requests(sys.stdin)
+        return read_request_stream(standard_input().buffer)
     if file is not None:
         return read_request_file(Path(file))
     if query is not None:
@@ -133,8 +150,15 @@ def _requests(history: str | None, file: str | None, query: str | None) -> "Iter
     return iter([Request(history=tuple(filter(None, (history or "").split(","))))])
 
 
-def _say_answer(answer: "Recommendation") -> None:
-    ranks = range(1, len(answer.items) + 1)
-    columns = (ranks, answer.items, answer.titles, answer.sids, answer.scores)
-    rows = list(zip(*columns, strict=True))
-    say_table(["", "item", "title", "SID", "score"], rows, title=answer.user)
+def _say_answer(answer: "Recommendation | BadRequest", *, json: bool) -> None:
+    from sidtool.recommendation.requests import BadRequest
+
+    if json:
+        say_json(answer.to_json())
+    elif isinstance(answer, BadRequest):
+        say(str(answer.error))
+    else:
+        ranks = range(1, len(answer.items) + 1)
+        columns = (ranks, answer.items, answer.titles, answer.sids, answer.scores)
+        rows = list(zip(*columns, strict=True))
+        say_table(["", "item", "title", "SID", "score"], rows, title=answer.user)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sidtool.errors import DataError, SidtoolWarning
+from sidtool.errors import DataError, SidtoolError, SidtoolWarning
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.output import refuse_existing
+from sidtool.recommendation.beam_result import check_scores
 from sidtool.recommendation.filters import AllowList
+from sidtool.recommendation.outcome import Answer, Outcome
 from sidtool.recommendation.query import (
     WINDOW,
     ItemIndex,
@@ -20,7 +22,7 @@ from sidtool.recommendation.query import (
     in_windows,
 )
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import Recommendation, Request
+from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.result_file import result_file, run_fingerprint
 
 
@@ -34,41 +36,68 @@ def recommend(
 ) -> Iterator[Recommendation]:
     """Recommend k items for each request, in order, as the requests are read.
 
-    k items are returned whenever the filters leave k. If `candidates` are given, each of them is
-    scored exactly instead of a beam search, and nothing else is recommended: for new items, whose
-    SIDs a beam does not reach, and for reranking. Ids of a history that the bundle lacks are
-    skipped, and a SidtoolWarning at the end counts them; a request whose prompt is empty without
-    them gets no items. `progress` is called with a total of 0 if `requests` has no length.
+    k items are returned whenever the filters leave k; `missing` of a recommendation is the number
+    that it lacks. If `candidates` are given, each of them is scored exactly instead of a beam
+    search, and nothing else is recommended: for new items, whose SIDs a beam does not reach, and
+    for reranking. Ids that the bundle lacks are skipped in histories and have no effect in deny
+    lists; a SidtoolWarning counts them. A request whose prompt is empty without them gets no items.
+    `progress` is called with a total of 0 if `requests` has no length.
 
     Raises DataError if the allow or deny list names no item of the bundle, if a candidate is
-    unknown, or if the model was not trained for the requests."""
+    unknown, or if the model's scores are NaN; and, after the answers to the requests before it, for
+    a request that the model was not trained for or that `options.strict` refuses."""
+    answers = answer_each(
+        model, requests, options, candidates=candidates, stop=True, progress=progress
+    )
+    for answer in answers:
+        assert isinstance(answer, Recommendation)  # the error of a bad one is raised
+        yield answer
+
+
+def answer_each(
+    model: LoadedModel | str | Path,
+    requests: Iterable[Request | BadRequest],
+    options: RecommendOptions | None = None,
+    *,
+    candidates: Sequence[str] | None = None,
+    stop: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[Answer]:
+    """As `recommend`, but a request that cannot be answered is a BadRequest among the answers and
+    stops no other; with `stop` its error is raised."""
     run = _Run.of(model, options or RecommendOptions(), candidates)
     total = len(requests) if isinstance(requests, Sequence) else 0
     unknown = 0
+    unknown_denied = 0
     for window in in_windows(requests, WINDOW, total, progress):
         for answer in run.answer(window):
-            unknown += answer.unknown
+            if isinstance(answer, BadRequest):
+                if stop:
+                    raise answer.error
+            else:
+                unknown += answer.unknown
+                unknown_denied += answer.unknown_denied
             yield answer
     if unknown:
-        warnings.warn(
-            f"{unknown} ids in the histories are not in the bundle and were skipped",
-            SidtoolWarning,
-            stacklevel=2,
-        )
+        _warn(f"{unknown} ids in the histories are not in the bundle and were skipped")
+    if unknown_denied:
+        _warn(f"{unknown_denied} ids in the deny lists of requests are not in the bundle")
 
 
 def recommend_to_file(
     model: LoadedModel | str | Path,
-    requests: Iterable[Request],
+    requests: Iterable[Request | BadRequest],
     out: str | Path,
     options: RecommendOptions | None = None,
     *,
     candidates: Sequence[str] | None = None,
+    stop: bool = False,
     resume: bool = False,
     force: bool = False,
     progress: Progress | None = None,
-) -> None:
-    """Write the recommendations of `recommend` to a file of JSON Lines.
+) -> Outcome:
+    """Write the answers of `answer_each` to a file of JSON Lines, one line per request; that of a
+    bad one has the key `error`.
 
     With `resume`, requests that an interrupted run answered are skipped. Raises UsageError if `out`
     exists, without `force`, or if the interrupted run had other settings, another model or other
@@ -78,11 +107,21 @@ def recommend_to_file(
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
     options = options or RecommendOptions()
     fingerprint = run_fingerprint(loaded, options, candidates)
+    outcome = Outcome()
     with result_file(out, fingerprint, resume=resume, force=force) as file:
         remaining = file.remaining(requests)
-        answers = recommend(loaded, remaining, options, candidates=candidates, progress=progress)
-        for answer in answers:
+        answers = answer_each(
+            loaded, remaining, options, candidates=candidates, stop=stop, progress=progress
+        )
+        for answer in outcome.count(answers):
             file.write(answer.to_json())
+        outcome.add(file.answered_bad)
+    return outcome
+
+
+def _warn(message: str) -> None:
+    # 3: the caller of `answer_each` or of `_Run.of`
+    warnings.warn(message, SidtoolWarning, stacklevel=3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,28 +164,51 @@ class _Run:
         denied = items.rows(options.deny) if options.deny else np.zeros(0, dtype=np.int64)
         if len(denied) and (denied < 0).all():
             raise DataError(f"none of the {len(denied)} ids of the deny list is in the bundle")
+        _report_unknown(session, options)
         return cls(loaded, session, options, candidate_index, allowed, denied)
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[Recommendation]:
-        """The recommendations for a window of requests, in order."""
-        items = self.session.bundle.items
-        histories = [items.rows(request.history) for request in requests]
-        queries = [
-            self._query(request, history)
-            for request, history in zip(requests, histories, strict=True)
-        ]
-        ranked = self._by_beam(queries) if self.candidates is None else self._by_score(queries)
-        for request, history, (index, scores) in zip(requests, histories, ranked, strict=True):
-            yield Recommendation(
-                user=request.user,
-                items=tuple(items.ids[row] for row in index),
-                scores=tuple(scores),
-                sids=tuple(self.session.tokens.space.spell(items.codes[row]) for row in index),
-                titles=tuple(items.title(row) for row in index),
-                unknown=int((history < 0).sum()),
+    def answer(self, requests: Sequence[Request | BadRequest]) -> Iterator[Answer]:
+        """The answers to a window of requests, in order."""
+        prepared = [self._prepare(request) for request in requests]
+        queries = [each.query for each in prepared if isinstance(each, _Prepared)]
+        rank = self._by_beam if self.candidates is None else self._by_score
+        ranked = rank(queries)
+        for each in prepared:
+            yield (
+                each if isinstance(each, BadRequest) else self._recommendation(each, *next(ranked))
             )
 
-    def _query(self, request: Request, history: ItemIndex) -> Query:
+    def _recommendation(
+        self, prepared: "_Prepared", index: Sequence[int], scores: Sequence[float]
+    ) -> Recommendation:
+        items = self.session.bundle.items
+        return Recommendation(
+            user=prepared.request.user,
+            items=tuple(items.ids[row] for row in index),
+            scores=tuple(scores),
+            sids=tuple(self.session.tokens.space.spell(items.codes[row]) for row in index),
+            titles=tuple(items.title(row) for row in index),
+            unknown=int((prepared.history < 0).sum()),
+            unknown_denied=int((prepared.denied < 0).sum()),
+            missing=self.options.k - len(index),
+        )
+
+    def _prepare(self, request: Request | BadRequest) -> "_Prepared | BadRequest":
+        """Look up the items of a request and build its prompt."""
+        if isinstance(request, BadRequest):
+            return request
+        items = self.session.bundle.items
+        history = items.rows(request.history)
+        denied = items.rows(request.deny)
+        try:
+            if self.options.strict and (unknown := _unknown_ids(request.deny, denied)):
+                raise DataError(f"the deny list of the request has {unknown}")
+            query = self._query(request, history, denied)
+        except SidtoolError as error:
+            return BadRequest(_at_line(error, request.line), request.line, request.user)
+        return _Prepared(request, history, denied, query)
+
+    def _query(self, request: Request, history: ItemIndex, denied_by_request: ItemIndex) -> Query:
         session = self.session
         items = session.bundle.items
         allowed = self.allowed
@@ -154,7 +216,7 @@ class _Run:
             allowed = AllowList.of(session.trie, items.rows(request.allow))
             if self.allowed is not None:
                 allowed = allowed.intersect(session.trie, self.allowed)
-        denied = [self.denied, items.rows(request.deny)]
+        denied = [self.denied, denied_by_request]
         if self.options.exclude_seen:
             denied.append(history)
         if request.text is None:
@@ -186,7 +248,44 @@ class _Run:
         all_scores = self.session.score(self.model.model, queries, self.candidates)
         for query, scores in zip(queries, all_scores, strict=True):
             assert query.leaf_filter is not None  # the candidates are an allow list
+            check_scores(scores)
             eligible = np.isfinite(scores) & np.isin(self.candidates, query.leaf_filter.eligible())
             order = np.argsort(-scores[eligible], kind="stable")[: self.options.k]
             best = np.flatnonzero(eligible)[order]
             yield self.candidates[best].tolist(), scores[best].tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A request with its items looked up."""
+
+    request: Request
+    history: ItemIndex
+    denied: ItemIndex
+    query: Query
+
+
+def _report_unknown(session: QuerySession, options: RecommendOptions) -> None:
+    """Warn of ids of the run's lists that the bundle lacks; with `strict` raise DataError."""
+    for name, ids in (("allow", options.allow), ("deny", options.deny)):
+        unknown = _unknown_ids(ids, session.bundle.items.rows(ids)) if ids else ""
+        if unknown and options.strict:
+            raise DataError(f"the {name} list has {unknown}")
+        if unknown:
+            _warn(f"the {name} list has {unknown}")
+
+
+def _unknown_ids(ids: Sequence[str], index: ItemIndex) -> str:
+    """How many ids the bundle lacks, and the first three of them; empty if it lacks none."""
+    unknown = np.flatnonzero(index < 0)
+    if not len(unknown):
+        return ""
+    examples = ", ".join(repr(ids[row][:80]) for row in unknown[:3])
+    return f"{len(unknown)} of {len(ids)} ids that the bundle lacks: {examples}"
+
+
+def _at_line(error: SidtoolError, line: int | None) -> SidtoolError:
+    """The same error, with the line of its request if it has one."""
+    if line is None:
+        return error
+    return type(error)(f"line {line} of the requests: {error}", hint=error.hint)

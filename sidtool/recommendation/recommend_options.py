@@ -28,6 +28,8 @@ class RecommendOptions:
     """Ids of the only items that may be recommended; None allows all. Holds for every request."""
     deny: tuple[str, ...] = ()
     """Ids of items that are never recommended. Holds for every request."""
+    strict: bool = False
+    """Refuse ids of allow and deny lists that the bundle lacks, in place of a warning."""
 
     def __post_init__(self) -> None:
         if self.k < 1:

@@ -1,12 +1,23 @@
-"""Requests for recommendations and their answers, and both as JSON Lines."""
+"""Requests for recommendations and their answers, and both as JSON Lines.
+
+A line that is no request becomes a `BadRequest` in its place, so that it costs no other line its
+answer."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from sidtool.errors import DataError
+from sidtool.documents import parse_json
+from sidtool.errors import DataError, SidtoolError
+
+LINE_LIMIT = 1 << 25
+"""Bytes of a line that is too long to be read: a history of a million items fits."""
+BYTE_ORDER_MARK = "\ufeff"
+KEYS = ("user", "history", "text", "allow", "deny")
 
 
 @dataclass(frozen=True)
@@ -21,21 +32,29 @@ class Request:
     allow: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
     text: str | None = None
+    line: int | None = field(default=None, compare=False, repr=False)
+    """Number of the line that it was read from, from 1."""
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Request":
+    def from_json(cls, value: Mapping[str, Any], line: int | None = None) -> "Request":
         """The request of a JSON object with `history` or `text`, and optionally `user`, `allow` and
         `deny`.
 
-        Other keys are ignored. Raises DataError if a value has the wrong type."""
+        Other keys are ignored, as those of a split's examples. Raises DataError if a value has the
+        wrong type, or if a key is nearly one of these."""
+        for key in value:
+            if key not in KEYS and (similar := _similar_key(key)):
+                raise DataError(f"a request has no key {_brief(key)}, but {similar!r}")
         history = _ids(value, "history")
         text = value.get("text")
         user = value.get("user")
         if text is not None and not isinstance(text, str):
-            raise DataError(f"'text' of a request is a string, not {json.dumps(text)[:80]}")
+            raise DataError(f"'text' of a request is a string, not {_brief(text)}")
+        if user is not None and (isinstance(user, bool) or not isinstance(user, str | int)):
+            raise DataError(f"'user' of a request is a string or an integer, not {_brief(user)}")
         if history is None and text is None:
             raise DataError(
-                f"a request has the key 'history' or 'text', this one has {sorted(value)}"
+                f"a request has the key 'history' or 'text', this one has {_brief(sorted(value))}"
             )
         return cls(
             user=None if user is None else str(user),
@@ -43,7 +62,23 @@ class Request:
             allow=_ids(value, "allow"),
             deny=_ids(value, "deny") or (),
             text=text,
+            line=line,
         )
+
+
+@dataclass(frozen=True)
+class BadRequest:
+    """A request that cannot be answered, in its place among the answers."""
+
+    error: SidtoolError
+    line: int | None
+    """Number of the line that it was read from, from 1."""
+    user: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The user and the line, if there are any, and the error."""
+        value = {"user": self.user, "line": self.line, "error": str(self.error)}
+        return {key: part for key, part in value.items() if part is not None}
 
 
 @dataclass(frozen=True)
@@ -59,6 +94,10 @@ class Recommendation:
     titles: tuple[str, ...]
     unknown: int = 0
     """Number of ids of the history that the bundle lacks."""
+    unknown_denied: int = 0
+    """Number of ids of the request's deny list that the bundle lacks."""
+    missing: int = 0
+    """Number of items fewer than k: filters, or the catalog, leave no more."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""
@@ -68,40 +107,68 @@ class Recommendation:
 def read_requests(lines: Iterable[str]) -> Iterator[Request]:
     """Requests of JSON Lines; blank lines are skipped. Raises DataError that names the line of a
     malformed one."""
+    for request in read_request_lines(lines):
+        if isinstance(request, BadRequest):
+            raise request.error
+        yield request
+
+
+def read_request_lines(lines: Iterable[str | bytes]) -> Iterator[Request | BadRequest]:
+    """As `read_requests`, but with a BadRequest in the place of a malformed line."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"line {number} of the requests is not JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise DataError(
-                f"line {number} of the requests is not a JSON object: {line.strip()[:80]}"
-            )
-        try:
-            # a byte that is no character, or half of a surrogate pair, cannot be encoded again
-            json.dumps(value, ensure_ascii=False).encode()
-            request = Request.from_json(value)
-        except UnicodeEncodeError as error:
-            raise DataError(f"line {number} of the requests is not UTF-8") from error
+            yield parse_request(line, number)
         except DataError as error:
-            raise DataError(f"line {number} of the requests: {error}") from error
-        yield request
+            yield BadRequest(error, number)
 
 
-def read_request_file(path: Path) -> Iterator[Request]:
+def parse_request(line: str | bytes, number: int) -> Request:
+    """The request of a line. Raises DataError, with the number of the line, if it is none."""
+    where = f"line {number} of the requests"
+    if len(line) >= LINE_LIMIT:
+        raise DataError(f"{where} has {LINE_LIMIT} bytes or more")
+    try:
+        text = line if isinstance(line, str) else line.decode("utf-8")
+        value = parse_json(text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is not UTF-8") from error
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where} is not a JSON object: {text.strip()[:80]}")
+    try:
+        return Request.from_json(value, number)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def read_request_file(path: Path) -> Iterator[Request | BadRequest]:
     """Requests of a file of JSON Lines, read as they are needed. Raises DataError at once if there
     is no such file."""
     if not path.is_file():
         raise DataError(f"there is no request file {path}")
 
-    def requests() -> Iterator[Request]:
-        # undecodable bytes pass through, so that read_requests can name their line
-        with path.open(encoding="utf-8", errors="surrogateescape") as lines:
-            yield from read_requests(lines)
+    def requests() -> Iterator[Request | BadRequest]:
+        with path.open("rb") as stream:
+            yield from read_request_stream(stream)
 
     return requests()
+
+
+def read_request_stream(stream: IO[bytes]) -> Iterator[Request | BadRequest]:
+    """Requests of a binary stream of JSON Lines, which may begin with a byte order mark."""
+    return read_request_lines(_bounded_lines(stream))
+
+
+def _bounded_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a stream, which only a line feed ends, each cut off at LINE_LIMIT."""
+    while line := stream.readline(LINE_LIMIT):
+        rest = line
+        while len(rest) == LINE_LIMIT and not rest.endswith(b"\n"):
+            rest = stream.readline(LINE_LIMIT)
+        yield line
 
 
 def _ids(value: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
@@ -109,5 +176,15 @@ def _ids(value: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
     if ids is None:
         return None
     if not isinstance(ids, list) or not all(isinstance(item, str) for item in ids):
-        raise DataError(f"{key!r} of a request is a list of item ids, not {json.dumps(ids)[:80]}")
+        raise DataError(f"{key!r} of a request is a list of item ids, not {_brief(ids)}")
     return tuple(ids)
+
+
+@lru_cache(maxsize=256)
+def _similar_key(key: str) -> str | None:
+    """The key of a request that an unknown one is a misspelling of."""
+    return next(iter(get_close_matches(key.lower(), KEYS, n=1, cutoff=0.75)), None)
+
+
+def _brief(value: Any) -> str:
+    return json.dumps(value)[:80]

@@ -15,7 +15,7 @@ from sidtool.errors import UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import Request
+from sidtool.recommendation.requests import BadRequest, Request
 from sidtool.work_folder import open_work_folder
 
 RESULTS = "results.jsonl"
@@ -35,8 +35,10 @@ class ResultFile:
     """digests of the requests that an interrupted run answered"""
     pending: deque[bytes] = field(default_factory=deque)
     """digests of the requests that were read and have no line yet"""
+    answered_bad: list[BadRequest] = field(default_factory=list)
+    """the malformed ones of the requests that an interrupted run answered"""
 
-    def remaining(self, requests: Iterable[Request]) -> Iterator[Request]:
+    def remaining(self, requests: Iterable[Request | BadRequest]) -> Iterator[Request | BadRequest]:
         """The requests that an interrupted run did not answer.
 
         Raises UsageError if it answered other requests."""
@@ -48,6 +50,8 @@ class ResultFile:
                     f"request {skipped + 1} is not the one that the unfinished run answered",
                     hint=f"repeat its requests to resume it; {RESTART}",
                 )
+            if isinstance(request, BadRequest):
+                self.answered_bad.append(request)
             skipped += 1
         if skipped < len(self.answered):
             raise UsageError(
@@ -140,5 +144,5 @@ def _answered(work: Path) -> tuple[bytes, ...]:
     return tuple(stored[start : start + DIGEST_BYTES] for start in starts)
 
 
-def _digest(request: Request) -> bytes:
+def _digest(request: Request | BadRequest) -> bytes:
     return hashlib.sha256(repr(request).encode("utf-8", "backslashreplace")).digest()[:DIGEST_BYTES]

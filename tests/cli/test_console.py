@@ -1,4 +1,4 @@
-"""The terminal: text from data is shown literally, and an error is one line."""
+"""The terminal: text from data is expected literally, and an error is one line."""
 
 import io
 import json
@@ -71,12 +71,12 @@ def written(screen: Screen) -> str:
 
 @given(text=st.text())
 def test_visible_text_steers_no_terminal(text: str) -> None:
-    shown = visible(text)
-    assert not STEERING.search(shown)
-    assert "\n" not in shown
-    shown.encode("utf-8")
+    expected = visible(text)
+    assert not STEERING.search(expected)
+    assert "\n" not in expected
+    expected.encode("utf-8")
     if text.isascii() and text.isprintable():
-        assert shown == text
+        assert expected == text
 
 
 @given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=4), title=CELLS)
@@ -102,8 +102,8 @@ def test_notes_and_result_lines_are_literal(text: str) -> None:
         note(text, label="error:", style="bold red")
         say(text)
         say_cells(text, "second")
-    shown = visible(text)
-    assert written(screen) == f"error: {shown}\n{shown}\n{shown}\tsecond\n"
+    expected = visible(text)
+    assert written(screen) == f"error: {expected}\n{expected}\n{expected}\tsecond\n"
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -9,6 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from sidtool.bundle import Bundle
+from sidtool.cli.console import visible
+from sidtool.cli.inputs import read_ids
 from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lines
 
 ITEMS = {f"b{n:03d}" for n in range(N_ITEMS)}
@@ -231,6 +233,8 @@ def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:
         (("--history", "b001", "--dtype", "int3"), 2, "int3"),
         (("--history", "b001", "--device", "gpu"), 2, "device 'gpu' cannot be used"),
         (("--history", "b001", "--device", "cuda:77"), 2, "device 'cuda:77' cannot be used"),
+        (("--history", "b001", "-k", "1" + "0" * 5000), 2, "'-k'"),
+        (("--history", "b001", "--num-beams", "-1"), 2, "at least 1"),
         (("--file", "nowhere.jsonl"), 1, "nowhere.jsonl"),
         (("--history", "b001", "--deny", "nowhere"), 1, "nowhere"),
     ],
@@ -255,6 +259,73 @@ def test_a_malformed_request_is_exit_1(road: Road, line: str) -> None:
     )
     assert ran.code == 1
     assert ran.err.startswith("error: ")
+
+
+MIXED = ('\ufeff{"user": "[/b]", "history": ["b001"]}', "{", '{"history": ["b002"]}', "[]")
+
+
+def test_bad_lines_are_reported_in_their_place(road: Road, tmp_path: Path) -> None:
+    requests = write_lines(tmp_path / "requests.jsonl", MIXED)
+    ask = ("recommend", road.tuned, "-k", 3, "--file")
+    ran = run(*ask, requests, "--json")
+    assert ran.code == 1
+    assert ran.err.startswith("error: 2 of 4 requests cannot be answered; the first: line 2 ")
+    assert ran.err.count("\n") == 1
+    first, second, third, fourth = ran.lines
+    assert first["user"] == "[/b]"
+    assert [second["line"], fourth["line"]] == [2, 4]
+    assert "line 4 of the requests is not a JSON object" in fourth["error"]
+    for answer, item in ((first, "b001"), (third, "b002")):
+        expected = done("recommend", road.tuned, "-k", 3, "--history", item, "--json").json
+        assert answer["items"] == expected["items"]
+    assert run(*ask, "-", "--json", text=requests.read_text()).out == ran.out
+    table = run(*ask, requests)
+    assert table.out.splitlines()[0] == "[/b]"
+    assert "line 2 of the requests is not JSON" in table.out
+    out = tmp_path / "out.jsonl"
+    assert run(*ask, requests, "-o", out).code == 1
+    assert out.read_text() == ran.out
+
+
+def test_strict_stops_at_the_first_bad_line(road: Road, tmp_path: Path) -> None:
+    requests = write_lines(tmp_path / "requests.jsonl", MIXED)
+    ask = ("recommend", road.tuned, "-k", 3, "--file", requests, "--strict")
+    ran = run(*ask, "--json")
+    assert (ran.code, len(ran.lines)) == (1, 1)
+    assert ran.err.startswith("error: line 2 of the requests is not JSON")
+    assert run(*ask, "-o", tmp_path / "out.jsonl").code == 1
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_fewer_items_than_k_are_a_warning(road: Road, requests_file: Path) -> None:
+    ran = done("recommend", road.tuned, "--file", requests_file, "-k", 70, "--json")
+    assert ran.err.startswith(f"warning: {N_USERS} of {N_USERS} requests have fewer than 70 items")
+    assert {answer["missing"] for answer in ran.lines} == {70 - N_ITEMS}
+
+
+@pytest.mark.parametrize("separator", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "id_", ["b007 ", " b007", "b007\u2028", "b007\x0c", "b007\x85", "b007\x1e"]
+)
+def test_ids_of_a_list_are_taken_as_they_stand(
+    road: Road, tmp_path: Path, id_: str, separator: str
+) -> None:
+    deny = tmp_path / "deny"
+    deny.write_bytes(separator.join(["b001", "", id_, "b002"]).encode())
+    assert read_ids(deny) == ["b001", id_, "b002"]
+    ask = ("recommend", road.tuned, "--history", "b003", "-k", 5, "--json", "--deny", deny)
+    ran = done(*ask)
+    assert ran.err == (
+        f"warning: the deny list has 1 of 3 ids that the bundle lacks: {visible(repr(id_))}\n"
+    )
+    assert "1 of 3 ids" in refused(1, *ask, "--strict")
+
+
+def test_a_list_of_ids_that_is_not_utf8_is_named_by_its_line(road: Road, tmp_path: Path) -> None:
+    deny = tmp_path / "deny"
+    deny.write_bytes(b"b001\nb002\n\xff\n")
+    message = refused(1, "recommend", road.tuned, "--history", "b003", "--deny", deny)
+    assert message == f"error: {deny}, line 3: not UTF-8"
 
 
 def test_a_request_that_is_not_utf8_is_named_by_its_line(road: Road, tmp_path: Path) -> None:

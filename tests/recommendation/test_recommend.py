@@ -17,11 +17,14 @@ import torch
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.recommendation import generate_fallback
 from sidtool.recommendation import recommend as module
+from sidtool.recommendation.beam import check_tree_tokens
+from sidtool.recommendation.outcome import Outcome
 from sidtool.recommendation.query import Query, QuerySession
-from sidtool.recommendation.recommend import recommend, recommend_to_file
+from sidtool.recommendation.recommend import answer_each, recommend, recommend_to_file
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import Recommendation, Request, read_requests
+from sidtool.recommendation.requests import BadRequest, Recommendation, Request, read_requests
 from tests.bundles import small_bundle
 from tests.loaded import HISTORY_PROMPT, loaded_model, with_prompts
 
@@ -156,6 +159,149 @@ def test_unknown_ids_are_skipped_and_counted(shop: LoadedModel) -> None:
         with_unknown, without = recommend(shop, requests)
     assert (with_unknown.unknown, without.unknown) == (2, 0)
     assert with_unknown.items == without.items
+
+
+BAD = BadRequest(DataError("line 2 of the requests is not JSON"), 2)
+
+
+def mixed_requests(n: int) -> list[Request | BadRequest]:
+    """Requests of which every third is malformed, and every fifth one that the model was not
+    trained for."""
+    requests: list[Request | BadRequest] = []
+    for number in range(1, n + 1):
+        if number % 3 == 0:
+            requests.append(replace(BAD, line=number))
+        elif number % 5 == 0:
+            requests.append(Request(str(number), text="red", line=number))
+        else:
+            requests.append(Request(str(number), (f"i{number}",), line=number))
+    return requests
+
+
+@pytest.mark.parametrize("window", [1, 4, 512])
+def test_bad_requests_cost_no_answer(
+    shop: LoadedModel, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WINDOW", window)
+    requests = mixed_requests(20)
+    outcome = Outcome()
+    answers = list(outcome.count(answer_each(shop, requests, RecommendOptions(k=3))))
+    assert len(answers) == 20
+    for number, answer in enumerate(answers, 1):
+        if number % 3 == 0 or number % 5 == 0:
+            assert isinstance(answer, BadRequest)
+            assert answer.line == number
+            assert answer.user == (None if number % 3 == 0 else str(number))
+        else:
+            assert isinstance(answer, Recommendation)
+            (alone,) = answers_to(shop, [Request(str(number), (f"i{number}",))], k=3)
+            assert answer.items == alone.items
+    assert (outcome.requests, outcome.bad, outcome.short) == (20, 9, 0)
+    with pytest.raises(DataError, match=r"^9 of 20 requests cannot be answered; the first: line 2"):
+        outcome.raise_bad()
+
+
+@pytest.mark.parametrize("bad", range(1, 9))
+def test_the_answers_before_a_bad_request_are_given(shop: LoadedModel, bad: int) -> None:
+    requests: list[Any] = [Request(str(number), ("i1",)) for number in range(1, 9)]
+    requests[bad - 1] = replace(BAD, line=bad)
+    answers = recommend(shop, requests, RecommendOptions(k=3))
+    for number in range(1, bad):
+        assert next(answers).user == str(number)
+    with pytest.raises(DataError, match="is not JSON"):
+        next(answers)
+
+
+def test_a_bad_request_has_its_line_in_the_file(shop: LoadedModel, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    outcome = recommend_to_file(shop, mixed_requests(7), out)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line.get("line") for line in lines] == [None, None, 3, None, 5, 6, None]
+    assert ["error" in line for line in lines] == [False, False, True, False, True, True, False]
+    assert lines[4]["user"] == "5"
+    assert outcome.bad == 3
+    assert "line 5" in lines[4]["error"]
+
+
+def test_a_resumed_run_counts_the_bad_requests_of_the_first(
+    shop: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.jsonl"
+
+    def interrupted() -> Iterator[Request | BadRequest]:
+        yield from mixed_requests(7)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "WINDOW", 4)
+    with pytest.raises(KeyboardInterrupt):
+        recommend_to_file(shop, interrupted(), out, RecommendOptions(k=2))
+    recommend_to_file(shop, mixed_requests(7), tmp_path / "whole.jsonl", RecommendOptions(k=2))
+    outcome = recommend_to_file(shop, mixed_requests(7), out, RecommendOptions(k=2), resume=True)
+    assert out.read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert outcome.bad == 3
+
+
+@pytest.mark.parametrize(
+    ("request_", "options", "items"),
+    [
+        (Request(history=("i1",)), {"k": 100}, 60),
+        (Request(history=("i1",), allow=("i2", "i3")), {}, 2),
+        (Request(history=("i1",), allow=()), {}, 0),
+        (Request(history=("i1",)), {"allow": ("i4",)}, 1),
+        (Request(history=("i1",)), {"k": 60, "exclude_seen": True}, 59),
+        (Request(history=("i1",), deny=("i2",)), {"k": 60}, 59),
+    ],
+)
+def test_fewer_items_than_k_are_counted(
+    shop: LoadedModel, request_: Request, options: dict[str, Any], items: int
+) -> None:
+    outcome = Outcome()
+    (answer,) = outcome.count(answer_each(shop, [request_], RecommendOptions(**options)))
+    assert isinstance(answer, Recommendation)
+    k = options.get("k", 10)
+    assert (len(answer.items), answer.missing, outcome.short) == (items, k - items, 1)
+    assert answer.to_json()["missing"] == k - items
+
+
+@pytest.mark.parametrize("name", ["allow", "deny"])
+def test_unknown_ids_of_a_list_are_reported(shop: LoadedModel, name: str) -> None:
+    ids = ("i1", "i2 ", "i3\u2028", "gone", "i4", "x")
+    message = f"the {name} list has 4 of 6 ids that the bundle lacks: 'i2 ', "
+    with pytest.warns(SidtoolWarning, match=message):
+        answers_to(shop, [Request(history=("i1",))], k=1, **{name: ids})
+    with pytest.raises(DataError, match=message):
+        answers_to(shop, [Request(history=("i1",))], k=1, strict=True, **{name: ids})
+
+
+def test_unknown_ids_that_a_request_denies_are_counted(shop: LoadedModel) -> None:
+    requests = [Request(history=("i1",), deny=("i2", "gone")), Request(history=("i1",))]
+    with pytest.warns(SidtoolWarning, match="1 ids in the deny lists"):
+        first, second = recommend(shop, requests, RecommendOptions(k=1))
+    assert (first.unknown_denied, second.unknown_denied) == (1, 0)
+    with pytest.raises(DataError, match="1 of 2 ids that the bundle lacks: 'gone'"):
+        answers_to(shop, requests, strict=True)
+
+
+@pytest.mark.parametrize("normalize", ["level", "trie", "vocabulary"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_diverged_model_gives_no_empty_answers(
+    normalize: Any, value: float, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = loaded_model(small_bundle(60), architecture)
+    with torch.no_grad():
+        for weight in shop.model.base_model.parameters():
+            weight.fill_(value)
+    monkeypatch.setattr(generate_fallback, "_warned", {type(shop.model).__name__})
+    with pytest.raises(DataError, match="not numbers"):
+        answers_to(shop, [Request(history=("i1",))], normalize=normalize)
+
+
+@pytest.mark.parametrize("beams", [5462, 10**5, 10**30])
+def test_beams_that_take_gigabytes_are_refused(beams: int) -> None:
+    check_tree_tokens(5461, 4)
+    with pytest.raises(UsageError, match="beams are too many: 5461 fit"):
+        check_tree_tokens(beams, 4)
 
 
 def test_an_empty_history_gets_recommendations(shop: LoadedModel) -> None:

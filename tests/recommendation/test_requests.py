@@ -1,9 +1,18 @@
 """Requests as JSON Lines, and output files that survive an interruption."""
 
+import io
+
 import pytest
 
 from sidtool.errors import DataError
-from sidtool.recommendation.requests import Request, read_requests
+from sidtool.recommendation import requests as module
+from sidtool.recommendation.requests import (
+    BadRequest,
+    Request,
+    parse_request,
+    read_request_stream,
+    read_requests,
+)
 
 
 def test_requests_of_json_lines() -> None:
@@ -32,3 +41,67 @@ def test_a_malformed_request_is_named_by_its_line(line: str, message: str) -> No
     with pytest.raises(DataError, match=message) as caught:
         list(read_requests(["\n", line]))
     assert "line 2 of the requests" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("NULL", "is not JSON"),
+        ("\x00", "is not JSON"),
+        ('{"history": []} {}', "is not JSON"),
+        ('{"history": [], "user": NaN}', "NaN is not JSON"),
+        ('{"history": [], "user": 1e999}', "beyond the range"),
+        ('{"history": [], "user": ' + "9" * 5000 + "}", "too many digits"),
+        ('{"history": ' + "[" * 100_000 + "]" * 100_000 + "}", "too deep"),
+        ('{"history": ["a"], "deny": ["b"], "deny": []}', "occurs twice"),
+        ('{"history": ["\\ud83d"]}', "surrogate"),
+        (b'{"history": ["\xff"]}', "is not UTF-8"),
+        (b"\xff\xfe{\x00}\x00", "is not UTF-8"),
+        ('{"history": [], "user": ["u"]}', "a string or an integer"),
+        ('{"history": [], "user": true}', "a string or an integer"),
+        ('{"history": [], "user": 1.5}', "a string or an integer"),
+        ('{"history": {"0": "a"}}', "a list of item ids"),
+        ('{"history": [null]}', "a list of item ids"),
+        ('{"history": [["a"]]}', "a list of item ids"),
+        ('{"history": [], "allow": "a"}', "a list of item ids"),
+        ('{"history": [], "deny": 0}', "a list of item ids"),
+        ('{"history": [], "denny": ["a"]}', "but 'deny'"),
+        ('{"history": [], "Deny": ["a"]}', "but 'deny'"),
+        ('{"histroy": ["a"]}', "but 'history'"),
+        ("{" + ",".join(f'"{n}": 0' for n in range(10_000)) + "}", "has the key 'history'"),
+    ],
+)
+def test_a_bad_line_is_refused_in_one_short_line(line: str | bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        parse_request(line, 7)
+    text = str(caught.value)
+    assert text.startswith("line 7 of the requests")
+    assert len(text) < 250
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_a_bad_line_is_in_the_place_of_its_answer(end: str) -> None:
+    texts = ['\ufeff{"history": ["a"]}', "{", "", '{"history": ["b\u2028c"]}', "[]"]
+    stream = io.BytesIO((end or "\n").join(texts).encode() + end.encode())
+    first, second, third, fourth = read_request_stream(stream)
+    assert (first, third) == (Request(history=("a",)), Request(history=("b\u2028c",)))
+    assert isinstance(second, BadRequest)
+    assert isinstance(fourth, BadRequest)
+    assert [each.line for each in (first, second, third, fourth)] == [1, 2, 4, 5]
+    assert second.to_json() == {"line": 2, "error": str(second.error)}
+
+
+def test_a_line_without_an_end_costs_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LINE_LIMIT", 1 << 10)
+    line = b'{"history": ["a"]}\n'
+    stream = io.BytesIO(line + b"[" * 5000 + b"\n" + line)
+    first, second, third = read_request_stream(stream)
+    assert first == third == Request(history=("a",))
+    assert isinstance(second, BadRequest)
+    assert [each.line for each in (first, second, third)] == [1, 2, 3]
+
+
+def test_keys_of_other_purposes_pass() -> None:
+    line = '{"history": ["a"], "item": "b", "time": 3, "label": {"x": [1]}}'
+    assert parse_request(line, 1) == Request(history=("a",))
