@@ -1,7 +1,10 @@
 """Every container gives the same columns, and errors name the malformed place."""
 
+import csv
 import gzip
+import io
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sidtool.data import containers, delimited
 from sidtool.data.digests import digest_strings
 from sidtool.data.json_tables import as_text, json_lines, parse_list
 from sidtool.data.tables import choose_column, column_names, read_columns
@@ -176,3 +180,113 @@ def test_digests_of_different_columns_differ(one: list[list[str]], other: list[l
 def test_json_lines_number_their_lines(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n')
     assert list(json_lines(tmp_path / "x.jsonl")) == [(1, {"a": 1}), (3, {"a": 2})]
+
+
+CSV_HEAD = b"id,title\n1,Kit\n"
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.csv.gz"])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (b'2,"Lamp\n3,Soap\n4,Rug\n', "line 3: cannot be read .a quote is opened and never closed"),
+        (b'2,Lamp\n3,"Soap', "line 4: cannot be read .a quote is opened and never closed"),
+        (b'2,"Lamp\n3,"Soap"\n4,Rug\n', "line 3: cannot be read .text follows a closing quote"),
+        (b'2,"a 5" pan"\n3,b\n', "line 3: cannot be read .text follows a closing quote"),
+        (b'2,"Lamp" \n', "line 3: cannot be read .text follows"),
+        (b'2,"a\nb"\n3\n', "line 5: 1 cells, the header has 2"),
+        (b'2,"a",b\n', "line 3: 3 cells, the header has 2"),
+        (b"2,a,b\n", "line 3: 3 cells, the header has 2"),
+        (b'2,"a"\n"\xff",b\n', "line 4: not UTF-8"),
+        (b'2,"' + b"x\n" * (1 << 17), "line 3: cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_quote_that_does_not_close_a_cell_is_refused_with_its_row(
+    tmp_path: Path, name: str, rows: bytes, message: str
+) -> None:
+    content = CSV_HEAD + rows
+    if ".tsv" in name:
+        content = content.replace(b",", b"\t")
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_columns(path, ["id"])
+    assert str(caught.value).startswith(f"{path}, line")
+
+
+def test_quotes_inside_of_cells_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(CSV_HEAD + b'2,a 5" pan\n3,"5"""\n4, "x"\n')
+    columns = read_columns(path, ["id", "title"])
+    assert columns["id"].to_pylist() == ["1", "2", "3", "4"]
+    assert columns["title"].to_pylist() == ["Kit", 'a 5" pan', '5"', ' "x"']
+
+
+@settings(
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(
+    text=st.lists(st.sampled_from(['"', '""', ",", "\n", "\r\n", '",', ',"', "a", "é"])).map(
+        "".join
+    ),
+    block_bytes=st.sampled_from([7, 16, 1 << 24]),
+    marked=st.booleans(),
+)
+def test_a_csv_file_is_read_as_pythons_strict_reader_reads_it(
+    tmp_path: Path, text: str, block_bytes: int, marked: bool
+) -> None:
+    content = "id,b\n1,2\n" + text
+    try:
+        rows = [row for row in csv.reader(io.StringIO(content, newline=""), strict=True) if row]
+    except csv.Error:
+        rows = [[]]
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"\xef\xbb\xbf" * marked + content.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "BLOCK_BYTES", block_bytes)
+        patch.setattr(delimited, "SCAN_BYTES", 1)
+        if any(len(row) != 2 for row in rows):
+            with pytest.raises(DataError, match=r"x\.csv, line "):
+                read_columns(path, ["b"])
+        else:
+            assert read_columns(path, ["b"])["b"].to_pylist() == [row[1] for row in rows[1:]]
+
+
+def test_a_line_feed_in_a_column_name_makes_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b'"item\nid","ti""tle"\n1,Kit\n2,Lamp\n')
+    assert column_names(path) == ("item\nid", 'ti"tle')
+    columns = read_columns(path, ["item\nid", 'ti"tle'])
+    assert columns["item\nid"].to_pylist() == ["1", "2"]
+    assert columns['ti"tle'].to_pylist() == ["Kit", "Lamp"]
+
+
+def test_a_column_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"id,t\xef\n1,2\n")
+    with pytest.raises(DataError, match="line 1: not UTF-8"):
+        column_names(tmp_path / "x.csv")
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.csv")
+    (tmp_path / "y.csv").symlink_to("/dev/zero")
+    (tmp_path / "z.parquet").mkdir()
+    os.mkfifo(tmp_path / "z.parquet" / "part.parquet")
+    for name in ("x.csv", "y.csv", "z.parquet"):
+        with pytest.raises(DataError, match="is neither a regular file nor a folder"):
+            read_columns(tmp_path / name, ["id"])
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DataError, match="cannot be read"):
+        column_names(tmp_path / "folder.csv")
+
+
+@pytest.mark.parametrize("name", ["x.csv.gz", "x.jsonl.gz", "x.json.gz"])
+def test_a_compressed_file_that_expands_without_end_is_refused(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "FREE_BYTES", 1 << 16)
+    row = b"1,2\n" if name == "x.csv.gz" else b'{"id": "1"}\n'
+    head = b"id,b\n" if name == "x.csv.gz" else b""
+    (tmp_path / name).write_bytes(gzip.compress(head + row * 100_000))
+    with pytest.raises(DataError, match="expands to more than 100 times its size"):
+        read_columns(tmp_path / name, ["id"])
