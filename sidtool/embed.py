@@ -4,15 +4,20 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sidtool.checkpoint.encoder_modules import check_encoder, module_folders
+from sidtool.checkpoint.files import settings_digests
+from sidtool.checkpoint.guard import loading
+from sidtool.checkpoint.hub import PREFIX, download, is_hub_url
 from sidtool.data.digests import digest_strings, file_digest
 from sidtool.data.vectors import check_finite
-from sidtool.errors import CompatibilityError, DataError, UsageError
+from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.output import cache_array, cached_array
 from sidtool.sid import Vectors
 
@@ -30,6 +35,8 @@ AGREEMENT = 0.999
 """Least cosine of two vectors of one probe by the same encoder (bf16 against fp32 gives .9998)."""
 Dtype = Literal["float32", "float16", "bfloat16"]
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
+PURPOSE = "as an encoder"
+_NOT_FETCHED = ("onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.ot")
 
 Progress = Callable[[int, int], None]
 
@@ -39,7 +46,7 @@ class Encoder:
     """A sentence-transformers model and its settings; None: the model's own setting."""
 
     model: str
-    """Hub id or folder."""
+    """Folder, or `hf://ORG/NAME` for a model of the Hugging Face hub."""
     revision: str | None = None
     pooling: str | None = None
     """cls, max, mean, mean_sqrt_len_tokens, weightedmean or lasttoken."""
@@ -52,6 +59,18 @@ class Encoder:
     """Scale vectors to length 1, even if the model does not."""
     trust_remote_code: bool = False
     """Allow the model's own Python code and pickled weights."""
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any]) -> "Encoder":
+        """The encoder that a recipe records. Raises IntegrityError for a value of another type."""
+        recorded = {f.name: recipe[f.name] for f in fields(cls) if f.name in recipe}
+        for name, value in recorded.items():
+            flag = name in ("normalize", "trust_remote_code")
+            kind = bool if flag else int if name == "max_length" else str
+            # type: a bool is an int, too
+            if type(value) is not kind and (value is not None or name == "model" or flag):
+                raise IntegrityError(f"the recipe's encoder has {name} = {value!r}")
+        return cls(**recorded)
 
     @classmethod
     def of(
@@ -75,15 +94,17 @@ def embed(
     """n texts -> (n, dim) float32 vectors, and the JSON record of the encoder for a recipe.
 
     The record has every setting of the encoder (the model's own filled in), the SHA-256 of its
-    weight files, the dimension, library versions and probe texts with their vectors. Texts are
-    embedded longest first in blocks of fixed size. Finished blocks are stored in the folder
-    `cache`, so that an interrupted run resumes and gives the same bits; the caller removes it.
+    weight files and of the other files that it reads, the dimension, library versions and probe
+    texts with their vectors. Texts are embedded longest first in blocks of fixed size. Finished
+    blocks are stored in the folder `cache`, so that an interrupted run resumes and gives the same
+    bits; the caller removes it.
 
     Raises DataError if the model cannot be loaded or a vector is not finite, UsageError if the
     model does not support a setting.
     """
-    model, settings = _load(encoder)
-    record = _record(model, settings)
+    folder = _folder(encoder)
+    model, settings = _load(encoder, folder)
+    record = _record(model, settings, folder)
     order = np.argsort([-len(text) for text in texts], kind="stable")
     blocks = cache / _digest(texts, record)
     blocks.mkdir(parents=True, exist_ok=True)
@@ -108,16 +129,15 @@ def check_probes(encoder: Encoder, recipe: Mapping[str, Any]) -> float:
     """The least cosine between a recipe's probe vectors and those of this encoder.
 
     Raises CompatibilityError if it is below 0.999: another model, pooling or prompt, or damaged
-    weights.
+    weights. IntegrityError if the recipe has no vectors of probes.
     """
-    model, settings = _load(encoder)
-    texts = [probe["text"] for probe in recipe["probes"]]
+    texts, stored = _recorded_probes(recipe)
+    model, settings = _load(encoder, _folder(encoder))
     now = _encode(model, settings, texts).astype(np.float64)
-    stored = np.array([probe["vector"] for probe in recipe["probes"]], dtype=np.float64)
     if now.shape != stored.shape:
         raise CompatibilityError(
             f"the encoder {encoder.model!r} gives {now.shape[1]} dimensions, the recipe has "
-            f"{recipe['dim']}",
+            f"{stored.shape[1]}",
             hint=f"the recipe's encoder is {recipe['model']!r}",
         )
     lengths = np.linalg.norm(now, axis=1) * np.linalg.norm(stored, axis=1)
@@ -131,17 +151,28 @@ def check_probes(encoder: Encoder, recipe: Mapping[str, Any]) -> float:
     return least
 
 
+def _recorded_probes(recipe: Mapping[str, Any]) -> tuple[list[str], NDArray[np.float64]]:
+    """The probe texts of a recipe, and their (n, dim) float64 vectors."""
+    try:
+        texts = [probe["text"] for probe in recipe["probes"]]
+        vectors = np.array([probe["vector"] for probe in recipe["probes"]], dtype=np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"the recipe's probes are malformed: {error!r}") from error
+    if vectors.ndim != 2 or not all(isinstance(text, str) for text in texts):
+        raise IntegrityError(f"the recipe's probes are malformed: vectors {vectors.shape}")
+    return texts, vectors
+
+
 # The model
 
 
-def _load(encoder: Encoder) -> tuple[Any, Encoder]:
-    """The model, and the encoder with the model's own settings filled in."""
+def _load(encoder: Encoder, folder: Path) -> tuple[Any, Encoder]:
+    """The model in a folder, and the encoder with the model's own settings filled in."""
     if encoder.dtype not in (None, *get_args(Dtype)):
         raise UsageError(
             f"the precision of an encoder is {', '.join(get_args(Dtype))}, not {encoder.dtype!r}"
         )
-    if encoder.model.startswith((".", "/")) and not Path(encoder.model).is_dir():
-        raise DataError(f"the encoder {encoder.model} is not a folder")
+    stored = check_encoder(folder, trust_remote_code=encoder.trust_remote_code)
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
@@ -149,18 +180,13 @@ def _load(encoder: Encoder) -> tuple[Any, Encoder]:
     settings: dict[str, Any] = {} if encoder.trust_remote_code else {"use_safetensors": True}
     if encoder.dtype is not None:
         settings["dtype"] = encoder.dtype
-    try:
+    with loading(folder, PURPOSE, None if encoder.trust_remote_code else stored):
         model = SentenceTransformer(
-            encoder.model,
-            revision=encoder.revision,
+            str(folder),
             trust_remote_code=encoder.trust_remote_code,
+            local_files_only=True,
             model_kwargs=settings,
         )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise DataError(
-            f"the encoder {encoder.model!r} cannot be loaded: {str(error).strip().splitlines()[0]}",
-            hint="its own code and pickled weights need --trust-remote-code",
-        ) from error
     if encoder.max_length is not None:
         model.max_seq_length = encoder.max_length
     prompt = (
@@ -170,7 +196,7 @@ def _load(encoder: Encoder) -> tuple[Any, Encoder]:
     )
     return model.eval(), replace(
         encoder,
-        revision=encoder.revision if Path(encoder.model).is_dir() else _folder(encoder).name,
+        revision=folder.name if is_hub_url(encoder.model) else encoder.revision,
         pooling=_set_pooling(model, encoder),
         prompt=prompt,
         max_length=model.max_seq_length,
@@ -203,23 +229,25 @@ def _set_pooling(model: Any, encoder: Encoder) -> str | None:
 
 
 def _encode(model: Any, encoder: Encoder, texts: list[str]) -> Vectors:
-    vectors = model.encode(
-        texts,
-        prompt=encoder.prompt,
-        batch_size=BATCH,
-        show_progress_bar=False,
-        normalize_embeddings=encoder.normalize,
-    )
+    with loading(encoder.model, "texts"):
+        vectors = model.encode(
+            texts,
+            prompt=encoder.prompt,
+            batch_size=BATCH,
+            show_progress_bar=False,
+            normalize_embeddings=encoder.normalize,
+        )
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def _record(model: Any, encoder: Encoder) -> dict[str, Any]:
+def _record(model: Any, encoder: Encoder, folder: Path) -> dict[str, Any]:
     probes = _encode(model, encoder, list(PROBES))
     check_finite(probes, f"the encoder {encoder.model!r}", lambda row: f"probe {PROBES[row]!r}")
     libraries = ("torch", "transformers", "sentence-transformers")
     return {
         **asdict(encoder),
-        "weights": _weight_digests(encoder),
+        "weights": _weight_digests(folder),
+        "files": settings_digests(folder, module_folders(folder)),
         "dim": probes.shape[1],
         "probes": [
             {"text": text, "vector": vector.tolist()}
@@ -230,17 +258,24 @@ def _record(model: Any, encoder: Encoder) -> dict[str, Any]:
 
 
 def _folder(encoder: Encoder) -> Path:
-    """Folder of the loaded model; of a hub model its name is the commit."""
-    if Path(encoder.model).is_dir():
-        return Path(encoder.model)
-    from huggingface_hub import snapshot_download
+    """The model's folder; a model of the hub is downloaded, into a folder named by the commit."""
+    if is_hub_url(encoder.model):
+        return download(
+            encoder.model,
+            revision=encoder.revision,
+            ignore=_NOT_FETCHED,
+            trust_remote_code=encoder.trust_remote_code,
+        )
+    if not Path(encoder.model).is_dir():
+        raise DataError(
+            f"the encoder {encoder.model} is not a folder",
+            hint=f"{PREFIX}ORG/NAME names a model of the Hugging Face hub",
+        )
+    return Path(encoder.model)
 
-    return Path(snapshot_download(encoder.model, revision=encoder.revision, local_files_only=True))
 
-
-def _weight_digests(encoder: Encoder) -> dict[str, str]:
+def _weight_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each weight file, by its path in the model's folder."""
-    folder = _folder(encoder)
     files = sorted(
         path
         for path in folder.rglob("*")

@@ -11,7 +11,7 @@ import pytest
 
 from sidtool import embed as room
 from sidtool.embed import Encoder, check_probes, embed
-from sidtool.errors import CompatibilityError, DataError, UsageError
+from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageError
 from tests.encoders import tiny_encoder
 
 TEXTS = [f"item {n} {'long ' * (n % 7)}" for n in range(23)]
@@ -160,7 +160,7 @@ def test_an_invalid_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder"):
         embed(["a"], Encoder(str(tmp_path / "nothing")), cache=tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="cannot be loaded"):
+    with pytest.raises(DataError, match="does not load as an encoder"):
         embed(["a"], Encoder(str(tmp_path / "empty")), cache=tmp_path)
     with pytest.raises(UsageError, match="there is no pooling 'best'") as caught:
         embed(["a"], Encoder(str(folder), pooling="best"), cache=tmp_path)
@@ -177,7 +177,7 @@ def test_pickled_weights_load_only_when_trusted(folder: Path, tmp_path: Path) ->
     shutil.copytree(folder, pickled)
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
-    with pytest.raises(DataError, match="cannot be loaded") as caught:
+    with pytest.raises(RefusedError, match="only pickled weights") as caught:
         embed(["a"], Encoder(str(pickled)), cache=tmp_path)
     assert "--trust-remote-code" in str(caught.value.hint)
     _, facts = embed(["a"], Encoder(str(pickled), trust_remote_code=True), cache=tmp_path)

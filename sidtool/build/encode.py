@@ -1,13 +1,14 @@
 """Texts or vectors -> SIDs, by the codebook of a bundle and the encoder named in its recipe."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.checkpoint.hub import cached, is_hub_url
 from sidtool.data.vector_files import read_vectors
 from sidtool.embed import Encoder, check_probes, embed
 from sidtool.errors import DataError, RefusedError, UsageError
@@ -82,13 +83,27 @@ def embed_texts(
         )
     if not all(text.strip() for text in texts):
         raise DataError("an empty text has no semantic ID")
-    names = {field.name for field in fields(Encoder)}
-    recorded = Encoder(**{name: value for name, value in recipe.items() if name in names})
-    encoder = replace(recorded, model=model or recorded.model, trust_remote_code=trust_remote_code)
+    recorded = Encoder.from_recipe(recipe)
+    location = model or _recorded_location(recorded)
+    encoder = replace(recorded, model=location, trust_remote_code=trust_remote_code)
     check_probes(encoder, recipe)
     with TemporaryDirectory() as cache:
         vectors, _ = embed(texts, encoder, cache=Path(cache), progress=progress)
     return vectors
+
+
+def _recorded_location(encoder: Encoder) -> str:
+    """The folder of a recipe's encoder. A model of the hub must be in the hub's cache already: a
+    bundle may name any model, so only the user can ask for a download."""
+    if not is_hub_url(encoder.model):
+        return encoder.model
+    try:
+        return str(cached(encoder.model, revision=encoder.revision))
+    except DataError as error:
+        raise DataError(
+            f"the bundle's encoder {encoder.model} is not on this machine",
+            hint=f"--encoder {encoder.model} downloads it",
+        ) from error
 
 
 def read_sources(

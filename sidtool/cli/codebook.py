@@ -111,7 +111,7 @@ def build_codebook(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="sentence-transformers model: hub id or folder.", rich_help_panel=ENCODER
+            help="sentence-transformers model: folder or hf://ORG/NAME.", rich_help_panel=ENCODER
         ),
     ] = None,
     revision: Annotated[

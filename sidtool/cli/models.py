@@ -71,7 +71,7 @@ def init_model(
 
 def extend_model(
     model: Annotated[
-        str, typer.Argument(help="Causal language model: hub id, folder or .gguf file.")
+        str, typer.Argument(help="Causal language model: folder, .gguf file or hf://ORG/NAME.")
     ],
     bundle: options.Bundle,
     out: options.Out,

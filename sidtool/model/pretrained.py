@@ -1,23 +1,33 @@
-"""Locates and loads pretrained checkpoints: hub ids, folders, safetensors and GGUF files.
+"""Locates and loads pretrained checkpoints: folders, GGUF files and models of the hub.
 
 Without `trust_remote_code`, no code of a checkpoint runs and no pickled weights load."""
 
 import contextlib
-import hashlib
 import io
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sidtool.errors import DataError, RefusedError, UsageError
+from sidtool.checkpoint import hub
+from sidtool.checkpoint.files import (
+    INDEX,
+    PICKLES,
+    WEIGHTS,
+    StoredWeights,
+    check_folder,
+    read_gguf_size,
+    settings_digests,
+)
+from sidtool.checkpoint.guard import check_config, check_settings, loading
+from sidtool.data.digests import file_digest
+from sidtool.errors import DataError, SidtoolWarning, UsageError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-TRUST = "--trust-remote-code allows it; the checkpoint can then run any code on this machine"
+PURPOSE = "as a causal language model"
 
-_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 
 
@@ -35,17 +45,29 @@ class Checkpoint:
 def locate(
     model: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> Checkpoint:
-    """Find a model by folder, .gguf file or hub id; a hub model is downloaded into the hub's cache.
+    """Find a model by folder or .gguf file. A model of the hub, `hf://ORG/NAME`, is downloaded into
+    the hub's cache; nothing else uses the network.
 
     Raises DataError if there is no such model, UsageError for a folder with several GGUF files or a
     PEFT adapter, RefusedError for pickled weights without `trust_remote_code`."""
+    if hub.is_hub_url(model):
+        folder = hub.download(
+            model,
+            revision=revision,
+            allow=[*_FETCHED, "*.py", "*.bin"] if trust_remote_code else _FETCHED,
+            ignore=["*/*", "consolidated*"],
+            trust_remote_code=trust_remote_code,
+        )
+        return _in_folder(folder, folder.name, trust_remote_code)
     path = Path(model)
     if path.is_file() and path.suffix == ".gguf":
         return Checkpoint(path.parent, gguf=path.name)
     if path.is_dir():
         return _in_folder(path, None, trust_remote_code)
-    folder = _fetch(model, revision, trust_remote_code)
-    return _in_folder(folder, folder.name, trust_remote_code)
+    raise DataError(
+        f"{model!r} is not a folder or .gguf file",
+        hint=f"{hub.PREFIX}ORG/NAME names a model of the Hugging Face hub",
+    )
 
 
 def load_model(
@@ -57,21 +79,22 @@ def load_model(
     weights are missing or damaged, RefusedError if the checkpoint needs custom code."""
     from transformers import AutoModelForCausalLM
 
+    stored = _check(checkpoint, trust_remote_code)
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
-    with _one_line_errors(checkpoint), _no_progress_bars(gguf=checkpoint.gguf is not None):
+    quiet = _no_progress_bars(gguf=checkpoint.gguf is not None)
+    with quiet, loading(checkpoint.folder, PURPOSE, stored):
+        if checkpoint.gguf and stored:
+            _check_gguf(checkpoint.folder / checkpoint.gguf, stored)
         model, report = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             dtype=dtype or "auto",
             use_safetensors=None if trust_remote_code else True,
             trust_remote_code=trust_remote_code,
+            local_files_only=True,
             output_loading_info=True,
             **kwargs,
         )
-    if report["missing_keys"]:
-        raise DataError(
-            f"{checkpoint.folder} lacks weights of its configuration: "
-            f"{_abbreviated(report['missing_keys'])}"
-        )
+    _check_keys(checkpoint.folder, report)
     if checkpoint.gguf:
         _remove_quantization(model)
     return model.eval()
@@ -81,10 +104,16 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
     """The tokenizer. Raises as `load_model` does."""
     from transformers import AutoTokenizer
 
+    stored = _check(checkpoint, trust_remote_code)
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
-    with _one_line_errors(checkpoint):
+    with loading(checkpoint.folder, PURPOSE):
+        if checkpoint.gguf and stored:
+            _check_gguf(checkpoint.folder / checkpoint.gguf, stored)
         return AutoTokenizer.from_pretrained(
-            checkpoint.folder, trust_remote_code=trust_remote_code, **kwargs
+            checkpoint.folder,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            **kwargs,
         )
 
 
@@ -99,7 +128,12 @@ def weight_digests(checkpoint: Checkpoint) -> dict[str, str]:
     """SHA-256 (hex) of each weight file, by name."""
     patterns = (checkpoint.gguf,) if checkpoint.gguf else ("*.safetensors", "*.bin")
     files = [path for pattern in patterns for path in sorted(checkpoint.folder.glob(pattern))]
-    return {path.name: _sha256(path) for path in files}
+    return {path.name: file_digest(path) for path in files}
+
+
+def file_digests(checkpoint: Checkpoint) -> dict[str, str]:
+    """SHA-256 (hex) of each other file that is read: configuration, tokenizer, chat template."""
+    return {} if checkpoint.gguf else settings_digests(checkpoint.folder)
 
 
 def check_device(name: str | None) -> None:
@@ -121,7 +155,8 @@ def _in_folder(folder: Path, revision: str | None, trust_remote_code: bool) -> C
         raise UsageError(
             f"{folder} is a PEFT adapter, not a whole model", hint="merge it into its base first"
         )
-    if any((folder / name).is_file() for name in _SAFETENSORS):
+    check_folder(folder, trust_remote_code=trust_remote_code)
+    if any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
         return Checkpoint(folder, revision=revision)
     gguf = sorted(path.name for path in folder.glob("*.gguf"))
     if len(gguf) > 1:
@@ -131,57 +166,44 @@ def _in_folder(folder: Path, revision: str | None, trust_remote_code: bool) -> C
         )
     if gguf:
         return Checkpoint(folder, gguf=gguf[0], revision=revision)
-    if not any((folder / name).is_file() for name in _PICKLES):
-        raise DataError(f"{folder} has neither {_SAFETENSORS[0]} nor a GGUF file")
-    if not trust_remote_code:
-        raise RefusedError(f"{folder} has only pickled weights ({_PICKLES[0]})", hint=TRUST)
+    if not any((folder / name).is_file() for name in PICKLES):
+        raise DataError(f"{folder} has neither {WEIGHTS} nor a GGUF file")
     return Checkpoint(folder, revision=revision)
 
 
-def _fetch(model: str, revision: str | None, trust_remote_code: bool) -> Path:
-    from huggingface_hub import snapshot_download
+def _check(checkpoint: Checkpoint, trust_remote_code: bool) -> StoredWeights | None:
+    """Check the files of a checkpoint before a library reads them; returns what its weights have,
+    None for a trusted one."""
+    stored = check_folder(checkpoint.folder, trust_remote_code=trust_remote_code)
+    if trust_remote_code:
+        return None
+    if checkpoint.gguf:
+        stored = read_gguf_size(checkpoint.folder / checkpoint.gguf)
+    check_config(checkpoint.folder, stored)
+    return stored
 
-    patterns = [*_FETCHED, "*.py", "*.bin"] if trust_remote_code else _FETCHED
-    try:
-        folder = snapshot_download(
-            model,
-            revision=revision,
-            allow_patterns=patterns,
-            ignore_patterns=["*/*", "consolidated*"],
+
+def _check_gguf(path: Path, stored: StoredWeights) -> None:
+    """Check the configuration inside of a GGUF file."""
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    check_settings(path, load_gguf_checkpoint(str(path))["config"], stored)
+
+
+def _check_keys(folder: Path, report: dict[str, Any]) -> None:
+    """Refuse a checkpoint that lacks weights, and warn about weights that are not used."""
+    if report["missing_keys"]:
+        raise DataError(
+            f"{folder} lacks weights of its configuration: {_abbreviated(report['missing_keys'])}"
         )
-    except (OSError, ValueError) as error:  # the base classes of the hub client's errors
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise DataError(
-            f"{model!r} is not a folder or .gguf file, and cannot be downloaded from the hub "
-            f"({reason})"
-        ) from error
-    return Path(folder)
-
-
-@contextlib.contextmanager
-def _one_line_errors(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn what transformers raises for a checkpoint that it cannot load into one line."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        RuntimeError,
-        ImportError,
-        AttributeError,
-        SafetensorError,
-    ) as error:
-        if "trust_remote_code" in str(error):
-            raise RefusedError(
-                f"{checkpoint.folder} needs custom code to load", hint=TRUST
-            ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{checkpoint.folder} does not load as a causal language model: {reason}"
-        ) from error
+    unexpected = report["unexpected_keys"]
+    if unexpected:
+        warnings.warn(
+            f"{folder} has {len(unexpected)} weights that its configuration does not use: "
+            f"{_abbreviated(unexpected)}",
+            SidtoolWarning,
+            stacklevel=3,
+        )
 
 
 @contextlib.contextmanager
@@ -217,8 +239,3 @@ def _abbreviated(names: Any) -> str:
     ordered = sorted(names)
     more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
     return ", ".join(ordered[:3]) + more
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

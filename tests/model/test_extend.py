@@ -299,9 +299,14 @@ class TestWhatIsRefused:
     def test_a_model_that_is_not_there(
         self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        for name in ("nobody/has-this-model", "./no/such/folder", "no-such.gguf"):
-            with pytest.raises(DataError, match="cannot be downloaded") as caught:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        for name, problem in (
+            ("nobody/has-this-model", "is not a folder"),
+            ("./no/such/folder", "is not a folder"),
+            ("no-such.gguf", "is not a folder"),
+            ("hf://nobody/has-this-model", "cannot be downloaded"),
+        ):
+            with pytest.raises(DataError, match=problem) as caught:
                 extend_model(name, bundle, tmp_path / "out")
             assert "\n" not in str(caught.value)
 

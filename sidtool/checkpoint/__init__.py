@@ -1,0 +1,2 @@
+"""Pretrained checkpoints as files: where they are, and what is checked before a library reads
+them."""

@@ -1,0 +1,91 @@
+"""The Hugging Face hub: used only for a model that is named `hf://ORG/NAME`."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sidtool.errors import DataError, UsageError
+
+PREFIX = "hf://"
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_CODE_AND_PICKLES = ("*.py", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def is_hub_url(model: str) -> bool:
+    """Whether a model is named by a hub URL and not by a path."""
+    return model.startswith(PREFIX)
+
+
+def download(
+    url: str,
+    *,
+    revision: str | None = None,
+    allow: Sequence[str] | None = None,
+    ignore: Sequence[str] = (),
+    trust_remote_code: bool = False,
+) -> Path:
+    """Download a repository into the hub's cache; returns its folder, whose name is the commit.
+
+    `allow` and `ignore` are patterns of file names. Code and pickled weights are fetched only with
+    `trust_remote_code`. Raises UsageError for a malformed URL, DataError if the hub does not give
+    the repository."""
+    refused = () if trust_remote_code else _CODE_AND_PICKLES
+    return _snapshot(url, revision, allow, [*ignore, *refused], local=False)
+
+
+def cached(url: str, *, revision: str | None = None) -> Path:
+    """The folder of an earlier download. Raises DataError if there is none; uses no network."""
+    return _snapshot(url, revision, None, [], local=True)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Refuse every request of the Hugging Face libraries, telemetry included, in this block."""
+    with _hub_settings(HF_HUB_OFFLINE=True, HF_HUB_DISABLE_TELEMETRY=True):
+        yield
+
+
+@contextmanager
+def _hub_settings(**values: bool) -> Iterator[None]:
+    # the libraries read these constants at each request, the environment only when imported
+    from huggingface_hub import constants
+
+    before = {name: getattr(constants, name) for name in values}
+    for name, value in values.items():
+        setattr(constants, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(constants, name, value)
+
+
+def _snapshot(
+    url: str,
+    revision: str | None,
+    allow: Sequence[str] | None,
+    ignore: Sequence[str],
+    *,
+    local: bool,
+) -> Path:
+    from huggingface_hub import snapshot_download
+
+    repository = url.removeprefix(PREFIX)
+    if not _REPOSITORY.fullmatch(repository) or ".." in repository:
+        raise UsageError(f"{url!r} is not a hub model", hint=f"{PREFIX}ORG/NAME names one")
+    # without telemetry, the hub's client also asks for no registry of agents
+    with offline() if local else _hub_settings(HF_HUB_DISABLE_TELEMETRY=True):
+        try:
+            folder = snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=list(allow) if allow else None,
+                ignore_patterns=list(ignore),
+                local_files_only=local,
+            )
+        except (OSError, ValueError) as error:  # the base classes of the hub client's errors
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            problem = "is not in the hub's cache" if local else "cannot be downloaded from the hub"
+            raise DataError(f"{url!r} {problem} ({reason})") from error
+    return Path(folder)

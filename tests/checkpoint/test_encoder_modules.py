@@ -1,0 +1,151 @@
+"""A sentence-transformers folder runs no code, and names none, unless it is trusted."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.checkpoint.encoder_modules import check_encoder
+from sidtool.embed import Encoder, embed
+from sidtool.errors import RefusedError, SidtoolError
+from tests.encoders import tiny_encoder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "encoder"))
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def change_module(folder: Path, number: int, **values: Any) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[number] |= values
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+def evil_module(folder: Path) -> Path:
+    """Code that leaves a mark when it is imported, in the folder and on the path of modules."""
+    mark = folder.parent / "ran"
+    code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\nclass Evil: pass\n"
+    for place in (folder, folder.parent):
+        (place / "evil_module.py").write_text(code)
+    return mark
+
+
+def test_an_ordinary_encoder_passes(folder: Path) -> None:
+    assert check_encoder(folder).tensors > 10
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "evil_module.Evil",
+        "evil_module",
+        "sentence_transformers.evil_module.Evil",
+        "sentence_transformers.models.Evil",
+        "sentence_transformers.models.Router",
+        "sentence_transformers.models.Asym",
+        "sentence_transformers.util.import_from_string",
+        "sentence_transformers.models.Pooling\n",
+        "sentence_transformers.models.Pooling.load",
+        "",
+    ],
+)
+def test_a_module_of_the_folder_does_not_run(
+    module: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = evil_module(folder)
+    monkeypatch.syspath_prepend(tmp_path)
+    change_module(folder, 1, type=module)
+    with pytest.raises(RefusedError, match=r"modules\.json has the module"):
+        embed(["a"], Encoder(str(folder)), cache=tmp_path)
+    assert not mark.exists()
+    assert "evil_module" not in sys.modules
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc", "a\\b", "..", "1_Pooling/../..", "link"])
+def test_a_module_is_inside_of_the_folder(path: str, folder: Path) -> None:
+    (folder.parent / "outside").mkdir()
+    (folder / "link").symlink_to(folder.parent / "outside")
+    change_module(folder, 1, path=path)
+    with pytest.raises(RefusedError, match="outside of its folder"):
+        check_encoder(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("1_Pooling/config.json", {"activation_function": "evil_module.Evil"}),
+        ("1_Pooling/config.json", {"activation_function": "torch.hub.load"}),
+        ("1_Pooling/config.json", {"tokenizer_class": "evil_module.Evil"}),
+        ("sentence_bert_config.json", {"model_args": {"trust_remote_code": True}}),
+        ("sentence_bert_config.json", {"model_kwargs": {"code_revision": "x"}}),
+        ("sentence_bert_config.json", {"config_args": {"subfolder": "../.."}}),
+        ("sentence_bert_config.json", {"tokenizer_name_or_path": "../outside"}),
+        ("sentence_bert_config.json", {"modality_config": {"text": {"method": "save"}}}),
+        ("config.json", {"attn_implementation": "org/kernel"}),
+        ("config.json", {"_attn_implementation": "org/kernel"}),
+    ],
+)
+def test_settings_name_no_code(file: str, values: dict[str, Any], folder: Path) -> None:
+    change(folder / file, **values)
+    with pytest.raises(RefusedError):
+        check_encoder(folder)
+
+
+def test_pickled_weights_of_a_module_are_refused(folder: Path) -> None:
+    shutil.copytree(folder / "1_Pooling", folder / "2_Dense")
+    (folder / "2_Dense" / "pytorch_model.bin").write_bytes(b"x")
+    change_module(folder, 1, path="2_Dense", type="sentence_transformers.models.Dense")
+    with pytest.raises(RefusedError, match="2_Dense has only pickled weights"):
+        check_encoder(folder)
+
+
+def test_an_adapter_of_an_unknown_base_is_refused(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "org/name"}')
+    with pytest.raises(RefusedError, match="adapter"):
+        check_encoder(folder)
+
+
+@pytest.mark.parametrize(
+    "modules",
+    ["", "null", "{}", "[]", "[[]]", '[{"type": 1, "path": "", "name": ""}]', "[" * 100_000],
+)
+def test_malformed_modules_are_one_line(modules: str, folder: Path, tmp_path: Path) -> None:
+    (folder / "modules.json").write_text(modules)
+    with pytest.raises(SidtoolError, match=r"modules\.json"):
+        embed(["a"], Encoder(str(folder)), cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("config.json", {"num_hidden_layers": 10**9}),
+        ("config.json", {"hidden_size": 10**9}),
+        ("config.json", {"vocab_size": 10**9}),
+        ("config.json", {"max_position_embeddings": 10**10}),
+        ("config.json", {"num_labels": 10**9}),
+        ("config.json", {"hidden_size": "wide"}),
+        ("config.json", {"model_type": 7}),
+        ("1_Pooling/config.json", {"embedding_dimension": "wide", "pooling_mode": "best"}),
+    ],
+)
+def test_sizes_are_bounded_by_the_weights(
+    file: str, values: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    change(folder / file, **values)
+    with pytest.raises(SidtoolError) as caught:
+        embed(["a"], Encoder(str(folder)), cache=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)

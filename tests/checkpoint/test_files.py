@@ -1,0 +1,147 @@
+"""Files of a model folder that no library may read are refused before any does."""
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from sidtool.checkpoint.files import check_folder, read_header, settings_digests
+from sidtool.errors import DataError, RefusedError, SidtoolError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "model"
+    made.mkdir()
+    (made / "config.json").write_text("{}")
+    save_file({"a": np.zeros((2, 3), np.float32)}, made / "model.safetensors")
+    return made
+
+
+def test_an_ordinary_folder_passes(folder: Path) -> None:
+    (folder / "training_args.bin").write_bytes(b"never read")
+    assert check_folder(folder).tensors == 1
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin"])
+def test_weights_that_are_only_pickled_need_trust(name: str, folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(RefusedError, match="pickled") as caught:
+        check_folder(folder)
+    assert "--trust-remote-code" in str(caught.value.hint)
+    check_folder(folder, trust_remote_code=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["w.bin", "../outside.safetensors", "/tmp/w.safetensors", "a/b.safetensors", "", 3, "..\\w"],
+)
+def test_an_index_names_only_safetensors_files_beside_it(name: object, folder: Path) -> None:
+    (folder / "w.bin").write_bytes(b"x")
+    (folder.parent / "outside.safetensors").write_bytes(b"x")
+    index = {"metadata": {}, "weight_map": {"a": "model.safetensors", "b": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(SidtoolError, match=r"index\.json reads b from"):
+        check_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "README.md"])
+def test_links_lead_nowhere_outside(name: str, folder: Path) -> None:
+    outside = folder.parent / "secret"
+    outside.write_text("{}")
+    (folder / name).symlink_to(outside)
+    with pytest.raises(RefusedError, match="outside of the model's folder"):
+        check_folder(folder)
+    check_folder(folder, trust_remote_code=True)
+
+
+def test_links_of_the_hub_cache_pass(folder: Path) -> None:
+    repository = folder.parent / "models--org--name"
+    (repository / "snapshots").mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    snapshot = repository / "snapshots" / "0123abc"
+    folder.rename(snapshot)
+    blob = repository / "blobs" / "ff"
+    (snapshot / "model.safetensors").rename(blob)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    assert check_folder(snapshot).tensors == 1
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_only_regular_files_are_opened(trust: bool, folder: Path) -> None:
+    os.mkfifo(folder / "tokenizer.json")
+    with pytest.raises(DataError, match=r"tokenizer\.json is not a regular file"):
+        check_folder(folder, trust_remote_code=trust)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="is not a regular file"):
+        check_folder(folder, trust_remote_code=trust)
+
+
+Entry = dict[str, object]
+
+
+def entry(start: int, stop: int, **changes: object) -> Entry:
+    return {"dtype": "F32", "shape": [2], "data_offsets": [start, stop], **changes}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": entry(0, 8), "b": entry(4, 12)},
+        {"a": entry(0, 8), "b": entry(12, 20)},
+        {"a": entry(0, 8)},
+        {"a": entry(0, 24)},
+        {"a": entry(0, 16, shape=[1 << 40, 1 << 40])},
+        {"a": entry(0, 16, shape=[-2, -2])},
+        {"a": entry(0, 16, shape=[2.0, 2])},
+        {"a": entry(0, 16, shape=None)},
+        {"a": entry(0, 16, dtype="P64")},
+        {"a": entry(0, 16, dtype=[])},
+        {"a": [0, 16]},
+        {"a": {"dtype": "F32"}},
+        [],
+    ],
+    ids=str,
+)
+def test_a_header_must_agree_with_its_file(header: object, tmp_path: Path) -> None:
+    text = json.dumps(header).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(16))
+    with pytest.raises(DataError, match=r"model\.safetensors does not load"):
+        read_header(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:4],
+        lambda data: b"",
+        lambda data: b"\xff" * 8 + data[8:],
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: data.replace(b"{", b"["),
+        lambda data: struct.pack("<Q", 400_000) + b"[" * 400_000,
+        lambda data: struct.pack("<Q", 9_000) + b'{"a":' + b"9" * 8_994 + b"}",
+    ],
+)
+def test_damaged_bytes_are_one_line(damage: Callable[[bytes], bytes], folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=r"model\.safetensors does not load") as caught:
+        check_folder(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_file_that_determines_the_model_has_a_digest(folder: Path) -> None:
+    for name in ("tokenizer.json", "chat_template.jinja", "merges.txt", "sid.json", "README.md"):
+        (folder / name).write_text("x")
+    before = settings_digests(folder)
+    assert sorted(before) == ["chat_template.jinja", "config.json", "merges.txt", "tokenizer.json"]
+    (folder / "chat_template.jinja").write_text("y")
+    assert settings_digests(folder) != before
