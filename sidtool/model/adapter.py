@@ -4,9 +4,19 @@ which is located by path and verified by digest."""
 from pathlib import Path
 from typing import Any
 
-from sidtool.errors import CompatibilityError
+from sidtool.checkpoint.files import ADAPTER, check_folder
+from sidtool.checkpoint.guard import loading
+from sidtool.errors import CompatibilityError, DataError
 from sidtool.model.contract import Contract, read_contract
-from sidtool.model.pretrained import Checkpoint, Dtype, load_model, locate, weight_digests
+from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, read_lora_config
+from sidtool.model.pretrained import (
+    Checkpoint,
+    Dtype,
+    file_digests,
+    load_model,
+    locate,
+    weight_digests,
+)
 from sidtool.model.stage_record import ModelReference
 
 
@@ -16,33 +26,82 @@ def load_weights(
     *,
     dtype: Dtype | None = None,
     trust_remote_code: bool = False,
+    adapters: tuple[Path, ...] = (),
 ) -> Any:
     """The model in a folder, as `load_model` returns it; adapters are merged in float32.
 
-    Raises CompatibilityError if the base of an adapter is missing or has changed."""
+    `adapters` are the folders whose base this one is. Raises CompatibilityError if the base of an
+    adapter is missing, has changed or has other SID tokens, DataError for damaged adapters."""
     if contract.base_folder is None:
         checkpoint = locate(str(folder), trust_remote_code=trust_remote_code)
         return load_model(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
     import torch
-    from peft import PeftModel
 
+    folders = (*adapters, folder.resolve())
     base = _find_base(folder, contract.base_folder)
+    if base.resolve() in folders:
+        raise CompatibilityError(f"{folder} is an adapter whose base is itself")
+    base_contract = read_contract(base)
+    if base_contract.tokens != contract.tokens:
+        raise CompatibilityError(
+            f"{folder} has SID tokens from id {contract.token_start}, its base {base} has others, "
+            f"from id {base_contract.token_start}"
+        )
     model = load_weights(
-        base, read_contract(base), dtype="float32", trust_remote_code=trust_remote_code
+        base,
+        base_contract,
+        dtype="float32",
+        trust_remote_code=trust_remote_code,
+        adapters=folders,
     )
-    merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    merged = _merge_adapter(model, folder, contract)
     return merged.to(dtype=getattr(torch, dtype or "float32")).eval()
+
+
+def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:
+    """The model with the adapters of a folder merged into its weights.
+
+    PEFT's own loader is not used: it asks the hub for files that are missing in the folder."""
+    from peft import get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    stored = check_folder(folder)
+    path = folder / ADAPTER
+    if not path.is_file():
+        raise DataError(f"{folder} has no {ADAPTER}")
+    config = read_lora_config(folder, contract.tokens)
+    with loading(folder, "as an adapter of its base", stored):
+        state = load_file(path)
+        adapted = get_peft_model(model, config)
+        result = set_peft_model_state_dict(adapted, state)
+    # base weights are missing, too, and the rows of a head that is tied to the embeddings
+    rows = [f"{PREFIX}{name}{TOKEN_ADAPTER}" for name in config.trainable_token_indices]
+    missing = {name for name in rows if name not in state}
+    missing |= {name for name in result.missing_keys if ".lora_" in name}
+    for problem, names in (("lacks", missing), ("has unknown", result.unexpected_keys)):
+        if names:
+            raise DataError(f"{path} {problem} weights: {', '.join(sorted(names)[:3])}")
+    return adapted.merge_and_unload()
 
 
 def _find_base(folder: Path, base: ModelReference) -> Path:
     """The base at its recorded path, or beside the adapter if both were moved together."""
     recorded = Path(base.path)
     for path in (recorded, folder.resolve().parent / recorded.name):
-        if path.is_dir() and weight_digests(Checkpoint(path)) == base.weights:
+        if path.is_dir() and _is_unchanged(path, base):
             return path
-    problem = "has other weights" if recorded.is_dir() else "does not exist"
+    problem = "has other weights or files" if recorded.is_dir() else "does not exist"
     raise CompatibilityError(
         f"{folder} is an adapter over {recorded}, which {problem}",
         hint="put that model there or beside the adapter; `sidtool merge` writes a model that "
         "needs no base",
     )
+
+
+def _is_unchanged(folder: Path, base: ModelReference) -> bool:
+    """Whether a folder has the recorded weights, and the other files that were recorded."""
+    check_folder(folder)
+    if weight_digests(Checkpoint(folder)) != base.weights:
+        return False
+    # contracts of earlier versions record no other files
+    return not base.files or file_digests(Checkpoint(folder)) == base.files

@@ -4,7 +4,7 @@ beside it; every stage and every checkpoint writes both."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -50,6 +50,8 @@ class Contract:
     normalize: ModelNormalize = "level"
     """tokens over which the scores of the model are normalized: all codes of a level, or those that
     continue the prefix to an item"""
+    base_files: Mapping[str, str] = field(default_factory=dict)
+    """the pretrained model's other files -> SHA-256 (hex); empty in contracts before 0.3"""
     base_folder: ModelReference | None = None
     """the folder that an adapter model changes; None for a whole model"""
 
@@ -118,6 +120,7 @@ class Contract:
             base_model=value["base_model"],
             base_revision=value["base_revision"],
             base_weights=dict(value["base_weights"]),
+            base_files=dict(value.get("base_files", {})),
             stages=tuple(StageRecord.from_json(record) for record in value["stages"]),
             history_prompt=HistoryPrompt.from_json(history_prompt) if history_prompt else None,
             text_prompt=TextPrompt.from_json(text_prompt) if text_prompt else None,

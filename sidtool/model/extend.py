@@ -19,6 +19,7 @@ from sidtool.model.embedding_init import (
 from sidtool.model.pretrained import (
     Checkpoint,
     Dtype,
+    file_digests,
     load_model,
     load_tokenizer,
     locate,
@@ -43,12 +44,13 @@ def extend_model(
     trust_remote_code: bool = False,
     force: bool = False,
 ) -> Contract:
-    """Write `model` (a hub id, a folder or a .gguf file) with the bundle's tokens to folder `out`.
+    """Write `model` with the bundle's tokens to folder `out`.
 
-    `dtype` is the stored precision; default: the checkpoint's. Raises UsageError if `out` exists
-    without `force` or `init="codebook"` and the bundle has no codebook, DataError if the model
-    cannot be loaded, RefusedError if it needs `trust_remote_code`, CompatibilityError if it has a
-    SID vocabulary already, IntegrityError if the bundle is damaged."""
+    `model` is a folder, a .gguf file or `hf://ORG/NAME`. `dtype` is the stored precision; default:
+    the checkpoint's. Raises UsageError if `out` exists without `force` or `init="codebook"` and the
+    bundle has no codebook, DataError if the model cannot be loaded, RefusedError if it needs
+    `trust_remote_code`, CompatibilityError if it has a SID vocabulary already, IntegrityError if
+    the bundle is damaged."""
     model = str(model)
     out = Path(out)
     check_init(bundle, init)
@@ -71,6 +73,7 @@ def extend_model(
         base_model=model,
         base_revision=checkpoint.revision,
         base_weights=weight_digests(checkpoint),
+        base_files=file_digests(checkpoint),
         stages=(StageRecord("extend", ExtendParams(init, seed)),),
     )
     with new_dir(out, force=force) as folder:

@@ -11,14 +11,11 @@ from typing import Any
 
 import torch
 
+from sidtool.checkpoint.files import ADAPTER
 from sidtool.errors import UsageError
+from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.prompt.tokens import SidTokens
-
-# PEFT's names of the file and of its parameters
-WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
-TOKEN_ADAPTER = ".token_adapter.trainable_tokens_delta"
 
 
 class Lora:
@@ -78,7 +75,7 @@ class Lora:
             base_model_name_or_path=str(self._base),
         )
         save_file(
-            {name: tensor.contiguous().cpu() for name, tensor in state.items()}, folder / WEIGHTS
+            {name: tensor.contiguous().cpu() for name, tensor in state.items()}, folder / ADAPTER
         )
         config.save_pretrained(folder)
 
@@ -87,7 +84,7 @@ class Lora:
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
-        state = load_file(folder / WEIGHTS)
+        state = load_file(folder / ADAPTER)
         for name, row in self.embeddings.named(self._model).items():
             row.copy_(state.pop(f"{PREFIX}{name}{TOKEN_ADAPTER}"))
         set_peft_model_state_dict(self._adapted, state)

@@ -1,11 +1,11 @@
 """The stages that made a model, as its contract records them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sidtool.model.pretrained import Checkpoint, weight_digests
+from sidtool.model.pretrained import Checkpoint, file_digests, weight_digests
 from sidtool.splits.record import SplitReference
 
 
@@ -16,16 +16,19 @@ class ModelReference:
     path: str
     weights: Mapping[str, str]
     """weight file -> SHA-256 (hex)"""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """other file that determines the model -> SHA-256 (hex); empty in contracts before 0.3"""
 
     @classmethod
     def of(cls, folder: Path) -> "ModelReference":
         """The reference to a folder on this machine; reads its weight files."""
-        return cls(str(folder.resolve()), weight_digests(Checkpoint(folder)))
+        checkpoint = Checkpoint(folder)
+        return cls(str(folder.resolve()), weight_digests(checkpoint), file_digests(checkpoint))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ModelReference":
         """Read a stored reference."""
-        return cls(value["path"], dict(value["weights"]))
+        return cls(value["path"], dict(value["weights"]), dict(value.get("files", {})))
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class StageRecord:
         if kind is None:
             return cls(value["stage"], None)
         stored = value["params"]
-        values = {field.name: stored[field.name] for field in fields(kind) if field.name in stored}
+        values = {each.name: stored[each.name] for each in fields(kind) if each.name in stored}
         # nested records
         if kind is TrainParams:
             teachers = values.get("teachers", ())
