@@ -94,6 +94,8 @@ class Recipe:
     dataset: Dataset
     run: RecipeRun
     work: Path
+    extends: Path | None = None
+    """An earlier split whose models are used with this one's."""
     steps: Steps = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +116,8 @@ class Recipe:
         """The split that every later step uses."""
         split = self.work / "split"
         options = self.dataset.split_options()
+        if self.extends is not None:
+            options += ["--extends", self.extends]
         return self.steps.run(split, "split", self.dataset.interactions, "-o", split, *options)
 
     def bundle(self) -> Path:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sidtool.registry.publish import push as push
     from sidtool.registry.publish import tag as tag
     from sidtool.registry.references import open_bundle as open_bundle
+    from sidtool.renewal import refresh as refresh
     from sidtool.sft.make_sft import make_sft as make_sft
     from sidtool.sft.task_eval import TaskEvaluationOptions as TaskEvaluationOptions
     from sidtool.sft.task_eval import evaluate_task as evaluate_task
@@ -100,6 +101,7 @@ _MODULES = {
     "push": "registry.publish",
     "read_items": "data.items",
     "rebind": "model.rebind",
+    "refresh": "renewal",
     "recommend": "recommendation.recommend",
     "split_events": "splits.files",
     "tag": "registry.publish",

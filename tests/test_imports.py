@@ -88,6 +88,7 @@ def test_the_exported_names_are_these() -> None:
         "push",
         "read_items",
         "rebind",
+        "refresh",
         "recommend",
         "split_events",
         "tag",

@@ -56,7 +56,7 @@ def align(new: Bundle, old: Bundle) -> Bundle:
     `check_alignable` does.
     """
     codebook, old_codebook = check_alignable(new, old)
-    old_codes, new_codes = _common_codes(old, new)
+    old_codes, new_codes = common_codes(old, new)
     names = _permutations(old_codes, new_codes, old_codebook.levels, codebook.levels)
     change = AlignChange(
         of=new.identity.digest,
@@ -90,8 +90,8 @@ def align(new: Bundle, old: Bundle) -> Bundle:
     )
 
 
-def _common_codes(old: Bundle, new: Bundle) -> tuple[Codes, Codes]:
-    """(n, levels) each: the codes of the common items in both."""
+def common_codes(old: Bundle, new: Bundle) -> tuple[Codes, Codes]:
+    """(n, levels) each: the codes of the n items that both bundles have."""
     rows = new.items.rows(list(old.items.ids))
     is_common = rows >= 0
     return old.items.codes[is_common], new.items.codes[rows[is_common]]

@@ -45,7 +45,7 @@ PANELS = {
         interop.export,
     ),
     "Model": (models.init_model, models.extend_model, models.merge),
-    "Training": (split.split, sft.make_sft, train.train),
+    "Training": (split.split, sft.make_sft, train.train, train.refresh),
     "Memory": (memory.build_memory,),
     "Inference": (recommend.recommend, evaluate.evaluate),
     "Life cycle": (

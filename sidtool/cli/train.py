@@ -87,6 +87,62 @@ def train(
     return next_step(f"sidtool evaluate {out} SPLIT")
 
 
+def refresh(
+    model: options.Model,
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="The newer bundle: other items, or retrained.")
+    ],
+    out: options.Out,
+    split: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[SPLIT]",
+            help="Split of the newer events, made with --extends. Without it nothing is trained.",
+        ),
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Catalog, if the model's tasks show text of items.")
+    ] = None,
+    share: Annotated[
+        float, typer.Option(help="Length of the training stage, as a share of the model's last.")
+    ] = 0.2,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Default: that of the model's last training stage.")
+    ] = None,
+    seed: options.Seed = 0,
+    trust_remote_code: options.Trust = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Bring a trained model to a newer bundle and newer events by a short training stage.
+
+    The codes of a retrained codebook are aligned with the model's, its embedding rows are carried
+    over, and the tasks of its last training stage are trained for a share of its epochs."""
+    from sidtool.renewal import RefreshOptions
+    from sidtool.renewal import refresh as renew
+
+    chosen = RefreshOptions(share, learning_rate, seed)
+    with progress("train") as report:
+        summary = renew(
+            model,
+            bundle,
+            out,
+            split=split,
+            items=items,
+            options=chosen,
+            force=force,
+            trust_remote_code=trust_remote_code,
+            progress=report.get("train"),
+            notify=partial(typer.echo, err=True),
+        )
+    value = summary.to_json()
+    if json:
+        say_json(value)
+    else:
+        say(*_summary_lines(value))
+    next_step(f"sidtool evaluate {out} {split or 'SPLIT'}")
+
+
 def _summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """A line per value that the run has; figures with four digits."""
     present = {key: value for key, value in summary.items() if value is not None}

@@ -57,6 +57,8 @@ class TrainParams:
     run: str
     """digest of everything that determines the run"""
     teachers: tuple[ModelReference, ...] = ()
+    max_length: int | None = None
+    """limit of an example's tokens"""
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,7 @@ class TrainingRun:
             sft_fields=_json_values(changed),
             run=self.digest,
             teachers=self.teachers,
+            max_length=self.lineage.max_length,
         )
         return self.contract.with_stage(
             StageRecord(self.options.stage, params),

@@ -75,6 +75,26 @@ def test_the_lifecycle_benchmark_ends_with_a_table(
     assert "| aligned codebook |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_refresh_benchmark_ends_with_a_table(
+    arguments: list[str],
+    recipe_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import refresh
+
+    options = ["--recipe", str(recipe_folder), "--seeds", "0", "--shares", "0.5"]
+    monkeypatch.setattr(sys, "argv", ["refresh.py", *arguments, *options])
+    refresh.main()
+    result = json.loads((tmp_path / "work" / "result.json").read_text())
+    systems = result["seeds"][0]["systems"]
+    assert list(systems) == ["trained anew", "aligned only", "refreshed, 0.5 of the steps"]
+    assert systems["trained anew"]["difference"]["mean"] == 0
+    assert "| aligned only | 0." in capsys.readouterr().out
+
+
 def test_the_results_table_reads_stored_results() -> None:
     from table import results_table
 

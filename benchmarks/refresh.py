@@ -1,0 +1,144 @@
+"""Measure how much of a new training a refresh replaces.
+
+    python benchmarks/refresh.py DATA -o WORK [--seeds 0,1,2] [--shares 0.2]
+
+The old model is trained without a random 10% of the items, their events, and the users who have
+fewer than three events left. The new data has all items, events and users, and a codebook of
+another seed. Compared on the new test users: the old model with the aligned bundle, a refreshed
+one (a share of the training steps), and one that is trained anew. Item level, full ranking, seen
+items left out; differences are paired bootstraps over users."""
+
+import argparse
+import csv
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from environment import environment
+from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers
+from table import markdown, spread
+
+from sidtool.evaluation.evaluation import EvaluationOptions, compare, evaluate_examples
+from sidtool.model.load import load_model_folder
+from sidtool.output import new_dir
+from sidtool.splits.examples import read_examples
+
+NEW_SHARE = 0.1
+"""Of the items, added after the old model was trained."""
+MIN_EVENTS = 3
+METRICS = {"hr@10": "R@10", "ndcg@10": "N@10"}
+
+
+def write_old_data(dataset: Dataset, out: Path, seed: int) -> Path:
+    """Write items.jsonl and interactions.csv without the new items to a new folder."""
+    if out.exists():
+        return out
+    lines = dataset.items.read_text(encoding="utf-8").splitlines(keepends=True)
+    is_new = np.random.default_rng(seed).permutation(len(lines)) < round(NEW_SHARE * len(lines))
+    old_lines = [line for line, new in zip(lines, is_new, strict=True) if not new]
+    old_items = {json.loads(line)["item_id"] for line in old_lines}
+    with dataset.interactions.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    events: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        if row["item_id"] in old_items:
+            events.setdefault(row["user_id"], []).append(row)
+    with new_dir(out) as folder:
+        (folder / "items.jsonl").write_text("".join(old_lines), encoding="utf-8")
+        with (folder / "interactions.csv").open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+            writer.writeheader()
+            for user_rows in events.values():
+                if len(user_rows) >= MIN_EVENTS:
+                    writer.writerows(user_rows)
+    return out
+
+
+def run_seed(dataset: Dataset, args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Train the old and the new model of a seed, refresh the old one, and compare."""
+    work = args.out.resolve() / f"seed-{seed}"
+    settings = RecipeRun(
+        recipe=args.recipe, seeds=(seed,), encoder=args.encoder, embeddings=args.embeddings
+    )
+    old_data = write_old_data(dataset, work / "old-data", seed)
+    old_dataset = replace(
+        dataset, items=old_data / "items.jsonl", interactions=old_data / "interactions.csv"
+    )
+    # one work folder per data set: the steps have the same names
+    old = Recipe(old_dataset, settings, work / "old")
+    new = Recipe(dataset, settings, work / "new", extends=old.split())
+    old_model = old.train(old.bundle(), seed)
+    bundle = new.build_codebook(work / "new" / "bundle.zarr", "--seed", seed + 1)
+    systems = {"trained anew": new.train(bundle, seed)}
+    aligned = work / "new" / "aligned"
+    systems["aligned only"] = new.steps.run(aligned, "refresh", old_model, bundle, "-o", aligned)
+    for share in args.shares:
+        name = f"refreshed, {share:g} of the steps"
+        out = work / "new" / f"refreshed-{share:g}"
+        parts = ["refresh", old_model, bundle, new.split(), "-o", out, "--share", share]
+        systems[name] = new.steps.run(out, *parts, "--seed", seed)
+    return {"seed": seed, "systems": measure(systems, new.part_file(args.on))}
+
+
+def measure(systems: dict[str, Path], examples_file: Path) -> dict[str, Any]:
+    """Each system's metrics, and its paired difference to the model that is trained anew."""
+    examples = list(read_examples(examples_file))
+    options = EvaluationOptions(exclude_seen=True)
+    evaluations = {
+        name: evaluate_examples(load_model_folder(model), examples, None, options)
+        for name, model in systems.items()
+    }
+    anew = evaluations["trained anew"]
+    return {
+        name: {
+            "n": len(examples),
+            "metrics": {metric: evaluation.metrics[metric] for metric in METRICS},
+            "difference": asdict(compare(evaluation, anew)["ndcg@10"]),
+        }
+        for name, evaluation in evaluations.items()
+    }
+
+
+def result_table(seeds: list[dict[str, Any]]) -> str:
+    """The mean over the seeds, and the share of the new training's N@10."""
+    rows = []
+    for name in seeds[0]["systems"]:
+        results = [seed["systems"][name]["metrics"] for seed in seeds]
+        anew = [seed["systems"]["trained anew"]["metrics"]["ndcg@10"] for seed in seeds]
+        share = mean(result["ndcg@10"] for result in results) / mean(anew)
+        figures = [spread([result[metric] for result in results]) for metric in METRICS]
+        rows.append([name, *figures, f"{share:.1%}"])
+    return markdown(["", *METRICS.values(), "of N@10 trained anew"], rows)
+
+
+def main() -> None:
+    """Run, write WORK/result.json, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
+    parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
+    parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
+    parser.add_argument("--embeddings", type=Path, help="file of vectors of all items")
+    parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
+    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--shares", type=parse_shares, default=(0.2,))
+    parser.add_argument("--on", choices=("valid", "test"), default="test")
+    args = parser.parse_args()
+    dataset = Dataset.open(args.data, args.dataset)
+    seeds = [run_seed(dataset, args, seed) for seed in args.seeds]
+    result = {"on": args.on, "seeds": seeds, **environment()}
+    (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(result_table(seeds))
+
+
+def parse_shares(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(",") if number)
+
+
+if __name__ == "__main__":
+    main()

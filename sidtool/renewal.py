@@ -1,0 +1,223 @@
+"""Brings a trained model to a newer bundle and newer events, at a fraction of a new training.
+
+The method follows SID alignment with fine-tuning (arXiv:2604.13273): the new codebook's codes are
+renamed to those of the old one, embedding rows are carried over, and a short training stage adapts
+the rest."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from sidtool.build.align import align
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.items import Items, make_items
+from sidtool.errors import CompatibilityError, UsageError
+from sidtool.model.carry import carry_model
+from sidtool.model.compat import Verdict, check_bundle
+from sidtool.model.contract import Contract
+from sidtool.model.load import check_model_folder
+from sidtool.model.split_check import check_model_split
+from sidtool.model.stage_record import TrainParams
+from sidtool.output import refuse_existing, remove
+from sidtool.recommendation.query import Progress
+from sidtool.registry.references import open_bundle
+from sidtool.sft.catalog import CatalogOptions, read_catalog
+from sidtool.sft.lineage import side_files
+from sidtool.sft.make_sft import make_sft
+from sidtool.sft.tasks import named_task
+from sidtool.sft.training_examples import SftOptions
+from sidtool.splits.files import open_split
+from sidtool.splits.split import Split
+from sidtool.training.run import TrainingSummary, train
+from sidtool.training.settings import DEFAULTS, TrainOptions
+
+DEFAULT_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class RefreshOptions:
+    """How a model is refreshed. Raises UsageError for a share outside of (0, 1]."""
+
+    share: float = DEFAULT_SHARE
+    """Length of the training stage, as a share of the epochs of the model's last one."""
+    learning_rate: float | None = None
+    """Default: that of the model's last training stage."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UsageError(f"--share must be above 0 and at most 1, not {self.share}")
+
+
+@dataclass(frozen=True)
+class RefreshSummary:
+    """What a refresh did."""
+
+    model: str
+    verdict: Verdict
+    """how the bundle in use relates to the model's own"""
+    training: TrainingSummary | None
+    """None without a split"""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as one flat object of JSON values."""
+        value: dict[str, Any] = {
+            "model": self.model,
+            "bundle": self.verdict.kind,
+            "reassigned_share": self.verdict.reassigned_share,
+        }
+        return value | (self.training.to_json() if self.training else {})
+
+
+def refresh(
+    model_dir: str | Path,
+    bundle: Bundle | str | Path,
+    out: str | Path,
+    *,
+    split: Split | str | Path | None = None,
+    items: str | Path | None = None,
+    catalog_options: CatalogOptions | None = None,
+    options: RefreshOptions | None = None,
+    force: bool = False,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> RefreshSummary:
+    """Write the model in `model_dir`, brought to `bundle` and to the events of `split`, to `out`.
+
+    A bundle with another codebook is aligned with the model's first; the embedding rows of its
+    codes are carried over (`carry_model`). With a split, a training stage follows, with the tasks
+    and settings of the model's last one and a `share` of its epochs; tasks that show text need
+    `items`. Intermediate files are in OUT-refresh until the output is complete, and a call that was
+    killed resumes its training.
+
+    Raises UsageError if `out` exists without `force` or a catalog is needed, RefusedError if the
+    bundle cannot be aligned, CompatibilityError if the model was not trained by `train` or may have
+    learned from events that the split holds out."""
+    model_dir = Path(model_dir)
+    out = Path(out)
+    options = options or RefreshOptions()
+    refuse_existing(out, force)
+    contract, own_bundle, _ = check_model_folder(model_dir)
+    if not isinstance(bundle, Bundle):
+        bundle = open_bundle(str(bundle))
+    bundle = usable_bundle(bundle, own_bundle)
+    if split is None:
+        verdict = carry_model(
+            model_dir,
+            bundle,
+            out,
+            seed=options.seed,
+            trust_remote_code=trust_remote_code,
+            force=force,
+        )
+        return RefreshSummary(str(out), verdict, None)
+    if not isinstance(split, Split):
+        split = open_split(split)
+    check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
+    last = last_training(contract, model_dir)
+    sft_options = _sft_options(contract, last, options.seed)
+    catalog = _catalog(bundle, items, sft_options, catalog_options or CatalogOptions())
+    work = out.with_name(f"{out.name}-refresh")
+    start = work / "model"
+    examples = work / "examples" / "train.jsonl"
+    # made anew by a resumed call: the same inputs give the same files, which `train` checks
+    verdict = carry_model(
+        model_dir,
+        bundle,
+        start,
+        seed=options.seed,
+        trust_remote_code=trust_remote_code,
+        force=True,
+    )
+    make_sft(bundle, catalog, split, examples, sft_options, model=start, force=True)
+    train_options, sft_fields = _training_settings(last, options)
+    summary = train(
+        start,
+        examples,
+        out,
+        options=train_options,
+        sft_fields=sft_fields,
+        valid=side_files(examples)["valid"] if contract.history_prompt else None,
+        force=force,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+        notify=notify,
+    )
+    remove(work)
+    return RefreshSummary(str(out), verdict, summary)
+
+
+def usable_bundle(bundle: Bundle, own_bundle: Bundle) -> Bundle:
+    """`bundle`, aligned with the model's own if the model cannot use it as it is.
+
+    Raises RefusedError if it cannot be aligned."""
+    try:
+        check_bundle(own_bundle, bundle)
+    except CompatibilityError:
+        return align(bundle, own_bundle)
+    return bundle
+
+
+def last_training(contract: Contract, model_dir: Path) -> TrainParams:
+    """The parameters of a model's last training stage. Raises CompatibilityError without one."""
+    for record in reversed(contract.stages):
+        if isinstance(record.params, TrainParams):
+            return record.params
+    raise CompatibilityError(
+        f"model {model_dir} was not trained by sidtool: its tasks and settings are unknown",
+        hint="sidtool make-sft and sidtool train",
+    )
+
+
+def _sft_options(contract: Contract, last: TrainParams, seed: int) -> SftOptions:
+    """The training examples of the model's last stage, as far as its contract records them."""
+    prompt = contract.history_prompt
+    history_length = prompt.history_length if prompt else SftOptions.history_length
+    return SftOptions(
+        tasks=last.task_weights,
+        format=last.example_format,  # type: ignore[arg-type]
+        max_length=last.max_length or SftOptions.max_length,
+        history_length=history_length,
+        seed=seed,
+    )
+
+
+def _catalog(
+    bundle: Bundle, items: str | Path | None, options: SftOptions, catalog_options: CatalogOptions
+) -> Items:
+    """The catalog; without a file, the ids and titles of the bundle if the tasks need no more."""
+    if items is not None:
+        return read_catalog(Path(items), options.tasks, catalog_options)[0]
+    for name in options.tasks:
+        task = named_task(name)
+        if (task.per, task.source, task.target) != ("user", "sid", "sid"):
+            raise UsageError(f"task {name} shows text of items", hint="--items CATALOG")
+    ids = tuple(bundle.items.ids)
+    titles = tuple(bundle.items.titles or ("",) * len(ids))
+    return make_items(ids, titles, ids, fields={}, template="{title}")
+
+
+def _training_settings(
+    last: TrainParams, options: RefreshOptions
+) -> tuple[TrainOptions, Mapping[str, Any]]:
+    """The settings of the model's last training stage, shortened."""
+    names = {field.name for field in fields(TrainOptions)}
+    recorded = {name: value for name, value in last.options.items() if name in names}
+    train_options = replace(TrainOptions(**recorded), stage="full")
+    if train_options.token_budget is not None:
+        budget = round(train_options.token_budget * options.share)
+        train_options = replace(train_options, token_budget=budget)
+    sft_fields = dict(last.sft_fields)
+    if (steps := sft_fields.get("max_steps", -1)) > 0:
+        sft_fields["max_steps"] = max(1, round(steps * options.share))
+    elif train_options.token_budget is None:
+        epochs = sft_fields.get("num_train_epochs", DEFAULTS["num_train_epochs"])
+        sft_fields["num_train_epochs"] = epochs * options.share
+    else:
+        sft_fields.pop("num_train_epochs", None)
+    sft_fields["seed"] = options.seed
+    if options.learning_rate is not None:
+        sft_fields["learning_rate"] = options.learning_rate
+    return train_options, sft_fields

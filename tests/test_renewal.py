@@ -1,0 +1,187 @@
+"""Refreshing a trained model: a retrained codebook, new items and new events, by a short stage."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.cli.main import app
+from sidtool.errors import CompatibilityError, RefusedError, UsageError
+from sidtool.model.contract import read_contract
+from sidtool.model.load import load_model_folder
+from sidtool.model.stage_record import TrainParams
+from sidtool.renewal import RefreshOptions, refresh
+from sidtool.splits.extension import extended
+from sidtool.splits.files import write_split
+from sidtool.splits.split import Split
+from sidtool.training.run import train
+from sidtool.training.settings import TrainOptions
+from tests.bundles import small_bundle
+from tests.training_fixtures import (
+    N_ITEMS,
+    bundle,
+    catalog,
+    examples,
+    make_split,
+    models,
+    one_thread,
+    split,
+)
+
+__all__ = ["bundle", "catalog", "examples", "models", "one_thread", "split"]
+
+Make = Callable[..., Path]
+SMALL = TrainOptions(eval_users=20, eval_num_beams=10)
+FAST = {"num_train_epochs": 20, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Make) -> Path:
+    made = examples(sequence=1.0)
+    out = tmp_path_factory.mktemp("trained") / "model"
+    valid = made.with_name("valid.jsonl")
+    train(models("gpt2"), made, out, options=SMALL, sft_fields=FAST, valid=valid)
+    return out
+
+
+@pytest.fixture
+def later(split: Split) -> Split:
+    """The events of the split and those of new users."""
+    new = make_split(users=20, seed=1)
+    others = [
+        tuple(replace(each, user=f"new-{each.user}") for each in part)
+        for part in (new.train, new.valid, new.test)
+    ]
+    grown = Split(
+        "leave-one-out",
+        (*split.train, *others[0]),
+        (*split.valid, *others[1]),
+        (*split.test, *others[2]),
+    )
+    return extended(grown, split)
+
+
+@pytest.fixture
+def retrained() -> Bundle:
+    """Another codebook, and five more items."""
+    return small_bundle(N_ITEMS + 5, seed=1)
+
+
+def test_a_refreshed_model_learns_the_new_codes_in_a_fraction_of_the_steps(
+    tmp_path: Path, trained: Path, retrained: Bundle, later: Split
+) -> None:
+    out = tmp_path / "refreshed"
+    before = read_contract(trained).params
+    assert isinstance(before, TrainParams)
+    summary = refresh(trained, retrained, out, split=later, options=RefreshOptions(share=0.5))
+    assert summary.verdict.kind == "aligned"
+    assert summary.training is not None
+    assert summary.training.epochs == pytest.approx(10)
+    assert summary.training.best is not None
+    assert summary.training.best > 0.2  # random: .05
+    contract = read_contract(out)
+    assert [record.stage for record in contract.stages] == ["extend", "full", "rebind", "full"]
+    params = contract.params
+    assert isinstance(params, TrainParams)
+    assert params.split == later.reference
+    assert params.task_weights == before.task_weights
+    loaded = load_model_folder(out)
+    assert len(loaded.bundle.items) == N_ITEMS + 5
+    assert not list(tmp_path.glob("refreshed?*"))
+
+
+def test_without_a_split_only_bundle_and_rows_change(
+    tmp_path: Path, trained: Path, retrained: Bundle
+) -> None:
+    summary = refresh(trained, retrained, tmp_path / "aligned")
+    assert summary.training is None
+    before = load_file(trained / "model.safetensors")
+    after = load_file(tmp_path / "aligned" / "model.safetensors")
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == ["transformer.wte.weight"]
+    start = read_contract(trained).token_start
+    assert torch.equal(before[changed[0]][:start], after[changed[0]][:start])
+
+
+def test_a_bundle_with_more_items_keeps_every_row(
+    tmp_path: Path, trained: Path, bundle: Bundle
+) -> None:
+    same = refresh(trained, bundle, tmp_path / "same")
+    assert same.verdict.kind == "same"
+    before = load_file(trained / "model.safetensors")
+    after = load_file(tmp_path / "same" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_split_that_does_not_extend_the_models_is_refused(
+    tmp_path: Path, trained: Path, retrained: Bundle, later: Split
+) -> None:
+    unrelated = replace(later, origin=replace(later.origin, extends=()))
+    with pytest.raises(CompatibilityError, match="may have learned"):
+        refresh(trained, retrained, tmp_path / "out", split=unrelated)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_levels_and_untrained_models_are_refused(
+    tmp_path: Path, trained: Path, models: Make, later: Split, bundle: Bundle
+) -> None:
+    with pytest.raises(RefusedError, match="levels"):
+        refresh(trained, small_bundle(N_ITEMS, (5, 5, 6)), tmp_path / "out", split=later)
+    with pytest.raises(CompatibilityError, match="was not trained by sidtool"):
+        refresh(models("gpt2"), bundle, tmp_path / "out", split=later)
+    with pytest.raises(UsageError, match="--share"):
+        RefreshOptions(share=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tasks_that_show_text_need_a_catalog(
+    tmp_path: Path, models: Make, examples: Make, bundle: Bundle, split: Split
+) -> None:
+    made = examples(sequence=1.0, title_to_sid=1.0)
+    train(models("gpt2"), made, tmp_path / "model", sft_fields={**FAST, "max_steps": 2})
+    with pytest.raises(UsageError, match="title-to-sid shows text") as error:
+        refresh(tmp_path / "model", bundle, tmp_path / "out", split=split)
+    assert error.value.hint == "--items CATALOG"
+
+
+def test_the_command_prints_what_it_did(
+    tmp_path: Path, trained: Path, retrained: Bundle, later: Split
+) -> None:
+    retrained.save(tmp_path / "new.zarr")
+    write_split(later, tmp_path / "later")
+    parts = ["refresh", trained, tmp_path / "new.zarr", tmp_path / "later", "-o", tmp_path / "out"]
+    result = CliRunner().invoke(app, [*map(str, parts), "--share", "0.1", "--json"])
+    assert result.exit_code == 0, result.output
+    value = json.loads(result.stdout)
+    assert (value["bundle"], value["epochs"]) == ("aligned", 2.0)
+    assert "sidtool evaluate" in result.stderr
+
+
+def test_an_interrupted_refresh_resumes_to_the_same_weights(
+    tmp_path: Path, trained: Path, retrained: Bundle, later: Split
+) -> None:
+    options = RefreshOptions(share=0.2)
+    refresh(trained, retrained, tmp_path / "whole", split=later, options=options)
+
+    def stop_after_two_epochs(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "resumed"
+    arguments = {"split": later, "options": options}
+    with pytest.raises(KeyboardInterrupt):
+        refresh(trained, retrained, out, progress=stop_after_two_epochs, **arguments)
+    assert not out.exists()
+    summary = refresh(trained, retrained, out, **arguments)
+    assert summary.training is not None
+    assert summary.training.resumed_from is not None
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    resumed = load_file(out / "model.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not (tmp_path / "resumed-refresh").exists()
