@@ -1,4 +1,4 @@
-"""The command train."""
+"""The commands that train: train, refresh."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -133,7 +133,7 @@ def refresh(
             force=force,
             trust_remote_code=trust_remote_code,
             progress=report.get("train"),
-            notify=partial(typer.echo, err=True),
+            notify=note,
         )
     value = summary.to_json()
     if json:
