@@ -105,8 +105,11 @@ def read_interactions(
         )
     user = need_column(path, available, user_column, USER_COLUMNS, "user id", "split --user-column")
     item = need_column(path, available, item_column, ID_COLUMNS, "item id", "split --item-column")
-    order_name = choose_column(path, available, order_column, ORDER_COLUMNS, "order")
-    table = read_columns(path, [user, item, *([order_name] if order_name else [])])
+    order_name = choose_column(
+        path, available, order_column, ORDER_COLUMNS, "order", "split --order-column"
+    )
+    names = [user, item, *([order_name] if order_name else [])]
+    table = read_columns(path, names, ids=[user, item])
     user_codes, users = _coded(path, table[user], "user id")
     item_codes, items = _coded(path, table[item], "item id")
     if not len(user_codes):

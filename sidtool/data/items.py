@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidtool.data.digests import digest_strings
-from sidtool.data.json_tables import parse_list
+from sidtool.data.list_cells import parse_list
 from sidtool.data.tables import (
     choose_column,
     column_names,
@@ -100,13 +100,15 @@ def read_items(
     template = text_template or DEFAULT_TEMPLATE
     available = column_names(path)
     id_name = need_column(path, available, id_column, ID_COLUMNS, "item id", "--id-column")
-    title_name = choose_column(path, available, title_column, TITLE_COLUMNS, "title")
+    title_name = choose_column(
+        path, available, title_column, TITLE_COLUMNS, "title", "--title-column"
+    )
     sources = {
         name: _source(path, available, title_name, name)
         for name in (*template_columns(template), *fields)
     }
     text_columns = [*sources.values(), *([title_name] if title_name else [])]
-    table = read_columns(path, [id_name, *text_columns])
+    table = read_columns(path, [id_name, *text_columns], ids=[id_name])
     ids = tuple(value or "" for value in table[id_name].to_pylist())
     _check_ids(path, ids)
     plain = {name: tuple(map(plain_text, table[name].to_pylist())) for name in {*text_columns}}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.data.items import Items, render, template_columns
-from sidtool.data.json_tables import json_lines
+from sidtool.data.json_tables import is_id, json_lines
 from sidtool.errors import DataError, UsageError
 
 
@@ -57,9 +57,11 @@ def _read(path: Path) -> Iterator[Query]:
         item = row.get("item")
         text = row.get("text")
         user = row.get("user")
-        if not isinstance(item, str | int) or not isinstance(text, str) or not text.strip():
+        if not is_id(item) or not isinstance(text, str) or not text.strip():
             raise DataError(
                 f"{path}, line {number}: a query has the keys item and text, and optionally user, "
                 f"not {sorted(row)}"
             )
+        if user is not None and not is_id(user):
+            raise DataError(f"{path}, line {number}: the user is {user!r}, not an id")
         yield Query(str(item), " ".join(text.split()), None if user is None else str(user))

@@ -1,14 +1,18 @@
 """Tables in files of any type (`containers`): which columns they have, and columns as strings.
 
 Only the columns that are named are read, each as text: a number with its digits, a list or an
-object as JSON. So columns of mixed types (Amazon's `price`) can be read."""
+object as JSON. So columns of mixed types (Amazon's `price`) can be read.
+
+Ids are stricter: a text as it stands, with blanks around it, or a whole number. 1 and "1" are one
+id; 1.0 and true are none. In a CSV file every cell is a text."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from sidtool.data.containers import DELIMITERS, PARQUET, Column, read_errors, suffix
 from sidtool.data.delimited import header, read_delimited
-from sidtool.data.json_tables import as_text, json_column_names, read_json
+from sidtool.data.json_tables import json_column_names, read_json
+from sidtool.data.parquet import parquet_column_names, read_parquet
 from sidtool.errors import UsageError
 
 
@@ -20,16 +24,16 @@ def column_names(path: Path) -> tuple[str, ...]:
         if kind in DELIMITERS:
             return header(path, kind)
         if kind in PARQUET:
-            import pyarrow.parquet as pq
-
-            return tuple(pq.ParquetDataset(path).schema.names)
+            return parquet_column_names(path)
         return json_column_names(path)
 
 
-def read_columns(path: Path, names: Sequence[str]) -> dict[str, Column]:
+def read_columns(path: Path, names: Sequence[str], *, ids: Sequence[str] = ()) -> dict[str, Column]:
     """The named columns as pyarrow string arrays of one length, null where a row has no value.
+    `ids` are those of them that hold ids.
 
-    Raises DataError, with file and line, if the file is missing or malformed.
+    Raises DataError, with file and line, if the file is missing or malformed, or an id is neither
+    text nor a whole number.
     """
     kind = suffix(path)
     names = list(dict.fromkeys(names))
@@ -37,8 +41,8 @@ def read_columns(path: Path, names: Sequence[str]) -> dict[str, Column]:
         if kind in DELIMITERS:
             return read_delimited(path, kind, names)
         if kind in PARQUET:
-            return _read_parquet(path, names)
-        return read_json(path, kind, names)
+            return read_parquet(path, names, ids)
+        return read_json(path, kind, names, ids)
 
 
 def choose_column(
@@ -47,11 +51,13 @@ def choose_column(
     named: str | None,
     conventional: Sequence[str],
     content: str,
+    flag: str = "",
 ) -> str | None:
     """The column `named`, else the first with a conventional name, else None.
 
     Conventional names are compared without case, `_`, `-` and blanks: `movieId` is `movie_id`.
-    `content` describes the column in errors. Raises UsageError if the file lacks the named column.
+    `content` describes the column in errors, `flag` says how to name it. Raises UsageError if the
+    file lacks the named column, or two columns have the conventional name.
     """
     if named is not None:
         if named not in available:
@@ -60,10 +66,16 @@ def choose_column(
                 hint=f"it has {', '.join(available)}",
             )
         return named
-    by_plain_name = {_plain_name(name): name for name in reversed(available)}
     for name in conventional:
-        if _plain_name(name) in by_plain_name:
-            return by_plain_name[_plain_name(name)]
+        matches = [each for each in available if _plain_name(each) == _plain_name(name)]
+        if len(matches) > 1:
+            raise UsageError(
+                f"{path} has two columns that look like the {content}: {matches[0]!r} and "
+                f"{matches[1]!r}",
+                hint=f"name it with {flag}" if flag else "rename one of them",
+            )
+        if matches:
+            return matches[0]
     return None
 
 
@@ -75,8 +87,8 @@ def need_column(
     content: str,
     flag: str,
 ) -> str:
-    """As `choose_column`, but raises UsageError if there is none; `flag` says how to name it."""
-    name = choose_column(path, available, named, conventional, content)
+    """As `choose_column`, but raises UsageError if there is none."""
+    name = choose_column(path, available, named, conventional, content, flag)
     if name is None:
         raise UsageError(
             f"{path} has no column that looks like the {content}: {', '.join(available)}",
@@ -87,20 +99,3 @@ def need_column(
 
 def _plain_name(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
-
-
-def _read_parquet(path: Path, names: list[str]) -> dict[str, Column]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path, columns=names)
-    return {name: _strings(table[name]) for name in names}
-
-
-def _strings(column: Column) -> Column:
-    import pyarrow as pa
-
-    try:
-        return column.cast(pa.string())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists and structs
-        texts = [as_text(value) for value in column.to_pylist()]
-        return pa.chunked_array([pa.array(texts, pa.string())])

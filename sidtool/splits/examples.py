@@ -7,12 +7,16 @@ Writers do not write atomically: use them within `output.new_file` or `output.ne
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sidtool.data.json_tables import json_lines
+from sidtool.data.json_tables import is_id, json_lines
 from sidtool.errors import DataError
 from sidtool.splits.split import Example, UserSequence
+
+MAX_POSITION = 1 << 31
+"""Positions of a user's events are smaller."""
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
@@ -34,7 +38,7 @@ def read_examples(path: Path) -> Iterator[Example]:
     for number, row in json_lines(path):
         history = _ids(path, number, row, "history")
         position = row.get("position", len(history))
-        if type(position) is not int or position < 0:
+        if not _is_position(position):
             raise DataError(f"{path}, line {number}: the position is {position!r}")
         yield Example(
             _id(path, number, row, "user"), history, _id(path, number, row, "item"), position
@@ -51,15 +55,19 @@ def read_events(path: Path) -> Iterator[UserSequence]:
     for number, row in json_lines(path):
         items = _ids(path, number, row, "items")
         positions = row.get("positions")
-        if not isinstance(positions, list) or not all(
-            type(position) is int for position in positions
-        ):
-            raise DataError(f"{path}, line {number}: 'positions' is no list of numbers")
+        if not isinstance(positions, list) or not all(map(_is_position, positions)):
+            raise DataError(f"{path}, line {number}: 'positions' is no list of positions")
+        if any(later <= earlier for earlier, later in pairwise(positions)):
+            raise DataError(f"{path}, line {number}: 'positions' do not ascend")
         if len(positions) != len(items):
             raise DataError(
                 f"{path}, line {number}: {len(items)} items and {len(positions)} positions"
             )
         yield UserSequence(_id(path, number, row, "user"), items, tuple(positions))
+
+
+def _is_position(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MAX_POSITION
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -69,17 +77,13 @@ def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _id(path: Path, number: int, row: dict[str, Any], key: str) -> str:
-    if not _is_id(row.get(key)):
+    if not is_id(row.get(key)):
         raise DataError(f"{path}, line {number}: {key!r} is {row.get(key)!r}, not an id")
     return str(row[key])
 
 
 def _ids(path: Path, number: int, row: dict[str, Any], key: str) -> tuple[str, ...]:
     value = row.get(key)
-    if not isinstance(value, list) or not all(_is_id(member) for member in value):
+    if not isinstance(value, list) or not all(is_id(member) for member in value):
         raise DataError(f"{path}, line {number}: {key!r} is no list of ids")
     return tuple(str(member) for member in value)
-
-
-def _is_id(value: Any) -> bool:
-    return (isinstance(value, str) and value != "") or type(value) is int

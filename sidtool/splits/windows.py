@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sidtool.data.interactions import HISTORY_COLUMNS, USER_COLUMNS
 from sidtool.data.items import ID_COLUMNS
-from sidtool.data.json_tables import parse_list
+from sidtool.data.json_tables import is_id
+from sidtool.data.list_cells import parse_list
 from sidtool.data.tables import column_names, need_column, read_columns
 from sidtool.errors import DataError
 
@@ -32,7 +33,7 @@ def read_windows(path: Path) -> tuple[Window, ...]:
         path, available, None, HISTORY_COLUMNS, "history", "the name history_item_id"
     )
     item = need_column(path, available, None, ID_COLUMNS, "item id", "the name item_id")
-    table = read_columns(path, [user, history, item])
+    table = read_columns(path, [user, history, item], ids=[user, item])
     cells = zip(*(table[name].to_pylist() for name in (user, history, item)), strict=True)
     windows = tuple(_window(path, row, *row_cells) for row, row_cells in enumerate(cells, 1))
     if not windows:
@@ -47,9 +48,7 @@ def _window(
         raise DataError(f"{path}, row {row}: the {'item' if user else 'user'} id is empty")
     text = (history or "").strip()
     members = parse_list(text) if text.startswith("[") else text.split()
-    if members is None or not all(
-        isinstance(member, str | int) and member != "" for member in members
-    ):
+    if members is None or not all(map(is_id, members)):
         raise DataError(f"{path}, row {row}: the history {text[:40]!r} is not a list of item ids")
     return Window(user, tuple(str(member) for member in members), item)
 

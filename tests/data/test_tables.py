@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from sidtool.data import containers, delimited
 from sidtool.data.digests import digest_strings
-from sidtool.data.json_tables import as_text, json_lines, parse_list
+from sidtool.data.json_tables import json_lines
+from sidtool.data.list_cells import parse_list
 from sidtool.data.tables import choose_column, column_names, read_columns
 from sidtool.errors import DataError, UsageError
 from tests.data.files import CONTAINERS, write_table
@@ -161,12 +162,6 @@ def test_lists_are_read_in_both_spellings(members: list[object]) -> None:
 )
 def test_text_that_is_no_list_gives_none(text: str) -> None:
     assert parse_list(text) is None
-
-
-def test_a_lone_surrogate_becomes_text() -> None:
-    text = as_text("\ud800x")
-    assert text is not None
-    assert text.encode("utf-8").endswith(b"x")
 
 
 @given(

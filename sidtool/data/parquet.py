@@ -1,0 +1,104 @@
+"""Parquet files, and folders of them, as columns of strings."""
+
+from collections.abc import Container, Sequence
+from pathlib import Path
+from typing import Any
+
+from sidtool.data.containers import Column, refuse_repeated
+from sidtool.data.json_tables import as_text
+from sidtool.errors import DataError
+
+FREE_ROWS = 1 << 16
+"""Rows that a file of any size may have."""
+ROWS_PER_BYTE = 64
+"""Rows beyond FREE_ROWS that each byte of a file may hold: a footer can claim any number."""
+
+
+def parquet_column_names(path: Path) -> tuple[str, ...]:
+    """The columns. Raises DataError if two have one name, or the footer claims more rows than the
+    file can hold."""
+    names = tuple(open_dataset(path).schema.names)
+    refuse_repeated(path, names)
+    return names
+
+
+def read_parquet(path: Path, names: Sequence[str], ids: Container[str]) -> dict[str, Column]:
+    """The named columns as strings; those in `ids` must hold texts or whole numbers."""
+    parquet_column_names(path)
+    table = open_dataset(path).read(columns=list(names))
+    return {
+        name: (id_strings if name in ids else _strings)(path, name, table[name]) for name in names
+    }
+
+
+def open_dataset(path: Path) -> Any:
+    """A pyarrow ParquetDataset. Raises DataError if a footer claims more rows than its file can
+    hold."""
+    import pyarrow.parquet as pq
+
+    dataset = pq.ParquetDataset(path)
+    for file in dataset.files:
+        size = Path(file).stat().st_size
+        with pq.ParquetFile(file) as opened:
+            rows = opened.metadata.num_rows
+        if not 0 <= rows <= FREE_ROWS + ROWS_PER_BYTE * size:
+            raise DataError(f"{file} claims {rows} rows in {size} bytes")
+    return dataset
+
+
+def id_strings(path: Path, name: str, column: Column) -> Column:
+    """A column of texts or whole numbers as strings. Raises DataError for other types, and for
+    bytes that are not UTF-8."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if not (pa.types.is_integer(kind) or _is_text(kind) or pa.types.is_null(kind)):
+        raise DataError(
+            f"{path}: the ids in the column {name!r} are of type {kind}, not text or whole numbers"
+        )
+    return _as_strings(path, name, column)
+
+
+def _strings(path: Path, name: str, column: Column) -> Column:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if pa.types.is_floating(kind):  # NaN is a missing number, as pandas writes it
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
+    if not pa.types.is_nested(kind):
+        try:
+            return _as_strings(path, name, column)
+        except pa.ArrowNotImplementedError:
+            pass
+    texts: list[str | None] = []
+    for row, value in enumerate(column.to_pylist(), 1):
+        try:
+            texts.append(as_text(value))
+        except ValueError as error:
+            raise DataError(f"{path}, row {row}, {name!r}: {error}") from error
+    return pa.chunked_array([pa.array(texts, pa.string())])
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
+    more = (pa.types.is_large_binary, pa.types.is_string_view, pa.types.is_fixed_size_binary)
+    return any(is_kind(kind) for is_kind in (*kinds, *more))
+
+
+def _as_strings(path: Path, name: str, column: Column) -> Column:
+    """A column as strings. Raises DataError for text that is not UTF-8, which pyarrow lets be."""
+    import pyarrow as pa
+
+    try:
+        strings = column.cast(pa.string())
+        strings.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: the column {name!r} is not UTF-8 text") from error
+    return strings
