@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.checkpoint.files import ADAPTER, check_folder
+from sidtool.checkpoint.finite import check_finite
 from sidtool.checkpoint.guard import loading
 from sidtool.errors import CompatibilityError, DataError
 from sidtool.model.contract import Contract, read_contract
@@ -55,7 +56,9 @@ def load_weights(
         adapters=folders,
     )
     merged = _merge_adapter(model, folder, contract)
-    return merged.to(dtype=getattr(torch, dtype or "float32")).eval()
+    merged = merged.to(dtype=getattr(torch, dtype or "float32")).eval()
+    check_finite(merged, folder)
+    return merged
 
 
 def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:

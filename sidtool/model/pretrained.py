@@ -21,6 +21,7 @@ from sidtool.checkpoint.files import (
     read_gguf_size,
     settings_digests,
 )
+from sidtool.checkpoint.finite import check_finite
 from sidtool.checkpoint.guard import check_config, check_settings, loading
 from sidtool.data.digests import file_digest
 from sidtool.errors import DataError, SidtoolWarning, UsageError
@@ -76,7 +77,7 @@ def load_model(
     """Load a model on the CPU in eval mode; `dtype` defaults to the checkpoint's.
 
     A GGUF file is dequantized to an ordinary model that saves as safetensors. Raises DataError if
-    weights are missing or damaged, RefusedError if the checkpoint needs custom code."""
+    weights are missing, damaged or not finite, RefusedError if the checkpoint needs custom code."""
     from transformers import AutoModelForCausalLM
 
     stored = _check(checkpoint, trust_remote_code)
@@ -97,6 +98,7 @@ def load_model(
     _check_keys(checkpoint.folder, report)
     if checkpoint.gguf:
         _remove_quantization(model)
+    check_finite(model, checkpoint.folder)
     return model.eval()
 
 
@@ -118,7 +120,9 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
 
 
 def save_pretrained(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Write a model (safetensors) and its tokenizer into a folder."""
+    """Write a model (safetensors) and its tokenizer into a folder. Raises DataError if its weights
+    are not finite."""
+    check_finite(model, "the model")
     with _no_progress_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

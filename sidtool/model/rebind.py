@@ -7,6 +7,7 @@ from typing import Literal
 
 from sidtool.build.align import check_alignable
 from sidtool.bundle.bundle import Bundle
+from sidtool.checkpoint.finite import check_finite_files
 from sidtool.errors import CompatibilityError, RefusedError
 from sidtool.model.compat import Verdict, check_bundle
 from sidtool.model.contract import BUNDLE_COPY, CONTRACT, write_contract
@@ -40,10 +41,12 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
     """Write a copy of the model in `folder` with `bundle` inside; returns the verdict on it.
 
     Weights and tokenizer are copied unchanged; the contract records the replacement as a stage.
-    Raises CompatibilityError or IntegrityError unless model and bundle belong together, UsageError
-    if `out` exists without `force`; an aligned bundle is a SidtoolWarning."""
+    Raises CompatibilityError or IntegrityError unless model and bundle belong together, DataError
+    if weights are not finite, UsageError if `out` exists without `force`; an aligned bundle is a
+    SidtoolWarning."""
     folder = Path(folder)
     contract, bundle, verdict = check_model_folder(folder, bundle)
+    check_finite_files(folder)
     params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
     rebound = contract.with_stage(StageRecord("rebind", params), identity=bundle.identity)
     # checkpoints have the old contract

@@ -50,6 +50,8 @@ def sft_config(
         "max_length": None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "remove_unused_columns": False,
+        # a loss that is no number stops the training
+        "logging_nan_inf_filter": False,
         "metric_for_best_model": f"eval_{options.metric_for_best_model}",
         "greater_is_better": True,
         "load_best_model_at_end": validated,

@@ -22,6 +22,7 @@ from sidtool.recommendation.query import Progress
 from sidtool.sft.lineage import check_same_bundle, read_lineage
 from sidtool.training.arguments import complete_fields, sft_config
 from sidtool.training.checkpoints import has_ended, last_checkpoint, relocate_best
+from sidtool.training.divergence import check_weights
 from sidtool.training.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.settings import TrainOptions
 from sidtool.training.settings_file import typed_sft_fields
@@ -98,7 +99,8 @@ def train(
 
     Raises UsageError if the output exists, settings do not fit together or an unfinished run had
     different ones; CompatibilityError if model, bundle, examples and teachers do not belong
-    together or come from different splits; DataError if examples are malformed."""
+    together or come from different splits; DataError if examples are malformed; SidtoolError if the
+    training diverges."""
     model_dir = Path(model_dir)
     examples = Path(examples)
     out = Path(out)
@@ -166,14 +168,27 @@ def _train_and_publish(
     if checkpoint and has_ended(checkpoint):
         trainer.restore(checkpoint)
     else:
-        resume = str(checkpoint) if checkpoint else None
-        loss = trainer.train(resume_from_checkpoint=resume).training_loss
+        loss = _train_from(trainer, checkpoint, run.work)
     seconds = time.monotonic() - start
     trainer.accelerator.wait_for_everyone()
     if arguments.process_index == 0:
         _write_output(run, trainer, force)
     trainer.accelerator.wait_for_everyone()
     return _summary(run, trainer, checkpoint, loss, seconds)
+
+
+def _train_from(trainer: Any, checkpoint: Path | None, work: Path) -> float:
+    """Train from a checkpoint, or from the start; returns the mean loss."""
+    try:
+        resume = str(checkpoint) if checkpoint else None
+        loss = trainer.train(resume_from_checkpoint=resume).training_loss
+        check_weights(trainer)
+        return loss
+    except SidtoolError:
+        arguments = trainer.args
+        if arguments.process_index == 0 and last_checkpoint(work, arguments.world_size) is None:
+            remove(work)  # nothing to resume, as in `_build_trainer`
+        raise
 
 
 def _find_checkpoint(run: TrainingRun, arguments: Any, force: bool) -> Path | None:

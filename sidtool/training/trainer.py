@@ -22,6 +22,7 @@ from sidtool.recommendation.query import Progress
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.training.augment import AugmentedExamples
 from sidtool.training.batches import IGNORED, PackedCollator, PaddedCollator
+from sidtool.training.divergence import check_number, check_weights
 from sidtool.training.loss import Loss
 from sidtool.training.machine import float32_attention
 from sidtool.training.optimizer import MuonAdamW
@@ -123,7 +124,16 @@ class SidTrainer(SFTTrainer):
         """A step of the parent class, with faster attention for bfloat16 on a CPU."""
         bf16_on_cpu = self.args.device.type == "cpu" and self.args.bf16
         with float32_attention() if bf16_on_cpu else nullcontext():
-            return super().training_step(*args, **kwargs)
+            loss = super().training_step(*args, **kwargs)
+        check_number(float(loss), "the loss", self)
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """The norm before the step that applies the gradient; in float16 the step is skipped."""
+        norm = super()._get_grad_norm(*args, **kwargs)
+        if norm is not None and self.accelerator.scaler is None:
+            check_number(float(norm), "the norm of the gradient", self)
+        return norm
 
     def compute_loss(
         self,
@@ -168,6 +178,7 @@ class SidTrainer(SFTTrainer):
         """HR@K and NDCG@K of recommending to the validation users."""
         if self._validator is None:
             return {}
+        check_weights(self)
         model = self.accelerator.unwrap_model(self.model).eval()
         # a model with weights in two precisions runs only under autocast
         mixed = len({weight.dtype for weight in model.parameters()}) > 1
@@ -202,6 +213,7 @@ class SidTrainer(SFTTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
+        check_weights(self)
         if self.lora is None:
             super()._save(output_dir, state_dict)
         # the parent classes may call this on every process

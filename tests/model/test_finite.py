@@ -1,0 +1,127 @@
+"""A model whose weights are NaN or infinite is refused wherever a model is read or written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.checkpoint.finite import check_finite, check_finite_files, non_finite
+from sidtool.errors import DataError
+from sidtool.model.extend import extend_model
+from sidtool.model.load import load_model_folder
+from sidtool.model.merge import merge
+from sidtool.model.pretrained import save_pretrained
+from sidtool.model.rebind import rebind
+from tests.models import tiny_model, tiny_tokenizer
+
+VALUES = [float("nan"), float("inf"), float("-inf")]
+
+
+def poison(
+    folder: Path, value: float, *, file: str = "model.safetensors", last: bool = False
+) -> str:
+    """Write the value into one element of one weight of a folder; returns the weight's name."""
+    weights = load_file(folder / file)
+    name = sorted(weights)[-1 if last else 0]
+    weights[name].view(-1)[-1 if last else 0] = value
+    save_file(weights, folder / file, metadata={"format": "pt"})
+    return name
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("position", [0, 7, 4_096, 9_999])
+def test_one_value_is_enough(value: float, dtype: torch.dtype, position: int) -> None:
+    weight = torch.full((10_000,), torch.finfo(dtype).max, dtype=dtype)
+    others = [("empty", torch.zeros(0)), ("ids", torch.arange(3))]
+    assert non_finite([("weight", weight), *others]) == []
+    weight[position] = value
+    assert non_finite([("weight", weight), *others]) == ["weight"]
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("last", [False, True])
+def test_every_way_to_read_a_model_refuses_it(
+    value: float, last: bool, base: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    extend_model(base, bundle, model)
+    name = poison(base, value, last=last)
+    with pytest.raises(DataError, match=f"{base} has values in {name} that are NaN or infinite"):
+        extend_model(base, bundle, tmp_path / "out")
+    name = poison(model, value, last=last)
+    for read in (
+        lambda: load_model_folder(model),
+        lambda: rebind(model, bundle, tmp_path / "out"),
+        lambda: check_finite_files(model),
+    ):
+        with pytest.raises(DataError, match=f"values in {name} that are NaN or infinite"):
+            read()
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_precision_that_is_too_narrow_is_named(
+    base: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    extend_model(base, bundle, model)
+    poison(model, 1e6)
+    load_model_folder(model, device="cpu", dtype="bfloat16")
+    with pytest.raises(DataError, match="NaN or infinite") as caught:
+        load_model_folder(model, device="cpu", dtype="float16")
+    assert "precision that is too narrow" in str(caught.value.hint)
+
+
+def test_no_such_model_is_written(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    model = tiny_model("llama", vocab_size=len(tokenizer))
+    check_finite(model, "model")
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = float("nan")
+    with pytest.raises(DataError, match="the model has values in"):
+        save_pretrained(tmp_path / "out", model, tokenizer)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_file_is_one_line(base: Path, bundle: Bundle, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    extend_model(base, bundle, model)
+    (model / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(DataError, match=r"model\.safetensors does not load"):
+        rebind(model, bundle, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_adapters_are_checked_too(base: Path, bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    from sidtool.model.contract import BUNDLE_COPY, CONTRACT, read_contract, write_contract
+    from sidtool.model.lora import Lora
+    from sidtool.model.stage_record import ModelReference, StageRecord
+
+    model = tmp_path / "model"
+    extend_model(base, bundle, model)
+    loaded = load_model_folder(model, device="cpu")
+    targets = ["q_proj"]
+    adapters = Lora(
+        loaded.model, model, loaded.tokens, r=2, alpha=4, dropout=0, targets=targets, seed=0
+    )
+    folder = tmp_path / "adapter"
+    adapters.save(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    contract = read_contract(model).with_stage(
+        StageRecord("adapters", None), base_folder=ModelReference.of(model)
+    )
+    write_contract(folder, contract, bundle)
+    assert {CONTRACT, BUNDLE_COPY} <= {path.name for path in folder.iterdir()}
+    load_model_folder(folder)
+    poison(folder, float("nan"), file="adapter_model.safetensors")
+    for read in (
+        lambda: load_model_folder(folder),
+        lambda: merge(folder, tmp_path / "out"),
+        lambda: rebind(folder, bundle, tmp_path / "out"),
+    ):
+        with pytest.raises(DataError, match="NaN or infinite"):
+            read()
+    assert not list(tmp_path.glob("out*"))
