@@ -4,9 +4,7 @@ They are kept as arrays of shared strings: ten million events take a few hundred
 
 import hashlib
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from sidtool.data.tables import (
     need_column,
     read_columns,
 )
+from sidtool.data.times import read_order
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.json_record import JsonRecord
 
@@ -90,8 +89,8 @@ def read_interactions(
     """Read events from a file of any type (`containers`).
 
     Columns that are not named are guessed from USER_COLUMNS, the item columns and ORDER_COLUMNS.
-    Order is a number or an ISO date; ties keep the file's order. A file without an order column
-    keeps its order, with a SidtoolWarning.
+    Order is a number in all rows, or an ISO date in all; ties keep the file's order. A file without
+    an order column keeps its order, with a SidtoolWarning.
 
     Raises UsageError for a missing column or a file of windows, DataError for malformed or empty
     cells."""
@@ -118,25 +117,16 @@ def read_interactions(
         message = f"{path} has no timestamp or order column: events keep the order of the file"
         warnings.warn(message, SidtoolWarning, stacklevel=2)
         order = np.arange(len(user_codes), dtype=np.float64)
+        keys: NDArray[Any] = order
     else:
-        order = _numbers(path, table[order_name])
-    rows = np.lexsort((order, user_codes))  # stable: ties stay in file order
+        keys, order = read_order(path, table[order_name])
+    rows = np.lexsort((keys, user_codes))  # stable: ties stay in file order
     user_codes = user_codes[rows]
     item_codes = item_codes[rows]
     order = order[rows]
     digest = _digest(users, items, user_codes, item_codes, order)
     columns = EventColumns(user, item, order_name)
     return Interactions(users[user_codes], items[item_codes], order, columns, digest)
-
-
-def parse_time(text: str) -> float:
-    """A number, or an ISO date as seconds since 1970 (UTC if it has no time zone). Raises
-    ValueError."""
-    try:
-        return float(text)
-    except ValueError:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _coded(
@@ -160,35 +150,6 @@ def _coded(
             f"{path}, row {int(np.argmax(codes == names.index(''))) + 1}: the {content} is empty"
         )
     return codes, np.array(names, dtype=object)
-
-
-def _numbers(path: Path, column: Column) -> NDArray[np.float64]:
-    """(n,) float64 of a column of numbers or ISO dates."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    try:
-        numbers = pc.cast(column, pa.float64()).to_numpy()
-    except pa.ArrowInvalid:
-        numbers = _dates(path, column.to_pylist())
-    wrong = np.flatnonzero(~np.isfinite(numbers))
-    if len(wrong):
-        raise DataError(
-            f"{path}, row {int(wrong[0]) + 1}: the order is {column[int(wrong[0])].as_py()!r}"
-        )
-    return np.asarray(numbers, dtype=np.float64)
-
-
-def _dates(path: Path, cells: Sequence[str | None]) -> NDArray[np.float64]:
-    numbers = np.empty(len(cells), dtype=np.float64)
-    for row, cell in enumerate(cells):
-        try:
-            numbers[row] = parse_time(cell or "")
-        except (ValueError, OverflowError) as error:
-            raise DataError(
-                f"{path}, row {row + 1}: the order {cell!r} is neither a number nor an ISO date"
-            ) from error
-    return numbers
 
 
 def _digest(users: Any, items: Any, *columns: NDArray[Any]) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sidtool.data.containers import Column, refuse_repeated
 from sidtool.data.json_tables import as_text
 from sidtool.errors import DataError
@@ -68,7 +70,9 @@ def _strings(path: Path, name: str, column: Column) -> Column:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
-    if pa.types.is_floating(kind):  # NaN is a missing number, as pandas writes it
+    if pa.types.is_floating(kind):
+        _refuse_rounded(path, name, column)
+        # NaN is a missing number, as pandas writes it
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
     if not pa.types.is_nested(kind):
         try:
@@ -82,6 +86,24 @@ def _strings(path: Path, name: str, column: Column) -> Column:
         except ValueError as error:
             raise DataError(f"{path}, row {row}, {name!r}: {error}") from error
     return pa.chunked_array([pa.array(texts, pa.string())])
+
+
+def _refuse_rounded(path: Path, name: str, column: Column) -> None:
+    """Raise DataError for a timestamp or other large number that half or single precision has
+    rounded: float32 holds seconds of today only to two minutes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    largest_exact = {pa.float16(): 1 << 11, pa.float32(): 1 << 24}.get(column.type)
+    if largest_exact is None:
+        return
+    largest = pc.max(pc.abs(column.cast(pa.float64()))).as_py()
+    if largest is not None and np.isfinite(largest) and largest > largest_exact:
+        raise DataError(
+            f"{path}: the column {name!r} is of type {column.type} and holds {largest:.0f}, but "
+            f"this type rounds whole numbers beyond {largest_exact}",
+            hint="store it as int64 or float64",
+        )
 
 
 def _is_text(kind: Any) -> bool:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import get_args
 
 from sidtool.data.digests import file_digest
-from sidtool.data.interactions import parse_time, read_interactions
+from sidtool.data.interactions import read_interactions
+from sidtool.data.times import parse_time
 from sidtool.errors import DataError, IntegrityError, UsageError
 from sidtool.output import new_dir, refuse_existing
 from sidtool.splits.examples import read_events, read_examples, write_events, write_examples
@@ -87,7 +88,7 @@ class SplitOptions:
             return None
         try:
             return Cuts(parse_time(str(self.valid_from)), parse_time(str(self.test_from)))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise UsageError(f"a cut is a number or an ISO date: {error}") from error
 
 

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidtool.data.interactions import parse_time, read_interactions
+from sidtool.data.interactions import read_interactions
+from sidtool.data.times import parse_time
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 from tests.data.files import CONTAINERS, write_table
 
@@ -59,13 +62,69 @@ def test_dates_are_seconds(tmp_path: Path) -> None:
         "1970-01-02T00:00:00Z",
         "1970-01-01 01:00:00+01:00",
         "1970-01-01T00:00:00.5",
-        "1e3",
+        "1970-01-01T00:16:40",
     ]
     table = {"user": list("uuuuu"), "item": list("abcde"), "date": dates}
     read = read_interactions(write_table(tmp_path / "x.csv", table))
     assert "".join(read.items) == "acdeb"
     np.testing.assert_array_equal(read.order, [0.0, 0.0, 0.5, 1000.0, 86400.0])
-    assert [parse_time(date) for date in dates] == [0.0, 86400.0, 0.0, 0.5, 1000.0]
+    assert [parse_time(date) for date in [*dates, "1e3"]] == [0, 86400, 0, 0.5, 1000, 1000]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet", "x.inter"])
+@pytest.mark.parametrize("number", ["20210103", "2021", "1609632000", "1.5", "1e3", " 7"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_numbers_among_dates_are_refused(tmp_path: Path, name: str, number: str, at: int) -> None:
+    dates = ["2021-01-01", "2021-01-02", "2021-01-04"]
+    dates.insert(at, number)
+    table = {"user": list("uuuu"), "item": list("abcd"), "date": dates}
+    date_row = 2 if at == 0 else 1
+    message = rf"the number '{number.strip()}' in row {at + 1} and the date .* in row {date_row}"
+    with pytest.raises(DataError, match=message):
+        read_interactions(write_table(tmp_path / name, table))
+
+
+def items_in_order(path: Path, times: pa.Array | list[str]) -> str:
+    """The items a, b, c ... of one user, whose times are given, in the order that is read."""
+    n = len(times)
+    table = {"user": ["u"] * n, "item": list("abcdef"[:n]), "time": times}
+    if isinstance(times, list):
+        return "".join(read_interactions(write_table(path, table)).items)
+    pq.write_table(pa.table(table), path)
+    return "".join(read_interactions(path).items)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["1609459200000000003", "1609459200000000001", "1609459200000000002"],
+        ["1609459200.1234569", "1609459200.12345671", "1609459200.1234568"],
+        [f"2021-01-01T00:00:00.12345600{end}" for end in ("3", "1", "2Z")],
+        ["9007199254740993.0", "9007199254740992", "9007199254740992.5"],
+    ],
+)
+def test_moments_that_are_equal_as_float64_are_ordered(tmp_path: Path, times: list[str]) -> None:
+    assert items_in_order(tmp_path / "x.csv", times) == "bca"
+    assert items_in_order(tmp_path / "x.jsonl", times) == "bca"
+    assert items_in_order(tmp_path / "y.csv", [*times, times[1]]) == "bdca"
+
+
+def test_parquet_times_of_any_type_are_ordered(tmp_path: Path) -> None:
+    nanoseconds = [1609459200000000003, 1609459200000000001, 1609459200000000002]
+    for kind in (pa.int64(), pa.uint64(), pa.timestamp("ns"), pa.timestamp("ns", "Europe/Rome")):
+        assert items_in_order(tmp_path / "x.parquet", pa.array(nanoseconds, kind)) == "bca"
+    for rounded in (pa.array([1.6e9, 1.5e9], pa.float32()), pa.array([4096, 1], pa.float16())):
+        with pytest.raises(DataError, match="rounds whole numbers beyond"):
+            items_in_order(tmp_path / "x.parquet", rounded)
+    assert items_in_order(tmp_path / "x.parquet", pa.array([3, 1, 2], pa.float32())) == "bca"
+
+
+@pytest.mark.parametrize(
+    "text", ["nan", "inf", "1e999", "1_000", "\u0663", "", " ", "0x10", "2021-13-01", "now"]
+)
+def test_a_cut_is_a_finite_number_or_a_date(text: str) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        parse_time(text)
 
 
 def test_columns_are_selected_by_flag(tmp_path: Path) -> None:
