@@ -19,7 +19,7 @@ from sidtool.model.contract import Contract
 from sidtool.model.load import check_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.model.stage_record import TrainParams
-from sidtool.output import refuse_existing, remove
+from sidtool.output import locked, refuse_existing, remove
 from sidtool.recommendation.query import Progress
 from sidtool.registry.references import open_bundle
 from sidtool.sft.catalog import CatalogOptions, read_catalog
@@ -122,30 +122,31 @@ def refresh(
     work = out.with_name(f"{out.name}-refresh")
     start = work / "model"
     examples = work / "examples" / "train.jsonl"
-    # made anew by a resumed call: the same inputs give the same files, which `train` checks
-    verdict = carry_model(
-        model_dir,
-        bundle,
-        start,
-        seed=options.seed,
-        trust_remote_code=trust_remote_code,
-        force=True,
-    )
-    make_sft(bundle, catalog, split, examples, sft_options, model=start, force=True)
     train_options, sft_fields = _training_settings(last, options)
-    summary = train(
-        start,
-        examples,
-        out,
-        options=train_options,
-        sft_fields=sft_fields,
-        valid=side_files(examples)["valid"] if contract.history_prompt else None,
-        force=force,
-        trust_remote_code=trust_remote_code,
-        progress=progress,
-        notify=notify,
-    )
-    remove(work)
+    with locked(work):
+        # made anew by a resumed call: the same inputs give the same files, which `train` checks
+        verdict = carry_model(
+            model_dir,
+            bundle,
+            start,
+            seed=options.seed,
+            trust_remote_code=trust_remote_code,
+            force=True,
+        )
+        make_sft(bundle, catalog, split, examples, sft_options, model=start, force=True)
+        summary = train(
+            start,
+            examples,
+            out,
+            options=train_options,
+            sft_fields=sft_fields,
+            valid=side_files(examples)["valid"] if contract.history_prompt else None,
+            force=force,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+            notify=notify,
+        )
+        remove(work)
     return RefreshSummary(str(out), verdict, summary)
 
 
