@@ -4,6 +4,7 @@ A line that is no request becomes a `BadRequest` in its place, so that it costs 
 answer."""
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
@@ -16,7 +17,6 @@ from sidtool.errors import DataError, SidtoolError
 
 LINE_LIMIT = 1 << 25
 """Bytes of a line that is too long to be read: a history of a million items fits."""
-BYTE_ORDER_MARK = "\ufeff"
 KEYS = ("user", "history", "text", "allow", "deny")
 
 
@@ -131,7 +131,7 @@ def parse_request(line: str | bytes, number: int) -> Request:
         raise DataError(f"{where} has {LINE_LIMIT} bytes or more")
     try:
         text = line if isinstance(line, str) else line.decode("utf-8")
-        value = parse_json(text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text)
+        value = parse_json(text)
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is not UTF-8") from error
     except ValueError as error:
@@ -164,11 +164,13 @@ def read_request_stream(stream: IO[bytes]) -> Iterator[Request | BadRequest]:
 
 def _bounded_lines(stream: IO[bytes]) -> Iterator[bytes]:
     """The lines of a stream, which only a line feed ends, each cut off at LINE_LIMIT."""
+    mark = BOM_UTF8
     while line := stream.readline(LINE_LIMIT):
         rest = line
         while len(rest) == LINE_LIMIT and not rest.endswith(b"\n"):
             rest = stream.readline(LINE_LIMIT)
-        yield line
+        yield line.removeprefix(mark)
+        mark = b""
 
 
 def _ids(value: Mapping[str, Any], key: str) -> tuple[str, ...] | None:

@@ -1,0 +1,337 @@
+"""Hostile requests: lines, streams and lists of ids, to the library and through a tiny model."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.cli import inference
+from sidtool.cli.inputs import read_ids
+from sidtool.model.load import LoadedModel
+from sidtool.recommendation.outcome import Outcome
+from sidtool.recommendation.recommend import answer_each
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.requests import (
+    BadRequest,
+    Recommendation,
+    Request,
+    parse_request,
+    read_request_stream,
+)
+from tests.bundles import small_bundle
+from tests.hostile.harness import call, cases, classify, is_printable, run
+from tests.loaded import loaded_model
+
+N_ITEMS = 60
+KEYS = ("user", "history", "text", "allow", "deny")
+LISTS = ("history", "allow", "deny")
+FOREIGN_KEYS = ("item", "time", "ts", "label", "", "\x00", "[/b]", "\u202e", "Ünïcode", "__class__")
+MISSPELLED_KEYS = ("histroy", "denny", "Deny", "allowed", "TEXT", "users", "history_ids")
+
+TEXTS = st.one_of(
+    st.sampled_from(("", "i1", "i59", " i1", "i1\u2028", "nobody", "<s_a_1>", "[/b]", "\x1b[2J")),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+)
+KNOWN_IDS = st.integers(0, N_ITEMS - 1).map("i{}".format)
+IDS = st.lists(st.one_of(KNOWN_IDS, TEXTS), max_size=6)
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), TEXTS
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+GOOD_VALUES = {
+    "user": st.one_of(st.none(), st.integers(), TEXTS),
+    "text": st.one_of(st.none(), TEXTS),
+    **{key: st.one_of(st.none(), IDS) for key in LISTS},
+}
+INVALID_SPELLINGS = st.sampled_from(
+    (
+        "NaN",
+        "-Infinity",
+        "1e999",
+        "9" * 5000,
+        '"\\ud83d"',
+        '["\\udfff"]',
+        "[" * 3000 + "]" * 3000,
+        '{"a": 1, "a": 2}',
+        "01",
+        "'i1'",
+        '"\n"',
+        "",
+        "nul",
+        "[1,]",
+    )
+)
+"""What is no value of a request, or no JSON at all."""
+
+
+@st.composite
+def members(draw: st.DrawFn) -> list[tuple[str, Any]]:
+    """Keys and values of a request that is mostly right."""
+    pairs: list[tuple[str, Any]] = []
+    for key in KEYS:
+        if draw(st.integers(0, 3)) > (2 if key in ("allow", "deny") else 0):
+            wrong = draw(st.integers(0, 39)) == 0
+            pairs.append((key, draw(VALUES if wrong else GOOD_VALUES[key])))
+    if draw(st.integers(0, 4)) == 0:
+        pairs.append((draw(st.sampled_from(FOREIGN_KEYS)), draw(VALUES)))
+    if draw(st.integers(0, 24)) == 0:
+        pairs.append((draw(st.sampled_from((*MISSPELLED_KEYS, *KEYS))), draw(VALUES)))
+    return draw(st.permutations(pairs))
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> tuple[bytes, Request | None]:
+    """A line, and the request that it is, or None if it is none."""
+    pairs = draw(members())
+    ascii_ = draw(st.booleans())
+    parts = [(json.dumps(key), json.dumps(value, ensure_ascii=ascii_)) for key, value in pairs]
+    expected = request_of(pairs)
+    if draw(st.integers(0, 19)) == 0:
+        parts.append(('"item"', draw(INVALID_SPELLINGS)))
+        expected = None
+    space = draw(st.sampled_from(("", " ", "\t", " \r ")))
+    text = ",".join(f"{space}{key}{space}:{value}" for key, value in parts)
+    line = f"{space}{{{text}{space}}}{space}".encode()
+    if draw(st.integers(0, 24)) == 0:
+        line = draw(st.sampled_from((b"\xff", b"\xef\xbb\xbf", b"[", b"\x00", b"x"))) + line
+        expected = None
+    return line, expected
+
+
+def request_of(pairs: Sequence[tuple[str, Any]]) -> Request | None:
+    """What the documentation of requests says of these keys and values."""
+    keys = [key for key, _ in pairs]
+    values = dict(pairs)
+    if len(values) < len(keys) or set(keys) & set(MISSPELLED_KEYS):
+        return None
+    for key in LISTS:
+        value = values.get(key)
+        if value is not None and not (isinstance(value, list) and all_texts(value)):
+            return None
+    user, text = values.get("user"), values.get("text")
+    if type(user) not in (type(None), str, int) or type(text) not in (type(None), str):
+        return None
+    if values.get("history") is None and text is None:
+        return None
+    return Request(
+        user=None if user is None else str(user),
+        history=tuple(values.get("history") or ()),
+        allow=None if values.get("allow") is None else tuple(values["allow"]),
+        deny=tuple(values.get("deny") or ()),
+        text=text,
+    )
+
+
+def all_texts(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+@cases(600)
+@given(line_and_request=lines(), number=st.integers(2, 1 << 40))
+def test_a_line_is_its_request_or_refused(
+    line_and_request: tuple[bytes, Request | None], number: int
+) -> None:
+    line, expected = line_and_request
+    request = call(parse_request, line, number, input_bytes=len(line))
+    assert request == expected
+    assert request is None or request.line == number
+
+
+@cases(400)
+@given(line_and_request=lines(), data=st.data())
+def test_a_damaged_line_is_refused_or_means_what_it_says(
+    line_and_request: tuple[bytes, Request | None], data: st.DataObject
+) -> None:
+    line = bytearray(line_and_request[0])
+    for _ in range(data.draw(st.integers(1, 3))):
+        first, stop = sorted(data.draw(st.tuples(*[st.integers(0, len(line))] * 2)))
+        line[first : min(stop, first + 4)] = data.draw(st.binary(max_size=3))
+    request = call(parse_request, bytes(line), 2, input_bytes=len(line))
+    if request is not None:
+        # a second parser, of which the value need not be the same key by key
+        value = json.loads(line.decode("utf-8"))
+        assert request == request_of(list(value.items()))
+
+
+@cases(100)
+@given(
+    stream_lines=st.lists(st.one_of(lines(), st.just((b"", None)), st.just((b" \t", None)))),
+    end=st.sampled_from((b"\n", b"\r\n")),
+    mark=st.sampled_from((b"", b"\xef\xbb\xbf")),
+    last_ends=st.booleans(),
+)
+def test_a_stream_has_a_request_or_an_error_for_each_line(
+    stream_lines: list[tuple[bytes, Request | None]], end: bytes, mark: bytes, last_ends: bool
+) -> None:
+    # a line feed within a line makes two of it
+    stream_lines = [(line, request) for line, request in stream_lines if b"\n" not in line]
+    content = mark + end.join(line for line, _ in stream_lines) + (end if last_ends else b"")
+    requests = call(lambda: list(read_request_stream(io.BytesIO(content))))
+    assert requests is not None
+    expected = [
+        (number, request) for number, (line, request) in enumerate(stream_lines, 1) if line.strip()
+    ]
+    assert len(requests) == len(expected)
+    for request, (number, of_line) in zip(requests, expected, strict=True):
+        assert request.line == number
+        if of_line is None:
+            assert isinstance(request, BadRequest) or (number == 1 and not mark)
+        else:
+            assert request == of_line
+
+
+@pytest.fixture(scope="module")
+def shop() -> LoadedModel:
+    return loaded_model(small_bundle(N_ITEMS), "llama")
+
+
+OPTIONS = st.builds(
+    RecommendOptions,
+    k=st.one_of(st.integers(1, 70), st.just(10**30)),
+    num_beams=st.one_of(st.integers(1, 70), st.just(10**30)),
+    normalize=st.sampled_from((None, "level", "trie", "vocabulary")),
+    exclude_seen=st.booleans(),
+    allow=st.one_of(st.none(), st.none(), IDS.map(tuple)),
+    deny=st.one_of(st.just(()), IDS.map(tuple)),
+    strict=st.integers(0, 9).map(lambda number: number == 0),
+)
+
+
+@cases(40, most=4000)
+@given(
+    stream_lines=st.lists(lines(), max_size=4),
+    options=OPTIONS,
+    candidates=st.one_of(st.none(), st.none(), st.lists(KNOWN_IDS, min_size=1, max_size=5)),
+)
+def test_every_request_is_answered_within_its_filters(
+    shop: LoadedModel,
+    stream_lines: list[tuple[bytes, Request | None]],
+    options: RecommendOptions,
+    candidates: list[str] | None,
+) -> None:
+    requests = list(read_request_stream(io.BytesIO(b"\n".join(line for line, _ in stream_lines))))
+    outcome = Outcome()
+    answers = call(
+        lambda: list(outcome.count(answer_each(shop, requests, options, candidates=candidates)))
+    )
+    if answers is None:  # the options are wrong, whatever the requests
+        return
+    assert len(answers) == len(requests) == outcome.requests
+    for request, answer in zip(requests, answers, strict=True):
+        if isinstance(request, BadRequest):
+            assert answer is request
+        elif isinstance(answer, Recommendation):
+            check_answer(request, answer, options, candidates)
+        else:  # the model was not trained for texts, and strict options refuse ids
+            assert request.text is not None or options.strict
+            assert f"line {request.line}" in str(answer.error)
+
+
+def check_answer(
+    request: Request,
+    answer: Recommendation,
+    options: RecommendOptions,
+    candidates: list[str] | None,
+) -> None:
+    """Exactly the items that the filters leave, as many as were asked for."""
+    eligible = {f"i{number}" for number in range(N_ITEMS)}
+    for allowed in (options.allow, request.allow, candidates):
+        if allowed is not None:
+            eligible &= set(allowed)
+    eligible -= {*options.deny, *request.deny}
+    if options.exclude_seen:
+        eligible -= set(request.history)
+    assert set(answer.items) <= eligible
+    assert len(answer.items) == len(set(answer.items)) == min(options.k, len(eligible))
+    assert answer.missing == options.k - len(answer.items)
+    assert answer.unknown == sum(not is_item(each) for each in request.history)
+    assert answer.unknown_denied == sum(not is_item(each) for each in request.deny)
+    assert list(answer.scores) == sorted(answer.scores, reverse=True)
+
+
+def is_item(text: str) -> bool:
+    return text in {f"i{number}" for number in range(N_ITEMS)}
+
+
+@pytest.fixture
+def served(shop: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command recommends with the model in memory."""
+    monkeypatch.setattr(inference, "load_model", lambda *_: shop)
+    return
+
+
+@cases(25, most=3000)
+@given(
+    stream_lines=st.lists(lines(), min_size=1, max_size=4),
+    words=st.lists(
+        st.sampled_from(("--json", "--strict", "--exclude-seen", "-k3", "-k0", "-k1000", "-k-1")),
+        unique=True,
+        max_size=3,
+    ),
+)
+def test_a_command_answers_every_line(
+    served: None, stream_lines: list[tuple[bytes, Request | None]], words: list[str]
+) -> None:
+    content = b"\n".join(line for line, _ in stream_lines)
+    outcome = classify(run("recommend", "model", "--file", "-", *words, stdin=content))
+    assert is_printable(outcome.out)
+    if outcome.code == 2:
+        return
+    requests = list(read_request_stream(io.BytesIO(content)))
+    bad = [request for request in requests if isinstance(request, BadRequest) or request.text]
+    if not bad:
+        # an empty text is no text, and an unknown id in a deny list is an error if strict
+        return
+    assert outcome.code == 1
+    if "--json" in words and "--strict" not in words:
+        values = [json.loads(line) for line in outcome.out.splitlines()]
+        assert len(values) == len(requests)
+        for value, request in zip(values, requests, strict=True):
+            if isinstance(request, BadRequest):
+                assert value["line"] == request.line
+                assert value["error"]
+
+
+@cases(25, most=3000)
+@given(history=TEXTS, query=TEXTS, k=st.integers(-(10**30), 10**30), text=st.booleans())
+def test_a_command_line_is_answered_or_refused(
+    served: None, history: str, query: str, k: int, text: bool
+) -> None:
+    request = f"--query={query}" if text else f"--history={history}"
+    outcome = classify(run("recommend", "model", request, f"-k{k}", "--json"))
+    assert outcome.refused == (text or k < 1)
+    assert bool(outcome.out) != outcome.refused
+    if outcome.out:
+        (line,) = outcome.out.splitlines()
+        assert len(json.loads(line)["items"]) == min(k, N_ITEMS)
+
+
+@cases(200)
+@given(content=st.one_of(st.binary(max_size=40), TEXTS.map(str.encode)), parts=IDS)
+def test_a_list_of_ids_has_them_as_they_stand(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, parts: list[str]
+) -> None:
+    path = list_path(tmp_path_factory)
+    path.write_bytes(content + b"\n" + "\r\n".join(parts).encode())
+    ids = call(read_ids, path)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        assert ids is None
+        return
+    if ids is not None:
+        lines_ = text.removeprefix("\ufeff").split("\n")
+        assert ids == [line.removesuffix("\r") for line in lines_ if line.removesuffix("\r")]
+
+
+def list_path(factory: pytest.TempPathFactory) -> Path:
+    return factory.getbasetemp() / "hostile-ids.txt"
