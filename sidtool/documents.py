@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+MAX_JSON_DEPTH = 64
+"""Objects and lists inside each other in a JSON document."""
 MAX_YAML_CHARACTERS = 1 << 17
 """PyYAML reads some hundred thousand characters per second."""
 MAX_YAML_NODES = 100_000
@@ -22,6 +24,8 @@ def parse_json(text: str | bytes) -> Any:
     too deep, and lone surrogates.
     """
     value = parse_json_row(text, parse_number=None)
+    if _openings(text) > MAX_JSON_DEPTH:
+        _check_depth(value)
     if _has_surrogate_escape(text):
         check_strings(value)
     return value
@@ -79,6 +83,25 @@ def parse_yaml(text: str) -> Any:
         raise ValueError("the nesting is too deep, or a value contains itself") from error
     except Exception as error:  # PyYAML raises IndexError, KeyError ... for malformed scalars
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _openings(text: str | bytes) -> int:
+    """The most that a document can be nested."""
+    if isinstance(text, str):
+        return text.count("[") + text.count("{")
+    return text.count(b"[") + text.count(b"{")
+
+
+def _check_depth(value: Any) -> None:
+    """Raise ValueError if a value is too deep for functions that call themselves for its members,
+    wherever they are called."""
+    containers = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        members = (each.values() if isinstance(each, dict) else each for each in containers)
+        containers = [each for group in members for each in group if isinstance(each, dict | list)]
+        if not containers:
+            return
+    raise ValueError("the nesting is too deep")
 
 
 @cache

@@ -1,7 +1,6 @@
-"""Strict JSON, and frozen dataclasses that are stored as JSON objects."""
+"""Frozen dataclasses that are stored as JSON objects."""
 
-import json
-import re
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from functools import cache
@@ -14,64 +13,13 @@ _SCALARS: dict[type, str] = {
     int: "a whole number",
     float: "a number",
 }
-MAX_DEPTH = 64
-"""Objects and lists inside each other in a document."""
-
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-"""An escape that may be half of a surrogate pair."""
-
-
-def parse_json(data: bytes | str) -> Any:
-    """The value of a JSON document in UTF-8.
-
-    Raises ValueError if it is no JSON, and for what JSON allows but different readers understand
-    differently: a repeated key, a number that is not finite or too long, half of a surrogate pair,
-    a byte order mark, nesting that is too deep.
-    """
-    text = data if isinstance(data, str) else data.decode("utf-8")
-    try:
-        value = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite
-        )
-    except RecursionError as error:
-        raise ValueError(f"it is nested deeper than {MAX_DEPTH}") from error
-    if text.count("[") + text.count("{") > MAX_DEPTH:
-        _check_depth(value)
-    if _SURROGATE.search(text):
-        json.dumps(value, ensure_ascii=False).encode()
-    return value
-
-
-def _check_depth(value: Any) -> None:
-    """Raise ValueError if a value is nested too deeply for functions that call themselves."""
-    containers = [value]
-    for _ in range(MAX_DEPTH):
-        members = (each.values() if isinstance(each, dict) else each for each in containers)
-        containers = [each for group in members for each in group if isinstance(each, dict | list)]
-        if not containers:
-            return
-    raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {repeated!r} is repeated")
-    return value
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not is_number(number):
-        raise ValueError(f"{text} is not a finite number")
-    return number
 
 
 def is_number(value: object) -> bool:
     """Whether a JSON value is a finite number (true and false are none)."""
-    return type(value) in (int, float) and -1e308 < value < 1e308  # type: ignore[operator]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # false for NaN
 
 
 class JsonRecord:

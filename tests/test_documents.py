@@ -39,6 +39,8 @@ def test_json_is_read_as_written(value: object, ascii_only: bool, marked: bool) 
         (b"[-" + b"9" * 5000 + b"]", "too many digits"),
         (b"[" * 100_000 + b"]" * 100_000, "too deep"),
         (b'{"a":' * 100_000, "too deep"),
+        (b'{"a":[' * 32 + b"[]" + b"]}" * 32, "too deep"),
+        (b"[" * 65 + b"]" * 65, "too deep"),
         (b'"\xff"', "not UTF-8"),
         ("{}".encode("utf-16"), "not UTF-8"),
         ("{}".encode("utf-16-le"), "Expecting|Extra"),
@@ -53,6 +55,12 @@ def test_json_that_python_reads_otherwise_is_refused(text: str | bytes, message:
         parse_json(text)
     assert "\n" not in str(caught.value)
     str(caught.value).encode()
+
+
+def test_many_values_side_by_side_are_not_deep() -> None:
+    assert parse_json(f"[{', '.join(['[]'] * 1000)}]") == [[]] * 1000
+    assert parse_json("[" * 64 + "]" * 64)
+    assert parse_json('"' + "[" * 1000 + '"') == "[" * 1000
 
 
 def test_numbers_of_a_row_may_keep_their_digits() -> None:

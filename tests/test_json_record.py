@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from sidtool.json_record import MAX_DEPTH, JsonRecord, parse_json
+from sidtool.json_record import JsonRecord, is_number
 
 
 @dataclass(frozen=True)
@@ -116,48 +114,11 @@ def test_a_malformed_member_is_named() -> None:
         Drawing.from_json({"title": "x"})
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(-1e300, 1e300) | st.text(),
-    lambda members: st.lists(members) | st.dictionaries(st.text(), members),
-    max_leaves=20,
-)
+@pytest.mark.parametrize("value", [0, -3, 1.5, 1.7e308, 10**308])
+def test_finite_numbers_are_numbers(value: float) -> None:
+    assert is_number(value)
 
 
-@given(json_values, st.booleans())
-def test_documents_are_parsed_as_they_were_written(value: Any, ascii_only: bool) -> None:
-    text = json.dumps(value, ensure_ascii=ascii_only)
-    assert parse_json(text) == value
-    assert parse_json(text.encode()) == value
-
-
-@pytest.mark.parametrize(
-    ("document", "reason"),
-    [
-        (b'{"a": 1, "b": 2, "a": 1}', "the key 'a' is repeated"),
-        (b'[{"b": {"a": 1, "a": 2}}]', "the key 'a' is repeated"),
-        (b"NaN", "NaN is not a finite number"),
-        (b"[-Infinity]", "-Infinity is not a finite number"),
-        (b"1e999", "1e999 is not a finite number"),
-        (b"1" * 5000, "4300 digits"),
-        (b'"\\ud800"', "surrogates not allowed"),
-        (b'{"\\uDC00": 1}', "surrogates not allowed"),
-        (b'"\xff"', "can't decode byte 0xff"),
-        ('{"a": 1}'.encode("utf-16"), "can't decode byte"),
-        (b"\xef\xbb\xbf{}", "BOM"),
-        (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "nested deeper than 64"),
-        (b'{"a": ' * 100 + b"1" + b"}" * 100, "nested deeper than 64"),
-        (b"[" * 100_000, "nested deeper than 64"),
-        (b"{} {}", "Extra data"),
-        (b"", "Expecting value"),
-    ],
-    ids=lambda value: repr(value[:20]),
-)
-def test_ambiguous_documents_are_refused(document: bytes, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        parse_json(document)
-
-
-def test_the_depth_is_that_of_the_deepest_value() -> None:
-    deepest = "[" * MAX_DEPTH + "]" * MAX_DEPTH
-    assert parse_json(f"[{', '.join(['[]'] * 1000)}]") == [[]] * 1000
-    assert parse_json(deepest)
+@pytest.mark.parametrize("value", [True, None, "1", float("nan"), float("inf"), 10**309, [1]])
+def test_other_values_are_none(value: object) -> None:
+    assert not is_number(value)
