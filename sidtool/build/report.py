@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.collisions.policy import CollisionCounts
+from sidtool.errors import IntegrityError
 from sidtool.json_record import JsonRecord
 
 COLLAPSED = 8
@@ -76,6 +77,14 @@ class CodebookReport(JsonRecord):
 
 
 def read_report(bundle: Bundle) -> CodebookReport | None:
-    """The report of a bundle; None for an imported map, or a version after the built one."""
+    """The report of a bundle; None for an imported map, or a version after the built one.
+
+    Raises IntegrityError if it is malformed.
+    """
     stored = bundle.manifest.report
-    return CodebookReport.from_json(stored) if stored else None
+    try:
+        return CodebookReport.from_json(stored) if stored else None
+    except TypeError as error:
+        raise IntegrityError(
+            f"the report of bundle {bundle.manifest.name!r} is malformed: {error}"
+        ) from error

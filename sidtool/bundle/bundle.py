@@ -20,7 +20,7 @@ from sidtool.bundle.trie import Trie
 from sidtool.bundle.zarr_group import new_zip, read_manifest, write_group
 from sidtool.bundle.zips import is_zip
 from sidtool.collisions.policy import Policy
-from sidtool.errors import IntegrityError, RefusedError
+from sidtool.errors import IntegrityError, RefusedError, UsageError
 from sidtool.output import new_dir
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sid import Codes, SidSpace, Vectors
@@ -218,8 +218,14 @@ class Bundle:
     def save(self, location: str | Path, *, force: bool = False) -> None:
         """Write a folder, or a stored zip if the name ends in .zip; it appears whole or not at all.
 
-        Raises UsageError if the output exists and `force` is not given.
+        Raises UsageError if the output exists and `force` is not given, or if the manifest breaks a
+        rule of the format.
         """
+        try:
+            self.manifest.check()
+        except (TypeError, ValueError) as error:
+            name = self.manifest.name
+            raise UsageError(f"bundle {name!r} cannot be written: {error}") from error
         path = Path(location)
         new_output = new_zip if is_zip(path.name) else new_dir
         with new_output(path, force=force) as folder:

@@ -13,6 +13,10 @@ class BuildChange(JsonRecord):
     items: int
     kind: Literal["build"] = "build"
 
+    def check(self) -> None:
+        """Raise ValueError if a count is negative."""
+        _check_counts(self.items)
+
     def __str__(self) -> str:
         return f"built with {self.items} items"
 
@@ -29,6 +33,10 @@ class ItemsChange(JsonRecord):
     catalog: str | None = None
     """digest of the catalog of added items"""
     kind: Literal["items"] = "items"
+
+    def check(self) -> None:
+        """Raise ValueError if a count is negative."""
+        _check_counts(self.added, self.restored, self.retitled, self.retired)
 
     def __str__(self) -> str:
         names = ("added", "restored", "retitled", "retired")
@@ -49,6 +57,12 @@ class AlignChange(JsonRecord):
     after: tuple[int, ...]
     kind: Literal["align"] = "align"
 
+    def check(self) -> None:
+        """Raise ValueError if a count is negative, or there are not as many before as after."""
+        _check_counts(self.common, *self.before, *self.after)
+        if not self.after or len(self.before) != len(self.after):
+            raise ValueError("before and after have not one number per level")
+
     def __str__(self) -> str:
         return f"aligned {self.of[:12]}: {self.after[-1]} of {self.common} SIDs preserved"
 
@@ -66,3 +80,8 @@ class Version(JsonRecord):
     name: str
     created: str
     change: Change
+
+
+def _check_counts(*counts: int) -> None:
+    if min(counts) < 0:
+        raise ValueError(f"a change counts {min(counts)} items")

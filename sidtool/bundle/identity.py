@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,15 @@ class Identity(JsonRecord):
     def to_json(self) -> dict[str, str]:
         """The JSON object that is stored."""
         return super().to_json() | {"digest": self.digest}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The identity that `to_json` wrote. Raises TypeError for a missing or malformed key,
+        ValueError if the digest is not that of the three parts."""
+        identity = super().from_json(value)
+        if value.get("digest") != identity.digest:
+            raise ValueError(f"digest is not {identity.digest[:12]}…, that of the three parts")
+        return identity
 
 
 def identify(

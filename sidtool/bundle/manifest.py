@@ -4,19 +4,28 @@ version."""
 import datetime
 import importlib.metadata
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypedDict
 
-from sidtool.bundle.history import BuildChange, Change, Version
+from sidtool.bundle.history import Change, Version
 from sidtool.bundle.identity import Identity
+from sidtool.bundle.recipe import Recipe
 from sidtool.collisions.policy import Policy
-from sidtool.errors import CompatibilityError, IntegrityError
+from sidtool.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.sid import SidSpace
 
 FORMAT = 1
 """The bundle format that this version writes, and the newest that it reads."""
+MAX_ITEMS = 1 << 32
+"""Rows of the index are 32-bit numbers."""
+
+_REQUIRED = ("format", "objects")
+"""Keys that a bundle in memory does not need."""
+_LEVEL = re.compile("codebook/level_[^/]*/zarr.json")
+_VERSION = re.compile(r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})")
+_SHA256 = re.compile("[0-9a-f]{64}")
 _UNSAFE = re.compile(r"[\\:\x00]")
 """Characters of Windows paths and drives, and the end of a C string."""
 
@@ -107,21 +116,74 @@ class Manifest(JsonRecord):
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read a stored manifest; unknown keys are ignored.
 
-        Raises CompatibilityError for a format that this version does not read, IntegrityError for a
-        missing or malformed key.
+        Raises CompatibilityError for a format that this version does not read, IntegrityError if a
+        key is missing or a value breaks a rule of docs/format.md.
         """
-        _check_format(value.get("format"))
         try:
-            change = BuildChange(value["items"]).to_json()  # the default
-            manifest = super().from_json({"change": change, **value})
+            if not isinstance(value, Mapping):
+                raise TypeError("it is not an object")
+            _check_format(value.get("format"))
+            missing = [key for key in _REQUIRED if key not in value]
+            if missing:
+                raise TypeError(f"{missing[0]} is missing")
+            default = {"kind": "build", "items": value.get("items")}
+            manifest = super().from_json({"change": default, **value})
+            manifest.check()
             _check_names(manifest.objects)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (TypeError, ValueError, UsageError) as error:
             raise IntegrityError(f"the bundle's manifest is malformed: {error}") from error
         return manifest
 
+    def check(self) -> None:
+        """Raise TypeError or ValueError if a value breaks a rule that its type does not express."""
+        if not 0 <= self.items < MAX_ITEMS:
+            raise ValueError(f"items is {self.items}, not 0 to {MAX_ITEMS - 1}")
+        self._check_collisions()
+        self._check_recipe()
+        previous = self.lineage[-1].digest if self.lineage else self.parent
+        if self.parent != previous:
+            raise ValueError(f"parent is {self.parent}, but the last of lineage is {previous}")
+        for version in self.history:
+            if not _VERSION.fullmatch(version.version):
+                raise ValueError(f"version {version.version!r} is not two numbers with a dot")
+            version.change.check()
+        for digest in self._digests():
+            if not _SHA256.fullmatch(digest):
+                raise ValueError(f"{digest[:80]!r} is not a SHA-256 in lowercase hexadecimal")
+
+    def _check_recipe(self) -> None:
+        recipe = Recipe() if self.recipe is None else Recipe.from_json(self.recipe)
+        stored = [name for name in self.objects if _LEVEL.fullmatch(name)]
+        appended = self.collisions.policy == "append"
+        depth = len(stored)
+        fits = depth < self.space.levels if appended else depth in (0, self.space.levels)
+        names = {f"codebook/level_{level}/zarr.json" for level in range(depth)}
+        if not fits or names != set(stored):
+            raise ValueError(f"codebook levels {sorted(stored)} do not fit the space")
+        if stored and recipe.quantizer is None:
+            raise ValueError("recipe.quantizer is missing, but there is a codebook")
+
+    def _digests(self) -> Iterator[str]:
+        yield from (self.identity.space, self.identity.codebook, self.identity.items)
+        yield from self.compatible_with
+        yield from (version.digest for version in self.history)
+        yield from () if self.parent is None else (self.parent,)
+        yield from self.objects.values()
+
+    def _check_collisions(self) -> None:
+        policy = self.collisions.policy
+        capacity = self.collisions.capacity
+        last_size = self.space.sizes[-1]
+        if policy == "append" and capacity != last_size:
+            raise ValueError(
+                f"capacity is {capacity}, but the appended level has {last_size} codes"
+            )
+        if policy != "append" and capacity is not None:
+            raise ValueError(f"capacity is {capacity}, but no level is appended under {policy}")
+
 
 def _check_format(number: object) -> None:
-    if not isinstance(number, int) or number < 1:
+    if type(number) is not int or number < 1:
         raise IntegrityError(f"the bundle's manifest has format {number!r}, not a number from 1")
     if number > FORMAT:
         raise CompatibilityError(
@@ -131,11 +193,17 @@ def _check_format(number: object) -> None:
 
 
 def _check_names(names: Iterable[str]) -> None:
-    """Raise IntegrityError for an object name that could lead outside of the bundle."""
+    """Raise IntegrityError for an object name that could lead outside of the bundle, ValueError for
+    one that no folder can hold beside the others."""
+    folders = set()
     for name in names:
         steps = name.split("/")
         if _UNSAFE.search(name) or not {"", ".", ".."}.isdisjoint(steps):
             raise IntegrityError(f"the manifest names an object outside of the bundle: {name!r}")
+        folders |= {"/".join(steps[:depth]) for depth in range(1, len(steps))}
+    both = folders.intersection(names)
+    if both:
+        raise ValueError(f"{min(both)!r} is an object and a folder of objects")
 
 
 def flat_record(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

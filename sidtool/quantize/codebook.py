@@ -4,22 +4,23 @@ Needs numpy only, so a bundle encodes without a deep-learning stack.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError
+from sidtool.json_record import JsonRecord
 from sidtool.quantize.fusion import Fusion, fuse
 from sidtool.quantize.mlp import BLOCK, Arrays, by_blocks, forward, has, padded, unit
 from sidtool.sid import Codes, Vectors
 
 
 @dataclass(frozen=True)
-class QuantizerParams:
+class QuantizerParams(JsonRecord):
     """What encoding and decoding need beside the arrays, and a record of the fit."""
 
     dim: int | None = None
@@ -46,18 +47,16 @@ class QuantizerParams:
         return value
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "QuantizerParams":
-        """The parameters that `to_json` stored; other keys are kept in `fit`."""
-        rest = dict(value)
-        fusion = rest.pop("fusion", None)
-        return cls(
-            dim=rest.pop("dim", None),
-            normalize=rest.pop("normalize", False),
-            skip=rest.pop("skip", False),
-            bound=rest.pop("bound", None),
-            fusion=None if fusion is None else Fusion.from_json(fusion),
-            fit=rest,
-        )
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The parameters that `to_json` stored; other keys are kept in `fit`.
+
+        Raises TypeError that names a key if its value is malformed.
+        """
+        if not isinstance(value, Mapping):
+            raise TypeError("expected an object")
+        known = {field.name for field in fields(cls)} - {"fit"}
+        params = super().from_json({key: value[key] for key in known & value.keys()})
+        return replace(params, fit={key: value[key] for key in value if key not in known})
 
 
 @dataclass(frozen=True)

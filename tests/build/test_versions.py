@@ -219,10 +219,11 @@ def test_an_aligned_bundle_records_compatible_codebooks(
     old, new = shop(clusters, 0), shop(clusters, 1, space=SidSpace((8, 8, 8), begin=None, end=None))
     retired = replace(new.items, retired=np.arange(160) < 3, stored_index=None)
     new = Bundle.of(retired, new.codebook, "reassign", name="new")
-    older = Bundle(replace(old.manifest, compatible_with=("abc",), version="1.4"), old.arrays)
+    oldest = "abc0" * 16
+    older = Bundle(replace(old.manifest, compatible_with=(oldest,), version="1.4"), old.arrays)
     aligned = align(new, older)
     change = aligned.manifest.change
-    assert aligned.manifest.compatible_with == (old.identity.codebook, "abc")
+    assert aligned.manifest.compatible_with == (old.identity.codebook, oldest)
     assert (aligned.space, aligned.manifest.name, aligned.manifest.version) == (
         old.space,
         "shop0",
