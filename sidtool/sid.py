@@ -2,16 +2,17 @@
 (`SidSpace`)."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import UsageError
+from sidtool.json_record import JsonRecord
 
 Codes = NDArray[np.uint16]
 """(n, levels): one semantic ID per row."""
@@ -22,6 +23,11 @@ Vectors = NDArray[np.float32]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MAX_CODES = 1 << 16
+MAX_TOKEN_BYTES = 64
+"""Length of a template, a begin or an end token: bounds the size of a vocabulary."""
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and halves of surrogate pairs."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +128,15 @@ class SidMatch:
 
 
 @dataclass(frozen=True)
-class SidSpace(Levels):
+class SidSpace(Levels, JsonRecord):
     """A SID vocabulary: levels and the spelling of their codes as tokens.
 
     The tokens form one block: codes level by level, then the begin token, then the end token
     (OpenOneRec's order, from which FlashRec infers the layout). Begin and end tokens are both
     present or both None.
 
-    Raises UsageError for invalid levels, a template without {level} and {code}, or begin and end
-    tokens that are equal or incomplete.
+    Raises UsageError for invalid levels, a template without {level} and {code}, begin and end
+    tokens that are equal or incomplete, or a text that is too long or has control characters.
     """
 
     template: str = "<s_{level}_{code}>"
@@ -139,10 +145,7 @@ class SidSpace(Levels):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.template.count("{level}") != 1 or self.template.count("{code}") != 1:
-            raise UsageError(
-                f"token template {self.template!r} must contain {{level}} and {{code}} once each"
-            )
+        _check_template(self.template)
         only_one = (self.begin is None) != (self.end is None)
         equal = self.begin is not None and self.begin == self.end
         if only_one or equal:
@@ -150,8 +153,12 @@ class SidSpace(Levels):
                 "begin and end tokens are two different tokens or both None, not "
                 f"{self.begin!r} and {self.end!r}"
             )
-        if len(set(self.tokens)) != len(self.tokens):
-            raise UsageError(f"token template {self.template!r} spells two codes alike")
+        # two codes have different tokens: a level is one letter, and a code has digits only
+        for token in (self.begin, self.end):
+            if token is not None:
+                _check_token(token)
+                if self._is_code(token):
+                    raise UsageError(f"token template {self.template!r} spells {token!r} alike")
 
     @property
     def has_begin_end_tokens(self) -> bool:
@@ -245,19 +252,45 @@ class SidSpace(Levels):
         pattern = re.escape(self.template).replace(r"\{level\}", "(?P<level>[a-z])")
         return re.compile(pattern.replace(r"\{code\}", "(?P<code>[0-9]{1,5})"))
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object from which `from_json` makes the same vocabulary."""
-        return {
-            "sizes": list(self.sizes),
-            "template": self.template,
-            "begin": self.begin,
-            "end": self.end,
-        }
+    def _is_code(self, token: str) -> bool:
+        """Whether a text is the token of a code."""
+        match = self._pattern.fullmatch(token)
+        if match is None or _level(match) >= self.levels:
+            return False
+        code = int(match["code"])
+        return code < self.sizes[_level(match)] and self.token(_level(match), code) == token
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "SidSpace":
-        """The vocabulary that `to_json` wrote."""
-        return cls(tuple(value["sizes"]), value["template"], value["begin"], value["end"])
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The vocabulary that `to_json` wrote.
+
+        Raises TypeError if a key is missing or malformed, UsageError for an invalid vocabulary.
+        """
+        space = super().from_json(value)
+        for key in space.to_json():
+            if key not in value:
+                raise TypeError(f"{key} is missing")
+        return space
+
+
+def _check_template(template: str) -> None:
+    _check_token(template)
+    # a letter must not complete another slot, as in "{{level}ode}"
+    texts = [template, *(template.replace("{level}", letter) for letter in "code")]
+    if template.count("{level}") != 1 or any(text.count("{code}") != 1 for text in texts):
+        raise UsageError(
+            f"token template {template!r} must contain {{level}} and {{code}} once each"
+        )
+
+
+def _check_token(text: str) -> None:
+    """Raise UsageError for a token or template that is empty, long or not printable."""
+    n_bytes = len(text.encode("utf-8", "replace"))
+    if not 1 <= n_bytes <= MAX_TOKEN_BYTES:
+        start = text[:20]
+        raise UsageError(f"token {start!r} has {n_bytes} bytes, not 1 to {MAX_TOKEN_BYTES}")
+    if _UNPRINTABLE.search(text):
+        raise UsageError(f"token {text!r} has a control character")
 
 
 def _level(match: re.Match[str]) -> int:

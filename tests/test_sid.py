@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,11 +55,57 @@ def test_tokens_are_one_level_major_block_with_begin_and_end_last(sizes: tuple[i
         ({"sizes": (4,), "template": "<{code}>"}, "level"),
         ({"sizes": (4,), "begin": None}, "begin and end tokens"),
         ({"sizes": (4, 4), "template": "{level}{code}", "begin": "a1", "end": "x"}, "alike"),
+        ({"sizes": (4, 4), "begin": "x", "end": "<s_b_3>"}, "alike"),
+        ({"sizes": (4,), "template": "{{level}ode}{code}"}, "once each"),
+        ({"sizes": (4,), "template": "{level}{code}" + "x" * 52}, "has 65 bytes, not 1 to 64"),
+        ({"sizes": (4,), "template": "{level}{code}\x1b[31m"}, "control character"),
+        ({"sizes": (4,), "template": "{level}{code}\ud800"}, "control character"),
+        ({"sizes": (4,), "begin": "", "end": "x"}, "has 0 bytes"),
+        ({"sizes": (4,), "begin": "é" * 33, "end": "x"}, "has 66 bytes"),
+        ({"sizes": (4,), "begin": "a\nb", "end": "x"}, "control character"),
     ],
 )
 def test_an_invalid_space_is_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         SidSpace(**arguments)
+
+
+def test_begin_and_end_may_look_like_codes_outside_of_the_levels() -> None:
+    space = SidSpace((4, 4), begin="<s_a_4>", end="<s_c_1>")
+    assert len(set(space.tokens)) == 10
+    assert SidSpace((4, 4), begin="<s_a_04>", end="<s_b_01>").parse("<s_a_1><s_b_1>") == (1, 1)
+
+
+affixes = st.text("{}abcdelov01", max_size=6)
+
+
+@given(sizes, affixes, affixes, affixes, st.booleans())
+def test_every_accepted_template_spells_codes_differently(
+    sizes: tuple[int, ...], before: str, between: str, after: str, level_first: bool
+) -> None:
+    slots = ("{level}", "{code}") if level_first else ("{code}", "{level}")
+    try:
+        space = SidSpace(sizes, f"{before}{slots[0]}{between}{slots[1]}{after}")
+    except UsageError:
+        return
+    assert len(set(space.tokens)) == sum(sizes) + 2
+
+
+def test_a_vocabulary_takes_no_memory_before_it_is_spelled() -> None:
+    tracemalloc.start()
+    try:
+        SidSpace((65536,) * 4)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("key", ["sizes", "template", "begin", "end"])
+def test_a_stored_space_has_every_key(key: str) -> None:
+    stored = SidSpace((4, 4)).to_json()
+    del stored[key]
+    with pytest.raises(TypeError, match=f"{key} is missing"):
+        SidSpace.from_json(stored)
 
 
 @pytest.mark.parametrize(
