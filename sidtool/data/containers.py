@@ -85,14 +85,18 @@ class _Inflated(RawIOBase):
 
 
 @contextmanager
-def read_errors(path: Path, content: str = "") -> Iterator[None]:
-    """The one place that turns what libraries raise on a damaged file into a DataError of one line,
-    which names the file. `content` says as what it was read.
-
-    Raises DataError also, before anything is read, for what is neither a regular file nor a folder
-    of such: reading a pipe or a device may never end.
-    """
+def read_errors(path: Path) -> Iterator[None]:
+    """Raise DataError for any error of a reader, and before anything is read for what is neither a
+    regular file nor a folder of such: reading a pipe or a device may never end."""
     require_regular(path)
+    with library_errors(path):
+        yield
+
+
+@contextmanager
+def library_errors(path: Path, content: str = "") -> Iterator[None]:
+    """The one place that turns what libraries raise on a damaged file into a DataError of one line,
+    which names the file. `content` says as what it was read."""
     try:
         yield
     except SidtoolError:

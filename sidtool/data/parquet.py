@@ -12,8 +12,10 @@ from sidtool.errors import DataError
 
 FREE_ROWS = 1 << 16
 """Rows that a file of any size may have."""
-ROWS_PER_BYTE = 64
-"""Rows beyond FREE_ROWS that each byte of a file may hold: a footer can claim any number."""
+FREE_VALUES = 1 << 22
+"""Values that a column of a file of any size may have."""
+VALUES_PER_BYTE = 64
+"""Rows and values beyond these that each byte of a file may hold: a footer can claim any number."""
 
 
 def parquet_column_names(path: Path) -> tuple[str, ...]:
@@ -42,10 +44,25 @@ def open_dataset(path: Path) -> Any:
     for file in dataset.files:
         size = Path(file).stat().st_size
         with pq.ParquetFile(file) as opened:
-            rows = opened.metadata.num_rows
-        if not 0 <= rows <= FREE_ROWS + ROWS_PER_BYTE * size:
-            raise DataError(f"{file} claims {rows} rows in {size} bytes")
+            footer = opened.metadata
+        if not 0 <= footer.num_rows <= FREE_ROWS + VALUES_PER_BYTE * size:
+            raise DataError(f"{file} claims {footer.num_rows} rows in {size} bytes")
+        values = _most_values(footer)
+        if values > FREE_VALUES + VALUES_PER_BYTE * size:
+            raise DataError(f"{file} claims a column of {values} values in {size} bytes")
     return dataset
+
+
+def _most_values(footer: Any) -> int:
+    """The number of values that the largest column claims, members of lists included."""
+    groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
+    return max(
+        (
+            sum(group.column(index).num_values for group in groups)
+            for index in range(footer.num_columns if groups else 0)
+        ),
+        default=0,
+    )
 
 
 def id_strings(path: Path, name: str, column: Column) -> Column:

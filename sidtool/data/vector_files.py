@@ -2,20 +2,28 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from os import SEEK_CUR
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from numpy.typing import NDArray
 
+from sidtool.data.containers import library_errors, open_file, read_errors, require_regular
 from sidtool.data.digests import digest_strings
 from sidtool.data.items import ID_COLUMNS
-from sidtool.data.tables import choose_column, need_column
+from sidtool.data.json_tables import is_id
+from sidtool.data.parquet import open_dataset, parquet_column_names
+from sidtool.data.tables import choose_column, need_column, read_columns
 from sidtool.data.vectors import Stored, VectorSource, require_matrix, rows_within
+from sidtool.data.zarr_vectors import open_zarr
+from sidtool.documents import parse_json
 from sidtool.errors import DataError
 from sidtool.sid import Vectors
 
+MAX_NPY_HEADER = 10_000
+"""NumPy's limit, which it checks after it has read the header."""
 VECTOR_COLUMNS = ("vector", "embedding", "embeddings", "vectors", "emb")
 
 
@@ -55,20 +63,11 @@ def open_vectors(
             f"{path}: the name does not end in a known suffix",
             hint=f"known are {' '.join(readers)}",
         )
-    try:
+    require_regular(path)
+    with library_errors(path, "vectors"):
         stored, stored_ids, chunk = opener(path)
-    except (
-        OSError,
-        EOFError,
-        BadZipFile,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"{path} cannot be read as vectors: {reason}") from error
-    require_matrix(str(path), stored)
+        require_matrix(str(path), stored)
+    stored = _Guarded(path, stored)
     limit = rows_within(stored, memory)
     stored_rows = _stored_rows(path, stored, stored_ids, ids)
     stamp = json.dumps([_stamp(path), digest_strings(stored_ids or []), digest_strings(ids or [])])
@@ -113,22 +112,59 @@ def _stored_rows(
 # The containers
 
 
+class _Guarded:
+    """A stored matrix whose damaged parts are reported when they are read."""
+
+    def __init__(self, path: Path, stored: Stored) -> None:
+        self._path = path
+        self._stored = stored
+        self.shape = stored.shape
+        self.dtype = stored.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        with library_errors(self._path, "vectors"):
+            return self._stored[key]
+
+
 class _Npy:
     """A `.npy` file, mapped anew for each read: the pages of a permanent mapping would fill the
     memory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        mapped = self._map()
-        self.shape = mapped.shape
-        self.dtype = mapped.dtype
+        with path.open("rb") as stream:
+            self.shape, self._order, self.dtype = _npy_header(stream)
+            self._offset = stream.tell()
+        stored = path.stat().st_size - self._offset
+        claimed = self.dtype.itemsize
+        for size in self.shape:
+            claimed *= size  # of Python, which does not overflow
+        if self.dtype.hasobject or min(self.shape, default=1) < 0 or claimed != stored:
+            raise ValueError(
+                f"the header claims {claimed} bytes of shape {self.shape} and type {self.dtype}, "
+                f"{stored} are stored"
+            )
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        return np.array(self._map()[key])
+        mapped: NDArray[Any] = np.memmap(
+            self._path, self.dtype, "r", self._offset, self.shape, self._order
+        )
+        return np.array(mapped[key])
 
-    def _map(self) -> NDArray[Any]:
-        mapped: NDArray[Any] = np.load(self._path, mmap_mode="r", allow_pickle=False)
-        return mapped
+
+def _npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
+    """Shape, order and type. Raises ValueError for a malformed header."""
+    readers = {(1, 0): (2, read_array_header_1_0), (2, 0): (4, read_array_header_2_0)}
+    version = read_magic(stream)
+    if version not in readers:
+        raise ValueError(f"its .npy version is {version}, not one of {list(readers)}")
+    width, read_header = readers[version]
+    length = int.from_bytes(stream.read(width), "little")
+    if length > MAX_NPY_HEADER:
+        raise ValueError(f"its header claims {length} bytes, more than {MAX_NPY_HEADER}")
+    stream.seek(-width, SEEK_CUR)
+    shape, is_fortran, dtype = read_header(stream)
+    return tuple(map(int, shape)), "F" if is_fortran else "C", dtype
 
 
 def _open_npy(path: Path) -> tuple[Stored, list[str] | None, int]:
@@ -136,10 +172,29 @@ def _open_npy(path: Path) -> tuple[Stored, list[str] | None, int]:
     lines = path.with_suffix(".ids.txt")
     listed = path.with_suffix(".ids.json")
     if lines.exists():
-        return stored, lines.read_text(encoding="utf-8").splitlines(), 0
+        return stored, _id_lines(lines), 0
     if listed.exists():
-        return stored, [str(item) for item in json.loads(listed.read_text(encoding="utf-8"))], 0
+        return stored, _id_list(listed), 0
     return stored, None, 0
+
+
+def _id_lines(path: Path) -> list[str]:
+    """The ids of a text file: the text of each line, which ends at a line feed and nothing else."""
+    with read_errors(path), open_file(path) as stream:
+        text = stream.read().decode("utf-8")
+    lines = text.removesuffix("\n").split("\n") if text else []
+    ids = [line.removesuffix("\r") for line in lines]
+    if "" in ids:
+        raise DataError(f"{path}, line {ids.index('') + 1}: the item id is empty")
+    return ids
+
+
+def _id_list(path: Path) -> list[str]:
+    with read_errors(path):
+        ids = parse_json(path.read_bytes())
+    if not isinstance(ids, list) or not all(map(is_id, ids)):
+        raise DataError(f"{path} is no list of ids")
+    return [str(item) for item in ids]
 
 
 class _ParquetColumn:
@@ -155,7 +210,7 @@ class _ParquetColumn:
         self._name = name
         self._dim = 0
         self._groups: list[tuple[Any, int, int]] = []  # file, group, rows
-        for file in pq.ParquetDataset(path).files:
+        for file in open_dataset(path).files:
             opened = pq.ParquetFile(file)
             sizes = (
                 opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)
@@ -211,9 +266,7 @@ def _before(part: NDArray[Any], rest: Iterator[NDArray[Any]]) -> Iterator[NDArra
 
 
 def _open_parquet(path: Path) -> tuple[Stored, list[str] | None, int]:
-    import pyarrow.parquet as pq
-
-    names = pq.ParquetDataset(path).schema.names
+    names = parquet_column_names(path)
     id_name = need_column(path, names, None, ID_COLUMNS, "item id", "the name item_id")
     name = choose_column(path, names, None, VECTOR_COLUMNS, "vector")
     if name is None:
@@ -221,16 +274,12 @@ def _open_parquet(path: Path) -> tuple[Stored, list[str] | None, int]:
             f"{path} has no column of vectors: {', '.join(names)}",
             hint="name it 'vector' or 'embedding'",
         )
-    ids = [str(item) for item in pq.read_table(path, columns=[id_name])[id_name].to_pylist()]
+    ids = read_columns(path, [id_name], ids=[id_name])[id_name].to_pylist()
+    if None in ids or "" in ids:
+        raise DataError(f"{path}: an item id is empty")
     return _ParquetColumn(path, name), ids, 1
 
 
 def _open_zarr(path: Path) -> tuple[Stored, list[str] | None, int]:
-    import zarr
-    from zarr.storage import ZipStore
-
-    stored = zarr.open(ZipStore(path, mode="r") if path.suffix == ".zip" else path, mode="r")
-    if isinstance(stored, zarr.Array):
-        return stored, None, max(stored.chunks[0], 1) if stored.ndim else 1
-    vectors = stored["vectors"]
-    return vectors, [str(item) for item in stored["ids"][:].tolist()], max(vectors.chunks[0], 1)
+    vectors, ids = open_zarr(path)
+    return vectors, ids, max(vectors.chunks[0], 1)

@@ -2,7 +2,10 @@
 parts."""
 
 import json
+import pickle
+import shutil
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +231,195 @@ def test_a_changed_file_has_another_fingerprint(tmp_path: Path) -> None:
     assert open_vectors(path, ids[::-1]).fingerprint != first
     np.save(path, np.zeros((10, 4), dtype=np.float32))
     assert open_vectors(path, ids).fingerprint != first
+
+
+# What an attacker claims
+
+
+def refused(path: Path, message: str) -> None:
+    """Read the vectors, which must be refused in one line and without much memory."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=message) as caught:
+            read_vectors(path, ["a", "b"])
+        assert tracemalloc.get_traced_memory()[1] < (64 << 20)
+    finally:
+        tracemalloc.stop()
+    assert str(path.with_suffix("")) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def npy(header: str, data: bytes = b"", *, length: int | None = None, version: int = 2) -> bytes:
+    text = header.encode("latin1") + b"\n"
+    size = len(text) if length is None else length
+    return b"\x93NUMPY" + bytes([version, 0]) + size.to_bytes(4, "little") + text + data
+
+
+def descr(kind: str = "<f4", shape: str = "(2, 2)", order: str = "False") -> str:
+    return f"{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {shape}}}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy(descr(shape="(1000000000, 1000000000)"), bytes(16)),
+        npy(descr(shape=f"({2**62}, 4)"), bytes(16)),
+        npy(descr(shape="(-1, 2)"), bytes(16)),
+        npy(descr(shape="(-2, -2)"), bytes(16)),
+        npy(descr(shape="(2, 3)"), bytes(16)),
+        npy(descr(), bytes(17)),
+        npy(descr(kind="|O"), pickle.dumps([1, 2, 3, 4])),
+        npy(descr(kind="|V0")),
+        npy(descr(kind="<U1000000000")),
+        npy(descr(shape="2")),
+        npy(descr(shape="(2.0, 2)"), bytes(16)),
+        npy(descr(shape="(" * 4000)),
+        npy("-" * 9000),
+        npy("[" * 9000),
+        npy("{}"),
+        npy(descr(), bytes(16), length=2**32 - 1),
+        npy(descr(), bytes(16), length=2**20),
+        npy(descr(), bytes(16), version=9),
+        b"\x93NUMPY\x03\x00" + npy(descr(), bytes(16))[8:],
+        b"\x93NUM",
+    ],
+)
+def test_a_npy_header_that_lies_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.npy").write_bytes(content)
+    refused(tmp_path / "x.npy", "cannot be read as vectors|not a matrix of numbers")
+
+
+def test_a_npy_file_in_fortran_order_is_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.asfortranarray(STORED))
+    np.testing.assert_array_equal(read_vectors(tmp_path / "x.npy"), STORED)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.ids.txt", b"a\n\xff", "cannot be read"),
+        ("x.ids.txt", b"a\n\nb\nc\n", "line 2: the item id is empty"),
+        ("x.ids.json", b'["a", true, "b", "c"]', "no list of ids"),
+        ("x.ids.json", b'["a", 1.0, "b", "c"]', "no list of ids"),
+        ("x.ids.json", b'{"a": 1}', "no list of ids"),
+        ("x.ids.json", b'["a", "\\ud800", "b", "c"]', "lone surrogate"),
+        ("x.ids.json", b"[" * 100_000, "too deep"),
+        ("x.ids.json", b"[" + b"9" * 5000 + b"]", "too many digits"),
+    ],
+)
+def test_ids_beside_a_matrix_are_ids(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    np.save(tmp_path / "x.npy", STORED)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_vectors(tmp_path / "x.npy", ["a"])
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_ids_beside_a_matrix_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    ids = [" a", "b\u2028c", "d\x0be", "f\x85"]
+    np.save(tmp_path / "x.npy", STORED)
+    (tmp_path / "x.ids.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(ids).encode() + b"\r\n")
+    np.testing.assert_array_equal(read_vectors(tmp_path / "x.npy", ids[::-1]), STORED[::-1])
+
+
+def rewritten(path: Path, array: str, **changes: object) -> Path:
+    """A Zarr group with changed metadata of an array."""
+    group = store(path, STORED, IDS)
+    file = group / array / "zarr.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return path
+
+
+def grid(*shape: int) -> dict[str, object]:
+    return {"name": "regular", "configuration": {"chunk_shape": list(shape)}}
+
+
+@pytest.mark.parametrize("array", ["vectors", "ids"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": [10**9, 3]},
+        {"shape": [10**18, 10**18]},
+        {"shape": [10**9, 3], "chunk_grid": grid(1, 1)},
+        {"chunk_grid": grid(10**9, 10**9)},
+        {"chunk_grid": grid(10**9, 3)},
+        {"chunk_grid": grid(-1, 3)},
+        {"chunk_grid": grid(0, 3)},
+        {"chunk_grid": grid(1, 1)},
+        {"shape": [-4, 3]},
+        {"shape": [0, 3]},
+        {"shape": "4"},
+        {"codecs": [{"name": "numcodecs.pickle"}]},
+        {"codecs": [{"name": "evil"}]},
+        {"data_type": "complex128"},
+        {"data_type": {"name": "fixed_length_utf32", "configuration": {"length_bytes": 4 << 40}}},
+        {"zarr_format": 4},
+        {"fill_value": "NaN NaN"},
+    ],
+)
+def test_a_zarr_array_that_claims_more_than_is_stored_is_refused(
+    tmp_path: Path, array: str, changes: dict[str, object]
+) -> None:
+    if array == "ids":
+        if "shape" in changes and isinstance(changes["shape"], list):
+            changes = changes | {"shape": changes["shape"][:1]}
+        if "chunk_grid" in changes:
+            shape = changes["chunk_grid"]["configuration"]["chunk_shape"]  # type: ignore[index]
+            changes = changes | {"chunk_grid": grid(shape[0])}
+    refused(rewritten(tmp_path / "x.zarr", array, **changes), "cannot be read|x.zarr")
+
+
+def test_a_zarr_chunk_that_is_missing_is_not_read_as_zeros(tmp_path: Path) -> None:
+    path = store(tmp_path / "x.zarr", STORED, IDS)
+    (path / "vectors" / "c" / "0" / "0").unlink()
+    refused(path, "1 of 1 chunks of vectors/ are not stored")
+
+
+def test_a_zarr_array_cannot_run_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    path = store(tmp_path / "x.zarr", STORED, IDS)
+    shutil.rmtree(path / "ids")
+    (path / "ids").mkdir()
+    (path / "ids" / "0").write_bytes(pickle.dumps(Evil()))
+    metadata = {"zarr_format": 2, "shape": [4], "chunks": [4], "dtype": "|O", "order": "C"}
+    codecs = {"fill_value": None, "compressor": None, "filters": [{"id": "pickle"}]}
+    (path / "ids" / ".zarray").write_text(json.dumps(metadata | codecs))
+    refused(path, "cannot be read|codec 'pickle'")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_zip_that_expands_without_end_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zarr.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zarr.json", bytes(40 << 20))
+    refused(tmp_path / "x.zarr.zip", "expands to more than 100 times its size")
+
+
+def test_parquet_claims_are_compared_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    zeros = pa.array(np.zeros(1 << 24, dtype=np.float32))
+    lists = pa.FixedSizeListArray.from_arrays(zeros, 1 << 23)
+    pq.write_table(pa.table({"item_id": ["a", "b"], "vector": lists}), path)
+    refused(path, "claims a column of 16777216 values")
+    pq.write_table(pa.table({"item_id": pa.repeat("a", 1 << 22)}), path)
+    refused(path, "claims 4194304 rows")
+
+
+def test_damage_in_a_later_part_is_one_line(tmp_path: Path) -> None:
+    rows = 3000
+    for name in ("x.parquet", "x.zarr"):
+        many(tmp_path / name, rows, 4, [f"i{row}" for row in range(rows)])
+        source = open_vectors(tmp_path / name)
+        damaged = tmp_path / name
+        if damaged.is_dir():
+            damaged = max((damaged / "vectors" / "c").rglob("0"), key=lambda each: each.parts)
+        content = bytearray(damaged.read_bytes())
+        quarter = len(content) // 4
+        content[4 : 3 * quarter] = b"\xff" * (3 * quarter - 4)
+        damaged.write_bytes(content)
+        with pytest.raises(DataError, match=r"cannot be read as vectors|not finite"):
+            source.all()
