@@ -1,7 +1,7 @@
 """Token ids of segments, by one tokenizer."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -9,6 +9,9 @@ from weakref import WeakKeyDictionary
 from sidtool.errors import UsageError
 from sidtool.prompt.segments import Segment
 from sidtool.prompt.tokens import SidTokens
+
+METASPACE = "\u2581"
+"""The character that SentencePiece puts in place of a space."""
 
 
 class PromptEncoder:
@@ -19,8 +22,15 @@ class PromptEncoder:
     def __init__(self, tokenizer: Any, tokens: SidTokens) -> None:
         self.tokens = tokens
         self._tokenizer = tokenizer
-        self._plain_backend = _backend_without_added_tokens(tokenizer)
-        self._special_ids = _special_ids(tokenizer)
+        text_tokens = _text_tokens(tokenizer, tokens)
+        self._plain_backend = _backend_with_added_tokens(tokenizer, text_tokens)
+        # the copy of the backend may number added tokens anew
+        copied = {
+            token_id: self._plain_backend.token_to_id(content)
+            for token_id, content in text_tokens.items()
+        }
+        self._true_ids = {copy: token_id for token_id, copy in copied.items() if copy != token_id}
+        self._special_ids = _special_ids(tokenizer) - text_tokens.keys()
         # Templates repeat in every prompt, titles in many histories.
         self._template_ids = lru_cache(4096)(self._encode_template)
         self._catalog_ids = lru_cache(1 << 16)(self._encode_catalog)
@@ -52,15 +62,14 @@ class PromptEncoder:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _encode_catalog(self, text: str) -> tuple[int, ...]:
-        """Ids of catalog text, none of them of a special or added token."""
+        """Ids of catalog text, none of them of a special token or of an added one with meaning."""
         encoding = self._plain_backend.encode(text, add_special_tokens=False)
-        special = [
-            position
-            for position, token_id in enumerate(encoding.ids)
-            if token_id in self._special_ids
-        ]
+        ids = tuple(encoding.ids)
+        if self._true_ids:
+            ids = tuple(self._true_ids.get(token_id, token_id) for token_id in ids)
+        special = [n for n, token_id in enumerate(ids) if token_id in self._special_ids]
         if not special:
-            return tuple(encoding.ids)
+            return ids
         if len(text) == 1:
             return ()  # nothing else spells this character
         # The base vocabulary contains this special token, too. Cut the text within it and encode
@@ -85,15 +94,32 @@ def prompt_encoder(tokenizer: Any, tokens: SidTokens) -> PromptEncoder:
     return encoder
 
 
-def _backend_without_added_tokens(tokenizer: Any) -> Any:
-    """A copy of a fast tokenizer's backend with an empty list of added tokens."""
+def _text_tokens(tokenizer: Any, tokens: SidTokens) -> dict[int, str]:
+    """The added tokens that only spell text, by id: white space and single characters.
+
+    Gemma's tokenizers have line feeds, tabs and runs of spaces as added tokens, and no other token
+    for the first two."""
+    control = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    control.update(range(tokens.start, tokens.stop))
+    return {
+        token_id: token.content
+        for token_id, token in tokenizer.added_tokens_decoder.items()
+        if not token.special
+        and token_id not in control
+        and (len(token.content) == 1 or not token.content.replace(METASPACE, " ").strip())
+    }
+
+
+def _backend_with_added_tokens(tokenizer: Any, text_tokens: Mapping[int, str]) -> Any:
+    """A copy of a fast tokenizer's backend with only these of its added tokens."""
     from tokenizers import Tokenizer
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UsageError(f"{type(tokenizer).__name__} is a slow tokenizer, a fast one is needed")
     value = json.loads(backend.to_str())
-    value.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+    added = [token for token in value["added_tokens"] if token["id"] in text_tokens]
+    value.update(added_tokens=added, post_processor=None, truncation=None, padding=None)
     return Tokenizer.from_str(json.dumps(value))
 
 

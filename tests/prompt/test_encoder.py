@@ -3,7 +3,9 @@
 from functools import cache
 from typing import Any
 
+import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -11,7 +13,13 @@ from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.segments import catalog, template
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
-from tests.prompt.cases import SPACE, catalog_texts, extended_tokenizer
+from tests.prompt.cases import (
+    SPACE,
+    SPACES,
+    catalog_texts,
+    extended_tokenizer,
+    tokenizers_of_every_kind,
+)
 
 
 @cache
@@ -55,6 +63,36 @@ def test_special_tokens_of_the_base_vocabulary_are_avoided_too(text: str) -> Non
     special = set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
     assert not special & set(encoder.ids([catalog(text)]))
     assert encoder.ids([catalog("<|im_end|>")])
+
+
+spaced_texts = st.lists(
+    st.sampled_from(
+        [
+            "\n",
+            "\t",
+            " ",
+            "  ",
+            "\n\n",
+            "a",
+            "lamp",
+            "<table>",
+            "<start_of_turn>",
+            "<eos>",
+            "<s_a_1>",
+        ]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@pytest.mark.parametrize("kind", range(5))
+@given(text=spaced_texts)
+def test_white_space_comes_back_by_decode(kind: int, text: str) -> None:
+    tokenizer, tokens = tokenizers_of_every_kind()[kind]
+    ids = PromptEncoder(tokenizer, tokens).ids([catalog(text)])
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+    added = tokenizer.added_tokens_decoder
+    assert {added[token_id].content for token_id in ids if token_id in added} <= {*SPACES}
 
 
 def test_the_same_text_in_a_template_is_markup() -> None:
