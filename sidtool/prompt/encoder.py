@@ -1,12 +1,14 @@
 """Token ids of segments, by one tokenizer."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sidtool.errors import UsageError
+from sidtool.checkpoint.guard import first_line, loading
+from sidtool.errors import DataError, UsageError
 from sidtool.prompt.segments import Segment
 from sidtool.prompt.tokens import SidTokens
 
@@ -58,12 +60,25 @@ class PromptEncoder:
         encode = self._template_ids if segment.kind == "template" else self._catalog_ids
         return encode(segment.text)
 
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        """Turn what a damaged tokenizer raises for a text into one line."""
+        try:
+            yield
+        except Exception as error:
+            name = getattr(self._tokenizer, "name_or_path", "")
+            raise DataError(
+                f"the tokenizer of {name} cannot encode a text: {first_line(error)}"
+            ) from error
+
     def _encode_template(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        with self._one_line_errors():
+            return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _encode_catalog(self, text: str) -> tuple[int, ...]:
         """Ids of catalog text, none of them of a special token or of an added one with meaning."""
-        encoding = self._plain_backend.encode(text, add_special_tokens=False)
+        with self._one_line_errors():
+            encoding = self._plain_backend.encode(text, add_special_tokens=False)
         ids = tuple(encoding.ids)
         if self._true_ids:
             ids = tuple(self._true_ids.get(token_id, token_id) for token_id in ids)
@@ -120,7 +135,8 @@ def _backend_with_added_tokens(tokenizer: Any, text_tokens: Mapping[int, str]) -
     value = json.loads(backend.to_str())
     added = [token for token in value["added_tokens"] if token["id"] in text_tokens]
     value.update(added_tokens=added, post_processor=None, truncation=None, padding=None)
-    return Tokenizer.from_str(json.dumps(value))
+    with loading(getattr(tokenizer, "name_or_path", ""), "as a tokenizer"):
+        return Tokenizer.from_str(json.dumps(value))
 
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:

@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from sidtool.errors import UsageError
+from sidtool.prompt.chat_template import render
 
 Format = Literal["plain", "chat"]
 """Plain text, or the chat markup of the tokenizer."""
@@ -68,7 +69,7 @@ def chat_frame(before: str, after: str, separator: str, tokenizer: Any | None) -
     and completion, so that only literal text remains.
 
     Raises UsageError if the tokenizer has no chat template, or one that does not render both texts
-    exactly once."""
+    exactly once, DataError for one that fails."""
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(
             "the chat format needs a tokenizer with a chat template", hint="--format plain"
@@ -77,7 +78,7 @@ def chat_frame(before: str, after: str, separator: str, tokenizer: Any | None) -
         {"role": "user", "content": before + _CONTENT + after},
         {"role": "assistant", "content": _COMPLETION},
     ]
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False)  # type: ignore[union-attr]
+    text = render(tokenizer, messages)
     if text.count(_CONTENT) != 1 or text.count(_COMPLETION) != 1:
         raise UsageError(
             "the chat template does not render user and assistant messages once each",
