@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import Identity
 from sidtool.bundle.integrity import verify
-from sidtool.errors import CompatibilityError, DataError, IntegrityError
+from sidtool.checkpoint.files import MAX_JSON
+from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
+from sidtool.json_record import JsonRecord, parse_json
 from sidtool.model.stage_record import ModelReference, StageParams, StageRecord, TrainParams
 from sidtool.output import write_whole
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
@@ -23,11 +25,15 @@ FORMAT = 1
 CONTRACT = "sid.json"
 BUNDLE_COPY = "sid.zarr"
 
+MAX_TOKEN_ID = 1 << 31
+_REQUIRED = {"history_prompt", "text_prompt", "normalize", "base_folder"}
+"""Keys that every contract has, though a field of the record has a default."""
+
 ModelNormalize = Literal["level", "trie"]
 
 
 @dataclass(frozen=True)
-class Contract:
+class Contract(JsonRecord):
     """What a model stores about its tokenizer and its making."""
 
     identity: Identity
@@ -87,46 +93,40 @@ class Contract:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Contract":
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read a stored contract; unknown keys are ignored.
 
         Raises CompatibilityError for a newer format, IntegrityError for a missing or malformed key.
         """
-        try:
-            return cls._parse(value)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise IntegrityError(
-                f"the model's contract is malformed: {type(error).__name__} {error}"
-            ) from error
-
-    @classmethod
-    def _parse(cls, value: Mapping[str, Any]) -> "Contract":
-        if value["format"] > FORMAT:
+        number = value.get("format")
+        if type(number) is int and number > FORMAT:
             raise CompatibilityError(
-                f"the model's contract has format {value['format']}, this sidtool reads up to "
-                f"{FORMAT}",
+                f"the model's contract has format {number}, this sidtool reads up to {FORMAT}",
                 hint="upgrade sidtool",
             )
-        if value["normalize"] not in get_args(ModelNormalize):
-            raise ValueError(f"normalize {value['normalize']!r}")
-        identity = value["identity"]
-        base_folder = value["base_folder"]
-        history_prompt = value["history_prompt"]
-        text_prompt = value["text_prompt"]
-        return cls(
-            identity=Identity(identity["space"], identity["codebook"], identity["items"]),
-            space=SidSpace.from_json(value["space"]),
-            token_start=int(value["token_start"]),
-            base_model=value["base_model"],
-            base_revision=value["base_revision"],
-            base_weights=dict(value["base_weights"]),
-            base_files=dict(value.get("base_files", {})),
-            stages=tuple(StageRecord.from_json(record) for record in value["stages"]),
-            history_prompt=HistoryPrompt.from_json(history_prompt) if history_prompt else None,
-            text_prompt=TextPrompt.from_json(text_prompt) if text_prompt else None,
-            normalize=value["normalize"],
-            base_folder=ModelReference.from_json(base_folder) if base_folder else None,
-        )
+        try:
+            if type(number) is not int or number < 1:
+                raise ValueError(f"format {number!r}")
+            for key in sorted(_REQUIRED - value.keys()):
+                raise ValueError(f"{key} is missing")
+            contract = super().from_json(value)
+            contract._check(value.get("token_stop"))
+        except (KeyError, TypeError, ValueError, AttributeError, DataError, UsageError) as error:
+            raise IntegrityError(f"the model's contract is malformed: {error}") from error
+        return contract
+
+    def _check(self, token_stop: Any) -> None:
+        """Raise ValueError unless the token block is possible and there is a stage,
+        CompatibilityError if the block does not end where it is said to."""
+        if not 0 <= self.token_start <= MAX_TOKEN_ID:
+            raise ValueError(f"token_start is {self.token_start}")
+        if token_stop is not None and token_stop != self.tokens.stop:
+            raise CompatibilityError(
+                f"SID tokens from id {self.token_start} end before id {self.tokens.stop}, but the "
+                f"model's token_stop in its contract says {token_stop!r}"
+            )
+        if not self.stages:
+            raise ValueError("it has no stage")
 
 
 def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> None:
@@ -150,12 +150,17 @@ def read_contract(folder: Path) -> Contract:
             hint=f"sidtool extend-model {folder} BUNDLE -o NEW makes one",
         )
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MAX_JSON:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        value = parse_json(path.read_bytes())
     except ValueError as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):
         raise IntegrityError(f"{path} is damaged: it has no JSON object")
-    return Contract.from_json(value)
+    try:
+        return Contract.from_json(value)
+    except RefusedError as error:
+        raise type(error)(f"{path}: {error}", hint=error.hint) from error
 
 
 def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
@@ -176,4 +181,10 @@ def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
         raise CompatibilityError(
             f"{folder / BUNDLE_COPY} is bundle {actual}, {CONTRACT} says {expected}"
         )
+    stored = bundle.space.to_json()
+    for key, value in contract.space.to_json().items():
+        if value != stored[key]:
+            raise CompatibilityError(
+                f"{folder / CONTRACT} has {key} {value!r}, its bundle copy has {stored[key]!r}"
+            )
     return bundle

@@ -1,16 +1,17 @@
 """The stages that made a model, as its contract records them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sidtool.json_record import JsonRecord
 from sidtool.model.pretrained import Checkpoint, file_digests, weight_digests
 from sidtool.splits.record import SplitReference
 
 
 @dataclass(frozen=True)
-class ModelReference:
+class ModelReference(JsonRecord):
     """A model folder, identified by the digests of its weights."""
 
     path: str
@@ -25,14 +26,9 @@ class ModelReference:
         checkpoint = Checkpoint(folder)
         return cls(str(folder.resolve()), weight_digests(checkpoint), file_digests(checkpoint))
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "ModelReference":
-        """Read a stored reference."""
-        return cls(value["path"], dict(value["weights"]), dict(value.get("files", {})))
-
 
 @dataclass(frozen=True)
-class ExtendParams:
+class ExtendParams(JsonRecord):
     """How `extend-model` made the embedding rows of the SID tokens."""
 
     init: str
@@ -40,7 +36,7 @@ class ExtendParams:
 
 
 @dataclass(frozen=True)
-class TrainParams:
+class TrainParams(JsonRecord):
     """How `train` made a model."""
 
     examples: str
@@ -62,14 +58,14 @@ class TrainParams:
 
 
 @dataclass(frozen=True)
-class MergeParams:
+class MergeParams(JsonRecord):
     """The base that `merge` merged adapters into."""
 
     base: ModelReference
 
 
 @dataclass(frozen=True)
-class RebindParams:
+class RebindParams(JsonRecord):
     """The bundle that `rebind` replaced."""
 
     previous_bundle: str
@@ -80,7 +76,7 @@ class RebindParams:
 
 StageParams = ExtendParams | TrainParams | MergeParams | RebindParams
 
-_PARAMS: Mapping[str, type[Any]] = {
+_PARAMS: Mapping[str, type[StageParams]] = {
     "extend": ExtendParams,
     "embeddings": TrainParams,
     "lora": TrainParams,
@@ -101,17 +97,9 @@ class StageRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "StageRecord":
-        """Read a stored stage; unknown keys are ignored. Raises KeyError or TypeError."""
+        """Read a stored stage; unknown keys are ignored. Raises TypeError if it is malformed."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("stage"), str):
+            raise TypeError("a stage has no name")
         kind = _PARAMS.get(value["stage"])
-        if kind is None:
-            return cls(value["stage"], None)
-        stored = value["params"]
-        values = {each.name: stored[each.name] for each in fields(kind) if each.name in stored}
-        # nested records
-        if kind is TrainParams:
-            teachers = values.get("teachers", ())
-            values["split"] = SplitReference.from_json(values["split"])
-            values["teachers"] = tuple(ModelReference.from_json(teacher) for teacher in teachers)
-        if kind is MergeParams:
-            values["base"] = ModelReference.from_json(values["base"])
-        return cls(value["stage"], kind(**values))
+        params = None if kind is None else kind.from_json(value.get("params", {}))
+        return cls(value["stage"], params)

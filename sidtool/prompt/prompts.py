@@ -1,31 +1,34 @@
 """The prompts that a model was trained with, stored in its contract: one that contains a history,
 one that contains a text."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Self
 
 from sidtool.errors import DataError
+from sidtool.json_record import JsonRecord
 from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
 
+MAX_ITEMS = 1 << 16
+"""Largest history_length of a prompt."""
+MAX_TOKENS = 1 << 24
+"""Largest max_length of a prompt."""
 
-@dataclass(frozen=True)
-class _JsonRecord:
-    """A record stored as a JSON object of its fields."""
 
+class _Prompt(JsonRecord):
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        """The record of an object of its fields; unknown keys are ignored. Raises DataError if a
-        key is missing."""
-        arguments = {field.name: value[field.name] for field in fields(cls) if field.name in value}
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The prompt of an object of its fields; unknown keys are ignored. Raises DataError if a
+        key is missing or malformed."""
         try:
-            return cls(**arguments)
+            return super().from_json(value)
         except TypeError as error:
-            raise DataError(f"{cls.__name__} {sorted(value)} is incomplete: {error}") from error
+            raise DataError(f"{cls.__name__} is incomplete or malformed: {error}") from error
 
 
 @dataclass(frozen=True)
-class HistoryPrompt(_JsonRecord):
+class HistoryPrompt(_Prompt):
     """The prompt by which a model recommends the next item of a history.
 
     A prompt is the template with the items of the history in its slot, followed by the begin token
@@ -33,7 +36,8 @@ class HistoryPrompt(_JsonRecord):
     oldest of these are left out where the prompt would exceed `max_length` tokens. Items are shown
     as SIDs or as titles joined by `separator`, according to `history_as`.
 
-    Raises DataError unless the template contains the history slot exactly once."""
+    Raises DataError unless the template contains the history slot exactly once and the lengths are
+    positive."""
 
     task: str
     template: str
@@ -45,6 +49,8 @@ class HistoryPrompt(_JsonRecord):
 
     def __post_init__(self) -> None:
         _check_slot(self.template, HISTORY_SLOT)
+        _check_limit("history_length", self.history_length, MAX_ITEMS)
+        _check_limit("max_length", self.max_length, MAX_TOKENS)
 
     @cached_property
     def frame(self) -> PromptFrame:
@@ -54,13 +60,14 @@ class HistoryPrompt(_JsonRecord):
 
 
 @dataclass(frozen=True)
-class TextPrompt(_JsonRecord):
+class TextPrompt(_Prompt):
     """The prompt by which a model recommends the item that a text describes.
 
     A prompt is the template with the text in its slot, followed by the begin token if the SID
     vocabulary has one. The end of a text that would exceed `max_length` tokens is cut off.
 
-    Raises DataError unless the template contains the item slot exactly once."""
+    Raises DataError unless the template contains the item slot exactly once and the length is
+    positive."""
 
     task: str
     template: str
@@ -69,6 +76,7 @@ class TextPrompt(_JsonRecord):
 
     def __post_init__(self) -> None:
         _check_slot(self.template, ITEM_SLOT)
+        _check_limit("max_length", self.max_length, MAX_TOKENS)
 
     @cached_property
     def frame(self) -> PromptFrame:
@@ -80,3 +88,8 @@ class TextPrompt(_JsonRecord):
 def _check_slot(template: str, slot: str) -> None:
     if template.count(slot) != 1:
         raise DataError(f"template {template!r} must contain {slot} exactly once")
+
+
+def _check_limit(name: str, value: int, limit: int) -> None:
+    if not 0 < value <= limit:
+        raise DataError(f"{name} is {value}, not from 1 to {limit}")

@@ -157,3 +157,99 @@ def test_a_folder_with_the_copy_of_another_bundle_is_refused(
     other.save(tmp_path / "sid.zarr", force=True)
     with pytest.raises(CompatibilityError, match=r"sid\.zarr is bundle .*, sid\.json says"):
         open_bundle_copy(tmp_path, read_contract(tmp_path))
+
+
+OTHER_SPACES = [
+    {"begin": "<|begin|>"},
+    {"end": "<|end|>"},
+    {"begin": None, "end": None},
+    {"template": "<x_{level}_{code}>"},
+    {"sizes": [4, 8, 6]},
+    {"sizes": [8, 4, 5]},
+]
+
+
+@pytest.mark.parametrize("changes", OTHER_SPACES, ids=str)
+def test_a_space_other_than_that_of_the_bundle_copy_is_refused(
+    changes: dict[str, object], bundle: Bundle, tmp_path: Path
+) -> None:
+    write_contract(tmp_path, contract_of(bundle), bundle)
+    value = json.loads((tmp_path / "sid.json").read_text())
+    value["space"] |= changes
+    value.pop("token_stop")
+    (tmp_path / "sid.json").write_text(json.dumps(value))
+    with pytest.raises(CompatibilityError, match="its bundle copy has") as caught:
+        open_bundle_copy(tmp_path, read_contract(tmp_path))
+    assert caught.value.exit_code == 3
+    assert next(iter(changes)) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "damage"),
+    [
+        ("format", 0),
+        ("format", True),
+        ("format", "1"),
+        ("format", 1.0),
+        ("identity.items", 3),
+        ("space.sizes", "8"),
+        ("space.sizes", [8, -4]),
+        ("space.sizes", [8.0, 4, 6]),
+        ("space.template", 7),
+        ("space.template", "no slots"),
+        ("space.begin", ["a"]),
+        ("token_start", -1),
+        ("token_start", 471.0),
+        ("token_start", True),
+        ("token_start", "471"),
+        ("token_start", 1 << 60),
+        ("token_stop", 490),
+        ("token_stop", "491"),
+        ("base_model", None),
+        ("base_revision", 3),
+        ("base_weights", {"model.safetensors": 3}),
+        ("base_weights", ["model.safetensors"]),
+        ("stages", []),
+        ("stages", {}),
+        ("stages", ["full"]),
+        ("stages", [{"params": {}}]),
+        ("stages", [{"stage": "extend", "params": {"init": "mean"}}]),
+        ("stages", [{"stage": "extend", "params": {"init": "mean", "seed": "3"}}]),
+        ("stages", [{"stage": "extend", "params": 3}]),
+        ("stages", [{"stage": ["extend"], "params": {}}]),
+        ("history_prompt", 3),
+        ("history_prompt", {}),
+        ("history_prompt.template", "without a slot"),
+        ("history_prompt.template", 3),
+        ("history_prompt.history_length", 0),
+        ("history_prompt.history_length", -5),
+        ("history_prompt.history_length", 1 << 40),
+        ("history_prompt.history_length", 20.0),
+        ("history_prompt.max_length", 0),
+        ("history_prompt.max_length", "256"),
+        ("history_prompt.format", "html"),
+        ("history_prompt.history_as", "id"),
+        ("history_prompt.separator", 5),
+        ("text_prompt", {"task": "t", "template": "{history}", "max_length": 3}),
+        ("normalize", "vocabulary"),
+        ("base_folder", "base"),
+        ("base_folder", {"path": 3, "weights": {}}),
+        ("base_folder", {"path": "base", "weights": {"a": 1}}),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_or_range_is_one_line(
+    path: str, damage: object, bundle: Bundle, tmp_path: Path
+) -> None:
+    write_contract(tmp_path, contract_of(bundle), bundle)
+    value = json.loads((tmp_path / "sid.json").read_text())
+    *parents, key = path.split(".")
+    record = value
+    for parent in parents:
+        record = record[parent]
+    record[key] = damage
+    (tmp_path / "sid.json").write_text(json.dumps(value))
+    with pytest.raises((IntegrityError, CompatibilityError)) as caught:
+        read_contract(tmp_path)
+    assert caught.value.exit_code == 3
+    assert "\n" not in str(caught.value)
