@@ -12,8 +12,9 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import Identity
 from sidtool.bundle.integrity import verify
 from sidtool.checkpoint.files import MAX_JSON
+from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
-from sidtool.json_record import JsonRecord, parse_json
+from sidtool.json_record import JsonRecord
 from sidtool.model.stage_record import ModelReference, StageParams, StageRecord, TrainParams
 from sidtool.output import write_whole
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
