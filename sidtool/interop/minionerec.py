@@ -6,20 +6,22 @@
 written as in the bundle. Retired items are not written.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.containers import open_file, read_errors
+from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
+from sidtool.documents import parse_json
 from sidtool.errors import DataError, UsageError
-from sidtool.interop.maps import level_sizes, map_bundle, parse_tokens, sorted_active_rows
+from sidtool.interop.maps import NUMBER, level_sizes, map_bundle, parse_tokens, sorted_active_rows
 from sidtool.output import new_dir
 from sidtool.sid import SidSpace
 
@@ -43,8 +45,7 @@ def read_minionerec(
     Raises UsageError if keys are line numbers and `items` is missing, or if the sizes do not fit;
     DataError for a malformed file, a key without an item, or an `info` with other SIDs.
     """
-    data = path.read_bytes()
-    index = _parse_index(path, data)
+    index = _parse_index(path)
     template, codes = parse_tokens(path, index)
     space = SidSpace(level_sizes(codes, sizes), template, None, None)
     index_keys = tuple(index)
@@ -54,7 +55,7 @@ def read_minionerec(
         titles = _titles_from_info(info, index)
     elif items is not None:
         titles = _titles_from_catalog(path, ids, items)
-    source = {"system": "minionerec", "index": hashlib.sha256(data).hexdigest()}
+    source = {"system": "minionerec", "index": file_digest(path)}
     return map_bundle(space, ids, codes, titles, name=name, source=source)
 
 
@@ -87,9 +88,11 @@ def write_minionerec(
     return [folder / INDEX, folder / INFO]
 
 
-def _parse_index(path: Path, data: bytes) -> dict[str, list[str]]:
+def _parse_index(path: Path) -> dict[str, list[str]]:
     try:
-        index = json.loads(data, object_pairs_hook=_without_repeats)
+        with read_errors(path):
+            data = path.read_bytes()
+        index = parse_json(data)
     except ValueError as error:
         raise DataError(f"{path} is not an index: {error}") from error
     if not isinstance(index, dict) or not index:
@@ -109,18 +112,11 @@ def _parse_index(path: Path, data: bytes) -> dict[str, list[str]]:
     return index
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        raise ValueError(f"{len(pairs) - len(unique)} keys are repeated")
-    return unique
-
-
 def _ids_at_lines(path: Path, keys: Sequence[str], items: Items | None) -> tuple[str, ...]:
     if items is None:
         raise _no_catalog()
     for key in keys:
-        if not (key.isascii() and key.isdigit() and int(key) < len(items)):
+        if not (NUMBER.fullmatch(key) and int(key) < len(items)):
             raise DataError(
                 f"{path}: key {key!r} is not a line number of a catalog of {len(items)} items "
                 "(from 0)"
@@ -142,12 +138,11 @@ def _titles_from_catalog(path: Path, ids: Sequence[str], items: Items) -> list[s
 
 def _titles_from_info(path: Path, index: dict[str, list[str]]) -> list[str]:
     """The title of every key of the index, "" if `info.txt` has no line for it."""
-    titles = {}
-    try:
-        text = path.read_bytes().decode("utf-8")  # read_text would also end lines at "\r"
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}") from error
+    titles: dict[str, str] = {}
+    with read_errors(path), open_file(path) as stream:
+        text = stream.read().decode("utf-8")  # read_text would also end lines at "\r"
     for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+        line = line.removesuffix("\r")
         sid, first_tab, rest = line.partition("\t")
         title, last_tab, key = rest.rpartition("\t")
         if not (first_tab and last_tab):
@@ -159,7 +154,11 @@ def _titles_from_info(path: Path, index: dict[str, list[str]]) -> list[str]:
                 f"{path}, line {number}: item {key!r} has {sid}, the index has "
                 f"{''.join(index[key])}"
             )
-        titles[key] = title
+        if titles.setdefault(key, title) != title:
+            raise DataError(
+                f"{path}, line {number}: item {key!r} has the title {title[:40]!r}, before it had "
+                f"{titles[key][:40]!r}"
+            )
     return [titles.get(key, "") for key in index]
 
 

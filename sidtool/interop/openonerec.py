@@ -5,7 +5,6 @@ Columns are `pid` (an integer, or a string if some ids are not numbers) and `sid
 code per level, or the spelled SID: `<|sid_begin|><s_a_1><s_b_2><s_c_3><|sid_end|>`.
 """
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.containers import read_errors
+from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
+from sidtool.data.parquet import id_strings, open_dataset, parquet_column_names
 from sidtool.errors import DataError
 from sidtool.interop.maps import (
     are_numbers,
@@ -36,11 +38,11 @@ def read_openonerec(
     if the sizes do not fit the codes.
     """
     table = _read_table(path)
-    ids = [str(pid) for pid in table["pid"].to_pylist()]
+    ids = id_strings(path, "pid", table["pid"]).to_pylist()
     codes = _codes(path, ids, table["sid"])
     space = SidSpace(level_sizes(codes, sizes), **SPELLINGS["openonerec"])  # type: ignore[arg-type]
     titles = dict(zip(items.ids, items.titles, strict=True)) if items is not None else {}
-    source = {"system": "openonerec", "map": hashlib.sha256(path.read_bytes()).hexdigest()}
+    source = {"system": "openonerec", "map": file_digest(path)}
     return map_bundle(
         space, ids, codes, [titles.get(item, "") for item in ids], name=name, source=source
     )
@@ -61,14 +63,10 @@ def write_openonerec(bundle: Bundle, path: Path, *, force: bool = False) -> None
 
 
 def _read_table(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        names = pq.read_schema(path).names
-        table = pq.read_table(path, columns=[name for name in ("pid", "sid") if name in names])
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    with read_errors(path):
+        names = parquet_column_names(path)
+        table = open_dataset(path).read(columns=[name for name in ("pid", "sid") if name in names])
+        table.validate(full=True)
     if table.num_columns != 2 or not table.num_rows:
         raise DataError(
             f"{path} has no rows with the columns pid and sid", hint=f"it has {', '.join(names)}"
@@ -100,10 +98,15 @@ def _codes(path: Path, ids: list[str], column: Any) -> NDArray[np.int64]:
 def _spelled_codes(path: Path, ids: list[str], sids: list[str]) -> NDArray[np.int64]:
     begin = SPELLINGS["openonerec"]["begin"] or ""
     end = SPELLINGS["openonerec"]["end"] or ""
-    tokens = {
-        item: re.findall("<[^>]*>", sid.removeprefix(begin).removesuffix(end))
-        for item, sid in zip(ids, sids, strict=True)
-    }
+    tokens = {}
+    for item, sid in zip(ids, sids, strict=True):
+        spelled = sid.removeprefix(begin).removesuffix(end)
+        tokens[item] = re.findall("<[^>]*>", spelled)
+        if "".join(tokens[item]) != spelled:
+            raise DataError(
+                f"{path}: pid {item!r} has {sid[:60]!r}, not a sid spelled like "
+                "<s_a_1><s_b_2><s_c_3>"
+            )
     lengths = {len(sid) for sid in tokens.values()}
     if len(tokens) != len(ids) or len(lengths) != 1 or lengths == {0}:
         raise DataError(

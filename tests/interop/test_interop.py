@@ -1,6 +1,7 @@
 """Maps of other systems: their files are read, and reproduced byte for byte."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -172,7 +173,7 @@ def test_keys_may_be_lines_of_a_catalog(tmp_path: Path) -> None:
         ("[]", "no JSON object"),
         ("{}", "no JSON object"),
         ("{", "is not an index"),
-        ('{"0": ["<a_1>"], "0": ["<a_2>"]}', "1 keys are repeated"),
+        ('{"0": ["<a_1>"], "0": ["<a_2>"]}', "the key '0' occurs twice"),
         ('{"0": []}', "no tokens"),
         ('{"0": "<a_1>"}', "not a list of tokens"),
         ('{"0": ["<a_1>"], "1": ["<a_1>", "<b_1>"]}', "not a list of 1 tokens"),
@@ -182,6 +183,13 @@ def test_keys_may_be_lines_of_a_catalog(tmp_path: Path) -> None:
         ('{"0": ["<a_70000>"]}', "a level holds 0 to 65535"),
         ('{"0": ["<a_99999999999999999999>"]}', "is not a token of level 'a'"),
         ('{"": ["<a_1>"]}', "empty id"),
+        ("[" * 100_000, "too deep"),
+        ('{"0": ' + "9" * 5000 + "}", "too many digits"),
+        ('{"0": ["<a_1>"], "0\\ud800": ["<a_2>"]}', "lone surrogate"),
+        ('{"0": [NaN]}', "NaN is not JSON"),
+        ('{"0": ["<a_1>", "' + "x" * 100_000 + '1"]}', "is not a token"),
+        (json.dumps({"0": [f"<{letter}_1>" for letter in LETTERS] + ["<a_1>"]}), "token of level"),
+        (json.dumps({"0": ["<a_1>"] * 10_000}), "token of level 'b'"),
     ],
 )
 def test_a_malformed_index_is_refused(tmp_path: Path, index: str, message: str) -> None:
@@ -196,6 +204,7 @@ def test_a_malformed_index_is_refused(tmp_path: Path, index: str, message: str) 
     [
         ("<a_5><b_0>\tA lamp\n", "line 1: .* is not SID, title and key"),
         ("<a_5><b_1>\tA lamp\t0\n", "the index has <a_5><b_0>"),
+        ("<a_5><b_0>\tA lamp\t0\n<a_5><b_0>\tRug\t0\n", "line 2: item '0' has the title 'Rug'"),
     ],
 )
 def test_an_info_file_that_contradicts_the_index_is_refused(
@@ -204,6 +213,50 @@ def test_an_info_file_that_contradicts_the_index_is_refused(
     path, lines = written(tmp_path, INDEX, info)
     with pytest.raises(DataError, match=message):
         read_minionerec(path, name="map", info=lines)
+
+
+@pytest.mark.parametrize("encode", [lambda text: text.replace("\n", "\r\n"), "\ufeff{}".format])
+def test_line_ends_and_byte_order_marks_of_windows_are_read(
+    tmp_path: Path, encode: Callable[[str], str]
+) -> None:
+    path, info = written(tmp_path, INDEX, encode(INFO))
+    path.write_bytes(encode(path.read_text()).encode())
+    bundle = read_minionerec(path, name="map", info=info)
+    assert [bundle.items.title(bundle.items.row(key)) for key in INDEX] == [
+        "A lamp",
+        "Soap, 3 pieces",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("key", ["007", "９", "1" * 5000, "-1", " 1", "1.0"])
+def test_a_key_that_is_no_line_number_is_refused(tmp_path: Path, key: str) -> None:
+    path, _ = written(tmp_path, {key: ["<a_1>"]})
+    with pytest.raises(DataError, match="is not a line number of a catalog of 9 items"):
+        read_minionerec(path, name="map", items=catalog(*"abcdefghi"), keys="line")
+
+
+@pytest.mark.parametrize(
+    ("pids", "sids", "message"),
+    [
+        (pa.array([1.0, 2.0]), [[1], [2]], "of type double"),
+        (pa.array([True, False]), [[1], [2]], "of type bool"),
+        (pa.array([b"\xff", b"a"]), [[1], [2]], "not UTF-8"),
+        (pa.array([1, 2]), ["<s_a_1>junk", "<s_a_2>"], "spelled like"),
+        (pa.array([1, 2]), pa.array([[2**64 - 1], [1]], pa.list_(pa.uint64())), "a level holds"),
+        (pa.array([1, 2]), [[-1], [1]], "a level holds"),
+        (pa.array([1, 2]), [[0] * 5000] * 2, "level"),
+        (pa.array([1, 1]), [[1], [2]], "1"),
+        (pa.array([1, 2]), [[1], None], "empty"),
+    ],
+)
+def test_a_parquet_map_of_other_types_is_refused(
+    tmp_path: Path, pids: pa.Array, sids: object, message: str
+) -> None:
+    pq.write_table(pa.table({"pid": pids, "sid": sids}), tmp_path / "map.parquet")
+    with pytest.raises(SidtoolError, match=message) as caught:
+        read_openonerec(tmp_path / "map.parquet", name="map")
+    assert "\n" not in str(caught.value)
 
 
 def test_titles_cannot_break_the_lines_of_info(tmp_path: Path) -> None:
