@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sidtool.errors import IntegrityError
+
 LOCK = ".lock"
 """Lock file beside an object that is written conditionally to a local folder."""
 
@@ -28,12 +30,23 @@ class Snapshot:
     etag: str | None = None
 
 
-def take_snapshot(filesystem: Any, path: str) -> Snapshot | None:
-    """Read an object and its ETag; None if it does not exist."""
+def take_snapshot(filesystem: Any, path: str, limit: int | None = None) -> Snapshot | None:
+    """Read an object and its ETag; None if it does not exist.
+
+    Raises IntegrityError if it has more than `limit` bytes or is not a regular file: reading a pipe
+    or a device may never end.
+    """
     try:
         # the ETag first: if the object changes in between, a write under this ETag fails
-        etag = filesystem.info(path).get("ETag")
-        return Snapshot(bytes(filesystem.cat_file(path)), etag)
+        info = filesystem.info(path)
+        if info["type"] != "file":
+            raise IntegrityError(f"{path} is not a regular file")
+        size = info["size"] or 0
+        if limit is not None and size > limit:
+            raise IntegrityError(f"{path} has {size} bytes, the limit is {limit}")
+        # a range, because the object may grow in between; stores refuse an empty one
+        stop = limit if size else None
+        return Snapshot(bytes(filesystem.cat_file(path, end=stop)), info.get("ETag"))
     except FileNotFoundError:
         return None
 
@@ -76,18 +89,24 @@ def _write_local(path: Path, before: Snapshot | None, data: bytes) -> bool:
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(LOCK).open("wb") as lock:
+    with open(path.with_name(LOCK), "ab", opener=_open_no_link) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
-        current = path.read_bytes() if path.exists() else None
+        current = path.read_bytes() if path.is_file() else None
         if current != (before and before.data):
             return False
         partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as stream:
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
     return True
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file, but no link, which could lead outside of the folder, and no pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _write_s3(filesystem: Any, path: str, before: Snapshot | None, data: bytes) -> bool:

@@ -78,6 +78,14 @@ class Storage:
             records = self._filesystem.find(self._root, detail=True)
         return {path.removeprefix(self._root).lstrip("/"): info for path, info in records.items()}
 
+    def info(self, name: str) -> Mapping[str, Any] | None:
+        """The store's record of an object (size, checksum ...), or None if it does not exist."""
+        with self._store_errors("read"):
+            try:
+                return dict(self._filesystem.info(self._path(name)))
+            except _MISSING:
+                return None
+
     def read(self, name: str) -> bytes | None:
         """One object, or None if it does not exist."""
         try:
@@ -111,10 +119,13 @@ class Storage:
             for _, start, stop in located
         ]
 
-    def snapshot(self, name: str) -> Snapshot | None:
-        """An object as it is now, for a later `put_if_unchanged`; None if it does not exist."""
+    def snapshot(self, name: str, limit: int | None = None) -> Snapshot | None:
+        """An object as it is now, for a later `put_if_unchanged`; None if it does not exist.
+
+        Raises IntegrityError if it has more than `limit` bytes.
+        """
         with self._store_errors("read"):
-            return take_snapshot(self._filesystem, self._path(name))
+            return take_snapshot(self._filesystem, self._path(name), limit)
 
     @contextmanager
     def open_file(self) -> Iterator[Any]:
