@@ -18,7 +18,7 @@ from sidtool.output import new_dir
 from sidtool.registry import records
 from sidtool.registry.card import write_card
 from sidtool.registry.records import CARD, Pointer, VersionRecord
-from sidtool.registry.references import find_version, resolve, split_reference
+from sidtool.registry.references import check_published, find_version, locate, split_reference
 from sidtool.registry.transfer import Progress, download, upload, upload_root
 
 
@@ -59,10 +59,13 @@ def plan_push(bundle: str, target: str, *, license: str = "unknown") -> PushPlan
     Raises UsageError if the target cannot be a registry folder, IntegrityError if the source is
     damaged, RefusedError if the version is published with another identity.
     """
+    records.check_license(license)
     registry = _registry_at(target)
-    location = resolve(bundle)
+    location, source_record = locate(bundle)
     source = Storage(location)
     manifest = read_manifest(source)
+    if source_record is not None:
+        check_published(location, manifest, source_record)
     for name, reason in verify(location):
         raise IntegrityError(
             f"{location}: {name}: {reason}", hint="sidtool verify lists every broken object"

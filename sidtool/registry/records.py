@@ -14,10 +14,11 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from sidtool.bundle.conditional import Snapshot
 from sidtool.bundle.storage import Storage
+from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.json_record import JsonRecord
 
@@ -33,8 +34,17 @@ LATEST = "latest"
 ATTEMPTS = 50
 """Lost races after which a conditional write fails."""
 
-_VERSION = re.compile(r"\d+\.\d+")
-_TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+MAX_DOCUMENT = 1 << 20
+"""Bytes of the largest document that is read."""
+MAX_LICENSE = 1000
+"""Characters of the longest license."""
+MAX_VERSIONS = 10_000
+"""The most versions that a registry may have."""
+
+_NUMBER = r"(0|[1-9][0-9]{0,8})"
+_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}")
+_TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Document = TypeVar("Document", "VersionRecord", "Pointer")
 
@@ -50,6 +60,14 @@ class VersionRecord(JsonRecord):
     """SHA-256 of its zarr.json, which holds the SHA-256 of every other object"""
     license: str = "unknown"
     format: int = FORMAT
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read a stored record. Raises TypeError if a value is malformed."""
+        record = super().from_json(value)
+        for name, pattern in (("version", _VERSION), ("digest", _DIGEST), ("root", _DIGEST)):
+            _check_spelling(name, getattr(record, name), pattern)
+        return record
 
     @property
     def folder(self) -> str:
@@ -70,6 +88,16 @@ class Pointer(JsonRecord):
     tags: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read a stored pointer. Raises TypeError if a value is malformed."""
+        pointer = super().from_json(value)
+        _check_spelling("latest", pointer.latest or "0.0", _VERSION)
+        for tag, version in pointer.tags.items():
+            _check_spelling("a tag", "" if tag == LATEST else tag, _TAG)
+            _check_spelling(tag, version, _VERSION)
+        return pointer
+
     def with_version(self, version: str, tag: str | None) -> "Pointer":
         """The pointer after a version is published. `latest` is the highest version, in whatever
         order versions are pushed."""
@@ -78,20 +106,36 @@ class Pointer(JsonRecord):
         return replace(self, latest=latest, tags=tags)
 
 
+def list_versions(registry: Storage) -> list[str]:
+    """The numbers of the published versions, newest first. Raises DataError if there are too
+    many."""
+    names = registry.folder(VERSIONS).child_names()
+    numbers = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    versions = [number for number in numbers if _VERSION.fullmatch(number)]
+    if len(versions) > MAX_VERSIONS:
+        raise DataError(
+            f"{registry.location} has {len(versions)} versions, the limit is {MAX_VERSIONS}"
+        )
+    return sorted(versions, key=version_key, reverse=True)
+
+
 def list_records(registry: Storage) -> list[VersionRecord]:
     """Every published version, newest first."""
-    names = registry.folder(VERSIONS).child_names()
-    versions = [name.removesuffix(".json") for name in names if name.endswith(".json")]
-    records = [record for version in versions if (record := read_record(registry, version))]
-    return sorted(records, key=lambda record: version_key(record.version), reverse=True)
+    versions = list_versions(registry)
+    return [record for version in versions if (record := read_record(registry, version))]
 
 
 def read_record(registry: Storage, version: str) -> VersionRecord | None:
     """The record of a version, or None. Raises IntegrityError if it is damaged."""
     if not _VERSION.fullmatch(version):
         return None
-    snapshot = registry.snapshot(_record_name(version))
-    return _parse(registry, _record_name(version), VersionRecord, snapshot)
+    name = _record_name(version)
+    record = _parse(registry, name, VersionRecord, registry.snapshot(name, MAX_DOCUMENT))
+    if record is not None and record.version != version:
+        raise IntegrityError(
+            f"{registry.location}/{name} is damaged: it is the record of version {record.version}"
+        )
+    return record
 
 
 def publish_record(registry: Storage, record: VersionRecord) -> tuple[VersionRecord, bool]:
@@ -128,13 +172,13 @@ def refuse_other_bundle(registry: Storage, published: VersionRecord, record: Ver
 def read_pointer(registry: Storage) -> Pointer:
     """The pointer; an empty one if nothing was published. Raises IntegrityError if it is
     damaged."""
-    return _parse(registry, POINTER, Pointer, registry.snapshot(POINTER)) or Pointer()
+    return _parse(registry, POINTER, Pointer, registry.snapshot(POINTER, MAX_DOCUMENT)) or Pointer()
 
 
 def update_pointer(registry: Storage, change: Callable[[Pointer], Pointer]) -> Pointer:
     """Change the pointer; if another writer is faster, apply the change to what it wrote."""
     for attempt in range(ATTEMPTS):
-        snapshot = registry.snapshot(POINTER)
+        snapshot = registry.snapshot(POINTER, MAX_DOCUMENT)
         pointer = _parse(registry, POINTER, Pointer, snapshot)
         changed = change(pointer or Pointer())
         if changed == pointer:
@@ -153,14 +197,26 @@ def check_tag(tag: str) -> None:
     if tag == LATEST or not _TAG.fullmatch(tag):
         raise UsageError(
             f"{tag!r} is not a valid tag",
-            hint="a letter, then letters, digits, '.', '_' or '-'; not 'latest'",
+            hint="a letter, then at most 127 letters, digits, '.', '_' or '-'; not 'latest'",
+        )
+
+
+def check_license(license: str) -> None:
+    """Raise UsageError if a license cannot stand on one line."""
+    if not license.isprintable() or len(license) > MAX_LICENSE:
+        raise UsageError(
+            f"{license[:MAX_LICENSE]!r} is not a license", hint="one line, such as CC-BY-4.0"
         )
 
 
 def version_key(version: str) -> tuple[int, int]:
-    """The sort key of a version: "1.10" -> (1, 10). Raises DataError if it is not two numbers."""
+    """The sort key of a version: "1.10" -> (1, 10).
+
+    Raises DataError if it is not two numbers in the digits 0 to 9, without leading zeros, of at
+    most 9 digits: equal versions have equal spellings.
+    """
     if not _VERSION.fullmatch(version):
-        raise DataError(f"{version!r} is not a version: two numbers separated by a dot")
+        raise DataError(f"{version[:40]!r} is not a version: two numbers separated by a dot")
     major, _, minor = version.partition(".")
     return int(major), int(minor)
 
@@ -182,15 +238,21 @@ def _parse(
     if snapshot is None:
         return None
     try:
-        value: dict[str, Any] = json.loads(snapshot.data)
-        newer = value.get("format", FORMAT) > FORMAT
-        document = kind.from_json(value)
-    except (ValueError, TypeError, AttributeError) as error:
+        value = parse_json(snapshot.data)
+        number = value.get("format", FORMAT) if isinstance(value, Mapping) else FORMAT
+        if type(number) is int and number > FORMAT:
+            raise CompatibilityError(
+                f"{registry.location} has registry layout {number}, this version of sidtool reads "
+                f"up to {FORMAT}",
+                hint="upgrade sidtool",
+            )
+        if number != FORMAT:
+            raise TypeError(f"format is {number}")
+        return kind.from_json(value)
+    except (ValueError, TypeError) as error:
         raise IntegrityError(f"{registry.location}/{name} is damaged: {error}") from error
-    if newer:
-        raise CompatibilityError(
-            f"{registry.location} has registry layout {value['format']}, this version of sidtool "
-            f"reads up to {FORMAT}",
-            hint="upgrade sidtool",
-        )
-    return document
+
+
+def _check_spelling(name: str, text: str, pattern: re.Pattern[str]) -> None:
+    if not pattern.fullmatch(text):
+        raise TypeError(f"{name} is {text[:80]!r}")

@@ -4,25 +4,34 @@ URL/NAME@TAG."""
 from pathlib import Path
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.manifest import Manifest
 from sidtool.bundle.storage import Storage
 from sidtool.bundle.zarr_group import ROOT
-from sidtool.errors import DataError, UsageError
+from sidtool.errors import DataError, IntegrityError, UsageError
 from sidtool.registry.records import (
     LATEST,
     POINTER,
     VersionRecord,
-    list_records,
+    list_versions,
     read_pointer,
     read_record,
 )
+
+MAX_LISTED = 20
+"""Names that an error lists."""
 
 
 def open_bundle(reference: str | Path) -> Bundle:
     """Open a bundle at a path or URL, or a published URL/NAME[@VERSION|@TAG].
 
-    Raises DataError if the registry has no such version or tag, and what `Bundle.open` raises.
+    Raises DataError if the registry has no such version or tag, IntegrityError if a record is of
+    another bundle, and what `Bundle.open` raises.
     """
-    return Bundle.open(resolve(str(reference)))
+    location, record = locate(str(reference))
+    bundle = Bundle.open(location)
+    if record is not None:
+        check_published(location, bundle.manifest, record)
+    return bundle
 
 
 def resolve(reference: str) -> str:
@@ -31,10 +40,27 @@ def resolve(reference: str) -> str:
 
     Raises DataError if the registry has no such version or tag.
     """
+    return locate(reference)[0]
+
+
+def locate(reference: str) -> tuple[str, VersionRecord | None]:
+    """The path or URL of the bundle that a reference names, and the record of a published one."""
     if is_bundle(reference):
-        return reference
+        return reference, None
     registry, record = find_version(reference)
-    return registry.folder(record.bundle).location
+    return registry.folder(record.bundle).location, record
+
+
+def check_published(location: str, manifest: Manifest, record: VersionRecord) -> None:
+    """Raise IntegrityError if a bundle is not the one that its record describes."""
+    for name, stored, published in (
+        ("version", manifest.version, record.version),
+        ("digest", manifest.identity.digest, record.digest),
+    ):
+        if stored != published:
+            raise IntegrityError(
+                f"{location} has {name} {stored[:12]}, its record says {published[:12]}"
+            )
 
 
 def find_version(reference: str) -> tuple[Storage, VersionRecord]:
@@ -48,12 +74,14 @@ def find_version(reference: str) -> tuple[Storage, VersionRecord]:
     record = read_record(registry, version) if version else None
     if record is not None:
         return registry, record
-    available = [each.version for each in list_records(registry)] + list(pointer.tags)
+    available = [*list_versions(registry), *pointer.tags]
     if not available:
         raise DataError(
             f"no bundle was pushed to {base}", hint=f"sidtool push BUNDLE {registry.location}"
         )
-    raise DataError(f"{base} has no {name!r}: it has {', '.join(available)}")
+    names = ", ".join(available[:MAX_LISTED])
+    more = f" and {len(available) - MAX_LISTED} more" if len(available) > MAX_LISTED else ""
+    raise DataError(f"{base} has no {name[:80]!r}: it has {names}{more}")
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
@@ -74,8 +102,11 @@ def is_bundle(location: str) -> bool:
     the spelling is ambiguous."""
     if "://" not in location:
         path = Path(location)
-        if path.exists():
-            return (path / ROOT).exists() or not (path / POINTER).exists()
+        try:
+            if path.exists():
+                return (path / ROOT).exists() or not (path / POINTER).exists()
+        except OSError as error:
+            raise UsageError(f"{location[:80]!r} is not a path: {error.strerror}") from error
         return "@" not in path.name
     name = location.rstrip("/").rpartition("/")[2]
     if "@" in name or name.endswith((".zarr", ".zip")):
