@@ -5,6 +5,7 @@ An interrupted copy can be repeated: objects that arrived are not copied again.
 
 import base64
 import hashlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -14,11 +15,17 @@ from typing import Any, TypeVar
 from sidtool.bundle.manifest import Manifest
 from sidtool.bundle.storage import Storage
 from sidtool.bundle.zarr_group import ROOT, parse_root
-from sidtool.errors import IntegrityError
+from sidtool.errors import DataError, IntegrityError
 from sidtool.registry.records import VersionRecord
+from sidtool.registry.references import check_published
 
 BATCH = 16
 """Objects that are copied at once: the client's concurrency, and a bound on memory."""
+
+BATCH_BYTES = 64 << 20
+"""Bytes that are copied at once."""
+MAX_ROOT = 64 << 20
+"""Bytes of the largest root document."""
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -80,26 +87,95 @@ def upload_root(source: Storage, target: Storage, record: VersionRecord) -> None
 def download(
     source: Storage, record: VersionRecord, folder: Path, progress: Progress | None
 ) -> None:
-    """Copy a published bundle to a folder, which may hold a part of it. Raises IntegrityError if
-    the root document differs from the record."""
-    root = source.read(ROOT)
-    if root is None or hashlib.sha256(root).hexdigest() != record.root:
+    """Copy a published bundle to a folder, which may hold a part of it.
+
+    No more is read of an object than the store says it has, and nothing is written for one that
+    differs from its digest. Raises IntegrityError if the root document or an object differs from
+    what was published, DataError if the disk has no room for the bundle.
+    """
+    root = _published_root(source, record)
+    manifest = parse_root(source.location, root)
+    check_published(source.location, manifest, record)
+    sizes = {name: _stored_size(source, name, info) for name, info in _stored(source, manifest)}
+    complete = _remove_incomplete(folder, manifest.objects)
+    missing = {name: size for name, size in sizes.items() if name not in complete}
+    _check_room(folder, sum(missing.values()))
+    copied = len(complete)
+    for batch in _batches_of_bytes(missing):
+        _copy(source, folder, batch, manifest)
+        copied += len(batch)
+        if progress is not None:
+            progress(copied, len(sizes))
+    (folder / ROOT).write_bytes(root)
+
+
+def _published_root(source: Storage, record: VersionRecord) -> bytes:
+    snapshot = source.snapshot(ROOT, MAX_ROOT)
+    if snapshot is None or hashlib.sha256(snapshot.data).hexdigest() != record.root:
         raise IntegrityError(f"{source.location}: {ROOT} differs from the published one")
-    digests = parse_root(source.location, root).objects
-    complete = _remove_incomplete(folder, digests)
-    for batch in _batches(name for name in digests if name not in complete):
+    return snapshot.data
+
+
+def _stored(source: Storage, manifest: Manifest) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+    """Each object of a bundle with the store's record of it."""
+    listing = source.listing()
+    for name in manifest.objects:
+        # a store such as https:// may list nothing
+        yield name, listing.get(name) or source.info(name)
+
+
+def _stored_size(source: Storage, name: str, info: Mapping[str, Any] | None) -> int:
+    """The bytes of an object that can be read in bounded time and memory."""
+    if info is None:
+        raise IntegrityError(f"{source.location} lacks the object {name}")
+    if info.get("type", "file") != "file" or info.get("size") is None:
+        raise IntegrityError(f"{source.location}: {name} is not a regular file")
+    return int(info["size"])
+
+
+def _check_room(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise DataError(f"the bundle has {size} bytes, but {folder.parent} has room for {free}")
+
+
+def _batches_of_bytes(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Objects with their sizes: batches of at most `BATCH_BYTES`, or of one larger object."""
+    batch: dict[str, int] = {}
+    for name, size in sizes.items():
+        if batch and (len(batch) == BATCH or sum(batch.values()) + size > BATCH_BYTES):
+            yield batch
+            batch = {}
+        batch[name] = size
+    if batch:
+        yield batch
+
+
+def _copy(source: Storage, folder: Path, batch: Mapping[str, int], manifest: Manifest) -> None:
+    """Copy objects, a large one in pieces. Raises IntegrityError if one differs from its digest."""
+    digests = {name: hashlib.sha256() for name in batch}
+    for start in range(0, max(1, *batch.values()), BATCH_BYTES):
+        ranges = [(name, start, min(start + BATCH_BYTES, size)) for name, size in batch.items()]
         try:
-            objects = source.read_many(batch)
+            pieces = source.read_ranges(ranges)
         except FileNotFoundError as error:
             raise IntegrityError(f"{source.location} lacks the object {error}") from error
-        for name, data in objects.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            complete.add(name)
-        if progress is not None:
-            progress(len(complete), len(digests))
-    (folder / ROOT).write_bytes(root)
+        for name, piece in zip(batch, pieces, strict=True):
+            _write(folder / name, piece, append=start > 0)
+            digests[name].update(piece)
+    for name, digest in digests.items():
+        if digest.hexdigest() != manifest.objects[name]:
+            (folder / name).unlink()
+            raise IntegrityError(f"{source.location}: {name} differs from the published one")
+
+
+def _write(path: Path, data: bytes, *, append: bool) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab" if append else "wb") as stream:
+            stream.write(data)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _is_stored(

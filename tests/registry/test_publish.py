@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from sidtool.bundle import Bundle, verify
-from sidtool.bundle.storage import Storage
+from sidtool.bundle.storage import Range, Storage
 from sidtool.bundle.zarr_group import ROOT, read_manifest, spell_root
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.output import remove
@@ -289,14 +289,14 @@ def test_an_interrupted_pull_continues(
     left = sorted(files(tmp_path / "out.zarr.partial"))
     (tmp_path / "out.zarr.partial" / left[0]).write_bytes(b"cut off")
     (tmp_path / "out.zarr.partial" / "stranger").write_bytes(b"of another version")
-    read_many = Storage.read_many
+    read_ranges = Storage.read_ranges
 
-    def recorded(self: Storage, names: list[str]) -> dict[str, bytes]:
+    def recorded(self: Storage, ranges: list[Range]) -> list[bytes]:
         if self.location.startswith(shop):
-            fetched.extend(names)
-        return read_many(self, names)
+            fetched.extend(name for name, _, _ in ranges)
+        return read_ranges(self, ranges)
 
-    monkeypatch.setattr(Storage, "read_many", recorded)
+    monkeypatch.setattr(Storage, "read_ranges", recorded)
     pull(shop, out)
     assert files(out) == files(first)
     assert set(fetched) == files(first).keys() - {ROOT} - set(left[1:])
