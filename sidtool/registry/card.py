@@ -1,5 +1,8 @@
 """The card of a published version, as Markdown: what it is, how it was made, how to load it."""
 
+import json
+import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from string import Template
@@ -7,10 +10,14 @@ from typing import Any
 
 from sidtool.bundle.manifest import Manifest, flat_record
 
+_MARKUP = re.compile(r"[\\`<>|\[\]]")
+"""Characters that begin code, HTML, a link or a cell."""
+
 
 def write_card(manifest: Manifest, reference: str, license: str) -> str:
     """The card of a version; `reference` is what `open_bundle` takes."""
     template = files("sidtool.registry").joinpath("card.md").read_text(encoding="utf-8")
+    output = f"{manifest.name}.zarr"
     return Template(template).substitute(
         name=_one_line(manifest.name),
         version=manifest.version,
@@ -20,8 +27,10 @@ def write_card(manifest: Manifest, reference: str, license: str) -> str:
         example=manifest.space.spell([0] * manifest.space.levels),
         policy=manifest.collisions.policy,
         digest=manifest.identity.digest,
-        created=manifest.created or "unknown",
-        reference=reference,
+        created=_one_line(manifest.created or "unknown"),
+        # the name and the URL are in code that readers copy: they must stay one string each
+        command=f"sidtool pull {_shell_word(reference)} -o {_shell_word(output)}",
+        reference=json.dumps(reference),
         recipe=_key_value_table(manifest.recipe) or "None: a map without a codebook.",
         report=_key_value_table(manifest.report) or "None.",
         lineage=_lineage_table(manifest),
@@ -46,6 +55,16 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _one_line(value: object) -> str:
-    """A value on one line, with pipes escaped, so that it stays in its cell."""
+    """A value as literal Markdown text on one line, so that it stays in its cell."""
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return " ".join(text.replace("|", "\\|").split())
+    return _MARKUP.sub(r"\\\g<0>", _visible(text))
+
+
+def _shell_word(text: str) -> str:
+    return shlex.quote(_visible(text))
+
+
+def _visible(text: str) -> str:
+    """A text on one line without control characters."""
+    line = " ".join(text.split())
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line)
