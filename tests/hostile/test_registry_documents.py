@@ -1,0 +1,296 @@
+"""A registry that an attacker wrote: damaged records, pointers, names and objects."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sidtool.bundle import Bundle
+from sidtool.bundle.storage import Storage
+from sidtool.bundle.zarr_group import ROOT, spell_root
+from sidtool.registry import open_bundle, push
+from sidtool.registry.records import (
+    POINTER,
+    check_tag,
+    list_records,
+    read_pointer,
+    read_record,
+    version_key,
+)
+from sidtool.registry.references import resolve, split_reference
+from tests.bundles import small_bundle
+from tests.cli.road import tree
+from tests.hostile.documents import damaged_json, texts
+from tests.hostile.harness import call, cases, classify, run
+
+DIGEST = "0123456789abcdef" * 4
+RECORD = {"digest": DIGEST, "format": 1, "license": "MIT", "root": DIGEST, "version": "1.0"}
+REFS = {"format": 1, "latest": "1.0", "tags": {"prod": "1.0"}}
+VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
+DIGITS = re.compile(r"[0-9a-f]{64}")
+numbers = count()
+
+
+def registry_with(name: str, data: bytes) -> Storage:
+    """A registry in memory with one document; earlier ones are removed."""
+    registry = Storage("memory://hostile/documents")
+    if registry.exists():
+        registry._filesystem.rm(registry._root, recursive=True)
+    registry.put({name: data})
+    return registry
+
+
+# Records and the pointer
+
+
+@cases(400)
+@given(damaged_json(RECORD))
+def test_a_record_is_read_as_written_or_refused(data: bytes) -> None:
+    registry = registry_with("versions/1.0.json", data)
+    record = call(read_record, registry, "1.0", input_bytes=len(data))
+    if record is None:
+        return
+    written = json.loads(data)
+    assert record.to_json() == {"license": "unknown", "format": 1} | {
+        key: written[key] for key in RECORD if key in written
+    }
+    assert record.version == "1.0"
+    assert DIGITS.fullmatch(record.digest)
+    assert DIGITS.fullmatch(record.root)
+    assert record.bundle == f"versions/1.0-{record.root[:12]}/bundle.zarr"
+
+
+@cases(400)
+@given(damaged_json(REFS))
+def test_a_pointer_is_read_as_written_or_refused(data: bytes) -> None:
+    registry = registry_with(POINTER, data)
+    pointer = call(read_pointer, registry, input_bytes=len(data))
+    if pointer is None:
+        return
+    written = json.loads(data)
+    assert pointer.to_json() == {"latest": None, "tags": {}, "format": 1} | {
+        key: written[key] for key in REFS if key in written
+    }
+    assert pointer.latest is None or VERSION.fullmatch(pointer.latest)
+    assert all(VERSION.fullmatch(version) for version in pointer.tags.values())
+    assert all(call(check_tag, name) is None for name in pointer.tags)
+
+
+@cases(100)
+@given(st.lists(texts.filter(lambda text: "/" not in text and text not in ("", ".", ".."))))
+def test_other_names_beside_the_records_are_ignored(names: list[str]) -> None:
+    registry = registry_with("versions/1.0.json", json.dumps(RECORD).encode())
+    for name in names:
+        if name != "1.0":
+            registry.put({f"versions/{name}.json": json.dumps(RECORD).encode()})
+    records = call(list_records, registry)
+    others = [name for name in names if VERSION.fullmatch(name) and len(name) < 20]
+    if set(others) <= {"1.0"}:
+        assert [record.version for record in records or ()] == ["1.0"]
+    else:
+        assert records is None, "a record of another version is in the place of this one"
+
+
+# Names
+
+
+@cases(200)
+@given(texts)
+def test_versions_and_tags_have_one_spelling(text: str) -> None:
+    key = call(version_key, text)
+    if key is not None:
+        assert "{}.{}".format(*key) == text
+    if call(lambda: check_tag(text) or text) is not None:
+        assert re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,127}", text)
+        assert text != "latest"
+        assert key is None
+
+
+@cases(200)
+@given(
+    st.sampled_from(("", "memory://", "memory://a/", "file:///nowhere/", "nowhere://", "://", "/")),
+    texts,
+    st.one_of(st.just(""), texts.map(lambda text: f"@{text}")),
+)
+@example("", "\x00", "@1.0")
+def test_any_reference_is_resolved_or_refused(start: str, name: str, version: str) -> None:
+    reference = start + name + version
+    parts = call(split_reference, reference)
+    if parts is not None:
+        base, named = parts
+        assert base + (f"@{named}" if named else "") == reference.rstrip("/")
+    if len(name) < 200:
+        call(resolve, reference)
+        call(open_bundle, reference)
+
+
+# A whole registry
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with the versions 1.0 and 1.1 of a bundle."""
+    folder = tmp_path_factory.mktemp("published")
+    for version, seed in (("1.0", 0), ("1.1", 1)):
+        path = folder / f"{version}.zarr"
+        bundle = small_bundle(seed=seed)
+        Bundle(replace(bundle.manifest, version=version), bundle.arrays).save(path)
+        push(str(path), str(folder / "shop"), tag="prod")
+    return folder / "shop"
+
+
+def folder_of(shop: Path, version: str) -> Path:
+    """The bundle of a version."""
+    (folder,) = (shop / "versions").glob(f"{version}-*/bundle.zarr")
+    return folder
+
+
+def sign(shop: Path, version: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest of a version, and make root document and record agree with it."""
+    bundle = folder_of(shop, version)
+    manifest = json.loads((bundle / ROOT).read_bytes())["attributes"]["sidtool"]
+    change(manifest)
+    root = spell_root(manifest)
+    (bundle / ROOT).write_bytes(root)
+    record = shop / f"versions/{version}.json"
+    value = json.loads(record.read_bytes()) | {"root": hashlib.sha256(root).hexdigest()}
+    record.write_text(json.dumps(value))
+    bundle.parent.rename(shop / "versions" / f"{version}-{value['root'][:12]}")
+
+
+Damage = Callable[[Path], object]
+"""Changes a registry whose version 1.1 is pulled."""
+
+
+def _add_object(name: str, data: bytes = b"x") -> Damage:
+    """Name one more object in the manifest, and store it if the name allows."""
+
+    def damage(shop: Path) -> None:
+        sign(shop, "1.1", lambda value: value["objects"].update({name: _sha256(data)}))
+        path = Path(os.path.normpath(folder_of(shop, "1.1") / name.replace("\x00", "0")))
+        if shop in path.parents:
+            with suppress(OSError, RecursionError):  # no disk can store the name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+
+    return damage
+
+
+def _replace_file(change: Callable[[Path], object]) -> Callable[[str], Damage]:
+    """Put something else in the place of an object."""
+
+    def of(name: str) -> Damage:
+        def damage(shop: Path) -> None:
+            path = folder_of(shop, "1.1") / name
+            path.unlink()
+            change(path)
+
+        return damage
+
+    return of
+
+
+def _sparse(path: Path) -> None:
+    with path.open("wb") as stream:
+        stream.truncate(1 << 42)
+
+
+KINDS: Mapping[str, Callable[[str], Damage]] = {
+    "pipe": _replace_file(os.mkfifo),
+    "endless": _replace_file(lambda path: path.symlink_to("/dev/zero")),
+    "link": _replace_file(lambda path: path.symlink_to("/etc/passwd")),
+    "folder": _replace_file(lambda path: path.mkdir()),
+    "sparse": _replace_file(_sparse),
+    "empty": _replace_file(lambda path: path.write_bytes(b"")),
+    "missing": _replace_file(lambda path: None),
+    "longer": _replace_file(lambda path: path.write_bytes(b"x" * 100_000)),
+}
+OBJECTS = (ROOT, "items/sid/zarr.json", "items/sid/c/0/0", "codebook/level_1/c/0/0")
+NAMES = (
+    "../evil",
+    "../../../evil",
+    "items/../../evil",
+    "/tmp/evil",
+    "items/./sid",
+    "items//sid",
+    "items/sid/c/0/0/evil",
+    "items/sid",
+    "C:\\evil",
+    "a\x00b",
+    "",
+    ".",
+    "n" * 300,
+    "/".join("n" * 2000),
+)
+
+
+def _document(name: str, document: Mapping[str, Any]) -> st.SearchStrategy[Damage]:
+    def damage(data: bytes) -> Damage:
+        return lambda shop: (shop / name).write_bytes(data)
+
+    return damaged_json(document).map(damage)
+
+
+damages = st.one_of(
+    st.builds(
+        lambda kind, name: KINDS[kind](name),
+        st.sampled_from(sorted(KINDS)),
+        st.sampled_from(OBJECTS),
+    ),
+    st.sampled_from(NAMES).map(_add_object),
+    _document("refs.json", REFS),
+    _document("versions/1.1.json", RECORD | {"version": "1.1"}),
+    st.sampled_from(("refs.json", "versions/1.1.json")).flatmap(
+        lambda name: st.sampled_from((os.mkfifo, _sparse)).map(
+            lambda change: lambda shop: ((shop / name).unlink(), change(shop / name))
+        )
+    ),
+    st.builds(
+        lambda key, value: (
+            lambda shop: sign(shop, "1.1", lambda manifest: manifest.update({key: value}))
+        ),
+        st.sampled_from(("version", "name", "items", "identity", "objects", "parent")),
+        st.one_of(st.none(), st.integers(), st.just({}), st.sampled_from(("1.0", "9.9", "x"))),
+    ),
+)
+
+
+@cases(60, most=20_000)
+@given(damages)
+def test_nothing_is_written_outside_of_the_output(
+    published: Path, tmp_path_factory: pytest.TempPathFactory, damage: Damage
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / f"pull-{next(numbers)}"
+    shop = folder / "a/b/c/shop"
+    shutil.copytree(published, shop)
+    damage(shop)
+    before = set(folder.rglob("*"))
+    try:
+        outcome = classify(run("pull", f"{shop}@1.1", "-o", folder / "out.zarr"))
+        after = set(folder.rglob("*")) - before
+        if outcome.refused:
+            left = (
+                {folder / "out.zarr.partial"} if (folder / "out.zarr.partial").exists() else set()
+            )
+            assert all(path in left or left & set(path.parents) for path in after), after
+        else:
+            assert tree(folder / "out.zarr") == tree(folder_of(shop, "1.1"))
+            record = json.loads((shop / "versions/1.1.json").read_bytes())
+            assert open_bundle(folder / "out.zarr").identity.digest == record["digest"]
+    finally:
+        shutil.rmtree(folder)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,276 @@
+"""Records, pointers, cards and objects of a registry that someone else wrote."""
+
+import json
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.bundle import Bundle
+from sidtool.bundle.storage import Storage
+from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.registry import open_bundle, pull, push, tag, transfer
+from sidtool.registry.card import write_card
+from sidtool.registry.records import (
+    MAX_VERSIONS,
+    list_versions,
+    read_pointer,
+    read_record,
+    version_key,
+)
+from tests.bundles import small_bundle
+
+DIGEST = "ab" * 32
+RECORD: dict[str, Any] = {"version": "1.0", "digest": DIGEST, "root": DIGEST}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A registry with version 1.0."""
+    small_bundle().save(tmp_path / "first.zarr")
+    push(str(tmp_path / "first.zarr"), str(tmp_path / "shop"), tag="prod")
+    return tmp_path / "shop"
+
+
+def changed(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | values), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        None,
+        "1.0",
+        {},
+        RECORD | {"version": 1.0},
+        RECORD | {"version": "2.0"},
+        RECORD | {"version": "１.０"},
+        RECORD | {"digest": None},
+        RECORD | {"digest": DIGEST.upper()},
+        RECORD | {"root": "../../../../etc"},
+        RECORD | {"root": DIGEST[:12]},
+        RECORD | {"license": ["MIT"]},
+        RECORD | {"format": "1"},
+        RECORD | {"format": True},
+        RECORD | {"format": 0},
+        RECORD | {"format": None},
+    ],
+)
+def test_a_malformed_record_is_refused(document: Any, tmp_path: Path) -> None:
+    registry = Storage(tmp_path / "shop")
+    registry.put({"versions/1.0.json": json.dumps(document).encode()})
+    with pytest.raises(IntegrityError, match=r"versions/1\.0\.json is damaged: "):
+        read_record(registry, "1.0")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"latest": 1.0},
+        {"latest": "latest"},
+        {"latest": "1"},
+        {"latest": "1.0\n"},
+        {"tags": []},
+        {"tags": {"prod": None}},
+        {"tags": {"prod": "../1.0"}},
+        {"tags": {"latest": "1.0"}},
+        {"tags": {"1.0": "1.0"}},
+        {"tags": {"\u001b[31m": "1.0"}},
+        {"tags": {"": "1.0"}},
+    ],
+)
+def test_a_malformed_pointer_is_refused(document: Any, tmp_path: Path) -> None:
+    registry = Storage(tmp_path / "shop")
+    registry.put({"refs.json": json.dumps(document).encode()})
+    with pytest.raises(IntegrityError, match=r"refs\.json is damaged: "):
+        read_pointer(registry)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"latest": ' + b"9" * 5000 + b"}",
+        b'{"latest": null, "latest": "1.0"}',
+        b'{"tags": {"\\ud800": "1.0"}}',
+        b'{"latest": NaN}',
+    ],
+    ids=lambda data: data[:20].decode("latin1"),
+)
+def test_a_pointer_that_is_no_strict_json_is_refused(data: bytes, tmp_path: Path) -> None:
+    registry = Storage(tmp_path / "shop")
+    registry.put({"refs.json": data})
+    with pytest.raises(IntegrityError, match=r"refs\.json is damaged: "):
+        read_pointer(registry)
+
+
+def test_a_newer_layout_is_named_before_anything_else(tmp_path: Path) -> None:
+    registry = Storage(tmp_path / "shop")
+    registry.put({"refs.json": b'{"format": 2, "latest": {}, "tags": 7}'})
+    with pytest.raises(CompatibilityError, match="registry layout 2"):
+        read_pointer(registry)
+
+
+def _make_sparse(path: Path) -> None:
+    with path.open("wb") as stream:
+        stream.truncate(1 << 42)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        Path.mkdir,
+        _make_sparse,
+        lambda path: path.write_bytes(b" " * (2 << 20)),
+    ],
+    ids=["pipe", "device", "folder", "sparse", "long"],
+)
+@pytest.mark.parametrize("name", ["refs.json", "versions/1.0.json"])
+def test_a_document_is_a_small_regular_file(
+    shop: Path, name: str, make: Callable[[Path], object]
+) -> None:
+    (shop / name).unlink()
+    make(shop / name)
+    with pytest.raises(IntegrityError, match=r"is not a regular file|the limit is 1048576"):
+        open_bundle(str(shop))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "１.０",
+        "١.٠",
+        "1.0\n",
+        " 1.0",
+        "01.0",
+        "1.00",
+        "1",
+        "1.0.0",
+        "+1.0",
+        "1_0.0",
+        "1." + "9" * 5000,
+    ],
+    ids=lambda text: ascii(text)[:12],
+)
+def test_a_version_has_one_spelling(text: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a version"):
+        version_key(text)
+    registry = Storage(tmp_path / "shop")
+    assert read_record(registry, text) is None
+
+
+def test_a_registry_has_a_limited_number_of_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{n}.0.json" for n in range(MAX_VERSIONS + 1)]
+    monkeypatch.setattr(Storage, "child_names", lambda self: names)
+    with pytest.raises(DataError, match="10001 versions, the limit is 10000"):
+        list_versions(Storage("memory://many/shop"))
+
+
+def test_an_error_lists_few_names(shop: Path) -> None:
+    changed(shop / "refs.json", tags={f"tag{n}": "1.0" for n in range(1000)})
+    with pytest.raises(DataError, match=r"has no 'x+': it has 1\.0, .* and 981 more$") as caught:
+        open_bundle(f"{shop}@{'x' * 200}")
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(("key", "value"), [("digest", DIGEST), ("version", "1.1")])
+def test_a_record_of_another_bundle_is_refused(
+    shop: Path, tmp_path: Path, key: str, value: str
+) -> None:
+    changed(shop / "versions/1.0.json", **{key: value})
+    (shop / "versions/1.0.json").rename(
+        shop / f"versions/{value if key == 'version' else '1.0'}.json"
+    )
+    (folder,) = (path for path in (shop / "versions").iterdir() if path.is_dir())
+    if key == "version":
+        folder.rename(folder.with_name(folder.name.replace("1.0-", "1.1-")))
+    reference = f"{shop}@{value if key == 'version' else '1.0'}"
+    for use in (
+        lambda: open_bundle(reference),
+        lambda: pull(reference, tmp_path / "out.zarr"),
+        lambda: push(reference, str(tmp_path / "mirror")),
+    ):
+        with pytest.raises(IntegrityError, match=f"has {key} .*, its record says {value[:12]}"):
+            use()
+    assert not (tmp_path / "out.zarr").exists()
+    assert not (tmp_path / "mirror").exists()
+
+
+def test_a_pull_stops_at_the_first_wrong_object(shop: Path, tmp_path: Path) -> None:
+    (damaged,) = shop.rglob("items/sid/c/0/0")
+    damaged.write_bytes(damaged.read_bytes() + b"x")
+    with pytest.raises(IntegrityError, match="items/sid/c/0/0 differs from the published one"):
+        pull(str(shop), tmp_path / "out.zarr")
+    assert not list(tmp_path.glob("out.zarr*/items/sid/c/0/0"))
+
+
+def test_a_pull_needs_room_on_the_disk(shop: Path, tmp_path: Path) -> None:
+    _make_sparse(next(shop.rglob("items/sid/c/0/0")))
+    with pytest.raises(DataError, match=r"the bundle has \d+ bytes, but .* has room for \d+"):
+        pull(str(shop), tmp_path / "out.zarr")
+
+
+def test_a_large_object_is_pulled_in_pieces(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "BATCH_BYTES", 7)
+    pull(str(shop), tmp_path / "out.zarr")
+    assert open_bundle(tmp_path / "out.zarr").identity == small_bundle().identity
+
+
+@pytest.mark.parametrize("name", [".lock", "refs.json.partial"])
+def test_a_planted_link_is_not_written_through(shop: Path, tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (shop / name).unlink(missing_ok=True)
+    (shop / name).symlink_to(victim)
+    if name == ".lock":
+        with pytest.raises(DataError, match="symbolic links"):
+            tag(f"{shop}@1.0", "blue")
+    else:
+        tag(f"{shop}@1.0", "blue")
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("license", ["a\nb", "\x1b[31m", "x" * 2000, "\ud800"])
+def test_a_license_is_one_line(shop: Path, tmp_path: Path, license: str) -> None:
+    with pytest.raises(UsageError, match="is not a license"):
+        push(str(shop), str(tmp_path / "mirror"), license=license)
+    assert not (tmp_path / "mirror").exists()
+
+
+def test_names_on_a_card_are_text_and_not_code() -> None:
+    evil = "x`; rm -rf ~ #\n| <img src=x> [click](http://evil) \x1b[31m"
+    manifest = replace(small_bundle(name=evil).manifest, created="`x`")
+    text = write_card(manifest, 's3://bucket/");evil("', "MIT")
+    assert "\x1b" not in text
+    assert text.startswith("# x\\`; rm -rf ~ # \\| \\<img src=x\\> \\[click\\](http://evil) ")
+    assert "\n* created: \\`x\\`\n" in text
+    (command,) = [line for line in text.splitlines() if line.startswith("sidtool pull ")]
+    assert shlex.split(command)[2:] == [
+        's3://bucket/");evil("',
+        "-o",
+        "x`; rm -rf ~ # | <img src=x> [click](http://evil) \N{REPLACEMENT CHARACTER}[31m.zarr",
+    ]
+    code = text.partition("```python\n")[2].partition("```")[0]
+    (call,) = [line for line in code.splitlines() if line.startswith("bundle = ")]
+    opened: list[str] = []
+    exec(call, {"open_bundle": opened.append})
+    assert opened == ['s3://bucket/");evil("']
+
+
+def test_a_card_of_an_ordinary_bundle_has_no_quotes(tmp_path: Path) -> None:
+    manifest = Bundle(replace(small_bundle().manifest, name="shop"), {}).manifest
+    text = write_card(manifest, "s3://bucket/shop@1.0", "MIT")
+    assert "\nsidtool pull s3://bucket/shop@1.0 -o shop.zarr\n" in text
