@@ -3,11 +3,11 @@
 An example is `{task, prompt, completion}` or `{task, text}`; `catalog` lists the character spans
 of catalog text, which never becomes SID or special tokens."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sidtool.documents import parse_json
 from sidtool.errors import DataError
 from sidtool.prompt.segments import Segment, Span, segments_to_text, text_to_segments
 from sidtool.sft.example_kinds import TrainingExample
@@ -64,7 +64,7 @@ def read_training_examples(path: Path) -> Iterator[dict[str, Any]]:
     with stream:
         for number, line in enumerate(stream, start=1):
             try:
-                example = json.loads(line)
+                example = parse_json(line)
             except ValueError as error:
                 raise DataError(f"{path}:{number} is not valid JSON: {error}") from error
             if not isinstance(example, dict):

@@ -11,6 +11,7 @@ from typing import Any
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import Identity
 from sidtool.data.digests import file_digest
+from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError
 from sidtool.prompt.frames import Format
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
@@ -124,7 +125,7 @@ def read_lineage(train: Path) -> Lineage:
     changed since."""
     path = side_files(train)["meta"]
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot read the lineage {path} of {train}", hint="sidtool make-sft writes it"

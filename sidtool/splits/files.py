@@ -14,6 +14,7 @@ from typing import get_args
 from sidtool.data.digests import file_digest
 from sidtool.data.interactions import read_interactions
 from sidtool.data.times import parse_time
+from sidtool.documents import parse_json
 from sidtool.errors import DataError, IntegrityError, UsageError
 from sidtool.output import new_dir, refuse_existing
 from sidtool.splits.examples import read_events, read_examples, write_events, write_examples
@@ -156,7 +157,7 @@ def read_manifest(folder: Path) -> SplitManifest:
     CompatibilityError for a newer format."""
     path = folder / MANIFEST
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} is no split: it has no {MANIFEST}",
@@ -165,6 +166,12 @@ def read_manifest(folder: Path) -> SplitManifest:
     except ValueError as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
     manifest = SplitManifest.from_json(value)
+    expected = {TRAIN, VALID, TEST, *([WINDOWS] if manifest.protocol == "given" else [])}
+    if manifest.files.keys() != expected:
+        raise IntegrityError(
+            f"{path} lists the files {sorted(manifest.files)}, a split of protocol "
+            f"{manifest.protocol} has {sorted(expected)}"
+        )
     for name, recorded in manifest.files.items():
         if not (folder / name).is_file():
             raise IntegrityError(f"{folder / name} is missing, {MANIFEST} lists it")
@@ -204,6 +211,10 @@ def read_split(folder: Path) -> Split:
             f"{manifest.digest[:12]}",
             hint="make the split again",
         )
+    for field, value in split.manifest({}).to_json().items():
+        stored = manifest.to_json()[field]
+        if field != "files" and value != stored:
+            raise IntegrityError(f"{folder} has {field} {value}, {MANIFEST} says {stored}")
     return split
 
 

@@ -136,12 +136,17 @@ class SplitManifest(JsonRecord):
         Raises CompatibilityError for a newer format, IntegrityError for a malformed manifest.
         """
         try:
+            if type(value["format"]) is not int or value["format"] < 1:
+                raise TypeError(f"format is {value['format']!r}")
             if value["format"] > SPLIT_FORMAT:
                 raise CompatibilityError(
                     f"the split has format {value['format']}, this sidtool reads up to "
                     f"{SPLIT_FORMAT}",
                     hint="upgrade sidtool",
                 )
-            return super().from_json(value)
+            manifest = super().from_json(value)
+            if (manifest.protocol == "temporal") != (manifest.cuts is not None):
+                raise TypeError(f"the cuts of a {manifest.protocol} split are {manifest.cuts}")
+            return manifest
         except (KeyError, TypeError, AttributeError) as error:
-            raise IntegrityError(f"the split's manifest is malformed: {error!r}") from error
+            raise IntegrityError(f"the split's manifest is malformed: {error}") from error

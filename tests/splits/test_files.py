@@ -2,6 +2,7 @@
 refused."""
 
 import dataclasses
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -200,3 +201,92 @@ def test_the_refusal_names_both_splits() -> None:
     message = r"bundle b .* 111111111111 \(leave-one-out\), events.csv .* 222222222222 \(given\)"
     with pytest.raises(CompatibilityError, match=message):
         check_split("bundle b", one, "events.csv", two)
+
+
+def resigned(folder: Path, changes: dict[str, object]) -> None:
+    """Change keys of the manifest; one whose value is ... is removed."""
+    path = folder / "split.json"
+    stored = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in stored.items() if value is not ...}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({key: ...} for key in ("format", "protocol", "digest", "counts", "cuts", "files")),
+        {"format": "1"},
+        {"format": True},
+        {"format": 0},
+        {"format": 1.0},
+        {"format": None},
+        {"protocol": "magic"},
+        {"protocol": "temporal"},
+        {"protocol": "given"},
+        {"digest": 1},
+        {"train_digest": "0" * 64},
+        {"held_out_digest": "0" * 64},
+        {"counts": {"users": 9, "train_events": 36, "valid": 9, "test": 10}},
+        {"counts": {"users": "9", "train_events": 36, "valid": 9, "test": 9}},
+        {"counts": []},
+        {"cuts": [1, 2]},
+        {"cuts": {"valid_from": True, "test_from": 2}},
+        {"columns": {"user": 1, "item": "i", "order": None}},
+        {"files": {}},
+        {"files": []},
+        {"files": {"../outside.jsonl": "0" * 64}},
+        {"files": {"/etc/hostname": "0" * 64}},
+        {"files": {"train.jsonl": None}},
+    ],
+)
+def test_a_manifest_that_lies_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[0], folder)
+    resigned(folder, changes)
+    with pytest.raises(IntegrityError) as caught:
+        read_split(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 100_000,
+        b'{"format": ' + b"9" * 5000 + b"}",
+        b'{"format": 1, "format": 1}',
+        b'{"format": NaN}',
+        b'{"format": 1, "a": "\\ud800"}',
+        b"\xff",
+        b"",
+    ],
+)
+def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path, text: bytes) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[0], folder)
+    (folder / "split.json").write_bytes(text)
+    with pytest.raises(IntegrityError, match=r"split\.json is damaged"):
+        read_split(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("train.jsonl", '{"user": "u", "items": ["a", "b"], "positions": [1, 0]}'),
+        ("train.jsonl", '{"user": "u", "items": ["a"], "positions": [-1]}'),
+        ("train.jsonl", '{"user": "u", "items": ["a"], "positions": [true]}'),
+        ("train.jsonl", '{"user": "u", "items": ["a"], "positions": [1e3]}'),
+        ("train.jsonl", '{"user": "u", "items": ["a"], "positions": [' + "9" * 400 + "]}"),
+        ("valid.jsonl", '{"user": "u", "user": "v", "history": ["a"], "item": "b", "position": 1}'),
+        ("valid.jsonl", '{"user": "u", "history": [1.0], "item": "b", "position": 1}'),
+        ("test.jsonl", '{"user": "\\ud800", "history": ["a"], "item": "b", "position": 1}'),
+        ("test.jsonl", '{"user": "u", "history": ["a"], "item": false, "position": 1}'),
+        ("test.jsonl", "[" * 100_000),
+    ],
+)
+def test_a_line_of_other_types_is_refused(tmp_path: Path, name: str, line: str) -> None:
+    folder = tmp_path / "split"
+    manifest = write_split(splits(tmp_path)[0], folder)
+    content = line.encode() + b"\n" + (folder / name).read_bytes()
+    (folder / name).write_bytes(content)
+    resigned(folder, {"files": {**manifest.files, name: hashlib.sha256(content).hexdigest()}})
+    with pytest.raises(DataError, match=f"{name}, line 1"):
+        read_split(folder)
