@@ -3,7 +3,6 @@
 Without `trust_remote_code`, a library may read only regular files inside of the folder, and weights
 only from safetensors or GGUF files, whose headers are consistent."""
 
-import json
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sidtool.data.digests import file_digest
+from sidtool.documents import parse_json
 from sidtool.errors import DataError, RefusedError
 
 TRUST = "--trust-remote-code allows it; the checkpoint can then run any code on this machine"
@@ -68,10 +68,10 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_JSON:
             raise DataError(f"{path} has {path.stat().st_size} bytes, the limit is {MAX_JSON}")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path} is not valid JSON: {_first_line(error)}") from error
 
 
@@ -187,8 +187,10 @@ def _read_header(path: Path) -> StoredWeights:
         header_size = int.from_bytes(stream.read(8), "little")
         if size < 8 or header_size > size - 8:
             raise ValueError(f"a header of {header_size} bytes in a file of {size}")
-        header = json.loads(stream.read(header_size))
-    header.pop("__metadata__", None)
+        header = parse_json(stream.read(header_size))
+    metadata = header.pop("__metadata__", {})
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("metadata that is not text")
     spans = sorted(_span(name, entry) for name, entry in header.items())
     position = 0
     for start, stop, name in spans:

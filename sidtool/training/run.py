@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.checkpoint.hub import offline
 from sidtool.errors import SidtoolError
 from sidtool.model.contract import read_contract
 from sidtool.model.load import check_model_folder
@@ -137,7 +138,7 @@ def train(
         return TrainingSummary(options.stage, str(out), reused=True)
     # with `reuse`, the output of another run
     refuse_existing(out, force)
-    with quiet():
+    with quiet(), offline():
         return _execute(run, force, progress, log)
 
 
