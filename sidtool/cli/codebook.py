@@ -10,6 +10,7 @@ from sidtool.cli import options
 from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.inputs import assignments
 from sidtool.collisions.policy import Policy
+from sidtool.data.items import EmptyText
 from sidtool.embed import Dtype
 from sidtool.quantize import Method
 from sidtool.sid import LETTERS, Levels, Spelling
@@ -58,9 +59,9 @@ def build_codebook(
             rich_help_panel=INPUT,
         ),
     ] = None,
-    id_column: options.IdColumn = None,
-    title_column: options.TitleColumn = None,
-    empty_text: options.EmptyText = "id",
+    id_column: Annotated[str | None, options.id_column(INPUT)] = None,
+    title_column: Annotated[str | None, options.title_column(INPUT)] = None,
+    empty_text: Annotated[EmptyText, options.empty_text(INPUT)] = "id",
     levels: Annotated[
         str, typer.Option(help="Codes per level, like 256x256x256.", rich_help_panel=QUANTIZER)
     ] = "256x256x256",

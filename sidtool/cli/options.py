@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -77,15 +77,29 @@ QueryText = Annotated[
 Field = Annotated[
     list[str] | None, typer.Option(help="Catalog column that item-text shows; repeatable.")
 ]
-IdColumn = Annotated[
-    str | None, typer.Option(help="Catalog column of item ids; guessed by default.")
-]
-TitleColumn = Annotated[
-    str | None, typer.Option(help="Catalog column of titles; guessed by default.")
-]
-EmptyText = Annotated[
-    items.EmptyText, typer.Option(help="Item without text: use its id as text, drop it, or fail.")
-]
+
+
+def id_column(panel: str | None = None) -> Any:
+    """The option of a catalog's id column, in a panel of the help."""
+    text = "Catalog column of item ids; guessed by default."
+    return typer.Option(help=text, rich_help_panel=panel)
+
+
+def title_column(panel: str | None = None) -> Any:
+    """The option of a catalog's title column."""
+    text = "Catalog column of titles; guessed by default."
+    return typer.Option(help=text, rich_help_panel=panel)
+
+
+def empty_text(panel: str | None = None) -> Any:
+    """The option for items without text."""
+    text = "Item without text: use its id as text, drop it, or fail."
+    return typer.Option(help=text, rich_help_panel=panel)
+
+
+IdColumn = Annotated[str | None, id_column()]
+TitleColumn = Annotated[str | None, title_column()]
+EmptyText = Annotated[items.EmptyText, empty_text()]
 MovedEncoder = Annotated[
     str | None, typer.Option(help="Present location of the bundle's encoder, if it moved.")
 ]
