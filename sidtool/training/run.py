@@ -5,8 +5,8 @@ OUT.partial until the output is complete. Under `torchrun` or `accelerate launch
 this code, and the first one alone writes."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -162,14 +162,19 @@ def _execute(
 def _train_and_publish(
     run: TrainingRun, arguments: Any, force: bool, progress: Progress | None, log: Log | None
 ) -> TrainingSummary:
+    from sidtool.training.setup import build_trainer
+
     checkpoint = _find_checkpoint(run, arguments, force)
-    trainer = _build_trainer(run, arguments, checkpoint, progress, log)
-    start = time.monotonic()
-    loss = None
-    if checkpoint and has_ended(checkpoint):
-        trainer.restore(checkpoint)
-    else:
-        loss = _train_from(trainer, checkpoint, run.work)
+    with _resumable_or_removed(run, arguments):
+        trainer = build_trainer(run, arguments, progress, log)
+        start = time.monotonic()
+        loss = None
+        if checkpoint and has_ended(checkpoint):
+            trainer.restore(checkpoint)
+        else:
+            resume = str(checkpoint) if checkpoint else None
+            loss = trainer.train(resume_from_checkpoint=resume).training_loss
+        check_weights(trainer)
     seconds = time.monotonic() - start
     trainer.accelerator.wait_for_everyone()
     if arguments.process_index == 0:
@@ -178,17 +183,16 @@ def _train_and_publish(
     return _summary(run, trainer, checkpoint, loss, seconds)
 
 
-def _train_from(trainer: Any, checkpoint: Path | None, work: Path) -> float:
-    """Train from a checkpoint, or from the start; returns the mean loss."""
+@contextmanager
+def _resumable_or_removed(run: TrainingRun, arguments: Any) -> Iterator[None]:
+    """Remove the work folder after an error if it has no checkpoint: a corrected call must not find
+    this run's settings."""
     try:
-        resume = str(checkpoint) if checkpoint else None
-        loss = trainer.train(resume_from_checkpoint=resume).training_loss
-        check_weights(trainer)
-        return loss
+        yield
     except SidtoolError:
-        arguments = trainer.args
-        if arguments.process_index == 0 and last_checkpoint(work, arguments.world_size) is None:
-            remove(work)  # nothing to resume, as in `_build_trainer`
+        is_first = arguments.process_index == 0
+        if is_first and last_checkpoint(run.work, arguments.world_size) is None:
+            remove(run.work)
         raise
 
 
@@ -206,24 +210,6 @@ def _find_checkpoint(run: TrainingRun, arguments: Any, force: bool) -> Path | No
         if is_first and checkpoint:
             relocate_best(checkpoint)
     return checkpoint
-
-
-def _build_trainer(
-    run: TrainingRun,
-    arguments: Any,
-    checkpoint: Path | None,
-    progress: Progress | None,
-    log: Log | None,
-) -> Any:
-    from sidtool.training.setup import build_trainer
-
-    try:
-        return build_trainer(run, arguments, progress, log)
-    except SidtoolError:
-        # nothing to resume: a corrected call must not find this run's settings
-        if arguments.process_index == 0 and checkpoint is None:
-            remove(run.work)
-        raise
 
 
 def _write_output(run: TrainingRun, trainer: Any, force: bool) -> None:
