@@ -1,0 +1,208 @@
+"""Commands that die or find a full disk at any event of the file system leave the old output or the
+new one, and the same command then gives the result of an undisturbed run."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from sidtool.bundle.conditional import LOCK
+from tests.cli.road import tree
+from tests.hostile.crash import KILLED, Ended, Fault, run_forked
+from tests.hostile.harness import TOTAL_CASES, count
+from tests.hostile.writing_commands import (
+    Writing,
+    heavy_commands,
+    light_commands,
+    writing_command_names,
+)
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+UNFINISHED = re.compile(r"\.partial|\.replaced|-refresh")
+NO_INPUTS = Path("inputs")
+LIGHT = sorted(light_commands(NO_INPUTS))
+HEAVY = sorted(heavy_commands(NO_INPUTS))
+MODEL_COMMANDS = {name.partition(" ")[0] for name in HEAVY}
+QUICK = ("add-items", "build-codebook", "export static", "make-sft", "pull", "push", "split")
+"""Commands that `make test` tries, one for each way of writing."""
+SAMPLE = {"kill": 2, "full": 1, "read-only": 1}
+"""Events of a command that `make test` tries. A million hostile cases try all events, and fifty of
+a command that loads a model."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A command, a folder that it writes in, and what is there before and after."""
+
+    writing: Writing
+    folder: Path
+    older: Path
+    """a copy of the folder as it is before"""
+    before: dict[str, bytes]
+    after: dict[str, bytes]
+    events: dict[Fault, int]
+    """the number of events that a fault can hit in an undisturbed run"""
+
+    def reset(self) -> None:
+        """Put the older output back."""
+        shutil.rmtree(self.folder)
+        shutil.copytree(self.older, self.folder)
+
+    def run(self, fault: Fault = "none", at: int = 0) -> Ended:
+        """Run the command, with --force if its output exists."""
+        force = ("--force",) if (self.folder / self.writing.out).exists() else ()
+        return run_forked(self.writing.line(self.folder, *force), self.folder, fault, at)
+
+
+def place(writing: Writing, inputs: Path, folder: Path, *, old: bool) -> Place:
+    """A place with an older output, or none, and the results of an undisturbed run."""
+    work, older = folder / "work", folder / "older"
+    work.mkdir()
+    if not writing.older:
+        shutil.copytree(inputs / "registry" / "shop", work / writing.out)
+    elif old:
+        assert run_forked(writing.older_line(work), work).code == 0
+    shutil.copytree(work, older)
+    new = Place(writing, work, older, tree(work), {}, {})
+    ended = new.run()
+    assert ended.code == 0, ended.err
+    after = tree(work)
+    assert new.before != after
+    events: dict[Fault, int] = {
+        "kill": ended.events,
+        "full": ended.growing,
+        "read-only": ended.creating,
+    }
+    return Place(writing, work, older, new.before, after, events)
+
+
+def visible(folder: Path) -> dict[str, bytes]:
+    """The files of outputs, without those of unfinished work."""
+    return {
+        name: data
+        for name, data in tree(folder).items()
+        if not UNFINISHED.search(name) and not name.endswith(LOCK)
+    }
+
+
+def points(fault: Fault, place: Place, seed: str) -> Iterator[int]:
+    """The events to try: the last one, and a random one of each of equal stretches."""
+    events = place.events[fault]
+    loads_model = place.writing.command[0] in MODEL_COMMANDS
+    per_case = 20_000 if loads_model else 1_000
+    sample = min(events, max(SAMPLE[fault], TOTAL_CASES // per_case))
+    draw = Random(None if TOTAL_CASES else seed)
+    for number in range(sample):
+        first = number * events // sample
+        last = (number + 1) * events // sample - 1
+        yield 1 + (last if number == sample - 1 else draw.randint(first, last))
+
+
+def check_between(place: Place, *, moved: bool) -> None:
+    """What a reader sees after a fault: the old output, the new one, or none if the old one was
+    being replaced."""
+    seen = visible(place.folder)
+    if seen in (place.before, place.after):
+        return
+    assert moved, sorted(seen)
+    if not place.writing.older:  # a registry: objects may be there that no record names
+        assert visible_of(place.before).items() <= seen.items()
+    elif place.writing.out == "train.jsonl":  # the lineage completes the examples
+        assert not any(name.endswith(".meta.json") for name in seen)
+    else:
+        assert seen == {}
+
+
+def check_kills(place: Place, seed: str) -> None:
+    """Kill the command at its events, and run it again."""
+    for at in points("kill", place, seed):
+        place.reset()
+        ended = place.run("kill", at)
+        if ended.code == 0:  # threads of Zarr may race to make a folder: it had fewer events
+            check_result(place, at)
+            continue
+        assert ended.code == KILLED, ended
+        check_between(place, moved=True)
+        again = place.run()
+        assert again.code == 0, (at, again.err)
+        check_result(place, at)
+        count(refused=False)
+
+
+def check_full_disk(place: Place, fault: Fault, seed: str) -> None:
+    """Let the command find a full disk at its events, and run it again."""
+    reason = "read-only file system" if fault == "read-only" else "no space left on device"
+    for at in points(fault, place, seed):
+        place.reset()
+        ended = place.run(fault, at)
+        if ended.code == 0:  # the event was no loss, as the sync of a folder
+            check_result(place, at)
+            continue
+        assert ended.code == 1, (at, ended)
+        error, _, hint = ended.error.partition("\n")
+        assert error.startswith("error: "), ended.err
+        assert reason in error.lower(), ended.err
+        assert str(place.folder) in error, ended.err
+        assert not hint or hint.startswith("hint: ")
+        assert "Traceback" not in ended.err
+        check_between(place, moved=not place.writing.older or place.writing.out == "train.jsonl")
+        if not place.writing.resumes and place.writing.older:
+            assert tree(place.folder) == place.before, at
+        again = place.run()
+        assert again.code == 0, (at, again.err)
+        check_result(place, at)
+        count(refused=True)
+
+
+def check_result(place: Place, at: int) -> None:
+    """The folder is as an undisturbed run leaves it."""
+    seen = visible(place.folder) if not place.writing.older else tree(place.folder)
+    expected = visible_of(place.after) if not place.writing.older else place.after
+    assert sorted(seen) == sorted(expected), at
+    assert [name for name in seen if seen[name] != expected[name]] == [], at
+
+
+def visible_of(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same of files that were read before."""
+    return {name: data for name, data in files.items() if not name.endswith(LOCK)}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LIGHT],
+)
+def test_a_fault_at_an_event_leaves_the_old_output_or_the_new(
+    inputs: Path, tmp_path: Path, command: str
+) -> None:
+    check(light_commands(inputs)[command], inputs, tmp_path, command)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", HEAVY)
+def test_a_fault_at_an_event_of_a_model_leaves_the_old_output_or_the_new(
+    models: Path, tmp_path: Path, command: str
+) -> None:
+    check(heavy_commands(models)[command], models, tmp_path, command)
+
+
+def check(writing: Writing, inputs: Path, folder: Path, seed: str) -> None:
+    """Try all faults at the events of a command; without an older output in `make test-hostile`
+    only."""
+    for old in (True, False) if TOTAL_CASES else (True,):
+        base = folder / str(old)
+        base.mkdir()
+        where = place(writing, inputs, base, old=old)
+        check_kills(where, seed)
+        check_full_disk(where, "full", seed)
+        check_full_disk(where, "read-only", seed)
+
+
+def test_every_command_that_writes_is_tested() -> None:
+    names = {name.partition(" ")[0] for name in (*LIGHT, *HEAVY)}  # without the variants
+    assert names == writing_command_names()

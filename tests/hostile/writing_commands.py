@@ -1,0 +1,143 @@
+"""Every command that writes, with small inputs, for the tests of crashes, full disks and second
+writers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidtool.cli.main import app
+from tests.cli.road import TINY, catalog, done, interactions, vectors, write_lines
+
+N_ITEMS = 12
+STEPS = (
+    *("--set", "num_train_epochs=1", "--set", "per_device_train_batch_size=16"),
+    *("--set", "eval_users=4", "--set", "save_strategy=steps", "--set", "save_steps=4"),
+    *("--set", "eval_strategy=steps", "--set", "eval_steps=4"),
+)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A command without `-o OUT`, and one that makes another output at the same place.
+
+    Without `older`, the command writes to a registry: OUT in its words is the folder of a bundle
+    there, which has a version already."""
+
+    command: tuple[object, ...]
+    older: tuple[object, ...] = ()
+    out: str = "out"
+    resumes: bool = False
+    """whether a run that failed leaves unfinished work for the next one"""
+
+    def line(self, folder: Path, *more: object) -> tuple[object, ...]:
+        """The words of the command, with its output in a folder."""
+        out = str(folder / self.out)
+        if not self.older:
+            return tuple(str(word).replace("OUT", out) for word in self.command)
+        return (*self.command, "-o", out, *more)
+
+    def older_line(self, folder: Path) -> tuple[object, ...]:
+        """The words of the command that makes the older output."""
+        return (*self.older, "-o", folder / self.out)
+
+
+def light_inputs(folder: Path) -> None:
+    """The inputs of the commands that load no model."""
+    catalog(folder / "items.jsonl")
+    catalog(folder / "more.jsonl", n=64)
+    interactions(folder / "events.csv")
+    vectors(folder / "vectors.npy")
+    vectors(folder / "other.npy", seed=9)
+    write_lines(folder / "retired.txt", ["b001"])
+    build = ("build-codebook", folder / "items.jsonl", "--levels", "4x4x8", "--embeddings")
+    done(*build, folder / "vectors.npy", "-o", folder / "shop.zarr")
+    done(*build, folder / "other.npy", "-o", folder / "other.zarr")
+    retired = ("--remove", folder / "retired.txt")
+    done("add-items", folder / "shop.zarr", *retired, "-o", folder / "shop2.zarr")
+    done("split", folder / "events.csv", "-o", folder / "split")
+    done("export", folder / "shop.zarr", "--to", "openonerec", "-o", folder / "map.parquet")
+    done("push", folder / "shop.zarr", folder / "registry" / "shop")
+
+
+def heavy_inputs(folder: Path) -> None:
+    """The inputs of the commands that load models, made from the light ones."""
+    done("init-model", folder / "items.jsonl", "-o", folder / "base", "--vocab-size", 280, *TINY)
+    done("extend-model", folder / "base", folder / "shop.zarr", "-o", folder / "model")
+    bundle, items = folder / "shop.zarr", folder / "items.jsonl"
+    sft = ("make-sft", bundle, items, folder / "split", "--model", folder / "model")
+    done(*sft, "-o", folder / "train.jsonl")
+    train = ("train", folder / "model", folder / "train.jsonl", *STEPS)
+    done(*train, "-o", folder / "tuned")
+    done(*train, "--stage", "lora", "-o", folder / "adapted")
+    lines = (folder / "split" / "test.jsonl").read_text().splitlines()
+    write_lines(folder / "requests.jsonl", lines[:8])
+
+
+def light_commands(folder: Path) -> dict[str, Writing]:
+    """The commands that load no model, by name."""
+    bundle, other = folder / "shop.zarr", folder / "other.zarr"
+    items, split = folder / "items.jsonl", folder / "split"
+    build = ("build-codebook", items, "--levels", "4x4x8", "--embeddings", folder / "vectors.npy")
+    sft = ("make-sft", bundle, items, split)
+    cases = {
+        "build-codebook": Writing(build, (*build, "--seed", 1), resumes=True),
+        "build-codebook to zip": Writing(
+            build, (*build, "--seed", 1), out="out.zarr.zip", resumes=True
+        ),
+        "import": Writing(("import", folder / "map.parquet"), build),
+        "split": Writing(
+            ("split", folder / "events.csv"),
+            ("split", folder / "events.csv", "--protocol", "temporal"),
+        ),
+        "make-sft": Writing(sft, (*sft, "--seed", 1), out="train.jsonl"),
+        "add-items": Writing(
+            ("add-items", bundle, "--remove", folder / "retired.txt"), build, out="out.zarr"
+        ),
+        "align": Writing(("align", other, "--to", bundle), build),
+        "build-memory": Writing(
+            ("build-memory", split, bundle), ("build-memory", split, bundle, "--neighbors", 2)
+        ),
+        "pull": Writing(("pull", f"{folder / 'registry' / 'shop'}@1.0"), build, resumes=True),
+        "push": Writing(("push", folder / "shop2.zarr", "OUT"), out="shop"),
+        "tag": Writing(("tag", "OUT@1.0", "stable"), out="shop"),
+    }
+    for system, out in (
+        ("minionerec", "out"),
+        ("openonerec", "out.parquet"),
+        ("static", "out.npz"),
+        ("flashrec", "out.json"),
+    ):
+        command = ("export", bundle, "--to", system)
+        cases[f"export {system}"] = Writing(command, ("export", other, *command[2:]), out=out)
+    return cases
+
+
+def heavy_commands(folder: Path) -> dict[str, Writing]:
+    """The commands that load models, by name."""
+    bundle, items = folder / "shop.zarr", folder / "items.jsonl"
+    init = ("init-model", items, "--vocab-size", 280, *TINY)
+    extend = ("extend-model", folder / "base", bundle)
+    train = ("train", folder / "model", folder / "train.jsonl", *STEPS)
+    recommend = ("recommend", folder / "tuned", "--file", folder / "requests.jsonl")
+    refresh = ("refresh", folder / "tuned", folder / "shop2.zarr")
+    return {
+        "init-model": Writing(init, (*init, "--seed", 1)),
+        "extend-model": Writing(extend, (*extend, "--seed", 1)),
+        "merge": Writing(("merge", folder / "adapted"), init),
+        "rebind": Writing(("rebind", folder / "tuned", folder / "shop2.zarr"), init),
+        "refresh": Writing(refresh, init),
+        "refresh on events": Writing((*refresh, folder / "split"), init, resumes=True),
+        "train": Writing(train, (*train, "--set", "learning_rate=0.01"), resumes=True),
+        "train lora": Writing((*train, "--stage", "lora"), init, resumes=True),
+        "recommend": Writing(recommend, (*recommend, "-k", 3), out="out.jsonl", resumes=True),
+    }
+
+
+def writing_command_names() -> set[str]:
+    """The registered commands that have the option `-o`, and those that write to a registry."""
+    names = {"push", "tag"}
+    for command in app.registered_commands:
+        callback: Callable[..., object] | None = command.callback
+        if callback is not None and "out" in callback.__annotations__:
+            names.add(str(command.name))
+    return names
