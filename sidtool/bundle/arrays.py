@@ -1,10 +1,9 @@
 """The arrays of a stored bundle, whole or in part.
 
 An array of uncompressed chunks of whole rows (what sidtool writes) is read by byte ranges. Any
-other one is decoded by Zarr, whole and once.
+other one is decoded whole and once.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.bundle.array_metadata import MAX_METADATA_BYTES, ArrayMetadata
 from sidtool.bundle.item_map import BLOCK
 from sidtool.bundle.manifest import Manifest
 from sidtool.bundle.storage import Storage
@@ -20,6 +20,11 @@ from sidtool.bundle.zarr_group import GroupManifest
 from sidtool.errors import IntegrityError
 
 META = "/zarr.json"
+FREE_BYTES = 32 << 20
+"""Bytes that decoded arrays may take, ..."""
+MAX_EXPANSION = 20
+"""... and more for each byte of their stored chunks."""
+
 RowRange = tuple[int, int]
 """First and last row (exclusive)."""
 ByteRange = tuple[str, int, int]
@@ -30,19 +35,22 @@ Expected = tuple[str, tuple[int | None, ...]]
 
 @dataclass(frozen=True)
 class Layout:
-    """Shape and type of an array, and the rows of each chunk; `chunk_rows` is None if only Zarr can
-    decode it."""
+    """Shape and type of an array, and the rows of each chunk; `chunk_rows` is None if chunks are
+    decoded, and not read in part."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     chunk_rows: int | None
 
     @classmethod
-    def of(cls, meta: Mapping[str, Any]) -> "Layout":
-        """Read an array's Zarr metadata."""
-        shape = tuple(meta["shape"])
-        dtype = np.dtype(meta["data_type"]).newbyteorder("<")
-        return cls(shape, dtype, _plain_chunk_rows(meta, shape, dtype))
+    def of(cls, meta: ArrayMetadata) -> "Layout":
+        """The layout of an array: plain if chunks are whole rows of uncompressed little-endian
+        bytes under Zarr's default keys."""
+        slash_keys = (meta.key_prefix, meta.separator) == ("c/", "/")
+        whole_rows = meta.chunk_shape[1:] == meta.shape[1:]
+        little = meta.dtype == meta.dtype.newbyteorder("<")
+        plain = slash_keys and whole_rows and little and meta.compressor is None
+        return cls(meta.shape, meta.dtype, meta.chunk_shape[0] if plain else None)
 
     @property
     def row_bytes(self) -> int:
@@ -63,22 +71,6 @@ class Layout:
         return ranges
 
 
-def _plain_chunk_rows(
-    meta: Mapping[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> int | None:
-    """The rows of a chunk if chunks are whole rows of uncompressed little-endian bytes under Zarr's
-    default keys, else None."""
-    (codec, *other_codecs) = meta["codecs"]
-    endian = codec.get("configuration", {}).get("endian")
-    if codec["name"] != "bytes" or other_codecs or (dtype.itemsize > 1 and endian != "little"):
-        return None
-    slash_keys = {"name": "default", "configuration": {"separator": "/"}}
-    if meta["chunk_grid"]["name"] != "regular" or meta["chunk_key_encoding"] != slash_keys:
-        return None
-    (rows, *other_sizes) = meta["chunk_grid"]["configuration"]["chunk_shape"]
-    return rows if tuple(other_sizes) == shape[1:] else None
-
-
 class StoredArrays(Mapping[str, NDArray[Any]]):
     """The arrays of a manifest's objects by path; each is read when it is accessed.
 
@@ -93,6 +85,8 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
         self._expected = expected
         self._layouts: dict[str, Layout] = {}
         self._decoded: dict[str, NDArray[Any]] = {}
+        self._n_decoded = 0
+        self._n_stored = 0
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self:
@@ -132,40 +126,59 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
     def layout(self, name: str) -> Layout:
         """The layout of an array, checked against the manifest."""
         if name not in self._layouts:
-            try:
-                layout = Layout.of(json.loads(self._storage.read(name + META) or b""))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                reason = f"its metadata is damaged ({type(error).__name__})"
-                raise _unreadable(name, reason) from error
+            meta = self._metadata(name)
+            layout = Layout.of(meta)
             self._check(name, layout)
-            # with a chunk missing, only Zarr can supply the zeros
+            # of a chunk that is missing, the values follow from the metadata
             if layout.chunk_rows is not None and not self._all_chunks_stored(name, layout):
                 layout = replace(layout, chunk_rows=None)
             self._layouts[name] = layout
         return self._layouts[name]
 
+    def _metadata(self, name: str) -> ArrayMetadata:
+        try:
+            data = self._storage.read(name + META, limit=MAX_METADATA_BYTES)
+            return ArrayMetadata.parse(data or b"")
+        except (ValueError, KeyError, TypeError) as error:
+            raise _unreadable(name, f"its metadata is damaged: {error}") from error
+
     def _all_chunks_stored(self, name: str, layout: Layout) -> bool:
-        """Zarr writers may omit chunks that are all zeros."""
+        """Whether every chunk is an object: Zarr writers may omit chunks of one value."""
+        objects = self._manifest.objects
+        if layout.shape[0] > (layout.chunk_rows or 1) * len(objects):
+            return False
         ranges = layout.byte_ranges(name, (0, layout.shape[0]))
-        return all(key in self._manifest.objects for key, _, _ in ranges)
+        return all(key in objects for key, _, _ in ranges)
 
     def _decode(self, name: str) -> NDArray[Any]:
-        """A whole array, decoded by Zarr."""
+        """A whole array, from chunks of any kind."""
         if name not in self._decoded:
-            import zarr
-            from zarr.core.buffer import default_buffer_prototype
-
+            meta = self._metadata(name)
             keys = sorted(key for key in self._manifest.objects if key.startswith(f"{name}/"))
-            to_buffer = default_buffer_prototype().buffer.from_bytes
+            places = {key: place for key in keys if (place := meta.place(name, key)) is not None}
             try:
-                objects = self._storage.read_many(keys)
-                buffers = {key: to_buffer(data) for key, data in objects.items()}
-                store = zarr.storage.MemoryStore(buffers)
-                array = zarr.open_array(store, path=name, mode="r")
-                self._decoded[name] = np.asarray(array[...])
-            except (ValueError, TypeError, OSError, RuntimeError, KeyError) as error:
+                chunks = self._storage.read_many(list(places))
+                self._refuse_excess(meta.n_bytes, sum(map(len, chunks.values())))
+                array = np.full(meta.shape, meta.fill_value, dtype=meta.dtype)
+                for key, place in places.items():
+                    part = array[place]
+                    part[...] = meta.decode(chunks[key])[tuple(slice(n) for n in part.shape)]
+            except FileNotFoundError as error:
+                raise _unreadable(name, "an object is missing") from error
+            except ValueError as error:
                 raise _unreadable(name, str(error)) from error
+            self._decoded[name] = _checked(name, array)
         return self._decoded[name]
+
+    def _refuse_excess(self, n_bytes: int, stored: int) -> None:
+        """Raise ValueError if the arrays that were decoded so far would take much more memory than
+        their chunks take in the store."""
+        self._n_decoded += n_bytes
+        self._n_stored += stored
+        if self._n_decoded > FREE_BYTES + MAX_EXPANSION * self._n_stored:
+            raise ValueError(
+                f"arrays of {self._n_decoded} bytes are made of {self._n_stored} stored ones"
+            )
 
     def _check(self, name: str, layout: Layout) -> None:
         stored: Expected = (layout.dtype.name, layout.shape)
@@ -184,15 +197,28 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
 def _assemble(
     name: str, layout: Layout, rows: RowRange, pieces: Iterable[tuple[ByteRange, bytes]]
 ) -> NDArray[Any]:
-    array = np.empty((rows[1] - rows[0], *layout.shape[1:]), dtype=layout.dtype)
-    target = array.reshape(-1).view(np.uint8)  # the same memory, as bytes
-    position = 0
+    parts = []
     for (_, start, end), data in pieces:
         missing = end - start - len(data)
         if missing:
             raise _unreadable(name, f"an object ends {missing} bytes early")
+        parts.append(data)
+    # allocated after the bytes are there
+    array = np.empty((rows[1] - rows[0], *layout.shape[1:]), dtype=layout.dtype)
+    target = array.reshape(-1).view(np.uint8)  # the same memory, as bytes
+    position = 0
+    for data in parts:
         target[position : position + len(data)] = np.frombuffer(data, dtype=np.uint8)
         position += len(data)
+    if position != len(target):
+        raise _unreadable(name, f"rows {rows[0]} to {rows[1]} are not within the array")
+    return _checked(name, array)
+
+
+def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    # NumPy takes other bytes for true, but computes with them as numbers
+    if array.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
+        raise _unreadable(name, "a value is neither true nor false")
     return array
 
 

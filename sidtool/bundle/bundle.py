@@ -12,7 +12,7 @@ from sidtool.bundle.arrays import StoredArrays, bundle_layout
 from sidtool.bundle.history import BuildChange
 from sidtool.bundle.identity import Identity, codebook_arrays, identify, item_arrays
 from sidtool.bundle.item_map import BLOCK, IdIndex, ItemMap
-from sidtool.bundle.lookup import INDEX_ARRAYS, MAX_LOOKUPS, Lookup
+from sidtool.bundle.lookup import INDEX_ARRAYS, MAX_LOOKUPS, Lookup, check_rows, checked_codes
 from sidtool.bundle.manifest import Collisions, Manifest, Provenance
 from sidtool.bundle.storage import Storage
 from sidtool.bundle.strings import StringArray
@@ -101,26 +101,27 @@ class Bundle:
     @cached_property
     def items(self) -> ItemMap:
         """The item map. Raises IntegrityError if a stored array does not fit the manifest."""
-        has_titles = "items/title_offset" in self.arrays
+        title_arrays = {"items/title_bytes", "items/title_offset"}
+        stored_titles = {name for name in title_arrays if name in self.arrays}
+        if stored_titles not in (set(), title_arrays):
+            raise IntegrityError(f"{min(stored_titles)} is stored without the other of the titles")
         index = None
         if "index/id_hash" in self.arrays:
             index = IdIndex(self.arrays["index/id_hash"], self.arrays["index/id_row"])
+            check_rows(index.rows, self.manifest.items)
         return ItemMap(
             space=self.space,
-            ids=self._strings("items/id"),
-            codes=self.arrays["items/sid"],
+            ids=self._strings("items/id", may_be_empty=False),
+            codes=checked_codes(self.space, self.arrays["items/sid"]),
             retired=self.arrays["items/retired"],
-            titles=self._strings("items/title") if has_titles else None,
+            titles=self._strings("items/title", may_be_empty=True) if stored_titles else None,
             stored_index=index,
         )
 
-    def _strings(self, name: str) -> StringArray:
+    def _strings(self, name: str, *, may_be_empty: bool) -> StringArray:
         data = self.arrays[f"{name}_bytes"]
         offsets = self.arrays[f"{name}_offset"]
-        covers_data = offsets[0] == 0 and offsets[-1] == len(data)
-        if not covers_data or (offsets[1:] < offsets[:-1]).any():
-            raise IntegrityError(f"{name}_offset does not divide {name}_bytes into strings")
-        return StringArray(data, offsets)
+        return StringArray.stored(name, data, offsets, may_be_empty=may_be_empty)
 
     def items_with_sids(self, codes: Codes) -> ItemMap:
         """An item map with at least the items that have one of these (m, levels) SIDs, retired ones
@@ -159,7 +160,7 @@ class Bundle:
             raise IntegrityError("the bundle has a codebook but no recipe")
         quantizer = self.manifest.recipe["quantizer"]
         encoder = "codebook/encoder/"
-        return Codebook(
+        codebook = Codebook(
             method=quantizer["method"],
             levels=tuple(self.arrays[f"codebook/level_{level}"] for level in range(n_levels)),
             encoder={
@@ -169,6 +170,11 @@ class Bundle:
             },
             params=QuantizerParams.from_json(quantizer["parameters"]),
         )
+        try:
+            codebook.check()
+        except (ValueError, KeyError) as error:
+            raise IntegrityError(f"the codebook is malformed: {error}") from error
+        return codebook
 
     @cached_property
     def active(self) -> NDArray[np.int64]:
@@ -181,7 +187,13 @@ class Bundle:
 
     @cached_property
     def _trie(self) -> Trie:
-        return Trie.from_codes(self.items.codes[self.active], self.space.sizes, self.active)
+        codes = self.items.codes[self.active]
+        try:
+            return Trie.from_codes(codes, self.space.sizes, self.active)
+        except UsageError as error:
+            if len(codes):  # the rows are not in the order of the format
+                raise IntegrityError(f"items/sid: {error}") from error
+            raise
 
     def sid(self, item_id: str, *, begin_end_tokens: bool = False) -> str:
         """The spelled SID of an item. Raises DataError if the bundle does not have it."""

@@ -35,19 +35,19 @@ def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:
     manifest = bundle.manifest
     try:
         items = bundle.items
-        bundle.space.check(items.codes)
         identity = identify(
             bundle.space, items, bundle.codebook, manifest.recipe, manifest.collisions.policy
         )
+        expected = replace(items, stored_index=None)
+        broken = _broken_order(items) + _repeated_ids(expected) + _broken_index(bundle, expected)
     except SidtoolError as error:
         return [("values", str(error))]
-    broken = []
     for part in ("space", "codebook", "items"):
         digest, stored = getattr(identity, part), getattr(manifest.identity, part)
         if digest != stored:
             reason = f"{part} digest is {digest[:12]}…, the manifest says {stored[:12]}…"
             broken.append((part, reason))
-    return broken + _broken_order(items) + _broken_index(bundle)
+    return broken
 
 
 def _broken_order(items: ItemMap) -> list[tuple[str, str]]:
@@ -60,10 +60,21 @@ def _broken_order(items: ItemMap) -> list[tuple[str, str]]:
     return broken
 
 
-def _broken_index(bundle: Bundle) -> list[tuple[str, str]]:
-    expected = index_arrays(replace(bundle.items, stored_index=None))
+def _repeated_ids(items: ItemMap) -> list[tuple[str, str]]:
+    hashes = items.index.hashes
+    seen: set[str] = set()
+    ties = np.flatnonzero(hashes[1:] == hashes[:-1])
+    for row in items.index.rows[np.union1d(ties, ties + 1)].tolist():
+        text = items.ids[row]
+        if text in seen:
+            return [("items/id", f"the id {text[:80]!r} is repeated")]
+        seen.add(text)
+    return []
+
+
+def _broken_index(bundle: Bundle, items: ItemMap) -> list[tuple[str, str]]:
     return [
         (name, "does not agree with the items")
-        for name, array in expected.items()
+        for name, array in index_arrays(items).items()
         if name in bundle.arrays and not np.array_equal(array, bundle.arrays[name])
     ]

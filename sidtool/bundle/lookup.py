@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sidtool.bundle.arrays import RowRange, StoredArrays
 from sidtool.bundle.item_map import BLOCK, ItemMap
 from sidtool.bundle.strings import StringArray
+from sidtool.errors import IntegrityError, UsageError
 from sidtool.sid import Codes, SidSpace
 
 MAX_LOOKUPS = 64
@@ -52,7 +53,10 @@ class Lookup:
                 blocks, self._arrays.parts("index/id_hash", blocks), strict=True
             )
         ]
-        return self._take(self._arrays.parts("index/id_row", _ranges(positions)))
+        parts = self._arrays.parts("index/id_row", _ranges(positions))
+        for rows in parts:
+            check_rows(rows, self._n_items)
+        return self._take(parts)
 
     def _take(self, rows: Iterable[NDArray[Any]]) -> ItemMap:
         """These rows of the item map, ascending."""
@@ -63,7 +67,9 @@ class Lookup:
         return ItemMap(
             space=self._space,
             ids=self._strings("items/id", ranges),
-            codes=_join(codes, np.empty((0, self._space.levels), dtype=np.uint16)),
+            codes=checked_codes(
+                self._space, _join(codes, np.empty((0, self._space.levels), dtype=np.uint16))
+            ),
             retired=_join(retired, np.empty(0, dtype=np.bool_)),
             titles=self._strings("items/title", ranges) if has_titles else None,
         )
@@ -72,14 +78,36 @@ class Lookup:
         # a string needs the offset behind it, too
         offsets = self._arrays.parts(f"{name}_offset", [(a, b + 1) for a, b in ranges])
         byte_ranges = [(int(part[0]), int(part[-1])) for part in offsets]
+        n_bytes = self._arrays.layout(f"{name}_bytes").shape[0]
+        if any(not 0 <= start <= stop <= n_bytes for start, stop in byte_ranges):
+            raise IntegrityError(f"{name}_offset does not divide {name}_bytes into strings")
         data = self._arrays.parts(f"{name}_bytes", byte_ranges)
         lengths = [np.zeros(1, dtype=np.int64), *(np.diff(part) for part in offsets)]
-        new_offsets = np.cumsum(np.concatenate(lengths))
-        return StringArray(_join(data, np.empty(0, dtype=np.uint8)), new_offsets)
+        return StringArray.stored(
+            name,
+            _join(data, np.empty(0, dtype=np.uint8)),
+            np.cumsum(np.concatenate(lengths)),
+            may_be_empty=name != "items/id",
+        )
 
     @cached_property
     def _first_keys(self) -> NDArray[np.uint64]:
         return self._space.pack(self._arrays["index/sid_first"])
+
+
+def checked_codes(space: SidSpace, codes: Codes) -> Codes:
+    """Stored (n, levels) codes. Raises IntegrityError if one is outside of its level."""
+    try:
+        space.check(codes)
+    except UsageError as error:
+        raise IntegrityError(f"items/sid: {error}") from error
+    return codes
+
+
+def check_rows(rows: NDArray[np.uint32], n_items: int) -> None:
+    """Raise IntegrityError if a row of the index is not one of the items."""
+    if rows.max(initial=0) >= max(n_items, 1):
+        raise IntegrityError(f"index/id_row names row {rows.max()} of {n_items} items")
 
 
 def _blocks(firsts: NDArray[np.uint64], values: NDArray[np.uint64], n: int) -> list[RowRange]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.conditional import Snapshot, protocols, take_snapshot, write_if_unchanged
+from sidtool.bundle.local_files import check_file, read_range
 from sidtool.bundle.zips import Span, is_zip, zip_directory
 from sidtool.errors import DataError, IntegrityError, SidtoolError, UsageError
 
@@ -37,6 +38,10 @@ class Storage:
     def __init__(self, location: str | Path) -> None:
         self.location = str(location).rstrip("/") or str(location)
         self._filesystem, self._root = _connect(self.location)
+
+    @property
+    def _is_local(self) -> bool:
+        return "file" in protocols(self._filesystem)
 
     def folder(self, name: str) -> "Storage":
         """The folder `name` inside this one."""
@@ -86,10 +91,12 @@ class Storage:
             except _MISSING:
                 return None
 
-    def read(self, name: str) -> bytes | None:
-        """One object, or None if it does not exist."""
+    def read(self, name: str, *, limit: int | None = None) -> bytes | None:
+        """One object, or None if it does not exist; of one that is larger than `limit`, one byte
+        more than the limit."""
         try:
-            return self.read_ranges([(name, None, None)])[0]
+            stop = None if limit is None else limit + 1
+            return self.read_ranges([(name, None, stop)])[0]
         except _MISSING:
             return None
 
@@ -98,9 +105,9 @@ class Storage:
         data = self.read_ranges([(name, None, None) for name in names])
         return dict(zip(names, data, strict=True))
 
-    def read_all(self) -> Iterator[tuple[str, bytes]]:
-        """Every object's name and bytes, sorted by name."""
-        names = self.names()
+    def read_all(self, names: Sequence[str] | None = None) -> Iterator[tuple[str, bytes]]:
+        """The name and bytes of each object, of all unless names are given, sorted by name."""
+        names = self.names() if names is None else sorted(names)
         for start in range(0, len(names), BATCH):
             yield from self.read_many(names[start : start + BATCH]).items()
 
@@ -130,14 +137,17 @@ class Storage:
     @contextmanager
     def open_file(self) -> Iterator[Any]:
         """The bytes of a zip from start to end, as a file open for reading."""
-        with self._store_errors("read"), self._filesystem.open(self._root, "rb") as stream:
-            yield stream
+        with self._store_errors("read"):
+            if self._is_local:
+                check_file(self._root)
+            with self._filesystem.open(self._root, "rb") as stream:
+                yield stream
 
     def put(self, objects: Mapping[str, bytes]) -> None:
         """Write objects to a folder and replace existing ones. Each one appears whole or not at
         all."""
         with self._store_errors("written"):
-            if "file" in protocols(self._filesystem):
+            if self._is_local:
                 for name, data in objects.items():
                     _replace_file(Path(self._path(name)), data, beside=Path(self._root))
             elif objects:
@@ -166,6 +176,8 @@ class Storage:
     def _fetch(self, requests: Sequence[Range]) -> list[bytes]:
         if not requests:
             return []
+        if self._is_local:
+            return [read_range(*request) for request in requests]
         paths, starts, stops = (list(column) for column in zip(*requests, strict=True))
         # cat_ranges, because `cat` reads a path as a pattern
         responses = self._filesystem.cat_ranges(paths, starts, stops)
@@ -177,9 +189,11 @@ class Storage:
     @cached_property
     def _zip_spans(self) -> dict[str, Span]:
         try:
+            if self._is_local:
+                check_file(self._root)
             with self._filesystem.open(self._root, "rb", cache_type="none") as stream:
                 return zip_directory(stream)
-        except FileNotFoundError:
+        except (FileNotFoundError, IntegrityError):
             raise
         except Exception as error:  # a damaged record makes zipfile raise errors of many kinds
             name = self.location.rpartition("/")[2]

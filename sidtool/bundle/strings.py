@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.errors import IntegrityError
+
 CHUNK = 1 << 16
 """Strings that are hashed at once: the tables need about 100 bytes per string."""
 
@@ -31,6 +33,31 @@ class StringArray:
         offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
         np.cumsum([len(text) for text in encoded], out=offsets[1:])
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+
+    @classmethod
+    def stored(
+        cls, name: str, data: NDArray[np.uint8], offsets: NDArray[np.int64], *, may_be_empty: bool
+    ) -> "StringArray":
+        """The strings of two stored arrays, `name`_bytes and `name`_offset.
+
+        Raises IntegrityError unless the offsets divide the bytes into strings in UTF-8.
+        """
+        starts, stops = offsets[:-1], offsets[1:]
+        covers_data = offsets[0] == 0 and offsets[-1] == len(data)
+        if not covers_data or (stops < starts).any():
+            raise IntegrityError(f"{name}_offset does not divide {name}_bytes into strings")
+        if not may_be_empty and (stops == starts).any():
+            raise IntegrityError(f"{name}: string {int((stops == starts).argmax())} is empty")
+        if data.max(initial=0) >= 0x80:
+            inner = offsets[offsets < len(data)]
+            try:
+                data.tobytes().decode("utf-8")
+                inside_character = ((data[inner] & 0xC0) == 0x80).any()
+            except UnicodeDecodeError:
+                inside_character = True
+            if inside_character:
+                raise IntegrityError(f"{name}: a string is not UTF-8")
+        return cls(data, offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

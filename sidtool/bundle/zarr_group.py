@@ -59,7 +59,7 @@ def read_root(storage: Storage, kind: str, hint: str) -> Mapping[str, Any]:
     Raises DataError, with the hint, if there is none, or if the group is of another kind;
     IntegrityError if it is unfinished or damaged.
     """
-    data = storage.read(ROOT)
+    data = storage.read(ROOT, limit=MAX_ROOT_BYTES)
     if data is not None:
         return _root_value(storage.location, data, kind)
     if storage.exists():
@@ -76,7 +76,7 @@ def parse_root(location: str, data: bytes) -> Manifest:
 def _root_value(location: str, data: bytes, kind: str) -> Mapping[str, Any]:
     try:
         if len(data) > MAX_ROOT_BYTES:
-            raise ValueError(f"{len(data)} bytes, more than {MAX_ROOT_BYTES}")
+            raise ValueError(f"it has more than {MAX_ROOT_BYTES} bytes")
         attributes = parse_json(data)["attributes"]
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{location}: {ROOT} is damaged: {error}") from error
@@ -176,15 +176,17 @@ def new_zip(path: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def broken_objects(storage: Storage, manifest: GroupManifest) -> list[tuple[str, str]]:
-    """Every stored object that differs from the manifest: (name, what is wrong)."""
-    stored = {name: _sha256(data) for name, data in storage.read_all()}
+    """Every stored object that differs from the manifest: (name, what is wrong). Objects that the
+    manifest does not name are not read."""
+    names = set(storage.names()) - {ROOT}
+    listed = names & manifest.objects.keys()
+    stored = {name: _sha256(data) for name, data in storage.read_all(list(listed))}
     broken = [
         (name, "missing" if name not in stored else "its SHA-256 differs from the manifest's")
         for name, digest in sorted(manifest.objects.items())
         if stored.get(name) != digest
     ]
-    unlisted = stored.keys() - manifest.objects.keys() - {ROOT}
-    broken += [(name, "not in the manifest") for name in sorted(unlisted)]
+    broken += [(name, "not in the manifest") for name in sorted(names - listed)]
     if not broken and is_zip(storage.location) and not _is_canonical_zip(storage):
         name = storage.location.rpartition("/")[2]
         broken.append((name, "the zip's own records differ from those that its objects make"))

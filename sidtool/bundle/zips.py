@@ -8,6 +8,9 @@ from typing import IO
 Span = tuple[int, int]
 """First and last byte (exclusive)."""
 
+MAX_BYTES = 1 << 23
+"""A zip whose directory is not smaller is refused."""
+
 _TIME = (1980, 1, 1, 0, 0, 0)
 _UNIX = 3
 _LOCAL_HEADER_BYTES = 30
@@ -24,7 +27,7 @@ def zip_directory(stream: IO[bytes]) -> dict[str, Span]:
 
     Raises ValueError if the zip has another layout, and what zipfile raises if it is damaged.
     """
-    archive = zipfile.ZipFile(stream)
+    archive = zipfile.ZipFile(_BoundedReader(stream))
     entries = archive.infolist()
     starts = [
         entry.header_offset + _LOCAL_HEADER_BYTES + len(entry.filename.encode())
@@ -34,10 +37,30 @@ def zip_directory(stream: IO[bytes]) -> dict[str, Span]:
     # without extra fields, an entry's bytes end where the next header starts
     headers = [*(entry.header_offset for entry in entries), archive.start_dir]
     compressed = any(entry.compress_type for entry in entries)
+    names = {entry.filename for entry in entries}
+    if len(names) != len(entries):
+        raise ValueError("it has two objects of one name")
     if headers[0] != 0 or stops != headers[1:] or compressed:
         raise ValueError("its layout is not that of a zip that sidtool writes")
-    names = (entry.filename for entry in entries)
-    return dict(zip(names, zip(starts, stops, strict=True), strict=True))
+    spans = zip(starts, stops, strict=True)
+    return {entry.filename: span for entry, span in zip(entries, spans, strict=True)}
+
+
+class _BoundedReader:
+    """A file of which no part of MAX_BYTES is read: zipfile reads the directory
+    in one part."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.seek = stream.seek
+        self.tell = stream.tell
+
+    def read(self, n_bytes: int = -1) -> bytes:
+        """The next bytes, by default those to the end. Raises ValueError if they are too many."""
+        data = self._stream.read(min(n_bytes, MAX_BYTES) if n_bytes >= 0 else MAX_BYTES)
+        if len(data) == MAX_BYTES:
+            raise ValueError(f"its directory has {MAX_BYTES} bytes or more")
+        return data
 
 
 def write_zip(stream: IO[bytes], objects: Iterable[tuple[str, bytes]], *, last: str) -> None:

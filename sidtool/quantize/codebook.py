@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from sidtool.errors import DataError
 from sidtool.json_record import JsonRecord
-from sidtool.quantize.fusion import Fusion, fuse
-from sidtool.quantize.mlp import BLOCK, Arrays, by_blocks, forward, has, padded, unit
+from sidtool.quantize.fusion import Fusion, check_fusion, fuse
+from sidtool.quantize.mlp import BLOCK, Arrays, by_blocks, check_network, forward, has, padded, unit
 from sidtool.sid import Codes, Vectors
 
 
@@ -101,6 +101,34 @@ class Codebook:
     @property
     def _fitted_dim(self) -> int:
         return self.width if self.params.dim is None else self.params.dim
+
+    def check(self) -> None:
+        """Raise ValueError or KeyError unless `encode` and `reconstruct` can compute with the
+        arrays: finite float32 values, and widths that fit each other and the parameters."""
+        width = self.width
+        for number, level in enumerate(self.levels):
+            if level.shape[1] != width or not width:
+                raise ValueError(f"level {number} has width {level.shape[1]}, level 0 {width}")
+            if not np.isfinite(level).all():
+                raise ValueError(f"level {number} has a centroid that is not finite")
+        if self._fitted_dim < 1:
+            raise ValueError(f"dim is {self._fitted_dim}, not a whole number from 1")
+        if self.params.fusion is not None:
+            check_fusion(self.encoder, self.params.fusion, self._fitted_dim)
+        networks = [("in", self._fitted_dim, check_network(self.encoder, "in", self._fitted_dim))]
+        if has(self.encoder, "out"):
+            latent = len(self.encoder["out_0_weight"])
+            networks.append(("out", latent, check_network(self.encoder, "out", latent)))
+            if networks[1][2] != self._fitted_dim:
+                raise ValueError(f"network 'out' gives {networks[1][2]}, dim is {self._fitted_dim}")
+        latent = max(networks[0][2], networks[-1][1] if len(networks) > 1 else 0)
+        if latent > width:
+            raise ValueError(f"the centroids have width {width}, the networks need {latent}")
+        for name, source, target in networks:
+            if self.params.skip and has(self.encoder, name) and source != target:
+                raise ValueError(
+                    f"network {name!r} maps {source} to {target}, skip needs one width"
+                )
 
     def with_fusion(self, fusion: Fusion, arrays: Arrays) -> "Codebook":
         """This codebook of fused vectors as one that fuses their sources itself."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sidtool.errors import UsageError
 from sidtool.json_record import JsonRecord
-from sidtool.quantize.mlp import Arrays, by_blocks, forward, has, unit
+from sidtool.quantize.mlp import Arrays, by_blocks, check_network, forward, has, unit
 from sidtool.sid import Vectors
 
 CHUNK = 8192
@@ -128,6 +128,24 @@ def fuse(arrays: Arrays, fusion: Fusion, vectors: Vectors) -> Vectors:
         return np.concatenate([sources, forward(arrays, COLLABORATIVE, sources)], axis=1)
 
     return by_blocks(fuse_block, vectors, width)
+
+
+def check_fusion(arrays: Arrays, fusion: Fusion, fused: int) -> None:
+    """Raise ValueError or KeyError unless `fuse` can compute with the arrays and gives vectors of
+    width `fused`."""
+    if not fusion.sources:
+        raise ValueError("a fusion has no sources")
+    for number, source in enumerate(fusion.sources):
+        if source.dim < 1 or source.weight < 0:
+            raise ValueError(f"source {number} has dim {source.dim} and weight {source.weight}")
+        width = check_network(arrays, f"source{number}", source.dim)
+        if width != source.width:
+            raise ValueError(f"source {number} gives width {width}, not {source.width}")
+    width = sum(source.width for source in fusion.sources)
+    if has(arrays, COLLABORATIVE):
+        width += check_network(arrays, COLLABORATIVE, width)
+    if width != fused:
+        raise ValueError(f"the sources are fused to width {width}, not {fused}")
 
 
 def fuse_sources(
