@@ -12,6 +12,7 @@ MAX_JSON_DEPTH = 64
 """Objects and lists inside each other in a JSON document."""
 MAX_YAML_CHARACTERS = 1 << 17
 """PyYAML reads some hundred thousand characters per second."""
+MAX_YAML_DEPTH = 64
 MAX_YAML_NODES = 100_000
 """Values of a YAML document, each counted as often as aliases repeat it."""
 
@@ -72,10 +73,8 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > MAX_YAML_CHARACTERS:
         raise ValueError(f"{len(text)} characters, more than {MAX_YAML_CHARACTERS}")
-    import yaml
-
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _yaml_loader()(text)
         root = loader.get_single_node()
         _count_nodes(root, {})
         return None if root is None else loader.construct_document(root)
@@ -102,6 +101,25 @@ def _check_depth(value: Any) -> None:
         if not containers:
             return
     raise ValueError("the nesting is too deep")
+
+
+@cache
+def _yaml_loader() -> Any:
+    """PyYAML's safe loader that ends early on deep nesting, which takes it quadratic time."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.depth += 1
+            if self.depth > MAX_YAML_DEPTH:
+                raise RecursionError
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+    return Loader
 
 
 @cache

@@ -76,6 +76,7 @@ def test_numbers_of_a_row_may_keep_their_digits() -> None:
         ("a: [{b: 1, b: 1}]", "'b' occurs twice"),
         ("&a [*a]", "contains itself"),
         ("[" * 5000, "too deep"),
+        ("[" * 100 + "]" * 100, "too deep"),
         ("x0: &x0 [1]\n" + "".join(f"x{n}: &x{n} [*x{n - 1}, *x{n - 1}]\n" for n in range(1, 60)),
          "more than 100000 values"),
         ("!!python/object/apply:os.system [id]", "could not determine a constructor"),

@@ -1,0 +1,452 @@
+"""Hostile data files: what is read equals what was written, or the file is refused in one line."""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import time
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.data.interactions import read_interactions
+from sidtool.data.items import read_items
+from sidtool.data.queries import read_queries
+from sidtool.data.tables import read_columns
+from sidtool.data.vector_files import read_vectors
+from sidtool.documents import parse_yaml
+from sidtool.interop.minionerec import read_minionerec
+from sidtool.interop.openonerec import read_openonerec
+from sidtool.splits.files import open_split, write_split
+from sidtool.splits.split import Split
+from sidtool.splits.windows import read_windows
+from tests.hostile.harness import call, cases, classify, count, run
+from tests.hostile.limits import SECONDS
+from tests.splits.test_files import resigned, splits
+
+# Damage
+
+PIECES = [
+    *(b'"', b'""', b'"\n', b',"', b'",', b",", b"\t", b"\n", b"\r", b"\r\n", b"\x00", b"\xff"),
+    *(b"\xef\xbb\xbf", b"\xc2\x85", b"\xe2\x80\xa8", b"[", b"{", b"}", b"]", b":", b"\\", b"\\u"),
+    *(b"\\ud800", b"NaN", b"null", b"true", b"-", b"1e999", b"0", b" ", b"'", b"\x1b[2J"),
+    *(b"9" * 5000, b"[" * 5000, b'{"a":' * 3000, b"(" * 5000),
+]
+"""Bytes that mean something to a parser."""
+
+edits = st.lists(
+    st.tuples(
+        st.sampled_from(["insert", "delete", "repeat", "flip"]),
+        st.floats(0, 1),
+        st.sampled_from(PIECES),
+        st.integers(1, 8),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def damaged(content: bytes, changes: list[tuple[str, float, bytes, int]]) -> bytes:
+    """A content with pieces inserted, or with bytes removed, repeated or changed."""
+    for kind, share, piece, length in changes:
+        at = int(share * len(content))
+        part = content[at : at + length]
+        if kind == "insert":
+            part = piece + part
+        elif kind == "repeat":
+            part = part * 2
+        elif kind == "flip":
+            part = bytes(byte ^ (1 << length % 8) for byte in part)
+        else:
+            part = b""
+        content = content[:at] + part + content[at + length :]
+    return content
+
+
+def text_table(kind: str, rows: list[tuple[str, ...]]) -> bytes:
+    """Rows as a file of a type, without quotes where the format has none."""
+    stream = io.StringIO(newline="")
+    delimiter = "," if kind == ".csv" else "\t"
+    csv.writer(stream, delimiter=delimiter, lineterminator="\n").writerows(rows)
+    return stream.getvalue().encode()
+
+
+# Tables of text
+
+ROWS = [
+    ("item_id", "title", "brand"),
+    ("a", "Kit, blue", "Lux"),
+    ("b", 'Lamp 5" "x"', ""),
+    ("c", "two\nlines", "é"),
+]
+
+
+def expected_columns(content: bytes, kind: str) -> list[list[str]] | None:
+    """The rows that Python's strict reader finds, None if the file is malformed; a byte that is not
+    UTF-8 is a lone surrogate."""
+    quoting = csv.QUOTE_MINIMAL if kind in (".csv", ".tsv") else csv.QUOTE_NONE
+    try:
+        text = content.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
+        lines = io.StringIO(text, newline="")
+        delimiter = "," if kind == ".csv" else "\t"
+        rows = list(csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting))
+    except csv.Error:
+        return None
+    filled = [row for row in rows[1:] if row]
+    return [rows[0], *filled] if rows and all(len(row) == len(rows[0]) for row in filled) else None
+
+
+@cases(140)
+@given(kind=st.sampled_from([".csv", ".tsv", ".item"]), changes=edits, is_compressed=st.booleans())
+def test_text_tables(
+    tmp_path: Path, kind: str, changes: list[tuple[str, float, bytes, int]], is_compressed: bool
+) -> None:
+    rows = ROWS[:3] if kind == ".item" else ROWS
+    if kind == ".item":
+        content = "".join("\t".join(row) + "\n" for row in rows).encode()
+    else:
+        content = text_table(kind, rows)
+    content = damaged(content, changes)
+    path = tmp_path / (f"x{kind}.gz" if is_compressed else f"x{kind}")
+    path.write_bytes(gzip.compress(content, 1) if is_compressed else content)
+    columns = call(read_columns, path, ["item_id", "title"], input_bytes=len(content))
+    expected = expected_columns(content, kind)
+    if columns is not None:
+        assert expected is not None
+        names = [name.split(":")[0] if kind == ".item" else name for name in expected[0]]
+        for name in ("item_id", "title"):
+            place = names.index(name)
+            assert columns[name].to_pylist() == [row[place] for row in expected[1:]]
+
+
+@cases(100)
+@given(changes=edits, suffix=st.sampled_from([".jsonl", ".json"]), keyed=st.booleans())
+def test_json_tables(
+    tmp_path: Path, changes: list[tuple[str, float, bytes, int]], suffix: str, keyed: bool
+) -> None:
+    rows = [dict(zip(ROWS[0], row, strict=True)) for row in ROWS[1:]]
+    if suffix == ".jsonl":
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    elif keyed:
+        content = json.dumps({row["item_id"]: row for row in rows}, indent=1).encode()
+    else:
+        content = json.dumps(rows, ensure_ascii=False).encode()
+    path = tmp_path / f"x{suffix}"
+    content = damaged(content, changes)
+    path.write_bytes(content)
+    items = call(read_items, path, input_bytes=len(content))
+    if items is not None:
+        assert "�" not in "".join(items.ids) or "�".encode() in content
+        assert len(set(items.ids)) == len(items.ids) > 0
+        "".join((*items.ids, *items.texts)).encode()
+
+
+# Values
+
+ID_VALUES = ["a", "a ", "", 1, 0, -7, 1.0, 1.5, True, None, [1], {"a": 1}, "é", "\ud800", "\x00"]
+
+
+@cases(80)
+@given(values=st.lists(st.sampled_from(ID_VALUES), min_size=1, max_size=3))
+def test_ids_of_any_type(tmp_path: Path, values: list[object]) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(
+        "".join(json.dumps({"item_id": value, "title": "t"}) + "\n" for value in values)
+    )
+    items = call(read_items, path)
+    is_id = [type(value) in (int, str) and value not in ("", "\ud800") for value in values]
+    texts = [str(value) for value in values]
+    if all(is_id) and len(set(texts)) == len(texts):
+        assert items is not None
+        assert list(items.ids) == texts
+    else:
+        assert items is None
+
+
+PARQUET_TYPES = [
+    *(pa.string(), pa.large_string(), pa.binary(), pa.int8(), pa.uint64(), pa.float32()),
+    *(pa.float64(), pa.bool_(), pa.timestamp("ns"), pa.date32(), pa.list_(pa.int8()), pa.null()),
+    *(pa.decimal128(20, 2), pa.struct({"a": pa.int8()}), pa.duration("s"), pa.binary(1)),
+]
+
+
+@cases(40)
+@given(kind=st.sampled_from(PARQUET_TYPES), data=st.data())
+def test_parquet_columns_of_any_type(
+    tmp_path: Path, kind: pa.DataType, data: st.DataObject
+) -> None:
+    numbers = data.draw(st.lists(st.integers(0, 100), min_size=1, max_size=3, unique=True))
+    texts = pa.array([chr(65 + number) for number in numbers])
+    try:
+        column = (texts if pa.types.is_binary(kind) else pa.array(numbers)).cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        column = pa.array([None] * len(numbers), kind)
+    path = tmp_path / "x.parquet"
+    times = data.draw(st.sampled_from([column, pa.array(numbers)]))
+    users = pa.array(["u"] * len(numbers))
+    pq.write_table(pa.table({"user_id": users, "item_id": column, "timestamp": times}), path)
+    read = call(read_interactions, path)
+    is_id_type = pa.types.is_integer(kind) or kind in (pa.string(), pa.large_string(), pa.binary())
+    if read is not None:
+        assert is_id_type or kind == pa.binary(1)
+        if times is not column:
+            in_order = sorted(range(len(numbers)), key=numbers.__getitem__)
+            spelled = column.cast(pa.string()).to_pylist()
+            assert read.items.tolist() == [spelled[row] for row in in_order]
+
+
+NUMBERS = st.integers(-(10**20), 10**20).map(str) | st.decimals(
+    -(10**12), 10**12, allow_nan=False, allow_infinity=False, places=9
+).map("{:f}".format)
+DATES = st.datetimes(datetime(1900, 1, 1), datetime(2300, 1, 1)).map(datetime.isoformat)
+NO_TIMES = st.sampled_from(
+    ["", "soon", "nan", "inf", "1_0", "2021-13-01", "\u0663", "0x1", "1e999"]
+)
+
+
+@cases(60)
+@given(
+    times=st.lists(NUMBERS, min_size=2, max_size=5)
+    | st.lists(DATES, min_size=2, max_size=5)
+    | st.lists(NUMBERS | DATES | NO_TIMES, min_size=2, max_size=5)
+)
+def test_times_are_ordered_exactly_or_refused(tmp_path: Path, times: list[str]) -> None:
+    rows = [("user_id", "item_id", "timestamp")]
+    rows += [("u", f"i{row}", text) for row, text in enumerate(times)]
+    path = tmp_path / "x.csv"
+    path.write_bytes(text_table(".csv", rows))
+    read = call(read_interactions, path)
+    moments = [moment(text) for text in times]
+    kinds = {"-" in text[1:] for text in times}
+    if None in moments or len(kinds) > 1:
+        assert read is None
+        return
+    assert read is not None
+    in_order = sorted(range(len(times)), key=lambda row: moments[row] or Decimal(0))
+    assert read.items.tolist() == [f"i{row}" for row in in_order]
+
+
+def moment(text: str) -> Decimal | None:
+    """The exact moment of a text that a strategy above made, None for NO_TIMES."""
+    if "-" in text[1:] and text[5:7] != "13":
+        span = datetime.fromisoformat(text).replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+        return Decimal(span.days * 86400 + span.seconds) + Decimal(span.microseconds) / 10**6
+    is_number = text.isascii() and text.replace("-", "", 1).replace(".", "", 1).isdigit()
+    return Decimal(text) if is_number else None
+
+
+# Vectors
+
+STORED = np.arange(12, dtype=np.float32).reshape(4, 3)
+IDS = ["a", "b", "c", "d"]
+
+
+@pytest.fixture(scope="module")
+def vector_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("vectors")
+    np.save(folder / "x.npy", STORED)
+    lists = pa.FixedSizeListArray.from_arrays(STORED.ravel(), 3)
+    pq.write_table(pa.table({"item_id": IDS, "vector": lists}), folder / "x.parquet")
+    group = zarr.open_group(zarr.storage.ZipStore(folder / "x.zarr.zip", mode="w"), mode="w")
+    group["vectors"] = STORED
+    group.create_array("ids", data=np.array(IDS, dtype=np.dtypes.StringDType()))
+    group.store.close()
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@cases(60)
+@given(name=st.sampled_from(["x.npy", "x.parquet", "x.zarr.zip"]), changes=edits)
+def test_vectors(
+    tmp_path: Path,
+    vector_files: dict[str, bytes],
+    name: str,
+    changes: list[tuple[str, float, bytes, int]],
+) -> None:
+    content = damaged(vector_files[name], changes)
+    (tmp_path / name).write_bytes(content)
+    ids = None if name == "x.npy" else IDS
+    vectors = call(read_vectors, tmp_path / name, ids, input_bytes=len(content))
+    if vectors is not None:
+        assert np.isfinite(vectors).all()
+        assert vectors.ndim == 2
+
+
+json_values = st.recursive(
+    st.sampled_from([None, True, -1, 0, 1, 2, 3, 4, 10**9, 10**18, 10**400, 1.5, "", "x", "|O"]),
+    lambda members: (
+        st.lists(members, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "configuration", "chunk_shape"]), members)
+    ),
+    max_leaves=4,
+)
+
+
+METADATA_KEYS = [
+    *("shape", "data_type", "chunk_grid", "chunk_shape", "codecs", "fill_value", "node_type"),
+    *("zarr_format", "chunk_key_encoding", "attributes", "storage_transformers"),
+]
+
+
+@cases(40)
+@given(
+    array=st.sampled_from(["vectors", "ids"]),
+    key=st.sampled_from(METADATA_KEYS),
+    value=json_values,
+)
+def test_zarr_metadata(
+    tmp_path_factory: pytest.TempPathFactory, array: str, key: str, value: object
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "hostile.zarr"
+    if not folder.exists():
+        group = zarr.open_group(folder, mode="w")
+        group["vectors"] = STORED
+        group.create_array("ids", data=np.array(IDS, dtype=np.dtypes.StringDType()))
+    file = folder / array / "zarr.json"
+    whole = file.read_text()
+    metadata = json.loads(whole)
+    if key == "chunk_shape":
+        metadata["chunk_grid"]["configuration"][key] = value
+    else:
+        metadata[key] = value
+    file.write_text(json.dumps(metadata))
+    try:
+        vectors = call(read_vectors, folder, IDS)
+    finally:
+        file.write_text(whole)
+    if vectors is not None and key != "data_type":
+        np.testing.assert_array_equal(vectors, STORED)
+
+
+# Splits, queries, windows and maps
+
+
+@pytest.fixture(scope="module")
+def split_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Split, dict[str, bytes]]:
+    folder = tmp_path_factory.mktemp("splits")
+    split = splits(folder)[0]
+    write_split(split, folder / "split")
+    return split, {path.name: path.read_bytes() for path in (folder / "split").iterdir()}
+
+
+@cases(40)
+@given(
+    name=st.sampled_from(["train.jsonl", "valid.jsonl", "test.jsonl", "split.json"]),
+    changes=edits,
+    is_signed=st.booleans(),
+)
+def test_split_folders(
+    tmp_path: Path,
+    split_files: tuple[Split, dict[str, bytes]],
+    name: str,
+    changes: list[tuple[str, float, bytes, int]],
+    is_signed: bool,
+) -> None:
+    split, files = split_files
+    folder = tmp_path / "split"
+    folder.mkdir(exist_ok=True)
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+    content = damaged(files[name], changes)
+    (folder / name).write_bytes(content)
+    if is_signed and name != "split.json":
+        digest = hashlib.sha256(content).hexdigest()
+        resigned(folder, {"files": {**json.loads(files["split.json"])["files"], name: digest}})
+    read = call(open_split, folder, input_bytes=len(content))
+    if read is not None:  # the damage is in a key that nobody reads, or in blanks
+        assert (read.train, read.valid, read.test) == (split.train, split.valid, split.test)
+
+
+LINES = {
+    "queries": b'{"item": "i3", "text": "a film"}\n{"item": 3, "text": "x", "user": "u"}\n',
+    "windows": b'{"user_id": "u", "history_item_id": "[\'a\', \'b\']", "item_id": "c"}\n',
+    "index": b'{"0": ["<a_5>", "<b_0>"], "1": ["<a_2>", "<b_3>"], "10": ["<a_2>", "<b_1>"]}',
+}
+
+
+@cases(150)
+@given(kind=st.sampled_from(list(LINES)), changes=edits)
+def test_queries_windows_and_indexes(
+    tmp_path: Path, kind: str, changes: list[tuple[str, float, bytes, int]]
+) -> None:
+    content = damaged(LINES[kind], changes)
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    if kind == "queries":
+        queries = call(read_queries, path, input_bytes=len(content)) or ()
+        texts = [text for query in queries for text in (query.item, query.text, query.user or "x")]
+    elif kind == "windows":
+        windows = call(read_windows, path, input_bytes=len(content)) or ()
+        texts = [text for each in windows for text in (each.user, each.item, *each.history)]
+    else:
+        bundle = call(read_minionerec, path, name="x", input_bytes=len(content))
+        texts = list(bundle.items.ids) if bundle is not None else []
+    assert all(text.encode() for text in texts)
+
+
+@pytest.fixture(scope="module")
+def parquet_map(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("map") / "x.parquet"
+    pq.write_table(pa.table({"pid": [3, 20], "sid": [[5, 0], [1, 2]]}), path)
+    return path.read_bytes()
+
+
+@cases(40)
+@given(changes=edits)
+def test_parquet_maps(
+    tmp_path: Path, parquet_map: bytes, changes: list[tuple[str, float, bytes, int]]
+) -> None:
+    (tmp_path / "x.parquet").write_bytes(damaged(parquet_map, changes))
+    call(read_openonerec, tmp_path / "x.parquet", name="x", input_bytes=len(parquet_map))
+
+
+# Options files and commands
+
+YAML_PIECES = [
+    *("a: ", "b: ", "- ", "[", "]", "{", "}", "&x ", "*x", "<<: ", "!!int ", "!!timestamp ", "? "),
+    *("!!python/object/apply:os.system ", "!!bool ", "!!set ", "!!binary ", "1", "2021-13-45", "~"),
+    *("\n", "\n  ", "'", '"', "|\n", "#", ":", "%", "@", "\x00", "\u2028", "9" * 5000, "[" * 80),
+]
+
+
+@cases(200)
+@given(st.lists(st.sampled_from(YAML_PIECES), max_size=12).map("".join))
+def test_yaml(text: str) -> None:
+    message = ""
+    started = time.process_time()
+    try:
+        parse_yaml(text)
+    except ValueError as error:
+        message = str(error) or "no message"
+    assert time.process_time() - started < SECONDS
+    assert "\n" not in message
+    assert message != "no message"
+    count(refused=bool(message))
+
+
+@cases(10)
+@given(changes=edits)
+def test_the_command_split(tmp_path: Path, changes: list[tuple[str, float, bytes, int]]) -> None:
+    rows = [("user_id", "item_id", "timestamp")]
+    rows += [
+        (f"u{user}", f"i{(user + step) % 5}", str(step)) for user in range(4) for step in range(4)
+    ]
+    content = damaged(text_table(".csv", rows), changes)
+    path = tmp_path / "x.csv"
+    path.write_bytes(content)
+    outcome = run("split", path, "-o", tmp_path / "out", "--force")
+    classify(outcome, input_bytes=len(content))
+    if not outcome.refused:
+        split = open_split(tmp_path / "out")
+        events = split.counts.train_events + split.counts.valid + split.counts.test
+        expected = expected_columns(content, ".csv")
+        assert expected is not None
+        assert events == len(expected) - 1
