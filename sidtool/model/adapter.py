@@ -73,13 +73,13 @@ def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:
     if not path.is_file():
         raise DataError(f"{folder} has no {ADAPTER}")
     config = read_lora_config(folder, contract.tokens)
+    # base weights are missing, too, and the rows of a head that is tied to the embeddings
+    rows = {f"{PREFIX}{name}{TOKEN_ADAPTER}" for name in config.trainable_token_indices}
     with loading(folder, "as an adapter of its base", stored):
         state = load_file(path)
+        missing = rows - state.keys()
         adapted = get_peft_model(model, config)
         result = set_peft_model_state_dict(adapted, state)
-    # base weights are missing, too, and the rows of a head that is tied to the embeddings
-    rows = [f"{PREFIX}{name}{TOKEN_ADAPTER}" for name in config.trainable_token_indices]
-    missing = {name for name in rows if name not in state}
     missing |= {name for name in result.missing_keys if ".lora_" in name}
     for problem, names in (("lacks", missing), ("has unknown", result.unexpected_keys)):
         if names:

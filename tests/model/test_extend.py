@@ -217,9 +217,8 @@ def test_an_appended_level_gets_embedding_rows(base: Path, tmp_path: Path) -> No
 
     space = SidSpace((8, 4, 6, 5))
     codes = distinct_codes(10, sizes=space.sizes)
-    bundle = make_bundle(
-        [f"i{n}" for n in range(10)], codes, codebook=make_codebook(), space=space, policy="append"
-    )
+    facts = {"codebook": make_codebook(), "space": space, "policy": "append", "capacity": 5}
+    bundle = make_bundle([f"i{n}" for n in range(10)], codes, **facts)  # type: ignore[arg-type]
     extend_model(str(base), bundle, tmp_path / "out")
     served = load_model_folder(tmp_path / "out")
     rows = served.model.get_input_embeddings().weight[served.tokens.start :].detach().numpy()
