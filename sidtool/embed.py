@@ -229,7 +229,7 @@ def _set_pooling(model: Any, encoder: Encoder) -> str | None:
 
 
 def _encode(model: Any, encoder: Encoder, texts: list[str]) -> Vectors:
-    with loading(encoder.model, "texts"):
+    with loading(encoder.model, PURPOSE):
         vectors = model.encode(
             texts,
             prompt=encoder.prompt,

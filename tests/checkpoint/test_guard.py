@@ -1,0 +1,134 @@
+"""What a library raises while it loads a checkpoint is one line, and it makes no request."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sidtool.checkpoint import hub
+from sidtool.checkpoint.guard import loading
+from sidtool.errors import DataError, RefusedError, SidtoolError, SidtoolWarning, UsageError
+from sidtool.model.pretrained import load_model, load_tokenizer, locate
+from tests.models import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "model")
+    model = tiny_model("gpt2", vocab_size=len(tokenizer), num_hidden_layers=1)
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+class PanicException(BaseException):
+    """As the Rust libraries raise it."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a\nb\nc"),
+        KeyError("key"),
+        RecursionError("maximum recursion depth exceeded"),
+        MemoryError(),
+        PanicException("index out of bounds"),
+        AssertionError(),
+        ValueError("\x1b[2J"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_any_failure_is_one_line(error: BaseException) -> None:
+    with pytest.raises(DataError, match="models/x does not load") as caught, loading("models/x"):
+        raise error
+    assert str(caught.value).isprintable()
+
+
+def test_interrupts_and_own_errors_pass() -> None:
+    for error in (KeyboardInterrupt(), UsageError("no")):
+        with pytest.raises(type(error)), loading("models/x"):
+            raise error
+
+
+def test_code_needs_trust() -> None:
+    with pytest.raises(RefusedError, match="needs custom code"), loading("models/x"):
+        raise ValueError("pass trust_remote_code=True")
+
+
+def test_no_request_leaves_while_loading() -> None:
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    before = constants.HF_HUB_OFFLINE
+    with hub.offline():
+        assert constants.HF_HUB_DISABLE_TELEMETRY
+        with pytest.raises(OfflineModeIsEnabled):
+            get_session().get("https://huggingface.co")
+    assert before == constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize(
+    "url", ["hf://", "hf://a/b/c", "hf://../x", "hf://a b", "hf://é", "hf:///x"]
+)
+def test_a_malformed_hub_url_is_a_usage_error(url: str) -> None:
+    with pytest.raises(UsageError, match="is not a hub model"):
+        hub.download(url)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n_layer": 10**9},
+        {"n_embd": 10**9},
+        {"n_embd": 1 << 20, "n_head": 1},
+        {"n_positions": 10**9},
+        {"n_inner": 10**9},
+        {"vocab_size": 10**9},
+        {"num_labels": 10**9},
+        {"n_layer": "many"},
+        {"n_head": 0},
+        {"model_type": "no-such"},
+        {"attn_implementation": "org/kernel"},
+        {"quantization_config": {"quant_method": "gptq"}},
+    ],
+    ids=str,
+)
+def test_a_configuration_claims_no_more_than_is_stored(
+    settings: dict[str, object], folder: Path
+) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(SidtoolError) as caught:
+        load_model(locate(str(folder)))
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_without_use_are_reported(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), "evil.weight": torch.ones(3)}, path, metadata={"format": "pt"})
+    with pytest.warns(SidtoolWarning, match=r"has 1 weights .* not use: evil\.weight"):
+        load_model(locate(str(folder)))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"model": {"type": "BPE"}}', "\xff" * 9])
+def test_a_damaged_tokenizer_is_one_line(text: str, folder: Path) -> None:
+    (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(DataError, match="does not load") as caught:
+        load_tokenizer(locate(str(folder)))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"GGUF", b"GGUF" + b"\xff" * 64, b"GGUF\x03\0\0\0" + b"\xff" * 16, bytes(999)],
+    ids=repr,
+)
+def test_a_damaged_gguf_file_is_one_line(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(data)
+    with pytest.raises(DataError) as caught:
+        load_model(locate(str(path)))
+    assert str(caught.value).isprintable()
