@@ -120,7 +120,11 @@ def test_adding_the_whole_catalog_adds_only_new_items(
 
 def test_items_are_removed_without_an_encoder(road: Road, tmp_path: Path) -> None:
     gone = write_lines(tmp_path / "gone.txt", ["b001", "", "b002 "])
-    message = done("add-items", road.bundle, "--remove", gone, "-o", tmp_path / "child.zarr").out
+    command = ("add-items", road.bundle, "--remove", gone, "-o", tmp_path / "child.zarr")
+    # a blank is part of an id
+    assert "1 ids to remove are not in the bundle, the first is 'b002 '" in refused(1, *command)
+    write_lines(gone, ["b001", "", "b002"])
+    message = done(*command).out
     assert message == f"{tmp_path / 'child.zarr'}: shop 1.1, 2 retired\n"
 
 
