@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from sidtool.bundle.manifest import Manifest
 from sidtool.bundle.storage import Storage
-from sidtool.bundle.zarr_group import ROOT, parse_root
+from sidtool.bundle.zarr_group import MAX_ROOT_BYTES, ROOT, parse_root
 from sidtool.errors import DataError, IntegrityError
 from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import check_published
@@ -24,8 +24,6 @@ BATCH = 16
 
 BATCH_BYTES = 64 << 20
 """Bytes that are copied at once."""
-MAX_ROOT = 64 << 20
-"""Bytes of the largest root document."""
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -110,7 +108,7 @@ def download(
 
 
 def _published_root(source: Storage, record: VersionRecord) -> bytes:
-    snapshot = source.snapshot(ROOT, MAX_ROOT)
+    snapshot = source.snapshot(ROOT, MAX_ROOT_BYTES)
     if snapshot is None or hashlib.sha256(snapshot.data).hexdigest() != record.root:
         raise IntegrityError(f"{source.location}: {ROOT} differs from the published one")
     return snapshot.data
