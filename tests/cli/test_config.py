@@ -211,7 +211,7 @@ def test_a_full_disk_is_one_line(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sidtool.build.build.replace_dir", full)
+    monkeypatch.setattr("sidtool.build.build.publish", full)
     assert "No space left" in refused(1, *built(road, tmp_path / "b.zarr"), "--levels", "4x4x8")
     assert not (tmp_path / "b.zarr").exists()
 

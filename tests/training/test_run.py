@@ -449,7 +449,7 @@ def test_a_finished_run_is_not_trained_further(
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with monkeypatch.context() as patch:
-        patch.setattr("sidtool.training.run.replace_dir", die)
+        patch.setattr("sidtool.training.run.publish", die)
         with pytest.raises(_Killed):
             train(
                 base, made, Path("killed"), options=options, sft_fields=fields, valid=valid_of(made)
