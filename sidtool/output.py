@@ -34,6 +34,10 @@ _DISK_ERRORS = {
     errno.EPERM,
     errno.EROFS,
 }
+_SPELLED = re.compile(
+    rf"\(os error (\d+)\)|\[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG}|{errno.EROFS})\]"
+)
+"""How the libraries in Rust spell an error of the disk, and shutil those of the files it copied."""
 _UNEXPLAINED = ("inline_container", " requested and ")
 """What PyTorch and NumPy say of a file that they could not write whole."""
 _UNKNOWN = "a file was not written whole"
@@ -263,8 +267,8 @@ def _disk_error(error: BaseException | None, path: Path) -> str | None:
             code = error.errno
             if not _is_within(error.filename, path):
                 return None
-        elif match := re.search(r"\(os error (\d+)\)", str(error)):
-            code = int(match[1])  # the libraries in Rust have their own exceptions
+        elif match := _SPELLED.search(str(error)):
+            code = int(match[1] or match[2])
         elif any(words in str(error) for words in _UNEXPLAINED):
             return _UNKNOWN
         if code in _DISK_ERRORS:

@@ -175,9 +175,9 @@ def _staged(out: Path, force: bool) -> Iterator[Path]:
     last."""
     side = side_files(out)
     with ExitStack() as locks:
-        stage = locks.enter_context(locked(out))
         for path in side.values():
             locks.enter_context(locked(path))
+        stage = locks.enter_context(locked(out))  # the last one is named by errors of the disk
         _refuse_outputs(out, force)
         remove(stage)
         stage.mkdir()
