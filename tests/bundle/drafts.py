@@ -38,6 +38,16 @@ class Draft:
         del manifest["objects"]
         return cls(manifest, {name: np.array(array) for name, array in bundle.arrays.items()})
 
+    def copy(self) -> "Draft":
+        """A draft that can be changed without changing this one."""
+        return Draft(
+            json.loads(json.dumps(self.manifest)),
+            self.arrays.copy(),
+            self.metadata.copy(),
+            self.chunks.copy(),
+            self.objects.copy(),
+        )
+
     def reindex(self) -> None:
         """Make the index of the ids and codes."""
         hashed = sorted(
