@@ -14,16 +14,16 @@ from sidtool.bundle.identity import Identity, codebook_arrays, identify, item_ar
 from sidtool.bundle.item_map import BLOCK, IdIndex, ItemMap
 from sidtool.bundle.lookup import INDEX_ARRAYS, MAX_LOOKUPS, Lookup, check_rows, checked_codes
 from sidtool.bundle.manifest import Collisions, Manifest, Provenance
-from sidtool.bundle.storage import Storage
 from sidtool.bundle.strings import StringArray
 from sidtool.bundle.trie import Trie
 from sidtool.bundle.zarr_group import new_zip, read_manifest, write_group
-from sidtool.bundle.zips import is_zip
 from sidtool.collisions.policy import Policy
 from sidtool.errors import IntegrityError, RefusedError, UsageError
 from sidtool.output import new_dir
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sid import Codes, SidSpace, Vectors
+from sidtool.storage.storage import Storage
+from sidtool.storage.zips import is_zip
 
 
 class Bundle:

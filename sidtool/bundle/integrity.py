@@ -9,9 +9,9 @@ from sidtool.bundle.arrays import StoredArrays, bundle_layout
 from sidtool.bundle.bundle import Bundle, index_arrays
 from sidtool.bundle.identity import identify
 from sidtool.bundle.item_map import ItemMap
-from sidtool.bundle.storage import Storage
 from sidtool.bundle.zarr_group import ROOT, broken_objects, read_manifest
 from sidtool.errors import IntegrityError, SidtoolError
+from sidtool.storage.storage import Storage
 
 
 def verify(location: str | Path) -> list[tuple[str, str]]:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.identity import canonical
 from sidtool.bundle.manifest import FORMAT, Manifest
-from sidtool.bundle.storage import Storage
-from sidtool.bundle.zips import is_zip, write_zip
 from sidtool.documents import parse_json
 from sidtool.errors import DataError, IntegrityError
 from sidtool.output import new_file, remove
+from sidtool.storage.storage import Storage
+from sidtool.storage.zips import is_zip, write_zip
 
 ROOT = "zarr.json"
 """The root document. Its presence means that the bundle is complete."""

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from sidtool.bundle.arrays import Expected, StoredArrays
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import canonical, hash_array
-from sidtool.bundle.storage import Storage
 from sidtool.bundle.strings import StringArray
 from sidtool.bundle.zarr_group import (
     ROOT,
@@ -24,10 +23,11 @@ from sidtool.bundle.zarr_group import (
     read_root,
     write_group,
 )
-from sidtool.bundle.zips import is_zip
 from sidtool.errors import CompatibilityError, IntegrityError, SidtoolError
 from sidtool.memory.manifest import FORMAT, MemoryManifest
 from sidtool.output import new_dir
+from sidtool.storage.storage import Storage
+from sidtool.storage.zips import is_zip
 
 
 @dataclass(frozen=True, eq=False)

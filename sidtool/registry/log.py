@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from sidtool.bundle.history import Version
-from sidtool.bundle.storage import Storage
 from sidtool.registry.records import LATEST, list_records, read_pointer
 from sidtool.registry.references import open_bundle, resolve, split_reference
+from sidtool.storage.storage import Storage
 
 
 @dataclass(frozen=True)

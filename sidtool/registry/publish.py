@@ -10,9 +10,7 @@ from pathlib import Path
 
 from sidtool.bundle.integrity import verify
 from sidtool.bundle.manifest import Manifest
-from sidtool.bundle.storage import Storage
 from sidtool.bundle.zarr_group import ROOT, new_zip, read_manifest
-from sidtool.bundle.zips import is_zip
 from sidtool.errors import IntegrityError, UsageError
 from sidtool.output import new_dir
 from sidtool.registry import records
@@ -20,6 +18,8 @@ from sidtool.registry.card import write_card
 from sidtool.registry.records import CARD, Pointer, VersionRecord
 from sidtool.registry.references import check_published, find_version, locate, split_reference
 from sidtool.registry.transfer import Progress, download, upload, upload_root
+from sidtool.storage.storage import Storage
+from sidtool.storage.zips import is_zip
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
-from sidtool.bundle.conditional import Snapshot
-from sidtool.bundle.storage import Storage
 from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.json_record import JsonRecord
+from sidtool.storage.conditional import Snapshot
+from sidtool.storage.storage import Storage
 
 FORMAT = 1
 """The registry layout that this version writes, and the newest that it reads."""

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.manifest import Manifest
-from sidtool.bundle.storage import Storage
 from sidtool.bundle.zarr_group import ROOT
 from sidtool.errors import DataError, IntegrityError, UsageError
 from sidtool.registry.records import (
@@ -16,6 +15,7 @@ from sidtool.registry.records import (
     read_pointer,
     read_record,
 )
+from sidtool.storage.storage import Storage
 
 MAX_LISTED = 20
 """Names that an error lists."""

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sidtool.bundle.manifest import Manifest
-from sidtool.bundle.storage import Storage
 from sidtool.bundle.zarr_group import MAX_ROOT_BYTES, ROOT, parse_root
 from sidtool.errors import DataError, IntegrityError
 from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import check_published
+from sidtool.storage.storage import Storage
 
 BATCH = 16
 """Objects that are copied at once: the client's concurrency, and a bound on memory."""

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.bundle import Bundle, ItemMap, verify, zarr_group
-from sidtool.bundle.storage import Storage
 from sidtool.bundle.strings import StringArray
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, SidtoolError, UsageError
 from sidtool.registry.publish import push
+from sidtool.storage.storage import Storage
 from tests.bundles import small_bundle
 
 

@@ -17,7 +17,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidtool.bundle import Bundle
-from sidtool.bundle.storage import Storage
 from sidtool.bundle.zarr_group import ROOT, spell_root
 from sidtool.registry import open_bundle, push
 from sidtool.registry.records import (
@@ -29,6 +28,7 @@ from sidtool.registry.records import (
     version_key,
 )
 from sidtool.registry.references import resolve, split_reference
+from sidtool.storage.storage import Storage
 from tests.bundles import small_bundle
 from tests.cli.road import tree
 from tests.hostile.documents import damaged_json, texts

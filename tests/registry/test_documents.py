@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from sidtool.bundle import Bundle
-from sidtool.bundle.storage import Storage
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.registry import open_bundle, pull, push, tag, transfer
 from sidtool.registry.card import write_card
@@ -22,6 +21,7 @@ from sidtool.registry.records import (
     read_record,
     version_key,
 )
+from sidtool.storage.storage import Storage
 from tests.bundles import small_bundle
 
 DIGEST = "ab" * 32

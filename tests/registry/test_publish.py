@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from sidtool.bundle import Bundle, verify
-from sidtool.bundle.storage import Range, Storage
 from sidtool.bundle.zarr_group import ROOT, read_manifest, spell_root
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.output import remove
@@ -33,6 +32,7 @@ from sidtool.registry.records import (
     read_pointer,
 )
 from sidtool.registry.references import find_version, resolve, split_reference
+from sidtool.storage.storage import Range, Storage
 from tests.bundles import small_bundle
 from tests.s3 import BUCKET, Wire
 

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sidtool.bundle.conditional import Snapshot, protocols, take_snapshot, write_if_unchanged
-from sidtool.bundle.local_files import check_file, read_range
-from sidtool.bundle.zips import Span, is_zip, zip_directory
 from sidtool.errors import DataError, IntegrityError, SidtoolError, UsageError
+from sidtool.storage.conditional import Snapshot, protocols, take_snapshot, write_if_unchanged
+from sidtool.storage.local_files import check_file, read_range
+from sidtool.storage.zips import Span, is_zip, zip_directory
 
 Range = tuple[str, int | None, int | None]
 """An object's name and its first and last byte (exclusive); None is its start or its end."""
