@@ -212,7 +212,8 @@ def test_a_full_disk_is_one_line(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sidtool.build.build.publish", full)
-    assert "No space left" in refused(1, *built(road, tmp_path / "b.zarr"), "--levels", "4x4x8")
+    message = refused(1, *built(road, tmp_path / "b.zarr"), "--levels", "4x4x8")
+    assert "b.zarr cannot be written: no space left" in message
     assert not (tmp_path / "b.zarr").exists()
 
 
