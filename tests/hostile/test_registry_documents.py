@@ -288,6 +288,8 @@ def test_nothing_is_written_outside_of_the_output(
             assert tree(folder / "out.zarr") == tree(folder_of(shop, "1.1"))
             record = json.loads((shop / "versions/1.1.json").read_bytes())
             assert open_bundle(folder / "out.zarr").identity.digest == record["digest"]
+        for command in ("log", "inspect"):
+            classify(run(command, f"{shop}@1.1"))
     finally:
         shutil.rmtree(folder)
 
