@@ -109,7 +109,9 @@ class Trie:
         """The leaf ids of items by their position in SID order."""
         if self.leaf_start is None:
             return positions
-        return np.searchsorted(self.leaf_start, positions, side="right") - 1
+        # of the array's own type, or numpy would convert the whole array
+        values = positions.astype(self.leaf_start.dtype)
+        return np.searchsorted(self.leaf_start, values, side="right") - 1
 
 
 def _chunks(codes: Codes) -> Iterator[tuple[int, Codes, Starts]]:

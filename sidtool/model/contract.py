@@ -15,6 +15,7 @@ from sidtool.checkpoint.files import MAX_JSON
 from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.json_record import JsonRecord
+from sidtool.model.memory import MemoryBinding
 from sidtool.model.stage_record import ModelReference, StageParams, StageRecord, TrainParams
 from sidtool.output import write_whole
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
@@ -61,6 +62,8 @@ class Contract(JsonRecord):
     """the pretrained model's other files -> SHA-256 (hex); empty in contracts before 0.3"""
     base_folder: ModelReference | None = None
     """the folder that an adapter model changes; None for a whole model"""
+    memory: MemoryBinding | None = None
+    """the memory that was tuned with the model; a copy of it is in the folder"""
 
     @property
     def tokens(self) -> SidTokens:
@@ -81,17 +84,21 @@ class Contract(JsonRecord):
         return None
 
     def with_stage(self, record: StageRecord, **changes: Any) -> "Contract":
-        """The contract after one more stage, with these fields changed."""
-        return replace(self, stages=(*self.stages, record), **changes)
+        """The contract after one more stage, with these fields changed. A memory is left out unless
+        it is among them: its weight was tuned for the weights before the stage."""
+        return replace(self, **{"memory": None, **changes, "stages": (*self.stages, record)})
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored; `token_stop` is written for other readers only."""
-        return {
+        value = {
             "format": FORMAT,
             **asdict(self),
             "space": self.space.to_json(),
             "token_stop": self.tokens.stop,
         }
+        if self.memory is None:
+            del value["memory"]
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

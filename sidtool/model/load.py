@@ -11,6 +11,7 @@ from sidtool.errors import SidtoolWarning
 from sidtool.model.adapter import load_weights
 from sidtool.model.compat import Verdict, check_bundle
 from sidtool.model.contract import Contract, open_bundle_copy, read_contract
+from sidtool.model.memory import MemoryOptions, WeightedMemory, choose_memory
 from sidtool.model.pretrained import Checkpoint, Dtype, check_device, load_tokenizer
 from sidtool.model.vocabulary import check_embedding_rows, check_token_ids
 from sidtool.prompt.tokens import SidTokens
@@ -28,6 +29,8 @@ class LoadedModel:
     """the bundle in which recommended SIDs are looked up"""
     verdict: Verdict
     """how `bundle` relates to the bundle that the model was made for"""
+    memory: WeightedMemory | None = None
+    """the memory that its recommendations are mixed with"""
 
     @property
     def tokens(self) -> SidTokens:
@@ -58,12 +61,14 @@ def load_model_folder(
     device: str | None = None,
     dtype: Dtype | None = None,
     trust_remote_code: bool = False,
+    memory: MemoryOptions | None = None,
 ) -> LoadedModel:
-    """Load a model that `extend-model` or a later stage wrote.
+    """Load a model that `extend-model` or a later stage wrote, with the memory that its contract
+    or `memory` names.
 
     `device` defaults to the GPU if there is one, `dtype` to float32 on a CPU and bfloat16
     elsewhere. Raises UsageError for an unavailable device, CompatibilityError unless bundle,
-    contract, tokenizer and weights belong together."""
+    contract, tokenizer, weights and memory belong together."""
     import torch
 
     check_device(device)
@@ -73,8 +78,9 @@ def load_model_folder(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype is None:
         dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+    weighted = choose_memory(folder, contract.memory, bundle, memory or MemoryOptions())
     tokenizer = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
     check_token_ids(tokenizer, contract.tokens)
     model = load_weights(folder, contract, dtype=dtype, trust_remote_code=trust_remote_code)
     check_embedding_rows(model, contract.tokens)
-    return LoadedModel(model.to(device), tokenizer, contract, bundle, verdict)
+    return LoadedModel(model.to(device), tokenizer, contract, bundle, verdict, weighted)

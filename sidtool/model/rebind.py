@@ -48,7 +48,9 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
     contract, bundle, verdict = check_model_folder(folder, bundle)
     check_finite_files(folder)
     params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
-    rebound = contract.with_stage(StageRecord("rebind", params), identity=bundle.identity)
+    rebound = contract.with_stage(
+        StageRecord("rebind", params), identity=bundle.identity, memory=contract.memory
+    )
     # checkpoints have the old contract
     skip = shutil.ignore_patterns(CONTRACT, BUNDLE_COPY, "checkpoint-*")
     with new_dir(Path(out), force=force) as target:

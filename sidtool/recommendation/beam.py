@@ -17,6 +17,8 @@ from sidtool.recommendation.batching import batches, evaluation_mode
 from sidtool.recommendation.beam_result import EMPTY_RESULT, BeamResult, best_leaves
 from sidtool.recommendation.filters import LeafFilter
 from sidtool.recommendation.generate_fallback import generate_beams
+from sidtool.recommendation.mixture import Prior
+from sidtool.recommendation.mixture_arrays import MixtureArrays
 from sidtool.recommendation.partial_head import DecodingHead
 from sidtool.recommendation.probe import decoding_method
 from sidtool.recommendation.recommend_options import Normalize
@@ -47,6 +49,7 @@ def beam_search(
     k: int,
     normalize: Normalize = "level",
     filters: Sequence[LeafFilter | None] | None = None,
+    priors: Sequence[Prior | None] | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> list[BeamResult]:
     """The k best SIDs after each prompt, which are token ids that end where a SID begins.
@@ -55,27 +58,40 @@ def beam_search(
     filter leaves k. With `normalize` "level" or "vocabulary" the probability of invalid codes is
     lost; "vocabulary" gives exactly the scores of `generate`. "trie" makes the probabilities of all
     SIDs sum to one; it suits models trained so (`softmax_over=trie`), and favors prefixes with few
-    children with others. `filters`, one per prompt, exclude items exactly and change no score. An
-    empty prompt gets an empty result.
+    children with others. `filters`, one per prompt, exclude items exactly and change no score. With
+    `priors`, one per prompt, the beam ranks by the mixture with a memory (`mixture.rank_items`
+    then ranks the items). An empty prompt gets an empty result.
 
     Raises UsageError if `num_beams` or k is less than 1 or too large for a tree of MAX_TREE_TOKENS,
-    DataError if a logit is NaN."""
+    or for priors where the model's scores are no distribution over items or its attention cannot be
+    steered; DataError if a logit is NaN."""
     if num_beams < 1 or k < 1:
         raise UsageError(f"num_beams and k must be at least 1, not {num_beams} and {k}")
     num_beams = min(max(num_beams, k), trie.n_leaves)
     check_tree_tokens(num_beams, trie.levels)
     filters = filters or [None] * len(prompts)
+    priors = priors if priors is not None and any(priors) else None
+    if priors is not None and normalize != "trie":
+        raise UsageError(
+            f"a memory needs scores that are normalized over the trie, not the {normalize}",
+            hint="a model trained with softmax_over=trie has them; --memory-weight 0 leaves the "
+            "memory out",
+        )
     results = [EMPTY_RESULT] * len(prompts)
     lengths = [len(prompt) for prompt in prompts]
     tree_tokens = num_beams * (trie.levels - 1)
     with evaluation_mode(model) as model:
         method = decoding_method(model)
         search = None
+        if method == "generate" and priors is not None:
+            raise UsageError(
+                f"{type(model).__name__} does not support a 4-D attention mask: it cannot be mixed "
+                "with a memory"
+            )
         if method != "generate":
             head = DecodingHead(model, sliced=method == "sliced")
-            search = _TreeSearch(
-                model, head, trie_arrays(trie, model.device), tokens, num_beams, normalize
-            )
+            arrays = trie_arrays(trie, model.device)
+            search = _TreeSearch(model, head, trie, arrays, tokens, num_beams, normalize)
         for batch in batches(lengths, tree_tokens, token_budget):
             batch_prompts = [prompts[index] for index in batch]
             batch_filters = [filters[index] for index in batch]
@@ -84,7 +100,8 @@ def beam_search(
                     model, batch_prompts, trie, tokens, num_beams, k, normalize, batch_filters
                 )
             else:
-                batch_results = search.run(batch_prompts, batch_filters, k)
+                batch_priors = None if priors is None else [priors[index] for index in batch]
+                batch_results = search.run(batch_prompts, batch_filters, batch_priors, k)
             for index, result in zip(batch, batch_results, strict=True):
                 results[index] = result
     return results
@@ -106,47 +123,61 @@ class _TreeSearch:
 
     model: Any
     head: DecodingHead
+    catalog: Trie
     trie: TrieArrays
     tokens: SidTokens
     num_beams: int
     normalize: Normalize
 
     def run(
-        self, prompts: Sequence[Sequence[int]], filters: Sequence[LeafFilter | None], k: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        filters: Sequence[LeafFilter | None],
+        priors: Sequence[Prior | None] | None,
+        k: int,
     ) -> list[BeamResult]:
         """The k best leaves of each prompt."""
         levels = self.trie.levels
         device = self.model.device
         level_starts = self.tokens.level_starts.tolist()
         filter_arrays = FilterArrays(filters, self.trie, device) if any(filters) else None
+        mixture = None
+        if priors is not None:
+            mixture = MixtureArrays(priors, filters, self.catalog, self.trie, device)
         tree = TokenTree(
             self.model, prompts, capacity=self.num_beams * (levels - 1), head=self.head
         )
         nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)  # the root
         scores = torch.zeros(len(prompts), 1, device=device)
+        ranks = scores
         hidden = tree.prefill()  # (batch, 1, dim)
         for level in range(levels):
             start = level_starts[level]
             stop = start + self.trie.sizes[level]
             log_probs = self.head.log_probs(hidden, start, stop, self.normalize)
-            nodes, codes, scores, parents = self._advance(
-                level, nodes, scores, log_probs, filter_arrays
+            nodes, codes, scores, ranks, parents = self._advance(
+                level, nodes, scores, ranks, log_probs, filter_arrays, mixture
             )
             if level < levels - 1:
                 hidden = tree.step(codes + start, parents)  # (batch, beams, dim)
-        leaves_and_scores = zip(nodes.cpu().numpy(), scores.cpu().numpy(), strict=True)
-        return [best_leaves(leaves, values, k) for leaves, values in leaves_and_scores]
+        columns = (each.cpu().numpy() for each in (nodes, ranks, scores))
+        return [
+            best_leaves(leaves, best, k, model_scores)
+            for leaves, best, model_scores in zip(*columns, strict=True)
+        ]
 
     def _advance(
         self,
         level: int,
         nodes: torch.Tensor,
         scores: torch.Tensor,
+        ranks: torch.Tensor,
         log_probs: torch.Tensor,
         filter_arrays: FilterArrays | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The best children of (batch, beams) nodes: their ids, codes and scores, and the index of
-        the beam that each extends."""
+        mixture: MixtureArrays | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The best children of (batch, beams) nodes: their ids, codes, scores by the model and
+        ranks by the mixture, and the index of the beam that each extends."""
         # (batch, beams, fan-out) each
         children, codes, valid = self.trie.candidates(level, nodes)
         log_probs = log_probs.gather(-1, codes)
@@ -155,10 +186,17 @@ class _TreeSearch:
         if filter_arrays is not None:
             valid &= filter_arrays.alive(level, children)
         totals = scores.unsqueeze(-1) + log_probs
-        totals = totals.masked_fill_(~valid, -torch.inf).flatten(1)  # (batch, beams * fan-out)
-        beams = min(self.num_beams, len(self.trie.codes[level]), totals.shape[1])
-        scores, best = totals.topk(beams)  # best: (batch, beams), indexes into beams * fan-out
+        totals = totals.masked_fill_(~valid, -torch.inf)
+        if mixture is not None and level == self.trie.levels - 1:
+            totals = mixture.per_item(totals, children)
+        all_ranks = totals
+        if mixture is not None:
+            all_ranks = mixture.rank(level, nodes, ranks > -torch.inf, totals)
+        beams = min(self.num_beams, len(self.trie.codes[level]), totals[0].numel())
+        # best: (batch, beams), indexes into beams * fan-out
+        ranks, best = all_ranks.flatten(1).topk(beams)
+        scores = ranks if mixture is None else totals.flatten(1).gather(1, best)
         nodes = children.flatten(1).gather(1, best)
         codes = codes.flatten(1).gather(1, best)
         parents = best // children.shape[-1]
-        return nodes, codes, scores, parents
+        return nodes, codes, scores, ranks, parents

@@ -14,20 +14,31 @@ class BeamResult(NamedTuple):
     leaves: NDArray[np.int64]
     """(m,) leaves of the trie."""
     scores: NDArray[np.float32]
-    """(m,) sums of log-probabilities."""
+    """(m,) sums of log-probabilities; with a memory, what ranks the SIDs by the mixture."""
+    model_scores: NDArray[np.float32]
+    """(m,) sums of the model's log-probabilities; with a memory, those of one item of the SID."""
 
 
-EMPTY_RESULT = BeamResult(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+EMPTY_RESULT = BeamResult(
+    np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.float32)
+)
 
 
-def best_leaves(leaves: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> BeamResult:
+def best_leaves(
+    leaves: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    k: int,
+    model_scores: NDArray[np.float32] | None = None,
+) -> BeamResult:
     """The k best of (m,) leaves, equal scores in SID order; a score of minus infinity is dropped.
+    `model_scores` are the scores themselves by default.
 
     Raises DataError if a score is NaN."""
     check_scores(scores)
     order = np.lexsort((leaves, -scores))[:k]
     order = order[np.isfinite(scores[order])]
-    return BeamResult(leaves[order], scores[order])
+    model_scores = scores if model_scores is None else model_scores
+    return BeamResult(leaves[order], scores[order], model_scores[order])
 
 
 def check_scores(scores: NDArray[np.float32]) -> None:

@@ -73,16 +73,20 @@ class LeafFilter:
         positions = positions[~_member(positions, self.denied)]
         return positions if self.trie.rows is None else self.trie.rows[positions]
 
+    def passes(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each item, by its position in SID order, passes the filter."""
+        flags = ~_member(positions, self.denied)
+        if self.allowed is not None:
+            flags &= _member(positions, self.allowed.positions)
+        return flags
+
     def items(self, leaf: int) -> NDArray[np.int64]:
         """The item index of a SID's items that pass the filter, ascending."""
         first, stop = leaf, leaf + 1
         if self.trie.leaf_start is not None:
             first, stop = self.trie.leaf_start[leaf : leaf + 2]
         positions = np.arange(first, stop, dtype=np.int64)
-        passes = ~_member(positions, self.denied)
-        if self.allowed is not None:
-            passes &= _member(positions, self.allowed.positions)
-        return self.trie.leaf_rows(leaf)[passes]
+        return self.trie.leaf_rows(leaf)[self.passes(positions)]
 
 
 def _member(values: NDArray[np.int64], members: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -20,6 +20,7 @@ from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommendation.filters import AllowList, LeafFilter
+from sidtool.recommendation.mixture import Mixture, Prior, RankedItems, rank_items
 from sidtool.recommendation.recommend_options import Normalize
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Query:
 
     prompt: Sequence[int]
     leaf_filter: LeafFilter | None = None
+    history: ItemIndex | None = None
+    """What the memory reads; None answers by the model alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,8 @@ class QuerySession:
     history_prompt: HistoryPrompt | None
     text_prompt: TextPrompt | None
     normalize: Normalize
+    mixture: Mixture | None = None
+    """The memory that answers are mixed with."""
 
     @classmethod
     def of(cls, loaded: LoadedModel, normalize: Normalize | None = None) -> "QuerySession":
@@ -67,6 +72,7 @@ class QuerySession:
             contract.history_prompt,
             contract.text_prompt,
             normalize or contract.normalize,
+            Mixture.of(loaded.memory, loaded.bundle),
         )
 
     @property
@@ -111,7 +117,35 @@ class QuerySession:
     def search(
         self, model: Any, queries: Sequence[Query], *, k: int, num_beams: int
     ) -> "list[BeamResult]":
-        """The k best SIDs of each query by beam search."""
+        """The k best SIDs of each query by beam search; with a memory, those of the best items."""
+        return self._search(model, queries, self._priors(queries), k=k, num_beams=num_beams)
+
+    def search_items(
+        self, model: Any, queries: Sequence[Query], *, k: int, num_beams: int
+    ) -> list[RankedItems]:
+        """The k best items of each query by beam search; items that share a SID are in SID
+        order where nothing else decides."""
+        priors = self._priors(queries)
+        results = self._search(model, queries, priors, k=k, num_beams=num_beams)
+        return [
+            rank_items(result, self.trie, query.leaf_filter, prior, k)
+            for result, query, prior in zip(results, queries, priors, strict=True)
+        ]
+
+    def _priors(self, queries: Sequence[Query]) -> list[Prior | None]:
+        if self.mixture is None:
+            return [None] * len(queries)
+        return self.mixture.priors([query.history for query in queries])
+
+    def _search(
+        self,
+        model: Any,
+        queries: Sequence[Query],
+        priors: Sequence[Prior | None],
+        *,
+        k: int,
+        num_beams: int,
+    ) -> "list[BeamResult]":
         from sidtool.recommendation.beam import beam_search
 
         return beam_search(
@@ -123,6 +157,7 @@ class QuerySession:
             k=k,
             normalize=self.normalize,
             filters=[query.leaf_filter for query in queries],
+            priors=priors,
         )
 
     def rank(
@@ -144,6 +179,26 @@ class QuerySession:
             results = self.search(model, batch, k=k, num_beams=num_beams)
             for row, result in zip(ranked, results, strict=True):
                 row[: len(result.leaves)] = result.leaves
+            parts.append(ranked)
+        return np.concatenate(parts)
+
+    def rank_items(
+        self,
+        model: Any,
+        queries: Iterable[Query],
+        *,
+        k: int,
+        num_beams: int,
+        total: int = 0,
+        progress: Progress | None = None,
+    ) -> NDArray[np.int64]:
+        """(n, k) int64: the k best items of each query by position in SID order, as `rank`."""
+        parts = [np.zeros((0, k), dtype=np.int64)]
+        for batch in in_windows(queries, WINDOW, total, progress):
+            ranked = np.full((len(batch), k), -1, dtype=np.int64)
+            results = self.search_items(model, batch, k=k, num_beams=num_beams)
+            for row, result in zip(ranked, results, strict=True):
+                row[: len(result.positions)] = result.positions
             parts.append(ranked)
         return np.concatenate(parts)
 

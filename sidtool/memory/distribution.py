@@ -1,0 +1,150 @@
+"""The distribution over items that a memory gives for a history."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.memory.memory import Memory, SparseRows
+from sidtool.memory.similarity import age_weights
+
+HISTORY = 50
+"""Items of a history that are read, the last ones: bounds the cost of a request."""
+DENSE = 8
+"""Scores are summed in one array over all items if that has at most so many times the entries."""
+
+
+@dataclass(frozen=True, eq=False)
+class ItemDistribution:
+    """A sparse distribution over the active items of a bundle."""
+
+    positions: NDArray[np.int64]
+    """(m,): ascending positions of items in SID order; all others have probability 0"""
+    log_probs: NDArray[np.float64]
+    """(m,): logarithms of their probabilities, which sum to 1"""
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def select(self, flags: NDArray[np.bool_]) -> "ItemDistribution":
+        """The items with a flag, with their probabilities as they are."""
+        return ItemDistribution(self.positions[flags], self.log_probs[flags])
+
+    def log_probs_at(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(k,) float64: the log-probability of items by position, minus infinity for those of
+        probability 0."""
+        if not len(self):
+            return np.full(len(positions), -np.inf)
+        nearest = np.minimum(np.searchsorted(self.positions, positions), len(self) - 1)
+        matches = self.positions[nearest] == positions
+        return np.where(matches, self.log_probs[nearest], -np.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryIndex:
+    """A memory whose items are looked up in a bundle."""
+
+    neighbors: SparseRows
+    recency: float
+    memory_rows: NDArray[np.int64]
+    """(bundle items,): the memory's row of each, -1 if it has none"""
+    positions: NDArray[np.int64]
+    """(memory items,): the position in SID order of each, -1 for items that are not active"""
+    n_active: int
+
+    @classmethod
+    def of(cls, memory: Memory, bundle: Bundle) -> "MemoryIndex":
+        """Raises CompatibilityError unless the bundle is the memory's or a later version of it."""
+        memory.check_bundle(bundle)
+        n = memory.manifest.items
+        rows = np.arange(n)
+        if memory.manifest.bundle.digest != bundle.identity.digest:
+            rows = bundle.items.rows(list(memory.ids))
+        memory_rows = np.full(len(bundle.items), -1, dtype=np.int64)
+        memory_rows[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+        # the last entry is that of row -1
+        position_of = np.full(len(bundle.items) + 1, -1, dtype=np.int64)
+        position_of[bundle.active] = np.arange(len(bundle.active))
+        return cls(
+            memory.neighbors,
+            memory.manifest.settings.recency,
+            memory_rows,
+            position_of[rows],
+            len(bundle.active),
+        )
+
+    def distributions(
+        self, histories: Sequence[NDArray[np.int64]], power: float
+    ) -> list[ItemDistribution]:
+        """The distribution for each history of bundle rows (-1: unknown), oldest first: scores as
+        those of item-kNN, raised to `power` and normalized. It is empty if no item of the history
+        has an active neighbor."""
+        requests, positions, values, _ = self._entries(histories)
+        keys, scores = _sum_by_key(
+            requests * self.n_active + positions, values, len(histories) * self.n_active
+        )
+        bounds = np.searchsorted(keys, np.arange(len(histories) + 1) * self.n_active)
+        distributions = []
+        for request, (start, stop) in enumerate(pairwise(bounds.tolist())):
+            # relative to the best item, so that a high power does not underflow
+            logs = power * np.log(scores[start:stop] / scores[start:stop].max(initial=0.0))
+            log_probs = logs - np.log(np.exp(logs).sum()) if len(logs) else logs
+            distributions.append(
+                ItemDistribution(keys[start:stop] - request * self.n_active, log_probs)
+            )
+        return distributions
+
+    def _entries(
+        self, histories: Sequence[NDArray[np.int64]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        """(e,) each: every neighbor of every item of the histories, by its request, its position,
+        its weighted similarity, and the index of the item among all histories' items."""
+        histories = [history[history >= 0][-HISTORY:] for history in histories]
+        lengths = [len(history) for history in histories]
+        weights = age_weights(lengths, self.recency)
+        requests = np.repeat(np.arange(len(histories)), lengths)
+        rows = self.memory_rows[np.concatenate([np.zeros(0, dtype=np.int64), *histories])]
+        offsets = self.neighbors.offsets
+        starts = offsets[rows]
+        sizes = np.where(rows < 0, 0, offsets[rows + 1] - starts)
+        # entries of event i are starts[i] ... starts[i] + sizes[i]
+        ends = np.cumsum(sizes)
+        entries = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+            starts - (ends - sizes), sizes
+        )
+        positions = self.positions[self.neighbors.items[entries]]
+        values = self.neighbors.weights[entries] * np.repeat(weights, sizes)
+        events = np.repeat(np.arange(len(rows)), sizes)
+        active = positions >= 0
+        if active.all():
+            return requests[events], positions, values, events
+        return requests[events[active]], positions[active], values[active], events[active]
+
+
+def _sum_by_key(
+    keys: NDArray[np.int64], values: NDArray[np.float64], n_keys: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The distinct keys, ascending, and the sum of the values of each, added in their order."""
+    if n_keys <= DENSE * len(keys):
+        sums = np.bincount(keys, values, minlength=n_keys)
+        distinct = np.flatnonzero(sums)
+        return distinct, sums[distinct]
+    order, ordered = _stable_sort(keys, n_keys)
+    is_first = np.diff(ordered, prepend=-1) > 0
+    return ordered[is_first], np.bincount(np.cumsum(is_first) - 1, values[order])
+
+
+def _stable_sort(
+    keys: NDArray[np.int64], n_keys: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The order that sorts keys below `n_keys`, and the sorted keys."""
+    index_bits = len(keys).bit_length()
+    if n_keys.bit_length() + index_bits > 63:
+        order = np.argsort(keys, kind="stable")
+        return order, keys[order]
+    # numpy sorts numbers several times faster than it finds their order: the index is the low part
+    both = np.sort((keys << index_bits) | np.arange(len(keys)))
+    return both & ((1 << index_bits) - 1), both >> index_bits

@@ -1,0 +1,87 @@
+"""The memory of a model: which one, and its weight in the mixture."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.errors import CompatibilityError, UsageError
+from sidtool.json_record import JsonRecord
+from sidtool.memory.memory import Memory, open_verified
+
+MEMORY_COPY = "memory.zarr"
+"""The copy of its memory in a model folder."""
+DEFAULT_WEIGHT = 0.3
+"""Weight of a memory that was not tuned with the model."""
+DEFAULT_POWER = 2.0
+
+
+@dataclass(frozen=True)
+class MemoryBinding(JsonRecord):
+    """What a contract records of a memory that was tuned with the model."""
+
+    digest: str
+    weight: float
+    power: float
+    validation: Mapping[str, float]
+    """NDCG@10 of model, memory and mixture, and the number of users"""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedMemory:
+    """A memory in use: p(item) = (1 - weight) p_model(item) + weight p_memory(item), where
+    p_memory is the memory's scores raised to `power` and normalized.
+
+    Raises UsageError for a weight that is not from 0 to 1 or a power that is not above 0 and at
+    most 20."""
+
+    memory: Memory
+    weight: float = DEFAULT_WEIGHT
+    power: float = DEFAULT_POWER
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise UsageError(f"the weight of a memory is from 0 to 1, not {self.weight}")
+        if not 0 < self.power <= 20:
+            raise UsageError(f"the power of a memory is above 0, at most 20, not {self.power}")
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """Which memory to use with a model, in place of what its contract says."""
+
+    location: str | Path | None = None
+    """A memory; None is the model's own, if it has one."""
+    weight: float | None = None
+    """None is the model's; 0 leaves the memory out."""
+    power: float | None = None
+
+
+def choose_memory(
+    folder: Path, binding: MemoryBinding | None, bundle: Bundle, options: MemoryOptions
+) -> WeightedMemory | None:
+    """The memory to use with a model folder, None for the model alone.
+
+    Raises UsageError for a weight or power without a memory, IntegrityError if the memory is
+    damaged, CompatibilityError if it is not the contract's or belongs to another bundle."""
+    if options.location is None and binding is None:
+        if options.weight or options.power is not None:
+            raise UsageError(
+                f"{folder} has no memory, so it takes no weight or power",
+                hint="give --memory, or bind one with tune-memory",
+            )
+        return None
+    memory = open_verified(options.location or folder / MEMORY_COPY)
+    if options.location is None and binding is not None and memory.digest != binding.digest:
+        raise CompatibilityError(
+            f"{folder / MEMORY_COPY} is memory {memory.digest[:12]}, the contract says "
+            f"{binding.digest[:12]}"
+        )
+    memory.check_bundle(bundle)
+    weight = DEFAULT_WEIGHT if binding is None else binding.weight
+    power = DEFAULT_POWER if binding is None else binding.power
+    return WeightedMemory(
+        memory,
+        weight if options.weight is None else options.weight,
+        power if options.power is None else options.power,
+    )
