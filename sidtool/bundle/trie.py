@@ -95,6 +95,12 @@ class Trie:
         positions = np.arange(first, stop, dtype=np.int64)
         return positions if self.rows is None else self.rows[positions]
 
+    def items_per_leaf(self, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(...) int64: the number of items of each leaf, 0 for the empty leaf -1."""
+        if self.leaf_start is None:
+            return (leaves >= 0).astype(np.int64)
+        return np.where(leaves >= 0, np.diff(self.leaf_start)[leaves], 0).astype(np.int64)
+
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The positions in SID order of those of the bundle's rows that are in the trie: sorted,
         without repeats."""

@@ -65,6 +65,9 @@ def evaluate(
         ),
     ] = None,
     bundle: inference.OtherBundle = None,
+    memory: inference.Memory = None,
+    memory_weight: inference.MemoryWeight = None,
+    memory_power: inference.MemoryPower = None,
     device: inference.Device = None,
     dtype: inference.Dtype = None,
     trust_remote_code: options.Trust = False,
@@ -73,7 +76,7 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Evaluate recommendations on held-out users over the full catalog, beside popularity and
-    item-kNN.
+    item-kNN; of a model with a memory also the model alone and the memory alone.
 
     With --task, evaluate one task: exact and prefix accuracy and retrieval if its answer is a
     SID; exact match, token F1 and perplexity if it is a text."""
@@ -88,11 +91,14 @@ def evaluate(
     task_only: dict[str, Any] = {"--items": items, "--only-items": only_items, "--field": field}
     task_only |= {"--queries": queries, "--query-text": query_text}
     task_only |= {"--id-column": id_column, "--title-column": title_column}
-    load = partial(inference.load_model, model, bundle, device, dtype, trust_remote_code)
+    mixed = (memory, memory_weight, memory_power)
+    load = partial(inference.load_model, model, bundle, device, dtype, trust_remote_code, mixed)
     with progress("evaluate") as reports:
         report = reports.get("evaluate")
         if task is not None:
-            _refuse({"--exclude-seen": exclude_seen}, "does not apply with --task")
+            recommending = {"--exclude-seen": exclude_seen, "--memory": memory}
+            recommending |= {"--memory-weight": memory_weight, "--memory-power": memory_power}
+            _refuse(recommending, "does not apply with --task")
             only = None if only_items is None else frozenset(read_ids(only_items))
             fields = tuple(field or ())
             catalog = CatalogOptions(

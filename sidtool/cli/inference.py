@@ -28,6 +28,19 @@ OtherBundle = Annotated[
     typer.Option("--bundle", help="A newer, compatible bundle in place of the model's own."),
 ]
 
+Memory = Annotated[
+    Path | None,
+    typer.Option(help="A memory of build-memory in place of the model's own; refreshed nightly."),
+]
+MemoryWeight = Annotated[
+    float | None,
+    typer.Option(help="Share of the memory in the mixture, 0 to 1; 0 leaves the memory out."),
+]
+MemoryPower = Annotated[
+    float | None,
+    typer.Option(help="Power to which the memory's scores are raised before they are normalized."),
+]
+
 
 def load_model(
     model: Path,
@@ -35,9 +48,12 @@ def load_model(
     device: str | None,
     dtype: pretrained.Dtype | None,
     trust_remote_code: bool,
+    memory: tuple[Path | None, float | None, float | None] = (None, None, None),
 ) -> LoadedModel:
-    """Load a model folder; print a notice if another bundle is compatible but not the same."""
+    """Load a model folder, with a memory by its path, weight and power; print a notice if another
+    bundle is compatible but not the same."""
     from sidtool.model.load import load_model_folder
+    from sidtool.model.memory import MemoryOptions
     from sidtool.registry.references import open_bundle
 
     loaded = load_model_folder(
@@ -46,6 +62,7 @@ def load_model(
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
+        memory=MemoryOptions(*memory),
     )
     # an aligned bundle has raised a warning already
     if loaded.verdict.message and loaded.verdict.kind != "aligned":

@@ -65,6 +65,15 @@ def recommend(
         ),
     ] = None,
     bundle: inference.OtherBundle = None,
+    memory: inference.Memory = None,
+    memory_weight: inference.MemoryWeight = None,
+    memory_power: inference.MemoryPower = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Show the memory's share of each item and the items it is based on."
+        ),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write JSON Lines to this file.")
     ] = None,
@@ -100,12 +109,14 @@ def recommend(
     if candidates is not None and allow is not None:
         raise UsageError("--candidates is an allow list already", hint="leave out --allow")
     lists: dict[str, Any] = {"allow": _ids(allow), "deny": _ids(deny) or ()}
-    choices = RecommendOptions(k, num_beams, normalize, exclude_seen, strict=strict, **lists)
+    flags: dict[str, Any] = {"strict": strict, "explain": explain}
+    choices = RecommendOptions(k, num_beams, normalize, exclude_seen, **flags, **lists)
     # the error of the only request is that of the command
     shared: dict[str, Any] = {"candidates": _ids(candidates), "stop": strict or file is None}
     if out is not None:
         refuse_existing(out, force)
-    loaded = inference.load_model(model, bundle, device, dtype, trust_remote_code)
+    mixed = (memory, memory_weight, memory_power)
+    loaded = inference.load_model(model, bundle, device, dtype, trust_remote_code, mixed)
     outcome = Outcome()
     with progress("recommend") as reports:
         shared["progress"] = reports.get("recommend")
@@ -159,6 +170,16 @@ def _say_answer(answer: "Recommendation | BadRequest", *, json: bool) -> None:
         say(str(answer.error))
     else:
         ranks = range(1, len(answer.items) + 1)
-        columns = (ranks, answer.items, answer.titles, answer.sids, answer.scores)
-        rows = list(zip(*columns, strict=True))
-        say_table(["", "item", "title", "SID", "score"], rows, title=answer.user)
+        columns: list[Iterable[object]] = [
+            ranks,
+            answer.items,
+            answer.titles,
+            answer.sids,
+            answer.scores,
+        ]
+        names = ["", "item", "title", "SID", "score"]
+        if answer.explanations is not None:
+            columns.append([each.memory_share for each in answer.explanations])
+            columns.append([", ".join(each.because_of) for each in answer.explanations])
+            names += ["memory", "because of"]
+        say_table(names, list(zip(*columns, strict=True)), title=answer.user)

@@ -28,18 +28,20 @@ from sidtool.evaluation.metrics import (
 )
 from sidtool.evaluation.ranking import (
     IndexedExamples,
-    first_items,
-    item_ranks,
+    Ranking,
+    rank_memory,
+    rank_mixture,
     rank_sids,
-    sid_ranks,
 )
 from sidtool.evaluation.slices import Metrics, Slice, slice_metrics
 from sidtool.evaluation.task_metrics import TaskEvaluation
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.memory import WeightedMemory
 from sidtool.model.split_check import check_model_split
 from sidtool.recommendation.query import Progress
 from sidtool.splits.files import open_split
+from sidtool.splits.record import check_split
 from sidtool.splits.split import Example, Split, UserSequence
 
 COVERED = 10
@@ -118,13 +120,15 @@ def evaluate(
     """Evaluate a model on the held-out examples of a split: a `Split`, its folder, or a file of
     events (as `open_split`).
 
-    Raises CompatibilityError if the model or its bundle may have learned from held-out events, and
-    as `evaluate_examples`."""
+    Raises CompatibilityError if the model, its bundle or its memory may have learned from held-out
+    events, and as `evaluate_examples`."""
     options = options or EvaluationOptions()
     name = "the split" if isinstance(split, Split) else str(split)
     opened = split if isinstance(split, Split) else open_split(Path(split))
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
     check_model_split(loaded.contract, loaded.bundle, name, opened.reference)
+    if loaded.memory is not None:
+        check_split("the memory", loaded.memory.memory.manifest.split, name, opened.reference)
     examples = opened.test if options.on == "test" else opened.valid
     count = len(examples)
     if options.limit is not None and options.limit < count:
@@ -159,8 +163,22 @@ def evaluate_examples(
             stacklevel=2,
         )
     leaves = rank_sids(loaded, indexed, k=options.depth, num_beams=num_beams, progress=progress)
-    evaluation = evaluate_rankings(indexed, leaves, events, options)
-    return replace(evaluation, settings={**evaluation.settings, "num_beams": num_beams})
+    settings: dict[str, Any] = {"num_beams": num_beams}
+    if loaded.memory is None or loaded.memory.weight == 0:
+        evaluation = evaluate_rankings(indexed, leaves, events, options)
+    else:
+        positions = rank_mixture(
+            loaded, indexed, k=options.depth, num_beams=num_beams, progress=progress
+        )
+        memory_positions = rank_memory(loaded, indexed, k=options.depth)
+        alone = {
+            "model alone": Ranking.of_sids(indexed, leaves, COVERED),
+            "memory alone": Ranking.of_items(indexed, memory_positions, COVERED),
+        }
+        mixture = Ranking.of_items(indexed, positions, COVERED)
+        evaluation = _evaluation(indexed, mixture, alone, events, options)
+        settings["memory"] = _memory_settings(loaded.memory)
+    return replace(evaluation, settings={**evaluation.settings, **settings})
 
 
 def evaluate_rankings(
@@ -171,11 +189,25 @@ def evaluate_rankings(
 ) -> Evaluation:
     """The evaluation of (n, k) ranked leaves, as `rank_sids` returns them."""
     options = options or EvaluationOptions(exclude_seen=examples.exclude_seen)
+    return _evaluation(examples, Ranking.of_sids(examples, leaves, COVERED), {}, events, options)
+
+
+def _evaluation(
+    examples: IndexedExamples,
+    ranking: Ranking,
+    parts: Mapping[str, Ranking],
+    events: Sequence[UserSequence] | None,
+    options: EvaluationOptions,
+) -> Evaluation:
+    """The evaluation of a ranking; it is compared with its `parts` as with the baselines."""
     names = metric_names(options.ks)
     users = tuple(example.user for example in examples.examples)
-    values = metric_values(item_ranks(examples, leaves), options.ks)
-    recommended = {"model": first_items(examples, leaves, COVERED)}
+    values = metric_values(ranking.item_ranks, options.ks)
+    recommended = {"model": ranking.first_items}
     baseline_values = {}
+    for system, part in parts.items():
+        baseline_values[system] = metric_values(part.item_ranks, options.ks)
+        recommended[system] = part.first_items
     if options.baselines and events:
         rankings, targets = _rank_baselines(examples, events, options)
         for system, ranked in rankings.items():
@@ -187,14 +219,14 @@ def evaluate_rankings(
         "seed": options.seed,
         "resamples": RESAMPLES,
     }
-    if baseline_values:
+    if "item-knn" in baseline_values:
         settings["item-knn"] = asdict(options.knn)
     active_items = len(examples.bundle.active)
     return Evaluation(
         n=len(users),
         metrics=averages(names, values),
         confidence_interval=named_intervals(names, values, users, seed=options.seed),
-        sid_level=averages(names, metric_values(sid_ranks(examples, leaves), options.ks)),
+        sid_level=averages(names, metric_values(ranking.sid_ranks, options.ks)),
         baselines={
             system: averages(names, system_values)
             for system, system_values in baseline_values.items()
@@ -213,6 +245,15 @@ def evaluate_rankings(
         users=users,
         values=values,
     )
+
+
+def _memory_settings(memory: WeightedMemory) -> dict[str, Any]:
+    return {
+        "digest": memory.memory.digest,
+        "weight": memory.weight,
+        "power": memory.power,
+        **asdict(memory.memory.manifest.settings),
+    }
 
 
 def compare(one: Evaluation, other: Evaluation, *, seed: int = 0) -> dict[str, Difference]:

@@ -1,19 +1,19 @@
-"""A model's ranked SIDs for evaluation examples, and the ranks of the correct items in them.
+"""Ranked SIDs or items for evaluation examples, and the ranks of the correct items in them.
 
 The items of a SID are all active items that share it, less those that may not be recommended. Only
-`rank_sids` needs the model."""
+`rank_sids` and `rank_mixture` need the model."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.trie import Trie
 from sidtool.evaluation.metrics import TargetRanks, find_targets
+from sidtool.memory.distribution import MemoryIndex
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.query import Progress, Query, QuerySession
+from sidtool.recommendation.query import WINDOW, Progress, Query, QuerySession
 from sidtool.splits.split import Example
 
 
@@ -78,25 +78,93 @@ def rank_sids(
     num_beams: int,
     progress: Progress | None = None,
 ) -> NDArray[np.int64]:
-    """(n, k) int64: the k best SIDs for each example as leaves of the trie, best first; -1 where
-    there are no more.
+    """(n, k) int64: the k best SIDs of the model alone for each example as leaves of the trie, best
+    first; -1 where there are no more.
 
     Raises DataError if the model was not trained to recommend."""
-    session = QuerySession.of(loaded)
-
-    def queries() -> Iterator[Query]:
-        for history in examples.histories:
-            denied = [history] if examples.exclude_seen else []
-            yield Query(session.from_history(history), session.leaf_filter(None, denied))
-
+    session = QuerySession.of(replace(loaded, memory=None))
+    total = len(examples.histories)
     return session.rank(
         loaded.model,
-        queries(),
+        _queries(session, examples),
         k=k,
         num_beams=num_beams,
-        total=len(examples.histories),
+        total=total,
         progress=progress,
     )
+
+
+def rank_mixture(
+    loaded: LoadedModel,
+    examples: IndexedExamples,
+    *,
+    k: int,
+    num_beams: int,
+    progress: Progress | None = None,
+) -> NDArray[np.int64]:
+    """(n, k) int64: the k best items of a model and its memory for each example, by position in SID
+    order, best first; -1 where there are no more."""
+    session = QuerySession.of(loaded)
+    total = len(examples.histories)
+    return session.rank_items(
+        loaded.model,
+        _queries(session, examples),
+        k=k,
+        num_beams=num_beams,
+        total=total,
+        progress=progress,
+    )
+
+
+def rank_memory(loaded: LoadedModel, examples: IndexedExamples, *, k: int) -> NDArray[np.int64]:
+    """The same of the memory alone."""
+    assert loaded.memory is not None
+    index = MemoryIndex.of(loaded.memory.memory, examples.bundle)
+    ranked = np.full((len(examples.histories), k), -1, dtype=np.int64)
+    for start in range(0, len(ranked), WINDOW):
+        histories = examples.histories[start : start + WINDOW]
+        for row, distribution in enumerate(index.distributions(histories, 1.0), start=start):
+            denied = examples.denied_positions(row)
+            distribution = distribution.select(~np.isin(distribution.positions, denied))
+            order = np.lexsort((distribution.positions, -distribution.log_probs))[:k]
+            ranked[row, : len(order)] = distribution.positions[order]
+    return ranked
+
+
+def _queries(session: QuerySession, examples: IndexedExamples) -> Iterator[Query]:
+    for history in examples.histories:
+        denied = [history] if examples.exclude_seen else []
+        leaf_filter = session.leaf_filter(None, denied)
+        yield Query(session.from_history(history), leaf_filter, history)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The recommendations of one system for n examples, and the ranks of the targets in them."""
+
+    item_ranks: TargetRanks
+    sid_ranks: TargetRanks
+    """where any item of a shared SID counts as correct"""
+    first_items: NDArray[np.int64]
+    """(n, count): the first items, -1 where there are no more"""
+
+    @classmethod
+    def of_sids(cls, examples: IndexedExamples, leaves: NDArray[np.int64], count: int) -> "Ranking":
+        """The ranking of (n, k) leaves."""
+        items = first_items(examples, leaves, count)
+        return cls(item_ranks(examples, leaves), sid_ranks(examples, leaves), items)
+
+    @classmethod
+    def of_items(
+        cls, examples: IndexedExamples, positions: NDArray[np.int64], count: int
+    ) -> "Ranking":
+        """The ranking of (n, k) items by position in SID order."""
+        leaves = np.where(positions < 0, -1, examples.bundle.trie().leaves(positions))
+        return cls(
+            find_targets(positions, examples.target_positions),
+            sid_ranks(examples, leaves),
+            positions[:, :count],
+        )
 
 
 def item_ranks(examples: IndexedExamples, leaves: NDArray[np.int64]) -> TargetRanks:
@@ -130,18 +198,10 @@ def first_items(
     return items
 
 
-def items_per_leaf(trie: Trie, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n, k) int64: the number of active items of each of (n, k) leaves, 0 for the empty leaf
-    -1."""
-    if trie.leaf_start is None:
-        return (leaves >= 0).astype(np.int64)
-    return np.where(leaves >= 0, np.diff(trie.leaf_start)[leaves], 0).astype(np.int64)
-
-
 def _eligible_per_leaf(examples: IndexedExamples, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
     """(n, k) int64: the number of items of each leaf that may be recommended."""
     trie = examples.bundle.trie()
-    sizes = items_per_leaf(trie, leaves)
+    sizes = trie.items_per_leaf(leaves)
     if trie.leaf_start is not None and examples.exclude_seen:
         for row, ranked in enumerate(leaves):
             denied_leaves = trie.leaves(examples.denied_positions(row))

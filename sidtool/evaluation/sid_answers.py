@@ -15,7 +15,6 @@ from sidtool.evaluation.questions import (
     prefixes,
     split_last_sid,
 )
-from sidtool.evaluation.ranking import items_per_leaf
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress, Query, QuerySession
@@ -56,7 +55,7 @@ def sid_answer_metrics(
     all_codes = trie.leaf_codes(np.arange(trie.n_leaves)).tolist()
     leaf_of = {tuple(codes): leaf for leaf, codes in enumerate(all_codes)}
     targets = np.array([leaf_of.get(codes, -1) for codes in answers], dtype=np.int64)
-    sizes = items_per_leaf(trie, ranked)
+    sizes = trie.items_per_leaf(ranked)
     retrieval = metric_values(find_targets(ranked, targets, sizes), ks)
     names = (*accuracy_names, *metric_names(ks))
     values = np.concatenate([accuracy, retrieval], axis=1)

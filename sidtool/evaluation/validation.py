@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import DataError
 from sidtool.evaluation.metrics import find_targets, metric_values
-from sidtool.evaluation.ranking import IndexedExamples, items_per_leaf
+from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommendation.query import Query, QuerySession
@@ -64,7 +64,7 @@ class Validator:
         ranked = self._session.rank(
             model, queries, k=self.k, num_beams=self._num_beams, window=max(1, len(queries))
         )
-        sizes = items_per_leaf(self._session.trie, ranked)
+        sizes = self._session.trie.items_per_leaf(ranked)
         values = metric_values(find_targets(ranked, self._target_leaves[share], sizes), [self.k])
         hit_rate_and_ndcg = values[:, :2]
         return np.array([*hit_rate_and_ndcg.sum(axis=0), len(queries)])

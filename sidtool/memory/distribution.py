@@ -97,6 +97,25 @@ class MemoryIndex:
             )
         return distributions
 
+    def sources(
+        self, history: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> list[dict[int, float]]:
+        """For each of (k,) items by position, the parts of its score that the items of a history
+        have: row in the bundle -> share, largest first."""
+        _, neighbors, values, events = self._entries([history])
+        items = history[history >= 0][-HISTORY:]
+        sources = []
+        for position in positions.tolist():
+            matches = neighbors == position
+            parts: dict[int, float] = {}
+            pairs = zip(items[events[matches]].tolist(), values[matches].tolist(), strict=True)
+            for row, value in pairs:
+                parts[row] = parts.get(row, 0.0) + value
+            total = sum(parts.values())
+            ordered = sorted(parts.items(), key=lambda part: -part[1])
+            sources.append({row: value / total for row, value in ordered})
+        return sources
+
     def _entries(
         self, histories: Sequence[NDArray[np.int64]]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:

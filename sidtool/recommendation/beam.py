@@ -17,7 +17,7 @@ from sidtool.recommendation.batching import batches, evaluation_mode
 from sidtool.recommendation.beam_result import EMPTY_RESULT, BeamResult, best_leaves
 from sidtool.recommendation.filters import LeafFilter
 from sidtool.recommendation.generate_fallback import generate_beams
-from sidtool.recommendation.mixture import Prior
+from sidtool.recommendation.mixture import Prior, check_normalize
 from sidtool.recommendation.mixture_arrays import MixtureArrays
 from sidtool.recommendation.partial_head import DecodingHead
 from sidtool.recommendation.probe import decoding_method
@@ -71,12 +71,8 @@ def beam_search(
     check_tree_tokens(num_beams, trie.levels)
     filters = filters or [None] * len(prompts)
     priors = priors if priors is not None and any(priors) else None
-    if priors is not None and normalize != "trie":
-        raise UsageError(
-            f"a memory needs scores that are normalized over the trie, not the {normalize}",
-            hint="a model trained with softmax_over=trie has them; --memory-weight 0 leaves the "
-            "memory out",
-        )
+    if priors is not None:
+        check_normalize(normalize)
     results = [EMPTY_RESULT] * len(prompts)
     lengths = [len(prompt) for prompt in prompts]
     tree_tokens = num_beams * (trie.levels - 1)

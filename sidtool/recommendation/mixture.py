@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.trie import Trie
+from sidtool.errors import UsageError
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
 from sidtool.model.memory import WeightedMemory
 from sidtool.recommendation.beam_result import BeamResult
 from sidtool.recommendation.filters import LeafFilter
+from sidtool.recommendation.recommend_options import Normalize
 
 LOG_ZERO = -700.0
 """Log of a model's share of 0: its order still decides among items of which the memory knows
@@ -39,6 +41,16 @@ class Prior:
         return float(model), float(np.log(self.weight))
 
 
+def check_normalize(normalize: Normalize) -> None:
+    """Raise UsageError unless scores are a distribution over items."""
+    if normalize != "trie":
+        raise UsageError(
+            f"a memory needs scores that are normalized over the trie, not the {normalize}",
+            hint="a model trained with softmax_over=trie has them; --memory-weight 0 leaves the "
+            "memory out",
+        )
+
+
 NO_PRIOR = Prior(ItemDistribution(np.zeros(0, dtype=np.int64), np.zeros(0)), 1.0)
 
 
@@ -51,10 +63,14 @@ class Mixture:
     power: float
 
     @classmethod
-    def of(cls, memory: WeightedMemory | None, bundle: Bundle) -> "Mixture | None":
-        """None without a memory, or for one of weight 0."""
+    def of(
+        cls, memory: WeightedMemory | None, bundle: Bundle, normalize: Normalize
+    ) -> "Mixture | None":
+        """None without a memory, or for one of weight 0. Raises UsageError unless scores are
+        normalized over the trie, CompatibilityError if the memory is of another bundle."""
         if memory is None or memory.weight == 0:
             return None
+        check_normalize(normalize)
         return cls(MemoryIndex.of(memory.memory, bundle), memory.weight, memory.power)
 
     def priors(self, histories: Sequence[NDArray[np.int64] | None]) -> list[Prior | None]:

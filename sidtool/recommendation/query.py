@@ -7,7 +7,7 @@ query a model through `QuerySession`."""
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,17 @@ from sidtool.model.load import LoadedModel
 from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
+from sidtool.recommendation.beam_result import BeamResult, check_scores
 from sidtool.recommendation.filters import AllowList, LeafFilter
-from sidtool.recommendation.mixture import Mixture, Prior, RankedItems, rank_items
+from sidtool.recommendation.mixture import (
+    NO_PRIOR,
+    Mixture,
+    Prior,
+    RankedItems,
+    mix,
+    rank_items,
+)
 from sidtool.recommendation.recommend_options import Normalize
-
-if TYPE_CHECKING:
-    from sidtool.recommendation.beam_result import BeamResult
 
 WINDOW = 512
 """Queries that are read ahead, so that prompts of similar length run together in bounded memory."""
@@ -65,14 +70,15 @@ class QuerySession:
     def of(cls, loaded: LoadedModel, normalize: Normalize | None = None) -> "QuerySession":
         """The session of a loaded model; scores are normalized as it was trained unless given."""
         contract = loaded.contract
+        normalize = normalize or contract.normalize
         return cls(
             loaded.bundle,
             loaded.tokenizer,
             loaded.tokens,
             contract.history_prompt,
             contract.text_prompt,
-            normalize or contract.normalize,
-            Mixture.of(loaded.memory, loaded.bundle),
+            normalize,
+            Mixture.of(loaded.memory, loaded.bundle, normalize),
         )
 
     @property
@@ -116,7 +122,7 @@ class QuerySession:
 
     def search(
         self, model: Any, queries: Sequence[Query], *, k: int, num_beams: int
-    ) -> "list[BeamResult]":
+    ) -> list[BeamResult]:
         """The k best SIDs of each query by beam search; with a memory, those of the best items."""
         return self._search(model, queries, self._priors(queries), k=k, num_beams=num_beams)
 
@@ -145,7 +151,7 @@ class QuerySession:
         *,
         k: int,
         num_beams: int,
-    ) -> "list[BeamResult]":
+    ) -> list[BeamResult]:
         from sidtool.recommendation.beam import beam_search
 
         return beam_search(
@@ -181,6 +187,27 @@ class QuerySession:
                 row[: len(result.leaves)] = result.leaves
             parts.append(ranked)
         return np.concatenate(parts)
+
+    def score_items(
+        self, model: Any, queries: Sequence[Query], candidates: ItemIndex, *, k: int
+    ) -> list[RankedItems]:
+        """The k best candidates of each query that pass its filter, by exact scores. Only with a
+        memory, items that share a SID share its probability."""
+        trie = self.trie
+        positions = trie.positions(candidates)
+        rows = positions if trie.rows is None else trie.rows[positions]
+        ranked = []
+        all_scores = self.score(model, queries, rows)
+        for query, prior, scores in zip(queries, self._priors(queries), all_scores, strict=True):
+            check_scores(scores)
+            model_scores = scores.astype(np.float64)
+            if prior is not None:
+                model_scores -= np.log(trie.items_per_leaf(trie.leaves(positions)))
+            eligible = np.isfinite(model_scores)
+            if query.leaf_filter is not None:
+                eligible &= query.leaf_filter.passes(positions)
+            ranked.append(mix(positions[eligible], model_scores[eligible], prior or NO_PRIOR, k))
+        return ranked
 
     def rank_items(
         self,

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sidtool.errors import DataError, SidtoolError, SidtoolWarning
+from sidtool.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.output import refuse_existing
 from sidtool.recommendation.beam_result import check_scores
 from sidtool.recommendation.filters import AllowList
+from sidtool.recommendation.mixture import RankedItems
 from sidtool.recommendation.outcome import Answer, Outcome
 from sidtool.recommendation.query import (
     WINDOW,
@@ -22,8 +23,11 @@ from sidtool.recommendation.query import (
     in_windows,
 )
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import BadRequest, Recommendation, Request
+from sidtool.recommendation.requests import BadRequest, Explanation, Recommendation, Request
 from sidtool.recommendation.result_file import result_file, run_fingerprint
+
+_Ranking = tuple[list[int], list[float], tuple[Explanation, ...] | None]
+"""The item index and scores of a query's best items, and what a memory contributes to each."""
 
 
 def recommend(
@@ -146,6 +150,10 @@ class _Run:
         """Look up the lists of items. Raises DataError as `recommend` does."""
         loaded = load_model_folder(model) if isinstance(model, str | Path) else model
         session = QuerySession.of(loaded, options.normalize)
+        if options.explain and session.mixture is None:
+            raise UsageError(
+                "--explain needs a memory", hint="give --memory, or tune-memory's model"
+            )
         items = session.bundle.items
         candidate_index = None
         if candidates is not None:
@@ -172,6 +180,8 @@ class _Run:
         prepared = [self._prepare(request) for request in requests]
         queries = [each.query for each in prepared if isinstance(each, _Prepared)]
         rank = self._by_beam if self.candidates is None else self._by_score
+        if self.session.mixture is not None:
+            rank = self._with_memory
         ranked = rank(queries)
         for each in prepared:
             yield (
@@ -179,7 +189,11 @@ class _Run:
             )
 
     def _recommendation(
-        self, prepared: "_Prepared", index: Sequence[int], scores: Sequence[float]
+        self,
+        prepared: "_Prepared",
+        index: Sequence[int],
+        scores: Sequence[float],
+        explanations: tuple[Explanation, ...] | None = None,
     ) -> Recommendation:
         items = self.session.bundle.items
         return Recommendation(
@@ -191,6 +205,7 @@ class _Run:
             unknown=int((prepared.history < 0).sum()),
             unknown_denied=int((prepared.denied < 0).sum()),
             missing=self.options.k - len(index),
+            explanations=explanations,
         )
 
     def _prepare(self, request: Request | BadRequest) -> "_Prepared | BadRequest":
@@ -223,9 +238,36 @@ class _Run:
             prompt = session.from_history(history)
         else:
             prompt = session.from_text(request.text)
-        return Query(prompt, session.leaf_filter(allowed, denied))
+        remembered = history if request.text is None else None
+        return Query(prompt, session.leaf_filter(allowed, denied), remembered)
 
-    def _by_beam(self, queries: Sequence[Query]) -> Iterator[tuple[list[int], list[float]]]:
+    def _with_memory(self, queries: Sequence[Query]) -> Iterator[_Ranking]:
+        """The k best items of each query by the mixture with the memory."""
+        model = self.model.model
+        k = self.options.k
+        if self.candidates is not None:
+            results = self.session.score_items(model, queries, self.candidates, k=k)
+        else:
+            num_beams = self.options.num_beams
+            results = self.session.search_items(model, queries, k=k, num_beams=num_beams)
+        trie = self.session.trie
+        for query, result in zip(queries, results, strict=True):
+            positions = result.positions
+            rows = positions if trie.rows is None else trie.rows[positions]
+            explanations = self._explain(query, result) if self.options.explain else None
+            yield rows.tolist(), result.scores.tolist(), explanations
+
+    def _explain(self, query: Query, result: RankedItems) -> tuple[Explanation, ...]:
+        assert self.session.mixture is not None
+        ids = self.session.bundle.items.ids
+        history = query.history if query.history is not None else result.positions[:0]
+        sources = self.session.mixture.index.sources(history, result.positions)
+        return tuple(
+            Explanation(share, {ids[row]: part for row, part in list(parts.items())[:3]})
+            for share, parts in zip(result.memory_shares.tolist(), sources, strict=True)
+        )
+
+    def _by_beam(self, queries: Sequence[Query]) -> Iterator[_Ranking]:
         """The item index and scores of each query's k best items, by beam search."""
         k = self.options.k
         trie = self.session.trie
@@ -240,9 +282,9 @@ class _Run:
                 shared = items_of(leaf).tolist()
                 index.extend(shared)
                 scores.extend([score] * len(shared))
-            yield index[:k], scores[:k]
+            yield index[:k], scores[:k], None
 
-    def _by_score(self, queries: Sequence[Query]) -> Iterator[tuple[list[int], list[float]]]:
+    def _by_score(self, queries: Sequence[Query]) -> Iterator[_Ranking]:
         """The same out of the candidates, by their exact scores."""
         assert self.candidates is not None
         all_scores = self.session.score(self.model.model, queries, self.candidates)
@@ -252,7 +294,7 @@ class _Run:
             eligible = np.isfinite(scores) & np.isin(self.candidates, query.leaf_filter.eligible())
             order = np.argsort(-scores[eligible], kind="stable")[: self.options.k]
             best = np.flatnonzero(eligible)[order]
-            yield self.candidates[best].tolist(), scores[best].tolist()
+            yield self.candidates[best].tolist(), scores[best].tolist(), None
 
 
 @dataclass(frozen=True, eq=False)

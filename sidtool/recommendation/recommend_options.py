@@ -30,6 +30,8 @@ class RecommendOptions:
     """Ids of items that are never recommended. Holds for every request."""
     strict: bool = False
     """Refuse ids of allow and deny lists that the bundle lacks, in place of a warning."""
+    explain: bool = False
+    """Say which part of each item's probability comes from the memory, and from which items."""
 
     def __post_init__(self) -> None:
         if self.k < 1:

@@ -82,6 +82,16 @@ class BadRequest:
 
 
 @dataclass(frozen=True)
+class Explanation:
+    """What a memory contributes to one recommended item."""
+
+    memory_share: float
+    """The part of the item's probability that comes from the memory; the rest is the model's."""
+    because_of: Mapping[str, float]
+    """Items of the history, by their part of the memory's score, largest first: at most three."""
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """The answer to one request, best item first; items that share a SID are adjacent, in the
     bundle's order."""
@@ -89,7 +99,7 @@ class Recommendation:
     user: str | None
     items: tuple[str, ...]
     scores: tuple[float, ...]
-    """Log-probabilities of the SIDs."""
+    """Log-probabilities of the SIDs; with a memory, of the items by the mixture."""
     sids: tuple[str, ...]
     titles: tuple[str, ...]
     unknown: int = 0
@@ -98,10 +108,15 @@ class Recommendation:
     """Number of ids of the request's deny list that the bundle lacks."""
     missing: int = 0
     """Number of items fewer than k: filters, or the catalog, leave no more."""
+    explanations: tuple[Explanation, ...] | None = None
+    """One per item, if they were requested."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""
-        return asdict(self)
+        value = asdict(self)
+        if self.explanations is None:
+            del value["explanations"]
+        return value
 
 
 def read_requests(lines: Iterable[str]) -> Iterator[Request]:

@@ -109,7 +109,13 @@ def run_fingerprint(
         "dtype": str(loaded.model.dtype),
         "bundle": loaded.bundle.identity.digest,
         "options": settings,
+        "memory": _memory_values(loaded),
     }
+
+
+def _memory_values(loaded: LoadedModel) -> list[Any] | None:
+    memory = loaded.memory
+    return None if memory is None else [memory.memory.digest, memory.weight, memory.power]
 
 
 def _model_digest(loaded: LoadedModel) -> str:
