@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sidtool.errors import SidtoolError as SidtoolError
     from sidtool.evaluation.evaluation import EvaluationOptions as EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate
+    from sidtool.evaluation.tune_memory import TuneMemoryOptions as TuneMemoryOptions
+    from sidtool.evaluation.tune_memory import tune_memory as tune_memory
     from sidtool.interop.convert import CatalogFile as CatalogFile
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
@@ -76,6 +78,7 @@ _MODULES = {
     "StageSettings": "training.settings",
     "TaskEvaluationOptions": "sft.task_eval",
     "TrainOptions": "training.settings",
+    "TuneMemoryOptions": "evaluation.tune_memory",
     "add_items": "build.add",
     "align": "build.align",
     "build_codebook": "build.build",
@@ -107,6 +110,7 @@ _MODULES = {
     "tag": "registry.publish",
     "train": "training.run",
     "train_stages": "training.stages",
+    "tune_memory": "evaluation.tune_memory",
     "verify": "bundle.integrity",
 }
 """The module of each public name, below `sidtool`."""

@@ -62,6 +62,7 @@ def test_the_exported_names_are_these() -> None:
         "StageSettings",
         "TaskEvaluationOptions",
         "TrainOptions",
+        "TuneMemoryOptions",
         "__version__",
         "add_items",
         "align",
@@ -94,6 +95,7 @@ def test_the_exported_names_are_these() -> None:
         "tag",
         "train",
         "train_stages",
+        "tune_memory",
         "verify",
     ]
     assert all(callable(getattr(sidtool, name)) for name in set(sidtool.__all__) - {"__version__"})

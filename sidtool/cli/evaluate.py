@@ -96,7 +96,7 @@ def evaluate(
     with progress("evaluate") as reports:
         report = reports.get("evaluate")
         if task is not None:
-            recommending = {"--exclude-seen": exclude_seen, "--memory": memory}
+            recommending: dict[str, Any] = {"--exclude-seen": exclude_seen, "--memory": memory}
             recommending |= {"--memory-weight": memory_weight, "--memory-power": memory_power}
             _refuse(recommending, "does not apply with --task")
             only = None if only_items is None else frozenset(read_ids(only_items))

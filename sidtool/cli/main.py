@@ -46,7 +46,7 @@ PANELS = {
     ),
     "Model": (models.init_model, models.extend_model, models.merge),
     "Training": (split.split, sft.make_sft, train.train, train.refresh),
-    "Memory": (memory.build_memory,),
+    "Memory": (memory.build_memory, memory.tune_memory),
     "Inference": (recommend.recommend, evaluate.evaluate),
     "Life cycle": (
         lifecycle.add_items,

@@ -1,4 +1,4 @@
-"""Commands for memories: build-memory."""
+"""Commands for memories: build-memory, tune-memory."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidtool.cli import options
-from sidtool.cli.console import next_step, say, say_json
+from sidtool.cli import inference, options
+from sidtool.cli.console import next_step, progress, say, say_json, say_table
 from sidtool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,6 +68,41 @@ def build_memory(
         f"{manifest.train_events} training events of split {manifest.split}, {memory.digest}"
     )
     return next_step(f"sidtool tune-memory MODEL {split} {out} -o OUT")
+
+
+def tune_memory(
+    model: options.Model,
+    split: options.Split,
+    memory: Annotated[
+        Path, typer.Argument(metavar="MEMORY", help="A memory that build-memory wrote.")
+    ],
+    out: options.Out,
+    users: Annotated[
+        int | None, typer.Option(help="Validation examples, evenly spread; default: all.")
+    ] = None,
+    num_beams: inference.NumBeams = 100,
+    exclude_seen: inference.ExcludeSeen = False,
+    config: options.Config = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Choose the weight and power of a memory on validation users, and bind it to a copy of a
+    model."""
+    from sidtool.evaluation.tune_memory import TuneMemoryOptions
+    from sidtool.evaluation.tune_memory import tune_memory as tune
+    from sidtool.memory.memory import open_verified
+    from sidtool.splits.files import open_split
+
+    chosen = TuneMemoryOptions(users, num_beams, exclude_seen)
+    opened = open_verified(memory)
+    with progress("tune-memory") as reports:
+        report = reports.get("tune-memory")
+        binding = tune(model, open_split(split), opened, out, chosen, force=force, progress=report)
+    if json:
+        return say_json({"model": str(out)} | binding.to_json())
+    say_table(["", ""], [*binding.validation.items()], title="validation")
+    say(f"{out}: weight {binding.weight:g}, power {binding.power:g}, memory {binding.digest[:12]}")
+    return next_step(f"sidtool evaluate {out} {split}")
 
 
 def _earlier(memory: Path | None, split: Path | None) -> "EarlierMemory | None":

@@ -86,7 +86,7 @@ def rank_sids(
     total = len(examples.histories)
     return session.rank(
         loaded.model,
-        _queries(session, examples),
+        example_queries(session, examples),
         k=k,
         num_beams=num_beams,
         total=total,
@@ -108,7 +108,7 @@ def rank_mixture(
     total = len(examples.histories)
     return session.rank_items(
         loaded.model,
-        _queries(session, examples),
+        example_queries(session, examples),
         k=k,
         num_beams=num_beams,
         total=total,
@@ -131,7 +131,8 @@ def rank_memory(loaded: LoadedModel, examples: IndexedExamples, *, k: int) -> ND
     return ranked
 
 
-def _queries(session: QuerySession, examples: IndexedExamples) -> Iterator[Query]:
+def example_queries(session: QuerySession, examples: IndexedExamples) -> Iterator[Query]:
+    """The query of each example."""
     for history in examples.histories:
         denied = [history] if examples.exclude_seen else []
         leaf_filter = session.leaf_filter(None, denied)

@@ -13,8 +13,15 @@ from sidtool.splits.split import Example, UserSequence
 Metrics = dict[str, float]
 """Metric name -> mean."""
 
-SLICES: Mapping[str, tuple[int, int | None]] = {"cold": (0, 0), "rare": (1, 5), "warm": (1, None)}
-"""First and last number of training events of the target. Warm items include the rare ones."""
+SLICES: Mapping[str, tuple[int, int | None]] = {
+    "cold": (0, 0),
+    "rare": (1, 5),
+    "occasional": (6, 20),
+    "frequent": (21, 99),
+    "popular": (100, None),
+    "warm": (1, None),
+}
+"""First and last number of training events of the target. Warm items are all that are not cold."""
 
 
 @dataclass(frozen=True)

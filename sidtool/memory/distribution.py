@@ -33,6 +33,11 @@ class ItemDistribution:
         """The items with a flag, with their probabilities as they are."""
         return ItemDistribution(self.positions[flags], self.log_probs[flags])
 
+    def raised(self, power: float) -> "ItemDistribution":
+        """The probabilities raised to a power, and normalized again."""
+        logs = power * self.log_probs
+        return ItemDistribution(self.positions, logs - np.logaddexp.reduce(logs))
+
     def log_probs_at(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """(k,) float64: the log-probability of items by position, minus infinity for those of
         probability 0."""
@@ -148,12 +153,13 @@ def _sum_by_key(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The distinct keys, ascending, and the sum of the values of each, added in their order."""
     if n_keys <= DENSE * len(keys):
-        sums = np.bincount(keys, values, minlength=n_keys)
+        sums = np.bincount(keys, values, minlength=n_keys).astype(np.float64, copy=False)
         distinct = np.flatnonzero(sums)
         return distinct, sums[distinct]
     order, ordered = _stable_sort(keys, n_keys)
     is_first = np.diff(ordered, prepend=-1) > 0
-    return ordered[is_first], np.bincount(np.cumsum(is_first) - 1, values[order])
+    sums = np.bincount(np.cumsum(is_first) - 1, values[order]).astype(np.float64, copy=False)
+    return ordered[is_first], sums
 
 
 def _stable_sort(

@@ -29,13 +29,13 @@ class Prior:
 
     distribution: ItemDistribution
     weight: float
-    """Above 0 and at most 1."""
+    """From 0 to 1."""
 
     @property
     def log_shares(self) -> tuple[float, float]:
         """Logs of the weights of model and memory; a memory without items leaves all to the
         model."""
-        if not len(self.distribution):
+        if not len(self.distribution) or self.weight == 0:
             return 0.0, -np.inf
         model = np.log1p(-self.weight) if self.weight < 1 else LOG_ZERO
         return float(model), float(np.log(self.weight))
@@ -93,6 +93,8 @@ class RankedItems:
     """(m,) logs of the mixed probabilities"""
     memory_shares: NDArray[np.float64]
     """(m,) the part of each probability that comes from the memory"""
+    model_scores: NDArray[np.float64]
+    """(m,) logs of the model's probabilities"""
 
 
 def rank_items(
@@ -122,4 +124,5 @@ def mix(
     from_memory = log_memory + prior.distribution.log_probs_at(positions)
     scores = np.logaddexp(log_model + model_scores, from_memory)
     best = np.lexsort((positions, -scores))[:k]
-    return RankedItems(positions[best], scores[best], np.exp(from_memory[best] - scores[best]))
+    memory_shares = np.exp(from_memory[best] - scores[best])
+    return RankedItems(positions[best], scores[best], memory_shares, model_scores[best])

@@ -1,11 +1,13 @@
 """The commands of memories."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from sidtool.memory.memory import Memory
-from tests.cli.road import Ran, Road, done, refused, run, tree, write_lines
+from sidtool.model.memory import MEMORY_COPY
+from tests.cli.road import TRAINING, Ran, Road, done, refused, run, tree, write_lines
 
 
 def build(road: Road, out: Path, *more: object) -> Ran:
@@ -74,3 +76,122 @@ def test_a_damaged_memory_is_reported(memory: Path, tmp_path: Path) -> None:
         path.write_bytes(data[::-1] if name == "items/events/c/0" else data)
     ran = run("verify", tmp_path / "m.zarr", "--json")
     assert (ran.code, ran.json["broken"][0]["object"]) == (3, "items/events/c/0")
+
+
+@pytest.fixture(scope="module")
+def trie_model(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose scores are a distribution over items."""
+    out = tmp_path_factory.mktemp("trie") / "model"
+    done("train", road.model, road.examples, "-o", out, *TRAINING, "--set", "softmax_over=trie")
+    return out
+
+
+@pytest.fixture(scope="module")
+def bound(
+    road: Road, memory: Path, trie_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("bound") / "model"
+    ran = done("tune-memory", trie_model, road.split, memory, "-o", out, "--num-beams", 40)
+    assert "ndcg@10 mixture" in ran.out
+    assert ran.last == f"next: sidtool evaluate {out} {road.split}"
+    return out
+
+
+def test_tune_memory_binds_the_memory_and_changes_no_weight(
+    road: Road, memory: Path, trie_model: Path, bound: Path, tmp_path: Path
+) -> None:
+    contract = json.loads((bound / "sid.json").read_text())
+    binding = contract.pop("memory")
+    assert contract == json.loads((trie_model / "sid.json").read_text())
+    assert (
+        binding["digest"] == Memory.open(memory).digest == Memory.open(bound / MEMORY_COPY).digest
+    )
+    before, after = tree(trie_model), tree(bound)
+    copied = {name for name in after if not name.startswith("memory.zarr/")} - {"sid.json"}
+    assert {name: after[name] for name in copied} == {
+        name: data for name, data in before.items() if name in copied
+    }
+    values = binding["validation"]
+    assert values["ndcg@10 mixture"] >= max(values["ndcg@10 model"], values["ndcg@10 memory"])
+    again = done("tune-memory", bound, road.split, memory, "-o", tmp_path / "again", "--json")
+    assert again.json["digest"] == binding["digest"]
+    assert "--force" in refused(2, "tune-memory", trie_model, road.split, memory, "-o", bound)
+
+
+def test_recommend_uses_the_memory_of_the_contract(
+    road: Road, memory: Path, trie_model: Path, bound: Path
+) -> None:
+    history = ("--history", "b001,b002,b003", "--json")
+    weight = json.loads((bound / "sid.json").read_text())["memory"]
+    options = ("--memory", memory, "--memory-weight", weight["weight"])
+    options = (*options, "--memory-power", weight["power"])
+    own = done("recommend", bound, *history).json
+    assert own == done("recommend", trie_model, *history, *options).json
+    alone = done("recommend", trie_model, *history).json
+    assert done("recommend", bound, *history, "--memory-weight", 0).json == alone
+    explained = done("recommend", bound, *history, "--explain", "--memory-weight", 0.5).json
+    assert len(explained["explanations"]) == len(explained["items"])
+    table = done("recommend", bound, *history[:2], "--explain", "--memory-weight", 0.5).out
+    assert "because of" in table
+
+
+def test_evaluate_shows_the_parts(road: Road, bound: Path) -> None:
+    command = ("evaluate", bound, road.split, "--num-beams", 20, "--exclude-seen")
+    value = done(*command, "--memory-weight", 0.5, "--json").json
+    assert {"model alone", "memory alone"} <= set(value["baselines"])
+    assert value["settings"]["memory"]["weight"] == 0.5
+    assert {"mean", "low", "high", "p_value"} == set(value["differences"]["model alone"]["hr@10"])
+
+
+def test_memories_that_do_not_fit_are_refused(
+    road: Road, memory: Path, trie_model: Path, bound: Path, tmp_path: Path
+) -> None:
+    history = ("--history", "b001,b002")
+    other = tmp_path / "other.zarr"
+    done("build-memory", road.split, road.other, "-o", other)
+    error = refused(3, "recommend", trie_model, *history, "--memory", other)
+    assert "the memory was built for bundle" in error
+    leaking = tmp_path / "leaking.zarr"
+    done("split", road.events, "-o", tmp_path / "temporal", "--protocol", "temporal")
+    done("build-memory", tmp_path / "temporal", road.bundle, "-o", leaking)
+    for command in (
+        ("evaluate", trie_model, road.split, "--memory", leaking),
+        ("tune-memory", trie_model, road.split, leaking, "-o", tmp_path / "x"),
+    ):
+        assert "the memory was made from split" in refused(3, *command)
+    assert "not the level" in refused(2, "recommend", road.tuned, *history, "--memory", memory)
+    assert "not the level" in refused(
+        2, "tune-memory", road.tuned, road.split, memory, "-o", tmp_path / "x"
+    )
+    assert not (tmp_path / "x").exists()
+    refused(1, "recommend", trie_model, *history, "--memory", road.bundle)
+    refused(2, "recommend", trie_model, *history, "--memory-weight", 0.5)
+    refused(2, "recommend", trie_model, *history, "--explain")
+    refused(2, "recommend", bound, *history, "--memory-weight", 1.5)
+    refused(2, "recommend", bound, *history, "--memory-power", 0)
+    refused(2, "evaluate", bound, "--task", "title-to-sid", "--memory", memory)
+
+
+def test_a_damaged_or_replaced_copy_is_refused(
+    road: Road, trie_model: Path, bound: Path, tmp_path: Path
+) -> None:
+    for name, data in tree(bound).items():
+        path = tmp_path / "model" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    history = ("--history", "b001,b002")
+    damaged = tmp_path / "model/memory.zarr/neighbors/weight/c/0"
+    damaged.write_bytes(damaged.read_bytes()[::-1])
+    assert "neighbors/weight/c/0" in refused(3, "recommend", tmp_path / "model", *history)
+    other = tmp_path / "model/memory.zarr"
+    build(road, other, "--neighbors", 3, "--force")
+    assert "the contract says" in refused(3, "recommend", tmp_path / "model", *history)
+
+
+def test_later_stages_do_not_keep_the_memory(road: Road, bound: Path, tmp_path: Path) -> None:
+    """Its weight was tuned for other weights; `rebind` changes none."""
+    done("train", bound, road.examples, "-o", tmp_path / "next", *TRAINING)
+    assert "memory" not in json.loads((tmp_path / "next/sid.json").read_text())
+    done("rebind", bound, road.bundle, "-o", tmp_path / "rebound")
+    assert "memory" in json.loads((tmp_path / "rebound/sid.json").read_text())
+    done("recommend", tmp_path / "rebound", "--history", "b001")

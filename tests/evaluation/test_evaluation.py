@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import DataError, ThresholdError, UsageError
-from sidtool.evaluation.baselines import UNTUNED, KnnSettings
+from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.evaluation import (
     Evaluation,
     EvaluationOptions,
@@ -21,7 +22,10 @@ from sidtool.evaluation.evaluation import (
 )
 from sidtool.evaluation.metrics import KS, metric_names
 from sidtool.evaluation.ranking import IndexedExamples
-from sidtool.splits.split import Example, UserSequence
+from sidtool.memory.build import build_memory
+from sidtool.memory.similarity import KnnSettings
+from sidtool.model.memory import WeightedMemory
+from sidtool.splits.split import Example, Split, UserSequence
 from tests.evaluation.shop import random_leaves, shop, visits
 from tests.loaded import loaded_model
 
@@ -128,10 +132,19 @@ def test_slices_split_by_training_events() -> None:
     leaves = oracle_leaves(bundle, examples)
     leaves[2] = -1  # the cold one is missed
     slices = evaluate_rankings(indexed, leaves, events).slices
-    assert {name: part.n for name, part in slices.items()} == {"cold": 1, "rare": 1, "warm": 3}
-    assert {name: part.metrics["hr@1"] for name, part in slices.items()} == {
+    counts = {name: part.n for name, part in slices.items()}
+    assert counts == {
+        "cold": 1,
+        "rare": 1,
+        "occasional": 2,
+        "frequent": 0,
+        "popular": 0,
+        "warm": 3,
+    }
+    assert {name: part.metrics["hr@1"] for name, part in slices.items() if part.n} == {
         "cold": 0,
         "rare": 1,
+        "occasional": 1,
         "warm": 1,
     }
     assert slices["warm"].baselines["popularity"]["hr@1"] == pytest.approx(2 / 3)
@@ -244,3 +257,30 @@ def test_importing_the_evaluation_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_a_model_with_a_memory_is_compared_with_both_of_its_parts() -> None:
+    bundle = shop(shared=True, retired=("i3",))
+    events, examples = visits()
+    alone = loaded_model(bundle)
+    alone = replace(alone, contract=replace(alone.contract, normalize="trie"))
+    split = Split("leave-one-out", tuple(events), (), ())
+    memory = build_memory(split, bundle)
+    loaded = replace(alone, memory=WeightedMemory(memory, 0.4, 2.0))
+    options = EvaluationOptions(ks=(5, 10), exclude_seen=True, num_beams=20)
+    result = evaluate_examples(loaded, examples, events, options)
+    expected = evaluate_examples(alone, examples, events, options)
+    assert set(result.baselines) == {"popularity", "item-knn", "model alone", "memory alone"}
+    assert result.baselines["model alone"] == expected.metrics
+    assert result.baselines["item-knn"] == expected.baselines["item-knn"]
+    assert set(result.differences) == set(result.baselines)
+    assert set(result.slices["rare"].baselines) == set(result.baselines)
+    assert result.settings["memory"]["weight"] == 0.4
+    assert result.settings["memory"]["digest"] == memory.digest
+    everything = evaluate_examples(
+        replace(alone, memory=WeightedMemory(memory, 1.0, 2.0)), examples, events, options
+    )
+    # beyond the items of the memory the mixture goes on with those of the model
+    assert everything.metrics["hr@5"] >= result.baselines["memory alone"]["hr@5"]
+    nothing = replace(alone, memory=WeightedMemory(memory, 0.0, 2.0))
+    assert evaluate_examples(nothing, examples, events, options).to_json() == expected.to_json()

@@ -1,0 +1,35 @@
+"""Writes a copy of a model folder with a memory in it."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from sidtool.memory.memory import Memory
+from sidtool.model.contract import BUNDLE_COPY, CONTRACT, write_contract
+from sidtool.model.load import check_model_folder
+from sidtool.model.memory import MEMORY_COPY, MemoryBinding
+from sidtool.output import new_dir
+
+
+def bind_memory(
+    folder: str | Path,
+    memory: Memory,
+    binding: MemoryBinding,
+    out: str | Path,
+    *,
+    force: bool = False,
+) -> None:
+    """Write a copy of the model in `folder` with a memory and its weight in the contract; weights
+    and tokenizer are copied unchanged.
+
+    Raises CompatibilityError if the memory is of another bundle, UsageError if `out` exists without
+    `force`."""
+    folder = Path(folder)
+    contract, bundle, _ = check_model_folder(folder)
+    memory.check_bundle(bundle)
+    # checkpoints have the old contract
+    skip = shutil.ignore_patterns(CONTRACT, BUNDLE_COPY, MEMORY_COPY, "checkpoint-*")
+    with new_dir(Path(out), force=force) as target:
+        shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
+        memory.save(target / MEMORY_COPY)
+        write_contract(target, replace(contract, memory=binding), bundle)

@@ -1,0 +1,68 @@
+"""The weight and power of a memory: the grid against evaluations, and the written model folder."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sidtool.errors import DataError, UsageError
+from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.tune_memory import POWERS, WEIGHTS, Grid, TuneMemoryOptions, search_grid
+from sidtool.memory.build import build_memory
+from sidtool.model.load import LoadedModel
+from sidtool.model.memory import WeightedMemory
+from sidtool.splits.split import Split
+from tests.evaluation.shop import shop, visits
+from tests.loaded import loaded_model
+
+
+def trie_model(*, shared: bool) -> LoadedModel:
+    loaded = loaded_model(shop(shared=shared))
+    return replace(loaded, contract=replace(loaded.contract, normalize="trie"))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_the_grid_has_the_metric_of_each_mixture(shared: bool, exclude_seen: bool) -> None:
+    loaded = trie_model(shared=shared)
+    events, examples = visits(users=40)
+    memory = build_memory(Split("leave-one-out", tuple(events), (), ()), loaded.bundle)
+    options = TuneMemoryOptions(num_beams=40, exclude_seen=exclude_seen)
+    grid = search_grid(loaded, memory, examples, options)
+    assert grid.users == len(examples)
+    for weight, power in ((0.05, 0.5), (0.3, 2.0), (0.5, 1.0), (0.9, 4.0), (1.0, 1.5)):
+        mixture = replace(loaded, memory=WeightedMemory(memory, weight, power))
+        how = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
+        metrics = evaluate_examples(mixture, examples, events, how).metrics
+        value = grid.values[WEIGHTS.index(weight), POWERS.index(power)]
+        assert value == pytest.approx(metrics["ndcg@10"], abs=1e-9), (weight, power)
+    assert (grid.values[0] == grid.values[0, 0]).all()
+
+
+def test_of_equal_values_the_smallest_weight_is_chosen() -> None:
+    values = np.zeros((len(WEIGHTS), len(POWERS)))
+    assert Grid(values, 3).best == (0.0, POWERS[0])
+    values[4:7, 5] = 0.2
+    values[4, 6] = 0.2
+    assert Grid(values, 3).best == (WEIGHTS[4], POWERS[5])
+    assert Grid(values, 3).summary == {
+        "users": 3.0,
+        "ndcg@10 model": 0.0,
+        "ndcg@10 memory": 0.0,
+        "ndcg@10 mixture": 0.2,
+    }
+
+
+def test_a_sample_of_users_is_evenly_spread() -> None:
+    loaded = trie_model(shared=False)
+    events, examples = visits(users=40)
+    memory = build_memory(Split("leave-one-out", tuple(events), (), ()), loaded.bundle)
+    sample = search_grid(loaded, memory, examples, TuneMemoryOptions(users=10))
+    assert sample.users == 10
+    np.testing.assert_array_equal(
+        sample.values, search_grid(loaded, memory, examples[::4], TuneMemoryOptions()).values
+    )
+    with pytest.raises(DataError, match="no validation examples"):
+        search_grid(loaded, memory, [])
+    with pytest.raises(UsageError, match="users must be at least 1"):
+        TuneMemoryOptions(users=0)

@@ -1,0 +1,210 @@
+"""Recommendations with a memory: filters, candidates, shared SIDs, explanations, refusals."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sidtool.errors import CompatibilityError, UsageError
+from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.memory import Memory
+from sidtool.model.load import LoadedModel
+from sidtool.model.memory import WeightedMemory
+from sidtool.prompt.prompts import TextPrompt
+from sidtool.recommendation import recommend as module
+from sidtool.recommendation.recommend import recommend, recommend_to_file
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.requests import Recommendation, Request
+from tests.bundles import small_bundle
+from tests.loaded import loaded_model
+from tests.memory.cases import small_memory
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore:.*in the histories")
+
+
+def shop(*, duplicates: bool = False, retired: tuple[int, ...] = ()) -> LoadedModel:
+    bundle = small_bundle(60, duplicates=duplicates)
+    bundle.items.retired[list(retired)] = True
+    loaded = loaded_model(bundle, "qwen2")
+    return replace(loaded, contract=replace(loaded.contract, normalize="trie"))
+
+
+def mixed(loaded: LoadedModel, weight: float, power: float = 2.0) -> LoadedModel:
+    memory = WeightedMemory(small_memory(loaded.bundle), weight, power)
+    return replace(loaded, memory=memory)
+
+
+def answer(loaded: LoadedModel, request: Request, **options: Any) -> Recommendation:
+    (result,) = recommend(loaded, [request], RecommendOptions(num_beams=60, **options))
+    return result
+
+
+def memory_ranking(loaded: LoadedModel, history: tuple[str, ...], power: float) -> list[str]:
+    """The ids of all items with memory mass, best first, equal ones in SID order."""
+    assert loaded.memory is not None
+    bundle = loaded.bundle
+    index = MemoryIndex.of(loaded.memory.memory, bundle)
+    (distribution,) = index.distributions([bundle.items.rows(history)], power)
+    order = np.lexsort((distribution.positions, -distribution.log_probs))
+    rows = bundle.active[distribution.positions[order]]
+    return [bundle.items.ids[row] for row in rows.tolist()]
+
+
+HISTORY = ("i3", "i17", "unknown", "i5")
+
+
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_weight_0_is_the_model_alone(duplicates: bool) -> None:
+    loaded = shop(duplicates=duplicates)
+    for request in (Request(history=HISTORY), Request(history=("i9",))):
+        assert answer(mixed(loaded, 0.0), request) == answer(loaded, request)
+
+
+@pytest.mark.parametrize("duplicates", [False, True])
+@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+def test_weight_1_is_the_memory_alone(duplicates: bool, power: float) -> None:
+    loaded = mixed(shop(duplicates=duplicates, retired=(2, 30)), 1.0, power)
+    expected = memory_ranking(loaded, HISTORY, power)
+    for k in (1, 5, len(expected)):
+        assert answer(loaded, Request(history=HISTORY), k=k).items == tuple(expected[:k])
+
+
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_scores_are_a_distribution_over_the_active_items(duplicates: bool) -> None:
+    loaded = mixed(shop(duplicates=duplicates, retired=(2, 30)), 0.4)
+    result = answer(loaded, Request(history=HISTORY), k=100)
+    assert len(set(result.items)) == 58
+    assert np.exp(result.scores).sum() == pytest.approx(1, abs=1e-5)
+    assert list(result.scores) == sorted(result.scores, reverse=True)
+
+
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_filters_change_no_score(duplicates: bool) -> None:
+    loaded = mixed(shop(duplicates=duplicates), 0.4)
+    everything = answer(loaded, Request(history=HISTORY), k=60)
+    scores = dict(zip(everything.items, everything.scores, strict=True))
+    best = everything.items
+    request = Request(history=HISTORY, allow=(*best[::3], *HISTORY), deny=(best[0], best[9]))
+    result = answer(loaded, request, k=60, exclude_seen=True, deny=(best[3],))
+    allowed = set(request.allow or ()) - {best[0], best[9], best[3], *HISTORY}
+    assert result.items == tuple(item for item in best if item in allowed)
+    np.testing.assert_allclose(result.scores, [scores[item] for item in result.items], atol=1e-5)
+
+
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_candidates_are_ranked_by_the_mixture(duplicates: bool) -> None:
+    loaded = mixed(shop(duplicates=duplicates), 0.4)
+    everything = answer(loaded, Request(history=HISTORY), k=60)
+    candidates = everything.items[::-3]
+    options = RecommendOptions(k=60, exclude_seen=True)
+    request = Request(history=HISTORY)
+    (result,) = recommend(loaded, [request], options, candidates=candidates)
+    expected = [item for item in everything.items if item in candidates and item not in HISTORY]
+    assert list(result.items) == expected
+    scores = dict(zip(everything.items, everything.scores, strict=True))
+    np.testing.assert_allclose(result.scores, [scores[item] for item in expected], atol=1e-5)
+
+
+def test_a_history_without_neighbors_is_answered_by_the_model_alone() -> None:
+    loaded = shop()
+    memory = small_memory(loaded.bundle)
+    lonely = int(np.flatnonzero(memory.events == 0)[0]) if (memory.events == 0).any() else None
+    history = ("unknown",) if lonely is None else (memory.ids[lonely],)
+    weighted = replace(loaded, memory=WeightedMemory(memory, 0.9, 1.0))
+    expected = answer(loaded, Request(history=history))
+    result = answer(weighted, Request(history=history))
+    assert result.items == expected.items
+    np.testing.assert_allclose(result.scores, expected.scores, atol=1e-6)
+
+
+def test_texts_are_answered_by_the_model_alone() -> None:
+    loaded = shop()
+    text_prompt = TextPrompt("query-to-sid", "Wanted: {item}\nItem:", 100)
+    loaded = replace(loaded, contract=replace(loaded.contract, text_prompt=text_prompt))
+    request = Request(text="a lamp", history=HISTORY)
+    expected = answer(loaded, request)
+    (result, _) = recommend(
+        mixed(loaded, 0.9), [request, Request(history=HISTORY)], RecommendOptions(num_beams=60)
+    )
+    assert result.items == expected.items
+
+
+def test_explanations_name_the_history_that_the_memory_spoke_from() -> None:
+    loaded = mixed(shop(), 0.5)
+    result = answer(loaded, Request(history=HISTORY), k=60, explain=True)
+    assert result.explanations is not None
+    assert len(result.explanations) == len(result.items)
+    from_memory = set(memory_ranking(loaded, HISTORY, 2.0))
+    for item, explanation in zip(result.items, result.explanations, strict=True):
+        assert (
+            (explanation.memory_share > 0) == bool(explanation.because_of) == (item in from_memory)
+        )
+        assert set(explanation.because_of) <= set(HISTORY)
+        shares = list(explanation.because_of.values())
+        assert shares == sorted(shares, reverse=True)
+        assert not shares or sum(shares) == pytest.approx(1)
+    assert json.loads(json.dumps(result.to_json()))["explanations"][0]["memory_share"] <= 1
+    with pytest.raises(UsageError, match="--explain needs a memory"):
+        answer(shop(), Request(history=HISTORY), explain=True)
+
+
+@pytest.mark.parametrize("normalize", ["level", "vocabulary"])
+def test_other_normalizations_are_refused(normalize: Any) -> None:
+    with pytest.raises(UsageError, match=f"normalized over the trie, not the {normalize}"):
+        answer(mixed(shop(), 0.5), Request(history=HISTORY), normalize=normalize)
+    answer(mixed(shop(), 0.0), Request(history=HISTORY), normalize=normalize)
+
+
+def test_a_memory_of_another_bundle_is_refused() -> None:
+    loaded = shop()
+    other = WeightedMemory(small_memory(small_bundle(60, seed=1)))
+    with pytest.raises(CompatibilityError, match="no later version of it"):
+        answer(replace(loaded, memory=other), Request(history=HISTORY))
+
+
+@pytest.mark.parametrize(
+    ("weight", "power"), [(-0.1, 1), (1.1, 1), (float("nan"), 1), (0.5, 0), (0.5, float("inf"))]
+)
+def test_weights_and_powers_out_of_range_are_refused(weight: float, power: float) -> None:
+    memory: Any = None
+    with pytest.raises(UsageError, match=r"the (weight|power) of a memory"):
+        WeightedMemory(memory, weight, power)
+
+
+def test_a_run_with_another_memory_is_not_resumed(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "WINDOW", 1)
+    loaded = shop()
+    out = tmp_path / "out.jsonl"
+
+    def requests() -> Any:
+        yield Request(history=HISTORY)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recommend_to_file(mixed(loaded, 0.5), requests(), out)
+    for other in (loaded, mixed(loaded, 0.4), mixed(loaded, 0.5, 1.0)):
+        with pytest.raises(UsageError):
+            recommend_to_file(other, [Request(history=HISTORY)], out, resume=True)
+    recommend_to_file(mixed(loaded, 0.5), [Request(history=HISTORY)], out, resume=True)
+    assert len(out.read_text().splitlines()) == 1
+
+
+def test_a_later_bundle_keeps_the_memory_of_its_items(tmp_path: Path) -> None:
+    """After add-items rows have moved; the memory is found by the ids."""
+    from tests.memory.test_build import BUNDLE, GROWN
+
+    memory = small_memory(BUNDLE)
+    history = ("i3", "i17", "i5")
+    memory.save(tmp_path / "m.zarr")
+    by_bundle = []
+    for bundle in (BUNDLE, GROWN):
+        index = MemoryIndex.of(Memory.open(tmp_path / "m.zarr"), bundle)
+        (distribution,) = index.distributions([bundle.items.rows(history)], 2.0)
+        ids = [bundle.items.ids[row] for row in bundle.active[distribution.positions].tolist()]
+        by_bundle.append(dict(zip(ids, distribution.log_probs.tolist(), strict=True)))
+    assert by_bundle[0] == pytest.approx(by_bundle[1])
