@@ -13,6 +13,8 @@ from sidtool.memory.similarity import age_weights
 
 HISTORY = 50
 """Items of a history that are read, the last ones: bounds the cost of a request."""
+ITEMS = 300
+"""Items of a distribution, the best ones: bounds the cost of a beam."""
 DENSE = 8
 """Scores are summed in one array over all items if that has at most so many times the entries."""
 
@@ -94,12 +96,13 @@ class MemoryIndex:
         bounds = np.searchsorted(keys, np.arange(len(histories) + 1) * self.n_active)
         distributions = []
         for request, (start, stop) in enumerate(pairwise(bounds.tolist())):
+            best = _largest(scores[start:stop], ITEMS)
+            items = keys[start:stop][best] - request * self.n_active
             # relative to the best item, so that a high power does not underflow
-            logs = power * np.log(scores[start:stop] / scores[start:stop].max(initial=0.0))
-            log_probs = logs - np.log(np.exp(logs).sum()) if len(logs) else logs
-            distributions.append(
-                ItemDistribution(keys[start:stop] - request * self.n_active, log_probs)
-            )
+            logs = power * np.log(scores[start:stop][best])
+            logs -= logs.max(initial=-np.inf)
+            logs -= np.log(np.exp(logs).sum()) if len(logs) else 0.0
+            distributions.append(ItemDistribution(items, logs))
         return distributions
 
     def sources(
@@ -162,6 +165,17 @@ def _sum_by_key(
     return ordered[is_first], sums
 
 
+def _largest(values: NDArray[np.float64], count: int) -> slice | NDArray[np.int64]:
+    """The indexes of the largest values, ascending; of equal ones the first."""
+    if len(values) <= count:
+        return slice(None)
+    threshold = np.partition(values, len(values) - count)[len(values) - count]
+    above = values > threshold
+    ties = np.flatnonzero(values == threshold)[: count - np.count_nonzero(above)]
+    above[ties] = True
+    return np.flatnonzero(above)
+
+
 def _stable_sort(
     keys: NDArray[np.int64], n_keys: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -170,6 +184,7 @@ def _stable_sort(
     if n_keys.bit_length() + index_bits > 63:
         order = np.argsort(keys, kind="stable")
         return order, keys[order]
-    # numpy sorts numbers several times faster than it finds their order: the index is the low part
-    both = np.sort((keys << index_bits) | np.arange(len(keys)))
+    # numpy sorts numbers faster than it finds their order, so the index is the low part; rows of
+    # neighbors are ascending runs, which a stable sort merges
+    both = np.sort((keys << index_bits) | np.arange(len(keys)), kind="stable")
     return both & ((1 << index_bits) - 1), both >> index_bits

@@ -26,24 +26,31 @@ class MemoryBinding(JsonRecord):
     validation: Mapping[str, float]
     """NDCG@10 of model, memory and mixture, and the number of users"""
 
+    def __post_init__(self) -> None:
+        check_weight(self.weight, self.power)
+
 
 @dataclass(frozen=True, eq=False)
 class WeightedMemory:
     """A memory in use: p(item) = (1 - weight) p_model(item) + weight p_memory(item), where
     p_memory is the memory's scores raised to `power` and normalized.
 
-    Raises UsageError for a weight that is not from 0 to 1 or a power that is not above 0 and at
-    most 20."""
+    Raises UsageError as `check_weight`."""
 
     memory: Memory
     weight: float = DEFAULT_WEIGHT
     power: float = DEFAULT_POWER
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise UsageError(f"the weight of a memory is from 0 to 1, not {self.weight}")
-        if not 0 < self.power <= 20:
-            raise UsageError(f"the power of a memory is above 0, at most 20, not {self.power}")
+        check_weight(self.weight, self.power)
+
+
+def check_weight(weight: float, power: float) -> None:
+    """Raise UsageError unless a weight is from 0 to 1, and a power above 0 and at most 20."""
+    if not 0 <= weight <= 1:
+        raise UsageError(f"the weight of a memory is from 0 to 1, not {weight}")
+    if not 0 < power <= 20:
+        raise UsageError(f"the power of a memory is above 0, at most 20, not {power}")
 
 
 @dataclass(frozen=True)

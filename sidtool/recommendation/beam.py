@@ -145,6 +145,8 @@ class _TreeSearch:
         )
         nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)  # the root
         scores = torch.zeros(len(prompts), 1, device=device)
+        if mixture is not None:
+            scores = mixture.log_model
         ranks = scores
         hidden = tree.prefill()  # (batch, 1, dim)
         for level in range(levels):
@@ -156,6 +158,8 @@ class _TreeSearch:
             )
             if level < levels - 1:
                 hidden = tree.step(codes + start, parents)  # (batch, beams, dim)
+        if mixture is not None:
+            scores = scores - mixture.log_model
         columns = (each.cpu().numpy() for each in (nodes, ranks, scores))
         return [
             best_leaves(leaves, best, k, model_scores)
@@ -185,13 +189,18 @@ class _TreeSearch:
         totals = totals.masked_fill_(~valid, -torch.inf)
         if mixture is not None and level == self.trie.levels - 1:
             totals = mixture.per_item(totals, children)
-        all_ranks = totals
+        totals = totals.flatten(1)  # (batch, beams * fan-out)
+        flat = totals.view(-1)
         if mixture is not None:
-            all_ranks = mixture.rank(level, nodes, ranks > -torch.inf, totals)
-        beams = min(self.num_beams, len(self.trie.codes[level]), totals[0].numel())
-        # best: (batch, beams), indexes into beams * fan-out
-        ranks, best = all_ranks.flatten(1).topk(beams)
-        scores = ranks if mixture is None else totals.flatten(1).gather(1, best)
+            places, shares = mixture.places(level, nodes, ranks > -torch.inf, children.shape[-1])
+            model_totals = flat[places]
+            flat[places] = torch.logaddexp(model_totals, shares)
+        beams = min(self.num_beams, len(self.trie.codes[level]), totals.shape[1])
+        ranks, best = totals.topk(beams)  # best: (batch, beams), indexes into beams * fan-out
+        scores = ranks
+        if mixture is not None:
+            flat[places] = model_totals
+            scores = totals.gather(1, best)
         nodes = children.flatten(1).gather(1, best)
         codes = codes.flatten(1).gather(1, best)
         parents = best // children.shape[-1]

@@ -47,21 +47,19 @@ class MixtureArrays:
             shares = np.maximum.reduceat(shares, starts)
         self._levels.reverse()
         log_models = [0.0 if prior is None else prior.log_shares[0] for prior in priors]
-        self._log_model = torch.tensor(log_models, device=device).view(-1, 1, 1)
+        self.log_model = torch.tensor(log_models, device=device).unsqueeze(1)
         self._log_size = None
         if trie.leaf_start is not None:
             sizes = np.log(np.diff(trie.leaf_start)).astype(np.float32)
             self._log_size = torch.from_numpy(sizes).to(device)
 
-    def rank(
-        self, level: int, nodes: torch.Tensor, alive: torch.Tensor, totals: torch.Tensor
-    ) -> torch.Tensor:
-        """The ranks of candidates by the mixture, from the model's scores of them.
-
-        `nodes` (batch, beams) are prefixes, `alive` says which of them are no dead ends, and
-        `totals` (batch, beams, fan-out) are the scores of their children. Ranks are logs of mixed
-        probabilities."""
-        batch, beams, fan_out = totals.shape
+    def places(
+        self, level: int, nodes: torch.Tensor, alive: torch.Tensor, fan_out: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which candidates have a share of the memory: their indexes among (batch * beams *
+        fan-out) children of (batch, beams) prefixes, and the logs of their shares. `alive` says
+        which prefixes are no dead ends."""
+        batch, beams = nodes.shape
         requests, parents, slots, shares = self._levels[level]
         # a prefix among the beams of all prompts is a number: (prompt, node)
         stride = int(self._arrays.children[level].shape[0])
@@ -71,10 +69,7 @@ class MixtureArrays:
         keys = requests * stride + parents
         nearest = torch.searchsorted(beam_keys, keys).clamp_max_(batch * beams - 1)
         in_beam = beam_keys[nearest] == keys
-        places = (beam_of[nearest] * fan_out + slots)[in_beam]
-        ranks = (totals + self._log_model).flatten()
-        ranks[places] = torch.logaddexp(ranks[places], shares[in_beam])
-        return ranks.view(totals.shape)
+        return (beam_of[nearest] * fan_out + slots)[in_beam], shares[in_beam]
 
     def per_item(self, totals: torch.Tensor, leaves: torch.Tensor) -> torch.Tensor:
         """Scores of SIDs as scores of their items, which share the probability of the SID."""

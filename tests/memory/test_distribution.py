@@ -1,0 +1,118 @@
+"""The distribution of a memory against loops."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.memory import distribution as module
+from sidtool.memory.distribution import ItemDistribution, MemoryIndex
+from sidtool.memory.memory import Memory
+from tests.bundles import small_bundle
+from tests.memory.cases import small_memory
+
+BUNDLE = small_bundle()
+BUNDLE.items.retired[[4, 9]] = True
+MEMORY = small_memory(BUNDLE)
+
+histories = st.lists(st.lists(st.integers(-1, 39), max_size=12), min_size=1, max_size=4)
+
+
+def slow(memory: Memory, history: list[int], power: float) -> dict[int, float]:
+    """Probabilities of the active items by position in SID order."""
+    similar = memory.neighbors.to_scipy().toarray().astype(np.float64)
+    recency = memory.manifest.settings.recency
+    rows = [row for row in history if row >= 0]
+    scores = np.zeros(len(BUNDLE.items))
+    for age, row in enumerate(reversed(rows)):
+        scores += recency**age * similar[row]
+    active = scores[BUNDLE.active] ** power
+    return {
+        position: value / active.sum() for position, value in enumerate(active.tolist()) if value
+    }
+
+
+@given(histories=histories, power=st.sampled_from([0.5, 1.0, 3.0]), dense=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_distributions_agree_with_loops(
+    histories: list[list[int]], power: float, dense: bool
+) -> None:
+    index = MemoryIndex.of(MEMORY, BUNDLE)
+    arrays = [np.array(history, dtype=np.int64) for history in histories]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "DENSE", 1000 if dense else 0)
+        results = index.distributions(arrays, power)
+        apart = [index.distributions([history], power)[0] for history in arrays]
+    for history, result, alone in zip(histories, results, apart, strict=True):
+        expected = slow(MEMORY, history, power)
+        assert result.positions.tolist() == sorted(expected)
+        np.testing.assert_allclose(
+            np.exp(result.log_probs), [expected[key] for key in sorted(expected)], rtol=1e-6
+        )
+        np.testing.assert_array_equal(alone.positions, result.positions)
+        np.testing.assert_array_equal(alone.log_probs, result.log_probs)
+        raised = alone.raised(2.0)
+        np.testing.assert_allclose(np.exp(raised.log_probs).sum(), 1 if len(raised) else 0)
+
+
+def test_sums_do_not_depend_on_how_they_are_made(monkeypatch: Any) -> None:
+    index = MemoryIndex.of(MEMORY, BUNDLE)
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 40, size=9) for _ in range(20)]
+    results = []
+    for dense in (0, 1000):
+        monkeypatch.setattr(module, "DENSE", dense)
+        results.append(index.distributions(arrays, 2.0))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one.positions, other.positions)
+        np.testing.assert_array_equal(one.log_probs, other.log_probs)
+
+
+def test_only_the_best_items_and_the_last_events_are_used(monkeypatch: Any) -> None:
+    index = MemoryIndex.of(MEMORY, BUNDLE)
+    history = np.arange(0, 12)
+    (everything,) = index.distributions([history], 2.0)
+    monkeypatch.setattr(module, "ITEMS", 5)
+    (best,) = index.distributions([history], 2.0)
+    order = np.lexsort((everything.positions, -everything.log_probs))[:5]
+    assert best.positions.tolist() == sorted(everything.positions[order].tolist())
+    np.testing.assert_allclose(np.exp(best.log_probs).sum(), 1)
+    monkeypatch.setattr(module, "HISTORY", 3)
+    (last,) = index.distributions([history], 2.0)
+    (expected,) = index.distributions([history[-3:]], 2.0)
+    np.testing.assert_array_equal(last.log_probs, expected.log_probs)
+
+
+@given(values=st.lists(st.sampled_from([1.0, 2.0, 3.0]), max_size=12), count=st.integers(1, 12))
+def test_of_equal_items_the_first_are_kept(values: list[float], count: int) -> None:
+    array = np.array(values)
+    order = np.lexsort((np.arange(len(array)), -array))[:count]
+    expected = array[np.sort(order)]
+    indexes = np.arange(len(array))[module._largest(array, count)]
+    assert indexes.tolist() == np.sort(order).tolist()
+    np.testing.assert_array_equal(array[indexes], expected)
+
+
+def test_probabilities_of_items_that_it_lacks_are_zero() -> None:
+    one = ItemDistribution(np.array([2, 5]), np.log([0.25, 0.75]))
+    result = np.exp(one.log_probs_at(np.array([0, 2, 3, 5, 9])))
+    np.testing.assert_allclose(result, [0, 0.25, 0, 0.75, 0])
+    nothing = one.select(np.zeros(2, dtype=np.bool_))
+    assert np.exp(nothing.log_probs_at(np.array([2]))).tolist() == [0]
+
+
+def test_the_sources_of_a_score_are_its_parts() -> None:
+    index = MemoryIndex.of(MEMORY, BUNDLE)
+    history = np.array([3, -1, 7, 3])
+    (distribution,) = index.distributions([history], 1.0)
+    similar = MEMORY.neighbors.to_scipy().toarray().astype(np.float64)
+    recency = MEMORY.manifest.settings.recency
+    sources = index.sources(history, distribution.positions)
+    for position, parts in zip(distribution.positions.tolist(), sources, strict=True):
+        row = int(BUNDLE.active[position])
+        values = {3: (1 + recency**2) * similar[3, row], 7: recency * similar[7, row]}
+        total = sum(values.values())
+        expected = {key: value / total for key, value in values.items() if value}
+        assert parts == pytest.approx(expected)
