@@ -8,9 +8,9 @@ import typer
 
 from sidtool.cli import options
 from sidtool.cli.codebook import say_report
-from sidtool.cli.console import note, say, say_cells, say_json, say_table
 from sidtool.cli.inputs import standard_input
 from sidtool.errors import EXIT_REFUSED, RefusedError, UsageError
+from sidtool.terminal import note, say, say_cells, say_json, say_table
 
 if TYPE_CHECKING:
     from sidtool.bundle.bundle import Bundle

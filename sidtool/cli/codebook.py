@@ -7,13 +7,13 @@ import typer
 
 from sidtool.build.sources import Collaborative
 from sidtool.cli import options
-from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.inputs import assignments
 from sidtool.collisions.policy import Policy
 from sidtool.data.items import EmptyText
 from sidtool.embed import Dtype
 from sidtool.quantize import Method
 from sidtool.sid import LETTERS, Levels, Spelling
+from sidtool.terminal import next_step, note, progress, say, say_json, say_table
 
 if TYPE_CHECKING:
     from sidtool.build.build_options import BuildOptions

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sidtool.cli import inference, options
-from sidtool.cli.console import next_step, progress, say_json, say_table
 from sidtool.cli.inputs import numbers, read_ids
 from sidtool.errors import UsageError
+from sidtool.terminal import next_step, progress, say_json, say_table
 
 if TYPE_CHECKING:
     from sidtool.evaluation.evaluation import Evaluation

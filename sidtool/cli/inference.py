@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sidtool.cli.console import note
 from sidtool.model import pretrained
 from sidtool.model.load import LoadedModel
+from sidtool.terminal import note
 
 NumBeams = Annotated[
     int, typer.Option(help="Beam width: number of partial SIDs that survive each level.")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.cli import options
-from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.inputs import read_ids
 from sidtool.errors import EXIT_REFUSED, UsageError
+from sidtool.terminal import next_step, note, progress, say, say_json, say_table
 
 if TYPE_CHECKING:
     from sidtool.build.diff import Diff

@@ -18,7 +18,7 @@ from sidtool.cli import (
     split,
     train,
 )
-from sidtool.cli.console import Commands
+from sidtool.terminal import Commands
 
 app = typer.Typer(
     cls=Commands,

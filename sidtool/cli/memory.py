@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.cli import inference, options
-from sidtool.cli.console import next_step, progress, say, say_json, say_table
 from sidtool.errors import UsageError
+from sidtool.terminal import next_step, progress, say, say_json, say_table
 
 if TYPE_CHECKING:
     from sidtool.memory.build import EarlierMemory

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sidtool.cli.console import read_config
 from sidtool.data import items
 from sidtool.errors import UsageError
+from sidtool.terminal import read_config
 
 
 def _check_seed(value: int) -> int:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.cli import inference, options
-from sidtool.cli.console import progress, say, say_json, say_table, warn
 from sidtool.cli.inputs import read_ids, standard_input
 from sidtool.errors import UsageError
 from sidtool.output import refuse_existing
 from sidtool.recommendation.recommend_options import Normalize, RecommendOptions
+from sidtool.terminal import progress, say, say_json, say_table, warn
 
 if TYPE_CHECKING:
     from sidtool.recommendation.outcome import Outcome

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sidtool.cli import options
-from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
+from sidtool.terminal import next_step, note, progress, say, say_json, say_table
 
 Reference = Annotated[
     str,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sidtool.cli import options
-from sidtool.cli.console import next_step, note, progress, say, say_json, say_table
 from sidtool.cli.inputs import numbers, read_ids
+from sidtool.terminal import next_step, note, progress, say, say_json, say_table
 
 if TYPE_CHECKING:
     from sidtool.sft.lineage import Lineage

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from sidtool.cli import options
-from sidtool.cli.console import next_step, note, say, say_json, say_table
 from sidtool.splits.record import Protocol, SplitManifest
+from sidtool.terminal import next_step, note, say, say_json, say_table
 
 
 def split(

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from sidtool.cli.console import note, say_table
 from sidtool.cli.main import PANELS, app
+from sidtool.terminal import note, say_table
 from tests.cli.road import done
 
 

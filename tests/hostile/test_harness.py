@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import typer
 
-from sidtool.cli.console import Commands
 from sidtool.errors import DataError
+from sidtool.terminal import Commands
 from tests.hostile import harness
 from tests.hostile.harness import call, classify, is_printable, run
 

@@ -15,9 +15,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import sidtool
-from sidtool.cli import console
-from sidtool.cli.console import note, say, say_cells, say_json, say_table, visible
 from sidtool.errors import SidtoolError
+from sidtool.terminal import (
+    note,
+    one_line_errors,
+    progress,
+    say,
+    say_cells,
+    say_json,
+    say_table,
+    visible,
+)
 from tests.cli.road import done, refused, run, write_lines
 
 HOSTILE = (
@@ -118,13 +126,13 @@ def test_json_is_exact_and_steers_no_terminal(text: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_progress_labels_are_literal(text: str) -> None:
-    with terminal() as screen, console.progress(text) as report:
+    with terminal() as screen, progress(text) as report:
         report[text](1, 2)
         report[text](2, 2)
     assert visible(text) in written(screen)
 
 
-def test_only_the_console_writes_to_the_terminal() -> None:
+def test_only_one_module_writes_to_the_terminal() -> None:
     writing = re.compile(
         r"^\s*(from|import) rich\b|\bprint\(|\btyper\.(echo|secho)\(", re.MULTILINE
     )
@@ -134,7 +142,7 @@ def test_only_the_console_writes_to_the_terminal() -> None:
         for path in root.rglob("*.py")
         if writing.search(path.read_text(encoding="utf-8"))
     }
-    assert writers == {"cli/console.py", "cli/main.py"}  # main prints the version
+    assert writers == {"terminal.py", "cli/main.py"}  # main prints the version
 
 
 @pytest.mark.parametrize("name", ["[/b].zarr", "[bold]x.zarr", "\x1b[31m.zarr", "two\nlines.zarr"])
@@ -207,7 +215,7 @@ def test_no_words_print_the_help() -> None:
 
 @pytest.mark.parametrize("error", [OSError(""), MemoryError(), SidtoolError("[/b]\x1b[2J")])
 def test_an_expected_error_is_one_line(error: Exception) -> None:
-    with terminal() as screen, pytest.raises(typer.Exit) as caught, console.one_line_errors():
+    with terminal() as screen, pytest.raises(typer.Exit) as caught, one_line_errors():
         raise error
     assert caught.value.exit_code == 1
     assert re.fullmatch("error: .+\n", written(screen))
