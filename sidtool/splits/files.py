@@ -17,6 +17,7 @@ from sidtool.data.times import parse_time
 from sidtool.documents import parse_json
 from sidtool.errors import DataError, IntegrityError, UsageError
 from sidtool.output import new_dir, refuse_existing
+from sidtool.splits.consistency import check_parts
 from sidtool.splits.examples import read_events, read_examples, write_events, write_examples
 from sidtool.splits.extension import extended
 from sidtool.splits.record import Cuts, Protocol, SplitManifest
@@ -185,7 +186,10 @@ def read_manifest(folder: Path) -> SplitManifest:
 
 
 def read_split(folder: Path) -> Split:
-    """Read a split folder. Raises as `read_manifest` does, and DataError for a malformed line."""
+    """Read a split folder.
+
+    Raises as `read_manifest` does, DataError for a malformed line, and IntegrityError for parts
+    that contradict the manifest or the protocol."""
     manifest = read_manifest(folder)
     windows = None
     if manifest.protocol == "given":
@@ -215,6 +219,10 @@ def read_split(folder: Path) -> Split:
         stored = manifest.to_json()[field]
         if field != "files" and value != stored:
             raise IntegrityError(f"{folder} has {field} {value}, {MANIFEST} says {stored}")
+    try:
+        check_parts(split)
+    except IntegrityError as error:
+        raise IntegrityError(f"{folder}: {error}", hint="make the split again") from error
     return split
 
 

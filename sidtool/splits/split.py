@@ -216,7 +216,7 @@ def given(train: Path, valid: Path, test: Path) -> Split:
     held_out = {(target.user, target.item, target.position) for target in targets}
     windows = tuple(w for w in train_windows if held_out.isdisjoint(window_events(w)))
     origin = SplitOrigin(_windows_digest(parts), left_out=len(train_windows) - len(windows))
-    sequences = _sequences(windows)
+    sequences = window_sequences(windows)
     return _checked(Split("given", sequences, valid_examples, test_examples, windows, origin))
 
 
@@ -256,7 +256,7 @@ def _default_cuts(interactions: Interactions) -> Cuts:
     return Cuts(float(moments[first_valid]), float(moments[first_test]))
 
 
-def _sequences(windows: Iterable[Example]) -> tuple[UserSequence, ...]:
+def window_sequences(windows: Iterable[Example]) -> tuple[UserSequence, ...]:
     """Each user's distinct events in windows, by position."""
     events_of: dict[str, set[tuple[int, str]]] = {}
     for window in windows:

@@ -5,7 +5,9 @@ import dataclasses
 import hashlib
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ from sidtool.splits.files import (
     write_split,
 )
 from sidtool.splits.record import Cuts, SplitManifest, SplitReference, check_split
-from sidtool.splits.split import Split
+from sidtool.splits.split import Split, UserSequence
 from tests.data.files import write_table
 
 LINES = [(f"u{user}", f"i{(3 * user + step) % 11}", step) for user in range(9) for step in range(6)]
@@ -290,3 +292,99 @@ def test_a_line_of_other_types_is_refused(tmp_path: Path, name: str, line: str) 
     resigned(folder, {"files": {**manifest.files, name: hashlib.sha256(content).hexdigest()}})
     with pytest.raises(DataError, match=f"{name}, line 1"):
         read_split(folder)
+
+
+def rewritten(folder: Path, name: str, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """Change the rows of a file, and recompute its digest in the manifest."""
+    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    change(rows)
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (folder / name).write_bytes(content)
+    files = json.loads((folder / "split.json").read_text())["files"]
+    resigned(folder, {"files": {**files, name: hashlib.sha256(content).hexdigest()}})
+
+
+HISTORY_CHANGES: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
+    "another item": lambda rows: rows[0]["history"].__setitem__(0, "other"),
+    "the last item is the target": lambda rows: rows[0]["history"].__setitem__(-1, rows[0]["item"]),
+    "no history": lambda rows: rows[0]["history"].clear(),
+    "one item less": lambda rows: rows[3]["history"].pop(0),
+    "one item more": lambda rows: rows[3]["history"].append(rows[3]["item"]),
+    "reversed": lambda rows: rows[5]["history"].reverse(),
+    "of another user": lambda rows: rows[1].update(history=rows[2]["history"]),
+}
+
+
+@pytest.mark.parametrize("name", ["valid.jsonl", "test.jsonl"])
+@pytest.mark.parametrize("change", HISTORY_CHANGES.values(), ids=HISTORY_CHANGES)
+@pytest.mark.parametrize("protocol", [0, 1], ids=["leave-one-out", "temporal"])
+def test_a_signed_history_that_the_events_contradict_is_refused(
+    tmp_path: Path, name: str, change: Callable[[list[dict[str, Any]]], Any], protocol: int
+) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[protocol], folder)
+    rewritten(folder, name, change)
+    with pytest.raises(IntegrityError, match=f"{name}: .*user 'u") as caught:
+        read_split(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_window_that_the_training_events_contradict_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[2], folder)
+    rewritten(folder, "windows.jsonl", lambda rows: rows[2]["history"].__setitem__(0, "other"))
+    with pytest.raises(IntegrityError, match=r"windows\.jsonl shows other events of user 'u"):
+        read_split(folder)
+
+
+def test_a_position_before_its_history_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[2], folder)
+    rewritten(folder, "test.jsonl", lambda rows: rows[0]["history"].extend(["a"] * 9))
+    with pytest.raises(IntegrityError, match=r"test\.jsonl: user 'u0' has 14 events before"):
+        read_split(folder)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2])
+def test_a_user_without_events_is_refused(tmp_path: Path, protocol: int) -> None:
+    folder = tmp_path / "split"
+    split = splits(tmp_path)[protocol]
+    empty = UserSequence("u10", (), ())
+    write_split(dataclasses.replace(split, train=(*split.train, empty)), folder)
+    with pytest.raises(IntegrityError, match="user 'u10'"):
+        read_split(folder)
+
+
+def test_an_impossible_leave_one_out_is_refused(tmp_path: Path) -> None:
+    split = splits(tmp_path)[0]
+    changed: list[tuple[str, dict[str, Any]]] = [
+        ("'u0' twice", {"train": (*split.train, split.train[0])}),
+        ("empty", {"test": ()}),
+        ("one example of each", {"test": split.test[1:]}),
+        ("'u0' has an example at position 5", {"valid": split.valid[1:]}),
+        ("4 events and no example", {"valid": split.valid[1:], "test": split.test[1:]}),
+    ]
+    for index, (message, parts) in enumerate(changed):
+        folder = tmp_path / f"split{index}"
+        write_split(dataclasses.replace(split, **parts), folder)
+        with pytest.raises(IntegrityError, match=message):
+            read_split(folder)
+
+
+def test_a_temporal_split_without_some_first_events_is_read_back(tmp_path: Path) -> None:
+    late = [("late", f"i{step}", 4 + step) for step in range(4)]
+    options = SplitOptions("temporal", valid_from=4, test_from=5)
+    split = make_split(events(tmp_path, [*LINES, *late]), options)
+    assert split.origin.left_out == 1
+    write_split(split, tmp_path / "split")
+    assert read_split(tmp_path / "split") == split
+
+
+def test_windows_that_disagree_are_read_back(tmp_path: Path) -> None:
+    train, options = windows(tmp_path)
+    with train.open("a") as stream:
+        stream.write("x,a,b\nx,c,d\n")
+    split = make_split(train, options)
+    assert split.train[-1].positions == (0, 0, 1, 1)
+    write_split(split, tmp_path / "split")
+    assert read_split(tmp_path / "split") == split

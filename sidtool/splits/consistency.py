@@ -1,0 +1,113 @@
+"""What the protocol of a split implies about its parts.
+
+The digest of a split covers training events and targets. Histories follow from them: without this
+check, a changed history in a folder whose file digests were recomputed would be read."""
+
+from collections.abc import Iterable
+
+from sidtool.errors import IntegrityError
+from sidtool.splits.split import MIN_LENGTH, Example, Split, window_sequences
+
+
+def check_parts(split: Split) -> None:
+    """Raise IntegrityError unless the parts of a split could have been made by its protocol."""
+    if not (split.train and split.valid and split.test):
+        raise IntegrityError("a part of the split is empty")
+    repeated = _repeated(sequence.user for sequence in split.train)
+    if repeated is not None:
+        raise IntegrityError(f"train.jsonl has user {repeated!r} twice")
+    if split.windows is None:
+        _check_events(split)
+        if split.protocol == "leave-one-out":
+            _check_left_out(split)
+    else:
+        _check_windows(split, split.windows)
+
+
+def _check_events(split: Split) -> None:
+    """Check that a user's training events, validation and test targets are one sequence, and that
+    each history has the events before its target."""
+    for user_events in split.train:
+        if not user_events.items or user_events.positions != tuple(range(len(user_events.items))):
+            raise IntegrityError(
+                f"train.jsonl: user {user_events.user!r} has positions "
+                f"{user_events.positions[:5]}, not 0, 1, 2 ... of each event"
+            )
+    events_of = {user_events.user: user_events.items for user_events in split.train}
+    for name, examples in (("valid.jsonl", split.valid), ("test.jsonl", split.test)):
+        for example in sorted(examples, key=lambda example: (example.user, example.position)):
+            events = events_of.get(example.user, ())
+            if not events and split.protocol == "temporal":
+                events = example.history[:1]  # an event without a history is in no part
+            if example.position != len(events) or not events:
+                raise IntegrityError(
+                    f"{name}: user {example.user!r} has an example at position "
+                    f"{example.position}, after {len(events)} events"
+                )
+            if example.history != events:
+                raise IntegrityError(_difference(name, example, events))
+            events_of[example.user] = (*events, example.item)
+
+
+def _check_left_out(split: Split) -> None:
+    """Check that each user has one validation and one test example, or too few events for them."""
+    held_out = [example.user for example in split.valid]
+    repeated = _repeated(held_out)
+    if repeated is not None:
+        raise IntegrityError(f"valid.jsonl has two examples of user {repeated!r}")
+    if sorted(held_out) != sorted(example.user for example in split.test):
+        raise IntegrityError("valid.jsonl and test.jsonl do not have one example of each user")
+    users = set(held_out)
+    for sequence in split.train:
+        if sequence.user not in users and len(sequence.items) >= MIN_LENGTH:
+            raise IntegrityError(
+                f"user {sequence.user!r} has {len(sequence.items)} events and no example"
+            )
+
+
+def _check_windows(split: Split, windows: tuple[Example, ...]) -> None:
+    """Check that the training events are those of the windows, and that none is held out."""
+    for name, examples in (
+        ("windows.jsonl", windows),
+        ("valid.jsonl", split.valid),
+        ("test.jsonl", split.test),
+    ):
+        for example in examples:
+            if example.position < len(example.history):
+                raise IntegrityError(
+                    f"{name}: user {example.user!r} has {len(example.history)} events before "
+                    f"position {example.position}"
+                )
+    implied = {sequence.user: sequence for sequence in window_sequences(windows)}
+    stored = {sequence.user: sequence for sequence in split.train}
+    for user in implied.keys() | stored.keys():
+        if implied.get(user) != stored.get(user):
+            raise IntegrityError(
+                f"windows.jsonl shows other events of user {user!r} than train.jsonl has"
+            )
+    for sequence in split.train:
+        for item, position in zip(sequence.items, sequence.positions, strict=True):
+            if (sequence.user, item, position) in split.held_out:
+                raise IntegrityError(
+                    f"train.jsonl: user {sequence.user!r} has item {item!r} at position "
+                    f"{position}, which is held out"
+                )
+
+
+def _difference(name: str, example: Example, events: tuple[str, ...]) -> str:
+    where = f"{name}: the history of user {example.user!r} at position {example.position}"
+    if len(example.history) != len(events):
+        return f"{where} has {len(example.history)} items, not {len(events)}"
+    pairs = zip(example.history, events, strict=True)
+    index = next(i for i, (item, event) in enumerate(pairs) if item != event)
+    return f"{where} has item {example.history[index]!r} at index {index}, not {events[index]!r}"
+
+
+def _repeated(users: Iterable[str]) -> str | None:
+    """A user that occurs twice."""
+    seen: set[str] = set()
+    for user in users:
+        if user in seen:
+            return user
+        seen.add(user)
+    return None
