@@ -55,11 +55,10 @@ class MemoryIndex:
     """A memory whose items are looked up in a bundle."""
 
     neighbors: SparseRows
+    """By the memory's rows; its items are positions in SID order, without those not active."""
     recency: float
     memory_rows: NDArray[np.int64]
     """(bundle items,): the memory's row of each, -1 if it has none"""
-    positions: NDArray[np.int64]
-    """(memory items,): the position in SID order of each, -1 for items that are not active"""
     n_active: int
 
     @classmethod
@@ -75,13 +74,8 @@ class MemoryIndex:
         # the last entry is that of row -1
         position_of = np.full(len(bundle.items) + 1, -1, dtype=np.int64)
         position_of[bundle.active] = np.arange(len(bundle.active))
-        return cls(
-            memory.neighbors,
-            memory.manifest.settings.recency,
-            memory_rows,
-            position_of[rows],
-            len(bundle.active),
-        )
+        neighbors = _moved(memory.neighbors, position_of[rows])
+        return cls(neighbors, memory.manifest.settings.recency, memory_rows, len(bundle.active))
 
     def distributions(
         self, histories: Sequence[NDArray[np.int64]], power: float
@@ -142,13 +136,21 @@ class MemoryIndex:
         entries = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
             starts - (ends - sizes), sizes
         )
-        positions = self.positions[self.neighbors.items[entries]]
+        positions = self.neighbors.items[entries].astype(np.int64)
         values = self.neighbors.weights[entries] * np.repeat(weights, sizes)
         events = np.repeat(np.arange(len(rows)), sizes)
-        active = positions >= 0
-        if active.all():
-            return requests[events], positions, values, events
-        return requests[events[active]], positions[active], values[active], events[active]
+        return requests[events], positions, values, events
+
+
+def _moved(matrix: SparseRows, positions: NDArray[np.int64]) -> SparseRows:
+    """The matrix with (n,) new column numbers, without the columns whose number is -1."""
+    if np.array_equal(positions, np.arange(len(positions))):
+        return matrix
+    items = positions[matrix.items]
+    present = items >= 0
+    before = np.concatenate([[0], np.cumsum(present)])
+    columns = items[present].astype(np.uint32)
+    return SparseRows(before[matrix.offsets], columns, matrix.weights[present])
 
 
 def _sum_by_key(

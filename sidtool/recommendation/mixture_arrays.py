@@ -38,11 +38,13 @@ class MixtureArrays:
             # queries of the pointers' own type, or numpy would convert the whole array
             parents = np.searchsorted(pointers, nodes.astype(pointers.dtype), side="right") - 1
             slots = nodes - pointers[parents]
-            level_arrays = (requests, parents, slots, shares.astype(np.float32))
+            # a prefix among those of all prompts is a number: (prompt, node)
+            keys = requests * len(pointers) + parents
+            level_arrays = (keys, slots, shares.astype(np.float32))
             self._levels.append(tuple(torch.from_numpy(each).to(device) for each in level_arrays))
             if not len(nodes):
                 continue
-            starts = np.flatnonzero(_changes(requests) | _changes(parents))
+            starts = np.flatnonzero(_changes(keys))
             requests, nodes = requests[starts], parents[starts]
             shares = np.maximum.reduceat(shares, starts)
         self._levels.reverse()
@@ -60,13 +62,10 @@ class MixtureArrays:
         fan-out) children of (batch, beams) prefixes, and the logs of their shares. `alive` says
         which prefixes are no dead ends."""
         batch, beams = nodes.shape
-        requests, parents, slots, shares = self._levels[level]
-        # a prefix among the beams of all prompts is a number: (prompt, node)
-        stride = int(self._arrays.children[level].shape[0])
-        prompts = torch.arange(batch, device=nodes.device).unsqueeze(1)
-        numbers = torch.where(alive, prompts * stride + nodes, -1)
-        beam_keys, beam_of = numbers.flatten().sort()
-        keys = requests * stride + parents
+        keys, slots, shares = self._levels[level]
+        stride = len(self._arrays.children[level])
+        first_keys = torch.arange(0, batch * stride, stride, device=nodes.device).unsqueeze(1)
+        beam_keys, beam_of = torch.where(alive, first_keys + nodes, -1).flatten().sort()
         nearest = torch.searchsorted(beam_keys, keys).clamp_max_(batch * beams - 1)
         in_beam = beam_keys[nearest] == keys
         return (beam_of[nearest] * fan_out + slots)[in_beam], shares[in_beam]
