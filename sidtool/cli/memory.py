@@ -31,7 +31,7 @@ def build_memory(
         typer.Option(help="Lowers the similarity of rare items; default 0."),
     ] = None,
     neighbors: Annotated[
-        int | None, typer.Option(help="Most similar items kept per item; default: all.")
+        int | None, typer.Option(help="Most similar items kept per item; default 100.")
     ] = None,
     earlier: Annotated[
         Path | None,
@@ -45,8 +45,8 @@ def build_memory(
     json: options.Json = False,
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
+    from sidtool.memory.build import DEFAULT
     from sidtool.memory.build import build_memory as build
-    from sidtool.memory.similarity import KnnSettings
     from sidtool.output import refuse_existing
     from sidtool.registry.references import open_bundle
     from sidtool.splits.files import open_split
@@ -56,7 +56,7 @@ def build_memory(
     flags: dict[str, Any] = {"distance": distance, "recency": recency, "shrinkage": shrinkage}
     flags["neighbors"] = neighbors
     chosen = {name: value for name, value in flags.items() if value is not None}
-    base = KnnSettings() if previous is None else previous.memory.manifest.settings
+    base = DEFAULT if previous is None else previous.memory.manifest.settings
     settings = replace(base, **chosen)
     memory = build(open_split(split), open_bundle(bundle), settings, earlier=previous)
     memory.save(out, force=force)

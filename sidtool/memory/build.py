@@ -15,6 +15,9 @@ from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
 from sidtool.splits.cooccurrence import WINDOW, count_pairs, item_sequences
 from sidtool.splits.split import Split
 
+DEFAULT = KnnSettings(neighbors=100)
+"""Settings of a memory; more neighbors cost time at inference."""
+
 Sequences = list[NDArray[np.int64]]
 
 
@@ -51,7 +54,7 @@ def build_memory(
     held-out event is among the training events, DataError if no two items co-occur, UsageError if
     `settings` count pairs otherwise than the earlier memory."""
     if settings is None:
-        settings = KnnSettings() if earlier is None else earlier.memory.manifest.settings
+        settings = DEFAULT if earlier is None else earlier.memory.manifest.settings
     ids = list(bundle.items.ids)
     sequences = item_sequences(split, ids)
     if earlier is None:
