@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.checkpoint.encoder_modules import check_encoder, module_folders
-from sidtool.checkpoint.files import settings_digests
+from sidtool.checkpoint.files import check_file, settings_digests
 from sidtool.checkpoint.guard import loading
 from sidtool.checkpoint.hub import PREFIX, download, is_hub_url
 from sidtool.data.digests import digest_strings, file_digest
@@ -187,21 +187,22 @@ def _load(encoder: Encoder, folder: Path) -> tuple[Any, Encoder]:
             local_files_only=True,
             model_kwargs=settings,
         )
-    if encoder.max_length is not None:
-        model.max_seq_length = encoder.max_length
-    prompt = (
-        encoder.prompt
-        if encoder.prompt is not None
-        else model.prompts.get(model.default_prompt_name)
-    )
-    return model.eval(), replace(
-        encoder,
-        revision=folder.name if is_hub_url(encoder.model) else encoder.revision,
-        pooling=_set_pooling(model, encoder),
-        prompt=prompt,
-        max_length=model.max_seq_length,
-        dtype=cast(Dtype, str(next(model.parameters()).dtype).removeprefix("torch.")),
-    )
+        weight = next(model.parameters(), None)
+        if weight is None:
+            raise DataError(f"the encoder {encoder.model} has no weights")
+        if encoder.max_length is not None:
+            model.max_seq_length = encoder.max_length
+        prompt = encoder.prompt
+        if prompt is None:
+            prompt = model.prompts.get(model.default_prompt_name)
+        return model.eval(), replace(
+            encoder,
+            revision=folder.name if is_hub_url(encoder.model) else encoder.revision,
+            pooling=_set_pooling(model, encoder),
+            prompt=prompt,
+            max_length=model.max_seq_length,
+            dtype=cast(Dtype, str(weight.dtype).removeprefix("torch.")),
+        )
 
 
 def _set_pooling(model: Any, encoder: Encoder) -> str | None:
@@ -246,7 +247,7 @@ def _record(model: Any, encoder: Encoder, folder: Path) -> dict[str, Any]:
     libraries = ("torch", "transformers", "sentence-transformers")
     return {
         **asdict(encoder),
-        "weights": _weight_digests(folder),
+        "weights": _weight_digests(folder, encoder.trust_remote_code),
         "files": settings_digests(folder, module_folders(folder)),
         "dim": probes.shape[1],
         "probes": [
@@ -274,14 +275,17 @@ def _folder(encoder: Encoder) -> Path:
     return Path(encoder.model)
 
 
-def _weight_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each weight file, by its path in the model's folder."""
+def _weight_digests(folder: Path, trust_remote_code: bool) -> dict[str, str]:
+    """SHA-256 of each weight file, by its path in the model's folder. Raises as `check_file`."""
     files = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix in WEIGHT_SUFFIXES
         and not {"onnx", "openvino"} & set(path.relative_to(folder).parts)
     )
+    for path in files:
+        # those of folders that no module reads were not checked before
+        check_file(path, folder, trust_remote_code=trust_remote_code)
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
 

@@ -2,6 +2,7 @@
 refused."""
 
 import json
+import os
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
@@ -39,6 +40,34 @@ def test_vectors_are_those_of_sentence_transformers(folder: Path, tmp_path: Path
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert facts["dim"] == vectors.shape[1] == 16
     assert reports == [(len(TEXTS), len(TEXTS))]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "outside"])
+def test_weights_that_no_module_reads_are_regular_files(
+    kind: str, folder: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "encoder"
+    shutil.copytree(folder, copy)
+    (copy / "extra").mkdir()
+    path = copy / "extra" / "weights.bin"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else folder / "model.safetensors")
+    problem = "outside of the model's folder" if kind == "outside" else "is not a regular file"
+    with pytest.raises((DataError, RefusedError), match=problem):
+        embed(TEXTS[:1], Encoder(str(copy)), cache=tmp_path)
+
+
+@pytest.mark.parametrize("module", ["Normalize", "Pooling"])
+def test_an_encoder_without_weights_is_one_line(module: str, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "encoder"
+    shutil.copytree(folder, copy)
+    kind = f"sentence_transformers.models.{module}"
+    modules = [{"idx": 0, "name": "0", "path": "1_Pooling", "type": kind}]
+    (copy / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(DataError, match="encoder has no weights"):
+        embed(TEXTS[:1], Encoder(str(copy)), cache=tmp_path)
 
 
 def test_the_recipe_records_the_defaults_of_the_model(folder: Path, tmp_path: Path) -> None:

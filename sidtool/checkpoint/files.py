@@ -57,10 +57,25 @@ def check_folder(
     stored = StoredWeights()
     for part in dict.fromkeys((*parts, *_nested_templates(folder, parts))):
         for path in _files(folder / part):
-            _check_file(path, folder, trust_remote_code)
+            check_file(path, folder, trust_remote_code=trust_remote_code)
         if not trust_remote_code:
             stored += _check_weights(folder / part)
     return stored
+
+
+def check_file(path: Path, folder: Path, *, trust_remote_code: bool = False) -> None:
+    """Raise DataError unless a file of a model folder is regular, RefusedError if it is a link to a
+    file outside of the folder; with `trust_remote_code`, links may lead anywhere."""
+    try:
+        mode = path.stat().st_mode
+        target = path.resolve(strict=True)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path} is not a regular file")
+    if trust_remote_code or any(target.is_relative_to(root) for root in _roots(folder)):
+        return
+    raise RefusedError(f"{path} is a link to {target}, outside of the model's folder", hint=TRUST)
 
 
 def read_json(path: Path) -> Any:
@@ -128,19 +143,6 @@ def _nested_templates(folder: Path, parts: Sequence[str]) -> Iterator[str]:
         name = str(PurePosixPath(part) / "additional_chat_templates")
         if (folder / name).is_dir():
             yield name
-
-
-def _check_file(path: Path, folder: Path, trust_remote_code: bool) -> None:
-    try:
-        mode = path.stat().st_mode
-        target = path.resolve(strict=True)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{path} is not a regular file")
-    if trust_remote_code or any(target.is_relative_to(root) for root in _roots(folder)):
-        return
-    raise RefusedError(f"{path} is a link to {target}, outside of the model's folder", hint=TRUST)
 
 
 def _roots(folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sidtool.checkpoint.files import TRUST, StoredWeights, read_object
+from sidtool.checkpoint.files import INDEX, TRUST, WEIGHTS, StoredWeights, read_object
 from sidtool.checkpoint.hub import offline
 from sidtool.errors import DataError, RefusedError, SidtoolError
 
@@ -19,6 +19,8 @@ SPARE_PARAMETERS = 10_000
 MAX_SETTING = 1 << 40
 """Largest integer of a configuration."""
 MAX_LABELS = 1 << 16
+_COUNTS = ("layer", "block_count", "depth", "attention_types")
+"""Words in the keys of numbers by which a configuration makes lists of layers."""
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def check_settings(path: Path, settings: Mapping[str, Any], stored: StoredWeight
     """As `check_config`, for settings that were read already; `path` is named in errors."""
     for key, value in _numbers(settings):
         limit = MAX_SETTING
-        if "layer" in key or "block_count" in key or "depth" in key:
+        if any(word in key for word in _COUNTS):
             limit = max(stored.tensors, 64)
         elif "label" in key:
             limit = MAX_LABELS
@@ -77,6 +79,9 @@ def check_settings(path: Path, settings: Mapping[str, Any], stored: StoredWeight
     for key, text in _texts(settings):
         if "attn_implementation" in key and "/" in text:
             raise RefusedError(f"{path} names the hub kernel {text!r}", hint=TRUST)
+        # an index of such a name is not checked, and may lead out of the folder
+        if key == "transformers_weights" and text not in (WEIGHTS, INDEX):
+            raise RefusedError(f"{path} names the weights {text!r}, not {WEIGHTS}", hint=TRUST)
 
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
@@ -97,9 +102,10 @@ def _walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         for name, member in value.items():
             yield from _walk(member, str(name))
     elif isinstance(value, list):
+        # numbers alone in a list are ids, beside other values they are counts
+        name = "" if all(isinstance(member, int) for member in value) else key
         for member in value:
-            # ids in a list are not counts
-            yield from _walk(member, "" if isinstance(member, int) else key)
+            yield from _walk(member, name)
     else:
         yield key, value
 

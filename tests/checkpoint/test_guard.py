@@ -92,6 +92,10 @@ def test_a_malformed_hub_url_is_a_usage_error(url: str) -> None:
         {"model_type": "no-such"},
         {"attn_implementation": "org/kernel"},
         {"quantization_config": {"quant_method": "gptq"}},
+        {"model_type": "gpt_neo", "attention_types": [[["global", "local"], 10**8]]},
+        {"transformers_weights": "other.safetensors.index.json"},
+        {"transformers_weights": "other.safetensors"},
+        {"text_config": {"transformers_weights": "../outside.safetensors"}},
     ],
     ids=str,
 )
@@ -104,6 +108,19 @@ def test_a_configuration_claims_no_more_than_is_stored(
         load_model(locate(str(folder)))
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_come_from_the_files_that_were_checked(folder: Path, tmp_path: Path) -> None:
+    names = list(load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    save_file({"x": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../outside.safetensors")}
+    (folder / "other.safetensors.index.json").write_text(json.dumps(index))
+    path = folder / "config.json"
+    settings = {"transformers_weights": "other.safetensors.index.json"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(RefusedError, match="names the weights 'other"):
+        load_model(locate(str(folder)))
 
 
 def test_weights_without_use_are_reported(folder: Path) -> None:
