@@ -187,8 +187,9 @@ class _TreeSearch:
             valid &= filter_arrays.alive(level, children)
         totals = scores.unsqueeze(-1) + log_probs
         totals = totals.masked_fill_(~valid, -torch.inf)
-        if mixture is not None and level == self.trie.levels - 1:
-            totals = mixture.per_item(totals, children)
+        is_last = level == self.trie.levels - 1
+        if mixture is not None and is_last and self.trie.log_size is not None:
+            totals -= self.trie.log_size[children]  # items share the probability of their SID
         totals = totals.flatten(1)  # (batch, beams * fan-out)
         flat = totals.view(-1)
         if mixture is not None:

@@ -50,10 +50,6 @@ class MixtureArrays:
         self._levels.reverse()
         log_models = [0.0 if prior is None else prior.log_shares[0] for prior in priors]
         self.log_model = torch.tensor(log_models, device=device).unsqueeze(1)
-        self._log_size = None
-        if trie.leaf_start is not None:
-            sizes = np.log(np.diff(trie.leaf_start)).astype(np.float32)
-            self._log_size = torch.from_numpy(sizes).to(device)
 
     def places(
         self, level: int, nodes: torch.Tensor, alive: torch.Tensor, fan_out: int
@@ -69,10 +65,6 @@ class MixtureArrays:
         nearest = torch.searchsorted(beam_keys, keys).clamp_max_(batch * beams - 1)
         in_beam = beam_keys[nearest] == keys
         return (beam_of[nearest] * fan_out + slots)[in_beam], shares[in_beam]
-
-    def per_item(self, totals: torch.Tensor, leaves: torch.Tensor) -> torch.Tensor:
-        """Scores of SIDs as scores of their items, which share the probability of the SID."""
-        return totals if self._log_size is None else totals - self._log_size[leaves]
 
 
 def _leaf_shares(

@@ -32,6 +32,11 @@ class TrieArrays:
         self.fan_out = [torch.arange(fan_out, device=device) for fan_out in trie.fan_out]
         self.sizes = trie.sizes
         self.n_leaves = trie.n_leaves
+        self.log_size = None
+        """(leaves,) float32: log of the number of items of each SID; None if each has one."""
+        if trie.leaf_start is not None:
+            log_size = np.log(np.diff(trie.leaf_start)).astype(np.float32)
+            self.log_size = torch.from_numpy(log_size).to(device)
 
     @property
     def levels(self) -> int:
