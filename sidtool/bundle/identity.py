@@ -48,6 +48,12 @@ class Identity(JsonRecord):
             raise ValueError(f"digest is not {identity.digest[:12]}…, that of the three parts")
         return identity
 
+    @classmethod
+    def from_parts(cls, value: Mapping[str, Any]) -> Self:
+        """The identity of a JSON object with the three parts alone. Raises TypeError for a missing
+        or malformed key."""
+        return super().from_json(value)
+
 
 def identify(
     space: SidSpace,

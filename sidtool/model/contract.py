@@ -117,7 +117,8 @@ class Contract(JsonRecord):
                 raise ValueError(f"format {number!r}")
             for key in sorted(_REQUIRED - value.keys()):
                 raise ValueError(f"{key} is missing")
-            contract = super().from_json({**value, "identity": _with_digest(value["identity"])})
+            identity = Identity.from_parts(value["identity"]).to_json()
+            contract = super().from_json({**value, "identity": identity})
             contract._check(value.get("token_stop"))
         except (KeyError, TypeError, ValueError, AttributeError, DataError, UsageError) as error:
             raise IntegrityError(f"the model's contract is malformed: {error}") from error
@@ -135,12 +136,6 @@ class Contract(JsonRecord):
             )
         if not self.stages:
             raise ValueError("it has no stage")
-
-
-def _with_digest(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity in a contract, which has the three parts alone, as a manifest has it."""
-    parts = (identity["space"], identity["codebook"], identity["items"])
-    return {**identity, "digest": Identity(*parts).digest}
 
 
 def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> None:

@@ -3,15 +3,19 @@
 An example is `{task, prompt, completion}` or `{task, text}`; `catalog` lists the character spans
 of catalog text, which never becomes SID or special tokens."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sidtool.data.containers import require_regular
 from sidtool.documents import parse_json
 from sidtool.errors import DataError
 from sidtool.prompt.segments import Segment, Span, segments_to_text, text_to_segments
 from sidtool.sft.example_kinds import TrainingExample
 from sidtool.sid import SidSpace
+
+FORMS = (("text",), ("prompt", "completion"))
+"""The texts that an example has."""
 
 
 def example_json(space: SidSpace, example: TrainingExample) -> dict[str, Any]:
@@ -53,7 +57,9 @@ def prompt_and_completion(
 
 def read_training_examples(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON objects of a file, one per line. Raises DataError if the file cannot be read, or
-    with the line number if a line is not an object."""
+    with the line number if a line is no training example."""
+    if path.exists():
+        require_regular(path)
     try:
         stream = path.open("rb")
     except OSError as error:
@@ -69,4 +75,41 @@ def read_training_examples(path: Path) -> Iterator[dict[str, Any]]:
                 raise DataError(f"{path}:{number} is not valid JSON: {error}") from error
             if not isinstance(example, dict):
                 raise DataError(f"{path}:{number} is not a JSON object")
+            if problem := _problem(example):
+                raise DataError(f"{path}:{number} {problem}")
             yield example
+
+
+def _problem(example: Mapping[str, Any]) -> str:
+    """Why a JSON object is no training example; empty if it is one."""
+    if not isinstance(example.get("task"), str):
+        return "has no task"
+    if not any(_has_texts(example, sides) for sides in FORMS):
+        return f"has the keys {sorted(example)}, not prompt and completion, or text"
+    catalog = example.get("catalog", {})
+    if not isinstance(catalog, dict):
+        return "has a catalog that is no object of spans"
+    for side, spans in catalog.items():
+        text = example.get(side)
+        if not isinstance(text, str) or not _are_spans(spans, len(text)):
+            return f"has catalog spans that are not in the order of its {side!r}, or outside of it"
+    return ""
+
+
+def _has_texts(example: Mapping[str, Any], sides: Sequence[str]) -> bool:
+    return all(isinstance(example.get(side), str) for side in sides)
+
+
+def _are_spans(spans: Any, length: int) -> bool:
+    """Whether a JSON value is a list of spans in order, within a text of `length` characters."""
+    if not isinstance(spans, list):
+        return False
+    position = 0
+    for span in spans:
+        if not isinstance(span, list) or [type(number) for number in span] != [int, int]:
+            return False
+        start, stop = span
+        if not position <= start <= stop <= length:
+            return False
+        position = stop
+    return True

@@ -6,13 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import Identity
+from sidtool.data.containers import require_regular
 from sidtool.data.digests import file_digest
 from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError
+from sidtool.json_record import JsonRecord
 from sidtool.prompt.frames import Format
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.splits.record import SplitReference
@@ -22,7 +24,7 @@ LINEAGE_FORMAT = 1
 
 
 @dataclass(frozen=True)
-class TaskCounts:
+class TaskCounts(JsonRecord):
     """The training examples of one task."""
 
     examples: int
@@ -35,7 +37,7 @@ class TaskCounts:
 
 
 @dataclass(frozen=True)
-class Lineage:
+class Lineage(JsonRecord):
     """What is recorded of a file of training examples."""
 
     bundle: Identity
@@ -53,7 +55,7 @@ class Lineage:
     hidden_items: int
     """Items whose text is in no example (`make-sft --hide-text-of`)."""
     seed: int
-    templates: Mapping[str, list[str]]
+    templates: Mapping[str, tuple[str, ...]]
     """Task -> the text of each of its templates."""
     history_prompt: HistoryPrompt | None
     text_prompt: TextPrompt | None
@@ -79,25 +81,11 @@ class Lineage:
         return asdict(self) | {"split": self.split.to_json()}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Lineage":
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read a stored lineage; unknown keys are ignored. Raises KeyError, TypeError or DataError
         if it is malformed."""
-        # the plain fields as stored; below, those that are records
-        fields = {name: value[name] for name in cls.__annotations__}
-        tasks = {
-            task: TaskCounts(**{name: counts[name] for name in TaskCounts.__annotations__})
-            for task, counts in value["tasks"].items()
-        }
-        history_prompt = value["history_prompt"]
-        text_prompt = value["text_prompt"]
-        typed = {
-            "bundle": Identity(*(value["bundle"][part] for part in Identity.__annotations__)),
-            "split": SplitReference.from_json(value["split"]),
-            "history_prompt": HistoryPrompt.from_json(history_prompt) if history_prompt else None,
-            "text_prompt": TextPrompt.from_json(text_prompt) if text_prompt else None,
-            "tasks": tasks,
-        }
-        return cls(**fields | typed)
+        bundle = Identity.from_parts(value["bundle"]).to_json()
+        return super().from_json({**value, "bundle": bundle})
 
 
 def side_files(train: Path) -> dict[str, Path]:
@@ -125,8 +113,9 @@ def read_lineage(train: Path) -> Lineage:
     changed since."""
     path = side_files(train)["meta"]
     try:
+        require_regular(path)
         value = parse_json(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DataError) as error:
         raise DataError(
             f"cannot read the lineage {path} of {train}", hint="sidtool make-sft writes it"
         ) from error
@@ -137,15 +126,16 @@ def read_lineage(train: Path) -> Lineage:
         )
     try:
         lineage = Lineage.from_json(value)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, DataError) as error:
         raise DataError(
-            f"{path} is malformed: {error!r}", hint="make the training examples again"
+            f"{path} is malformed: {error}", hint="make the training examples again"
         ) from error
     if train.name not in lineage.files:
         raise DataError(
             f"{path} is the lineage of {', '.join(lineage.files)}, not of {train.name}",
             hint="rename it back",
         )
+    require_regular(train)
     recorded = lineage.files[train.name]
     actual = file_digest(train)
     if recorded != actual:

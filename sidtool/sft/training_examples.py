@@ -155,16 +155,16 @@ class ExampleMaker:
         )
 
     @property
-    def templates(self) -> dict[str, list[str]]:
+    def templates(self) -> dict[str, tuple[str, ...]]:
         """The literal text of every template in the mix, for the lineage."""
         return {
-            task: [
+            task: tuple(
                 # In running text the item is the content, else the prompt ends with the answer.
                 frame.template(frame.item or "{…}")
                 + ("" if frame.item else "{answer}")
                 + frame.close
                 for frame in frames
-            ]
+            )
             for task, frames in self._frames.items()
         }
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sidtool.data.items import Items
 from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.output import partial_path
 from sidtool.sft import make_sft as module
+from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.lineage import Lineage, read_lineage, side_files
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.tasks import named_task
@@ -176,6 +178,97 @@ def test_changed_examples_and_missing_lineage_are_refused(
     out.write_text(out.read_text() + "{}\n")
     with pytest.raises(DataError, match="its lineage says"):
         read_lineage(out)
+
+
+VALUES: tuple[Any, ...] = (None, True, -1, 0.5, 1e300, "x", [], [1], ["train.jsonl"], {}, {"a": 1})
+
+
+def test_a_lineage_of_other_types_is_one_line(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    out = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, split, out, SftOptions())
+    path = side_files(out)["meta"]
+    whole = json.loads(path.read_text())
+    lineage = read_lineage(out)
+    for key in whole:
+        for value in VALUES:
+            path.write_text(json.dumps(whole | {key: value}))
+            message = ""
+            changed = lineage
+            try:
+                changed = read_lineage(out)
+            except DataError as error:
+                message = str(error)
+            assert "\n" not in message
+            assert not message or str(out) in message
+            # a value that passes has the type of the one that make-sft wrote
+            assert isinstance(getattr(changed, key), kinds_of(getattr(lineage, key)))
+
+
+def kinds_of(value: Any) -> tuple[type, ...]:
+    if value is None:
+        return (type(None), int)
+    if isinstance(value, bool | int | str):
+        return (type(value),)
+    return (type(value), type(None))
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.jsonl.meta.json"])
+def test_pipes_and_devices_are_not_read(
+    name: str, tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    out = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, split, out, SftOptions())
+    path = tmp_path / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError):
+        read_lineage(out)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(DataError):
+        read_lineage(out)
+
+
+EXAMPLE = {"task": "item", "prompt": "a lamp", "completion": "b", "catalog": {"prompt": [[2, 6]]}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": 5},
+        {"task": ["item"]},
+        {"prompt": None},
+        {"completion": 5},
+        {"catalog": None},
+        {"catalog": [[2, 6]]},
+        {"catalog": {"prompt": None}},
+        {"catalog": {"prompt": 5}},
+        {"catalog": {"prompt": {"2": 6}}},
+        {"catalog": {"prompt": "ab"}},
+        {"catalog": {"prompt": [2, 6]}},
+        {"catalog": {"prompt": ["ab"]}},
+        {"catalog": {"prompt": [[2]]}},
+        {"catalog": {"prompt": [[2, 4, 6]]}},
+        {"catalog": {"prompt": [[2.0, 6.0]]}},
+        {"catalog": {"prompt": [[False, True]]}},
+        {"catalog": {"prompt": [[2, 7]]}},
+        {"catalog": {"prompt": [[4, 2]]}},
+        {"catalog": {"prompt": [[-4, -2]]}},
+        {"catalog": {"prompt": [[2, 4], [3, 6]]}},
+        {"catalog": {"text": [[0, 1]]}},
+    ],
+    ids=json.dumps,
+)
+def test_a_malformed_example_is_an_error_with_its_line(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(f"{json.dumps(EXAMPLE)}\n{json.dumps(EXAMPLE | change)}\n")
+    with pytest.raises(DataError, match=r"train\.jsonl:2 ") as caught:
+        list(read_training_examples(path))
+    assert "\n" not in str(caught.value)
 
 
 def test_existing_side_files_are_not_overwritten(
