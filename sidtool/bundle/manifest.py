@@ -129,7 +129,7 @@ class Manifest(JsonRecord):
             default = {"kind": "build", "items": value.get("items")}
             manifest = super().from_json({"change": default, **value})
             manifest.check()
-            _check_names(manifest.objects)
+            check_names(manifest.objects)
         except (TypeError, ValueError, UsageError) as error:
             raise IntegrityError(f"the bundle's manifest is malformed: {error}") from error
         return manifest
@@ -147,9 +147,7 @@ class Manifest(JsonRecord):
             if not _VERSION.fullmatch(version.version):
                 raise ValueError(f"version {version.version!r} is not two numbers with a dot")
             version.change.check()
-        for digest in self._digests():
-            if not _SHA256.fullmatch(digest):
-                raise ValueError(f"{digest[:80]!r} is not a SHA-256 in lowercase hexadecimal")
+        check_digests(self._digests())
 
     def _check_recipe(self) -> None:
         recipe = Recipe() if self.recipe is None else Recipe.from_json(self.recipe)
@@ -192,7 +190,14 @@ def _check_format(number: object) -> None:
         )
 
 
-def _check_names(names: Iterable[str]) -> None:
+def check_digests(digests: Iterable[str]) -> None:
+    """Raise ValueError for a text that is not a SHA-256."""
+    for digest in digests:
+        if not _SHA256.fullmatch(digest):
+            raise ValueError(f"{digest[:80]!r} is not a SHA-256 in lowercase hexadecimal")
+
+
+def check_names(names: Iterable[str]) -> None:
     """Raise IntegrityError for an object name that could lead outside of the bundle, ValueError for
     one that no folder can hold beside the others."""
     folders = set()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.manifest import library_versions, now
-from sidtool.errors import CompatibilityError, DataError, UsageError
+from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
@@ -25,7 +25,7 @@ Sequences = list[NDArray[np.int64]]
 class EarlierMemory:
     """A memory to update, and the split that it was built from.
 
-    Raises CompatibilityError if it was built from another one."""
+    Raises CompatibilityError if it was built from another one, or with another window."""
 
     memory: Memory
     split: Split
@@ -37,6 +37,12 @@ class EarlierMemory:
                 f"the memory counts training events {recorded[:12]}, the earlier split has "
                 f"{self.split.train_digest[:12]}",
                 hint="give the split that the memory was built from",
+            )
+        window = self.memory.manifest.window
+        if window != WINDOW:
+            raise CompatibilityError(
+                f"the memory counts pairs within {window} positions, this version within {WINDOW}",
+                hint="build the memory anew",
             )
 
 
@@ -52,7 +58,8 @@ def build_memory(
     With `earlier`, only users whose events changed are counted again; the result equals that of
     building anew, and `settings` defaults to those of the earlier memory. Raises RefusedError if a
     held-out event is among the training events, DataError if no two items co-occur, UsageError if
-    `settings` count pairs otherwise than the earlier memory."""
+    `settings` count pairs otherwise than the earlier memory, IntegrityError if that one does not
+    count the pairs of its split."""
     if settings is None:
         settings = DEFAULT if earlier is None else earlier.memory.manifest.settings
     ids = list(bundle.items.ids)
@@ -116,6 +123,11 @@ def _updated_pairs(
     entries = unchanged.tocoo()
     one = row_of[entries.row]
     other = row_of[entries.col]
+    if (entries.data < 0).any() or (one < 0).any() or (other < 0).any():
+        raise IntegrityError(
+            "the earlier memory counts other pairs than the earlier split has",
+            hint="build the memory anew",
+        )
     coordinates = (np.minimum(one, other), np.maximum(one, other))
     n = len(bundle.items)
     moved = sparse.csr_matrix((entries.data, coordinates), shape=(n, n))

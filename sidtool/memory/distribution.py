@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.errors import CompatibilityError
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import age_weights
 
@@ -69,6 +70,11 @@ class MemoryIndex:
         rows = np.arange(n)
         if memory.manifest.bundle.digest != bundle.identity.digest:
             rows = bundle.items.rows(list(memory.ids))
+            if len(np.unique(rows[rows >= 0])) != n:
+                raise CompatibilityError(
+                    "the memory has other items than the earlier version of bundle "
+                    f"{bundle.manifest.name!r} that it was built for"
+                )
         memory_rows = np.full(len(bundle.items), -1, dtype=np.int64)
         memory_rows[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
         # the last entry is that of row -1
@@ -139,7 +145,10 @@ class MemoryIndex:
         positions = self.neighbors.items[entries].astype(np.int64)
         values = self.neighbors.weights[entries] * np.repeat(weights, sizes)
         events = np.repeat(np.arange(len(rows)), sizes)
-        return requests[events], positions, values, events
+        present = values > 0  # a weight of an old item may be too small
+        if present.all():
+            return requests[events], positions, values, events
+        return requests[events[present]], positions[present], values[present], events[present]
 
 
 def _moved(matrix: SparseRows, positions: NDArray[np.int64]) -> SparseRows:

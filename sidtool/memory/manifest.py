@@ -1,10 +1,11 @@
 """The manifest of a memory: every value that is not an array."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from sidtool.bundle.identity import Identity
+from sidtool.bundle.manifest import check_digests, check_names
 from sidtool.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.memory.similarity import KnnSettings
@@ -51,6 +52,8 @@ class MemoryManifest(JsonRecord):
 
         Raises CompatibilityError for a format that this version does not read, IntegrityError for a
         missing or malformed key."""
+        if not isinstance(value, Mapping):
+            raise IntegrityError("the memory's manifest is malformed: it is not an object")
         number = value.get("format")
         if type(number) is not int or number < 1:
             raise IntegrityError(
@@ -63,8 +66,16 @@ class MemoryManifest(JsonRecord):
             )
         try:
             manifest = super().from_json(value)
-            if type(manifest.items) is not int or manifest.items < 1:
-                raise TypeError(f"items is {manifest.items!r}")
-        except (KeyError, TypeError, AttributeError, UsageError) as error:
+            for name in ("items", "window", "train_events"):
+                if getattr(manifest, name) < 1:
+                    raise ValueError(f"{name} is {getattr(manifest, name)}, not at least 1")
+            check_digests(manifest._digests())
+            check_names(manifest.objects)
+        except (TypeError, ValueError, UsageError) as error:
             raise IntegrityError(f"the memory's manifest is malformed: {error}") from error
         return manifest
+
+    def _digests(self) -> Iterator[str]:
+        yield from (self.bundle.space, self.bundle.codebook, self.bundle.items)
+        yield from (self.split.digest, *self.split.extends)
+        yield from (self.train_digest, self.digest, *self.objects.values())

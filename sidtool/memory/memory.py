@@ -25,6 +25,7 @@ from sidtool.bundle.zarr_group import (
 )
 from sidtool.errors import CompatibilityError, IntegrityError, SidtoolError
 from sidtool.memory.manifest import FORMAT, MemoryManifest
+from sidtool.memory.similarity import similarity_of
 from sidtool.output import new_dir
 from sidtool.storage.storage import Storage
 from sidtool.storage.zips import is_zip
@@ -45,9 +46,10 @@ class SparseRows:
     def of(cls, matrix: Any, dtype: Any) -> "SparseRows":
         """The rows of a scipy CSR matrix."""
         matrix.sum_duplicates()  # this sorts the rows, too
-        matrix.eliminate_zeros()
+        matrix = matrix.astype(dtype)
+        matrix.eliminate_zeros()  # those that a small number became, too
         offsets = matrix.indptr.astype(np.int64)
-        return cls(offsets, matrix.indices.astype(np.uint32), matrix.data.astype(dtype))
+        return cls(offsets, matrix.indices.astype(np.uint32), matrix.data)
 
     def to_scipy(self) -> Any:
         """The scipy CSR matrix."""
@@ -110,15 +112,16 @@ class Memory:
         """The ids of the n items, in the order of the bundle's rows."""
         data = self.arrays["items/id_bytes"]
         offsets = self.arrays["items/id_offset"]
-        ends = offsets[0] == 0 and offsets[-1] == len(data)
-        if not ends or (offsets[1:] < offsets[:-1]).any():
-            raise IntegrityError("items/id_offset does not divide items/id_bytes into strings")
-        return StringArray(data, offsets)
+        return StringArray.stored("items/id", data, offsets, may_be_empty=False)
 
     @cached_property
     def events(self) -> NDArray[np.int64]:
         """(n,): training events of each item."""
-        return self.arrays["items/events"]
+        events = self.arrays["items/events"]
+        total = self.manifest.train_events
+        if (events < 0).any() or (events > total).any() or events.sum() > total:
+            raise IntegrityError(f"items/events do not add up to at most {total} training events")
+        return events
 
     @cached_property
     def pairs(self) -> SparseRows:
@@ -143,18 +146,33 @@ class Memory:
             )
         if not ((rows.weights > 0) & np.isfinite(rows.weights)).all():
             raise IntegrityError(f"{name}/weight has a weight that is not a positive number")
+        falls = np.flatnonzero(rows.items[1:] <= rows.items[:-1]) + 1
+        if not np.isin(falls, offsets).all():
+            raise IntegrityError(f"{name}/item: the items of a row do not ascend")
         return rows
 
     def check_bundle(self, bundle: Bundle) -> None:
         """Raise CompatibilityError unless `bundle` is the memory's, or a later version of it."""
         digest = self.manifest.bundle.digest
+        if digest == bundle.identity.digest:
+            return self._check_ids(bundle)
         if digest in (version.digest for version in bundle.manifest.history):
-            return
+            return None
         raise CompatibilityError(
             f"the memory was built for bundle {digest[:12]}, bundle {bundle.manifest.name!r} is "
             f"{bundle.identity.digest[:12]} and no later version of it",
             hint="build the memory with this bundle: sidtool build-memory",
         )
+
+    def _check_ids(self, bundle: Bundle) -> None:
+        """Raise CompatibilityError unless the rows of the bundle are those of the memory."""
+        ids = bundle.items.ids
+        same_bytes = np.array_equal(self.ids.data, ids.data)
+        if not same_bytes or not np.array_equal(self.ids.offsets, ids.offsets):
+            raise CompatibilityError(
+                f"the memory has other items than its bundle {bundle.identity.digest[:12]}",
+                hint="build the memory with this bundle: sidtool build-memory",
+            )
 
     def save(self, location: str | Path, *, force: bool = False) -> None:
         """Write a folder, or a stored zip if the name ends in .zip; it appears whole or not at all.
@@ -179,12 +197,28 @@ def verify_memory(location: str | Path) -> list[tuple[str, str]]:
     """Everything that is wrong with a stored memory: (object, reason); empty if it is intact.
 
     Raises DataError if there is no memory."""
+    return _broken(location) or _broken_derived(Memory.open(location))
+
+
+def open_verified(location: str | Path) -> Memory:
+    """Open a memory for use. Every object and value is checked, but not that the similarities are
+    those of the pairs, which takes as long as building the memory.
+
+    Raises IntegrityError if it is damaged."""
+    broken = _broken(location)
+    if broken:
+        name, reason = broken[0]
+        raise IntegrityError(f"{location}: {name}: {reason}", hint="build the memory again")
+    return Memory.open(location)
+
+
+def _broken(location: str | Path) -> list[tuple[str, str]]:
     try:
         memory = Memory.open(location)
         broken = broken_objects(Storage(location), memory.manifest)
         if broken:
             return broken
-        for name in ("pairs", "neighbors", "ids"):
+        for name in ("ids", "events", "pairs", "neighbors"):
             getattr(memory, name)  # each checks its arrays
         digest = _digest(memory.manifest, memory.arrays)
     except IntegrityError as error:
@@ -195,14 +229,23 @@ def verify_memory(location: str | Path) -> list[tuple[str, str]]:
     return []
 
 
-def open_verified(location: str | Path) -> Memory:
-    """Open a memory for use, with every object and value checked. Raises IntegrityError if it is
-    damaged."""
-    broken = verify_memory(location)
-    if broken:
-        name, reason = broken[0]
-        raise IntegrityError(f"{location}: {name}: {reason}", hint="build the memory again")
-    return Memory.open(location)
+def _broken_derived(memory: Memory) -> list[tuple[str, str]]:
+    """What contradicts other values of a memory whose arrays are each intact."""
+    broken = []
+    if len(set(memory.ids)) < len(memory.ids):
+        broken.append(("items/id", "an id is repeated"))
+    pairs = memory.pairs
+    rows = np.repeat(np.arange(memory.manifest.items), np.diff(pairs.offsets))
+    if (pairs.items <= rows).any():
+        return [*broken, ("pairs/item", "an item does not come after that of its row")]
+    if (memory.events[rows] == 0).any() or (memory.events[pairs.items] == 0).any():
+        return [*broken, ("items/events", "an item of a pair has no events")]
+    similarity = similarity_of(pairs.to_scipy(), memory.events, memory.manifest.settings)
+    expected = SparseRows.of(similarity, np.float32)
+    for part in ("offsets", "items", "weights"):
+        if not np.array_equal(getattr(expected, part), getattr(memory.neighbors, part)):
+            return [*broken, ("neighbors", "are not the similarities that pairs and events imply")]
+    return broken
 
 
 def _digest(manifest: MemoryManifest, arrays: Mapping[str, NDArray[Any]]) -> str:

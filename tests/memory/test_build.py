@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 from sidtool.build.add import add_items
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import make_items
-from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageError
+from sidtool.errors import (
+    CompatibilityError,
+    DataError,
+    IntegrityError,
+    RefusedError,
+    UsageError,
+)
 from sidtool.memory.build import EarlierMemory, build_memory
+from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.splits.split import Example, Split, UserSequence
 from tests.bundles import small_bundle
@@ -108,6 +115,23 @@ def test_an_update_with_another_distance_is_refused() -> None:
     assert (
         changed.digest == build_memory(split, BUNDLE, KnnSettings(recency=0.5, neighbors=2)).digest
     )
+
+
+def test_an_earlier_memory_of_other_pairs_is_refused() -> None:
+    split = split_of(random_histories(0, 40, ITEMS))
+    memory = build_memory(split, BUNDLE)
+    fewer = build_memory(split_of(random_histories(0, 20, ITEMS)), BUNDLE)
+    forged = Memory.of(memory.manifest, memory.ids, memory.events, fewer.pairs, fewer.neighbors)
+    with pytest.raises(IntegrityError, match="counts other pairs than the earlier split"):
+        build_memory(split_of([["i1"]]), BUNDLE, earlier=EarlierMemory(forged, split))
+
+
+def test_an_earlier_memory_of_another_window_is_refused() -> None:
+    split = split_of(random_histories(0, 40, ITEMS))
+    memory = build_memory(split, BUNDLE)
+    other = Memory(replace(memory.manifest, window=9), memory.arrays)
+    with pytest.raises(CompatibilityError, match="counts pairs within 9 positions"):
+        EarlierMemory(other, split)
 
 
 def test_held_out_events_among_the_training_events_are_refused() -> None:

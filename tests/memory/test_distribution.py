@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sidtool.memory import distribution as module
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
 from sidtool.memory.memory import Memory
+from sidtool.memory.similarity import KnnSettings
 from tests.bundles import small_bundle
 from tests.memory.cases import small_memory
 
@@ -116,3 +117,16 @@ def test_the_sources_of_a_score_are_its_parts() -> None:
         total = sum(values.values())
         expected = {key: value / total for key, value in values.items() if value}
         assert parts == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dense", [0, 1000])
+def test_items_whose_weight_is_too_small_count_as_unknown(monkeypatch: Any, dense: int) -> None:
+    monkeypatch.setattr(module, "DENSE", dense)
+    index = MemoryIndex.of(small_memory(BUNDLE, KnnSettings(recency=1e-300)), BUNDLE)
+    history = np.array([3, 7, 5, 5])
+    (last,) = index.distributions([history[-1:]], 2.0)
+    (distribution,) = index.distributions([history], 2.0)
+    np.testing.assert_allclose(np.exp(distribution.log_probs).sum(), 1)
+    assert set(last.positions.tolist()) <= set(distribution.positions.tolist())
+    for parts in index.sources(history, np.arange(len(BUNDLE.active))):
+        assert parts == {} or sum(parts.values()) == pytest.approx(1)

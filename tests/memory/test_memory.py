@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.strings import StringArray
 from sidtool.bundle.zarr_group import spell_root
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.memory.memory import Memory, open_verified, verify_memory
+from sidtool.memory.memory import Memory, SparseRows, open_verified, verify_memory
+from sidtool.memory.similarity import KnnSettings
 from tests.bundles import small_bundle
 from tests.memory.cases import small_memory
 
@@ -94,12 +97,28 @@ def test_a_bundle_is_no_memory_and_a_memory_no_bundle(tmp_path: Path) -> None:
         ("digest", "00" * 32),
         ("train_events", 7),
         ("window", 9),
+        ("window", 0),
+        ("train_events", -1),
+        ("train_digest", "x"),
+        ("bundle", {"space": "0" * 64, "codebook": "0" * 64, "items": "0" * 64, "digest": "1"}),
+        ("bundle", {"space": "a", "codebook": "b", "items": "c", "digest": "d"}),
+        ("split", {"protocol": "temporal", "digest": "\x1b[2J"}),
+        ("objects", {"../x": "0" * 64}),
+        ("objects", {"x": "0"}),
     ],
 )
 def test_a_changed_manifest_is_refused(tmp_path: Path, key: str, value: object) -> None:
     small_memory().save(tmp_path / "m.zarr")
     rewrite(tmp_path / "m.zarr", lambda manifest: manifest.update({key: value}))
     with pytest.raises(IntegrityError):
+        open_verified(tmp_path / "m.zarr")
+
+
+@pytest.mark.parametrize("manifest", ["text", 7, None, [], True])
+def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path, manifest: Any) -> None:
+    small_memory().save(tmp_path / "m.zarr")
+    (tmp_path / "m.zarr/zarr.json").write_bytes(spell_root(manifest))
+    with pytest.raises(IntegrityError, match="not an object"):
         open_verified(tmp_path / "m.zarr")
 
 
@@ -132,3 +151,78 @@ def test_inconsistent_arrays_are_refused(tmp_path: Path, damage: str) -> None:
     resigned(tmp_path / "m.zarr", DAMAGES[damage])
     with pytest.raises(IntegrityError):
         open_verified(tmp_path / "m.zarr")
+
+
+def forged(change: Callable[[dict[str, np.ndarray]], object]) -> Memory:
+    """A memory with changed arrays whose digest is that of the changed values."""
+    memory = small_memory()
+    arrays = {name: array.copy() for name, array in memory.arrays.items()}
+    change(arrays)
+    ids = StringArray(arrays["items/id_bytes"], arrays["items/id_offset"])
+    pairs, neighbors = (
+        SparseRows(*(arrays[f"{name}/{part}"] for part in ("offset", "item", "weight")))
+        for name in ("pairs", "neighbors")
+    )
+    return Memory.of(memory.manifest, ids, arrays["items/events"], pairs, neighbors)
+
+
+def swap_first_items(arrays: dict[str, np.ndarray], name: str) -> None:
+    """Swap the first two entries of the first row that has two."""
+    row = int(np.flatnonzero(np.diff(arrays[f"{name}/offset"]) > 1)[0])
+    first = int(arrays[f"{name}/offset"][row])
+    arrays[f"{name}/item"][[first, first + 1]] = arrays[f"{name}/item"][[first + 1, first]]
+
+
+FORGERIES: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
+    "ids that are not UTF-8": lambda a: a["items/id_bytes"].__setitem__(0, 0xFF),
+    "an empty id": lambda a: a["items/id_offset"].__setitem__(1, 0),
+    "negative events": lambda a: a["items/events"].__setitem__(0, -1),
+    "more events than the split": lambda a: a["items/events"].__setitem__(0, 1 << 40),
+    "events that overflow": lambda a: a["items/events"].__setitem__(slice(0, 4), 1 << 62),
+    "pairs that do not ascend": lambda a: swap_first_items(a, "pairs"),
+    "neighbors that do not ascend": lambda a: swap_first_items(a, "neighbors"),
+    "a neighbor twice": lambda a: a["neighbors/item"].__setitem__(1, a["neighbors/item"][0]),
+}
+
+
+@pytest.mark.parametrize("change", FORGERIES.values(), ids=FORGERIES)
+def test_signed_values_that_break_a_rule_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, np.ndarray]], object]
+) -> None:
+    forged(change).save(tmp_path / "m.zarr")
+    with pytest.raises(IntegrityError):
+        open_verified(tmp_path / "m.zarr")
+    assert verify_memory(tmp_path / "m.zarr")
+
+
+CONTRADICTIONS: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
+    "another similarity": lambda a: a["neighbors/weight"].__setitem__(0, 0.123),
+    "another count": lambda a: a["pairs/weight"].__setitem__(0, 1),
+    "a pair below the diagonal": lambda a: a["pairs/item"].__setitem__(0, 0),
+    "no events of a pair": lambda a: a["items/events"].__setitem__(slice(0, 40), 0),
+    "ids twice": lambda a: a["items/id_bytes"].__setitem__(slice(None), 105),
+}
+
+
+@pytest.mark.parametrize("change", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_verify_reports_values_that_contradict_each_other(
+    tmp_path: Path, change: Callable[[dict[str, np.ndarray]], object]
+) -> None:
+    forged(change).save(tmp_path / "m.zarr")
+    assert verify_memory(tmp_path / "m.zarr")
+
+
+def test_a_memory_with_other_items_than_its_bundle_is_refused(tmp_path: Path) -> None:
+    bundle = small_bundle()
+    other = small_memory(small_bundle(items=39))
+    manifest = replace(other.manifest, bundle=bundle.identity)
+    memory = Memory.of(manifest, other.ids, other.events, other.pairs, other.neighbors)
+    memory.save(tmp_path / "m.zarr")
+    with pytest.raises(CompatibilityError, match="has other items than its bundle"):
+        open_verified(tmp_path / "m.zarr").check_bundle(bundle)
+
+
+def test_similarities_too_small_for_their_type_are_left_out(tmp_path: Path) -> None:
+    small_memory(settings=KnnSettings(shrinkage=1e300)).save(tmp_path / "m.zarr")
+    assert verify_memory(tmp_path / "m.zarr") == []
+    assert not len(open_verified(tmp_path / "m.zarr").neighbors.items)
