@@ -89,7 +89,7 @@ def refresh(
     A bundle with another codebook is aligned with the model's first; the embedding rows of its
     codes are carried over (`carry_model`). With a split, a training stage follows, with the tasks
     and settings of the model's last one and a `share` of its epochs; tasks that show text need
-    `items`. Intermediate files are in OUT-refresh until the output is complete, and a call that was
+    `items`. Intermediate files are in OUT.refresh.partial during the call, and a call that was
     killed resumes its training.
 
     Raises UsageError if `out` exists without `force` or a catalog is needed, RefusedError if the
@@ -119,34 +119,38 @@ def refresh(
     last = last_training(contract, model_dir)
     sft_options = _sft_options(contract, last, options.seed)
     catalog = _catalog(bundle, items, sft_options, catalog_options or CatalogOptions())
-    work = out.with_name(f"{out.name}-refresh")
+    work = out.with_name(f"{out.name}.refresh.partial")
     start = work / "model"
     examples = work / "examples" / "train.jsonl"
     train_options, sft_fields = _training_settings(last, options)
+    with locked(out):
+        pass  # refuse at once what `train` would refuse when all of this is done
     with locked(work):
         # made anew by a resumed call: the same inputs give the same files, which `train` checks
-        verdict = carry_model(
-            model_dir,
-            bundle,
-            start,
-            seed=options.seed,
-            trust_remote_code=trust_remote_code,
-            force=True,
-        )
-        make_sft(bundle, catalog, split, examples, sft_options, model=start, force=True)
-        summary = train(
-            start,
-            examples,
-            out,
-            options=train_options,
-            sft_fields=sft_fields,
-            valid=side_files(examples)["valid"] if contract.history_prompt else None,
-            force=force,
-            trust_remote_code=trust_remote_code,
-            progress=progress,
-            notify=notify,
-        )
-        remove(work)
+        try:
+            verdict = carry_model(
+                model_dir,
+                bundle,
+                start,
+                seed=options.seed,
+                trust_remote_code=trust_remote_code,
+                force=True,
+            )
+            make_sft(bundle, catalog, split, examples, sft_options, model=start, force=True)
+            summary = train(
+                start,
+                examples,
+                out,
+                options=train_options,
+                sft_fields=sft_fields,
+                valid=side_files(examples)["valid"] if contract.history_prompt else None,
+                force=force,
+                trust_remote_code=trust_remote_code,
+                progress=progress,
+                notify=notify,
+            )
+        finally:
+            remove(work)
     return RefreshSummary(str(out), verdict, summary)
 
 

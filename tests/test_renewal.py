@@ -16,6 +16,7 @@ from sidtool.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.model.contract import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.model.stage_record import TrainParams
+from sidtool.output import locked
 from sidtool.renewal import RefreshOptions, refresh
 from sidtool.splits.extension import extended
 from sidtool.splits.files import write_split
@@ -174,7 +175,12 @@ def test_an_interrupted_refresh_resumes_to_the_same_weights(
             raise KeyboardInterrupt
 
     out = tmp_path / "resumed"
+    other_output = tmp_path / "resumed-refresh"
+    other_output.mkdir()
     arguments = {"split": later, "options": options}
+    with locked(out), pytest.raises(UsageError, match="is being written"):
+        refresh(trained, retrained, out, **arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resumed-refresh", "whole"]
     with pytest.raises(KeyboardInterrupt):
         refresh(trained, retrained, out, progress=stop_after_two_epochs, **arguments)
     assert not out.exists()
@@ -184,4 +190,5 @@ def test_an_interrupted_refresh_resumes_to_the_same_weights(
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     resumed = load_file(out / "model.safetensors")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert not (tmp_path / "resumed-refresh").exists()
+    names = ["resumed", "resumed-refresh", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names

@@ -24,7 +24,7 @@ from tests.hostile.writing_commands import (
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-UNFINISHED = re.compile(r"\.partial|\.replaced|-refresh")
+UNFINISHED = re.compile(r"\.partial|\.replaced")
 NO_INPUTS = Path("inputs")
 LIGHT = sorted(light_commands(NO_INPUTS))
 HEAVY = sorted(heavy_commands(NO_INPUTS))
