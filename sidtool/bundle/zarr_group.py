@@ -4,6 +4,7 @@ The root document holds the SHA-256 of every other object and of the manifest it
 exactly one spelling, so one flipped byte anywhere is detected. docs/format.md specifies the format.
 """
 
+import asyncio
 import hashlib
 import json
 import tempfile
@@ -135,18 +136,34 @@ def write_group(
     import zarr
 
     store = zarr.storage.LocalStore(folder)
-    for name, array in arrays.items():
-        n_chunks = max(1, -(-array.nbytes // CHUNK_BYTES))  # rounded up
-        chunk_rows = max(1, -(-len(array) // n_chunks))
-        zarr.create_array(
-            store,
-            name=name,
-            data=array,
-            chunks=(chunk_rows, *array.shape[1:]),
-            compressors=None,
-            config={"write_empty_chunks": True},
-        )
+    try:
+        for name, array in arrays.items():
+            n_chunks = max(1, -(-array.nbytes // CHUNK_BYTES))  # rounded up
+            chunk_rows = max(1, -(-len(array) // n_chunks))
+            zarr.create_array(
+                store,
+                name=name,
+                data=array,
+                chunks=(chunk_rows, *array.shape[1:]),
+                compressors=None,
+                config={"write_empty_chunks": True},
+            )
+    except BaseException:
+        _wait_for_writes()
+        raise
     commit(folder, manifest, number)
+
+
+def _wait_for_writes() -> None:
+    """Wait until Zarr writes no more. After an error its other chunks are still being written, and
+    their threads would make a folder anew that the caller removes."""
+    from zarr.core.sync import sync
+
+    async def finish() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    sync(finish())
 
 
 def commit(folder: Path, manifest: GroupManifest, number: int | None = None) -> None:
