@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sidtool.errors import DataError, SidtoolError, UsageError
 from sidtool.output_lock import hold_lock
+from sidtool.output_name import check_name, check_place
 
 _DISK_ERRORS = {
     errno.EACCES,
@@ -53,9 +54,10 @@ def partial_path(path: Path) -> Path:
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Raise UsageError if the output exists without `force`, or is a URL. Restores first what a
-    killed run moved aside."""
-    _check_name(path)
+    """Raise UsageError if the output exists without `force`, or cannot be one. Restores first what
+    a killed run moved aside."""
+    check_name(path)
+    check_place(path)
     if _exists(_aside_path(path)) and not _exists(path):
         with locked(path):
             pass  # restores it, unless its writer is alive and just replaces it
@@ -69,7 +71,7 @@ def locked(path: Path) -> Iterator[Path]:
 
     Completes what a killed run left. Raises UsageError if another process writes the output,
     DataError if the block fails because the disk is full or cannot be written."""
-    _check_name(path)
+    check_name(path)
     with _one_line_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(path):
@@ -180,28 +182,22 @@ def remove(path: Path) -> None:
         _delete(path)
 
 
-def _check_name(path: Path) -> None:
-    if re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # Path drops the second slash
-        raise UsageError(
-            f"{path} is a URL, but outputs are written to disk",
-            hint="sidtool push publishes a bundle",
-        )
-    if path.name in ("", ".."):
-        raise UsageError(f"{str(path)!r} names no file or folder to write", hint="-o FOLDER/NAME")
-
-
 def _aside_path(path: Path) -> Path:
     return path.with_name(path.name + ".replaced")
 
 
 def _recover(path: Path) -> None:
     """Complete what a killed run left: restore the output that it moved aside and did not replace,
-    and remove what it was about to remove."""
+    and remove what it was about to remove, and a link in place of unfinished work, which may lead
+    to somebody's folder."""
     aside = _aside_path(path)
     if _exists(aside) and not _exists(path):
         aside.rename(path)
     remove(aside)
-    _delete(_removed_path(partial_path(path)))
+    partial = partial_path(path)
+    _delete(_removed_path(partial))
+    if partial.is_symlink():
+        partial.unlink()
 
 
 def _removed_path(path: Path) -> Path:

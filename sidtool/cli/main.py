@@ -18,6 +18,7 @@ from sidtool.cli import (
     split,
     train,
 )
+from sidtool.cli.outputs import Command
 from sidtool.terminal import Commands
 
 app = typer.Typer(
@@ -64,7 +65,7 @@ PANELS = {
 for panel, commands in PANELS.items():
     for command in commands:
         name = command.__name__.rstrip("_").replace("_", "-")
-        app.command(name, rich_help_panel=panel)(command)
+        app.command(name, cls=Command, rich_help_panel=panel)(command)
 
 
 def _print_version(requested: bool) -> None:

@@ -13,6 +13,7 @@ from sidtool.bundle.manifest import Manifest
 from sidtool.bundle.zarr_group import ROOT, new_zip, read_manifest
 from sidtool.errors import IntegrityError, UsageError
 from sidtool.output import new_dir
+from sidtool.output_name import check_parents
 from sidtool.registry import records
 from sidtool.registry.card import write_card
 from sidtool.registry.records import CARD, Pointer, VersionRecord
@@ -169,6 +170,8 @@ def _registry_at(target: str) -> Storage:
             f"{base!r} has the name of a bundle, but the target is a folder of versions",
             hint="omit the suffix",
         )
+    if "://" not in base:
+        check_parents(Path(base))
     registry = Storage(base)
     if registry.has(ROOT):
         raise UsageError(

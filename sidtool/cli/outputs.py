@@ -1,0 +1,54 @@
+"""An output never replaces what its own command reads."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperCommand
+
+from sidtool.errors import UsageError
+from sidtool.terminal import one_line_errors
+
+_HINT = "write to another path"
+
+
+class Command(TyperCommand):
+    """A command whose output, if it exists, is compared with its inputs before it runs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        out = ctx.params.get("out")
+        if out is not None:
+            with one_line_errors():
+                inputs = [value for name, value in ctx.params.items() if name != "out"]
+                check_inputs_survive(Path(out), inputs)
+        return super().invoke(ctx)
+
+
+def check_inputs_survive(out: Path, inputs: list[Any]) -> None:
+    """Raise UsageError if replacing `out` would remove an input, or the folder of this process. A
+    bundle or a model may be replaced by its own next version."""
+    if out.name in ("", "..") or out.is_symlink() or not out.exists():
+        return  # refused elsewhere, or only a link is replaced, or nothing
+    replaced = out.resolve()
+    folder = Path.cwd()
+    if folder == replaced or replaced in folder.parents:
+        raise UsageError(f"{out} is the working directory, or contains it", hint=_HINT)
+    for path in _paths(inputs):
+        if replaced in path.parents:
+            raise UsageError(f"{out} contains the input {path}", hint=_HINT)
+        if path == replaced and out.is_file() and out.suffix != ".zip":
+            raise UsageError(f"{out} is an input of this command", hint=_HINT)
+
+
+def _paths(values: Any) -> Iterator[Path]:
+    """Every existing file and folder that the values of parameters name, without a version."""
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from _paths(value)
+    elif isinstance(values, str | Path):
+        for text in (str(values), str(values).rpartition("@")[0]):
+            with suppress(OSError, ValueError):  # no path
+                if text and Path(text).exists():
+                    yield Path(text).resolve()

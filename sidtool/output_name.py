@@ -1,0 +1,48 @@
+"""Which paths can be outputs: no URL, no name of unfinished work, no place where the output would
+change what is published, no device."""
+
+import re
+from pathlib import Path
+
+from sidtool.errors import UsageError
+
+RESERVED = (".partial", ".partial.d", ".partial.lock", ".removed", ".replaced")
+"""Endings of unfinished work and locks: sidtool removes files and folders of such names."""
+
+
+def check_name(path: Path) -> None:
+    """Raise UsageError for a URL, and for a path that names nothing."""
+    if re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # Path drops the second slash
+        raise UsageError(
+            f"{path} is a URL, but outputs are written to disk",
+            hint="sidtool push publishes a bundle",
+        )
+    if path.name in ("", ".."):
+        raise UsageError(f"{str(path)!r} names no file or folder to write", hint="-o FOLDER/NAME")
+
+
+def check_place(path: Path) -> None:
+    """Raise UsageError for an output that sidtool itself would remove or that would damage
+    something: a reserved name, a path in a Zarr group or a registry, a registry, a device."""
+    if path.name.endswith(RESERVED):
+        suffix = next(suffix for suffix in RESERVED if path.name.endswith(suffix))
+        raise UsageError(f"{path} ends with {suffix}, which marks unfinished work")
+    check_parents(path)
+    if _is_registry(path):
+        raise UsageError(f"{path} is a registry: its published versions are never replaced")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UsageError(f"{path} is neither a file nor a folder")
+
+
+def check_parents(path: Path) -> None:
+    """Raise UsageError for a path in a Zarr group, which `verify` would then call damaged, or in a
+    registry."""
+    for folder in path.absolute().parents:
+        if (folder / "zarr.json").is_file():
+            raise UsageError(f"{path} is inside of the Zarr group {folder}")
+        if _is_registry(folder):
+            raise UsageError(f"{path} is inside of the registry {folder}")
+
+
+def _is_registry(folder: Path) -> bool:
+    return (folder / "refs.json").is_file() and (folder / "versions").is_dir()

@@ -1,0 +1,80 @@
+"""An output never replaces what its own command reads."""
+
+from pathlib import Path
+
+import pytest
+
+from sidtool.bundle import verify
+from tests.cli.road import catalog as write_catalog
+from tests.cli.road import done, interactions, refused, tree, vectors, write_lines
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder with every kind of input."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    interactions(folder / "events.csv")
+    write_catalog(folder / "items.jsonl")
+    vectors(folder / "vectors.npy")
+    write_lines(folder / "gone.txt", ["b001"])
+    build = ("build-codebook", folder / "items.jsonl", "--levels", "4x4x8", "--embeddings")
+    done(*build, folder / "vectors.npy", "-o", folder / "shop.zarr")
+    done("push", folder / "shop.zarr", folder / "registry" / "shop")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("split", "events.csv"),
+        ("build-codebook", "items.jsonl", "--levels", "4", "--embeddings", "vectors.npy"),
+        ("add-items", "shop.zarr", "--remove", "gone.txt"),
+        ("export", "shop.zarr", "--to", "flashrec"),
+        ("pull", "registry/shop@1.0"),
+        ("pull", "registry/shop"),
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_a_folder_that_contains_an_input_is_not_replaced(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    words = [data / word if (data / word).exists() or "@" in word else word for word in command]
+    before = tree(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for out in (data, tmp_path / "link" / "data"):
+        assert "contains the input" in refused(2, *words, "-o", out, "--force")
+    monkeypatch.chdir(data)
+    (tmp_path / "link").unlink()
+    assert "working directory" in refused(2, *words, "-o", data, "--force")
+    assert tree(tmp_path) == before
+
+
+def test_an_input_file_is_not_replaced(data: Path) -> None:
+    events = data / "events.csv"
+    before = events.read_bytes()
+    assert "is an input" in refused(2, "split", events, "-o", events, "--force")
+    assert events.read_bytes() == before
+
+
+def test_a_bundle_is_replaced_by_its_next_version(data: Path) -> None:
+    bundle = data / "shop.zarr"
+    done("add-items", bundle, "--remove", data / "gone.txt", "-o", bundle, "--force")
+    assert list(verify(bundle)) == []
+
+
+def test_a_pull_never_replaces_a_registry(data: Path) -> None:
+    registry = data / "registry" / "shop"
+    before = tree(registry)
+    assert "registry" in refused(2, "pull", f"{registry}@1.0", "-o", registry, "--force")
+    version = next((registry / "versions").glob("1.0-*")) / "bundle.zarr"
+    words = ("add-items", version, "--remove", data / "gone.txt")
+    assert "registry" in refused(2, *words, "-o", version, "--force")
+    assert tree(registry) == before
+
+
+def test_a_push_never_damages_a_bundle_or_a_registry(data: Path) -> None:
+    before = tree(data)
+    for target in ("shop.zarr/sub", "registry/shop/versions", "registry/shop/versions/1.0"):
+        assert "is inside of the" in refused(2, "push", data / "shop.zarr", data / target)
+    assert tree(data) == before

@@ -1,0 +1,65 @@
+"""Names and places that no output can have."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sidtool.errors import UsageError
+from sidtool.output import locked, new_dir, new_file, partial_path, refuse_existing
+
+
+@pytest.mark.parametrize(
+    "suffix", [".partial", ".partial.d", ".partial.lock", ".partial.removed", ".replaced"]
+)
+def test_a_name_of_unfinished_work_is_no_output(tmp_path: Path, suffix: str) -> None:
+    """Another command would remove it."""
+    with pytest.raises(UsageError, match="marks unfinished work"), new_dir(tmp_path / f"a{suffix}"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize("name", ["bundle.zarr/new", "bundle.zarr/items/new", "shop/versions/1.0"])
+def test_an_output_inside_of_what_is_published_is_refused(
+    tmp_path: Path, name: str, force: bool
+) -> None:
+    for folder in ("bundle.zarr/items", "shop/versions"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "bundle.zarr" / "zarr.json").touch()
+    (tmp_path / "shop" / "refs.json").touch()
+    with pytest.raises(UsageError, match="is inside of the"):
+        refuse_existing(tmp_path / name, force)
+    with pytest.raises(UsageError, match="never replaced"):
+        refuse_existing(tmp_path / "shop", True)
+    refuse_existing(tmp_path / "bundle.zarr", True)
+
+
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/null")):
+        with pytest.raises(UsageError, match="neither a file nor a folder"):
+            refuse_existing(path, True)
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_link_in_place_of_unfinished_work_is_not_followed(tmp_path: Path, resume: bool) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").touch()
+    out = tmp_path / "out"
+    partial_path(out).symlink_to(victim)
+    with new_dir(out, resume=resume) as work:
+        (work / "new").touch()
+    assert [path.name for path in victim.iterdir()] == ["precious"]
+    assert not out.is_symlink()
+    assert [path.name for path in out.iterdir()] == ["new"]
+    partial_path(tmp_path / "file").symlink_to(victim / "precious")
+    with new_file(tmp_path / "file") as target:
+        target.write_text("new")
+    assert (victim / "precious").read_text() == ""
+    partial_path(tmp_path / "work").symlink_to(victim)
+    with locked(tmp_path / "work") as work:
+        assert not work.exists()
