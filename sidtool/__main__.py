@@ -1,5 +1,23 @@
-"""`python -m sidtool`: the same as the console script."""
+"""The console script, and `python -m sidtool`.
 
-from sidtool.cli.main import main
+An interrupt while modules are imported ends the process as it ends any program: it would be a
+traceback of Python otherwise."""
 
-main()
+import signal
+
+
+def main() -> None:
+    """Run the command line."""
+    handler = signal.getsignal(signal.SIGINT)
+    interruptible = handler is signal.default_int_handler  # it is ignored under nohup
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from sidtool.cli.main import main as run
+
+    if interruptible:
+        signal.signal(signal.SIGINT, handler)
+    run()
+
+
+if __name__ == "__main__":
+    main()
