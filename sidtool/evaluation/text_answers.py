@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sidtool.evaluation.questions import Question
 from sidtool.model.load import LoadedModel
+from sidtool.model.pretrained import check_positions, max_positions
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.batching import batches, evaluation_mode
 from sidtool.recommendation.query import Progress
@@ -70,6 +71,8 @@ def text_answer_metrics(
         texts = [segment.text for segment in question.answer if segment.kind == "catalog"]
         correct_texts.append("".join(texts))
     max_tokens = max(len(answer) for answer in answers) + EXTRA_TOKENS
+    if limit := max_positions(loaded.model):
+        max_tokens = min(max_tokens, limit - max(map(len, prompts)))
     written = _write(loaded, prompts, max_tokens, closing_tokens, progress)
     values = [
         [exact_match(text, correct), token_f1(text, correct)]
@@ -90,6 +93,7 @@ def _losses(
     lengths = [len(sequence) for sequence in sequences]
     losses = np.zeros(len(sequences))
     with evaluation_mode(model) as bare:
+        check_positions(bare, max(lengths, default=0))
         vocab_size = bare.get_output_embeddings().weight.shape[0]
         for batch in batches(lengths, 0, LOGITS_PER_BATCH // vocab_size):
             longest = max(lengths[index] for index in batch)

@@ -12,6 +12,7 @@ import torch
 
 from sidtool.bundle.trie import Trie
 from sidtool.errors import UsageError
+from sidtool.model.pretrained import check_positions
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommendation.batching import batches, evaluation_mode
 from sidtool.recommendation.beam_result import EMPTY_RESULT, BeamResult, best_leaves
@@ -64,7 +65,7 @@ def beam_search(
 
     Raises UsageError if `num_beams` or k is less than 1 or too large for a tree of MAX_TREE_TOKENS,
     or for priors where the model's scores are no distribution over items or its attention cannot be
-    steered; DataError if a logit is NaN."""
+    steered; DataError if a logit is NaN or a prompt is longer than the model's positions."""
     if num_beams < 1 or k < 1:
         raise UsageError(f"num_beams and k must be at least 1, not {num_beams} and {k}")
     num_beams = min(max(num_beams, k), trie.n_leaves)
@@ -77,6 +78,7 @@ def beam_search(
     lengths = [len(prompt) for prompt in prompts]
     tree_tokens = num_beams * (trie.levels - 1)
     with evaluation_mode(model) as model:
+        check_positions(model, max(lengths, default=0) + trie.levels - 1)
         method = decoding_method(model)
         search = None
         if method == "generate" and priors is not None:

@@ -5,7 +5,7 @@ The one caller of beam search and of exact scoring: recommendation, evaluation a
 query a model through `QuerySession`."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.trie import Trie
 from sidtool.errors import DataError
 from sidtool.model.load import LoadedModel
+from sidtool.model.pretrained import max_positions
 from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
@@ -41,6 +42,7 @@ ItemIndex = NDArray[np.int64]
 """(n,) positions of items in a bundle; -1 is an item that the bundle lacks."""
 
 T = TypeVar("T")
+Prompt = TypeVar("Prompt", HistoryPrompt | None, TextPrompt | None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +73,15 @@ class QuerySession:
         """The session of a loaded model; scores are normalized as it was trained unless given."""
         contract = loaded.contract
         normalize = normalize or contract.normalize
+        room = max_positions(loaded.model)
+        if room is not None:
+            room -= contract.space.levels - 1  # all codes but the last follow the prompt
         return cls(
             loaded.bundle,
             loaded.tokenizer,
             loaded.tokens,
-            contract.history_prompt,
-            contract.text_prompt,
+            _shortened(contract.history_prompt, room),
+            _shortened(contract.text_prompt, room),
             normalize,
             Mixture.of(loaded.memory, loaded.bundle, normalize),
         )
@@ -241,6 +246,14 @@ class QuerySession:
         return score_sids(
             model, prompts, codes, self.tokens, normalize=self.normalize, trie=self.trie
         )
+
+
+def _shortened(prompt: Prompt, room: int | None) -> Prompt:
+    """A prompt of at most `room` tokens: a contract may allow more than the model has positions.
+    Raises DataError if there is no room."""
+    if prompt is None or room is None or prompt.max_length <= room:
+        return prompt
+    return replace(prompt, max_length=room)
 
 
 def in_windows(

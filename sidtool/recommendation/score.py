@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.trie import Trie
 from sidtool.errors import UsageError
+from sidtool.model.pretrained import check_positions
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommendation.batching import batches, evaluation_mode
 from sidtool.recommendation.beam import TOKEN_BUDGET
@@ -42,7 +43,8 @@ def score_sids(
     Candidates come in any order and may repeat. A score equals that of `beam_search` where the beam
     finds the SID. It is minus infinity after an empty prompt and, with `normalize` "trie", which
     requires the catalog's `trie`, for a SID that is not in it. Raises UsageError if the trie is
-    missing, a code is out of range, or a mask cannot steer the model's attention."""
+    missing, a code is out of range, or a mask cannot steer the model's attention, DataError if a
+    prompt is longer than the model's positions."""
     if normalize == "trie" and trie is None:
         raise UsageError("scores normalized over the trie need the trie")
     tokens.space.check(candidates)
@@ -50,7 +52,9 @@ def score_sids(
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     distinct = candidates[first]  # (d, levels), sorted
     scores = np.full((len(prompts), len(distinct)), -np.inf, dtype=np.float32)
+    lengths = [len(prompt) for prompt in prompts]
     with evaluation_mode(model) as model:
+        check_positions(model, max(lengths, default=0) + tokens.space.levels - 1)
         method = decoding_method(model)
         if method == "generate":
             raise UsageError(
@@ -62,7 +66,7 @@ def score_sids(
         if trie is not None and normalize == "trie":
             catalog = trie_arrays(trie, model.device)
         capacity = min(CANDIDATES, len(distinct)) * (tokens.space.levels - 1)
-        for batch in batches([len(prompt) for prompt in prompts], capacity, TOKEN_BUDGET):
+        for batch in batches(lengths, capacity, TOKEN_BUDGET):
             tree = TokenTree(
                 model, [prompts[index] for index in batch], capacity=capacity, head=head
             )

@@ -19,6 +19,7 @@ from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.evaluation.questions import Question
 from sidtool.evaluation.task_metrics import TaskEvaluation, evaluate_questions
 from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.pretrained import max_positions
 from sidtool.model.split_check import check_model_split
 from sidtool.prompt.frames import Format
 from sidtool.prompt.segments import Segment
@@ -182,12 +183,12 @@ def _example_maker(loaded: LoadedModel, options: TaskEvaluationOptions) -> tuple
         if options.catalog.queries is not None:
             queries = read_queries(options.catalog.queries)
     history_prompt = loaded.contract.history_prompt
-    max_positions = getattr(loaded.model.config, "max_position_embeddings", None)
+    positions = max_positions(loaded.model)
     # questions are made as the model's training examples were, as far as its contract records them
     sft_options = SftOptions(
         tasks={options.task: 1.0},
         format=cast(Format | None, loaded.contract.example_format) or "auto",
-        max_length=min(SftOptions.max_length, max_positions or SftOptions.max_length),
+        max_length=min(SftOptions.max_length, positions or SftOptions.max_length),
         history_length=(history_prompt or SftOptions).history_length,
     )
     # a query of a user may not be trained on before its event, but may be evaluated: drop the users

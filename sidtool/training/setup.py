@@ -9,6 +9,7 @@ from sidtool.evaluation.validation import Validator
 from sidtool.model.contract import write_contract
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora import Lora
+from sidtool.model.pretrained import max_positions
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress
@@ -86,7 +87,7 @@ def _read_examples(run: TrainingRun, loaded: LoadedModel) -> TokenizedExamples:
     )
     longest = int(examples.lengths.max())
     limit = run.lineage.max_length
-    positions = getattr(loaded.model.config, "max_position_embeddings", None)
+    positions = max_positions(loaded.model)
     if positions:
         limit = min(limit, positions)
     if longest > limit:

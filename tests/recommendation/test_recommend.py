@@ -403,3 +403,21 @@ def test_a_history_prompt_has_the_last_items(shop: LoadedModel) -> None:
     index = np.arange(9)
     assert HISTORY_PROMPT.history_length == 5
     assert session.from_history(index) == session.from_history(index[-5:])
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_prompt_fits_into_the_positions_of_the_model(architecture: str) -> None:
+    shop = loaded_model(small_bundle(60), architecture)
+    ids = ids_of(shop)
+    longest = HistoryPrompt("next-item", "The history: {history}\nNext:", 1000, 1 << 20)
+    shop = with_prompts(shop, history_prompt=longest)
+    positions = shop.model.config.max_position_embeddings
+    history = tuple(ids * (positions // 60))
+    assert QuerySession.of(shop).from_history(np.arange(positions) % 60)[positions:] == []
+    (answer,) = answers_to(shop, [Request("u", history)], k=5)
+    assert len(answer.items) == 5
+    (same,) = answers_to(shop, [Request("u", history[-positions:])], k=5)
+    assert answer.items == same.items
+    template = HistoryPrompt("next-item", "x " * 2 * positions + "{history}", 5, 1 << 20)
+    with pytest.raises(DataError, match=f"the model has {positions} positions"):
+        answers_to(with_prompts(shop, history_prompt=template), [Request("u", history)], k=5)
