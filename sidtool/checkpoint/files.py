@@ -3,6 +3,7 @@
 Without `trust_remote_code`, a library may read only regular files inside of the folder, and weights
 only from safetensors or GGUF files, whose headers are consistent."""
 
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ TRUST = "--trust-remote-code allows it; the checkpoint can then run any code on 
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+TOKENIZER = "tokenizer.json"
 ADAPTER = "adapter_model.safetensors"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 """Files of pickled weights that the libraries load."""
@@ -24,6 +26,9 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.b
 MAX_JSON = 1 << 24
 """Bytes of a configuration, an index or a header; the largest known tokenizer_config.json has 4
 MB."""
+MAX_TOKEN_ID = 1 << 24
+"""Ids of a tokenizer.json are less; the largest known vocabularies have 2^18 tokens."""
+_LONG_NUMBER = re.compile(rb":\s*[0-9]{8}")
 _DTYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
     "F8_E5M2FNUZ": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U16": 16, "I16": 16, "F16": 16,
@@ -60,6 +65,7 @@ def check_folder(
             check_file(path, folder, trust_remote_code=trust_remote_code)
         if not trust_remote_code:
             stored += _check_weights(folder / part)
+            _check_token_ids(folder / part / TOKENIZER)
     return stored
 
 
@@ -164,6 +170,26 @@ def _check_weights(folder: Path) -> StoredWeights:
     for name in read:
         stored += read_header(folder / name)
     return stored
+
+
+def _check_token_ids(path: Path) -> None:
+    """Refuse a tokenizer.json with ids that no vocabulary has: the library makes a table of as many
+    entries as the largest."""
+    if not path.is_file() or not _LONG_NUMBER.search(content := path.read_bytes()):
+        return
+    try:
+        value = parse_json(content)
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON: {_first_line(error)}") from error
+    value = value if isinstance(value, dict) else {}
+    model = value.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    added = value.get("added_tokens")
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    ids += [token.get("id") for token in added or () if isinstance(token, dict)]
+    largest = max((number for number in ids if type(number) is int), default=0)
+    if largest >= MAX_TOKEN_ID:
+        raise DataError(f"{path} has the token id {largest}, the limit is {MAX_TOKEN_ID}")
 
 
 def _shards(index: Path) -> list[str]:

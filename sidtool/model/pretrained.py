@@ -95,7 +95,7 @@ def load_model(
             output_loading_info=True,
             **kwargs,
         )
-    _check_keys(checkpoint.folder, report)
+    _check_keys(checkpoint.folder, model.config, report)
     if checkpoint.gguf:
         _remove_quantization(model)
     check_finite(model, checkpoint.folder)
@@ -209,8 +209,11 @@ def _check_gguf(path: Path, stored: StoredWeights) -> None:
     check_settings(path, load_gguf_checkpoint(str(path))["config"], stored)
 
 
-def _check_keys(folder: Path, report: dict[str, Any]) -> None:
+def _check_keys(folder: Path, config: Any, report: dict[str, Any]) -> None:
     """Refuse a checkpoint that lacks weights, and warn about weights that are not used."""
+    layers = getattr(config, "num_hidden_layers", None)
+    if type(layers) is int and layers < 1:
+        raise DataError(f"{folder} has a configuration of {layers} layers")
     if report["missing_keys"]:
         raise DataError(
             f"{folder} lacks weights of its configuration: {_abbreviated(report['missing_keys'])}"

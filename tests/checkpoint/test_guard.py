@@ -89,6 +89,8 @@ def test_a_malformed_hub_url_is_a_usage_error(url: str) -> None:
         {"num_labels": 10**9},
         {"n_layer": "many"},
         {"n_head": 0},
+        {"n_layer": 0},
+        {"n_layer": -1},
         {"model_type": "no-such"},
         {"attn_implementation": "org/kernel"},
         {"quantization_config": {"quant_method": "gptq"}},
@@ -128,6 +130,19 @@ def test_weights_without_use_are_reported(folder: Path) -> None:
     save_file({**load_file(path), "evil.weight": torch.ones(3)}, path, metadata={"format": "pt"})
     with pytest.warns(SidtoolWarning, match=r"has 1 weights .* not use: evil\.weight"):
         load_model(locate(str(folder)))
+
+
+@pytest.mark.parametrize("key", ["vocab", "added_tokens"])
+def test_a_token_id_that_no_vocabulary_has_is_refused(key: str, folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    value = json.loads(path.read_text())
+    if key == "vocab":
+        value["model"]["vocab"]["a"] = 1 << 31
+    else:
+        value["added_tokens"][0]["id"] = 1 << 31
+    path.write_text(json.dumps(value))
+    with pytest.raises(DataError, match="has the token id 2147483648"):
+        load_tokenizer(locate(str(folder)))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"model": {"type": "BPE"}}', "\xff" * 9])
