@@ -5,7 +5,8 @@
 DATA is a folder with items.jsonl and interactions.csv, or any files that `--dataset FILE.yaml`
 names. A recipe is a folder of YAML files, one for each sidtool command. With `--teachers`, a model
 of each teacher seed is trained first, and each model of `--seeds` then learns from all of them
-(`--teachers ""`: no teachers).
+(`--teachers ""`: no teachers). The models recommend with a memory of the training events, whose
+weight is chosen on validation; the table has them without it, too.
 Checkpoints are selected on validation; test is read once per seed. Steps that are done are not run
 again, so a killed run continues where it stopped."""
 
@@ -33,6 +34,8 @@ RECIPES = Path(__file__).parent / "recipes"
 TUNING_USERS = 5000
 """Validation users that select the settings of item-kNN, about so many, evenly spaced."""
 KNN_K = 50
+MODEL_ALONE = "model alone"
+"""What `evaluate` calls a model without its memory."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class RecipeRun:
     """A file of item vectors in place of an encoder."""
     cooccurrence: bool = True
     """Whether co-occurrence in the training split shapes the codebook."""
+    memory: bool = True
+    """Whether the models recommend with a memory of the training events."""
 
 
 @dataclass
@@ -180,6 +185,14 @@ class Recipe:
         start = self.initial_model(bundle, seed)
         return self.steps.run(model, "train", start, examples, "-o", model, *options)
 
+    def with_memory(self, model: Path, bundle: Path) -> Path:
+        """A copy of the model with a memory, whose weight is chosen on validation users."""
+        memory = self.work / "memory.zarr"
+        self.steps.run(memory, "build-memory", self.split(), bundle, "-o", memory)
+        out = model.with_name(f"{model.name}+memory")
+        options = ["--exclude-seen"] if self.dataset.exclude_seen else []
+        return self.steps.run(out, "tune-memory", model, self.split(), memory, "-o", out, *options)
+
     def evaluate(self, model: Path) -> dict[str, Any]:
         """The metrics of a model on the users of the chosen part."""
         metrics = model.parent / f"metrics-{self.run.on}.json"
@@ -202,22 +215,34 @@ def run_recipe(dataset: Dataset, run: RecipeRun, work: Path) -> dict[str, Any]:
     teachers = [recipe.train(bundle, seed) for seed in run.teachers]
     evaluations = {}
     for seed in run.seeds:
-        evaluations[seed] = recipe.evaluate(recipe.train(bundle, seed, teachers))
+        model = recipe.train(bundle, seed, teachers)
+        if run.memory:
+            model = recipe.with_memory(model, bundle)
+        evaluations[seed] = recipe.evaluate(model)
     return _result(recipe, bundle, evaluations)
 
 
 def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]) -> dict[str, Any]:
     first = next(iter(evaluations.values()))
+    run = recipe.run
     baselines = {name: {"metrics": metrics} for name, metrics in first["baselines"].items()}
+    if run.memory:
+        # it differs by seed; the memory does not
+        baselines[MODEL_ALONE] = {
+            "seeds": [
+                {"seed": seed, "metrics": evaluation["baselines"][MODEL_ALONE]}
+                for seed, evaluation in evaluations.items()
+            ]
+        }
     baselines["item-knn, tuned on validation"] = tuned_item_knn(recipe, bundle)
     lineage_file = recipe.work / "sft" / "train.jsonl.meta.json"
     lineage = json.loads(lineage_file.read_text(encoding="utf-8"))
-    run = recipe.run
     return {
         "data": str(recipe.dataset.interactions.parent.name),
         "recipe": run.recipe.name,
         "on": run.on,
         "teachers": list(run.teachers),
+        "memory": run.memory,
         "seeds": [_seed(recipe, seed, found) for seed, found in evaluations.items()],
         "baselines": baselines,
         "n": first["n"],
@@ -232,7 +257,8 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
 
 def _seed(recipe: Recipe, seed: int, evaluation: dict[str, Any]) -> dict[str, Any]:
     """What one seed measured; `seconds` are its own steps, without those that all seeds share."""
-    copied = {name: evaluation[name] for name in ("metrics", "confidence_interval", "slices")}
+    names = ("metrics", "confidence_interval", "differences", "slices", "settings")
+    copied = {name: evaluation[name] for name in names}
     return {"seed": seed, "seconds": recipe.steps.seconds(f"seed-{seed}/"), **copied}
 
 
@@ -272,6 +298,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
     parser.add_argument("--embeddings", type=Path, help="file of item vectors")
     parser.add_argument("--no-cooccurrence", action="store_true", help="codebook from text only")
+    parser.add_argument("--no-memory", action="store_true", help="the models alone")
     parser.add_argument("--result", type=Path, help="results file (WORK/result-PART.json)")
     return parser.parse_args(arguments)
 
@@ -288,6 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         encoder=args.encoder,
         embeddings=args.embeddings,
         cooccurrence=not args.no_cooccurrence,
+        memory=not args.no_memory,
     )
     try:
         result = run_recipe(Dataset.open(args.data, args.dataset), run, args.out)

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-METRICS = {"hr@5": "R@5", "hr@10": "R@10", "ndcg@5": "N@5", "ndcg@10": "N@10"}
+METRICS = {"hr@1": "R@1", "hr@5": "R@5", "hr@10": "R@10", "ndcg@5": "N@5", "ndcg@10": "N@10"}
 
 
 def markdown(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:

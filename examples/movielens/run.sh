@@ -38,9 +38,13 @@ sidtool make-sft "$work/ml.zarr" "$films" "$work/split" -o "$work/sft/train.json
 # 5. Train.
 sidtool train "$work/base+sid" "$work/sft/train.jsonl" -o "$work/tuned" --force --config "$here/train.yaml"
 
-# 6. Evaluate over all films that a user has not rated yet, beside popularity and item-kNN.
-sidtool evaluate "$work/tuned" "$work/split" --exclude-seen --json > "$work/metrics.json.partial"
+# 6. A memory of the training events: which films the same users rate. Its weight is chosen on validation users.
+sidtool build-memory "$work/split" "$work/ml.zarr" -o "$work/memory.zarr" --force
+sidtool tune-memory "$work/tuned" "$work/split" "$work/memory.zarr" -o "$work/tuned+memory" --force --exclude-seen
+
+# 7. Evaluate over all films that a user has not rated yet, beside popularity, item-kNN, and model and memory alone.
+sidtool evaluate "$work/tuned+memory" "$work/split" --exclude-seen --json > "$work/metrics.json.partial"
 mv "$work/metrics.json.partial" "$work/metrics.json"
 
-# 7. What five users could watch next.
-head -n 5 "$work/split/test.jsonl" | sidtool recommend "$work/tuned" --file - -k 5 --exclude-seen
+# 8. What five users could watch next.
+head -n 5 "$work/split/test.jsonl" | sidtool recommend "$work/tuned+memory" --file - -k 5 --exclude-seen

@@ -24,7 +24,14 @@ def test_two_teachers_end_with_a_results_file(
 
     result = json.loads((work / "result-test.json").read_text())
     assert [seed["seed"] for seed in result["seeds"]] == [0, 1]
-    assert set(result["baselines"]) == {"popularity", "item-knn", "item-knn, tuned on validation"}
+    assert set(result["baselines"]) == {
+        "model alone",
+        "memory alone",
+        "popularity",
+        "item-knn",
+        "item-knn, tuned on validation",
+    }
+    assert [seed["seed"] for seed in result["baselines"]["model alone"]["seeds"]] == [0, 1]
     assert result["teachers"] == [1, 2]
     assert result["leaked_events"] == 0
     assert {"machine", "versions", "commit", "command", "protocol"} <= result.keys()
@@ -32,7 +39,9 @@ def test_two_teachers_end_with_a_results_file(
         assert 0 <= seed["metrics"]["ndcg@10"] <= 1
         assert seed["seconds"] > 0
         assert seed["slices"]
-    assert "| sidtool | 2 |" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "| sidtool | 2 |" in out
+    assert "| model alone | 2 |" in out
     assert commands.count("train") == 4
     contract = json.loads((work / "seed-0" / "model" / "sid.json").read_text())
     assert len(contract["stages"][-1]["params"]["teachers"]) == 2
@@ -42,7 +51,7 @@ def test_two_teachers_end_with_a_results_file(
     assert main([*arguments, *seeds]) == 0
     assert commands == []
     assert main([*arguments, "--seeds", "0,1,2", "--teachers", "1,2"]) == 0
-    assert commands == ["train", "evaluate"]
+    assert commands == ["train", "tune-memory", "evaluate"]
     commands.clear()
 
     # other teachers are other settings of the same models
