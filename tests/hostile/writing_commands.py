@@ -69,6 +69,8 @@ def heavy_inputs(folder: Path) -> None:
     train = ("train", folder / "model", folder / "train.jsonl", *STEPS)
     done(*train, "-o", folder / "tuned")
     done(*train, "--stage", "lora", "-o", folder / "adapted")
+    done(*train, "--set", "softmax_over=trie", "-o", folder / "mixed")
+    done("build-memory", folder / "split", bundle, "-o", folder / "memory.zarr")
     lines = (folder / "split" / "test.jsonl").read_text().splitlines()
     write_lines(folder / "requests.jsonl", lines[:8])
 
@@ -120,6 +122,7 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
     train = ("train", folder / "model", folder / "train.jsonl", *STEPS)
     recommend = ("recommend", folder / "tuned", "--file", folder / "requests.jsonl")
     refresh = ("refresh", folder / "tuned", folder / "shop2.zarr")
+    tune = ("tune-memory", folder / "mixed", folder / "split", folder / "memory.zarr")
     return {
         "init-model": Writing(init, (*init, "--seed", 1)),
         "extend-model": Writing(extend, (*extend, "--seed", 1)),
@@ -127,6 +130,7 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
         "rebind": Writing(("rebind", folder / "tuned", folder / "shop2.zarr"), init),
         "refresh": Writing(refresh, init),
         "refresh on events": Writing((*refresh, folder / "split"), init, resumes=True),
+        "tune-memory": Writing((*tune, "--num-beams", 8), init),
         "train": Writing(train, (*train, "--set", "learning_rate=0.01"), resumes=True),
         "train lora": Writing((*train, "--stage", "lora"), init, resumes=True),
         "recommend": Writing(recommend, (*recommend, "-k", 3), out="out.jsonl", resumes=True),
