@@ -8,6 +8,7 @@ import numpy as np
 
 from sidtool.data.containers import Column, refuse_repeated
 from sidtool.data.json_tables import as_text
+from sidtool.data.parquet_footer import claimed_values
 from sidtool.errors import DataError
 
 FREE_ROWS = 1 << 16
@@ -47,22 +48,22 @@ def open_dataset(path: Path) -> Any:
             footer = opened.metadata
         if not 0 <= footer.num_rows <= FREE_ROWS + VALUES_PER_BYTE * size:
             raise DataError(f"{file} claims {footer.num_rows} rows in {size} bytes")
-        values = _most_values(footer)
+        values = _most_values(Path(file), footer)
         if values > FREE_VALUES + VALUES_PER_BYTE * size:
             raise DataError(f"{file} claims a column of {values} values in {size} bytes")
     return dataset
 
 
-def _most_values(footer: Any) -> int:
+def _most_values(path: Path, footer: Any) -> int:
     """The number of values that the largest column claims, members of lists included."""
-    groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
-    return max(
-        (
-            sum(group.column(index).num_values for group in groups)
-            for index in range(footer.num_columns if groups else 0)
-        ),
-        default=0,
-    )
+    try:
+        values = claimed_values(path)
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    columns = footer.num_columns
+    if len(values) != columns * footer.num_row_groups:
+        raise DataError(f"{path} cannot be read: a column of its footer has no number of values")
+    return max((sum(values[column::columns]) for column in range(columns)), default=0)
 
 
 def id_strings(path: Path, name: str, column: Column) -> Column:
