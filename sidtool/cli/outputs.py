@@ -14,12 +14,12 @@ _HINT = "write to another path"
 
 
 class Command(TyperCommand):
-    """A command whose output, if it exists, is compared with its inputs before it runs."""
+    """A command that compares an output that it may replace with its inputs before it runs."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         out = ctx.params.get("out")
-        if out is not None:
+        if out is not None and ctx.params.get("force"):
             with one_line_errors():
                 inputs = [value for name, value in ctx.params.items() if name != "out"]
                 check_inputs_survive(Path(out), inputs)
