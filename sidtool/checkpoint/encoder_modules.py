@@ -33,6 +33,8 @@ CLASSES = (
     "LSTM",
 )
 """Modules that are configured by numbers and names of torch's activations only."""
+WITHOUT_FILES = (".Normalize",)
+"""Modules that read nothing."""
 _TYPE = re.compile(
     r"sentence_transformers\.(models|base\.modules|sentence_transformer\.modules)(\.\w+)?"
     rf"\.({'|'.join(CLASSES)})",
@@ -85,7 +87,8 @@ def module_folders(folder: Path) -> tuple[str, ...]:
     modules = read_json(path)
     if not isinstance(modules, list) or not modules:
         raise DataError(f"{path} has no list of modules")
-    return tuple(dict.fromkeys(["", *(_module_folder(path, module) for module in modules)]))
+    parts = [_module_folder(path, module) for module in modules]
+    return tuple(dict.fromkeys(["", *(part for part in parts if part is not None)]))
 
 
 def _check_types(folder: Path) -> None:
@@ -95,7 +98,8 @@ def _check_types(folder: Path) -> None:
             raise RefusedError(f"{path} has the module {module['type']!r}", hint=TRUST)
 
 
-def _module_folder(path: Path, module: Any) -> str:
+def _module_folder(path: Path, module: Any) -> str | None:
+    """The folder of a module; None for a module without files whose folder is missing."""
     texts = ("name", "path", "type")
     if not isinstance(module, dict) or not all(isinstance(module.get(key), str) for key in texts):
         raise DataError(f"{path} has a module without name, path and type: {str(module)[:80]}")
@@ -103,6 +107,8 @@ def _module_folder(path: Path, module: Any) -> str:
     root = path.parent
     if "\\" in part or "\0" in part or Path(part).is_absolute() or ".." in Path(part).parts:
         raise RefusedError(f"{path} has a module at {part!r}, outside of its folder")
+    if not os.path.lexists(root / part) and module["type"].endswith(WITHOUT_FILES):
+        return None  # archives and wheels have no empty folders
     if not os.path.isdir(root / part):  # noqa: PTH112 (Path.is_dir raises for a long name)
         raise DataError(f"{path} has a module at {part!r}, which is not a folder")
     if not (root / part).resolve().is_relative_to(root.resolve()):

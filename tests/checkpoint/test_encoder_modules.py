@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sidtool.checkpoint.encoder_modules import check_encoder
@@ -149,3 +150,18 @@ def test_sizes_are_bounded_by_the_weights(
         embed(["a"], Encoder(str(folder)), cache=tmp_path)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+def test_a_module_without_files_needs_no_folder(folder: Path, tmp_path: Path) -> None:
+    # archives and wheels drop the empty folder, as that of all-MiniLM-L6-v2
+    expected = embed(["a red lamp"], Encoder(str(folder)), cache=tmp_path / "before")[0]
+    modules = json.loads((folder / "modules.json").read_text())
+    normalize = {"idx": 2, "name": "2", "path": "2_Normalize"}
+    kind = "sentence_transformers.models.Normalize"
+    (folder / "modules.json").write_text(json.dumps([*modules, {**normalize, "type": kind}]))
+    check_encoder(folder)
+    vectors = embed(["a red lamp"], Encoder(str(folder)), cache=tmp_path / "after")[0]
+    assert vectors == pytest.approx(expected / np.linalg.norm(expected), abs=1e-6)
+    change_module(folder, 2, type="sentence_transformers.models.Dense")
+    with pytest.raises(SidtoolError, match="which is not a folder"):
+        check_encoder(folder)
