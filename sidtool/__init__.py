@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
     from sidtool.memory.build import build_memory as build_memory
+    from sidtool.memory.content import ItemContent as ItemContent
     from sidtool.memory.memory import Memory as Memory
     from sidtool.memory.similarity import KnnSettings as KnnSettings
     from sidtool.model.extend import extend_model as extend_model
@@ -67,6 +68,7 @@ _MODULES = {
     "CatalogFile": "interop.convert",
     "Encoder": "embed",
     "EvaluationOptions": "evaluation.evaluation",
+    "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",
     "Memory": "memory.memory",
     "RecommendOptions": "recommendation.recommend_options",

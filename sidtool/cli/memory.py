@@ -11,7 +11,9 @@ from sidtool.errors import UsageError
 from sidtool.terminal import next_step, progress, say, say_json, say_table
 
 if TYPE_CHECKING:
+    from sidtool.bundle.bundle import Bundle
     from sidtool.memory.build import EarlierMemory
+    from sidtool.memory.content import ItemContent
 
 
 def build_memory(
@@ -32,6 +34,20 @@ def build_memory(
     ] = None,
     neighbors: Annotated[
         int | None, typer.Option(help="Most similar items kept per item; default 100.")
+    ] = None,
+    embeddings: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Vectors of the bundle's items, once per source: items with few events or none "
+            "get neighbors by content."
+        ),
+    ] = None,
+    content_weight: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of the content, by default 0.4; without --embeddings that of the items' "
+            "codes, which is less exact. 0: no neighbors by content."
+        ),
     ] = None,
     earlier: Annotated[
         Path | None,
@@ -58,7 +74,9 @@ def build_memory(
     chosen = {name: value for name, value in flags.items() if value is not None}
     base = DEFAULT if previous is None else previous.memory.manifest.settings
     settings = replace(base, **chosen)
-    memory = build(open_split(split), open_bundle(bundle), settings, earlier=previous)
+    opened = open_bundle(bundle)
+    content = _content(opened, embeddings, content_weight, previous)
+    memory = build(open_split(split), opened, settings, earlier=previous, content=content)
     memory.save(out, force=force)
     manifest = memory.manifest
     if json:
@@ -103,6 +121,30 @@ def tune_memory(
     say_table(["", ""], [*binding.validation.items()], title="validation")
     say(f"{out}: weight {binding.weight:g}, power {binding.power:g}, memory {binding.digest[:12]}")
     return next_step(f"sidtool evaluate {out} {split}")
+
+
+def _content(
+    bundle: "Bundle",
+    embeddings: list[Path] | None,
+    weight: float | None,
+    previous: "EarlierMemory | None",
+) -> "ItemContent | None":
+    """The content of a bundle's items; None if it is not used. Raises UsageError if an earlier
+    memory has neighbors by content and the command does not say how to compute them."""
+    from sidtool.build.encode import read_sources
+    from sidtool.memory.content import DEFAULT_WEIGHT, ItemContent
+
+    if weight == 0:
+        return None
+    if not embeddings and weight is None:
+        if previous is not None and previous.memory.manifest.content is not None:
+            raise UsageError(
+                "the earlier memory has neighbors by content, and no content is given",
+                hint="--embeddings, or --content-weight 0 to leave them out",
+            )
+        return None
+    vectors = read_sources(bundle, embeddings, list(bundle.items.ids)) if embeddings else None
+    return ItemContent.of(bundle, vectors, DEFAULT_WEIGHT if weight is None else weight)
 
 
 def _earlier(memory: Path | None, split: Path | None) -> "EarlierMemory | None":

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.manifest import library_versions, now
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
@@ -52,14 +53,17 @@ def build_memory(
     settings: KnnSettings | None = None,
     *,
     earlier: EarlierMemory | None = None,
+    content: ItemContent | None = None,
 ) -> Memory:
     """The memory of a split's training events, by the items of a bundle.
 
     With `earlier`, only users whose events changed are counted again; the result equals that of
-    building anew, and `settings` defaults to those of the earlier memory. Raises RefusedError if a
-    held-out event is among the training events, DataError if no two items co-occur, UsageError if
-    `settings` count pairs otherwise than the earlier memory, IntegrityError if that one does not
-    count the pairs of its split."""
+    building anew, and `settings` defaults to those of the earlier memory. With `content`, items
+    with few events or none get neighbors that are similar by content.
+
+    Raises RefusedError if a held-out event is among the training events, DataError if no two items
+    co-occur, UsageError if `settings` count pairs otherwise than the earlier memory, IntegrityError
+    if that one does not count the pairs of its split."""
     if settings is None:
         settings = DEFAULT if earlier is None else earlier.memory.manifest.settings
     ids = list(bundle.items.ids)
@@ -84,15 +88,24 @@ def build_memory(
         settings=settings,
         items=len(ids),
         digest="",
+        content=None if content is None else content.settings,
         libraries=library_versions("numpy", "scipy"),
         created=now(),
+    )
+    by_content = None
+    if content is not None:
+        nearest = content_similarity(content, events, settings.neighbors)
+        by_content = SparseRows.of(nearest, np.float32)
+    similarity = similarity_of(
+        pairs, events, settings, None if by_content is None else by_content.to_scipy()
     )
     return Memory.of(
         manifest,
         bundle.items.ids,
         events,
         SparseRows.of(pairs, np.int64),
-        SparseRows.of(similarity_of(pairs, events, settings), np.float32),
+        SparseRows.of(similarity, np.float32),
+        by_content,
     )
 
 

@@ -8,6 +8,7 @@ from sidtool.bundle.identity import Identity
 from sidtool.bundle.manifest import check_digests, check_names
 from sidtool.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.json_record import JsonRecord
+from sidtool.memory.content import ContentSettings
 from sidtool.memory.similarity import KnnSettings
 from sidtool.splits.record import SplitReference
 
@@ -32,6 +33,8 @@ class MemoryManifest(JsonRecord):
     items: int
     digest: str
     """SHA-256 over the fields above and the arrays"""
+    content: ContentSettings | None = None
+    """how items with few events got neighbors by content; None: they have none"""
     libraries: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     format: int = FORMAT
@@ -42,8 +45,10 @@ class MemoryManifest(JsonRecord):
     @property
     def source(self) -> dict[str, Any]:
         """The fields that the digest covers."""
-        names = ("bundle", "split", "train_digest", "train_events", "window", "settings", "items")
+        names = ["bundle", "split", "train_digest", "train_events", "window", "settings", "items"]
         stored = self.to_json()
+        if self.content is not None:
+            names.append("content")
         return {name: stored[name] for name in names}
 
     @classmethod
@@ -79,3 +84,5 @@ class MemoryManifest(JsonRecord):
         yield from (self.bundle.space, self.bundle.codebook, self.bundle.items)
         yield from (self.split.digest, *self.split.extends)
         yield from (self.train_digest, self.digest, *self.objects.values())
+        if self.content is not None and self.content.source == "vectors":
+            yield self.content.vectors

@@ -45,11 +45,17 @@ class SparseRows:
     @classmethod
     def of(cls, matrix: Any, dtype: Any) -> "SparseRows":
         """The rows of a scipy CSR matrix."""
+        matrix = matrix.astype(dtype)  # tiny values become 0
         matrix.sum_duplicates()  # this sorts the rows, too
         matrix = matrix.astype(dtype)
         matrix.eliminate_zeros()  # those that a small number became, too
         offsets = matrix.indptr.astype(np.int64)
         return cls(offsets, matrix.indices.astype(np.uint32), matrix.data)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """(m,): the row of each entry"""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def to_scipy(self) -> Any:
         """The scipy CSR matrix."""
@@ -77,7 +83,7 @@ class Memory:
         storage = Storage(location)
         hint = "a memory is a .zarr folder or a .zarr.zip that build-memory wrote"
         manifest = MemoryManifest.from_json(read_root(storage, "memory", hint))
-        return cls(manifest, StoredArrays(storage, manifest, _layout(manifest.items)))
+        return cls(manifest, StoredArrays(storage, manifest, _layout(manifest)))
 
     @classmethod
     def of(
@@ -87,19 +93,20 @@ class Memory:
         events: NDArray[np.int64],
         pairs: SparseRows,
         neighbors: SparseRows,
+        content: SparseRows | None = None,
     ) -> "Memory":
-        """A memory in memory. The manifest's digest is computed."""
+        """A memory in memory, whose digest is computed. There is `content` if the manifest says how
+        it was made."""
         arrays: dict[str, NDArray[Any]] = {
             "items/id_bytes": ids.data,
             "items/id_offset": ids.offsets,
             "items/events": events,
-            "pairs/offset": pairs.offsets,
-            "pairs/item": pairs.items,
-            "pairs/weight": pairs.weights,
-            "neighbors/offset": neighbors.offsets,
-            "neighbors/item": neighbors.items,
-            "neighbors/weight": neighbors.weights,
         }
+        for name, rows in (("pairs", pairs), ("neighbors", neighbors), ("content", content)):
+            if rows is not None:
+                arrays[f"{name}/offset"] = rows.offsets
+                arrays[f"{name}/item"] = rows.items
+                arrays[f"{name}/weight"] = rows.weights
         return cls(replace(manifest, digest=_digest(manifest, arrays)), arrays)
 
     @property
@@ -132,6 +139,11 @@ class Memory:
     def neighbors(self) -> SparseRows:
         """The most similar items of each item, float32."""
         return self._rows("neighbors")
+
+    @cached_property
+    def content(self) -> SparseRows | None:
+        """Similarity by content above the diagonal, float32; None if it was not computed."""
+        return None if self.manifest.content is None else self._rows("content")
 
     def _rows(self, name: str) -> SparseRows:
         parts = (self.arrays[f"{name}/{part}"] for part in ("offset", "item", "weight"))
@@ -218,7 +230,7 @@ def _broken(location: str | Path) -> list[tuple[str, str]]:
         broken = broken_objects(Storage(location), memory.manifest)
         if broken:
             return broken
-        for name in ("ids", "events", "pairs", "neighbors"):
+        for name in ("ids", "events", "pairs", "neighbors", "content"):
             getattr(memory, name)  # each checks its arrays
         digest = _digest(memory.manifest, memory.arrays)
     except IntegrityError as error:
@@ -235,12 +247,14 @@ def _broken_derived(memory: Memory) -> list[tuple[str, str]]:
     if len(set(memory.ids)) < len(memory.ids):
         broken.append(("items/id", "an id is repeated"))
     pairs = memory.pairs
-    rows = np.repeat(np.arange(memory.manifest.items), np.diff(pairs.offsets))
-    if (pairs.items <= rows).any():
-        return [*broken, ("pairs/item", "an item does not come after that of its row")]
+    for name, matrix in (("pairs", pairs), ("content", memory.content)):
+        if matrix is not None and (matrix.items <= matrix.rows).any():
+            return [*broken, (f"{name}/item", "an item does not come after that of its row")]
+    rows = pairs.rows
     if (memory.events[rows] == 0).any() or (memory.events[pairs.items] == 0).any():
         return [*broken, ("items/events", "an item of a pair has no events")]
-    similarity = similarity_of(pairs.to_scipy(), memory.events, memory.manifest.settings)
+    content = None if memory.content is None else memory.content.to_scipy()
+    similarity = similarity_of(pairs.to_scipy(), memory.events, memory.manifest.settings, content)
     expected = SparseRows.of(similarity, np.float32)
     for part in ("offsets", "items", "weights"):
         if not np.array_equal(getattr(expected, part), getattr(memory.neighbors, part)):
@@ -250,14 +264,15 @@ def _broken_derived(memory: Memory) -> list[tuple[str, str]]:
 
 def _digest(manifest: MemoryManifest, arrays: Mapping[str, NDArray[Any]]) -> str:
     digest = hashlib.sha256(canonical(manifest.source))
-    for name in sorted(_layout(manifest.items)):
+    for name in sorted(_layout(manifest)):
         hash_array(digest, name, arrays[name])
     return digest.hexdigest()
 
 
-def _layout(n: int) -> dict[str, Expected]:
-    """Type and shape of the arrays of a memory of n items."""
-    return {
+def _layout(manifest: MemoryManifest) -> dict[str, Expected]:
+    """Type and shape of the arrays of a memory."""
+    n = manifest.items
+    layout: dict[str, Expected] = {
         "items/id_bytes": ("uint8", (None,)),
         "items/id_offset": ("int64", (n + 1,)),
         "items/events": ("int64", (n,)),
@@ -268,3 +283,8 @@ def _layout(n: int) -> dict[str, Expected]:
         "neighbors/item": ("uint32", (None,)),
         "neighbors/weight": ("float32", (None,)),
     }
+    if manifest.content is not None:
+        layout["content/offset"] = ("int64", (n + 1,))
+        layout["content/item"] = ("uint32", (None,))
+        layout["content/weight"] = ("float32", (None,))
+    return layout

@@ -58,12 +58,14 @@ def count_events(sequences: Sequence[NDArray[np.int64]], items: int) -> NDArray[
     return np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *sequences]), minlength=items)
 
 
-def similarity_of(pairs: Any, events: NDArray[np.int64], settings: KnnSettings) -> Any:
+def similarity_of(
+    pairs: Any, events: NDArray[np.int64], settings: KnnSettings, content: Any = None
+) -> Any:
     """(items, items) scipy CSR float64: similarity by counted pairs (as `count_pairs`) and the
     events of each item.
 
     The similarity of two items is their co-occurrence over the root of the product of their numbers
-    of events, plus the shrinkage."""
+    of events, plus the shrinkage; `content`, an (n, n) CSR matrix above the diagonal, is added."""
     from scipy import sparse
 
     counts = symmetric_weights(pairs).tocoo()
@@ -71,6 +73,8 @@ def similarity_of(pairs: Any, events: NDArray[np.int64], settings: KnnSettings) 
     values = counts.data / (lengths + settings.shrinkage)
     # similarities exist only where items co-occur: the matrix is as sparse as the counts
     similarity = sparse.csr_matrix((values, (counts.row, counts.col)), shape=counts.shape)
+    if content is not None:
+        similarity = (similarity + content + content.T).tocsr()
     if settings.neighbors is None:
         return similarity
     return _nearest(similarity, settings.neighbors)

@@ -1,10 +1,13 @@
 """The commands of memories."""
 
+import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sidtool.bundle.bundle import Bundle
 from sidtool.memory.memory import Memory
 from sidtool.model.memory import MEMORY_COPY
 from tests.cli.road import TRAINING, Ran, Road, done, refused, run, tree, write_lines
@@ -49,6 +52,53 @@ def test_an_update_equals_a_new_memory(road: Road, memory: Path, tmp_path: Path)
     error = refused(3, *command, "-o", tmp_path / "x", "--earlier", memory, "--earlier-split", more)
     assert "the split that the memory was built from" in error
     refused(2, *command, "-o", tmp_path / "x", "--earlier", memory)
+    assert not (tmp_path / "x").exists()
+
+
+def test_new_items_get_neighbors_by_content(road: Road, tmp_path: Path) -> None:
+    plain, out = tmp_path / "plain.zarr", tmp_path / "memory.zarr"
+    build(road, plain, "--content-weight", 0)
+    build(road, out, "--content-weight", 0.3)
+    content = Memory.open(out).manifest.content
+    assert content is not None
+    assert (content.source, content.weight) == ("codes", 0.3)
+    assert Memory.open(plain).manifest.content is None
+    earlier = ("--earlier", out, "--earlier-split", road.split)
+    error = refused(2, "build-memory", road.split, road.bundle, "-o", tmp_path / "x.zarr", *earlier)
+    assert "the earlier memory has neighbors by content" in error
+    build(road, tmp_path / "same.zarr", *earlier, "--content-weight", 0.3)
+    assert Memory.open(tmp_path / "same.zarr").digest == Memory.open(out).digest
+    build(road, tmp_path / "none.zarr", *earlier, "--content-weight", 0)
+    assert Memory.open(tmp_path / "none.zarr").digest == Memory.open(plain).digest
+    for weight in (-1, 2, "nan"):
+        options = ("--content-weight", weight)
+        refused(2, "build-memory", road.split, road.bundle, "-o", tmp_path / "x.zarr", *options)
+    assert not (tmp_path / "x.zarr").exists()
+
+
+def test_the_content_of_vectors(road: Road, tmp_path: Path) -> None:
+    bundle = Bundle.open(road.bundle)
+    ids = list(bundle.items.ids)
+    vectors = np.random.default_rng(0).normal(size=(len(ids), bundle.require_codebook().dim))
+    np.save(tmp_path / "v.npy", vectors.astype(np.float32))
+    write_lines(tmp_path / "v.ids.txt", ids)
+    build(road, tmp_path / "m.zarr", "--embeddings", tmp_path / "v.npy")
+    content = Memory.open(tmp_path / "m.zarr").manifest.content
+    expected = hashlib.sha256(vectors.astype(np.float32).tobytes()).hexdigest()
+    assert content is not None
+    assert (content.source, content.weight, content.vectors) == ("vectors", 0.4, expected)
+    write_lines(tmp_path / "v.ids.txt", ["other", *ids[1:]])
+    error = refused(
+        1,
+        "build-memory",
+        road.split,
+        road.bundle,
+        "-o",
+        tmp_path / "x",
+        "--embeddings",
+        tmp_path / "v.npy",
+    )
+    assert ids[0] in error
     assert not (tmp_path / "x").exists()
 
 

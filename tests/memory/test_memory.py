@@ -105,6 +105,12 @@ def test_a_bundle_is_no_memory_and_a_memory_no_bundle(tmp_path: Path) -> None:
         ("split", {"protocol": "temporal", "digest": "\x1b[2J"}),
         ("objects", {"../x": "0" * 64}),
         ("objects", {"x": "0"}),
+        ("content", 3),
+        ("content", {"source": "text"}),
+        ("content", {"source": "codes"}),
+        ("content", {"source": "vectors", "vectors": "x"}),
+        ("content", {"source": "codes", "weight": 0}),
+        ("content", {"source": "codes", "weight": "heavy"}),
     ],
 )
 def test_a_changed_manifest_is_refused(tmp_path: Path, key: str, value: object) -> None:

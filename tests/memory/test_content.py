@@ -1,0 +1,199 @@
+"""Items with few events get neighbors by content."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.build.add import add_items
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.items import make_items
+from sidtool.errors import DataError, RefusedError, UsageError
+from sidtool.memory import content as module
+from sidtool.memory.build import EarlierMemory, build_memory
+from sidtool.memory.content import ItemContent, content_similarity
+from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.memory import Memory, open_verified, verify_memory
+from sidtool.memory.memory import _digest as memory_digest
+from sidtool.memory.similarity import KnnSettings
+from tests.bundles import small_bundle
+from tests.memory.cases import random_histories, split_of
+
+BUNDLE = small_bundle()
+ITEMS = len(BUNDLE.items)
+SPLIT = split_of(random_histories(0, 40, ITEMS))
+RNG = np.random.default_rng(3)
+NEW_VECTORS = RNG.normal(size=(4, 8)).astype(np.float32)
+NEW_IDS = tuple(f"i{number}" for number in range(ITEMS, ITEMS + 4))
+CATALOG = make_items(NEW_IDS, NEW_IDS, NEW_IDS, fields={}, template="{title}")
+GROWN = add_items(BUNDLE, CATALOG, NEW_VECTORS)
+NEW_ROWS = GROWN.items.rows(NEW_IDS)
+VECTORS = GROWN.require_codebook().reconstruct(GROWN.items.codes)
+VECTORS = VECTORS + RNG.normal(scale=0.1, size=VECTORS.shape).astype(np.float32)
+
+
+def slow(content: ItemContent, events: list[int], neighbors: int) -> np.ndarray:
+    """Similarity by content, by loops."""
+    vectors = content.directions.astype(np.float64)
+    result = np.zeros((len(events), len(events)))
+    for i, count in enumerate(events):
+        if count > 5:
+            continue
+        cosines = [-2.0 if i == j else float(vectors[i] @ other) for j, other in enumerate(vectors)]
+        for j in sorted(range(len(events)), key=lambda j: -cosines[j])[:neighbors]:
+            if i != j and cosines[j] >= 0.1:
+                value = content.settings.weight * cosines[j] ** 4 / (1 + count)
+                result[i, j] = result[j, i] = max(result[i, j], value)
+    return result
+
+
+@given(
+    neighbors=st.sampled_from([1, 3, 50, None]),
+    weight=st.sampled_from([1e-3, 0.4, 1.0]),
+    block=st.sampled_from([1, 200, 2**24]),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_similarity_agrees_with_loops(
+    neighbors: int | None, weight: float, block: int, seed: int
+) -> None:
+    events = np.random.default_rng(seed).integers(0, 9, size=len(GROWN.items))
+    content = ItemContent.of(GROWN, VECTORS, weight)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_VALUES", block)
+        result = content_similarity(content, events, neighbors).toarray()
+    expected = np.triu(slow(content, events.tolist(), neighbors or 100))
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("vectors", [VECTORS, None], ids=["vectors", "codes"])
+def test_new_items_are_reached_from_old_ones(vectors: np.ndarray | None) -> None:
+    memory = build_memory(SPLIT, GROWN, content=ItemContent.of(GROWN, vectors))
+    similar = memory.neighbors.to_scipy().toarray()
+    assert (similar[NEW_ROWS].sum(axis=1) > 0).all()
+    assert (similar[:, NEW_ROWS].sum(axis=0) > 0).all()
+    index = MemoryIndex.of(memory, GROWN)
+    position_of = np.argsort(GROWN.active)
+    for row in NEW_ROWS.tolist():
+        nearest_old = int(np.argmax(np.delete(similar[:, row], NEW_ROWS)))
+        old_rows = np.delete(np.arange(len(GROWN.items)), NEW_ROWS)
+        (distribution,) = index.distributions([old_rows[[nearest_old]]], 1.0)
+        assert position_of[row] in distribution.positions
+        (from_new,) = index.distributions([np.array([row])], 1.0)
+        assert len(from_new)
+
+
+def test_without_content_new_items_have_no_neighbors() -> None:
+    memory = build_memory(SPLIT, GROWN)
+    assert memory.manifest.content is None
+    assert memory.neighbors.to_scipy().toarray()[NEW_ROWS].sum() == 0
+
+
+def test_items_with_more_events_keep_their_similarities() -> None:
+    plain = build_memory(SPLIT, GROWN, KnnSettings(neighbors=None))
+    both = build_memory(SPLIT, GROWN, KnnSettings(neighbors=None), content=ItemContent.of(GROWN))
+    frequent = np.flatnonzero(plain.events > 5)
+    assert len(frequent) > 1
+    pairs = np.ix_(frequent, frequent)
+    expected = plain.neighbors.to_scipy().toarray()[pairs]
+    np.testing.assert_array_equal(both.neighbors.to_scipy().toarray()[pairs], expected)
+    np.testing.assert_array_equal(both.arrays["pairs/weight"], plain.arrays["pairs/weight"])
+
+
+@pytest.mark.parametrize("neighbors", [2, None])
+def test_neighbors_follow_from_what_is_stored(tmp_path: Path, neighbors: int | None) -> None:
+    memory = build_memory(
+        SPLIT, GROWN, KnnSettings(neighbors=neighbors), content=ItemContent.of(GROWN, VECTORS)
+    )
+    memory.save(tmp_path / "m.zarr")
+    assert verify_memory(tmp_path / "m.zarr") == []
+
+
+@pytest.mark.parametrize("neighbors", [1, 4])
+def test_rows_are_bounded(neighbors: int) -> None:
+    memory = build_memory(
+        SPLIT, GROWN, KnnSettings(neighbors=neighbors), content=ItemContent.of(GROWN, VECTORS)
+    )
+    assert np.diff(memory.neighbors.offsets).max() == neighbors
+
+
+def test_an_update_equals_building_anew() -> None:
+    later = split_of([*random_histories(0, 40, ITEMS), ["i40", "i3", "i41"]])
+    content = ItemContent.of(GROWN, VECTORS)
+    earlier = EarlierMemory(build_memory(SPLIT, BUNDLE), SPLIT)
+    updated = build_memory(later, GROWN, earlier=earlier, content=content)
+    assert updated.digest == build_memory(later, GROWN, content=content).digest
+
+
+def test_the_content_is_recorded_and_covered_by_the_digest(tmp_path: Path) -> None:
+    plain = build_memory(SPLIT, GROWN)
+    contents = [
+        ItemContent.of(GROWN),
+        ItemContent.of(GROWN, weight=0.2),
+        ItemContent.of(GROWN, VECTORS),
+        ItemContent.of(GROWN, VECTORS + np.float32(1e-3)),
+    ]
+    memories = [plain, *(build_memory(SPLIT, GROWN, content=content) for content in contents)]
+    assert len({memory.digest for memory in memories}) == 5
+    for number, content in enumerate(contents, 1):
+        memories[number].save(tmp_path / f"{number}.zarr")
+        assert open_verified(tmp_path / f"{number}.zarr").manifest.content == content.settings
+
+
+DAMAGES: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
+    "other weight": lambda a: a["content/weight"].__setitem__(0, 0.9),
+    "negative weight": lambda a: a["content/weight"].__setitem__(0, -1),
+    "nan": lambda a: a["content/weight"].__setitem__(0, np.nan),
+    "item of its own row": lambda a: a["content/item"].__setitem__(0, 0),
+    "item out of range": lambda a: a["content/item"].__setitem__(0, 44),
+    "offsets that fall": lambda a: a["content/offset"].__setitem__(1, 1 << 40),
+    "no weights": lambda a: a.pop("content/weight"),
+    "neighbors without it": lambda a: a.update(
+        {name: build_memory(SPLIT, GROWN).arrays[name] for name in a if "neighbors" in name}
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_content_that_contradicts_the_rest_is_reported(tmp_path: Path, damage: str) -> None:
+    """Although digests and objects agree with it."""
+    memory = build_memory(SPLIT, GROWN, content=ItemContent.of(GROWN))
+    arrays = {name: array.copy() for name, array in memory.arrays.items()}
+    DAMAGES[damage](arrays)
+    digest = (
+        memory.digest if "content/weight" not in arrays else memory_digest(memory.manifest, arrays)
+    )
+    Memory(replace(memory.manifest, digest=digest), arrays).save(tmp_path / "m.zarr")
+    assert len(verify_memory(tmp_path / "m.zarr")) == 1
+
+
+@pytest.mark.parametrize("weight", [-1.0, 1.5, float("nan"), float("inf"), 0.0])
+def test_weights_out_of_range_are_refused(weight: float) -> None:
+    with pytest.raises(UsageError, match="weight of the content"):
+        ItemContent.of(GROWN, weight=weight)
+
+
+def test_vectors_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(DataError, match="43 vectors for 44 items"):
+        ItemContent.of(GROWN, VECTORS[:-1])
+    with pytest.raises(DataError, match="expected"):
+        ItemContent.of(GROWN, VECTORS[:, :-1])
+    with pytest.raises(DataError, match="not finite"):
+        ItemContent.of(GROWN, np.full_like(VECTORS, np.nan))
+
+
+def test_a_bundle_without_codebook_is_refused() -> None:
+    items = BUNDLE.items
+    bundle = Bundle.of(items, None, "reassign", name="map")
+    with pytest.raises(RefusedError, match="without a codebook"):
+        ItemContent.of(bundle)
+
+
+@pytest.mark.parametrize("shrinkage", [1e60, 1e300])
+def test_similarities_that_vanish_are_left_out(tmp_path: Path, shrinkage: float) -> None:
+    build_memory(SPLIT, BUNDLE, KnnSettings(shrinkage=shrinkage)).save(tmp_path / "m.zarr")
+    assert not len(open_verified(tmp_path / "m.zarr").neighbors.items)
