@@ -137,7 +137,7 @@ def run_beam(
     model: Any, prompts: list[list[int]], width: int, trie: Any, tokens: Any, normalize: str
 ) -> Any:
     """sidtool's decoder, one batch."""
-    from sidtool.recommendation.beam import beam_search
+    from sidtool.decoder.beam import beam_search
 
     return beam_search(
         model,
@@ -249,7 +249,7 @@ def growth(scale: Scale) -> dict[str, Any]:
     import torch
 
     from sidtool.bundle.trie import Trie
-    from sidtool.recommendation.trie_arrays import TrieArrays
+    from sidtool.decoder.trie_arrays import TrieArrays
 
     model, prompts = qwen3(scale.hidden, scale.layers, VOCABULARY), prompts_of(1)
     few, many = catalog(10_000), catalog(scale.large)
@@ -355,7 +355,7 @@ def _status(key: str) -> float:
 def legality(scale: Scale) -> dict[str, Any]:
     """Random requests on a tiny model: the number of SIDs that are repeated or not in an
     independently built set."""
-    from sidtool.recommendation.beam import beam_search
+    from sidtool.decoder.beam import beam_search
 
     rng = np.random.default_rng(2)
     codes = catalog(scale.catalog)

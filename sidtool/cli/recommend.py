@@ -8,9 +8,10 @@ import typer
 
 from sidtool.cli import inference, options
 from sidtool.cli.inputs import read_ids, standard_input
+from sidtool.decoder.normalize import Normalize
 from sidtool.errors import UsageError
 from sidtool.output import refuse_existing
-from sidtool.recommendation.recommend_options import Normalize, RecommendOptions
+from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.terminal import progress, say, say_json, say_table, warn
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.evaluation.questions import Question
 from sidtool.model.load import LoadedModel
 from sidtool.model.pretrained import check_positions, max_positions
 from sidtool.prompt.encoder import prompt_encoder
-from sidtool.recommendation.batching import batches, evaluation_mode
 from sidtool.recommendation.query import Progress
 
 LOGITS_PER_BATCH = 1 << 25

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.decoder.mixture import Prior, RankedItems
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.memory.memory import Memory
@@ -18,7 +19,6 @@ from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.memory import MemoryBinding, WeightedMemory
 from sidtool.model.split_check import check_model_split
 from sidtool.output import refuse_existing
-from sidtool.recommendation.mixture import Prior, RankedItems
 from sidtool.recommendation.query import WINDOW, Progress, QuerySession, in_windows
 from sidtool.splits.record import check_split
 from sidtool.splits.split import Example, Split

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.decoder.normalize import Normalize
 from sidtool.errors import DataError
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommendation.query import Query, QuerySession
-from sidtool.recommendation.recommend_options import Normalize
 from sidtool.splits.split import Example
 
 

@@ -1,0 +1,1 @@
+"""Requests and answers: prompts of histories and texts to ranked items."""

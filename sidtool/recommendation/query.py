@@ -14,15 +14,9 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.trie import Trie
-from sidtool.errors import DataError
-from sidtool.model.load import LoadedModel
-from sidtool.model.pretrained import max_positions
-from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
-from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
-from sidtool.prompt.tokens import SidTokens
-from sidtool.recommendation.beam_result import BeamResult, check_scores
-from sidtool.recommendation.filters import AllowList, LeafFilter
-from sidtool.recommendation.mixture import (
+from sidtool.decoder.beam_result import BeamResult, check_scores
+from sidtool.decoder.filters import AllowList, LeafFilter
+from sidtool.decoder.mixture import (
     NO_PRIOR,
     Mixture,
     Prior,
@@ -30,7 +24,13 @@ from sidtool.recommendation.mixture import (
     mix,
     rank_items,
 )
-from sidtool.recommendation.recommend_options import Normalize
+from sidtool.decoder.normalize import Normalize
+from sidtool.errors import DataError
+from sidtool.model.load import LoadedModel
+from sidtool.model.pretrained import max_positions
+from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.prompt.tokens import SidTokens
 
 WINDOW = 512
 """Queries that are read ahead, so that prompts of similar length run together in bounded memory."""
@@ -157,7 +157,7 @@ class QuerySession:
         k: int,
         num_beams: int,
     ) -> list[BeamResult]:
-        from sidtool.recommendation.beam import beam_search
+        from sidtool.decoder.beam import beam_search
 
         return beam_search(
             model,
@@ -239,7 +239,7 @@ class QuerySession:
     ) -> NDArray[np.float32]:
         """(queries, candidates) float32: the exact score of each candidate item, whatever the
         filters."""
-        from sidtool.recommendation.score import score_sids
+        from sidtool.decoder.score import score_sids
 
         prompts = [query.prompt for query in queries]
         codes = self.bundle.items.codes[candidates]  # (candidates, levels)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from sidtool.decoder.beam_result import check_scores
+from sidtool.decoder.filters import AllowList
+from sidtool.decoder.mixture import RankedItems
 from sidtool.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.output import refuse_existing
-from sidtool.recommendation.beam_result import check_scores
-from sidtool.recommendation.filters import AllowList
-from sidtool.recommendation.mixture import RankedItems
 from sidtool.recommendation.outcome import Answer, Outcome
 from sidtool.recommendation.query import (
     WINDOW,

@@ -1,13 +1,9 @@
 """The options of a recommendation, shared by the library and the command line."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from sidtool.decoder.normalize import Normalize
 from sidtool.errors import UsageError
-
-Normalize = Literal["level", "trie", "vocabulary"]
-"""What each step's log-probabilities are normalized over: all codes of the level, the valid next
-codes of the trie, or the whole vocabulary (as `generate` does)."""
 
 
 @dataclass(frozen=True)

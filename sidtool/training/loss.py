@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from sidtool.bundle.trie import Trie
+from sidtool.decoder.partial_head import Columns, Part
+from sidtool.decoder.trie_arrays import normalize_over_children, trie_arrays
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommendation.partial_head import Columns, Part
-from sidtool.recommendation.trie_arrays import normalize_over_children, trie_arrays
 from sidtool.training.settings import SoftmaxOver
 
 Blocks = Sequence[torch.Tensor]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sidtool.recommendation.partial_head import Columns, PartialHead, full_blocks
+from sidtool.decoder.partial_head import Columns, PartialHead, full_blocks
 
 
 def narrows_exactly(model: Any, head: PartialHead, columns: Columns | None) -> bool:

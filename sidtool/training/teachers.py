@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.decoder.partial_head import Columns, Part, PartialHead, full_blocks
 from sidtool.errors import CompatibilityError
 from sidtool.model.contract import read_contract
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommendation.partial_head import Columns, Part, PartialHead, full_blocks
 from sidtool.training.shortcuts import narrows_exactly, packs_exactly
 
 

@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
+from sidtool.decoder.partial_head import PartialHead, full_blocks
 from sidtool.errors import UsageError
 from sidtool.evaluation.validation import Validator
 from sidtool.model.lora import Lora
 from sidtool.model.token_embeddings import TokenEmbeddings
-from sidtool.recommendation.partial_head import PartialHead, full_blocks
 from sidtool.recommendation.query import Progress
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.training.augment import AugmentedExamples

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.decoder.score import score_sids
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.questions import Question
 from sidtool.evaluation.task_metrics import evaluate_questions
@@ -16,7 +17,6 @@ from sidtool.evaluation.text_answers import exact_match, normalized, token_f1
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.segments import Segment, begin, catalog, end, sids, template
-from sidtool.recommendation.score import score_sids
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.models import EOS

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from sidtool.decoder.partial_head import PartialHead
 from sidtool.errors import UsageError
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommendation.partial_head import PartialHead
 from sidtool.sid import SidSpace
 from sidtool.training.shortcuts import narrows_exactly, packs_exactly
 from tests.models import ARCHITECTURES, tiny_model

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.decoder import generate_fallback
+from sidtool.decoder.beam import check_tree_tokens
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
-from sidtool.recommendation import generate_fallback
 from sidtool.recommendation import recommend as module
-from sidtool.recommendation.beam import check_tree_tokens
 from sidtool.recommendation.outcome import Outcome
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.recommend import answer_each, recommend, recommend_to_file

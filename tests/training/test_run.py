@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sidtool.decoder.partial_head import PartialHead
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.contract import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommendation.partial_head import PartialHead
 from sidtool.sid import SidSpace
 from sidtool.training.checkpoints import last_checkpoint
 from sidtool.training.loss import Loss

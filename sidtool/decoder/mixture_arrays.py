@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.bundle.trie import Trie
-from sidtool.recommendation.filters import LeafFilter
-from sidtool.recommendation.mixture import Prior
-from sidtool.recommendation.trie_arrays import TrieArrays
+from sidtool.decoder.filters import LeafFilter
+from sidtool.decoder.mixture import Prior
+from sidtool.decoder.trie_arrays import TrieArrays
 
 
 class MixtureArrays:

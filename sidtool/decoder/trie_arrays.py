@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.bundle.trie import Trie
-from sidtool.recommendation.filters import LeafFilter
+from sidtool.decoder.filters import LeafFilter
 
 _on_device: WeakKeyDictionary[Trie, dict[Any, "TrieArrays"]] = WeakKeyDictionary()
 

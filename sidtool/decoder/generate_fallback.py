@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessorList
 
 from sidtool.bundle.trie import Trie
+from sidtool.decoder.beam_result import BeamResult, best_leaves, check_scores
+from sidtool.decoder.constraint import SidLogitsProcessor
+from sidtool.decoder.filters import LeafFilter
+from sidtool.decoder.normalize import Normalize
 from sidtool.errors import SidtoolWarning
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommendation.beam_result import BeamResult, best_leaves, check_scores
-from sidtool.recommendation.constraint import SidLogitsProcessor
-from sidtool.recommendation.filters import LeafFilter
-from sidtool.recommendation.recommend_options import Normalize
 from sidtool.sid import Codes
 
 UNUSED_BEAM = -1e8

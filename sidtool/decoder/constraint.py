@@ -10,11 +10,11 @@ import torch
 from transformers import LogitsProcessor
 
 from sidtool.bundle.trie import Trie
+from sidtool.decoder.filters import LeafFilter
+from sidtool.decoder.normalize import Normalize
+from sidtool.decoder.trie_arrays import FilterArrays, normalize_over_children, trie_arrays
 from sidtool.errors import DataError
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommendation.filters import LeafFilter
-from sidtool.recommendation.recommend_options import Normalize
-from sidtool.recommendation.trie_arrays import FilterArrays, normalize_over_children, trie_arrays
 
 
 class SidLogitsProcessor(LogitsProcessor):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.decoder import beam
+from sidtool.decoder.beam import beam_search
+from sidtool.decoder.filters import LeafFilter
+from sidtool.decoder.probe import decoding_method
 from sidtool.errors import SidtoolWarning
-from sidtool.recommendation import beam
-from sidtool.recommendation.beam import beam_search
-from sidtool.recommendation.filters import LeafFilter
-from sidtool.recommendation.probe import decoding_method
+from tests.decoder.cases import assert_same, make, path_scores, tiny_causal_model, vocabulary
 from tests.models import tiny_model
-from tests.recommendation.cases import assert_same, make, path_scores, tiny_causal_model, vocabulary
 
 torch.set_num_threads(1)
 

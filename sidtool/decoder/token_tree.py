@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 
-from sidtool.recommendation.partial_head import DecodingHead, swap_module
+from sidtool.decoder.partial_head import DecodingHead, swap_module
 
 SHARED_MIN = 16
 """A start that all prompts of a batch share is prefilled once if it has this many tokens."""

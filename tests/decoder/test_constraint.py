@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
+from sidtool.decoder.constraint import SidLogitsProcessor
+from sidtool.decoder.filters import AllowList, LeafFilter
 from sidtool.errors import DataError
-from sidtool.recommendation.constraint import SidLogitsProcessor
-from sidtool.recommendation.filters import AllowList, LeafFilter
+from tests.decoder.cases import catalog, generate, make, valid_sids, vocabulary
 from tests.models import tiny_model
-from tests.recommendation.cases import catalog, generate, make, valid_sids, vocabulary
 
 torch.set_num_threads(1)
 
@@ -82,7 +82,7 @@ def test_generate_with_the_processor_equals_generate_with_the_prefix_function() 
     trie, tokens = make((6, 6, 6), 120)
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
     prompts = [[9, 8, 7], [20, 21, 22]]
-    from sidtool.recommendation.generate_fallback import beam_config
+    from sidtool.decoder.generate_fallback import beam_config
 
     out = model.generate(
         torch.tensor(prompts),

@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.bundle.trie import Trie
+from sidtool.decoder.batching import batches
+from sidtool.decoder.beam import beam_search
+from sidtool.decoder.probe import decoding_method
 from sidtool.errors import DataError, UsageError
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommendation.batching import batches
-from sidtool.recommendation.beam import beam_search
-from sidtool.recommendation.probe import decoding_method
 from sidtool.sid import SidSpace
-from tests.models import ARCHITECTURES, tiny_model
-from tests.recommendation.cases import (
+from tests.decoder.cases import (
     TEXT,
     assert_same,
     catalog,
@@ -27,6 +26,7 @@ from tests.recommendation.cases import (
     valid_sids,
     vocabulary,
 )
+from tests.models import ARCHITECTURES, tiny_model
 
 torch.set_num_threads(1)
 

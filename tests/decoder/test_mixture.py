@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.decoder.beam import beam_search
+from sidtool.decoder.filters import AllowList, LeafFilter
+from sidtool.decoder.mixture import Prior, mix, rank_items
 from sidtool.errors import UsageError
 from sidtool.memory.distribution import ItemDistribution
-from sidtool.recommendation.beam import beam_search
-from sidtool.recommendation.filters import AllowList, LeafFilter
-from sidtool.recommendation.mixture import Prior, mix, rank_items
+from tests.decoder.cases import make, path_scores, prompt, vocabulary
 from tests.models import ARCHITECTURES, tiny_model
-from tests.recommendation.cases import make, path_scores, prompt, vocabulary
 
 torch.set_num_threads(1)
 

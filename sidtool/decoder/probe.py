@@ -6,8 +6,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from sidtool.recommendation.partial_head import DecodingHead
-from sidtool.recommendation.token_tree import TokenTree, attention_windows
+from sidtool.decoder.partial_head import DecodingHead
+from sidtool.decoder.token_tree import TokenTree, attention_windows
 
 DecodingMethod = Literal["sliced", "full", "generate"]
 """A token tree with a sliced head, a token tree with a full head, or no tree but `generate`."""

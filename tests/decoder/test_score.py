@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.decoder import score as score_module
+from sidtool.decoder.beam import beam_search
+from sidtool.decoder.score import score_sids
 from sidtool.errors import UsageError
-from sidtool.recommendation import score as score_module
-from sidtool.recommendation.beam import beam_search
-from sidtool.recommendation.score import score_sids
+from tests.decoder.cases import catalog, make, path_scores, prompt, vocabulary
 from tests.models import ARCHITECTURES, tiny_model
-from tests.recommendation.cases import catalog, make, path_scores, prompt, vocabulary
 
 torch.set_num_threads(1)
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 
+from sidtool.decoder.beam import beam_search
+from sidtool.decoder.probe import decoding_method
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommendation.beam import beam_search
-from sidtool.recommendation.probe import decoding_method
+from tests.decoder.cases import assert_same, make, path_scores, tiny_causal_model, vocabulary
 from tests.models import tiny_model
-from tests.recommendation.cases import assert_same, make, path_scores, tiny_causal_model, vocabulary
 
 torch.set_num_threads(1)
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from sidtool.recommendation import kernels as linear
+from sidtool.decoder import kernels as linear
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sidtool.recommendation.kernels import fast_linear
+from sidtool.decoder.kernels import fast_linear
 
 
 def batches(lengths: Sequence[int], tree_tokens: int, token_budget: int) -> Iterator[list[int]]:

@@ -13,8 +13,8 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from sidtool.recommendation.kernels import product
-from sidtool.recommendation.recommend_options import Normalize
+from sidtool.decoder.kernels import product
+from sidtool.decoder.normalize import Normalize
 
 Columns = tuple[int, int]
 """First and stop of a range of token ids."""

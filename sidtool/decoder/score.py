@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.bundle.trie import Trie
+from sidtool.decoder.batching import batches, evaluation_mode
+from sidtool.decoder.beam import TOKEN_BUDGET
+from sidtool.decoder.normalize import Normalize
+from sidtool.decoder.partial_head import DecodingHead
+from sidtool.decoder.probe import decoding_method
+from sidtool.decoder.token_tree import TokenTree
+from sidtool.decoder.trie_arrays import TrieArrays, trie_arrays
 from sidtool.errors import UsageError
 from sidtool.model.pretrained import check_positions
 from sidtool.prompt.tokens import SidTokens
-from sidtool.recommendation.batching import batches, evaluation_mode
-from sidtool.recommendation.beam import TOKEN_BUDGET
-from sidtool.recommendation.partial_head import DecodingHead
-from sidtool.recommendation.probe import decoding_method
-from sidtool.recommendation.recommend_options import Normalize
-from sidtool.recommendation.token_tree import TokenTree
-from sidtool.recommendation.trie_arrays import TrieArrays, trie_arrays
 from sidtool.sid import Codes
 
 CANDIDATES = 512

@@ -11,25 +11,25 @@ from typing import Any
 import torch
 
 from sidtool.bundle.trie import Trie
-from sidtool.errors import UsageError
-from sidtool.model.pretrained import check_positions
-from sidtool.prompt.tokens import SidTokens
-from sidtool.recommendation.batching import batches, evaluation_mode
-from sidtool.recommendation.beam_result import EMPTY_RESULT, BeamResult, best_leaves
-from sidtool.recommendation.filters import LeafFilter
-from sidtool.recommendation.generate_fallback import generate_beams
-from sidtool.recommendation.mixture import Prior, check_normalize
-from sidtool.recommendation.mixture_arrays import MixtureArrays
-from sidtool.recommendation.partial_head import DecodingHead
-from sidtool.recommendation.probe import decoding_method
-from sidtool.recommendation.recommend_options import Normalize
-from sidtool.recommendation.token_tree import TokenTree
-from sidtool.recommendation.trie_arrays import (
+from sidtool.decoder.batching import batches, evaluation_mode
+from sidtool.decoder.beam_result import EMPTY_RESULT, BeamResult, best_leaves
+from sidtool.decoder.filters import LeafFilter
+from sidtool.decoder.generate_fallback import generate_beams
+from sidtool.decoder.mixture import Prior, check_normalize
+from sidtool.decoder.mixture_arrays import MixtureArrays
+from sidtool.decoder.normalize import Normalize
+from sidtool.decoder.partial_head import DecodingHead
+from sidtool.decoder.probe import decoding_method
+from sidtool.decoder.token_tree import TokenTree
+from sidtool.decoder.trie_arrays import (
     FilterArrays,
     TrieArrays,
     normalize_over_children,
     trie_arrays,
 )
+from sidtool.errors import UsageError
+from sidtool.model.pretrained import check_positions
+from sidtool.prompt.tokens import SidTokens
 
 TOKEN_BUDGET = 1 << 14
 """Tokens, prompts and trees together, that run in one batch."""

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.trie import Trie
+from sidtool.decoder.beam_result import BeamResult
+from sidtool.decoder.filters import LeafFilter
+from sidtool.decoder.normalize import Normalize
 from sidtool.errors import UsageError
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
 from sidtool.model.memory import WeightedMemory
-from sidtool.recommendation.beam_result import BeamResult
-from sidtool.recommendation.filters import LeafFilter
-from sidtool.recommendation.recommend_options import Normalize
 
 LOG_ZERO = -700.0
 """Log of a model's share of 0: its order still decides among items of which the memory knows
