@@ -119,7 +119,8 @@ def tune_memory(
     if json:
         return say_json({"model": str(out)} | binding.to_json())
     say_table(["", ""], [*binding.validation.items()], title="validation")
-    say(f"{out}: weight {binding.weight:g}, power {binding.power:g}, memory {binding.digest[:12]}")
+    weight = f"weight {binding.weight:g}" if binding.gate is None else "weight by the gate"
+    say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}")
     return next_step(f"sidtool evaluate {out} {split}")
 
 

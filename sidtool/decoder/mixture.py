@@ -16,6 +16,7 @@ from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.normalize import Normalize
 from sidtool.errors import UsageError
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
+from sidtool.memory.gate import Gate
 from sidtool.model.memory import WeightedMemory
 
 LOG_ZERO = -700.0
@@ -59,28 +60,32 @@ class Mixture:
     """A memory in use with one bundle."""
 
     index: MemoryIndex
-    weight: float
     power: float
+    weight: float
+    gate: Gate | None = None
+    """Gives each request its own weight, in place of `weight`."""
 
     @classmethod
     def of(
         cls, memory: WeightedMemory | None, bundle: Bundle, normalize: Normalize
     ) -> "Mixture | None":
-        """None without a memory, or for one of weight 0. Raises UsageError unless scores are
+        """None without a memory that is used. Raises UsageError unless scores are
         normalized over the trie, CompatibilityError if the memory is of another bundle."""
-        if memory is None or memory.weight == 0:
+        if memory is None or not memory.is_used:
             return None
         check_normalize(normalize)
-        return cls(MemoryIndex.of(memory.memory, bundle), memory.weight, memory.power)
+        index = MemoryIndex.of(memory.memory, bundle)
+        return cls(index, memory.power, memory.weight, memory.gate)
 
     def priors(self, histories: Sequence[NDArray[np.int64] | None]) -> list[Prior | None]:
         """The prior of each request by its history of bundle rows; None without a history."""
         present = [history for history in histories if history is not None]
-        distributions = iter(self.index.distributions(present, self.power))
-        return [
-            None if history is None else Prior(next(distributions), self.weight)
-            for history in histories
-        ]
+        distributions = self.index.distributions(present, self.power)
+        weights = [self.weight] * len(present)
+        if self.gate is not None:
+            weights = self.gate.weights(self.index.features(present, distributions)).tolist()
+        priors = map(Prior, distributions, weights)
+        return [None if history is None else next(priors) for history in histories]
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,6 @@ from sidtool.evaluation.slices import Metrics, Slice, slice_metrics
 from sidtool.evaluation.task_metrics import TaskEvaluation
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.memory import WeightedMemory
 from sidtool.model.split_check import check_model_split
 from sidtool.recommendation.query import Progress
 from sidtool.splits.files import open_split
@@ -164,7 +163,7 @@ def evaluate_examples(
         )
     leaves = rank_sids(loaded, indexed, k=options.depth, num_beams=num_beams, progress=progress)
     settings: dict[str, Any] = {"num_beams": num_beams}
-    if loaded.memory is None or loaded.memory.weight == 0:
+    if loaded.memory is None or not loaded.memory.is_used:
         evaluation = evaluate_rankings(indexed, leaves, events, options)
     else:
         positions = rank_mixture(
@@ -177,7 +176,8 @@ def evaluate_examples(
         }
         mixture = Ranking.of_items(indexed, positions, COVERED)
         evaluation = _evaluation(indexed, mixture, alone, events, options)
-        settings["memory"] = _memory_settings(loaded.memory)
+        knn = asdict(loaded.memory.memory.manifest.settings)
+        settings["memory"] = {**loaded.memory.to_json(), **knn}
     return replace(evaluation, settings={**evaluation.settings, **settings})
 
 
@@ -245,15 +245,6 @@ def _evaluation(
         users=users,
         values=values,
     )
-
-
-def _memory_settings(memory: WeightedMemory) -> dict[str, Any]:
-    return {
-        "digest": memory.memory.digest,
-        "weight": memory.weight,
-        "power": memory.power,
-        **asdict(memory.memory.manifest.settings),
-    }
 
 
 def compare(one: Evaluation, other: Evaluation, *, seed: int = 0) -> dict[str, Difference]:

@@ -1,7 +1,7 @@
 """The distribution over items that a memory gives for a history."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError
+from sidtool.memory.gate import FEATURES
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import age_weights
 
@@ -28,18 +29,22 @@ class ItemDistribution:
     """(m,): ascending positions of items in SID order; all others have probability 0"""
     log_probs: NDArray[np.float64]
     """(m,): logarithms of their probabilities, which sum to 1"""
+    log_mass: float = -np.inf
+    """log of the sum of all scores, before they were raised and normalized"""
+    log_peak: float = 0.0
+    """log of the share of the largest score in that sum"""
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def select(self, flags: NDArray[np.bool_]) -> "ItemDistribution":
         """The items with a flag, with their probabilities as they are."""
-        return ItemDistribution(self.positions[flags], self.log_probs[flags])
+        return replace(self, positions=self.positions[flags], log_probs=self.log_probs[flags])
 
     def raised(self, power: float) -> "ItemDistribution":
         """The probabilities raised to a power, and normalized again."""
         logs = power * self.log_probs
-        return ItemDistribution(self.positions, logs - np.logaddexp.reduce(logs))
+        return replace(self, log_probs=logs - np.logaddexp.reduce(logs))
 
     def log_probs_at(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """(k,) float64: the log-probability of items by position, minus infinity for those of
@@ -51,6 +56,9 @@ class ItemDistribution:
         return np.where(matches, self.log_probs[nearest], -np.inf)
 
 
+NO_ITEMS = ItemDistribution(np.zeros(0, dtype=np.int64), np.zeros(0))
+
+
 @dataclass(frozen=True, eq=False)
 class MemoryIndex:
     """A memory whose items are looked up in a bundle."""
@@ -60,6 +68,8 @@ class MemoryIndex:
     recency: float
     memory_rows: NDArray[np.int64]
     """(bundle items,): the memory's row of each, -1 if it has none"""
+    events: NDArray[np.int64]
+    """Training events of each item, by the memory's rows"""
     n_active: int
 
     @classmethod
@@ -81,7 +91,8 @@ class MemoryIndex:
         position_of = np.full(len(bundle.items) + 1, -1, dtype=np.int64)
         position_of[bundle.active] = np.arange(len(bundle.active))
         neighbors = _moved(memory.neighbors, position_of[rows])
-        return cls(neighbors, memory.manifest.settings.recency, memory_rows, len(bundle.active))
+        recency = memory.manifest.settings.recency
+        return cls(neighbors, recency, memory_rows, memory.events, len(bundle.active))
 
     def distributions(
         self, histories: Sequence[NDArray[np.int64]], power: float
@@ -96,14 +107,49 @@ class MemoryIndex:
         bounds = np.searchsorted(keys, np.arange(len(histories) + 1) * self.n_active)
         distributions = []
         for request, (start, stop) in enumerate(pairwise(bounds.tolist())):
+            if start == stop:
+                distributions.append(NO_ITEMS)
+                continue
+            log_mass = float(np.log(scores[start:stop].sum()))
             best = _largest(scores[start:stop], ITEMS)
             items = keys[start:stop][best] - request * self.n_active
+            logs = np.log(scores[start:stop][best])
+            largest = float(logs.max())
             # relative to the best item, so that a high power does not underflow
-            logs = power * np.log(scores[start:stop][best])
-            logs -= logs.max(initial=-np.inf)
-            logs -= np.log(np.exp(logs).sum()) if len(logs) else 0.0
-            distributions.append(ItemDistribution(items, logs))
+            logs = power * (logs - largest)
+            logs -= np.log(np.exp(logs).sum())
+            distributions.append(ItemDistribution(items, logs, log_mass, largest - log_mass))
         return distributions
+
+    def features(
+        self,
+        histories: Sequence[NDArray[np.int64]],
+        distributions: Sequence[ItemDistribution],
+    ) -> NDArray[np.float64]:
+        """(n, FEATURES) what a gate reads of n histories of bundle rows and their distributions;
+        zeros for one without items."""
+        features = np.zeros((len(histories), len(FEATURES)))
+        offsets = self.neighbors.offsets
+        for row, distribution in enumerate(distributions):
+            if not len(distribution):
+                continue
+            rows = histories[row][histories[row] >= 0]
+            stored = self.memory_rows[rows]
+            stored = stored[stored >= 0]
+            covered = np.count_nonzero(offsets[stored + 1] > offsets[stored])
+            features[row] = (
+                distribution.log_mass,
+                distribution.log_peak,
+                np.log1p(len(rows)),
+                np.log1p(self.item_events(rows[-1:])[0]),
+                covered / len(rows),
+            )
+        return features
+
+    def item_events(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) training events of items by their bundle rows; 0 for -1 and for new items."""
+        stored = np.where(rows < 0, -1, self.memory_rows[rows])
+        return np.where(stored < 0, 0, self.events[stored])
 
     def sources(
         self, history: NDArray[np.int64], positions: NDArray[np.int64]

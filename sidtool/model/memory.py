@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.json_record import JsonRecord
+from sidtool.memory.gate import Gate
 from sidtool.memory.memory import Memory, open_verified
 
 MEMORY_COPY = "memory.zarr"
@@ -25,6 +27,8 @@ class MemoryBinding(JsonRecord):
     power: float
     validation: Mapping[str, float]
     """NDCG@10 of model, memory and mixture, and the number of users"""
+    gate: Gate | None = None
+    """gives each request its own weight, in place of `weight`"""
 
     def __post_init__(self) -> None:
         check_weight(self.weight, self.power)
@@ -40,9 +44,27 @@ class WeightedMemory:
     memory: Memory
     weight: float = DEFAULT_WEIGHT
     power: float = DEFAULT_POWER
+    gate: Gate | None = None
+    """Gives each request its own weight; None gives all `weight`."""
 
     def __post_init__(self) -> None:
         check_weight(self.weight, self.power)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it has a part in any recommendation."""
+        return self.gate is not None or self.weight > 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What determines its part in a recommendation, as JSON values."""
+        gate = None if self.gate is None else self.gate.to_json()
+        weight = self.weight if self.gate is None else None
+        return {
+            "digest": self.memory.digest,
+            "weight": weight,
+            "power": self.power,
+            "gate": gate,
+        }
 
 
 def check_weight(weight: float, power: float) -> None:
@@ -60,7 +82,7 @@ class MemoryOptions:
     location: str | Path | None = None
     """A memory; None is the model's own, if it has one."""
     weight: float | None = None
-    """None is the model's; 0 leaves the memory out."""
+    """None is the model's, or its gate's; 0 leaves the memory out."""
     power: float | None = None
 
 
@@ -91,4 +113,5 @@ def choose_memory(
         memory,
         weight if options.weight is None else options.weight,
         power if options.power is None else options.power,
+        binding.gate if binding is not None and options.weight is None else None,
     )

@@ -109,13 +109,8 @@ def run_fingerprint(
         "dtype": str(loaded.model.dtype),
         "bundle": loaded.bundle.identity.digest,
         "options": settings,
-        "memory": _memory_values(loaded),
+        "memory": None if loaded.memory is None else loaded.memory.to_json(),
     }
-
-
-def _memory_values(loaded: LoadedModel) -> list[Any] | None:
-    memory = loaded.memory
-    return None if memory is None else [memory.memory.digest, memory.weight, memory.power]
 
 
 def _model_digest(loaded: LoadedModel) -> str:

@@ -11,9 +11,16 @@ import torch
 
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.gate import Gate
 from sidtool.memory.memory import Memory
 from sidtool.model.load import LoadedModel
-from sidtool.model.memory import WeightedMemory
+from sidtool.model.memory import (
+    MEMORY_COPY,
+    MemoryBinding,
+    MemoryOptions,
+    WeightedMemory,
+    choose_memory,
+)
 from sidtool.prompt.prompts import TextPrompt
 from sidtool.recommendation import recommend as module
 from sidtool.recommendation.recommend import recommend, recommend_to_file
@@ -208,3 +215,36 @@ def test_a_later_bundle_keeps_the_memory_of_its_items(tmp_path: Path) -> None:
         ids = [bundle.items.ids[row] for row in bundle.active[distribution.positions].tolist()]
         by_bundle.append(dict(zip(ids, distribution.log_probs.tolist(), strict=True)))
     assert by_bundle[0] == pytest.approx(by_bundle[1])
+
+
+def test_a_gate_gives_each_request_its_own_weight() -> None:
+    loaded = shop()
+    memory = small_memory(loaded.bundle)
+    gate = Gate((0.0,) * 5, (1.0,) * 5, (0.3, -0.8, 0.5, -0.4, 0.1), 0.2)
+    gated = replace(loaded, memory=WeightedMemory(memory, 0.0, 2.0, gate))
+    requests = [Request(history=HISTORY), Request(history=("i9", "i8")), Request(history=("i2",))]
+    results = list(recommend(gated, requests, RecommendOptions(num_beams=60)))
+    index = MemoryIndex.of(memory, loaded.bundle)
+    weights = set()
+    for request, result in zip(requests, results, strict=True):
+        rows = [loaded.bundle.items.rows(request.history)]
+        (weight,) = gate.weights(index.features(rows, index.distributions(rows, 2.0))).tolist()
+        weights.add(weight)
+        expected = answer(replace(loaded, memory=WeightedMemory(memory, weight, 2.0)), request)
+        assert result.items == expected.items
+        np.testing.assert_allclose(result.scores, expected.scores, atol=1e-5)
+    assert len(weights) == 3
+
+
+def test_a_weight_replaces_the_gate_of_a_contract(tmp_path: Path) -> None:
+    loaded = shop()
+    memory = small_memory(loaded.bundle)
+    memory.save(tmp_path / MEMORY_COPY)
+    gate = Gate((0.0,) * 5, (1.0,) * 5, (0.3,) * 5, 0.2)
+    binding = MemoryBinding(memory.digest, 0.4, 2.0, {}, gate)
+    chosen = []
+    for options in (MemoryOptions(), MemoryOptions(power=3.0), MemoryOptions(weight=0.1)):
+        weighted = choose_memory(tmp_path, binding, loaded.bundle, options)
+        assert weighted is not None
+        chosen.append((weighted.gate, weighted.weight, weighted.power))
+    assert chosen == [(gate, 0.4, 2.0), (gate, 0.4, 3.0), (None, 0.1, 2.0)]

@@ -1,0 +1,116 @@
+"""The items that a model and a memory would recommend to validation users, kept as arrays so that
+every weight ranks them again without the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.decoder.mixture import LOG_ZERO, RankedItems
+from sidtool.evaluation.ranking import IndexedExamples
+from sidtool.evaluation.slices import SLICES
+from sidtool.memory.distribution import ItemDistribution, MemoryIndex
+
+K = 10
+"""Cut-off of the metrics."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The c best items of an even mixture for each of n users."""
+
+    positions: NDArray[np.int64]
+    """(n, c) positions in SID order; -1 where there are fewer items"""
+    model_scores: NDArray[np.float64]
+    """(n, c) logs of the model's probabilities"""
+    memory_scores: NDArray[np.float64]
+    """(n, c) logs of the memory's, with power 1; minus infinity for items that it lacks"""
+    distributions: tuple[ItemDistribution, ...]
+    """(n,) the memory's, with power 1"""
+    targets: NDArray[np.int64]
+    """(n,) the target's column, -1 if it is not among the items"""
+    is_rare: NDArray[np.bool_]
+    """(n,) whether the target has few training events"""
+    features: NDArray[np.float64]
+    """(n, FEATURES) what a gate reads"""
+    in_first_half: NDArray[np.bool_]
+    """(n,) one of two halves of the users, by a hash of their ids"""
+
+    @classmethod
+    def of(
+        cls,
+        examples: IndexedExamples,
+        index: MemoryIndex,
+        ranked: Sequence[RankedItems],
+        distributions: Sequence[ItemDistribution],
+    ) -> "Candidates":
+        """Lay out the items of each example, and their probabilities."""
+        width = max(len(items.positions) for items in ranked)
+        shape = (len(ranked), width)
+        positions = np.full(shape, -1, dtype=np.int64)
+        model_scores = np.full(shape, -np.inf)
+        memory_scores = np.full(shape, -np.inf)
+        for row, items in enumerate(ranked):
+            count = len(items.positions)
+            positions[row, :count] = items.positions
+            model_scores[row, :count] = items.model_scores
+            memory_scores[row, :count] = distributions[row].log_probs_at(items.positions)
+        is_target = positions == examples.target_positions[:, None]
+        is_target &= positions >= 0
+        events = index.item_events(examples.targets)
+        first, last = SLICES["rare"]
+        hashes = [sha256(example.user.encode()).digest()[0] for example in examples.examples]
+        return cls(
+            positions,
+            model_scores,
+            memory_scores,
+            tuple(distributions),
+            np.where(is_target.any(axis=1), is_target.argmax(axis=1), -1),
+            (events >= first) & (events <= (last or 0)),
+            index.features(examples.histories, distributions),
+            np.array(hashes) % 2 == 0,
+        )
+
+    @cached_property
+    def has_memory(self) -> NDArray[np.bool_]:
+        """(n,) whether the memory has any item for the user."""
+        return np.array([len(distribution) > 0 for distribution in self.distributions])
+
+    @property
+    def users(self) -> int:
+        """Their number n."""
+        return len(self.targets)
+
+    def raised(self, power: float) -> NDArray[np.float64]:
+        """(n, c) logs of the memory's probabilities with a power."""
+        totals = [
+            np.logaddexp.reduce(power * distribution.log_probs) if len(distribution) else 0.0
+            for distribution in self.distributions
+        ]
+        return power * self.memory_scores - np.array(totals)[:, None]
+
+    def ranks(
+        self, raised: NDArray[np.float64], weights: NDArray[np.float64] | float
+    ) -> NDArray[np.int64]:
+        """(n,) ranks of the targets from 0, K for those that are not among the first K, if the
+        memory has these weights."""
+        weights = np.where(self.has_memory, weights, 0.0)
+        with np.errstate(divide="ignore"):
+            log_model = np.where(weights < 1, np.log1p(-np.minimum(weights, 1)), LOG_ZERO)
+            log_memory = np.log(weights)
+        scores = np.logaddexp(log_model[:, None] + self.model_scores, log_memory[:, None] + raised)
+        rows = np.arange(len(scores))
+        target_scores = scores[rows, self.targets][:, None]
+        target_positions = self.positions[rows, self.targets][:, None]
+        # equal items are in SID order
+        is_before = (scores == target_scores) & (self.positions < target_positions)
+        ranks = ((scores > target_scores) | is_before).sum(axis=1)
+        return np.where(self.targets < 0, K, np.minimum(ranks, K))
+
+
+def gains(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n,) NDCG@10 of targets by their ranks."""
+    return np.where(ranks < K, 1 / np.log2(ranks + 2.0), 0.0)

@@ -1,0 +1,60 @@
+"""The gate: how much a request trusts the memory, by features that are known before the search."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.errors import UsageError
+from sidtool.json_record import JsonRecord
+
+FEATURES = ("log mass", "log peak", "log history length", "log last item events", "coverage")
+"""Of the scores of one request: their sum, and the share of the largest; of its history: the number
+of items, the training events of the last one, and the share of items that have neighbors."""
+
+LIMIT = 1e6
+"""Size of the numbers of a gate, so that no weight overflows."""
+FARTHEST = 3.0
+"""Standard deviations beyond which features count the same: a gate is not extrapolated."""
+
+
+def standardize(
+    features: NDArray[np.float64], means: Sequence[float], scales: Sequence[float]
+) -> NDArray[np.float64]:
+    """(n, FEATURES) features in standard deviations from their means."""
+    deviations = (features - np.array(means)) / np.array(scales)
+    return np.clip(deviations, -FARTHEST, FARTHEST)
+
+
+@dataclass(frozen=True)
+class Gate(JsonRecord):
+    """A logistic regression on the standardized FEATURES.
+
+    Raises UsageError unless it has one number per feature, of at most LIMIT, with scales of at
+    least 1 / LIMIT."""
+
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+    coefficients: tuple[float, ...]
+    intercept: float
+
+    def __post_init__(self) -> None:
+        for name in ("means", "scales", "coefficients"):
+            values = getattr(self, name)
+            if len(values) != len(FEATURES):
+                raise UsageError(f"a gate has {len(FEATURES)} {name}, not {len(values)}")
+        for value in (*self.means, *self.scales, *self.coefficients, self.intercept):
+            if not abs(value) <= LIMIT:
+                raise UsageError(f"a number of a gate is at most {LIMIT:g} in size, not {value}")
+        if min(self.scales) < 1 / LIMIT:
+            raise UsageError(f"a scale of a gate is at least {1 / LIMIT:g}: {min(self.scales)}")
+
+    def weights(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n,) weights of the memory, from 0 to 1, for (n, FEATURES) requests."""
+        logits = (
+            standardize(features, self.means, self.scales) @ np.array(self.coefficients)
+            + self.intercept
+        )
+        # the clip keeps exp finite, and the weight inside of 0 and 1
+        return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))))

@@ -1,0 +1,104 @@
+"""The gate of a memory: its features against loops, its weights, and gates that are refused."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.errors import UsageError
+from sidtool.memory.build import build_memory
+from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.gate import FEATURES, LIMIT, Gate
+from tests.bundles import small_bundle
+from tests.memory.cases import random_histories, split_of
+
+BUNDLE = small_bundle()
+BUNDLE.items.retired[[4, 9]] = True
+# few users, so that some items have no neighbors
+MEMORY = build_memory(split_of(random_histories(1, 6, 40)), BUNDLE)
+INDEX = MemoryIndex.of(MEMORY, BUNDLE)
+
+histories = st.lists(st.lists(st.integers(-1, 39), max_size=12), min_size=1, max_size=4)
+
+
+def slow_features(history: list[int]) -> list[float]:
+    similar = MEMORY.neighbors.to_scipy().toarray().astype(np.float64)
+    recency = MEMORY.manifest.settings.recency
+    rows = [row for row in history if row >= 0]
+    scores = np.zeros(40)
+    for age, row in enumerate(reversed(rows)):
+        scores += recency**age * similar[row]
+    scores = scores[BUNDLE.active]
+    if not scores.any():
+        return [0.0] * len(FEATURES)
+    covered = sum(bool(similar[row].any()) for row in rows)
+    total = scores.sum()
+    return [
+        math.log(total),
+        math.log(scores.max() / total),
+        math.log1p(len(rows)),
+        math.log1p(MEMORY.events[rows[-1]]),
+        covered / len(rows),
+    ]
+
+
+@given(histories=histories, power=st.sampled_from([0.5, 1.0, 3.0]))
+@settings(max_examples=60, deadline=None)
+def test_features_agree_with_loops_and_do_not_depend_on_the_power(
+    histories: list[list[int]], power: float
+) -> None:
+    arrays = [np.array(history, dtype=np.int64) for history in histories]
+    features = INDEX.features(arrays, INDEX.distributions(arrays, power))
+    expected = [slow_features(history) for history in histories]
+    np.testing.assert_allclose(features, expected, rtol=1e-6, atol=1e-9)
+
+
+def gate(**changes: Any) -> Gate:
+    values: dict[str, Any] = {
+        "means": (1.0,) * 5,
+        "scales": (2.0,) * 5,
+        "coefficients": (0.0, 1.0, 0.0, 0.0, -1.0),
+        "intercept": 0.5,
+    }
+    return Gate(**(values | changes))
+
+
+def test_weights_are_a_logistic_function() -> None:
+    features = np.array([[9.0, 3.0, 0, 0, 1.0], [0, 1.0, 0, 0, 5.0]])
+    expected = [1 / (1 + math.exp(-1.5)), 1 / (1 + math.exp(1.5))]
+    np.testing.assert_allclose(gate().weights(features), expected)
+    assert Gate.from_json(gate().to_json()) == gate()
+
+
+def test_features_outside_of_those_of_validation_users_are_not_extrapolated() -> None:
+    features = np.array([[0.0, 7.0, 0, 0, 1.0], [0.0, 1e9, 0, 0, 1.0]])
+    np.testing.assert_allclose(gate().weights(features), 1 / (1 + math.exp(-3.5)))
+
+
+@pytest.mark.parametrize("size", [LIMIT, -LIMIT])
+def test_the_largest_gates_give_weights_inside_of_0_and_1(size: float) -> None:
+    extreme = gate(means=(size,) * 5, scales=(1 / LIMIT,) * 5, coefficients=(size,) * 5)
+    weights = extreme.weights(np.array([[0.0] * 5, [50.0] * 5]))
+    assert ((weights > 0) & (weights < 1)).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"means": (0.0,) * 4},
+        {"scales": ()},
+        {"coefficients": (0.0,) * 6},
+        {"scales": (1.0, 1.0, 0.0, 1.0, 1.0)},
+        {"scales": (1.0, 1.0, -1.0, 1.0, 1.0)},
+        {"means": (0.0, 0.0, 0.0, 0.0, float("nan"))},
+        {"coefficients": (0.0, 0.0, 0.0, 0.0, float("inf"))},
+        {"intercept": float("nan")},
+        {"intercept": 1e300},
+    ],
+)
+def test_malformed_gates_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"of a gate|a gate has"):
+        gate(**changes)
