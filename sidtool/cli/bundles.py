@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.cli import options
 from sidtool.cli.codebook import say_report
-from sidtool.cli.inputs import standard_input
 from sidtool.errors import EXIT_REFUSED, RefusedError, UsageError
-from sidtool.terminal import note, say, say_cells, say_json, say_table
+from sidtool.terminal import options
+from sidtool.terminal.console import note, say, say_cells, say_json, say_table
+from sidtool.terminal.inputs import standard_input
 
 if TYPE_CHECKING:
     from sidtool.bundle.bundle import Bundle

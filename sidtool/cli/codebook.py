@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.build.sources import Collaborative
-from sidtool.cli import options
-from sidtool.cli.inputs import assignments
 from sidtool.collisions.policy import Policy
 from sidtool.data.items import EmptyText
 from sidtool.embed import Dtype
 from sidtool.quantize import Method
 from sidtool.sid import LETTERS, Levels, Spelling
-from sidtool.terminal import next_step, note, progress, say, say_json, say_table
+from sidtool.terminal import options
+from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table
+from sidtool.terminal.inputs import assignments
 
 if TYPE_CHECKING:
     from sidtool.build.build_options import BuildOptions

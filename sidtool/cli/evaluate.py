@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sidtool.cli import inference, options
-from sidtool.cli.inputs import numbers, read_ids
+from sidtool.cli import inference
 from sidtool.errors import UsageError
-from sidtool.terminal import next_step, progress, say_json, say_table
+from sidtool.terminal import options
+from sidtool.terminal.console import next_step, progress, say_json, say_table
+from sidtool.terminal.inputs import numbers, read_ids
 
 if TYPE_CHECKING:
     from sidtool.evaluation.evaluation import Evaluation

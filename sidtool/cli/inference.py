@@ -7,7 +7,7 @@ import typer
 
 from sidtool.model import pretrained
 from sidtool.model.load import LoadedModel
-from sidtool.terminal import note
+from sidtool.terminal.console import note
 
 NumBeams = Annotated[
     int, typer.Option(help="Beam width: number of partial SIDs that survive each level.")

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.cli import options
 from sidtool.errors import UsageError
 from sidtool.interop.convert import System
 from sidtool.interop.minionerec import Keys
 from sidtool.sid import LETTERS, Levels
-from sidtool.terminal import next_step, note, say, say_json, say_table
+from sidtool.terminal import options
+from sidtool.terminal.console import next_step, note, say, say_json, say_table
 
 if TYPE_CHECKING:
     from sidtool.build.compare import BundleFigures

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.cli import options
-from sidtool.cli.inputs import read_ids
 from sidtool.errors import EXIT_REFUSED, UsageError
-from sidtool.terminal import next_step, note, progress, say, say_json, say_table
+from sidtool.terminal import options
+from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table
+from sidtool.terminal.inputs import read_ids
 
 if TYPE_CHECKING:
     from sidtool.build.diff import Diff

@@ -19,7 +19,7 @@ from sidtool.cli import (
     train,
 )
 from sidtool.cli.outputs import Command
-from sidtool.terminal import Commands
+from sidtool.terminal.console import Commands
 
 app = typer.Typer(
     cls=Commands,

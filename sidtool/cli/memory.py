@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidtool.cli import inference, options
+from sidtool.cli import inference
 from sidtool.errors import UsageError
-from sidtool.terminal import next_step, progress, say, say_json, say_table
+from sidtool.terminal import options
+from sidtool.terminal.console import next_step, progress, say, say_json, say_table
 
 if TYPE_CHECKING:
     from sidtool.bundle.bundle import Bundle

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from sidtool.cli import options
-from sidtool.cli.inputs import assignments
 from sidtool.model.embedding_init import DEFAULT_INIT, Init
 from sidtool.model.pretrained import Dtype
 from sidtool.model.scratch import Preset
 from sidtool.output import refuse_existing
-from sidtool.terminal import next_step, note, say, say_json
+from sidtool.terminal import options
+from sidtool.terminal.console import next_step, note, say, say_json
+from sidtool.terminal.inputs import assignments
 
 
 def init_model(

@@ -8,7 +8,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 from sidtool.errors import UsageError
-from sidtool.terminal import one_line_errors
+from sidtool.terminal.console import one_line_errors
 
 _HINT = "write to another path"
 

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidtool.cli import inference, options
-from sidtool.cli.inputs import read_ids, standard_input
+from sidtool.cli import inference
 from sidtool.decoder.normalize import Normalize
 from sidtool.errors import UsageError
 from sidtool.output import refuse_existing
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.terminal import progress, say, say_json, say_table, warn
+from sidtool.terminal import options
+from sidtool.terminal.console import progress, say, say_json, say_table, warn
+from sidtool.terminal.inputs import read_ids, standard_input
 
 if TYPE_CHECKING:
     from sidtool.recommendation.outcome import Outcome

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from sidtool.cli import options
-from sidtool.terminal import next_step, note, progress, say, say_json, say_table
+from sidtool.terminal import options
+from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table
 
 Reference = Annotated[
     str,

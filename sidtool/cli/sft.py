@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sidtool.cli import options
-from sidtool.cli.inputs import numbers, read_ids
-from sidtool.terminal import next_step, note, progress, say, say_json, say_table
+from sidtool.terminal import options
+from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table
+from sidtool.terminal.inputs import numbers, read_ids
 
 if TYPE_CHECKING:
     from sidtool.sft.lineage import Lineage

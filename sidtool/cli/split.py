@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sidtool.cli import options
 from sidtool.splits.record import Protocol, SplitManifest
-from sidtool.terminal import next_step, note, say, say_json, say_table
+from sidtool.terminal import options
+from sidtool.terminal.console import next_step, note, say, say_json, say_table
 
 
 def split(

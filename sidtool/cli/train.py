@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sidtool.cli import options
-from sidtool.terminal import next_step, note, progress, say, say_json
+from sidtool.terminal import options
+from sidtool.terminal.console import next_step, note, progress, say, say_json
 from sidtool.training.settings import Stage
 
 

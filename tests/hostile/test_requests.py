@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.cli import inference
-from sidtool.cli.inputs import read_ids
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.outcome import Outcome
 from sidtool.recommendation.recommend import answer_each
@@ -23,6 +22,7 @@ from sidtool.recommendation.requests import (
     parse_request,
     read_request_stream,
 )
+from sidtool.terminal.inputs import read_ids
 from tests.bundles import small_bundle
 from tests.hostile.harness import call, cases, classify, is_printable, run
 from tests.loaded import loaded_model

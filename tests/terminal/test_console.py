@@ -16,7 +16,7 @@ from rich.console import Console
 
 import sidtool
 from sidtool.errors import SidtoolError
-from sidtool.terminal import (
+from sidtool.terminal.console import (
     note,
     one_line_errors,
     progress,
@@ -142,7 +142,7 @@ def test_only_one_module_writes_to_the_terminal() -> None:
         for path in root.rglob("*.py")
         if writing.search(path.read_text(encoding="utf-8"))
     }
-    assert writers == {"terminal.py", "cli/main.py"}  # main prints the version
+    assert writers == {"terminal/console.py", "cli/main.py"}  # main prints the version
 
 
 @pytest.mark.parametrize("name", ["[/b].zarr", "[bold]x.zarr", "\x1b[31m.zarr", "two\nlines.zarr"])

@@ -8,7 +8,7 @@ import typer
 
 from sidtool.data import items
 from sidtool.errors import UsageError
-from sidtool.terminal import read_config
+from sidtool.terminal.console import read_config
 
 
 def _check_seed(value: int) -> int:

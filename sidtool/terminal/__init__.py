@@ -1,0 +1,1 @@
+"""What all commands share: printing and progress, options, and files of ids."""
