@@ -13,7 +13,7 @@ import pytest
 
 from tests.encoders import tiny_encoder
 
-ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+ENCODER = "hf://sentence-transformers/all-MiniLM-L6-v2"
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORDS = [
