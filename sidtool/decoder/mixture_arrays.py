@@ -60,6 +60,9 @@ class MixtureArrays:
         batch, beams = nodes.shape
         keys, slots, shares = self._levels[level]
         stride = len(self._arrays.children[level])
+        if level == 0:
+            # the only prefix is the root, which is no dead end
+            return torch.div(keys, stride, rounding_mode="floor") * fan_out + slots, shares
         first_keys = torch.arange(0, batch * stride, stride, device=nodes.device).unsqueeze(1)
         beam_keys, beam_of = torch.where(alive, first_keys + nodes, -1).flatten().sort()
         nearest = torch.searchsorted(beam_keys, keys).clamp_max_(batch * beams - 1)
