@@ -4,19 +4,24 @@ The method follows SID alignment with fine-tuning (arXiv:2604.13273): the new co
 renamed to those of the old one, embedding rows are carried over, and a short training stage adapts
 the rest."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from sidtool.build.align import align
+from sidtool.build.encode import read_sources
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items, make_items
 from sidtool.errors import CompatibilityError, UsageError
+from sidtool.memory.build import rebuild_memory
+from sidtool.memory.memory import Memory, open_verified
+from sidtool.model.bind_memory import bind_memory
 from sidtool.model.carry import carry_model
 from sidtool.model.compat import Verdict, check_bundle
 from sidtool.model.contract import Contract
 from sidtool.model.load import check_model_folder
+from sidtool.model.memory import MEMORY_COPY
 from sidtool.model.split_check import check_model_split
 from sidtool.model.stage_record import TrainParams
 from sidtool.output import locked, refuse_existing, remove
@@ -77,6 +82,7 @@ def refresh(
     *,
     split: Split | str | Path | None = None,
     items: str | Path | None = None,
+    embeddings: Sequence[str | Path] = (),
     catalog_options: CatalogOptions | None = None,
     options: RefreshOptions | None = None,
     force: bool = False,
@@ -90,11 +96,13 @@ def refresh(
     codes are carried over (`carry_model`). With a split, a training stage follows, with the tasks
     and settings of the model's last one and a `share` of its epochs; tasks that show text need
     `items`. Intermediate files are in OUT.refresh.partial during the call, and a call that was
-    killed resumes its training.
+    killed resumes its training. A memory of the model is built again from the split and the bundle,
+    with its settings, weight and power; `embeddings` are files of the items' vectors, which only a
+    memory with neighbors by content needs. Without a split the memory is left out.
 
-    Raises UsageError if `out` exists without `force` or a catalog is needed, RefusedError if the
-    bundle cannot be aligned, CompatibilityError if the model was not trained by `train` or may have
-    learned from events that the split holds out."""
+    Raises UsageError if `out` exists without `force`, or a catalog or vectors are needed;
+    RefusedError if the bundle cannot be aligned; CompatibilityError if the model was not trained by
+    `train` or may have learned from events that the split holds out."""
     model_dir = Path(model_dir)
     out = Path(out)
     options = options or RefreshOptions()
@@ -123,6 +131,9 @@ def refresh(
     start = work / "model"
     examples = work / "examples" / "train.jsonl"
     train_options, sft_fields = _training_settings(last, options)
+    memory = _renewed_memory(model_dir, contract, split, bundle, embeddings)
+    # a model that a memory is bound to afterwards; a resumed call goes on with it
+    trained = out if memory is None else out.with_name(f"{out.name}.trained.partial") / "model"
     with locked(out):
         pass  # refuse at once what `train` would refuse when all of this is done
     with locked(work):
@@ -140,18 +151,41 @@ def refresh(
             summary = train(
                 start,
                 examples,
-                out,
+                trained,
                 options=train_options,
                 sft_fields=sft_fields,
                 valid=side_files(examples)["valid"] if contract.history_prompt else None,
-                force=force,
+                force=force and memory is None,
+                reuse=memory is not None,
                 trust_remote_code=trust_remote_code,
                 progress=progress,
                 notify=notify,
             )
+            if memory is not None:
+                assert contract.memory is not None
+                binding = replace(contract.memory, digest=memory.digest)
+                bind_memory(trained, memory, binding, out, force=force)
+                remove(trained.parent)
         finally:
             remove(work)
     return RefreshSummary(str(out), verdict, summary)
+
+
+def _renewed_memory(
+    model_dir: Path,
+    contract: Contract,
+    split: Split,
+    bundle: Bundle,
+    embeddings: Sequence[str | Path],
+) -> Memory | None:
+    """The model's memory, built again from a split and a bundle; None if it has none."""
+    if contract.memory is None:
+        if embeddings:
+            raise UsageError(f"{model_dir} has no memory, which --embeddings are for")
+        return None
+    memory = open_verified(model_dir / MEMORY_COPY)
+    vectors = read_sources(bundle, embeddings, list(bundle.items.ids)) if embeddings else None
+    return rebuild_memory(memory, split, bundle, vectors)
 
 
 def usable_bundle(bundle: Bundle, own_bundle: Bundle) -> Bundle:

@@ -5,16 +5,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from sidtool import renewal
 from sidtool.bundle.bundle import Bundle
 from sidtool.cli.main import app
 from sidtool.errors import CompatibilityError, RefusedError, UsageError
+from sidtool.memory.build import build_memory
+from sidtool.memory.content import ItemContent
+from sidtool.memory.memory import verify_memory
+from sidtool.memory.similarity import KnnSettings
+from sidtool.model.bind_memory import bind_memory
 from sidtool.model.contract import read_contract
 from sidtool.model.load import load_model_folder
+from sidtool.model.memory import MEMORY_COPY, MemoryBinding
 from sidtool.model.stage_record import TrainParams
 from sidtool.output import locked
 from sidtool.renewal import RefreshOptions, refresh
@@ -95,6 +103,72 @@ def test_a_refreshed_model_learns_the_new_codes_in_a_fraction_of_the_steps(
     loaded = load_model_folder(out)
     assert len(loaded.bundle.items) == N_ITEMS + 5
     assert not list(tmp_path.glob("refreshed?*"))
+
+
+def test_the_memory_is_built_again(
+    tmp_path: Path, trained: Path, retrained: Bundle, split: Split, bundle: Bundle, later: Split
+) -> None:
+    """With its settings, its weight and its power; without a split it is left out."""
+    model = tmp_path / "model"
+    memory = build_memory(split, bundle, KnnSettings(recency=0.5), content=ItemContent.of(bundle))
+    bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
+    out = tmp_path / "refreshed"
+    refresh(model, retrained, out, split=later, options=RefreshOptions(share=0.05))
+    loaded = load_model_folder(out)
+    assert loaded.memory is not None
+    assert (loaded.memory.weight, loaded.memory.power) == (0.4, 3.0)
+    expected = build_memory(
+        later, loaded.bundle, KnnSettings(recency=0.5), content=ItemContent.of(loaded.bundle)
+    )
+    assert loaded.memory.memory.digest == expected.digest
+    assert verify_memory(out / MEMORY_COPY) == []
+    assert len(load_file(out / "model.safetensors"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "refreshed"]
+    refresh(model, retrained, tmp_path / "aligned")
+    assert read_contract(tmp_path / "aligned").memory is None
+
+
+def test_a_memory_by_vectors_needs_them(
+    tmp_path: Path, trained: Path, retrained: Bundle, split: Split, bundle: Bundle, later: Split
+) -> None:
+    model = tmp_path / "model"
+    vectors = np.random.default_rng(0).normal(size=(len(bundle.items), 8)).astype(np.float32)
+    memory = build_memory(split, bundle, content=ItemContent.of(bundle, vectors))
+    bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
+    with pytest.raises(UsageError, match="need the items' vectors"):
+        refresh(model, retrained, tmp_path / "out", split=later)
+    with pytest.raises(UsageError, match="has no memory"):
+        refresh(trained, retrained, tmp_path / "out", split=later, embeddings=[tmp_path / "v.npy"])
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_refresh_with_a_memory_resumes_after_training(
+    tmp_path: Path,
+    trained: Path,
+    retrained: Bundle,
+    split: Split,
+    bundle: Bundle,
+    later: Split,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tmp_path / "model"
+    memory = build_memory(split, bundle)
+    bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
+    options = RefreshOptions(share=0.05)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(renewal, "bind_memory", fail)
+        with pytest.raises(KeyboardInterrupt):
+            refresh(model, retrained, tmp_path / "out", split=later, options=options)
+    assert not (tmp_path / "out").exists()
+    weights = tmp_path / "out.trained.partial" / "model" / "model.safetensors"
+    weights_before = weights.read_bytes()
+    refresh(model, retrained, tmp_path / "out", split=later, options=options)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights_before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
 def test_without_a_split_only_bundle_and_rows_change(

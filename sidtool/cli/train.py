@@ -103,6 +103,10 @@ def refresh(
     items: Annotated[
         Path | None, typer.Option(help="Catalog, if the model's tasks show text of items.")
     ] = None,
+    embeddings: Annotated[
+        list[Path] | None,
+        typer.Option(help="Vectors of the items, if the memory has neighbors by content."),
+    ] = None,
     share: Annotated[
         float, typer.Option(help="Length of the training stage, as a share of the model's last.")
     ] = 0.2,
@@ -129,6 +133,7 @@ def refresh(
             out,
             split=split,
             items=items,
+            embeddings=embeddings or (),
             options=chosen,
             force=force,
             trust_remote_code=trust_remote_code,

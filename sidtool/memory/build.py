@@ -13,6 +13,7 @@ from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
+from sidtool.sid import Vectors
 from sidtool.splits.cooccurrence import WINDOW, count_pairs, item_sequences
 from sidtool.splits.split import Split
 
@@ -107,6 +108,25 @@ def build_memory(
         SparseRows.of(similarity, np.float32),
         by_content,
     )
+
+
+def rebuild_memory(
+    memory: Memory, split: Split, bundle: Bundle, vectors: Vectors | None = None
+) -> Memory:
+    """The memory of another split and bundle, with the settings of an earlier memory.
+
+    Raises UsageError if that compared the items' vectors and (n, dim) `vectors` are not given."""
+    recorded = memory.manifest.content
+    content = None
+    if recorded is not None:
+        if recorded.source == "vectors" and vectors is None:
+            raise UsageError(
+                "the model's memory has neighbors by content, which need the items' vectors",
+                hint="--embeddings FILE, once per source of the bundle",
+            )
+        used = vectors if recorded.source == "vectors" else None
+        content = ItemContent.of(bundle, used, recorded.weight)
+    return build_memory(split, bundle, memory.manifest.settings, content=content)
 
 
 def _updated_pairs(
