@@ -4,7 +4,6 @@ The root document holds the SHA-256 of every other object and of the manifest it
 exactly one spelling, so one flipped byte anywhere is detected. docs/format.md specifies the format.
 """
 
-import asyncio
 import hashlib
 import json
 import tempfile
@@ -157,6 +156,8 @@ def write_group(
 def _wait_for_writes() -> None:
     """Wait until Zarr writes no more. After an error its other chunks are still being written, and
     their threads would make a folder anew that the caller removes."""
+    import asyncio
+
     from zarr.core.sync import sync
 
     async def finish() -> None:

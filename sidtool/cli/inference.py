@@ -1,13 +1,15 @@
 """What the commands that run a model share: their options, and loading the model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sidtool.model import pretrained
-from sidtool.model.load import LoadedModel
 from sidtool.terminal.console import note
+
+if TYPE_CHECKING:
+    from sidtool.model.load import LoadedModel
 
 NumBeams = Annotated[
     int, typer.Option(help="Beam width: number of partial SIDs that survive each level.")
@@ -49,7 +51,7 @@ def load_model(
     dtype: pretrained.Dtype | None,
     trust_remote_code: bool,
     memory: tuple[Path | None, float | None, float | None] = (None, None, None),
-) -> LoadedModel:
+) -> "LoadedModel":
     """Load a model folder, with a memory by its path, weight and power; print a notice if another
     bundle is compatible but not the same."""
     from sidtool.model.load import load_model_folder
