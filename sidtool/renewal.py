@@ -6,6 +6,7 @@ the rest."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +112,11 @@ def refresh(
     if not isinstance(bundle, Bundle):
         bundle = open_bundle(str(bundle))
     bundle = usable_bundle(bundle, own_bundle)
+    carry = partial(
+        carry_model, model_dir, bundle, seed=options.seed, trust_remote_code=trust_remote_code
+    )
     if split is None:
-        verdict = carry_model(
-            model_dir,
-            bundle,
-            out,
-            seed=options.seed,
-            trust_remote_code=trust_remote_code,
-            force=force,
-        )
-        return RefreshSummary(str(out), verdict, None)
+        return RefreshSummary(str(out), carry(out, force=force), None)
     if not isinstance(split, Split):
         split = open_split(split)
     check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
@@ -139,14 +135,7 @@ def refresh(
     with locked(work):
         # made anew by a resumed call: the same inputs give the same files, which `train` checks
         try:
-            verdict = carry_model(
-                model_dir,
-                bundle,
-                start,
-                seed=options.seed,
-                trust_remote_code=trust_remote_code,
-                force=True,
-            )
+            verdict = carry(start, force=True)
             make_sft(bundle, catalog, split, examples, sft_options, model=start, force=True)
             summary = train(
                 start,

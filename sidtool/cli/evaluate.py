@@ -101,14 +101,11 @@ def evaluate(
             recommending |= {"--memory-weight": memory_weight, "--memory-power": memory_power}
             _refuse(recommending, "does not apply with --task")
             only = None if only_items is None else frozenset(read_ids(only_items))
-            fields = tuple(field or ())
             catalog = CatalogOptions(
-                id_column, title_column, fields=fields, queries=queries, query_text=query_text
+                id_column, title_column, None, tuple(field or ()), queries, query_text
             )
-            task_options = TaskEvaluationOptions(
-                task, on, items, catalog, only, limit, num_beams, seed
-            )
-            answers = evaluate_task(load(), split, task_options, progress=report)
+            chosen = TaskEvaluationOptions(task, on, items, catalog, only, limit, num_beams, seed)
+            answers = evaluate_task(load(), split, chosen, progress=report)
             _say_task(answers, json=json)
             return check_thresholds(answers, thresholds)
         # an option that changes nothing is a mistake of the user
@@ -119,8 +116,7 @@ def evaluate(
         settings = EvaluationOptions(
             on, limit, num_beams=num_beams, exclude_seen=exclude_seen, seed=seed
         )
-        opened = open_split(split)
-        evaluation = evaluate_split(load(), opened, settings, progress=report)
+        evaluation = evaluate_split(load(), open_split(split), settings, progress=report)
     _say_evaluation(evaluation, json=json)
     check_thresholds(evaluation, thresholds)
     return next_step(f"sidtool recommend {model} --history ITEM,ITEM -k 10")
