@@ -54,9 +54,9 @@ class QuantizerParams(JsonRecord):
         """
         if not isinstance(value, Mapping):
             raise TypeError("expected an object")
-        known = {field.name for field in fields(cls)} - {"fit"}
-        params = super().from_json({key: value[key] for key in known & value.keys()})
-        return replace(params, fit={key: value[key] for key in value if key not in known})
+        field_names = {field.name for field in fields(cls)} - {"fit"}
+        params = super().from_json({key: value[key] for key in field_names & value.keys()})
+        return replace(params, fit={key: value[key] for key in value if key not in field_names})
 
 
 @dataclass(frozen=True)
