@@ -34,6 +34,7 @@ from tests.hostile.limits import (
     SECONDS,
     OutOfTime,
     Usage,
+    check_seconds,
     limited,
 )
 from tests.hostile.summary import counts, family_of
@@ -198,7 +199,7 @@ def _is_note(line: str) -> bool:
 def _check_usage(usage: Usage, input_bytes: int, seconds: float, memory: int, what: object) -> None:
     factor = IMPORTING if usage.imported else 1
     allowed = factor * (memory + MEMORY_PER_BYTE * input_bytes)
-    assert usage.seconds <= factor * seconds, f"{usage.seconds:.1f} s: {what}"
+    check_seconds(usage, factor * seconds)
     assert usage.memory <= allowed, f"{usage.memory >> 20} MiB for {input_bytes} bytes: {what}"
 
 

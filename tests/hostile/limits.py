@@ -1,5 +1,6 @@
 """Limits on the time and memory of a call in this process, and what the call used."""
 
+import json
 import resource
 import signal
 import sys
@@ -12,7 +13,11 @@ from pathlib import Path
 from types import FrameType
 
 SECONDS = 2.0
-"""Processor time in which a hostile input is refused."""
+"""Processor time in which a hostile input is refused, on a machine where `REFERENCE` takes ..."""
+REFERENCE_SECONDS = 0.015
+"""... so long. A slower or busier machine is given more time, in proportion (see `allowance`)."""
+REFERENCE = b"[" + b"{}," * 200_000 + b"{}]"
+"""A JSON document: parsing it takes processor time, allocates, and runs the garbage collector."""
 WAIT = 10
 """A call may take this many times as long on the clock, because the machine may be busy."""
 MEMORY = 64 << 20
@@ -62,6 +67,22 @@ def limited(seconds: float = SECONDS) -> Iterator[list[Usage]]:
             spent = time.process_time() - begun
             imported = len(sys.modules) > modules
             used.append(Usage(spent, _peak() - before, imported))
+
+
+def allowance(seconds: float) -> float:
+    """The processor time of this process, now, that stands for `seconds` of the reference."""
+    begun = time.process_time()
+    json.loads(REFERENCE)
+    return seconds * max(1.0, (time.process_time() - begun) / REFERENCE_SECONDS)
+
+
+def check_seconds(usage: Usage, seconds: float = SECONDS) -> None:
+    """Fail if a call used more than `seconds` of the reference; measured only where it is in
+    doubt."""
+    if usage.seconds > seconds:
+        # a machine may be busy for a moment only: the slowest of some moments counts
+        allowed = max(allowance(seconds) for _ in range(5))
+        assert usage.seconds <= allowed, f"{usage.seconds:.1f} s, allowed {allowed:.1f} s"
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import io
 import json
-import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -30,7 +29,7 @@ from sidtool.splits.files import open_split, write_split
 from sidtool.splits.split import Split
 from sidtool.splits.windows import read_windows
 from tests.hostile.harness import call, cases, classify, count, run
-from tests.hostile.limits import SECONDS
+from tests.hostile.limits import check_seconds, limited
 from tests.splits.test_files import resigned, splits
 
 # Damage
@@ -423,12 +422,12 @@ YAML_PIECES = [
 @given(st.lists(st.sampled_from(YAML_PIECES), max_size=12).map("".join))
 def test_yaml(text: str) -> None:
     message = ""
-    started = time.process_time()
-    try:
-        parse_yaml(text)
-    except ValueError as error:
-        message = str(error) or "no message"
-    assert time.process_time() - started < SECONDS
+    with limited() as used:
+        try:
+            parse_yaml(text)
+        except ValueError as error:
+            message = str(error) or "no message"
+    check_seconds(used[0])
     assert "\n" not in message
     assert message != "no message"
     count(refused=bool(message))

@@ -1,7 +1,6 @@
 """A chat template that loops, grows or fails is one line, soon."""
 
 import sys
-import time
 
 import pytest
 
@@ -52,10 +51,8 @@ def test_a_template_is_limited(template: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("sidtool.prompt.chat_template.SECONDS", 0.3)
     tokenizer = tiny_tokenizer(chat=True)
     tokenizer.chat_template = template
-    start = time.monotonic()
     with pytest.raises(DataError, match="chat template") as caught:
         render(tokenizer, MESSAGES)
-    assert time.monotonic() - start < 5
     assert str(caught.value).isprintable()
     assert sys.gettrace() is None
 
