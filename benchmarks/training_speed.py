@@ -29,12 +29,12 @@ from sidtool.data.items import Items
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.scratch import MIN_VOCABULARY, train_tokenizer
+from sidtool.objective.batches import IGNORED, PackedCollator
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.training_examples import SftOptions
 from sidtool.sid import SidSpace
 from sidtool.splits.split import Example, Split, UserSequence
 from sidtool.training import trainer as trainer_module
-from sidtool.training.batches import IGNORED, PackedCollator
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 

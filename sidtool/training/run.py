@@ -113,7 +113,7 @@ def train(
     contract, bundle, _ = check_model_folder(model_dir, bundle)
     check_same_bundle(lineage, bundle, examples)
     if teacher_dirs:
-        from sidtool.training.teachers import check_teachers
+        from sidtool.objective.teachers import check_teachers
 
         check_teachers(teacher_dirs, contract.tokens, bundle)
     for folder in (model_dir, *teacher_dirs):

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sidtool.errors import UsageError
+from sidtool.objective.softmax import SoftmaxOver
 
 Stage = Literal["embeddings", "full", "lora"]
-SoftmaxOver = Literal["vocabulary", "sid", "level", "trie"]
 
 
 _MINIMUM = {

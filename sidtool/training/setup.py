@@ -11,14 +11,14 @@ from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora import Lora
 from sidtool.model.pretrained import max_positions
 from sidtool.model.token_embeddings import TokenEmbeddings
+from sidtool.objective.augment import Augmentation, AugmentedExamples, EpochCallback
+from sidtool.objective.loss import Loss
+from sidtool.objective.teachers import load_teachers
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress
 from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.splits.examples import read_examples
 from sidtool.training.arguments import weight_dtype
-from sidtool.training.augment import Augmentation, AugmentedExamples, EpochCallback
-from sidtool.training.loss import Loss
-from sidtool.training.teachers import load_teachers
 from sidtool.training.trainer import ProgressCallback, SidTrainer, set_dropout
 from sidtool.training.training_run import Log, TrainingRun
 

@@ -18,16 +18,16 @@ from sidtool.errors import UsageError
 from sidtool.evaluation.validation import Validator
 from sidtool.model.lora import Lora
 from sidtool.model.token_embeddings import TokenEmbeddings
+from sidtool.objective.augment import AugmentedExamples
+from sidtool.objective.batches import IGNORED, PackedCollator, PaddedCollator
+from sidtool.objective.loss import Loss
+from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
+from sidtool.objective.teachers import Teachers
 from sidtool.recommendation.query import Progress
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
-from sidtool.training.augment import AugmentedExamples
-from sidtool.training.batches import IGNORED, PackedCollator, PaddedCollator
 from sidtool.training.divergence import check_number, check_weights
-from sidtool.training.loss import Loss
 from sidtool.training.machine import float32_attention
 from sidtool.training.optimizer import MuonAdamW
-from sidtool.training.shortcuts import narrows_exactly, packs_exactly
-from sidtool.training.teachers import Teachers
 from sidtool.training.training_run import Log
 
 

@@ -15,11 +15,12 @@ from sidtool.data.digests import file_digest
 from sidtool.errors import UsageError
 from sidtool.model.contract import Contract, ModelNormalize
 from sidtool.model.stage_record import ModelReference, StageRecord, TrainParams
+from sidtool.objective.softmax import SoftmaxOver
 from sidtool.output import partial_path
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.sft.lineage import Lineage
 from sidtool.sft.tokenized import answers_with_sid
-from sidtool.training.settings import DEFAULTS, SoftmaxOver, TrainOptions
+from sidtool.training.settings import DEFAULTS, TrainOptions
 
 Log = Callable[[dict[str, float]], None]
 """Called with each log line and each validation."""

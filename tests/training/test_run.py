@@ -19,13 +19,13 @@ from sidtool.decoder.partial_head import PartialHead
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.contract import read_contract
 from sidtool.model.load import load_model_folder
+from sidtool.objective.loss import Loss
+from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 from sidtool.training.checkpoints import last_checkpoint
-from sidtool.training.loss import Loss
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
-from sidtool.training.shortcuts import narrows_exactly, packs_exactly
 from tests.models import ARCHITECTURES, tiny_model
 
 Make = Callable[..., Path]
@@ -157,8 +157,8 @@ def test_loss_and_gradient_equal_a_direct_computation(
     import numpy as np
 
     from sidtool.bundle.trie import Trie
+    from sidtool.objective.teachers import Teachers
     from sidtool.sft.tokenized import TokenizedExamples
-    from sidtool.training.teachers import Teachers
 
     rng = np.random.default_rng(1)
     lengths = [5, 9, 3, 12]
@@ -507,7 +507,7 @@ def test_every_epoch_is_augmented_differently(
     monkeypatch: pytest.MonkeyPatch,
     extra: dict[str, float],
 ) -> None:
-    from sidtool.training.augment import AugmentedExamples
+    from sidtool.objective.augment import AugmentedExamples
 
     epochs: list[tuple[int, int]] = []
     monkeypatch.setattr(

@@ -14,10 +14,10 @@ from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.contract import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
+from sidtool.objective.teachers import Teachers, load_teachers
 from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
-from sidtool.training.teachers import Teachers, load_teachers
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.objective.augment import Augmentation, AugmentedExamples
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples, encode_example
 from sidtool.sid import SidSpace
-from sidtool.training.augment import Augmentation, AugmentedExamples
 from tests.models import tiny_tokenizer
 
 MARKED, BARE = SidSpace((4, 3, 5)), SidSpace((4, 3, 5), begin=None, end=None)

@@ -11,8 +11,8 @@ from sidtool.decoder.partial_head import Columns, Part, PartialHead, full_blocks
 from sidtool.errors import CompatibilityError
 from sidtool.model.contract import read_contract
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
+from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.prompt.tokens import SidTokens
-from sidtool.training.shortcuts import narrows_exactly, packs_exactly
 
 
 class Teachers:

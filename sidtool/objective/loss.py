@@ -8,8 +8,8 @@ import torch
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.partial_head import Columns, Part
 from sidtool.decoder.trie_arrays import normalize_over_children, trie_arrays
+from sidtool.objective.softmax import SoftmaxOver
 from sidtool.prompt.tokens import SidTokens
-from sidtool.training.settings import SoftmaxOver
 
 Blocks = Sequence[torch.Tensor]
 """The logits of each part, (n, columns)."""

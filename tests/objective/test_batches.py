@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.errors import DataError
+from sidtool.objective.batches import IGNORED, PackedCollator, PaddedCollator
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples, encode_example
 from sidtool.sid import SidSpace
-from sidtool.training.batches import IGNORED, PackedCollator, PaddedCollator
 from tests.models import tiny_tokenizer
 
 SPACE = SidSpace((4, 3))

@@ -1,0 +1,1 @@
+"""What a training step minimizes: augmented examples, their batches, the loss, and teachers."""
