@@ -21,12 +21,8 @@ from table import markdown
 from titles import write_title_lists
 from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
-from sidtool.evaluation.evaluation import (
-    Evaluation,
-    EvaluationOptions,
-    compare,
-    evaluate_examples,
-)
+from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.results import Evaluation, compare
 from sidtool.model.load import load_model_folder
 from sidtool.splits.files import open_split
 
@@ -201,7 +197,7 @@ def recommender_table(evaluations: dict[str, Evaluation]) -> str:
         values = [evaluation.metrics[metric] for metric in METRICS]
         row = [name, *[f"{value:.4f}" for value in values]]
         if reference is not None and name != REFERENCE:
-            differences = compare(evaluation, reference)
+            differences = compare(evaluation, reference)["all"]
             for metric in METRICS:
                 found = differences[metric]
                 row.append(f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})")

@@ -20,7 +20,8 @@ from table import markdown
 
 from sidtool import Bundle
 from sidtool.build.diff import diff
-from sidtool.evaluation.evaluation import EvaluationOptions, compare, evaluate_examples
+from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
 from sidtool.output import new_dir
 from sidtool.recommendation.recommend import recommend
@@ -73,7 +74,7 @@ def after_adding(model_folder: Path, child: Path, test: Path, seed: int) -> dict
             "n": len(old),
             "before": old_before.metrics[METRIC],
             "after": old_after.metrics[METRIC],
-            "difference": asdict(compare(old_after, old_before)[METRIC]),
+            "difference": asdict(compare(old_after, old_before)["all"][METRIC]),
         },
         "new_targets": {"n": len(new), "beam": measure(after, new).metrics[METRIC]},
         "new_targets_among_new_items": only_new_items(after, change.added, new, seed),
@@ -119,7 +120,7 @@ def after_retraining(
         evaluations[name] = measure(replace(model, bundle=bundle), examples)
         result["sids_kept"][name] = diff(model.bundle, bundle).kept
         result[METRIC][name] = evaluations[name].metrics[METRIC]
-    difference = compare(evaluations["aligned"], evaluations["original"])[METRIC]
+    difference = compare(evaluations["aligned"], evaluations["original"])["all"][METRIC]
     return {**result, "aligned_difference": asdict(difference)}
 
 

@@ -21,7 +21,8 @@ from environment import environment
 from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers
 from table import markdown, spread
 
-from sidtool.evaluation.evaluation import EvaluationOptions, compare, evaluate_examples
+from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
 from sidtool.output import new_dir
 from sidtool.splits.examples import read_examples
@@ -96,7 +97,7 @@ def measure(systems: dict[str, Path], examples_file: Path) -> dict[str, Any]:
         name: {
             "n": len(examples),
             "metrics": {metric: evaluation.metrics[metric] for metric in METRICS},
-            "difference": asdict(compare(evaluation, anew)["ndcg@10"]),
+            "difference": asdict(compare(evaluation, anew)["all"]["ndcg@10"]),
         }
         for name, evaluation in evaluations.items()
     }

@@ -14,7 +14,7 @@ from sidtool.terminal.console import next_step, progress, say_json, say_table
 from sidtool.terminal.inputs import numbers, read_ids
 
 if TYPE_CHECKING:
-    from sidtool.evaluation.evaluation import Evaluation
+    from sidtool.evaluation.results import Evaluation
     from sidtool.evaluation.task_metrics import TaskEvaluation
 
 
@@ -81,9 +81,10 @@ def evaluate(
 
     With --task, evaluate one task: exact and prefix accuracy and retrieval if its answer is a
     SID; exact match, token F1 and perplexity if it is a text."""
-    from sidtool.evaluation.evaluation import EvaluationOptions, check_thresholds
+    from sidtool.evaluation.evaluation import EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate_split
     from sidtool.evaluation.metrics import check_names, metric_names
+    from sidtool.evaluation.results import check_thresholds
     from sidtool.sft.catalog import CatalogOptions
     from sidtool.sft.task_eval import TaskEvaluationOptions, evaluate_task
     from sidtool.splits.files import open_split

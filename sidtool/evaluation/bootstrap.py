@@ -2,9 +2,9 @@
 two.
 
 All examples of a user are drawn together, as they are not independent (B. Efron, 1979; users as
-clusters)."""
+clusters). A mean may be over a group of examples: a slice, or all with weights of their own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 
 RESAMPLES = 1000
 LEVEL = 0.95
+ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 CHUNK = 1 << 21
 """Numbers drawn together."""
+
+Groups = Mapping[str, NDArray[np.float64]]
+"""Name of a group -> (n,) float64: the weight of each of n examples in the group's mean, 0 for
+those outside. At least one is above 0."""
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -27,61 +33,108 @@ class Difference:
     """Two-sided: twice the share of resamples in which the difference lacks its sign."""
 
 
+def everyone(n: int) -> dict[str, NDArray[np.float64]]:
+    """The group "all" of n examples, each of weight 1."""
+    return {"all": np.ones(n)}
+
+
 def intervals(
-    values: NDArray[np.float64], users: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES
-) -> NDArray[np.float64]:
-    """(n, metrics) values of n examples and the user of each -> (metrics, 2): the 95% interval of
-    each mean."""
-    means = np.concatenate(list(_resampled_means(values, users, seed, resamples)))
-    return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
-
-
-def named_intervals(
-    names: Sequence[str], values: NDArray[np.float64], users: Sequence[str], *, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """The interval of each column of (n, metrics) values, by name."""
-    if not names:
-        return {}
-    ends = intervals(values, users, seed=seed).tolist()
-    return {name: (low, high) for name, (low, high) in zip(names, ends, strict=True)}
-
-
-def paired_differences(
+    names: Sequence[str],
     values: NDArray[np.float64],
-    other_values: NDArray[np.float64],
     users: Sequence[str],
+    groups: Groups | None = None,
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> list[Difference]:
-    """Two systems' (n, metrics) values on the same examples -> one Difference per metric."""
+) -> dict[str, dict[str, Interval]]:
+    """Group -> metric -> the 95% interval of its weighted mean.
+
+    `values` is (n, metrics) float64: the metrics of n examples in the order of `names`; `users` has
+    the user of each example. Without `groups` there is one, "all"."""
+    groups = groups or everyone(len(values))
+    means = _resampled_means(values, users, list(groups.values()), seed, resamples)
+    low, high = _ends(means).tolist()  # (groups, metrics) each
+    ends = [zip(*bounds, strict=True) for bounds in zip(low, high, strict=True)]
+    return {
+        group: dict(zip(names, of_group, strict=True))
+        for group, of_group in zip(groups, ends, strict=True)
+    }
+
+
+def paired_differences(
+    names: Sequence[str],
+    values: NDArray[np.float64],
+    other_values: NDArray[np.float64],
+    users: Sequence[str],
+    groups: Groups | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, dict[str, Difference]]:
+    """Group -> metric -> by how much one system is better than another on the same examples.
+
+    `values` and `other_values` are (n, metrics) float64 of the same n examples, in the order of
+    `names`. A resample draws the same users for both, for every metric and for every group.
+    Otherwise as `intervals`."""
+    groups = groups or everyone(len(values))
     differences = values - other_values
-    means = np.concatenate(list(_resampled_means(differences, users, seed, resamples)))
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    means = _resampled_means(differences, users, list(groups.values()), seed, resamples)
+    low, high = _ends(means)  # (groups, metrics) each
     n_not_positive = (means <= 0).sum(axis=0)
     n_not_negative = (means >= 0).sum(axis=0)
+    n_resamples = np.isfinite(means).sum(axis=0)
     # the sample itself counts as one more resample, so p is never 0
     opposite = np.minimum(n_not_positive, n_not_negative) + 1
-    p_value = np.minimum(2 * opposite / (resamples + 1), 1.0)
-    columns = zip(differences.mean(axis=0), low, high, p_value, strict=True)
-    return [Difference(*map(float, column)) for column in columns]
+    p_value = np.minimum(2 * opposite / (n_resamples + 1), 1.0)
+    mean = np.stack([np.average(differences, axis=0, weights=group) for group in groups.values()])
+    columns = np.stack([mean, low, high, p_value], axis=-1).tolist()  # (groups, metrics, 4)
+    return {
+        group: {name: Difference(*column) for name, column in zip(names, of_group, strict=True)}
+        for group, of_group in zip(groups, columns, strict=True)
+    }
+
+
+def _ends(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2, groups, metrics): the ends of the intervals of (resamples, groups, metrics) means, NaN
+    left out."""
+    quantile = np.nanquantile if np.isnan(means).any() else np.quantile  # the latter is faster
+    return quantile(means, ENDS, axis=0)
 
 
 def _resampled_means(
-    values: NDArray[np.float64], users: Sequence[str], seed: int, resamples: int
-) -> Iterator[NDArray[np.float64]]:
-    """(<= resamples, metrics) means at a time, each over as many users as there are, drawn with
-    replacement."""
+    values: NDArray[np.float64],
+    users: Sequence[str],
+    groups: Sequence[NDArray[np.float64]],
+    seed: int,
+    resamples: int,
+) -> NDArray[np.float64]:
+    """(resamples, groups, metrics) weighted means, each over as many users as there are, drawn with
+    replacement; NaN where a resample has nobody of a group."""
     _, user_of = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
-    examples_per_user = np.bincount(user_of).astype(np.float64)  # (users,)
-    n = len(examples_per_user)
-    sums = np.zeros((n, values.shape[1]))  # (users, metrics)
-    np.add.at(sums, user_of, values)
+    totals = [_user_totals(values, weights, user_of) for weights in groups]
+    n_users = int(user_of.max()) + 1
     rng = np.random.default_rng(seed)
-    chunk = max(1, CHUNK // n)
+    chunk = max(1, CHUNK // n_users)
+    means = []
     for start in range(0, resamples, chunk):
-        drawn = rng.integers(n, size=(min(chunk, resamples - start), n))
-        counts = [np.bincount(row, minlength=n) for row in drawn]
+        drawn = rng.integers(n_users, size=(min(chunk, resamples - start), n_users))
+        counts = [np.bincount(row, minlength=n_users) for row in drawn]
         times_drawn = np.stack(counts).astype(np.float64)  # (chunk, users)
-        # the mean over examples: a user with more examples weighs more
-        yield (times_drawn @ sums) / (times_drawn @ examples_per_user)[:, None]
+        sums = np.stack([times_drawn[:, members] @ each for members, each in totals], axis=1)
+        with np.errstate(invalid="ignore"):
+            # the mean over examples: a user with more examples weighs more
+            means.append(sums[..., :-1] / sums[..., -1:])
+    return np.concatenate(means)
+
+
+def _user_totals(
+    values: NDArray[np.float64], weights: NDArray[np.float64], user_of: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The members of a group among the users, and (members, metrics + 1) their weighted sums: of
+    each metric, and last of the weights."""
+    inside = np.flatnonzero(weights)
+    members, member_of = np.unique(user_of[inside], return_inverse=True)
+    with_ones = np.column_stack([values[inside], np.ones(len(inside))])
+    totals = np.zeros((len(members), with_ones.shape[1]))
+    np.add.at(totals, member_of, with_ones * weights[inside, None])
+    return members, totals

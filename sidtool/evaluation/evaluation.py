@@ -10,22 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError, SidtoolWarning, ThresholdError, UsageError
+from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
-from sidtool.evaluation.bootstrap import (
-    RESAMPLES,
-    Difference,
-    named_intervals,
-    paired_differences,
-)
-from sidtool.evaluation.metrics import (
-    KS,
-    averages,
-    check_names,
-    find_targets,
-    metric_names,
-    metric_values,
-)
+from sidtool.evaluation.bootstrap import RESAMPLES
+from sidtool.evaluation.metrics import KS, averages, find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import (
     IndexedExamples,
     Ranking,
@@ -33,8 +21,14 @@ from sidtool.evaluation.ranking import (
     rank_mixture,
     rank_sids,
 )
-from sidtool.evaluation.slices import Metrics, Slice, slice_metrics
-from sidtool.evaluation.task_metrics import TaskEvaluation
+from sidtool.evaluation.results import Evaluation, slices_of
+from sidtool.evaluation.slices import example_groups
+from sidtool.evaluation.system_values import (
+    SystemValues,
+    coverage,
+    effective_items,
+    group_averages,
+)
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.split_check import check_model_split
@@ -76,37 +70,6 @@ class EvaluationOptions:
     def depth(self) -> int:
         """Number of SIDs that are ranked for each example."""
         return max(*self.ks, COVERED)
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """The evaluation of one model over n examples."""
-
-    n: int
-    metrics: Metrics
-    """At item level."""
-    confidence_interval: dict[str, tuple[float, float]]
-    """95% intervals of `metrics`."""
-    sid_level: Metrics
-    """The same metrics where any item of a shared SID counts as correct."""
-    baselines: dict[str, Metrics]
-    differences: dict[str, dict[str, Difference]]
-    """Of the model from each baseline."""
-    slices: dict[str, Slice]
-    coverage: dict[str, float]
-    """By system: share of the active items among the first ten recommendations of any example."""
-    counts: dict[str, int]
-    settings: dict[str, Any]
-    users: tuple[str, ...]
-    """The user of each example."""
-    values: NDArray[np.float64]
-    """(n, metrics) float64: the item-level metrics of each example, for `compare`."""
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object of all but the values of single examples."""
-        value = asdict(self)
-        del value["users"], value["values"]
-        return value
 
 
 def evaluate(
@@ -200,81 +163,43 @@ def _evaluation(
     options: EvaluationOptions,
 ) -> Evaluation:
     """The evaluation of a ranking; it is compared with its `parts` as with the baselines."""
-    names = metric_names(options.ks)
     users = tuple(example.user for example in examples.examples)
-    values = metric_values(ranking.item_ranks, options.ks)
-    recommended = {"model": ranking.first_items}
-    baseline_values = {}
-    for system, part in parts.items():
-        baseline_values[system] = metric_values(part.item_ranks, options.ks)
-        recommended[system] = part.first_items
-    if options.baselines and events:
-        rankings, targets = _rank_baselines(examples, events, options)
-        for system, ranked in rankings.items():
-            baseline_values[system] = metric_values(find_targets(ranked, targets), options.ks)
-            recommended[system] = ranked[:, :COVERED]
+    model = SystemValues.of(ranking, options.ks)
+    others = {system: SystemValues.of(part, options.ks) for system, part in parts.items()}
     settings = {
         "ks": list(options.ks),
         "exclude_seen": examples.exclude_seen,
         "seed": options.seed,
         "resamples": RESAMPLES,
     }
-    if "item-knn" in baseline_values:
+    if options.baselines and events:
+        others |= _baselines(examples, events, options)
         settings["item-knn"] = asdict(options.knn)
+    groups = example_groups(examples.examples, events)
+    by_group = group_averages(model, others, users, groups, seed=options.seed)
     active_items = len(examples.bundle.active)
+    first_items = {
+        system: values.first_items for system, values in ({"model": model} | others).items()
+    }
     return Evaluation(
-        n=len(users),
-        metrics=averages(names, values),
-        confidence_interval=named_intervals(names, values, users, seed=options.seed),
-        sid_level=averages(names, metric_values(ranking.sid_ranks, options.ks)),
-        baselines={
-            system: averages(names, system_values)
-            for system, system_values in baseline_values.items()
-        },
-        differences={
-            system: _differences(names, values, system_values, users, options.seed)
-            for system, system_values in baseline_values.items()
-        },
-        slices=slice_metrics(names, values, baseline_values, examples.examples, events or ()),
-        coverage={
-            system: len(np.unique(items[items >= 0])) / active_items
-            for system, items in recommended.items()
-        },
+        **vars(by_group["all"]),
+        sid_level=averages(metric_names(options.ks), metric_values(ranking.sid_ranks, options.ks)),
+        macro=by_group["macro"],
+        slices=slices_of(by_group) if events else {},
+        coverage={system: coverage(items, active_items) for system, items in first_items.items()},
+        effective_items={system: effective_items(items) for system, items in first_items.items()},
         counts=_counts(examples, users),
         settings=settings,
         users=users,
-        values=values,
+        groups=groups,
+        values=model,
     )
 
 
-def compare(one: Evaluation, other: Evaluation, *, seed: int = 0) -> dict[str, Difference]:
-    """By how much one model is better than another, metric by metric, on the same examples in the
-    same order. Raises DataError if the examples or cut-offs differ."""
-    if one.users != other.users or one.settings["ks"] != other.settings["ks"]:
-        raise DataError(
-            f"the evaluations have different examples or cut-offs: {one.n} examples at "
-            f"{one.settings['ks']} and {other.n} at {other.settings['ks']}"
-        )
-    return _differences(tuple(one.metrics), one.values, other.values, one.users, seed)
-
-
-def check_thresholds(
-    evaluation: Evaluation | TaskEvaluation, thresholds: Mapping[str, float]
-) -> None:
-    """Raise ThresholdError if an item-level metric is below its threshold, UsageError for a metric
-    that was not measured."""
-    check_names(thresholds, tuple(evaluation.metrics))
-    for name, threshold in thresholds.items():
-        value = evaluation.metrics[name]
-        if not value >= threshold:
-            raise ThresholdError(f"{name} is {value:.4f}, below the threshold {threshold:g}")
-
-
-def _rank_baselines(
+def _baselines(
     examples: IndexedExamples, events: Sequence[UserSequence], options: EvaluationOptions
-) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64]]:
-    """(n, depth) ranked items of each baseline and the (n,) targets, as popularity ranks of the
-    active items."""
+) -> dict[str, SystemValues]:
+    """The baselines on the same examples; their items are popularity ranks."""
     ids = examples.bundle.items.ids
     active_ids = [ids[index] for index in examples.bundle.active.tolist()]
     catalog = Catalog.of(active_ids, [user.items for user in events])
@@ -288,18 +213,12 @@ def _rank_baselines(
     neighbors = item_knn(
         similarity, histories, options.depth, settings=options.knn, exclude_seen=exclude_seen
     )
-    return {"popularity": popular, "item-knn": neighbors}, targets
-
-
-def _differences(
-    names: Sequence[str],
-    values: NDArray[np.float64],
-    other_values: NDArray[np.float64],
-    users: Sequence[str],
-    seed: int,
-) -> dict[str, Difference]:
-    differences = paired_differences(values, other_values, users, seed=seed)
-    return dict(zip(names, differences, strict=True))
+    names = metric_names(options.ks)
+    systems = {}
+    for system, ranked in {"popularity": popular, "item-knn": neighbors}.items():
+        values = metric_values(find_targets(ranked, targets), options.ks)
+        systems[system] = SystemValues(names, values, ranked[:, :COVERED])
+    return systems
 
 
 def _counts(examples: IndexedExamples, users: Sequence[str]) -> dict[str, int]:

@@ -88,9 +88,16 @@ def find_targets(
     return TargetRanks(before, np.where(is_ranked, group_size, 0))
 
 
-def averages(names: Sequence[str], values: NDArray[np.float64]) -> dict[str, float]:
-    """The mean of each column of (n, metrics) values, by name; 0 where there are no rows."""
-    means = values.mean(axis=0) if len(values) else np.zeros(len(names))
+def averages(
+    names: Sequence[str],
+    values: NDArray[np.float64],
+    weights: NDArray[np.float64] | None = None,
+) -> dict[str, float]:
+    """The mean of each column of (n, metrics) values by name, weighted by (n,) `weights` if they
+    are given; 0 where there are no rows."""
+    if weights is None:
+        weights = np.ones(len(values))
+    means = np.average(values, axis=0, weights=weights) if len(values) else np.zeros(len(names))
     return dict(zip(names, means.tolist(), strict=True))
 
 

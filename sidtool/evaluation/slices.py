@@ -1,17 +1,14 @@
-"""Metrics by how often the target occurs in training: cold, rare and warm items."""
+"""Groups of examples whose means are reported: all, the macro mean over items, and slices by how
+often the target occurs in training."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.evaluation.metrics import averages
+from sidtool.evaluation.bootstrap import everyone
 from sidtool.splits.split import Example, UserSequence
-
-Metrics = dict[str, float]
-"""Metric name -> mean."""
 
 SLICES: Mapping[str, tuple[int, int | None]] = {
     "cold": (0, 0),
@@ -24,41 +21,26 @@ SLICES: Mapping[str, tuple[int, int | None]] = {
 """First and last number of training events of the target. Warm items are all that are not cold."""
 
 
-@dataclass(frozen=True)
-class Slice:
-    """The metrics over the n examples whose target has so many training events."""
+def example_groups(
+    examples: Sequence[Example], events: Sequence[UserSequence] | None
+) -> dict[str, NDArray[np.float64]]:
+    """Name -> (n,) float64 weights of n examples: "all", "macro", and with training events the
+    slices that have an example.
 
-    events: tuple[int, int | None]
-    n: int
-    metrics: Metrics
-    baselines: dict[str, Metrics]
-
-
-def slice_metrics(
-    names: Sequence[str],
-    values: NDArray[np.float64],
-    baseline_values: Mapping[str, NDArray[np.float64]],
-    examples: Sequence[Example],
-    events: Sequence[UserSequence],
-) -> dict[str, Slice]:
-    """Each slice of (n, metrics) values; none without training events."""
+    The weights of "macro" are one over the number of examples with the same target, so that its
+    mean is the mean over target items of the mean over the item's examples."""
+    targets = [example.item for example in examples]
+    n_examples = Counter(targets)
+    groups = everyone(len(targets))
+    groups["macro"] = np.array([1 / n_examples[target] for target in targets])
     if not events:
-        return {}
-    counts = Counter(item for user in events for item in user.items)
-    target_events = np.array([counts[example.item] for example in examples])
-    slices = {}
+        return groups
+    n_events = Counter(item for user in events for item in user.items)
+    target_events = np.array([n_events[target] for target in targets])
     for name, (first, last) in SLICES.items():
         inside = target_events >= first
         if last is not None:
             inside &= target_events <= last
-        baselines = {
-            system: averages(names, system_values[inside])
-            for system, system_values in baseline_values.items()
-        }
-        slices[name] = Slice(
-            events=(first, last),
-            n=int(inside.sum()),
-            metrics=averages(names, values[inside]),
-            baselines=baselines,
-        )
-    return slices
+        if inside.any():
+            groups[name] = inside.astype(np.float64)
+    return groups

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sidtool.errors import DataError
-from sidtool.evaluation.bootstrap import RESAMPLES, named_intervals
+from sidtool.evaluation.bootstrap import RESAMPLES, intervals
 from sidtool.evaluation.metrics import averages
 from sidtool.evaluation.questions import Question
 from sidtool.evaluation.sid_answers import sid_answer_metrics
@@ -72,7 +72,7 @@ def evaluate_questions(
         task=task,
         n=len(questions),
         metrics=averages(names, values) | perplexity,
-        confidence_interval=named_intervals(names, values, units, seed=seed),
+        confidence_interval=intervals(names, values, units, seed=seed)["all"],
         chance=chance,
         settings={"num_beams": num_beams, "seed": seed, "resamples": RESAMPLES},
     )

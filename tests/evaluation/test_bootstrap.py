@@ -1,9 +1,32 @@
 """Bootstrap intervals against theory; users are the resampled units."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from sidtool.evaluation.bootstrap import intervals, paired_differences
+from sidtool.evaluation import bootstrap
+from sidtool.evaluation.bootstrap import Difference
+
+
+def names_of(values: np.ndarray) -> list[str]:
+    return [f"m{column}" for column in range(values.shape[1])]
+
+
+def intervals(values: np.ndarray, users: list[str], **options: Any) -> np.ndarray:
+    """(metrics, 2): the intervals over all examples."""
+    ends = bootstrap.intervals(names_of(values), values, users, **options)["all"]
+    return np.array(list(ends.values()))
+
+
+def paired_differences(
+    values: np.ndarray, other: np.ndarray, users: list[str], **options: Any
+) -> list[Difference]:
+    """The differences over all examples."""
+    names = names_of(values)
+    return list(
+        bootstrap.paired_differences(names, values, other, users, **options)["all"].values()
+    )
 
 
 def users(n: int) -> list[str]:
@@ -90,3 +113,59 @@ def test_the_p_value_of_noise_is_large() -> None:
     ]
     assert np.mean(np.array(ps) < 0.1) < 0.25  # about a tenth of them
     assert np.mean(ps) == pytest.approx(0.5, abs=0.15)
+
+
+def drawn_examples(users: list[str], seed: int, resamples: int) -> list[list[int]]:
+    """The examples of each resample, one by one, a user's examples as often as the user."""
+    distinct = sorted(set(users))
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(distinct), size=(resamples, len(distinct)))
+    examples = {user: [row for row, of in enumerate(users) if of == user] for user in distinct}
+    return [[row for number in draw for row in examples[distinct[number]]] for draw in draws]
+
+
+def test_the_intervals_of_groups_equal_means_over_resampled_examples() -> None:
+    rng = np.random.default_rng(0)
+    owners = [f"u{number}" for number in rng.integers(0, 20, 60)]
+    values, other = rng.random((60, 2)), rng.random((60, 2))
+    groups = {"all": np.ones(60), "slice": np.arange(60.0) < 30, "weighted": rng.random(60)}
+    ends = bootstrap.intervals(["a", "b"], values, owners, groups, seed=3, resamples=200)
+    differences = bootstrap.paired_differences(
+        ["a", "b"], values, other, owners, groups, seed=3, resamples=200
+    )
+    for group, weights in groups.items():
+        means = [
+            np.average(values[rows], axis=0, weights=weights[rows])
+            for rows in drawn_examples(owners, 3, 200)
+        ]
+        expected = np.quantile(means, [0.025, 0.975], axis=0).T
+        np.testing.assert_allclose(list(ends[group].values()), expected)
+        other_means = [
+            np.average(other[rows], axis=0, weights=weights[rows])
+            for rows in drawn_examples(owners, 3, 200)
+        ]
+        difference = np.array(means) - np.array(other_means)
+        low, high = np.quantile(difference, [0.025, 0.975], axis=0)
+        for column, name in enumerate(("a", "b")):
+            result = differences[group][name]
+            assert (result.low, result.high) == pytest.approx((low[column], high[column]))
+            mean = np.average((values - other)[:, column], weights=weights)
+            assert result.mean == pytest.approx(mean)
+            signs = (difference[:, column] <= 0).sum(), (difference[:, column] >= 0).sum()
+            assert result.p_value == pytest.approx(min(1, 2 * (min(signs) + 1) / 201))
+
+
+def test_a_resample_without_anyone_of_a_group_does_not_count() -> None:
+    values = np.array([[0.5], *[[0.0]] * 9])
+    groups = {"one": np.array([1.0, *[0.0] * 9])}  # 35% of the resamples lack this user
+    assert bootstrap.intervals(["m"], values, users(10), groups)["one"]["m"] == (0.5, 0.5)
+    difference = bootstrap.paired_differences(["m"], values, 0 * values, users(10), groups)
+    assert difference["one"]["m"].p_value < 0.01
+
+
+def test_the_interval_of_a_slice_is_that_of_its_users_alone() -> None:
+    values = np.random.default_rng(1).random((1000, 1))
+    groups = {"half": np.arange(1000.0) % 2}
+    low, high = bootstrap.intervals(["m"], values, users(1000), groups)["half"]["m"]
+    alone = intervals(values[1::2], users(500))[0]
+    assert (low, high) == pytest.approx(tuple(alone), abs=0.1 * (high - low))

@@ -13,15 +13,13 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.errors import DataError, ThresholdError, UsageError
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.evaluation import (
-    Evaluation,
     EvaluationOptions,
-    check_thresholds,
-    compare,
     evaluate_examples,
     evaluate_rankings,
 )
 from sidtool.evaluation.metrics import KS, metric_names
 from sidtool.evaluation.ranking import IndexedExamples
+from sidtool.evaluation.results import Evaluation, check_thresholds, compare
 from sidtool.memory.build import build_memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.memory import WeightedMemory
@@ -99,7 +97,14 @@ def test_the_json_has_its_keys() -> None:
     for name, metrics in value["baselines"].items():
         mean = value["differences"][name]["ndcg@10"]["mean"]
         assert mean == pytest.approx(value["metrics"]["ndcg@10"] - metrics["ndcg@10"])
-    assert set(value["coverage"]) == {"model", "popularity", "item-knn"}
+    systems = {"model", "popularity", "item-knn"}
+    assert set(value["coverage"]) == set(value["effective_items"]) == systems
+    assert not {"users", "groups", "values"} & set(value)
+    groups = [value["macro"], *(part for part in value["slices"].values() if part["n"])]
+    for part in groups:
+        assert set(part["metrics"]) == set(part["confidence_interval"]) == names
+        assert set(part["baselines"]) == set(part["differences"]) == {"popularity", "item-knn"}
+        assert set(part["differences"]["item-knn"]) == names
     assert KnnSettings(**value["settings"]["item-knn"]) == UNTUNED
 
 
@@ -141,6 +146,8 @@ def test_slices_split_by_training_events() -> None:
         "popular": 0,
         "warm": 3,
     }
+    assert slices["popular"].metrics == slices["popular"].confidence_interval == {}
+    assert slices["warm"].confidence_interval["hr@1"] == (1.0, 1.0)
     assert {name: part.metrics["hr@1"] for name, part in slices.items() if part.n} == {
         "cold": 0,
         "rare": 1,
@@ -148,6 +155,19 @@ def test_slices_split_by_training_events() -> None:
         "warm": 1,
     }
     assert slices["warm"].baselines["popularity"]["hr@1"] == pytest.approx(2 / 3)
+
+
+def test_the_macro_mean_is_the_mean_over_items() -> None:
+    bundle = shop(shared=False)
+    targets = ["i1", "i1", "i1", "i2"]
+    examples = [Example(f"u{n}", ("i4",), item, 1) for n, item in enumerate(targets)]
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    leaves = oracle_leaves(bundle, examples)
+    leaves[:2] = -1  # i1 is missed twice of three times, i2 never
+    result = evaluate_rankings(indexed, leaves, None)
+    assert result.metrics["hr@1"] == pytest.approx(1 / 2)
+    assert result.macro.metrics["hr@1"] == pytest.approx((1 / 3 + 1) / 2)
+    assert (result.n, result.macro.n) == (4, 2)
 
 
 def test_targets_that_the_bundle_lacks_are_misses_and_counted() -> None:
@@ -204,10 +224,15 @@ def test_metrics_below_a_threshold_are_refused() -> None:
 def test_two_evaluations_of_the_same_examples_are_compared() -> None:
     _, one = random_evaluation(seed=0)
     _, other = random_evaluation(seed=1)
-    difference = compare(one, other)["ndcg@10"]
+    difference = compare(one, other)["all"]["ndcg@10"]
     assert difference.mean == pytest.approx(one.metrics["ndcg@10"] - other.metrics["ndcg@10"])
     assert difference.low <= difference.mean <= difference.high
-    assert compare(one, one)["ndcg@10"].p_value == 1.0
+    assert compare(one, one)["all"]["ndcg@10"].p_value == 1.0
+    by_group = compare(one, other)
+    assert by_group.keys() == one.groups.keys() > {"all", "macro", "rare", "warm"}
+    assert by_group["rare"]["ndcg@10"].mean == pytest.approx(
+        one.slices["rare"].metrics["ndcg@10"] - other.slices["rare"].metrics["ndcg@10"]
+    )
     _, fewer = random_evaluation(ks=(10,))
     with pytest.raises(DataError, match="different examples"):
         compare(one, fewer)

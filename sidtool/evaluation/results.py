@@ -1,0 +1,92 @@
+"""The evaluation of a model as a value. docs/metrics.md defines every number."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sidtool.errors import DataError, ThresholdError
+from sidtool.evaluation.bootstrap import Difference, Groups
+from sidtool.evaluation.metrics import check_names
+from sidtool.evaluation.slices import SLICES
+from sidtool.evaluation.system_values import (
+    Averages,
+    Metrics,
+    SystemValues,
+    system_differences,
+)
+from sidtool.evaluation.task_metrics import TaskEvaluation
+
+NO_EXAMPLES = Averages(0, {}, {}, {}, {})
+
+
+@dataclass(frozen=True)
+class Slice(Averages):
+    """The averages over the n examples whose target has so many training events; without examples
+    there are none."""
+
+    events: tuple[int, int | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Averages):
+    """The evaluation of one model over n examples, at item level."""
+
+    sid_level: Metrics
+    """The same metrics where any item of a shared SID counts as correct."""
+    macro: Averages
+    """The mean over target items of the mean over the examples of the item."""
+    slices: dict[str, Slice]
+    coverage: dict[str, float]
+    """By system: share of the active items among the first ten recommendations of any example."""
+    effective_items: dict[str, float]
+    """By system: exp of the entropy of the first ten recommendations of all examples."""
+    counts: dict[str, int]
+    settings: dict[str, Any]
+    users: tuple[str, ...]
+    """The user of each example."""
+    groups: Groups
+    """The weights of the examples in each group: "all", "macro" and the slices."""
+    values: SystemValues
+    """The `metrics` of each example, for `compare`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object of all but the values of single examples."""
+        value = asdict(self)
+        for name in ("users", "groups", "values"):
+            del value[name]
+        return value
+
+
+def slices_of(averages: Mapping[str, Averages]) -> dict[str, Slice]:
+    """The slices among groups of examples."""
+    return {
+        name: Slice(**vars(averages.get(name, NO_EXAMPLES)), events=events)
+        for name, events in SLICES.items()
+    }
+
+
+def compare(
+    one: Evaluation, other: Evaluation, *, seed: int = 0
+) -> dict[str, dict[str, Difference]]:
+    """By how much one model is better than another on the same examples in the same order: group
+    ("all", "macro" and the slices) -> metric that both have -> difference.
+
+    Raises DataError if the examples or cut-offs differ."""
+    if one.users != other.users or one.settings["ks"] != other.settings["ks"]:
+        raise DataError(
+            f"the evaluations have different examples or cut-offs: {one.n} examples at "
+            f"{one.settings['ks']} and {other.n} at {other.settings['ks']}"
+        )
+    return system_differences(one.values, other.values, one.users, one.groups, seed=seed)
+
+
+def check_thresholds(
+    evaluation: Evaluation | TaskEvaluation, thresholds: Mapping[str, float]
+) -> None:
+    """Raise ThresholdError if an item-level metric is below its threshold, UsageError for a metric
+    that was not measured."""
+    check_names(thresholds, tuple(evaluation.metrics))
+    for name, threshold in thresholds.items():
+        value = evaluation.metrics[name]
+        if not value >= threshold:
+            raise ThresholdError(f"{name} is {value:.4f}, below the threshold {threshold:g}")

@@ -1,0 +1,68 @@
+"""Groups of examples: all, the macro mean over items, and slices by training frequency."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.evaluation.metrics import averages
+from sidtool.evaluation.slices import SLICES, example_groups
+from sidtool.splits.split import Example, UserSequence
+
+
+def examples_of(targets: list[str]) -> list[Example]:
+    return [Example(f"u{number}", ("x",), item, 1) for number, item in enumerate(targets)]
+
+
+def events_of(counts: dict[str, int]) -> list[UserSequence]:
+    items = tuple(item for item, count in counts.items() for _ in range(count))
+    return [UserSequence("u", items, tuple(range(len(items))))]
+
+
+@pytest.mark.parametrize(
+    ("count", "name"),
+    [
+        (0, "cold"),
+        (1, "rare"),
+        (5, "rare"),
+        (6, "occasional"),
+        (20, "occasional"),
+        (21, "frequent"),
+        (99, "frequent"),
+        (100, "popular"),
+        (500, "popular"),
+    ],
+)
+def test_the_number_of_training_events_decides_the_slice(count: int, name: str) -> None:
+    groups = example_groups(examples_of(["i"]), events_of({"i": count, "other": 1}))
+    warm = {"warm"} if count else set()
+    assert groups.keys() == {"all", "macro", name, *warm}
+
+
+def test_without_training_events_there_are_no_slices() -> None:
+    for events in (None, []):
+        assert example_groups(examples_of(["i"]), events).keys() == {"all", "macro"}
+
+
+def test_the_macro_mean_weighs_items_equally() -> None:
+    # item a: 1, 0, 0, mean 1/3; item b: 1; macro mean (1/3 + 1) / 2
+    weights = example_groups(examples_of(["a", "a", "b", "a"]), None)["macro"]
+    values = np.array([[1.0], [0.0], [1.0], [0.0]])
+    assert averages(["hr@1"], values, weights)["hr@1"] == pytest.approx(2 / 3)
+    assert weights.sum() == pytest.approx(2)
+
+
+@given(st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=30), st.integers(0, 2**32 - 1))
+def test_the_groups_of_any_examples(targets: list[str], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = dict(zip("abcdefg", rng.integers(0, 130, 7).tolist(), strict=True))
+    groups = example_groups(examples_of(targets), events_of({**counts, "x": 1}))
+    slices = [groups[name] for name in SLICES if name in groups and name != "warm"]
+    assert (np.sum(slices, axis=0) == 1).all()  # each example is in one slice
+    values = rng.random((len(targets), 1))
+    by_item = [
+        np.mean([value for value, target in zip(values[:, 0], targets, strict=True) if target == i])
+        for i in set(targets)
+    ]
+    macro = averages(["m"], values, groups["macro"])["m"]
+    assert macro == pytest.approx(float(np.mean(by_item)))
