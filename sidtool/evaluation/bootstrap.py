@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 RESAMPLES = 1000
 LEVEL = 0.95
 ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-CHUNK = 1 << 21
+CHUNK = 1 << 18
 """Numbers drawn together."""
 
 Groups = Mapping[str, NDArray[np.float64]]
@@ -114,12 +114,14 @@ def _resampled_means(
     totals = [_user_totals(values, weights, user_of) for weights in groups]
     n_users = int(user_of.max()) + 1
     rng = np.random.default_rng(seed)
-    chunk = max(1, CHUNK // n_users)
+    chunk = min(max(1, CHUNK // n_users), resamples)
+    times_drawn = np.empty((chunk, n_users))
     means = []
     for start in range(0, resamples, chunk):
         drawn = rng.integers(n_users, size=(min(chunk, resamples - start), n_users))
-        counts = [np.bincount(row, minlength=n_users) for row in drawn]
-        times_drawn = np.stack(counts).astype(np.float64)  # (chunk, users)
+        times_drawn = times_drawn[: len(drawn)]
+        for row, users_of_row in enumerate(drawn):
+            times_drawn[row] = np.bincount(users_of_row, minlength=n_users)
         sums = np.stack([times_drawn[:, members] @ each for members, each in totals], axis=1)
         with np.errstate(invalid="ignore"):
             # the mean over examples: a user with more examples weighs more
