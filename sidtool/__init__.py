@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sidtool.bundle.bundle import Bundle as Bundle
     from sidtool.bundle.decode import decode as decode
     from sidtool.bundle.integrity import verify as verify
+    from sidtool.data.interactions import EventNames as EventNames
     from sidtool.data.items import read_items as read_items
     from sidtool.embed import Encoder as Encoder
     from sidtool.errors import SidtoolError as SidtoolError
@@ -67,6 +68,7 @@ _MODULES = {
     "BuildOptions": "build.build_options",
     "CatalogFile": "interop.convert",
     "Encoder": "embed",
+    "EventNames": "data.interactions",
     "EvaluationOptions": "evaluation.evaluation",
     "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",

@@ -13,6 +13,7 @@ from typing import Any
 from sidtool.build.align import align
 from sidtool.build.encode import read_sources
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, make_items
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.memory.build import rebuild_memory
@@ -34,6 +35,7 @@ from sidtool.sft.make_sft import make_sft
 from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import SftOptions
 from sidtool.splits.files import open_split
+from sidtool.splits.record import recorded_event_columns
 from sidtool.splits.split import Split
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import DEFAULTS, TrainOptions
@@ -118,7 +120,7 @@ def refresh(
     if split is None:
         return RefreshSummary(str(out), carry(out, force=force), None)
     if not isinstance(split, Split):
-        split = open_split(split)
+        split = open_split(split, recorded=recorded_event_columns(own_bundle.manifest.source))
     check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
     last = last_training(contract, model_dir)
     sft_options = _sft_options(contract, last, options.seed)
@@ -217,7 +219,8 @@ def _catalog(
 ) -> Items:
     """The catalog; without a file, the ids and titles of the bundle if the tasks need no more."""
     if items is not None:
-        return read_catalog(Path(items), options.tasks, catalog_options)[0]
+        recorded = recorded_columns(bundle.manifest.source)
+        return read_catalog(Path(items), options.tasks, catalog_options, recorded)[0]
     for name in options.tasks:
         task = named_task(name)
         if (task.per, task.source, task.target) != ("user", "sid", "sid"):

@@ -51,6 +51,7 @@ def test_the_exported_names_are_these() -> None:
         "CatalogFile",
         "Encoder",
         "EvaluationOptions",
+        "EventNames",
         "ItemContent",
         "KnnSettings",
         "Memory",

@@ -5,19 +5,20 @@ A retired item keeps its SID reserved, in case it comes back.
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.build.build_options import CatalogOptions
+from sidtool.build.build_options import CatalogOptions, read_catalog
 from sidtool.build.encode import embed_texts, read_sources
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.history import ItemsChange
 from sidtool.bundle.item_map import ItemMap
 from sidtool.collisions.overflow import place_new_items
-from sidtool.data.items import Items, read_items
+from sidtool.data.columns import recorded_columns
+from sidtool.data.items import Items
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.sid import Codes, Vectors
 
@@ -25,9 +26,10 @@ NO_ITEMS = Items((), (), (), {}, "", "")
 
 
 def read_new_items(bundle: Bundle, path: Path, catalog: CatalogOptions | None = None) -> Items:
-    """Read items to add, with the text template of the bundle's recipe."""
+    """Read items to add, with the columns and the text template that the bundle records."""
     template = (bundle.manifest.recipe or {}).get("text_template")
-    return read_items(path, **asdict(replace(catalog or CatalogOptions(), text_template=template)))
+    options = replace(catalog or CatalogOptions(), text_template=template)
+    return read_catalog(path, options, recorded=recorded_columns(bundle.manifest.source))
 
 
 def unknown(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:

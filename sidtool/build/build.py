@@ -220,6 +220,7 @@ def _bundle(
     recorded = {key: value for key, value in encoder.items() if key != "libraries"}
     libraries = encoder.get("libraries", {})
     space = options.space(assigned.level_sizes)
+    columns = {} if items.columns is None else {"columns": items.columns.to_json()}
     capacity = assigned.level_sizes[-1] if options.collisions == "append" else None
     return Bundle.of(
         ItemMap.of(space, items.ids, assigned.codes, items.titles),
@@ -228,7 +229,7 @@ def _bundle(
         name=name,
         capacity=capacity,
         recipe={"encoder": recorded, "text_template": items.text_template, **inputs.recipe},
-        source={"catalog": items.digest, "items": len(items.ids), **inputs.source},
+        source={"catalog": items.digest, "items": len(items.ids), **columns, **inputs.source},
         report=report.to_json(),
         libraries=library_versions("numpy", "zarr", "scipy", *libraries),
         created=now(),

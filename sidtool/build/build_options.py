@@ -7,6 +7,7 @@ from typing import Any
 
 from sidtool.build.sources import Collaborative
 from sidtool.collisions.policy import Policy
+from sidtool.data.columns import CatalogColumns
 from sidtool.data.items import EmptyText, Items, read_items
 from sidtool.errors import UsageError
 from sidtool.quantize import Method, check_method, supports_pairs
@@ -24,9 +25,15 @@ class CatalogOptions:
     empty_text: EmptyText = "id"
 
 
-def read_catalog(path: Path, options: CatalogOptions | None = None) -> Items:
-    """Read a catalog with these options; errors as in `data.items.read_items`."""
-    return read_items(path, **asdict(options or CatalogOptions()))
+def read_catalog(
+    path: Path,
+    options: CatalogOptions | None = None,
+    *,
+    recorded: CatalogColumns | None = None,
+) -> Items:
+    """Read a catalog with these options, or the columns that a bundle records; errors as in
+    `data.items.read_items`."""
+    return read_items(path, **asdict(options or CatalogOptions()), recorded=recorded)
 
 
 @dataclass(frozen=True)

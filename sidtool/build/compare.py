@@ -18,6 +18,7 @@ from sidtool.data.vector_files import read_vectors
 from sidtool.errors import DataError, UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.sid import Codes, Levels, Vectors
+from sidtool.splits.record import recorded_event_columns
 
 Figures = Sequence[float | None]
 
@@ -102,13 +103,14 @@ def compare_bundles(
     if items is not None and field is not None:
         column = items.fields[field]
         labels = tuple(column[row] for row in _rows_of(items, ids))
+    columns = recorded_event_columns(bundles[0].manifest.source)
     evidence = Evidence(
         ids,
         vectors=None if embeddings is None else _vectors(Path(embeddings), items, ids),
         labels=labels,
         steps=None
         if interactions is None
-        else steps_between(read_interactions(Path(interactions)), ids),
+        else steps_between(read_interactions(Path(interactions), recorded=columns), ids),
     )
     return [describe(bundle, evidence, seed=seed) for bundle in bundles]
 

@@ -87,7 +87,6 @@ def evaluate(
     from sidtool.evaluation.results import check_thresholds
     from sidtool.sft.catalog import CatalogOptions
     from sidtool.sft.task_eval import TaskEvaluationOptions, evaluate_task
-    from sidtool.splits.files import open_split
 
     thresholds = numbers(fail_under, option="--fail-under")
     task_only: dict[str, Any] = {"--items": items, "--only-items": only_items, "--field": field}
@@ -117,7 +116,7 @@ def evaluate(
         settings = EvaluationOptions(
             on, limit, num_beams=num_beams, exclude_seen=exclude_seen, seed=seed
         )
-        evaluation = evaluate_split(load(), open_split(split), settings, progress=report)
+        evaluation = evaluate_split(load(), split, settings, progress=report)
     _say_evaluation(evaluation, json=json)
     check_thresholds(evaluation, thresholds)
     return next_step(f"sidtool recommend {model} --history ITEM,ITEM -k 10")

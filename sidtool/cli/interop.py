@@ -154,10 +154,11 @@ def compare(
         raise UsageError("--items requires --field or --embeddings")
     catalog = _catalog_file(items, id_column, title_column)
     fields = [field] if field is not None else []
+    opened = [open_bundle(bundle) for bundle in bundles]
     figures = compare_bundles(
-        [open_bundle(bundle) for bundle in bundles],
+        opened,
         embeddings=embeddings,
-        items=catalog.read(fields=fields) if catalog is not None else None,
+        items=catalog.read(fields=fields, bundle=opened[0]) if catalog is not None else None,
         field=field,
         interactions=interactions,
         seed=seed,

@@ -1,7 +1,8 @@
 """The commands that prepare a model: init-model, extend-model and merge."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,10 @@ from sidtool.terminal import options
 from sidtool.terminal.console import next_step, note, say, say_json
 from sidtool.terminal.inputs import assignments
 
+if TYPE_CHECKING:
+    from sidtool.build.build_options import CatalogOptions
+    from sidtool.data.items import Items
+
 
 def init_model(
     items: Annotated[Path, typer.Argument(help="Catalog on whose text the tokenizer is trained.")],
@@ -23,6 +28,10 @@ def init_model(
     ] = 4096,
     text_template: Annotated[
         str | None, typer.Option(help='Text of an item, like "{title}. {description}".')
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="Bundle of this catalog, which records its columns and its text."),
     ] = None,
     id_column: options.IdColumn = None,
     title_column: options.TitleColumn = None,
@@ -41,13 +50,11 @@ def init_model(
     json: options.Json = False,
 ) -> None:
     """Create an untrained model and its tokenizer, for training from scratch."""
-    from sidtool.data.items import read_items
+    from sidtool.build.build_options import CatalogOptions
     from sidtool.model.scratch import init_model as init
     from sidtool.model.scratch import model_shape
 
-    catalog = read_items(
-        items, id_column=id_column, title_column=title_column, text_template=text_template
-    )
+    catalog = _read_catalog(items, bundle, CatalogOptions(id_column, title_column, text_template))
     overrides = assignments(set_)
     if dry_run:
         refuse_existing(out, force)
@@ -67,6 +74,20 @@ def init_model(
     else:
         say(f"{out}: {preset}, {parameters:,} parameters")
     return next_step(f"sidtool extend-model {out} BUNDLE -o {out}+sid")
+
+
+def _read_catalog(items: Path, bundle: str | None, columns: "CatalogOptions") -> "Items":
+    """The catalog, with the columns and the text template that a bundle records."""
+    from sidtool.build.build_options import read_catalog
+    from sidtool.data.columns import recorded_columns
+    from sidtool.registry.references import open_bundle
+
+    if bundle is None:
+        return read_catalog(items, columns)
+    manifest = open_bundle(bundle).manifest
+    template = columns.text_template or (manifest.recipe or {}).get("text_template")
+    columns = replace(columns, text_template=template)
+    return read_catalog(items, columns, recorded=recorded_columns(manifest.source))
 
 
 def extend_model(

@@ -42,9 +42,10 @@ def split(
             help="Time or date where test starts (temporal). Default: after 90% of the events."
         ),
     ] = None,
-    user_column: Annotated[str | None, typer.Option(help="Column of user ids.")] = None,
-    item_column: Annotated[str | None, typer.Option(help="Column of item ids.")] = None,
-    order_column: Annotated[str | None, typer.Option(help="Column of time or order.")] = None,
+    user_column: options.UserColumn = None,
+    item_column: options.ItemColumn = None,
+    order_column: options.OrderColumn = None,
+    order: options.Order = "column",
     extends: Annotated[
         Path | None,
         typer.Option(
@@ -59,19 +60,11 @@ def split(
     json: options.Json = False,
 ) -> None:
     """Split user events into training, validation and test, for all later commands."""
+    from sidtool.data.interactions import EventNames
     from sidtool.splits.files import SplitOptions, split_events
 
-    chosen = SplitOptions(
-        protocol,
-        valid,
-        test,
-        valid_from,
-        test_from,
-        user_column,
-        item_column,
-        order_column,
-        extends,
-    )
+    columns = EventNames(user_column, item_column, order_column, order)
+    chosen = SplitOptions(protocol, valid, test, valid_from, test_from, columns, extends)
     manifest = split_events(events, out, chosen, dry_run=dry_run, force=force)
     if json:
         say_json(manifest.to_json())

@@ -107,6 +107,8 @@ def refresh(
         list[Path] | None,
         typer.Option(help="Vectors of the items, if the memory has neighbors by content."),
     ] = None,
+    id_column: options.IdColumn = None,
+    title_column: options.TitleColumn = None,
     share: Annotated[
         float, typer.Option(help="Length of the training stage, as a share of the model's last.")
     ] = 0.2,
@@ -124,6 +126,7 @@ def refresh(
     over, and the tasks of its last training stage are trained for a share of its epochs."""
     from sidtool.renewal import RefreshOptions
     from sidtool.renewal import refresh as renew
+    from sidtool.sft.catalog import CatalogOptions
 
     chosen = RefreshOptions(share, learning_rate, seed)
     with progress("train") as report:
@@ -134,6 +137,7 @@ def refresh(
             split=split,
             items=items,
             embeddings=embeddings or (),
+            catalog_options=CatalogOptions(id_column, title_column),
             options=chosen,
             force=force,
             trust_remote_code=trust_remote_code,

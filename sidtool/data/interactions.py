@@ -3,62 +3,31 @@
 They are kept as arrays of shared strings: ten million events take a few hundred megabytes."""
 
 import hashlib
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.columns import (
+    HISTORY_COLUMNS,
+    ID_COLUMNS,
+    ORDER_COLUMNS,
+    USER_COLUMNS,
+    EventColumns,
+    choose_column,
+    need_column,
+)
 from sidtool.data.containers import Column
 from sidtool.data.digests import digest_strings
-from sidtool.data.items import ID_COLUMNS
-from sidtool.data.tables import (
-    choose_column,
-    column_names,
-    need_column,
-    read_columns,
-)
+from sidtool.data.tables import column_names, read_columns
 from sidtool.data.times import read_order
-from sidtool.errors import DataError, SidtoolWarning, UsageError
-from sidtool.json_record import JsonRecord
+from sidtool.errors import DataError, UsageError
 
-USER_COLUMNS = ("user_id", "reviewer_id", "customer_id", "session_id", "uid", "user")
-"""Conventional names of a user column, the most specific first (compared without case, `_`, `-` and
-blanks)."""
-ORDER_COLUMNS = (
-    "timestamp",
-    "unix_review_time",
-    "sort_timestamp",
-    "time",
-    "ts",
-    "datetime",
-    "date",
-    "created_at",
-    "order",
-    "position",
-)
-"""Conventional names of a timestamp or order column."""
-HISTORY_COLUMNS = (
-    "history_item_id",
-    "item_id_list",
-    "history_item_ids",
-    "history_ids",
-    "history_items",
-    "history",
-)
-"""Conventional names of the history column of a windowed file."""
-
-
-@dataclass(frozen=True)
-class EventColumns(JsonRecord):
-    """The columns that events were read from."""
-
-    user: str
-    item: str
-    order: str | None
-    """None if the file has no such column and the order of its rows was taken."""
+Order = Literal["column", "row"]
+"""What orders events: a column, or the rows of the file."""
 
 
 @dataclass(frozen=True)
@@ -79,54 +48,108 @@ class Interactions:
         return len(self.users)
 
 
+@dataclass(frozen=True)
+class EventNames:
+    """Columns of events as a user names them. Raises UsageError for a column of an order that is
+    that of the rows."""
+
+    user: str | None = None
+    item: str | None = None
+    order: str | None = None
+    order_by: Order = "column"
+    """"row": the rows of the file are in order."""
+
+    def __post_init__(self) -> None:
+        if self.order_by == "row" and self.order is not None:
+            raise UsageError("--order row and --order-column contradict each other")
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags of what is not the default."""
+        flags = {
+            "--user-column": self.user,
+            "--item-column": self.item,
+            "--order-column": self.order,
+            "--order": None if self.order_by == "column" else self.order_by,
+        }
+        return [flag for flag, value in flags.items() if value is not None]
+
+
 def read_interactions(
-    path: Path,
-    *,
-    user_column: str | None = None,
-    item_column: str | None = None,
-    order_column: str | None = None,
+    path: Path, names: EventNames | None = None, *, recorded: EventColumns | None = None
 ) -> Interactions:
     """Read events from a file of any type (`containers`).
 
-    Columns that are not named are guessed from USER_COLUMNS, the item columns and ORDER_COLUMNS.
-    Order is a number in all rows, or an ISO date in all; ties keep the file's order. A file without
-    an order column keeps its order, with a SidtoolWarning.
+    Columns that are not named are those that a split has `recorded`, if the file has them, or
+    guessed from USER_COLUMNS, ID_COLUMNS and ORDER_COLUMNS. Order is a number in all rows, or an
+    ISO date in all; ties keep the file's order.
 
     Raises UsageError for a missing column or a file of windows, DataError for malformed or empty
     cells."""
     available = column_names(path)
-    if user_column is item_column is None and choose_column(
+    columns = choose_event_columns(path, available, names or EventNames(), recorded)
+    read = [columns.user, columns.item, *([columns.order] if columns.order else [])]
+    table = read_columns(path, read, ids=[columns.user, columns.item])
+    user_codes, users = _coded(path, table[columns.user], "user id")
+    item_codes, items = _coded(path, table[columns.item], "item id")
+    if not len(user_codes):
+        raise DataError(f"{path} holds no events")
+    if columns.order is None:
+        moments = np.arange(len(user_codes), dtype=np.float64)
+        keys: NDArray[Any] = moments
+    else:
+        keys, moments = read_order(path, table[columns.order])
+    rows = np.lexsort((keys, user_codes))  # stable: ties stay in file order
+    user_codes = user_codes[rows]
+    item_codes = item_codes[rows]
+    moments = moments[rows]
+    digest = _digest(users, items, user_codes, item_codes, moments)
+    return Interactions(users[user_codes], items[item_codes], moments, columns, digest)
+
+
+def choose_event_columns(
+    path: Path, available: Sequence[str], named: EventNames, recorded: EventColumns | None = None
+) -> EventColumns:
+    """The columns of events among those of a file; errors as in `read_interactions`."""
+    command = f"`sidtool split {path} -o SPLIT` names it with"
+    if named.user is named.item is None and choose_column(
         path, available, None, HISTORY_COLUMNS, "history"
     ):
         raise UsageError(
             f"{path} holds windows (histories and targets), not events",
             hint=f"sidtool split {path} --protocol given --valid FILE --test FILE -o FOLDER",
         )
-    user = need_column(path, available, user_column, USER_COLUMNS, "user id", "split --user-column")
-    item = need_column(path, available, item_column, ID_COLUMNS, "item id", "split --item-column")
-    order_name = choose_column(
-        path, available, order_column, ORDER_COLUMNS, "order", "split --order-column"
+    user = need_column(
+        path,
+        available,
+        named.user,
+        USER_COLUMNS,
+        "user id",
+        f"{command} --user-column",
+        recorded=recorded.user if recorded else None,
     )
-    names = [user, item, *([order_name] if order_name else [])]
-    table = read_columns(path, names, ids=[user, item])
-    user_codes, users = _coded(path, table[user], "user id")
-    item_codes, items = _coded(path, table[item], "item id")
-    if not len(user_codes):
-        raise DataError(f"{path} holds no events")
-    if order_name is None:
-        message = f"{path} has no timestamp or order column: events keep the order of the file"
-        warnings.warn(message, SidtoolWarning, stacklevel=2)
-        order = np.arange(len(user_codes), dtype=np.float64)
-        keys: NDArray[Any] = order
-    else:
-        keys, order = read_order(path, table[order_name])
-    rows = np.lexsort((keys, user_codes))  # stable: ties stay in file order
-    user_codes = user_codes[rows]
-    item_codes = item_codes[rows]
-    order = order[rows]
-    digest = _digest(users, items, user_codes, item_codes, order)
-    columns = EventColumns(user, item, order_name)
-    return Interactions(users[user_codes], items[item_codes], order, columns, digest)
+    item = need_column(
+        path,
+        available,
+        named.item,
+        ID_COLUMNS,
+        "item id",
+        f"{command} --item-column",
+        recorded=recorded.item if recorded else None,
+    )
+    rows_ordered = recorded is not None and recorded.order is None and named.order is None
+    if named.order_by == "row" or rows_ordered:
+        return EventColumns(user, item, None)
+    order = need_column(
+        path,
+        available,
+        named.order,
+        ORDER_COLUMNS,
+        "time or order of an event",
+        f"{command} --order-column, or with --order row if the rows are in order",
+        recorded=recorded.order if recorded else None,
+    )
+    return EventColumns(user, item, order)
 
 
 def _coded(

@@ -5,49 +5,22 @@ import re
 import string
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sidtool.data.columns import (
+    ID_COLUMNS,
+    TITLE_COLUMNS,
+    CatalogColumns,
+    choose_column,
+    need_column,
+)
 from sidtool.data.digests import digest_strings
 from sidtool.data.list_cells import parse_list
-from sidtool.data.tables import (
-    choose_column,
-    column_names,
-    need_column,
-    read_columns,
-)
+from sidtool.data.tables import column_names, read_columns
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 
-ID_COLUMNS = (
-    "item_id",
-    "parent_asin",
-    "asin",
-    "movie_id",
-    "product_id",
-    "video_id",
-    "news_id",
-    "article_id",
-    "book_id",
-    "track_id",
-    "business_id",
-    "iid",
-    "item",
-    "id",
-)
-"""Conventional names of an item id column, the most specific first (compared without case, `_`, `-`
-and blanks)."""
-TITLE_COLUMNS = (
-    "title",
-    "name",
-    "movie_title",
-    "item_title",
-    "product_title",
-    "item_name",
-    "product_name",
-    "headline",
-)
-"""Conventional names of a title column."""
 DEFAULT_TEMPLATE = "{title}"
 CLOSING = ")]}>»”’"
 """Characters after a field that belong to it."""
@@ -73,6 +46,8 @@ class Items:
     text_template: str
     digest: str
     """SHA-256 over ids, titles and texts."""
+    columns: CatalogColumns | None = None
+    """The columns that ids and titles were read from; None if they were not read from a file."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,10 +61,12 @@ def read_items(
     text_template: str | None = None,
     fields: Sequence[str] = (),
     empty_text: EmptyText = "id",
+    recorded: CatalogColumns | None = None,
 ) -> Items:
     """Read a catalog from a file of any type (`containers`).
 
-    Columns that are not named are guessed from ID_COLUMNS and TITLE_COLUMNS. In the template,
+    Columns that are not named are those that a bundle has `recorded`, if the file has them, or
+    guessed from ID_COLUMNS and TITLE_COLUMNS. In the template,
     `{title}` is the title column, any other `{name}` a column of the file. An item with an empty
     text gets its id as text ("id", with a SidtoolWarning), is left out ("drop", with a
     SidtoolWarning) or is an error ("error").
@@ -99,10 +76,9 @@ def read_items(
     path = Path(path)
     template = text_template or DEFAULT_TEMPLATE
     available = column_names(path)
-    id_name = need_column(path, available, id_column, ID_COLUMNS, "item id", "--id-column")
-    title_name = choose_column(
-        path, available, title_column, TITLE_COLUMNS, "title", "--title-column"
-    )
+    columns = choose_catalog_columns(path, available, id_column, title_column, recorded)
+    id_name = columns.id
+    title_name = columns.title
     sources = {
         name: _source(path, available, title_name, name)
         for name in (*template_columns(template), *fields)
@@ -117,14 +93,44 @@ def read_items(
         template, {name: plain[source] for name, source in sources.items()}, len(ids)
     )
     rows = _rows_to_keep(path, ids, texts, empty_text)
-    columns = {name: _take(plain[sources[name]], rows) for name in fields}
-    return make_items(
+    items = make_items(
         _take(ids, rows),
         _take(titles, rows),
         tuple(texts[row] or ids[row] for row in rows),
-        fields=columns,
+        fields={name: _take(plain[sources[name]], rows) for name in fields},
         template=template,
     )
+    return replace(items, columns=columns)
+
+
+def choose_catalog_columns(
+    path: Path,
+    available: Sequence[str],
+    id_column: str | None = None,
+    title_column: str | None = None,
+    recorded: CatalogColumns | None = None,
+) -> CatalogColumns:
+    """The columns of ids and titles among those of a file; arguments and errors as in
+    `read_items`."""
+    item_id = need_column(
+        path,
+        available,
+        id_column,
+        ID_COLUMNS,
+        "item id",
+        "name it with --id-column",
+        recorded=recorded.id if recorded else None,
+    )
+    title = choose_column(
+        path,
+        available,
+        title_column,
+        TITLE_COLUMNS,
+        "title",
+        "name it with --title-column",
+        recorded=recorded.title if recorded else None,
+    )
+    return CatalogColumns(item_id, title)
 
 
 def make_items(

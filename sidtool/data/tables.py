@@ -13,7 +13,6 @@ from sidtool.data.containers import DELIMITERS, PARQUET, Column, read_errors, su
 from sidtool.data.delimited import header, read_delimited
 from sidtool.data.json_tables import json_column_names, read_json
 from sidtool.data.parquet import parquet_column_names, read_parquet
-from sidtool.errors import UsageError
 
 
 def column_names(path: Path) -> tuple[str, ...]:
@@ -43,59 +42,3 @@ def read_columns(path: Path, names: Sequence[str], *, ids: Sequence[str] = ()) -
         if kind in PARQUET:
             return read_parquet(path, names, ids)
         return read_json(path, kind, names, ids)
-
-
-def choose_column(
-    path: Path,
-    available: Sequence[str],
-    named: str | None,
-    conventional: Sequence[str],
-    content: str,
-    flag: str = "",
-) -> str | None:
-    """The column `named`, else the first with a conventional name, else None.
-
-    Conventional names are compared without case, `_`, `-` and blanks: `movieId` is `movie_id`.
-    `content` describes the column in errors, `flag` says how to name it. Raises UsageError if the
-    file lacks the named column, or two columns have the conventional name.
-    """
-    if named is not None:
-        if named not in available:
-            raise UsageError(
-                f"{path} has no column {named!r} for the {content}",
-                hint=f"it has {', '.join(available)}",
-            )
-        return named
-    for name in conventional:
-        matches = [each for each in available if _plain_name(each) == _plain_name(name)]
-        if len(matches) > 1:
-            raise UsageError(
-                f"{path} has two columns that look like the {content}: {matches[0]!r} and "
-                f"{matches[1]!r}",
-                hint=f"name it with {flag}" if flag else "rename one of them",
-            )
-        if matches:
-            return matches[0]
-    return None
-
-
-def need_column(
-    path: Path,
-    available: Sequence[str],
-    named: str | None,
-    conventional: Sequence[str],
-    content: str,
-    flag: str,
-) -> str:
-    """As `choose_column`, but raises UsageError if there is none."""
-    name = choose_column(path, available, named, conventional, content, flag)
-    if name is None:
-        raise UsageError(
-            f"{path} has no column that looks like the {content}: {', '.join(available)}",
-            hint=f"name it with {flag}",
-        )
-    return name
-
-
-def _plain_name(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "").replace(" ", "")

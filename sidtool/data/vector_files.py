@@ -10,12 +10,12 @@ import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from numpy.typing import NDArray
 
+from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
 from sidtool.data.containers import library_errors, open_file, read_errors, require_regular
 from sidtool.data.digests import digest_strings
-from sidtool.data.items import ID_COLUMNS
 from sidtool.data.json_tables import is_id
 from sidtool.data.parquet import open_dataset, parquet_column_names
-from sidtool.data.tables import choose_column, need_column, read_columns
+from sidtool.data.tables import read_columns
 from sidtool.data.vectors import Stored, VectorSource, require_matrix, rows_within
 from sidtool.data.zarr_vectors import open_zarr
 from sidtool.documents import parse_json
@@ -24,7 +24,7 @@ from sidtool.sid import Vectors
 
 MAX_NPY_HEADER = 10_000
 """NumPy's limit, which it checks after it has read the header."""
-VECTOR_COLUMNS = ("vector", "embedding", "embeddings", "vectors", "emb")
+VECTOR_COLUMNS = (("vector", "embedding", "embeddings", "vectors", "emb"),)
 
 
 def read_vectors(path: Path, ids: Sequence[str] | None = None) -> Vectors:
@@ -267,7 +267,7 @@ def _before(part: NDArray[Any], rest: Iterator[NDArray[Any]]) -> Iterator[NDArra
 
 def _open_parquet(path: Path) -> tuple[Stored, list[str] | None, int]:
     names = parquet_column_names(path)
-    id_name = need_column(path, names, None, ID_COLUMNS, "item id", "the name item_id")
+    id_name = need_column(path, names, None, ID_COLUMNS, "item id", "name it item_id")
     name = choose_column(path, names, None, VECTOR_COLUMNS, "vector")
     if name is None:
         raise DataError(

@@ -34,7 +34,7 @@ from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.recommendation.query import Progress
 from sidtool.splits.files import open_split
-from sidtool.splits.record import check_split
+from sidtool.splits.record import check_split, recorded_event_columns
 from sidtool.splits.split import Example, Split, UserSequence
 
 COVERED = 10
@@ -86,8 +86,11 @@ def evaluate(
     events, and as `evaluate_examples`."""
     options = options or EvaluationOptions()
     name = "the split" if isinstance(split, Split) else str(split)
-    opened = split if isinstance(split, Split) else open_split(Path(split))
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
+    if isinstance(split, Split):
+        opened = split
+    else:
+        opened = open_split(split, recorded=recorded_event_columns(loaded.bundle.manifest.source))
     check_model_split(loaded.contract, loaded.bundle, name, opened.reference)
     if loaded.memory is not None:
         check_split("the memory", loaded.memory.memory.manifest.split, name, opened.reference)

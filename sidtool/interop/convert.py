@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, read_items
 from sidtool.errors import SidtoolWarning, UsageError
 from sidtool.interop.flashrec import infers_layout, sid_option, write_flashrec
@@ -23,15 +24,16 @@ SUFFIXES: dict[str, System] = {".json": "minionerec", ".parquet": "openonerec"}
 
 @dataclass(frozen=True)
 class CatalogFile:
-    """A catalog file, and its columns of ids and titles (guessed if None)."""
+    """A catalog file, and its columns of ids and titles; None: those that a bundle records, or
+    guessed."""
 
     path: Path
     id_column: str | None = None
     title_column: str | None = None
 
-    def read(self, *, fields: Sequence[str] = ()) -> Items:
-        """The items, with further columns as `fields`. Items without text cause no warning, because
-        texts are not used here."""
+    def read(self, *, fields: Sequence[str] = (), bundle: Bundle | None = None) -> Items:
+        """The items, with further columns as `fields`; `bundle` may record the columns of their ids
+        and titles. Items without text cause no warning, because texts are not used here."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SidtoolWarning)
             return read_items(
@@ -39,6 +41,7 @@ class CatalogFile:
                 id_column=self.id_column,
                 title_column=self.title_column,
                 fields=list(fields),
+                recorded=None if bundle is None else recorded_columns(bundle.manifest.source),
             )
 
 
@@ -114,7 +117,7 @@ def export_map(
     out = Path(out)
     check_export_options(to, items=items, keys=keys, has_model=token_start is not None)
     if to == "minionerec":
-        catalog = items.read() if items is not None else None
+        catalog = items.read(bundle=bundle) if items is not None else None
         files = write_minionerec(bundle, out, items=catalog, keys=keys, force=force)
         return Exported(tuple(files))
     if to == "openonerec":

@@ -13,6 +13,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.manifest import library_versions, now
 from sidtool.collisions.policy import CollisionCounts
+from sidtool.data.items import Items
 from sidtool.errors import DataError, UsageError
 from sidtool.sid import LETTERS, MAX_CODES, SidSpace
 
@@ -33,18 +34,22 @@ def map_bundle(
     *,
     name: str,
     source: Mapping[str, Any],
+    catalog: Items | None = None,
 ) -> Bundle:
-    """A bundle of (n, levels) codes from another system: no codebook, no recipe.
+    """A bundle of (n, levels) codes from another system: no codebook, no recipe. It records the
+    columns of the `catalog` that its titles are from.
 
     The policy is "allow" if items share a SID. Raises DataError on an empty or repeated id.
     """
     items = ItemMap.of(space, ids, codes.astype(np.uint16), titles)
+    read = None if catalog is None else catalog.columns
+    columns = {} if read is None else {"columns": read.to_json()}
     return Bundle.of(
         items,
         None,
         "allow" if CollisionCounts.of(items.codes).items else "reassign",
         name=name,
-        source={**source, "items": len(ids)},
+        source={**source, "items": len(ids), **columns},
         libraries=library_versions("numpy", "zarr"),
         created=now(),
     )

@@ -56,7 +56,7 @@ def read_minionerec(
     elif items is not None:
         titles = _titles_from_catalog(path, ids, items)
     source = {"system": "minionerec", "index": file_digest(path)}
-    return map_bundle(space, ids, codes, titles, name=name, source=source)
+    return map_bundle(space, ids, codes, titles, name=name, source=source, catalog=items)
 
 
 def write_minionerec(

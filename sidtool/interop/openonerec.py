@@ -43,9 +43,8 @@ def read_openonerec(
     space = SidSpace(level_sizes(codes, sizes), **SPELLINGS["openonerec"])  # type: ignore[arg-type]
     titles = dict(zip(items.ids, items.titles, strict=True)) if items is not None else {}
     source = {"system": "openonerec", "map": file_digest(path)}
-    return map_bundle(
-        space, ids, codes, [titles.get(item, "") for item in ids], name=name, source=source
-    )
+    titles_of_rows = [titles.get(item, "") for item in ids]
+    return map_bundle(space, ids, codes, titles_of_rows, name=name, source=source, catalog=items)
 
 
 def write_openonerec(bundle: Bundle, path: Path, *, force: bool = False) -> None:

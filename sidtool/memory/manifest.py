@@ -1,7 +1,7 @@
 """The manifest of a memory: every value that is not an array."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from sidtool.bundle.identity import Identity
@@ -46,7 +46,8 @@ class MemoryManifest(JsonRecord):
     def source(self) -> dict[str, Any]:
         """The fields that the digest covers."""
         names = ["bundle", "split", "train_digest", "train_events", "window", "settings", "items"]
-        stored = self.to_json()
+        # names of columns say nothing about the events
+        stored = replace(self, split=replace(self.split, columns=None)).to_json()
         if self.content is not None:
             names.append("content")
         return {name: stored[name] for name in names}

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidtool.data.columns import CatalogColumns
 from sidtool.data.items import Items, read_items, template_columns
 from sidtool.data.queries import Query, compose_queries, read_queries
 from sidtool.errors import UsageError
@@ -31,9 +32,13 @@ class CatalogOptions:
 
 
 def read_catalog(
-    items: Path, tasks: Iterable[str], options: CatalogOptions
+    items: Path,
+    tasks: Iterable[str],
+    options: CatalogOptions,
+    recorded: CatalogColumns | None = None,
 ) -> tuple[Items, tuple[Query, ...]]:
-    """The catalog with every column that a task or a query shows, and the queries.
+    """The catalog with every column that a task or a query shows, and the queries. `recorded` are
+    the columns of ids and titles that the bundle records.
 
     Raises UsageError for an unknown task or a missing column, DataError for a malformed file."""
     fields = list(options.fields)
@@ -48,6 +53,7 @@ def read_catalog(
         title_column=options.title_column,
         text_template=options.text_template,
         fields=tuple(dict.fromkeys(fields)),
+        recorded=recorded,
     )
     if options.query_text is not None:
         return catalog, compose_queries(catalog, options.query_text)

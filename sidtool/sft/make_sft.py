@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.columns import recorded_columns
 from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
@@ -27,6 +28,7 @@ from sidtool.sft.task_mix import token_budgets
 from sidtool.sft.training_examples import ExampleMaker, SftOptions
 from sidtool.splits.examples import write_examples
 from sidtool.splits.files import open_split
+from sidtool.splits.record import recorded_event_columns
 from sidtool.splits.split import Event, Split, count_leaks
 
 
@@ -70,10 +72,13 @@ def make_sft(
         tokenizer = load_tokenizer(Checkpoint(model))
     if isinstance(items, str | Path):
         items, queries = read_catalog(
-            Path(items), options.tasks, catalog_options or CatalogOptions()
+            Path(items),
+            options.tasks,
+            catalog_options or CatalogOptions(),
+            recorded_columns(bundle.manifest.source),
         )
     if isinstance(split, str | Path):
-        split = open_split(split)
+        split = open_split(split, recorded=recorded_event_columns(bundle.manifest.source))
     check_bundle_split(bundle, "the split of the training examples", split.reference)
     maker = ExampleMaker(bundle, items, options, tokenizer, queries)
     job = _Job(bundle, items, split, options, maker, progress)

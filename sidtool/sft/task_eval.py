@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, cast
 import numpy as np
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.columns import recorded_columns
 from sidtool.data.containers import suffix
 from sidtool.data.items import Items, make_items
 from sidtool.data.json_tables import json_lines
@@ -31,6 +32,7 @@ from sidtool.sft.lineage import check_same_bundle, read_lineage, side_files
 from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import ExampleMaker, SftOptions
 from sidtool.splits.files import open_split
+from sidtool.splits.record import recorded_event_columns
 from sidtool.splits.split import Example, Split, UserSequence
 
 
@@ -89,7 +91,8 @@ def evaluate_task(
     elif per_user and source is not None:
         if options.only_items is not None:
             raise UsageError(f"task {task} is about users", hint="leave out --only-items")
-        split = open_split(source)
+        columns = recorded_event_columns(loaded.bundle.manifest.source)
+        split = open_split(source, recorded=columns)
         check_model_split(loaded.contract, loaded.bundle, str(source), split.reference)
         examples = split.test if options.on == "test" else split.valid
         questions = _make_questions(loaded, examples, options)
@@ -175,7 +178,8 @@ def _example_maker(loaded: LoadedModel, options: TaskEvaluationOptions) -> tuple
     items: Items
     queries: Sequence[Query] = ()
     if options.items is not None:
-        items, queries = read_catalog(options.items, [options.task], options.catalog)
+        recorded = recorded_columns(loaded.bundle.manifest.source)
+        items, queries = read_catalog(options.items, [options.task], options.catalog, recorded)
     else:
         if options.catalog.fields or options.catalog.query_text is not None:
             raise UsageError("columns of the catalog need the catalog", hint="--items FILE")

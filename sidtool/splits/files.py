@@ -7,12 +7,13 @@ windows.jsonl   training windows, as valid.jsonl (protocol `given` only)
 split.json      the manifest"""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
+from sidtool.data.columns import EventColumns
 from sidtool.data.digests import file_digest
-from sidtool.data.interactions import read_interactions
+from sidtool.data.interactions import EventNames, read_interactions
 from sidtool.data.times import parse_time
 from sidtool.documents import parse_json
 from sidtool.errors import DataError, IntegrityError, UsageError
@@ -43,9 +44,8 @@ class SplitOptions:
     """Number or ISO date at which validation starts (temporal)."""
     test_from: str | float | None = None
     """Number or ISO date at which test starts (temporal)."""
-    user_column: str | None = None
-    item_column: str | None = None
-    order_column: str | None = None
+    columns: EventNames = field(default_factory=EventNames)
+    """Columns of the events; not of windows, whose columns have fixed names."""
     extends: Path | None = None
     """Folder of an earlier split whose models stay usable with this one (`extended`)."""
 
@@ -59,12 +59,7 @@ class SplitOptions:
         self._refuse_options_of(
             "temporal", "--valid-from", self.valid_from, "--test-from", self.test_from
         )
-        columns = {
-            "--user-column": self.user_column,
-            "--item-column": self.item_column,
-            "--order-column": self.order_column,
-        }
-        named = [flag for flag, column in columns.items() if column is not None]
+        named = self.columns.flags
         if self.protocol == "given" and named:
             raise UsageError(
                 f"{named[0]} does not apply to windows, whose columns have fixed names"
@@ -94,20 +89,18 @@ class SplitOptions:
             raise UsageError(f"a cut is a number or an ISO date: {error}") from error
 
 
-def make_split(events: Path, options: SplitOptions | None = None) -> Split:
-    """Split a file of events; under `given`, `events` holds the training windows.
+def make_split(
+    events: Path, options: SplitOptions | None = None, *, recorded: EventColumns | None = None
+) -> Split:
+    """Split a file of events; under `given`, `events` holds the training windows. `recorded` are
+    the columns of an earlier split of such events.
 
     Raises UsageError, DataError as the readers and the protocols do."""
     options = options or SplitOptions()
     if options.valid is not None and options.test is not None:
         return given(events, options.valid, options.test)
     cuts = options.cuts  # parsed before the events are read
-    interactions = read_interactions(
-        events,
-        user_column=options.user_column,
-        item_column=options.item_column,
-        order_column=options.order_column,
-    )
+    interactions = read_interactions(events, options.columns, recorded=recorded)
     if options.protocol == "leave-one-out":
         return leave_one_out(interactions)
     return temporal(interactions, cuts)
@@ -128,9 +121,13 @@ def split_events(
     CompatibilityError if the split does not extend the one that `options.extends` names."""
     out = Path(out)
     refuse_existing(out, force)
-    split = make_split(Path(events), options)
+    earlier = None
     if options is not None and options.extends is not None:
-        split = extended(split, read_split(options.extends))
+        earlier = read_split(options.extends)
+    columns = None if earlier is None else earlier.origin.columns
+    split = make_split(Path(events), options, recorded=columns)
+    if earlier is not None:
+        split = extended(split, earlier)
     if dry_run:
         return split.manifest({})
     return write_split(split, out, force=force)
@@ -215,10 +212,10 @@ def read_split(folder: Path) -> Split:
             f"{manifest.digest[:12]}",
             hint="make the split again",
         )
-    for field, value in split.manifest({}).to_json().items():
-        stored = manifest.to_json()[field]
-        if field != "files" and value != stored:
-            raise IntegrityError(f"{folder} has {field} {value}, {MANIFEST} says {stored}")
+    for key, value in split.manifest({}).to_json().items():
+        stored = manifest.to_json()[key]
+        if key != "files" and value != stored:
+            raise IntegrityError(f"{folder} has {key} {value}, {MANIFEST} says {stored}")
     try:
         check_parts(split)
     except IntegrityError as error:
@@ -226,13 +223,14 @@ def read_split(folder: Path) -> Split:
     return split
 
 
-def open_split(path: str | Path) -> Split:
+def open_split(path: str | Path, *, recorded: EventColumns | None = None) -> Split:
     """The split of a folder that `sidtool split` wrote, or of a file of events.
 
-    A file of events is split by leave-one-out with guessed columns, which gives the same digest as
-    `sidtool split FILE` without options. Raises as `read_split` or `make_split` does."""
+    A file of events is split by leave-one-out with `recorded` or guessed columns, which gives the
+    same digest as `sidtool split FILE` without options. Raises as `read_split` or `make_split`
+    does."""
     path = Path(path)
     is_parquet_folder = path.name.endswith((".parquet", ".pq"))
     if path.is_dir() and not is_parquet_folder:
         return read_split(path)
-    return make_split(path)
+    return make_split(path, recorded=recorded)

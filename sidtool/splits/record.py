@@ -2,10 +2,10 @@
 carries."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from sidtool.data.interactions import EventColumns
+from sidtool.data.columns import EventColumns
 from sidtool.errors import CompatibilityError, IntegrityError
 from sidtool.json_record import JsonRecord
 
@@ -34,6 +34,15 @@ class SplitReference(JsonRecord):
     extends: tuple[str, ...] = ()
     """Digests of the earlier splits that this one extends: nothing that it holds out was in their
     training events (`extended`)."""
+    columns: EventColumns | None = field(default=None, compare=False)
+    """Columns of the events, so that a later command reads events without a question."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored, without columns that are not recorded."""
+        value = super().to_json()
+        if self.columns is None:
+            del value["columns"]
+        return value
 
     def excludes_held_out(self, other: "SplitReference") -> bool:
         """Whether the training events of this split cannot be among the held-out events of `other`.
@@ -85,6 +94,12 @@ def check_split(
         "from held-out events",
         hint="make both from one split, or the later one with `sidtool split --extends`",
     )
+
+
+def recorded_event_columns(source: Mapping[str, Any]) -> EventColumns | None:
+    """The event columns that a bundle's `source` records with its split, if there are any."""
+    reference = recorded_split(source)
+    return None if reference is None else reference.columns
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sidtool.data.columns import EventColumns
 from sidtool.data.digests import digest_strings
-from sidtool.data.interactions import EventColumns, Interactions
+from sidtool.data.interactions import Interactions
 from sidtool.errors import DataError, UsageError
 from sidtool.splits.record import Cuts, Protocol, SplitCounts, SplitManifest, SplitReference
 from sidtool.splits.windows import Window, positions, read_windows
@@ -107,7 +108,8 @@ class Split:
         """The reference that everything made from this split carries."""
         parts = f"{self.train_digest}:{self.held_out_digest}"
         digest = hashlib.sha256(parts.encode()).hexdigest()
-        return SplitReference(self.protocol, digest, self.origin.cuts, self.origin.extends)
+        origin = self.origin
+        return SplitReference(self.protocol, digest, origin.cuts, origin.extends, origin.columns)
 
     @property
     def counts(self) -> SplitCounts:

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.data.interactions import HISTORY_COLUMNS, USER_COLUMNS
-from sidtool.data.items import ID_COLUMNS
+from sidtool.data.columns import HISTORY_COLUMNS, ID_COLUMNS, USER_COLUMNS, need_column
 from sidtool.data.json_tables import is_id
 from sidtool.data.list_cells import parse_list
-from sidtool.data.tables import column_names, need_column, read_columns
+from sidtool.data.tables import column_names, read_columns
 from sidtool.errors import DataError
 
 
@@ -28,11 +27,11 @@ def read_windows(path: Path) -> tuple[Window, ...]:
     A history is a list in JSON or as a Python literal, or ids with blanks between them (RecBole's
     `item_id_list`). Raises UsageError for a missing column, DataError for a malformed cell."""
     available = column_names(path)
-    user = need_column(path, available, None, USER_COLUMNS, "user id", "the name user_id")
+    user = need_column(path, available, None, USER_COLUMNS, "user id", "name it user_id")
     history = need_column(
-        path, available, None, HISTORY_COLUMNS, "history", "the name history_item_id"
+        path, available, None, HISTORY_COLUMNS, "history", "name it history_item_id"
     )
-    item = need_column(path, available, None, ID_COLUMNS, "item id", "the name item_id")
+    item = need_column(path, available, None, ID_COLUMNS, "item id", "name it item_id")
     table = read_columns(path, [user, history, item], ids=[user, item])
     cells = zip(*(table[name].to_pylist() for name in (user, history, item)), strict=True)
     windows = tuple(_window(path, row, *row_cells) for row, row_cells in enumerate(cells, 1))

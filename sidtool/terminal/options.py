@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sidtool.data import items
+from sidtool.data import interactions, items
 from sidtool.errors import UsageError
 from sidtool.terminal.console import read_config
 
@@ -100,6 +100,19 @@ def empty_text(panel: str | None = None) -> Any:
 IdColumn = Annotated[str | None, id_column()]
 TitleColumn = Annotated[str | None, title_column()]
 EmptyText = Annotated[items.EmptyText, empty_text()]
+UserColumn = Annotated[
+    str | None, typer.Option(help="Event column of user ids; guessed by default.")
+]
+ItemColumn = Annotated[
+    str | None, typer.Option(help="Event column of item ids; guessed by default.")
+]
+OrderColumn = Annotated[
+    str | None, typer.Option(help="Event column of time or order; guessed by default.")
+]
+Order = Annotated[
+    interactions.Order,
+    typer.Option(help="What orders events: a column of time or order, or the rows of the file."),
+]
 MovedEncoder = Annotated[
     str | None, typer.Option(help="Present location of the bundle's encoder, if it moved.")
 ]

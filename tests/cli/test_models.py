@@ -47,10 +47,10 @@ def test_init_model_makes_a_model_of_the_given_shape(road: Road, tmp_path: Path)
 
 def test_init_model_reads_a_catalog_with_other_column_names(tmp_path: Path) -> None:
     catalog = tmp_path / "shop.csv"
-    catalog.write_text("sku,label\nA1,a lamp\nA2,a chair\n")
+    catalog.write_text("code,label\nA1,a lamp\nA2,a chair\n")
     command = ("init-model", catalog, "-o", tmp_path / "m", "--vocab-size", 300, *TINY)
     assert "--id-column" in refused(2, *command)
-    done(*command, "--id-column", "sku", "--title-column", "label")
+    done(*command, "--id-column", "code", "--title-column", "label")
 
 
 @pytest.mark.parametrize(

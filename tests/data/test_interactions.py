@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidtool.data.interactions import read_interactions
+from sidtool.data.columns import EventColumns
+from sidtool.data.interactions import EventNames, read_interactions
 from sidtool.data.times import parse_time
-from sidtool.errors import DataError, SidtoolWarning, UsageError
+from sidtool.errors import DataError, UsageError
 from tests.data.files import CONTAINERS, write_table
 
 TABLE = {
@@ -136,24 +137,46 @@ def test_columns_are_selected_by_flag(tmp_path: Path) -> None:
         "item": ["i", "j"],
     }
     path = write_table(tmp_path / "x.csv", table)
-    read = read_interactions(path, user_column="who", item_column="what", order_column="when")
+    read = read_interactions(path, EventNames("who", "what", "when"))
     assert (read.users.tolist(), read.items.tolist(), read.order.tolist()) == (
         ["a", "b"],
         ["x", "y"],
         [2.0, 1.0],
     )
     with pytest.raises(UsageError, match="no column 'nobody'"):
-        read_interactions(path, user_column="nobody")
+        read_interactions(path, EventNames("nobody"))
     with pytest.raises(UsageError, match="looks like the user id") as caught:
         read_interactions(write_table(tmp_path / "y.csv", {"item": ["i"], "b": ["1"]}))
-    assert "split --user-column" in str(caught.value.hint)
+    assert "y.csv -o SPLIT` names it with --user-column" in str(caught.value.hint)
 
 
-def test_without_an_order_column_the_order_of_the_file_is_used(tmp_path: Path) -> None:
+def test_events_without_an_order_are_refused_unless_the_rows_are_meant(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.csv", {"user": ["u", "v", "u"], "item": ["b", "c", "a"]})
-    with pytest.warns(SidtoolWarning, match="no timestamp or order column"):
-        read = read_interactions(path)
+    with pytest.raises(UsageError, match="looks like the time or order of an event") as caught:
+        read_interactions(path)
+    assert "--order row" in str(caught.value.hint)
+    read = read_interactions(path, EventNames(order_by="row"))
     assert (read.items.tolist(), read.columns.order) == (["b", "a", "c"], None)
+    recorded = read_interactions(path, recorded=read.columns)
+    assert recorded.digest == read.digest
+    with pytest.raises(UsageError, match="contradict"):
+        EventNames(order="when", order_by="row")
+
+
+def test_rows_can_be_meant_beside_a_column_of_time(tmp_path: Path) -> None:
+    table = {"user": ["u", "u"], "item": ["a", "b"], "time": ["2", "1"]}
+    path = write_table(tmp_path / "x.csv", table)
+    assert read_interactions(path).items.tolist() == ["b", "a"]
+    assert read_interactions(path, EventNames(order_by="row")).items.tolist() == ["a", "b"]
+
+
+def test_recorded_columns_come_before_guesses_and_after_names(tmp_path: Path) -> None:
+    table = {"who": ["a", "b"], "user": ["u", "v"], "item": ["i", "j"], "time": ["1", "2"]}
+    path = write_table(tmp_path / "x.csv", table)
+    recorded = EventColumns("who", "gone", "time")
+    assert read_interactions(path, recorded=recorded).columns == EventColumns("who", "item", "time")
+    named = read_interactions(path, EventNames("user"), recorded=recorded)
+    assert named.columns.user == "user"
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from sidtool.data import containers, delimited
 from sidtool.data.digests import digest_strings
 from sidtool.data.json_tables import json_lines
 from sidtool.data.list_cells import parse_list
-from sidtool.data.tables import choose_column, column_names, read_columns
-from sidtool.errors import DataError, UsageError
+from sidtool.data.tables import column_names, read_columns
+from sidtool.errors import DataError
 from tests.data.files import CONTAINERS, write_table
 
 cells = st.text(
@@ -138,17 +138,6 @@ def test_a_byte_order_mark_is_not_part_of_a_column_name(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbfid,b\r\n1,2\r\n")
     assert column_names(tmp_path / "x.csv") == ("id", "b")
     assert read_columns(tmp_path / "x.csv", ["b"])["b"].to_pylist() == ["2"]
-
-
-def test_columns_are_chosen_by_flag_then_by_convention(tmp_path: Path) -> None:
-    path, names = tmp_path / "x.csv", ("rating", "movieId", "asin")
-    assert choose_column(path, names, None, ("asin", "movie_id"), "item id") == "asin"
-    assert choose_column(path, names, None, ("movie_id", "asin"), "item id") == "movieId"
-    assert choose_column(path, names, "rating", ("asin",), "item id") == "rating"
-    assert choose_column(path, names, None, ("title",), "title") is None
-    with pytest.raises(UsageError, match="no column 'x'") as caught:
-        choose_column(path, names, "x", ("asin",), "item id")
-    assert "rating, movieId, asin" in str(caught.value.hint)
 
 
 @given(st.lists(st.one_of(st.text(), st.integers(), st.lists(st.text(), max_size=2)), max_size=4))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sidtool.data.interactions import EventNames
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.splits.files import (
     SplitOptions,
@@ -25,6 +26,8 @@ from sidtool.splits.split import Split, UserSequence
 from tests.data.files import write_table
 
 LINES = [(f"u{user}", f"i{(3 * user + step) % 11}", step) for user in range(9) for step in range(6)]
+
+X = Path("x")
 
 
 def events(folder: Path, lines: list[tuple[str, str, int]], name: str = "events.csv") -> Path:
@@ -163,7 +166,7 @@ def test_an_output_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
         ({"valid_from": "3"}, "require --protocol temporal"),
         ({"protocol": "temporal", "valid_from": "3"}, "must be given together"),
         (
-            {"protocol": "given", "valid": Path("x"), "test": Path("x"), "item_column": "asin"},
+            {"protocol": "given", "valid": X, "test": X, "columns": EventNames(item="asin")},
             "--item-column does not apply",
         ),
     ],

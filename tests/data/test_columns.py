@@ -1,0 +1,81 @@
+"""Columns: named, recorded, or guessed in tiers."""
+
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from sidtool.data import columns
+from sidtool.data.columns import CatalogColumns, choose_column, recorded_columns
+from sidtool.data.items import read_items
+from sidtool.errors import IntegrityError, UsageError
+from tests.data.files import write_table
+
+PATH = Path("x.csv")
+TIERS = (("asin",), ("movie_id", "sku"))
+
+
+def test_a_named_column_comes_first_then_a_recorded_one_then_a_guess() -> None:
+    names = ("rating", "movieId", "asin")
+    assert choose_column(PATH, names, "rating", TIERS, "item id", recorded="asin") == "rating"
+    assert choose_column(PATH, names, None, TIERS, "item id", recorded="rating") == "rating"
+    assert choose_column(PATH, names, None, TIERS, "item id", recorded="gone") == "asin"
+    assert choose_column(PATH, ("rating", "Movie-ID"), None, TIERS, "item id") == "Movie-ID"
+    assert choose_column(PATH, ("rating",), None, TIERS, "item id") is None
+    with pytest.raises(UsageError, match="no column 'x'") as caught:
+        choose_column(PATH, names, "x", TIERS, "item id")
+    assert "rating, movieId, asin" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("names", [("SKU", "movie_id"), ("sku", "SKU"), ("movieId", "movie_id")])
+def test_two_columns_of_one_tier_are_ambiguous(names: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="two columns that look like the item id") as caught:
+        choose_column(PATH, names, None, TIERS, "item id", "name it with --id-column")
+    assert all(repr(name) in str(caught.value) for name in names)
+    assert caught.value.hint == "name it with --id-column"
+    assert choose_column(PATH, (*names, "asin"), None, TIERS, "item id") == "asin"
+
+
+@pytest.mark.parametrize(
+    "tiers",
+    [
+        columns.ID_COLUMNS,
+        columns.TITLE_COLUMNS,
+        columns.USER_COLUMNS,
+        columns.ORDER_COLUMNS,
+        columns.HISTORY_COLUMNS,
+    ],
+)
+def test_every_conventional_name_is_recognized_in_any_case(tiers: columns.Tiers) -> None:
+    names = list(chain.from_iterable(tiers))
+    assert len(set(names)) == len(names)
+    for name in names:
+        spelled = name.title().replace("_", "")
+        assert choose_column(PATH, ("other", spelled), None, tiers, "it") == spelled
+
+
+def test_common_names_of_shops_are_recognized() -> None:
+    catalog = ("sku", "name", "long_desc", "brand", "price")
+    assert choose_column(PATH, catalog, None, columns.ID_COLUMNS, "item id") == "sku"
+    assert choose_column(PATH, catalog, None, columns.TITLE_COLUMNS, "title") == "name"
+    orders = ("customer", "sku", "bought_at")
+    assert choose_column(PATH, orders, None, columns.USER_COLUMNS, "user id") == "customer"
+    assert choose_column(PATH, orders, None, columns.ORDER_COLUMNS, "order") == "bought_at"
+
+
+def test_items_know_their_columns(tmp_path: Path) -> None:
+    table = {"code": ["a", "b"], "label": ["A", "B"], "title": ["x", "y"]}
+    path = write_table(tmp_path / "x.csv", table)
+    items = read_items(path, id_column="code", title_column="label")
+    assert items.columns == CatalogColumns("code", "label")
+    again = read_items(path, recorded=items.columns)
+    assert (again.titles, again.digest) == (("A", "B"), items.digest)
+    assert read_items(path, title_column="title", recorded=items.columns).titles == ("x", "y")
+
+
+@pytest.mark.parametrize("value", [[], {"title": "x"}, {"id": 1}, {"id": "a", "title": 2}])
+def test_malformed_records_of_columns_are_refused(value: object) -> None:
+    with pytest.raises(IntegrityError, match="recorded catalog columns are malformed"):
+        recorded_columns({"columns": value})
+    assert recorded_columns({}) is None
+    assert recorded_columns({"columns": {"id": "a"}}) == CatalogColumns("a")
