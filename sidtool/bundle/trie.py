@@ -80,12 +80,21 @@ class Trie:
 
     def leaf_codes(self, leaves: NDArray[np.int64]) -> Codes:
         """(m,) leaf ids -> (m, levels) codes."""
-        codes = np.empty((len(leaves), self.levels), dtype=np.uint16)
-        nodes = leaves
-        for level in reversed(range(self.levels)):
-            codes[:, level] = self.codes[level][nodes]
-            nodes = np.searchsorted(self.children[level], nodes, side="right") - 1  # the parents
+        nodes = self.leaf_nodes(leaves)
+        codes = np.empty(nodes.shape, dtype=np.uint16)
+        for level, level_codes in enumerate(self.codes):
+            codes[:, level] = level_codes[nodes[:, level]]
         return codes
+
+    def leaf_nodes(self, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(m,) leaf ids -> (m, levels) int64: the nodes of their prefixes of 1 code, 2 codes and so
+        on; those of the empty leaf -1 are -1."""
+        nodes = np.empty((len(leaves), self.levels), dtype=np.int64)
+        nodes[:, -1] = leaves
+        for level in reversed(range(1, self.levels)):
+            children = nodes[:, level]
+            nodes[:, level - 1] = np.searchsorted(self.children[level], children, side="right") - 1
+        return nodes
 
     def leaf_rows(self, leaf: int) -> NDArray[np.int64]:
         """The bundle's rows of the items with one SID, ascending."""

@@ -142,7 +142,7 @@ def _say_evaluation(evaluation: "Evaluation", *, json: bool) -> None:
     for name in evaluation.metrics:
         if not name.endswith("@3"):
             low, high = evaluation.confidence_interval[name]
-            values = [metrics[name] for metrics in systems.values()]
+            values = [metrics.get(name, "-") for metrics in systems.values()]
             rows.append([name, *values, f"{low:.4f} to {high:.4f}"])
     columns = ["", *systems, "95% interval of the model"]
     title = f"{evaluation.n} examples, full ranking, item level"

@@ -20,6 +20,7 @@ from sidtool.decoder.mixture_arrays import MixtureArrays
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.partial_head import DecodingHead
 from sidtool.decoder.probe import decoding_method
+from sidtool.decoder.target_prefixes import TargetPrefixes
 from sidtool.decoder.token_tree import TokenTree
 from sidtool.decoder.trie_arrays import (
     FilterArrays,
@@ -51,6 +52,7 @@ def beam_search(
     normalize: Normalize = "level",
     filters: Sequence[LeafFilter | None] | None = None,
     priors: Sequence[Prior | None] | None = None,
+    targets: Sequence[int] | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> list[BeamResult]:
     """The k best SIDs after each prompt, which are token ids that end where a SID begins.
@@ -61,7 +63,8 @@ def beam_search(
     SIDs sum to one; it suits models trained so (`softmax_over=trie`), and favors prefixes with few
     children with others. `filters`, one per prompt, exclude items exactly and change no score. With
     `priors`, one per prompt, the beam ranks by the mixture with a memory (`mixture.rank_items`
-    then ranks the items). An empty prompt gets an empty result.
+    then ranks the items). With `targets`, a leaf per prompt or -1, each result says after how many
+    levels the target's prefix was among the beams. An empty prompt gets an empty result.
 
     Raises UsageError if `num_beams` or k is less than 1 or too large for a tree of MAX_TREE_TOKENS,
     or for priors where the model's scores are no distribution over items or its attention cannot be
@@ -71,6 +74,7 @@ def beam_search(
     num_beams = min(max(num_beams, k), trie.n_leaves)
     check_tree_tokens(num_beams, trie.levels)
     filters = filters or [None] * len(prompts)
+    targets = targets if targets is not None else [-1] * len(prompts)
     priors = priors if priors is not None and any(priors) else None
     if priors is not None:
         check_normalize(normalize)
@@ -93,13 +97,24 @@ def beam_search(
         for batch in batches(lengths, tree_tokens, token_budget):
             batch_prompts = [prompts[index] for index in batch]
             batch_filters = [filters[index] for index in batch]
+            batch_targets = [targets[index] for index in batch]
             if search is None:
                 batch_results = generate_beams(
-                    model, batch_prompts, trie, tokens, num_beams, k, normalize, batch_filters
+                    model,
+                    batch_prompts,
+                    trie,
+                    tokens,
+                    num_beams,
+                    k,
+                    normalize,
+                    batch_filters,
+                    batch_targets,
                 )
             else:
                 batch_priors = None if priors is None else [priors[index] for index in batch]
-                batch_results = search.run(batch_prompts, batch_filters, batch_priors, k)
+                batch_results = search.run(
+                    batch_prompts, batch_filters, batch_priors, batch_targets, k
+                )
             for index, result in zip(batch, batch_results, strict=True):
                 results[index] = result
     return results
@@ -132,6 +147,7 @@ class _TreeSearch:
         prompts: Sequence[Sequence[int]],
         filters: Sequence[LeafFilter | None],
         priors: Sequence[Prior | None] | None,
+        targets: Sequence[int],
         k: int,
     ) -> list[BeamResult]:
         """The k best leaves of each prompt."""
@@ -142,6 +158,9 @@ class _TreeSearch:
         mixture = None
         if priors is not None:
             mixture = MixtureArrays(priors, filters, self.catalog, self.trie, device)
+        followed = None
+        if max(targets) >= 0:
+            followed = TargetPrefixes(targets, self.catalog, device)
         tree = TokenTree(
             self.model, prompts, capacity=self.num_beams * (levels - 1), head=self.head
         )
@@ -158,14 +177,17 @@ class _TreeSearch:
             nodes, codes, scores, ranks, parents = self._advance(
                 level, nodes, scores, ranks, log_probs, filter_arrays, mixture
             )
+            if followed is not None:
+                followed.update(level, nodes, ranks)
             if level < levels - 1:
                 hidden = tree.step(codes + start, parents)  # (batch, beams, dim)
         if mixture is not None:
             scores = scores - mixture.log_model
+        survived = [0] * len(prompts) if followed is None else followed.survived.tolist()
         columns = (each.cpu().numpy() for each in (nodes, ranks, scores))
         return [
-            best_leaves(leaves, best, k, model_scores)
-            for leaves, best, model_scores in zip(*columns, strict=True)
+            best_leaves(leaves, best, k, model_scores)._replace(survived=levels_survived)
+            for leaves, best, model_scores, levels_survived in zip(*columns, survived, strict=True)
         ]
 
     def _advance(

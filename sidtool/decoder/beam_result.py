@@ -17,6 +17,9 @@ class BeamResult(NamedTuple):
     """(m,) sums of log-probabilities; with a memory, what ranks the SIDs by the mixture."""
     model_scores: NDArray[np.float32]
     """(m,) sums of the model's log-probabilities; with a memory, those of one item of the SID."""
+    survived: int = 0
+    """Number of levels after which the prefix of the target was among the beams; 0 without a
+    target."""
 
 
 EMPTY_RESULT = BeamResult(

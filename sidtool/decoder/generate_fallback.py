@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.beam_result import BeamResult, best_leaves, check_scores
@@ -34,6 +34,7 @@ def generate_beams(
     k: int,
     normalize: Normalize,
     filters: Sequence[LeafFilter | None],
+    targets: Sequence[int],
 ) -> list[BeamResult]:
     """The k best SIDs after each prompt, as `beam_search` defines them, one prompt at a time.
 
@@ -49,10 +50,15 @@ def generate_beams(
             stacklevel=3,
         )
     results = []
-    for prompt, leaf_filter in zip(prompts, filters, strict=True):
+    target_codes = trie.leaf_codes(np.maximum(targets, 0))
+    target_ids = tokens.ids(target_codes, begin_end_tokens=False)  # (prompts, levels)
+    for prompt, leaf_filter, target, path in zip(
+        prompts, filters, targets, target_ids, strict=True
+    ):
         processor = SidLogitsProcessor(
             trie, tokens, normalize=normalize, filters=[leaf_filter], strict=False
         )
+        beams = _BeamsOfLevels(len(prompt))
         ids = torch.tensor([list(prompt)], device=model.device)
         # one beam would make it a greedy search, which returns no scores
         config = beam_config(max(num_beams, 2), trie.levels)
@@ -60,14 +66,38 @@ def generate_beams(
             ids,
             attention_mask=torch.ones_like(ids),
             generation_config=config,
-            logits_processor=LogitsProcessorList([processor]),
+            logits_processor=LogitsProcessorList([beams, processor]),
         )
         check_scores(output.sequences_scores.float().cpu().numpy())
         used = output.sequences_scores > UNUSED_BEAM
-        codes = tokens.codes(output.sequences[used][:, len(prompt) :].cpu().numpy())
+        sids = output.sequences[used][:, len(prompt) :].cpu().numpy()
         scores = output.sequences_scores[used].float().cpu().numpy()
-        results.append(best_leaves(_leaves(trie, codes), scores, k))
+        result = best_leaves(_leaves(trie, tokens.codes(sids)), scores, k)
+        if target >= 0:
+            result = result._replace(survived=_survived([*beams.levels, sids], path))
+        results.append(result)
     return results
+
+
+class _BeamsOfLevels(LogitsProcessor):
+    """Changes no score, and keeps the prefixes that `generate` extends: one array per level but the
+    last."""
+
+    def __init__(self, prompt_length: int) -> None:
+        self._prompt_length = prompt_length
+        self.levels: list[NDArray[np.int64]] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if input_ids.shape[1] > self._prompt_length:
+            self.levels.append(input_ids[:, self._prompt_length :].cpu().numpy())
+        return scores
+
+
+def _survived(levels: Sequence[NDArray[np.int64]], target: NDArray[np.int64]) -> int:
+    """The number of levels whose (beams, length) prefixes contain that of the target's (levels,)
+    token ids."""
+    held = [(beams == target[: beams.shape[1]]).all(axis=1).any() for beams in levels]
+    return int(np.sum(held))
 
 
 def beam_config(num_beams: int, levels: int) -> GenerationConfig:

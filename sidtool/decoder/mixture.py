@@ -4,7 +4,7 @@ p(item) = (1 - w) p_model(item) + w p_memory(item), as kNN-LM mixes over tokens 
 2020). `mixture_arrays` has its part in the beam."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,8 @@ class RankedItems:
     """(m,) the part of each probability that comes from the memory"""
     model_scores: NDArray[np.float64]
     """(m,) logs of the model's probabilities"""
+    survived: int = 0
+    """as `BeamResult.survived`"""
 
 
 def rank_items(
@@ -117,7 +119,8 @@ def rank_items(
     if leaf_filter is not None:
         passes = leaf_filter.passes(positions)
         positions, model_scores = positions[passes], model_scores[passes]
-    return mix(positions, model_scores, prior or NO_PRIOR, k)
+    ranked = mix(positions, model_scores, prior or NO_PRIOR, k)
+    return replace(ranked, survived=result.survived)
 
 
 def mix(

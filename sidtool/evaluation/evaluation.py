@@ -127,20 +127,21 @@ def evaluate_examples(
             SidtoolWarning,
             stacklevel=2,
         )
-    leaves = rank_sids(loaded, indexed, k=options.depth, num_beams=num_beams, progress=progress)
+    beams = rank_sids(loaded, indexed, k=options.depth, num_beams=num_beams, progress=progress)
+    model_ranking = Ranking.of_beams(indexed, beams, COVERED)
     settings: dict[str, Any] = {"num_beams": num_beams}
     if loaded.memory is None or not loaded.memory.is_used:
-        evaluation = evaluate_rankings(indexed, leaves, events, options)
+        evaluation = _evaluation(indexed, model_ranking, {}, events, options)
     else:
-        positions = rank_mixture(
+        mixed = rank_mixture(
             loaded, indexed, k=options.depth, num_beams=num_beams, progress=progress
         )
         memory_positions = rank_memory(loaded, indexed, k=options.depth)
         alone = {
-            "model alone": Ranking.of_sids(indexed, leaves, COVERED),
+            "model alone": model_ranking,
             "memory alone": Ranking.of_items(indexed, memory_positions, COVERED),
         }
-        mixture = Ranking.of_items(indexed, positions, COVERED)
+        mixture = Ranking.of_item_beams(indexed, mixed, COVERED)
         evaluation = _evaluation(indexed, mixture, alone, events, options)
         knn = asdict(loaded.memory.memory.manifest.settings)
         settings["memory"] = {**loaded.memory.to_json(), **knn}
@@ -153,7 +154,7 @@ def evaluate_rankings(
     events: Sequence[UserSequence] | None,
     options: EvaluationOptions | None = None,
 ) -> Evaluation:
-    """The evaluation of (n, k) ranked leaves, as `rank_sids` returns them."""
+    """The evaluation of (n, k) ranked leaves, best first; -1 where there are no more."""
     options = options or EvaluationOptions(exclude_seen=examples.exclude_seen)
     return _evaluation(examples, Ranking.of_sids(examples, leaves, COVERED), {}, events, options)
 

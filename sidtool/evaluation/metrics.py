@@ -37,6 +37,11 @@ def metric_names(ks: Sequence[int] = KS) -> tuple[str, ...]:
     return tuple(f"{kind}@{k}" for kind in KINDS for k in ks)
 
 
+def survival_names(levels: int) -> tuple[str, ...]:
+    """ "survival@1" ...: whether the prefix of the target's SID is in the beam after each level."""
+    return tuple(f"survival@{level}" for level in range(1, levels + 1))
+
+
 def metric_values(ranks: TargetRanks, ks: Sequence[int] = KS) -> NDArray[np.float64]:
     """(n, len(metric_names(ks))): the value of each metric for each target, in the order of
     `metric_names`.

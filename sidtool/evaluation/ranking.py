@@ -13,7 +13,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.evaluation.metrics import TargetRanks, find_targets
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.query import WINDOW, Progress, Query, QuerySession
+from sidtool.recommendation.query import WINDOW, Progress, Query, QuerySession, RankedQueries
 from sidtool.splits.split import Example
 
 
@@ -77,9 +77,8 @@ def rank_sids(
     k: int,
     num_beams: int,
     progress: Progress | None = None,
-) -> NDArray[np.int64]:
-    """(n, k) int64: the k best SIDs of the model alone for each example as leaves of the trie, best
-    first; -1 where there are no more.
+) -> RankedQueries:
+    """The k best SIDs of the model alone for each example, as leaves of the trie.
 
     Raises DataError if the model was not trained to recommend."""
     session = QuerySession.of(replace(loaded, memory=None))
@@ -101,9 +100,8 @@ def rank_mixture(
     k: int,
     num_beams: int,
     progress: Progress | None = None,
-) -> NDArray[np.int64]:
-    """(n, k) int64: the k best items of a model and its memory for each example, by position in SID
-    order, best first; -1 where there are no more."""
+) -> RankedQueries:
+    """The k best items of a model and its memory for each example, by position in SID order."""
     session = QuerySession.of(loaded)
     total = len(examples.histories)
     return session.rank_items(
@@ -117,7 +115,8 @@ def rank_mixture(
 
 
 def rank_memory(loaded: LoadedModel, examples: IndexedExamples, *, k: int) -> NDArray[np.int64]:
-    """The same of the memory alone."""
+    """(n, k) int64: the k best items of the memory alone for each example, by position in SID
+    order; -1 where there are no more."""
     assert loaded.memory is not None
     index = MemoryIndex.of(loaded.memory.memory, examples.bundle)
     ranked = np.full((len(examples.histories), k), -1, dtype=np.int64)
@@ -132,11 +131,11 @@ def rank_memory(loaded: LoadedModel, examples: IndexedExamples, *, k: int) -> ND
 
 
 def example_queries(session: QuerySession, examples: IndexedExamples) -> Iterator[Query]:
-    """The query of each example."""
-    for history in examples.histories:
+    """The query of each example, with its target to follow through the beam."""
+    for history, target in zip(examples.histories, examples.target_leaves.tolist(), strict=True):
         denied = [history] if examples.exclude_seen else []
         leaf_filter = session.leaf_filter(None, denied)
-        yield Query(session.from_history(history), leaf_filter, history)
+        yield Query(session.from_history(history), leaf_filter, history, target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +147,33 @@ class Ranking:
     """where any item of a shared SID counts as correct"""
     first_items: NDArray[np.int64]
     """(n, count): the first items, -1 where there are no more"""
+    survived: NDArray[np.bool_]
+    """(n, levels): whether the target's prefix was in the beam after each level; (n, 0) for a
+    system without a beam"""
+
+    @classmethod
+    def of_beams(cls, examples: IndexedExamples, beams: RankedQueries, count: int) -> "Ranking":
+        """The ranking of the leaves that a beam search found."""
+        ranking = cls.of_sids(examples, beams.entries, count)
+        return replace(ranking, survived=_survived(examples, beams))
+
+    @classmethod
+    def of_item_beams(
+        cls, examples: IndexedExamples, beams: RankedQueries, count: int
+    ) -> "Ranking":
+        """The ranking of the items that a beam search with a memory found."""
+        ranking = cls.of_items(examples, beams.entries, count)
+        return replace(ranking, survived=_survived(examples, beams))
 
     @classmethod
     def of_sids(cls, examples: IndexedExamples, leaves: NDArray[np.int64], count: int) -> "Ranking":
         """The ranking of (n, k) leaves."""
-        items = first_items(examples, leaves, count)
-        return cls(item_ranks(examples, leaves), sid_ranks(examples, leaves), items)
+        return cls(
+            item_ranks(examples, leaves),
+            sid_ranks(examples, leaves),
+            first_items(examples, leaves, count),
+            np.zeros((len(leaves), 0), dtype=np.bool_),
+        )
 
     @classmethod
     def of_items(
@@ -165,7 +185,14 @@ class Ranking:
             find_targets(positions, examples.target_positions),
             sid_ranks(examples, leaves),
             positions[:, :count],
+            np.zeros((len(leaves), 0), dtype=np.bool_),
         )
+
+
+def _survived(examples: IndexedExamples, beams: RankedQueries) -> NDArray[np.bool_]:
+    """(n, levels): whether the target's prefix was in the beam after each level."""
+    levels = np.arange(1, examples.bundle.space.levels + 1)
+    return beams.survived[:, None] >= levels
 
 
 def item_ranks(examples: IndexedExamples, leaves: NDArray[np.int64]) -> TargetRanks:

@@ -38,13 +38,17 @@ def sid_answer_metrics(
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     split = [split_last_sid(space, question) for question in questions]
     answers = [codes for _, codes in split]
-    ranked = QuerySession.of(loaded).rank(
-        loaded.model,
-        [Query(encoder.ids(prompt)) for prompt, _ in split],
-        k=max(ks),
-        num_beams=num_beams,
-        total=len(questions),
-        progress=progress,
+    ranked = (
+        QuerySession.of(loaded)
+        .rank(
+            loaded.model,
+            [Query(encoder.ids(prompt)) for prompt, _ in split],
+            k=max(ks),
+            num_beams=num_beams,
+            total=len(questions),
+            progress=progress,
+        )
+        .entries
     )
     correct = _correct_prefixes(space, questions, answers, also_correct)
     accuracy = _accuracy(trie.leaf_codes(ranked[:, 0]).tolist(), correct)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.evaluation.bootstrap import Difference, Groups, Interval, intervals, paired_differences
-from sidtool.evaluation.metrics import averages, metric_names, metric_values
+from sidtool.evaluation.metrics import averages, metric_names, metric_values, survival_names
 from sidtool.evaluation.ranking import Ranking
 
 Metrics = dict[str, float]
@@ -28,9 +28,10 @@ class SystemValues:
 
     @classmethod
     def of(cls, ranking: Ranking, ks: Sequence[int]) -> Self:
-        """The item-level metrics of a ranking."""
-        values = metric_values(ranking.item_ranks, ks)
-        return cls(metric_names(ks), values, ranking.first_items)
+        """The item-level metrics of a ranking, and the survival of prefixes in its beam."""
+        names = (*metric_names(ks), *survival_names(ranking.survived.shape[1]))
+        values = np.column_stack([metric_values(ranking.item_ranks, ks), ranking.survived])
+        return cls(names, values, ranking.first_items)
 
     def columns(self, names: Sequence[str]) -> NDArray[np.float64]:
         """(n, names): the values of these metrics."""

@@ -63,7 +63,7 @@ class Validator:
         queries = self._queries[share]
         ranked = self._session.rank(
             model, queries, k=self.k, num_beams=self._num_beams, window=max(1, len(queries))
-        )
+        ).entries
         sizes = self._session.trie.items_per_leaf(ranked)
         values = metric_values(find_targets(ranked, self._target_leaves[share], sizes), [self.k])
         hit_rate_and_ndcg = values[:, :2]

@@ -7,7 +7,7 @@ query a model through `QuerySession`."""
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,30 @@ class Query:
     leaf_filter: LeafFilter | None = None
     history: ItemIndex | None = None
     """What the memory reads; None answers by the model alone."""
+    target: int = -1
+    """The leaf whose prefixes are followed through the beam, -1 for none."""
+
+
+@dataclass(frozen=True, eq=False)
+class RankedQueries:
+    """The best SIDs or items of n queries."""
+
+    entries: NDArray[np.int64]
+    """(n, k): leaves of the trie, or positions of items in SID order, best first; -1 where there
+    are no more"""
+    survived: NDArray[np.int64]
+    """(n,): number of levels after which the prefix of the query's target was among the beams"""
+
+    @classmethod
+    def of(cls, answers: Iterable[tuple[NDArray[np.int64], int]], k: int) -> Self:
+        """Lay out the entries and survived levels of each query."""
+        rows = [np.zeros((0, k), dtype=np.int64)]
+        survived = []
+        for entries, levels in answers:
+            padding = np.full(k - len(entries), -1, dtype=np.int64)
+            rows.append(np.concatenate([entries, padding])[None])
+            survived.append(levels)
+        return cls(np.concatenate(rows), np.array(survived, dtype=np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +193,7 @@ class QuerySession:
             normalize=self.normalize,
             filters=[query.leaf_filter for query in queries],
             priors=priors,
+            targets=[query.target for query in queries],
         )
 
     def rank(
@@ -181,17 +206,15 @@ class QuerySession:
         total: int = 0,
         window: int | None = None,
         progress: Progress | None = None,
-    ) -> NDArray[np.int64]:
-        """(n, k) int64: the k best SIDs of each query as leaves of the trie, best first; -1 where
-        there are no more. Queries are read `window` (WINDOW) at a time."""
-        parts = [np.zeros((0, k), dtype=np.int64)]
-        for batch in in_windows(queries, window or WINDOW, total, progress):
-            ranked = np.full((len(batch), k), -1, dtype=np.int64)
-            results = self.search(model, batch, k=k, num_beams=num_beams)
-            for row, result in zip(ranked, results, strict=True):
-                row[: len(result.leaves)] = result.leaves
-            parts.append(ranked)
-        return np.concatenate(parts)
+    ) -> RankedQueries:
+        """The k best SIDs of each query as leaves of the trie. Queries are read `window` (WINDOW)
+        at a time."""
+        answers = (
+            (result.leaves, result.survived)
+            for batch in in_windows(queries, window or WINDOW, total, progress)
+            for result in self.search(model, batch, k=k, num_beams=num_beams)
+        )
+        return RankedQueries.of(answers, k)
 
     def score_items(
         self, model: Any, queries: Sequence[Query], candidates: ItemIndex, *, k: int
@@ -223,16 +246,14 @@ class QuerySession:
         num_beams: int,
         total: int = 0,
         progress: Progress | None = None,
-    ) -> NDArray[np.int64]:
-        """(n, k) int64: the k best items of each query by position in SID order, as `rank`."""
-        parts = [np.zeros((0, k), dtype=np.int64)]
-        for batch in in_windows(queries, WINDOW, total, progress):
-            ranked = np.full((len(batch), k), -1, dtype=np.int64)
-            results = self.search_items(model, batch, k=k, num_beams=num_beams)
-            for row, result in zip(ranked, results, strict=True):
-                row[: len(result.positions)] = result.positions
-            parts.append(ranked)
-        return np.concatenate(parts)
+    ) -> RankedQueries:
+        """The k best items of each query by position in SID order."""
+        answers = (
+            (result.positions, result.survived)
+            for batch in in_windows(queries, WINDOW, total, progress)
+            for result in self.search_items(model, batch, k=k, num_beams=num_beams)
+        )
+        return RankedQueries.of(answers, k)
 
     def score(
         self, model: Any, queries: Sequence[Query], candidates: ItemIndex

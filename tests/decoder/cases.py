@@ -93,7 +93,6 @@ def generate(
     return results
 
 
-@torch.no_grad()
 def path_scores(
     model: Any,
     prompt: Sequence[int],
@@ -102,15 +101,29 @@ def path_scores(
     normalize: str,
     all_codes: Any = None,
 ) -> np.ndarray[Any, Any]:
-    """The second oracle: each of (m, levels) SIDs run as an ordinary sequence after the prompt.
+    """(m,): the score of each SID, the sum of its `path_log_probs`."""
+    return path_log_probs(model, prompt, codes, tokens, normalize, all_codes).sum(axis=1)
 
-    Over the trie of (n, levels) `all_codes`, a SID that is none of them scores minus infinity.
+
+@torch.no_grad()
+def path_log_probs(
+    model: Any,
+    prompt: Sequence[int],
+    codes: Any,
+    tokens: SidTokens,
+    normalize: str,
+    all_codes: Any = None,
+) -> np.ndarray[Any, Any]:
+    """The second oracle: each of (m, levels) SIDs run as an ordinary sequence after the prompt;
+    (m, levels) log-probabilities of its codes.
+
+    Over the trie of (n, levels) `all_codes`, a SID that is none of them has minus infinity.
     """
     ids = torch.from_numpy(tokens.ids(codes, begin_end_tokens=False))
     logits = model(
         input_ids=torch.cat([torch.tensor([list(prompt)]).expand(len(ids), -1), ids], 1)
     ).logits.float()
-    total = torch.zeros(len(ids))
+    log_probs = []
     for level, size in enumerate(tokens.space.sizes):
         start = int(tokens.level_starts[level])
         row = logits[:, len(prompt) - 1 + level]
@@ -122,8 +135,8 @@ def path_scores(
             columns = columns.masked_fill(~goes_on, -torch.inf)
             row = torch.full_like(row, -torch.inf)
             row[:, start : start + size] = columns
-        total += row.gather(1, ids[:, level : level + 1])[:, 0] - columns.logsumexp(-1)
-    return total.numpy()
+        log_probs.append(row.gather(1, ids[:, level : level + 1])[:, 0] - columns.logsumexp(-1))
+    return torch.stack(log_probs, dim=1).numpy()
 
 
 def assert_same(

@@ -257,7 +257,25 @@ def test_a_model_that_ranks_all_items_hits_every_possible_target(exclude_seen: b
     possible = sum(not (exclude_seen and example.item in example.history) for example in examples)
     means = [result.metrics, result.sid_level, *result.baselines.values()]
     assert [metrics["hr@40"] for metrics in means] == pytest.approx([possible / 15] * 4)
+    survival = [result.metrics[f"survival@{level}"] for level in (1, 2, 3)]
+    assert survival == pytest.approx([possible / 15] * 3)
     assert 0 < result.metrics["ndcg@40"] < 1
+
+
+def test_survival_ends_at_the_hits_of_a_narrow_beam() -> None:
+    bundle = shop(shared=False)
+    events, examples = visits()
+    options = EvaluationOptions(ks=(1, 10), num_beams=10)
+    result = evaluate_examples(loaded_model(bundle), examples, events, options)
+    survival = [result.metrics[f"survival@{level}"] for level in (1, 2, 3)]
+    assert survival[0] == 1  # four prefixes, ten beams
+    assert 1 > survival[1] > survival[2] == result.metrics["hr@10"] > 0
+    for part in (result, result.macro, result.slices["rare"]):
+        low, high = part.confidence_interval["survival@2"]
+        assert low < part.metrics["survival@2"] < high
+        assert part.metrics["survival@3"] == pytest.approx(part.metrics["hr@10"])
+        assert "survival@1" not in part.baselines["popularity"]
+        assert "survival@1" not in part.differences["popularity"]
 
 
 def test_invalid_options_are_refused() -> None:
@@ -297,6 +315,11 @@ def test_a_model_with_a_memory_is_compared_with_both_of_its_parts() -> None:
     expected = evaluate_examples(alone, examples, events, options)
     assert set(result.baselines) == {"popularity", "item-knn", "model alone", "memory alone"}
     assert result.baselines["model alone"] == expected.metrics
+    assert result.metrics["survival@1"] >= result.metrics["survival@3"] > 0
+    assert result.differences["model alone"]["survival@3"].mean == pytest.approx(
+        result.metrics["survival@3"] - expected.metrics["survival@3"]
+    )
+    assert "survival@1" not in result.baselines["memory alone"]
     assert result.baselines["item-knn"] == expected.baselines["item-knn"]
     assert set(result.differences) == set(result.baselines)
     assert set(result.slices["rare"].baselines) == set(result.baselines)

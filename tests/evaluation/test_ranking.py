@@ -122,7 +122,7 @@ def test_the_ranking_is_what_recommend_returns(
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=exclude_seen)
     leaves = rank_sids(
         model, indexed, k=10, num_beams=20, progress=lambda *step: steps.append(step)
-    )
+    ).entries
     assert steps == [(5, 12), (10, 12), (12, 12)]
     requests = [Request(example.user, example.history) for example in examples]
     options = RecommendOptions(k=10, num_beams=20, exclude_seen=exclude_seen)
@@ -137,7 +137,7 @@ def test_the_ranking_comes_from_the_history() -> None:
     indexed = IndexedExamples.of(
         bundle, [Example("u", history, "i0", 2) for history in histories], exclude_seen=False
     )
-    ranked = rank_sids(loaded_model(bundle), indexed, k=10, num_beams=40)
+    ranked = rank_sids(loaded_model(bundle), indexed, k=10, num_beams=40).entries
     assert all((one != other).any() for one, other in pairwise(ranked))
 
 
@@ -151,6 +151,6 @@ def test_a_model_that_was_not_trained_to_recommend_is_refused() -> None:
 def test_a_catalog_smaller_than_k_ends_early() -> None:
     bundle = shop(shared=False, items=6)
     indexed = IndexedExamples.of(bundle, [Example("u", ("i1", "i2"), "i3", 2)], exclude_seen=True)
-    [ranked] = rank_sids(loaded_model(bundle), indexed, k=10, num_beams=10)
+    [ranked] = rank_sids(loaded_model(bundle), indexed, k=10, num_beams=10).entries
     assert sorted(ranked[:4]) == sorted(set(range(6)) - set(indexed.denied_positions(0).tolist()))
     assert (ranked[4:] == -1).all()
