@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from sidtool.errors import UsageError
 from sidtool.terminal import options
 from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table
 from sidtool.terminal.inputs import numbers, read_ids
 
 if TYPE_CHECKING:
+    from sidtool.sft.event_weights import WeightOptions, WeightRecord
     from sidtool.sft.lineage import Lineage
 
 
@@ -35,6 +37,19 @@ def make_sft(
     hide_text_of: Annotated[
         Path | None,
         typer.Option(help="File of item ids, one per line, whose text is in no training example."),
+    ] = None,
+    weight: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the interactions that weights the loss: COLUMN, or exp(COLUMN/NUMBER)."
+        ),
+    ] = None,
+    weight_clip: Annotated[
+        float | None, typer.Option(help="Largest weight; larger ones are lowered to it.")
+    ] = None,
+    interactions: Annotated[
+        Path | None,
+        typer.Option(help="Events that the split was made from, for --weight. Default: SPLIT."),
     ] = None,
     model: Annotated[
         Path | None,
@@ -93,6 +108,7 @@ def make_sft(
             sft_options,
             catalog_options=catalog_options,
             model=model,
+            weights=_weight_options(weight, weight_clip, interactions, split),
             dry_run=dry_run,
             force=force,
             progress=report.get("examples"),
@@ -106,6 +122,30 @@ def make_sft(
     return next_step(f"sidtool train {model or 'MODEL+sid'} {out} -o tuned")
 
 
+def _weight_options(
+    expression: str | None, clip: float | None, interactions: Path | None, split: Path
+) -> "WeightOptions | None":
+    from sidtool.sft.event_weights import WeightOptions
+
+    if expression is not None:
+        return WeightOptions(interactions or _events_file(split), expression, clip)
+    for flag, value in (("--weight-clip", clip), ("--interactions", interactions)):
+        if value is not None:
+            raise UsageError(f"{flag} requires --weight")
+    return None
+
+
+def _events_file(split: Path) -> Path:
+    """The split argument, if it is a file of events and no folder of a split."""
+    from sidtool.splits.files import MANIFEST
+
+    if (split / MANIFEST).exists():
+        raise UsageError(
+            "--weight reads the events that the split was made from", hint="--interactions FILE"
+        )
+    return split
+
+
 def _say_lineage(lineage: "Lineage") -> None:
     rows = []
     for task, counts in lineage.tasks.items():
@@ -114,6 +154,8 @@ def _say_lineage(lineage: "Lineage") -> None:
         share = f"{counts.share:.1%}"
         rows.append((task, weight, budget, counts.examples, counts.tokens, share, counts.longest))
     say_table(["task", "weight", "budget", "examples", "tokens", "share", "longest"], rows)
+    if lineage.weights is not None:
+        say(_weight_line(lineage.weights))
     line = f"split {lineage.split}: {lineage.valid} validation examples"
     line += f"; {lineage.leaked_events} held-out events in training examples"
     line += f", {lineage.dropped_events} events of unknown items left out"
@@ -122,3 +164,11 @@ def _say_lineage(lineage: "Lineage") -> None:
     if lineage.hidden_items:
         line += f", text of {lineage.hidden_items} items hidden"
     say(line)
+
+
+def _weight_line(weights: "WeightRecord") -> str:
+    return (
+        f"weight {weights.expression}: {weights.smallest:.3g} to {weights.largest:.3g}, mean "
+        f"{weights.mean:.3g}, {weights.clipped} clipped; {weights.effective_events:.0f} effective "
+        "events"
+    )

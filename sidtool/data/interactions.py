@@ -23,7 +23,7 @@ from sidtool.data.columns import (
 from sidtool.data.containers import Column
 from sidtool.data.digests import digest_strings
 from sidtool.data.tables import column_names, read_columns
-from sidtool.data.times import read_order
+from sidtool.data.times import NUMBER, read_order
 from sidtool.errors import DataError, UsageError
 
 Order = Literal["column", "row"]
@@ -43,6 +43,8 @@ class Interactions:
     columns: EventColumns
     digest: str
     """SHA-256 over users, items and order."""
+    values: NDArray[np.float64] | None = None
+    """(n,): the numbers of a further column, if one was read."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -76,9 +78,13 @@ class EventNames:
 
 
 def read_interactions(
-    path: Path, names: EventNames | None = None, *, recorded: EventColumns | None = None
+    path: Path,
+    names: EventNames | None = None,
+    *,
+    recorded: EventColumns | None = None,
+    value_column: str | None = None,
 ) -> Interactions:
-    """Read events from a file of any type (`containers`).
+    """Read events from a file of any type (`containers`), with the numbers of `value_column`.
 
     Columns that are not named are those that a split has `recorded`, if the file has them, or
     guessed from USER_COLUMNS, ID_COLUMNS and ORDER_COLUMNS. Order is a number in all rows, or an
@@ -89,7 +95,9 @@ def read_interactions(
     available = column_names(path)
     columns = choose_event_columns(path, available, names or EventNames(), recorded)
     read = [columns.user, columns.item, *([columns.order] if columns.order else [])]
-    table = read_columns(path, read, ids=[columns.user, columns.item])
+    if value_column is not None:
+        read.append(need_column(path, available, value_column, (), "value", "another column"))
+    table = read_columns(path, list(dict.fromkeys(read)), ids=[columns.user, columns.item])
     user_codes, users = _coded(path, table[columns.user], "user id")
     item_codes, items = _coded(path, table[columns.item], "item id")
     if not len(user_codes):
@@ -99,12 +107,14 @@ def read_interactions(
         keys: NDArray[Any] = moments
     else:
         keys, moments = read_order(path, table[columns.order])
+    values = None if value_column is None else _numbers(path, value_column, table[value_column])
     rows = np.lexsort((keys, user_codes))  # stable: ties stay in file order
+    values = None if values is None else values[rows]
     user_codes = user_codes[rows]
     item_codes = item_codes[rows]
     moments = moments[rows]
     digest = _digest(users, items, user_codes, item_codes, moments)
-    return Interactions(users[user_codes], items[item_codes], moments, columns, digest)
+    return Interactions(users[user_codes], items[item_codes], moments, columns, digest, values)
 
 
 def choose_event_columns(
@@ -173,6 +183,23 @@ def _coded(
             f"{path}, row {int(np.argmax(codes == names.index(''))) + 1}: the {content} is empty"
         )
     return codes, np.array(names, dtype=object)
+
+
+def _numbers(path: Path, name: str, column: Column) -> NDArray[np.float64]:
+    """(n,) float64 finite numbers of a column."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    cells = pc.utf8_trim_whitespace(pc.fill_null(column, ""))
+    try:
+        numbers = pc.cast(cells, pa.float64()).to_numpy()
+    except pa.ArrowInvalid:
+        matches = map(NUMBER.fullmatch, cells.to_pylist())
+        numbers = np.array([np.nan if match is None else float(match[0]) for match in matches])
+    if not np.isfinite(numbers).all():
+        row = int(np.argmin(np.isfinite(numbers)))
+        raise DataError(f"{path}, row {row + 1}: {name} is {cells[row].as_py()!r}, not a number")
+    return np.asarray(numbers, dtype=np.float64)
 
 
 def _digest(users: Any, items: Any, *columns: NDArray[Any]) -> str:

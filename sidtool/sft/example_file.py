@@ -1,25 +1,32 @@
 """The JSON Lines form of training examples: its writer and its reader.
 
 An example is `{task, prompt, completion}` or `{task, text}`; `catalog` lists the character spans
-of catalog text, which never becomes SID or special tokens."""
+of catalog text, which never becomes SID or special tokens. `weight` is the weight of the loss: one
+number, or one for each SID of the example."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sidtool.data.containers import require_regular
 from sidtool.documents import parse_json
 from sidtool.errors import DataError
+from sidtool.json_record import is_number
 from sidtool.prompt.segments import Segment, Span, segments_to_text, text_to_segments
 from sidtool.sft.example_kinds import TrainingExample
 from sidtool.sid import SidSpace
 
 FORMS = (("text",), ("prompt", "completion"))
 """The texts that an example has."""
+LARGEST_WEIGHT = float(np.finfo(np.float32).max)
 
 
-def example_json(space: SidSpace, example: TrainingExample) -> dict[str, Any]:
-    """The JSON object of an example."""
+def example_json(
+    space: SidSpace, example: TrainingExample, weight: float | list[float] | None = None
+) -> dict[str, Any]:
+    """The JSON object of an example, with its weight if it has one."""
     sides = {"text": example.completion}
     if example.prompt:
         sides = {"prompt": example.prompt, "completion": example.completion}
@@ -31,6 +38,8 @@ def example_json(space: SidSpace, example: TrainingExample) -> dict[str, Any]:
             spans[side] = catalog_spans
     if spans:
         value["catalog"] = spans
+    if weight is not None:
+        value["weight"] = weight
     return value
 
 
@@ -86,6 +95,8 @@ def _problem(example: Mapping[str, Any]) -> str:
         return "has no task"
     if not any(_has_texts(example, sides) for sides in FORMS):
         return f"has the keys {sorted(example)}, not prompt and completion, or text"
+    if not _is_weight(example.get("weight", 1)):
+        return "has a weight that is neither a number from 0 nor a list of such numbers"
     catalog = example.get("catalog", {})
     if not isinstance(catalog, dict):
         return "has a catalog that is no object of spans"
@@ -98,6 +109,11 @@ def _problem(example: Mapping[str, Any]) -> str:
 
 def _has_texts(example: Mapping[str, Any], sides: Sequence[str]) -> bool:
     return all(isinstance(example.get(side), str) for side in sides)
+
+
+def _is_weight(value: Any) -> bool:
+    numbers = value if isinstance(value, list) else [value]
+    return all(is_number(number) and 0 <= number <= LARGEST_WEIGHT for number in numbers)
 
 
 def _are_spans(spans: Any, length: int) -> bool:

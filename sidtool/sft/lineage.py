@@ -17,6 +17,7 @@ from sidtool.errors import CompatibilityError, DataError
 from sidtool.json_record import JsonRecord
 from sidtool.prompt.frames import Format
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.sft.event_weights import WeightRecord
 from sidtool.splits.record import SplitReference
 
 LINEAGE_FORMAT = 1
@@ -69,6 +70,8 @@ class Lineage(JsonRecord):
     """File name -> SHA-256 of its bytes."""
     leaked_events: int = 0
     """Held-out events found in the examples: always 0, since a leak is refused."""
+    weights: WeightRecord | None = None
+    """The weights of the examples; None without weights."""
     format: int = LINEAGE_FORMAT
 
     @property

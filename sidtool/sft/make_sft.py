@@ -22,6 +22,7 @@ from sidtool.output import locked, partial_path, publish, refuse_existing, remov
 from sidtool.recommendation.query import Progress
 from sidtool.registry.references import open_bundle
 from sidtool.sft.catalog import CatalogOptions, read_catalog
+from sidtool.sft.event_weights import EventWeights, WeightOptions
 from sidtool.sft.example_file import example_json
 from sidtool.sft.lineage import Lineage, TaskCounts, side_files, write_lineage
 from sidtool.sft.task_mix import token_budgets
@@ -43,6 +44,7 @@ def make_sft(
     queries: Sequence[Query] = (),
     model: str | Path | None = None,
     tokenizer: Any | None = None,
+    weights: WeightOptions | None = None,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -51,15 +53,16 @@ def make_sft(
 
     `bundle` is a bundle or a reference to one, `items` a catalog or its file (read with
     `catalog_options`, which may name queries too), `split` a split, its folder, or a file of events
-    (`open_split`). Without `model` (an extended model's folder) or `tokenizer`, examples are not
-    measured and `max_length` is not enforced. Training events and queries of items that the bundle
+    (`open_split`). `weights` names the weights of the examples of events. Without `model` (an
+    extended model's folder) or `tokenizer`, examples are not measured and `max_length` is not
+    enforced. Training events and queries of items that the bundle
     lacks are left out and counted; validation users are kept as they are, so that every bundle is
     evaluated on the same users. A dry run writes nothing and returns the same lineage without
     files.
 
     Raises UsageError if an output exists, CompatibilityError if the bundle's codebook was built
     from another split or the model from another bundle, RefusedError if a held-out event is in a
-    training example, and what ExampleMaker raises."""
+    training example, and what ExampleMaker and EventWeights raise."""
     out = Path(out)
     options = options or SftOptions()
     if not dry_run:
@@ -81,7 +84,8 @@ def make_sft(
         split = open_split(split, recorded=recorded_event_columns(bundle.manifest.source))
     check_bundle_split(bundle, "the split of the training examples", split.reference)
     maker = ExampleMaker(bundle, items, options, tokenizer, queries)
-    job = _Job(bundle, items, split, options, maker, progress)
+    event_weights = None if weights is None else EventWeights.read(weights, split)
+    job = _Job(bundle, items, split, options, maker, event_weights, progress)
     if dry_run:
         return job.lineage(job.write(None), {})
     side = side_files(out)
@@ -103,6 +107,7 @@ class _Job:
     split: Split
     options: SftOptions
     maker: ExampleMaker
+    weights: EventWeights | None
     progress: Progress | None
 
     def write(self, path: Path | None) -> dict[str, TaskCounts]:
@@ -123,7 +128,8 @@ class _Job:
         """Write each example, append its length to those of its task, and yield its events."""
         for example in self.maker.examples(self.split, self.progress):
             if stream is not None:
-                value = example_json(self.bundle.space, example)
+                weight = None if self.weights is None else self.weights.of_example(example)
+                value = example_json(self.bundle.space, example, weight)
                 stream.write(json.dumps(value, ensure_ascii=False) + "\n")
             lengths[example.task].append(self.maker.length(example.segments) or 0)
             yield from example.events
@@ -151,6 +157,7 @@ class _Job:
             dropped_queries=self.maker.count_dropped_queries(self.split),
             valid=len(self.split.valid),
             files=files,
+            weights=None if self.weights is None else self.weights.record,
         )
 
 
