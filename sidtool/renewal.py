@@ -191,14 +191,26 @@ def usable_bundle(bundle: Bundle, own_bundle: Bundle) -> Bundle:
 
 
 def last_training(contract: Contract, model_dir: Path) -> TrainParams:
-    """The parameters of a model's last training stage. Raises CompatibilityError without one."""
+    """The parameters of a model's last training stage.
+
+    Raises CompatibilityError without one, UsageError if its examples had weights."""
     for record in reversed(contract.stages):
         if isinstance(record.params, TrainParams):
+            _refuse_weights(record.params, model_dir)
             return record.params
     raise CompatibilityError(
         f"model {model_dir} was not trained by sidtool: its tasks and settings are unknown",
         hint="sidtool make-sft and sidtool train",
     )
+
+
+def _refuse_weights(last: TrainParams, model_dir: Path) -> None:
+    if last.weights is not None:
+        raise UsageError(
+            f"model {model_dir} was trained on examples weighted by {last.weights}, which refresh "
+            "cannot make",
+            hint="sidtool make-sft --weight, then sidtool train",
+        )
 
 
 def _sft_options(contract: Contract, last: TrainParams, seed: int) -> SftOptions:

@@ -55,6 +55,8 @@ class TrainParams(JsonRecord):
     teachers: tuple[ModelReference, ...] = ()
     max_length: int | None = None
     """limit of an example's tokens"""
+    weights: str | None = None
+    """column of the events that weighted the examples, or its exponential (`make-sft --weight`)"""
 
 
 @dataclass(frozen=True)

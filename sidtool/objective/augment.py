@@ -39,28 +39,31 @@ class Augmentation:
         """A varied example: whole items, in a different order or with items left out.
 
         The answer stays, and at least one item before it. In another order, the same positions are
-        targets. Running text is unchanged: there an item is more than its SID."""
-        ids, targets = example
+        targets, and each item keeps its weight. Running text is unchanged: there an item is more
+        than its SID."""
+        ids, targets, weights = example
         spans = item_spans(ids, tokens)
         if len(spans) and _has_text_target(example, int(spans[-1, 0]), tokens):
             return example
         has_answer = len(spans) > 0 and bool(targets[slice(*spans[-1])].any())
         history = spans[: len(spans) - has_answer]
         if self.reverse_prob and rng.random() < self.reverse_prob:
-            ids = _reorder(ids, spans, np.arange(len(spans))[::-1])
+            order = np.arange(len(spans))[::-1]
+            ids, weights = (_reorder(values, spans, order) for values in (ids, weights))
         if self.shuffle_span:
             distance = self.shuffle_span * len(spans)
             sums = np.arange(len(spans)) + distance * rng.random(len(spans))
-            ids = _reorder(ids, spans, np.argsort(sums))
+            order = np.argsort(sums)
+            ids, weights = (_reorder(values, spans, order) for values in (ids, weights))
         if len(history) < 2:
-            return ids, targets
+            return TokenizedExample(ids, targets, weights)
         keep = np.ones(len(ids), dtype=np.bool_)
         for start, stop in history[~self._keep_items(len(history), rng)]:
             keep[start:stop] = False
         ids = ids[keep]
         targets = targets[keep]
         targets[0] = False  # nothing comes before the first token
-        return ids, targets
+        return TokenizedExample(ids, targets, weights[keep])
 
     def _keep_items(self, n_items: int, rng: np.random.Generator) -> NDArray[np.bool_]:
         """(n_items,) bool: which items of a history stay; the newest if none does."""
@@ -79,22 +82,24 @@ def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:
 
 
 def _reorder(
-    ids: NDArray[np.int32], spans: NDArray[np.int64], order: NDArray[np.intp]
-) -> NDArray[np.int32]:
-    """The ids with items in this order; unchanged if there are other tokens between items."""
+    values: NDArray[Any], spans: NDArray[np.int64], order: NDArray[np.intp]
+) -> NDArray[Any]:
+    """(n,) token ids or weights with items in this order; unchanged if there are other tokens
+    between items."""
     is_sequence = len(spans) > 1 and (spans[1:, 0] == spans[:-1, 1]).all()
     if not is_sequence:
-        return ids
+        return values
     items = slice(spans[0, 0], spans[-1, 1])
-    reordered = ids.copy()
+    reordered = values.copy()
     # (items * tokens per item,) -> (items, tokens per item)
-    reordered[items] = ids[items].reshape(len(spans), -1)[order].ravel()
+    reordered[items] = values[items].reshape(len(spans), -1)[order].ravel()
     return reordered
 
 
 def _has_text_target(example: TokenizedExample, stop: int, tokens: SidTokens) -> bool:
     """Whether a target before position `stop` is not a SID token."""
-    ids, targets = example[0][:stop], example[1][:stop]
+    ids = example.ids[:stop]
+    targets = example.targets[:stop]
     is_text = (ids < tokens.start) | (ids >= tokens.stop)
     return bool((targets & is_text).any())
 
@@ -115,6 +120,11 @@ class AugmentedExamples:
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether a weight differs from 1."""
+        return self._examples.is_weighted
 
     def __getitem__(self, number: int) -> TokenizedExample:
         rng = np.random.default_rng([self._seed, int(self._epoch), number])

@@ -20,9 +20,10 @@ class PaddedCollator:
     """token id of the padding, which nothing attends to"""
 
     def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
-        """Examples -> input_ids, labels and attention_mask, (examples, longest) int64 each."""
+        """Examples -> input_ids, labels and attention_mask (examples, longest) int64, and weights
+        (examples, longest) float32, 0 at tokens that are no targets."""
         tensors, _ = _lay_out([[example] for example in batch], self.pad)
-        lengths = torch.tensor([len(ids) for ids, _ in batch])
+        lengths = torch.tensor([len(example.ids) for example in batch])
         mask = torch.arange(tensors["input_ids"].shape[1])[None] < lengths[:, None]
         return tensors | {"attention_mask": mask.long()}
 
@@ -39,19 +40,20 @@ class PackedCollator:
     """token id of the padding"""
 
     def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
-        """Examples -> input_ids, labels and position_ids, (lines, longest) int64 each."""
+        """Examples -> input_ids, labels and position_ids (lines, longest) int64, and weights
+        (lines, longest) float32, 0 at tokens that are no targets."""
         tensors, positions = _lay_out(_first_fit(batch), self.pad)
         return tensors | {"position_ids": positions}
 
 
 def _first_fit(batch: Sequence[TokenizedExample]) -> list[list[TokenizedExample]]:
     """Put examples into lines no longer than the longest example, by first fit decreasing."""
-    ordered = sorted(batch, key=lambda example: -len(example[0]))
-    width = len(ordered[0][0])
+    ordered = sorted(batch, key=lambda example: -len(example.ids))
+    width = len(ordered[0].ids)
     lines: list[list[TokenizedExample]] = []
     room: list[int] = []
     for example in ordered:
-        length = len(example[0])
+        length = len(example.ids)
         fitting = (number for number, free in enumerate(room) if free >= length)
         line = next(fitting, len(lines))
         if line == len(lines):
@@ -65,20 +67,23 @@ def _first_fit(batch: Sequence[TokenizedExample]) -> list[list[TokenizedExample]
 def _lay_out(
     lines: Sequence[Sequence[TokenizedExample]], pad: int
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Input ids and labels, and positions, (lines, longest line) int64 each."""
-    width = max(sum(len(ids) for ids, _ in line) for line in lines)
+    """Input ids, labels and weights, and positions, (lines, longest line) each."""
+    width = max(sum(len(example.ids) for example in line) for line in lines)
     input_ids = np.full((len(lines), width), pad, dtype=np.int64)
     labels = np.full((len(lines), width), IGNORED, dtype=np.int64)
+    weights = np.zeros((len(lines), width), dtype=np.float32)
     positions = np.zeros((len(lines), width), dtype=np.int64)
     for number, line in enumerate(lines):
         start = 0
-        for ids, targets in line:
+        for ids, targets, token_weights in line:
             span = slice(start, start + len(ids))
             input_ids[number, span] = ids
             labels[number, span] = np.where(targets, ids, IGNORED)
+            weights[number, span] = np.where(targets, token_weights, 0)
             positions[number, span] = np.arange(len(ids))
             start += len(ids)
         # positions restart at 0: padding counts as another sequence
         positions[number, start:] = np.arange(width - start)
-    tensors = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+    arrays = {"input_ids": input_ids, "labels": labels, "weights": weights}
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return tensors, torch.from_numpy(positions)

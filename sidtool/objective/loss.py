@@ -58,9 +58,11 @@ class Loss:
         parts: Sequence[Part],
         targets: torch.Tensor,
         preceding: torch.Tensor,
+        weights: torch.Tensor,
         teacher_blocks: Sequence[Blocks] = (),
     ) -> torch.Tensor:
-        """() float: the sum of the losses at (n,) target ids, from the logits of each part.
+        """() float: the sum of the losses at (n,) target ids, each times its (n,) weight, from the
+        logits of each part.
 
         `preceding` (n, levels - 1) are the ids before each target, `teacher_blocks` the blocks of
         each teacher."""
@@ -75,7 +77,7 @@ class Loss:
             codes = targets[indexes] - (columns[0] if columns else 0)
             competitors = self._competitors(level, block.shape[1], codes, preceding[indexes])
             level_blocks = [teacher[level] for teacher in teacher_blocks]
-            losses = self._losses(competitors, block, level_blocks)
+            losses = weights[indexes] * self._losses(competitors, block, level_blocks)
             total = total + losses[competitors.counted].sum()
         return total
 

@@ -1,10 +1,10 @@
-"""Training examples as token ids and targets."""
+"""Training examples as token ids, targets and weights."""
 
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,16 @@ from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.tasks import find_task
 
-TokenizedExample = tuple[NDArray[np.int32], NDArray[np.bool_]]
-"""Token ids (n,) and whether each is a target (n,)."""
+
+class TokenizedExample(NamedTuple):
+    """One training example of n tokens."""
+
+    ids: NDArray[np.int32]
+    """(n,) token ids"""
+    targets: NDArray[np.bool_]
+    """(n,): whether each is a target"""
+    weights: NDArray[np.float32]
+    """(n,): the weight of the loss at each token, if it is a target"""
 
 
 def answers_with_sid(task: str) -> bool:
@@ -28,7 +36,8 @@ def answers_with_sid(task: str) -> bool:
 def encode_example(
     example: Mapping[str, Any], encoder: PromptEncoder, tokens: SidTokens, *, codes_only: bool
 ) -> TokenizedExample:
-    """The token ids of a stored example and its targets: the completion, or its codes alone.
+    """The token ids of a stored example, its targets (the completion, or its codes alone) and their
+    weights.
 
     Only codes are targets in item sequences and, with `codes_only`, in all examples. The first
     token is never a target, since nothing comes before it. Raises DataError if the example is
@@ -40,7 +49,21 @@ def encode_example(
     # begin and end tokens, which follow from the position, and closing text are no targets then
     if codes_only or example.get("task") == "sequence":
         targets &= (ids >= tokens.start) & (ids < tokens.start + tokens.space.n_codes)
-    return ids, targets
+    return TokenizedExample(ids, targets, _token_weights(example.get("weight", 1.0), ids, tokens))
+
+
+def _token_weights(
+    weight: float | list[float], ids: NDArray[np.int32], tokens: SidTokens
+) -> NDArray[np.float32]:
+    """(n,): the weight of an example, or of each SID at its tokens and at text that follows it."""
+    if not isinstance(weight, list):
+        return np.full(len(ids), weight, dtype=np.float32)
+    is_first_code = (ids >= tokens.start) & (ids < tokens.start + tokens.space.sizes[0])
+    starts = np.flatnonzero(is_first_code) - int(tokens.space.has_begin_end_tokens)
+    if len(weight) != len(starts):
+        raise DataError(f"an example has {len(weight)} weights and {len(starts)} SIDs")
+    sid_of_token = np.searchsorted(starts, np.arange(len(ids)), side="right") - 1
+    return np.array(weight, dtype=np.float32)[np.maximum(sid_of_token, 0)]
 
 
 @dataclass(frozen=True)
@@ -53,6 +76,8 @@ class TokenizedExamples:
     """(tokens,)"""
     targets: NDArray[np.bool_]
     """(tokens,)"""
+    weights: NDArray[np.float32]
+    """(tokens,)"""
     offsets: NDArray[np.int64]
     """(n + 1,): example i is at offsets[i]:offsets[i + 1]"""
 
@@ -61,12 +86,17 @@ class TokenizedExamples:
 
     def __getitem__(self, number: int) -> TokenizedExample:
         span = slice(self.offsets[number], self.offsets[number + 1])
-        return self.ids[span], self.targets[span]
+        return TokenizedExample(self.ids[span], self.targets[span], self.weights[span])
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """(n,) int64: tokens of each example."""
         return np.diff(self.offsets)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether a weight differs from 1."""
+        return bool((self.weights != 1).any())
 
     @classmethod
     def read(
@@ -77,21 +107,25 @@ class TokenizedExamples:
         Raises DataError, with the line, for a malformed example, and if no example has a target."""
         ids = array("i")
         targets = bytearray()
+        weights = array("f")
         offsets = [0]
-        for example in read_training_examples(path):
-            example_ids, example_targets = encode_example(
-                example, encoder, tokens, codes_only=codes_only
-            )
+        for number, example in enumerate(read_training_examples(path), start=1):
+            try:
+                encoded = encode_example(example, encoder, tokens, codes_only=codes_only)
+            except DataError as error:
+                raise DataError(f"{path}:{number}: {error}") from error
             # the codes of a history of one item may have nothing before them
-            if not example_targets.any():
+            if not encoded.targets.any():
                 continue
-            ids.frombytes(example_ids.tobytes())
-            targets += example_targets.tobytes()
+            ids.frombytes(encoded.ids.tobytes())
+            targets += encoded.targets.tobytes()
+            weights.frombytes(encoded.weights.tobytes())
             offsets.append(len(ids))
         if len(offsets) == 1:
             raise DataError(f"{path} has no training example with a target")
         return cls(
             np.frombuffer(ids, dtype=np.int32),
             np.frombuffer(targets, dtype=np.bool_),
+            np.frombuffer(weights, dtype=np.float32),
             np.array(offsets, dtype=np.int64),
         )

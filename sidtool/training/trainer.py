@@ -81,7 +81,7 @@ class SidTrainer(SFTTrainer):
         self.lora = lora
         embeddings = lora.embeddings if lora else token_embeddings
         self._head = PartialHead(self.model, embeddings.logits if embeddings else None).install()
-        self._check_loss()
+        self._check_loss(examples)
         self.narrow = narrows_exactly(self.model, self._head, loss.columns)
         # tokens without padding, targets
         self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
@@ -91,9 +91,13 @@ class SidTrainer(SFTTrainer):
         """Whether the settings select a loss of TRL, which is over the whole vocabulary."""
         return bool(self.args.loss_type != "nll" or self.aux_loss_enabled)
 
-    def _check_loss(self) -> None:
+    def _check_loss(self, examples: TokenizedExamples | AugmentedExamples) -> None:
         if not self._uses_trl_loss:
             return
+        if examples.is_weighted:
+            raise UsageError(
+                "weights of examples cannot be combined with another loss_type or a router loss"
+            )
         if self._teachers:
             raise UsageError("--teacher cannot be combined with another loss_type or a router loss")
         if self._loss.over != "vocabulary":
@@ -142,8 +146,9 @@ class SidTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Cross-entropy at the targets, mean over the targets of the whole step."""
+        """Cross-entropy at the targets, weighted mean over the targets of the whole step."""
         n_tokens = inputs.pop("tokens")
+        weights = inputs.pop("weights")[:, 1:]  # (lines, length - 1): weight of the next token
         self.n_seen += torch.stack([n_tokens, (inputs["labels"] != IGNORED).sum()])
         if return_outputs or self._uses_trl_loss:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -167,12 +172,25 @@ class SidTrainer(SFTTrainer):
         offsets = torch.arange(1 - n_preceding, 1, device=column.device)
         columns_before = (column[:, None] + offsets).clamp_min(0)
         preceding = inputs["input_ids"][line[:, None], columns_before]  # (n, levels - 1)
-        total = self._loss.total(blocks, parts, targets, preceding, teacher_blocks)
+        total = self._loss.total(
+            blocks, parts, targets, preceding, weights[line, column], teacher_blocks
+        )
+        # all weights of a step may be 0, and so is its loss then
+        smallest = torch.finfo(torch.float32).tiny
         if num_items_in_batch is None:
-            return total / max(len(positions), 1)
+            return total / weights.sum().clamp_min(smallest)
         # DDP averages over processes what is a sum over them
         ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        return total * ranks / num_items_in_batch
+        return total * ranks / num_items_in_batch.clamp_min(smallest)
+
+    def _get_num_items_in_batch(self, batch_samples: Any, device: torch.device) -> Any:
+        """The weight of the targets in all batches of a step; for a loss of TRL their number."""
+        if self._uses_trl_loss or not batch_samples:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        weight = torch.stack([batch["weights"][:, 1:].sum() for batch in batch_samples]).sum()
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            return self.accelerator.gather(weight.to(device)).sum()
+        return weight.to(device)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """HR@K and NDCG@K of recommending to the validation users."""
@@ -263,7 +281,7 @@ def _counting(
     """A collator that adds `tokens` (), the number of tokens without padding."""
 
     def collate_and_count(batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
-        n_tokens = sum(len(ids) for ids, _ in batch)
+        n_tokens = sum(len(example.ids) for example in batch)
         return collate(batch) | {"tokens": torch.tensor(n_tokens)}
 
     return collate_and_count

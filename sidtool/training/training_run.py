@@ -134,6 +134,7 @@ class TrainingRun:
             run=self.digest,
             teachers=self.teachers,
             max_length=self.lineage.max_length,
+            weights=self.lineage.weights.expression if self.lineage.weights else None,
         )
         return self.contract.with_stage(
             StageRecord(self.options.stage, params),

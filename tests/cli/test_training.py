@@ -62,6 +62,25 @@ def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: 
         assert (tmp_path / name).read_bytes() == (road.folder / name).read_bytes()
 
 
+def test_a_column_of_the_events_weights_the_examples(road: Road, tmp_path: Path) -> None:
+    out = tmp_path / "train.jsonl"
+    events = road.events.read_text(encoding="utf-8").splitlines()
+    rated = tmp_path / "rated.csv"
+    rows = [f"{line},{number % 3 + 1}" for number, line in enumerate(events[1:])]
+    rated.write_text("\n".join([f"{events[0]},rating", *rows]) + "\n")
+    made = ("make-sft", road.bundle, road.items, road.split, "-o", out)
+    weighted = ("--weight", "exp(rating/2)", "--weight-clip", "4")
+    said = done(*made, *weighted, "--interactions", rated)
+    assert "weight exp(rating/2): 1.65 to 4, mean " in said.out
+    assert all(isinstance(row["weight"], list) for row in lines_of(out))
+    assert "--interactions FILE" in refused(2, *made, *weighted, "--force")
+    assert "--weight-clip requires --weight" in refused(2, *made, "--force", "--weight-clip", "4")
+    assert "no column 'rating'" in refused(
+        2, *made, *weighted, "--interactions", road.events, "--force"
+    )
+    done("make-sft", road.bundle, road.items, rated, "-o", out, *weighted, "--force")
+
+
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [

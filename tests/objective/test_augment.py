@@ -75,7 +75,7 @@ def test_a_shortened_history_has_whole_items_in_order(
     else:
         row = {"text": spelled(space, items)}
     before = encoded(space, {"task": "sequence", **row}, codes_only=True)
-    ids, targets = Augmentation(drop)(before, tokens, np.random.default_rng(seed))
+    ids, targets, _ = Augmentation(drop)(before, tokens, np.random.default_rng(seed))
     kept = decoded(ids.tolist(), tokens)
     assert is_part(kept, items)
     assert kept[-1] == items[-1]
@@ -107,10 +107,10 @@ def test_a_reversed_history_has_targets_at_the_same_positions(
         whole if 0 < context < len(items) else {"text": spelled(space, items)}
     )
     before = encoded(space, row, codes_only=True)
-    ids, targets = Augmentation(0.0, 1.0)(before, tokens, np.random.default_rng(0))
+    ids, targets, _ = Augmentation(0.0, 1.0)(before, tokens, np.random.default_rng(0))
     assert decoded(ids.tolist(), tokens) == items[::-1]
     assert targets.tolist() == before[1].tolist()
-    ids, _ = Augmentation(drop, 1.0)(before, tokens, np.random.default_rng(0))
+    ids, _, _ = Augmentation(drop, 1.0)(before, tokens, np.random.default_rng(0))
     assert is_part(decoded(ids.tolist(), tokens), items[::-1])
     assert decoded(before[0].tolist(), tokens) == items  # the row itself is not touched
 
@@ -135,7 +135,7 @@ def test_shuffled_items_stay_within_the_span_and_targets_keep_their_positions(
         whole if 0 < context < length else {"text": spelled(space, items)}
     )
     before = encoded(space, row, codes_only=True)
-    ids, targets = Augmentation(0.0, shuffle_span=share)(
+    ids, targets, _ = Augmentation(0.0, shuffle_span=share)(
         before, tokens, np.random.default_rng(seed)
     )
     result = decoded(ids.tolist(), tokens)
@@ -155,9 +155,10 @@ def test_the_frame_and_the_completion_of_a_next_item_example_stay(
         "prompt": "red " + spelled(MARKED, items) + " blue" + MARKED.begin,
         "completion": answer[len(MARKED.begin) :] + "<eos>",
     }
-    ids, targets = encoded(MARKED, row, codes_only=codes_only)
-    kept, marked = Augmentation(drop, reverse_prob=1.0, shuffle_span=1.0)(
-        (ids, targets), tokens, np.random.default_rng(seed)
+    example = encoded(MARKED, row, codes_only=codes_only)
+    ids, targets, _ = example
+    kept, marked, _ = Augmentation(drop, reverse_prob=1.0, shuffle_span=1.0)(
+        example, tokens, np.random.default_rng(seed)
     )
     first = int(np.flatnonzero(ids == tokens.begin)[0])
     rest = ids[first + 5 * len(items) :]
@@ -190,13 +191,39 @@ def test_examples_without_a_history_stay(row: dict[str, object]) -> None:
     assert all(np.array_equal(one, other) for one, other in zip(after, before, strict=True))
 
 
+@given(
+    st.sampled_from([MARKED, BARE]),
+    st.integers(2, 9),
+    st.integers(0, 8),
+    chances,
+    chances,
+    st.integers(0, 99),
+)
+def test_items_keep_their_weights(
+    space: SidSpace, length: int, context: int, drop: float, share: float, seed: int
+) -> None:
+    tokens = ENCODERS[space].tokens
+    items = [(at % 4, at // 4, at % 5) for at in range(length)]  # all different
+    whole = {
+        "prompt": spelled(space, items[:context]),
+        "completion": spelled(space, items[context:]),
+    }
+    texts = whole if 0 < context < length else {"text": spelled(space, items)}
+    row = {"task": "sequence", "weight": [at + 0.5 for at in range(length)], **texts}
+    before = encoded(space, row, codes_only=True)
+    ids, _, weights = Augmentation(drop, share, share)(before, tokens, np.random.default_rng(seed))
+    of_items = weights.reshape(-1, tokens.space.levels + 2 * space.has_begin_end_tokens)
+    for item, item_weights in zip(decoded(ids.tolist(), tokens), of_items, strict=True):
+        assert set(item_weights.tolist()) == {items.index(item) + 0.5}
+
+
 def some_rows(n: int = 40) -> TokenizedExamples:
     rng, tokens = np.random.default_rng(5), ENCODERS[BARE].tokens
     ids = [(rng.integers(0, (4, 3, 5), (8, 3)) + tokens.level_starts).ravel() for _ in range(n)]
     flat = np.concatenate(ids).astype(np.int32)
     offsets = np.arange(n + 1, dtype=np.int64) * 24
     targets = np.arange(len(flat)) % 24 > 0
-    return TokenizedExamples(flat, targets, offsets)
+    return TokenizedExamples(flat, targets, np.ones(len(flat), dtype=np.float32), offsets)
 
 
 def shown(

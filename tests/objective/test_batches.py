@@ -25,7 +25,7 @@ TOKENIZER.add_tokens(list(SPACE.tokens))
 
 
 def targets(row: dict[str, object], *, codes_only: bool = False) -> list[str]:
-    ids, marked = encode_example(row, ENCODER, ENCODER.tokens, codes_only=codes_only)
+    ids, marked, _ = encode_example(row, ENCODER, ENCODER.tokens, codes_only=codes_only)
     return [str(TOKENIZER.convert_ids_to_tokens(int(i))) for i in ids[marked]]
 
 
@@ -63,7 +63,11 @@ def test_targets_depend_on_the_task() -> None:
 
 examples = st.lists(
     st.integers(2, 12).map(
-        lambda n: (np.arange(1, n + 1, dtype=np.int32) * 7 % 50 + 1, np.arange(n) % 3 == 1)
+        lambda n: TokenizedExample(
+            np.arange(1, n + 1, dtype=np.int32) * 7 % 50 + 1,
+            np.arange(n) % 3 == 1,
+            np.arange(n, dtype=np.float32) / n,
+        )
     ),
     min_size=1,
     max_size=9,
@@ -73,27 +77,68 @@ examples = st.lists(
 @given(examples)
 def test_both_layouts_contain_the_same_examples(batch: list[TokenizedExample]) -> None:
     padded, packed = PaddedCollator(0)(batch), PackedCollator(0)(batch)
-    for number, (ids, marked) in enumerate(batch):
+    for number, (ids, marked, weights) in enumerate(batch):
         assert padded["input_ids"][number, : len(ids)].tolist() == ids.tolist()
         assert padded["attention_mask"][number].sum() == len(ids)
         assert (
             padded["labels"][number, : len(ids)].tolist() == np.where(marked, ids, IGNORED).tolist()
         )
-    assert packed["input_ids"].shape[1] == max(len(ids) for ids, _ in batch)
+        token_weights = np.where(marked, weights, 0).tolist()
+        assert padded["weights"][number, : len(ids)].tolist() == token_weights
+        assert not padded["weights"][number, len(ids) :].any()
+    assert packed["input_ids"].shape[1] == max(len(example.ids) for example in batch)
     assert packed["input_ids"].shape[0] <= len(batch)
     result = []
-    for ids, labels, positions in zip(
-        *(packed[name].tolist() for name in ("input_ids", "labels", "position_ids")), strict=True
-    ):
+    names = ("input_ids", "labels", "weights", "position_ids")
+    for ids, labels, weights, positions in zip(*(packed[n].tolist() for n in names), strict=True):
         starts = [place for place, position in enumerate(positions) if position == 0]
         for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
             assert positions[start:stop] == list(range(stop - start))
             if ids[start]:  # id 0 is padding here
-                result.append((ids[start:stop], labels[start:stop]))
+                result.append((ids[start:stop], labels[start:stop], weights[start:stop]))
             else:
                 assert set(labels[start:stop]) == {IGNORED}
-    wanted = [(ids.tolist(), np.where(marked, ids, IGNORED).tolist()) for ids, marked in batch]
-    assert sorted(result) == sorted(wanted)
+                assert not any(weights[start:stop])
+    expected = [
+        (ids.tolist(), np.where(marked, ids, IGNORED).tolist(), (marked * weights).tolist())
+        for ids, marked, weights in batch
+    ]
+    assert sorted(result) == sorted(expected)
+
+
+def test_a_weight_is_that_of_an_example_or_of_each_sid() -> None:
+    one, other = (SPACE.spell(code, begin_end_tokens=True) for code in ((1, 2), (3, 0)))
+    sequence = {"task": "sequence", "prompt": "x" + one, "completion": other + one}
+
+    def weights(weight: object) -> list[float]:
+        row = {**sequence, "weight": weight}
+        _, marked, result = encode_example(row, ENCODER, ENCODER.tokens, codes_only=True)
+        return [float(number) for number in result[marked]]
+
+    assert weights(2) == [2, 2, 2, 2]
+    assert weights([0.5, 3, 0]) == [3, 3, 0, 0]
+    with pytest.raises(DataError, match="an example has 2 weights and 3 SIDs"):
+        weights([1, 2])
+    row = {"task": "next-item", "prompt": "x", "completion": "y"}
+    _, _, plain = encode_example(row, ENCODER, ENCODER.tokens, codes_only=False)
+    assert set(plain.tolist()) == {1}
+
+
+@pytest.mark.parametrize("weight", ["-1", "true", '"2"', "[1, -1]", "[[1]]", "null", "1e39"])
+def test_a_malformed_weight_is_named(tmp_path: Path, weight: str) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(f'{{"task": "mine", "prompt": "a", "completion": "b", "weight": {weight}}}')
+    with pytest.raises(DataError, match=r"train.jsonl:1 has a weight that is neither"):
+        TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
+
+
+def test_weights_that_do_not_match_the_sids_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    line = {"task": "sequence", "text": SPACE.spell((1, 2), begin_end_tokens=True)}
+    rows = [line, line | {"weight": [1, 2]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"train.jsonl:2: an example has 2 weights and 1 SIDs"):
+        TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
 
 
 def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None:

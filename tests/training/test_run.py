@@ -169,7 +169,8 @@ def test_loss_and_gradient_equal_a_direct_computation(
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     targets = rng.random(len(ids)) < 0.7
     targets[offsets[:-1]] = False
-    examples = TokenizedExamples(ids, targets, offsets)
+    weights = rng.uniform(0.2, 3.0, len(ids)).astype(np.float32)
+    examples = TokenizedExamples(ids, targets, weights, offsets)
     every = np.stack(np.unravel_index(np.arange(6**3), (6, 6, 6)), axis=1).astype(np.uint16)
     items = every[rng.random(len(every)) < 0.6]  # so some targets are no item's
     trie = Trie.from_codes(items, (8, 6, 7)) if over == "trie" else None
@@ -199,7 +200,7 @@ def test_loss_and_gradient_equal_a_direct_computation(
     )  # the oracle: one row at a time, one target at a time
     total = torch.zeros(())
     for row in range(4):
-        row_ids, marked = examples[row]
+        row_ids, marked, row_weights = examples[row]
         asked = torch.tensor(row_ids[None].astype("int64"))
         logits = model(input_ids=asked, use_cache=False).logits[0]
         answers = [
@@ -223,14 +224,68 @@ def test_loss_and_gradient_equal_a_direct_computation(
             soft = sum(torch.softmax(answer[place - 1, rivals], dim=0) for answer in answers) / len(
                 answers
             )
-            total = total - ((1 - distill) * target + distill * soft) @ logp
-    total = total / int(targets.sum())
+            cross_entropy = -((1 - distill) * target + distill * soft) @ logp
+            total = total + float(row_weights[place]) * cross_entropy
+    total = total / float(weights[targets].sum())
     total.backward()
     for loss, gradient in zip(losses, gradients, strict=True):
         torch.testing.assert_close(loss, total.detach(), atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(
             gradient, model.get_input_embeddings().weight.grad, atol=1e-4, rtol=1e-3
         )
+
+
+@pytest.mark.parametrize("batching", ["packed", "padded"])
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_weight_of_two_equals_the_example_twice(
+    tmp_path: Path, batching: str, accumulation: int
+) -> None:
+    """One step of gradient descent over all examples, in as many batches as are accumulated."""
+    import numpy as np
+
+    from sidtool.sft.tokenized import TokenizedExamples
+
+    rng = np.random.default_rng(2)
+    counts = np.array([1, 2, 0, 3, 1, 2, 2, 5])  # 16 examples
+
+    def stored(rows: np.ndarray, weights: np.ndarray) -> TokenizedExamples:
+        lengths = 4 + rows % 5
+        ids = [np.random.default_rng(int(row)).integers(60, 81, 4 + int(row) % 5) for row in rows]
+        offsets = np.append(0, np.cumsum(lengths)).astype(np.int64)
+        targets = np.ones(offsets[-1], dtype=np.bool_)
+        targets[offsets[:-1]] = False
+        token_weights = np.repeat(weights, lengths).astype(np.float32)
+        return TokenizedExamples(
+            np.concatenate(ids).astype(np.int32), targets, token_weights, offsets
+        )
+
+    rows = np.arange(8)
+    weighted = stored(rows, counts)
+    repeated = stored(rng.permutation(np.repeat(rows, counts)), np.ones(16))
+    trained = []
+    for examples in (weighted, repeated):
+        model = tiny_model("llama", vocab_size=83)
+        trainer = trainer_of(
+            tmp_path,
+            model,
+            examples,
+            Loss("level", SidTokens(SidSpace((8, 6, 7)), 60)),
+            batching,
+            per_device_train_batch_size=len(examples) // accumulation,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            optim="sgd",
+            learning_rate=0.1,
+            lr_scheduler_type="constant",
+            save_strategy="no",
+        )
+        trainer.train()
+        trained.append(dict(model.named_parameters()))
+    start = dict(tiny_model("llama", vocab_size=83).named_parameters())
+    assert not torch.equal(start["model.norm.weight"], trained[0]["model.norm.weight"])
+    for name, weight in trained[0].items():
+        torch.testing.assert_close(weight, trained[1][name], atol=1e-6, rtol=1e-6)
 
 
 def test_every_task_trains_together(tmp_path: Path, models: Make, examples: Make) -> None:
@@ -287,6 +342,19 @@ def test_settings_that_contradict_the_loss_are_refused(
             sft_fields={"loss_type": "dft"},
         )
     assert not (tmp_path / "tuned").exists()
+
+
+def test_weights_do_not_combine_with_a_loss_of_trl(tmp_path: Path) -> None:
+    import numpy as np
+
+    from sidtool.sft.tokenized import TokenizedExamples
+
+    arrays = (np.full(4, 60, dtype=np.int32), np.array([False, True, True, True]))
+    examples = TokenizedExamples(*arrays, np.full(4, 2, dtype=np.float32), np.array([0, 4]))
+    loss = Loss("vocabulary", SidTokens(SidSpace((3, 3)), 60))
+    model = tiny_model("llama", vocab_size=70)
+    with pytest.raises(UsageError, match="weights of examples cannot be combined"):
+        trainer_of(tmp_path, model, examples, loss, "auto", loss_type="dft")
 
 
 def test_settings_that_cannot_be_met_are_refused(
