@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sidtool.evaluation.evaluation import evaluate as evaluate
     from sidtool.evaluation.tune_memory import TuneMemoryOptions as TuneMemoryOptions
     from sidtool.evaluation.tune_memory import tune_memory as tune_memory
+    from sidtool.ingest.check import check as check
     from sidtool.interop.convert import CatalogFile as CatalogFile
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
@@ -87,6 +88,7 @@ _MODULES = {
     "align": "build.align",
     "build_codebook": "build.build",
     "build_memory": "memory.build",
+    "check": "ingest.check",
     "compare_bundles": "build.compare",
     "decode": "bundle.decode",
     "diff": "build.diff",

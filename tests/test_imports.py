@@ -70,6 +70,7 @@ def test_the_exported_names_are_these() -> None:
         "align",
         "build_codebook",
         "build_memory",
+        "check",
         "compare_bundles",
         "decode",
         "diff",

@@ -7,6 +7,7 @@ import typer
 from sidtool.cli import (
     bundles,
     codebook,
+    data,
     evaluate,
     interop,
     lifecycle,
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 
 PANELS = {
+    "Data": (data.check, split.split),
     "Tokenizer": (
         codebook.build_codebook,
         bundles.inspect,
@@ -46,7 +48,7 @@ PANELS = {
         interop.export,
     ),
     "Model": (models.init_model, models.extend_model, models.merge),
-    "Training": (split.split, sft.make_sft, train.train, train.refresh),
+    "Training": (sft.make_sft, train.train, train.refresh),
     "Memory": (memory.build_memory, memory.tune_memory),
     "Inference": (recommend.recommend, evaluate.evaluate),
     "Life cycle": (

@@ -36,6 +36,8 @@ CASES = {
         *("GOOD", "-o", "OUT", "--embeddings", "VECTORS", "--interactions", "EVENTS"),
     ),
     ("build-memory", "split"): ("EVENTS", "BUNDLE", "-o", "OUT"),
+    ("check", "items"): ("ITEMS",),
+    ("check", "events"): ("GOOD", "EVENTS"),
     ("compare", "items"): ("BUNDLE", "--items", "ITEMS", "--field", "code"),
     ("compare", "interactions"): ("BUNDLE", "--interactions", "EVENTS"),
     ("evaluate", "items"): ("TUNED", "--task", "title-to-sid", "--items", "ITEMS"),

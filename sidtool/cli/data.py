@@ -1,0 +1,123 @@
+"""The commands for raw data: check."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sidtool.errors import RefusedError, UsageError
+from sidtool.terminal import options
+from sidtool.terminal.console import next_step, note, say, say_json, say_table
+
+if TYPE_CHECKING:
+    from sidtool.ingest.check import Report
+    from sidtool.ingest.clean import Cleaned
+
+
+def check(
+    items: Annotated[
+        Path, typer.Argument(metavar="ITEMS", help="Catalog, in any format of build-codebook.")
+    ],
+    events: Annotated[
+        Path | None,
+        typer.Argument(metavar="[EVENTS]", help="Events on its items, in any format of split."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--fix",
+            metavar="OUT",
+            help="Folder to write cleaned items.parquet and events.parquet to.",
+        ),
+    ] = None,
+    id_column: options.IdColumn = None,
+    title_column: options.TitleColumn = None,
+    user_column: options.UserColumn = None,
+    item_column: options.ItemColumn = None,
+    order_column: options.OrderColumn = None,
+    order: options.Order = "column",
+    config: options.Config = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Report every problem of a catalog and its events, and exit with 3 if one would stop a
+    build."""
+    from sidtool.data.interactions import EventNames
+    from sidtool.ingest.check import report
+    from sidtool.ingest.clean import clean
+    from sidtool.ingest.tables import read_catalog_table, read_event_table
+    from sidtool.output import refuse_existing
+
+    names = EventNames(user_column, item_column, order_column, order)
+    if events is None and names.flags:
+        raise UsageError(f"{names.flags[0]} requires EVENTS")
+    if out is not None:
+        refuse_existing(out, force)
+    catalog = read_catalog_table(items, id_column, title_column)
+    table = None if events is None else read_event_table(events, names)
+    if out is None:
+        problems = report(catalog, table)
+        _say_report(problems, json=json)
+        return _raise_stops(problems, hint="--fix OUT writes cleaned copies")
+    before = report(catalog, table)
+    cleaned = clean(catalog, table, out, force=force)
+    if json:
+        say_json({"before": before.to_json(), **cleaned.to_json()})
+    else:
+        _say_report(before, json=False)
+        _say_cleaned(cleaned, out)
+    _raise_stops(cleaned.left, hint="cleaning cannot mend this")
+    if events is None:
+        return next_step(f"sidtool build-codebook {out}/items.parquet -o BUNDLE.zarr")
+    return next_step(f"sidtool split {out}/events.parquet -o SPLIT")
+
+
+def _raise_stops(report: "Report", *, hint: str) -> None:
+    """Raise RefusedError if a problem would stop a build."""
+    if report.stops:
+        kinds = ", ".join(problem.kind for problem in report.stops)
+        raise RefusedError(f"a build would stop at {kinds}", hint=hint)
+
+
+def _say_report(report: "Report", *, json: bool) -> None:
+    if json:
+        return say_json(report.to_json())
+    title = report.item_columns.title or "none"
+    lines = [f"{report.items} items: id {report.item_columns.id!r}, title {title!r}"]
+    if report.event_columns is not None:
+        columns = report.event_columns
+        order = f"time {columns.order!r}" if columns.order else "in the order of the rows"
+        lines.append(
+            f"{report.events} events of {report.users} users: user {columns.user!r}, item "
+            f"{columns.item!r}, {order}"
+        )
+    say(*lines)
+    rows = [
+        (each.count, each.table, each.meaning, "stops" if each.stops else "", each.examples[0])
+        for each in report.problems
+    ]
+    if rows:
+        say_table(["", "in", "problem", "a build", "first"], rows)
+    else:
+        say("no problems")
+    return None
+
+
+def _say_cleaned(cleaned: "Cleaned", out: Path) -> None:
+    from sidtool.ingest.check import MEANINGS
+
+    for counts in (cleaned.dropped_items, cleaned.dropped_events):
+        for reason, count in counts.items():
+            say(f"left out: {count} {MEANINGS[reason]}")  # type: ignore[index]
+    if cleaned.respelled_items or cleaned.respelled_events:
+        say(
+            f"ids in their normal form: {cleaned.respelled_items} items, "
+            f"{cleaned.respelled_events} events"
+        )
+    if cleaned.converted_times:
+        say(f"milliseconds as seconds: {cleaned.converted_times} events")
+    left = cleaned.left
+    events = "" if left.events is None else f", {left.events} events of {left.users} users"
+    say(f"{out}: {left.items} items{events}")
+    for problem in left.problems:
+        note(f"{problem.count} {problem.meaning}", label="left:", style="yellow")

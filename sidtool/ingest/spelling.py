@@ -1,0 +1,28 @@
+"""Ids that people would call equal: they differ by white space or by their Unicode form only."""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """Ids that are spelled in several ways."""
+
+    variants: tuple[tuple[str, ...], ...]
+    """Groups of different ids with one normal form, each in order of first appearance."""
+
+
+def normal_form(text: str) -> str:
+    """The text in Unicode's composed form (NFC), without white space around it and with one blank
+    for white space inside of it."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def spellings(ids: Sequence[str]) -> Spelling:
+    """The groups of different ids that have one normal form."""
+    groups: dict[str, dict[str, None]] = {}
+    for item in ids:
+        if item:
+            groups.setdefault(normal_form(item), {})[item] = None
+    return Spelling(tuple(tuple(group) for group in groups.values() if len(group) > 1))
