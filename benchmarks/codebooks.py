@@ -412,7 +412,8 @@ def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield row
     budget = arguments.memory << 30
     source, row = step(
-        "open vectors", lambda: open_vectors(work / "vectors.npy", items.ids, memory=budget)
+        "open vectors",
+        lambda: open_vectors(work / "vectors.npy", items.ids, memory=budget, by_row=True),
     )
     yield row
     plan = BuildOptions((256,) * 4)

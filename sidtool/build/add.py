@@ -43,6 +43,7 @@ def add_items(
     vectors: Vectors | None = None,
     *,
     embeddings: Sequence[str | Path] = (),
+    by_row: bool = False,
     encoder: str | None = None,
     trust_remote_code: bool = False,
     remove: Sequence[str] = (),
@@ -52,7 +53,8 @@ def add_items(
 
     `vectors` is (m, dim), one for each item that the bundle does not contain, in the order of
     `unknown`. Without them they are read from `embeddings` (one file per fused source, rows of all
-    `items`), or made from the texts by the bundle's encoder, whose present location is `encoder`.
+    `items`; with `by_row` also files without ids, in their order), or made from the texts by the
+    bundle's encoder, whose present location is `encoder`.
     An item that the bundle contains keeps its SID, takes the given title and, if it was retired,
     comes back. If nothing changes, the result is `bundle`.
 
@@ -65,7 +67,7 @@ def add_items(
     rows = old.rows(items.ids)
     new = np.flatnonzero(rows < 0)
     if vectors is None and len(new) and embeddings:
-        vectors = read_sources(bundle, embeddings, items.ids)[new]
+        vectors = read_sources(bundle, embeddings, items.ids, by_row=by_row)[new]
     elif vectors is None and len(new):
         texts = [items.texts[position] for position in new]
         vectors = embed_texts(

@@ -50,6 +50,7 @@ def build_codebook(
     encoder: Encoder | None = None,
     embeddings: Source | Sequence[Source] = (),
     split: Split | str | Path | None = None,
+    by_row: bool = False,
     memory: int | None = None,
     force: bool = False,
     progress: Mapping[str, Progress] | None = None,
@@ -57,7 +58,8 @@ def build_codebook(
     """Build a codebook and the item map of a catalog, and write them to `out` as one bundle.
 
     `items` is a catalog or its file, read with the options `catalog`. Its texts are embedded by
-    `encoder`; or `embeddings` are their vectors, several sources of which are fused. The
+    `encoder`; or `embeddings` are their vectors, several sources of which are fused. With `by_row`,
+    row i of a file without ids is that of item i. The
     co-occurrence of items in the training part of `split` (a split folder, or a file of events) is
     used as set by `options.collaborative`. `memory` limits the bytes of vectors held at once.
     `progress` maps the stages "embed", "quantize" and "encode" to functions of finished and total
@@ -74,7 +76,7 @@ def build_codebook(
         items = read_catalog(Path(items), catalog)
     if isinstance(split, str | Path):
         split = open_split(split)
-    sources = _open_sources(embeddings, items.ids, memory)
+    sources = _open_sources(embeddings, items.ids, memory, by_row)
     with locked(out) as work:
         refuse_existing(out, force)
         if encoder is not None:
@@ -112,10 +114,12 @@ def check_inputs(encoder: Encoder | None, embeddings: Sequence[Any]) -> None:
 
 
 def _open_sources(
-    embeddings: Sequence[Source], ids: Sequence[str], memory: int | None
+    embeddings: Sequence[Source], ids: Sequence[str], memory: int | None, by_row: bool
 ) -> list[Vectors | VectorSource]:
     return [
-        open_vectors(Path(source), ids, memory=memory) if isinstance(source, str | Path) else source
+        open_vectors(Path(source), ids, memory=memory, by_row=by_row)
+        if isinstance(source, str | Path)
+        else source
         for source in embeddings
     ]
 

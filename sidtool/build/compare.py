@@ -90,11 +90,13 @@ def compare_bundles(
     items: Items | None = None,
     field: str | None = None,
     interactions: str | Path | None = None,
+    by_row: bool = False,
     seed: int = 0,
 ) -> list[BundleFigures]:
     """Measure bundles of one catalog on the same evidence.
 
-    `embeddings` are vectors of the items: rows without ids follow the catalog `items`. `field` is a
+    `embeddings` are vectors of the items: with `by_row`, rows without ids follow the catalog
+    `items`. `field` is a
     column of `items` that labels them; `interactions` give the steps from item to item. Raises
     DataError if the bundles have different items, UsageError if evidence does not cover them.
     """
@@ -106,7 +108,7 @@ def compare_bundles(
     columns = recorded_event_columns(bundles[0].manifest.source)
     evidence = Evidence(
         ids,
-        vectors=None if embeddings is None else _vectors(Path(embeddings), items, ids),
+        vectors=None if embeddings is None else _vectors(Path(embeddings), items, ids, by_row),
         labels=labels,
         steps=None
         if interactions is None
@@ -115,16 +117,13 @@ def compare_bundles(
     return [describe(bundle, evidence, seed=seed) for bundle in bundles]
 
 
-def _vectors(path: Path, items: Items | None, ids: Sequence[str]) -> Vectors:
+def _vectors(path: Path, items: Items | None, ids: Sequence[str], by_row: bool) -> Vectors:
+    if items is None and by_row:
+        raise UsageError("--by-row needs the catalog", hint="give it by --items ITEMS")
     if items is not None:
         rows = _rows_of(items, ids)
-        return read_vectors(path, items.ids)[rows]
-    id_files = (path.with_suffix(".ids.txt"), path.with_suffix(".ids.json"), path / "ids")
-    if path.suffix not in (".parquet", ".pq") and not any(file.exists() for file in id_files):
-        raise UsageError(
-            f"{path} has no item ids", hint="give the catalog by --items ITEMS, or vectors with ids"
-        )
-    return read_vectors(path, ids)
+        return read_vectors(path, items.ids, by_row=by_row)[rows]
+    return read_vectors(path, ids, by_row=False)
 
 
 def _rows_of(items: Items, ids: Sequence[str]) -> list[int]:

@@ -107,15 +107,20 @@ def _recorded_location(encoder: Encoder) -> str:
 
 
 def read_sources(
-    bundle: Bundle, paths: Sequence[str | Path], ids: Sequence[str] | None = None
+    bundle: Bundle,
+    paths: Sequence[str | Path],
+    ids: Sequence[str] | None = None,
+    *,
+    by_row: bool | None = None,
 ) -> Vectors:
-    """One file of vectors per source that a bundle was built from -> (n, sum of dims).
+    """One file of vectors per source that a bundle was built from -> (n, sum of dims). `by_row` as
+    in `open_vectors`.
 
     Raises RefusedError if the bundle has no codebook, UsageError if the number of files, their
     widths or their lengths do not fit.
     """
     dims = bundle.require_codebook().dims
-    sources = [read_vectors(Path(path), ids) for path in paths]
+    sources = [read_vectors(Path(path), ids, by_row=by_row) for path in paths]
     widths = tuple(vectors.shape[1] for vectors in sources)
     if widths != dims:
         raise UsageError(

@@ -43,6 +43,7 @@ def build_codebook(
             rich_help_panel=INPUT,
         ),
     ] = None,
+    by_row: Annotated[bool, options.by_row(INPUT)] = False,
     interactions: Annotated[
         Path | None,
         typer.Option(
@@ -190,6 +191,7 @@ def build_codebook(
         json,
         encoder=model,
         embeddings=[path for path, _ in sources],
+        by_row=by_row,
         split=interactions,
         memory=options.parse_bytes(memory),
         force=force,

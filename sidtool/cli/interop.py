@@ -139,6 +139,7 @@ def compare(
     interactions: Annotated[
         Path | None, typer.Option(help="Events, to measure how a code predicts the next one.")
     ] = None,
+    by_row: options.ByRow = False,
     id_column: options.IdColumn = None,
     title_column: options.TitleColumn = None,
     seed: options.Seed = 0,
@@ -161,6 +162,7 @@ def compare(
         items=catalog.read(fields=fields, bundle=opened[0]) if catalog is not None else None,
         field=field,
         interactions=interactions,
+        by_row=by_row,
         seed=seed,
     )
     if json:

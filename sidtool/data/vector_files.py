@@ -27,20 +27,26 @@ MAX_NPY_HEADER = 10_000
 VECTOR_COLUMNS = (("vector", "embedding", "embeddings", "vectors", "emb"),)
 
 
-def read_vectors(path: Path, ids: Sequence[str] | None = None) -> Vectors:
+def read_vectors(
+    path: Path, ids: Sequence[str] | None = None, *, by_row: bool | None = None
+) -> Vectors:
     """(n, dim) float32 vectors of a file; arguments and errors as in `open_vectors`."""
-    return open_vectors(path, ids).all()
+    return open_vectors(path, ids, by_row=by_row).all()
 
 
 def open_vectors(
-    path: Path, ids: Sequence[str] | None = None, *, memory: int | None = None
+    path: Path,
+    ids: Sequence[str] | None = None,
+    *,
+    memory: int | None = None,
+    by_row: bool | None = None,
 ) -> VectorSource:
     """n vectors of a file, one for each of `ids` in their order; all rows if `ids` is None.
 
     `.npy`: a matrix; the ids of its rows are in `NAME.ids.txt` (one per line) or `NAME.ids.json` (a
-    list) beside it; without these, rows and ids must agree in number and order. Parquet: an id
-    column and a column of lists. Zarr (folder or zip): a matrix, or a group of `vectors` and `ids`.
-    Vectors of other items are skipped.
+    list) beside it. Parquet: an id column and a column of lists. Zarr (folder or zip): a matrix, or
+    a group of `vectors` and `ids`. Vectors of other items are skipped. With `by_row`, row i of a
+    file without ids is that of id i; None: the caller has no option for this.
 
     `memory` is a budget in bytes for the vectors that are in memory at once (None: no limit). It
     covers neither ids nor codes, which take some hundred bytes per item.
@@ -69,9 +75,17 @@ def open_vectors(
         require_matrix(str(path), stored)
     stored = _Guarded(path, stored)
     limit = rows_within(stored, memory)
+    if ids is not None and stored_ids is None and not by_row:
+        raise _no_ids(path, has_option=by_row is not None)
     stored_rows = _stored_rows(path, stored, stored_ids, ids)
     stamp = json.dumps([_stamp(path), digest_strings(stored_ids or []), digest_strings(ids or [])])
     return VectorSource(stored, limit, str(path), stored_rows, ids, chunk, stamp)
+
+
+def _no_ids(path: Path, *, has_option: bool) -> DataError:
+    lists = "write the ids of its rows to a file NAME.ids.txt beside it, one per line"
+    option = ", or --by-row if row i is that of item i of the catalog"
+    return DataError(f"{path} has no item ids", hint=lists + option * has_option)
 
 
 def _stamp(path: Path) -> list[tuple[str, int, int]]:
@@ -89,10 +103,7 @@ def _stored_rows(
         return None
     if stored_ids is None:
         if stored.shape[0] != len(ids):
-            raise DataError(
-                f"{path} has {stored.shape[0]} vectors for {len(ids)} items",
-                hint="name its rows in a file NAME.ids.txt",
-            )
+            raise DataError(f"{path} has {stored.shape[0]} vectors for {len(ids)} items")
         return None
     rows = {item: row for row, item in enumerate(stored_ids)}
     if len(rows) != len(stored_ids):

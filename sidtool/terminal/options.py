@@ -97,6 +97,12 @@ def empty_text(panel: str | None = None) -> Any:
     return typer.Option(help=text, rich_help_panel=panel)
 
 
+def by_row(panel: str | None = None) -> Any:
+    """The option for vectors without ids."""
+    text = "Accept vectors without ids: row i is that of item i of the catalog."
+    return typer.Option("--by-row", help=text, rich_help_panel=panel)
+
+
 IdColumn = Annotated[str | None, id_column()]
 TitleColumn = Annotated[str | None, title_column()]
 EmptyText = Annotated[items.EmptyText, empty_text()]
@@ -113,6 +119,7 @@ Order = Annotated[
     interactions.Order,
     typer.Option(help="What orders events: a column of time or order, or the rows of the file."),
 ]
+ByRow = Annotated[bool, by_row()]
 MovedEncoder = Annotated[
     str | None, typer.Option(help="Present location of the bundle's encoder, if it moved.")
 ]

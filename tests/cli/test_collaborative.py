@@ -59,7 +59,9 @@ def test_new_vectors_are_encoded_and_added_through_the_fusion(
     new = write_lines(tmp_path / "new.jsonl", [{"item_id": "n0", "title": "red lamp"}])
     np.save(tmp_path / "new.npy", np.load(road.vectors)[:1])
     grown = tmp_path / "grown.zarr"
-    done("add-items", social, new, "-o", grown, "--embeddings", tmp_path / "new.npy")
+    add = ("add-items", social, new, "-o", grown, "--embeddings", tmp_path / "new.npy")
+    assert "has no item ids" in refused(1, *add)
+    done(*add, "--by-row")
     assert len(Bundle.open(grown).items) == N_ITEMS + 1
     assert done("diff", social, grown, "--json").json["kept"] == N_ITEMS
 

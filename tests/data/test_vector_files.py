@@ -78,13 +78,17 @@ def test_any_order_gives_each_item_its_vector(
     assert read_vectors(path, [str(n) for n in asked])[:, 0].tolist() == asked
 
 
-def test_matrices_without_ids_need_as_many_rows_as_items(tmp_path: Path) -> None:
+def test_matrices_without_ids_are_read_by_row_only_if_that_is_meant(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", STORED)
     zarr.save_array(str(tmp_path / "x.zarr"), STORED)
     for name in ("x.npy", "x.zarr"):
-        np.testing.assert_array_equal(read_vectors(tmp_path / name, IDS), STORED)
+        np.testing.assert_array_equal(read_vectors(tmp_path / name, IDS, by_row=True), STORED)
         with pytest.raises(DataError, match="4 vectors for 3 items"):
-            read_vectors(tmp_path / name, IDS[:3])
+            read_vectors(tmp_path / name, IDS[:3], by_row=True)
+        for by_row in (None, False):
+            with pytest.raises(DataError, match="has no item ids") as caught:
+                read_vectors(tmp_path / name, IDS, by_row=by_row)
+            assert ("--by-row" in str(caught.value.hint)) == (by_row is False)
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
@@ -191,9 +195,8 @@ def test_a_value_that_is_not_finite_is_named_in_any_part(tmp_path: Path) -> None
     vectors = np.zeros((4000, 4), dtype=np.float32)
     vectors[3456, 2] = np.nan
     np.save(tmp_path / "x.npy", vectors)
-    source = open_vectors(
-        tmp_path / "x.npy", [f"i{row}" for row in range(4000)], memory=1024 * 4 * 32
-    )
+    ids = [f"i{row}" for row in range(4000)]
+    source = open_vectors(tmp_path / "x.npy", ids, memory=1024 * 4 * 32, by_row=True)
     with pytest.raises(DataError, match=r"the first is item 'i3456' \(row 3456\)"):
         source.read(source.spans[3])
     with pytest.raises(DataError, match="'i3456'"):
@@ -226,11 +229,11 @@ def test_too_little_memory_is_refused_with_the_amount_that_suffices(tmp_path: Pa
 def test_a_changed_file_has_another_fingerprint(tmp_path: Path) -> None:
     path, ids = tmp_path / "x.npy", [str(row) for row in range(10)]
     np.save(path, np.ones((10, 4), dtype=np.float32))
-    first = open_vectors(path, ids).fingerprint
-    assert open_vectors(path, ids).fingerprint == first
-    assert open_vectors(path, ids[::-1]).fingerprint != first
+    first = open_vectors(path, ids, by_row=True).fingerprint
+    assert open_vectors(path, ids, by_row=True).fingerprint == first
+    assert open_vectors(path, ids[::-1], by_row=True).fingerprint != first
     np.save(path, np.zeros((10, 4), dtype=np.float32))
-    assert open_vectors(path, ids).fingerprint != first
+    assert open_vectors(path, ids, by_row=True).fingerprint != first
 
 
 # What an attacker claims
