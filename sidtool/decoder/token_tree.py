@@ -84,17 +84,9 @@ class TokenTree:
         self._depth = 0
 
     def _masks(self, position: torch.Tensor) -> Any:
-        """The additive mask of a step, (batch, 1, beams, keys): one for all layers, or one per kind
-        of layer. `position` (batch, 1) is that of the step's tokens."""
-        masks = {}
-        for window in set(self._windows):
-            visible = self._visible
-            if window is not None:
-                visible = visible & (position - self._key_positions < window).unsqueeze(1)
-            kind = "full_attention" if window is None else "sliding_attention"
-            zero = torch.zeros((), dtype=self._base.dtype, device=self._device)
-            masks[kind] = torch.where(visible, zero, torch.finfo(zero.dtype).min).unsqueeze(1)
-        return masks if len(masks) > 1 else next(iter(masks.values()))
+        """The mask of a step, whose tokens are all at `position` (batch, 1)."""
+        distances = (position - self._key_positions).unsqueeze(1)  # (batch, 1, keys)
+        return additive_masks(self._windows, self._visible, distances, self._base.dtype)
 
     def _forward(
         self, ids: torch.Tensor, positions: torch.Tensor | None, mask: Any, base: Any = None
@@ -193,6 +185,27 @@ def attention_windows(config: Any) -> list[int | None]:
     if not supported or getattr(config, "attention_chunk_size", None):
         raise NotImplementedError(f"layers of kind {sorted(set(kinds))}")
     return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def additive_masks(
+    windows: Sequence[int | None],
+    visible: torch.Tensor,
+    distances: torch.Tensor,
+    dtype: torch.dtype,
+) -> Any:
+    """The additive mask of a forward pass, (batch, 1, queries, keys): one for all layers, or one
+    per kind of layer.
+
+    `visible` (batch, queries, keys) says which tokens attend to which, `distances` how many
+    positions the key is before the query (it broadcasts), `windows` are those of the layers
+    (`attention_windows`)."""
+    masks = {}
+    for window in set(windows):
+        in_reach = visible if window is None else visible & (distances < window)
+        kind = "full_attention" if window is None else "sliding_attention"
+        zero = torch.zeros((), dtype=dtype, device=visible.device)
+        masks[kind] = torch.where(in_reach, zero, torch.finfo(dtype).min).unsqueeze(1)
+    return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
 def cache_name(base: Any) -> str:

@@ -1,0 +1,167 @@
+"""Log-probabilities of groups of SIDs under a model, with a gradient.
+
+A group is a tree: one prompt, and each of its SIDs as a chain behind it that attends to the prompt
+and to itself. The prompt so runs once per group and not once per SID. Logits are computed for the
+columns of each level only, and normalized as the model is decoded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+
+from sidtool.bundle.trie import Trie
+from sidtool.decoder.normalize import Normalize
+from sidtool.decoder.partial_head import Part, PartialHead, full_blocks
+from sidtool.decoder.probe import decoding_method
+from sidtool.decoder.token_tree import additive_masks, attention_windows
+from sidtool.decoder.trie_arrays import TrieArrays, trie_arrays
+from sidtool.errors import UsageError
+from sidtool.objective.shortcuts import narrows_exactly
+from sidtool.prompt.tokens import SidTokens
+
+
+@dataclass(frozen=True, eq=False)
+class GroupScores:
+    """Of n groups of C SIDs with L codes."""
+
+    log_probs: torch.Tensor
+    """(n, C, L) float32: of each code after its prefix"""
+    entropies: torch.Tensor
+    """(n, C, L) float32: of the distribution that the code was drawn from"""
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A model as a distribution over the SIDs of a catalog."""
+
+    head: PartialHead
+    arrays: TrieArrays
+    tokens: SidTokens
+    normalize: Normalize
+    narrow: bool
+    """whether the head computes a range of columns exactly"""
+    windows: list[int | None]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, model: Any, tokens: SidTokens, trie: Trie, normalize: Normalize) -> Self:
+        """Install a partial head in the model; outside of `scores` it behaves as before.
+
+        Raises UsageError if the model's attention cannot be steered."""
+        if decoding_method(model) == "generate":
+            raise UsageError(
+                f"{type(model).__name__} does not support a 4-D attention mask: it cannot be "
+                "trained on groups"
+            )
+        head = PartialHead(model).install()
+        columns = (tokens.start, tokens.start + tokens.space.n_codes)
+        return cls(
+            head,
+            trie_arrays(trie, model.device),
+            tokens,
+            normalize,
+            narrows_exactly(model, head, columns),
+            attention_windows(model.config),
+            model.base_model.dtype,
+        )
+
+    def scores(
+        self,
+        model: Callable[..., Any],
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        codes: torch.Tensor,
+    ) -> GroupScores:
+        """The scores of (n, C, L) codes, each of a SID in the trie.
+
+        `prompt_ids` are (n, P) token ids padded on the left, `prompt_mask` (n, P) has 1 for a token
+        and 0 for padding. `model` is the model itself or a wrapper of it that distributes it."""
+        inputs = self._inputs(prompt_ids, prompt_mask, codes)
+        parts = self._parts(prompt_ids.shape[1], codes)
+
+        def forward() -> torch.Tensor:
+            logits: torch.Tensor = model(**inputs, use_cache=False).logits
+            return logits
+
+        narrow = self.narrow
+        blocks = self.head.blocks(forward, parts) if narrow else full_blocks(forward(), parts)
+        n, chains, levels = codes.shape
+        nodes = torch.zeros(n, 1, dtype=torch.long, device=codes.device)  # the root
+        log_probs = []
+        entropies = []
+        for level in range(levels):
+            # (n, 1, columns) at the first level, which all chains share, then (n, C, columns)
+            logits = blocks[level].float().view(n, -1, blocks[level].shape[-1])
+            steps, entropy, nodes = self._step(level, logits, nodes, codes[..., level])
+            log_probs.append(steps)
+            entropies.append(entropy.expand(n, chains))
+        return GroupScores(torch.stack(log_probs, dim=-1), torch.stack(entropies, dim=-1))
+
+    def _inputs(
+        self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, codes: torch.Tensor
+    ) -> dict[str, Any]:
+        """Token ids, positions and mask of the trees; a chain lacks its last code, which nothing
+        follows."""
+        n, chains, levels = codes.shape
+        length = levels - 1
+        device = prompt_ids.device
+        starts = torch.from_numpy(self.tokens.level_starts[:-1]).to(device)
+        chain_ids = (codes[..., :-1] + starts).reshape(n, chains * length)
+        depth = torch.arange(length, device=device).repeat(chains)  # (chains * length,)
+        chain = torch.arange(chains, device=device).repeat_interleave(length)
+        prompt_mask = prompt_mask.bool()
+        prompt_positions = (prompt_mask.cumsum(-1) - 1).clamp_min(0)  # (n, P)
+        chain_positions = prompt_mask.sum(-1, keepdim=True) + depth
+        positions = torch.cat([prompt_positions, chain_positions], dim=1)  # (n, T)
+        before = torch.ones(prompt_ids.shape[1], prompt_ids.shape[1], device=device).tril().bool()
+        same_chain = (chain[:, None] == chain) & (depth[:, None] >= depth)
+        total = prompt_ids.shape[1] + chains * length
+        visible = torch.zeros(n, total, total, dtype=torch.bool, device=device)
+        visible[:, : len(before), : len(before)] = before & prompt_mask[:, None, :]
+        visible[:, len(before) :, : len(before)] = prompt_mask[:, None, :]
+        visible[:, len(before) :, len(before) :] = same_chain
+        distances = positions[:, :, None] - positions[:, None, :]
+        return {
+            "input_ids": torch.cat([prompt_ids, chain_ids], dim=1),
+            "position_ids": positions,
+            "attention_mask": additive_masks(self.windows, visible, distances, self.dtype),
+        }
+
+    def _parts(self, prompt_length: int, codes: torch.Tensor) -> list[Part]:
+        """The positions, in the flattened batch, whose logits are needed at each level."""
+        n, chains, levels = codes.shape
+        device = codes.device
+        total = prompt_length + chains * (levels - 1)
+        rows = torch.arange(n, device=device) * total
+        first = rows + prompt_length  # the first token of the first chain
+        parts: list[Part] = [(first - 1, self._columns(0))]
+        for level in range(1, levels):
+            offsets = torch.arange(chains, device=device) * (levels - 1) + level - 1
+            parts.append(((first[:, None] + offsets).flatten(), self._columns(level)))
+        return parts
+
+    def _columns(self, level: int) -> tuple[int, int]:
+        start = int(self.tokens.level_starts[level])
+        return start, start + self.arrays.sizes[level]
+
+    def _step(
+        self, level: int, logits: torch.Tensor, nodes: torch.Tensor, codes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probabilities of (n, C) codes at a level, entropies, and the nodes of the prefixes
+        that end with these codes; `logits` and `nodes` have 1 or C columns."""
+        # (n, 1 or C, fan-out) each
+        children, child_codes, valid = self.arrays.candidates(level, nodes)
+        if self.normalize == "trie":
+            competing = logits.gather(-1, child_codes).masked_fill(~valid, -torch.inf)
+            logs = competing.log_softmax(-1)
+        else:
+            logs = logits.log_softmax(-1)
+        entropy = torch.special.entr(logs.exp()).sum(-1)
+        matches = valid & (child_codes == codes.unsqueeze(-1))  # (n, C, fan-out)
+        place = matches.int().argmax(-1, keepdim=True)  # (n, C, 1)
+        column = place if self.normalize == "trie" else codes.unsqueeze(-1)
+        chains = codes.shape[1]
+        log_probs = logs.expand(-1, chains, -1).gather(-1, column).squeeze(-1)
+        next_nodes = children.expand(-1, chains, -1).gather(-1, place).squeeze(-1)
+        return log_probs, entropy, next_nodes

@@ -1,0 +1,140 @@
+"""Scores of groups against scoring each SID alone, and the oracle of the policy gradient."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from sidtool.bundle.trie import Trie
+from sidtool.decoder.normalize import Normalize
+from sidtool.decoder.score import score_sids
+from sidtool.errors import UsageError
+from sidtool.prompt.tokens import SidTokens
+from sidtool.reinforcement.advantages import sampled_advantages
+from sidtool.reinforcement.gumbel import sample_leaves
+from sidtool.reinforcement.policy import Policy
+from sidtool.sid import SidSpace
+from tests.models import ARCHITECTURES, tiny_model
+
+PROMPTS = [[5, 9, 3, 14, 7, 21, 2, 8, 30, 11], [6, 1, 33]]
+SPACE = SidSpace((3, 2, 3))
+TOKENS = SidTokens(SPACE, 40)
+CODES = np.array(
+    [[0, 0, 0], [0, 0, 2], [0, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 2], [2, 0, 1]],
+    dtype=np.uint16,
+)
+TRIE = Trie.from_codes(CODES, SPACE.sizes)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, prompts))
+    ids = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("normalize", ["trie", "level"])
+def test_groups_score_like_single_sids(architecture: str, normalize: Normalize) -> None:
+    model = tiny_model(architecture, vocab_size=60)
+    policy = Policy.of(model, TOKENS, TRIE, normalize)
+    leaves = np.array([[0, 3, 6, 3], [7, 1, 2, 5]])
+    codes = torch.from_numpy(CODES[leaves].astype(np.int64))
+    scores = policy.scores(model, *padded(PROMPTS), codes)
+    expected = score_sids(model, PROMPTS, CODES, TOKENS, normalize=normalize, trie=TRIE)
+    np.testing.assert_allclose(
+        scores.log_probs.sum(-1).detach(), np.take_along_axis(expected, leaves, 1), atol=2e-4
+    )
+    assert scores.log_probs.shape == scores.entropies.shape == (2, 4, 3)
+    if normalize == "trie":
+        # the last code of [2, 0, 1] is the only one that continues its prefix
+        assert float(scores.log_probs[1, 0, 2].detach()) == pytest.approx(0, abs=1e-6)
+        assert float(scores.entropies[1, 0, 2].detach()) == pytest.approx(0, abs=1e-6)
+    scores.log_probs.sum().backward()
+    gradients = [weight.grad for weight in model.parameters()]
+    assert all(grad is not None and grad.isfinite().all() for grad in gradients)
+
+
+def test_entropies_are_those_of_the_children() -> None:
+    model = tiny_model("llama", vocab_size=60)
+    policy = Policy.of(model, TOKENS, TRIE, "trie")
+    codes = torch.from_numpy(CODES[None].astype(np.int64))
+    with torch.no_grad():
+        scores = policy.scores(model, *padded(PROMPTS[:1]), codes)
+    # the codes behind the prefix (1, 1) are those of leaves 4, 5 and 6
+    probabilities = scores.log_probs[0, 4:7, 2].exp()
+    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-5)
+    entropy = -(probabilities * probabilities.log()).sum()
+    torch.testing.assert_close(scores.entropies[0, 4:7, 2], entropy.expand(3))
+
+
+def test_sampled_gradients_agree_with_enumeration() -> None:
+    """The gradient of the expected reward over all SIDs, by automatic differentiation of the
+    enumerated sum, against its estimate from groups of three by Gumbel top-k."""
+    model = tiny_model("llama", vocab_size=60)
+    policy = Policy.of(model, TOKENS, TRIE, "trie")
+    weight = model.get_output_embeddings().weight
+    rewards = np.random.default_rng(1).normal(size=8)
+    prompt, mask = padded(PROMPTS[1:])
+    all_codes = torch.from_numpy(CODES[None].astype(np.int64))
+    log_probs = policy.scores(model, prompt, mask, all_codes).log_probs.sum(-1)[0]  # (8,)
+    expected_reward = (log_probs.exp() * torch.from_numpy(rewards).float()).sum()
+    (exact,) = torch.autograd.grad(expected_reward, weight, retain_graph=True)
+    # the gradient of each log-probability once: every sample is a weighted sum of these
+    per_leaf = torch.stack(
+        [torch.autograd.grad(value, weight, retain_graph=True)[0].flatten() for value in log_probs]
+    ).numpy()
+    draws = 6000
+    samples = sample_leaves(
+        model,
+        PROMPTS[1:] * draws,
+        TRIE,
+        TOKENS,
+        size=3,
+        excluded=[np.zeros(0, dtype=np.int64)] * draws,
+        generator=torch.Generator().manual_seed(0),
+        token_budget=1 << 20,
+    )
+    leaves = np.stack([sample.leaves for sample in samples])
+    probabilities = np.exp(np.stack([sample.log_probs for sample in samples]))
+    inclusion = np.stack([sample.inclusion for sample in samples])
+    advantages = sampled_advantages(
+        rewards[leaves], probabilities, inclusion, np.ones_like(leaves, dtype=np.bool_)
+    )
+    used = np.abs(exact.numpy().flatten()) > 1e-4
+    error = errors_in_deviations(advantages, leaves, per_leaf[:, used], exact.numpy().flat[used])
+    # of a few hundred standard normal values hardly one exceeds 4.5
+    assert error.max() < 4.5
+    # without the weights the estimate is off
+    plain = rewards[leaves] - rewards[leaves].mean(axis=1, keepdims=True)
+    biased = errors_in_deviations(plain, leaves, per_leaf[:, used], exact.numpy().flat[used])
+    assert biased.max() > 20
+
+
+def errors_in_deviations(
+    advantages: NDArray[np.float64],
+    leaves: NDArray[np.int64],
+    per_leaf: NDArray[np.float32],
+    exact: NDArray[np.float32],
+) -> NDArray[np.float64]:
+    """How far the mean estimate of each weight's gradient is from the exact one, in standard
+    errors of the mean."""
+    coefficients = np.zeros((len(leaves), len(per_leaf)))  # (draws, leaves)
+    np.put_along_axis(coefficients, leaves, advantages / leaves.shape[1], axis=1)
+    mean = coefficients.mean(axis=0) @ per_leaf
+    covariance = np.cov(coefficients.T) / len(leaves)
+    deviation = np.sqrt(np.einsum("iw,ij,jw->w", per_leaf, covariance, per_leaf))
+    return np.abs(mean - exact) / deviation
+
+
+def test_a_model_that_ignores_masks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sidtool.reinforcement import policy
+
+    monkeypatch.setattr(policy, "decoding_method", lambda model: "generate")
+    with pytest.raises(UsageError, match="4-D attention mask"):
+        Policy.of(tiny_model("llama", vocab_size=60), TOKENS, TRIE, "trie")
