@@ -5,14 +5,15 @@ import dataclasses
 import inspect
 import itertools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import trl
-from trl import SFTConfig
 
-from sidtool.training.settings import DECIDED, DEFAULTS, MACHINE_DEFAULTS, TrainOptions
-from sidtool.training.settings_file import type_name
+from sidtool.reinforcement import settings as rl
+from sidtool.training.settings import DEFAULTS, MACHINE_DEFAULTS
+from sidtool.training.settings_file import TRAINING, Vocabulary, type_name
 
 PAGE = Path(__file__).with_name("settings.md")
 HEAD = """# Training settings
@@ -27,10 +28,20 @@ stage of its `stages` list, where `examples: FILE` is accepted too. An unknown k
 | key | type | default | meaning |
 | --- | --- | --- | --- |
 """
-FIELDS = """
-## Fields of TRL's SFTConfig
+RL_HEAD = """
+# Settings of reinforcement
 
-Every other field of [SFTConfig](https://huggingface.co/docs/trl/sft_trainer#trl.SFTConfig) keeps its name and its
+`sidtool rl` takes these keys by `--set key=value` and in the YAML file of `--config`.
+
+## sidtool's own settings of reinforcement
+
+| key | type | default | meaning |
+| --- | --- | --- | --- |
+"""
+FIELDS = """
+## Fields of TRL's {config}
+
+Every other field of [{config}](https://huggingface.co/docs/trl/{page}#trl.{config}) keeps its name and its
 meaning. Defaults are those of TRL {version}; "auto" is chosen for the machine: bfloat16 on a GPU that supports it, the
 CPU if there is no GPU.
 `bf16=auto` also selects bfloat16 on a CPU that has instructions for it.
@@ -39,7 +50,7 @@ CPU if there is no GPU.
 | --- | --- | --- |
 """
 FIXED = """
-## Fields that sidtool decides
+## Fields of {config} that sidtool decides
 
 Setting one of these is an error.
 
@@ -48,11 +59,11 @@ Setting one of these is an error.
 """
 
 
-def options() -> list[str]:
+def options(vocabulary: Vocabulary) -> list[str]:
     """A table row for each of sidtool's settings."""
-    descriptions = attribute_docstrings(TrainOptions)
+    descriptions = attribute_docstrings(vocabulary.options)
     rows = []
-    for field in dataclasses.fields(TrainOptions):
+    for field in dataclasses.fields(vocabulary.options):
         choices = get_args(field.type)
         is_literal = choices and all(isinstance(choice, str) for choice in choices)
         kind = ", ".join(f"`{choice}`" for choice in choices) if is_literal else code(field.type)
@@ -72,13 +83,13 @@ def attribute_docstrings(kind: type) -> dict[str, str]:
     return docstrings
 
 
-def sft_fields() -> list[str]:
-    """A table row for each field of SFTConfig that can be set."""
-    own = {field.name for field in dataclasses.fields(TrainOptions)}
+def config_fields(vocabulary: Vocabulary, defaults: Mapping[str, Any]) -> list[str]:
+    """A table row for each field of the configuration that can be set."""
+    own = vocabulary.option_types
     rows = []
-    for field in dataclasses.fields(SFTConfig):
-        if field.init and field.name not in own and field.name not in DECIDED:
-            default = value(DEFAULTS.get(field.name))
+    for field in dataclasses.fields(getattr(trl, vocabulary.config)):
+        if field.init and field.name not in own and field.name not in vocabulary.decided:
+            default = value(defaults.get(field.name))
             if field.name in MACHINE_DEFAULTS:
                 default = "auto"
             rows.append(f"| `{field.name}` | {value(trl_default(field))} | {default} |")
@@ -86,7 +97,7 @@ def sft_fields() -> list[str]:
 
 
 def trl_default(field: Any) -> Any:
-    """The default of a field of SFTConfig."""
+    """The default of a field of a configuration."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
@@ -111,10 +122,22 @@ def value(default: Any) -> str:
 
 def page() -> str:
     """The whole page."""
-    fixed = [f"| `{name}` | {instead} |" for name, instead in DECIDED.items()]
-    fields = FIELDS.format(version=trl.__version__)
-    parts = [HEAD, "\n".join(options()), "\n", fields, "\n".join(sft_fields()), "\n", FIXED]
-    return "".join([*parts, "\n".join(fixed), "\n"])
+    return "".join(
+        [
+            *part(HEAD, TRAINING, DEFAULTS, "sft_trainer"),
+            *part(RL_HEAD, rl.SETTINGS, rl.DEFAULTS, "grpo_trainer"),
+        ]
+    )
+
+
+def part(head: str, vocabulary: Vocabulary, defaults: Mapping[str, Any], link: str) -> list[str]:
+    """The tables of one command; `link` is the page of TRL's documentation."""
+    config = vocabulary.config
+    fields = FIELDS.format(version=trl.__version__, config=config, page=link)
+    fixed = [f"| `{name}` | {instead} |" for name, instead in vocabulary.decided.items()]
+    tables = [head, "\n".join(options(vocabulary)), "\n", fields]
+    tables += ["\n".join(config_fields(vocabulary, defaults)), "\n", FIXED.format(config=config)]
+    return [*tables, "\n".join(fixed), "\n"]
 
 
 def is_stale() -> bool:

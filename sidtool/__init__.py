@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from sidtool.registry.publish import push as push
     from sidtool.registry.publish import tag as tag
     from sidtool.registry.references import open_bundle as open_bundle
+    from sidtool.reinforcement.run import rl as rl
+    from sidtool.reinforcement.settings import RlOptions as RlOptions
     from sidtool.renewal import refresh as refresh
     from sidtool.sft.make_sft import make_sft as make_sft
     from sidtool.sft.task_eval import TaskEvaluationOptions as TaskEvaluationOptions
@@ -76,6 +78,7 @@ _MODULES = {
     "Memory": "memory.memory",
     "RecommendOptions": "recommendation.recommend_options",
     "Request": "recommendation.requests",
+    "RlOptions": "reinforcement.settings",
     "SftOptions": "sft.training_examples",
     "SidSpace": "sid",
     "SidtoolError": "errors",
@@ -112,6 +115,7 @@ _MODULES = {
     "rebind": "model.rebind",
     "refresh": "renewal",
     "recommend": "recommendation.recommend",
+    "rl": "reinforcement.run",
     "split_events": "splits.files",
     "tag": "registry.publish",
     "train": "training.run",

@@ -15,6 +15,7 @@ from sidtool.cli import (
     models,
     recommend,
     registry,
+    rl,
     sft,
     split,
     train,
@@ -48,7 +49,7 @@ PANELS = {
         interop.export,
     ),
     "Model": (models.init_model, models.extend_model, models.merge),
-    "Training": (sft.make_sft, train.train, train.refresh),
+    "Training": (sft.make_sft, train.train, rl.rl, train.refresh),
     "Memory": (memory.build_memory, memory.tune_memory),
     "Inference": (recommend.recommend, evaluate.evaluate),
     "Life cycle": (

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.model.contract import Contract
-from sidtool.model.stage_record import TrainParams
+from sidtool.model.stage_record import RlParams, TrainParams
 from sidtool.splits.record import SplitReference, check_split, recorded_split
 
 
 def splits_of(contract: Contract) -> Iterator[SplitReference]:
     """The splits whose training examples a model was trained on, oldest first."""
     for record in contract.stages:
-        if isinstance(record.params, TrainParams):
+        if isinstance(record.params, TrainParams | RlParams):
             yield record.params.split
 
 

@@ -60,6 +60,28 @@ class TrainParams(JsonRecord):
 
 
 @dataclass(frozen=True)
+class RlParams(JsonRecord):
+    """How `rl` made a model."""
+
+    examples: str
+    """SHA-256 of the file of training examples"""
+    split: SplitReference
+    """the split that the examples were made from"""
+    start: ModelReference
+    """the model that it was trained from"""
+    options: Mapping[str, Any]
+    """sidtool's own settings"""
+    grpo_fields: Mapping[str, Any]
+    """fields of GRPOConfig that differ from sidtool's defaults"""
+    run: str
+    """digest of everything that determines the run"""
+    reward_memory: str | None = None
+    """digest of the memory of the reward `collaborative`"""
+    reward_teacher: ModelReference | None = None
+    """the model of the reward `teacher`"""
+
+
+@dataclass(frozen=True)
 class MergeParams(JsonRecord):
     """The base that `merge` merged adapters into."""
 
@@ -76,13 +98,14 @@ class RebindParams(JsonRecord):
     reassigned_share: float
 
 
-StageParams = ExtendParams | TrainParams | MergeParams | RebindParams
+StageParams = ExtendParams | TrainParams | RlParams | MergeParams | RebindParams
 
 _PARAMS: Mapping[str, type[StageParams]] = {
     "extend": ExtendParams,
     "embeddings": TrainParams,
     "lora": TrainParams,
     "full": TrainParams,
+    "rl": RlParams,
     "merge": MergeParams,
     "rebind": RebindParams,
 }
@@ -93,7 +116,7 @@ class StageRecord:
     """One stage: its name and what determined it."""
 
     stage: str
-    """extend, embeddings, lora, full, merge or rebind"""
+    """extend, embeddings, lora, full, rl, merge or rebind"""
     params: StageParams | None
     """None for a stage that only a later version of sidtool can read"""
 

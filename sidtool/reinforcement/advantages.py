@@ -26,19 +26,6 @@ def lacks_signal(rewards: Matrix, valid: Flags) -> Flags:
     return flat
 
 
-def group_advantages(rewards: Matrix, valid: Flags, *, scale: bool = True) -> Matrix:
-    """(n, G): the reward less the group's mean, with `scale` divided by its standard deviation
-    (GRPO, arXiv:2402.03300); 0 where an item is not valid."""
-    count = np.maximum(valid.sum(axis=1, keepdims=True), 1)
-    mean = np.where(valid, rewards, 0.0).sum(axis=1, keepdims=True) / count
-    centered = np.where(valid, rewards - mean, 0.0)
-    if not scale:
-        return centered
-    # the unbiased estimate, as in TRL
-    variance = (centered**2).sum(axis=1, keepdims=True) / np.maximum(count - 1, 1)
-    return centered / (np.sqrt(variance) + STABILIZER)
-
-
 def sampled_advantages(
     rewards: Matrix, probabilities: Matrix, inclusion: Matrix, valid: Flags, *, scale: bool = False
 ) -> Matrix:

@@ -4,7 +4,7 @@ A group is a tree: one prompt, and each of its SIDs as a chain behind it that at
 and to itself. The prompt so runs once per group and not once per SID. Logits are computed for the
 columns of each level only, and normalized as the model is decoded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -165,3 +165,14 @@ class Policy:
         log_probs = logs.expand(-1, chains, -1).gather(-1, column).squeeze(-1)
         next_nodes = children.expand(-1, chains, -1).gather(-1, place).squeeze(-1)
         return log_probs, entropy, next_nodes
+
+
+def pad_left(prompts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """n prompts -> (n, P) token ids, padded on the left with 0, and (n, P) 1 for a token."""
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = prompt
+        mask[row, longest - len(prompt) :] = 1
+    return ids, mask

@@ -43,7 +43,9 @@ def sft_config(
     Raises UsageError if the settings do not fit together."""
     from trl import SFTConfig
 
-    suggested, sft_fields = _machine_defaults(options, sft_fields)
+    suggested, sft_fields = machine_defaults(sft_fields)
+    if options.dtype == "bfloat16":
+        suggested["bf16"] = True
     decided = {
         "output_dir": str(work),
         # make-sft limits the length, and TokenizedExamples replaces TRL's preparation
@@ -60,8 +62,14 @@ def sft_config(
     }
     if not validated:
         decided["eval_strategy"] = "no"
+    return made_config(SFTConfig, {**suggested, **sft_fields, **decided})
+
+
+def made_config(config_class: Any, fields: Mapping[str, Any]) -> Any:
+    """A configuration of TRL. Raises UsageError if its fields do not fit together, or if one
+    process would train on several GPUs."""
     try:
-        arguments = SFTConfig(**{**suggested, **sft_fields, **decided})
+        arguments = config_class(**fields)
     except (ValueError, TypeError) as error:
         raise UsageError(f"settings do not fit together: {str(error).splitlines()[0]}") from error
     if arguments.n_gpu > 1:
@@ -73,20 +81,18 @@ def sft_config(
     return arguments
 
 
-def _machine_defaults(
-    options: TrainOptions, sft_fields: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields that suit the machine, and the given fields with `bf16=auto` resolved."""
+def machine_defaults(config_fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields that suit the machine, and `config_fields` with `bf16=auto` resolved."""
     import torch
 
-    on_gpu = torch.cuda.is_available() and not sft_fields.get("use_cpu", False)
+    fields = dict(config_fields)
+    on_gpu = torch.cuda.is_available() and not fields.get("use_cpu", False)
     fast_bf16 = torch.cuda.is_bf16_supported() if on_gpu else supports_bf16()
-    fields = dict(sft_fields)
     if fields.get("bf16") == "auto":
         fields["bf16"] = fast_bf16
     suggested = {
         "use_cpu": not on_gpu,
-        "bf16": options.dtype == "bfloat16" or (on_gpu and fast_bf16),
+        "bf16": on_gpu and fast_bf16,
         "dataloader_pin_memory": on_gpu,
     }
     return suggested, fields

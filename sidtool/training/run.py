@@ -4,31 +4,26 @@ Everything that can be refused without reading weights is checked first. Checkpo
 OUT.partial until the output is complete. Under `torchrun` or `accelerate launch` every process runs
 this code, and the first one alone writes."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.hub import offline
-from sidtool.errors import SidtoolError
 from sidtool.model.contract import read_contract
 from sidtool.model.load import check_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.model.stage_record import TrainParams
-from sidtool.output import locked, publish, refuse_existing, remove
+from sidtool.output import refuse_existing
 from sidtool.recommendation.query import Progress
 from sidtool.sft.lineage import check_same_bundle, read_lineage
 from sidtool.training.arguments import complete_fields, sft_config
-from sidtool.training.checkpoints import has_ended, last_checkpoint, relocate_best
-from sidtool.training.divergence import check_weights
+from sidtool.training.execution import Finished, train_and_publish
 from sidtool.training.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.settings import TrainOptions
-from sidtool.training.settings_file import typed_sft_fields
+from sidtool.training.settings_file import TRAINING, typed_fields
 from sidtool.training.training_run import Log, TrainingRun
-from sidtool.work_folder import open_work_folder
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ def train(
         out=out,
         valid=None if valid is None else Path(valid),
         options=options,
-        sft_fields=complete_fields(options, typed_sft_fields(sft_fields or {}), lineage),
+        sft_fields=complete_fields(options, typed_fields(TRAINING, sft_fields or {}), lineage),
         lineage=lineage,
         contract=contract,
         bundle=bundle,
@@ -139,7 +134,16 @@ def train(
     # with `reuse`, the output of another run
     refuse_existing(out, force)
     with quiet(), offline():
-        return _execute(run, force, progress, log)
+        arguments = sft_config(
+            run.work, run.options, run.sft_fields, validated=run.valid is not None
+        )
+
+        def build() -> Any:
+            from sidtool.training.setup import build_trainer
+
+            return build_trainer(run, arguments, progress, log)
+
+        return _summary(run, train_and_publish(run, arguments, build, force=force))
 
 
 def _is_output_of(run: TrainingRun) -> bool:
@@ -149,82 +153,9 @@ def _is_output_of(run: TrainingRun) -> bool:
     return isinstance(params, TrainParams) and params.run == run.digest
 
 
-def _execute(
-    run: TrainingRun, force: bool, progress: Progress | None, log: Log | None
-) -> TrainingSummary:
-    arguments = sft_config(run.work, run.options, run.sft_fields, validated=run.valid is not None)
-    # of several processes, the first alone writes
-    with locked(run.out) if arguments.process_index == 0 else nullcontext():
-        refuse_existing(run.out, force)
-        return _train_and_publish(run, arguments, force, progress, log)
-
-
-def _train_and_publish(
-    run: TrainingRun, arguments: Any, force: bool, progress: Progress | None, log: Log | None
-) -> TrainingSummary:
-    from sidtool.training.setup import build_trainer
-
-    checkpoint = _find_checkpoint(run, arguments, force)
-    with _resumable_or_removed(run, arguments):
-        trainer = build_trainer(run, arguments, progress, log)
-        start = time.monotonic()
-        loss = None
-        if checkpoint and has_ended(checkpoint):
-            trainer.restore(checkpoint)
-        else:
-            resume = str(checkpoint) if checkpoint else None
-            loss = trainer.train(resume_from_checkpoint=resume).training_loss
-        check_weights(trainer)
-    seconds = time.monotonic() - start
-    trainer.accelerator.wait_for_everyone()
-    if arguments.process_index == 0:
-        _write_output(run, trainer, force)
-    trainer.accelerator.wait_for_everyone()
-    return _summary(run, trainer, checkpoint, loss, seconds)
-
-
-@contextmanager
-def _resumable_or_removed(run: TrainingRun, arguments: Any) -> Iterator[None]:
-    """Remove the work folder after an error if it has no checkpoint: a corrected call must not find
-    this run's settings."""
-    try:
-        yield
-    except SidtoolError:
-        is_first = arguments.process_index == 0
-        if is_first and last_checkpoint(run.work, arguments.world_size) is None:
-            remove(run.work)
-        raise
-
-
-def _find_checkpoint(run: TrainingRun, arguments: Any, force: bool) -> Path | None:
-    """Open the work folder and return the checkpoint to resume from."""
-    is_first = arguments.process_index == 0
-    with arguments.main_process_first(desc="open the work folder"):
-        if is_first:
-            fingerprint = dict(run.fingerprint)
-            if arguments.world_size > 1:
-                fingerprint["processes"] = arguments.world_size
-            restart = "--force starts again"
-            open_work_folder(run.work, fingerprint, restart=restart, force=force)
-        checkpoint = last_checkpoint(run.work, arguments.world_size)
-        if is_first and checkpoint:
-            relocate_best(checkpoint)
-    return checkpoint
-
-
-def _write_output(run: TrainingRun, trainer: Any, force: bool) -> None:
-    """Save the model without training state, move it into place and remove the work folder."""
-    final = run.work / "output"
-    remove(final)
-    trainer.write_model(final)
-    refuse_existing(run.out, force)
-    publish(final, run.out)
-    remove(run.work)
-
-
-def _summary(
-    run: TrainingRun, trainer: Any, checkpoint: Path | None, loss: float | None, seconds: float
-) -> TrainingSummary:
+def _summary(run: TrainingRun, finished: Finished) -> TrainingSummary:
+    trainer = finished.trainer
+    seconds = finished.seconds
     tokens, targets = trainer.accelerator.reduce(trainer.n_seen).tolist()
     trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
     return TrainingSummary(
@@ -232,7 +163,7 @@ def _summary(
         model=str(run.out),
         steps=trainer.state.global_step,
         epochs=trainer.state.epoch,
-        loss=loss,
+        loss=finished.loss,
         metric=run.options.metric_for_best_model if run.valid else None,
         best=trainer.state.best_metric,
         tokens=tokens,
@@ -242,7 +173,7 @@ def _summary(
         peak_rss_gib=peak_rss_gib(),
         peak_cuda_gib=peak_cuda_gib(),
         trained_parameters=sum(weight.numel() for weight in trained),
-        resumed_from=checkpoint.name if checkpoint else None,
+        resumed_from=finished.checkpoint.name if finished.checkpoint else None,
         packed=trainer.packed,
         softmax_over=run.softmax_over,
     )

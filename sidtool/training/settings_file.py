@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ _YAML_TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 _COUNTS = ("per_device_train_batch_size", "gradient_accumulation_steps")
-"""Fields of SFTConfig that divide by zero when they are 0."""
+"""Fields that divide by zero when they are 0."""
 
 
 def read_stages(
@@ -50,21 +51,63 @@ def read_stages(
     return stages
 
 
-def typed_sft_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of SFTConfig with numbers given as text converted; `bf16` may also be "auto".
+@dataclass(frozen=True)
+class Vocabulary:
+    """The names of the settings of a command: sidtool's own, and the fields of a configuration of
+    TRL."""
+
+    options: type[Any]
+    """the dataclass of sidtool's own settings"""
+    config: str
+    """name of the configuration class of TRL"""
+    decided: Mapping[str, str]
+    """fields of the configuration that sidtool decides, and what to do instead of setting them"""
+
+    @property
+    def option_types(self) -> dict[str, str]:
+        """The type of each of sidtool's own settings, as text."""
+        return {field.name: type_name(field.type) for field in dataclasses.fields(self.options)}
+
+    @property
+    def field_types(self) -> dict[str, str]:
+        """The type of every field of the configuration, as text."""
+        import trl
+
+        fields = dataclasses.fields(getattr(trl, self.config))
+        return {field.name: type_name(field.type) for field in fields if field.init}
+
+
+TRAINING = Vocabulary(TrainOptions, "SFTConfig", DECIDED)
+
+
+def read_settings(
+    vocabulary: Vocabulary, config: Path | None, pairs: Sequence[str]
+) -> tuple[Any, dict[str, Any]]:
+    """sidtool's own settings and the fields of the configuration, from a file and from `key=value`
+    pairs, which override it.
+
+    Raises UsageError for an unknown key or a value of the wrong type, DataError for an unreadable
+    file."""
+    settings = _read_yaml(config) if config else {}
+    return _options_and_fields(vocabulary, settings | _parse_pairs(pairs))
+
+
+def typed_fields(vocabulary: Vocabulary, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the configuration with numbers given as text converted; `bf16` may also be "auto".
 
     Raises UsageError for an unknown field, a wrong type, and a field that sidtool decides."""
     if not fields:
         return {}
-    types = sft_field_types()
+    types = vocabulary.field_types
+    option_types = vocabulary.option_types
     typed = {}
     for key, value in fields.items():
-        if key in _option_types():
-            raise UsageError(f"{key} belongs to TrainOptions")
-        if key in DECIDED:
-            raise UsageError(f"{key} cannot be set", hint=DECIDED[key])
+        if key in option_types:
+            raise UsageError(f"{key} belongs to {vocabulary.options.__name__}")
+        if key in vocabulary.decided:
+            raise UsageError(f"{key} cannot be set", hint=vocabulary.decided[key])
         if key not in types:
-            names = [*types, *_option_types()]
+            names = [*types, *option_types]
             close = get_close_matches(key, names, n=1)
             hint = f"did you mean {close[0]}?" if close else "docs/settings.md lists all settings"
             raise UsageError(f"no setting {key!r}", hint=hint)
@@ -77,25 +120,20 @@ def typed_sft_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     return typed
 
 
-def sft_field_types() -> dict[str, str]:
-    """The type of every field of SFTConfig, as text."""
-    from trl import SFTConfig
-
-    fields = dataclasses.fields(SFTConfig)
-    return {field.name: type_name(field.type) for field in fields if field.init}
-
-
 def type_name(annotation: Any) -> str:
     """An annotation as text: `float | None`, `int`."""
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
-def _option_types() -> dict[str, str]:
-    return {field.name: type_name(field.type) for field in dataclasses.fields(TrainOptions)}
-
-
 def _stage_settings(settings: Mapping[str, Any], examples: str | None = None) -> StageSettings:
-    types = _option_types()
+    options, fields = _options_and_fields(TRAINING, settings)
+    return StageSettings(options, fields, Path(examples) if examples else None)
+
+
+def _options_and_fields(
+    vocabulary: Vocabulary, settings: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    types = vocabulary.option_types
     options = {}
     fields = {}
     for key, value in settings.items():
@@ -103,8 +141,7 @@ def _stage_settings(settings: Mapping[str, Any], examples: str | None = None) ->
             options[key] = _typed(key, value, types[key])
         else:
             fields[key] = value
-    path = Path(examples) if examples else None
-    return StageSettings(TrainOptions(**options), typed_sft_fields(fields), path)
+    return vocabulary.options(**options), typed_fields(vocabulary, fields)
 
 
 def _typed(key: str, value: Any, annotation: str) -> Any:

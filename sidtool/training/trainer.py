@@ -201,7 +201,7 @@ class SidTrainer(SFTTrainer):
         # a model with weights in two precisions runs only under autocast
         mixed = len({weight.dtype for weight in model.parameters()}) > 1
         autocast = torch.autocast(self.args.device.type, torch.bfloat16, enabled=mixed)
-        with _class_forward(model), torch.no_grad(), autocast:
+        with class_forward(model), torch.no_grad(), autocast:
             sums = self._validator.sums(model, self.args.process_index, self.args.world_size)
         sums_on_device = torch.from_numpy(sums).to(self.args.device)
         hits, gains, users = self.accelerator.reduce(sums_on_device).tolist()
@@ -288,7 +288,7 @@ def _counting(
 
 
 @contextmanager
-def _class_forward(model: nn.Module) -> Iterator[None]:
+def class_forward(model: nn.Module) -> Iterator[None]:
     """Use the forward of the model's class: TRL and accelerate replace it by closures, which cannot
     be copied."""
     patched = model.__dict__.pop("forward", None)

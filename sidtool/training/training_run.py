@@ -78,13 +78,12 @@ class TrainingRun:
         }
         if self.teachers:
             fingerprint["teachers"] = [dataclasses.asdict(teacher) for teacher in self.teachers]
-        return _json_values(fingerprint)
+        return json_values(fingerprint)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the fingerprint."""
-        text = json.dumps(self.fingerprint, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_digest(self.fingerprint)
 
     @property
     def softmax_over(self) -> SoftmaxOver:
@@ -130,7 +129,7 @@ class TrainingRun:
             task_weights=self.lineage.task_weights,
             example_format=self.lineage.example_format,
             options=dataclasses.asdict(self.options),
-            sft_fields=_json_values(changed),
+            sft_fields=json_values(changed),
             run=self.digest,
             teachers=self.teachers,
             max_length=self.lineage.max_length,
@@ -159,6 +158,12 @@ class TrainingRun:
         )
 
 
-def _json_values(values: Mapping[str, Any]) -> dict[str, Any]:
+def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values as JSON gives them back; what JSON cannot store becomes text."""
     return dict(json.loads(json.dumps(values, default=str)))
+
+
+def json_digest(value: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a JSON object, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

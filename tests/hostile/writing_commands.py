@@ -16,6 +16,14 @@ STEPS = (
 )
 
 
+RL_STEPS = (
+    *("--set", "num_generations=4", "--set", "per_device_train_batch_size=8"),
+    *("--set", "max_steps=4", "--set", "eval_users=4", "--allow-worse-slices"),
+    *("--set", "save_strategy=steps", "--set", "save_steps=2"),
+    *("--set", "eval_strategy=steps", "--set", "eval_steps=2"),
+)
+
+
 @dataclass(frozen=True)
 class Writing:
     """A command without `-o OUT`, and one that makes another output at the same place.
@@ -133,6 +141,9 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
         "tune-memory": Writing((*tune, "--num-beams", 8), init),
         "train": Writing(train, (*train, "--set", "learning_rate=0.01"), resumes=True),
         "train lora": Writing((*train, "--stage", "lora"), init, resumes=True),
+        "rl": Writing(
+            ("rl", folder / "mixed", folder / "train.jsonl", *RL_STEPS), init, resumes=True
+        ),
         "recommend": Writing(recommend, (*recommend, "-k", 3), out="out.jsonl", resumes=True),
     }
 

@@ -9,7 +9,7 @@ import pytest
 from sidtool.errors import DataError, UsageError
 from sidtool.training.arguments import sft_config
 from sidtool.training.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions
-from sidtool.training.settings_file import read_stages, typed_sft_fields
+from sidtool.training.settings_file import TRAINING, read_stages, typed_fields
 
 
 def read_one(config: Path | None, pairs: Sequence[str] = ()) -> StageSettings:
@@ -86,7 +86,7 @@ def test_every_default_is_a_field_of_sftconfig() -> None:
     # ours replaces TRL's: `ndcg@10` in place of the name of a metric in a log
     own = {field.name for field in dataclasses.fields(TrainOptions)}
     assert known & own == {"metric_for_best_model"}
-    assert typed_sft_fields(DEFAULTS)["learning_rate"] == DEFAULTS["learning_rate"]
+    assert typed_fields(TRAINING, DEFAULTS)["learning_rate"] == DEFAULTS["learning_rate"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""The command that trains by rewards: rl."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sidtool.reinforcement.settings import Algorithm
+from sidtool.terminal import options
+from sidtool.terminal.console import next_step, note, progress, say, say_json
+
+
+def rl(
+    model: options.Model,
+    examples: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TRAIN",
+            help="Training examples that make-sft wrote: their histories are the prompts, and the "
+            "items that follow the targets.",
+        ),
+    ],
+    out: options.Out,
+    algorithm: Annotated[
+        Algorithm | None,
+        typer.Option(help="Objective of the training. Default: grpo."),
+    ] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            help="Rewards with weights, as rank=1,prefix=0.5: exact, rank, prefix, ndcg, "
+            "collaborative, teacher, value, format, or MODULE:FUNCTION. Default: exact=1,rank=1."
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            envvar="SIDTOOL_RL_SET",
+            help="Setting, key=value (docs/settings.md lists them).",
+        ),
+    ] = None,
+    valid: Annotated[
+        Path | None, typer.Option(help="Validation users, if not those beside the examples.")
+    ] = None,
+    reward_memory: Annotated[
+        Path | None, typer.Option(help="Memory of the reward `collaborative`.")
+    ] = None,
+    reward_teacher: Annotated[
+        Path | None, typer.Option(help="Trained model of the reward `teacher`.")
+    ] = None,
+    allow_worse_slices: Annotated[
+        bool,
+        typer.Option(
+            "--allow-worse-slices",
+            help="Accept a model that is worse than the start on rare or on frequent targets.",
+        ),
+    ] = False,
+    trust_remote_code: options.Trust = False,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Train a trained model further by rewards of its own recommendations.
+
+    Keeps the checkpoint that recommends best on the validation set, and refuses one that is worse
+    than the start on a slice of targets. A killed run leaves OUT.partial, and the same command
+    resumes it."""
+    from sidtool.reinforcement.run import rl as reinforce
+    from sidtool.reinforcement.settings import SETTINGS
+    from sidtool.training.settings_file import read_settings
+
+    pairs = list(set_ or ())
+    pairs += [f"algorithm={algorithm}"] if algorithm else []
+    pairs += [f"reward={reward}"] if reward else []
+    rl_options, fields = read_settings(SETTINGS, config, pairs)
+    with progress("train") as report:
+        summary = reinforce(
+            model,
+            examples,
+            out,
+            options=rl_options,
+            grpo_fields=fields,
+            valid=valid,
+            reward_memory=reward_memory,
+            reward_teacher=reward_teacher,
+            allow_worse_slices=allow_worse_slices,
+            force=force,
+            dry_run=dry_run,
+            trust_remote_code=trust_remote_code,
+            progress=report.get("train"),
+            log=_note_validation,
+            notify=note,
+        )
+    if summary is None:
+        return None
+    if json:
+        say_json(summary.to_json())
+    else:
+        present = {key: value for key, value in summary.to_json().items() if value is not None}
+        for key, value in present.items():
+            say(f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}")
+    return next_step(f"sidtool evaluate {out} SPLIT")
+
+
+def _note_validation(entry: Mapping[str, float]) -> None:
+    """A line on stderr for each validation: the start's first."""
+    for prefix in ("start_", "eval_"):
+        values = [
+            f"{name.removeprefix(prefix)} {value:.4f}"
+            for name, value in entry.items()
+            if name.startswith(prefix)
+        ]
+        if values:
+            note(f"step {int(entry['step'])}: {', '.join(values)}")

@@ -1,0 +1,150 @@
+"""Histories and targets for reinforcement, out of a file of training examples.
+
+Every next-item event of the examples becomes a prompt, as the model is served, and the item that
+really came next. An example carries its own target: two users with one history keep two."""
+
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.errors import DataError, UsageError
+from sidtool.prompt.encoder import PromptEncoder
+from sidtool.prompt.tokens import SidTokens
+from sidtool.sft.example_file import read_training_examples
+from sidtool.sft.lineage import Lineage
+from sidtool.sft.tokenized import encode_example
+from sidtool.splits.split import UserSequence
+
+TASKS = ("sequence", "next-item")
+"""Tasks whose examples show a history as SIDs, in order of preference."""
+
+
+@dataclass(frozen=True, eq=False)
+class RlExamples:
+    """n next-item events; items are rows of the bundle."""
+
+    items: NDArray[np.int64]
+    """all histories behind one another, -1 for a SID that no item has any more"""
+    starts: NDArray[np.int64]
+    """(n,): where each history starts in `items`"""
+    stops: NDArray[np.int64]
+    """(n,): where it stops"""
+    targets: NDArray[np.int64]
+    """(n,): the first active item with the target's SID"""
+    values: NDArray[np.float64] | None
+    """(n,): the weight of the example that the event is from; None if no example has one"""
+    left_out: int
+    """events whose target cannot be recommended: a retired item, or one of the history where seen
+    items are excluded"""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def history(self, number: int) -> NDArray[np.int64]:
+        """(m,) rows of the items before an event, oldest first, without unknown ones."""
+        rows = self.items[self.starts[number] : self.stops[number]]
+        return rows[rows >= 0]
+
+    def events(self, bundle: Bundle) -> list[UserSequence]:
+        """The targets as training events, by which targets are counted as frequent or rare."""
+        ids = bundle.items.ids
+        names = tuple(ids[row] for row in self.targets.tolist())
+        return [UserSequence("", names, tuple(range(len(names))))]
+
+
+def history_task(lineage: Lineage, path: Path) -> str:
+    """The task whose examples are used. Raises UsageError if there is none."""
+    for task in TASKS:
+        if task in lineage.tasks:
+            return task
+    raise UsageError(
+        f"{path} has no task that shows histories as SIDs, only {', '.join(lineage.tasks)}",
+        hint=f"make-sft --task {TASKS[0]}=1",
+    )
+
+
+def read_rl_examples(
+    path: Path,
+    task: str,
+    encoder: PromptEncoder,
+    tokens: SidTokens,
+    bundle: Bundle,
+    *,
+    exclude_seen: bool = False,
+) -> RlExamples:
+    """Read the events of a task. With `exclude_seen`, an event of an item that is in its history is
+    left out, since such items are never recommended then.
+
+    Raises DataError for a malformed example, and if there is no event with a history."""
+    codes = array("i")  # token ids of codes
+    starts = array("q")
+    stops = array("q")
+    values = array("d")
+    is_weighted = False
+    for example in read_training_examples(path):
+        if example["task"] != task:
+            continue
+        first_item = len(codes) // tokens.space.levels
+        ids, is_target = encode_example(example, encoder, tokens, codes_only=True)
+        is_code = (ids >= tokens.start) & (ids < tokens.start + tokens.space.n_codes)
+        codes.frombytes(ids[is_code].tobytes())
+        # the first code says whether the item is a target; the very first one cannot be
+        item_is_target = is_target[is_code][tokens.space.levels - 1 :: tokens.space.levels]
+        for position in np.flatnonzero(item_is_target).tolist():
+            if position:
+                starts.append(first_item)
+                stops.append(first_item + position)
+                values.append(float(example.get("weight", 1.0)))
+                is_weighted |= "weight" in example
+    rows, first_active = _find_items(np.frombuffer(codes, dtype=np.int32), tokens, bundle, path)
+    stop_array = np.frombuffer(stops, dtype=np.int64)
+    start_array = np.frombuffer(starts, dtype=np.int64)
+    # the target is the item right behind the history
+    targets = first_active[stop_array]
+    usable = targets >= 0
+    if exclude_seen:
+        usable &= ~_repeats(rows, start_array, stop_array)
+    if not usable.any():
+        raise DataError(f"{path} has no event with a history and a target that can be recommended")
+    return RlExamples(
+        items=rows,
+        starts=start_array[usable],
+        stops=stop_array[usable],
+        targets=targets[usable],
+        values=np.frombuffer(values, dtype=np.float64)[usable] if is_weighted else None,
+        left_out=int((~usable).sum()),
+    )
+
+
+def _find_items(
+    ids: NDArray[np.int32], tokens: SidTokens, bundle: Bundle, path: Path
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each of m SIDs, given as m * levels token ids, the first row with that SID and the first
+    active one, -1 if there is none."""
+    if len(ids) % tokens.space.levels:
+        raise DataError(f"{path} has an example with a SID that is not whole")
+    by_item = ids.reshape(-1, tokens.space.levels).astype(np.int64)
+    in_level = by_item - tokens.level_starts
+    if ((in_level < 0) | (in_level >= np.array(tokens.space.sizes))).any():
+        raise DataError(f"{path} has an example whose codes are not in the order of the levels")
+    first, stop = bundle.items.rows_at(tokens.codes(by_item))
+    rows = np.where(first < stop, first, -1)
+    places = np.searchsorted(bundle.active, first)
+    active = np.append(bundle.active, len(bundle.items))[places]
+    return rows, np.where(active < stop, active, -1)
+
+
+def _repeats(
+    rows: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """(n,): whether the item at each stop is among those from its start on."""
+    return np.array(
+        [
+            bool((rows[start:stop] == rows[stop]).any())
+            for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+        ]
+    )

@@ -1,0 +1,111 @@
+"""Judges a model in training against the one that it started from: validation metrics, and whether
+it is worse on any slice of targets by training frequency."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.errors import DataError
+from sidtool.evaluation.bootstrap import Difference, paired_differences
+from sidtool.evaluation.metrics import metric_names, metric_values
+from sidtool.evaluation.ranking import IndexedExamples, example_queries, first_items, item_ranks
+from sidtool.evaluation.slices import SLICES, example_groups
+from sidtool.evaluation.system_values import coverage
+from sidtool.recommendation.query import QuerySession
+from sidtool.splits.split import Example, UserSequence
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """A model on the validation users."""
+
+    metrics: Mapping[str, float]
+    """hr@K, ndcg@K, mrr@K and coverage@K"""
+    values: NDArray[np.float64]
+    """(n, metrics): the first three for each user"""
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A sample of validation users, in groups of which the slices are some."""
+
+    session: QuerySession
+    examples: IndexedExamples
+    groups: Mapping[str, NDArray[np.float64]]
+    metric: str
+    """that decides, as hr@10"""
+    num_beams: int
+
+    @classmethod
+    def of(
+        cls,
+        session: QuerySession,
+        examples: Sequence[Example],
+        events: Sequence[UserSequence],
+        *,
+        metric: str,
+        num_beams: int,
+        users: int,
+        exclude_seen: bool,
+        seed: int,
+    ) -> "Judge":
+        """Sample `users` examples, 0 takes all; `events` count how frequent an item is in training.
+
+        Raises DataError without examples."""
+        if not examples:
+            raise DataError("the validation file has no users")
+        if users and users < len(examples):
+            rng = np.random.default_rng(seed)
+            chosen = np.sort(rng.choice(len(examples), users, replace=False))
+            examples = [examples[index] for index in chosen.tolist()]
+        indexed = IndexedExamples.of(session.bundle, examples, exclude_seen=exclude_seen)
+        groups = example_groups(examples, events)
+        return cls(session, indexed, groups, metric, num_beams)
+
+    @property
+    def k(self) -> int:
+        """The cut-off of the metric."""
+        return int(self.metric.partition("@")[2])
+
+    def rank(self, model: Any, process: int = 0, processes: int = 1) -> NDArray[np.int64]:
+        """(m, k) leaves, best first, for every `processes`-th user from `process` on."""
+        queries = list(example_queries(self.session, self.examples))[process::processes]
+        return self.session.rank(
+            model,
+            queries,
+            k=self.k,
+            num_beams=max(self.k, self.num_beams),
+            window=max(1, len(queries)),
+        )
+
+    def measure(self, ranked: Sequence[NDArray[np.int64]]) -> Measurement:
+        """The measurement of what `rank` returned on each process, in their order."""
+        leaves = np.empty((len(self.examples.examples), self.k), dtype=np.int64)
+        for process, share in enumerate(ranked):
+            leaves[process :: len(ranked)] = share
+        values = metric_values(item_ranks(self.examples, leaves), [self.k])
+        items = first_items(self.examples, leaves, self.k)
+        metrics = dict(zip(metric_names([self.k]), values.mean(axis=0).tolist(), strict=True))
+        n_active = len(self.session.bundle.active)
+        metrics[f"coverage@{self.k}"] = coverage(items, n_active)
+        return Measurement(metrics, values)
+
+    def worse_slices(self, start: Measurement, current: Measurement) -> dict[str, Difference]:
+        """The slices on which a model is worse than the start, by its metric and beyond the 95%
+        interval of the paired difference."""
+        differences = paired_differences(
+            metric_names([self.k]),
+            current.values,
+            start.values,
+            [example.user for example in self.examples.examples],
+            self.groups,
+        )
+        by_slice = {
+            name: by_metric[self.metric]
+            for name, by_metric in differences.items()
+            if name in SLICES
+        }
+        return {name: each for name, each in by_slice.items() if each.high < 0}

@@ -1,0 +1,113 @@
+"""One run of reinforcement with all of its inputs settled: what determines it, and the contract of
+the model that it makes."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.digests import file_digest
+from sidtool.memory.memory import Memory
+from sidtool.model.contract import Contract
+from sidtool.model.stage_record import ModelReference, RlParams, StageRecord
+from sidtool.output import partial_path
+from sidtool.reinforcement.rewards import WeightedReward
+from sidtool.reinforcement.settings import DEFAULTS, RlOptions
+from sidtool.sft.lineage import Lineage
+from sidtool.training.training_run import json_digest, json_values
+
+
+@dataclass(frozen=True)
+class RlRun:
+    """The settled inputs of one call of `rl`."""
+
+    model_dir: Path
+    examples: Path
+    out: Path
+    valid: Path
+    options: RlOptions
+    grpo_fields: Mapping[str, Any]
+    """fields of GRPOConfig, sidtool's defaults included"""
+    rewards: tuple[WeightedReward, ...]
+    lineage: Lineage
+    contract: Contract
+    bundle: Bundle
+    memory: Memory | None
+    """of the reward `collaborative`"""
+    teacher_dir: Path | None
+    """the model of the reward `teacher`"""
+    trust_remote_code: bool
+
+    @property
+    def work(self) -> Path:
+        """The folder of checkpoints; it exists until the output is complete."""
+        return partial_path(self.out)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self.grpo_fields["seed"])
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether the objective compares the policy with the start."""
+        return self.options.algorithm == "dpo" or bool(self.grpo_fields["beta"])
+
+    @cached_property
+    def model(self) -> ModelReference:
+        """The start."""
+        return ModelReference.of(self.model_dir)
+
+    @cached_property
+    def teacher(self) -> ModelReference | None:
+        """The model of the reward `teacher`."""
+        return None if self.teacher_dir is None else ModelReference.of(self.teacher_dir)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that must be equal for a run to resume, as JSON values."""
+        fingerprint: dict[str, Any] = {
+            "model": self.model.weights,
+            "bundle": self.bundle.identity.digest,
+            "examples": self.lineage.files[self.examples.name],
+            "validation users": file_digest(self.valid),
+            "options": dataclasses.asdict(self.options),
+            "settings": dict(self.grpo_fields),
+        }
+        if self.memory is not None:
+            fingerprint["reward memory"] = self.memory.manifest.digest
+        if self.teacher is not None:
+            fingerprint["reward teacher"] = dataclasses.asdict(self.teacher)
+        return json_values(fingerprint)
+
+    def new_contract(self) -> Contract:
+        """The contract of the trained model."""
+        changed = {
+            key: value for key, value in self.grpo_fields.items() if DEFAULTS.get(key) != value
+        }
+        params = RlParams(
+            examples=self.lineage.files[self.examples.name],
+            split=self.lineage.split,
+            start=self.model,
+            options=dataclasses.asdict(self.options),
+            grpo_fields=json_values(changed),
+            run=json_digest(self.fingerprint),
+            reward_memory=None if self.memory is None else self.memory.manifest.digest,
+            reward_teacher=self.teacher,
+        )
+        return self.contract.with_stage(
+            StageRecord("rl", params), identity=self.bundle.identity, base_folder=None
+        )
+
+    def inheritance(self) -> str:
+        """One line on what the run starts from."""
+        stages = " > ".join(record.stage for record in self.contract.stages)
+        return (
+            f"{self.options.algorithm} starts from {self.model_dir} ({stages}): bundle "
+            f"{self.bundle.manifest.name} {self.bundle.identity.digest[:12]}, groups of "
+            f"{self.grpo_fields['num_generations']} by {self.options.rollouts}, reward "
+            f"{'none' if self.options.algorithm == 'dpo' else self.options.reward}"
+        )

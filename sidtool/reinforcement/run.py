@@ -1,0 +1,233 @@
+"""Trains a trained model further by rewards of its own recommendations, resumably.
+
+Everything that can be refused without reading weights is checked first. Checkpoints are in
+OUT.partial until the output is complete. Under `torchrun` or `accelerate launch` every process runs
+this code, and the first one alone writes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sidtool.checkpoint.hub import offline
+from sidtool.errors import CompatibilityError, RefusedError, UsageError
+from sidtool.memory.memory import Memory
+from sidtool.model.contract import read_contract
+from sidtool.model.load import check_model_folder
+from sidtool.model.split_check import check_model_split
+from sidtool.output import refuse_existing
+from sidtool.recommendation.query import Progress
+from sidtool.reinforcement.arguments import complete_fields, grpo_config
+from sidtool.reinforcement.examples import history_task
+from sidtool.reinforcement.rewards import WeightedReward, parse_rewards
+from sidtool.reinforcement.rl_run import RlRun
+from sidtool.reinforcement.settings import SETTINGS, RlOptions
+from sidtool.sft.lineage import check_same_bundle, read_lineage, side_files
+from sidtool.training.execution import Finished, train_and_publish
+from sidtool.training.machine import peak_cuda_gib, peak_rss_gib, quiet
+from sidtool.training.settings_file import typed_fields
+from sidtool.training.training_run import Log
+
+
+@dataclass(frozen=True)
+class RlSummary:
+    """What a call of `rl` did."""
+
+    algorithm: str
+    model: str
+    """the output folder"""
+    steps: int
+    loss: float | None
+    """mean training loss of this call; None if no step was left"""
+    metric: str
+    """the validation metric"""
+    start: float | None
+    """its value for the start; None if no step was left"""
+    best: float | None
+    """its best value; None if no checkpoint was validated"""
+    tokens: int
+    """tokens of prompts in this call"""
+    groups: int
+    seconds: float
+    peak_rss_gib: float | None
+    peak_cuda_gib: float | None
+    trained_parameters: int
+    resumed_from: str | None
+    """name of the checkpoint"""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+
+def rl(
+    model_dir: str | Path,
+    examples: str | Path,
+    out: str | Path,
+    *,
+    options: RlOptions | None = None,
+    grpo_fields: Mapping[str, Any] | None = None,
+    valid: str | Path | None = None,
+    reward_memory: str | Path | None = None,
+    reward_teacher: str | Path | None = None,
+    allow_worse_slices: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+    log: Log | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> RlSummary | None:
+    """Train a model further on the items that it recommends for the histories in a file of
+    training examples, and write it to the folder `out`.
+
+    The output is the checkpoint that recommends best to the users in `valid` (by default those
+    beside the examples), among those that are worse than the start on no slice of targets by
+    training frequency; with `allow_worse_slices` among all. `grpo_fields` are fields of TRL's
+    GRPOConfig by name. `reward_memory` is the memory of the reward `collaborative`,
+    `reward_teacher` the model of the reward `teacher`. The memory of the start itself is left out:
+    its weight was tuned for the weights before.
+
+    A run that was killed resumes from its last checkpoint when called again with the same
+    arguments, and ends with the same weights. A dry run only checks, and returns None. `progress`
+    receives (done, total) steps, `log` each log line and validation, `notify` one line on what the
+    run starts from.
+
+    Raises UsageError if the output exists, settings do not fit together or an unfinished run had
+    different ones; CompatibilityError if model, bundle, examples and reward models do not belong
+    together or come from different splits; DataError if examples are malformed or a reward
+    function fails; RefusedError if every checkpoint is worse than the start on a slice;
+    SidtoolError if the training diverges."""
+    run = _settle(
+        Path(model_dir),
+        Path(examples),
+        Path(out),
+        options or RlOptions(),
+        grpo_fields or {},
+        valid,
+        reward_memory,
+        reward_teacher,
+        trust_remote_code,
+    )
+    refuse_existing(run.out, force)
+    if notify:
+        notify(run.inheritance())
+    if dry_run:
+        return None
+    with quiet(), offline():
+        from sidtool.reinforcement.setup import build_trainer
+
+        arguments = grpo_config(run)
+
+        def build() -> Any:
+            return build_trainer(run, arguments, allow_worse_slices, progress, log)
+
+        finished = train_and_publish(run, arguments, build, force=force, check=_check_selection)
+    return _summary(run, finished)
+
+
+def _settle(
+    model_dir: Path,
+    examples: Path,
+    out: Path,
+    options: RlOptions,
+    grpo_fields: Mapping[str, Any],
+    valid: str | Path | None,
+    reward_memory: str | Path | None,
+    reward_teacher: str | Path | None,
+    trust_remote_code: bool,
+) -> RlRun:
+    """The run, with everything checked that needs no weights."""
+    fields = complete_fields(options, typed_fields(SETTINGS, grpo_fields))
+    rewards = () if options.algorithm == "dpo" else parse_rewards(options.reward)
+    memory_path, teacher_dir = _reward_inputs(rewards, reward_memory, reward_teacher)
+    lineage = read_lineage(examples)
+    history_task(lineage, examples)
+    contract, bundle, _ = check_model_folder(model_dir)
+    if contract.history_prompt is None:
+        raise CompatibilityError(
+            f"{model_dir} was not trained to recommend: its contract has no history prompt",
+            hint="sidtool train trains it on a task such as sequence",
+        )
+    if options.rollouts == "gumbel" and contract.normalize != "trie":
+        raise UsageError(
+            "rollouts=gumbel needs a model whose probabilities of all SIDs sum to one, this one is "
+            f"normalized over the {contract.normalize}",
+            hint="train it with softmax_over=trie, or use rollouts=beam",
+        )
+    check_same_bundle(lineage, bundle, examples)
+    for folder in (model_dir, *([teacher_dir] if teacher_dir else [])):
+        name = f"model {folder}"
+        check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
+    return RlRun(
+        model_dir=model_dir,
+        examples=examples,
+        out=out,
+        valid=Path(valid) if valid is not None else side_files(examples)["valid"],
+        options=options,
+        grpo_fields=fields,
+        rewards=rewards,
+        lineage=lineage,
+        contract=contract,
+        bundle=bundle,
+        memory=None if memory_path is None else Memory.open(memory_path),
+        teacher_dir=teacher_dir,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _reward_inputs(
+    rewards: tuple[WeightedReward, ...],
+    memory: str | Path | None,
+    teacher: str | Path | None,
+) -> tuple[Path | None, Path | None]:
+    """The memory and the model of the rewards. Raises UsageError if one is missing or not used."""
+    names = {term.name for term in rewards}
+    inputs = (
+        ("collaborative", "--reward-memory", memory),
+        ("teacher", "--reward-teacher", teacher),
+    )
+    for name, flag, path in inputs:
+        if name in names and path is None:
+            raise UsageError(f"reward {name} requires {flag}")
+        if name not in names and path is not None:
+            raise UsageError(f"{flag} requires the reward {name}", hint=f"--set reward={name}=1")
+    return (
+        None if memory is None else Path(memory),
+        None if teacher is None else Path(teacher),
+    )
+
+
+def _check_selection(trainer: Any) -> None:
+    """Raise RefusedError if validation found every checkpoint to be worse on a slice."""
+    if trainer.state.best_model_checkpoint is not None or not trainer.refuses_worse_slices:
+        return
+    if not trainer.worse_slices():
+        return  # no validation was due
+    raise RefusedError(
+        f"every checkpoint is worse than the start on a slice of targets: {trainer.worse_slices()}",
+        hint="a smaller learning_rate, a larger beta or sft_weight; or the same command with "
+        "--allow-worse-slices, which writes the last checkpoint",
+    )
+
+
+def _summary(run: RlRun, finished: Finished) -> RlSummary:
+    trainer = finished.trainer
+    tokens, groups = trainer.accelerator.reduce(trainer.n_seen).tolist()
+    trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    return RlSummary(
+        algorithm=run.options.algorithm,
+        model=str(run.out),
+        steps=trainer.state.global_step,
+        loss=finished.loss,
+        metric=run.options.metric_for_best_model,
+        start=trainer.start_value,
+        best=trainer.state.best_metric,
+        tokens=tokens,
+        groups=groups,
+        seconds=finished.seconds,
+        peak_rss_gib=peak_rss_gib(),
+        peak_cuda_gib=peak_cuda_gib(),
+        trained_parameters=sum(weight.numel() for weight in trained),
+        resumed_from=finished.checkpoint.name if finished.checkpoint else None,
+    )

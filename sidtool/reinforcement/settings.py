@@ -1,0 +1,193 @@
+"""The settings of reinforcement: sidtool's own, its defaults for TRL's GRPOConfig by algorithm, and
+the fields of GRPOConfig that sidtool decides. docs/settings.md is generated from this module."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from sidtool.errors import UsageError
+from sidtool.training.settings_file import Vocabulary
+
+Algorithm = Literal["grpo", "dapo", "gspo", "ecpo", "dpo"]
+RolloutMethod = Literal["beam", "gumbel"]
+
+
+@dataclass(frozen=True)
+class RlOptions:
+    """Settings of reinforcement that sidtool adds to GRPOConfig.
+
+    Raises UsageError for a value outside its choices or range, or that do not fit together."""
+
+    algorithm: Algorithm = "grpo"
+    """The objective: policy gradients with clipped ratios (`grpo`, `dapo`, `gspo`), with ratios
+    bounded at negative advantages too (`ecpo`), or preference of the target to the other items of
+    its group (`dpo`, S-DPO, offline: the groups are those of the start)."""
+    reward: str = "exact=1,rank=1"
+    """Sum of rewards with weights, as `rank=1,prefix=0.5`; MODULE:FUNCTION is one of your own.
+    `dpo` uses none."""
+    rollouts: RolloutMethod = "beam"
+    """How the items of a group are found: the best by beam search, or drawn without replacement
+    (`gumbel`, unbiased; needs a model trained with `softmax_over=trie`)."""
+    add_target: bool = False
+    """Put the target into every group, in place of the last item if it is missing."""
+    first_difference: bool = False
+    """Add an advantage for each code, by the first code that differs from the target's."""
+    prefix_curriculum: bool = False
+    """Where a group misses the target, give the policy the first codes of the target."""
+    sft_weight: float = 0.1
+    """Weight of the cross-entropy of the targets, beside the objective."""
+    early_clip: float = 0.1
+    """The delta of `ecpo`: ratios are at most `1 + epsilon_high + early_clip` at negative
+    advantages."""
+    exclude_seen: bool = False
+    """Exclude the items of a user's history from groups and from validation, as
+    `recommend --exclude-seen` does."""
+    metric_for_best_model: str = "ndcg@10"
+    """Validation metric that selects the checkpoint: `hr@K` or `ndcg@K`."""
+    eval_users: int = 2000
+    """Validation users to sample; 0 takes all."""
+    eval_num_beams: int = 20
+    """Beam width in validation."""
+    early_stopping_patience: int | None = None
+    """Stop after this many validations without a better metric. Default: train to the end."""
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            choices = get_args(option.type)
+            value = getattr(self, option.name)
+            if choices and isinstance(choices[0], str) and value not in choices:
+                raise UsageError(
+                    f"{option.name} must be one of {', '.join(choices)}, not {value!r}"
+                )
+        for name in ("sft_weight", "early_clip", "eval_users"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must be at least 0, not {getattr(self, name)}")
+        for name in ("eval_num_beams", "early_stopping_patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}")
+        if self.prefix_curriculum and self.rollouts != "beam":
+            raise UsageError("prefix_curriculum=true requires rollouts=beam")
+        if self.algorithm == "dpo":
+            self._refuse_with_dpo()
+        parse_metric(self.metric_for_best_model)
+
+    def _refuse_with_dpo(self) -> None:
+        if self.rollouts != "beam":
+            raise UsageError(f"algorithm=dpo requires rollouts=beam, not {self.rollouts}")
+        for name in ("first_difference", "prefix_curriculum"):
+            if getattr(self, name):
+                raise UsageError(f"{name}=true has no effect with algorithm=dpo")
+
+    @property
+    def metric_k(self) -> int:
+        """The K of `metric_for_best_model`."""
+        return parse_metric(self.metric_for_best_model)[1]
+
+
+ALGORITHM_DEFAULTS: Mapping[Algorithm, Mapping[str, Any]] = {
+    "grpo": {"loss_type": "grpo"},
+    "dapo": {"loss_type": "dapo", "epsilon_high": 0.28},
+    "gspo": {
+        "loss_type": "grpo",
+        "importance_sampling_level": "sequence",
+        "epsilon": 3e-4,
+        "epsilon_high": 4e-4,
+    },
+    "ecpo": {"loss_type": "grpo"},
+    "dpo": {"beta": 1.0},
+}
+"""Fields of GRPOConfig that make an algorithm: those of the papers of DAPO (arXiv:2503.14476), GSPO
+(arXiv:2507.18071) and S-DPO (arXiv:2406.09215)."""
+
+DEFAULTS: Mapping[str, Any] = {
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.05,
+    "num_train_epochs": 1,
+    "num_generations": 16,
+    "per_device_train_batch_size": 256,
+    "beta": 0.04,
+    "disable_dropout": True,
+    "seed": 0,
+    "logging_steps": 10,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "gradient_checkpointing": False,
+    "ddp_find_unused_parameters": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+"""sidtool's defaults for GRPOConfig where they differ from TRL's. A batch counts items: 256 are 16
+prompts with groups of 16."""
+
+_ROLLOUTS = "groups are made by sidtool's beam search or sampling: --set rollouts"
+_REWARDS = "--set reward=NAME=WEIGHT,... names the rewards"
+
+DECIDED: Mapping[str, str] = {
+    "output_dir": "-o names the output",
+    "remove_unused_columns": "examples are prepared by sidtool",
+    "greater_is_better": "every metric of metric_for_best_model is better when greater",
+    "load_best_model_at_end": "the output is always the best checkpoint on the validation set",
+    "resume_from_checkpoint": "the same command resumes",
+    "save_only_model": "a run resumes only from a checkpoint with its optimizer",
+    "trust_remote_code": "--trust-remote-code",
+    "model_init_kwargs": "sidtool loads the model",
+    "num_generations_eval": "--set eval_num_beams is the width of validation",
+    "per_device_eval_batch_size": "validation runs in batches that fit",
+    "max_completion_length": "a SID has as many codes as the bundle has levels",
+    "pad_to_multiple_of": "all SIDs have one length",
+    "mask_truncated_completions": "no SID is truncated",
+    "reward_weights": _REWARDS,
+    "multi_objective_aggregation": _REWARDS,
+    "temperature": _ROLLOUTS,
+    "top_p": _ROLLOUTS,
+    "top_k": _ROLLOUTS,
+    "min_p": _ROLLOUTS,
+    "repetition_penalty": _ROLLOUTS,
+    "generation_kwargs": _ROLLOUTS,
+    "chat_template_kwargs": "prompts are those of the model's contract",
+    "cache_implementation": _ROLLOUTS,
+    "max_tool_calling_iterations": "there are no tools",
+    "cast_lm_head_to_fp32": "log-probabilities are always computed in float32",
+    "use_liger_kernel": "log-probabilities are computed by sidtool",
+    "log_completions": "sidtool recommend shows what a model recommends",
+    "log_multimodal": "there are no images",
+    "log_unique_prompts": "sidtool recommend shows what a model recommends",
+    "log_completions_hub_repo": "sidtool recommend shows what a model recommends",
+    "num_completions_to_print": "sidtool recommend shows what a model recommends",
+    "ds3_gather_for_generation": _ROLLOUTS,
+    "use_transformers_continuous_batching": _ROLLOUTS,
+    "transformers_continuous_batching_config": _ROLLOUTS,
+    "use_transformers_paged": _ROLLOUTS,
+    "use_vllm": _ROLLOUTS,
+    "vllm_mode": _ROLLOUTS,
+    "vllm_model_impl": _ROLLOUTS,
+    "vllm_enable_sleep_mode": _ROLLOUTS,
+    "vllm_structured_outputs_regex": _ROLLOUTS,
+    "vllm_server_base_url": _ROLLOUTS,
+    "vllm_server_host": _ROLLOUTS,
+    "vllm_server_port": _ROLLOUTS,
+    "vllm_server_timeout": _ROLLOUTS,
+    "vllm_group_port": _ROLLOUTS,
+    "vllm_gpu_memory_utilization": _ROLLOUTS,
+    "vllm_max_model_length": _ROLLOUTS,
+    "vllm_tensor_parallel_size": _ROLLOUTS,
+    "vllm_importance_sampling_correction": _ROLLOUTS,
+    "vllm_importance_sampling_mode": _ROLLOUTS,
+    "vllm_importance_sampling_clip_max": _ROLLOUTS,
+    "vllm_importance_sampling_clip_min": _ROLLOUTS,
+    "vllm_importance_sampling_cap": _ROLLOUTS,
+}
+"""Fields of GRPOConfig that sidtool decides, and what to do instead of setting them."""
+
+SETTINGS = Vocabulary(RlOptions, "GRPOConfig", DECIDED)
+
+
+def parse_metric(text: str) -> tuple[str, int]:
+    """ "ndcg@10" -> ("ndcg", 10). Raises UsageError for anything but hr@K and ndcg@K."""
+    name, _, k = text.partition("@")
+    if name not in ("hr", "ndcg") or not k.isdecimal() or int(k) < 1:
+        raise UsageError(f"metric_for_best_model must be hr@K or ndcg@K, not {text!r}")
+    return name, int(k)

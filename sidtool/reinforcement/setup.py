@@ -1,0 +1,134 @@
+"""Builds the trainer of a run of reinforcement: the policy, the start, groups, rewards, validation
+and callbacks."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import EarlyStoppingCallback
+
+from sidtool.errors import UsageError
+from sidtool.model.contract import write_contract
+from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.recommendation.query import Progress, QuerySession
+from sidtool.reinforcement.examples import RlExamples, history_task, read_rl_examples
+from sidtool.reinforcement.judge import Judge
+from sidtool.reinforcement.policy import Policy
+from sidtool.reinforcement.rewards import Groups, RewardContext, check_context, reward_matrix
+from sidtool.reinforcement.rl_run import RlRun
+from sidtool.reinforcement.rollouts import GroupMaker
+from sidtool.reinforcement.scorers import memory_scorer, teacher_scorer
+from sidtool.reinforcement.trainer import GroupTrainer, RewardFunction
+from sidtool.splits.examples import read_examples
+from sidtool.training.trainer import ProgressCallback
+from sidtool.training.training_run import Log
+
+
+def build_trainer(
+    run: RlRun,
+    arguments: Any,
+    allow_worse_slices: bool,
+    progress: Progress | None,
+    log: Log | None,
+) -> GroupTrainer:
+    """Load the model of a run and everything that trains it; `arguments` is its GRPOConfig.
+
+    Raises UsageError if settings do not fit the model or the examples, DataError if examples are
+    malformed."""
+    loaded = load_model_folder(
+        run.model_dir,
+        bundle=run.bundle,
+        device=str(arguments.device),
+        dtype="float32",
+        trust_remote_code=run.trust_remote_code,
+    )
+    # the memory's weight was tuned for the weights before: the policy is the model alone
+    session = QuerySession.of(replace(loaded, memory=None))
+    examples = _read_examples(run, loaded, arguments)
+    reference = None
+    if run.needs_start:
+        start = copy.deepcopy(loaded.model).eval().requires_grad_(False)
+        reference = (start, _policy(run, start, session))
+    maker = GroupMaker(
+        session,
+        _policy(run, loaded.model, session),
+        examples,
+        run.options,
+        arguments.num_generations,
+    )
+    callbacks: list[Any] = [ProgressCallback(progress, log)]
+    if run.options.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
+    contract = run.new_contract()
+    return GroupTrainer(
+        model=loaded.model,
+        args=arguments,
+        maker=maker,
+        reward=_reward(run, str(arguments.device)),
+        reference=reference,
+        judge=_judge(run, session, examples),
+        refuses_worse_slices=not allow_worse_slices,
+        tokenizer=loaded.tokenizer,
+        write_contract=lambda folder: write_contract(folder, contract, run.bundle),
+        callbacks=callbacks,
+    )
+
+
+def _policy(run: RlRun, model: Any, session: QuerySession) -> Policy:
+    return Policy.of(model, session.tokens, session.trie, session.normalize)
+
+
+def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExamples:
+    examples = read_rl_examples(
+        run.examples,
+        history_task(run.lineage, run.examples),
+        prompt_encoder(loaded.tokenizer, loaded.tokens),
+        loaded.tokens,
+        run.bundle,
+        exclude_seen=run.options.exclude_seen,
+    )
+    prompts = arguments.generation_batch_size // arguments.num_generations
+    if len(examples) < prompts:
+        raise UsageError(
+            f"a generation has {prompts} prompts, but {run.examples} has {len(examples)} events "
+            "with a history",
+            hint="lower per_device_train_batch_size",
+        )
+    return examples
+
+
+def _reward(run: RlRun, device: str) -> RewardFunction:
+    """The sum of the run's rewards."""
+    collaborative = None if run.memory is None else memory_scorer(run.memory, run.bundle)
+    teacher = None
+    if run.teacher_dir is not None:
+        teacher_model = load_model_folder(
+            run.teacher_dir,
+            bundle=run.bundle,
+            device=device,
+            trust_remote_code=run.trust_remote_code,
+        )
+        teacher = teacher_scorer(teacher_model)
+    context = RewardContext(run.bundle, collaborative, teacher)
+    check_context(run.rewards, context)
+
+    def reward(groups: Groups) -> NDArray[np.float64]:
+        return reward_matrix(run.rewards, groups, context)
+
+    return reward
+
+
+def _judge(run: RlRun, session: QuerySession, examples: RlExamples) -> Judge:
+    return Judge.of(
+        session,
+        tuple(read_examples(run.valid)),
+        examples.events(run.bundle),
+        metric=run.options.metric_for_best_model,
+        num_beams=run.options.eval_num_beams,
+        users=run.options.eval_users,
+        exclude_seen=run.options.exclude_seen,
+        seed=run.seed,
+    )

@@ -1,0 +1,471 @@
+"""TRL's GRPOTrainer on groups of items: groups from the beam or drawn without replacement through
+`rollout_func`, log-probabilities normalized over the trie, and a joint cross-entropy of the
+targets. The objectives, clipping, divergence from the start, schedules, distribution and
+resumption are those of the parent classes."""
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from numpy.typing import NDArray
+from safetensors.torch import load_model, save_model
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.callbacks import SyncRefModelCallback
+from trl.trainer.utils import split_tensor_dict
+
+from sidtool.reinforcement.advantages import first_difference, lacks_signal, sampled_advantages
+from sidtool.reinforcement.judge import Judge, Measurement
+from sidtool.reinforcement.losses import clip_early, preference_loss, sft_loss
+from sidtool.reinforcement.offline import OfflineGroup, make_offline, stack_groups
+from sidtool.reinforcement.policy import Policy
+from sidtool.reinforcement.rewards import Groups
+from sidtool.reinforcement.rollouts import GroupMaker, Rollouts, first_items
+from sidtool.reinforcement.schedule import (
+    EpochCallback,
+    EpochSampler,
+    ExampleNumbers,
+    WholeGenerations,
+    step_generator,
+)
+from sidtool.reinforcement.settings import RlOptions
+from sidtool.training.divergence import check_number, check_weights
+from sidtool.training.trainer import class_forward
+
+REFERENCE_FILE = "reference.safetensors"
+"""The weights of a moving reference, in each checkpoint."""
+
+RewardFunction = Callable[[Groups], NDArray[np.float64]]
+"""Groups -> (n, G) rewards."""
+
+
+class GroupTrainer(GRPOTrainer):
+    """Trains a policy on groups of items.
+
+    `reference` is the frozen start with its policy, if the objective needs one. `write_contract`
+    writes contract and bundle into a model folder."""
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        args: GRPOConfig,
+        maker: GroupMaker,
+        reward: RewardFunction,
+        reference: tuple[Any, Policy] | None,
+        judge: Judge,
+        refuses_worse_slices: bool,
+        tokenizer: Any,
+        write_contract: Callable[[Path], None],
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        # TRL would load the reference again from a hub or a folder, which may hold adapters
+        beta, sync = args.beta, args.sync_ref_model
+        args.beta, args.sync_ref_model = 0.0, False
+        # TRL requires a datasets.Dataset: give it one example, then replace it
+        placeholder = Dataset.from_dict({"prompt": ["0"]})
+        with warnings.catch_warnings():
+            # `rollout_func` is experimental in TRL: pyproject.toml limits its versions
+            warnings.simplefilter("ignore")
+            super().__init__(
+                model=model,
+                reward_funcs=[_reward_of_row],
+                args=args,
+                train_dataset=placeholder,
+                eval_dataset=placeholder,
+                processing_class=tokenizer,
+                callbacks=callbacks,
+                rollout_func=self._roll_out,
+            )
+        self.args.beta, self.args.sync_ref_model = beta, sync
+        self.beta = beta
+        self.train_dataset = ExampleNumbers(len(maker.examples))
+        self.remove_callback(PrinterCallback)
+        self._maker = maker
+        self._options: RlOptions = maker.options
+        self._reward = reward
+        self._judge = judge
+        self._start: Measurement | None = None
+        self.refuses_worse_slices = refuses_worse_slices
+        self._write_contract = write_contract
+        self._reference_policy: Policy | None = None
+        if reference is not None:
+            self.ref_model, self._reference_policy = reference
+            if sync:
+                self.add_callback(SyncRefModelCallback(self.ref_model, self.accelerator))
+        self.add_callback(EpochCallback(self))
+        cycle = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
+        self.add_callback(WholeGenerations(max(1, cycle)))
+        self.epoch = 0
+        self._buffered_inputs: Any = None
+        self._rollouts: Rollouts | None = None
+        self._rewards = np.zeros((0, self.num_generations))
+        self._loss_inputs: dict[str, Any] | None = None
+        self._target_log_probs: torch.Tensor | None = None
+        self._offline: dict[int, OfflineGroup] = {}
+        self._recent: defaultdict[str, list[float]] = defaultdict(list)
+        # tokens of prompts and groups, groups
+        self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
+
+    # ---- groups ----
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """TRL's sampler, with an order that follows from the seed and the epoch alone."""
+        return EpochSampler(
+            self,
+            data_source=self.train_dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            shuffle=bool(self.shuffle_dataset),
+            seed=self.args.seed,
+        )
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """A batch of whole groups. TRL shuffles items across the steps of a generation; here the
+        items of a group stay together, as they share their prompt."""
+        if self._buffered_inputs is None:
+            # a resumed run begins in the middle of the count of steps
+            self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        every = self.args.steps_per_generation * self.num_iterations
+        if self._step % every == 0 or self._buffered_inputs is None:
+            scored = self._generate_and_score_completions(generation_batch)
+            self._buffered_inputs = split_tensor_dict(scored, self.args.steps_per_generation)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _roll_out(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
+        """TRL's `rollout_func`: `prompts` are numbers of examples, each as often as a group has
+        items."""
+        size = self.num_generations
+        numbers = np.array([int(prompt) for prompt in prompts[::size]], dtype=np.int64)
+        generator = step_generator(
+            self.args.seed, self.state.global_step, self.accelerator.process_index
+        )
+        model = self.accelerator.unwrap_model(self.model)
+        with class_forward(model), self.accelerator.autocast():
+            rollouts = self._maker.make(model, numbers, generator)
+        trie = self._maker.session.trie
+        examples = self._maker.examples
+        items = first_items(trie, rollouts.leaves)
+        groups = Groups(
+            histories=[examples.history(number) for number in numbers.tolist()],
+            items=np.where(rollouts.valid, items, -1),
+            targets=examples.targets[numbers],
+            values=None if examples.values is None else examples.values[numbers],
+        )
+        rewards = self._reward(groups)
+        self._rollouts = rollouts
+        self._rewards = rewards
+        dead = lacks_signal(rewards, rollouts.valid)
+        self._recent["reward"].append(float(rewards[rollouts.valid].mean()))
+        self._recent["dead_groups"].append(float(dead.mean()))
+        self._count(sum(map(len, rollouts.prompts)), len(numbers))
+        codes = trie.leaf_codes(rollouts.leaves.ravel()).astype(np.int64)
+        levels = np.arange(trie.levels)
+        learned = rollouts.valid[..., None] & (levels >= rollouts.n_given[:, None, None])
+        scored = np.where(rollouts.valid, rewards, np.nan).ravel().tolist()
+        return {
+            "prompt_ids": [prompt for prompt in rollouts.prompts for _ in range(size)],
+            "completion_ids": (codes + self._maker.session.tokens.level_starts).tolist(),
+            "logprobs": None,
+            # TRL ignores an item whose reward is None
+            "reward": [None if math.isnan(value) else value for value in scored],
+            "env_mask": learned.reshape(-1, trie.levels).astype(np.int64).tolist(),
+        }
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        """TRL's batch, with advantages of samples and of single codes, and the targets."""
+        if self._options.algorithm == "dpo":
+            return self._offline_groups(inputs)
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        assert self._rollouts is not None
+        rollouts = self._rollouts
+        if rollouts.probabilities is not None and rollouts.inclusion is not None:
+            sampled = sampled_advantages(
+                self._rewards,
+                rollouts.probabilities,
+                rollouts.inclusion,
+                rollouts.valid,
+                scale=self.scale_rewards != "none",
+            )
+            output["advantages"] = self._tensor(sampled.ravel())
+        numbers = np.array([int(each["prompt"]) for each in inputs[:: self.num_generations]])
+        targets = self._maker.target_leaves(numbers)
+        target_codes = self._maker.session.trie.leaf_codes(targets)
+        if self._options.first_difference:
+            item_codes = self._maker.session.trie.leaf_codes(rollouts.leaves.ravel())
+            item_codes = item_codes.reshape(*rollouts.leaves.shape, -1)
+            by_code = first_difference(item_codes, target_codes, rollouts.valid)
+            by_code = by_code.reshape(-1, by_code.shape[-1])  # (rows, levels)
+            output["advantages"] = output["advantages"][:, None] + self._tensor(by_code)
+        if self._options.sft_weight:
+            output["target_codes"] = self._repeat(target_codes.astype(np.int64))
+        return output
+
+    def _offline_groups(self, inputs: Any) -> dict[str, Any]:
+        """The groups that the start makes for a batch, made once per example."""
+        assert self._reference_policy is not None
+        numbers = [int(each["prompt"]) for each in inputs[:: self.num_generations]]
+        new = [number for number in dict.fromkeys(numbers) if number not in self._offline]
+        if new:
+            with self.accelerator.autocast():
+                self._offline |= make_offline(
+                    self._maker, self.ref_model, self._reference_policy, new
+                )
+        batch = stack_groups([self._offline[number] for number in numbers])
+        self._count(int(batch["prompt_mask"].sum()) // self.num_generations, len(numbers))
+        return {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+
+    # ---- losses ----
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """(rows, levels) log-probabilities and entropies of the codes, under the policy."""
+        is_reference = model is self.ref_model
+        policy = self._reference_policy if is_reference else self._maker.policy
+        assert policy is not None
+        inputs = self._loss_inputs
+        targets = None if inputs is None else inputs.get("target_codes")
+        log_probs = []
+        entropies = []
+        for start in range(0, len(input_ids), batch_size or len(input_ids)):
+            rows = slice(start, start + (batch_size or len(input_ids)))
+            scored, entropy, of_targets = self._score_rows(
+                policy, model, input_ids[rows], attention_mask[rows], logits_to_keep, targets
+            )
+            log_probs.append(scored)
+            entropies.append(entropy)
+        result = torch.cat(log_probs)
+        if inputs is not None:
+            self._target_log_probs = of_targets
+            if self._options.algorithm == "ecpo":
+                self._clip_early(inputs, result)
+        return result, torch.cat(entropies), None
+
+    def _score_rows(
+        self,
+        policy: Policy,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        levels: int,
+        targets: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Scores of rows that are whole groups, and of one target per group."""
+        size = self.num_generations
+        starts = torch.from_numpy(policy.tokens.level_starts).to(input_ids.device)
+        codes = (input_ids[:, -levels:] - starts).view(-1, size, levels)
+        if targets is not None:
+            codes = torch.cat([codes, targets[::size, None]], dim=1)
+        prompts = input_ids[::size, :-levels]
+        mask = attention_mask[::size, :-levels]
+        with self.accelerator.autocast():
+            scores = policy.scores(model, prompts, mask, codes)
+        of_items = scores.log_probs[:, :size].reshape(-1, levels)
+        entropies = scores.entropies[:, :size].reshape(-1, levels).detach()
+        return of_items, entropies, scores.log_probs[:, size] if targets is not None else None
+
+    def _clip_early(self, inputs: dict[str, Any], log_probs: torch.Tensor) -> None:
+        """Replace the old log-probabilities of a batch by those of ECPO."""
+        old = inputs.get("old_per_token_logps")
+        if old is None:
+            return  # they are those of this step: every ratio is 1
+        advantages = inputs["advantages"]
+        inputs["old_per_token_logps"] = clip_early(
+            log_probs,
+            old,
+            advantages if advantages.dim() > 1 else advantages[:, None],
+            inputs["tool_mask"],
+            bound=1 + self.epsilon_high + self._options.early_clip,
+            level=self.importance_sampling_level,
+        )
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's loss, or the preference of the targets, and the cross-entropy of the targets."""
+        # a copy: a buffered batch is used again in the next iteration
+        self._loss_inputs = dict(inputs)
+        try:
+            if self._options.algorithm == "dpo":
+                loss = self._preference(model, self._loss_inputs)
+            else:
+                loss = super()._compute_loss(model, self._loss_inputs)
+        finally:
+            self._loss_inputs = None
+        if divergence := self._metrics["train"].get("kl"):
+            self._recent["kl"].append(divergence[-1])
+        if self._options.sft_weight and self._target_log_probs is not None:
+            cross_entropy = sft_loss(self._target_log_probs)
+            self._metrics["train"]["sft_loss"].append(float(cross_entropy.detach()))
+            weight = self._options.sft_weight / self.current_gradient_accumulation_steps
+            loss = loss + weight * cross_entropy
+        return loss
+
+    def _preference(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        size = self.num_generations
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], torch.ones_like(inputs["completion_ids"])], dim=1)
+        levels = inputs["completion_ids"].shape[1]
+        log_probs, _, _ = self._get_per_token_logps_and_entropies(model, ids, mask, levels)
+        assert self._target_log_probs is not None
+        chosen = self._target_log_probs.sum(-1)
+        losses = preference_loss(
+            chosen,
+            log_probs.sum(-1).view(-1, size),
+            inputs["target_reference"][::size],
+            inputs["reference"].view(-1, size),
+            inputs["valid"].view(-1, size),
+            beta=self.beta,
+        )
+        preferred = losses.detach() < math.log(2)
+        self._metrics["train"]["preferred"].append(float(preferred.float().mean()))
+        return losses.mean() / self.current_gradient_accumulation_steps
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """A step of the parent class, checked for numbers."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        check_number(float(loss), "the loss", self)
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        norm = super()._get_grad_norm(*args, **kwargs)
+        if norm is not None and self.accelerator.scaler is None:
+            check_number(float(norm), "the norm of the gradient", self)
+        return norm
+
+    # ---- validation ----
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Measure the start, which the model is until here, and train."""
+        self._start = self._measure()
+        self.log({f"start_{name}": value for name, value in self._start.metrics.items()})
+        return super().train(*args, **kwargs)
+
+    @property
+    def start_value(self) -> float | None:
+        """The metric of the start; None if this process did not train."""
+        return None if self._start is None else self._start.metrics[self._judge.metric]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Metrics of recommending to the validation users, how they differ from those of the start,
+        and what the groups since the last validation were like."""
+        assert self._start is not None
+        check_weights(self)
+        measured = self._measure()
+        name = self._judge.metric
+        metrics = {f"eval_{key}": value for key, value in measured.metrics.items()}
+        metrics[f"eval_{name}_gain"] = measured.metrics[name] - self._start.metrics[name]
+        worse = self._judge.worse_slices(self._start, measured)
+        metrics["eval_worse_slices"] = float(len(worse))
+        metrics |= {f"eval_{name}_gain_{each}": worse[each].mean for each in worse}
+        metrics |= self._recent_means()
+        self.log(dict(metrics))
+        self.control: TrainerControl = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _measure(self) -> Measurement:
+        model = self.accelerator.unwrap_model(self.model)
+        with class_forward(model), torch.no_grad(), self.accelerator.autocast():
+            share = self._judge.rank(model, self.args.process_index, self.args.world_size)
+        return self._judge.measure(gather_object([share]))
+
+    def worse_slices(self) -> str:
+        """The slices on which the last validated checkpoint was worse than the start, by how
+        much."""
+        prefix = f"eval_{self._judge.metric}_gain_"
+        entries = [entry for entry in self.state.log_history if "eval_worse_slices" in entry]
+        last = entries[-1] if entries else {}
+        return ", ".join(
+            f"{name.removeprefix(prefix)} ({self._judge.metric} {value:+.4f})"
+            for name, value in last.items()
+            if name.startswith(prefix)
+        )
+
+    def _recent_means(self) -> dict[str, float]:
+        """The means of what was recorded since the last validation, over all processes."""
+        means = {}
+        for name in ("reward", "dead_groups", "kl"):
+            values = self._recent.pop(name, [])
+            sums = torch.tensor([sum(values), len(values)], dtype=torch.float64)
+            total, count = self.accelerator.reduce(sums.to(self.args.device)).tolist()
+            if count:
+                means[f"eval_{name}"] = total / count
+        return means
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As the parent class, but a checkpoint that is worse on a slice is never the best."""
+        if self.refuses_worse_slices and metrics.get("eval_worse_slices"):
+            return False
+        return bool(super()._determine_best_metric(metrics, trial))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log without what TRL measures of texts: every item has the same number of tokens."""
+        for mode in ("train", "eval"):
+            for name in list(self._metrics[mode]):
+                if name.startswith(("completions/", "rewards/", "num_tokens")):
+                    del self._metrics[mode][name]
+        super().log(logs, start_time)
+
+    # ---- files ----
+
+    def restore(self, checkpoint: Path) -> None:
+        """Load the result of a training that had ended at this checkpoint."""
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self._load_from_checkpoint(str(checkpoint))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
+
+    def write_model(self, folder: Path) -> None:
+        """Write a complete model folder: weights, tokenizer, contract and bundle."""
+        self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+        self._write_contract(folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        check_weights(self)
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            if self.args.sync_ref_model:
+                save_model(self.ref_model, str(folder / REFERENCE_FILE))
+            self._write_contract(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        reference = Path(resume_from_checkpoint) / REFERENCE_FILE
+        if self.args.sync_ref_model and reference.exists():
+            load_model(self.ref_model, str(reference))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no model card: the contract describes the model."""
+
+    def _count(self, tokens: int, groups: int) -> None:
+        self.n_seen += torch.tensor([tokens, groups]).to(self.n_seen.device)
+
+    def _tensor(self, values: NDArray[np.float64]) -> torch.Tensor:
+        return torch.from_numpy(values).float().to(self.args.device)
+
+    def _repeat(self, values: NDArray[np.int64]) -> torch.Tensor:
+        """(n, levels) of groups -> (rows, levels), for a batch that is split by rows."""
+        tensor = torch.from_numpy(values).to(self.args.device)
+        return tensor.repeat_interleave(self.num_generations, dim=0)
+
+
+def _reward_of_row(reward: Sequence[float], **_: Any) -> list[float]:
+    """TRL's reward function: `_roll_out` computed the rewards of whole groups."""
+    return list(reward)

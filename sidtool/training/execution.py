@@ -1,0 +1,121 @@
+"""Runs a trainer to its output, resumably: checkpoints are in a work folder, which is removed when
+the output is complete. Of several processes, the first alone writes."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from sidtool.errors import SidtoolError
+from sidtool.output import locked, publish, refuse_existing, remove
+from sidtool.training.checkpoints import has_ended, last_checkpoint, relocate_best
+from sidtool.training.divergence import check_weights
+from sidtool.work_folder import open_work_folder
+
+
+class Run(Protocol):
+    """A run with all of its inputs settled."""
+
+    @property
+    def out(self) -> Path:
+        """The output folder."""
+
+    @property
+    def work(self) -> Path:
+        """The folder of checkpoints."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Everything that must be equal for a run to resume, as JSON values."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A training that reached its end."""
+
+    trainer: Any
+    checkpoint: Path | None
+    """the checkpoint that it resumed from"""
+    loss: float | None
+    """mean training loss of this call; None if no step was left"""
+    seconds: float
+    """of training, in this call"""
+
+
+def train_and_publish(
+    run: Run,
+    arguments: Any,
+    build: Callable[[], Any],
+    *,
+    force: bool,
+    check: Callable[[Any], None] | None = None,
+) -> Finished:
+    """Train what `build` returns, from the last checkpoint of the same run if there is one, and
+    move the result to the output.
+
+    `arguments` is the configuration of the trainer; a trainer also has `restore` (a checkpoint at
+    which training had ended) and `write_model` (a folder). `check` may refuse the trained model by
+    raising; its checkpoints then stay. Raises UsageError if the output exists or an unfinished run
+    had different settings, without `force`."""
+    with locked(run.out) if arguments.process_index == 0 else nullcontext():
+        refuse_existing(run.out, force)
+        checkpoint = _find_checkpoint(run, arguments, force)
+        with _resumable_or_removed(run, arguments):
+            trainer = build()
+            start = time.monotonic()
+            loss = None
+            if checkpoint and has_ended(checkpoint):
+                trainer.restore(checkpoint)
+            else:
+                resume = str(checkpoint) if checkpoint else None
+                loss = trainer.train(resume_from_checkpoint=resume).training_loss
+            check_weights(trainer)
+            if check is not None:
+                check(trainer)
+        seconds = time.monotonic() - start
+        trainer.accelerator.wait_for_everyone()
+        if arguments.process_index == 0:
+            _write_output(run, trainer, force)
+        trainer.accelerator.wait_for_everyone()
+    return Finished(trainer, checkpoint, loss, seconds)
+
+
+@contextmanager
+def _resumable_or_removed(run: Run, arguments: Any) -> Iterator[None]:
+    """Remove the work folder after an error if it has no checkpoint: a corrected call must not find
+    this run's settings."""
+    try:
+        yield
+    except SidtoolError:
+        is_first = arguments.process_index == 0
+        if is_first and last_checkpoint(run.work, arguments.world_size) is None:
+            remove(run.work)
+        raise
+
+
+def _find_checkpoint(run: Run, arguments: Any, force: bool) -> Path | None:
+    """Open the work folder and return the checkpoint to resume from."""
+    is_first = arguments.process_index == 0
+    with arguments.main_process_first(desc="open the work folder"):
+        if is_first:
+            fingerprint = dict(run.fingerprint)
+            if arguments.world_size > 1:
+                fingerprint["processes"] = arguments.world_size
+            restart = "--force starts again"
+            open_work_folder(run.work, fingerprint, restart=restart, force=force)
+        checkpoint = last_checkpoint(run.work, arguments.world_size)
+        if is_first and checkpoint:
+            relocate_best(checkpoint)
+    return checkpoint
+
+
+def _write_output(run: Run, trainer: Any, force: bool) -> None:
+    """Save the model without training state, move it into place and remove the work folder."""
+    final = run.work / "output"
+    remove(final)
+    trainer.write_model(final)
+    refuse_existing(run.out, force)
+    publish(final, run.out)
+    remove(run.work)

@@ -1,0 +1,311 @@
+"""Runs of reinforcement: complete models, exact resumption, refusals, and no checkpoint lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sidtool.errors import DataError, RefusedError, UsageError
+from sidtool.model.contract import read_contract
+from sidtool.model.load import load_model_folder
+from sidtool.model.stage_record import RlParams
+from sidtool.reinforcement.run import RlSummary, rl
+from sidtool.reinforcement.settings import RlOptions
+
+FAST: dict[str, Any] = {
+    "num_generations": 4,
+    "per_device_train_batch_size": 16,
+    "learning_rate": 1e-2,
+    "warmup_steps": 0,
+    "logging_steps": 1,
+    "max_steps": 6,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+}
+
+
+class Stopped(Exception):
+    """Raised in place of a kill."""
+
+
+def run(
+    start: Path,
+    made: Path,
+    out: Path,
+    *,
+    stop_at: int = 0,
+    fields: dict[str, Any] | None = None,
+    allow_worse_slices: bool = True,
+    log: Callable[[dict[str, float]], None] | None = None,
+    **options: Any,
+) -> RlSummary:
+    """A short run; `stop_at` is a step after which it stops as if killed."""
+
+    def progress(done: int, total: int) -> None:
+        if done == stop_at:
+            raise Stopped
+
+    summary = rl(
+        start,
+        made,
+        out,
+        options=RlOptions(**{"eval_users": 12, "eval_num_beams": 10, **options}),
+        grpo_fields={**FAST, **(fields or {})},
+        allow_worse_slices=allow_worse_slices,
+        progress=progress,
+        log=log,
+    )
+    assert summary is not None
+    return summary
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "dapo", "gspo", "ecpo", "dpo"])
+def test_every_algorithm_writes_a_complete_model(
+    tmp_path: Path, tuned: Path, made: Path, algorithm: str
+) -> None:
+    out = tmp_path / "out"
+    logs: list[dict[str, float]] = []
+    fields = {"max_steps": 2}
+    summary = run(tuned, made, out, fields=fields, log=logs.append, algorithm=algorithm)
+    assert (summary.steps, summary.groups, summary.algorithm) == (2, 8, algorithm)
+    assert {path.name for path in out.iterdir()} == {path.name for path in tuned.iterdir()}
+    assert not list(tmp_path.glob("*.partial"))
+    contract = read_contract(out)
+    before = read_contract(tuned)
+    assert [record.stage for record in contract.stages] == ["extend", "full", "rl"]
+    assert contract.history_prompt == before.history_prompt
+    assert contract.normalize == before.normalize == "trie"
+    params = contract.params
+    assert isinstance(params, RlParams)
+    assert params.start.path == str(tuned.resolve())
+    assert params.options["algorithm"] == algorithm
+    assert load_model_folder(out).contract == contract
+    assert not same(weights(out), weights(tuned))
+    start = next(entry for entry in logs if "start_ndcg@10" in entry)
+    last = next(entry for entry in reversed(logs) if "eval_ndcg@10" in entry)
+    assert summary.start == start["start_ndcg@10"]
+    gain = last["eval_ndcg@10"] - start["start_ndcg@10"]
+    assert last["eval_ndcg@10_gain"] == pytest.approx(gain)
+    measured = {"eval_hr@10", "eval_coverage@10", "eval_worse_slices"}
+    if algorithm != "dpo":
+        measured |= {"eval_reward", "eval_dead_groups", "eval_kl"}
+    assert measured <= last.keys()
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "gumbel": {"rollouts": "gumbel", "exclude_seen": True},
+    "gumbel with the target": {"rollouts": "gumbel", "add_target": True, "sft_weight": 0.0},
+    "curriculum": {"prefix_curriculum": True, "reward": "prefix=1,ndcg=0.5"},
+    "first difference": {"first_difference": True, "add_target": True, "exclude_seen": True},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_options_train(tmp_path: Path, tuned: Path, made: Path, options: dict[str, Any]) -> None:
+    run(tuned, made, tmp_path / "out", fields={"max_steps": 1, "beta": 0.0}, **options)
+    assert not same(weights(tmp_path / "out"), weights(tuned))
+
+
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ({"rollouts": "gumbel"}, {"num_iterations": 2, "steps_per_generation": 2}),
+        ({"algorithm": "ecpo"}, {"sync_ref_model": True, "ref_model_sync_steps": 1}),
+        ({"algorithm": "dpo"}, {"num_train_epochs": 2, "max_steps": -1, "save_steps": 32}),
+    ],
+    ids=["two iterations", "moving reference", "offline, in the second epoch"],
+)
+def test_a_stopped_run_resumes_to_the_same_weights(
+    tmp_path: Path, tuned: Path, made: Path, options: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    if "num_train_epochs" in fields:
+        batch = {"per_device_train_batch_size": 256, "num_generations": 8, "eval_steps": 8}
+        fields = {**fields, **batch, "save_steps": 8}
+    whole = run(tuned, made, tmp_path / "whole", fields=fields, **options)
+    stop_at = whole.steps - 1
+    with pytest.raises(Stopped):
+        run(tuned, made, tmp_path / "stopped", fields=fields, stop_at=stop_at, **options)
+    assert not (tmp_path / "stopped").exists()
+    resumed = run(tuned, made, tmp_path / "stopped", fields=fields, **options)
+    assert resumed.resumed_from is not None
+    assert resumed.steps == whole.steps
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+REWARDS = """
+import numpy as np
+
+calls = 0
+
+
+def broken(prompts, items, targets, context):
+    global calls
+    calls += 1
+    rewards = [[float(item == target) for item in group] for group, target in zip(items, targets)]
+    if calls <= {good}:
+        return rewards
+    {failure}
+"""
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        ("raise KeyError('price')", "reward {module}:broken failed: KeyError: 'price'"),
+        ("rewards[1][2] = np.nan; return rewards", "returned nan for item"),
+        ("return rewards[:-1]", "returned shape (3, 4), not (4, 4)"),
+    ],
+    ids=["raises", "nan", "wrong length"],
+)
+def test_a_reward_that_fails_loses_no_checkpoint(
+    tmp_path: Path,
+    tuned: Path,
+    made: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: str,
+    message: str,
+) -> None:
+    module = f"reward_{abs(hash(failure))}"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"{module}.py").write_text(REWARDS.format(good=3, failure=failure))
+    reward = f"{module}:broken"
+    with pytest.raises(DataError) as error:
+        run(tuned, made, tmp_path / "out", reward=reward)
+    assert message.format(module=module) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.partial" / "checkpoint-2" / "model.safetensors").exists()
+    # mended, the same command goes on
+    sys.modules[module].calls = -1000  # type: ignore[attr-defined]
+    summary = run(tuned, made, tmp_path / "out", reward=reward)
+    assert (summary.resumed_from, summary.steps) == ("checkpoint-2", 6)
+
+
+def test_a_model_that_is_worse_on_a_slice_is_refused(
+    tmp_path: Path, tuned: Path, made: Path
+) -> None:
+    """The reward punishes hits, and nothing holds the model back."""
+    harmful: dict[str, Any] = {
+        "reward": "exact=-1",
+        "sft_weight": 0.0,
+        "add_target": True,
+        "eval_users": 0,
+    }
+    fields = {"beta": 0.0, "learning_rate": 3e-2, "eval_steps": 6, "save_steps": 6}
+    out = tmp_path / "out"
+    with pytest.raises(RefusedError, match=r"worse than the start .* \(ndcg@10 -0\.") as error:
+        run(tuned, made, out, fields=fields, allow_worse_slices=False, **harmful)
+    assert "--allow-worse-slices" in str(error.value.hint)
+    assert not out.exists()
+    summary = run(tuned, made, out, fields=fields, **harmful)
+    assert (summary.resumed_from, summary.loss) == ("checkpoint-6", None)
+    assert read_contract(out).stages[-1].stage == "rl"
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "message"),
+    [
+        ({"num_generations": 5}, {}, "16 is no multiple of the 5 items of a group"),
+        ({"num_generations": 1}, {}, "at least 2, not 1"),
+        ({"temperature": 0.5}, {}, "temperature cannot be set"),
+        ({"use_vllm": True}, {}, "use_vllm cannot be set"),
+        ({"learning_rat": 0.5}, {}, "no setting 'learning_rat'"),
+        ({"beta": 0.0}, {"algorithm": "dpo"}, "requires a beta greater than 0"),
+        ({}, {"reward": "collaborative"}, "reward collaborative requires --reward-memory"),
+        ({"loss_type": "nothing"}, {}, "loss_type"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(
+    tmp_path: Path,
+    tuned: Path,
+    made: Path,
+    fields: dict[str, Any],
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(tuned, made, tmp_path / "out", fields=fields, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_checks_and_writes_nothing(tmp_path: Path, tuned: Path, made: Path) -> None:
+    lines: list[str] = []
+    assert rl(tuned, made, tmp_path / "out", dry_run=True, notify=lines.append) is None
+    assert "grpo starts from" in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_cannot_recommend_is_refused(
+    tmp_path: Path, models: Callable[..., Path], made: Path
+) -> None:
+    with pytest.raises(RefusedError, match="no history prompt"):
+        rl(models("llama"), made, tmp_path / "out")
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests.reinforcement.test_run import run
+start, made, out = map(Path, sys.argv[1:4])
+size, rollouts = sys.argv[4:]
+fields = {"per_device_train_batch_size": int(size), "max_steps": 8, "learning_rate": 1e-3}
+run(start, made, out, fields=fields, rollouts=rollouts)
+"""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+@pytest.mark.slow
+def test_sigkill_and_resume_give_the_same_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
+    def command(out: str) -> list[str]:
+        paths = (str(tuned), str(made), str(tmp_path / out))
+        return [sys.executable, "-c", PROGRAM, *paths, "16", "gumbel"]
+
+    subprocess.run(command("whole"), check=True, env=ENVIRONMENT)
+    for checkpoint in ("checkpoint-2", "checkpoint-6"):
+        process = subprocess.Popen(command("killed"), env=ENVIRONMENT)
+        while process.poll() is None and not (tmp_path / "killed.partial" / checkpoint).exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed").exists()
+    subprocess.run(command("killed"), check=True, env=ENVIRONMENT)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(tmp_path: Path, tuned: Path, made: Path) -> None:
+    """Two ranks with half of the batch each have the same groups and mean gradient as one."""
+    (tmp_path / "run.py").write_text(PROGRAM)
+    script = [str(tmp_path / "run.py"), str(tuned), str(made)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    subprocess.run(
+        [*launch, "--master-port=29541", *script, str(tmp_path / "two"), "8", "beam"],
+        check=True,
+        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
+    )
+    alone = [sys.executable, *script, str(tmp_path / "one"), "16", "beam"]
+    subprocess.run(alone, check=True, env=ENVIRONMENT)
+    assert not (tmp_path / "two.partial").exists()
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=2e-3, rtol=5e-2)
