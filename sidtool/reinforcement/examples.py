@@ -36,7 +36,7 @@ class RlExamples:
     targets: NDArray[np.int64]
     """(n,): the first active item with the target's SID"""
     values: NDArray[np.float64] | None
-    """(n,): the weight of the example that the event is from; None if no example has one"""
+    """(n,): the weight of each event; None if the examples have none"""
     left_out: int
     """events whose target cannot be recommended: a retired item, or one of the history where seen
     items are excluded"""
@@ -89,17 +89,19 @@ def read_rl_examples(
         if example["task"] != task:
             continue
         first_item = len(codes) // tokens.space.levels
-        ids, is_target = encode_example(example, encoder, tokens, codes_only=True)
-        is_code = (ids >= tokens.start) & (ids < tokens.start + tokens.space.n_codes)
-        codes.frombytes(ids[is_code].tobytes())
-        # the first code says whether the item is a target; the very first one cannot be
-        item_is_target = is_target[is_code][tokens.space.levels - 1 :: tokens.space.levels]
-        for position in np.flatnonzero(item_is_target).tolist():
+        encoded = encode_example(example, encoder, tokens, codes_only=True)
+        is_code = (encoded.ids >= tokens.start) & (
+            encoded.ids < tokens.start + tokens.space.n_codes
+        )
+        codes.frombytes(encoded.ids[is_code].tobytes())
+        # what holds for the last code of a SID holds for its item
+        last_codes = np.flatnonzero(is_code)[tokens.space.levels - 1 :: tokens.space.levels]
+        for position in np.flatnonzero(encoded.targets[last_codes]).tolist():
             if position:
                 starts.append(first_item)
                 stops.append(first_item + position)
-                values.append(float(example.get("weight", 1.0)))
-                is_weighted |= "weight" in example
+                values.append(encoded.weights[last_codes[position]])
+        is_weighted |= "weight" in example
     rows, first_active = _find_items(np.frombuffer(codes, dtype=np.int32), tokens, bundle, path)
     stop_array = np.frombuffer(stops, dtype=np.int64)
     start_array = np.frombuffer(starts, dtype=np.int64)

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from sidtool.errors import DataError
 from sidtool.evaluation.bootstrap import Difference, paired_differences
-from sidtool.evaluation.metrics import metric_names, metric_values
+from sidtool.evaluation.metrics import metric_names, metric_values, survival_names
 from sidtool.evaluation.ranking import IndexedExamples, example_queries, first_items, item_ranks
 from sidtool.evaluation.slices import SLICES, example_groups
 from sidtool.evaluation.system_values import coverage
-from sidtool.recommendation.query import QuerySession
+from sidtool.recommendation.query import QuerySession, RankedQueries
 from sidtool.splits.split import Example, UserSequence
 
 
@@ -23,7 +23,8 @@ class Measurement:
     """A model on the validation users."""
 
     metrics: Mapping[str, float]
-    """hr@K, ndcg@K, mrr@K and coverage@K"""
+    """hr@K, ndcg@K, mrr@K, coverage@K, and the survival of the target's prefix in the beam after
+    each level"""
     values: NDArray[np.float64]
     """(n, metrics): the first three for each user"""
 
@@ -70,8 +71,8 @@ class Judge:
         """The cut-off of the metric."""
         return int(self.metric.partition("@")[2])
 
-    def rank(self, model: Any, process: int = 0, processes: int = 1) -> NDArray[np.int64]:
-        """(m, k) leaves, best first, for every `processes`-th user from `process` on."""
+    def rank(self, model: Any, process: int = 0, processes: int = 1) -> RankedQueries:
+        """The K best leaves for every `processes`-th user from `process` on."""
         queries = list(example_queries(self.session, self.examples))[process::processes]
         return self.session.rank(
             model,
@@ -81,16 +82,21 @@ class Judge:
             window=max(1, len(queries)),
         )
 
-    def measure(self, ranked: Sequence[NDArray[np.int64]]) -> Measurement:
+    def measure(self, ranked: Sequence[RankedQueries]) -> Measurement:
         """The measurement of what `rank` returned on each process, in their order."""
-        leaves = np.empty((len(self.examples.examples), self.k), dtype=np.int64)
+        n = len(self.examples.examples)
+        leaves = np.empty((n, self.k), dtype=np.int64)
+        survived = np.empty(n, dtype=np.int64)
         for process, share in enumerate(ranked):
-            leaves[process :: len(ranked)] = share
+            leaves[process :: len(ranked)] = share.entries
+            survived[process :: len(ranked)] = share.survived
         values = metric_values(item_ranks(self.examples, leaves), [self.k])
-        items = first_items(self.examples, leaves, self.k)
         metrics = dict(zip(metric_names([self.k]), values.mean(axis=0).tolist(), strict=True))
-        n_active = len(self.session.bundle.active)
-        metrics[f"coverage@{self.k}"] = coverage(items, n_active)
+        items = first_items(self.examples, leaves, self.k)
+        metrics[f"coverage@{self.k}"] = coverage(items, len(self.session.bundle.active))
+        names = survival_names(self.session.bundle.space.levels)
+        for level, name in enumerate(names, start=1):
+            metrics[name] = float((survived >= level).mean())
         return Measurement(metrics, values)
 
     def worse_slices(self, start: Measurement, current: Measurement) -> dict[str, Difference]:

@@ -98,7 +98,7 @@ def rl(
     together or come from different splits; DataError if examples are malformed or a reward
     function fails; RefusedError if every checkpoint is worse than the start on a slice;
     SidtoolError if the training diverges."""
-    run = _settle(
+    run = settle(
         Path(model_dir),
         Path(examples),
         Path(out),
@@ -126,18 +126,18 @@ def rl(
     return _summary(run, finished)
 
 
-def _settle(
+def settle(
     model_dir: Path,
     examples: Path,
     out: Path,
     options: RlOptions,
     grpo_fields: Mapping[str, Any],
-    valid: str | Path | None,
-    reward_memory: str | Path | None,
-    reward_teacher: str | Path | None,
-    trust_remote_code: bool,
+    valid: str | Path | None = None,
+    reward_memory: str | Path | None = None,
+    reward_teacher: str | Path | None = None,
+    trust_remote_code: bool = False,
 ) -> RlRun:
-    """The run, with everything checked that needs no weights."""
+    """The run of a call of `rl`, with everything checked that needs no weights. Raises as `rl`."""
     fields = complete_fields(options, typed_fields(SETTINGS, grpo_fields))
     rewards = () if options.algorithm == "dpo" else parse_rewards(options.reward)
     memory_path, teacher_dir = _reward_inputs(rewards, reward_memory, reward_teacher)
