@@ -18,6 +18,7 @@ from sidtool.checkpoint.hub import PREFIX, download, is_hub_url
 from sidtool.data.digests import digest_strings, file_digest
 from sidtool.data.vectors import check_finite
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.extras import require
 from sidtool.output import cache_array, cached_array
 from sidtool.sid import Vectors
 
@@ -123,6 +124,17 @@ def embed(
         vectors, f"the encoder {encoder.model!r}", lambda row: f"text {row} ({texts[row][:40]!r})"
     )
     return vectors, record
+
+
+def check_location(encoder: Encoder) -> None:
+    """Raise MissingPackageError unless encoders can be loaded, DataError if this one is neither a
+    folder nor a model of the hub; loads and downloads nothing."""
+    require("embed")
+    if not is_hub_url(encoder.model) and not Path(encoder.model).is_dir():
+        raise DataError(
+            f"the encoder {encoder.model} is not a folder",
+            hint=f"{PREFIX}ORG/NAME names a model of the Hugging Face hub",
+        )
 
 
 def check_probes(encoder: Encoder, recipe: Mapping[str, Any]) -> float:
@@ -260,17 +272,13 @@ def _record(model: Any, encoder: Encoder, folder: Path) -> dict[str, Any]:
 
 def _folder(encoder: Encoder) -> Path:
     """The model's folder; a model of the hub is downloaded, into a folder named by the commit."""
+    check_location(encoder)
     if is_hub_url(encoder.model):
         return download(
             encoder.model,
             revision=encoder.revision,
             ignore=_NOT_FETCHED,
             trust_remote_code=encoder.trust_remote_code,
-        )
-    if not Path(encoder.model).is_dir():
-        raise DataError(
-            f"the encoder {encoder.model} is not a folder",
-            hint=f"{PREFIX}ORG/NAME names a model of the Hugging Face hub",
         )
     return Path(encoder.model)
 

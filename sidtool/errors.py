@@ -3,6 +3,7 @@
     SidtoolError                     exit 1   the work failed
     ├── UsageError                   exit 2   a flag, a configuration key or a combination is wrong
     ├── DataError                    exit 1   an input is missing, malformed or inconsistent
+    ├── MissingPackageError          exit 1   an optional package is not installed
     └── RefusedError                 exit 3   the answer is no
         ├── IntegrityError               a stored object differs from its digest
         ├── CompatibilityError           a bundle, a model and examples do not fit together
@@ -37,6 +38,10 @@ class UsageError(SidtoolError):
 
 class DataError(SidtoolError):
     """An input is missing, malformed or inconsistent."""
+
+
+class MissingPackageError(SidtoolError):
+    """An optional package is not installed."""
 
 
 class RefusedError(SidtoolError):

@@ -16,6 +16,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, make_items
 from sidtool.errors import CompatibilityError, UsageError
+from sidtool.extras import require
 from sidtool.memory.build import rebuild_memory
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.bind_memory import bind_memory
@@ -110,6 +111,7 @@ def refresh(
     out = Path(out)
     options = options or RefreshOptions()
     refuse_existing(out, force)
+    require("models" if split is None else "train")
     contract, own_bundle, _ = check_model_folder(model_dir)
     if not isinstance(bundle, Bundle):
         bundle = open_bundle(str(bundle))

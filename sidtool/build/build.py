@@ -26,7 +26,7 @@ from sidtool.data.digests import digest_strings
 from sidtool.data.items import Items
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import VectorSource
-from sidtool.embed import Encoder, embed
+from sidtool.embed import Encoder, check_location, embed
 from sidtool.errors import SidtoolWarning, UsageError
 from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.quantize import fit
@@ -105,12 +105,15 @@ def build_codebook(
 
 
 def check_inputs(encoder: Encoder | None, embeddings: Sequence[Any]) -> None:
-    """Raise UsageError unless there is an encoder or embeddings, but not both."""
+    """Raise UsageError unless there is an encoder or embeddings, but not both; MissingPackageError
+    or DataError if the encoder's packages or its folder are missing."""
     if (encoder is None) == (not embeddings):
         raise UsageError(
             "give either --encoder or --embeddings",
-            hint="--encoder sentence-transformers/all-MiniLM-L6-v2",
+            hint="--encoder hf://sentence-transformers/all-MiniLM-L6-v2",
         )
+    if encoder is not None:
+        check_location(encoder)
 
 
 def _open_sources(

@@ -1,16 +1,17 @@
 """Texts or vectors -> SIDs, by the codebook of a bundle and the encoder named in its recipe."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.hub import cached, is_hub_url
 from sidtool.data.vector_files import read_vectors
-from sidtool.embed import Encoder, check_probes, embed
+from sidtool.embed import Encoder, check_location, check_probes, embed
 from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.sid import Codes, Vectors
 
@@ -70,10 +71,28 @@ def embed_texts(
 ) -> Vectors:
     """n texts -> (n, dim) float32, by the encoder of the bundle's recipe.
 
-    `model` is its present location, if it moved. Raises RefusedError if the bundle has no codebook
-    or was built from given vectors, CompatibilityError if the encoder's probe vectors differ from
-    the recipe's, DataError for an empty text.
+    `model` is its present location, if it moved. Raises as `check_texts`, and CompatibilityError if
+    the encoder's probe vectors differ from the recipe's.
     """
+    encoder, recipe = check_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
+    check_probes(encoder, recipe)
+    with TemporaryDirectory() as cache:
+        vectors, _ = embed(texts, encoder, cache=Path(cache), progress=progress)
+    return vectors
+
+
+def check_texts(
+    bundle: Bundle,
+    texts: Sequence[str],
+    *,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Encoder, Mapping[str, Any]]:
+    """The encoder that embeds texts for a bundle, with its recipe; nothing is loaded.
+
+    Raises RefusedError if the bundle has no codebook or was built from given vectors,
+    MissingPackageError or DataError if the encoder's packages or its folder are missing, DataError
+    for an empty text."""
     bundle.require_codebook()
     recipe = (bundle.manifest.recipe or {}).get("encoder", {})
     if "model" not in recipe:
@@ -86,10 +105,8 @@ def embed_texts(
     recorded = Encoder.from_recipe(recipe)
     location = model or _recorded_location(recorded)
     encoder = replace(recorded, model=location, trust_remote_code=trust_remote_code)
-    check_probes(encoder, recipe)
-    with TemporaryDirectory() as cache:
-        vectors, _ = embed(texts, encoder, cache=Path(cache), progress=progress)
-    return vectors
+    check_location(encoder)
+    return encoder, recipe
 
 
 def _recorded_location(encoder: Encoder) -> str:

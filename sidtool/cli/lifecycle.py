@@ -49,6 +49,7 @@ def add_items(
     from sidtool.build.add import NO_ITEMS, read_new_items, unknown
     from sidtool.build.add import add_items as add
     from sidtool.build.build_options import CatalogOptions
+    from sidtool.build.encode import check_texts
     from sidtool.output import refuse_existing
     from sidtool.registry.references import open_bundle
 
@@ -64,9 +65,11 @@ def add_items(
     catalog = NO_ITEMS if items is None else read_new_items(opened, items, columns)
     retired = [] if remove is None else read_ids(remove)
     if dry_run:
-        new = len(unknown(opened, catalog.ids))
+        new = unknown(opened, catalog.ids)
+        if len(new) and not embeddings:
+            check_texts(opened, [catalog.texts[row] for row in new], model=encoder)
         return note(
-            f"would add {new} of {len(catalog)} items to {bundle} and retire {len(retired)}, "
+            f"would add {len(new)} of {len(catalog)} items to {bundle} and retire {len(retired)}, "
             f"at {out}"
         )
     with progress("embed") as stages:

@@ -111,13 +111,15 @@ def extend_model(
     json: options.Json = False,
 ) -> None:
     """Add a bundle's SID tokens to a language model."""
+    from sidtool.checkpoint.hub import is_hub_url
     from sidtool.model import extend
     from sidtool.registry.references import open_bundle
 
     opened = open_bundle(bundle)
     if dry_run:
-        refuse_existing(out, force)
-        extend.check_init(opened, init)
+        extend.check_extension(opened, out, init, force=force)
+        if not is_hub_url(model):
+            extend.locate_base(model, trust_remote_code=trust_remote_code)
         return note(f"would add {len(opened.space.tokens)} tokens of {bundle} to {model} at {out}")
     contract = extend.extend_model(
         model,
@@ -151,13 +153,11 @@ def merge(
     json: options.Json = False,
 ) -> None:
     """Merge LoRA adapters into their base model."""
-    from sidtool.model.contract import read_contract
+    from sidtool.model.merge import check_merge
     from sidtool.model.merge import merge as merge_adapters
-    from sidtool.model.merge import read_adapter_base
 
     if dry_run:
-        refuse_existing(out, force)
-        base = read_adapter_base(read_contract(model), model)
+        base = check_merge(model, out, force=force)
         return note(f"would merge the adapters of {model} into {base.path} at {out}")
     base = merge_adapters(model, out, dtype=dtype, force=force)
     if json:

@@ -9,6 +9,7 @@ from typing import Any
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.integrity import verify
 from sidtool.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.extras import require
 from sidtool.model.contract import BUNDLE_COPY, CONTRACT, Contract, write_contract
 from sidtool.model.embedding_init import (
     DEFAULT_INIT,
@@ -53,14 +54,8 @@ def extend_model(
     the bundle is damaged."""
     model = str(model)
     out = Path(out)
-    check_init(bundle, init)
-    refuse_existing(out, force)
-    checkpoint = locate(model, revision=revision, trust_remote_code=trust_remote_code)
-    if (checkpoint.folder / CONTRACT).exists():
-        raise CompatibilityError(
-            f"{model} has a SID vocabulary already ({CONTRACT})",
-            hint="extend the base model that it was made from",
-        )
+    check_extension(bundle, out, init, force=force)
+    checkpoint = locate_base(model, revision=revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
     tokens = add_sid_tokens(tokenizer, bundle.space)
     network = load_model(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
@@ -86,6 +81,26 @@ def extend_model(
         for name, reason in verify(folder / BUNDLE_COPY):
             raise IntegrityError(f"the bundle is damaged: {name}: {reason}")
     return contract
+
+
+def check_extension(bundle: Bundle, out: Path, init: Init, *, force: bool = False) -> None:
+    """Raise what `extend_model` refuses before it looks for the model."""
+    check_init(bundle, init)
+    refuse_existing(out, force)
+    require("models")
+
+
+def locate_base(
+    model: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Checkpoint:
+    """Find a model, as `locate` does. Raises CompatibilityError if it has a SID vocabulary."""
+    checkpoint = locate(model, revision=revision, trust_remote_code=trust_remote_code)
+    if (checkpoint.folder / CONTRACT).exists():
+        raise CompatibilityError(
+            f"{model} has a SID vocabulary already ({CONTRACT})",
+            hint="extend the base model that it was made from",
+        )
+    return checkpoint
 
 
 def write_embeddings(

@@ -8,6 +8,7 @@ from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import SidtoolWarning
+from sidtool.extras import require
 from sidtool.model.adapter import load_weights
 from sidtool.model.compat import Verdict, check_bundle
 from sidtool.model.contract import Contract, open_bundle_copy, read_contract
@@ -69,6 +70,7 @@ def load_model_folder(
     `device` defaults to the GPU if there is one, `dtype` to float32 on a CPU and bfloat16
     elsewhere. Raises UsageError for an unavailable device, CompatibilityError unless bundle,
     contract, tokenizer, weights and memory belong together."""
+    require("models")
     import torch
 
     check_device(device)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from sidtool.errors import UsageError
-from sidtool.model.contract import Contract, read_contract, write_contract
+from sidtool.extras import require
+from sidtool.model.contract import read_contract, write_contract
 from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import Dtype, save_pretrained
 from sidtool.model.stage_record import MergeParams, ModelReference, StageRecord
@@ -15,12 +16,11 @@ def merge(
 ) -> ModelReference:
     """Write the adapter model in `folder` as a model that needs no base; returns that base.
 
-    Raises UsageError if `folder` has no adapters or `out` exists without `force`, else as
-    `load_model_folder`."""
+    Raises UsageError if `folder` has no adapters or `out` exists without `force`,
+    MissingPackageError without the packages of models, else as `load_model_folder`."""
     folder = Path(folder)
     out = Path(out)
-    base = read_adapter_base(read_contract(folder), folder)
-    refuse_existing(out, force)
+    base = check_merge(folder, out, force=force)
     loaded = load_model_folder(folder, device="cpu", dtype=dtype)
     record = StageRecord("merge", MergeParams(base))
     contract = loaded.contract.with_stage(record, base_folder=None)
@@ -30,8 +30,11 @@ def merge(
     return base
 
 
-def read_adapter_base(contract: Contract, folder: Path) -> ModelReference:
-    """The base of an adapter model. Raises UsageError if the model has no adapters."""
-    if contract.base_folder is None:
+def check_merge(folder: Path, out: Path, *, force: bool = False) -> ModelReference:
+    """The base of the adapters in `folder`; raises what `merge` refuses before it loads them."""
+    refuse_existing(out, force)
+    base = read_contract(folder).base_folder
+    if base is None:
         raise UsageError(f"{folder} has no adapters to merge: it is a whole model")
-    return contract.base_folder
+    require("models")
+    return base

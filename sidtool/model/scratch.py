@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sidtool.errors import UsageError
+from sidtool.extras import require
 from sidtool.model.pretrained import save_pretrained
 from sidtool.output import new_dir, refuse_existing
 
@@ -135,6 +136,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
 
 def model_shape(preset: Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a preset with some keys changed. Raises UsageError for unknown keys."""
+    require("models")
     from transformers import AutoConfig
 
     if preset not in _PRESETS:

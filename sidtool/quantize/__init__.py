@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from sidtool.data.vectors import VectorSource
 from sidtool.errors import UsageError
+from sidtool.extras import require
 from sidtool.quantize import fsq, pq, rqkmeans, rqvae
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.contrastive import Pairs
@@ -24,10 +25,12 @@ METHODS: dict[str, Callable[..., Codebook]] = {
 """The function that fits a codebook, by method: each takes what `fit` takes, and its own
 options."""
 
+_USING_TORCH = ("rq-kmeans+", "rq-vae", "fsq")
+
 
 def check_method(method: str, options: dict[str, Any]) -> None:
-    """Raise UsageError unless the method exists and has these options, with values of their
-    types."""
+    """Raise UsageError unless the method exists and has these options, with values of their types;
+    MissingPackageError if its packages are not installed."""
     if method not in METHODS:
         raise UsageError(f"there is no method {method!r}", hint=f"choose from {', '.join(METHODS)}")
     types = option_types(method)
@@ -38,6 +41,8 @@ def check_method(method: str, options: dict[str, Any]) -> None:
             )
         if type(value) not in (types[name], *get_args(types[name])):
             raise UsageError(f"option {name} of method {method} cannot be {value!r}")
+    if method in _USING_TORCH:
+        require("models")
 
 
 def option_types(method: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sidtool.checkpoint.hub import offline
 from sidtool.errors import CompatibilityError, RefusedError, UsageError
+from sidtool.extras import require
 from sidtool.memory.memory import Memory
 from sidtool.model.contract import read_contract
 from sidtool.model.load import check_model_folder
@@ -98,6 +99,7 @@ def rl(
     together or come from different splits; DataError if examples are malformed or a reward
     function fails; RefusedError if every checkpoint is worse than the start on a slice;
     SidtoolError if the training diverges."""
+    require("train")
     run = settle(
         Path(model_dir),
         Path(examples),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.errors import DataError, IntegrityError, SidtoolError, UsageError
+from sidtool.extras import require
 from sidtool.storage.conditional import Snapshot, protocols, take_snapshot, write_if_unchanged
 from sidtool.storage.local_files import check_file, read_range
 from sidtool.storage.zips import Span, is_zip, zip_directory
@@ -22,7 +23,12 @@ Range = tuple[str, int | None, int | None]
 BATCH = 16
 """Whole objects that are read at once: bounds memory."""
 
-_EXTRAS = {"s3": "s3", "s3a": "s3"}
+_EXTRAS = {
+    **dict.fromkeys(("s3", "s3a"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("http", "https"), "http"),
+    "hf": "hub",
+}
 """The extra of sidtool that installs a protocol's client; for others fsspec names the package."""
 
 _MISSING = (FileNotFoundError, NotADirectoryError)
@@ -219,16 +225,14 @@ def _connect(location: str) -> tuple[Any, str]:
     if "://" not in location:
         return fsspec.filesystem("file", auto_mkdir=True), Path(location).absolute().as_posix()
     protocol = location.partition("://")[0]
+    if protocol in _EXTRAS:
+        require(_EXTRAS[protocol])
     local = protocol in ("file", "local")
     options = {"auto_mkdir": True} if local else {"use_listings_cache": False}
     try:
         filesystem, root = fsspec.core.url_to_fs(location, **options)
     except (ImportError, ValueError) as error:
-        extra = _EXTRAS.get(protocol)
-        raise UsageError(
-            f"{location} cannot be opened: {' '.join(str(error).split())}",
-            hint=f"pip install 'sidtool[{extra}]'" if extra else None,
-        ) from error
+        raise UsageError(f"{location} cannot be opened: {' '.join(str(error).split())}") from error
     return filesystem, root.rstrip("/")
 
 

@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from sidtool.documents import parse_yaml
 from sidtool.errors import EXIT_INTERRUPTED, SidtoolError, SidtoolWarning, UsageError
+from sidtool.extras import missing_package
 
 Progress = Callable[[int, int], None]
 
@@ -74,11 +75,12 @@ def one_line_errors() -> Iterator[None]:
         # Typer would print a box with the command's usage
         _print_error(_usage_message(error), _usage_hint(error))
         raise typer.Exit(UsageError.exit_code) from None
-    except (SidtoolError, OSError, MemoryError, UnicodeError) as error:
-        if os.environ.get("SIDTOOL_DEBUG") == "1":
+    except (SidtoolError, OSError, MemoryError, UnicodeError, ImportError) as error:
+        expected = missing_package(error) if isinstance(error, ImportError) else error
+        if expected is None or os.environ.get("SIDTOOL_DEBUG") == "1":
             raise
-        _print_error(str(error) or type(error).__name__, getattr(error, "hint", None))
-        raise typer.Exit(getattr(error, "exit_code", SidtoolError.exit_code)) from None
+        _print_error(str(expected) or type(expected).__name__, getattr(expected, "hint", None))
+        raise typer.Exit(getattr(expected, "exit_code", SidtoolError.exit_code)) from None
 
 
 def _usage_message(error: Any) -> str:

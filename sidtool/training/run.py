@@ -11,6 +11,7 @@ from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.hub import offline
+from sidtool.extras import require
 from sidtool.model.contract import read_contract
 from sidtool.model.load import check_model_folder
 from sidtool.model.split_check import check_model_split
@@ -102,6 +103,7 @@ def train(
     out = Path(out)
     teacher_dirs = tuple(Path(teacher) for teacher in teachers)
     options = options or TrainOptions()
+    require("train")
     if not reuse:
         refuse_existing(out, force)
     lineage = read_lineage(examples)

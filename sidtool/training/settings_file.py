@@ -9,6 +9,7 @@ from typing import Any
 
 from sidtool.documents import parse_yaml
 from sidtool.errors import DataError, UsageError
+from sidtool.extras import require
 from sidtool.training.settings import DECIDED, StageSettings, TrainOptions
 
 _YAML_TYPES: Mapping[str, tuple[type, ...]] = {
@@ -71,6 +72,7 @@ class Vocabulary:
     @property
     def field_types(self) -> dict[str, str]:
         """The type of every field of the configuration, as text."""
+        require("train")
         import trl
 
         fields = dataclasses.fields(getattr(trl, self.config))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidtool.extras import require
 from sidtool.model.contract import read_contract
 from sidtool.output import refuse_existing
 from sidtool.recommendation.query import Progress
@@ -44,8 +45,10 @@ def plan_stages(
     """The stages in order; the last one writes `out`.
 
     Raises UsageError if `out` exists without `force`, CompatibilityError if `model_dir` has no SID
-    vocabulary, DataError if a stage's examples cannot be read."""
+    vocabulary, DataError if a stage's examples cannot be read, MissingPackageError without the
+    packages of training."""
     refuse_existing(out, force)
+    require("train")
     read_contract(model_dir)
     planned = []
     for number, settings in enumerate(stages, start=1):

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from tests.cli.road import Road, walk, write_lines
+from tests.cli.road import TRAINING, Road, catalog, done, walk, write_lines
 from tests.encoders import tiny_encoder
 
 
@@ -38,3 +39,20 @@ def requests(road: Road) -> list[dict[str, Any]]:
 @pytest.fixture
 def requests_file(requests: list[dict[str, Any]], tmp_path: Path) -> Path:
     return write_lines(tmp_path / "users.jsonl", requests)
+
+
+@pytest.fixture(scope="session")
+def base_inputs(road: Road, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The road's files, and what only the cases of a base install read."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for path in road.folder.iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "encoder").symlink_to(encoder)
+    catalog(folder / "more.jsonl", n=64)
+    np.save(folder / "more.npy", np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32))
+    (folder / "more.ids.txt").write_text("".join(f"b{n:03d}\n" for n in range(64)))
+    build = ("build-codebook", road.items, "--levels", "4x4x8", "--encoder", encoder)
+    done(*build, "-o", folder / "texts.zarr")
+    lora = ("--stage", "lora", *TRAINING)
+    done("train", road.model, road.examples, "-o", folder / "adapted", *lora)
+    return folder

@@ -1,0 +1,67 @@
+"""Optional packages: the extra of sidtool that installs each, and the error when one is missing."""
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+
+from sidtool.errors import MissingPackageError
+
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "models": (
+        "torch",
+        "transformers",
+        "tokenizers",
+        "safetensors",
+        "accelerate",
+        "jinja2",
+        "gguf",
+        "peft",
+    ),
+    "embed": ("sentence_transformers",),
+    "train": ("trl", "datasets"),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "hub": ("huggingface_hub",),
+    "s3": ("s3fs",),
+    "gcs": ("gcsfs",),
+    "http": ("aiohttp",),
+}
+"""Importable packages by the extra that installs them."""
+
+_REQUIRED: Mapping[str, tuple[str, ...]] = {
+    # gguf, peft and jinja2 serve some models only
+    "models": ("torch", "transformers"),
+    "embed": ("torch", "transformers", "sentence_transformers"),
+    "train": ("torch", "transformers", "accelerate", "trl", "datasets"),
+}
+"""Packages without which nothing of an extra works; for other extras, all of its packages."""
+
+
+def require(extra: str) -> None:
+    """Raise MissingPackageError unless the packages of an extra are installed; imports nothing."""
+    for package in _REQUIRED.get(extra, EXTRAS[extra]):
+        if find_spec(package) is None:
+            raise _missing(package, extra)
+
+
+def missing_package(error: ImportError) -> MissingPackageError | None:
+    """The error of a package that is not installed, if that is why an import failed.
+
+    None if the import failed for another reason, or within sidtool."""
+    for cause in _causes(error):
+        package = (getattr(cause, "name", None) or "").partition(".")[0]
+        if isinstance(cause, ModuleNotFoundError) and package not in ("", "sidtool"):
+            extras = (extra for extra, packages in EXTRAS.items() if package in packages)
+            return _missing(package, next(extras, None))
+    return None
+
+
+def _missing(package: str, extra: str | None) -> MissingPackageError:
+    command = f"pip install 'sidtool[{extra}]'" if extra else f"pip install {package}"
+    return MissingPackageError(f"{package} is not installed: {command}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    # transformers raises its own error from the one that names the package
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
