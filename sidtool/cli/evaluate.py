@@ -3,19 +3,16 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from sidtool.cli import inference
+from sidtool.cli.evaluation_tables import say_evaluation, say_task
 from sidtool.errors import UsageError
 from sidtool.terminal import options
-from sidtool.terminal.console import next_step, progress, say_json, say_table
+from sidtool.terminal.console import next_step, progress
 from sidtool.terminal.inputs import numbers, read_ids
-
-if TYPE_CHECKING:
-    from sidtool.evaluation.results import Evaluation
-    from sidtool.evaluation.task_metrics import TaskEvaluation
 
 
 def evaluate(
@@ -59,6 +56,22 @@ def evaluate(
             "task."
         ),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Another model of the same items: print by how much MODEL is better, with paired "
+            "intervals, over all examples and in each slice.",
+        ),
+    ] = None,
+    details: Annotated[
+        bool,
+        typer.Option(
+            "--details",
+            help="Print also the metrics by training events of the target, the mean over items, "
+            "the survival of prefixes in the beam, and coverage. --json always has them.",
+        ),
+    ] = False,
     fail_under: Annotated[
         list[str] | None,
         typer.Option(
@@ -83,7 +96,7 @@ def evaluate(
     SID; exact match, token F1 and perplexity if it is a text."""
     from sidtool.evaluation.evaluation import EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate_split
-    from sidtool.evaluation.metrics import check_names, metric_names
+    from sidtool.evaluation.metrics import check_names, metric_names, survival_names
     from sidtool.evaluation.results import check_thresholds
     from sidtool.sft.catalog import CatalogOptions
     from sidtool.sft.task_eval import TaskEvaluationOptions, evaluate_task
@@ -99,6 +112,7 @@ def evaluate(
         if task is not None:
             recommending: dict[str, Any] = {"--exclude-seen": exclude_seen, "--memory": memory}
             recommending |= {"--memory-weight": memory_weight, "--memory-power": memory_power}
+            recommending |= {"--against": against, "--details": details}
             _refuse(recommending, "does not apply with --task")
             only = None if only_items is None else frozenset(read_ids(only_items))
             catalog = CatalogOptions(
@@ -106,18 +120,23 @@ def evaluate(
             )
             chosen = TaskEvaluationOptions(task, on, items, catalog, only, limit, num_beams, seed)
             answers = evaluate_task(load(), split, chosen, progress=report)
-            _say_task(answers, json=json)
+            say_task(answers, json=json)
             return check_thresholds(answers, thresholds)
         # an option that changes nothing is a mistake of the user
         _refuse(task_only, "requires --task")
         if split is None:
             raise UsageError("there is nothing to evaluate on", hint="give a split, or --task")
-        check_names(thresholds, metric_names())
         settings = EvaluationOptions(
             on, limit, num_beams=num_beams, exclude_seen=exclude_seen, seed=seed
         )
-        evaluation = evaluate_split(load(), split, settings, progress=report)
-    _say_evaluation(evaluation, json=json)
+        loaded = load()
+        levels = loaded.bundle.space.levels
+        check_names(thresholds, (*metric_names(), *survival_names(levels)))
+        other = None
+        if against is not None:
+            other = inference.load_model(against, None, device, dtype, trust_remote_code)
+        evaluation = evaluate_split(loaded, split, settings, against=other, progress=report)
+    say_evaluation(evaluation, details=details, json=json)
     check_thresholds(evaluation, thresholds)
     return next_step(f"sidtool recommend {model} --history ITEM,ITEM -k 10")
 
@@ -127,38 +146,3 @@ def _refuse(options: Mapping[str, Any], why: str) -> None:
     for name, value in options.items():
         if value:
             raise UsageError(f"{name} {why}")
-
-
-def _say_evaluation(evaluation: "Evaluation", *, json: bool) -> None:
-    """The table of an evaluation; with `json` on stderr, beside the JSON on stdout."""
-    if json:
-        say_json(evaluation.to_json())
-    systems = {
-        "model": evaluation.metrics,
-        **evaluation.baselines,
-        "model, SID level": evaluation.sid_level,
-    }
-    rows: list[list[object]] = []
-    for name in evaluation.metrics:
-        if not name.endswith("@3"):
-            low, high = evaluation.confidence_interval[name]
-            values = [metrics.get(name, "-") for metrics in systems.values()]
-            rows.append([name, *values, f"{low:.4f} to {high:.4f}"])
-    columns = ["", *systems, "95% interval of the model"]
-    title = f"{evaluation.n} examples, full ranking, item level"
-    say_table(columns, rows, title=title, aside=json)
-
-
-def _say_task(evaluation: "TaskEvaluation", *, json: bool) -> None:
-    """The table of a task's metrics; with `json` on stderr, beside the JSON on stdout."""
-    if json:
-        say_json(evaluation.to_json())
-    rows = []
-    for name, value in evaluation.metrics.items():
-        interval = "-"
-        if name in evaluation.confidence_interval:
-            low, high = evaluation.confidence_interval[name]
-            interval = f"{low:.4f} to {high:.4f}"
-        rows.append((name, value, evaluation.chance.get(name, "-"), interval))
-    title = f"{evaluation.task}: {evaluation.n} questions"
-    say_table(["", "model", "chance", "95% interval"], rows, title=title, aside=json)

@@ -11,16 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError, SidtoolWarning, UsageError
-from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
+from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
-from sidtool.evaluation.metrics import KS, averages, find_targets, metric_names, metric_values
-from sidtool.evaluation.ranking import (
-    IndexedExamples,
-    Ranking,
-    rank_memory,
-    rank_mixture,
-    rank_sids,
-)
+from sidtool.evaluation.catalog_check import check_same_catalog
+from sidtool.evaluation.metrics import KS, averages, metric_names, metric_values
+from sidtool.evaluation.ranking import COVERED, IndexedExamples, Ranking
 from sidtool.evaluation.results import Evaluation, slices_of
 from sidtool.evaluation.slices import example_groups
 from sidtool.evaluation.system_values import (
@@ -29,16 +24,17 @@ from sidtool.evaluation.system_values import (
     effective_items,
     group_averages,
 )
-from sidtool.memory.similarity import KnnSettings, item_similarity
+from sidtool.evaluation.systems import baseline_values, rank_model, rank_parts, uses_memory
+from sidtool.memory.similarity import KnnSettings
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.recommendation.query import Progress
 from sidtool.splits.files import open_split
-from sidtool.splits.record import check_split, recorded_event_columns
+from sidtool.splits.record import SplitReference, check_split, recorded_event_columns
 from sidtool.splits.split import Example, Split, UserSequence
 
-COVERED = 10
-"""Recommendations per example that coverage counts."""
+OTHER_MODEL = "other model"
+"""The name of the system that a model is compared with."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +73,15 @@ def evaluate(
     split: Split | str | Path,
     options: EvaluationOptions | None = None,
     *,
+    against: LoadedModel | str | Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a model on the held-out examples of a split: a `Split`, its folder, or a file of
     events (as `open_split`).
 
-    Raises CompatibilityError if the model, its bundle or its memory may have learned from held-out
-    events, and as `evaluate_examples`."""
+    `against` is another model for the same items, of whatever bundle, that the model is compared
+    with. Raises CompatibilityError if a model, its bundle or its memory may have learned from
+    held-out events, and as `evaluate_examples`."""
     options = options or EvaluationOptions()
     name = "the split" if isinstance(split, Split) else str(split)
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
@@ -91,16 +89,31 @@ def evaluate(
         opened = split
     else:
         opened = open_split(split, recorded=recorded_event_columns(loaded.bundle.manifest.source))
-    check_model_split(loaded.contract, loaded.bundle, name, opened.reference)
-    if loaded.memory is not None:
-        check_split("the memory", loaded.memory.memory.manifest.split, name, opened.reference)
+    other = load_model_folder(against) if isinstance(against, str | Path) else against
+    _check_split(loaded, name, opened.reference, "the model", "the memory")
+    if other is not None:
+        labels = (f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}")
+        _check_split(other, name, opened.reference, *labels)
     examples = opened.test if options.on == "test" else opened.valid
     count = len(examples)
     if options.limit is not None and options.limit < count:
         # evenly spread, as the first users of a file may be the oldest
         indexes = [step * count // options.limit for step in range(options.limit)]
         examples = tuple(examples[index] for index in indexes)
-    return evaluate_examples(loaded, examples, opened.train, options, progress=progress)
+    return evaluate_examples(
+        loaded, examples, opened.train, options, against=other, progress=progress
+    )
+
+
+def _check_split(
+    loaded: LoadedModel, name: str, split: SplitReference, model: str, memory: str
+) -> None:
+    """Raise CompatibilityError if a model or its memory, which the message calls so, may have
+    learned from what the split holds out."""
+    check_model_split(loaded.contract, loaded.bundle, name, split, model=model)
+    if loaded.memory is not None:
+        reference = loaded.memory.memory.manifest.split
+        check_split(memory, reference, name, split)
 
 
 def evaluate_examples(
@@ -109,16 +122,19 @@ def evaluate_examples(
     events: Sequence[UserSequence] | None,
     options: EvaluationOptions | None = None,
     *,
+    against: LoadedModel | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Recommend for every example and measure the answers over the full catalog.
 
-    `events` are the training events; without them there are neither baselines nor slices. Raises
-    DataError without examples, or if the model was not trained to recommend."""
+    `events` are the training events; without them there are neither baselines nor slices. `against`
+    is one more system beside the baselines. Raises DataError without examples, or if a model was
+    not trained to recommend; CompatibilityError if `against` recommends other items."""
     options = options or EvaluationOptions()
     if not examples:
         raise DataError("there are no examples to evaluate on")
-    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=options.exclude_seen)
+    if against is not None:
+        check_same_catalog(loaded.bundle, against.bundle)
     num_beams = max(options.num_beams, options.depth)
     if num_beams > options.num_beams:
         warnings.warn(
@@ -127,25 +143,28 @@ def evaluate_examples(
             SidtoolWarning,
             stacklevel=2,
         )
-    beams = rank_sids(loaded, indexed, k=options.depth, num_beams=num_beams, progress=progress)
-    model_ranking = Ranking.of_beams(indexed, beams, COVERED)
-    settings: dict[str, Any] = {"num_beams": num_beams}
-    if loaded.memory is None or not loaded.memory.is_used:
-        evaluation = _evaluation(indexed, model_ranking, {}, events, options)
-    else:
-        mixed = rank_mixture(
-            loaded, indexed, k=options.depth, num_beams=num_beams, progress=progress
+    search: dict[str, Any] = {"k": options.depth, "num_beams": num_beams, "progress": progress}
+    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=options.exclude_seen)
+    others = rank_parts(loaded, indexed, **search)
+    ranking = rank_model(loaded, indexed, **search)
+    settings: dict[str, Any] = {"num_beams": num_beams, **_model_settings(loaded)}
+    if against is not None:
+        indexed_by_other = IndexedExamples.of(
+            against.bundle, examples, exclude_seen=options.exclude_seen
         )
-        memory_positions = rank_memory(loaded, indexed, k=options.depth)
-        alone = {
-            "model alone": model_ranking,
-            "memory alone": Ranking.of_items(indexed, memory_positions, COVERED),
-        }
-        mixture = Ranking.of_item_beams(indexed, mixed, COVERED)
-        evaluation = _evaluation(indexed, mixture, alone, events, options)
+        others[OTHER_MODEL] = rank_model(against, indexed_by_other, **search)
+        settings["against"] = _model_settings(against)
+    evaluation = _evaluation(indexed, ranking, others, events, options)
+    return replace(evaluation, settings={**evaluation.settings, **settings})
+
+
+def _model_settings(loaded: LoadedModel) -> dict[str, Any]:
+    """What else determines a model's recommendations: its bundle, and the memory that is used."""
+    settings: dict[str, Any] = {"bundle": loaded.bundle.identity.digest}
+    if loaded.memory is not None and uses_memory(loaded):
         knn = asdict(loaded.memory.memory.manifest.settings)
         settings["memory"] = {**loaded.memory.to_json(), **knn}
-    return replace(evaluation, settings={**evaluation.settings, **settings})
+    return settings
 
 
 def evaluate_rankings(
@@ -156,20 +175,20 @@ def evaluate_rankings(
 ) -> Evaluation:
     """The evaluation of (n, k) ranked leaves, best first; -1 where there are no more."""
     options = options or EvaluationOptions(exclude_seen=examples.exclude_seen)
-    return _evaluation(examples, Ranking.of_sids(examples, leaves, COVERED), {}, events, options)
+    return _evaluation(examples, Ranking.of_sids(examples, leaves), {}, events, options)
 
 
 def _evaluation(
     examples: IndexedExamples,
     ranking: Ranking,
-    parts: Mapping[str, Ranking],
+    others: Mapping[str, Ranking],
     events: Sequence[UserSequence] | None,
     options: EvaluationOptions,
 ) -> Evaluation:
-    """The evaluation of a ranking; it is compared with its `parts` as with the baselines."""
+    """The evaluation of a ranking, which is compared with the other systems and the baselines."""
     users = tuple(example.user for example in examples.examples)
     model = SystemValues.of(ranking, options.ks)
-    others = {system: SystemValues.of(part, options.ks) for system, part in parts.items()}
+    systems = {system: SystemValues.of(other, options.ks) for system, other in others.items()}
     settings = {
         "ks": list(options.ks),
         "exclude_seen": examples.exclude_seen,
@@ -177,13 +196,13 @@ def _evaluation(
         "resamples": RESAMPLES,
     }
     if options.baselines and events:
-        others |= _baselines(examples, events, options)
+        systems |= baseline_values(examples, events, options.ks, options.knn, k=options.depth)
         settings["item-knn"] = asdict(options.knn)
     groups = example_groups(examples.examples, events)
-    by_group = group_averages(model, others, users, groups, seed=options.seed)
+    by_group = group_averages(model, systems, users, groups, seed=options.seed)
     active_items = len(examples.bundle.active)
     first_items = {
-        system: values.first_items for system, values in ({"model": model} | others).items()
+        system: values.first_items for system, values in ({"model": model} | systems).items()
     }
     return Evaluation(
         **vars(by_group["all"]),
@@ -198,31 +217,6 @@ def _evaluation(
         groups=groups,
         values=model,
     )
-
-
-def _baselines(
-    examples: IndexedExamples, events: Sequence[UserSequence], options: EvaluationOptions
-) -> dict[str, SystemValues]:
-    """The baselines on the same examples; their items are popularity ranks."""
-    ids = examples.bundle.items.ids
-    active_ids = [ids[index] for index in examples.bundle.active.tolist()]
-    catalog = Catalog.of(active_ids, [user.items for user in events])
-    histories = [catalog.index_of(example.history) for example in examples.examples]
-    targets = catalog.targets([example.item for example in examples.examples])
-    sequences = [catalog.index_of(user.items) for user in events]
-    # fitted on training events, applied to whole histories
-    similarity = item_similarity(sequences, len(catalog), options.knn)
-    exclude_seen = examples.exclude_seen
-    popular = popularity(histories, len(catalog), options.depth, exclude_seen=exclude_seen)
-    neighbors = item_knn(
-        similarity, histories, options.depth, settings=options.knn, exclude_seen=exclude_seen
-    )
-    names = metric_names(options.ks)
-    systems = {}
-    for system, ranked in {"popularity": popular, "item-knn": neighbors}.items():
-        values = metric_values(find_targets(ranked, targets), options.ks)
-        systems[system] = SystemValues(names, values, ranked[:, :COVERED])
-    return systems
 
 
 def _counts(examples: IndexedExamples, users: Sequence[str]) -> dict[str, int]:

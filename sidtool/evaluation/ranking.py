@@ -16,6 +16,9 @@ from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import WINDOW, Progress, Query, QuerySession, RankedQueries
 from sidtool.splits.split import Example
 
+COVERED = 10
+"""First recommendations of an example that coverage counts."""
+
 
 @dataclass(frozen=True, eq=False)
 class IndexedExamples:
@@ -146,45 +149,41 @@ class Ranking:
     sid_ranks: TargetRanks
     """where any item of a shared SID counts as correct"""
     first_items: NDArray[np.int64]
-    """(n, count): the first items, -1 where there are no more"""
+    """(n, COVERED or fewer): the first items, -1 where there are no more"""
     survived: NDArray[np.bool_]
     """(n, levels): whether the target's prefix was in the beam after each level; (n, 0) for a
     system without a beam"""
 
     @classmethod
-    def of_beams(cls, examples: IndexedExamples, beams: RankedQueries, count: int) -> "Ranking":
+    def of_beams(cls, examples: IndexedExamples, beams: RankedQueries) -> "Ranking":
         """The ranking of the leaves that a beam search found."""
-        ranking = cls.of_sids(examples, beams.entries, count)
+        ranking = cls.of_sids(examples, beams.entries)
         return replace(ranking, survived=_survived(examples, beams))
 
     @classmethod
-    def of_item_beams(
-        cls, examples: IndexedExamples, beams: RankedQueries, count: int
-    ) -> "Ranking":
+    def of_item_beams(cls, examples: IndexedExamples, beams: RankedQueries) -> "Ranking":
         """The ranking of the items that a beam search with a memory found."""
-        ranking = cls.of_items(examples, beams.entries, count)
+        ranking = cls.of_items(examples, beams.entries)
         return replace(ranking, survived=_survived(examples, beams))
 
     @classmethod
-    def of_sids(cls, examples: IndexedExamples, leaves: NDArray[np.int64], count: int) -> "Ranking":
+    def of_sids(cls, examples: IndexedExamples, leaves: NDArray[np.int64]) -> "Ranking":
         """The ranking of (n, k) leaves."""
         return cls(
             item_ranks(examples, leaves),
             sid_ranks(examples, leaves),
-            first_items(examples, leaves, count),
+            first_items(examples, leaves, COVERED),
             np.zeros((len(leaves), 0), dtype=np.bool_),
         )
 
     @classmethod
-    def of_items(
-        cls, examples: IndexedExamples, positions: NDArray[np.int64], count: int
-    ) -> "Ranking":
+    def of_items(cls, examples: IndexedExamples, positions: NDArray[np.int64]) -> "Ranking":
         """The ranking of (n, k) items by position in SID order."""
         leaves = np.where(positions < 0, -1, examples.bundle.trie().leaves(positions))
         return cls(
             find_targets(positions, examples.target_positions),
             sid_ranks(examples, leaves),
-            positions[:, :count],
+            positions[:, :COVERED],
             np.zeros((len(leaves), 0), dtype=np.bool_),
         )
 

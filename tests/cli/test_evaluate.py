@@ -56,14 +56,46 @@ def test_the_table_is_on_stdout_or_with_json_on_stderr(evaluated: Ran, road: Roa
     for word in (
         "popularity",
         "item-knn",
-        "model, SID level",
         "95% interval",
         f"{N_USERS} examples",
     ):
         assert word in table
         assert word in evaluated.err
+    assert "SID level" not in table  # every item has its own SID
     shown = next(line.split() for line in table.splitlines() if line.startswith("ndcg@10"))
-    assert float(shown[1]) == pytest.approx(evaluated.json["metrics"]["ndcg@10"], abs=5e-5)
+    assert float(shown[1]) == pytest.approx(evaluated.json["metrics"]["ndcg@10"], abs=5e-3)
+
+
+def test_a_model_is_compared_with_another_one_of_another_bundle(
+    evaluated: Ran, road: Road, tmp_path: Path
+) -> None:
+    value = done("evaluate", road.tuned, road.split, "--against", road.tuned, "--json").json
+    for part in (value, value["macro"], value["slices"]["warm"]):
+        assert part["baselines"]["other model"] == part["metrics"]
+        same = part["differences"]["other model"]
+        assert set(same) == set(part["metrics"])
+        assert same["ndcg@10"] == {"mean": 0, "low": 0, "high": 0, "p_value": 1}
+    assert value["settings"]["against"]["bundle"] == value["settings"]["bundle"]
+    assert value["metrics"] == evaluated.json["metrics"]
+    table = done("evaluate", road.tuned, road.split, "--against", road.tuned).out
+    gain = next(line.split() for line in table.splitlines() if line.startswith("all"))
+    assert gain[1:2] == ["hr@10"]
+    assert float(gain[4]) == 0
+    assert gain[-1] == "1.000"
+
+
+def test_details_are_tables_of_at_most_80_columns(road: Road) -> None:
+    table = done("evaluate", road.tuned, road.split, "--details", "--against", road.tuned).out
+    assert max(map(len, table.splitlines())) <= 80
+    for words in ("mean over items", "level 3", "coverage", "effective items", "gain"):
+        assert words in table
+
+
+def test_a_survival_may_be_a_threshold(evaluated: Ran, road: Road) -> None:
+    survival = evaluated.json["metrics"]["survival@2"]
+    ask = ("evaluate", road.tuned, road.split)
+    done(*ask, "--fail-under", f"survival@2={survival}")
+    assert "survival@9" in refused(2, *ask, "--fail-under", "survival@9=0.1")
 
 
 def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
@@ -98,6 +130,10 @@ def test_an_option_without_effect_is_refused(road: Road, tmp_path: Path) -> None
     assert "--exclude-seen does not apply with --task" in refused(
         2, *ask, "--task", "next-item", "--exclude-seen"
     )
+    for option in (("--details",), ("--against", road.tuned)):
+        assert f"{option[0]} does not apply with --task" in refused(
+            2, *ask, "--task", "next-item", *option
+        )
     assert "at least 1" in refused(2, *ask, "--num-beams", 0)
     assert "50 beams are used instead of 10" in done(*ask, "--num-beams", 10).err
 

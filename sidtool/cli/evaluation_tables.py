@@ -1,0 +1,176 @@
+"""The tables of the evaluate command, at most 80 columns wide."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sidtool.terminal.console import note, say, say_json, say_table
+
+if TYPE_CHECKING:
+    from sidtool.evaluation.results import Evaluation
+    from sidtool.evaluation.system_values import Averages
+    from sidtool.evaluation.task_metrics import TaskEvaluation
+
+HIT_RATE = "hr@10"
+NDCG = "ndcg@10"
+DECIMALS = (2, 4)
+"""Fewest and most decimals of a metric."""
+
+
+def say_evaluation(evaluation: "Evaluation", *, details: bool, json: bool) -> None:
+    """The tables of an evaluation; with `json` on stderr, beside the JSON on stdout."""
+    from sidtool.evaluation.evaluation import OTHER_MODEL
+
+    if json:
+        say_json(evaluation.to_json())
+    _say_metrics(evaluation, aside=json)
+    if details:
+        _say_groups(evaluation, aside=json)
+        _say_survival(evaluation, aside=json)
+        _say_coverage(evaluation, aside=json)
+        _say_sid_level(evaluation, aside=json)
+    if OTHER_MODEL in evaluation.differences:
+        _say_differences(evaluation, OTHER_MODEL, aside=json)
+
+
+def _say_metrics(evaluation: "Evaluation", *, aside: bool) -> None:
+    """Every metric of every system but the other model."""
+    from sidtool.evaluation.evaluation import OTHER_MODEL
+
+    decimals = _decimals(evaluation.confidence_interval[NDCG])
+    systems = {name: each for name, each in evaluation.baselines.items() if name != OTHER_MODEL}
+    rows = []
+    for name in evaluation.sid_level:
+        if not name.endswith("@3"):
+            model = _figure(evaluation.metrics[name], decimals)
+            interval = _interval(evaluation.confidence_interval[name], decimals)
+            others = [_figure(metrics[name], decimals) for metrics in systems.values()]
+            rows.append([name, model, interval, *others])
+    title = f"{evaluation.n} examples, full ranking, item level"
+    say_table(["", "model", "95% interval", *systems], rows, title=title, aside=aside)
+
+
+def _say_groups(evaluation: "Evaluation", *, aside: bool) -> None:
+    """The model's metrics in every group of examples."""
+    rows = []
+    for label, averages in _groups(evaluation).items():
+        cells: list[object] = [label, averages.n]
+        for name in (HIT_RATE, NDCG):
+            ends = averages.confidence_interval[name]
+            decimals = _decimals(ends)
+            cells += [_figure(averages.metrics[name], decimals), _interval(ends, decimals)]
+        rows.append(cells)
+    columns = ["", "n", HIT_RATE, "95% interval", NDCG, "95% interval"]
+    title = "by the number of training events of the target"
+    _say_next_table(columns, rows, title, aside=aside)
+
+
+def _say_survival(evaluation: "Evaluation", *, aside: bool) -> None:
+    """The share of targets whose prefix is in the beam after each level."""
+    names = [name for name in evaluation.metrics if name.startswith("survival@")]
+    rows: list[list[object]] = []
+    for label, averages in _groups(evaluation).items():
+        figures = [
+            _figure(averages.metrics[name], _decimals(averages.confidence_interval[name]))
+            for name in names
+        ]
+        rows.append([label, averages.n, *figures])
+    columns = ["", "n", *(name.replace("survival@", "level ") for name in names)]
+    title = f"share of targets whose prefix is among the {evaluation.settings['num_beams']} beams"
+    _say_next_table(columns, rows, title, aside=aside)
+
+
+def _say_coverage(evaluation: "Evaluation", *, aside: bool) -> None:
+    """How many items each system recommends."""
+    rows: list[list[object]] = [
+        [system, f"{share:.1%}", f"{evaluation.effective_items[system]:.0f}"]
+        for system, share in evaluation.coverage.items()
+    ]
+    title = f"of {evaluation.counts['active_items']} items, those among anyone's first ten"
+    _say_next_table(["", "coverage", "effective items"], rows, title, aside=aside)
+
+
+def _say_sid_level(evaluation: "Evaluation", *, aside: bool) -> None:
+    """The metrics where any item of a shared SID counts as correct, if they differ at all."""
+    decimals = _decimals(evaluation.confidence_interval[NDCG])
+    rows = [
+        [name, _figure(evaluation.metrics[name], decimals), _figure(value, decimals)]
+        for name, value in evaluation.sid_level.items()
+        if value != evaluation.metrics[name]
+    ]
+    if rows:
+        title = "where any item of a shared SID counts as correct"
+        _say_next_table(["", "item level", "SID level"], rows, title, aside=aside)
+
+
+def _say_differences(evaluation: "Evaluation", system: str, *, aside: bool) -> None:
+    """The model less another system in every group of examples."""
+    rows: list[list[object]] = []
+    for label, averages in _groups(evaluation).items():
+        for name in (HIT_RATE, NDCG):
+            difference = averages.differences[system][name]
+            decimals = _decimals((difference.low, difference.high))
+            figures = [
+                _figure(averages.metrics[name], decimals),
+                _figure(averages.baselines[system][name], decimals),
+                f"{difference.mean:+.{decimals}f}",
+                f"{difference.low:.{decimals}f} to {difference.high:.{decimals}f}",
+                f"{difference.p_value:.3f}",
+            ]
+            rows.append([label, name, *figures])
+    columns = ["", "", "model", "other", "gain", "95% interval", "p"]
+    title = f"the gain of the model over the {system}, paired by user"
+    _say_next_table(columns, rows, title, aside=aside)
+
+
+def _say_next_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], title: str, *, aside: bool
+) -> None:
+    """A table after another one."""
+    (note if aside else say)("")
+    say_table(columns, rows, title=title, aside=aside)
+
+
+def _groups(evaluation: "Evaluation") -> Mapping[str, "Averages"]:
+    """The groups that have examples, by a label that says what they are."""
+    groups: dict[str, Averages] = {"all": evaluation, "mean over items": evaluation.macro}
+    for name, averages in evaluation.slices.items():
+        first, last = averages.events
+        until = "+" if last is None else f"-{last}" if last > first else ""
+        if averages.n:
+            groups[f"{name}, {first}{until}"] = averages
+    return groups
+
+
+def _decimals(interval: tuple[float, float]) -> int:
+    """The decimals that matter: down to a tenth of the interval's half width, to one digit."""
+    fewest, most = DECIMALS
+    half_width = (interval[1] - interval[0]) / 2
+    if half_width <= 0:
+        return most
+    return min(max(math.ceil(-math.log10(half_width)) + 1, fewest), most)
+
+
+def _figure(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}"
+
+
+def _interval(ends: tuple[float, float], decimals: int) -> str:
+    return "-".join(_figure(end, decimals) for end in ends)
+
+
+def say_task(evaluation: "TaskEvaluation", *, json: bool) -> None:
+    """The table of a task's metrics; with `json` on stderr, beside the JSON on stdout."""
+    if json:
+        say_json(evaluation.to_json())
+    rows = []
+    for name, value in evaluation.metrics.items():
+        model = _figure(value, max(DECIMALS))
+        interval = "-"
+        if name in evaluation.confidence_interval:
+            ends = evaluation.confidence_interval[name]
+            model = _figure(value, _decimals(ends))
+            interval = _interval(ends, _decimals(ends))
+        rows.append((name, model, evaluation.chance.get(name, "-"), interval))
+    title = f"{evaluation.task}: {evaluation.n} questions"
+    say_table(["", "model", "chance", "95% interval"], rows, title=title, aside=json)

@@ -1,0 +1,79 @@
+"""The tables of an evaluation: their figures, their digits and their width."""
+
+from dataclasses import replace
+
+import pytest
+
+from sidtool.cli.evaluation_tables import _decimals, say_evaluation
+from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.results import Evaluation
+from sidtool.memory.build import build_memory
+from sidtool.model.memory import WeightedMemory
+from sidtool.splits.split import Split
+from tests.evaluation.shop import shop, visits
+from tests.loaded import loaded_model
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    """Of a model with shared SIDs and a memory, against another one: all tables there are."""
+    bundle = shop(shared=True)
+    events, examples = visits()
+    loaded = loaded_model(bundle)
+    loaded = replace(loaded, contract=replace(loaded.contract, normalize="trie"))
+    memory = build_memory(Split("leave-one-out", tuple(events), (), ()), bundle)
+    mixed = replace(loaded, memory=WeightedMemory(memory, 0.4, 2.0))
+    return evaluate_examples(mixed, examples, events, EvaluationOptions(), against=loaded)
+
+
+def lines_of(text: str, label: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(label)]
+
+
+def test_the_tables_show_the_figures(
+    evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say_evaluation(evaluation, details=False, json=False)
+    short = capsys.readouterr().out
+    say_evaluation(evaluation, details=True, json=False)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert set(lines_of(short, "hr@10")) <= set(lines_of(text, "hr@10"))
+    metric = lines_of(text, "ndcg@10")[0].split()
+    assert float(metric[1]) == pytest.approx(evaluation.metrics["ndcg@10"], abs=5e-3)
+    assert float(metric[-1]) == pytest.approx(
+        evaluation.baselines["memory alone"]["ndcg@10"], abs=5e-3
+    )
+    slice_rows = lines_of(text, "rare, 1-5")
+    rare = evaluation.slices["rare"]
+    assert slice_rows[0].split()[2] == str(rare.n)
+    survival = slice_rows[1].split()[3:]
+    assert [float(figure) for figure in survival] == pytest.approx(
+        [rare.metrics[f"survival@{level}"] for level in (1, 2, 3)], abs=6e-3
+    )
+    gain = slice_rows[3].split()
+    assert gain[2] == "ndcg@10"
+    assert float(gain[5]) == pytest.approx(
+        rare.metrics["ndcg@10"] - rare.baselines["other model"]["ndcg@10"], abs=6e-3
+    )
+    assert not lines_of(short, "mean over items, ")
+    assert len(lines_of(short, "mean over items")) == 2  # of the gain, in two metrics
+    assert f"{evaluation.coverage['model']:.1%}" in text
+    assert "SID level" in text
+
+
+def test_with_json_the_tables_are_on_stderr(
+    evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say_evaluation(evaluation, details=True, json=True)
+    written = capsys.readouterr()
+    assert len(written.out.splitlines()) == 1
+    assert "mean over items" in written.err
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "decimals"),
+    [(0.5, 0.5, 4), (0.032, 0.038, 4), (0.2, 0.23, 3), (0.1, 0.4, 2), (0.0, 1.0, 2)],
+)
+def test_the_interval_decides_the_digits(low: float, high: float, decimals: int) -> None:
+    assert _decimals((low, high)) == decimals

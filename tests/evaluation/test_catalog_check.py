@@ -1,0 +1,50 @@
+"""Models of the same items compare, whatever their SIDs are."""
+
+import pytest
+
+from sidtool.errors import CompatibilityError
+from sidtool.evaluation.catalog_check import check_same_catalog
+from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from tests.evaluation.shop import shop, visits
+from tests.loaded import loaded_model
+
+
+def test_bundles_of_the_same_active_items_pass() -> None:
+    check_same_catalog(shop(shared=False), shop(shared=True))
+    # an item that is retired in one and absent from the other is active in neither
+    check_same_catalog(shop(shared=False, items=6), shop(shared=False, items=7, retired=["i6"]))
+
+
+@pytest.mark.parametrize("other", [{"items": 39}, {"retired": ["i39"]}])
+def test_other_items_are_refused_both_ways(other: dict[str, object]) -> None:
+    bundles = [shop(shared=False), shop(shared=True, **other)]  # type: ignore[arg-type]
+    for one, two in (bundles, bundles[::-1]):
+        with pytest.raises(CompatibilityError, match=r"1 active items.*first is 'i39'"):
+            check_same_catalog(one, two)
+
+
+def test_a_model_of_another_bundle_is_one_more_system() -> None:
+    bundle = shop(shared=False)
+    events, examples = visits()
+    options = EvaluationOptions(ks=(5, 10), num_beams=10, exclude_seen=True)
+    other = loaded_model(shop(shared=True))
+    result = evaluate_examples(loaded_model(bundle), examples, events, options, against=other)
+    alone = evaluate_examples(other, examples, events, options)
+    for part, expected in ((result, alone), (result.macro, alone.macro)):
+        assert part.baselines["other model"] == expected.metrics
+        difference = part.differences["other model"]["ndcg@10"]
+        gain = part.metrics["ndcg@10"] - expected.metrics["ndcg@10"]
+        assert difference.mean == pytest.approx(gain)
+        assert difference.low <= gain <= difference.high
+    rare = result.slices["rare"]
+    assert rare.baselines["other model"] == alone.slices["rare"].metrics
+    assert result.coverage["other model"] == alone.coverage["model"]
+    assert result.settings["against"] == {"bundle": other.bundle.identity.digest}
+    with pytest.raises(CompatibilityError, match="different catalogs"):
+        evaluate_examples(
+            loaded_model(bundle),
+            examples,
+            events,
+            options,
+            against=loaded_model(shop(shared=False, retired=["i3"])),
+        )
