@@ -87,12 +87,19 @@ class MemoryIndex:
                 )
         memory_rows = np.full(len(bundle.items), -1, dtype=np.int64)
         memory_rows[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
-        # the last entry is that of row -1
-        position_of = np.full(len(bundle.items) + 1, -1, dtype=np.int64)
-        position_of[bundle.active] = np.arange(len(bundle.active))
-        neighbors = _moved(memory.neighbors, position_of[rows])
+        neighbors = _moved(memory.neighbors, active_positions(bundle)[rows])
         recency = memory.manifest.settings.recency
         return cls(neighbors, recency, memory_rows, memory.events, len(bundle.active))
+
+    def with_rows(self, neighbors: SparseRows, bundle: Bundle) -> "MemoryIndex":
+        """The index of (m, bundle items) other neighbors, which is requested by row, 0 to m - 1."""
+        m = len(neighbors.offsets) - 1
+        return replace(
+            self,
+            neighbors=_moved(neighbors, active_positions(bundle)[:-1]),
+            memory_rows=np.arange(m),
+            events=np.zeros(m, dtype=np.int64),
+        )
 
     def distributions(
         self, histories: Sequence[NDArray[np.int64]], power: float
@@ -195,6 +202,14 @@ class MemoryIndex:
         if present.all():
             return requests[events], positions, values, events
         return requests[events[present]], positions[present], values[present], events[present]
+
+
+def active_positions(bundle: Bundle) -> NDArray[np.int64]:
+    """(items + 1,): the position of each item in SID order, -1 for those not active, and a last -1
+    that stands for an unknown item."""
+    positions = np.full(len(bundle.items) + 1, -1, dtype=np.int64)
+    positions[bundle.active] = np.arange(len(bundle.active))
+    return positions
 
 
 def _moved(matrix: SparseRows, positions: NDArray[np.int64]) -> SparseRows:

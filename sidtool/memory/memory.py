@@ -3,7 +3,7 @@
 docs/format.md specifies the format."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,20 @@ class SparseRows:
         matrix.eliminate_zeros()  # those that a small number became, too
         offsets = matrix.indptr.astype(np.int64)
         return cls(offsets, matrix.indices.astype(np.uint32), matrix.data)
+
+    @classmethod
+    def joined(cls, parts: Sequence["SparseRows"]) -> "SparseRows":
+        """The rows of several parts, one part after the other."""
+        ends = np.cumsum([part.offsets[-1] for part in parts])
+        starts = [
+            part.offsets[:-1] + end - part.offsets[-1]
+            for part, end in zip(parts, ends, strict=True)
+        ]
+        return cls(
+            np.concatenate([*starts, ends[-1:]]),
+            np.concatenate([part.items for part in parts]),
+            np.concatenate([part.weights for part in parts]),
+        )
 
     @property
     def rows(self) -> NDArray[np.int64]:

@@ -66,15 +66,30 @@ def similarity_of(
 
     The similarity of two items is their co-occurrence over the root of the product of their numbers
     of events, plus the shrinkage; `content`, an (n, n) CSR matrix above the diagonal, is added."""
+    counts = symmetric_weights(pairs)
+    if content is not None:
+        content = content + content.T
+    return similarity_rows(counts, events, events[counts.indices], settings, content)
+
+
+def similarity_rows(
+    counts: Any,
+    row_events: NDArray[np.int64],
+    column_events: NDArray[np.int64],
+    settings: KnnSettings,
+    content: Any = None,
+) -> Any:
+    """(m, items) scipy CSR float64: similarity of m items to all by the weights (m, items) CSR of
+    their pairs, the (m,) events of the rows and the (entries,) events of each entry's column, plus
+    (m, items) `content`; the `neighbors` largest of each row."""
     from scipy import sparse
 
-    counts = symmetric_weights(pairs).tocoo()
-    lengths = np.sqrt(events[counts.row] * events[counts.col].astype(np.float64))
-    values = counts.data / (lengths + settings.shrinkage)
+    products = np.repeat(row_events, np.diff(counts.indptr)) * column_events.astype(np.float64)
+    values = counts.data / (np.sqrt(products) + settings.shrinkage)
     # similarities exist only where items co-occur: the matrix is as sparse as the counts
-    similarity = sparse.csr_matrix((values, (counts.row, counts.col)), shape=counts.shape)
+    similarity = sparse.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
     if content is not None:
-        similarity = (similarity + content + content.T).tocsr()
+        similarity = (similarity + content).tocsr()
     if settings.neighbors is None:
         return similarity
     return _nearest(similarity, settings.neighbors)

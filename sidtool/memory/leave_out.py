@@ -1,0 +1,172 @@
+"""A memory of which each user's own events are left out.
+
+A memory that counts the events of a training example has seen its answers: two items that one user
+interacted with co-occur because of that user. What the memory would say of a user that it never saw
+is computed here from exact counts, which integers make possible: the counts of all users less those
+of the user."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.errors import CompatibilityError, IntegrityError
+from sidtool.memory.distribution import ItemDistribution, MemoryIndex
+from sidtool.memory.memory import Memory, SparseRows
+from sidtool.memory.similarity import similarity_rows
+from sidtool.splits.cooccurrence import UNIT, count_pairs, item_sequences
+from sidtool.splits.split import Split
+
+CHUNK = 4096
+"""Training events of the users whose rows are computed together: bounds the memory of a step."""
+
+Sequences = Sequence[NDArray[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class LeaveOneOutMemory:
+    """A memory as it would be without the events of the user who requests."""
+
+    index: MemoryIndex
+    """Has a row for each item of each user, and in it the item's neighbors without that user"""
+    keys: NDArray[np.int64]
+    """(rows,): user · items + item of each row, ascending"""
+    items: int
+    """Number of items of the bundle"""
+
+    @classmethod
+    def of(cls, memory: Memory, bundle: Bundle, split: Split) -> "LeaveOneOutMemory":
+        """The rows of all users of a split, in the order of its training events.
+
+        They take 8 bytes per neighbor, about `neighbors` of them for each item of each user. Raises
+        CompatibilityError unless the memory was built from this bundle and this split,
+        IntegrityError if it does not count the pairs of the split."""
+        check_origin(memory, bundle, split)
+        n = len(bundle.items)
+        sequences = item_sequences(split, list(bundle.items.ids))
+        sources = _Counts.of(memory)
+        chunks = [sources.rows_without(*chunk) for chunk in _chunks(sequences, n)]
+        keys = np.concatenate([chunk_keys for chunk_keys, _ in chunks])
+        rows = SparseRows.joined([chunk_rows for _, chunk_rows in chunks])
+        return cls(MemoryIndex.of(memory, bundle).with_rows(rows, bundle), keys, n)
+
+    def rows(self, user: int, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(k,) the rows of a user's items by their rows in the bundle; -1 for one that is not among
+        the user's training events."""
+        keys = user * self.items + items
+        rows = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[rows] == keys, rows, -1)
+
+    def distributions(self, histories: Sequences, power: float) -> list[ItemDistribution]:
+        """The distribution for each history of `rows`, as `MemoryIndex.distributions`."""
+        return self.index.distributions(histories, power)
+
+
+def check_origin(memory: Memory, bundle: Bundle, split: Split) -> None:
+    """Raise CompatibilityError unless a memory was built from this bundle and this split."""
+    memory.check_bundle(bundle)
+    if memory.manifest.bundle.digest != bundle.identity.digest:
+        raise CompatibilityError(
+            "the memory was built for an earlier version of bundle "
+            f"{bundle.manifest.name!r} than the training examples",
+            hint="build the memory with the bundle of the training examples",
+        )
+    counted = memory.manifest.train_digest
+    if counted != split.train_digest:
+        raise CompatibilityError(
+            f"the memory counts training events {counted[:12]}, the split has "
+            f"{split.train_digest[:12]}",
+            hint="give the split that the memory was built from",
+        )
+
+
+def _chunks(sequences: Sequences, n_items: int) -> Iterator[tuple[int, Sequences]]:
+    """The number of the first user, and the sequences, of about CHUNK events each."""
+    lengths = np.cumsum([len(sequence) for sequence in sequences])
+    start = 0
+    while start < len(sequences):
+        before = lengths[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(lengths, before + CHUNK, side="right")))
+        yield start, sequences[start:stop]
+        start = stop
+
+
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """What a memory counts of n items, and how it turns counts into similarities."""
+
+    memory: Memory
+    later: Any
+    """(n, n) CSR int64: pairs by the row that comes first"""
+    earlier: Any
+    """(n, n) CSR int64: its transpose"""
+    content: Any
+    """(n, n) CSR float32, symmetric, or None"""
+
+    @classmethod
+    def of(cls, memory: Memory) -> "_Counts":
+        later = memory.pairs.to_scipy()
+        content = None if memory.content is None else memory.content.to_scipy()
+        if content is not None:
+            content = (content + content.T).tocsr()
+        return cls(memory, later, later.T.tocsr(), content)
+
+    def rows_without(
+        self, first_user: int, sequences: Sequences
+    ) -> tuple[NDArray[np.int64], SparseRows]:
+        """The keys of the items of these users, and the (m, n) neighbors of each, without the
+        events of the user."""
+        n = self.later.shape[0]
+        settings = self.memory.manifest.settings
+        # no two users share a number, so their pairs are counted apart, all at once
+        numbered = [
+            (first_user + number) * n + sequence for number, sequence in enumerate(sequences)
+        ]
+        keys = np.unique(np.concatenate(numbered))
+        local = [np.searchsorted(keys, sequence) for sequence in numbered]
+        users, items = np.divmod(keys, n)
+        user_pairs = count_pairs(local, len(keys), settings.distance)
+        user_events = np.bincount(np.concatenate(local), minlength=len(keys))
+        later = _less(self.later[items], user_pairs, items)
+        earlier = _less(self.earlier[items], user_pairs.T.tocsr(), items)
+        counts = later * UNIT + earlier * UNIT
+        counts.eliminate_zeros()
+        # (entries,): the events of each column, less those of the row's user
+        entry_keys = np.repeat(users, np.diff(counts.indptr)) * n + counts.indices
+        column_events = self.memory.events[counts.indices] - _events_at(
+            keys, user_events, entry_keys
+        )
+        similarity = similarity_rows(
+            counts,
+            self.memory.events[items] - user_events,
+            column_events,
+            settings,
+            None if self.content is None else self.content[items],
+        )
+        return keys, SparseRows.of(similarity, np.float32)
+
+
+def _less(rows: Any, user_pairs: Any, items: NDArray[np.int64]) -> Any:
+    """(m, n) CSR int64: counts less those of (m, m) `user_pairs`, whose columns are items."""
+    from scipy import sparse
+
+    columns = sparse.csr_matrix(
+        (user_pairs.data, items[user_pairs.indices], user_pairs.indptr), shape=rows.shape
+    )
+    less = (rows - columns).tocsr()
+    if (less.data < 0).any():
+        raise IntegrityError(
+            "the memory counts other pairs than the split has", hint="build the memory anew"
+        )
+    return less
+
+
+def _events_at(
+    keys: NDArray[np.int64], events: NDArray[np.int64], entry_keys: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """(entries,) the events of each entry's user with its item, 0 without any."""
+    nearest = np.minimum(np.searchsorted(keys, entry_keys), len(keys) - 1)
+    return np.where(keys[nearest] == entry_keys, events[nearest], 0)
