@@ -179,7 +179,7 @@ def measure(case: Case, steps: int) -> dict[str, float]:
             started = time.perf_counter()
             step(batch)
             bare_seconds.append(time.perf_counter() - started)
-            tokens.append(sum(len(ids) for ids, _ in batch))
+            tokens.append(sum(len(example.ids) for example in batch))
             started = time.perf_counter()
 
         trainer_module.PackedCollator = Recorded  # type: ignore[misc]

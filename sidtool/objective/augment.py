@@ -41,7 +41,7 @@ class Augmentation:
         The answer stays, and at least one item before it. In another order, the same positions are
         targets, and each item keeps its weight. Running text is unchanged: there an item is more
         than its SID."""
-        ids, targets, weights = example
+        ids, targets, weights, _ = example
         spans = item_spans(ids, tokens)
         if len(spans) and _has_text_target(example, int(spans[-1, 0]), tokens):
             return example

@@ -67,23 +67,29 @@ def _first_fit(batch: Sequence[TokenizedExample]) -> list[list[TokenizedExample]
 def _lay_out(
     lines: Sequence[Sequence[TokenizedExample]], pad: int
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Input ids, labels and weights, and positions, (lines, longest line) each."""
-    width = max(sum(len(example.ids) for example in line) for line in lines)
-    input_ids = np.full((len(lines), width), pad, dtype=np.int64)
-    labels = np.full((len(lines), width), IGNORED, dtype=np.int64)
-    weights = np.zeros((len(lines), width), dtype=np.float32)
-    positions = np.zeros((len(lines), width), dtype=np.int64)
+    """Input ids, labels and weights, with the memory's log-probabilities if the examples have them,
+    and positions: (lines, longest line) each, int64 or float32."""
+    shape = (len(lines), max(sum(len(example.ids) for example in line) for line in lines))
+    input_ids = np.full(shape, pad, dtype=np.int64)
+    labels = np.full(shape, IGNORED, dtype=np.int64)
+    weights = np.zeros(shape, dtype=np.float32)
+    positions = np.zeros(shape, dtype=np.int64)
+    log_probs = np.full(shape, np.nan, dtype=np.float32)
     for number, line in enumerate(lines):
         start = 0
-        for ids, targets, token_weights in line:
+        for ids, targets, token_weights, memory_log_probs in line:
             span = slice(start, start + len(ids))
             input_ids[number, span] = ids
             labels[number, span] = np.where(targets, ids, IGNORED)
             weights[number, span] = np.where(targets, token_weights, 0)
             positions[number, span] = np.arange(len(ids))
+            if memory_log_probs is not None:
+                log_probs[number, span] = memory_log_probs
             start += len(ids)
         # positions restart at 0: padding counts as another sequence
-        positions[number, start:] = np.arange(width - start)
+        positions[number, start:] = np.arange(shape[1] - start)
     arrays = {"input_ids": input_ids, "labels": labels, "weights": weights}
+    if lines[0][0].memory_log_probs is not None:
+        arrays["memory_log_probs"] = log_probs
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return tensors, torch.from_numpy(positions)

@@ -1,8 +1,9 @@
 """The JSON Lines form of training examples: its writer and its reader.
 
-An example is `{task, prompt, completion}` or `{task, text}`; `catalog` lists the character spans
-of catalog text, which never becomes SID or special tokens. `weight` is the weight of the loss: one
-number, or one for each SID of the example."""
+An example is `{task, prompt, completion}` or `{task, text}`; `user` is the user whose events it
+shows, if it shows events; `catalog` lists the character spans of catalog text, which never becomes
+SID or special tokens. `weight` is the weight of the loss: one number, or one for each SID of the
+example."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ def example_json(
     if example.prompt:
         sides = {"prompt": example.prompt, "completion": example.completion}
     value: dict[str, Any] = {"task": example.task}
+    if example.events:
+        value["user"] = example.events[0][0]
     spans: dict[str, list[Span]] = {}
     for side, segments in sides.items():
         value[side], catalog_spans = segments_to_text(space, segments)
@@ -93,6 +96,8 @@ def _problem(example: Mapping[str, Any]) -> str:
     """Why a JSON object is no training example; empty if it is one."""
     if not isinstance(example.get("task"), str):
         return "has no task"
+    if not isinstance(example.get("user", ""), str):
+        return f"has user {example['user']!r}, not an id"
     if not any(_has_texts(example, sides) for sides in FORMS):
         return f"has the keys {sorted(example)}, not prompt and completion, or text"
     if not _is_weight(example.get("weight", 1)):

@@ -1,7 +1,8 @@
 """Training examples as token ids, targets and weights."""
 
+import sys
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,9 @@ class TokenizedExample(NamedTuple):
     """(n,): whether each is a target"""
     weights: NDArray[np.float32]
     """(n,): the weight of the loss at each token, if it is a target"""
+    memory_log_probs: NDArray[np.float32] | None = None
+    """(n,): the memory's log-probability of the item whose SID a target is part of; NaN where the
+    memory says nothing; None without a memory"""
 
 
 def answers_with_sid(task: str) -> bool:
@@ -80,6 +84,8 @@ class TokenizedExamples:
     """(tokens,)"""
     offsets: NDArray[np.int64]
     """(n + 1,): example i is at offsets[i]:offsets[i + 1]"""
+    users: Sequence[str] = ()
+    """(n,) the user whose events an example shows, "" if it shows none; () if it is not known"""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -109,6 +115,7 @@ class TokenizedExamples:
         targets = bytearray()
         weights = array("f")
         offsets = [0]
+        users = []
         for number, example in enumerate(read_training_examples(path), start=1):
             try:
                 encoded = encode_example(example, encoder, tokens, codes_only=codes_only)
@@ -121,6 +128,7 @@ class TokenizedExamples:
             targets += encoded.targets.tobytes()
             weights.frombytes(encoded.weights.tobytes())
             offsets.append(len(ids))
+            users.append(sys.intern(example.get("user", "")))
         if len(offsets) == 1:
             raise DataError(f"{path} has no training example with a target")
         return cls(
@@ -128,4 +136,5 @@ class TokenizedExamples:
             np.frombuffer(targets, dtype=np.bool_),
             np.frombuffer(weights, dtype=np.float32),
             np.array(offsets, dtype=np.int64),
+            users,
         )

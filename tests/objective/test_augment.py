@@ -75,7 +75,7 @@ def test_a_shortened_history_has_whole_items_in_order(
     else:
         row = {"text": spelled(space, items)}
     before = encoded(space, {"task": "sequence", **row}, codes_only=True)
-    ids, targets, _ = Augmentation(drop)(before, tokens, np.random.default_rng(seed))
+    ids, targets, *_ = Augmentation(drop)(before, tokens, np.random.default_rng(seed))
     kept = decoded(ids.tolist(), tokens)
     assert is_part(kept, items)
     assert kept[-1] == items[-1]
@@ -107,10 +107,10 @@ def test_a_reversed_history_has_targets_at_the_same_positions(
         whole if 0 < context < len(items) else {"text": spelled(space, items)}
     )
     before = encoded(space, row, codes_only=True)
-    ids, targets, _ = Augmentation(0.0, 1.0)(before, tokens, np.random.default_rng(0))
+    ids, targets, *_ = Augmentation(0.0, 1.0)(before, tokens, np.random.default_rng(0))
     assert decoded(ids.tolist(), tokens) == items[::-1]
     assert targets.tolist() == before[1].tolist()
-    ids, _, _ = Augmentation(drop, 1.0)(before, tokens, np.random.default_rng(0))
+    ids, *_ = Augmentation(drop, 1.0)(before, tokens, np.random.default_rng(0))
     assert is_part(decoded(ids.tolist(), tokens), items[::-1])
     assert decoded(before[0].tolist(), tokens) == items  # the row itself is not touched
 
@@ -135,7 +135,7 @@ def test_shuffled_items_stay_within_the_span_and_targets_keep_their_positions(
         whole if 0 < context < length else {"text": spelled(space, items)}
     )
     before = encoded(space, row, codes_only=True)
-    ids, targets, _ = Augmentation(0.0, shuffle_span=share)(
+    ids, targets, *_ = Augmentation(0.0, shuffle_span=share)(
         before, tokens, np.random.default_rng(seed)
     )
     result = decoded(ids.tolist(), tokens)
@@ -156,8 +156,8 @@ def test_the_frame_and_the_completion_of_a_next_item_example_stay(
         "completion": answer[len(MARKED.begin) :] + "<eos>",
     }
     example = encoded(MARKED, row, codes_only=codes_only)
-    ids, targets, _ = example
-    kept, marked, _ = Augmentation(drop, reverse_prob=1.0, shuffle_span=1.0)(
+    ids, targets, *_ = example
+    kept, marked, *_ = Augmentation(drop, reverse_prob=1.0, shuffle_span=1.0)(
         example, tokens, np.random.default_rng(seed)
     )
     first = int(np.flatnonzero(ids == tokens.begin)[0])
@@ -211,7 +211,9 @@ def test_items_keep_their_weights(
     texts = whole if 0 < context < length else {"text": spelled(space, items)}
     row = {"task": "sequence", "weight": [at + 0.5 for at in range(length)], **texts}
     before = encoded(space, row, codes_only=True)
-    ids, _, weights = Augmentation(drop, share, share)(before, tokens, np.random.default_rng(seed))
+    ids, _, weights, _ = Augmentation(drop, share, share)(
+        before, tokens, np.random.default_rng(seed)
+    )
     of_items = weights.reshape(-1, tokens.space.levels + 2 * space.has_begin_end_tokens)
     for item, item_weights in zip(decoded(ids.tolist(), tokens), of_items, strict=True):
         assert set(item_weights.tolist()) == {items.index(item) + 0.5}

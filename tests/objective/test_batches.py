@@ -25,7 +25,7 @@ TOKENIZER.add_tokens(list(SPACE.tokens))
 
 
 def targets(row: dict[str, object], *, codes_only: bool = False) -> list[str]:
-    ids, marked, _ = encode_example(row, ENCODER, ENCODER.tokens, codes_only=codes_only)
+    ids, marked, *_ = encode_example(row, ENCODER, ENCODER.tokens, codes_only=codes_only)
     return [str(TOKENIZER.convert_ids_to_tokens(int(i))) for i in ids[marked]]
 
 
@@ -77,7 +77,7 @@ examples = st.lists(
 @given(examples)
 def test_both_layouts_contain_the_same_examples(batch: list[TokenizedExample]) -> None:
     padded, packed = PaddedCollator(0)(batch), PackedCollator(0)(batch)
-    for number, (ids, marked, weights) in enumerate(batch):
+    for number, (ids, marked, weights, _) in enumerate(batch):
         assert padded["input_ids"][number, : len(ids)].tolist() == ids.tolist()
         assert padded["attention_mask"][number].sum() == len(ids)
         assert (
@@ -101,7 +101,7 @@ def test_both_layouts_contain_the_same_examples(batch: list[TokenizedExample]) -
                 assert not any(weights[start:stop])
     expected = [
         (ids.tolist(), np.where(marked, ids, IGNORED).tolist(), (marked * weights).tolist())
-        for ids, marked, weights in batch
+        for ids, marked, weights, _ in batch
     ]
     assert sorted(result) == sorted(expected)
 
@@ -112,7 +112,7 @@ def test_a_weight_is_that_of_an_example_or_of_each_sid() -> None:
 
     def weights(weight: object) -> list[float]:
         row = {**sequence, "weight": weight}
-        _, marked, result = encode_example(row, ENCODER, ENCODER.tokens, codes_only=True)
+        _, marked, result, _ = encode_example(row, ENCODER, ENCODER.tokens, codes_only=True)
         return [float(number) for number in result[marked]]
 
     assert weights(2) == [2, 2, 2, 2]
@@ -120,7 +120,7 @@ def test_a_weight_is_that_of_an_example_or_of_each_sid() -> None:
     with pytest.raises(DataError, match="an example has 2 weights and 3 SIDs"):
         weights([1, 2])
     row = {"task": "next-item", "prompt": "x", "completion": "y"}
-    _, _, plain = encode_example(row, ENCODER, ENCODER.tokens, codes_only=False)
+    _, _, plain, _ = encode_example(row, ENCODER, ENCODER.tokens, codes_only=False)
     assert set(plain.tolist()) == {1}
 
 

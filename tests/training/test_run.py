@@ -200,7 +200,7 @@ def test_loss_and_gradient_equal_a_direct_computation(
     )  # the oracle: one row at a time, one target at a time
     total = torch.zeros(())
     for row in range(4):
-        row_ids, marked, row_weights = examples[row]
+        row_ids, marked, row_weights, _ = examples[row]
         asked = torch.tensor(row_ids[None].astype("int64"))
         logits = model(input_ids=asked, use_cache=False).logits[0]
         answers = [

@@ -41,7 +41,7 @@ def answers(folder: Path, examples: Path) -> torch.Tensor:
         examples, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=True
     )
     result = []
-    for ids, targets in (read[i] for i in range(20)):
+    for ids, targets, *_ in (read[i] for i in range(20)):
         with torch.no_grad():
             logits = served.model(input_ids=torch.tensor(ids[None].astype("int64"))).logits[0, :-1]
         asked = logits[torch.from_numpy(targets[1:].copy())]
