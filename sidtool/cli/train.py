@@ -46,6 +46,20 @@ def train(
             "several."
         ),
     ] = None,
+    memory: Annotated[
+        Path | None,
+        typer.Option(
+            help="Memory whose mixture with the model the loss is of; memory_weight and "
+            "memory_power are settings."
+        ),
+    ] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --memory: the split that it and the examples were made from. Each example's "
+            "user is left out of the memory."
+        ),
+    ] = None,
     trust_remote_code: options.Trust = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -73,6 +87,8 @@ def train(
             stages,
             valid=valid,
             teachers=teacher or (),
+            memory=memory,
+            split=split,
             trust_remote_code=trust_remote_code,
             force=force,
             progress=lambda number: report.get(labels[number - 1]),

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.decoder.mixture import Mixture
 from sidtool.decoder.normalize import Normalize
 from sidtool.errors import DataError
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples
+from sidtool.model.memory import WeightedMemory
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.recommendation.query import Query, QuerySession
@@ -21,7 +23,8 @@ from sidtool.splits.split import Example
 class Validator:
     """Measures a model on a seeded sample of users; `rank` and `ranks` divide them among processes.
 
-    `users` is the size of the sample, 0 takes all. Raises DataError without examples."""
+    `users` is the size of the sample, 0 takes all. With a `memory`, its mixture with the model is
+    measured. Raises DataError without examples."""
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Validator:
         seed: int,
         normalize: Normalize = "level",
         exclude_seen: bool = False,
+        memory: WeightedMemory | None = None,
     ) -> None:
         if not examples:
             raise DataError("the validation file has no users")
@@ -46,7 +50,10 @@ class Validator:
             examples = [examples[index] for index in chosen.tolist()]
         self.k = k
         self._num_beams = num_beams
-        self._session = QuerySession(bundle, tokenizer, tokens, history_prompt, None, normalize)
+        mixture = Mixture.of(memory, bundle, normalize)
+        self._session = QuerySession(
+            bundle, tokenizer, tokens, history_prompt, None, normalize, mixture
+        )
         # the filters below exclude seen items; here that would make a seen target a miss even if
         # another item of its SID is recommended
         indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
@@ -54,7 +61,8 @@ class Validator:
         self._queries = []
         for history in indexed.histories:
             leaf_filter = self._session.leaf_filter(None, [history]) if exclude_seen else None
-            self._queries.append(Query(self._session.from_history(history), leaf_filter))
+            prompt = self._session.from_history(history)
+            self._queries.append(Query(prompt, leaf_filter, history))
 
     def sums(self, model: Any, rank: int = 0, ranks: int = 1) -> NDArray[np.float64]:
         """(3,) float64: hits, discounted gains and number of users, over every `ranks`-th user from

@@ -57,6 +57,8 @@ class TrainParams(JsonRecord):
     """limit of an example's tokens"""
     weights: str | None = None
     """column of the events that weighted the examples, or its exponential (`make-sft --weight`)"""
+    memory: str | None = None
+    """digest of the memory in the loss; None without one"""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The training loss: cross-entropy over the tokens that a target competes with."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,11 @@ class Loss:
     distill_weight: float = 0.0
     """weight of the cross-entropy with the teachers' mean distribution, against that of the target
     (Hinton et al., arXiv:1503.02531, at temperature 1)"""
+    memory_weight: float = 0.0
+    """weight of the memory in the mixture whose likelihood is maximized, below 1. The loss of a SID
+    is then -log((1 - weight) p_model + weight p_memory), so its gradient is the model's own, times
+    the model's share in that sum: SIDs that the memory knows cost the model little. The terms of
+    `smoothing` and of the teachers are those of the model alone"""
 
     @property
     def columns(self) -> Columns | None:
@@ -60,13 +66,16 @@ class Loss:
         preceding: torch.Tensor,
         weights: torch.Tensor,
         teacher_blocks: Sequence[Blocks] = (),
+        memory: "MemoryTargets | None" = None,
     ) -> torch.Tensor:
         """() float: the sum of the losses at (n,) target ids, each times its (n,) weight, from the
         logits of each part.
 
         `preceding` (n, levels - 1) are the ids before each target, `teacher_blocks` the blocks of
-        each teacher."""
+        each teacher. A `memory` needs a softmax over the trie."""
         total = torch.zeros((), device=targets.device)
+        nll = torch.zeros(len(targets), device=targets.device)
+        starts = torch.zeros(len(targets), dtype=torch.int64, device=targets.device)
         for level, (block, (indexes, columns)) in enumerate(zip(blocks, parts, strict=True)):
             if not len(indexes):
                 # an empty sum keeps the weights in the graph: under DDP every process needs
@@ -77,16 +86,25 @@ class Loss:
             codes = targets[indexes] - (columns[0] if columns else 0)
             competitors = self._competitors(level, block.shape[1], codes, preceding[indexes])
             level_blocks = [teacher[level] for teacher in teacher_blocks]
-            losses = weights[indexes] * self._losses(competitors, block, level_blocks)
+            target_losses, losses = self._losses(competitors, block, level_blocks)
+            losses = weights[indexes] * losses
             total = total + losses[competitors.counted].sum()
-        return total
+            if memory is not None:
+                nll = nll.index_add(0, indexes, target_losses)
+                starts[indexes] = memory.positions[indexes] - level
+        if memory is None:
+            return total
+        target_share = (1 - self.smoothing) * (1 - self.distill_weight if teacher_blocks else 1)
+        return total - target_share * memory.gain(nll, starts, weights, self.memory_weight)
 
     def _losses(
         self, competitors: "_Competitors", block: torch.Tensor, teacher_blocks: Blocks
-    ) -> torch.Tensor:
-        """(n,) float32 losses from (n, columns) logits."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The (n,) float32 negative log-likelihoods of the targets, and the losses, from
+        (n, columns) logits."""
         logs = competitors.log_probabilities(block.float())
-        losses = -logs.gather(-1, competitors.target[:, None])[:, 0]
+        target_losses = -logs.gather(-1, competitors.target[:, None])[:, 0]
+        losses = target_losses
         if self.smoothing:
             uniform = -logs.sum(-1) / competitors.number
             losses = torch.lerp(losses, uniform, self.smoothing)
@@ -96,7 +114,7 @@ class Loss:
             )  # (teachers, n, competitors)
             distilled = -(teacher_logs.exp().mean(0) * logs).sum(-1)
             losses = torch.lerp(losses, distilled, self.distill_weight)
-        return losses
+        return target_losses, losses
 
     def _competitors(
         self, level: int, width: int, codes: torch.Tensor, preceding: torch.Tensor
@@ -124,6 +142,35 @@ class Loss:
             in_use.sum(-1),
             prefix_exists & target_exists,
         )
+
+
+@dataclass(frozen=True)
+class MemoryTargets:
+    """What a memory knows of the n targets of a batch, the codes of SIDs in order."""
+
+    positions: torch.Tensor
+    """(n,) int64: place of each target in the flattened batch"""
+    log_probs: torch.Tensor
+    """(n,) float32: log-probability of the item whose SID the target is part of, minus infinity for
+    0, NaN where the memory says nothing"""
+
+    def gain(
+        self, nll: torch.Tensor, starts: torch.Tensor, weights: torch.Tensor, memory_weight: float
+    ) -> torch.Tensor:
+        """() float: by how much the loss of the mixture is below that of the model alone, from the
+        (n,) negative log-likelihoods of the targets, the (n,) places where their SIDs start and
+        the (n,) weights of the loss, which are equal within a SID.
+
+        Per SID it is log((1 - memory_weight) + memory_weight p_memory / p_model)."""
+        distinct, sids = torch.unique_consecutive(starts, return_inverse=True)
+        sid_nll = nll.new_zeros(len(distinct)).index_add(0, sids, nll)
+        sid_log_probs = self.log_probs.new_zeros(len(distinct)).scatter(0, sids, self.log_probs)
+        sid_weights = weights.new_zeros(len(distinct)).scatter(0, sids, weights)
+        is_mixed = ~sid_log_probs.isnan()
+        log_weight = math.log(memory_weight) if memory_weight else -math.inf
+        log_ratios = log_weight + sid_log_probs[is_mixed] + sid_nll[is_mixed]
+        log_model = torch.full_like(log_ratios, math.log1p(-memory_weight))
+        return (sid_weights[is_mixed] * torch.logaddexp(log_model, log_ratios)).sum()
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,13 @@ from sidtool.model.stage_record import TrainParams
 from sidtool.output import refuse_existing
 from sidtool.recommendation.query import Progress
 from sidtool.sft.lineage import check_same_bundle, read_lineage
+from sidtool.splits.split import Split
 from sidtool.training.arguments import complete_fields, sft_config
 from sidtool.training.execution import Finished, train_and_publish
 from sidtool.training.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.settings import TrainOptions
 from sidtool.training.settings_file import TRAINING, typed_fields
+from sidtool.training.training_memory import open_training_memory
 from sidtool.training.training_run import Log, TrainingRun
 
 
@@ -74,6 +76,8 @@ def train(
     valid: str | Path | None = None,
     bundle: Bundle | None = None,
     teachers: Sequence[str | Path] = (),
+    memory: str | Path | None = None,
+    split: Split | str | Path | None = None,
     force: bool = False,
     reuse: bool = False,
     trust_remote_code: bool = False,
@@ -87,7 +91,9 @@ def train(
     examples; `train_stages` uses those by default), or the last checkpoint without `valid`.
     `sft_fields` are fields of TRL's SFTConfig by name. `bundle` is the bundle that the examples
     were made with, if that is a refreshed one and not the model's own. `teachers` are folders of
-    trained models with the same SIDs and tokenizer (`TrainOptions.distill_weight`).
+    trained models with the same SIDs and tokenizer (`TrainOptions.distill_weight`). `memory` is a
+    memory, and `split` the split of the examples that it was built from: the loss is then that of
+    the mixture of both (`TrainOptions.memory_weight`), and so is the metric of validation.
 
     A run that was killed resumes from its last checkpoint when called again with the same
     arguments, and ends with the same weights. With `reuse`, an output of the same run is not made
@@ -113,6 +119,9 @@ def train(
         from sidtool.objective.teachers import check_teachers
 
         check_teachers(teacher_dirs, contract.tokens, bundle)
+    opened_memory = None
+    if options.memory_weight > 0:
+        opened_memory = open_training_memory(memory, split, lineage, bundle)
     for folder in (model_dir, *teacher_dirs):
         name = f"model {folder}"
         check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
@@ -127,6 +136,7 @@ def train(
         contract=contract,
         bundle=bundle,
         teacher_dirs=teacher_dirs,
+        memory=opened_memory,
         trust_remote_code=trust_remote_code,
     )
     if notify:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sidtool.errors import UsageError
+from sidtool.model.memory import DEFAULT_POWER, DEFAULT_WEIGHT, check_weight
 from sidtool.objective.softmax import SoftmaxOver
 
 Stage = Literal["embeddings", "full", "lora"]
@@ -70,6 +71,11 @@ class TrainOptions:
     distill_weight: float = 0.5
     """Weight of the cross-entropy with the teachers' mean distribution, against the targets' weight
     `1 - distill_weight`. Used only with `--teacher`."""
+    memory_weight: float = DEFAULT_WEIGHT
+    """Weight of the memory in the mixture whose likelihood is maximized, below 1; 0 leaves the
+    memory out. Used only with `--memory`."""
+    memory_power: float = DEFAULT_POWER
+    """Power of the memory's scores in that mixture. Used only with `--memory`."""
     metric_for_best_model: str = "ndcg@10"
     """Validation metric that selects the checkpoint: `hr@K` or `ndcg@K`."""
     eval_users: int = 1000
@@ -96,6 +102,11 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UsageError(f"{name} must be at least 0 and below 1, not {value}")
+        check_weight(self.memory_weight, self.memory_power)
+        if self.memory_weight == 1:
+            raise UsageError(
+                "memory_weight must be below 1: the model would have no part in the loss"
+            )
         if self.optimizer == "muon" and self.stage != "full":
             raise UsageError(f"optimizer=muon requires stage=full, not stage={self.stage}")
         name, _, k = self.metric_for_best_model.partition("@")

@@ -1,18 +1,21 @@
 """Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import EarlyStoppingCallback
 
-from sidtool.errors import UsageError
+from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.validation import Validator
 from sidtool.model.contract import write_contract
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora import Lora
+from sidtool.model.memory import WeightedMemory
 from sidtool.model.pretrained import max_positions
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import Augmentation, AugmentedExamples, EpochCallback
 from sidtool.objective.loss import Loss
+from sidtool.objective.memory_examples import MemoryExamples, MemoryOfUsers
 from sidtool.objective.teachers import load_teachers
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress
@@ -48,6 +51,7 @@ def build_trainer(
         run.bundle.trie() if softmax_over == "trie" else None,
         arguments.label_smoothing_factor,
         run.options.distill_weight,
+        run.options.memory_weight,
     )
     teachers = None
     if run.teacher_dirs:
@@ -64,7 +68,7 @@ def build_trainer(
     return SidTrainer(
         model=loaded.model,
         args=arguments,
-        examples=augmented or examples,
+        examples=_with_memory(run, loaded, augmented or examples, examples.users),
         tokenizer=loaded.tokenizer,
         loss=loss,
         batching=run.options.batching,
@@ -131,6 +135,27 @@ def _augment(
     return AugmentedExamples(examples, augmentation, loaded.tokens, run.seed)
 
 
+def _with_memory(
+    run: TrainingRun,
+    loaded: LoadedModel,
+    examples: TokenizedExamples | AugmentedExamples,
+    users: Sequence[str],
+) -> TokenizedExamples | AugmentedExamples | MemoryExamples:
+    """The examples with the memory's probabilities of their targets, if the run has a memory."""
+    if run.memory is None:
+        return examples
+    if not any(users):
+        raise DataError(
+            f"no training example of {run.examples} names the user whose events it shows, which "
+            "--memory leaves out",
+            hint="make the training examples again; tasks of users have such examples",
+        )
+    memory = MemoryOfUsers.of(
+        run.memory.memory, run.options.memory_power, run.memory.split, run.bundle
+    )
+    return MemoryExamples(examples, users, memory, loaded.tokens)
+
+
 def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
     if run.valid is None:
         return None
@@ -139,6 +164,10 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
             "validation needs a task that recommends from histories; these examples have none",
             hint="leave out --valid",
         )
+    memory = None
+    if run.memory is not None:
+        options = run.options
+        memory = WeightedMemory(run.memory.memory, options.memory_weight, options.memory_power)
     return Validator(
         tuple(read_examples(run.valid)),
         run.bundle,
@@ -151,4 +180,5 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
         normalize=run.normalize,
         exclude_seen=run.options.eval_exclude_seen,
         seed=run.seed,
+        memory=memory,
     )

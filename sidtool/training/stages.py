@@ -12,6 +12,7 @@ from sidtool.model.contract import read_contract
 from sidtool.output import refuse_existing
 from sidtool.recommendation.query import Progress
 from sidtool.sft.lineage import read_lineage, side_files
+from sidtool.splits.split import Split
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings
 from sidtool.training.training_run import Log
@@ -69,6 +70,8 @@ def train_stages(
     *,
     valid: str | Path | None = None,
     teachers: Sequence[str | Path] = (),
+    memory: str | Path | None = None,
+    split: Split | str | Path | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
     progress: Callable[[int], Progress | None] | None = None,
@@ -92,6 +95,8 @@ def train_stages(
             sft_fields=stage.settings.sft_fields,
             valid=_validation_users(stage, valid, is_only=len(planned) == 1),
             teachers=teachers,
+            memory=memory,
+            split=split,
             force=force,
             reuse=number < len(planned),
             trust_remote_code=trust_remote_code,

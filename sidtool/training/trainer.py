@@ -20,7 +20,8 @@ from sidtool.model.lora import Lora
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import AugmentedExamples
 from sidtool.objective.batches import IGNORED, PackedCollator, PaddedCollator
-from sidtool.objective.loss import Loss
+from sidtool.objective.loss import Loss, MemoryTargets
+from sidtool.objective.memory_examples import MemoryExamples
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.objective.teachers import Teachers
 from sidtool.recommendation.query import Progress
@@ -43,7 +44,7 @@ class SidTrainer(SFTTrainer):
         *,
         model: Any,
         args: SFTConfig,
-        examples: TokenizedExamples | AugmentedExamples,
+        examples: TokenizedExamples | AugmentedExamples | MemoryExamples,
         tokenizer: Any,
         loss: Loss,
         batching: str,
@@ -91,7 +92,7 @@ class SidTrainer(SFTTrainer):
         """Whether the settings select a loss of TRL, which is over the whole vocabulary."""
         return bool(self.args.loss_type != "nll" or self.aux_loss_enabled)
 
-    def _check_loss(self, examples: TokenizedExamples | AugmentedExamples) -> None:
+    def _check_loss(self, examples: TokenizedExamples | AugmentedExamples | MemoryExamples) -> None:
         if not self._uses_trl_loss:
             return
         if examples.is_weighted:
@@ -150,6 +151,7 @@ class SidTrainer(SFTTrainer):
         n_tokens = inputs.pop("tokens")
         weights = inputs.pop("weights")[:, 1:]  # (lines, length - 1): weight of the next token
         self.n_seen += torch.stack([n_tokens, (inputs["labels"] != IGNORED).sum()])
+        log_probs = inputs.pop("memory_log_probs", None)
         if return_outputs or self._uses_trl_loss:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")[:, 1:]  # (lines, length - 1): label of the next token
@@ -172,8 +174,11 @@ class SidTrainer(SFTTrainer):
         offsets = torch.arange(1 - n_preceding, 1, device=column.device)
         columns_before = (column[:, None] + offsets).clamp_min(0)
         preceding = inputs["input_ids"][line[:, None], columns_before]  # (n, levels - 1)
+        memory = None
+        if log_probs is not None:
+            memory = MemoryTargets(positions, log_probs[line, column + 1])
         total = self._loss.total(
-            blocks, parts, targets, preceding, weights[line, column], teacher_blocks
+            blocks, parts, targets, preceding, weights[line, column], teacher_blocks, memory
         )
         # all weights of a step may be 0, and so is its loss then
         smallest = torch.finfo(torch.float32).tiny

@@ -21,6 +21,7 @@ from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.sft.lineage import Lineage
 from sidtool.sft.tokenized import answers_with_sid
 from sidtool.training.settings import DEFAULTS, TrainOptions
+from sidtool.training.training_memory import TrainingMemory
 
 Log = Callable[[dict[str, float]], None]
 """Called with each log line and each validation."""
@@ -43,6 +44,7 @@ class TrainingRun:
     """the contract of the model in `model_dir`"""
     bundle: Bundle
     teacher_dirs: tuple[Path, ...]
+    memory: TrainingMemory | None
     trust_remote_code: bool
 
     @property
@@ -78,6 +80,8 @@ class TrainingRun:
         }
         if self.teachers:
             fingerprint["teachers"] = [dataclasses.asdict(teacher) for teacher in self.teachers]
+        if self.memory:
+            fingerprint["memory"] = self.memory.memory.digest
         return json_values(fingerprint)
 
     @cached_property
@@ -91,6 +95,11 @@ class TrainingRun:
 
         Raises UsageError for a choice that needs SIDs as answers with other examples."""
         chosen = self.options.softmax_over
+        if self.memory is not None and chosen != "trie":
+            raise UsageError(
+                f"--memory requires softmax_over=trie, not {chosen}: the "
+                "probabilities of all items must sum to one"
+            )
         sid_only = all(answers_with_sid(task) for task in self.lineage.tasks)
         if chosen == "auto":
             # TRL's other losses are over the whole vocabulary
@@ -134,6 +143,7 @@ class TrainingRun:
             teachers=self.teachers,
             max_length=self.lineage.max_length,
             weights=self.lineage.weights.expression if self.lineage.weights else None,
+            memory=self.memory.memory.digest if self.memory else None,
         )
         return self.contract.with_stage(
             StageRecord(self.options.stage, params),

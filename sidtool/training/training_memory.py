@@ -1,0 +1,51 @@
+"""The memory in the loss of a training run, checked against the training examples."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.errors import CompatibilityError, UsageError
+from sidtool.memory.leave_out import check_origin
+from sidtool.memory.memory import Memory, open_verified
+from sidtool.sft.lineage import Lineage
+from sidtool.splits.files import open_split
+from sidtool.splits.split import Split
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingMemory:
+    """A memory, and the split that it was built from."""
+
+    memory: Memory
+    split: Split
+
+
+def open_training_memory(
+    location: str | Path | None,
+    split: Split | str | Path | None,
+    lineage: Lineage,
+    bundle: Bundle,
+) -> TrainingMemory | None:
+    """The memory and the split of a run; None without both.
+
+    Raises UsageError for one without the other, CompatibilityError unless the split is that of the
+    training examples and the memory was built from it, for their bundle; IntegrityError if one of
+    them is damaged."""
+    if location is None and split is None:
+        return None
+    if location is None or split is None:
+        raise UsageError(
+            "--memory and --split require each other: the loss leaves out the events of each "
+            "example's user, which the split has",
+            hint="--memory MEMORY --split SPLIT",
+        )
+    if not isinstance(split, Split):
+        split = open_split(split)
+    if split.reference.digest != lineage.split.digest:
+        raise CompatibilityError(
+            f"the split is {split.reference}, the training examples were made from {lineage.split}",
+            hint="give the split that make-sft used",
+        )
+    memory = open_verified(location)
+    check_origin(memory, bundle, split)
+    return TrainingMemory(memory, split)

@@ -1,0 +1,140 @@
+"""The loss of the mixture of model and memory against the explicit formula."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sidtool.bundle.trie import Trie
+from sidtool.objective.loss import Loss, MemoryTargets
+from sidtool.prompt.tokens import SidTokens
+from sidtool.sid import SidSpace
+
+SIZES = (3, 4, 2)
+START = 10
+TOKENS = SidTokens(SidSpace(SIZES), START)
+SIDS = np.array([[0, 0, 0], [0, 0, 1], [0, 3, 1], [1, 2, 0], [2, 1, 0], [2, 1, 1]], dtype=np.uint16)
+TRIE = Trie.from_codes(SIDS, SIZES)
+VOCABULARY = START + sum(SIZES)
+
+
+class Batch:
+    """Targets of a batch: whole SIDs, one SID without its first code, and one that no item has."""
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.sids = [*SIDS[rng.permutation(len(SIDS))].tolist(), [1, 0, 0]]
+        codes = np.array(self.sids, dtype=np.uint16)
+        ids = TOKENS.ids(codes, begin_end_tokens=False).ravel()
+        places = np.arange(len(ids)) + 5  # places in a batch, which may begin anywhere
+        keep = np.arange(len(ids)) != 0
+        self.targets = torch.from_numpy(ids[keep])
+        self.positions = torch.from_numpy(places[keep])
+        padded = np.concatenate([[0, 0], ids])
+        preceding = np.stack([padded[:-2], padded[1:-1]], axis=1)
+        self.preceding = torch.from_numpy(preceding[keep])
+        # of the SIDs: unknown for the first and the last, certainly not, and some probabilities
+        self.log_probs = [math.nan, -math.inf, *np.log([0.5, 1e-4, 0.9, 1.0]), math.nan]
+        per_target = np.repeat(self.log_probs, len(SIZES)).astype(np.float32)
+        self.memory = MemoryTargets(self.positions, torch.from_numpy(per_target[keep]))
+        self.weights = rng.choice([0.5, 1.0, 2.0], size=len(self.sids))
+        per_target = np.repeat(self.weights, len(SIZES)).astype(np.float32)
+        self.target_weights = torch.from_numpy(per_target[keep])
+        self.logits = torch.from_numpy(rng.normal(size=(len(self.targets), VOCABULARY)))
+        self.logits = self.logits.float().requires_grad_()
+
+    def total(
+        self, loss: Loss, memory: MemoryTargets | None, teachers: tuple[torch.Tensor, ...] = ()
+    ) -> torch.Tensor:
+        parts = loss.parts(self.targets)
+
+        def blocks(logits: torch.Tensor) -> list[torch.Tensor]:
+            return [logits[indexes, slice(*columns)] for indexes, columns in parts]
+
+        return loss.total(
+            blocks(self.logits),
+            parts,
+            self.targets,
+            self.preceding,
+            self.target_weights,
+            [blocks(teacher) for teacher in teachers],
+            memory,
+        )
+
+    def log_probability(self, number: int) -> torch.Tensor:
+        """The model's log-probability of a whole SID, over the trie, code by code."""
+        sid = self.sids[number]
+        total = torch.zeros(())
+        for level, code in enumerate(sid):
+            prefix = SIDS[(SIDS[:, :level] == sid[:level]).all(axis=1)]
+            codes = sorted(set(prefix[:, level].tolist()))
+            row = number * len(SIZES) + level - 1  # the first code of all is no target
+            columns = [START + int(TOKENS.space.offsets[level]) + code for code in codes]
+            total = total + self.logits[row, columns].log_softmax(0)[codes.index(code)]
+        return total
+
+
+@pytest.mark.parametrize("weight", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_loss_and_gradient_are_those_of_the_mixture(weight: float, seed: int) -> None:
+    loss = Loss("trie", TOKENS, TRIE, memory_weight=weight)
+    batch = Batch(seed)
+    plain = batch.total(replace(loss, memory_weight=0.0), None)
+    total = batch.total(loss, batch.memory)
+    expected = plain
+    for number in range(1, len(batch.sids) - 1):
+        log_model = batch.log_probability(number)
+        p_memory = math.exp(batch.log_probs[number])
+        mixed = -torch.log((1 - weight) * log_model.exp() + weight * p_memory)
+        expected = expected + batch.weights[number] * (mixed + log_model)
+    torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-5)
+    (gradient,) = torch.autograd.grad(total, batch.logits)
+    (explicit,) = torch.autograd.grad(expected, batch.logits)
+    torch.testing.assert_close(gradient, explicit, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_is_the_models_times_its_share() -> None:
+    weight = 0.4
+    batch = Batch(2)
+    (plain,) = torch.autograd.grad(batch.total(Loss("trie", TOKENS, TRIE), None), batch.logits)
+    loss = Loss("trie", TOKENS, TRIE, memory_weight=weight)
+    (mixed,) = torch.autograd.grad(batch.total(loss, batch.memory), batch.logits)
+    for number in range(len(batch.sids)):
+        first = max(0, number * len(SIZES) - 1)
+        rows = slice(first, (number + 1) * len(SIZES) - 1)
+        share = 1.0
+        if not math.isnan(batch.log_probs[number]):
+            p_model = math.exp(batch.log_probability(number).item())
+            p_memory = math.exp(batch.log_probs[number])
+            share = (1 - weight) * p_model / ((1 - weight) * p_model + weight * p_memory)
+        torch.testing.assert_close(mixed[rows], share * plain[rows], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("taught", [False, True])
+def test_weight_0_is_the_plain_loss_to_the_bit(smoothing: float, taught: bool) -> None:
+    batch = Batch(3)
+    teachers = (torch.randn(batch.logits.shape),) if taught else ()
+    loss = Loss("trie", TOKENS, TRIE, smoothing, 0.7)
+    plain = batch.total(loss, None, teachers)
+    mixed = batch.total(loss, batch.memory, teachers)
+    assert torch.equal(plain, mixed)
+    gradients = [torch.autograd.grad(total, batch.logits)[0] for total in (plain, mixed)]
+    assert torch.equal(*gradients)
+
+
+def test_smoothing_and_teachers_keep_their_terms() -> None:
+    """Only the part of the loss that is the targets' own changes, by its weight."""
+    batch = Batch(4)
+    teachers = (torch.randn(batch.logits.shape),)
+    hard = Loss("trie", TOKENS, TRIE, memory_weight=0.3)
+    gain = batch.total(hard, None) - batch.total(hard, batch.memory)
+    assert gain > 0
+    for smoothing, distill, share in ((0.2, 0.0, 0.8), (0.0, 0.7, 0.3), (0.2, 0.7, 0.24)):
+        loss = replace(hard, smoothing=smoothing, distill_weight=distill)
+        taught_by = teachers if distill else ()
+        plain = batch.total(loss, None, taught_by)
+        mixed = batch.total(loss, batch.memory, taught_by)
+        torch.testing.assert_close(plain - mixed, share * gain, rtol=1e-4, atol=1e-4)
