@@ -5,7 +5,7 @@ from typing import Any
 
 from sidtool.errors import UsageError
 from sidtool.reinforcement.rl_run import RlRun
-from sidtool.reinforcement.settings import ALGORITHM_DEFAULTS, DEFAULTS, RlOptions
+from sidtool.reinforcement.settings import ALGORITHM_DEFAULTS, CHOICES, DEFAULTS, RlOptions
 from sidtool.training.arguments import machine_defaults, made_config
 
 
@@ -14,6 +14,10 @@ def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, 
 
     Raises UsageError for settings that exclude each other."""
     complete = {**DEFAULTS, **ALGORITHM_DEFAULTS[options.algorithm], **fields}
+    for name, choices in CHOICES.items():
+        if complete.get(name, choices[0]) not in choices:
+            spelled = ", ".join(map(str, choices))
+            raise UsageError(f"{name} must be one of {spelled}, not {complete[name]!r}")
     if options.algorithm == "dpo" and not complete["beta"]:
         raise UsageError("algorithm=dpo requires a beta greater than 0")
     size = complete["num_generations"]

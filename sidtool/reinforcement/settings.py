@@ -122,6 +122,13 @@ DEFAULTS: Mapping[str, Any] = {
 """sidtool's defaults for GRPOConfig where they differ from TRL's. A batch counts items: 256 are 16
 prompts with groups of 16."""
 
+CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "loss_type": ("grpo", "dapo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo", "luspo"),
+    "importance_sampling_level": ("token", "sequence"),
+    "scale_rewards": ("group", "batch", "none", True, False),
+}
+"""Values of fields of GRPOConfig that TRL checks during the first step only."""
+
 _ROLLOUTS = "groups are made by sidtool's beam search or sampling: --set rollouts"
 _REWARDS = "--set reward=NAME=WEIGHT,... names the rewards"
 

@@ -24,7 +24,13 @@ from trl.trainer.utils import split_tensor_dict
 from sidtool.reinforcement.advantages import first_difference, lacks_signal, sampled_advantages
 from sidtool.reinforcement.judge import Judge, Measurement
 from sidtool.reinforcement.losses import clip_early, preference_loss, sft_loss
-from sidtool.reinforcement.offline import OfflineGroup, make_offline, stack_groups
+from sidtool.reinforcement.offline import (
+    OfflineGroup,
+    load_offline,
+    make_offline,
+    save_offline,
+    stack_groups,
+)
 from sidtool.reinforcement.policy import Policy
 from sidtool.reinforcement.rewards import Groups
 from sidtool.reinforcement.rollouts import GroupMaker, Rollouts, first_items
@@ -445,11 +451,22 @@ class GroupTrainer(GRPOTrainer):
                 save_model(self.ref_model, str(folder / REFERENCE_FILE))
             self._write_contract(folder)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Every process saves the groups that it made, beside its random state."""
+        if self._offline:
+            save_offline(self._offline, self._offline_file(Path(output_dir)))
+        super()._save_rng_state(output_dir)
+
+    def _offline_file(self, checkpoint: Path) -> Path:
+        return checkpoint / f"groups_{self.args.process_index}.safetensors"
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         reference = Path(resume_from_checkpoint) / REFERENCE_FILE
         if self.args.sync_ref_model and reference.exists():
             load_model(self.ref_model, str(reference))
+        if self._offline_file(Path(resume_from_checkpoint)).exists():
+            self._offline = load_offline(self._offline_file(Path(resume_from_checkpoint)))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no model card: the contract describes the model."""

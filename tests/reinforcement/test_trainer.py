@@ -99,6 +99,7 @@ def loss_of(trainer: GroupTrainer, monkeypatch: pytest.MonkeyPatch) -> float:
 
     monkeypatch.setattr(trainer, "_score_rows", score)
     trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
     return float(trainer._compute_loss(trainer.model, inputs))
 
 
