@@ -168,14 +168,13 @@ class _TreeSearch:
         scores = torch.zeros(len(prompts), 1, device=device)
         if mixture is not None:
             scores = mixture.log_model
-        ranks = scores
         hidden = tree.prefill()  # (batch, 1, dim)
         for level in range(levels):
             start = level_starts[level]
             stop = start + self.trie.sizes[level]
             log_probs = self.head.log_probs(hidden, start, stop, self.normalize)
             nodes, codes, scores, ranks, parents = self._advance(
-                level, nodes, scores, ranks, log_probs, filter_arrays, mixture
+                level, nodes, scores, log_probs, filter_arrays, mixture
             )
             if followed is not None:
                 followed.update(level, nodes, ranks)
@@ -195,7 +194,6 @@ class _TreeSearch:
         level: int,
         nodes: torch.Tensor,
         scores: torch.Tensor,
-        ranks: torch.Tensor,
         log_probs: torch.Tensor,
         filter_arrays: FilterArrays | None,
         mixture: MixtureArrays | None,
@@ -215,17 +213,15 @@ class _TreeSearch:
         if mixture is not None and is_last and self.trie.log_size is not None:
             totals -= self.trie.log_size[children]  # items share the probability of their SID
         totals = totals.flatten(1)  # (batch, beams * fan-out)
-        flat = totals.view(-1)
-        if mixture is not None:
-            places, shares = mixture.places(level, nodes, ranks > -torch.inf, children.shape[-1])
-            model_totals = flat[places]
-            flat[places] = torch.logaddexp(model_totals, shares)
         beams = min(self.num_beams, len(self.trie.codes[level]), totals.shape[1])
-        ranks, best = totals.topk(beams)  # best: (batch, beams), indexes into beams * fan-out
-        scores = ranks
-        if mixture is not None:
-            flat[places] = model_totals
+        if mixture is None:
+            ranks, best = totals.topk(beams)  # best: (batch, beams), indexes into beams * fan-out
+            scores = ranks
+        else:
+            ranks, best = mixture.add_to(totals, level, children.shape[-1]).topk(beams)
             scores = totals.gather(1, best)
+            if not is_last:
+                mixture.follow(best)
         nodes = children.flatten(1).gather(1, best)
         codes = codes.flatten(1).gather(1, best)
         parents = best // children.shape[-1]

@@ -16,8 +16,10 @@ from sidtool.decoder.trie_arrays import TrieArrays
 
 
 class MixtureArrays:
-    """The memories' shares of a batch, as tensors on one device: one number per prefix that has
-    any, level by level."""
+    """The memories' shares of a batch, as tensors on one device: the best items of each request,
+    and their places in the beam, level by level.
+
+    Call `add_to` at each level, and `follow` after each but the last."""
 
     def __init__(
         self,
@@ -27,67 +29,50 @@ class MixtureArrays:
         arrays: TrieArrays,
         device: torch.device,
     ) -> None:
-        self._arrays = arrays
-        self._levels: list[tuple[torch.Tensor, ...]] = []
-        parts = [_leaf_shares(*each, trie) for each in zip(priors, filters, strict=True)]
-        requests = np.repeat(np.arange(len(parts)), [len(leaves) for leaves, _ in parts])
-        nodes = np.concatenate([leaves for leaves, _ in parts])
-        shares = np.concatenate([shares for _, shares in parts])
-        for level in reversed(range(trie.levels)):
-            pointers = trie.children[level]
-            # queries of the pointers' own type, or numpy would convert the whole array
-            parents = np.searchsorted(pointers, nodes.astype(pointers.dtype), side="right") - 1
-            slots = nodes - pointers[parents]
-            # a prefix among those of all prompts is a number: (prompt, node)
-            keys = requests * len(pointers) + parents
-            level_arrays = (keys, slots, shares.astype(np.float32))
-            self._levels.append(tuple(torch.from_numpy(each).to(device) for each in level_arrays))
-            if not len(nodes):
-                continue
-            starts = np.flatnonzero(_changes(keys))
-            requests, nodes = requests[starts], parents[starts]
-            shares = np.maximum.reduceat(shares, starts)
-        self._levels.reverse()
+        items = [_item_shares(*each, trie) for each in zip(priors, filters, strict=True)]
+        most = max(len(leaves) for leaves, _ in items)
+        # (batch, most): rows are filled up with items of share 0, which change no score
+        padded_leaves = np.zeros((len(items), most), dtype=np.int64)
+        padded_shares = np.full((len(items), most), -np.inf, dtype=np.float32)
+        for row, (leaves, shares) in enumerate(items):
+            padded_leaves[row, : len(leaves)] = leaves
+            padded_shares[row, : len(leaves)] = shares
+        self._shares = torch.from_numpy(padded_shares).to(device)
+        paths = arrays.paths[torch.from_numpy(padded_leaves).to(device)]
+        self._slots = paths.permute(2, 0, 1).long()  # (levels, batch, most)
+        self._places = torch.zeros_like(self._slots[0])
+        """(batch, most) index of each item's prefix among the candidates of a level"""
+        self._beams = self._places
+        """(batch, most) the beam that has each item's prefix; any one if none has it, and then the
+        share is 0"""
         log_models = [0.0 if prior is None else prior.log_shares[0] for prior in priors]
         self.log_model = torch.tensor(log_models, device=device).unsqueeze(1)
 
-    def places(
-        self, level: int, nodes: torch.Tensor, alive: torch.Tensor, fan_out: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which candidates have a share of the memory: their indexes among (batch * beams *
-        fan-out) children of (batch, beams) prefixes, and the logs of their shares. `alive` says
-        which prefixes are no dead ends."""
-        batch, beams = nodes.shape
-        keys, slots, shares = self._levels[level]
-        stride = len(self._arrays.children[level])
-        if level == 0:
-            # the only prefix is the root, which is no dead end
-            return torch.div(keys, stride, rounding_mode="floor") * fan_out + slots, shares
-        first_keys = torch.arange(0, batch * stride, stride, device=nodes.device).unsqueeze(1)
-        beam_keys, beam_of = torch.where(alive, first_keys + nodes, -1).flatten().sort()
-        nearest = torch.searchsorted(beam_keys, keys).clamp_max_(batch * beams - 1)
-        in_beam = beam_keys[nearest] == keys
-        return (beam_of[nearest] * fan_out + slots)[in_beam], shares[in_beam]
+    def add_to(self, totals: torch.Tensor, level: int, fan_out: int) -> torch.Tensor:
+        """(batch, beams * fan-out) logs of the model's part for the candidates of a level -> the
+        same with the memory's part."""
+        self._places = torch.add(self._slots[level], self._beams, alpha=fan_out)
+        mixed = torch.logaddexp(totals.gather(1, self._places), self._shares)
+        # of the items below one prefix, that with the largest share counts
+        return totals.scatter_reduce(1, self._places, mixed, "amax")
+
+    def follow(self, best: torch.Tensor) -> None:
+        """Go on with the items below the best candidates of a level, (batch, beams) indexes."""
+        ordered, beam_of = best.sort()
+        nearest = torch.searchsorted(ordered, self._places).clamp_max_(best.shape[1] - 1)
+        in_beam = ordered.gather(1, nearest) == self._places
+        self._shares = torch.where(in_beam, self._shares, -torch.inf)
+        self._beams = beam_of.gather(1, nearest)
 
 
-def _leaf_shares(
+def _item_shares(
     prior: Prior | None, leaf_filter: LeafFilter | None, trie: Trie
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The leaves with an item that has memory mass and may be recommended, ascending, and the log
-    of the memory's largest share of one of its items."""
+    """The leaf and the log of the share of each item that has memory mass and may be
+    recommended."""
     if prior is None or not len(prior.distribution):
         return np.zeros(0, dtype=np.int64), np.zeros(0)
     distribution = prior.distribution
     if leaf_filter is not None:
         distribution = distribution.select(leaf_filter.passes(distribution.positions))
-    shares = distribution.log_probs + prior.log_shares[1]
-    leaves = trie.leaves(distribution.positions)
-    if trie.leaf_start is None or not len(leaves):
-        return leaves, shares
-    starts = np.flatnonzero(_changes(leaves))
-    return leaves[starts], np.maximum.reduceat(shares, starts)
-
-
-def _changes(values: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each value differs from the one before it."""
-    return np.diff(values, prepend=-1) != 0
+    return trie.leaves(distribution.positions), distribution.log_probs + prior.log_shares[1]

@@ -2,6 +2,7 @@
 gathered and masked without a loop over beams."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -42,6 +43,20 @@ class TrieArrays:
     def levels(self) -> int:
         """Number of codes in a SID."""
         return len(self.codes)
+
+    @cached_property
+    def paths(self) -> torch.Tensor:
+        """(leaves, levels) uint8 or uint16: the path from the root to each leaf, as indexes among
+        the children of each node."""
+        dtype = np.min_scalar_type(max(map(len, self.fan_out)) - 1)
+        paths = np.zeros((self.n_leaves, self.levels), dtype=dtype)
+        leaves = np.ones(self.n_leaves, dtype=np.int64)  # below each node of a level
+        for level in reversed(range(self.levels)):
+            pointers = self.children[level].cpu().numpy()
+            indexes = np.arange(len(leaves)) - pointers[:-1].repeat(np.diff(pointers))
+            paths[:, level] = indexes.repeat(leaves)
+            leaves = np.add.reduceat(leaves, pointers[:-1])
+        return torch.from_numpy(paths).to(self.children[0].device)
 
     def candidates(
         self, level: int, nodes: torch.Tensor

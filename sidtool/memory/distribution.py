@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,26 +106,21 @@ class MemoryIndex:
         """The distribution for each history of bundle rows (-1: unknown), oldest first: scores as
         those of item-kNN, raised to `power` and normalized. It is empty if no item of the history
         has an active neighbor."""
-        requests, positions, values, _ = self._entries(histories)
-        keys, scores = _sum_by_key(
-            requests * self.n_active + positions, values, len(histories) * self.n_active
-        )
-        bounds = np.searchsorted(keys, np.arange(len(histories) + 1) * self.n_active)
-        distributions = []
-        for request, (start, stop) in enumerate(pairwise(bounds.tolist())):
-            if start == stop:
-                distributions.append(NO_ITEMS)
-                continue
-            log_mass = float(np.log(scores[start:stop].sum()))
-            best = _largest(scores[start:stop], ITEMS)
-            items = keys[start:stop][best] - request * self.n_active
-            logs = np.log(scores[start:stop][best])
-            largest = float(logs.max())
-            # relative to the best item, so that a high power does not underflow
-            logs = power * (logs - largest)
-            logs -= np.log(np.exp(logs).sum())
-            distributions.append(ItemDistribution(items, logs, log_mass, largest - log_mass))
-        return distributions
+        return [self._distribution(history, power) for history in histories]
+
+    def _distribution(self, history: NDArray[np.int64], power: float) -> ItemDistribution:
+        positions, values, _ = self._entries(history)
+        if not len(positions):
+            return NO_ITEMS
+        items, scores = _sum_by_key(positions, values, self.n_active)
+        log_mass = float(np.log(scores.sum()))
+        best = _largest(scores, ITEMS)
+        logs = np.log(scores[best])
+        largest = float(logs.max())
+        # relative to the best item, so that a high power does not underflow
+        logs = power * (logs - largest)
+        logs -= np.log(np.exp(logs).sum())
+        return ItemDistribution(items[best], logs, log_mass, largest - log_mass)
 
     def features(
         self,
@@ -163,7 +157,7 @@ class MemoryIndex:
     ) -> list[dict[int, float]]:
         """For each of (k,) items by position, the parts of its score that the items of a history
         have: row in the bundle -> share, largest first."""
-        _, neighbors, values, events = self._entries([history])
+        neighbors, values, events = self._entries(history)
         items = history[history >= 0][-HISTORY:]
         sources = []
         for position in positions.tolist():
@@ -178,30 +172,24 @@ class MemoryIndex:
         return sources
 
     def _entries(
-        self, histories: Sequence[NDArray[np.int64]]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-        """(e,) each: every neighbor of every item of the histories, by its request, its position,
-        its weighted similarity, and the index of the item among all histories' items."""
-        histories = [history[history >= 0][-HISTORY:] for history in histories]
-        lengths = [len(history) for history in histories]
-        weights = age_weights(lengths, self.recency)
-        requests = np.repeat(np.arange(len(histories)), lengths)
-        rows = self.memory_rows[np.concatenate([np.zeros(0, dtype=np.int64), *histories])]
-        offsets = self.neighbors.offsets
-        starts = offsets[rows]
-        sizes = np.where(rows < 0, 0, offsets[rows + 1] - starts)
-        # entries of event i are starts[i] ... starts[i] + sizes[i]
-        ends = np.cumsum(sizes)
-        entries = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
-            starts - (ends - sizes), sizes
-        )
-        positions = self.neighbors.items[entries].astype(np.int64)
-        values = self.neighbors.weights[entries] * np.repeat(weights, sizes)
-        events = np.repeat(np.arange(len(rows)), sizes)
+        self, history: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.float64], NDArray[np.int64]]:
+        """(e,) each: every neighbor of every item of a history, by its position, its weighted
+        similarity, and the index of the item among those that are read."""
+        items = history[history >= 0][-HISTORY:]
+        rows = self.memory_rows[items]
+        starts = self.neighbors.offsets[rows]
+        sizes = np.where(rows < 0, 0, self.neighbors.offsets[rows + 1] - starts)
+        # the entries of event i are starts[i] ... starts[i] + sizes[i]
+        ends = sizes.cumsum()
+        events = np.arange(len(rows)).repeat(sizes)
+        entries = np.arange(len(events)) + (starts - (ends - sizes))[events]
+        positions = self.neighbors.items[entries]
+        values = self.neighbors.weights[entries] * age_weights([len(items)], self.recency)[events]
         present = values > 0  # a weight of an old item may be too small
         if present.all():
-            return requests[events], positions, values, events
-        return requests[events[present]], positions[present], values[present], events[present]
+            return positions, values, events
+        return positions[present], values[present], events[present]
 
 
 def active_positions(bundle: Bundle) -> NDArray[np.int64]:
@@ -224,17 +212,20 @@ def _moved(matrix: SparseRows, positions: NDArray[np.int64]) -> SparseRows:
 
 
 def _sum_by_key(
-    keys: NDArray[np.int64], values: NDArray[np.float64], n_keys: int
+    keys: NDArray[np.uint32], values: NDArray[np.float64], n_keys: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The distinct keys, ascending, and the sum of the values of each, added in their order."""
     if n_keys <= DENSE * len(keys):
         sums = np.bincount(keys, values, minlength=n_keys).astype(np.float64, copy=False)
         distinct = np.flatnonzero(sums)
         return distinct, sums[distinct]
-    order, ordered = _stable_sort(keys, n_keys)
-    is_first = np.diff(ordered, prepend=-1) > 0
-    sums = np.bincount(np.cumsum(is_first) - 1, values[order]).astype(np.float64, copy=False)
-    return ordered[is_first], sums
+    # rows of neighbors are ascending runs, which a stable sort merges
+    order = keys.argsort(kind="stable")
+    ordered = keys[order]
+    is_first = np.ones(len(keys), dtype=np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    sums = np.bincount(is_first.cumsum() - 1, values[order]).astype(np.float64, copy=False)
+    return ordered[is_first].astype(np.int64), sums
 
 
 def _largest(values: NDArray[np.float64], count: int) -> slice | NDArray[np.int64]:
@@ -242,21 +233,8 @@ def _largest(values: NDArray[np.float64], count: int) -> slice | NDArray[np.int6
     if len(values) <= count:
         return slice(None)
     threshold = np.partition(values, len(values) - count)[len(values) - count]
-    above = values > threshold
-    ties = np.flatnonzero(values == threshold)[: count - np.count_nonzero(above)]
-    above[ties] = True
-    return np.flatnonzero(above)
-
-
-def _stable_sort(
-    keys: NDArray[np.int64], n_keys: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The order that sorts keys below `n_keys`, and the sorted keys."""
-    index_bits = len(keys).bit_length()
-    if n_keys.bit_length() + index_bits > 63:
-        order = np.argsort(keys, kind="stable")
-        return order, keys[order]
-    # numpy sorts numbers faster than it finds their order, so the index is the low part; rows of
-    # neighbors are ascending runs, which a stable sort merges
-    both = np.sort((keys << index_bits) | np.arange(len(keys)), kind="stable")
-    return both & ((1 << index_bits) - 1), both >> index_bits
+    largest = np.flatnonzero(values >= threshold)
+    if len(largest) == count:
+        return largest
+    ties = np.flatnonzero(values[largest] == threshold)
+    return np.delete(largest, ties[len(ties) - (len(largest) - count) :])
