@@ -86,6 +86,11 @@ class Manifest(JsonRecord):
     """SHA-256 of every stored object except the root document"""
 
     @property
+    def digest(self) -> str:
+        """The digest of the identity."""
+        return self.identity.digest
+
+    @property
     def history(self) -> tuple[Version, ...]:
         """The lineage and this version, oldest first."""
         version = Version(self.version, self.identity.digest, self.name, self.created, self.change)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
@@ -27,6 +27,11 @@ ROOT = "zarr.json"
 
 MAX_ROOT_BYTES = 1 << 23
 """A larger root document is refused: about 70,000 objects."""
+
+Kind = Literal["bundle", "memory"]
+"""What a group is: its manifest has the key `kind` unless it is a bundle."""
+
+_COMMANDS: Mapping[Kind, str] = {"bundle": "build-codebook", "memory": "build-memory"}
 
 CHUNK_BYTES = 1 << 22
 """A larger array is cut into equal chunks of at most this size."""
@@ -49,31 +54,29 @@ def read_manifest(storage: Storage) -> Manifest:
     Raises DataError if there is no bundle, IntegrityError if it is unfinished or damaged,
     CompatibilityError if its format is newer than this version reads.
     """
-    hint = "a bundle is a .zarr folder or a .zarr.zip that build-codebook wrote"
-    return Manifest.from_json(read_root(storage, "bundle", hint))
+    return Manifest.from_json(read_root(storage, "bundle"))
 
 
-def read_root(storage: Storage, kind: str, hint: str) -> Mapping[str, Any]:
+def read_root(storage: Storage, kind: Kind) -> Mapping[str, Any]:
     """The manifest of a stored group of some kind as JSON, checked against its own SHA-256.
 
-    Raises DataError, with the hint, if there is none, or if the group is of another kind;
-    IntegrityError if it is unfinished or damaged.
+    Raises DataError if there is none, or if the group is of another kind; IntegrityError if it is
+    unfinished or damaged.
     """
     data = storage.read(ROOT, limit=MAX_ROOT_BYTES)
     if data is not None:
-        return _root_value(storage.location, data, kind)
+        return parse_root(storage.location, data, kind)
     if storage.exists():
         raise IntegrityError(f"{storage.location} has no {ROOT}: an unfinished or damaged {kind}")
+    hint = f"a {kind} is a .zarr folder or a .zarr.zip that {_COMMANDS[kind]} wrote"
     raise DataError(f"no {kind} at {storage.location}", hint=hint)
 
 
-def parse_root(location: str, data: bytes) -> Manifest:
-    """The manifest in a bundle's root document. Raises IntegrityError unless it is spelled as
-    `spell_root` spells it."""
-    return Manifest.from_json(_root_value(location, data, "bundle"))
+def parse_root(location: str, data: bytes, kind: Kind) -> Mapping[str, Any]:
+    """The manifest in a root document as JSON.
 
-
-def _root_value(location: str, data: bytes, kind: str) -> Mapping[str, Any]:
+    Raises IntegrityError unless it is spelled as `spell_root` spells it, DataError if the group is
+    of another kind."""
     try:
         if len(data) > MAX_ROOT_BYTES:
             raise ValueError(f"it has more than {MAX_ROOT_BYTES} bytes")

@@ -49,16 +49,14 @@ def inspect(
     return say_table(["item", "SID", "title"], rows)
 
 
-def verify(bundle: options.Bundle, json: options.Json = False) -> None:
+def verify(bundle: options.BundleOrMemory, json: options.Json = False) -> None:
     """Check every stored byte of a bundle or a memory against its digests (exit 3 if one
     differs)."""
-    from sidtool.bundle import verify as verify_bundle
-    from sidtool.memory.memory import Memory, is_memory, verify_memory
-    from sidtool.registry.references import open_bundle, resolve
+    from sidtool.registry.kinds import broken_parts, read_manifest
+    from sidtool.registry.references import resolve
 
     location = resolve(bundle)
-    holds_memory = is_memory(location)
-    broken = verify_memory(location) if holds_memory else verify_bundle(location)
+    broken = broken_parts(location)
     if json:
         objects = [{"object": name, "reason": reason} for name, reason in broken]
         say_json({"ok": not broken, "broken": objects})
@@ -67,11 +65,10 @@ def verify(bundle: options.Bundle, json: options.Json = False) -> None:
     if broken:
         raise typer.Exit(EXIT_REFUSED)
     if not json:
-        opened = Memory.open(location) if holds_memory else open_bundle(location)
-        manifest = opened.manifest
+        manifest = read_manifest(location)
         say(
             f"{bundle}: {manifest.items} items, {len(manifest.objects) + 1} objects, "
-            f"{opened.digest}"
+            f"{manifest.digest}"
         )
 
 

@@ -31,8 +31,11 @@ OtherBundle = Annotated[
 ]
 
 Memory = Annotated[
-    Path | None,
-    typer.Option(help="A memory of build-memory in place of the model's own; refreshed nightly."),
+    str | None,
+    typer.Option(
+        help="A memory of build-memory, or URL/NAME@VERSION, in place of the model's own; "
+        "refreshed nightly."
+    ),
 ]
 MemoryWeight = Annotated[
     float | None,
@@ -50,10 +53,10 @@ def load_model(
     device: str | None,
     dtype: pretrained.Dtype | None,
     trust_remote_code: bool,
-    memory: tuple[Path | None, float | None, float | None] = (None, None, None),
+    memory: tuple[str | None, float | None, float | None] = (None, None, None),
 ) -> "LoadedModel":
-    """Load a model folder, with a memory by its path, weight and power; print a notice if another
-    bundle is compatible but not the same."""
+    """Load a model folder, with a memory by its location, weight and power; print a notice if
+    another bundle is compatible but not the same."""
     from sidtool.model.load import load_model_folder
     from sidtool.model.memory import MemoryOptions
     from sidtool.registry.references import open_bundle

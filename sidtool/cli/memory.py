@@ -51,7 +51,7 @@ def build_memory(
         ),
     ] = None,
     earlier: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="A memory to update: only users with other events are counted again."),
     ] = None,
     earlier_split: Annotated[
@@ -93,7 +93,7 @@ def tune_memory(
     model: options.Model,
     split: options.Split,
     memory: Annotated[
-        Path, typer.Argument(metavar="MEMORY", help="A memory that build-memory wrote.")
+        str, typer.Argument(metavar="MEMORY", help="A memory of build-memory, or URL/NAME@VERSION.")
     ],
     out: options.Out,
     users: Annotated[
@@ -109,11 +109,11 @@ def tune_memory(
     model."""
     from sidtool.evaluation.tune_memory import TuneMemoryOptions
     from sidtool.evaluation.tune_memory import tune_memory as tune
-    from sidtool.memory.memory import open_verified
+    from sidtool.registry.references import open_memory
     from sidtool.splits.files import open_split
 
     chosen = TuneMemoryOptions(users, num_beams, exclude_seen)
-    opened = open_verified(memory)
+    opened = open_memory(memory)
     with progress("tune-memory") as reports:
         report = reports.get("tune-memory")
         binding = tune(model, open_split(split), opened, out, chosen, force=force, progress=report)
@@ -149,14 +149,14 @@ def _content(
     return ItemContent.of(bundle, vectors, DEFAULT_WEIGHT if weight is None else weight)
 
 
-def _earlier(memory: Path | None, split: Path | None) -> "EarlierMemory | None":
+def _earlier(memory: str | None, split: Path | None) -> "EarlierMemory | None":
     """The memory to update. Raises UsageError if only one of the two options is given."""
     from sidtool.memory.build import EarlierMemory
-    from sidtool.memory.memory import open_verified
+    from sidtool.registry.references import open_memory
     from sidtool.splits.files import open_split
 
     if memory is None and split is None:
         return None
     if memory is None or split is None:
         raise UsageError("--earlier and --earlier-split must be given together")
-    return EarlierMemory(open_verified(memory), open_split(split))
+    return EarlierMemory(open_memory(memory), open_split(split))

@@ -1,4 +1,4 @@
-"""The commands for published bundles: log, push, pull, tag."""
+"""The commands for published bundles and memories: log, push, pull, tag."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -11,13 +11,15 @@ from sidtool.terminal.console import next_step, note, progress, say, say_json, s
 Reference = Annotated[
     str,
     typer.Argument(
-        metavar="URL/NAME[@VERSION|@TAG]", help="A published bundle; by default the latest version."
+        metavar="URL/NAME[@VERSION|@TAG]",
+        help="A published bundle or memory; by default the latest version.",
     ),
 ]
 
 
-def log(bundle: options.Bundle, json: options.Json = False) -> None:
-    """List the versions of a bundle, what each changed, and the tags of a published one."""
+def log(bundle: options.BundleOrMemory, json: options.Json = False) -> None:
+    """List the versions of a bundle or memory, what each changed, and the tags of a published
+    one."""
     from sidtool.registry.log import log as read_log
 
     history = read_log(bundle)
@@ -42,7 +44,7 @@ def log(bundle: options.Bundle, json: options.Json = False) -> None:
 
 
 def push(
-    bundle: options.Bundle,
+    bundle: options.BundleOrMemory,
     target: Annotated[
         str,
         typer.Argument(
@@ -50,11 +52,12 @@ def push(
         ),
     ],
     tag: Annotated[str | None, typer.Option(help="A tag to point at this version.")] = None,
-    license: Annotated[str, typer.Option(help="License of the bundle, for its card.")] = "unknown",
+    license: Annotated[str, typer.Option(help="License, for the card.")] = "unknown",
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Publish a bundle as an immutable version; an interrupted push leaves nothing visible."""
+    """Publish a bundle or memory as an immutable version; an interrupted push leaves nothing
+    visible."""
     from sidtool.registry.publish import plan_push
     from sidtool.registry.publish import push as publish
 
@@ -80,17 +83,17 @@ def pull(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Copy a published bundle to disk, byte for byte, and verify it."""
+    """Copy a published bundle or memory to disk, byte for byte, and verify it."""
     from sidtool.registry.publish import pull as fetch
 
     with progress("pull") as report:
         record = fetch(reference, out, force=force, progress=report.get("pull"))
     if json:
         fields = {"version": record.version, "digest": record.digest, "license": record.license}
-        say_json({"bundle": str(out), **fields})
+        say_json({record.kind: str(out), **fields})
     else:
         say(f"{out}: version {record.version}, {record.digest}, license {record.license}")
-    next_step(f"sidtool inspect {out}")
+    next_step(f"sidtool {'verify' if record.kind == 'memory' else 'inspect'} {out}")
 
 
 def tag(

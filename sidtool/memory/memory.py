@@ -95,8 +95,7 @@ class Memory:
         no memory, IntegrityError if it is unfinished or damaged, CompatibilityError if its format
         is newer than this version reads."""
         storage = Storage(location)
-        hint = "a memory is a .zarr folder or a .zarr.zip that build-memory wrote"
-        manifest = MemoryManifest.from_json(read_root(storage, "memory", hint))
+        manifest = MemoryManifest.from_json(read_root(storage, "memory"))
         return cls(manifest, StoredArrays(storage, manifest, _layout(manifest)))
 
     @classmethod
@@ -213,7 +212,7 @@ class Memory:
 def is_memory(location: str | Path) -> bool:
     """Whether there is a memory with an intact root document; nothing else is read."""
     try:
-        read_root(Storage(location), "memory", "")
+        read_root(Storage(location), "memory")
     except SidtoolError:
         return False
     return True

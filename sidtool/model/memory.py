@@ -9,7 +9,8 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.memory.gate import Gate
-from sidtool.memory.memory import Memory, open_verified
+from sidtool.memory.memory import Memory
+from sidtool.registry.references import open_memory
 
 MEMORY_COPY = "memory.zarr"
 """The copy of its memory in a model folder."""
@@ -80,7 +81,7 @@ class MemoryOptions:
     """Which memory to use with a model, in place of what its contract says."""
 
     location: str | Path | None = None
-    """A memory; None is the model's own, if it has one."""
+    """A memory, or a reference to a published one; None is the model's own, if it has one."""
     weight: float | None = None
     """None is the model's, or its gate's; 0 leaves the memory out."""
     power: float | None = None
@@ -100,7 +101,7 @@ def choose_memory(
                 hint="give --memory, or bind one with tune-memory",
             )
         return None
-    memory = open_verified(options.location or folder / MEMORY_COPY)
+    memory = open_memory(options.location or folder / MEMORY_COPY)
     if options.location is None and binding is not None and memory.digest != binding.digest:
         raise CompatibilityError(
             f"{folder / MEMORY_COPY} is memory {memory.digest[:12]}, the contract says "

@@ -9,16 +9,19 @@ from string import Template
 from typing import Any
 
 from sidtool.bundle.manifest import Manifest, flat_record
+from sidtool.memory.manifest import MemoryManifest
+from sidtool.registry.references import split_reference
 
 _MARKUP = re.compile(r"[\\`<>|\[\]]")
 """Characters that begin code, HTML, a link or a cell."""
 
 
-def write_card(manifest: Manifest, reference: str, license: str) -> str:
-    """The card of a version; `reference` is what `open_bundle` takes."""
-    template = files("sidtool.registry").joinpath("card.md").read_text(encoding="utf-8")
+def write_card(manifest: Manifest | MemoryManifest, reference: str, license: str) -> str:
+    """The card of a version; `reference` is URL/NAME@VERSION."""
+    if isinstance(manifest, MemoryManifest):
+        return _memory_card(manifest, reference, license)
     output = f"{manifest.name}.zarr"
-    return Template(template).substitute(
+    return _template("card.md").substitute(
         name=_one_line(manifest.name),
         version=manifest.version,
         license=_one_line(license),
@@ -35,6 +38,32 @@ def write_card(manifest: Manifest, reference: str, license: str) -> str:
         report=_key_value_table(manifest.report) or "None.",
         lineage=_lineage_table(manifest),
     )
+
+
+def _memory_card(manifest: MemoryManifest, reference: str, license: str) -> str:
+    base, version = split_reference(reference)
+    name = base.rpartition("/")[2]
+    settings: dict[str, Any] = {"split": str(manifest.split), **manifest.settings.to_json()}
+    if manifest.content is not None:
+        settings["content"] = manifest.content.to_json()
+    output = _shell_word(f"{name}.zarr")
+    return _template("memory_card.md").substitute(
+        name=_one_line(name),
+        version=version,
+        license=_one_line(license),
+        items=manifest.items,
+        bundle=manifest.bundle.digest,
+        events=manifest.train_events,
+        digest=manifest.digest,
+        created=_one_line(manifest.created or "unknown"),
+        reference=_shell_word(reference),
+        command=f"sidtool pull {_shell_word(reference)} -o {output}",
+        settings=_key_value_table(settings),
+    )
+
+
+def _template(name: str) -> Template:
+    return Template(files("sidtool.registry").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _lineage_table(manifest: Manifest) -> str:

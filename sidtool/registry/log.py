@@ -1,59 +1,113 @@
-"""The versions of a bundle, with the names under which they are published."""
+"""The versions of a bundle or a memory, with the names under which they are published."""
 
 from dataclasses import dataclass
 
 from sidtool.bundle.history import Version
-from sidtool.registry.records import LATEST, list_records, read_pointer
-from sidtool.registry.references import open_bundle, resolve, split_reference
+from sidtool.json_record import JsonRecord
+from sidtool.memory.manifest import MemoryManifest
+from sidtool.registry.kinds import read_manifest
+from sidtool.registry.records import LATEST, VersionRecord, list_records, read_pointer
+from sidtool.registry.references import check_published, locate, split_reference
 from sidtool.storage.storage import Storage
 
 
 @dataclass(frozen=True)
-class LoggedVersion:
-    """A version of a bundle's lineage, and the version, "latest" and tags that refer to it."""
+class MemoryVersion(JsonRecord):
+    """A memory, or a published version of one."""
 
-    version: Version
+    version: str
+    """"-" if it is not published: the registry numbers the versions of a memory"""
+    digest: str
+    name: str
+    created: str
+    train_events: int
+    split: str
+
+    @property
+    def change(self) -> str:
+        """What it was built from."""
+        return f"built from {self.train_events} training events of split {self.split}"
+
+
+@dataclass(frozen=True)
+class LoggedVersion:
+    """A version, and the number, "latest" and tags that refer to it."""
+
+    version: Version | MemoryVersion
     published: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class VersionLog:
-    """The lineage of a bundle, newest first."""
+    """The lineage of a bundle, or the published versions of a memory, newest first."""
 
     versions: tuple[LoggedVersion, ...]
     in_registry: bool
-    """whether the bundle was opened by a reference to a registry"""
+    """whether it was opened by a reference to a registry"""
     other_versions: tuple[str, ...] = ()
     """published versions that are not in the lineage of this bundle"""
 
 
 def log(reference: str) -> VersionLog:
-    """The lineage of a bundle (a path, URL or reference); for URL/NAME also which versions are
-    published, and under which names."""
-    history = open_bundle(reference).manifest.history
-    published = published_names(reference)
+    """The versions of a bundle or memory (a path, URL or reference); for URL/NAME also which are
+    published, and under which names.
+
+    Those of a bundle are its lineage, those of a memory what was published under its name."""
+    location, record = locate(reference)
+    manifest = read_manifest(location)
+    check_published(location, manifest, record)
+    published = {} if record is None else published_names(reference)
+    if isinstance(manifest, MemoryManifest):
+        return _memory_log(reference, manifest, published)
+    names = {(each.version, each.digest): names for each, names in published.items()}
     # a later version may revert a change, so two versions may have the same digest
-    keys = {(version.version, version.digest) for version in history}
+    keys = {(version.version, version.digest) for version in manifest.history}
     return VersionLog(
         versions=tuple(
-            LoggedVersion(version, published.get((version.version, version.digest), ()))
-            for version in reversed(history)
+            LoggedVersion(version, names.get((version.version, version.digest), ()))
+            for version in reversed(manifest.history)
         ),
         in_registry=bool(published),
-        other_versions=tuple(key[0] for key in published if key not in keys),
+        other_versions=tuple(key[0] for key in names if key not in keys),
     )
 
 
-def published_names(reference: str) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(version, digest) -> its version, "latest" and tags, newest first; empty for a bundle's own
-    path or URL."""
-    if resolve(reference) == reference:
-        return {}
+def _memory_log(
+    reference: str, manifest: MemoryManifest, published: dict[VersionRecord, tuple[str, ...]]
+) -> VersionLog:
+    name = split_reference(reference)[0].rpartition("/")[2]
+    if not published:
+        return VersionLog((LoggedVersion(_memory_version(manifest, name, "-"), ()),), False)
+    registry = Storage(split_reference(reference)[0])
+    versions = []
+    for record, names in published.items():
+        location = registry.folder(record.group).location
+        stored = read_manifest(location)
+        check_published(location, stored, record)
+        if isinstance(stored, MemoryManifest):
+            version = _memory_version(stored, name, record.version)
+            versions.append(LoggedVersion(version, names))
+    return VersionLog(tuple(versions), True)
+
+
+def _memory_version(manifest: MemoryManifest, name: str, version: str) -> MemoryVersion:
+    return MemoryVersion(
+        version,
+        manifest.digest,
+        name,
+        manifest.created,
+        manifest.train_events,
+        str(manifest.split),
+    )
+
+
+def published_names(reference: str) -> dict[VersionRecord, tuple[str, ...]]:
+    """Each published version of URL/NAME with its number, "latest" and tags, newest first."""
     registry = Storage(split_reference(reference)[0])
     pointer = read_pointer(registry)
     names = {LATEST: pointer.latest, **pointer.tags}
     return {
-        (record.version, record.digest): (
+        record: (
             record.version,
             *(name for name, version in names.items() if version == record.version),
         )

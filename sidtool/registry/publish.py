@@ -1,4 +1,4 @@
-"""Publish versions of a bundle at any fsspec URL: push, pull and tag.
+"""Publish versions of a bundle or a memory at any fsspec URL: push, pull and tag.
 
 A version appears in this order: objects, card, zarr.json, record, pointer. A push that is killed
 before the record leaves nothing that a reference resolves to; repeating it sends what is missing.
@@ -8,14 +8,15 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sidtool.bundle.integrity import verify
 from sidtool.bundle.manifest import Manifest
-from sidtool.bundle.zarr_group import ROOT, new_zip, read_manifest
-from sidtool.errors import IntegrityError, UsageError
+from sidtool.bundle.zarr_group import ROOT, Kind, new_zip
+from sidtool.errors import IntegrityError, RefusedError, UsageError
+from sidtool.memory.manifest import MemoryManifest
 from sidtool.output import new_dir
 from sidtool.output_name import check_parents
 from sidtool.registry import records
 from sidtool.registry.card import write_card
+from sidtool.registry.kinds import broken_parts, read_manifest
 from sidtool.registry.records import CARD, Pointer, VersionRecord
 from sidtool.registry.references import check_published, find_version, locate, split_reference
 from sidtool.registry.transfer import Progress, download, upload, upload_root
@@ -29,12 +30,12 @@ class PushPlan:
 
     source: Storage
     registry: Storage
-    manifest: Manifest
+    manifest: Manifest | MemoryManifest
     record: VersionRecord
 
     @property
     def n_objects(self) -> int:
-        """Objects of the bundle, the root document included."""
+        """Objects of the bundle or memory, the root document included."""
         return len(self.manifest.objects) + 1
 
 
@@ -43,52 +44,53 @@ class Pushed:
     """The result of a push."""
 
     url: str
-    """of the published bundle"""
+    """of the published bundle or memory"""
     version: str
     digest: str
     new: bool
     """False if this version was published before"""
     sent: int
-    """objects of the bundle that were sent; those of an interrupted push are not sent again"""
+    """objects that were sent; those of an interrupted push are not sent again"""
     latest: str | None
     """the latest version after the push"""
 
 
-def plan_push(bundle: str, target: str, *, license: str = "unknown") -> PushPlan:
-    """Check that a bundle (a path, URL or reference) can be pushed to URL/NAME; writes nothing.
+def plan_push(source: str, target: str, *, license: str = "unknown") -> PushPlan:
+    """Check that a bundle or memory (a path, URL or reference) can be pushed to URL/NAME; writes
+    nothing.
 
-    Raises UsageError if the target cannot be a registry folder, IntegrityError if the source is
-    damaged, RefusedError if the version is published with another identity.
+    The version is that of the bundle; a memory gets the next one after the last published memory,
+    or that of the last one if it is the same. Raises UsageError if the target cannot be a registry
+    folder, IntegrityError if the source is damaged, RefusedError if the version is published with
+    another digest, or if the folder has versions of the other kind.
     """
     records.check_license(license)
     registry = _registry_at(target)
-    location, source_record = locate(bundle)
-    source = Storage(location)
-    manifest = read_manifest(source)
-    if source_record is not None:
-        check_published(location, manifest, source_record)
-    for name, reason in verify(location):
+    location, source_record = locate(source)
+    storage = Storage(location)
+    manifest = read_manifest(location)
+    check_published(location, manifest, source_record)
+    for name, reason in broken_parts(location):
         raise IntegrityError(
             f"{location}: {name}: {reason}", hint="sidtool verify lists every broken object"
         )
-    records.version_key(manifest.version)
-    root_digest = hashlib.sha256(source.read(ROOT) or b"").hexdigest()
-    record = VersionRecord(manifest.version, manifest.identity.digest, root_digest, license)
+    root_digest = hashlib.sha256(storage.read(ROOT) or b"").hexdigest()
+    record = _record_of(manifest, root_digest, license, records.last_record(registry))
     published = records.read_record(registry, record.version)
     if published is not None:
-        records.refuse_other_bundle(registry, published, record)
-    return PushPlan(source, registry, manifest, record)
+        records.refuse_other(registry, published, record)
+    return PushPlan(storage, registry, manifest, record)
 
 
 def push(
-    bundle: str,
+    source: str,
     target: str,
     *,
     tag: str | None = None,
     license: str = "unknown",
     progress: Progress | None = None,
 ) -> Pushed:
-    """Publish a bundle (a path, URL or reference) as a version of URL/NAME.
+    """Publish a bundle or memory (a path, URL or reference) as a version of URL/NAME.
 
     A version that is published already is not written again; the pointer and the tag are set in any
     case. Raises as `plan_push` does, IntegrityError if an object does not arrive as it was sent,
@@ -96,7 +98,7 @@ def push(
     """
     if tag is not None:
         records.check_tag(tag)
-    plan = plan_push(bundle, target, license=license)
+    plan = plan_push(source, target, license=license)
     registry = plan.registry
     published = records.read_record(registry, plan.record.version)
     new = False
@@ -108,7 +110,7 @@ def push(
         registry, lambda current: current.with_version(plan.record.version, tag)
     )
     return Pushed(
-        url=registry.folder(published.bundle).location,
+        url=registry.folder(published.group).location,
         version=plan.record.version,
         digest=plan.record.digest,
         new=new,
@@ -128,13 +130,13 @@ def pull(
     """
     out = Path(out)
     registry, record = find_version(reference)
-    source = registry.folder(record.bundle)
+    source = registry.folder(record.group)
     output = (
         new_zip(out, force=force) if is_zip(out.name) else new_dir(out, force=force, resume=True)
     )
     with output as folder:
         download(source, record, folder, progress)
-        for name, reason in verify(folder):
+        for name, reason in broken_parts(str(folder)):
             raise IntegrityError(f"{source.location}: {name}: {reason}")
     return record
 
@@ -157,17 +159,41 @@ def tag(reference: str, name: str) -> VersionRecord:
     return record
 
 
+def _record_of(
+    manifest: Manifest | MemoryManifest, root: str, license: str, last: VersionRecord | None
+) -> VersionRecord:
+    """The record to publish after the last published one. Raises RefusedError if that is of another
+    kind, DataError if the version of a bundle is malformed."""
+    if isinstance(manifest, Manifest):
+        version = manifest.version
+        records.version_key(version)
+    elif last is None:
+        version = "1.0"
+    elif last.digest == manifest.digest:
+        version = last.version
+    else:
+        major, minor = records.version_key(last.version)
+        version = f"{major}.{minor + 1}"
+    kind: Kind = "bundle" if isinstance(manifest, Manifest) else "memory"
+    if last is not None and last.kind != kind:
+        raise RefusedError(
+            f"the folder has versions of a {last.kind}, and this is a {kind}",
+            hint="push to another NAME",
+        )
+    return VersionRecord(version, manifest.digest, root, license, kind)
+
+
 def _registry_at(target: str) -> Storage:
     """The registry folder URL/NAME. Raises UsageError if it cannot be one."""
     base, version = split_reference(target)
     if version is not None:
         raise UsageError(
-            f"{target!r} names a version, but the version comes from the bundle",
+            f"{target!r} names a version, but push chooses the version",
             hint=f"push to {base}",
         )
     if base.endswith((".zarr", ".zip")):
         raise UsageError(
-            f"{base!r} has the name of a bundle, but the target is a folder of versions",
+            f"{base!r} has the name of a bundle or memory, but the target is a folder of versions",
             hint="omit the suffix",
         )
     if "://" not in base:
@@ -182,8 +208,8 @@ def _registry_at(target: str) -> Storage:
 
 def _send_version(plan: PushPlan, progress: Progress | None) -> int:
     """Send everything of a version except its record: objects, card, and the root document last."""
-    target = plan.registry.folder(plan.record.bundle)
-    # the root document marks the bundle as complete, so it must not appear before the other objects
+    target = plan.registry.folder(plan.record.group)
+    # the root document marks the group as complete, so it must not appear before the other objects
     sent = upload(plan.source, target, plan.manifest, progress)
     reference = f"{plan.registry.full_url}@{plan.record.version}"
     card = write_card(plan.manifest, reference, plan.record.license)

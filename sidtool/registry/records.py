@@ -4,7 +4,7 @@
     NAME/versions/1.0.json      the record of a version: written last, and only if there is none
     NAME/versions/1.0-<12 digits of the SHA-256 of zarr.json>/
         README.md               the card
-        bundle.zarr/            the bundle
+        bundle.zarr/            the bundle; that of a memory is memory.zarr/
 
 The folder of a version is named by its content, so two versions never write the same object.
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
+from sidtool.bundle.zarr_group import Kind
 from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.json_record import JsonRecord
@@ -27,7 +28,6 @@ FORMAT = 1
 
 POINTER = "refs.json"
 VERSIONS = "versions"
-BUNDLE = "bundle.zarr"
 CARD = "README.md"
 LATEST = "latest"
 
@@ -55,10 +55,11 @@ class VersionRecord(JsonRecord):
 
     version: str
     digest: str
-    """the bundle's identity"""
+    """the identity of the bundle, or the digest of the memory"""
     root: str
     """SHA-256 of its zarr.json, which holds the SHA-256 of every other object"""
     license: str = "unknown"
+    kind: Kind = "bundle"
     format: int = FORMAT
 
     @classmethod
@@ -75,9 +76,9 @@ class VersionRecord(JsonRecord):
         return f"{VERSIONS}/{self.version}-{self.root[:12]}"
 
     @property
-    def bundle(self) -> str:
-        """The folder of the bundle, relative to NAME."""
-        return f"{self.folder}/{BUNDLE}"
+    def group(self) -> str:
+        """The folder of the bundle or memory, relative to NAME."""
+        return f"{self.folder}/{self.kind}.zarr"
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,12 @@ def list_records(registry: Storage) -> list[VersionRecord]:
     return [record for version in versions if (record := read_record(registry, version))]
 
 
+def last_record(registry: Storage) -> VersionRecord | None:
+    """The record of the highest version, or None. Raises IntegrityError if it is damaged."""
+    versions = list_versions(registry)
+    return read_record(registry, versions[0]) if versions else None
+
+
 def read_record(registry: Storage, version: str) -> VersionRecord | None:
     """The record of a version, or None. Raises IntegrityError if it is damaged."""
     if not _VERSION.fullmatch(version):
@@ -142,12 +149,12 @@ def publish_record(registry: Storage, record: VersionRecord) -> tuple[VersionRec
     """Write the record of a version unless there is one: the version's record, and whether it is
     new.
 
-    Raises RefusedError if the version is another bundle.
+    Raises RefusedError if the version is another bundle or memory.
     """
     for attempt in range(ATTEMPTS):
         published = read_record(registry, record.version)
         if published is not None:
-            refuse_other_bundle(registry, published, record)
+            refuse_other(registry, published, record)
             return published, False
         # the write fails if another push recorded the version since the read
         if registry.put_if_unchanged(_record_name(record.version), None, spell(record)):
@@ -158,14 +165,18 @@ def publish_record(registry: Storage, record: VersionRecord) -> tuple[VersionRec
     )
 
 
-def refuse_other_bundle(registry: Storage, published: VersionRecord, record: VersionRecord) -> None:
-    """Raise RefusedError if the published version has another identity than the record."""
+def refuse_other(registry: Storage, published: VersionRecord, record: VersionRecord) -> None:
+    """Raise RefusedError if the published version has another digest than the record."""
     if published.digest != record.digest:
+        hints = {
+            "bundle": "published versions never change: make a new version with add-items or "
+            "align, or push to another NAME",
+            "memory": "another push took this number: push again",
+        }
         raise RefusedError(
             f"{registry.location} already has version {record.version} with digest "
-            f"{published.digest[:12]}; this bundle's digest is {record.digest[:12]}",
-            hint="published versions never change: make a new version with add-items or align, "
-            "or push to another NAME",
+            f"{published.digest[:12]}; this {record.kind}'s digest is {record.digest[:12]}",
+            hint=hints[record.kind],
         )
 
 

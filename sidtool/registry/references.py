@@ -1,4 +1,4 @@
-"""References to published bundles: URL/NAME (the latest version), URL/NAME@VERSION,
+"""References to published bundles and memories: URL/NAME (the latest version), URL/NAME@VERSION,
 URL/NAME@TAG."""
 
 from pathlib import Path
@@ -7,6 +7,8 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.manifest import Manifest
 from sidtool.bundle.zarr_group import ROOT
 from sidtool.errors import DataError, IntegrityError, UsageError
+from sidtool.memory.manifest import MemoryManifest
+from sidtool.memory.memory import Memory, open_verified
 from sidtool.registry.records import (
     LATEST,
     POINTER,
@@ -29,14 +31,23 @@ def open_bundle(reference: str | Path) -> Bundle:
     """
     location, record = locate(str(reference))
     bundle = Bundle.open(location)
-    if record is not None:
-        check_published(location, bundle.manifest, record)
+    check_published(location, bundle.manifest, record)
     return bundle
 
 
+def open_memory(reference: str | Path) -> Memory:
+    """Open and verify a memory at a path or URL, or a published URL/NAME[@VERSION|@TAG].
+
+    Raises as `open_bundle` does; IntegrityError if the memory is damaged."""
+    location, record = locate(str(reference))
+    memory = open_verified(location)
+    check_published(location, memory.manifest, record)
+    return memory
+
+
 def resolve(reference: str) -> str:
-    """The path or URL of the bundle that a reference names; a bundle's own path or URL is returned
-    unchanged.
+    """The path or URL of what a reference names; the path or URL of a bundle or memory itself is
+    returned unchanged.
 
     Raises DataError if the registry has no such version or tag.
     """
@@ -44,19 +55,24 @@ def resolve(reference: str) -> str:
 
 
 def locate(reference: str) -> tuple[str, VersionRecord | None]:
-    """The path or URL of the bundle that a reference names, and the record of a published one."""
-    if is_bundle(reference):
+    """The path or URL of what a reference names, and the record of a published version."""
+    if is_group(reference):
         return reference, None
     registry, record = find_version(reference)
-    return registry.folder(record.bundle).location, record
+    return registry.folder(record.group).location, record
 
 
-def check_published(location: str, manifest: Manifest, record: VersionRecord) -> None:
-    """Raise IntegrityError if a bundle is not the one that its record describes."""
-    for name, stored, published in (
-        ("version", manifest.version, record.version),
-        ("digest", manifest.identity.digest, record.digest),
-    ):
+def check_published(
+    location: str, manifest: Manifest | MemoryManifest, record: VersionRecord | None
+) -> None:
+    """Raise IntegrityError if a bundle or memory is not the one that its record describes, if there
+    is a record."""
+    if record is None:
+        return
+    pairs = [("digest", manifest.digest, record.digest)]
+    if isinstance(manifest, Manifest):  # the version of a memory is in its record only
+        pairs.append(("version", manifest.version, record.version))
+    for name, stored, published in pairs:
         if stored != published:
             raise IntegrityError(
                 f"{location} has {name} {stored[:12]}, its record says {published[:12]}"
@@ -77,7 +93,7 @@ def find_version(reference: str) -> tuple[Storage, VersionRecord]:
     available = [*list_versions(registry), *pointer.tags]
     if not available:
         raise DataError(
-            f"no bundle was pushed to {base}", hint=f"sidtool push BUNDLE {registry.location}"
+            f"nothing was pushed to {base}", hint=f"sidtool push BUNDLE {registry.location}"
         )
     names = ", ".join(available[:MAX_LISTED])
     more = f" and {len(available) - MAX_LISTED} more" if len(available) > MAX_LISTED else ""
@@ -91,15 +107,15 @@ def split_reference(reference: str) -> tuple[str, str | None]:
     name, at, version = last.partition("@")
     if not name or (at and not version):
         raise UsageError(
-            f"{reference!r} does not name a bundle",
+            f"{reference!r} names no published version",
             hint="a reference is URL/NAME, URL/NAME@VERSION or URL/NAME@TAG",
         )
     return folder + slash + name, version or None
 
 
-def is_bundle(location: str) -> bool:
-    """Whether a location is a bundle itself, and not a reference. A remote store is read only if
-    the spelling is ambiguous."""
+def is_group(location: str) -> bool:
+    """Whether a location is a bundle or memory itself, and not a reference. A remote store is read
+    only if the spelling is ambiguous."""
     if "://" not in location:
         path = Path(location)
         try:

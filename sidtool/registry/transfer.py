@@ -1,4 +1,4 @@
-"""Copying the objects of a bundle to and from a registry, with a check at both ends.
+"""Copying the objects of a bundle or memory to and from a registry, with a check at both ends.
 
 An interrupted copy can be repeated: objects that arrived are not copied again.
 """
@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sidtool.bundle.manifest import Manifest
-from sidtool.bundle.zarr_group import MAX_ROOT_BYTES, ROOT, parse_root
+from sidtool.bundle.zarr_group import MAX_ROOT_BYTES, ROOT, GroupManifest
 from sidtool.errors import DataError, IntegrityError
+from sidtool.registry.kinds import parse_manifest
 from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import check_published
 from sidtool.storage.storage import Storage
@@ -44,7 +44,9 @@ class Checksums:
         return cls(len(data), md5, hashlib.sha256(data).hexdigest())
 
 
-def upload(source: Storage, target: Storage, manifest: Manifest, progress: Progress | None) -> int:
+def upload(
+    source: Storage, target: Storage, manifest: GroupManifest, progress: Progress | None
+) -> int:
     """Send the objects that the target lacks, all but the root document; the number sent.
 
     Raises IntegrityError if the source changes meanwhile or an object does not arrive as sent.
@@ -73,7 +75,7 @@ def upload(source: Storage, target: Storage, manifest: Manifest, progress: Progr
 
 
 def upload_root(source: Storage, target: Storage, record: VersionRecord) -> None:
-    """Send the root document, which completes the bundle on the target."""
+    """Send the root document, which completes the bundle or memory on the target."""
     root = source.read(ROOT) or b""
     checksums = Checksums.of(root)
     if checksums.sha256 != record.root:
@@ -85,14 +87,14 @@ def upload_root(source: Storage, target: Storage, record: VersionRecord) -> None
 def download(
     source: Storage, record: VersionRecord, folder: Path, progress: Progress | None
 ) -> None:
-    """Copy a published bundle to a folder, which may hold a part of it.
+    """Copy a published bundle or memory to a folder, which may hold a part of it.
 
     No more is read of an object than the store says it has, and nothing is written for one that
     differs from its digest. Raises IntegrityError if the root document or an object differs from
     what was published, DataError if the disk has no room for the bundle.
     """
     root = _published_root(source, record)
-    manifest = parse_root(source.location, root)
+    manifest = parse_manifest(source.location, root, record.kind)
     check_published(source.location, manifest, record)
     sizes = {name: _stored_size(source, name, info) for name, info in _stored(source, manifest)}
     complete = _remove_incomplete(folder, manifest.objects)
@@ -114,7 +116,9 @@ def _published_root(source: Storage, record: VersionRecord) -> bytes:
     return snapshot.data
 
 
-def _stored(source: Storage, manifest: Manifest) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+def _stored(
+    source: Storage, manifest: GroupManifest
+) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
     """Each object of a bundle with the store's record of it."""
     listing = source.listing()
     for name in manifest.objects:
@@ -149,7 +153,7 @@ def _batches_of_bytes(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
         yield batch
 
 
-def _copy(source: Storage, folder: Path, batch: Mapping[str, int], manifest: Manifest) -> None:
+def _copy(source: Storage, folder: Path, batch: Mapping[str, int], manifest: GroupManifest) -> None:
     """Copy objects, a large one in pieces. Raises IntegrityError if one differs from its digest."""
     digests = {name: hashlib.sha256() for name in batch}
     for start in range(0, max(1, *batch.values()), BATCH_BYTES):

@@ -52,6 +52,13 @@ Bundle = Annotated[
         metavar="BUNDLE", help="A bundle: NAME.zarr, NAME.zarr.zip, a URL or URL/NAME@VERSION."
     ),
 ]
+BundleOrMemory = Annotated[
+    str,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="A bundle or memory: NAME.zarr, NAME.zarr.zip, a URL or URL/NAME@VERSION.",
+    ),
+]
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model folder of extend-model or train.")
 ]

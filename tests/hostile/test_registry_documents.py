@@ -35,7 +35,14 @@ from tests.hostile.documents import damaged_json, texts
 from tests.hostile.harness import call, cases, classify, run
 
 DIGEST = "0123456789abcdef" * 4
-RECORD = {"digest": DIGEST, "format": 1, "license": "MIT", "root": DIGEST, "version": "1.0"}
+RECORD = {
+    "digest": DIGEST,
+    "format": 1,
+    "kind": "memory",
+    "license": "MIT",
+    "root": DIGEST,
+    "version": "1.0",
+}
 REFS = {"format": 1, "latest": "1.0", "tags": {"prod": "1.0"}}
 VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
 DIGITS = re.compile(r"[0-9a-f]{64}")
@@ -62,13 +69,13 @@ def test_a_record_is_read_as_written_or_refused(data: bytes) -> None:
     if record is None:
         return
     written = json.loads(data)
-    assert record.to_json() == {"license": "unknown", "format": 1} | {
+    assert record.to_json() == {"license": "unknown", "format": 1, "kind": "bundle"} | {
         key: written[key] for key in RECORD if key in written
     }
     assert record.version == "1.0"
     assert DIGITS.fullmatch(record.digest)
     assert DIGITS.fullmatch(record.root)
-    assert record.bundle == f"versions/1.0-{record.root[:12]}/bundle.zarr"
+    assert record.group == f"versions/1.0-{record.root[:12]}/{record.kind}.zarr"
 
 
 @cases(400)
@@ -250,7 +257,7 @@ damages = st.one_of(
     ),
     st.sampled_from(NAMES).map(_add_object),
     _document("refs.json", REFS),
-    _document("versions/1.1.json", RECORD | {"version": "1.1"}),
+    _document("versions/1.1.json", RECORD | {"kind": "bundle", "version": "1.1"}),
     st.sampled_from(("refs.json", "versions/1.1.json")).flatmap(
         lambda name: st.sampled_from((os.mkfifo, _sparse)).map(
             lambda change: lambda shop: ((shop / name).unlink(), change(shop / name))

@@ -1,0 +1,174 @@
+"""Memories in a registry: numbers, tags, references, copies."""
+
+import json
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+
+from sidtool.bundle import Bundle
+from sidtool.errors import DataError, IntegrityError, RefusedError
+from sidtool.memory.memory import Memory, verify_memory
+from sidtool.memory.similarity import KnnSettings
+from sidtool.model.memory import MemoryOptions, choose_memory
+from sidtool.registry import log, open_bundle, open_memory, publish, pull, push, tag
+from sidtool.registry.publish import Pushed
+from sidtool.registry.references import resolve
+from sidtool.storage.storage import Storage
+from tests.bundles import small_bundle
+from tests.cli.road import done, refused
+from tests.memory.cases import small_memory
+from tests.registry.test_publish import files, run_concurrently
+
+
+@pytest.fixture(params=["folder", "memory"])
+def nightly(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL/NAME of an empty registry."""
+    name = f"{uuid.uuid4().hex}/nightly"
+    return f"memory://{name}" if request.param == "memory" else str(tmp_path / name)
+
+
+@pytest.fixture
+def memories(tmp_path: Path) -> list[str]:
+    """Three memories of one bundle."""
+    bundle = small_bundle()
+    paths = []
+    for number in range(3):
+        memory = small_memory(bundle, KnnSettings(neighbors=5 + number))
+        memory.save(tmp_path / f"{number}.zarr")
+        paths.append(str(tmp_path / f"{number}.zarr"))
+    return paths
+
+
+def test_each_new_memory_is_the_next_version(nightly: str, memories: list[str]) -> None:
+    versions = [push(memory, nightly).version for memory in memories]
+    assert versions == ["1.0", "1.1", "1.2"]
+    again = push(memories[2], nightly, tag="prod")
+    assert (again.version, again.new, again.sent) == ("1.2", False, 0)
+    # an earlier memory that is pushed again is the newest version
+    assert push(memories[0], nightly).version == "1.3"
+    assert tag(f"{nightly}@1.1", "prod").version == "1.1"
+    for reference, number in (("", 0), ("@latest", 0), ("@1.2", 2), ("@prod", 1)):
+        assert open_memory(nightly + reference).digest == Memory.open(memories[number]).digest
+
+
+def test_a_pulled_memory_is_byte_identical(
+    nightly: str, memories: list[str], tmp_path: Path
+) -> None:
+    push(memories[1], nightly)
+    record = pull(nightly, tmp_path / "out.zarr")
+    assert record.kind == "memory"
+    assert files(tmp_path / "out.zarr") == files(Path(memories[1]))
+    pull(nightly, tmp_path / "out.zarr.zip")
+    assert verify_memory(tmp_path / "out.zarr.zip") == []
+    assert push(nightly, f"{nightly}-mirror").digest == record.digest
+
+
+def test_a_reference_takes_the_place_of_a_path(
+    nightly: str, memories: list[str], tmp_path: Path
+) -> None:
+    push(memories[0], nightly, tag="prod")
+    bundle = small_bundle()
+    chosen = choose_memory(tmp_path, None, bundle, MemoryOptions(f"{nightly}@prod"))
+    assert chosen is not None
+    assert chosen.memory.digest == Memory.open(memories[0]).digest
+    with pytest.raises(DataError, match="is a memory, not a bundle"):
+        open_bundle(nightly)
+
+
+def test_the_log_lists_the_published_memories(nightly: str, memories: list[str]) -> None:
+    assert [each.version.version for each in log(memories[0]).versions] == ["-"]
+    for memory in memories[:2]:
+        push(memory, nightly)
+    history = log(nightly)
+    assert [each.published for each in history.versions] == [("1.1", "latest"), ("1.0",)]
+    newest = history.versions[0].version
+    assert newest.digest == Memory.open(memories[1]).digest
+    assert "training events of split" in str(newest.change)
+
+
+def test_a_folder_of_versions_holds_one_kind(
+    nightly: str, memories: list[str], tmp_path: Path
+) -> None:
+    small_bundle().save(tmp_path / "bundle.zarr")
+    push(memories[0], nightly)
+    with pytest.raises(RefusedError, match="has versions of a memory, and this is a bundle"):
+        push(str(tmp_path / "bundle.zarr"), nightly)
+    push(str(tmp_path / "bundle.zarr"), f"{nightly}-bundle")
+    with pytest.raises(RefusedError, match="has versions of a bundle, and this is a memory"):
+        push(memories[0], f"{nightly}-bundle")
+    assert Bundle.open(resolve(f"{nightly}-bundle")).manifest.version == "1.0"
+
+
+def test_a_push_that_was_killed_keeps_its_number(
+    nightly: str, memories: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(memories[0], nightly)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish.records, "publish_record", die)
+        with pytest.raises(KeyboardInterrupt):
+            push(memories[1], nightly)
+    assert open_memory(nightly).digest == Memory.open(memories[0]).digest
+    again = push(memories[1], nightly)
+    assert (again.version, again.sent) == ("1.1", 1)  # only the root document
+    assert verify_memory(resolve(nightly)) == []
+
+
+def test_of_two_memories_pushed_at_once_one_gets_the_number(
+    nightly: str, memories: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Barrier(2)
+    put_if_unchanged = Storage.put_if_unchanged
+
+    def at_once(self: Storage, name: str, *arguments: object) -> bool:
+        if name.startswith("versions"):
+            start.wait(30)
+        return put_if_unchanged(self, name, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "put_if_unchanged", at_once)
+        results = run_concurrently(
+            *(lambda path=path: push(path, nightly) for path in memories[:2])
+        )
+    (winner,) = [each for each in results if isinstance(each, Pushed)]
+    (loser,) = [each for each in results if isinstance(each, RefusedError)]
+    assert winner.version == "1.0"
+    assert "push again" in str(loser.hint)
+    (late,) = [path for path in memories[:2] if Memory.open(path).digest != winner.digest]
+    assert push(late, nightly).version == "1.1"
+
+
+def test_a_memory_that_differs_from_its_record_is_refused(
+    memories: list[str], tmp_path: Path
+) -> None:
+    shop = tmp_path / "nightly"
+    push(memories[0], str(shop))
+    file = shop / "versions" / "1.0.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"digest": "0" * 64}))
+    with pytest.raises(IntegrityError, match="its record says 000000000000"):
+        open_memory(str(shop))
+    with pytest.raises(IntegrityError, match="its record says 000000000000"):
+        pull(str(shop), tmp_path / "out.zarr")
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_the_commands_take_memories(memories: list[str], tmp_path: Path) -> None:
+    shop = tmp_path / "nightly"
+    digest = Memory.open(memories[0]).digest
+    ran = done("push", memories[0], shop, "--license", "MIT")
+    assert ran.out.startswith(f"{shop}@1.0: pushed ")
+    assert done("push", memories[0], shop, "--json").json["new"] is False
+    assert digest in done("verify", f"{shop}@1.0").out
+    assert "built from" in done("log", shop).out
+    assert done("log", shop, "--json").json["published"] == ["1.0", "latest"]
+    pulled = done("pull", shop, "-o", tmp_path / "out.zarr", "--json").json
+    assert (pulled["memory"], pulled["digest"]) == (str(tmp_path / "out.zarr"), digest)
+    (card,) = shop.glob("versions/*/README.md")
+    assert f"sidtool recommend MODEL --memory {shop}@1.0" in card.read_text()
+    assert "is a memory, not a bundle" in refused(1, "inspect", shop)
