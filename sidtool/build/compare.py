@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from sidtool.build.measure import level_use, neighbor_preservation, residual_var
 from sidtool.build.report import CodebookReport, LevelUse, read_report
 from sidtool.bundle.bundle import Bundle
 from sidtool.collisions.policy import CollisionCounts
-from sidtool.data.interactions import Interactions, read_interactions
 from sidtool.data.items import Items
 from sidtool.data.vector_files import read_vectors
 from sidtool.errors import DataError, UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.sid import Codes, Levels, Vectors
+from sidtool.splits.files import open_split
 from sidtool.splits.record import recorded_event_columns
+from sidtool.splits.split import UserSequence
 
 Figures = Sequence[float | None]
 
@@ -96,8 +98,8 @@ def compare_bundles(
     """Measure bundles of one catalog on the same evidence.
 
     `embeddings` are vectors of the items: with `by_row`, rows without ids follow the catalog
-    `items`. `field` is a
-    column of `items` that labels them; `interactions` give the steps from item to item. Raises
+    `items`. `field` is a column of `items` that labels them; `interactions` is a split folder or a
+    file of events (as `open_split`), whose training events give the steps from item to item. Raises
     DataError if the bundles have different items, UsageError if evidence does not cover them.
     """
     ids = common_ids(bundles)
@@ -112,7 +114,7 @@ def compare_bundles(
         labels=labels,
         steps=None
         if interactions is None
-        else steps_between(read_interactions(Path(interactions), recorded=columns), ids),
+        else steps_between(open_split(interactions, recorded=columns).train, ids),
     )
     return [describe(bundle, evidence, seed=seed) for bundle in bundles]
 
@@ -150,19 +152,23 @@ def common_ids(bundles: Sequence[Bundle]) -> tuple[str, ...]:
     return tuple(sorted(ids[0]))
 
 
-def steps_between(interactions: Interactions, ids: Sequence[str]) -> NDArray[np.int64]:
+def steps_between(events: Sequence[UserSequence], ids: Sequence[str]) -> NDArray[np.int64]:
     """(m, 2) positions among `ids` of consecutive items of a user; other items are left out.
 
     Raises DataError if there are none.
     """
-    position = {item: row for row, item in enumerate(ids)}
-    items = np.array([position.get(item, -1) for item in interactions.items], dtype=np.int64)
-    steps = np.stack([items[:-1], items[1:]], axis=1)
-    same_user = interactions.users[:-1] == interactions.users[1:]
-    steps = steps[same_user & (steps >= 0).all(axis=1)]
-    if not len(steps):
-        raise DataError("no user has two consecutive events with items of the bundles")
-    return steps
+    index_of = {item: index for index, item in enumerate(ids)}
+    steps = [
+        (index_of[item], index_of[next_item])
+        for user in events
+        for (item, position), (next_item, next_position) in pairwise(
+            zip(user.items, user.positions, strict=True)
+        )
+        if next_position == position + 1 and item in index_of and next_item in index_of
+    ]
+    if not steps:
+        raise DataError("no user has two consecutive training events with items of the bundles")
+    return np.array(steps, dtype=np.int64)
 
 
 def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> BundleFigures:

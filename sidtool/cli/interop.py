@@ -137,7 +137,11 @@ def compare(
         str | None, typer.Option(help="Column of ITEMS with labels, like brand, to measure purity.")
     ] = None,
     interactions: Annotated[
-        Path | None, typer.Option(help="Events, to measure how a code predicts the next one.")
+        Path | None,
+        typer.Option(
+            help="Split folder, or events (split by leave-one-out): its training events measure "
+            "how a code predicts the next one."
+        ),
     ] = None,
     by_row: options.ByRow = False,
     id_column: options.IdColumn = None,

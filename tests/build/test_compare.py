@@ -24,10 +24,10 @@ from sidtool.build.compare import (
 from sidtool.build.measure import level_use, neighbor_preservation
 from sidtool.build.report import read_report
 from sidtool.bundle import Bundle, ItemMap
-from sidtool.data.interactions import EventColumns, Interactions
 from sidtool.data.items import make_items
 from sidtool.errors import DataError
 from sidtool.sid import Codes, Vectors
+from sidtool.splits.split import UserSequence
 from tests.bundles import small_bundle
 
 N = 80
@@ -53,15 +53,12 @@ def built() -> Bundle:
     )
 
 
-def events(*histories: str) -> Interactions:
+def events(*histories: str) -> list[UserSequence]:
     """One user per history, written as the letters of the items."""
-    users = np.array(
-        [f"u{n}" for n, items_of_user in enumerate(histories) for _ in items_of_user], dtype=object
-    )
-    items = np.array([item for items_of_user in histories for item in items_of_user], dtype=object)
-    return Interactions(
-        users, items, np.arange(len(users), dtype=np.float64), EventColumns("u", "i", None), ""
-    )
+    return [
+        UserSequence(f"u{number}", tuple(items), tuple(range(len(items))))
+        for number, items in enumerate(histories)
+    ]
 
 
 def test_without_vectors_the_report_of_the_build_is_used() -> None:
@@ -217,7 +214,9 @@ def test_steps_stay_within_a_user_and_the_catalog() -> None:
         [1, 2],
         [2, 0],
     ]
-    with pytest.raises(DataError, match="no user has two consecutive events"):
+    with_gap = UserSequence("u", ("a", "b", "c"), (0, 2, 3))  # an event between is held out
+    assert steps_between([with_gap], ["a", "b", "c"]).tolist() == [[1, 2]]
+    with pytest.raises(DataError, match="no user has two consecutive training events"):
         steps_between(events("a", "b"), ["a", "b"])
 
 

@@ -211,6 +211,9 @@ def test_compare_measures_bundles_and_vectors(road: Road, index: Path, tmp_path:
     assert (
         ours["levels"][0]["mutual_information"] > ours["levels"][0]["mutual_information_by_chance"]
     )  # users go from kind to kind
+    by_split = [road.split if word == road.events else word for word in labelled]
+    # the same training events: held-out ones of the file do not count
+    assert done(*by_split, "--json").json == comparison
     table = done(*labelled).out
     for word in (
         "residual variance",
