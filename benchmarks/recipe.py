@@ -6,7 +6,8 @@ DATA is a folder with items.jsonl and interactions.csv, or any files that `--dat
 names. A recipe is a folder of YAML files, one for each sidtool command. With `--teachers`, a model
 of each teacher seed is trained first, and each model of `--seeds` then learns from all of them
 (`--teachers ""`: no teachers). The models recommend with a memory of the training events, whose
-weight is chosen on validation; the table has them without it, too.
+weight is chosen on validation; the table has them without it, too. With `--memory-in-training`,
+the models are trained on the loss of that mixture.
 Checkpoints are selected on validation; test is read once per seed. Steps that are done are not run
 again, so a killed run continues where it stopped."""
 
@@ -90,6 +91,8 @@ class RecipeRun:
     """Whether co-occurrence in the training split shapes the codebook."""
     memory: bool = True
     """Whether the models recommend with a memory of the training events."""
+    memory_in_training: bool = False
+    """Whether the models are trained on the loss of their mixture with the memory."""
 
 
 @dataclass
@@ -173,22 +176,32 @@ class Recipe:
         self.steps.run(examples, "make-sft", *inputs, "-o", examples, *options)
         return examples
 
+    def folder(self, role: Literal["seed", "teacher"], seed: int) -> str:
+        """The folder of a model; the two losses have their own, so they can share a work folder."""
+        prefix = "mixed-" if self.run.memory_in_training else ""
+        return f"{prefix}{role}-{seed}"
+
     def train(self, bundle: Path, seed: int, teachers: Sequence[Path] = ()) -> Path:
         """The model of a seed, trained on the examples, and on the teachers' distributions."""
         examples = self.training_examples(bundle)
         is_teacher = bool(self.run.teachers) and not teachers
-        folder = f"teacher-{seed}" if is_teacher else f"seed-{seed}"
-        model = self.work / folder / "model"
+        model = self.work / self.folder("teacher" if is_teacher else "seed", seed) / "model"
         options: list[object] = ["--config", self.config("train"), "--set", f"seed={seed}"]
         for teacher in teachers:
             options += ["--teacher", teacher]
+        if self.run.memory_in_training:
+            options += ["--memory", self.memory(bundle), "--split", self.split()]
         start = self.initial_model(bundle, seed)
         return self.steps.run(model, "train", start, examples, "-o", model, *options)
 
+    def memory(self, bundle: Path) -> Path:
+        """The memory of the training events."""
+        memory = self.work / "memory.zarr"
+        return self.steps.run(memory, "build-memory", self.split(), bundle, "-o", memory)
+
     def with_memory(self, model: Path, bundle: Path) -> Path:
         """A copy of the model with a memory, whose weight is chosen on validation users."""
-        memory = self.work / "memory.zarr"
-        self.steps.run(memory, "build-memory", self.split(), bundle, "-o", memory)
+        memory = self.memory(bundle)
         out = model.with_name(f"{model.name}+memory")
         options = ["--exclude-seen"] if self.dataset.exclude_seen else []
         return self.steps.run(out, "tune-memory", model, self.split(), memory, "-o", out, *options)
@@ -243,6 +256,7 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
         "on": run.on,
         "teachers": list(run.teachers),
         "memory": run.memory,
+        "memory_in_training": run.memory_in_training,
         "seeds": [_seed(recipe, seed, found) for seed, found in evaluations.items()],
         "baselines": baselines,
         "n": first["n"],
@@ -250,7 +264,9 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
         "protocol": lineage["split"]["protocol"],
         "leaked_events": lineage["leaked_events"],
         "bundle": Bundle.open(str(bundle)).identity.digest,
-        "shared_seconds": recipe.steps.seconds("bundle", "initial-0", "sft", "teacher"),
+        "shared_seconds": recipe.steps.seconds(
+            "bundle", "initial-0", "sft", "memory", "teacher", "mixed-teacher"
+        ),
         **environment(),
     }
 
@@ -259,7 +275,11 @@ def _seed(recipe: Recipe, seed: int, evaluation: dict[str, Any]) -> dict[str, An
     """What one seed measured; `seconds` are its own steps, without those that all seeds share."""
     names = ("metrics", "confidence_interval", "differences", "slices", "settings")
     copied = {name: evaluation[name] for name in names}
-    return {"seed": seed, "seconds": recipe.steps.seconds(f"seed-{seed}/"), **copied}
+    return {
+        "seed": seed,
+        "seconds": recipe.steps.seconds(f"{recipe.folder('seed', seed)}/"),
+        **copied,
+    }
 
 
 def tuned_item_knn(recipe: Recipe, bundle: Path) -> dict[str, Any]:
@@ -299,6 +319,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--embeddings", type=Path, help="file of item vectors")
     parser.add_argument("--no-cooccurrence", action="store_true", help="codebook from text only")
     parser.add_argument("--no-memory", action="store_true", help="the models alone")
+    parser.add_argument(
+        "--memory-in-training",
+        action="store_true",
+        help="train on the loss of the mixture of model and memory",
+    )
     parser.add_argument("--result", type=Path, help="results file (WORK/result-PART.json)")
     return parser.parse_args(arguments)
 
@@ -316,6 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         embeddings=args.embeddings,
         cooccurrence=not args.no_cooccurrence,
         memory=not args.no_memory,
+        memory_in_training=args.memory_in_training,
     )
     try:
         result = run_recipe(Dataset.open(args.data, args.dataset), run, args.out)

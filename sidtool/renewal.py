@@ -102,7 +102,8 @@ def refresh(
     `items`. Intermediate files are in OUT.refresh.partial during the call, and a call that was
     killed resumes its training. A memory of the model is built again from the split and the bundle,
     with its settings, weight and power; `embeddings` are files of the items' vectors, which only a
-    memory with neighbors by content needs. Without a split the memory is left out.
+    memory with neighbors by content needs. It is in the loss again if it was in that of the model.
+    Without a split the memory is left out.
 
     Raises UsageError if `out` exists without `force`, or a catalog or vectors are needed;
     RefusedError if the bundle cannot be aligned; CompatibilityError if the model was not trained by
@@ -132,6 +133,12 @@ def refresh(
     examples = work / "examples" / "train.jsonl"
     train_options, sft_fields = _training_settings(last, options)
     memory = _renewed_memory(model_dir, contract, split, bundle, embeddings)
+    if last.memory is not None and memory is None:
+        raise UsageError(
+            f"model {model_dir} was trained with a memory in its loss and contains none",
+            hint="sidtool tune-memory binds it",
+        )
+    loss_memory = memory if last.memory is not None else None
     # a model that a memory is bound to afterwards; a resumed call goes on with it
     trained = out if memory is None else out.with_name(f"{out.name}.trained.partial") / "model"
     with locked(out):
@@ -148,6 +155,8 @@ def refresh(
                 options=train_options,
                 sft_fields=sft_fields,
                 valid=side_files(examples)["valid"] if contract.history_prompt else None,
+                memory=loss_memory,
+                split=split if loss_memory is not None else None,
                 force=force and memory is None,
                 reuse=memory is not None,
                 trust_remote_code=trust_remote_code,

@@ -1,6 +1,7 @@
 """Refreshing a trained model: a retrained codebook, new items and new events, by a short stage."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,10 @@ from sidtool.memory.content import ItemContent
 from sidtool.memory.memory import verify_memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.bind_memory import bind_memory
-from sidtool.model.contract import read_contract
+from sidtool.model.contract import read_contract, write_contract
 from sidtool.model.load import load_model_folder
 from sidtool.model.memory import MEMORY_COPY, MemoryBinding
-from sidtool.model.stage_record import TrainParams
+from sidtool.model.stage_record import StageRecord, TrainParams
 from sidtool.output import locked
 from sidtool.renewal import RefreshOptions, refresh
 from sidtool.splits.extension import extended
@@ -169,6 +170,34 @@ def test_a_refresh_with_a_memory_resumes_after_training(
     refresh(model, retrained, tmp_path / "out", split=later, options=options)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights_before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
+
+
+def test_a_memory_in_the_loss_is_in_the_loss_again(
+    tmp_path: Path, trained: Path, retrained: Bundle, split: Split, bundle: Bundle, later: Split
+) -> None:
+    """With its own weight and power there, which are settings of the stage."""
+    memory = build_memory(split, bundle)
+    params = read_contract(trained).params
+    assert isinstance(params, TrainParams)
+    changed = {"softmax_over": "trie", "memory_weight": 0.2, "memory_power": 1.5}
+    options = {**params.options, **changed}
+    stage = StageRecord("full", replace(params, options=options, memory=memory.digest))
+    contract = read_contract(trained)
+    contract = replace(contract, stages=(*contract.stages[:-1], stage))
+    shutil.copytree(trained, tmp_path / "mixed")
+    write_contract(tmp_path / "mixed", contract, bundle)
+    chosen = RefreshOptions(share=0.05)
+    with pytest.raises(UsageError, match="memory in its loss and contains none"):
+        refresh(tmp_path / "mixed", retrained, tmp_path / "out", split=later, options=chosen)
+    binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
+    bind_memory(tmp_path / "mixed", memory, binding, tmp_path / "model")
+    refresh(tmp_path / "model", retrained, tmp_path / "out", split=later, options=chosen)
+    refreshed = read_contract(tmp_path / "out")
+    params = refreshed.params
+    assert isinstance(params, TrainParams)
+    assert refreshed.memory is not None
+    assert params.memory == refreshed.memory.digest != memory.digest
+    assert (params.options["memory_weight"], params.options["memory_power"]) == (0.2, 1.5)
 
 
 def test_without_a_split_only_bundle_and_rows_change(

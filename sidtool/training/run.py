@@ -12,6 +12,7 @@ from typing import Any
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.hub import offline
 from sidtool.extras import require
+from sidtool.memory.memory import Memory
 from sidtool.model.contract import read_contract
 from sidtool.model.load import check_model_folder
 from sidtool.model.split_check import check_model_split
@@ -76,7 +77,7 @@ def train(
     valid: str | Path | None = None,
     bundle: Bundle | None = None,
     teachers: Sequence[str | Path] = (),
-    memory: str | Path | None = None,
+    memory: Memory | str | Path | None = None,
     split: Split | str | Path | None = None,
     force: bool = False,
     reuse: bool = False,

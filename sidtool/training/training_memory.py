@@ -21,7 +21,7 @@ class TrainingMemory:
 
 
 def open_training_memory(
-    location: str | Path | None,
+    memory: Memory | str | Path | None,
     split: Split | str | Path | None,
     lineage: Lineage,
     bundle: Bundle,
@@ -31,9 +31,9 @@ def open_training_memory(
     Raises UsageError for one without the other, CompatibilityError unless the split is that of the
     training examples and the memory was built from it, for their bundle; IntegrityError if one of
     them is damaged."""
-    if location is None and split is None:
+    if memory is None and split is None:
         return None
-    if location is None or split is None:
+    if memory is None or split is None:
         raise UsageError(
             "--memory and --split require each other: the loss leaves out the events of each "
             "example's user, which the split has",
@@ -46,6 +46,7 @@ def open_training_memory(
             f"the split is {split.reference}, the training examples were made from {lineage.split}",
             hint="give the split that make-sft used",
         )
-    memory = open_verified(location)
+    if not isinstance(memory, Memory):
+        memory = open_verified(memory)
     check_origin(memory, bundle, split)
     return TrainingMemory(memory, split)
