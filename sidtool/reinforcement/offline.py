@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from sidtool.reinforcement.policy import Policy, pad_left
-from sidtool.reinforcement.rollouts import GroupMaker
+from sidtool.policy.groups import GroupMaker
+from sidtool.policy.policy import Policy, pad_left
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,9 @@ from sidtool.model.contract import read_contract
 from sidtool.model.load import check_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.output import refuse_existing
+from sidtool.policy.examples import history_task
 from sidtool.recommendation.query import Progress
 from sidtool.reinforcement.arguments import complete_fields, grpo_config
-from sidtool.reinforcement.examples import history_task
 from sidtool.reinforcement.rewards import WeightedReward, parse_rewards
 from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.settings import SETTINGS, RlOptions

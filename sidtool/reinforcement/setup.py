@@ -12,14 +12,14 @@ from transformers import EarlyStoppingCallback
 from sidtool.errors import UsageError
 from sidtool.model.contract import write_contract
 from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.policy.examples import RlExamples, history_task, read_rl_examples
+from sidtool.policy.groups import GroupMaker, GroupOptions
+from sidtool.policy.policy import Policy
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress, QuerySession
-from sidtool.reinforcement.examples import RlExamples, history_task, read_rl_examples
 from sidtool.reinforcement.judge import Judge
-from sidtool.reinforcement.policy import Policy
 from sidtool.reinforcement.rewards import Groups, RewardContext, check_context, reward_matrix
 from sidtool.reinforcement.rl_run import RlRun
-from sidtool.reinforcement.rollouts import GroupMaker
 from sidtool.reinforcement.scorers import memory_scorer, teacher_scorer
 from sidtool.reinforcement.trainer import GroupTrainer, RewardFunction
 from sidtool.splits.examples import read_examples
@@ -56,8 +56,13 @@ def build_trainer(
         session,
         _policy(run, loaded.model, session),
         examples,
-        run.options,
-        arguments.num_generations,
+        GroupOptions(
+            size=arguments.num_generations,
+            method=run.options.rollouts,
+            add_target=run.options.add_target,
+            exclude_seen=run.options.exclude_seen,
+            prefix_curriculum=run.options.prefix_curriculum,
+        ),
     )
     callbacks: list[Any] = [ProgressCallback(progress, log)]
     if run.options.early_stopping_patience is not None:
@@ -66,6 +71,7 @@ def build_trainer(
     return GroupTrainer(
         model=loaded.model,
         args=arguments,
+        options=run.options,
         maker=maker,
         reward=_reward(run, str(arguments.device)),
         reference=reference,

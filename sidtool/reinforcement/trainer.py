@@ -17,13 +17,15 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from safetensors.torch import load_model, save_model
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import split_tensor_dict
 
-from sidtool.reinforcement.advantages import first_difference, lacks_signal, sampled_advantages
+from sidtool.policy.advantages import first_difference, lacks_signal, sampled_advantages
+from sidtool.policy.groups import GroupMaker, Rollouts, first_items
+from sidtool.policy.policy import Policy
 from sidtool.reinforcement.judge import Judge, Measurement
-from sidtool.reinforcement.losses import clip_early, preference_loss, sft_loss
+from sidtool.reinforcement.objective import GroupObjective
 from sidtool.reinforcement.offline import (
     OfflineGroup,
     load_offline,
@@ -31,9 +33,7 @@ from sidtool.reinforcement.offline import (
     save_offline,
     stack_groups,
 )
-from sidtool.reinforcement.policy import Policy
 from sidtool.reinforcement.rewards import Groups
-from sidtool.reinforcement.rollouts import GroupMaker, Rollouts, first_items
 from sidtool.reinforcement.schedule import (
     EpochCallback,
     EpochSampler,
@@ -52,7 +52,7 @@ RewardFunction = Callable[[Groups], NDArray[np.float64]]
 """Groups -> (n, G) rewards."""
 
 
-class GroupTrainer(GRPOTrainer):
+class GroupTrainer(GroupObjective):
     """Trains a policy on groups of items.
 
     `reference` is the frozen start with its policy, if the objective needs one. `write_contract`
@@ -63,6 +63,7 @@ class GroupTrainer(GRPOTrainer):
         *,
         model: Any,
         args: GRPOConfig,
+        options: RlOptions,
         maker: GroupMaker,
         reward: RewardFunction,
         reference: tuple[Any, Policy] | None,
@@ -94,16 +95,16 @@ class GroupTrainer(GRPOTrainer):
         self.beta = beta
         self.train_dataset = ExampleNumbers(len(maker.examples))
         self.remove_callback(PrinterCallback)
-        self._maker = maker
-        self._options: RlOptions = maker.options
+        self.maker = maker
+        self.options = options
         self._reward = reward
         self._judge = judge
         self._start: Measurement | None = None
         self.refuses_worse_slices = refuses_worse_slices
         self._write_contract = write_contract
-        self._reference_policy: Policy | None = None
+        self.reference_policy = None
         if reference is not None:
-            self.ref_model, self._reference_policy = reference
+            self.ref_model, self.reference_policy = reference
             if sync:
                 self.add_callback(SyncRefModelCallback(self.ref_model, self.accelerator))
         self.add_callback(EpochCallback(self))
@@ -113,10 +114,8 @@ class GroupTrainer(GRPOTrainer):
         self._buffered_inputs: Any = None
         self._rollouts: Rollouts | None = None
         self._rewards = np.zeros((0, self.num_generations))
-        self._loss_inputs: dict[str, Any] | None = None
-        self._target_log_probs: torch.Tensor | None = None
         self._offline: dict[int, OfflineGroup] = {}
-        self._recent: defaultdict[str, list[float]] = defaultdict(list)
+        self.recent = defaultdict(list)
         # tokens of prompts and groups, groups
         self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
 
@@ -156,9 +155,9 @@ class GroupTrainer(GRPOTrainer):
         )
         model = self.accelerator.unwrap_model(self.model)
         with class_forward(model), self.accelerator.autocast():
-            rollouts = self._maker.make(model, numbers, generator)
-        trie = self._maker.session.trie
-        examples = self._maker.examples
+            rollouts = self.maker.make(model, numbers, generator)
+        trie = self.maker.session.trie
+        examples = self.maker.examples
         items = first_items(trie, rollouts.leaves)
         groups = Groups(
             histories=[examples.history(number) for number in numbers.tolist()],
@@ -170,8 +169,8 @@ class GroupTrainer(GRPOTrainer):
         self._rollouts = rollouts
         self._rewards = rewards
         dead = lacks_signal(rewards, rollouts.valid)
-        self._recent["reward"].append(float(rewards[rollouts.valid].mean()))
-        self._recent["dead_groups"].append(float(dead.mean()))
+        self.recent["reward"].append(float(rewards[rollouts.valid].mean()))
+        self.recent["dead_groups"].append(float(dead.mean()))
         self._count(sum(map(len, rollouts.prompts)), len(numbers))
         codes = trie.leaf_codes(rollouts.leaves.ravel()).astype(np.int64)
         levels = np.arange(trie.levels)
@@ -179,7 +178,7 @@ class GroupTrainer(GRPOTrainer):
         scored = np.where(rollouts.valid, rewards, np.nan).ravel().tolist()
         return {
             "prompt_ids": [prompt for prompt in rollouts.prompts for _ in range(size)],
-            "completion_ids": (codes + self._maker.session.tokens.level_starts).tolist(),
+            "completion_ids": (codes + self.maker.session.tokens.level_starts).tolist(),
             "logprobs": None,
             # TRL ignores an item whose reward is None
             "reward": [None if math.isnan(value) else value for value in scored],
@@ -188,7 +187,7 @@ class GroupTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         """TRL's batch, with advantages of samples and of single codes, and the targets."""
-        if self._options.algorithm == "dpo":
+        if self.options.algorithm == "dpo":
             return self._offline_groups(inputs)
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         assert self._rollouts is not None
@@ -203,142 +202,31 @@ class GroupTrainer(GRPOTrainer):
             )
             output["advantages"] = self._tensor(sampled.ravel())
         numbers = np.array([int(each["prompt"]) for each in inputs[:: self.num_generations]])
-        targets = self._maker.target_leaves(numbers)
-        target_codes = self._maker.session.trie.leaf_codes(targets)
-        if self._options.first_difference:
-            item_codes = self._maker.session.trie.leaf_codes(rollouts.leaves.ravel())
+        targets = self.maker.target_leaves(numbers)
+        target_codes = self.maker.session.trie.leaf_codes(targets)
+        if self.options.first_difference:
+            item_codes = self.maker.session.trie.leaf_codes(rollouts.leaves.ravel())
             item_codes = item_codes.reshape(*rollouts.leaves.shape, -1)
             by_code = first_difference(item_codes, target_codes, rollouts.valid)
             by_code = by_code.reshape(-1, by_code.shape[-1])  # (rows, levels)
             output["advantages"] = output["advantages"][:, None] + self._tensor(by_code)
-        if self._options.sft_weight:
+        if self.options.sft_weight:
             output["target_codes"] = self._repeat(target_codes.astype(np.int64))
         return output
 
     def _offline_groups(self, inputs: Any) -> dict[str, Any]:
         """The groups that the start makes for a batch, made once per example."""
-        assert self._reference_policy is not None
+        assert self.reference_policy is not None
         numbers = [int(each["prompt"]) for each in inputs[:: self.num_generations]]
         new = [number for number in dict.fromkeys(numbers) if number not in self._offline]
         if new:
             with self.accelerator.autocast():
                 self._offline |= make_offline(
-                    self._maker, self.ref_model, self._reference_policy, new
+                    self.maker, self.ref_model, self.reference_policy, new
                 )
         batch = stack_groups([self._offline[number] for number in numbers])
         self._count(int(batch["prompt_mask"].sum()) // self.num_generations, len(numbers))
         return {name: tensor.to(self.args.device) for name, tensor in batch.items()}
-
-    # ---- losses ----
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        **_: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """(rows, levels) log-probabilities and entropies of the codes, under the policy."""
-        is_reference = model is self.ref_model
-        policy = self._reference_policy if is_reference else self._maker.policy
-        assert policy is not None
-        inputs = self._loss_inputs
-        targets = None if inputs is None else inputs.get("target_codes")
-        log_probs = []
-        entropies = []
-        for start in range(0, len(input_ids), batch_size or len(input_ids)):
-            rows = slice(start, start + (batch_size or len(input_ids)))
-            scored, entropy, of_targets = self._score_rows(
-                policy, model, input_ids[rows], attention_mask[rows], logits_to_keep, targets
-            )
-            log_probs.append(scored)
-            entropies.append(entropy)
-        result = torch.cat(log_probs)
-        if inputs is not None:
-            self._target_log_probs = of_targets
-            if self._options.algorithm == "ecpo":
-                self._clip_early(inputs, result)
-        return result, torch.cat(entropies), None
-
-    def _score_rows(
-        self,
-        policy: Policy,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        levels: int,
-        targets: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Scores of rows that are whole groups, and of one target per group."""
-        size = self.num_generations
-        starts = torch.from_numpy(policy.tokens.level_starts).to(input_ids.device)
-        codes = (input_ids[:, -levels:] - starts).view(-1, size, levels)
-        if targets is not None:
-            codes = torch.cat([codes, targets[::size, None]], dim=1)
-        prompts = input_ids[::size, :-levels]
-        mask = attention_mask[::size, :-levels]
-        with self.accelerator.autocast():
-            scores = policy.scores(model, prompts, mask, codes)
-        of_items = scores.log_probs[:, :size].reshape(-1, levels)
-        entropies = scores.entropies[:, :size].reshape(-1, levels).detach()
-        return of_items, entropies, scores.log_probs[:, size] if targets is not None else None
-
-    def _clip_early(self, inputs: dict[str, Any], log_probs: torch.Tensor) -> None:
-        """Replace the old log-probabilities of a batch by those of ECPO."""
-        old = inputs.get("old_per_token_logps")
-        if old is None:
-            return  # they are those of this step: every ratio is 1
-        advantages = inputs["advantages"]
-        inputs["old_per_token_logps"] = clip_early(
-            log_probs,
-            old,
-            advantages if advantages.dim() > 1 else advantages[:, None],
-            inputs["tool_mask"],
-            bound=1 + self.epsilon_high + self._options.early_clip,
-            level=self.importance_sampling_level,
-        )
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """TRL's loss, or the preference of the targets, and the cross-entropy of the targets."""
-        # a copy: a buffered batch is used again in the next iteration
-        self._loss_inputs = dict(inputs)
-        try:
-            if self._options.algorithm == "dpo":
-                loss = self._preference(model, self._loss_inputs)
-            else:
-                loss = super()._compute_loss(model, self._loss_inputs)
-        finally:
-            self._loss_inputs = None
-        if divergence := self._metrics["train"].get("kl"):
-            self._recent["kl"].append(divergence[-1])
-        if self._options.sft_weight and self._target_log_probs is not None:
-            cross_entropy = sft_loss(self._target_log_probs)
-            self._metrics["train"]["sft_loss"].append(float(cross_entropy.detach()))
-            weight = self._options.sft_weight / self.current_gradient_accumulation_steps
-            loss = loss + weight * cross_entropy
-        return loss
-
-    def _preference(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        size = self.num_generations
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        mask = torch.cat([inputs["prompt_mask"], torch.ones_like(inputs["completion_ids"])], dim=1)
-        levels = inputs["completion_ids"].shape[1]
-        log_probs, _, _ = self._get_per_token_logps_and_entropies(model, ids, mask, levels)
-        assert self._target_log_probs is not None
-        chosen = self._target_log_probs.sum(-1)
-        losses = preference_loss(
-            chosen,
-            log_probs.sum(-1).view(-1, size),
-            inputs["target_reference"][::size],
-            inputs["reference"].view(-1, size),
-            inputs["valid"].view(-1, size),
-            beta=self.beta,
-        )
-        preferred = losses.detach() < math.log(2)
-        self._metrics["train"]["preferred"].append(float(preferred.float().mean()))
-        return losses.mean() / self.current_gradient_accumulation_steps
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """A step of the parent class, checked for numbers."""
@@ -406,7 +294,7 @@ class GroupTrainer(GRPOTrainer):
         """The means of what was recorded since the last validation, over all processes."""
         means = {}
         for name in ("reward", "dead_groups", "kl"):
-            values = self._recent.pop(name, [])
+            values = self.recent.pop(name, [])
             sums = torch.tensor([sum(values), len(values)], dtype=torch.float64)
             total, count = self.accelerator.reduce(sums.to(self.args.device)).tolist()
             if count:

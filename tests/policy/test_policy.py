@@ -9,10 +9,10 @@ from sidtool.bundle.trie import Trie
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.score import score_sids
 from sidtool.errors import UsageError
+from sidtool.policy.advantages import sampled_advantages
+from sidtool.policy.gumbel import sample_leaves
+from sidtool.policy.policy import Policy
 from sidtool.prompt.tokens import SidTokens
-from sidtool.reinforcement.advantages import sampled_advantages
-from sidtool.reinforcement.gumbel import sample_leaves
-from sidtool.reinforcement.policy import Policy
 from sidtool.sid import SidSpace
 from tests.models import ARCHITECTURES, tiny_model
 
@@ -133,7 +133,7 @@ def errors_in_deviations(
 
 
 def test_a_model_that_ignores_masks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sidtool.reinforcement import policy
+    from sidtool.policy import policy
 
     monkeypatch.setattr(policy, "decoding_method", lambda model: "generate")
     with pytest.raises(UsageError, match="4-D attention mask"):

@@ -3,7 +3,7 @@ by beam search or drawn without replacement."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,11 +11,26 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.filters import AllowList
+from sidtool.policy.examples import RlExamples
+from sidtool.policy.gumbel import sample_leaves
+from sidtool.policy.policy import Policy, pad_left
 from sidtool.recommendation.query import Query, QuerySession
-from sidtool.reinforcement.examples import RlExamples
-from sidtool.reinforcement.gumbel import sample_leaves
-from sidtool.reinforcement.policy import Policy, pad_left
-from sidtool.reinforcement.settings import RlOptions
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """How groups are made."""
+
+    size: int
+    """G, the items of a group"""
+    method: Literal["beam", "gumbel"] = "beam"
+    """the best items by beam search, or drawn without replacement"""
+    add_target: bool = False
+    """put the target into every group"""
+    exclude_seen: bool = False
+    """leave out the items of the history"""
+    prefix_curriculum: bool = False
+    """give the first codes of a target that the beam misses; only with the method `beam`"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +58,7 @@ class GroupMaker:
     session: QuerySession
     policy: Policy
     examples: RlExamples
-    options: RlOptions
-    size: int
-    """G"""
+    options: GroupOptions
 
     def target_leaves(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n,): the leaf of each example's target."""
@@ -58,7 +71,7 @@ class GroupMaker:
         """The groups of examples, under a model that holds no gradient meanwhile."""
         histories = [self.examples.history(number) for number in numbers.tolist()]
         prompts = [self.session.from_history(history) for history in histories]
-        if self.options.rollouts == "gumbel":
+        if self.options.method == "gumbel":
             return self._sample(model, numbers, histories, prompts, generator)
         return self._search(model, numbers, histories, prompts)
 
@@ -82,15 +95,17 @@ class GroupMaker:
         if self.options.add_target:
             missed = np.flatnonzero(~(leaves == targets[:, None]).any(axis=1))
             # in the first free place, else in that of the last item
-            places = np.minimum((leaves[missed] >= 0).sum(axis=1), self.size - 1)
+            places = np.minimum((leaves[missed] >= 0).sum(axis=1), self.options.size - 1)
             leaves[missed, places] = targets[missed]
         valid = leaves >= 0
         return Rollouts(prompts, np.maximum(leaves, 0), valid, None, None, n_given)
 
     def _beams(self, model: Any, queries: Sequence[Query]) -> NDArray[np.int64]:
         """(n, G) leaves, -1 where there are no more."""
-        leaves = np.full((len(queries), self.size), -1, dtype=np.int64)
-        results = self.session.search(model, queries, k=self.size, num_beams=self.size)
+        leaves = np.full((len(queries), self.options.size), -1, dtype=np.int64)
+        results = self.session.search(
+            model, queries, k=self.options.size, num_beams=self.options.size
+        )
         for row, result in zip(leaves, results, strict=True):
             row[: len(result.leaves)] = result.leaves
         return leaves
@@ -134,7 +149,7 @@ class GroupMaker:
     ) -> Rollouts:
         targets = self.target_leaves(numbers)
         excluded = [self._seen_leaves(history) for history in histories]
-        n_drawn = self.size
+        n_drawn = self.options.size
         if self.options.add_target:
             # the target is in every group, the others are drawn from all other items
             n_drawn -= 1
@@ -150,7 +165,7 @@ class GroupMaker:
             excluded=excluded,
             generator=generator,
         )
-        leaves = np.full((len(numbers), self.size), -1, dtype=np.int64)
+        leaves = np.full((len(numbers), self.options.size), -1, dtype=np.int64)
         probabilities = np.zeros(leaves.shape)
         inclusion = np.ones(leaves.shape)
         for row, sample in enumerate(samples):

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.score import score_sids
 from sidtool.errors import UsageError
-from sidtool.prompt.tokens import SidTokens
-from sidtool.reinforcement.gumbel import (
+from sidtool.policy.gumbel import (
     LeafSample,
     gumbel_noise,
     perturb_children,
     sample_leaves,
 )
+from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 from tests.models import tiny_model
 

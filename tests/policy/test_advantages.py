@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sidtool.reinforcement.advantages import (
+from sidtool.policy.advantages import (
     first_difference,
     lacks_signal,
     sampled_advantages,
