@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from sidtool.reinforcement.run import rl as rl
     from sidtool.reinforcement.settings import RlOptions as RlOptions
     from sidtool.renewal import refresh as refresh
+    from sidtool.setting_list import list_settings as list_settings
     from sidtool.sft.make_sft import make_sft as make_sft
     from sidtool.sft.task_eval import TaskEvaluationOptions as TaskEvaluationOptions
     from sidtool.sft.task_eval import evaluate_task as evaluate_task
@@ -103,6 +104,7 @@ _MODULES = {
     "extend_model": "model.extend",
     "import_map": "interop.convert",
     "init_model": "model.scratch",
+    "list_settings": "setting_list",
     "load_model_folder": "model.load",
     "log": "registry.log",
     "make_sft": "sft.make_sft",

@@ -83,6 +83,7 @@ def test_the_exported_names_are_these() -> None:
         "extend_model",
         "import_map",
         "init_model",
+        "list_settings",
         "load_model_folder",
         "log",
         "make_sft",
@@ -94,8 +95,8 @@ def test_the_exported_names_are_these() -> None:
         "read_items",
         "rebind",
         "recommend",
-        "rl",
         "refresh",
+        "rl",
         "split_events",
         "tag",
         "train",
@@ -116,6 +117,7 @@ def test_every_command_is_an_exported_function() -> None:
         "export": "export_map",
         "import": "import_map",
         "inspect": "explain",
+        "settings": "list_settings",
         "split": "split_events",
     }
     for command in app.registered_commands:

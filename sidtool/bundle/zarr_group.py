@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
+from sidtool.artifact import describe
 from sidtool.bundle.identity import canonical
 from sidtool.bundle.manifest import FORMAT, Manifest
 from sidtool.documents import parse_json
@@ -66,9 +67,15 @@ def read_root(storage: Storage, kind: Kind) -> Mapping[str, Any]:
     data = storage.read(ROOT, limit=MAX_ROOT_BYTES)
     if data is not None:
         return parse_root(storage.location, data, kind)
+    hint = f"a {kind} is a .zarr folder or a .zarr.zip that {_COMMANDS[kind]} wrote"
+    other = describe(storage.location)
+    if other is not None:
+        copy = Path(storage.location) / "sid.zarr"
+        if kind == "bundle" and copy.is_dir():
+            hint = f"the model's bundle is {copy}"
+        raise DataError(f"{storage.location} is {other}, not a {kind}", hint=hint)
     if storage.exists():
         raise IntegrityError(f"{storage.location} has no {ROOT}: an unfinished or damaged {kind}")
-    hint = f"a {kind} is a .zarr folder or a .zarr.zip that {_COMMANDS[kind]} wrote"
     raise DataError(f"no {kind} at {storage.location}", hint=hint)
 
 

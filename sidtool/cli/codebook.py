@@ -1,5 +1,6 @@
 """The command build-codebook, and the table of a codebook report."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,8 @@ from sidtool.embed import Dtype
 from sidtool.quantize import Method
 from sidtool.sid import LETTERS, Levels, Spelling
 from sidtool.terminal import options
-from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table
+from sidtool.terminal.completion import complete_setting
+from sidtool.terminal.console import next_step, progress, say, say_json, say_plan, say_table
 from sidtool.terminal.inputs import assignments
 
 if TYPE_CHECKING:
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
     from sidtool.bundle.bundle import Bundle
     from sidtool.data.items import Items
 
-INPUT = "Input"
+INPUT = "Data"
 QUANTIZER = "Quantizer"
 ENCODER = "Encoder"
-OUTPUT = "Output"
+TOKENS = "Tokens"
 
 
 def build_codebook(
@@ -95,6 +97,7 @@ def build_codebook(
         list[str] | None,
         typer.Option(
             "--set",
+            autocompletion=complete_setting("build-codebook"),
             envvar="SIDTOOL_BUILD_CODEBOOK_SET",
             metavar="KEY=VALUE",
             help="Option of the method or of the fusion of vectors.",
@@ -139,15 +142,16 @@ def build_codebook(
     ] = None,
     trust_remote_code: options.Trust = False,
     spelling: Annotated[
-        Spelling, typer.Option(help="Token spelling.", rich_help_panel=OUTPUT)
+        Spelling, typer.Option(help="Token spelling.", rich_help_panel=TOKENS)
     ] = "openonerec",
-    begin_end_tokens: Annotated[
+    no_begin_end_tokens: Annotated[
         bool,
         typer.Option(
-            help="Wrap a SID in begin and end tokens, if the spelling has them.",
-            rich_help_panel=OUTPUT,
+            "--no-begin-end-tokens",
+            help="Leave out the begin and end tokens around a SID that the spelling has.",
+            rich_help_panel=TOKENS,
         ),
-    ] = True,
+    ] = False,
     config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -176,14 +180,14 @@ def build_codebook(
         method=method,
         collisions=collisions,
         spelling=spelling,
-        begin_end_tokens=begin_end_tokens,
+        begin_end_tokens=not no_begin_end_tokens,
         collaborative=collaborative,
         weights=tuple(weight for _, weight in sources),
         seed=seed,
     )
     catalog = _read_catalog(items, id_column, title_column, text_template, empty_text)
     if dry_run:
-        return _say_plan(catalog, levels, out)
+        return _say_plan(catalog, build, out, json)
     return _build(
         catalog,
         out,
@@ -213,9 +217,17 @@ def _build(catalog: "Items", out: Path, build: "BuildOptions", json: bool, **inp
     next_step(f"sidtool extend-model MODEL {out} -o MODEL+sid")
 
 
-def _say_plan(catalog: "Items", levels: str, out: Path) -> None:
-    note(f"would build {levels} for {len(catalog)} items at {out}")
-    note(f"text of {catalog.ids[0]}: {catalog.texts[0]}")
+def _say_plan(catalog: "Items", build: "BuildOptions", out: Path, json: bool) -> None:
+    levels = "x".join(map(str, build.sizes))
+    say_plan(
+        f"would build {levels} for {len(catalog)} items at {out}\n"
+        f"text of {catalog.ids[0]}: {catalog.texts[0]}",
+        json=json,
+        bundle=str(out),
+        items=len(catalog),
+        example={catalog.ids[0]: catalog.texts[0]},
+        options=asdict(build),
+    )
 
 
 def _settings(pairs: list[str] | None, balanced: bool | None, normalize: bool) -> dict[str, Any]:

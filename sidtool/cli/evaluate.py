@@ -11,6 +11,7 @@ from sidtool.cli import inference
 from sidtool.cli.evaluation_tables import say_evaluation, say_task
 from sidtool.errors import UsageError
 from sidtool.terminal import options
+from sidtool.terminal.completion import complete_task
 from sidtool.terminal.console import next_step, progress
 from sidtool.terminal.inputs import numbers, read_ids
 
@@ -30,7 +31,10 @@ def evaluate(
     ] = "test",
     task: Annotated[
         str | None,
-        typer.Option(help="Evaluate this task of make-sft instead of recommendation."),
+        typer.Option(
+            help="Evaluate this task of make-sft instead of recommendation.",
+            autocompletion=complete_task,
+        ),
     ] = None,
     items: Annotated[
         Path | None,

@@ -8,7 +8,7 @@ import typer
 
 from sidtool.errors import EXIT_REFUSED, UsageError
 from sidtool.terminal import options
-from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table
+from sidtool.terminal.console import next_step, progress, say, say_json, say_plan, say_table
 from sidtool.terminal.inputs import read_ids
 
 if TYPE_CHECKING:
@@ -68,9 +68,14 @@ def add_items(
         new = unknown(opened, catalog.ids)
         if len(new) and not embeddings:
             check_texts(opened, [catalog.texts[row] for row in new], model=encoder)
-        return note(
+        return say_plan(
             f"would add {len(new)} of {len(catalog)} items to {bundle} and retire {len(retired)}, "
-            f"at {out}"
+            f"at {out}",
+            json=json,
+            bundle=str(out),
+            added=len(new),
+            items=len(catalog.ids),
+            retired=len(retired),
         )
     with progress("embed") as stages:
         grown = add(

@@ -1,8 +1,10 @@
 """The console script: every command by name, grouped by purpose."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from sidtool.cli import (
     bundles,
@@ -20,12 +22,11 @@ from sidtool.cli import (
     split,
     train,
 )
-from sidtool.cli.outputs import Command
+from sidtool.cli.command import Command, with_verbosity
 from sidtool.terminal.console import Commands
 
 app = typer.Typer(
     cls=Commands,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -36,39 +37,64 @@ app = typer.Typer(
     },
 )
 
-PANELS = {
-    "Data": (data.check, split.split),
-    "Tokenizer": (
-        codebook.build_codebook,
-        bundles.inspect,
-        bundles.verify,
-        bundles.encode,
-        bundles.decode,
-        interop.compare,
-        interop.import_,
-        interop.export,
-    ),
-    "Model": (models.init_model, models.extend_model, models.merge),
-    "Training": (sft.make_sft, train.train, rl.rl, train.refresh),
-    "Memory": (memory.build_memory, memory.tune_memory),
-    "Inference": (recommend.recommend, evaluate.evaluate),
-    "Life cycle": (
-        lifecycle.add_items,
-        lifecycle.diff,
-        lifecycle.align,
-        lifecycle.rebind,
-        registry.log,
-        registry.push,
-        registry.pull,
-        registry.tag,
-    ),
+PANELS: dict[str, dict[Callable[..., Any], str]] = {
+    "Data": {
+        data.check: "items.csv events.csv --fix cleaned",
+        split.split: "events.csv -o split",
+    },
+    "Tokenizer": {
+        codebook.build_codebook: "items.csv --encoder hf://ORG/NAME -o shop.zarr",
+        bundles.inspect: "shop.zarr --prefix '<s_a_12>'",
+        bundles.verify: "shop.zarr",
+        bundles.encode: "shop.zarr 'red desk lamp'",
+        bundles.decode: "shop.zarr '<s_a_12><s_b_200><s_c_7>'",
+        interop.compare: "shop.zarr other.zarr --embeddings vectors.npy",
+        interop.import_: "pid2sid.parquet --items items.csv -o shop.zarr",
+        interop.export: "shop.zarr --to minionerec -o maps",
+    },
+    "Model": {
+        models.init_model: "items.csv --preset gpt2-tiny -o base",
+        models.extend_model: "base shop.zarr -o base+sid",
+        models.merge: "tuned-lora -o tuned",
+    },
+    "Training": {
+        sft.make_sft: "shop.zarr items.csv split --model base+sid -o sft/train.jsonl",
+        train.train: "base+sid sft/train.jsonl --set num_train_epochs=20 -o tuned",
+        rl.rl: "tuned sft/train.jsonl --reward exact=1,rank=1 -o rewarded",
+        train.refresh: "tuned shop-2.zarr split-2 -o tuned-2",
+        train.settings: "train",
+    },
+    "Memory": {
+        memory.build_memory: "split shop.zarr -o memory.zarr",
+        memory.tune_memory: "tuned split memory.zarr -o mixed",
+    },
+    "Inference": {
+        recommend.recommend: "tuned --history B01,B02 -k 10",
+        evaluate.evaluate: "tuned split --fail-under ndcg@10=0.03",
+    },
+    "Life cycle": {
+        lifecycle.add_items: "shop.zarr new.csv --remove gone.txt -o shop-2.zarr",
+        lifecycle.diff: "shop.zarr shop-2.zarr",
+        lifecycle.align: "retrained.zarr --to shop.zarr -o aligned.zarr",
+        lifecycle.rebind: "tuned shop-2.zarr -o tuned-2",
+        registry.log: "s3://bucket/shop",
+        registry.push: "shop.zarr s3://bucket/shop --tag stable",
+        registry.pull: "s3://bucket/shop@stable -o shop.zarr",
+        registry.tag: "s3://bucket/shop@1.2 stable",
+    },
 }
-"""Commands by the panel of `sidtool --help` that lists them."""
+"""Commands by the panel of `sidtool --help` that lists them, each with the words of an example."""
 
 for panel, commands in PANELS.items():
-    for command in commands:
+    for command, words in commands.items():
         name = command.__name__.rstrip("_").replace("_", "-")
-        app.command(name, cls=Command, rich_help_panel=panel)(command)
+        register = app.command(
+            name,
+            cls=Command,
+            rich_help_panel=panel,
+            epilog=f"Example: sidtool {name} {escape(words)}",
+        )
+        register(with_verbosity(command))
 
 
 def _print_version(requested: bool) -> None:
@@ -83,17 +109,15 @@ def _print_version(requested: bool) -> None:
 def root(
     version: Annotated[
         bool,
-        # SIDTOOL_VERSION, which a build may set, must not stop every command
         typer.Option(
-            "--version",
-            callback=_print_version,
-            is_eager=True,
-            allow_from_autoenv=False,
-            help="Print the version.",
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
 ) -> None:
-    """Semantic IDs as a portable, versioned, verified tokenizer for generative recommendation."""
+    """Semantic IDs as a portable, versioned, verified tokenizer for generative recommendation.
+
+    Every option is also a variable: SIDTOOL_EVALUATE_NUM_BEAMS is that of `sidtool evaluate
+    --num-beams`."""
 
 
 def main() -> None:

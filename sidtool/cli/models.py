@@ -11,7 +11,8 @@ from sidtool.model.pretrained import Dtype
 from sidtool.model.scratch import Preset
 from sidtool.output import refuse_existing
 from sidtool.terminal import options
-from sidtool.terminal.console import next_step, note, say, say_json
+from sidtool.terminal.completion import complete_setting
+from sidtool.terminal.console import next_step, say, say_json, say_plan
 from sidtool.terminal.inputs import assignments
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def init_model(
         list[str] | None,
         typer.Option(
             "--set",
+            autocompletion=complete_setting("init-model"),
             envvar="SIDTOOL_INIT_MODEL_SET",
             help="Field of the model's configuration, key=value.",
         ),
@@ -58,8 +60,14 @@ def init_model(
     overrides = assignments(set_)
     if dry_run:
         refuse_existing(out, force)
-        model_shape(preset, overrides)
-        return note(f"would create {preset} with at most {vocab_size} text tokens at {out}")
+        shape = model_shape(preset, overrides)
+        return say_plan(
+            f"would create {preset} with at most {vocab_size} text tokens at {out}",
+            json=json,
+            model=str(out),
+            vocab_size=vocab_size,
+            configuration=shape,
+        )
     parameters = init(
         catalog.texts,
         out,
@@ -120,7 +128,16 @@ def extend_model(
         extend.check_extension(opened, out, init, force=force)
         if not is_hub_url(model):
             extend.locate_base(model, trust_remote_code=trust_remote_code)
-        return note(f"would add {len(opened.space.tokens)} tokens of {bundle} to {model} at {out}")
+        n_tokens = len(opened.space.tokens)
+        return say_plan(
+            f"would add {n_tokens} tokens of {bundle} to {model} at {out}",
+            json=json,
+            model=str(out),
+            base=model,
+            bundle=opened.identity.digest,
+            tokens=n_tokens,
+            init=init,
+        )
     contract = extend.extend_model(
         model,
         opened,
@@ -158,7 +175,13 @@ def merge(
 
     if dry_run:
         base = check_merge(model, out, force=force)
-        return note(f"would merge the adapters of {model} into {base.path} at {out}")
+        return say_plan(
+            f"would merge the adapters of {model} into {base.path} at {out}",
+            json=json,
+            model=str(out),
+            base=base.path,
+            dtype=dtype,
+        )
     base = merge_adapters(model, out, dtype=dtype, force=force)
     if json:
         say_json({"model": str(out), "base": base.path, "dtype": dtype})

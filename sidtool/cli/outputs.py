@@ -5,25 +5,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from typer.core import TyperCommand
-
 from sidtool.errors import UsageError
-from sidtool.terminal.console import one_line_errors
 
 _HINT = "write to another path"
-
-
-class Command(TyperCommand):
-    """A command that compares an output that it may replace with its inputs before it runs."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        out = ctx.params.get("out")
-        if out is not None and ctx.params.get("force"):
-            with one_line_errors():
-                inputs = [value for name, value in ctx.params.items() if name != "out"]
-                check_inputs_survive(Path(out), inputs)
-        return super().invoke(ctx)
 
 
 def check_inputs_survive(out: Path, inputs: list[Any]) -> None:

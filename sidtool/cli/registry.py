@@ -6,13 +6,15 @@ from typing import Annotated
 import typer
 
 from sidtool.terminal import options
-from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table
+from sidtool.terminal.completion import complete_reference
+from sidtool.terminal.console import next_step, note, progress, say, say_json, say_plan, say_table
 
 Reference = Annotated[
     str,
     typer.Argument(
         metavar="URL/NAME[@VERSION|@TAG]",
         help="A published bundle or memory; by default the latest version.",
+        autocompletion=complete_reference,
     ),
 ]
 
@@ -63,8 +65,13 @@ def push(
 
     if dry_run:
         plan = plan_push(bundle, target)
-        return note(
-            f"would push {plan.n_objects} objects as version {plan.record.version} of {target}"
+        return say_plan(
+            f"would push {plan.n_objects} objects as version {plan.record.version} of {target}",
+            json=json,
+            target=target,
+            version=plan.record.version,
+            digest=plan.record.digest,
+            objects=plan.n_objects,
         )
     with progress("push") as report:
         pushed = publish(bundle, target, tag=tag, license=license, progress=report.get("push"))
@@ -98,7 +105,12 @@ def pull(
 
 def tag(
     reference: Annotated[
-        str, typer.Argument(metavar="URL/NAME@VERSION", help="A published version.")
+        str,
+        typer.Argument(
+            metavar="URL/NAME@VERSION",
+            help="A published version.",
+            autocompletion=complete_reference,
+        ),
     ],
     name: Annotated[
         str, typer.Argument(metavar="TAG", help="A tag; it moves if it exists already.")

@@ -8,6 +8,7 @@ import typer
 
 from sidtool.reinforcement.settings import Algorithm
 from sidtool.terminal import options
+from sidtool.terminal.completion import complete_setting
 from sidtool.terminal.console import next_step, note, progress, say, say_json
 
 
@@ -38,8 +39,9 @@ def rl(
         list[str] | None,
         typer.Option(
             "--set",
+            autocompletion=complete_setting("rl"),
             envvar="SIDTOOL_RL_SET",
-            help="Setting, key=value (docs/settings.md lists them).",
+            help="Setting, key=value; `sidtool settings rl` lists them.",
         ),
     ] = None,
     valid: Annotated[

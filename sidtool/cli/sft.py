@@ -7,6 +7,7 @@ import typer
 
 from sidtool.errors import UsageError
 from sidtool.terminal import options
+from sidtool.terminal.completion import complete_task
 from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table
 from sidtool.terminal.inputs import numbers, read_ids
 
@@ -22,7 +23,10 @@ def make_sft(
     out: options.Out,
     task: Annotated[
         list[str] | None,
-        typer.Option(help="Task and weight, like next-item=1; repeatable. Default: sequence=1."),
+        typer.Option(
+            help="Task and weight, like next-item=1; repeatable. Default: sequence=1.",
+            autocompletion=complete_task,
+        ),
     ] = None,
     max_tokens: Annotated[
         int | None,

@@ -1,13 +1,18 @@
 """The commands that train: train, refresh."""
 
 from collections.abc import Mapping
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from sidtool.model.scratch import Preset
+from sidtool.setting_list import Configurable
 from sidtool.terminal import options
-from sidtool.terminal.console import next_step, note, progress, say, say_json
+from sidtool.terminal.completion import complete_setting
+from sidtool.terminal.console import next_step, note, progress, say, say_json, say_plan, say_table
 from sidtool.training.settings import Stage
 
 
@@ -32,8 +37,9 @@ def train(
         list[str] | None,
         typer.Option(
             "--set",
+            autocompletion=complete_setting("train"),
             envvar="SIDTOOL_TRAIN_SET",
-            help="Training setting, key=value (docs/settings.md lists them).",
+            help="Training setting, key=value; `sidtool settings train` lists them.",
         ),
     ] = None,
     valid: Annotated[
@@ -75,9 +81,9 @@ def train(
 
     stages = read_stages(config, set_ or (), stage)
     if dry_run:
-        for planned in plan_stages(model, examples, out, stages, force=force):
-            note(f"would train {planned}")
-        return None
+        planned = plan_stages(model, examples, out, stages, force=force)
+        lines = [f"would train {stage}" for stage in planned]
+        return say_plan("\n".join(lines), json=json, stages=[stage.to_json() for stage in planned])
     labels = [f"{number} {each.options.stage}" for number, each in enumerate(stages, start=1)]
     with progress(*labels) as report:
         summaries = train_stages(
@@ -101,6 +107,28 @@ def train(
         for summary in summaries:
             say(*_summary_lines(summary.to_json()))
     return next_step(f"sidtool evaluate {out} SPLIT")
+
+
+def settings(
+    command: Annotated[
+        Configurable, typer.Argument(metavar="COMMAND", help="A command with --set.")
+    ],
+    preset: Annotated[
+        Preset, typer.Option(help="Model whose configuration init-model sets.")
+    ] = "gpt2-tiny",
+    json: options.Json = False,
+) -> None:
+    """List every setting that a command takes by --set key=value: type, default and meaning."""
+    from sidtool.setting_list import list_settings
+
+    for group, settings in groupby(list_settings(command, preset=preset), attrgetter("group")):
+        if json:
+            for setting in settings:
+                say_json(setting.to_json())
+            continue
+        rows = [(each.key, each.type, each.spelled_default, each.meaning) for each in settings]
+        say_table(["key", "type", "default", "meaning"], rows, title=group)
+        say("")
 
 
 def refresh(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from sidtool.artifact import describe
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import Identity
 from sidtool.bundle.integrity import verify
@@ -151,12 +152,15 @@ def read_contract(folder: Path) -> Contract:
     Raises DataError if there is no folder, CompatibilityError if it has no contract or a newer one,
     IntegrityError if the contract is damaged."""
     path = folder / CONTRACT
-    if not folder.is_dir():
+    kind = describe(folder)
+    if kind is None and not folder.is_dir():
         raise DataError(f"there is no model folder at {folder}")
     if not path.is_file():
+        base = folder if (folder / "config.json").is_file() else "MODEL"
         raise CompatibilityError(
-            f"{folder} has no {CONTRACT}: it is not a model with a SID vocabulary",
-            hint=f"sidtool extend-model {folder} BUNDLE -o NEW makes one",
+            f"{folder} is {kind or 'a folder'}, not a model with a SID vocabulary: it has no "
+            f"{CONTRACT}",
+            hint=f"sidtool extend-model {base} BUNDLE -o NEW makes one",
         )
     try:
         if path.stat().st_size > MAX_JSON:

@@ -74,6 +74,13 @@ _PRESETS: Mapping[Preset, dict[str, Any]] = {
 """Keyword arguments of the transformers configuration of `model_type`."""
 
 
+def preset_fields(preset: Preset) -> Mapping[str, Any]:
+    """The configuration of a preset, `model_type` included. Raises UsageError for another name."""
+    if preset not in _PRESETS:
+        raise UsageError(f"no preset {preset!r}: use one of {', '.join(get_args(Preset))}")
+    return _PRESETS[preset]
+
+
 def init_model(
     texts: Iterable[str],
     out: str | Path,
@@ -139,13 +146,12 @@ def model_shape(preset: Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
     require("models")
     from transformers import AutoConfig
 
-    if preset not in _PRESETS:
-        raise UsageError(f"no preset {preset!r}: use one of {', '.join(get_args(Preset))}")
+    fields = preset_fields(preset)
     if "vocab_size" in overrides or "model_type" in overrides:
         raise UsageError(
             "vocab_size and model_type cannot be set: they follow from the tokenizer and the preset"
         )
-    shape = {**_PRESETS[preset], **overrides}
+    shape = {**fields, **overrides}
     config = AutoConfig.for_model(shape["model_type"])
     unknown = sorted(key for key in overrides if not hasattr(config, key))
     if unknown:

@@ -2,7 +2,7 @@
 only."""
 
 from collections.abc import Callable, Sequence
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, Literal, get_args
 
 from sidtool.data.vectors import VectorSource
@@ -27,6 +27,18 @@ options."""
 
 _USING_TORCH = ("rq-kmeans+", "rq-vae", "fsq")
 
+OPTION_MEANINGS = {
+    "normalize": "Scale every vector to length 1 first, as the flag --normalize does.",
+    "balanced": "Assign about the same number of items to every code of a level, as the flag "
+    "--balanced does. Default: on below 8 items per code.",
+    "width": "Width of the latent vectors that are quantized.",
+    "epochs": "Passes over the vectors in training.",
+    "progressive": "Keep a random number of levels of each vector in training.",
+    "contrastive": "Weight of the contrastive loss on co-occurring items; needs --collaborative "
+    "contrastive or both.",
+}
+"""What each option of a method does."""
+
 
 def check_method(method: str, options: dict[str, Any]) -> None:
     """Raise UsageError unless the method exists and has these options, with values of their types;
@@ -47,9 +59,18 @@ def check_method(method: str, options: dict[str, Any]) -> None:
 
 def option_types(method: str) -> dict[str, Any]:
     """The options of a method that users set, with their types."""
+    return {parameter.name: parameter.annotation for parameter in _options(method)}
+
+
+def option_defaults(method: str) -> dict[str, Any]:
+    """The options of a method that users set, with their defaults."""
+    return {parameter.name: parameter.default for parameter in _options(method)}
+
+
+def _options(method: str) -> list[Parameter]:
     parameters = signature(METHODS[method]).parameters.values()
     arguments = ("vectors", "sizes", "seed", "progress", "pairs")
-    return {p.name: p.annotation for p in parameters if p.name not in arguments}
+    return [parameter for parameter in parameters if parameter.name not in arguments]
 
 
 def supports_pairs(method: str) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
+from sidtool.artifact import describe
 from sidtool.data.columns import EventColumns
 from sidtool.data.digests import file_digest
 from sidtool.data.interactions import EventNames, read_interactions
@@ -158,7 +159,7 @@ def read_manifest(folder: Path) -> SplitManifest:
         value = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(
-            f"{folder} is no split: it has no {MANIFEST}",
+            f"{folder} is {describe(folder) or 'a folder'}, not a split: it has no {MANIFEST}",
             hint="`sidtool split EVENTS -o FOLDER` writes one",
         ) from error
     except ValueError as error:

@@ -8,11 +8,12 @@ import json
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -24,7 +25,14 @@ from sidtool.documents import parse_yaml
 from sidtool.errors import EXIT_INTERRUPTED, SidtoolError, SidtoolWarning, UsageError
 from sidtool.extras import missing_package
 
-Progress = Callable[[int, int], None]
+Progress = Callable[..., None]
+"""Called with the finished and the total steps of a stage, and optionally figures to show."""
+
+QUIET, NORMAL, VERBOSE = range(3)
+"""How much is printed on stderr."""
+_verbosity = NORMAL
+LOG_SECONDS = 30.0
+"""Seconds between two lines on the progress of a stage, where stderr is no terminal."""
 
 
 _TyperUsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -46,6 +54,18 @@ def visible(text: str) -> str:
 class Commands(TyperGroup):
     """The command group: an error becomes one line and an exit code, a warning one line."""
 
+    def __init__(self, *words: Any, **settings: Any) -> None:
+        super().__init__(*words, **settings)
+        self.help = joined_lines(self.help)
+
+    def get_params(self, ctx: Any) -> Any:
+        """The options before a command's name, among them those that Typer adds."""
+        parameters: list[Any] = super().get_params(ctx)
+        for parameter in parameters:
+            # SIDTOOL_INSTALL_COMPLETION or SIDTOOL_VERSION must not stop every command
+            parameter.allow_from_autoenv = False
+        return parameters
+
     def make_context(self, info_name: Any, args: list[str], *rest: Any, **extra: Any) -> Any:
         """Parse what stands before the command's name; without any word, Typer prints the help."""
         with one_line_errors() if args else nullcontext():
@@ -53,12 +73,17 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command. `SIDTOOL_DEBUG=1` shows tracebacks."""
-        _silence_libraries()
         with one_line_errors(), warnings.catch_warnings():
+            set_verbosity(quiet=False, verbose=False)
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", SidtoolWarning)
             warnings.showwarning = _show_warning
             return super().invoke(ctx)
+
+
+def joined_lines(text: str | None) -> str:
+    """A text without the line breaks within its paragraphs, which rich would print."""
+    return "\n\n".join(" ".join(part.split()) for part in (text or "").split("\n\n"))
 
 
 @contextmanager
@@ -96,20 +121,50 @@ def _usage_hint(error: Any) -> str | None:
 
 
 def _print_error(message: str, hint: str | None) -> None:
-    note(message, label="error:", style="bold red")
+    _print_line(message, "error:", "bold red")
     if hint:
-        note(hint, label="hint:", style="bold")
+        _print_line(hint, "hint:", "bold")
+
+
+def set_verbosity(*, quiet: bool, verbose: bool) -> None:
+    """What stderr has from now on: `quiet` leaves results, warnings and errors; `verbose` adds
+    details and the messages of libraries. Raises UsageError for both."""
+    global _verbosity
+    if quiet and verbose:
+        raise UsageError("give either -q or -v")
+    _verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
+    if verbose:
+        warnings.simplefilter("default")
+    else:
+        _silence_libraries()
+
+
+def is_verbose() -> bool:
+    """Whether details are printed."""
+    return _verbosity == VERBOSE
+
+
+def detail(text: str) -> None:
+    """A line on stderr with -v only."""
+    if is_verbose():
+        note(text, style="dim")
 
 
 def note(text: str, *, label: str = "", style: str = "") -> None:
-    """A line on stderr, after a styled label."""
+    """A line on stderr, after a styled label; nothing with -q, unless it is an error or a
+    warning."""
+    if _verbosity > QUIET:
+        _print_line(text, label, style)
+
+
+def _print_line(text: str, label: str, style: str) -> None:
     line = Text.assemble((label, style), " " if label else "", visible(text))
     Console(stderr=True, soft_wrap=True, highlight=False).print(line)
 
 
 def warn(text: str) -> None:
     """A warning on stderr."""
-    note(text, label="warning:", style="yellow")
+    _print_line(text, "warning:", "yellow")
 
 
 def next_step(command: str) -> None:
@@ -135,6 +190,15 @@ def say_json(value: object) -> None:
     typer.echo(_STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
+def say_plan(text: str, *, json: bool, **values: object) -> None:
+    """What a dry run would do: notes, or with `json` the plan's values as one object."""
+    if json:
+        say_json({"dry_run": True, **values})
+    else:
+        for line in text.splitlines():
+            note(line)
+
+
 def say_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[object]],
@@ -144,34 +208,57 @@ def say_table(
 ) -> None:
     """A table on stdout, or on stderr (`aside`) when stdout has JSON; columns of numbers are
     aligned to the right."""
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        cells = [row[index] for row in rows]
-        numeric = bool(cells) and all(isinstance(c, int | float) or c == "-" for c in cells)
-        table.add_column(
-            Text(visible(column)), justify="right" if numeric else "left", overflow="fold"
-        )
-    for row in rows:
-        table.add_row(*(Text(_spell_cell(cell)) for cell in row))
     console = Console(highlight=False, stderr=aside)
     if not console.is_terminal:
         console.width = 160
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    spelled = [_spell_column([row[index] for row in rows]) for index in range(len(columns))]
+    for column, cells in zip(columns, spelled, strict=True):
+        longest = max(map(len, cells.texts), default=0)
+        table.add_column(
+            Text(visible(column)),
+            justify="right" if cells.numeric else "left",
+            overflow="fold",
+            # a number in two lines would be two numbers; its column's name may have several
+            min_width=longest if cells.numeric else None,
+        )
+    for index in range(len(rows)):
+        table.add_row(*(Text(cells.texts[index]) for cells in spelled))
     if title is not None:
         console.print(Text(visible(title), style="italic"), soft_wrap=True)
     console.print(table)
 
 
-def _spell_cell(cell: object) -> str:
-    return f"{cell:.4f}" if isinstance(cell, float) else visible(str(cell))
+class _Column(NamedTuple):
+    texts: list[str]
+    numeric: bool
+
+
+def _spell_column(cells: Sequence[object]) -> _Column:
+    """The cells of a column as text; all floats have the same number of decimals."""
+    numeric = bool(cells) and all(isinstance(cell, int | float) or cell == "-" for cell in cells)
+    largest = max((abs(cell) for cell in cells if isinstance(cell, float)), default=0.0)
+    decimals = 4 if largest < 10 else 2 if largest < 1000 else 0
+    texts = [
+        f"{cell:.{decimals}f}" if isinstance(cell, float) else visible(str(cell)) for cell in cells
+    ]
+    return _Column(texts, numeric)
 
 
 @contextmanager
 def progress(*stages: str) -> Iterator[Mapping[str, Progress]]:
-    """A progress bar per stage on a terminal, and nothing elsewhere: stage -> report(done,
-    total)."""
-    if not sys.stderr.isatty():
+    """The reporters of stages, stage -> report(done, total): a bar per stage on a terminal, else a
+    line now and then; nothing with -q. With -v, a line on how long each stage took."""
+    if _verbosity == QUIET:
         yield {}
-        return
+    elif sys.stderr.isatty():
+        with _bars() as bars:
+            yield {stage: _timed(stage, _bar(bars, stage)) for stage in stages}
+    else:
+        yield {stage: _timed(stage, _lines(stage)) for stage in stages}
+
+
+def _bars() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -180,21 +267,45 @@ def progress(*stages: str) -> Iterator[Mapping[str, Progress]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
     )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks = {
-            stage: bars.add_task(visible(stage), total=None, start=False, visible=False)
-            for stage in stages
-        }
+    return Bars(*columns, console=Console(stderr=True), transient=True)
 
-        def reporter(stage: str) -> Progress:
-            def report(done: int, total: int) -> None:
-                bars.start_task(tasks[stage])
-                bars.update(tasks[stage], completed=done, total=total, visible=True)
 
-            return report
+def _bar(bars: Any, stage: str) -> Progress:
+    task = bars.add_task(visible(stage), total=None, start=False, visible=False, figures="")
 
-        yield {stage: reporter(stage) for stage in stages}
+    def report(done: int, total: int, figures: str = "") -> None:
+        bars.start_task(task)
+        shown = {"figures": visible(figures)} if figures else {}
+        bars.update(task, completed=done, total=total, visible=True, **shown)
+
+    return report
+
+
+def _lines(stage: str) -> Progress:
+    start = last = time.monotonic()
+
+    def report(done: int, total: int, figures: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LOG_SECONDS:
+            last = now
+            left = (now - start) / max(done, 1) * (total - done)
+            note(f"{stage}: {done} of {total}, about {left:.0f} s left{figures and ', ' + figures}")
+
+    return report
+
+
+def _timed(stage: str, report: Progress) -> Progress:
+    start = time.monotonic()
+
+    def timed(done: int, total: int, *figures: str) -> None:
+        report(done, total, *figures)
+        if done == total:
+            detail(f"{stage}: {total} in {time.monotonic() - start:.1f} s")
+
+    return timed
 
 
 def read_config(ctx: typer.Context, path: Path | None) -> Path | None:

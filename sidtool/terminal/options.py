@@ -8,6 +8,7 @@ import typer
 
 from sidtool.data import interactions, items
 from sidtool.errors import UsageError
+from sidtool.terminal.completion import complete_reference
 from sidtool.terminal.console import read_config
 
 
@@ -31,6 +32,12 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object (JSON Lines for many results)."),
 ]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Print results, warnings and errors only.")
+]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Print timings and what libraries report, too.")
+]
 Seed = Annotated[int, typer.Option(callback=_check_seed, help="Seed of all random numbers.")]
 Trust = Annotated[
     bool,
@@ -44,12 +51,17 @@ Config = Annotated[
 ]
 Memory = Annotated[
     str,
-    typer.Option(help="Memory for vectors, like 4GiB; ids and codes need more on top."),
+    typer.Option(
+        help="Memory for vectors, like 4GiB; ids and codes need more on top.",
+        rich_help_panel="Quantizer",
+    ),
 ]
 Bundle = Annotated[
     str,
     typer.Argument(
-        metavar="BUNDLE", help="A bundle: NAME.zarr, NAME.zarr.zip, a URL or URL/NAME@VERSION."
+        metavar="BUNDLE",
+        help="A bundle: NAME.zarr, NAME.zarr.zip, a URL or URL/NAME@VERSION.",
+        autocompletion=complete_reference,
     ),
 ]
 BundleOrMemory = Annotated[

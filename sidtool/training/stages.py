@@ -4,8 +4,9 @@ Intermediate outputs are stored beside the last one, as OUT-1-embeddings, and ar
 adapters need their base."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sidtool.extras import require
 from sidtool.model.contract import read_contract
@@ -26,6 +27,16 @@ class PlannedStage:
     model_dir: Path
     examples: Path
     out: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return {
+            "model": str(self.out),
+            "starts_from": str(self.model_dir),
+            "examples": str(self.examples),
+            "options": asdict(self.settings.options),
+            "settings": dict(self.settings.sft_fields),
+        }
 
     def __str__(self) -> str:
         fields = dict(self.settings.sft_fields) or "sidtool's defaults"

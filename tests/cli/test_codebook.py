@@ -60,6 +60,9 @@ def test_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
     ran = done(*build_command(road, tmp_path / "new.zarr", "--dry-run"))
     assert (ran.out, list(tmp_path.iterdir())) == ("", [])
     assert f"4x4x8 for {N_ITEMS} items" in ran.err
+    plan = done(*build_command(road, tmp_path / "new.zarr", "--dry-run", "--json")).json
+    assert (plan["dry_run"], plan["items"]) == (True, N_ITEMS)
+    assert plan["options"]["sizes"] == [4, 4, 8]
 
 
 def test_an_existing_output_is_refused_and_replaced_by_force(road: Road, tmp_path: Path) -> None:

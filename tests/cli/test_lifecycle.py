@@ -129,11 +129,16 @@ def test_items_are_removed_without_an_encoder(road: Road, tmp_path: Path) -> Non
 
 
 def test_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
-    items, _ = newcomers(tmp_path)
+    items, vectors = newcomers(tmp_path)
     before = tree(tmp_path)
-    ran = done("add-items", road.bundle, items, "-o", tmp_path / "child.zarr", "--dry-run")
+    command = ("add-items", road.bundle, items, "-o", tmp_path / "child.zarr", "--dry-run")
+    ran = done(*command, "--embeddings", vectors)
     assert "would add 6 of 6 items" in ran.err
     assert (ran.out, tree(tmp_path)) == ("", before)
+    plan = done(*command, "--embeddings", vectors, "--json").json
+    assert (plan["dry_run"], plan["added"], plan["retired"]) == (True, 6, 0)
+    # it says what the command would say
+    assert "was built from given vectors" in refused(3, *command)
 
 
 def test_invalid_additions_are_one_line(road: Road, child: Path, tmp_path: Path) -> None:

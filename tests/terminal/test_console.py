@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import sidtool
-from sidtool.errors import SidtoolError
+from sidtool.errors import DataError, SidtoolError
 from sidtool.terminal.console import (
+    detail,
+    next_step,
     note,
     one_line_errors,
     progress,
@@ -24,7 +27,9 @@ from sidtool.terminal.console import (
     say_cells,
     say_json,
     say_table,
+    set_verbosity,
     visible,
+    warn,
 )
 from tests.cli.road import done, refused, run, write_lines
 
@@ -224,3 +229,72 @@ def test_an_expected_error_is_one_line(error: Exception) -> None:
 def test_the_console_of_a_terminal_is_rich() -> None:
     # `screen` above would prove nothing if rich did not take it for a terminal
     assert Console(file=Screen()).is_terminal
+
+
+NUMBERS = [
+    ("beauty-rq-kmeans-balanced.zarr", "rq-kmeans", 12101, *(0.123456 * k for k in range(6)))
+]
+
+
+def test_a_table_folds_no_number_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["bundle", "method", "items", *(f"residual variance {k}" for k in range(6))]
+    with terminal() as screen:
+        monkeypatch.setenv("COLUMNS", "80")
+        say_table(names, NUMBERS)
+    text = written(screen)
+    assert max(map(len, text.split("\n"))) <= 80
+    for number in NUMBERS[0][3:]:
+        assert f"{number:.4f}" in text
+    assert " 12101 " in text
+
+
+def test_the_floats_of_a_column_have_the_same_decimals(capsys: pytest.CaptureFixture[str]) -> None:
+    say_table(["a", "b", "c"], [(0.5, 243.1234, 2.0), (0.25, 7.5, 12345.6)])
+    cells = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert cells == [["0.5000", "243.12", "2"], ["0.2500", "7.50", "12346"]]
+
+
+@pytest.fixture
+def _normal() -> Iterator[None]:
+    yield
+    set_verbosity(quiet=False, verbose=False)
+
+
+@pytest.mark.usefixtures("_normal")
+@pytest.mark.parametrize("quiet", [False, True])
+def test_quiet_leaves_results_warnings_and_errors(
+    quiet: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_verbosity(quiet=quiet, verbose=False)
+    say("result")
+    note("a note")
+    next_step("sidtool inspect x")
+    detail("a detail")
+    warn("careful")
+    with pytest.raises(typer.Exit), one_line_errors():
+        raise DataError("wrong", hint="right")
+    captured = capsys.readouterr()
+    assert captured.out == "result\n"
+    notes = [] if quiet else ["a note", "next: sidtool inspect x"]
+    assert captured.err.splitlines() == [*notes, "warning: careful", "error: wrong", "hint: right"]
+
+
+@pytest.mark.usefixtures("_normal")
+def test_verbose_adds_how_long_a_stage_took(capsys: pytest.CaptureFixture[str]) -> None:
+    set_verbosity(quiet=False, verbose=True)
+    with progress("embed") as report:
+        report["embed"](3, 3)
+    assert re.fullmatch(r"embed: 3 in \d+\.\d s\n", capsys.readouterr().err)
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([0.0, 0.0, 10.0, 31.0, 32.0, 62.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    with progress("embed") as report:
+        for done in range(1, 5):
+            report["embed"](done, 10)
+    assert capsys.readouterr().err == (
+        "embed: 2 of 10, about 124 s left\nembed: 4 of 10, about 93 s left\n"
+    )

@@ -146,7 +146,7 @@ def test_incompatible_teachers_are_refused(
         extended("foreign", tiny_tokenizer(chat=True), small_bundle(40, seed=9)),
         r"foreign\+sid has other SIDs: .* has codebook",
     )
-    refused(tmp_path / "shifted", "shifted has no sid.json")
+    refused(tmp_path / "shifted", "it has no sid.json")
     spelled = extended("spelled", tiny_tokenizer(chat=True), load_model_folder(base).bundle)
     path = spelled / "tokenizer.json"
     tokenizer = json.loads(path.read_text())

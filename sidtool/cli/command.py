@@ -1,0 +1,98 @@
+"""What every command has beside its own options: a help in panels, -q and -v, and a check that its
+output replaces no input."""
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperCommand
+
+from sidtool.cli.outputs import check_inputs_survive
+from sidtool.terminal import options
+from sidtool.terminal.console import detail, joined_lines, one_line_errors, set_verbosity
+
+PANELS: Mapping[str, tuple[str, ...]] = {
+    "Data": (
+        *("items", "id_column", "title_column", "text_template", "empty_text", "field"),
+        *("embeddings", "interactions", "queries", "query_text", "only_items", "hide_text_of"),
+        *("user_column", "item_column", "order_column", "info", "keys"),
+    ),
+    "Quantizer": (),
+    "Encoder": (),
+    "Tokens": (),
+    "Model": ("model", "bundle", "encoder", "revision", "device", "dtype", "trust_remote_code"),
+    "Memory": ("memory", "memory_weight", "memory_power", "explain"),
+    "Training": ("stage", "set_", "valid", "teacher", "share", "learning_rate"),
+    "Output": ("out", "force", "resume", "dry_run", "json"),
+    "General": ("config", "quiet", "verbose", "help"),
+}
+"""Options that many commands share, by their panel in the help; others come before, under their own
+panel or "Options"."""
+
+_PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
+
+
+class Command(TyperCommand):
+    """A command whose help has panels, and that compares an output that it may replace with its
+    inputs before it runs."""
+
+    def __init__(self, *words: Any, **settings: Any) -> None:
+        super().__init__(*words, **settings)
+        self.help = joined_lines(self.help)
+        parameters: list[Any] = self.params
+        for parameter in parameters:
+            # the names of variables do not fit into the table; `sidtool --help` has their rule
+            parameter.show_envvar = False
+            if parameter.param_type_name == "argument":
+                parameter.metavar = parameter.metavar or parameter.name.upper()
+            elif not parameter.rich_help_panel:
+                parameter.rich_help_panel = _PANEL_OF.get(parameter.name)
+        order = list(PANELS)
+        parameters.sort(
+            key=lambda parameter: (
+                order.index(parameter.rich_help_panel) if parameter.rich_help_panel in order else -1
+            )
+        )
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """The option --help, in the last panel."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.rich_help_panel = _PANEL_OF["help"]
+        return option
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        out = ctx.params.get("out")
+        if out is not None and ctx.params.get("force"):
+            with one_line_errors():
+                inputs = [value for name, value in ctx.params.items() if name != "out"]
+                check_inputs_survive(Path(out), inputs)
+        start = time.monotonic()
+        result = super().invoke(ctx)
+        detail(f"{ctx.info_name} took {time.monotonic() - start:.1f} s")
+        return result
+
+
+def with_verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a command with the options -q and -v, which it does not see."""
+
+    @functools.wraps(command)
+    def run(*, quiet: bool = False, verbose: bool = False, **values: Any) -> Any:
+        set_verbosity(quiet=quiet, verbose=verbose)
+        return command(**values)
+
+    shared = {"quiet": options.Quiet, "verbose": options.Verbose}
+    parameters = [
+        *inspect.signature(command).parameters.values(),
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+            for name, kind in shared.items()
+        ),
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {**command.__annotations__, **shared}
+    return run

@@ -1,0 +1,188 @@
+"""The settings that commands take by `--set key=value`: each with its type, default and meaning.
+
+Everything is read from the code that uses a setting: annotations, defaults, and the text below a
+field or in the documentation of a library."""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from sidtool.errors import UsageError
+from sidtool.extras import require
+from sidtool.json_record import JsonRecord
+from sidtool.model.scratch import Preset, preset_fields
+from sidtool.quantize import METHODS, OPTION_MEANINGS, option_defaults, option_types
+from sidtool.quantize.fusion import FusionOptions
+from sidtool.reinforcement import settings as reinforcement
+from sidtool.training.settings import DEFAULTS, MACHINE_DEFAULTS
+from sidtool.training.settings_file import TRAINING, Vocabulary, type_name
+
+Configurable = Literal["build-codebook", "init-model", "train", "rl"]
+"""The commands with `--set`."""
+
+AUTO = "auto"
+"""The default of a setting that is chosen for the machine."""
+
+
+@dataclass(frozen=True)
+class Setting(JsonRecord):
+    """One key of `--set`."""
+
+    key: str
+    type: str
+    """annotation, or the choices separated by commas"""
+    default: Any
+    meaning: str
+    """one or two sentences"""
+    group: str
+    """what the setting belongs to: a method, the fusion, a model type, sidtool or a configuration
+    of TRL"""
+    library_default: Any = None
+    """default of the library, where sidtool's differs"""
+
+    @property
+    def spelled_default(self) -> str:
+        """The default as `--set` takes it; empty for none."""
+        if isinstance(self.default, bool):
+            return str(self.default).lower()
+        return "" if self.default is None else str(self.default)
+
+
+def list_settings(command: Configurable, *, preset: Preset = "gpt2-tiny") -> list[Setting]:
+    """The settings of a command, in the order of the code; `preset` is that of init-model.
+
+    Raises MissingPackageError if the settings are those of a library that is not installed,
+    UsageError for a command without settings."""
+    if command == "build-codebook":
+        fusion = dataclass_settings(FusionOptions, "fusion of vectors")
+        return [*_method_settings(), *fusion]
+    if command == "init-model":
+        return list(_model_settings(preset))
+    if command == "train":
+        return list(_training_settings(TRAINING, DEFAULTS))
+    if command == "rl":
+        return list(_training_settings(reinforcement.SETTINGS, reinforcement.DEFAULTS))
+    raise UsageError(
+        f"{command!r} has no settings", hint=f"commands are {', '.join(get_args(Configurable))}"
+    )
+
+
+def setting_keys(command: str) -> list[str]:
+    """The keys of a command's settings that are known without loading a library, sorted; of the
+    fields of libraries, those for which sidtool has its own default."""
+    keys: set[str] = set()
+    if command == "build-codebook":
+        keys |= {name for method in METHODS for name in option_types(method)}
+        keys |= {field.name for field in dataclasses.fields(FusionOptions)}
+    elif command == "init-model":
+        keys |= preset_fields("gpt2-tiny").keys() - {"model_type"}
+    elif command == "train":
+        keys |= TRAINING.option_types.keys() | DEFAULTS.keys()
+    elif command == "rl":
+        keys |= reinforcement.SETTINGS.option_types.keys() | reinforcement.DEFAULTS.keys()
+    return sorted(keys)
+
+
+def dataclass_settings(kind: type, group: str) -> list[Setting]:
+    """A setting per field of a dataclass, whose meaning is the docstring below the field."""
+    meanings = _field_docstrings(kind)
+    return [
+        Setting(
+            field.name, _spell_type(field.type), field.default, meanings.get(field.name, ""), group
+        )
+        for field in dataclasses.fields(kind)
+    ]
+
+
+def _method_settings() -> Iterator[Setting]:
+    for method in METHODS:
+        defaults = option_defaults(method)
+        for name, kind in option_types(method).items():
+            yield Setting(
+                name, _spell_type(kind), defaults[name], OPTION_MEANINGS[name], f"method {method}"
+            )
+
+
+def _model_settings(preset: Preset) -> Iterator[Setting]:
+    require("models")
+    from transformers import AutoConfig
+
+    fields = preset_fields(preset)
+    model_type = fields["model_type"]
+    config = AutoConfig.for_model(model_type)
+    for name, kind, meaning in _documented_arguments(type(config)):
+        # both follow from the tokenizer
+        if name != "vocab_size" and not name.endswith("_token_id"):
+            default = getattr(config, name, None)
+            chosen = fields.get(name, default)
+            differs = None if chosen == default else default
+            yield Setting(name, kind, chosen, meaning, f"{model_type} configuration", differs)
+
+
+def _documented_arguments(kind: type) -> Iterator[tuple[str, str, str]]:
+    """Name, type and meaning of the arguments in a docstring of transformers."""
+    text = inspect.cleandoc(kind.__doc__ or "")
+    entry = r"^    (\w+) \(`([^`]+)`[^\n]*\):\n((?:        .*\n?|\s*\n)+)"
+    for name, annotation, description in re.findall(entry, text, flags=re.MULTILINE):
+        yield name, annotation, first_sentence(description)
+
+
+def _training_settings(vocabulary: Vocabulary, defaults: Mapping[str, Any]) -> Iterator[Setting]:
+    require("train")
+    import trl
+
+    yield from dataclass_settings(vocabulary.options, "sidtool")
+    for field in dataclasses.fields(getattr(trl, vocabulary.config)):
+        if not field.init or field.name in {*vocabulary.option_types, *vocabulary.decided}:
+            continue
+        library_default = _field_default(field)
+        default = defaults.get(field.name, library_default)
+        if field.name in MACHINE_DEFAULTS:
+            default = AUTO
+        yield Setting(
+            field.name,
+            _spell_type(field.type),
+            default,
+            first_sentence(field.metadata.get("help", "")),
+            vocabulary.config,
+            None if default == library_default else library_default,
+        )
+
+
+def _field_default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    value = field.default
+    return getattr(value, "value", value)  # of an enumeration
+
+
+def _field_docstrings(kind: type) -> Mapping[str, str]:
+    """The docstring below each field of a dataclass, on one line."""
+    (definition,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(definition, ast.ClassDef)
+    docstrings = {}
+    for field, text in itertools.pairwise(definition.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            docstrings[ast.unparse(field.target)] = " ".join(ast.literal_eval(text.value).split())
+    return docstrings
+
+
+def _spell_type(annotation: Any) -> str:
+    choices = get_args(annotation)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return ", ".join(choices)
+    # without the modules of classes
+    name = re.sub(r"\b(?:\w+\.)+(?=\w)", "", type_name(annotation))
+    return name.replace(" | None", " or none")
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text, on one line."""
+    line = " ".join(str(text).split())
+    end = re.search(r"(?<!e\.g)(?<!i\.e)\.(?=\s+[A-Z`])", line)
+    return line[: end.end()] if end else line

@@ -1,0 +1,46 @@
+"""Completions that need no model and no network: references to published bundles, names of tasks,
+and keys of settings. Paths are completed by the shell, choices by Typer."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sidtool.errors import SidtoolError
+
+
+def complete_reference(incomplete: str) -> list[str]:
+    """References to the versions and tags of a local registry, for "FOLDER/NAME" and what follows
+    "@"; nothing for other words, so that the shell completes paths."""
+    base = incomplete.partition("@")[0]
+    if not base or "://" in base:
+        return []
+    from sidtool.registry.records import POINTER, list_versions, read_pointer
+    from sidtool.storage.storage import Storage
+
+    try:
+        if not (Path(base) / POINTER).is_file():
+            return []
+        registry = Storage(base)
+        names = [*read_pointer(registry).tags, *list_versions(registry)]
+    except (SidtoolError, OSError, ValueError):
+        return []
+    # bash takes "@" as the end of a word, so that the references are offered before it is typed
+    references = [f"{base}@{name}" for name in names]
+    return [reference for reference in references if reference.startswith(incomplete)]
+
+
+def complete_task(incomplete: str) -> list[str]:
+    """Names of the tasks of make-sft."""
+    from sidtool.sft.tasks import TASKS
+
+    return [name for name in TASKS if name.startswith(incomplete)]
+
+
+def complete_setting(command: str) -> Callable[[str], list[str]]:
+    """The completion of `key=` for the `--set` of a command; the keys that need no library."""
+
+    def complete(incomplete: str) -> list[str]:
+        from sidtool.setting_list import setting_keys
+
+        return [f"{key}=" for key in setting_keys(command) if key.startswith(incomplete)]
+
+    return complete

@@ -1,0 +1,55 @@
+"""The help of every command: panels, an example that parses, and nothing cut off at 80 columns."""
+
+import re
+import shlex
+
+import pytest
+import typer
+from rich.text import Text
+
+from sidtool.cli.command import PANELS
+from sidtool.cli.main import app
+from tests.cli.road import done, refused
+
+GROUP = typer.main.get_command(app)
+COMMANDS = sorted(GROUP.commands)  # type: ignore[attr-defined]
+
+
+def help_of(name: str) -> str:
+    return done(name, "--help", env={"COLUMNS": "80"}).out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_fits_into_80_columns_with_nothing_cut_off(name: str) -> None:
+    text = help_of(name)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "SIDTOOL_" not in text
+    panels = re.findall(r"╭─ (.+?) ─", text)
+    shared = [panel for panel in panels if panel in PANELS]
+    assert shared == sorted(shared, key=list(PANELS).index)
+    assert panels[-1] == "General"
+    assert re.search(r"--quiet .* -q .*\n.*--verbose .* -v ", text)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_a_command_parses(name: str) -> None:
+    command = GROUP.commands[name]  # type: ignore[attr-defined]
+    example = Text.from_markup(command.epilog).plain
+    program, called, *words = shlex.split(example.removeprefix("Example: "))
+    assert (program, called) == ("sidtool", name)
+    context = command.make_context(name, words)
+    required = [each.name for each in command.params if each.required]
+    assert all(context.params[each] is not None for each in required)
+    shown = " ".join(help_of(name).split())
+    assert "Example: sidtool" in shown
+
+
+def test_choices_are_spelled() -> None:
+    text = "".join(line.strip("│ ") for line in help_of("evaluate").splitlines())
+    assert "<test|valid>" in text
+
+
+def test_the_environment_sets_options_but_none_before_the_command() -> None:
+    assert done("settings", "build-codebook", env={"SIDTOOL_INSTALL_COMPLETION": "1"}).out
+    assert "give either -q or -v" in refused(2, "settings", "train", "-q", "-v")

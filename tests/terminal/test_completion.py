@@ -1,0 +1,59 @@
+"""Completion in a shell: the words that a shell asks for, and what it gets."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sidtool.sft.tasks import TASKS
+from sidtool.terminal.completion import complete_reference, complete_setting, complete_task
+from tests.bundles import small_bundle
+from tests.cli.road import done
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("registry")
+    small_bundle().save(folder / "shop.zarr")
+    done("push", folder / "shop.zarr", folder / "published" / "shop", "--tag", "stable")
+    return folder / "published" / "shop"
+
+
+def test_versions_and_tags_of_a_local_registry_are_completed(registry: Path) -> None:
+    assert complete_reference(str(registry)) == [f"{registry}@stable", f"{registry}@1.0"]
+    assert complete_reference(f"{registry}@st") == [f"{registry}@stable"]
+
+
+@pytest.mark.parametrize("word", ["", "shop.zarr", "s3://bucket/shop@", "\0@"])
+def test_other_words_are_left_to_the_shell(word: str) -> None:
+    assert complete_reference(word) == []
+
+
+def test_tasks_and_settings_are_completed() -> None:
+    assert complete_task("title-to") == [name for name in TASKS if name.startswith("title-to")]
+    assert complete_setting("train")("lora_a") == ["lora_alpha="]
+    assert complete_setting("build-codebook")("bal") == ["balanced="]
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("sidtool build-", {"build-codebook", "build-memory"}),
+        ("sidtool build-codebook --collab", {"--collaborative"}),
+        ("sidtool build-codebook --method rq-v", {"rq-vae"}),
+        ("sidtool recommend mod", set()),
+    ],
+)
+def test_bash_gets_commands_options_and_choices(words: str, completions: set[str]) -> None:
+    count = words.count(" ")
+    program = "import sys; sys.argv[0] = 'sidtool'; from sidtool.__main__ import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"COMP_WORDS": words, "COMP_CWORD": str(count), "_SIDTOOL_COMPLETE": "complete_bash"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stderr == ""
+    assert set(ended.stdout.split()) == completions

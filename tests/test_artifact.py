@@ -1,0 +1,85 @@
+"""What a path holds, and the errors of commands that were given another kind."""
+
+from pathlib import Path
+
+import pytest
+
+from sidtool.artifact import MARKERS, describe
+from sidtool.bundle.zarr_group import ROOT
+from sidtool.errors import DataError
+from sidtool.model.contract import CONTRACT
+from sidtool.registry.records import POINTER
+from sidtool.sft.lineage import side_files
+from sidtool.splits.files import MANIFEST, open_split
+from tests.cli.road import refused
+
+
+def test_the_markers_are_those_of_the_rooms() -> None:
+    assert {ROOT, CONTRACT, POINTER, MANIFEST} <= MARKERS.keys()
+    assert side_files(Path("a/train.jsonl"))["meta"].name == "train.jsonl.meta.json"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One folder per marker, a file of training examples, and a folder of none."""
+    for name in MARKERS:
+        (tmp_path / name.partition(".")[0]).mkdir()
+        (tmp_path / name.partition(".")[0] / name).write_text("{}")
+    (tmp_path / "zarr" / "zarr.json").write_text('{"attributes": {"sidtool": {"kind": "memory"}}}')
+    for name in ("train.jsonl", "train.jsonl.meta.json", "events.csv"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+KINDS = {
+    "zarr": "a memory",
+    "split": "a split",
+    "sid": "a model with a SID vocabulary",
+    "refs": "a registry of bundles",
+    "modules": "an encoder of sentence-transformers",
+    "config": "a model without a SID vocabulary",
+    "train.jsonl": "a file of training examples",
+    "events.csv": "a file",
+    "out.partial": "the work folder of an unfinished run",
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS.items())
+def test_the_kind_of_a_path(folder: Path, name: str, kind: str) -> None:
+    assert describe(folder / name) == kind
+
+
+@pytest.mark.parametrize("name", ["empty", "nothing", "\0", "s3://bucket/x.zarr"])
+def test_no_kind(folder: Path, name: str) -> None:
+    assert describe(folder / name) is None
+    assert describe(name) is None
+
+
+@pytest.mark.parametrize("name", ["split", "sid", "modules", "config", "train.jsonl", "events.csv"])
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_command_that_reads_bundles_says_what_it_was_given(
+    folder: Path, name: str, command: str
+) -> None:
+    message = refused(1, command, folder / name)
+    assert f"{folder / name} is {KINDS[name]}, not a bundle" in message
+
+
+@pytest.mark.parametrize("name", ["split", "zarr", "config", "train.jsonl", "out.partial"])
+def test_recommend_says_what_it_was_given(folder: Path, name: str) -> None:
+    message = refused(3, "recommend", folder / name, "--history", "b001")
+    assert f"{folder / name} is {KINDS[name]}, not a model with a SID vocabulary" in message
+    assert (f"extend-model {folder / name} BUNDLE" in message) == (name == "config")
+
+
+def test_a_command_that_reads_splits_says_what_it_was_given(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"zarr is a memory, not a split: it has no split\.json"):
+        open_split(folder / "zarr")
+
+
+def test_the_bundle_of_a_model_is_named(folder: Path) -> None:
+    (folder / "sid" / "sid.zarr").mkdir()
+    assert f"the model's bundle is {folder / 'sid' / 'sid.zarr'}" in refused(
+        1, "inspect", folder / "sid"
+    )
