@@ -93,7 +93,13 @@ def run_generate(model: Any, prompts: list[list[int]], width: int, allowed: Any)
 
 
 def run_beam(
-    model: Any, prompts: list[list[int]], width: int, trie: Any, tokens: Any, normalize: str
+    model: Any,
+    prompts: list[list[int]],
+    width: int,
+    trie: Any,
+    tokens: Any,
+    normalize: str,
+    targets: list[int] | None = None,
 ) -> Any:
     """sidtool's decoder, one batch."""
     from sidtool.decoder.beam import beam_search
@@ -106,6 +112,7 @@ def run_beam(
         num_beams=width,
         k=width,
         normalize=normalize,
+        targets=targets,
         token_budget=1 << 30,  # type: ignore[arg-type]
     )
 
@@ -248,6 +255,23 @@ def floor(scale: Scale) -> dict[str, Any]:
     return {"over_floor": decoder / bare, "seconds_floor": bare}
 
 
+def survival(scale: Scale) -> dict[str, Any]:
+    """CPU seconds of a search that follows a target per prompt over those of one that does not, on
+    a model so small that the search itself has a large share."""
+    text = 7000
+    model = qwen3(128, 2, 8192)
+    trie, tokens = trie_and_tokens(catalog(scale.catalog), text)
+    prompts = prompts_of(scale.batch[0], text)
+    targets = np.random.default_rng(2).integers(0, trie.n_leaves, len(prompts)).tolist()
+    plain, followed = medians(
+        20 * scale.repeats,
+        lambda: run_beam(model, prompts, 50, trie, tokens, "level"),
+        lambda: run_beam(model, prompts, 50, trie, tokens, "level", targets),
+        clock=time.process_time,
+    )
+    return {"over_without_survival": followed / plain, "seconds_without_survival": plain}
+
+
 def memory(scale: Scale) -> dict[str, Any]:
     """Peak memory beyond the loaded model, each side in its own process."""
     peaks = {}
@@ -325,6 +349,7 @@ PARTS = {
     "generate": against_generate,
     "growth": growth,
     "floor": floor,
+    "survival": survival,
     "memory": memory,
     "legality": legality,
     "with-memory": lambda scale: with_memory(scale.memory_rounds, scale.memory_items),

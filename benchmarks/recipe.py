@@ -273,8 +273,15 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
 
 def _seed(recipe: Recipe, seed: int, evaluation: dict[str, Any]) -> dict[str, Any]:
     """What one seed measured; `seconds` are its own steps, without those that all seeds share."""
-    names = ("metrics", "confidence_interval", "differences", "slices", "settings")
+    names = ("metrics", "confidence_interval", "differences", "settings")
     copied = {name: evaluation[name] for name in names}
+    # without the intervals of every slice, which would be most of the file
+    fields = ("events", "n", "metrics", "baselines")
+    copied["slices"] = {
+        name: {field: part[field] for field in fields}
+        for name, part in evaluation["slices"].items()
+    }
+    copied["macro"] = evaluation["macro"]["metrics"]
     return {
         "seed": seed,
         "seconds": recipe.steps.seconds(f"{recipe.folder('seed', seed)}/"),

@@ -120,6 +120,13 @@ def test_a_model_and_a_different_evaluation_split_are_refused(
     expect(code, *measure, "--task", "next-item", "--num-beams", 2)
 
 
+def test_another_model_of_a_different_split_is_refused(folders: dict[str, Path]) -> None:
+    measure = ("evaluate", folders["temporal:model"], folders["temporal:split"], "--limit", 2)
+    expect(0, *measure, "--against", folders["temporal:model"])
+    message = refused(3, *measure, "--against", folders["given:model"])
+    assert message.startswith("error: the other model was made from split")
+
+
 @pytest.mark.parametrize(("one", "other"), PAIRS)
 def test_a_model_and_examples_of_a_different_split_are_refused(
     folders: dict[str, Path], tmp_path: Path, one: str, other: str
