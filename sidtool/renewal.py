@@ -25,7 +25,7 @@ from sidtool.model.compat import Verdict, check_bundle
 from sidtool.model.contract import Contract
 from sidtool.model.load import check_model_folder
 from sidtool.model.memory import MEMORY_COPY
-from sidtool.model.split_check import check_model_split
+from sidtool.model.split_check import check_model_split, event_columns
 from sidtool.model.stage_record import TrainParams
 from sidtool.output import locked, refuse_existing, remove
 from sidtool.recommendation.query import Progress
@@ -36,7 +36,6 @@ from sidtool.sft.make_sft import make_sft
 from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import SftOptions
 from sidtool.splits.files import open_split
-from sidtool.splits.record import recorded_event_columns
 from sidtool.splits.split import Split
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import DEFAULTS, TrainOptions
@@ -123,7 +122,7 @@ def refresh(
     if split is None:
         return RefreshSummary(str(out), carry(out, force=force), None)
     if not isinstance(split, Split):
-        split = open_split(split, recorded=recorded_event_columns(own_bundle.manifest.source))
+        split = open_split(split, recorded=event_columns(contract, own_bundle))
     check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
     last = last_training(contract, model_dir)
     sft_options = _sft_options(contract, last, options.seed)

@@ -28,10 +28,24 @@ def recommend(
     file: Annotated[
         str | None,
         typer.Option(
-            help='JSON Lines of requests {"user", "history" or "text", "allow", "deny"}; - is '
-            "stdin."
+            help='JSON Lines of requests {"user", "history" or "text", "allow", "deny"}, or a '
+            "Parquet file of such rows; - is stdin."
         ),
     ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="EVENTS",
+            help="File of events, or split folder: requests are the whole histories of its users.",
+        ),
+    ] = None,
+    user: Annotated[list[str] | None, typer.Option(help="User of --events; repeatable.")] = None,
+    users: Annotated[
+        Path | None, typer.Option(help="File of users of --events, one id per line.")
+    ] = None,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="Recommend for every user of --events.")
+    ] = False,
     query: Annotated[
         str | None,
         typer.Option(
@@ -77,7 +91,7 @@ def recommend(
         ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Write JSON Lines to this file.")
+        Path | None, typer.Option("-o", "--out", help="Write to this .jsonl or .parquet file.")
     ] = None,
     strict: Annotated[
         bool,
@@ -102,10 +116,13 @@ def recommend(
     A request of --file that cannot be answered gets {"line", "error"} in its place among the JSON
     Lines, the others are answered, and the exit code is 1. `missing` of an answer is the number of
     items fewer than k."""
+    from sidtool.model.split_check import event_columns
     from sidtool.recommendation.outcome import Outcome
     from sidtool.recommendation.recommend import answer_each, recommend_to_file
+    from sidtool.recommendation.user_requests import user_requests
 
-    requests = _requests(history, file, query)
+    chosen_users = _users(events, user, users, all_users)
+    requests = _requests(history, file, query, events)
     if resume and out is None:
         raise UsageError("--resume needs -o, the output to continue")
     if candidates is not None and allow is not None:
@@ -113,12 +130,16 @@ def recommend(
     lists: dict[str, Any] = {"allow": _ids(allow), "deny": _ids(deny) or ()}
     flags: dict[str, Any] = {"strict": strict, "explain": explain}
     choices = RecommendOptions(k, num_beams, normalize, exclude_seen, **flags, **lists)
-    # the error of the only request is that of the command
-    shared: dict[str, Any] = {"candidates": _ids(candidates), "stop": strict or file is None}
+    # the error of a request that the command line names is that of the command
+    stop = strict or not (file or users or all_users)
+    shared: dict[str, Any] = {"candidates": _ids(candidates), "stop": stop}
     if out is not None:
         refuse_existing(out, force)
     mixed = (memory, memory_weight, memory_power)
     loaded = inference.load_model(model, bundle, device, dtype, trust_remote_code, mixed)
+    if events is not None:
+        columns = event_columns(loaded.contract, loaded.bundle)
+        requests = user_requests(events, chosen_users, recorded=columns)
     outcome = Outcome()
     with progress("recommend") as reports:
         shared["progress"] = reports.get("recommend")
@@ -146,14 +167,29 @@ def _ids(path: Path | None) -> tuple[str, ...] | None:
     return None if path is None else tuple(read_ids(path))
 
 
+def _users(
+    events: Path | None, user: list[str] | None, users: Path | None, all_users: bool
+) -> tuple[str, ...] | None:
+    """The users of --events, None for all. Raises UsageError unless one option names them."""
+    options_of_users = [bool(user), users is not None, all_users]
+    if events is None and any(options_of_users):
+        raise UsageError("--user, --users and --all-users require --events")
+    if events is not None and sum(options_of_users) != 1:
+        raise UsageError("--events requires one of --user, --users and --all-users")
+    return tuple(read_ids(users)) if users is not None else tuple(user) if user else None
+
+
 def _requests(
-    history: str | None, file: str | None, query: str | None
+    history: str | None, file: str | None, query: str | None, events: Path | None
 ) -> "Iterable[Request | BadRequest]":
-    """The requests of the one option that is given. Raises UsageError unless it is exactly one."""
+    """The requests of the one option that is given; those of --events need the model's record of
+    columns. Raises UsageError unless it is exactly one option."""
     from sidtool.recommendation.requests import Request, read_request_file, read_request_stream
 
-    if [history, file, query].count(None) != 2:
-        raise UsageError("give one of --history, --file and --query")
+    if [history, file, query, events].count(None) != 3:
+        raise UsageError("give one of --history, --file, --query and --events")
+    if events is not None:
+        return ()
     if file == "-":
         return read_request_stream(standard_input().buffer)
     if file is not None:

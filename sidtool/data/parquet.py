@@ -1,6 +1,6 @@
 """Parquet files, and folders of them, as columns of strings."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from sidtool.data.json_tables import as_text
 from sidtool.data.parquet_footer import claimed_values
 from sidtool.errors import DataError
 
+ROWS_AT_ONCE = 1024
 FREE_ROWS = 1 << 16
 """Rows that a file of any size may have."""
 FREE_VALUES = 1 << 22
@@ -52,6 +53,16 @@ def open_dataset(path: Path) -> Any:
         if values > FREE_VALUES + VALUES_PER_BYTE * size:
             raise DataError(f"{file} claims a column of {values} values in {size} bytes")
     return dataset
+
+
+def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows as Python values, read in batches."""
+    import pyarrow.parquet as pq
+
+    for file in open_dataset(path).files:
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(ROWS_AT_ONCE):
+                yield from batch.to_pylist()
 
 
 def _most_values(path: Path, footer: Any) -> int:

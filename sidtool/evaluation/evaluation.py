@@ -27,10 +27,10 @@ from sidtool.evaluation.system_values import (
 from sidtool.evaluation.systems import baseline_values, rank_model, rank_parts, uses_memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.split_check import check_model_split
+from sidtool.model.split_check import check_model_split, event_columns
 from sidtool.recommendation.query import Progress
 from sidtool.splits.files import open_split
-from sidtool.splits.record import SplitReference, check_split, recorded_event_columns
+from sidtool.splits.record import SplitReference, check_split
 from sidtool.splits.split import Example, Split, UserSequence
 
 OTHER_MODEL = "other model"
@@ -88,7 +88,7 @@ def evaluate(
     if isinstance(split, Split):
         opened = split
     else:
-        opened = open_split(split, recorded=recorded_event_columns(loaded.bundle.manifest.source))
+        opened = open_split(split, recorded=event_columns(loaded.contract, loaded.bundle))
     other = load_model_folder(against) if isinstance(against, str | Path) else against
     _check_split(loaded, name, opened.reference, "the model", "the memory")
     if other is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.columns import EventColumns
 from sidtool.model.contract import Contract
 from sidtool.model.stage_record import RlParams, TrainParams
 from sidtool.splits.record import SplitReference, check_split, recorded_split
@@ -13,6 +14,14 @@ def splits_of(contract: Contract) -> Iterator[SplitReference]:
     for record in contract.stages:
         if isinstance(record.params, TrainParams | RlParams):
             yield record.params.split
+
+
+def event_columns(contract: Contract, bundle: Bundle) -> EventColumns | None:
+    """The columns of the events that a model was trained on last, or that its bundle was built
+    from; None if neither records them."""
+    references = [recorded_split(bundle.manifest.source), *splits_of(contract)]
+    columns = (reference.columns for reference in reversed(references) if reference)
+    return next((each for each in columns if each is not None), None)
 
 
 def check_bundle_split(bundle: Bundle, label: str, split: SplitReference | None) -> None:

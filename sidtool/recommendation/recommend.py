@@ -100,8 +100,8 @@ def recommend_to_file(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Write the answers of `answer_each` to a file of JSON Lines, one line per request; that of a
-    bad one has the key `error`.
+    """Write the answers of `answer_each` to a file of JSON Lines, or of Parquet if its name says
+    so, one line or row per request; that of a bad one has the key `error`.
 
     With `resume`, requests that an interrupted run answered are skipped. Raises UsageError if `out`
     exists, without `force`, or if the interrupted run had other settings, another model or other

@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
+from sidtool.data.containers import PARQUET, library_errors
+from sidtool.data.parquet import parquet_rows
 from sidtool.documents import parse_json
 from sidtool.errors import DataError, SidtoolError
 
@@ -160,8 +162,12 @@ def parse_request(line: str | bytes, number: int) -> Request:
 
 
 def read_request_file(path: Path) -> Iterator[Request | BadRequest]:
-    """Requests of a file of JSON Lines, read as they are needed. Raises DataError at once if there
-    is no such file."""
+    """Requests of a file of JSON Lines, or of a Parquet file with the keys as columns, read as they
+    are needed. Raises DataError at once if there is no such file."""
+    if not path.exists():
+        raise DataError(f"there is no request file {path}")
+    if path.name.lower().endswith(PARQUET):
+        return _parquet_requests(path)
     if not path.is_file():
         raise DataError(f"there is no request file {path}")
 
@@ -170,6 +176,24 @@ def read_request_file(path: Path) -> Iterator[Request | BadRequest]:
             yield from read_request_stream(stream)
 
     return requests()
+
+
+def _parquet_requests(path: Path) -> Iterator[Request | BadRequest]:
+    """The requests of a Parquet file or folder, a row each; whole numbers are ids too."""
+    with library_errors(path, "requests"):
+        for number, row in enumerate(parquet_rows(path), start=1):
+            value = {key: _as_ids(cell) for key, cell in row.items()}
+            try:
+                yield Request.from_json(value, number)
+            except DataError as error:
+                yield BadRequest(DataError(f"row {number} of {path}: {error}"), number)
+
+
+def _as_ids(cell: Any) -> Any:
+    """A cell whose whole numbers are spelled as texts."""
+    if isinstance(cell, list):
+        return [str(member) if type(member) is int else member for member in cell]
+    return cell
 
 
 def read_request_stream(stream: IO[bytes]) -> Iterator[Request | BadRequest]:

@@ -10,16 +10,19 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from sidtool.data.containers import PARQUET
 from sidtool.data.digests import digest_strings
 from sidtool.errors import UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, Request
+from sidtool.recommendation.result_table import write_result_table
 from sidtool.work_folder import open_work_folder
 
 RESULTS = "results.jsonl"
 REQUESTS = "requests.sha256"
+TABLE = "results.parquet"
 DIGEST_BYTES = 8
 SAMPLED_VALUES = 1024
 RESTART = "without --resume the run starts again"
@@ -93,7 +96,11 @@ def result_file(
                 remove(work)  # there is nothing to resume
             raise
         refuse_existing(path, force)
-        publish(work / RESULTS, path)
+        finished = work / RESULTS
+        if path.name.lower().endswith(PARQUET):
+            finished = work / TABLE
+            write_result_table(work / RESULTS, finished)
+        publish(finished, path)
         remove(work)
 
 

@@ -21,7 +21,7 @@ from sidtool.evaluation.questions import Question
 from sidtool.evaluation.task_metrics import TaskEvaluation, evaluate_questions
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.pretrained import max_positions
-from sidtool.model.split_check import check_model_split
+from sidtool.model.split_check import check_model_split, event_columns
 from sidtool.prompt.frames import Format
 from sidtool.prompt.segments import Segment
 from sidtool.recommendation.query import Progress
@@ -32,7 +32,6 @@ from sidtool.sft.lineage import check_same_bundle, read_lineage, side_files
 from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import ExampleMaker, SftOptions
 from sidtool.splits.files import open_split
-from sidtool.splits.record import recorded_event_columns
 from sidtool.splits.split import Example, Split, UserSequence
 
 
@@ -91,7 +90,7 @@ def evaluate_task(
     elif per_user and source is not None:
         if options.only_items is not None:
             raise UsageError(f"task {task} is about users", hint="leave out --only-items")
-        columns = recorded_event_columns(loaded.bundle.manifest.source)
+        columns = event_columns(loaded.contract, loaded.bundle)
         split = open_split(source, recorded=columns)
         check_model_split(loaded.contract, loaded.bundle, str(source), split.reference)
         examples = split.test if options.on == "test" else split.valid

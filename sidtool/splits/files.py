@@ -13,6 +13,7 @@ from typing import get_args
 
 from sidtool.artifact import describe
 from sidtool.data.columns import EventColumns
+from sidtool.data.containers import PARQUET
 from sidtool.data.digests import file_digest
 from sidtool.data.interactions import EventNames, read_interactions
 from sidtool.data.times import parse_time
@@ -224,6 +225,11 @@ def read_split(folder: Path) -> Split:
     return split
 
 
+def is_split_folder(path: Path) -> bool:
+    """Whether a path is a folder that must hold a split, and no table."""
+    return path.is_dir() and not path.name.lower().endswith(PARQUET)
+
+
 def open_split(path: str | Path, *, recorded: EventColumns | None = None) -> Split:
     """The split of a folder that `sidtool split` wrote, or of a file of events.
 
@@ -231,7 +237,6 @@ def open_split(path: str | Path, *, recorded: EventColumns | None = None) -> Spl
     same digest as `sidtool split FILE` without options. Raises as `read_split` or `make_split`
     does."""
     path = Path(path)
-    is_parquet_folder = path.name.endswith((".parquet", ".pq"))
-    if path.is_dir() and not is_parquet_folder:
+    if is_split_folder(path):
         return read_split(path)
     return make_split(path, recorded=recorded)

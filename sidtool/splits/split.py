@@ -152,7 +152,7 @@ def leave_one_out(interactions: Interactions) -> Split:
     train: list[UserSequence] = []
     valid: list[Example] = []
     test: list[Example] = []
-    for user, start, stop in _user_spans(interactions):
+    for user, start, stop in user_spans(interactions):
         items = tuple(interactions.items[start:stop].tolist())
         length = len(items)
         trained = length if length < MIN_LENGTH else length - 2
@@ -181,7 +181,7 @@ def temporal(interactions: Interactions, cuts: Cuts | None = None) -> Split:
     valid: list[Example] = []
     test: list[Example] = []
     left_out = 0
-    for user, start, stop in _user_spans(interactions):
+    for user, start, stop in user_spans(interactions):
         items = tuple(interactions.items[start:stop].tolist())
         order = interactions.order[start:stop]
         first_valid = int(np.searchsorted(order, cuts.valid_from))
@@ -240,7 +240,7 @@ def _checked(split: Split) -> Split:
     return split
 
 
-def _user_spans(interactions: Interactions) -> Iterator[tuple[str, int, int]]:
+def user_spans(interactions: Interactions) -> Iterator[tuple[str, int, int]]:
     """Each user with the start and the stop of the user's events."""
     users = interactions.users
     starts = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]]))

@@ -42,8 +42,8 @@ def test_a_messy_shop_goes_from_files_to_recommendations(tmp_path: Path, encoder
     done(*sft, "--model", tmp_path / "model")
     done("train", tmp_path / "model", tmp_path / "train.jsonl", "-o", tmp_path / "tuned", *TRAINING)
     done("evaluate", tmp_path / "tuned", split)
-    shown = done("recommend", tmp_path / "tuned", "--history", "K-001,K-002", "-k", 3, "--json")
-    assert len(shown.json["items"]) == 3
+    recommend = ("recommend", tmp_path / "tuned", "--events", events, "--user", "c3", "-k", 3)
+    assert len(done(*recommend, "--json").json["items"]) == 3
 
 
 def test_check_of_good_data_says_so(tmp_path: Path) -> None:

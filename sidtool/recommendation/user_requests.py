@@ -1,0 +1,27 @@
+"""Requests of users: each with the whole history of the user in a file of events or a split."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sidtool.data.columns import EventColumns
+from sidtool.errors import DataError
+from sidtool.recommendation.requests import BadRequest, Request
+from sidtool.splits.histories import user_histories
+
+
+def user_requests(
+    events: Path, users: Sequence[str] | None = None, *, recorded: EventColumns | None = None
+) -> list[Request | BadRequest]:
+    """A request of each of `users`, in their order, or of all users; a user without events becomes
+    a BadRequest. Arguments and errors as in `user_histories`."""
+    histories = user_histories(events, recorded=recorded)
+    if users is None:
+        return [Request(user, history) for user, history in histories.items()]
+    requests: list[Request | BadRequest] = []
+    for user in users:
+        if user in histories:
+            requests.append(Request(user, histories[user]))
+        else:
+            error = DataError(f"user {user!r} has no events in {events}")
+            requests.append(BadRequest(error, None, user))
+    return requests
