@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.checkpoint.hub import offline
-from sidtool.errors import CompatibilityError, RefusedError, UsageError
+from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.extras import require
 from sidtool.memory.memory import Memory
 from sidtool.model.contract import read_contract
@@ -161,11 +161,14 @@ def settle(
     for folder in (model_dir, *([teacher_dir] if teacher_dir else [])):
         name = f"model {folder}"
         check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
+    valid = Path(valid) if valid is not None else side_files(examples)["valid"]
+    if not valid.is_file():
+        raise DataError(f"there is no file {valid} of validation users", hint="--valid FILE")
     return RlRun(
         model_dir=model_dir,
         examples=examples,
         out=out,
-        valid=Path(valid) if valid is not None else side_files(examples)["valid"],
+        valid=valid,
         options=options,
         grpo_fields=fields,
         rewards=rewards,

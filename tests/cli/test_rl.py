@@ -1,0 +1,68 @@
+"""The command rl: its summary, its settings, and what it refuses."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.road import Road, done, refused, run
+
+SMALL = (
+    *("--set", "num_generations=4", "--set", "per_device_train_batch_size=8"),
+    *("--set", "max_steps=2", "--set", "eval_users=8", "--allow-worse-slices"),
+)
+
+
+def test_rl_prints_validations_its_summary_and_the_next_command(road: Road, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("rl", road.tuned, road.examples, "-o", out, *SMALL)
+    ran = done(*command, "--reward", "prefix=1,exact=0.5", "--algorithm", "ecpo", "--json")
+    assert ran.json["algorithm"] == "ecpo"
+    assert ran.json["model"] == str(out)
+    assert (ran.json["steps"], ran.json["groups"]) == (2, 4)
+    lines = ran.err.splitlines()
+    assert lines[0].startswith(f"ecpo starts from {road.tuned}")
+    assert "reward prefix=1,exact=0.5" in lines[0]
+    assert lines[1].startswith("step 0: hr@10 ")
+    assert all(name in lines[2] for name in ("step 2: hr@10", "coverage@10", "survival@1"))
+    assert all(name in lines[2] for name in ("reward", "dead_groups", "kl", "worse_slices"))
+    assert ran.last == f"next: sidtool evaluate {out} SPLIT"
+    assert "--force" in refused(2, *command)
+    # the result is a model like any other
+    done("recommend", out, "--history", "b001", "-k", "3")
+
+
+def test_settings_come_from_a_file_and_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
+    config = tmp_path / "rl.yaml"
+    config.write_text("algorithm: gspo\nnum_generations: 8\nrollouts: beam\n")
+    command = ("rl", road.tuned, road.examples, "-o", tmp_path / "out", "--config", config)
+    ran = done(*command, "--set", "num_generations=4", "--dry-run")
+    assert "gspo starts from" in ran.err
+    assert "groups of 4 by beam" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["rl.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "message"),
+    [
+        (2, ("--set", "num_generation=4"), "no setting 'num_generation'"),
+        (2, ("--set", "top_p=0.9"), "top_p cannot be set"),
+        (2, ("--set", "rollouts=random"), "rollouts must be one of beam, gumbel"),
+        (2, ("--reward", "nothing"), "no reward 'nothing'"),
+        (2, ("--reward", "collaborative"), "reward collaborative requires --reward-memory"),
+        (2, ("--reward-teacher", "x"), "--reward-teacher requires the reward teacher"),
+        (2, ("--set", "sft_weight=-1"), "sft_weight must be at least 0"),
+        (1, ("--valid", "nowhere.jsonl"), "nowhere.jsonl"),
+    ],
+)
+def test_bad_settings_are_one_line(
+    road: Road, tmp_path: Path, code: int, words: tuple[str, ...], message: str
+) -> None:
+    command = ("rl", road.tuned, road.examples, "-o", tmp_path / "out", *SMALL, *words)
+    assert message in refused(code, *command)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_a_prompt_is_exit_3(road: Road, tmp_path: Path) -> None:
+    command = ("rl", road.model, road.examples, "-o", tmp_path / "out")
+    assert "no history prompt" in refused(3, *command)
+    assert run(*command[:2], tmp_path / "no.jsonl", *command[3:]).code == 1
