@@ -8,7 +8,7 @@ import torch
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.decoder.partial_head import Columns, Part, PartialHead, full_blocks
-from sidtool.errors import CompatibilityError
+from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.contract import read_contract
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
@@ -47,10 +47,16 @@ class Teachers:
 def check_teachers(folders: Sequence[Path], tokens: SidTokens, bundle: Bundle) -> None:
     """Check without reading weights that models can teach one with these token ids and bundle.
 
-    Raises CompatibilityError for a teacher with other SIDs or token ids, and as
-    `check_model_folder`."""
+    Raises CompatibilityError for a teacher with other SIDs or token ids, UsageError for one that
+    contains a memory, and as `check_model_folder`."""
     for folder in folders:
         contract = read_contract(folder)
+        if contract.memory is not None:
+            raise UsageError(
+                f"teacher {folder} contains a memory, and teaches the distribution of its model "
+                "alone",
+                hint="give the model that tune-memory made a copy of",
+            )
         try:
             _, _, verdict = check_model_folder(folder, bundle)
         except CompatibilityError as error:

@@ -122,7 +122,7 @@ def train(
         check_teachers(teacher_dirs, contract.tokens, bundle)
     opened_memory = None
     if options.memory_weight > 0:
-        opened_memory = open_training_memory(memory, split, lineage, bundle)
+        opened_memory = open_training_memory(memory, split, lineage, bundle, options.softmax_over)
     for folder in (model_dir, *teacher_dirs):
         name = f"model {folder}"
         check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)

@@ -25,12 +25,13 @@ def open_training_memory(
     split: Split | str | Path | None,
     lineage: Lineage,
     bundle: Bundle,
+    softmax_over: str,
 ) -> TrainingMemory | None:
     """The memory and the split of a run; None without both.
 
-    Raises UsageError for one without the other, CompatibilityError unless the split is that of the
-    training examples and the memory was built from it, for their bundle; IntegrityError if one of
-    them is damaged."""
+    Raises UsageError for one without the other or another softmax, CompatibilityError unless the
+    split is that of the training examples and the memory was built from it, for their bundle;
+    IntegrityError if one of them is damaged."""
     if memory is None and split is None:
         return None
     if memory is None or split is None:
@@ -38,6 +39,11 @@ def open_training_memory(
             "--memory and --split require each other: the loss leaves out the events of each "
             "example's user, which the split has",
             hint="--memory MEMORY --split SPLIT",
+        )
+    if softmax_over != "trie":
+        raise UsageError(
+            f"--memory requires softmax_over=trie, not {softmax_over}: the probabilities of all "
+            "items must sum to one"
         )
     if not isinstance(split, Split):
         split = open_split(split)

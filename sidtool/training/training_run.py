@@ -95,11 +95,6 @@ class TrainingRun:
 
         Raises UsageError for a choice that needs SIDs as answers with other examples."""
         chosen = self.options.softmax_over
-        if self.memory is not None and chosen != "trie":
-            raise UsageError(
-                f"--memory requires softmax_over=trie, not {chosen}: the "
-                "probabilities of all items must sum to one"
-            )
         sid_only = all(answers_with_sid(task) for task in self.lineage.tasks)
         if chosen == "auto":
             # TRL's other losses are over the whole vocabulary

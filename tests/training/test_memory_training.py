@@ -11,7 +11,10 @@ from safetensors.torch import load_file
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.memory.build import build_memory
+from sidtool.memory.memory import Memory
+from sidtool.model.bind_memory import bind_memory
 from sidtool.model.contract import read_contract
+from sidtool.model.memory import MemoryBinding
 from sidtool.model.stage_record import TrainParams
 from sidtool.sft.lineage import side_files
 from sidtool.splits.split import Split
@@ -184,6 +187,18 @@ def test_what_does_not_belong_together_is_refused(
     for weight, message in ((1.0, "below 1"), (-0.1, "from 0 to 1"), (1.5, "from 0 to 1")):
         with pytest.raises(UsageError, match=message):
             TrainOptions(memory_weight=weight)
+
+
+def test_a_teacher_with_a_memory_is_refused(
+    tmp_path: Path, models: Make, examples: Make, memory: Path
+) -> None:
+    """It recommends by a mixture, and would teach the distribution of its model alone."""
+    base, made = models("gpt2"), examples(sequence=1.0)
+    opened = Memory.open(memory)
+    bind_memory(base, opened, MemoryBinding(opened.digest, 0.3, 2.0, {}), tmp_path / "served")
+    with pytest.raises(UsageError, match="served contains a memory"):
+        train(base, made, tmp_path / "out", options=MIXED, teachers=[tmp_path / "served"])
+    assert [path.name for path in tmp_path.iterdir()] == ["served"]
 
 
 def test_examples_that_name_no_user_are_refused(
