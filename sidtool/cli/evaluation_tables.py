@@ -37,11 +37,11 @@ def _say_metrics(evaluation: "Evaluation", *, aside: bool) -> None:
     """Every metric of every system but the other model."""
     from sidtool.evaluation.evaluation import OTHER_MODEL
 
-    decimals = _decimals(evaluation.confidence_interval[NDCG])
     systems = {name: each for name, each in evaluation.baselines.items() if name != OTHER_MODEL}
     rows = []
     for name in evaluation.sid_level:
         if not name.endswith("@3"):
+            decimals = _decimals(evaluation.confidence_interval[name], evaluation.n)
             model = _figure(evaluation.metrics[name], decimals)
             interval = _interval(evaluation.confidence_interval[name], decimals)
             others = [_figure(metrics[name], decimals) for metrics in systems.values()]
@@ -57,7 +57,7 @@ def _say_groups(evaluation: "Evaluation", *, aside: bool) -> None:
         cells: list[object] = [label, averages.n]
         for name in (HIT_RATE, NDCG):
             ends = averages.confidence_interval[name]
-            decimals = _decimals(ends)
+            decimals = _decimals(ends, averages.n)
             cells += [_figure(averages.metrics[name], decimals), _interval(ends, decimals)]
         rows.append(cells)
     columns = ["", "n", HIT_RATE, "95% interval", NDCG, "95% interval"]
@@ -71,7 +71,9 @@ def _say_survival(evaluation: "Evaluation", *, aside: bool) -> None:
     rows: list[list[object]] = []
     for label, averages in _groups(evaluation).items():
         figures = [
-            _figure(averages.metrics[name], _decimals(averages.confidence_interval[name]))
+            _figure(
+                averages.metrics[name], _decimals(averages.confidence_interval[name], averages.n)
+            )
             for name in names
         ]
         rows.append([label, averages.n, *figures])
@@ -92,12 +94,12 @@ def _say_coverage(evaluation: "Evaluation", *, aside: bool) -> None:
 
 def _say_sid_level(evaluation: "Evaluation", *, aside: bool) -> None:
     """The metrics where any item of a shared SID counts as correct, if they differ at all."""
-    decimals = _decimals(evaluation.confidence_interval[NDCG])
-    rows = [
-        [name, _figure(evaluation.metrics[name], decimals), _figure(value, decimals)]
-        for name, value in evaluation.sid_level.items()
-        if value != evaluation.metrics[name]
-    ]
+    rows = []
+    for name, value in evaluation.sid_level.items():
+        if value != evaluation.metrics[name]:
+            decimals = _decimals(evaluation.confidence_interval[name], evaluation.n)
+            item_level = _figure(evaluation.metrics[name], decimals)
+            rows.append([name, item_level, _figure(value, decimals)])
     if rows:
         title = "where any item of a shared SID counts as correct"
         _say_next_table(["", "item level", "SID level"], rows, title, aside=aside)
@@ -109,7 +111,7 @@ def _say_differences(evaluation: "Evaluation", system: str, *, aside: bool) -> N
     for label, averages in _groups(evaluation).items():
         for name in (HIT_RATE, NDCG):
             difference = averages.differences[system][name]
-            decimals = _decimals((difference.low, difference.high))
+            decimals = _decimals((difference.low, difference.high), averages.n)
             figures = [
                 _figure(averages.metrics[name], decimals),
                 _figure(averages.baselines[system][name], decimals),
@@ -142,12 +144,12 @@ def _groups(evaluation: "Evaluation") -> Mapping[str, "Averages"]:
     return groups
 
 
-def _decimals(interval: tuple[float, float]) -> int:
-    """The decimals that matter: down to a tenth of the interval's half width, to one digit."""
+def _decimals(interval: tuple[float, float], n: int) -> int:
+    """The decimals that matter in a mean over n examples: down to a tenth of the interval's half
+    width."""
     fewest, most = DECIMALS
-    half_width = (interval[1] - interval[0]) / 2
-    if half_width <= 0:
-        return most
+    # an interval may have no width, as where nobody has a hit, but n hits are no finer than 1 / n
+    half_width = max((interval[1] - interval[0]) / 2, 1 / n)
     return min(max(math.ceil(-math.log10(half_width)) + 1, fewest), most)
 
 
@@ -169,8 +171,9 @@ def say_task(evaluation: "TaskEvaluation", *, json: bool) -> None:
         interval = "-"
         if name in evaluation.confidence_interval:
             ends = evaluation.confidence_interval[name]
-            model = _figure(value, _decimals(ends))
-            interval = _interval(ends, _decimals(ends))
+            decimals = _decimals(ends, evaluation.n)
+            model = _figure(value, decimals)
+            interval = _interval(ends, decimals)
         rows.append((name, model, evaluation.chance.get(name, "-"), interval))
     title = f"{evaluation.task}: {evaluation.n} questions"
     say_table(["", "model", "chance", "95% interval"], rows, title=title, aside=json)

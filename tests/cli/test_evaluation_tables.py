@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sidtool.cli import evaluation_tables
 from sidtool.cli.evaluation_tables import _decimals, say_evaluation
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.results import Evaluation
@@ -72,8 +73,24 @@ def test_with_json_the_tables_are_on_stderr(
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "decimals"),
-    [(0.5, 0.5, 4), (0.032, 0.038, 4), (0.2, 0.23, 3), (0.1, 0.4, 2), (0.0, 1.0, 2)],
+    ("low", "high", "n", "decimals"),
+    [
+        (0.032, 0.038, 9000, 4),
+        (0.2, 0.23, 9000, 3),
+        (0.1, 0.4, 30, 2),
+        (0.0, 1.0, 1, 2),
+        (0.0, 0.0, 4, 2),  # nobody of four has a hit
+        (0.0, 0.0, 90_000, 4),
+    ],
 )
-def test_the_interval_decides_the_digits(low: float, high: float, decimals: int) -> None:
-    assert _decimals((low, high)) == decimals
+def test_the_interval_decides_the_digits(low: float, high: float, n: int, decimals: int) -> None:
+    assert _decimals((low, high), n) == decimals
+
+
+def test_with_all_digits_the_tables_have_80_columns(
+    evaluation: Evaluation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_tables, "DECIMALS", (4, 4))
+    say_evaluation(evaluation, details=True, json=False)
+    widths = [len(line.rstrip()) for line in capsys.readouterr().out.splitlines()]
+    assert 70 < max(widths) <= 80
