@@ -20,6 +20,19 @@ from sidtool.recommendation.query import Query, QuerySession
 from sidtool.splits.split import Example
 
 
+def sample_examples(examples: Sequence[Example], users: int, seed: int) -> Sequence[Example]:
+    """A seeded sample of the examples in their order; `users` is its size, 0 takes all.
+
+    Raises DataError without examples."""
+    if not examples:
+        raise DataError("the validation file has no users")
+    if not users or users >= len(examples):
+        return examples
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.choice(len(examples), users, replace=False))
+    return [examples[index] for index in chosen.tolist()]
+
+
 class Validator:
     """Measures a model on a seeded sample of users; `rank` and `ranks` divide them among processes.
 
@@ -42,12 +55,7 @@ class Validator:
         exclude_seen: bool = False,
         memory: WeightedMemory | None = None,
     ) -> None:
-        if not examples:
-            raise DataError("the validation file has no users")
-        if users and users < len(examples):
-            rng = np.random.default_rng(seed)
-            chosen = np.sort(rng.choice(len(examples), users, replace=False))
-            examples = [examples[index] for index in chosen.tolist()]
+        examples = sample_examples(examples, users, seed)
         self.k = k
         self._num_beams = num_beams
         mixture = Mixture.of(memory, bundle, normalize)

@@ -3,18 +3,19 @@ it is worse on any slice of targets by training frequency."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError
 from sidtool.evaluation.bootstrap import Difference, paired_differences
 from sidtool.evaluation.metrics import metric_names, metric_values, survival_names
 from sidtool.evaluation.ranking import IndexedExamples, example_queries, first_items, item_ranks
 from sidtool.evaluation.slices import SLICES, example_groups
 from sidtool.evaluation.system_values import coverage
-from sidtool.recommendation.query import QuerySession, RankedQueries
+from sidtool.evaluation.validation import sample_examples
+from sidtool.recommendation.query import Query, QuerySession, RankedQueries
 from sidtool.splits.split import Example, UserSequence
 
 
@@ -56,12 +57,7 @@ class Judge:
         """Sample `users` examples, 0 takes all; `events` count how frequent an item is in training.
 
         Raises DataError without examples."""
-        if not examples:
-            raise DataError("the validation file has no users")
-        if users and users < len(examples):
-            rng = np.random.default_rng(seed)
-            chosen = np.sort(rng.choice(len(examples), users, replace=False))
-            examples = [examples[index] for index in chosen.tolist()]
+        examples = sample_examples(examples, users, seed)
         indexed = IndexedExamples.of(session.bundle, examples, exclude_seen=exclude_seen)
         groups = example_groups(examples, events)
         return cls(session, indexed, groups, metric, num_beams)
@@ -71,9 +67,14 @@ class Judge:
         """The cut-off of the metric."""
         return int(self.metric.partition("@")[2])
 
+    @cached_property
+    def _queries(self) -> list[Query]:
+        """The query of each example, which every measurement repeats."""
+        return list(example_queries(self.session, self.examples))
+
     def rank(self, model: Any, process: int = 0, processes: int = 1) -> RankedQueries:
         """The K best leaves for every `processes`-th user from `process` on."""
-        queries = list(example_queries(self.session, self.examples))[process::processes]
+        queries = self._queries[process::processes]
         return self.session.rank(
             model,
             queries,
