@@ -101,8 +101,8 @@ def refresh(
     `items`. Intermediate files are in OUT.refresh.partial during the call, and a call that was
     killed resumes its training. A memory of the model is built again from the split and the bundle,
     with its settings, weight and power; `embeddings` are files of the items' vectors, which only a
-    memory with neighbors by content needs. It is in the loss again if it was in that of the model.
-    Without a split the memory is left out.
+    memory that compares them needs, for other items. It is in the loss again if it was in that of
+    the model. Without a split the memory is left out.
 
     Raises UsageError if `out` exists without `force`, or a catalog or vectors are needed;
     RefusedError if the bundle cannot be aligned; CompatibilityError if the model was not trained by

@@ -259,12 +259,13 @@ def test_the_page_suffices_to_read_a_memory() -> None:
             for gap, other in enumerate(rows[first + 1 :], 1):
                 if one != other and gap <= manifest["window"]:
                     weight = round(settings["distance"] ** (gap - 1) * 2**40)
-                    pairs[min(one, other), max(one, other)] += weight
+                    pairs[one, other] += weight
     assert dense(arrays, "pairs").tolist() == pairs.tolist()
     events = [sum(items.count(item) for _, items in EVENTS) for item in ids]
     assert arrays["items/events"].tolist() == events
-    similar = (pairs + pairs.T) / 2**40
-    similar /= np.sqrt(np.outer(events, events)) + settings["shrinkage"]
+    similar = (pairs + settings["reverse"] * pairs.T) / 2**40
+    products = np.outer(events, events) ** settings["normalization"]
+    similar /= products + settings["shrinkage"]
     nearest = np.zeros_like(similar)
     for row, best in enumerate(np.argsort(-similar, kind="stable")[:, : settings["neighbors"]]):
         nearest[row, best] = similar[row, best]

@@ -136,7 +136,7 @@ def test_a_memory_by_vectors_needs_them(
     vectors = np.random.default_rng(0).normal(size=(len(bundle.items), 8)).astype(np.float32)
     memory = build_memory(split, bundle, content=ItemContent.of(bundle, vectors))
     bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
-    with pytest.raises(UsageError, match="need the items' vectors"):
+    with pytest.raises(UsageError, match="compares the items' vectors"):
         refresh(model, retrained, tmp_path / "out", split=later)
     with pytest.raises(UsageError, match="has no memory"):
         refresh(trained, retrained, tmp_path / "out", split=later, embeddings=[tmp_path / "v.npy"])

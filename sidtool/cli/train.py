@@ -149,7 +149,9 @@ def refresh(
     ] = None,
     embeddings: Annotated[
         list[Path] | None,
-        typer.Option(help="Vectors of the items, if the memory has neighbors by content."),
+        typer.Option(
+            help="Vectors of the items, if the memory compares them and the items are others."
+        ),
     ] = None,
     id_column: options.IdColumn = None,
     title_column: options.TitleColumn = None,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.manifest import library_versions, now
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.memory.content import ItemContent, content_similarity
+from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
@@ -17,8 +17,9 @@ from sidtool.sid import Vectors
 from sidtool.splits.cooccurrence import WINDOW, count_pairs, item_sequences
 from sidtool.splits.split import Split
 
-DEFAULT = KnnSettings(neighbors=100)
-"""Settings of a memory; more neighbors cost time at inference."""
+DEFAULT = KnnSettings(reverse=0.3, normalization=0.3, neighbors=100)
+"""Settings of a memory, a compromise over the validation users of four data sets (docs/memory.md);
+more neighbors cost time at inference."""
 
 Sequences = list[NDArray[np.int64]]
 
@@ -55,18 +56,23 @@ def build_memory(
     *,
     earlier: EarlierMemory | None = None,
     content: ItemContent | None = None,
+    tuned_on: int | None = None,
 ) -> Memory:
     """The memory of a split's training events, by the items of a bundle.
 
     With `earlier`, only users whose events changed are counted again; the result equals that of
     building anew, and `settings` defaults to those of the earlier memory. With `content`, items
-    with few events or none get neighbors that are similar by content.
+    are also similar by content, new ones too. `tuned_on` is the number of validation users that
+    chose the settings, if they did.
 
     Raises RefusedError if a held-out event is among the training events, DataError if no two items
     co-occur, UsageError if `settings` count pairs otherwise than the earlier memory, IntegrityError
     if that one does not count the pairs of its split."""
+    before = None if earlier is None else earlier.memory.manifest
     if settings is None:
-        settings = DEFAULT if earlier is None else earlier.memory.manifest.settings
+        settings = DEFAULT if before is None else before.settings
+    if before is not None and before.settings == settings:
+        tuned_on = before.tuned_on
     ids = list(bundle.items.ids)
     sequences = item_sequences(split, ids)
     if earlier is None:
@@ -90,13 +96,11 @@ def build_memory(
         items=len(ids),
         digest="",
         content=None if content is None else content.settings,
+        tuned_on=tuned_on,
         libraries=library_versions("numpy", "scipy"),
         created=now(),
     )
-    by_content = None
-    if content is not None:
-        nearest = content_similarity(content, events, settings.neighbors)
-        by_content = SparseRows.of(nearest, np.float32)
+    by_content = None if content is None else SparseRows.of(content.similarity, np.float32)
     similarity = similarity_of(
         pairs, events, settings, None if by_content is None else by_content.to_scipy()
     )
@@ -115,18 +119,37 @@ def rebuild_memory(
 ) -> Memory:
     """The memory of another split and bundle, with the settings of an earlier memory.
 
-    Raises UsageError if that compared the items' vectors and (n, dim) `vectors` are not given."""
-    recorded = memory.manifest.content
+    Raises UsageError if that compared the items' vectors, the bundle is another one, and (n, dim)
+    `vectors` are not given."""
+    manifest = memory.manifest
     content = None
-    if recorded is not None:
-        if recorded.source == "vectors" and vectors is None:
-            raise UsageError(
-                "the model's memory has neighbors by content, which need the items' vectors",
-                hint="--embeddings FILE, once per source of the bundle",
-            )
-        used = vectors if recorded.source == "vectors" else None
-        content = ItemContent.of(bundle, used, recorded.weight)
-    return build_memory(split, bundle, memory.manifest.settings, content=content)
+    if manifest.content is not None:
+        content = content_of(memory, bundle, vectors)
+    return build_memory(
+        split, bundle, manifest.settings, content=content, tuned_on=manifest.tuned_on
+    )
+
+
+def content_of(memory: Memory, bundle: Bundle, vectors: Vectors | None = None) -> ItemContent:
+    """The content of a bundle's items, compared as a memory that has content compared its own.
+
+    Raises UsageError if that needs the items' vectors, and they are not given."""
+    settings = memory.manifest.content
+    stored = memory.content
+    assert settings is not None
+    assert stored is not None
+    is_same = memory.manifest.bundle.digest == bundle.identity.digest
+    if is_same and (vectors is None or settings.source == "codes"):
+        memory.check_bundle(bundle)
+        return ItemContent(stored.to_scipy().astype(np.float64) / settings.weight, settings)
+    if settings.source == "codes":
+        return ItemContent.of(bundle, weight=settings.weight)
+    if vectors is None:
+        raise UsageError(
+            "the earlier memory compares the items' vectors, and the bundle has other items",
+            hint="--embeddings FILE, once per source of the bundle",
+        )
+    return ItemContent.of(bundle, vectors, settings.weight)
 
 
 def _updated_pairs(
@@ -154,16 +177,15 @@ def _updated_pairs(
     unchanged = memory.pairs.to_scipy() - count_pairs(removed, len(earlier_ids), counted)
     unchanged.eliminate_zeros()
     entries = unchanged.tocoo()
-    one = row_of[entries.row]
-    other = row_of[entries.col]
-    if (entries.data < 0).any() or (one < 0).any() or (other < 0).any():
+    before = row_of[entries.row]
+    after = row_of[entries.col]
+    if (entries.data < 0).any() or (before < 0).any() or (after < 0).any():
         raise IntegrityError(
             "the earlier memory counts other pairs than the earlier split has",
             hint="build the memory anew",
         )
-    coordinates = (np.minimum(one, other), np.maximum(one, other))
     n = len(bundle.items)
-    moved = sparse.csr_matrix((entries.data, coordinates), shape=(n, n))
+    moved = sparse.csr_matrix((entries.data, (before, after)), shape=(n, n))
     return moved + count_pairs(added, n, counted)
 
 

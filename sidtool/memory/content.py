@@ -1,7 +1,7 @@
-"""Similarity by content: neighbors for items with few training events, or none."""
+"""Similarity by content: every item has neighbors, those without training events too."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,13 +13,12 @@ from sidtool.json_record import JsonRecord
 from sidtool.quantize.mlp import unit
 from sidtool.sid import Vectors
 
-DEFAULT_WEIGHT = 0.4
-DEFAULT_NEIGHBORS = 100
-"""Nearest items per item if the number of neighbors is not limited."""
-MAX_EVENTS = 5
-"""Items with more training events have no neighbors by content of their own."""
+DEFAULT_WEIGHT = 0.8
+LARGEST_WEIGHT = 100.0
+NEIGHBORS = 100
+"""Nearest items per item."""
 MIN_COSINE = 0.1
-POWER = 4
+POWER = 2
 """Of the cosine: few items are similar by content, as few co-occur."""
 BLOCK_VALUES = 2**24
 """Cosines that are in memory at a time."""
@@ -27,30 +26,34 @@ BLOCK_VALUES = 2**24
 
 @dataclass(frozen=True)
 class ContentSettings(JsonRecord):
-    """How content was compared. Raises UsageError unless the weight is above 0 and at most 1."""
+    """How content was compared. Raises UsageError unless the weight is above 0 and at most
+    LARGEST_WEIGHT."""
 
     source: Literal["vectors", "codes"]
     """The items' vectors, or their codes alone."""
     weight: float = DEFAULT_WEIGHT
-    """Similarity of two items with the same vector, one of which has no events."""
+    """Similarity by content of two items with the same vector. It is added to that of their
+    events."""
     vectors: str = ""
     """SHA-256 of the (n, dim) float32 vectors; empty if the source is the codes."""
 
     def __post_init__(self) -> None:
         if self.source not in ("vectors", "codes"):
             raise UsageError(f"the content is that of vectors or codes, not {self.source!r}")
-        if not 0 < self.weight <= 1:
+        if not 0 < self.weight <= LARGEST_WEIGHT:
             raise UsageError(
-                f"the weight of the content is above 0 and at most 1, not {self.weight}"
+                f"the weight of the content is above 0 and at most {LARGEST_WEIGHT:g}, not "
+                f"{self.weight}"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class ItemContent:
-    """The content of a bundle's n items in the space of its codebook."""
+    """Which of a bundle's n items are similar by content."""
 
-    directions: Vectors
-    """(n, dim) float32: the vectors without their mean, of length 1"""
+    nearest: Any
+    """(n, n) scipy CSR float64, above the diagonal: cosine ** POWER of each item and its NEIGHBORS
+    nearest"""
     settings: ContentSettings
 
     @classmethod
@@ -58,7 +61,8 @@ class ItemContent:
         cls, bundle: Bundle, vectors: Vectors | None = None, weight: float = DEFAULT_WEIGHT
     ) -> "ItemContent":
         """The content by (n, dim) vectors as the codebook encodes them, in the order of the
-        bundle's rows; without them by the sums of the centroids of the items' codes.
+        bundle's rows; without them by the sums of the centroids of the items' codes. All pairs of
+        items are compared.
 
         Raises RefusedError if the bundle has no codebook, DataError if the vectors do not fit."""
         codebook = bundle.require_codebook()
@@ -73,32 +77,38 @@ class ItemContent:
             settings = ContentSettings("vectors", weight, digest)
             prepared = codebook.prepare(vectors)
         centered = prepared - prepared.mean(axis=0, dtype=np.float64)
-        return cls(unit(centered.astype(np.float32)), settings)
+        return cls(nearest_items(unit(centered.astype(np.float32))), settings)
+
+    def weighted(self, weight: float) -> "ItemContent":
+        """The same content with another weight."""
+        return replace(self, settings=replace(self.settings, weight=weight))
+
+    @property
+    def similarity(self) -> Any:
+        """(n, n) scipy CSR float64, above the diagonal: similarity by content."""
+        return self.nearest * self.settings.weight
 
 
-def content_similarity(
-    content: ItemContent, events: NDArray[np.int64], neighbors: int | None
-) -> Any:
-    """(n, n) scipy CSR float64, above the diagonal: similarity by content of the items with at
-    most MAX_EVENTS events and the items nearest to them.
-
-    The similarity of item i to a neighbor j is weight · cosine ** POWER / (1 + events of i); the
-    larger one holds if each is a neighbor of the other."""
+def nearest_items(directions: Vectors) -> Any:
+    """(n, n) scipy CSR float64, above the diagonal: cosine ** POWER of each of n vectors of length
+    1 and the NEIGHBORS nearest to it, if it is at least MIN_COSINE."""
     from scipy import sparse
 
-    n = len(events)
-    count = min(neighbors or DEFAULT_NEIGHBORS, n - 1)
-    rare_rows = np.flatnonzero(events <= MAX_EVENTS)
-    similarity = sparse.csr_matrix((n, n))
+    n = len(directions)
+    count = min(NEIGHBORS, n - 1)
     step = max(1, BLOCK_VALUES // n)
-    for start in range(0, len(rare_rows), step):
-        rows = rare_rows[start : start + step]
-        cosines, nearest = _nearest(content.directions, rows, count)
-        scales = content.settings.weight / (1 + events[rows])
-        values = np.where(cosines < MIN_COSINE, 0, scales[:, None] * cosines**POWER)
-        entries = (values.ravel(), (np.repeat(rows, count), nearest.ravel()))
-        similarity += sparse.csr_matrix(entries, shape=(n, n))
-    return sparse.triu(similarity.maximum(similarity.T), k=1, format="csr")
+    columns = np.empty((n, count), dtype=np.int32)
+    values = np.empty((n, count))
+    for start in range(0, n, step):
+        rows = np.arange(start, min(start + step, n))
+        cosines, columns[rows] = _nearest(directions, rows, count)
+        values[rows] = np.where(cosines < MIN_COSINE, 0, cosines) ** POWER
+    entries = (values.ravel(), (np.repeat(np.arange(n), count), columns.ravel()))
+    similarity = sparse.csr_matrix(entries, shape=(n, n))
+    # each is a neighbor of the other
+    above = sparse.triu(similarity.maximum(similarity.T), k=1, format="csr")
+    above.eliminate_zeros()
+    return above
 
 
 def _nearest(

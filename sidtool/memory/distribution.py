@@ -10,7 +10,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError
 from sidtool.memory.gate import FEATURES
 from sidtool.memory.memory import Memory, SparseRows
-from sidtool.memory.similarity import age_weights
+from sidtool.memory.similarity import age_weights, largest
 
 HISTORY = 50
 """Items of a history that are read, the last ones: bounds the cost of a request."""
@@ -114,13 +114,13 @@ class MemoryIndex:
             return NO_ITEMS
         items, scores = _sum_by_key(positions, values, self.n_active)
         log_mass = float(np.log(scores.sum()))
-        best = _largest(scores, ITEMS)
+        best = largest(scores, ITEMS)
         logs = np.log(scores[best])
-        largest = float(logs.max())
+        log_best = float(logs.max())
         # relative to the best item, so that a high power does not underflow
-        logs = power * (logs - largest)
+        logs = power * (logs - log_best)
         logs -= np.log(np.exp(logs).sum())
-        return ItemDistribution(items[best], logs, log_mass, largest - log_mass)
+        return ItemDistribution(items[best], logs, log_mass, log_best - log_mass)
 
     def features(
         self,
@@ -226,15 +226,3 @@ def _sum_by_key(
     np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
     sums = np.bincount(is_first.cumsum() - 1, values[order]).astype(np.float64, copy=False)
     return ordered[is_first].astype(np.int64), sums
-
-
-def _largest(values: NDArray[np.float64], count: int) -> slice | NDArray[np.int64]:
-    """The indexes of the largest values, ascending; of equal ones the first."""
-    if len(values) <= count:
-        return slice(None)
-    threshold = np.partition(values, len(values) - count)[len(values) - count]
-    largest = np.flatnonzero(values >= threshold)
-    if len(largest) == count:
-        return largest
-    ties = np.flatnonzero(values[largest] == threshold)
-    return np.delete(largest, ties[len(ties) - (len(largest) - count) :])

@@ -132,7 +132,7 @@ class _Counts:
         user_events = np.bincount(np.concatenate(local), minlength=len(keys))
         later = _less(self.later[items], user_pairs, items)
         earlier = _less(self.earlier[items], user_pairs.T.tocsr(), items)
-        counts = later * UNIT + earlier * UNIT
+        counts = later * UNIT + settings.reverse * (earlier * UNIT)
         counts.eliminate_zeros()
         # (entries,): the events of each column, less those of the row's user
         entry_keys = np.repeat(users, np.diff(counts.indptr)) * n + counts.indices

@@ -34,7 +34,9 @@ class MemoryManifest(JsonRecord):
     digest: str
     """SHA-256 over the fields above and the arrays"""
     content: ContentSettings | None = None
-    """how items with few events got neighbors by content; None: they have none"""
+    """how items are similar by content; None: they are not"""
+    tuned_on: int | None = None
+    """validation users that chose the settings; None: they were not tuned"""
     libraries: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     format: int = FORMAT
@@ -75,6 +77,8 @@ class MemoryManifest(JsonRecord):
             for name in ("items", "window", "train_events"):
                 if getattr(manifest, name) < 1:
                     raise ValueError(f"{name} is {getattr(manifest, name)}, not at least 1")
+            if manifest.tuned_on is not None and manifest.tuned_on < 1:
+                raise ValueError(f"tuned_on is {manifest.tuned_on}, not at least 1")
             check_digests(manifest._digests())
             check_names(manifest.objects)
         except (TypeError, ValueError, UsageError) as error:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.errors import UsageError
 from sidtool.json_record import JsonRecord
-from sidtool.splits.cooccurrence import count_pairs, symmetric_weights
+from sidtool.splits.cooccurrence import count_pairs, pair_weights
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,18 @@ class KnnSettings(JsonRecord):
     """How item-kNN weights events. With `distance` 1, `recency` 1 and no shrinkage, similarity is
     the cosine of the item columns.
 
-    Raises UsageError for a weight that is not above 0 and at most 1, a shrinkage below 0, and fewer
-    than one neighbor."""
+    Raises UsageError for a weight that is not above 0 and at most 1 (`reverse`, `normalization`:
+    from 0), a shrinkage below 0, and fewer than one neighbor."""
 
     distance: float = 0.85
     """Two events of a user that are `gap` positions apart co-occur with weight `distance ** (gap
     - 1)`."""
+    reverse: float = 1.0
+    """Weight of an item that comes before the other, against one that comes after it; with 1,
+    similarity is symmetric."""
+    normalization: float = 0.5
+    """Exponent of the product of the two items' numbers of events in the denominator of a
+    similarity. 0.5 is the cosine; a lower one favors items with many events."""
     shrinkage: float = 0.0
     """Added to the denominator of a similarity, which lowers that of rare items."""
     neighbors: int | None = None
@@ -37,6 +43,9 @@ class KnnSettings(JsonRecord):
         for name in ("distance", "recency"):
             if not 0 < getattr(self, name) <= 1:
                 raise UsageError(f"{name} is above 0 and at most 1, not {getattr(self, name)}")
+        for name in ("reverse", "normalization"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is from 0 to 1, not {getattr(self, name)}")
         if not 0 <= self.shrinkage < float("inf"):
             raise UsageError(f"shrinkage is a number from 0, not {self.shrinkage}")
         if self.neighbors is not None and self.neighbors < 1:
@@ -46,8 +55,8 @@ class KnnSettings(JsonRecord):
 def item_similarity(
     sequences: Sequence[NDArray[np.int64]], items: int, settings: KnnSettings
 ) -> Any:
-    """(items, items) scipy CSR float64: similarity of items by the users' training sequences, with
-    an empty diagonal."""
+    """(items, items) scipy CSR float64: similarity of each item, the row, to those that users'
+    training sequences have with it, with an empty diagonal."""
     return similarity_of(
         count_pairs(sequences, items, settings.distance), count_events(sequences, items), settings
     )
@@ -64,9 +73,10 @@ def similarity_of(
     """(items, items) scipy CSR float64: similarity by counted pairs (as `count_pairs`) and the
     events of each item.
 
-    The similarity of two items is their co-occurrence over the root of the product of their numbers
-    of events, plus the shrinkage; `content`, an (n, n) CSR matrix above the diagonal, is added."""
-    counts = symmetric_weights(pairs)
+    The similarity of item i to item j is the weight of j after i, plus `reverse` times that of j
+    before i, over the shrinkage plus a power of the product of their numbers of events. `content`,
+    an (n, n) CSR matrix above the diagonal, is added."""
+    counts = pair_weights(pairs, settings.reverse)
     if content is not None:
         content = content + content.T
     return similarity_rows(counts, events, events[counts.indices], settings, content)
@@ -85,7 +95,7 @@ def similarity_rows(
     from scipy import sparse
 
     products = np.repeat(row_events, np.diff(counts.indptr)) * column_events.astype(np.float64)
-    values = counts.data / (np.sqrt(products) + settings.shrinkage)
+    values = counts.data / (products**settings.normalization + settings.shrinkage)
     # similarities exist only where items co-occur: the matrix is as sparse as the counts
     similarity = sparse.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
     if content is not None:
@@ -108,16 +118,32 @@ def age_weights(lengths: Sequence[int], recency: float) -> NDArray[np.float64]:
     return recency**ages
 
 
+def largest(values: NDArray[np.float64], count: int) -> slice | NDArray[np.int64]:
+    """The indexes of the largest values, ascending; of equal ones the first."""
+    if len(values) <= count:
+        return slice(None)
+    threshold = np.partition(values, len(values) - count)[len(values) - count]
+    indexes = np.flatnonzero(values >= threshold)
+    if len(indexes) == count:
+        return indexes
+    ties = np.flatnonzero(values[indexes] == threshold)
+    return np.delete(indexes, ties[len(ties) - (len(indexes) - count) :])
+
+
 def _nearest(similarity: Any, neighbors: int) -> Any:
     """The largest entries of each row; equal ones in the order of the items."""
     from scipy import sparse
 
-    rows = np.repeat(np.arange(similarity.shape[0]), np.diff(similarity.indptr))
-    order = np.lexsort((similarity.indices, -similarity.data, rows))
-    rank_in_row = np.arange(len(order)) - similarity.indptr[rows]
-    nearest = order[rank_in_row < neighbors]
-    entries = (similarity.data[nearest], (rows[nearest], similarity.indices[nearest]))
-    return sparse.csr_matrix(entries, shape=similarity.shape)
+    similarity.sort_indices()
+    starts = similarity.indptr
+    is_near = np.ones(len(similarity.data), dtype=np.bool_)
+    for row in np.flatnonzero(np.diff(starts) > neighbors).tolist():
+        entries = slice(starts[row], starts[row + 1])
+        is_near[entries] = False
+        is_near[entries][largest(similarity.data[entries], neighbors)] = True
+    ends = np.concatenate([[0], np.cumsum(is_near)])[starts]
+    nearest = (similarity.data[is_near], similarity.indices[is_near], ends)
+    return sparse.csr_matrix(nearest, shape=similarity.shape)
 
 
 def _history_weights(histories: Sequence[NDArray[np.int64]], items: int, recency: float) -> Any:

@@ -85,7 +85,7 @@ def count_pairs(
     sequences: Sequence[NDArray[np.int64]], n_items: int, decay: float, window: int = WINDOW
 ) -> Any:
     """(n_items, n_items) CSR int64: the weights of all pairs of different items in users'
-    sequences, in units of UNIT, above the diagonal.
+    sequences, in units of UNIT; the row is the earlier item, the column the later one.
 
     Two events of a user that are `gap` positions apart (1: adjacent, at most `window`) add
     `decay ** (gap - 1)` to the weight of their items. Sums of integers are exact: neither the order
@@ -101,7 +101,7 @@ def count_pairs(
         earlier = items[:-gap]
         later = items[gap:]
         pairs = (users[:-gap] == users[gap:]) & (earlier != later)
-        coordinates = (np.minimum(earlier, later)[pairs], np.maximum(earlier, later)[pairs])
+        coordinates = (earlier[pairs], later[pairs])
         weights = np.full(int(pairs.sum()), round(decay ** (gap - 1) / UNIT))
         total = total + sparse.csr_matrix((weights, coordinates), shape=(n_items, n_items))
     return total
@@ -112,9 +112,13 @@ def weigh_pairs(
 ) -> Any:
     """(n_items, n_items) CSR float64: the symmetric weights of the pairs that `count_pairs`
     counts."""
-    return symmetric_weights(count_pairs(sequences, n_items, decay, window))
+    return pair_weights(count_pairs(sequences, n_items, decay, window))
 
 
-def symmetric_weights(pairs: Any) -> Any:
-    """Counted pairs as a symmetric CSR matrix of float64 weights."""
-    return (pairs + pairs.T).tocsr() * UNIT
+def pair_weights(pairs: Any, reverse: float = 1.0) -> Any:
+    """Counted pairs as a CSR matrix of float64 weights: those of each item with later items, plus
+    `reverse` times those with earlier ones. With 1 it is symmetric."""
+    weights = pairs * UNIT
+    both = (weights + reverse * weights.T).tocsr()
+    both.eliminate_zeros()  # with reverse 0
+    return both

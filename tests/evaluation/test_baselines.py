@@ -30,6 +30,8 @@ sequence = st.lists(st.integers(0, ITEMS - 1), max_size=7)
 weights = st.builds(
     KnnSettings,
     distance=st.sampled_from([1.0, 0.85, 0.5]),
+    reverse=st.sampled_from([1.0, 0.4, 0.0]),
+    normalization=st.sampled_from([0.5, 0.3, 0.0]),
     shrinkage=st.sampled_from([0.0, 3.0]),
     neighbors=st.sampled_from([None, 1, 3]),
     recency=st.sampled_from([1.0, 0.75]),
@@ -47,12 +49,15 @@ def slow_similarity(sequences: list[list[int]], how: KnnSettings) -> dict[int, d
             for j, other in enumerate(items):
                 if one != other:
                     weight = how.distance ** (abs(i - j) - 1)
+                    if j < i:
+                        weight *= how.reverse
                     together[one][other] = together[one].get(other, 0) + weight
     events = [sum(items.count(item) for items in sequences) for item in range(ITEMS)]
     similar = {
         one: {
-            other: w / ((events[one] * events[other]) ** 0.5 + how.shrinkage)
+            other: w / ((events[one] * events[other]) ** how.normalization + how.shrinkage)
             for other, w in row.items()
+            if w > 0
         }
         for one, row in together.items()
     }

@@ -138,7 +138,9 @@ def golden_contract() -> Contract:
 
 def golden_memory() -> Memory:
     """A memory of all `EVENTS`, by the items of the golden bundle."""
-    settings = KnnSettings(distance=0.3, shrinkage=1.0, neighbors=2, recency=0.25)
+    settings = KnnSettings(
+        distance=0.3, reverse=0.5, normalization=0.25, shrinkage=1.0, neighbors=2, recency=0.25
+    )
     train = tuple(UserSequence(user, items, tuple(range(len(items)))) for user, items in EVENTS)
     return build_memory(Split("leave-one-out", train, (), ()), golden_bundle(), settings)
 

@@ -26,7 +26,7 @@ SPACE = "9021582f75d779123cf410b57aaeac4d7f265b02c0d5bfb6b0dea09b8254c323"
 CODEBOOK = "24d24de29f3349dc6928189967c3880fea1be32a6877ab39a5dadc022715730b"
 ITEMS = "f4c78cb044c799fe79561e29f1bba63db29bb3ad680e5808cea80cd8198fdba0"
 BUNDLE_DIGEST = "249014aa4b2b36652d45edc3936b5df1e24026374d3ad96593da8ba28435c1c0"
-MEMORY_DIGEST = "689642665b2dbfe214a1ee16b2696e8cfd189db359905af943ff84afe7aa1cdc"
+MEMORY_DIGEST = "eae8007f938ffb3af8c56bb8c72813cefd87c9e5692ed712cec02430b20b6da3"
 SPLIT_DIGEST = "89fe96cb64e7f9bbd8ff20b83bf10d2c44cde7890878df890f478396cfe730f8"
 
 
@@ -134,7 +134,7 @@ def test_the_memory_of_format_1() -> None:
     manifest = memory.manifest
     assert memory.digest == MEMORY_DIGEST == golden_memory().digest
     assert manifest.bundle.digest == BUNDLE_DIGEST
-    assert manifest.settings == KnnSettings(0.3, 1.0, 2, 0.25)
+    assert manifest.settings == KnnSettings(0.3, 0.5, 0.25, 1.0, 2, 0.25)
     assert (manifest.items, manifest.train_events, manifest.window) == (5, 11, 50)
     assert list(memory.ids) == ["i1", "i4", "i0", "i2", "ü/é 漢字"]
     assert memory.events.tolist() == [3, 0, 3, 3, 2]

@@ -48,7 +48,7 @@ def grown(bundle: Bundle) -> Bundle:
 
 
 def test_neighbors_are_those_of_item_knn() -> None:
-    how = KnnSettings(distance=0.7, shrinkage=2.0, neighbors=3)
+    how = KnnSettings(distance=0.7, shrinkage=2.0, neighbors=3, reverse=0.3, normalization=0.2)
     histories = random_histories(1, 60, ITEMS)
     memory = build_memory(split_of(histories), BUNDLE, how)
     row_of = {item: row for row, item in enumerate(BUNDLE.items.ids)}
@@ -153,6 +153,10 @@ def test_items_that_never_co_occur_are_refused() -> None:
         ("distance", float("nan")),
         ("recency", -1.0),
         ("recency", float("inf")),
+        ("reverse", -0.1),
+        ("reverse", 1.1),
+        ("normalization", -0.1),
+        ("normalization", float("nan")),
         ("shrinkage", -0.1),
         ("shrinkage", float("nan")),
         ("shrinkage", float("inf")),

@@ -1,4 +1,4 @@
-"""Items with few events get neighbors by content."""
+"""Items have neighbors by content, new ones too."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,11 +15,12 @@ from sidtool.data.items import make_items
 from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.memory import content as module
 from sidtool.memory.build import EarlierMemory, build_memory
-from sidtool.memory.content import ItemContent, content_similarity
+from sidtool.memory.content import ItemContent, nearest_items
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.memory import Memory, open_verified, verify_memory
 from sidtool.memory.memory import _digest as memory_digest
 from sidtool.memory.similarity import KnnSettings
+from sidtool.quantize.mlp import unit
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, split_of
 
@@ -36,38 +37,47 @@ VECTORS = GROWN.require_codebook().reconstruct(GROWN.items.codes)
 VECTORS = VECTORS + RNG.normal(scale=0.1, size=VECTORS.shape).astype(np.float32)
 
 
-def slow(content: ItemContent, events: list[int], neighbors: int) -> np.ndarray:
-    """Similarity by content, by loops."""
-    vectors = content.directions.astype(np.float64)
-    result = np.zeros((len(events), len(events)))
-    for i, count in enumerate(events):
-        if count > 5:
-            continue
+def slow(vectors: np.ndarray, neighbors: int) -> np.ndarray:
+    """Squared cosines of vectors and their neighbors, by loops."""
+    count = len(vectors)
+    result = np.zeros((count, count))
+    for i in range(count):
         cosines = [-2.0 if i == j else float(vectors[i] @ other) for j, other in enumerate(vectors)]
-        for j in sorted(range(len(events)), key=lambda j: -cosines[j])[:neighbors]:
+        for j in sorted(range(count), key=lambda j: -cosines[j])[:neighbors]:
             if i != j and cosines[j] >= 0.1:
-                value = content.settings.weight * cosines[j] ** 4 / (1 + count)
-                result[i, j] = result[j, i] = max(result[i, j], value)
+                result[i, j] = result[j, i] = cosines[j] ** 2
     return result
 
 
 @given(
-    neighbors=st.sampled_from([1, 3, 50, None]),
-    weight=st.sampled_from([1e-3, 0.4, 1.0]),
+    count=st.integers(2, 50),
+    neighbors=st.sampled_from([1, 3, 100]),
     block=st.sampled_from([1, 200, 2**24]),
     seed=st.integers(0, 3),
 )
 @settings(max_examples=40, deadline=None)
-def test_similarity_agrees_with_loops(
-    neighbors: int | None, weight: float, block: int, seed: int
+def test_the_nearest_items_agree_with_loops(
+    count: int, neighbors: int, block: int, seed: int
 ) -> None:
-    events = np.random.default_rng(seed).integers(0, 9, size=len(GROWN.items))
-    content = ItemContent.of(GROWN, VECTORS, weight)
+    vectors = unit(np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK_VALUES", block)
-        result = content_similarity(content, events, neighbors).toarray()
-    expected = np.triu(slow(content, events.tolist(), neighbors or 100))
+        patch.setattr(module, "NEIGHBORS", neighbors)
+        result = nearest_items(vectors).toarray()
+    expected = np.triu(slow(vectors.astype(np.float64), neighbors))
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-9)
+
+
+def test_the_directions_are_those_of_the_codebook_less_their_mean() -> None:
+    prepared = GROWN.require_codebook().prepare(VECTORS)
+    centered = unit((prepared - prepared.mean(axis=0)).astype(np.float32))
+    content = ItemContent.of(GROWN, VECTORS, 0.5)
+    expected = np.triu(slow(centered.astype(np.float64), 100))
+    np.testing.assert_allclose(content.nearest.toarray(), expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(content.similarity.toarray(), 0.5 * content.nearest.toarray())
+    heavier = content.weighted(2.0)
+    assert (heavier.settings.weight, heavier.settings.source) == (2.0, "vectors")
+    np.testing.assert_array_equal(heavier.similarity.toarray(), 2 * content.nearest.toarray())
 
 
 @pytest.mark.parametrize("vectors", [VECTORS, None], ids=["vectors", "codes"])
@@ -93,14 +103,14 @@ def test_without_content_new_items_have_no_neighbors() -> None:
     assert memory.neighbors.to_scipy().toarray()[NEW_ROWS].sum() == 0
 
 
-def test_items_with_more_events_keep_their_similarities() -> None:
-    plain = build_memory(SPLIT, GROWN, KnnSettings(neighbors=None))
-    both = build_memory(SPLIT, GROWN, KnnSettings(neighbors=None), content=ItemContent.of(GROWN))
-    frequent = np.flatnonzero(plain.events > 5)
-    assert len(frequent) > 1
-    pairs = np.ix_(frequent, frequent)
-    expected = plain.neighbors.to_scipy().toarray()[pairs]
-    np.testing.assert_array_equal(both.neighbors.to_scipy().toarray()[pairs], expected)
+def test_similarity_by_content_is_added_to_that_of_the_events() -> None:
+    content = ItemContent.of(GROWN, VECTORS, 0.7)
+    how = KnnSettings(neighbors=None)
+    plain = build_memory(SPLIT, GROWN, how)
+    both = build_memory(SPLIT, GROWN, how, content=content)
+    added = content.similarity.toarray()
+    expected = plain.neighbors.to_scipy().toarray() + added + added.T
+    np.testing.assert_allclose(both.neighbors.to_scipy().toarray(), expected, rtol=1e-5)
     np.testing.assert_array_equal(both.arrays["pairs/weight"], plain.arrays["pairs/weight"])
 
 
@@ -171,7 +181,7 @@ def test_content_that_contradicts_the_rest_is_reported(tmp_path: Path, damage: s
     assert len(verify_memory(tmp_path / "m.zarr")) == 1
 
 
-@pytest.mark.parametrize("weight", [-1.0, 1.5, float("nan"), float("inf"), 0.0])
+@pytest.mark.parametrize("weight", [-1.0, 101.0, float("nan"), float("inf"), 0.0])
 def test_weights_out_of_range_are_refused(weight: float) -> None:
     with pytest.raises(UsageError, match="weight of the content"):
         ItemContent.of(GROWN, weight=weight)

@@ -86,16 +86,6 @@ def test_only_the_best_items_and_the_last_events_are_used(monkeypatch: Any) -> N
     np.testing.assert_array_equal(last.log_probs, expected.log_probs)
 
 
-@given(values=st.lists(st.sampled_from([1.0, 2.0, 3.0]), max_size=12), count=st.integers(1, 12))
-def test_of_equal_items_the_first_are_kept(values: list[float], count: int) -> None:
-    array = np.array(values)
-    order = np.lexsort((np.arange(len(array)), -array))[:count]
-    expected = array[np.sort(order)]
-    indexes = np.arange(len(array))[module._largest(array, count)]
-    assert indexes.tolist() == np.sort(order).tolist()
-    np.testing.assert_array_equal(array[indexes], expected)
-
-
 def test_probabilities_of_items_that_it_lacks_are_zero() -> None:
     one = ItemDistribution(np.array([2, 5]), np.log([0.25, 0.75]))
     result = np.exp(one.log_probs_at(np.array([0, 2, 3, 5, 9])))

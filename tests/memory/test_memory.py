@@ -204,7 +204,7 @@ def test_signed_values_that_break_a_rule_are_refused(
 CONTRADICTIONS: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
     "another similarity": lambda a: a["neighbors/weight"].__setitem__(0, 0.123),
     "another count": lambda a: a["pairs/weight"].__setitem__(0, 1),
-    "a pair below the diagonal": lambda a: a["pairs/item"].__setitem__(0, 0),
+    "a pair of an item with itself": lambda a: a["pairs/item"].__setitem__(0, 0),
     "no events of a pair": lambda a: a["items/events"].__setitem__(slice(0, 40), 0),
     "ids twice": lambda a: a["items/id_bytes"].__setitem__(slice(None), 105),
 }
