@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sidtool.evaluation.evaluation import evaluate as evaluate
     from sidtool.evaluation.tune_memory import TuneMemoryOptions as TuneMemoryOptions
     from sidtool.evaluation.tune_memory import tune_memory as tune_memory
+    from sidtool.evaluation.tune_similarity import TuneSimilarityOptions as TuneSimilarityOptions
+    from sidtool.evaluation.tune_similarity import tune_similarity as tune_similarity
     from sidtool.ingest.check import check as check
     from sidtool.interop.convert import CatalogFile as CatalogFile
     from sidtool.interop.convert import export_map as export_map
@@ -88,6 +90,7 @@ _MODULES = {
     "TaskEvaluationOptions": "sft.task_eval",
     "TrainOptions": "training.settings",
     "TuneMemoryOptions": "evaluation.tune_memory",
+    "TuneSimilarityOptions": "evaluation.tune_similarity",
     "add_items": "build.add",
     "align": "build.align",
     "build_codebook": "build.build",
@@ -123,6 +126,7 @@ _MODULES = {
     "train": "training.run",
     "train_stages": "training.stages",
     "tune_memory": "evaluation.tune_memory",
+    "tune_similarity": "evaluation.tune_similarity",
     "verify": "bundle.integrity",
 }
 """The module of each public name, below `sidtool`."""

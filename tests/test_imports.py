@@ -66,6 +66,7 @@ def test_the_exported_names_are_these() -> None:
         "TaskEvaluationOptions",
         "TrainOptions",
         "TuneMemoryOptions",
+        "TuneSimilarityOptions",
         "__version__",
         "add_items",
         "align",
@@ -102,6 +103,7 @@ def test_the_exported_names_are_these() -> None:
         "train",
         "train_stages",
         "tune_memory",
+        "tune_similarity",
         "verify",
     ]
     assert all(callable(getattr(sidtool, name)) for name in set(sidtool.__all__) - {"__version__"})

@@ -10,6 +10,7 @@ import numpy as np
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.hub import cached, is_hub_url
+from sidtool.data.items import Items
 from sidtool.data.vector_files import read_vectors
 from sidtool.embed import Encoder, check_location, check_probes, embed
 from sidtool.errors import DataError, RefusedError, UsageError
@@ -107,6 +108,27 @@ def check_texts(
     encoder = replace(recorded, model=location, trust_remote_code=trust_remote_code)
     check_location(encoder)
     return encoder, recipe
+
+
+def embed_items(
+    bundle: Bundle,
+    items: Items,
+    *,
+    model: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Vectors:
+    """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, by the texts
+    of a catalog.
+
+    Raises DataError if the catalog lacks an item, and as `embed_texts`."""
+    texts = dict(zip(items.ids, items.texts, strict=True))
+    missing = [item for item in bundle.items.ids if item not in texts]
+    if missing:
+        raise DataError(
+            f"{len(missing)} items of the bundle are not in the catalog (first: {missing[0]!r})"
+        )
+    in_order = [texts[item] for item in bundle.items.ids]
+    return embed_texts(bundle, in_order, model=model, progress=progress)
 
 
 def _recorded_location(encoder: Encoder) -> str:

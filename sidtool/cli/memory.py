@@ -9,12 +9,15 @@ import typer
 from sidtool.cli import inference
 from sidtool.errors import UsageError
 from sidtool.terminal import options
-from sidtool.terminal.console import next_step, progress, say, say_json, say_table
+from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table
 
 if TYPE_CHECKING:
     from sidtool.bundle.bundle import Bundle
     from sidtool.memory.build import EarlierMemory
     from sidtool.memory.content import ItemContent
+    from sidtool.memory.memory import Memory
+    from sidtool.sid import Vectors
+    from sidtool.splits.split import Split
 
 
 def build_memory(
@@ -23,7 +26,18 @@ def build_memory(
     out: options.Out,
     distance: Annotated[
         float | None,
-        typer.Option(help="Weight of a pair of events per position between them; default 0.85."),
+        typer.Option(help="Weight of a pair per position between its events; default 0.85."),
+    ] = None,
+    reverse: Annotated[
+        float | None,
+        typer.Option(help="Weight of a pair against its order; 1: symmetric. Default 0.3."),
+    ] = None,
+    normalization: Annotated[
+        float | None,
+        typer.Option(
+            help="Exponent of the items' numbers of events that divide a similarity; 0.5: cosine. "
+            "Lower favors items with many events. Default 0.3."
+        ),
     ] = None,
     recency: Annotated[
         float | None,
@@ -36,20 +50,38 @@ def build_memory(
     neighbors: Annotated[
         int | None, typer.Option(help="Most similar items kept per item; default 100.")
     ] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(
+            help="Catalog of the bundle's items: by its texts and the bundle's encoder, items are "
+            "also similar by content, those without events too."
+        ),
+    ] = None,
+    encoder: options.MovedEncoder = None,
     embeddings: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Vectors of the bundle's items, once per source: items with few events or none "
-            "get neighbors by content."
-        ),
+        typer.Option(help="In place of --items: vectors of the bundle's items, once per source."),
     ] = None,
     content_weight: Annotated[
         float | None,
         typer.Option(
-            help="Weight of the content, by default 0.4; without --embeddings that of the items' "
-            "codes, which is less exact. 0: no neighbors by content."
+            help="Weight of the content, by default 0.8; without --items and --embeddings that "
+            "of the items' codes, which is less exact. 0: no similarity by content."
         ),
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune", help="Choose the settings that are not given on validation users, by NDCG@10."
+        ),
+    ] = False,
+    users: Annotated[
+        int | None, typer.Option(help="Validation examples for --tune, evenly spread (5000).")
+    ] = None,
+    exclude_seen: Annotated[
+        bool,
+        typer.Option("--exclude-seen", help="With --tune, recommend no item of the history."),
+    ] = False,
     earlier: Annotated[
         str | None,
         typer.Option(help="A memory to update: only users with other events are counted again."),
@@ -69,15 +101,25 @@ def build_memory(
     from sidtool.splits.files import open_split
 
     refuse_existing(out, force)
-    previous = _earlier(earlier, earlier_split)
-    flags: dict[str, Any] = {"distance": distance, "recency": recency, "shrinkage": shrinkage}
-    flags["neighbors"] = neighbors
+    if not tune and (users is not None or exclude_seen):
+        raise UsageError("--users and --exclude-seen require --tune")
+    if tune and earlier is not None:
+        raise UsageError("--tune chooses other settings than those of the --earlier memory")
+    flags: dict[str, Any] = {"distance": distance, "reverse": reverse, "recency": recency}
+    flags |= {"normalization": normalization, "shrinkage": shrinkage, "neighbors": neighbors}
     chosen = {name: value for name, value in flags.items() if value is not None}
-    base = DEFAULT if previous is None else previous.memory.manifest.settings
-    settings = replace(base, **chosen)
+    previous = _earlier(earlier, earlier_split)
+    events = open_split(split)
     opened = open_bundle(bundle)
-    content = _content(opened, embeddings, content_weight, previous)
-    memory = build(open_split(split), opened, settings, earlier=previous, content=content)
+    vectors = _vectors(opened, items, encoder, embeddings or [])
+    content = _content(opened, vectors, content_weight, previous)
+    if tune:
+        fixed = chosen if content_weight is None else chosen | {"content_weight": content_weight}
+        memory = _build_tuned(events, opened, content, fixed, users, exclude_seen)
+    else:
+        base = DEFAULT if previous is None else previous.memory.manifest.settings
+        settings = replace(base, **chosen)
+        memory = build(events, opened, settings, earlier=previous, content=content)
     memory.save(out, force=force)
     manifest = memory.manifest
     if json:
@@ -125,28 +167,71 @@ def tune_memory(
     return next_step(f"sidtool evaluate {out} {split}")
 
 
+def _build_tuned(
+    split: "Split",
+    bundle: "Bundle",
+    content: "ItemContent | None",
+    fixed: dict[str, Any],
+    users: int | None,
+    exclude_seen: bool,
+) -> "Memory":
+    """A memory with the settings that are best on validation users; prints them."""
+    from sidtool.evaluation.tune_similarity import TuneSimilarityOptions, tune_similarity
+    from sidtool.memory.build import build_memory
+
+    chosen = TuneSimilarityOptions(exclude_seen=exclude_seen, fixed=fixed)
+    if users is not None:
+        chosen = replace(chosen, users=users)
+    with progress("tune") as reports:
+        tuned = tune_similarity(split, bundle, content, chosen, progress=reports.get("tune"))
+    weight = 0 if tuned.content is None else tuned.content.settings.weight
+    settings = {**tuned.settings.to_json(), "content_weight": weight}
+    values = ", ".join(f"{name} {value}" for name, value in settings.items())
+    note(f"{values}: NDCG@10 {tuned.ndcg:.4f} on {tuned.users} validation examples")
+    return build_memory(split, bundle, tuned.settings, content=tuned.content, tuned_on=tuned.users)
+
+
+def _vectors(
+    bundle: "Bundle", items: Path | None, encoder: str | None, embeddings: list[Path]
+) -> "Vectors | None":
+    """The vectors of a bundle's items, of files or by their texts; None if neither is given."""
+    from sidtool.build.add import read_new_items
+    from sidtool.build.encode import embed_items, read_sources
+
+    if embeddings and (items is not None or encoder is not None):
+        raise UsageError("give either --embeddings, or --items and --encoder")
+    if encoder is not None and items is None:
+        raise UsageError("--encoder requires --items")
+    if embeddings:
+        return read_sources(bundle, embeddings, list(bundle.items.ids))
+    if items is None:
+        return None
+    catalog = read_new_items(bundle, items)
+    with progress("embed") as reports:
+        return embed_items(bundle, catalog, model=encoder, progress=reports.get("embed"))
+
+
 def _content(
     bundle: "Bundle",
-    embeddings: list[Path] | None,
+    vectors: "Vectors | None",
     weight: float | None,
     previous: "EarlierMemory | None",
 ) -> "ItemContent | None":
-    """The content of a bundle's items; None if it is not used. Raises UsageError if an earlier
-    memory has neighbors by content and the command does not say how to compute them."""
-    from sidtool.build.encode import read_sources
+    """The content of a bundle's items; None if it is not used. Without vectors and weight it is
+    that of an earlier memory."""
+    from sidtool.memory.build import content_of
     from sidtool.memory.content import DEFAULT_WEIGHT, ItemContent
 
     if weight == 0:
         return None
-    if not embeddings and weight is None:
-        if previous is not None and previous.memory.manifest.content is not None:
-            raise UsageError(
-                "the earlier memory has neighbors by content, and no content is given",
-                hint="--embeddings, or --content-weight 0 to leave them out",
-            )
-        return None
-    vectors = read_sources(bundle, embeddings, list(bundle.items.ids)) if embeddings else None
-    return ItemContent.of(bundle, vectors, DEFAULT_WEIGHT if weight is None else weight)
+    recorded = None if previous is None else previous.memory.manifest.content
+    if vectors is None and weight is None:
+        if previous is None or recorded is None:
+            return None
+        return content_of(previous.memory, bundle)
+    if weight is None:
+        weight = DEFAULT_WEIGHT if recorded is None else recorded.weight
+    return ItemContent.of(bundle, vectors, weight)
 
 
 def _earlier(memory: str | None, split: Path | None) -> "EarlierMemory | None":

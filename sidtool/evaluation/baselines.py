@@ -4,13 +4,14 @@ Both are fitted on training events only: a history may contain later events, the
 Equal scores rank by popularity, then by id."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError
+from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.memory.similarity import KnnSettings, history_scores, item_similarity
 from sidtool.splits.split import Example, UserSequence
@@ -57,13 +58,14 @@ class Catalog:
 
 UNTUNED = KnnSettings()
 
-GRID: Mapping[str, Sequence[Any]] = {
+GRID: Grid = {
     "recency": (1.0, 0.9, 0.75, 0.6, 0.45, 0.3),
     "shrinkage": (0.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
     "distance": (1.0, 0.95, 0.85, 0.7, 0.5),
     "neighbors": (None, 200, 100, 50),
 }
-"""The values that `tune_item_knn` tries."""
+"""The values that `tune_item_knn` tries: of the classical settings alone, so that the baseline can
+be compared with published ones. `tune_similarity` tries all."""
 
 
 def popularity(
@@ -112,7 +114,7 @@ def tune_item_knn(
     valid: Sequence[Example],
     *,
     exclude_seen: bool,
-    grid: Mapping[str, Sequence[Any]] = GRID,
+    grid: Grid = GRID,
     progress: Callable[[int, int], None] | None = None,
 ) -> KnnSettings:
     """The settings with the best NDCG@10 on validation examples: one setting after the other from
@@ -126,22 +128,14 @@ def tune_item_knn(
     histories = [catalog.index_of(example.history) for example in valid]
     targets = catalog.targets([example.item for example in valid])
 
-    def ndcg(settings: KnnSettings) -> float:
+    def ndcg(values: Settings) -> float:
+        settings = KnnSettings(**values)
         similarity = item_similarity(sequences, len(catalog), settings)
         ranked = item_knn(similarity, histories, 10, settings=settings, exclude_seen=exclude_seen)
         return float(metric_values(find_targets(ranked, targets), [10])[:, 1].mean())
 
-    results = {UNTUNED: ndcg(UNTUNED)}
-    # coordinate search: the second round sees the other settings' choices of the first
-    trials = [(name, value) for _ in range(2) for name, values in grid.items() for value in values]
-    for done, (name, value) in enumerate(trials, start=1):
-        best = max(results, key=results.__getitem__)
-        candidate = replace(best, **{name: value})
-        if candidate not in results:
-            results[candidate] = ndcg(candidate)
-        if progress is not None:
-            progress(done, len(trials))
-    return max(results, key=results.__getitem__)
+    best, _ = coordinate_search(asdict(UNTUNED), grid, ndcg, progress)
+    return KnnSettings(**best)
 
 
 def _best(items: NDArray[np.int32], scores: NDArray[np.float32], k: int) -> PopularityIndex:

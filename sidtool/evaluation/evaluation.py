@@ -31,7 +31,7 @@ from sidtool.model.split_check import check_model_split, event_columns
 from sidtool.recommendation.query import Progress
 from sidtool.splits.files import open_split
 from sidtool.splits.record import SplitReference, check_split
-from sidtool.splits.split import Example, Split, UserSequence
+from sidtool.splits.split import Example, Split, UserSequence, evenly_spaced
 
 OTHER_MODEL = "other model"
 """The name of the system that a model is compared with."""
@@ -94,12 +94,8 @@ def evaluate(
     if other is not None:
         labels = (f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}")
         _check_split(other, name, opened.reference, *labels)
-    examples = opened.test if options.on == "test" else opened.valid
-    count = len(examples)
-    if options.limit is not None and options.limit < count:
-        # evenly spread, as the first users of a file may be the oldest
-        indexes = [step * count // options.limit for step in range(options.limit)]
-        examples = tuple(examples[index] for index in indexes)
+    part = opened.test if options.on == "test" else opened.valid
+    examples = evenly_spaced(part, options.limit)
     return evaluate_examples(
         loaded, examples, opened.train, options, against=other, progress=progress
     )

@@ -26,7 +26,7 @@ from sidtool.model.split_check import check_model_split
 from sidtool.output import refuse_existing
 from sidtool.recommendation.query import WINDOW, Progress, QuerySession, in_windows
 from sidtool.splits.record import check_split
-from sidtool.splits.split import Example, Split
+from sidtool.splits.split import Example, Split, evenly_spaced
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 POWERS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
@@ -229,9 +229,7 @@ def _candidates(
     options = options or TuneMemoryOptions()
     if not examples:
         raise DataError("there are no validation examples to tune the memory on")
-    if options.users is not None and options.users < len(examples):
-        steps = range(options.users)
-        examples = [examples[step * len(examples) // options.users] for step in steps]
+    examples = evenly_spaced(examples, options.users)
     even = replace(loaded, memory=WeightedMemory(memory, weight=0.5, power=1.0))
     session = QuerySession.of(even)
     assert session.mixture is not None

@@ -139,6 +139,14 @@ class Split:
         )
 
 
+def evenly_spaced(examples: Sequence[Example], count: int | None) -> Sequence[Example]:
+    """`count` of the examples, evenly spread, as the first users of a file may be the oldest; all
+    if there are no more or `count` is None."""
+    if count is None or count >= len(examples):
+        return examples
+    return tuple(examples[step * len(examples) // count] for step in range(count))
+
+
 def count_leaks(split: Split, events: Iterable[Event]) -> int:
     """Number of held-out events among `events`, which are those that training uses: must be 0."""
     return sum(event in split.held_out for event in events)

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.items import read_items
+from sidtool.embed import Encoder, embed
 from sidtool.memory.memory import Memory
 from sidtool.model.memory import MEMORY_COPY
 from tests.cli.road import TRAINING, Ran, Road, done, refused, run, tree, write_lines
@@ -55,7 +58,38 @@ def test_an_update_equals_a_new_memory(road: Road, memory: Path, tmp_path: Path)
     assert not (tmp_path / "x").exists()
 
 
-def test_new_items_get_neighbors_by_content(road: Road, tmp_path: Path) -> None:
+def test_settings_are_chosen_on_validation_users(road: Road, tmp_path: Path) -> None:
+    options = ("--tune", "--exclude-seen", "--users", 20, "--reverse", 0.25)
+    ran = build(road, tmp_path / "m.zarr", *options, "--content-weight", 0.3)
+    manifest = Memory.open(tmp_path / "m.zarr").manifest
+    assert manifest.tuned_on == 20
+    assert manifest.settings.reverse == 0.25
+    assert manifest.content is not None
+    assert manifest.content.weight == 0.3
+    assert "NDCG@10" in ran.err
+    # as building with these settings, but for the record of how they were chosen
+    settings = manifest.settings.to_json().items()
+    flags = [part for name, value in settings for part in (f"--{name}", value)]
+    build(road, tmp_path / "same.zarr", *flags, "--content-weight", 0.3)
+    same = Memory.open(tmp_path / "same.zarr").manifest
+    assert (same.digest, same.tuned_on) == (manifest.digest, None)
+    earlier = ("--earlier", tmp_path / "m.zarr", "--earlier-split", road.split)
+    build(road, tmp_path / "updated.zarr", *earlier)
+    updated = Memory.open(tmp_path / "updated.zarr").manifest
+    assert (updated.digest, updated.tuned_on) == (manifest.digest, 20)
+    build(road, tmp_path / "changed.zarr", *earlier, "--recency", 0.123)
+    assert Memory.open(tmp_path / "changed.zarr").manifest.tuned_on is None
+    for wrong in (
+        ("--tune", *earlier),
+        ("--users", 9),
+        ("--exclude-seen",),
+        ("--tune", "--users", 0),
+    ):
+        refused(2, "build-memory", road.split, road.bundle, "-o", tmp_path / "x", *wrong)
+    assert not (tmp_path / "x").exists()
+
+
+def test_items_are_similar_by_content(road: Road, tmp_path: Path) -> None:
     plain, out = tmp_path / "plain.zarr", tmp_path / "memory.zarr"
     build(road, plain, "--content-weight", 0)
     build(road, out, "--content-weight", 0.3)
@@ -64,13 +98,12 @@ def test_new_items_get_neighbors_by_content(road: Road, tmp_path: Path) -> None:
     assert (content.source, content.weight) == ("codes", 0.3)
     assert Memory.open(plain).manifest.content is None
     earlier = ("--earlier", out, "--earlier-split", road.split)
-    error = refused(2, "build-memory", road.split, road.bundle, "-o", tmp_path / "x.zarr", *earlier)
-    assert "the earlier memory has neighbors by content" in error
-    build(road, tmp_path / "same.zarr", *earlier, "--content-weight", 0.3)
-    assert Memory.open(tmp_path / "same.zarr").digest == Memory.open(out).digest
+    for number, options in enumerate(((), ("--content-weight", 0.3))):
+        build(road, tmp_path / f"same{number}.zarr", *earlier, *options)
+        assert Memory.open(tmp_path / f"same{number}.zarr").digest == Memory.open(out).digest
     build(road, tmp_path / "none.zarr", *earlier, "--content-weight", 0)
     assert Memory.open(tmp_path / "none.zarr").digest == Memory.open(plain).digest
-    for weight in (-1, 2, "nan"):
+    for weight in (-1, 101, "nan"):
         options = ("--content-weight", weight)
         refused(2, "build-memory", road.split, road.bundle, "-o", tmp_path / "x.zarr", *options)
     assert not (tmp_path / "x.zarr").exists()
@@ -86,7 +119,7 @@ def test_the_content_of_vectors(road: Road, tmp_path: Path) -> None:
     content = Memory.open(tmp_path / "m.zarr").manifest.content
     expected = hashlib.sha256(vectors.astype(np.float32).tobytes()).hexdigest()
     assert content is not None
-    assert (content.source, content.weight, content.vectors) == ("vectors", 0.4, expected)
+    assert (content.source, content.weight, content.vectors) == ("vectors", 0.8, expected)
     write_lines(tmp_path / "v.ids.txt", ["other", *ids[1:]])
     error = refused(
         1,
@@ -99,6 +132,42 @@ def test_the_content_of_vectors(road: Road, tmp_path: Path) -> None:
         tmp_path / "v.npy",
     )
     assert ids[0] in error
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_content_of_texts(road: Road, encoder: Path, tmp_path: Path) -> None:
+    """They are encoded as the bundle encoded them."""
+    bundle = tmp_path / "b.zarr"
+    copy = shutil.copytree(encoder, tmp_path / "encoder")
+    template = "{title}. {description}"
+    options = ("--levels", "4x4x8", "--encoder", copy, "--text-template", template)
+    done("build-codebook", road.items, "-o", bundle, *options)
+    command = ("build-memory", road.split, bundle, "--items", road.items)
+    done(*command, "-o", tmp_path / "m.zarr")
+    content = Memory.open(tmp_path / "m.zarr").manifest.content
+    catalog = read_items(road.items, text_template=template)
+    texts = dict(zip(catalog.ids, catalog.texts, strict=True))
+    in_order = [texts[item] for item in Bundle.open(bundle).items.ids]
+    vectors, _ = embed(in_order, Encoder(str(copy)), cache=tmp_path / "cache")
+    assert content is not None
+    assert content.vectors == hashlib.sha256(vectors.tobytes()).hexdigest()
+    lines = road.items.read_text().splitlines()
+    write_lines(tmp_path / "few.jsonl", lines[:-1])
+    few = ("build-memory", road.split, bundle, "--items", tmp_path / "few.jsonl")
+    assert "1 items of the bundle are not in the catalog" in refused(1, *few, "-o", tmp_path / "x")
+    copy.rename(tmp_path / "moved")
+    refused(1, *command, "-o", tmp_path / "x")
+    done(*command, "-o", tmp_path / "again.zarr", "--encoder", tmp_path / "moved")
+    assert Memory.open(tmp_path / "again.zarr").digest == Memory.open(tmp_path / "m.zarr").digest
+    assert not (tmp_path / "x").exists()
+
+
+def test_texts_need_the_encoder_of_the_bundle(road: Road, tmp_path: Path) -> None:
+    command = ("build-memory", road.split, road.bundle, "-o", tmp_path / "x")
+    error = refused(3, *command, "--items", road.items)
+    assert "was built from given vectors" in error
+    refused(2, *command, "--encoder", "e")
+    refused(2, *command, "--items", road.items, "--embeddings", tmp_path / "v.npy")
     assert not (tmp_path / "x").exists()
 
 

@@ -105,7 +105,8 @@ def light_commands(folder: Path) -> dict[str, Writing]:
         ),
         "align": Writing(("align", other, "--to", bundle), build),
         "build-memory": Writing(
-            ("build-memory", split, bundle), ("build-memory", split, bundle, "--neighbors", 2)
+            ("build-memory", split, bundle, "--tune"),
+            ("build-memory", split, bundle, "--neighbors", 2),
         ),
         "pull": Writing(("pull", f"{folder / 'registry' / 'shop'}@1.0"), build, resumes=True),
         "push": Writing(("push", folder / "shop2.zarr", "OUT"), out="shop"),

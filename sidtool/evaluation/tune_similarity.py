@@ -1,0 +1,137 @@
+"""Chooses the settings of a memory on validation users, by NDCG@10 of the memory alone.
+
+The counts of pairs, by direction, and the nearest items by content are computed once; each trial
+weighs them anew."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, lru_cache
+from typing import Any
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.errors import DataError, UsageError
+from sidtool.evaluation.baselines import Catalog, item_knn
+from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
+from sidtool.evaluation.metrics import find_targets, metric_values
+from sidtool.memory.build import DEFAULT
+from sidtool.memory.content import ItemContent
+from sidtool.memory.similarity import KnnSettings, similarity_of
+from sidtool.splits.cooccurrence import count_pairs, item_sequences
+from sidtool.splits.split import Split, evenly_spaced
+
+K = 10
+"""Cut-off of the metric."""
+CONTENT = "content_weight"
+GRID: Grid = {
+    "normalization": (0.5, 0.4, 0.3, 0.2, 0.1),
+    CONTENT: (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2),
+    "recency": (1.0, 0.9, 0.75, 0.6, 0.45, 0.3),
+    "reverse": (1.0, 0.7, 0.5, 0.3, 0.1, 0.0),
+    "distance": (1.0, 0.95, 0.85, 0.7, 0.5),
+    "shrinkage": (0.0, 1.0, 2.0, 5.0, 10.0, 20.0),
+}
+"""The values that are tried, those that matter most first."""
+
+
+@dataclass(frozen=True)
+class TuneSimilarityOptions:
+    """How settings are chosen. Raises UsageError for fewer than one user."""
+
+    users: int | None = 5000
+    """Validation examples, evenly spread; None takes all."""
+    exclude_seen: bool = False
+    """No item of the history is recommended."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that are not tuned, by name: fields of KnnSettings, and `content_weight`."""
+
+    def __post_init__(self) -> None:
+        if self.users is not None and self.users < 1:
+            raise UsageError(f"users must be at least 1, not {self.users}")
+
+
+@dataclass(frozen=True, eq=False)
+class TunedSimilarity:
+    """What was chosen for a memory."""
+
+    settings: KnnSettings
+    content: ItemContent | None
+    """None if items are not similar by content"""
+    users: int
+    """validation examples that it was chosen on"""
+    ndcg: float
+    """NDCG@10 of the memory alone on them"""
+
+
+def tune_similarity(
+    split: Split,
+    bundle: Bundle,
+    content: ItemContent | None = None,
+    options: TuneSimilarityOptions | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> TunedSimilarity:
+    """The settings of a memory with the best NDCG@10 on validation examples of a split.
+
+    Test examples are not read. Raises DataError without validation examples, RefusedError if a
+    held-out event is among the training events."""
+    options = options or TuneSimilarityOptions()
+    if not split.valid:
+        raise DataError("the split has no validation examples to tune the memory on")
+    trials = _trials(split, bundle, content, options)
+    start = asdict(DEFAULT) | {CONTENT: 0.0 if content is None else content.settings.weight}
+    start |= options.fixed
+    names = GRID.keys() - options.fixed.keys() - ({CONTENT} if content is None else set())
+    grid = {name: values for name, values in GRID.items() if name in names}
+    best, ndcg = coordinate_search(start, grid, trials, progress)
+    weight = best.pop(CONTENT)
+    chosen = content.weighted(weight) if content is not None and weight else None
+    users = len(evenly_spaced(split.valid, options.users))
+    return TunedSimilarity(KnnSettings(**best), chosen, users, ndcg)
+
+
+def _trials(
+    split: Split, bundle: Bundle, content: ItemContent | None, options: TuneSimilarityOptions
+) -> Callable[[Settings], float]:
+    """The NDCG@10 of settings, as a function of them."""
+    ids = bundle.items.ids
+    catalog = Catalog.of(
+        [ids[row] for row in bundle.active.tolist()], [user.items for user in split.train]
+    )
+    n = len(catalog)
+    sequences = item_sequences(split, catalog.ids)
+    nearest = None if content is None else _moved(content.nearest, bundle, catalog)
+    examples = evenly_spaced(split.valid, options.users)
+    histories = [catalog.index_of(example.history) for example in examples]
+    targets = catalog.targets([example.item for example in examples])
+
+    @cache
+    def pairs(distance: float) -> Any:
+        return count_pairs(sequences, n, distance)
+
+    @lru_cache(maxsize=1)  # trials of recency have the same similarities
+    def similarity(weight: float, settings: KnnSettings) -> Any:
+        weighted = None if nearest is None else nearest * weight
+        return similarity_of(pairs(settings.distance), catalog.events, settings, weighted)
+
+    def ndcg(values: Settings) -> float:
+        weight = values[CONTENT]
+        settings = KnnSettings(**{name: values[name] for name in values if name != CONTENT})
+        ranked = item_knn(
+            similarity(weight, replace(settings, recency=1.0)),
+            histories,
+            K,
+            settings=settings,
+            exclude_seen=options.exclude_seen,
+        )
+        return float(metric_values(find_targets(ranked, targets), [K])[:, 1].mean())
+
+    return ndcg
+
+
+def _moved(nearest: Any, bundle: Bundle, catalog: Catalog) -> Any:
+    """Entries above the diagonal by bundle rows -> those by the items of a catalog."""
+    from scipy import sparse
+
+    rows = bundle.items.rows(catalog.ids)
+    symmetric = (nearest + nearest.T).tocsr()
+    return sparse.triu(symmetric[rows][:, rows], k=1, format="csr")
