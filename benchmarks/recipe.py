@@ -195,23 +195,37 @@ class Recipe:
         return self.steps.run(model, "train", start, examples, "-o", model, *options)
 
     def memory(self, bundle: Path) -> Path:
-        """The memory of the training events."""
+        """The memory of the training events, with settings that are chosen on validation users."""
         memory = self.work / "memory.zarr"
-        return self.steps.run(memory, "build-memory", self.split(), bundle, "-o", memory)
+        command = ["build-memory", self.split(), bundle, "-o", memory, "--tune"]
+        options = [*self.content_options(bundle), *self.seen_options()]
+        return self.steps.run(memory, *command, *options)
 
     def with_memory(self, model: Path, bundle: Path) -> Path:
         """A copy of the model with a memory, whose weight is chosen on validation users."""
         memory = self.memory(bundle)
         out = model.with_name(f"{model.name}+memory")
-        options = ["--exclude-seen"] if self.dataset.exclude_seen else []
-        return self.steps.run(out, "tune-memory", model, self.split(), memory, "-o", out, *options)
+        command = ["tune-memory", model, self.split(), memory, "-o", out, *self.seen_options()]
+        return self.steps.run(out, *command)
+
+    def content_options(self, bundle: Path) -> list[object]:
+        """The options that say what the items' content is, if the bundle can encode it."""
+        opened = Bundle.open(str(bundle))
+        if opened.codebook is None:
+            return []
+        if self.run.embeddings is not None:
+            return ["--embeddings", self.run.embeddings]
+        encoder = (opened.manifest.recipe or {}).get("encoder", {})
+        return ["--items", self.dataset.items] if "model" in encoder else []
+
+    def seen_options(self) -> list[object]:
+        """The option that leaves out the items of a history."""
+        return ["--exclude-seen"] if self.dataset.exclude_seen else []
 
     def evaluate(self, model: Path) -> dict[str, Any]:
         """The metrics of a model on the users of the chosen part."""
         metrics = model.parent / f"metrics-{self.run.on}.json"
-        options: list[object] = ["--on", self.run.on]
-        if self.dataset.exclude_seen:
-            options.append("--exclude-seen")
+        options: list[object] = ["--on", self.run.on, *self.seen_options()]
         if self.config("evaluate").exists():
             options += ["--config", self.config("evaluate")]
         command = ("evaluate", model, self.split(), *options, "--json")

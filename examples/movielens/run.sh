@@ -38,8 +38,9 @@ sidtool make-sft "$work/ml.zarr" "$films" "$work/split" -o "$work/sft/train.json
 # 5. Train.
 sidtool train "$work/base+sid" "$work/sft/train.jsonl" -o "$work/tuned" --force --config "$here/train.yaml"
 
-# 6. A memory of the training events: which films the same users rate. Its weight is chosen on validation users.
-sidtool build-memory "$work/split" "$work/ml.zarr" -o "$work/memory.zarr" --force
+# 6. A memory of the training events and the titles: which films are rated after which. Its settings and its weight are
+# chosen on validation users.
+sidtool build-memory "$work/split" "$work/ml.zarr" -o "$work/memory.zarr" --force --items "$films" --tune --exclude-seen
 sidtool tune-memory "$work/tuned" "$work/split" "$work/memory.zarr" -o "$work/tuned+memory" --force --exclude-seen
 
 # 7. Evaluate over all films that a user has not rated yet, beside popularity, item-kNN, and model and memory alone.
