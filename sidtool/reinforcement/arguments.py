@@ -20,6 +20,11 @@ def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, 
             raise UsageError(f"{name} must be one of {spelled}, not {complete[name]!r}")
     if options.algorithm == "dpo" and not complete["beta"]:
         raise UsageError("algorithm=dpo requires a beta greater than 0")
+    if complete.get("sync_ref_model") and (options.algorithm == "dpo" or not complete["beta"]):
+        raise UsageError(
+            "sync_ref_model=true moves the reference of the divergence from the start: it requires "
+            "a beta greater than 0, and an algorithm other than dpo"
+        )
     size = complete["num_generations"]
     batch = complete["per_device_train_batch_size"]
     if type(size) is not int or size < 2:

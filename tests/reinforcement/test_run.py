@@ -120,8 +120,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_options_train(tmp_path: Path, tuned: Path, made: Path, options: dict[str, Any]) -> None:
-    run(tuned, made, tmp_path / "out", fields={"max_steps": 1, "beta": 0.0}, **options)
+    once = {"max_steps": 1, "beta": 0.0, "eval_steps": 1, "save_steps": 1}
+    run(tuned, made, tmp_path / "out", fields=once, **options)
     assert not same(weights(tmp_path / "out"), weights(tuned))
+
+
+def test_training_in_bfloat16_keeps_weights_in_float32(
+    tmp_path: Path, tuned: Path, made: Path
+) -> None:
+    logs: list[dict[str, float]] = []
+    fields = {"max_steps": 1, "bf16": True, "eval_steps": 1, "save_steps": 1}
+    run(tuned, made, tmp_path / "out", fields=fields, log=logs.append)
+    assert {weight.dtype for weight in weights(tmp_path / "out").values()} == {torch.float32}
+    (first,) = [entry for entry in logs if "loss" in entry]
+    assert abs(first["kl"]) < 1e-2  # the policy is the start
 
 
 @pytest.mark.parametrize(
@@ -229,6 +241,7 @@ def test_a_model_that_is_worse_on_a_slice_is_refused(
         ({"use_vllm": True}, {}, "use_vllm cannot be set"),
         ({"learning_rat": 0.5}, {}, "no setting 'learning_rat'"),
         ({"beta": 0.0}, {"algorithm": "dpo"}, "requires a beta greater than 0"),
+        ({"beta": 0.0, "sync_ref_model": True}, {}, "sync_ref_model=true moves"),
         ({}, {"reward": "collaborative"}, "reward collaborative requires --reward-memory"),
         ({"loss_type": "nothing"}, {}, "loss_type"),
     ],
