@@ -157,7 +157,8 @@ class Policy:
             logs = competing.log_softmax(-1)
         else:
             logs = logits.log_softmax(-1)
-        entropy = torch.special.entr(logs.exp()).sum(-1)
+        # 0 in place of minus infinity: the gradient of 0 * log 0 would be NaN
+        entropy = -(logs.exp() * logs.masked_fill(logs == -torch.inf, 0.0)).sum(-1)
         matches = valid & (child_codes == codes.unsqueeze(-1))  # (n, C, fan-out)
         place = matches.int().argmax(-1, keepdim=True)  # (n, C, 1)
         column = place if self.normalize == "trie" else codes.unsqueeze(-1)

@@ -78,7 +78,7 @@ class GroupObjective(GRPOTrainer):
         with self.accelerator.autocast():
             scores = policy.scores(model, prompts, mask, codes)
         of_items = scores.log_probs[:, :size].reshape(-1, levels)
-        entropies = scores.entropies[:, :size].reshape(-1, levels).detach()
+        entropies = scores.entropies[:, :size].reshape(-1, levels)
         return of_items, entropies, scores.log_probs[:, size] if targets is not None else None
 
     def _clip_early(self, inputs: dict[str, Any], log_probs: torch.Tensor) -> None:

@@ -157,6 +157,7 @@ DECIDED: Mapping[str, str] = {
     "chat_template_kwargs": "prompts are those of the model's contract",
     "cache_implementation": _ROLLOUTS,
     "max_tool_calling_iterations": "there are no tools",
+    "router_aux_loss_coef": "routers of experts are trained by the objective alone",
     "cast_lm_head_to_fp32": "log-probabilities are always computed in float32",
     "use_liger_kernel": "log-probabilities are computed by sidtool",
     "log_completions": "sidtool recommend shows what a model recommends",

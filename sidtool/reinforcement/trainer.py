@@ -92,6 +92,8 @@ class GroupTrainer(JudgedTrainer):
             )
         self.args.beta, self.args.sync_ref_model = beta, sync
         self.beta = beta
+        # the log-probabilities come without a loss of the router
+        self.aux_loss_enabled = False
         self.train_dataset = ExampleNumbers(len(maker.examples))
         self.remove_callback(PrinterCallback)
         self.maker = maker

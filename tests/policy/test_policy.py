@@ -71,6 +71,8 @@ def test_entropies_are_those_of_the_children() -> None:
     assert float(probabilities.sum()) == pytest.approx(1, abs=1e-5)
     entropy = -(probabilities * probabilities.log()).sum()
     torch.testing.assert_close(scores.entropies[0, 4:7, 2], entropy.expand(3))
+    policy.scores(model, *padded(PROMPTS[:1]), codes).entropies.sum().backward()
+    assert model.get_output_embeddings().weight.grad.isfinite().all()
 
 
 def test_sampled_gradients_agree_with_enumeration() -> None:

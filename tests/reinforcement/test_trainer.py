@@ -148,3 +148,14 @@ def test_divergence_from_the_start_by_hand(build: Build, monkeypatch: pytest.Mon
     d = reference - NEW.log()
     assert loss == pytest.approx(without + 0.3 * float((d.exp() - d - 1).mean()), abs=1e-6)
     assert trainer.recent["kl"] == [pytest.approx(float((d.exp() - d - 1).mean()), abs=1e-6)]
+
+
+def test_an_entropy_bonus_reaches_the_gradient(build: Build) -> None:
+    trainer = build({"beta": 0.0, "entropy_coef": 0.5}, reward="format", sft_weight=0.0)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    # every item has the same reward: nothing but the entropy has a gradient
+    trainer.training_step(trainer.model, BATCH[:8] * 2, None)
+    gradient = trainer.model.get_output_embeddings().weight.grad
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0
