@@ -141,15 +141,19 @@ def evaluate_examples(
         )
     search: dict[str, Any] = {"k": options.depth, "num_beams": num_beams, "progress": progress}
     indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=options.exclude_seen)
-    others = rank_parts(loaded, indexed, **search)
-    ranking = rank_model(loaded, indexed, **search)
     settings: dict[str, Any] = {"num_beams": num_beams, **_model_settings(loaded)}
+    others = {}
     if against is not None:
+        # first, so that what is wrong with it is said before the model has run
+        if against.contract.history_prompt is None:
+            raise DataError(f"the {OTHER_MODEL} was not trained to recommend")
         indexed_by_other = IndexedExamples.of(
             against.bundle, examples, exclude_seen=options.exclude_seen
         )
         others[OTHER_MODEL] = rank_model(against, indexed_by_other, **search)
         settings["against"] = _model_settings(against)
+    others |= rank_parts(loaded, indexed, **search)
+    ranking = rank_model(loaded, indexed, **search)
     evaluation = _evaluation(indexed, ranking, others, events, options)
     return replace(evaluation, settings={**evaluation.settings, **settings})
 

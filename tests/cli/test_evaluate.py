@@ -84,6 +84,12 @@ def test_a_model_is_compared_with_another_one_of_another_bundle(
     assert gain[-1] == "1.000"
 
 
+def test_another_model_that_cannot_be_compared_is_refused(road: Road, tmp_path: Path) -> None:
+    ask = ("evaluate", road.tuned, road.split, "--against")
+    assert "the other model was not trained to recommend" in refused(1, *ask, road.model)
+    assert "none" in refused(1, *ask, tmp_path / "none")
+
+
 def test_details_are_tables_of_at_most_80_columns(road: Road) -> None:
     table = done("evaluate", road.tuned, road.split, "--details", "--against", road.tuned).out
     assert max(map(len, table.splitlines())) <= 80
