@@ -1,0 +1,48 @@
+"""A reward that can be had without recommending what users want, on purpose."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.errors import RefusedError
+from sidtool.memory.build import build_memory
+from sidtool.reinforcement.run import rl
+from sidtool.reinforcement.settings import RlOptions
+from sidtool.splits.split import Split
+from tests.reinforcement.test_run import FAST
+
+STEPS = {"max_steps": 12, "eval_steps": 4, "save_steps": 4, "num_generations": 8, "beta": 0.0}
+
+
+def test_a_collaborative_reward_alone_is_hacked_and_refused(
+    tmp_path: Path, tuned: Path, made: Path, bundle: Bundle, split: Split
+) -> None:
+    """Users of the shop always go on to the next item. Similarity has no direction, so that the
+    items before the last one are similar, too: recommending these raises the reward."""
+    logs: list[dict[str, float]] = []
+
+    def reinforce(out: str, rate: float, memory: Path | None = None, **options: Any) -> None:
+        rl(
+            tuned,
+            made,
+            tmp_path / out,
+            options=RlOptions(eval_users=0, eval_num_beams=10, **options),
+            grpo_fields={**FAST, **STEPS, "learning_rate": rate},
+            reward_memory=memory,
+            log=logs.append,
+        )
+
+    memory = tmp_path / "memory.zarr"
+    build_memory(split, bundle).save(memory)
+    with pytest.raises(RefusedError, match=r"on a slice of targets: .*warm"):
+        reinforce("hacked", 1e-2, memory, reward="collaborative=1", sft_weight=0.0)
+    validations = [entry for entry in logs if "eval_reward" in entry]
+    rewards = [entry["eval_reward"] for entry in validations]
+    assert rewards[-1] > rewards[0]
+    assert all(entry["eval_ndcg@10_gain"] < 0 for entry in validations)
+    assert not (tmp_path / "hacked").exists()
+    # a reward for the target, and its cross-entropy
+    reinforce("honest", 2e-3, reward="exact=1,rank=1", sft_weight=1.0)
+    assert (tmp_path / "honest").exists()
