@@ -57,7 +57,7 @@ cross-entropy of the targets is part of the loss."""
 CONTROLS = (MORE_SFT, TEACHER)
 VARIANTS = (*ALGORITHMS, WEIGHTED, *CONTROLS)
 
-RL_RATES = (1e-4, 3e-4)
+RL_RATES = (3e-5, 1e-4)
 SFT_RATES = (2e-4, 1e-3)
 TEACHER_STEP = 4 / 3
 """Cost of a training step with one teacher, against one without: a step is about three forward

@@ -1,0 +1,40 @@
+"""Every command of examples/reinforce/run.sh, run in order on a small shop."""
+
+import shlex
+from pathlib import Path
+
+from tests.cli.road import Road, done
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "reinforce"
+RECBOLE = "$work/data/recbole/dataset_example/ml-100k/ml-100k"
+
+
+def commands(replaced: dict[str, str]) -> list[list[str]]:
+    """The words of each command, with variables and paths replaced."""
+    text = (EXAMPLE / "run.sh").read_text(encoding="utf-8").replace("\\\n", " ")
+    for name, value in replaced.items():
+        text = text.replace(name, value)
+    lines = (line.strip() for line in text.splitlines())
+    return [shlex.split(line)[1:] for line in lines if line.startswith("sidtool ")]
+
+
+def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
+    links = {"ml.zarr": road.bundle, "tuned": road.tuned, "split": road.split, "sft": road.folder}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    header, *events = road.events.read_text(encoding="utf-8").splitlines()
+    ratings = tmp_path / "ratings.csv"
+    rows = [f"{event},{number % 5 + 1}" for number, event in enumerate(events)]
+    ratings.write_text("\n".join([f"{header},rating", *rows]) + "\n")
+    replaced = {
+        f"{RECBOLE}.item": str(road.items),
+        f"{RECBOLE}.inter": str(ratings),
+        "$work": str(tmp_path),
+        "$here": str(EXAMPLE),
+        "$model": "weighted",
+    }
+    ran = commands(replaced)
+    assert [words[0] for words in ran] == ["rl", "train", "make-sft", "train", "evaluate"]
+    outputs = [done(*words).out for words in ran]
+    assert "weight exp(rating/1): 2.72 to 54.6" in outputs[2]
+    assert "other model" in outputs[-1]
