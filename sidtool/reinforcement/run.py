@@ -12,7 +12,7 @@ from typing import Any
 from sidtool.checkpoint.hub import offline
 from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.extras import require
-from sidtool.memory.memory import Memory
+from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.contract import read_contract
 from sidtool.model.load import check_model_folder
 from sidtool.model.split_check import check_model_split
@@ -23,7 +23,8 @@ from sidtool.reinforcement.arguments import complete_fields, grpo_config
 from sidtool.reinforcement.rewards import WeightedReward, parse_rewards
 from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.settings import SETTINGS, RlOptions
-from sidtool.sft.lineage import check_same_bundle, read_lineage, side_files
+from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage, side_files
+from sidtool.splits.record import check_split
 from sidtool.training.execution import Finished, train_and_publish
 from sidtool.training.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.settings_file import typed_fields
@@ -175,10 +176,18 @@ def settle(
         lineage=lineage,
         contract=contract,
         bundle=bundle,
-        memory=None if memory_path is None else Memory.open(memory_path),
+        memory=None if memory_path is None else _open_memory(memory_path, examples, lineage),
         teacher_dir=teacher_dir,
         trust_remote_code=trust_remote_code,
     )
+
+
+def _open_memory(path: Path, examples: Path, lineage: Lineage) -> Memory:
+    """The memory of a reward. Raises CompatibilityError if it may have learned from events that the
+    examples' split holds out."""
+    memory = open_verified(path)
+    check_split(f"memory {path}", memory.manifest.split, str(examples), lineage.split)
+    return memory
 
 
 def _reward_inputs(

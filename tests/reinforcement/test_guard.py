@@ -6,14 +6,30 @@ from typing import Any
 import pytest
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import RefusedError
+from sidtool.errors import CompatibilityError, RefusedError
 from sidtool.memory.build import build_memory
-from sidtool.reinforcement.run import rl
+from sidtool.reinforcement.run import rl, settle
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.splits.split import Split
 from tests.reinforcement.test_run import FAST
+from tests.training_fixtures import make_split
 
 STEPS = {"max_steps": 12, "eval_steps": 4, "save_steps": 4, "num_generations": 8, "beta": 0.0}
+
+
+def test_a_memory_of_another_split_is_refused(
+    tmp_path: Path, tuned: Path, made: Path, bundle: Bundle
+) -> None:
+    build_memory(make_split(seed=1), bundle).save(tmp_path / "memory.zarr")
+    with pytest.raises(CompatibilityError, match=r"memory.zarr was made from split .* held-out"):
+        settle(
+            tuned,
+            made,
+            tmp_path / "out",
+            RlOptions(reward="collaborative=1"),
+            {},
+            reward_memory=tmp_path / "memory.zarr",
+        )
 
 
 def test_a_collaborative_reward_alone_is_hacked_and_refused(
