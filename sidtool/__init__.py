@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from sidtool.reinforcement.settings import RlOptions as RlOptions
     from sidtool.renewal import refresh as refresh
     from sidtool.setting_list import list_settings as list_settings
+    from sidtool.sft.event_weights import WeightOptions as WeightOptions
     from sidtool.sft.make_sft import make_sft as make_sft
     from sidtool.sft.task_eval import TaskEvaluationOptions as TaskEvaluationOptions
     from sidtool.sft.task_eval import evaluate_task as evaluate_task
@@ -91,6 +92,7 @@ _MODULES = {
     "TrainOptions": "training.settings",
     "TuneMemoryOptions": "evaluation.tune_memory",
     "TuneSimilarityOptions": "evaluation.tune_similarity",
+    "WeightOptions": "sft.event_weights",
     "add_items": "build.add",
     "align": "build.align",
     "build_codebook": "build.build",

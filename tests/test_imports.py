@@ -67,6 +67,7 @@ def test_the_exported_names_are_these() -> None:
         "TrainOptions",
         "TuneMemoryOptions",
         "TuneSimilarityOptions",
+        "WeightOptions",
         "__version__",
         "add_items",
         "align",

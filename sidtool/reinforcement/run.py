@@ -145,6 +145,11 @@ def settle(
     rewards = () if options.algorithm == "dpo" else parse_rewards(options.reward)
     memory_path, teacher_dir = _reward_inputs(rewards, reward_memory, reward_teacher)
     lineage = read_lineage(examples)
+    if lineage.weights is None and any(term.name == "value" for term in rewards):
+        raise UsageError(
+            f"reward value needs weights, which {examples} has not",
+            hint="make-sft --weight COLUMN",
+        )
     history_task(lineage, examples)
     contract, bundle, _ = check_model_folder(model_dir)
     if contract.history_prompt is None:

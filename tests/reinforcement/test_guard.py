@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import CompatibilityError, RefusedError
+from sidtool.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.memory.build import build_memory
 from sidtool.reinforcement.run import rl, settle
 from sidtool.reinforcement.settings import RlOptions
@@ -30,6 +30,11 @@ def test_a_memory_of_another_split_is_refused(
             {},
             reward_memory=tmp_path / "memory.zarr",
         )
+
+
+def test_the_reward_value_needs_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
+    with pytest.raises(UsageError, match=r"value needs weights, which .*train.jsonl has not"):
+        settle(tuned, made, tmp_path / "out", RlOptions(reward="value=1"), {})
 
 
 def test_a_collaborative_reward_alone_is_hacked_and_refused(
