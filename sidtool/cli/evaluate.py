@@ -110,7 +110,8 @@ def evaluate(
     task_only |= {"--queries": queries, "--query-text": query_text}
     task_only |= {"--id-column": id_column, "--title-column": title_column}
     mixed = (memory, memory_weight, memory_power)
-    load = partial(inference.load_model, model, bundle, device, dtype, trust_remote_code, mixed)
+    runs_on = (device, dtype, trust_remote_code)
+    load = partial(inference.load_model, model, bundle, *runs_on, mixed)
     with progress("evaluate") as reports:
         report = reports.get("evaluate")
         if task is not None:
@@ -134,11 +135,9 @@ def evaluate(
             on, limit, num_beams=num_beams, exclude_seen=exclude_seen, seed=seed
         )
         loaded = load()
-        levels = loaded.bundle.space.levels
-        check_names(thresholds, (*metric_names(), *survival_names(levels)))
-        other = None
-        if against is not None:
-            other = inference.load_model(against, None, device, dtype, trust_remote_code)
+        names = (*metric_names(), *survival_names(loaded.bundle.space.levels))
+        check_names(thresholds, names)
+        other = inference.load_model(against, None, *runs_on) if against is not None else None
         evaluation = evaluate_split(loaded, split, settings, against=other, progress=report)
     say_evaluation(evaluation, details=details, json=json)
     check_thresholds(evaluation, thresholds)
