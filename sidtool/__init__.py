@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from sidtool.evaluation.tune_similarity import TuneSimilarityOptions as TuneSimilarityOptions
     from sidtool.evaluation.tune_similarity import tune_similarity as tune_similarity
     from sidtool.ingest.check import check as check
+    from sidtool.ingest.filters import FilterOptions as FilterOptions
+    from sidtool.ingest.prepare import PrepareOptions as PrepareOptions
+    from sidtool.ingest.prepare import prepare as prepare
     from sidtool.interop.convert import CatalogFile as CatalogFile
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
@@ -77,9 +80,11 @@ _MODULES = {
     "Encoder": "embed",
     "EventNames": "data.interactions",
     "EvaluationOptions": "evaluation.evaluation",
+    "FilterOptions": "ingest.filters",
     "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",
     "Memory": "memory.memory",
+    "PrepareOptions": "ingest.prepare",
     "RecommendOptions": "recommendation.recommend_options",
     "Request": "recommendation.requests",
     "RlOptions": "reinforcement.settings",
@@ -116,6 +121,7 @@ _MODULES = {
     "merge": "model.merge",
     "open_bundle": "registry.references",
     "open_split": "splits.files",
+    "prepare": "ingest.prepare",
     "pull": "registry.publish",
     "push": "registry.publish",
     "read_items": "data.items",

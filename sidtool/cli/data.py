@@ -1,4 +1,4 @@
-"""The commands for raw data: check."""
+"""The commands for raw data: check, prepare."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.errors import RefusedError, UsageError
+from sidtool.ingest.formats import Source
 from sidtool.terminal import options
 from sidtool.terminal.console import next_step, note, say, say_json, say_table
 
@@ -69,6 +70,83 @@ def check(
     _raise_stops(cleaned.left, hint="cleaning cannot mend this")
     if events is None:
         return next_step(f"sidtool build-codebook {out}/items.parquet -o BUNDLE.zarr")
+    return next_step(f"sidtool split {out}/events.parquet -o SPLIT")
+
+
+def prepare(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="File of reviews, ratings or events, or the data set's folder."
+        ),
+    ],
+    out: options.Out,
+    from_: Annotated[
+        Source,
+        typer.Option(
+            "--from", envvar="SIDTOOL_PREPARE_FROM", help="Format; table: any, by column names."
+        ),
+    ] = "table",
+    items: Annotated[
+        Path | None,
+        typer.Option(help="Metadata or catalog. Default: the file of the format beside SOURCE."),
+    ] = None,
+    min_rating: Annotated[
+        float | None,
+        typer.Option(help="Lowest rating that counts as an event. Of kuairand: 1, a click."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="First moment that stays: a number or an ISO date.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="First moment that does not stay any more.")
+    ] = None,
+    k_core: Annotated[
+        int, typer.Option(help="Fewest events of each user and each item that stay; 0: all.")
+    ] = 0,
+    min_history: Annotated[int, typer.Option(help="Fewest events of a user, beyond the core.")] = 0,
+    all_items: Annotated[
+        bool, typer.Option("--all-items", help="Keep items without events, too.")
+    ] = False,
+    id_column: options.IdColumn = None,
+    title_column: options.TitleColumn = None,
+    user_column: options.UserColumn = None,
+    item_column: options.ItemColumn = None,
+    order_column: options.OrderColumn = None,
+    order: options.Order = "column",
+    rating_column: Annotated[
+        str | None, typer.Option(help="Event column of ratings; `rating` by default.")
+    ] = None,
+    config: options.Config = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Write items.parquet and events.parquet from a public data set or any table of events."""
+    from sidtool.data.interactions import EventNames
+    from sidtool.ingest.filters import FilterOptions
+    from sidtool.ingest.prepare import PrepareOptions
+    from sidtool.ingest.prepare import prepare as prepare_data
+
+    chosen = PrepareOptions(
+        from_,
+        items,
+        all_items,
+        FilterOptions(min_rating, since, until, k_core, min_history),
+        EventNames(user_column, item_column, order_column, order),
+        rating_column,
+        id_column,
+        title_column,
+    )
+    prepared = prepare_data(source, out, chosen, dry_run=dry_run, force=force)
+    if json:
+        say_json(prepared.to_json())
+    else:
+        rows = [(step.name, step.events, step.users, step.items) for step in prepared.steps]
+        say_table(["after", "events", "users", "items"], rows)
+        say(f"{out}: {prepared.items} items, {prepared.steps[-1].events} events")
+    if dry_run:
+        return note(f"nothing written to {out}")
     return next_step(f"sidtool split {out}/events.parquet -o SPLIT")
 
 

@@ -39,6 +39,7 @@ app = typer.Typer(
 
 PANELS: dict[str, dict[Callable[..., Any], str]] = {
     "Data": {
+        data.prepare: "ml-1m --from movielens --k-core 5 -o data",
         data.check: "items.csv events.csv --fix cleaned",
         split.split: "events.csv -o split",
     },

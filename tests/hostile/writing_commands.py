@@ -99,6 +99,10 @@ def light_commands(folder: Path) -> dict[str, Writing]:
             ("split", folder / "events.csv"),
             ("split", folder / "events.csv", "--protocol", "temporal"),
         ),
+        "prepare": Writing(
+            ("prepare", folder / "events.csv", "--items", items),
+            ("prepare", folder / "events.csv", "--items", items, "--min-history", 6),
+        ),
         "make-sft": Writing(sft, (*sft, "--seed", 1), out="train.jsonl"),
         "add-items": Writing(
             ("add-items", bundle, "--remove", folder / "retired.txt"), build, out="out.zarr"

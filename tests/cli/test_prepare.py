@@ -1,0 +1,52 @@
+"""The prepare command."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.road import Road, done, refused, tree
+from tests.data.files import write_table
+
+
+def test_prepared_data_can_be_split_and_checked(road: Road, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    command = ("prepare", road.events, "--items", road.items, "-o", data, "--k-core", 3)
+    shown = done(*command, "--dry-run", "--json").json
+    assert not data.exists()
+    assert done(*command, "--json").json == shown
+    assert shown["steps"][-1]["name"] == "core"
+    assert done("check", data / "items.parquet", data / "events.parquet").code == 0
+    split = tmp_path / "split"
+    done("split", data / "events.parquet", "-o", split)
+    before = tree(data)
+    assert "exists already" in refused(2, *command)
+    table = done(*command, "--force").out
+    assert "core" in table
+    assert tree(data) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (("--from", "movielens", "--user-column", "u"), 2, "--user-column applies to --from table"),
+        (("--min-rating", "3"), 2, "--min-rating needs ratings"),
+        (("--since", "soon"), 2, "a moment is a number or an ISO date"),
+        (("--k-core", "-1"), 2, "0 or more"),
+        (("--since", "9999"), 1, "no event of"),
+        (("--rating-column", "stars"), 2, "no column 'stars'"),
+        (("--from", "amazon-2023"), 1, "no column 'parent_asin'"),
+    ],
+)
+def test_what_prepare_cannot_do_is_said(
+    road: Road, tmp_path: Path, more: tuple[str, ...], code: int, message: str
+) -> None:
+    assert message in refused(code, "prepare", road.events, "-o", tmp_path / "data", *more)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_has_no_events(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    words = ("prepare", tmp_path / "raw", "-o", tmp_path / "data", "--from", "movielens")
+    assert "has no file of events of movielens" in refused(1, *words)
+    write_table(tmp_path / "raw/x.csv", {"a": ["b"]})
+    assert "does not exist" in refused(1, "prepare", tmp_path / "no", "-o", tmp_path / "data")
