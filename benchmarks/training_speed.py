@@ -5,8 +5,10 @@
 The bare loop packs the same examples, applies the head to labeled positions only, clips, and steps
 the same AdamW; it logs and saves nothing. Both make their steps in turns in one process, so that a
 busy machine disturbs both alike. Cases: `sid-only` is a model that only sees SIDs (vocabulary 799,
-whole histories, 128 examples per step), `large` one with the vocabulary of a large language model
-(152,704, next-item examples with 5 labeled tokens each, 8 examples per step)."""
+whole histories, 128 examples per step), `trie` the same with the loss over the trie, `memory` that
+with the loss of the mixture with a memory (the bare loop has the loss of `sid-only`), `large` a
+model with the vocabulary of a large language model (152,704, next-item examples with 5 labeled
+tokens each, 8 examples per step)."""
 
 import argparse
 import json
@@ -26,6 +28,7 @@ from torch.nn.functional import cross_entropy
 
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.data.items import Items
+from sidtool.memory.build import build_memory
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.scratch import MIN_VOCABULARY, train_tokenizer
@@ -53,6 +56,8 @@ class Case:
     codes: int
     vocabulary: int
     shape: dict[str, Any]
+    memory: bool = False
+    """Whether the loss is that of the mixture with a memory of the training events."""
 
 
 GPT2 = {
@@ -74,6 +79,8 @@ QWEN3 = {
 }
 CASES = {
     "sid-only": Case("sequence", "sid", 128, 180, MIN_VOCABULARY, GPT2),
+    "trie": Case("sequence", "trie", 128, 180, MIN_VOCABULARY, GPT2),
+    "memory": Case("sequence", "trie", 128, 180, MIN_VOCABULARY, GPT2, memory=True),
     "large": Case(
         "next-item",
         "vocabulary",
@@ -85,8 +92,9 @@ CASES = {
 }
 
 
-def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
-    """An extended model and training examples of random histories: one epoch has `steps` steps."""
+def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path, dict[str, Any]]:
+    """An extended model, training examples of random histories (one epoch has `steps` steps), and
+    what `train` needs for a memory."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     rng = np.random.default_rng(0)
@@ -122,7 +130,10 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
     split = Split("leave-one-out", users, held_out, held_out)
     options = SftOptions({case.task: 1.0}, max_length=256, history_length=20)
     make_sft(bundle, items, split, folder / "sft" / "train.jsonl", options, tokenizer=tokenizer)
-    return folder / "base+sid", folder / "sft" / "train.jsonl"
+    with_memory = {}
+    if case.memory:
+        with_memory = {"memory": build_memory(split, bundle), "split": split}
+    return folder / "base+sid", folder / "sft" / "train.jsonl", with_memory
 
 
 def bare_step(case: Case, model_dir: Path) -> Callable[[Sequence[Any]], float]:
@@ -132,7 +143,7 @@ def bare_step(case: Case, model_dir: Path) -> Callable[[Sequence[Any]], float]:
     start = loaded.tokens.start
     head = model.get_output_embeddings().weight
     columns = slice(None)
-    if case.softmax_over == "sid":
+    if case.softmax_over in ("sid", "trie"):
         columns = slice(start, start + 3 * case.codes)
     adam = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     collate = PackedCollator(0)
@@ -168,7 +179,7 @@ def measure(case: Case, steps: int) -> dict[str, float]:
             return super().__call__(batch)
 
     with tempfile.TemporaryDirectory() as folder:
-        model, examples = prepare(case, Path(folder), steps)
+        model, examples, with_memory = prepare(case, Path(folder), steps)
         step = bare_step(case, model)
         started = time.perf_counter()
 
@@ -190,7 +201,15 @@ def measure(case: Case, steps: int) -> dict[str, float]:
             "save_strategy": "no",
         }
         out = Path(folder) / "tuned"
-        train(model, examples, out, options=options, sft_fields=fields, progress=after_step)
+        train(
+            model,
+            examples,
+            out,
+            options=options,
+            sft_fields=fields,
+            progress=after_step,
+            **with_memory,
+        )
     medians = {
         "sidtool": median(sidtool_seconds[WARM_UP:]),
         "bare": median(bare_seconds[WARM_UP:]),
