@@ -1,5 +1,7 @@
 """Training on the loss of the mixture of model and memory."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,16 @@ from sidtool.model.contract import read_contract
 from sidtool.model.memory import MemoryBinding
 from sidtool.model.stage_record import TrainParams
 from sidtool.sft.lineage import side_files
+from sidtool.splits.files import write_split
 from sidtool.splits.split import Split
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle
+from tests.training.test_run import ENVIRONMENT, TORCHRUN
 from tests.training_fixtures import N_ITEMS, make_split
 
 Make = Callable[..., Path]
-FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+FAST = {"num_train_epochs": 1, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
 MIXED = TrainOptions(softmax_over="trie", memory_weight=0.4, memory_power=1.5)
 
 
@@ -83,8 +87,8 @@ def contract_bundle(folder: Path) -> Bundle:
 def test_other_stages_and_teachers_take_a_memory(
     tmp_path: Path, models: Make, examples: Make, memory: Path, split: Split, stage: Any
 ) -> None:
+    """The teacher is the model before the stage."""
     base, made = models("gpt2"), examples(sequence=1.0, next_item=1.0)
-    train(base, made, tmp_path / "teacher", options=MIXED, sft_fields=FAST)
     options = TrainOptions(stage=stage, softmax_over="trie", item_dropout=0.2)
     summary = train(
         base,
@@ -92,7 +96,7 @@ def test_other_stages_and_teachers_take_a_memory(
         tmp_path / "tuned",
         options=options,
         sft_fields={**FAST, "gradient_accumulation_steps": 2},
-        teachers=[tmp_path / "teacher"],
+        teachers=[base],
         memory=memory,
         split=split,
         valid=side_files(made)["valid"],
@@ -113,7 +117,7 @@ def test_validation_measures_the_mixture(
             made,
             tmp_path / name,
             options=MIXED,
-            sft_fields={**FAST, "num_train_epochs": 1, "learning_rate": 1e-9},
+            sft_fields={**FAST, "learning_rate": 1e-9},
             valid=side_files(made)["valid"],
             **with_memory,
         )
@@ -132,7 +136,7 @@ def test_a_killed_run_resumes_with_the_same_memory_only(
     options = TrainOptions(
         softmax_over="trie", item_dropout=0.2, reverse_prob=0.6, shuffle_span=0.3
     )
-    fields = {**FAST, "save_strategy": "steps", "save_steps": 3}
+    fields = {**FAST, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
 
     def run(out: Path, stop: int | None = None, **with_memory: Any) -> TrainingSummary:
         def progress(done: int, total: int) -> None:
@@ -207,3 +211,37 @@ def test_examples_that_name_no_user_are_refused(
     made = examples(title_to_sid=1.0)
     with pytest.raises(DataError, match="names the user"):
         train(models("gpt2"), made, tmp_path / "out", options=MIXED, memory=memory, split=split)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from sidtool.training.run import train
+from sidtool.training.settings import TrainOptions
+base, examples, memory, split, out = map(Path, sys.argv[1:6])
+fields = {"num_train_epochs": 2, "per_device_train_batch_size": int(sys.argv[6])}
+fields["learning_rate"] = 3e-3
+options = TrainOptions(softmax_over="trie", item_dropout=0.2)
+train(base, examples, out, options=options, sft_fields=fields, memory=memory, split=split)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(
+    tmp_path: Path, models: Make, examples: Make, memory: Path, split: Split
+) -> None:
+    """Two ranks with half of the batch each have the same sum of gradients as one rank."""
+    write_split(split, tmp_path / "split")
+    (tmp_path / "run.py").write_text(SCRIPT)
+    inputs = map(str, (models("gpt2"), examples(sequence=1.0), memory, tmp_path / "split"))
+    script = [str(tmp_path / "run.py"), *inputs]
+    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
+    two = [sys.executable, "-m", *TORCHRUN, *script, str(tmp_path / "two"), "8"]
+    subprocess.run(two, check=True, env=environment)
+    one = [sys.executable, *script, str(tmp_path / "one"), "16"]
+    subprocess.run(one, check=True, env=environment)
+    weights_of_two = weights(tmp_path / "two")
+    for name, weight in weights(tmp_path / "one").items():
+        torch.testing.assert_close(weights_of_two[name], weight, atol=5e-3, rtol=5e-2)
