@@ -126,4 +126,5 @@ def hash_array(digest: Any, name: str, array: NDArray[Any]) -> None:
     # name, type and shape are hashed too: other arrays could have the same bytes
     little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
     digest.update(canonical([name, little_endian.dtype.str, list(array.shape)]))
-    digest.update(np.ascontiguousarray(little_endian).tobytes())
+    # as bytes without a copy: an array may be a mapped file that is larger than memory
+    digest.update(np.ascontiguousarray(little_endian).reshape(-1).view(np.uint8))

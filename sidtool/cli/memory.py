@@ -1,5 +1,6 @@
 """Commands for memories: build-memory, tune-memory."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,6 +90,13 @@ def build_memory(
     earlier_split: Annotated[
         Path | None, typer.Option(help="The split that the earlier memory was built from.")
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for pairs, like 4GiB: more than fits is put into files beside the output. "
+            "Events and ids need more on top. Default: no limit."
+        ),
+    ] = None,
     config: options.Config = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -96,6 +104,7 @@ def build_memory(
     """Build a memory: which items co-occur in the training events of a split."""
     from sidtool.memory.build import DEFAULT
     from sidtool.memory.build import build_memory as build
+    from sidtool.memory.sharded import shards_beside
     from sidtool.output import refuse_existing
     from sidtool.registry.references import open_bundle
     from sidtool.splits.files import open_split
@@ -105,6 +114,9 @@ def build_memory(
         raise UsageError("--users and --exclude-seen require --tune")
     if tune and earlier is not None:
         raise UsageError("--tune chooses other settings than those of the --earlier memory")
+    if memory is not None and (tune or earlier is not None):
+        raise UsageError("--tune and --earlier hold all pairs in memory: they take no --memory")
+    budget = None if memory is None else options.parse_bytes(memory)
     flags: dict[str, Any] = {"distance": distance, "reverse": reverse, "recency": recency}
     flags |= {"normalization": normalization, "shrinkage": shrinkage, "neighbors": neighbors}
     chosen = {name: value for name, value in flags.items() if value is not None}
@@ -113,20 +125,21 @@ def build_memory(
     opened = open_bundle(bundle)
     vectors = _vectors(opened, items, encoder, embeddings or [])
     content = _content(opened, vectors, content_weight, previous)
-    if tune:
-        fixed = chosen if content_weight is None else chosen | {"content_weight": content_weight}
-        memory = _build_tuned(events, opened, content, fixed, users, exclude_seen)
-    else:
-        base = DEFAULT if previous is None else previous.memory.manifest.settings
-        settings = replace(base, **chosen)
-        memory = build(events, opened, settings, earlier=previous, content=content)
-    memory.save(out, force=force)
-    manifest = memory.manifest
+    with nullcontext() if budget is None else shards_beside(out, budget) as shards:
+        if tune:
+            weight = {} if content_weight is None else {"content_weight": content_weight}
+            built = _build_tuned(events, opened, content, chosen | weight, users, exclude_seen)
+        else:
+            base = DEFAULT if previous is None else previous.memory.manifest.settings
+            how: dict[str, Any] = {"earlier": previous, "content": content, "shards": shards}
+            built = build(events, opened, replace(base, **chosen), **how)
+        built.save(out, force=force)
+    manifest = built.manifest
     if json:
         return say_json({"memory": str(out)} | manifest.to_json())
     say(
-        f"{out}: {len(memory.neighbors.items)} neighbors of {manifest.items} items, from "
-        f"{manifest.train_events} training events of split {manifest.split}, {memory.digest}"
+        f"{out}: {len(built.arrays['neighbors/item'])} neighbors of {manifest.items} items, from "
+        f"{manifest.train_events} training events of split {manifest.split}, {built.digest}"
     )
     return next_step(f"sidtool tune-memory MODEL {split} {out} -o OUT")
 

@@ -12,6 +12,7 @@ from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageE
 from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, SparseRows
+from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
 from sidtool.sid import Vectors
 from sidtool.splits.cooccurrence import WINDOW, count_pairs, item_sequences
@@ -57,35 +58,47 @@ def build_memory(
     earlier: EarlierMemory | None = None,
     content: ItemContent | None = None,
     tuned_on: int | None = None,
+    shards: Shards | None = None,
 ) -> Memory:
     """The memory of a split's training events, by the items of a bundle.
 
     With `earlier`, only users whose events changed are counted again; the result equals that of
     building anew, and `settings` defaults to those of the earlier memory. With `content`, items
     are also similar by content, new ones too. `tuned_on` is the number of validation users that
-    chose the settings, if they did.
+    chose the settings, if they did. With `shards`, the arrays of the memory lie in files of their
+    folder; the values are the same.
 
     Raises RefusedError if a held-out event is among the training events, DataError if no two items
-    co-occur, UsageError if `settings` count pairs otherwise than the earlier memory, IntegrityError
-    if that one does not count the pairs of its split."""
+    co-occur, UsageError if `settings` count pairs otherwise than the earlier memory or the budget
+    is too small, IntegrityError if that one does not count the pairs of its split."""
     before = None if earlier is None else earlier.memory.manifest
     if settings is None:
         settings = DEFAULT if before is None else before.settings
     if before is not None and before.settings == settings:
         tuned_on = before.tuned_on
+    if earlier is not None and shards is not None:
+        raise UsageError(
+            "an update holds all pairs in memory: it takes no memory budget",
+            hint="build the memory anew within the budget",
+        )
     ids = list(bundle.items.ids)
     sequences = item_sequences(split, ids)
-    if earlier is None:
-        pairs = count_pairs(sequences, len(ids), settings.distance)
+    events = count_events(sequences, len(ids))
+    by_content = None if content is None else SparseRows.of(content.similarity, np.float32)
+    content_matrix = None if by_content is None else by_content.to_scipy()
+    if shards is None:
+        counted = _counted_pairs(earlier, split, sequences, bundle, settings)
+        pairs = SparseRows.of(counted, np.int64)
+        similarity = similarity_of(counted, events, settings, content_matrix)
+        neighbors = SparseRows.of(similarity, np.float32)
     else:
-        pairs = _updated_pairs(earlier, split, sequences, bundle, settings)
-    if not pairs.nnz:
+        pairs, neighbors = sharded_rows(sequences, events, settings, shards, content_matrix)
+    if not len(pairs.items):
         raise DataError(
             f"no two of the {len(ids)} items co-occur in the training events of split "
             f"{split.reference}",
             hint="do the item ids of the events match the bundle's?",
         )
-    events = count_events(sequences, len(ids))
     manifest = MemoryManifest(
         bundle=bundle.identity,
         split=split.reference,
@@ -100,18 +113,7 @@ def build_memory(
         libraries=library_versions("numpy", "scipy"),
         created=now(),
     )
-    by_content = None if content is None else SparseRows.of(content.similarity, np.float32)
-    similarity = similarity_of(
-        pairs, events, settings, None if by_content is None else by_content.to_scipy()
-    )
-    return Memory.of(
-        manifest,
-        bundle.items.ids,
-        events,
-        SparseRows.of(pairs, np.int64),
-        SparseRows.of(similarity, np.float32),
-        by_content,
-    )
+    return Memory.of(manifest, bundle.items.ids, events, pairs, neighbors, by_content)
 
 
 def rebuild_memory(
@@ -150,6 +152,19 @@ def content_of(memory: Memory, bundle: Bundle, vectors: Vectors | None = None) -
             hint="--embeddings FILE, once per source of the bundle",
         )
     return ItemContent.of(bundle, vectors, settings.weight)
+
+
+def _counted_pairs(
+    earlier: EarlierMemory | None,
+    split: Split,
+    sequences: Sequences,
+    bundle: Bundle,
+    settings: KnnSettings,
+) -> Any:
+    """(n, n) CSR int64 as `count_pairs`."""
+    if earlier is None:
+        return count_pairs(sequences, len(bundle.items), settings.distance)
+    return _updated_pairs(earlier, split, sequences, bundle, settings)
 
 
 def _updated_pairs(

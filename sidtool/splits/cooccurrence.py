@@ -115,10 +115,11 @@ def weigh_pairs(
     return pair_weights(count_pairs(sequences, n_items, decay, window))
 
 
-def pair_weights(pairs: Any, reverse: float = 1.0) -> Any:
+def pair_weights(pairs: Any, reverse: float = 1.0, transposed: Any = None) -> Any:
     """Counted pairs as a CSR matrix of float64 weights: those of each item with later items, plus
-    `reverse` times those with earlier ones. With 1 it is symmetric."""
-    weights = pairs * UNIT
-    both = (weights + reverse * weights.T).tocsr()
+    `reverse` times those with earlier ones. With 1 it is symmetric. Of some rows, if these rows of
+    the pairs and of their transpose are given."""
+    earlier = pairs.T if transposed is None else transposed
+    both = (pairs * UNIT + reverse * (earlier * UNIT)).tocsr()
     both.eliminate_zeros()  # with reverse 0
     return both

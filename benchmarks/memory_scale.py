@@ -1,0 +1,176 @@
+"""Measure the sharded build of a memory: seconds and peak memory for two sizes.
+
+    python benchmarks/memory_scale.py [--sizes 50000x500000,100000x1000000] [--budget 256MiB]
+
+Each size, ITEMSxEVENTS, runs in its own process: random users with 10 events each on items of
+Zipf-like popularity. The peak is that of the process's own memory (RssAnon; pages of mapped files
+are the system's cache), less what the split and the bundle take before the build. `--in-memory`
+builds without a budget, too, compares the digests, and prints that build's peak."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from environment import environment
+from table import markdown
+
+HISTORY = 10
+"""Events of a user."""
+LEVELS = (256, 256, 256)
+
+
+def parse_sizes(text: str) -> list[tuple[int, int]]:
+    """ "1000x5000,..." -> [(items, events), ...]"""
+    sizes = []
+    for size in text.split(","):
+        items, events = map(int, size.split("x"))
+        sizes.append((items, events))
+    return sizes
+
+
+def inputs(n_items: int, n_events: int) -> tuple[Any, Any]:
+    """A split with one held-out event per part, and a bundle without a codebook."""
+    from sidtool import Bundle
+    from sidtool.bundle.item_map import ItemMap
+    from sidtool.sid import SidSpace
+    from sidtool.splits.split import Example, Split, UserSequence
+
+    rng = np.random.default_rng(0)
+    ids = [f"item-{row}" for row in range(n_items)]
+    keys = np.sort(rng.choice(np.prod(LEVELS), n_items, replace=False))
+    codes = np.stack(np.unravel_index(keys, LEVELS), axis=1).astype(np.uint16)
+    item_map = ItemMap.of(SidSpace(LEVELS), ids, codes)
+    bundle = Bundle.of(item_map, None, "reassign", name="scale")
+    # the density of popularity falls with the root of the rank
+    rows = (n_items * rng.random((n_events // HISTORY, HISTORY)) ** 2).astype(np.int64)
+    positions = tuple(range(HISTORY))
+    train = tuple(
+        UserSequence(f"user-{user}", tuple(ids[row] for row in items), positions)
+        for user, items in enumerate(rows.tolist())
+    )
+    held_out = Example("user-0", train[0].items, ids[0], HISTORY)
+    return Split("leave-one-out", train, (held_out,), (held_out,)), bundle
+
+
+def own_memory() -> int:
+    """Bytes of anonymous memory of this process. Linux only."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
+
+
+@contextmanager
+def peak_memory(peaks: list[int]) -> Iterator[None]:
+    """Add the largest anonymous memory within the block, sampled every 10 ms."""
+    done = threading.Event()
+    largest = own_memory()
+
+    def watch() -> None:
+        nonlocal largest
+        while not done.wait(0.01):
+            largest = max(largest, own_memory())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        peaks.append(max(largest, own_memory()))
+
+
+def build(items: int, events: int, budget: int | None) -> dict[str, Any]:
+    """Build and save one memory in this process."""
+    from sidtool import build_memory
+    from sidtool.memory.sharded import shards_beside
+
+    split, bundle = inputs(items, events)
+    before = own_memory()
+    peaks: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "memory.zarr"
+        clocks = time.perf_counter(), time.process_time()
+        shards_context = nullcontext() if budget is None else shards_beside(out, budget)
+        with peak_memory(peaks), shards_context as shards:
+            memory = build_memory(split, bundle, shards=shards)
+            memory.save(out)
+        return {
+            "items": items,
+            "events": events,
+            "pairs": len(memory.arrays["pairs/item"]),
+            "budget": budget,
+            "seconds": time.perf_counter() - clocks[0],
+            "cpu_seconds": time.process_time() - clocks[1],
+            "inputs": before,
+            "peak": peaks[0] - before,
+            "bytes": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
+            "digest": memory.digest,
+        }
+
+
+def in_own_process(items: int, events: int, budget: int | None) -> dict[str, Any]:
+    """`build` in a new process."""
+    command = [sys.executable, __file__, "--child", json.dumps([items, events, budget])]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def result_row(result: dict[str, Any]) -> list[str]:
+    """One line of the table."""
+    mib = 1 << 20
+    budget = "none" if result["budget"] is None else f"{result['budget'] / mib:.0f}"
+    return [
+        f"{result['items']:,}",
+        f"{result['events']:,}",
+        f"{result['pairs']:,}",
+        budget,
+        f"{result['peak'] / mib:.0f}",
+        f"{result['inputs'] / mib:.0f}",
+        f"{result['bytes'] / mib:.0f}",
+        f"{result['cpu_seconds']:.0f}",
+        f"{result['seconds']:.0f}",
+    ]
+
+
+def main() -> None:
+    """Build each size, print the table."""
+    from sidtool.terminal.options import parse_bytes
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", type=parse_sizes, default="50000x500000,100000x1000000")
+    parser.add_argument("--budget", type=parse_bytes, default="256MiB")
+    parser.add_argument("--in-memory", action="store_true", help="build without a budget, too")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if args.child is not None:
+        print(json.dumps(build(*args.child)))
+        return
+    results = []
+    for items, events in args.sizes:
+        results.append(in_own_process(items, events, args.budget))
+        if args.in_memory:
+            results.append(in_own_process(items, events, None))
+            if results[-1]["digest"] != results[-2]["digest"]:
+                raise SystemExit(f"{items} items: the sharded memory differs")
+    header = ["items", "events", "pairs", "budget, MiB", "peak, MiB", "events and ids, MiB"]
+    header += ["output, MiB", "CPU seconds", "seconds"]
+    print(markdown(header, map(result_row, results)))
+    if args.json is not None:
+        args.json.write_text(json.dumps({"results": results, **environment()}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
