@@ -124,3 +124,37 @@ def test_sasrec_reads_the_split_of_a_recipe(
     monkeypatch.setattr(sys, "argv", ["sasrec.py", str(bundle), str(recipe.split()), *options])
     sasrec.main()
     assert "| 0 | 0." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_late_events_end_with_a_table(
+    arguments: list[str],
+    data: Path,
+    recipe_folder: Path,
+    tmp_path: Path,
+    commands: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import late_events
+
+    # every event has its own moment, or cuts by shares of the events would fall together
+    header, *rows = (data / "interactions.csv").read_text().splitlines()
+    cells = [row.split(",") for row in rows]
+    cells = [[user, item, f"{time}{int(user[1:]):04d}"] for user, item, time in cells]
+    (data / "interactions.csv").write_text("\n".join([header, *map(",".join, cells)]) + "\n")
+    options = ["--recipe", str(recipe_folder), "--seeds", "0"]
+    monkeypatch.setattr(sys, "argv", ["late_events.py", *arguments, *options])
+    assert late_events.main() == 0
+    out = capsys.readouterr().out
+    for name in (late_events.OLD, late_events.REFRESHED, late_events.RETRAINED):
+        assert f"| {name} | 0." in out
+    assert "a new training" in out
+    systems = json.loads((tmp_path / "work" / "result.json").read_text())["seeds"][0]["systems"]
+    assert systems[late_events.OLD]["difference"]["mean"] == 0
+    assert systems[late_events.OLD]["metrics"] != systems[late_events.REFRESHED]["metrics"]
+    assert commands.count("train") == commands.count("build-memory") == 2
+
+    commands.clear()
+    assert late_events.main() == 0
+    assert commands == []

@@ -1,0 +1,168 @@
+"""Measure what the latest events are worth to the memory alone, and how much of a new training
+that replaces.
+
+    python benchmarks/late_events.py DATA -o WORK [--seeds 0,1,2]
+
+Events are divided by time. A model and its memory are trained on the first 80% and tuned on the
+next 5%. Later, the first 90% are known: the same model gets a memory of those, and another model is
+trained on them and tuned on the next 5%. All recommend for the targets of the last 5%, with
+histories up to each target. The codebook is that of the first 80%; differences are paired
+bootstraps over users. Steps that are done are not run again."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from environment import environment
+from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers
+from steps import StepError
+from table import markdown, spread
+
+from sidtool.data.interactions import read_interactions
+from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.results import compare
+from sidtool.model.load import load_model_folder
+from sidtool.model.memory import MEMORY_COPY, MemoryOptions
+from sidtool.splits.examples import read_examples
+
+EARLIER = (0.80, 0.85)
+"""Shares of all events, by time, after which validation and test of the earlier split start."""
+LATER = (0.90, 0.95)
+METRICS = {"hr@1": "R@1", "hr@10": "R@10", "ndcg@10": "N@10"}
+OLD = "model, memory of the first 80%"
+REFRESHED = "model, memory of the first 90%"
+RETRAINED = "model trained on the first 90%, with its memory"
+
+
+@dataclass
+class TimedRecipe(Recipe):
+    """A recipe whose split has two cuts in time."""
+
+    cuts: tuple[float, float] = (0.0, 0.0)
+    """where validation and test start"""
+
+    def split(self) -> Path:
+        """The split that every later step uses."""
+        split = self.work / "split"
+        valid_from, test_from = map(repr, self.cuts)
+        options: list[object] = ["--protocol", "temporal"]
+        options += ["--valid-from", valid_from, "--test-from", test_from]
+        if self.extends is not None:
+            options += ["--extends", self.extends]
+        return self.steps.run(split, "split", self.dataset.interactions, "-o", split, *options)
+
+
+def cuts_of(dataset: Dataset, shares: tuple[float, float]) -> tuple[float, float]:
+    """The moments after these shares of all events."""
+    moments = np.sort(read_interactions(dataset.interactions).order)
+    first, second = (float(moments[int(share * len(moments))]) for share in shares)
+    return first, second
+
+
+def run_seed(dataset: Dataset, args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Train both models of a seed and measure them on the same later targets."""
+    work = args.out.resolve() / f"seed-{seed}"
+    run = RecipeRun(
+        recipe=args.recipe, seeds=(seed,), encoder=args.encoder, embeddings=args.embeddings
+    )
+    earlier = TimedRecipe(dataset, run, work / "earlier", cuts=cuts_of(dataset, EARLIER))
+    later = TimedRecipe(
+        dataset, run, work / "later", extends=earlier.split(), cuts=cuts_of(dataset, LATER)
+    )
+    bundle = earlier.bundle()
+    model = earlier.with_memory(earlier.train(bundle, seed), bundle)
+    retrained = later.with_memory(later.train(bundle, seed), bundle)
+    systems = {
+        OLD: (model, MemoryOptions()),
+        REFRESHED: (model, MemoryOptions(retrained / MEMORY_COPY)),
+        RETRAINED: (retrained, MemoryOptions()),
+        "model alone": (model, MemoryOptions(weight=0.0)),
+        "model trained on the first 90%, alone": (retrained, MemoryOptions(weight=0.0)),
+    }
+    options = EvaluationOptions(exclude_seen=dataset.exclude_seen)
+    return {"seed": seed, "systems": measure(systems, later.part_file(args.on), options)}
+
+
+def measure(
+    systems: dict[str, tuple[Path, MemoryOptions]], examples_file: Path, options: EvaluationOptions
+) -> dict[str, dict[str, Any]]:
+    """Each system's metrics, and its paired difference in N@10 to the model with its old memory."""
+    examples = list(read_examples(examples_file))
+    evaluations = {
+        name: evaluate_examples(load_model_folder(model, memory=memory), examples, None, options)
+        for name, (model, memory) in systems.items()
+    }
+    old = evaluations[OLD]
+    return {
+        name: {
+            "n": len(examples),
+            "metrics": {metric: evaluation.metrics[metric] for metric in METRICS},
+            "difference": asdict(compare(evaluation, old)["all"]["ndcg@10"]),
+        }
+        for name, evaluation in evaluations.items()
+    }
+
+
+def result_table(seeds: list[dict[str, Any]]) -> str:
+    """The mean over the seeds, and the share that the memory alone has of the gain in N@10."""
+    rows = []
+    for name in seeds[0]["systems"]:
+        results = [seed["systems"][name] for seed in seeds]
+        figures = [spread([each["metrics"][metric] for each in results]) for metric in METRICS]
+        intervals = [
+            f"{each['difference']['low']:.4f} to {each['difference']['high']:.4f}"
+            for each in results
+        ]
+        rows.append([name, *figures, ", ".join(intervals)])
+    header = ["", *METRICS.values(), "N@10 over the first row, 95% interval per seed"]
+    lines = [markdown(header, rows), f"{seeds[0]['systems'][OLD]['n']} targets; {worth(seeds)}"]
+    return "\n\n".join(lines)
+
+
+def worth(seeds: list[dict[str, Any]]) -> str:
+    """How much of a new training's gain in N@10 the new memory has by itself."""
+
+    def ndcg(name: str) -> float:
+        return mean(seed["systems"][name]["metrics"]["ndcg@10"] for seed in seeds)
+
+    gain = ndcg(REFRESHED) - ndcg(OLD)
+    possible = ndcg(RETRAINED) - ndcg(OLD)
+    if possible <= 0:
+        return f"the new memory adds {gain:.4f} N@10; a new training adds nothing ({possible:.4f})"
+    return f"the new memory has {gain / possible:.0%} of a new training's gain in N@10"
+
+
+def main() -> int:
+    """Run, write WORK/result.json, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
+    parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
+    parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
+    parser.add_argument("--embeddings", type=Path, help="file of vectors of all items")
+    parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
+    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--on", choices=("valid", "test"), default="test")
+    args = parser.parse_args()
+    try:
+        dataset = Dataset.open(args.data, args.dataset)
+        seeds = [run_seed(dataset, args, seed) for seed in args.seeds]
+    except (StepError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    result = {"on": args.on, "seeds": seeds, **environment()}
+    (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(result_table(seeds))
+    print(f"{result['machine']}, commit {result['commit']}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
