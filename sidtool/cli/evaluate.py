@@ -100,8 +100,7 @@ def evaluate(
     SID; exact match, token F1 and perplexity if it is a text."""
     from sidtool.evaluation.evaluation import EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate_split
-    from sidtool.evaluation.metrics import check_names, metric_names, survival_names
-    from sidtool.evaluation.results import check_thresholds
+    from sidtool.evaluation.metrics import check_names, check_thresholds, model_metric_names
     from sidtool.sft.catalog import CatalogOptions
     from sidtool.sft.task_eval import TaskEvaluationOptions, evaluate_task
 
@@ -126,7 +125,7 @@ def evaluate(
             chosen = TaskEvaluationOptions(task, on, items, catalog, only, limit, num_beams, seed)
             answers = evaluate_task(load(), split, chosen, progress=report)
             say_task(answers, json=json)
-            return check_thresholds(answers, thresholds)
+            return check_thresholds(answers.metrics, thresholds)
         # an option that changes nothing is a mistake of the user
         _refuse(task_only, "requires --task")
         if split is None:
@@ -135,12 +134,11 @@ def evaluate(
             on, limit, num_beams=num_beams, exclude_seen=exclude_seen, seed=seed
         )
         loaded = load()
-        names = (*metric_names(), *survival_names(loaded.bundle.space.levels))
-        check_names(thresholds, names)
+        check_names(thresholds, model_metric_names(loaded.bundle.space.levels))
         other = inference.load_model(against, None, *runs_on) if against is not None else None
         evaluation = evaluate_split(loaded, split, settings, against=other, progress=report)
     say_evaluation(evaluation, details=details, json=json)
-    check_thresholds(evaluation, thresholds)
+    check_thresholds(evaluation.metrics, thresholds)
     return next_step(f"sidtool recommend {model} --history ITEM,ITEM -k 10")
 
 

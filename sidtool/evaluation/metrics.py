@@ -4,13 +4,13 @@ Each example has one correct item, so recall equals the hit rate and the ideal D
 share a semantic ID share a rank: nothing orders them, so a metric is its expectation over a
 uniformly random order."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import UsageError
+from sidtool.errors import ThresholdError, UsageError
 
 KS = (1, 3, 5, 10, 20, 50)
 KINDS = ("hr", "ndcg", "mrr")
@@ -40,6 +40,11 @@ def metric_names(ks: Sequence[int] = KS) -> tuple[str, ...]:
 def survival_names(levels: int) -> tuple[str, ...]:
     """ "survival@1" ...: whether the prefix of the target's SID is in the beam after each level."""
     return tuple(f"survival@{level}" for level in range(1, levels + 1))
+
+
+def model_metric_names(levels: int) -> tuple[str, ...]:
+    """All metrics of a model with SIDs of so many levels, at the default cut-offs."""
+    return (*metric_names(), *survival_names(levels))
 
 
 def metric_values(ranks: TargetRanks, ks: Sequence[int] = KS) -> NDArray[np.float64]:
@@ -114,3 +119,13 @@ def check_names(names: Iterable[str], measured: Sequence[str]) -> None:
                 f"{name!r} is not a metric of this evaluation",
                 hint=f"its metrics are {', '.join(measured)}",
             )
+
+
+def check_thresholds(metrics: Mapping[str, float], thresholds: Mapping[str, float]) -> None:
+    """Raise ThresholdError if a metric is below its threshold, UsageError for one that was not
+    measured."""
+    check_names(thresholds, tuple(metrics))
+    for name, threshold in thresholds.items():
+        value = metrics[name]
+        if not value >= threshold:
+            raise ThresholdError(f"{name} is {value:.4f}, below the threshold {threshold:g}")

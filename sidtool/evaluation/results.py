@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sidtool.errors import DataError, ThresholdError
+from sidtool.errors import DataError
 from sidtool.evaluation.bootstrap import Difference, Groups
-from sidtool.evaluation.metrics import check_names
 from sidtool.evaluation.slices import SLICES
 from sidtool.evaluation.system_values import (
     Averages,
@@ -14,7 +13,6 @@ from sidtool.evaluation.system_values import (
     SystemValues,
     system_differences,
 )
-from sidtool.evaluation.task_metrics import TaskEvaluation
 
 NO_EXAMPLES = Averages(0, {}, {}, {}, {})
 
@@ -78,15 +76,3 @@ def compare(
             f"{one.settings['ks']} and {other.n} at {other.settings['ks']}"
         )
     return system_differences(one.values, other.values, one.users, one.groups, seed=seed)
-
-
-def check_thresholds(
-    evaluation: Evaluation | TaskEvaluation, thresholds: Mapping[str, float]
-) -> None:
-    """Raise ThresholdError if an item-level metric is below its threshold, UsageError for a metric
-    that was not measured."""
-    check_names(thresholds, tuple(evaluation.metrics))
-    for name, threshold in thresholds.items():
-        value = evaluation.metrics[name]
-        if not value >= threshold:
-            raise ThresholdError(f"{name} is {value:.4f}, below the threshold {threshold:g}")

@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple, cast
 
 import numpy as np
 
+from sidtool.answers.questions import Question
+from sidtool.answers.task_metrics import TaskEvaluation, evaluate_questions
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.columns import recorded_columns
 from sidtool.data.containers import suffix
@@ -17,8 +19,6 @@ from sidtool.data.items import Items, make_items
 from sidtool.data.json_tables import json_lines
 from sidtool.data.queries import Query, read_queries
 from sidtool.errors import DataError, SidtoolWarning, UsageError
-from sidtool.evaluation.questions import Question
-from sidtool.evaluation.task_metrics import TaskEvaluation, evaluate_questions
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.pretrained import max_positions
 from sidtool.model.split_check import check_model_split, event_columns

@@ -17,9 +17,9 @@ from sidtool.evaluation.evaluation import (
     evaluate_examples,
     evaluate_rankings,
 )
-from sidtool.evaluation.metrics import KS, metric_names
+from sidtool.evaluation.metrics import KS, check_thresholds, metric_names
 from sidtool.evaluation.ranking import IndexedExamples
-from sidtool.evaluation.results import Evaluation, check_thresholds, compare
+from sidtool.evaluation.results import Evaluation, compare
 from sidtool.memory.build import build_memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.memory import WeightedMemory
@@ -212,13 +212,13 @@ def test_without_events_there_are_no_baselines() -> None:
 
 def test_metrics_below_a_threshold_are_refused() -> None:
     _, result = random_evaluation()
-    check_thresholds(result, {"hr@50": result.metrics["hr@50"], "ndcg@10": 0.0})
+    check_thresholds(result.metrics, {"hr@50": result.metrics["hr@50"], "ndcg@10": 0.0})
     with pytest.raises(ThresholdError, match=r"ndcg@10 is 0\.\d{4}, below the threshold 0\.99"):
-        check_thresholds(result, {"hr@50": 0.0, "ndcg@10": 0.99})
+        check_thresholds(result.metrics, {"hr@50": 0.0, "ndcg@10": 0.99})
     with pytest.raises(ThresholdError):
-        check_thresholds(result, {"hr@10": float("nan")})
+        check_thresholds(result.metrics, {"hr@10": float("nan")})
     with pytest.raises(UsageError, match="'ndgc@10' is not a metric of this evaluation"):
-        check_thresholds(result, {"hr@1": 2.0, "ndgc@10": 0.1})
+        check_thresholds(result.metrics, {"hr@1": 2.0, "ndgc@10": 0.1})
 
 
 def test_two_evaluations_of_the_same_examples_are_compared() -> None:

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import UsageError
-from sidtool.evaluation.metrics import KS, find_targets, metric_names, metric_values
-from sidtool.evaluation.questions import (
+from sidtool.answers.questions import (
     GroupKey,
     Question,
     SidCodes,
     prefixes,
     split_last_sid,
 )
+from sidtool.errors import UsageError
+from sidtool.evaluation.metrics import KS, find_targets, metric_names, metric_values
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress, Query, QuerySession

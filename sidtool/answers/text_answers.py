@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sidtool.answers.questions import Question
 from sidtool.decoder.batching import batches, evaluation_mode
-from sidtool.evaluation.questions import Question
 from sidtool.model.load import LoadedModel
 from sidtool.model.pretrained import check_positions, max_positions
 from sidtool.prompt.encoder import prompt_encoder

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sidtool.answers.questions import Question
+from sidtool.answers.sid_answers import sid_answer_metrics
 from sidtool.errors import DataError
 from sidtool.evaluation.bootstrap import RESAMPLES, intervals
 from sidtool.evaluation.metrics import averages
-from sidtool.evaluation.questions import Question
-from sidtool.evaluation.sid_answers import sid_answer_metrics
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import Progress
 
@@ -63,7 +63,7 @@ def evaluate_questions(
             loaded, questions, also_correct, num_beams, progress
         )
     else:
-        from sidtool.evaluation.text_answers import text_answer_metrics
+        from sidtool.answers.text_answers import text_answer_metrics
 
         names, values, perplexity = text_answer_metrics(loaded, questions, progress)
     # the bootstrap draws single questions
