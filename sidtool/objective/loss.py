@@ -10,6 +10,7 @@ from sidtool.bundle.trie import Trie
 from sidtool.decoder.partial_head import Columns, Part
 from sidtool.decoder.trie_arrays import normalize_over_children, trie_arrays
 from sidtool.objective.softmax import SoftmaxOver
+from sidtool.objective.targets import Targets
 from sidtool.prompt.tokens import SidTokens
 
 Blocks = Sequence[torch.Tensor]
@@ -62,20 +63,16 @@ class Loss:
         self,
         blocks: Blocks,
         parts: Sequence[Part],
-        targets: torch.Tensor,
-        preceding: torch.Tensor,
-        weights: torch.Tensor,
+        targets: Targets,
         teacher_blocks: Sequence[Blocks] = (),
-        memory: "MemoryTargets | None" = None,
     ) -> torch.Tensor:
-        """() float: the sum of the losses at (n,) target ids, each times its (n,) weight, from the
-        logits of each part.
+        """() float: the sum of the losses at n targets, each times its weight, from the logits of
+        each part and of each teacher.
 
-        `preceding` (n, levels - 1) are the ids before each target, `teacher_blocks` the blocks of
-        each teacher. A `memory` needs a softmax over the trie."""
-        total = torch.zeros((), device=targets.device)
-        nll = torch.zeros(len(targets), device=targets.device)
-        starts = torch.zeros(len(targets), dtype=torch.int64, device=targets.device)
+        Log-probabilities of a memory need a softmax over the trie."""
+        total = torch.zeros((), device=targets.ids.device)
+        nll = torch.zeros(len(targets.ids), device=targets.ids.device)
+        levels = torch.zeros_like(targets.ids)
         for level, (block, (indexes, columns)) in enumerate(zip(blocks, parts, strict=True)):
             if not len(indexes):
                 # an empty sum keeps the weights in the graph: under DDP every process needs
@@ -83,19 +80,27 @@ class Loss:
                 total = total + block.sum()
                 continue
             # the column of each target in its block
-            codes = targets[indexes] - (columns[0] if columns else 0)
-            competitors = self._competitors(level, block.shape[1], codes, preceding[indexes])
+            codes = targets.ids[indexes] - (columns[0] if columns else 0)
+            preceding = targets.preceding[indexes]
+            competitors = self._competitors(level, block.shape[1], codes, preceding)
             level_blocks = [teacher[level] for teacher in teacher_blocks]
             target_losses, losses = self._losses(competitors, block, level_blocks)
-            losses = weights[indexes] * losses
+            losses = targets.weights[indexes] * losses
             total = total + losses[competitors.counted].sum()
-            if memory is not None:
+            if targets.memory_log_probs is not None:
                 nll = nll.index_add(0, indexes, target_losses)
-                starts[indexes] = memory.positions[indexes] - level
-        if memory is None:
+                levels[indexes] = level
+        if targets.memory_log_probs is None:
             return total
         target_share = (1 - self.smoothing) * (1 - self.distill_weight if teacher_blocks else 1)
-        return total - target_share * memory.gain(nll, starts, weights, self.memory_weight)
+        gain = _mixture_gain(
+            nll,
+            targets.memory_log_probs,
+            targets.weights,
+            targets.positions - levels,
+            self.memory_weight,
+        )
+        return total - target_share * gain
 
     def _losses(
         self, competitors: "_Competitors", block: torch.Tensor, teacher_blocks: Blocks
@@ -144,33 +149,28 @@ class Loss:
         )
 
 
-@dataclass(frozen=True)
-class MemoryTargets:
-    """What a memory knows of the n targets of a batch, the codes of SIDs in order."""
+def _mixture_gain(
+    nll: torch.Tensor,
+    log_probs: torch.Tensor,
+    weights: torch.Tensor,
+    starts: torch.Tensor,
+    memory_weight: float,
+) -> torch.Tensor:
+    """() float: by how much the loss of the mixture is below that of the model alone, from the (n,)
+    negative log-likelihoods of the targets, the memory's log-probabilities, the weights of the loss
+    and the places where the targets' SIDs start.
 
-    positions: torch.Tensor
-    """(n,) int64: place of each target in the flattened batch"""
-    log_probs: torch.Tensor
-    """(n,) float32: log-probability of the item whose SID the target is part of, minus infinity for
-    0, NaN where the memory says nothing"""
-
-    def gain(
-        self, nll: torch.Tensor, starts: torch.Tensor, weights: torch.Tensor, memory_weight: float
-    ) -> torch.Tensor:
-        """() float: by how much the loss of the mixture is below that of the model alone, from the
-        (n,) negative log-likelihoods of the targets, the (n,) places where their SIDs start and
-        the (n,) weights of the loss, which are equal within a SID.
-
-        Per SID it is log((1 - memory_weight) + memory_weight p_memory / p_model)."""
-        distinct, sids = torch.unique_consecutive(starts, return_inverse=True)
-        sid_nll = nll.new_zeros(len(distinct)).index_add(0, sids, nll)
-        sid_log_probs = self.log_probs.new_zeros(len(distinct)).scatter(0, sids, self.log_probs)
-        sid_weights = weights.new_zeros(len(distinct)).scatter(0, sids, weights)
-        is_mixed = ~sid_log_probs.isnan()
-        log_weight = math.log(memory_weight) if memory_weight else -math.inf
-        log_ratios = log_weight + sid_log_probs[is_mixed] + sid_nll[is_mixed]
-        log_model = torch.full_like(log_ratios, math.log1p(-memory_weight))
-        return (sid_weights[is_mixed] * torch.logaddexp(log_model, log_ratios)).sum()
+    Per SID it is log((1 - memory_weight) + memory_weight p_memory / p_model)."""
+    distinct, sids = torch.unique_consecutive(starts, return_inverse=True)
+    sid_nll = nll.new_zeros(len(distinct)).index_add(0, sids, nll)
+    # all targets of a SID have the same log-probability and weight
+    sid_log_probs = log_probs.new_zeros(len(distinct)).scatter(0, sids, log_probs)
+    sid_weights = weights.new_zeros(len(distinct)).scatter(0, sids, weights)
+    is_mixed = ~sid_log_probs.isnan()
+    log_weight = math.log(memory_weight) if memory_weight else -math.inf
+    log_ratios = log_weight + sid_log_probs[is_mixed] + sid_nll[is_mixed]
+    log_model = torch.full_like(log_ratios, math.log1p(-memory_weight))
+    return (sid_weights[is_mixed] * torch.logaddexp(log_model, log_ratios)).sum()
 
 
 @dataclass(frozen=True)

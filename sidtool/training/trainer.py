@@ -20,9 +20,10 @@ from sidtool.model.lora import Lora
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import AugmentedExamples
 from sidtool.objective.batches import IGNORED, PackedCollator, PaddedCollator
-from sidtool.objective.loss import Loss, MemoryTargets
+from sidtool.objective.loss import Loss
 from sidtool.objective.memory_examples import MemoryExamples
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
+from sidtool.objective.targets import Targets
 from sidtool.objective.teachers import Teachers
 from sidtool.recommendation.query import Progress
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
@@ -149,17 +150,13 @@ class SidTrainer(SFTTrainer):
     ) -> Any:
         """Cross-entropy at the targets, weighted mean over the targets of the whole step."""
         n_tokens = inputs.pop("tokens")
-        weights = inputs.pop("weights")[:, 1:]  # (lines, length - 1): weight of the next token
         self.n_seen += torch.stack([n_tokens, (inputs["labels"] != IGNORED).sum()])
-        log_probs = inputs.pop("memory_log_probs", None)
         if return_outputs or self._uses_trl_loss:
+            inputs.pop("weights")
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs.pop("labels")[:, 1:]  # (lines, length - 1): label of the next token
-        line, column = (labels != IGNORED).nonzero(as_tuple=True)  # (n,) each
-        positions = line * (labels.shape[1] + 1) + column  # (n,) in the flattened batch
-        targets = labels[line, column]  # (n,)
-        parts = self._loss.parts(targets)
-        requests = [(positions[indexes], columns) for indexes, columns in parts]
+        targets = Targets.pop(inputs, self._loss.tokens.space.levels)
+        parts = self._loss.parts(targets.ids)
+        requests = [(targets.positions[indexes], columns) for indexes, columns in parts]
 
         def forward() -> torch.Tensor:
             return model(**inputs, use_cache=False).logits
@@ -169,21 +166,11 @@ class SidTrainer(SFTTrainer):
         else:
             blocks = full_blocks(forward(), requests)
         teacher_blocks = self._teachers.blocks(inputs, requests) if self._teachers else ()
-        n_preceding = self._loss.tokens.space.levels - 1
-        # labels are shifted by one: `column` is that of the token before the target
-        offsets = torch.arange(1 - n_preceding, 1, device=column.device)
-        columns_before = (column[:, None] + offsets).clamp_min(0)
-        preceding = inputs["input_ids"][line[:, None], columns_before]  # (n, levels - 1)
-        memory = None
-        if log_probs is not None:
-            memory = MemoryTargets(positions, log_probs[line, column + 1])
-        total = self._loss.total(
-            blocks, parts, targets, preceding, weights[line, column], teacher_blocks, memory
-        )
+        total = self._loss.total(blocks, parts, targets, teacher_blocks)
         # all weights of a step may be 0, and so is its loss then
         smallest = torch.finfo(torch.float32).tiny
         if num_items_in_batch is None:
-            return total / weights.sum().clamp_min(smallest)
+            return total / targets.weights.sum().clamp_min(smallest)
         # DDP averages over processes what is a sum over them
         ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return total * ranks / num_items_in_batch.clamp_min(smallest)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sidtool.bundle.trie import Trie
-from sidtool.objective.loss import Loss, MemoryTargets
+from sidtool.objective.loss import Loss
+from sidtool.objective.targets import Targets
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 
@@ -30,38 +31,29 @@ class Batch:
         ids = TOKENS.ids(codes, begin_end_tokens=False).ravel()
         places = np.arange(len(ids)) + 5  # places in a batch, which may begin anywhere
         keep = np.arange(len(ids)) != 0
-        self.targets = torch.from_numpy(ids[keep])
-        self.positions = torch.from_numpy(places[keep])
         padded = np.concatenate([[0, 0], ids])
         preceding = np.stack([padded[:-2], padded[1:-1]], axis=1)
-        self.preceding = torch.from_numpy(preceding[keep])
         # of the SIDs: unknown for the first and the last, certainly not, and some probabilities
         self.log_probs = [math.nan, -math.inf, *np.log([0.5, 1e-4, 0.9, 1.0]), math.nan]
-        per_target = np.repeat(self.log_probs, len(SIZES)).astype(np.float32)
-        self.memory = MemoryTargets(self.positions, torch.from_numpy(per_target[keep]))
         self.weights = rng.choice([0.5, 1.0, 2.0], size=len(self.sids))
-        per_target = np.repeat(self.weights, len(SIZES)).astype(np.float32)
-        self.target_weights = torch.from_numpy(per_target[keep])
-        self.logits = torch.from_numpy(rng.normal(size=(len(self.targets), VOCABULARY)))
-        self.logits = self.logits.float().requires_grad_()
+        per_target = [ids, places, preceding]
+        for values in (self.weights, self.log_probs):
+            per_target.append(np.repeat(np.array(values, dtype=np.float32), len(SIZES)))
+        self.mixed = Targets(*(torch.from_numpy(values[keep]) for values in per_target))
+        self.plain = replace(self.mixed, memory_log_probs=None)
+        logits = rng.normal(size=(len(self.mixed.ids), VOCABULARY))
+        self.logits = torch.from_numpy(logits).float().requires_grad_()
 
     def total(
-        self, loss: Loss, memory: MemoryTargets | None, teachers: tuple[torch.Tensor, ...] = ()
+        self, loss: Loss, targets: Targets, teachers: tuple[torch.Tensor, ...] = ()
     ) -> torch.Tensor:
-        parts = loss.parts(self.targets)
+        parts = loss.parts(targets.ids)
 
         def blocks(logits: torch.Tensor) -> list[torch.Tensor]:
             return [logits[indexes, slice(*columns)] for indexes, columns in parts]
 
-        return loss.total(
-            blocks(self.logits),
-            parts,
-            self.targets,
-            self.preceding,
-            self.target_weights,
-            [blocks(teacher) for teacher in teachers],
-            memory,
-        )
+        teacher_blocks = [blocks(teacher) for teacher in teachers]
+        return loss.total(blocks(self.logits), parts, targets, teacher_blocks)
 
     def log_probability(self, number: int) -> torch.Tensor:
         """The model's log-probability of a whole SID, over the trie, code by code."""
@@ -81,8 +73,8 @@ class Batch:
 def test_loss_and_gradient_are_those_of_the_mixture(weight: float, seed: int) -> None:
     loss = Loss("trie", TOKENS, TRIE, memory_weight=weight)
     batch = Batch(seed)
-    plain = batch.total(replace(loss, memory_weight=0.0), None)
-    total = batch.total(loss, batch.memory)
+    plain = batch.total(loss, batch.plain)
+    total = batch.total(loss, batch.mixed)
     expected = plain
     for number in range(1, len(batch.sids) - 1):
         log_model = batch.log_probability(number)
@@ -98,9 +90,11 @@ def test_loss_and_gradient_are_those_of_the_mixture(weight: float, seed: int) ->
 def test_the_gradient_is_the_models_times_its_share() -> None:
     weight = 0.4
     batch = Batch(2)
-    (plain,) = torch.autograd.grad(batch.total(Loss("trie", TOKENS, TRIE), None), batch.logits)
+    (plain,) = torch.autograd.grad(
+        batch.total(Loss("trie", TOKENS, TRIE), batch.plain), batch.logits
+    )
     loss = Loss("trie", TOKENS, TRIE, memory_weight=weight)
-    (mixed,) = torch.autograd.grad(batch.total(loss, batch.memory), batch.logits)
+    (mixed,) = torch.autograd.grad(batch.total(loss, batch.mixed), batch.logits)
     for number in range(len(batch.sids)):
         first = max(0, number * len(SIZES) - 1)
         rows = slice(first, (number + 1) * len(SIZES) - 1)
@@ -118,8 +112,8 @@ def test_weight_0_is_the_plain_loss_to_the_bit(smoothing: float, taught: bool) -
     batch = Batch(3)
     teachers = (torch.randn(batch.logits.shape),) if taught else ()
     loss = Loss("trie", TOKENS, TRIE, smoothing, 0.7)
-    plain = batch.total(loss, None, teachers)
-    mixed = batch.total(loss, batch.memory, teachers)
+    plain = batch.total(loss, batch.plain, teachers)
+    mixed = batch.total(loss, batch.mixed, teachers)
     assert torch.equal(plain, mixed)
     gradients = [torch.autograd.grad(total, batch.logits)[0] for total in (plain, mixed)]
     assert torch.equal(*gradients)
@@ -130,11 +124,11 @@ def test_smoothing_and_teachers_keep_their_terms() -> None:
     batch = Batch(4)
     teachers = (torch.randn(batch.logits.shape),)
     hard = Loss("trie", TOKENS, TRIE, memory_weight=0.3)
-    gain = batch.total(hard, None) - batch.total(hard, batch.memory)
+    gain = batch.total(hard, batch.plain) - batch.total(hard, batch.mixed)
     assert gain > 0
     for smoothing, distill, share in ((0.2, 0.0, 0.8), (0.0, 0.7, 0.3), (0.2, 0.7, 0.24)):
         loss = replace(hard, smoothing=smoothing, distill_weight=distill)
         taught_by = teachers if distill else ()
-        plain = batch.total(loss, None, taught_by)
-        mixed = batch.total(loss, batch.memory, taught_by)
+        plain = batch.total(loss, batch.plain, taught_by)
+        mixed = batch.total(loss, batch.mixed, taught_by)
         torch.testing.assert_close(plain - mixed, share * gain, rtol=1e-4, atol=1e-4)
