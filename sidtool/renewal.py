@@ -39,6 +39,7 @@ from sidtool.splits.files import open_split
 from sidtool.splits.split import Split
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import DEFAULTS, TrainOptions
+from sidtool.training.training_run import Log
 
 DEFAULT_SHARE = 0.2
 
@@ -91,6 +92,7 @@ def refresh(
     force: bool = False,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
+    log: Log | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> RefreshSummary:
     """Write the model in `model_dir`, brought to `bundle` and to the events of `split`, to `out`.
@@ -160,6 +162,7 @@ def refresh(
                 reuse=memory is not None,
                 trust_remote_code=trust_remote_code,
                 progress=progress,
+                log=log,
                 notify=notify,
             )
             if memory is not None:

@@ -76,9 +76,9 @@ def test_an_import_error_names_the_extra_of_its_package(monkeypatch: pytest.Monk
 
 
 def test_the_cause_of_an_import_error_is_named() -> None:
-    outer = ImportError("Could not import module 'X'.")
-    outer.__cause__ = ModuleNotFoundError("No module named 'peft.tuners'", name="peft.tuners")
-    assert str(missing_package(outer)).startswith("peft is not installed")
+    for outer in (ImportError("Could not import module 'X'."), RuntimeError("Failed to import")):
+        outer.__cause__ = ModuleNotFoundError("No module named 'peft.tuners'", name="peft.tuners")
+        assert str(missing_package(outer)).startswith("peft is not installed")
 
 
 @pytest.mark.parametrize(

@@ -142,16 +142,15 @@ def build_codebook(
     ] = None,
     trust_remote_code: options.Trust = False,
     spelling: Annotated[
-        Spelling, typer.Option(help="Token spelling.", rich_help_panel=TOKENS)
+        Spelling, typer.Option(help="Token spelling.", rich_help_panel="Output")
     ] = "openonerec",
-    no_begin_end_tokens: Annotated[
+    begin_end_tokens: Annotated[
         bool,
         typer.Option(
-            "--no-begin-end-tokens",
-            help="Leave out the begin and end tokens around a SID that the spelling has.",
+            help="Wrap a SID in begin and end tokens, if the spelling has them.",
             rich_help_panel=TOKENS,
         ),
-    ] = False,
+    ] = True,
     config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -180,7 +179,7 @@ def build_codebook(
         method=method,
         collisions=collisions,
         spelling=spelling,
-        begin_end_tokens=not no_begin_end_tokens,
+        begin_end_tokens=begin_end_tokens,
         collaborative=collaborative,
         weights=tuple(weight for _, weight in sources),
         seed=seed,

@@ -2,17 +2,26 @@
 output replaces no input."""
 
 import functools
+import glob
 import inspect
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.core import TyperCommand
 
 from sidtool.cli.outputs import check_inputs_survive
+from sidtool.errors import EXIT_INTERRUPTED
 from sidtool.terminal import options
-from sidtool.terminal.console import detail, joined_lines, one_line_errors, set_verbosity
+from sidtool.terminal.console import (
+    detail,
+    joined_lines,
+    note,
+    one_line_errors,
+    set_verbosity,
+)
 
 PANELS: Mapping[str, tuple[str, ...]] = {
     "Data": (
@@ -72,9 +81,27 @@ class Command(TyperCommand):
                 inputs = [value for name, value in ctx.params.items() if name != "out"]
                 check_inputs_survive(Path(out), inputs)
         start = time.monotonic()
-        result = super().invoke(ctx)
+        try:
+            result = super().invoke(ctx)
+        except KeyboardInterrupt:
+            note(f"interrupted{_resumption(out)}")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
         detail(f"{ctx.info_name} took {time.monotonic() - start:.1f} s")
         return result
+
+
+def _resumption(out: Any) -> str:
+    """What an interrupted command says of its unfinished work beside its output, if there is
+    any."""
+    if out is None:
+        return ""
+    folder = Path(out)
+    works = list(folder.parent.glob(f"{glob.escape(folder.name)}*.partial"))
+    checkpoints = [path for work in works for path in work.glob("checkpoint-*")]
+    if checkpoints:
+        newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
+        return f": the same command goes on from {newest}"
+    return f": {works[0]} has the unfinished work; the same command goes on" if works else ""
 
 
 def with_verbosity(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,5 @@
 """The command that trains by rewards: rl."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from sidtool.reinforcement.settings import Algorithm
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_setting
 from sidtool.terminal.console import next_step, note, progress, say, say_json
+from sidtool.terminal.training_log import watch
 
 
 def rl(
@@ -79,6 +79,7 @@ def rl(
     pairs += [f"reward={reward}"] if reward else []
     rl_options, fields = read_settings(SETTINGS, config, pairs)
     with progress("train") as report:
+        steps_of, log = watch()
         summary = reinforce(
             model,
             examples,
@@ -92,8 +93,8 @@ def rl(
             force=force,
             dry_run=dry_run,
             trust_remote_code=trust_remote_code,
-            progress=report.get("train"),
-            log=_note_validation,
+            progress=steps_of(report.get("train")),
+            log=log,
             notify=note,
         )
     if summary is None:
@@ -105,15 +106,3 @@ def rl(
         for key, value in present.items():
             say(f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}")
     return next_step(f"sidtool evaluate {out} SPLIT")
-
-
-def _note_validation(entry: Mapping[str, float]) -> None:
-    """A line on stderr for each validation: the start's first."""
-    for prefix in ("start_", "eval_"):
-        values = [
-            f"{name.removeprefix(prefix)} {value:.4f}"
-            for name, value in entry.items()
-            if name.startswith(prefix)
-        ]
-        if values:
-            note(f"step {int(entry['step'])}: {', '.join(values)}")

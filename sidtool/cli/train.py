@@ -12,7 +12,16 @@ from sidtool.model.scratch import Preset
 from sidtool.setting_list import Configurable
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_setting
-from sidtool.terminal.console import next_step, note, progress, say, say_json, say_plan, say_table
+from sidtool.terminal.console import (
+    next_step,
+    note,
+    progress,
+    say,
+    say_json,
+    say_plan,
+    say_table,
+)
+from sidtool.terminal.training_log import watch
 from sidtool.training.settings import Stage
 
 
@@ -86,6 +95,7 @@ def train(
         return say_plan("\n".join(lines), json=json, stages=[stage.to_json() for stage in planned])
     labels = [f"{number} {each.options.stage}" for number, each in enumerate(stages, start=1)]
     with progress(*labels) as report:
+        steps_of, log = watch()
         summaries = train_stages(
             model,
             examples,
@@ -97,7 +107,8 @@ def train(
             split=split,
             trust_remote_code=trust_remote_code,
             force=force,
-            progress=lambda number: report.get(labels[number - 1]),
+            progress=lambda number: steps_of(report.get(labels[number - 1])),
+            log=log,
             notify=note,
         )
     if json:
@@ -176,6 +187,7 @@ def refresh(
 
     chosen = RefreshOptions(share, learning_rate, seed)
     with progress("train") as report:
+        steps_of, log = watch()
         summary = renew(
             model,
             bundle,
@@ -187,7 +199,8 @@ def refresh(
             options=chosen,
             force=force,
             trust_remote_code=trust_remote_code,
-            progress=report.get("train"),
+            progress=steps_of(report.get("train")),
+            log=log,
             notify=note,
         )
     value = summary.to_json()

@@ -17,7 +17,14 @@ from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.model.memory import MemoryBinding
-from sidtool.model.stage_record import ModelReference, StageParams, StageRecord, TrainParams
+from sidtool.model.stage_record import (
+    ModelReference,
+    RlParams,
+    Selection,
+    StageParams,
+    StageRecord,
+    TrainParams,
+)
 from sidtool.output import write_whole
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
@@ -88,6 +95,14 @@ class Contract(JsonRecord):
         """The contract after one more stage, with these fields changed. A memory is left out unless
         it is among them: its weight was tuned for the weights before the stage."""
         return replace(self, **{"memory": None, **changes, "stages": (*self.stages, record)})
+
+    def with_best(self, best: Selection | None) -> "Contract":
+        """The contract with the validation that selected the weights of its last stage."""
+        *earlier, last = self.stages
+        assert isinstance(last.params, TrainParams | RlParams)
+        return replace(
+            self, stages=(*earlier, replace(last, params=replace(last.params, best=best)))
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored; `token_stop` is written for other readers only."""

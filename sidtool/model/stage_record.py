@@ -36,6 +36,15 @@ class ExtendParams(JsonRecord):
 
 
 @dataclass(frozen=True)
+class Selection(JsonRecord):
+    """The validation that selected the weights of a trained model."""
+
+    metric: str
+    value: float
+    step: int
+
+
+@dataclass(frozen=True)
 class TrainParams(JsonRecord):
     """How `train` made a model."""
 
@@ -57,6 +66,8 @@ class TrainParams(JsonRecord):
     """limit of an example's tokens"""
     weights: str | None = None
     """column of the events that weighted the examples, or its exponential (`make-sft --weight`)"""
+    best: Selection | None = None
+    """None without validation"""
     memory: str | None = None
     """digest of the memory in the loss; None without one"""
 
@@ -81,6 +92,8 @@ class RlParams(JsonRecord):
     """digest of the memory of the reward `collaborative`"""
     reward_teacher: ModelReference | None = None
     """the model of the reward `teacher`"""
+    best: Selection | None = None
+    """None if the last checkpoint was kept"""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class RlSummary:
     """the output folder"""
     steps: int
     loss: float | None
-    """mean training loss of this call; None if no step was left"""
+    """mean training loss of the whole run, as the counts below, also if it was resumed"""
     metric: str
     """the validation metric"""
     start: float | None
@@ -48,7 +48,7 @@ class RlSummary:
     best: float | None
     """its best value; None if no checkpoint was validated"""
     tokens: int
-    """tokens of prompts in this call"""
+    """tokens of prompts"""
     groups: int
     seconds: float
     peak_rss_gib: float | None
@@ -232,7 +232,7 @@ def _check_selection(trainer: Any) -> None:
 
 def _summary(run: RlRun, finished: Finished) -> RlSummary:
     trainer = finished.trainer
-    tokens, groups = trainer.accelerator.reduce(trainer.n_seen).tolist()
+    tokens, groups = finished.totals.seen
     trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
     return RlSummary(
         algorithm=run.options.algorithm,
@@ -244,7 +244,7 @@ def _summary(run: RlRun, finished: Finished) -> RlSummary:
         best=trainer.state.best_metric,
         tokens=tokens,
         groups=groups,
-        seconds=finished.seconds,
+        seconds=finished.totals.seconds,
         peak_rss_gib=peak_rss_gib(),
         peak_cuda_gib=peak_cuda_gib(),
         trained_parameters=sum(weight.numel() for weight in trained),

@@ -23,7 +23,7 @@ from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.scorers import memory_scorer, teacher_scorer
 from sidtool.reinforcement.trainer import GroupTrainer, RewardFunction
 from sidtool.splits.examples import read_examples
-from sidtool.training.trainer import ProgressCallback
+from sidtool.training.history import ProgressCallback
 from sidtool.training.training_run import Log
 
 
@@ -78,7 +78,9 @@ def build_trainer(
         judge=_judge(run, session, examples),
         refuses_worse_slices=not allow_worse_slices,
         tokenizer=loaded.tokenizer,
-        write_contract=lambda folder: write_contract(folder, contract, run.bundle),
+        write_contract=lambda folder, best: write_contract(
+            folder, contract.with_best(best), run.bundle
+        ),
         callbacks=callbacks,
     )
 

@@ -20,6 +20,7 @@ from trl import GRPOConfig
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import split_tensor_dict
 
+from sidtool.model.stage_record import Selection
 from sidtool.policy.advantages import first_difference, lacks_signal, sampled_advantages
 from sidtool.policy.groups import GroupMaker, Rollouts, first_items
 from sidtool.policy.policy import Policy
@@ -43,6 +44,7 @@ from sidtool.reinforcement.schedule import (
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.training.divergence import check_number, check_weights
 from sidtool.training.trainer import class_forward
+from sidtool.training.watched import WatchedTrainer
 
 REFERENCE_FILE = "reference.safetensors"
 """The weights of a moving reference, in each checkpoint."""
@@ -51,7 +53,7 @@ RewardFunction = Callable[[Groups], NDArray[np.float64]]
 """Groups -> (n, G) rewards."""
 
 
-class GroupTrainer(JudgedTrainer):
+class GroupTrainer(WatchedTrainer, JudgedTrainer):
     """Trains a policy on groups of items.
 
     `reference` is the frozen start with its policy, if the objective needs one. `write_contract`
@@ -69,7 +71,7 @@ class GroupTrainer(JudgedTrainer):
         judge: Judge,
         refuses_worse_slices: bool,
         tokenizer: Any,
-        write_contract: Callable[[Path], None],
+        write_contract: Callable[[Path, Selection | None], None],
         callbacks: list[TrainerCallback],
     ) -> None:
         # TRL would load the reference again from a hub or a folder, which may hold adapters
@@ -245,6 +247,7 @@ class GroupTrainer(JudgedTrainer):
     def restore(self, checkpoint: Path) -> None:
         """Load the result of a training that had ended at this checkpoint."""
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.continue_counts(checkpoint)
         self._load_from_checkpoint(str(checkpoint))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             self._load_best_model()
@@ -253,7 +256,7 @@ class GroupTrainer(JudgedTrainer):
         """Write a complete model folder: weights, tokenizer, contract and bundle."""
         self.accelerator.unwrap_model(self.model).save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
-        self._write_contract(folder)
+        self._write_contract(folder, self.selection())
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         check_weights(self)
@@ -262,7 +265,7 @@ class GroupTrainer(JudgedTrainer):
             folder = Path(output_dir or self.args.output_dir)
             if self.args.sync_ref_model:
                 save_model(self.ref_model, str(folder / REFERENCE_FILE))
-            self._write_contract(folder)
+            self._write_contract(folder, self.selection())
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Every process saves the groups that it made, beside its random state."""

@@ -1,5 +1,5 @@
 """Terminal output that all commands share: results on stdout, everything else on stderr, errors as
-one line with an exit code; and the `--config` file.
+one line with an exit code.
 
 Text from data (ids, titles, file names, messages of libraries) is literal: square brackets are not
 markup, and characters that steer a terminal are shown as escapes. JSON keeps its exact values."""
@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
@@ -21,7 +20,6 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from sidtool.documents import parse_yaml
 from sidtool.errors import EXIT_INTERRUPTED, SidtoolError, SidtoolWarning, UsageError
 from sidtool.extras import missing_package
 
@@ -100,8 +98,10 @@ def one_line_errors() -> Iterator[None]:
         # Typer would print a box with the command's usage
         _print_error(_usage_message(error), _usage_hint(error))
         raise typer.Exit(UsageError.exit_code) from None
-    except (SidtoolError, OSError, MemoryError, UnicodeError, ImportError) as error:
-        expected = missing_package(error) if isinstance(error, ImportError) else error
+    except (SidtoolError, OSError, MemoryError, UnicodeError, ImportError, RuntimeError) as error:
+        # TRL raises a RuntimeError for a package that it cannot import
+        is_other = isinstance(error, ImportError | RuntimeError)
+        expected = missing_package(error) if is_other else error
         if expected is None or os.environ.get("SIDTOOL_DEBUG") == "1":
             raise
         _print_error(str(expected) or type(expected).__name__, getattr(expected, "hint", None))
@@ -306,60 +306,6 @@ def _timed(stage: str, report: Progress) -> Progress:
             detail(f"{stage}: {total} in {time.monotonic() - start:.1f} s")
 
     return timed
-
-
-def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Callback of `--config FILE.yaml`: its keys are defaults of this command's options. An unknown
-    key is an error."""
-    if path is None:
-        return None
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8-sig")) or {}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} must have a mapping of options, not {type(values).__name__}")
-    options = _options_by_key(ctx)
-    settings = {}
-    for spelled, value in values.items():
-        key = str(spelled).replace("-", "_")
-        if key not in options:
-            raise UsageError(
-                f"{path}: {ctx.info_name} has no option {key!r}",
-                hint=f"it has {', '.join(sorted(options))}",
-            )
-        if options[key].name in settings:
-            raise UsageError(f"{path}: the option {key!r} occurs twice")
-        settings[options[key].name] = _as_command_line(path, options[key], value)
-    ctx.default_map = {**(ctx.default_map or {}), **settings}
-    return path
-
-
-def _options_by_key(ctx: typer.Context) -> dict[str, Any]:
-    """The parameters of a command by their key in a file: the long flag without dashes."""
-    options = {}
-    for parameter in ctx.command.params:
-        flags = (name for name in parameter.opts if name.startswith("--"))
-        flag = next(flags, parameter.name or "")
-        options[flag.lstrip("-").replace("-", "_")] = parameter
-    return options
-
-
-def _as_command_line(path: Path, parameter: Any, value: Any) -> Any:
-    """A YAML value as the command line spells it: a mapping is a list of `key=value`."""
-    repeatable = getattr(parameter, "multiple", False) or parameter.nargs != 1
-    if isinstance(value, list | dict) and not repeatable:
-        raise UsageError(
-            f"{path}: {parameter.opts[0]} takes one value, not a {type(value).__name__}"
-        )
-    if isinstance(value, dict):
-        return [
-            f"{key}={item if isinstance(item, str) else json.dumps(item, default=str)}"
-            for key, item in value.items()
-        ]
-    if repeatable and value is not None and not isinstance(value, list):
-        value = [value]
-    return [str(item) for item in value] if isinstance(value, list) else value
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

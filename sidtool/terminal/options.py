@@ -9,7 +9,7 @@ import typer
 from sidtool.data import interactions, items
 from sidtool.errors import UsageError
 from sidtool.terminal.completion import complete_reference
-from sidtool.terminal.console import read_config
+from sidtool.terminal.config_file import read_config
 
 
 def _check_seed(value: int) -> int:

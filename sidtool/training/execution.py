@@ -1,18 +1,20 @@
 """Runs a trainer to its output, resumably: checkpoints are in a work folder, which is removed when
 the output is complete. Of several processes, the first alone writes."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sidtool.errors import SidtoolError
 from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.training.checkpoints import has_ended, last_checkpoint, relocate_best
 from sidtool.training.divergence import check_weights
 from sidtool.work_folder import open_work_folder
+
+if TYPE_CHECKING:
+    from sidtool.training.watched import Totals
 
 
 class Run(Protocol):
@@ -38,10 +40,13 @@ class Finished:
     trainer: Any
     checkpoint: Path | None
     """the checkpoint that it resumed from"""
-    loss: float | None
-    """mean training loss of this call; None if no step was left"""
-    seconds: float
-    """of training, in this call"""
+    totals: "Totals"
+    """the counts of the whole run, earlier calls included"""
+
+    @property
+    def loss(self) -> float:
+        """The mean training loss of the whole run."""
+        return self.totals.loss / max(1, self.trainer.state.global_step)
 
 
 def train_and_publish(
@@ -64,22 +69,20 @@ def train_and_publish(
         checkpoint = _find_checkpoint(run, arguments, force)
         with _resumable_or_removed(run, arguments):
             trainer = build()
-            start = time.monotonic()
-            loss = None
             if checkpoint and has_ended(checkpoint):
                 trainer.restore(checkpoint)
             else:
                 resume = str(checkpoint) if checkpoint else None
-                loss = trainer.train(resume_from_checkpoint=resume).training_loss
+                trainer.train(resume_from_checkpoint=resume)
             check_weights(trainer)
             if check is not None:
                 check(trainer)
-        seconds = time.monotonic() - start
+        totals = trainer.totals()
         trainer.accelerator.wait_for_everyone()
         if arguments.process_index == 0:
             _write_output(run, trainer, force)
         trainer.accelerator.wait_for_everyone()
-    return Finished(trainer, checkpoint, loss, seconds)
+    return Finished(trainer, checkpoint, totals)
 
 
 @contextmanager
@@ -113,9 +116,13 @@ def _find_checkpoint(run: Run, arguments: Any, force: bool) -> Path | None:
 
 def _write_output(run: Run, trainer: Any, force: bool) -> None:
     """Save the model without training state, move it into place and remove the work folder."""
+    from sidtool.training.history import keep_logs, write_history
+
     final = run.work / "output"
     remove(final)
     trainer.write_model(final)
+    write_history(trainer.state.log_history, final)
+    keep_logs(run.work, final)
     refuse_existing(run.out, force)
     publish(final, run.out)
     remove(run.work)

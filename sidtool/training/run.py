@@ -42,7 +42,7 @@ class TrainingSummary:
     steps: int | None = None
     epochs: float | None = None
     loss: float | None = None
-    """mean training loss of this call; None if no step was left"""
+    """mean training loss of the whole run, as all counts below, also if it was resumed"""
     metric: str | None = None
     """the validation metric; None without validation"""
     best: float | None = None
@@ -168,8 +168,8 @@ def _is_output_of(run: TrainingRun) -> bool:
 
 def _summary(run: TrainingRun, finished: Finished) -> TrainingSummary:
     trainer = finished.trainer
-    seconds = finished.seconds
-    tokens, targets = trainer.accelerator.reduce(trainer.n_seen).tolist()
+    totals = finished.totals
+    tokens, targets = totals.seen
     trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
     return TrainingSummary(
         stage=run.options.stage,
@@ -181,8 +181,8 @@ def _summary(run: TrainingRun, finished: Finished) -> TrainingSummary:
         best=trainer.state.best_metric,
         tokens=tokens,
         targets=targets,
-        tokens_per_second=tokens / max(seconds, 1e-9),
-        seconds=seconds,
+        tokens_per_second=tokens / max(totals.seconds, 1e-9),
+        seconds=totals.seconds,
         peak_rss_gib=peak_rss_gib(),
         peak_cuda_gib=peak_cuda_gib(),
         trained_parameters=sum(weight.numel() for weight in trained),

@@ -117,9 +117,26 @@ def typed_fields(vocabulary: Vocabulary, fields: Mapping[str, Any]) -> dict[str,
             value = "no"  # YAML reads an unquoted no as false
         if key in _COUNTS and type(value) is int and value < 1:
             raise UsageError(f"{key} must be at least 1, not {value}")
+        if key == "report_to":
+            _check_report_to(value)
         is_auto = key == "bf16" and value == "auto"
         typed[key] = value if is_auto else _typed(key, value, types[key])
     return typed
+
+
+def _check_report_to(value: Any) -> None:
+    """Raise UsageError for a tracker that does not exist, MissingPackageError for one of sidtool's
+    extras that is not installed."""
+    from transformers.integrations import INTEGRATION_TO_CALLBACK
+
+    for name in value if isinstance(value, list) else [value]:
+        if name not in (*INTEGRATION_TO_CALLBACK, "none", "all"):
+            raise UsageError(
+                f"report_to cannot be {name!r}",
+                hint=f"trackers are {', '.join(INTEGRATION_TO_CALLBACK)}",
+            )
+        if name in ("tensorboard", "wandb"):
+            require(name)
 
 
 def type_name(annotation: Any) -> str:

@@ -22,7 +22,8 @@ from sidtool.recommendation.query import Progress
 from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.splits.examples import read_examples
 from sidtool.training.arguments import weight_dtype
-from sidtool.training.trainer import ProgressCallback, SidTrainer, set_dropout
+from sidtool.training.history import ProgressCallback
+from sidtool.training.trainer import SidTrainer, set_dropout
 from sidtool.training.training_run import Log, TrainingRun
 
 
@@ -73,7 +74,9 @@ def build_trainer(
         loss=loss,
         batching=run.options.batching,
         validator=_validator(run, loaded),
-        write_contract=lambda folder: write_contract(folder, contract, run.bundle),
+        write_contract=lambda folder, best: write_contract(
+            folder, contract.with_best(best), run.bundle
+        ),
         callbacks=callbacks,
         lora=lora,
         token_embeddings=embeddings,

@@ -17,6 +17,7 @@ from sidtool.decoder.partial_head import PartialHead, full_blocks
 from sidtool.errors import UsageError
 from sidtool.evaluation.validation import Validator
 from sidtool.model.lora import Lora
+from sidtool.model.stage_record import Selection
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import AugmentedExamples
 from sidtool.objective.batches import IGNORED, PackedCollator, PaddedCollator
@@ -25,15 +26,14 @@ from sidtool.objective.memory_examples import MemoryExamples
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.objective.targets import Targets
 from sidtool.objective.teachers import Teachers
-from sidtool.recommendation.query import Progress
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.training.divergence import check_number, check_weights
 from sidtool.training.machine import float32_attention
 from sidtool.training.optimizer import MuonAdamW
-from sidtool.training.training_run import Log
+from sidtool.training.watched import WatchedTrainer
 
 
-class SidTrainer(SFTTrainer):
+class SidTrainer(WatchedTrainer, SFTTrainer):
     """Trains a model on tokenized examples.
 
     All weights that require gradients are trained; `lora` and `token_embeddings` are the parts
@@ -50,7 +50,7 @@ class SidTrainer(SFTTrainer):
         loss: Loss,
         batching: str,
         validator: Validator | None,
-        write_contract: Callable[[Path], None],
+        write_contract: Callable[[Path, Selection | None], None],
         callbacks: list[TrainerCallback],
         lora: Lora | None = None,
         token_embeddings: TokenEmbeddings | None = None,
@@ -208,6 +208,7 @@ class SidTrainer(SFTTrainer):
     def restore(self, checkpoint: Path) -> None:
         """Load the result of a training that had ended at this checkpoint."""
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.continue_counts(checkpoint)
         self._load_from_checkpoint(str(checkpoint))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             self._load_best_model()
@@ -219,7 +220,7 @@ class SidTrainer(SFTTrainer):
         else:
             self.accelerator.unwrap_model(self.model).save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
-        self._write_contract(folder)
+        self._write_contract(folder, self.selection())
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -232,7 +233,7 @@ class SidTrainer(SFTTrainer):
         if self.lora:
             self.write_model(folder)
         else:
-            self._write_contract(folder)
+            self._write_contract(folder, self.selection())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.lora:
@@ -289,24 +290,6 @@ def class_forward(model: nn.Module) -> Iterator[None]:
     finally:
         if patched is not None:
             model.__dict__["forward"] = patched
-
-
-class ProgressCallback(TrainerCallback):
-    """Reports steps to `progress`, and log lines and validations to `log`, on the first process."""
-
-    def __init__(self, progress: Progress | None, log: Log | None) -> None:
-        self._progress = progress
-        self._log = log
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Report a log line: every `logging_steps`, after a validation and at the end."""
-        if self._log and logs and state.is_world_process_zero:
-            self._log({"step": state.global_step, **logs})
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Report a step."""
-        if self._progress and state.is_world_process_zero:
-            self._progress(state.global_step, state.max_steps)
 
 
 def set_dropout(model: nn.Module, rate: float | None) -> None:

@@ -200,9 +200,26 @@ def test_interruption_is_exit_130(road: Road, monkeypatch: pytest.MonkeyPatch) -
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sidtool.bundle.verify", interrupted)
+    monkeypatch.setattr("sidtool.registry.kinds.broken_parts", interrupted)
     ran = run("verify", road.bundle)
     assert (ran.code, ran.out, ran.err) == (130, "", "interrupted\n")
+
+
+def test_an_interrupted_training_says_that_the_same_command_goes_on(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sidtool.training.stages.train_stages", interrupted)
+    command = ("train", road.model, road.examples, "-o", tmp_path / "tuned")
+    assert run(*command).err == "interrupted\n"
+    checkpoint = tmp_path / "tuned-1-lora.partial" / "checkpoint-4"
+    checkpoint.mkdir(parents=True)
+    (tmp_path / "tuned2.partial").mkdir()
+    ran = run(*command)
+    assert (ran.code, ran.out) == (130, "")
+    assert ran.err == f"interrupted: the same command goes on from {checkpoint}\n"
 
 
 def test_a_full_disk_is_one_line(

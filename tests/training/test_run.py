@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,11 +21,13 @@ from sidtool.decoder.partial_head import PartialHead
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.contract import read_contract
 from sidtool.model.load import load_model_folder
+from sidtool.model.stage_record import TrainParams
 from sidtool.objective.loss import Loss
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 from sidtool.training.checkpoints import last_checkpoint
+from sidtool.training.history import HISTORY_FILE, ProgressCallback, keep_logs
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from tests.models import ARCHITECTURES, tiny_model
@@ -66,7 +70,7 @@ def test_training_lowers_the_loss_and_writes_a_complete_model(
     assert steps[-1] == (summary.steps,) * 2
     assert summary.packed
     names = {path.name for path in (tmp_path / "tuned").iterdir()}
-    assert names == {path.name for path in base.iterdir()}
+    assert names == {path.name for path in base.iterdir()} | {HISTORY_FILE}
     assert not list(tmp_path.glob("*.partial"))
     contract = read_contract(tmp_path / "tuned")
     assert [record.stage for record in contract.stages] == ["extend", "full"]
@@ -455,6 +459,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
         "save_steps": 3,
         "eval_strategy": "steps",
         "eval_steps": 3,
+        "logging_steps": 2,  # a checkpoint lies between two log lines
     }
 
     def run(out: Path, stop: int | None = None) -> TrainingSummary:
@@ -488,6 +493,26 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     )  # rotation keeps the best and the newest
     assert resumed.best == whole.best
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    # what is said of a resumed run covers the whole run
+    for name in ("steps", "epochs", "loss", "tokens", "targets"):
+        assert getattr(resumed, name) == getattr(whole, name), name
+    history = (tmp_path / "whole" / HISTORY_FILE).read_text()
+    assert (tmp_path / "killed" / HISTORY_FILE).read_text() == history
+    entries = [json.loads(line) for line in history.splitlines()]
+    validated = {
+        entry["step"]: entry["eval_ndcg@10"] for entry in entries if "eval_ndcg@10" in entry
+    }
+    params = read_contract(tmp_path / "killed").params
+    assert isinstance(params, TrainParams)
+    assert params.best is not None
+    assert (params.best.metric, params.best.value) == ("ndcg@10", whole.best)
+    assert validated[params.best.step] == whole.best == max(validated.values())
+    logged = [entry for entry in entries if "loss" in entry]
+    assert [entry["step"] for entry in logged][-1] == whole.steps
+    assert logged[-1]["tokens"] == whole.tokens
+    steps = np.diff([0, *(entry["step"] for entry in logged)])
+    mean = np.average([entry["loss"] for entry in logged], weights=steps)
+    assert mean == pytest.approx(whole.loss)
 
 
 def test_a_finished_run_is_not_trained_further(
@@ -517,7 +542,7 @@ def test_a_finished_run_is_not_trained_further(
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with monkeypatch.context() as patch:
-        patch.setattr("sidtool.training.run.publish", die)
+        patch.setattr("sidtool.training.execution.publish", die)
         with pytest.raises(_Killed):
             train(
                 base, made, Path("killed"), options=options, sft_fields=fields, valid=valid_of(made)
@@ -527,11 +552,8 @@ def test_a_finished_run_is_not_trained_further(
     resumed = train(
         base, made, Path("killed"), options=options, sft_fields=fields, valid=valid_of(made)
     )
-    assert (resumed.steps, resumed.best, resumed.loss) == (
-        whole.steps,
-        whole.best,
-        None,
-    )
+    for name in ("steps", "best", "loss", "tokens", "targets"):
+        assert getattr(resumed, name) == getattr(whole, name), name
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "there/killed"))
 
 
@@ -706,3 +728,38 @@ def test_two_processes_train_like_one(
     assert not (tmp_path / "two.partial").exists()
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=5e-3, rtol=5e-2)
+
+
+def test_the_files_of_tensorboard_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "work" / "runs" / "now").mkdir(parents=True)
+    (tmp_path / "work" / "runs" / "now" / "events").write_text("curve")
+    (tmp_path / "model").mkdir()
+    keep_logs(tmp_path / "work", tmp_path / "model")
+    keep_logs(tmp_path / "work", tmp_path / "model")  # there may be none
+    assert (tmp_path / "model" / "runs" / "now" / "events").read_text() == "curve"
+
+
+def test_tensorboard_has_the_curves_of_every_call(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    pytest.importorskip("tensorboard")
+    fields = {**FAST, "report_to": "tensorboard", "logging_steps": 2}
+    train(models("gpt2"), examples(sequence=1.0), tmp_path / "out", sft_fields=fields)
+    (events,) = (tmp_path / "out" / "runs").rglob("events.*")
+    assert b"train/loss" in events.read_bytes()
+
+
+def test_the_speed_leaves_out_validations(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, 1.0, 2.0, 2.0, 50.0, 52.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    logged: list[dict[str, float]] = []
+    callback = ProgressCallback(None, logged.append)
+    state = SimpleNamespace(global_step=1, max_steps=9, is_world_process_zero=True)
+    arguments = SimpleNamespace(logging_strategy="steps")
+    for step, tokens in ((1, 100.0), (2, 300.0)):
+        state.global_step = step
+        callback.on_step_end(arguments, state, None)
+        callback.on_log(arguments, state, None, logs={"loss": 1.0, "tokens": tokens})
+    callback.on_evaluate(arguments, state, None)
+    callback.on_log(arguments, state, None, logs={"loss": 1.0, "tokens": 900.0})
+    assert [entry.get("tokens_per_second") for entry in logged] == [None, 200.0, 300.0]

@@ -1,13 +1,14 @@
 """Training settings: typed, and unknown ones are errors."""
 
 import runpy
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from sidtool.errors import DataError, UsageError
+from sidtool.errors import DataError, MissingPackageError, UsageError
 from sidtool.setting_list import list_settings
 from sidtool.training.arguments import sft_config
 from sidtool.training.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions
@@ -120,3 +121,13 @@ def test_the_settings_page_is_current() -> None:
         assert builder["row"](setting) in page
     for name, instead in DECIDED.items():
         assert f"| `{name}` | {instead} |" in page
+
+
+def test_a_tracker_must_exist_and_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="report_to cannot be 'tensorbord'"):
+        read_one(None, ["report_to=tensorbord"])
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    for value in ("wandb", "[mlflow, wandb]"):
+        with pytest.raises(MissingPackageError, match=r"pip install 'sidtool\[wandb\]'"):
+            read_one(None, [f"report_to={value}"])
+    assert read_one(None, ["report_to=none"]).sft_fields == {"report_to": "none"}

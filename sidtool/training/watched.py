@@ -1,0 +1,116 @@
+"""What a run has done over all of its calls: a resumed call starts from the counts in its
+checkpoint, so that its log and its summary cover the whole run."""
+
+import json
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from sidtool.documents import parse_json
+from sidtool.json_record import JsonRecord
+from sidtool.model.stage_record import Selection
+
+TOTALS_FILE = "totals.json"
+"""The counts of a run, in each checkpoint."""
+
+
+@dataclass(frozen=True)
+class Totals(JsonRecord):
+    """The counts of a run, summed over its processes."""
+
+    loss: float = 0.0
+    """sum of the losses of all steps"""
+    seen: tuple[int, ...] = (0, 0)
+    """the trainer's `n_seen`"""
+    seconds: float = 0.0
+    logged_loss: float = 0.0
+    """`loss` at the last log line"""
+    logged_step: int = 0
+    """the step of the last log line"""
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "Totals":
+        """The totals in a checkpoint; zeros if it has none."""
+        with suppress(OSError, ValueError, TypeError):
+            return cls.from_json(parse_json((checkpoint / TOTALS_FILE).read_bytes()))
+        return cls()
+
+    def write(self, checkpoint: Path) -> None:
+        """Write the totals into a checkpoint."""
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        (checkpoint / TOTALS_FILE).write_text(json.dumps(self.to_json()), encoding="utf-8")
+
+
+class WatchedTrainer(Trainer):
+    """Counts losses, time and `n_seen`, a tensor of counts that a subclass increases."""
+
+    n_seen: torch.Tensor
+    _earlier_seconds = 0.0
+    _loss_sum = 0.0
+    _logged = (0.0, 0)
+    _started_at: float | None = None
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        """Train; a resumed call continues the counts of its checkpoint."""
+        if resume_from_checkpoint:
+            self.continue_counts(Path(resume_from_checkpoint))
+        self._started_at = time.monotonic()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def continue_counts(self, checkpoint: Path) -> None:
+        """Count from what a checkpoint has; the first process has the sums of all."""
+        earlier = Totals.read(checkpoint)
+        self._earlier_seconds = earlier.seconds
+        self._logged = (earlier.logged_loss, earlier.logged_step)
+        if self.args.process_index == 0:
+            self._loss_sum = earlier.loss * self.args.world_size
+            self.n_seen += torch.tensor(earlier.seen, device=self.n_seen.device)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """A step of the parent class, whose loss is counted."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self._loss_sum += float(loss)
+        return loss
+
+    def totals(self) -> Totals:
+        """The counts of the run until now; every process must call this."""
+        loss = torch.tensor(self._loss_sum / self.args.world_size, dtype=torch.float64)
+        if self.args.world_size > 1:
+            loss = self.accelerator.reduce(loss.to(self.args.device))
+        seen = self.accelerator.reduce(self.n_seen).tolist()
+        seconds = 0.0 if self._started_at is None else time.monotonic() - self._started_at
+        logged_loss, logged_step = self._logged
+        return Totals(
+            loss.item(), tuple(seen), self._earlier_seconds + seconds, logged_loss, logged_step
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the mean loss since the last log line, also where a checkpoint lies in between, and
+        the tokens of the whole run."""
+        if "loss" in logs:
+            totals = self.totals()
+            steps = max(1, self.state.global_step - totals.logged_step)
+            logs = {**logs, "loss": (totals.loss - totals.logged_loss) / steps}
+            logs["tokens"] = totals.seen[0]
+            self._logged = (totals.loss, self.state.global_step)
+        super().log(logs, start_time)
+
+    def selection(self) -> Selection | None:
+        """The validation that selected the weights; None without validation."""
+        value = self.state.best_metric
+        if value is None:
+            return None
+        name = str(self.args.metric_for_best_model).removeprefix("eval_")
+        return Selection(name, float(value), int(self.state.best_global_step or 0))
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        totals = self.totals()
+        if self.args.should_save:
+            step = self.state.global_step
+            totals.write(Path(self.args.output_dir) / f"checkpoint-{step}")
+        super()._save_checkpoint(*args, **kwargs)

@@ -1,0 +1,52 @@
+"""Watching a training: a bar with figures on a terminal, lines elsewhere."""
+
+import pytest
+
+from sidtool.terminal.console import progress, set_verbosity
+from sidtool.terminal.training_log import watch
+from tests.terminal.test_console import terminal, written
+
+ENTRIES = [
+    {"step": 4, "loss": 2.77961, "learning_rate": 0.00095, "tokens": 985},
+    {"step": 5, "eval_hr@10": 0.125, "eval_ndcg@10": 0.05383, "epoch": 1.0},
+    {"step": 8, "loss": 2.75, "learning_rate": 6e-4, "tokens": 2140, "tokens_per_second": 1234.5},
+    {"step": 8, "train_runtime": 4.2},
+]
+LINES = [
+    "step 4: loss 2.78, learning rate 0.00095",
+    "step 5: hr@10 0.1250, ndcg@10 0.0538",
+    "step 8: loss 2.75, learning rate 0.0006, 1,234 tokens/s",
+]
+
+
+def test_without_a_terminal_each_log_line_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("train") as report:
+        steps_of, log = watch()
+        assert steps_of(report["train"]) is None
+        for entry in ENTRIES:
+            log(entry)
+    assert capsys.readouterr().err.splitlines() == LINES
+
+
+def test_quiet_prints_none_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    set_verbosity(quiet=True, verbose=False)
+    with progress("train") as report:
+        steps_of, log = watch()
+        assert steps_of(report.get("train")) is None
+        log(ENTRIES[0])
+    set_verbosity(quiet=False, verbose=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_on_a_terminal_the_bar_has_the_last_figures() -> None:
+    with terminal() as screen, progress("train") as report:
+        steps_of, log = watch()
+        steps = steps_of(report["train"])
+        assert steps is not None
+        for entry in ENTRIES:
+            log(entry)
+        steps(8, 15)
+    text = written(screen)
+    assert "8/15" in text
+    assert "loss 2.75, learning rate 0.0006, hr@10 0.1250, ndcg@10 0.0538, 1,234 tokens/s" in text
+    assert "step 4" not in text
