@@ -32,7 +32,7 @@ class Shards:
     """How much memory a build may use for pairs, and where it puts what does not fit."""
 
     folder: Path
-    """An empty folder; it gets about 30 bytes per counted pair."""
+    """An empty folder; it gets about 50 bytes per pair of items that co-occur."""
     budget: int
     """Bytes. The training events and the ids of the items come on top."""
 

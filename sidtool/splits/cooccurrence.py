@@ -68,10 +68,12 @@ def item_sequences(split: Split, ids: Sequence[str]) -> list[NDArray[np.int64]]:
     """The training events of each user as indexes into `ids`; events of other items are left out.
 
     Raises RefusedError if a held-out event is among the training events."""
-    users = [sequence.user for sequence in split.train for _ in sequence.items]
-    items = [item for sequence in split.train for item in sequence.items]
-    positions = [position for sequence in split.train for position in sequence.positions]
-    leaked = count_leaks(split, zip(users, items, positions, strict=True))
+    events = (
+        (sequence.user, item, position)
+        for sequence in split.train
+        for item, position in zip(sequence.items, sequence.positions, strict=True)
+    )
+    leaked = count_leaks(split, events)
     if leaked:
         raise RefusedError(f"{leaked} held-out events are among the training events, not 0")
     row_of = {item: row for row, item in enumerate(ids)}
