@@ -109,7 +109,7 @@ def test_items_are_found_by_text(road: Road, spoken: Path) -> None:
     both = done("recommend", spoken, "--file", "-", "-k", 7, "--json", text=stream).lines
     assert both[0] == answer
     assert len(both[1]["items"]) == 7
-    assert "one of --history, --file and --query" in refused(2, *ask, "--history", "b001")
+    assert "one of --history, --file, --query and --events" in refused(2, *ask, "--history", "b001")
     message = refused(1, "recommend", road.tuned, "--query", "red lamp")
     assert "not trained to find items by text" in message
     assert "--task title-to-sid=1" in message
