@@ -11,7 +11,6 @@ as many tokens as the floor."""
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -184,12 +183,18 @@ def peak_memory(kind: str, size: int, prompts: int) -> float:
         step = rl_step(trainer, prompts)
         if kind == "supervised":
             step = floor_step(trainer, prompts, search=False)
-        # the resident memory, and not the peak so far, which loading may have raised
-        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        before = _status_mib("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
         for number in range(3):
             step(number)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return (peak - before) / (1 << 20)
+    return _status_mib("VmHWM") - before
+
+
+def _status_mib(name: str) -> float:
+    """A figure of this process, as Linux reports it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (value,) = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
+    return int(value) / 1024
 
 
 def memory_of_child(kind: str, size: int, prompts: int) -> float:

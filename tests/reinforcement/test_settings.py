@@ -1,0 +1,85 @@
+"""Settings of reinforcement: each field of GRPOConfig can be set or says what to do instead."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from trl import GRPOConfig
+
+from sidtool.errors import UsageError
+from sidtool.reinforcement.arguments import complete_fields
+from sidtool.reinforcement.settings import (
+    ALGORITHM_DEFAULTS,
+    CHOICES,
+    DECIDED,
+    DEFAULTS,
+    SETTINGS,
+    RlOptions,
+)
+from sidtool.training.settings_file import read_settings, typed_fields
+
+FIELDS = {field.name for field in dataclasses.fields(GRPOConfig)}
+
+
+def test_all_named_fields_exist() -> None:
+    of_algorithms = {name for fields in ALGORITHM_DEFAULTS.values() for name in fields}
+    assert {*DECIDED, *DEFAULTS, *CHOICES, *of_algorithms} <= FIELDS
+    assert not {*DECIDED} & {*DEFAULTS, *CHOICES}
+    assert {name for name in FIELDS if "vllm" in name} <= set(DECIDED)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "loss_type=dr_grpo",
+        "epsilon_high=0.3",
+        "beta=0",
+        "num_iterations=4",
+        "importance_sampling_level=sequence",
+        "scale_rewards=none",
+        "steps_per_generation=8",
+        "sync_ref_model=true",
+        "entropy_coef=0.01",
+        "top_entropy_quantile=0.2",
+        "delta=2.0",
+        "off_policy_mask_threshold=0.5",
+    ],
+)
+def test_fields_of_grpo_config_can_be_set(pair: str) -> None:
+    name = pair.partition("=")[0]
+    options, fields = read_settings(SETTINGS, None, [pair])
+    assert options == RlOptions()
+    assert list(fields) == [name]
+    assert name in complete_fields(options, fields)
+
+
+def test_an_algorithm_sets_fields_that_can_be_overridden() -> None:
+    dapo = complete_fields(RlOptions(algorithm="dapo"), {})
+    assert (dapo["loss_type"], dapo["epsilon_high"], dapo["beta"]) == ("dapo", 0.28, 0.04)
+    changed = complete_fields(RlOptions(algorithm="dapo"), {"epsilon_high": 0.4})
+    assert changed["epsilon_high"] == 0.4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"algorithm": "ppo"}, "algorithm must be one of grpo, dapo, gspo, ecpo, dpo, not 'ppo'"),
+        ({"sft_weight": -0.1}, "sft_weight must be at least 0, not -0.1"),
+        ({"eval_num_beams": 0}, "eval_num_beams must be at least 1, not 0"),
+        ({"metric_for_best_model": "mrr@5"}, "must be hr@K or ndcg@K, not 'mrr@5'"),
+        ({"rollouts": "gumbel", "prefix_curriculum": True}, "requires rollouts=beam"),
+        ({"algorithm": "dpo", "rollouts": "gumbel"}, "requires rollouts=beam, not gumbel"),
+        ({"algorithm": "dpo", "first_difference": True}, "no effect with algorithm=dpo"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        RlOptions(**options)
+    assert message in str(error.value)
+
+
+def test_decided_fields_say_what_to_do() -> None:
+    for name in DECIDED:
+        with pytest.raises(UsageError, match=f"{name} cannot be set") as error:
+            typed_fields(SETTINGS, {name: 1})
+        assert error.value.hint
