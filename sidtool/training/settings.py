@@ -130,6 +130,10 @@ class StageSettings:
     """fields of SFTConfig by name"""
     examples: Path | None = None
     """training examples of this stage, if not those of the run"""
+    memory: Path | None = None
+    """memory in the loss, if the run is given none"""
+    split: Path | None = None
+    """the split of the memory, likewise"""
 
 
 DEFAULTS: Mapping[str, Any] = {

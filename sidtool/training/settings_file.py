@@ -24,6 +24,10 @@ _COUNTS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 """Fields that divide by zero when they are 0."""
 
 
+_FILES = ("memory", "split")
+"""Settings of a stage that are paths."""
+
+
 def read_stages(
     config: Path | None, pairs: Sequence[str] = (), stage: str | None = None
 ) -> list[StageSettings]:
@@ -145,8 +149,14 @@ def type_name(annotation: Any) -> str:
 
 
 def _stage_settings(settings: Mapping[str, Any], examples: str | None = None) -> StageSettings:
-    options, fields = _options_and_fields(TRAINING, settings)
-    return StageSettings(options, fields, Path(examples) if examples else None)
+    files = {"examples": examples, **{name: settings.get(name) for name in _FILES}}
+    for name, file in files.items():
+        if file is not None and (not isinstance(file, str) or not file):
+            raise UsageError(f"{name} must be a path, not {file!r}")
+    others = {name: value for name, value in settings.items() if name not in _FILES}
+    options, fields = _options_and_fields(TRAINING, others)
+    paths = {name: Path(file) for name, file in files.items() if file is not None}
+    return StageSettings(options, fields, **paths)
 
 
 def _options_and_fields(

@@ -92,7 +92,8 @@ def train_stages(
     """Run the stages; a call that was killed resumes where it stopped.
 
     A stage is validated on `valid`, or on the users beside its examples, if it or an earlier stage
-    trains on a task with a history prompt; else it trains to its end. `progress` gives the reporter
+    trains on a task with a history prompt; else it trains to its end. `memory` and `split` replace
+    those of the stages. `progress` gives the reporter
     of a stage by its number, from 1. Returns the summary of each stage. Raises as `plan_stages` and
     `train`, and UsageError if an intermediate output has different settings, without `force`."""
     planned = plan_stages(Path(model_dir), Path(examples), Path(out), stages, force=force)
@@ -106,8 +107,8 @@ def train_stages(
             sft_fields=stage.settings.sft_fields,
             valid=_validation_users(stage, valid, is_only=len(planned) == 1),
             teachers=teachers,
-            memory=memory,
-            split=split,
+            memory=memory if memory is not None else stage.settings.memory,
+            split=split if split is not None else stage.settings.split,
             force=force,
             reuse=number < len(planned),
             trust_remote_code=trust_remote_code,

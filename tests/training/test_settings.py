@@ -36,6 +36,23 @@ def test_flags_override_the_file_and_are_typed(tmp_path: Path) -> None:
     }
 
 
+def test_stages_name_their_memory(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "memory: m.zarr\nsplit: s\nstages:\n  - {memory_weight: 0}\n"
+        "  - {memory: other.zarr, examples: e.jsonl}\n"
+    )
+    first, second = read_stages(config)
+    assert (first.memory, first.split, first.examples) == (Path("m.zarr"), Path("s"), None)
+    assert first.options.memory_weight == 0
+    assert (second.memory, second.split) == (Path("other.zarr"), Path("s"))
+    assert second.examples == Path("e.jsonl")
+    assert read_one(None, ["memory=m.zarr"]).memory == Path("m.zarr")
+    for value in ("3", "[a]", "''"):
+        with pytest.raises(UsageError, match="memory must be a path"):
+            read_one(None, [f"memory={value}"])
+
+
 @pytest.mark.parametrize(
     ("pair", "said"),
     [
