@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sidtool.errors import DataError, SidtoolError, UsageError
 from sidtool.output_lock import hold_lock
-from sidtool.output_name import check_name, check_place
+from sidtool.output_name import OutputKind, check_name, check_place, check_suffix
 
 _DISK_ERRORS = {
     errno.EACCES,
@@ -53,10 +53,12 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def refuse_existing(path: Path, force: bool) -> None:
-    """Raise UsageError if the output exists without `force`, or cannot be one. Restores first what
-    a killed run moved aside."""
+def refuse_existing(path: Path, force: bool, kind: OutputKind | None = None) -> None:
+    """Raise UsageError if the output exists without `force`, cannot be one, or has the name of
+    another kind. Restores first what a killed run moved aside."""
     check_name(path)
+    if kind is not None:
+        check_suffix(path, kind)
     check_place(path)
     if _exists(_aside_path(path)) and not _exists(path):
         with locked(path):

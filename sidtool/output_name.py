@@ -1,13 +1,53 @@
-"""Which paths can be outputs: no URL, no name of unfinished work, no place where the output would
-change what is published, no device."""
+"""Which paths can be outputs: no URL, no name of unfinished work or of another file type, no place
+where the output would change what is published, no device."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.errors import UsageError
 
 RESERVED = (".partial", ".partial.d", ".partial.lock", ".removed", ".replaced")
 """Endings of unfinished work and locks: sidtool removes files and folders of such names."""
+
+
+FILE_SUFFIXES = (
+    *(".zarr.zip", ".zarr", ".zip", ".gz", ".npy", ".npz", ".parquet", ".pq", ".csv", ".tsv"),
+    *(".jsonl", ".ndjson", ".json", ".yaml", ".yml", ".txt", ".html", ".item", ".inter", ".user"),
+    *(".safetensors", ".gguf"),
+)
+"""Endings of names that say what a file is."""
+
+
+@dataclass(frozen=True)
+class OutputKind:
+    """What is written, and the endings that say so; a name without any of FILE_SUFFIXES is good for
+    everything."""
+
+    content: str
+    suffixes: tuple[str, ...] = ()
+
+
+FOLDER = OutputKind("a folder")
+BUNDLE = OutputKind("a bundle", (".zarr", ".zip"))
+MEMORY = OutputKind("a memory", (".zarr", ".zip"))
+JSON_LINES = OutputKind("JSON Lines", (".jsonl", ".ndjson", ".json"))
+RESULTS = OutputKind("JSON Lines or Parquet", (*JSON_LINES.suffixes, ".parquet", ".pq"))
+PARQUET_FILE = OutputKind("Parquet", (".parquet", ".pq"))
+JSON_FILE = OutputKind("JSON", (".json",))
+NPZ_FILE = OutputKind("an .npz archive", (".npz",))
+
+
+def check_suffix(path: Path, kind: OutputKind) -> None:
+    """Raise UsageError if the name ends like a file of another type than what is written."""
+    name = path.name.lower()
+    suffix = next((suffix for suffix in FILE_SUFFIXES if name.endswith(suffix)), None)
+    if suffix is None or name.endswith(kind.suffixes):
+        return
+    right = path.name[: -len(suffix)] + next(iter(kind.suffixes), "")
+    raise UsageError(
+        f"{path} ends with {suffix}, but {kind.content} is written", hint=f"-o {right}"
+    )
 
 
 def check_name(path: Path) -> None:

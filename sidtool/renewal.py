@@ -28,6 +28,7 @@ from sidtool.model.memory import MEMORY_COPY
 from sidtool.model.split_check import check_model_split, event_columns
 from sidtool.model.stage_record import TrainParams
 from sidtool.output import locked, refuse_existing, remove
+from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress
 from sidtool.registry.references import open_bundle
 from sidtool.sft.catalog import CatalogOptions, read_catalog
@@ -112,7 +113,7 @@ def refresh(
     model_dir = Path(model_dir)
     out = Path(out)
     options = options or RefreshOptions()
-    refuse_existing(out, force)
+    refuse_existing(out, force, FOLDER)
     require("models" if split is None else "train")
     contract, own_bundle, _ = check_model_folder(model_dir)
     if not isinstance(bundle, Bundle):

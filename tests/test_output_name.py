@@ -7,6 +7,15 @@ import pytest
 
 from sidtool.errors import UsageError
 from sidtool.output import locked, new_dir, new_file, partial_path, refuse_existing
+from sidtool.output_name import (
+    BUNDLE,
+    FOLDER,
+    JSON_LINES,
+    PARQUET_FILE,
+    RESULTS,
+    OutputKind,
+    check_suffix,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +72,41 @@ def test_a_link_in_place_of_unfinished_work_is_not_followed(tmp_path: Path, resu
     partial_path(tmp_path / "work").symlink_to(victim)
     with locked(tmp_path / "work") as work:
         assert not work.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("out.csv", FOLDER),
+        ("model.zarr", FOLDER),
+        ("split.jsonl", FOLDER),
+        ("shop.parquet", BUNDLE),
+        ("SHOP.CSV", BUNDLE),
+        ("train.csv", JSON_LINES),
+        ("train.jsonl.gz", JSON_LINES),
+        ("map.json", PARQUET_FILE),
+        ("out.csv", RESULTS),
+    ],
+)
+def test_a_name_of_another_file_type_is_refused(name: str, kind: OutputKind) -> None:
+    with pytest.raises(UsageError, match=rf"ends with .*, but {kind.content} is written") as caught:
+        check_suffix(Path("folder") / name, kind)
+    right = str(caught.value.hint).removeprefix("-o ")
+    check_suffix(Path(right), kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("out", FOLDER),
+        ("qwen3-0.6b", FOLDER),
+        ("v1.2", BUNDLE),
+        ("shop.zarr", BUNDLE),
+        ("shop.zarr.zip", BUNDLE),
+        ("train.ndjson", JSON_LINES),
+        ("out.PARQUET", RESULTS),
+        ("out.jsonl", RESULTS),
+    ],
+)
+def test_a_name_of_the_right_type_or_of_none_is_accepted(name: str, kind: OutputKind) -> None:
+    check_suffix(Path(name), kind)

@@ -29,6 +29,7 @@ from sidtool.data.vectors import VectorSource
 from sidtool.embed import Encoder, check_location, embed
 from sidtool.errors import SidtoolWarning, UsageError
 from sidtool.output import locked, publish, refuse_existing, remove
+from sidtool.output_name import BUNDLE
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.resumable import encode_all, fit_once
@@ -66,7 +67,7 @@ def build_codebook(
     steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
     DataError for input that does not fit together."""
     out = Path(out)
-    refuse_existing(out, force)
+    refuse_existing(out, force, BUNDLE)
     if isinstance(embeddings, np.ndarray | VectorSource | str | Path):
         embeddings = [embeddings]
     check_inputs(encoder, embeddings)

@@ -20,6 +20,7 @@ from sidtool.bundle.zarr_group import new_zip, read_manifest, write_group
 from sidtool.collisions.policy import Policy
 from sidtool.errors import IntegrityError, RefusedError, UsageError
 from sidtool.output import new_dir
+from sidtool.output_name import BUNDLE, check_suffix
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sid import Codes, SidSpace, Vectors
 from sidtool.storage.storage import Storage
@@ -239,6 +240,7 @@ class Bundle:
             name = self.manifest.name
             raise UsageError(f"bundle {name!r} cannot be written: {error}") from error
         path = Path(location)
+        check_suffix(path, BUNDLE)
         new_output = new_zip if is_zip(path.name) else new_dir
         with new_output(path, force=force) as folder:
             write_group(folder, _all_arrays(self.items, self.codebook), self.manifest)

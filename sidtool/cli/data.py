@@ -48,12 +48,13 @@ def check(
     from sidtool.ingest.clean import clean
     from sidtool.ingest.tables import read_catalog_table, read_event_table
     from sidtool.output import refuse_existing
+    from sidtool.output_name import FOLDER
 
     names = EventNames(user_column, item_column, order_column, order)
     if events is None and names.flags:
         raise UsageError(f"{names.flags[0]} requires EVENTS")
     if out is not None:
-        refuse_existing(out, force)
+        refuse_existing(out, force, FOLDER)
     catalog = read_catalog_table(items, id_column, title_column)
     table = None if events is None else read_event_table(events, names)
     if out is None:

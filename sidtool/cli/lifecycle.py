@@ -51,6 +51,7 @@ def add_items(
     from sidtool.build.build_options import CatalogOptions
     from sidtool.build.encode import check_texts
     from sidtool.output import refuse_existing
+    from sidtool.output_name import BUNDLE
     from sidtool.registry.references import open_bundle
 
     if items is None and remove is None:
@@ -59,7 +60,7 @@ def add_items(
         raise UsageError("give either --encoder or --embeddings")
     if items is None and (embeddings or encoder or id_column or title_column):
         raise UsageError("options for vectors, encoder and columns need ITEMS")
-    refuse_existing(out, force)
+    refuse_existing(out, force, BUNDLE)
     opened = open_bundle(bundle)
     columns = CatalogOptions(id_column, title_column, empty_text=empty_text)
     catalog = NO_ITEMS if items is None else read_new_items(opened, items, columns)
@@ -144,9 +145,10 @@ def align(
     from sidtool.build.align import align as rename
     from sidtool.bundle.history import AlignChange
     from sidtool.output import refuse_existing
+    from sidtool.output_name import BUNDLE
     from sidtool.registry.references import open_bundle
 
-    refuse_existing(out, force)
+    refuse_existing(out, force, BUNDLE)
     aligned = rename(open_bundle(new), open_bundle(to))
     aligned.save(out, force=force)
     change = aligned.manifest.change

@@ -106,10 +106,11 @@ def build_memory(
     from sidtool.memory.build import build_memory as build
     from sidtool.memory.sharded import shards_beside
     from sidtool.output import refuse_existing
+    from sidtool.output_name import MEMORY
     from sidtool.registry.references import open_bundle
     from sidtool.splits.files import open_split
 
-    refuse_existing(out, force)
+    refuse_existing(out, force, MEMORY)
     if not tune and (users is not None or exclude_seen):
         raise UsageError("--users and --exclude-seen require --tune")
     if tune and earlier is not None:

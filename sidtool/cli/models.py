@@ -10,6 +10,7 @@ from sidtool.model.embedding_init import DEFAULT_INIT, Init
 from sidtool.model.pretrained import Dtype
 from sidtool.model.scratch import Preset
 from sidtool.output import refuse_existing
+from sidtool.output_name import FOLDER
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_setting
 from sidtool.terminal.console import next_step, say, say_json, say_plan
@@ -59,7 +60,7 @@ def init_model(
     catalog = _read_catalog(items, bundle, CatalogOptions(id_column, title_column, text_template))
     overrides = assignments(set_)
     if dry_run:
-        refuse_existing(out, force)
+        refuse_existing(out, force, FOLDER)
         shape = model_shape(preset, overrides)
         return say_plan(
             f"would create {preset} with at most {vocab_size} text tokens at {out}",

@@ -10,6 +10,7 @@ from sidtool.cli import inference
 from sidtool.decoder.normalize import Normalize
 from sidtool.errors import UsageError
 from sidtool.output import refuse_existing
+from sidtool.output_name import RESULTS
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.terminal import options
 from sidtool.terminal.console import progress, say, say_json, say_table, warn
@@ -134,7 +135,7 @@ def recommend(
     stop = strict or not (file or users or all_users)
     shared: dict[str, Any] = {"candidates": _ids(candidates), "stop": stop}
     if out is not None:
-        refuse_existing(out, force)
+        refuse_existing(out, force, RESULTS)
     mixed = (memory, memory_weight, memory_power)
     loaded = inference.load_model(model, bundle, device, dtype, trust_remote_code, mixed)
     if events is not None:

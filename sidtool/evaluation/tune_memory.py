@@ -24,6 +24,7 @@ from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.memory import MemoryBinding, WeightedMemory
 from sidtool.model.split_check import check_model_split
 from sidtool.output import refuse_existing
+from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import WINDOW, Progress, QuerySession, in_windows
 from sidtool.splits.record import check_split
 from sidtool.splits.split import Example, Split, evenly_spaced
@@ -128,7 +129,7 @@ def tune_memory(
     Raises CompatibilityError if the model, its bundle or the memory may have learned from held-out
     events or the memory is of another bundle, UsageError if `out` exists without `force` or the
     model's scores are not normalized over the trie."""
-    refuse_existing(Path(out), force)
+    refuse_existing(Path(out), force, FOLDER)
     loaded = load_model_folder(model)
     name = f"split {split.reference}"
     check_model_split(loaded.contract, loaded.bundle, name, split.reference)

@@ -19,6 +19,7 @@ from sidtool.ingest.formats import Source
 from sidtool.ingest.raw import Batch, RawEvents, collect
 from sidtool.json_record import JsonRecord
 from sidtool.output import new_dir, refuse_existing
+from sidtool.output_name import FOLDER
 
 RECORD = "prepare.json"
 ROWS = 1 << 16
@@ -130,12 +131,12 @@ def prepare(
     """Write `items.parquet`, `events.parquet` and `prepare.json` to the folder `out`.
 
     `source` is a file of events or a folder of the data set's files. Events are held in memory with
-    24 bytes each and every id once; items are read twice, and written as they are read. Without a
+    20 bytes each and every id once; items are read twice, and written as they are read. Without a
     file of items, the catalog has the ids alone. A dry run writes nothing. Raises UsageError if the
     output exists without `force`, DataError for a malformed row and if no event stays."""
     source, out = Path(source), Path(out)
     options = options or PrepareOptions()
-    refuse_existing(out, force)
+    refuse_existing(out, force, FOLDER)
     event_files, item_file = _files(source, options)
     raw_format = options.format
     filters = options.filters

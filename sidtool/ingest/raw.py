@@ -1,4 +1,4 @@
-"""Events of raw data sets as arrays: 24 bytes per event, and each id once."""
+"""Events of raw data sets as arrays: 20 bytes per event, and each id once."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

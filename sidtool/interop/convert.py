@@ -15,11 +15,28 @@ from sidtool.interop.minionerec import Keys, read_minionerec, write_minionerec
 from sidtool.interop.openonerec import read_openonerec, write_openonerec
 from sidtool.interop.static import write_static
 from sidtool.output import refuse_existing
+from sidtool.output_name import (
+    BUNDLE,
+    FOLDER,
+    JSON_FILE,
+    NPZ_FILE,
+    PARQUET_FILE,
+    OutputKind,
+    check_suffix,
+)
 
 System = Literal["minionerec", "openonerec", "flashrec", "static"]
 
 SUFFIXES: dict[str, System] = {".json": "minionerec", ".parquet": "openonerec"}
 """Systems whose maps can be imported, by the suffix of their files."""
+
+EXPORTS: dict[System, OutputKind] = {
+    "minionerec": FOLDER,
+    "openonerec": PARQUET_FILE,
+    "flashrec": JSON_FILE,
+    "static": NPZ_FILE,
+}
+"""What an export writes."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,7 @@ def import_map(
         )
     if system != "minionerec" and (info is not None or keys != "id"):
         raise UsageError(f"--info and --keys line apply to an index.json, not to {source}")
-    refuse_existing(out, force)
+    refuse_existing(out, force, BUNDLE)
     catalog = items.read() if items is not None else None
     name = out.name.removesuffix(".zip").removesuffix(".zarr")
     if system == "minionerec":
@@ -116,6 +133,7 @@ def export_map(
     Raises UsageError for options that do not apply or an existing output."""
     out = Path(out)
     check_export_options(to, items=items, keys=keys, has_model=token_start is not None)
+    check_suffix(out, EXPORTS[to])
     if to == "minionerec":
         catalog = items.read(bundle=bundle) if items is not None else None
         files = write_minionerec(bundle, out, items=catalog, keys=keys, force=force)

@@ -27,6 +27,7 @@ from sidtool.errors import CompatibilityError, IntegrityError, SidtoolError
 from sidtool.memory.manifest import FORMAT, MemoryManifest
 from sidtool.memory.similarity import similarity_of
 from sidtool.output import new_dir
+from sidtool.output_name import MEMORY, check_suffix
 from sidtool.storage.storage import Storage
 from sidtool.storage.zips import is_zip
 
@@ -207,6 +208,7 @@ class Memory:
 
         Raises UsageError if the output exists and `force` is not given."""
         path = Path(location)
+        check_suffix(path, MEMORY)
         new_output = new_zip if is_zip(path.name) else new_dir
         with new_output(path, force=force) as folder:
             write_group(folder, self.arrays, self.manifest, FORMAT)

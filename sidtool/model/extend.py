@@ -30,6 +30,7 @@ from sidtool.model.pretrained import (
 from sidtool.model.stage_record import ExtendParams, StageRecord
 from sidtool.model.vocabulary import add_sid_tokens, check_embedding_rows, check_token_ids
 from sidtool.output import new_dir, refuse_existing
+from sidtool.output_name import FOLDER
 from sidtool.prompt.tokens import SidTokens
 
 
@@ -86,7 +87,7 @@ def extend_model(
 def check_extension(bundle: Bundle, out: Path, init: Init, *, force: bool = False) -> None:
     """Raise what `extend_model` refuses before it looks for the model."""
     check_init(bundle, init)
-    refuse_existing(out, force)
+    refuse_existing(out, force, FOLDER)
     require("models")
 
 

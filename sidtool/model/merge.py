@@ -9,6 +9,7 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import Dtype, save_pretrained
 from sidtool.model.stage_record import MergeParams, ModelReference, StageRecord
 from sidtool.output import new_dir, refuse_existing
+from sidtool.output_name import FOLDER
 
 
 def merge(
@@ -32,7 +33,7 @@ def merge(
 
 def check_merge(folder: Path, out: Path, *, force: bool = False) -> ModelReference:
     """The base of the adapters in `folder`; raises what `merge` refuses before it loads them."""
-    refuse_existing(out, force)
+    refuse_existing(out, force, FOLDER)
     base = read_contract(folder).base_folder
     if base is None:
         raise UsageError(f"{folder} has no adapters to merge: it is a whole model")

@@ -13,7 +13,8 @@ from sidtool.model.compat import Verdict, check_bundle
 from sidtool.model.contract import BUNDLE_COPY, CONTRACT, write_contract
 from sidtool.model.load import check_model_folder
 from sidtool.model.stage_record import RebindParams, StageRecord
-from sidtool.output import new_dir
+from sidtool.output import new_dir, refuse_existing
+from sidtool.output_name import FOLDER
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
     )
     # checkpoints have the old contract
     skip = shutil.ignore_patterns(CONTRACT, BUNDLE_COPY, "checkpoint-*")
+    refuse_existing(Path(out), force, FOLDER)
     with new_dir(Path(out), force=force) as target:
         shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
         write_contract(target, rebound, bundle)

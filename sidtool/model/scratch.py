@@ -10,6 +10,7 @@ from sidtool.errors import UsageError
 from sidtool.extras import require
 from sidtool.model.pretrained import save_pretrained
 from sidtool.output import new_dir, refuse_existing
+from sidtool.output_name import FOLDER
 
 Preset = Literal["gpt2-tiny", "gpt2-mini", "neox-tiny", "qwen3-tiny", "llama-tiny"]
 
@@ -99,7 +100,7 @@ def init_model(
     if isinstance(texts, str):  # whose characters would be the texts
         raise UsageError(f"init_model takes texts, not {texts!r}", hint="use read_items(...).texts")
     out = Path(out)
-    refuse_existing(out, force)
+    refuse_existing(out, force, FOLDER)
     shape = model_shape(preset, overrides or {})
     tokenizer = train_tokenizer(texts, vocab_size)
     model = _random_model(shape, len(tokenizer), seed)

@@ -13,6 +13,7 @@ from sidtool.decoder.mixture import RankedItems
 from sidtool.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.output import refuse_existing
+from sidtool.output_name import RESULTS
 from sidtool.recommendation.outcome import Answer, Outcome
 from sidtool.recommendation.query import (
     WINDOW,
@@ -107,7 +108,7 @@ def recommend_to_file(
     exists, without `force`, or if the interrupted run had other settings, another model or other
     requests."""
     out = Path(out)
-    refuse_existing(out, force)
+    refuse_existing(out, force, RESULTS)
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
     options = options or RecommendOptions()
     fingerprint = run_fingerprint(loaded, options, candidates)

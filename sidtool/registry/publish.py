@@ -13,7 +13,7 @@ from sidtool.bundle.zarr_group import ROOT, Kind, new_zip
 from sidtool.errors import IntegrityError, RefusedError, UsageError
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.output import new_dir
-from sidtool.output_name import check_parents
+from sidtool.output_name import BUNDLE, check_parents, check_suffix
 from sidtool.registry import records
 from sidtool.registry.card import write_card
 from sidtool.registry.kinds import broken_parts, read_manifest
@@ -129,6 +129,7 @@ def pull(
     exists and `force` is not given.
     """
     out = Path(out)
+    check_suffix(out, BUNDLE)
     registry, record = find_version(reference)
     source = registry.folder(record.group)
     output = (

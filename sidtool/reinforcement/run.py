@@ -17,6 +17,7 @@ from sidtool.model.contract import read_contract
 from sidtool.model.load import check_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.output import refuse_existing
+from sidtool.output_name import FOLDER
 from sidtool.policy.examples import history_task
 from sidtool.recommendation.query import Progress
 from sidtool.reinforcement.arguments import complete_fields, grpo_config
@@ -112,7 +113,7 @@ def rl(
         reward_teacher,
         trust_remote_code,
     )
-    refuse_existing(run.out, force)
+    refuse_existing(run.out, force, FOLDER)
     if notify:
         notify(run.inheritance())
     if dry_run:

@@ -19,6 +19,7 @@ from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
 from sidtool.model.split_check import check_bundle_split
 from sidtool.output import locked, partial_path, publish, refuse_existing, remove
+from sidtool.output_name import JSON_LINES, check_suffix
 from sidtool.recommendation.query import Progress
 from sidtool.registry.references import open_bundle
 from sidtool.sft.catalog import CatalogOptions, read_catalog
@@ -171,8 +172,11 @@ def _count_by_task(lengths: Mapping[str, Sequence[int]]) -> dict[str, TaskCounts
 
 
 def _refuse_outputs(out: Path, force: bool) -> None:
-    """Raise UsageError if an output exists. A killed run leaves files that may be replaced: it had
-    begun to move them, and the lineage comes last."""
+    """Raise UsageError if an output exists, or has the name of another file type.
+
+    A killed run leaves files that may be replaced: it had begun to move them, and the lineage comes
+    last."""
+    check_suffix(out, JSON_LINES)
     side = side_files(out)
     killed_while_moving = partial_path(out).exists() and not side["meta"].exists()
     if killed_while_moving:

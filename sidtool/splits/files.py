@@ -20,6 +20,7 @@ from sidtool.data.times import parse_time
 from sidtool.documents import parse_json
 from sidtool.errors import DataError, IntegrityError, UsageError
 from sidtool.output import new_dir, refuse_existing
+from sidtool.output_name import FOLDER
 from sidtool.splits.consistency import check_parts
 from sidtool.splits.examples import read_events, read_examples, write_events, write_examples
 from sidtool.splits.extension import extended
@@ -122,7 +123,7 @@ def split_events(
     exists or options contradict each other, DataError for malformed events or an empty part,
     CompatibilityError if the split does not extend the one that `options.extends` names."""
     out = Path(out)
-    refuse_existing(out, force)
+    refuse_existing(out, force, FOLDER)
     earlier = None
     if options is not None and options.extends is not None:
         earlier = read_split(options.extends)

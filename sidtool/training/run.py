@@ -18,6 +18,7 @@ from sidtool.model.load import check_model_folder
 from sidtool.model.split_check import check_model_split
 from sidtool.model.stage_record import TrainParams
 from sidtool.output import refuse_existing
+from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress
 from sidtool.sft.lineage import check_same_bundle, read_lineage
 from sidtool.splits.split import Split
@@ -112,7 +113,7 @@ def train(
     options = options or TrainOptions()
     require("train")
     if not reuse:
-        refuse_existing(out, force)
+        refuse_existing(out, force, FOLDER)
     lineage = read_lineage(examples)
     contract, bundle, _ = check_model_folder(model_dir, bundle)
     check_same_bundle(lineage, bundle, examples)
@@ -145,7 +146,7 @@ def train(
     if reuse and _is_output_of(run):
         return TrainingSummary(options.stage, str(out), reused=True)
     # with `reuse`, the output of another run
-    refuse_existing(out, force)
+    refuse_existing(out, force, FOLDER)
     with quiet(), offline():
         arguments = sft_config(
             run.work, run.options, run.sft_fields, validated=run.valid is not None

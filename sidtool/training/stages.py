@@ -11,6 +11,7 @@ from typing import Any
 from sidtool.extras import require
 from sidtool.model.contract import read_contract
 from sidtool.output import refuse_existing
+from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress
 from sidtool.sft.lineage import read_lineage, side_files
 from sidtool.splits.split import Split
@@ -59,7 +60,7 @@ def plan_stages(
     Raises UsageError if `out` exists without `force`, CompatibilityError if `model_dir` has no SID
     vocabulary, DataError if a stage's examples cannot be read, MissingPackageError without the
     packages of training."""
-    refuse_existing(out, force)
+    refuse_existing(out, force, FOLDER)
     require("train")
     read_contract(model_dir)
     planned = []

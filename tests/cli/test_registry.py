@@ -93,7 +93,7 @@ def test_every_command_takes_a_reference(road: Road, shop: Path, tmp_path: Path)
     assert done("compare", old, road.other, "--json").out
     gone = write_lines(tmp_path / "more.txt", ["b002"])
     done("add-items", new, "--remove", gone, "-o", tmp_path / "third.zarr")
-    done("export", new, "-o", tmp_path / "index.json", "--to", "minionerec")
+    done("export", new, "-o", tmp_path / "maps", "--to", "minionerec")
     done("align", road.other, "--to", old, "-o", tmp_path / "aligned.zarr")
     done("extend-model", road.base, new, "-o", tmp_path / "model")
     assert Bundle.open(tmp_path / "model" / "sid.zarr").identity == open_bundle(new).identity
