@@ -48,7 +48,7 @@ class LeaveOneOutMemory:
         n = len(bundle.items)
         sequences = item_sequences(split, list(bundle.items.ids))
         sources = _Counts.of(memory)
-        chunks = [sources.rows_without(*chunk) for chunk in _chunks(sequences, n)]
+        chunks = [sources.rows_without(*chunk) for chunk in _chunks(sequences)]
         keys = np.concatenate([chunk_keys for chunk_keys, _ in chunks])
         rows = SparseRows.joined([chunk_rows for _, chunk_rows in chunks])
         return cls(MemoryIndex.of(memory, bundle).with_rows(rows, bundle), keys, n)
@@ -83,7 +83,7 @@ def check_origin(memory: Memory, bundle: Bundle, split: Split) -> None:
         )
 
 
-def _chunks(sequences: Sequences, n_items: int) -> Iterator[tuple[int, Sequences]]:
+def _chunks(sequences: Sequences) -> Iterator[tuple[int, Sequences]]:
     """The number of the first user, and the sequences, of about CHUNK events each."""
     lengths = np.cumsum([len(sequence) for sequence in sequences])
     start = 0
