@@ -115,8 +115,8 @@ def _say_differences(evaluation: "Evaluation", system: str, *, aside: bool) -> N
             figures = [
                 _figure(averages.metrics[name], decimals),
                 _figure(averages.baselines[system][name], decimals),
-                f"{difference.mean:+.{decimals}f}",
-                f"{difference.low:.{decimals}f} to {difference.high:.{decimals}f}",
+                f"{difference.mean:+z.{decimals}f}",
+                f"{difference.low:z.{decimals}f} to {difference.high:z.{decimals}f}",
                 f"{difference.p_value:.3f}",
             ]
             rows.append([label, name, *figures])

@@ -7,6 +7,7 @@ import pytest
 
 from sidtool.cli import evaluation_tables
 from sidtool.cli.evaluation_tables import _decimals, say_evaluation
+from sidtool.evaluation.bootstrap import Difference
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.results import Evaluation
 from sidtool.memory.build import build_memory
@@ -64,6 +65,18 @@ def test_the_tables_show_the_figures(
     assert len(lines_of(short, "mean over items")) == 2  # of the gain, in two metrics
     assert f"{evaluation.coverage['model']:.1%}" in text
     assert "SID level" in text
+
+
+def test_a_difference_of_almost_nothing_has_no_sign(
+    evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = Difference(-1e-9, -0.4, -1e-9, 0.5)
+    same = replace(
+        evaluation, differences={"other model": dict.fromkeys(evaluation.metrics, nothing)}
+    )
+    say_evaluation(same, details=False, json=False)
+    gains = [line.split() for line in lines_of(capsys.readouterr().out, "all")]
+    assert [gain[4:8] for gain in gains] == [["+0.00", "-0.40", "to", "0.00"]] * 2
 
 
 def test_with_json_the_tables_are_on_stderr(
