@@ -201,7 +201,10 @@ def _build_tuned(
     weight = 0 if tuned.content is None else tuned.content.settings.weight
     settings = {**tuned.settings.to_json(), "content_weight": weight}
     values = ", ".join(f"{name} {value}" for name, value in settings.items())
-    note(f"{values}: NDCG@10 {tuned.ndcg:.4f} on {tuned.users} validation examples")
+    note(
+        f"{values}: NDCG@10 {tuned.ndcg:.4f} on {tuned.users} validation examples, with the "
+        f"defaults {tuned.start_ndcg:.4f}"
+    )
     return build_memory(split, bundle, tuned.settings, content=tuned.content, tuned_on=tuned.users)
 
 

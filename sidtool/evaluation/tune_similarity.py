@@ -60,6 +60,8 @@ class TunedSimilarity:
     """validation examples that it was chosen on"""
     ndcg: float
     """NDCG@10 of the memory alone on them"""
+    start_ndcg: float
+    """the same with the settings that the search started from"""
 
 
 def tune_similarity(
@@ -86,7 +88,7 @@ def tune_similarity(
     weight = best.pop(CONTENT)
     chosen = content.weighted(weight) if content is not None and weight else None
     users = len(evenly_spaced(split.valid, options.users))
-    return TunedSimilarity(KnnSettings(**best), chosen, users, ndcg)
+    return TunedSimilarity(KnnSettings(**best), chosen, users, ndcg, trials(start))
 
 
 def _trials(

@@ -62,6 +62,7 @@ def test_the_direction_is_used_where_it_matters() -> None:
     tuned = tune_similarity(SPLIT, BUNDLE)
     assert tuned.settings.reverse < 1
     assert tuned.ndcg > ndcg(SPLIT, reverse=1.0) + 0.05
+    assert tuned.start_ndcg == pytest.approx(ndcg(SPLIT), abs=1e-9)
     assert (tuned.users, tuned.content) == (60, None)
     again = tune_similarity(SPLIT, BUNDLE)
     assert (again.settings, again.ndcg) == (tuned.settings, tuned.ndcg)
