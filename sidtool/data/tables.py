@@ -1,4 +1,5 @@
-"""Tables in files of any type (`containers`): which columns they have, and columns as strings.
+"""Tables in files of any type (`containers`), one or several (`locate`): which columns they have,
+and columns as strings.
 
 Only the columns that are named are read, each as text: a number with its digits, a list or an
 object as JSON. So columns of mixed types (Amazon's `price`) can be read.
@@ -12,12 +13,48 @@ from pathlib import Path
 from sidtool.data.containers import DELIMITERS, PARQUET, Column, read_errors, suffix
 from sidtool.data.delimited import header, read_delimited
 from sidtool.data.json_tables import json_column_names, read_json
+from sidtool.data.locate import table_files
 from sidtool.data.parquet import parquet_column_names, read_parquet
+from sidtool.errors import DataError
 
 
 def column_names(path: Path) -> tuple[str, ...]:
-    """The columns of a file, in file order; of a JSON file those of its first thousand rows. Raises
-    DataError."""
+    """The columns of a table, in file order; of a JSON file those of its first thousand rows. The
+    files of a pattern or a folder must have the same columns. Raises DataError."""
+    table = table_files(path)
+    with table.named_errors():
+        names = _column_names(table.files[0])
+        for file in table.files[1:]:
+            if sorted(_column_names(file)) != sorted(names):
+                raise DataError(f"{file} has other columns than {table.files[0]}")
+    return names
+
+
+def read_columns(path: Path, names: Sequence[str], *, ids: Sequence[str] = ()) -> dict[str, Column]:
+    """The named columns as pyarrow string arrays of one length, null where a row has no value.
+    `ids` are those of them that hold ids. The rows of several files follow each other in the order
+    of the files' names.
+
+    Raises DataError, with file and line, if the file is missing or malformed, or an id is neither
+    text nor a whole number.
+    """
+    import pyarrow as pa
+
+    names = list(dict.fromkeys(names))
+    table = table_files(path)
+    with table.named_errors():
+        parts = [_read_columns(file, names, ids) for file in table.files]
+    if len(parts) == 1:
+        return parts[0]
+    return {
+        name: pa.chunked_array(
+            [chunk for part in parts for chunk in part[name].chunks], pa.string()
+        )
+        for name in names
+    }
+
+
+def _column_names(path: Path) -> tuple[str, ...]:
     kind = suffix(path)
     with read_errors(path):
         if kind in DELIMITERS:
@@ -27,15 +64,8 @@ def column_names(path: Path) -> tuple[str, ...]:
         return json_column_names(path)
 
 
-def read_columns(path: Path, names: Sequence[str], *, ids: Sequence[str] = ()) -> dict[str, Column]:
-    """The named columns as pyarrow string arrays of one length, null where a row has no value.
-    `ids` are those of them that hold ids.
-
-    Raises DataError, with file and line, if the file is missing or malformed, or an id is neither
-    text nor a whole number.
-    """
+def _read_columns(path: Path, names: Sequence[str], ids: Sequence[str]) -> dict[str, Column]:
     kind = suffix(path)
-    names = list(dict.fromkeys(names))
     with read_errors(path):
         if kind in DELIMITERS:
             return read_delimited(path, kind, names)

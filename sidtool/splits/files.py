@@ -16,6 +16,7 @@ from sidtool.data.columns import EventColumns
 from sidtool.data.containers import PARQUET
 from sidtool.data.digests import file_digest
 from sidtool.data.interactions import EventNames, read_interactions
+from sidtool.data.locate import parquet_files
 from sidtool.data.times import parse_time
 from sidtool.documents import parse_json
 from sidtool.errors import DataError, IntegrityError, UsageError
@@ -228,7 +229,9 @@ def read_split(folder: Path) -> Split:
 
 def is_split_folder(path: Path) -> bool:
     """Whether a path is a folder that must hold a split, and no table."""
-    return path.is_dir() and not path.name.lower().endswith(PARQUET)
+    if not path.is_dir() or path.name.lower().endswith(PARQUET):
+        return False
+    return (path / MANIFEST).exists() or not parquet_files(path)
 
 
 def open_split(path: str | Path, *, recorded: EventColumns | None = None) -> Split:
