@@ -15,6 +15,7 @@ mean over the seeds. Steps that are done are not run again."""
 import argparse
 import csv
 import json
+import math
 import shlex
 import sys
 import time
@@ -32,7 +33,7 @@ from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers
 from reinforce_table import START, Values, differences, group_means, result_tables
 from steps import StepError
 
-from sidtool.data.interactions import read_interactions
+from sidtool.data.tables import read_columns
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.slices import example_groups
 from sidtool.model.load import load_model_folder
@@ -287,22 +288,22 @@ def _yaml_text(value: object) -> str:
 
 
 def write_rarity(interactions: Path, split: Split, out: Path) -> Path:
-    """Write the events of a split with the column RARITY."""
+    """Write the events of a split, in the order of their file, with the column RARITY."""
     columns = split.origin.columns
-    if columns is None or columns.order is None:
-        raise StepError(f"{interactions} has no order column: name a weight of its events")
+    assert columns is not None  # chosen_variants
     if out.exists():
         return out
-    events = read_interactions(interactions, recorded=columns)
     trained = [item for sequence in split.train for item in sequence.items]
     n_events = dict(zip(*np.unique(trained, return_counts=True), strict=True))
+    names = [name for name in (columns.user, columns.item, columns.order) if name is not None]
+    table = read_columns(interactions, names, ids=[columns.user, columns.item])
+    # an item that is only held out counts as one event
+    rarity = [-math.log(n_events.get(item, 1)) for item in table[columns.item].to_pylist()]
     partial = out.with_suffix(".partial")
     with partial.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow([columns.user, columns.item, columns.order, RARITY])
-        for user, item, order in zip(events.users, events.items, events.order, strict=True):
-            # an item that is only held out counts as one event
-            writer.writerow([user, item, repr(float(order)), -np.log(n_events.get(item, 1))])
+        writer.writerow([*names, RARITY])
+        writer.writerows(zip(*(table[name].to_pylist() for name in names), rarity, strict=True))
     partial.replace(out)
     return out
 
@@ -376,10 +377,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def chosen_variants(text: str | None) -> list[str]:
+def chosen_variants(text: str | None, dataset: Dataset) -> list[str]:
     """The variants to run, in the order of VARIANTS: the budget of the last follows from the
-    first. Raises StepError for an unknown one."""
-    names = VARIANTS if text is None else [name.strip() for name in text.split(";")]
+    first. Raises StepError for an unknown one, and for weights of windows."""
+    is_windows = dataset.protocol == "given"
+    if text is None:
+        return [name for name in VARIANTS if not (is_windows and name == WEIGHTED)]
+    names = [name.strip() for name in text.split(";")]
+    if is_windows and WEIGHTED in names:
+        raise StepError(f"{dataset.interactions} holds windows, which have no weights")
     unknown = [name for name in names if name not in VARIANTS]
     if unknown:
         raise StepError(f"no variant {unknown[0]!r}: choose from {'; '.join(VARIANTS)}")
@@ -400,7 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dataset = Dataset.open(args.data, args.dataset)
         rates = {
             variant: args.rl_rates if variant in ALGORITHMS else args.sft_rates
-            for variant in chosen_variants(args.only)
+            for variant in chosen_variants(args.only, dataset)
         }
         recipe = Recipe(dataset, run, args.out)
         comparison = Comparison(recipe, rates, args.set, args.weight)

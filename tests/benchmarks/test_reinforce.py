@@ -139,6 +139,40 @@ def test_the_tables_have_every_variant(comparison: Any, monkeypatch: pytest.Monk
     assert "| joint DPO | +200.0 (" in text.split("less more SFT")[1]
 
 
+@pytest.mark.parametrize("header", ["user_id,item_id,timestamp", "user_id,item_id"])
+def test_rarity_is_a_weight_of_the_events(tmp_path: Path, header: str) -> None:
+    from reinforce import RARITY, write_rarity
+
+    from sidtool.data.interactions import EventNames
+    from sidtool.sft.event_weights import EventWeights, WeightOptions
+    from sidtool.splits.files import SplitOptions, make_split
+
+    rng = np.random.default_rng(0)
+    rows = [(f"u{row % 7}", f"i{rng.integers(9)}", str(rng.integers(50))) for row in range(60)]
+    events = tmp_path / "events.csv"
+    lines = [",".join(row[: header.count(",") + 1]) for row in rows]
+    events.write_text("\n".join([header, *lines]) + "\n")
+    order = "column" if "timestamp" in header else "row"
+    split = make_split(events, SplitOptions(columns=EventNames(order_by=order)))
+    path = write_rarity(events, split, tmp_path / "rarity.csv")
+    weights = EventWeights.read(WeightOptions(path, f"exp({RARITY}/2)"), split)
+    trained = [item for user in split.train for item in user.items]
+    first = split.train[0]
+    row = weights.first_row[first.user] + first.positions[1]
+    assert weights.weights[row] == pytest.approx(trained.count(first.items[1]) ** -0.5)
+
+
+def test_windows_have_no_weighted_variant(tmp_path: Path) -> None:
+    from recipe import Dataset
+    from reinforce import VARIANTS, WEIGHTED, chosen_variants
+    from steps import StepError
+
+    windows = Dataset(tmp_path, tmp_path, protocol="given")
+    assert chosen_variants(None, windows) == [name for name in VARIANTS if name != WEIGHTED]
+    with pytest.raises(StepError, match="windows, which have no weights"):
+        chosen_variants("GRPO; weighted SFT", windows)
+
+
 def test_unknown_variants_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from reinforce import main
 
