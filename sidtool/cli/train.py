@@ -62,10 +62,10 @@ def train(
         ),
     ] = None,
     memory: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Memory whose mixture with the model the loss is of; memory_weight and "
-            "memory_power are settings."
+            help="Memory, or URL/NAME@VERSION, whose mixture with the model the loss is of; "
+            "memory_weight and memory_power are settings."
         ),
     ] = None,
     split: Annotated[

@@ -130,8 +130,8 @@ class StageSettings:
     """fields of SFTConfig by name"""
     examples: Path | None = None
     """training examples of this stage, if not those of the run"""
-    memory: Path | None = None
-    """memory in the loss, if the run is given none"""
+    memory: str | None = None
+    """memory in the loss, or a reference to one, if the run is given none"""
     split: Path | None = None
     """the split of the memory, likewise"""
 

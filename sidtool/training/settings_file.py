@@ -25,7 +25,7 @@ _COUNTS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 _FILES = ("memory", "split")
-"""Settings of a stage that are paths."""
+"""Settings of a stage that name a file, a folder or a reference."""
 
 
 def read_stages(
@@ -155,8 +155,8 @@ def _stage_settings(settings: Mapping[str, Any], examples: str | None = None) ->
             raise UsageError(f"{name} must be a path, not {file!r}")
     others = {name: value for name, value in settings.items() if name not in _FILES}
     options, fields = _options_and_fields(TRAINING, others)
-    paths = {name: Path(file) for name, file in files.items() if file is not None}
-    return StageSettings(options, fields, **paths)
+    paths = {name: Path(file) for name, file in files.items() if file and name != "memory"}
+    return StageSettings(options, fields, memory=files["memory"], **paths)
 
 
 def _options_and_fields(

@@ -6,7 +6,8 @@ from pathlib import Path
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.memory.leave_out import check_origin
-from sidtool.memory.memory import Memory, open_verified
+from sidtool.memory.memory import Memory
+from sidtool.registry.references import open_memory
 from sidtool.sft.lineage import Lineage
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Split
@@ -53,6 +54,6 @@ def open_training_memory(
             hint="give the split that make-sft used",
         )
     if not isinstance(memory, Memory):
-        memory = open_verified(memory)
+        memory = open_memory(memory)
     check_origin(memory, bundle, split)
     return TrainingMemory(memory, split)
