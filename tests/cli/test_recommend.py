@@ -227,8 +227,8 @@ def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
-        ((), 2, "one of --history, --file and --query"),
-        (("--history", "b001", "--file", "x"), 2, "one of --history, --file and --query"),
+        ((), 2, "one of --history, --file, --query and --events"),
+        (("--history", "b001", "--file", "x"), 2, "one of --history, --file, --query and --events"),
         (("--history", "b001", "-k", "0"), 2, "at least 1"),
         (("--history", "b001", "--dtype", "int3"), 2, "int3"),
         (("--history", "b001", "--device", "gpu"), 2, "device 'gpu' cannot be used"),
