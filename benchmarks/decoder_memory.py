@@ -3,6 +3,7 @@
 Times are CPU seconds, so that other processes of the machine count less, and ratios are of medians
 within one run."""
 
+import mmap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,14 +100,14 @@ def random_index(items: int, histories: list[Any]) -> Any:
     """A memory of so many items with NEIGHBORS random neighbors each, in SID order.
 
     Only the rows that the histories read are filled: the others take no memory, and no request
-    touches them."""
+    touches them. Each is on pages of its own, as in a memory that is filled."""
     from sidtool.memory.distribution import MemoryIndex
     from sidtool.memory.memory import SparseRows
 
     rng = np.random.default_rng(4)
     offsets = np.arange(items + 1) * NEIGHBORS
-    neighbors = np.zeros(items * NEIGHBORS, dtype=np.uint32)
-    weights = np.zeros(items * NEIGHBORS, dtype=np.float32)
+    neighbors = _sparse_zeros(items * NEIGHBORS, np.uint32)
+    weights = _sparse_zeros(items * NEIGHBORS, np.float32)
     for row in np.unique(np.concatenate(histories)).tolist():
         span = slice(offsets[row], offsets[row + 1])
         distinct = np.unique(rng.integers(0, items, 2 * NEIGHBORS))
@@ -115,3 +116,11 @@ def random_index(items: int, histories: list[Any]) -> Any:
     rows = np.arange(items)
     events = np.ones(items, dtype=np.int64)
     return MemoryIndex(SparseRows(offsets, neighbors, weights), 0.75, rows, events, items)
+
+
+def _sparse_zeros(n: int, dtype: Any) -> Any:
+    """(n,) zeros that take memory where they are written, in small pages: a huge page per row would
+    be the whole array. Linux only."""
+    pages = mmap.mmap(-1, n * np.dtype(dtype).itemsize)
+    pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, dtype=dtype)
