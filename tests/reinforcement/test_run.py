@@ -26,12 +26,18 @@ FAST: dict[str, Any] = {
     "learning_rate": 1e-2,
     "warmup_steps": 0,
     "logging_steps": 1,
-    "max_steps": 6,
+    "max_steps": 4,
     "eval_strategy": "steps",
     "eval_steps": 2,
     "save_strategy": "steps",
     "save_steps": 2,
 }
+
+
+TWO_ITERATIONS = {"num_iterations": 2, "steps_per_generation": 2, "max_steps": 6}
+"""Groups are made every four steps."""
+HALF_AN_EPOCH = {"per_device_train_batch_size": 4 * 144, "eval_steps": 3, "save_steps": 3}
+"""Two steps per epoch of the shop's 288 events and more; the checkpoint is in the second epoch."""
 
 
 class Stopped(Exception):
@@ -59,7 +65,7 @@ def run(
         start,
         made,
         out,
-        options=RlOptions(**{"eval_users": 12, "eval_num_beams": 10, **options}),
+        options=RlOptions(**{"eval_users": 6, "eval_num_beams": 10, **options}),
         grpo_fields={**FAST, **(fields or {})},
         allow_worse_slices=allow_worse_slices,
         progress=progress,
@@ -139,22 +145,19 @@ def test_training_in_bfloat16_keeps_weights_in_float32(
 @pytest.mark.parametrize(
     ("options", "fields"),
     [
-        ({"rollouts": "gumbel"}, {"num_iterations": 2, "steps_per_generation": 2}),
+        ({"rollouts": "gumbel"}, TWO_ITERATIONS),
         ({"algorithm": "ecpo"}, {"sync_ref_model": True, "ref_model_sync_steps": 1}),
-        ({"algorithm": "dpo"}, {"num_train_epochs": 2, "max_steps": -1, "save_steps": 32}),
+        ({"algorithm": "dpo"}, {"num_train_epochs": 2, "max_steps": -1, **HALF_AN_EPOCH}),
     ],
     ids=["two iterations", "moving reference", "offline, in the second epoch"],
 )
 def test_a_stopped_run_resumes_to_the_same_weights(
     tmp_path: Path, tuned: Path, made: Path, options: dict[str, Any], fields: dict[str, Any]
 ) -> None:
-    if "num_train_epochs" in fields:
-        batch = {"per_device_train_batch_size": 256, "num_generations": 8, "eval_steps": 8}
-        fields = {**fields, **batch, "save_steps": 8}
     whole = run(tuned, made, tmp_path / "whole", fields=fields, **options)
-    stop_at = whole.steps - 1
+    # after the last step, before its checkpoint
     with pytest.raises(Stopped):
-        run(tuned, made, tmp_path / "stopped", fields=fields, stop_at=stop_at, **options)
+        run(tuned, made, tmp_path / "stopped", fields=fields, stop_at=whole.steps, **options)
     assert not (tmp_path / "stopped").exists()
     resumed = run(tuned, made, tmp_path / "stopped", fields=fields, **options)
     assert resumed.resumed_from is not None
@@ -208,7 +211,7 @@ def test_a_reward_that_fails_loses_no_checkpoint(
     # mended, the same command goes on
     sys.modules[module].calls = -1000  # type: ignore[attr-defined]
     summary = run(tuned, made, tmp_path / "out", reward=reward)
-    assert (summary.resumed_from, summary.steps) == ("checkpoint-2", 6)
+    assert (summary.resumed_from, summary.steps) == ("checkpoint-2", 4)
 
 
 def test_a_model_that_is_worse_on_a_slice_is_refused(
@@ -221,14 +224,14 @@ def test_a_model_that_is_worse_on_a_slice_is_refused(
         "add_target": True,
         "eval_users": 0,
     }
-    fields = {"beta": 0.0, "learning_rate": 3e-2, "eval_steps": 6, "save_steps": 6}
+    fields = {"beta": 0.0, "learning_rate": 5e-2}
     out = tmp_path / "out"
     with pytest.raises(RefusedError, match=r"worse than the start .* \(ndcg@10 -0\.") as error:
         run(tuned, made, out, fields=fields, allow_worse_slices=False, **harmful)
     assert "--allow-worse-slices" in str(error.value.hint)
     assert not out.exists()
     summary = run(tuned, made, out, fields=fields, **harmful)
-    assert (summary.resumed_from, summary.loss) == ("checkpoint-6", None)
+    assert (summary.resumed_from, summary.steps) == ("checkpoint-4", 4)
     assert read_contract(out).stages[-1].stage == "rl"
 
 
