@@ -26,6 +26,7 @@ def check(
     out: Annotated[
         Path | None,
         typer.Option(
+            "-o",
             "--fix",
             metavar="OUT",
             help="Folder to write cleaned items.parquet and events.parquet to.",

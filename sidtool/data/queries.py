@@ -4,15 +4,21 @@
                     {"item": "i3", "text": "something for tonight", "user": "u1"}
 
 A query with a user is an event of that user: it enters training examples only if the event is a
-training event. Queries are read from a file, or composed of catalog columns by a template."""
+training event. Queries are read from such a file or a table with these columns, or composed of
+catalog columns by a template."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sidtool.data.containers import suffix
 from sidtool.data.items import Items, render, template_columns
 from sidtool.data.json_tables import is_id, json_lines
+from sidtool.data.tables import column_names, read_columns
 from sidtool.errors import DataError, UsageError
+
+JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
 @dataclass(frozen=True)
@@ -25,9 +31,11 @@ class Query:
 
 
 def read_queries(path: Path) -> tuple[Query, ...]:
-    """The queries of a JSON Lines file. Raises DataError, with the line, for a malformed query, and
-    if there are none."""
-    queries = tuple(_read(path))
+    """The queries of a JSON Lines file, or of a table of another type with the columns item, text
+    and optionally user. Raises DataError, with the line or row, for a malformed query, and if there
+    are none."""
+    rows = json_lines(path) if suffix(path) in JSON_LINES else _table_rows(path)
+    queries = tuple(_read(path, rows))
     if not queries:
         raise DataError(f"{path} holds no queries")
     return queries
@@ -52,8 +60,17 @@ def compose_queries(items: Items, template: str) -> tuple[Query, ...]:
     return tuple(queries)
 
 
-def _read(path: Path) -> Iterator[Query]:
-    for number, row in json_lines(path):
+def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and cells of each row; empty cells are left out."""
+    names = [name for name in ("item", "text", "user") if name in column_names(path)]
+    table = read_columns(path, names, ids=[name for name in names if name != "text"])
+    columns = [table[name].to_pylist() for name in names]
+    for number, cells in enumerate(zip(*columns, strict=True), start=1):
+        yield number, {name: cell for name, cell in zip(names, cells, strict=True) if cell}
+
+
+def _read(path: Path, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[Query]:
+    for number, row in rows:
         item = row.get("item")
         text = row.get("text")
         user = row.get("user")

@@ -84,7 +84,8 @@ Split = Annotated[
 Queries = Annotated[
     Path | None,
     typer.Option(
-        help='JSON Lines of search queries {"item", "text"}, optionally "user", for query-to-sid.'
+        help='Search queries {"item", "text"}, optionally "user", for query-to-sid, as JSON '
+        "Lines or a table."
     ),
 ]
 QueryText = Annotated[

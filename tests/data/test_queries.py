@@ -7,6 +7,7 @@ import pytest
 from sidtool.data.items import Items
 from sidtool.data.queries import Query, compose_queries, read_queries
 from sidtool.errors import DataError, UsageError
+from tests.data.files import write_table
 
 ITEMS = Items(
     ("a", "b", "c"), ("One", "", "Three"), ("", "", ""), {"genre": ("Comedy", "", "Drama")}, "", ""
@@ -20,6 +21,16 @@ def test_queries_are_read(tmp_path: Path) -> None:
         '"more": 1}\n'
     )
     assert read_queries(path) == (Query("a", "a funny film"), Query("7", "x", "9"))
+
+
+@pytest.mark.parametrize("name", ["queries.parquet", "queries.csv", "queries.tsv"])
+def test_queries_are_read_from_tables(tmp_path: Path, name: str) -> None:
+    table = {"item": ["a", "7"], "text": [" a  film ", "x"], "user": ["", "9"]}
+    path = write_table(tmp_path / name, table)
+    assert read_queries(path) == (Query("a", "a film"), Query("7", "x", "9"))
+    broken = write_table(tmp_path / f"broken-{name}", {"item": ["a", ""], "text": ["x", "y"]})
+    with pytest.raises(DataError, match="line 2: a query has the keys"):
+        read_queries(broken)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,10 @@ def light_commands(folder: Path) -> dict[str, Writing]:
             ("split", folder / "events.csv"),
             ("split", folder / "events.csv", "--protocol", "temporal"),
         ),
+        "check": Writing(
+            ("check", items, folder / "events.csv"),
+            ("check", folder / "more.jsonl", folder / "events.csv"),
+        ),
         "prepare": Writing(
             ("prepare", folder / "events.csv", "--items", items),
             ("prepare", folder / "events.csv", "--items", items, "--min-history", 6),
