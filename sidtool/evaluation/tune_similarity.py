@@ -14,7 +14,7 @@ from sidtool.evaluation.baselines import Catalog, item_knn
 from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.memory.build import DEFAULT
-from sidtool.memory.content import ItemContent
+from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.similarity import KnnSettings, similarity_of
 from sidtool.splits.cooccurrence import count_pairs, item_sequences
 from sidtool.splits.split import Split, evenly_spaced
@@ -112,7 +112,9 @@ def _trials(
 
     @lru_cache(maxsize=1)  # trials of recency have the same similarities
     def similarity(weight: float, settings: KnnSettings) -> Any:
-        weighted = None if nearest is None else nearest * weight
+        weighted = None
+        if nearest is not None and weight:
+            weighted = content_similarity(nearest, weight, catalog.events)
         return similarity_of(pairs(settings.distance), catalog.events, settings, weighted)
 
     def ndcg(values: Settings) -> float:

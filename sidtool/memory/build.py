@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.manifest import library_versions, now
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.memory.content import ItemContent
+from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.sharded import Shards, sharded_rows
@@ -84,15 +84,16 @@ def build_memory(
     ids = list(bundle.items.ids)
     sequences = item_sequences(split, ids)
     events = count_events(sequences, len(ids))
-    by_content = None if content is None else SparseRows.of(content.similarity, np.float32)
-    content_matrix = None if by_content is None else by_content.to_scipy()
+    by_content = None
+    if content is not None:
+        by_content = content_similarity(content.nearest, content.settings.weight, events)
     if shards is None:
         counted = _counted_pairs(earlier, split, sequences, bundle, settings)
         pairs = SparseRows.of(counted, np.int64)
-        similarity = similarity_of(counted, events, settings, content_matrix)
+        similarity = similarity_of(counted, events, settings, by_content)
         neighbors = SparseRows.of(similarity, np.float32)
     else:
-        pairs, neighbors = sharded_rows(sequences, events, settings, shards, content_matrix)
+        pairs, neighbors = sharded_rows(sequences, events, settings, shards, by_content)
     if not len(pairs.items):
         raise DataError(
             f"no two of the {len(ids)} items co-occur in the training events of split "
@@ -113,7 +114,8 @@ def build_memory(
         libraries=library_versions("numpy", "scipy"),
         created=now(),
     )
-    return Memory.of(manifest, bundle.items.ids, events, pairs, neighbors, by_content)
+    nearest = None if content is None else SparseRows.of(content.nearest, np.float32)
+    return Memory.of(manifest, bundle.items.ids, events, pairs, neighbors, nearest)
 
 
 def rebuild_memory(
@@ -143,7 +145,7 @@ def content_of(memory: Memory, bundle: Bundle, vectors: Vectors | None = None) -
     is_same = memory.manifest.bundle.digest == bundle.identity.digest
     if is_same and (vectors is None or settings.source == "codes"):
         memory.check_bundle(bundle)
-        return ItemContent(stored.to_scipy().astype(np.float64) / settings.weight, settings)
+        return ItemContent(stored.to_scipy(), settings)
     if settings.source == "codes":
         return ItemContent.of(bundle, weight=settings.weight)
     if vectors is None:

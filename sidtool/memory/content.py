@@ -17,6 +17,8 @@ DEFAULT_WEIGHT = 0.8
 LARGEST_WEIGHT = 100.0
 NEIGHBORS = 100
 """Nearest items per item."""
+NEW_ITEM_GAIN = 0.5
+"""How much larger similarity by content is for an item without events, as a share."""
 MIN_COSINE = 0.1
 POWER = 2
 """Of the cosine: few items are similar by content, as few co-occur."""
@@ -32,8 +34,8 @@ class ContentSettings(JsonRecord):
     source: Literal["vectors", "codes"]
     """The items' vectors, or their codes alone."""
     weight: float = DEFAULT_WEIGHT
-    """Similarity by content of two items with the same vector. It is added to that of their
-    events."""
+    """Similarity by content of two items with the same vector and many events. It is added to that
+    of their events."""
     vectors: str = ""
     """SHA-256 of the (n, dim) float32 vectors; empty if the source is the codes."""
 
@@ -52,7 +54,7 @@ class ItemContent:
     """Which of a bundle's n items are similar by content."""
 
     nearest: Any
-    """(n, n) scipy CSR float64, above the diagonal: cosine ** POWER of each item and its NEIGHBORS
+    """(n, n) scipy CSR float32, above the diagonal: cosine ** POWER of each item and its NEIGHBORS
     nearest"""
     settings: ContentSettings
 
@@ -83,14 +85,23 @@ class ItemContent:
         """The same content with another weight."""
         return replace(self, settings=replace(self.settings, weight=weight))
 
-    @property
-    def similarity(self) -> Any:
-        """(n, n) scipy CSR float64, above the diagonal: similarity by content."""
-        return self.nearest * self.settings.weight
+
+def content_similarity(nearest: Any, weight: float, events: NDArray[np.int64]) -> Any:
+    """(n, n) scipy CSR float64, above the diagonal: similarity by content of n items with so many
+    training events, of which `nearest` has the powers of the cosines.
+
+    It is larger where one of the two has few events: content is all that leads to an item without
+    any."""
+    from scipy import sparse
+
+    entries = nearest.tocoo()
+    fewer = np.minimum(events[entries.row], events[entries.col])
+    values = weight * entries.data.astype(np.float64) * (1 + NEW_ITEM_GAIN / (1 + fewer))
+    return sparse.csr_matrix((values, (entries.row, entries.col)), shape=nearest.shape)
 
 
 def nearest_items(directions: Vectors) -> Any:
-    """(n, n) scipy CSR float64, above the diagonal: cosine ** POWER of each of n vectors of length
+    """(n, n) scipy CSR float32, above the diagonal: cosine ** POWER of each of n vectors of length
     1 and the NEIGHBORS nearest to it, if it is at least MIN_COSINE."""
     from scipy import sparse
 
@@ -98,7 +109,7 @@ def nearest_items(directions: Vectors) -> Any:
     count = min(NEIGHBORS, n - 1)
     step = max(1, BLOCK_VALUES // n)
     columns = np.empty((n, count), dtype=np.int32)
-    values = np.empty((n, count))
+    values = np.empty((n, count), dtype=np.float32)
     for start in range(0, n, step):
         rows = np.arange(start, min(start + step, n))
         cosines, columns[rows] = _nearest(directions, rows, count)

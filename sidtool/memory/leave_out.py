@@ -104,12 +104,12 @@ class _Counts:
     earlier: Any
     """(n, n) CSR int64: its transpose"""
     content: Any
-    """(n, n) CSR float32, symmetric, or None"""
+    """(n, n) CSR float64, symmetric, or None"""
 
     @classmethod
     def of(cls, memory: Memory) -> "_Counts":
         later = memory.pairs.to_scipy()
-        content = None if memory.content is None else memory.content.to_scipy()
+        content = memory.content_similarity()  # by the events of all users
         if content is not None:
             content = (content + content.T).tocsr()
         return cls(memory, later, later.T.tocsr(), content)

@@ -24,6 +24,7 @@ from sidtool.bundle.zarr_group import (
     write_group,
 )
 from sidtool.errors import CompatibilityError, IntegrityError, SidtoolError
+from sidtool.memory.content import content_similarity
 from sidtool.memory.manifest import FORMAT, MemoryManifest
 from sidtool.memory.similarity import similarity_of
 from sidtool.output import new_dir
@@ -159,8 +160,15 @@ class Memory:
 
     @cached_property
     def content(self) -> SparseRows | None:
-        """Similarity by content above the diagonal, float32; None if it was not computed."""
+        """Powers of cosines above the diagonal, float32; None if content was not compared."""
         return None if self.manifest.content is None else self._rows("content")
+
+    def content_similarity(self) -> Any:
+        """(n, n) scipy CSR float64, above the diagonal: similarity by content; None without any."""
+        if self.content is None or self.manifest.content is None:
+            return None
+        weight = self.manifest.content.weight
+        return content_similarity(self.content.to_scipy(), weight, self.events)
 
     def _rows(self, name: str) -> SparseRows:
         parts = (self.arrays[f"{name}/{part}"] for part in ("offset", "item", "weight"))
@@ -272,8 +280,9 @@ def _broken_derived(memory: Memory) -> list[tuple[str, str]]:
         return [*broken, ("content/item", "an item does not come after that of its row")]
     if (memory.events[rows] == 0).any() or (memory.events[pairs.items] == 0).any():
         return [*broken, ("items/events", "an item of a pair has no events")]
-    content = None if memory.content is None else memory.content.to_scipy()
-    similarity = similarity_of(pairs.to_scipy(), memory.events, memory.manifest.settings, content)
+    settings = memory.manifest.settings
+    content = memory.content_similarity()
+    similarity = similarity_of(pairs.to_scipy(), memory.events, settings, content)
     expected = SparseRows.of(similarity, np.float32)
     stored = memory.neighbors
     same_items = np.array_equal(expected.offsets, stored.offsets)

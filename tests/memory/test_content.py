@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from sidtool.build.add import add_items
 from sidtool.bundle.bundle import Bundle
@@ -15,7 +16,7 @@ from sidtool.data.items import make_items
 from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.memory import content as module
 from sidtool.memory.build import EarlierMemory, build_memory
-from sidtool.memory.content import ItemContent, nearest_items
+from sidtool.memory.content import ItemContent, content_similarity, nearest_items
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.memory import Memory, open_verified, verify_memory
 from sidtool.memory.memory import _digest as memory_digest
@@ -74,10 +75,14 @@ def test_the_directions_are_those_of_the_codebook_less_their_mean() -> None:
     content = ItemContent.of(GROWN, VECTORS, 0.5)
     expected = np.triu(slow(centered.astype(np.float64), 100))
     np.testing.assert_allclose(content.nearest.toarray(), expected, rtol=1e-3, atol=1e-6)
-    np.testing.assert_array_equal(content.similarity.toarray(), 0.5 * content.nearest.toarray())
     heavier = content.weighted(2.0)
     assert (heavier.settings.weight, heavier.settings.source) == (2.0, "vectors")
-    np.testing.assert_array_equal(heavier.similarity.toarray(), 2 * content.nearest.toarray())
+
+
+def test_content_counts_more_for_items_without_events() -> None:
+    nearest = sparse.csr_matrix(np.array([[0, 0.5, 0.25], [0, 0, 1.0], [0, 0, 0]]))
+    result = content_similarity(nearest, 0.8, np.array([0, 3, 9])).toarray()
+    np.testing.assert_allclose(result, [[0, 0.6, 0.3], [0, 0, 0.9], [0, 0, 0]])
 
 
 @pytest.mark.parametrize("vectors", [VECTORS, None], ids=["vectors", "codes"])
@@ -108,7 +113,7 @@ def test_similarity_by_content_is_added_to_that_of_the_events() -> None:
     how = KnnSettings(neighbors=None)
     plain = build_memory(SPLIT, GROWN, how)
     both = build_memory(SPLIT, GROWN, how, content=content)
-    added = content.similarity.toarray()
+    added = content_similarity(content.nearest, 0.7, plain.events).toarray()
     expected = plain.neighbors.to_scipy().toarray() + added + added.T
     np.testing.assert_allclose(both.neighbors.to_scipy().toarray(), expected, rtol=1e-5)
     np.testing.assert_array_equal(both.arrays["pairs/weight"], plain.arrays["pairs/weight"])
