@@ -27,7 +27,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     "Data": (
         *("items", "id_column", "title_column", "text_template", "empty_text", "field"),
         *("embeddings", "interactions", "queries", "query_text", "only_items", "hide_text_of"),
-        *("user_column", "item_column", "order_column", "info", "keys"),
+        *("user_column", "item_column", "order_column", "rating_column", "order", "info", "keys"),
     ),
     "Quantizer": (),
     "Encoder": (),

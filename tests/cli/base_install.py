@@ -44,6 +44,7 @@ def cases(inputs: Path, outputs: Path) -> dict[str, Case]:
         return ("-o", outputs / name)
 
     return {
+        "prepare": Case(("prepare", inputs / "events.csv", "--items", items, *out("prepared"))),
         "check": Case(("check", items, inputs / "events.csv")),
         "build-codebook": Case((*build, "--embeddings", vectors, *out("built.zarr"))),
         "build-codebook: texts": Case(
