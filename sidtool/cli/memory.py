@@ -175,7 +175,10 @@ def tune_memory(
         binding = tune(model, open_split(split), opened, out, chosen, force=force, progress=report)
     if json:
         return say_json({"model": str(out)} | binding.to_json())
-    say_table(["", ""], [*binding.validation.items()], title="validation")
+    # a count beside metrics would leave these no decimals
+    metrics = {name: value for name, value in binding.validation.items() if name != "users"}
+    rows = [("users", int(binding.validation["users"])), *metrics.items()]
+    say_table(["", ""], rows, title="validation")
     weight = f"weight {binding.weight:g}" if binding.gate is None else "weight by the gate"
     say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}")
     return next_step(f"sidtool evaluate {out} {split}")
