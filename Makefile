@@ -36,8 +36,9 @@ check: venv
 	$(BIN)/lint-imports
 	for page in cli settings tasks; do $(BIN)/python docs/build_$$page.py --check || exit 1; done
 
-docs: venv  ## write the generated pages: commands, training settings, tasks
+docs: venv  ## write the generated pages, and the documentation site to site/
 	for page in cli settings tasks; do $(BIN)/python docs/build_$$page.py || exit 1; done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf demo build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,77 @@
+"""The pages of the documentation: options, error lines, names and links exist."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+import sidtool
+from sidtool.cli.main import app
+from tests.doc_blocks import DOCS, ROOT, commands, page
+
+WRITTEN = sorted(path.name for path in DOCS.glob("*.md"))
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_command_on_a_page_has_its_options(name: str) -> None:
+    known = {
+        command: {flag for option in each.params for flag in (*option.opts, *option.secondary_opts)}
+        for command, each in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+    }
+    for command in commands(page(name), "bash", "sh", "console"):
+        words = command.words
+        assert words[0] in known or words[0].startswith("-"), (name, words)
+        flags = {word for word in words[1:] if re.match(r"--?[a-z]", word)}
+        assert flags <= known.get(words[0], flags), (name, words)
+
+
+def messages() -> Iterator[str]:
+    """Every message of an error in the source, with … for its values."""
+    for path in (ROOT / "sidtool").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    part.value if isinstance(part, ast.Constant) else "…" for part in node.values
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_the_error_lines_of_troubleshooting_are_those_of_the_source() -> None:
+    lines = re.findall(r"^\| `(.+?)` \| ", page("troubleshooting.md"), flags=re.MULTILINE)
+    assert len(lines) > 30
+    assert set(lines) - set(messages()) == set()
+
+
+def test_the_python_page_lists_every_public_name() -> None:
+    names = re.findall(r"^::: sidtool\.(\w+)$", page("api.md"), flags=re.MULTILINE)
+    assert sorted(names) == sorted(set(sidtool.__all__) - {"__version__"})
+
+
+def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere() -> None:
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    listed = [
+        target
+        for part in settings["nav"]
+        for pages in part.values()
+        for entry in pages
+        for target in entry.values()
+    ]
+    assert {name for name in listed if "/" not in name and name != "SECURITY.md"} == set(WRITTEN)
+    for name in WRITTEN:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page(name)):
+            assert "://" in target or (DOCS / target).exists(), (name, target)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'id="sidtool.build_codebook"' in (tmp_path / "api/index.html").read_text("utf-8")
