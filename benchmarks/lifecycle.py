@@ -2,39 +2,41 @@
 
     python benchmarks/lifecycle.py DATA -o WORK [--seed 0] [--recipe benchmarks/recipes/default]
 
-Items added: bundle and model are made with a random 80% of the items, `add-items` adds the others.
-Codebook retrained: the same data with another seed, before and after `align`. Item level, full
-ranking, seen items left out; differences are paired bootstraps over users."""
+Items added: bundle and model are made with a random 80% of the items and their events, `add-items`
+adds the others. Before and after, the model recommends alone and with a memory, which has no events
+of the new items; its settings and weight are chosen on validation users, whose targets include new
+items. Codebook retrained: the same data with another seed, before and after `align`. Item level,
+full ranking, seen items left out unless the data set's description says otherwise; differences are
+paired bootstraps over users. Steps that are done are not run again."""
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from environment import environment
+from growth import METRIC, Growth, after_adding, measure
+from new_items import write_windows_without
 from recipe import RECIPES, Dataset, Recipe, RecipeRun
+from steps import StepError
 from table import markdown
 
-from sidtool import Bundle
+from sidtool import Bundle, read_items
+from sidtool.build.add import read_new_items
 from sidtool.build.diff import diff
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.build.encode import embed_items, read_sources
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
 from sidtool.output import new_dir
-from sidtool.recommendation.recommend import recommend
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import Request
-from sidtool.splits.examples import read_examples
-from sidtool.splits.split import Example
+from sidtool.sid import Vectors
+from sidtool.splits.files import read_split
+from sidtool.splits.split import Split
 
 SHARE = 0.8
 """Of the items, in the bundle that the others are added to."""
-METRIC, K, WIDTH = "hr@10", 10, 50
-SCORED_USERS = 500
-"""Users with a new target for whom every new item is scored, which takes one tree per user."""
 
 
 def divide_items(items: Path, out: Path, seed: int) -> Path:
@@ -49,124 +51,143 @@ def divide_items(items: Path, out: Path, seed: int) -> Path:
     return out
 
 
-def measure(model: Any, examples: Sequence[Example]) -> Any:
-    """An evaluation without baselines."""
-    options = EvaluationOptions(num_beams=WIDTH, exclude_seen=True)
-    return evaluate_examples(model, examples, None, options)
-
-
-def after_adding(model_folder: Path, child: Path, test: Path, seed: int) -> dict[str, Any]:
-    """The model with its own bundle and with the child: users whose target is an old item with
-    both, users whose target is a new one with the child."""
-    before = load_model_folder(str(model_folder))
-    after = load_model_folder(str(model_folder), bundle=Bundle.open(str(child)))
-    examples = list(read_examples(test))
-    is_old = before.bundle.items.rows([example.item for example in examples]) >= 0
-    old = [example for example, flag in zip(examples, is_old, strict=True) if flag]
-    new = [example for example, flag in zip(examples, is_old, strict=True) if not flag]
-    old_before = measure(before, old)
-    old_after = measure(after, old)
-    change = diff(before.bundle, after.bundle)
-    return {
-        "moved": len(change.moved),
-        "added": len(change.added),
-        "old_targets": {
-            "n": len(old),
-            "before": old_before.metrics[METRIC],
-            "after": old_after.metrics[METRIC],
-            "difference": asdict(compare(old_after, old_before)["all"][METRIC]),
-        },
-        "new_targets": {"n": len(new), "beam": measure(after, new).metrics[METRIC]},
-        "new_targets_among_new_items": only_new_items(after, change.added, new, seed),
-    }
-
-
-def only_new_items(
-    model: Any, new_items: Sequence[str], examples: Sequence[Example], seed: int
-) -> dict[str, Any]:
-    """Hit rates where only new items may be recommended: by beam search under an allow list, and by
-    scoring every one of them."""
-    sample = np.random.default_rng(seed).permutation(len(examples))[:SCORED_USERS].tolist()
-    requests = [Request(history=examples[index].history) for index in sample]
-    targets = [examples[index].item for index in sample]
-    options = RecommendOptions(k=K, num_beams=WIDTH, exclude_seen=True)
-    answers = {
-        "allow_list": recommend(model, requests, replace(options, allow=tuple(new_items))),
-        "candidate_scoring": recommend(model, requests, options, candidates=new_items),
-    }
-    result = {"n": len(sample), "items": len(new_items), "chance": K / len(new_items)}
-    for name, recommendations in answers.items():
-        pairs = zip(targets, recommendations, strict=True)
-        result[name] = float(np.mean([target in ranked.items for target, ranked in pairs]))
-    return result
-
-
 def after_retraining(
-    model_folder: Path, retrained: Path, aligned: Path, test: Path
+    model_folder: Path, retrained: Path, aligned: Path, split: Split, exclude_seen: bool
 ) -> dict[str, Any]:
     """The model with its own bundle, with a retrained one, and with that one aligned."""
     model = load_model_folder(str(model_folder))
-    examples = list(read_examples(test))
     bundles = {
         "original": model.bundle,
         "retrained": Bundle.open(str(retrained)),
         "aligned": Bundle.open(str(aligned)),
     }
-    result: dict[str, Any] = {"n": len(examples), "sids_kept": {}, METRIC: {}}
+    result: dict[str, Any] = {"n": len(split.test), "sids_kept": {}, METRIC: {}}
     evaluations = {}
     for name, bundle in bundles.items():
         # loading refuses an unaligned bundle: it is put in after the check, to see what the check
         # saves
-        evaluations[name] = measure(replace(model, bundle=bundle), examples)
+        evaluations[name] = measure(replace(model, bundle=bundle), split.test, exclude_seen)
         result["sids_kept"][name] = diff(model.bundle, bundle).kept
         result[METRIC][name] = evaluations[name].metrics[METRIC]
     difference = compare(evaluations["aligned"], evaluations["original"])["all"][METRIC]
     return {**result, "aligned_difference": asdict(difference)}
 
 
+def run_adding(whole: Recipe, seed: int) -> Growth:
+    """Train a model without some of the items, and add them to its bundle.
+
+    Everything is of one split, which has no training events of the new items."""
+    work = whole.work.parent
+    items = divide_items(whole.dataset.items, work / f"items-{seed}", seed)
+    new_items = set(read_items(items / "new.jsonl").ids)
+    split = read_split(whole.split())
+    windows = write_windows_without(split, new_items, work / f"windows-{seed}")
+    dataset = replace(
+        whole.dataset,
+        items=items / "old.jsonl",
+        protocol="given",
+        interactions=windows / "train.csv",
+        valid=windows / "valid.csv",
+        test=windows / "test.csv",
+    )
+    part = Recipe(dataset, whole.run, work / f"old-{seed}")
+    bundle = part.bundle()
+    model = part.train(bundle, seed)
+    child = part.work / "child.zarr"
+    command = ["add-items", bundle, items / "new.jsonl", "-o", child, *part.vectors()]
+    part.steps.run(child, *command)
+    after = with_later_memory(whole, part, model, child)
+    return Growth(
+        before=load_model_folder(part.with_memory(model, bundle)),
+        after=load_model_folder(after),
+        split=read_split(part.split()),
+        vectors=item_vectors(whole, Bundle.open(str(child))),
+        exclude_seen=dataset.exclude_seen,
+    )
+
+
+def with_later_memory(whole: Recipe, part: Recipe, model: Path, child: Path) -> Path:
+    """The model with the later bundle and a memory of all items of the data set."""
+    rebound = part.work / "grown" / "model"
+    memory = part.work / "grown" / "memory.zarr"
+    out = part.work / "grown" / "model+memory"
+    steps = part.steps
+    split = part.split()
+    content = whole.content_options(child)
+    seen = part.seen_options()
+    steps.run(rebound, "rebind", model, child, "-o", rebound)
+    steps.run(memory, "build-memory", split, child, "-o", memory, "--tune", *content, *seen)
+    return steps.run(out, "tune-memory", rebound, split, memory, "-o", out, *seen)
+
+
+def item_vectors(whole: Recipe, bundle: Bundle) -> Vectors:
+    """(n, dim) vectors of a bundle's items, in the order of its rows, as `build-memory` has
+    them."""
+    if whole.run.embeddings is not None:
+        return read_sources(bundle, [whole.run.embeddings], list(bundle.items.ids))
+    return embed_items(bundle, read_new_items(bundle, whole.dataset.items))
+
+
 def run(dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:
     """Make the bundles and models, and measure them."""
     work = args.out.resolve()
-    settings = RecipeRun(recipe=args.recipe, seeds=(args.seed,), encoder=args.encoder)
+    settings = RecipeRun(
+        recipe=args.recipe, seeds=(args.seed,), encoder=args.encoder, embeddings=args.embeddings
+    )
     whole = Recipe(dataset, settings, work / "all")
+    growth = run_adding(whole, args.seed)
     bundle = whole.bundle()
     model = whole.train(bundle, args.seed)
-    items = divide_items(dataset.items, work / f"items-{args.seed}", args.seed)
-    part = Recipe(replace(dataset, items=items / "old.jsonl"), settings, work / f"old-{args.seed}")
-    part_bundle = part.bundle()
-    part_model = part.train(part_bundle, args.seed)
-
-    child = part.work / "child.zarr"
-    vectors = part.vectors()
-    part.steps.run(child, "add-items", part_bundle, items / "new.jsonl", "-o", child, *vectors)
     retrained = whole.build_codebook(work / "all" / "retrained.zarr", "--seed", args.seed + 1)
     aligned = whole.work / "aligned.zarr"
     whole.steps.run(aligned, "align", retrained, "--to", bundle, "-o", aligned)
+    split = read_split(whole.split())
     return {
         "seed": args.seed,
-        "items_added": after_adding(part_model, child, part.part_file("test"), args.seed),
-        "codebook_retrained": after_retraining(model, retrained, aligned, whole.part_file("test")),
+        "items_added": after_adding(growth, args.seed),
+        "codebook_retrained": after_retraining(
+            model, retrained, aligned, split, dataset.exclude_seen
+        ),
         **environment(),
     }
 
 
 def result_table(result: dict[str, Any]) -> str:
-    """R@10 in each situation."""
+    """R@10 in each situation: of the model, with its memory, and of text-kNN."""
     added = result["items_added"]
+    old = added["old_targets"]
+    new = added["new_targets"]
+    old_histories = new["histories_without_new_items"]
     only_new = added["new_targets_among_new_items"]
-    retrained = result["codebook_retrained"]
-    rows = [
-        ["old target, before adding items", added["old_targets"]["before"]],
-        ["old target, after", added["old_targets"]["after"]],
-        ["new target, beam search", added["new_targets"]["beam"]],
-        ["new target, only new items, --allow", only_new["allow_list"]],
-        ["new target, only new items, --candidates", only_new["candidate_scoring"]],
-        *[[f"{name} codebook", value] for name, value in retrained[METRIC].items()],
+    mixed = only_new["with_memory"]
+    text = only_new["text_knn"]
+    names = ("beam", "with_memory", "text_knn")
+    rows: list[tuple[Any, ...]] = [
+        ("old target, before adding items", old["before"], old["with_memory"]["before"]),
+        ("old target, after", old["after"], old["with_memory"]["after"]),
+        ("new target, full catalog", *[new[name] for name in names]),
+        ("... by the history's old items", *[old_histories[name] for name in names]),
+        ("new target, only new items, --allow", only_new["allow_list"], mixed["allow_list"], text),
+        (
+            "new target, only new items, --candidates",
+            only_new["candidate_scoring"],
+            mixed["candidate_scoring"],
+            text,
+        ),
+        *[
+            (f"{name} codebook", value)
+            for name, value in result["codebook_retrained"][METRIC].items()
+        ],
     ]
-    return markdown(["", "R@10"], [[name, f"{value:.4f}"] for name, value in rows])
+    cells = [[name, *[f"{value:.4f}" for value in values]] for name, *values in rows]
+    filled = [row + [""] * (4 - len(row)) for row in cells]
+    table = markdown(["R@10", "model", "with memory", "text-kNN"], filled)
+    change = old["with_memory"]["difference"]
+    interval = f"{change['low']:.4f} to {change['high']:.4f}"
+    return f"{table}\n\nold targets with memory, after over before: 95% interval {interval}"
 
 
-def main() -> None:
+def main() -> int:
     """Run, write WORK/result.json, print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -175,13 +196,19 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
     parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
     parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
+    parser.add_argument("--embeddings", type=Path, help="file of vectors of all items")
     parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    result = run(Dataset.open(args.data, args.dataset), args)
+    try:
+        result = run(Dataset.open(args.data, args.dataset), args)
+    except (StepError, ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(result_table(result))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

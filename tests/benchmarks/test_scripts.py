@@ -60,6 +60,7 @@ def test_the_lifecycle_benchmark_ends_with_a_table(
     arguments: list[str],
     recipe_folder: Path,
     tmp_path: Path,
+    commands: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -67,12 +68,25 @@ def test_the_lifecycle_benchmark_ends_with_a_table(
 
     options = ["--recipe", str(recipe_folder)]
     monkeypatch.setattr(sys, "argv", ["lifecycle.py", *arguments, *options])
-    lifecycle.main()
+    assert lifecycle.main() == 0
     result = json.loads((tmp_path / "work" / "result.json").read_text())
-    assert result["items_added"]["moved"] == 0
-    assert result["items_added"]["added"] == 12
+    added = result["items_added"]
+    assert added["moved"] == 0
+    assert added["added"] == 12
+    assert added["training_events_of_new_items"] == 0
+    assert added["valid_targets_that_are_new"] > 0
+    assert added["old_targets"]["n"] + added["new_targets"]["n"] == 40
+    for figures in (added["new_targets"], added["new_targets_among_new_items"]):
+        assert 0 <= figures["text_knn"] <= 1
     assert result["codebook_retrained"]["sids_kept"]["original"] == 60
-    assert "| aligned codebook |" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "| new target, full catalog | 0." in out
+    assert "| aligned codebook |" in out
+    assert commands.count("train") == commands.count("build-memory") == 2
+
+    commands.clear()
+    assert lifecycle.main() == 0
+    assert commands == []
 
 
 @pytest.mark.slow

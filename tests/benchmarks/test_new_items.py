@@ -1,0 +1,74 @@
+"""The split without events of new items, and text-kNN against figures made by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sidtool.splits.files import SplitOptions, make_split, split_events
+from sidtool.splits.split import Split
+
+NEW = {"n1", "n2"}
+EVENTS = {
+    "u1": ["a", "n1", "b", "c", "n2", "d"],
+    "u2": ["n1", "n2", "a", "b"],
+    "u3": ["n1"],
+    "u4": ["a", "b", "c", "n1"],
+}
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Path:
+    path = tmp_path / "events.csv"
+    rows = [
+        f"{user},{item},{order}"
+        for user, items in EVENTS.items()
+        for order, item in enumerate(items)
+    ]
+    path.write_text("\n".join(["user_id,item_id,order", *rows]) + "\n")
+    return path
+
+
+def test_training_has_no_event_of_a_new_item(events: Path, tmp_path: Path) -> None:
+    from new_items import write_windows_without
+
+    original = make_split(events)
+    folder = write_windows_without(original, NEW, tmp_path / "windows")
+    options = SplitOptions("given", folder / "valid.csv", folder / "test.csv")
+    manifest = split_events(folder / "train.csv", tmp_path / "split", options)
+    assert manifest.counts.left_out == 0
+    split = make_split(folder / "train.csv", options)
+    assert {user.user: user.items for user in split.train} == {
+        "u1": ("a", "b", "c"),
+        "u4": ("a", "b"),
+    }
+    for part, expected in ((split.valid, original.valid), (split.test, original.test)):
+        pairs = [(each.user, each.history, each.item) for each in part]
+        assert pairs == [(each.user, each.history, each.item) for each in expected]
+    # validation can weigh new items, test measures them
+    assert [each.item for each in split.valid] == ["n2", "a", "c"]
+    assert [each.item for each in split.test] == ["d", "b", "n1"]
+    assert split.valid[0].history == ("a", "n1", "b", "c")
+
+
+def test_windows_cannot_be_divided_again(events: Path) -> None:
+    from new_items import write_windows_without
+
+    split = make_split(events)
+    windows = Split("given", split.train, split.valid, split.test, windows=split.valid)
+    with pytest.raises(ValueError, match="not to windows"):
+        write_windows_without(windows, NEW, events.parent / "windows")
+    assert not (events.parent / "windows").exists()
+
+
+def test_text_knn_weighs_later_items_more() -> None:
+    from new_items import text_knn
+
+    vectors = np.array([[1, 0], [0, 1], [3, 1], [1, 3], [-1, 0]], dtype=np.float32)
+    oldest_first = [np.array([0, 1])]  # the profile is (0.5, 1)
+    everything = text_knn(vectors, oldest_first, 5, exclude_seen=False)
+    # by hand: .5, 1, (1.5 + 1) / sqrt(10) = .79, (.5 + 3) / sqrt(10) = 1.11, -.5
+    assert everything.tolist() == [[3, 1, 2, 0, 4]]
+    assert text_knn(vectors, oldest_first, 2, exclude_seen=True).tolist() == [[3, 2]]
+    rows = np.array([2, 4])
+    assert text_knn(vectors, oldest_first, 2, exclude_seen=True, only=rows).tolist() == [[2, 4]]
