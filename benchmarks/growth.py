@@ -3,6 +3,7 @@ beside text-kNN."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class Growth:
     """(n, dim) vectors of the items, in the order of the later bundle's rows"""
     exclude_seen: bool
 
-    @property
+    @cached_property
     def new_items(self) -> tuple[str, ...]:
         """The ids of the items that were added."""
         return tuple(diff(self.before.bundle, self.after.bundle).added)
