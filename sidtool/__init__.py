@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from sidtool.model.merge import merge as merge
     from sidtool.model.rebind import rebind as rebind
     from sidtool.model.scratch import init_model as init_model
+    from sidtool.pages.report import report as report
     from sidtool.recommendation.recommend import recommend as recommend
     from sidtool.recommendation.recommend_options import RecommendOptions as RecommendOptions
     from sidtool.recommendation.requests import Request as Request
@@ -128,6 +129,7 @@ _MODULES = {
     "rebind": "model.rebind",
     "refresh": "renewal",
     "recommend": "recommendation.recommend",
+    "report": "pages.report",
     "rl": "reinforcement.run",
     "split_events": "splits.files",
     "tag": "registry.publish",

@@ -21,6 +21,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "hub": ("huggingface_hub",),
+    "report": ("jinja2",),
     "s3": ("s3fs",),
     "gcs": ("gcsfs",),
     "http": ("aiohttp",),

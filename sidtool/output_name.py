@@ -35,6 +35,7 @@ JSON_LINES = OutputKind("JSON Lines", (".jsonl", ".ndjson", ".json"))
 RESULTS = OutputKind("JSON Lines or Parquet", (*JSON_LINES.suffixes, ".parquet", ".pq"))
 PARQUET_FILE = OutputKind("Parquet", (".parquet", ".pq"))
 JSON_FILE = OutputKind("JSON", (".json",))
+HTML_FILE = OutputKind("an HTML page", (".html", ".htm"))
 NPZ_FILE = OutputKind("an .npz archive", (".npz",))
 
 

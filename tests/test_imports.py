@@ -101,6 +101,7 @@ def test_the_exported_names_are_these() -> None:
         "rebind",
         "recommend",
         "refresh",
+        "report",
         "rl",
         "split_events",
         "tag",

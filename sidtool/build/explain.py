@@ -3,11 +3,15 @@ titles."""
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.item_map import ItemMap
 
 _WORD = re.compile(r"[^\W_]{3,}")
 
@@ -59,33 +63,68 @@ def explain(
         Example(items.ids[row], bundle.space.spell(items.codes[row]), items.title(row))
         for row in rows[::step][:examples]
     )
-    return PrefixGroup(bundle.space.spell(prefix), len(rows), spread, _terms(bundle, rows, terms))
+    words = TitleWords.of(items)
+    common = words.terms(rows[0], rows[-1] + 1, terms) if rows else ()
+    return PrefixGroup(bundle.space.spell(prefix), len(rows), spread, common)
 
 
-def _terms(bundle: Bundle, rows: Sequence[int], count: int) -> tuple[Term, ...]:
-    titles = bundle.items.titles
-    if titles is None or not rows:
-        return ()
-    n = len(titles)
-    inside = _titles_with(titles[row] for row in rows)
-    overall = _titles_with(titles)
-    terms = [
-        (_log_likelihood_ratio(times, len(rows), overall[word], n), word)
-        for word, times in inside.items()
-        if times > 1 and times / len(rows) > overall[word] / n
-    ]
-    terms.sort(key=lambda term: (-term[0], term[1]))
-    return tuple(
-        Term(word, inside[word] / len(rows), overall[word] / n) for _, word in terms[:count]
-    )
+@dataclass(frozen=True, eq=False)
+class TitleWords:
+    """The words of all titles of an item map, each once per title."""
 
+    words: tuple[str, ...]
+    numbers: NDArray[np.int32]
+    """(pairs,): the words of one title after the other, as positions in `words`."""
+    offsets: NDArray[np.int64]
+    """(n + 1,): where the words of each title start."""
+    active: NDArray[np.bool_]
+    """(pairs,): the item is not retired."""
+    n_active: NDArray[np.int64]
+    """(n + 1,): active items before each row."""
+    totals: NDArray[np.int64]
+    """(words,): titles with the word, those of retired items included."""
 
-def _titles_with(titles: Iterable[str]) -> Counter[str]:
-    """In how many titles each word occurs."""
-    counts: Counter[str] = Counter()
-    for title in titles:
-        counts.update(set(_WORD.findall(title.lower())))
-    return counts
+    @classmethod
+    def of(cls, items: ItemMap) -> "TitleWords":
+        """Split the titles of an item map; without titles there are no words."""
+        number_of: dict[str, int] = {}
+        numbers = array("i")
+        lengths = []
+        for title in items.titles if items.titles is not None else [""] * len(items):
+            distinct = set(_WORD.findall(title.lower()))
+            numbers.extend([number_of.setdefault(word, len(number_of)) for word in distinct])
+            lengths.append(len(distinct))
+        pairs = np.frombuffer(numbers, dtype=np.int32) if numbers else np.zeros(0, dtype=np.int32)
+        return cls(
+            words=tuple(number_of),
+            numbers=pairs,
+            offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+            active=np.repeat(~items.retired, lengths),
+            n_active=np.concatenate([[0], np.cumsum(~items.retired, dtype=np.int64)]),
+            totals=np.bincount(pairs, minlength=len(number_of)),
+        )
+
+    def terms(self, first: int, stop: int, count: int) -> tuple[Term, ...]:
+        """The most distinctive words of the active items in these rows, at most `count`: in two or
+        more of their titles, and more frequent than in the whole catalog."""
+        n = len(self.offsets) - 1
+        n_rows = int(self.n_active[stop] - self.n_active[first])
+        pairs = slice(self.offsets[first], self.offsets[stop])
+        inside = self.numbers[pairs][self.active[pairs]]
+        present, times = np.unique(inside, return_counts=True)
+        overall = self.totals[present]
+        # the same numbers as the shares that are compared, in whole numbers
+        frequent = np.flatnonzero((times > 1) & (times * n > overall * n_rows))
+        ranked = sorted(
+            (
+                -_log_likelihood_ratio(int(times[at]), n_rows, int(overall[at]), n),
+                self.words[present[at]],
+                float(times[at] / n_rows),
+                float(overall[at] / n),
+            )
+            for at in frequent.tolist()
+        )
+        return tuple(Term(*term) for _, *term in ranked[:count])
 
 
 def _log_likelihood_ratio(inside: int, rows: int, overall: int, n: int) -> float:

@@ -17,6 +17,7 @@ from sidtool.cli import (
     models,
     recommend,
     registry,
+    report,
     rl,
     sft,
     split,
@@ -72,6 +73,7 @@ PANELS: dict[str, dict[Callable[..., Any], str]] = {
     "Inference": {
         recommend.recommend: "tuned --history B01,B02 -k 10",
         evaluate.evaluate: "tuned split --fail-under ndcg@10=0.03",
+        report.report: "shop.zarr -o page.html",
     },
     "Life cycle": {
         lifecycle.add_items: "shop.zarr new.csv --remove gone.txt -o shop-2.zarr",

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.json_record import JsonRecord
+
 RESAMPLES = 1000
 LEVEL = 0.95
 ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
@@ -23,7 +25,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(JsonRecord):
     """The mean of one system less that of another, and its 95% interval."""
 
     mean: float

@@ -26,8 +26,9 @@ class Slice(Averages):
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation(Averages):
-    """The evaluation of one model over n examples, at item level."""
+class StoredEvaluation(Averages):
+    """The evaluation of one model over n examples, at item level, as `evaluate --json` prints
+    it."""
 
     sid_level: Metrics
     """The same metrics where any item of a shared SID counts as correct."""
@@ -40,6 +41,12 @@ class Evaluation(Averages):
     """By system: exp of the entropy of the first ten recommendations of all examples."""
     counts: dict[str, int]
     settings: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(StoredEvaluation):
+    """An evaluation with the values of single examples."""
+
     users: tuple[str, ...]
     """The user of each example."""
     groups: Groups

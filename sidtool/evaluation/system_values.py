@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sidtool.evaluation.bootstrap import Difference, Groups, Interval, intervals, paired_differences
 from sidtool.evaluation.metrics import averages, metric_names, metric_values, survival_names
 from sidtool.evaluation.ranking import Ranking
+from sidtool.json_record import JsonRecord
 
 Metrics = dict[str, float]
 """Metric name -> mean."""
@@ -39,7 +40,7 @@ class SystemValues:
 
 
 @dataclass(frozen=True)
-class Averages:
+class Averages(JsonRecord):
     """The means of one group of examples, of the model and of the systems beside it."""
 
     n: int

@@ -6,7 +6,6 @@ markup, and characters that steer a terminal are shown as escapes. JSON keeps it
 
 import json
 import os
-import re
 import sys
 import time
 import warnings
@@ -22,6 +21,7 @@ from typer.core import TyperGroup
 
 from sidtool.errors import EXIT_INTERRUPTED, SidtoolError, SidtoolWarning, UsageError
 from sidtool.extras import missing_package
+from sidtool.visible import STEERING, visible
 
 Progress = Callable[..., None]
 """Called with the finished and the total steps of a stage, and optionally figures to show."""
@@ -36,17 +36,6 @@ LOG_SECONDS = 30.0
 _TyperUsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """The base of the errors that Typer raises for the words of a command line; it exports the one
 below it only."""
-
-_STEERING = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]"
-)
-"""Control characters, line separators, changes of the direction of writing, and lone surrogates."""
-
-
-def visible(text: str) -> str:
-    """The text with an escape such as `\\x1b` in place of each character that would steer a
-    terminal, break the line or not encode."""
-    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class Commands(TyperGroup):
@@ -187,7 +176,7 @@ def say_json(value: object) -> None:
     """One JSON value on one line of stdout; parsed, it is the value exactly."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     # within strings, where JSON has an escape for each of these
-    typer.echo(_STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+    typer.echo(STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def say_plan(text: str, *, json: bool, **values: object) -> None:

@@ -10,10 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sidtool.recommendation.query import Progress
-from sidtool.training.training_run import Log
-
-HISTORY_FILE = "training.jsonl"
-"""The log lines and validations of a run, in its output."""
+from sidtool.training.training_run import HISTORY_FILE, Log
 
 LOGS_FOLDER = "runs"
 """Where TensorBoard's writer puts its files."""

@@ -23,6 +23,9 @@ from sidtool.sft.tokenized import answers_with_sid
 from sidtool.training.settings import DEFAULTS, TrainOptions
 from sidtool.training.training_memory import TrainingMemory
 
+HISTORY_FILE = "training.jsonl"
+"""The log lines and validations of a run, in its output."""
+
 Log = Callable[[dict[str, float]], None]
 """Called with each log line and each validation."""
 

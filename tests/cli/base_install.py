@@ -95,6 +95,7 @@ def cases(inputs: Path, outputs: Path) -> dict[str, Case]:
             ("add-items", texts, inputs / "more.jsonl", *out("more-texts.zarr")), "embed"
         ),
         "diff": Case(("diff", bundle, other)),
+        "report": Case(("report", bundle, *out("page.html")), "report"),
         "align": Case(("align", other, "--to", bundle, *out("aligned.zarr"))),
         "rebind": Case(("rebind", tuned, bundle, *out("rebound")), "models"),
         "push": Case(push),

@@ -116,6 +116,7 @@ def light_commands(folder: Path) -> dict[str, Writing]:
             ("build-memory", split, bundle, "--tune"),
             ("build-memory", split, bundle, "--neighbors", 2),
         ),
+        "report": Writing(("report", bundle), ("report", other), out="page.html"),
         "pull": Writing(("pull", f"{folder / 'registry' / 'shop'}@1.0"), build, resumes=True),
         "push": Writing(("push", folder / "shop2.zarr", "OUT"), out="shop"),
         "tag": Writing(("tag", "OUT@1.0", "stable"), out="shop"),

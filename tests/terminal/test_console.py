@@ -28,9 +28,9 @@ from sidtool.terminal.console import (
     say_json,
     say_table,
     set_verbosity,
-    visible,
     warn,
 )
+from sidtool.visible import visible
 from tests.cli.road import done, refused, run, write_lines
 
 HOSTILE = (

@@ -27,9 +27,10 @@ from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 from sidtool.training.checkpoints import last_checkpoint
-from sidtool.training.history import HISTORY_FILE, ProgressCallback, keep_logs
+from sidtool.training.history import ProgressCallback, keep_logs
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
+from sidtool.training.training_run import HISTORY_FILE
 from tests.models import ARCHITECTURES, tiny_model
 
 Make = Callable[..., Path]

@@ -1,0 +1,39 @@
+"""The report command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sidtool.terminal import options
+from sidtool.terminal.console import say
+
+
+def report(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="WHAT...",
+            help="A bundle, a model folder of train or rl, or the JSON of `evaluate --json`; "
+            "several of one kind are compared, bundles each with the one before.",
+        ),
+    ],
+    out: options.Out,
+    items: Annotated[
+        Path | None, typer.Option(help="Catalog with the column --field, for bundles.")
+    ] = None,
+    field: Annotated[
+        str | None,
+        typer.Option(help="Catalog column whose values prefixes are compared by, like brand."),
+    ] = None,
+    id_column: options.IdColumn = None,
+    seed: options.Seed = 0,
+    force: options.Force = False,
+) -> None:
+    """Write an HTML page that shows a bundle, a training or an evaluation.
+
+    The page is one file without scripts that opens from disk and loads nothing."""
+    from sidtool.pages.report import report as write_report
+
+    write_report(what, out, items=items, field=field, id_column=id_column, seed=seed, force=force)
+    say(f"{out}: {out.stat().st_size / 1e6:.2f} MB")

@@ -1,0 +1,1 @@
+"""Pages that show an artifact: self-contained HTML without a script."""

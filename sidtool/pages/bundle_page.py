@@ -1,0 +1,236 @@
+"""The page of one bundle, or of several to compare."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from sidtool.build.compare import BundleFigures, Evidence, LevelFigures, describe
+from sidtool.build.diff import Diff, diff
+from sidtool.build.report import read_report
+from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.manifest import flat_record
+from sidtool.collisions.policy import CollisionCounts
+from sidtool.pages.blocks import Block, LineChart, Page, Section, Series, Table, Text, Tree, thinned
+from sidtool.pages.codebook_tree import LEAF, WIDTHS, CodebookTree
+from sidtool.pages.item_plane import item_plane
+from sidtool.sid import Codes
+
+CURVE = 100
+"""Points of a curve over the codes of a level."""
+CHANGES = 20
+"""Items that are listed of each kind of difference."""
+
+Values = Mapping[str, str]
+"""Item id -> value of a catalog field."""
+
+
+def bundle_page(
+    bundles: Mapping[str, Bundle], values: Values | None = None, field: str = "", *, seed: int = 0
+) -> Page:
+    """The page of bundles by their names, oldest first: each is compared with the one before.
+
+    `values` are those of the catalog's column `field`; the seed draws the items of the map."""
+    figures = {name: _figures(bundle, values, seed) for name, bundle in bundles.items()}
+    sections = [Section("Overview", (_overview(bundles, figures),))]
+    for (old_name, old), (name, new) in pairwise(bundles.items()):
+        sections.append(_differences(f"From {old_name} to {name}", diff(old, new)))
+    for name, bundle in bundles.items():
+        of = f" of {name}" if len(bundles) > 1 else ""
+        sections += _bundle_sections(bundle, figures[name], values, field, of, seed)
+    what = "bundle" if len(bundles) == 1 else "bundles"
+    summary = (
+        f"The {what} {', '.join(bundles)}: codes, items and lineage of a semantic-ID tokenizer."
+    )
+    return Page(f"Semantic IDs: {', '.join(bundles)}", summary, tuple(sections))
+
+
+def _figures(bundle: Bundle, values: Values | None, seed: int) -> BundleFigures:
+    ids = tuple(bundle.items.ids[row] for row in bundle.active.tolist())
+    labels = None if values is None else tuple(values.get(item, "") for item in ids)
+    return describe(bundle, Evidence(ids, labels=labels), seed=seed)
+
+
+def _overview(bundles: Mapping[str, Bundle], figures: Mapping[str, BundleFigures]) -> Table:
+    facts: dict[str, list[object]] = {}
+    for name, bundle in bundles.items():
+        for key, value in _facts(bundle, figures[name]).items():
+            facts.setdefault(key, []).append(value)
+    rows = tuple((key, *cells) for key, cells in facts.items())
+    return Table("What the bundle is", ("property", *bundles), rows)
+
+
+def _facts(bundle: Bundle, figures: BundleFigures) -> dict[str, object]:
+    manifest = bundle.manifest
+    recipe = manifest.recipe or {}
+    encoder = recipe.get("encoder", {})
+    return {
+        "version": manifest.version,
+        "digest": manifest.digest[:12],
+        "active items": figures.items,
+        "retired items": manifest.items - figures.items,
+        "codes per level": manifest.space.spelled_sizes,
+        "quantizer": figures.method or "none: a map without a codebook",
+        "encoder": encoder.get("model") or encoder.get("vectors", "none"),
+        "text": recipe.get("text_template", "none"),
+        "collision policy": figures.policy,
+        "items that shared a SID before": figures.before.items if figures.before else None,
+        "items that share a SID": figures.after.items,
+        "reassigned items": figures.reassigned,
+        "residual variance": figures.residual_variance,
+        "purity by chance": figures.purity_by_chance,
+        "created": manifest.created,
+    }
+
+
+def _bundle_sections(
+    bundle: Bundle,
+    figures: BundleFigures,
+    values: Values | None,
+    field: str,
+    of: str,
+    seed: int,
+) -> Iterator[Section]:
+    codes = bundle.items.codes[bundle.active]
+    yield Section(f"Levels{of}", tuple(_levels(bundle, codes, figures, of)))
+    tree = CodebookTree(bundle, values)
+    explanation = Text(_tree_text(tree, field))
+    yield Section(f"Codebook{of}", (explanation, Tree(f"Codes{of} and their items", tree.nodes())))
+    plane = item_plane(bundle, values, f"Items{of} by principal components", seed=seed)
+    if plane is not None:
+        by = f"values of {field}" if values is not None else "codes of the first level"
+        text = (
+            f"{plane.items:,} of {figures.items:,} items, drawn at random where there are more; "
+            f"the plane has {plane.variance:.0%} of the variance of the vectors that the codes "
+            f"stand for. Colors are the most frequent {by}."
+        )
+        yield Section(f"Map{of}", (Text(text), plane.chart))
+    yield Section(f"Lineage{of}", tuple(_lineage(bundle, of)))
+
+
+def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> Iterator[Block]:
+    columns = (
+        *("level", "codes", "used", "perplexity", "Gini", "prefixes", "items sharing one"),
+        *("largest", "neighbors kept", "purity"),
+    )
+    rows = tuple(
+        (number, *_level_row(codes[:, :number], level))
+        for number, level in enumerate(figures.levels, 1)
+    )
+    yield Table(f"Use and collisions per level{of}", columns, rows)
+    yield Text(
+        "Prefixes are the distinct first codes up to the level; items sharing one are those whose "
+        "prefix another item has, and the largest is the most items of one prefix. Neighbors kept: "
+        "mean Jaccard overlap of an item's nearest items by vector and by prefix. Purity: how "
+        "often another item of the prefix has the same value."
+    )
+    yield LineChart(
+        f"Items per code{of}, codes in order of use",
+        "rank of the code",
+        "items",
+        tuple(
+            Series(f"level {number}", _use_curve(column, size))
+            for number, (column, size) in enumerate(
+                zip(codes.T, bundle.space.sizes, strict=True), 1
+            )
+        ),
+    )
+    report = read_report(bundle)
+    if report is not None:
+        by_depth = {
+            "neighbors kept": report.neighbors.jaccard,
+            "residual variance": report.residual_variance,
+        }
+        yield LineChart(
+            f"What more levels add{of}",
+            "levels",
+            "share",
+            tuple(
+                Series(name, tuple((float(depth), share) for depth, share in enumerate(shares, 1)))
+                for name, shares in by_depth.items()
+            ),
+        )
+        yield Text(
+            f"Measured when the bundle was built: neighbors on {report.neighbors.queries:,} items "
+            f"among {report.neighbors.pool:,}, variance on {report.measured:,}."
+        )
+
+
+def _level_row(prefixes: Codes, level: LevelFigures) -> tuple[object, ...]:
+    counts = CollisionCounts.of(prefixes)
+    distinct = len(prefixes) - counts.items + counts.groups
+    use = level.use
+    return (
+        *(use.size, use.utilization, use.perplexity, use.gini),
+        *(distinct, counts.items, counts.largest, level.neighbors, level.purity),
+    )
+
+
+def _use_curve(column: Any, size: int) -> tuple[tuple[float, float], ...]:
+    """Rank of each code from 1, and its number of items, most first; at most CURVE points."""
+    counts = np.sort(np.bincount(column, minlength=size))[::-1]
+    points = tuple((float(rank), float(count)) for rank, count in enumerate(counts.tolist(), 1))
+    return thinned(points, CURVE)
+
+
+def _tree_text(tree: CodebookTree, field: str) -> str:
+    text = (
+        "Open a code to see the codes below it, most items first. Words are those of titles "
+        "that are most distinctive of the prefix (log-likelihood ratio)"
+    )
+    if tree.values is not None:
+        text += f"; the label is the most frequent {field} with its share"
+    if tree.is_whole:
+        return f"{text}. The tree has every item."
+    shown = ", ".join(str(width) for width in WIDTHS)
+    return (
+        f"{text}. Shown are at most {shown} codes of the first, second, third and each deeper "
+        f"level, and {LEAF} items of a full SID; every count and word is over all items."
+    )
+
+
+def _lineage(bundle: Bundle, of: str) -> Iterator[Block]:
+    rows = tuple(
+        (each.version, each.name, each.digest[:12], each.created, str(each.change))
+        for each in bundle.manifest.history
+    )
+    yield Table(f"Versions{of}", ("version", "name", "digest", "created", "change"), rows)
+    if bundle.manifest.parent is not None:
+        yield Text("Give the previous version before this one to see their differences.")
+    recipe = flat_record({"recipe": bundle.manifest.recipe or {}, "source": bundle.manifest.source})
+    if recipe:
+        yield Table(f"Recipe and sources{of}", ("setting", "value"), tuple(recipe.items()))
+
+
+def _differences(heading: str, changes: Diff) -> Section:
+    counts: dict[str, Sequence[Any]] = {
+        "added": changes.added,
+        "retired": changes.retired,
+        "gone": changes.gone,
+        "restored": changes.restored,
+        "moved": changes.moved,
+        "retitled": changes.retitled,
+    }
+    rows = (
+        ("with the same SID", changes.kept, ""),
+        *(
+            (name, len(items), ", ".join(getattr(item, "item", item) for item in items[:CHANGES]))
+            for name, items in counts.items()
+        ),
+    )
+    columns = ("items", "number", f"the first {CHANGES}")
+    blocks: list[Block] = [Table(f"Items: {heading}", columns, rows)]
+    if any(drift is not None for drift in changes.drift):
+        drifts = tuple(enumerate(changes.drift, 1))
+        blocks.append(Table(f"Drift of centroids: {heading}", ("level", "mean distance"), drifts))
+    if changes.moved:
+        moves = tuple(
+            (move.item, move.old, move.new, move.depth) for move in changes.moved[:CHANGES]
+        )
+        headings = ("item", "old SID", "new SID", "first level that differs")
+        blocks.append(Table(f"Moved items (the first {CHANGES}): {heading}", headings, moves))
+    if changes.manifest:
+        settings = tuple((key, old, new) for key, (old, new) in changes.manifest.items())
+        blocks.append(Table(f"Settings: {heading}", ("setting", "old", "new"), settings))
+    return Section(heading, tuple(blocks))

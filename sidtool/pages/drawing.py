@@ -1,0 +1,170 @@
+"""Charts as shapes of an SVG: where the lines, dots and ticks are, in units of its view box."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sidtool.pages.blocks import IntervalChart, LineChart, Point, Scatter
+
+WIDTH = 720
+LEFT = 80
+"""Room for the labels of the y axis."""
+RIGHT = 16
+TOP = 12
+BOTTOM = 44
+"""Room for the labels of the x axis."""
+HEIGHT = 300
+ROW = 26
+"""Height of a row of an interval chart."""
+LABELS = 250
+"""Room for the labels of an interval chart."""
+SIDE = 560
+"""Width and height of a scatter plot."""
+STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+"""Distances of ticks, times a power of ten."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark of an axis: where it is, and its number."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """The points of one series, as the attribute `points` of a polyline has them."""
+
+    name: str
+    points: str
+    dots: tuple[Point, ...]
+    """Where a dot marks each point; empty if they are many."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimate: its label, and where its dot and the ends of its interval are."""
+
+    label: str
+    y: float
+    at: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A scale from values to units of the view box."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def at(self, value: float) -> float:
+        """Where a value is."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.stop - self.start), 1)
+
+    def ticks(self, most: int = 6) -> tuple[Tick, ...]:
+        """Round numbers along the axis, at most about so many."""
+        step = tick_step(self.high - self.low, most)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return tuple(
+            Tick(self.at(number * step), f"{number * step:.6g}")
+            for number in range(first, last + 1)
+        )
+
+
+@dataclass(frozen=True)
+class DrawnLines:
+    """A line chart."""
+
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class DrawnRows:
+    """An interval chart."""
+
+    rows: tuple[Row, ...]
+    x_ticks: tuple[Tick, ...]
+    height: float
+
+
+def tick_step(span: float, most: int) -> float:
+    """The least distance of round ticks with which at most `most` fit into the span."""
+    power = 10.0 ** math.floor(math.log10(span / most))
+    return next(step * power for step in (*STEPS, 20.0) if span / (step * power) <= most)
+
+
+def axis(values: Iterable[float], start: float, stop: float, *, zero: bool = True) -> Axis:
+    """The scale that shows these values, and 0 if `zero`, from `start` to `stop`."""
+    shown = [*values, *([0.0] if zero else [])]
+    low = min(shown, default=0.0)
+    high = max(shown, default=1.0)
+    if low == high:
+        high = low + (abs(low) or 1.0)
+    return Axis(low, high, start, stop)
+
+
+def draw_lines(chart: LineChart) -> DrawnLines:
+    """Place the lines of a chart."""
+    points = [point for series in chart.series for point in series.points]
+    x_axis = axis((x for x, _ in points), LEFT, WIDTH - RIGHT, zero=False)
+    y_axis = axis((y for _, y in points), HEIGHT - BOTTOM, TOP, zero=chart.zero)
+    lines = []
+    for series in chart.series:
+        placed = tuple((x_axis.at(x), y_axis.at(y)) for x, y in series.points)
+        spelled = " ".join(f"{x:g},{y:g}" for x, y in placed)
+        lines.append(Line(series.name, spelled, placed if len(placed) <= 24 else ()))
+    whole = all(float(x).is_integer() for x, _ in points)
+    x_ticks = [tick for tick in x_axis.ticks(8) if not whole or "." not in tick.label]
+    return DrawnLines(tuple(lines), tuple(x_ticks), y_axis.ticks())
+
+
+def draw_rows(chart: IntervalChart) -> DrawnRows:
+    """Place the estimates of a chart, one below the other."""
+    ends = [
+        end
+        for each in chart.estimates
+        for end in (each.value, each.low, each.high)
+        if end is not None
+    ]
+    x_axis = axis(ends, LABELS, WIDTH - RIGHT)
+    rows = tuple(
+        Row(
+            each.label,
+            TOP + ROW * (number + 0.5),
+            x_axis.at(each.value),
+            None if each.low is None else x_axis.at(each.low),
+            None if each.high is None else x_axis.at(each.high),
+        )
+        for number, each in enumerate(chart.estimates)
+    )
+    return DrawnRows(rows, x_axis.ticks(), TOP + ROW * len(rows) + BOTTOM)
+
+
+def draw_points(chart: Scatter) -> tuple[tuple[Point, ...], ...]:
+    """Per series: where its points are; one unit is as long on both axes."""
+    points = [point for series in chart.series for point in series.points]
+    spans = [_span([point[side] for point in points]) for side in (0, 1)]
+    longest = max(high - low for low, high in spans) or 1.0
+    margin = 8
+    scale = (SIDE - 2 * margin) / longest
+    middles = [(low + high) / 2 for low, high in spans]
+
+    def place(point: Point) -> Point:
+        x = SIDE / 2 + (point[0] - middles[0]) * scale
+        y = SIDE / 2 - (point[1] - middles[1]) * scale
+        return round(x, 1), round(y, 1)
+
+    return tuple(tuple(map(place, series.points)) for series in chart.series)
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    return min(values, default=0.0), max(values, default=0.0)

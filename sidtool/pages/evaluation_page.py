@@ -1,0 +1,229 @@
+"""The page of one evaluation, or of several side by side."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from sidtool.bundle.manifest import flat_record
+from sidtool.checkpoint.files import MAX_JSON
+from sidtool.documents import parse_json
+from sidtool.errors import DataError
+from sidtool.evaluation.metrics import KINDS
+from sidtool.evaluation.results import StoredEvaluation
+from sidtool.evaluation.slices import SLICES
+from sidtool.evaluation.system_values import Averages, Metrics
+from sidtool.pages.blocks import (
+    Block,
+    Estimate,
+    IntervalChart,
+    LineChart,
+    Page,
+    Section,
+    Series,
+    Table,
+    Text,
+)
+
+NEAR = 10
+"""The cut-off that charts of one metric show: the given one nearest to it."""
+SPELLED = {"hr": "Hit rate", "ndcg": "NDCG", "mrr": "MRR"}
+
+Evaluations = Mapping[str, StoredEvaluation]
+"""Evaluation by name."""
+
+
+def read_evaluation(path: Path) -> StoredEvaluation:
+    """What `sidtool evaluate --json` printed. Raises DataError if the file has anything else."""
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise ValueError(f"it is larger than {MAX_JSON} bytes")
+        evaluation = StoredEvaluation.from_json(parse_json(path.read_bytes()))
+        _cut_offs(evaluation)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is no evaluation: {error}",
+            hint="sidtool evaluate MODEL SPLIT --json > FILE writes one",
+        ) from error
+    return evaluation
+
+
+def _cut_offs(evaluation: StoredEvaluation) -> tuple[int, ...]:
+    """The cut-offs of all metrics. Raises ValueError unless each metric has a value at each."""
+    cut_offs = evaluation.settings.get("ks")
+    if not isinstance(cut_offs, list) or not all(type(k) is int for k in cut_offs) or not cut_offs:
+        raise ValueError("settings.ks is no list of whole numbers")
+    systems = {"metrics": evaluation.metrics, **evaluation.baselines}
+    for system, metrics in systems.items():
+        for kind in KINDS:
+            for k in cut_offs:
+                if f"{kind}@{k}" not in metrics:
+                    raise ValueError(f"{system} has no {kind}@{k}")
+    return tuple(cut_offs)
+
+
+def evaluation_page(evaluations: Evaluations) -> Page:
+    """The page of evaluations by name."""
+    first = next(iter(evaluations.values()))
+    nearest = min(_cut_offs(first), key=lambda k: abs(k - NEAR))
+    systems = _systems(evaluations)
+    sections = [
+        Section("Overview", tuple(_overview(evaluations))),
+        Section("Metrics", tuple(_metrics(evaluations, systems, nearest))),
+    ]
+    if any(each.slices for each in evaluations.values()):
+        blocks = tuple(_slices(evaluations, f"ndcg@{nearest}"))
+        sections.append(Section("Slices by training events of the target", blocks))
+    survival = _survival(evaluations)
+    if survival:
+        sections.append(Section("Survival of prefixes in the beam", survival))
+    sections.append(Section("Coverage", (_coverage(evaluations),)))
+    names = ", ".join(evaluations)
+    summary = (
+        f"{first.n:,} held-out examples over the full catalog; intervals are 95% by bootstrap."
+    )
+    return Page(f"Evaluation: {names}", summary, tuple(sections))
+
+
+def _overview(evaluations: Evaluations) -> Iterator[Block]:
+    facts = {
+        name: {**each.counts, **flat_record(each.settings)} for name, each in evaluations.items()
+    }
+    rows = [("examples", *(each.n for each in evaluations.values()))]
+    for key in dict.fromkeys(key for each in facts.values() for key in each):
+        rows.append((key, *(each.get(key) for each in facts.values())))
+    yield Table("What was evaluated", ("property", *evaluations), tuple(rows))
+    settings = [(each.n, each.settings.get("ks")) for each in evaluations.values()]
+    if any(each != settings[0] for each in settings):
+        yield Text(
+            "The evaluations have different examples or cut-offs: their numbers do not compare."
+        )
+
+
+def _systems(evaluations: Evaluations) -> dict[str, tuple[Metrics, Averages | None]]:
+    """Name -> metrics, and the evaluation with their intervals; each distinct baseline once."""
+    systems: dict[str, tuple[Metrics, Averages | None]] = {
+        name: (each.metrics, each) for name, each in evaluations.items()
+    }
+    for name, each in evaluations.items():
+        for baseline, metrics in each.baselines.items():
+            if systems.get(baseline, (None,))[0] == metrics:
+                continue
+            systems[f"{baseline} ({name})" if baseline in systems else baseline] = (metrics, None)
+    return systems
+
+
+def _estimate(label: str, metrics: Metrics, of: Averages | None, metric: str) -> Estimate:
+    low, high = (None, None) if of is None else of.confidence_interval.get(metric, (None, None))
+    return Estimate(label, metrics[metric], low, high)
+
+
+def _metrics(
+    evaluations: Evaluations, systems: Mapping[str, tuple[Metrics, Averages | None]], nearest: int
+) -> Iterator[Block]:
+    for kind in ("ndcg", "hr"):
+        metric = f"{kind}@{nearest}"
+        estimates = tuple(
+            _estimate(name, metrics, of, metric)
+            for name, (metrics, of) in systems.items()
+            if metric in metrics
+        )
+        yield IntervalChart(f"{SPELLED[kind]} at {nearest}", metric, estimates)
+    for kind in KINDS:
+        yield _curves(kind, systems)
+    names = dict.fromkeys(name for metrics, _ in systems.values() for name in metrics)
+    rows = tuple(
+        (name, *(_with_interval(metrics, of, name) for metrics, of in systems.values()))
+        for name in names
+        if not name.startswith("survival@")
+    )
+    yield Table("All metrics", ("metric", *systems), rows)
+    for name, each in evaluations.items():
+        if each.differences:
+            yield _differences(name, each, nearest)
+
+
+def _curves(kind: str, systems: Mapping[str, tuple[Metrics, Averages | None]]) -> LineChart:
+    series = []
+    for name, (metrics, _) in systems.items():
+        points = tuple(
+            (float(metric.partition("@")[2]), value)
+            for metric, value in metrics.items()
+            if metric.partition("@")[0] == kind
+        )
+        series.append(Series(name, points))
+    return LineChart(f"{SPELLED[kind]} by cut-off", "cut-off", SPELLED[kind], tuple(series))
+
+
+def _with_interval(metrics: Metrics, of: Averages | None, name: str) -> str | None:
+    if name not in metrics:
+        return None
+    estimate = _estimate(name, metrics, of, name)
+    if estimate.low is None:
+        return f"{estimate.value:.4f}"
+    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
+
+
+def _differences(name: str, evaluation: StoredEvaluation, nearest: int) -> Table:
+    rows = tuple(
+        (f"{metric} less that of {system}", each.mean, each.low, each.high, each.p_value)
+        for system, differences in evaluation.differences.items()
+        for metric, each in differences.items()
+        if metric.endswith(f"@{nearest}")
+    )
+    columns = ("difference", "mean", "95% from", "95% to", "p-value")
+    return Table(f"Paired differences of {name}", columns, rows)
+
+
+def _slices(evaluations: Evaluations, metric: str) -> Iterator[Block]:
+    estimates = []
+    rows = []
+    for slice_name in SLICES:
+        for name, evaluation in evaluations.items():
+            group = evaluation.slices.get(slice_name)
+            if group is None or not group.n or metric not in group.metrics:
+                continue
+            label = slice_name if len(evaluations) == 1 else f"{slice_name}, {name}"
+            estimates.append(_estimate(label, group.metrics, group, metric))
+            first, last = group.events
+            events = f"{first}–{last}" if last is not None else f"{first} or more"
+            baselines = ", ".join(
+                f"{system} {values[metric]:.4f}"
+                for system, values in group.baselines.items()
+                if metric in values
+            )
+            value = _with_interval(group.metrics, group, metric)
+            rows.append((label, events, group.n, value, baselines))
+    yield IntervalChart(f"{metric} by slice", metric, tuple(estimates))
+    columns = ("slice", "training events", "examples", metric, "systems beside")
+    yield Table(f"{metric} by slice, with the systems beside", columns, tuple(rows))
+
+
+def _survival(evaluations: Evaluations) -> tuple[Block, ...]:
+    series = []
+    for name, evaluation in evaluations.items():
+        points = tuple(
+            (float(metric.partition("@")[2]), value)
+            for metric, value in evaluation.metrics.items()
+            if metric.startswith("survival@")
+        )
+        if points:
+            series.append(Series(name, points))
+    if not series:
+        return ()
+    text = (
+        "Share of examples whose target's first codes are still in the beam after each level: a "
+        "drop shows the level at which the beam loses the target."
+    )
+    chart = LineChart("Prefixes that survive", "level", "share of examples", tuple(series))
+    return Text(text), chart
+
+
+def _coverage(evaluations: Evaluations) -> Table:
+    rows = tuple(
+        (f"{name}: {system}", share, evaluation.effective_items.get(system))
+        for name, evaluation in evaluations.items()
+        for system, share in evaluation.coverage.items()
+    )
+    columns = ("system", "share of items in a first ten", "effective items")
+    return Table("Items that are recommended", columns, rows)

@@ -1,0 +1,76 @@
+"""Pages as HTML: one file without a script or any address, which its content security policy also
+forbids."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from sidtool.extras import require
+from sidtool.pages import drawing
+from sidtool.pages.blocks import Page
+from sidtool.visible import visible
+
+TEMPLATES = Path(__file__).with_name("templates")
+CUT = 160
+"""Characters of a text from data that are shown."""
+COLORS = 8
+"""Colors of series in the style sheet; more series repeat them."""
+
+
+def render(page: Page) -> str:
+    """The HTML of a page; it has no control character and no change of the direction of writing.
+
+    Raises MissingPackageError without Jinja2."""
+    require("report")
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        autoescape=True,
+        finalize=_plain,
+        loader=FileSystemLoader(TEMPLATES),
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "cell": cell,
+        "color": color,
+        "cut": cut,
+        "kind": lambda block: type(block).__name__,
+        "numeric": lambda value: isinstance(value, int | float),
+    }
+    environment.globals |= {"drawing": drawing}
+    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    template = environment.get_template("page.html")
+    return template.render(page=page, style=Markup(style), style_digest=digest)
+
+
+def cell(value: object) -> str:
+    """A cell of a table: a float has four significant digits, a large whole number separators."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def cut(text: str) -> str:
+    """The first CUT characters of a text."""
+    return text if len(text) <= CUT else f"{text[: CUT - 1]}…"
+
+
+def color(index: int) -> str:
+    """The class of a series by its number."""
+    return f"s{index % COLORS}"
+
+
+def _plain(value: Any) -> Any:
+    """A value of a template as it is shown; what is HTML already, or the style, stays."""
+    return visible(value) if type(value) is str else value

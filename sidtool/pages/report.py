@@ -1,0 +1,103 @@
+"""The report of any artifact: which page it gets, and the file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from sidtool.artifact import describe
+from sidtool.data.items import read_items
+from sidtool.errors import UsageError
+from sidtool.extras import require
+from sidtool.output import new_file, refuse_existing
+from sidtool.output_name import HTML_FILE
+from sidtool.pages.blocks import Page
+from sidtool.pages.bundle_page import bundle_page
+from sidtool.pages.evaluation_page import evaluation_page, read_evaluation
+from sidtool.pages.render import render
+from sidtool.pages.training_page import read_training, training_page
+from sidtool.registry.references import open_bundle
+
+Kind = Literal["bundle", "training output", "evaluation"]
+
+
+def report(
+    what: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    items: str | Path | None = None,
+    field: str | None = None,
+    id_column: str | None = None,
+    seed: int = 0,
+    force: bool = False,
+) -> None:
+    """Write the HTML page of a bundle, a model folder that `train` wrote, or the JSON of
+    `evaluate --json`; of several of one kind, a page that compares them.
+
+    `field` is a column of the catalog `items`, for the purity of prefixes; the seed draws the items
+    that are shown of a large bundle. Raises UsageError for artifacts of different kinds,
+    DataError for one that cannot be read, MissingPackageError without Jinja2."""
+    paths = [what] if isinstance(what, str | Path) else list(what)
+    refuse_existing(Path(out), force, HTML_FILE)
+    require("report")
+    if (items is None) != (field is None):
+        raise UsageError("--items and --field belong together", hint="give both or neither")
+    kind = _common_kind(paths)
+    if field is not None and kind != "bundle":
+        raise UsageError(f"--field applies to bundles, and {paths[0]} is the kind: {kind}")
+    names = _names(paths)
+    if kind == "evaluation":
+        page = evaluation_page({name: read_evaluation(Path(path)) for name, path in names.items()})
+    elif kind == "training output":
+        page = training_page({name: read_training(Path(path)) for name, path in names.items()})
+    else:
+        page = _bundle_page(names, items, field, id_column, seed)
+    with new_file(Path(out), force=force) as path:
+        path.write_text(render(page), encoding="utf-8")
+
+
+def _bundle_page(
+    names: Mapping[str, str | Path],
+    items: str | Path | None,
+    field: str | None,
+    id_column: str | None,
+    seed: int,
+) -> Page:
+    bundles = {name: open_bundle(str(path)) for name, path in names.items()}
+    if items is None or field is None:
+        return bundle_page(bundles, seed=seed)
+    catalog = read_items(items, id_column=id_column, fields=[field])
+    values = dict(zip(catalog.ids, catalog.fields[field], strict=True))
+    return bundle_page(bundles, values, field, seed=seed)
+
+
+def _common_kind(paths: Sequence[str | Path]) -> Kind:
+    """The kind of all artifacts. Raises UsageError if they differ, or without any."""
+    if not paths:
+        raise UsageError("there is nothing to report on")
+    kinds = [_kind(path) for path in paths]
+    for path, kind in zip(paths, kinds, strict=True):
+        if kind != kinds[0]:
+            raise UsageError(
+                f"{paths[0]} is the kind: {kinds[0]}, and {path} is the kind: {kind}",
+                hint="a page compares artifacts of one kind",
+            )
+    return kinds[0]
+
+
+def _kind(path: str | Path) -> Kind:
+    description = describe(path)
+    if description == "a model with a SID vocabulary":
+        return "training output"
+    return "evaluation" if description == "a file" else "bundle"
+
+
+def _names(paths: Sequence[str | Path]) -> dict[str, str | Path]:
+    """The artifacts by short names: the last part of the path, or the whole path where two have the
+    same. Raises UsageError for a path that is given twice."""
+    texts = [str(path) for path in paths]
+    for text in texts:
+        if texts.count(text) > 1:
+            raise UsageError(f"{text} is given twice")
+    short = [text.rstrip("/").rpartition("/")[2] or text for text in texts]
+    unique = len(set(short)) == len(short)
+    return dict(zip(short if unique else texts, paths, strict=True))

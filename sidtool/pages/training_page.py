@@ -1,0 +1,173 @@
+"""The page of one training run, or of several to compare."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sidtool.bundle.manifest import flat_record
+from sidtool.documents import parse_json
+from sidtool.errors import DataError
+from sidtool.json_record import is_number
+from sidtool.model.contract import Contract, read_contract
+from sidtool.model.stage_record import RlParams, TrainParams
+from sidtool.pages.blocks import Block, LineChart, Page, Section, Series, Table, Text, thinned
+from sidtool.training.training_run import HISTORY_FILE
+
+POINTS = 500
+"""Points of a curve that are drawn."""
+VALIDATION = "eval_"
+"""How the names of validation metrics start."""
+FIRST = ("loss", "learning_rate", "grad_norm", "tokens")
+"""Curves that come first, in this order."""
+UNITS = ("step", "epoch")
+"""What a log line is about, not what it measures."""
+
+Entry = Mapping[str, float]
+"""A log line or a validation: figure -> value; always with "step"."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model folder that `train` or `rl` wrote: its contract, and the history of its last
+    stage."""
+
+    contract: Contract
+    history: tuple[Entry, ...]
+    """Empty if the folder has none."""
+
+
+def read_training(folder: Path) -> Training:
+    """Read a model folder.
+
+    Raises DataError if its history is malformed, and as `read_contract`."""
+    contract = read_contract(folder)
+    path = folder / HISTORY_FILE
+    if not path.is_file():
+        return Training(contract, ())
+    entries = []
+    try:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            entries.append(_entry(line, path, number))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return Training(contract, tuple(entries))
+
+
+def _entry(line: str, path: Path, number: int) -> Entry:
+    try:
+        value = parse_json(line)
+    except ValueError as error:
+        raise DataError(f"{path}, line {number}: {error}") from error
+    if not isinstance(value, dict) or not is_number(value.get("step")):
+        raise DataError(f"{path}, line {number}: a log line is an object with a step")
+    return {key: float(member) for key, member in value.items() if is_number(member)}
+
+
+def training_page(trainings: Mapping[str, Training]) -> Page:
+    """The page of trainings by name."""
+    sections = [Section("Overview", (_overview(trainings),))]
+    curves = tuple(_curves(trainings))
+    sections.append(Section("Validation", tuple(_validations(trainings, curves))))
+    others = tuple(each for each in curves if not each.y_label.startswith(VALIDATION))
+    if others:
+        sections.append(Section("Training curves", others))
+    sections.append(Section("Settings", tuple(_settings(trainings))))
+    sections.append(Section("Lineage", tuple(_lineage(trainings))))
+    names = ", ".join(trainings)
+    return Page(
+        f"Training: {names}",
+        f"Curves, settings and lineage of the training of {names}.",
+        tuple(sections),
+    )
+
+
+def _overview(trainings: Mapping[str, Training]) -> Table:
+    facts: dict[str, list[object]] = {}
+    for training in trainings.values():
+        contract = training.contract
+        params = contract.params
+        best = params.best if isinstance(params, TrainParams | RlParams) else None
+        for key, value in {
+            "stage": contract.stages[-1].stage,
+            "base model": contract.base_model,
+            "bundle": contract.identity.digest[:12],
+            "codes per level": contract.space.spelled_sizes,
+            "steps": _last(training, "step"),
+            "epochs": _last(training, "epoch"),
+            "tokens": _last(training, "tokens"),
+            "best validation": f"{best.metric} {best.value:.4f} at step {best.step}"
+            if best
+            else None,
+        }.items():
+            facts.setdefault(key, []).append(value)
+    rows = tuple((key, *cells) for key, cells in facts.items())
+    return Table("What the run is", ("property", *trainings), rows)
+
+
+def _last(training: Training, figure: str) -> float | int | None:
+    values = [entry[figure] for entry in training.history if figure in entry]
+    if not values:
+        return None
+    return int(values[-1]) if values[-1].is_integer() else values[-1]
+
+
+def _curves(trainings: Mapping[str, Training]) -> Iterator[LineChart]:
+    """One chart for each figure of the histories, with a line per training."""
+    entries = [entry for training in trainings.values() for entry in training.history]
+    figures = dict.fromkeys(key for entry in entries for key in entry if key not in UNITS)
+    order = [
+        *(key for key in FIRST if key in figures),
+        *(key for key in figures if key not in FIRST),
+    ]
+    for figure in order:
+        series = []
+        for name, training in trainings.items():
+            points = tuple(
+                (entry["step"], entry[figure]) for entry in training.history if figure in entry
+            )
+            if points:
+                series.append(Series(name, thinned(points, POINTS)))
+        yield LineChart(f"{figure} by step", "step", figure, tuple(series), zero=False)
+
+
+def _validations(
+    trainings: Mapping[str, Training], curves: tuple[LineChart, ...]
+) -> Iterator[Block]:
+    for name, training in trainings.items():
+        if not training.history:
+            yield Text(f"{name} has no {HISTORY_FILE}: nothing is known of its course.")
+    validations = [chart for chart in curves if chart.y_label.startswith(VALIDATION)]
+    if not validations:
+        yield Text("No validation is recorded.")
+    yield from validations
+
+
+def _settings(trainings: Mapping[str, Training]) -> Iterator[Block]:
+    """One table of the settings of the last stages; settings that differ come first."""
+    columns = {name: _stage_settings(each.contract) for name, each in trainings.items()}
+    keys = dict.fromkeys(key for settings in columns.values() for key in settings)
+    rows = [(key, *(settings.get(key) for settings in columns.values())) for key in keys]
+    rows.sort(key=lambda row: all(cell == row[1] for cell in row[1:]))
+    yield Table("Settings of the last stage", ("setting", *columns), tuple(rows))
+
+
+def _stage_settings(contract: Contract) -> dict[str, Any]:
+    params = contract.params
+    return {} if params is None else flat_record(params.to_json())
+
+
+def _lineage(trainings: Mapping[str, Training]) -> Iterator[Block]:
+    for name, training in trainings.items():
+        rows: list[tuple[object, ...]] = []
+        for number, record in enumerate(training.contract.stages, 1):
+            params = record.params
+            sources: tuple[str | None, ...] = (None, None, None)
+            if isinstance(params, TrainParams | RlParams):
+                split = params.split
+                sources = (split.protocol, split.digest[:12], params.examples[:12])
+            rows.append((number, record.stage, *sources))
+        columns = ("stage", "name", "protocol", "split", "training examples")
+        yield Table(f"Stages of {name}, oldest first", columns, tuple(rows))
+        base = {"base model": training.contract.base_model, **training.contract.base_weights}
+        yield Table(f"Base of {name}", ("file", "SHA-256"), tuple(base.items()))

@@ -1,0 +1,106 @@
+"""report: a page of every kind of artifact, and one line for what has none."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.road import Road, done, refused
+from tests.pages.html_page import Parsed, parsed
+
+
+@pytest.fixture(scope="module")
+def evaluation(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("evaluation") / "tuned.json"
+    path.write_text(done("evaluate", road.tuned, road.split, "--json").out, encoding="utf-8")
+    return path
+
+
+def page(out: Path, *words: object) -> Parsed:
+    """The parsed page of `report`."""
+    done("report", *words, "-o", out)
+    return parsed(out.read_text(encoding="utf-8"))
+
+
+def test_the_page_of_a_bundle(road: Road, tmp_path: Path) -> None:
+    field = ("--items", road.items, "--field", "title")
+    text = page(tmp_path / "page.html", road.bundle, *field).text
+    for heading in ("Overview", "Levels", "Codebook", "Map", "Lineage"):
+        assert heading in text
+    assert "red lamp 0" in text
+    assert "the most frequent title" in text
+
+
+def test_the_page_of_a_training(road: Road, tmp_path: Path) -> None:
+    text = page(tmp_path / "page.html", road.tuned).text
+    last = json.loads((road.tuned / "training.jsonl").read_text().splitlines()[-1])
+    for figure in last.keys() - {"step", "epoch"}:
+        assert f"{figure} by step" in text
+    assert "options.softmax_over" in text
+    assert "Stages of tuned" in text
+
+
+def test_the_page_of_an_evaluation(evaluation: Path, tmp_path: Path) -> None:
+    text = page(tmp_path / "page.html", evaluation).text
+    stored = json.loads(evaluation.read_text())
+    low, high = stored["confidence_interval"]["hr@10"]
+    assert f"{stored['metrics']['hr@10']:.4f} [{low:.4f}, {high:.4f}]" in text
+    for name in (*stored["baselines"], "Prefixes that survive", "by slice"):
+        assert name in text
+
+
+def test_evaluations_side_by_side(evaluation: Path, tmp_path: Path) -> None:
+    stored = json.loads(evaluation.read_text())
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(stored | {"n": stored["n"] + 1}), encoding="utf-8")
+    text = page(tmp_path / "page.html", evaluation, other).text
+    assert "Evaluation: tuned.json, other.json" in text
+    assert "their numbers do not compare" in text
+    # the baselines are the same, so they are shown once
+    assert "popularity (other.json)" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no evaluation"),
+        ("{}", "n is missing"),
+        ('{"n": 1, "metrics": []}', "metrics is [], not an object"),
+    ],
+)
+def test_another_file_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(content, encoding="utf-8")
+    assert message in refused(1, "report", path, "-o", tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_metric_that_is_missing_is_named(evaluation: Path, tmp_path: Path) -> None:
+    stored = json.loads(evaluation.read_text())
+    del stored["baselines"]["popularity"]["hr@5"]
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    error = refused(1, "report", path, "-o", tmp_path / "page.html")
+    assert "popularity has no hr@5" in error
+
+
+def test_a_damaged_history_is_named(road: Road, tmp_path: Path) -> None:
+    folder = tmp_path / "tuned"
+    folder.mkdir()
+    for path in road.tuned.iterdir():
+        if path.name != "training.jsonl":
+            (folder / path.name).symlink_to(path)
+    (folder / "training.jsonl").write_text('{"step": 1}\n{"loss": 2}\n')
+    error = refused(1, "report", folder, "-o", tmp_path / "page.html")
+    assert "training.jsonl, line 2: a log line is an object with a step" in error
+
+
+def test_wrong_words_are_usage_errors(road: Road, evaluation: Path, tmp_path: Path) -> None:
+    out = ("-o", tmp_path / "page.html")
+    field = ("--items", road.items, "--field", "title")
+    assert "is the kind: bundle, and" in refused(2, "report", road.bundle, evaluation, *out)
+    assert "is given twice" in refused(2, "report", road.bundle, road.bundle, *out)
+    assert "--items and --field" in refused(2, "report", road.bundle, *field[:2], *out)
+    assert "--field applies to bundles" in refused(2, "report", evaluation, *field, *out)
+    assert "an HTML page is written" in refused(2, "report", road.bundle, "-o", tmp_path / "a.csv")
+    refused(1, "report", tmp_path / "nothing.zarr", *out)

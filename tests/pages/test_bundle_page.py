@@ -1,0 +1,136 @@
+"""The page of bundles: the tree, the map and the differences."""
+
+import numpy as np
+import pytest
+
+from sidtool.build.explain import explain
+from sidtool.bundle import Bundle, ItemMap
+from sidtool.pages import codebook_tree
+from sidtool.pages.blocks import Node, Table
+from sidtool.pages.bundle_page import bundle_page
+from sidtool.pages.codebook_tree import CodebookTree
+from sidtool.pages.item_plane import DRAWN, grouped_points, item_plane, principal_plane
+from sidtool.pages.render import render
+from sidtool.sid import SidSpace
+from tests.bundles import small_bundle
+from tests.pages.html_page import parsed
+
+
+def four_items() -> Bundle:
+    """Two red lamps below code 0, a blue soap and a retired one below code 1."""
+    items = ItemMap.of(
+        SidSpace((2, 2), begin=None, end=None),
+        ["a", "b", "c", "d"],
+        np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.uint16),
+        ["red lamp", "red lamp two", "blue soap", "old soap"],
+        np.array([False, False, False, True]),
+    )
+    return Bundle.of(items, None, "reassign", name="four")
+
+
+def walked(nodes: tuple[Node, ...]) -> list[Node]:
+    """All nodes of a tree."""
+    return [each for node in nodes for each in (node, *walked(node.children))]
+
+
+def test_the_tree_counts_active_items() -> None:
+    lamps, soap = CodebookTree(four_items(), {"a": "x", "b": "y", "c": "y"}).nodes()
+    assert (lamps.prefix, lamps.items) == ("<s_a_0>", 2)
+    # of two values with one item each, the first
+    assert lamps.common is not None
+    assert (lamps.common.value, lamps.common.share) == ("x", 0.5)
+    assert [term.word for term in lamps.terms] == ["lamp", "red"]
+    assert [example.item_id for example in lamps.examples] == ["a", "b"]
+    assert [example.item_id for example in soap.examples] == ["c"]
+    assert soap.terms == ()
+
+
+def test_the_tree_of_a_small_bundle_has_every_item() -> None:
+    bundle = small_bundle(200, (4, 5, 20), seed=1)
+    nodes = walked(CodebookTree(bundle).nodes())
+    items = [example.item_id for node in nodes for example in node.examples]
+    assert sorted(items) == sorted(bundle.items.ids)
+    assert not any(node.left_out for node in nodes)
+
+
+def test_every_node_has_the_words_and_the_number_that_explain_has() -> None:
+    bundle = small_bundle(200, (4, 5, 20), seed=1)
+    for node in walked(CodebookTree(bundle).nodes()):
+        group = explain(bundle, node.prefix, terms=codebook_tree.TERMS)
+        assert (node.items, node.terms) == (group.items, group.terms)
+
+
+def test_a_large_tree_says_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codebook_tree, "WHOLE", 10)
+    monkeypatch.setattr(codebook_tree, "WIDTHS", (4, 2, 1))
+    bundle = small_bundle(300, (4, 5, 20), seed=1)
+    nodes = CodebookTree(bundle).nodes()
+    assert sum(node.items for node in nodes) == 300
+    for node in nodes:
+        others = node.items - sum(child.items for child in node.children)
+        assert len(node.children) == 2
+        assert node.left_out == f"and 3 more codes with {others} items"
+
+
+def test_the_plane_is_that_of_the_largest_variances() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(50, 5)).astype(np.float32) * [5, 3, 1, 1, 0.1]
+    points, variance = principal_plane(vectors.astype(np.float32))
+    centered = vectors - vectors.mean(axis=0)
+    left, singular, _ = np.linalg.svd(centered, full_matrices=False)
+    expected = left[:, :2] * singular[:2]
+    np.testing.assert_allclose(np.abs(points), np.abs(expected), atol=1e-3)
+    assert variance == pytest.approx((singular[:2] ** 2).sum() / (singular**2).sum(), rel=1e-5)
+
+
+def test_groups_of_points_are_the_most_frequent_ones() -> None:
+    groups = ["b", "a", "a", "", *"cdefghi"]
+    points = np.zeros((len(groups), 2))
+    series = grouped_points(points, list(map(str, range(len(groups)))), groups)
+    assert [each.name for each in series] == ["a", "b", "c", "d", "e", "f", "g", "all others"]
+    assert series[0].labels == ("1", "2")
+    assert series[-1].labels == ("3", "9", "10")
+
+
+def test_a_plane_needs_a_codebook_and_three_items() -> None:
+    assert item_plane(small_bundle(codebook=False), None, "") is None
+    assert item_plane(small_bundle(2), None, "") is None
+    plane = item_plane(small_bundle(DRAWN + 5, (20, 20, 20)), None, "")
+    assert plane is not None
+    assert plane.items == DRAWN == sum(len(each.points) for each in plane.chart.series)
+
+
+def test_levels_are_measured_by_hand() -> None:
+    page = bundle_page({"four": four_items()}, {"a": "x", "b": "x", "c": "y"}, "kind")
+    (levels,) = (section for section in page.sections if section.heading == "Levels")
+    table = levels.blocks[0]
+    assert isinstance(table, Table)
+    figures = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [row["prefixes"] for row in figures] == [2, 3]
+    assert [row["items sharing one"] for row in figures] == [2, 0]
+    assert [row["largest"] for row in figures] == [2, 1]
+    # both lamps are x; at the second level no item shares its prefix
+    assert [row["purity"] for row in figures] == [1.0, None]
+
+
+def test_two_bundles_are_compared() -> None:
+    old = four_items()
+    codes = old.items.codes.copy()
+    codes[0] = [1, 1]
+    items = ItemMap.of(old.space, ["a", "b", "c", "e"], codes, list(old.items.titles or ()))
+    new = Bundle.of(items, None, "reassign", name="new")
+    page = bundle_page({"old": old, "new": new})
+    (section,) = (each for each in page.sections if each.heading == "From old to new")
+    counts, moves, *_ = section.blocks
+    assert isinstance(counts, Table)
+    assert isinstance(moves, Table)
+    assert ("added", 1, "e") in counts.rows
+    assert ("moved", 1, "a") in counts.rows
+    assert moves.rows == (("a", "<s_a_0><s_b_0>", "<s_a_1><s_b_1>", 1),)
+    assert parsed(render(page)).text.count("From old to new") >= 2
+
+
+def test_the_page_names_what_it_samples() -> None:
+    text = parsed(render(bundle_page({"small": small_bundle(2100, (20, 20, 20))}))).text
+    assert "2,000 of 2,100 items" in text
+    assert "at most 64, 8, 3, 2 codes" in text

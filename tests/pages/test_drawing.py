@@ -1,0 +1,56 @@
+"""Where the shapes of charts are."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.pages import drawing
+from sidtool.pages.blocks import Estimate, IntervalChart, LineChart, Scatter, Series, thinned
+
+NUMBERS = st.floats(-1e9, 1e9).filter(lambda x: x == 0 or abs(x) > 1e-9)
+
+
+def test_lines_go_from_corner_to_corner() -> None:
+    series = Series("a", ((1.0, 0.0), (3.0, 10.0)))
+    drawn = drawing.draw_lines(LineChart("", "", "", (series,)))
+    left, right = drawing.LEFT, drawing.WIDTH - drawing.RIGHT
+    bottom, top = drawing.HEIGHT - drawing.BOTTOM, drawing.TOP
+    assert drawn.lines[0].dots == ((left, bottom), (right, top))
+    assert drawn.lines[0].points == f"{left},{bottom} {right},{top}"
+    assert [tick.label for tick in drawn.y_ticks] == ["0", "2", "4", "6", "8", "10"]
+    # whole numbers have no tick between them
+    assert [tick.label for tick in drawn.x_ticks] == ["1", "2", "3"]
+
+
+def test_intervals_lie_on_the_scale_of_their_values() -> None:
+    estimates = (Estimate("a", 1.0, 0.0, 2.0), Estimate("b", 2.0))
+    drawn = drawing.draw_rows(IntervalChart("", "", estimates))
+    first, second = drawn.rows
+    right = drawing.WIDTH - drawing.RIGHT
+    assert (first.low, first.high) == (drawing.LABELS, right)
+    assert first.at == (drawing.LABELS + right) / 2
+    assert (second.at, second.low, second.high) == (right, None, None)
+    assert second.y - first.y == drawing.ROW
+
+
+def test_a_plane_has_one_scale() -> None:
+    series = Series("", ((0.0, 0.0), (4.0, 0.0), (4.0, 1.0)))
+    ((origin, right, corner),) = drawing.draw_points(Scatter("", (series,)))
+    assert right[0] - origin[0] == drawing.SIDE - 16
+    assert right[1] - corner[1] == pytest.approx((right[0] - origin[0]) / 4)
+
+
+@given(st.lists(NUMBERS, max_size=5))
+def test_an_axis_contains_every_value_and_few_ticks(values: list[float]) -> None:
+    axis = drawing.axis(values, 0, 100)
+    assert all(-0.1 <= axis.at(value) <= 100.1 for value in values)
+    ticks = axis.ticks()
+    assert 1 <= len(ticks) <= 7
+    assert all(-0.1 <= tick.at <= 100.1 for tick in ticks)
+
+
+def test_thinned_points_keep_the_ends() -> None:
+    points = tuple((float(x), 0.0) for x in range(1000))
+    few = thinned(points, 11)
+    assert [x for x, _ in few] == [0, 100, 200, 300, 400, 500, 599, 699, 799, 899, 999]
+    assert thinned(points, 1000) == points
