@@ -41,6 +41,21 @@ class Bundle:
         self.arrays = arrays
         self._n_lookups = 0
 
+    def __len__(self) -> int:
+        """The number of items, retired ones included; reads no array."""
+        return self.manifest.items
+
+    def __bool__(self) -> bool:
+        """A bundle is a value, also one without items."""
+        return True
+
+    def __repr__(self) -> str:
+        """Name, items, levels and the start of the digest; reads no array."""
+        return (
+            f"<Bundle {self.manifest.name!r}: {len(self):,} items, "
+            f"{self.space.spelled_sizes}, {self.digest[:12]}>"
+        )
+
     @classmethod
     def open(cls, location: str | Path) -> "Bundle":
         """Open a folder or a .zarr.zip, at a path or an fsspec URL.
@@ -200,6 +215,20 @@ class Bundle:
         """The spelled SID of an item. Raises DataError if the bundle does not have it."""
         items = self.items_with_ids([item_id])
         return self.space.spell(items.codes[items.row(item_id)], begin_end_tokens=begin_end_tokens)
+
+    def sids(self) -> dict[str, str]:
+        """The spelled SID of each active item by its id, in the order of SIDs; reads all items."""
+        tokens = [
+            [self.space.token(level, code) for code in range(size)]
+            for level, size in enumerate(self.space.sizes)
+        ]
+        return {
+            self.items.ids[row]: "".join(
+                level_tokens[code]
+                for level_tokens, code in zip(tokens, self.items.codes[row].tolist(), strict=True)
+            )
+            for row in self.active.tolist()
+        }
 
     def item_ids(self, sid: str) -> list[str]:
         """The ids of the active items with a spelled SID (several only if collisions are allowed).

@@ -247,3 +247,20 @@ def test_a_save_that_fails_leaves_the_old_bundle(
     assert verify(tmp_path / "shop.zarr") == []
     shutil.rmtree(tmp_path / "shop.zarr")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_length_and_repr_read_no_array(tmp_path: Path) -> None:
+    small_bundle(12).save(tmp_path / "shop.zarr")
+    shutil.rmtree(tmp_path / "shop.zarr" / "items")
+    opened = Bundle.open(tmp_path / "shop.zarr")
+    assert len(opened) == 12
+    sizes, digest = opened.space.spelled_sizes, opened.digest[:12]
+    assert repr(opened) == f"<Bundle {opened.manifest.name!r}: 12 items, {sizes}, {digest}>"
+
+
+def test_sids_are_those_of_the_active_items() -> None:
+    bundle = small_bundle(12)
+    sids = bundle.sids()
+    assert list(sids) == [bundle.items.ids[row] for row in bundle.active]
+    assert sids == {item: bundle.sid(item) for item in sids}
+    assert all(item in bundle.item_ids(sid) for item, sid in sids.items())
