@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sidtool.bundle.integrity import verify as verify
     from sidtool.data.interactions import EventNames as EventNames
     from sidtool.data.items import read_items as read_items
+    from sidtool.decoder.constraint import SidLogitsProcessor as SidLogitsProcessor
     from sidtool.embed import Encoder as Encoder
     from sidtool.errors import SidtoolError as SidtoolError
     from sidtool.evaluation.evaluation import EvaluationOptions as EvaluationOptions
@@ -90,6 +91,7 @@ _MODULES = {
     "Request": "recommendation.requests",
     "RlOptions": "reinforcement.settings",
     "SftOptions": "sft.training_examples",
+    "SidLogitsProcessor": "decoder.constraint",
     "SidSpace": "sid",
     "SidtoolError": "errors",
     "SplitOptions": "splits.files",

@@ -61,6 +61,7 @@ def test_the_exported_names_are_these() -> None:
         "Request",
         "RlOptions",
         "SftOptions",
+        "SidLogitsProcessor",
         "SidSpace",
         "SidtoolError",
         "SplitOptions",

@@ -5,6 +5,7 @@ stored between steps: beams may be reordered, prompts may have any length. SIDs 
 until `max_new_tokens` ends them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from transformers import LogitsProcessor
@@ -14,6 +15,7 @@ from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.trie_arrays import FilterArrays, normalize_over_children, trie_arrays
 from sidtool.errors import DataError
+from sidtool.model.load import check_model_folder
 from sidtool.prompt.tokens import SidTokens
 
 
@@ -46,6 +48,24 @@ class SidLogitsProcessor(LogitsProcessor):
         self._begin = tokens.begin if begin_end_tokens else None
         self._end = tokens.end if begin_end_tokens else None
         self._filters = filters if filters and any(filters) else None
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, begin_end_tokens: bool = False, strict: bool = False
+    ) -> "SidLogitsProcessor":
+        """The constraint of a model folder: its bundle's active items, its token ids, and the
+        normalization that it was trained with. Not strict by default, as beam search needs.
+
+        Raises CompatibilityError or IntegrityError if contract and bundle of the folder do not
+        belong together."""
+        contract, bundle, _ = check_model_folder(Path(folder))
+        return cls(
+            bundle.trie(),
+            contract.tokens,
+            begin_end_tokens=begin_end_tokens,
+            normalize=contract.normalize,
+            strict=strict,
+        )
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """(rows, length) token ids and (rows, vocabulary) scores -> (rows, vocabulary) scores."""

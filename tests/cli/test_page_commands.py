@@ -1,0 +1,81 @@
+"""The commands and programs of the documentation's pages run as written, on small data."""
+
+import ast
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.road import Road, catalog, done
+from tests.doc_blocks import ENCODER, blocks, commands, page
+
+SMALLER = {
+    "num_train_epochs=20": "num_train_epochs=1",
+    "32x32x32": "8x8x8",
+    "eval_users=200": "eval_users=8",
+    "neox-tiny": "gpt2-tiny",
+}
+"""Settings of a page and those of a test in their place."""
+
+
+def run_page(name: str, encoder: Path) -> None:
+    """Run every command of a page in the working directory, smaller."""
+    for command in commands(page(name), "bash"):
+        text = "\n".join(command.words).replace(ENCODER, str(encoder))
+        for written, smaller in SMALLER.items():
+            text = text.replace(written, smaller)
+        done(*text.split("\n"), text=command.piped)
+
+
+def test_the_tutorial_runs_as_written(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (program,) = blocks(page("tutorial.md"), "python")
+    exec(program.replace("range(500)", "range(60)"), {})
+    run_page("tutorial.md", encoder)
+    assert Path("recommendations.parquet").stat().st_size > 0
+    assert Path("tuned+memory/sid.json").exists()
+
+
+def test_the_quick_start_runs_as_written(
+    road: Road,
+    encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("items.jsonl").symlink_to(road.items)
+    Path("interactions.csv").symlink_to(road.events)
+    run_page("index.md", encoder)
+    for program in blocks(page("index.md"), "python"):
+        exec(program, {})
+    sid, items, generated = capsys.readouterr().out.splitlines()[-3:]
+    assert sid.startswith("<s_a_")
+    recommended = ast.literal_eval(items)
+    assert len(recommended) == 3
+    assert ast.literal_eval(generated) == list(recommended)
+
+
+def test_the_pages_on_refreshing_and_migrating_run(
+    road: Road, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("items.jsonl").symlink_to(road.items)
+    Path("interactions.csv").symlink_to(road.events)
+    Path("tuned").symlink_to(road.tuned)
+    Path("split").symlink_to(road.split)
+    build = ("build-codebook", road.items, "--levels", "4x4x8", "--encoder", encoder)
+    done(*build, "-o", "shop.zarr")
+    done("extend-model", road.base, "shop.zarr", "-o", "base+sid")
+    catalog(Path("items-new.jsonl"), n=70)
+    rows = list(csv.reader(road.events.read_text(encoding="utf-8").splitlines()))
+    last = {row[0]: int(row[2]) for row in rows[1:]}
+    rows.extend([user, "b001", str(time + 1)] for user, time in last.items())
+    rows.extend([user, "b002", str(time + 2)] for user, time in last.items())
+    with Path("interactions-new.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    run_page("migrating.md", encoder)
+    assert json.loads(Path("maps/index.json").read_text(encoding="utf-8")).keys() >= {"b001"}
