@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from environment import environment
 from growth import METRIC, Growth, after_adding, measure
-from new_items import write_windows_without
+from new_items import refuse_windows, write_windows_without
 from recipe import RECIPES, Dataset, Recipe, RecipeRun
 from steps import StepError
 from table import markdown
@@ -28,6 +28,7 @@ from sidtool import Bundle, read_items
 from sidtool.build.add import read_new_items
 from sidtool.build.diff import diff
 from sidtool.build.encode import embed_items, read_sources
+from sidtool.errors import SidtoolError
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
 from sidtool.output import new_dir
@@ -78,9 +79,10 @@ def run_adding(whole: Recipe, seed: int) -> Growth:
 
     Everything is of one split, which has no training events of the new items."""
     work = whole.work.parent
+    split = read_split(whole.split())
+    refuse_windows(split)
     items = divide_items(whole.dataset.items, work / f"items-{seed}", seed)
     new_items = set(read_items(items / "new.jsonl").ids)
-    split = read_split(whole.split())
     windows = write_windows_without(split, new_items, work / f"windows-{seed}")
     dataset = replace(
         whole.dataset,
@@ -202,7 +204,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         result = run(Dataset.open(args.data, args.dataset), args)
-    except (StepError, ValueError, FileNotFoundError) as error:
+    except (StepError, SidtoolError, ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -22,6 +22,12 @@ WindowRow = tuple[str, Sequence[str], str]
 """User, history, target."""
 
 
+def refuse_windows(split: Split) -> None:
+    """Raise ValueError for a split of windows, whose training events are not whole sequences."""
+    if split.windows is not None:
+        raise ValueError("items are added to whole sequences of events, not to windows")
+
+
 def write_windows_without(split: Split, new_items: Collection[str], out: Path) -> Path:
     """Write train.csv, valid.csv and test.csv, windows for `sidtool split --protocol given`, to a
     new folder.

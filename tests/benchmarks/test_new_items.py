@@ -52,13 +52,13 @@ def test_training_has_no_event_of_a_new_item(events: Path, tmp_path: Path) -> No
 
 
 def test_windows_cannot_be_divided_again(events: Path) -> None:
-    from new_items import write_windows_without
+    from new_items import refuse_windows
 
     split = make_split(events)
+    refuse_windows(split)
     windows = Split("given", split.train, split.valid, split.test, windows=split.valid)
     with pytest.raises(ValueError, match="not to windows"):
-        write_windows_without(windows, NEW, events.parent / "windows")
-    assert not (events.parent / "windows").exists()
+        refuse_windows(windows)
 
 
 def test_text_knn_weighs_later_items_more() -> None:
