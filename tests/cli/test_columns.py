@@ -49,6 +49,7 @@ CASES = {
     ("make-sft", "split"): ("BUNDLE", "GOOD", "EVENTS", "-o", "OUT"),
     ("prepare", "items"): ("ORDERS", "--items", "ITEMS", "-o", "OUT"),
     ("recommend", "events"): ("TUNED", "--events", "EVENTS", "--all-users"),
+    ("report", "items"): ("BUNDLE", "-o", "page.html", "--items", "ITEMS", "--field", "code"),
     ("refresh", "items"): ("TUNED", "BUNDLE", "-o", "OUT", "SPLIT", "--items", "ITEMS"),
     ("refresh", "split"): ("TUNED", "BUNDLE", "-o", "OUT", "EVENTS"),
     ("split", "events"): ("EVENTS", "-o", "OUT"),
@@ -56,8 +57,13 @@ CASES = {
     ("tune-memory", "split"): ("TUNED", "EVENTS", "MEMORY", "-o", "OUT"),
 }
 """A command and a parameter of it -> words of a run whose file has columns of unusual names."""
-OTHERS = {("build-memory", "earlier_split"), ("make-sft", "interactions"), ("train", "split")}
-"""Splits and events that are read after others with the same columns."""
+OTHERS = {
+    ("build-memory", "earlier_split"),
+    ("build-memory", "items"),
+    ("make-sft", "interactions"),
+    ("train", "split"),
+}
+"""Files that are read after others with the same columns."""
 
 
 @pytest.fixture(scope="module")

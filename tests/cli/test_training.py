@@ -450,7 +450,7 @@ def test_titles_that_contain_tokens_stay_text(road: Road, tmp_path: Path, form: 
     written = lines_of(examples)
     assert any(trap in row["prompt"] for row in written for trap in TRAPS)
     specials = {f"{token}": id_ for token, id_ in served.tokenizer.get_added_vocab().items()}
-    for row, (ids, _) in zip(written, [read[at] for at in range(len(read))], strict=True):
+    for row, (ids, *_) in zip(written, [read[at] for at in range(len(read))], strict=True):
         text, spans = row["prompt"], row["catalog"]["prompt"]
         outside, at = [], 0
         for begin, end in spans:

@@ -214,7 +214,7 @@ class BundleLife(RuleBasedStateMachine):
     def crash_of_a_push(self, moment: int) -> None:
         died = crashed(lambda: push(str(self.path), str(self.shop)), moment)
         for record in list_records(Storage(self.shop)) if self.shop.exists() else []:
-            assert verify(self.shop / record.bundle) == [], "half a version is visible"
+            assert verify(self.shop / record.group) == [], "half a version is visible"
         self.publish(after_crash=True)  # the same push goes on, whether or not it died
         count(refused=died)
 

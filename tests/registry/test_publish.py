@@ -460,7 +460,7 @@ def test_invalid_targets_and_tags_are_refused(shop: str, first: Path) -> None:
     with pytest.raises(UsageError, match="names no version"):
         tag(shop, "prod")
     for reference in (f"{shop}@", "@1.0"):
-        with pytest.raises(UsageError, match="does not name a bundle"):
+        with pytest.raises(UsageError, match="names no published version"):
             split_reference(reference)
     assert everything(shop) == {}
 

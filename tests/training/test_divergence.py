@@ -10,9 +10,10 @@ import torch
 from sidtool.errors import SidtoolError
 from sidtool.model.load import load_model_folder
 from sidtool.training.checkpoints import last_checkpoint
+from sidtool.training.history import ProgressCallback
 from sidtool.training.run import train
 from sidtool.training.settings import Stage, TrainOptions
-from sidtool.training.trainer import ProgressCallback, SidTrainer
+from sidtool.training.trainer import SidTrainer
 
 Make = Callable[..., Path]
 FIELDS = {
