@@ -147,7 +147,15 @@ __all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
+    """Import a public name on first use.
+
+    Raises MissingPackageError if its module needs a package of an extra."""
     if name not in _MODULES:
         raise AttributeError(f"module 'sidtool' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"sidtool.{_MODULES[name]}"), name)
+    try:
+        module = importlib.import_module(f"sidtool.{_MODULES[name]}")
+    except ImportError as error:
+        from sidtool.extras import missing_package
+
+        raise missing_package(error) or error from error
+    return getattr(module, name)

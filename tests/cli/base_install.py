@@ -180,9 +180,17 @@ def main(inputs: Path, outputs: Path) -> None:
     its command has that flag."""
     hide_optional_packages()
     import sidtool
+    from sidtool.errors import MissingPackageError
 
+    need_an_extra = {}
     for public in sidtool.__all__:
-        getattr(sidtool, public)
+        try:
+            getattr(sidtool, public)
+        except MissingPackageError as error:
+            need_an_extra[public] = str(error)
+    # a subclass of one of transformers
+    assert need_an_extra.keys() == {"SidLogitsProcessor"}
+    assert "pip install 'sidtool[models]'" in need_an_extra["SidLogitsProcessor"]
     from typer.testing import CliRunner
 
     from sidtool.cli.main import app
