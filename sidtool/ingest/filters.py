@@ -67,8 +67,8 @@ def filter_events(
     if options.since is not None or options.until is not None:
         keep("window", _in_window(events.times, options, units_per_second))
     if catalog is not None:
-        known = np.array([item in catalog for item in events.items], dtype=np.bool_)
-        keep("catalog", known[events.item_codes])
+        in_catalog = np.array([item in catalog for item in events.items], dtype=np.bool_)
+        keep("catalog", in_catalog[events.item_codes])
     keep("repeated", _first_of_each(events))
     if max(options.k_core, options.min_history) > 1:
         user_min = max(options.k_core, options.min_history)

@@ -21,8 +21,8 @@ def read_events(path: Path, names: EventNames, rating: str | None = None) -> Ite
     if rating is not None and rating not in available:
         raise UsageError(f"{path} has no column {rating!r}", hint=f"it has {', '.join(available)}")
     rating = rating or (RATING if RATING in available else None)
-    wanted = [column for column in (columns.user, columns.item, columns.order, rating) if column]
-    cells = read_columns(path, wanted, ids=[columns.user, columns.item])
+    used = [column for column in (columns.user, columns.item, columns.order, rating) if column]
+    cells = read_columns(path, used, ids=[columns.user, columns.item])
     n = len(cells[columns.user])
     times = list(map(str, range(n)))
     if columns.order is not None:

@@ -183,9 +183,9 @@ def _tree_text(tree: CodebookTree, field: str) -> str:
         text += f"; the label is the most frequent {field} with its share"
     if tree.is_whole:
         return f"{text}. The tree has every item."
-    shown = ", ".join(str(width) for width in WIDTHS)
+    widths = ", ".join(str(width) for width in WIDTHS)
     return (
-        f"{text}. Shown are at most {shown} codes of the first, second, third and each deeper "
+        f"{text}. Shown are at most {widths} codes of the first, second, third and each deeper "
         f"level, and {LEAF} items of a full SID; every count and word is over all items."
     )
 

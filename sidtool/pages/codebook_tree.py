@@ -83,9 +83,10 @@ class CodebookTree:
         if depth < self.bundle.space.levels and n_items > LEAF:
             children, left_out = self._children(first, stop, depth)
             return Node(prefix, n_items, children=children, left_out=left_out, **described)
-        shown = rows if self.is_whole else rows[:LEAF]
-        left_out = f"and {n_items - len(shown):,} more items" if n_items > len(shown) else ""
-        examples = tuple(map(self._example, shown.tolist()))
+        example_rows = rows if self.is_whole else rows[:LEAF]
+        n_more = n_items - len(example_rows)
+        left_out = f"and {n_more:,} more items" if n_more else ""
+        examples = tuple(map(self._example, example_rows.tolist()))
         return Node(prefix, n_items, examples=examples, left_out=left_out, **described)
 
     def _example(self, row: int) -> Example:

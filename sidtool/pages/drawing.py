@@ -104,9 +104,9 @@ def tick_step(span: float, most: int) -> float:
 
 def axis(values: Iterable[float], start: float, stop: float, *, zero: bool = True) -> Axis:
     """The scale that shows these values, and 0 if `zero`, from `start` to `stop`."""
-    shown = [*values, *([0.0] if zero else [])]
-    low = min(shown, default=0.0)
-    high = max(shown, default=1.0)
+    included = [*values, *([0.0] if zero else [])]
+    low = min(included, default=0.0)
+    high = max(included, default=1.0)
     if low == high:
         high = low + (abs(low) or 1.0)
     return Axis(low, high, start, stop)

@@ -40,8 +40,8 @@ def sampled_advantages(
     weights = np.where(valid, probabilities / np.where(valid, inclusion, 1.0), 0.0)
     baseline = (weights * rewards).sum(axis=1, keepdims=True)
     # the baseline contains the item's own reward: this term corrects for it
-    own = 1 + weights - probabilities
-    advantages = weights * (rewards * own - baseline)
+    correction = 1 + weights - probabilities
+    advantages = weights * (rewards * correction - baseline)
     if scale:
         shares = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
         mean = (shares * rewards).sum(axis=1, keepdims=True)

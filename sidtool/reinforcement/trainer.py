@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from safetensors.torch import load_model, save_model
-from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import split_tensor_dict
@@ -243,14 +243,6 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         return norm
 
     # ---- files ----
-
-    def restore(self, checkpoint: Path) -> None:
-        """Load the result of a training that had ended at this checkpoint."""
-        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        self.continue_counts(checkpoint)
-        self._load_from_checkpoint(str(checkpoint))
-        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
-            self._load_best_model()
 
     def write_model(self, folder: Path) -> None:
         """Write a complete model folder: weights, tokenizer, contract and bundle."""

@@ -266,8 +266,8 @@ def _bar(bars: Any, stage: str) -> Progress:
 
     def report(done: int, total: int, figures: str = "") -> None:
         bars.start_task(task)
-        shown = {"figures": visible(figures)} if figures else {}
-        bars.update(task, completed=done, total=total, visible=True, **shown)
+        fields = {"figures": visible(figures)} if figures else {}
+        bars.update(task, completed=done, total=total, visible=True, **fields)
 
     return report
 

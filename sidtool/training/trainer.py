@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.optim import Optimizer
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers import PrinterCallback, TrainerCallback, TrainerControl
 from trl import SFTConfig, SFTTrainer
 
 from sidtool.decoder.partial_head import PartialHead, full_blocks
@@ -204,14 +204,6 @@ class SidTrainer(WatchedTrainer, SFTTrainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
-
-    def restore(self, checkpoint: Path) -> None:
-        """Load the result of a training that had ended at this checkpoint."""
-        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        self.continue_counts(checkpoint)
-        self._load_from_checkpoint(str(checkpoint))
-        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
-            self._load_best_model()
 
     def write_model(self, folder: Path) -> None:
         """Write a complete model folder: weights or adapters, tokenizer, contract and bundle."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 
 from sidtool.documents import parse_json
 from sidtool.json_record import JsonRecord
@@ -61,6 +61,14 @@ class WatchedTrainer(Trainer):
             self.continue_counts(Path(resume_from_checkpoint))
         self._started_at = time.monotonic()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Load the result of a training that had ended at this checkpoint."""
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.continue_counts(checkpoint)
+        self._load_from_checkpoint(str(checkpoint))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
 
     def continue_counts(self, checkpoint: Path) -> None:
         """Count from what a checkpoint has; the first process has the sums of all."""
