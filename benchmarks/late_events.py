@@ -23,11 +23,12 @@ from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers
 from steps import StepError
 from table import markdown, spread
 
+from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.data.interactions import read_interactions
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
-from sidtool.model.memory import MEMORY_COPY, MemoryOptions
+from sidtool.model.memory import MemoryOptions
 from sidtool.splits.examples import read_examples
 
 EARLIER = (0.80, 0.85)

@@ -33,11 +33,11 @@ from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers
 from reinforce_table import START, Values, differences, group_means, result_tables
 from steps import StepError
 
+from sidtool.contract.stage_record import ModelReference
 from sidtool.data.tables import read_columns
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.slices import example_groups
 from sidtool.model.load import load_model_folder
-from sidtool.model.stage_record import ModelReference
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Example, Split
 

@@ -13,6 +13,11 @@ from typing import Any
 from sidtool.build.align import align
 from sidtool.build.encode import read_sources
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.compat import Verdict, check_bundle
+from sidtool.contract.contract import Contract
+from sidtool.contract.memory_binding import MEMORY_COPY
+from sidtool.contract.split_check import check_model_split, event_columns
+from sidtool.contract.stage_record import TrainParams
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, make_items
 from sidtool.errors import CompatibilityError, UsageError
@@ -21,12 +26,7 @@ from sidtool.memory.build import rebuild_memory
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.bind_memory import bind_memory
 from sidtool.model.carry import carry_model
-from sidtool.model.compat import Verdict, check_bundle
-from sidtool.model.contract import Contract
 from sidtool.model.load import check_model_folder
-from sidtool.model.memory import MEMORY_COPY
-from sidtool.model.split_check import check_model_split, event_columns
-from sidtool.model.stage_record import TrainParams
 from sidtool.output import locked, refuse_existing, remove
 from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress

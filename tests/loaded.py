@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.model.compat import Verdict
-from sidtool.model.contract import Contract
+from sidtool.contract.compat import Verdict
+from sidtool.contract.contract import Contract
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from tests.models import tiny_model, tiny_tokenizer

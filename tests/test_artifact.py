@@ -6,8 +6,8 @@ import pytest
 
 from sidtool.artifact import MARKERS, describe
 from sidtool.bundle.zarr_group import ROOT
+from sidtool.contract.contract import CONTRACT
 from sidtool.errors import DataError
-from sidtool.model.contract import CONTRACT
 from sidtool.registry.records import POINTER
 from sidtool.sft.lineage import side_files
 from sidtool.splits.files import MANIFEST, open_split

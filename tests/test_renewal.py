@@ -15,16 +15,16 @@ from typer.testing import CliRunner
 from sidtool import renewal
 from sidtool.bundle.bundle import Bundle
 from sidtool.cli.main import app
+from sidtool.contract.contract import read_contract, write_contract
+from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.contract.stage_record import StageRecord, TrainParams
 from sidtool.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.memory import verify_memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.bind_memory import bind_memory
-from sidtool.model.contract import read_contract, write_contract
 from sidtool.model.load import load_model_folder
-from sidtool.model.memory import MEMORY_COPY, MemoryBinding
-from sidtool.model.stage_record import StageRecord, TrainParams
 from sidtool.output import locked
 from sidtool.renewal import RefreshOptions, refresh
 from sidtool.splits.extension import extended

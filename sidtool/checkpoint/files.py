@@ -104,6 +104,13 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def weight_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 (hex) of each weight file of a model folder, by name."""
+    patterns = ("*.safetensors", "*.bin")
+    files = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    return {path.name: file_digest(path) for path in files}
+
+
 def settings_digests(folder: Path, parts: Sequence[str] = ("",)) -> dict[str, str]:
     """SHA-256 (hex) of each file besides the weights that determines what a model computes:
     configuration, tokenizer, chat template, modules. By path in the folder."""

@@ -3,8 +3,8 @@
 import numpy as np
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.compat import matching_rows
 from sidtool.errors import CompatibilityError
-from sidtool.model.compat import matching_rows
 
 
 def check_same_catalog(one: Bundle, other: Bundle) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
@@ -27,7 +28,6 @@ from sidtool.evaluation.system_values import (
 from sidtool.evaluation.systems import baseline_values, rank_model, rank_parts, uses_memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.split_check import check_model_split, event_columns
 from sidtool.recommendation.query import Progress
 from sidtool.splits.files import open_split
 from sidtool.splits.record import SplitReference, check_split

@@ -12,6 +12,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.contract.memory_binding import MemoryBinding
+from sidtool.contract.split_check import check_model_split
 from sidtool.decoder.mixture import RankedItems
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.fit_gate import fit_gate
@@ -21,8 +23,7 @@ from sidtool.memory.gate import Gate
 from sidtool.memory.memory import Memory
 from sidtool.model.bind_memory import bind_memory
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.memory import MemoryBinding, WeightedMemory
-from sidtool.model.split_check import check_model_split
+from sidtool.model.memory import WeightedMemory
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import WINDOW, Progress, QuerySession, in_windows

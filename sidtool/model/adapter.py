@@ -4,21 +4,18 @@ which is located by path and verified by digest."""
 from pathlib import Path
 from typing import Any
 
-from sidtool.checkpoint.files import ADAPTER, check_folder
+from sidtool.checkpoint.files import ADAPTER, check_folder, settings_digests, weight_digests
 from sidtool.checkpoint.finite import check_finite
 from sidtool.checkpoint.guard import loading
+from sidtool.contract.contract import Contract, read_contract
+from sidtool.contract.stage_record import ModelReference
 from sidtool.errors import CompatibilityError, DataError
-from sidtool.model.contract import Contract, read_contract
 from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, read_lora_config
 from sidtool.model.pretrained import (
-    Checkpoint,
     Dtype,
-    file_digests,
     load_model,
     locate,
-    weight_digests,
 )
-from sidtool.model.stage_record import ModelReference
 
 
 def load_weights(
@@ -104,7 +101,7 @@ def _find_base(folder: Path, base: ModelReference) -> Path:
 def _is_unchanged(folder: Path, base: ModelReference) -> bool:
     """Whether a folder has the recorded weights, and the other files that were recorded."""
     check_folder(folder)
-    if weight_digests(Checkpoint(folder)) != base.weights:
+    if weight_digests(folder) != base.weights:
         return False
     # contracts of earlier versions record no other files
-    return not base.files or file_digests(Checkpoint(folder)) == base.files
+    return not base.files or settings_digests(folder) == base.files

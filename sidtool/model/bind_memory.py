@@ -4,10 +4,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, write_contract
+from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.memory.memory import Memory
-from sidtool.model.contract import BUNDLE_COPY, CONTRACT, write_contract
 from sidtool.model.load import check_model_folder
-from sidtool.model.memory import MEMORY_COPY, MemoryBinding
 from sidtool.output import new_dir
 
 

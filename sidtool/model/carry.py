@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 
 from sidtool.build.align import common_codes
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.compat import Verdict, check_bundle
+from sidtool.contract.contract import read_contract, write_contract
+from sidtool.contract.stage_record import RebindParams, StageRecord
 from sidtool.errors import UsageError
-from sidtool.model.compat import Verdict, check_bundle
-from sidtool.model.contract import read_contract, write_contract
 from sidtool.model.embedding_init import DEFAULT_INIT, EmbeddingStatistics, initial_embeddings
 from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import save_pretrained
-from sidtool.model.stage_record import RebindParams, StageRecord
 from sidtool.output import new_dir
 from sidtool.sid import Codes, SidSpace
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.integrity import verify
+from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract, write_contract
+from sidtool.contract.stage_record import ExtendParams, StageRecord
 from sidtool.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.extras import require
-from sidtool.model.contract import BUNDLE_COPY, CONTRACT, Contract, write_contract
 from sidtool.model.embedding_init import (
     DEFAULT_INIT,
     EmbeddingStatistics,
@@ -27,7 +28,6 @@ from sidtool.model.pretrained import (
     save_pretrained,
     weight_digests,
 )
-from sidtool.model.stage_record import ExtendParams, StageRecord
 from sidtool.model.vocabulary import add_sid_tokens, check_embedding_rows, check_token_ids
 from sidtool.output import new_dir, refuse_existing
 from sidtool.output_name import FOLDER

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.compat import Verdict, check_bundle
+from sidtool.contract.contract import Contract, open_bundle_copy, read_contract
 from sidtool.errors import SidtoolWarning
 from sidtool.extras import require
 from sidtool.model.adapter import load_weights
-from sidtool.model.compat import Verdict, check_bundle
-from sidtool.model.contract import Contract, open_bundle_copy, read_contract
 from sidtool.model.memory import MemoryOptions, WeightedMemory, choose_memory
 from sidtool.model.pretrained import Checkpoint, Dtype, check_device, load_tokenizer
 from sidtool.model.vocabulary import check_embedding_rows, check_token_ids

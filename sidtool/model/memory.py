@@ -1,38 +1,19 @@
-"""The memory of a model: which one, and its weight in the mixture."""
+"""The memory that a model is used with: its own or another one, and its weight in the mixture."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding, check_weight
 from sidtool.errors import CompatibilityError, UsageError
-from sidtool.json_record import JsonRecord
 from sidtool.memory.gate import Gate
 from sidtool.memory.memory import Memory
 from sidtool.registry.references import open_memory
 
-MEMORY_COPY = "memory.zarr"
-"""The copy of its memory in a model folder."""
 DEFAULT_WEIGHT = 0.3
 """Weight of a memory that was not tuned with the model."""
 DEFAULT_POWER = 2.0
-
-
-@dataclass(frozen=True)
-class MemoryBinding(JsonRecord):
-    """What a contract records of a memory that was tuned with the model."""
-
-    digest: str
-    weight: float
-    power: float
-    validation: Mapping[str, float]
-    """NDCG@10 of model, memory and mixture, and the number of users"""
-    gate: Gate | None = None
-    """gives each request its own weight, in place of `weight`"""
-
-    def __post_init__(self) -> None:
-        check_weight(self.weight, self.power)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +47,6 @@ class WeightedMemory:
             "power": self.power,
             "gate": gate,
         }
-
-
-def check_weight(weight: float, power: float) -> None:
-    """Raise UsageError unless a weight is from 0 to 1, and a power above 0 and at most 20."""
-    if not 0 <= weight <= 1:
-        raise UsageError(f"the weight of a memory is from 0 to 1, not {weight}")
-    if not 0 < power <= 20:
-        raise UsageError(f"the power of a memory is above 0, at most 20, not {power}")
 
 
 @dataclass(frozen=True)

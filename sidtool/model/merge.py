@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from sidtool.contract.contract import read_contract, write_contract
+from sidtool.contract.stage_record import MergeParams, ModelReference, StageRecord
 from sidtool.errors import UsageError
 from sidtool.extras import require
-from sidtool.model.contract import read_contract, write_contract
 from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import Dtype, save_pretrained
-from sidtool.model.stage_record import MergeParams, ModelReference, StageRecord
 from sidtool.output import new_dir, refuse_existing
 from sidtool.output_name import FOLDER
 

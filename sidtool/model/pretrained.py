@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sidtool.checkpoint import hub
+from sidtool.checkpoint import files, hub
 from sidtool.checkpoint.files import (
     INDEX,
     PICKLES,
@@ -19,7 +19,6 @@ from sidtool.checkpoint.files import (
     StoredWeights,
     check_folder,
     read_gguf_size,
-    settings_digests,
 )
 from sidtool.checkpoint.finite import check_finite
 from sidtool.checkpoint.guard import check_config, check_settings, loading
@@ -130,14 +129,14 @@ def save_pretrained(folder: Path, model: Any, tokenizer: Any) -> None:
 
 def weight_digests(checkpoint: Checkpoint) -> dict[str, str]:
     """SHA-256 (hex) of each weight file, by name."""
-    patterns = (checkpoint.gguf,) if checkpoint.gguf else ("*.safetensors", "*.bin")
-    files = [path for pattern in patterns for path in sorted(checkpoint.folder.glob(pattern))]
-    return {path.name: file_digest(path) for path in files}
+    if checkpoint.gguf:
+        return {checkpoint.gguf: file_digest(checkpoint.folder / checkpoint.gguf)}
+    return files.weight_digests(checkpoint.folder)
 
 
 def file_digests(checkpoint: Checkpoint) -> dict[str, str]:
     """SHA-256 (hex) of each other file that is read: configuration, tokenizer, chat template."""
-    return {} if checkpoint.gguf else settings_digests(checkpoint.folder)
+    return {} if checkpoint.gguf else files.settings_digests(checkpoint.folder)
 
 
 def max_positions(model: Any) -> int | None:

@@ -8,11 +8,11 @@ from typing import Literal
 from sidtool.build.align import check_alignable
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.finite import check_finite_files
+from sidtool.contract.compat import Verdict, check_bundle
+from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, write_contract
+from sidtool.contract.stage_record import RebindParams, StageRecord
 from sidtool.errors import CompatibilityError, RefusedError
-from sidtool.model.compat import Verdict, check_bundle
-from sidtool.model.contract import BUNDLE_COPY, CONTRACT, write_contract
 from sidtool.model.load import check_model_folder
-from sidtool.model.stage_record import RebindParams, StageRecord
 from sidtool.output import new_dir, refuse_existing
 from sidtool.output_name import FOLDER
 

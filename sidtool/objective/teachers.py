@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.contract import read_contract
 from sidtool.decoder.partial_head import Columns, Part, PartialHead, full_blocks
 from sidtool.errors import CompatibilityError, UsageError
-from sidtool.model.contract import read_contract
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.prompt.tokens import SidTokens

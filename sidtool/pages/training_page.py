@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.manifest import flat_record
+from sidtool.contract.contract import Contract, read_contract
+from sidtool.contract.stage_record import RlParams, TrainParams
 from sidtool.documents import parse_json
 from sidtool.errors import DataError
 from sidtool.json_record import is_number
-from sidtool.model.contract import Contract, read_contract
-from sidtool.model.stage_record import RlParams, TrainParams
 from sidtool.pages.blocks import Block, LineChart, Page, Section, Series, Table, Text, thinned
 from sidtool.training.training_run import HISTORY_FILE
 

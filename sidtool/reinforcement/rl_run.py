@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.contract import Contract
+from sidtool.contract.stage_record import ModelReference, RlParams, StageRecord
 from sidtool.data.digests import file_digest
 from sidtool.memory.memory import Memory
-from sidtool.model.contract import Contract
-from sidtool.model.stage_record import ModelReference, RlParams, StageRecord
 from sidtool.output import partial_path
 from sidtool.reinforcement.rewards import WeightedReward
 from sidtool.reinforcement.settings import DEFAULTS, RlOptions

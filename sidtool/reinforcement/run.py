@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.checkpoint.hub import offline
+from sidtool.contract.contract import read_contract
+from sidtool.contract.split_check import check_model_split
 from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.extras import require
 from sidtool.memory.memory import Memory, open_verified
-from sidtool.model.contract import read_contract
 from sidtool.model.load import check_model_folder
-from sidtool.model.split_check import check_model_split
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.policy.examples import history_task

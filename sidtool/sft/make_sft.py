@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.split_check import check_bundle_split
 from sidtool.data.columns import recorded_columns
 from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
@@ -17,7 +18,6 @@ from sidtool.data.queries import Query
 from sidtool.errors import RefusedError
 from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
-from sidtool.model.split_check import check_bundle_split
 from sidtool.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.output_name import JSON_LINES, check_suffix
 from sidtool.recommendation.query import Progress

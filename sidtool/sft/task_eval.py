@@ -13,6 +13,7 @@ import numpy as np
 from sidtool.answers.questions import Question
 from sidtool.answers.task_metrics import TaskEvaluation, evaluate_questions
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.data.columns import recorded_columns
 from sidtool.data.containers import suffix
 from sidtool.data.items import Items, make_items
@@ -21,7 +22,6 @@ from sidtool.data.queries import Query, read_queries
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.pretrained import max_positions
-from sidtool.model.split_check import check_model_split, event_columns
 from sidtool.prompt.frames import Format
 from sidtool.prompt.segments import Segment
 from sidtool.recommendation.query import Progress

@@ -11,12 +11,12 @@ from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.hub import offline
+from sidtool.contract.contract import read_contract
+from sidtool.contract.split_check import check_model_split
+from sidtool.contract.stage_record import TrainParams
 from sidtool.extras import require
 from sidtool.memory.memory import Memory
-from sidtool.model.contract import read_contract
 from sidtool.model.load import check_model_folder
-from sidtool.model.split_check import check_model_split
-from sidtool.model.stage_record import TrainParams
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress

@@ -6,8 +6,9 @@ from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from sidtool.contract.memory_binding import check_weight
 from sidtool.errors import UsageError
-from sidtool.model.memory import DEFAULT_POWER, DEFAULT_WEIGHT, check_weight
+from sidtool.model.memory import DEFAULT_POWER, DEFAULT_WEIGHT
 from sidtool.objective.softmax import SoftmaxOver
 
 Stage = Literal["embeddings", "full", "lora"]

@@ -5,9 +5,9 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback
 
+from sidtool.contract.contract import write_contract
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.validation import Validator
-from sidtool.model.contract import write_contract
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora import Lora
 from sidtool.model.memory import WeightedMemory

@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 from transformers import PrinterCallback, TrainerCallback, TrainerControl
 from trl import SFTConfig, SFTTrainer
 
+from sidtool.contract.stage_record import Selection
 from sidtool.decoder.partial_head import PartialHead, full_blocks
 from sidtool.errors import UsageError
 from sidtool.evaluation.validation import Validator
 from sidtool.model.lora import Lora
-from sidtool.model.stage_record import Selection
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import AugmentedExamples
 from sidtool.objective.batches import IGNORED, PackedCollator, PaddedCollator

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.contract import Contract, ModelNormalize
+from sidtool.contract.stage_record import ModelReference, StageRecord, TrainParams
 from sidtool.data.digests import file_digest
 from sidtool.errors import UsageError
-from sidtool.model.contract import Contract, ModelNormalize
-from sidtool.model.stage_record import ModelReference, StageRecord, TrainParams
 from sidtool.objective.softmax import SoftmaxOver
 from sidtool.output import partial_path
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt

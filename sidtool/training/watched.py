@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerState
 
+from sidtool.contract.stage_record import Selection
 from sidtool.documents import parse_json
 from sidtool.json_record import JsonRecord
-from sidtool.model.stage_record import Selection
 
 TOTALS_FILE = "totals.json"
 """The counts of a run, in each checkpoint."""

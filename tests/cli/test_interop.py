@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.bundle import Bundle
-from sidtool.model.contract import read_contract
+from sidtool.contract.contract import read_contract
 from tests.cli.road import N_ITEMS, Road, done, refused, run, tree
 
 

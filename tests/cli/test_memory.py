@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.data.items import read_items
 from sidtool.embed import Encoder, embed
 from sidtool.memory.memory import Memory
-from sidtool.model.memory import MEMORY_COPY
 from tests.cli.road import TRAINING, Ran, Road, done, refused, run, tree, write_lines
 
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange, Version
+from sidtool.contract.contract import CONTRACT, Contract
+from sidtool.contract.stage_record import ExtendParams, ModelReference, StageRecord, TrainParams
 from sidtool.data.items import Items, make_items
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings
-from sidtool.model.contract import CONTRACT, Contract
-from sidtool.model.stage_record import ExtendParams, ModelReference, StageRecord, TrainParams
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sft.make_sft import make_sft

@@ -3,9 +3,9 @@
 from sidtool.bundle import Bundle, verify
 from sidtool.bundle.decode import Decoded, decode
 from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange
+from sidtool.contract.contract import read_contract
 from sidtool.memory.memory import open_verified
 from sidtool.memory.similarity import KnnSettings
-from sidtool.model.contract import read_contract
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.lineage import read_lineage

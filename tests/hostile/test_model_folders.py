@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from sidtool.checkpoint.encoder_modules import check_encoder
 from sidtool.checkpoint.files import check_folder, read_header
-from sidtool.model.contract import Contract, read_contract
+from sidtool.contract.contract import Contract, read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora_config import read_lora_config

@@ -11,6 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.contract import read_contract
+from sidtool.contract.stage_record import ExtendParams
 from sidtool.errors import (
     CompatibilityError,
     DataError,
@@ -18,11 +20,9 @@ from sidtool.errors import (
     RefusedError,
     UsageError,
 )
-from sidtool.model.contract import read_contract
 from sidtool.model.embedding_init import Init
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.stage_record import ExtendParams
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 

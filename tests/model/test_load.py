@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.contract import read_contract, write_contract
 from sidtool.errors import CompatibilityError, DataError, SidtoolWarning
-from sidtool.model.contract import read_contract, write_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
 from tests.model.cases import distinct_codes, make_bundle, make_codebook

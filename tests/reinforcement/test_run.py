@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sidtool.contract.contract import read_contract
+from sidtool.contract.stage_record import RlParams
 from sidtool.errors import DataError, RefusedError, UsageError
-from sidtool.model.contract import read_contract
 from sidtool.model.load import load_model_folder
-from sidtool.model.stage_record import RlParams
 from sidtool.reinforcement.run import RlSummary, rl
 from sidtool.reinforcement.settings import RlOptions
 

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.contract import read_contract
+from sidtool.contract.memory_binding import MemoryBinding
+from sidtool.contract.stage_record import TrainParams
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.model.bind_memory import bind_memory
-from sidtool.model.contract import read_contract
-from sidtool.model.memory import MemoryBinding
-from sidtool.model.stage_record import TrainParams
 from sidtool.sft.lineage import side_files
 from sidtool.splits.files import write_split
 from sidtool.splits.split import Split

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from sidtool.bundle import Bundle, verify
-from sidtool.errors import CompatibilityError, DataError, IntegrityError
-from sidtool.model.contract import Contract, open_bundle_copy, read_contract, write_contract
-from sidtool.model.stage_record import (
+from sidtool.contract.contract import Contract, open_bundle_copy, read_contract, write_contract
+from sidtool.contract.stage_record import (
     ExtendParams,
     MergeParams,
     ModelReference,
@@ -16,6 +15,7 @@ from sidtool.model.stage_record import (
     StageRecord,
     TrainParams,
 )
+from sidtool.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.splits.record import Cuts, SplitReference
 from tests.model.cases import distinct_codes, make_bundle, make_codebook

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.contract import Contract
+from sidtool.contract.stage_record import RlParams, TrainParams
 from sidtool.data.columns import EventColumns
-from sidtool.model.contract import Contract
-from sidtool.model.stage_record import RlParams, TrainParams
 from sidtool.splits.record import SplitReference, check_split, recorded_split
 
 

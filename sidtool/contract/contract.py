@@ -13,11 +13,8 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import Identity
 from sidtool.bundle.integrity import verify
 from sidtool.checkpoint.files import MAX_JSON
-from sidtool.documents import parse_json
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
-from sidtool.json_record import JsonRecord
-from sidtool.model.memory import MemoryBinding
-from sidtool.model.stage_record import (
+from sidtool.contract.memory_binding import MemoryBinding
+from sidtool.contract.stage_record import (
     ModelReference,
     RlParams,
     Selection,
@@ -25,6 +22,9 @@ from sidtool.model.stage_record import (
     StageRecord,
     TrainParams,
 )
+from sidtool.documents import parse_json
+from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
+from sidtool.json_record import JsonRecord
 from sidtool.output import write_whole
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens

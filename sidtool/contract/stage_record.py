@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sidtool.checkpoint.files import settings_digests, weight_digests
 from sidtool.json_record import JsonRecord
-from sidtool.model.pretrained import Checkpoint, file_digests, weight_digests
 from sidtool.splits.record import SplitReference
 
 
@@ -23,8 +23,7 @@ class ModelReference(JsonRecord):
     @classmethod
     def of(cls, folder: Path) -> "ModelReference":
         """The reference to a folder on this machine; reads its weight files."""
-        checkpoint = Checkpoint(folder)
-        return cls(str(folder.resolve()), weight_digests(checkpoint), file_digests(checkpoint))
+        return cls(str(folder.resolve()), weight_digests(folder), settings_digests(folder))
 
 
 @dataclass(frozen=True)

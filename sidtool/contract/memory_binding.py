@@ -1,0 +1,35 @@
+"""What a contract records of the memory that was tuned with a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sidtool.errors import UsageError
+from sidtool.json_record import JsonRecord
+from sidtool.memory.gate import Gate
+
+MEMORY_COPY = "memory.zarr"
+"""The copy of its memory in a model folder."""
+
+
+@dataclass(frozen=True)
+class MemoryBinding(JsonRecord):
+    """What a contract records of a memory that was tuned with the model."""
+
+    digest: str
+    weight: float
+    power: float
+    validation: Mapping[str, float]
+    """NDCG@10 of model, memory and mixture, and the number of users"""
+    gate: Gate | None = None
+    """gives each request its own weight, in place of `weight`"""
+
+    def __post_init__(self) -> None:
+        check_weight(self.weight, self.power)
+
+
+def check_weight(weight: float, power: float) -> None:
+    """Raise UsageError unless a weight is from 0 to 1, and a power above 0 and at most 20."""
+    if not 0 <= weight <= 1:
+        raise UsageError(f"the weight of a memory is from 0 to 1, not {weight}")
+    if not 0 < power <= 20:
+        raise UsageError(f"the power of a memory is above 0, at most 20, not {power}")
