@@ -15,6 +15,9 @@ from sidtool.terminal.completion import complete_task
 from sidtool.terminal.console import next_step, progress
 from sidtool.terminal.inputs import numbers, read_ids
 
+SAMPLES = 20
+"""Users whose recommendations are in the JSON unless another number is given."""
+
 
 def evaluate(
     model: options.Model,
@@ -76,6 +79,13 @@ def evaluate(
             "the survival of prefixes in the beam, and coverage. --json always has them.",
         ),
     ] = False,
+    samples: Annotated[
+        int,
+        typer.Option(
+            help="Number of users in --json with their history and recommendations, which "
+            "`sidtool report` shows; 0 for none."
+        ),
+    ] = SAMPLES,
     fail_under: Annotated[
         list[str] | None,
         typer.Option(
@@ -117,6 +127,7 @@ def evaluate(
             recommending: dict[str, Any] = {"--exclude-seen": exclude_seen, "--memory": memory}
             recommending |= {"--memory-weight": memory_weight, "--memory-power": memory_power}
             recommending |= {"--against": against, "--details": details}
+            recommending |= {"--samples": samples != SAMPLES}
             _refuse(recommending, "does not apply with --task")
             only = None if only_items is None else frozenset(read_ids(only_items))
             catalog = CatalogOptions(
@@ -131,7 +142,12 @@ def evaluate(
         if split is None:
             raise UsageError("there is nothing to evaluate on", hint="give a split, or --task")
         settings = EvaluationOptions(
-            on, limit, num_beams=num_beams, exclude_seen=exclude_seen, seed=seed
+            on,
+            limit,
+            num_beams=num_beams,
+            exclude_seen=exclude_seen,
+            seed=seed,
+            samples=samples,
         )
         loaded = load()
         check_names(thresholds, model_metric_names(loaded.bundle.space.levels))

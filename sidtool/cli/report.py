@@ -20,7 +20,10 @@ def report(
     ],
     out: options.Out,
     items: Annotated[
-        Path | None, typer.Option(help="Catalog with the column --field, for bundles.")
+        Path | None,
+        typer.Option(
+            help="Catalog: with the column --field for bundles, with titles for evaluations."
+        ),
     ] = None,
     field: Annotated[
         str | None,

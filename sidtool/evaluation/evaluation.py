@@ -18,6 +18,7 @@ from sidtool.evaluation.catalog_check import check_same_catalog
 from sidtool.evaluation.metrics import KS, averages, metric_names, metric_values
 from sidtool.evaluation.ranking import COVERED, IndexedExamples, Ranking
 from sidtool.evaluation.results import Evaluation, slices_of
+from sidtool.evaluation.samples import positions_in, sample_examples, titles_of
 from sidtool.evaluation.slices import example_groups
 from sidtool.evaluation.system_values import (
     SystemValues,
@@ -55,12 +56,16 @@ class EvaluationOptions:
     knn: KnnSettings = UNTUNED
     seed: int = 0
     """Seed of the bootstrap."""
+    samples: int = 20
+    """Number of examples whose history and recommendations are part of the result."""
 
     def __post_init__(self) -> None:
         metric_names(self.ks)
         for name, value in (("limit", self.limit), ("number of beams", self.num_beams)):
             if value is not None and value < 1:
                 raise UsageError(f"the {name} must be at least 1, not {value}")
+        if self.samples < 0:
+            raise UsageError(f"the number of samples must be at least 0, not {self.samples}")
 
     @property
     def depth(self) -> int:
@@ -150,7 +155,9 @@ def evaluate_examples(
         indexed_by_other = IndexedExamples.of(
             against.bundle, examples, exclude_seen=options.exclude_seen
         )
-        others[OTHER_MODEL] = rank_model(against, indexed_by_other, **search)
+        by_other = rank_model(against, indexed_by_other, **search)
+        items = positions_in(against.bundle, loaded.bundle, by_other.first_items)
+        others[OTHER_MODEL] = replace(by_other, first_items=items)
         settings["against"] = _model_settings(against)
     others |= rank_parts(loaded, indexed, **search)
     ranking = rank_model(loaded, indexed, **search)
@@ -204,6 +211,7 @@ def _evaluation(
     first_items = {
         system: values.first_items for system, values in ({"model": model} | systems).items()
     }
+    samples = sample_examples(examples, first_items, options.samples)
     return Evaluation(
         **vars(by_group["all"]),
         sid_level=averages(metric_names(options.ks), metric_values(ranking.sid_ranks, options.ks)),
@@ -213,6 +221,8 @@ def _evaluation(
         effective_items={system: effective_items(items) for system, items in first_items.items()},
         counts=_counts(examples, users),
         settings=settings,
+        samples=samples,
+        titles=titles_of(samples, examples.bundle),
         users=users,
         groups=groups,
         values=model,

@@ -1,11 +1,12 @@
 """The evaluation of a model as a value. docs/metrics.md defines every number."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sidtool.errors import DataError
 from sidtool.evaluation.bootstrap import Difference, Groups
+from sidtool.evaluation.samples import Sample
 from sidtool.evaluation.slices import SLICES
 from sidtool.evaluation.system_values import (
     Averages,
@@ -41,6 +42,10 @@ class StoredEvaluation(Averages):
     """By system: exp of the entropy of the first ten recommendations of all examples."""
     counts: dict[str, int]
     settings: dict[str, Any]
+    samples: tuple[Sample, ...] = field(default=(), kw_only=True)
+    """A few examples with the first recommendations of each system."""
+    titles: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """Item id -> title, of the items of `samples` that have one."""
 
 
 @dataclass(frozen=True, eq=False)

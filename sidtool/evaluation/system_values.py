@@ -1,7 +1,7 @@
 """What each system achieved on each example, and its means over groups of examples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -24,8 +24,8 @@ class SystemValues:
     values: NDArray[np.float64]
     """(n, metrics), in the order of `names`"""
     first_items: NDArray[np.int64]
-    """(n, count): the first recommended items, as numbers of the system's catalog; -1 where there
-    are no more"""
+    """(n, count): the first recommended items, by position in SID order; -1 where there are no
+    more"""
 
     @classmethod
     def of(cls, ranking: Ranking, ks: Sequence[int]) -> Self:
@@ -51,6 +51,8 @@ class Averages(JsonRecord):
     baselines: dict[str, Metrics]
     differences: dict[str, dict[str, Difference]]
     """Of the model from each of the `baselines`."""
+    baseline_intervals: dict[str, dict[str, Interval]] = field(default_factory=dict, kw_only=True)
+    """95% intervals of the `baselines`."""
 
 
 def group_averages(
@@ -65,6 +67,10 @@ def group_averages(
 
     A difference covers the metrics that both systems have."""
     ends = intervals(model.names, model.values, users, groups, seed=seed)
+    others_ends = {
+        system: intervals(other.names, other.values, users, groups, seed=seed)
+        for system, other in others.items()
+    }
     differences = {
         system: system_differences(model, other, users, groups, seed=seed)
         for system, other in others.items()
@@ -79,6 +85,7 @@ def group_averages(
                 for system, other in others.items()
             },
             differences={system: by_group[group] for system, by_group in differences.items()},
+            baseline_intervals={system: of[group] for system, of in others_ends.items()},
         )
         for group, weights in groups.items()
     }

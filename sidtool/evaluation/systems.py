@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from sidtool.evaluation.baselines import Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import (
@@ -67,7 +69,7 @@ def baseline_values(
     k: int,
 ) -> dict[str, SystemValues]:
     """Popularity and item-kNN, fitted on training events and applied to whole histories; k items
-    are ranked. The numbers of their items are popularity ranks."""
+    are ranked."""
     ids = examples.bundle.items.ids
     active_ids = [ids[index] for index in examples.bundle.active.tolist()]
     catalog = Catalog.of(active_ids, [user.items for user in events])
@@ -76,6 +78,9 @@ def baseline_values(
     sequences = [catalog.index_of(user.items) for user in events]
     similarity = item_similarity(sequences, len(catalog), knn)
     exclude_seen = examples.exclude_seen
+    position_of = {item: position for position, item in enumerate(active_ids)}
+    # popularity rank -> position in SID order; the last entry is that of rank -1
+    positions = np.array([*(position_of[item] for item in catalog.ids), -1], dtype=np.int64)
     ranked = {
         "popularity": popularity(histories, len(catalog), k, exclude_seen=exclude_seen),
         "item-knn": item_knn(similarity, histories, k, settings=knn, exclude_seen=exclude_seen),
@@ -84,7 +89,7 @@ def baseline_values(
         system: SystemValues(
             metric_names(ks),
             metric_values(find_targets(items, targets), ks),
-            items[:, :COVERED],
+            positions[items[:, :COVERED]],
         )
         for system, items in ranked.items()
     }

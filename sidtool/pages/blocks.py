@@ -16,6 +16,21 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A cell of a table that stands out, like a correct recommendation."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A numbered list with a line above."""
+
+    caption: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Table:
     """A table; the first cell of a row is its header."""
 
@@ -105,7 +120,15 @@ class Tree:
     nodes: tuple[Node, ...]
 
 
-Block = Text | Table | LineChart | IntervalChart | Scatter | Tree
+@dataclass(frozen=True)
+class Details:
+    """A part that opens, and the line that opens it."""
+
+    summary: str
+    blocks: tuple[Text | Listing | Table, ...]
+
+
+Block = Text | Listing | Table | LineChart | IntervalChart | Scatter | Tree | Details
 
 
 @dataclass(frozen=True)

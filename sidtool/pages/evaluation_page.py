@@ -1,16 +1,18 @@
 """The page of one evaluation, or of several side by side."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.bundle.manifest import flat_record
 from sidtool.checkpoint.files import MAX_JSON
 from sidtool.documents import parse_json
 from sidtool.errors import DataError
+from sidtool.evaluation.bootstrap import Interval
 from sidtool.evaluation.metrics import KINDS
 from sidtool.evaluation.results import StoredEvaluation
 from sidtool.evaluation.slices import SLICES
-from sidtool.evaluation.system_values import Averages, Metrics
+from sidtool.evaluation.system_values import Metrics
 from sidtool.pages.blocks import (
     Block,
     Estimate,
@@ -22,6 +24,7 @@ from sidtool.pages.blocks import (
     Table,
     Text,
 )
+from sidtool.pages.sample_users import Titles, sample_blocks
 
 NEAR = 10
 """The cut-off that charts of one metric show: the given one nearest to it."""
@@ -29,6 +32,29 @@ SPELLED = {"hr": "Hit rate", "ndcg": "NDCG", "mrr": "MRR"}
 
 Evaluations = Mapping[str, StoredEvaluation]
 """Evaluation by name."""
+
+
+@dataclass(frozen=True)
+class System:
+    """The metrics of a model or a baseline."""
+
+    metrics: Metrics
+    intervals: Mapping[str, Interval]
+    """95% intervals by metric; of the evaluations of earlier versions, baselines have none."""
+
+    def estimate(self, metric: str, label: str = "") -> Estimate:
+        """A metric with its interval."""
+        low, high = self.intervals.get(metric, (None, None))
+        return Estimate(label, self.metrics[metric], low, high)
+
+    def spelled(self, metric: str) -> str | None:
+        """A metric with its interval as a text; None if the system does not have it."""
+        if metric not in self.metrics:
+            return None
+        estimate = self.estimate(metric)
+        if estimate.low is None:
+            return f"{estimate.value:.4f}"
+        return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
 def read_evaluation(path: Path) -> StoredEvaluation:
@@ -62,8 +88,8 @@ def _cut_offs(evaluation: StoredEvaluation) -> tuple[int, ...]:
     return tuple(cut_offs)
 
 
-def evaluation_page(evaluations: Evaluations) -> Page:
-    """The page of evaluations by name."""
+def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> Page:
+    """The page of evaluations by name; item titles come before those that these have."""
     first = next(iter(evaluations.values()))
     nearest = min(_cut_offs(first), key=lambda k: abs(k - NEAR))
     systems = _systems(evaluations)
@@ -78,6 +104,9 @@ def evaluation_page(evaluations: Evaluations) -> Page:
     if survival:
         sections.append(Section("Survival of prefixes in the beam", survival))
     sections.append(Section("Coverage", (_coverage(evaluations),)))
+    samples = tuple(sample_blocks(evaluations, titles))
+    if samples:
+        sections.append(Section("Users and their recommendations", samples))
     names = ", ".join(evaluations)
     summary = (
         f"{first.n:,} held-out examples over the full catalog; intervals are 95% by bootstrap."
@@ -100,40 +129,36 @@ def _overview(evaluations: Evaluations) -> Iterator[Block]:
         )
 
 
-def _systems(evaluations: Evaluations) -> dict[str, tuple[Metrics, Averages | None]]:
-    """Name -> metrics, and the evaluation with their intervals; each distinct baseline once."""
-    systems: dict[str, tuple[Metrics, Averages | None]] = {
-        name: (each.metrics, each) for name, each in evaluations.items()
+def _systems(evaluations: Evaluations) -> dict[str, System]:
+    """The models by the names of their evaluations, and each distinct system beside them once."""
+    systems = {
+        name: System(each.metrics, each.confidence_interval) for name, each in evaluations.items()
     }
     for name, each in evaluations.items():
-        for baseline, metrics in each.baselines.items():
-            if systems.get(baseline, (None,))[0] == metrics:
+        for beside, metrics in each.baselines.items():
+            if beside in systems and systems[beside].metrics == metrics:
                 continue
-            systems[f"{baseline} ({name})" if baseline in systems else baseline] = (metrics, None)
+            system = System(metrics, each.baseline_intervals.get(beside, {}))
+            systems[f"{beside} ({name})" if beside in systems else beside] = system
     return systems
 
 
-def _estimate(label: str, metrics: Metrics, of: Averages | None, metric: str) -> Estimate:
-    low, high = (None, None) if of is None else of.confidence_interval.get(metric, (None, None))
-    return Estimate(label, metrics[metric], low, high)
-
-
 def _metrics(
-    evaluations: Evaluations, systems: Mapping[str, tuple[Metrics, Averages | None]], nearest: int
+    evaluations: Evaluations, systems: Mapping[str, System], nearest: int
 ) -> Iterator[Block]:
     for kind in ("ndcg", "hr"):
         metric = f"{kind}@{nearest}"
         estimates = tuple(
-            _estimate(name, metrics, of, metric)
-            for name, (metrics, of) in systems.items()
-            if metric in metrics
+            system.estimate(metric, name)
+            for name, system in systems.items()
+            if metric in system.metrics
         )
         yield IntervalChart(f"{SPELLED[kind]} at {nearest}", metric, estimates)
     for kind in KINDS:
         yield _curves(kind, systems)
-    names = dict.fromkeys(name for metrics, _ in systems.values() for name in metrics)
+    names = dict.fromkeys(name for system in systems.values() for name in system.metrics)
     rows = tuple(
-        (name, *(_with_interval(metrics, of, name) for metrics, of in systems.values()))
+        (name, *(system.spelled(name) for system in systems.values()))
         for name in names
         if not name.startswith("survival@")
     )
@@ -143,25 +168,16 @@ def _metrics(
             yield _differences(name, each, nearest)
 
 
-def _curves(kind: str, systems: Mapping[str, tuple[Metrics, Averages | None]]) -> LineChart:
+def _curves(kind: str, systems: Mapping[str, System]) -> LineChart:
     series = []
-    for name, (metrics, _) in systems.items():
+    for name, system in systems.items():
         points = tuple(
             (float(metric.partition("@")[2]), value)
-            for metric, value in metrics.items()
+            for metric, value in system.metrics.items()
             if metric.partition("@")[0] == kind
         )
         series.append(Series(name, points))
     return LineChart(f"{SPELLED[kind]} by cut-off", "cut-off", SPELLED[kind], tuple(series))
-
-
-def _with_interval(metrics: Metrics, of: Averages | None, name: str) -> str | None:
-    if name not in metrics:
-        return None
-    estimate = _estimate(name, metrics, of, name)
-    if estimate.low is None:
-        return f"{estimate.value:.4f}"
-    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
 def _differences(name: str, evaluation: StoredEvaluation, nearest: int) -> Table:
@@ -184,7 +200,8 @@ def _slices(evaluations: Evaluations, metric: str) -> Iterator[Block]:
             if group is None or not group.n or metric not in group.metrics:
                 continue
             label = slice_name if len(evaluations) == 1 else f"{slice_name}, {name}"
-            estimates.append(_estimate(label, group.metrics, group, metric))
+            model = System(group.metrics, group.confidence_interval)
+            estimates.append(model.estimate(metric, label))
             first, last = group.events
             events = f"{first}–{last}" if last is not None else f"{first} or more"
             baselines = ", ".join(
@@ -192,8 +209,7 @@ def _slices(evaluations: Evaluations, metric: str) -> Iterator[Block]:
                 for system, values in group.baselines.items()
                 if metric in values
             )
-            value = _with_interval(group.metrics, group, metric)
-            rows.append((label, events, group.n, value, baselines))
+            rows.append((label, events, group.n, model.spelled(metric), baselines))
     yield IntervalChart(f"{metric} by slice", metric, tuple(estimates))
     columns = ("slice", "training events", "examples", metric, "systems beside")
     yield Table(f"{metric} by slice, with the systems beside", columns, tuple(rows))

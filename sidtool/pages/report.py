@@ -33,26 +33,45 @@ def report(
     """Write the HTML page of a bundle, a model folder that `train` wrote, or the JSON of
     `evaluate --json`; of several of one kind, a page that compares them.
 
-    `field` is a column of the catalog `items`, for the purity of prefixes; the seed draws the items
-    that are shown of a large bundle. Raises UsageError for artifacts of different kinds,
+    `items` is a catalog: its titles name the items of an evaluation, and its column `field` is
+    compared with the prefixes of a bundle. The seed draws the items that are shown of a large
+    bundle. Raises UsageError for artifacts of different kinds,
     DataError for one that cannot be read, MissingPackageError without Jinja2."""
     paths = [what] if isinstance(what, str | Path) else list(what)
     refuse_existing(Path(out), force, HTML_FILE)
     require("report")
-    if (items is None) != (field is None):
-        raise UsageError("--items and --field belong together", hint="give both or neither")
     kind = _common_kind(paths)
-    if field is not None and kind != "bundle":
-        raise UsageError(f"--field applies to bundles, and {paths[0]} is the kind: {kind}")
+    _check_catalog_options(kind, paths[0], items, field)
     names = _names(paths)
     if kind == "evaluation":
-        page = evaluation_page({name: read_evaluation(Path(path)) for name, path in names.items()})
+        evaluations = {name: read_evaluation(Path(path)) for name, path in names.items()}
+        page = evaluation_page(evaluations, None if items is None else _titles(items, id_column))
     elif kind == "training output":
         page = training_page({name: read_training(Path(path)) for name, path in names.items()})
     else:
         page = _bundle_page(names, items, field, id_column, seed)
     with new_file(Path(out), force=force) as path:
         path.write_text(render(page), encoding="utf-8")
+
+
+def _titles(items: str | Path, id_column: str | None) -> dict[str, str]:
+    """Item id -> title, of a catalog."""
+    catalog = read_items(items, id_column=id_column)
+    return dict(zip(catalog.ids, catalog.titles, strict=True))
+
+
+def _check_catalog_options(
+    kind: Kind, path: str | Path, items: str | Path | None, field: str | None
+) -> None:
+    """Raise UsageError if the catalog or its column would not be used."""
+    if kind == "training output" and items is not None:
+        raise UsageError(f"--items does not apply to a training output like {path}")
+    if kind != "bundle" and field is not None:
+        raise UsageError(f"--field applies to bundles, and {path} is the kind: {kind}")
+    if kind == "bundle" and (items is None) != (field is None):
+        raise UsageError(
+            "--items and --field belong together for a bundle", hint="give both or neither"
+        )
 
 
 def _bundle_page(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from sidtool.errors import DataError, UsageError
 from sidtool.splits.record import Cuts, Protocol, SplitCounts, SplitManifest, SplitReference
 from sidtool.splits.windows import Window, positions, read_windows
 
+T = TypeVar("T")
 Event = tuple[str, str, int]
 """User, item, position."""
 MIN_LENGTH = 3
@@ -139,7 +141,7 @@ class Split:
         )
 
 
-def evenly_spaced(examples: Sequence[Example], count: int | None) -> Sequence[Example]:
+def evenly_spaced(examples: Sequence[T], count: int | None) -> Sequence[T]:
     """`count` of the examples, evenly spread, as the first users of a file may be the oldest; all
     if there are no more or `count` is None."""
     if count is None or count >= len(examples):

@@ -47,6 +47,44 @@ def test_the_page_of_an_evaluation(evaluation: Path, tmp_path: Path) -> None:
     assert f"{stored['metrics']['hr@10']:.4f} [{low:.4f}, {high:.4f}]" in text
     for name in (*stored["baselines"], "Prefixes that survive", "by slice"):
         assert name in text
+    low, high = stored["baseline_intervals"]["item-knn"]["hr@10"]
+    assert f"{stored['baselines']['item-knn']['hr@10']:.4f} [{low:.4f}, {high:.4f}]" in text
+
+
+def test_twenty_users_are_shown_with_titles(road: Road, evaluation: Path, tmp_path: Path) -> None:
+    stored = json.loads(evaluation.read_text())
+    samples = stored["samples"]
+    assert len(samples) == 20
+    text = page(tmp_path / "page.html", evaluation).text
+    titles = {item["item_id"]: item["title"] for item in map(json.loads, road.items.open())}
+    for sample in samples:
+        shown = [sample["target"], *sample["history"], *sample["recommended"]["item-knn"]]
+        for item in shown:
+            assert f"{titles[item]} ({item})" in text
+        hits = [items for items in sample["recommended"].values() if sample["target"] in items]
+        assert text.count(f"User {sample['user']}, then {titles[sample['target']]}") == 1
+        assert len(sample["recommended"]) == 3
+        assert all(len(items) == 10 for items in hits)
+    n_hits = sum(
+        sample["target"] in items for sample in samples for items in sample["recommended"].values()
+    )
+    assert text.count("✓") == n_hits > 0
+    catalog = tmp_path / "catalog.csv"
+    catalog.write_text(f"item_id,title\n{samples[0]['target']},another title\n")
+    assert "another title" in page(tmp_path / "b.html", evaluation, "--items", catalog).text
+
+
+def test_an_evaluation_without_samples_has_no_users(road: Road, tmp_path: Path) -> None:
+    path = tmp_path / "few.json"
+    few = ("--json", "--samples", 0, "--limit", 5)
+    path.write_text(done("evaluate", road.tuned, road.split, *few).out, encoding="utf-8")
+    stored = json.loads(path.read_text())
+    assert (stored["samples"], stored["titles"]) == ([], {})
+    # files of earlier versions have neither
+    for name in ("samples", "titles", "baseline_intervals"):
+        del stored[name]
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    assert "Users and their" not in page(tmp_path / "page.html", path).text
 
 
 def test_evaluations_side_by_side(evaluation: Path, tmp_path: Path) -> None:
@@ -58,6 +96,8 @@ def test_evaluations_side_by_side(evaluation: Path, tmp_path: Path) -> None:
     assert "their numbers do not compare" in text
     # the baselines are the same, so they are shown once
     assert "popularity (other.json)" not in text
+    # and so are the users
+    assert text.count("Recommendations for user u0") == 1
 
 
 @pytest.mark.parametrize(
@@ -101,6 +141,7 @@ def test_wrong_words_are_usage_errors(road: Road, evaluation: Path, tmp_path: Pa
     assert "is the kind: bundle, and" in refused(2, "report", road.bundle, evaluation, *out)
     assert "is given twice" in refused(2, "report", road.bundle, road.bundle, *out)
     assert "--items and --field" in refused(2, "report", road.bundle, *field[:2], *out)
+    assert "--items does not apply" in refused(2, "report", road.tuned, *field[:2], *out)
     assert "--field applies to bundles" in refused(2, "report", evaluation, *field, *out)
     assert "an HTML page is written" in refused(2, "report", road.bundle, "-o", tmp_path / "a.csv")
     refused(1, "report", tmp_path / "nothing.zarr", *out)

@@ -1,7 +1,7 @@
 """Where the shapes of charts are."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.pages import drawing
@@ -40,6 +40,7 @@ def test_a_plane_has_one_scale() -> None:
     assert right[1] - corner[1] == pytest.approx((right[0] - origin[0]) / 4)
 
 
+@settings(deadline=None)
 @given(st.lists(NUMBERS, max_size=5))
 def test_an_axis_contains_every_value_and_few_ticks(values: list[float]) -> None:
     axis = drawing.axis(values, 0, 100)

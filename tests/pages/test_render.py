@@ -12,9 +12,12 @@ from sidtool.build.explain import Example, Term
 from sidtool.errors import MissingPackageError
 from sidtool.pages.blocks import (
     CommonValue,
+    Details,
     Estimate,
     IntervalChart,
     LineChart,
+    Listing,
+    Mark,
     Node,
     Page,
     Scatter,
@@ -46,7 +49,9 @@ def page_of(text: str) -> Page:
     )
     blocks = (
         Text(text),
-        Table(text, (text, text), ((text, text), (text, 1.5))),
+        Listing(text, (text, text)),
+        Table(text, (text, text), ((text, Mark(text)), (text, 1.5))),
+        Details(text, (Text(text), Table(text, (text,), ((text,),)))),
         LineChart(text, text, text, (series, series)),
         IntervalChart(text, text, (Estimate(text, 1.0, 0.5, 1.5), Estimate(text, 2.0))),
         Scatter(text, (series, series)),
@@ -87,8 +92,8 @@ def test_a_page_has_landmarks_headings_and_captions() -> None:
     page = parsed(render(page_of("title")))
     for tag in ("header", "nav", "main", "footer", "h1", "h2"):
         assert page.count(tag) == 1, tag
-    # one table, and the numbers of each of the three charts
-    assert page.count("table") == page.count("caption") == 4
+    # one table, one in a part that opens, and the numbers of each of the three charts
+    assert page.count("table") == page.count("caption") == 5
     assert all(attributes["aria-label"] for tag, attributes in page.tags if "viewbox" in attributes)
 
 

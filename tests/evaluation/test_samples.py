@@ -1,0 +1,84 @@
+"""The examples that are stored with an evaluation."""
+
+import json
+
+import numpy as np
+
+from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples, evaluate_rankings
+from sidtool.evaluation.ranking import IndexedExamples, first_items
+from sidtool.evaluation.results import StoredEvaluation
+from sidtool.evaluation.samples import HISTORY, positions_in, sample_examples
+from sidtool.splits.split import Example, UserSequence
+from tests.evaluation.shop import random_leaves, shop, visits
+from tests.loaded import loaded_model
+
+
+def test_samples_are_spread_and_end_with_the_first_items() -> None:
+    bundle = shop(shared=True)
+    events, examples = visits()
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    leaves = random_leaves(bundle, len(examples), 50)
+    result = evaluate_rankings(indexed, leaves, events, EvaluationOptions(samples=7))
+    assert [sample.user for sample in result.samples] == [f"u{30 * n // 7}" for n in range(7)]
+    ids = [bundle.items.ids[row] for row in bundle.active.tolist()]
+    expected = first_items(indexed, leaves, 10)
+    for sample in result.samples:
+        row = int(sample.user[1:])
+        assert (sample.history, sample.target) == (examples[row].history, examples[row].item)
+        assert sample.recommended["model"] == tuple(ids[at] for at in expected[row].tolist())
+    stored = StoredEvaluation.from_json(json.loads(json.dumps(result.to_json())))
+    assert (stored.samples, stored.titles) == (result.samples, result.titles)
+    assert stored.baseline_intervals == result.baseline_intervals
+    shown = {item for sample in result.samples for item in (*sample.history, sample.target)}
+    assert shown <= result.titles.keys()
+
+
+def test_the_baselines_recommend_items_of_the_catalog() -> None:
+    bundle = shop(shared=False)
+    events = [UserSequence("u", ("i1", "i2", "i2"), (0, 1, 2))]
+    examples = [Example("u", ("i1",), "i9", 3)]
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=True)
+    result = evaluate_rankings(indexed, random_leaves(bundle, 1, 50), events)
+    (sample,) = result.samples
+    # the one item that was seen is left out; items without events rank by id
+    assert sample.recommended["popularity"][:3] == ("i2", "i0", "i10")
+    assert sample.recommended["item-knn"][0] == "i2"
+    low, high = result.baseline_intervals["popularity"]["hr@10"]
+    assert low == high == result.baselines["popularity"]["hr@10"]
+
+
+def test_long_histories_are_cut_and_unknown_items_stay() -> None:
+    bundle = shop(shared=False)
+    history = ("nowhere", *(f"i{n}" for n in range(HISTORY)))
+    indexed = IndexedExamples.of(
+        bundle,
+        [Example("u", history, "gone", 21), Example("v", ("gone",), "i1", 1)],
+        exclude_seen=False,
+    )
+    short, other = sample_examples(indexed, {"model": np.array([[0, -1], [-1, -1]])}, 20)
+    assert (short.earlier, short.history, short.target) == (1, history[1:], "gone")
+    assert short.recommended == {"model": (bundle.items.ids[bundle.active[0]],)}
+    assert (other.history, other.recommended) == (("gone",), {"model": ()})
+
+
+def test_positions_of_another_bundle_are_those_of_the_same_items() -> None:
+    one, other = shop(shared=False, retired=["i3"]), shop(shared=True, retired=["i3"])
+    positions = np.array([[*range(39)], [*range(38), -1]])
+    there = positions_in(one, other, positions)
+    assert there[1, -1] == -1
+    ids = [
+        [bundle.items.ids[row] for row in bundle.active[of]]
+        for bundle, of in ((one, positions[0]), (other, there[0]))
+    ]
+    assert ids[0] == ids[1]
+
+
+def test_another_model_is_shown_by_the_items_of_the_first() -> None:
+    bundle = shop(shared=False)
+    _, examples = visits(users=4)
+    options = EvaluationOptions(ks=(5, 10), num_beams=10)
+    other = loaded_model(shop(shared=True))
+    result = evaluate_examples(loaded_model(bundle), examples, None, options, against=other)
+    alone = evaluate_examples(other, examples, None, options)
+    for sample, expected in zip(result.samples, alone.samples, strict=True):
+        assert sample.recommended["other model"] == expected.recommended["model"]
