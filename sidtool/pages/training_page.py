@@ -12,7 +12,7 @@ from sidtool.documents import parse_json
 from sidtool.errors import DataError
 from sidtool.json_record import is_number
 from sidtool.pages.blocks import Block, LineChart, Page, Section, Series, Table, Text, thinned
-from sidtool.training.training_run import HISTORY_FILE
+from sidtool.training.training_run import HISTORY_FILE, MACHINE_FILE
 
 POINTS = 500
 """Points of a curve that are drawn."""
@@ -35,6 +35,8 @@ class Training:
     contract: Contract
     history: tuple[Entry, ...]
     """Empty if the folder has none."""
+    machine: tuple[Entry, ...]
+    """Time and memory by step; empty if the folder has none."""
 
 
 def read_training(folder: Path) -> Training:
@@ -42,16 +44,20 @@ def read_training(folder: Path) -> Training:
 
     Raises DataError if its history is malformed, and as `read_contract`."""
     contract = read_contract(folder)
-    path = folder / HISTORY_FILE
+    return Training(contract, _entries(folder / HISTORY_FILE), _entries(folder / MACHINE_FILE))
+
+
+def _entries(path: Path) -> tuple[Entry, ...]:
+    """The entries of a file, none if there is no file."""
     if not path.is_file():
-        return Training(contract, ())
+        return ()
     entries = []
     try:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             entries.append(_entry(line, path, number))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    return Training(contract, tuple(entries))
+    return tuple(entries)
 
 
 def _entry(line: str, path: Path, number: int) -> Entry:
@@ -67,11 +73,15 @@ def _entry(line: str, path: Path, number: int) -> Entry:
 def training_page(trainings: Mapping[str, Training]) -> Page:
     """The page of trainings by name."""
     sections = [Section("Overview", (_overview(trainings),))]
-    curves = tuple(_curves(trainings))
+    curves = tuple(_curves({name: each.history for name, each in trainings.items()}))
     sections.append(Section("Validation", tuple(_validations(trainings, curves))))
     others = tuple(each for each in curves if not each.y_label.startswith(VALIDATION))
     if others:
         sections.append(Section("Training curves", others))
+    machine = tuple(_curves({name: each.machine for name, each in trainings.items()}))
+    if machine:
+        explanation = Text("Of the first process: seconds in training, and its memory in GiB.")
+        sections.append(Section("Time and memory", (explanation, *machine)))
     sections.append(Section("Settings", tuple(_settings(trainings))))
     sections.append(Section("Lineage", tuple(_lineage(trainings))))
     names = ", ".join(trainings)
@@ -96,6 +106,7 @@ def _overview(trainings: Mapping[str, Training]) -> Table:
             "steps": _last(training, "step"),
             "epochs": _last(training, "epoch"),
             "tokens": _last(training, "tokens"),
+            "seconds": training.machine[-1].get("seconds") if training.machine else None,
             "best validation": f"{best.metric} {best.value:.4f} at step {best.step}"
             if best
             else None,
@@ -112,9 +123,9 @@ def _last(training: Training, figure: str) -> float | int | None:
     return int(values[-1]) if values[-1].is_integer() else values[-1]
 
 
-def _curves(trainings: Mapping[str, Training]) -> Iterator[LineChart]:
-    """One chart for each figure of the histories, with a line per training."""
-    entries = [entry for training in trainings.values() for entry in training.history]
+def _curves(histories: Mapping[str, tuple[Entry, ...]]) -> Iterator[LineChart]:
+    """One chart for each figure of histories by name, with a line for each."""
+    entries = [entry for history in histories.values() for entry in history]
     figures = dict.fromkeys(key for entry in entries for key in entry if key not in UNITS)
     order = [
         *(key for key in FIRST if key in figures),
@@ -122,10 +133,8 @@ def _curves(trainings: Mapping[str, Training]) -> Iterator[LineChart]:
     ]
     for figure in order:
         series = []
-        for name, training in trainings.items():
-            points = tuple(
-                (entry["step"], entry[figure]) for entry in training.history if figure in entry
-            )
+        for name, history in histories.items():
+            points = tuple((entry["step"], entry[figure]) for entry in history if figure in entry)
             if points:
                 series.append(Series(name, thinned(points, POINTS)))
         yield LineChart(f"{figure} by step", "step", figure, tuple(series), zero=False)

@@ -10,7 +10,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sidtool.recommendation.query import Progress
-from sidtool.training.training_run import HISTORY_FILE, Log
+from sidtool.training.training_run import HISTORY_FILE, MACHINE_FILE, Log
+from sidtool.training.watched import MACHINE_FIGURES
 
 LOGS_FOLDER = "runs"
 """Where TensorBoard's writer puts its files."""
@@ -20,14 +21,21 @@ _OF_THE_CALL = "train_runtime"
 
 
 def write_history(entries: Iterable[Mapping[str, Any]], folder: Path) -> None:
-    """Write the log lines of a run, one JSON object each, without what depends on the machine's
-    speed: the same run gives the same file, however often it was resumed."""
-    lines = []
+    """Write the log lines of a run, one JSON object each: to one file what the same run repeats,
+    however often it was resumed, and to another what depends on the machine."""
+    lines: dict[str, list[str]] = {HISTORY_FILE: [], MACHINE_FILE: []}
     for entry in entries:
-        if _OF_THE_CALL not in entry:
-            # one that was in a checkpoint has its keys in another order
-            lines.append(json.dumps({"step": entry["step"], **dict(sorted(entry.items()))}))
-    (folder / HISTORY_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        if _OF_THE_CALL in entry:
+            continue
+        # one that was in a checkpoint has its keys in another order
+        figures = sorted(entry.keys() - {"step"})
+        measured = {name: entry[name] for name in figures if name in MACHINE_FIGURES}
+        repeated = {name: entry[name] for name in figures if name not in MACHINE_FIGURES}
+        lines[HISTORY_FILE].append(json.dumps({"step": entry["step"], **repeated}))
+        if measured:
+            lines[MACHINE_FILE].append(json.dumps({"step": entry["step"], **measured}))
+    for name, of_file in lines.items():
+        (folder / name).write_text("".join(f"{line}\n" for line in of_file), encoding="utf-8")
 
 
 def keep_logs(work: Path, folder: Path) -> None:

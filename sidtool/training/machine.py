@@ -35,6 +35,17 @@ def peak_rss_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
+def resident_gib() -> float:
+    """The resident memory of this process in GiB; where the system does not say, its peak."""
+    import resource
+
+    try:
+        n_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return peak_rss_gib()
+    return n_pages * resource.getpagesize() / (1 << 30)
+
+
 def peak_cuda_gib() -> float | None:
     """The peak memory on the GPU in GiB; None without a GPU."""
     import torch

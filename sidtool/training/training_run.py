@@ -25,6 +25,8 @@ from sidtool.training.training_memory import TrainingMemory
 
 HISTORY_FILE = "training.jsonl"
 """The log lines and validations of a run, in its output."""
+MACHINE_FILE = "machine.jsonl"
+"""Time and memory at each log line, which another machine would not repeat."""
 
 Log = Callable[[dict[str, float]], None]
 """Called with each log line and each validation."""

@@ -14,9 +14,13 @@ from transformers import Trainer, TrainerState
 from sidtool.contract.stage_record import Selection
 from sidtool.documents import parse_json
 from sidtool.json_record import JsonRecord
+from sidtool.training.machine import peak_cuda_gib, resident_gib
 
 TOTALS_FILE = "totals.json"
 """The counts of a run, in each checkpoint."""
+MACHINE_FIGURES = ("seconds", "memory_gib", "gpu_memory_gib")
+"""Figures of a log line that another machine would not repeat: the time in training, the resident
+memory, and the peak memory on the GPU."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,13 @@ class Totals(JsonRecord):
         """Write the totals into a checkpoint."""
         checkpoint.mkdir(parents=True, exist_ok=True)
         (checkpoint / TOTALS_FILE).write_text(json.dumps(self.to_json()), encoding="utf-8")
+
+
+def _measured(seconds: float) -> dict[str, float]:
+    """The MACHINE_FIGURES, those of a GPU only if there is one."""
+    memory = {"memory_gib": resident_gib(), "gpu_memory_gib": peak_cuda_gib()}
+    figures = {"seconds": seconds, **memory}
+    return {name: round(value, 3) for name, value in figures.items() if value is not None}
 
 
 class WatchedTrainer(Trainer):
@@ -98,13 +109,14 @@ class WatchedTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the mean loss since the last log line, also where a checkpoint lies in between, and
-        the tokens of the whole run."""
+        """Log the mean loss since the last log line, also where a checkpoint lies in between; the
+        tokens and seconds of the whole run; and the memory of the first process."""
         if "loss" in logs:
             totals = self.totals()
             steps = max(1, self.state.global_step - totals.logged_step)
             logs = {**logs, "loss": (totals.loss - totals.logged_loss) / steps}
             logs["tokens"] = totals.seen[0]
+            logs |= _measured(totals.seconds)
             self._logged = (totals.loss, self.state.global_step)
         super().log(logs, start_time)
 

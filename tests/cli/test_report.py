@@ -36,6 +36,7 @@ def test_the_page_of_a_training(road: Road, tmp_path: Path) -> None:
     last = json.loads((road.tuned / "training.jsonl").read_text().splitlines()[-1])
     for figure in last.keys() - {"step", "epoch"}:
         assert f"{figure} by step" in text
+    assert "memory_gib by step" in text
     assert "options.softmax_over" in text
     assert "Stages of tuned" in text
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,7 @@ from sidtool.training.checkpoints import last_checkpoint
 from sidtool.training.history import ProgressCallback, keep_logs
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
-from sidtool.training.training_run import HISTORY_FILE
+from sidtool.training.training_run import HISTORY_FILE, MACHINE_FILE
 from tests.models import ARCHITECTURES, tiny_model
 
 Make = Callable[..., Path]
@@ -71,7 +72,7 @@ def test_training_lowers_the_loss_and_writes_a_complete_model(
     assert steps[-1] == (summary.steps,) * 2
     assert summary.packed
     names = {path.name for path in (tmp_path / "tuned").iterdir()}
-    assert names == {path.name for path in base.iterdir()} | {HISTORY_FILE}
+    assert names == {path.name for path in base.iterdir()} | {HISTORY_FILE, MACHINE_FILE}
     assert not list(tmp_path.glob("*.partial"))
     contract = read_contract(tmp_path / "tuned")
     assert [record.stage for record in contract.stages] == ["extend", "full"]
@@ -511,6 +512,12 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     logged = [entry for entry in entries if "loss" in entry]
     assert [entry["step"] for entry in logged][-1] == whole.steps
     assert logged[-1]["tokens"] == whole.tokens
+    machine = (tmp_path / "killed" / MACHINE_FILE).read_text().splitlines()
+    measured = [json.loads(line) for line in machine]
+    assert [entry["step"] for entry in measured] == [entry["step"] for entry in logged]
+    assert all(entry["memory_gib"] > 0 for entry in measured)
+    # the seconds are those of all calls, so they go on where the one before was killed
+    assert all(one["seconds"] <= two["seconds"] for one, two in pairwise(measured))
     steps = np.diff([0, *(entry["step"] for entry in logged)])
     mean = np.average([entry["loss"] for entry in logged], weights=steps)
     assert mean == pytest.approx(whole.loss)
