@@ -31,8 +31,8 @@ from sidtool.data.items import Items
 from sidtool.memory.build import build_memory
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.scratch import MIN_VOCABULARY, train_tokenizer
 from sidtool.objective.batches import IGNORED, PackedCollator
+from sidtool.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.training_examples import SftOptions
 from sidtool.sid import SidSpace

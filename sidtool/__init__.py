@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from sidtool.model.load import load_model_folder as load_model_folder
     from sidtool.model.merge import merge as merge
     from sidtool.model.rebind import rebind as rebind
-    from sidtool.model.scratch import init_model as init_model
     from sidtool.pages.report import report as report
+    from sidtool.presets.init_model import init_model as init_model
     from sidtool.recommendation.recommend import recommend as recommend
     from sidtool.recommendation.recommend_options import RecommendOptions as RecommendOptions
     from sidtool.recommendation.requests import Request as Request
@@ -116,7 +116,7 @@ _MODULES = {
     "export_map": "interop.convert",
     "extend_model": "model.extend",
     "import_map": "interop.convert",
-    "init_model": "model.scratch",
+    "init_model": "presets.init_model",
     "list_settings": "setting_list",
     "load_model_folder": "model.load",
     "log": "registry.log",

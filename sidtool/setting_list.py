@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from sidtool.errors import UsageError
 from sidtool.extras import require
 from sidtool.json_record import JsonRecord
-from sidtool.model.scratch import Preset, preset_fields
+from sidtool.presets.shapes import Preset, preset_fields
 from sidtool.quantize import METHODS, OPTION_MEANINGS, option_defaults, option_types
 from sidtool.quantize.fusion import FusionOptions
 from sidtool.reinforcement import settings as reinforcement

@@ -1,14 +1,22 @@
-"""Tiny causal language models of each supported architecture and a tokenizer, made in process, with
-weights large enough that logits differ clearly."""
+"""Tiny language models of each supported architecture, causal and encoder-decoder, and a tokenizer,
+made in process, with weights large enough that logits differ clearly."""
 
 from functools import cache
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedTokenizerFast,
+)
+
+from sidtool.model.structure import vocabulary_layers
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "gpt_neox")
+ENCODER_DECODERS = ("t5", "mt5", "umt5", "bart")
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<|im_start|>", "<|im_end|>")
 
@@ -78,10 +86,50 @@ def tiny_model(
     return model.eval()
 
 
+def tiny_encoder_decoder(
+    architecture: str, *, vocab_size: int, tied: bool = True, seed: int = 0, **overrides: Any
+) -> Any:
+    """A random encoder-decoder: width 32, 2 + 2 layers, fp32, in eval mode.
+
+    The head of a tied T5 or UMT5 is scaled, all of the T5 family have relative positions, whose
+    buckets a test's prompt fills; BART has absolute ones, and a bias of its logits. An untied BART
+    also has separate embeddings in encoder and decoder."""
+    shape: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "d_model": 32,
+        "tie_word_embeddings": tied,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
+        "decoder_start_token_id": PAD,
+    }
+    if architecture == "bart":
+        heads = {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
+        layers = {f"{part}_layers": 2 for part in ("encoder", "decoder")}
+        widths = {f"{part}_ffn_dim": 48 for part in ("encoder", "decoder")}
+        own = {**heads, **layers, **widths, "max_position_embeddings": 512, "dropout": 0.0}
+        own |= {"decoder_start_token_id": EOS, "scale_embedding": True}
+    else:
+        own = {"num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 48, "dropout_rate": 0.0}
+        own |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 16}
+    config = AutoConfig.for_model(architecture, **{**shape, **own, **overrides})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
+        if not tied:
+            # the configurations of the T5 family cannot say so: their checkpoints do
+            head = model.get_output_embeddings()
+            head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        _scale_up(model)
+        if architecture == "bart":
+            model.final_logits_bias.normal_(std=0.5)
+    return model.eval()
+
+
 def _scale_up(model: Any) -> None:
     """Draw every matrix and bias anew, large enough that both attention and logits are far from
     uniform."""
-    embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    embeddings = {id(layer.weight) for layer in vocabulary_layers(model)}
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2:
             spread = 0.4 if id(parameter) in embeddings else 1.5 * parameter.shape[-1] ** -0.5

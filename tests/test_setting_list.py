@@ -6,7 +6,7 @@ import json
 import pytest
 import trl
 
-from sidtool.model.scratch import model_shape
+from sidtool.presets.shapes import model_shape
 from sidtool.quantize import METHODS, option_types
 from sidtool.quantize.fusion import FusionOptions
 from sidtool.setting_list import (

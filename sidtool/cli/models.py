@@ -8,9 +8,9 @@ import typer
 
 from sidtool.model.embedding_init import DEFAULT_INIT, Init
 from sidtool.model.pretrained import Dtype
-from sidtool.model.scratch import Preset
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
+from sidtool.presets.shapes import Preset
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_setting
 from sidtool.terminal.console import next_step, say, say_json, say_plan
@@ -54,8 +54,8 @@ def init_model(
 ) -> None:
     """Create an untrained model and its tokenizer, for training from scratch."""
     from sidtool.build.build_options import CatalogOptions
-    from sidtool.model.scratch import init_model as init
-    from sidtool.model.scratch import model_shape
+    from sidtool.presets.init_model import init_model as init
+    from sidtool.presets.shapes import model_shape
 
     catalog = _read_catalog(items, bundle, CatalogOptions(id_column, title_column, text_template))
     overrides = assignments(set_)
@@ -101,7 +101,10 @@ def _read_catalog(items: Path, bundle: str | None, columns: "CatalogOptions") ->
 
 def extend_model(
     model: Annotated[
-        str, typer.Argument(help="Causal language model: folder, .gguf file or hf://ORG/NAME.")
+        str,
+        typer.Argument(
+            help="Causal or encoder-decoder model: folder, .gguf file or hf://ORG/NAME."
+        ),
     ],
     bundle: options.Bundle,
     out: options.Out,

@@ -40,6 +40,7 @@ _REQUIRED = {"history_prompt", "text_prompt", "normalize", "base_folder"}
 """Keys that every contract has, though a field of the record has a default."""
 
 ModelNormalize = Literal["level", "trie"]
+ModelKind = Literal["causal", "encoder-decoder"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class Contract(JsonRecord):
     """the pretrained model's other files -> SHA-256 (hex); empty in contracts before 0.3"""
     base_folder: ModelReference | None = None
     """the folder that an adapter model changes; None for a whole model"""
+    kind: ModelKind = "causal"
+    """whether one decoder reads prompt and answer, or an encoder the prompt and a decoder the
+    answer"""
     memory: MemoryBinding | None = None
     """the memory that was tuned with the model; a copy of it is in the folder"""
 
@@ -114,6 +118,9 @@ class Contract(JsonRecord):
         }
         if self.memory is None:
             del value["memory"]
+        # contracts of causal models stay as they were before there were others
+        if self.kind == "causal":
+            del value["kind"]
         return value
 
     @classmethod

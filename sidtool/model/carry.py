@@ -14,6 +14,7 @@ from sidtool.errors import UsageError
 from sidtool.model.embedding_init import DEFAULT_INIT, EmbeddingStatistics, initial_embeddings
 from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import save_pretrained
+from sidtool.model.structure import vocabulary_weights
 from sidtool.output import new_dir
 from sidtool.sid import Codes, SidSpace
 
@@ -58,13 +59,11 @@ def carry_model(
 
 
 def _carry_embeddings(model: object, start: int, old: Bundle, new: Bundle, seed: int) -> None:
-    """Replace the SID rows of the embeddings, and of an untied output head, in place."""
+    """Replace the SID rows of embeddings and output head, in place."""
     import torch
 
     old_codes, new_codes = common_codes(old, new)
-    table = model.get_input_embeddings().weight  # type: ignore[attr-defined]
-    head = model.get_output_embeddings().weight  # type: ignore[attr-defined]
-    for weight in [table] if head is table else [table, head]:
+    for weight in vocabulary_weights(model):
         rows = weight[start : start + len(new.space.tokens)].detach().numpy()  # (tokens, width)
         statistics = EmbeddingStatistics.of(rows)
         initial = initial_embeddings(new.space, new.codebook, DEFAULT_INIT, statistics, seed)

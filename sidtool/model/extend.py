@@ -1,4 +1,5 @@
-"""Add a SID vocabulary to any causal language model: tokens, embedding rows and the contract.
+"""Add a SID vocabulary to a language model, causal or encoder-decoder: tokens, embedding rows and
+the contract.
 
 The result is an ordinary model folder that other tools load, with `sid.json` and `sid.zarr` in
 addition."""
@@ -27,6 +28,14 @@ from sidtool.model.pretrained import (
     locate,
     save_pretrained,
     weight_digests,
+)
+from sidtool.model.structure import (
+    decoder_start_id,
+    grow_vocabulary,
+    is_encoder_decoder,
+    logits_bias,
+    model_kind,
+    vocabulary_weights,
 )
 from sidtool.model.vocabulary import add_sid_tokens, check_embedding_rows, check_token_ids
 from sidtool.output import new_dir, refuse_existing
@@ -70,6 +79,7 @@ def extend_model(
         base_revision=checkpoint.revision,
         base_weights=weight_digests(checkpoint),
         base_files=file_digests(checkpoint),
+        kind=model_kind(network.config),
         stages=(StageRecord("extend", ExtendParams(init, seed)),),
     )
     with new_dir(out, force=force) as folder:
@@ -107,7 +117,7 @@ def locate_base(
 def write_embeddings(
     network: Any, tokens: SidTokens, bundle: Bundle, init: Init, seed: int
 ) -> None:
-    """Initialize the rows of SID tokens in the embeddings and in an untied output head, in place.
+    """Initialize the rows of SID tokens in all embeddings and in an untied output head, in place.
 
     The matrices grow only if the tokens do not fit and never shrink: rows that a checkpoint has as
     padding are overwritten."""
@@ -119,19 +129,17 @@ def write_embeddings(
     if n_rows < tokens.stop:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network.resize_token_embeddings(tokens.stop, mean_resizing=False)
+            grow_vocabulary(network, tokens.stop)
     check_embedding_rows(network, tokens)
-    embeddings = network.get_input_embeddings()
-    head = network.get_output_embeddings()
-    layers = [embeddings] if head.weight is embeddings.weight else [embeddings, head]
     sid_rows = slice(tokens.start, tokens.stop)
     with torch.no_grad():
-        for layer in layers:
-            existing = EmbeddingStatistics.of(layer.weight[:n_existing].float().numpy())
+        for weight in vocabulary_weights(network):
+            existing = EmbeddingStatistics.of(weight[:n_existing].float().numpy())
             rows = initial_embeddings(tokens.space, bundle.codebook, init, existing, seed)
-            layer.weight[sid_rows] = torch.from_numpy(rows).to(layer.weight.dtype)
-        if getattr(head, "bias", None) is not None:
-            head.bias[sid_rows] = head.bias[:n_existing].mean()
+            weight[sid_rows] = torch.from_numpy(rows).to(weight.dtype)
+        bias = logits_bias(network)
+        if bias is not None:
+            bias[..., sid_rows] = bias[..., :n_existing].mean()
 
 
 def greedy_generation(network: Any, tokenizer: Any) -> Any:
@@ -146,6 +154,8 @@ def greedy_generation(network: Any, tokenizer: Any) -> Any:
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         token_id = getattr(config, name, None)
         ids[name] = token_id if token_id is not None else getattr(tokenizer, name)
+    if is_encoder_decoder(network):
+        ids["decoder_start_token_id"] = decoder_start_id(network)
     return GenerationConfig(do_sample=False, num_beams=1, **ids)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict, check_bundle
 from sidtool.contract.contract import Contract, open_bundle_copy, read_contract
-from sidtool.errors import SidtoolWarning
+from sidtool.errors import CompatibilityError, SidtoolWarning
 from sidtool.extras import require
 from sidtool.model.adapter import load_weights
 from sidtool.model.memory import MemoryOptions, WeightedMemory, choose_memory
 from sidtool.model.pretrained import Checkpoint, Dtype, check_device, load_tokenizer
+from sidtool.model.structure import model_kind
 from sidtool.model.vocabulary import check_embedding_rows, check_token_ids
 from sidtool.prompt.tokens import SidTokens
 
@@ -84,5 +85,9 @@ def load_model_folder(
     tokenizer = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
     check_token_ids(tokenizer, contract.tokens)
     model = load_weights(folder, contract, dtype=dtype, trust_remote_code=trust_remote_code)
+    if model_kind(model.config) != contract.kind:
+        raise CompatibilityError(
+            f"{folder} has {model_kind(model.config)} weights, its contract says {contract.kind}"
+        )
     check_embedding_rows(model, contract.tokens)
     return LoadedModel(model.to(device), tokenizer, contract, bundle, verdict, weighted)

@@ -24,10 +24,12 @@ from sidtool.checkpoint.finite import check_finite
 from sidtool.checkpoint.guard import check_config, check_settings, loading
 from sidtool.data.digests import file_digest
 from sidtool.errors import DataError, SidtoolWarning, UsageError
+from sidtool.model.structure import model_kind
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-PURPOSE = "as a causal language model"
+PURPOSE = "as a language model"
 
+_GGUF_ENCODER_DECODERS = ("t5", "umt5")
 _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 
 
@@ -73,19 +75,20 @@ def locate(
 def load_model(
     checkpoint: Checkpoint, *, dtype: Dtype | None = None, trust_remote_code: bool = False
 ) -> Any:
-    """Load a model on the CPU in eval mode; `dtype` defaults to the checkpoint's.
+    """Load a model on the CPU in eval mode, causal or encoder-decoder as its configuration says;
+    `dtype` defaults to the checkpoint's.
 
     A GGUF file is dequantized to an ordinary model that saves as safetensors. Raises DataError if
-    weights are missing, damaged or not finite, RefusedError if the checkpoint needs custom code."""
-    from transformers import AutoModelForCausalLM
-
+    weights are missing, damaged or not finite, or the model has no decoder, RefusedError if the
+    checkpoint needs custom code."""
     stored = _check(checkpoint, trust_remote_code)
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
     quiet = _no_progress_bars(gguf=checkpoint.gguf is not None)
-    with quiet, loading(checkpoint.folder, PURPOSE, stored):
+    with quiet, _errors_only(), loading(checkpoint.folder, PURPOSE, stored):
         if checkpoint.gguf and stored:
             _check_gguf(checkpoint.folder / checkpoint.gguf, stored)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model_class = _model_class(checkpoint, trust_remote_code)
+        model, report = model_class.from_pretrained(
             checkpoint.folder,
             dtype=dtype or "auto",
             use_safetensors=None if trust_remote_code else True,
@@ -205,7 +208,38 @@ def _check_gguf(path: Path, stored: StoredWeights) -> None:
     """Check the configuration inside of a GGUF file."""
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    check_settings(path, load_gguf_checkpoint(str(path))["config"], stored)
+    settings = load_gguf_checkpoint(str(path))["config"]
+    if settings.get("model_type") in _GGUF_ENCODER_DECODERS:
+        raise DataError(
+            f"{path} is an encoder-decoder model ({settings['model_type']}), which is read from "
+            "safetensors only, not from GGUF"
+        )
+    check_settings(path, settings, stored)
+
+
+def _model_class(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+    """The class of transformers that loads a checkpoint, by its configuration.
+
+    Raises DataError for an encoder-only model: some of them load as causal models, but attend to
+    later tokens, too."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    if checkpoint.gguf:
+        return AutoModelForCausalLM
+    config = AutoConfig.from_pretrained(
+        checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True
+    )
+    if model_kind(config) == "encoder-decoder":
+        return AutoModelForSeq2SeqLM
+    is_masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if is_masked and not getattr(config, "is_decoder", False):
+        raise DataError(
+            f"{checkpoint.folder} is an encoder-only model ({config.model_type}), which writes no "
+            "text",
+            hint="use a causal or an encoder-decoder model",
+        )
+    return AutoModelForCausalLM
 
 
 def _check_keys(folder: Path, config: Any, report: dict[str, Any]) -> None:
@@ -244,6 +278,20 @@ def _no_progress_bars(*, gguf: bool = False) -> Iterator[None]:
     finally:
         if enabled:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _errors_only() -> Iterator[None]:
+    """Disable the warnings of transformers: what is missing in a checkpoint is checked here, and
+    every T5 with an untied head gets one, since its configuration always says that it is tied."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _remove_quantization(model: Any) -> None:

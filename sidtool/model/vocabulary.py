@@ -8,6 +8,7 @@ therefore be a token (`Ġ`), so templates put none there."""
 from typing import Any
 
 from sidtool.errors import CompatibilityError
+from sidtool.model.structure import embedding_layers
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 
@@ -54,8 +55,9 @@ def check_token_ids(tokenizer: Any, tokens: SidTokens) -> None:
 
 def check_embedding_rows(model: Any, tokens: SidTokens) -> None:
     """Raise CompatibilityError unless embeddings and output head have a row for every SID token."""
-    layers = {"embedding": model.get_input_embeddings(), "output": model.get_output_embeddings()}
-    for name, layer in layers.items():
+    layers = [("embedding", layer) for layer in embedding_layers(model)]
+    layers.append(("output", model.get_output_embeddings()))
+    for name, layer in layers:
         n_rows = layer.weight.shape[0]
         if n_rows < tokens.stop:
             raise CompatibilityError(

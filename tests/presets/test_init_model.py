@@ -15,7 +15,9 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.errors import UsageError
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.scratch import MIN_VOCABULARY, Preset, init_model, train_tokenizer
+from sidtool.presets.init_model import init_model
+from sidtool.presets.shapes import Preset
+from sidtool.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
 from tests.models import SENTENCES
 
 TEXTS = (*SENTENCES, "Crème brûlée 🍮 für 3,50 €", "Nivea Nivea Nivea shampoo")
@@ -31,8 +33,11 @@ def test_every_preset_can_be_extended_and_run(preset: str, bundle: Bundle, tmp_p
     assert served.tokens.start == len(alone)
     assert served.tokenizer(list(TEXTS))["input_ids"] == alone(list(TEXTS))["input_ids"]
     ids = torch.from_numpy(served.tokens.ids(bundle.items.codes[:2]))
+    inputs = {"input_ids": ids}
+    if served.contract.kind == "encoder-decoder":
+        inputs["decoder_input_ids"] = ids
     with torch.no_grad():
-        assert torch.isfinite(served.model(ids).logits).all()
+        assert torch.isfinite(served.model(**inputs).logits).all()
     assert served.model.get_output_embeddings().weight is served.model.get_input_embeddings().weight
 
 

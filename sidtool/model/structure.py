@@ -1,0 +1,89 @@
+"""What a model is made of: its kind, and the layers with one row per token.
+
+A causal model has one embedding layer. An encoder-decoder has up to three (shared, encoder and
+decoder), which hold one weight or several; its output head is tied to them or not."""
+
+from typing import Any
+
+from sidtool.contract.contract import ModelKind
+from sidtool.errors import DataError
+
+
+def model_kind(config: Any) -> ModelKind:
+    """Whether a model of this configuration reads prompt and answer as one sequence, or the prompt
+    by an encoder and the answer by a decoder."""
+    return "encoder-decoder" if getattr(config, "is_encoder_decoder", False) else "causal"
+
+
+def is_encoder_decoder(model: Any) -> bool:
+    """Whether a model has an encoder and a decoder."""
+    return model_kind(model.config) == "encoder-decoder"
+
+
+def decoder_start_id(model: Any) -> int:
+    """The token id that a decoder reads before its answer.
+
+    Raises DataError if the model's configuration has none."""
+    for config in (model.config, model.generation_config):
+        token_id = getattr(config, "decoder_start_token_id", None)
+        if token_id is not None:
+            return int(token_id)
+    raise DataError(
+        f"{type(model).__name__} has no decoder_start_token_id in its configuration",
+        hint="add it to its config.json; for a T5 it is the pad token's id",
+    )
+
+
+def embedding_layers(model: Any) -> list[Any]:
+    """The distinct layers that look token ids up."""
+    layers = [model.get_input_embeddings()]
+    if is_encoder_decoder(model):
+        layers += [
+            part.get_input_embeddings() for part in (model.get_encoder(), model.get_decoder())
+        ]
+    return list({id(layer): layer for layer in layers}.values())
+
+
+def vocabulary_layers(model: Any) -> list[Any]:
+    """The embedding layers, then the output head."""
+    return [*embedding_layers(model), model.get_output_embeddings()]
+
+
+def vocabulary_weights(model: Any) -> list[Any]:
+    """The distinct weights (rows, width) of these layers, in their order."""
+    weights = [layer.weight for layer in vocabulary_layers(model)]
+    return list({id(weight): weight for weight in weights}.values())
+
+
+def logits_bias(model: Any) -> Any | None:
+    """What is added to the logits, (..., rows): the bias of the head, or BART's own buffer; None if
+    there is neither."""
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    return bias if bias is not None else getattr(model, "final_logits_bias", None)
+
+
+def grow_vocabulary(model: Any, n_rows: int) -> None:
+    """Give the layers `n_rows` rows, in place; new ones are random.
+
+    Layers that share a weight still do, and others still do not. (transformers' own function ties
+    the head of an untied T5, whose configuration always says that it is tied, and replaces the
+    separate embeddings of an untied BART by one.)"""
+    if not is_encoder_decoder(model):
+        model.resize_token_embeddings(n_rows, mean_resizing=False)
+        return
+    import torch
+
+    grown = {}
+    for weight in vocabulary_weights(model):
+        n_new = n_rows - len(weight)
+        noise = torch.randn(n_new, weight.shape[1]) * weight.detach().float().std()
+        values = torch.cat([weight.detach(), noise.to(weight.dtype)])
+        grown[id(weight)] = torch.nn.Parameter(values, requires_grad=weight.requires_grad)
+    for layer in vocabulary_layers(model):
+        layer.weight = grown[id(layer.weight)]
+        for size in ("num_embeddings", "out_features"):
+            if hasattr(layer, size):
+                setattr(layer, size, n_rows)
+    if hasattr(model, "final_logits_bias"):
+        model._resize_final_logits_bias(n_rows)
+    model.config.get_text_config().vocab_size = n_rows

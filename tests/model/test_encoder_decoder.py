@@ -1,0 +1,167 @@
+"""Encoder-decoder models: extended, loaded and refused as causal ones are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.contract.contract import read_contract
+from sidtool.errors import CompatibilityError, DataError
+from sidtool.model.carry import carry_model
+from sidtool.model.extend import extend_model
+from sidtool.model.load import load_model_folder
+from sidtool.model.pretrained import Checkpoint, load_model
+from sidtool.model.structure import embedding_layers, vocabulary_weights
+from sidtool.presets.init_model import init_model
+from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
+from tests.models import ENCODER_DECODERS, SENTENCES, tiny_encoder_decoder, tiny_tokenizer
+
+PROMPTS = torch.arange(24).reshape(2, 12) + 5
+ANSWERS = torch.arange(8).reshape(2, 4) + 40
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=PROMPTS, decoder_input_ids=ANSWERS).logits
+
+
+def save(folder: Path, architecture: str, *, tied: bool = True, padding: int = 0) -> Any:
+    """A base model on disk, as it was saved."""
+    tokenizer = tiny_tokenizer()
+    model = tiny_encoder_decoder(architecture, vocab_size=len(tokenizer) + padding, tied=tied)
+    save_base(folder, model, tokenizer)
+    return model
+
+
+@pytest.mark.parametrize("padding", [0, 5, 200], ids=["exact", "partly padded", "padded"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+def test_old_logits_stay_and_every_embedding_gets_rows(
+    architecture: str, tied: bool, padding: int, bundle: Bundle, tmp_path: Path
+) -> None:
+    before = save(tmp_path / "base", architecture, tied=tied, padding=padding)
+    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
+    served = load_model_folder(tmp_path / "out")
+    tokens = served.tokens
+    known = tokens.start
+    torch.testing.assert_close(logits(served.model)[..., :known], logits(before)[..., :known])
+    n_rows = max(known + padding, tokens.stop)
+    assert served.model.config.vocab_size == n_rows
+    weights = vocabulary_weights(served.model)
+    # an untied BART has its own embeddings in encoder and decoder, and a shared one besides
+    untied = 4 if architecture == "bart" else 2
+    assert len(weights) == (1 if tied else untied)
+    for weight in weights:
+        rows = weight[tokens.start : tokens.stop].detach().numpy()
+        assert len(weight) == n_rows
+        assert len(np.unique(rows, axis=0)) == len(rows)
+        assert np.isfinite(rows).all()
+    bias = getattr(served.model, "final_logits_bias", None)
+    if bias is not None:
+        mean = before.final_logits_bias[0, :known].mean()
+        torch.testing.assert_close(
+            bias[0, tokens.start : tokens.stop], mean.expand(tokens.stop - known)
+        )
+
+
+def test_contract_and_generation_config_say_what_the_model_is(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    save(tmp_path / "base", "bart")
+    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
+    contract = read_contract(tmp_path / "out")
+    assert contract.kind == "encoder-decoder"
+    assert json.loads((tmp_path / "out" / "sid.json").read_text())["kind"] == "encoder-decoder"
+    config = load_model_folder(tmp_path / "out").model.generation_config
+    assert (config.decoder_start_token_id, config.do_sample, config.num_beams) == (2, False, 1)
+    assert config.forced_eos_token_id is None
+
+
+def test_weights_of_another_kind_than_the_contract_says_are_refused(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    save(tmp_path / "base", "t5")
+    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
+    path = tmp_path / "out" / "sid.json"
+    contract = json.loads(path.read_text())
+    path.write_text(json.dumps({**contract, "kind": "causal"}))
+    with pytest.raises(CompatibilityError, match="encoder-decoder weights, its contract says cau"):
+        load_model_folder(tmp_path / "out")
+
+
+def test_a_model_without_decoder_start_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    save(tmp_path / "base", "t5")
+    for name in ("config.json", "generation_config.json"):
+        path = tmp_path / "base" / name
+        if path.exists():
+            config = json.loads(path.read_text())
+            config.pop("decoder_start_token_id", None)
+            path.write_text(json.dumps(config))
+    with pytest.raises(DataError, match="has no decoder_start_token_id"):
+        extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_only_model_is_refused(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(vocab_size=600, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    save_base(tmp_path / "bert", BertForMaskedLM(config), tiny_tokenizer())
+    with pytest.raises(DataError, match=r"is an encoder-only model \(bert\), which writes no text"):
+        load_model(Checkpoint(tmp_path / "bert"))
+
+
+def test_a_gguf_file_of_an_encoder_decoder_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from transformers import modeling_gguf_pytorch_utils
+
+    from sidtool.model import pretrained
+
+    settings = {"config": {"model_type": "t5"}}
+    monkeypatch.setattr(modeling_gguf_pytorch_utils, "load_gguf_checkpoint", lambda _: settings)
+    monkeypatch.setattr(pretrained, "_check", lambda *_: object())
+    monkeypatch.setattr(pretrained, "loading", lambda *_: pretrained._errors_only())
+    with pytest.raises(DataError, match=r"x\.gguf is an encoder-decoder model \(t5\)"):
+        load_model(Checkpoint(tmp_path, gguf="x.gguf"))
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("architecture", ["mt5", "bart"])
+def test_rows_are_carried_in_every_embedding(
+    architecture: str, tied: bool, bundle: Bundle, tmp_path: Path
+) -> None:
+    save(tmp_path / "base", architecture, tied=tied)
+    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
+    aligned = make_bundle(
+        [f"item{n}" for n in range(20)],
+        distinct_codes(20, seed=1),
+        codebook=make_codebook(1),
+        compatible_with=(bundle.identity.codebook,),
+    )
+    verdict = carry_model(tmp_path / "out", aligned, tmp_path / "carried")
+    assert verdict.kind == "aligned"
+    old = vocabulary_weights(load_model_folder(tmp_path / "out").model)
+    carried = vocabulary_weights(load_model_folder(tmp_path / "carried").model)
+    start = read_contract(tmp_path / "out").token_start
+    for before, after in zip(old, carried, strict=True):
+        assert torch.equal(before[:start], after[:start])
+        assert not torch.equal(before[start:], after[start:])
+
+
+def test_the_shape_of_tiger(tmp_path: Path) -> None:
+    """Weights of 4 + 4 layers, counted from the paper's shape: attention 4 x 128 x 384, twice in a
+    decoder layer, feed-forward 2 x 128 x 1024, norms, and the tables of relative positions."""
+    attention, feed_forward = 4 * 128 * 384, 2 * 128 * 1024
+    norms = 128 * (4 * 2 + 4 * 3 + 2)
+    layers = 4 * (attention + feed_forward) + 4 * (2 * attention + feed_forward)
+    count = init_model(SENTENCES, tmp_path / "base", preset="t5-tiger", vocab_size=300)
+    assert count == layers + norms + 2 * 32 * 6 + 300 * 128
+    model = load_model(Checkpoint(tmp_path / "base"))
+    assert model.config.dropout_rate == 0.1
+    assert model.config.dense_act_fn == "relu"
+    assert len({id(layer.weight) for layer in embedding_layers(model)}) == 1
