@@ -21,7 +21,7 @@ from sidtool.evaluation.baselines import (
     tune_item_knn,
 )
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
-from sidtool.splits.split import leave_one_out
+from sidtool.splits.protocols import leave_one_out
 
 K = 10
 KS = (5, 10)

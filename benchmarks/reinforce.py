@@ -38,6 +38,7 @@ from sidtool.data.tables import read_columns
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.slices import example_groups
 from sidtool.model.load import load_model_folder
+from sidtool.sft.event_weights import WeightOptions
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Example, Split
 
@@ -224,12 +225,15 @@ class Comparison:
         if weight is None:
             interactions = write_rarity(interactions, self.split, self.recipe.work / "rarity.csv")
             weight = f"exp({RARITY}/2)"
+        split = self.recipe.work / "split-weighted"
+        columns = ("--feedback", WeightOptions(weight).field)
+        command = ("split", interactions, "-o", split, *self.recipe.dataset.split_options())
+        self.recipe.steps.run(split, *command, *columns)
         examples = self.recipe.work / "sft-weighted" / "train.jsonl"
-        inputs = (self.bundle, self.recipe.dataset.items, self.recipe.split())
+        inputs = (self.bundle, self.recipe.dataset.items, split)
         model = self.recipe.initial_model(self.bundle, 0)
         options = ("--model", model, "--config", self.recipe.config("sft"))
-        weights = ("--weight", weight, "--interactions", interactions)
-        command = ("make-sft", *inputs, "-o", examples, *options, *weights)
+        command = ("make-sft", *inputs, "-o", examples, *options, "--weight", weight)
         return self.recipe.steps.run(examples, *command)
 
     def budget_epochs(self) -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, read_items
 from sidtool.output import new_dir
-from sidtool.splits.split import leave_one_out
+from sidtool.splits.protocols import leave_one_out
 
 _ARTICLE = re.compile(r"^(.*), (the|a|an|il|la|le|les|el|das|der|die|l')$")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -65,6 +65,9 @@ if TYPE_CHECKING:
     from sidtool.sft.task_eval import evaluate_task as evaluate_task
     from sidtool.sft.training_examples import SftOptions as SftOptions
     from sidtool.sid import SidSpace as SidSpace
+    from sidtool.splits.field_columns import FieldName as FieldName
+    from sidtool.splits.field_columns import FieldOptions as FieldOptions
+    from sidtool.splits.fields import Fields as Fields
     from sidtool.splits.files import SplitOptions as SplitOptions
     from sidtool.splits.files import open_split as open_split
     from sidtool.splits.files import split_events as split_events
@@ -82,6 +85,9 @@ _MODULES = {
     "Encoder": "embed",
     "EventNames": "data.interactions",
     "EvaluationOptions": "evaluation.evaluation",
+    "FieldName": "splits.field_columns",
+    "FieldOptions": "splits.field_columns",
+    "Fields": "splits.fields",
     "FilterOptions": "ingest.filters",
     "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",

@@ -17,11 +17,12 @@ sidtool rl "$work/tuned" "$work/sft/train.jsonl" -o "$work/reinforced" --force -
 # 2. The control: the same examples, trained on further.
 sidtool train "$work/tuned" "$work/sft/train.jsonl" -o "$work/longer" --force --config "$here/train.yaml"
 
-# 3. Ratings as weights: exp(rating), at most e^4.
-sidtool make-sft "$work/ml.zarr" "$work/data/recbole/dataset_example/ml-100k/ml-100k.item" "$work/split" \
+# 3. Ratings as weights: exp(rating), at most e^4. The same events with their ratings are the same split.
+recbole="$work/data/recbole/dataset_example/ml-100k"
+sidtool split "$recbole/ml-100k.inter" -o "$work/split-rated" --force --feedback rating
+sidtool make-sft "$work/ml.zarr" "$recbole/ml-100k.item" "$work/split-rated" \
   -o "$work/sft-weighted/train.jsonl" --force --model "$work/tuned" --history-length 20 --max-length 128 \
-  --weight "exp(rating/1)" --weight-clip 54.6 \
-  --interactions "$work/data/recbole/dataset_example/ml-100k/ml-100k.inter"
+  --weight "exp(rating/1)" --weight-clip 54.6
 sidtool train "$work/tuned" "$work/sft-weighted/train.jsonl" -o "$work/weighted" --force --config "$here/train.yaml"
 
 # 4. Each against the start, on the same users: all, by how often the film was rated, and the mean over films.

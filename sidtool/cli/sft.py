@@ -45,15 +45,11 @@ def make_sft(
     weight: Annotated[
         str | None,
         typer.Option(
-            help="Column of the interactions that weights the loss: COLUMN, or exp(COLUMN/NUMBER)."
+            help="Feedback of the split that weights the loss: FIELD, or exp(FIELD/NUMBER)."
         ),
     ] = None,
     weight_clip: Annotated[
         float | None, typer.Option(help="Largest weight; larger ones are lowered to it.")
-    ] = None,
-    interactions: Annotated[
-        Path | None,
-        typer.Option(help="Events that the split was made from, for --weight. Default: SPLIT."),
     ] = None,
     model: Annotated[
         Path | None,
@@ -112,7 +108,7 @@ def make_sft(
             sft_options,
             catalog_options=catalog_options,
             model=model,
-            weights=_weight_options(weight, weight_clip, interactions, split),
+            weights=_weight_options(weight, weight_clip),
             dry_run=dry_run,
             force=force,
             progress=report.get("examples"),
@@ -126,28 +122,14 @@ def make_sft(
     return next_step(f"sidtool train {model or 'MODEL+sid'} {out} -o tuned")
 
 
-def _weight_options(
-    expression: str | None, clip: float | None, interactions: Path | None, split: Path
-) -> "WeightOptions | None":
+def _weight_options(expression: str | None, clip: float | None) -> "WeightOptions | None":
     from sidtool.sft.event_weights import WeightOptions
 
     if expression is not None:
-        return WeightOptions(interactions or _events_file(split), expression, clip)
-    for flag, value in (("--weight-clip", clip), ("--interactions", interactions)):
-        if value is not None:
-            raise UsageError(f"{flag} requires --weight")
+        return WeightOptions(expression, clip)
+    if clip is not None:
+        raise UsageError("--weight-clip requires --weight")
     return None
-
-
-def _events_file(split: Path) -> Path:
-    """The split argument, if it is a file of events and no folder of a split."""
-    from sidtool.splits.files import MANIFEST
-
-    if (split / MANIFEST).exists():
-        raise UsageError(
-            "--weight reads the events that the split was made from", hint="--interactions FILE"
-        )
-    return split
 
 
 def _say_lineage(lineage: "Lineage") -> None:

@@ -1,13 +1,22 @@
 """The command split."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sidtool.splits.record import Protocol, SplitManifest
 from sidtool.terminal import options
 from sidtool.terminal.console import next_step, note, say, say_json, say_table
+
+if TYPE_CHECKING:
+    from sidtool.splits.fields import FieldTypes
+
+LEFT_OUT: dict[Protocol, str] = {
+    "leave-one-out": "events behind a user's last target",
+    "temporal": "first events without a history",
+    "given": "windows that show a held-out event",
+}
 
 
 def split(
@@ -46,6 +55,42 @@ def split(
     item_column: options.ItemColumn = None,
     order_column: options.OrderColumn = None,
     order: options.Order = "column",
+    feedback: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN[:TYPE]",
+            help="Column known only after an event, like rating or behavior:str; repeatable. TYPE "
+            "is int, float or str; default: what its values are.",
+        ),
+    ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN[:TYPE]",
+            help="Column known before an event, like device; repeatable.",
+        ),
+    ] = None,
+    times: Annotated[
+        bool, typer.Option("--times", help="Record the time of every event, for {gap} and {ago}.")
+    ] = False,
+    users: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Table of users, one row each: age, country, ..."),
+    ] = None,
+    user_field: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN[:TYPE]", help="Column of --users; repeatable. Default: all columns."
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="What counts as a target, like 'rating>=4' or behavior=buy; repeatable, all must "
+            "hold. Other events stay in histories.",
+        ),
+    ] = None,
     extends: Annotated[
         Path | None,
         typer.Option(
@@ -61,10 +106,19 @@ def split(
 ) -> None:
     """Split user events into training, validation and test, for all later commands."""
     from sidtool.data.interactions import EventNames
+    from sidtool.splits.field_columns import FieldName, FieldOptions
     from sidtool.splits.files import SplitOptions, split_events
 
     columns = EventNames(user_column, item_column, order_column, order)
-    chosen = SplitOptions(protocol, valid, test, valid_from, test_from, columns, extends)
+    fields = FieldOptions(
+        FieldName.parse_all(feedback),
+        FieldName.parse_all(context),
+        FieldName.parse_all(user_field),
+        users,
+        times,
+        tuple(target or ()),
+    )
+    chosen = SplitOptions(protocol, valid, test, valid_from, test_from, columns, fields, extends)
     manifest = split_events(events, out, chosen, dry_run=dry_run, force=force)
     if json:
         say_json(manifest.to_json())
@@ -85,11 +139,21 @@ def _say_manifest(manifest: SplitManifest) -> None:
     if manifest.protocol == "given":
         rows.insert(1, ("windows", f"{counts.windows} training windows"))
     if counts.left_out:
-        what = "first events without a history"
-        if manifest.protocol == "given":
-            what = "windows that show a held-out event"
-        rows.append(("left out", f"{counts.left_out} {what}"))
+        rows.append(("left out", f"{counts.left_out} {LEFT_OUT[manifest.protocol]}"))
     if manifest.cuts:
         rows.append(("cuts", f"{manifest.cuts.valid_from:.16g}, {manifest.cuts.test_from:.16g}"))
+    if manifest.fields is not None:
+        rows += _field_rows(manifest.fields)
     say_table(["part", manifest.protocol], rows)
     say(f"digest {manifest.digest}")
+
+
+def _field_rows(fields: "FieldTypes") -> list[tuple[str, str]]:
+    rows = []
+    parts = {"feedback": fields.feedback, "context": fields.context, "user": fields.user}
+    for part, types in parts.items():
+        if types:
+            rows.append((part, ", ".join(f"{name}:{kind}" for name, kind in types.items())))
+    if fields.target:
+        rows.append(("targets", " and ".join(fields.target)))
+    return rows

@@ -3,7 +3,7 @@
 They are kept as arrays of shared strings: ten million events take a few hundred megabytes."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from sidtool.data.columns import (
 from sidtool.data.containers import Column
 from sidtool.data.digests import digest_strings
 from sidtool.data.tables import column_names, read_columns
-from sidtool.data.times import NUMBER, read_order
+from sidtool.data.times import read_order
 from sidtool.errors import DataError, UsageError
 
 Order = Literal["column", "row"]
@@ -43,8 +43,10 @@ class Interactions:
     columns: EventColumns
     digest: str
     """SHA-256 over users, items and order."""
-    values: NDArray[np.float64] | None = None
-    """(n,): the numbers of a further column, if one was read."""
+    rows: NDArray[np.int64]
+    """(n,): the row of the file, from 0."""
+    cells: Mapping[str, list[str]]
+    """Further columns that were read: n texts each, without blanks around them; "" for no value."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -82,9 +84,9 @@ def read_interactions(
     names: EventNames | None = None,
     *,
     recorded: EventColumns | None = None,
-    value_column: str | None = None,
+    further: Sequence[str] = (),
 ) -> Interactions:
-    """Read events from a file of any type (`containers`), with the numbers of `value_column`.
+    """Read events from a file of any type (`containers`), with the cells of `further` columns.
 
     Columns that are not named are those that a split has `recorded`, if the file has them, or
     guessed from USER_COLUMNS, ID_COLUMNS and ORDER_COLUMNS. Order is a number in all rows, or an
@@ -95,8 +97,9 @@ def read_interactions(
     available = column_names(path)
     columns = choose_event_columns(path, available, names or EventNames(), recorded)
     read = [columns.user, columns.item, *([columns.order] if columns.order else [])]
-    if value_column is not None:
-        read.append(need_column(path, available, value_column, (), "value", "another column"))
+    for name in further:
+        choose_column(path, available, name, (), "events")
+    read += further
     table = read_columns(path, list(dict.fromkeys(read)), ids=[columns.user, columns.item])
     user_codes, users = _coded(path, table[columns.user], "user id")
     item_codes, items = _coded(path, table[columns.item], "item id")
@@ -107,14 +110,14 @@ def read_interactions(
         keys: NDArray[Any] = moments
     else:
         keys, moments = read_order(path, table[columns.order])
-    values = None if value_column is None else _numbers(path, value_column, table[value_column])
     rows = np.lexsort((keys, user_codes))  # stable: ties stay in file order
-    values = None if values is None else values[rows]
     user_codes = user_codes[rows]
     item_codes = item_codes[rows]
     moments = moments[rows]
     digest = _digest(users, items, user_codes, item_codes, moments)
-    return Interactions(users[user_codes], items[item_codes], moments, columns, digest, values)
+    cells = {name: _texts(table[name], rows) for name in further}
+    ordered = (users[user_codes], items[item_codes], moments)
+    return Interactions(*ordered, columns, digest, rows, cells)
 
 
 def choose_event_columns(
@@ -185,21 +188,12 @@ def _coded(
     return codes, np.array(names, dtype=object)
 
 
-def _numbers(path: Path, name: str, column: Column) -> NDArray[np.float64]:
-    """(n,) float64 finite numbers of a column."""
-    import pyarrow as pa
+def _texts(column: Column, rows: NDArray[np.int64]) -> list[str]:
+    """The cells of these rows as texts without blanks around them, "" for no value."""
     import pyarrow.compute as pc
 
-    cells = pc.utf8_trim_whitespace(pc.fill_null(column, ""))
-    try:
-        numbers = pc.cast(cells, pa.float64()).to_numpy()
-    except pa.ArrowInvalid:
-        matches = map(NUMBER.fullmatch, cells.to_pylist())
-        numbers = np.array([np.nan if match is None else float(match[0]) for match in matches])
-    if not np.isfinite(numbers).all():
-        row = int(np.argmin(np.isfinite(numbers)))
-        raise DataError(f"{path}, row {row + 1}: {name} is {cells[row].as_py()!r}, not a number")
-    return np.asarray(numbers, dtype=np.float64)
+    trimmed = pc.utf8_trim_whitespace(pc.fill_null(column, ""))
+    return trimmed.to_numpy(zero_copy_only=False)[rows].tolist()
 
 
 def _digest(users: Any, items: Any, *columns: NDArray[Any]) -> str:

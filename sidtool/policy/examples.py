@@ -1,7 +1,7 @@
 """Histories and targets for reinforcement, out of a file of training examples.
 
-Every next-item event of the examples becomes a prompt, as the model is served, and the item that
-really came next. An example carries its own target: two users with one history keep two."""
+Every next-item event of a weight above 0 becomes a prompt, as the model is served, and the item
+that really came next. An example carries its own target: two users with one history keep two."""
 
 from array import array
 from dataclasses import dataclass
@@ -97,7 +97,8 @@ def read_rl_examples(
         # what holds for the last code of a SID holds for its item
         last_codes = np.flatnonzero(is_code)[tokens.space.levels - 1 :: tokens.space.levels]
         for position in np.flatnonzero(encoded.targets[last_codes]).tolist():
-            if position:
+            is_target = encoded.weights[last_codes[position]] > 0
+            if position and is_target:
                 starts.append(first_item)
                 stops.append(first_item + position)
                 values.append(encoded.weights[last_codes[position]])

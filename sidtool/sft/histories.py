@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.splits.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields
 from sidtool.splits.split import Event, Split, UserSequence
 
 
@@ -15,6 +16,10 @@ class HistorySlice:
     indexes: Sequence[int]
     item_ids: Sequence[str]
     positions: Sequence[int]
+    fields: Fields
+    """The fields of all events of the user that this is cut from"""
+    first: int = 0
+    """The index of the first event among all of them"""
 
     def __len__(self) -> int:
         return len(self.indexes)
@@ -22,13 +27,18 @@ class HistorySlice:
     def cut(self, start: int, stop: int) -> "HistorySlice":
         """The events from `start` up to, excluding, `stop`."""
         span = slice(start, stop)
-        return HistorySlice(
-            self.user, self.indexes[span], self.item_ids[span], self.positions[span]
-        )
+        parts = (self.indexes[span], self.item_ids[span], self.positions[span])
+        return HistorySlice(self.user, *parts, self.fields, self.first + start)
 
     def newest(self, n: int) -> "HistorySlice":
         """The last n events."""
         return self.cut(len(self) - n, len(self))
+
+    @property
+    def ends_in_target(self) -> bool:
+        """Whether the last event is a target: not if the split says otherwise."""
+        marks = self.fields.event.get(TARGET)
+        return marks is None or marks[self.first + len(self) - 1] == TARGET_VALUES[True]
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -46,11 +56,11 @@ class Histories:
 
     def of_user(self, sequence: UserSequence) -> HistorySlice:
         """The whole history of a user."""
-        return self._slice(sequence.user, sequence.items, sequence.positions)
+        return self._slice(sequence.user, sequence.items, sequence.positions, sequence.fields)
 
     def with_target(self, split: Split) -> Iterator[HistorySlice]:
-        """Every training event that has a history: the event last, at most `history_length` events
-        before it.
+        """Every training event that is a target and has a history: the event last, at most
+        `history_length` events before it.
 
         A split by given windows has one such event per window."""
         size = self._history_length + 1
@@ -58,26 +68,29 @@ class Histories:
             for sequence in split.train:
                 history = self.of_user(sequence)
                 for stop in range(2, len(history) + 1):
-                    yield history.cut(max(0, stop - size), stop)
+                    example = history.cut(max(0, stop - size), stop)
+                    if example.ends_in_target:
+                        yield example
             return
         for window in split.windows:
             item_ids = (*window.history, window.item)
             # a window stores the position of its target; its history comes right before it
             first = window.position + 1 - len(item_ids)
-            history = self._slice(window.user, item_ids, range(first, window.position + 1))
+            positions = range(first, window.position + 1)
+            history = self._slice(window.user, item_ids, positions, NO_FIELDS)
             has_target = len(history) > 1 and history.positions[-1] == window.position
             if has_target:
                 yield history.cut(max(0, len(history) - size), len(history))
 
-    def _slice(self, user: str, item_ids: Sequence[str], positions: Sequence[int]) -> HistorySlice:
-        events = zip(item_ids, positions, strict=True)
-        in_bundle = [event for event in events if event[0] in self.item_index]
-        return HistorySlice(
-            user,
-            [self.item_index[item_id] for item_id, _ in in_bundle],
-            [item_id for item_id, _ in in_bundle],
-            [position for _, position in in_bundle],
-        )
+    def _slice(
+        self, user: str, item_ids: Sequence[str], positions: Sequence[int], fields: Fields
+    ) -> HistorySlice:
+        places = [place for place, item_id in enumerate(item_ids) if item_id in self.item_index]
+        if fields is not NO_FIELDS:
+            fields = fields.take(places)
+        ids = [item_ids[place] for place in places]
+        indexes = [self.item_index[item_id] for item_id in ids]
+        return HistorySlice(user, indexes, ids, [positions[place] for place in places], fields)
 
 
 def sequence_windows(length: int, history_length: int) -> list[tuple[int, int, int]]:

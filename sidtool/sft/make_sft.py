@@ -85,7 +85,7 @@ def make_sft(
         split = open_split(split, recorded=recorded_event_columns(bundle.manifest.source))
     check_bundle_split(bundle, "the split of the training examples", split.reference)
     maker = ExampleMaker(bundle, items, options, tokenizer, queries)
-    event_weights = None if weights is None else EventWeights.read(weights, split)
+    event_weights = EventWeights.read(weights, split)
     job = _Job(bundle, items, split, options, maker, event_weights, progress)
     if dry_run:
         return job.lineage(job.write(None), {})

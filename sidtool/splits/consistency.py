@@ -10,18 +10,40 @@ from sidtool.splits.split import MIN_LENGTH, Example, Split, window_sequences
 
 
 def check_parts(split: Split) -> None:
-    """Raise IntegrityError unless the parts of a split could have been made by its protocol."""
+    """Raise IntegrityError unless the parts of a split could have been made by its protocol, and
+    have the fields that it records."""
     if not (split.train and split.valid and split.test):
         raise IntegrityError("a part of the split is empty")
     repeated = _repeated(sequence.user for sequence in split.train)
     if repeated is not None:
         raise IntegrityError(f"train.jsonl has user {repeated!r} twice")
+    _check_fields(split)
     if split.windows is None:
         _check_events(split)
         if split.protocol == "leave-one-out":
             _check_left_out(split)
     else:
         _check_windows(split, split.windows)
+
+
+def _check_fields(split: Split) -> None:
+    """Check that every line has the fields of the split, no more and no fewer."""
+    types = split.fields
+    for name, lines in (
+        ("train.jsonl", split.train),
+        ("valid.jsonl", split.valid),
+        ("test.jsonl", split.test),
+    ):
+        for line in lines:
+            fields = line.fields
+            parts = [(fields.user, types.user), (fields.event, types.event)]
+            if isinstance(line, Example):
+                parts += [(fields.context, types.context), (line.feedback, types.feedback)]
+            same = all(part.keys() == expected.keys() for part, expected in parts)
+            if not same or (fields.times is not None) != types.times:
+                raise IntegrityError(
+                    f"{name}: user {line.user!r} has other fields than the split records"
+                )
 
 
 def _check_events(split: Split) -> None:
@@ -39,6 +61,9 @@ def _check_events(split: Split) -> None:
             events = events_of.get(example.user, ())
             if not events and split.protocol == "temporal":
                 events = example.history[:1]  # an event without a history is in no part
+            if split.fields.target:
+                # events that are no targets are in no part, only in the histories of later ones
+                events += example.history[len(events) :]
             if example.position != len(events) or not events:
                 raise IntegrityError(
                     f"{name}: user {example.user!r} has an example at position "
@@ -59,10 +84,9 @@ def _check_left_out(split: Split) -> None:
         raise IntegrityError("valid.jsonl and test.jsonl do not have one example of each user")
     users = set(held_out)
     for sequence in split.train:
-        if sequence.user not in users and len(sequence.items) >= MIN_LENGTH:
-            raise IntegrityError(
-                f"user {sequence.user!r} has {len(sequence.items)} events and no example"
-            )
+        n_targets = len(sequence.target_indexes)
+        if sequence.user not in users and n_targets >= MIN_LENGTH:
+            raise IntegrityError(f"user {sequence.user!r} has {n_targets} targets and no example")
 
 
 def _check_windows(split: Split, windows: tuple[Example, ...]) -> None:

@@ -6,13 +6,15 @@
 Writers do not write atomically: use them within `output.new_file` or `output.new_dir`."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from sidtool.data.json_tables import is_id, json_lines
 from sidtool.errors import DataError
+from sidtool.splits.fields import NO_FIELDS, Fields
 from sidtool.splits.split import Example, UserSequence
 
 MAX_POSITION = 1 << 31
@@ -21,13 +23,17 @@ MAX_POSITION = 1 << 31
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """One line per example."""
-    _write(
-        path,
-        (
-            {"user": e.user, "history": e.history, "item": e.item, "position": e.position}
-            for e in examples
-        ),
-    )
+    _write(path, map(_example_json, examples))
+
+
+def _example_json(example: Example) -> dict[str, Any]:
+    value: dict[str, Any] = {"user": example.user, "history": example.history}
+    value |= {"item": example.item, "position": example.position}
+    if example.fields != NO_FIELDS:
+        value["fields"] = example.fields.to_json()
+    if example.feedback:
+        value["feedback"] = example.feedback
+    return value
 
 
 def read_examples(path: Path) -> Iterator[Example]:
@@ -40,14 +46,24 @@ def read_examples(path: Path) -> Iterator[Example]:
         position = row.get("position", len(history))
         if not _is_position(position):
             raise DataError(f"{path}, line {number}: the position is {position!r}")
-        yield Example(
-            _id(path, number, row, "user"), history, _id(path, number, row, "item"), position
-        )
+        ids = (_id(path, number, row, "user"), history, _id(path, number, row, "item"))
+        with _named_line(path, number):
+            fields = read_fields(row, len(history))
+            feedback = Fields.from_json({"context": row.get("feedback")}, 0).context
+        yield Example(*ids, position, fields, feedback)
 
 
 def write_events(path: Path, sequences: Iterable[UserSequence]) -> None:
     """One line per user."""
-    _write(path, ({"user": s.user, "items": s.items, "positions": s.positions} for s in sequences))
+    _write(path, map(_sequence_json, sequences))
+
+
+def _sequence_json(sequence: UserSequence) -> dict[str, Any]:
+    value: dict[str, Any] = {"user": sequence.user, "items": sequence.items}
+    value["positions"] = sequence.positions
+    if sequence.fields != NO_FIELDS:
+        value["fields"] = sequence.fields.to_json()
+    return value
 
 
 def read_events(path: Path) -> Iterator[UserSequence]:
@@ -64,7 +80,26 @@ def read_events(path: Path) -> Iterator[UserSequence]:
             raise DataError(
                 f"{path}, line {number}: {len(items)} items and {len(positions)} positions"
             )
-        yield UserSequence(_id(path, number, row, "user"), items, tuple(positions))
+        user = _id(path, number, row, "user")
+        with _named_line(path, number):
+            fields = read_fields(row, len(items))
+        yield UserSequence(user, items, tuple(positions), fields)
+
+
+def read_fields(row: Mapping[str, Any], n_events: int) -> Fields:
+    """The fields of a JSON object for its `n_events` events, none where it has none. Raises
+    DataError."""
+    value = row.get("fields")
+    return NO_FIELDS if value is None else Fields.from_json(value, n_events)
+
+
+@contextmanager
+def _named_line(path: Path, number: int) -> Iterator[None]:
+    """Put file and line before what is wrong."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}, line {number}: {error}") from error
 
 
 def _is_position(value: Any) -> bool:

@@ -4,7 +4,11 @@ train.jsonl     {"user": "u1", "items": ["i1", "i2"], "positions": [0, 1]}
 valid.jsonl     {"user": "u1", "history": ["i1", "i2"], "item": "i3", "position": 2}
 test.jsonl      {"user": "u1", "history": ["i1", "i2", "i3"], "item": "i4", "position": 3}
 windows.jsonl   training windows, as valid.jsonl (protocol `given` only)
-split.json      the manifest"""
+split.json      the manifest
+
+In format 2 a line of train.jsonl has `fields`: {"user": {"age": 24}, "event": {"rating": [5, 3]},
+"times": [880000000, 880000060]}; a line of valid.jsonl and test.jsonl has them for its history,
+with the `context` and the `time` of its target, and the target's own `feedback`."""
 
 import json
 from dataclasses import dataclass, field
@@ -25,8 +29,10 @@ from sidtool.output_name import FOLDER
 from sidtool.splits.consistency import check_parts
 from sidtool.splits.examples import read_events, read_examples, write_events, write_examples
 from sidtool.splits.extension import extended
+from sidtool.splits.field_columns import FieldOptions, read_fields
+from sidtool.splits.protocols import given, leave_one_out, temporal
 from sidtool.splits.record import Cuts, Protocol, SplitManifest
-from sidtool.splits.split import Split, SplitOrigin, given, leave_one_out, temporal
+from sidtool.splits.split import Split, SplitOrigin
 
 MANIFEST = "split.json"
 TRAIN = "train.jsonl"
@@ -50,6 +56,8 @@ class SplitOptions:
     """Number or ISO date at which test starts (temporal)."""
     columns: EventNames = field(default_factory=EventNames)
     """Columns of the events; not of windows, whose columns have fixed names."""
+    fields: FieldOptions = field(default_factory=FieldOptions)
+    """Further columns of the events, a table of users, and what counts as a target."""
     extends: Path | None = None
     """Folder of an earlier split whose models stay usable with this one (`extended`)."""
 
@@ -68,6 +76,8 @@ class SplitOptions:
             raise UsageError(
                 f"{named[0]} does not apply to windows, whose columns have fixed names"
             )
+        if self.protocol == "given" and self.fields.any:
+            raise UsageError("windows have no fields: split the events to record some")
 
     def _refuse_options_of(
         self, protocol: Protocol, first: str, one: object, second: str, other: object
@@ -104,10 +114,12 @@ def make_split(
     if options.valid is not None and options.test is not None:
         return given(events, options.valid, options.test)
     cuts = options.cuts  # parsed before the events are read
-    interactions = read_interactions(events, options.columns, recorded=recorded)
+    further = [name.name for name in options.fields.event_fields]
+    interactions = read_interactions(events, options.columns, recorded=recorded, further=further)
+    table = read_fields(events, interactions, options.fields) if options.fields.any else None
     if options.protocol == "leave-one-out":
-        return leave_one_out(interactions)
-    return temporal(interactions, cuts)
+        return leave_one_out(interactions, table)
+    return temporal(interactions, cuts, table)
 
 
 def split_events(
@@ -207,6 +219,7 @@ def read_split(folder: Path) -> Split:
             manifest.cuts,
             manifest.counts.left_out,
             manifest.extends,
+            manifest.fields,
         ),
     )
     # the files may be intact and still belong to another manifest

@@ -5,7 +5,8 @@ from pathlib import Path
 from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import read_interactions
 from sidtool.splits.files import is_split_folder, read_split
-from sidtool.splits.split import Split, user_spans
+from sidtool.splits.protocols import user_spans
+from sidtool.splits.split import Split
 
 
 def user_histories(
@@ -31,7 +32,8 @@ def _histories_of_split(split: Split) -> dict[str, tuple[str, ...]]:
         events[sequence.user] = set(zip(sequence.positions, sequence.items, strict=True))
     for example in (*split.valid, *split.test):
         of_user = events.setdefault(example.user, set())
-        if not of_user:  # a temporal split leaves out a first event that is held out
+        # some events are in histories only: a first one that is held out, or no targets
+        if not of_user or split.fields.target:
             first = example.position - len(example.history)
             of_user.update(enumerate(example.history, first))
         of_user.add((example.position, example.item))

@@ -8,10 +8,17 @@ from typing import Any, Literal, Self
 from sidtool.data.columns import EventColumns
 from sidtool.errors import CompatibilityError, IntegrityError
 from sidtool.json_record import JsonRecord
+from sidtool.splits.fields import FieldTypes
 
-SPLIT_FORMAT = 1
-"""The newest format of a split folder that this version reads and the one that it writes."""
+SPLIT_FORMAT = 2
+"""The newest format of a split folder that this version reads."""
 Protocol = Literal["leave-one-out", "temporal", "given"]
+
+
+def split_format(fields: FieldTypes | None) -> int:
+    """The format in which a split is written: 2 with fields of events or users, else 1, which
+    older versions read too."""
+    return 1 if fields is None else 2
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,8 @@ class SplitCounts(JsonRecord):
     """Training windows (protocol `given`)."""
     left_out: int = 0
     """Under `temporal`, users whose first event is held out: that event has no history, so it is in
-    no part. Under `given`, training windows that show a held-out event."""
+    no part. Under `leave-one-out`, events behind a user's last target. Under `given`, training
+    windows that show a held-out event."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,16 @@ class SplitManifest(JsonRecord):
     """Name of each file in the folder -> SHA-256 of its bytes."""
     extends: tuple[str, ...] = ()
     """As `SplitReference.extends`."""
-    format: int = SPLIT_FORMAT
+    fields: FieldTypes | None = None
+    """The fields of events and users, None in format 1."""
+    format: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored, without fields where there are none."""
+        value = super().to_json()
+        if self.fields is None:
+            del value["fields"]
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -160,6 +177,8 @@ class SplitManifest(JsonRecord):
                     hint="upgrade sidtool",
                 )
             manifest = super().from_json(value)
+            if manifest.format != split_format(manifest.fields):
+                raise TypeError(f"format {manifest.format} has the fields {manifest.fields}")
             if (manifest.protocol == "temporal") != (manifest.cuts is not None):
                 raise TypeError(f"the cuts of a {manifest.protocol} split are {manifest.cuts}")
             return manifest

@@ -1,8 +1,4 @@
-"""Splits of user events into training, validation and test, and the three protocols that make them.
-
-    leave-one-out   a user's last event is test, the one before it validation, the rest training
-    temporal        two moments divide the events of all users into training, validation and test
-    given           three files of windows that another system has split
+"""Splits of user events into training, validation and test, as values; `protocols` makes them.
 
 An event is (user, item, position), where the position is the index in the user's whole sequence: a
 repeated item is another event, and repeats are kept."""
@@ -11,27 +7,25 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
-
-import numpy as np
 
 from sidtool.data.columns import EventColumns
 from sidtool.data.digests import digest_strings
-from sidtool.data.interactions import Interactions
-from sidtool.errors import DataError, UsageError
-from sidtool.splits.record import Cuts, Protocol, SplitCounts, SplitManifest, SplitReference
-from sidtool.splits.windows import Window, positions, read_windows
+from sidtool.splits.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields, FieldTypes, Values
+from sidtool.splits.record import (
+    Cuts,
+    Protocol,
+    SplitCounts,
+    SplitManifest,
+    SplitReference,
+    split_format,
+)
 
 T = TypeVar("T")
 Event = tuple[str, str, int]
 """User, item, position."""
 MIN_LENGTH = 3
-"""Under leave-one-out, all events of users with fewer events are training events."""
-TRAIN_SHARE = 0.8
-"""Under temporal without cuts: share of the events before the first cut."""
-VALID_SHARE = 0.1
-"""Under temporal without cuts: share of the events between the two cuts."""
+"""Under leave-one-out, all events of users with fewer targets are training events."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +35,16 @@ class UserSequence:
     user: str
     items: tuple[str, ...]
     positions: tuple[int, ...]
+    fields: Fields = field(default=NO_FIELDS, hash=False)
+    """The fields of the user and of these events."""
+
+    @property
+    def target_indexes(self) -> Sequence[int]:
+        """Indexes of the events that may be targets: all, unless the split marks them."""
+        marks = self.fields.event.get(TARGET)
+        if marks is None:
+            return range(len(self.items))
+        return [index for index, mark in enumerate(marks) if mark == TARGET_VALUES[True]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class Example:
     item: str
     position: int
     """Index of the item in the user's whole sequence."""
+    fields: Fields = field(default=NO_FIELDS, hash=False)
+    """What is known before the event: the fields of the user and of the history, its context."""
+    feedback: Values = field(default_factory=dict, hash=False)
+    """The feedback of the event, known only after it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,8 @@ class SplitOrigin:
     """As `SplitCounts.left_out`."""
     extends: tuple[str, ...] = ()
     """As `SplitReference.extends`."""
+    fields: FieldTypes | None = None
+    """The fields of events and users, None for a split without any."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,11 @@ class Split:
         return SplitReference(self.protocol, digest, origin.cuts, origin.extends, origin.columns)
 
     @property
+    def fields(self) -> FieldTypes:
+        """The fields of events and users by name."""
+        return self.origin.fields or FieldTypes()
+
+    @property
     def counts(self) -> SplitCounts:
         """Sizes of the parts."""
         return SplitCounts(
@@ -138,6 +153,8 @@ class Split:
             columns=self.origin.columns,
             files=files,
             extends=self.origin.extends,
+            fields=self.origin.fields,
+            format=split_format(self.origin.fields),
         )
 
 
@@ -154,118 +171,11 @@ def count_leaks(split: Split, events: Iterable[Event]) -> int:
     return sum(event in split.held_out for event in events)
 
 
-def leave_one_out(interactions: Interactions) -> Split:
-    """Split off the last event of each user for test and the one before it for validation.
-
-    Users with fewer than MIN_LENGTH events are trained on and not evaluated. Raises DataError if a
-    part is empty."""
-    train: list[UserSequence] = []
-    valid: list[Example] = []
-    test: list[Example] = []
-    for user, start, stop in user_spans(interactions):
-        items = tuple(interactions.items[start:stop].tolist())
-        length = len(items)
-        trained = length if length < MIN_LENGTH else length - 2
-        train.append(UserSequence(user, items[:trained], tuple(range(trained))))
-        if length >= MIN_LENGTH:
-            valid.append(Example(user, items[: length - 2], items[length - 2], length - 2))
-            test.append(Example(user, items[: length - 1], items[length - 1], length - 1))
-    origin = SplitOrigin(interactions.digest, interactions.columns)
-    return _checked(Split("leave-one-out", tuple(train), tuple(valid), tuple(test), None, origin))
-
-
-def temporal(interactions: Interactions, cuts: Cuts | None = None) -> Split:
-    """Divide the events of all users at two moments: `cuts.valid_from` and `cuts.test_from`.
-
-    Without cuts, they are placed so that 80%, 10% and 10% of all events are training, validation
-    and test; events of one moment stay together. The history of an example is everything of the
-    user before its target. A target without a history is in no part, and is counted
-    (`SplitCounts.left_out`). Raises UsageError if validation would start after test, DataError if a
-    part is empty."""
-    cuts = cuts or _default_cuts(interactions)
-    if cuts.valid_from > cuts.test_from:
-        raise UsageError(
-            f"validation starts at {cuts.valid_from}, after test, which starts at {cuts.test_from}"
-        )
-    train: list[UserSequence] = []
-    valid: list[Example] = []
-    test: list[Example] = []
-    left_out = 0
-    for user, start, stop in user_spans(interactions):
-        items = tuple(interactions.items[start:stop].tolist())
-        order = interactions.order[start:stop]
-        first_valid = int(np.searchsorted(order, cuts.valid_from))
-        first_test = int(np.searchsorted(order, cuts.test_from))
-        if first_valid > 0:
-            train_positions = tuple(range(first_valid))
-            train.append(UserSequence(user, items[:first_valid], train_positions))
-        else:
-            left_out += 1
-        # position 0 is skipped: an example needs a history
-        for position in range(max(first_valid, 1), first_test):
-            valid.append(Example(user, items[:position], items[position], position))
-        for position in range(max(first_test, 1), len(items)):
-            test.append(Example(user, items[:position], items[position], position))
-    origin = SplitOrigin(interactions.digest, interactions.columns, cuts, left_out)
-    return _checked(Split("temporal", tuple(train), tuple(valid), tuple(test), None, origin))
-
-
-def given(train: Path, valid: Path, test: Path) -> Split:
-    """Read a split from three files of windows, such as MiniOneRec's train, valid and test CSV.
-
-    Training windows that show an event which is a target of validation or test are left out and
-    counted (`SplitCounts.left_out`). A user's training events are all that the remaining windows
-    show; `windows.positions` says which position each of them gets. Raises DataError if a part is
-    empty, and what `read_windows` raises."""
-    parts = [read_windows(path) for path in (train, valid, test)]
-    every_window = [window for part in parts for window in part]
-    target_positions = iter(positions(every_window))
-    train_windows, valid_examples, test_examples = (
-        tuple(Example(w.user, w.history, w.item, next(target_positions)) for w in part)
-        for part in parts
-    )
-    targets = (*valid_examples, *test_examples)
-    held_out = {(target.user, target.item, target.position) for target in targets}
-    windows = tuple(w for w in train_windows if held_out.isdisjoint(window_events(w)))
-    origin = SplitOrigin(_windows_digest(parts), left_out=len(train_windows) - len(windows))
-    sequences = window_sequences(windows)
-    return _checked(Split("given", sequences, valid_examples, test_examples, windows, origin))
-
-
 def window_events(window: Example) -> Iterator[Event]:
     """Every event of an example: its history and its target."""
     items = (*window.history, window.item)
     first = window.position - len(window.history)
     return ((window.user, item, first + offset) for offset, item in enumerate(items))
-
-
-def _checked(split: Split) -> Split:
-    if not (split.train and split.valid and split.test):
-        counts = split.counts
-        raise DataError(
-            f"{split.protocol} leaves {counts.train_events} training events, {counts.valid} valid "
-            f"and {counts.test} test examples: no part may be empty",
-            hint="try another protocol, or other cuts",
-        )
-    return split
-
-
-def user_spans(interactions: Interactions) -> Iterator[tuple[str, int, int]]:
-    """Each user with the start and the stop of the user's events."""
-    users = interactions.users
-    starts = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]]))
-    stops = np.append(starts[1:], len(users))
-    spans = zip(starts.tolist(), stops.tolist(), strict=True)
-    return ((users[start], start, stop) for start, stop in spans)
-
-
-def _default_cuts(interactions: Interactions) -> Cuts:
-    moments = np.sort(interactions.order)
-    n = len(moments)
-    # rounded before the floor, or 0.8 + 0.1 of ten events would be 8.999...
-    first_valid = int(round(TRAIN_SHARE * n, 6))
-    first_test = int(round((TRAIN_SHARE + VALID_SHARE) * n, 6))
-    return Cuts(float(moments[first_valid]), float(moments[first_test]))
 
 
 def window_sequences(windows: Iterable[Example]) -> tuple[UserSequence, ...]:
@@ -279,12 +189,3 @@ def window_sequences(windows: Iterable[Example]) -> tuple[UserSequence, ...]:
         indexes, items = zip(*sorted(events_of_user), strict=True)  # by position
         sequences.append(UserSequence(user, items, indexes))
     return tuple(sequences)
-
-
-def _windows_digest(parts: Sequence[tuple[Window, ...]]) -> str:
-    columns: list[list[str]] = []
-    for part in parts:
-        columns.append([window.user for window in part])
-        columns.append([window.item for window in part])
-        columns.append(["\t".join(window.history) for window in part])
-    return digest_strings(*columns)

@@ -145,6 +145,7 @@ def test_rarity_is_a_weight_of_the_events(tmp_path: Path, header: str) -> None:
 
     from sidtool.data.interactions import EventNames
     from sidtool.sft.event_weights import EventWeights, WeightOptions
+    from sidtool.splits.field_columns import FieldName, FieldOptions
     from sidtool.splits.files import SplitOptions, make_split
 
     rng = np.random.default_rng(0)
@@ -155,11 +156,15 @@ def test_rarity_is_a_weight_of_the_events(tmp_path: Path, header: str) -> None:
     order = "column" if "timestamp" in header else "row"
     split = make_split(events, SplitOptions(columns=EventNames(order_by=order)))
     path = write_rarity(events, split, tmp_path / "rarity.csv")
-    weights = EventWeights.read(WeightOptions(path, f"exp({RARITY}/2)"), split)
+    fields = FieldOptions(feedback=(FieldName(RARITY),))
+    weighted = make_split(path, SplitOptions(columns=EventNames(order_by=order), fields=fields))
+    assert weighted.reference == split.reference
+    weights = EventWeights.read(WeightOptions(f"exp({RARITY}/2)"), weighted)
+    assert weights is not None
     trained = [item for user in split.train for item in user.items]
     first = split.train[0]
-    row = weights.first_row[first.user] + first.positions[1]
-    assert weights.weights[row] == pytest.approx(trained.count(first.items[1]) ** -0.5)
+    weight = weights.of_user[first.user][first.positions[1]]
+    assert weight == pytest.approx(trained.count(first.items[1]) ** -0.5)
 
 
 def test_windows_have_no_weighted_variant(tmp_path: Path) -> None:

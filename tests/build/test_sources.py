@@ -16,8 +16,9 @@ from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, make_items
 from sidtool.errors import DataError
 from sidtool.quantize.fusion import FusionOptions
+from sidtool.splits.protocols import given, leave_one_out, temporal
 from sidtool.splits.record import Cuts
-from sidtool.splits.split import Split, given, leave_one_out, temporal
+from sidtool.splits.split import Split
 from tests.data.files import write_table
 from tests.quantize.material import mixture
 

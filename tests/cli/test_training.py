@@ -69,17 +69,16 @@ def test_a_column_of_the_events_weights_the_examples(road: Road, tmp_path: Path)
     rated = tmp_path / "rated.csv"
     rows = [f"{line},{number % 3 + 1}" for number, line in enumerate(events[1:])]
     rated.write_text("\n".join([f"{events[0]},rating", *rows]) + "\n")
-    made = ("make-sft", road.bundle, road.items, road.split, "-o", out)
+    split = tmp_path / "rated"
+    said = done("split", rated, "-o", split, "--feedback", "rating")
+    assert "rating:int" in said.out
     weighted = ("--weight", "exp(rating/2)", "--weight-clip", "4")
-    said = done(*made, *weighted, "--interactions", rated)
+    said = done("make-sft", road.bundle, road.items, split, "-o", out, *weighted)
     assert "weight exp(rating/2): 1.65 to 4, mean " in said.out
     assert all(isinstance(row["weight"], list) for row in lines_of(out))
-    assert "--interactions FILE" in refused(2, *made, *weighted, "--force")
-    assert "--weight-clip requires --weight" in refused(2, *made, "--force", "--weight-clip", "4")
-    assert "no column 'rating'" in refused(
-        2, *made, *weighted, "--interactions", road.events, "--force"
-    )
-    done("make-sft", road.bundle, road.items, rated, "-o", out, *weighted, "--force")
+    made = ("make-sft", road.bundle, road.items, road.split, "-o", out, "--force")
+    assert "the split has no feedback 'rating', it has none" in refused(2, *made, *weighted)
+    assert "--weight-clip requires --weight" in refused(2, *made, "--weight-clip", "4")
 
 
 @pytest.mark.parametrize(

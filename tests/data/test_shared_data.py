@@ -5,7 +5,8 @@ import pytest
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
 from sidtool.errors import SidtoolWarning
-from sidtool.splits.split import count_leaks, given, leave_one_out
+from sidtool.splits.protocols import given, leave_one_out
+from sidtool.splits.split import count_leaks
 from tests.shared_data import DATA
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")

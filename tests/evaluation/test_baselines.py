@@ -20,7 +20,8 @@ from sidtool.evaluation.baselines import (
     tune_item_knn,
 )
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
-from sidtool.splits.split import Example, UserSequence, leave_one_out
+from sidtool.splits.protocols import leave_one_out
+from sidtool.splits.split import Example, UserSequence
 from tests.shared_data import DATA
 
 BEAUTY = DATA / "beauty"

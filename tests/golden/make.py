@@ -20,7 +20,8 @@ from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.training_examples import SftOptions
 from sidtool.sid import SidSpace
-from sidtool.splits.files import make_split, write_split
+from sidtool.splits.field_columns import FieldName, FieldOptions
+from sidtool.splits.files import SplitOptions, make_split, write_split
 from sidtool.splits.record import Cuts, SplitReference
 from sidtool.splits.split import Split, UserSequence
 from tests.bundles import small_bundle
@@ -28,6 +29,7 @@ from tests.bundles import small_bundle
 GOLDEN = Path(__file__).parent
 BUNDLE = GOLDEN / "bundle.zarr.zip"
 SPLIT = GOLDEN / "split"
+SPLIT_2 = GOLDEN / "split-2"
 EXAMPLES = GOLDEN / "examples" / "train.jsonl"
 MODEL = GOLDEN / "model"
 MEMORY = GOLDEN / "memory.zarr.zip"
@@ -102,6 +104,26 @@ def golden_split() -> Split:
         return make_split(events)
 
 
+def golden_split_2() -> Split:
+    """The events of `EVENTS` with a feedback, a context, times, users, and a condition of targets:
+    format 2."""
+    with TemporaryDirectory() as folder:
+        lines = ["user_id,item_id,timestamp,rating,device"]
+        for user, items in EVENTS:
+            for at, item in enumerate(items):
+                lines.append(
+                    f"{user},{item},{880_000_000 + 60 * at},{5 - at % 3},{'tv' * (at % 2)}"
+                )
+        events = Path(folder) / "events.csv"
+        events.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        users = Path(folder) / "users.csv"
+        users.write_text("user_id,age,city\nu1,24,Ulm\nü2,,München\n", encoding="utf-8")
+        fields = FieldOptions(
+            (FieldName("rating"),), (FieldName("device"),), (), users, True, ("rating>=3",)
+        )
+        return make_split(events, SplitOptions(fields=fields))
+
+
 def golden_items() -> Items:
     """The catalog of the active items."""
     ids = tuple(item for item in ITEMS if item != "i4")
@@ -150,6 +172,7 @@ def write_golden_files() -> None:
     golden_bundle().save(BUNDLE, force=True)
     split = golden_split()
     write_split(split, SPLIT, force=True)
+    write_split(golden_split_2(), SPLIT_2, force=True)
     options = SftOptions({"sequence": 1.0, "title-to-sid": 1.0}, history_length=3)
     EXAMPLES.parent.mkdir(exist_ok=True)
     make_sft(golden_bundle(), golden_items(), split, EXAMPLES, options, force=True)

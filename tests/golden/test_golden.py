@@ -10,6 +10,7 @@ from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.lineage import read_lineage
 from sidtool.splits.examples import read_examples
+from sidtool.splits.fields import Fields, FieldTypes
 from sidtool.splits.files import read_split
 from tests.golden.make import (
     BUNDLE,
@@ -17,9 +18,11 @@ from tests.golden.make import (
     MEMORY,
     MODEL,
     SPLIT,
+    SPLIT_2,
     SPLIT_REFERENCE,
     golden_contract,
     golden_memory,
+    golden_split_2,
 )
 
 SPACE = "9021582f75d779123cf410b57aaeac4d7f265b02c0d5bfb6b0dea09b8254c323"
@@ -95,6 +98,24 @@ def test_the_split_of_format_1() -> None:
         "ü2": ("i0", "i2"),
         "u3": ("i0", "i1"),
     }
+
+
+def test_the_split_of_format_2() -> None:
+    split = read_split(SPLIT_2)
+    assert split.reference.digest == SPLIT_DIGEST  # fields are in no digest
+    assert split == golden_split_2()
+    assert split.fields == FieldTypes(
+        {"rating": "int"}, {"device": "str"}, {"age": "int", "city": "str"}, True, ("rating>=3",)
+    )
+    (test,) = [test for test in split.test if test.user == "ü2"]
+    assert test.fields == Fields(
+        {"age": None, "city": "München"},
+        {"rating": (5, 4, 3), "device": (None, "tv", None), "target": ("yes", "yes", "yes")},
+        {"device": "tv"},
+        (880_000_000, 880_000_060, 880_000_120),
+        880_000_180,
+    )
+    assert test.feedback == {"rating": 5}
 
 
 def test_the_training_examples_of_format_1() -> None:

@@ -99,6 +99,10 @@ def light_commands(folder: Path) -> dict[str, Writing]:
             ("split", folder / "events.csv"),
             ("split", folder / "events.csv", "--protocol", "temporal"),
         ),
+        "split with feedback": Writing(
+            ("split", folder / "events.csv", "--times", "--feedback", "rating"),
+            ("split", folder / "events.csv", "--target", "rating>=2"),
+        ),
         "check": Writing(
             ("check", items, folder / "events.csv"),
             ("check", folder / "more.jsonl", folder / "events.csv"),

@@ -9,12 +9,13 @@ import pytest
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
-from sidtool.errors import CompatibilityError, DataError, UsageError
+from sidtool.errors import DataError, UsageError
 from sidtool.sft.event_weights import EventWeights, WeightOptions
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.lineage import read_lineage
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.training_examples import SftOptions
+from sidtool.splits.field_columns import FieldName, FieldOptions
 from sidtool.splits.files import SplitOptions, make_split
 from sidtool.splits.split import Split
 
@@ -36,6 +37,11 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def rated_split(events: Path, protocol: Any = "leave-one-out", target: Any = ()) -> Split:
+    fields = FieldOptions(feedback=(FieldName("rating"),), target=target)
+    return make_split(events, SplitOptions(protocol, fields=fields))
+
+
 def ratings(events: Path) -> dict[tuple[str, str], float]:
     rows = [line.split(",") for line in events.read_text().splitlines()[1:]]
     return {(user, item): float(rating) for user, item, _, rating in rows}
@@ -55,8 +61,8 @@ def shown_items(example: dict[str, Any], bundle: Bundle) -> list[str]:
 def test_every_target_has_the_weight_of_its_event(
     tmp_path: Path, bundle: Bundle, catalog: Items, events: Path, protocol: Any
 ) -> None:
-    split = make_split(events, SplitOptions(protocol))
-    options = WeightOptions(events, "exp(rating/2)", clip=9.0)
+    split = rated_split(events, protocol)
+    options = WeightOptions("exp(rating/2)", clip=9.0)
     plain, weighted = (tmp_path / f"{name}.jsonl" for name in ("plain", "weighted"))
     sft_options = SftOptions(TASKS, history_length=4)
     make_sft(bundle, catalog, split, plain, sft_options)
@@ -97,13 +103,13 @@ def test_every_target_has_the_weight_of_its_event(
 
 
 def test_a_column_is_a_weight_as_it_is(bundle: Bundle, events: Path) -> None:
-    split = make_split(events)
-    weights = EventWeights.read(WeightOptions(events, "rating"), split)
+    split = rated_split(events)
+    weights = EventWeights.read(WeightOptions("rating"), split)
+    assert weights is not None
     rating_of = ratings(events)
     for sequence in split.train:
-        first = weights.first_row[sequence.user]
-        for item, position in zip(sequence.items, sequence.positions, strict=True):
-            assert weights.weights[first + position] == rating_of[sequence.user, item]
+        expected = [rating_of[sequence.user, item] for item in sequence.items]
+        assert weights.of_user[sequence.user].tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -119,41 +125,64 @@ def test_a_column_is_a_weight_as_it_is(bundle: Bundle, events: Path) -> None:
 )
 def test_bad_options_are_refused(expression: str, clip: float | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        WeightOptions(Path("events.csv"), expression, clip)
+        WeightOptions(expression, clip)
 
 
 def test_bad_values_are_refused(tmp_path: Path, events: Path) -> None:
-    split = make_split(events)
     lines = events.read_text().splitlines()
 
-    def with_rating(row: int, text: str) -> Path:
+    def with_rating(row: int, text: str) -> Split:
         cells = lines[row].split(",")
         changed = [*lines[:row], ",".join([*cells[:3], text]), *lines[row + 1 :]]
         path = tmp_path / "changed.csv"
         path.write_text("\n".join(changed) + "\n")
-        return path
+        return rated_split(path)
 
-    for text in ("", "good", "nan", "inf", "1_0"):
-        with pytest.raises(DataError, match=f"row 3: rating is '{text}', not a number"):
-            EventWeights.read(WeightOptions(with_rating(3, text), "rating"), split)
+    train = {(user.user, item) for user in rated_split(events).train for item in user.items}
+    row = next(n for n, line in enumerate(lines) if tuple(line.split(",")[:2]) in train)
+    with pytest.raises(DataError, match="1 training events have no rating"):
+        EventWeights.read(WeightOptions("rating"), with_rating(row, ""))
     with pytest.raises(DataError, match="rating -2 gives the weight -2"):
-        EventWeights.read(WeightOptions(with_rating(3, "-2"), "rating"), split)
+        EventWeights.read(WeightOptions("rating"), with_rating(row, "-2"))
     with pytest.raises(DataError, match="rating 4000 gives the weight inf"):
-        EventWeights.read(WeightOptions(with_rating(3, "4000"), "exp(rating/1)"), split)
-    EventWeights.read(WeightOptions(with_rating(3, "4000"), "exp(rating/1)", clip=9.0), split)
-    EventWeights.read(WeightOptions(with_rating(3, "-2"), "exp(rating/1)"), split)
-    with pytest.raises(UsageError, match="no column 'stars' for the value"):
-        EventWeights.read(WeightOptions(events, "stars"), split)
+        EventWeights.read(WeightOptions("exp(rating/1)"), with_rating(row, "4000"))
+    EventWeights.read(WeightOptions("exp(rating/1)", clip=9.0), with_rating(row, "4000"))
+    EventWeights.read(WeightOptions("exp(rating/1)"), with_rating(row, "-2"))
+    with pytest.raises(UsageError, match="no feedback 'stars', it has rating"):
+        EventWeights.read(WeightOptions("stars"), rated_split(events))
+    with pytest.raises(UsageError, match="no feedback 'rating', it has none"):
+        EventWeights.read(WeightOptions("rating"), make_split(events))
+    texts = SplitOptions(fields=FieldOptions(feedback=(FieldName("rating", "str"),)))
+    with pytest.raises(UsageError, match="rating is a field of texts"):
+        EventWeights.read(WeightOptions("rating"), make_split(events, texts))
     zero = tmp_path / "zero.csv"
     zero.write_text("\n".join([lines[0], *(line[: line.rindex(",")] + ",0" for line in lines[1:])]))
     with pytest.raises(DataError, match="all training events have the weight 0 by rating"):
-        EventWeights.read(WeightOptions(zero, "rating"), split)
+        EventWeights.read(WeightOptions("rating"), rated_split(zero))
 
 
-def test_other_events_are_refused(tmp_path: Path, events: Path, split: Split) -> None:
-    fewer = tmp_path / "fewer.csv"
-    fewer.write_text("\n".join(events.read_text().splitlines()[:-1]) + "\n")
-    with pytest.raises(CompatibilityError, match=r"fewer.csv has events .* was made from"):
-        EventWeights.read(WeightOptions(fewer, "rating"), make_split(events))
-    with pytest.raises(UsageError, match="was made from windows"):
-        EventWeights.read(WeightOptions(events, "rating"), split)
+@pytest.mark.parametrize("expression", [None, "rating"])
+def test_an_event_that_is_no_target_has_weight_0(
+    tmp_path: Path, bundle: Bundle, catalog: Items, events: Path, expression: str | None
+) -> None:
+    split = rated_split(events, target=("rating>=3",))
+    rating_of = ratings(events)
+    out = tmp_path / "train.jsonl"
+    weights = None if expression is None else WeightOptions(expression)
+    tasks = {"sequence": 1.0, "next-item": 1.0}
+    make_sft(bundle, catalog, split, out, SftOptions(tasks), weights=weights)
+    n_zero = 0
+    for example in read_training_examples(out):
+        items = shown_items(example, bundle)
+        values = [rating_of[example["user"], item] for item in items]
+        if example["task"] == "next-item":
+            assert values[-1] >= 3  # the others are no examples
+            assert example.get("weight") == (None if expression is None else values[-1])
+            continue
+        expected = [(1.0 if expression is None else value) * (value >= 3) for value in values]
+        assert example["weight"] == expected
+        n_zero += expected.count(0)
+    assert n_zero
+    record = read_lineage(out).weights
+    assert (record is None) == (expression is None)
+    assert record is None or record.smallest >= 3

@@ -24,7 +24,7 @@ from sidtool.sft.example_kinds import TrainingExample
 from sidtool.sft.tasks import FAMILIES, TASKS, history_prompt_task, named_task
 from sidtool.sft.training_examples import ExampleMaker, SftOptions
 from sidtool.sid import SidSpace
-from sidtool.splits.split import leave_one_out
+from sidtool.splits.protocols import leave_one_out
 from tests.models import tiny_tokenizer
 from tests.shared_data import DATA
 

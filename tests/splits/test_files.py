@@ -365,7 +365,7 @@ def test_an_impossible_leave_one_out_is_refused(tmp_path: Path) -> None:
         ("empty", {"test": ()}),
         ("one example of each", {"test": split.test[1:]}),
         ("'u0' has an example at position 5", {"valid": split.valid[1:]}),
-        ("4 events and no example", {"valid": split.valid[1:], "test": split.test[1:]}),
+        ("4 targets and no example", {"valid": split.valid[1:], "test": split.test[1:]}),
     ]
     for index, (message, parts) in enumerate(changed):
         folder = tmp_path / f"split{index}"

@@ -11,16 +11,9 @@ from hypothesis import strategies as st
 
 from sidtool.data.interactions import EventColumns, Interactions
 from sidtool.errors import DataError, UsageError
+from sidtool.splits.protocols import given, leave_one_out, temporal
 from sidtool.splits.record import Cuts
-from sidtool.splits.split import (
-    Event,
-    Split,
-    count_leaks,
-    given,
-    leave_one_out,
-    temporal,
-    window_events,
-)
+from sidtool.splits.split import Event, Split, count_leaks, window_events
 from tests.data.files import write_table
 from tests.splits.cases import windows_of
 
@@ -38,6 +31,8 @@ def interactions(events: list[tuple[str, str, int]]) -> Interactions:
         np.array(order, dtype=float),
         EventColumns("user", "item", "time"),
         "0" * 64,
+        np.arange(len(events)),
+        {},
     )
 
 

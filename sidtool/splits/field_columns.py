@@ -1,0 +1,305 @@
+"""Columns of events and of a table of users as typed fields, and conditions on them."""
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.data.columns import USER_COLUMNS, need_column
+from sidtool.data.interactions import Interactions
+from sidtool.data.tables import column_names, read_columns
+from sidtool.data.times import NUMBER
+from sidtool.errors import DataError, UsageError
+from sidtool.splits.fields import (
+    TARGET,
+    TARGET_VALUES,
+    Fields,
+    FieldType,
+    FieldTypes,
+    Value,
+    Values,
+)
+
+INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
+OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "!=": operator.ne,
+    "==": operator.eq,
+    "=": operator.eq,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+CONDITION = re.compile(rf"\s*(?P<field>.+?)\s*(?P<sign>{'|'.join(OPERATORS)})\s*(?P<value>.*?)\s*")
+UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
+"""Numbers from each first number on are times since 1970 with so many to a second: each range
+begins in 1973."""
+
+
+@dataclass(frozen=True)
+class FieldName:
+    """A column as a user names it, with its type or None: the type of its values is then found."""
+
+    name: str
+    type: FieldType | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The name of `rating`, or of `rating:float`."""
+        name, _, kind = text.rpartition(":")
+        if name and kind in get_args(FieldType):
+            return cls(name, kind)  # type: ignore[arg-type]
+        return cls(text)
+
+    @classmethod
+    def parse_all(cls, texts: Sequence[str] | None) -> tuple[Self, ...]:
+        """The names of several texts; none for None."""
+        return tuple(map(cls.parse, texts or ()))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A comparison of a field with a value, like `rating>=4` or `behavior=buy`."""
+
+    text: str
+    field: str
+    sign: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises UsageError if a text is no comparison."""
+        match = CONDITION.fullmatch(text)
+        if match is None:
+            raise UsageError(
+                f"--target {text!r} is no comparison", hint="like rating>=4 or behavior=buy"
+            )
+        return cls(text, match["field"], match["sign"], match["value"])
+
+    def holds(self, values: Sequence[Value | None], kind: FieldType) -> NDArray[np.bool_]:
+        """(n,): where the comparison holds; a missing value never fulfills it. Raises UsageError
+        if the type cannot be compared so."""
+        compare = OPERATORS[self.sign]
+        other: Value = self.value
+        if kind != "str":
+            if not NUMBER.fullmatch(self.value):
+                raise UsageError(f"--target {self.text!r} compares numbers with {self.value!r}")
+            other = float(self.value)
+        elif self.sign not in ("=", "==", "!="):
+            raise UsageError(
+                f"--target {self.text!r}: texts are equal (=) or not (!=)",
+                hint=f"if {self.field} holds numbers, --feedback {self.field}:float",
+            )
+        return np.array([value is not None and compare(value, other) for value in values])
+
+
+@dataclass(frozen=True)
+class FieldOptions:
+    """Which fields a split records. Raises UsageError for a name in two roles, or for options
+    about a table of users without the table."""
+
+    feedback: tuple[FieldName, ...] = ()
+    """Columns known only after an event."""
+    context: tuple[FieldName, ...] = ()
+    """Columns known before an event."""
+    user_fields: tuple[FieldName, ...] = ()
+    """Columns of the table of users; all if empty."""
+    users: Path | None = None
+    """Table of users, a row each."""
+    times: bool = False
+    """Whether the time of each event is recorded."""
+    target: tuple[str, ...] = ()
+    """Conditions that an event fulfills to be a target."""
+
+    conditions: tuple[Condition, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "conditions", tuple(map(Condition.parse, self.target)))
+        names = [each.name for each in self.event_fields]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"column {name!r} is named twice as feedback or context")
+        if self.target and TARGET in names:
+            raise UsageError(f"--target marks targets in a field {TARGET!r}, which is a column too")
+        if self.user_fields and self.users is None:
+            raise UsageError("--user-field requires --users")
+
+    @property
+    def all_feedback(self) -> tuple[FieldName, ...]:
+        """The feedback columns, those of conditions included."""
+        named = {each.name for each in (*self.feedback, *self.context)}
+        compared = dict.fromkeys(condition.field for condition in self.conditions)
+        implied = (FieldName(name) for name in compared if name not in named)
+        return (*self.feedback, *implied)
+
+    @property
+    def event_fields(self) -> tuple[FieldName, ...]:
+        """All columns of events."""
+        return (*self.all_feedback, *self.context)
+
+    @property
+    def any(self) -> bool:
+        """Whether there is any field."""
+        return bool(self.event_fields or self.users is not None or self.times)
+
+
+@dataclass(frozen=True, eq=False)
+class FieldTable:
+    """The fields of n events, in the order of their `Interactions`."""
+
+    types: FieldTypes
+    columns: Mapping[str, Sequence[Value | None]]
+    """Field -> n values"""
+    times: Sequence[float] | None
+    """n times in seconds since 1970"""
+    users: Mapping[str, Values]
+    is_target: NDArray[np.bool_]
+    """(n,)"""
+
+    def of_user(self, user: str, start: int, stop: int) -> Fields:
+        """The fields of a user whose events are from `start` to `stop`."""
+        return Fields(
+            self.users.get(user, dict.fromkeys(self.types.user)),
+            {name: tuple(values[start:stop]) for name, values in self.columns.items()},
+            times=None if self.times is None else tuple(self.times[start:stop]),
+        )
+
+
+def read_fields(path: Path, events: Interactions, options: FieldOptions) -> FieldTable:
+    """The fields of the events of a file, which were read with the cells of
+    `options.event_fields`, and of their users.
+
+    Raises UsageError for a missing column or an unfit condition, DataError for mixed types, a
+    value that is not of its type, an order that is no time, or a user with two rows."""
+    types: dict[str, FieldType] = {}
+    columns: dict[str, Sequence[Value | None]] = {}
+    rows = events.rows.tolist()
+    for name in options.event_fields:
+        flag = "--context" if name in options.context else "--feedback"
+        cells = events.cells[name.name]
+        types[name.name], columns[name.name] = typed_values(path, name, cells, rows, flag)
+    is_target = np.ones(len(events), dtype=np.bool_)
+    for condition in options.conditions:
+        is_target &= condition.holds(columns[condition.field], types[condition.field])
+    if options.conditions:
+        if not is_target.any():
+            raise DataError(f"no event of {path} fulfills --target {' '.join(options.target)}")
+        columns[TARGET] = [TARGET_VALUES[flag] for flag in is_target.tolist()]
+    user_types, users = _read_users(options, events)
+    table_types = FieldTypes(
+        {name.name: types[name.name] for name in options.all_feedback},
+        {name.name: types[name.name] for name in options.context},
+        user_types,
+        options.times,
+        options.target,
+    )
+    times = _seconds(path, events) if options.times else None
+    return FieldTable(table_types, columns, times, users, is_target)
+
+
+def typed_values(
+    path: Path, name: FieldName, cells: Sequence[str], rows: Sequence[int], flag: str
+) -> tuple[FieldType, list[Value | None]]:
+    """The type of a column and its values; `rows` are the numbers of the cells' rows, from 0, and
+    `flag` names the column in errors. An empty cell is None. Raises DataError."""
+    # in the order of the cells, so that an error names the first row
+    kinds: dict[str, FieldType] = {cell: _kind(cell) for cell in dict.fromkeys(cells) if cell}
+    first: dict[bool, str] = {}  # whether text -> the first such cell
+    for cell, actual in kinds.items():
+        first.setdefault(actual == "str", cell)
+    if not first:
+        raise DataError(f"{path}: {name.name} has no value")
+    kind = name.type
+    if kind is None and len(first) == 2:
+        number, text = first[False], first[True]
+        raise DataError(
+            f"{path}: {name.name} is the number {number!r} in row {_row(cells, rows, number)} and "
+            f"the text {text!r:.60} in row {_row(cells, rows, text)}",
+            hint=f"correct it, or read all as texts: {flag} {name.name}:str",
+        )
+    if kind is None:
+        present = set(kinds.values())
+        kind = "str" if "str" in present else "float" if "float" in present else "int"
+    fitting = {"str": ("int", "float", "str"), "float": ("int", "float"), "int": ("int",)}[kind]
+    for cell, actual in kinds.items():
+        if actual not in fitting:
+            raise DataError(
+                f"{path}, row {_row(cells, rows, cell)}: {name.name} is {cell!r:.60}, no {kind}"
+            )
+    convert: Callable[[str], Value] = {"str": str, "float": float, "int": int}[kind]
+    values = {cell: convert(cell) for cell in kinds}
+    return kind, [values.get(cell) for cell in cells]
+
+
+def _kind(cell: str) -> FieldType:
+    if INTEGER.fullmatch(cell):
+        return "int"
+    is_number = NUMBER.fullmatch(cell) and np.isfinite(float(cell))
+    return "float" if is_number else "str"
+
+
+def _row(cells: Sequence[str], rows: Sequence[int], cell: str) -> int:
+    """The number, from 1, of the first row of the file with a cell."""
+    return 1 + min(row for row, other in zip(rows, cells, strict=True) if other == cell)
+
+
+def _read_users(
+    options: FieldOptions, events: Interactions
+) -> tuple[Mapping[str, FieldType], Mapping[str, Values]]:
+    """The types of the users' fields, and the fields of each user of a table."""
+    path = options.users
+    if path is None:
+        return {}, {}
+    available = column_names(path)
+    hint = f"call it {events.columns.user}, as in the events"
+    id_column = need_column(
+        path, available, None, USER_COLUMNS, "user id", hint, recorded=events.columns.user
+    )
+    names = options.user_fields or tuple(FieldName(name) for name in available if name != id_column)
+    for name in names:
+        need_column(path, available, name.name, (), "user field", "")
+    table = read_columns(path, [id_column, *(name.name for name in names)], ids=[id_column])
+    ids = [cell or "" for cell in table[id_column].to_pylist()]
+    row_of: dict[str, int] = {}
+    for row, user in enumerate(ids):
+        if not user:
+            raise DataError(f"{path}, row {row + 1}: the user id is empty")
+        if user in row_of:
+            raise DataError(f"{path}: user {user!r} is in rows {row_of[user] + 1} and {row + 1}")
+        row_of[user] = row
+    types: dict[str, FieldType] = {}
+    columns: dict[str, list[Value | None]] = {}
+    for name in names:
+        cells = [(cell or "").strip() for cell in table[name.name].to_pylist()]
+        types[name.name], columns[name.name] = typed_values(
+            path, name, cells, range(len(cells)), "--user-field"
+        )
+    in_events = set(events.users.tolist())
+    users = {
+        user: {name: values[row] for name, values in columns.items()}
+        for user, row in row_of.items()
+        if user in in_events
+    }
+    if not users:
+        raise DataError(f"{path} has none of the {len(in_events)} users of the events")
+    return types, users
+
+
+def _seconds(path: Path, events: Interactions) -> list[float]:
+    """The times of events in seconds since 1970. Raises DataError if their order is no time."""
+    largest = float(np.abs(events.order).max())
+    per_second = next((unit for start, unit in UNITS if largest >= start), None)
+    if events.columns.order is None or per_second is None:
+        order = "the order of the rows" if events.columns.order is None else f"{largest:g}"
+        raise DataError(
+            f"{path}: --times needs times since 1970 or dates, the order is {order}",
+            hint="--order-column names the column of the times",
+        )
+    seconds = events.order / per_second
+    whole = seconds.astype(np.int64)
+    return (whole if (whole == seconds).all() else seconds).tolist()

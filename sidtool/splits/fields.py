@@ -1,0 +1,180 @@
+"""Fields: what events and users say beside item and order, as values of a split, of requests and
+of prompts.
+
+A *feedback* column says how an event went (rating, watch time, behavior), so it is known only after
+the event. A *context* column says where it happened (device, place), so it is known before. A
+*user* field is the same for all events of a user (age, country)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from sidtool.data.times import parse_time
+from sidtool.errors import DataError, UsageError
+from sidtool.json_record import JsonRecord, is_number
+
+Value = str | int | float
+"""The value of a field. A missing one is None."""
+FieldType = Literal["int", "float", "str"]
+Values = Mapping[str, Value | None]
+"""Field -> value."""
+
+TARGET = "target"
+"""The event field by which a split with `--target` marks targets: TARGET_VALUES."""
+TARGET_VALUES: Mapping[bool, Value] = {True: "yes", False: "no"}
+
+
+@dataclass(frozen=True)
+class FieldTypes(JsonRecord):
+    """The fields of a split by name, with their types; its manifest records them."""
+
+    feedback: Mapping[str, FieldType] = field(default_factory=dict)
+    context: Mapping[str, FieldType] = field(default_factory=dict)
+    user: Mapping[str, FieldType] = field(default_factory=dict)
+    times: bool = False
+    """Whether the split has the time of every event."""
+    target: tuple[str, ...] = ()
+    """Conditions of a target, like `rating>=4`; without one, every event is a target."""
+
+    @property
+    def event(self) -> Mapping[str, FieldType]:
+        """The fields of past events: feedback, context, and the mark of a target."""
+        marked: Mapping[str, FieldType] = {TARGET: "str"} if self.target else {}
+        return {**self.feedback, **self.context, **marked}
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields of n consecutive events of one user, and of what comes next.
+
+    `times` and `time` are seconds since 1970."""
+
+    user: Values = field(default_factory=dict)
+    event: Mapping[str, Sequence[Value | None]] = field(default_factory=dict)
+    """Field -> n values, by event."""
+    context: Values = field(default_factory=dict)
+    """The context of what comes next."""
+    times: Sequence[float] | None = None
+    """The times of the n events."""
+    time: float | None = None
+    """The time of what comes next."""
+
+    def before(self, index: int, context: Sequence[str]) -> "Fields":
+        """The fields known before the event at `index`, whose context has these names."""
+        return Fields(
+            self.user,
+            {name: values[:index] for name, values in self.event.items()},
+            {name: self.event[name][index] for name in context},
+            None if self.times is None else self.times[:index],
+            None if self.times is None else self.times[index],
+        )
+
+    def until(self, stop: int) -> "Fields":
+        """The fields with the first `stop` events only."""
+        return self.take(range(stop))
+
+    def take(self, indexes: Sequence[int]) -> "Fields":
+        """The fields with only these of the events."""
+        return Fields(
+            self.user,
+            {name: tuple(values[i] for i in indexes) for name, values in self.event.items()},
+            self.context,
+            None if self.times is None else tuple(self.times[i] for i in indexes),
+            self.time,
+        )
+
+    def over(self, other: "Fields") -> "Fields":
+        """These fields, and those of `other` where these have none."""
+        return Fields(
+            {**other.user, **self.user},
+            {**other.event, **self.event},
+            {**other.context, **self.context},
+            other.times if self.times is None else self.times,
+            other.time if self.time is None else self.time,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of the parts that there are."""
+        parts = {
+            "user": self.user,
+            "event": self.event,
+            "context": self.context,
+            "times": self.times,
+            "time": self.time,
+        }
+        return {key: part for key, part in parts.items() if part is not None and part != {}}
+
+    @classmethod
+    def from_json(cls, value: Any, n_events: int) -> Self:
+        """Read what `to_json` wrote for `n_events` events; times may be ISO dates too.
+
+        Raises DataError, which names the part, for an unknown or malformed one."""
+        parts = _object(value, "fields")
+        known = ("user", "event", "context", "times", "time")
+        for key in parts:
+            if key not in known:
+                raise DataError(f"fields have no part {key!r:.60}, but {', '.join(known)}")
+        event = _object(parts.get("event"), "event")
+        times = parts.get("times")
+        time = parts.get("time")
+        return cls(
+            _values(parts.get("user"), "user"),
+            {name: _column(values, f"event.{name}", n_events) for name, values in event.items()},
+            _values(parts.get("context"), "context"),
+            None if times is None else tuple(map(_time, _list(times, "times", n_events))),
+            None if time is None else _time(time),
+        )
+
+
+NO_FIELDS = Fields()
+
+
+def _object(value: Any, part: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise DataError(f"{part} is {value!r:.60}, not an object")
+    return value
+
+
+def _list(value: Any, part: str, n_events: int) -> Sequence[Any]:
+    if not isinstance(value, list):
+        raise DataError(f"{part} is {value!r:.60}, not a list")
+    if len(value) != n_events:
+        raise DataError(f"{part} has {len(value)} values for {n_events} items")
+    return value
+
+
+def _values(value: Any, part: str) -> Values:
+    return {
+        name: _scalar(member, f"{part}.{name}") for name, member in _object(value, part).items()
+    }
+
+
+def _column(values: Any, part: str, n_events: int) -> tuple[Value | None, ...]:
+    return tuple(_scalar(value, part) for value in _list(values, part, n_events))
+
+
+def _scalar(value: Any, part: str) -> Value | None:
+    if value is None or isinstance(value, str) or is_number(value):
+        return value
+    raise DataError(f"{part} has {value!r:.60}, not a text or a number")
+
+
+def _time(value: Any) -> float:
+    try:
+        if is_number(value):
+            return float(value)
+        if isinstance(value, str):
+            return parse_time(value)
+    except (ValueError, OverflowError):
+        pass
+    raise DataError(f"a time is {value!r:.60}, not seconds since 1970 or an ISO date")
+
+
+def need_field(name: str, fields: Mapping[str, FieldType], what: str, hint: str) -> FieldType:
+    """The type of a field. Raises UsageError if a split has none of this name."""
+    if name not in fields:
+        there = ", ".join(fields) or "none"
+        raise UsageError(f"the split has no {what} {name!r}, it has {there}", hint=hint)
+    return fields[name]
