@@ -35,10 +35,10 @@ from sidtool.reinforcement.run import settle
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.reinforcement.setup import build_trainer
 from sidtool.reinforcement.trainer import GroupTrainer
-from sidtool.training.machine import quiet
+from sidtool.trainer.machine import quiet
+from sidtool.trainer.trainer import class_forward
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
-from sidtool.training.trainer import class_forward
 
 WARM_UP = 2
 """Steps that do not count."""

@@ -8,8 +8,8 @@ from transformers import TrainerControl
 
 from sidtool.reinforcement.judge import Judge, Measurement
 from sidtool.reinforcement.objective import GroupObjective
-from sidtool.training.divergence import check_weights
-from sidtool.training.trainer import class_forward
+from sidtool.trainer.divergence import check_weights
+from sidtool.trainer.trainer import class_forward
 
 
 class JudgedTrainer(GroupObjective):

@@ -26,8 +26,8 @@ from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.settings import SETTINGS, RlOptions
 from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage, side_files
 from sidtool.splits.record import check_split
+from sidtool.trainer.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.execution import Finished, train_and_publish
-from sidtool.training.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.settings_file import typed_fields
 from sidtool.training.training_run import Log
 

@@ -42,9 +42,9 @@ from sidtool.reinforcement.schedule import (
     step_generator,
 )
 from sidtool.reinforcement.settings import RlOptions
-from sidtool.training.divergence import check_number, check_weights
-from sidtool.training.trainer import class_forward
-from sidtool.training.watched import WatchedTrainer
+from sidtool.trainer.divergence import check_number, check_weights
+from sidtool.trainer.trainer import class_forward
+from sidtool.trainer.watched import WatchedTrainer
 
 REFERENCE_FILE = "reference.safetensors"
 """The weights of a moving reference, in each checkpoint."""

@@ -7,7 +7,7 @@ from typing import Any
 from sidtool.errors import UsageError
 from sidtool.model.pretrained import Dtype
 from sidtool.sft.lineage import Lineage
-from sidtool.training.machine import stored_dtype, supports_bf16
+from sidtool.trainer.machine import stored_dtype, supports_bf16
 from sidtool.training.settings import DEFAULTS, TrainOptions
 
 

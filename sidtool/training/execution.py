@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sidtool.errors import SidtoolError
 from sidtool.output import locked, publish, refuse_existing, remove
-from sidtool.training.checkpoints import has_ended, last_checkpoint, relocate_best
-from sidtool.training.divergence import check_weights
+from sidtool.trainer.checkpoints import has_ended, last_checkpoint, relocate_best
+from sidtool.trainer.divergence import check_weights
 from sidtool.work_folder import open_work_folder
 
 if TYPE_CHECKING:
-    from sidtool.training.watched import Totals
+    from sidtool.trainer.watched import Totals
 
 
 class Run(Protocol):

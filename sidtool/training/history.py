@@ -10,8 +10,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sidtool.recommendation.query import Progress
+from sidtool.trainer.watched import MACHINE_FIGURES
 from sidtool.training.training_run import HISTORY_FILE, MACHINE_FILE, Log
-from sidtool.training.watched import MACHINE_FIGURES
 
 LOGS_FOLDER = "runs"
 """Where TensorBoard's writer puts its files."""

@@ -22,9 +22,9 @@ from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress
 from sidtool.sft.lineage import check_same_bundle, read_lineage
 from sidtool.splits.split import Split
+from sidtool.trainer.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.arguments import complete_fields, sft_config
 from sidtool.training.execution import Finished, train_and_publish
-from sidtool.training.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.settings import TrainOptions
 from sidtool.training.settings_file import TRAINING, typed_fields
 from sidtool.training.training_memory import open_training_memory

@@ -21,9 +21,9 @@ from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress
 from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.splits.examples import read_examples
+from sidtool.trainer.trainer import SidTrainer, set_dropout
 from sidtool.training.arguments import weight_dtype
 from sidtool.training.history import ProgressCallback
-from sidtool.training.trainer import SidTrainer, set_dropout
 from sidtool.training.training_run import Log, TrainingRun
 
 

@@ -15,7 +15,7 @@ from sidtool.reinforcement.run import settle
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.reinforcement.setup import build_trainer
 from sidtool.reinforcement.trainer import GroupTrainer
-from sidtool.training.trainer import class_forward
+from sidtool.trainer.trainer import class_forward
 
 FIELDS: dict[str, Any] = {
     "num_generations": 4,

@@ -9,11 +9,11 @@ import torch
 
 from sidtool.errors import SidtoolError
 from sidtool.model.load import load_model_folder
-from sidtool.training.checkpoints import last_checkpoint
+from sidtool.trainer.checkpoints import last_checkpoint
+from sidtool.trainer.trainer import SidTrainer
 from sidtool.training.history import ProgressCallback
 from sidtool.training.run import train
 from sidtool.training.settings import Stage, TrainOptions
-from sidtool.training.trainer import SidTrainer
 
 Make = Callable[..., Path]
 FIELDS = {

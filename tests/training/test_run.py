@@ -27,7 +27,7 @@ from sidtool.objective.loss import Loss
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
-from sidtool.training.checkpoints import last_checkpoint
+from sidtool.trainer.checkpoints import last_checkpoint
 from sidtool.training.history import ProgressCallback, keep_logs
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
@@ -125,7 +125,7 @@ def trainer_of(
 ) -> Any:
     from trl import SFTConfig
 
-    from sidtool.training.trainer import SidTrainer
+    from sidtool.trainer.trainer import SidTrainer
     from tests.models import tiny_tokenizer
 
     arguments = SFTConfig(

@@ -17,7 +17,7 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.merge import merge
 from sidtool.recommendation.recommend import Request, recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.training.checkpoints import last_checkpoint
+from sidtool.trainer.checkpoints import last_checkpoint
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.stages import train_stages

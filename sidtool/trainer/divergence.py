@@ -6,7 +6,7 @@ from typing import Any
 
 from sidtool.checkpoint.finite import non_finite
 from sidtool.errors import SidtoolError
-from sidtool.training.checkpoints import last_checkpoint
+from sidtool.trainer.checkpoints import last_checkpoint
 
 
 def check_number(value: float, what: str, trainer: Any) -> None:

@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerState
 from sidtool.contract.stage_record import Selection
 from sidtool.documents import parse_json
 from sidtool.json_record import JsonRecord
-from sidtool.training.machine import peak_cuda_gib, resident_gib
+from sidtool.trainer.machine import peak_cuda_gib, resident_gib
 
 TOTALS_FILE = "totals.json"
 """The counts of a run, in each checkpoint."""

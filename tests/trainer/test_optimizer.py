@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from sidtool.errors import UsageError
+from sidtool.trainer.optimizer import MuonAdamW, hidden_matrices, orthogonal
 from sidtool.training.arguments import complete_fields
-from sidtool.training.optimizer import MuonAdamW, hidden_matrices, orthogonal
 from sidtool.training.settings import TrainOptions
 from tests.models import tiny_model
 

@@ -27,10 +27,10 @@ from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.objective.targets import Targets
 from sidtool.objective.teachers import Teachers
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
-from sidtool.training.divergence import check_number, check_weights
-from sidtool.training.machine import float32_attention
-from sidtool.training.optimizer import MuonAdamW
-from sidtool.training.watched import WatchedTrainer
+from sidtool.trainer.divergence import check_number, check_weights
+from sidtool.trainer.machine import float32_attention
+from sidtool.trainer.optimizer import MuonAdamW
+from sidtool.trainer.watched import WatchedTrainer
 
 
 class SidTrainer(WatchedTrainer, SFTTrainer):

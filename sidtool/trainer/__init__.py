@@ -1,0 +1,1 @@
+"""Trainers: how a model changes step by step, what is counted and checked, and checkpoints."""
