@@ -29,7 +29,7 @@ from sidtool.decoder.trie_arrays import (
     trie_arrays,
 )
 from sidtool.errors import UsageError
-from sidtool.model.pretrained import check_positions
+from sidtool.model.positions import check_positions
 from sidtool.prompt.tokens import SidTokens
 
 TOKEN_BUDGET = 1 << 14
@@ -82,7 +82,7 @@ def beam_search(
     lengths = [len(prompt) for prompt in prompts]
     tree_tokens = num_beams * (trie.levels - 1)
     with evaluation_mode(model) as model:
-        check_positions(model, max(lengths, default=0) + trie.levels - 1)
+        check_positions(model, max(lengths, default=0), trie.levels - 1)
         method = decoding_method(model)
         search = None
         if method == "generate" and priors is not None:
@@ -161,7 +161,7 @@ class _TreeSearch:
         followed = None
         if max(targets) >= 0:
             followed = TargetPrefixes(targets, self.catalog, device)
-        tree = TokenTree(
+        tree = TokenTree.of(
             self.model, prompts, capacity=self.num_beams * (levels - 1), head=self.head
         )
         nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)  # the root

@@ -1,6 +1,7 @@
 """Beam search through `generate`, for architectures that a 4-D attention mask cannot steer: the
 same results, many times slower."""
 
+import copy
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.normalize import Normalize
 from sidtool.errors import SidtoolWarning
+from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import Codes
 
@@ -49,6 +51,7 @@ def generate_beams(
             SidtoolWarning,
             stacklevel=3,
         )
+    writer = without_own_settings(model)
     results = []
     target_codes = trie.leaf_codes(np.maximum(targets, 0))
     target_ids = tokens.ids(target_codes, begin_end_tokens=False)  # (prompts, levels)
@@ -58,11 +61,12 @@ def generate_beams(
         processor = SidLogitsProcessor(
             trie, tokens, normalize=normalize, filters=[leaf_filter], strict=False
         )
-        beams = _BeamsOfLevels(len(prompt))
+        start = 1 if is_encoder_decoder(writer) else len(prompt)
+        beams = _BeamsOfLevels(start)
         ids = torch.tensor([list(prompt)], device=model.device)
         # one beam would make it a greedy search, which returns no scores
         config = beam_config(max(num_beams, 2), trie.levels)
-        output = model.generate(
+        output = writer.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             generation_config=config,
@@ -70,7 +74,7 @@ def generate_beams(
         )
         check_scores(output.sequences_scores.float().cpu().numpy())
         used = output.sequences_scores > UNUSED_BEAM
-        sids = output.sequences[used][:, len(prompt) :].cpu().numpy()
+        sids = output.sequences[used][:, start:].cpu().numpy()
         scores = output.sequences_scores[used].float().cpu().numpy()
         result = best_leaves(_leaves(trie, tokens.codes(sids)), scores, k)
         if target >= 0:
@@ -98,6 +102,16 @@ def _survived(levels: Sequence[NDArray[np.int64]], target: NDArray[np.int64]) ->
     token ids."""
     held = [(beams == target[: beams.shape[1]]).all(axis=1).any() for beams in levels]
     return int(np.sum(held))
+
+
+def without_own_settings(model: Any) -> Any:
+    """The model, but without the generation settings of its checkpoint, which `generate` adds to
+    those of a call: penalties, forced tokens, a minimum length. Weights are shared."""
+    twin = copy.copy(model)
+    twin.generation_config = GenerationConfig()
+    if is_encoder_decoder(model):
+        twin.generation_config.decoder_start_token_id = decoder_start_id(model)
+    return twin
 
 
 def beam_config(num_beams: int, levels: int) -> GenerationConfig:

@@ -7,14 +7,17 @@ uses `DecodingHead`, which turns hidden states into log-probabilities."""
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from sidtool.decoder.kernels import product
 from sidtool.decoder.normalize import Normalize
+from sidtool.model.structure import is_encoder_decoder
 
 Columns = tuple[int, int]
 """First and stop of a range of token ids."""
@@ -29,6 +32,8 @@ CHUNK = 1 << 19
 """Logits computed together when a whole vocabulary is summed over: they fit a CPU's cache."""
 CHUNK_FULL = 1 << 25
 """The same for a head that always computes the whole vocabulary."""
+
+_BIAS = "final_logits_bias"
 
 
 class PartialHead(nn.Module):
@@ -47,6 +52,8 @@ class PartialHead(nn.Module):
     ) -> None:
         super().__init__()
         self.head = model.get_output_embeddings()
+        self._biased = [module for module in model.modules() if _BIAS in module._buffers]
+        self._biases: list[torch.Tensor] = []  # outside of a list they would become buffers
         self._whole = self.head.forward
         self._column_logits = column_logits
         self._multiply = multiply
@@ -70,11 +77,26 @@ class PartialHead(nn.Module):
         returns its logits."""
         self._parts = parts
         try:
-            numbers = run().flatten()
+            with self._adding_bias():
+                numbers = run().flatten()
         finally:
             self._parts = None
         flat_blocks = numbers.split([shape.numel() for shape in self._shapes])
         return [block.view(shape) for block, shape in zip(flat_blocks, self._shapes, strict=True)]
+
+    @contextmanager
+    def _adding_bias(self) -> Iterator[None]:
+        """Add the bias of a model that has one behind its head (BART) to the parts: the model
+        would add that of the whole vocabulary."""
+        self._biases = [module._buffers[_BIAS] for module in self._biased]
+        for module, bias in zip(self._biased, self._biases, strict=True):
+            module._buffers[_BIAS] = bias.new_zeros(1, 1)
+        try:
+            yield
+        finally:
+            for module, bias in zip(self._biased, self._biases, strict=True):
+                module._buffers[_BIAS] = bias
+            self._biases = []
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, length, dim) hidden states -> logits: of one part (1, n, columns), of several
@@ -84,7 +106,10 @@ class PartialHead(nn.Module):
         flat = hidden.reshape(-1, hidden.shape[-1])  # (positions, dim)
         blocks = []
         for positions, columns in self._parts:
-            blocks.append(self._logits(flat[positions], columns))
+            block = self._logits(flat[positions], columns)
+            for bias in self._biases:  # (1, vocabulary)
+                block = block + (bias[:, slice(*columns)] if columns else bias)
+            blocks.append(block)
         self._shapes = [block.shape for block in blocks]
         if len(blocks) == 1:
             return blocks[0][None]
@@ -125,8 +150,10 @@ class DecodingHead:
         self._sliced = sliced and self._head.is_plain
         self.vocab_size = int(self._head.head.weight.shape[0])
         self._base = _FixedOutput()
+        self._has_encoder = is_encoder_decoder(model)
+        base = model.get_decoder() if self._has_encoder else model.base_model
         # the model's forward without its layers: the base returns the given hidden states
-        without_layers = swap_module(model, model.base_model, self._base)
+        without_layers = swap_module(model, base, self._base)
         self._tail = swap_module(without_layers, self._head.head, self._head)
 
     def attach(self, output: Any) -> None:
@@ -176,10 +203,16 @@ class DecodingHead:
     def _logits(self, states: torch.Tensor, columns: Columns | None) -> torch.Tensor:
         """(n, dim) hidden states -> (n, columns) float32."""
         self._base.hidden = states.unsqueeze(0)
-        placeholder = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+        ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+        inputs: dict[str, Any] = {"input_ids": ids}
+        if self._has_encoder:  # neither it nor the decoder runs
+            inputs = {
+                "decoder_input_ids": ids,
+                "encoder_outputs": BaseModelOutput(self._base.hidden),
+            }
 
         def run() -> torch.Tensor:
-            return self._tail(input_ids=placeholder, use_cache=False, return_dict=True).logits
+            return self._tail(**inputs, use_cache=False, return_dict=True).logits
 
         (block,) = self._head.blocks(run, [(slice(None), columns)])
         return block.float()

@@ -8,6 +8,7 @@ import torch
 
 from sidtool.decoder.partial_head import DecodingHead
 from sidtool.decoder.token_tree import TokenTree, attention_windows
+from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 
 DecodingMethod = Literal["sliced", "full", "generate"]
 """A token tree with a sliced head, a token tree with a full head, or no tree but `generate`."""
@@ -42,7 +43,9 @@ def _probe(model: Any) -> DecodingMethod:
 def _agrees(model: Any, head: DecodingHead) -> bool:
     """Grow two small trees and compare the next logits of each path with those of the same path run
     as an ordinary prompt."""
-    windows = [window for window in attention_windows(model.config) if window]
+    windows = []
+    if not is_encoder_decoder(model):  # whose prompts are not behind the decoder's windows
+        windows = [window for window in attention_windows(model.config) if window]
     length = 6 + min((window for window in windows if window <= PROBED_WINDOW), default=0)
     # arbitrary token ids that differ from position to position
     ids = (torch.arange(64 + 2 * length) * 7919 + 11).remainder(head.vocab_size).tolist()
@@ -50,20 +53,30 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
     first = torch.tensor([ids[-8:-6], ids[-6:-4]])
     second = torch.tensor([ids[-4:-1], ids[-3:]])
     parents = torch.tensor([[1, 0, 1], [0, 1, 1]])
-    tree = TokenTree(model, prompts, capacity=5, head=head)
+    tree = TokenTree.of(model, prompts, capacity=5, head=head)
     tree.prefill()
     tree.step(first.to(model.device), torch.zeros_like(first).to(model.device))
     hidden = tree.step(second.to(model.device), parents.to(model.device))
     log_probs = head.log_probs(hidden, 0, head.vocab_size, "vocabulary")  # (2, 3, vocabulary)
     for row, prompt in enumerate(prompts):
         tails = torch.stack([first[row][parents[row]], second[row]], dim=1)  # (3, 2)
-        paths = torch.cat([torch.tensor([prompt]).expand(3, -1), tails], dim=1).to(model.device)
-        expected = model(input_ids=paths).logits[:, -1].float()
+        expected = _next_logits(model, torch.tensor([prompt]).expand(3, -1), tails)
         spread = max(float(expected.std()), 1e-3)
         error = float((log_probs[row] - expected.log_softmax(-1)).abs().max())
         if not error <= _tolerance(model) * spread:
             return False
     return True
+
+
+def _next_logits(model: Any, prompts: torch.Tensor, tails: torch.Tensor) -> torch.Tensor:
+    """(n, vocabulary) float32 logits behind (n, length) prompts and (n, depth) tails."""
+    inputs = {"input_ids": torch.cat([prompts, tails], dim=1)}
+    if is_encoder_decoder(model):
+        starts = torch.full((len(tails), 1), decoder_start_id(model))
+        inputs = {"input_ids": prompts, "decoder_input_ids": torch.cat([starts, tails], dim=1)}
+    inputs = {name: ids.to(model.device) for name, ids in inputs.items()}
+    logits: torch.Tensor = model(**inputs, use_cache=False).logits
+    return logits[:, -1].float()
 
 
 def _tolerance(model: Any) -> float:

@@ -19,7 +19,7 @@ from sidtool.decoder.probe import decoding_method
 from sidtool.decoder.token_tree import TokenTree
 from sidtool.decoder.trie_arrays import TrieArrays, trie_arrays
 from sidtool.errors import UsageError
-from sidtool.model.pretrained import check_positions
+from sidtool.model.positions import check_positions
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import Codes
 
@@ -54,7 +54,7 @@ def score_sids(
     scores = np.full((len(prompts), len(distinct)), -np.inf, dtype=np.float32)
     lengths = [len(prompt) for prompt in prompts]
     with evaluation_mode(model) as model:
-        check_positions(model, max(lengths, default=0) + tokens.space.levels - 1)
+        check_positions(model, max(lengths, default=0), tokens.space.levels - 1)
         method = decoding_method(model)
         if method == "generate":
             raise UsageError(
@@ -67,7 +67,7 @@ def score_sids(
             catalog = trie_arrays(trie, model.device)
         capacity = min(CANDIDATES, len(distinct)) * (tokens.space.levels - 1)
         for batch in batches(lengths, capacity, TOKEN_BUDGET):
-            tree = TokenTree(
+            tree = TokenTree.of(
                 model, [prompts[index] for index in batch], capacity=capacity, head=head
             )
             scores[batch] = _score_batch(tree, head, distinct, tokens, normalize, catalog)

@@ -3,15 +3,16 @@
 A step appends W tokens to the row of each prompt, all at the same position; a mask lets each attend
 to the prompt and its own ancestors (tree attention of SpecInfer, Miao et al., 2023)."""
 
-import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 
+from sidtool.decoder.encoded_prompts import EncodedPrompts, cache_name
 from sidtool.decoder.partial_head import DecodingHead, swap_module
+from sidtool.model.structure import is_encoder_decoder
 
 SHARED_MIN = 16
 """A start that all prompts of a batch share is prefilled once if it has this many tokens."""
@@ -42,6 +43,16 @@ class TokenTree:
         self._visible = (positions < self._lengths[:, None]).unsqueeze(1)
         self._depth = 0
 
+    @classmethod
+    def of(
+        cls, model: Any, prompts: Sequence[Sequence[int]], *, capacity: int, head: DecodingHead
+    ) -> Self:
+        """The trees on prompts that a causal model reads, or the encoder of an encoder-decoder."""
+        if not is_encoder_decoder(model):
+            return cls(model, prompts, capacity=capacity, head=head)
+        encoded = EncodedPrompts(model, prompts)
+        return cls(encoded, encoded.starts, capacity=capacity, head=head)
+
     def prefill(self) -> torch.Tensor:
         """(batch, 1, dim): the hidden state of each prompt's last token."""
         shared = _shared_start(self._prompts)
@@ -56,7 +67,7 @@ class TokenTree:
         positions = torch.arange(shared, self._longest, device=self._device).unsqueeze(0)
         rows = torch.arange(len(ids), device=self._device)
         last = self._lengths - shared - 1
-        base = _last_mlp_at(self._base, rows, last)
+        base = _last_mlp_at(self._base, rows, last) if longest > 1 else self._base
         return self._forward(ids, positions, None, base)[rows, last].unsqueeze(1)
 
     def step(self, ids: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
@@ -206,12 +217,6 @@ def additive_masks(
         zero = torch.zeros((), dtype=dtype, device=visible.device)
         masks[kind] = torch.where(in_reach, zero, torch.finfo(dtype).min).unsqueeze(1)
     return masks if len(masks) > 1 else next(iter(masks.values()))
-
-
-def cache_name(base: Any) -> str:
-    """The name of a model's cache argument: transformers renamed `past_key_values` to `cache` in
-    5.x."""
-    return "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
 
 
 def _shared_start(prompts: Sequence[Sequence[int]]) -> int:

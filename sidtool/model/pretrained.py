@@ -142,21 +142,6 @@ def file_digests(checkpoint: Checkpoint) -> dict[str, str]:
     return {} if checkpoint.gguf else files.settings_digests(checkpoint.folder)
 
 
-def max_positions(model: Any) -> int | None:
-    """The most tokens that a model reads, by its configuration; None if it sets no limit."""
-    value = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    return value if type(value) is int and value > 0 else None
-
-
-def check_positions(model: Any, n_tokens: int) -> None:
-    """Raise DataError if a text of `n_tokens` is longer than a model reads."""
-    limit = max_positions(model)
-    if limit is not None and n_tokens > limit:
-        raise DataError(
-            f"a prompt with its answer has {n_tokens} tokens, the model has {limit} positions"
-        )
-
-
 def check_device(name: str | None) -> None:
     """Raise UsageError unless models can run on this device; None passes."""
     import torch

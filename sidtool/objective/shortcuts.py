@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sidtool.decoder.partial_head import Columns, PartialHead, full_blocks
+from sidtool.model.structure import is_encoder_decoder
 
 
 def narrows_exactly(model: Any, head: PartialHead, columns: Columns | None) -> bool:
@@ -19,8 +20,12 @@ def narrows_exactly(model: Any, head: PartialHead, columns: Columns | None) -> b
     ids = torch.arange(8, device=device).reshape(2, 4) % model.config.get_text_config().vocab_size
     parts = [(torch.tensor(positions, device=device), columns) for positions in ([1, 2, 6], [5])]
 
+    inputs = {"input_ids": ids}
+    if is_encoder_decoder(model):
+        inputs["decoder_input_ids"] = ids
+
     def run() -> torch.Tensor:
-        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
+        logits: torch.Tensor = model(**inputs, use_cache=False).logits
         return logits
 
     with _probing(model) as low_precision:

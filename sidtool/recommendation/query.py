@@ -27,7 +27,7 @@ from sidtool.decoder.mixture import (
 from sidtool.decoder.normalize import Normalize
 from sidtool.errors import DataError
 from sidtool.model.load import LoadedModel
-from sidtool.model.pretrained import max_positions
+from sidtool.model.positions import prompt_positions
 from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
@@ -97,9 +97,8 @@ class QuerySession:
         """The session of a loaded model; scores are normalized as it was trained unless given."""
         contract = loaded.contract
         normalize = normalize or contract.normalize
-        room = max_positions(loaded.model)
-        if room is not None:
-            room -= contract.space.levels - 1  # all codes but the last follow the prompt
+        # all codes but the last are fed back
+        room = prompt_positions(loaded.model, contract.space.levels - 1)
         return cls(
             loaded.bundle,
             loaded.tokenizer,

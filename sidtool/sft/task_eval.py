@@ -21,7 +21,7 @@ from sidtool.data.json_tables import json_lines
 from sidtool.data.queries import Query, read_queries
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.pretrained import max_positions
+from sidtool.model.positions import max_positions
 from sidtool.prompt.frames import Format
 from sidtool.prompt.segments import Segment
 from sidtool.recommendation.query import Progress

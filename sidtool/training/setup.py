@@ -11,7 +11,7 @@ from sidtool.evaluation.validation import Validator
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora import Lora
 from sidtool.model.memory import WeightedMemory
-from sidtool.model.pretrained import max_positions
+from sidtool.model.positions import max_positions
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import Augmentation, AugmentedExamples, EpochCallback
 from sidtool.objective.loss import Loss

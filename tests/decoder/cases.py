@@ -1,5 +1,6 @@
 """Catalogs, oracles and tiny models for the decoder's tests."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,23 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from sidtool.bundle.trie import Trie
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
+from tests.models import ARCHITECTURES, ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
 
 TEXT = 50
 """Token ids below this are text; the SID block starts here."""
+
+EVERY_ARCHITECTURE = ARCHITECTURES + ENCODER_DECODERS
+
+_models: dict[tuple[str, bool, int], Any] = {}
+
+
+def model_of(architecture: str, tokens: SidTokens, *, tied: bool = False) -> Any:
+    """A tiny model whose vocabulary fits the tokens, made once."""
+    key = architecture, tied, vocabulary(tokens)
+    if key not in _models:
+        make_model = tiny_encoder_decoder if architecture in ENCODER_DECODERS else tiny_model
+        _models[key] = make_model(architecture, vocab_size=key[2], tied=tied)
+    return _models[key]
 
 
 def catalog(sizes: tuple[int, ...], items: int, seed: int, *, repeats: bool = False) -> Any:
@@ -52,8 +67,10 @@ def generate(
     model: Any, prompts: Sequence[Sequence[int]], trie: Trie, tokens: SidTokens, width: int
 ) -> list[tuple[list[tuple[int, ...]], list[float]]]:
     """The oracle: transformers' own beam search with `prefix_allowed_tokens_fn`, prompts padded on
-    the left."""
+    the left, or for an encoder on the right."""
+    encodes = model.config.is_encoder_decoder
     longest = max(map(len, prompts))
+    start = 1 if encodes else longest  # of the SID in a sequence
     following: dict[tuple[int, ...], list[int]] = {}
     for sid in sorted(valid_sids(trie)):
         ids = [int(start) + code for start, code in zip(tokens.level_starts, sid, strict=True)]
@@ -64,11 +81,19 @@ def generate(
 
     def allowed(_: int, ids: torch.Tensor) -> list[int]:
         return following.get(
-            tuple(ids[longest:].tolist()), [0]
+            tuple(ids[start:].tolist()), [0]
         )  # a beam that is already at minus infinity
 
-    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    padding = [[0] * (longest - len(prompt)) for prompt in prompts]
+    pairs = list(zip(padding, prompts, strict=True))
+    ids = torch.tensor([[*prompt, *pad] if encodes else [*pad, *prompt] for pad, prompt in pairs])
+    ones = [[1] * len(prompt) for prompt in prompts]
+    pairs = list(zip(padding, ones, strict=True))
+    mask = torch.tensor([[*one, *pad] if encodes else [*pad, *one] for pad, one in pairs])
+    if encodes:  # BART's own settings force the last token to be the end
+        model = copy.copy(model)
+        first = model.config.decoder_start_token_id
+        model.generation_config = GenerationConfig(decoder_start_token_id=first)
     config = GenerationConfig(
         num_beams=width,
         num_return_sequences=width,
@@ -86,7 +111,7 @@ def generate(
     for row in range(len(prompts)):
         # a beam that `generate` did not fill keeps a score of minus 1e9, or minus infinity
         rows = [i for i in range(row * width, (row + 1) * width) if out.sequences_scores[i] > -1e8]
-        codes = tokens.codes(out.sequences[rows][:, longest:].numpy())
+        codes = tokens.codes(out.sequences[rows][:, start:].numpy())
         results.append(
             ([tuple(sid) for sid in codes.tolist()], out.sequences_scores[rows].tolist())
         )
@@ -120,13 +145,19 @@ def path_log_probs(
     Over the trie of (n, levels) `all_codes`, a SID that is none of them has minus infinity.
     """
     ids = torch.from_numpy(tokens.ids(codes, begin_end_tokens=False))
-    logits = model(
-        input_ids=torch.cat([torch.tensor([list(prompt)]).expand(len(ids), -1), ids], 1)
-    ).logits.float()
+    prompts = torch.tensor([list(prompt)]).expand(len(ids), -1)
+    if model.config.is_encoder_decoder:
+        starts = torch.full((len(ids), 1), model.config.decoder_start_token_id)
+        inputs = {"input_ids": prompts, "decoder_input_ids": torch.cat([starts, ids], 1)}
+        before = 0  # tokens in front of the one whose logits are of the first code
+    else:
+        inputs = {"input_ids": torch.cat([prompts, ids], 1)}
+        before = len(prompt) - 1
+    logits = model(**inputs).logits.float()
     log_probs = []
     for level, size in enumerate(tokens.space.sizes):
         start = int(tokens.level_starts[level])
-        row = logits[:, len(prompt) - 1 + level]
+        row = logits[:, before + level]
         columns = row if normalize == "vocabulary" else row[:, start : start + size]
         if normalize == "trie":
             goes_on = torch.zeros_like(columns, dtype=torch.bool)

@@ -16,39 +16,31 @@ from sidtool.errors import DataError, UsageError
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 from tests.decoder.cases import (
+    EVERY_ARCHITECTURE,
     TEXT,
     assert_same,
     catalog,
     generate,
     make,
+    model_of,
     path_scores,
     prompt,
     valid_sids,
     vocabulary,
 )
-from tests.models import ARCHITECTURES, tiny_model
+from tests.models import tiny_model
 
 torch.set_num_threads(1)
 
-_models: dict[tuple[str, bool, int], Any] = {}
-
-
-def model_of(architecture: str, tokens: SidTokens, *, tied: bool = False) -> Any:
-    """A tiny model whose vocabulary fits the tokens, made once."""
-    key = architecture, tied, vocabulary(tokens)
-    if key not in _models:
-        _models[key] = tiny_model(architecture, vocab_size=key[2], tied=tied)
-    return _models[key]
-
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
 def test_every_architecture_runs_as_a_tree(architecture: str, tied: bool) -> None:
     _, tokens = make((4, 5, 6), 20)
     assert decoding_method(model_of(architecture, tokens, tied=tied)) == "sliced"
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
 @settings(max_examples=12, deadline=None)
 @given(
     sizes=st.sampled_from([(6, 6, 6), (3, 9, 4), (12, 5), (4, 3, 3, 6)]),
@@ -84,7 +76,7 @@ def test_scores_and_items_equal_those_of_generate(
 
 
 @pytest.mark.parametrize("normalize", ["level", "vocabulary", "trie"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
 def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) -> None:
     trie, tokens = make((5, 7, 6), 60)
     model = model_of(architecture, tokens)

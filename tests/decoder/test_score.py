@@ -10,21 +10,29 @@ from sidtool.decoder import score as score_module
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.score import score_sids
 from sidtool.errors import UsageError
-from tests.decoder.cases import catalog, make, path_scores, prompt, vocabulary
-from tests.models import ARCHITECTURES, tiny_model
+from tests.decoder.cases import (
+    EVERY_ARCHITECTURE,
+    catalog,
+    make,
+    model_of,
+    path_scores,
+    prompt,
+    vocabulary,
+)
+from tests.models import tiny_model
 
 torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("normalize", ["level", "vocabulary"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
 def test_scores_equal_those_of_whole_sequences(
     architecture: str, normalize: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(score_module, "CANDIDATES", 7)
     monkeypatch.setattr(score_module, "TOKEN_BUDGET", 120)
     _, tokens = make((4, 5, 6), 3)
-    model = tiny_model(architecture, vocab_size=vocabulary(tokens), tied=False)
+    model = model_of(architecture, tokens)
     candidates = catalog(
         (4, 5, 6), 40, 9, repeats=True
     )  # most of them in no catalog, some of them twice

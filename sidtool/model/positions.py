@@ -1,0 +1,33 @@
+"""How long a prompt may be, by the positions of a model."""
+
+from typing import Any
+
+from sidtool.errors import DataError
+from sidtool.model.structure import is_encoder_decoder
+
+
+def max_positions(model: Any) -> int | None:
+    """The most tokens that a model reads, by its configuration; None if it sets no limit."""
+    value = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return value if type(value) is int and value > 0 else None
+
+
+def prompt_positions(model: Any, n_answer: int) -> int | None:
+    """The longest prompt whose answer a model can write, which feeds `n_answer` tokens back; None
+    if there is no limit. An encoder has positions of its own, which only the prompt takes."""
+    limit = max_positions(model)
+    if limit is None or is_encoder_decoder(model):
+        return limit
+    return limit - n_answer
+
+
+def check_positions(model: Any, n_prompt: int, n_answer: int) -> None:
+    """Raise DataError if a prompt of `n_prompt` tokens is longer than a model reads before an
+    answer of `n_answer`."""
+    limit = prompt_positions(model, n_answer)
+    if limit is None or n_prompt <= limit:
+        return
+    text = f"a prompt with its answer has {n_prompt + n_answer} tokens"
+    if is_encoder_decoder(model):
+        text = f"a prompt has {n_prompt} tokens"
+    raise DataError(f"{text}, the model has {max_positions(model)} positions")
