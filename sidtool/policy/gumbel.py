@@ -22,7 +22,7 @@ from sidtool.decoder.probe import decoding_method
 from sidtool.decoder.token_tree import TokenTree
 from sidtool.decoder.trie_arrays import TrieArrays, normalize_over_children, trie_arrays
 from sidtool.errors import UsageError
-from sidtool.model.pretrained import check_positions
+from sidtool.model.positions import check_positions
 from sidtool.prompt.tokens import SidTokens
 
 
@@ -66,7 +66,7 @@ def sample_leaves(
     tree_tokens = beams * (trie.levels - 1)
     samples: dict[int, LeafSample] = {}
     with evaluation_mode(model) as bare:
-        check_positions(bare, max(lengths, default=0) + trie.levels - 1)
+        check_positions(bare, max(lengths, default=0), trie.levels - 1)
         method = decoding_method(bare)
         if method == "generate":
             raise UsageError(
@@ -76,7 +76,7 @@ def sample_leaves(
         head = DecodingHead(bare, sliced=method == "sliced")
         arrays = trie_arrays(trie, bare.device)
         for batch in batches(lengths, tree_tokens, token_budget):
-            tree = TokenTree(
+            tree = TokenTree.of(
                 bare, [prompts[index] for index in batch], capacity=tree_tokens, head=head
             )
             leaves, log_probs, noisy = _search(tree, head, arrays, tokens, beams, generator)

@@ -1,11 +1,14 @@
 """Log-probabilities of groups of SIDs under a model, with a gradient.
 
 A group is a tree: one prompt, and each of its SIDs as a chain behind it that attends to the prompt
-and to itself. The prompt so runs once per group and not once per SID. Logits are computed for the
-columns of each level only, and normalized as the model is decoded."""
+and to itself. The prompt so runs once per group and not once per SID. With an encoder-decoder the
+tree grows on the token that the decoder starts with, behind the encoded prompt. Logits are computed
+for the columns of each level only, and normalized as the model is decoded."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Self
 
 import torch
@@ -15,8 +18,10 @@ from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.partial_head import Part, PartialHead, full_blocks
 from sidtool.decoder.probe import decoding_method
 from sidtool.decoder.token_tree import additive_masks, attention_windows
+from sidtool.decoder.tree_positions import TreePositions
 from sidtool.decoder.trie_arrays import TrieArrays, trie_arrays
 from sidtool.errors import UsageError
+from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 from sidtool.objective.shortcuts import narrows_exactly
 from sidtool.prompt.tokens import SidTokens
 
@@ -43,6 +48,11 @@ class Policy:
     """whether the head computes a range of columns exactly"""
     windows: list[int | None]
     dtype: torch.dtype
+    decoder_start: int | None
+    """the token that the decoder behind an encoder starts with; None for a causal model"""
+    positions: TreePositions
+    network: Any
+    """the model itself, whatever wrapper of it `scores` is given"""
 
     @classmethod
     def of(cls, model: Any, tokens: SidTokens, trie: Trie, normalize: Normalize) -> Self:
@@ -56,14 +66,19 @@ class Policy:
             )
         head = PartialHead(model).install()
         columns = (tokens.start, tokens.start + tokens.space.n_codes)
+        has_encoder = is_encoder_decoder(model)
+        decoder = model.get_decoder() if has_encoder else model.base_model
         return cls(
             head,
             trie_arrays(trie, model.device),
             tokens,
             normalize,
             narrows_exactly(model, head, columns),
-            attention_windows(model.config),
-            model.base_model.dtype,
+            attention_windows(decoder.config),
+            decoder.dtype,
+            decoder_start_id(model) if has_encoder else None,
+            TreePositions(decoder),
+            model,
         )
 
     def scores(
@@ -76,12 +91,20 @@ class Policy:
         """The scores of (n, C, L) codes, each of a SID in the trie.
 
         `prompt_ids` are (n, P) token ids padded on the left, `prompt_mask` (n, P) has 1 for a token
-        and 0 for padding. `model` is the model itself or a wrapper of it that distributes it."""
-        inputs = self._inputs(prompt_ids, prompt_mask, codes)
-        parts = self._parts(prompt_ids.shape[1], codes)
+        and 0 for padding. `model` is the model itself or a wrapper of it that distributes it.
+
+        Raises UsageError for an encoder-decoder that recomputes activations."""
+        if self.decoder_start is None:
+            inputs = self._inputs(prompt_ids, prompt_mask, codes)
+            parts = self._parts(prompt_ids.shape[1], codes)
+            depths = None
+        else:
+            inputs, depths = self._encoder_inputs(prompt_ids, prompt_mask, codes)
+            parts = self._parts(1, codes)
 
         def forward() -> torch.Tensor:
-            logits: torch.Tensor = model(**inputs, use_cache=False).logits
+            with self.positions.at(depths, depths) if depths else nullcontext():
+                logits: torch.Tensor = model(**inputs, use_cache=False).logits
             return logits
 
         narrow = self.narrow
@@ -127,6 +150,32 @@ class Policy:
             "position_ids": positions,
             "attention_mask": additive_masks(self.windows, visible, distances, self.dtype),
         }
+
+    def _encoder_inputs(
+        self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, codes: torch.Tensor
+    ) -> tuple[dict[str, Any], list[int]]:
+        """What an encoder-decoder reads, and the depths of the decoder's tokens."""
+        modules = self.network.modules()
+        if any(getattr(module, "gradient_checkpointing", False) for module in modules):
+            # the backward pass would compute position biases anew, of a sequence
+            raise UsageError(
+                "gradient_checkpointing does not work with groups of an encoder-decoder",
+                hint="--set gradient_checkpointing=false",
+            )
+        starts = torch.full_like(prompt_ids[:, :1], self.decoder_start)
+        trees = self._inputs(starts, torch.ones_like(starts), codes)
+        # the encoder's absolute positions count from the first token: padding goes to the right
+        order = prompt_mask.sort(dim=1, descending=True, stable=True).indices
+        inputs = {
+            "input_ids": prompt_ids.gather(1, order),
+            "attention_mask": prompt_mask.gather(1, order),
+            "decoder_input_ids": trees["input_ids"],
+            "decoder_attention_mask": trees["attention_mask"],
+        }
+        if "decoder_position_ids" in signature(self.network.forward).parameters:
+            inputs["decoder_position_ids"] = trees["position_ids"]
+        depths: list[int] = trees["position_ids"][0].tolist()
+        return inputs, depths
 
     def _parts(self, prompt_length: int, codes: torch.Tensor) -> list[Part]:
         """The positions, in the flattened batch, whose logits are needed at each level."""

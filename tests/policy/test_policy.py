@@ -14,7 +14,12 @@ from sidtool.policy.gumbel import sample_leaves
 from sidtool.policy.policy import Policy
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
-from tests.models import ARCHITECTURES, tiny_model
+from tests.models import (
+    ARCHITECTURES,
+    ENCODER_DECODERS,
+    tiny_encoder_decoder,
+    tiny_model,
+)
 
 PROMPTS = [[5, 9, 3, 14, 7, 21, 2, 8, 30, 11], [6, 1, 33]]
 SPACE = SidSpace((3, 2, 3))
@@ -38,10 +43,11 @@ def padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(ids), torch.tensor(mask)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES + ENCODER_DECODERS)
 @pytest.mark.parametrize("normalize", ["trie", "level"])
 def test_groups_score_like_single_sids(architecture: str, normalize: Normalize) -> None:
-    model = tiny_model(architecture, vocab_size=60)
+    make_model = tiny_encoder_decoder if architecture in ENCODER_DECODERS else tiny_model
+    model = make_model(architecture, vocab_size=60)
     policy = Policy.of(model, TOKENS, TRIE, normalize)
     leaves = np.array([[0, 3, 6, 3], [7, 1, 2, 5]])
     codes = torch.from_numpy(CODES[leaves].astype(np.int64))
@@ -58,6 +64,15 @@ def test_groups_score_like_single_sids(architecture: str, normalize: Normalize) 
     scores.log_probs.sum().backward()
     gradients = [weight.grad for weight in model.parameters()]
     assert all(grad is not None and grad.isfinite().all() for grad in gradients)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_recomputed_activations_of_an_encoder_decoder_are_refused() -> None:
+    model = tiny_encoder_decoder("t5", vocab_size=60)
+    policy = Policy.of(model, TOKENS, TRIE, "trie")
+    model.gradient_checkpointing_enable()
+    with pytest.raises(UsageError, match="gradient_checkpointing"):
+        policy.scores(model, *padded(PROMPTS), torch.from_numpy(CODES[None].astype(np.int64)))
 
 
 def test_entropies_are_those_of_the_children() -> None:
