@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 
 from sidtool.answers.questions import Question
 from sidtool.decoder.batching import batches, evaluation_mode
+from sidtool.decoder.encoded_prompts import padded
+from sidtool.decoder.generate_fallback import without_own_settings
+from sidtool.errors import UsageError
 from sidtool.model.load import LoadedModel
-from sidtool.model.pretrained import check_positions, max_positions
+from sidtool.model.positions import check_positions, max_positions
+from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress
 
@@ -72,7 +76,8 @@ def text_answer_metrics(
         correct_texts.append("".join(texts))
     max_tokens = max(len(answer) for answer in answers) + EXTRA_TOKENS
     if limit := max_positions(loaded.model):
-        max_tokens = min(max_tokens, limit - max(map(len, prompts)))
+        read = 0 if is_encoder_decoder(loaded.model) else max(map(len, prompts))
+        max_tokens = min(max_tokens, limit - read)
     written = _write(loaded, prompts, max_tokens, closing_tokens, progress)
     values = [
         [exact_match(text, correct), token_f1(text, correct)]
@@ -87,21 +92,28 @@ def _losses(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """(n,) summed losses of the answers after their prompts, and (n,) numbers of tokens summed.
 
-    The first token of a text without a prompt follows nothing, so it is left out."""
-    sequences = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-    starts = [max(1, len(prompt)) for prompt in prompts]
+    The first token of a text without a prompt follows nothing, so it is left out. Raises UsageError
+    for such a text if the model's encoder has to read a prompt."""
+    has_encoder = is_encoder_decoder(model)
+    if has_encoder and not all(prompts):
+        raise UsageError("the task has no prompts: an encoder-decoder model has nothing to encode")
+    # what the decoder reads in front of an answer
+    before = [[decoder_start_id(model)]] * len(prompts) if has_encoder else prompts
+    sequences = [[*start, *answer] for start, answer in zip(before, answers, strict=True)]
+    starts = [max(1, len(start)) for start in before]
     lengths = [len(sequence) for sequence in sequences]
     losses = np.zeros(len(sequences))
+    longest = max(map(len, prompts) if has_encoder else lengths, default=0)
     with evaluation_mode(model) as bare:
-        check_positions(bare, max(lengths, default=0))
+        check_positions(bare, longest, 0)
         vocab_size = bare.get_output_embeddings().weight.shape[0]
         for batch in batches(lengths, 0, LOGITS_PER_BATCH // vocab_size):
-            longest = max(lengths[index] for index in batch)
-            padded = [sequences[index] + [0] * (longest - lengths[index]) for index in batch]
-            ids = torch.tensor(padded, device=bare.device)  # (batch, longest)
-            batch_lengths = torch.tensor([lengths[index] for index in batch], device=bare.device)
-            mask = torch.arange(longest, device=bare.device) < batch_lengths[:, None]
-            output = bare(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+            ids, mask = padded([sequences[index] for index in batch], bare.device)
+            inputs = {"input_ids": ids, "attention_mask": mask}
+            if has_encoder:
+                read, read_mask = padded([prompts[index] for index in batch], bare.device)
+                inputs = {"input_ids": read, "attention_mask": read_mask, "decoder_input_ids": ids}
+            output = bare(**inputs, use_cache=False)
             logits = output.logits[:, :-1].float().transpose(1, 2)  # (batch, vocabulary, longest-1)
             # (batch, longest - 1): the loss of each token but the first
             token_losses = torch.nn.functional.cross_entropy(logits, ids[:, 1:], reduction="none")
@@ -128,8 +140,6 @@ def _write(
         max_new_tokens=max_tokens,
         do_sample=False,
         num_beams=1,
-        repetition_penalty=1.0,  # a chat model's own generation settings must not decide
-        no_repeat_ngram_size=0,
         eos_token_id=sorted(stops) or None,
         pad_token_id=0,
     )
@@ -137,19 +147,18 @@ def _write(
     done = 0
     lengths = [len(prompt) for prompt in prompts]
     with evaluation_mode(loaded.model) as bare:
+        writer = without_own_settings(bare)
         for batch in batches(lengths, max_tokens, TOKENS_PER_BATCH):
-            longest = max(lengths[index] for index in batch)
-            padding = [longest - lengths[index] for index in batch]
-            ids = [
-                [0] * pad + list(prompts[index]) for pad, index in zip(padding, batch, strict=True)
-            ]
-            mask = [[0] * pad + [1] * (longest - pad) for pad in padding]
-            output = bare.generate(
-                torch.tensor(ids, device=bare.device),
-                attention_mask=torch.tensor(mask, device=bare.device),
-                generation_config=config,
-            )
-            for index, written in zip(batch, output[:, longest:].tolist(), strict=True):
+            ids, mask = padded([prompts[index] for index in batch], bare.device)
+            start = 1  # of the answer in what `generate` returns
+            if not is_encoder_decoder(bare):
+                # a causal model writes behind the last column: the padding moves to the left
+                order = mask.sort(dim=1, stable=True).indices
+                ids = ids.gather(1, order)
+                mask = mask.gather(1, order)
+                start = ids.shape[1]
+            output = writer.generate(ids, attention_mask=mask, generation_config=config)
+            for index, written in zip(batch, output[:, start:].tolist(), strict=True):
                 ends = (position for position, token in enumerate(written) if token in stops)
                 answer = written[: next(ends, len(written))]
                 texts[index] = loaded.tokenizer.decode(answer, skip_special_tokens=True)
