@@ -29,7 +29,8 @@ Figures = Sequence[float | None]
 class Evidence:
     """Data that bundles are compared on, in the order of `ids`."""
 
-    ids: tuple[str, ...]
+    ids: tuple[str, ...] | None
+    """None: the active items of the one bundle that is measured, in the order of their SIDs."""
     vectors: Vectors | None = None
     """(n, dim)."""
     labels: tuple[str, ...] | None = None
@@ -173,7 +174,8 @@ def steps_between(events: Sequence[UserSequence], ids: Sequence[str]) -> NDArray
 
 def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> BundleFigures:
     """Measure one bundle; without evidence the figures are those of its build report, or None."""
-    codes = bundle.items.codes[bundle.items.rows(evidence.ids)]
+    rows = bundle.active if evidence.ids is None else bundle.items.rows(evidence.ids)
+    codes = bundle.items.codes[rows]
     sizes = bundle.space.sizes
     report = read_report(bundle)
     return BundleFigures(

@@ -47,9 +47,11 @@ def bundle_page(
 
 
 def _figures(bundle: Bundle, values: Values | None, seed: int) -> BundleFigures:
-    ids = tuple(bundle.items.ids[row] for row in bundle.active.tolist())
-    labels = None if values is None else tuple(values.get(item, "") for item in ids)
-    return describe(bundle, Evidence(ids, labels=labels), seed=seed)
+    labels = None
+    if values is not None:
+        ids = bundle.items.ids
+        labels = tuple(values.get(ids[row], "") for row in bundle.active.tolist())
+    return describe(bundle, Evidence(None, labels=labels), seed=seed)
 
 
 def _overview(bundles: Mapping[str, Bundle], figures: Mapping[str, BundleFigures]) -> Table:

@@ -3,6 +3,7 @@ forbids."""
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def render(page: Page) -> str:
         "color": color,
         "cut": cut,
         "kind": lambda block: type(block).__name__,
-        "numeric": lambda value: isinstance(value, int | float),
+        "numeric_columns": numeric_columns,
     }
     environment.globals |= {"drawing": drawing}
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
@@ -59,6 +60,15 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
+
+
+def numeric_columns(rows: Sequence[Sequence[object]]) -> frozenset[int]:
+    """The columns of a table after the first that have numbers only, which end at the right."""
+    return frozenset(
+        number
+        for number, cells in enumerate(zip(*rows, strict=True))
+        if number and all(cell is None or type(cell) in (int, float) for cell in cells)
+    )
 
 
 def cut(text: str) -> str:

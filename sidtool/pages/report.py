@@ -117,6 +117,7 @@ def _names(paths: Sequence[str | Path]) -> dict[str, str | Path]:
     for text in texts:
         if texts.count(text) > 1:
             raise UsageError(f"{text} is given twice")
-    short = [text.rstrip("/").rpartition("/")[2] or text for text in texts]
+    last = [text.rstrip("/").rpartition("/")[2] or text for text in texts]
+    short = [name.removesuffix(".json") or name for name in last]
     unique = len(set(short)) == len(short)
     return dict(zip(short if unique else texts, paths, strict=True))

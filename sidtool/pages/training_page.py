@@ -12,7 +12,7 @@ from sidtool.documents import parse_json
 from sidtool.errors import DataError
 from sidtool.json_record import is_number
 from sidtool.pages.blocks import Block, LineChart, Page, Section, Series, Table, Text, thinned
-from sidtool.training.training_run import HISTORY_FILE, MACHINE_FILE
+from sidtool.training.training_run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE
 
 POINTS = 500
 """Points of a curve that are drawn."""
@@ -137,7 +137,8 @@ def _curves(histories: Mapping[str, tuple[Entry, ...]]) -> Iterator[LineChart]:
             points = tuple((entry["step"], entry[figure]) for entry in history if figure in entry)
             if points:
                 series.append(Series(name, thinned(points, POINTS)))
-        yield LineChart(f"{figure} by step", "step", figure, tuple(series), zero=False)
+        zero = figure in MACHINE_FIGURES
+        yield LineChart(f"{figure} by step", "step", figure, tuple(series), zero=zero)
 
 
 def _validations(

@@ -18,9 +18,6 @@ from sidtool.trainer.machine import peak_cuda_gib, resident_gib
 
 TOTALS_FILE = "totals.json"
 """The counts of a run, in each checkpoint."""
-MACHINE_FIGURES = ("seconds", "memory_gib", "gpu_memory_gib")
-"""Figures of a log line that another machine would not repeat: the time in training, the resident
-memory, and the peak memory on the GPU."""
 
 
 @dataclass(frozen=True)

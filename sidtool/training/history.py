@@ -10,8 +10,12 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sidtool.recommendation.query import Progress
-from sidtool.trainer.watched import MACHINE_FIGURES
-from sidtool.training.training_run import HISTORY_FILE, MACHINE_FILE, Log
+from sidtool.training.training_run import (
+    HISTORY_FILE,
+    MACHINE_FIGURES,
+    MACHINE_FILE,
+    Log,
+)
 
 LOGS_FOLDER = "runs"
 """Where TensorBoard's writer puts its files."""

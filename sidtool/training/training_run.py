@@ -27,6 +27,9 @@ HISTORY_FILE = "training.jsonl"
 """The log lines and validations of a run, in its output."""
 MACHINE_FILE = "machine.jsonl"
 """Time and memory at each log line, which another machine would not repeat."""
+MACHINE_FIGURES = ("seconds", "memory_gib", "gpu_memory_gib")
+"""What MACHINE_FILE has: the time in training, the resident memory, and the peak memory on the
+GPU."""
 
 Log = Callable[[dict[str, float]], None]
 """Called with each log line and each validation."""

@@ -93,10 +93,10 @@ def test_evaluations_side_by_side(evaluation: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_text(json.dumps(stored | {"n": stored["n"] + 1}), encoding="utf-8")
     text = page(tmp_path / "page.html", evaluation, other).text
-    assert "Evaluation: tuned.json, other.json" in text
+    assert "Evaluation: tuned, other" in text
     assert "their numbers do not compare" in text
     # the baselines are the same, so they are shown once
-    assert "popularity (other.json)" not in text
+    assert "popularity (other)" not in text
     # and so are the users
     assert text.count("Recommendations for user u0") == 1
 

@@ -16,6 +16,7 @@ import pytest
 from sidtool.pages.bundle_page import bundle_page
 from sidtool.pages.render import render
 from tests.bundles import small_bundle
+from tests.cli.road import done, walk
 from tests.pages.test_render import HOSTILE, page_of
 
 PACKAGES = os.environ.get("SIDTOOL_BROWSER_PACKAGES", "")
@@ -31,7 +32,7 @@ pytestmark = [
 ]
 
 
-def walk(html: str, folder: Path, scheme: str) -> dict[str, Any]:
+def walk_page(html: str, folder: Path, scheme: str) -> dict[str, Any]:
     """What a browser saw on a page."""
     path = folder / "page.html"
     path.write_text(html, encoding="utf-8")
@@ -43,16 +44,43 @@ def walk(html: str, folder: Path, scheme: str) -> dict[str, Any]:
     return seen
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["blocks", "bundle"])
-def test_a_page_is_walked_through(kind: str, scheme: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A page of every kind, those of trainings and evaluations made by the commands."""
+    folder = tmp_path_factory.mktemp("shop")
+    road = walk(folder)
+    evaluation = folder / "evaluation.json"
+    evaluation.write_text(done("evaluate", road.tuned, road.split, "--json").out, "utf-8")
+    other = folder / "other.json"
+    more = ("--exclude-seen", "--json")
+    other.write_text(done("evaluate", road.tuned, road.split, *more).out, "utf-8")
     bundle = small_bundle(40, (2, 3, 20), seed=1)
-    page = page_of(HOSTILE) if kind == "blocks" else bundle_page({"small": bundle})
-    seen = walk(render(page), tmp_path, scheme)
+    made = {"blocks": render(page_of(HOSTILE)), "bundle": render(bundle_page({"small": bundle}))}
+    for kind, artifacts in (
+        ("bundles", (road.bundle, road.other)),
+        ("training", (road.tuned,)),
+        ("evaluation", (evaluation,)),
+        ("evaluations", (evaluation, other)),
+    ):
+        done("report", *artifacts, "-o", folder / f"{kind}.html")
+        made[kind] = (folder / f"{kind}.html").read_text("utf-8")
+    return made
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    "kind", ["blocks", "bundle", "bundles", "training", "evaluation", "evaluations"]
+)
+def test_a_page_is_walked_through(
+    kind: str, scheme: str, pages: dict[str, str], tmp_path: Path
+) -> None:
+    seen = walk_page(pages[kind], tmp_path, scheme)
     assert seen["messages"] == []
-    assert [Path(url).name for url in seen["requests"]] == ["page.html"]
+    assert [Path(url).name.partition("#")[0] for url in seen["requests"]] == ["page.html"]
     assert seen["violations"] == []
     assert seen["background"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}[scheme]
     assert seen["focused"][0] == "A"
     # what is within a part that was opened comes next, so everything was opened
     assert seen["open"] == seen["details"] > 0
+    assert seen["lost"] == []
+    assert seen["overflow"] <= 0

@@ -1,5 +1,7 @@
 """The page of bundles: the tree, the map and the differences."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -128,6 +130,19 @@ def test_two_bundles_are_compared() -> None:
     assert ("moved", 1, "a") in counts.rows
     assert moves.rows == (("a", "<s_a_0><s_b_0>", "<s_a_1><s_b_1>", 1),)
     assert parsed(render(page)).text.count("From old to new") >= 2
+
+
+def test_a_page_does_not_grow_with_the_catalog() -> None:
+    sizes, seconds = [], []
+    for items in (20_000, 200_000):
+        bundle = small_bundle(items, (64, 64, 64))
+        start = time.process_time()
+        page = render(bundle_page({"large": bundle}))
+        seconds.append(time.process_time() - start)
+        sizes.append(len(page))
+    assert sizes[1] < 1.1 * sizes[0] < 5e6
+    # no step takes longer than in proportion to the items
+    assert seconds[1] < 15 * seconds[0]
 
 
 def test_the_page_names_what_it_samples() -> None:

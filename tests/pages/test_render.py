@@ -27,7 +27,7 @@ from sidtool.pages.blocks import (
     Text,
     Tree,
 )
-from sidtool.pages.render import CUT, cell, render
+from sidtool.pages.render import CUT, cell, numeric_columns, render
 from sidtool.visible import STEERING
 from tests.pages.html_page import parsed
 
@@ -103,6 +103,12 @@ def test_a_page_has_landmarks_headings_and_captions() -> None:
 )
 def test_cells(value: object, text: str) -> None:
     assert cell(value) == text
+
+
+def test_columns_of_numbers_end_at_the_right() -> None:
+    rows = ((1, 2, "a", None, 3.5), (2, None, 4, None, True))
+    assert numeric_columns(rows) == {1, 3}
+    assert numeric_columns(()) == set()
 
 
 def test_a_long_text_is_cut() -> None:
