@@ -200,7 +200,7 @@ def residual(vectors: Any, cluster: Callable[[Any], Any]) -> float:
 
 def by_sidtool(vectors: Any) -> float:
     """Residual variance after fit and encode."""
-    from sidtool.build.measure import residual_variance
+    from sidtool.codes.measure import residual_variance
     from sidtool.quantize import fit
 
     codebook = fit(vectors, SIZES)
@@ -490,7 +490,7 @@ def write_vectors(work: Path, n: int, dim: int = 384) -> None:
 
 def crowded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A catalog so dense that the prefix of most items is full."""
-    from sidtool.build.measure import residual_variance
+    from sidtool.codes.measure import residual_variance
     from sidtool.collisions.assign import assign
     from sidtool.quantize import fit
 

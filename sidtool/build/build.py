@@ -4,10 +4,7 @@ An interrupted build leaves `OUT.partial` with finished vectors and codes, and t
 resumes from there.
 """
 
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,25 +12,23 @@ from typing import Any
 import numpy as np
 
 from sidtool.build.build_options import BuildOptions, CatalogOptions, read_catalog
-from sidtool.build.measure import codebook_report
-from sidtool.build.report import CodebookReport
 from sidtool.build.sources import QuantizerInput, quantizer_input
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.manifest import library_versions, now
-from sidtool.collisions.assign import Assigned, assign
+from sidtool.codes.make import ItemCodes, make_codes
 from sidtool.data.digests import digest_strings
 from sidtool.data.items import Items
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import VectorSource
 from sidtool.embed import Encoder, check_location, embed
-from sidtool.errors import SidtoolWarning, UsageError
+from sidtool.errors import UsageError
 from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.output_name import BUNDLE
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.resumable import encode_all, fit_once
-from sidtool.sid import LETTERS, Codes, Vectors
+from sidtool.quantize.resumable import fit_once
+from sidtool.sid import Vectors
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Split
 
@@ -146,7 +141,6 @@ def build(
     `build_codebook`.
     """
     progress = progress or {}
-    seconds: dict[str, float] = {}
     inputs = quantizer_input(
         items.ids,
         sources,
@@ -156,17 +150,19 @@ def build(
         collaborative=options.collaborative,
         seed=options.seed,
     )
-    with _timed(seconds, "fit"):
-        codebook = _fit(items, inputs, options, work, progress.get("quantize"))
-    with _timed(seconds, "encode"):
-        raw = encode_all(codebook, inputs.vectors, folder=work, progress=progress.get("encode"))
-    with _timed(seconds, "collisions"):
-        assigned = assign(raw, inputs.vectors, codebook, items.ids, options.collisions)
-    report = _measure(inputs.vectors, codebook, raw, assigned, options.seed)
-    report = replace(report, seconds=seconds)
+    made = make_codes(
+        inputs.vectors,
+        items.ids,
+        lambda: _fit(items, inputs, options, work, progress.get("quantize")),
+        options.collisions,
+        seed=options.seed,
+        work=work,
+        progress=progress.get("encode"),
+    )
     if inputs.fusion is not None:
-        codebook = codebook.with_fusion(inputs.fusion, inputs.fusion_arrays)
-    return _bundle(items, codebook, assigned, options, name, encoder, inputs, report)
+        fused = made.codebook.with_fusion(inputs.fusion, inputs.fusion_arrays)
+        made = replace(made, codebook=fused)
+    return _bundle(items, made, options, name, encoder, inputs)
 
 
 def _fit(
@@ -199,54 +195,28 @@ def _fit(
     return fit_once(make, determined_by, work)
 
 
-def _measure(
-    vectors: VectorSource, codebook: Codebook, raw: Codes, assigned: Assigned, seed: int
-) -> CodebookReport:
-    report = codebook_report(vectors, codebook, raw, assigned, seed=seed)
-    for letter, level in zip(LETTERS, report.levels, strict=False):
-        if level.is_collapsed(report.items):
-            warnings.warn(
-                f"level {letter} is collapsed: its {level.size} codes have a perplexity of "
-                f"{level.perplexity:.0f}; use smaller levels, or rq-kmeans with --balanced",
-                SidtoolWarning,
-                stacklevel=4,
-            )
-    return report
-
-
 def _bundle(
     items: Items,
-    codebook: Codebook,
-    assigned: Assigned,
+    made: ItemCodes,
     options: BuildOptions,
     name: str,
     encoder: Mapping[str, Any],
     inputs: QuantizerInput,
-    report: CodebookReport,
 ) -> Bundle:
     # versions of libraries are recorded outside the identity
     recorded = {key: value for key, value in encoder.items() if key != "libraries"}
     libraries = encoder.get("libraries", {})
-    space = options.space(assigned.level_sizes)
+    space = options.space(made.assigned.level_sizes)
     columns = {} if items.columns is None else {"columns": items.columns.to_json()}
-    capacity = assigned.level_sizes[-1] if options.collisions == "append" else None
     return Bundle.of(
-        ItemMap.of(space, items.ids, assigned.codes, items.titles),
-        codebook,
+        ItemMap.of(space, items.ids, made.assigned.codes, items.titles),
+        made.codebook,
         options.collisions,
         name=name,
-        capacity=capacity,
+        capacity=made.capacity,
         recipe={"encoder": recorded, "text_template": items.text_template, **inputs.recipe},
         source={"catalog": items.digest, "items": len(items.ids), **columns, **inputs.source},
-        report=report.to_json(),
+        report=made.report.to_json(),
         libraries=library_versions("numpy", "zarr", "scipy", *libraries),
         created=now(),
     )
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    """Record under the name `step` how long the block takes."""
-    start = time.perf_counter()
-    yield
-    seconds[step] = round(time.perf_counter() - start, 3)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.build.measure import level_use, neighbor_preservation, residual_variance
-from sidtool.build.report import CodebookReport, LevelUse, read_report
+from sidtool.build.report import read_report
 from sidtool.bundle.bundle import Bundle
+from sidtool.codes.measure import level_use, neighbor_preservation, residual_variance
+from sidtool.codes.report import CodebookReport, LevelUse
 from sidtool.collisions.policy import CollisionCounts
 from sidtool.data.items import Items
 from sidtool.data.vector_files import read_vectors

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.arrays import StoredArrays, bundle_layout
 from sidtool.bundle.history import BuildChange
-from sidtool.bundle.identity import Identity, codebook_arrays, identify, item_arrays
-from sidtool.bundle.item_map import BLOCK, IdIndex, ItemMap
-from sidtool.bundle.lookup import INDEX_ARRAYS, MAX_LOOKUPS, Lookup, check_rows, checked_codes
-from sidtool.bundle.manifest import Collisions, Manifest, Provenance
-from sidtool.bundle.strings import StringArray
+from sidtool.bundle.identity import Identity, all_arrays, identify
+from sidtool.bundle.item_map import BLOCK, ItemMap, check_ids
+from sidtool.bundle.lookup import INDEX_ARRAYS, MAX_LOOKUPS, Lookup
+from sidtool.bundle.manifest import Collisions, Manifest, Provenance, library_versions, now
+from sidtool.bundle.stored import stored_codebook, stored_items
 from sidtool.bundle.trie import Trie
 from sidtool.bundle.zarr_group import new_zip, read_manifest, write_group
 from sidtool.collisions.policy import Policy
-from sidtool.errors import IntegrityError, RefusedError, UsageError
+from sidtool.errors import DataError, IntegrityError, RefusedError, UsageError
 from sidtool.output import new_dir
 from sidtool.output_name import BUNDLE, check_suffix
-from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.sid import Codes, SidSpace, Vectors
+from sidtool.quantize.codebook import Codebook
+from sidtool.sid import SPELLINGS, Codes, SidSpace, Spelling, Vectors
 from sidtool.storage.storage import Storage
 from sidtool.storage.zips import is_zip
 
@@ -30,10 +30,11 @@ from sidtool.storage.zips import is_zip
 class Bundle:
     """A semantic-ID tokenizer. Arrays of a stored bundle are read when they are first used.
 
-    # doctest: +SKIP
     >>> bundle = Bundle.open("shop.zarr")
-    # doctest: +SKIP
-    >>> bundle.sid("B01"), bundle.item_ids("<s_a_12><s_b_200><s_c_7>")
+    >>> len(bundle), bundle.item_ids(bundle.sid("b007"))
+    (60, ['b007'])
+    >>> bundle.to_arrow().column_names
+    ['item_id', 'title', 'codes', 'sid']
     """
 
     def __init__(self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -97,7 +98,49 @@ class Bundle:
             collisions=Collisions(policy, capacity),
             **fields,
         )
-        return cls(manifest, _all_arrays(items, codebook))
+        return cls(manifest, all_arrays(items, codebook))
+
+    @classmethod
+    def from_vectors(
+        cls,
+        ids: Sequence[str],
+        vectors: Vectors,
+        *,
+        titles: Sequence[str] | None = None,
+        name: str = "bundle",
+        sizes: Sequence[int] = (256, 256, 256),
+        method: str = "rq-kmeans",
+        collisions: Policy = "reassign",
+        spelling: Spelling = "openonerec",
+        seed: int = 0,
+        **method_options: Any,
+    ) -> "Bundle":
+        """Fit a codebook to the (n, dim) float32 vectors of n items, and give each item a SID.
+
+        `sizes` are the codes per level; `method_options` are those of the method, like
+        `balanced`. `save` writes the bundle. `sidtool.build_codebook` also embeds texts, uses
+        co-occurrence and resumes. Raises DataError for ids or vectors that do not fit, UsageError
+        for a method, option or size that does not exist.
+        """
+        from sidtool.codes.make import codes_of_vectors
+
+        check_ids(ids)
+        if titles is not None and len(titles) != len(ids):
+            raise DataError(f"{len(titles)} titles for {len(ids)} items")
+        chosen = {"method": method, "seed": seed, **method_options}
+        made = codes_of_vectors(ids, vectors, sizes, collisions, **chosen)
+        space = SidSpace(made.assigned.level_sizes, **SPELLINGS[spelling])  # type: ignore[arg-type]
+        return cls.of(
+            ItemMap.of(space, ids, made.assigned.codes, titles),
+            made.codebook,
+            collisions,
+            name=name,
+            capacity=made.capacity,
+            recipe={"encoder": {"vectors": "given", "dim": made.codebook.dim}},
+            report=made.report.to_json(),
+            libraries=library_versions("numpy", "zarr", "scipy"),
+            created=now(),
+        )
 
     @property
     def space(self) -> SidSpace:
@@ -117,27 +160,7 @@ class Bundle:
     @cached_property
     def items(self) -> ItemMap:
         """The item map. Raises IntegrityError if a stored array does not fit the manifest."""
-        title_arrays = {"items/title_bytes", "items/title_offset"}
-        stored_titles = {name for name in title_arrays if name in self.arrays}
-        if stored_titles not in (set(), title_arrays):
-            raise IntegrityError(f"{min(stored_titles)} is stored without the other of the titles")
-        index = None
-        if "index/id_hash" in self.arrays:
-            index = IdIndex(self.arrays["index/id_hash"], self.arrays["index/id_row"])
-            check_rows(index.rows, self.manifest.items)
-        return ItemMap(
-            space=self.space,
-            ids=self._strings("items/id", may_be_empty=False),
-            codes=checked_codes(self.space, self.arrays["items/sid"]),
-            retired=self.arrays["items/retired"],
-            titles=self._strings("items/title", may_be_empty=True) if stored_titles else None,
-            stored_index=index,
-        )
-
-    def _strings(self, name: str, *, may_be_empty: bool) -> StringArray:
-        data = self.arrays[f"{name}_bytes"]
-        offsets = self.arrays[f"{name}_offset"]
-        return StringArray.stored(name, data, offsets, may_be_empty=may_be_empty)
+        return stored_items(self.manifest, self.arrays)
 
     def items_with_sids(self, codes: Codes) -> ItemMap:
         """An item map with at least the items that have one of these (m, levels) SIDs, retired ones
@@ -168,29 +191,7 @@ class Bundle:
     @cached_property
     def codebook(self) -> Codebook | None:
         """The codebook, or None for a map without one."""
-        names = [name for name in self.arrays if name.startswith("codebook/")]
-        n_levels = sum(1 for name in names if name.startswith("codebook/level_"))
-        if not n_levels:
-            return None
-        if self.manifest.recipe is None:
-            raise IntegrityError("the bundle has a codebook but no recipe")
-        quantizer = self.manifest.recipe["quantizer"]
-        encoder = "codebook/encoder/"
-        codebook = Codebook(
-            method=quantizer["method"],
-            levels=tuple(self.arrays[f"codebook/level_{level}"] for level in range(n_levels)),
-            encoder={
-                name.removeprefix(encoder): self.arrays[name]
-                for name in names
-                if name.startswith(encoder)
-            },
-            params=QuantizerParams.from_json(quantizer["parameters"]),
-        )
-        try:
-            codebook.check()
-        except (ValueError, KeyError) as error:
-            raise IntegrityError(f"the codebook is malformed: {error}") from error
-        return codebook
+        return stored_codebook(self.manifest, self.arrays)
 
     @cached_property
     def active(self) -> NDArray[np.int64]:
@@ -235,11 +236,34 @@ class Bundle:
 
         Raises UsageError if the text is not a SID of the space.
         """
-        codes = np.array([self.space.parse(sid)], dtype=np.uint16)
+        return self.decode([sid])[0]
+
+    def decode(self, sids: Sequence[str]) -> list[list[str]]:
+        """The ids of the active items with each of several spelled SIDs, none for a SID without.
+
+        Raises UsageError if a text is not a SID of the space; `sidtool.decode` finds SIDs in a text
+        and says what is wrong with them.
+        """
+        codes = np.array([self.space.parse(sid) for sid in sids], dtype=np.uint16)
+        codes = codes.reshape(-1, self.space.levels)
         items = self.items_with_sids(codes)
-        first, stop = items.rows_at(codes)
-        rows = range(int(first[0]), int(stop[0]))
-        return [items.ids[row] for row in rows if not items.retired[row]]
+        return [
+            [items.ids[row] for row in range(first, stop) if not items.retired[row]]
+            for first, stop in zip(*map(np.ndarray.tolist, items.rows_at(codes)), strict=True)
+        ]
+
+    def to_arrow(self) -> Any:
+        """The active items as a `pyarrow.Table`, in the order of SIDs; reads all items.
+
+        Columns: `item_id`, `title` (if the bundle has titles), `codes` (a list of `levels` uint16)
+        and `sid`, the spelled SID.
+        """
+        from sidtool.codes.arrow import code_table
+
+        rows = self.active.tolist()
+        titles = None if self.items.titles is None else list(map(self.items.title, rows))
+        ids = [self.items.ids[row] for row in rows]
+        return code_table(self.space, ids, self.items.codes[self.active], titles)
 
     def encode(self, vectors: Vectors) -> Codes:
         """(n, dim) vectors -> (n, codebook levels) codes, before collisions are resolved.
@@ -272,20 +296,4 @@ class Bundle:
         check_suffix(path, BUNDLE)
         new_output = new_zip if is_zip(path.name) else new_dir
         with new_output(path, force=force) as folder:
-            write_group(folder, _all_arrays(self.items, self.codebook), self.manifest)
-
-
-def index_arrays(items: ItemMap) -> dict[str, NDArray[Any]]:
-    """The arrays for look-ups, which follow from the items: sorted id hashes with the row of each,
-    and the first entry of each block of rows."""
-    return {
-        "index/id_hash": items.index.hashes,
-        "index/id_row": items.index.rows,
-        "index/id_hash_first": items.index.hashes[::BLOCK],
-        "index/sid_first": items.codes[::BLOCK],
-    }
-
-
-def _all_arrays(items: ItemMap, codebook: Codebook | None) -> dict[str, NDArray[Any]]:
-    codebook_part = codebook_arrays(codebook) if codebook is not None else {}
-    return codebook_part | item_arrays(items) | index_arrays(items)
+            write_group(folder, all_arrays(self.items, self.codebook), self.manifest)

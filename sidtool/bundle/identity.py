@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.item_map import ItemMap
+from sidtool.bundle.item_map import BLOCK, ItemMap
 from sidtool.json_record import JsonRecord
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import SidSpace
@@ -128,3 +128,20 @@ def hash_array(digest: Any, name: str, array: NDArray[Any]) -> None:
     digest.update(canonical([name, little_endian.dtype.str, list(array.shape)]))
     # as bytes without a copy: an array may be a mapped file that is larger than memory
     digest.update(np.ascontiguousarray(little_endian).reshape(-1).view(np.uint8))
+
+
+def index_arrays(items: ItemMap) -> dict[str, NDArray[Any]]:
+    """The arrays for look-ups, which follow from the items: sorted id hashes with the row of each,
+    and the first entry of each block of rows."""
+    return {
+        "index/id_hash": items.index.hashes,
+        "index/id_row": items.index.rows,
+        "index/id_hash_first": items.index.hashes[::BLOCK],
+        "index/sid_first": items.codes[::BLOCK],
+    }
+
+
+def all_arrays(items: ItemMap, codebook: Codebook | None) -> dict[str, NDArray[Any]]:
+    """Every array of a bundle by name."""
+    codebook_part = codebook_arrays(codebook) if codebook is not None else {}
+    return codebook_part | item_arrays(items) | index_arrays(items)

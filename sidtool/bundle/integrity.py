@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from sidtool.bundle.arrays import StoredArrays, bundle_layout
-from sidtool.bundle.bundle import Bundle, index_arrays
-from sidtool.bundle.identity import identify
+from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.identity import identify, index_arrays
 from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.zarr_group import ROOT, broken_objects, read_manifest
 from sidtool.errors import IntegrityError, SidtoolError

@@ -31,6 +31,14 @@ class IdIndex:
         return cls(hashes[order], order.astype(np.uint32))
 
 
+def check_ids(ids: Sequence[str]) -> None:
+    """Raise DataError on an empty or repeated id."""
+    if "" in ids:
+        raise DataError(f"item {list(ids).index('')} has an empty id")
+    if len(set(ids)) != len(ids):
+        raise DataError(f"{len(ids) - len(set(ids))} item ids are repeated")
+
+
 @dataclass(frozen=True)
 class ItemMap:
     """n items in lexicographic SID order, equal SIDs in the order of ids.
@@ -59,10 +67,7 @@ class ItemMap:
         Raises DataError on an empty or repeated id, UsageError on a code outside the space.
         """
         space.check(codes)
-        if "" in ids:
-            raise DataError(f"item {list(ids).index('')} has an empty id")
-        if len(set(ids)) != len(ids):
-            raise DataError(f"{len(ids) - len(set(ids))} item ids are repeated")
+        check_ids(ids)
         order = _sid_order(space.pack(codes), ids)
         rows = order.tolist()
         if titles is not None and not any(titles):

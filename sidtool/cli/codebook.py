@@ -19,8 +19,8 @@ from sidtool.terminal.inputs import assignments
 
 if TYPE_CHECKING:
     from sidtool.build.build_options import BuildOptions
-    from sidtool.build.report import CodebookReport
     from sidtool.bundle.bundle import Bundle
+    from sidtool.codes.report import CodebookReport
     from sidtool.data.items import Items
 
 INPUT = "Data"
@@ -239,7 +239,7 @@ def _settings(pairs: list[str] | None, balanced: bool | None, normalize: bool) -
 
 
 def _say_built(bundle: "Bundle", out: Path, json: bool) -> None:
-    from sidtool.build.report import CodebookReport
+    from sidtool.codes.report import CodebookReport
 
     report = bundle.manifest.report
     if json:

@@ -21,9 +21,9 @@ from sidtool.build.compare import (
     prefix_purity,
     steps_between,
 )
-from sidtool.build.measure import level_use, neighbor_preservation
 from sidtool.build.report import read_report
 from sidtool.bundle import Bundle, ItemMap
+from sidtool.codes.measure import level_use, neighbor_preservation
 from sidtool.data.items import make_items
 from sidtool.errors import DataError
 from sidtool.sid import Codes, Vectors

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.build.measure import residual_variance
+from sidtool.codes.measure import residual_variance
 from sidtool.errors import DataError
 from sidtool.quantize import fit, rqkmeans
 from sidtool.quantize import kmeans as module

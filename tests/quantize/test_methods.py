@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.build.measure import level_use, residual_variance
+from sidtool.codes.measure import level_use, residual_variance
 from sidtool.collisions.assign import assign
 from sidtool.errors import UsageError
 from sidtool.quantize import METHODS, fit, fsq

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sidtool.build.measure import codebook_report
+from sidtool.codes.measure import codebook_report
 from sidtool.collisions.assign import assign
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import VectorSource

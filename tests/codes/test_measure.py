@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from sidtool.build import measure
-from sidtool.build.report import CodebookReport, LevelUse
+from sidtool.codes import measure
+from sidtool.codes.report import CodebookReport, LevelUse
 from sidtool.collisions.assign import assign
 from sidtool.quantize import fit
 from tests.quantize.material import codebook_of, mixture, vectors_of

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.build.report import CodebookReport, Collisions, LevelUse, Neighbors
+from sidtool.codes.report import CodebookReport, Collisions, LevelUse, Neighbors
 from sidtool.collisions.assign import Assigned
 from sidtool.data.vectors import VectorSource
 from sidtool.quantize.codebook import Codebook
