@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from typing import Any
 import numpy as np
 from decoder_cases import (
     LEVELS,
-    PROMPT,
     TEXT,
     VOCABULARY,
     catalog,
@@ -29,7 +27,9 @@ from decoder_cases import (
     qwen3,
     trie_and_tokens,
 )
+from decoder_encoder import T5Shape, encoder_decoder
 from decoder_memory import with_memory
+from decoder_sides import check_results, prefix_function, run_beam, run_generate
 
 
 @dataclass(frozen=True)
@@ -44,77 +44,27 @@ class Scale:
     batch: tuple[int, int]
     hidden: int
     layers: int
+    t5: T5Shape
     memory_rounds: int
     memory_items: tuple[int, ...]
 
 
-FULL = Scale(5, 100_000, 10_000_000, 100_000, (32, 50), (8, 20), 512, 8, 8, (10**4, 10**6, 10**7))
-QUICK = Scale(1, 10_000, 1_000_000, 2_000, (4, 10), (4, 10), 128, 2, 1, (10**3, 10**4))
-
-
-# The two sides
-# ------------------------------------------------------------------------------------------------
-
-
-def prefix_function(codes: Any, text: int) -> Callable[[int, Any], list[int]]:
-    """The usual prefix function: a dictionary from a prefix to the tokens that may follow."""
-    offsets = text + 256 * np.arange(len(LEVELS))
-    following: dict[tuple[int, ...], dict[int, None]] = {}
-    for row in (codes + offsets).tolist():
-        for depth, token in enumerate(row):
-            following.setdefault(tuple(row[:depth]), {})[token] = None
-    lists = {prefix: list(tokens) for prefix, tokens in following.items()}
-    return lambda _, ids: lists.get(tuple(ids[PROMPT:].tolist()), [0])
-
-
-def run_generate(model: Any, prompts: list[list[int]], width: int, allowed: Any) -> Any:
-    """Beam search of transformers; (prompts, width, levels) token ids."""
-    import torch
-    from transformers import GenerationConfig
-
-    ids = torch.tensor(prompts)
-    config = GenerationConfig(
-        num_beams=width,
-        num_return_sequences=width,
-        max_new_tokens=len(LEVELS),
-        do_sample=False,
-        length_penalty=0.0,
-        pad_token_id=0,
-        return_dict_in_generate=True,
-        output_scores=False,
-    )
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        generation_config=config,
-        prefix_allowed_tokens_fn=allowed,
-    )
-    return out.sequences[:, PROMPT:].view(len(prompts), width, -1).numpy()
-
-
-def run_beam(
-    model: Any,
-    prompts: list[list[int]],
-    width: int,
-    trie: Any,
-    tokens: Any,
-    normalize: str,
-    targets: list[int] | None = None,
-) -> Any:
-    """sidtool's decoder, one batch."""
-    from sidtool.decoder.beam import beam_search
-
-    return beam_search(
-        model,
-        prompts,
-        trie,
-        tokens,
-        num_beams=width,
-        k=width,
-        normalize=normalize,
-        targets=targets,
-        token_budget=1 << 30,  # type: ignore[arg-type]
-    )
+FULL = Scale(
+    5, 100_000, 10_000_000, 100_000, (32, 50), (8, 20), 512, 8, T5Shape(), 8, (10**4, 10**6, 10**7)
+)
+QUICK = Scale(
+    1,
+    10_000,
+    1_000_000,
+    2_000,
+    (4, 10),
+    (4, 10),
+    128,
+    2,
+    T5Shape(128, 1, 10, (1, 2)),
+    1,
+    (10**3, 10**4),
+)
 
 
 def run_floor(model: Any, prompts: list[list[int]], width: int) -> None:
@@ -170,31 +120,6 @@ def against_generate(scale: Scale) -> dict[str, Any]:
             found |= {key: slow / seconds, f"seconds_{name}_{normalize}": seconds}
         found[f"seconds_{name}_generate"] = slow
     return found
-
-
-def check_results(
-    generated: Any,
-    model: Any,
-    prompts: list[list[int]],
-    width: int,
-    trie: Any,
-    tokens: Any,
-    codes: Any,
-) -> None:
-    """Every SID is in an independently built set, and vocabulary normalization gives the SIDs of
-    `generate`."""
-    legal = set(map(tuple, codes.tolist()))
-    exact = run_beam(model, prompts, width, trie, tokens, "vocabulary")
-    level = run_beam(model, prompts, width, trie, tokens, "level")
-    for row, (by_vocabulary, by_level) in enumerate(zip(exact, level, strict=True)):
-        sids = set(map(tuple, trie.leaf_codes(by_vocabulary.leaves).tolist()))
-        level_sids = set(map(tuple, trie.leaf_codes(by_level.leaves).tolist()))
-        for emitted in (sids, level_sids):
-            if not emitted <= legal or len(emitted) < width:
-                raise SystemExit(f"prompt {row}: an invalid SID, or fewer than {width}")
-        equal = sids & set(map(tuple, tokens.codes(generated[row]).tolist()))
-        if len(equal) < width - 1:  # the last rank may be a tie
-            raise SystemExit(f"prompt {row}: generate has {len(equal)} of the {width} SIDs")
 
 
 def growth(scale: Scale) -> dict[str, Any]:
@@ -352,6 +277,7 @@ PARTS = {
     "survival": survival,
     "memory": memory,
     "legality": legality,
+    "encoder-decoder": lambda scale: encoder_decoder(scale.repeats, scale.catalog, scale.t5),
     "with-memory": lambda scale: with_memory(scale.memory_rounds, scale.memory_items),
 }
 
