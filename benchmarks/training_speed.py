@@ -37,7 +37,7 @@ from sidtool.sft.make_sft import make_sft
 from sidtool.sft.training_examples import SftOptions
 from sidtool.sid import SidSpace
 from sidtool.splits.split import Example, Split, UserSequence
-from sidtool.trainer import trainer as trainer_module
+from sidtool.trainer import causal as trainer_module
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 

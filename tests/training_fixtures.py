@@ -15,7 +15,12 @@ from sidtool.sft.make_sft import make_sft
 from sidtool.sft.training_examples import SftOptions
 from sidtool.splits.split import Example, Split, UserSequence
 from tests.bundles import small_bundle
-from tests.models import tiny_model, tiny_tokenizer
+from tests.models import (
+    ENCODER_DECODERS,
+    tiny_encoder_decoder,
+    tiny_model,
+    tiny_tokenizer,
+)
 from tests.sft.cases import QUERIES
 
 N_ITEMS = 40
@@ -74,9 +79,9 @@ def models(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Callable
             folder = tmp_path_factory.mktemp(architecture)
             tokenizer = tiny_tokenizer(chat=True)
             tokenizer.save_pretrained(folder / "base")
-            tiny_model(architecture, vocab_size=len(tokenizer), **overrides).save_pretrained(
-                folder / "base"
-            )
+            tiny = tiny_encoder_decoder if architecture in ENCODER_DECODERS else tiny_model
+            made_model = tiny(architecture, vocab_size=len(tokenizer), **overrides)
+            made_model.save_pretrained(folder / "base")
             extend_model(str(folder / "base"), bundle, folder / "base+sid")
             made[key] = folder / "base+sid"
         return made[key]

@@ -1,6 +1,8 @@
 """Loads the weights of a model folder. An adapter folder (PEFT's format) is merged into its base,
 which is located by path and verified by digest."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,13 @@ from sidtool.checkpoint.guard import loading
 from sidtool.contract.contract import Contract, read_contract
 from sidtool.contract.stage_record import ModelReference
 from sidtool.errors import CompatibilityError, DataError
-from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, read_lora_config
+from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, peft_task, read_lora_config
 from sidtool.model.pretrained import (
     Dtype,
     load_model,
     locate,
 )
+from sidtool.model.structure import is_encoder_decoder
 
 
 def load_weights(
@@ -69,10 +72,10 @@ def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:
     path = folder / ADAPTER
     if not path.is_file():
         raise DataError(f"{folder} has no {ADAPTER}")
-    config = read_lora_config(folder, contract.tokens)
+    config = read_lora_config(folder, contract.tokens, peft_task(model))
     # base weights are missing, too, and the rows of a head that is tied to the embeddings
     rows = {f"{PREFIX}{name}{TOKEN_ADAPTER}" for name in config.trainable_token_indices}
-    with loading(folder, "as an adapter of its base", stored):
+    with _stating_tied_head(model), loading(folder, "as an adapter of its base", stored):
         state = load_file(path)
         missing = rows - state.keys()
         adapted = get_peft_model(model, config)
@@ -81,7 +84,24 @@ def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:
     for problem, names in (("lacks", missing), ("has unknown", result.unexpected_keys)):
         if names:
             raise DataError(f"{path} {problem} weights: {', '.join(sorted(names)[:3])}")
-    return adapted.merge_and_unload()
+    with _stating_tied_head(model):
+        return adapted.merge_and_unload()
+
+
+@contextmanager
+def _stating_tied_head(model: Any) -> Iterator[None]:
+    """Make the configuration say whether the output head is tied, which PEFT reads from it: that of
+    a T5 always says so."""
+    if not is_encoder_decoder(model):
+        yield
+        return
+    stated = model.config.tie_word_embeddings
+    head = model.get_output_embeddings()
+    model.config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
+    try:
+        yield
+    finally:
+        model.config.tie_word_embeddings = stated
 
 
 def _find_base(folder: Path, base: ModelReference) -> Path:

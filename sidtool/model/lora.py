@@ -13,7 +13,7 @@ import torch
 
 from sidtool.checkpoint.files import ADAPTER
 from sidtool.errors import UsageError
-from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER
+from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, peft_task
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.prompt.tokens import SidTokens
 
@@ -42,7 +42,7 @@ class Lora:
             lora_alpha=alpha,
             lora_dropout=dropout,
             target_modules="all-linear" if list(targets) == ["all-linear"] else list(targets),
-            task_type="CAUSAL_LM",
+            task_type=peft_task(model),
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -6,6 +6,7 @@ from typing import Any
 
 from sidtool.checkpoint.files import read_object
 from sidtool.errors import CompatibilityError, DataError
+from sidtool.model.structure import is_encoder_decoder
 from sidtool.prompt.tokens import SidTokens
 
 # PEFT's names of the files and of their parameters
@@ -29,8 +30,13 @@ _NOT_READ = (
 )
 
 
-def read_lora_config(folder: Path, tokens: SidTokens) -> Any:
-    """The LoraConfig of a folder that `Lora.save` wrote.
+def peft_task(model: Any) -> str:
+    """PEFT's name of what a model does."""
+    return "SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM"
+
+
+def read_lora_config(folder: Path, tokens: SidTokens, task: str) -> Any:
+    """The LoraConfig of a folder that `Lora.save` wrote, for a model that does `task`.
 
     Raises DataError for a setting that `Lora` does not make: some of PEFT's import modules, fetch
     files or allocate memory. CompatibilityError if the adapter has the rows of other tokens."""
@@ -59,6 +65,6 @@ def read_lora_config(folder: Path, tokens: SidTokens) -> Any:
         lora_alpha=alpha,
         target_modules=targets,
         trainable_token_indices=rows,
-        task_type="CAUSAL_LM",
+        task_type=task,
         inference_mode=True,
     )

@@ -8,6 +8,7 @@ the whole weight in every forward and backward pass."""
 
 import copy
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.func import functional_call
 from torch.nn.functional import embedding, linear
 
 from sidtool.errors import UsageError
+from sidtool.model.structure import embedding_layers
 from sidtool.prompt.tokens import SidTokens
 
 PARAMETER = "sid_rows"
@@ -29,36 +31,43 @@ class TokenEmbeddings:
     Raises UsageError unless embeddings and head are ordinary layers."""
 
     def __init__(self, model: Any, tokens: SidTokens) -> None:
-        table = model.get_input_embeddings()
+        tables = embedding_layers(model)
         head = model.get_output_embeddings()
-        if not isinstance(table, nn.Embedding) or type(head) is not nn.Linear:
+        if not all(isinstance(table, nn.Embedding) for table in tables) or (
+            type(head) is not nn.Linear
+        ):
             raise UsageError(
                 "embedding rows can be trained in ordinary embeddings and a plain head, not in "
-                f"{type(table).__name__} and {type(head).__name__}",
+                f"{type(tables[0]).__name__} and {type(head).__name__}",
                 hint="stage=full trains all weights",
             )
         self._start = tokens.start
         self._stop = tokens.stop
-        tied = head.weight is table.weight
-        table.weight.data = table.weight.data.float()
-        self._table = table
         self._head = head
-        self._rows = self._add_parameter(table)
-        self._head_rows = self._rows
-        if not tied:
-            head.weight.data = head.weight.data.float()
-            self._head_rows = self._add_parameter(head)
-        self._lookup = _lookup_copy(table)
-        table.forward = self._embed
+        rows: dict[int, nn.Parameter] = {}
+        self._first_layers: list[nn.Module] = []
+        """the first layer with each of the rows: layers with one weight share them"""
+        for layer in [*tables, head]:
+            weight = layer.weight
+            if id(weight) not in rows:
+                weight.data = weight.data.float()
+                weight.requires_grad_(False)
+                rows[id(weight)] = nn.Parameter(weight.data[self._start : self._stop])
+                self._first_layers.append(layer)
+            layer.register_parameter(PARAMETER, rows[id(weight)])
+            layer.register_state_dict_post_hook(_drop_parameter)
+        self._head_rows = rows[id(head.weight)]
+        for table in tables:
+            table.forward = partial(self._embed, table, _lookup_copy(table))
         head.forward = self._all_logits
 
     def named(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """The rows, detached, by the name of their layer."""
+        """The rows, detached, by the name of their first layer."""
         names = {id(layer): name for name, layer in model.named_modules()}
-        rows = {names[id(self._table)]: self._rows.detach()}
-        if self._head_rows is not self._rows:
-            rows[names[id(self._head)]] = self._head_rows.detach()
-        return rows
+        return {
+            names[id(layer)]: layer.get_parameter(PARAMETER).detach()
+            for layer in self._first_layers
+        }
 
     def logits(self, hidden: torch.Tensor, first: int, stop: int) -> torch.Tensor:
         """(..., width) hidden states -> (..., stop - first) logits of the ids first..stop-1."""
@@ -75,25 +84,20 @@ class TokenEmbeddings:
         joined = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
         return joined if self._head.bias is None else joined + self._head.bias[first:stop]
 
-    def _add_parameter(self, layer: Any) -> nn.Parameter:
-        layer.weight.requires_grad_(False)
-        rows = nn.Parameter(layer.weight.data[self._start : self._stop])
-        layer.register_parameter(PARAMETER, rows)
-        layer.register_state_dict_post_hook(_drop_parameter)
-        return rows
-
     def _all_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.logits(hidden, 0, len(self._head.weight))
 
-    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """The layer's own forward on a table with one row for each token of the batch."""
+    def _embed(self, layer: nn.Embedding, lookup: Any, ids: torch.Tensor) -> torch.Tensor:
+        """A layer's own forward on a table with one row for each token of the batch."""
+        rows = layer.get_parameter(PARAMETER)
         flat = ids.reshape(-1)  # (tokens,)
-        row_numbers = (flat - self._start).clamp(0, len(self._rows) - 1)
-        sid_rows = embedding(row_numbers, self._rows)  # (tokens, width)
+        row_numbers = (flat - self._start).clamp(0, len(rows) - 1)
+        sid_rows = embedding(row_numbers, rows)  # (tokens, width)
         is_sid = ((flat >= self._start) & (flat < self._stop)).unsqueeze(-1)
-        table = torch.where(is_sid, sid_rows, embedding(flat, self._table.weight))
+        table = torch.where(is_sid, sid_rows, embedding(flat, layer.weight))
         positions = torch.arange(len(flat), device=ids.device).view_as(ids)
-        return functional_call(self._lookup, {"weight": table}, (positions,))
+        looked_up: torch.Tensor = functional_call(lookup, {"weight": table}, (positions,))
+        return looked_up
 
 
 def _lookup_copy(table: nn.Embedding) -> Any:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
+from sidtool.objective.prefixes import PrefixExamples
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 
@@ -105,10 +106,14 @@ def _has_text_target(example: TokenizedExample, stop: int, tokens: SidTokens) ->
 
 
 class AugmentedExamples:
-    """Tokenized examples as varied in the current epoch."""
+    """Tokenized examples as varied in the current epoch, cut first if they are prefixes."""
 
     def __init__(
-        self, examples: TokenizedExamples, augmentation: Augmentation, tokens: SidTokens, seed: int
+        self,
+        examples: TokenizedExamples | PrefixExamples,
+        augmentation: Augmentation,
+        tokens: SidTokens,
+        seed: int,
     ) -> None:
         self._examples = examples
         self._augmentation = augmentation
@@ -134,7 +139,11 @@ class AugmentedExamples:
             reverse_prob=self._augmentation.reverse_prob * strength,
             shuffle_span=self._augmentation.shuffle_span * strength,
         )
-        return augmentation(self._examples[number], self._tokens, rng)
+        if isinstance(self._examples, PrefixExamples):
+            example = self._examples.draw(number, rng)
+        else:
+            example = self._examples[number]
+        return augmentation(example, self._tokens, rng)
 
     def vary(self, epoch: int, epochs: int) -> None:
         """Switch to an epoch, from 0. (accelerate calls `set_epoch` in a single process only.)"""

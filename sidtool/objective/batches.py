@@ -1,4 +1,4 @@
-"""Batches of tokenized training examples: padded, or several examples per line."""
+"""Batches of tokenized training examples: padded, several per line, or for an encoder-decoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +44,52 @@ class PackedCollator:
         (lines, longest) float32, 0 at tokens that are no targets."""
         tensors, positions = _lay_out(_first_fit(batch), self.pad)
         return tensors | {"position_ids": positions}
+
+
+@dataclass(frozen=True)
+class EncoderDecoderCollator:
+    """Makes batches for an encoder-decoder, one example per line: the encoder reads what precedes
+    the first target, the decoder a start token and what follows."""
+
+    pad: int
+    """token id of the padding, which nothing attends to"""
+    start: int
+    """token id that the decoder reads first"""
+
+    def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
+        """Examples -> input_ids and attention_mask (examples, longest prompt), decoder_input_ids
+        (examples, longest answer), labels (examples, longest answer + 1) int64, and weights of that
+        shape float32. The first label belongs to the start token, which is no target."""
+        splits = [int(example.targets.argmax()) for example in batch]
+        prompts = [
+            TokenizedExample(example.ids[:split], example.targets[:split], example.weights[:split])
+            for example, split in zip(batch, splits, strict=True)
+        ]
+        answers = [
+            self._answer(example, split) for example, split in zip(batch, splits, strict=True)
+        ]
+        encoder = PaddedCollator(self.pad)(prompts)
+        decoder, _ = _lay_out([[answer] for answer in answers], self.pad)
+        # nothing is predicted from the last token
+        decoder_input_ids = decoder.pop("input_ids")[:, :-1]
+        return {
+            "input_ids": encoder["input_ids"],
+            "attention_mask": encoder["attention_mask"],
+            "decoder_input_ids": decoder_input_ids,
+            **decoder,
+        }
+
+    def _answer(self, example: TokenizedExample, split: int) -> TokenizedExample:
+        """What the decoder reads and predicts: the start token, then the tokens from `split` to the
+        last target."""
+        ids, targets, weights, log_probs = example
+        answer = slice(split, len(ids) - int(targets[::-1].argmax()))
+        return TokenizedExample(
+            np.insert(ids[answer], 0, self.start),
+            np.insert(targets[answer], 0, False),
+            np.insert(weights[answer], 0, 0),
+            None if log_probs is None else np.insert(log_probs[answer], 0, np.nan),
+        )
 
 
 def _first_fit(batch: Sequence[TokenizedExample]) -> list[list[TokenizedExample]]:

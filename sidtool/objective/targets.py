@@ -29,6 +29,8 @@ class Targets:
         the batch."""
         weights = inputs.pop("weights")
         log_probs = inputs.pop("memory_log_probs", None)
+        # what the predicted tokens follow: with an encoder-decoder, the decoder's part
+        ids = inputs.get("decoder_input_ids", inputs["input_ids"])
         labels = inputs.pop("labels")
         # (lines, length - 1): the label of the next token
         line, column = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)  # (n,) each
@@ -36,8 +38,8 @@ class Targets:
         columns_before = (column[:, None] + offsets).clamp_min(0)
         return cls(
             labels[line, column + 1],
-            line * labels.shape[1] + column,
-            inputs["input_ids"][line[:, None], columns_before],
+            line * ids.shape[1] + column,
+            ids[line[:, None], columns_before],
             weights[line, column + 1],
             None if log_probs is None else log_probs[line, column + 1],
         )

@@ -11,6 +11,8 @@ from sidtool.contract.contract import read_contract
 from sidtool.decoder.partial_head import Columns, Part, PartialHead, full_blocks
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
+from sidtool.model.structure import is_encoder_decoder
+from sidtool.objective.layouts import inputs_for
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.prompt.tokens import SidTokens
 
@@ -23,24 +25,26 @@ class Teachers:
             model.eval().requires_grad_(False)
         self._models = [(model, PartialHead(model).install()) for model in models]
         self._narrow = [narrows_exactly(model, head, columns) for model, head in self._models]
-        self.packs = all(packs_exactly(model) for model in models)
+        self.packs = all(not is_encoder_decoder(model) and packs_exactly(model) for model in models)
 
     @torch.no_grad()
     def blocks(
         self, inputs: Mapping[str, torch.Tensor], parts: Sequence[Part]
     ) -> list[list[torch.Tensor]]:
-        """For each teacher the logits of each part, (n, columns), on a training batch."""
+        """For each teacher the logits of each part, (n, columns), on a training batch, which a
+        teacher of another kind reads in its own layout."""
         blocks = []
         for (model, head), narrow in zip(self._models, self._narrow, strict=True):
+            teacher_inputs, teacher_parts = inputs_for(model, inputs, parts)
 
-            def forward(model: Any = model) -> torch.Tensor:
+            def forward(model: Any = model, inputs: Any = teacher_inputs) -> torch.Tensor:
                 logits: torch.Tensor = model(**inputs, use_cache=False).logits
                 return logits
 
             if narrow:
-                blocks.append(head.blocks(forward, parts))
+                blocks.append(head.blocks(forward, teacher_parts))
             else:
-                blocks.append(full_blocks(forward(), parts))
+                blocks.append(full_blocks(forward(), teacher_parts))
         return blocks
 
 

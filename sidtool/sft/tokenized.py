@@ -70,6 +70,12 @@ def _token_weights(
     return np.array(weight, dtype=np.float32)[np.maximum(sid_of_token, 0)]
 
 
+def _n_sids(ids: NDArray[np.int32], tokens: SidTokens) -> int:
+    """The number of SIDs among token ids."""
+    first_code = tokens.start
+    return int(((ids >= first_code) & (ids < first_code + tokens.space.sizes[0])).sum())
+
+
 @dataclass(frozen=True)
 class TokenizedExamples:
     """n examples in flat arrays.
@@ -106,9 +112,16 @@ class TokenizedExamples:
 
     @classmethod
     def read(
-        cls, path: Path, encoder: PromptEncoder, tokens: SidTokens, *, codes_only: bool
+        cls,
+        path: Path,
+        encoder: PromptEncoder,
+        tokens: SidTokens,
+        *,
+        codes_only: bool,
+        after_prompts: bool = False,
     ) -> "TokenizedExamples":
-        """Tokenize a file of training examples; examples without a target are left out.
+        """Tokenize a file of training examples; examples without a target are left out, and, with
+        `after_prompts`, item sequences of a single item, which nothing precedes.
 
         Raises DataError, with the line, for a malformed example, and if no example has a target."""
         ids = array("i")
@@ -123,6 +136,9 @@ class TokenizedExamples:
                 raise DataError(f"{path}:{number}: {error}") from error
             # the codes of a history of one item may have nothing before them
             if not encoded.targets.any():
+                continue
+            is_sequence = example.get("task") == "sequence"
+            if after_prompts and is_sequence and _n_sids(encoded.ids, tokens) < 2:
                 continue
             ids.frombytes(encoded.ids.tobytes())
             targets += encoded.targets.tobytes()

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from sidtool.errors import UsageError
+from sidtool.model.structure import vocabulary_weights
 
 
 class MuonAdamW(Optimizer):
@@ -125,9 +126,7 @@ def hidden_matrices(model: Any) -> list[nn.Parameter]:
     Raises UsageError if there are none."""
     from transformers.pytorch_utils import Conv1D
 
-    ends = {
-        id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings())
-    }
+    ends = {id(weight) for weight in vocabulary_weights(model)}
     layers = (layer for layer in model.modules() if isinstance(layer, nn.Linear | Conv1D))
     matrices = [
         layer.weight

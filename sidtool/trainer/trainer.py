@@ -1,5 +1,6 @@
-"""TRL's SFTTrainer with sidtool's loss, validation by recommending, and a contract in every
-checkpoint. Checkpoints, schedules, distribution and resumption are those of the parent classes."""
+"""What the trainers of causal and encoder-decoder models share: sidtool's loss, validation by
+recommending, and a contract in every checkpoint. Checkpoints, schedules, distribution and
+resumption are those of the libraries' trainers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -10,8 +11,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.optim import Optimizer
-from transformers import PrinterCallback, TrainerCallback, TrainerControl
-from trl import SFTConfig, SFTTrainer
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments
 
 from sidtool.contract.stage_record import Selection
 from sidtool.decoder.partial_head import PartialHead, full_blocks
@@ -20,10 +20,10 @@ from sidtool.evaluation.validation import Validator
 from sidtool.model.lora import Lora
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import AugmentedExamples
-from sidtool.objective.batches import IGNORED, PackedCollator, PaddedCollator
+from sidtool.objective.batches import IGNORED
 from sidtool.objective.loss import Loss
 from sidtool.objective.memory_examples import MemoryExamples
-from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
+from sidtool.objective.shortcuts import narrows_exactly
 from sidtool.objective.targets import Targets
 from sidtool.objective.teachers import Teachers
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
@@ -32,23 +32,31 @@ from sidtool.trainer.machine import float32_attention
 from sidtool.trainer.optimizer import MuonAdamW
 from sidtool.trainer.watched import WatchedTrainer
 
+Examples = TokenizedExamples | AugmentedExamples | MemoryExamples
 
-class SidTrainer(WatchedTrainer, SFTTrainer):
-    """Trains a model on tokenized examples.
+Collator = Callable[[Sequence[TokenizedExample]], dict[str, torch.Tensor]]
+
+
+class SidTrainer(WatchedTrainer):
+    """Trains a model on tokenized examples, of which `collator` makes batches. A subclass has the
+    trainer of a library among its bases.
 
     All weights that require gradients are trained; `lora` and `token_embeddings` are the parts
     added to the model, if any. `write_contract` writes contract and bundle into a model folder.
-    Raises UsageError if the loss or the batching does not fit the model."""
+    Raises UsageError if the loss does not fit the other settings."""
+
+    packed = False
+    """whether a line of a batch may have several examples"""
 
     def __init__(
         self,
         *,
         model: Any,
-        args: SFTConfig,
-        examples: TokenizedExamples | AugmentedExamples | MemoryExamples,
+        args: TrainingArguments,
+        examples: Examples,
         tokenizer: Any,
         loss: Loss,
-        batching: str,
+        collator: Collator,
         validator: Validator | None,
         write_contract: Callable[[Path, Selection | None], None],
         callbacks: list[TrainerCallback],
@@ -57,15 +65,13 @@ class SidTrainer(WatchedTrainer, SFTTrainer):
         muon: bool = False,
         teachers: Teachers | None = None,
     ) -> None:
-        self.packed = _resolve_packing(model, batching, teachers)
-        collator = PackedCollator if self.packed else PaddedCollator
         # TRL requires a datasets.Dataset, which would format every example again in every epoch:
         # give it one example, then replace the data set
         placeholder = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
         super().__init__(
             model=model,
             args=args,
-            data_collator=_counting(collator(_padding_id(tokenizer))),
+            data_collator=_counting(collator),
             train_dataset=placeholder,
             eval_dataset=placeholder if validator else None,
             processing_class=tokenizer,
@@ -88,26 +94,13 @@ class SidTrainer(WatchedTrainer, SFTTrainer):
         # tokens without padding, targets
         self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
 
-    @property
-    def _uses_trl_loss(self) -> bool:
-        """Whether the settings select a loss of TRL, which is over the whole vocabulary."""
-        return bool(self.args.loss_type != "nll" or self.aux_loss_enabled)
+    def _check_loss(self, examples: Examples) -> None:
+        """Raise UsageError if the loss cannot be combined with other settings."""
 
-    def _check_loss(self, examples: TokenizedExamples | AugmentedExamples | MemoryExamples) -> None:
-        if not self._uses_trl_loss:
-            return
-        if examples.is_weighted:
-            raise UsageError(
-                "weights of examples cannot be combined with another loss_type or a router loss"
-            )
-        if self._teachers:
-            raise UsageError("--teacher cannot be combined with another loss_type or a router loss")
-        if self._loss.over != "vocabulary":
-            raise UsageError(
-                f"softmax_over={self._loss.over} cannot be combined with another loss_type or a "
-                "router loss",
-                hint="softmax_over=vocabulary",
-            )
+    @property
+    def _uses_library_loss(self) -> bool:
+        """Whether the settings select a loss of the library, which is over the whole vocabulary."""
+        return False
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The optimizer of the parent class, or Muon with AdamW; created once."""
@@ -151,7 +144,7 @@ class SidTrainer(WatchedTrainer, SFTTrainer):
         """Cross-entropy at the targets, weighted mean over the targets of the whole step."""
         n_tokens = inputs.pop("tokens")
         self.n_seen += torch.stack([n_tokens, (inputs["labels"] != IGNORED).sum()])
-        if return_outputs or self._uses_trl_loss:
+        if return_outputs or self._uses_library_loss:
             inputs.pop("weights")
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets = Targets.pop(inputs, self._loss.tokens.space.levels)
@@ -176,8 +169,8 @@ class SidTrainer(WatchedTrainer, SFTTrainer):
         return total * ranks / num_items_in_batch.clamp_min(smallest)
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: torch.device) -> Any:
-        """The weight of the targets in all batches of a step; for a loss of TRL their number."""
-        if self._uses_trl_loss or not batch_samples:
+        """The weight of the targets in all batches of a step; for a library's loss their number."""
+        if self._uses_library_loss or not batch_samples:
             return super()._get_num_items_in_batch(batch_samples, device)
         weight = torch.stack([batch["weights"][:, 1:].sum() for batch in batch_samples]).sum()
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
@@ -243,26 +236,13 @@ class SidTrainer(WatchedTrainer, SFTTrainer):
         """Write no model card: the contract describes the model."""
 
 
-def _resolve_packing(model: Any, batching: str, teachers: Teachers | None) -> bool:
-    if batching == "padded":
-        return False
-    can_pack = packs_exactly(model) and (teachers is None or teachers.packs)
-    if batching == "packed" and not can_pack:
-        raise UsageError(
-            "examples cannot be packed: the model or a teacher does not keep them separate",
-            hint="packing needs sdpa attention; batching=padded works with any",
-        )
-    return can_pack
-
-
-def _padding_id(tokenizer: Any) -> int:
+def padding_id(tokenizer: Any) -> int:
+    """The id that batches are padded with: nothing attends to it."""
     ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(token_id for token_id in ids if token_id is not None)
 
 
-def _counting(
-    collate: PaddedCollator | PackedCollator,
-) -> Callable[[Sequence[TokenizedExample]], dict[str, torch.Tensor]]:
+def _counting(collate: Collator) -> Collator:
     """A collator that adds `tokens` (), the number of tokens without padding."""
 
     def collate_and_count(batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:

@@ -1,9 +1,11 @@
-"""Makes SFTConfig from the settings, the machine and what sidtool decides."""
+"""Makes the configuration of a trainer from the settings, the machine and what sidtool decides."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sidtool.contract.contract import ModelKind
 from sidtool.errors import UsageError
 from sidtool.model.pretrained import Dtype
 from sidtool.sft.lineage import Lineage
@@ -34,23 +36,26 @@ def complete_fields(
     return {**DEFAULTS, **sft_fields, "num_train_epochs": options.token_budget / lineage.tokens}
 
 
-def sft_config(
-    work: Path, options: TrainOptions, sft_fields: Mapping[str, Any], *, validated: bool
+def trainer_config(
+    work: Path,
+    options: TrainOptions,
+    sft_fields: Mapping[str, Any],
+    *,
+    kind: ModelKind,
+    validated: bool,
 ) -> Any:
-    """The SFTConfig of a run whose checkpoints go to `work`.
+    """The configuration of a run whose checkpoints go to `work`: TRL's SFTConfig for a causal
+    model, transformers' Seq2SeqTrainingArguments for an encoder-decoder.
 
     What sidtool decides overrides `sft_fields`, and these override what the machine suggests.
     Raises UsageError if the settings do not fit together."""
-    from trl import SFTConfig
-
+    config_class, prepared = _config_class(kind, sft_fields)
     suggested, sft_fields = machine_defaults(sft_fields)
     if options.dtype == "bfloat16":
         suggested["bf16"] = True
     decided = {
         "output_dir": str(work),
-        # make-sft limits the length, and TokenizedExamples replaces TRL's preparation
-        "max_length": None,
-        "dataset_kwargs": {"skip_prepare_dataset": True},
+        **prepared,
         "remove_unused_columns": False,
         # a loss that is no number stops the training
         "logging_nan_inf_filter": False,
@@ -62,11 +67,30 @@ def sft_config(
     }
     if not validated:
         decided["eval_strategy"] = "no"
-    return made_config(SFTConfig, {**suggested, **sft_fields, **decided})
+    return made_config(config_class, {**suggested, **sft_fields, **decided})
+
+
+def _config_class(kind: ModelKind, fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The class of the configuration, and the fields by which its trainer leaves examples as they
+    are. Raises UsageError for a field that the trainer of this kind of model lacks."""
+    from transformers import Seq2SeqTrainingArguments
+    from trl import SFTConfig
+
+    if kind == "causal":
+        # make-sft limits the length, and TokenizedExamples replaces TRL's preparation
+        return SFTConfig, {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    names = {field.name for field in dataclasses.fields(Seq2SeqTrainingArguments)}
+    for name in fields:
+        if name not in names:
+            raise UsageError(
+                f"{name} is a setting of TRL's trainer, which trains causal models only",
+                hint="leave it out for an encoder-decoder",
+            )
+    return Seq2SeqTrainingArguments, {}
 
 
 def made_config(config_class: Any, fields: Mapping[str, Any]) -> Any:
-    """A configuration of TRL. Raises UsageError if its fields do not fit together, or if one
+    """A configuration of a trainer. Raises UsageError if its fields do not fit together, or if one
     process would train on several GPUs."""
     try:
         arguments = config_class(**fields)

@@ -23,7 +23,7 @@ from sidtool.recommendation.query import Progress
 from sidtool.sft.lineage import check_same_bundle, read_lineage
 from sidtool.splits.split import Split
 from sidtool.trainer.machine import peak_cuda_gib, peak_rss_gib, quiet
-from sidtool.training.arguments import complete_fields, sft_config
+from sidtool.training.arguments import complete_fields, trainer_config
 from sidtool.training.execution import Finished, train_and_publish
 from sidtool.training.settings import TrainOptions
 from sidtool.training.settings_file import TRAINING, typed_fields
@@ -148,8 +148,12 @@ def train(
     # with `reuse`, the output of another run
     refuse_existing(out, force, FOLDER)
     with quiet(), offline():
-        arguments = sft_config(
-            run.work, run.options, run.sft_fields, validated=run.valid is not None
+        arguments = trainer_config(
+            run.work,
+            run.options,
+            run.sft_fields,
+            kind=contract.kind,
+            validated=run.valid is not None,
         )
 
         def build() -> Any:

@@ -66,6 +66,11 @@ class TrainOptions:
     shuffle_span: float = 0.0
     """Distance that items may move in a sequence in the first epoch, as a share of its length. It
     falls linearly to 0 in the last epoch."""
+    sliding_windows: Literal["auto", "none", "drawn", "all"] = "auto"
+    """How an item sequence becomes examples. `none` is one example with every item a target, which
+    causal models can learn. Otherwise an example is a prefix whose last item is the target: one per
+    sequence, `drawn` anew in each epoch, or `all` of them in each epoch, as in TIGER. `auto` is
+    `none` for a causal model and `drawn` for an encoder-decoder."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon` uses Muon for the matrices of hidden layers and AdamW for other weights; it needs
     `stage=full`. `adamw` leaves the choice to `optim`."""

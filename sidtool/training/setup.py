@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback
 
-from sidtool.contract.contract import write_contract
+from sidtool.contract.contract import read_contract, write_contract
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.validation import Validator
 from sidtool.model.load import LoadedModel, load_model_folder
@@ -16,11 +16,15 @@ from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import Augmentation, AugmentedExamples, EpochCallback
 from sidtool.objective.loss import Loss
 from sidtool.objective.memory_examples import MemoryExamples, MemoryOfUsers
+from sidtool.objective.prefixes import PrefixExamples
 from sidtool.objective.teachers import load_teachers
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress
+from sidtool.sft.tasks import find_task
 from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.splits.examples import read_examples
+from sidtool.trainer.causal import CausalTrainer
+from sidtool.trainer.encoder_decoder import EncoderDecoderTrainer
 from sidtool.trainer.trainer import SidTrainer, set_dropout
 from sidtool.training.arguments import weight_dtype
 from sidtool.training.history import ProgressCallback
@@ -30,11 +34,13 @@ from sidtool.training.training_run import Log, TrainingRun
 def build_trainer(
     run: TrainingRun, arguments: Any, progress: Progress | None, log: Log | None
 ) -> SidTrainer:
-    """Load the model of a run and everything that trains it; `arguments` is its SFTConfig.
+    """Load the model of a run and everything that trains it; `arguments` is as `trainer_config`
+    makes it.
 
     Raises UsageError if settings do not fit the model or the examples, CompatibilityError if model
     and teachers do not belong together, DataError if examples are malformed."""
     softmax_over = run.softmax_over
+    _check_prompts(run)
     loaded = load_model_folder(
         run.model_dir,
         bundle=run.bundle,
@@ -61,15 +67,16 @@ def build_trainer(
         )
     augmented = _augment(run, loaded, examples)
     callbacks: list[Any] = [ProgressCallback(progress, log)]
-    if augmented:
+    if isinstance(augmented, AugmentedExamples):
         callbacks.append(EpochCallback(augmented))
     if run.valid and run.options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
     contract = run.new_contract()
-    return SidTrainer(
+    trainer = CausalTrainer if contract.kind == "causal" else EncoderDecoderTrainer
+    return trainer(
         model=loaded.model,
         args=arguments,
-        examples=_with_memory(run, loaded, augmented or examples, examples.users),
+        examples=_with_memory(run, loaded, augmented, examples.users),
         tokenizer=loaded.tokenizer,
         loss=loss,
         batching=run.options.batching,
@@ -85,12 +92,34 @@ def build_trainer(
     )
 
 
-def _read_examples(run: TrainingRun, loaded: LoadedModel) -> TokenizedExamples:
+def _check_prompts(run: TrainingRun) -> None:
+    """Raise UsageError if the model or a teacher has an encoder, and examples have no prompt that
+    it could read."""
+    teachers = [read_contract(folder) for folder in run.teacher_dirs]
+    if all(contract.kind == "causal" for contract in (run.contract, *teachers)):
+        return
+    for name in run.lineage.tasks:
+        task = find_task(name)
+        if task is not None and task.target == "text":
+            raise UsageError(
+                f"task {name} is running text, which has no prompt that an encoder could read",
+                hint="make training examples without it",
+            )
+    if run.sliding_windows == "none" and "sequence" in run.lineage.tasks:
+        raise UsageError(
+            "with sliding_windows=none an item sequence is one example, which has no prompt that "
+            "an encoder could read",
+            hint="sliding_windows=drawn",
+        )
+
+
+def _read_examples(run: TrainingRun, loaded: LoadedModel) -> TokenizedExamples | PrefixExamples:
     examples = TokenizedExamples.read(
         run.examples,
         prompt_encoder(loaded.tokenizer, loaded.tokens),
         loaded.tokens,
         codes_only=run.softmax_over != "vocabulary",
+        after_prompts=run.sliding_windows != "none",
     )
     longest = int(examples.lengths.max())
     limit = run.lineage.max_length
@@ -102,7 +131,9 @@ def _read_examples(run: TrainingRun, loaded: LoadedModel) -> TokenizedExamples:
             f"the longest training example has {longest} tokens, the limit is {limit}",
             hint="make-sft --model measures examples; lower --history-length or raise --max-length",
         )
-    return examples
+    if run.sliding_windows == "none":
+        return examples
+    return PrefixExamples(examples, loaded.tokens, every=run.sliding_windows == "all")
 
 
 def _add_adapters(run: TrainingRun, loaded: LoadedModel) -> Lora | None:
@@ -129,12 +160,13 @@ def _train_embeddings_only(run: TrainingRun, loaded: LoadedModel) -> TokenEmbedd
 
 
 def _augment(
-    run: TrainingRun, loaded: LoadedModel, examples: TokenizedExamples
-) -> AugmentedExamples | None:
+    run: TrainingRun, loaded: LoadedModel, examples: TokenizedExamples | PrefixExamples
+) -> TokenizedExamples | AugmentedExamples:
+    """The examples as they vary from epoch to epoch, if they do."""
     options = run.options
     augmentation = Augmentation(options.item_dropout, options.reverse_prob, options.shuffle_span)
-    if augmentation == Augmentation():
-        return None
+    if augmentation == Augmentation() and isinstance(examples, TokenizedExamples):
+        return examples
     return AugmentedExamples(examples, augmentation, loaded.tokens, run.seed)
 
 

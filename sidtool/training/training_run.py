@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract, ModelNormalize
@@ -114,6 +114,13 @@ class TrainingRun:
                 hint="softmax_over=vocabulary",
             )
         return chosen
+
+    @property
+    def sliding_windows(self) -> Literal["none", "drawn", "all"]:
+        """How item sequences become examples, with `auto` resolved."""
+        if self.options.sliding_windows != "auto":
+            return self.options.sliding_windows
+        return "none" if self.contract.kind == "causal" else "drawn"
 
     @property
     def normalize(self) -> ModelNormalize:

@@ -125,7 +125,7 @@ def trainer_of(
 ) -> Any:
     from trl import SFTConfig
 
-    from sidtool.trainer.trainer import SidTrainer
+    from sidtool.trainer.causal import CausalTrainer
     from tests.models import tiny_tokenizer
 
     arguments = SFTConfig(
@@ -139,7 +139,7 @@ def trainer_of(
         remove_unused_columns=False,
         **fields,
     )
-    return SidTrainer(
+    return CausalTrainer(
         model=model,
         args=arguments,
         examples=examples,
@@ -697,13 +697,17 @@ ACCELERATE = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+@pytest.mark.parametrize(
+    ("launcher", "architecture"),
+    [(TORCHRUN, "gpt2"), (ACCELERATE, "gpt2"), (TORCHRUN, "t5")],
+    ids=["torchrun", "accelerate", "encoder-decoder"],
+)
 def test_two_processes_train_like_one(
-    tmp_path: Path, models: Make, examples: Make, launcher: list[str]
+    tmp_path: Path, models: Make, examples: Make, launcher: list[str], architecture: str
 ) -> None:
     """Two ranks with half of the batch each have the same sum of gradients as one rank, apart from
     the order of addition."""
-    base, made = models("gpt2"), examples(sequence=1.0)
+    base, made = models(architecture), examples(sequence=1.0)
     (tmp_path / "run.py").write_text(SCRIPT)
     subprocess.run(
         [
