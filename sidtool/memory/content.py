@@ -10,20 +10,14 @@ from numpy.typing import NDArray
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import DataError, UsageError
 from sidtool.json_record import JsonRecord
+from sidtool.memory.nearest import nearest_items
 from sidtool.quantize.mlp import unit
 from sidtool.sid import Vectors
 
 DEFAULT_WEIGHT = 0.8
 LARGEST_WEIGHT = 100.0
-NEIGHBORS = 100
-"""Nearest items per item."""
 NEW_ITEM_GAIN = 0.5
 """How much larger similarity by content is for an item without events, as a share."""
-MIN_COSINE = 0.1
-POWER = 2
-"""Of the cosine: few items are similar by content, as few co-occur."""
-BLOCK_VALUES = 2**24
-"""Cosines that are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +57,7 @@ class ItemContent:
         cls, bundle: Bundle, vectors: Vectors | None = None, weight: float = DEFAULT_WEIGHT
     ) -> "ItemContent":
         """The content by (n, dim) vectors as the codebook encodes them, in the order of the
-        bundle's rows; without them by the sums of the centroids of the items' codes. All pairs of
-        items are compared.
+        bundle's rows; without them by the sums of the centroids of the items' codes.
 
         Raises RefusedError if the bundle has no codebook, DataError if the vectors do not fit."""
         codebook = bundle.require_codebook()
@@ -98,35 +91,3 @@ def content_similarity(nearest: Any, weight: float, events: NDArray[np.int64]) -
     fewer = np.minimum(events[entries.row], events[entries.col])
     values = weight * entries.data.astype(np.float64) * (1 + NEW_ITEM_GAIN / (1 + fewer))
     return sparse.csr_matrix((values, (entries.row, entries.col)), shape=nearest.shape)
-
-
-def nearest_items(directions: Vectors) -> Any:
-    """(n, n) scipy CSR float32, above the diagonal: cosine ** POWER of each of n vectors of length
-    1 and the NEIGHBORS nearest to it, if it is at least MIN_COSINE."""
-    from scipy import sparse
-
-    n = len(directions)
-    count = min(NEIGHBORS, n - 1)
-    step = max(1, BLOCK_VALUES // n)
-    columns = np.empty((n, count), dtype=np.int32)
-    values = np.empty((n, count), dtype=np.float32)
-    for start in range(0, n, step):
-        rows = np.arange(start, min(start + step, n))
-        cosines, columns[rows] = _nearest(directions, rows, count)
-        values[rows] = np.where(cosines < MIN_COSINE, 0, cosines) ** POWER
-    entries = (values.ravel(), (np.repeat(np.arange(n), count), columns.ravel()))
-    similarity = sparse.csr_matrix(entries, shape=(n, n))
-    # each is a neighbor of the other
-    above = sparse.triu(similarity.maximum(similarity.T), k=1, format="csr")
-    above.eliminate_zeros()
-    return above
-
-
-def _nearest(
-    directions: Vectors, rows: NDArray[np.int64], count: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(m, count) each: the largest cosines of m rows to other rows, and those rows."""
-    cosines = directions[rows] @ directions.T  # (m, n)
-    cosines[np.arange(len(rows)), rows] = -np.inf
-    nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
-    return np.take_along_axis(cosines, nearest, axis=1).astype(np.float64), nearest

@@ -37,3 +37,15 @@ def small_memory(
     bundle = bundle or small_bundle()
     histories = random_histories(seed, 40, len(bundle.items))
     return build_memory(split_of(histories), bundle, settings)
+
+
+def squared_cosines(vectors: np.ndarray, neighbors: int) -> np.ndarray:
+    """Squared cosines of vectors and their neighbors, by loops."""
+    count = len(vectors)
+    result = np.zeros((count, count))
+    for i in range(count):
+        cosines = [-2.0 if i == j else float(vectors[i] @ other) for j, other in enumerate(vectors)]
+        for j in sorted(range(count), key=lambda j: -cosines[j])[:neighbors]:
+            if i != j and cosines[j] >= 0.1:
+                result[i, j] = result[j, i] = cosines[j] ** 2
+    return result

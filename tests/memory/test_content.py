@@ -6,24 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import sparse
 
 from sidtool.build.add import add_items
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import make_items
 from sidtool.errors import DataError, RefusedError, UsageError
-from sidtool.memory import content as module
 from sidtool.memory.build import EarlierMemory, build_memory
-from sidtool.memory.content import ItemContent, content_similarity, nearest_items
+from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.memory import Memory, open_verified, verify_memory
 from sidtool.memory.memory import _digest as memory_digest
 from sidtool.memory.similarity import KnnSettings
 from sidtool.quantize.mlp import unit
 from tests.bundles import small_bundle
-from tests.memory.cases import random_histories, split_of
+from tests.memory.cases import random_histories, split_of, squared_cosines
 
 BUNDLE = small_bundle()
 ITEMS = len(BUNDLE.items)
@@ -38,42 +35,11 @@ VECTORS = GROWN.require_codebook().reconstruct(GROWN.items.codes)
 VECTORS = VECTORS + RNG.normal(scale=0.1, size=VECTORS.shape).astype(np.float32)
 
 
-def slow(vectors: np.ndarray, neighbors: int) -> np.ndarray:
-    """Squared cosines of vectors and their neighbors, by loops."""
-    count = len(vectors)
-    result = np.zeros((count, count))
-    for i in range(count):
-        cosines = [-2.0 if i == j else float(vectors[i] @ other) for j, other in enumerate(vectors)]
-        for j in sorted(range(count), key=lambda j: -cosines[j])[:neighbors]:
-            if i != j and cosines[j] >= 0.1:
-                result[i, j] = result[j, i] = cosines[j] ** 2
-    return result
-
-
-@given(
-    count=st.integers(2, 50),
-    neighbors=st.sampled_from([1, 3, 100]),
-    block=st.sampled_from([1, 200, 2**24]),
-    seed=st.integers(0, 3),
-)
-@settings(max_examples=40, deadline=None)
-def test_the_nearest_items_agree_with_loops(
-    count: int, neighbors: int, block: int, seed: int
-) -> None:
-    vectors = unit(np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BLOCK_VALUES", block)
-        patch.setattr(module, "NEIGHBORS", neighbors)
-        result = nearest_items(vectors).toarray()
-    expected = np.triu(slow(vectors.astype(np.float64), neighbors))
-    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-9)
-
-
 def test_the_directions_are_those_of_the_codebook_less_their_mean() -> None:
     prepared = GROWN.require_codebook().prepare(VECTORS)
     centered = unit((prepared - prepared.mean(axis=0)).astype(np.float32))
     content = ItemContent.of(GROWN, VECTORS, 0.5)
-    expected = np.triu(slow(centered.astype(np.float64), 100))
+    expected = np.triu(squared_cosines(centered.astype(np.float64), 100))
     np.testing.assert_allclose(content.nearest.toarray(), expected, rtol=1e-3, atol=1e-6)
     heavier = content.weighted(2.0)
     assert (heavier.settings.weight, heavier.settings.source) == (2.0, "vectors")
