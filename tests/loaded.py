@@ -8,7 +8,7 @@ from sidtool.contract.compat import Verdict
 from sidtool.contract.contract import Contract
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
-from tests.models import tiny_model, tiny_tokenizer
+from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model, tiny_tokenizer
 
 HISTORY_PROMPT = HistoryPrompt("next-item", "The history: {history}\nNext:", 5, 200)
 
@@ -24,6 +24,7 @@ def loaded_model(
     tokenizer = tiny_tokenizer()
     start = len(tokenizer)
     tokenizer.add_tokens(list(bundle.space.tokens))
+    has_encoder = architecture in ENCODER_DECODERS
     contract = Contract(
         bundle.identity,
         bundle.space,
@@ -34,8 +35,10 @@ def loaded_model(
         "tuned",
         history_prompt=history_prompt,
         text_prompt=text_prompt,
+        kind="encoder-decoder" if has_encoder else "causal",
     )
-    model = tiny_model(architecture, vocab_size=len(tokenizer))
+    make_model = tiny_encoder_decoder if has_encoder else tiny_model
+    model = make_model(architecture, vocab_size=len(tokenizer))
     return LoadedModel(model, tokenizer, contract, bundle, Verdict("same"))
 
 

@@ -13,8 +13,7 @@ from sidtool.decoder.filters import AllowList, LeafFilter
 from sidtool.decoder.mixture import Prior, mix, rank_items
 from sidtool.errors import UsageError
 from sidtool.memory.distribution import ItemDistribution
-from tests.decoder.cases import make, path_scores, prompt, vocabulary
-from tests.models import ARCHITECTURES, tiny_model
+from tests.decoder.cases import EVERY_ARCHITECTURE, make, model_of, path_scores, prompt
 
 torch.set_num_threads(1)
 
@@ -45,10 +44,6 @@ def brute_force(
     return order, mixed[order]
 
 
-def model_for(architecture: str, tokens: Any) -> Any:
-    return tiny_model(architecture, vocab_size=vocabulary(tokens))
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=st.sampled_from([(6, 6, 6), (3, 9, 4), (12, 5), (9,), (4, 3, 3, 6)]),
@@ -56,6 +51,7 @@ def model_for(architecture: str, tokens: Any) -> Any:
     weights=st.lists(st.sampled_from([0.01, 0.3, 0.5, 0.9, 1.0]), min_size=1, max_size=3),
     repeats=st.booleans(),
     filtered=st.booleans(),
+    architecture=st.sampled_from(["llama", "t5", "bart"]),
     k=st.integers(1, 70),
     seed=st.integers(0, 1000),
 )
@@ -65,11 +61,12 @@ def test_a_wide_beam_equals_brute_force(
     weights: list[float],
     repeats: bool,
     filtered: bool,
+    architecture: str,
     k: int,
     seed: int,
 ) -> None:
     trie, tokens = make(sizes, items, seed, repeats=repeats)
-    model = model_for("llama", tokens)
+    model = model_of(architecture, tokens)
     rng = np.random.default_rng(seed)
     prompts = [prompt(rng, int(length)) for length in rng.integers(1, 20, len(weights))]
     shares = [0.5, 0.0, 1.0][: len(weights)]
@@ -115,7 +112,7 @@ def test_a_wide_beam_equals_brute_force(
 def test_weight_1_gives_the_ranking_of_the_memory(num_beams: int, repeats: bool) -> None:
     """A beam of any width: the best item of a memory may be alone below its prefix."""
     trie, tokens = make((8, 8, 8), 200, 3, repeats=repeats)
-    model = model_for("qwen3", tokens)
+    model = model_of("qwen3", tokens)
     rng = np.random.default_rng(0)
     for _ in range(20):
         memory = distribution(rng, trie.n_items)
@@ -138,7 +135,7 @@ def test_weight_1_gives_the_ranking_of_the_memory(num_beams: int, repeats: bool)
 
 def test_weight_1_fills_up_with_the_model() -> None:
     trie, tokens = make((6, 6, 6), 60)
-    model = model_for("llama", tokens)
+    model = model_of("llama", tokens)
     memory = ItemDistribution(np.array([7, 31]), np.log([0.25, 0.75]))
     (alone,) = beam_search(model, [[9, 8]], trie, tokens, num_beams=60, k=60, normalize="trie")
     (result,) = beam_search(
@@ -156,10 +153,10 @@ def test_weight_1_fills_up_with_the_model() -> None:
     assert ranked.positions.tolist() == [31, 7, *others[:10]]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
 def test_without_memory_mass_scores_are_those_of_the_model_to_the_bit(architecture: str) -> None:
     trie, tokens = make((6, 6, 6), 100)
-    model = model_for(architecture, tokens)
+    model = model_of(architecture, tokens)
     rng = np.random.default_rng(1)
     prompts = [prompt(rng, 7), prompt(rng, 12)]
     empty = Prior(ItemDistribution(np.zeros(0, dtype=np.int64), np.zeros(0)), 0.7)
@@ -175,7 +172,7 @@ def test_without_memory_mass_scores_are_those_of_the_model_to_the_bit(architectu
 
 def test_mixtures_do_not_depend_on_the_batch() -> None:
     trie, tokens = make((6, 6, 6), 150)
-    model = model_for("gemma3", tokens)
+    model = model_of("gemma3", tokens)
     rng = np.random.default_rng(2)
     prompts = [prompt(rng, length) for length in (5, 18, 9, 40)]
     priors = [Prior(distribution(rng, 150, share), 0.4) for share in (0.2, 0.0, 0.9, 0.5)]
@@ -193,7 +190,7 @@ def test_scores_that_are_no_distribution_over_items_are_refused(normalize: Any) 
     prior = Prior(ItemDistribution(np.array([3]), np.zeros(1)), 0.5)
     with pytest.raises(UsageError, match=f"normalized over the trie, not the {normalize}"):
         beam_search(
-            model_for("llama", tokens),
+            model_of("llama", tokens),
             [[9]],
             trie,
             tokens,

@@ -1,6 +1,5 @@
 """The survival of a target's prefixes in the beam against a beam search over an enumerated trie."""
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,11 @@ from sidtool.decoder.beam import beam_search
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.mixture import Prior
 from sidtool.memory.distribution import ItemDistribution
-from tests.decoder.cases import make, path_log_probs, prompt, vocabulary
-from tests.models import tiny_model
+from tests.decoder.cases import make, model_of, path_log_probs, prompt
 
 torch.set_num_threads(1)
 
 SIZES = (5, 6, 4)
-
-
-@cache
-def model_of(vocab_size: int) -> Any:
-    """One model for all tests, as each is examined when it is first decoded with."""
-    return tiny_model("llama", vocab_size=vocab_size)
 
 
 def surviving_prefixes(
@@ -85,13 +77,14 @@ def survival_of_all(
     num_beams=st.integers(1, 12),
     normalize=st.sampled_from(["level", "vocabulary", "trie"]),
     deny=st.booleans(),
+    architecture=st.sampled_from(["llama", "t5", "bart"]),
     seed=st.integers(0, 1000),
 )
 def test_survival_equals_that_of_an_enumerated_beam(
-    items: int, num_beams: int, normalize: Any, deny: bool, seed: int
+    items: int, num_beams: int, normalize: Any, deny: bool, architecture: str, seed: int
 ) -> None:
     trie, tokens = make(SIZES, items, seed)
-    model = model_of(vocabulary(tokens))
+    model = model_of(architecture, tokens)
     rng = np.random.default_rng(seed)
     ids = prompt(rng, 6)
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
@@ -116,7 +109,7 @@ def test_survival_equals_that_of_an_enumerated_beam(
 @pytest.mark.parametrize("weight", [0.2, 0.7, 1.0])
 def test_survival_with_a_memory(num_beams: int, weight: float) -> None:
     trie, tokens = make(SIZES, 50, 4)
-    model = model_of(vocabulary(tokens))
+    model = model_of("llama", tokens)
     rng = np.random.default_rng(4)
     ids = prompt(rng, 6)
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
@@ -151,7 +144,7 @@ def test_survival_with_a_memory(num_beams: int, weight: float) -> None:
 @pytest.mark.filterwarnings("ignore::sidtool.errors.SidtoolWarning")
 def test_the_fallback_has_the_same_survival(monkeypatch: Any, num_beams: int) -> None:
     trie, tokens = make(SIZES, 10, 2)
-    model = model_of(vocabulary(tokens))
+    model = model_of("llama", tokens)
     options: Any = {"num_beams": num_beams, "filters": None, "priors": None}
     expected = survival_of_all(model, [9, 8, 7], trie, tokens, **options)
     assert 0 < sum(expected) <= 3 * trie.n_leaves
@@ -161,7 +154,7 @@ def test_the_fallback_has_the_same_survival(monkeypatch: Any, num_beams: int) ->
 
 def test_following_a_target_changes_no_result() -> None:
     trie, tokens = make(SIZES, 60, 1)
-    model = model_of(vocabulary(tokens))
+    model = model_of("llama", tokens)
     prompts = [[9, 8], [], [7, 6, 5]]
     plain = beam_search(model, prompts, trie, tokens, num_beams=4, k=4)
     followed = beam_search(model, prompts, trie, tokens, num_beams=4, k=4, targets=[3, 3, -1])

@@ -20,7 +20,7 @@ from sidtool.policy.gumbel import (
 )
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
-from tests.models import tiny_model
+from tests.models import tiny_encoder_decoder, tiny_model
 
 PROMPT = [5, 9, 3, 14, 7]
 SPACE = SidSpace((3, 2, 3))
@@ -83,6 +83,14 @@ def test_log_probabilities_are_those_of_exact_scoring(
         assert len(set(sample.leaves.tolist())) == 5
         expected = probabilities[sample.leaves]
         np.testing.assert_allclose(np.exp(sample.log_probs), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_log_probabilities_of_an_encoder_decoder(architecture: str) -> None:
+    network = tiny_encoder_decoder(architecture, vocab_size=60)
+    scores = score_sids(network, [PROMPT], CODES, TOKENS, normalize="trie", trie=TRIE)[0]
+    for sample in draw(network, 5, draws=20):
+        np.testing.assert_allclose(sample.log_probs, scores[sample.leaves], atol=1e-4)
 
 
 @pytest.mark.parametrize("excluded", [NOTHING, np.array([2, 5])])

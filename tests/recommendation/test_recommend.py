@@ -42,6 +42,11 @@ def shop() -> LoadedModel:
     return shop_model()
 
 
+@pytest.fixture(scope="module", params=["qwen2", "t5", "bart"])
+def any_shop(request: pytest.FixtureRequest) -> LoadedModel:
+    return loaded_model(small_bundle(60), request.param)
+
+
 def ids_of(shop: LoadedModel, n: int = 60) -> list[str]:
     return [str(shop.bundle.items.ids[index]) for index in range(n)]
 
@@ -50,26 +55,26 @@ def answers_to(shop: LoadedModel, requests: Any, **options: Any) -> list[Recomme
     return list(recommend(shop, requests, RecommendOptions(**options)))
 
 
-def test_answers_come_in_the_order_of_the_requests(shop: LoadedModel, monkeypatch: Any) -> None:
+def test_answers_come_in_the_order_of_the_requests(any_shop: LoadedModel, monkeypatch: Any) -> None:
     monkeypatch.setattr(module, "WINDOW", 4)
-    ids = ids_of(shop)
+    ids = ids_of(any_shop)
     requests = [Request(f"u{n}", tuple(ids[n : n + n % 7])) for n in range(11)]
     reports: list[tuple[int, int]] = []
     options = RecommendOptions(k=5, num_beams=8)
     answers = list(
-        recommend(shop, requests, options, progress=lambda *report: reports.append(report))
+        recommend(any_shop, requests, options, progress=lambda *report: reports.append(report))
     )
     assert [answer.user for answer in answers] == [f"u{n}" for n in range(11)]
     assert reports == [(4, 11), (8, 11), (11, 11)]
-    items = shop.bundle.items
+    items = any_shop.bundle.items
     for request, answer in zip(requests, answers, strict=True):
         assert len(set(answer.items)) == 5
         assert list(answer.scores) == sorted(answer.scores, reverse=True)
         for item, sid, title in zip(answer.items, answer.sids, answer.titles, strict=True):
             index = items.row(item)
-            assert shop.bundle.space.parse(sid) == tuple(items.codes[index].tolist())
+            assert any_shop.bundle.space.parse(sid) == tuple(items.codes[index].tolist())
             assert title == items.title(index)
-        (alone,) = recommend(shop, [request], options)
+        (alone,) = recommend(any_shop, [request], options)
         assert alone.items == answer.items
     assert json.loads(json.dumps(answers[0].to_json()))["items"] == list(answers[0].items)
 
@@ -107,27 +112,27 @@ def test_requests_are_read_in_windows(shop: LoadedModel, monkeypatch: Any) -> No
     assert len(read) == 6
 
 
-def test_filters_of_the_run_and_of_a_request_are_combined(shop: LoadedModel) -> None:
-    ids = ids_of(shop)
+def test_filters_of_the_run_and_of_a_request_are_combined(any_shop: LoadedModel) -> None:
+    ids = ids_of(any_shop)
     history = tuple(ids[:4])
     requests = [
         Request("deny", history, deny=tuple(ids[4:20])),
         Request("allow", history, allow=(*ids[:2], *ids[30:40], "nobody")),
         Request("none", history, allow=()),
     ]
-    answers = answers_to(shop, requests, k=60, num_beams=2, exclude_seen=True)
+    answers = answers_to(any_shop, requests, k=60, num_beams=2, exclude_seen=True)
     items = {answer.user: answer.items for answer in answers}
     assert sorted(items["deny"]) == sorted(ids[20:])
     assert sorted(items["allow"]) == sorted(ids[30:40])
     assert items["none"] == ()
-    answers = answers_to(shop, requests, k=60, allow=tuple(ids[:35]), deny=tuple(ids[33:]))
+    answers = answers_to(any_shop, requests, k=60, allow=tuple(ids[:35]), deny=tuple(ids[33:]))
     items = {answer.user: answer.items for answer in answers}
     assert sorted(items["deny"]) == sorted(ids[:4] + ids[20:33])
     assert sorted(items["allow"]) == sorted(ids[:2] + ids[30:33])
     with pytest.raises(DataError, match="allow list"):
-        answers_to(shop, requests, allow=("nobody",))
+        answers_to(any_shop, requests, allow=("nobody",))
     with pytest.raises(DataError, match="deny list"):
-        answers_to(shop, requests, deny=("nobody",))
+        answers_to(any_shop, requests, deny=("nobody",))
 
 
 @pytest.mark.parametrize("k", [1, 7, 60, 1000])
@@ -284,7 +289,7 @@ def test_unknown_ids_that_a_request_denies_are_counted(shop: LoadedModel) -> Non
 
 @pytest.mark.parametrize("normalize", ["level", "trie", "vocabulary"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "t5", "bart"])
 def test_a_diverged_model_gives_no_empty_answers(
     normalize: Any, value: float, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,19 +334,19 @@ def test_an_empty_prompt_gets_no_items_and_other_requests_are_answered(shop: Loa
     assert (empty.items, len(full.items)) == ((), 3)
 
 
-def test_candidates_are_ranked_by_exact_scores(shop: LoadedModel) -> None:
-    ids = ids_of(shop)
+def test_candidates_are_ranked_by_exact_scores(any_shop: LoadedModel) -> None:
+    ids = ids_of(any_shop)
     history = tuple(ids[:4])
-    (ranked,) = answers_to(shop, [Request(history=history)], k=60, num_beams=60)
+    (ranked,) = answers_to(any_shop, [Request(history=history)], k=60, num_beams=60)
     scores = dict(zip(ranked.items, ranked.scores, strict=True))
     request = Request(history=history, deny=(ids[20],))
     options = RecommendOptions(k=60, exclude_seen=True, deny=(ids[21],))
-    (answer,) = recommend(shop, [request], options, candidates=ids[:25])
+    (answer,) = recommend(any_shop, [request], options, candidates=ids[:25])
     assert set(answer.items) == set(ids[4:20] + ids[22:25])
     expected = [scores[item] for item in answer.items]
     np.testing.assert_allclose(answer.scores, expected, atol=1e-4)
     with pytest.raises(DataError, match="'nobody' is not in the bundle"):
-        next(recommend(shop, [request], options, candidates=["nobody"]))
+        next(recommend(any_shop, [request], options, candidates=["nobody"]))
 
 
 def test_invalid_options_are_refused(shop: LoadedModel) -> None:
@@ -387,12 +392,12 @@ def test_importing_recommend_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_scores_do_not_depend_on_the_filter(shop: LoadedModel) -> None:
-    ids = ids_of(shop)
+def test_scores_do_not_depend_on_the_filter(any_shop: LoadedModel) -> None:
+    ids = ids_of(any_shop)
     history = tuple(ids[:3])
-    (unfiltered,) = answers_to(shop, [Request(history=history)], k=60, num_beams=60)
+    (unfiltered,) = answers_to(any_shop, [Request(history=history)], k=60, num_beams=60)
     request = Request(history=history, deny=tuple(ids[::2]))
-    (filtered,) = answers_to(shop, [request], k=60, num_beams=60)
+    (filtered,) = answers_to(any_shop, [request], k=60, num_beams=60)
     scores = dict(zip(unfiltered.items, unfiltered.scores, strict=True))
     expected = [scores[item] for item in filtered.items]
     np.testing.assert_allclose(filtered.scores, expected, atol=1e-4)
@@ -405,7 +410,7 @@ def test_a_history_prompt_has_the_last_items(shop: LoadedModel) -> None:
     assert session.from_history(index) == session.from_history(index[-5:])
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "bart"])
 def test_a_prompt_fits_into_the_positions_of_the_model(architecture: str) -> None:
     shop = loaded_model(small_bundle(60), architecture)
     ids = ids_of(shop)

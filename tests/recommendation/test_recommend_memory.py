@@ -34,10 +34,12 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*in the histories")
 
 
-def shop(*, duplicates: bool = False, retired: tuple[int, ...] = ()) -> LoadedModel:
+def shop(
+    architecture: str = "qwen2", *, duplicates: bool = False, retired: tuple[int, ...] = ()
+) -> LoadedModel:
     bundle = small_bundle(60, duplicates=duplicates)
     bundle.items.retired[list(retired)] = True
-    loaded = loaded_model(bundle, "qwen2")
+    loaded = loaded_model(bundle, architecture)
     return replace(loaded, contract=replace(loaded.contract, normalize="trie"))
 
 
@@ -82,8 +84,11 @@ def test_weight_1_is_the_memory_alone(duplicates: bool, power: float) -> None:
 
 
 @pytest.mark.parametrize("duplicates", [False, True])
-def test_scores_are_a_distribution_over_the_active_items(duplicates: bool) -> None:
-    loaded = mixed(shop(duplicates=duplicates, retired=(2, 30)), 0.4)
+@pytest.mark.parametrize("architecture", ["qwen2", "t5", "bart"])
+def test_scores_are_a_distribution_over_the_active_items(
+    architecture: str, duplicates: bool
+) -> None:
+    loaded = mixed(shop(architecture, duplicates=duplicates, retired=(2, 30)), 0.4)
     result = answer(loaded, Request(history=HISTORY), k=100)
     assert len(set(result.items)) == 58
     assert np.exp(result.scores).sum() == pytest.approx(1, abs=1e-5)
@@ -104,8 +109,9 @@ def test_filters_change_no_score(duplicates: bool) -> None:
 
 
 @pytest.mark.parametrize("duplicates", [False, True])
-def test_candidates_are_ranked_by_the_mixture(duplicates: bool) -> None:
-    loaded = mixed(shop(duplicates=duplicates), 0.4)
+@pytest.mark.parametrize("architecture", ["qwen2", "t5", "bart"])
+def test_candidates_are_ranked_by_the_mixture(architecture: str, duplicates: bool) -> None:
+    loaded = mixed(shop(architecture, duplicates=duplicates), 0.4)
     everything = answer(loaded, Request(history=HISTORY), k=60)
     candidates = everything.items[::-3]
     options = RecommendOptions(k=60, exclude_seen=True)
