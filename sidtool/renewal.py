@@ -109,7 +109,13 @@ def refresh(
 
     Raises UsageError if `out` exists without `force`, or a catalog or vectors are needed;
     RefusedError if the bundle cannot be aligned; CompatibilityError if the model was not trained by
-    `train` or may have learned from events that the split holds out."""
+    `train` or may have learned from events that the split holds out.
+
+    >>> bundle = sidtool.open_bundle("shop.zarr")
+    >>> sidtool.add_items(bundle, remove=["b007"]).save("newer.zarr")
+    >>> sidtool.refresh("tuned", "newer.zarr", "refreshed").verdict.kind
+    'refreshed'
+    """
     model_dir = Path(model_dir)
     out = Path(out)
     options = options or RefreshOptions()

@@ -60,7 +60,15 @@ def build_codebook(
     used as set by `options.collaborative`. `memory` limits the bytes of vectors held at once.
     `progress` maps the stages "embed", "quantize" and "encode" to functions of finished and total
     steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
-    DataError for input that does not fit together."""
+    DataError for input that does not fit together.
+
+    >>> options = sidtool.BuildOptions(sizes=(4, 4, 8))
+    >>> bundle = sidtool.build_codebook(
+    ...     "items.jsonl", "new.zarr", options, embeddings="vectors.npy", split="split"
+    ... )
+    >>> bundle
+    <Bundle 'new': 60 items, 4x4x8, ...>
+    """
     out = Path(out)
     refuse_existing(out, force, BUNDLE)
     if isinstance(embeddings, np.ndarray | VectorSource | str | Path):

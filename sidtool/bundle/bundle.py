@@ -30,7 +30,7 @@ from sidtool.storage.zips import is_zip
 class Bundle:
     """A semantic-ID tokenizer. Arrays of a stored bundle are read when they are first used.
 
-    >>> bundle = Bundle.open("shop.zarr")
+    >>> bundle = sidtool.Bundle.open("shop.zarr")
     >>> len(bundle), bundle.item_ids(bundle.sid("b007"))
     (60, ['b007'])
     >>> bundle.to_arrow().column_names

@@ -12,9 +12,6 @@ from sidtool.bundle.strings import StringArray
 from sidtool.errors import IntegrityError
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 
-ENCODER = "codebook/encoder/"
-
-
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -39,9 +36,8 @@ def stored_items(manifest: Manifest, arrays: Arrays) -> ItemMap:
 
 
 def _strings(arrays: Arrays, name: str, *, may_be_empty: bool) -> StringArray:
-    data = arrays[f"{name}_bytes"]
-    offsets = arrays[f"{name}_offset"]
-    return StringArray.stored(name, data, offsets, may_be_empty=may_be_empty)
+    columns = (arrays[f"{name}_bytes"], arrays[f"{name}_offset"])
+    return StringArray.stored(name, *columns, may_be_empty=may_be_empty)
 
 
 def stored_codebook(manifest: Manifest, arrays: Arrays) -> Codebook | None:
@@ -53,12 +49,11 @@ def stored_codebook(manifest: Manifest, arrays: Arrays) -> Codebook | None:
     if manifest.recipe is None:
         raise IntegrityError("the bundle has a codebook but no recipe")
     quantizer = manifest.recipe["quantizer"]
+    encoder = "codebook/encoder/"
     codebook = Codebook(
         method=quantizer["method"],
         levels=tuple(arrays[f"codebook/level_{level}"] for level in range(n_levels)),
-        encoder={
-            name.removeprefix(ENCODER): arrays[name] for name in names if name.startswith(ENCODER)
-        },
+        encoder={name.removeprefix(encoder): arrays[name] for name in names if encoder in name},
         params=QuantizerParams.from_json(quantizer["parameters"]),
     )
     try:

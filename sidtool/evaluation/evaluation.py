@@ -86,7 +86,12 @@ def evaluate(
 
     `against` is another model for the same items, of whatever bundle, that the model is compared
     with. Raises CompatibilityError if a model, its bundle or its memory may have learned from
-    held-out events, and as `evaluate_examples`."""
+    held-out events, and as `evaluate_examples`.
+
+    >>> evaluation = sidtool.evaluate("tuned", "split")
+    >>> evaluation.n, sorted(evaluation.baselines)
+    (40, ['item-knn', 'popularity'])
+    """
     options = options or EvaluationOptions()
     name = "the split" if isinstance(split, Split) else str(split)
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model

@@ -133,7 +133,12 @@ def prepare(
     `source` is a file of events or a folder of the data set's files. Events are held in memory with
     20 bytes each and every id once; items are read twice, and written as they are read. Without a
     file of items, the catalog has the ids alone. A dry run writes nothing. Raises UsageError if the
-    output exists without `force`, DataError for a malformed row and if no event stays."""
+    output exists without `force`, DataError for a malformed row and if no event stays.
+
+    >>> prepared = sidtool.prepare("events.csv", "data")
+    >>> prepared.steps[0].name, prepared.items
+    ('read', 60)
+    """
     source, out = Path(source), Path(out)
     options = options or PrepareOptions()
     refuse_existing(out, force, FOLDER)

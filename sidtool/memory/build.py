@@ -70,7 +70,12 @@ def build_memory(
 
     Raises RefusedError if a held-out event is among the training events, DataError if no two items
     co-occur, UsageError if `settings` count pairs otherwise than the earlier memory or the budget
-    is too small, IntegrityError if that one does not count the pairs of its split."""
+    is too small, IntegrityError if that one does not count the pairs of its split.
+
+    >>> split = sidtool.open_split("split")
+    >>> memory = sidtool.build_memory(split, sidtool.open_bundle("shop.zarr"))
+    >>> memory.save("memory.zarr")
+    """
     before = None if earlier is None else earlier.memory.manifest
     if settings is None:
         settings = DEFAULT if before is None else before.settings

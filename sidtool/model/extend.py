@@ -61,7 +61,12 @@ def extend_model(
     the checkpoint's. Raises UsageError if `out` exists without `force` or `init="codebook"` and the
     bundle has no codebook, DataError if the model cannot be loaded, RefusedError if it needs
     `trust_remote_code`, CompatibilityError if it has a SID vocabulary already, IntegrityError if
-    the bundle is damaged."""
+    the bundle is damaged.
+
+    >>> contract = sidtool.extend_model("base", sidtool.open_bundle("shop.zarr"), "extended")
+    >>> contract.base_model, contract.space.sizes
+    ('base', (4, 4, 8))
+    """
     model = str(model)
     out = Path(out)
     check_extension(bundle, out, init, force=force)

@@ -18,7 +18,15 @@ def merge(
     """Write the adapter model in `folder` as a model that needs no base; returns that base.
 
     Raises UsageError if `folder` has no adapters or `out` exists without `force`,
-    MissingPackageError without the packages of models, else as `load_model_folder`."""
+    MissingPackageError without the packages of models, else as `load_model_folder`.
+
+    >>> fields = {"max_steps": 1, "eval_strategy": "no"}
+    >>> options = sidtool.TrainOptions(stage="lora", lora_r=2)
+    >>> _ = sidtool.train("base+sid", "train.jsonl", "adapters", options=options, sft_fields=fields)
+    >>> _ = sidtool.merge("adapters", "merged")
+    >>> sidtool.load_model_folder("merged").contract.stages[-1].stage
+    'merge'
+    """
     folder = Path(folder)
     out = Path(out)
     base = check_merge(folder, out, force=force)

@@ -44,7 +44,12 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
     Weights and tokenizer are copied unchanged; the contract records the replacement as a stage.
     Raises CompatibilityError or IntegrityError unless model and bundle belong together, DataError
     if weights are not finite, UsageError if `out` exists without `force`; an aligned bundle is a
-    SidtoolWarning."""
+    SidtoolWarning.
+
+    >>> newer = sidtool.add_items(sidtool.open_bundle("shop.zarr"), remove=["b007"])
+    >>> sidtool.rebind("tuned", newer, "rebound").kind
+    'refreshed'
+    """
     folder = Path(folder)
     contract, bundle, verdict = check_model_folder(folder, bundle)
     check_finite_files(folder)

@@ -36,7 +36,11 @@ def report(
     `items` is a catalog: its titles name the items of an evaluation, and its column `field` is
     compared with the prefixes of a bundle. The seed draws the items that are shown of a large
     bundle. Raises UsageError for artifacts of different kinds,
-    DataError for one that cannot be read, MissingPackageError without Jinja2."""
+    DataError for one that cannot be read, MissingPackageError without Jinja2.
+
+    >>> sidtool.report("shop.zarr", "shop.html")
+    >>> sidtool.report(["shop.zarr", "other.zarr"], "both.html")
+    """
     paths = [what] if isinstance(what, str | Path) else list(what)
     refuse_existing(Path(out), force, HTML_FILE)
     require("report")

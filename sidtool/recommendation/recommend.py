@@ -24,7 +24,13 @@ from sidtool.recommendation.query import (
     in_windows,
 )
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import BadRequest, Explanation, Recommendation, Request
+from sidtool.recommendation.requests import (
+    BadRequest,
+    Explanation,
+    Recommendation,
+    Request,
+    at_line,
+)
 from sidtool.recommendation.result_file import result_file, run_fingerprint
 
 _Ranking = tuple[list[int], list[float], tuple[Explanation, ...] | None]
@@ -50,7 +56,13 @@ def recommend(
 
     Raises DataError if the allow or deny list names no item of the bundle, if a candidate is
     unknown, or if the model's scores are NaN; and, after the answers to the requests before it, for
-    a request that the model was not trained for or that `options.strict` refuses."""
+    a request that the model was not trained for or that `options.strict` refuses.
+
+    >>> requests = [sidtool.Request(user="u1", history=("b001", "b002"))]
+    >>> (answer,) = sidtool.recommend("tuned", requests, sidtool.RecommendOptions(k=3))
+    >>> answer.user, len(answer.items)
+    ('u1', 3)
+    """
     answers = answer_each(
         model, requests, options, candidates=candidates, stop=True, progress=progress
     )
@@ -221,7 +233,7 @@ class _Run:
                 raise DataError(f"the deny list of the request has {unknown}")
             query = self._query(request, history, denied)
         except SidtoolError as error:
-            return BadRequest(_at_line(error, request.line), request.line, request.user)
+            return BadRequest(at_line(error, request.line), request.line, request.user)
         return _Prepared(request, history, denied, query)
 
     def _query(self, request: Request, history: ItemIndex, denied_by_request: ItemIndex) -> Query:
@@ -325,10 +337,3 @@ def _unknown_ids(ids: Sequence[str], index: ItemIndex) -> str:
         return ""
     examples = ", ".join(repr(ids[row][:80]) for row in unknown[:3])
     return f"{len(unknown)} of {len(ids)} ids that the bundle lacks: {examples}"
-
-
-def _at_line(error: SidtoolError, line: int | None) -> SidtoolError:
-    """The same error, with the line of its request if it has one."""
-    if line is None:
-        return error
-    return type(error)(f"line {line} of the requests: {error}", hint=error.hint)

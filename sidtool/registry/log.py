@@ -52,7 +52,11 @@ def log(reference: str) -> VersionLog:
     """The versions of a bundle or memory (a path, URL or reference); for URL/NAME also which are
     published, and under which names.
 
-    Those of a bundle are its lineage, those of a memory what was published under its name."""
+    Those of a bundle are its lineage, those of a memory what was published under its name.
+
+    >>> [each.version.version for each in sidtool.log("shop.zarr").versions]
+    ['1.0']
+    """
     location, record = locate(reference)
     manifest = read_manifest(location)
     check_published(location, manifest, record)

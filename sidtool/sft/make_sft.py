@@ -63,7 +63,14 @@ def make_sft(
 
     Raises UsageError if an output exists, CompatibilityError if the bundle's codebook was built
     from another split or the model from another bundle, RefusedError if a held-out event is in a
-    training example, and what ExampleMaker and EventWeights raise."""
+    training example, and what ExampleMaker and EventWeights raise.
+
+    >>> lineage = sidtool.make_sft(
+    ...     "shop.zarr", "items.jsonl", "split", "made.jsonl", model="base+sid"
+    ... )
+    >>> lineage.leaked_events, list(lineage.tasks)
+    (0, ['sequence'])
+    """
     out = Path(out)
     options = options or SftOptions()
     if not dry_run:

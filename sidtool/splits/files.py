@@ -134,7 +134,12 @@ def split_events(
 
     A dry run writes nothing; the manifest then lists no files. Raises UsageError if the output
     exists or options contradict each other, DataError for malformed events or an empty part,
-    CompatibilityError if the split does not extend the one that `options.extends` names."""
+    CompatibilityError if the split does not extend the one that `options.extends` names.
+
+    >>> manifest = sidtool.split_events("events.csv", "parts")
+    >>> manifest.protocol, manifest.counts.users, manifest.counts.test
+    ('leave-one-out', 40, 40)
+    """
     out = Path(out)
     refuse_existing(out, force, FOLDER)
     earlier = None

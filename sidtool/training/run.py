@@ -105,7 +105,12 @@ def train(
     Raises UsageError if the output exists, settings do not fit together or an unfinished run had
     different ones; CompatibilityError if model, bundle, examples and teachers do not belong
     together or come from different splits; DataError if examples are malformed; SidtoolError if the
-    training diverges."""
+    training diverges.
+
+    >>> summary = sidtool.train("base+sid", "train.jsonl", "model", sft_fields={"max_steps": 2})
+    >>> summary.steps, summary.stage
+    (2, 'full')
+    """
     model_dir = Path(model_dir)
     examples = Path(examples)
     out = Path(out)

@@ -1,0 +1,48 @@
+"""The examples in the docstrings of the public functions, in a folder with a tiny shop."""
+
+import doctest
+from pathlib import Path
+
+import pytest
+
+import sidtool
+from sidtool.cli.main import app
+from tests.cli.road import Road
+
+COMMANDS = {
+    "compare": "compare_bundles",
+    "export": "export_map",
+    "import": "import_map",
+    "inspect": "explain",
+    "settings": "list_settings",
+    "split": "split_events",
+}
+"""The functions whose names differ from those of their commands."""
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def examples_of(name: str) -> list[doctest.DocTest]:
+    """The examples of a public name."""
+    finder = doctest.DocTestFinder(recurse=False)
+    tests = finder.find(getattr(sidtool, name), name, globs={"sidtool": sidtool})
+    return [test for test in tests if test.examples]
+
+
+def test_every_command_has_an_example() -> None:
+    names = [str(command.name) for command in app.registered_commands]
+    functions = [COMMANDS.get(name, name.replace("-", "_")) for name in names]
+    assert [name for name in functions if not examples_of(name)] == []
+
+
+@pytest.mark.parametrize("name", [name for name in sidtool.__all__ if examples_of(name)])
+def test_the_examples_of_a_docstring_run(
+    name: str, road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in road.folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    said: list[str] = []
+    for test in examples_of(name):
+        runner.run(test, out=said.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(said)
