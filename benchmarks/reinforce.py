@@ -29,15 +29,13 @@ from typing import Any
 import numpy as np
 import yaml
 from environment import environment
+from model_values import model_values
 from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers
 from reinforce_table import START, Values, differences, group_means, result_tables
 from steps import StepError
 
-from sidtool.contract.stage_record import ModelReference
 from sidtool.data.tables import read_columns
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.slices import example_groups
-from sidtool.model.load import load_model_folder
 from sidtool.sft.event_weights import WeightOptions
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Example, Split
@@ -269,18 +267,8 @@ class Comparison:
 
     def values(self, cell: Cell, part: str) -> Values:
         """The metrics of a model on each example of a part, measured once."""
-        path = cell.model.with_name(f"values-{part}.npz")
-        weights = json.dumps(ModelReference.of(cell.model).weights, sort_keys=True)
-        if path.exists():
-            with np.load(path) as stored:
-                if str(stored["weights"]) == weights:
-                    return Values(tuple(stored["names"].tolist()), stored["values"])
         exclude_seen = self.recipe.dataset.exclude_seen
-        options = EvaluationOptions(exclude_seen=exclude_seen, baselines=False)
-        loaded = load_model_folder(cell.model)
-        measured = evaluate_examples(loaded, self.examples(part), None, options).values
-        np.savez(path, names=measured.names, values=measured.values, weights=weights)
-        return Values(measured.names, measured.values)
+        return model_values(cell.model, self.examples(part), part, exclude_seen=exclude_seen)
 
     def examples(self, part: str) -> tuple[Example, ...]:
         """The held-out examples of a part."""

@@ -1,0 +1,263 @@
+"""Measure what feedback, user fields and time gaps add to a recipe, alone and together.
+
+    python benchmarks/feedback.py DATA -o WORK --dataset benchmarks/datasets/movielens.yaml \\
+        --feedback rating --users ml-100k.user --user-field age --user-field occupation
+
+Every variant has the same split, bundle, initial weights and settings; only the training examples
+differ: their weights, or what stands beside the items. Each is measured on all users of `--on`, at
+item level over the full catalog. Differences from the plain recipe are paired bootstraps over users
+of the mean over the seeds. Steps that are done are not run again."""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from environment import environment
+from model_values import model_values
+from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers
+from reinforce_table import METRICS, Values, differences
+from steps import StepError
+from table import markdown, spread
+
+from sidtool.evaluation.bootstrap import everyone
+from sidtool.splits.files import open_split
+from sidtool.splits.split import Split
+
+PLAIN = "plain"
+WEIGHTS = "weights"
+USER_FIELDS = "user fields"
+TIME_GAPS = "time gaps"
+IN_HISTORY = "feedback in history"
+TOGETHER = "together"
+VARIANTS: Mapping[str, frozenset[str]] = {
+    PLAIN: frozenset(),
+    WEIGHTS: frozenset({WEIGHTS}),
+    USER_FIELDS: frozenset({USER_FIELDS}),
+    TIME_GAPS: frozenset({TIME_GAPS}),
+    IN_HISTORY: frozenset({IN_HISTORY}),
+    TOGETHER: frozenset({WEIGHTS, USER_FIELDS, TIME_GAPS, IN_HISTORY}),
+}
+"""The parts of each variant."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields of a data set that the variants use."""
+
+    feedback: str
+    users: Path
+    user_fields: tuple[str, ...]
+    weight: str
+    """`make-sft --weight`"""
+    clip: float
+    """`make-sft --weight-clip`"""
+
+    @property
+    def split_options(self) -> list[object]:
+        """The options of the split."""
+        columns = [option for name in self.user_fields for option in ("--user-field", name)]
+        return ["--times", "--feedback", self.feedback, "--users", self.users, *columns]
+
+    def templates(self, parts: frozenset[str]) -> dict[str, list[str]] | None:
+        """The templates of `sequence` with these parts; None if no text stands beside an item."""
+        user = " ".join(f"{{user.{name}}}" for name in self.user_fields)
+        prompt = f"{user} {{history}}" if USER_FIELDS in parts else "{history}"
+        gap = "{gap}" if TIME_GAPS in parts else ""
+        feedback = f"{{event.{self.feedback}}}" if IN_HISTORY in parts else ""
+        item = f"{gap}{{sid}}{feedback}"
+        if (prompt, item) == ("{history}", "{sid}"):
+            return None
+        return {"prompts": [prompt], "items": [item]}
+
+
+@dataclass(frozen=True)
+class FeedbackRun:
+    """The steps of all variants of one recipe."""
+
+    recipe: Recipe
+    fields: Fields
+    max_length: int
+    """Tokens of an example, the same for all variants: texts take more than SIDs."""
+
+    @cached_property
+    def split_folder(self) -> Path:
+        """The split of the recipe, with fields."""
+        split = self.recipe.work / "split"
+        options = [*self.recipe.dataset.split_options(), *self.fields.split_options]
+        interactions = self.recipe.dataset.interactions
+        return self.recipe.steps.run(split, "split", interactions, "-o", split, *options)
+
+    @cached_property
+    def split(self) -> Split:
+        """The same, read."""
+        return open_split(self.split_folder)
+
+    @cached_property
+    def bundle(self) -> Path:
+        """The bundle of all variants, built with co-occurrence in the training events."""
+        bundle = self.recipe.work / "bundle.zarr"
+        options = [*self.recipe.text_options(), "--config", self.recipe.config("codebook")]
+        options += [*self.recipe.vectors(), "--interactions", self.split_folder]
+        items = self.recipe.dataset.items
+        return self.recipe.steps.run(bundle, "build-codebook", items, "-o", bundle, *options)
+
+    def examples(self, variant: str) -> Path:
+        """The training examples of a variant."""
+        folder = self.recipe.work / variant.replace(" ", "-")
+        parts = VARIANTS[variant]
+        model = self.recipe.initial_model(self.bundle, 0)
+        options: list[object] = ["--model", model, "--config", self.recipe.config("sft")]
+        options += ["--max-length", self.max_length]
+        if WEIGHTS in parts:
+            options += ["--weight", self.fields.weight, "--weight-clip", self.fields.clip]
+        templates = self.fields.templates(parts)
+        if templates is not None:
+            text = json.dumps(templates) + "\n"
+            # named by its content, which the record of a step does not hold
+            digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+            file = folder / f"templates-{digest}.json"
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+            options += ["--template", f"sequence={file}"]
+        examples = folder / "sft" / "train.jsonl"
+        inputs = (self.bundle, self.recipe.dataset.items, self.split_folder)
+        return self.recipe.steps.run(examples, "make-sft", *inputs, "-o", examples, *options)
+
+    def model(self, variant: str, seed: int) -> Path:
+        """The trained model of a variant and a seed."""
+        examples = self.examples(variant)
+        model = self.recipe.work / variant.replace(" ", "-") / f"seed-{seed}" / "model"
+        start = self.recipe.initial_model(self.bundle, seed)
+        options = ("--config", self.recipe.config("train"), "--set", f"seed={seed}")
+        return self.recipe.steps.run(model, "train", start, examples, "-o", model, *options)
+
+    def values(self, variant: str, seed: int) -> Values:
+        """The metrics of a model on each user."""
+        part = self.recipe.run.on
+        examples = self.split.test if part == "test" else self.split.valid
+        exclude_seen = self.recipe.dataset.exclude_seen
+        return model_values(self.model(variant, seed), examples, part, exclude_seen=exclude_seen)
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Popularity and item-kNN on the same users."""
+        model = self.model(PLAIN, self.recipe.run.seeds[0])
+        metrics = model.with_name(f"metrics-{self.recipe.run.on}.json")
+        options = ["--on", self.recipe.run.on, *self.recipe.seen_options(), "--json"]
+        command = ("evaluate", model, self.split_folder, *options)
+        self.recipe.steps.run(metrics, *command, save_stdout=True)
+        evaluation: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
+        return {name: dict(each) for name, each in evaluation["baselines"].items()}
+
+
+def result_of(run: FeedbackRun, variants: Sequence[str]) -> dict[str, Any]:
+    """Run every step that is not done; the metrics of each seed, and paired differences of the
+    means over the seeds."""
+    seeds = run.recipe.run.seeds
+    part = run.split.test if run.recipe.run.on == "test" else run.split.valid
+    users = [example.user for example in part]
+    means: dict[str, Values] = {}
+    measured: dict[str, Any] = {}
+    for variant in variants:
+        of_seeds = [run.values(variant, seed) for seed in seeds]
+        mean_values = np.mean([values.values for values in of_seeds], axis=0)
+        means[variant] = Values(of_seeds[0].names, mean_values)
+        metrics = [{name: float(each.column(name).mean()) for name in METRICS} for each in of_seeds]
+        gain = {}
+        if variant != PLAIN:
+            everybody = everyone(len(users))
+            gain = differences(means[variant], means[PLAIN], users, everybody)["all"]
+        measured[variant] = {"seeds": metrics, "gain": gain}
+    return {
+        "on": run.recipe.run.on,
+        "n": len(users),
+        "seeds": list(seeds),
+        "fields": {"weight": run.fields.weight, "clip": run.fields.clip},
+        "templates": {variant: run.fields.templates(VARIANTS[variant]) for variant in variants},
+        "variants": measured,
+        "baselines": run.baselines(),
+        **environment(),
+    }
+
+
+def result_table(result: Mapping[str, Any]) -> str:
+    """The metrics of all variants and baselines, and the gains over the plain recipe."""
+    rows = []
+    for variant, measured in result["variants"].items():
+        row: list[object] = [variant]
+        for name in METRICS:
+            row.append(spread([seed[name] for seed in measured["seeds"]]))
+            gain = measured["gain"].get(name)
+            interval = "" if gain is None else f"{gain['low']:+.4f} to {gain['high']:+.4f}"
+            row += ["" if gain is None else f"{gain['mean']:+.4f}", interval]
+        rows.append(row)
+    for name, metrics in result["baselines"].items():
+        cells = [cell for each in METRICS for cell in (f"{metrics[each]:.4f}", "", "")]
+        rows.append([name, *cells])
+    columns = [cell for name in METRICS for cell in (name, "gain", "95% interval")]
+    return f"{markdown([result['on'], *columns], rows)}\n\n{result['n']} users"
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
+    parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
+    parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
+    parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
+    parser.add_argument("--feedback", required=True, help="column of the events")
+    parser.add_argument("--users", required=True, help="table of users in DATA")
+    parser.add_argument("--user-field", action="append", required=True, help="its columns")
+    parser.add_argument("--weight", help="make-sft --weight (default: exp(FEEDBACK/1))")
+    parser.add_argument("--weight-clip", type=float, default=50.0)
+    parser.add_argument("--max-length", type=int, default=400, help="tokens of an example")
+    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--on", choices=("valid", "test"), default="test")
+    parser.add_argument("--only", help=f"variants besides plain, of: {'; '.join(VARIANTS)}")
+    return parser.parse_args(arguments)
+
+
+def chosen_variants(text: str | None) -> list[str]:
+    """The variants to run, plain first. Raises StepError for an unknown one."""
+    names = list(VARIANTS) if text is None else [name.strip() for name in text.split(";")]
+    for name in names:
+        if name not in VARIANTS:
+            raise StepError(f"no variant {name!r}: choose from {'; '.join(VARIANTS)}")
+    return [variant for variant in VARIANTS if variant == PLAIN or variant in names]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, write WORK/result-PART.json, print the table."""
+    args = parse_arguments(arguments)
+    settings = RecipeRun(args.recipe, args.seeds, on=args.on, encoder=args.encoder, memory=False)
+    fields = Fields(
+        args.feedback,
+        args.data / args.users,
+        tuple(args.user_field),
+        args.weight or f"exp({args.feedback}/1)",
+        args.weight_clip,
+    )
+    try:
+        dataset = Dataset.open(args.data, args.dataset)
+        recipe = Recipe(dataset, settings, args.out.resolve())
+        result = result_of(FeedbackRun(recipe, fields, args.max_length), chosen_variants(args.only))
+    except StepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    path = args.out / f"result-{args.on}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(result_table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The benchmark of fields from data files to its table, on a tiny catalog."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+def test_all_variants_end_with_a_table(
+    data: Path,
+    recipe_folder: Path,
+    tmp_path: Path,
+    commands: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from feedback import VARIANTS, main
+
+    path = data / "interactions.csv"
+    header, *rows = path.read_text(encoding="utf-8").splitlines()
+    lines = []
+    for number, row in enumerate(rows):
+        user, item, time = row.split(",")
+        lines.append(f"{user},{item},{880_000_000 + 40 * int(time)},{number % 5 + 1}")
+    path.write_text("\n".join([f"{header},rating", *lines]) + "\n", encoding="utf-8")
+    users = sorted({row.split(",")[0] for row in rows})
+    table = [f"{user},{18 + number}" for number, user in enumerate(users)]
+    (data / "users.csv").write_text("\n".join(["user_id,age", *table]) + "\n", encoding="utf-8")
+
+    work = tmp_path / "work"
+    fields = ("--feedback", "rating", "--users", "users.csv", "--user-field", "age")
+    options = ("--recipe", recipe_folder, "--encoder", tmp_path / "encoder", *fields)
+    arguments = [str(part) for part in (data, "-o", work, *options, "--seeds", "0")]
+    assert main(arguments) == 0
+    result = json.loads((work / "result-test.json").read_text())
+    assert list(result["variants"]) == list(VARIANTS)
+    assert set(result["baselines"]) == {"popularity", "item-knn"}
+    for variant, measured in result["variants"].items():
+        assert 0 <= measured["seeds"][0]["ndcg@10"] <= 1
+        assert set(measured["gain"]) == (set() if variant == "plain" else {"hr@10", "ndcg@10"})
+    assert result["templates"]["together"] == {
+        "prompts": ["{user.age} {history}"],
+        "items": ["{gap}{sid}{event.rating}"],
+    }
+    assert "| feedback in history |" in capsys.readouterr().out
+    assert commands.count("train") == len(VARIANTS)
+
+    commands.clear()  # a second run does nothing
+    assert main(arguments) == 0
+    assert commands == []
+    assert main([*arguments, "--only", "magic"]) == 1
+    assert "no variant 'magic'" in capsys.readouterr().err
