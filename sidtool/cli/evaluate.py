@@ -71,6 +71,27 @@ def evaluate(
             "intervals, over all examples and in each slice.",
         ),
     ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD",
+            help="Print the metrics also by the values of a field of the split: user.FIELD, "
+            "context.FIELD or feedback.FIELD; repeatable.",
+        ),
+    ] = None,
+    weight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD", help="Print also the mean weighted by this feedback of the target."
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Evaluate only examples whose target fulfills this, like 'rating>=4'; repeatable.",
+        ),
+    ] = None,
     details: Annotated[
         bool,
         typer.Option(
@@ -127,6 +148,7 @@ def evaluate(
             recommending: dict[str, Any] = {"--exclude-seen": exclude_seen, "--memory": memory}
             recommending |= {"--memory-weight": memory_weight, "--memory-power": memory_power}
             recommending |= {"--against": against, "--details": details}
+            recommending |= {"--by": by, "--weight": weight, "--target": target}
             recommending |= {"--samples": samples != SAMPLES}
             _refuse(recommending, "does not apply with --task")
             only = None if only_items is None else frozenset(read_ids(only_items))
@@ -148,6 +170,9 @@ def evaluate(
             exclude_seen=exclude_seen,
             seed=seed,
             samples=samples,
+            by=tuple(by or ()),
+            weight=weight,
+            target=tuple(target or ()),
         )
         loaded = load()
         check_names(thresholds, model_metric_names(loaded.bundle.space.levels))

@@ -24,6 +24,7 @@ def say_evaluation(evaluation: "Evaluation", *, details: bool, json: bool) -> No
     if json:
         say_json(evaluation.to_json())
     _say_metrics(evaluation, aside=json)
+    _say_fields(evaluation, aside=json)
     if details:
         _say_groups(evaluation, aside=json)
         _say_survival(evaluation, aside=json)
@@ -50,10 +51,25 @@ def _say_metrics(evaluation: "Evaluation", *, aside: bool) -> None:
     say_table(["", "model", "95% interval", *systems], rows, title=title, aside=aside)
 
 
+def _say_fields(evaluation: "Evaluation", *, aside: bool) -> None:
+    """The model's metrics by the values of fields, and weighted by one."""
+    for name, groups in evaluation.by.items():
+        _say_averages(groups, f"by {name}", aside=aside)
+    if evaluation.weighted is not None:
+        title = f"weighted by {evaluation.settings['weight']} of the target"
+        _say_averages({"all": evaluation.weighted}, title, aside=aside)
+
+
 def _say_groups(evaluation: "Evaluation", *, aside: bool) -> None:
     """The model's metrics in every group of examples."""
+    title = "by the number of training events of the target"
+    _say_averages(_groups(evaluation), title, aside=aside)
+
+
+def _say_averages(groups: Mapping[str, "Averages"], title: str, *, aside: bool) -> None:
+    """The model's metrics in groups of examples by their labels."""
     rows = []
-    for label, averages in _groups(evaluation).items():
+    for label, averages in groups.items():
         cells: list[object] = [label, averages.n]
         for name in (HIT_RATE, NDCG):
             ends = averages.confidence_interval[name]
@@ -61,7 +77,6 @@ def _say_groups(evaluation: "Evaluation", *, aside: bool) -> None:
             cells += [_figure(averages.metrics[name], decimals), _interval(ends, decimals)]
         rows.append(cells)
     columns = ["", "n", HIT_RATE, "95% interval", NDCG, "95% interval"]
-    title = "by the number of training events of the target"
     _say_next_table(columns, rows, title, aside=aside)
 
 

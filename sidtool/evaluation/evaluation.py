@@ -15,6 +15,7 @@ from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.catalog_check import check_same_catalog
+from sidtool.evaluation.field_groups import field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import KS, averages, metric_names, metric_values
 from sidtool.evaluation.ranking import COVERED, IndexedExamples, Ranking
 from sidtool.evaluation.results import Evaluation, slices_of
@@ -34,6 +35,8 @@ from sidtool.splits.files import open_split
 from sidtool.splits.record import SplitReference, check_split
 from sidtool.splits.split import Example, Split, UserSequence, evenly_spaced
 
+WEIGHTED = "weighted"
+"""The group of all examples, weighted by a feedback."""
 OTHER_MODEL = "other model"
 """The name of the system that a model is compared with."""
 
@@ -56,6 +59,12 @@ class EvaluationOptions:
     knn: KnnSettings = UNTUNED
     seed: int = 0
     """Seed of the bootstrap."""
+    by: tuple[str, ...] = ()
+    """Fields whose values group the examples: user.FIELD, context.FIELD or feedback.FIELD."""
+    weight: str | None = None
+    """Feedback of the target that weights a further mean."""
+    target: tuple[str, ...] = ()
+    """Conditions on the feedback of the target: only examples that fulfill them are evaluated."""
     samples: int = 20
     """Number of examples whose history and recommendations are part of the result."""
 
@@ -104,7 +113,9 @@ def evaluate(
     if other is not None:
         labels = (f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}")
         _check_split(other, name, opened.reference, *labels)
-    part = opened.test if options.on == "test" else opened.valid
+    part: Sequence[Example] = opened.test if options.on == "test" else opened.valid
+    if options.target:
+        part = fulfilling(part, options.target, opened.fields)
     examples = evenly_spaced(part, options.limit)
     return evaluate_examples(
         loaded, examples, opened.train, options, against=other, progress=progress
@@ -207,14 +218,31 @@ def _evaluation(
         "seed": options.seed,
         "resamples": RESAMPLES,
     }
+    if options.weight is not None:
+        settings["weight"] = options.weight
+    if options.target:
+        settings["target"] = list(options.target)
     if options.baselines and events:
         systems |= baseline_values(examples, events, options.ks, options.knn, k=options.depth)
         settings["item-knn"] = asdict(options.knn)
     groups = example_groups(examples.examples, events)
+    fields = {name: field_groups(examples.examples, name) for name in options.by}
+    for name, of_field in fields.items():
+        groups |= {f"{name}={value}": weights for value, weights in of_field.items()}
+    if options.weight is not None:
+        groups[WEIGHTED] = target_weights(examples.examples, options.weight)
     by_group = group_averages(model, systems, users, groups, seed=options.seed)
     active_items = len(examples.bundle.active)
     first_items = {
         system: values.first_items for system, values in ({"model": model} | systems).items()
+    }
+    weighted = None
+    if options.weight is not None:
+        n_weighted = int(np.count_nonzero(groups[WEIGHTED]))
+        weighted = replace(by_group[WEIGHTED], n=n_weighted)
+    by = {
+        name: {value: by_group[f"{name}={value}"] for value in of_field}
+        for name, of_field in fields.items()
     }
     samples = sample_examples(examples, first_items, options.samples)
     return Evaluation(
@@ -222,6 +250,8 @@ def _evaluation(
         sid_level=averages(metric_names(options.ks), metric_values(ranking.sid_ranks, options.ks)),
         macro=by_group["macro"],
         slices=slices_of(by_group) if events else {},
+        by=by,
+        weighted=weighted,
         coverage={system: coverage(items, active_items) for system, items in first_items.items()},
         effective_items={system: effective_items(items) for system, items in first_items.items()},
         counts=_counts(examples, users),

@@ -42,6 +42,10 @@ class StoredEvaluation(Averages):
     """By system: exp of the entropy of the first ten recommendations of all examples."""
     counts: dict[str, int]
     settings: dict[str, Any]
+    by: dict[str, dict[str, Averages]] = field(default_factory=dict, kw_only=True)
+    """Field -> value -> the averages over the examples with this value."""
+    weighted: Averages | None = field(default=None, kw_only=True)
+    """The averages weighted by a feedback of the target; n is the number of weights above 0."""
     samples: tuple[Sample, ...] = field(default=(), kw_only=True)
     """A few examples with the first recommendations of each system."""
     titles: dict[str, str] = field(default_factory=dict, kw_only=True)

@@ -1,11 +1,10 @@
-"""Columns of events and of a table of users as typed fields, and conditions on them."""
+"""Columns of events and of a table of users as typed fields."""
 
-import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from sidtool.data.interactions import Interactions
 from sidtool.data.tables import column_names, read_columns
 from sidtool.data.times import NUMBER
 from sidtool.errors import DataError, UsageError
+from sidtool.splits.conditions import Condition
 from sidtool.splits.fields import (
     TARGET,
     TARGET_VALUES,
@@ -26,16 +26,6 @@ from sidtool.splits.fields import (
 )
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
-OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "!=": operator.ne,
-    "==": operator.eq,
-    "=": operator.eq,
-    ">": operator.gt,
-    "<": operator.lt,
-}
-CONDITION = re.compile(rf"\s*(?P<field>.+?)\s*(?P<sign>{'|'.join(OPERATORS)})\s*(?P<value>.*?)\s*")
 UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
 """Numbers from each first number on are times since 1970 with so many to a second: each range
 begins in 1973."""
@@ -60,42 +50,6 @@ class FieldName:
     def parse_all(cls, texts: Sequence[str] | None) -> tuple[Self, ...]:
         """The names of several texts; none for None."""
         return tuple(map(cls.parse, texts or ()))
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A comparison of a field with a value, like `rating>=4` or `behavior=buy`."""
-
-    text: str
-    field: str
-    sign: str
-    value: str
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Raises UsageError if a text is no comparison."""
-        match = CONDITION.fullmatch(text)
-        if match is None:
-            raise UsageError(
-                f"--target {text!r} is no comparison", hint="like rating>=4 or behavior=buy"
-            )
-        return cls(text, match["field"], match["sign"], match["value"])
-
-    def holds(self, values: Sequence[Value | None], kind: FieldType) -> NDArray[np.bool_]:
-        """(n,): where the comparison holds; a missing value never fulfills it. Raises UsageError
-        if the type cannot be compared so."""
-        compare = OPERATORS[self.sign]
-        other: Value = self.value
-        if kind != "str":
-            if not NUMBER.fullmatch(self.value):
-                raise UsageError(f"--target {self.text!r} compares numbers with {self.value!r}")
-            other = float(self.value)
-        elif self.sign not in ("=", "==", "!="):
-            raise UsageError(
-                f"--target {self.text!r}: texts are equal (=) or not (!=)",
-                hint=f"if {self.field} holds numbers, --feedback {self.field}:float",
-            )
-        return np.array([value is not None and compare(value, other) for value in values])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sidtool.data.interactions import EventNames
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.splits.field_columns import Condition, FieldName, FieldOptions
+from sidtool.splits.conditions import Condition
+from sidtool.splits.field_columns import FieldName, FieldOptions
 from sidtool.splits.fields import NO_FIELDS, Fields, FieldTypes
 from sidtool.splits.files import (
     SplitOptions,
@@ -111,7 +112,10 @@ def test_only_targets_behind_the_cuts_are_held_out(events: Path) -> None:
 def user_histories_of(split: Split) -> dict[str, tuple[str, ...]]:
     write_split(split, Path("written"))
     assert read_split(Path("written")) == split
-    return user_histories(Path("written"))
+    histories = user_histories(Path("written"))
+    for items, fields in histories.values():
+        assert all(len(values) == len(items) for values in fields.event.values())
+    return {user: items for user, (items, _) in histories.items()}
 
 
 def test_fields_are_stored_in_format_2_and_not_in_the_digest(events: Path) -> None:

@@ -1,0 +1,118 @@
+"""Examples grouped and weighted by the fields of a split: who the user is, in which context, and
+how the event went."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.errors import DataError, UsageError
+from sidtool.splits.conditions import Condition
+from sidtool.splits.fields import FieldTypes, Value, Values, need_field
+from sidtool.splits.split import Example
+
+MOST_GROUPS = 10
+"""Values of a field that are groups; further texts are one group, numbers become quarters."""
+OTHERS = "other"
+UNKNOWN = "unknown"
+"""The group of examples without a value."""
+SPLIT_HINT = "sidtool split records fields: --feedback, --context, --users"
+
+
+def field_groups(examples: Sequence[Example], name: str) -> dict[str, NDArray[np.float64]]:
+    """Value -> (n,) float64, 1 for the examples with this value of a field like `user.age`, else 0.
+
+    Of more than MOST_GROUPS numbers, each group is a quarter of the examples, called by its first
+    and last number. Raises UsageError if the examples have no such field."""
+    values = [_value(example, name) for example in examples]
+    labels = _labels(values)
+    ordered = sorted(set(labels.values()), key=lambda label: _order(label, labels))
+    groups = {label: np.array([labels[value] == label for value in values]) for label in ordered}
+    return {label: inside.astype(np.float64) for label, inside in groups.items()}
+
+
+def target_weights(examples: Sequence[Example], name: str) -> NDArray[np.float64]:
+    """(n,) float64: a feedback of numbers as the weight of each example; 0 where it is missing.
+
+    Raises UsageError without such a field, DataError for a negative weight or if all are 0."""
+    values = [_feedback(example, name) for example in examples]
+    if any(isinstance(value, str) for value in values):
+        raise UsageError(f"--weight {name} is a field of texts, a weight needs numbers")
+    weights = np.array([0.0 if value is None else float(value) for value in values])
+    if (weights < 0).any() or not weights.any():
+        raise DataError(f"--weight {name}: weights are not negative, and one is above 0")
+    return weights
+
+
+def fulfilling(
+    examples: Sequence[Example], conditions: Sequence[str], types: FieldTypes
+) -> list[Example]:
+    """The examples whose target fulfills all conditions on its feedback. Raises UsageError for an
+    unknown field or a malformed condition, DataError if no example does."""
+    inside = np.ones(len(examples), dtype=np.bool_)
+    for text in conditions:
+        condition = Condition.parse(text)
+        kind = need_field(condition.field, types.feedback, "feedback", SPLIT_HINT)
+        values = [example.feedback[condition.field] for example in examples]
+        inside &= condition.holds(values, kind)
+    if not inside.any():
+        raise DataError(f"no target of the {len(examples)} examples fulfills {conditions}")
+    return [examples[index] for index in np.flatnonzero(inside).tolist()]
+
+
+def _value(example: Example, name: str) -> Value | None:
+    part, _, field = name.partition(".")
+    parts: Mapping[str, Values] = {
+        "user": example.fields.user,
+        "context": example.fields.context,
+        "feedback": example.feedback,
+    }
+    if part not in parts or not field:
+        raise UsageError(f"--by {name!r} is not one of user.FIELD, context.FIELD, feedback.FIELD")
+    return _need(parts[part], field, f"--by {name}")
+
+
+def _feedback(example: Example, name: str) -> Value | None:
+    return _need(example.feedback, name, f"--weight {name}")
+
+
+def _need(values: Values, field: str, option: str) -> Value | None:
+    if field not in values:
+        there = ", ".join(values) or "none"
+        raise UsageError(f"{option}: the split has no such field, only {there}", hint=SPLIT_HINT)
+    return values[field]
+
+
+def _labels(values: Sequence[Value | None]) -> dict[Value | None, str]:
+    """Value -> the name of its group."""
+    counts = Counter(value for value in values if value is not None)
+    labels: dict[Value | None, str] = {None: UNKNOWN}
+    if len(counts) <= MOST_GROUPS:
+        labels |= {value: _spell(value) for value in counts}
+    elif any(isinstance(value, str) for value in counts):
+        common = [value for value, _ in counts.most_common(MOST_GROUPS - 1)]
+        labels |= {value: _spell(value) if value in common else OTHERS for value in counts}
+    else:
+        numbers = np.array([value for value in values if value is not None], dtype=np.float64)
+        limits = np.quantile(numbers, [0.25, 0.5, 0.75])
+        distinct = np.array(sorted(counts), dtype=np.float64)
+        quarters = np.searchsorted(limits, distinct)  # a limit belongs to the quarter below
+        for quarter in np.unique(quarters):
+            inside = distinct[quarters == quarter]
+            label = f"{_spell(inside[0])} to {_spell(inside[-1])}"
+            labels |= dict.fromkeys(inside.tolist(), label)
+    present = set(values)
+    return {value: label for value, label in labels.items() if value in present}
+
+
+def _order(label: str, labels: Mapping[Value | None, str]) -> tuple[int, float, str]:
+    """Numbers by size, then texts by name, then other and unknown ones."""
+    if label in (OTHERS, UNKNOWN):
+        return (2, 0.0, label)
+    smallest = [v for v, of in labels.items() if of == label and isinstance(v, int | float)]
+    return (0, min(smallest), label) if smallest else (1, 0.0, label)
+
+
+def _spell(value: Value) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}"

@@ -1,0 +1,61 @@
+"""Conditions on fields, like `rating>=4`, that say which events are targets."""
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.data.times import NUMBER
+from sidtool.errors import UsageError
+from sidtool.splits.fields import FieldType, Value
+
+OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "!=": operator.ne,
+    "==": operator.eq,
+    "=": operator.eq,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+CONDITION = re.compile(rf"\s*(?P<field>.+?)\s*(?P<sign>{'|'.join(OPERATORS)})\s*(?P<value>.*?)\s*")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A comparison of a field with a value, like `rating>=4` or `behavior=buy`."""
+
+    text: str
+    field: str
+    sign: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises UsageError if a text is no comparison."""
+        match = CONDITION.fullmatch(text)
+        if match is None:
+            raise UsageError(
+                f"--target {text!r} is no comparison", hint="like rating>=4 or behavior=buy"
+            )
+        return cls(text, match["field"], match["sign"], match["value"])
+
+    def holds(self, values: Sequence[Value | None], kind: FieldType) -> NDArray[np.bool_]:
+        """(n,): where the comparison holds; a missing value never fulfills it. Raises UsageError
+        if the type cannot be compared so."""
+        compare = OPERATORS[self.sign]
+        other: Value = self.value
+        if kind != "str":
+            if not NUMBER.fullmatch(self.value):
+                raise UsageError(f"--target {self.text!r} compares numbers with {self.value!r}")
+            other = float(self.value)
+        elif self.sign not in ("=", "==", "!="):
+            raise UsageError(
+                f"--target {self.text!r}: texts are equal (=) or not (!=)",
+                hint=f"if {self.field} holds numbers, --feedback {self.field}:float",
+            )
+        return np.array([value is not None and compare(value, other) for value in values])
