@@ -34,7 +34,7 @@ from sidtool.model.load import load_model_folder
 from sidtool.objective.batches import IGNORED, PackedCollator
 from sidtool.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
 from sidtool.sft.make_sft import make_sft
-from sidtool.sft.training_examples import SftOptions
+from sidtool.sft.sft_options import SftOptions
 from sidtool.sid import SidSpace
 from sidtool.splits.split import Example, Split, UserSequence
 from sidtool.trainer import causal as trainer_module

@@ -61,9 +61,9 @@ if TYPE_CHECKING:
     from sidtool.setting_list import list_settings as list_settings
     from sidtool.sft.event_weights import WeightOptions as WeightOptions
     from sidtool.sft.make_sft import make_sft as make_sft
+    from sidtool.sft.sft_options import SftOptions as SftOptions
     from sidtool.sft.task_eval import TaskEvaluationOptions as TaskEvaluationOptions
     from sidtool.sft.task_eval import evaluate_task as evaluate_task
-    from sidtool.sft.training_examples import SftOptions as SftOptions
     from sidtool.sid import SidSpace as SidSpace
     from sidtool.splits.field_columns import FieldName as FieldName
     from sidtool.splits.field_columns import FieldOptions as FieldOptions
@@ -96,7 +96,7 @@ _MODULES = {
     "RecommendOptions": "recommendation.recommend_options",
     "Request": "recommendation.requests",
     "RlOptions": "reinforcement.settings",
-    "SftOptions": "sft.training_examples",
+    "SftOptions": "sft.sft_options",
     "SidLogitsProcessor": "decoder.constraint",
     "SidSpace": "sid",
     "SidtoolError": "errors",

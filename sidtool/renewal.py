@@ -34,8 +34,8 @@ from sidtool.registry.references import open_bundle
 from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.lineage import side_files
 from sidtool.sft.make_sft import make_sft
+from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task
-from sidtool.sft.training_examples import SftOptions
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Split
 from sidtool.training.run import TrainingSummary, train
@@ -134,6 +134,7 @@ def refresh(
         split = open_split(split, recorded=event_columns(contract, own_bundle))
     check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
     last = last_training(contract, model_dir)
+    _refuse_fields(contract, model_dir)
     sft_options = _sft_options(contract, last, options.seed)
     catalog = _catalog(bundle, items, sft_options, catalog_options or CatalogOptions())
     work = out.with_name(f"{out.name}.refresh.partial")
@@ -230,6 +231,14 @@ def _refuse_weights(last: TrainParams, model_dir: Path) -> None:
             f"model {model_dir} was trained on examples weighted by {last.weights}, which refresh "
             "cannot make",
             hint="sidtool make-sft --weight, then sidtool train",
+        )
+
+
+def _refuse_fields(contract: Contract, model_dir: Path) -> None:
+    if contract.history_prompt is not None and contract.history_prompt.shows_fields:
+        raise UsageError(
+            f"the prompt of model {model_dir} shows fields, by a template that refresh has not",
+            hint="sidtool make-sft --template, then sidtool train",
         )
 
 

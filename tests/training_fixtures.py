@@ -12,7 +12,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.model.extend import extend_model
 from sidtool.sft.make_sft import make_sft
-from sidtool.sft.training_examples import SftOptions
+from sidtool.sft.sft_options import SftOptions
 from sidtool.splits.split import Example, Split, UserSequence
 from tests.bundles import small_bundle
 from tests.models import (

@@ -8,7 +8,7 @@ import typer
 
 from sidtool.cli import inference
 from sidtool.decoder.normalize import Normalize
-from sidtool.errors import UsageError
+from sidtool.errors import DataError, UsageError
 from sidtool.output import refuse_existing
 from sidtool.output_name import RESULTS
 from sidtool.recommendation.recommend_options import RecommendOptions
@@ -19,6 +19,7 @@ from sidtool.terminal.inputs import read_ids, standard_input
 if TYPE_CHECKING:
     from sidtool.recommendation.outcome import Outcome
     from sidtool.recommendation.requests import BadRequest, Recommendation, Request
+    from sidtool.splits.fields import Fields
 
 
 def recommend(
@@ -29,8 +30,8 @@ def recommend(
     file: Annotated[
         str | None,
         typer.Option(
-            help='JSON Lines of requests {"user", "history" or "text", "allow", "deny"}, or a '
-            "Parquet file of such rows; - is stdin."
+            help='JSON Lines of requests {"user", "history" or "text", "allow", "deny", "fields"}, '
+            "or a Parquet file of such rows; - is stdin."
         ),
     ] = None,
     events: Annotated[
@@ -51,6 +52,14 @@ def recommend(
         str | None,
         typer.Option(
             help="Text to find items for; needs a model trained on query-to-sid or title-to-sid."
+        ),
+    ] = None,
+    fields: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help='Fields that the model\'s prompt shows, like {"user": {"age": 24}, "time": '
+            "880000000}: of --history, or of every request that does not have its own.",
         ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Items per request.")] = 10,
@@ -130,6 +139,7 @@ def recommend(
         raise UsageError("--candidates is an allow list already", hint="leave out --allow")
     lists: dict[str, Any] = {"allow": _ids(allow), "deny": _ids(deny) or ()}
     flags: dict[str, Any] = {"strict": strict, "explain": explain}
+    flags["fields"] = _fields(fields, history)
     choices = RecommendOptions(k, num_beams, normalize, exclude_seen, **flags, **lists)
     # the error of a request that the command line names is that of the command
     stop = strict or not (file or users or all_users)
@@ -162,6 +172,27 @@ def _report(outcome: "Outcome", k: int) -> None:
             "the catalog leave no more"
         )
     outcome.raise_bad()
+
+
+def _fields(text: str | None, history: str | None) -> "Fields":
+    """The fields of --fields, for the items of --history. Raises UsageError."""
+    from sidtool.documents import parse_json
+    from sidtool.splits.fields import NO_FIELDS, Fields
+
+    if text is None:
+        return NO_FIELDS
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise UsageError(f"--fields is not JSON: {error}") from error
+    try:
+        return Fields.from_json(value, len(_items(history)))
+    except DataError as error:
+        raise UsageError(f"--fields: {error}") from error
+
+
+def _items(history: str | None) -> tuple[str, ...]:
+    return tuple(filter(None, (history or "").split(",")))
 
 
 def _ids(path: Path | None) -> tuple[str, ...] | None:
@@ -197,7 +228,7 @@ def _requests(
         return read_request_file(Path(file))
     if query is not None:
         return iter([Request(text=query)])
-    return iter([Request(history=tuple(filter(None, (history or "").split(","))))])
+    return iter([Request(history=_items(history))])
 
 
 def _say_answer(answer: "Recommendation | BadRequest", *, json: bool) -> None:

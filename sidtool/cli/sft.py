@@ -9,7 +9,7 @@ from sidtool.errors import UsageError
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_task
 from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table
-from sidtool.terminal.inputs import numbers, read_ids
+from sidtool.terminal.inputs import assignments, numbers, read_ids
 
 if TYPE_CHECKING:
     from sidtool.sft.event_weights import WeightOptions, WeightRecord
@@ -35,6 +35,14 @@ def make_sft(
     max_task_tokens: Annotated[
         list[str] | None,
         typer.Option(help="Token budget of one task, like title-to-sid=20000; repeatable."),
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK=FILE",
+            help="Templates of a task in place of its own; they may show fields of the split, like "
+            "{user.age} or {event.rating}. Repeatable.",
+        ),
     ] = None,
     queries: options.Queries = None,
     query_text: options.QueryText = None,
@@ -81,9 +89,10 @@ def make_sft(
     json: options.Json = False,
 ) -> None:
     """Write training examples, validation users and their lineage."""
+    from sidtool.prompt.template_file import read_template_file
     from sidtool.sft.catalog import CatalogOptions
     from sidtool.sft.make_sft import make_sft as write_sft
-    from sidtool.sft.training_examples import SftOptions
+    from sidtool.sft.sft_options import SftOptions
 
     budgets = numbers(max_task_tokens, option="--max-task-tokens")
     sft_options = SftOptions(
@@ -95,6 +104,10 @@ def make_sft(
         max_tokens=max_tokens,
         max_task_tokens={name: int(value) for name, value in budgets.items()},
         hide_text_of=frozenset(read_ids(hide_text_of) if hide_text_of else ()),
+        templates={
+            name: read_template_file(Path(str(path)))
+            for name, path in assignments(template, option="--template").items()
+        },
     )
     catalog_options = CatalogOptions(
         id_column, title_column, text_template, tuple(field or ()), queries, query_text

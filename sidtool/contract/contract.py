@@ -30,8 +30,8 @@ from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 
-FORMAT = 1
-"""The contract format that this version writes, and the newest that it reads."""
+FORMAT = 2
+"""The newest contract format that this version reads; 1 is written if no prompt shows fields."""
 CONTRACT = "sid.json"
 BUNDLE_COPY = "sid.zarr"
 
@@ -111,7 +111,7 @@ class Contract(JsonRecord):
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored; `token_stop` is written for other readers only."""
         value = {
-            "format": FORMAT,
+            "format": 2 if self.history_prompt and self.history_prompt.shows_fields else 1,
             **asdict(self),
             "space": self.space.to_json(),
             "token_stop": self.tokens.stop,

@@ -14,6 +14,7 @@ from sidtool.evaluation.metrics import TargetRanks, find_targets
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import WINDOW, Progress, Query, QuerySession, RankedQueries
+from sidtool.splits.fields import NO_FIELDS, Fields
 from sidtool.splits.split import Example
 
 COVERED = 10
@@ -28,6 +29,8 @@ class IndexedExamples:
     examples: tuple[Example, ...]
     histories: tuple[NDArray[np.int64], ...]
     """Items that the bundle lacks are left out."""
+    fields: tuple[Fields, ...]
+    """The fields of each example, without those of items that the bundle lacks."""
     targets: NDArray[np.int64]
     """(n,) int64: -1 where the bundle lacks the item or has retired it."""
     exclude_seen: bool
@@ -41,13 +44,19 @@ class IndexedExamples:
         ids = list(dict.fromkeys(all_ids))
         index_of = dict(zip(ids, bundle.items.rows(ids).tolist(), strict=True))
         histories = []
+        fields = []
         for example in examples:
             history = np.array([index_of[item] for item in example.history], dtype=np.int64)
-            histories.append(history[history >= 0])
+            in_bundle = history >= 0
+            histories.append(history[in_bundle])
+            is_whole = example.fields is NO_FIELDS or in_bundle.all()
+            places = np.flatnonzero(in_bundle).tolist()
+            fields.append(example.fields if is_whole else example.fields.take(places))
         targets = np.array([index_of[example.item] for example in examples], dtype=np.int64)
         # retired items have a SID, so they stay in a history, but they are never recommended
         targets[(targets >= 0) & bundle.items.retired[targets]] = -1
-        return cls(bundle, tuple(examples), tuple(histories), targets, exclude_seen)
+        parts = (tuple(examples), tuple(histories), tuple(fields))
+        return cls(bundle, *parts, targets, exclude_seen)
 
     @property
     def target_positions(self) -> NDArray[np.int64]:
@@ -135,10 +144,11 @@ def rank_memory(loaded: LoadedModel, examples: IndexedExamples, *, k: int) -> ND
 
 def example_queries(session: QuerySession, examples: IndexedExamples) -> Iterator[Query]:
     """The query of each example, with its target to follow through the beam."""
-    for history, target in zip(examples.histories, examples.target_leaves.tolist(), strict=True):
+    targets = examples.target_leaves.tolist()
+    for history, fields, target in zip(examples.histories, examples.fields, targets, strict=True):
         denied = [history] if examples.exclude_seen else []
         leaf_filter = session.leaf_filter(None, denied)
-        yield Query(session.from_history(history), leaf_filter, history, target)
+        yield Query(session.from_history(history, fields), leaf_filter, history, target)
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,9 +67,9 @@ class Validator:
         indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
         self._target_leaves = indexed.target_leaves
         self._queries = []
-        for history in indexed.histories:
+        for history, fields in zip(indexed.histories, indexed.fields, strict=True):
             leaf_filter = self._session.leaf_filter(None, [history]) if exclude_seen else None
-            prompt = self._session.from_history(history)
+            prompt = self._session.from_history(history, fields)
             self._queries.append(Query(prompt, leaf_filter, history))
 
     def sums(self, model: Any, rank: int = 0, ranks: int = 1) -> NDArray[np.float64]:

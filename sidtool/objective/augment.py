@@ -40,8 +40,9 @@ class Augmentation:
         """A varied example: whole items, in a different order or with items left out.
 
         The answer stays, and at least one item before it. In another order, the same positions are
-        targets, and each item keeps its weight. Running text is unchanged: there an item is more
-        than its SID."""
+        targets, and each item keeps its weight. An item that is left out takes along the text
+        behind it, such as its rating, up to the next item. Running text is unchanged: there an item
+        is more than its SID."""
         ids, targets, weights, _ = example
         spans = item_spans(ids, tokens)
         if len(spans) and _has_text_target(example, int(spans[-1, 0]), tokens):
@@ -58,8 +59,12 @@ class Augmentation:
             ids, weights = (_reorder(values, spans, order) for values in (ids, weights))
         if len(history) < 2:
             return TokenizedExample(ids, targets, weights)
+        kept_items = self._keep_items(len(history), rng)
+        # text behind the last item may be the question
+        blocks = np.stack([history[:, 0], np.append(history[1:, 0], history[-1, 1])], axis=1)
+        kept_items[-1] |= bool((history[1:, 0] > history[:-1, 1]).any())
         keep = np.ones(len(ids), dtype=np.bool_)
-        for start, stop in history[~self._keep_items(len(history), rng)]:
+        for start, stop in blocks[~kept_items]:
             keep[start:stop] = False
         ids = ids[keep]
         targets = targets[keep]

@@ -10,8 +10,17 @@ from sidtool.prompt.encoder import PromptEncoder, prompt_encoder
 from sidtool.prompt.frames import PromptFrame
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.segments import Segment, begin, catalog, shorten, sids, template
+from sidtool.prompt.slots import (
+    check_fields,
+    check_next_item,
+    frame_segments,
+    item_segments,
+    joined,
+    next_item_segments,
+)
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import Codes, SidSpace
+from sidtool.splits.fields import NO_FIELDS, Fields
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,8 @@ class SidItems:
 
 @dataclass(frozen=True)
 class TextItems:
-    """Items as text, oldest first: the segments of each, with a separator between two items."""
+    """Items as text, or with fields beside them, oldest first: the segments of each, with a
+    separator between two items."""
 
     items: Sequence[Sequence[Segment]]
     separator: str = ""
@@ -60,6 +70,16 @@ class TextItems:
         return segments
 
 
+def items_with_fields(
+    form: str, shown: Sequence[Segment], fields: Fields, separator: str
+) -> TextItems:
+    """Items in a form with slots, each shown by its segment. The last event of `fields` is that of
+    the last item."""
+    n = len(shown)
+    items = [item_segments(form, segment, fields, i - n) for i, segment in enumerate(shown)]
+    return TextItems(items, separator)
+
+
 def count_fitting(lengths: Sequence[int], room: int, separator_length: int) -> int:
     """How many of the last items, of these lengths, take at most `room` tokens with a separator
     between two items."""
@@ -78,14 +98,17 @@ def assemble_prompt(
     items: SidItems | TextItems,
     ending: Sequence[Segment] = (),
     *,
+    fields: Fields = NO_FIELDS,
     encoder: PromptEncoder | None = None,
     max_tokens: int = 0,
 ) -> tuple[list[Segment], int]:
     """The segments of a prompt and the number of items in it.
 
     The prompt is the frame's text before the content, the newest items that fit into `max_tokens`,
-    the text after it, and `ending` (the begin token of a SID). Without an encoder, which measures
-    segments, all items enter."""
+    the text after it, and `ending` (the begin token of a SID). `fields` fill the slots of the
+    frame. Without an encoder, which measures segments, all items enter."""
+    if frame.shows_fields:
+        return _assemble_fields(frame, items, ending, fields, encoder, max_tokens)
     before = template(frame.before)
     after = template(frame.after)
     n_items = len(items)
@@ -95,31 +118,67 @@ def assemble_prompt(
     return [before, *items.newest(n_items), after, *ending], n_items
 
 
+def _assemble_fields(
+    frame: PromptFrame,
+    items: SidItems | TextItems,
+    ending: Sequence[Segment],
+    fields: Fields,
+    encoder: PromptEncoder | None,
+    max_tokens: int,
+) -> tuple[list[Segment], int]:
+    """As `assemble_prompt`, of a frame with slots."""
+    before = frame_segments(frame.before, fields)
+    after = frame_segments(frame.after, fields)
+    n_items = len(items)
+    if encoder is not None:
+        room = max_tokens - encoder.length([*before, *after, *ending])
+        n_items = items.count_fitting(room, encoder)
+    while True:
+        segments = joined([*before, *items.newest(n_items), *after, *ending])
+        # texts that are joined may take more tokens than apart
+        if encoder is None or not n_items or encoder.length(segments) <= max_tokens:
+            return segments, n_items
+        n_items -= 1
+
+
 def history_prompt_ids(
     prompt: HistoryPrompt,
     tokenizer: Any,
     tokens: SidTokens,
     history: Codes,
     titles: Sequence[str] | None = None,
+    fields: Fields = NO_FIELDS,
 ) -> list[int]:
     """Token ids of the prompt that recommends the next item of a history, as in its training
     examples.
 
     `history` is (n, levels) codes, oldest first; `titles`, those of the same items, are needed if
-    the prompt shows titles. Raises UsageError if they are missing."""
+    the prompt shows titles, and `fields` if it shows fields. Raises UsageError if titles are
+    missing, DataError if a field is."""
     items: SidItems | TextItems
-    if prompt.history_as == "sid":
-        items = SidItems(tokens.space, history[-prompt.history_length :])
-    elif titles is not None and len(titles) == len(history):
-        recent = titles[-prompt.history_length :]
-        items = TextItems([[catalog(shorten(title))] for title in recent], prompt.separator)
+    recent = history[-prompt.history_length :]
+    if prompt.frame.shows_fields:
+        check_fields(prompt.frame.before + prompt.frame.after, prompt.item, fields, len(recent))
+        check_next_item(prompt.opening, fields)
+    if prompt.history_as == "title":
+        if titles is None or len(titles) != len(history):
+            n_titles = 0 if titles is None else len(titles)
+            raise UsageError(f"the prompt needs titles: {len(history)} items, {n_titles} titles")
+        texts = [catalog(shorten(title)) for title in titles[-prompt.history_length :]]
+        form = prompt.item or "{title}"
+        items = items_with_fields(form, texts, fields, prompt.separator)
+    elif prompt.item:
+        shown = [sids(tokens.space, codes[None]) for codes in recent]
+        items = items_with_fields(prompt.item, shown, fields, prompt.separator)
     else:
-        n_titles = 0 if titles is None else len(titles)
-        raise UsageError(f"the prompt needs titles: {len(history)} items, {n_titles} titles")
+        items = SidItems(tokens.space, recent)
     encoder = prompt_encoder(tokenizer, tokens)
     ending = [begin(tokens.space)]
+    if prompt.task == "sequence" and prompt.item:
+        separator = [template(prompt.separator)] if len(recent) else []
+        ending = [*separator, *next_item_segments(prompt.opening, fields), *ending]
     segments, _ = assemble_prompt(
-        prompt.frame, items, ending, encoder=encoder, max_tokens=prompt.max_length
+        prompt.frame, items, ending, fields=fields, encoder=encoder, max_tokens=prompt.max_length
     )
     return encoder.ids(segments)
 

@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any, Literal
 
 from sidtool.errors import UsageError
 from sidtool.prompt.chat_template import render
+from sidtool.prompt.slots import slots
 
 Format = Literal["plain", "chat"]
 """Plain text, or the chat markup of the tokenizer."""
@@ -20,8 +21,10 @@ ITEM_SLOT = "{item}"
 class PromptFrame:
     """Literal text `before` and `after` the content of a prompt.
 
-    `close` ends the completion, `separator` is put between the items of a history. In running text,
-    `item` is the form of one item, with the slots {sid}, {title} and {columns}."""
+    `close` ends the completion, `separator` is put between the items of a history. `item` is the
+    form of one item: in running text with the slots {sid}, {title} and {columns}, in a history with
+    {sid} or {title} and fields; "" shows the item alone. Text and form may have slots for fields
+    (`slots`)."""
 
     before: str
     after: str
@@ -30,6 +33,11 @@ class PromptFrame:
     format: Format = "plain"
     item: str = ""
 
+    @cached_property
+    def shows_fields(self) -> bool:
+        """Whether there is a form of items, or a slot in the text."""
+        return bool(self.item or slots(self.before) or slots(self.after))
+
     def template(self, slot: str) -> str:
         """The literal text of the prompt with a slot for its content."""
         return self.before + slot + self.after
@@ -37,12 +45,16 @@ class PromptFrame:
 
 @dataclass(frozen=True)
 class Templates:
-    """A template file: `prompts` with one slot each, the `separator` between the items of a history
-    and, for running text, the form of an item in each prompt."""
+    """A template file: `prompts` with one slot each for the content, the `separator` between the
+    items of a history and, for running text and for fields, the form of an item in each prompt."""
 
     prompts: tuple[str, ...]
     separator: str
-    items: tuple[str, ...]
+    items: tuple[str, ...] = ()
+
+    def item(self, number: int) -> str:
+        """The form of an item in a prompt, "" for the item alone."""
+        return self.items[number] if self.items else ""
 
 
 @cache

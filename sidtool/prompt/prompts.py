@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from sidtool.errors import DataError
 from sidtool.json_record import JsonRecord
 from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
+from sidtool.prompt.slots import opening, slots
 
 MAX_ITEMS = 1 << 16
 """Largest history_length of a prompt."""
@@ -34,10 +35,11 @@ class HistoryPrompt(_Prompt):
     A prompt is the template with the items of the history in its slot, followed by the begin token
     if the SID vocabulary has one. Only the last `history_length` items enter, oldest first, and the
     oldest of these are left out where the prompt would exceed `max_length` tokens. Items are shown
-    as SIDs or as titles joined by `separator`, according to `history_as`.
+    as SIDs or as titles joined by `separator`, according to `history_as`, in the form `item` if
+    there is one. Template and form may have slots for fields, which a request must have then.
 
-    Raises DataError unless the template contains the history slot exactly once and the lengths are
-    positive."""
+    Raises DataError unless the template contains the history slot exactly once, the form the slot
+    of the item exactly once, and the lengths are positive."""
 
     task: str
     template: str
@@ -46,9 +48,12 @@ class HistoryPrompt(_Prompt):
     format: Format = "plain"
     history_as: Literal["sid", "title"] = "sid"
     separator: str = ""
+    item: str = ""
 
     def __post_init__(self) -> None:
         _check_slot(self.template, HISTORY_SLOT)
+        if self.item:
+            _check_slot(self.item, f"{{{self.history_as}}}")
         _check_limit("history_length", self.history_length, MAX_ITEMS)
         _check_limit("max_length", self.max_length, MAX_TOKENS)
 
@@ -56,7 +61,21 @@ class HistoryPrompt(_Prompt):
     def frame(self) -> PromptFrame:
         """The literal text around the history."""
         before, _, after = self.template.partition(HISTORY_SLOT)
-        return PromptFrame(before, after, separator=self.separator, format=self.format)
+        return PromptFrame(
+            before, after, separator=self.separator, format=self.format, item=self.item
+        )
+
+    @property
+    def opening(self) -> str:
+        """What stands before the SID that is to be recommended: in a sequence, which goes on with
+        the next item, the begin of that item's form."""
+        return opening(self.item) if self.task == "sequence" else ""
+
+    @property
+    def shows_fields(self) -> bool:
+        """Whether a request must have fields."""
+        texts = (self.frame.before, self.frame.after, self.item)
+        return any(slot.part not in ("sid", "title") for text in texts for slot in slots(text))
 
 
 @dataclass(frozen=True)

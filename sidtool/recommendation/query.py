@@ -31,6 +31,7 @@ from sidtool.model.positions import prompt_positions
 from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
+from sidtool.splits.fields import NO_FIELDS, Fields
 
 WINDOW = 512
 """Queries that are read ahead, so that prompts of similar length run together in bounded memory."""
@@ -114,21 +115,26 @@ class QuerySession:
         """The trie of the bundle's active items."""
         return self.bundle.trie()
 
-    def from_history(self, history: ItemIndex) -> list[int]:
-        """The prompt for the next item after a history, oldest item first; unknown items are left
-        out. Raises DataError if the model was not trained to recommend."""
+    def from_history(self, history: ItemIndex, fields: Fields = NO_FIELDS) -> list[int]:
+        """The prompt for the next item after a history, oldest item first, with the fields of its
+        items; unknown items are left out. Raises DataError if the model was not trained to
+        recommend, or if its prompt shows a field that is not among these."""
         if self.history_prompt is None:
             raise DataError(
                 "the model was not trained to recommend: its contract has no history prompt",
                 hint="train it on a task such as next-item",
             )
-        history = history[history >= 0]
+        in_bundle = history >= 0
+        if fields is not NO_FIELDS and not in_bundle.all():
+            fields = fields.take(np.flatnonzero(in_bundle).tolist())
+        history = history[in_bundle]
         items = self.bundle.items
         titles = None
         if self.history_prompt.history_as == "title":
             titles = [items.title(index) for index in history.tolist()]
         codes = items.codes[history]  # (items, levels)
-        return history_prompt_ids(self.history_prompt, self.tokenizer, self.tokens, codes, titles)
+        model = (self.tokenizer, self.tokens)
+        return history_prompt_ids(self.history_prompt, *model, codes, titles, fields)
 
     def from_text(self, text: str) -> list[int]:
         """The prompt for the item that a text describes. Raises DataError if the model was not

@@ -248,7 +248,7 @@ class _Run:
         if self.options.exclude_seen:
             denied.append(history)
         if request.text is None:
-            prompt = session.from_history(history)
+            prompt = session.from_history(history, request.fields.over(self.options.fields))
         else:
             prompt = session.from_text(request.text)
         remembered = history if request.text is None else None

@@ -1,9 +1,10 @@
 """The options of a recommendation, shared by the library and the command line."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sidtool.decoder.normalize import Normalize
 from sidtool.errors import UsageError
+from sidtool.splits.fields import NO_FIELDS, Fields
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class RecommendOptions:
     """Refuse ids of allow and deny lists that the bundle lacks, in place of a warning."""
     explain: bool = False
     """Say which part of each item's probability comes from the memory, and from which items."""
+
+    fields: Fields = field(default=NO_FIELDS, hash=False)
+    """Fields of every request that does not have its own."""
 
     def __post_init__(self) -> None:
         if self.k < 1:

@@ -16,10 +16,11 @@ from sidtool.data.containers import PARQUET, library_errors
 from sidtool.data.parquet import parquet_rows
 from sidtool.documents import parse_json
 from sidtool.errors import DataError, SidtoolError
+from sidtool.splits.fields import NO_FIELDS, Fields
 
 LINE_LIMIT = 1 << 25
 """Bytes of a line that is too long to be read: a history of a million items fits."""
-KEYS = ("user", "history", "text", "allow", "deny")
+KEYS = ("user", "history", "text", "allow", "deny", "fields")
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,15 @@ class Request:
     allow: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
     text: str | None = None
+    fields: Fields = field(default=NO_FIELDS, hash=False)
+    """What the model's prompt shows of the user, the events of the history and the context."""
     line: int | None = field(default=None, compare=False, repr=False)
     """Number of the line that it was read from, from 1."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], line: int | None = None) -> "Request":
-        """The request of a JSON object with `history` or `text`, and optionally `user`, `allow` and
-        `deny`.
+        """The request of a JSON object with `history` or `text`, and optionally `user`, `allow`,
+        `deny` and `fields` (as in a split's examples).
 
         Other keys are ignored, as those of a split's examples. Raises DataError if a value has the
         wrong type, or if a key is nearly one of these."""
@@ -58,9 +61,11 @@ class Request:
             raise DataError(
                 f"a request has the key 'history' or 'text', this one has {_brief(sorted(value))}"
             )
+        fields = value.get("fields")
         return cls(
             user=None if user is None else str(user),
             history=history or (),
+            fields=NO_FIELDS if fields is None else Fields.from_json(fields, len(history or ())),
             allow=_ids(value, "allow"),
             deny=_ids(value, "deny") or (),
             text=text,

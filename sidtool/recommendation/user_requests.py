@@ -1,4 +1,5 @@
-"""Requests of users: each with the whole history of the user in a file of events or a split."""
+"""Requests of users: each with the whole history of the user in a file of events or a split, and
+with the fields that a split has of it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 from sidtool.data.columns import EventColumns
 from sidtool.errors import DataError
 from sidtool.recommendation.requests import BadRequest, Request
-from sidtool.splits.histories import user_histories
+from sidtool.splits.histories import History, user_histories
 
 
 def user_requests(
@@ -16,12 +17,17 @@ def user_requests(
     a BadRequest. Arguments and errors as in `user_histories`."""
     histories = user_histories(events, recorded=recorded)
     if users is None:
-        return [Request(user, history) for user, history in histories.items()]
+        return [_request(user, history) for user, history in histories.items()]
     requests: list[Request | BadRequest] = []
     for user in users:
         if user in histories:
-            requests.append(Request(user, histories[user]))
+            requests.append(_request(user, histories[user]))
         else:
             error = DataError(f"user {user!r} has no events in {events}")
             requests.append(BadRequest(error, None, user))
     return requests
+
+
+def _request(user: str, history: History) -> Request:
+    items, fields = history
+    return Request(user, items, fields=fields)

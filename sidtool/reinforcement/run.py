@@ -166,6 +166,12 @@ def settle(
             f"{model_dir} was not trained to recommend: its contract has no history prompt",
             hint="sidtool train trains it on a task such as sequence",
         )
+    if contract.history_prompt.shows_fields:
+        raise UsageError(
+            f"the prompt of {model_dir} shows fields, which training examples for reinforcement "
+            "have not",
+            hint="reinforce a model that was trained without --template",
+        )
     if options.rollouts == "gumbel" and contract.normalize != "trie":
         raise UsageError(
             "rollouts=gumbel needs a model whose probabilities of all SIDs sum to one, this one is "

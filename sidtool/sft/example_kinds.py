@@ -13,11 +13,13 @@ from sidtool.prompt.assemble import SidItems, TextItems, assemble_prompt
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import PromptFrame
 from sidtool.prompt.segments import Segment, begin, catalog, end, shorten, sids, template
-from sidtool.sft.histories import Histories, sequence_windows
+from sidtool.prompt.slots import frame_segments, joined
+from sidtool.sft.histories import Histories, HistorySlice, sequence_windows
 from sidtool.sft.item_text import ItemRenderer
 from sidtool.sft.task_mix import Copies
 from sidtool.sft.tasks import Task
 from sidtool.sid import SidSpace
+from sidtool.splits.fields import NO_FIELDS, Fields
 from sidtool.splits.split import Event, Split
 
 
@@ -59,6 +61,8 @@ class ExampleContext:
     encoder: PromptEncoder | None
     max_length: int
     history_length: int
+    context_fields: tuple[str, ...] = ()
+    """The fields of an event that are known before it."""
 
     def frame(self, copy: int, number: int) -> PromptFrame:
         """The frame of a copy of an example, given the number of the example."""
@@ -76,12 +80,16 @@ class ExampleContext:
         return (catalog(text), close) if text else ()
 
     def prompted(
-        self, frame: PromptFrame, content: SidItems | TextItems, completion: tuple[Segment, ...]
+        self,
+        frame: PromptFrame,
+        content: SidItems | TextItems,
+        completion: tuple[Segment, ...],
+        fields: Fields = NO_FIELDS,
     ) -> tuple[tuple[Segment, ...], int]:
         """The prompt with the newest items of `content` that fit beside the completion, and their
         number. Raises DataError if none fits."""
         ending = [begin(self.space)] if self.task.target == "sid" else []
-        return self._assemble(frame, content, ending, completion)
+        return self._assemble(frame, content, ending, completion, fields)
 
     def running_text(
         self, frame: PromptFrame, indexes: Sequence[int]
@@ -89,8 +97,8 @@ class ExampleContext:
         """The newest of these items that fit as running text, and their number. Raises DataError if
         none fits."""
         items = [self.items.running_text(frame.item, index) for index in indexes]
-        whole_frame = replace(frame, after=frame.after + frame.close)
-        return self._assemble(whole_frame, TextItems(items, frame.separator), [], ())
+        whole_frame = replace(frame, after=frame.after + frame.close, item="")
+        return self._assemble(whole_frame, TextItems(items, frame.separator), [], (), NO_FIELDS)
 
     def _assemble(
         self,
@@ -98,12 +106,13 @@ class ExampleContext:
         content: SidItems | TextItems,
         ending: Sequence[Segment],
         completion: Sequence[Segment],
+        fields: Fields,
     ) -> tuple[tuple[Segment, ...], int]:
         max_tokens = self.max_length
         if self.encoder is not None:
             max_tokens -= self.encoder.length(completion)
         segments, n_items = assemble_prompt(
-            frame, content, ending, encoder=self.encoder, max_tokens=max_tokens
+            frame, content, ending, fields=fields, encoder=self.encoder, max_tokens=max_tokens
         )
         if n_items == 0:
             raise DataError(
@@ -117,7 +126,8 @@ def sequence_examples(
     context: ExampleContext, split: Split, copies: Copies
 ) -> Iterator[TrainingExample]:
     """Whole histories as SIDs, in overlapping windows: every item is a target once."""
-    before = template(context.frames[0].before)
+    frame = context.frames[0]
+    before = template(frame.before)
     # Windows need no measuring: ExampleMaker has checked that the longest one fits.
     for sequence in split.train:
         history = context.histories.of_user(sequence)
@@ -127,25 +137,51 @@ def sequence_examples(
             n_context = target - start  # items that are targets of an earlier window
             earlier = sids(context.space, codes[:n_context])
             targets = sids(context.space, codes[n_context:])
-            prompt = (before, earlier) if n_context else ()
-            completion = (targets,) if prompt else (before, targets)
+            prompt: tuple[Segment, ...] = (before, earlier) if n_context else ()
+            completion: tuple[Segment, ...] = (targets,) if prompt else (before, targets)
+            if frame.shows_fields:
+                prompt, completion = _sequence_with_fields(context, window, n_context)
             for _ in range(copies()):
                 yield TrainingExample(context.name, prompt, completion, window.events)
+
+
+def _sequence_with_fields(
+    context: ExampleContext, window: HistorySlice, n_context: int
+) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+    """Prompt and completion of a window whose first `n_context` items are no targets. The prompt
+    ends with a SID, as it does when serving, so that the text behind it is tokenized as a whole.
+    Raises DataError if the window does not fit."""
+    frame = replace(context.frames[0], item=context.frames[0].item or "{sid}")
+    fields = window.fields.until(window.first + len(window))
+    content = context.items.history("sid", window.indexes, frame, fields)
+    segments = joined([*frame_segments(frame.before, fields), *content.newest(len(content))])
+    ends = [place for place, segment in enumerate(segments, 1) if segment.kind == "sid"]
+    segments = segments[: ends[-1]]  # nothing is learned from what follows the last item
+    if context.encoder is not None and context.encoder.length(segments) > context.max_length:
+        raise DataError(
+            f"a sequence of {len(window)} items with fields does not fit {context.max_length} "
+            "tokens",
+            hint="lower --history-length or raise --max-length",
+        )
+    cut = ends[n_context - 1] if n_context else 0
+    return tuple(segments[:cut]), tuple(segments[cut:])
 
 
 def event_examples(
     context: ExampleContext, split: Split, copies: Copies
 ) -> Iterator[TrainingExample]:
     """Training events: the history before an event, and its item."""
+    shows_fields = any(frame.shows_fields for frame in context.frames)
     for number, history in enumerate(context.histories.with_target(split)):
         *earlier, target = history.indexes
         if not context.completion(target, context.frames[0]):
             continue
+        fields = history.known_before_last(context.context_fields) if shows_fields else NO_FIELDS
         for copy in range(copies()):
             frame = context.frame(copy, number)
             completion = context.completion(target, frame)
-            content = context.items.history(context.task.source, earlier, frame.separator)
-            prompt, n_items = context.prompted(frame, content, completion)
+            content = context.items.history(context.task.source, earlier, frame, fields)
+            prompt, n_items = context.prompted(frame, content, completion, fields)
             events = history.newest(n_items + 1).events
             yield TrainingExample(context.name, prompt, completion, events, history.item_ids[-1])
 

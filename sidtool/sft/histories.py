@@ -40,6 +40,10 @@ class HistorySlice:
         marks = self.fields.event.get(TARGET)
         return marks is None or marks[self.first + len(self) - 1] == TARGET_VALUES[True]
 
+    def known_before_last(self, context: Sequence[str]) -> Fields:
+        """The fields known before the last event, whose context has these names."""
+        return self.fields.before(self.first + len(self) - 1, context)
+
     @property
     def events(self) -> tuple[Event, ...]:
         """The events as (user, item, position)."""

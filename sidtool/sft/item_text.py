@@ -6,9 +6,11 @@ from collections.abc import Collection, Sequence
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
-from sidtool.prompt.assemble import SidItems, TextItems
+from sidtool.prompt.assemble import SidItems, TextItems, items_with_fields
+from sidtool.prompt.frames import PromptFrame
 from sidtool.prompt.segments import Segment, catalog, shorten, sids, template
 from sidtool.sft.tasks import Source
+from sidtool.splits.fields import Fields
 
 _SLOTS = re.compile(r"(\{(?:sid|title|columns)\})")
 
@@ -51,12 +53,18 @@ class ItemRenderer:
         return "" if catalog_index is None else shorten(self._catalog.fields[field][catalog_index])
 
     def history(
-        self, source: Source, indexes: Sequence[int], separator: str
+        self, source: Source, indexes: Sequence[int], frame: PromptFrame, fields: Fields
     ) -> SidItems | TextItems:
-        """Items of a history as SIDs, or as titles with a separator between them."""
-        if source == "sid":
+        """Items of a history as SIDs, or as titles with a separator between them; in the form of
+        the frame, if it has one, with their fields, the last of which are those of the last
+        item."""
+        if source == "sid" and not frame.item:
             return SidItems(self._space, self._map.codes[list(indexes)])
-        return TextItems([[catalog(self.text("title", index))] for index in indexes], separator)
+        if source == "sid":
+            shown = [self.sid(index) for index in indexes]
+        else:
+            shown = [catalog(self.text("title", index)) for index in indexes]
+        return items_with_fields(frame.item or f"{{{source}}}", shown, fields, frame.separator)
 
     def running_text(self, form: str, index: int) -> list[Segment]:
         """An item in running text: the form with its slots filled, {columns} by a line for each

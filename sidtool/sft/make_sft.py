@@ -26,8 +26,9 @@ from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.event_weights import EventWeights, WeightOptions
 from sidtool.sft.example_file import example_json
 from sidtool.sft.lineage import Lineage, TaskCounts, side_files, write_lineage
+from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.task_mix import token_budgets
-from sidtool.sft.training_examples import ExampleMaker, SftOptions
+from sidtool.sft.training_examples import ExampleMaker
 from sidtool.splits.examples import write_examples
 from sidtool.splits.files import open_split
 from sidtool.splits.record import recorded_event_columns
@@ -91,7 +92,7 @@ def make_sft(
     if isinstance(split, str | Path):
         split = open_split(split, recorded=recorded_event_columns(bundle.manifest.source))
     check_bundle_split(bundle, "the split of the training examples", split.reference)
-    maker = ExampleMaker(bundle, items, options, tokenizer, queries)
+    maker = ExampleMaker(bundle, items, options, tokenizer, queries, split.fields)
     event_weights = EventWeights.read(weights, split)
     job = _Job(bundle, items, split, options, maker, event_weights, progress)
     if dry_run:

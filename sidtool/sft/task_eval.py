@@ -29,8 +29,9 @@ from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.example_kinds import TrainingExample
 from sidtool.sft.lineage import check_same_bundle, read_lineage, side_files
+from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task
-from sidtool.sft.training_examples import ExampleMaker, SftOptions
+from sidtool.sft.training_examples import ExampleMaker
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Example, Split, UserSequence
 

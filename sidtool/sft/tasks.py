@@ -11,6 +11,7 @@ from sidtool.prompt.frames import (
     ITEM_SLOT,
     Format,
     PromptFrame,
+    Templates,
     begin_text,
     chat_frame,
     end_text,
@@ -109,6 +110,15 @@ def named_task(name: str) -> Task:
     return task
 
 
+def history_source(name: str) -> Literal["sid", "title"]:
+    """How a task shows a history. Raises UsageError for a task that makes no prompt of one, which
+    takes no templates either."""
+    task = named_task(name)
+    if task.per != "user" or task.target == "text" or task.source not in ("sid", "title"):
+        raise UsageError(f"task {name} takes no templates: only a task with a history does")
+    return task.source
+
+
 def history_prompt_task(weights: Mapping[str, float]) -> str | None:
     """The task by which a model trained on this mix recommends from a history, or None.
 
@@ -134,29 +144,32 @@ def check_weights(weights: Mapping[str, float]) -> None:
         raise UsageError(f"tasks need positive weights, not {dict(weights)}")
 
 
-def prompt_frames(name: str, tokenizer: Any | None, format: Format) -> tuple[PromptFrame, ...]:
+def prompt_frames(
+    name: str, tokenizer: Any | None, format: Format, templates: Templates | None = None
+) -> tuple[PromptFrame, ...]:
     """The frames of a task, one per template; a trained model recommends with the first.
 
     A plain prompt starts with the begin token if the tokenizer adds one, and its completion ends
     with the end token. Whole histories and running text, which have no prompt, are always plain.
+    `templates` take the place of those of the task.
     Raises UsageError if the tokenizer has no usable chat template."""
     task = named_task(name)
-    templates = read_templates(task.templates)
+    templates = templates or read_templates(task.templates)
     separator = templates.separator
     begin = begin_text(tokenizer)
     if name == "sequence":
-        return (PromptFrame(begin, "", separator=separator),)
+        before = templates.prompts[0].partition(HISTORY_SLOT)[0]
+        return (PromptFrame(begin + before, "", separator=separator, item=templates.item(0)),)
     slot = HISTORY_SLOT if task.per == "user" else ITEM_SLOT
     column = task.column.replace("_", " ")
     frames: list[PromptFrame] = []
     for number, prompt in enumerate(templates.prompts):
         before, _, after = prompt.replace("{field}", column).partition(slot)
         if task.target == "text":
-            item = templates.items[number]
-            frame = PromptFrame(begin + before, after, end_text(tokenizer), separator, item=item)
+            frame = PromptFrame(begin + before, after, end_text(tokenizer), separator)
         elif format == "chat":
             frame = chat_frame(before, after, separator, tokenizer)
         else:
             frame = plain_frame(before, after, separator, tokenizer)
-        frames.append(frame)
+        frames.append(replace(frame, item=templates.item(number)))
     return tuple(frames)

@@ -2,10 +2,9 @@
 
 Every example records the events that it shows, so that a scan can prove that none is held out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +13,10 @@ from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.errors import DataError, UsageError
 from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
+from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, PromptFrame
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.segments import Segment, template
+from sidtool.prompt.template_file import check_templates
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_kinds import (
     ExampleContext,
@@ -32,61 +32,23 @@ from sidtool.sft.example_kinds import (
 )
 from sidtool.sft.histories import Histories
 from sidtool.sft.item_text import ItemRenderer
+from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.task_mix import (
     Copies,
-    check_budgets,
     copies_within,
     task_rng,
     token_budgets,
     weighted_copies,
 )
 from sidtool.sft.tasks import (
-    check_weights,
     history_prompt_task,
+    history_source,
     named_task,
     prompt_frames,
     text_prompt_task,
 )
+from sidtool.splits.fields import FieldTypes
 from sidtool.splits.split import Split
-
-
-@dataclass(frozen=True)
-class SftOptions:
-    """What training examples are made.
-
-    `tasks` maps each task to its weight, the copies of every example (1.5: one or two; copies have
-    other templates). With `max_tokens`, a budget for the whole mix, weights are the tasks' shares
-    of it. `max_task_tokens` are budgets of single tasks, whose weight then does not count.
-    `history_length` is in items, `max_length` in tokens of a whole example. Items in
-    `hide_text_of` are shown as SIDs only: no title, no column, no query.
-
-    Raises UsageError if a value is invalid."""
-
-    tasks: Mapping[str, float] = field(default_factory=lambda: {"sequence": 1.0})
-    format: Literal["auto", "plain", "chat"] = "plain"
-    """auto: chat if the tokenizer has a chat template and a task other than `sequence` is made."""
-    max_length: int = 1024
-    history_length: int = 20
-    seed: int = 0
-    max_tokens: int | None = None
-    max_task_tokens: Mapping[str, int] = field(default_factory=dict)
-    hide_text_of: frozenset[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        check_weights(self.tasks)
-        check_budgets(self.tasks, self.max_tokens, self.max_task_tokens)
-        if self.history_length < 1 or self.max_length < 1:
-            raise UsageError(
-                f"history length {self.history_length} and max length {self.max_length} must be "
-                "positive"
-            )
-
-    def example_format(self, tokenizer: Any | None) -> Format:
-        """`format`, where auto is decided by the tokenizer."""
-        if self.format != "auto":
-            return self.format
-        has_template = getattr(tokenizer, "chat_template", None) is not None
-        return "chat" if has_template and set(self.tasks) != {"sequence"} else "plain"
 
 
 class ExampleMaker:
@@ -95,9 +57,11 @@ class ExampleMaker:
     `queries` are for the query tasks. Without a tokenizer examples cannot be measured, and
     `max_length` is not applied.
 
+    `fields` are those of the split, which templates may show.
+
     Raises UsageError if a whole history cannot fit, if a task needs a column or queries that are
-    missing, if there is a token budget but no tokenizer, and if `hide_text_of` contains an id that
-    is not in the bundle."""
+    missing, if a template shows a field that the split has not, if there is a token budget but no
+    tokenizer, and if `hide_text_of` contains an id that is not in the bundle."""
 
     def __init__(
         self,
@@ -106,7 +70,12 @@ class ExampleMaker:
         options: SftOptions,
         tokenizer: Any | None = None,
         queries: Sequence[Query] = (),
+        fields: FieldTypes | None = None,
     ) -> None:
+        types = fields or FieldTypes()
+        for task, templates in options.templates.items():
+            check_templates(task, history_source(task), templates, types)
+        self._context_fields = tuple(types.context)
         self._options = options
         self.format = options.example_format(tokenizer)
         self._space = bundle.space
@@ -115,7 +84,10 @@ class ExampleMaker:
         self._encoder: PromptEncoder | None = None
         if tokenizer is not None:
             self._encoder = PromptEncoder(tokenizer, SidTokens(bundle.space, len(tokenizer)))
-        self._frames = {task: prompt_frames(task, tokenizer, self.format) for task in options.tasks}
+        self._frames = {
+            task: prompt_frames(task, tokenizer, self.format, options.templates.get(task))
+            for task in options.tasks
+        }
         self._items = ItemRenderer(bundle, items, options.hide_text_of)
         self._histories = Histories(bundle, options.history_length)
         self._check_inputs(items)
@@ -137,6 +109,7 @@ class ExampleMaker:
             format=frame.format,
             history_as="title" if named_task(task).source == "title" else "sid",
             separator=frame.separator,
+            item=frame.item,
         )
 
     @property
@@ -161,7 +134,7 @@ class ExampleMaker:
             task: tuple(
                 # In running text the item is the content, else the prompt ends with the answer.
                 frame.template(frame.item or "{…}")
-                + ("" if frame.item else "{answer}")
+                + ("" if named_task(task).target == "text" else "{answer}")
                 + frame.close
                 for frame in frames
             )
@@ -245,6 +218,7 @@ class ExampleMaker:
             encoder=self._encoder,
             max_length=self._options.max_length,
             history_length=self._options.history_length,
+            context_fields=self._context_fields,
         )
         if task.per == "query":
             return partial(query_examples, context, self._training_queries(split))

@@ -4,37 +4,64 @@ from pathlib import Path
 
 from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import read_interactions
+from sidtool.splits.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields, FieldTypes
 from sidtool.splits.files import is_split_folder, read_split
 from sidtool.splits.protocols import user_spans
-from sidtool.splits.split import Split
+from sidtool.splits.split import Example, Split
+
+History = tuple[tuple[str, ...], Fields]
+"""Item ids, oldest first, and the fields of these events and their user."""
 
 
-def user_histories(
-    source: Path, *, recorded: EventColumns | None = None
-) -> dict[str, tuple[str, ...]]:
-    """User -> item ids of all events, oldest first: of a split folder, held-out events included, or
-    of a file of events with `recorded` or guessed columns.
+def user_histories(source: Path, *, recorded: EventColumns | None = None) -> dict[str, History]:
+    """User -> all events: of a split folder, held-out events included, or of a file of events with
+    `recorded` or guessed columns, which has no fields.
 
     Order and duplicates are those of `sidtool split`. Raises as `read_split` or
     `read_interactions`."""
     if is_split_folder(source):
-        return _histories_of_split(read_split(source))
+        split = read_split(source)
+        return (
+            _histories_of_events(split) if split.windows is None else _histories_of_windows(split)
+        )
     interactions = read_interactions(source, recorded=recorded)
     return {
-        user: tuple(interactions.items[start:stop].tolist())
+        user: (tuple(interactions.items[start:stop].tolist()), NO_FIELDS)
         for user, start, stop in user_spans(interactions)
     }
 
 
-def _histories_of_split(split: Split) -> dict[str, tuple[str, ...]]:
+def _histories_of_events(split: Split) -> dict[str, History]:
+    """A user's last example shows all events, also those of no part: a first one that is held out,
+    and events that are no targets."""
+    histories = {user.user: (user.items, user.fields) for user in split.train}
+    for example in (*split.valid, *split.test):  # in time order
+        items = (*example.history, example.item)
+        histories[example.user] = (items, _with_target(example, split.fields))
+    return histories
+
+
+def _with_target(example: Example, types: FieldTypes) -> Fields:
+    """The fields of a history and of the target behind it, as events."""
+    fields = example.fields
+    target = {**example.feedback, **fields.context, TARGET: TARGET_VALUES[True]}
+    event = {name: (*fields.event[name], target[name]) for name in types.event}
+    if fields.times is None or fields.time is None:
+        return Fields(fields.user, event)
+    return Fields(fields.user, event, times=(*fields.times, fields.time))
+
+
+def _histories_of_windows(split: Split) -> dict[str, History]:
     events: dict[str, set[tuple[int, str]]] = {}
     for sequence in split.train:
         events[sequence.user] = set(zip(sequence.positions, sequence.items, strict=True))
     for example in (*split.valid, *split.test):
         of_user = events.setdefault(example.user, set())
-        # some events are in histories only: a first one that is held out, or no targets
-        if not of_user or split.fields.target:
+        if not of_user:
             first = example.position - len(example.history)
             of_user.update(enumerate(example.history, first))
         of_user.add((example.position, example.item))
-    return {user: tuple(item for _, item in sorted(of_user)) for user, of_user in events.items()}
+    return {
+        user: (tuple(item for _, item in sorted(of_user)), NO_FIELDS)
+        for user, of_user in events.items()
+    }

@@ -14,7 +14,7 @@ from tests.cli.road import Road, done, refused, run, write_lines
 def by_requests(road: Road, folder: Path, users: list[str], *more: object) -> list[Any]:
     """The answers to requests with the histories of users, as a script would write them."""
     histories = user_histories(road.events)
-    requests = [{"user": user, "history": histories[user]} for user in users]
+    requests = [{"user": user, "history": histories[user][0]} for user in users]
     path = write_lines(folder / "requests.jsonl", requests)
     return done("recommend", road.tuned, "--file", path, "-k", 3, *more, "--json").lines
 
@@ -29,7 +29,7 @@ def test_users_are_answered_as_their_histories_are(road: Road, tmp_path: Path) -
     assert done(*common, "--events", road.events, "--users", users).lines == expected
     histories = user_histories(road.events)
     for answer in expected:
-        assert not set(answer["items"]) & set(histories[answer["user"]])
+        assert not set(answer["items"]) & set(histories[answer["user"]][0])
 
 
 def test_all_users_are_answered_into_parquet(road: Road, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from sidtool.memory.similarity import KnnSettings
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sft.make_sft import make_sft
-from sidtool.sft.training_examples import SftOptions
+from sidtool.sft.sft_options import SftOptions
 from sidtool.sid import SidSpace
 from sidtool.splits.field_columns import FieldName, FieldOptions
 from sidtool.splits.files import SplitOptions, make_split, write_split

@@ -304,3 +304,25 @@ def test_running_text_is_left_as_it_is() -> None:
     row = encoded(MARKED, {"task": "history-text", "text": text}, codes_only=False)
     varied = Augmentation(1.0, 1.0, 1.0)(row, ENCODERS[MARKED].tokens, np.random.default_rng(0))
     assert all(np.array_equal(one, other) for one, other in zip(varied, row, strict=True))
+
+
+def test_an_item_that_is_left_out_takes_its_text_along() -> None:
+    space = BARE
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(list(space.tokens))
+    items = [f"{space.spell((n % 4, n % 3, n % 5))} rated {n};" for n in range(4)]
+    row = {"task": "next-item", "prompt": "".join(items) + " Next?"}
+    row["completion"] = space.spell((1, 1, 1))
+    example = encoded(space, row, codes_only=True)
+    augmentation = Augmentation(item_dropout=0.5)
+    tokens = ENCODERS[space].tokens
+    seen = set()
+    for seed in range(60):
+        varied = augmentation(example, tokens, np.random.default_rng(seed))
+        text = tokenizer.decode(varied.ids)
+        rest = text.removesuffix(" Next?" + space.spell((1, 1, 1)))
+        present = [item for item in items if item in rest]
+        assert rest == "".join(present)
+        assert present[-1] == items[-1]  # whose text may be part of the question
+        seen.add(len(present))
+    assert seen == {1, 2, 3, 4}

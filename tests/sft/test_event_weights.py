@@ -14,7 +14,7 @@ from sidtool.sft.event_weights import EventWeights, WeightOptions
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.lineage import read_lineage
 from sidtool.sft.make_sft import make_sft
-from sidtool.sft.training_examples import SftOptions
+from sidtool.sft.sft_options import SftOptions
 from sidtool.splits.field_columns import FieldName, FieldOptions
 from sidtool.splits.files import SplitOptions, make_split
 from sidtool.splits.split import Split

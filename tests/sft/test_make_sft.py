@@ -16,8 +16,8 @@ from sidtool.sft import make_sft as module
 from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.lineage import Lineage, read_lineage, side_files
 from sidtool.sft.make_sft import make_sft
+from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task
-from sidtool.sft.training_examples import SftOptions
 from sidtool.splits.examples import read_examples
 from sidtool.splits.split import Example, Split
 from tests.models import tiny_tokenizer

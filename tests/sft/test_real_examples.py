@@ -21,8 +21,9 @@ from sidtool.prompt.frames import Format
 from sidtool.prompt.segments import Segment, catalog, shorten
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_kinds import TrainingExample
+from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import FAMILIES, TASKS, history_prompt_task, named_task
-from sidtool.sft.training_examples import ExampleMaker, SftOptions
+from sidtool.sft.training_examples import ExampleMaker
 from sidtool.sid import SidSpace
 from sidtool.splits.protocols import leave_one_out
 from tests.models import tiny_tokenizer

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sidtool.errors import UsageError
+from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import history_prompt_task, named_task, prompt_frames
-from sidtool.sft.training_examples import SftOptions
 from tests.models import tiny_tokenizer
 from tests.sft.cases import ALL_TASKS
 

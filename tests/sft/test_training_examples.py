@@ -18,9 +18,10 @@ from sidtool.prompt.segments import segments_to_text
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_file import example_json
 from sidtool.sft.example_kinds import TrainingExample
+from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task
 from sidtool.sft.tokenized import encode_example
-from sidtool.sft.training_examples import ExampleMaker, SftOptions
+from sidtool.sft.training_examples import ExampleMaker
 from sidtool.splits.split import Example, Split, UserSequence
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer

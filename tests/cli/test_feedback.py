@@ -1,0 +1,62 @@
+"""Fields on the command line: recorded by split, shown in a prompt, needed by a request."""
+
+import json
+from pathlib import Path
+
+from tests.cli.road import TRAINING, Road, done, refused, run, write_lines
+
+TEMPLATES = {
+    "prompts": ["{user.age} {history} on {context.device} after {gap}"],
+    "items": ["{sid}{event.rating};"],
+}
+
+
+def test_fields_reach_the_prompt_and_the_evaluation(road: Road, tmp_path: Path) -> None:
+    rows = road.events.read_text(encoding="utf-8").splitlines()[1:]
+    cells = [row.split(",") for row in rows]
+    lines = [
+        f"{user},{item},{880_000_000 + 3600 * int(at)},{n % 5 + 1},{('tv', 'web')[n % 2]}"
+        for n, (user, item, at) in enumerate(cells)
+    ]
+    header = "user_id,item_id,timestamp,rating,device"
+    events = write_lines(tmp_path / "events.csv", [header, *lines])
+    ages = [f"{user},{20 + n % 3}" for n, user in enumerate(dict.fromkeys(c[0] for c in cells))]
+    users = write_lines(tmp_path / "users.csv", ["user_id,age", *ages])
+    split, examples = tmp_path / "split", tmp_path / "train.jsonl"
+    columns = ("--feedback", "rating", "--context", "device", "--users", users, "--times")
+    said = done("split", events, "-o", split, *columns)
+    for line in ("rating:int", "device:str", "age:int"):
+        assert line in said.out
+    templates = tmp_path / "templates.json"
+    templates.write_text(json.dumps(TEMPLATES))
+    sft = ("make-sft", road.bundle, road.items, split, "-o", examples, "--model", road.model)
+    done(*sft, "--task", "next-item=1", "--template", f"next-item={templates}")
+    tuned = tmp_path / "tuned"
+    done("train", road.model, examples, "-o", tuned, *TRAINING)
+    contract = json.loads((tuned / "sid.json").read_text())
+    assert (contract["format"], contract["history_prompt"]["item"]) == (2, "{sid}{event.rating};")
+
+    evaluate = ("evaluate", tuned, split, "--num-beams", 10, "--limit", 12)
+    said = done(*evaluate, "--by", "user.age", "--weight", "rating", "--target", "rating>=2")
+    assert "by user.age" in said.out
+    assert "weighted by rating of the target" in said.out
+    assert "no such field, only age" in refused(2, *evaluate, "--by", "user.size")
+
+    recommend = ("recommend", tuned, "-k", 3, "--json")
+    first = (split / "test.jsonl").read_text().splitlines()[0]
+    (answer,) = done(*recommend, "--file", "-", text=first).lines
+    assert len(answer["items"]) == 3
+    request = json.loads(first)
+    of_user = ("--events", split, "--user", request["user"])
+    assert "shows {context.device}, which the request lacks" in refused(1, *recommend, *of_user)
+    now = {"context": {"device": "tv"}, "time": request["fields"]["time"] + 60}
+    assert len(done(*recommend, *of_user, "--fields", json.dumps(now)).lines[0]["items"]) == 3
+    given = json.dumps(request["fields"])
+    history = ("--history", ",".join(request["history"]))
+    assert done(*recommend, *history, "--fields", given).lines[0]["items"] == answer["items"]
+    request["fields"]["event"]["rating"].append(1)
+    ran = run(*recommend, "--file", "-", text=json.dumps(request))
+    assert ran.code == 1
+    n = len(request["history"])
+    assert f"event.rating has {n + 1} values for {n} items" in ran.lines[0]["error"]
+    assert "--fields is not JSON" in refused(2, *recommend, *history, "--fields", "{")
