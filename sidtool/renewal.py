@@ -15,6 +15,7 @@ from sidtool.build.encode import read_sources
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict, check_bundle
 from sidtool.contract.contract import Contract
+from sidtool.contract.locate import model_folder
 from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.contract.stage_record import TrainParams
@@ -116,11 +117,11 @@ def refresh(
     >>> sidtool.refresh("tuned", "newer.zarr", "refreshed").verdict.kind
     'refreshed'
     """
-    model_dir = Path(model_dir)
     out = Path(out)
     options = options or RefreshOptions()
     refuse_existing(out, force, FOLDER)
     require("models" if split is None else "train")
+    model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
     contract, own_bundle, _ = check_model_folder(model_dir)
     if not isinstance(bundle, Bundle):
         bundle = open_bundle(str(bundle))

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from sidtool import renewal
 from sidtool.bundle.bundle import Bundle
 from sidtool.cli.main import app
-from sidtool.contract.contract import read_contract, write_contract
+from sidtool.contract.contract import read_contract
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.contract.stage_record import StageRecord, TrainParams
+from sidtool.contract.write import write_contract
 from sidtool.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent

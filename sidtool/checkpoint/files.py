@@ -16,6 +16,9 @@ from sidtool.errors import DataError, RefusedError
 
 TRUST = "--trust-remote-code allows it; the checkpoint can then run any code on this machine"
 
+CONFIG = "config.json"
+EMBEDDED = "sidtool"
+"""The key of a config.json under which sidtool stores the contract of a model."""
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
@@ -120,6 +123,15 @@ def settings_digests(folder: Path, parts: Sequence[str] = ("",)) -> dict[str, st
         for path in sorted(files)
         if path.suffix in _SETTINGS and path.name not in _NOT_READ
     }
+
+
+def model_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 (hex) of each file of a model folder that libraries read: weights, configuration,
+    tokenizer, chat templates and code; by path in the folder."""
+    parts = ("", *_nested_templates(folder, ("",)))
+    more = [*folder.glob(INDEX), *sorted(folder.glob("*.py"))]
+    digests = weight_digests(folder) | settings_digests(folder, parts)
+    return digests | {path.name: file_digest(path) for path in more}
 
 
 def read_header(path: Path) -> StoredWeights:

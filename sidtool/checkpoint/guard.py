@@ -7,7 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sidtool.checkpoint.files import INDEX, TRUST, WEIGHTS, StoredWeights, read_object
+from sidtool.checkpoint.files import (
+    CONFIG,
+    EMBEDDED,
+    INDEX,
+    TRUST,
+    WEIGHTS,
+    StoredWeights,
+    read_object,
+)
 from sidtool.checkpoint.hub import offline
 from sidtool.errors import DataError, RefusedError, SidtoolError
 
@@ -61,9 +69,12 @@ def check_config(folder: Path, stored: StoredWeights) -> None:
     """Raise DataError if a config.json claims more layers than there are stored tensors, or numbers
     that no model has: libraries allocate by them before they read weights. RefusedError if it names
     kernels of the hub."""
-    path = folder / "config.json"
+    path = folder / CONFIG
     if path.is_file():
-        check_settings(path, read_object(path), stored)
+        settings = read_object(path)
+        # no library allocates by the contract, whose numbers have other limits
+        settings.pop(EMBEDDED, None)
+        check_settings(path, settings, stored)
 
 
 def check_settings(path: Path, settings: Mapping[str, Any], stored: StoredWeights) -> None:

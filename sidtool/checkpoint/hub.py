@@ -1,6 +1,8 @@
-"""The Hugging Face hub: used only for a model that is named `hf://ORG/NAME`."""
+"""The Hugging Face hub: used only for a model that is named `hf://ORG/NAME` or, at a branch, tag or
+commit, `hf://ORG/NAME@REVISION`."""
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +11,8 @@ from sidtool.errors import DataError, UsageError
 
 PREFIX = "hf://"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_MODEL = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+"""Names of the files of a language model."""
 _CODE_AND_PICKLES = ("*.py", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -32,6 +36,20 @@ def download(
     the repository."""
     refused = () if trust_remote_code else _CODE_AND_PICKLES
     return _snapshot(url, revision, allow, [*ignore, *refused], local=False)
+
+
+def download_model(
+    url: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Path:
+    """Download the files of a language model, those directly in its repository. Raises as
+    `download` does."""
+    return download(
+        url,
+        revision=revision,
+        allow=[*_MODEL, "*.py", "*.bin"] if trust_remote_code else _MODEL,
+        ignore=["*/*", "consolidated*"],
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def cached(url: str, *, revision: str | None = None) -> Path:
@@ -61,6 +79,24 @@ def _hub_settings(**values: bool) -> Iterator[None]:
             setattr(constants, name, value)
 
 
+@contextmanager
+def _progress_bars_on_terminals() -> Iterator[None]:
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
 def _snapshot(
     url: str,
     revision: str | None,
@@ -71,15 +107,18 @@ def _snapshot(
 ) -> Path:
     from huggingface_hub import snapshot_download
 
-    repository = url.removeprefix(PREFIX)
-    if not _REPOSITORY.fullmatch(repository) or ".." in repository:
+    repository, at, named = url.removeprefix(PREFIX).partition("@")
+    if not _REPOSITORY.fullmatch(repository) or ".." in repository or (at and not named):
         raise UsageError(f"{url!r} is not a hub model", hint=f"{PREFIX}ORG/NAME names one")
+    if named and revision not in (None, named):
+        raise UsageError(f"{url} names a revision, and another one is {revision}")
     # without telemetry, the hub's client also asks for no registry of agents
-    with offline() if local else _hub_settings(HF_HUB_DISABLE_TELEMETRY=True):
+    requests = offline() if local else _hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
+    with requests, _progress_bars_on_terminals():
         try:
             folder = snapshot_download(
                 repository,
-                revision=revision,
+                revision=named or revision,
                 allow_patterns=list(allow) if allow else None,
                 ignore_patterns=list(ignore),
                 local_files_only=local,

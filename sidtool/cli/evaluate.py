@@ -64,7 +64,7 @@ def evaluate(
         ),
     ] = None,
     against: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="MODEL",
             help="Another model of the same items: print by how much MODEL is better, with paired "

@@ -1,6 +1,5 @@
 """What the commands that run a model share: their options, and loading the model."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,14 +47,14 @@ MemoryPower = Annotated[
 
 
 def load_model(
-    model: Path,
+    model: str,
     bundle: str | None,
     device: str | None,
     dtype: pretrained.Dtype | None,
     trust_remote_code: bool,
     memory: tuple[str | None, float | None, float | None] = (None, None, None),
 ) -> "LoadedModel":
-    """Load a model folder, with a memory by its location, weight and power; print a notice if
+    """Load a model, with a memory by its location, weight and power; print a notice if
     another bundle is compatible but not the same."""
     from sidtool.model.load import load_model_folder
     from sidtool.model.memory import MemoryOptions

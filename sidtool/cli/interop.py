@@ -96,7 +96,7 @@ def export(
     items: Catalog = None,
     keys: KeysOption = "id",
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Model that FlashRec will serve; determines its --sid option."),
     ] = None,
     id_column: options.IdColumn = None,
@@ -191,7 +191,7 @@ def _catalog_file(
     return None
 
 
-def _token_start(model: Path, bundle: "Bundle") -> int:
+def _token_start(model: str, bundle: "Bundle") -> int:
     """The first SID token id of a model that is compatible with the bundle."""
     from sidtool.model.load import check_model_folder
 

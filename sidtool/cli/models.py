@@ -112,6 +112,10 @@ def extend_model(
         Init, typer.Option(help="How the embedding rows of SID tokens are initialized.")
     ] = DEFAULT_INIT,
     revision: Annotated[str | None, typer.Option(help="Revision of the model on the hub.")] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(help="License, for the card of the model and of those trained from it."),
+    ] = None,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Precision to store. Default: the checkpoint's.")
     ] = None,
@@ -129,7 +133,7 @@ def extend_model(
 
     opened = open_bundle(bundle)
     if dry_run:
-        extend.check_extension(opened, out, init, force=force)
+        extend.check_extension(opened, out, init, license, force=force)
         if not is_hub_url(model):
             extend.locate_base(model, trust_remote_code=trust_remote_code)
         n_tokens = len(opened.space.tokens)
@@ -151,6 +155,7 @@ def extend_model(
         revision=revision,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
+        license=license,
         force=force,
     )
     tokens = contract.tokens

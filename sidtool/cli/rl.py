@@ -51,7 +51,7 @@ def rl(
         Path | None, typer.Option(help="Memory of the reward `collaborative`.")
     ] = None,
     reward_teacher: Annotated[
-        Path | None, typer.Option(help="Trained model of the reward `teacher`.")
+        str | None, typer.Option(help="Trained model of the reward `teacher`.")
     ] = None,
     allow_worse_slices: Annotated[
         bool,

@@ -60,7 +60,7 @@ def make_sft(
         float | None, typer.Option(help="Largest weight; larger ones are lowered to it.")
     ] = None,
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Extended model whose tokenizer measures and formats the examples."),
     ] = None,
     format_: Annotated[

@@ -55,7 +55,7 @@ def train(
         Path | None, typer.Option(help="Validation users, if not those beside the examples.")
     ] = None,
     teacher: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             help="Trained model with the same SIDs to distill from; repeat it to use the mean of "
             "several."
@@ -90,7 +90,9 @@ def train(
 
     stages = read_stages(config, set_ or (), stage)
     if dry_run:
-        planned = plan_stages(model, examples, out, stages, force=force)
+        planned = plan_stages(
+            model, examples, out, stages, force=force, trust_remote_code=trust_remote_code
+        )
         lines = [f"would train {stage}" for stage in planned]
         return say_plan("\n".join(lines), json=json, stages=[stage.to_json() for stage in planned])
     labels = [f"{number} {each.options.stage}" for number, each in enumerate(stages, start=1)]

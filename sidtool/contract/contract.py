@@ -1,8 +1,7 @@
 """The contract `sid.json` of a model folder: the bundle that the model was made for, the ids of its
-SID tokens, its prompts, and the stages that made it. A copy of the bundle, `sid.zarr`, is stored
-beside it; every stage and every checkpoint writes both."""
+SID tokens, its prompts, and the stages that made it. A copy of the bundle, `sid.zarr`, and a model
+card are stored beside it; every stage and every checkpoint writes all three."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,9 @@ from sidtool.artifact import describe
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import Identity
 from sidtool.bundle.integrity import verify
-from sidtool.checkpoint.files import MAX_JSON
+from sidtool.bundle.manifest import check_digests, check_names
+from sidtool.checkpoint.files import CONFIG, MAX_JSON
+from sidtool.contract.embedded import embedded_contract
 from sidtool.contract.memory_binding import MemoryBinding
 from sidtool.contract.stage_record import (
     ModelReference,
@@ -25,7 +26,6 @@ from sidtool.contract.stage_record import (
 from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.json_record import JsonRecord
-from sidtool.output import write_whole
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
@@ -76,6 +76,12 @@ class Contract(JsonRecord):
     answer"""
     memory: MemoryBinding | None = None
     """the memory that was tuned with the model; a copy of it is in the folder"""
+    license: str | None = None
+    """the license of the model, as the user named it; None if it is unknown"""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """file of the folder that determines what the model recommends -> SHA-256 (hex); the root
+    documents of the bundle's and the memory's copy stand for the rest of them. Empty in contracts
+    before 0.3"""
 
     @property
     def tokens(self) -> SidTokens:
@@ -116,8 +122,9 @@ class Contract(JsonRecord):
             "space": self.space.to_json(),
             "token_stop": self.tokens.stop,
         }
-        if self.memory is None:
-            del value["memory"]
+        for name in ("memory", "license", "files"):
+            if not value[name]:
+                del value[name]
         # contracts of causal models stay as they were before there were others
         if self.kind == "causal":
             del value["kind"]
@@ -159,13 +166,8 @@ class Contract(JsonRecord):
             )
         if not self.stages:
             raise ValueError("it has no stage")
-
-
-def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> None:
-    """Write the bundle's copy, then sid.json, so that a folder with a contract has its bundle."""
-    bundle.save(folder / BUNDLE_COPY, force=True)
-    text = json.dumps(contract.to_json(), indent=1, ensure_ascii=False) + "\n"
-    write_whole(folder / CONTRACT, text)
+        check_names(self.files)
+        check_digests(self.files.values())
 
 
 def read_contract(folder: Path) -> Contract:
@@ -178,7 +180,15 @@ def read_contract(folder: Path) -> Contract:
     if kind is None and not folder.is_dir():
         raise DataError(f"there is no model folder at {folder}")
     if not path.is_file():
-        base = folder if (folder / "config.json").is_file() else "MODEL"
+        embedded = embedded_contract(folder)
+        if embedded is not None:
+            needed = Contract.from_json(embedded).identity.digest[:12]
+            raise CompatibilityError(
+                f"the model in {folder} was saved by another program, without its {CONTRACT} and "
+                f"the bundle {needed}",
+                hint=f"sidtool rebind {folder} BUNDLE -o NEW restores both",
+            )
+        base = folder if (folder / CONFIG).is_file() else "MODEL"
         raise CompatibilityError(
             f"{folder} is {kind or 'a folder'}, not a model with a SID vocabulary: it has no "
             f"{CONTRACT}",
@@ -187,15 +197,24 @@ def read_contract(folder: Path) -> Contract:
     try:
         if path.stat().st_size > MAX_JSON:
             raise ValueError(f"{path.stat().st_size} bytes")
-        value = parse_json(path.read_bytes())
     except ValueError as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
+    return parse_contract(str(path), path.read_bytes())
+
+
+def parse_contract(location: str, data: bytes) -> Contract:
+    """The contract in the bytes of a sid.json. Raises CompatibilityError for a newer format,
+    IntegrityError if it is damaged; both name the location."""
+    try:
+        value = parse_json(data)
+    except ValueError as error:
+        raise IntegrityError(f"{location} is damaged: {error}") from error
     if not isinstance(value, dict):
-        raise IntegrityError(f"{path} is damaged: it has no JSON object")
+        raise IntegrityError(f"{location} is damaged: it has no JSON object")
     try:
         return Contract.from_json(value)
     except RefusedError as error:
-        raise type(error)(f"{path}: {error}", hint=error.hint) from error
+        raise type(error)(f"{location}: {error}", hint=error.hint) from error
 
 
 def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:

@@ -112,7 +112,15 @@ class RebindParams(JsonRecord):
     reassigned_share: float
 
 
-StageParams = ExtendParams | TrainParams | RlParams | MergeParams | RebindParams
+@dataclass(frozen=True)
+class RestoreParams(JsonRecord):
+    """How `rebind` restored the contract of a model that another program saved."""
+
+    weights_changed: bool
+    """whether its weights differ from those that sidtool wrote; what changed them is not known"""
+
+
+StageParams = ExtendParams | TrainParams | RlParams | MergeParams | RebindParams | RestoreParams
 
 _PARAMS: Mapping[str, type[StageParams]] = {
     "extend": ExtendParams,
@@ -122,6 +130,7 @@ _PARAMS: Mapping[str, type[StageParams]] = {
     "rl": RlParams,
     "merge": MergeParams,
     "rebind": RebindParams,
+    "restore": RestoreParams,
 }
 
 
@@ -130,7 +139,7 @@ class StageRecord:
     """One stage: its name and what determined it."""
 
     stage: str
-    """extend, embeddings, lora, full, rl, merge or rebind"""
+    """extend, embeddings, lora, full, rl, merge, rebind or restore"""
     params: StageParams | None
     """None for a stage that only a later version of sidtool can read"""
 

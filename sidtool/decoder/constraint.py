@@ -53,12 +53,13 @@ class SidLogitsProcessor(LogitsProcessor):
     def from_pretrained(
         cls, folder: str | Path, *, begin_end_tokens: bool = False, strict: bool = False
     ) -> "SidLogitsProcessor":
-        """The constraint of a model folder: its bundle's active items, its token ids, and the
-        normalization that it was trained with. Not strict by default, as beam search needs.
+        """The constraint of a model, a folder or `hf://ORG/NAME`: its bundle's active items, its
+        token ids, and the normalization that it was trained with. Not strict by default, as beam
+        search needs.
 
         Raises CompatibilityError or IntegrityError if contract and bundle of the folder do not
         belong together."""
-        contract, bundle, _ = check_model_folder(Path(folder))
+        contract, bundle, _ = check_model_folder(folder)
         return cls(
             bundle.trie(),
             contract.tokens,

@@ -4,8 +4,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, write_contract
+from sidtool.contract.contract import BUNDLE_COPY, CONTRACT
+from sidtool.contract.locate import model_folder
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.contract.write import write_contract
 from sidtool.memory.memory import Memory
 from sidtool.model.load import check_model_folder
 from sidtool.output import new_dir
@@ -24,7 +26,7 @@ def bind_memory(
 
     Raises CompatibilityError if the memory is of another bundle, UsageError if `out` exists without
     `force`."""
-    folder = Path(folder)
+    folder = model_folder(folder)
     contract, bundle, _ = check_model_folder(folder)
     memory.check_bundle(bundle)
     # checkpoints have the old contract

@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from sidtool.build.align import common_codes
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict, check_bundle
-from sidtool.contract.contract import read_contract, write_contract
+from sidtool.contract.contract import read_contract
+from sidtool.contract.locate import model_folder
 from sidtool.contract.stage_record import RebindParams, StageRecord
+from sidtool.contract.write import write_contract
 from sidtool.errors import UsageError
 from sidtool.model.embedding_init import DEFAULT_INIT, EmbeddingStatistics, initial_embeddings
 from sidtool.model.load import load_model_folder
@@ -37,7 +39,7 @@ def carry_model(
     them (`carried_rows`); a code without such items is initialized as `extend-model` does. Raises
     CompatibilityError unless the model may use the bundle, UsageError for an adapter model or an
     output that exists without `force`."""
-    folder = Path(folder)
+    folder = model_folder(folder)
     contract = read_contract(folder)
     if contract.base_folder is not None:
         raise UsageError(

@@ -9,8 +9,11 @@ from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.integrity import verify
-from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract, write_contract
+from sidtool.checkpoint.files import CONFIG
+from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract
+from sidtool.contract.embedded import embedded_contract
 from sidtool.contract.stage_record import ExtendParams, StageRecord
+from sidtool.contract.write import write_contract
 from sidtool.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.extras import require
 from sidtool.model.embedding_init import (
@@ -41,6 +44,7 @@ from sidtool.model.vocabulary import add_sid_tokens, check_embedding_rows, check
 from sidtool.output import new_dir, refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.prompt.tokens import SidTokens
+from sidtool.registry.records import check_license
 
 
 def extend_model(
@@ -53,15 +57,18 @@ def extend_model(
     revision: str | None = None,
     dtype: Dtype | None = None,
     trust_remote_code: bool = False,
+    license: str | None = None,
     force: bool = False,
 ) -> Contract:
     """Write `model` with the bundle's tokens to folder `out`.
 
     `model` is a folder, a .gguf file or `hf://ORG/NAME`. `dtype` is the stored precision; default:
-    the checkpoint's. Raises UsageError if `out` exists without `force` or `init="codebook"` and the
-    bundle has no codebook, DataError if the model cannot be loaded, RefusedError if it needs
-    `trust_remote_code`, CompatibilityError if it has a SID vocabulary already, IntegrityError if
-    the bundle is damaged.
+    the checkpoint's. `license` is for the model cards of this model and of those made from it.
+
+    Raises UsageError if `out` exists without `force` or `init="codebook"` and the bundle has no
+    codebook, DataError if the model cannot be loaded, RefusedError if it needs `trust_remote_code`,
+    CompatibilityError if it has a SID vocabulary already, IntegrityError if the bundle is
+    damaged.
 
     >>> contract = sidtool.extend_model("base", sidtool.open_bundle("shop.zarr"), "extended")
     >>> contract.base_model, contract.space.sizes
@@ -69,7 +76,7 @@ def extend_model(
     """
     model = str(model)
     out = Path(out)
-    check_extension(bundle, out, init, force=force)
+    check_extension(bundle, out, init, license, force=force)
     checkpoint = locate_base(model, revision=revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
     tokens = add_sid_tokens(tokenizer, bundle.space)
@@ -86,22 +93,26 @@ def extend_model(
         base_files=file_digests(checkpoint),
         kind=model_kind(network.config),
         stages=(StageRecord("extend", ExtendParams(init, seed)),),
+        license=license,
     )
     with new_dir(out, force=force) as folder:
         save_pretrained(folder, network, tokenizer)
         # a tokenizer may number its tokens differently once it is saved and loaded
         reloaded = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
         check_token_ids(reloaded, tokens)
-        write_contract(folder, contract, bundle)
+        contract = write_contract(folder, contract, bundle)
         # reads of a bundle do not check its bytes: refuse a damaged one here, not after training
         for name, reason in verify(folder / BUNDLE_COPY):
             raise IntegrityError(f"the bundle is damaged: {name}: {reason}")
     return contract
 
 
-def check_extension(bundle: Bundle, out: Path, init: Init, *, force: bool = False) -> None:
+def check_extension(
+    bundle: Bundle, out: Path, init: Init, license: str | None, *, force: bool = False
+) -> None:
     """Raise what `extend_model` refuses before it looks for the model."""
     check_init(bundle, init)
+    check_license(license or "unknown")
     refuse_existing(out, force, FOLDER)
     require("models")
 
@@ -111,11 +122,15 @@ def locate_base(
 ) -> Checkpoint:
     """Find a model, as `locate` does. Raises CompatibilityError if it has a SID vocabulary."""
     checkpoint = locate(model, revision=revision, trust_remote_code=trust_remote_code)
-    if (checkpoint.folder / CONTRACT).exists():
-        raise CompatibilityError(
-            f"{model} has a SID vocabulary already ({CONTRACT})",
-            hint="extend the base model that it was made from",
-        )
+    for name, has_contract in (
+        (CONTRACT, (checkpoint.folder / CONTRACT).exists()),
+        (CONFIG, embedded_contract(checkpoint.folder) is not None),
+    ):
+        if has_contract:
+            raise CompatibilityError(
+                f"{model} has a SID vocabulary already ({name})",
+                hint="extend the base model that it was made from",
+            )
     return checkpoint
 
 

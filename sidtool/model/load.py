@@ -9,6 +9,7 @@ from typing import Any
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict, check_bundle
 from sidtool.contract.contract import Contract, open_bundle_copy, read_contract
+from sidtool.contract.locate import model_folder
 from sidtool.errors import CompatibilityError, SidtoolWarning
 from sidtool.extras import require
 from sidtool.model.adapter import load_weights
@@ -41,13 +42,14 @@ class LoadedModel:
 
 
 def check_model_folder(
-    folder: Path, bundle: Bundle | None = None
+    folder: str | Path, bundle: Bundle | None = None
 ) -> tuple[Contract, Bundle, Verdict]:
     """The contract of a model folder, the bundle to use with it and the verdict on that bundle.
 
-    The bundle is the folder's copy unless another is given. Reads no weights. Raises
-    CompatibilityError or IntegrityError if bundle and model do not belong together; an aligned
-    bundle is a SidtoolWarning."""
+    The bundle is the folder's copy unless another is given. Reads no weights. Raises as
+    `model_folder` does, CompatibilityError or IntegrityError if bundle and model do not belong
+    together; an aligned bundle is a SidtoolWarning."""
+    folder = model_folder(folder)
     contract = read_contract(folder)
     copy = open_bundle_copy(folder, contract)
     verdict = check_bundle(copy, bundle) if bundle is not None else Verdict("same")
@@ -65,8 +67,8 @@ def load_model_folder(
     trust_remote_code: bool = False,
     memory: MemoryOptions | None = None,
 ) -> LoadedModel:
-    """Load a model that `extend-model` or a later stage wrote, with the memory that its contract
-    or `memory` names.
+    """Load a model that `extend-model` or a later stage wrote, a folder or `hf://ORG/NAME`, with
+    the memory that its contract or `memory` names.
 
     `device` defaults to the GPU if there is one, `dtype` to float32 on a CPU and bfloat16
     elsewhere. Raises UsageError for an unavailable device, CompatibilityError unless bundle,
@@ -75,7 +77,7 @@ def load_model_folder(
     import torch
 
     check_device(device)
-    folder = Path(folder)
+    folder = model_folder(folder, trust_remote_code=trust_remote_code)
     contract, bundle, verdict = check_model_folder(folder, bundle)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

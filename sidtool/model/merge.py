@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from sidtool.contract.contract import read_contract, write_contract
+from sidtool.contract.contract import read_contract
+from sidtool.contract.locate import model_folder
 from sidtool.contract.stage_record import MergeParams, ModelReference, StageRecord
+from sidtool.contract.write import write_contract
 from sidtool.errors import UsageError
 from sidtool.extras import require
 from sidtool.model.load import load_model_folder
@@ -27,7 +29,7 @@ def merge(
     >>> sidtool.load_model_folder("merged").contract.stages[-1].stage
     'merge'
     """
-    folder = Path(folder)
+    folder = model_folder(folder)
     out = Path(out)
     base = check_merge(folder, out, force=force)
     loaded = load_model_folder(folder, device="cpu", dtype=dtype)
@@ -39,9 +41,10 @@ def merge(
     return base
 
 
-def check_merge(folder: Path, out: Path, *, force: bool = False) -> ModelReference:
+def check_merge(folder: str | Path, out: Path, *, force: bool = False) -> ModelReference:
     """The base of the adapters in `folder`; raises what `merge` refuses before it loads them."""
     refuse_existing(out, force, FOLDER)
+    folder = model_folder(folder)
     base = read_contract(folder).base_folder
     if base is None:
         raise UsageError(f"{folder} has no adapters to merge: it is a whole model")

@@ -30,7 +30,6 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 PURPOSE = "as a language model"
 
 _GGUF_ENCODER_DECODERS = ("t5", "umt5")
-_FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,7 @@ def locate(
     Raises DataError if there is no such model, UsageError for a folder with several GGUF files or a
     PEFT adapter, RefusedError for pickled weights without `trust_remote_code`."""
     if hub.is_hub_url(model):
-        folder = hub.download(
-            model,
-            revision=revision,
-            allow=[*_FETCHED, "*.py", "*.bin"] if trust_remote_code else _FETCHED,
-            ignore=["*/*", "consolidated*"],
-            trust_remote_code=trust_remote_code,
-        )
+        folder = hub.download_model(model, revision=revision, trust_remote_code=trust_remote_code)
         return _in_folder(folder, folder.name, trust_remote_code)
     path = Path(model)
     if path.is_file() and path.suffix == ".gguf":

@@ -9,10 +9,13 @@ from sidtool.build.align import check_alignable
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.finite import check_finite_files
 from sidtool.contract.compat import Verdict, check_bundle
-from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, write_contract
+from sidtool.contract.contract import BUNDLE_COPY, CONTRACT
+from sidtool.contract.locate import model_folder
 from sidtool.contract.stage_record import RebindParams, StageRecord
+from sidtool.contract.write import write_contract
 from sidtool.errors import CompatibilityError, RefusedError
 from sidtool.model.load import check_model_folder
+from sidtool.model.restore import lacks_contract, restore
 from sidtool.output import new_dir, refuse_existing
 from sidtool.output_name import FOLDER
 
@@ -41,16 +44,19 @@ def outlook(old: Bundle, new: Bundle) -> Outlook:
 def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool = False) -> Verdict:
     """Write a copy of the model in `folder` with `bundle` inside; returns the verdict on it.
 
-    Weights and tokenizer are copied unchanged; the contract records the replacement as a stage.
-    Raises CompatibilityError or IntegrityError unless model and bundle belong together, DataError
-    if weights are not finite, UsageError if `out` exists without `force`; an aligned bundle is a
+    Weights and tokenizer are copied unchanged; the contract records the replacement as a stage. For
+    a model that another program saved, contract and bundle are restored (`restore`). Raises
+    CompatibilityError or IntegrityError unless model and bundle belong together, DataError if
+    weights are not finite, UsageError if `out` exists without `force`; an aligned bundle is a
     SidtoolWarning.
 
     >>> newer = sidtool.add_items(sidtool.open_bundle("shop.zarr"), remove=["b007"])
     >>> sidtool.rebind("tuned", newer, "rebound").kind
     'refreshed'
     """
-    folder = Path(folder)
+    folder = model_folder(folder)
+    if lacks_contract(folder):
+        return restore(folder, bundle, Path(out), force=force)
     contract, bundle, verdict = check_model_folder(folder, bundle)
     check_finite_files(folder)
     params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)

@@ -11,6 +11,7 @@ from typing import Any
 
 from sidtool.checkpoint.hub import offline
 from sidtool.contract.contract import read_contract
+from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split
 from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.extras import require
@@ -111,7 +112,7 @@ def rl(
     """
     require("train")
     run = settle(
-        Path(model_dir),
+        model_dir,
         Path(examples),
         Path(out),
         options or RlOptions(),
@@ -139,7 +140,7 @@ def rl(
 
 
 def settle(
-    model_dir: Path,
+    model_dir: str | Path,
     examples: Path,
     out: Path,
     options: RlOptions,
@@ -152,7 +153,7 @@ def settle(
     """The run of a call of `rl`, with everything checked that needs no weights. Raises as `rl`."""
     fields = complete_fields(options, typed_fields(SETTINGS, grpo_fields))
     rewards = () if options.algorithm == "dpo" else parse_rewards(options.reward)
-    memory_path, teacher_dir = _reward_inputs(rewards, reward_memory, reward_teacher)
+    memory_path, teacher = _reward_inputs(rewards, reward_memory, reward_teacher)
     lineage = read_lineage(examples)
     if lineage.weights is None and any(term.name == "value" for term in rewards):
         raise UsageError(
@@ -160,6 +161,9 @@ def settle(
             hint="make-sft --weight COLUMN",
         )
     history_task(lineage, examples)
+    model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
+    if teacher is not None:
+        teacher = model_folder(teacher, trust_remote_code=trust_remote_code)
     contract, bundle, _ = check_model_folder(model_dir)
     if contract.history_prompt is None:
         raise CompatibilityError(
@@ -179,7 +183,7 @@ def settle(
             hint="train it with softmax_over=trie, or use rollouts=beam",
         )
     check_same_bundle(lineage, bundle, examples)
-    for folder in (model_dir, *([teacher_dir] if teacher_dir else [])):
+    for folder in (model_dir, *([teacher] if teacher else [])):
         name = f"model {folder}"
         check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
     valid = Path(valid) if valid is not None else side_files(examples)["valid"]
@@ -197,7 +201,7 @@ def settle(
         contract=contract,
         bundle=bundle,
         memory=None if memory_path is None else _open_memory(memory_path, examples, lineage),
-        teacher_dir=teacher_dir,
+        teacher_dir=teacher,
         trust_remote_code=trust_remote_code,
     )
 
@@ -214,7 +218,7 @@ def _reward_inputs(
     rewards: tuple[WeightedReward, ...],
     memory: str | Path | None,
     teacher: str | Path | None,
-) -> tuple[Path | None, Path | None]:
+) -> tuple[Path | None, str | Path | None]:
     """The memory and the model of the rewards. Raises UsageError if one is missing or not used."""
     names = {term.name for term in rewards}
     inputs = (
@@ -226,10 +230,7 @@ def _reward_inputs(
             raise UsageError(f"reward {name} requires {flag}")
         if name not in names and path is not None:
             raise UsageError(f"{flag} requires the reward {name}", hint=f"--set reward={name}=1")
-    return (
-        None if memory is None else Path(memory),
-        None if teacher is None else Path(teacher),
-    )
+    return None if memory is None else Path(memory), teacher
 
 
 def _check_selection(trainer: Any) -> None:

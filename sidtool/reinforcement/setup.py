@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback
 
-from sidtool.contract.contract import write_contract
+from sidtool.contract.write import write_contract
 from sidtool.errors import UsageError
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.policy.examples import RlExamples, history_task, read_rl_examples

@@ -71,7 +71,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         judge: Judge,
         refuses_worse_slices: bool,
         tokenizer: Any,
-        write_contract: Callable[[Path, Selection | None], None],
+        write_contract: Callable[[Path, Selection | None], object],
         callbacks: list[TrainerCallback],
     ) -> None:
         # TRL would load the reference again from a hub or a folder, which may hold adapters

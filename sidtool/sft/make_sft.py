@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_bundle_split
 from sidtool.data.columns import recorded_columns
 from sidtool.data.digests import file_digest
@@ -79,7 +80,7 @@ def make_sft(
     if not isinstance(bundle, Bundle):
         bundle = open_bundle(str(bundle))
     if model is not None:
-        model = Path(model)
+        model = model_folder(model)
         check_model_folder(model, bundle)
         tokenizer = load_tokenizer(Checkpoint(model))
     if isinstance(items, str | Path):

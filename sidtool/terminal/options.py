@@ -72,7 +72,10 @@ BundleOrMemory = Annotated[
     ),
 ]
 Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A model folder of extend-model or train.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model folder of extend-model or train, or hf://ORG/NAME."
+    ),
 ]
 Split = Annotated[
     Path,

@@ -58,7 +58,7 @@ class SidTrainer(WatchedTrainer):
         loss: Loss,
         collator: Collator,
         validator: Validator | None,
-        write_contract: Callable[[Path, Selection | None], None],
+        write_contract: Callable[[Path, Selection | None], object],
         callbacks: list[TrainerCallback],
         lora: Lora | None = None,
         token_embeddings: TokenEmbeddings | None = None,

@@ -12,6 +12,7 @@ from typing import Any
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.hub import offline
 from sidtool.contract.contract import read_contract
+from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split
 from sidtool.contract.stage_record import TrainParams
 from sidtool.extras import require
@@ -92,7 +93,7 @@ def train(
     The output is the best checkpoint on the users in `valid` (make-sft writes them beside the
     examples; `train_stages` uses those by default), or the last checkpoint without `valid`.
     `sft_fields` are fields of TRL's SFTConfig by name. `bundle` is the bundle that the examples
-    were made with, if that is a refreshed one and not the model's own. `teachers` are folders of
+    were made with, if that is a refreshed one and not the model's own. `teachers` are
     trained models with the same SIDs and tokenizer (`TrainOptions.distill_weight`). `memory` is a
     memory, and `split` the split of the examples that it was built from: the loss is then that of
     the mixture of both (`TrainOptions.memory_weight`), and so is the metric of validation.
@@ -111,14 +112,16 @@ def train(
     >>> summary.steps, summary.stage
     (2, 'full')
     """
-    model_dir = Path(model_dir)
     examples = Path(examples)
     out = Path(out)
-    teacher_dirs = tuple(Path(teacher) for teacher in teachers)
     options = options or TrainOptions()
     require("train")
     if not reuse:
         refuse_existing(out, force, FOLDER)
+    model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
+    teacher_dirs = tuple(
+        model_folder(teacher, trust_remote_code=trust_remote_code) for teacher in teachers
+    )
     lineage = read_lineage(examples)
     contract, bundle, _ = check_model_folder(model_dir, bundle)
     check_same_bundle(lineage, bundle, examples)

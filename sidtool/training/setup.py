@@ -5,7 +5,8 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback
 
-from sidtool.contract.contract import read_contract, write_contract
+from sidtool.contract.contract import read_contract
+from sidtool.contract.write import write_contract
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.validation import Validator
 from sidtool.model.load import LoadedModel, load_model_folder

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.contract.contract import read_contract
+from sidtool.contract.locate import model_folder
 from sidtool.extras import require
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
@@ -48,12 +49,13 @@ class PlannedStage:
 
 
 def plan_stages(
-    model_dir: Path,
+    model_dir: str | Path,
     examples: Path,
     out: Path,
     stages: Sequence[StageSettings],
     *,
     force: bool = False,
+    trust_remote_code: bool = False,
 ) -> list[PlannedStage]:
     """The stages in order; the last one writes `out`.
 
@@ -62,6 +64,7 @@ def plan_stages(
     packages of training."""
     refuse_existing(out, force, FOLDER)
     require("train")
+    model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
     read_contract(model_dir)
     planned = []
     for number, settings in enumerate(stages, start=1):
@@ -97,7 +100,14 @@ def train_stages(
     those of the stages. `progress` gives the reporter
     of a stage by its number, from 1. Returns the summary of each stage. Raises as `plan_stages` and
     `train`, and UsageError if an intermediate output has different settings, without `force`."""
-    planned = plan_stages(Path(model_dir), Path(examples), Path(out), stages, force=force)
+    planned = plan_stages(
+        model_dir,
+        Path(examples),
+        Path(out),
+        stages,
+        force=force,
+        trust_remote_code=trust_remote_code,
+    )
     summaries = []
     for number, stage in enumerate(planned, start=1):
         summary = train(

@@ -4,12 +4,14 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.contract import read_contract
 from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.data.items import read_items
 from sidtool.embed import Encoder, embed
@@ -220,14 +222,17 @@ def bound(
 def test_tune_memory_binds_the_memory_and_changes_no_weight(
     road: Road, memory: Path, trie_model: Path, bound: Path, tmp_path: Path
 ) -> None:
-    contract = json.loads((bound / "sid.json").read_text())
-    binding = contract.pop("memory")
-    assert contract == json.loads((trie_model / "sid.json").read_text())
+    contract = read_contract(bound)
+    assert contract.memory is not None
+    binding = contract.memory.to_json()
+    unbound = read_contract(trie_model)
+    assert replace(contract, memory=None, files={}) == replace(unbound, files={})
     assert (
         binding["digest"] == Memory.open(memory).digest == Memory.open(bound / MEMORY_COPY).digest
     )
     before, after = tree(trie_model), tree(bound)
-    copied = {name for name in after if not name.startswith("memory.zarr/")} - {"sid.json"}
+    written = {"sid.json", "config.json", "README.md"}
+    copied = {name for name in after if not name.startswith("memory.zarr/")} - written
     assert {name: after[name] for name in copied} == {
         name: data for name, data in before.items() if name in copied
     }

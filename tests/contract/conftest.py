@@ -1,5 +1,16 @@
-"""The bundle and the base model of the tests of models."""
+"""The bundle and the base model of the tests of models, and a trained model."""
 
+from pathlib import Path
+
+import pytest
+
+from sidtool.bundle import Bundle
+from tests.contract.cases import trained_model
 from tests.model.conftest import base as base
 from tests.model.conftest import bundle as bundle
 from tests.model.conftest import one_thread as one_thread
+
+
+@pytest.fixture
+def trained(base: Path, bundle: Bundle, tmp_path: Path) -> Path:
+    return trained_model(base, bundle, tmp_path / "trained")

@@ -1,12 +1,13 @@
 """The contract is read as it was written, and a malformed one is refused with one line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sidtool.bundle import Bundle, verify
-from sidtool.contract.contract import Contract, open_bundle_copy, read_contract, write_contract
+from sidtool.contract.contract import Contract, open_bundle_copy, read_contract
 from sidtool.contract.stage_record import (
     ExtendParams,
     MergeParams,
@@ -15,6 +16,7 @@ from sidtool.contract.stage_record import (
     StageRecord,
     TrainParams,
 )
+from sidtool.contract.write import write_contract
 from sidtool.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.splits.record import Cuts, SplitReference
@@ -53,12 +55,13 @@ def contract_of(bundle: Bundle) -> Contract:
 
 def test_a_contract_is_read_as_it_was_written(bundle: Bundle, tmp_path: Path) -> None:
     written = contract_of(bundle)
-    write_contract(tmp_path, written, bundle)
-    assert read_contract(tmp_path) == written
+    stored = write_contract(tmp_path, written, bundle)
+    assert read_contract(tmp_path) == stored
+    assert stored == replace(written, files=stored.files)
     assert open_bundle_copy(tmp_path, written).items.ids[3] == bundle.items.ids[3]
     assert verify(tmp_path / "sid.zarr") == []
     write_contract(tmp_path, written, bundle)  # a checkpoint that is written again
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["sid.json", "sid.zarr"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "sid.json", "sid.zarr"]
 
 
 def test_a_contract_contains_the_token_ids_for_other_readers(
@@ -73,7 +76,7 @@ def test_unknown_keys_are_ignored_and_newer_formats_refused(bundle: Bundle, tmp_
     write_contract(tmp_path, contract_of(bundle), bundle)
     value = json.loads((tmp_path / "sid.json").read_text())
     (tmp_path / "sid.json").write_text(json.dumps({**value, "future": 1}))
-    assert read_contract(tmp_path) == contract_of(bundle)
+    assert replace(read_contract(tmp_path), files={}) == contract_of(bundle)
     (tmp_path / "sid.json").write_text(json.dumps({**value, "format": 99}))
     with pytest.raises(CompatibilityError, match="has format 99, this sidtool reads up to"):
         read_contract(tmp_path)

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.contract.contract import read_contract, write_contract
+from sidtool.contract.contract import read_contract
+from sidtool.contract.write import write_contract
 from sidtool.errors import CompatibilityError, DataError, SidtoolWarning
 from sidtool.model.extend import extend_model
 from sidtool.model.load import check_model_folder, load_model_folder

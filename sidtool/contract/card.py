@@ -1,0 +1,213 @@
+"""The model card of a model folder, `README.md`: what the model is, how it was made and how it is
+loaded. It follows from contract and bundle alone, so equal models have equal cards."""
+
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import PurePath
+from string import Template
+from typing import Any
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.manifest import flat_record
+from sidtool.checkpoint.hub import PREFIX
+from sidtool.contract.contract import Contract
+from sidtool.contract.stage_record import RlParams, StageParams, TrainParams
+from sidtool.markdown import key_value_table, literal, one_line, shell_word, table
+from sidtool.prompt.frames import HISTORY_SLOT
+from sidtool.prompt.prompts import HistoryPrompt
+
+MODEL_CARD = "README.md"
+TAGS = ["sidtool", "semantic-ids", "generative-recommendation", "recommender-system"]
+N_EXAMPLES = 2
+"""Items in the history of the examples."""
+_NOT_SETTINGS = {"examples", "split", "task_weights", "run", "best"}
+"""Fields of a stage that other sections show, or that only a machine compares."""
+_UNTRAINED = "It was not trained to recommend yet: `sidtool train` trains it."
+_SIDTOOL = """\
+```console
+pip install 'sidtool[models]'
+sidtool recommend . $options -k 10
+```
+
+`.` is this folder; a model on the Hugging Face hub is named `hf://ORG/NAME`."""
+_TRANSFORMERS = """\
+
+
+With `transformers` alone:
+
+```python
+import sidtool
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+bundle = sidtool.open_bundle("sid.zarr")
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained(".")
+constraint = sidtool.SidLogitsProcessor.from_pretrained(".")
+history = "".join(bundle.sid(item, begin_end_tokens=True) for item in $items)
+prompt = tokenizer($before + history + $after, add_special_tokens=False, return_tensors="pt")
+settings = {"num_beams": 50, "num_return_sequences": 3, "do_sample": False}
+sids = model.generate(**prompt, **settings, max_new_tokens=$levels, logits_processor=[constraint])
+print([bundle.item_ids(sid)[0] for sid in tokenizer.batch_decode(sids[:, -$levels:])])
+```"""
+
+
+def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = None) -> str:
+    """The card of a model, as Markdown with YAML front matter. `reference` is URL/NAME@VERSION of a
+    published one, which a reader of the card has to pull first."""
+    template = files("sidtool.contract").joinpath("card.md").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        front=_front_matter(contract),
+        name=literal(bundle.manifest.name),
+        summary=key_value_table(_summary(contract, bundle)),
+        loading=_pulling(reference) + _loading(contract, bundle),
+        recipe="\n\n".join(_stages(contract)),
+        data=key_value_table(dict(_data(contract, bundle))),
+        metrics=_metrics(contract),
+    )
+
+
+def _front_matter(contract: Contract) -> str:
+    """Metadata as the Hugging Face hub reads it; what is not known is left out."""
+    import yaml
+
+    metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    if contract.license is not None:
+        metadata["license"] = one_line(contract.license)
+    if contract.base_model.startswith(PREFIX):
+        name, _, _ = contract.base_model.removeprefix(PREFIX).partition("@")
+        metadata["base_model"] = one_line(name)
+        metadata["base_model_relation"] = "finetune"
+    metadata["tags"] = TAGS
+    return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def _summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
+    manifest = bundle.manifest
+    tokens = contract.tokens
+    first_sid = contract.space.spell([0] * contract.space.levels)
+    summary: dict[str, object] = {
+        "license": contract.license or "unknown",
+        "base model": _base_name(contract.base_model),
+        "items": manifest.items,
+        "SIDs": f"{contract.space.spelled_sizes} codes, spelled like {first_sid}",
+        "SID tokens": f"ids {tokens.start} to {tokens.stop - 1}",
+        "bundle": f"{manifest.name} {manifest.version}, digest {manifest.identity.digest}",
+        "scores": f"log-probabilities, normalized over the {contract.normalize}",
+    }
+    if contract.base_folder is not None:
+        reference = _reference(contract.base_folder.to_json())
+        summary["adapters"] = f"LoRA over the model {reference}, which must be beside this folder"
+    if contract.memory is not None:
+        memory = contract.memory
+        weight = "by a gate per request" if memory.gate else f"weight {memory.weight:g}"
+        summary["memory"] = f"{memory.digest}, {weight}, power {memory.power:g}"
+    return summary
+
+
+def _base_name(base: str) -> str:
+    """A hub id as it is; of a path the last part, because others name folders of a machine."""
+    return base if base.startswith(PREFIX) else PurePath(base).name
+
+
+def _pulling(reference: str | None) -> str:
+    if reference is None:
+        return ""
+    command = f"sidtool pull {shell_word(reference)} -o model && cd model"
+    return f"```console\n{command}\n```\n\n"
+
+
+def _loading(contract: Contract, bundle: Bundle) -> str:
+    ids = [bundle.items.ids[row] for row in bundle.active[:N_EXAMPLES].tolist()]
+    prompt = contract.history_prompt
+    if prompt is not None:
+        loading = Template(_SIDTOOL).substitute(options=f"--history {shell_word(','.join(ids))}")
+        return loading + _with_transformers(prompt, contract, ids)
+    if contract.text_prompt is not None:
+        return Template(_SIDTOOL).substitute(options="--query 'a text'")
+    return _UNTRAINED
+
+
+def _with_transformers(prompt: HistoryPrompt, contract: Contract, ids: list[str]) -> str:
+    """The code that loads the model without sidtool's decoder, for a whole model whose prompt shows
+    SIDs."""
+    if contract.base_folder is not None or prompt.history_as != "sid":
+        return ""
+    before, _, after = prompt.template.partition(HISTORY_SLOT)
+    return Template(_TRANSFORMERS).substitute(
+        items=repr(ids),
+        before=repr(before),
+        after=repr(after + (contract.space.begin or "")),
+        levels=contract.space.levels,
+    )
+
+
+def _stages(contract: Contract) -> Iterator[str]:
+    """The settings of each stage under a heading, oldest first."""
+    for number, record in enumerate(contract.stages, 1):
+        settings = {} if record.params is None else _settings(record.params)
+        text = key_value_table(settings) if settings else "Its settings are not known."
+        yield f"### {number}. {literal(record.stage)}\n\n{text}"
+
+
+def _settings(params: StageParams) -> dict[str, object]:
+    """What a user chose for a stage, and what it started from."""
+    settings: dict[str, object] = {}
+    for name, value in params.to_json().items():
+        if name in _NOT_SETTINGS or value is None or value == []:
+            continue
+        if name in ("options", "sft_fields", "grpo_fields"):
+            chosen = {key: each for key, each in flat_record(value).items() if each is not None}
+            settings |= chosen
+        elif name in ("start", "base", "reward_teacher"):
+            settings[name] = _reference(value)
+        elif name == "teachers":
+            settings[name] = ", ".join(_reference(teacher) for teacher in value)
+        else:
+            settings[name] = value
+    return settings
+
+
+def _reference(model: Mapping[str, Any]) -> str:
+    """A model by the name of its folder and the digest of its first weight file."""
+    digest = next(iter(model["weights"].values()), "")
+    return f"{PurePath(model['path']).name} ({digest[:12]})"
+
+
+def _data(contract: Contract, bundle: Bundle) -> Iterator[tuple[str, object]]:
+    """The catalog, and what each stage was trained on."""
+    manifest = bundle.manifest
+    yield "items", manifest.items
+    collaborative = (manifest.recipe or {}).get("collaborative")
+    if collaborative is not None:
+        yield "training events in the codebook", collaborative["train_events"]
+    for number, record in enumerate(contract.stages, 1):
+        params = record.params
+        if not isinstance(params, TrainParams | RlParams):
+            continue
+        yield f"split of stage {number}", f"{params.split.digest} ({params.split.protocol})"
+        if params.split.cuts is not None:
+            cuts = params.split.cuts
+            yield (
+                f"held out in stage {number}",
+                f"validation from {cuts.valid_from!r}, test from {cuts.test_from!r}",
+            )
+        yield f"training examples of stage {number}", f"SHA-256 {params.examples}"
+        if isinstance(params, TrainParams):
+            tasks = ", ".join(f"{task} {weight:g}" for task, weight in params.task_weights.items())
+            yield f"tasks and weights of stage {number}", tasks
+
+
+def _metrics(contract: Contract) -> str:
+    """What the contract records of validations; a test metric is no part of it."""
+    rows: list[tuple[object, ...]] = []
+    for number, record in enumerate(contract.stages, 1):
+        best = getattr(record.params, "best", None)
+        if best is not None:
+            rows.append((f"{number}. {record.stage}", best.metric, best.value, best.step))
+    if contract.memory is not None:
+        validation = contract.memory.validation.items()
+        rows += [("memory", metric, value, "-") for metric, value in validation]
+    if not rows:
+        return "None: no stage was validated. `sidtool evaluate . SPLIT` measures them."
+    note = "On validation users, who selected the weights. `sidtool evaluate . SPLIT` tests."
+    return table(("stage", "metric", "value", "step"), rows) + f"\n\n{note}"
