@@ -49,13 +49,13 @@ def inspect(
     return say_table(["item", "SID", "title"], rows)
 
 
-def verify(bundle: options.BundleOrMemory, json: options.Json = False) -> None:
-    """Check every stored byte of a bundle or a memory against its digests (exit 3 if one
+def verify(artifact: options.Artifact, json: options.Json = False) -> None:
+    """Check every stored byte of a bundle, a memory or a model against its digests (exit 3 if one
     differs)."""
     from sidtool.registry.kinds import broken_parts, read_manifest
     from sidtool.registry.references import resolve
 
-    location = resolve(bundle)
+    location = resolve(artifact)
     broken = broken_parts(location)
     if json:
         objects = [{"object": name, "reason": reason} for name, reason in broken]
@@ -67,7 +67,7 @@ def verify(bundle: options.BundleOrMemory, json: options.Json = False) -> None:
     if not json:
         manifest = read_manifest(location)
         say(
-            f"{bundle}: {manifest.items} items, {len(manifest.objects) + 1} objects, "
+            f"{artifact}: {manifest.items} items, {len(manifest.objects) + 1} objects, "
             f"{manifest.digest}"
         )
 

@@ -1,7 +1,8 @@
-"""The commands for published bundles and memories: log, push, pull, tag."""
+"""The commands for published bundles, memories and models: log, push, pull, tag."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,22 +10,32 @@ from sidtool.terminal import options
 from sidtool.terminal.completion import complete_reference
 from sidtool.terminal.console import next_step, note, progress, say, say_json, say_plan, say_table
 
+if TYPE_CHECKING:
+    from sidtool.registry.kinds import Kind
+
 Reference = Annotated[
     str,
     typer.Argument(
         metavar="URL/NAME[@VERSION|@TAG]",
-        help="A published bundle or memory; by default the latest version.",
+        help="A published bundle, memory or model; by default the latest version.",
         autocompletion=complete_reference,
     ),
 ]
 
+NEXT_STEPS: Mapping["Kind", str] = {
+    "bundle": "sidtool inspect {out}",
+    "memory": "sidtool verify {out}",
+    "model": "sidtool recommend {out} --history ITEM,ITEM -k 10",
+}
+"""What a user does with an artifact that was pulled."""
 
-def log(bundle: options.BundleOrMemory, json: options.Json = False) -> None:
-    """List the versions of a bundle or memory, what each changed, and the tags of a published
-    one."""
+
+def log(artifact: options.Artifact, json: options.Json = False) -> None:
+    """List the versions of a bundle, memory or model, what each changed, and the tags of a
+    published one."""
     from sidtool.registry.log import log as read_log
 
-    history = read_log(bundle)
+    history = read_log(artifact)
     if json:
         for entry in history.versions:
             published = {} if not history.in_registry else {"published": list(entry.published)}
@@ -46,7 +57,7 @@ def log(bundle: options.BundleOrMemory, json: options.Json = False) -> None:
 
 
 def push(
-    bundle: options.BundleOrMemory,
+    artifact: options.Artifact,
     target: Annotated[
         str,
         typer.Argument(
@@ -54,17 +65,20 @@ def push(
         ),
     ],
     tag: Annotated[str | None, typer.Option(help="A tag to point at this version.")] = None,
-    license: Annotated[str, typer.Option(help="License, for the card.")] = "unknown",
+    license: Annotated[
+        str | None,
+        typer.Option(help="License, for the card. Default: the model's, or unknown."),
+    ] = None,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Publish a bundle or memory as an immutable version; an interrupted push leaves nothing
+    """Publish a bundle, memory or model as an immutable version; an interrupted push leaves nothing
     visible."""
     from sidtool.registry.publish import plan_push
     from sidtool.registry.publish import push as publish
 
     if dry_run:
-        plan = plan_push(bundle, target)
+        plan = plan_push(artifact, target, license=license)
         return say_plan(
             f"would push {plan.n_objects} objects as version {plan.record.version} of {target}",
             json=json,
@@ -74,7 +88,7 @@ def push(
             objects=plan.n_objects,
         )
     with progress("push") as report:
-        pushed = publish(bundle, target, tag=tag, license=license, progress=report.get("push"))
+        pushed = publish(artifact, target, tag=tag, license=license, progress=report.get("push"))
     if json:
         say_json(asdict(pushed))
     elif pushed.new:
@@ -90,7 +104,7 @@ def pull(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Copy a published bundle or memory to disk, byte for byte, and verify it."""
+    """Copy a published bundle, memory or model to disk, byte for byte, and verify it."""
     from sidtool.registry.publish import pull as fetch
 
     with progress("pull") as report:
@@ -100,7 +114,7 @@ def pull(
         say_json({record.kind: str(out), **fields})
     else:
         say(f"{out}: version {record.version}, {record.digest}, license {record.license}")
-    next_step(f"sidtool {'verify' if record.kind == 'memory' else 'inspect'} {out}")
+    next_step(NEXT_STEPS[record.kind].format(out=out))
 
 
 def tag(

@@ -2,14 +2,20 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from string import Template
 from typing import Any
 
+from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.manifest import Manifest, flat_record
+from sidtool.contract.card import model_card
+from sidtool.contract.contract import BUNDLE_COPY
 from sidtool.markdown import key_value_table, literal, shell_word, table
 from sidtool.memory.manifest import MemoryManifest
+from sidtool.registry.records import UNKNOWN_LICENSE
 from sidtool.registry.references import split_reference
+from sidtool.registry.stored_model import read_stored_model
 
 
 def write_card(manifest: Manifest | MemoryManifest, reference: str, license: str) -> str:
@@ -56,6 +62,15 @@ def _memory_card(manifest: MemoryManifest, reference: str, license: str) -> str:
         command=f"sidtool pull {shell_word(reference)} -o {output}",
         settings=_record_table(settings),
     )
+
+
+def published_model_card(location: str, license: str, reference: str | None = None) -> str:
+    """The card of the model folder at `location` under this license; with the `reference` under
+    which it is published, it says how to pull it."""
+    contract = read_stored_model(location).contract
+    known = None if license == UNKNOWN_LICENSE else license
+    bundle = Bundle.open(f"{location}/{BUNDLE_COPY}")
+    return model_card(replace(contract, license=known), bundle, reference=reference)
 
 
 def _template(name: str) -> Template:

@@ -1,26 +1,62 @@
-"""What differs between the kinds of artifact that a registry holds: bundles and memories."""
+"""What differs between the kinds of artifacts of a registry: bundles, memories and models."""
+
+from collections.abc import Mapping
+from typing import Literal
 
 from sidtool.bundle.integrity import verify
 from sidtool.bundle.manifest import Manifest
-from sidtool.bundle.zarr_group import Kind, parse_root, read_root
+from sidtool.bundle.zarr_group import ROOT, parse_root, read_root
+from sidtool.contract.contract import CONTRACT
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import is_memory, verify_memory
+from sidtool.output_name import BUNDLE, FOLDER, MEMORY, OutputKind
+from sidtool.registry.stored_model import (
+    StoredModel,
+    is_model,
+    parse_stored_model,
+    read_stored_model,
+    verify_model,
+)
 from sidtool.storage.storage import Storage
 
+Kind = Literal["bundle", "memory", "model"]
+AnyManifest = Manifest | MemoryManifest | StoredModel
+"""The record of an artifact: its digest, and the SHA-256 of each object besides the root."""
 
-def read_manifest(location: str) -> Manifest | MemoryManifest:
-    """The manifest of a stored artifact. Raises as `Bundle.open` and `Memory.open` do."""
+ROOTS: Mapping[Kind, str] = {"bundle": ROOT, "memory": ROOT, "model": CONTRACT}
+"""The root document of a kind: written last, it makes an artifact complete."""
+FOLDERS: Mapping[Kind, str] = {"bundle": "bundle.zarr", "memory": "memory.zarr", "model": "model"}
+"""The folder of the objects in that of a version."""
+OUTPUTS: Mapping[Kind, OutputKind] = {"bundle": BUNDLE, "memory": MEMORY, "model": FOLDER}
+
+
+def kind_of(manifest: AnyManifest) -> Kind:
+    """The kind of artifact that a manifest describes."""
+    if isinstance(manifest, StoredModel):
+        return "model"
+    return "bundle" if isinstance(manifest, Manifest) else "memory"
+
+
+def read_manifest(location: str) -> AnyManifest:
+    """The manifest of a stored artifact. Raises as `Bundle.open`, `Memory.open` and
+    `read_stored_model` do."""
+    if is_model(location):
+        return read_stored_model(location)
     if is_memory(location):
         return MemoryManifest.from_json(read_root(Storage(location), "memory"))
     return Manifest.from_json(read_root(Storage(location), "bundle"))
 
 
-def parse_manifest(location: str, root: bytes, kind: Kind) -> Manifest | MemoryManifest:
-    """The manifest in a root document. Raises as `parse_root` does."""
+def parse_manifest(location: str, root: bytes, kind: Kind) -> AnyManifest:
+    """The manifest in a root document. Raises as `parse_root` and `parse_stored_model` do."""
+    if kind == "model":
+        return parse_stored_model(location, root)
     value = parse_root(location, root, kind)
     return MemoryManifest.from_json(value) if kind == "memory" else Manifest.from_json(value)
 
 
 def broken_parts(location: str) -> list[tuple[str, str]]:
     """Everything that is wrong with a stored artifact: (object, reason); empty if it is intact."""
+    if is_model(location):
+        return verify_model(location)
     return verify_memory(location) if is_memory(location) else verify(location)

@@ -1,13 +1,15 @@
-"""The versions of a bundle or a memory, with the names under which they are published."""
+"""The versions of a bundle, a memory or a model, with the names under which they are published."""
 
 from dataclasses import dataclass
 
 from sidtool.bundle.history import Version
+from sidtool.bundle.manifest import Manifest
 from sidtool.json_record import JsonRecord
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.registry.kinds import read_manifest
 from sidtool.registry.records import LATEST, VersionRecord, list_records, read_pointer
 from sidtool.registry.references import check_published, locate, split_reference
+from sidtool.registry.stored_model import StoredModel
 from sidtool.storage.storage import Storage
 
 
@@ -30,16 +32,39 @@ class MemoryVersion(JsonRecord):
 
 
 @dataclass(frozen=True)
+class ModelVersion(JsonRecord):
+    """A model, or a published version of one."""
+
+    version: str
+    """"-" if it is not published: the registry numbers the versions of a model"""
+    digest: str
+    name: str
+    stages: tuple[str, ...]
+    bundle: str
+    """digest of the identity of its bundle"""
+    created: str = ""
+    """always empty: equal models are equal whenever they were made"""
+
+    @property
+    def change(self) -> str:
+        """How it was made."""
+        return f"{' > '.join(self.stages)}, bundle {self.bundle[:12]}"
+
+
+AnyVersion = Version | MemoryVersion | ModelVersion
+
+
+@dataclass(frozen=True)
 class LoggedVersion:
     """A version, and the number, "latest" and tags that refer to it."""
 
-    version: Version | MemoryVersion
+    version: AnyVersion
     published: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class VersionLog:
-    """The lineage of a bundle, or the published versions of a memory, newest first."""
+    """The lineage of a bundle, or the published versions of a memory or model, newest first."""
 
     versions: tuple[LoggedVersion, ...]
     in_registry: bool
@@ -49,10 +74,10 @@ class VersionLog:
 
 
 def log(reference: str) -> VersionLog:
-    """The versions of a bundle or memory (a path, URL or reference); for URL/NAME also which are
-    published, and under which names.
+    """The versions of a bundle, memory or model (a path, URL or reference); for URL/NAME also which
+    are published, and under which names.
 
-    Those of a bundle are its lineage, those of a memory what was published under its name.
+    Those of a bundle are its lineage, those of others what was published under their name.
 
     >>> [each.version.version for each in sidtool.log("shop.zarr").versions]
     ['1.0']
@@ -61,8 +86,8 @@ def log(reference: str) -> VersionLog:
     manifest = read_manifest(location)
     check_published(location, manifest, record)
     published = {} if record is None else published_names(reference)
-    if isinstance(manifest, MemoryManifest):
-        return _memory_log(reference, manifest, published)
+    if not isinstance(manifest, Manifest):
+        return _numbered_log(reference, manifest, published)
     names = {(each.version, each.digest): names for each, names in published.items()}
     # a later version may revert a change, so two versions may have the same digest
     keys = {(version.version, version.digest) for version in manifest.history}
@@ -76,25 +101,30 @@ def log(reference: str) -> VersionLog:
     )
 
 
-def _memory_log(
-    reference: str, manifest: MemoryManifest, published: dict[VersionRecord, tuple[str, ...]]
+def _numbered_log(
+    reference: str,
+    manifest: MemoryManifest | StoredModel,
+    published: dict[VersionRecord, tuple[str, ...]],
 ) -> VersionLog:
     name = split_reference(reference)[0].rpartition("/")[2]
     if not published:
-        return VersionLog((LoggedVersion(_memory_version(manifest, name, "-"), ()),), False)
+        return VersionLog((LoggedVersion(_version(manifest, name, "-"), ()),), False)
     registry = Storage(split_reference(reference)[0])
     versions = []
     for record, names in published.items():
         location = registry.folder(record.group).location
         stored = read_manifest(location)
         check_published(location, stored, record)
-        if isinstance(stored, MemoryManifest):
-            version = _memory_version(stored, name, record.version)
-            versions.append(LoggedVersion(version, names))
+        if not isinstance(stored, Manifest):
+            versions.append(LoggedVersion(_version(stored, name, record.version), names))
     return VersionLog(tuple(versions), True)
 
 
-def _memory_version(manifest: MemoryManifest, name: str, version: str) -> MemoryVersion:
+def _version(manifest: MemoryManifest | StoredModel, name: str, version: str) -> AnyVersion:
+    if isinstance(manifest, StoredModel):
+        contract = manifest.contract
+        stages = tuple(record.stage for record in contract.stages)
+        return ModelVersion(version, manifest.digest, name, stages, contract.identity.digest)
     return MemoryVersion(
         version,
         manifest.digest,

@@ -1,7 +1,8 @@
-"""Publish versions of a bundle or a memory at any fsspec URL: push, pull and tag.
+"""Publish versions of a bundle, a memory or a model at any fsspec URL: push, pull and tag.
 
-A version appears in this order: objects, card, zarr.json, record, pointer. A push that is killed
-before the record leaves nothing that a reference resolves to; repeating it sends what is missing.
+A version appears in this order: objects, card, root document, record, pointer. A push that is
+killed before the record leaves nothing that a reference resolves to; repeating it sends what is
+missing.
 """
 
 import hashlib
@@ -9,16 +10,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidtool.bundle.manifest import Manifest
-from sidtool.bundle.zarr_group import ROOT, Kind, new_zip
+from sidtool.bundle.zarr_group import ROOT, new_zip
+from sidtool.contract.card import MODEL_CARD
+from sidtool.contract.contract import CONTRACT
 from sidtool.errors import IntegrityError, RefusedError, UsageError
-from sidtool.memory.manifest import MemoryManifest
-from sidtool.output import new_dir
-from sidtool.output_name import BUNDLE, check_parents, check_suffix
+from sidtool.output import new_dir, refuse_existing
+from sidtool.output_name import check_parents
 from sidtool.registry import records
-from sidtool.registry.card import write_card
-from sidtool.registry.kinds import broken_parts, read_manifest
-from sidtool.registry.records import CARD, Pointer, VersionRecord
+from sidtool.registry.card import published_model_card, write_card
+from sidtool.registry.kinds import (
+    OUTPUTS,
+    ROOTS,
+    AnyManifest,
+    broken_parts,
+    kind_of,
+    read_manifest,
+)
+from sidtool.registry.records import CARD, UNKNOWN_LICENSE, Pointer, VersionRecord
 from sidtool.registry.references import check_published, find_version, locate, split_reference
+from sidtool.registry.stored_model import StoredModel
 from sidtool.registry.transfer import Progress, download, upload, upload_root
 from sidtool.storage.storage import Storage
 from sidtool.storage.zips import is_zip
@@ -30,12 +40,12 @@ class PushPlan:
 
     source: Storage
     registry: Storage
-    manifest: Manifest | MemoryManifest
+    manifest: AnyManifest
     record: VersionRecord
 
     @property
     def n_objects(self) -> int:
-        """Objects of the bundle or memory, the root document included."""
+        """Objects of the artifact, the root document included."""
         return len(self.manifest.objects) + 1
 
 
@@ -44,7 +54,7 @@ class Pushed:
     """The result of a push."""
 
     url: str
-    """of the published bundle or memory"""
+    """of the published artifact"""
     version: str
     digest: str
     new: bool
@@ -55,16 +65,17 @@ class Pushed:
     """the latest version after the push"""
 
 
-def plan_push(source: str, target: str, *, license: str = "unknown") -> PushPlan:
-    """Check that a bundle or memory (a path, URL or reference) can be pushed to URL/NAME; writes
-    nothing.
+def plan_push(source: str, target: str, *, license: str | None = None) -> PushPlan:
+    """Check that a bundle, memory or model (a path, URL or reference) can be pushed to URL/NAME;
+    writes nothing.
 
-    The version is that of the bundle; a memory gets the next one after the last published memory,
-    or that of the last one if it is the same. Raises UsageError if the target cannot be a registry
-    folder, IntegrityError if the source is damaged, RefusedError if the version is published with
-    another digest, or if the folder has versions of the other kind.
+    The version is that of the bundle; a memory or model gets the next one after the last published
+    one, or that of the last one if it is the same. `license` is by default that of the model's
+    contract, else unknown. Raises UsageError if the target cannot be a registry folder,
+    IntegrityError if the source is damaged, RefusedError if the version is published with another
+    digest, the folder has versions of another kind, or a model needs a base.
     """
-    records.check_license(license)
+    records.check_license(license or UNKNOWN_LICENSE)
     registry = _registry_at(target)
     location, source_record = locate(source)
     storage = Storage(location)
@@ -74,8 +85,16 @@ def plan_push(source: str, target: str, *, license: str = "unknown") -> PushPlan
         raise IntegrityError(
             f"{location}: {name}: {reason}", hint="sidtool verify lists every broken object"
         )
-    root_digest = hashlib.sha256(storage.read(ROOT) or b"").hexdigest()
-    record = _record_of(manifest, root_digest, license, records.last_record(registry))
+    if isinstance(manifest, StoredModel):
+        _refuse_adapter(location, manifest)
+        license = license or manifest.contract.license
+    root = storage.read(ROOTS[kind_of(manifest)]) or b""
+    record = _record_of(
+        manifest,
+        hashlib.sha256(root).hexdigest(),
+        license or UNKNOWN_LICENSE,
+        records.last_record(registry),
+    )
     published = records.read_record(registry, record.version)
     if published is not None:
         records.refuse_other(registry, published, record)
@@ -87,10 +106,10 @@ def push(
     target: str,
     *,
     tag: str | None = None,
-    license: str = "unknown",
+    license: str | None = None,
     progress: Progress | None = None,
 ) -> Pushed:
-    """Publish a bundle or memory (a path, URL or reference) as a version of URL/NAME.
+    """Publish a bundle, memory or model (a path, URL or reference) as a version of URL/NAME.
 
     A version that is published already is not written again; the pointer and the tag are set in any
     case. Raises as `plan_push` does, IntegrityError if an object does not arrive as it was sent,
@@ -126,7 +145,8 @@ def push(
 def pull(
     reference: str, out: str | Path, *, force: bool = False, progress: Progress | None = None
 ) -> VersionRecord:
-    """Copy a published version to a folder or a .zip, byte for byte, and verify it.
+    """Copy a published version to a folder or a .zip, byte for byte, and verify it. A model goes to
+    a folder, and gets its card beside it.
 
     An interrupted pull into a folder can be repeated and continues. Raises DataError if there is no
     such version, IntegrityError if the copy differs from what was published, UsageError if `out`
@@ -137,8 +157,7 @@ def pull(
     '1.0'
     """
     out = Path(out)
-    check_suffix(out, BUNDLE)
-    registry, record = find_version(reference)
+    registry, record = plan_pull(reference, out, force=force)
     source = registry.folder(record.group)
     output = (
         new_zip(out, force=force) if is_zip(out.name) else new_dir(out, force=force, resume=True)
@@ -147,7 +166,18 @@ def pull(
         download(source, record, folder, progress)
         for name, reason in broken_parts(str(folder)):
             raise IntegrityError(f"{source.location}: {name}: {reason}")
+        if record.kind == "model":
+            text = published_model_card(str(folder), record.license)
+            (folder / MODEL_CARD).write_text(text, encoding="utf-8")
     return record
+
+
+def plan_pull(reference: str, out: Path, *, force: bool = False) -> tuple[Storage, VersionRecord]:
+    """The registry and the record of a version that can be pulled to `out`; writes nothing. Raises
+    as `pull` does before it copies."""
+    registry, record = find_version(reference)
+    refuse_existing(out, force, OUTPUTS[record.kind])
+    return registry, record
 
 
 def tag(reference: str, name: str) -> VersionRecord:
@@ -173,7 +203,7 @@ def tag(reference: str, name: str) -> VersionRecord:
 
 
 def _record_of(
-    manifest: Manifest | MemoryManifest, root: str, license: str, last: VersionRecord | None
+    manifest: AnyManifest, root: str, license: str, last: VersionRecord | None
 ) -> VersionRecord:
     """The record to publish after the last published one. Raises RefusedError if that is of another
     kind, DataError if the version of a bundle is malformed."""
@@ -187,7 +217,7 @@ def _record_of(
     else:
         major, minor = records.version_key(last.version)
         version = f"{major}.{minor + 1}"
-    kind: Kind = "bundle" if isinstance(manifest, Manifest) else "memory"
+    kind = kind_of(manifest)
     if last is not None and last.kind != kind:
         raise RefusedError(
             f"the folder has versions of a {last.kind}, and this is a {kind}",
@@ -216,7 +246,21 @@ def _registry_at(target: str) -> Storage:
         raise UsageError(
             f"{base} is a Zarr group, not a folder of versions", hint="push to another name"
         )
+    if registry.has(CONTRACT):
+        raise UsageError(
+            f"{base} is a model, not a folder of versions", hint="push to another name"
+        )
     return registry
+
+
+def _refuse_adapter(location: str, model: StoredModel) -> None:
+    """Raise RefusedError for adapters: their base is a folder of this machine."""
+    base = model.contract.base_folder
+    if base is not None:
+        raise RefusedError(
+            f"{location} has adapters, and needs the model {base.path}",
+            hint=f"sidtool merge {location} -o MERGED writes a model that needs no base",
+        )
 
 
 def _send_version(plan: PushPlan, progress: Progress | None) -> int:
@@ -225,7 +269,10 @@ def _send_version(plan: PushPlan, progress: Progress | None) -> int:
     # the root document marks the group as complete, so it must not appear before the other objects
     sent = upload(plan.source, target, plan.manifest, progress)
     reference = f"{plan.registry.full_url}@{plan.record.version}"
-    card = write_card(plan.manifest, reference, plan.record.license)
+    if isinstance(plan.manifest, StoredModel):
+        card = published_model_card(plan.source.location, plan.record.license, reference)
+    else:
+        card = write_card(plan.manifest, reference, plan.record.license)
     plan.registry.folder(plan.record.folder).put({CARD: card.encode()})
     upload_root(plan.source, target, plan.record)
     return sent + 1

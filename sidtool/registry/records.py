@@ -2,9 +2,9 @@
 
     NAME/refs.json              the pointer: latest version and tags; the only object overwritten
     NAME/versions/1.0.json      the record of a version: written last, and only if there is none
-    NAME/versions/1.0-<12 digits of the SHA-256 of zarr.json>/
+    NAME/versions/1.0-<12 digits of the SHA-256 of its root document>/
         README.md               the card
-        bundle.zarr/            the bundle; that of a memory is memory.zarr/
+        bundle.zarr/            the bundle; memory.zarr/ of a memory, model/ of a model
 
 The folder of a version is named by its content, so two versions never write the same object.
 """
@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
-from sidtool.bundle.zarr_group import Kind
 from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.json_record import JsonRecord
+from sidtool.registry.kinds import FOLDERS, Kind
 from sidtool.storage.conditional import Snapshot
 from sidtool.storage.storage import Storage
 
@@ -30,6 +30,7 @@ POINTER = "refs.json"
 VERSIONS = "versions"
 CARD = "README.md"
 LATEST = "latest"
+UNKNOWN_LICENSE = "unknown"
 
 ATTEMPTS = 50
 """Lost races after which a conditional write fails."""
@@ -55,10 +56,10 @@ class VersionRecord(JsonRecord):
 
     version: str
     digest: str
-    """the identity of the bundle, or the digest of the memory"""
+    """the identity of the bundle, the digest of the memory, or `root` of a model"""
     root: str
-    """SHA-256 of its zarr.json, which holds the SHA-256 of every other object"""
-    license: str = "unknown"
+    """SHA-256 of its zarr.json or sid.json, which leads to the SHA-256 of every other object"""
+    license: str = UNKNOWN_LICENSE
     kind: Kind = "bundle"
     format: int = FORMAT
 
@@ -77,8 +78,8 @@ class VersionRecord(JsonRecord):
 
     @property
     def group(self) -> str:
-        """The folder of the bundle or memory, relative to NAME."""
-        return f"{self.folder}/{self.kind}.zarr"
+        """The folder of the bundle, memory or model, relative to NAME."""
+        return f"{self.folder}/{FOLDERS[self.kind]}"
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def publish_record(registry: Storage, record: VersionRecord) -> tuple[VersionRec
     """Write the record of a version unless there is one: the version's record, and whether it is
     new.
 
-    Raises RefusedError if the version is another bundle or memory.
+    Raises RefusedError if the version is another bundle, memory or model.
     """
     for attempt in range(ATTEMPTS):
         published = read_record(registry, record.version)
@@ -168,15 +169,16 @@ def publish_record(registry: Storage, record: VersionRecord) -> tuple[VersionRec
 def refuse_other(registry: Storage, published: VersionRecord, record: VersionRecord) -> None:
     """Raise RefusedError if the published version has another digest than the record."""
     if published.digest != record.digest:
-        hints = {
-            "bundle": "published versions never change: make a new version with add-items or "
-            "align, or push to another NAME",
-            "memory": "another push took this number: push again",
-        }
+        hint = "another push took this number: push again"
+        if record.kind == "bundle":
+            hint = (
+                "published versions never change: make a new version with add-items or align, or "
+                "push to another NAME"
+            )
         raise RefusedError(
             f"{registry.location} already has version {record.version} with digest "
             f"{published.digest[:12]}; this {record.kind}'s digest is {record.digest[:12]}",
-            hint=hints[record.kind],
+            hint=hint,
         )
 
 

@@ -1,14 +1,15 @@
-"""References to published bundles and memories: URL/NAME (the latest version), URL/NAME@VERSION,
-URL/NAME@TAG."""
+"""References to published bundles, memories and models: URL/NAME (the latest version),
+URL/NAME@VERSION, URL/NAME@TAG."""
 
 from pathlib import Path
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.manifest import Manifest
 from sidtool.bundle.zarr_group import ROOT
+from sidtool.contract.contract import BUNDLE_COPY
 from sidtool.errors import DataError, IntegrityError, UsageError
-from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, open_verified
+from sidtool.registry.kinds import AnyManifest
 from sidtool.registry.records import (
     LATEST,
     POINTER,
@@ -26,10 +27,15 @@ MAX_LISTED = 20
 def open_bundle(reference: str | Path) -> Bundle:
     """Open a bundle at a path or URL, or a published URL/NAME[@VERSION|@TAG].
 
-    Raises DataError if the registry has no such version or tag, IntegrityError if a record is of
-    another bundle, and what `Bundle.open` raises.
+    Raises DataError if the registry has no such version or tag, or it is a model, IntegrityError if
+    a record is of another bundle, and what `Bundle.open` raises.
     """
     location, record = locate(str(reference))
+    if record is not None and record.kind == "model":
+        raise DataError(
+            f"{reference} is a model, not a bundle",
+            hint=f"the model's bundle is {location}/{BUNDLE_COPY}",
+        )
     bundle = Bundle.open(location)
     check_published(location, bundle.manifest, record)
     return bundle
@@ -46,8 +52,8 @@ def open_memory(reference: str | Path) -> Memory:
 
 
 def resolve(reference: str) -> str:
-    """The path or URL of what a reference names; the path or URL of a bundle or memory itself is
-    returned unchanged.
+    """The path or URL of what a reference names; the path or URL of an artifact itself is returned
+    unchanged.
 
     Raises DataError if the registry has no such version or tag.
     """
@@ -62,15 +68,13 @@ def locate(reference: str) -> tuple[str, VersionRecord | None]:
     return registry.folder(record.group).location, record
 
 
-def check_published(
-    location: str, manifest: Manifest | MemoryManifest, record: VersionRecord | None
-) -> None:
-    """Raise IntegrityError if a bundle or memory is not the one that its record describes, if there
-    is a record."""
+def check_published(location: str, manifest: AnyManifest, record: VersionRecord | None) -> None:
+    """Raise IntegrityError if an artifact is not the one that its record describes, if there is a
+    record."""
     if record is None:
         return
     pairs = [("digest", manifest.digest, record.digest)]
-    if isinstance(manifest, Manifest):  # the version of a memory is in its record only
+    if isinstance(manifest, Manifest):  # the version of others is in their record only
         pairs.append(("version", manifest.version, record.version))
     for name, stored, published in pairs:
         if stored != published:
@@ -114,8 +118,8 @@ def split_reference(reference: str) -> tuple[str, str | None]:
 
 
 def is_group(location: str) -> bool:
-    """Whether a location is a bundle or memory itself, and not a reference. A remote store is read
-    only if the spelling is ambiguous."""
+    """Whether a location is a bundle, memory or model itself, and not a reference. A remote store
+    is read only if the spelling is ambiguous."""
     if "://" not in location:
         path = Path(location)
         try:

@@ -1,4 +1,4 @@
-"""Copying the objects of a bundle or memory to and from a registry, with a check at both ends.
+"""Copying the objects of an artifact to and from a registry, with a check at both ends.
 
 An interrupted copy can be repeated: objects that arrived are not copied again.
 """
@@ -12,18 +12,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sidtool.bundle.zarr_group import MAX_ROOT_BYTES, ROOT, GroupManifest
+from sidtool.bundle.zarr_group import MAX_ROOT_BYTES
+from sidtool.checkpoint.files import MAX_JSON
+from sidtool.data.digests import file_digest
 from sidtool.errors import DataError, IntegrityError
-from sidtool.registry.kinds import parse_manifest
+from sidtool.registry.kinds import ROOTS, AnyManifest, parse_manifest
 from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import check_published
 from sidtool.storage.storage import Storage
+from sidtool.storage.zips import is_zip
 
 BATCH = 16
 """Objects that are copied at once: the client's concurrency, and a bound on memory."""
 
 BATCH_BYTES = 64 << 20
-"""Bytes that are copied at once."""
+"""Bytes that are copied at once; a larger object goes in pieces."""
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -45,17 +48,17 @@ class Checksums:
 
 
 def upload(
-    source: Storage, target: Storage, manifest: GroupManifest, progress: Progress | None
+    source: Storage, target: Storage, manifest: AnyManifest, progress: Progress | None
 ) -> int:
     """Send the objects that the target lacks, all but the root document; the number sent.
 
     Raises IntegrityError if the source changes meanwhile or an object does not arrive as sent.
     """
     stored = target.listing()
+    large = _large_objects(source, manifest)
     checksums: dict[str, Checksums] = {}
     sent = 0
-    objects = ((name, data) for name, data in source.read_all() if name != ROOT)
-    for batch in _batches(objects):
+    for batch in _batches(_read_all(source, sorted(manifest.objects.keys() - large))):
         missing: dict[str, bytes] = {}
         for name, data in batch:
             checksums[name] = Checksums.of(data)
@@ -68,30 +71,78 @@ def upload(
         sent += len(missing)
         if progress is not None:
             progress(len(checksums), len(manifest.objects))
-    if checksums.keys() != manifest.objects.keys():
-        raise IntegrityError(f"{source.location} changed during the push")
     _check_arrival(target, checksums)
+    for number, (name, size) in enumerate(large.items(), 1):
+        if not _has_digest(target, name, stored.get(name), size, manifest.objects[name]):
+            _send_pieces(source, target, name, size, manifest.objects[name])
+            sent += 1
+        if progress is not None:
+            progress(len(checksums) + number, len(manifest.objects))
     return sent
 
 
+def _large_objects(source: Storage, manifest: AnyManifest) -> dict[str, int]:
+    """Objects of more than `BATCH_BYTES` with their sizes; those of a zip are chunks of arrays."""
+    if is_zip(source.location):
+        return {}
+    sizes = {name: int(info.get("size") or 0) for name, info in source.listing().items()}
+    return {name: sizes[name] for name in manifest.objects if sizes.get(name, 0) > BATCH_BYTES}
+
+
+def _read_all(source: Storage, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    try:
+        yield from source.read_all(names)
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{source.location} changed during the push") from error
+
+
+def _send_pieces(source: Storage, target: Storage, name: str, size: int, digest: str) -> None:
+    """Send a large object and read it back."""
+    sent = hashlib.sha256()
+
+    def pieces() -> Iterator[bytes]:
+        for piece in source.pieces(name, size):
+            sent.update(piece)
+            yield piece
+
+    target.put_pieces(name, pieces())
+    if sent.hexdigest() != digest:
+        raise IntegrityError(f"{source.location}: {name} changed during the push")
+    if not _has_digest(target, name, target.info(name), size, digest):
+        raise _not_arrived(target, name)
+
+
+def _has_digest(
+    storage: Storage, name: str, info: Mapping[str, Any] | None, size: int, digest: str
+) -> bool:
+    """Whether a store has an object of this size and SHA-256, by reading it."""
+    if info is None or info.get("size") != size:
+        return False
+    actual = hashlib.sha256()
+    for piece in storage.pieces(name, size):
+        actual.update(piece)
+    return actual.hexdigest() == digest
+
+
 def upload_root(source: Storage, target: Storage, record: VersionRecord) -> None:
-    """Send the root document, which completes the bundle or memory on the target."""
-    root = source.read(ROOT) or b""
+    """Send the root document, which completes the artifact on the target."""
+    name = ROOTS[record.kind]
+    root = source.read(name) or b""
     checksums = Checksums.of(root)
     if checksums.sha256 != record.root:
         raise IntegrityError(f"{source.location} changed during the push")
-    target.put({ROOT: root})
-    _check_arrival(target, {ROOT: checksums})
+    target.put({name: root})
+    _check_arrival(target, {name: checksums})
 
 
 def download(
     source: Storage, record: VersionRecord, folder: Path, progress: Progress | None
 ) -> None:
-    """Copy a published bundle or memory to a folder, which may hold a part of it.
+    """Copy a published artifact to a folder, which may hold a part of it.
 
     No more is read of an object than the store says it has, and nothing is written for one that
     differs from its digest. Raises IntegrityError if the root document or an object differs from
-    what was published, DataError if the disk has no room for the bundle.
+    what was published, DataError if the disk has no room for it.
     """
     root = _published_root(source, record)
     manifest = parse_manifest(source.location, root, record.kind)
@@ -106,20 +157,21 @@ def download(
         copied += len(batch)
         if progress is not None:
             progress(copied, len(sizes))
-    (folder / ROOT).write_bytes(root)
+    (folder / ROOTS[record.kind]).write_bytes(root)
 
 
 def _published_root(source: Storage, record: VersionRecord) -> bytes:
-    snapshot = source.snapshot(ROOT, MAX_ROOT_BYTES)
+    name = ROOTS[record.kind]
+    snapshot = source.snapshot(name, max(MAX_ROOT_BYTES, MAX_JSON))
     if snapshot is None or hashlib.sha256(snapshot.data).hexdigest() != record.root:
-        raise IntegrityError(f"{source.location}: {ROOT} differs from the published one")
+        raise IntegrityError(f"{source.location}: {name} differs from the published one")
     return snapshot.data
 
 
 def _stored(
-    source: Storage, manifest: GroupManifest
+    source: Storage, manifest: AnyManifest
 ) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
-    """Each object of a bundle with the store's record of it."""
+    """Each object with the store's record of it."""
     listing = source.listing()
     for name in manifest.objects:
         # a store such as https:// may list nothing
@@ -138,7 +190,7 @@ def _stored_size(source: Storage, name: str, info: Mapping[str, Any] | None) -> 
 def _check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise DataError(f"the bundle has {size} bytes, but {folder.parent} has room for {free}")
+        raise DataError(f"it has {size} bytes, but {folder.parent} has room for {free}")
 
 
 def _batches_of_bytes(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
@@ -153,7 +205,7 @@ def _batches_of_bytes(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
         yield batch
 
 
-def _copy(source: Storage, folder: Path, batch: Mapping[str, int], manifest: GroupManifest) -> None:
+def _copy(source: Storage, folder: Path, batch: Mapping[str, int], manifest: AnyManifest) -> None:
     """Copy objects, a large one in pieces. Raises IntegrityError if one differs from its digest."""
     digests = {name: hashlib.sha256() for name in batch}
     for start in range(0, max(1, *batch.values()), BATCH_BYTES):
@@ -198,16 +250,20 @@ def _check_arrival(target: Storage, checksums: Mapping[str, Checksums]) -> None:
     stored = target.listing()
     for name, expected in checksums.items():
         if not _is_stored(target, name, stored.get(name), expected):
-            raise IntegrityError(
-                f"{target.location}: {name} did not arrive as it was sent", hint="push again"
-            )
+            raise _not_arrived(target, name)
+
+
+def _not_arrived(target: Storage, name: str) -> IntegrityError:
+    return IntegrityError(
+        f"{target.location}: {name} did not arrive as it was sent", hint="push again"
+    )
 
 
 def _remove_incomplete(folder: Path, digests: Mapping[str, str]) -> set[str]:
-    """Remove files that are not objects of the bundle; the names of the complete ones."""
+    """Remove files that are not objects of the artifact; the names of the complete ones."""
     complete = set()
-    for name, data in Storage(folder).read_all():
-        if hashlib.sha256(data).hexdigest() == digests.get(name):
+    for name in Storage(folder).names():
+        if file_digest(folder / name) == digests.get(name):
             complete.add(name)
         else:
             (folder / name).unlink()

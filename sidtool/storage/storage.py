@@ -5,7 +5,7 @@ docs/registry.md lists what each kind of store guarantees for conditional writes
 """
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,8 @@ Range = tuple[str, int | None, int | None]
 
 BATCH = 16
 """Whole objects that are read at once: bounds memory."""
+PIECE_BYTES = 64 << 20
+"""Bytes of a large object that are read at once."""
 
 _EXTRAS = {
     **dict.fromkeys(("s3", "s3a"), "s3"),
@@ -132,6 +134,12 @@ class Storage:
             for _, start, stop in located
         ]
 
+    def pieces(self, name: str, size: int) -> Iterator[bytes]:
+        """An object of `size` bytes, piece by piece. Raises FileNotFoundError if it does not
+        exist."""
+        for start in range(0, max(1, size), PIECE_BYTES):
+            yield self.read_ranges([(name, start, min(start + PIECE_BYTES, size))])[0]
+
     def snapshot(self, name: str, limit: int | None = None) -> Snapshot | None:
         """An object as it is now, for a later `put_if_unchanged`; None if it does not exist.
 
@@ -155,9 +163,21 @@ class Storage:
         with self._store_errors("written"):
             if self._is_local:
                 for name, data in objects.items():
-                    _replace_file(Path(self._path(name)), data, beside=Path(self._root))
+                    _replace_file(Path(self._path(name)), [data], beside=Path(self._root))
             elif objects:
                 self._filesystem.pipe({self._path(name): data for name, data in objects.items()})
+
+    def put_pieces(self, name: str, pieces: Iterable[bytes]) -> None:
+        """Write an object of a folder piece by piece. It appears whole or not at all where the
+        store's client sends a file so."""
+        with self._store_errors("written"):
+            path = self._path(name)
+            if self._is_local:
+                _replace_file(Path(path), pieces, beside=Path(self._root))
+                return
+            with self._filesystem.open(path, "wb") as stream:
+                for piece in pieces:
+                    stream.write(piece)
 
     def put_if_unchanged(self, name: str, before: Snapshot | None, data: bytes) -> bool:
         """Write an object only if it is still as in `before` (None: it does not exist yet).
@@ -236,13 +256,15 @@ def _connect(location: str) -> tuple[Any, str]:
     return filesystem, root.rstrip("/")
 
 
-def _replace_file(path: Path, data: bytes, *, beside: Path) -> None:
+def _replace_file(path: Path, pieces: Iterable[bytes], *, beside: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # a killed process may leave this file, so it is beside the folder and not in it; its name is
     # unique because another push may write the same object
     partial = beside.with_name(f"{beside.name}.{uuid.uuid4().hex}.partial")
     try:
-        partial.write_bytes(data)
+        with partial.open("wb") as stream:
+            for piece in pieces:
+                stream.write(piece)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -64,11 +64,11 @@ Bundle = Annotated[
         autocompletion=complete_reference,
     ),
 ]
-BundleOrMemory = Annotated[
+Artifact = Annotated[
     str,
     typer.Argument(
-        metavar="BUNDLE",
-        help="A bundle or memory: NAME.zarr, NAME.zarr.zip, a URL or URL/NAME@VERSION.",
+        metavar="ARTIFACT",
+        help="A bundle, memory or model: a path, a URL or URL/NAME@VERSION.",
     ),
 ]
 Model = Annotated[

@@ -36,18 +36,6 @@ from sidtool.storage.storage import Range, Storage
 from tests.bundles import small_bundle
 from tests.s3 import BUCKET, Wire
 
-STORES = ("folder", "memory", "s3")
-
-
-@pytest.fixture(params=STORES)
-def shop(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL/NAME of an empty registry."""
-    name = f"{uuid.uuid4().hex}/shop"
-    if request.param == "s3":
-        request.getfixturevalue("s3")
-        return f"s3://{BUCKET}/{name}"
-    return f"memory://{name}" if request.param == "memory" else str(tmp_path / name)
-
 
 @pytest.fixture
 def first(tmp_path: Path) -> Path:
@@ -188,6 +176,7 @@ def stop_writing(patch: pytest.MonkeyPatch, after: int) -> None:
         return write
 
     patch.setattr(Storage, "put", killing(Storage.put))
+    patch.setattr(Storage, "put_pieces", killing(Storage.put_pieces))
     patch.setattr(Storage, "put_if_unchanged", killing(Storage.put_if_unchanged))
 
 

@@ -1,0 +1,296 @@
+"""Models in a registry: versions by number, pulled as they were pushed, refused if anything in them
+is not what their contract records."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from sidtool.bundle import Bundle
+from sidtool.contract.contract import read_contract
+from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.contract.stage_record import ModelReference
+from sidtool.contract.write import write_contract
+from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
+from sidtool.memory.build import build_memory
+from sidtool.model.load import load_model_folder
+from sidtool.registry import open_bundle, pull, push, transfer
+from sidtool.registry.kinds import broken_parts, read_manifest
+from sidtool.registry.log import log
+from sidtool.registry.publish import plan_push
+from sidtool.registry.records import list_records
+from sidtool.registry.references import find_version, resolve
+from sidtool.registry.stored_model import StoredModel
+from sidtool.splits.split import Split, UserSequence
+from sidtool.storage import storage
+from sidtool.storage.storage import Storage
+from tests.bundles import renamed
+from tests.cli.road import done, refused, tree
+from tests.contract.cases import TRAINED, trained_model
+from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
+from tests.models import tiny_model, tiny_tokenizer
+from tests.registry.test_publish import stop_writing
+
+
+def catalog_bundle() -> Bundle:
+    ids = [f"item{n}" for n in range(20)]
+    return make_bundle(ids, distinct_codes(20), codebook=make_codebook())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained model with a memory, and what a training leaves beside it."""
+    folder = tmp_path_factory.mktemp("made")
+    tokenizer = tiny_tokenizer(chat=True)
+    base = save_base(folder / "base", tiny_model("llama", vocab_size=len(tokenizer)), tokenizer)
+    bundle = catalog_bundle()
+    model = trained_model(base, bundle, folder / "model")
+    users = tuple(UserSequence(f"u{n}", (f"item{n}", f"item{n + 1}"), (1, 2)) for n in range(9))
+    memory = build_memory(Split("leave-one-out", users, (), ()), bundle)
+    memory.save(model / MEMORY_COPY)
+    binding = MemoryBinding(memory.digest, 0.5, 2.0, {})
+    write_contract(model, replace(read_contract(model), memory=binding), bundle)
+    (model / "training.jsonl").write_text("{}\n")
+    return model
+
+
+@pytest.fixture
+def model(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "model"))
+
+
+def changed(model: Path) -> Path:
+    """The model after another stage."""
+    contract = read_contract(model)
+    stage = replace(contract.stages[-1], params=replace(TRAINED, run="00" * 32))
+    memory = contract.memory
+    write_contract(model, contract.with_stage(stage, memory=memory), catalog_bundle())
+    return model
+
+
+def published(model: Path) -> dict[str, bytes]:
+    return {name: data for name, data in tree(model).items() if name != "training.jsonl"}
+
+
+def test_a_pulled_model_equals_the_pushed_one(shop: str, model: Path, tmp_path: Path) -> None:
+    pushed = push(str(model), shop, tag="prod")
+    assert (pushed.version, pushed.new, pushed.latest) == ("1.0", True, "1.0")
+    assert push(str(model), shop) == replace(pushed, new=False, sent=0)
+    out = tmp_path / "out"
+    record = pull(f"{shop}@prod", out)
+    assert (record.kind, record.license) == ("model", "cc-by-4.0")
+    assert tree(out) == published(model)
+    loaded = load_model_folder(out)
+    assert loaded.memory is not None
+    assert broken_parts(resolve(shop)) == []
+    second = push(str(changed(model)), shop)
+    assert (second.version, second.latest) == ("1.1", "1.1")
+    assert second.digest != pushed.digest
+    assert find_version(f"{shop}@prod")[1].version == "1.0"
+    assert push(f"{shop}@1.0", f"{shop}-mirror").digest == pushed.digest
+
+
+def test_a_push_can_be_killed_between_any_two_writes(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "BATCH", 40)
+    monkeypatch.setattr(transfer, "BATCH_BYTES", 50_000)  # the weights go in pieces
+    published_by_kill = []
+    for after in range(20):
+        place = f"memory://killed-{tmp_path.name}-{after}/shop"
+        with monkeypatch.context() as patch:
+            stop_writing(patch, after)
+            try:
+                push(str(model), place)
+                break
+            except KeyboardInterrupt:
+                pass
+        published_by_kill.append(len(list_records(Storage(place))))
+        assert push(str(model), place).latest == "1.0"
+        assert broken_parts(resolve(place)) == []
+    assert published_by_kill == [0] * (len(published_by_kill) - 1) + [1]
+    assert len(published_by_kill) > 5
+
+
+def test_large_files_go_in_pieces(
+    shop: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (model / "model.safetensors").stat().st_size
+    monkeypatch.setattr(transfer, "BATCH_BYTES", size // 3)
+    monkeypatch.setattr(storage, "PIECE_BYTES", size // 5)
+    longest = []
+    read_ranges = Storage.read_ranges
+
+    def recorded(self: Storage, ranges: list[storage.Range]) -> list[bytes]:
+        data = read_ranges(self, ranges)
+        longest.append(max(map(len, data), default=0))
+        return data
+
+    monkeypatch.setattr(Storage, "read_ranges", recorded)
+    push(str(model), shop)
+    pull(shop, tmp_path / "out")
+    assert max(longest) <= size // 3
+    assert tree(tmp_path / "out") == published(model)
+    registry, record = find_version(shop)
+    weights = {"model.safetensors": b"\0" * size}
+    registry.folder(record.group).put(weights)  # as a push that was killed may leave it
+    assert [name for name, _ in broken_parts(resolve(shop))] == ["model.safetensors"]
+    monkeypatch.setattr("sidtool.registry.records.read_record", lambda *_: None)
+    monkeypatch.setattr("sidtool.registry.records.publish_record", lambda *_: (record, False))
+    assert push(str(model), shop).sent == 2  # the weights, and the root document as always
+    assert broken_parts(resolve(shop)) == []
+
+
+def flip(name: str) -> Callable[[Path], None]:
+    def change(model: Path) -> None:
+        data = bytearray((model / name).read_bytes())
+        data[-1] ^= 1
+        (model / name).write_bytes(bytes(data))
+
+    return change
+
+
+def other_bundle(model: Path) -> None:
+    codes = distinct_codes(20, seed=1)
+    ids = [f"item{n}" for n in range(20)]
+    make_bundle(ids, codes, codebook=make_codebook()).save(model / "sid.zarr", force=True)
+
+
+def same_items(model: Path) -> None:
+    renamed(catalog_bundle(), "other").save(model / "sid.zarr", force=True)
+
+
+DAMAGES = {
+    "weights": (flip("model.safetensors"), r"model\.safetensors: its SHA-256 differs"),
+    "tokenizer": (flip("tokenizer.json"), r"tokenizer\.json: its SHA-256 differs"),
+    "codes": (flip("sid.zarr/items/sid/c/0/0"), "sid.zarr/items/sid/c/0/0: its SHA-256 differs"),
+    "bundle": (other_bundle, "sid.zarr/zarr.json is not the one that sid.json records"),
+    "name of the bundle": (same_items, "is not the one that sid.json records"),
+    "memory": (flip("memory.zarr/items/events/c/0"), "memory.zarr/items/events/c/0: its SHA-256"),
+    "missing": (lambda model: (model / "tokenizer.json").unlink(), "tokenizer.json: missing"),
+    "no bundle": (lambda model: shutil.rmtree(model / "sid.zarr"), "has no sid.zarr/zarr.json"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_model_that_was_changed_is_not_pushed(name: str, model: Path, tmp_path: Path) -> None:
+    damage, message = DAMAGES[name]
+    damage(model)
+    with pytest.raises(IntegrityError, match=message):
+        push(str(model), str(tmp_path / "shop"))
+    assert not (tmp_path / "shop").exists()
+    assert re.search(message, "".join(f"{where}: {why}" for where, why in broken_parts(str(model))))
+
+
+def test_a_changed_file_in_the_store_is_not_pulled(model: Path, tmp_path: Path) -> None:
+    push(str(model), str(tmp_path / "shop"))
+    flip("model.safetensors")(Path(resolve(str(tmp_path / "shop"))))
+    with pytest.raises(IntegrityError, match=r"model\.safetensors differs from the published one"):
+        pull(str(tmp_path / "shop"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def rewrite(model: Path, **values: object) -> None:
+    contract = json.loads((model / "sid.json").read_text())
+    (model / "sid.json").write_text(json.dumps({**contract, **values}))
+
+
+def test_contracts_that_lead_elsewhere_are_refused(model: Path, tmp_path: Path) -> None:
+    files = dict(read_contract(model).files)
+    for name in ("../weights", "/etc/passwd", "a//b"):
+        rewrite(model, files={**files, name: "00" * 32})
+        with pytest.raises(IntegrityError, match="outside of the bundle"):
+            push(str(model), str(tmp_path / "shop"))
+    rewrite(model, files={**files, "model.safetensors": "short"})
+    with pytest.raises(IntegrityError, match="not a SHA-256"):
+        push(str(model), str(tmp_path / "shop"))
+    rewrite(model, files={**files, "sid.zarr/items": "00" * 32})
+    with pytest.raises(IntegrityError, match="is an object and a folder"):
+        push(str(model), str(tmp_path / "shop"))
+
+
+def test_a_model_that_lacks_digests_or_its_base_is_refused(model: Path, tmp_path: Path) -> None:
+    shop = str(tmp_path / "shop")
+    base = ModelReference("elsewhere/base", {})
+    write_contract(model, replace(read_contract(model), base_folder=base), catalog_bundle())
+    with pytest.raises(RefusedError, match="has adapters, and needs the model elsewhere/base"):
+        push(str(model), shop)
+    rewrite(model, files={})
+    with pytest.raises(CompatibilityError, match="without digests") as caught:
+        push(str(model), shop)
+    assert f"sidtool rebind {model} {model}/sid.zarr" in str(caught.value.hint)
+
+
+def test_a_registry_holds_one_kind(model: Path, tmp_path: Path) -> None:
+    shop = str(tmp_path / "shop")
+    push(str(model), shop)
+    with pytest.raises(RefusedError, match="has versions of a model, and this is a bundle"):
+        push(str(model / "sid.zarr"), shop)
+    with pytest.raises(UsageError, match="is a model, not a folder of versions"):
+        push(str(model / "sid.zarr"), str(model))
+    with pytest.raises(DataError, match="is a model, not a bundle") as caught:
+        open_bundle(f"{shop}@1.0")
+    location = str(caught.value.hint).rpartition(" ")[2]
+    assert Bundle.open(location).identity == catalog_bundle().identity
+    with pytest.raises(UsageError, match=r"ends with \.zarr, but a folder is written"):
+        pull(shop, tmp_path / "out.zarr")
+
+
+def test_the_log_lists_the_published_models(model: Path, tmp_path: Path) -> None:
+    shop = str(tmp_path / "models")
+    (entry,) = log(str(model)).versions
+    assert entry.version.version == "-"
+    push(str(model), shop)
+    push(str(changed(model)), shop, tag="prod")
+    history = log(shop)
+    assert [each.published for each in history.versions] == [("1.1", "latest", "prod"), ("1.0",)]
+    digest = catalog_bundle().identity.digest[:12]
+    assert str(history.versions[0].version.change) == f"extend > full > full, bundle {digest}"
+
+
+def test_the_card_names_license_and_reference(model: Path, tmp_path: Path) -> None:
+    shop = str(tmp_path / "shop")
+    push(str(model), shop, license="mit")
+    (card,) = Path(shop).glob("versions/*/README.md")
+    assert f"sidtool pull {shop}@1.0 -o model && cd model" in card.read_text()
+    pull(shop, tmp_path / "out")
+    text = (tmp_path / "out/README.md").read_text()
+    assert yaml.safe_load(text.split("---\n")[1])["license"] == "mit"
+    assert "sidtool pull" not in text
+
+
+def test_the_commands_take_models(model: Path, tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    stored = read_manifest(str(model))
+    assert isinstance(stored, StoredModel)
+    plan = done("push", model, shop, "--dry-run", "--json").json
+    assert plan["objects"] == len(stored.objects) + 1 == plan_push(str(model), str(shop)).n_objects
+    done("push", model, shop, "--tag", "prod")
+    ran = done("pull", f"{shop}@prod", "-o", tmp_path / "out")
+    assert ran.last == f"next: sidtool recommend {tmp_path / 'out'} --history ITEM,ITEM -k 10"
+    verified = done("verify", tmp_path / "out").out
+    assert verified == (
+        f"{tmp_path / 'out'}: 20 items, {len(stored.objects) + 1} objects, {stored.digest}\n"
+    )
+    assert "extend > full" in done("log", shop).out
+    (tmp_path / "out/README.md").write_text("my own card")  # no part of the model
+    done("verify", tmp_path / "out")
+    np.save(tmp_path / "out/model.npy", np.zeros(3))
+    done("verify", tmp_path / "out")
+    flip("model.safetensors")(tmp_path / "out")
+    assert "model.safetensors" in done_with(3, "verify", tmp_path / "out")
+    assert "sid.json" not in refused(2, "push", model, f"{shop}@prod")
+
+
+def done_with(code: int, *words: object) -> str:
+    from tests.cli.road import run
+
+    ran = run(*words)
+    assert ran.code == code, ran.err
+    return ran.err
