@@ -10,7 +10,7 @@ from typing import Any
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.manifest import flat_record
 from sidtool.checkpoint.hub import PREFIX
-from sidtool.contract.contract import Contract
+from sidtool.contract.contract import Contract, ModelKind
 from sidtool.contract.stage_record import RlParams, StageParams, TrainParams
 from sidtool.markdown import key_value_table, literal, one_line, shell_word, table
 from sidtool.prompt.frames import HISTORY_SLOT
@@ -18,6 +18,11 @@ from sidtool.prompt.prompts import HistoryPrompt
 
 MODEL_CARD = "README.md"
 TAGS = ["sidtool", "semantic-ids", "generative-recommendation", "recommender-system"]
+_CLASSES: Mapping[ModelKind, tuple[str, str]] = {
+    "causal": ("AutoModelForCausalLM", "text-generation"),
+    "encoder-decoder": ("AutoModelForSeq2SeqLM", "text2text-generation"),
+}
+"""Of each kind of model, the class of transformers that loads it, and its task on the hub."""
 N_EXAMPLES = 2
 """Items in the history of the examples."""
 _NOT_SETTINGS = {"examples", "split", "task_weights", "run", "best"}
@@ -37,11 +42,11 @@ With `transformers` alone:
 
 ```python
 import sidtool
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import $model_class, AutoTokenizer
 
 bundle = sidtool.open_bundle("sid.zarr")
 tokenizer = AutoTokenizer.from_pretrained(".")
-model = AutoModelForCausalLM.from_pretrained(".")
+model = $model_class.from_pretrained(".")
 constraint = sidtool.SidLogitsProcessor.from_pretrained(".")
 history = "".join(bundle.sid(item, begin_end_tokens=True) for item in $items)
 prompt = tokenizer($before + history + $after, add_special_tokens=False, return_tensors="pt")
@@ -70,7 +75,8 @@ def _front_matter(contract: Contract) -> str:
     """Metadata as the Hugging Face hub reads it; what is not known is left out."""
     import yaml
 
-    metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    task = _CLASSES[contract.kind][1]
+    metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": task}
     if contract.license is not None:
         metadata["license"] = one_line(contract.license)
     if contract.base_model.startswith(PREFIX):
@@ -138,6 +144,7 @@ def _with_transformers(prompt: HistoryPrompt, contract: Contract, ids: list[str]
         before=repr(before),
         after=repr(after + (contract.space.begin or "")),
         levels=contract.space.levels,
+        model_class=_CLASSES[contract.kind][0],
     )
 
 

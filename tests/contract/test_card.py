@@ -21,7 +21,9 @@ from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
 from tests.cli.road import done
-from tests.contract.cases import HISTORY, TEACHER
+from tests.contract.cases import HISTORY, TEACHER, trained_model
+from tests.model.cases import save_base
+from tests.models import tiny_encoder_decoder, tiny_tokenizer
 
 
 def card_of(folder: Path) -> str:
@@ -51,6 +53,25 @@ def test_the_code_of_a_card_recommends_what_sidtool_recommends(
     (expected,) = recommend(
         trained, [Request(history=history)], RecommendOptions(k=3, num_beams=50)
     )
+    assert out.getvalue() == f"{list(expected.items)}\n"
+
+
+def test_the_code_of_a_card_loads_an_encoder_decoder(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tiny_tokenizer()
+    base = save_base(
+        tmp_path / "base", tiny_encoder_decoder("t5", vocab_size=len(tokenizer)), tokenizer
+    )
+    folder = trained_model(base, bundle, tmp_path / "model")
+    assert front_matter(card_of(folder))["pipeline_tag"] == "text2text-generation"
+    monkeypatch.chdir(folder)
+    out = StringIO()
+    with redirect_stdout(out):
+        exec(block(card_of(folder), "python"), {})
+    history = tuple(bundle.items.ids[row] for row in (0, 1))
+    options = RecommendOptions(k=3, num_beams=50)
+    (expected,) = recommend(folder, [Request(history=history)], options)
     assert out.getvalue() == f"{list(expected.items)}\n"
 
 
