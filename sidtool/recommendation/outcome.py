@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from sidtool.errors import DataError
+from sidtool.errors import DataError, SidtoolError
 from sidtool.recommendation.requests import BadRequest, Recommendation
 
 Answer = Recommendation | BadRequest
@@ -47,3 +47,10 @@ class Outcome:
             f"{self.bad} of {self.requests} requests cannot be answered; the first: {error}",
             hint=error.hint,
         )
+
+
+def at_line(error: SidtoolError, line: int | None) -> SidtoolError:
+    """The same error, with the line of its request if it has one."""
+    if line is None:
+        return error
+    return type(error)(f"line {line} of the requests: {error}", hint=error.hint)

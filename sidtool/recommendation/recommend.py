@@ -14,7 +14,7 @@ from sidtool.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.output import refuse_existing
 from sidtool.output_name import RESULTS
-from sidtool.recommendation.outcome import Answer, Outcome
+from sidtool.recommendation.outcome import Answer, Outcome, at_line
 from sidtool.recommendation.query import (
     WINDOW,
     ItemIndex,
@@ -24,13 +24,7 @@ from sidtool.recommendation.query import (
     in_windows,
 )
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import (
-    BadRequest,
-    Explanation,
-    Recommendation,
-    Request,
-    at_line,
-)
+from sidtool.recommendation.requests import BadRequest, Explanation, Recommendation, Request
 from sidtool.recommendation.result_file import result_file, run_fingerprint
 
 _Ranking = tuple[list[int], list[float], tuple[Explanation, ...] | None]

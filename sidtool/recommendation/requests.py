@@ -234,10 +234,3 @@ def _similar_key(key: str) -> str | None:
 
 def _brief(value: Any) -> str:
     return json.dumps(value)[:80]
-
-
-def at_line(error: SidtoolError, line: int | None) -> SidtoolError:
-    """The same error, with the line of its request if it has one."""
-    if line is None:
-        return error
-    return type(error)(f"line {line} of the requests: {error}", hint=error.hint)
