@@ -30,6 +30,13 @@ def report(
         typer.Option(help="Catalog column whose values prefixes are compared by, like brand."),
     ] = None,
     id_column: options.IdColumn = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Vectors of a bundle's items (.npy with ids, Parquet or Zarr): shows which of an "
+            "item's neighbors by vector are near by SID, too."
+        ),
+    ] = None,
     seed: options.Seed = 0,
     force: options.Force = False,
 ) -> None:
@@ -38,5 +45,14 @@ def report(
     The page is one file without scripts that opens from disk and loads nothing."""
     from sidtool.pages.report import report as write_report
 
-    write_report(what, out, items=items, field=field, id_column=id_column, seed=seed, force=force)
+    write_report(
+        what,
+        out,
+        items=items,
+        field=field,
+        id_column=id_column,
+        embeddings=embeddings,
+        seed=seed,
+        force=force,
+    )
     say(f"{out}: {out.stat().st_size / 1e6:.2f} MB")

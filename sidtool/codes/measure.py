@@ -103,16 +103,16 @@ def neighbor_preservation(
     directions = unit(VectorSource.of(vectors).take(pool))
     overlaps = np.zeros(depths)
     for chunk in np.array_split(queries, -(-len(queries) // CHUNK)):
-        by_embedding = _nearest(directions[chunk] @ directions.T, chunk, k)
+        by_embedding = nearest(directions[chunk] @ directions.T, chunk, k)
         for depth in range(1, depths + 1):
-            by_prefix = _nearest(_prefix_similarity(codes[:, :depth], chunk, codebook), chunk, k)
+            by_prefix = nearest(prefix_similarity(codes[:, :depth], chunk, codebook), chunk, k)
             common = (by_embedding & by_prefix).sum(axis=1)
             overlaps[depth - 1] += (common / (2 * k - common)).sum()
     jaccard = tuple((overlaps / len(queries)).tolist())
     return Neighbors(k, len(queries), len(pool), jaccard)
 
 
-def _nearest(similarity: NDArray[Any], queries: NDArray[np.intp], k: int) -> NDArray[np.bool_]:
+def nearest(similarity: NDArray[Any], queries: NDArray[np.intp], k: int) -> NDArray[np.bool_]:
     """(q, n) similarity of queries to items -> (q, n) bool: the k nearest other items (ties:
     first).
 
@@ -126,18 +126,18 @@ def _nearest(similarity: NDArray[Any], queries: NDArray[np.intp], k: int) -> NDA
     return above | (equal & (equal.cumsum(axis=1) <= missing))
 
 
-def _prefix_similarity(
+def prefix_similarity(
     codes: Codes, queries: NDArray[np.intp], codebook: Codebook | None
 ) -> NDArray[np.float64]:
     """(q, n) similarity by prefix: shared levels, less a share of one level for the distance."""
-    similarity = _shared_levels(codes, queries)
+    similarity = shared_levels(codes, queries)
     if codebook is not None:
         distances = _prefix_distances(codes[:, : len(codebook.levels)], queries, codebook)
         similarity -= distances / (1 + distances.max())
     return similarity
 
 
-def _shared_levels(codes: Codes, queries: NDArray[np.intp]) -> NDArray[np.float64]:
+def shared_levels(codes: Codes, queries: NDArray[np.intp]) -> NDArray[np.float64]:
     """(q, n) float64: length of the common prefix of each query's codes and each item's."""
     still_equal = np.ones((len(queries), len(codes)), dtype=bool)
     shared = np.zeros(still_equal.shape)

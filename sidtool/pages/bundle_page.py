@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from sidtool.collisions.policy import CollisionCounts
 from sidtool.pages.blocks import Block, LineChart, Page, Section, Series, Table, Text, Tree, thinned
 from sidtool.pages.codebook_tree import LEAF, WIDTHS, CodebookTree
 from sidtool.pages.item_plane import item_plane
+from sidtool.pages.neighbors import neighbor_blocks
 from sidtool.sid import Codes
 
 CURVE = 100
@@ -27,11 +29,17 @@ Values = Mapping[str, str]
 
 
 def bundle_page(
-    bundles: Mapping[str, Bundle], values: Values | None = None, field: str = "", *, seed: int = 0
+    bundles: Mapping[str, Bundle],
+    values: Values | None = None,
+    field: str = "",
+    *,
+    embeddings: str | Path | None = None,
+    seed: int = 0,
 ) -> Page:
     """The page of bundles by their names, oldest first: each is compared with the one before.
 
-    `values` are those of the catalog's column `field`; the seed draws the items of the map."""
+    `values` are those of the catalog's column `field`, `embeddings` a file of vectors whose
+    neighbors are compared with those by SID; the seed draws the items of the map."""
     figures = {name: _figures(bundle, values, seed) for name, bundle in bundles.items()}
     sections = [Section("Overview", (_overview(bundles, figures),))]
     for (old_name, old), (name, new) in pairwise(bundles.items()):
@@ -39,6 +47,9 @@ def bundle_page(
     for name, bundle in bundles.items():
         of = f" of {name}" if len(bundles) > 1 else ""
         sections += _bundle_sections(bundle, figures[name], values, field, of, seed)
+        if embeddings is not None:
+            blocks = tuple(neighbor_blocks(bundle, embeddings, of, seed=seed))
+            sections.append(Section(f"Neighbors{of}", blocks))
     what = "bundle" if len(bundles) == 1 else "bundles"
     summary = (
         f"The {what} {', '.join(bundles)}: codes, items and lineage of a semantic-ID tokenizer."

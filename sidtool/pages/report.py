@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sidtool.artifact import describe
 from sidtool.data.items import read_items
@@ -27,6 +27,7 @@ def report(
     items: str | Path | None = None,
     field: str | None = None,
     id_column: str | None = None,
+    embeddings: str | Path | None = None,
     seed: int = 0,
     force: bool = False,
 ) -> None:
@@ -34,9 +35,10 @@ def report(
     `evaluate --json`; of several of one kind, a page that compares them.
 
     `items` is a catalog: its titles name the items of an evaluation, and its column `field` is
-    compared with the prefixes of a bundle. The seed draws the items that are shown of a large
-    bundle. Raises UsageError for artifacts of different kinds,
-    DataError for one that cannot be read, MissingPackageError without Jinja2.
+    compared with the prefixes of a bundle. `embeddings` is a file of the vectors of a bundle's
+    items, for which of an item's neighbors are near by SID, too. The seed draws the items that are
+    shown of a large bundle. Raises UsageError for artifacts of different kinds, DataError for one
+    that cannot be read, MissingPackageError without Jinja2.
 
     >>> sidtool.report("shop.zarr", "shop.html")
     >>> sidtool.report(["shop.zarr", "other.zarr"], "both.html")
@@ -45,7 +47,7 @@ def report(
     refuse_existing(Path(out), force, HTML_FILE)
     require("report")
     kind = _common_kind(paths)
-    _check_catalog_options(kind, paths[0], items, field)
+    _check_options(kind, paths[0], items, field, embeddings)
     names = _names(paths)
     if kind == "evaluation":
         evaluations = {name: read_evaluation(Path(path)) for name, path in names.items()}
@@ -53,7 +55,7 @@ def report(
     elif kind == "training output":
         page = training_page({name: read_training(Path(path)) for name, path in names.items()})
     else:
-        page = _bundle_page(names, items, field, id_column, seed)
+        page = _bundle_page(names, items, field, id_column, embeddings=embeddings, seed=seed)
     with new_file(Path(out), force=force) as path:
         path.write_text(render(page), encoding="utf-8")
 
@@ -64,14 +66,19 @@ def _titles(items: str | Path, id_column: str | None) -> dict[str, str]:
     return dict(zip(catalog.ids, catalog.titles, strict=True))
 
 
-def _check_catalog_options(
-    kind: Kind, path: str | Path, items: str | Path | None, field: str | None
+def _check_options(
+    kind: Kind,
+    path: str | Path,
+    items: str | Path | None,
+    field: str | None,
+    embeddings: str | Path | None,
 ) -> None:
-    """Raise UsageError if the catalog or its column would not be used."""
+    """Raise UsageError if a catalog, its column or vectors would not be used."""
     if kind == "training output" and items is not None:
         raise UsageError(f"--items does not apply to a training output like {path}")
-    if kind != "bundle" and field is not None:
-        raise UsageError(f"--field applies to bundles, and {path} is the kind: {kind}")
+    for option, value in (("--field", field), ("--embeddings", embeddings)):
+        if kind != "bundle" and value is not None:
+            raise UsageError(f"{option} applies to bundles, and {path} is the kind: {kind}")
     if kind == "bundle" and (items is None) != (field is None):
         raise UsageError(
             "--items and --field belong together for a bundle", hint="give both or neither"
@@ -83,14 +90,14 @@ def _bundle_page(
     items: str | Path | None,
     field: str | None,
     id_column: str | None,
-    seed: int,
+    **how: Any,
 ) -> Page:
     bundles = {name: open_bundle(str(path)) for name, path in names.items()}
     if items is None or field is None:
-        return bundle_page(bundles, seed=seed)
+        return bundle_page(bundles, **how)
     catalog = read_items(items, id_column=id_column, fields=[field])
     values = dict(zip(catalog.ids, catalog.fields[field], strict=True))
-    return bundle_page(bundles, values, field, seed=seed)
+    return bundle_page(bundles, values, field, **how)
 
 
 def _common_kind(paths: Sequence[str | Path]) -> Kind:

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sidtool.pages import neighbors
 from tests.cli.road import Road, done, refused
 from tests.pages.html_page import Parsed, parsed
 
@@ -29,6 +31,19 @@ def test_the_page_of_a_bundle(road: Road, tmp_path: Path) -> None:
         assert heading in text
     assert "red lamp 0" in text
     assert "the most frequent title" in text
+    assert "Neighbors of" not in text
+
+
+def test_the_neighbors_of_a_bundle(road: Road, tmp_path: Path) -> None:
+    shown = page(tmp_path / "page.html", road.bundle, "--embeddings", road.vectors)
+    assert shown.text.count("of 10 neighbors kept") == neighbors.QUERIES
+    assert "✓ kept" in shown.text
+    assert "lost" in shown.text
+    missing = tmp_path / "few.npy"
+    np.save(missing, np.zeros((1, 8), dtype=np.float32))
+    (tmp_path / "few.ids.txt").write_text("b001\n")
+    command = ("report", road.bundle, "-o", tmp_path / "no.html", "--embeddings")
+    assert "no vector" in refused(1, *command, missing)
 
 
 def test_the_page_of_a_training(road: Road, tmp_path: Path) -> None:
@@ -143,6 +158,9 @@ def test_wrong_words_are_usage_errors(road: Road, evaluation: Path, tmp_path: Pa
     assert "is given twice" in refused(2, "report", road.bundle, road.bundle, *out)
     assert "--items and --field" in refused(2, "report", road.bundle, *field[:2], *out)
     assert "--items does not apply" in refused(2, "report", road.tuned, *field[:2], *out)
+    assert "--embeddings applies to" in refused(
+        2, "report", evaluation, *out, "--embeddings", road.vectors
+    )
     assert "--field applies to bundles" in refused(2, "report", evaluation, *field, *out)
     assert "an HTML page is written" in refused(2, "report", road.bundle, "-o", tmp_path / "a.csv")
     refused(1, "report", tmp_path / "nothing.zarr", *out)
