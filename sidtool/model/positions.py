@@ -27,7 +27,10 @@ def check_positions(model: Any, n_prompt: int, n_answer: int) -> None:
     limit = prompt_positions(model, n_answer)
     if limit is None or n_prompt <= limit:
         return
-    text = f"a prompt with its answer has {n_prompt + n_answer} tokens"
+    n_positions = max_positions(model)
     if is_encoder_decoder(model):
-        text = f"a prompt has {n_prompt} tokens"
-    raise DataError(f"{text}, the model has {max_positions(model)} positions")
+        raise DataError(f"a prompt has {n_prompt} tokens, the model has {n_positions} positions")
+    raise DataError(
+        f"a prompt with its answer has {n_prompt + n_answer} tokens, the model has {n_positions} "
+        "positions"
+    )
