@@ -93,7 +93,8 @@ class Policy:
         `prompt_ids` are (n, P) token ids padded on the left, `prompt_mask` (n, P) has 1 for a token
         and 0 for padding. `model` is the model itself or a wrapper of it that distributes it.
 
-        Raises UsageError for an encoder-decoder that recomputes activations."""
+        An encoder-decoder must not recompute activations: the backward pass would compute position
+        biases anew, those of a sequence."""
         if self.decoder_start is None:
             inputs = self._inputs(prompt_ids, prompt_mask, codes)
             parts = self._parts(prompt_ids.shape[1], codes)
@@ -155,13 +156,6 @@ class Policy:
         self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, codes: torch.Tensor
     ) -> tuple[dict[str, Any], list[int]]:
         """What an encoder-decoder reads, and the depths of the decoder's tokens."""
-        modules = self.network.modules()
-        if any(getattr(module, "gradient_checkpointing", False) for module in modules):
-            # the backward pass would compute position biases anew, of a sequence
-            raise UsageError(
-                "gradient_checkpointing does not work with groups of an encoder-decoder",
-                hint="--set gradient_checkpointing=false",
-            )
         starts = torch.full_like(prompt_ids[:, :1], self.decoder_start)
         trees = self._inputs(starts, torch.ones_like(starts), codes)
         # the encoder's absolute positions count from the first token: padding goes to the right

@@ -11,7 +11,7 @@ from sidtool.decoder.beam import beam_search
 from sidtool.decoder.probe import decoding_method
 from sidtool.prompt.tokens import SidTokens
 from tests.decoder.cases import assert_same, make, path_scores, tiny_causal_model, vocabulary
-from tests.models import tiny_model
+from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
 
 torch.set_num_threads(1)
 
@@ -89,6 +89,16 @@ def test_lora_on_layers_and_head_is_applied(tied: bool) -> None:
     base = tiny_model("qwen2", vocab_size=vocabulary(tokens), tied=tied)
     targets = ["q_proj", "v_proj"] if tied else ["q_proj", "v_proj", "lm_head"]
     model = get_peft_model(base, LoraConfig(target_modules=targets, r=2)).eval()
+    _shake(model)
+    check(model, trie, tokens)
+
+
+@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+def test_lora_on_an_encoder_decoder_is_applied(architecture: str) -> None:
+    trie, tokens = make((5, 6, 4), 60)
+    base = tiny_encoder_decoder(architecture, vocab_size=vocabulary(tokens), tied=False)
+    targets = ["q_proj", "v_proj"] if architecture == "bart" else ["q", "v"]
+    model = get_peft_model(base, LoraConfig(target_modules=[*targets, "lm_head"], r=2)).eval()
     _shake(model)
     check(model, trie, tokens)
 

@@ -66,15 +66,6 @@ def test_groups_score_like_single_sids(architecture: str, normalize: Normalize) 
     assert all(grad is not None and grad.isfinite().all() for grad in gradients)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_recomputed_activations_of_an_encoder_decoder_are_refused() -> None:
-    model = tiny_encoder_decoder("t5", vocab_size=60)
-    policy = Policy.of(model, TOKENS, TRIE, "trie")
-    model.gradient_checkpointing_enable()
-    with pytest.raises(UsageError, match="gradient_checkpointing"):
-        policy.scores(model, *padded(PROMPTS), torch.from_numpy(CODES[None].astype(np.int64)))
-
-
 def test_entropies_are_those_of_the_children() -> None:
     model = tiny_model("llama", vocab_size=60)
     policy = Policy.of(model, TOKENS, TRIE, "trie")

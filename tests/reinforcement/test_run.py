@@ -19,6 +19,8 @@ from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.model.load import load_model_folder
 from sidtool.reinforcement.run import RlSummary, rl
 from sidtool.reinforcement.settings import RlOptions
+from sidtool.training.run import train
+from sidtool.training.settings import TrainOptions
 
 FAST: dict[str, Any] = {
     "num_generations": 4,
@@ -114,6 +116,25 @@ def test_every_algorithm_writes_a_complete_model(
     if algorithm != "dpo":
         measured |= {"eval_reward", "eval_dead_groups", "eval_kl"}
     assert measured <= last.keys()
+
+
+def test_an_encoder_decoder_learns_from_groups(
+    tmp_path: Path, models: Callable[..., Path], made: Path
+) -> None:
+    start = tmp_path / "start"
+    fields = {"max_steps": 2, "learning_rate": 3e-3}
+    train(models("t5"), made, start, options=TrainOptions(softmax_over="trie"), sft_fields=fields)
+    logs: list[dict[str, float]] = []
+    out = tmp_path / "out"
+    run(start, made, out, fields={"max_steps": 2}, log=logs.append)
+    first = next(entry for entry in logs if "kl" in entry)
+    assert first["kl"] == pytest.approx(0, abs=1e-6)  # the policy is the start
+    assert first["grad_norm"] > 0
+    assert not same(weights(out), weights(start))
+    contract = load_model_folder(out).contract
+    assert (contract.kind, contract.stages[-1].stage) == ("encoder-decoder", "rl")
+    with pytest.raises(UsageError, match="gradient_checkpointing does not work"):
+        run(start, made, tmp_path / "other", fields={"gradient_checkpointing": True})
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
