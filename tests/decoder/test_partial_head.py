@@ -97,8 +97,9 @@ def test_lora_on_layers_and_head_is_applied(tied: bool) -> None:
 def test_lora_on_an_encoder_decoder_is_applied(architecture: str) -> None:
     trie, tokens = make((5, 6, 4), 60)
     base = tiny_encoder_decoder(architecture, vocab_size=vocabulary(tokens), tied=False)
-    targets = ["q_proj", "v_proj"] if architecture == "bart" else ["q", "v"]
-    model = get_peft_model(base, LoraConfig(target_modules=[*targets, "lm_head"], r=2)).eval()
+    # not the queries: T5's attention is not scaled, so large ones amplify rounding
+    values = "v_proj" if architecture == "bart" else "v"
+    model = get_peft_model(base, LoraConfig(target_modules=[values, "lm_head"], r=2)).eval()
     _shake(model)
     check(model, trie, tokens)
 
