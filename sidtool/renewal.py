@@ -112,10 +112,11 @@ def refresh(
     RefusedError if the bundle cannot be aligned; CompatibilityError if the model was not trained by
     `train` or may have learned from events that the split holds out.
 
-    >>> bundle = sidtool.open_bundle("shop.zarr")
-    >>> sidtool.add_items(bundle, remove=["b007"]).save("newer.zarr")
-    >>> sidtool.refresh("tuned", "newer.zarr", "refreshed").verdict.kind
-    'refreshed'
+    Examples:
+        >>> bundle = sidtool.open_bundle("shop.zarr")
+        >>> sidtool.add_items(bundle, remove=["b007"]).save("newer.zarr")
+        >>> sidtool.refresh("tuned", "newer.zarr", "refreshed").verdict.kind
+        'refreshed'
     """
     out = Path(out)
     options = options or RefreshOptions()

@@ -59,8 +59,9 @@ def list_settings(command: Configurable, *, preset: Preset = "gpt2-tiny") -> lis
     Raises MissingPackageError if the settings are those of a library that is not installed,
     UsageError for a command without settings.
 
-    >>> [each.default for each in sidtool.list_settings("train") if each.key == "optimizer"]
-    ['adamw']
+    Examples:
+        >>> [each.default for each in sidtool.list_settings("train") if each.key == "optimizer"]
+        ['adamw']
     """
     if command == "build-codebook":
         fusion = dataclass_settings(FusionOptions, "fusion of vectors")

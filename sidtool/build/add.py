@@ -62,10 +62,11 @@ def add_items(
     vectors that do not fit; UsageError for an id both added and removed; RefusedError without a
     codebook or without free SIDs.
 
-    >>> bundle = sidtool.open_bundle("shop.zarr")
-    >>> newer = sidtool.add_items(bundle, remove=["b007"])
-    >>> len(bundle.sids()), len(newer.sids())
-    (60, 59)
+    Examples:
+        >>> bundle = sidtool.open_bundle("shop.zarr")
+        >>> newer = sidtool.add_items(bundle, remove=["b007"])
+        >>> len(bundle.sids()), len(newer.sids())
+        (60, 59)
     """
     _check_ids(items, remove)
     old = bundle.items

@@ -55,10 +55,11 @@ def align(new: Bundle, old: Bundle) -> Bundle:
     is its next major version, and names its codebook in `compatible_with`. Raises RefusedError as
     `check_alignable` does.
 
-    >>> new, old = sidtool.open_bundle("other.zarr"), sidtool.open_bundle("shop.zarr")
-    >>> aligned = sidtool.align(new, old)
-    >>> old.digest == aligned.digest
-    False
+    Examples:
+        >>> new, old = sidtool.open_bundle("other.zarr"), sidtool.open_bundle("shop.zarr")
+        >>> aligned = sidtool.align(new, old)
+        >>> old.digest == aligned.digest
+        False
     """
     codebook, old_codebook = check_alignable(new, old)
     old_codes, new_codes = common_codes(old, new)

@@ -62,12 +62,13 @@ def build_codebook(
     steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
     DataError for input that does not fit together.
 
-    >>> options = sidtool.BuildOptions(sizes=(4, 4, 8))
-    >>> bundle = sidtool.build_codebook(
-    ...     "items.jsonl", "new.zarr", options, embeddings="vectors.npy", split="split"
-    ... )
-    >>> bundle
-    <Bundle 'new': 60 items, 4x4x8, ...>
+    Examples:
+        >>> options = sidtool.BuildOptions(sizes=(4, 4, 8))
+        >>> bundle = sidtool.build_codebook(
+        ...     "items.jsonl", "new.zarr", options, embeddings="vectors.npy", split="split"
+        ... )
+        >>> bundle
+        <Bundle 'new': 60 items, 4x4x8, ...>
     """
     out = Path(out)
     refuse_existing(out, force, BUNDLE)

@@ -104,10 +104,11 @@ def compare_bundles(
     file of events (as `open_split`), whose training events give the steps from item to item. Raises
     DataError if the bundles have different items, UsageError if evidence does not cover them.
 
-    >>> bundles = [sidtool.open_bundle(name) for name in ("shop.zarr", "other.zarr")]
-    >>> figures = sidtool.compare_bundles(bundles, interactions="split")
-    >>> [(each.name, each.after.items) for each in figures]
-    [('shop', 0), ('other', 0)]
+    Examples:
+        >>> bundles = [sidtool.open_bundle(name) for name in ("shop.zarr", "other.zarr")]
+        >>> figures = sidtool.compare_bundles(bundles, interactions="split")
+        >>> [(each.name, each.after.items) for each in figures]
+        [('shop', 0), ('other', 0)]
     """
     ids = common_ids(bundles)
     labels = None

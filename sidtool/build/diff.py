@@ -54,9 +54,10 @@ class Diff(JsonRecord):
 def diff(old: Bundle, new: Bundle) -> Diff:
     """Compare two bundles item by item; codes are compared level by level, whatever the sizes.
 
-    >>> old = sidtool.open_bundle("shop.zarr")
-    >>> sidtool.diff(old, sidtool.add_items(old, remove=["b007"])).retired
-    ('b007',)
+    Examples:
+        >>> old = sidtool.open_bundle("shop.zarr")
+        >>> sidtool.diff(old, sidtool.add_items(old, remove=["b007"])).retired
+        ('b007',)
     """
     rows = new.items.rows(list(old.items.ids))
     old_rows = np.flatnonzero(rows >= 0)  # of the common items

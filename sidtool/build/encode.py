@@ -45,10 +45,11 @@ def encode(
     The codes are the nearest ones: collisions are not resolved. Arguments and errors are those of
     `embed_texts` and `read_sources`.
 
-    >>> bundle = sidtool.open_bundle("shop.zarr")
-    >>> encodings = sidtool.encode(bundle, embeddings=["vectors.npy"])
-    >>> len(encodings), encodings[0].sid.startswith("<s_a_")
-    (60, True)
+    Examples:
+        >>> bundle = sidtool.open_bundle("shop.zarr")
+        >>> encodings = sidtool.encode(bundle, embeddings=["vectors.npy"])
+        >>> len(encodings), encodings[0].sid.startswith("<s_a_")
+        (60, True)
     """
     if embeddings:
         vectors = read_sources(bundle, embeddings)

@@ -53,10 +53,11 @@ def explain(
     title counts, under the prefix against the whole catalog. Raises UsageError if the text is not
     the start of a SID.
 
-    >>> bundle = sidtool.open_bundle("shop.zarr")
-    >>> group = sidtool.explain(bundle, bundle.sid("b007"), examples=1)
-    >>> group.items, group.examples[0].title
-    (1, 'blue kettle 7')
+    Examples:
+        >>> bundle = sidtool.open_bundle("shop.zarr")
+        >>> group = sidtool.explain(bundle, bundle.sid("b007"), examples=1)
+        >>> group.items, group.examples[0].title
+        (1, 'blue kettle 7')
     """
     if isinstance(prefix, str):
         prefix = bundle.space.parse_prefix(prefix)

@@ -30,11 +30,12 @@ from sidtool.storage.zips import is_zip
 class Bundle:
     """A semantic-ID tokenizer. Arrays of a stored bundle are read when they are first used.
 
-    >>> bundle = sidtool.Bundle.open("shop.zarr")
-    >>> len(bundle), bundle.item_ids(bundle.sid("b007"))
-    (60, ['b007'])
-    >>> bundle.to_arrow().column_names
-    ['item_id', 'title', 'codes', 'sid']
+    Examples:
+        >>> bundle = sidtool.Bundle.open("shop.zarr")
+        >>> len(bundle), bundle.item_ids(bundle.sid("b007"))
+        (60, ['b007'])
+        >>> bundle.to_arrow().column_names
+        ['item_id', 'title', 'codes', 'sid']
     """
 
     def __init__(self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:

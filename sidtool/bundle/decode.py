@@ -26,10 +26,11 @@ def decode(bundle: Bundle, text: str) -> list[Decoded]:
     """Every SID in a text, in order. A piece that is not a complete SID of the space is
     `malformed`.
 
-    >>> bundle = sidtool.open_bundle("shop.zarr")
-    >>> text = f"after {bundle.sid('b007')} came <s_a_1>"
-    >>> [(piece.status, piece.items) for piece in sidtool.decode(bundle, text)]
-    [('item', ('b007',)), ('malformed', ())]
+    Examples:
+        >>> bundle = sidtool.open_bundle("shop.zarr")
+        >>> text = f"after {bundle.sid('b007')} came <s_a_1>"
+        >>> [(piece.status, piece.items) for piece in sidtool.decode(bundle, text)]
+        [('item', ('b007',)), ('malformed', ())]
     """
     pieces = list(bundle.space.find(text))
     codes = [piece.codes for piece in pieces if piece.codes is not None]

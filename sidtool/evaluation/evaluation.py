@@ -97,9 +97,10 @@ def evaluate(
     with. Raises CompatibilityError if a model, its bundle or its memory may have learned from
     held-out events, and as `evaluate_examples`.
 
-    >>> evaluation = sidtool.evaluate("tuned", "split")
-    >>> evaluation.n, sorted(evaluation.baselines)
-    (40, ['item-knn', 'popularity'])
+    Examples:
+        >>> evaluation = sidtool.evaluate("tuned", "split")
+        >>> evaluation.n, sorted(evaluation.baselines)
+        (40, ['item-knn', 'popularity'])
     """
     options = options or EvaluationOptions()
     name = "the split" if isinstance(split, Split) else str(split)

@@ -131,14 +131,15 @@ def tune_memory(
     events or the memory is of another bundle, UsageError if `out` exists without `force` or the
     model's scores are not normalized over the trie.
 
-    >>> split = sidtool.open_split("split")
-    >>> memory = sidtool.build_memory(split, sidtool.open_bundle("shop.zarr"))
-    >>> options = sidtool.TrainOptions(softmax_over="trie")
-    >>> fields = {"max_steps": 1, "eval_strategy": "no"}
-    >>> _ = sidtool.train("base+sid", "train.jsonl", "model", options=options, sft_fields=fields)
-    >>> binding = sidtool.tune_memory("model", split, memory, "mixed")
-    >>> 0 <= binding.weight <= 1
-    True
+    Examples:
+        >>> split = sidtool.open_split("split")
+        >>> memory = sidtool.build_memory(split, sidtool.open_bundle("shop.zarr"))
+        >>> chosen = {"options": sidtool.TrainOptions(softmax_over="trie")}
+        >>> chosen["sft_fields"] = {"max_steps": 1, "eval_strategy": "no"}
+        >>> _ = sidtool.train("base+sid", "train.jsonl", "model", **chosen)
+        >>> binding = sidtool.tune_memory("model", split, memory, "mixed")
+        >>> 0 <= binding.weight <= 1
+        True
     """
     refuse_existing(Path(out), force, FOLDER)
     loaded = load_model_folder(model)

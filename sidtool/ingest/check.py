@@ -123,9 +123,10 @@ def check(
     Columns are chosen as `read_items` and `read_interactions` choose them. Raises UsageError for a
     missing column, DataError for a file that cannot be read at all.
 
-    >>> report = sidtool.check("items.jsonl", "events.csv")
-    >>> report.items, report.users, report.problems
-    (60, 40, ())
+    Examples:
+        >>> report = sidtool.check("items.jsonl", "events.csv")
+        >>> report.items, report.users, report.problems
+        (60, 40, ())
     """
     catalog = read_catalog_table(Path(items), id_column, title_column)
     table = None if events is None else read_event_table(Path(events), event_names)

@@ -135,9 +135,10 @@ def prepare(
     file of items, the catalog has the ids alone. A dry run writes nothing. Raises UsageError if the
     output exists without `force`, DataError for a malformed row and if no event stays.
 
-    >>> prepared = sidtool.prepare("events.csv", "data")
-    >>> prepared.steps[0].name, prepared.items
-    ('read', 60)
+    Examples:
+        >>> prepared = sidtool.prepare("events.csv", "data")
+        >>> prepared.steps[0].name, prepared.items
+        ('read', 60)
     """
     source, out = Path(source), Path(out)
     options = options or PrepareOptions()

@@ -89,10 +89,11 @@ def import_map(
     pid2sid.parquet. Level sizes default to the powers of two that hold the codes. Raises UsageError
     for options that do not apply or an existing output, DataError for a malformed file.
 
-    >>> bundle = sidtool.open_bundle("shop.zarr")
-    >>> exported = sidtool.export_map(bundle, "maps", "minionerec")
-    >>> sidtool.import_map("maps/index.json", "imported.zarr").sids() == bundle.sids()
-    True
+    Examples:
+        >>> bundle = sidtool.open_bundle("shop.zarr")
+        >>> exported = sidtool.export_map(bundle, "maps", "minionerec")
+        >>> sidtool.import_map("maps/index.json", "imported.zarr").sids() == bundle.sids()
+        True
     """
     source = Path(source)
     out = Path(out)
@@ -138,9 +139,10 @@ def export_map(
     `keys` apply to minionerec; `token_start`, the first SID token id of a model, to flashrec.
     Raises UsageError for options that do not apply or an existing output.
 
-    >>> bundle = sidtool.open_bundle("shop.zarr")
-    >>> [path.name for path in sidtool.export_map(bundle, "sids.json", "flashrec").files]
-    ['sids.json']
+    Examples:
+        >>> bundle = sidtool.open_bundle("shop.zarr")
+        >>> [path.name for path in sidtool.export_map(bundle, "sids.json", "flashrec").files]
+        ['sids.json']
     """
     out = Path(out)
     check_export_options(to, items=items, keys=keys, has_model=token_start is not None)

@@ -72,9 +72,10 @@ def build_memory(
     co-occur, UsageError if `settings` count pairs otherwise than the earlier memory or the budget
     is too small, IntegrityError if that one does not count the pairs of its split.
 
-    >>> split = sidtool.open_split("split")
-    >>> memory = sidtool.build_memory(split, sidtool.open_bundle("shop.zarr"))
-    >>> memory.save("memory.zarr")
+    Examples:
+        >>> split = sidtool.open_split("split")
+        >>> memory = sidtool.build_memory(split, sidtool.open_bundle("shop.zarr"))
+        >>> memory.save("memory.zarr")
     """
     before = None if earlier is None else earlier.memory.manifest
     if settings is None:

@@ -70,9 +70,10 @@ def extend_model(
     CompatibilityError if it has a SID vocabulary already, IntegrityError if the bundle is
     damaged.
 
-    >>> contract = sidtool.extend_model("base", sidtool.open_bundle("shop.zarr"), "extended")
-    >>> contract.base_model, contract.space.sizes
-    ('base', (4, 4, 8))
+    Examples:
+        >>> contract = sidtool.extend_model("base", sidtool.open_bundle("shop.zarr"), "extended")
+        >>> contract.base_model, contract.space.sizes
+        ('base', (4, 4, 8))
     """
     model = str(model)
     out = Path(out)

@@ -22,12 +22,13 @@ def merge(
     Raises UsageError if `folder` has no adapters or `out` exists without `force`,
     MissingPackageError without the packages of models, else as `load_model_folder`.
 
-    >>> fields = {"max_steps": 1, "eval_strategy": "no"}
-    >>> options = sidtool.TrainOptions(stage="lora", lora_r=2)
-    >>> _ = sidtool.train("base+sid", "train.jsonl", "adapters", options=options, sft_fields=fields)
-    >>> _ = sidtool.merge("adapters", "merged")
-    >>> sidtool.load_model_folder("merged").contract.stages[-1].stage
-    'merge'
+    Examples:
+        >>> chosen = {"options": sidtool.TrainOptions(stage="lora", lora_r=2)}
+        >>> chosen["sft_fields"] = {"max_steps": 1, "eval_strategy": "no"}
+        >>> _ = sidtool.train("base+sid", "train.jsonl", "adapters", **chosen)
+        >>> _ = sidtool.merge("adapters", "merged")
+        >>> sidtool.load_model_folder("merged").contract.stages[-1].stage
+        'merge'
     """
     folder = model_folder(folder)
     out = Path(out)

@@ -50,9 +50,10 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
     weights are not finite, UsageError if `out` exists without `force`; an aligned bundle is a
     SidtoolWarning.
 
-    >>> newer = sidtool.add_items(sidtool.open_bundle("shop.zarr"), remove=["b007"])
-    >>> sidtool.rebind("tuned", newer, "rebound").kind
-    'refreshed'
+    Examples:
+        >>> newer = sidtool.add_items(sidtool.open_bundle("shop.zarr"), remove=["b007"])
+        >>> sidtool.rebind("tuned", newer, "rebound").kind
+        'refreshed'
     """
     folder = model_folder(folder)
     if lacks_contract(folder):

@@ -40,8 +40,9 @@ def report(
     shown of a large bundle. Raises UsageError for artifacts of different kinds, DataError for one
     that cannot be read, MissingPackageError without Jinja2.
 
-    >>> sidtool.report("shop.zarr", "shop.html")
-    >>> sidtool.report(["shop.zarr", "other.zarr"], "both.html")
+    Examples:
+        >>> sidtool.report("shop.zarr", "shop.html")
+        >>> sidtool.report(["shop.zarr", "other.zarr"], "both.html")
     """
     paths = [what] if isinstance(what, str | Path) else list(what)
     refuse_existing(Path(out), force, HTML_FILE)

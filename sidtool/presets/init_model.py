@@ -31,10 +31,11 @@ def init_model(
     are keys of the configuration. Returns the number of parameters. Raises UsageError for a key or
     value that the configuration refuses, or if `out` exists without `force`.
 
-    >>> titles = sidtool.read_items("items.jsonl").texts
-    >>> shape = {"n_layer": 1, "n_embd": 16, "n_head": 2}
-    >>> sidtool.init_model(titles, "small", vocab_size=300, overrides=shape)
-    24352
+    Examples:
+        >>> titles = sidtool.read_items("items.jsonl").texts
+        >>> shape = {"n_layer": 1, "n_embd": 16, "n_head": 2}
+        >>> sidtool.init_model(titles, "small", vocab_size=300, overrides=shape)
+        24352
     """
     if isinstance(texts, str):  # whose characters would be the texts
         raise UsageError(f"init_model takes texts, not {texts!r}", hint="use read_items(...).texts")

@@ -52,10 +52,11 @@ def recommend(
     unknown, or if the model's scores are NaN; and, after the answers to the requests before it, for
     a request that the model was not trained for or that `options.strict` refuses.
 
-    >>> requests = [sidtool.Request(user="u1", history=("b001", "b002"))]
-    >>> (answer,) = sidtool.recommend("tuned", requests, sidtool.RecommendOptions(k=3))
-    >>> answer.user, len(answer.items)
-    ('u1', 3)
+    Examples:
+        >>> requests = [sidtool.Request(user="u1", history=("b001", "b002"))]
+        >>> (answer,) = sidtool.recommend("tuned", requests, sidtool.RecommendOptions(k=3))
+        >>> answer.user, len(answer.items)
+        ('u1', 3)
     """
     answers = answer_each(
         model, requests, options, candidates=candidates, stop=True, progress=progress

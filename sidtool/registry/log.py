@@ -79,8 +79,9 @@ def log(reference: str) -> VersionLog:
 
     Those of a bundle are its lineage, those of others what was published under their name.
 
-    >>> [each.version.version for each in sidtool.log("shop.zarr").versions]
-    ['1.0']
+    Examples:
+        >>> [each.version.version for each in sidtool.log("shop.zarr").versions]
+        ['1.0']
     """
     location, record = locate(reference)
     manifest = read_manifest(location)

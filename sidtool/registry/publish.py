@@ -115,9 +115,10 @@ def push(
     case. Raises as `plan_push` does, IntegrityError if an object does not arrive as it was sent,
     DataError if the store fails.
 
-    >>> pushed = sidtool.push("shop.zarr", "registry/shop", tag="prod", license="CC-BY-4.0")
-    >>> pushed.version, pushed.new
-    ('1.0', True)
+    Examples:
+        >>> pushed = sidtool.push("shop.zarr", "registry/shop", tag="prod", license="CC-BY-4.0")
+        >>> pushed.version, pushed.new
+        ('1.0', True)
     """
     if tag is not None:
         records.check_tag(tag)
@@ -152,9 +153,10 @@ def pull(
     such version, IntegrityError if the copy differs from what was published, UsageError if `out`
     exists and `force` is not given.
 
-    >>> _ = sidtool.push("shop.zarr", "registry/shop")
-    >>> sidtool.pull("registry/shop@1.0", "copy.zarr").version
-    '1.0'
+    Examples:
+        >>> _ = sidtool.push("shop.zarr", "registry/shop")
+        >>> sidtool.pull("registry/shop@1.0", "copy.zarr").version
+        '1.0'
     """
     out = Path(out)
     registry, record = plan_pull(reference, out, force=force)
@@ -186,9 +188,10 @@ def tag(reference: str, name: str) -> VersionRecord:
     Raises UsageError if the reference has no version or the tag is not valid, DataError if there is
     no such version.
 
-    >>> _ = sidtool.push("shop.zarr", "registry/shop")
-    >>> sidtool.tag("registry/shop@1.0", "prod").version
-    '1.0'
+    Examples:
+        >>> _ = sidtool.push("shop.zarr", "registry/shop")
+        >>> sidtool.tag("registry/shop@1.0", "prod").version
+        '1.0'
     """
     records.check_tag(name)
     if split_reference(reference)[1] is None:

@@ -103,12 +103,13 @@ def rl(
     function fails; RefusedError if every checkpoint is worse than the start on a slice;
     SidtoolError if the training diverges.
 
-    >>> fields = {"max_steps": 1, "num_generations": 4, "per_device_train_batch_size": 8}
-    >>> summary = sidtool.rl(
-    ...     "tuned", "train.jsonl", "reinforced", grpo_fields=fields, allow_worse_slices=True
-    ... )
-    >>> summary.algorithm, summary.steps
-    ('grpo', 1)
+    Examples:
+        >>> fields = {"max_steps": 1, "num_generations": 4, "per_device_train_batch_size": 8}
+        >>> summary = sidtool.rl(
+        ...     "tuned", "train.jsonl", "reinforced", grpo_fields=fields, allow_worse_slices=True
+        ... )
+        >>> summary.algorithm, summary.steps
+        ('grpo', 1)
     """
     require("train")
     run = settle(

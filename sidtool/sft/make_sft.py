@@ -67,11 +67,12 @@ def make_sft(
     from another split or the model from another bundle, RefusedError if a held-out event is in a
     training example, and what ExampleMaker and EventWeights raise.
 
-    >>> lineage = sidtool.make_sft(
-    ...     "shop.zarr", "items.jsonl", "split", "made.jsonl", model="base+sid"
-    ... )
-    >>> lineage.leaked_events, list(lineage.tasks)
-    (0, ['sequence'])
+    Examples:
+        >>> lineage = sidtool.make_sft(
+        ...     "shop.zarr", "items.jsonl", "split", "made.jsonl", model="base+sid"
+        ... )
+        >>> lineage.leaked_events, list(lineage.tasks)
+        (0, ['sequence'])
     """
     out = Path(out)
     options = options or SftOptions()

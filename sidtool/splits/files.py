@@ -136,9 +136,10 @@ def split_events(
     exists or options contradict each other, DataError for malformed events or an empty part,
     CompatibilityError if the split does not extend the one that `options.extends` names.
 
-    >>> manifest = sidtool.split_events("events.csv", "parts")
-    >>> manifest.protocol, manifest.counts.users, manifest.counts.test
-    ('leave-one-out', 40, 40)
+    Examples:
+        >>> manifest = sidtool.split_events("events.csv", "parts")
+        >>> manifest.protocol, manifest.counts.users, manifest.counts.test
+        ('leave-one-out', 40, 40)
     """
     out = Path(out)
     refuse_existing(out, force, FOLDER)

@@ -108,9 +108,10 @@ def train(
     together or come from different splits; DataError if examples are malformed; SidtoolError if the
     training diverges.
 
-    >>> summary = sidtool.train("base+sid", "train.jsonl", "model", sft_fields={"max_steps": 2})
-    >>> summary.steps, summary.stage
-    (2, 'full')
+    Examples:
+        >>> summary = sidtool.train("base+sid", "train.jsonl", "model", sft_fields={"max_steps": 2})
+        >>> summary.steps, summary.stage
+        (2, 'full')
     """
     examples = Path(examples)
     out = Path(out)
