@@ -119,6 +119,13 @@ def extend_model(
     dtype: Annotated[
         Dtype | None, typer.Option(help="Precision to store. Default: the checkpoint's.")
     ] = None,
+    user_tokens: Annotated[
+        int,
+        typer.Option(
+            help="Tokens for users: a history begins with one of them, by the hash of its user's "
+            "id. TIGER has 2000."
+        ),
+    ] = 0,
     seed: options.Seed = 0,
     trust_remote_code: options.Trust = False,
     config: options.Config = None,
@@ -133,7 +140,7 @@ def extend_model(
 
     opened = open_bundle(bundle)
     if dry_run:
-        extend.check_extension(opened, out, init, license, force=force)
+        extend.check_extension(opened, out, init, license, user_tokens, force=force)
         if not is_hub_url(model):
             extend.locate_base(model, trust_remote_code=trust_remote_code)
         n_tokens = len(opened.space.tokens)
@@ -144,6 +151,7 @@ def extend_model(
             base=model,
             bundle=opened.identity.digest,
             tokens=n_tokens,
+            user_tokens=user_tokens,
             init=init,
         )
     contract = extend.extend_model(
@@ -151,6 +159,7 @@ def extend_model(
         opened,
         out,
         init=init,
+        user_tokens=user_tokens,
         seed=seed,
         revision=revision,
         dtype=dtype,

@@ -28,6 +28,7 @@ from sidtool.errors import CompatibilityError, DataError, IntegrityError, Refuse
 from sidtool.json_record import JsonRecord
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
+from sidtool.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
 from sidtool.sid import SidSpace
 
 FORMAT = 2
@@ -74,6 +75,9 @@ class Contract(JsonRecord):
     kind: ModelKind = "causal"
     """whether one decoder reads prompt and answer, or an encoder the prompt and a decoder the
     answer"""
+    user_tokens: int = 0
+    """tokens that stand for users, which follow the SID tokens: a history begins with that of its
+    user; 0 without them"""
     memory: MemoryBinding | None = None
     """the memory that was tuned with the model; a copy of it is in the folder"""
     license: str | None = None
@@ -87,6 +91,16 @@ class Contract(JsonRecord):
     def tokens(self) -> SidTokens:
         """The token ids of the SID vocabulary."""
         return SidTokens(self.space, self.token_start)
+
+    @property
+    def users(self) -> UserTokens | None:
+        """The tokens that stand for users; None without them."""
+        return UserTokens(self.tokens.stop, self.user_tokens) if self.user_tokens else None
+
+    @property
+    def added_ids(self) -> range:
+        """The token ids that `extend-model` added: SID tokens, then users."""
+        return range(self.token_start, self.tokens.stop + self.user_tokens)
 
     @property
     def params(self) -> StageParams | None:
@@ -125,9 +139,11 @@ class Contract(JsonRecord):
         for name in ("memory", "license", "files"):
             if not value[name]:
                 del value[name]
-        # contracts of causal models stay as they were before there were others
+        # contracts without these stay as they were before
         if self.kind == "causal":
             del value["kind"]
+        if not self.user_tokens:
+            del value["user_tokens"]
         return value
 
     @classmethod
@@ -164,6 +180,8 @@ class Contract(JsonRecord):
                 f"SID tokens from id {self.token_start} end before id {self.tokens.stop}, but the "
                 f"model's token_stop in its contract says {token_stop!r}"
             )
+        if not 0 <= self.user_tokens <= MAX_USER_TOKENS:
+            raise ValueError(f"user_tokens is {self.user_tokens}")
         if not self.stages:
             raise ValueError("it has no stage")
         check_names(self.files)

@@ -145,10 +145,13 @@ def rank_memory(loaded: LoadedModel, examples: IndexedExamples, *, k: int) -> ND
 def example_queries(session: QuerySession, examples: IndexedExamples) -> Iterator[Query]:
     """The query of each example, with its target to follow through the beam."""
     targets = examples.target_leaves.tolist()
-    for history, fields, target in zip(examples.histories, examples.fields, targets, strict=True):
+    for example, history, fields, target in zip(
+        examples.examples, examples.histories, examples.fields, targets, strict=True
+    ):
         denied = [history] if examples.exclude_seen else []
         leaf_filter = session.leaf_filter(None, denied)
-        yield Query(session.from_history(history, fields), leaf_filter, history, target)
+        prompt = session.from_history(history, fields, user=example.user)
+        yield Query(prompt, leaf_filter, history, target)
 
 
 @dataclass(frozen=True, eq=False)

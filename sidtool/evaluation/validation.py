@@ -16,6 +16,7 @@ from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.model.memory import WeightedMemory
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
+from sidtool.prompt.user_tokens import UserTokens
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.splits.split import Example
 
@@ -54,22 +55,25 @@ class Validator:
         normalize: Normalize = "level",
         exclude_seen: bool = False,
         memory: WeightedMemory | None = None,
+        user_tokens: UserTokens | None = None,
     ) -> None:
         examples = sample_examples(examples, users, seed)
         self.k = k
         self._num_beams = num_beams
         mixture = Mixture.of(memory, bundle, normalize)
         self._session = QuerySession(
-            bundle, tokenizer, tokens, history_prompt, None, normalize, mixture
+            bundle, tokenizer, tokens, history_prompt, None, normalize, mixture, user_tokens
         )
         # the filters below exclude seen items; here that would make a seen target a miss even if
         # another item of its SID is recommended
         indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
         self._target_leaves = indexed.target_leaves
         self._queries = []
-        for history, fields in zip(indexed.histories, indexed.fields, strict=True):
+        for example, history, fields in zip(
+            indexed.examples, indexed.histories, indexed.fields, strict=True
+        ):
             leaf_filter = self._session.leaf_filter(None, [history]) if exclude_seen else None
-            prompt = self._session.from_history(history, fields)
+            prompt = self._session.from_history(history, fields, user=example.user)
             self._queries.append(Query(prompt, leaf_filter, history))
 
     def sums(self, model: Any, rank: int = 0, ranks: int = 1) -> NDArray[np.float64]:

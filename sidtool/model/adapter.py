@@ -72,7 +72,7 @@ def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:
     path = folder / ADAPTER
     if not path.is_file():
         raise DataError(f"{folder} has no {ADAPTER}")
-    config = read_lora_config(folder, contract.tokens, peft_task(model))
+    config = read_lora_config(folder, contract.added_ids, peft_task(model))
     # base weights are missing, too, and the rows of a head that is tied to the embeddings
     rows = {f"{PREFIX}{name}{TOKEN_ADAPTER}" for name in config.trainable_token_indices}
     with _stating_tied_head(model), loading(folder, "as an adapter of its base", stored):

@@ -21,6 +21,7 @@ from sidtool.model.embedding_init import (
     EmbeddingStatistics,
     Init,
     initial_embeddings,
+    random_embeddings,
 )
 from sidtool.model.pretrained import (
     Checkpoint,
@@ -40,10 +41,17 @@ from sidtool.model.structure import (
     model_kind,
     vocabulary_weights,
 )
-from sidtool.model.vocabulary import add_sid_tokens, check_embedding_rows, check_token_ids
+from sidtool.model.vocabulary import (
+    add_sid_tokens,
+    add_user_tokens,
+    check_embedding_rows,
+    check_token_ids,
+    check_user_tokens,
+)
 from sidtool.output import new_dir, refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.prompt.tokens import SidTokens
+from sidtool.prompt.user_tokens import MAX_USER_TOKENS
 from sidtool.registry.records import check_license
 
 
@@ -53,6 +61,7 @@ def extend_model(
     out: str | Path,
     *,
     init: Init = DEFAULT_INIT,
+    user_tokens: int = 0,
     seed: int = 0,
     revision: str | None = None,
     dtype: Dtype | None = None,
@@ -63,7 +72,8 @@ def extend_model(
     """Write `model` with the bundle's tokens to folder `out`.
 
     `model` is a folder, a .gguf file or `hf://ORG/NAME`. `dtype` is the stored precision; default:
-    the checkpoint's. `license` is for the model cards of this model and of those made from it.
+    the checkpoint's. `license` is for the model cards of this model and of those made from it. With
+    `user_tokens`, a history begins with one of so many tokens, by the hash of its user's id.
 
     Raises UsageError if `out` exists without `force` or `init="codebook"` and the bundle has no
     codebook, DataError if the model cannot be loaded, RefusedError if it needs `trust_remote_code`,
@@ -77,12 +87,14 @@ def extend_model(
     """
     model = str(model)
     out = Path(out)
-    check_extension(bundle, out, init, license, force=force)
+    check_extension(bundle, out, init, license, user_tokens, force=force)
     checkpoint = locate_base(model, revision=revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
     tokens = add_sid_tokens(tokenizer, bundle.space)
+    if user_tokens:
+        add_user_tokens(tokenizer, tokens, user_tokens)
     network = load_model(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
-    write_embeddings(network, tokens, bundle, init, seed)
+    write_embeddings(network, tokens, bundle, init, seed, user_tokens)
     network.generation_config = greedy_generation(network, tokenizer)
     contract = Contract(
         identity=bundle.identity,
@@ -93,6 +105,7 @@ def extend_model(
         base_weights=weight_digests(checkpoint),
         base_files=file_digests(checkpoint),
         kind=model_kind(network.config),
+        user_tokens=user_tokens,
         stages=(StageRecord("extend", ExtendParams(init, seed)),),
         license=license,
     )
@@ -101,6 +114,7 @@ def extend_model(
         # a tokenizer may number its tokens differently once it is saved and loaded
         reloaded = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
         check_token_ids(reloaded, tokens)
+        check_user_tokens(reloaded, contract.users)
         contract = write_contract(folder, contract, bundle)
         # reads of a bundle do not check its bytes: refuse a damaged one here, not after training
         for name, reason in verify(folder / BUNDLE_COPY):
@@ -109,11 +123,19 @@ def extend_model(
 
 
 def check_extension(
-    bundle: Bundle, out: Path, init: Init, license: str | None, *, force: bool = False
+    bundle: Bundle,
+    out: Path,
+    init: Init,
+    license: str | None,
+    user_tokens: int = 0,
+    *,
+    force: bool = False,
 ) -> None:
     """Raise what `extend_model` refuses before it looks for the model."""
     check_init(bundle, init)
     check_license(license or "unknown")
+    if not 0 <= user_tokens <= MAX_USER_TOKENS:
+        raise UsageError(f"user tokens are 0 to {MAX_USER_TOKENS}, not {user_tokens}")
     refuse_existing(out, force, FOLDER)
     require("models")
 
@@ -136,9 +158,15 @@ def locate_base(
 
 
 def write_embeddings(
-    network: Any, tokens: SidTokens, bundle: Bundle, init: Init, seed: int
+    network: Any,
+    tokens: SidTokens,
+    bundle: Bundle,
+    init: Init,
+    seed: int,
+    user_tokens: int = 0,
 ) -> None:
-    """Initialize the rows of SID tokens in all embeddings and in an untied output head, in place.
+    """Initialize the rows of SID tokens in all embeddings and in an untied output head, in place,
+    and those of `user_tokens` behind them at random.
 
     The matrices grow only if the tokens do not fit and never shrink: rows that a checkpoint has as
     padding are overwritten."""
@@ -147,20 +175,24 @@ def write_embeddings(
     n_rows = network.get_input_embeddings().weight.shape[0]
     # a tokenizer can have tokens that the checkpoint has no row for
     n_existing = min(n_rows, tokens.start)
-    if n_rows < tokens.stop:
+    stop = tokens.stop + user_tokens
+    if n_rows < stop:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            grow_vocabulary(network, tokens.stop)
+            grow_vocabulary(network, stop)
     check_embedding_rows(network, tokens)
     sid_rows = slice(tokens.start, tokens.stop)
+    user_rows = slice(tokens.stop, stop)
     with torch.no_grad():
         for weight in vocabulary_weights(network):
             existing = EmbeddingStatistics.of(weight[:n_existing].float().numpy())
             rows = initial_embeddings(tokens.space, bundle.codebook, init, existing, seed)
             weight[sid_rows] = torch.from_numpy(rows).to(weight.dtype)
+            rows = random_embeddings(user_tokens, existing, seed)
+            weight[user_rows] = torch.from_numpy(rows).to(weight.dtype)
         bias = logits_bias(network)
         if bias is not None:
-            bias[..., sid_rows] = bias[..., :n_existing].mean()
+            bias[..., tokens.start : stop] = bias[..., :n_existing].mean()
 
 
 def greedy_generation(network: Any, tokenizer: Any) -> Any:

@@ -15,11 +15,11 @@ from sidtool.checkpoint.files import ADAPTER
 from sidtool.errors import UsageError
 from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, peft_task
 from sidtool.model.token_embeddings import TokenEmbeddings
-from sidtool.prompt.tokens import SidTokens
 
 
 class Lora:
-    """Adds adapters to a model, in place; `seed` initializes their A matrices.
+    """Adds adapters to a model, in place, and trains the embedding rows of `ids` with them; `seed`
+    initializes their A matrices.
 
     Raises UsageError if no layer of the model has a name in `targets`."""
 
@@ -27,7 +27,7 @@ class Lora:
         self,
         model: Any,
         base: Path,
-        tokens: SidTokens,
+        ids: range,
         *,
         r: int,
         alpha: float,
@@ -54,8 +54,8 @@ class Lora:
                 ) from error
         self._model = model
         self._base = base.resolve()
-        self._tokens = tokens
-        self.embeddings = TokenEmbeddings(model, tokens)
+        self._ids = ids
+        self.embeddings = TokenEmbeddings(model, ids)
 
     def save(self, folder: Path) -> None:
         """Write adapter_config.json and adapter_model.safetensors."""
@@ -67,11 +67,10 @@ class Lora:
         state = get_peft_model_state_dict(self._adapted) | {
             f"{PREFIX}{name}{TOKEN_ADAPTER}": row for name, row in rows.items()
         }
-        ids = list(range(self._tokens.start, self._tokens.stop))
         config = dataclasses.replace(
             self._config,
             inference_mode=True,
-            trainable_token_indices=dict.fromkeys(rows, ids),
+            trainable_token_indices={name: list(self._ids) for name in rows},
             base_model_name_or_path=str(self._base),
         )
         save_file(

@@ -7,7 +7,6 @@ from typing import Any
 from sidtool.checkpoint.files import read_object
 from sidtool.errors import CompatibilityError, DataError
 from sidtool.model.structure import is_encoder_decoder
-from sidtool.prompt.tokens import SidTokens
 
 # PEFT's names of the files and of their parameters
 CONFIG = "adapter_config.json"
@@ -35,7 +34,7 @@ def peft_task(model: Any) -> str:
     return "SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM"
 
 
-def read_lora_config(folder: Path, tokens: SidTokens, task: str) -> Any:
+def read_lora_config(folder: Path, added: range, task: str) -> Any:
     """The LoraConfig of a folder that `Lora.save` wrote, for a model that does `task`.
 
     Raises DataError for a setting that `Lora` does not make: some of PEFT's import modules, fetch
@@ -56,9 +55,9 @@ def read_lora_config(folder: Path, tokens: SidTokens, task: str) -> Any:
         raise DataError(f"{path} has target_modules = {targets!r:.80}, not a list of names")
     if settings.get("peft_type") != "LORA" or not isinstance(rows, dict) or not rows:
         raise DataError(f"{path} is not a LoRA adapter with the rows of SID tokens")
-    if any(ids != list(range(tokens.start, tokens.stop)) for ids in rows.values()):
+    if any(ids != list(added) for ids in rows.values()):
         raise CompatibilityError(
-            f"{path} has the rows of other tokens than {tokens.start} to {tokens.stop - 1}"
+            f"{path} has the rows of other tokens than {added.start} to {added.stop - 1}"
         )
     return LoraConfig(
         r=rank,

@@ -18,19 +18,19 @@ from torch.nn.functional import embedding, linear
 
 from sidtool.errors import UsageError
 from sidtool.model.structure import embedding_layers
-from sidtool.prompt.tokens import SidTokens
 
 PARAMETER = "sid_rows"
 """Name of the parameter in its layer."""
 
 
 class TokenEmbeddings:
-    """Makes the SID rows of a model's embeddings, and of an untied output head, trainable in
-    float32. The model must be on its device already; its other trainable weights stay so.
+    """Makes the rows of `ids` in a model's embeddings, and in an untied output head, trainable in
+    float32: SID tokens, and those of users if there are any. The model must be on its device
+    already; its other trainable weights stay so.
 
     Raises UsageError unless embeddings and head are ordinary layers."""
 
-    def __init__(self, model: Any, tokens: SidTokens) -> None:
+    def __init__(self, model: Any, ids: range) -> None:
         tables = embedding_layers(model)
         head = model.get_output_embeddings()
         if not all(isinstance(table, nn.Embedding) for table in tables) or (
@@ -41,8 +41,8 @@ class TokenEmbeddings:
                 f"{type(tables[0]).__name__} and {type(head).__name__}",
                 hint="stage=full trains all weights",
             )
-        self._start = tokens.start
-        self._stop = tokens.stop
+        self._start = ids.start
+        self._stop = ids.stop
         self._head = head
         rows: dict[int, nn.Parameter] = {}
         self._first_layers: list[nn.Module] = []

@@ -10,6 +10,7 @@ from typing import Any
 from sidtool.errors import CompatibilityError
 from sidtool.model.structure import embedding_layers
 from sidtool.prompt.tokens import SidTokens
+from sidtool.prompt.user_tokens import UserTokens
 from sidtool.sid import SidSpace
 
 
@@ -40,6 +41,39 @@ def add_sid_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
     return tokens
 
 
+def add_user_tokens(tokenizer: Any, tokens: SidTokens, number: int) -> UserTokens:
+    """Add tokens that stand for users behind the SID tokens, in place.
+
+    They are special: no text of a catalog contains them, and decoding drops them. Raises
+    CompatibilityError if the tokenizer has one of them already."""
+    from transformers import AddedToken
+
+    users = UserTokens(tokens.stop, number)
+    vocabulary = tokenizer.get_vocab()
+    for text in users.texts:
+        if text in vocabulary:
+            raise CompatibilityError(
+                f"the tokenizer already has the user token {text}, with id {vocabulary[text]}",
+                hint="extend a model without it, or leave --user-tokens out",
+            )
+    added = [AddedToken(text, normalized=False, special=True) for text in users.texts]
+    tokenizer.add_tokens(added, special_tokens=True)
+    check_user_tokens(tokenizer, users)
+    return users
+
+
+def check_user_tokens(tokenizer: Any, users: UserTokens | None) -> None:
+    """Raise CompatibilityError unless the tokenizer gives every user token its id."""
+    if users is None:
+        return
+    added = tokenizer.get_added_vocab()
+    for expected, text in enumerate(users.texts, start=users.start):
+        if added.get(text) != expected:
+            raise CompatibilityError(
+                f"the tokenizer gives {text} the id {added.get(text)}, not {expected}"
+            )
+
+
 def check_token_ids(tokenizer: Any, tokens: SidTokens) -> None:
     """Raise CompatibilityError unless the tokenizer gives every SID token the id that `tokens`
     computes."""
@@ -53,13 +87,14 @@ def check_token_ids(tokenizer: Any, tokens: SidTokens) -> None:
             )
 
 
-def check_embedding_rows(model: Any, tokens: SidTokens) -> None:
-    """Raise CompatibilityError unless embeddings and output head have a row for every SID token."""
+def check_embedding_rows(model: Any, tokens: SidTokens | UserTokens) -> None:
+    """Raise CompatibilityError unless embeddings and output head have a row for every token of a
+    block."""
     layers = [("embedding", layer) for layer in embedding_layers(model)]
     layers.append(("output", model.get_output_embeddings()))
     for name, layer in layers:
         n_rows = layer.weight.shape[0]
         if n_rows < tokens.stop:
             raise CompatibilityError(
-                f"the model has {n_rows} {name} rows, but SID tokens need {tokens.stop}"
+                f"the model has {n_rows} {name} rows, but its added tokens need {tokens.stop}"
             )

@@ -23,6 +23,7 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Any, tokens: SidTokens) -> None:
         self.tokens = tokens
+        self.begin_id: int | None = tokenizer.bos_token_id
         self._tokenizer = tokenizer
         text_tokens = _text_tokens(tokenizer, tokens)
         self._plain_backend = _backend_with_added_tokens(tokenizer, text_tokens)

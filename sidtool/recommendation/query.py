@@ -31,6 +31,7 @@ from sidtool.model.positions import prompt_positions
 from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
+from sidtool.prompt.user_tokens import UserTokens
 from sidtool.splits.fields import NO_FIELDS, Fields
 
 WINDOW = 512
@@ -92,6 +93,8 @@ class QuerySession:
     normalize: Normalize
     mixture: Mixture | None = None
     """The memory that answers are mixed with."""
+    users: UserTokens | None = None
+    """The tokens of users, of which a history begins with one."""
 
     @classmethod
     def of(cls, loaded: LoadedModel, normalize: Normalize | None = None) -> "QuerySession":
@@ -99,7 +102,8 @@ class QuerySession:
         contract = loaded.contract
         normalize = normalize or contract.normalize
         # all codes but the last are fed back
-        room = prompt_positions(loaded.model, contract.space.levels - 1)
+        n_answer = contract.space.levels - 1 + bool(contract.users)
+        room = prompt_positions(loaded.model, n_answer)
         return cls(
             loaded.bundle,
             loaded.tokenizer,
@@ -108,6 +112,7 @@ class QuerySession:
             _shortened(contract.text_prompt, room),
             normalize,
             Mixture.of(loaded.memory, loaded.bundle, normalize),
+            contract.users,
         )
 
     @property
@@ -115,10 +120,13 @@ class QuerySession:
         """The trie of the bundle's active items."""
         return self.bundle.trie()
 
-    def from_history(self, history: ItemIndex, fields: Fields = NO_FIELDS) -> list[int]:
+    def from_history(
+        self, history: ItemIndex, fields: Fields = NO_FIELDS, *, user: str | None = None
+    ) -> list[int]:
         """The prompt for the next item after a history, oldest item first, with the fields of its
-        items; unknown items are left out. Raises DataError if the model was not trained to
-        recommend, or if its prompt shows a field that is not among these."""
+        items; unknown items are left out. It has the token of the `user`, if the model has such
+        tokens. Raises DataError if the model was not trained to recommend, or if its prompt shows
+        a field that is not among these."""
         if self.history_prompt is None:
             raise DataError(
                 "the model was not trained to recommend: its contract has no history prompt",
@@ -134,7 +142,11 @@ class QuerySession:
             titles = [items.title(index) for index in history.tolist()]
         codes = items.codes[history]  # (items, levels)
         model = (self.tokenizer, self.tokens)
-        return history_prompt_ids(self.history_prompt, *model, codes, titles, fields)
+        ids = history_prompt_ids(self.history_prompt, *model, codes, titles, fields)
+        if self.users is not None and user is not None:
+            place = self.users.place(ids, self.tokenizer.bos_token_id)
+            ids.insert(place, self.users.id(user))
+        return ids
 
     def from_text(self, text: str) -> list[int]:
         """The prompt for the item that a text describes. Raises DataError if the model was not

@@ -243,7 +243,8 @@ class _Run:
         if self.options.exclude_seen:
             denied.append(history)
         if request.text is None:
-            prompt = session.from_history(history, request.fields.over(self.options.fields))
+            fields = request.fields.over(self.options.fields)
+            prompt = session.from_history(history, fields, user=request.user)
         else:
             prompt = session.from_text(request.text)
         remembered = history if request.text is None else None

@@ -186,6 +186,11 @@ def _example_maker(loaded: LoadedModel, options: TaskEvaluationOptions) -> tuple
         items = _titles(loaded.bundle)
         if options.catalog.queries is not None:
             queries = read_queries(options.catalog.queries)
+    if loaded.contract.user_tokens and named_task(options.task).per == "user":
+        raise UsageError(
+            f"the model has user tokens, and questions of task {options.task} have none",
+            hint="sidtool evaluate without --task measures recommendations, with them",
+        )
     history_prompt = loaded.contract.history_prompt
     positions = max_positions(loaded.model)
     # questions are made as the model's training examples were, as far as its contract records them

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sidtool.errors import DataError
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
+from sidtool.prompt.user_tokens import UserTokens
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.tasks import find_task
 
@@ -70,6 +71,15 @@ def _token_weights(
     return np.array(weight, dtype=np.float32)[np.maximum(sid_of_token, 0)]
 
 
+def _with_token(example: TokenizedExample, place: int, token_id: int) -> TokenizedExample:
+    """The example with a token at a place, which is no target."""
+    return TokenizedExample(
+        np.insert(example.ids, place, token_id),
+        np.insert(example.targets, place, False),
+        np.insert(example.weights, place, 1),
+    )
+
+
 def _n_sids(ids: NDArray[np.int32], tokens: SidTokens) -> int:
     """The number of SIDs among token ids."""
     first_code = tokens.start
@@ -119,9 +129,11 @@ class TokenizedExamples:
         *,
         codes_only: bool,
         after_prompts: bool = False,
+        user_tokens: UserTokens | None = None,
     ) -> "TokenizedExamples":
         """Tokenize a file of training examples; examples without a target are left out, and, with
-        `after_prompts`, item sequences of a single item, which nothing precedes.
+        `after_prompts`, item sequences of a single item, which nothing precedes. With
+        `user_tokens`, the examples of a user's events begin with the user's token.
 
         Raises DataError, with the line, for a malformed example, and if no example has a target."""
         ids = array("i")
@@ -140,6 +152,9 @@ class TokenizedExamples:
             is_sequence = example.get("task") == "sequence"
             if after_prompts and is_sequence and _n_sids(encoded.ids, tokens) < 2:
                 continue
+            if user_tokens is not None and example.get("user"):
+                place = user_tokens.place(encoded.ids.tolist(), encoder.begin_id)
+                encoded = _with_token(encoded, place, user_tokens.id(example["user"]))
             ids.frombytes(encoded.ids.tobytes())
             targets += encoded.targets.tobytes()
             weights.frombytes(encoded.weights.tobytes())

@@ -121,9 +121,11 @@ def _read_examples(run: TrainingRun, loaded: LoadedModel) -> TokenizedExamples |
         loaded.tokens,
         codes_only=run.softmax_over != "vocabulary",
         after_prompts=run.sliding_windows != "none",
+        user_tokens=run.contract.users,
     )
     longest = int(examples.lengths.max())
-    limit = run.lineage.max_length
+    # make-sft does not count the user's token
+    limit = run.lineage.max_length + bool(run.contract.users)
     positions = max_positions(loaded.model)
     if positions:
         limit = min(limit, positions)
@@ -144,7 +146,7 @@ def _add_adapters(run: TrainingRun, loaded: LoadedModel) -> Lora | None:
     return Lora(
         loaded.model,
         run.model_dir,
-        loaded.tokens,
+        loaded.contract.added_ids,
         r=options.lora_r,
         alpha=options.lora_alpha,
         dropout=options.lora_dropout,
@@ -157,7 +159,7 @@ def _train_embeddings_only(run: TrainingRun, loaded: LoadedModel) -> TokenEmbedd
     if run.options.stage != "embeddings":
         return None
     loaded.model.requires_grad_(False)
-    return TokenEmbeddings(loaded.model, loaded.tokens)
+    return TokenEmbeddings(loaded.model, loaded.contract.added_ids)
 
 
 def _augment(
@@ -217,4 +219,5 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
         exclude_seen=run.options.eval_exclude_seen,
         seed=run.seed,
         memory=memory,
+        user_tokens=run.contract.users,
     )

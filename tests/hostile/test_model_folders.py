@@ -232,7 +232,9 @@ ADAPTER = json.dumps(
 def test_an_adapter_names_no_module(tmp_path_factory: Any, config: bytes) -> None:
     folder = tmp_path_factory.getbasetemp()
     (folder / "adapter_config.json").write_bytes(config)
-    settings = call(read_lora_config, folder, TOKENS, **LOADING)
+    settings = call(
+        read_lora_config, folder, range(TOKENS.start, TOKENS.stop), "CAUSAL_LM", **LOADING
+    )
     if settings is not None:
         assert settings.megatron_config is None
         assert settings.init_lora_weights is True

@@ -105,9 +105,8 @@ def test_adapters_are_checked_too(base: Path, bundle: Bundle, tmp_path: Path) ->
     extend_model(base, bundle, model)
     loaded = load_model_folder(model, device="cpu")
     targets = ["q_proj"]
-    adapters = Lora(
-        loaded.model, model, loaded.tokens, r=2, alpha=4, dropout=0, targets=targets, seed=0
-    )
+    ids = loaded.contract.added_ids
+    adapters = Lora(loaded.model, model, ids, r=2, alpha=4, dropout=0, targets=targets, seed=0)
     folder = tmp_path / "adapter"
     adapters.save(folder)
     loaded.tokenizer.save_pretrained(folder)

@@ -49,7 +49,7 @@ def test_an_extended_gemma3_recommends(bundle: Bundle, tmp_path: Path) -> None:
     assert len(result.leaves) == 5
     before = served.model.get_input_embeddings().weight[:8].clone()
     served.model.requires_grad_(False)
-    rows = TokenEmbeddings(served.model, served.tokens)
+    rows = TokenEmbeddings(served.model, served.contract.added_ids)
     ids = torch.tensor([[*text, *range(served.tokens.start, served.tokens.start + 3)]])
     served.model(ids).logits.logsumexp(-1).sum().backward()
     assert all(

@@ -28,7 +28,7 @@ def test_logits_and_gradients_are_those_of_the_whole_weight(architecture: str, t
     # head's does
     plain.get_input_embeddings().padding_idx = None
     model.requires_grad_(False)
-    rows = TokenEmbeddings(model, TOKENS)
+    rows = TokenEmbeddings(model, range(TOKENS.start, TOKENS.stop))
     seen: list[torch.Tensor] = []
     model.get_input_embeddings().register_forward_hook(
         lambda layer, inputs, output: seen.append(inputs[0])
@@ -60,7 +60,7 @@ def test_a_step_changes_only_the_sid_block_and_partial_heads_use_it(
     model = tiny_model("gemma3", vocab_size=90, tied=tied)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     model.requires_grad_(False)
-    rows = TokenEmbeddings(model, TOKENS)
+    rows = TokenEmbeddings(model, range(TOKENS.start, TOKENS.stop))
     optimizer = torch.optim.AdamW(
         [weight for weight in model.parameters() if weight.requires_grad], 0.1, weight_decay=1.0
     )
@@ -96,7 +96,7 @@ def test_a_step_changes_only_the_sid_block_and_partial_heads_use_it(
 def test_low_precision_weights_have_float32_trained_rows() -> None:
     model = tiny_model("llama", vocab_size=90, tied=False).to(torch.bfloat16)
     model.requires_grad_(False)
-    rows = TokenEmbeddings(model, TOKENS)
+    rows = TokenEmbeddings(model, range(TOKENS.start, TOKENS.stop))
     assert {row.dtype for row in rows.named(model).values()} == {torch.float32}
     with torch.autocast("cpu", torch.bfloat16):
         loss_of(model(input_ids=IDS).logits.float()).backward()
@@ -109,4 +109,4 @@ def test_an_adapted_head_is_refused() -> None:
     model = tiny_model("llama", vocab_size=90, tied=False)
     get_peft_model(model, LoraConfig(target_modules=["lm_head"], r=2))
     with pytest.raises(UsageError, match="plain head"):
-        TokenEmbeddings(model, TOKENS)
+        TokenEmbeddings(model, range(TOKENS.start, TOKENS.stop))

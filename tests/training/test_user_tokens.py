@@ -1,0 +1,136 @@
+"""A model with user tokens: a history begins with its user's token, as trained and as served."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.contract.contract import read_contract
+from sidtool.errors import CompatibilityError, UsageError
+from sidtool.model.extend import extend_model
+from sidtool.model.load import load_model_folder
+from sidtool.model.merge import merge
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.recommendation.query import QuerySession
+from sidtool.recommendation.recommend import recommend
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.requests import Request
+from sidtool.reinforcement.run import rl
+from sidtool.sft.example_file import read_training_examples
+from sidtool.sft.tokenized import TokenizedExamples
+from sidtool.training.run import train
+from sidtool.training.settings import TrainOptions
+
+Make = Callable[..., Path]
+FAST = {"num_train_epochs": 1, "per_device_train_batch_size": 64, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def with_users(tmp_path_factory: pytest.TempPathFactory, models: Make, bundle: Bundle) -> Path:
+    """A T5 with 50 user tokens."""
+    out = tmp_path_factory.mktemp("users") / "base+sid"
+    extend_model(models("t5").parent / "base", bundle, out, user_tokens=50)
+    return out
+
+
+def test_the_contract_records_the_tokens_and_every_embedding_has_rows(
+    with_users: Path, models: Make
+) -> None:
+    loaded = load_model_folder(with_users)
+    contract = loaded.contract
+    assert contract.user_tokens == 50
+    assert contract.users is not None
+    stop = contract.tokens.stop
+    assert (contract.users.start, contract.users.stop) == (stop, stop + 50)
+    assert loaded.model.config.vocab_size == contract.users.stop
+    rows = loaded.model.get_input_embeddings().weight[contract.users.start :].detach().numpy()
+    assert len(np.unique(rows, axis=0)) == 50
+    # those of SID tokens are as without users
+    plain = load_model_folder(models("t5"))
+    sid_rows = slice(contract.tokens.start, contract.tokens.stop)
+    own = loaded.model.get_input_embeddings().weight[sid_rows]
+    assert torch.equal(own, plain.model.get_input_embeddings().weight[sid_rows])
+
+
+@pytest.mark.parametrize("task", ["sequence", "next_item"])
+def test_a_served_prompt_is_that_of_its_training_example(
+    task: str, tmp_path: Path, with_users: Path, examples: Make
+) -> None:
+    made = examples(**{task: 1.0})
+    out = tmp_path / "tuned"
+    train(with_users, made, out, options=TrainOptions(stage="embeddings"), sft_fields=FAST)
+    loaded = load_model_folder(out)
+    users = loaded.contract.users
+    assert users is not None
+    read = TokenizedExamples.read(
+        made,
+        prompt_encoder(loaded.tokenizer, loaded.tokens),
+        loaded.tokens,
+        codes_only=True,
+        user_tokens=users,
+    )
+    session = QuerySession.of(loaded)
+    levels = loaded.tokens.space.levels
+    first = loaded.tokens.start
+    size = loaded.tokens.space.sizes[0]
+    checked = 0
+    for number, example in enumerate(read_training_examples(made)):
+        ids = read[number].ids
+        assert ids[0] == users.id(example["user"])
+        first_codes = np.flatnonzero((ids >= first) & (ids < first + size))
+        if len(first_codes) < 2 or len(first_codes) > 6:
+            continue
+        places = first_codes[:-1, None] + np.arange(levels)
+        codes = loaded.tokens.codes(ids[places].astype(np.int64))
+        rows, _ = loaded.bundle.items.rows_at(codes)
+        served = session.from_history(rows, user=example["user"])
+        assert served == ids[: first_codes[-1]].tolist()
+        assert session.from_history(rows) == served[1:]
+        checked += 1
+    assert checked > 20
+
+
+def test_recommendations_depend_on_the_user(
+    with_users: Path, tmp_path: Path, examples: Make
+) -> None:
+    made = examples(sequence=1.0)
+    valid = made.with_name("valid.jsonl")
+    train(with_users, made, tmp_path / "tuned", sft_fields=FAST, valid=valid)
+    loaded = load_model_folder(tmp_path / "tuned")
+    requests = [Request(user, ("i3", "i4")) for user in ("u1", "u2", None)]
+    one, other, nobody = recommend(loaded, requests, RecommendOptions(k=5, num_beams=10))
+    assert one.scores != other.scores
+    assert nobody.scores != one.scores
+
+
+def test_adapters_train_the_rows_of_users_and_merge(
+    with_users: Path, tmp_path: Path, examples: Make
+) -> None:
+    options = TrainOptions(stage="lora", lora_r=2)
+    train(with_users, examples(sequence=1.0), tmp_path / "lora", options=options, sft_fields=FAST)
+    merge(tmp_path / "lora", tmp_path / "merged")
+    start = read_contract(with_users).tokens.stop
+    before, after = (
+        load_model_folder(folder).model.get_input_embeddings().weight
+        for folder in (with_users, tmp_path / "merged")
+    )
+    assert not torch.equal(before[start:], after[start:])
+    first = read_contract(with_users).token_start
+    assert torch.equal(before[:first], after[:first])
+
+
+def test_what_does_not_go_with_user_tokens_is_refused(
+    with_users: Path, models: Make, bundle: Bundle, tmp_path: Path, examples: Make
+) -> None:
+    made = examples(sequence=1.0)
+    with pytest.raises(UsageError, match="user tokens are 0 to"):
+        extend_model(models("t5").parent / "base", bundle, tmp_path / "out", user_tokens=-1)
+    with pytest.raises(CompatibilityError, match="another tokenizer"):
+        train(with_users, made, tmp_path / "out", sft_fields=FAST, teachers=[models("t5")])
+    train(with_users, made, tmp_path / "tuned", sft_fields=FAST)
+    with pytest.raises(UsageError, match="has user tokens, and rl makes prompts without users"):
+        rl(tmp_path / "tuned", made, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
