@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidtool.artifact import describe
-from sidtool.data.items import read_items
 from sidtool.errors import UsageError
 from sidtool.extras import require
+from sidtool.interop.convert import CatalogFile
 from sidtool.output import new_file, refuse_existing
 from sidtool.output_name import HTML_FILE
 from sidtool.pages.blocks import Page
@@ -63,7 +63,7 @@ def report(
 
 def _titles(items: str | Path, id_column: str | None) -> dict[str, str]:
     """Item id -> title, of a catalog."""
-    catalog = read_items(items, id_column=id_column)
+    catalog = CatalogFile(Path(items), id_column).read()
     return dict(zip(catalog.ids, catalog.titles, strict=True))
 
 
@@ -96,7 +96,7 @@ def _bundle_page(
     bundles = {name: open_bundle(str(path)) for name, path in names.items()}
     if items is None or field is None:
         return bundle_page(bundles, **how)
-    catalog = read_items(items, id_column=id_column, fields=[field])
+    catalog = CatalogFile(Path(items), id_column).read(fields=[field])
     values = dict(zip(catalog.ids, catalog.fields[field], strict=True))
     return bundle_page(bundles, values, field, **how)
 
