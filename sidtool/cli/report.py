@@ -15,7 +15,8 @@ def report(
         typer.Argument(
             metavar="WHAT...",
             help="A bundle, a model folder of train or rl, or the JSON of `evaluate --json`; "
-            "several of one kind are compared, bundles each with the one before.",
+            "several of one kind are compared, bundles each with the one before (and a published "
+            "one with the version that it was made from).",
         ),
     ],
     out: options.Out,

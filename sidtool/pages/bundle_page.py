@@ -33,16 +33,19 @@ def bundle_page(
     values: Values | None = None,
     field: str = "",
     *,
+    parent: Bundle | None = None,
     embeddings: str | Path | None = None,
     seed: int = 0,
 ) -> Page:
-    """The page of bundles by their names, oldest first: each is compared with the one before.
+    """The page of bundles by their names, oldest first: each is compared with the one before, and
+    the first with its `parent`.
 
     `values` are those of the catalog's column `field`, `embeddings` a file of vectors whose
     neighbors are compared with those by SID; the seed draws the items of the map."""
     figures = {name: _figures(bundle, values, seed) for name, bundle in bundles.items()}
     sections = [Section("Overview", (_overview(bundles, figures),))]
-    for (old_name, old), (name, new) in pairwise(bundles.items()):
+    before = {} if parent is None else {f"version {parent.manifest.version}": parent}
+    for (old_name, old), (name, new) in pairwise([*before.items(), *bundles.items()]):
         sections.append(_differences(f"From {old_name} to {name}", diff(old, new)))
     for name, bundle in bundles.items():
         of = f" of {name}" if len(bundles) > 1 else ""
@@ -210,7 +213,9 @@ def _lineage(bundle: Bundle, of: str) -> Iterator[Block]:
     )
     yield Table(f"Versions{of}", ("version", "name", "digest", "created", "change"), rows)
     if bundle.manifest.parent is not None:
-        yield Text("Give the previous version before this one to see their differences.")
+        yield Text(
+            "A report on two versions, the older one first, shows what changed between them."
+        )
     recipe = flat_record({"recipe": bundle.manifest.recipe or {}, "source": bundle.manifest.source})
     if recipe:
         yield Table(f"Recipe and sources{of}", ("setting", "value"), tuple(recipe.items()))

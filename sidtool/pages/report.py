@@ -15,7 +15,7 @@ from sidtool.pages.bundle_page import bundle_page
 from sidtool.pages.evaluation_page import evaluation_page, read_evaluation
 from sidtool.pages.render import render
 from sidtool.pages.training_page import read_training, training_page
-from sidtool.registry.references import open_bundle
+from sidtool.registry.references import open_bundle, open_parent
 
 Kind = Literal["bundle", "training output", "evaluation"]
 
@@ -32,7 +32,8 @@ def report(
     force: bool = False,
 ) -> None:
     """Write the HTML page of a bundle, a model folder that `train` wrote, or the JSON of
-    `evaluate --json`; of several of one kind, a page that compares them.
+    `evaluate --json`; of several of one kind, a page that compares them. A published bundle is
+    compared with the version that it was made from.
 
     `items` is a catalog: its titles name the items of an evaluation, and its column `field` is
     compared with the prefixes of a bundle. `embeddings` is a file of the vectors of a bundle's
@@ -94,6 +95,8 @@ def _bundle_page(
     **how: Any,
 ) -> Page:
     bundles = {name: open_bundle(str(path)) for name, path in names.items()}
+    first = next(iter(names))
+    how["parent"] = open_parent(names[first], bundles[first])
     if items is None or field is None:
         return bundle_page(bundles, **how)
     catalog = CatalogFile(Path(items), id_column).read(fields=[field])

@@ -14,6 +14,7 @@ from sidtool.registry.records import (
     LATEST,
     POINTER,
     VersionRecord,
+    list_records,
     list_versions,
     read_pointer,
     read_record,
@@ -39,6 +40,23 @@ def open_bundle(reference: str | Path) -> Bundle:
     bundle = Bundle.open(location)
     check_published(location, bundle.manifest, record)
     return bundle
+
+
+def open_parent(reference: str | Path, bundle: Bundle) -> Bundle | None:
+    """The bundle that a published one was made from; None if it is not a version of the same
+    URL/NAME.
+
+    Raises as `open_bundle` does."""
+    if bundle.manifest.parent is None or is_group(str(reference)):
+        return None
+    registry = Storage(split_reference(str(reference))[0])
+    for record in list_records(registry):
+        if record.digest == bundle.manifest.parent:
+            location = registry.folder(record.group).location
+            parent = Bundle.open(location)
+            check_published(location, parent.manifest, record)
+            return parent
+    return None
 
 
 def open_memory(reference: str | Path) -> Memory:

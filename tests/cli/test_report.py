@@ -46,6 +46,22 @@ def test_the_neighbors_of_a_bundle(road: Road, tmp_path: Path) -> None:
     assert "no vector" in refused(1, *command, missing)
 
 
+def test_a_published_bundle_is_compared_with_its_parent(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("gone.txt").write_text("b001\n")
+    done("add-items", road.bundle, "-o", "newer.zarr", "--remove", "gone.txt")
+    done("push", "newer.zarr", "registry/shop")
+    assert "From version" not in page(tmp_path / "a.html", "registry/shop").text
+    done("push", road.bundle, "registry/shop")
+    text = page(tmp_path / "b.html", "registry/shop@1.1").text
+    assert "From version 1.0 to shop@1.1" in text
+    assert "b001" in text.partition("From version 1.0 to shop@1.1")[2]
+    assert "From version" not in page(tmp_path / "c.html", "registry/shop@1.0").text
+    assert "From version" not in page(tmp_path / "d.html", "newer.zarr").text
+
+
 def test_the_page_of_a_training(road: Road, tmp_path: Path) -> None:
     text = page(tmp_path / "page.html", road.tuned).text
     last = json.loads((road.tuned / "training.jsonl").read_text().splitlines()[-1])
