@@ -99,9 +99,10 @@ def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) 
         )
 
 
-def test_scores_do_not_depend_on_the_batch() -> None:
+@pytest.mark.parametrize("architecture", ["gemma3", "t5", "bart"])
+def test_scores_do_not_depend_on_the_batch(architecture: str) -> None:
     trie, tokens = make((6, 6, 6), 80)
-    model = model_of("gemma3", tokens)
+    model = model_of(architecture, tokens)
     rng = np.random.default_rng(2)
     start = prompt(rng, 18)
     prompts = [
