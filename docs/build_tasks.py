@@ -4,7 +4,14 @@ import sys
 from pathlib import Path
 
 from sidtool.prompt.frames import read_templates
-from sidtool.sft.tasks import FAMILIES, HISTORY_PROMPT_TASKS, TASKS, TEXT_PROMPT_TASKS, Task
+from sidtool.sft.tasks import (
+    FAMILIES,
+    FIELD_TASKS,
+    HISTORY_PROMPT_TASKS,
+    TASKS,
+    TEXT_PROMPT_TASKS,
+    Task,
+)
 
 PAGE = Path(__file__).with_name("tasks.md")
 HEAD = """# Training tasks
@@ -13,10 +20,11 @@ Written by `make docs` from the code; do not edit.
 
 `sidtool make-sft --task NAME=WEIGHT` makes training examples of a task; the option may be repeated. A weight of 1 takes
 every example once, 0.5 half of them, 3 each in three templates. With `--max-tokens` weights are the tasks' shares of a
-token budget. In the last three names FIELD is any column of the catalog, as in `brand-to-sid`.
+token budget. In `FIELD-to-sid`, `sid-to-FIELD` and `prefix-to-FIELD`, FIELD is any column of the catalog, as in `brand-to-sid`. The last
+three tasks need fields of the split ([feedback.md](feedback.md#tasks)); in them FIELD is a feedback.
 
 A model recommends from a history by the first of these tasks in its mix (of the first two, by the one with the larger
-weight): {history_tasks}. It recommends from a text by the first of these:
+weight): {history_tasks}; `context-to-sid` and `next-item-by-FIELD` come before the last one. It recommends from a text by the first of these:
 {text_tasks}.
 
 Examples with a prompt train the completion only. `sequence` trains every SID of a history; `item-text` and
@@ -42,6 +50,8 @@ def shown(view: str, task: Task, name: str) -> str:
     """What a prompt or a completion shows, in words."""
     if view == "column":
         return task.column.lower() if name in TASKS else "FIELD"
+    if view == "feedback":
+        return "FIELD of the last item"
     history = task.per == "user" and view == task.source
     return f"history of {SHOWN[view]}s" if history else SHOWN[view]
 
@@ -49,7 +59,9 @@ def shown(view: str, task: Task, name: str) -> str:
 def line(name: str, task: Task) -> str:
     """The line of a task in the table."""
     needs = {"query": "queries", "user": "", "item": ""}[task.per]
-    if task.column or name in FAMILIES:
+    if name in FIELD_TASKS:
+        needs = f"feedback `{task.feedback}`" if task.feedback else "fields of users or contexts"
+    elif task.column or name in FAMILIES:
         needs = f"column `{task.column if name in TASKS else 'FIELD'}`"
     elif task.source == "title" or task.target in ("title", "text"):
         needs = "titles"
@@ -76,7 +88,7 @@ def templates(name: str, task: Task) -> str:
 
 def page() -> str:
     """The whole page."""
-    tasks = {**TASKS, **FAMILIES}
+    tasks = {**TASKS, **FAMILIES, **FIELD_TASKS}
     head = HEAD.format(
         history_tasks=", ".join(f"`{name}`" for name in HISTORY_PROMPT_TASKS),
         text_tasks=", ".join(f"`{name}`" for name in TEXT_PROMPT_TASKS),

@@ -62,8 +62,6 @@ if TYPE_CHECKING:
     from sidtool.sft.event_weights import WeightOptions as WeightOptions
     from sidtool.sft.make_sft import make_sft as make_sft
     from sidtool.sft.sft_options import SftOptions as SftOptions
-    from sidtool.sft.task_eval import TaskEvaluationOptions as TaskEvaluationOptions
-    from sidtool.sft.task_eval import evaluate_task as evaluate_task
     from sidtool.sid import SidSpace as SidSpace
     from sidtool.splits.field_columns import FieldName as FieldName
     from sidtool.splits.field_columns import FieldOptions as FieldOptions
@@ -71,6 +69,10 @@ if TYPE_CHECKING:
     from sidtool.splits.files import SplitOptions as SplitOptions
     from sidtool.splits.files import open_split as open_split
     from sidtool.splits.files import split_events as split_events
+    from sidtool.task_evaluation.task_evaluation import (
+        TaskEvaluationOptions as TaskEvaluationOptions,
+    )
+    from sidtool.task_evaluation.task_evaluation import evaluate_task as evaluate_task
     from sidtool.training.run import train as train
     from sidtool.training.settings import StageSettings as StageSettings
     from sidtool.training.settings import TrainOptions as TrainOptions
@@ -102,7 +104,7 @@ _MODULES = {
     "SidtoolError": "errors",
     "SplitOptions": "splits.files",
     "StageSettings": "training.settings",
-    "TaskEvaluationOptions": "sft.task_eval",
+    "TaskEvaluationOptions": "task_evaluation.task_evaluation",
     "TrainOptions": "training.settings",
     "TuneMemoryOptions": "evaluation.tune_memory",
     "TuneSimilarityOptions": "evaluation.tune_similarity",
@@ -117,7 +119,7 @@ _MODULES = {
     "diff": "build.diff",
     "encode": "build.encode",
     "evaluate": "evaluation.evaluation",
-    "evaluate_task": "sft.task_eval",
+    "evaluate_task": "task_evaluation.task_evaluation",
     "explain": "build.explain",
     "export_map": "interop.convert",
     "extend_model": "model.extend",

@@ -24,9 +24,10 @@ class TaskEvaluation:
     metrics: dict[str, float]
     """Means over the questions, by name."""
     confidence_interval: dict[str, tuple[float, float]]
-    """95% intervals of the means; the perplexity has none."""
+    """95% intervals of the means; perplexity and AUC have none."""
     chance: dict[str, float]
-    """Accuracy of a SID drawn from the catalog at random; empty where the answer is a text."""
+    """Accuracy of a SID drawn from the catalog at random, or what the shares of labels reach; empty
+    where the answer is a text."""
     settings: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def evaluate_questions(
     questions: Sequence[Question],
     *,
     also_correct: Sequence[Question] = (),
+    are_labels: bool = False,
     num_beams: int = 50,
     seed: int = 0,
     progress: Progress | None = None,
@@ -47,8 +49,9 @@ def evaluate_questions(
     """Query a model with every question: by beam search for SIDs, greedily for texts.
 
     `also_correct` are further questions, not evaluated, whose answers are correct for the questions
-    of their group too. Raises DataError without questions, or if some are answered by a SID and
-    others by a text."""
+    of their group too. With `are_labels`, answers are labels, whose probabilities are measured
+    if they are few (`label_metrics`). Raises DataError without questions, or if some are answered
+    by a SID and others by a text."""
     if not questions:
         raise DataError(f"there are no questions of task {task}")
     kinds = {question.ends_in_sid or ("text", bool(question.prompt)) for question in questions}
@@ -57,21 +60,25 @@ def evaluate_questions(
             f"the questions of task {task} are of several kinds, which no metric covers together"
         )
     chance: dict[str, float] = {}
-    perplexity: dict[str, float] = {}
+    of_all: dict[str, float] = {}
     if questions[0].ends_in_sid:
         names, values, chance = sid_answer_metrics(
             loaded, questions, also_correct, num_beams, progress
         )
+    elif are_labels:
+        from sidtool.answers.label_answers import label_metrics
+
+        names, values, of_all, chance = label_metrics(loaded, questions, progress)
     else:
         from sidtool.answers.text_answers import text_answer_metrics
 
-        names, values, perplexity = text_answer_metrics(loaded, questions, progress)
+        names, values, of_all = text_answer_metrics(loaded, questions, progress)
     # the bootstrap draws single questions
     units = [str(number) for number in range(len(values))]
     return TaskEvaluation(
         task=task,
         n=len(questions),
-        metrics=averages(names, values) | perplexity,
+        metrics=averages(names, values) | of_all,
         confidence_interval=intervals(names, values, units, seed=seed)["all"],
         chance=chance,
         settings={"num_beams": num_beams, "seed": seed, "resamples": RESAMPLES},

@@ -64,7 +64,7 @@ def text_answer_metrics(
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     prompts = [encoder.ids(question.prompt) for question in questions]
     answers = [encoder.ids(question.answer) for question in questions]
-    losses, counts = _losses(loaded.model, prompts, answers)
+    losses, counts = answer_losses(loaded.model, prompts, answers)
     perplexity = {"perplexity": float(np.exp(losses.sum() / max(1, counts.sum())))}
     if not questions[0].prompt:
         return (), np.zeros((len(questions), 0)), perplexity
@@ -87,7 +87,7 @@ def text_answer_metrics(
 
 
 @torch.no_grad()
-def _losses(
+def answer_losses(
     model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """(n,) summed losses of the answers after their prompts, and (n,) numbers of tokens summed.

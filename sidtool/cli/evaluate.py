@@ -133,7 +133,7 @@ def evaluate(
     from sidtool.evaluation.evaluation import evaluate as evaluate_split
     from sidtool.evaluation.metrics import check_names, check_thresholds, model_metric_names
     from sidtool.sft.catalog import CatalogOptions
-    from sidtool.sft.task_eval import TaskEvaluationOptions, evaluate_task
+    from sidtool.task_evaluation.task_evaluation import TaskEvaluationOptions, evaluate_task
 
     thresholds = numbers(fail_under, option="--fail-under")
     task_only: dict[str, Any] = {"--items": items, "--only-items": only_items, "--field": field}

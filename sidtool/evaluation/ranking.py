@@ -51,7 +51,9 @@ class IndexedExamples:
             histories.append(history[in_bundle])
             is_whole = example.fields is NO_FIELDS or in_bundle.all()
             places = np.flatnonzero(in_bundle).tolist()
-            fields.append(example.fields if is_whole else example.fields.take(places))
+            known = example.fields if is_whole else example.fields.take(places)
+            # a model that is told the feedback of the next item is told that of the target
+            fields.append(replace(known, feedback=example.feedback) if example.feedback else known)
         targets = np.array([index_of[example.item] for example in examples], dtype=np.int64)
         # retired items have a SID, so they stay in a history, but they are never recommended
         targets[(targets >= 0) & bundle.items.retired[targets]] = -1

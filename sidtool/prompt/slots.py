@@ -1,9 +1,10 @@
 """Slots of a template for fields, and what is put into them.
 
-Around a history a template may have `{user.FIELD}`, `{context.FIELD}` (of what comes next) and
-`{gap}` (the time since the last event). Beside an item it may have `{event.FIELD}`, `{gap}` (the
-time between the event before it and this one) and `{ago}` (the time from this event until now).
-Values are catalog text, so none of them can become a SID or a special token."""
+Around a history a template may have `{user.FIELD}`, `{context.FIELD}` (of what comes next),
+`{gap}` (the time since the last event) and, in tasks that are told it, `{feedback.FIELD}`. Beside
+an item it may have `{event.FIELD}`, `{gap}` (the time between the event before it and this one) and
+`{ago}` (the time from this event until now). Values are catalog text, so none of them can become a
+SID or a special token."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,9 @@ from functools import lru_cache
 
 from sidtool.errors import DataError
 from sidtool.prompt.segments import Segment, catalog, shorten, template
-from sidtool.splits.fields import Fields, Value
+from sidtool.splits.fields import Fields, Value, Values
 
-SLOT = re.compile(r"\{(?:(user|context|event)\.([^{}]+)|(gap|ago|sid|title))\}")
+SLOT = re.compile(r"\{(?:(user|context|feedback|event)\.([^{}]+)|(gap|ago|sid|title))\}")
 UNKNOWN = "unknown"
 """What stands for a value that is missing."""
 SPANS = (
@@ -31,8 +32,8 @@ LONGEST_SPAN = "years"
 
 @dataclass(frozen=True)
 class Slot:
-    """A slot: `part` is user, context, event, gap, ago, sid or title, `field` a name for the first
-    three."""
+    """A slot: `part` is user, context, feedback, event, gap, ago, sid or title, `field` a name for
+    the first four."""
 
     part: str
     field: str = ""
@@ -78,7 +79,7 @@ def value_text(value: Value | None) -> str:
 
 def frame_segments(text: str, fields: Fields) -> list[Segment]:
     """The text around a history, with the fields in its slots."""
-    return _filled(text, {"user": fields.user, "context": fields.context}, _last_gap(fields))
+    return _filled(text, _around(fields), _last_gap(fields))
 
 
 def item_segments(form: str, shown: Segment, fields: Fields, place: int) -> list[Segment]:
@@ -123,7 +124,7 @@ def check_fields(before_and_after: str, form: str, fields: Fields, n_items: int)
     """Raise DataError unless a request has every field that a prompt shows. A missing value is
     fine, a missing field is not."""
     timed = fields.times is not None and fields.time is not None
-    around = {"user": fields.user, "context": fields.context}
+    around = _around(fields)
     for slot in slots(before_and_after):
         if slot.part in around and slot.field not in around[slot.part]:
             raise _lacks(slot)
@@ -153,12 +154,17 @@ def _lacks(slot: Slot) -> DataError:
     example = {
         "user": f'{{"user": {{"{slot.field}": ...}}}}',
         "context": f'{{"context": {{"{slot.field}": ...}}}}',
+        "feedback": f'{{"feedback": {{"{slot.field}": ...}}}}',
         "event": f'{{"event": {{"{slot.field}": [one per item]}}}}',
     }.get(slot.part, '{"times": [one per item], "time": now}')
     return DataError(
         f"the model's prompt shows {slot}, which the request lacks",
         hint=f'"fields": {example}, where null stands for an unknown value',
     )
+
+
+def _around(fields: Fields) -> dict[str, Values]:
+    return {"user": fields.user, "context": fields.context, "feedback": fields.feedback}
 
 
 def _last_gap(fields: Fields) -> float | None:

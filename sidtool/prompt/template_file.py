@@ -43,15 +43,19 @@ def _texts(path: Path, value: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 
 def check_templates(
-    task: str, history_as: Literal["sid", "title"], templates: Templates, types: FieldTypes
+    task: str,
+    history_as: Literal["sid", "title"],
+    templates: Templates,
+    types: FieldTypes,
+    told: str = "",
 ) -> None:
     """Raise UsageError unless the templates fit a task and a split with these fields: every slot is
-    known before the target of an example."""
+    known before the target of an example, but the feedback `told`, which a prompt may show."""
     for number, prompt in enumerate(templates.prompts):
         if prompt.count(HISTORY_SLOT) != 1:
             raise UsageError(f"template {prompt!r:.80} must contain {HISTORY_SLOT} exactly once")
         for slot in slots(prompt):
-            _check_frame_slot(slot, types)
+            _check_frame_slot(slot, types, told)
         form = templates.item(number)
         shown = Slot(history_as)
         if form and [slot for slot in slots(form) if slot.part in ("sid", "title")] != [shown]:
@@ -62,17 +66,23 @@ def check_templates(
             _check_sequence(prompt, form, types)
 
 
-def _check_frame_slot(slot: Slot, types: FieldTypes) -> None:
-    if slot.part not in ("user", "context", "gap"):
+def _check_frame_slot(slot: Slot, types: FieldTypes, told: str) -> None:
+    if slot.part == "feedback" and slot.field != told:
+        raise UsageError(
+            f"{slot} is known only after the event that is to be predicted",
+            hint=f"the task next-item-by-{slot.field} shows it",
+        )
+    if slot.part not in ("user", "context", "feedback", "gap"):
         raise UsageError(f"{slot} belongs into the form of an item, not into a prompt")
-    _check_recorded(slot, {"user": types.user, "context": types.context}, types)
+    known = {"user": types.user, "context": types.context, "feedback": types.feedback}
+    _check_recorded(slot, known, types)
 
 
 def _check_item_slot(slot: Slot, types: FieldTypes) -> None:
-    if slot.part in ("user", "context"):
+    if slot.part in ("user", "context", "feedback"):
         raise UsageError(
             f"{slot} belongs into a prompt, not into the form of an item",
-            hint=f"{{event.{slot.field}}} is the context of an item's own event",
+            hint=f"{{event.{slot.field}}} is that of an item's own event",
         )
     _check_recorded(slot, {"event": types.event}, types)
 

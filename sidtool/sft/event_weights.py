@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from sidtool.errors import DataError, UsageError
 from sidtool.json_record import JsonRecord
+from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import LARGEST_WEIGHT
-from sidtool.sft.example_kinds import TrainingExample
 from sidtool.splits.fields import need_field
 from sidtool.splits.split import Event, Split, UserSequence
 

@@ -16,7 +16,7 @@ from sidtool.documents import parse_json
 from sidtool.errors import DataError
 from sidtool.json_record import is_number
 from sidtool.prompt.segments import Segment, Span, segments_to_text, text_to_segments
-from sidtool.sft.example_kinds import TrainingExample
+from sidtool.sft.example_context import TrainingExample
 from sidtool.sid import SidSpace
 
 FORMS = (("text",), ("prompt", "completion"))

@@ -6,120 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sidtool.bundle.item_map import ItemMap
 from sidtool.data.queries import Query
-from sidtool.errors import DataError
-from sidtool.prompt.assemble import SidItems, TextItems, assemble_prompt
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.frames import PromptFrame
-from sidtool.prompt.segments import Segment, begin, catalog, end, shorten, sids, template
-from sidtool.prompt.slots import frame_segments, joined
-from sidtool.sft.histories import Histories, HistorySlice, sequence_windows
-from sidtool.sft.item_text import ItemRenderer
+from sidtool.prompt.assemble import TextItems
+from sidtool.prompt.segments import Segment, catalog, shorten, sids, template
+from sidtool.sft.example_context import ExampleContext, TrainingExample
+from sidtool.sft.field_examples import sequence_with_fields
+from sidtool.sft.histories import sequence_windows
 from sidtool.sft.task_mix import Copies
-from sidtool.sft.tasks import Task
-from sidtool.sid import SidSpace
-from sidtool.splits.fields import NO_FIELDS, Fields
+from sidtool.splits.fields import NO_FIELDS
 from sidtool.splits.split import Event, Split
-
-
-@dataclass(frozen=True)
-class TrainingExample:
-    """One training example: a prompt and its completion, or a completion alone.
-
-    `events` are the (user, item, position) events that it shows, `item` is the id of the item that
-    it is about, if it is about a single one."""
-
-    task: str
-    prompt: tuple[Segment, ...]
-    completion: tuple[Segment, ...]
-    events: tuple[Event, ...] = ()
-    item: str | None = None
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """Prompt and completion."""
-        return self.prompt + self.completion
-
-
-@dataclass(frozen=True)
-class ExampleContext:
-    """What the examples of one task are made with.
-
-    `encoder` measures examples against `max_length` tokens; without it nothing is measured. With
-    `same_frame`, the first copy of every example has the first frame, by which the model recommends
-    later; else examples take the frames in turn."""
-
-    name: str
-    task: Task
-    frames: tuple[PromptFrame, ...]
-    same_frame: bool
-    space: SidSpace
-    item_map: ItemMap
-    items: ItemRenderer
-    histories: Histories
-    encoder: PromptEncoder | None
-    max_length: int
-    history_length: int
-    context_fields: tuple[str, ...] = ()
-    """The fields of an event that are known before it."""
-
-    def frame(self, copy: int, number: int) -> PromptFrame:
-        """The frame of a copy of an example, given the number of the example."""
-        turn = copy if self.same_frame else copy + number
-        return self.frames[turn % len(self.frames)]
-
-    def completion(self, index: int, frame: PromptFrame) -> tuple[Segment, ...]:
-        """The target of an item and what closes the completion; empty if the item has no such
-        text."""
-        close = template(frame.close)
-        if self.task.target == "sid":
-            # The prompt ends with the begin token.
-            return (self.items.bare_sid(index), end(self.space), close)
-        text = self.items.text(self.task.column or "title", index)
-        return (catalog(text), close) if text else ()
-
-    def prompted(
-        self,
-        frame: PromptFrame,
-        content: SidItems | TextItems,
-        completion: tuple[Segment, ...],
-        fields: Fields = NO_FIELDS,
-    ) -> tuple[tuple[Segment, ...], int]:
-        """The prompt with the newest items of `content` that fit beside the completion, and their
-        number. Raises DataError if none fits."""
-        ending = [begin(self.space)] if self.task.target == "sid" else []
-        return self._assemble(frame, content, ending, completion, fields)
-
-    def running_text(
-        self, frame: PromptFrame, indexes: Sequence[int]
-    ) -> tuple[tuple[Segment, ...], int]:
-        """The newest of these items that fit as running text, and their number. Raises DataError if
-        none fits."""
-        items = [self.items.running_text(frame.item, index) for index in indexes]
-        whole_frame = replace(frame, after=frame.after + frame.close, item="")
-        return self._assemble(whole_frame, TextItems(items, frame.separator), [], (), NO_FIELDS)
-
-    def _assemble(
-        self,
-        frame: PromptFrame,
-        content: SidItems | TextItems,
-        ending: Sequence[Segment],
-        completion: Sequence[Segment],
-        fields: Fields,
-    ) -> tuple[tuple[Segment, ...], int]:
-        max_tokens = self.max_length
-        if self.encoder is not None:
-            max_tokens -= self.encoder.length(completion)
-        segments, n_items = assemble_prompt(
-            frame, content, ending, fields=fields, encoder=self.encoder, max_tokens=max_tokens
-        )
-        if n_items == 0:
-            raise DataError(
-                f"an example of task {self.name} does not fit {self.max_length} tokens",
-                hint="raise --max-length",
-            )
-        return tuple(segments), n_items
 
 
 def sequence_examples(
@@ -140,31 +35,9 @@ def sequence_examples(
             prompt: tuple[Segment, ...] = (before, earlier) if n_context else ()
             completion: tuple[Segment, ...] = (targets,) if prompt else (before, targets)
             if frame.shows_fields:
-                prompt, completion = _sequence_with_fields(context, window, n_context)
+                prompt, completion = sequence_with_fields(context, window, n_context)
             for _ in range(copies()):
                 yield TrainingExample(context.name, prompt, completion, window.events)
-
-
-def _sequence_with_fields(
-    context: ExampleContext, window: HistorySlice, n_context: int
-) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
-    """Prompt and completion of a window whose first `n_context` items are no targets. The prompt
-    ends with a SID, as it does when serving, so that the text behind it is tokenized as a whole.
-    Raises DataError if the window does not fit."""
-    frame = replace(context.frames[0], item=context.frames[0].item or "{sid}")
-    fields = window.fields.until(window.first + len(window))
-    content = context.items.history("sid", window.indexes, frame, fields)
-    segments = joined([*frame_segments(frame.before, fields), *content.newest(len(content))])
-    ends = [place for place, segment in enumerate(segments, 1) if segment.kind == "sid"]
-    segments = segments[: ends[-1]]  # nothing is learned from what follows the last item
-    if context.encoder is not None and context.encoder.length(segments) > context.max_length:
-        raise DataError(
-            f"a sequence of {len(window)} items with fields does not fit {context.max_length} "
-            "tokens",
-            hint="lower --history-length or raise --max-length",
-        )
-    cut = ends[n_context - 1] if n_context else 0
-    return tuple(segments[:cut]), tuple(segments[cut:])
 
 
 def event_examples(
@@ -176,7 +49,14 @@ def event_examples(
         *earlier, target = history.indexes
         if not context.completion(target, context.frames[0]):
             continue
-        fields = history.known_before_last(context.context_fields) if shows_fields else NO_FIELDS
+        fields = NO_FIELDS
+        if shows_fields:
+            fields = history.known_before_last(tuple(context.types.context))
+        if context.task.feedback:
+            label = history.last_value(context.task.feedback)
+            if label is None:
+                continue
+            fields = replace(fields, feedback={context.task.feedback: label})
         for copy in range(copies()):
             frame = context.frame(copy, number)
             completion = context.completion(target, frame)

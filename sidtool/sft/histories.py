@@ -1,10 +1,17 @@
 """User histories: the training events of a split whose items are in the bundle."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.splits.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields
+from sidtool.splits.fields import (
+    NO_FIELDS,
+    TARGET,
+    TARGET_VALUES,
+    Fields,
+    FieldTypes,
+    Value,
+)
 from sidtool.splits.split import Event, Split, UserSequence
 
 
@@ -44,6 +51,18 @@ class HistorySlice:
         """The fields known before the last event, whose context has these names."""
         return self.fields.before(self.first + len(self) - 1, context)
 
+    def last_value(self, name: str) -> Value | None:
+        """A field of the last event."""
+        return self.fields.event[name][self.first + len(self) - 1]
+
+    def known_of_last(self, types: FieldTypes) -> Fields:
+        """The fields of all events, without what is known only after the last one."""
+        last = self.first + len(self) - 1
+        before = self.fields.before(last, tuple(types.context))
+        event = {name: (*values, before.context.get(name)) for name, values in before.event.items()}
+        times = self.fields.times
+        return replace(before, event=event, times=None if times is None else times[: last + 1])
+
     @property
     def events(self) -> tuple[Event, ...]:
         """The events as (user, item, position)."""
@@ -62,9 +81,9 @@ class Histories:
         """The whole history of a user."""
         return self._slice(sequence.user, sequence.items, sequence.positions, sequence.fields)
 
-    def with_target(self, split: Split) -> Iterator[HistorySlice]:
-        """Every training event that is a target and has a history: the event last, at most
-        `history_length` events before it.
+    def with_target(self, split: Split, *, only_targets: bool = True) -> Iterator[HistorySlice]:
+        """Every training event that has a history, and that is a target if `only_targets`: the
+        event last, at most `history_length` events before it.
 
         A split by given windows has one such event per window."""
         size = self._history_length + 1
@@ -73,7 +92,7 @@ class Histories:
                 history = self.of_user(sequence)
                 for stop in range(2, len(history) + 1):
                     example = history.cut(max(0, stop - size), stop)
-                    if example.ends_in_target:
+                    if example.ends_in_target or not only_targets:
                         yield example
             return
         for window in split.windows:
@@ -81,7 +100,7 @@ class Histories:
             # a window stores the position of its target; its history comes right before it
             first = window.position + 1 - len(item_ids)
             positions = range(first, window.position + 1)
-            history = self._slice(window.user, item_ids, positions, NO_FIELDS)
+            history = self._slice(window.user, item_ids, positions, window.all_fields)
             has_target = len(history) > 1 and history.positions[-1] == window.position
             if has_target:
                 yield history.cut(max(0, len(history) - size), len(history))

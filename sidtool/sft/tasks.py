@@ -26,22 +26,24 @@ Source = Literal["sid", "title", "prefix", "query", "column"]
 """What the prompt shows: items as SIDs or titles, the first codes of a SID, a query, or a column of
 the catalog."""
 
-Target = Literal["sid", "title", "text", "column"]
-"""What the model writes: a SID, a title, a column, or running text, in which all is completion."""
+Target = Literal["sid", "title", "text", "column", "feedback"]
+"""What the model writes: a SID, a title, a column, running text, in which all is completion, or a
+feedback of the last item of the history."""
 
 
 @dataclass(frozen=True)
 class Task:
     """One kind of training example.
 
-    `column` is the catalog column that source or target show; `templates` is the name of the
-    template file."""
+    `column` is the catalog column that source or target show, `feedback` the feedback of the event
+    that the prompt shows or the model writes; `templates` is the name of the template file."""
 
     per: Per
     source: Source
     target: Target
     templates: str
     column: str = ""
+    feedback: str = ""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -79,6 +81,15 @@ FAMILIES: Mapping[str, Task] = {
 }
 """Tasks for any catalog column, which their name contains: brand-to-sid, prefix-to-category."""
 
+FIELD_TASKS: Mapping[str, Task] = {
+    "context-to-sid": Task("user", "sid", "sid", "context-to-sid"),
+    "next-item-by-FIELD": Task("user", "sid", "sid", "next-item-by-field", feedback="FIELD"),
+    "predict-FIELD": Task("user", "sid", "feedback", "predict-field", feedback="FIELD"),
+}
+"""Tasks that need fields of the split: the next item in a context, the next item that will have
+some feedback (label-conditioned recommendation), and the feedback of an item (label prediction), as
+in OpenOneRec."""
+
 _RESERVED = ("sid", "title", "prefix", "query", "text")
 """Words in task names that are not columns."""
 
@@ -93,9 +104,13 @@ def find_task(name: str) -> Task | None:
     """The task of a name, or None."""
     if name in TASKS:
         return TASKS[name]
-    for family, task in FAMILIES.items():
+    if name in FIELD_TASKS and "FIELD" not in name:
+        return FIELD_TASKS[name]
+    for family, task in {**FAMILIES, **FIELD_TASKS}.items():
         match = re.fullmatch(family.replace("FIELD", r"(\w+)"), name)
-        if match and match[1] not in _RESERVED:
+        if match and task.feedback:
+            return replace(task, feedback=match[1])
+        if match and match.groups() and match[1] not in _RESERVED:
             return replace(task, column=match[1])
     return None
 
@@ -105,7 +120,8 @@ def named_task(name: str) -> Task:
     task = find_task(name)
     if task is None:
         raise UsageError(
-            f"unknown task {name!r}", hint=f"tasks are {', '.join((*TASKS, *FAMILIES))}"
+            f"unknown task {name!r}",
+            hint=f"tasks are {', '.join((*TASKS, *FAMILIES, *FIELD_TASKS))}",
         )
     return task
 
@@ -122,13 +138,25 @@ def history_source(name: str) -> Literal["sid", "title"]:
 def history_prompt_task(weights: Mapping[str, float]) -> str | None:
     """The task by which a model trained on this mix recommends from a history, or None.
 
-    Of `sequence` and `next-item` it is the one with the larger weight; `title-history-to-sid` comes
-    last."""
+    Of `sequence` and `next-item` it is the one with the larger weight; then come those of
+    FIELD_TASKS in the order of the mix, and `title-history-to-sid` last."""
     *sid_tasks, title_task = HISTORY_PROMPT_TASKS
     in_mix = [task for task in sid_tasks if task in weights]
     if in_mix:
         return max(in_mix, key=lambda task: weights[task])
+    with_fields = [task for task in weights if needs_fields(task) and _answers_with_sid(task)]
+    if with_fields:
+        return with_fields[0]
     return title_task if title_task in weights else None
+
+
+def needs_fields(name: str) -> bool:
+    """Whether the templates of a task show fields of the split."""
+    return named_task(name).templates in {task.templates for task in FIELD_TASKS.values()}
+
+
+def _answers_with_sid(name: str) -> bool:
+    return named_task(name).target == "sid"
 
 
 def text_prompt_task(weights: Mapping[str, float]) -> str | None:

@@ -16,11 +16,9 @@ from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, PromptFrame
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.prompt.segments import Segment, template
-from sidtool.prompt.template_file import check_templates
 from sidtool.prompt.tokens import SidTokens
+from sidtool.sft.example_context import ExampleContext, TrainingExample
 from sidtool.sft.example_kinds import (
-    ExampleContext,
-    TrainingExample,
     TrainingQuery,
     event_examples,
     history_text_examples,
@@ -30,6 +28,8 @@ from sidtool.sft.example_kinds import (
     sequence_examples,
     training_queries,
 )
+from sidtool.sft.field_examples import feedback_examples
+from sidtool.sft.field_templates import templates_for, trained_frame
 from sidtool.sft.histories import Histories
 from sidtool.sft.item_text import ItemRenderer
 from sidtool.sft.sft_options import SftOptions
@@ -42,7 +42,6 @@ from sidtool.sft.task_mix import (
 )
 from sidtool.sft.tasks import (
     history_prompt_task,
-    history_source,
     named_task,
     prompt_frames,
     text_prompt_task,
@@ -57,7 +56,8 @@ class ExampleMaker:
     `queries` are for the query tasks. Without a tokenizer examples cannot be measured, and
     `max_length` is not applied.
 
-    `fields` are those of the split, which templates may show.
+    `fields` are those of the split, which templates may show. With the prompt of a trained model,
+    examples of its task are made as those that it was trained on.
 
     Raises UsageError if a whole history cannot fit, if a task needs a column or queries that are
     missing, if a template shows a field that the split has not, if there is a token budget but no
@@ -71,11 +71,9 @@ class ExampleMaker:
         tokenizer: Any | None = None,
         queries: Sequence[Query] = (),
         fields: FieldTypes | None = None,
+        trained_prompt: HistoryPrompt | None = None,
     ) -> None:
-        types = fields or FieldTypes()
-        for task, templates in options.templates.items():
-            check_templates(task, history_source(task), templates, types)
-        self._context_fields = tuple(types.context)
+        self._types = fields or FieldTypes()
         self._options = options
         self.format = options.example_format(tokenizer)
         self._space = bundle.space
@@ -85,9 +83,18 @@ class ExampleMaker:
         if tokenizer is not None:
             self._encoder = PromptEncoder(tokenizer, SidTokens(bundle.space, len(tokenizer)))
         self._frames = {
-            task: prompt_frames(task, tokenizer, self.format, options.templates.get(task))
+            task: prompt_frames(
+                task,
+                tokenizer,
+                self.format,
+                templates_for(task, options.templates.get(task), self._types),
+            )
             for task in options.tasks
         }
+        if trained_prompt is not None and trained_prompt.task in self._frames:
+            task = trained_prompt.task
+            frame = trained_frame(trained_prompt, self._frames[task][0], self._types)
+            self._frames[task] = (frame,)
         self._items = ItemRenderer(bundle, items, options.hide_text_of)
         self._histories = Histories(bundle, options.history_length)
         self._check_inputs(items)
@@ -218,7 +225,7 @@ class ExampleMaker:
             encoder=self._encoder,
             max_length=self._options.max_length,
             history_length=self._options.history_length,
-            context_fields=self._context_fields,
+            types=self._types,
         )
         if task.per == "query":
             return partial(query_examples, context, self._training_queries(split))
@@ -228,6 +235,8 @@ class ExampleMaker:
             return partial(sequence_examples, context, split)
         if task.target == "text":
             return partial(history_text_examples, context, split)
+        if task.target == "feedback":
+            return partial(feedback_examples, context, split)
         return partial(event_examples, context, split)
 
     def _training_queries(self, split: Split) -> list[TrainingQuery]:

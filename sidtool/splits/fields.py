@@ -58,6 +58,8 @@ class Fields:
     """The times of the n events."""
     time: float | None = None
     """The time of what comes next."""
+    feedback: Values = field(default_factory=dict)
+    """The feedback that what comes next is to have, for a task that is told it."""
 
     def before(self, index: int, context: Sequence[str]) -> "Fields":
         """The fields known before the event at `index`, whose context has these names."""
@@ -81,6 +83,7 @@ class Fields:
             self.context,
             None if self.times is None else tuple(self.times[i] for i in indexes),
             self.time,
+            self.feedback,
         )
 
     def over(self, other: "Fields") -> "Fields":
@@ -91,6 +94,7 @@ class Fields:
             {**other.context, **self.context},
             other.times if self.times is None else self.times,
             other.time if self.time is None else self.time,
+            {**other.feedback, **self.feedback},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -99,6 +103,7 @@ class Fields:
             "user": self.user,
             "event": self.event,
             "context": self.context,
+            "feedback": self.feedback,
             "times": self.times,
             "time": self.time,
         }
@@ -110,7 +115,7 @@ class Fields:
 
         Raises DataError, which names the part, for an unknown or malformed one."""
         parts = _object(value, "fields")
-        known = ("user", "event", "context", "times", "time")
+        known = ("user", "event", "context", "feedback", "times", "time")
         for key in parts:
             if key not in known:
                 raise DataError(f"fields have no part {key!r:.60}, but {', '.join(known)}")
@@ -123,6 +128,7 @@ class Fields:
             _values(parts.get("context"), "context"),
             None if times is None else tuple(map(_time, _list(times, "times", n_events))),
             None if time is None else _time(time),
+            _values(parts.get("feedback"), "feedback"),
         )
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import read_interactions
-from sidtool.splits.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields, FieldTypes
+from sidtool.splits.fields import NO_FIELDS, Fields
 from sidtool.splits.files import is_split_folder, read_split
 from sidtool.splits.protocols import user_spans
-from sidtool.splits.split import Example, Split
+from sidtool.splits.split import Split
 
 History = tuple[tuple[str, ...], Fields]
 """Item ids, oldest first, and the fields of these events and their user."""
@@ -37,18 +37,8 @@ def _histories_of_events(split: Split) -> dict[str, History]:
     histories = {user.user: (user.items, user.fields) for user in split.train}
     for example in (*split.valid, *split.test):  # in time order
         items = (*example.history, example.item)
-        histories[example.user] = (items, _with_target(example, split.fields))
+        histories[example.user] = (items, example.all_fields)
     return histories
-
-
-def _with_target(example: Example, types: FieldTypes) -> Fields:
-    """The fields of a history and of the target behind it, as events."""
-    fields = example.fields
-    target = {**example.feedback, **fields.context, TARGET: TARGET_VALUES[True]}
-    event = {name: (*fields.event[name], target[name]) for name in types.event}
-    if fields.times is None or fields.time is None:
-        return Fields(fields.user, event)
-    return Fields(fields.user, event, times=(*fields.times, fields.time))
 
 
 def _histories_of_windows(split: Split) -> dict[str, History]:

@@ -61,6 +61,18 @@ class Example:
     feedback: Values = field(default_factory=dict, hash=False)
     """The feedback of the event, known only after it."""
 
+    @property
+    def all_fields(self) -> Fields:
+        """The fields of the history and of the event itself behind it, as events."""
+        known = self.fields
+        if known is NO_FIELDS:
+            return NO_FIELDS
+        own = {**self.feedback, **known.context, TARGET: TARGET_VALUES[True]}
+        event = {name: (*values, own[name]) for name, values in known.event.items()}
+        if known.times is None or known.time is None:
+            return Fields(known.user, event)
+        return Fields(known.user, event, times=(*known.times, known.time))
+
 
 @dataclass(frozen=True)
 class SplitOrigin:

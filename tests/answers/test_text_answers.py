@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.answers.text_answers import _losses, _write
+from sidtool.answers.text_answers import _write, answer_losses
 from sidtool.errors import UsageError
 from tests.models import PAD, tiny_encoder_decoder, tiny_model, tiny_tokenizer
 
@@ -36,7 +36,7 @@ def greedy(model: Any, prompt: list[int], length: int) -> list[int]:
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
 def test_losses_equal_those_of_transformers(architecture: str) -> None:
     model = tiny_encoder_decoder(architecture, vocab_size=VOCAB_SIZE)
-    losses, counts = _losses(model, PROMPTS, ANSWERS)
+    losses, counts = answer_losses(model, PROMPTS, ANSWERS)
     assert counts.tolist() == [3, 1, 5]
     for prompt, answer, loss in zip(PROMPTS, ANSWERS, losses.tolist(), strict=True):
         mean = model(input_ids=torch.tensor([prompt]), labels=torch.tensor([answer])).loss
@@ -46,7 +46,7 @@ def test_losses_equal_those_of_transformers(architecture: str) -> None:
 def test_an_encoder_needs_a_prompt() -> None:
     model = tiny_encoder_decoder("t5", vocab_size=VOCAB_SIZE)
     with pytest.raises(UsageError, match="has nothing to encode"):
-        _losses(model, [[9], []], [[5], [6]])
+        answer_losses(model, [[9], []], [[5], [6]])
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart", "llama"])

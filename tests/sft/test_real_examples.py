@@ -20,7 +20,7 @@ from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.frames import Format
 from sidtool.prompt.segments import Segment, catalog, shorten
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sft.example_kinds import TrainingExample
+from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import FAMILIES, TASKS, history_prompt_task, named_task
 from sidtool.sft.training_examples import ExampleMaker

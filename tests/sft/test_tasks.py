@@ -10,7 +10,7 @@ from sidtool.errors import UsageError
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import history_prompt_task, named_task, prompt_frames
 from tests.models import tiny_tokenizer
-from tests.sft.cases import ALL_TASKS
+from tests.sft.cases import ALL_TASKS, RATING_TASKS
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -23,7 +23,7 @@ def test_the_tasks_page_is_current() -> None:
 def test_every_template_file_belongs_to_a_task() -> None:
     templates = files("sidtool.prompt") / "templates"
     names = {path.name.removesuffix(".json") for path in templates.iterdir()}
-    assert names == {named_task(task).templates for task in ALL_TASKS}
+    assert names == {named_task(task).templates for task in (*ALL_TASKS, *RATING_TASKS)}
 
 
 def test_the_history_prompt_follows_the_weights() -> None:

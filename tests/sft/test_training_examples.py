@@ -16,8 +16,8 @@ from sidtool.errors import DataError, UsageError
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.segments import segments_to_text
 from sidtool.prompt.tokens import SidTokens
+from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import example_json
-from sidtool.sft.example_kinds import TrainingExample
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task
 from sidtool.sft.tokenized import encode_example

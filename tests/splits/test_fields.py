@@ -237,12 +237,14 @@ values = st.none() | st.text(max_size=5) | st.integers(-9, 9) | st.floats(-9, 9)
 
 @given(st.lists(st.tuples(values, st.integers(0, 9)), max_size=5), st.data())
 def test_fields_are_read_back(events: list[Any], data: st.DataObject) -> None:
+    dictionaries = st.dictionaries(st.text(max_size=3), values, max_size=3)
     fields = Fields(
-        data.draw(st.dictionaries(st.text(max_size=3), values, max_size=3)),
-        {"x": tuple(value for value, _ in events)} if data.draw(st.booleans()) else {},
-        data.draw(st.dictionaries(st.text(max_size=3), values, max_size=3)),
-        tuple(time for _, time in events) if data.draw(st.booleans()) else None,
-        data.draw(st.none() | st.integers(0, 9)),
+        user=data.draw(dictionaries),
+        event={"x": tuple(value for value, _ in events)} if data.draw(st.booleans()) else {},
+        context=data.draw(dictionaries),
+        feedback=data.draw(dictionaries),
+        times=tuple(time for _, time in events) if data.draw(st.booleans()) else None,
+        time=data.draw(st.none() | st.integers(0, 9)),
     )
     stored = json.loads(json.dumps(fields.to_json()))
     assert Fields.from_json(stored, len(events)) == fields

@@ -26,12 +26,13 @@ from sidtool.prompt.frames import Format
 from sidtool.prompt.segments import Segment
 from sidtool.recommendation.query import Progress
 from sidtool.sft.catalog import CatalogOptions, read_catalog
+from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
-from sidtool.sft.example_kinds import TrainingExample
 from sidtool.sft.lineage import check_same_bundle, read_lineage, side_files
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import ExampleMaker
+from sidtool.splits.fields import FieldTypes
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Example, Split, UserSequence
 
@@ -95,18 +96,19 @@ def evaluate_task(
         split = open_split(source, recorded=columns)
         check_model_split(loaded.contract, loaded.bundle, str(source), split.reference)
         examples = split.test if options.on == "test" else split.valid
-        questions = _make_questions(loaded, examples, options)
+        questions = _make_questions(loaded, examples, options, split.fields)
     elif per_user or source is not None:
         needed = "needs a split" if per_user else "is about items or queries and takes no split"
         raise UsageError(f"task {task} {needed}", hint="or give a file of training examples")
     else:
-        questions = _make_questions(loaded, (), options)
+        questions = _make_questions(loaded, (), options, FieldTypes())
     sampled = _sample(questions, options.limit, options.seed)
     return evaluate_questions(
         loaded,
         task,
         sampled.questions,
         also_correct=sampled.also_correct,
+        are_labels=named_task(task).target == "feedback",
         num_beams=options.num_beams,
         seed=options.seed,
         progress=progress,
@@ -144,11 +146,14 @@ def _read_questions(
 
 
 def _make_questions(
-    loaded: LoadedModel, examples: Sequence[Example], options: TaskEvaluationOptions
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    options: TaskEvaluationOptions,
+    types: FieldTypes,
 ) -> Questions:
     """The questions of a task, made as its training examples are: each user's whole history with
     its last item, or every item or query."""
-    maker, history_length = _example_maker(loaded, options)
+    maker, history_length = _example_maker(loaded, options, types)
     in_bundle = [example for example in examples if maker.has_item(example.item)]
     n_left_out = len(examples) - len(in_bundle)
     if n_left_out:
@@ -173,7 +178,9 @@ def _make_questions(
     return Questions(questions, also_correct)
 
 
-def _example_maker(loaded: LoadedModel, options: TaskEvaluationOptions) -> tuple[ExampleMaker, int]:
+def _example_maker(
+    loaded: LoadedModel, options: TaskEvaluationOptions, types: FieldTypes
+) -> tuple[ExampleMaker, int]:
     """The maker of the task's examples for a model, and its history length."""
     items: Items
     queries: Sequence[Query] = ()
@@ -202,7 +209,8 @@ def _example_maker(loaded: LoadedModel, options: TaskEvaluationOptions) -> tuple
     )
     # a query of a user may not be trained on before its event, but may be evaluated: drop the users
     anonymous = tuple(replace(query, user=None) for query in queries)
-    maker = ExampleMaker(loaded.bundle, items, sft_options, loaded.tokenizer, anonymous)
+    made_with = (loaded.tokenizer, anonymous, types, history_prompt)
+    maker = ExampleMaker(loaded.bundle, items, sft_options, *made_with)
     return maker, sft_options.history_length
 
 
@@ -218,7 +226,9 @@ def _history_with_target(example: Example, history_length: int) -> UserSequence:
     # the position of an example is that of its target
     first = example.position - len(history)
     positions = tuple(range(first, example.position + 1))
-    return UserSequence(example.user, (*history, example.item), positions)
+    n_events = len(example.history) + 1
+    fields = example.all_fields.take(range(n_events - len(positions), n_events))
+    return UserSequence(example.user, (*history, example.item), positions, fields)
 
 
 def _is_about(example: TrainingExample, only_items: frozenset[str] | None) -> bool:

@@ -1,0 +1,97 @@
+"""Metrics of questions whose answer is one of a few labels: accuracy, log loss and AUC of the
+probabilities that a model gives to them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.answers.questions import Question
+from sidtool.answers.text_answers import answer_losses, text_answer_metrics
+from sidtool.data.times import NUMBER
+from sidtool.model.load import LoadedModel
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.prompt.segments import catalog
+from sidtool.recommendation.query import Progress
+
+MOST_LABELS = 20
+"""Answers of more different texts are no labels."""
+SMALLEST = 1e-15
+"""The smallest probability of which a log loss is taken."""
+
+
+def labels_of(questions: Sequence[Question]) -> tuple[str, ...]:
+    """The different answers, numbers in their order and texts in that of the alphabet."""
+    texts = sorted({answer_text(question) for question in questions})
+    if all(map(NUMBER.fullmatch, texts)):
+        texts.sort(key=float)
+    return tuple(texts)
+
+
+def answer_text(question: Question) -> str:
+    """The catalog text of an answer."""
+    return "".join(segment.text for segment in question.answer if segment.kind == "catalog")
+
+
+def label_metrics(
+    loaded: LoadedModel, questions: Sequence[Question], progress: Progress | None
+) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, float], dict[str, float]]:
+    """Metric names, (n, metrics) values of accuracy and log loss, the AUC if there is one, and
+    what is reached without looking at a question: by the shares of the labels.
+
+    Of more than MOST_LABELS different answers the metrics are those of texts."""
+    labels = labels_of(questions)
+    if len(labels) > MOST_LABELS:
+        return (*text_answer_metrics(loaded, questions, progress), {})
+    probabilities = label_probabilities(loaded, questions, labels)
+    answers = np.array([labels.index(answer_text(question)) for question in questions])
+    correct = probabilities.argmax(axis=1) == answers
+    # a probability may be 0 in floating point
+    of_answers = np.maximum(probabilities[np.arange(len(answers)), answers], SMALLEST)
+    shares = np.bincount(answers, minlength=len(labels)) / len(answers)
+    chance = {"accuracy": float(shares.max()), "log_loss": float(-(shares * np.log(shares)).sum())}
+    are_numbers = all(map(NUMBER.fullmatch, labels))
+    ranked = {}
+    if len(labels) == 2 or (are_numbers and len(labels) > 1):
+        numbers = [float(label) if are_numbers else place for place, label in enumerate(labels)]
+        ranked["auc"] = concordance(probabilities @ np.array(numbers), answers)
+        chance["auc"] = 0.5
+    values = np.stack([correct.astype(np.float64), -np.log(of_answers)], axis=1)
+    return ("accuracy", "log_loss"), values, ranked, chance
+
+
+def label_probabilities(
+    loaded: LoadedModel, questions: Sequence[Question], labels: Sequence[str]
+) -> NDArray[np.float64]:
+    """(n, labels): the model's probability of each label, its closing text included, among all of
+    them."""
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    prompts = []
+    answers = []
+    for question in questions:
+        closing = [segment for segment in question.answer if segment.kind != "catalog"]
+        prompt = encoder.ids(question.prompt)
+        for label in labels:
+            prompts.append(prompt)
+            answers.append(encoder.ids([catalog(label), *closing]))
+    losses, _ = answer_losses(loaded.model, prompts, answers)
+    by_label = losses.reshape(len(questions), len(labels))
+    weights = np.exp(by_label.min(axis=1, keepdims=True) - by_label)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def concordance(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """The share of pairs with different labels whose higher label has the higher score, ties by
+    half: the AUC for two labels, for more the concordance index (F. Harrell et al., 1982)."""
+    concordant = 0.0
+    pairs = 0
+    present = np.unique(labels)
+    for place, low in enumerate(present):
+        lower = np.sort(scores[labels == low])
+        for high in present[place + 1 :]:
+            higher = scores[labels == high]
+            below = np.searchsorted(lower, higher, side="left")
+            through = np.searchsorted(lower, higher, side="right")
+            concordant += float((below + through).sum()) / 2
+            pairs += len(lower) * len(higher)
+    return concordant / pairs

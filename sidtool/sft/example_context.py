@@ -1,0 +1,117 @@
+"""What the examples of one task are made with, and how a prompt is put together with its
+completion."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sidtool.bundle.item_map import ItemMap
+from sidtool.errors import DataError
+from sidtool.prompt.assemble import SidItems, TextItems, assemble_prompt
+from sidtool.prompt.encoder import PromptEncoder
+from sidtool.prompt.frames import PromptFrame
+from sidtool.prompt.segments import Segment, begin, catalog, end, template
+from sidtool.sft.histories import Histories
+from sidtool.sft.item_text import ItemRenderer
+from sidtool.sft.tasks import Task
+from sidtool.sid import SidSpace
+from sidtool.splits.fields import NO_FIELDS, Fields, FieldTypes
+from sidtool.splits.split import Event
+
+
+@dataclass(frozen=True)
+class TrainingExample:
+    """One training example: a prompt and its completion, or a completion alone.
+
+    `events` are the (user, item, position) events that it shows, `item` is the id of the item that
+    it is about, if it is about a single one."""
+
+    task: str
+    prompt: tuple[Segment, ...]
+    completion: tuple[Segment, ...]
+    events: tuple[Event, ...] = ()
+    item: str | None = None
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Prompt and completion."""
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True)
+class ExampleContext:
+    """What the examples of one task are made with.
+
+    `encoder` measures examples against `max_length` tokens; without it nothing is measured. With
+    `same_frame`, the first copy of every example has the first frame, by which the model recommends
+    later; else examples take the frames in turn."""
+
+    name: str
+    task: Task
+    frames: tuple[PromptFrame, ...]
+    same_frame: bool
+    space: SidSpace
+    item_map: ItemMap
+    items: ItemRenderer
+    histories: Histories
+    encoder: PromptEncoder | None
+    max_length: int
+    history_length: int
+    types: FieldTypes
+    """The fields of the split."""
+
+    def frame(self, copy: int, number: int) -> PromptFrame:
+        """The frame of a copy of an example, given the number of the example."""
+        turn = copy if self.same_frame else copy + number
+        return self.frames[turn % len(self.frames)]
+
+    def completion(self, index: int, frame: PromptFrame) -> tuple[Segment, ...]:
+        """The target of an item and what closes the completion; empty if the item has no such
+        text."""
+        close = template(frame.close)
+        if self.task.target == "sid":
+            # The prompt ends with the begin token.
+            return (self.items.bare_sid(index), end(self.space), close)
+        text = self.items.text(self.task.column or "title", index)
+        return (catalog(text), close) if text else ()
+
+    def prompted(
+        self,
+        frame: PromptFrame,
+        content: SidItems | TextItems,
+        completion: tuple[Segment, ...],
+        fields: Fields = NO_FIELDS,
+    ) -> tuple[tuple[Segment, ...], int]:
+        """The prompt with the newest items of `content` that fit beside the completion, and their
+        number. Raises DataError if none fits."""
+        ending = [begin(self.space)] if self.task.target == "sid" else []
+        return self._assemble(frame, content, ending, completion, fields)
+
+    def running_text(
+        self, frame: PromptFrame, indexes: Sequence[int]
+    ) -> tuple[tuple[Segment, ...], int]:
+        """The newest of these items that fit as running text, and their number. Raises DataError if
+        none fits."""
+        items = [self.items.running_text(frame.item, index) for index in indexes]
+        whole_frame = replace(frame, after=frame.after + frame.close, item="")
+        return self._assemble(whole_frame, TextItems(items, frame.separator), [], (), NO_FIELDS)
+
+    def _assemble(
+        self,
+        frame: PromptFrame,
+        content: SidItems | TextItems,
+        ending: Sequence[Segment],
+        completion: Sequence[Segment],
+        fields: Fields,
+    ) -> tuple[tuple[Segment, ...], int]:
+        max_tokens = self.max_length
+        if self.encoder is not None:
+            max_tokens -= self.encoder.length(completion)
+        segments, n_items = assemble_prompt(
+            frame, content, ending, fields=fields, encoder=self.encoder, max_tokens=max_tokens
+        )
+        if n_items == 0:
+            raise DataError(
+                f"an example of task {self.name} does not fit {self.max_length} tokens",
+                hint="raise --max-length",
+            )
+        return tuple(segments), n_items

@@ -1,0 +1,88 @@
+"""Templates of tasks for a split: with the names of its fields, and checked against them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from sidtool.errors import UsageError
+from sidtool.prompt.frames import PromptFrame, Templates, read_templates
+from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.prompt.slots import slots
+from sidtool.prompt.template_file import SPLIT_HINT, check_templates
+from sidtool.sft.tasks import Task, history_source, named_task, needs_fields
+from sidtool.splits.fields import TARGET, FieldTypes, need_field
+
+
+def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Templates:
+    """The templates of a task for a split with these fields: those `chosen` by the user, or its
+    own.
+
+    `{fields}` becomes every field of users and contexts by name, `{event}` and `{feedback}` the
+    feedback of the task. Raises UsageError if the split lacks a field, or as `check_templates`."""
+    task = named_task(name)
+    templates = chosen or read_templates(task.templates)
+    if chosen is None and not needs_fields(name):
+        return templates
+    if task.feedback:
+        labels = dict(types.feedback)
+        if task.target == "feedback" and types.target:
+            labels[TARGET] = "str"
+        hint = f"sidtool split EVENTS -o SPLIT --feedback {task.feedback}"
+        need_field(task.feedback, labels, "feedback", hint)
+    templates = _filled(name, task, templates, types)
+    told = task.feedback if task.target == "sid" else ""
+    check_templates(name, history_source(name), templates, types, told)
+    if task.target == "feedback":
+        _check_prediction(templates)
+    return templates
+
+
+def trained_frame(prompt: HistoryPrompt, frame: PromptFrame, types: FieldTypes) -> PromptFrame:
+    """The frame of a task as a model was trained with it; `frame`, of the task's own templates,
+    says what closes a completion. Raises UsageError if the split lacks a field."""
+    items = (prompt.item,) if prompt.item else ()
+    templates = Templates((prompt.template,), prompt.separator, items)
+    told = named_task(prompt.task).feedback
+    check_templates(prompt.task, prompt.history_as, templates, types, told)
+    return replace(prompt.frame, close=frame.close)
+
+
+def _filled(name: str, task: Task, templates: Templates, types: FieldTypes) -> Templates:
+    texts: Mapping[str, str] = {
+        "{field}": task.feedback.replace("_", " "),
+        "{event}": f"{{event.{task.feedback}}}",
+        "{feedback}": f"{{feedback.{task.feedback}}}",
+    }
+    if any("{fields}" in prompt for prompt in templates.prompts):
+        texts = {"{fields}": _all_fields(name, types)}
+
+    def fill(text: str) -> str:
+        for slot, value in texts.items():
+            text = text.replace(slot, value)
+        return text
+
+    return Templates(
+        tuple(map(fill, templates.prompts)), templates.separator, tuple(map(fill, templates.items))
+    )
+
+
+def _all_fields(name: str, types: FieldTypes) -> str:
+    """Every field that is known before an event, by its name."""
+    parts = [f"{field.replace('_', ' ')} {{user.{field}}}" for field in types.user]
+    parts += [f"{field.replace('_', ' ')} {{context.{field}}}" for field in types.context]
+    if types.times:
+        parts.append("last event {gap} ago")
+    if not parts:
+        raise UsageError(
+            f"task {name} needs fields of users or contexts, the split has none", hint=SPLIT_HINT
+        )
+    return ", ".join(parts)
+
+
+def _check_prediction(templates: Templates) -> None:
+    """The item that is asked about is the last one of the history."""
+    for prompt in templates.prompts:
+        if any(slot.part == "gap" for slot in slots(prompt)):
+            raise UsageError(
+                "{gap} in a prompt is the time since the last event, which is the one in question",
+                hint="put it into items",
+            )
