@@ -161,10 +161,16 @@ class Recipe:
         extended = self.work / f"initial-{seed}" / "base+sid"
         options = [*self.text_options(), "--config", self.config("model"), "--seed", seed]
         self.steps.run(base, "init-model", self.dataset.items, "-o", base, *options)
+        options = [*self.extension_options(bundle), "--seed", seed]
+        return self.steps.run(extended, "extend-model", base, bundle, "-o", extended, *options)
+
+    def extension_options(self, bundle: Path) -> list[object]:
+        """The options that say what extend-model adds, if the recipe does, and how rows begin."""
+        if self.config("extend").exists():
+            return ["--config", self.config("extend")]
         # a bundle without a codebook has no vectors that new embedding rows could begin with
         init = "random" if Bundle.open(str(bundle)).codebook is None else "codebook"
-        options = ["--init", init, "--seed", seed]
-        return self.steps.run(extended, "extend-model", base, bundle, "-o", extended, *options)
+        return ["--init", init]
 
     def training_examples(self, bundle: Path) -> Path:
         """The training examples, which are the same for every seed."""
