@@ -4,13 +4,16 @@ import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from sidtool.contract.contract import ModelKind
 from sidtool.errors import DataError, MissingPackageError, UsageError
 from sidtool.setting_list import list_settings
-from sidtool.training.arguments import sft_config
+from sidtool.training.arguments import trainer_config
 from sidtool.training.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions
 from sidtool.training.settings_file import TRAINING, read_stages, typed_fields
 
@@ -123,8 +126,10 @@ def test_bf16_is_used_where_the_processor_multiplies_in_it(
     stage = read_one(None, ["bf16=auto"])
     options = stage.options
     fields = {**DEFAULTS, **stage.sft_fields}
-    assert sft_config(tmp_path, options, fields, validated=False).bf16 is used
-    assert sft_config(tmp_path, options, DEFAULTS, validated=False).bf16 is False
+    for kind in get_args(ModelKind):
+        made = partial(trainer_config, tmp_path, options, kind=kind, validated=False)
+        assert made(fields).bf16 is used
+        assert made(DEFAULTS).bf16 is False
 
 
 def test_the_settings_page_is_current() -> None:
