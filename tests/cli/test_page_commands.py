@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.road import Road, catalog, done
+from tests.cli.road import Road, catalog, done, write_lines
 from tests.doc_blocks import ENCODER, ROOT, blocks, commands, page
 from tests.pages.html_page import parsed
 
@@ -113,3 +113,26 @@ def test_the_pages_on_refreshing_and_migrating_run(
         csv.writer(stream).writerows(rows)
     run_page("migrating.md", encoder)
     assert json.loads(Path("maps/index.json").read_text(encoding="utf-8")).keys() >= {"b001"}
+
+
+def test_the_page_on_reports_runs(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = map(json.loads, road.items.read_text(encoding="utf-8").splitlines())
+    write_lines(Path("items.jsonl"), ({**row, "brand": row["title"][:3]} for row in rows))
+    for name, source in (("other", road.tuned), ("tuned", road.tuned), ("split", road.split)):
+        Path(name).symlink_to(source)
+    for path in (road.bundle, road.vectors, road.vectors.with_suffix(".ids.txt")):
+        Path(path.name).symlink_to(path)
+    write_lines(Path("gone.txt"), ["b001"])
+    done("push", "shop.zarr", "registry/shop")
+    done("add-items", "shop.zarr", "-o", "newer.zarr", "--remove", "gone.txt")
+    done("push", "newer.zarr", "registry/shop")
+    run_page("reports.md", Path("none"))
+    texts = {
+        name: Path(f"{name}.html").read_text("utf-8") for name in ("shop-1.1", "both", "training")
+    }
+    assert "From version 1.0" in texts["shop-1.1"]
+    assert "Users and their recommendations" in texts["both"]
+    assert "Time and memory" in texts["training"]
