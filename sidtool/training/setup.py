@@ -95,7 +95,14 @@ def build_trainer(
 
 def _check_prompts(run: TrainingRun) -> None:
     """Raise UsageError if the model or a teacher has an encoder, and examples have no prompt that
-    it could read."""
+    it could read, or if the tokens of prefixes would have to be known."""
+    has_sequences = "sequence" in run.lineage.tasks
+    if run.options.token_budget is not None and has_sequences and run.sliding_windows != "none":
+        raise UsageError(
+            f"token_budget counts tokens of whole sequences, and sliding_windows="
+            f"{run.sliding_windows} trains on prefixes",
+            hint="num_train_epochs",
+        )
     teachers = [read_contract(folder) for folder in run.teacher_dirs]
     if all(contract.kind == "causal" for contract in (run.contract, *teachers)):
         return
@@ -106,7 +113,7 @@ def _check_prompts(run: TrainingRun) -> None:
                 f"task {name} is running text, which has no prompt that an encoder could read",
                 hint="make training examples without it",
             )
-    if run.sliding_windows == "none" and "sequence" in run.lineage.tasks:
+    if run.sliding_windows == "none" and has_sequences:
         raise UsageError(
             "with sliding_windows=none an item sequence is one example, which has no prompt that "
             "an encoder could read",

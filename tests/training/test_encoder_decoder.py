@@ -202,6 +202,7 @@ def test_teachers_of_both_kinds_teach_models_of_both_kinds(
     [
         ("t5", {"sequence": 1.0}, {"batching": "packed"}, {}, (), "cannot be packed for an enc"),
         ("t5", {"sequence": 1.0}, {"sliding_windows": "none"}, {}, (), "sliding_windows=none"),
+        ("t5", {"sequence": 1.0}, {"token_budget": 9999}, {}, (), "token_budget counts tokens of"),
         ("gpt2", {"sequence": 1.0}, {}, {}, ("t5",), "sliding_windows=none"),
         ("t5", {"item_text": 1.0}, {}, {}, (), "task item-text is running text"),
         ("t5", {"sequence": 1.0}, {}, {"loss_type": "dft"}, (), "loss_type is a setting of TRL"),
