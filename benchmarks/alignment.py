@@ -128,7 +128,7 @@ class Alignment:
         model = self.train(name, start, examples, settings | budget)
         split = open_split(self.split)
         users = split.test[: self.args.users]
-        options = EvaluationOptions(num_beams=20, exclude_seen=True)
+        options = EvaluationOptions(num_beams=20, exclude_seen=True, samples=0)
         return evaluate_examples(load_model_folder(str(model)), users, split.train, options)
 
     def titles(self) -> dict[str, Any]:
