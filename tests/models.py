@@ -103,7 +103,7 @@ def tiny_encoder_decoder(
         "pad_token_id": PAD,
         "decoder_start_token_id": PAD,
     }
-    if architecture == "bart":
+    if not architecture.endswith("t5"):
         heads = {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
         layers = {f"{part}_layers": 2 for part in ("encoder", "decoder")}
         widths = {f"{part}_ffn_dim": 48 for part in ("encoder", "decoder")}
@@ -121,7 +121,7 @@ def tiny_encoder_decoder(
             head = model.get_output_embeddings()
             head.weight = torch.nn.Parameter(head.weight.detach().clone())
         _scale_up(model)
-        if architecture == "bart":
+        if hasattr(model, "final_logits_bias"):
             model.final_logits_bias.normal_(std=0.5)
     return model.eval()
 

@@ -149,9 +149,9 @@ class DecodingHead:
         self._head = PartialHead(model, multiply=product)
         self._sliced = sliced and self._head.is_plain
         self.vocab_size = int(self._head.head.weight.shape[0])
-        self._base = _FixedOutput()
         self._has_encoder = is_encoder_decoder(model)
         base = model.get_decoder() if self._has_encoder else model.base_model
+        self._base = _FixedOutput(base.config)
         # the model's forward without its layers: the base returns the given hidden states
         without_layers = swap_module(model, base, self._base)
         self._tail = swap_module(without_layers, self._head.head, self._head)
@@ -223,6 +223,10 @@ class _FixedOutput(nn.Module):
 
     output: Any = None
     hidden: Any = None
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config  # T5Gemma's soft cap is in that of its decoder
 
     def forward(self, *_: Any, **__: Any) -> Any:
         return dataclasses.replace(self.output, last_hidden_state=self.hidden)

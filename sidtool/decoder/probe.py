@@ -8,6 +8,7 @@ import torch
 
 from sidtool.decoder.partial_head import DecodingHead
 from sidtool.decoder.token_tree import TokenTree, attention_windows
+from sidtool.errors import SidtoolError
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 
 DecodingMethod = Literal["sliced", "full", "generate"]
@@ -34,6 +35,8 @@ def _probe(model: Any) -> DecodingMethod:
         try:
             if _agrees(model, DecodingHead(model, sliced=method == "sliced")):
                 return method
+        except SidtoolError:
+            raise  # the model cannot be decoded at all
         except Exception:
             # an unknown architecture may raise anything on a mask or a cache it does not support
             continue

@@ -25,7 +25,7 @@ def model_of(architecture: str, tokens: SidTokens, *, tied: bool = False) -> Any
     """A tiny model whose vocabulary fits the tokens, made once."""
     key = architecture, tied, vocabulary(tokens)
     if key not in _models:
-        make_model = tiny_encoder_decoder if architecture in ENCODER_DECODERS else tiny_model
+        make_model = tiny_model if architecture in ARCHITECTURES else tiny_encoder_decoder
         _models[key] = make_model(architecture, vocab_size=key[2], tied=tied)
     return _models[key]
 

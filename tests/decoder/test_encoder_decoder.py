@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LogitsProcessorList
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, LogitsProcessorList
 
 from sidtool.decoder import beam, probe
 from sidtool.decoder.beam import beam_search
@@ -130,3 +130,56 @@ def test_low_precision_scores_are_close(architecture: str) -> None:
     assert decoding_method(model) == "sliced"
     (result,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=100, k=100)
     np.testing.assert_allclose(result.scores, exact[result.leaves], atol=0.5)
+
+
+@pytest.mark.parametrize("architecture", ["longt5", "mbart", "pegasus", "marian", "blenderbot"])
+def test_their_families_run_as_trees(architecture: str) -> None:
+    trie, tokens = make((5, 6, 4), 60)
+    model = model_of(architecture, tokens)
+    assert decoding_method(model) == "sliced"
+    options: dict[str, Any] = {"num_beams": 7, "k": 7, "normalize": "vocabulary"}
+    results = beam_search(model, PROMPTS, trie, tokens, **options)
+    for result, (sids, scores) in zip(
+        results, generate(model, PROMPTS, trie, tokens, 7), strict=True
+    ):
+        assert_same(result, sids, scores, trie)
+
+
+def test_rotary_positions_of_a_decoder_are_given_to_it() -> None:
+    """T5Gemma has rotary embeddings, windows and a soft cap in the configuration of its decoder."""
+    trie, tokens = make((5, 6, 4), 60)
+    part = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    part |= {"hidden_size": 32, "intermediate_size": 48, "head_dim": 8, "sliding_window": 8}
+    part["vocab_size"] = vocabulary(tokens)
+    decoder = {**part, "is_decoder": True, "cross_attention_hidden_size": 32}
+    config = AutoConfig.for_model("t5gemma", encoder=part, decoder=decoder, **part)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32).eval()
+    model.config.decoder_start_token_id = 2
+    assert decoding_method(model) == "sliced"
+    codes = trie.leaf_codes(np.arange(trie.n_leaves))
+    expected = path_scores(model, PROMPTS[1], codes, tokens, "level")
+    (result,) = beam_search(model, PROMPTS[1:2], trie, tokens, num_beams=60, k=60)
+    np.testing.assert_allclose(result.scores, expected[result.leaves], atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::sidtool.errors.SidtoolWarning")
+def test_positions_that_no_tree_can_have_are_decoded_by_generate() -> None:
+    """M2M100 counts positions by the tokens that are not padding."""
+    trie, tokens = make((5, 6, 4), 60)
+    model = model_of("m2m_100", tokens)
+    assert decoding_method(model) == "generate"
+    options: dict[str, Any] = {"num_beams": 7, "k": 7, "normalize": "vocabulary"}
+    (result,) = beam_search(model, PROMPTS[:1], trie, tokens, **options)
+    ((sids, scores),) = generate(model, PROMPTS[:1], trie, tokens, 7)
+    assert_same(result, sids, scores, trie)
+
+
+def test_a_model_without_a_start_token_is_refused() -> None:
+    trie, tokens = make((5, 6, 4), 60)
+    model = tiny_encoder_decoder("t5", vocab_size=vocabulary(tokens))
+    model.config.decoder_start_token_id = None
+    model.generation_config.decoder_start_token_id = None
+    with pytest.raises(DataError, match="has no decoder_start_token_id"):
+        beam_search(model, PROMPTS, trie, tokens, num_beams=3, k=3)
