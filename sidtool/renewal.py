@@ -81,6 +81,49 @@ class RefreshSummary:
         return value | (self.training.to_json() if self.training else {})
 
 
+@dataclass(frozen=True)
+class RefreshPlan:
+    """A refresh with its inputs checked."""
+
+    model_dir: Path
+    contract: Contract
+    bundle: Bundle
+    """the newer bundle, aligned if the model cannot use it as it is"""
+    verdict: Verdict
+    """how it relates to the model's own"""
+    split: Split | None
+    last: TrainParams | None
+    """the model's last training stage; None without a split"""
+
+
+def plan_refresh(
+    model_dir: str | Path,
+    bundle: Bundle | str | Path,
+    out: str | Path,
+    *,
+    split: Split | str | Path | None = None,
+    force: bool = False,
+    trust_remote_code: bool = False,
+) -> RefreshPlan:
+    """Check what `refresh` checks before it reads weights, a catalog or vectors; writes nothing.
+    Raises as `refresh`."""
+    refuse_existing(Path(out), force, FOLDER)
+    require("models" if split is None else "train")
+    model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
+    contract, own_bundle, _ = check_model_folder(model_dir)
+    if not isinstance(bundle, Bundle):
+        bundle = open_bundle(str(bundle))
+    bundle = usable_bundle(bundle, own_bundle)
+    verdict = check_bundle(own_bundle, bundle)
+    if split is None:
+        return RefreshPlan(model_dir, contract, bundle, verdict, None, None)
+    if not isinstance(split, Split):
+        split = open_split(split, recorded=event_columns(contract, own_bundle))
+    check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
+    last = last_training(contract, model_dir)
+    return RefreshPlan(model_dir, contract, bundle, verdict, split, last)
+
+
 def refresh(
     model_dir: str | Path,
     bundle: Bundle | str | Path,
@@ -120,29 +163,26 @@ def refresh(
     """
     out = Path(out)
     options = options or RefreshOptions()
-    refuse_existing(out, force, FOLDER)
-    require("models" if split is None else "train")
-    model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
-    contract, own_bundle, _ = check_model_folder(model_dir)
-    if not isinstance(bundle, Bundle):
-        bundle = open_bundle(str(bundle))
-    bundle = usable_bundle(bundle, own_bundle)
+    plan = plan_refresh(
+        model_dir, bundle, out, split=split, force=force, trust_remote_code=trust_remote_code
+    )
+    model_dir = plan.model_dir
+    contract = plan.contract
+    bundle = plan.bundle
     carry = partial(
         carry_model, model_dir, bundle, seed=options.seed, trust_remote_code=trust_remote_code
     )
-    if split is None:
+    if plan.split is None or plan.last is None:
         return RefreshSummary(str(out), carry(out, force=force), None)
-    if not isinstance(split, Split):
-        split = open_split(split, recorded=event_columns(contract, own_bundle))
-    check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
-    last = last_training(contract, model_dir)
+    split = plan.split
+    last = plan.last
     _refuse_fields(contract, model_dir)
     sft_options = _sft_options(contract, last, options.seed)
     catalog = _catalog(bundle, items, sft_options, catalog_options or CatalogOptions())
     work = out.with_name(f"{out.name}.refresh.partial")
     start = work / "model"
     examples = work / "examples" / "train.jsonl"
-    train_options, sft_fields = _training_settings(last, options)
+    train_options, sft_fields = training_settings(last, options)
     memory = _renewed_memory(model_dir, contract, split, bundle, embeddings)
     if last.memory is not None and memory is None:
         raise UsageError(
@@ -273,7 +313,7 @@ def _catalog(
     return make_items(ids, titles, ids, fields={}, template="{title}")
 
 
-def _training_settings(
+def training_settings(
     last: TrainParams, options: RefreshOptions
 ) -> tuple[TrainOptions, Mapping[str, Any]]:
     """The settings of the model's last training stage, shortened."""

@@ -10,6 +10,8 @@ from sidtool.build.sources import Collaborative
 from sidtool.collisions.policy import Policy
 from sidtool.data.items import EmptyText
 from sidtool.embed import Dtype
+from sidtool.output import refuse_existing
+from sidtool.output_name import BUNDLE
 from sidtool.quantize import Method
 from sidtool.sid import LETTERS, Levels, Spelling
 from sidtool.terminal import options
@@ -184,6 +186,8 @@ def build_codebook(
         weights=tuple(weight for _, weight in sources),
         seed=seed,
     )
+    if dry_run:
+        refuse_existing(out, force, BUNDLE)
     catalog = _read_catalog(items, id_column, title_column, text_template, empty_text)
     if dry_run:
         return _say_plan(catalog, build, out, json)

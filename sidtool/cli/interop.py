@@ -1,7 +1,7 @@
 """The commands between systems and between bundles: import, export, compare."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,7 +10,7 @@ from sidtool.interop.convert import System
 from sidtool.interop.minionerec import Keys
 from sidtool.sid import LETTERS, Levels
 from sidtool.terminal import options
-from sidtool.terminal.console import next_step, note, say, say_json, say_table
+from sidtool.terminal.console import next_step, note, say, say_json, say_plan, say_table
 
 if TYPE_CHECKING:
     from sidtool.build.compare import BundleFigures
@@ -56,21 +56,30 @@ def import_(
     keys: KeysOption = "id",
     id_column: options.IdColumn = None,
     title_column: options.TitleColumn = None,
+    dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Import another system's map as a bundle without a codebook."""
-    from sidtool.interop.convert import import_map
+    from sidtool.interop.convert import import_map, read_map
+    from sidtool.output import refuse_existing
+    from sidtool.output_name import BUNDLE
 
-    bundle = import_map(
-        source,
-        out,
-        items=_catalog_file(items, id_column, title_column),
-        info=info,
-        sizes=Levels.from_text(levels).sizes if levels is not None else None,
-        keys=keys,
-        force=force,
-    )
+    how: dict[str, Any] = {"items": _catalog_file(items, id_column, title_column), "info": info}
+    how |= {"sizes": Levels.from_text(levels).sizes if levels is not None else None, "keys": keys}
+    if dry_run:
+        refuse_existing(out, force, BUNDLE)
+        planned = read_map(source, name=out.stem, **how)
+        return say_plan(
+            f"would import {planned.manifest.items} items of {source}, "
+            f"{planned.space.spelled_sizes}, to {out}",
+            json=json,
+            bundle=str(out),
+            items=planned.manifest.items,
+            sizes=list(planned.space.sizes),
+            policy=planned.manifest.collisions.policy,
+        )
+    bundle = import_map(source, out, **how, force=force)
     policy = bundle.manifest.collisions.policy
     if json:
         counts = {"items": bundle.manifest.items, "policy": policy}
@@ -81,7 +90,7 @@ def import_(
             f"{out}: {bundle.manifest.items} items, {bundle.space.spelled_sizes}, spelled "
             f"{bundle.space.template}; {sharing}; no codebook"
         )
-    next_step(f"sidtool extend-model MODEL {out} -o MODEL+sid --init mean")
+    return next_step(f"sidtool extend-model MODEL {out} -o MODEL+sid --init mean")
 
 
 def export(
@@ -101,19 +110,35 @@ def export(
     ] = None,
     id_column: options.IdColumn = None,
     title_column: options.TitleColumn = None,
+    dry_run: options.DryRun = False,
     force: options.Force = False,
+    json: options.Json = False,
 ) -> None:
     """Export a bundle's map for another system; retired items are omitted."""
-    from sidtool.interop.convert import check_export_options, export_map
+    from sidtool.interop.convert import EXPORTS, check_export_options, export_map
+    from sidtool.output import refuse_existing
     from sidtool.registry.references import open_bundle
 
     catalog = _catalog_file(items, id_column, title_column)
     check_export_options(to, items=catalog, keys=keys, has_model=model is not None)
     opened = open_bundle(bundle)
     token_start = _token_start(model, opened) if model is not None else None
+    if dry_run:
+        refuse_existing(out, force, EXPORTS[to])
+        n_items = len(opened.active)
+        return say_plan(
+            f"would export {n_items} items of {bundle} for {to} to {out}",
+            json=json,
+            out=str(out),
+            system=to,
+            items=n_items,
+        )
     exported = export_map(
         opened, out, to, items=catalog, keys=keys, token_start=token_start, force=force
     )
+    if json:
+        files = [str(file) for file in exported.files]
+        return say_json({"system": to, "files": files, "flashrec_sid": exported.flashrec_sid})
     if to == "flashrec":
         sid = f" --sid {exported.flashrec_sid}" if exported.flashrec_sid else ""
         say(f"--sid-vocab-file {out}{sid}")
@@ -123,6 +148,7 @@ def export(
         note("FlashRec cannot infer the layout of these SIDs: --model MODEL gives its --sid option")
     if to == "minionerec" and len(exported.files) == 1:
         note("no info.txt: the bundle has no titles (--items ITEMS adds them)")
+    return None
 
 
 def compare(

@@ -138,6 +138,7 @@ def align(
     ],
     out: options.Out,
     to: Annotated[str, typer.Option("--to", metavar="OLD", help="The bundle whose codes it gets.")],
+    dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -150,11 +151,19 @@ def align(
 
     refuse_existing(out, force, BUNDLE)
     aligned = rename(open_bundle(new), open_bundle(to))
-    aligned.save(out, force=force)
     change = aligned.manifest.change
     assert isinstance(change, AlignChange)
+    counts = {name: getattr(change, name) for name in ("common", "before", "after")}
+    if dry_run:
+        return say_plan(
+            f"would rename codes of {new}: {change.after[-1]} of {change.common} common items keep "
+            f"their SID of {to}, {change.before[-1]} before, at {out}",
+            json=json,
+            bundle=str(out),
+            **counts,
+        )
+    aligned.save(out, force=force)
     if json:
-        counts = {name: getattr(change, name) for name in ("common", "before", "after")}
         return say_json({"bundle": str(out), "digest": aligned.identity.digest} | counts)
     pairs = zip(change.before, change.after, strict=True)
     rows = [
@@ -175,21 +184,28 @@ def rebind(
         str, typer.Argument(metavar="NEWER", help="The compatible bundle to put into the model.")
     ],
     out: options.Out,
+    dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Copy a model folder with a newer bundle, after the compatibility check of recommend
     --bundle."""
+    from sidtool.model.rebind import check_rebind
     from sidtool.model.rebind import rebind as bind
     from sidtool.registry.references import open_bundle
 
     opened = open_bundle(newer)
-    verdict = bind(model, opened, out, force=force)
+    check = check_rebind if dry_run else bind
+    verdict = check(model, opened, out, force=force)
+    value = {"model": str(out), "bundle": opened.identity.digest} | asdict(verdict)
+    message = verdict.message or "the same bundle as before"
+    if dry_run:
+        return say_plan(f"would copy {model} with {newer} to {out}: {message}", json=json, **value)
     if json:
-        say_json({"model": str(out), "bundle": opened.identity.digest} | asdict(verdict))
+        say_json(value)
     else:
-        say(f"{out}: {verdict.message or 'the same bundle as before'}")
-    next_step(f"sidtool recommend {out} --history ...")
+        say(f"{out}: {message}")
+    return next_step(f"sidtool recommend {out} --history ...")
 
 
 def _say_diff(differences: "Diff", verdict: "Outlook") -> None:

@@ -10,7 +10,7 @@ import typer
 from sidtool.cli import inference
 from sidtool.errors import UsageError
 from sidtool.terminal import options
-from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table
+from sidtool.terminal.console import next_step, note, progress, say, say_json, say_plan, say_table
 
 if TYPE_CHECKING:
     from sidtool.bundle.bundle import Bundle
@@ -98,6 +98,7 @@ def build_memory(
         ),
     ] = None,
     config: options.Config = None,
+    dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -124,6 +125,8 @@ def build_memory(
     previous = _earlier(earlier, earlier_split)
     events = open_split(split)
     opened = open_bundle(bundle)
+    if dry_run:
+        return _say_memory_plan(events, opened, out, chosen, previous is not None, json=json)
     vectors = _vectors(opened, items, encoder, embeddings or [])
     content = _content(opened, vectors, content_weight, previous)
     with nullcontext() if budget is None else shards_beside(out, budget) as shards:
@@ -158,21 +161,34 @@ def tune_memory(
     num_beams: inference.NumBeams = 100,
     exclude_seen: inference.ExcludeSeen = False,
     config: options.Config = None,
+    dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Choose the weight and power of a memory on validation users, and bind it to a copy of a
     model."""
-    from sidtool.evaluation.tune_memory import TuneMemoryOptions
+    from sidtool.evaluation.tune_memory import TuneMemoryOptions, plan_tune_memory
     from sidtool.evaluation.tune_memory import tune_memory as tune
     from sidtool.registry.references import open_memory
     from sidtool.splits.files import open_split
 
     chosen = TuneMemoryOptions(users, num_beams, exclude_seen)
     opened = open_memory(memory)
+    events = open_split(split)
+    if dry_run:
+        examples = plan_tune_memory(model, events, opened, out, chosen, force=force)
+        return say_plan(
+            f"would bind memory {opened.digest[:12]} to a copy of {model} at {out}, with the "
+            f"weight and power that are best on {len(examples)} validation examples",
+            json=json,
+            model=str(out),
+            memory=opened.digest,
+            examples=len(examples),
+            num_beams=num_beams,
+        )
     with progress("tune-memory") as reports:
         report = reports.get("tune-memory")
-        binding = tune(model, open_split(split), opened, out, chosen, force=force, progress=report)
+        binding = tune(model, events, opened, out, chosen, force=force, progress=report)
     if json:
         return say_json({"model": str(out)} | binding.to_json())
     # a count beside metrics would leave these no decimals
@@ -182,6 +198,33 @@ def tune_memory(
     weight = f"weight {binding.weight:g}" if binding.gate is None else "weight by the gate"
     say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}")
     return next_step(f"sidtool evaluate {out} {split}")
+
+
+def _say_memory_plan(
+    split: "Split",
+    bundle: "Bundle",
+    out: Path,
+    chosen: dict[str, Any],
+    updates: bool,
+    *,
+    json: bool,
+) -> None:
+    """How much a memory would be built from."""
+    users = len(split.train)
+    n_events = sum(len(user.items) for user in split.train)
+    settings = ", ".join(f"{name} {value}" for name, value in chosen.items()) or "the defaults"
+    say_plan(
+        f"would {'update' if updates else 'build'} a memory of {len(bundle.active)} items from "
+        f"{n_events} training events of {users} users, with {settings}, at {out}",
+        json=json,
+        memory=str(out),
+        bundle=bundle.identity.digest,
+        split=split.reference.digest,
+        items=len(bundle.active),
+        users=users,
+        train_events=n_events,
+        settings=chosen,
+    )
 
 
 def _build_tuned(

@@ -101,12 +101,31 @@ def push(
 def pull(
     reference: Reference,
     out: options.Out,
+    dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Copy a published bundle, memory or model to disk, byte for byte, and verify it."""
+    from sidtool.registry.publish import plan_pull
     from sidtool.registry.publish import pull as fetch
+    from sidtool.registry.transfer import published
 
+    if dry_run:
+        registry, record = plan_pull(reference, out, force=force)
+        _, _, sizes = published(registry.folder(record.group), record)
+        size = sum(sizes.values())
+        return say_plan(
+            f"would pull {record.kind} {reference}, version {record.version}, {len(sizes) + 1} "
+            f"objects of {size / 1e6:.1f} MB to {out}",
+            json=json,
+            out=str(out),
+            kind=record.kind,
+            version=record.version,
+            digest=record.digest,
+            license=record.license,
+            objects=len(sizes) + 1,
+            bytes=size,
+        )
     with progress("pull") as report:
         record = fetch(reference, out, force=force, progress=report.get("pull"))
     if json:
@@ -114,7 +133,7 @@ def pull(
         say_json({record.kind: str(out), **fields})
     else:
         say(f"{out}: version {record.version}, {record.digest}, license {record.license}")
-    next_step(NEXT_STEPS[record.kind].format(out=out))
+    return next_step(NEXT_STEPS[record.kind].format(out=out))
 
 
 def tag(

@@ -1,14 +1,14 @@
 """The command that trains by rewards: rl."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sidtool.reinforcement.settings import Algorithm
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_setting
-from sidtool.terminal.console import next_step, note, progress, say, say_json
+from sidtool.terminal.console import next_step, note, progress, say, say_json, say_plan
 from sidtool.terminal.training_log import watch
 
 
@@ -70,6 +70,7 @@ def rl(
     Keeps the checkpoint that recommends best on the validation set, and refuses one that is worse
     than the start on a slice of targets. A killed run leaves OUT.partial, and the same command
     resumes it."""
+    from sidtool.reinforcement.run import plan_rl
     from sidtool.reinforcement.run import rl as reinforce
     from sidtool.reinforcement.settings import SETTINGS
     from sidtool.training.settings_file import read_settings
@@ -78,27 +79,24 @@ def rl(
     pairs += [f"algorithm={algorithm}"] if algorithm else []
     pairs += [f"reward={reward}"] if reward else []
     rl_options, fields = read_settings(SETTINGS, config, pairs)
+    how: dict[str, Any] = {"options": rl_options, "grpo_fields": fields, "valid": valid}
+    how |= {"reward_memory": reward_memory, "reward_teacher": reward_teacher}
+    how |= {"force": force, "trust_remote_code": trust_remote_code}
+    if dry_run:
+        run = plan_rl(model, examples, out, **how)
+        return say_plan(f"would train: {run.inheritance()}", json=json, **run.to_json())
     with progress("train") as report:
         steps_of, log = watch()
         summary = reinforce(
             model,
             examples,
             out,
-            options=rl_options,
-            grpo_fields=fields,
-            valid=valid,
-            reward_memory=reward_memory,
-            reward_teacher=reward_teacher,
+            **how,
             allow_worse_slices=allow_worse_slices,
-            force=force,
-            dry_run=dry_run,
-            trust_remote_code=trust_remote_code,
             progress=steps_of(report.get("train")),
             log=log,
             notify=note,
         )
-    if summary is None:
-        return None
     if json:
         say_json(summary.to_json())
     else:

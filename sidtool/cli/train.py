@@ -1,10 +1,11 @@
 """The commands that train: train, refresh."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +24,9 @@ from sidtool.terminal.console import (
 )
 from sidtool.terminal.training_log import watch
 from sidtool.training.settings import Stage
+
+if TYPE_CHECKING:
+    from sidtool.renewal import RefreshOptions, RefreshPlan
 
 
 def train(
@@ -176,6 +180,7 @@ def refresh(
     ] = None,
     seed: options.Seed = 0,
     trust_remote_code: options.Trust = False,
+    dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -183,24 +188,26 @@ def refresh(
 
     The codes of a retrained codebook are aligned with the model's, its embedding rows are carried
     over, and the tasks of its last training stage are trained for a share of its epochs."""
-    from sidtool.renewal import RefreshOptions
+    from sidtool.renewal import RefreshOptions, plan_refresh
     from sidtool.renewal import refresh as renew
     from sidtool.sft.catalog import CatalogOptions
 
     chosen = RefreshOptions(share, learning_rate, seed)
+    how: dict[str, Any] = {"split": split, "force": force, "trust_remote_code": trust_remote_code}
+    if dry_run:
+        plan = plan_refresh(model, bundle, out, **how)
+        return _say_refresh_plan(plan, chosen, model, out, json=json)
     with progress("train") as report:
         steps_of, log = watch()
         summary = renew(
             model,
             bundle,
             out,
-            split=split,
+            **how,
             items=items,
             embeddings=embeddings or (),
             catalog_options=CatalogOptions(id_column, title_column),
             options=chosen,
-            force=force,
-            trust_remote_code=trust_remote_code,
             progress=steps_of(report.get("train")),
             log=log,
             notify=note,
@@ -210,7 +217,28 @@ def refresh(
         say_json(value)
     else:
         say(*_summary_lines(value))
-    next_step(f"sidtool evaluate {out} {split or 'SPLIT'}")
+    return next_step(f"sidtool evaluate {out} {split or 'SPLIT'}")
+
+
+def _say_refresh_plan(
+    plan: "RefreshPlan", chosen: "RefreshOptions", model: str, out: Path, *, json: bool
+) -> None:
+    """What a refresh would do with the bundle, and how long it would train on which tasks."""
+    from sidtool.renewal import training_settings
+
+    verdict = plan.verdict
+    text = f"would bring {model} to the bundle at {out}: {verdict.message or 'the same bundle'}"
+    values: dict[str, Any] = {"model": str(out), "bundle": verdict.kind}
+    values["reassigned_share"] = verdict.reassigned_share
+    if plan.last is not None and plan.split is not None:
+        train_options, sft_fields = training_settings(plan.last, chosen)
+        tasks = ", ".join(plan.last.task_weights)
+        text += f"\nwould train {tasks} on split {plan.split.reference}, {sft_fields}"
+        values["tasks"] = dict(plan.last.task_weights)
+        values["split"] = plan.split.reference.digest
+        values["options"] = asdict(train_options)
+        values["settings"] = dict(sft_fields)
+    say_plan(text, json=json, **values)
 
 
 def _summary_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 
 from sidtool.contract.memory_binding import MemoryBinding
 from sidtool.contract.split_check import check_model_split
-from sidtool.decoder.mixture import RankedItems
+from sidtool.decoder.mixture import RankedItems, check_normalize
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.fit_gate import fit_gate
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
+from sidtool.extras import require
 from sidtool.memory.gate import Gate
 from sidtool.memory.memory import Memory
 from sidtool.model.bind_memory import bind_memory
-from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.memory import WeightedMemory
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
@@ -141,12 +142,10 @@ def tune_memory(
         >>> 0 <= binding.weight <= 1
         True
     """
-    refuse_existing(Path(out), force, FOLDER)
+    options = options or TuneMemoryOptions()
+    examples = plan_tune_memory(model, split, memory, out, options, force=force)
     loaded = load_model_folder(model)
-    name = f"split {split.reference}"
-    check_model_split(loaded.contract, loaded.bundle, name, split.reference)
-    check_split("the memory", memory.manifest.split, name, split.reference)
-    candidates = _candidates(loaded, memory, split.valid, options, progress)
+    candidates = _candidates(loaded, memory, examples, options, progress)
     ranks = _grid_ranks(candidates)
     grid = Grid.of(ranks, candidates, np.ones(candidates.users, dtype=np.bool_))
     weight, power = grid.best
@@ -159,6 +158,35 @@ def tune_memory(
     return binding
 
 
+def plan_tune_memory(
+    model: str | Path,
+    split: Split,
+    memory: Memory,
+    out: str | Path,
+    options: TuneMemoryOptions,
+    *,
+    force: bool = False,
+) -> Sequence[Example]:
+    """The validation examples on which `tune_memory` chooses; reads no weights and writes nothing.
+    Raises as `tune_memory`."""
+    refuse_existing(Path(out), force, FOLDER)
+    require("models")
+    contract, bundle, _ = check_model_folder(model)
+    check_normalize(contract.normalize)
+    memory.check_bundle(bundle)
+    name = f"split {split.reference}"
+    check_model_split(contract, bundle, name, split.reference)
+    check_split("the memory", memory.manifest.split, name, split.reference)
+    return _chosen_examples(split.valid, options)
+
+
+def _chosen_examples(examples: Sequence[Example], options: TuneMemoryOptions) -> Sequence[Example]:
+    """Evenly spread examples. Raises DataError without any."""
+    if not examples:
+        raise DataError("there are no validation examples to tune the memory on")
+    return evenly_spaced(examples, options.users)
+
+
 def search_grid(
     loaded: LoadedModel,
     memory: Memory,
@@ -168,6 +196,8 @@ def search_grid(
     progress: Progress | None = None,
 ) -> Grid:
     """The metric of every weight and power on these examples. Raises DataError without any."""
+    options = options or TuneMemoryOptions()
+    examples = _chosen_examples(examples, options)
     candidates = _candidates(loaded, memory, examples, options, progress)
     everyone = np.ones(candidates.users, dtype=np.bool_)
     return Grid.of(_grid_ranks(candidates), candidates, everyone)
@@ -234,15 +264,10 @@ def _candidates(
     loaded: LoadedModel,
     memory: Memory,
     examples: Sequence[Example],
-    options: TuneMemoryOptions | None,
+    options: TuneMemoryOptions,
     progress: Progress | None,
 ) -> Candidates:
-    """What the model and the memory recommend for some of the examples. Raises DataError without
-    any."""
-    options = options or TuneMemoryOptions()
-    if not examples:
-        raise DataError("there are no validation examples to tune the memory on")
-    examples = evenly_spaced(examples, options.users)
+    """What the model and the memory recommend for the examples."""
     even = replace(loaded, memory=WeightedMemory(memory, weight=0.5, power=1.0))
     session = QuerySession.of(even)
     assert session.mixture is not None

@@ -95,8 +95,24 @@ def import_map(
         >>> sidtool.import_map("maps/index.json", "imported.zarr").sids() == bundle.sids()
         True
     """
-    source = Path(source)
     out = Path(out)
+    refuse_existing(out, force, BUNDLE)
+    name = out.name.removesuffix(".zip").removesuffix(".zarr")
+    bundle = read_map(Path(source), name=name, items=items, info=info, sizes=sizes, keys=keys)
+    bundle.save(out, force=force)
+    return Bundle.open(out)
+
+
+def read_map(
+    source: Path,
+    *,
+    name: str,
+    items: CatalogFile | None = None,
+    info: str | Path | None = None,
+    sizes: tuple[int, ...] | None = None,
+    keys: Keys = "id",
+) -> Bundle:
+    """The bundle that `import_map` writes, with a name. Raises as `import_map` does."""
     system = SUFFIXES.get(source.suffix)
     if system is None:
         raise UsageError(
@@ -105,22 +121,17 @@ def import_map(
         )
     if system != "minionerec" and (info is not None or keys != "id"):
         raise UsageError(f"--info and --keys line apply to an index.json, not to {source}")
-    refuse_existing(out, force, BUNDLE)
     catalog = items.read() if items is not None else None
-    name = out.name.removesuffix(".zip").removesuffix(".zarr")
-    if system == "minionerec":
-        bundle = read_minionerec(
-            source,
-            name=name,
-            sizes=sizes,
-            items=catalog,
-            info=None if info is None else Path(info),
-            keys=keys,
-        )
-    else:
-        bundle = read_openonerec(source, name=name, sizes=sizes, items=catalog)
-    bundle.save(out, force=force)
-    return Bundle.open(out)
+    if system == "openonerec":
+        return read_openonerec(source, name=name, sizes=sizes, items=catalog)
+    return read_minionerec(
+        source,
+        name=name,
+        sizes=sizes,
+        items=catalog,
+        info=None if info is None else Path(info),
+        keys=keys,
+    )
 
 
 def export_map(

@@ -14,8 +14,9 @@ from sidtool.contract.locate import model_folder
 from sidtool.contract.stage_record import RebindParams, StageRecord
 from sidtool.contract.write import write_contract
 from sidtool.errors import CompatibilityError, RefusedError
+from sidtool.extras import require
 from sidtool.model.load import check_model_folder
-from sidtool.model.restore import lacks_contract, restore
+from sidtool.model.restore import check_restore, lacks_contract, restore
 from sidtool.output import new_dir, refuse_existing
 from sidtool.output_name import FOLDER
 
@@ -55,9 +56,10 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
         >>> sidtool.rebind("tuned", newer, "rebound").kind
         'refreshed'
     """
+    out = Path(out)
     folder = model_folder(folder)
     if lacks_contract(folder):
-        return restore(folder, bundle, Path(out), force=force)
+        return restore(folder, bundle, out, force=force)
     contract, bundle, verdict = check_model_folder(folder, bundle)
     check_finite_files(folder)
     params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
@@ -66,8 +68,21 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
     )
     # checkpoints have the old contract
     skip = shutil.ignore_patterns(CONTRACT, BUNDLE_COPY, "checkpoint-*")
-    refuse_existing(Path(out), force, FOLDER)
-    with new_dir(Path(out), force=force) as target:
+    refuse_existing(out, force, FOLDER)
+    with new_dir(out, force=force) as target:
         shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
         write_contract(target, rebound, bundle)
+    return verdict
+
+
+def check_rebind(folder: str | Path, bundle: Bundle, out: Path, *, force: bool = False) -> Verdict:
+    """The verdict that `rebind` returns; reads no weights and writes nothing. Raises as `rebind`
+    does before it copies."""
+    refuse_existing(out, force, FOLDER)
+    require("models")
+    folder = model_folder(folder)
+    if lacks_contract(folder):
+        _, verdict = check_restore(folder, bundle)
+        return verdict
+    _, _, verdict = check_model_folder(folder, bundle)
     return verdict

@@ -32,6 +32,18 @@ def restore(folder: Path, bundle: Bundle, out: Path, *, force: bool = False) -> 
     no tokenizer, CompatibilityError for another bundle, or if tokenizer or weights have lost the
     SID tokens, else as `load_model_folder`."""
     refuse_existing(out, force, FOLDER)
+    restored, verdict = check_restore(folder, bundle)
+    with new_dir(out, force=force) as target:
+        skip = shutil.ignore_patterns("checkpoint-*")  # the training state of the other program
+        shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
+        write_contract(target, restored, bundle)
+        load_model_folder(target, device="cpu", dtype="float32")
+    return verdict
+
+
+def check_restore(folder: Path, bundle: Bundle) -> tuple[Contract, Verdict]:
+    """The contract to restore, and what is said of it; writes nothing. Raises as `restore` does
+    before it copies."""
     contract = Contract.from_json(embedded_contract(folder) or {})
     if bundle.identity != contract.identity:
         raise CompatibilityError(
@@ -46,13 +58,8 @@ def restore(folder: Path, bundle: Bundle, out: Path, *, force: bool = False) -> 
     stored = {name: digest for name, digest in contract.files.items() if name in weights}
     changed = stored != weights
     restored = contract.with_stage(StageRecord("restore", RestoreParams(changed)))
-    with new_dir(out, force=force) as target:
-        skip = shutil.ignore_patterns("checkpoint-*")  # the training state of the other program
-        shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
-        write_contract(target, restored, bundle)
-        load_model_folder(target, device="cpu", dtype="float32")
     if changed:
         message = "contract and bundle restored; what another program trained it on is not recorded"
     else:
         message = "contract and bundle restored; the weights are those that sidtool wrote"
-    return Verdict("same", message)
+    return restored, Verdict("same", message)

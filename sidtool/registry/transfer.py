@@ -144,10 +144,7 @@ def download(
     differs from its digest. Raises IntegrityError if the root document or an object differs from
     what was published, DataError if the disk has no room for it.
     """
-    root = _published_root(source, record)
-    manifest = parse_manifest(source.location, root, record.kind)
-    check_published(source.location, manifest, record)
-    sizes = {name: _stored_size(source, name, info) for name, info in _stored(source, manifest)}
+    root, manifest, sizes = published(source, record)
     complete = _remove_incomplete(folder, manifest.objects)
     missing = {name: size for name, size in sizes.items() if name not in complete}
     _check_room(folder, sum(missing.values()))
@@ -158,6 +155,16 @@ def download(
         if progress is not None:
             progress(copied, len(sizes))
     (folder / ROOTS[record.kind]).write_bytes(root)
+
+
+def published(source: Storage, record: VersionRecord) -> tuple[bytes, AnyManifest, dict[str, int]]:
+    """The root document of a published artifact, its manifest, and the size of each other object.
+    Raises IntegrityError if it is not what was published."""
+    root = _published_root(source, record)
+    manifest = parse_manifest(source.location, root, record.kind)
+    check_published(source.location, manifest, record)
+    sizes = {name: _stored_size(source, name, info) for name, info in _stored(source, manifest)}
+    return root, manifest, sizes
 
 
 def _published_root(source: Storage, record: VersionRecord) -> bytes:

@@ -102,6 +102,18 @@ class RlRun:
             StageRecord("rl", params), identity=self.bundle.identity, base_folder=None
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """What is read and written, and all settings, as JSON values."""
+        return {
+            "model": str(self.out),
+            "start": str(self.model_dir),
+            "bundle": self.bundle.identity.digest,
+            "examples": str(self.examples),
+            "valid": str(self.valid),
+            "options": dataclasses.asdict(self.options),
+            "settings": json_values(self.grpo_fields),
+        }
+
     def inheritance(self) -> str:
         """One line on what the run starts from."""
         stages = " > ".join(record.stage for record in self.contract.stages)

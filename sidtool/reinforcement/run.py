@@ -76,12 +76,11 @@ def rl(
     reward_teacher: str | Path | None = None,
     allow_worse_slices: bool = False,
     force: bool = False,
-    dry_run: bool = False,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
     log: Log | None = None,
     notify: Callable[[str], None] | None = None,
-) -> RlSummary | None:
+) -> RlSummary:
     """Train a model further on the items that it recommends for the histories in a file of
     training examples, and write it to the folder `out`.
 
@@ -93,9 +92,8 @@ def rl(
     its weight was tuned for the weights before.
 
     A run that was killed resumes from its last checkpoint when called again with the same
-    arguments, and ends with the same weights. A dry run only checks, and returns None. `progress`
-    receives (done, total) steps, `log` each log line and validation, `notify` one line on what the
-    run starts from.
+    arguments, and ends with the same weights. `progress` receives (done, total) steps, `log` each
+    log line and validation, `notify` one line on what the run starts from.
 
     Raises UsageError if the output exists, settings do not fit together or an unfinished run had
     different ones; CompatibilityError if model, bundle, examples and reward models do not belong
@@ -111,23 +109,20 @@ def rl(
         >>> summary.algorithm, summary.steps
         ('grpo', 1)
     """
-    require("train")
-    run = settle(
+    run = plan_rl(
         model_dir,
-        Path(examples),
-        Path(out),
-        options or RlOptions(),
-        grpo_fields or {},
-        valid,
-        reward_memory,
-        reward_teacher,
-        trust_remote_code,
+        examples,
+        out,
+        options=options,
+        grpo_fields=grpo_fields,
+        valid=valid,
+        reward_memory=reward_memory,
+        reward_teacher=reward_teacher,
+        force=force,
+        trust_remote_code=trust_remote_code,
     )
-    refuse_existing(run.out, force, FOLDER)
     if notify:
         notify(run.inheritance())
-    if dry_run:
-        return None
     with quiet(), offline():
         from sidtool.reinforcement.setup import build_trainer
 
@@ -140,19 +135,26 @@ def rl(
     return _summary(run, finished)
 
 
-def settle(
+def plan_rl(
     model_dir: str | Path,
-    examples: Path,
-    out: Path,
-    options: RlOptions,
-    grpo_fields: Mapping[str, Any],
+    examples: str | Path,
+    out: str | Path,
+    *,
+    options: RlOptions | None = None,
+    grpo_fields: Mapping[str, Any] | None = None,
     valid: str | Path | None = None,
     reward_memory: str | Path | None = None,
     reward_teacher: str | Path | None = None,
+    force: bool = False,
     trust_remote_code: bool = False,
 ) -> RlRun:
-    """The run of a call of `rl`, with everything checked that needs no weights. Raises as `rl`."""
-    fields = complete_fields(options, typed_fields(SETTINGS, grpo_fields))
+    """The run of a call of `rl`, with everything checked that needs no weights; writes nothing.
+    Raises as `rl`."""
+    require("train")
+    examples = Path(examples)
+    out = Path(out)
+    options = options or RlOptions()
+    fields = complete_fields(options, typed_fields(SETTINGS, grpo_fields or {}))
     rewards = () if options.algorithm == "dpo" else parse_rewards(options.reward)
     memory_path, teacher = _reward_inputs(rewards, reward_memory, reward_teacher)
     lineage = read_lineage(examples)
@@ -195,6 +197,7 @@ def settle(
     valid = Path(valid) if valid is not None else side_files(examples)["valid"]
     if not valid.is_file():
         raise DataError(f"there is no file {valid} of validation users", hint="--valid FILE")
+    refuse_existing(out, force, FOLDER)
     return RlRun(
         model_dir=model_dir,
         examples=examples,

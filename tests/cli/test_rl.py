@@ -39,6 +39,10 @@ def test_settings_come_from_a_file_and_a_dry_run_writes_nothing(road: Road, tmp_
     ran = done(*command, "--set", "num_generations=4", "--dry-run")
     assert "gspo starts from" in ran.err
     assert "groups of 4 by beam" in ran.err
+    plan = done(*command, "--set", "num_generations=4", "--dry-run", "--json").json
+    assert (plan["dry_run"], plan["start"]) == (True, str(road.tuned))
+    assert plan["options"]["algorithm"] == "gspo"
+    assert plan["settings"]["num_generations"] == 4
     assert [path.name for path in tmp_path.iterdir()] == ["rl.yaml"]
 
 

@@ -54,6 +54,10 @@ def light_inputs(folder: Path) -> None:
     catalog(folder / "items.jsonl")
     catalog(folder / "more.jsonl", n=64)
     interactions(folder / "events.csv")
+    header, *events = (folder / "events.csv").read_text().splitlines()
+    # times in seconds since 1970, and ratings from 1 to 5
+    rated = [f"{event}0000000,{1 + number % 5}" for number, event in enumerate(events)]
+    write_lines(folder / "rated.csv", [f"{header},rating", *rated])
     vectors(folder / "vectors.npy")
     vectors(folder / "other.npy", seed=9)
     write_lines(folder / "retired.txt", ["b001"])
@@ -100,8 +104,8 @@ def light_commands(folder: Path) -> dict[str, Writing]:
             ("split", folder / "events.csv", "--protocol", "temporal"),
         ),
         "split with feedback": Writing(
-            ("split", folder / "events.csv", "--times", "--feedback", "rating"),
-            ("split", folder / "events.csv", "--target", "rating>=2"),
+            ("split", folder / "rated.csv", "--times", "--feedback", "rating"),
+            ("split", folder / "rated.csv", "--target", "rating>=2"),
         ),
         "check": Writing(
             ("check", items, folder / "events.csv"),

@@ -17,7 +17,7 @@ from sidtool.contract.contract import read_contract
 from sidtool.contract.stage_record import RlParams
 from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.model.load import load_model_folder
-from sidtool.reinforcement.run import RlSummary, rl
+from sidtool.reinforcement.run import RlSummary, plan_rl, rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
@@ -283,10 +283,9 @@ def test_bad_settings_are_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dry_run_checks_and_writes_nothing(tmp_path: Path, tuned: Path, made: Path) -> None:
-    lines: list[str] = []
-    assert rl(tuned, made, tmp_path / "out", dry_run=True, notify=lines.append) is None
-    assert "grpo starts from" in lines[0]
+def test_a_plan_checks_and_writes_nothing(tmp_path: Path, tuned: Path, made: Path) -> None:
+    run = plan_rl(tuned, made, tmp_path / "out")
+    assert "grpo starts from" in run.inheritance()
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,112 @@
+"""Every command that writes has a dry run: it writes nothing, says what would be written where, and
+refuses an output that exists."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.cli.main import app
+from sidtool.contract.contract import read_contract
+from sidtool.contract.write import write_contract
+from sidtool.registry import open_bundle
+from sidtool.splits.files import open_split
+from tests.cli.road import Road, done, refused, tree
+from tests.hostile.writing_commands import light_commands, light_inputs, writing_command_names
+
+Words = tuple[object, ...]
+
+WITHOUT = {"check", "recommend", "report", "tag"}
+"""A dry run of these would say nothing that the command does not say."""
+LIGHT = sorted(
+    name for name in light_commands(Path("inputs")) if name.partition(" ")[0] not in WITHOUT
+)
+MODELS = ("rebind", "refresh", "refresh on events", "tune-memory", "rl")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    light_inputs(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def commands(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Words]:
+    """The words of the commands that read a trained model, without their output."""
+    folder = tmp_path_factory.mktemp("models")
+    done("build-memory", road.split, road.bundle, "-o", folder / "memory.zarr")
+    shutil.copytree(road.tuned, folder / "mixed")
+    contract = replace(read_contract(road.tuned), normalize="trie")
+    write_contract(folder / "mixed", contract, open_bundle(road.bundle))
+    return {
+        "rebind": ("rebind", road.tuned, road.bundle),
+        "refresh": ("refresh", road.tuned, road.bundle),
+        "refresh on events": ("refresh", road.tuned, road.bundle, road.split),
+        "tune-memory": ("tune-memory", folder / "mixed", road.split, folder / "memory.zarr"),
+        "rl": ("rl", folder / "mixed", road.examples),
+    }
+
+
+def plan_of(*words: object) -> dict[str, Any]:
+    """The plan of a command; its text has the output."""
+    value: dict[str, Any] = done(*words, "--dry-run", "--json").json
+    return value
+
+
+def test_commands_that_write_have_a_dry_run() -> None:
+    having = {
+        str(command.name)
+        for command in app.registered_commands
+        if command.callback is not None and "dry_run" in command.callback.__annotations__
+    }
+    assert writing_command_names() - having == WITHOUT
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_a_dry_run_writes_nothing(inputs: Path, tmp_path: Path, name: str) -> None:
+    writing = light_commands(inputs)[name]
+    before = tree(inputs)
+    assert len(plan_of(*writing.line(tmp_path))) > 2
+    assert (tree(inputs), list(tmp_path.iterdir())) == (before, [])
+    if writing.older and name != "make-sft":  # which counts examples, whatever is there
+        (tmp_path / writing.out).mkdir()
+        assert "--force" in refused(2, *writing.line(tmp_path), "--dry-run")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_dry_run_on_a_model_writes_nothing(
+    commands: dict[str, Words], tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "out"
+    plan = plan_of(*commands[name], "-o", out)
+    assert (plan["dry_run"], plan["model"]) == (True, str(out))
+    ran = done(*commands[name], "-o", out, "--dry-run")
+    assert (ran.out, list(tmp_path.iterdir())) == ("", [])
+    assert ran.err.startswith("would ")
+    out.mkdir()
+    assert "--force" in refused(2, *commands[name], "-o", out, "--dry-run")
+
+
+def test_a_plan_counts_what_would_be_read(
+    inputs: Path, commands: dict[str, Words], tmp_path: Path
+) -> None:
+    light = {name: case.line(tmp_path) for name, case in light_commands(inputs).items()}
+    split = open_split(inputs / "split")
+    n_events = sum(len(user.items) for user in split.train)
+    assert plan_of(*light["import"])["items"] == plan_of(*light["export static"])["items"] == 60
+    assert plan_of(*light["build-memory"])["train_events"] == n_events
+    pulled = plan_of(*light["pull"])
+    shop = {name: len(data) for name, data in tree(inputs / "shop.zarr").items()}
+    assert (pulled["kind"], pulled["version"], pulled["objects"]) == ("bundle", "1.0", len(shop))
+    assert pulled["bytes"] == sum(shop.values()) - shop["zarr.json"]
+    aligned = plan_of(*light["align"])
+    assert aligned["after"][0] >= aligned["before"][0]
+    out = ("-o", tmp_path / "out")
+    assert plan_of(*commands["tune-memory"], *out)["examples"] == len(split.valid)
+    refreshed = plan_of(*commands["refresh on events"], *out)
+    assert (refreshed["bundle"], refreshed["tasks"]) == ("same", {"sequence": 1.0})
+    assert refreshed["settings"]["num_train_epochs"] == pytest.approx(0.2)
+    assert plan_of(*commands["rebind"], *out)["kind"] == "same"
