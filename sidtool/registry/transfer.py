@@ -16,7 +16,7 @@ from sidtool.bundle.zarr_group import MAX_ROOT_BYTES
 from sidtool.checkpoint.files import MAX_JSON
 from sidtool.data.digests import file_digest
 from sidtool.errors import DataError, IntegrityError
-from sidtool.registry.kinds import ROOTS, AnyManifest, parse_manifest
+from sidtool.registry.kinds import ROOTS, AnyManifest, Kind, parse_manifest
 from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import check_published
 from sidtool.storage.storage import Storage
@@ -147,7 +147,7 @@ def download(
     root, manifest, sizes = published(source, record)
     complete = _remove_incomplete(folder, manifest.objects)
     missing = {name: size for name, size in sizes.items() if name not in complete}
-    _check_room(folder, sum(missing.values()))
+    _check_room(folder, sum(missing.values()), record.kind)
     copied = len(complete)
     for batch in _batches_of_bytes(missing):
         _copy(source, folder, batch, manifest)
@@ -194,10 +194,10 @@ def _stored_size(source: Storage, name: str, info: Mapping[str, Any] | None) -> 
     return int(info["size"])
 
 
-def _check_room(folder: Path, size: int) -> None:
+def _check_room(folder: Path, size: int, kind: Kind) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise DataError(f"it has {size} bytes, but {folder.parent} has room for {free}")
+        raise DataError(f"the {kind} has {size} bytes, but {folder.parent} has room for {free}")
 
 
 def _batches_of_bytes(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
