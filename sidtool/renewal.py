@@ -176,7 +176,6 @@ def refresh(
         return RefreshSummary(str(out), carry(out, force=force), None)
     split = plan.split
     last = plan.last
-    _refuse_fields(contract, model_dir)
     sft_options = _sft_options(contract, last, options.seed)
     catalog = _catalog(bundle, items, sft_options, catalog_options or CatalogOptions())
     work = out.with_name(f"{out.name}.refresh.partial")
@@ -256,7 +255,9 @@ def usable_bundle(bundle: Bundle, own_bundle: Bundle) -> Bundle:
 def last_training(contract: Contract, model_dir: Path) -> TrainParams:
     """The parameters of a model's last training stage.
 
-    Raises CompatibilityError without one, UsageError if its examples had weights."""
+    Raises CompatibilityError without one, UsageError if its examples had weights or its prompt
+    shows fields."""
+    _refuse_fields(contract, model_dir)
     for record in reversed(contract.stages):
         if isinstance(record.params, TrainParams):
             _refuse_weights(record.params, model_dir)

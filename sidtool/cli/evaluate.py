@@ -128,7 +128,7 @@ def evaluate(
     item-kNN; of a model with a memory also the model alone and the memory alone.
 
     With --task, evaluate one task: exact and prefix accuracy and retrieval if its answer is a
-    SID; exact match, token F1 and perplexity if it is a text."""
+    SID; accuracy, log loss and AUC if it is a label; else exact match, token F1 and perplexity."""
     from sidtool.evaluation.evaluation import EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate_split
     from sidtool.evaluation.metrics import check_names, check_thresholds, model_metric_names
@@ -163,17 +163,10 @@ def evaluate(
         _refuse(task_only, "requires --task")
         if split is None:
             raise UsageError("there is nothing to evaluate on", hint="give a split, or --task")
-        settings = EvaluationOptions(
-            on,
-            limit,
-            num_beams=num_beams,
-            exclude_seen=exclude_seen,
-            seed=seed,
-            samples=samples,
-            by=tuple(by or ()),
-            weight=weight,
-            target=tuple(target or ()),
-        )
+        search = {"num_beams": num_beams, "exclude_seen": exclude_seen}
+        fields = {"by": tuple(by or ()), "weight": weight, "target": tuple(target or ())}
+        shared: dict[str, Any] = {**search, **fields, "seed": seed, "samples": samples}
+        settings = EvaluationOptions(on, limit, **shared)
         loaded = load()
         check_names(thresholds, model_metric_names(loaded.bundle.space.levels))
         other = inference.load_model(against, None, *runs_on) if against is not None else None

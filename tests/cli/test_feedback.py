@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.road import TRAINING, Road, done, refused, run, write_lines
+from tests.doc_blocks import blocks, commands, page
 
 TEMPLATES = {
     "prompts": ["{user.age} {history} on {context.device} after {gap}"],
@@ -11,20 +14,50 @@ TEMPLATES = {
 }
 
 
-def test_fields_reach_the_prompt_and_the_evaluation(road: Road, tmp_path: Path) -> None:
+COLUMNS = ("--feedback", "rating", "--context", "device", "--times")
+
+
+def rated_events(road: Road, folder: Path) -> tuple[Path, Path]:
+    """The shop's events with ratings, devices and real times, and a table of its users."""
     rows = road.events.read_text(encoding="utf-8").splitlines()[1:]
     cells = [row.split(",") for row in rows]
     lines = [
         f"{user},{item},{880_000_000 + 3600 * int(at)},{n % 5 + 1},{('tv', 'web')[n % 2]}"
         for n, (user, item, at) in enumerate(cells)
     ]
-    header = "user_id,item_id,timestamp,rating,device"
-    events = write_lines(tmp_path / "events.csv", [header, *lines])
+    events = folder / "events.csv"
+    write_lines(events, ["user_id,item_id,timestamp,rating,device", *lines])
     ages = [f"{user},{20 + n % 3}" for n, user in enumerate(dict.fromkeys(c[0] for c in cells))]
-    users = write_lines(tmp_path / "users.csv", ["user_id,age", *ages])
+    return events, write_lines(folder / "users.csv", ["user_id,age", *ages])
+
+
+def test_the_page_on_feedback_runs_as_written(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rated_events(road, tmp_path)
+    for name, path in (
+        ("items.jsonl", road.items),
+        ("shop.zarr", road.bundle),
+        ("base+sid", road.model),
+    ):
+        Path(name).symlink_to(path)
+    text = page("feedback.md")
+    templates, sequence, *_ = blocks(text, "json")
+    Path("rated.json").write_text(templates, encoding="utf-8")
+    for command in commands(text, "bash"):
+        words = [word.replace("epochs=10", "epochs=1") for word in command.words]
+        done(*words)
+    contract = json.loads(Path("tuned/sid.json").read_text(encoding="utf-8"))
+    prompt = contract["history_prompt"]
+    assert [prompt["item"]] == json.loads(templates)["items"]
+    assert json.loads(sequence)["items"] == ["{gap}{sid}{event.rating}"]
+
+
+def test_fields_reach_the_prompt_and_the_evaluation(road: Road, tmp_path: Path) -> None:
+    events, users = rated_events(road, tmp_path)
     split, examples = tmp_path / "split", tmp_path / "train.jsonl"
-    columns = ("--feedback", "rating", "--context", "device", "--users", users, "--times")
-    said = done("split", events, "-o", split, *columns)
+    said = done("split", events, "-o", split, "--users", users, *COLUMNS)
     for line in ("rating:int", "device:str", "age:int"):
         assert line in said.out
     templates = tmp_path / "templates.json"
