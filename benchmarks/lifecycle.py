@@ -1,13 +1,14 @@
 """Measure what a trained model still does after its tokenizer changed.
 
-    python benchmarks/lifecycle.py DATA -o WORK [--seed 0] [--recipe benchmarks/recipes/default]
+    python benchmarks/lifecycle.py DATA -o WORK [--seed 0] [--only items]
 
 Items added: bundle and model are made with a random 80% of the items and their events, `add-items`
 adds the others. Before and after, the model recommends alone and with a memory, which has no events
 of the new items; its settings and weight are chosen on validation users, whose targets include new
 items. Codebook retrained: the same data with another seed, before and after `align`. Item level,
 full ranking, seen items left out unless the data set's description says otherwise; differences are
-paired bootstraps over users. Steps that are done are not run again."""
+paired bootstraps over users. `--only` measures one of the two. Steps that are done are not run
+again."""
 
 import argparse
 import json
@@ -16,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from divided_items import NEW, OLD, divide_items
 from environment import environment
 from growth import METRIC, Growth, after_adding, measure
 from new_items import refuse_windows, write_windows_without
@@ -31,25 +32,12 @@ from sidtool.build.encode import embed_items, read_sources
 from sidtool.errors import SidtoolError
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
-from sidtool.output import new_dir
 from sidtool.sid import Vectors
 from sidtool.splits.files import read_split
 from sidtool.splits.split import Split
 
-SHARE = 0.8
-"""Of the items, in the bundle that the others are added to."""
-
-
-def divide_items(items: Path, out: Path, seed: int) -> Path:
-    """Write old.jsonl (a random 80% of the items) and new.jsonl (the others) to a new folder."""
-    if out.exists():
-        return out
-    lines = np.array(items.read_text(encoding="utf-8").splitlines(keepends=True), dtype=object)
-    is_old = np.random.default_rng(seed).permutation(len(lines)) < round(SHARE * len(lines))
-    with new_dir(out) as folder:
-        for name, selected in (("old.jsonl", is_old), ("new.jsonl", ~is_old)):
-            (folder / name).write_text("".join(lines[selected]), encoding="utf-8")
-    return out
+NEW_SHARE = 0.2
+"""Of the items, added after the model was trained."""
 
 
 def after_retraining(
@@ -81,12 +69,12 @@ def run_adding(whole: Recipe, seed: int) -> Growth:
     work = whole.work.parent
     split = read_split(whole.split())
     refuse_windows(split)
-    items = divide_items(whole.dataset.items, work / f"items-{seed}", seed)
-    new_items = set(read_items(items / "new.jsonl").ids)
+    items = divide_items(whole.dataset.items, work / f"items-{seed}", NEW_SHARE, seed)
+    new_items = set(read_items(items / NEW).ids)
     windows = write_windows_without(split, new_items, work / f"windows-{seed}")
     dataset = replace(
         whole.dataset,
-        items=items / "old.jsonl",
+        items=items / OLD,
         protocol="given",
         interactions=windows / "train.csv",
         valid=windows / "valid.csv",
@@ -96,7 +84,7 @@ def run_adding(whole: Recipe, seed: int) -> Growth:
     bundle = part.bundle()
     model = part.train(bundle, seed)
     child = part.work / "child.zarr"
-    command = ["add-items", bundle, items / "new.jsonl", "-o", child, *part.vectors()]
+    command = ["add-items", bundle, items / NEW, "-o", child, *part.vectors()]
     part.steps.run(child, *command)
     after = with_later_memory(whole, part, model, child)
     return Growth(
@@ -131,32 +119,49 @@ def item_vectors(whole: Recipe, bundle: Bundle) -> Vectors:
 
 
 def run(dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:
-    """Make the bundles and models, and measure them."""
+    """Make the bundles and models of the chosen parts, and measure them."""
     work = args.out.resolve()
     settings = RecipeRun(
         recipe=args.recipe, seeds=(args.seed,), encoder=args.encoder, embeddings=args.embeddings
     )
     whole = Recipe(dataset, settings, work / "all")
-    growth = run_adding(whole, args.seed)
+    result: dict[str, Any] = {"seed": args.seed, **environment()}
+    if args.only != "codebook":
+        result["items_added"] = after_adding(run_adding(whole, args.seed), args.seed)
+    if args.only != "items":
+        result["codebook_retrained"] = run_retraining(whole, args.seed)
+    return result
+
+
+def run_retraining(whole: Recipe, seed: int) -> dict[str, Any]:
+    """Train a model of all items, and build and align a codebook of another seed."""
     bundle = whole.bundle()
-    model = whole.train(bundle, args.seed)
-    retrained = whole.build_codebook(work / "all" / "retrained.zarr", "--seed", args.seed + 1)
+    model = whole.train(bundle, seed)
+    retrained = whole.build_codebook(whole.work / "retrained.zarr", "--seed", seed + 1)
     aligned = whole.work / "aligned.zarr"
     whole.steps.run(aligned, "align", retrained, "--to", bundle, "-o", aligned)
     split = read_split(whole.split())
-    return {
-        "seed": args.seed,
-        "items_added": after_adding(growth, args.seed),
-        "codebook_retrained": after_retraining(
-            model, retrained, aligned, split, dataset.exclude_seen
-        ),
-        **environment(),
-    }
+    return after_retraining(model, retrained, aligned, split, whole.dataset.exclude_seen)
 
 
 def result_table(result: dict[str, Any]) -> str:
     """R@10 in each situation: of the model, with its memory, and of text-kNN."""
-    added = result["items_added"]
+    rows: list[tuple[Any, ...]] = []
+    note = ""
+    if added := result.get("items_added"):
+        rows += item_rows(added)
+        change = added["old_targets"]["with_memory"]["difference"]
+        interval = f"{change['low']:.4f} to {change['high']:.4f}"
+        note = f"\n\nold targets with memory, after over before: 95% interval {interval}"
+    if codebook := result.get("codebook_retrained"):
+        rows += [(f"{name} codebook", value) for name, value in codebook[METRIC].items()]
+    cells = [[name, *[f"{value:.4f}" for value in values]] for name, *values in rows]
+    filled = [row + [""] * (4 - len(row)) for row in cells]
+    return markdown(["R@10", "model", "with memory", "text-kNN"], filled) + note
+
+
+def item_rows(added: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Rows of the table for the added items: a name and up to three values."""
     old = added["old_targets"]
     new = added["new_targets"]
     old_histories = new["histories_without_new_items"]
@@ -164,7 +169,7 @@ def result_table(result: dict[str, Any]) -> str:
     mixed = only_new["with_memory"]
     text = only_new["text_knn"]
     names = ("beam", "with_memory", "text_knn")
-    rows: list[tuple[Any, ...]] = [
+    return [
         ("old target, before adding items", old["before"], old["with_memory"]["before"]),
         ("old target, after", old["after"], old["with_memory"]["after"]),
         ("new target, full catalog", *[new[name] for name in names]),
@@ -176,17 +181,7 @@ def result_table(result: dict[str, Any]) -> str:
             mixed["candidate_scoring"],
             text,
         ),
-        *[
-            (f"{name} codebook", value)
-            for name, value in result["codebook_retrained"][METRIC].items()
-        ],
     ]
-    cells = [[name, *[f"{value:.4f}" for value in values]] for name, *values in rows]
-    filled = [row + [""] * (4 - len(row)) for row in cells]
-    table = markdown(["R@10", "model", "with memory", "text-kNN"], filled)
-    change = old["with_memory"]["difference"]
-    interval = f"{change['low']:.4f} to {change['high']:.4f}"
-    return f"{table}\n\nold targets with memory, after over before: 95% interval {interval}"
 
 
 def main() -> int:
@@ -201,6 +196,7 @@ def main() -> int:
     parser.add_argument("--embeddings", type=Path, help="file of vectors of all items")
     parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=("items", "codebook"), help="one of the two parts")
     args = parser.parse_args()
     try:
         result = run(Dataset.open(args.data, args.dataset), args)

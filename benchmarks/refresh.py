@@ -9,14 +9,13 @@ one (a share of the training steps), and one that is trained anew. Item level, f
 items left out; differences are paired bootstraps over users."""
 
 import argparse
-import csv
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
+from divided_items import EVENTS, OLD, divide_items, write_events_of
 from environment import environment
 from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers
 from table import markdown, spread
@@ -24,7 +23,6 @@ from table import markdown, spread
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
-from sidtool.output import new_dir
 from sidtool.splits.examples import read_examples
 
 NEW_SHARE = 0.1
@@ -33,41 +31,15 @@ MIN_EVENTS = 3
 METRICS = {"hr@10": "R@10", "ndcg@10": "N@10"}
 
 
-def write_old_data(dataset: Dataset, out: Path, seed: int) -> Path:
-    """Write items.jsonl and interactions.csv without the new items to a new folder."""
-    if out.exists():
-        return out
-    lines = dataset.items.read_text(encoding="utf-8").splitlines(keepends=True)
-    is_new = np.random.default_rng(seed).permutation(len(lines)) < round(NEW_SHARE * len(lines))
-    old_lines = [line for line, new in zip(lines, is_new, strict=True) if not new]
-    old_items = {json.loads(line)["item_id"] for line in old_lines}
-    with dataset.interactions.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    events: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        if row["item_id"] in old_items:
-            events.setdefault(row["user_id"], []).append(row)
-    with new_dir(out) as folder:
-        (folder / "items.jsonl").write_text("".join(old_lines), encoding="utf-8")
-        with (folder / "interactions.csv").open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-            writer.writeheader()
-            for user_rows in events.values():
-                if len(user_rows) >= MIN_EVENTS:
-                    writer.writerows(user_rows)
-    return out
-
-
 def run_seed(dataset: Dataset, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Train the old and the new model of a seed, refresh the old one, and compare."""
     work = args.out.resolve() / f"seed-{seed}"
     settings = RecipeRun(
         recipe=args.recipe, seeds=(seed,), encoder=args.encoder, embeddings=args.embeddings
     )
-    old_data = write_old_data(dataset, work / "old-data", seed)
-    old_dataset = replace(
-        dataset, items=old_data / "items.jsonl", interactions=old_data / "interactions.csv"
-    )
+    items = divide_items(dataset.items, work / "items", NEW_SHARE, seed) / OLD
+    events = write_events_of(items, dataset.interactions, work / "events", MIN_EVENTS)
+    old_dataset = replace(dataset, items=items, interactions=events / EVENTS)
     # one work folder per data set: the steps have the same names
     old = Recipe(old_dataset, settings, work / "old")
     new = Recipe(dataset, settings, work / "new", extends=old.split())

@@ -1,0 +1,48 @@
+"""A catalog is divided whatever its type, and the events of the old items stay."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+ROWS = [{"item_id": f"i{number}", "title": f"Title, {number}"} for number in range(20)]
+
+
+@pytest.fixture(params=["items.jsonl", "items.csv"])
+def items(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / str(request.param)
+    with path.open("w", newline="") as stream:
+        if path.suffix == ".jsonl":
+            stream.writelines(json.dumps(row) + "\n" for row in ROWS)
+        else:
+            writer = csv.DictWriter(stream, ["item_id", "title"])
+            writer.writeheader()
+            writer.writerows(ROWS)
+    return path
+
+
+def test_every_item_is_either_old_or_new(items: Path, tmp_path: Path) -> None:
+    from divided_items import NEW, OLD, divide_items
+
+    folder = divide_items(items, tmp_path / "divided", 0.2, seed=0)
+    old, new = [
+        [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        for name in (OLD, NEW)
+    ]
+    assert (len(old), len(new)) == (16, 4)
+    assert sorted(old + new, key=ROWS.index) == ROWS
+
+
+def test_events_of_old_items_stay_with_users_who_have_enough(tmp_path: Path) -> None:
+    from divided_items import EVENTS, write_events_of
+
+    items = tmp_path / "old.jsonl"
+    items.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:2]))
+    events = tmp_path / "events.tsv"
+    rows = ["u\ti0\t3", "u\ti1\t1", "u\ti9\t2", "v\ti0\t1", "v\ti9\t2"]
+    events.write_text("\n".join(["user_id\titem_id\ttimestamp", *rows]) + "\n")
+    folder = write_events_of(items, events, tmp_path / "events", min_events=2)
+    with (folder / EVENTS).open(newline="") as stream:
+        stored = [(row["user_id"], row["item_id"]) for row in csv.DictReader(stream)]
+    assert stored == [("u", "i1"), ("u", "i0")]
