@@ -35,10 +35,10 @@ def test_the_page_of_a_bundle(road: Road, tmp_path: Path) -> None:
 
 
 def test_the_neighbors_of_a_bundle(road: Road, tmp_path: Path) -> None:
-    shown = page(tmp_path / "page.html", road.bundle, "--embeddings", road.vectors)
-    assert shown.text.count("of 10 neighbors kept") == neighbors.QUERIES
-    assert "✓ kept" in shown.text
-    assert "lost" in shown.text
+    parts = page(tmp_path / "page.html", road.bundle, "--embeddings", road.vectors)
+    assert parts.text.count("of 10 neighbors kept") == neighbors.QUERIES
+    assert "✓ kept" in parts.text
+    assert "lost" in parts.text
     missing = tmp_path / "few.npy"
     np.save(missing, np.zeros((1, 8), dtype=np.float32))
     (tmp_path / "few.ids.txt").write_text("b001\n")
@@ -90,8 +90,8 @@ def test_twenty_users_are_shown_with_titles(road: Road, evaluation: Path, tmp_pa
     text = page(tmp_path / "page.html", evaluation).text
     titles = {item["item_id"]: item["title"] for item in map(json.loads, road.items.open())}
     for sample in samples:
-        shown = [sample["target"], *sample["history"], *sample["recommended"]["item-knn"]]
-        for item in shown:
+        listed = [sample["target"], *sample["history"], *sample["recommended"]["item-knn"]]
+        for item in listed:
             assert f"{titles[item]} ({item})" in text
         hits = [items for items in sample["recommended"].values() if sample["target"] in items]
         assert text.count(f"User {sample['user']}, then {titles[sample['target']]}") == 1

@@ -29,8 +29,8 @@ def test_samples_are_spread_and_end_with_the_first_items() -> None:
     stored = StoredEvaluation.from_json(json.loads(json.dumps(result.to_json())))
     assert (stored.samples, stored.titles) == (result.samples, result.titles)
     assert stored.baseline_intervals == result.baseline_intervals
-    shown = {item for sample in result.samples for item in (*sample.history, sample.target)}
-    assert shown <= result.titles.keys()
+    sampled = {item for sample in result.samples for item in (*sample.history, sample.target)}
+    assert sampled <= result.titles.keys()
 
 
 def test_the_baselines_recommend_items_of_the_catalog() -> None:
@@ -64,11 +64,11 @@ def test_long_histories_are_cut_and_unknown_items_stay() -> None:
 def test_positions_of_another_bundle_are_those_of_the_same_items() -> None:
     one, other = shop(shared=False, retired=["i3"]), shop(shared=True, retired=["i3"])
     positions = np.array([[*range(39)], [*range(38), -1]])
-    there = positions_in(one, other, positions)
-    assert there[1, -1] == -1
+    in_other = positions_in(one, other, positions)
+    assert in_other[1, -1] == -1
     ids = [
         [bundle.items.ids[row] for row in bundle.active[of]]
-        for bundle, of in ((one, positions[0]), (other, there[0]))
+        for bundle, of in ((one, positions[0]), (other, in_other[0]))
     ]
     assert ids[0] == ids[1]
 

@@ -30,8 +30,8 @@ def test_kept_neighbors_are_near_both_ways(tmp_path: Path) -> None:
         nearest = each.blocks[0]
         assert isinstance(nearest, Table)
         assert [row[0] for row in nearest.rows] == order
-        kept = [row[0] for row in nearest.rows if isinstance(row[3], Mark)]
-        assert f"{len(kept)} of {NEAREST}" in each.summary
+        near_both_ways = [row[0] for row in nearest.rows if isinstance(row[3], Mark)]
+        assert f"{len(near_both_ways)} of {NEAREST}" in each.summary
         codes = bundle.space.parse(sids[item])
         for neighbor, cosine, shared, _ in nearest.rows:
             np.testing.assert_allclose(cosine, cosines[ids.index(str(neighbor))], atol=1e-5)
@@ -39,7 +39,7 @@ def test_kept_neighbors_are_near_both_ways(tmp_path: Path) -> None:
             first = next(at for at in range(3) if codes[at] != others[at])
             assert shared == first
         instead = [block.lines for block in each.blocks[1:] if isinstance(block, Listing)]
-        near_by_sid = {*kept, *(line for lines in instead for line in lines)}
+        near_by_sid = {*near_both_ways, *(line for lines in instead for line in lines)}
         assert len(near_by_sid) == NEAREST
         # an item that shares more codes is nearer by SID than all that share fewer
         depth = {other: _shared(codes, bundle.space.parse(sids[other])) for other in ids}
