@@ -57,7 +57,7 @@ def test_no_kind(folder: Path, name: str) -> None:
     assert describe(name) is None
 
 
-@pytest.mark.parametrize("name", ["split", "sid", "modules", "config", "train.jsonl", "events.csv"])
+@pytest.mark.parametrize("name", ["split", "modules", "config", "train.jsonl", "events.csv"])
 @pytest.mark.parametrize("command", ["inspect", "verify"])
 def test_a_command_that_reads_bundles_says_what_it_was_given(
     folder: Path, name: str, command: str

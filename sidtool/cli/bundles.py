@@ -26,12 +26,17 @@ def inspect(
     examples: Annotated[int, typer.Option(help="Items to show.")] = 5,
     json: options.Json = False,
 ) -> None:
-    """Show the contents of a bundle, or what the items under a SID prefix have in common."""
+    """Show the contents of a bundle or model, or what the items under a SID prefix have in
+    common."""
     from sidtool.build.explain import explain
     from sidtool.build.report import read_report
+    from sidtool.contract.contract import BUNDLE_COPY, CONTRACT
     from sidtool.registry.references import open_bundle
 
-    opened = open_bundle(bundle)
+    is_model = (Path(bundle) / CONTRACT).is_file()
+    if is_model and prefix is None:
+        return _say_model(bundle, json=json)
+    opened = open_bundle(f"{bundle}/{BUNDLE_COPY}" if is_model else bundle)
     if prefix is None and json:
         return say_json(opened.manifest.to_json())
     if prefix is None:
@@ -149,6 +154,22 @@ def _say_decoded(sid: "Decoded") -> None:
         say_cells(sid.sid, sid.status)
     for item, title in zip(sid.items, sid.titles, strict=True):
         say_cells(sid.sid, sid.status, item, *filter(None, [title]))
+
+
+def _say_model(folder: str, *, json: bool) -> None:
+    """What the contract of a model records."""
+    from sidtool.contract.card import summary, validations
+    from sidtool.model.load import check_model_folder
+
+    contract, bundle, _ = check_model_folder(folder)
+    if json:
+        return say_json(contract.to_json())
+    stages = " > ".join(record.stage for record in contract.stages)
+    prompts = (contract.history_prompt, contract.text_prompt)
+    tasks = ", ".join(prompt.task for prompt in prompts if prompt is not None) or "none"
+    say_table(["", ""], [*summary(contract, bundle).items(), ("stages", stages), ("tasks", tasks)])
+    rows = validations(contract)
+    return say_table(["stage", "metric", "value", "step"], rows) if rows else None
 
 
 def _manifest_rows(bundle: "Bundle") -> list[tuple[str, object]]:

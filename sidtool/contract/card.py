@@ -63,7 +63,7 @@ def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = No
     return Template(template).substitute(
         front=_front_matter(contract),
         name=literal(bundle.manifest.name),
-        summary=key_value_table(_summary(contract, bundle)),
+        summary=key_value_table(summary(contract, bundle)),
         loading=_pulling(reference) + _loading(contract, bundle),
         recipe="\n\n".join(_stages(contract)),
         data=key_value_table(dict(_data(contract, bundle))),
@@ -87,11 +87,12 @@ def _front_matter(contract: Contract) -> str:
     return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip()
 
 
-def _summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
+def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
+    """What a model is: its license, base, items, tokens, bundle and memory, by name."""
     manifest = bundle.manifest
     tokens = contract.tokens
     first_sid = contract.space.spell([0] * contract.space.levels)
-    summary: dict[str, object] = {
+    values: dict[str, object] = {
         "license": contract.license or "unknown",
         "base model": _base_name(contract.base_model),
         "items": manifest.items,
@@ -102,12 +103,12 @@ def _summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
     }
     if contract.base_folder is not None:
         reference = _reference(contract.base_folder.to_json())
-        summary["adapters"] = f"LoRA over the model {reference}, which must be beside this folder"
+        values["adapters"] = f"LoRA over the model {reference}, which must be beside this folder"
     if contract.memory is not None:
         memory = contract.memory
         weight = "by a gate per request" if memory.gate else f"weight {memory.weight:g}"
-        summary["memory"] = f"{memory.digest}, {weight}, power {memory.power:g}"
-    return summary
+        values["memory"] = f"{memory.digest}, {weight}, power {memory.power:g}"
+    return values
 
 
 def _base_name(base: str) -> str:
@@ -204,8 +205,9 @@ def _data(contract: Contract, bundle: Bundle) -> Iterator[tuple[str, object]]:
             yield f"tasks and weights of stage {number}", tasks
 
 
-def _metrics(contract: Contract) -> str:
-    """What the contract records of validations; a test metric is no part of it."""
+def validations(contract: Contract) -> list[tuple[object, ...]]:
+    """Stage, metric, value and step of the validations that a contract records; a test metric is no
+    part of it."""
     rows: list[tuple[object, ...]] = []
     for number, record in enumerate(contract.stages, 1):
         best = getattr(record.params, "best", None)
@@ -214,6 +216,11 @@ def _metrics(contract: Contract) -> str:
     if contract.memory is not None:
         validation = contract.memory.validation.items()
         rows += [("memory", metric, value, "-") for metric, value in validation]
+    return rows
+
+
+def _metrics(contract: Contract) -> str:
+    rows = validations(contract)
     if not rows:
         return "None: no stage was validated. `sidtool evaluate . SPLIT` measures them."
     note = "On validation users, who selected the weights. `sidtool evaluate . SPLIT` tests."

@@ -103,6 +103,23 @@ def test_new_embedding_rows_differ_for_every_initialization(
     assert len(np.unique(new, axis=0)) == len(new)
 
 
+def test_inspect_shows_what_a_model_records(road: Road) -> None:
+    shown = done("inspect", road.tuned).out
+    contract = json.loads((road.tuned / "sid.json").read_text())
+    best = contract["stages"][-1]["params"]["best"]
+    for words in (
+        "base model",
+        "extend > full",
+        "sequence",
+        "4x4x8",
+        f"ndcg@10  {best['value']:.4g}",
+    ):
+        assert words in shown
+    assert done("inspect", road.tuned, "--json").json == contract
+    prefix = done("inspect", road.tuned, "--prefix", "<s_a_0>").out
+    assert prefix == done("inspect", road.bundle, "--prefix", "<s_a_0>").out
+
+
 def test_dry_runs_write_nothing(road: Road, tmp_path: Path) -> None:
     for command in (("init-model", road.items), ("extend-model", road.base, road.bundle)):
         ran = done(*command, "-o", tmp_path / "m", "--dry-run")
