@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sidtool.model.rebind import rebind as rebind
     from sidtool.pages.report import report as report
     from sidtool.presets.init_model import init_model as init_model
+    from sidtool.prompt.frames import Templates as Templates
     from sidtool.recommendation.recommend import recommend as recommend
     from sidtool.recommendation.recommend_options import RecommendOptions as RecommendOptions
     from sidtool.recommendation.requests import Request as Request
@@ -105,6 +106,7 @@ _MODULES = {
     "SplitOptions": "splits.files",
     "StageSettings": "training.settings",
     "TaskEvaluationOptions": "task_evaluation.task_evaluation",
+    "Templates": "prompt.frames",
     "TrainOptions": "training.settings",
     "TuneMemoryOptions": "evaluation.tune_memory",
     "TuneSimilarityOptions": "evaluation.tune_similarity",

@@ -69,6 +69,10 @@ def test_fields_reach_the_prompt_and_the_evaluation(road: Road, tmp_path: Path) 
     contract = json.loads((tuned / "sid.json").read_text())
     assert (contract["format"], contract["history_prompt"]["item"]) == (2, "{sid}{event.rating};")
 
+    out = ("-o", tmp_path / "out")
+    assert "shows fields" in refused(2, "rl", tuned, examples, *out)
+    assert "shows fields" in refused(2, "refresh", tuned, road.bundle, split, *out)
+
     evaluate = ("evaluate", tuned, split, "--num-beams", 10, "--limit", 12)
     said = done(*evaluate, "--by", "user.age", "--weight", "rating", "--target", "rating>=2")
     assert "by user.age" in said.out

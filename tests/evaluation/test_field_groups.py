@@ -1,5 +1,6 @@
 """Groups and weights of examples by fields, against the means over the same examples."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_rankings
 from sidtool.evaluation.field_groups import field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import averages
 from sidtool.evaluation.ranking import IndexedExamples
+from sidtool.evaluation.results import StoredEvaluation
 from sidtool.splits.fields import Fields, FieldTypes
 from sidtool.splits.split import Example
 from tests.bundles import small_bundle
@@ -78,9 +80,12 @@ def test_groups_and_weights_enter_an_evaluation() -> None:
     assert evaluation.weighted.n == (ratings > 0).sum()
     expected = averages(names, evaluation.values.values, ratings)
     assert evaluation.weighted.metrics == pytest.approx(expected)
-    stored = evaluation.to_json()
+    stored = json.loads(json.dumps(evaluation.to_json()))
     assert set(stored["by"]["user.age"]) == {"0", "1", "2"}
     assert stored["settings"]["weight"] == "rating"
+    read = StoredEvaluation.from_json(stored)
+    assert read.by["user.age"]["1"].n == evaluation.by["user.age"]["1"].n
+    assert read.weighted is not None
 
 
 def test_only_targets_that_fulfill_a_condition_remain() -> None:

@@ -2,6 +2,7 @@
 format are never written again; a new format gets new files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,6 +33,7 @@ SPLIT = GOLDEN / "split"
 SPLIT_2 = GOLDEN / "split-2"
 EXAMPLES = GOLDEN / "examples" / "train.jsonl"
 MODEL = GOLDEN / "model"
+MODEL_2 = GOLDEN / "model-2"
 MEMORY = GOLDEN / "memory.zarr.zip"
 
 ITEMS = {
@@ -158,6 +160,18 @@ def golden_contract() -> Contract:
     )
 
 
+def golden_contract_2() -> Contract:
+    """The same contract with a prompt that shows fields: format 2."""
+    prompt = HistoryPrompt(
+        "next-item",
+        "{user.age}, {context.device}, {gap}: {history} →",
+        20,
+        256,
+        item="{sid} {event.rating}/{ago};",
+    )
+    return replace(golden_contract(), history_prompt=prompt)
+
+
 def golden_memory() -> Memory:
     """A memory of all `EVENTS`, by the items of the golden bundle."""
     settings = KnnSettings(
@@ -177,9 +191,10 @@ def write_golden_files() -> None:
     EXAMPLES.parent.mkdir(exist_ok=True)
     make_sft(golden_bundle(), golden_items(), split, EXAMPLES, options, force=True)
     golden_memory().save(MEMORY, force=True)
-    MODEL.mkdir(exist_ok=True)
-    text = json.dumps(golden_contract().to_json(), indent=1, ensure_ascii=False) + "\n"
-    (MODEL / CONTRACT).write_text(text, encoding="utf-8")
+    for folder, contract in ((MODEL, golden_contract()), (MODEL_2, golden_contract_2())):
+        folder.mkdir(exist_ok=True)
+        text = json.dumps(contract.to_json(), indent=1, ensure_ascii=False) + "\n"
+        (folder / CONTRACT).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Golden files of each format: every later version reads them with the same content."""
 
+import json
+
 from sidtool.bundle import Bundle, verify
 from sidtool.bundle.decode import Decoded, decode
 from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange
@@ -17,10 +19,12 @@ from tests.golden.make import (
     EXAMPLES,
     MEMORY,
     MODEL,
+    MODEL_2,
     SPLIT,
     SPLIT_2,
     SPLIT_REFERENCE,
     golden_contract,
+    golden_contract_2,
     golden_memory,
     golden_split_2,
 )
@@ -148,6 +152,16 @@ def test_the_contract_of_format_1() -> None:
     )
     assert contract.text_prompt == TextPrompt("query-to-sid", "Wanted: {item} →", 64, format="chat")
     assert contract.stages[1].params.split == SPLIT_REFERENCE  # type: ignore[union-attr]
+
+
+def test_the_contract_of_format_2() -> None:
+    stored = json.loads((MODEL_2 / "sid.json").read_text(encoding="utf-8"))
+    assert stored["format"] == 2
+    contract = read_contract(MODEL_2)
+    assert contract == golden_contract_2()
+    prompt = contract.history_prompt
+    assert prompt is not None
+    assert (prompt.item, prompt.shows_fields) == ("{sid} {event.rating}/{ago};", True)
 
 
 def test_the_memory_of_format_1() -> None:
