@@ -1,6 +1,6 @@
 """Batches of tokenized training examples: padded, several per line, or for an encoder-decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +90,22 @@ class EncoderDecoderCollator:
             np.insert(weights[answer], 0, 0),
             None if log_probs is None else np.insert(log_probs[answer], 0, np.nan),
         )
+
+
+def parts_by_length(
+    batch: Mapping[str, torch.Tensor], n_lines: int
+) -> list[dict[str, torch.Tensor]]:
+    """A batch of `EncoderDecoderCollator` in parts of at most `n_lines` lines with prompts of
+    similar length, each without the padding that all of its prompts have."""
+    lengths = batch["attention_mask"].sum(1)  # (lines,)
+    parts = []
+    for lines in lengths.argsort(stable=True).split(n_lines):
+        part = {name: values[lines] for name, values in batch.items()}
+        longest = int(lengths[lines].max())
+        for name in ("input_ids", "attention_mask"):
+            part[name] = part[name][:, :longest]
+        parts.append(part)
+    return parts
 
 
 def _first_fit(batch: Sequence[TokenizedExample]) -> list[list[TokenizedExample]]:

@@ -17,6 +17,8 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import Checkpoint, load_model
 from sidtool.model.structure import embedding_layers, vocabulary_weights
 from sidtool.presets.init_model import init_model
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.prompt.segments import catalog, sids, template
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.models import ENCODER_DECODERS, SENTENCES, tiny_encoder_decoder, tiny_tokenizer
 
@@ -151,6 +153,45 @@ def test_rows_are_carried_in_every_embedding(
     for before, after in zip(old, carried, strict=True):
         assert torch.equal(before[:start], after[:start])
         assert not torch.equal(before[start:], after[start:])
+
+
+def t5_tokenizer() -> Any:
+    """T5's own class: Unigram tokens, sentinels, an end token behind every text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import T5Tokenizer
+
+    special = ["<pad>", "</s>", "<unk>"]
+    trained = Tokenizer(models.Unigram())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    trained.train_from_iterator(SENTENCES, trainer)
+    scores = json.loads(trained.to_str())["model"]["vocab"]
+    return T5Tokenizer(vocab=[tuple(pair) for pair in scores], extra_ids=5)
+
+
+def test_the_tokenizer_of_t5_gets_sid_and_user_tokens(bundle: Bundle, tmp_path: Path) -> None:
+    tokenizer = t5_tokenizer()
+    known = len(tokenizer)
+    # as t5-small, which has 28 rows more than tokens
+    model = tiny_encoder_decoder("t5", vocab_size=known + 28)
+    save_base(tmp_path / "base", model, tokenizer)
+    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out", user_tokens=7)
+    loaded = load_model_folder(tmp_path / "out")
+    tokens, users = loaded.tokens, loaded.contract.users
+    assert users is not None
+    assert (tokens.start, users.stop) == (known, len(loaded.tokenizer))
+    assert loaded.model.config.vocab_size == max(known + 28, users.stop)
+    text = "The user has bought"
+    assert loaded.tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
+    codes = bundle.items.codes[:2]
+    encoder = prompt_encoder(loaded.tokenizer, tokens)
+    title = catalog("<user_3> a red <s_a_1> lipstick</s>")
+    ids = encoder.ids([template(text), sids(bundle.space, codes), title])
+    assert ids.count(tokenizer.eos_token_id) == 0
+    added = [token_id for token_id in ids if token_id >= known]
+    assert added == tokens.ids(codes).ravel().tolist()
 
 
 def test_the_shape_of_tiger(tmp_path: Path) -> None:

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.errors import DataError
-from sidtool.objective.batches import IGNORED, PackedCollator, PaddedCollator
+from sidtool.objective.batches import (
+    IGNORED,
+    EncoderDecoderCollator,
+    PackedCollator,
+    PaddedCollator,
+    parts_by_length,
+)
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples, encode_example
@@ -160,3 +166,49 @@ def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None
             TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
     with pytest.raises(DataError, match="cannot read"):
         TokenizedExamples.read(tmp_path / "none", ENCODER, ENCODER.tokens, codes_only=False)
+
+
+PAD, START = 0, 9
+prompted = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 4)), min_size=1, max_size=9)
+
+
+@given(prompted, st.integers(1, 4))
+def test_an_encoder_decoder_reads_prompts_and_writes_answers(
+    lengths: list[tuple[int, int]], n_lines: int
+) -> None:
+    """Every example, split before its first target, is in one line of one part."""
+    examples = []
+    for number, (n_prompt, n_answer) in enumerate(lengths):
+        n = n_prompt + n_answer + 1  # a closing token that is no target
+        ids = np.arange(n, dtype=np.int32) + 100 * number + 10
+        targets = (np.arange(n) >= n_prompt) & (np.arange(n) < n - 1)
+        weights = np.arange(n, dtype=np.float32) + number
+        examples.append(TokenizedExample(ids, targets, weights))
+    batch = EncoderDecoderCollator(PAD, START)(examples)
+    parts = parts_by_length(batch, n_lines)
+    found = []
+    for part in parts:
+        assert 1 <= len(part["input_ids"]) <= n_lines
+        mask = part["attention_mask"].bool()
+        # some prompt fills the part
+        assert mask.all(1).any()
+        for line in range(len(mask)):
+            decoded = part["decoder_input_ids"][line]
+            labels = part["labels"][line]
+            is_target = labels != IGNORED
+            assert decoded[0] == START
+            assert labels[0] == IGNORED
+            # what is predicted at a place is read at the next one
+            assert decoded[1:][is_target[1:-1]].tolist() == labels[1:-1][is_target[1:-1]].tolist()
+            prompt = part["input_ids"][line][mask[line]].tolist()
+            answer = labels[is_target].tolist()
+            found.append((prompt, answer, part["weights"][line][is_target].tolist()))
+    expected = [
+        (
+            example.ids[: int(example.targets.argmax())].tolist(),
+            example.ids[example.targets].tolist(),
+            example.weights[example.targets].tolist(),
+        )
+        for example in examples
+    ]
+    assert sorted(found) == sorted(expected)

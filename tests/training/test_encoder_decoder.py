@@ -12,6 +12,7 @@ from sidtool.contract.contract import read_contract
 from sidtool.errors import UsageError
 from sidtool.model.load import load_model_folder
 from sidtool.model.merge import merge
+from sidtool.trainer import encoder_decoder
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from tests.models import ENCODER_DECODERS
@@ -56,6 +57,27 @@ def test_training_lowers_the_loss_and_validation_finds_the_pattern(
     assert (contract.kind, contract.normalize) == ("encoder-decoder", "trie")
     assert [record.stage for record in contract.stages] == ["extend", "full"]
     assert load_model_folder(tmp_path / "tuned").contract == contract
+
+
+def test_parts_of_similar_length_have_the_loss_and_gradient_of_the_batch(
+    tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run of SGD with parts of four lines, and one with whole batches."""
+    made = examples(sequence=1.0)
+    fields = {**FAST, "num_train_epochs": 1, "optim": "sgd", "learning_rate": 0.1}
+    trained = []
+    for n_lines in (4, 1000):
+        monkeypatch.setattr(encoder_decoder, "LINES_PER_PART", n_lines)
+        out = tmp_path / str(n_lines)
+        summary = train(models("t5"), made, out, sft_fields=fields)
+        trained.append((summary, weights(out)))
+    (parted, first), (whole, second) = trained
+    assert parted.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert (parted.tokens, parted.targets) == (whole.tokens, whole.targets)
+    start = weights(models("t5"))
+    assert any((first[name] - weight).abs().max() > 1e-3 for name, weight in start.items())
+    for name, weight in first.items():
+        torch.testing.assert_close(second[name], weight, atol=1e-5, rtol=1e-4)
 
 
 def test_an_epoch_has_one_prefix_per_sequence_or_all(

@@ -24,7 +24,7 @@ sidtool extend-model "$work/base" "$work/bundle.zarr" -o "$work/base+sid" --forc
 sidtool make-sft "$work/bundle.zarr" "$data/items.jsonl" "$work/split" -o "$work/sft/train.jsonl" --force \
   --model "$work/base+sid" --config "$here/sft.yaml"
 
-# 5. Train: hours on a GPU. On a CPU, add for instance --set num_train_epochs=4 --set warmup_steps=0.1
+# 5. Train: 200,000 steps, for a GPU. On a CPU, add for instance --set num_train_epochs=4 --set warmup_steps=0.1
 sidtool train "$work/base+sid" "$work/sft/train.jsonl" -o "$work/model" --force --config "$here/train.yaml"
 
 # 6. Evaluate over all items, beside popularity and item-kNN.
