@@ -1,6 +1,7 @@
 """Columns of events and of a table of users as typed fields."""
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from sidtool.data.columns import USER_COLUMNS, need_column
 from sidtool.data.interactions import Interactions
 from sidtool.data.tables import column_names, read_columns
 from sidtool.data.times import NUMBER
-from sidtool.errors import DataError, UsageError
+from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.splits.conditions import Condition
 from sidtool.splits.fields import (
     TARGET,
@@ -241,6 +242,13 @@ def _read_users(
     }
     if not users:
         raise DataError(f"{path} has none of the {len(in_events)} users of the events")
+    if len(users) < len(in_events):
+        warnings.warn(
+            f"{len(in_events) - len(users)} of {len(in_events)} users of the events have no row in "
+            f"{path}: their fields are unknown",
+            SidtoolWarning,
+            stacklevel=2,
+        )
     return types, users
 
 
