@@ -3,8 +3,10 @@
 Every next-item event of a weight above 0 becomes a prompt, as the model is served, and the item
 that really came next. An example carries its own target: two users with one history keep two."""
 
+import sys
 from array import array
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,8 @@ class RlExamples:
     """(n,): the first active item with the target's SID"""
     values: NDArray[np.float64] | None
     """(n,): the weight of each event; None if the examples have none"""
+    users: tuple[str, ...]
+    """(n,): the user of each event, "" if its example names none"""
     left_out: int
     """events whose target cannot be recommended: a retired item, or one of the history where seen
     items are excluded"""
@@ -84,6 +88,7 @@ def read_rl_examples(
     starts = array("q")
     stops = array("q")
     values = array("d")
+    users = []
     is_weighted = False
     for example in read_training_examples(path):
         if example["task"] != task:
@@ -102,6 +107,7 @@ def read_rl_examples(
                 starts.append(first_item)
                 stops.append(first_item + position)
                 values.append(encoded.weights[last_codes[position]])
+                users.append(sys.intern(example.get("user", "")))
         is_weighted |= "weight" in example
     rows, first_active = _find_items(np.frombuffer(codes, dtype=np.int32), tokens, bundle, path)
     stop_array = np.frombuffer(stops, dtype=np.int64)
@@ -119,6 +125,7 @@ def read_rl_examples(
         stops=stop_array[usable],
         targets=targets[usable],
         values=np.frombuffer(values, dtype=np.float64)[usable] if is_weighted else None,
+        users=tuple(compress(users, usable.tolist())),
         left_out=int((~usable).sum()),
     )
 

@@ -70,7 +70,11 @@ class GroupMaker:
     def make(self, model: Any, numbers: NDArray[np.int64], generator: torch.Generator) -> Rollouts:
         """The groups of examples, under a model that holds no gradient meanwhile."""
         histories = [self.examples.history(number) for number in numbers.tolist()]
-        prompts = [self.session.from_history(history) for history in histories]
+        users = [self.examples.users[number] or None for number in numbers.tolist()]
+        prompts = [
+            self.session.from_history(history, user=user)
+            for history, user in zip(histories, users, strict=True)
+        ]
         if self.options.method == "gumbel":
             return self._sample(model, numbers, histories, prompts, generator)
         return self._search(model, numbers, histories, prompts)

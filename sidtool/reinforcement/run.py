@@ -179,11 +179,6 @@ def plan_rl(
             "have not",
             hint="reinforce a model that was trained without --template",
         )
-    if contract.user_tokens:
-        raise UsageError(
-            f"{model_dir} has user tokens, and rl makes prompts without users",
-            hint="train a model that was extended without --user-tokens",
-        )
     if options.rollouts == "gumbel" and contract.normalize != "trie":
         raise UsageError(
             "rollouts=gumbel needs a model whose probabilities of all SIDs sum to one, this one is "

@@ -13,12 +13,16 @@ from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.merge import merge
+from sidtool.policy.examples import read_rl_examples
+from sidtool.policy.groups import GroupMaker, GroupOptions
+from sidtool.policy.policy import Policy
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
 from sidtool.reinforcement.run import rl
+from sidtool.reinforcement.settings import RlOptions
 from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.training.run import train
@@ -122,6 +126,32 @@ def test_adapters_train_the_rows_of_users_and_merge(
     assert torch.equal(before[:first], after[:first])
 
 
+def test_groups_begin_with_the_token_of_their_user(
+    with_users: Path, tmp_path: Path, examples: Make
+) -> None:
+    made = examples(sequence=1.0)
+    start = tmp_path / "tuned"
+    train(with_users, made, start, options=TrainOptions(softmax_over="trie"), sft_fields=FAST)
+    loaded = load_model_folder(start)
+    users = loaded.contract.users
+    assert users is not None
+    session = QuerySession.of(loaded)
+    policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    events = read_rl_examples(made, "sequence", encoder, loaded.tokens, loaded.bundle)
+    assert len(events.users) == len(events)
+    numbers = np.arange(0, len(events), 7)
+    maker = GroupMaker(session, policy, events, GroupOptions(4))
+    rollouts = maker.make(loaded.model, numbers, torch.Generator())
+    firsts = [prompt[0] for prompt in rollouts.prompts]
+    assert firsts == [users.id(events.users[number]) for number in numbers]
+    assert len(set(firsts)) > 5
+    options = RlOptions(eval_users=6, eval_num_beams=10)
+    fields = {"num_generations": 4, "per_device_train_batch_size": 16, "max_steps": 1}
+    rl(start, made, tmp_path / "out", options=options, grpo_fields=fields, allow_worse_slices=True)
+    assert load_model_folder(tmp_path / "out").contract.user_tokens == 50
+
+
 def test_what_does_not_go_with_user_tokens_is_refused(
     with_users: Path, models: Make, bundle: Bundle, tmp_path: Path, examples: Make
 ) -> None:
@@ -130,7 +160,4 @@ def test_what_does_not_go_with_user_tokens_is_refused(
         extend_model(models("t5").parent / "base", bundle, tmp_path / "out", user_tokens=-1)
     with pytest.raises(CompatibilityError, match="another tokenizer"):
         train(with_users, made, tmp_path / "out", sft_fields=FAST, teachers=[models("t5")])
-    train(with_users, made, tmp_path / "tuned", sft_fields=FAST)
-    with pytest.raises(UsageError, match="has user tokens, and rl makes prompts without users"):
-        rl(tmp_path / "tuned", made, tmp_path / "out")
     assert not (tmp_path / "out").exists()
