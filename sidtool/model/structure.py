@@ -55,6 +55,16 @@ def vocabulary_weights(model: Any) -> list[Any]:
     return list({id(weight): weight for weight in weights}.values())
 
 
+def freeze_unread_embeddings(model: Any) -> None:
+    """Freeze the shared embeddings of an encoder-decoder that has others, as an untied BART does:
+    nothing reads them, and DDP waits for a gradient of every weight that is not frozen."""
+    shared = model.get_input_embeddings()
+    readers = [model.get_encoder().get_input_embeddings()]
+    readers += [model.get_decoder().get_input_embeddings(), model.get_output_embeddings()]
+    if all(reader.weight is not shared.weight for reader in readers):
+        shared.requires_grad_(False)
+
+
 def logits_bias(model: Any) -> Any | None:
     """What is added to the logits, (..., rows): the bias of the head, or BART's own buffer; None if
     there is neither."""

@@ -7,7 +7,7 @@ import torch
 from transformers import Seq2SeqTrainer
 
 from sidtool.errors import UsageError
-from sidtool.model.structure import decoder_start_id
+from sidtool.model.structure import decoder_start_id, freeze_unread_embeddings
 from sidtool.objective.batches import EncoderDecoderCollator, parts_by_length
 from sidtool.trainer.trainer import SidTrainer, padding_id
 
@@ -27,6 +27,7 @@ class EncoderDecoderTrainer(SidTrainer, Seq2SeqTrainer):
                 "examples cannot be packed for an encoder-decoder, which reads one prompt per line",
                 hint="leave batching out",
             )
+        freeze_unread_embeddings(model)
         collator = EncoderDecoderCollator(padding_id(tokenizer), decoder_start_id(model))
         super().__init__(model=model, tokenizer=tokenizer, collator=collator, **settings)
 

@@ -15,7 +15,11 @@ from sidtool.model.carry import carry_model
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import Checkpoint, load_model
-from sidtool.model.structure import embedding_layers, vocabulary_weights
+from sidtool.model.structure import (
+    embedding_layers,
+    freeze_unread_embeddings,
+    vocabulary_weights,
+)
 from sidtool.presets.init_model import init_model
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.segments import catalog, sids, template
@@ -153,6 +157,18 @@ def test_rows_are_carried_in_every_embedding(
     for before, after in zip(old, carried, strict=True):
         assert torch.equal(before[:start], after[:start])
         assert not torch.equal(before[start:], after[start:])
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+def test_every_weight_that_is_not_frozen_gets_a_gradient(architecture: str, tied: bool) -> None:
+    model = tiny_encoder_decoder(architecture, vocab_size=60, tied=tied)
+    freeze_unread_embeddings(model)
+    model(input_ids=PROMPTS, decoder_input_ids=ANSWERS).logits.logsumexp(-1).sum().backward()
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    without = {name for name, weight in model.named_parameters() if weight.grad is None}
+    expected = {"model.shared.weight"} if architecture == "bart" and not tied else set()
+    assert frozen == without == expected
 
 
 def t5_tokenizer() -> Any:
