@@ -218,7 +218,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--users", required=True, help="table of users in DATA")
     parser.add_argument("--user-field", action="append", required=True, help="its columns")
     parser.add_argument("--weight", help="make-sft --weight (default: exp(FEEDBACK/1))")
-    parser.add_argument("--weight-clip", type=float, default=50.0)
+    parser.add_argument("--weight-clip", type=float, default=150.0)
     parser.add_argument("--max-length", type=int, default=400, help="tokens of an example")
     parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
     parser.add_argument("--on", choices=("valid", "test"), default="test")
