@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sidtool.answers.questions import Question
 from sidtool.answers.text_answers import answer_losses, text_answer_metrics
 from sidtool.data.times import NUMBER
+from sidtool.errors import DataError
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.segments import catalog
@@ -39,8 +40,14 @@ def label_metrics(
     """Metric names, (n, metrics) values of accuracy and log loss, the AUC if there is one, and
     what is reached without looking at a question: by the shares of the labels.
 
-    Of more than MOST_LABELS different answers the metrics are those of texts."""
+    Of more than MOST_LABELS different answers the metrics are those of texts. Raises DataError if
+    all answers are the same, since every model would be perfect."""
     labels = labels_of(questions)
+    if len(labels) == 1:
+        raise DataError(
+            f"all {len(questions)} questions have the answer {labels[0]!r}: no model can be wrong",
+            hint="a split with --target holds out targets only: evaluate on one without it",
+        )
     if len(labels) > MOST_LABELS:
         return (*text_answer_metrics(loaded, questions, progress), {})
     probabilities = label_probabilities(loaded, questions, labels)

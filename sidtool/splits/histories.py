@@ -14,8 +14,9 @@ History = tuple[tuple[str, ...], Fields]
 
 
 def user_histories(source: Path, *, recorded: EventColumns | None = None) -> dict[str, History]:
-    """User -> all events: of a split folder, held-out events included, or of a file of events with
-    `recorded` or guessed columns, which has no fields.
+    """User -> all events: of a split folder, held-out events included but none behind a user's
+    last target (`SplitCounts.left_out`), or of a file of events with `recorded` or guessed columns,
+    which has no fields.
 
     Order and duplicates are those of `sidtool split`. Raises as `read_split` or
     `read_interactions`."""

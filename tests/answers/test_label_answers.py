@@ -14,6 +14,7 @@ from sidtool.answers.label_answers import (
     labels_of,
 )
 from sidtool.answers.questions import Question
+from sidtool.errors import DataError
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.segments import catalog, template
 from tests.bundles import small_bundle
@@ -90,7 +91,12 @@ def test_labels_without_an_order_have_no_auc() -> None:
     three = [question(n, label) for n, label in enumerate(["view", "cart", "buy"])]
     assert label_metrics(MODEL, three, None)[2] == {}
     assert set(label_metrics(MODEL, three[:2], None)[2]) == {"auc"}
-    assert label_metrics(MODEL, three[:1], None)[2] == {}
+
+
+def test_a_single_label_measures_nothing() -> None:
+    same = [question(n, "yes") for n in range(3)]
+    with pytest.raises(DataError, match="all 3 questions have the answer 'yes'"):
+        label_metrics(MODEL, same, None)
 
 
 def test_many_labels_are_texts() -> None:
