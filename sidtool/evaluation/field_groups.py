@@ -14,7 +14,9 @@ from sidtool.splits.split import Example
 
 MOST_GROUPS = 10
 """Values of a field that are groups; further texts are one group, numbers become quarters."""
-OTHERS = "other"
+OTHERS = "all others"
+"""The group of texts that are not among the most frequent ones. A plain "other" is a value of many
+catalogs, such as an occupation."""
 UNKNOWN = "unknown"
 """The group of examples without a value."""
 SPLIT_HINT = "sidtool split records fields: --feedback, --context, --users"

@@ -56,8 +56,14 @@ def test_many_numbers_are_quarters() -> None:
 def test_rare_texts_are_one_group() -> None:
     cities = [city for n in range(15) for city in [f"c{n:02}"] * (20 - n)]
     groups = field_groups(examples([(1, city, 1) for city in cities]), "context.device")
-    assert list(groups) == [*(f"c{n:02}" for n in range(9)), "other"]
-    assert groups["other"].sum() == sum(20 - n for n in range(9, 15))
+    assert list(groups) == [*(f"c{n:02}" for n in range(9)), "all others"]
+    assert groups["all others"].sum() == sum(20 - n for n in range(9, 15))
+
+
+def test_the_value_other_is_a_group_of_its_own() -> None:
+    cities = ["other"] * 30 + [f"c{n:02}" for n in range(15)]
+    groups = field_groups(examples([(1, city, 1) for city in cities]), "context.device")
+    assert (groups["other"].sum(), groups["all others"].sum()) == (30, 7)
 
 
 def test_groups_and_weights_enter_an_evaluation() -> None:
