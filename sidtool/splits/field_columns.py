@@ -129,8 +129,9 @@ def read_fields(path: Path, events: Interactions, options: FieldOptions) -> Fiel
     """The fields of the events of a file, which were read with the cells of
     `options.event_fields`, and of their users.
 
-    Raises UsageError for a missing column or an unfit condition, DataError for mixed types, a
-    value that is not of its type, an order that is no time, or a user with two rows."""
+    Raises UsageError for a missing column, one of ids or an unfit condition, DataError for mixed
+    types, a value that is not of its type, an order that is no time, or a user with two rows."""
+    _refuse_ids(events, options)
     types: dict[str, FieldType] = {}
     columns: dict[str, Sequence[Value | None]] = {}
     rows = events.rows.tolist()
@@ -155,6 +156,15 @@ def read_fields(path: Path, events: Interactions, options: FieldOptions) -> Fiel
     )
     times = _seconds(path, events) if options.times else None
     return FieldTable(table_types, columns, times, users, is_target)
+
+
+def _refuse_ids(events: Interactions, options: FieldOptions) -> None:
+    """Raise UsageError for a column of ids as a field: as context, the item would be its own
+    prompt."""
+    ids = (events.columns.user, events.columns.item)
+    for name in options.event_fields:
+        if name.name in ids:
+            raise UsageError(f"column {name.name!r} has the ids of the events, it is no field")
 
 
 def typed_values(

@@ -206,6 +206,8 @@ def test_a_type_can_be_named(events: Path) -> None:
         ({"feedback": (FieldName("stars"),)}, UsageError, "no column 'stars'"),
         ({"feedback": (RATING, RATING)}, UsageError, "named twice"),
         ({"feedback": (RATING,), "context": (RATING,)}, UsageError, "named twice"),
+        ({"context": (FieldName("item_id"),)}, UsageError, "'item_id' has the ids"),
+        ({"feedback": (FieldName("user_id"),)}, UsageError, "'user_id' has the ids"),
         ({"target": ("rating",)}, UsageError, "no comparison"),
         ({"target": ("rating>=good",)}, UsageError, "compares numbers with 'good'"),
         ({"target": ("device>=tv",)}, UsageError, "texts are equal"),
