@@ -32,7 +32,7 @@ from sidtool.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
 from sidtool.sid import SidSpace
 
 FORMAT = 2
-"""The newest contract format that this version reads; 1 is written if no prompt shows fields."""
+"""The newest contract format that this version reads; 1 is written for what older ones can use."""
 CONTRACT = "sid.json"
 BUNDLE_COPY = "sid.zarr"
 
@@ -128,10 +128,17 @@ class Contract(JsonRecord):
             self, stages=(*earlier, replace(last, params=replace(last.params, best=best)))
         )
 
+    @property
+    def _needs_format_2(self) -> bool:
+        """Whether a reader of format 1, which ignores the keys that it does not know, would make
+        other prompts or load other weights."""
+        has_forms = self.history_prompt is not None and self.history_prompt.frame.shows_fields
+        return has_forms or self.kind != "causal" or self.user_tokens > 0
+
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored; `token_stop` is written for other readers only."""
         value = {
-            "format": 2 if self.history_prompt and self.history_prompt.shows_fields else 1,
+            "format": 2 if self._needs_format_2 else 1,
             **asdict(self),
             "space": self.space.to_json(),
             "token_stop": self.tokens.stop,
@@ -198,9 +205,9 @@ def read_contract(folder: Path) -> Contract:
     if kind is None and not folder.is_dir():
         raise DataError(f"there is no model folder at {folder}")
     if not path.is_file():
-        embedded = embedded_contract(folder)
+        embedded = read_embedded(folder)
         if embedded is not None:
-            needed = Contract.from_json(embedded).identity.digest[:12]
+            needed = embedded.identity.digest[:12]
             raise CompatibilityError(
                 f"the model in {folder} was saved by another program, without its {CONTRACT} and "
                 f"the bundle {needed}",
@@ -220,6 +227,13 @@ def read_contract(folder: Path) -> Contract:
     return parse_contract(str(path), path.read_bytes())
 
 
+def read_embedded(folder: Path) -> Contract | None:
+    """The copy of the contract in the configuration of a model folder; None if it has none. Raises
+    DataError if the configuration is damaged, and as `parse_contract`."""
+    value = embedded_contract(folder)
+    return None if value is None else _located(f"{folder / CONFIG}", value)
+
+
 def parse_contract(location: str, data: bytes) -> Contract:
     """The contract in the bytes of a sid.json. Raises CompatibilityError for a newer format,
     IntegrityError if it is damaged; both name the location."""
@@ -229,6 +243,11 @@ def parse_contract(location: str, data: bytes) -> Contract:
         raise IntegrityError(f"{location} is damaged: {error}") from error
     if not isinstance(value, dict):
         raise IntegrityError(f"{location} is damaged: it has no JSON object")
+    return _located(location, value)
+
+
+def _located(location: str, value: Mapping[str, Any]) -> Contract:
+    """The contract of a JSON object; errors name the location."""
     try:
         return Contract.from_json(value)
     except RefusedError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.files import weight_digests
 from sidtool.contract.compat import Verdict
-from sidtool.contract.contract import CONTRACT, Contract
+from sidtool.contract.contract import CONTRACT, Contract, read_embedded
 from sidtool.contract.embedded import embedded_contract
 from sidtool.contract.stage_record import RestoreParams, StageRecord
 from sidtool.contract.write import write_contract
@@ -44,7 +44,8 @@ def restore(folder: Path, bundle: Bundle, out: Path, *, force: bool = False) -> 
 def check_restore(folder: Path, bundle: Bundle) -> tuple[Contract, Verdict]:
     """The contract to restore, and what is said of it; writes nothing. Raises as `restore` does
     before it copies."""
-    contract = Contract.from_json(embedded_contract(folder) or {})
+    contract = read_embedded(folder)
+    assert contract is not None  # as `lacks_contract` says
     if bundle.identity != contract.identity:
         raise CompatibilityError(
             f"the model in {folder} was made for bundle {contract.identity.digest[:12]}, this is "

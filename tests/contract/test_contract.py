@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,6 +71,27 @@ def test_a_contract_contains_the_token_ids_for_other_readers(
     write_contract(tmp_path, contract_of(bundle), bundle)
     value = json.loads((tmp_path / "sid.json").read_text())
     assert (value["token_start"], value["token_stop"]) == (471, 471 + 8 + 4 + 6 + 2)
+
+
+PLAIN = HistoryPrompt("next-item", "{history}\n", 10, 100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"),
+    [
+        ({"history_prompt": PLAIN}, 1),
+        ({"history_prompt": replace(PLAIN, item="- {sid}")}, 2),
+        ({"history_prompt": replace(PLAIN, template="{user.age}{history}")}, 2),
+        ({"kind": "encoder-decoder"}, 2),
+        ({"user_tokens": 5}, 2),
+    ],
+)
+def test_readers_that_would_misuse_a_model_refuse_its_format(
+    changes: dict[str, Any], number: int, bundle: Bundle
+) -> None:
+    contract = replace(contract_of(bundle), **changes)
+    assert contract.to_json()["format"] == number
+    assert Contract.from_json(contract.to_json()) == contract
 
 
 def test_unknown_keys_are_ignored_and_newer_formats_refused(bundle: Bundle, tmp_path: Path) -> None:
