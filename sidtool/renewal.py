@@ -30,10 +30,11 @@ from sidtool.model.carry import carry_model
 from sidtool.model.load import check_model_folder
 from sidtool.output import locked, refuse_existing, remove
 from sidtool.output_name import FOLDER
+from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.recommendation.query import Progress
 from sidtool.registry.references import open_bundle
 from sidtool.sft.catalog import CatalogOptions, read_catalog
-from sidtool.sft.lineage import side_files
+from sidtool.sft.lineage import read_lineage, side_files
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task
@@ -198,6 +199,7 @@ def refresh(
         try:
             verdict = carry(start, force=True)
             make_sft(bundle, catalog, split, examples, sft_options, model=start, force=True)
+            _refuse_template(contract.history_prompt, examples, model_dir)
             summary = train(
                 start,
                 examples,
@@ -281,6 +283,21 @@ def _refuse_fields(contract: Contract, model_dir: Path) -> None:
     if contract.history_prompt is not None and contract.history_prompt.shows_fields:
         raise UsageError(
             f"the prompt of model {model_dir} shows fields, by a template that refresh has not",
+            hint="sidtool make-sft --template, then sidtool train",
+        )
+
+
+def _refuse_template(prompt: HistoryPrompt | None, examples: Path, model_dir: Path) -> None:
+    """Raise UsageError if new training examples show histories by another template than the
+    model's prompt."""
+    made = read_lineage(examples).history_prompt
+    if prompt is None or made is None:
+        return
+    texts = (prompt.template, prompt.separator, prompt.item)
+    if texts != (made.template, made.separator, made.item):
+        raise UsageError(
+            f"the prompt of model {model_dir} is {prompt.template!r:.80}, a template that refresh "
+            "has not",
             hint="sidtool make-sft --template, then sidtool train",
         )
 

@@ -250,6 +250,20 @@ def test_a_split_that_does_not_extend_the_models_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_template_of_the_user_is_refused(
+    tmp_path: Path, trained: Path, bundle: Bundle, later: Split
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(trained, model)
+    contract = read_contract(model)
+    assert contract.history_prompt is not None
+    prompt = replace(contract.history_prompt, template="Bought: {history}")
+    write_contract(model, replace(contract, history_prompt=prompt), bundle)
+    with pytest.raises(UsageError, match=r"is 'Bought: \{history\}', a template that refresh has"):
+        refresh(model, bundle, tmp_path / "out", split=later)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_other_levels_and_untrained_models_are_refused(
     tmp_path: Path, trained: Path, models: Make, later: Split, bundle: Bundle
 ) -> None:
