@@ -201,7 +201,7 @@ def _model_class(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
     Raises DataError for an encoder-only model: some of them load as causal models, but attend to
     later tokens, too."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from transformers.models.auto import modeling_auto as names
 
     if checkpoint.gguf:
         return AutoModelForCausalLM
@@ -210,8 +210,12 @@ def _model_class(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
     )
     if model_kind(config) == "encoder-decoder":
         return AutoModelForSeq2SeqLM
-    is_masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if is_masked and not getattr(config, "is_decoder", False):
+    # a T5 without its decoder has the type of a whole one, of which there is no causal class
+    has_causal_class = config.model_type in names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    is_half = config.model_type in names.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    is_masked = config.model_type in names.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    is_encoder = is_masked or (is_half and not has_causal_class)
+    if is_encoder and not getattr(config, "is_decoder", False):
         raise DataError(
             f"{checkpoint.folder} is an encoder-only model ({config.model_type}), which writes no "
             "text",
