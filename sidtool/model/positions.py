@@ -5,11 +5,15 @@ from typing import Any
 from sidtool.errors import DataError
 from sidtool.model.structure import is_encoder_decoder
 
+_NAMES = ("max_position_embeddings", "max_encoder_position_embeddings")
+"""Keys of configurations for the number of positions; the second is LED's."""
+
 
 def max_positions(model: Any) -> int | None:
     """The most tokens that a model reads, by its configuration; None if it sets no limit."""
-    value = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    return value if type(value) is int and value > 0 else None
+    config = getattr(model, "config", None)
+    values = [getattr(config, name, None) for name in _NAMES]
+    return next((value for value in values if type(value) is int and value > 0), None)
 
 
 def prompt_positions(model: Any, n_answer: int) -> int | None:

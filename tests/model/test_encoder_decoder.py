@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import read_contract
@@ -14,6 +16,7 @@ from sidtool.errors import CompatibilityError, DataError
 from sidtool.model.carry import carry_model
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
+from sidtool.model.positions import check_positions
 from sidtool.model.pretrained import Checkpoint, load_model
 from sidtool.model.structure import (
     embedding_layers,
@@ -113,12 +116,34 @@ def test_a_model_without_decoder_start_is_refused(bundle: Bundle, tmp_path: Path
 
 
 def test_an_encoder_only_model_is_refused(tmp_path: Path) -> None:
-    from transformers import BertConfig, BertForMaskedLM
+    from transformers import BertConfig, BertForMaskedLM, T5Config, T5EncoderModel
 
-    config = BertConfig(vocab_size=600, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
-    save_base(tmp_path / "bert", BertForMaskedLM(config), tiny_tokenizer())
-    with pytest.raises(DataError, match=r"is an encoder-only model \(bert\), which writes no text"):
-        load_model(Checkpoint(tmp_path / "bert"))
+    bert = BertConfig(vocab_size=600, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    t5 = T5Config(vocab_size=600, d_model=32, d_ff=32, num_layers=1, num_heads=2)
+    models = {"bert": BertForMaskedLM(bert), "t5": T5EncoderModel(t5)}
+    for name, model in models.items():
+        save_base(tmp_path / name, model, tiny_tokenizer())
+        with pytest.raises(DataError, match=rf"encoder-only model \({name}\), which writes no tex"):
+            load_model(Checkpoint(tmp_path / name))
+
+
+def test_halves_with_configurations_of_their_own_grow(bundle: Bundle, tmp_path: Path) -> None:
+    """T5Gemma has the number of its tokens in three places."""
+    part = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    part |= {"hidden_size": 32, "intermediate_size": 48, "head_dim": 8}
+    part["vocab_size"] = len(tiny_tokenizer())
+    config = AutoConfig.for_model("t5gemma", encoder=part, decoder=part, **part)
+    config.decoder_start_token_id = 2
+    model = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32).eval()
+    save_base(tmp_path / "base", model, tiny_tokenizer())
+    contract = extend_model(str(tmp_path / "base"), bundle, tmp_path / "out", user_tokens=3)
+    served = load_model_folder(tmp_path / "out").model
+    ids = torch.arange(8).reshape(2, 4)
+    with torch.no_grad():
+        before = model(input_ids=ids, decoder_input_ids=ids).logits
+        after = served(input_ids=ids, decoder_input_ids=ids).logits
+    torch.testing.assert_close(after[..., : before.shape[-1]], before)
+    assert after.shape[-1] == contract.added_ids.stop
 
 
 def test_a_gguf_file_of_an_encoder_decoder_is_refused(
@@ -222,3 +247,12 @@ def test_the_shape_of_tiger(tmp_path: Path) -> None:
     assert model.config.dropout_rate == 0.1
     assert model.config.dense_act_fn == "relu"
     assert len({id(layer.weight) for layer in embedding_layers(model)}) == 1
+
+
+def test_a_prompt_may_be_as_long_as_the_encoder_reads() -> None:
+    """LED counts the positions of its halves apart."""
+    shape = {"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 8}
+    model = SimpleNamespace(config=AutoConfig.for_model("led", **shape))
+    check_positions(model, 64, 9)
+    with pytest.raises(DataError, match="a prompt has 65 tokens, the model has 64 positions"):
+        check_positions(model, 65, 1)
