@@ -54,6 +54,16 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
     ]
 
 
+def test_a_setting_that_the_architecture_ignores_is_refused(tmp_path: Path) -> None:
+    untied = {"tie_word_embeddings": False}
+    with pytest.raises(UsageError, match="t5 has tie_word_embeddings=True, whatever is set"):
+        init_model(TEXTS, tmp_path / "t5", preset="t5-tiny", vocab_size=300, overrides=untied)
+    assert not (tmp_path / "t5").exists()
+    init_model(TEXTS, tmp_path / "gpt2", vocab_size=300, overrides=untied)
+    config = json.loads((tmp_path / "gpt2" / "config.json").read_text())
+    assert not config["tie_word_embeddings"]
+
+
 def test_the_random_state_of_the_caller_is_restored(tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
