@@ -132,12 +132,14 @@ def check_fields(before_and_after: str, form: str, fields: Fields, n_items: int)
             raise _lacks(slot)
     if not n_items:
         return
+    # fields of no history, which are those of every request, have no events
+    has_times = fields.times is not None and len(fields.times) >= n_items
     for slot in slots(form):
-        if slot.part == "event" and slot.field not in fields.event:
+        if slot.part == "event" and len(fields.event.get(slot.field, ())) < n_items:
             raise _lacks(slot)
-        if slot.part == "gap" and fields.times is None:
+        if slot.part == "gap" and not has_times:
             raise _lacks(slot)
-        if slot.part == "ago" and not timed:
+        if slot.part == "ago" and not (has_times and timed):
             raise _lacks(slot)
 
 

@@ -194,7 +194,9 @@ def test_a_file_of_examples_gives_the_same_tokens(some: list[Any], kind: int) ->
         ({"user": {"age": 1}}, "{user.city}"),
         ({"context": {}}, "{context.device}"),
         ({"event": {}}, "{event.rating}"),
+        ({"event": {"rating": (5,)}}, "{event.rating}"),
         ({"times": None}, "{gap}"),
+        ({"times": ()}, "{gap}"),
         ({"time": None}, "{gap}"),
     ],
 )
