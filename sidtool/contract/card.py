@@ -1,6 +1,7 @@
 """The model card of a model folder, `README.md`: what the model is, how it was made and how it is
 loaded. It follows from contract and bundle alone, so equal models have equal cards."""
 
+import json
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import PurePath
@@ -15,6 +16,7 @@ from sidtool.contract.stage_record import RlParams, StageParams, TrainParams
 from sidtool.markdown import key_value_table, literal, one_line, shell_word, table
 from sidtool.prompt.frames import HISTORY_SLOT
 from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.prompt.slots import slots
 
 MODEL_CARD = "README.md"
 TAGS = ["sidtool", "semantic-ids", "generative-recommendation", "recommender-system"]
@@ -127,17 +129,37 @@ def _loading(contract: Contract, bundle: Bundle) -> str:
     ids = [bundle.items.ids[row] for row in bundle.active[:N_EXAMPLES].tolist()]
     prompt = contract.history_prompt
     if prompt is not None:
-        loading = Template(_SIDTOOL).substitute(options=f"--history {shell_word(','.join(ids))}")
+        options = f"--history {shell_word(','.join(ids))}"
+        if prompt.shows_fields:
+            options += f" --fields {shell_word(json.dumps(_unknown_fields(prompt, len(ids))))}"
+        loading = Template(_SIDTOOL).substitute(options=options)
         return loading + _with_transformers(prompt, contract, ids)
     if contract.text_prompt is not None:
         return Template(_SIDTOOL).substitute(options="--query 'a text'")
     return _UNTRAINED
 
 
+def _unknown_fields(prompt: HistoryPrompt, n_items: int) -> dict[str, Any]:
+    """The fields that a request of `n_items` needs, all with unknown values and no time between
+    events."""
+    fields: dict[str, Any] = {}
+    for slot in slots(prompt.template + prompt.item):
+        if slot.field:
+            unknown = [None] * n_items if slot.part == "event" else None
+            fields.setdefault(slot.part, {})[slot.field] = unknown
+        elif slot.part in ("gap", "ago"):
+            fields |= {"times": [0] * n_items, "time": 0}
+    for slot in slots(prompt.opening):
+        if slot.field:  # of the next event
+            fields.setdefault("context", {})[slot.field] = None
+    return fields
+
+
 def _with_transformers(prompt: HistoryPrompt, contract: Contract, ids: list[str]) -> str:
     """The code that loads the model without sidtool's decoder, for a whole model whose prompt shows
-    SIDs."""
-    if contract.base_folder is not None or prompt.history_as != "sid":
+    SIDs and nothing beside them."""
+    is_plain = prompt.history_as == "sid" and not prompt.frame.shows_fields
+    if contract.base_folder is not None or not is_plain:
         return ""
     before, _, after = prompt.template.partition(HISTORY_SLOT)
     return Template(_TRANSFORMERS).substitute(

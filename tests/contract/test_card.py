@@ -3,6 +3,7 @@ what the contract records."""
 
 import re
 import shlex
+import shutil
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -15,8 +16,9 @@ from sidtool.bundle import Bundle
 from sidtool.contract.card import model_card
 from sidtool.contract.contract import Contract, read_contract
 from sidtool.contract.memory_binding import MemoryBinding
+from sidtool.contract.write import write_contract
 from sidtool.model.extend import extend_model
-from sidtool.prompt.prompts import TextPrompt
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
@@ -78,6 +80,32 @@ def test_the_code_of_a_card_loads_an_encoder_decoder(
 def test_the_command_of_a_card_recommends(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
     (command,) = re.findall(r"^sidtool (.*)$", block(card_of(trained), "console"), re.MULTILINE)
+    assert len(done(*shlex.split(command)).out.splitlines()) == 1 + 10
+
+
+@pytest.mark.parametrize(
+    ("task", "template", "item"),
+    [
+        ("next-item", "{user.age}, {context.device}: {history} {gap}", "{sid}{event.rating}{ago} "),
+        ("sequence", "{history}", "{event.device}{gap}{sid}{event.rating}"),
+    ],
+)
+def test_the_command_of_a_card_has_the_fields_of_the_prompt(
+    task: str,
+    template: str,
+    item: str,
+    trained: Path,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(trained, folder)
+    prompt = HistoryPrompt(task, template, 5, 200, item=item)
+    write_contract(folder, replace(read_contract(trained), history_prompt=prompt), bundle)
+    assert "```python" not in card_of(folder)  # its prompt would lack the fields
+    monkeypatch.chdir(folder)
+    (command,) = re.findall(r"^sidtool (.*)$", block(card_of(folder), "console"), re.MULTILINE)
     assert len(done(*shlex.split(command)).out.splitlines()) == 1 + 10
 
 
