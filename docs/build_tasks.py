@@ -30,7 +30,8 @@ weight): {history_tasks}; `context-to-sid` and `next-item-by-FIELD` come before 
 Examples with a prompt train the completion only. `sequence` trains every SID of a history; `item-text` and
 `history-text` are running text in which every token is trained (continued pre-training). A history that exceeds
 `--max-length` loses its oldest items. Titles, columns and queries are cut between words at 400 characters, and are never
-tokenized as SID or special tokens, whatever they contain.
+tokenized as SID or special tokens, whatever they contain. `--general FILE` adds examples of the task `general-text`, documents of
+a general corpus, as a share of all tokens ([training.md](training.md#choosing-tasks)).
 
 | task | one example per | prompt | completion | needs |
 | --- | --- | --- | --- | --- |

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sidtool.evaluation.tune_memory import tune_memory as tune_memory
     from sidtool.evaluation.tune_similarity import TuneSimilarityOptions as TuneSimilarityOptions
     from sidtool.evaluation.tune_similarity import tune_similarity as tune_similarity
+    from sidtool.general_text import GeneralOptions as GeneralOptions
     from sidtool.ingest.check import check as check
     from sidtool.ingest.filters import FilterOptions as FilterOptions
     from sidtool.ingest.prepare import PrepareOptions as PrepareOptions
@@ -92,6 +93,7 @@ _MODULES = {
     "FieldOptions": "splits.field_columns",
     "Fields": "splits.fields",
     "FilterOptions": "ingest.filters",
+    "GeneralOptions": "general_text",
     "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",
     "Memory": "memory.memory",

@@ -56,6 +56,7 @@ def test_the_exported_names_are_these() -> None:
         "FieldOptions",
         "Fields",
         "FilterOptions",
+        "GeneralOptions",
         "ItemContent",
         "KnnSettings",
         "Memory",

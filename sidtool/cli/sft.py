@@ -12,6 +12,7 @@ from sidtool.terminal.console import next_step, note, progress, say, say_json, s
 from sidtool.terminal.inputs import assignments, numbers, read_ids
 
 if TYPE_CHECKING:
+    from sidtool.general_text import GeneralOptions
     from sidtool.sft.event_weights import WeightOptions, WeightRecord
     from sidtool.sft.lineage import Lineage
 
@@ -58,6 +59,16 @@ def make_sft(
     ] = None,
     weight_clip: Annotated[
         float | None, typer.Option(help="Largest weight; larger ones are lowered to it.")
+    ] = None,
+    general: Annotated[
+        Path | None,
+        typer.Option(
+            help="General text to mix in, against forgetting: JSON Lines with `text`, or a text "
+            "file with blank lines between documents. 1 in 20 documents is held out."
+        ),
+    ] = None,
+    general_share: Annotated[
+        float | None, typer.Option(help="Share of general text in all tokens. Default: 0.2.")
     ] = None,
     model: Annotated[
         str | None,
@@ -122,6 +133,7 @@ def make_sft(
             catalog_options=catalog_options,
             model=model,
             weights=_weight_options(weight, weight_clip),
+            general=_general_options(general, general_share),
             dry_run=dry_run,
             force=force,
             progress=report.get("examples"),
@@ -145,14 +157,27 @@ def _weight_options(expression: str | None, clip: float | None) -> "WeightOption
     return None
 
 
+def _general_options(path: Path | None, share: float | None) -> "GeneralOptions | None":
+    from sidtool.general_text import GeneralOptions
+
+    if path is not None:
+        return GeneralOptions(path) if share is None else GeneralOptions(path, share)
+    if share is not None:
+        raise UsageError("--general-share requires --general")
+    return None
+
+
 def _say_lineage(lineage: "Lineage") -> None:
     rows = []
     for task, counts in lineage.tasks.items():
-        weight = lineage.task_weights[task]
+        weight = lineage.task_weights.get(task, "-")
         budget = lineage.task_budgets.get(task, "-")
         share = f"{counts.share:.1%}"
         rows.append((task, weight, budget, counts.examples, counts.tokens, share, counts.longest))
     say_table(["task", "weight", "budget", "examples", "tokens", "share", "longest"], rows)
+    if lineage.general is not None:
+        n_held_out = lineage.general.held_out
+        say(f"general text: {lineage.general.documents} documents, {n_held_out} of them held out")
     if lineage.weights is not None:
         say(_weight_line(lineage.weights))
     line = f"split {lineage.split}: {lineage.valid} validation examples"

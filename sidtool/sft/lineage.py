@@ -14,6 +14,7 @@ from sidtool.data.containers import require_regular
 from sidtool.data.digests import file_digest
 from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError
+from sidtool.general_text import GeneralRecord
 from sidtool.json_record import JsonRecord
 from sidtool.prompt.frames import Format
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
@@ -72,6 +73,8 @@ class Lineage(JsonRecord):
     """Held-out events found in the examples: always 0, since a leak is refused."""
     weights: WeightRecord | None = None
     """The weights of the examples; None without weights."""
+    general: GeneralRecord | None = None
+    """The general text among the examples; None without it."""
     format: int = LINEAGE_FORMAT
 
     @property
@@ -92,15 +95,18 @@ class Lineage(JsonRecord):
 
 
 def side_files(train: Path) -> dict[str, Path]:
-    """Where the files beside the training examples are: valid (the validation users) and meta (the
-    lineage).
+    """Where the files beside the training examples are: valid (the validation users), general (the
+    held-out general text, if there is general text) and meta (the lineage).
 
-    The name of the first has "valid" where the stem has "train", or else before the suffix."""
-    if "train" in train.stem:
-        valid = train.with_name(train.stem.replace("train", "valid") + train.suffix)
-    else:
-        valid = train.with_name(f"{train.stem}.valid{train.suffix}")
-    return {"valid": valid, "meta": train.with_name(train.name + ".meta.json")}
+    The names of the first two have "valid" or "general" where the stem has "train", or else before
+    the suffix."""
+    paths = {"meta": train.with_name(train.name + ".meta.json")}
+    for part in ("valid", "general"):
+        stem = f"{train.stem}.{part}"
+        if "train" in train.stem:
+            stem = train.stem.replace("train", part)
+        paths[part] = train.with_name(stem + train.suffix)
+    return paths
 
 
 def write_lineage(lineage: Lineage, path: Path) -> None:

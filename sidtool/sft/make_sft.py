@@ -17,6 +17,7 @@ from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.errors import RefusedError
+from sidtool.general_text import GeneralOptions
 from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
 from sidtool.output import locked, partial_path, publish, refuse_existing, remove
@@ -25,7 +26,9 @@ from sidtool.recommendation.query import Progress
 from sidtool.registry.references import open_bundle
 from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.event_weights import EventWeights, WeightOptions
+from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import example_json
+from sidtool.sft.general_examples import GeneralExamples
 from sidtool.sft.lineage import Lineage, TaskCounts, side_files, write_lineage
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.task_mix import token_budgets
@@ -48,6 +51,7 @@ def make_sft(
     model: str | Path | None = None,
     tokenizer: Any | None = None,
     weights: WeightOptions | None = None,
+    general: GeneralOptions | None = None,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -56,7 +60,9 @@ def make_sft(
 
     `bundle` is a bundle or a reference to one, `items` a catalog or its file (read with
     `catalog_options`, which may name queries too), `split` a split, its folder, or a file of events
-    (`open_split`). `weights` names the weights of the examples of events. Without `model` (an
+    (`open_split`). `weights` names the weights of the examples of events, `general` a
+    general corpus whose text is mixed in; its held-out part is written beside the examples, as
+    examples too. Without `model` (an
     extended model's folder) or `tokenizer`, examples are not measured and `max_length` is not
     enforced. Training events and queries of items that the bundle
     lacks are left out and counted; validation users are kept as they are, so that every bundle is
@@ -96,13 +102,18 @@ def make_sft(
     check_bundle_split(bundle, "the split of the training examples", split.reference)
     maker = ExampleMaker(bundle, items, options, tokenizer, queries, split.fields)
     event_weights = EventWeights.read(weights, split)
-    job = _Job(bundle, items, split, options, maker, event_weights, progress)
+    general_examples = None
+    if general is not None:
+        general_examples = GeneralExamples(general, maker, tokenizer, options)
+    job = _Job(bundle, items, split, options, maker, event_weights, general_examples, progress)
     if dry_run:
         return job.lineage(job.write(None), {})
     side = side_files(out)
     with _staged(out, force) as stage:
         tasks = job.write(stage / out.name)
         write_examples(stage / side["valid"].name, split.valid)
+        if general_examples is not None:
+            general_examples.write_held_out(stage / side["general"].name, bundle.space)
         digests = {path.name: file_digest(path) for path in sorted(stage.iterdir())}
         lineage = job.lineage(tasks, digests)
         write_lineage(lineage, stage / side["meta"].name)
@@ -119,6 +130,7 @@ class _Job:
     options: SftOptions
     maker: ExampleMaker
     weights: EventWeights | None
+    general: GeneralExamples | None
     progress: Progress | None
 
     def write(self, path: Path | None) -> dict[str, TaskCounts]:
@@ -128,6 +140,10 @@ class _Job:
         lengths: dict[str, array[int]] = defaultdict(lambda: array("l"))
         with path.open("w", encoding="utf-8") if path else nullcontext() as stream:
             leaked = count_leaks(self.split, self._events(stream, lengths))
+            if self.general is not None:
+                n_tokens = sum(map(sum, lengths.values()))
+                for example in self.general.mixed(n_tokens):
+                    self._write_example(stream, lengths, example)
         if leaked:
             raise RefusedError(
                 f"{leaked} held-out events are in the training examples, not 0",
@@ -138,12 +154,17 @@ class _Job:
     def _events(self, stream: IO[str] | None, lengths: "dict[str, array[int]]") -> Iterator[Event]:
         """Write each example, append its length to those of its task, and yield its events."""
         for example in self.maker.examples(self.split, self.progress):
-            if stream is not None:
-                weight = None if self.weights is None else self.weights.of_example(example)
-                value = example_json(self.bundle.space, example, weight)
-                stream.write(json.dumps(value, ensure_ascii=False) + "\n")
-            lengths[example.task].append(self.maker.length(example.segments) or 0)
+            self._write_example(stream, lengths, example)
             yield from example.events
+
+    def _write_example(
+        self, stream: IO[str] | None, lengths: "dict[str, array[int]]", example: TrainingExample
+    ) -> None:
+        if stream is not None:
+            weight = None if self.weights is None else self.weights.of_example(example)
+            value = example_json(self.bundle.space, example, weight)
+            stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+        lengths[example.task].append(self.maker.length(example.segments) or 0)
 
     def lineage(self, tasks: Mapping[str, TaskCounts], files: Mapping[str, str]) -> Lineage:
         """The lineage of the examples that were written."""
@@ -169,6 +190,7 @@ class _Job:
             valid=len(self.split.valid),
             files=files,
             weights=None if self.weights is None else self.weights.record,
+            general=None if self.general is None else self.general.record,
         )
 
 
@@ -210,7 +232,10 @@ def _staged(out: Path, force: bool) -> Iterator[Path]:
         try:
             yield stage
             side["meta"].unlink(missing_ok=True)  # from here on an old output is no longer whole
-            for target in (side["valid"], out, side["meta"]):
-                publish(stage / target.name, target)
+            if not (stage / side["general"].name).exists():
+                side["general"].unlink(missing_ok=True)
+            for target in (side["valid"], side["general"], out, side["meta"]):
+                if (stage / target.name).exists():
+                    publish(stage / target.name, target)
         finally:
             remove(stage)

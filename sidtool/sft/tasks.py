@@ -19,8 +19,9 @@ from sidtool.prompt.frames import (
     read_templates,
 )
 
-Per = Literal["user", "item", "query"]
-"""What examples are made of: training events of users, items of the catalog, or search queries."""
+Per = Literal["user", "item", "query", "document"]
+"""What examples are made of: training events of users, items of the catalog, search queries, or
+documents of a general corpus."""
 
 Source = Literal["sid", "title", "prefix", "query", "column"]
 """What the prompt shows: items as SIDs or titles, the first codes of a SID, a query, or a column of
@@ -90,6 +91,10 @@ FIELD_TASKS: Mapping[str, Task] = {
 some feedback (label-conditioned recommendation), and the feedback of an item (label prediction), as
 in OpenOneRec."""
 
+GENERAL_TASK = "general-text"
+"""The task of a general corpus, whose share `make-sft --general-share` is given in place of a
+weight."""
+
 _RESERVED = ("sid", "title", "prefix", "query", "text")
 """Words in task names that are not columns."""
 
@@ -104,6 +109,8 @@ def find_task(name: str) -> Task | None:
     """The task of a name, or None."""
     if name in TASKS:
         return TASKS[name]
+    if name == GENERAL_TASK:
+        return Task("document", "title", "text", "")
     if name in FIELD_TASKS and "FIELD" not in name:
         return FIELD_TASKS[name]
     for family, task in {**FAMILIES, **FIELD_TASKS}.items():
@@ -167,7 +174,11 @@ def text_prompt_task(weights: Mapping[str, float]) -> str | None:
 def check_weights(weights: Mapping[str, float]) -> None:
     """Raise UsageError unless there are tasks, all of them known and of positive weight."""
     for task in weights:
-        named_task(task)
+        if named_task(task).per == "document":
+            raise UsageError(
+                f"task {task} is no part of a mix",
+                hint="make-sft --general FILE makes its examples",
+            )
     if not weights or min(weights.values()) <= 0:
         raise UsageError(f"tasks need positive weights, not {dict(weights)}")
 
