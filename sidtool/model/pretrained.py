@@ -198,8 +198,8 @@ def _check_gguf(path: Path, stored: StoredWeights) -> None:
 def _model_class(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
     """The class of transformers that loads a checkpoint, by its configuration.
 
-    Raises DataError for an encoder-only model: some of them load as causal models, but attend to
-    later tokens, too."""
+    Raises DataError for a pair of models (EncoderDecoderModel), and for an encoder-only model: some
+    of them load as causal models, but attend to later tokens, too."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.models.auto import modeling_auto as names
 
@@ -208,6 +208,11 @@ def _model_class(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
     config = AutoConfig.from_pretrained(
         checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True
     )
+    if config.model_type == "encoder-decoder":
+        raise DataError(
+            f"{checkpoint.folder} is a pair of two models, each with a vocabulary of its own",
+            hint="use a model like T5 or BART, whose encoder and decoder share one",
+        )
     if model_kind(config) == "encoder-decoder":
         return AutoModelForSeq2SeqLM
     # a T5 without its decoder has the type of a whole one, of which there is no causal class

@@ -96,7 +96,7 @@ def grow_vocabulary(model: Any, n_rows: int) -> None:
                 setattr(layer, size, n_rows)
     if hasattr(model, "final_logits_bias"):
         model._resize_final_logits_bias(n_rows)
-    # T5Gemma and pairs of BERT models have a configuration for each half
+    # T5Gemma has a configuration for each half
     for part in (model, model.get_encoder(), model.get_decoder()):
         if hasattr(part.config, "vocab_size"):
             part.config.vocab_size = n_rows

@@ -127,6 +127,16 @@ def test_an_encoder_only_model_is_refused(tmp_path: Path) -> None:
             load_model(Checkpoint(tmp_path / name))
 
 
+def test_a_pair_of_models_is_refused(tmp_path: Path) -> None:
+    from transformers import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
+
+    bert = BertConfig(vocab_size=600, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    pair = EncoderDecoderConfig.from_encoder_decoder_configs(bert, bert)
+    save_base(tmp_path / "pair", EncoderDecoderModel(config=pair), tiny_tokenizer())
+    with pytest.raises(DataError, match="is a pair of two models, each with a vocabulary of its"):
+        load_model(Checkpoint(tmp_path / "pair"))
+
+
 def test_halves_with_configurations_of_their_own_grow(bundle: Bundle, tmp_path: Path) -> None:
     """T5Gemma has the number of its tokens in three places."""
     part = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
