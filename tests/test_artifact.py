@@ -81,5 +81,5 @@ def test_a_command_that_reads_splits_says_what_it_was_given(folder: Path) -> Non
 def test_the_bundle_of_a_model_is_named(folder: Path) -> None:
     (folder / "sid" / "sid.zarr").mkdir()
     assert f"the model's bundle is {folder / 'sid' / 'sid.zarr'}" in refused(
-        1, "inspect", folder / "sid"
+        1, "decode", folder / "sid", "<s_a_0>"
     )
