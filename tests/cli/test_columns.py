@@ -60,7 +60,6 @@ CASES = {
 OTHERS = {
     ("build-memory", "earlier_split"),
     ("build-memory", "items"),
-    ("make-sft", "interactions"),
     ("train", "split"),
 }
 """Files that are read after others with the same columns."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.cli.road import Road, done
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "reinforce"
-RECBOLE = "$work/data/recbole/dataset_example/ml-100k/ml-100k"
+RECBOLE = "$recbole/ml-100k"
 
 
 def commands(replaced: dict[str, str]) -> list[list[str]]:
@@ -34,7 +34,8 @@ def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
         "$model": "weighted",
     }
     ran = commands(replaced)
-    assert [words[0] for words in ran] == ["rl", "train", "make-sft", "train", "evaluate"]
+    names = ["rl", "train", "split", "make-sft", "train", "evaluate"]
+    assert [words[0] for words in ran] == names
     outputs = [done(*words).out for words in ran]
-    assert "weight exp(rating/1): 2.72 to 54.6" in outputs[2]
+    assert "weight exp(rating/1): 2.72 to 54.6" in outputs[3]
     assert "other model" in outputs[-1]

@@ -8,7 +8,7 @@ import pytest
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.memory.build import build_memory
-from sidtool.reinforcement.run import rl, settle
+from sidtool.reinforcement.run import plan_rl, rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.splits.split import Split
 from tests.reinforcement.test_run import FAST
@@ -22,19 +22,18 @@ def test_a_memory_of_another_split_is_refused(
 ) -> None:
     build_memory(make_split(seed=1), bundle).save(tmp_path / "memory.zarr")
     with pytest.raises(CompatibilityError, match=r"memory.zarr was made from split .* held-out"):
-        settle(
+        plan_rl(
             tuned,
             made,
             tmp_path / "out",
-            RlOptions(reward="collaborative=1"),
-            {},
+            options=RlOptions(reward="collaborative=1"),
             reward_memory=tmp_path / "memory.zarr",
         )
 
 
 def test_the_reward_value_needs_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
     with pytest.raises(UsageError, match=r"value needs weights, which .*train.jsonl has not"):
-        settle(tuned, made, tmp_path / "out", RlOptions(reward="value=1"), {})
+        plan_rl(tuned, made, tmp_path / "out", options=RlOptions(reward="value=1"))
 
 
 def test_a_collaborative_reward_alone_is_hacked_and_refused(

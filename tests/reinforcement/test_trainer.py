@@ -11,7 +11,7 @@ import torch
 
 from sidtool.recommendation.query import Query
 from sidtool.reinforcement.arguments import grpo_config
-from sidtool.reinforcement.run import settle
+from sidtool.reinforcement.run import plan_rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.reinforcement.setup import build_trainer
 from sidtool.reinforcement.trainer import GroupTrainer
@@ -30,7 +30,8 @@ Build = Callable[..., GroupTrainer]
 def build(tmp_path: Path, tuned: Path, made: Path) -> Build:
     def trainer(fields: dict[str, Any] | None = None, **options: Any) -> GroupTrainer:
         settings = RlOptions(**{"eval_users": 4, **options})
-        run = settle(tuned, made, tmp_path / "out", settings, {**FIELDS, **(fields or {})})
+        grpo_fields = {**FIELDS, **(fields or {})}
+        run = plan_rl(tuned, made, tmp_path / "out", options=settings, grpo_fields=grpo_fields)
         return build_trainer(run, grpo_config(run), False, None, None)
 
     return trainer
