@@ -45,8 +45,8 @@ def measure(name: str, vectors: Vectors, cells_only: bool) -> list[str]:
     if cells_only:
         return [*row, "", ""]
     exact, seconds = timed(directions, len(vectors))
-    found = by_cells.multiply(exact > 0).nnz / exact.nnz
-    return [*row, f"{seconds:.1f}", f"{found:.3f}"]
+    share = by_cells.multiply(exact > 0).nnz / exact.nnz
+    return [*row, f"{seconds:.1f}", f"{share:.3f}"]
 
 
 def rows(args: argparse.Namespace) -> Iterator[list[str]]:

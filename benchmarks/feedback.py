@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from environment import environment
 from model_values import model_values
-from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers
+from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
 from reinforce_table import METRICS, Values, differences
 from steps import StepError
 from table import markdown, spread
@@ -206,14 +206,7 @@ def result_table(result: Mapping[str, Any]) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
-    parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
-    parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
-    parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
+    parser = recipe_parser(__doc__)
     parser.add_argument("--feedback", required=True, help="column of the events")
     parser.add_argument("--users", required=True, help="table of users in DATA")
     parser.add_argument("--user-field", action="append", required=True, help="its columns")

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from environment import environment
-from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers
+from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
 from steps import StepError
 from table import markdown, spread
 
@@ -140,15 +140,8 @@ def worth(seeds: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     """Run, write WORK/result.json, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
-    parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
-    parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
+    parser = recipe_parser(__doc__)
     parser.add_argument("--embeddings", type=Path, help="file of vectors of all items")
-    parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
     parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
     parser.add_argument("--on", choices=("valid", "test"), default="test")
     args = parser.parse_args()

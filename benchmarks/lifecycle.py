@@ -21,7 +21,7 @@ from divided_items import NEW, OLD, divide_items
 from environment import environment
 from growth import METRIC, Growth, after_adding, measure
 from new_items import refuse_windows, write_windows_without
-from recipe import RECIPES, Dataset, Recipe, RecipeRun
+from recipe import Dataset, Recipe, RecipeRun, recipe_parser
 from steps import StepError
 from table import markdown
 
@@ -186,15 +186,8 @@ def item_rows(added: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 def main() -> int:
     """Run, write WORK/result.json, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
-    parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
-    parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
+    parser = recipe_parser(__doc__)
     parser.add_argument("--embeddings", type=Path, help="file of vectors of all items")
-    parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=("items", "codebook"), help="one of the two parts")
     args = parser.parse_args()

@@ -37,8 +37,7 @@ def write_windows_without(split: Split, new_items: Collection[str], out: Path) -
     so new items are targets and in histories.
 
     Raises ValueError for a split of windows, whose training events are not whole sequences."""
-    if split.windows is not None:
-        raise ValueError("items are added to whole sequences of events, not to windows")
+    refuse_windows(split)
     if out.exists():
         return out
     train: list[WindowRow] = []

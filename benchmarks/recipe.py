@@ -329,20 +329,27 @@ def parse_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(",") if number)
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+def recipe_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options of every script that runs recipes: data, work folder, recipe and
+    encoder."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
+    parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
     parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
+    parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = recipe_parser(__doc__)
     parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
     parser.add_argument("--teachers", type=parse_numbers, default=(0, 1, 2))
     parser.add_argument("--on", choices=("valid", "test"), default="test")
-    parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
     parser.add_argument("--bundle", type=Path, help="a finished bundle, instead of a new codebook")
-    parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
     parser.add_argument("--embeddings", type=Path, help="file of item vectors")
     parser.add_argument("--no-cooccurrence", action="store_true", help="codebook from text only")
     parser.add_argument("--no-memory", action="store_true", help="the models alone")

@@ -30,7 +30,7 @@ import numpy as np
 import yaml
 from environment import environment
 from model_values import model_values
-from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers
+from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
 from reinforce_table import START, Values, differences, group_means, result_tables
 from steps import StepError
 
@@ -345,14 +345,7 @@ def parse_rates(text: str) -> tuple[float, ...]:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
-    parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
-    parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
-    parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
+    parser = recipe_parser(__doc__)
     parser.add_argument("--embeddings", type=Path, help="file of vectors of all items")
     parser.add_argument("--bundle", type=Path, help="a finished bundle, instead of a new codebook")
     parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
