@@ -81,8 +81,8 @@ def _feedback(example: Example, name: str) -> Value | None:
 
 def _need(values: Values, field: str, option: str) -> Value | None:
     if field not in values:
-        there = ", ".join(values) or "none"
-        raise UsageError(f"{option}: the split has no such field, only {there}", hint=SPLIT_HINT)
+        names = ", ".join(values) or "none"
+        raise UsageError(f"{option}: the split has no such field, only {names}", hint=SPLIT_HINT)
     return values[field]
 
 

@@ -51,9 +51,10 @@ class IndexedExamples:
             histories.append(history[in_bundle])
             is_whole = example.fields is NO_FIELDS or in_bundle.all()
             places = np.flatnonzero(in_bundle).tolist()
-            known = example.fields if is_whole else example.fields.take(places)
+            of_items = example.fields if is_whole else example.fields.take(places)
             # a model that is told the feedback of the next item is told that of the target
-            fields.append(replace(known, feedback=example.feedback) if example.feedback else known)
+            feedback = example.feedback
+            fields.append(replace(of_items, feedback=feedback) if feedback else of_items)
         targets = np.array([index_of[example.item] for example in examples], dtype=np.int64)
         # retired items have a SID, so they stay in a history, but they are never recommended
         targets[(targets >= 0) & bundle.items.retired[targets]] = -1

@@ -168,8 +168,8 @@ def history_prompt_ids(
         form = prompt.item or "{title}"
         items = items_with_fields(form, texts, fields, prompt.separator)
     elif prompt.item:
-        shown = [sids(tokens.space, codes[None]) for codes in recent]
-        items = items_with_fields(prompt.item, shown, fields, prompt.separator)
+        texts = [sids(tokens.space, codes[None]) for codes in recent]
+        items = items_with_fields(prompt.item, texts, fields, prompt.separator)
     else:
         items = SidItems(tokens.space, recent)
     encoder = prompt_encoder(tokenizer, tokens)

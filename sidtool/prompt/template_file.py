@@ -47,35 +47,39 @@ def check_templates(
     history_as: Literal["sid", "title"],
     templates: Templates,
     types: FieldTypes,
-    told: str = "",
+    shown_feedback: str = "",
 ) -> None:
     """Raise UsageError unless the templates fit a task and a split with these fields: every slot is
-    known before the target of an example, but the feedback `told`, which a prompt may show."""
+    known before the target of an example, but `shown_feedback`, which a prompt may show."""
     for number, prompt in enumerate(templates.prompts):
         if prompt.count(HISTORY_SLOT) != 1:
             raise UsageError(f"template {prompt!r:.80} must contain {HISTORY_SLOT} exactly once")
         for slot in slots(prompt):
-            _check_frame_slot(slot, types, told)
+            _check_frame_slot(slot, types, shown_feedback)
         form = templates.item(number)
-        shown = Slot(history_as)
-        if form and [slot for slot in slots(form) if slot.part in ("sid", "title")] != [shown]:
-            raise UsageError(f"item {form!r:.80} of task {task} must contain {shown} exactly once")
+        history_slot = Slot(history_as)
+        if form and [slot for slot in slots(form) if slot.part in ("sid", "title")] != [
+            history_slot
+        ]:
+            raise UsageError(
+                f"item {form!r:.80} of task {task} must contain {history_slot} exactly once"
+            )
         for slot in slots(form):
             _check_item_slot(slot, types)
         if task == "sequence":
             _check_sequence(prompt, form, types)
 
 
-def _check_frame_slot(slot: Slot, types: FieldTypes, told: str) -> None:
-    if slot.part == "feedback" and slot.field != told:
+def _check_frame_slot(slot: Slot, types: FieldTypes, shown_feedback: str) -> None:
+    if slot.part == "feedback" and slot.field != shown_feedback:
         raise UsageError(
             f"{slot} is known only after the event that is to be predicted",
             hint=f"the task next-item-by-{slot.field} shows it",
         )
     if slot.part not in ("user", "context", "feedback", "gap"):
         raise UsageError(f"{slot} belongs into the form of an item, not into a prompt")
-    known = {"user": types.user, "context": types.context, "feedback": types.feedback}
-    _check_recorded(slot, known, types)
+    recorded = {"user": types.user, "context": types.context, "feedback": types.feedback}
+    _check_recorded(slot, recorded, types)
 
 
 def _check_item_slot(slot: Slot, types: FieldTypes) -> None:
@@ -87,11 +91,13 @@ def _check_item_slot(slot: Slot, types: FieldTypes) -> None:
     _check_recorded(slot, {"event": types.event}, types)
 
 
-def _check_recorded(slot: Slot, known: Mapping[str, Mapping[str, str]], types: FieldTypes) -> None:
-    if slot.field and slot.field not in known[slot.part]:
-        there = ", ".join(known[slot.part]) or "none"
+def _check_recorded(
+    slot: Slot, recorded: Mapping[str, Mapping[str, str]], types: FieldTypes
+) -> None:
+    if slot.field and slot.field not in recorded[slot.part]:
+        names = ", ".join(recorded[slot.part]) or "none"
         raise UsageError(
-            f"{slot} is no field of the split, whose {slot.part} fields are: {there}",
+            f"{slot} is no field of the split, whose {slot.part} fields are: {names}",
             hint=SPLIT_HINT,
         )
     if slot.part in ("gap", "ago") and not types.times:

@@ -68,9 +68,9 @@ def published_model_card(location: str, license: str, reference: str | None = No
     """The card of the model folder at `location` under this license; with the `reference` under
     which it is published, it says how to pull it."""
     contract = read_stored_model(location).contract
-    known = None if license == UNKNOWN_LICENSE else license
+    recorded = None if license == UNKNOWN_LICENSE else license
     bundle = Bundle.open(f"{location}/{BUNDLE_COPY}")
-    return model_card(replace(contract, license=known), bundle, reference=reference)
+    return model_card(replace(contract, license=recorded), bundle, reference=reference)
 
 
 def _template(name: str) -> Template:

@@ -29,8 +29,8 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
         hint = f"sidtool split EVENTS -o SPLIT --feedback {task.feedback}"
         need_field(task.feedback, labels, "feedback", hint)
     templates = _filled(name, task, templates, types)
-    told = task.feedback if task.target == "sid" else ""
-    check_templates(name, history_source(name), templates, types, told)
+    shown_feedback = task.feedback if task.target == "sid" else ""
+    check_templates(name, history_source(name), templates, types, shown_feedback)
     if task.target == "feedback":
         _check_prediction(templates)
     return templates
@@ -41,8 +41,8 @@ def trained_frame(prompt: HistoryPrompt, frame: PromptFrame, types: FieldTypes) 
     says what closes a completion. Raises UsageError if the split lacks a field."""
     items = (prompt.item,) if prompt.item else ()
     templates = Templates((prompt.template,), prompt.separator, items)
-    told = named_task(prompt.task).feedback
-    check_templates(prompt.task, prompt.history_as, templates, types, told)
+    shown_feedback = named_task(prompt.task).feedback
+    check_templates(prompt.task, prompt.history_as, templates, types, shown_feedback)
     return replace(prompt.frame, close=frame.close)
 
 

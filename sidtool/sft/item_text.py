@@ -61,10 +61,10 @@ class ItemRenderer:
         if source == "sid" and not frame.item:
             return SidItems(self._space, self._map.codes[list(indexes)])
         if source == "sid":
-            shown = [self.sid(index) for index in indexes]
+            texts = [self.sid(index) for index in indexes]
         else:
-            shown = [catalog(self.text("title", index)) for index in indexes]
-        return items_with_fields(frame.item or f"{{{source}}}", shown, fields, frame.separator)
+            texts = [catalog(self.text("title", index)) for index in indexes]
+        return items_with_fields(frame.item or f"{{{source}}}", texts, fields, frame.separator)
 
     def running_text(self, form: str, index: int) -> list[Segment]:
         """An item in running text: the form with its slots filled, {columns} by a line for each

@@ -115,10 +115,10 @@ class Fields:
 
         Raises DataError, which names the part, for an unknown or malformed one."""
         parts = _object(value, "fields")
-        known = ("user", "event", "context", "feedback", "times", "time")
+        part_names = ("user", "event", "context", "feedback", "times", "time")
         for key in parts:
-            if key not in known:
-                raise DataError(f"fields have no part {key!r:.60}, but {', '.join(known)}")
+            if key not in part_names:
+                raise DataError(f"fields have no part {key!r:.60}, but {', '.join(part_names)}")
         event = _object(parts.get("event"), "event")
         times = parts.get("times")
         time = parts.get("time")
@@ -181,6 +181,6 @@ def _time(value: Any) -> float:
 def need_field(name: str, fields: Mapping[str, FieldType], what: str, hint: str) -> FieldType:
     """The type of a field. Raises UsageError if a split has none of this name."""
     if name not in fields:
-        there = ", ".join(fields) or "none"
-        raise UsageError(f"the split has no {what} {name!r}, it has {there}", hint=hint)
+        names = ", ".join(fields) or "none"
+        raise UsageError(f"the split has no {what} {name!r}, it has {names}", hint=hint)
     return fields[name]

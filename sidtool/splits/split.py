@@ -64,14 +64,14 @@ class Example:
     @property
     def all_fields(self) -> Fields:
         """The fields of the history and of the event itself behind it, as events."""
-        known = self.fields
-        if known is NO_FIELDS:
+        before = self.fields
+        if before is NO_FIELDS:
             return NO_FIELDS
-        own = {**self.feedback, **known.context, TARGET: TARGET_VALUES[True]}
-        event = {name: (*values, own[name]) for name, values in known.event.items()}
-        if known.times is None or known.time is None:
-            return Fields(known.user, event)
-        return Fields(known.user, event, times=(*known.times, known.time))
+        of_event = {**self.feedback, **before.context, TARGET: TARGET_VALUES[True]}
+        event = {name: (*values, of_event[name]) for name, values in before.event.items()}
+        if before.times is None or before.time is None:
+            return Fields(before.user, event)
+        return Fields(before.user, event, times=(*before.times, before.time))
 
 
 @dataclass(frozen=True)
