@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from sidtool.model.extend import extend_model as extend_model
     from sidtool.model.load import load_model_folder as load_model_folder
     from sidtool.model.merge import merge as merge
+    from sidtool.model.model_tokens import model_tokens as model_tokens
     from sidtool.model.rebind import rebind as rebind
     from sidtool.pages.report import report as report
     from sidtool.presets.init_model import init_model as init_model
@@ -134,6 +135,7 @@ _MODULES = {
     "log": "registry.log",
     "make_sft": "sft.make_sft",
     "merge": "model.merge",
+    "model_tokens": "model.model_tokens",
     "open_bundle": "registry.references",
     "open_split": "splits.files",
     "prepare": "ingest.prepare",

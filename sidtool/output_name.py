@@ -37,6 +37,7 @@ PARQUET_FILE = OutputKind("Parquet", (".parquet", ".pq"))
 JSON_FILE = OutputKind("JSON", (".json",))
 HTML_FILE = OutputKind("an HTML page", (".html", ".htm"))
 NPZ_FILE = OutputKind("an .npz archive", (".npz",))
+BINARY_FILE = OutputKind("a binary vocabulary", (".bin",))
 
 
 def check_suffix(path: Path, kind: OutputKind) -> None:

@@ -98,6 +98,7 @@ def test_the_exported_names_are_these() -> None:
         "log",
         "make_sft",
         "merge",
+        "model_tokens",
         "open_bundle",
         "open_split",
         "prepare",

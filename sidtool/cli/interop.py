@@ -14,7 +14,6 @@ from sidtool.terminal.console import next_step, note, say, say_json, say_plan, s
 
 if TYPE_CHECKING:
     from sidtool.build.compare import BundleFigures
-    from sidtool.bundle import Bundle
     from sidtool.interop.convert import CatalogFile
 
 Catalog = Annotated[
@@ -98,7 +97,10 @@ def export(
     out: Annotated[
         Path,
         typer.Option(
-            "-o", "--out", help="A folder for minionerec, a .parquet, .json or .npz file otherwise."
+            "-o",
+            "--out",
+            help="A folder for minionerec; a .parquet, .json, .npz or .bin file for openonerec, "
+            "flashrec, static or xllm.",
         ),
     ],
     to: Annotated[System, typer.Option("--to", help="Target system.")],
@@ -106,7 +108,10 @@ def export(
     keys: KeysOption = "id",
     model: Annotated[
         str | None,
-        typer.Option(help="Model that FlashRec will serve; determines its --sid option."),
+        typer.Option(
+            help="Model that the engine serves: xllm needs its token ids, static is then over "
+            "them, FlashRec may need them for its --sid option."
+        ),
     ] = None,
     id_column: options.IdColumn = None,
     title_column: options.TitleColumn = None,
@@ -114,15 +119,16 @@ def export(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Export a bundle's map for another system; retired items are omitted."""
+    """Export a bundle's map for another system or an engine; retired items are omitted."""
     from sidtool.interop.convert import EXPORTS, check_export_options, export_map
+    from sidtool.model.model_tokens import model_tokens
     from sidtool.output import refuse_existing
     from sidtool.registry.references import open_bundle
 
     catalog = _catalog_file(items, id_column, title_column)
     check_export_options(to, items=catalog, keys=keys, has_model=model is not None)
     opened = open_bundle(bundle)
-    token_start = _token_start(model, opened) if model is not None else None
+    tokens = model_tokens(model, opened) if model is not None else None
     if dry_run:
         refuse_existing(out, force, EXPORTS[to])
         n_items = len(opened.active)
@@ -133,9 +139,7 @@ def export(
             system=to,
             items=n_items,
         )
-    exported = export_map(
-        opened, out, to, items=catalog, keys=keys, token_start=token_start, force=force
-    )
+    exported = export_map(opened, out, to, items=catalog, keys=keys, tokens=tokens, force=force)
     if json:
         files = [str(file) for file in exported.files]
         return say_json({"system": to, "files": files, "flashrec_sid": exported.flashrec_sid})
@@ -215,14 +219,6 @@ def _catalog_file(
     if id_column is not None or title_column is not None:
         raise UsageError("--id-column and --title-column require --items")
     return None
-
-
-def _token_start(model: str, bundle: "Bundle") -> int:
-    """The first SID token id of a model that is compatible with the bundle."""
-    from sidtool.model.load import check_model_folder
-
-    contract, _, _ = check_model_folder(model, bundle)
-    return contract.token_start
 
 
 def _say_comparison(bundles: list[str], figures: "list[BundleFigures]") -> None:

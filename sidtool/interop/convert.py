@@ -12,10 +12,13 @@ from sidtool.data.items import Items, read_items
 from sidtool.errors import SidtoolWarning, UsageError
 from sidtool.interop.flashrec import infers_layout, sid_option, write_flashrec
 from sidtool.interop.minionerec import Keys, read_minionerec, write_minionerec
+from sidtool.interop.model_tokens import ModelTokens
 from sidtool.interop.openonerec import read_openonerec, write_openonerec
 from sidtool.interop.static import write_static
+from sidtool.interop.xllm import write_xllm
 from sidtool.output import refuse_existing
 from sidtool.output_name import (
+    BINARY_FILE,
     BUNDLE,
     FOLDER,
     JSON_FILE,
@@ -25,7 +28,7 @@ from sidtool.output_name import (
     check_suffix,
 )
 
-System = Literal["minionerec", "openonerec", "flashrec", "static"]
+System = Literal["minionerec", "openonerec", "flashrec", "static", "xllm"]
 
 SUFFIXES: dict[str, System] = {".json": "minionerec", ".parquet": "openonerec"}
 """Systems whose maps can be imported, by the suffix of their files."""
@@ -35,8 +38,12 @@ EXPORTS: dict[System, OutputKind] = {
     "openonerec": PARQUET_FILE,
     "flashrec": JSON_FILE,
     "static": NPZ_FILE,
+    "xllm": BINARY_FILE,
 }
 """What an export writes."""
+
+WITH_TOKENS: tuple[System, ...] = ("flashrec", "static", "xllm")
+"""Systems whose export depends on a model's token ids."""
 
 
 @dataclass(frozen=True)
@@ -141,14 +148,16 @@ def export_map(
     *,
     items: CatalogFile | None = None,
     keys: Keys = "id",
-    token_start: int | None = None,
+    tokens: ModelTokens | None = None,
     force: bool = False,
 ) -> Exported:
     """Write the map of a bundle's active items for another system.
 
-    `out` is a folder for minionerec, a .parquet, .json or .npz file for the others. `items` and
-    `keys` apply to minionerec; `token_start`, the first SID token id of a model, to flashrec.
-    Raises UsageError for options that do not apply or an existing output.
+    `out` is a folder for minionerec, a .parquet, .json, .npz or .bin file for the others. `items`
+    and `keys` apply to minionerec. `tokens`, the token ids of a model (`model_tokens`), apply to
+    flashrec, which may need them for its --sid option; to static, whose table is then over token
+    ids; and to xllm, which requires them. Raises UsageError for options that do not apply or an
+    existing output.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")
@@ -156,37 +165,44 @@ def export_map(
         ['sids.json']
     """
     out = Path(out)
-    check_export_options(to, items=items, keys=keys, has_model=token_start is not None)
+    check_export_options(to, items=items, keys=keys, has_model=tokens is not None)
     check_suffix(out, EXPORTS[to])
     if to == "minionerec":
         catalog = items.read(bundle=bundle) if items is not None else None
         files = write_minionerec(bundle, out, items=catalog, keys=keys, force=force)
         return Exported(tuple(files))
+    if to == "flashrec":
+        return _export_flashrec(bundle, out, tokens, force)
     if to == "openonerec":
         write_openonerec(bundle, out, force=force)
     elif to == "static":
-        write_static(bundle, out, force=force)
+        write_static(bundle, out, tokens, force=force)
     else:
-        write_flashrec(bundle, out, force=force)
-        return _flashrec_export(bundle, out, token_start)
+        assert tokens is not None  # checked above
+        write_xllm(bundle, out, tokens, force=force)
     return Exported((out,))
 
 
 def check_export_options(
     to: System, *, items: CatalogFile | None, keys: Keys, has_model: bool
 ) -> None:
-    """Raise UsageError for options that do not apply to a system."""
+    """Raise UsageError for options that do not apply to a system, or that it lacks."""
     if to not in get_args(System):
         raise UsageError(f"unknown system {to!r}", hint=f"one of {', '.join(get_args(System))}")
     if to != "minionerec" and (items is not None or keys != "id"):
         raise UsageError(f"--items and --keys apply to --to minionerec, not to {to}")
-    if to != "flashrec" and has_model:
-        raise UsageError(f"--model applies to --to flashrec, not to {to}")
+    if to not in WITH_TOKENS and has_model:
+        raise UsageError(f"--model applies to --to {', '.join(WITH_TOKENS)}, not to {to}")
+    if to == "xllm" and not has_model:
+        raise UsageError("--to xllm writes token ids, and they depend on the model", hint="--model")
 
 
-def _flashrec_export(bundle: Bundle, out: Path, token_start: int | None) -> Exported:
-    if infers_layout(bundle.space):
+def _export_flashrec(
+    bundle: Bundle, out: Path, tokens: ModelTokens | None, force: bool
+) -> Exported:
+    inferred = infers_layout(bundle.space)
+    sid = sid_option(bundle.space, tokens) if tokens is not None else None
+    write_flashrec(bundle, out, force=force)
+    if inferred:
         return Exported((out,))
-    if token_start is None:
-        return Exported((out,), flashrec_needs_model=True)
-    return Exported((out,), flashrec_sid=sid_option(bundle.space, token_start))
+    return Exported((out,), flashrec_sid=sid, flashrec_needs_model=sid is None)

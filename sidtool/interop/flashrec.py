@@ -6,33 +6,48 @@ as in FlashRec's own converter. FlashRec infers the token layout from the tokeni
 key only for three levels with the spelling of OpenOneRec."""
 
 import json
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import UsageError
+from sidtool.errors import CompatibilityError, UsageError
+from sidtool.interop.model_tokens import ModelTokens
 from sidtool.output import new_file
 from sidtool.sid import SPELLINGS, SidSpace
 
 INFERRED_LEVELS = 3
 END = 1
 """Code of the end token in the level {begin, end}."""
+BLOCK = 1 << 12
+"""Items that are in memory at once."""
 
 
 def write_flashrec(bundle: Bundle, path: Path, *, force: bool = False) -> None:
-    """Write the active items in SID order. Raises UsageError if SIDs have no begin and end
-    token."""
+    """Write the active items in SID order, one SID after the other. Raises UsageError if SIDs have
+    no begin and end token."""
     if not bundle.space.has_begin_end_tokens:
         raise UsageError(
             "FlashRec needs a begin and an end token around a SID, and this bundle has none"
         )
-    catalog: dict[str, list[dict[str, str]]] = {}
-    for row in bundle.active:
-        codes = [*bundle.items.codes[row].tolist(), END]
-        key = ",".join(map(str, codes))
-        catalog.setdefault(key, []).append({"pid": bundle.items.ids[int(row)]})
-    text = json.dumps(catalog, ensure_ascii=False, separators=(",", ":"))
-    with new_file(path, force=force) as target:
-        target.write_text(text, encoding="utf-8")
+    with new_file(path, force=force) as target, target.open("w", encoding="utf-8") as stream:
+        separator = "{"
+        # equal SIDs follow each other
+        for key, items in groupby(_keys_and_ids(bundle), key=lambda pair: pair[0]):
+            pids = [{"pid": item} for _, item in items]
+            value = json.dumps(pids, ensure_ascii=False, separators=(",", ":"))
+            stream.write(f'{separator}"{key}":{value}')
+            separator = ","
+        stream.write("{}" if separator == "{" else "}")
+
+
+def _keys_and_ids(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    """The key of the SID and the id of each active item, in SID order."""
+    items = bundle.items
+    for start in range(0, len(bundle.active), BLOCK):
+        rows = bundle.active[start : start + BLOCK]
+        for row, codes in zip(rows.tolist(), items.codes[rows].tolist(), strict=True):
+            yield ",".join(map(str, [*codes, END])), items.ids[row]
 
 
 def infers_layout(space: SidSpace) -> bool:
@@ -41,11 +56,18 @@ def infers_layout(space: SidSpace) -> bool:
     return space.levels == INFERRED_LEVELS and spelling == SPELLINGS["openonerec"]
 
 
-def sid_option(space: SidSpace, token_start: int) -> str:
-    """The value of `--sid` for a model whose SID tokens start at `token_start`: START:END/SIZES.
+def sid_option(space: SidSpace, tokens: ModelTokens) -> str:
+    """The value of `--sid` for a model: START:END/SIZES.
 
-    The begin and end tokens are the last level: they follow the codes in the token block.
+    The begin and end tokens are the last level. Raises CompatibilityError unless the token ids are
+    one block, as FlashRec computes them by arithmetic.
     """
+    start = tokens.block_start
+    if start is None:
+        raise CompatibilityError(
+            "FlashRec needs SID tokens whose ids follow each other level by level, and those of "
+            "this model do not",
+            hint="serve this model with --to xllm or --to static",
+        )
     sizes = [*space.sizes, 2]
-    token_end = token_start + sum(sizes) - 1
-    return f"{token_start}:{token_end}/{','.join(map(str, sizes))}"
+    return f"{start}:{start + sum(sizes) - 1}/{','.join(map(str, sizes))}"

@@ -139,9 +139,10 @@ def test_flashrec_gets_the_option_that_it_cannot_infer(road: Road, tmp_path: Pat
             "apply to --to minionerec, not to static",
         ),
         (
-            ("export", "BUNDLE", "--to", "static", "-o", "OUT", "--model", "M"),
-            "applies to --to flashrec, not to static",
+            ("export", "BUNDLE", "--to", "openonerec", "-o", "OUT", "--model", "M"),
+            "--model applies to --to flashrec, static, xllm, not to openonerec",
         ),
+        (("export", "BUNDLE", "--to", "xllm", "-o", "OUT"), "they depend on the model"),
         (("import", "map.csv", "-o", "OUT"), "no known map has the suffix '.csv'"),
         (("import", "map.parquet", "-o", "OUT", "--info", "i.txt"), "apply to an index.json"),
         (("compare", "BUNDLE", "--field", "brand"), "--field requires --items"),

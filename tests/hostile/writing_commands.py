@@ -83,6 +83,13 @@ def heavy_inputs(folder: Path) -> None:
     done(*train, "--stage", "lora", "-o", folder / "adapted")
     done(*train, "--set", "softmax_over=trie", "-o", folder / "mixed")
     done("build-memory", folder / "split", bundle, "-o", folder / "memory.zarr")
+    # a bundle whose ids are numbers, for the engines that need them
+    by_line = ("--items", items, "--keys", "line")
+    done("export", bundle, "--to", "minionerec", *by_line, "-o", folder / "lines")
+    index = folder / "lines" / "index.json"
+    done("import", index, "--levels", "4x4x8", "-o", folder / "numbered.zarr")
+    extend = ("extend-model", folder / "base", folder / "numbered.zarr", "--init", "mean")
+    done(*extend, "-o", folder / "numbered")
     lines = (folder / "split" / "test.jsonl").read_text().splitlines()
     write_lines(folder / "requests.jsonl", lines[:8])
 
@@ -149,7 +156,12 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
     recommend = ("recommend", folder / "tuned", "--file", folder / "requests.jsonl")
     refresh = ("refresh", folder / "tuned", folder / "shop2.zarr")
     tune = ("tune-memory", folder / "mixed", folder / "split", folder / "memory.zarr")
+    engine = ("export", folder / "numbered.zarr", "--model", folder / "numbered", "--to")
     return {
+        "export xllm": Writing((*engine, "xllm"), ("export", bundle, "--to", "static"), out="out"),
+        "export static for a model": Writing(
+            (*engine, "static"), ("export", bundle, "--to", "static"), out="out.npz"
+        ),
         "init-model": Writing(init, (*init, "--seed", 1)),
         "extend-model": Writing(extend, (*extend, "--seed", 1)),
         "merge": Writing(("merge", folder / "adapted"), init),

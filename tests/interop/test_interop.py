@@ -23,6 +23,7 @@ from sidtool.interop.openonerec import read_openonerec, write_openonerec
 from sidtool.interop.static import StaticIndex, static_index, write_static
 from sidtool.sid import LETTERS, SidSpace
 from tests.bundles import small_bundle
+from tests.interop.cases import block_tokens
 from tests.shared_data import DATA
 
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
@@ -336,7 +337,7 @@ def test_a_malformed_parquet_map_is_refused(
 def test_flashrec_reads_the_same_tokens(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     bundle, start = small_bundle(10, sizes, duplicates=True), 1000
     write_flashrec(bundle, tmp_path / "sids.json")
-    block, spelled_sizes = sid_option(bundle.space, start).split("/")
+    block, spelled_sizes = sid_option(bundle.space, block_tokens(bundle, start)).split("/")
     first, last = map(int, block.split(":"))
     widths = list(map(int, spelled_sizes.split(",")))
     assert (
@@ -442,11 +443,14 @@ def test_columns_of_the_catalog_are_chosen(tmp_path: Path) -> None:
 
 
 def test_flashrec_gets_an_option_that_it_cannot_infer(tmp_path: Path) -> None:
-    inferred = export_map(small_bundle(), tmp_path / "a.json", "flashrec", token_start=5)
+    bundle = small_bundle()
+    tokens = block_tokens(bundle, 5)
+    inferred = export_map(bundle, tmp_path / "a.json", "flashrec", tokens=tokens)
     assert (inferred.flashrec_sid, inferred.flashrec_needs_model) == (None, False)
     four_levels = small_bundle(sizes=(2, 3, 4, 5))
     assert export_map(four_levels, tmp_path / "b.json", "flashrec").flashrec_needs_model
-    exported = export_map(four_levels, tmp_path / "c.json", "flashrec", token_start=5)
+    tokens = block_tokens(four_levels, 5)
+    exported = export_map(four_levels, tmp_path / "c.json", "flashrec", tokens=tokens)
     assert exported.flashrec_sid == "5:20/2,3,4,5,2"
 
 
@@ -454,8 +458,10 @@ def test_options_of_another_system_are_refused(tmp_path: Path) -> None:
     bundle = small_bundle()
     with pytest.raises(UsageError, match="apply to --to minionerec, not to static"):
         export_map(bundle, tmp_path / "x.npz", "static", keys="line")
-    with pytest.raises(UsageError, match="applies to --to flashrec, not to static"):
-        export_map(bundle, tmp_path / "x.npz", "static", token_start=0)
+    with pytest.raises(UsageError, match="applies to --to flashrec, static, xllm, not to open"):
+        export_map(bundle, tmp_path / "x", "openonerec", tokens=block_tokens(bundle, 0))
+    with pytest.raises(UsageError, match="writes token ids, and they depend on the model"):
+        export_map(bundle, tmp_path / "x.bin", "xllm")
     with pytest.raises(UsageError, match="unknown system 'tiger'"):
         export_map(bundle, tmp_path / "x", "tiger")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
