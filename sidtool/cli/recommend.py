@@ -31,7 +31,7 @@ def recommend(
         str | None,
         typer.Option(
             help='JSON Lines of requests {"user", "history" or "text", "allow", "deny", "fields"}, '
-            "or a Parquet file of such rows; - is stdin."
+            "or a Parquet file of such rows; - is stdin, answered whenever it pauses."
         ),
     ] = None,
     events: Annotated[
@@ -216,14 +216,15 @@ def _requests(
 ) -> "Iterable[Request | BadRequest]":
     """The requests of the one option that is given; those of --events need the model's record of
     columns. Raises UsageError unless it is exactly one option."""
-    from sidtool.recommendation.requests import Request, read_request_file, read_request_stream
+    from sidtool.recommendation.live import arriving_requests
+    from sidtool.recommendation.requests import Request, read_request_file
 
     if [history, file, query, events].count(None) != 3:
         raise UsageError("give one of --history, --file, --query and --events")
     if events is not None:
         return ()
     if file == "-":
-        return read_request_stream(standard_input().buffer)
+        return arriving_requests(standard_input().buffer)
     if file is not None:
         return read_request_file(Path(file))
     if query is not None:

@@ -299,8 +299,16 @@ def in_windows(
 ) -> Iterator[list[T]]:
     """Lists of up to `size` values, read as they are needed; progress is reported after each."""
     stream = iter(values)
+    windows = iter(lambda: list(islice(stream, size)), [])
+    yield from reporting(windows, total, progress)
+
+
+def reporting(
+    windows: Iterable[list[T]], total: int, progress: Progress | None
+) -> Iterator[list[T]]:
+    """Pass windows on, and report progress after each."""
     done = 0
-    while window := list(islice(stream, size)):
+    for window in windows:
         yield window
         done += len(window)
         if progress is not None:

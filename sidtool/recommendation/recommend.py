@@ -14,6 +14,7 @@ from sidtool.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.output import refuse_existing
 from sidtool.output_name import RESULTS
+from sidtool.recommendation.live import LiveRequests
 from sidtool.recommendation.outcome import Answer, Outcome, at_line
 from sidtool.recommendation.query import (
     WINDOW,
@@ -22,6 +23,7 @@ from sidtool.recommendation.query import (
     Query,
     QuerySession,
     in_windows,
+    reporting,
 )
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, Explanation, Recommendation, Request
@@ -76,12 +78,17 @@ def answer_each(
     progress: Progress | None = None,
 ) -> Iterator[Answer]:
     """As `recommend`, but a request that cannot be answered is a BadRequest among the answers and
-    stops no other; with `stop` its error is raised."""
-    run = _Run.of(model, options or RecommendOptions(), candidates)
+    stops no other; with `stop` its error is raised. LiveRequests are answered whenever they
+    pause."""
+    run = Recommender.of(model, options or RecommendOptions(), candidates)
     total = len(requests) if isinstance(requests, Sequence) else 0
     unknown = 0
     unknown_denied = 0
-    for window in in_windows(requests, WINDOW, total, progress):
+    if isinstance(requests, LiveRequests):
+        windows = reporting(requests.windows(WINDOW), total, progress)
+    else:
+        windows = in_windows(requests, WINDOW, total, progress)
+    for window in windows:
         for answer in run.answer(window):
             if isinstance(answer, BadRequest):
                 if stop:
@@ -132,12 +139,12 @@ def recommend_to_file(
 
 
 def _warn(message: str) -> None:
-    # 3: the caller of `answer_each` or of `_Run.of`
+    # 3: the caller of `answer_each` or of `Recommender.of`
     warnings.warn(message, SidtoolWarning, stacklevel=3)
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
+class Recommender:
     """What all requests of a run share."""
 
     model: LoadedModel
@@ -154,10 +161,12 @@ class _Run:
         model: LoadedModel | str | Path,
         options: RecommendOptions,
         candidates: Sequence[str] | None,
-    ) -> "_Run":
-        """Look up the lists of items. Raises DataError as `recommend` does."""
+        session: QuerySession | None = None,
+    ) -> "Recommender":
+        """Look up the lists of items; `session` is one of this model with these scores, if there
+        is one already. Raises DataError as `recommend` does."""
         loaded = load_model_folder(model) if isinstance(model, str | Path) else model
-        session = QuerySession.of(loaded, options.normalize)
+        session = session or QuerySession.of(loaded, options.normalize)
         if options.explain and session.mixture is None:
             raise UsageError(
                 "--explain needs a memory", hint="give --memory, or tune-memory's model"
@@ -185,8 +194,11 @@ class _Run:
 
     def answer(self, requests: Sequence[Request | BadRequest]) -> Iterator[Answer]:
         """The answers to a window of requests, in order."""
-        prepared = [self._prepare(request) for request in requests]
-        queries = [each.query for each in prepared if isinstance(each, _Prepared)]
+        return self.answer_prepared([self.prepare(request) for request in requests])
+
+    def answer_prepared(self, prepared: Sequence["Prepared | BadRequest"]) -> Iterator[Answer]:
+        """The answers to requests whose items were looked up, in order."""
+        queries = [each.query for each in prepared if isinstance(each, Prepared)]
         rank = self._by_beam if self.candidates is None else self._by_score
         if self.session.mixture is not None:
             rank = self._with_memory
@@ -198,7 +210,7 @@ class _Run:
 
     def _recommendation(
         self,
-        prepared: "_Prepared",
+        prepared: "Prepared",
         index: Sequence[int],
         scores: Sequence[float],
         explanations: tuple[Explanation, ...] | None = None,
@@ -216,7 +228,7 @@ class _Run:
             explanations=explanations,
         )
 
-    def _prepare(self, request: Request | BadRequest) -> "_Prepared | BadRequest":
+    def prepare(self, request: Request | BadRequest) -> "Prepared | BadRequest":
         """Look up the items of a request and build its prompt."""
         if isinstance(request, BadRequest):
             return request
@@ -229,7 +241,7 @@ class _Run:
             query = self._query(request, history, denied)
         except SidtoolError as error:
             return BadRequest(at_line(error, request.line), request.line, request.user)
-        return _Prepared(request, history, denied, query)
+        return Prepared(request, history, denied, query)
 
     def _query(self, request: Request, history: ItemIndex, denied_by_request: ItemIndex) -> Query:
         session = self.session
@@ -307,7 +319,7 @@ class _Run:
 
 
 @dataclass(frozen=True, eq=False)
-class _Prepared:
+class Prepared:
     """A request with its items looked up."""
 
     request: Request

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -356,3 +358,24 @@ def test_only_a_compatible_bundle_is_accepted(road: Road) -> None:
     assert "hint: train a model for this bundle" in message
     refused(3, "evaluate", road.tuned, road.split, "--bundle", road.other)
     assert "sidtool extend-model" in refused(3, "recommend", road.base, "--history", "b001")
+
+
+def test_a_coprocess_is_answered_line_by_line(
+    road: Road, requests: list[dict[str, Any]], requests_file: Path
+) -> None:
+    expected = done("recommend", road.tuned, "--file", requests_file, "--json").lines
+    command = [sys.executable, "-m", "sidtool", "recommend", str(road.tuned), "--file", "-"]
+    with subprocess.Popen(
+        [*command, "--json"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as coprocess:
+        assert coprocess.stdin is not None
+        assert coprocess.stdout is not None
+        for request, answer in zip(requests[:3], expected, strict=False):
+            coprocess.stdin.write(json.dumps(request) + "\n")
+            coprocess.stdin.flush()
+            # the next request is written when this one was answered
+            line = json.loads(coprocess.stdout.readline())
+            assert (line["user"], line["items"]) == (answer["user"], answer["items"])
+        coprocess.stdin.close()
+        assert coprocess.stdout.read() == ""
+    assert coprocess.returncode == 0
