@@ -206,7 +206,7 @@ class _TreeSearch:
         if self.normalize == "trie":
             log_probs = normalize_over_children(log_probs, valid)
         if filter_arrays is not None:
-            valid &= filter_arrays.alive(level, children)
+            valid &= filter_arrays.eligible(level, children) > 0
         totals = scores.unsqueeze(-1) + log_probs
         totals = totals.masked_fill_(~valid, -torch.inf)
         is_last = level == self.trie.levels - 1

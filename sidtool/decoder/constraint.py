@@ -118,7 +118,8 @@ class SidLogitsProcessor(LogitsProcessor):
         if self._filters is not None:
             rows_per_prompt = len(out) // len(self._filters)
             filters = [self._filters[row // rows_per_prompt] for row in rows.tolist()]
-            valid &= FilterArrays(filters, arrays, scores.device).alive(level, children)
+            eligible = FilterArrays(filters, arrays, scores.device).eligible(level, children)
+            valid &= eligible > 0
         child_scores = child_scores.masked_fill(~valid[:, 0], -torch.inf)
         # padding repeats a code that may be valid: the larger of the two scores wins
         empty = torch.full_like(level_scores, -torch.inf)

@@ -17,19 +17,15 @@ class AllowList:
 
     positions: NDArray[np.int64]
     """(n,) sorted positions of the items in SID order."""
-    leaves: NDArray[np.int64]
-    """(m,) sorted leaves of the items' SIDs."""
 
     @classmethod
     def of(cls, trie: Trie, item_index: NDArray[np.int64]) -> "AllowList":
         """The list of some of the bundle's items; those that the trie lacks are left out."""
-        positions = trie.positions(item_index)
-        return cls(positions, _distinct(trie.leaves(positions)))
+        return cls(trie.positions(item_index))
 
-    def intersect(self, trie: Trie, other: "AllowList") -> "AllowList":
+    def intersect(self, other: "AllowList") -> "AllowList":
         """The items on both lists."""
-        positions = self.positions[_member(self.positions, other.positions)]
-        return AllowList(positions, _distinct(trie.leaves(positions)))
+        return AllowList(self.positions[_member(self.positions, other.positions)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +60,12 @@ class LeafFilter:
         if self.allowed is not None:
             edges = np.searchsorted(self.allowed.positions, edges)
         return distinct[denied_items == edges[1] - edges[0]]
+
+    @property
+    def n_eligible(self) -> int:
+        """The number of items that pass the filter."""
+        n_allowed = self.trie.n_items if self.allowed is None else len(self.allowed.positions)
+        return n_allowed - len(self.denied)
 
     def eligible(self) -> NDArray[np.int64]:
         """The item index of all items that pass the filter."""

@@ -33,9 +33,14 @@ class TrieArrays:
         self.fan_out = [torch.arange(fan_out, device=device) for fan_out in trie.fan_out]
         self.sizes = trie.sizes
         self.n_leaves = trie.n_leaves
+        self.n_items = trie.n_items
+        self.leaf_start = None
+        """(leaves + 1,) int32: where the items of each SID start in SID order; None if each has
+        one."""
         self.log_size = None
         """(leaves,) float32: log of the number of items of each SID; None if each has one."""
         if trie.leaf_start is not None:
+            self.leaf_start = torch.from_numpy(trie.leaf_start).to(device)
             log_size = np.log(np.diff(trie.leaf_start)).astype(np.float32)
             self.log_size = torch.from_numpy(log_size).to(device)
 
@@ -92,12 +97,12 @@ class TrieArrays:
             exists &= is_child
         return nodes, exists
 
-    def first_leaf(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
-        """The first leaf below each node of a level; that of node + 1 is where the leaves of node
-        stop."""
+    def first_item(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
+        """The position in SID order of the first item below each node of a level; that of node + 1
+        is where the items of node stop."""
         for children in self.children[level + 1 :]:
             nodes = children[nodes].long()
-        return nodes
+        return nodes if self.leaf_start is None else self.leaf_start[nodes].long()
 
 
 def normalize_over_children(log_probs: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -109,8 +114,8 @@ def normalize_over_children(log_probs: torch.Tensor, valid: torch.Tensor) -> tor
 class FilterArrays:
     """The filters of a batch, one per prompt (None: every item may be recommended).
 
-    All lists of leaves are in one sorted array, with the number of the list as the high part of the
-    key, so that one binary search counts the leaves of a list in a range."""
+    All lists of items are in one sorted array, with the number of the list as the high part of the
+    key, so that one binary search counts the items of a list in a range."""
 
     def __init__(self, filters: Sequence[LeafFilter | None], trie: TrieArrays, device: Any) -> None:
         self._trie = trie
@@ -120,10 +125,10 @@ class FilterArrays:
         for leaf_filter in filters:
             allowed = None if leaf_filter is None else leaf_filter.allowed
             if allowed is not None:
-                allow_lists.setdefault(id(allowed), allowed.leaves)
+                allow_lists.setdefault(id(allowed), allowed.positions)
             list_numbers.append(-1 if allowed is None else list(allow_lists).index(id(allowed)))
             denied.append(
-                np.zeros(0, dtype=np.int64) if leaf_filter is None else leaf_filter.denied_leaves
+                np.zeros(0, dtype=np.int64) if leaf_filter is None else leaf_filter.denied
             )
         self.allowed_keys = self._keys(list(allow_lists.values()), device)
         self._denied_keys = self._keys(denied, device)
@@ -131,23 +136,24 @@ class FilterArrays:
         self._allow_list = torch.tensor(list_numbers, device=device).view(-1, 1, 1)
         self._prompt = torch.arange(len(filters), device=device).view(-1, 1, 1)
 
-    def alive(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
-        """(batch, beams, fan-out) bool: whether nodes of a level lead to a leaf that passes."""
-        first = self._trie.first_leaf(level, nodes)
-        stop = self._trie.first_leaf(level, nodes + 1)
+    def eligible(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
+        """(batch, beams, n) int64: how many items below nodes of a level pass."""
+        first = self._trie.first_item(level, nodes)
+        stop = self._trie.first_item(level, nodes + 1)
         listed = self._count(self.allowed_keys, self._allow_list.clamp_min(0), first, stop)
         allowed = torch.where(self._allow_list < 0, stop - first, listed)
-        return allowed > self._count(self._denied_keys, self._prompt, first, stop)
+        # only allowed items are on a filter's deny list
+        return allowed - self._count(self._denied_keys, self._prompt, first, stop)
 
     def _keys(self, lists: Sequence[NDArray[np.int64]], device: Any) -> torch.Tensor:
-        stride = self._trie.n_leaves + 1
-        keys = [leaves + number * stride for number, leaves in enumerate(lists)]
+        stride = self._trie.n_items + 1
+        keys = [positions + number * stride for number, positions in enumerate(lists)]
         return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *keys])).to(device)
 
     def _count(
         self, keys: torch.Tensor, number: torch.Tensor, first: torch.Tensor, stop: torch.Tensor
     ) -> torch.Tensor:
-        offset = number * (self._trie.n_leaves + 1)
+        offset = number * (self._trie.n_items + 1)
         before_stop = torch.searchsorted(keys, offset + stop)
         before_first = torch.searchsorted(keys, offset + first)
         return before_stop - before_first

@@ -185,7 +185,7 @@ class Recommender:
                 listed = AllowList.of(session.trie, items.rows(ids))
                 if not len(listed.positions):
                     raise DataError(f"none of the {len(ids)} ids of the {name} is an active item")
-                allowed = listed if allowed is None else listed.intersect(session.trie, allowed)
+                allowed = listed if allowed is None else listed.intersect(allowed)
         denied = items.rows(options.deny) if options.deny else np.zeros(0, dtype=np.int64)
         if len(denied) and (denied < 0).all():
             raise DataError(f"none of the {len(denied)} ids of the deny list is in the bundle")
@@ -250,7 +250,7 @@ class Recommender:
         if request.allow is not None:
             allowed = AllowList.of(session.trie, items.rows(request.allow))
             if self.allowed is not None:
-                allowed = allowed.intersect(session.trie, self.allowed)
+                allowed = allowed.intersect(self.allowed)
         denied = [self.denied, denied_by_request]
         if self.options.exclude_seen:
             denied.append(history)

@@ -45,7 +45,7 @@ def tries(draw: st.DrawFn) -> Trie:
 @given(
     tries(), st.lists(st.tuples(st.none() | rows_of_bundle, rows_of_bundle), min_size=1, max_size=4)
 )
-def test_a_node_is_allowed_if_an_item_below_it_passes(trie: Trie, lists: Any) -> None:
+def test_the_items_below_a_node_that_pass_are_counted(trie: Trie, lists: Any) -> None:
     filters = [
         LeafFilter.of(trie, None if allow is None else AllowList.of(trie, allow), deny)
         for allow, deny in lists
@@ -55,19 +55,19 @@ def test_a_node_is_allowed_if_an_item_below_it_passes(trie: Trie, lists: Any) ->
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
     for level in range(trie.levels):
         nodes = torch.arange(len(trie.codes[level])).expand(len(filters) + 1, 1, -1)
-        alive = masks.alive(level, nodes)[:, 0].tolist()
+        counts = masks.eligible(level, nodes)[:, 0].tolist()
         prefixes = sorted({tuple(row[: level + 1]) for row in codes.tolist()})
-        for (allow, deny), result in zip([*lists, (None, np.zeros(0))], alive, strict=True):
+        for (allow, deny), result in zip([*lists, (None, np.zeros(0))], counts, strict=True):
             good = eligible(trie, allow, deny)
-            alive_prefixes = {
-                tuple(codes[leaf, : level + 1].tolist())
-                for leaf in range(trie.n_leaves)
-                if good & set(trie.leaf_rows(leaf).tolist())
-            }
-            assert [prefix in alive_prefixes for prefix in prefixes] == result
+            below = dict.fromkeys(prefixes, 0)
+            for leaf in range(trie.n_leaves):
+                prefix = tuple(codes[leaf, : level + 1].tolist())
+                below[prefix] += len(good & set(trie.leaf_rows(leaf).tolist()))
+            assert list(below.values()) == result
     for (allow, deny), one in zip(lists, filters, strict=True):
         passing = [int(row) for leaf in range(trie.n_leaves) for row in one.items(leaf)]
         assert passing == sorted(eligible(trie, allow, deny))
+        assert one.n_eligible == len(passing)
 
 
 @settings(max_examples=25, deadline=None)
