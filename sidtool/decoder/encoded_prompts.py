@@ -48,14 +48,13 @@ class EncodedPrompts(nn.Module):
         cache: Cache,
         **options: Any,
     ) -> Any:
-        """The decoder's output for (batch, n) token ids, all at the depth behind that of the call
-        before; `cache` is that of the decoder's own keys and values."""
+        """The decoder's output for (batch, n) token ids, whose depths are their positions, the same
+        in each row; `cache` is that of the decoder's own keys and values."""
         if self._both_caches is None:
             self._both_caches = EncoderDecoderCache(cache, DynamicCache())
         # a cache that was cut has lost its deepest tokens
         del self._key_depths[cache.get_seq_length() :]
-        depth = self._key_depths[-1] + 1 if self._key_depths else 0
-        depths = [depth] * input_ids.shape[1]
+        depths = position_ids[0].tolist()
         self._key_depths += depths
         if self._reads_positions:
             options["position_ids"] = position_ids

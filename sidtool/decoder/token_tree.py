@@ -71,20 +71,47 @@ class TokenTree:
         return self._forward(ids, positions, None, base)[rows, last].unsqueeze(1)
 
     def step(self, ids: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
-        """Append (batch, beams) token ids -> (batch, beams, dim) hidden states.
+        """Append (batch, beams) token ids, or chains of n tokens (batch, beams, n) -> the hidden
+        states of the last tokens, (batch, beams, dim).
 
-        `parents` (batch, beams) is the index, within the step before, of the token that each
-        extends; in the first step all extend the prompt, index 0."""
-        batch, beams = ids.shape
+        `parents` (batch, beams) is the index, within the step before, of the token (of a chain:
+        the last one) that each extends; in the first step all extend the prompt, index 0."""
+        batch, beams = parents.shape
+        chain = 1 if ids.ndim == 2 else ids.shape[2]
         keys = self._visible.shape[-1]
         ancestors = self._visible.gather(1, parents.unsqueeze(-1).expand(-1, -1, keys))
-        itself = torch.eye(beams, dtype=torch.bool, device=self._device).expand(batch, -1, -1)
-        self._visible = torch.cat([ancestors, itself], dim=-1)  # (batch, beams, keys + beams)
-        position = (self._lengths + self._depth).unsqueeze(1)  # (batch, 1)
-        positions = position.expand(-1, beams)
+        same_chain = torch.eye(beams, dtype=torch.bool, device=self._device)
+        if chain > 1:
+            ancestors = ancestors.repeat_interleave(chain, dim=1)
+            not_later = torch.ones(chain, chain, dtype=torch.bool, device=self._device).tril()
+            same_chain = torch.kron(same_chain, not_later)
+        # (batch, beams * chain, keys + beams * chain)
+        visible = torch.cat([ancestors, same_chain.expand(batch, -1, -1)], dim=-1)
+        depths = self._depth + torch.arange(chain, device=self._device)
+        positions = (self._lengths[:, None] + depths).repeat(1, beams)  # (batch, beams * chain)
         self._key_positions = torch.cat([self._key_positions, positions], dim=1)
-        self._depth += 1
-        return self._forward(ids, positions, self._masks(position))
+        self._depth += chain
+        # tokens that are all at one position share their distances
+        distances = positions[:, :1] if chain == 1 else positions
+        mask = self._masks(visible, distances.unsqueeze(2) - self._key_positions.unsqueeze(1))
+        self._visible = visible[:, chain - 1 :: chain]  # what the next tokens attend to
+        return self._forward(ids.reshape(batch, -1), positions, mask)[:, chain - 1 :: chain]
+
+    def prune(self) -> None:
+        """Drop the tokens that no beam of the last step attends to, so that later steps do not
+        either. The keys of a row may then be of any depth, so only a causal model is pruned."""
+        if isinstance(self._base, EncodedPrompts):
+            return
+        used = self._visible[..., self._longest :].any(1)  # (batch, tree tokens)
+        n_kept = int(used.sum(1).max())
+        kept = used.int().argsort(dim=1, descending=True, stable=True)[:, :n_kept] + self._longest
+        for layer in self._cache.layers:
+            layer.select(kept, self._longest)
+        prompt = torch.arange(self._longest, device=self._device).expand(len(kept), -1)
+        kept = torch.cat([prompt, kept], dim=1)
+        self._key_positions = self._key_positions.gather(1, kept)
+        beams = self._visible.shape[1]
+        self._visible = self._visible.gather(2, kept.unsqueeze(1).expand(-1, beams, -1))
 
     def rewind(self) -> None:
         """Drop the trees: the next step extends the prompts."""
@@ -94,10 +121,10 @@ class TokenTree:
         self._visible = (self._key_positions < self._lengths[:, None]).unsqueeze(1)
         self._depth = 0
 
-    def _masks(self, position: torch.Tensor) -> Any:
-        """The mask of a step, whose tokens are all at `position` (batch, 1)."""
-        distances = (position - self._key_positions).unsqueeze(1)  # (batch, 1, keys)
-        return additive_masks(self._windows, self._visible, distances, self._base.dtype)
+    def _masks(self, visible: torch.Tensor, distances: torch.Tensor) -> Any:
+        """The mask of a step: `visible` (batch, queries, keys), and how many positions each key is
+        before each query, or before all of them (batch, 1, keys)."""
+        return additive_masks(self._windows, visible, distances, self._base.dtype)
 
     def _forward(
         self, ids: torch.Tensor, positions: torch.Tensor | None, mask: Any, base: Any = None
@@ -178,6 +205,15 @@ class _PreallocatedLayer(DynamicLayer):
         self.values[:, :, self.length : stop] = value_states
         self.length = stop
         return self.keys[:rows, :, :stop], self.values[:rows, :, :stop]
+
+    def select(self, kept: torch.Tensor, start: int) -> None:
+        """Of the tokens from `start` on, keep those at (rows, n) places."""
+        stop = start + kept.shape[1]
+        for states in (self.keys, self.values):
+            _, heads, _, dim = states.shape
+            places = kept[:, None, :, None].expand(-1, heads, -1, dim)
+            states[:, :, start:stop] = states.gather(2, places)
+        self.length = stop
 
     def get_seq_length(self, *_: Any) -> int:
         return self.length

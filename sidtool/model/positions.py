@@ -29,11 +29,16 @@ def check_positions(model: Any, n_prompt: int, n_answer: int) -> None:
     """Raise DataError if a prompt of `n_prompt` tokens is longer than a model reads before an
     answer of `n_answer`."""
     limit = prompt_positions(model, n_answer)
-    if limit is None or n_prompt <= limit:
-        return
     n_positions = max_positions(model)
     if is_encoder_decoder(model):
-        raise DataError(f"a prompt has {n_prompt} tokens, the model has {n_positions} positions")
+        # the decoder begins with a token of its own
+        longest = max(n_prompt, n_answer + 1)
+        if limit is not None and longest > limit:
+            name = "a prompt" if n_prompt == longest else "an answer"
+            raise DataError(f"{name} has {longest} tokens, the model has {n_positions} positions")
+        return
+    if limit is None or n_prompt <= limit:
+        return
     raise DataError(
         f"a prompt with its answer has {n_prompt + n_answer} tokens, the model has {n_positions} "
         "positions"
