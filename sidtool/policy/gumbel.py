@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.decoder.beam import TOKEN_BUDGET, check_tree_tokens
+from sidtool.decoder.gumbel_noise import gumbel_noise, perturb_children
 from sidtool.decoder.partial_head import DecodingHead
 from sidtool.decoder.probe import decoding_method
 from sidtool.decoder.token_tree import TokenTree
@@ -121,31 +122,6 @@ def _search(
         if level < arrays.levels - 1:
             hidden = tree.step(codes + start, best // children.shape[-1])
     return nodes.cpu().numpy(), log_probs.cpu().numpy(), noisy.cpu().numpy()
-
-
-def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """Standard Gumbel noise, float64, on the CPU: the same on every device."""
-    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
-    # `rand` may return 0, never 1
-    return -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float64).tiny)))
-
-
-def perturb_children(
-    parents: torch.Tensor, log_probs: torch.Tensor, valid: torch.Tensor, noise: torch.Tensor
-) -> torch.Tensor:
-    """(..., n) perturbed log-probabilities of the children of nodes whose own are (...), the
-    largest of each row being its node's; minus infinity where a child is not valid.
-
-    `log_probs` and `noise` are (..., n). A Gumbel variable is truncated at the node's value by its
-    distribution function, in the numerically stable form of appendix B.3 of the paper."""
-    perturbed = (log_probs + noise).masked_fill(~valid, -torch.inf)
-    largest = perturbed.amax(-1, keepdim=True)
-    parents = parents.unsqueeze(-1)
-    # log(1 - exp(perturbed - largest)) is minus infinity at the largest, which gets `parents`
-    gaps = (perturbed - largest).masked_fill(~valid, -torch.inf)
-    shifted = parents - perturbed + torch.log(-torch.expm1(gaps))
-    values = parents - shifted.clamp_min(0) - torch.log1p(torch.exp(-shifted.abs()))
-    return torch.where(valid, values, -torch.inf)
 
 
 def _select(

@@ -1,0 +1,1 @@
+"""Decodes lists: several SIDs one after another, none of whose items is repeated."""
