@@ -6,7 +6,7 @@ Python's, which is slower and strict: it refuses what it cannot read, with the l
 
 import csv
 from codecs import BOM_UTF8
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from io import TextIOWrapper
 from pathlib import Path
@@ -49,9 +49,7 @@ def read_delimited(path: Path, kind: str, names: Sequence[str]) -> dict[str, Col
     """The named columns. Raises DataError, with the line, for a malformed row."""
     import pyarrow as pa
 
-    available = header(path, kind)
-    places = {name: available.index(name) for name in names}
-    quotes = "none" if kind in RECBOLE else _quotes(path, DELIMITERS[kind])
+    places, quotes = _layout(path, kind, names)
     if quotes != "unusual":
         try:
             return _read_fast(path, kind, places, has_quotes=quotes == "usual")
@@ -60,10 +58,59 @@ def read_delimited(path: Path, kind: str, names: Sequence[str]) -> dict[str, Col
     return _read_strictly(path, kind, places)
 
 
+def delimited_batches(path: Path, kind: str, names: Sequence[str]) -> Iterator[dict[str, Column]]:
+    """As `read_delimited`, a block of the file at a time unless only the strict parser reads it."""
+    import pyarrow as pa
+
+    places, quotes = _layout(path, kind, names)
+    done = 0
+    if quotes != "unusual":
+        try:
+            for batch in _fast_batches(path, kind, places, has_quotes=quotes == "usual"):
+                yield batch
+                done += len(batch[names[0]])
+            return
+        except pa.ArrowInvalid:
+            pass  # Python's parser names the line, and reads rows of any length
+    yield {name: column.slice(done) for name, column in _read_strictly(path, kind, places).items()}
+
+
+def _layout(path: Path, kind: str, names: Sequence[str]) -> tuple[dict[str, int], str]:
+    """The place of each column in a row, and what quotes the file has."""
+    available = header(path, kind)
+    places = {name: available.index(name) for name in names}
+    return places, "none" if kind in RECBOLE else _quotes(path, DELIMITERS[kind])
+
+
 def _read_fast(
     path: Path, kind: str, places: dict[str, int], *, has_quotes: bool
 ) -> dict[str, Column]:
     """Read by pyarrow. Raises ArrowInvalid."""
+    from pyarrow import csv as arrow_csv
+
+    column_names, options = _fast_options(path, kind, places, has_quotes=has_quotes)
+    table = arrow_csv.read_csv(path, *options)
+    return {name: table[column] for name, column in column_names.items()}
+
+
+def _fast_batches(
+    path: Path, kind: str, places: dict[str, int], *, has_quotes: bool
+) -> Iterator[dict[str, Column]]:
+    """Read by pyarrow, block by block. Raises ArrowInvalid."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    column_names, options = _fast_options(path, kind, places, has_quotes=has_quotes)
+    with arrow_csv.open_csv(path, *options) as reader:
+        for batch in reader:
+            table = pa.Table.from_batches([batch])
+            yield {name: table[column] for name, column in column_names.items()}
+
+
+def _fast_options(
+    path: Path, kind: str, places: dict[str, int], *, has_quotes: bool
+) -> tuple[dict[str, str], tuple[Any, Any, Any]]:
+    """The column of the file for each name, and pyarrow's options."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
@@ -80,8 +127,7 @@ def _read_fast(
         column_types=dict.fromkeys(column_names.values(), pa.string()),
         strings_can_be_null=False,
     )
-    table = arrow_csv.read_csv(path, read_options, parse_options, convert_options)
-    return {name: table[column] for name, column in column_names.items()}
+    return column_names, (read_options, parse_options, convert_options)
 
 
 def _quotes(path: Path, delimiter: str) -> Literal["none", "usual", "unusual"]:

@@ -1,19 +1,23 @@
 """SHA-256 digests of columns of strings and of files."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from sidtool.errors import DataError
 
+BLOCK = 1 << 16
+"""Strings that are hashed at once; the digest depends on it."""
 
-def digest_strings(*columns: Sequence[str]) -> str:
-    """SHA-256 (hex) over columns of strings. Lengths are hashed too, so different columns never
-    feed the hash the same bytes."""
+
+def digest_strings(*columns: Iterable[str]) -> str:
+    """SHA-256 (hex) over columns of strings, each read once. Lengths are hashed too, so different
+    columns never feed the hash the same bytes."""
     state = hashlib.sha256()
     for column in columns:
-        for start in range(0, len(column), 1 << 16):
-            encoded = [text.encode("utf-8") for text in column[start : start + (1 << 16)]]
+        strings = iter(column)
+        while encoded := [text.encode("utf-8") for text in islice(strings, BLOCK)]:
             state.update(",".join(str(len(text)) for text in encoded).encode() + b":")
             state.update(b"".join(encoded))
         state.update(b"|")

@@ -1,16 +1,18 @@
 """User-item interactions (events): who interacted with which item, in which order.
 
-They are kept as arrays of shared strings: ten million events take a few hundred megabytes."""
+Ids are coded, so an event takes 24 bytes: 4 for each id, 8 for its order and 8 for its row. With a
+memory budget these arrays lie in files (`spilled_events`)."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.coded import Coded
 from sidtool.data.columns import (
     HISTORY_COLUMNS,
     ID_COLUMNS,
@@ -20,11 +22,10 @@ from sidtool.data.columns import (
     choose_column,
     need_column,
 )
-from sidtool.data.containers import Column
-from sidtool.data.digests import digest_strings
-from sidtool.data.tables import column_names, read_columns
-from sidtool.data.times import read_order
-from sidtool.errors import DataError, UsageError
+from sidtool.data.event_arrays import events_in_memory
+from sidtool.data.spilled_events import Spill, spilled_events
+from sidtool.data.tables import column_names
+from sidtool.errors import UsageError
 
 Order = Literal["column", "row"]
 """What orders events: a column, or the rows of the file."""
@@ -34,10 +35,10 @@ Order = Literal["column", "row"]
 class Interactions:
     """n events, sorted by user (in order of first appearance), then by order, then by file row."""
 
-    users: NDArray[np.object_]
-    """(n,) str."""
-    items: NDArray[np.object_]
-    """(n,) str."""
+    users: Coded[str]
+    """n ids; their codes ascend."""
+    items: Coded[str]
+    """n ids."""
     order: NDArray[np.float64]
     """(n,): the numbers of the order column, or seconds since 1970 if it holds dates."""
     columns: EventColumns
@@ -45,11 +46,24 @@ class Interactions:
     """SHA-256 over users, items and order."""
     rows: NDArray[np.int64]
     """(n,): the row of the file, from 0."""
-    cells: Mapping[str, list[str]]
+    cells: Mapping[str, Coded[str]]
     """Further columns that were read: n texts each, without blanks around them; "" for no value."""
 
     def __len__(self) -> int:
         return len(self.users)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """(users,): the index of each user's first event."""
+        codes = self.users.codes
+        is_first = np.ones(len(codes), dtype=np.bool_)
+        np.not_equal(codes[1:], codes[:-1], out=is_first[1:])
+        return np.flatnonzero(is_first)
+
+    @cached_property
+    def stops(self) -> NDArray[np.int64]:
+        """(users,): one more than the index of each user's last event."""
+        return np.append(self.starts[1:], len(self))
 
 
 @dataclass(frozen=True)
@@ -85,39 +99,29 @@ def read_interactions(
     *,
     recorded: EventColumns | None = None,
     further: Sequence[str] = (),
+    spill: Spill | None = None,
 ) -> Interactions:
     """Read events from a file of any type (`containers`), with the cells of `further` columns.
 
     Columns that are not named are those that a split has `recorded`, if the file has them, or
     guessed from USER_COLUMNS, ID_COLUMNS and ORDER_COLUMNS. Order is a number in all rows, or an
-    ISO date in all; ties keep the file's order.
+    ISO date in all; ties keep the file's order. With `spill` the same arrays are made within a
+    memory budget, and lie in files.
 
     Raises UsageError for a missing column or a file of windows, DataError for malformed or empty
     cells."""
     available = column_names(path)
     columns = choose_event_columns(path, available, names or EventNames(), recorded)
-    read = [columns.user, columns.item, *([columns.order] if columns.order else [])]
     for name in further:
         choose_column(path, available, name, (), "events")
-    read += further
-    table = read_columns(path, list(dict.fromkeys(read)), ids=[columns.user, columns.item])
-    user_codes, users = _coded(path, table[columns.user], "user id")
-    item_codes, items = _coded(path, table[columns.item], "item id")
-    if not len(user_codes):
-        raise DataError(f"{path} holds no events")
-    if columns.order is None:
-        moments = np.arange(len(user_codes), dtype=np.float64)
-        keys: NDArray[Any] = moments
+    if spill is None:
+        events = events_in_memory(path, columns, further)
     else:
-        keys, moments = read_order(path, table[columns.order])
-    rows = np.lexsort((keys, user_codes))  # stable: ties stay in file order
-    user_codes = user_codes[rows]
-    item_codes = item_codes[rows]
-    moments = moments[rows]
-    digest = _digest(users, items, user_codes, item_codes, moments)
-    cells = {name: _texts(table[name], rows) for name in further}
-    ordered = (users[user_codes], items[item_codes], moments)
-    return Interactions(*ordered, columns, digest, rows, cells)
+        events = spilled_events(path, columns, further, spill)
+    users = Coded[str](events.users, events.user_codes)
+    items = Coded[str](events.items, events.item_codes)
+    cells = {name: Coded[str](*column) for name, column in events.cells.items()}
+    return Interactions(users, items, events.order, columns, events.digest, events.rows, cells)
 
 
 def choose_event_columns(
@@ -163,41 +167,3 @@ def choose_event_columns(
         recorded=recorded.order if recorded else None,
     )
     return EventColumns(user, item, order)
-
-
-def _coded(
-    path: Path, column: Column, content: str
-) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
-    """(n,) codes in order of first appearance, and the string of each code."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    coded = pc.fill_null(column, "").combine_chunks().dictionary_encode()
-    if isinstance(coded, pa.ChunkedArray):  # more text than one array of 32-bit offsets holds
-        coded = coded.unify_dictionaries()
-        names: list[str] = coded.chunk(0).dictionary.to_pylist() if coded.num_chunks else []
-        codes = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks]).astype(
-            np.int64
-        )
-    else:
-        names, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy().astype(np.int64)
-    if "" in names:
-        raise DataError(
-            f"{path}, row {int(np.argmax(codes == names.index(''))) + 1}: the {content} is empty"
-        )
-    return codes, np.array(names, dtype=object)
-
-
-def _texts(column: Column, rows: NDArray[np.int64]) -> list[str]:
-    """The cells of these rows as texts without blanks around them, "" for no value."""
-    import pyarrow.compute as pc
-
-    trimmed = pc.utf8_trim_whitespace(pc.fill_null(column, ""))
-    return trimmed.to_numpy(zero_copy_only=False)[rows].tolist()
-
-
-def _digest(users: Any, items: Any, *columns: NDArray[Any]) -> str:
-    state = hashlib.sha256(digest_strings(users, items).encode())
-    for column in columns:
-        state.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).tobytes())
-    return state.hexdigest()

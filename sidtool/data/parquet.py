@@ -12,6 +12,8 @@ from sidtool.data.parquet_footer import claimed_values
 from sidtool.errors import DataError
 
 ROWS_AT_ONCE = 1024
+BATCH_ROWS = 1 << 17
+"""Rows of a batch of columns."""
 FREE_ROWS = 1 << 16
 """Rows that a file of any size may have."""
 FREE_VALUES = 1 << 22
@@ -35,6 +37,24 @@ def read_parquet(path: Path, names: Sequence[str], ids: Container[str]) -> dict[
     return {
         name: (id_strings if name in ids else _strings)(path, name, table[name]) for name in names
     }
+
+
+def parquet_batches(
+    path: Path, names: Sequence[str], ids: Container[str]
+) -> Iterator[dict[str, Column]]:
+    """As `read_parquet`, BATCH_ROWS rows at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parquet_column_names(path)
+    for file in open_dataset(path).files:
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(BATCH_ROWS, columns=list(names)):
+                table = pa.Table.from_batches([batch])
+                yield {
+                    name: (id_strings if name in ids else _strings)(path, name, table[name])
+                    for name in names
+                }
 
 
 def open_dataset(path: Path) -> Any:

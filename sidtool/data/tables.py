@@ -7,14 +7,14 @@ object as JSON. So columns of mixed types (Amazon's `price`) can be read.
 Ids are stricter: a text as it stands, with blanks around it, or a whole number. 1 and "1" are one
 id; 1.0 and true are none. In a CSV file every cell is a text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sidtool.data.containers import DELIMITERS, PARQUET, Column, read_errors, suffix
-from sidtool.data.delimited import header, read_delimited
+from sidtool.data.delimited import delimited_batches, header, read_delimited
 from sidtool.data.json_tables import json_column_names, read_json
 from sidtool.data.locate import table_files
-from sidtool.data.parquet import parquet_column_names, read_parquet
+from sidtool.data.parquet import parquet_batches, parquet_column_names, read_parquet
 from sidtool.errors import DataError
 
 
@@ -52,6 +52,26 @@ def read_columns(path: Path, names: Sequence[str], *, ids: Sequence[str] = ()) -
         )
         for name in names
     }
+
+
+def column_batches(
+    path: Path, names: Sequence[str], *, ids: Sequence[str] = ()
+) -> Iterator[dict[str, Column]]:
+    """As `read_columns`, some rows at a time: delimited files in blocks of 16 MiB, Parquet files in
+    batches of rows. JSON files are read whole, one after the other, and so is a delimited file that
+    only the strict parser reads."""
+    names = list(dict.fromkeys(names))
+    table = table_files(path)
+    with table.named_errors():
+        for file in table.files:
+            kind = suffix(file)
+            with read_errors(file):
+                if kind in DELIMITERS:
+                    yield from delimited_batches(file, kind, names)
+                elif kind in PARQUET:
+                    yield from parquet_batches(file, names, ids)
+                else:
+                    yield read_json(file, kind, names, ids)
 
 
 def _column_names(path: Path) -> tuple[str, ...]:

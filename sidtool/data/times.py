@@ -30,12 +30,15 @@ def parse_time(text: str) -> float:
     return number
 
 
-def read_order(path: Path, column: Column) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def read_order(
+    path: Path, column: Column, first_row: int = 0
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """(n,) keys that sort events, and (n,) float64 numbers or seconds since 1970.
 
     The keys are the numbers, unless these are equal for different moments: nanoseconds since 1970
     have more digits than a float64. Raises DataError, with the row, for a cell that is neither a
     number nor a date, and if some are numbers and others are dates: 20210101 could be either.
+    `first_row` is the row of the first cell, from 0.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -44,36 +47,54 @@ def read_order(path: Path, column: Column) -> tuple[NDArray[Any], NDArray[np.flo
     try:
         numbers = pc.cast(column, pa.float64()).to_numpy()
     except pa.ArrowInvalid:
-        numbers = _parse_cells(path, column.to_pylist())
+        numbers = _parse_cells(path, column.to_pylist(), first_row)
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if len(wrong):
         row = int(wrong[0])
-        raise DataError(f"{path}, row {row + 1}: the order is {column[row].as_py()!r}")
+        cell = column[row].as_py()
+        raise DataError(f"{path}, row {first_row + row + 1}: the order is {cell!r}")
     numbers = np.asarray(numbers, dtype=np.float64)
     longest = pc.max(pc.binary_length(column)).as_py() or 0
     return _exact_keys(column, numbers) if longest > FLOAT_DIGITS else numbers, numbers
 
 
-def _parse_cells(path: Path, cells: Sequence[str]) -> NDArray[np.float64]:
+def _parse_cells(path: Path, cells: Sequence[str], first_row: int) -> NDArray[np.float64]:
     numbers = np.empty(len(cells), dtype=np.float64)
     rows: dict[str, int] = {}  # the first number and the first date
     for row, cell in enumerate(cells):
-        kind = "number" if NUMBER.fullmatch(cell) else "date"
+        kind = _kind(cell)
         first = rows.setdefault(kind, row)
         try:
             numbers[row] = parse_time(cell)
         except (ValueError, OverflowError) as error:
             raise DataError(
-                f"{path}, row {row + 1}: the order {cell!r} is neither a number nor an ISO date"
+                f"{path}, row {first_row + row + 1}: the order {cell!r} is neither a number nor an "
+                "ISO date"
             ) from error
         if first == row and len(rows) == 2:
-            number, date = rows["number"], rows["date"]
-            raise DataError(
-                f"{path}: the order is the number {cells[number]!r} in row {number + 1} and the "
-                f"date {cells[date]!r} in row {date + 1}",
-                hint="write all of them as ISO dates, or all as numbers",
-            )
+            named = {kind: (first_row + at, cells[at]) for kind, at in rows.items()}
+            raise _mixed(path, named["number"], named["date"])
     return numbers
+
+
+def check_same_kind(path: Path, first: tuple[int, str], other: tuple[int, str]) -> None:
+    """Raise DataError if one of two cells of an order, each with its row from 0, is a number and
+    the other a date."""
+    cells = {_kind(cell): (row, cell) for row, cell in (first, other)}
+    if len(cells) == 2:
+        raise _mixed(path, cells["number"], cells["date"])
+
+
+def _kind(cell: str) -> str:
+    return "number" if NUMBER.fullmatch(cell) else "date"
+
+
+def _mixed(path: Path, number: tuple[int, str], date: tuple[int, str]) -> DataError:
+    return DataError(
+        f"{path}: the order is the number {number[1]!r} in row {number[0] + 1} and the date "
+        f"{date[1]!r} in row {date[0] + 1}",
+        hint="write all of them as ISO dates, or all as numbers",
+    )
 
 
 def _exact_keys(column: Column, numbers: NDArray[np.float64]) -> NDArray[Any]:

@@ -1,0 +1,141 @@
+"""Events sorted within a budget equal those that are sorted in memory, value for value."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.data.interactions import EventNames, Interactions, read_interactions
+from sidtool.data.spilled_events import LONG_ORDER, SORTED_EVENT, Spill, spill_beside
+from sidtool.data.tables import column_batches, read_columns
+from sidtool.errors import DataError, UsageError
+from tests.data.files import Table, write_table
+
+ORDERS = {
+    "number": lambda number: str(number),
+    "date": lambda number: f"2024-01-{1 + number:02d}T00:00:00",
+    "nanoseconds": lambda number: str(1_700_000_000_000_000_000 + number),
+}
+
+
+def table_of(seed: int, events: int, order: str) -> Table:
+    """Random events of about five users; rating and device have empty cells."""
+    rng = random.Random(seed)
+    return {
+        "user_id": [f"u{rng.randrange(5)}" for _ in range(events)],
+        "item_id": [f"i{rng.randrange(9)}" for _ in range(events)],
+        "timestamp": [ORDERS[order](rng.randrange(20)) for _ in range(events)],
+        "rating": [rng.choice(["", "1", "2.5", " 3"]) for _ in range(events)],
+    }
+
+
+def check_equal(actual: Interactions, expected: Interactions) -> None:
+    assert actual.digest == expected.digest
+    assert actual.columns == expected.columns
+    for one, other in (
+        (actual.users, expected.users),
+        (actual.items, expected.items),
+        (actual.cells["rating"], expected.cells["rating"]),
+    ):
+        assert one.names.tolist() == other.names.tolist()
+        np.testing.assert_array_equal(one.codes, other.codes)
+    np.testing.assert_array_equal(actual.rows, expected.rows)
+    np.testing.assert_array_equal(actual.order, expected.order)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    events=st.integers(1, 60),
+    order=st.sampled_from(sorted(ORDERS)),
+    by_row=st.booleans(),
+    budget=st.sampled_from([61, 100_000]),
+    name=st.sampled_from(["x.csv", "x.csv.gz", "x.parquet", "x.jsonl"]),
+)
+def test_a_sort_in_files_equals_one_in_memory(
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    events: int,
+    order: str,
+    by_row: bool,
+    budget: int,
+    name: str,
+) -> None:
+    folder = tmp_path_factory.mktemp("spill")
+    path = write_table(folder / name, table_of(seed, events, order))
+    names = EventNames(order_by="row") if by_row else EventNames()
+    (folder / "spilled").mkdir()
+    entry = SORTED_EVENT if by_row or order == "number" else LONG_ORDER
+    spill = Spill(folder / "spilled", budget * entry)
+    expected = read_interactions(path, names, further=["rating"])
+    check_equal(read_interactions(path, names, further=["rating"], spill=spill), expected)
+
+
+def test_partitions_and_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of a few rows of two files, distributed to several partitions."""
+    monkeypatch.setattr("sidtool.data.parquet.BATCH_ROWS", 7)
+    (tmp_path / "events").mkdir()
+    for number in (0, 1):
+        write_table(tmp_path / f"events/{number}.parquet", table_of(number, 40, "number"))
+    whole = read_interactions(tmp_path / "events", further=["rating"])
+    largest = int((whole.stops - whole.starts).max())
+    with spill_beside(tmp_path / "out", largest * SORTED_EVENT) as spill:
+        spilled = read_interactions(tmp_path / "events", further=["rating"], spill=spill)
+        check_equal(spilled, whole)
+        assert isinstance(spilled.order, np.memmap)
+        assert not list(spill.folder.glob("part-*"))
+    assert {path.name for path in tmp_path.iterdir()} == {"events"}
+
+
+def test_batches_of_a_delimited_file_are_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidtool.data.delimited.BLOCK_BYTES", 64)
+    table = table_of(3, 50, "number")
+    path = write_table(tmp_path / "x.csv", table)
+    batches = list(column_batches(path, list(table)))
+    assert len(batches) > 5
+    for name, column in read_columns(path, list(table)).items():
+        assert [cell for batch in batches for cell in batch[name].to_pylist()] == column.to_pylist()
+
+
+def test_the_strict_parser_goes_on_where_the_fast_one_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidtool.data.delimited.BLOCK_BYTES", 64)
+    path = write_table(tmp_path / "x.csv", table_of(3, 50, "number"))
+    with path.open("a") as stream:
+        stream.write("too,few\n")
+    with pytest.raises(DataError, match=r"line 52: 2 cells, the header has 4"):
+        list(column_batches(path, ["user_id"]))
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["1", "2", "2024-01-01"], r"number '1' in row 1 and the date '2024-01-01' in row 3"),
+        (["1", "2", "never"], r"row 3: the order 'never'"),
+    ],
+)
+def test_an_error_names_the_row_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: list[str], message: str
+) -> None:
+    monkeypatch.setattr("sidtool.data.parquet.BATCH_ROWS", 1)
+    table = {"user": ["u"] * 3, "item": ["a"] * 3, "timestamp": cells}
+    path = write_table(tmp_path / "x.parquet", table)
+    with spill_beside(tmp_path / "out", 10_000) as spill, pytest.raises(DataError, match=message):
+        read_interactions(path, spill=spill)
+
+
+def test_a_budget_below_the_events_of_one_user_is_refused(tmp_path: Path) -> None:
+    table = {"user": ["u"] * 30 + ["v"], "item": ["a"] * 31, "timestamp": ["1"] * 31}
+    path = write_table(tmp_path / "x.parquet", table)
+    with (
+        spill_beside(tmp_path / "out", 29 * SORTED_EVENT) as spill,
+        pytest.raises(UsageError, match="31 events do not fit") as refusal,
+    ):
+        read_interactions(path, spill=spill)
+    assert f"--memory of at least {30 * SORTED_EVENT} bytes" in str(refusal.value.hint)
