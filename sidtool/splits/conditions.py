@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.coded import Coded
 from sidtool.data.times import NUMBER
 from sidtool.errors import UsageError
 from sidtool.splits.fields import FieldType, Value
@@ -58,4 +59,6 @@ class Condition:
                 f"--target {self.text!r}: texts are equal (=) or not (!=)",
                 hint=f"if {self.field} holds numbers, --feedback {self.field}:float",
             )
+        if isinstance(values, Coded):
+            return self.holds(values.names.tolist(), kind)[values.codes]
         return np.array([value is not None and compare(value, other) for value in values])

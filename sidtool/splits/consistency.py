@@ -3,8 +3,11 @@
 The digest of a split covers training events and targets. Histories follow from them: without this
 check, a changed history in a folder whose file digests were recomputed would be read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
+from sidtool.data.coded import Coded
 from sidtool.errors import IntegrityError
 from sidtool.splits.split import MIN_LENGTH, Example, Split, window_sequences
 
@@ -55,10 +58,13 @@ def _check_events(split: Split) -> None:
                 f"train.jsonl: user {user_events.user!r} has positions "
                 f"{user_events.positions[:5]}, not 0, 1, 2 ... of each event"
             )
-    events_of = {user_events.user: user_events.items for user_events in split.train}
-    for name, examples in (("valid.jsonl", split.valid), ("test.jsonl", split.test)):
-        for example in sorted(examples, key=lambda example: (example.user, example.position)):
-            events = events_of.get(example.user, ())
+    trained = {user_events.user: row for row, user_events in enumerate(split.train)}
+    parts = (("valid.jsonl", split.valid), ("test.jsonl", split.test))
+    for user, of_user in _examples_by_user(parts):
+        events: tuple[str, ...] = ()
+        if user in trained:
+            events = split.train[trained[user]].items
+        for name, example in of_user:
             if not events and split.protocol == "temporal":
                 events = example.history[:1]  # an event without a history is in no part
             if split.fields.target:
@@ -71,7 +77,26 @@ def _check_events(split: Split) -> None:
                 )
             if example.history != events:
                 raise IntegrityError(_difference(name, example, events))
-            events_of[example.user] = (*events, example.item)
+            events = (*events, example.item)
+
+
+def _examples_by_user(
+    parts: Sequence[tuple[str, Sequence[Example]]],
+) -> Iterator[tuple[str, Iterator[tuple[str, Example]]]]:
+    """Each user with examples: those of the first part by position, then those of the next, each
+    with the name of its part."""
+    sizes = [len(part) for _, part in parts]
+    users = Coded[str].of(example.user for _, part in parts for example in part)
+    positions = np.array(
+        [example.position for _, part in parts for example in part], dtype=np.int64
+    )
+    part_of = np.repeat(np.arange(len(parts)), sizes)
+    index_of = np.concatenate([np.arange(size) for size in sizes])
+    order = np.lexsort((positions, part_of, users.codes))
+    ends = np.cumsum(np.bincount(users.codes, minlength=len(users.names))).tolist()
+    for user, start, stop in zip(users.names, [0, *ends[:-1]], ends, strict=True):
+        chosen = [(int(part_of[row]), int(index_of[row])) for row in order[start:stop]]
+        yield user, ((parts[part][0], parts[part][1][index]) for part, index in chosen)
 
 
 def _check_left_out(split: Split) -> None:

@@ -2,7 +2,8 @@
 
 Memory grows with the pairs that occur, not with the square of the number of items."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,12 +60,50 @@ def count_cooccurrence(
             f"no two of the {len(ids)} items co-occur in {n_events} training events",
             hint="do the item ids of --interactions match the catalog's?",
         )
-    events = np.bincount(np.concatenate(sequences), minlength=len(ids))
+    events = np.bincount(sequences.items, minlength=len(ids))
     record = CooccurrenceRecord(split.protocol, n_events, split.train_digest, window, decay)
     return Cooccurrence(counts, events, record)
 
 
-def item_sequences(split: Split, ids: Sequence[str]) -> list[NDArray[np.int64]]:
+class ItemSequences(Sequence[NDArray[np.int64]]):
+    """The items of n users as numbers, in one array."""
+
+    def __init__(self, items: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
+        self.items = items
+        """(events,) of all users, one user after the other"""
+        self.offsets = offsets
+        """(n + 1,): where each user's items start in `items`"""
+
+    @classmethod
+    def of(cls, sequences: Iterable[Iterable[int]]) -> "ItemSequences":
+        """Join sequences of numbers."""
+        if isinstance(sequences, ItemSequences):
+            return sequences
+        items = array("q")
+        offsets = array("q", [0])
+        for sequence in sequences:
+            items.extend(sequence)
+            offsets.append(len(items))
+        return cls(np.frombuffer(items, np.int64), np.frombuffer(offsets, np.int64))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(n,)"""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self))
+            offsets = self.offsets[start : max(start, stop) + 1]
+            return ItemSequences(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
+        place = range(len(self))[index]
+        return self.items[self.offsets[place] : self.offsets[place + 1]]
+
+
+def item_sequences(split: Split, ids: Sequence[str]) -> ItemSequences:
     """The training events of each user as indexes into `ids`; events of other items are left out.
 
     Raises RefusedError if a held-out event is among the training events."""
@@ -77,10 +116,9 @@ def item_sequences(split: Split, ids: Sequence[str]) -> list[NDArray[np.int64]]:
     if leaked:
         raise RefusedError(f"{leaked} held-out events are among the training events, not 0")
     row_of = {item: row for row, item in enumerate(ids)}
-    return [
-        np.array([row_of[item] for item in sequence.items if item in row_of], dtype=np.int64)
-        for sequence in split.train
-    ]
+    return ItemSequences.of(
+        [row_of[item] for item in sequence.items if item in row_of] for sequence in split.train
+    )
 
 
 def count_pairs(
@@ -94,10 +132,10 @@ def count_pairs(
     of users nor the order of updates changes them."""
     from scipy import sparse
 
-    items = np.concatenate([np.zeros(0, dtype=np.int64), *sequences])
-    lengths = [len(sequence) for sequence in sequences]
-    users = np.repeat(np.arange(len(sequences)), lengths)
-    largest_gap = min(window, max(lengths, default=1))
+    joined = ItemSequences.of(sequences)
+    items = joined.items
+    users = np.repeat(np.arange(len(joined)), joined.lengths)
+    largest_gap = min(window, int(joined.lengths.max(initial=1)))
     total = sparse.csr_matrix((n_items, n_items), dtype=np.int64)
     for gap in range(1, largest_gap + 1):
         earlier = items[:-gap]

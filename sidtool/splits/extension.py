@@ -4,7 +4,7 @@ A later split has new events, items and users, so its digest differs. It extends
 if nothing that it holds out was seen in training or in validation there."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 
 from sidtool.errors import CompatibilityError
@@ -21,8 +21,9 @@ def extended(split: Split, earlier: Split) -> Split:
     item). Raises CompatibilityError if an event that `split` holds out may have been a training
     event of `earlier`, or one that it holds out for test a training or validation event there.
     """
-    train = _occurrences(split.train)
-    earlier_train = _occurrences(earlier.train)
+    held_out = {*_targets(split.valid), *_targets(split.test)}
+    train = _occurrences(split.train, held_out)
+    earlier_train = _occurrences(earlier.train, held_out)
     _check(split, (*split.valid, *split.test), "training", earlier_train, train)
     train.update(_targets(split.valid))
     earlier_train.update(_targets(earlier.valid))
@@ -50,8 +51,12 @@ def _check(
             )
 
 
-def _occurrences(sequences: Iterable[UserSequence]) -> Occurrences:
-    return Counter((sequence.user, item) for sequence in sequences for item in sequence.items)
+def _occurrences(
+    sequences: Iterable[UserSequence], counted: Container[tuple[str, str]]
+) -> Occurrences:
+    """How often each of the `counted` pairs occurs."""
+    pairs = ((sequence.user, item) for sequence in sequences for item in sequence.items)
+    return Counter(pair for pair in pairs if pair in counted)
 
 
 def _targets(examples: Iterable[Example]) -> Iterator[tuple[str, str]]:

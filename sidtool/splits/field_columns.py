@@ -10,6 +10,7 @@ from typing import Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.coded import Coded, object_array
 from sidtool.data.columns import USER_COLUMNS, need_column
 from sidtool.data.interactions import Interactions
 from sidtool.data.tables import column_names, read_columns
@@ -108,10 +109,10 @@ class FieldTable:
     """The fields of n events, in the order of their `Interactions`."""
 
     types: FieldTypes
-    columns: Mapping[str, Sequence[Value | None]]
+    columns: Mapping[str, Coded[Value | None]]
     """Field -> n values"""
-    times: Sequence[float] | None
-    """n times in seconds since 1970"""
+    times: NDArray[np.int64] | NDArray[np.float64] | None
+    """(n,) times in seconds since 1970"""
     users: Mapping[str, Values]
     is_target: NDArray[np.bool_]
     """(n,)"""
@@ -121,7 +122,7 @@ class FieldTable:
         return Fields(
             self.users.get(user, dict.fromkeys(self.types.user)),
             {name: tuple(values[start:stop]) for name, values in self.columns.items()},
-            times=None if self.times is None else tuple(self.times[start:stop]),
+            times=None if self.times is None else tuple(self.times[start:stop].tolist()),
         )
 
 
@@ -133,19 +134,19 @@ def read_fields(path: Path, events: Interactions, options: FieldOptions) -> Fiel
     types, a value that is not of its type, an order that is no time, or a user with two rows."""
     _refuse_ids(events, options)
     types: dict[str, FieldType] = {}
-    columns: dict[str, Sequence[Value | None]] = {}
-    rows = events.rows.tolist()
+    columns: dict[str, Coded[Value | None]] = {}
     for name in options.event_fields:
         flag = "--context" if name in options.context else "--feedback"
         cells = events.cells[name.name]
-        types[name.name], columns[name.name] = typed_values(path, name, cells, rows, flag)
+        types[name.name], columns[name.name] = typed_values(path, name, cells, events.rows, flag)
     is_target = np.ones(len(events), dtype=np.bool_)
     for condition in options.conditions:
         is_target &= condition.holds(columns[condition.field], types[condition.field])
     if options.conditions:
         if not is_target.any():
             raise DataError(f"no event of {path} fulfills --target {' '.join(options.target)}")
-        columns[TARGET] = [TARGET_VALUES[flag] for flag in is_target.tolist()]
+        marks = object_array(TARGET_VALUES[flag] for flag in (False, True))
+        columns[TARGET] = Coded(marks, is_target.astype(np.int8))
     user_types, users = _read_users(options, events)
     table_types = FieldTypes(
         {name.name: types[name.name] for name in options.all_feedback},
@@ -168,12 +169,12 @@ def _refuse_ids(events: Interactions, options: FieldOptions) -> None:
 
 
 def typed_values(
-    path: Path, name: FieldName, cells: Sequence[str], rows: Sequence[int], flag: str
-) -> tuple[FieldType, list[Value | None]]:
+    path: Path, name: FieldName, cells: Coded[str], rows: NDArray[np.int64], flag: str
+) -> tuple[FieldType, Coded[Value | None]]:
     """The type of a column and its values; `rows` are the numbers of the cells' rows, from 0, and
     `flag` names the column in errors. An empty cell is None. Raises DataError."""
-    # in the order of the cells, so that an error names the first row
-    kinds: dict[str, FieldType] = {cell: _kind(cell) for cell in dict.fromkeys(cells) if cell}
+    # in the order of the rows, so that an error names the first one
+    kinds: dict[str, FieldType] = {cell: _kind(cell) for cell in cells.names.tolist() if cell}
     first: dict[bool, str] = {}  # whether text -> the first such cell
     for cell, actual in kinds.items():
         first.setdefault(actual == "str", cell)
@@ -197,8 +198,8 @@ def typed_values(
                 f"{path}, row {_row(cells, rows, cell)}: {name.name} is {cell!r:.60}, no {kind}"
             )
     convert: Callable[[str], Value] = {"str": str, "float": float, "int": int}[kind]
-    values = {cell: convert(cell) for cell in kinds}
-    return kind, [values.get(cell) for cell in cells]
+    values = (convert(cell) if cell else None for cell in cells.names.tolist())
+    return kind, Coded(object_array(values), cells.codes)
 
 
 def _kind(cell: str) -> FieldType:
@@ -208,9 +209,10 @@ def _kind(cell: str) -> FieldType:
     return "float" if is_number else "str"
 
 
-def _row(cells: Sequence[str], rows: Sequence[int], cell: str) -> int:
+def _row(cells: Coded[str], rows: NDArray[np.int64], cell: str) -> int:
     """The number, from 1, of the first row of the file with a cell."""
-    return 1 + min(row for row, other in zip(rows, cells, strict=True) if other == cell)
+    code = cells.names.tolist().index(cell)
+    return 1 + int(rows[cells.codes == code].min())
 
 
 def _read_users(
@@ -238,13 +240,13 @@ def _read_users(
             raise DataError(f"{path}: user {user!r} is in rows {row_of[user] + 1} and {row + 1}")
         row_of[user] = row
     types: dict[str, FieldType] = {}
-    columns: dict[str, list[Value | None]] = {}
+    columns: dict[str, Coded[Value | None]] = {}
     for name in names:
-        cells = [(cell or "").strip() for cell in table[name.name].to_pylist()]
+        cells = Coded[str].of((cell or "").strip() for cell in table[name.name].to_pylist())
         types[name.name], columns[name.name] = typed_values(
-            path, name, cells, range(len(cells)), "--user-field"
+            path, name, cells, np.arange(len(cells)), "--user-field"
         )
-    in_events = set(events.users.tolist())
+    in_events = set(events.users.names.tolist())
     users = {
         user: {name: values[row] for name, values in columns.items()}
         for user, row in row_of.items()
@@ -262,7 +264,7 @@ def _read_users(
     return types, users
 
 
-def _seconds(path: Path, events: Interactions) -> list[float]:
+def _seconds(path: Path, events: Interactions) -> NDArray[np.int64] | NDArray[np.float64]:
     """The times of events in seconds since 1970. Raises DataError if their order is no time."""
     largest = float(np.abs(events.order).max())
     per_second = next((unit for start, unit in UNITS if largest >= start), None)
@@ -274,4 +276,4 @@ def _seconds(path: Path, events: Interactions) -> list[float]:
         )
     seconds = events.order / per_second
     whole = seconds.astype(np.int64)
-    return (whole if (whole == seconds).all() else seconds).tolist()
+    return whole if (whole == seconds).all() else seconds

@@ -11,6 +11,7 @@ In format 2 a line of train.jsonl has `fields`: {"user": {"age": 24}, "event": {
 with the `context` and the `time` of its target, and the target's own `feedback`."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -21,6 +22,7 @@ from sidtool.data.containers import PARQUET
 from sidtool.data.digests import file_digest
 from sidtool.data.interactions import EventNames, read_interactions
 from sidtool.data.locate import parquet_files
+from sidtool.data.spilled_events import Spill, spill_beside
 from sidtool.data.times import parse_time
 from sidtool.documents import parse_json
 from sidtool.errors import DataError, IntegrityError, UsageError
@@ -30,6 +32,7 @@ from sidtool.splits.consistency import check_parts
 from sidtool.splits.examples import read_events, read_examples, write_events, write_examples
 from sidtool.splits.extension import extended
 from sidtool.splits.field_columns import FieldOptions, read_fields
+from sidtool.splits.packed import Packer
 from sidtool.splits.protocols import given, leave_one_out, temporal
 from sidtool.splits.record import Cuts, Protocol, SplitManifest
 from sidtool.splits.split import Split, SplitOrigin
@@ -104,10 +107,15 @@ class SplitOptions:
 
 
 def make_split(
-    events: Path, options: SplitOptions | None = None, *, recorded: EventColumns | None = None
+    events: Path,
+    options: SplitOptions | None = None,
+    *,
+    recorded: EventColumns | None = None,
+    spill: Spill | None = None,
 ) -> Split:
     """Split a file of events; under `given`, `events` holds the training windows. `recorded` are
-    the columns of an earlier split of such events.
+    the columns of an earlier split of such events. With `spill`, events are sorted within a memory
+    budget and lie in files.
 
     Raises UsageError, DataError as the readers and the protocols do."""
     options = options or SplitOptions()
@@ -115,7 +123,9 @@ def make_split(
         return given(events, options.valid, options.test)
     cuts = options.cuts  # parsed before the events are read
     further = [name.name for name in options.fields.event_fields]
-    interactions = read_interactions(events, options.columns, recorded=recorded, further=further)
+    interactions = read_interactions(
+        events, options.columns, recorded=recorded, further=further, spill=spill
+    )
     table = read_fields(events, interactions, options.fields) if options.fields.any else None
     if options.protocol == "leave-one-out":
         return leave_one_out(interactions, table)
@@ -127,10 +137,14 @@ def split_events(
     out: str | Path,
     options: SplitOptions | None = None,
     *,
+    memory: int | None = None,
     dry_run: bool = False,
     force: bool = False,
 ) -> SplitManifest:
     """Split a file of events and write the split folder `out`. Returns its manifest.
+
+    With `memory`, a number of bytes, events are sorted within it, in files beside the output; the
+    split is the same, byte for byte. Ids come on top (`Spill`).
 
     A dry run writes nothing; the manifest then lists no files. Raises UsageError if the output
     exists or options contradict each other, DataError for malformed events or an empty part,
@@ -143,16 +157,21 @@ def split_events(
     """
     out = Path(out)
     refuse_existing(out, force, FOLDER)
-    earlier = None
-    if options is not None and options.extends is not None:
-        earlier = read_split(options.extends)
-    columns = None if earlier is None else earlier.origin.columns
-    split = make_split(Path(events), options, recorded=columns)
-    if earlier is not None:
-        split = extended(split, earlier)
-    if dry_run:
-        return split.manifest({})
-    return write_split(split, out, force=force)
+    options = options or SplitOptions()
+    if memory is not None and options.protocol == "given":
+        raise UsageError("a memory budget is for events: windows are held in memory")
+    with nullcontext() if memory is None else spill_beside(out, memory) as spill:
+        split = _split_of(Path(events), options, spill)
+        return split.manifest({}) if dry_run else write_split(split, out, force=force)
+
+
+def _split_of(events: Path, options: SplitOptions, spill: Spill | None) -> Split:
+    """The split of events, checked against the one that it extends."""
+    if options.extends is None:
+        return make_split(events, options, spill=spill)
+    earlier = open_split(options.extends, spill=spill)
+    split = make_split(events, options, recorded=earlier.origin.columns, spill=spill)
+    return extended(split, earlier)
 
 
 def write_split(split: Split, out: Path, *, force: bool = False) -> SplitManifest:
@@ -204,8 +223,8 @@ def read_manifest(folder: Path) -> SplitManifest:
     return manifest
 
 
-def read_split(folder: Path) -> Split:
-    """Read a split folder.
+def read_split(folder: Path, arrays: Path | None = None) -> Split:
+    """Read a split folder. With `arrays`, an existing folder, the events lie in files there.
 
     Raises as `read_manifest` does, DataError for a malformed line, and IntegrityError for parts
     that contradict the manifest or the protocol."""
@@ -213,11 +232,15 @@ def read_split(folder: Path) -> Split:
     windows = None
     if manifest.protocol == "given":
         windows = tuple(read_examples(folder / WINDOWS))
+    packer = Packer(arrays)
+    train = packer.sequences(read_events(folder / TRAIN))
+    valid = packer.examples(read_examples(folder / VALID))
+    test = packer.examples(read_examples(folder / TEST))
     split = Split(
         manifest.protocol,
-        train=tuple(read_events(folder / TRAIN)),
-        valid=tuple(read_examples(folder / VALID)),
-        test=tuple(read_examples(folder / TEST)),
+        train=train(),
+        valid=valid(),
+        test=test(),
         windows=windows,
         origin=SplitOrigin(
             manifest.events_digest,
@@ -253,13 +276,23 @@ def is_split_folder(path: Path) -> bool:
     return (path / MANIFEST).exists() or not parquet_files(path)
 
 
-def open_split(path: str | Path, *, recorded: EventColumns | None = None) -> Split:
+def open_split(
+    path: str | Path, *, recorded: EventColumns | None = None, spill: Spill | None = None
+) -> Split:
     """The split of a folder that `sidtool split` wrote, or of a file of events.
 
     A file of events is split by leave-one-out with `recorded` or guessed columns, which gives the
-    same digest as `sidtool split FILE` without options. Raises as `read_split` or `make_split`
+    same digest as `sidtool split FILE` without options. With `spill` the events lie in files of its
+    folder, and a table is sorted within its budget. Raises as `read_split` or `make_split`
     does."""
     path = Path(path)
     if is_split_folder(path):
-        return read_split(path)
-    return make_split(path, recorded=recorded)
+        return read_split(path, None if spill is None else _arrays_folder(path, spill))
+    return make_split(path, recorded=recorded, spill=spill)
+
+
+def _arrays_folder(split: Path, spill: Spill) -> Path | None:
+    """Where the events of a split folder are put: nowhere if they fit the budget, since an event
+    takes no more bytes in memory than in its file."""
+    size = sum(file.stat().st_size for file in split.iterdir())
+    return None if size <= spill.budget else spill.subfolder("split")

@@ -6,7 +6,6 @@ from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import read_interactions
 from sidtool.splits.fields import NO_FIELDS, Fields
 from sidtool.splits.files import is_split_folder, read_split
-from sidtool.splits.protocols import user_spans
 from sidtool.splits.split import Split
 
 History = tuple[tuple[str, ...], Fields]
@@ -26,9 +25,10 @@ def user_histories(source: Path, *, recorded: EventColumns | None = None) -> dic
             _histories_of_events(split) if split.windows is None else _histories_of_windows(split)
         )
     interactions = read_interactions(source, recorded=recorded)
+    spans = zip(interactions.starts.tolist(), interactions.stops.tolist(), strict=True)
     return {
-        user: (tuple(interactions.items[start:stop].tolist()), NO_FIELDS)
-        for user, start, stop in user_spans(interactions)
+        interactions.users[start]: (tuple(interactions.items[start:stop].tolist()), NO_FIELDS)
+        for start, stop in spans
     }
 
 

@@ -8,25 +8,27 @@ With a condition of what is a target (`--target`), other events stay in historie
 holds out the last two targets of a user, and what lies between them or behind them is in no
 training event."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.coded import Coded
 from sidtool.data.digests import digest_strings
 from sidtool.data.interactions import Interactions
 from sidtool.errors import DataError, UsageError
 from sidtool.splits.field_columns import FieldTable
-from sidtool.splits.fields import NO_FIELDS, Fields, FieldTypes
+from sidtool.splits.fields import Fields, Values
+from sidtool.splits.packed import PackedExamples, PackedSequences, Ragged
 from sidtool.splits.record import Cuts
 from sidtool.splits.split import (
     MIN_LENGTH,
     Example,
     Split,
     SplitOrigin,
-    UserSequence,
     window_events,
     window_sequences,
 )
@@ -44,21 +46,20 @@ def leave_one_out(interactions: Interactions, table: FieldTable | None = None) -
     Users with fewer than MIN_LENGTH targets are trained on and not evaluated. Every event is a
     target, unless `table` says otherwise; it holds the fields of the events. Raises DataError if a
     part is empty."""
-    train: list[UserSequence] = []
-    valid: list[Example] = []
-    test: list[Example] = []
-    left_out = 0
-    for log in _user_logs(interactions, table):
-        trained = len(log.items)
-        if len(log.targets) >= MIN_LENGTH:
-            *_, first, last = log.targets
-            trained = first
-            valid.append(log.example(first))
-            test.append(log.example(last))
-            left_out += len(log.items) - last - 1
-        train.append(log.sequence(trained))
-    origin = _origin(interactions, table, None, left_out)
-    return _checked(Split("leave-one-out", tuple(train), tuple(valid), tuple(test), None, origin))
+    logs = _UserLogs(interactions, table)
+    starts, stops = interactions.starts, interactions.stops
+    # the targets of each user are at places first:last of all targets
+    last = np.searchsorted(logs.targets, stops)
+    evaluated = np.flatnonzero(last - np.searchsorted(logs.targets, starts) >= MIN_LENGTH)
+    valid = logs.targets[last[evaluated] - 2]
+    test = logs.targets[last[evaluated] - 1]
+    trained = stops.copy()
+    trained[evaluated] = valid
+    left_out = int((stops[evaluated] - test - 1).sum())
+    users = np.arange(len(starts))
+    train = logs.sequences(users, trained)
+    parts = (train, logs.examples(evaluated, valid), logs.examples(evaluated, test))
+    return _checked(Split("leave-one-out", *parts, None, logs.origin(None, left_out)))
 
 
 def temporal(
@@ -76,67 +77,79 @@ def temporal(
         raise UsageError(
             f"validation starts at {cuts.valid_from}, after test, which starts at {cuts.test_from}"
         )
-    train: list[UserSequence] = []
-    valid: list[Example] = []
-    test: list[Example] = []
-    left_out = 0
-    for log in _user_logs(interactions, table):
-        first_valid = int(np.searchsorted(log.order, cuts.valid_from))
-        first_test = int(np.searchsorted(log.order, cuts.test_from))
-        if first_valid > 0:
-            train.append(log.sequence(first_valid))
-        else:
-            left_out += 1
-        # position 0 is skipped: an example needs a history
-        held_out = [position for position in log.targets if position >= max(first_valid, 1)]
-        valid += [log.example(position) for position in held_out if position < first_test]
-        test += [log.example(position) for position in held_out if position >= first_test]
-    origin = _origin(interactions, table, cuts, left_out)
-    return _checked(Split("temporal", tuple(train), tuple(valid), tuple(test), None, origin))
+    logs = _UserLogs(interactions, table)
+    starts = interactions.starts
+    # the order of a user's events ascends, so those before a cut are the first ones
+    first_valid = starts + _count_before(interactions, cuts.valid_from)
+    first_test = starts + _count_before(interactions, cuts.test_from)
+    trained = np.flatnonzero(first_valid > starts)
+    train = logs.sequences(trained, first_valid[trained])
+    user_of = interactions.users.codes[logs.targets]
+    # the first event of a user is no example, which needs a history
+    is_held_out = logs.targets >= np.maximum(first_valid, starts + 1)[user_of]
+    is_test = logs.targets >= first_test[user_of]
+    valid, test = (
+        logs.examples(user_of[chosen], logs.targets[chosen])
+        for chosen in (is_held_out & ~is_test, is_held_out & is_test)
+    )
+    origin = logs.origin(cuts, len(starts) - len(trained))
+    return _checked(Split("temporal", train, valid, test, None, origin))
 
 
 @dataclass(frozen=True, eq=False)
-class _UserLog:
-    """All events of one user."""
+class _UserLogs:
+    """All events of all users, and the parts of a split as arrays that refer to them."""
 
-    user: str
-    items: tuple[str, ...]
-    order: NDArray[np.float64]
-    targets: Sequence[int]
-    """Positions of the events that may be held out"""
-    fields: Fields
-    types: FieldTypes
+    interactions: Interactions
+    table: FieldTable | None
 
-    def sequence(self, stop: int) -> UserSequence:
-        """The events before `stop`, as training events."""
-        fields = self.fields.until(stop)
-        return UserSequence(self.user, self.items[:stop], tuple(range(stop)), fields)
+    @cached_property
+    def targets(self) -> NDArray[np.int64]:
+        """(targets,): indexes of the events that may be held out, ascending"""
+        if self.table is None:
+            return np.arange(len(self.interactions))
+        return np.flatnonzero(self.table.is_target)
 
-    def example(self, position: int) -> Example:
-        """The event at a position, after all events before it."""
-        fields = self.fields.before(position, tuple(self.types.context))
-        feedback = {name: self.fields.event[name][position] for name in self.types.feedback}
-        history = self.items[:position]
-        return Example(self.user, history, self.items[position], position, fields, feedback)
-
-
-def _user_logs(interactions: Interactions, table: FieldTable | None) -> Iterator[_UserLog]:
-    for user, start, stop in user_spans(interactions):
-        items = tuple(interactions.items[start:stop].tolist())
-        order = interactions.order[start:stop]
+    def sequences(self, users: NDArray[np.int64], stops: NDArray[np.int64]) -> PackedSequences:
+        """(n,) users' events before (n,) indexes, as training events."""
+        events = self.interactions
+        starts = events.starts[users]
+        coded = Coded[str](events.users.names, users)
+        items = Ragged(events.items.codes, starts, stops)
+        table = self.table
         if table is None:
-            yield _UserLog(user, items, order, range(len(items)), NO_FIELDS, FieldTypes())
-            continue
-        targets = np.flatnonzero(table.is_target[start:stop]).tolist()
-        fields = table.of_user(user, start, stop)
-        yield _UserLog(user, items, order, targets, fields, table.types)
+            return PackedSequences(coded, events.items.names, items)
 
+        def fields(index: int) -> Fields:
+            return table.of_user(coded[index], int(starts[index]), int(stops[index]))
 
-def _origin(
-    interactions: Interactions, table: FieldTable | None, cuts: Cuts | None, left_out: int
-) -> SplitOrigin:
-    fields = None if table is None else table.types
-    return SplitOrigin(interactions.digest, interactions.columns, cuts, left_out, fields=fields)
+        return PackedSequences(coded, events.items.names, items, None, fields)
+
+    def examples(self, users: NDArray[np.int64], events: NDArray[np.int64]) -> PackedExamples:
+        """(n,) events by their indexes, each after all events of its user before it."""
+        interactions = self.interactions
+        starts = interactions.starts[users]
+        coded = Coded[str](interactions.users.names, users)
+        names = interactions.items.names
+        codes = interactions.items.codes
+        parts = (coded, names, Ragged(codes, starts, events), codes[events], events - starts)
+        table = self.table
+        if table is None:
+            return PackedExamples(*parts)
+
+        def fields(index: int) -> tuple[Fields, Values]:
+            of_user = table.of_user(coded[index], int(starts[index]), int(events[index]) + 1)
+            position = int(events[index] - starts[index])
+            feedback = {name: of_user.event[name][position] for name in table.types.feedback}
+            return of_user.before(position, tuple(table.types.context)), feedback
+
+        return PackedExamples(*parts, fields)
+
+    def origin(self, cuts: Cuts | None, left_out: int) -> SplitOrigin:
+        """Where the split comes from."""
+        fields = None if self.table is None else self.table.types
+        events = self.interactions
+        return SplitOrigin(events.digest, events.columns, cuts, left_out, fields=fields)
 
 
 def given(train: Path, valid: Path, test: Path) -> Split:
@@ -172,13 +185,10 @@ def _checked(split: Split) -> Split:
     return split
 
 
-def user_spans(interactions: Interactions) -> Iterator[tuple[str, int, int]]:
-    """Each user with the start and the stop of the user's events."""
-    users = interactions.users
-    starts = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]]))
-    stops = np.append(starts[1:], len(users))
-    spans = zip(starts.tolist(), stops.tolist(), strict=True)
-    return ((users[start], start, stop) for start, stop in spans)
+def _count_before(interactions: Interactions, cut: float) -> NDArray[np.int64]:
+    """(users,): how many of each user's events come before a moment."""
+    is_before = interactions.order < cut
+    return np.add.reduceat(is_before, interactions.starts, dtype=np.int64)
 
 
 def _default_cuts(interactions: Interactions) -> Cuts:

@@ -4,11 +4,16 @@ An event is (user, item, position), where the position is the index in the user'
 repeated item is another event, and repeats are kept."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from itertools import islice
+from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.data.coded import Coded
 from sidtool.data.columns import EventColumns
 from sidtool.data.digests import digest_strings
 from sidtool.splits.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields, FieldTypes, Values
@@ -24,6 +29,8 @@ from sidtool.splits.record import (
 T = TypeVar("T")
 Event = tuple[str, str, int]
 """User, item, position."""
+LEAK_BLOCK = 1 << 16
+"""Events that are looked up at once."""
 MIN_LENGTH = 3
 """Under leave-one-out, all events of users with fewer targets are training events."""
 
@@ -94,37 +101,45 @@ class Split:
     """The training events, validation examples and test examples of a data set."""
 
     protocol: Protocol
-    train: tuple[UserSequence, ...]
-    valid: tuple[Example, ...]
-    test: tuple[Example, ...]
+    train: Sequence[UserSequence]
+    valid: Sequence[Example]
+    test: Sequence[Example]
     windows: tuple[Example, ...] | None = None
     """Protocol `given`: the training windows of the files, of which training examples are made."""
     origin: SplitOrigin = field(default_factory=SplitOrigin)
 
     @cached_property
-    def held_out(self) -> frozenset[Event]:
+    def held_out(self) -> "HeldOutEvents":
         """The targets of validation and test."""
-        targets = (*self.valid, *self.test)
-        return frozenset((target.user, target.item, target.position) for target in targets)
+        return HeldOutEvents((self.valid, self.test))
 
     @cached_property
     def train_digest(self) -> str:
         """SHA-256 over the training events. The order of users has no effect."""
-        sequences = sorted(self.train, key=lambda sequence: sequence.user)
-        users = [sequence.user for sequence in sequences for _ in sequence.items]
-        items = [item for sequence in sequences for item in sequence.items]
-        indexes = [str(position) for sequence in sequences for position in sequence.positions]
-        return digest_strings(users, items, indexes)
+        users = [sequence.user for sequence in self.train]
+        by_user = sorted(range(len(users)), key=users.__getitem__)
+
+        def sequences() -> Iterator[UserSequence]:
+            return (self.train[index] for index in by_user)
+
+        return digest_strings(
+            (sequence.user for sequence in sequences() for _ in sequence.items),
+            (item for sequence in sequences() for item in sequence.items),
+            (str(position) for sequence in sequences() for position in sequence.positions),
+        )
 
     @cached_property
     def held_out_digest(self) -> str:
         """SHA-256 over the targets of validation and of test. Their order has no effect."""
-        columns: list[list[str]] = []
+        columns: list[Iterable[str]] = []
         for part in (self.valid, self.test):
-            targets = sorted(part, key=lambda target: (target.user, target.position, target.item))
-            columns.append([target.user for target in targets])
-            columns.append([target.item for target in targets])
-            columns.append([str(target.position) for target in targets])
+            users = Coded[str].of(target.user for target in part)
+            items = Coded[str].of(target.item for target in part)
+            positions = np.array([target.position for target in part], dtype=np.int64)
+            order = np.lexsort((_ranks(items), positions, _ranks(users)))
+            columns.append(users.names[users.codes[order]])
+            columns.append(items.names[items.codes[order]])
+            columns.append(map(str, positions[order].tolist()))
         return digest_strings(*columns)
 
     @cached_property
@@ -178,9 +193,67 @@ def evenly_spaced(examples: Sequence[T], count: int | None) -> Sequence[T]:
     return tuple(examples[step * len(examples) // count] for step in range(count))
 
 
+class HeldOutEvents(Container[Event]):
+    """A set of held-out events that takes 16 bytes for each."""
+
+    def __init__(self, parts: Sequence[Sequence[Example]]) -> None:
+        self._parts = parts
+        events = (hash(_event(target)) for part in parts for target in part)
+        hashes = np.fromiter(events, dtype=np.int64, count=sum(map(len, parts)))
+        self._order = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._order]
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __contains__(self, event: object) -> bool:
+        return isinstance(event, tuple) and self.count([event]) == 1
+
+    def count(self, events: Sequence[Any]) -> int:
+        """How many of the events are held out."""
+        if not len(self):
+            return 0
+        hashes = np.fromiter(map(hash, events), dtype=np.int64, count=len(events))
+        places = np.searchsorted(self._hashes, hashes)
+        places[places == len(self)] = 0
+        # an equal hash is no proof
+        alike = np.flatnonzero(self._hashes[places] == hashes).tolist()
+        return sum(self._has(events[index], int(places[index])) for index in alike)
+
+    def _has(self, event: Any, place: int) -> bool:
+        """Whether an event is among those from a place on that have its hash."""
+        while place < len(self) and self._hashes[place] == hash(event):
+            if _event(self._target(int(self._order[place]))) == event:
+                return True
+            place += 1
+        return False
+
+    def _target(self, index: int) -> Example:
+        for part in self._parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+
+def _event(target: Example) -> Event:
+    return target.user, target.item, target.position
+
+
+def _ranks(values: Coded[str]) -> NDArray[np.int64]:
+    """(n,): the rank of each value among the distinct ones."""
+    ranks = np.empty(len(values.names), dtype=np.int64)
+    ranks[np.argsort(values.names, kind="stable")] = np.arange(len(ranks))
+    return ranks[values.codes]
+
+
 def count_leaks(split: Split, events: Iterable[Event]) -> int:
     """Number of held-out events among `events`, which are those that training uses: must be 0."""
-    return sum(event in split.held_out for event in events)
+    stream = iter(events)
+    leaked = 0
+    while block := list(islice(stream, LEAK_BLOCK)):
+        leaked += split.held_out.count(block)
+    return leaked
 
 
 def window_events(window: Example) -> Iterator[Event]:

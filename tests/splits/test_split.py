@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, assume, settings
 from hypothesis import given as given_case
 from hypothesis import strategies as st
 
+from sidtool.data.coded import Coded
 from sidtool.data.interactions import EventColumns, Interactions
 from sidtool.errors import DataError, UsageError
 from sidtool.splits.protocols import given, leave_one_out, temporal
@@ -26,8 +27,8 @@ def interactions(events: list[tuple[str, str, int]]) -> Interactions:
     ordered = sorted(events, key=lambda e: ("uvwxy".index(e[0]), e[2]))
     users, items, order = zip(*ordered, strict=True)
     return Interactions(
-        np.array(users, dtype=object),
-        np.array(items, dtype=object),
+        Coded[str].of(users),
+        Coded[str].of(items),
         np.array(order, dtype=float),
         EventColumns("user", "item", "time"),
         "0" * 64,
