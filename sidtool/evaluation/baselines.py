@@ -3,7 +3,7 @@
 Both are fitted on training events only: a history may contain later events, the counts never do.
 Equal scores rank by popularity, then by id."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from sidtool.errors import DataError
 from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_values
+from sidtool.memory.memory import SparseRows
 from sidtool.memory.similarity import KnnSettings, history_scores, item_similarity
+from sidtool.splits.cooccurrence import ItemSequences
 from sidtool.splits.split import Example, UserSequence
 
 PopularityIndex = NDArray[np.int64]
@@ -32,7 +34,7 @@ class Catalog:
     index: Mapping[str, int]
 
     @classmethod
-    def of(cls, ids: Sequence[str], sequences: Sequence[Sequence[str]]) -> "Catalog":
+    def of(cls, ids: Sequence[str], sequences: Iterable[Sequence[str]]) -> "Catalog":
         """The catalog of some ids, counted in the users' training sequences; other items in these
         are ignored."""
         counts = dict.fromkeys(ids, 0)
@@ -50,6 +52,13 @@ class Catalog:
     def index_of(self, items: Sequence[str]) -> PopularityIndex:
         """The items that the catalog has, in the order given."""
         return np.array([self.index[item] for item in items if item in self.index], dtype=np.int64)
+
+    def sequences(self, users: Iterable[UserSequence]) -> ItemSequences:
+        """The items of each user that the catalog has."""
+        index = self.index
+        return ItemSequences.of(
+            [index[item] for item in user.items if item in index] for user in users
+        )
 
     def targets(self, items: Sequence[str]) -> PopularityIndex:
         """Every item, -1 where the catalog lacks it."""
@@ -80,7 +89,7 @@ def popularity(
 
 
 def item_knn(
-    similarity: Any,
+    similarity: Any | SparseRows,
     histories: Sequence[PopularityIndex],
     k: int,
     *,
@@ -90,14 +99,15 @@ def item_knn(
     """(n, k) items, best first, for n histories; -1 where there are no more items.
 
     An item's score is the sum of its similarities to the items of the history. Items without any
-    come last, by popularity. Scores are compared in float32, so that sums which differ by rounding
-    alone tie."""
-    items = similarity.shape[0]
+    come last, by popularity. `similarity` is a scipy matrix, or rows that may lie in files. Scores
+    are compared in float32, so that sums which differ by rounding alone tie."""
+    is_stored = isinstance(similarity, SparseRows)
+    items = len(similarity.offsets) - 1 if is_stored else similarity.shape[0]
     ranked = np.full((len(histories), k), -1, dtype=np.int64)
     for start in range(0, len(histories), CHUNK):
         chunk = histories[start : start + CHUNK]
         # (chunk, items), sparse
-        scores = history_scores(similarity, chunk, settings.recency).astype(np.float32)
+        scores = _scores(similarity, chunk, settings.recency).astype(np.float32)
         scores.eliminate_zeros()
         for row, history in enumerate(chunk):
             entries = slice(scores.indptr[row], scores.indptr[row + 1])
@@ -124,7 +134,7 @@ def tune_item_knn(
     examples."""
     if not valid:
         raise DataError("there are no validation examples to tune item-kNN on")
-    sequences = [catalog.index_of(user.items) for user in train]
+    sequences = catalog.sequences(train)
     histories = [catalog.index_of(example.history) for example in valid]
     targets = catalog.targets([example.item for example in valid])
 
@@ -136,6 +146,17 @@ def tune_item_knn(
 
     best, _ = coordinate_search(asdict(UNTUNED), grid, ndcg, progress)
     return KnnSettings(**best)
+
+
+def _scores(
+    similarity: Any | SparseRows, histories: Sequence[PopularityIndex], recency: float
+) -> Any:
+    """As `history_scores`; of stored rows only those of the histories' items are read."""
+    if not isinstance(similarity, SparseRows):
+        return history_scores(similarity, histories, recency)
+    used = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *histories]))
+    local = [np.searchsorted(used, history) for history in histories]
+    return history_scores(similarity.take(used), local, recency)
 
 
 def _best(items: NDArray[np.int32], scores: NDArray[np.float32], k: int) -> PopularityIndex:

@@ -2,15 +2,18 @@
 examples, with confidence intervals. docs/metrics.md defines every number."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.contract.split_check import check_model_split, event_columns
+from sidtool.data.spilled_events import Spill
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
@@ -28,6 +31,7 @@ from sidtool.evaluation.system_values import (
     group_averages,
 )
 from sidtool.evaluation.systems import baseline_values, rank_model, rank_parts, uses_memory
+from sidtool.memory.sharded import Shards
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.query import Progress
@@ -88,14 +92,16 @@ def evaluate(
     options: EvaluationOptions | None = None,
     *,
     against: LoadedModel | str | Path | None = None,
+    baseline_memory: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a model on the held-out examples of a split: a `Split`, its folder, or a file of
     events (as `open_split`).
 
     `against` is another model for the same items, of whatever bundle, that the model is compared
-    with. Raises CompatibilityError if a model, its bundle or its memory may have learned from
-    held-out events, and as `evaluate_examples`.
+    with. With `baseline_memory`, a number of bytes, more training events and pairs of item-kNN than
+    fit are put into temporary files. Raises CompatibilityError if a model, its bundle or its memory
+    may have learned from held-out events, and as `evaluate_examples`.
 
     Examples:
         >>> evaluation = sidtool.evaluate("tuned", "split")
@@ -105,22 +111,43 @@ def evaluate(
     options = options or EvaluationOptions()
     name = "the split" if isinstance(split, Split) else str(split)
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
-    if isinstance(split, Split):
-        opened = split
-    else:
-        opened = open_split(split, recorded=event_columns(loaded.contract, loaded.bundle))
     other = load_model_folder(against) if isinstance(against, str | Path) else against
-    _check_split(loaded, name, opened.reference, "the model", "the memory")
-    if other is not None:
-        labels = (f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}")
-        _check_split(other, name, opened.reference, *labels)
-    part: Sequence[Example] = opened.test if options.on == "test" else opened.valid
-    if options.target:
-        part = fulfilling(part, options.target, opened.fields)
-    examples = evenly_spaced(part, options.limit)
-    return evaluate_examples(
-        loaded, examples, opened.train, options, against=other, progress=progress
-    )
+    with spilled(baseline_memory) as (spill, shards):
+        if isinstance(split, Split):
+            opened = split
+        else:
+            columns = event_columns(loaded.contract, loaded.bundle)
+            opened = open_split(split, recorded=columns, spill=spill)
+        _check_split(loaded, name, opened.reference, "the model", "the memory")
+        if other is not None:
+            labels = (f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}")
+            _check_split(other, name, opened.reference, *labels)
+        part: Sequence[Example] = opened.test if options.on == "test" else opened.valid
+        if options.target:
+            part = fulfilling(part, options.target, opened.fields)
+        examples = evenly_spaced(part, options.limit)
+        return evaluate_examples(
+            loaded,
+            examples,
+            opened.train,
+            options,
+            against=other,
+            shards=shards,
+            progress=progress,
+        )
+
+
+@contextmanager
+def spilled(budget: int | None) -> Iterator[tuple[Spill | None, Shards | None]]:
+    """Temporary folders for events and for pairs, which are not in memory at the same time."""
+    if budget is None:
+        yield None, None
+        return
+    with TemporaryDirectory(prefix="sidtool-") as name:
+        events, pairs = (Path(name) / part for part in ("events", "pairs"))
+        events.mkdir()
+        pairs.mkdir()
+        yield Spill(events, budget), Shards(pairs, budget)
 
 
 def _check_split(
@@ -141,12 +168,14 @@ def evaluate_examples(
     options: EvaluationOptions | None = None,
     *,
     against: LoadedModel | None = None,
+    shards: Shards | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Recommend for every example and measure the answers over the full catalog.
 
     `events` are the training events; without them there are neither baselines nor slices. `against`
-    is one more system beside the baselines. Raises DataError without examples, or if a model was
+    is one more system beside the baselines. With `shards` item-kNN is computed within its budget.
+    Raises DataError without examples, or if a model was
     not trained to recommend; CompatibilityError if `against` recommends other items."""
     options = options or EvaluationOptions()
     if not examples:
@@ -178,7 +207,7 @@ def evaluate_examples(
         settings["against"] = _model_settings(against)
     others |= rank_parts(loaded, indexed, **search)
     ranking = rank_model(loaded, indexed, **search)
-    evaluation = _evaluation(indexed, ranking, others, events, options)
+    evaluation = _evaluation(indexed, ranking, others, events, options, shards)
     return replace(evaluation, settings={**evaluation.settings, **settings})
 
 
@@ -208,6 +237,7 @@ def _evaluation(
     others: Mapping[str, Ranking],
     events: Sequence[UserSequence] | None,
     options: EvaluationOptions,
+    shards: Shards | None = None,
 ) -> Evaluation:
     """The evaluation of a ranking, which is compared with the other systems and the baselines."""
     users = tuple(example.user for example in examples.examples)
@@ -224,7 +254,9 @@ def _evaluation(
     if options.target:
         settings["target"] = list(options.target)
     if options.baselines and events:
-        systems |= baseline_values(examples, events, options.ks, options.knn, k=options.depth)
+        systems |= baseline_values(
+            examples, events, options.ks, options.knn, k=options.depth, shards=shards
+        )
         settings["item-knn"] = asdict(options.knn)
     groups = example_groups(examples.examples, events)
     fields = {name: field_groups(examples.examples, name) for name in options.by}

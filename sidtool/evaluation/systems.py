@@ -15,6 +15,7 @@ from sidtool.evaluation.ranking import (
     rank_sids,
 )
 from sidtool.evaluation.system_values import SystemValues
+from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import Progress
@@ -67,16 +68,20 @@ def baseline_values(
     knn: KnnSettings,
     *,
     k: int,
+    shards: Shards | None = None,
 ) -> dict[str, SystemValues]:
     """Popularity and item-kNN, fitted on training events and applied to whole histories; k items
-    are ranked."""
+    are ranked. With `shards`, the similarities are computed within its budget, in files."""
     ids = examples.bundle.items.ids
     active_ids = [ids[index] for index in examples.bundle.active.tolist()]
-    catalog = Catalog.of(active_ids, [user.items for user in events])
+    catalog = Catalog.of(active_ids, (user.items for user in events))
     histories = [catalog.index_of(example.history) for example in examples.examples]
     targets = catalog.targets([example.item for example in examples.examples])
-    sequences = [catalog.index_of(user.items) for user in events]
-    similarity = item_similarity(sequences, len(catalog), knn)
+    sequences = catalog.sequences(events)
+    if shards is None:
+        similarity = item_similarity(sequences, len(catalog), knn)
+    else:
+        _, similarity = sharded_rows(sequences, catalog.events, knn, shards, dtype=np.float64)
     exclude_seen = examples.exclude_seen
     position_of = {item: position for position, item in enumerate(active_ids)}
     # popularity rank -> position in SID order; the last entry is that of rank -1

@@ -76,6 +76,18 @@ class SparseRows:
         """(m,): the row of each entry"""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
+    def take(self, rows: NDArray[np.int64]) -> Any:
+        """(len(rows), n) scipy CSR matrix: some rows, copied."""
+        from scipy import sparse
+
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+        # the place of each entry among all
+        places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        entries = (self.weights[places], self.items[places].astype(np.int64), offsets)
+        return sparse.csr_matrix(entries, shape=(len(rows), len(self.offsets) - 1))
+
     def to_scipy(self) -> Any:
         """The scipy CSR matrix."""
         from scipy import sparse

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sidtool.errors import DataError, UsageError
 from sidtool.memory.memory import SparseRows
 from sidtool.memory.similarity import KnnSettings, similarity_rows
-from sidtool.splits.cooccurrence import WINDOW, count_pairs, pair_weights
+from sidtool.splits.cooccurrence import WINDOW, ItemSequences, count_pairs, pair_weights
 
 GROUP_ENTRY = 80
 """Bytes at the peak for each pair of a group of users, and for each pair of a block of items below.
@@ -66,9 +66,11 @@ def sharded_rows(
     settings: KnnSettings,
     shards: Shards,
     content: Any = None,
+    dtype: Any = np.float32,
 ) -> tuple[SparseRows, SparseRows]:
     """The pairs and the neighbors of (n,) items with their numbers of events, in files of the
-    shards' folder; `content` as in `similarity_of`, which is in memory.
+    shards' folder; `content` as in `similarity_of`, which is in memory. `dtype` is that of the
+    neighbors' similarities.
 
     Raises UsageError if the budget is too small for the items, DataError if the disk is full."""
     n = len(events)
@@ -95,9 +97,9 @@ def sharded_rows(
                 settings,
                 None if content is None else content[first:stop],
             )
-            yield SparseRows.of(rows, np.float32)
+            yield SparseRows.of(rows, dtype)
 
-    return pairs, _write_rows(shards.folder / "neighbors", similar(), np.float32)
+    return pairs, _write_rows(shards.folder / "neighbors", similar(), dtype)
 
 
 def _count_parts(
@@ -118,7 +120,7 @@ def _count_parts(
 
 def _user_groups(sequences: Sequence[NDArray[np.int64]], entries: int) -> Iterator[tuple[int, int]]:
     """Ranges of users with about `entries` pairs each; a user is never divided."""
-    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    lengths = ItemSequences.of(sequences).lengths
     gaps = np.clip(lengths - 1, 0, WINDOW)
     pairs = gaps * lengths - gaps * (gaps + 1) // 2  # the sum of length - gap over all gaps
     return _ranges(pairs, entries)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.errors import UsageError
 from sidtool.json_record import JsonRecord
-from sidtool.splits.cooccurrence import count_pairs, pair_weights
+from sidtool.splits.cooccurrence import ItemSequences, count_pairs, pair_weights
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def item_similarity(
 
 def count_events(sequences: Sequence[NDArray[np.int64]], items: int) -> NDArray[np.int64]:
     """(items,) int64: the number of events of each item."""
-    return np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *sequences]), minlength=items)
+    return np.bincount(ItemSequences.of(sequences).items, minlength=items)
 
 
 def similarity_of(

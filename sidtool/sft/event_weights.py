@@ -5,7 +5,7 @@ recommends (reward-weighted regression, J. Peters and S. Schaal, ICML 2007; for 
 arXiv:2603.10279)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -84,8 +84,12 @@ class WeightRecord(JsonRecord):
 class EventWeights:
     """The weight of every training event of a split; an event that is no target has 0."""
 
-    of_user: Mapping[str, NDArray[np.float64]]
-    """user -> the weights of the user's training events by position"""
+    number_of: Mapping[str, int]
+    """user -> number"""
+    starts: NDArray[np.int64]
+    """(users + 1,): where the weights of each user start, in the order of the events"""
+    values: NDArray[np.float64]
+    """(events,)"""
     record: WeightRecord | None
     """None where every target has the weight 1"""
 
@@ -96,27 +100,32 @@ class EventWeights:
 
         Raises UsageError if the split has no such field of numbers, DataError for a value that is
         missing or makes no weight."""
+        if options is None and not split.fields.target:
+            return None
+        if options is not None:
+            _check_field(options.field, split)
+        lengths = [len(sequence.items) for sequence in split.train]
+        starts = np.cumsum([0, *lengths])
+        n = int(starts[-1])
+        is_target = np.zeros(n, dtype=np.bool_)
+        for start, sequence in zip(starts.tolist(), split.train, strict=False):
+            is_target[[start + index for index in sequence.target_indexes]] = True
+        number_of = {sequence.user: number for number, sequence in enumerate(split.train)}
         if options is None:
-            if not split.fields.target:
-                return None
-            targets = {sequence.user: _target_mask(sequence) for sequence in split.train}
-            return cls({user: mask.astype(np.float64) for user, mask in targets.items()}, None)
-        _check_field(options.field, split)
-        masks = [_target_mask(sequence) for sequence in split.train]
-        values = [_numbers(sequence, options.field) for sequence in split.train]
-        unclipped = [options.unclipped(each) for each in values]
-        weights = [np.minimum(each, options.clip or np.inf) for each in unclipped]
-        is_target = np.concatenate(masks)
-        all_weights = np.concatenate(weights)
-        _check_weights(options, np.concatenate(values), all_weights, is_target)
-        is_clipped = all_weights < np.concatenate(unclipped)
-        n_clipped = int(np.count_nonzero(is_clipped[is_target]))
-        record = _record(options, all_weights[is_target], n_clipped)
-        of_user = {
-            sequence.user: np.where(mask, each, 0.0)
-            for sequence, mask, each in zip(split.train, masks, weights, strict=True)
-        }
-        return cls(of_user, record)
+            return cls(number_of, starts, is_target.astype(np.float64), None)
+        numbers = (each for sequence in split.train for each in _numbers(sequence, options.field))
+        values = np.fromiter(numbers, dtype=np.float64, count=n)
+        unclipped = options.unclipped(values)
+        weights = np.minimum(unclipped, options.clip or np.inf)
+        _check_weights(options, values, weights, is_target)
+        n_clipped = int(np.count_nonzero(is_target & (weights < unclipped)))
+        record = _record(options, weights[is_target], n_clipped)
+        return cls(number_of, starts, np.where(is_target, weights, 0.0), record)
+
+    def of_user(self, user: str) -> NDArray[np.float64]:
+        """The weights of a user's training events by position."""
+        number = self.number_of[user]
+        return self.values[self.starts[number] : self.starts[number + 1]]
 
     def of_example(self, example: TrainingExample) -> float | list[float] | None:
         """The weight of each item of a sequence, or that of the event whose item an example is
@@ -129,14 +138,7 @@ class EventWeights:
 
     def _of_event(self, event: Event) -> float:
         user, _, position = event
-        return float(self.of_user[user][position])
-
-
-def _target_mask(sequence: UserSequence) -> NDArray[np.bool_]:
-    """(n,): which of a user's events are targets."""
-    mask = np.zeros(len(sequence.items), dtype=np.bool_)
-    mask[list(sequence.target_indexes)] = True
-    return mask
+        return float(self.values[self.starts[self.number_of[user]] + position])
 
 
 def _check_field(name: str, split: Split) -> None:
@@ -146,10 +148,10 @@ def _check_field(name: str, split: Split) -> None:
         raise UsageError(f"--weight {name} is a field of texts, a weight needs numbers")
 
 
-def _numbers(sequence: UserSequence, name: str) -> NDArray[np.float64]:
-    """(n,): the field of a user's events, NaN where it has no value."""
-    values = sequence.fields.event[name]
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+def _numbers(sequence: UserSequence, name: str) -> Iterator[float]:
+    """The field of a user's events, NaN where it has no value."""
+    for value in sequence.fields.event[name]:
+        yield np.nan if value is None else float(value)
 
 
 def _check_weights(

@@ -138,10 +138,12 @@ def training_queries(
 ) -> list[TrainingQuery]:
     """The queries for items in `item_index`; those of a user only for items of the user's training
     events."""
+    of_users = {(query.user, query.item) for query in queries if query.user is not None}
     positions = {
         (user.user, item): position
-        for user in split.train
+        for user in (split.train if of_users else ())
         for item, position in zip(user.items, user.positions, strict=True)
+        if (user.user, item) in of_users
     }
     usable: list[TrainingQuery] = []
     for number, query in enumerate(queries):

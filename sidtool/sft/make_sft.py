@@ -16,6 +16,7 @@ from sidtool.data.columns import recorded_columns
 from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
+from sidtool.data.spilled_events import spill_beside
 from sidtool.errors import RefusedError
 from sidtool.general_text import GeneralOptions
 from sidtool.model.load import check_model_folder
@@ -52,6 +53,7 @@ def make_sft(
     tokenizer: Any | None = None,
     weights: WeightOptions | None = None,
     general: GeneralOptions | None = None,
+    memory: int | None = None,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -62,7 +64,8 @@ def make_sft(
     `catalog_options`, which may name queries too), `split` a split, its folder, or a file of events
     (`open_split`). `weights` names the weights of the examples of events, `general` a
     general corpus whose text is mixed in; its held-out part is written beside the examples, as
-    examples too. Without `model` (an
+    examples too. With `memory`, a number of bytes, more events than fit lie in files beside the
+    output; the examples are the same. Without `model` (an
     extended model's folder) or `tokenizer`, examples are not measured and `max_length` is not
     enforced. Training events and queries of items that the bundle
     lacks are left out and counted; validation users are kept as they are, so that every bundle is
@@ -97,23 +100,28 @@ def make_sft(
             catalog_options or CatalogOptions(),
             recorded_columns(bundle.manifest.source),
         )
-    if isinstance(split, str | Path):
-        split = open_split(split, recorded=recorded_event_columns(bundle.manifest.source))
-    check_bundle_split(bundle, "the split of the training examples", split.reference)
-    maker = ExampleMaker(bundle, items, options, tokenizer, queries, split.fields)
-    event_weights = EventWeights.read(weights, split)
-    general_examples = None
-    if general is not None:
-        general_examples = GeneralExamples(general, maker, tokenizer, options)
-    job = _Job(bundle, items, split, options, maker, event_weights, general_examples, progress)
-    if dry_run:
-        return job.lineage(job.write(None), {})
+    with nullcontext() if memory is None else spill_beside(out, memory) as spill:
+        if isinstance(split, str | Path):
+            columns = recorded_event_columns(bundle.manifest.source)
+            split = open_split(split, recorded=columns, spill=spill)
+        check_bundle_split(bundle, "the split of the training examples", split.reference)
+        maker = ExampleMaker(bundle, items, options, tokenizer, queries, split.fields)
+        event_weights = EventWeights.read(weights, split)
+        general_examples = None
+        if general is not None:
+            general_examples = GeneralExamples(general, maker, tokenizer, options)
+        job = _Job(bundle, items, split, options, maker, event_weights, general_examples, progress)
+        return job.lineage(job.write(None), {}) if dry_run else _written(job, out, force)
+
+
+def _written(job: "_Job", out: Path, force: bool) -> Lineage:
+    """Write the files of a job, whole or not at all."""
     side = side_files(out)
     with _staged(out, force) as stage:
         tasks = job.write(stage / out.name)
-        write_examples(stage / side["valid"].name, split.valid)
-        if general_examples is not None:
-            general_examples.write_held_out(stage / side["general"].name, bundle.space)
+        write_examples(stage / side["valid"].name, job.split.valid)
+        if job.general is not None:
+            job.general.write_held_out(stage / side["general"].name, job.bundle.space)
         digests = {path.name: file_digest(path) for path in sorted(stage.iterdir())}
         lineage = job.lineage(tasks, digests)
         write_lineage(lineage, stage / side["meta"].name)

@@ -2,6 +2,7 @@
 
 Every example records the events that it shows, so that a scan can prove that none is held out."""
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -198,7 +199,9 @@ class ExampleMaker:
     ) -> Iterator[TrainingExample]:
         """Examples drawn at random, all equally often, that fit into a budget of tokens."""
         # a first pass measures one copy of each example, a second one makes the copies
-        lengths = [self.length(example.segments) or 0 for example in make(lambda: 1)]
+        lengths = array("l")
+        for example in make(lambda: 1):
+            lengths.append(self.length(example.segments) or 0)
         copies = iter(copies_within(lengths, budget, rng))
         spent = 0
         for example in make(lambda: next(copies, 0)):

@@ -20,6 +20,8 @@ from sidtool.evaluation.baselines import (
     tune_item_knn,
 )
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
+from sidtool.memory.sharded import BLOCK_ENTRY, ITEM, Shards, sharded_rows
+from sidtool.memory.similarity import count_events
 from sidtool.splits.protocols import leave_one_out
 from sidtool.splits.split import Example, UserSequence
 from tests.shared_data import DATA
@@ -236,3 +238,29 @@ def test_the_figures_of_amazon_beauty_are_reproduced() -> None:
     near = item_knn(similar, histories, 10, settings=UNTUNED, exclude_seen=True)
     assert measured(popular) == pytest.approx([0.0075, 0.0115, 0.0041, 0.0055], abs=0.00015)
     assert measured(near) == pytest.approx([0.0540, 0.0739, 0.0386, 0.0449], abs=0.0003)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    train=st.lists(sequence, min_size=1, max_size=12),
+    histories=st.lists(sequence, min_size=1, max_size=5),
+    how=weights,
+)
+def test_item_knn_of_rows_in_files_is_that_in_memory(
+    tmp_path_factory: pytest.TempPathFactory,
+    train: list[list[int]],
+    histories: list[list[int]],
+    how: KnnSettings,
+) -> None:
+    sequences = arrays(train)
+    similarity = item_similarity(sequences, ITEMS, how)
+    shards = Shards(tmp_path_factory.mktemp("shards"), ITEM * ITEMS + 7 * BLOCK_ENTRY)
+    events = count_events(sequences, ITEMS)
+    _, stored = sharded_rows(sequences, events, how, shards, dtype=np.float64)
+    for one, other in zip(stored.to_scipy().toarray(), similarity.toarray(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    options = {"k": 5, "settings": how, "exclude_seen": False}
+    np.testing.assert_array_equal(
+        item_knn(stored, arrays(histories), **options),
+        item_knn(similarity, arrays(histories), **options),
+    )

@@ -109,7 +109,7 @@ def test_a_column_is_a_weight_as_it_is(bundle: Bundle, events: Path) -> None:
     rating_of = ratings(events)
     for sequence in split.train:
         expected = [rating_of[sequence.user, item] for item in sequence.items]
-        assert weights.of_user[sequence.user].tolist() == expected
+        assert weights.of_user(sequence.user).tolist() == expected
 
 
 @pytest.mark.parametrize(
