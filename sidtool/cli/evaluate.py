@@ -117,6 +117,14 @@ def evaluate(
     memory: inference.Memory = None,
     memory_weight: inference.MemoryWeight = None,
     memory_power: inference.MemoryPower = None,
+    baseline_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for training events and the pairs of item-kNN, like 4GiB: more than fits "
+            "is put into temporary files.",
+        ),
+    ] = None,
     device: inference.Device = None,
     dtype: inference.Dtype = None,
     trust_remote_code: options.Trust = False,
@@ -149,7 +157,7 @@ def evaluate(
             recommending |= {"--memory-weight": memory_weight, "--memory-power": memory_power}
             recommending |= {"--against": against, "--details": details}
             recommending |= {"--by": by, "--weight": weight, "--target": target}
-            recommending |= {"--samples": samples != SAMPLES}
+            recommending |= {"--samples": samples != SAMPLES, "--baseline-memory": baseline_memory}
             _refuse(recommending, "does not apply with --task")
             only = None if only_items is None else frozenset(read_ids(only_items))
             catalog = CatalogOptions(
@@ -170,7 +178,10 @@ def evaluate(
         loaded = load()
         check_names(thresholds, model_metric_names(loaded.bundle.space.levels))
         other = inference.load_model(against, None, *runs_on) if against is not None else None
-        evaluation = evaluate_split(loaded, split, settings, against=other, progress=report)
+        budget = None if baseline_memory is None else options.parse_bytes(baseline_memory)
+        evaluation = evaluate_split(
+            loaded, split, settings, against=other, baseline_memory=budget, progress=report
+        )
     say_evaluation(evaluation, details=details, json=json)
     check_thresholds(evaluation.metrics, thresholds)
     return next_step(f"sidtool recommend {model} --history ITEM,ITEM -k 10")

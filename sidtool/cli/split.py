@@ -99,6 +99,7 @@ def split(
             "split, if nothing that is held out was trained on.",
         ),
     ] = None,
+    memory: options.EventMemory = None,
     config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -119,7 +120,8 @@ def split(
         tuple(target or ()),
     )
     chosen = SplitOptions(protocol, valid, test, valid_from, test_from, columns, fields, extends)
-    manifest = split_events(events, out, chosen, dry_run=dry_run, force=force)
+    budget = options.parse_bytes(memory) if memory is not None else None
+    manifest = split_events(events, out, chosen, memory=budget, dry_run=dry_run, force=force)
     if json:
         say_json(manifest.to_json())
     else:

@@ -56,6 +56,15 @@ Memory = Annotated[
         rich_help_panel="Quantizer",
     ),
 ]
+EventMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="Memory for events, like 4GiB: more than fits is put into files beside the output.",
+        rich_help_panel="Data",
+    ),
+]
 Bundle = Annotated[
     str,
     typer.Argument(
