@@ -101,8 +101,9 @@ def item_knn(
     An item's score is the sum of its similarities to the items of the history. Items without any
     come last, by popularity. `similarity` is a scipy matrix, or rows that may lie in files. Scores
     are compared in float32, so that sums which differ by rounding alone tie."""
-    is_stored = isinstance(similarity, SparseRows)
-    items = len(similarity.offsets) - 1 if is_stored else similarity.shape[0]
+    items: int = (
+        len(similarity.offsets) - 1 if isinstance(similarity, SparseRows) else similarity.shape[0]
+    )
     ranked = np.full((len(histories), k), -1, dtype=np.int64)
     for start in range(0, len(histories), CHUNK):
         chunk = histories[start : start + CHUNK]

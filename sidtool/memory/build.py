@@ -1,5 +1,6 @@
 """Builds a memory of a split's training events, anew or from an earlier memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ DEFAULT = KnnSettings(reverse=0.3, normalization=0.3, neighbors=100)
 """Settings of a memory, a compromise over the validation users of four data sets (docs/memory.md);
 more neighbors cost time at inference."""
 
-Sequences = list[NDArray[np.int64]]
+Sequences = Sequence[NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
