@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.model.embedding_init import DEFAULT_INIT, Init
+from sidtool.model.embedding_init import DEFAULT_INIT, DEFAULT_SCALE, Init
 from sidtool.model.pretrained import Dtype
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
@@ -109,8 +109,18 @@ def extend_model(
     bundle: options.Bundle,
     out: options.Out,
     init: Annotated[
-        Init, typer.Option(help="How the embedding rows of SID tokens are initialized.")
+        Init,
+        typer.Option(
+            help="What the first embedding rows of SID tokens are made from: centroids of the "
+            "codebook, words of the titles, noise around the mean row, or random rows."
+        ),
     ] = DEFAULT_INIT,
+    init_scale: Annotated[
+        float,
+        typer.Option(
+            help="How far new rows are from the mean row, in mean distances of the existing ones."
+        ),
+    ] = DEFAULT_SCALE,
     revision: Annotated[str | None, typer.Option(help="Revision of the model on the hub.")] = None,
     license: Annotated[
         str | None,
@@ -140,7 +150,9 @@ def extend_model(
 
     opened = open_bundle(bundle)
     if dry_run:
-        extend.check_extension(opened, out, init, license, user_tokens, force=force)
+        extend.check_extension(
+            opened, out, init, license, user_tokens, init_scale=init_scale, force=force
+        )
         if not is_hub_url(model):
             extend.locate_base(model, trust_remote_code=trust_remote_code)
         n_tokens = len(opened.space.tokens)
@@ -159,6 +171,7 @@ def extend_model(
         opened,
         out,
         init=init,
+        init_scale=init_scale,
         user_tokens=user_tokens,
         seed=seed,
         revision=revision,

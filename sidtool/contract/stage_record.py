@@ -32,6 +32,8 @@ class ExtendParams(JsonRecord):
 
     init: str
     seed: int
+    scale: float = 1.0
+    """distance of the rows from the mean row, in distances of the existing rows"""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sidtool.contract.locate import model_folder
 from sidtool.contract.stage_record import RebindParams, StageRecord
 from sidtool.contract.write import write_contract
 from sidtool.errors import UsageError
-from sidtool.model.embedding_init import DEFAULT_INIT, EmbeddingStatistics, initial_embeddings
+from sidtool.model.embedding_init import EmbeddingStatistics, initial_embeddings
 from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import save_pretrained
 from sidtool.model.structure import vocabulary_weights
@@ -68,7 +68,8 @@ def _carry_embeddings(model: object, start: int, old: Bundle, new: Bundle, seed:
     for weight in vocabulary_weights(model):
         rows = weight[start : start + len(new.space.tokens)].detach().numpy()  # (tokens, width)
         statistics = EmbeddingStatistics.of(rows)
-        initial = initial_embeddings(new.space, new.codebook, DEFAULT_INIT, statistics, seed)
+        # the existing rows are those of SIDs, whose lengths the new ones take as they are
+        initial = initial_embeddings(new.space, new.codebook, "codebook", statistics, seed, scale=1)
         carried = carried_rows(rows, initial, old_codes, new_codes, new.space)
         with torch.no_grad():
             weight[start : start + len(rows)] = torch.from_numpy(carried)

@@ -3,6 +3,7 @@
 Rows must differ from the start: a model whose new rows are all equal cannot rank SIDs. Needs numpy
 only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import SidSpace
 
-Init = Literal["codebook", "mean", "random"]
+Init = Literal["codebook", "text", "mean", "random"]
 DEFAULT_INIT: Init = "codebook"
+DEFAULT_SCALE = 1.0
+"""Distance of new rows from the mean row, in distances of the existing rows."""
 
 Matrix = NDArray[np.float32]
 """(n, width): one token per row."""
@@ -21,8 +24,8 @@ Matrix = NDArray[np.float32]
 MEAN_NOISE = 0.1
 """`mean`: noise around the mean row, in standard deviations of the existing rows."""
 TIE_NOISE = 0.1
-"""`codebook`: share of a random direction in each row, so that the rows of equal centroids (empty
-clusters) differ."""
+"""`codebook` and `text`: share of a random direction in each row, so that the rows of equal points
+(empty clusters) differ."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ def initial_embeddings(
     init: Init,
     existing: EmbeddingStatistics,
     seed: int,
+    *,
+    scale: float = DEFAULT_SCALE,
+    text_points: Sequence[Matrix] = (),
 ) -> Matrix:
     """(len(space.tokens), width) float32 rows in token order, around the mean of existing rows.
 
@@ -60,25 +66,31 @@ def initial_embeddings(
       the projection of its item. Lengths keep their order within the level and are rescaled to the
       mean and deviation of the existing rows. Levels without centroids and begin/end tokens get
       random directions and the same lengths.
+    * `text`: the same with the centered `text_points`, (codes, width) for each level: what the
+      texts of a code's items look like in the model (`text_init.level_points`).
     * `mean`: the mean of existing rows plus noise (`MEAN_NOISE`).
     * `random`: Gaussian with the mean and deviation of existing rows per dimension.
 
-    The same seed gives the same rows."""
+    `scale` multiplies the distance of all rows from the mean row. The same seed gives the same
+    rows."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((len(space.tokens), len(existing.mean)), dtype=np.float32)
     if init == "mean":
-        return existing.mean + MEAN_NOISE * existing.deviation * noise
-    if init == "random" or codebook is None:
-        return existing.mean + existing.deviation * noise
-    # random directions, which begin and end tokens and levels without centroids keep
+        return existing.mean + scale * MEAN_NOISE * existing.deviation * noise
+    points: Sequence[Matrix] = text_points
+    if init == "codebook" and codebook is not None:
+        dim = codebook.levels[0].shape[1]
+        projection = rng.standard_normal((dim, len(existing.mean)), dtype=np.float32)
+        projection = projection / np.float32(np.sqrt(dim))
+        points = [centroids @ projection for centroids in codebook.levels]
+    if init == "random" or not points:
+        return existing.mean + scale * existing.deviation * noise
+    # random directions, which begin and end tokens and levels without points keep
     offsets = _unit(noise) * existing.distance  # (tokens, width)
-    dim = codebook.levels[0].shape[1]
-    projection = rng.standard_normal((dim, len(existing.mean)), dtype=np.float32)
-    projection = projection / np.float32(np.sqrt(dim))
-    for start, centroids in zip(space.offsets.tolist(), codebook.levels, strict=False):
-        level = slice(start, start + len(centroids))
-        offsets[level] = _level_offsets(centroids @ projection, noise[level], existing)
-    return existing.mean + offsets
+    for start, level_points in zip(space.offsets.tolist(), points, strict=False):
+        level = slice(start, start + len(level_points))
+        offsets[level] = _level_offsets(level_points, noise[level], existing)
+    return existing.mean + np.float32(scale) * offsets
 
 
 def random_embeddings(n: int, existing: EmbeddingStatistics, seed: int) -> Matrix:

@@ -4,6 +4,8 @@ the contract.
 The result is an ordinary model folder that other tools load, with `sid.json` and `sid.zarr` in
 addition."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from sidtool.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.extras import require
 from sidtool.model.embedding_init import (
     DEFAULT_INIT,
+    DEFAULT_SCALE,
     EmbeddingStatistics,
     Init,
+    Matrix,
     initial_embeddings,
     random_embeddings,
 )
@@ -41,6 +45,7 @@ from sidtool.model.structure import (
     model_kind,
     vocabulary_weights,
 )
+from sidtool.model.text_init import level_points, title_tokens
 from sidtool.model.vocabulary import (
     add_sid_tokens,
     add_user_tokens,
@@ -61,6 +66,7 @@ def extend_model(
     out: str | Path,
     *,
     init: Init = DEFAULT_INIT,
+    init_scale: float = DEFAULT_SCALE,
     user_tokens: int = 0,
     seed: int = 0,
     revision: str | None = None,
@@ -72,13 +78,14 @@ def extend_model(
     """Write `model` with the bundle's tokens to folder `out`.
 
     `model` is a folder, a .gguf file or `hf://ORG/NAME`. `dtype` is the stored precision; default:
-    the checkpoint's. `license` is for the model cards of this model and of those made from it. With
+    the checkpoint's. `init_scale` is how far new rows are from the mean row, in mean distances of
+    the existing ones. `license` is for the cards of this model and of those made from it. With
     `user_tokens`, a history begins with one of so many tokens, by the hash of its user's id.
 
-    Raises UsageError if `out` exists without `force` or `init="codebook"` and the bundle has no
-    codebook, DataError if the model cannot be loaded, RefusedError if it needs `trust_remote_code`,
-    CompatibilityError if it has a SID vocabulary already, IntegrityError if the bundle is
-    damaged.
+    Raises UsageError if `out` exists without `force` or the bundle lacks what `init` needs (a
+    codebook, titles), DataError if the model cannot be loaded, RefusedError if it needs
+    `trust_remote_code`, CompatibilityError if it has a SID vocabulary already, IntegrityError if
+    the bundle is damaged.
 
     Examples:
         >>> contract = sidtool.extend_model("base", sidtool.open_bundle("shop.zarr"), "extended")
@@ -87,14 +94,15 @@ def extend_model(
     """
     model = str(model)
     out = Path(out)
-    check_extension(bundle, out, init, license, user_tokens, force=force)
+    check_extension(bundle, out, init, license, user_tokens, init_scale=init_scale, force=force)
     checkpoint = locate_base(model, revision=revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
     tokens = add_sid_tokens(tokenizer, bundle.space)
     if user_tokens:
         add_user_tokens(tokenizer, tokens, user_tokens)
     network = load_model(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
-    write_embeddings(network, tokens, bundle, init, seed, user_tokens)
+    rows = InitialRows(bundle, tokenizer, tokens, init, init_scale, seed)
+    write_embeddings(network, rows, user_tokens)
     network.generation_config = greedy_generation(network, tokenizer)
     contract = Contract(
         identity=bundle.identity,
@@ -106,7 +114,7 @@ def extend_model(
         base_files=file_digests(checkpoint),
         kind=model_kind(network.config),
         user_tokens=user_tokens,
-        stages=(StageRecord("extend", ExtendParams(init, seed)),),
+        stages=(StageRecord("extend", ExtendParams(init, seed, init_scale)),),
         license=license,
     )
     with new_dir(out, force=force) as folder:
@@ -129,10 +137,13 @@ def check_extension(
     license: str | None,
     user_tokens: int = 0,
     *,
+    init_scale: float = DEFAULT_SCALE,
     force: bool = False,
 ) -> None:
     """Raise what `extend_model` refuses before it looks for the model."""
     check_init(bundle, init)
+    if not 0 < init_scale < math.inf:
+        raise UsageError(f"the scale of initial rows is positive, not {init_scale}")
     check_license(license or "unknown")
     if not 0 <= user_tokens <= MAX_USER_TOKENS:
         raise UsageError(f"user tokens are 0 to {MAX_USER_TOKENS}, not {user_tokens}")
@@ -157,14 +168,35 @@ def locate_base(
     return checkpoint
 
 
-def write_embeddings(
-    network: Any,
-    tokens: SidTokens,
-    bundle: Bundle,
-    init: Init,
-    seed: int,
-    user_tokens: int = 0,
-) -> None:
+@dataclass(frozen=True, eq=False)
+class InitialRows:
+    """How the first rows of SID tokens are made for any matrix of a model."""
+
+    bundle: Bundle
+    tokenizer: Any
+    tokens: SidTokens
+    init: Init
+    scale: float
+    seed: int
+
+    def of(self, existing: Matrix) -> Matrix:
+        """(tokens, width) float32 rows beside existing ones, (n, width)."""
+        text_points: list[Matrix] = []
+        if self.init == "text":
+            titles = title_tokens(self.bundle.items, self.tokenizer, len(existing))
+            text_points = level_points(self.bundle, titles, existing)
+        return initial_embeddings(
+            self.tokens.space,
+            self.bundle.codebook,
+            self.init,
+            EmbeddingStatistics.of(existing),
+            self.seed,
+            scale=self.scale,
+            text_points=text_points,
+        )
+
+
+def write_embeddings(network: Any, initial: InitialRows, user_tokens: int = 0) -> None:
     """Initialize the rows of SID tokens in all embeddings and in an untied output head, in place,
     and those of `user_tokens` behind them at random.
 
@@ -172,23 +204,25 @@ def write_embeddings(
     padding are overwritten."""
     import torch
 
+    tokens = initial.tokens
     n_rows = network.get_input_embeddings().weight.shape[0]
     # a tokenizer can have tokens that the checkpoint has no row for
     n_existing = min(n_rows, tokens.start)
     stop = tokens.stop + user_tokens
     if n_rows < stop:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(initial.seed)
             grow_vocabulary(network, stop)
     check_embedding_rows(network, tokens)
     sid_rows = slice(tokens.start, tokens.stop)
     user_rows = slice(tokens.stop, stop)
     with torch.no_grad():
         for weight in vocabulary_weights(network):
-            existing = EmbeddingStatistics.of(weight[:n_existing].float().numpy())
-            rows = initial_embeddings(tokens.space, bundle.codebook, init, existing, seed)
+            existing = weight[:n_existing].float().numpy()
+            rows = initial.of(existing)
             weight[sid_rows] = torch.from_numpy(rows).to(weight.dtype)
-            rows = random_embeddings(user_tokens, existing, seed)
+            statistics = EmbeddingStatistics.of(existing)
+            rows = random_embeddings(user_tokens, statistics, initial.seed)
             weight[user_rows] = torch.from_numpy(rows).to(weight.dtype)
         bias = logits_bias(network)
         if bias is not None:
@@ -213,9 +247,14 @@ def greedy_generation(network: Any, tokenizer: Any) -> Any:
 
 
 def check_init(bundle: Bundle, init: Init) -> None:
-    """Raise UsageError if the bundle has no codebook for `init="codebook"`."""
+    """Raise UsageError if the bundle lacks what `init` makes rows from."""
     if init == "codebook" and bundle.codebook is None:
         raise UsageError(
             f"bundle {bundle.manifest.name!r} has no codebook to initialize embedding rows from",
             hint="--init random needs none",
+        )
+    if init == "text" and bundle.items.titles is None:
+        raise UsageError(
+            f"bundle {bundle.manifest.name!r} has no titles to initialize embedding rows from",
+            hint="--init codebook or random needs none",
         )

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.item_map import ItemMap
 from sidtool.contract.contract import read_contract
 from sidtool.contract.stage_record import ExtendParams
 from sidtool.errors import (
@@ -23,7 +24,8 @@ from sidtool.errors import (
 from sidtool.model.embedding_init import Init
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
+from sidtool.sid import SidSpace
+from tests.model.cases import SIZES, distinct_codes, make_bundle, make_codebook, save_base
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 TEXT = "Which item comes next? Toy Story (1995) is a film"
@@ -109,6 +111,39 @@ def test_the_seed_determines_the_embedding_rows(
     assert torch.equal(first, rows(3, "another"))
     assert not torch.equal(first, rows(4, "b"))
     assert read_contract(tmp_path / "a").params == ExtendParams(init, 3)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("init", get_args(Init))
+def test_the_scale_is_that_of_every_matrix(
+    init: Init, tied: bool, bundle: Bundle, tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer()
+    model = tiny_model("qwen2", vocab_size=len(tokenizer), tied=tied)
+    base = save_base(tmp_path / "base", model, tokenizer)
+    distances = []
+    for scale in (1.0, 0.25):
+        out = tmp_path / f"scale-{scale}"
+        contract = extend_model(base, bundle, out, init=init, init_scale=scale)
+        assert contract.params == ExtendParams(init, 0, scale)
+        served = load_model_folder(out).model
+        of_matrices = []
+        for layer in (served.get_input_embeddings(), served.get_output_embeddings()):
+            weight = layer.weight.detach()
+            offsets = weight[contract.token_start :] - weight[: contract.token_start].mean(dim=0)
+            of_matrices.append(offsets.norm(dim=1))
+        distances.append(torch.stack(of_matrices))
+    torch.testing.assert_close(distances[1], distances[0] / 4, rtol=5e-3, atol=1e-5)
+
+
+def test_a_scale_is_positive_and_text_rows_need_titles(base: Path, tmp_path: Path) -> None:
+    items = ItemMap.of(SidSpace(SIZES), ["a", "b"], distinct_codes(2))
+    bare = Bundle.of(items, make_codebook(), "reassign", name="bare")
+    with pytest.raises(UsageError, match="no titles to initialize"):
+        extend_model(str(base), bare, tmp_path / "out", init="text")
+    for scale in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match="scale of initial rows is positive"):
+            extend_model(str(base), bare, tmp_path / "out", init_scale=scale)
 
 
 def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path: Path) -> None:
