@@ -1,0 +1,73 @@
+"""The benchmark of first embedding rows, on a tiny catalog and a tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models import tiny_model, tiny_tokenizer
+
+
+def test_losses_before_and_after_training_end_in_tables(
+    data: Path,
+    recipe_folder: Path,
+    tmp_path: Path,
+    commands: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from init_scale import main
+
+    tokenizer = tiny_tokenizer()
+    base = tmp_path / "tiny"
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    work = tmp_path / "work"
+    inputs = ("--items", data / "items.jsonl", "--interactions", data / "interactions.csv")
+    sizes = ("--models", base, "--batch-size", 4, "--users", 3, "--eval-users", 4)
+    options = ("--encoder", tmp_path / "encoder", "--title-column", "title", "--steps", 2)
+    rows = ("--inits", "codebook:1,text:0.1", "--stages", "embeddings,lora")
+    codebook = ("--codebook", recipe_folder / "codebook.yaml")
+    arguments = [str(part) for part in ("-o", work, *inputs, *sizes, *options, *rows, *codebook)]
+    assert main(arguments) == 0
+    result = json.loads((work / "result.json").read_text())
+    (first,) = result["first"].values()
+    assert list(first) == ["codebook:1", "text:0.1"]
+    for losses in first.values():
+        assert losses["vocabulary"] > losses["level"] > 0
+    # rows near the mean row give nearly equal logits
+    near = abs(first["text:0.1"]["level"] - result["uniform_level_loss"])
+    assert near < abs(first["codebook:1"]["level"] - result["uniform_level_loss"])
+    (trained,) = result["trained"].values()
+    assert set(trained["text:0.1"]) == {"embeddings", "lora"}
+    assert 0 <= trained["text:0.1"]["lora"]["ndcg@10"] <= 1
+    assert "| text:0.1 | lora |" in capsys.readouterr().out
+    assert commands.count("train") == 4
+
+    commands.clear()  # a second run does nothing
+    assert main(arguments) == 0
+    assert commands == []
+    assert main([*arguments, "--inits", "codebok:1"]) == 1
+    assert "'codebok:1' is not INIT:SCALE" in capsys.readouterr().err
+
+
+def test_the_loss_is_that_of_a_loop_over_targets() -> None:
+    from init_scale import losses_of
+
+    from sidtool.prompt.tokens import SidTokens
+    from sidtool.sid import SidSpace
+
+    tokens = SidTokens(SidSpace((4, 5), begin=None, end=None), 30)
+    network = tiny_model("qwen3", vocab_size=tokens.stop)
+    ids = [[7, 30, 35, 31, 36, 33, 38], [7, 31, 34, 30, 37, 32, 36]]
+    over_vocabulary, over_level = [], []
+    for sequence in ids:
+        logits = network(torch.tensor([sequence])).logits[0].detach()
+        for place in range(3, 7):
+            row = logits[place - 1]
+            start, stop = (30, 34) if place % 2 else (34, 39)
+            over_vocabulary.append(float(row.logsumexp(0) - row[sequence[place]]))
+            over_level.append(float(row[start:stop].logsumexp(0) - row[sequence[place]]))
+    losses = losses_of(network, ids, tokens, 1)
+    assert losses["vocabulary"] == pytest.approx(sum(over_vocabulary) / 8, abs=1e-5)
+    assert losses["level"] == pytest.approx(sum(over_level) / 8, abs=1e-5)
