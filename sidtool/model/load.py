@@ -2,6 +2,7 @@
 any weight is read."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ class LoadedModel:
     """how `bundle` relates to the bundle that the model was made for"""
     memory: WeightedMemory | None = None
     """the memory that its recommendations are mixed with"""
+    beam_search: Callable[..., list[Any]] | None = None
+    """what searches in the place of sidtool's decoder, called as `decoder.beam.beam_search` is: an
+    engine that has the weights"""
 
     @property
     def tokens(self) -> SidTokens:

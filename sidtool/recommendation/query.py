@@ -25,7 +25,7 @@ from sidtool.decoder.mixture import (
     rank_items,
 )
 from sidtool.decoder.normalize import Normalize
-from sidtool.errors import DataError
+from sidtool.errors import DataError, UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
 from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
@@ -95,6 +95,8 @@ class QuerySession:
     """The memory that answers are mixed with."""
     users: UserTokens | None = None
     """The tokens of users, of which a history begins with one."""
+    engine_search: Callable[..., list[BeamResult]] | None = None
+    """What an engine searches with; None is sidtool's decoder."""
 
     @classmethod
     def of(cls, loaded: LoadedModel, normalize: Normalize | None = None) -> "QuerySession":
@@ -113,6 +115,7 @@ class QuerySession:
             normalize,
             Mixture.of(loaded.memory, loaded.bundle, normalize),
             contract.users,
+            loaded.beam_search,
         )
 
     @property
@@ -200,7 +203,8 @@ class QuerySession:
     ) -> list[BeamResult]:
         from sidtool.decoder.beam import beam_search
 
-        return beam_search(
+        search = self.engine_search or beam_search
+        return search(
             model,
             [query.prompt for query in queries],
             self.trie,
@@ -276,7 +280,11 @@ class QuerySession:
         self, model: Any, queries: Sequence[Query], candidates: ItemIndex
     ) -> NDArray[np.float32]:
         """(queries, candidates) float32: the exact score of each candidate item, whatever the
-        filters."""
+        filters. Raises UsageError for a model in an engine, which scores no list."""
+        if self.engine_search is not None:
+            raise UsageError(
+                "an engine does not score candidates", hint="recommend with the model itself"
+            )
         from sidtool.decoder.score import score_sids
 
         prompts = [query.prompt for query in queries]
