@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LEFT_OUT: dict[Protocol, str] = {
     "leave-one-out": "events behind a user's last target",
+    "last-session": "events in or behind a user's last session that are no targets",
     "temporal": "first events without a history",
     "given": "windows that show a held-out event",
 }
@@ -33,7 +34,8 @@ def split(
         Protocol,
         typer.Option(
             help="leave-one-out: each user's last event is test, the one before validation. "
-            "temporal: two moments divide all events. given: the files are already split."
+            "last-session: the same with whole sessions. temporal: two moments divide all events. "
+            "given: the files are already split."
         ),
     ] = "leave-one-out",
     valid: Annotated[Path | None, typer.Option(help="Validation windows (given).")] = None,
@@ -50,6 +52,18 @@ def split(
         typer.Option(
             help="Time or date where test starts (temporal). Default: after 90% of the events."
         ),
+    ] = None,
+    session_gap: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="An event that comes so long after the user's previous one begins a session: "
+            "seconds, or like 30m, 12h or 1d. Required by last-session, else recorded for lists.",
+        ),
+    ] = None,
+    session_column: Annotated[
+        str | None,
+        typer.Option(help="Column that names a user's sessions, in place of --session-gap."),
     ] = None,
     user_column: options.UserColumn = None,
     item_column: options.ItemColumn = None,
@@ -109,6 +123,7 @@ def split(
     from sidtool.data.interactions import EventNames
     from sidtool.splits.field_columns import FieldName, FieldOptions
     from sidtool.splits.files import SplitOptions, split_events
+    from sidtool.splits.sessions import SessionRule
 
     columns = EventNames(user_column, item_column, order_column, order)
     fields = FieldOptions(
@@ -119,7 +134,10 @@ def split(
         times,
         tuple(target or ()),
     )
-    chosen = SplitOptions(protocol, valid, test, valid_from, test_from, columns, fields, extends)
+    sessions = SessionRule.parse(session_gap, session_column)
+    chosen = SplitOptions(
+        protocol, valid, test, valid_from, test_from, columns, fields, extends, sessions
+    )
     budget = options.parse_bytes(memory) if memory is not None else None
     manifest = split_events(events, out, chosen, memory=budget, dry_run=dry_run, force=force)
     if json:
@@ -144,6 +162,8 @@ def _say_manifest(manifest: SplitManifest) -> None:
         rows.append(("left out", f"{counts.left_out} {LEFT_OUT[manifest.protocol]}"))
     if manifest.cuts:
         rows.append(("cuts", f"{manifest.cuts.valid_from:.16g}, {manifest.cuts.test_from:.16g}"))
+    if manifest.sessions is not None:
+        rows.append(("sessions", str(manifest.sessions)))
     if manifest.fields is not None:
         rows += _field_rows(manifest.fields)
     say_table(["part", manifest.protocol], rows)

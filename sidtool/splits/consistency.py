@@ -9,6 +9,7 @@ import numpy as np
 
 from sidtool.data.coded import Coded
 from sidtool.errors import IntegrityError
+from sidtool.splits.session_consistency import check_held_out_sessions, check_recorded_sessions
 from sidtool.splits.split import MIN_LENGTH, Example, Split, window_sequences
 
 
@@ -21,12 +22,18 @@ def check_parts(split: Split) -> None:
     if repeated is not None:
         raise IntegrityError(f"train.jsonl has user {repeated!r} twice")
     _check_fields(split)
-    if split.windows is None:
-        _check_events(split)
-        if split.protocol == "leave-one-out":
-            _check_left_out(split)
-    else:
+    check_recorded_sessions(split)
+    if split.windows is not None:
         _check_windows(split, split.windows)
+        return
+    _check_positions(split)
+    if split.protocol == "last-session":
+        _check_examples_of_users(split)
+        check_held_out_sessions(split)
+        return
+    _check_events(split)
+    if split.protocol == "leave-one-out":
+        _check_left_out(split)
 
 
 def _check_fields(split: Split) -> None:
@@ -49,15 +56,19 @@ def _check_fields(split: Split) -> None:
                 )
 
 
-def _check_events(split: Split) -> None:
-    """Check that a user's training events, validation and test targets are one sequence, and that
-    each history has the events before its target."""
+def _check_positions(split: Split) -> None:
+    """Check that the training events of each user are the first ones."""
     for user_events in split.train:
         if not user_events.items or user_events.positions != tuple(range(len(user_events.items))):
             raise IntegrityError(
                 f"train.jsonl: user {user_events.user!r} has positions "
                 f"{user_events.positions[:5]}, not 0, 1, 2 ... of each event"
             )
+
+
+def _check_events(split: Split) -> None:
+    """Check that a user's training events, validation and test targets are one sequence, and that
+    each history has the events before its target."""
     trained = {user_events.user: row for row, user_events in enumerate(split.train)}
     parts = (("valid.jsonl", split.valid), ("test.jsonl", split.test))
     for user, of_user in _examples_by_user(parts):
@@ -99,15 +110,20 @@ def _examples_by_user(
         yield user, ((parts[part][0], parts[part][1][index]) for part, index in chosen)
 
 
-def _check_left_out(split: Split) -> None:
-    """Check that each user has one validation and one test example, or too few events for them."""
+def _check_examples_of_users(split: Split) -> None:
+    """Check that a user has one validation and one test example, or none."""
     held_out = [example.user for example in split.valid]
     repeated = _repeated(held_out)
     if repeated is not None:
         raise IntegrityError(f"valid.jsonl has two examples of user {repeated!r}")
     if sorted(held_out) != sorted(example.user for example in split.test):
         raise IntegrityError("valid.jsonl and test.jsonl do not have one example of each user")
-    users = set(held_out)
+
+
+def _check_left_out(split: Split) -> None:
+    """Check that each user has one validation and one test example, or too few events for them."""
+    _check_examples_of_users(split)
+    users = {example.user for example in split.valid}
     for sequence in split.train:
         n_targets = len(sequence.target_indexes)
         if sequence.user not in users and n_targets >= MIN_LENGTH:

@@ -3,6 +3,9 @@
     test.jsonl      {"user": "u1", "history": ["i1", "i2"], "item": "i3", "position": 2}
     train.jsonl     {"user": "u1", "items": ["i1", "i2"], "positions": [0, 1]}
 
+Where sessions are held out, an example has the further targets of its session in `rest`; where they
+are recorded, a line of training events has the indexes at which they start in `sessions`.
+
 Writers do not write atomically: use them within `output.new_file` or `output.new_dir`."""
 
 import json
@@ -15,7 +18,8 @@ from typing import Any
 from sidtool.data.json_tables import is_id, json_lines
 from sidtool.errors import DataError
 from sidtool.splits.fields import NO_FIELDS, Fields
-from sidtool.splits.split import Example, UserSequence
+from sidtool.splits.sessions import is_division
+from sidtool.splits.split import Example, FurtherTarget, UserSequence
 
 MAX_POSITION = 1 << 31
 """Positions of a user's events are smaller."""
@@ -33,6 +37,19 @@ def _example_json(example: Example) -> dict[str, Any]:
         value["fields"] = example.fields.to_json()
     if example.feedback:
         value["feedback"] = example.feedback
+    if example.rest:
+        value["rest"] = [_target_json(target) for target in example.rest]
+    return value
+
+
+def _target_json(target: FurtherTarget) -> dict[str, Any]:
+    value: dict[str, Any] = {"item": target.item, "position": target.position}
+    if target.feedback:
+        value["feedback"] = target.feedback
+    if target.context:
+        value["context"] = target.context
+    if target.time is not None:
+        value["time"] = target.time
     return value
 
 
@@ -50,7 +67,29 @@ def read_examples(path: Path) -> Iterator[Example]:
         with _named_line(path, number):
             fields = read_fields(row, len(history))
             feedback = Fields.from_json({"context": row.get("feedback")}, 0).context
-        yield Example(*ids, position, fields, feedback)
+        rest = _rest(path, number, row, position)
+        yield Example(*ids, position, fields, feedback, rest)
+
+
+def _rest(
+    path: Path, number: int, row: Mapping[str, Any], position: int
+) -> tuple[FurtherTarget, ...]:
+    """The further targets of an example. Raises DataError unless their positions ascend from that
+    of the first one."""
+    value = row.get("rest", [])
+    if not isinstance(value, list) or not all(isinstance(target, dict) for target in value):
+        raise DataError(f"{path}, line {number}: 'rest' is no list of targets")
+    targets = []
+    for target in value:
+        if not _is_position(target.get("position")) or target["position"] <= position:
+            raise DataError(f"{path}, line {number}: the positions of its targets do not ascend")
+        position = target["position"]
+        parts = {name: target.get(name) for name in ("feedback", "context", "time")}
+        with _named_line(path, number):
+            fields = Fields.from_json(parts, 0)
+        known = (fields.feedback, fields.context, fields.time)
+        targets.append(FurtherTarget(_id(path, number, target, "item"), position, *known))
+    return tuple(targets)
 
 
 def write_events(path: Path, sequences: Iterable[UserSequence]) -> None:
@@ -61,6 +100,8 @@ def write_events(path: Path, sequences: Iterable[UserSequence]) -> None:
 def _sequence_json(sequence: UserSequence) -> dict[str, Any]:
     value: dict[str, Any] = {"user": sequence.user, "items": sequence.items}
     value["positions"] = sequence.positions
+    if sequence.sessions:
+        value["sessions"] = sequence.sessions
     if sequence.fields != NO_FIELDS:
         value["fields"] = sequence.fields.to_json()
     return value
@@ -80,10 +121,18 @@ def read_events(path: Path) -> Iterator[UserSequence]:
             raise DataError(
                 f"{path}, line {number}: {len(items)} items and {len(positions)} positions"
             )
+        sessions = row.get("sessions", [])
+        if not isinstance(sessions, list) or not all(map(_is_position, sessions)):
+            raise DataError(f"{path}, line {number}: 'sessions' is no list of indexes")
+        if sessions and not is_division(sessions, len(items)):
+            raise DataError(
+                f"{path}, line {number}: the sessions {sessions[:5]} do not divide {len(items)} "
+                "events"
+            )
         user = _id(path, number, row, "user")
         with _named_line(path, number):
             fields = read_fields(row, len(items))
-        yield UserSequence(user, items, tuple(positions), fields)
+        yield UserSequence(user, items, tuple(positions), fields, tuple(sessions))
 
 
 def read_fields(row: Mapping[str, Any], n_events: int) -> Fields:

@@ -60,4 +60,4 @@ def _occurrences(
 
 
 def _targets(examples: Iterable[Example]) -> Iterator[tuple[str, str]]:
-    return ((example.user, example.item) for example in examples)
+    return ((example.user, item) for example in examples for item in example.items)

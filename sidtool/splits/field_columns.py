@@ -155,7 +155,7 @@ def read_fields(path: Path, events: Interactions, options: FieldOptions) -> Fiel
         options.times,
         options.target,
     )
-    times = _seconds(path, events) if options.times else None
+    times = event_seconds(path, events, "--times") if options.times else None
     return FieldTable(table_types, columns, times, users, is_target)
 
 
@@ -264,14 +264,17 @@ def _read_users(
     return types, users
 
 
-def _seconds(path: Path, events: Interactions) -> NDArray[np.int64] | NDArray[np.float64]:
-    """The times of events in seconds since 1970. Raises DataError if their order is no time."""
+def event_seconds(
+    path: Path, events: Interactions, flag: str
+) -> NDArray[np.int64] | NDArray[np.float64]:
+    """The times of events in seconds since 1970. Raises DataError, which names the option that
+    needs them, if their order is no time."""
     largest = float(np.abs(events.order).max())
     per_second = next((unit for start, unit in UNITS if largest >= start), None)
     if events.columns.order is None or per_second is None:
         order = "the order of the rows" if events.columns.order is None else f"{largest:g}"
         raise DataError(
-            f"{path}: --times needs times since 1970 or dates, the order is {order}",
+            f"{path}: {flag} needs times since 1970 or dates, the order is {order}",
             hint="--order-column names the column of the times",
         )
     seconds = events.order / per_second

@@ -8,7 +8,12 @@ split.json      the manifest
 
 In format 2 a line of train.jsonl has `fields`: {"user": {"age": 24}, "event": {"rating": [5, 3]},
 "times": [880000000, 880000060]}; a line of valid.jsonl and test.jsonl has them for its history,
-with the `context` and the `time` of its target, and the target's own `feedback`."""
+with the `context` and the `time` of its target, and the target's own `feedback`.
+
+Format 3 records sessions: a line of train.jsonl has the indexes at which they start, `sessions`:
+[0, 3]; under last-session a line of valid.jsonl and test.jsonl has the session's targets after the
+first one, `rest`: [{"item": "i7", "position": 6}], each with `feedback`, `context` and `time` where
+the split has them."""
 
 import json
 from contextlib import nullcontext
@@ -33,8 +38,9 @@ from sidtool.splits.examples import read_events, read_examples, write_events, wr
 from sidtool.splits.extension import extended
 from sidtool.splits.field_columns import FieldOptions, read_fields
 from sidtool.splits.packed import Packer
-from sidtool.splits.protocols import given, leave_one_out, temporal
+from sidtool.splits.protocols import given, last_session, leave_one_out, temporal
 from sidtool.splits.record import Cuts, Protocol, SplitManifest
+from sidtool.splits.sessions import SessionRule, read_sessions
 from sidtool.splits.split import Split, SplitOrigin
 
 MANIFEST = "split.json"
@@ -63,6 +69,8 @@ class SplitOptions:
     """Further columns of the events, a table of users, and what counts as a target."""
     extends: Path | None = None
     """Folder of an earlier split whose models stay usable with this one (`extended`)."""
+    sessions: SessionRule | None = None
+    """What a session is; required by last-session, recorded under leave-one-out and temporal."""
 
     def __post_init__(self) -> None:
         if self.protocol not in get_args(Protocol):
@@ -81,6 +89,13 @@ class SplitOptions:
             )
         if self.protocol == "given" and self.fields.any:
             raise UsageError("windows have no fields: split the events to record some")
+        if self.protocol == "given" and self.sessions is not None:
+            raise UsageError("windows have no sessions: split the events to record some")
+        if self.protocol == "last-session" and self.sessions is None:
+            raise UsageError(
+                "--protocol last-session requires --session-gap or --session-column",
+                hint="like --session-gap 30m",
+            )
 
     def _refuse_options_of(
         self, protocol: Protocol, first: str, one: object, second: str, other: object
@@ -122,14 +137,19 @@ def make_split(
     if options.valid is not None and options.test is not None:
         return given(events, options.valid, options.test)
     cuts = options.cuts  # parsed before the events are read
+    rule = options.sessions
     further = [name.name for name in options.fields.event_fields]
+    further += [name for name in (rule.columns if rule else ()) if name not in further]
     interactions = read_interactions(
         events, options.columns, recorded=recorded, further=further, spill=spill
     )
     table = read_fields(events, interactions, options.fields) if options.fields.any else None
-    if options.protocol == "leave-one-out":
-        return leave_one_out(interactions, table)
-    return temporal(interactions, cuts, table)
+    sessions = read_sessions(events, interactions, rule) if rule else None
+    if options.protocol == "temporal":
+        return temporal(interactions, cuts, table, sessions)
+    if options.protocol == "last-session" and sessions is not None:
+        return last_session(interactions, sessions, table)
+    return leave_one_out(interactions, table, sessions)
 
 
 def split_events(
@@ -249,6 +269,7 @@ def read_split(folder: Path, arrays: Path | None = None) -> Split:
             manifest.counts.left_out,
             manifest.extends,
             manifest.fields,
+            manifest.sessions,
         ),
     )
     # the files may be intact and still belong to another manifest

@@ -37,7 +37,7 @@ def _histories_of_events(split: Split) -> dict[str, History]:
     and events that are no targets."""
     histories = {user.user: (user.items, user.fields) for user in split.train}
     for example in (*split.valid, *split.test):  # in time order
-        items = (*example.history, example.item)
+        items = (*example.history, *example.items)
         histories[example.user] = (items, example.all_fields)
     return histories
 

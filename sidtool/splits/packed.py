@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sidtool.data.coded import Coded, object_array
 from sidtool.splits.fields import NO_FIELDS, Fields, Value, Values
-from sidtool.splits.split import Example, UserSequence
+from sidtool.splits.split import Example, FurtherTarget, UserSequence
 
 T = TypeVar("T")
 BLOCK = 1 << 20
@@ -75,6 +75,8 @@ class PackedSequences(_Packed[UserSequence]):
     """n lists of positions; None: 0, 1, 2 ... of every user"""
     fields: Callable[[int], Fields] | None = None
     """The fields of the user at an index"""
+    sessions: Callable[[int], tuple[int, ...]] | None = None
+    """The starts of sessions of the user at an index"""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -85,7 +87,8 @@ class PackedSequences(_Packed[UserSequence]):
         if self.positions is not None:
             positions = tuple(self.positions[index].tolist())
         fields = NO_FIELDS if self.fields is None else self.fields(index)
-        return UserSequence(self.users[index], items, positions, fields)
+        sessions = () if self.sessions is None else self.sessions(index)
+        return UserSequence(self.users[index], items, positions, fields, sessions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +107,8 @@ class PackedExamples(_Packed[Example]):
     """(n,)"""
     fields: Callable[[int], tuple[Fields, Values]] | None = None
     """The fields and the feedback of the example at an index"""
+    rest: Callable[[int], tuple[FurtherTarget, ...]] | None = None
+    """The further targets of the example at an index"""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -112,9 +117,9 @@ class PackedExamples(_Packed[Example]):
         history = tuple(self.names[self.histories[index]].tolist())
         item = self.names[self.items[index]]
         position = int(self.positions[index])
-        if self.fields is None:
-            return Example(self.users[index], history, item, position)
-        return Example(self.users[index], history, item, position, *self.fields(index))
+        fields, feedback = (NO_FIELDS, {}) if self.fields is None else self.fields(index)
+        rest = () if self.rest is None else self.rest(index)
+        return Example(self.users[index], history, item, position, fields, feedback, rest)
 
 
 @dataclass
@@ -137,22 +142,31 @@ class Packer:
         users = array("i")
         items = self._rows()
         positions = self._rows()
+        sessions = self._rows()
         fields: list[Fields] = []
         is_counted = True
+        has_sessions = False
         for sequence in sequences:
             users.append(self._code(self._users, sequence.user))
             items.append([self._code(self._items, item) for item in sequence.items])
             positions.append(sequence.positions)
             is_counted &= sequence.positions == tuple(range(len(sequence.items)))
             fields.append(self._shared(sequence.fields))
+            sessions.append(sequence.sessions)
+            has_sessions |= bool(sequence.sessions)
         rows = items.finish()
         places = None if is_counted else positions.finish()
         of_index = None if _none(fields) else fields.__getitem__
+        session_starts = sessions.finish()
+
+        def sessions_of(index: int) -> tuple[int, ...]:
+            return tuple(session_starts[index].tolist())
 
         def packed() -> PackedSequences:
             user_names, item_names = self.names()
             coded = Coded[str](user_names, np.frombuffer(users, dtype=np.int32))
-            return PackedSequences(coded, item_names, rows, places, of_index)
+            starts = sessions_of if has_sessions else None
+            return PackedSequences(coded, item_names, rows, places, of_index, starts)
 
         return packed
 
@@ -163,22 +177,25 @@ class Packer:
         targets = array("i")
         positions = array("i")
         fields: list[tuple[Fields, Values]] = []
+        rest: list[tuple[FurtherTarget, ...]] = []
         for example in examples:
             users.append(self._code(self._users, example.user))
             histories.append([self._code(self._items, item) for item in example.history])
             targets.append(self._code(self._items, example.item))
             positions.append(example.position)
             fields.append((self._shared(example.fields), example.feedback))
+            rest.append(example.rest)
         rows = histories.finish()
         is_plain = _none(known for known, _ in fields) and not any(each for _, each in fields)
         of_index = None if is_plain else fields.__getitem__
+        rest_of = rest.__getitem__ if any(rest) else None
 
         def packed() -> PackedExamples:
             user_names, item_names = self.names()
             coded = Coded[str](user_names, np.frombuffer(users, dtype=np.int32))
             items = np.frombuffer(targets, dtype=np.int32)
             places = np.frombuffer(positions, dtype=np.int32)
-            return PackedExamples(coded, item_names, rows, items, places, of_index)
+            return PackedExamples(coded, item_names, rows, items, places, of_index, rest_of)
 
         return packed
 

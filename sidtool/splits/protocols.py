@@ -1,6 +1,7 @@
-"""The three protocols that split events into training, validation and test.
+"""The protocols that split events into training, validation and test.
 
     leave-one-out   a user's last event is test, the one before it validation, the rest training
+    last-session    a user's last session is test, the one before it validation, the rest training
     temporal        two moments divide the events of all users into training, validation and test
     given           three files of windows that another system has split
 
@@ -9,7 +10,7 @@ holds out the last two targets of a user, and what lies between them or behind t
 training event."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,9 +25,11 @@ from sidtool.splits.field_columns import FieldTable
 from sidtool.splits.fields import Fields, Values
 from sidtool.splits.packed import PackedExamples, PackedSequences, Ragged
 from sidtool.splits.record import Cuts
+from sidtool.splits.sessions import SessionTable
 from sidtool.splits.split import (
     MIN_LENGTH,
     Example,
+    FurtherTarget,
     Split,
     SplitOrigin,
     window_events,
@@ -40,13 +43,17 @@ VALID_SHARE = 0.1
 """Under temporal without cuts: share of the events between the two cuts."""
 
 
-def leave_one_out(interactions: Interactions, table: FieldTable | None = None) -> Split:
+def leave_one_out(
+    interactions: Interactions,
+    table: FieldTable | None = None,
+    sessions: SessionTable | None = None,
+) -> Split:
     """Split off the last target of each user for test and the one before it for validation.
 
     Users with fewer than MIN_LENGTH targets are trained on and not evaluated. Every event is a
-    target, unless `table` says otherwise; it holds the fields of the events. Raises DataError if a
-    part is empty."""
-    logs = _UserLogs(interactions, table)
+    target, unless `table` says otherwise; it holds the fields of the events. `sessions` are
+    recorded. Raises DataError if a part is empty."""
+    logs = _UserLogs(interactions, table, sessions)
     starts, stops = interactions.starts, interactions.stops
     # the targets of each user are at places first:last of all targets
     last = np.searchsorted(logs.targets, stops)
@@ -62,22 +69,57 @@ def leave_one_out(interactions: Interactions, table: FieldTable | None = None) -
     return _checked(Split("leave-one-out", *parts, None, logs.origin(None, left_out)))
 
 
+def last_session(
+    interactions: Interactions, sessions: SessionTable, table: FieldTable | None = None
+) -> Split:
+    """Split off the last session of each user for test and the one before it for validation.
+
+    Sessions without a target are not counted; users with fewer than MIN_LENGTH others are trained
+    on and not evaluated. All events before the validation session are training events. A history
+    ends where the session of its targets begins; the targets of the session are those that `table`
+    marks, all without it. Raises DataError if a part is empty."""
+    logs = _UserLogs(interactions, table, sessions)
+    starts, stops = interactions.starts, interactions.stops
+    with_targets = np.unique(np.searchsorted(sessions.starts, logs.targets, side="right") - 1)
+    first_events = sessions.starts[with_targets]
+    # the sessions of each user are at places first:last of all those with targets
+    last = np.searchsorted(first_events, stops)
+    evaluated = np.flatnonzero(last - np.searchsorted(first_events, starts) >= MIN_LENGTH)
+    valid = with_targets[last[evaluated] - 2]
+    test = with_targets[last[evaluated] - 1]
+    trained = stops.copy()
+    trained[evaluated] = sessions.starts[valid]
+    n_targets = np.searchsorted(logs.targets, sessions.stops) - np.searchsorted(
+        logs.targets, sessions.starts
+    )
+    left_out = int((stops[evaluated] - sessions.starts[test] - n_targets[test]).sum())
+    train = logs.sequences(np.arange(len(starts)), trained)
+    valid_part, test_part = (
+        logs.session_examples(evaluated, sessions, part) for part in (valid, test)
+    )
+    origin = logs.origin(None, left_out)
+    return _checked(Split("last-session", train, valid_part, test_part, None, origin))
+
+
 def temporal(
-    interactions: Interactions, cuts: Cuts | None = None, table: FieldTable | None = None
+    interactions: Interactions,
+    cuts: Cuts | None = None,
+    table: FieldTable | None = None,
+    sessions: SessionTable | None = None,
 ) -> Split:
     """Divide the events of all users at two moments: `cuts.valid_from` and `cuts.test_from`.
 
     Without cuts, they are placed so that 80%, 10% and 10% of all events are training, validation
     and test; events of one moment stay together. The history of an example is everything of the
-    user before its target; `table` is as in `leave_one_out`. A target without a history is in no
-    part, and is counted (`SplitCounts.left_out`). Raises UsageError if validation would start after
-    test, DataError if a part is empty."""
+    user before its target; `table` and `sessions` are as in `leave_one_out`. A target without a
+    history is in no part, and is counted (`SplitCounts.left_out`). Raises UsageError if validation
+    would start after test, DataError if a part is empty."""
     cuts = cuts or _default_cuts(interactions)
     if cuts.valid_from > cuts.test_from:
         raise UsageError(
             f"validation starts at {cuts.valid_from}, after test, which starts at {cuts.test_from}"
         )
-    logs = _UserLogs(interactions, table)
+    logs = _UserLogs(interactions, table, sessions)
     starts = interactions.starts
     # the order of a user's events ascends, so those before a cut are the first ones
     first_valid = starts + _count_before(interactions, cuts.valid_from)
@@ -102,6 +144,7 @@ class _UserLogs:
 
     interactions: Interactions
     table: FieldTable | None
+    session_table: SessionTable | None
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:
@@ -116,14 +159,24 @@ class _UserLogs:
         starts = events.starts[users]
         coded = Coded[str](events.users.names, users)
         items = Ragged(events.items.codes, starts, stops)
-        table = self.table
-        if table is None:
-            return PackedSequences(coded, events.items.names, items)
+        table, session_table = self.table, self.session_table
 
         def fields(index: int) -> Fields:
+            assert table is not None
             return table.of_user(coded[index], int(starts[index]), int(stops[index]))
 
-        return PackedSequences(coded, events.items.names, items, None, fields)
+        def sessions(index: int) -> tuple[int, ...]:
+            assert session_table is not None
+            return session_table.within(int(starts[index]), int(stops[index]))
+
+        return PackedSequences(
+            coded,
+            events.items.names,
+            items,
+            None,
+            None if table is None else fields,
+            None if session_table is None else sessions,
+        )
 
     def examples(self, users: NDArray[np.int64], events: NDArray[np.int64]) -> PackedExamples:
         """(n,) events by their indexes, each after all events of its user before it."""
@@ -145,11 +198,59 @@ class _UserLogs:
 
         return PackedExamples(*parts, fields)
 
+    def session_examples(
+        self, users: NDArray[np.int64], sessions: SessionTable, chosen: NDArray[np.int64]
+    ) -> PackedExamples:
+        """(n,) sessions by their numbers, each with its targets, after all events of its user
+        before the session."""
+        events = self.interactions
+        firsts = sessions.starts[chosen]
+        # the targets of each session are at places of all targets
+        places, ends = (
+            np.searchsorted(self.targets, bounds) for bounds in (firsts, sessions.stops[chosen])
+        )
+        examples = self.examples(users, self.targets[places])
+        starts = events.starts[users]
+        fields_of = examples.fields
+
+        def fields(index: int) -> tuple[Fields, Values]:
+            assert fields_of is not None
+            known, feedback = fields_of(index)
+            return known.until(int(firsts[index] - starts[index])), feedback
+
+        def rest(index: int) -> tuple[FurtherTarget, ...]:
+            further = self.targets[places[index] + 1 : ends[index]].tolist()
+            return tuple(self._further_target(event, int(starts[index])) for event in further)
+
+        return replace(
+            examples,
+            histories=Ragged(events.items.codes, starts, firsts),
+            fields=None if fields_of is None else fields,
+            rest=rest,
+        )
+
+    def _further_target(self, event: int, start: int) -> FurtherTarget:
+        """The event at an index, of a user whose events begin at `start`."""
+        item = self.interactions.items[event]
+        table = self.table
+        if table is None:
+            return FurtherTarget(item, event - start)
+        return FurtherTarget(
+            item,
+            event - start,
+            {name: table.columns[name][event] for name in table.types.feedback},
+            {name: table.columns[name][event] for name in table.types.context},
+            None if table.times is None else table.times[event].item(),
+        )
+
     def origin(self, cuts: Cuts | None, left_out: int) -> SplitOrigin:
         """Where the split comes from."""
         fields = None if self.table is None else self.table.types
+        sessions = None if self.session_table is None else self.session_table.rule
         events = self.interactions
-        return SplitOrigin(events.digest, events.columns, cuts, left_out, fields=fields)
+        return SplitOrigin(
+            events.digest, events.columns, cuts, left_out, fields=fields, sessions=sessions
+        )
 
 
 def given(train: Path, valid: Path, test: Path) -> Split:

@@ -6,18 +6,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from sidtool.data.columns import EventColumns
-from sidtool.errors import CompatibilityError, IntegrityError
+from sidtool.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.splits.fields import FieldTypes
+from sidtool.splits.sessions import SessionRule
 
-SPLIT_FORMAT = 2
+SPLIT_FORMAT = 3
 """The newest format of a split folder that this version reads."""
-Protocol = Literal["leave-one-out", "temporal", "given"]
+Protocol = Literal["leave-one-out", "last-session", "temporal", "given"]
 
 
-def split_format(fields: FieldTypes | None) -> int:
-    """The format in which a split is written: 2 with fields of events or users, else 1, which
-    older versions read too."""
+def split_format(fields: FieldTypes | None, sessions: SessionRule | None) -> int:
+    """The format in which a split is written: 3 with sessions, 2 with fields of events or users,
+    else 1. Older versions read the lower ones too."""
+    if sessions is not None:
+        return 3
     return 1 if fields is None else 2
 
 
@@ -124,8 +127,9 @@ class SplitCounts(JsonRecord):
     """Training windows (protocol `given`)."""
     left_out: int = 0
     """Under `temporal`, users whose first event is held out: that event has no history, so it is in
-    no part. Under `leave-one-out`, events behind a user's last target. Under `given`, training
-    windows that show a held-out event."""
+    no part. Under `leave-one-out`, events behind a user's last target; under `last-session`, those
+    in or behind a user's last session that are no targets. Under `given`, training windows that
+    show a held-out event."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +155,17 @@ class SplitManifest(JsonRecord):
     extends: tuple[str, ...] = ()
     """As `SplitReference.extends`."""
     fields: FieldTypes | None = None
-    """The fields of events and users, None in format 1."""
+    """The fields of events and users, None without any."""
+    sessions: SessionRule | None = None
+    """What a session is, None where the split records none."""
     format: int = 1
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object that is stored, without fields where there are none."""
+        """The JSON object that is stored, without fields or sessions where there are none."""
         value = super().to_json()
-        if self.fields is None:
-            del value["fields"]
+        for name in ("fields", "sessions"):
+            if value[name] is None:
+                del value[name]
         return value
 
     @classmethod
@@ -177,10 +184,15 @@ class SplitManifest(JsonRecord):
                     hint="upgrade sidtool",
                 )
             manifest = super().from_json(value)
-            if manifest.format != split_format(manifest.fields):
-                raise TypeError(f"format {manifest.format} has the fields {manifest.fields}")
+            if manifest.format != split_format(manifest.fields, manifest.sessions):
+                raise TypeError(
+                    f"format {manifest.format} has the fields {manifest.fields} and the sessions "
+                    f"{manifest.sessions}"
+                )
+            if manifest.protocol == "last-session" and manifest.sessions is None:
+                raise TypeError("a last-session split has no sessions")
             if (manifest.protocol == "temporal") != (manifest.cuts is not None):
                 raise TypeError(f"the cuts of a {manifest.protocol} split are {manifest.cuts}")
             return manifest
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, UsageError) as error:
             raise IntegrityError(f"the split's manifest is malformed: {error}") from error

@@ -25,6 +25,7 @@ from sidtool.splits.record import (
     SplitReference,
     split_format,
 )
+from sidtool.splits.sessions import SessionRule
 
 T = TypeVar("T")
 Event = tuple[str, str, int]
@@ -32,7 +33,8 @@ Event = tuple[str, str, int]
 LEAK_BLOCK = 1 << 16
 """Events that are looked up at once."""
 MIN_LENGTH = 3
-"""Under leave-one-out, all events of users with fewer targets are training events."""
+"""Under leave-one-out, all events of users with fewer targets are training events; under
+last-session, those of users with fewer sessions that have targets."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class UserSequence:
     positions: tuple[int, ...]
     fields: Fields = field(default=NO_FIELDS, hash=False)
     """The fields of the user and of these events."""
+    sessions: tuple[int, ...] = ()
+    """The indexes of the events that begin a session; () where the split records no sessions."""
 
     @property
     def target_indexes(self) -> Sequence[int]:
@@ -55,8 +59,23 @@ class UserSequence:
 
 
 @dataclass(frozen=True)
+class FurtherTarget:
+    """A further target of the session whose first target an example has."""
+
+    item: str
+    position: int
+    feedback: Values = field(default_factory=dict, hash=False)
+    context: Values = field(default_factory=dict, hash=False)
+    time: float | None = field(default=None, hash=False)
+    """Seconds since 1970, None where the split has no times."""
+
+
+@dataclass(frozen=True)
 class Example:
-    """An evaluation example: a user's history and the item that follows it."""
+    """An evaluation example: a user's history and the item that follows it.
+
+    Where a whole session is held out, the history is everything before the session, and `rest` its
+    targets after the first one."""
 
     user: str
     history: tuple[str, ...]
@@ -67,18 +86,44 @@ class Example:
     """What is known before the event: the fields of the user and of the history, its context."""
     feedback: Values = field(default_factory=dict, hash=False)
     """The feedback of the event, known only after it."""
+    rest: tuple[FurtherTarget, ...] = ()
+    """The further targets of a held-out session, in its order."""
+
+    @property
+    def targets(self) -> tuple[FurtherTarget, ...]:
+        """All targets: the item, and those of `rest`."""
+        known = (self.fields.context, self.fields.time)
+        return (FurtherTarget(self.item, self.position, self.feedback, *known), *self.rest)
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """The items of all targets."""
+        return (self.item, *(target.item for target in self.rest))
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The held-out events: all targets."""
+        rest = ((self.user, target.item, target.position) for target in self.rest)
+        return ((self.user, self.item, self.position), *rest)
 
     @property
     def all_fields(self) -> Fields:
-        """The fields of the history and of the event itself behind it, as events."""
+        """The fields of the history and of the targets behind it, as events."""
         before = self.fields
         if before is NO_FIELDS:
             return NO_FIELDS
-        of_event = {**self.feedback, **before.context, TARGET: TARGET_VALUES[True]}
-        event = {name: (*values, of_event[name]) for name, values in before.event.items()}
-        if before.times is None or before.time is None:
+        of_targets = [
+            {**target.feedback, **target.context, TARGET: TARGET_VALUES[True]}
+            for target in self.targets
+        ]
+        event = {
+            name: (*values, *(of_target[name] for of_target in of_targets))
+            for name, values in before.event.items()
+        }
+        if before.times is None:
             return Fields(before.user, event)
-        return Fields(before.user, event, times=(*before.times, before.time))
+        times = [target.time for target in self.targets if target.time is not None]
+        return Fields(before.user, event, times=(*before.times, *times))
 
 
 @dataclass(frozen=True)
@@ -94,6 +139,8 @@ class SplitOrigin:
     """As `SplitReference.extends`."""
     fields: FieldTypes | None = None
     """The fields of events and users, None for a split without any."""
+    sessions: SessionRule | None = None
+    """What a session is, None where the split records none."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +180,9 @@ class Split:
         """SHA-256 over the targets of validation and of test. Their order has no effect."""
         columns: list[Iterable[str]] = []
         for part in (self.valid, self.test):
-            users = Coded[str].of(target.user for target in part)
-            items = Coded[str].of(target.item for target in part)
-            positions = np.array([target.position for target in part], dtype=np.int64)
+            users = Coded[str].of(user for user, _, _ in _events(part))
+            items = Coded[str].of(item for _, item, _ in _events(part))
+            positions = np.array([place for _, _, place in _events(part)], dtype=np.int64)
             order = np.lexsort((_ranks(items), positions, _ranks(users)))
             columns.append(users.names[users.codes[order]])
             columns.append(items.names[items.codes[order]])
@@ -181,7 +228,8 @@ class Split:
             files=files,
             extends=self.origin.extends,
             fields=self.origin.fields,
-            format=split_format(self.origin.fields),
+            sessions=self.origin.sessions,
+            format=split_format(self.origin.fields, self.origin.sessions),
         )
 
 
@@ -194,12 +242,15 @@ def evenly_spaced(examples: Sequence[T], count: int | None) -> Sequence[T]:
 
 
 class HeldOutEvents(Container[Event]):
-    """A set of held-out events that takes 16 bytes for each."""
+    """A set of held-out events that takes 16 bytes for each; 24 where sessions are held out."""
 
     def __init__(self, parts: Sequence[Sequence[Example]]) -> None:
         self._parts = parts
-        events = (hash(_event(target)) for part in parts for target in part)
-        hashes = np.fromiter(events, dtype=np.int64, count=sum(map(len, parts)))
+        hashes = np.fromiter((hash(event) for part in parts for event in _events(part)), np.int64)
+        self._ends: NDArray[np.int64] | None = None
+        if len(hashes) > sum(map(len, parts)):
+            sizes = [len(example.events) for part in parts for example in part]
+            self._ends = np.cumsum(sizes)  # (examples,): one more than the last event of each
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
 
@@ -223,12 +274,19 @@ class HeldOutEvents(Container[Event]):
     def _has(self, event: Any, place: int) -> bool:
         """Whether an event is among those from a place on that have its hash."""
         while place < len(self) and self._hashes[place] == hash(event):
-            if _event(self._target(int(self._order[place]))) == event:
+            if self._event(int(self._order[place])) == event:
                 return True
             place += 1
         return False
 
-    def _target(self, index: int) -> Example:
+    def _event(self, index: int) -> Event:
+        if self._ends is None:
+            return self._example(index).events[0]
+        example = int(np.searchsorted(self._ends, index, side="right"))
+        # counted from the example's last event
+        return self._example(example).events[index - int(self._ends[example])]
+
+    def _example(self, index: int) -> Example:
         for part in self._parts:
             if index < len(part):
                 return part[index]
@@ -236,8 +294,8 @@ class HeldOutEvents(Container[Event]):
         raise IndexError(index)
 
 
-def _event(target: Example) -> Event:
-    return target.user, target.item, target.position
+def _events(part: Iterable[Example]) -> Iterator[Event]:
+    return (event for example in part for event in example.events)
 
 
 def _ranks(values: Coded[str]) -> NDArray[np.int64]:

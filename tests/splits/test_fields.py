@@ -156,7 +156,7 @@ def test_other_fields_than_the_manifest_says_are_refused(events: Path) -> None:
     with pytest.raises(IntegrityError, match=r"test.jsonl: user 'a' has other fields than"):
         read_split(Path("less"))
     stored = json.loads(Path("less/split.json").read_text())
-    for changes, error in (({"format": 3}, CompatibilityError), ({"format": 1}, IntegrityError)):
+    for changes, error in (({"format": 4}, CompatibilityError), ({"format": 1}, IntegrityError)):
         Path("less/split.json").write_text(json.dumps(stored | changes))
         with pytest.raises(error):
             read_split(Path("less"))
