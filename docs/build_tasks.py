@@ -24,8 +24,8 @@ token budget. In `FIELD-to-sid`, `sid-to-FIELD` and `prefix-to-FIELD`, FIELD is 
 three tasks need fields of the split ([feedback.md](feedback.md#tasks)); in them FIELD is a feedback.
 
 A model recommends from a history by the first of these tasks in its mix (of the first two, by the one with the larger
-weight): {history_tasks}; `context-to-sid` and `next-item-by-FIELD` come before the last one. It recommends from a text by the first of these:
-{text_tasks}.
+weight): {history_tasks}; `context-to-sid` and `next-item-by-FIELD` come before `list`. It recommends lists by `list`
+([lists.md](lists.md)), and from a text by the first of these: {text_tasks}.
 
 Examples with a prompt train the completion only. `sequence` trains every SID of a history; `item-text` and
 `history-text` are running text in which every token is trained (continued pre-training). A history that exceeds
@@ -44,7 +44,13 @@ its task; other examples, and further copies of an example, take the templates i
 
 """
 PER = {"user": "training event", "item": "item", "query": "query"}
-SHOWN = {"sid": "SID", "title": "title", "prefix": "first codes of the SID", "query": "query"}
+SHOWN = {
+    "sid": "SID",
+    "list": "SIDs of the next items",
+    "title": "title",
+    "prefix": "first codes of the SID",
+    "query": "query",
+}
 
 
 def shown(view: str, task: Task, name: str) -> str:
@@ -68,6 +74,8 @@ def line(name: str, task: Task) -> str:
         needs = "titles"
     if name == "sequence":
         cells = ("user", "", "SIDs of the history")
+    elif task.target == "list":
+        cells = ("list", shown(task.source, task, name), SHOWN[task.target])
     elif task.target == "text":
         unit = "user" if task.per == "user" else "item"
         cells = (unit, "", "running text of SIDs and titles")

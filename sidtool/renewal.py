@@ -37,7 +37,7 @@ from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.lineage import read_lineage, side_files
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
-from sidtool.sft.tasks import named_task
+from sidtool.sft.tasks import named_task, writes_sids
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Split
 from sidtool.training.run import TrainingSummary, train
@@ -199,7 +199,7 @@ def refresh(
         try:
             verdict = carry(start, force=True)
             make_sft(bundle, catalog, split, examples, sft_options, model=start, force=True)
-            _refuse_template(contract.history_prompt, examples, model_dir)
+            _refuse_template(contract, examples, model_dir)
             summary = train(
                 start,
                 examples,
@@ -287,19 +287,24 @@ def _refuse_fields(contract: Contract, model_dir: Path) -> None:
         )
 
 
-def _refuse_template(prompt: HistoryPrompt | None, examples: Path, model_dir: Path) -> None:
-    """Raise UsageError if new training examples show histories by another template than the
-    model's prompt."""
-    made = read_lineage(examples).history_prompt
-    if prompt is None or made is None:
-        return
-    texts = (prompt.template, prompt.separator, prompt.item)
-    if texts != (made.template, made.separator, made.item):
-        raise UsageError(
-            f"the prompt of model {model_dir} is {prompt.template!r:.80}, a template that refresh "
-            "has not",
-            hint="sidtool make-sft --template, then sidtool train",
-        )
+def _refuse_template(contract: Contract, examples: Path, model_dir: Path) -> None:
+    """Raise UsageError if new training examples show histories by other templates than the
+    model's prompts."""
+    lineage = read_lineage(examples)
+    pairs: list[tuple[HistoryPrompt | None, HistoryPrompt | None]] = [
+        (contract.history_prompt, lineage.history_prompt),
+        (contract.list_prompt, lineage.list_prompt),
+    ]
+    for prompt, made in pairs:
+        if prompt is None or made is None or prompt.task != made.task:
+            continue
+        texts = (prompt.template, prompt.separator, prompt.item)
+        if texts != (made.template, made.separator, made.item):
+            raise UsageError(
+                f"the prompt of model {model_dir} is {prompt.template!r:.80}, a template that "
+                "refresh has not",
+                hint="sidtool make-sft --template, then sidtool train",
+            )
 
 
 def _sft_options(contract: Contract, last: TrainParams, seed: int) -> SftOptions:
@@ -312,6 +317,7 @@ def _sft_options(contract: Contract, last: TrainParams, seed: int) -> SftOptions
         max_length=last.max_length or SftOptions.max_length,
         history_length=history_length,
         seed=seed,
+        lists=last.lists,
     )
 
 
@@ -324,7 +330,7 @@ def _catalog(
         return read_catalog(Path(items), options.tasks, catalog_options, recorded)[0]
     for name in options.tasks:
         task = named_task(name)
-        if (task.per, task.source, task.target) != ("user", "sid", "sid"):
+        if task.per != "user" or task.source != "sid" or not writes_sids(task):
             raise UsageError(f"task {name} shows text of items", hint="--items CATALOG")
     ids = tuple(bundle.items.ids)
     titles = tuple(bundle.items.titles or ("",) * len(ids))

@@ -165,9 +165,10 @@ def _say_model(folder: str, *, json: bool) -> None:
     if json:
         return say_json(contract.to_json())
     stages = " > ".join(record.stage for record in contract.stages)
-    prompts = (contract.history_prompt, contract.text_prompt)
-    tasks = ", ".join(prompt.task for prompt in prompts if prompt is not None) or "none"
-    say_table(["", ""], [*summary(contract, bundle).items(), ("stages", stages), ("tasks", tasks)])
+    prompts = (contract.history_prompt, contract.list_prompt, contract.text_prompt)
+    tasks = list(dict.fromkeys(prompt.task for prompt in prompts if prompt is not None))
+    named = [("stages", stages), ("tasks", ", ".join(tasks) or "none")]
+    say_table(["", ""], [*summary(contract, bundle).items(), *named])
     rows = validations(contract)
     return say_table(["stage", "metric", "value", "step"], rows) if rows else None
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sidtool.general_text import GeneralOptions
     from sidtool.sft.event_weights import WeightOptions, WeightRecord
     from sidtool.sft.lineage import Lineage
+    from sidtool.splits.list_targets import ListTargets
 
 
 def make_sft(
@@ -43,6 +44,24 @@ def make_sft(
             metavar="TASK=FILE",
             help="Templates of a task in place of its own; they may show fields of the split, like "
             "{user.age} or {event.rating}. Repeatable.",
+        ),
+    ] = None,
+    list_length: Annotated[
+        int | None, typer.Option(help="Items of a list (task list). Default: 10.")
+    ] = None,
+    list_stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Targets between the starts of two lists (task list). Default: --list-length, so "
+            "that no two lists overlap."
+        ),
+    ] = None,
+    list_order: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="Feedback that orders the items of a list, the largest first (task list). "
+            "Default: the order of the events.",
         ),
     ] = None,
     queries: options.Queries = None,
@@ -120,6 +139,7 @@ def make_sft(
             name: read_template_file(Path(str(path)))
             for name, path in assignments(template, option="--template").items()
         },
+        lists=_list_targets(list_length, list_stride, list_order),
     )
     catalog_options = CatalogOptions(
         id_column, title_column, text_template, tuple(field or ()), queries, query_text
@@ -147,6 +167,16 @@ def make_sft(
     if dry_run:
         return note(f"nothing written to {out}")
     return next_step(f"sidtool train {model or 'MODEL+sid'} {out} -o tuned")
+
+
+def _list_targets(
+    length: int | None, stride: int | None, order: str | None
+) -> "ListTargets | None":
+    from sidtool.splits.list_targets import LENGTH, ListTargets
+
+    if length is None and stride is None and order is None:
+        return None
+    return ListTargets(LENGTH if length is None else length, stride, order)
 
 
 def _weight_options(expression: str | None, clip: float | None) -> "WeightOptions | None":

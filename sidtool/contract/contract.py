@@ -26,7 +26,7 @@ from sidtool.contract.stage_record import (
 from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.json_record import JsonRecord
-from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
 from sidtool.sid import SidSpace
@@ -63,6 +63,8 @@ class Contract(JsonRecord):
     """the stages that made the model, oldest first; at least one"""
     history_prompt: HistoryPrompt | None = None
     """prompt for recommending from a history; None if no stage trained a task with one"""
+    list_prompt: ListPrompt | None = None
+    """prompt for recommending a list; None if no stage trained such a task"""
     text_prompt: TextPrompt | None = None
     """prompt for recommending from a text; None if no stage trained a task with one"""
     normalize: ModelNormalize = "level"
@@ -143,7 +145,7 @@ class Contract(JsonRecord):
             "space": self.space.to_json(),
             "token_stop": self.tokens.stop,
         }
-        for name in ("memory", "license", "files"):
+        for name in ("list_prompt", "memory", "license", "files"):
             if not value[name]:
                 del value[name]
         # contracts without these stay as they were before

@@ -7,6 +7,7 @@ from typing import Any
 
 from sidtool.checkpoint.files import settings_digests, weight_digests
 from sidtool.json_record import JsonRecord
+from sidtool.splits.list_targets import ListTargets
 from sidtool.splits.record import SplitReference
 
 
@@ -71,6 +72,8 @@ class TrainParams(JsonRecord):
     """None without validation"""
     memory: str | None = None
     """digest of the memory in the loss; None without one"""
+    lists: ListTargets | None = None
+    """how lists were made of the training events; None without lists"""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The prompts that a model was trained with, stored in its contract: one that contains a history,
-one that contains a text."""
+one by which it recommends a list, one that contains a text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -10,6 +10,7 @@ from sidtool.errors import DataError
 from sidtool.json_record import JsonRecord
 from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
 from sidtool.prompt.slots import opening, slots
+from sidtool.splits.list_targets import MAX_LENGTH
 
 MAX_ITEMS = 1 << 16
 """Largest history_length of a prompt."""
@@ -76,6 +77,22 @@ class HistoryPrompt(_Prompt):
         """Whether a request must have fields."""
         texts = (self.frame.before, self.frame.after, self.item)
         return any(slot.part not in ("sid", "title") for text in texts for slot in slots(text))
+
+
+@dataclass(frozen=True)
+class ListPrompt(HistoryPrompt):
+    """The prompt by which a model recommends a list: the next items of a history in one answer, SID
+    after SID.
+
+    Its literal text names `list_length`, the length of the lists that the model was trained on, and
+    `max_length` leaves room for as many SIDs. Raises DataError as a HistoryPrompt does, and for a
+    length that is not positive."""
+
+    list_length: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_limit("list_length", self.list_length, MAX_LENGTH)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from sidtool.errors import DataError, UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import LARGEST_WEIGHT
-from sidtool.splits.fields import need_field
+from sidtool.sft.tasks import LIST_TASK
+from sidtool.splits.fields import need_feedback_of_numbers
 from sidtool.splits.split import Event, Split, UserSequence
 
 EXPONENTIAL = re.compile(r"exp\(\s*(?P<field>.+?)\s*/\s*(?P<temperature>[^/]+?)\s*\)")
@@ -103,7 +104,7 @@ class EventWeights:
         if options is None and not split.fields.target:
             return None
         if options is not None:
-            _check_field(options.field, split)
+            need_feedback_of_numbers(options.field, split.fields, "--weight")
         lengths = [len(sequence.items) for sequence in split.train]
         starts = np.cumsum([0, *lengths])
         n = int(starts[-1])
@@ -128,24 +129,22 @@ class EventWeights:
         return self.values[self.starts[number] : self.starts[number + 1]]
 
     def of_example(self, example: TrainingExample) -> float | list[float] | None:
-        """The weight of each item of a sequence, or that of the event whose item an example is
-        about; None for other examples, such as those of the catalog."""
-        if example.task == "sequence":
+        """The weight of each item of a sequence or a list, or that of the event whose item an
+        example is about; None for other examples, such as those of the catalog."""
+        has_weights = self.record is not None  # else only a sequence shows events of weight 0
+        if example.task == "sequence" or (example.task == LIST_TASK and has_weights):
             return [self._of_event(event) for event in example.events]
         if self.record is not None and example.events and example.item is not None:
             return self._of_event(example.events[-1])
         return None
 
+    def counts(self, event: Event) -> bool:
+        """Whether a training event is a target of a weight above 0."""
+        return self._of_event(event) > 0
+
     def _of_event(self, event: Event) -> float:
         user, _, position = event
         return float(self.values[self.starts[self.number_of[user]] + position])
-
-
-def _check_field(name: str, split: Split) -> None:
-    hint = f"sidtool split EVENTS -o SPLIT --feedback {name}"
-    kind = need_field(name, split.fields.feedback, "feedback", hint)
-    if kind == "str":
-        raise UsageError(f"--weight {name} is a field of texts, a weight needs numbers")
 
 
 def _numbers(sequence: UserSequence, name: str) -> Iterator[float]:

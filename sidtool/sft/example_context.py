@@ -12,7 +12,7 @@ from sidtool.prompt.frames import PromptFrame
 from sidtool.prompt.segments import Segment, begin, catalog, end, template
 from sidtool.sft.histories import Histories
 from sidtool.sft.item_text import ItemRenderer
-from sidtool.sft.tasks import Task
+from sidtool.sft.tasks import Task, writes_sids
 from sidtool.sid import SidSpace
 from sidtool.splits.fields import NO_FIELDS, Fields, FieldTypes
 from sidtool.splits.split import Event
@@ -83,7 +83,7 @@ class ExampleContext:
     ) -> tuple[tuple[Segment, ...], int]:
         """The prompt with the newest items of `content` that fit beside the completion, and their
         number. Raises DataError if none fits."""
-        ending = [begin(self.space)] if self.task.target == "sid" else []
+        ending = [begin(self.space)] if writes_sids(self.task) else []
         return self._assemble(frame, content, ending, completion, fields)
 
     def running_text(

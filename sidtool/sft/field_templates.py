@@ -8,7 +8,7 @@ from sidtool.prompt.frames import PromptFrame, Templates, read_templates
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.slots import slots
 from sidtool.prompt.template_file import SPLIT_HINT, check_templates
-from sidtool.sft.tasks import Task, history_source, named_task, needs_fields
+from sidtool.sft.tasks import Task, history_source, named_task, needs_fields, writes_sids
 from sidtool.splits.fields import TARGET, FieldTypes, need_field
 
 
@@ -29,7 +29,7 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
         hint = f"sidtool split EVENTS -o SPLIT --feedback {task.feedback}"
         need_field(task.feedback, labels, "feedback", hint)
     templates = _filled(name, task, templates, types)
-    shown_feedback = task.feedback if task.target == "sid" else ""
+    shown_feedback = task.feedback if writes_sids(task) else ""
     check_templates(name, history_source(name), templates, types, shown_feedback)
     if task.target == "feedback":
         _check_prediction(templates)

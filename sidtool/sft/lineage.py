@@ -17,8 +17,9 @@ from sidtool.errors import CompatibilityError, DataError
 from sidtool.general_text import GeneralRecord
 from sidtool.json_record import JsonRecord
 from sidtool.prompt.frames import Format
-from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.sft.event_weights import WeightRecord
+from sidtool.splits.list_targets import ListTargets
 from sidtool.splits.record import SplitReference
 
 LINEAGE_FORMAT = 1
@@ -73,6 +74,10 @@ class Lineage(JsonRecord):
     """Held-out events found in the examples: always 0, since a leak is refused."""
     weights: WeightRecord | None = None
     """The weights of the examples; None without weights."""
+    list_prompt: ListPrompt | None = None
+    """The prompt of lists; None without such examples."""
+    lists: ListTargets | None = None
+    """How lists were made; None without them."""
     general: GeneralRecord | None = None
     """The general text among the examples; None without it."""
     format: int = LINEAGE_FORMAT

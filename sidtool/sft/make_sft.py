@@ -161,7 +161,8 @@ class _Job:
 
     def _events(self, stream: IO[str] | None, lengths: "dict[str, array[int]]") -> Iterator[Event]:
         """Write each example, append its length to those of its task, and yield its events."""
-        for example in self.maker.examples(self.split, self.progress):
+        counts = None if self.weights is None else self.weights.counts
+        for example in self.maker.examples(self.split, self.progress, counts):
             self._write_example(stream, lengths, example)
             yield from example.events
 
@@ -191,6 +192,8 @@ class _Job:
             seed=options.seed,
             templates=self.maker.templates,
             history_prompt=self.maker.history_prompt,
+            list_prompt=self.maker.list_prompt,
+            lists=options.list_targets,
             text_prompt=self.maker.text_prompt,
             tasks=tasks,
             dropped_events=self.maker.count_dropped_events(self.split),

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from sidtool.errors import UsageError
 from sidtool.prompt.frames import Format, Templates
 from sidtool.sft.task_mix import check_budgets
-from sidtool.sft.tasks import check_weights, history_source
+from sidtool.sft.tasks import LIST_TASK, check_weights, history_source
+from sidtool.splits.list_targets import LENGTH, ListTargets
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class SftOptions:
     max_task_tokens: Mapping[str, int] = field(default_factory=dict)
     hide_text_of: frozenset[str] = frozenset()
     templates: Mapping[str, Templates] = field(default_factory=dict)
+    lists: ListTargets | None = None
+    """The lists of the task `list`; None has those of LENGTH items."""
 
     def __post_init__(self) -> None:
         check_weights(self.tasks)
@@ -43,11 +46,22 @@ class SftOptions:
                     f"templates of task {task!r}, which is not in the mix", hint=f"--task {task}=1"
                 )
             history_source(task)
+        if self.lists is not None and LIST_TASK not in self.tasks:
+            raise UsageError(
+                f"options of lists without the task {LIST_TASK}", hint=f"--task {LIST_TASK}=1"
+            )
         if self.history_length < 1 or self.max_length < 1:
             raise UsageError(
                 f"history length {self.history_length} and max length {self.max_length} must be "
                 "positive"
             )
+
+    @property
+    def list_targets(self) -> ListTargets | None:
+        """The lists that are made, None without the task."""
+        if LIST_TASK not in self.tasks:
+            return None
+        return self.lists or ListTargets(LENGTH)
 
     def example_format(self, tokenizer: Any | None) -> Format:
         """`format`, where auto is decided by the tokenizer."""

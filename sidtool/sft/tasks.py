@@ -27,9 +27,9 @@ Source = Literal["sid", "title", "prefix", "query", "column"]
 """What the prompt shows: items as SIDs or titles, the first codes of a SID, a query, or a column of
 the catalog."""
 
-Target = Literal["sid", "title", "text", "column", "feedback"]
-"""What the model writes: a SID, a title, a column, running text, in which all is completion, or a
-feedback of the last item of the history."""
+Target = Literal["sid", "list", "title", "text", "column", "feedback"]
+"""What the model writes: a SID, several SIDs, a title, a column, running text, in which all is
+completion, or a feedback of the last item of the history."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Task:
 TASKS: Mapping[str, Task] = {
     "sequence": Task("user", "sid", "sid", "sequence"),
     "next-item": Task("user", "sid", "sid", "next-item"),
+    "list": Task("user", "sid", "list", "list"),
     "title-history-to-sid": Task("user", "title", "sid", "title-history-to-sid"),
     "history-to-title": Task("user", "sid", "title", "history-to-title"),
     "history-to-description": Task(
@@ -98,8 +99,12 @@ weight."""
 _RESERVED = ("sid", "title", "prefix", "query", "text")
 """Words in task names that are not columns."""
 
-HISTORY_PROMPT_TASKS = ("sequence", "next-item", "title-history-to-sid")
-"""Tasks by which a model can recommend from a history."""
+LIST_TASK = "list"
+"""The task by which a model recommends a list."""
+
+HISTORY_PROMPT_TASKS = ("sequence", "next-item", "list", "title-history-to-sid")
+"""Tasks by which a model can recommend from a history; the next item of `list` is the first of a
+list."""
 
 TEXT_PROMPT_TASKS = ("query-to-sid", "title-to-sid", "description-to-sid")
 """Tasks by which a model can recommend from a text, in order of preference."""
@@ -146,14 +151,16 @@ def history_prompt_task(weights: Mapping[str, float]) -> str | None:
     """The task by which a model trained on this mix recommends from a history, or None.
 
     Of `sequence` and `next-item` it is the one with the larger weight; then come those of
-    FIELD_TASKS in the order of the mix, and `title-history-to-sid` last."""
-    *sid_tasks, title_task = HISTORY_PROMPT_TASKS
+    FIELD_TASKS in the order of the mix, `list`, and `title-history-to-sid` last."""
+    *sid_tasks, list_task, title_task = HISTORY_PROMPT_TASKS
     in_mix = [task for task in sid_tasks if task in weights]
     if in_mix:
         return max(in_mix, key=lambda task: weights[task])
     with_fields = [task for task in weights if needs_fields(task) and _answers_with_sid(task)]
     if with_fields:
         return with_fields[0]
+    if list_task in weights:
+        return list_task
     return title_task if title_task in weights else None
 
 
@@ -164,6 +171,11 @@ def needs_fields(name: str) -> bool:
 
 def _answers_with_sid(name: str) -> bool:
     return named_task(name).target == "sid"
+
+
+def writes_sids(task: Task) -> bool:
+    """Whether every answer of a task is one SID or several."""
+    return task.target in ("sid", "list")
 
 
 def text_prompt_task(weights: Mapping[str, float]) -> str | None:

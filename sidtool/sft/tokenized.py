@@ -15,7 +15,7 @@ from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.prompt.user_tokens import UserTokens
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
-from sidtool.sft.tasks import find_task
+from sidtool.sft.tasks import find_task, writes_sids
 
 
 class TokenizedExample(NamedTuple):
@@ -33,9 +33,9 @@ class TokenizedExample(NamedTuple):
 
 
 def answers_with_sid(task: str) -> bool:
-    """Whether every answer of a task is a SID; False for an unknown task."""
+    """Whether every answer of a task is one SID or several; False for an unknown task."""
     definition = find_task(task)
-    return definition is not None and definition.target == "sid"
+    return definition is not None and writes_sids(definition)
 
 
 def encode_example(

@@ -14,8 +14,14 @@ from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.errors import DataError, UsageError
 from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, PromptFrame
-from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.prompt.frames import (
+    HISTORY_SLOT,
+    ITEM_SLOT,
+    PromptFrame,
+    Templates,
+    read_templates,
+)
+from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.prompt.segments import Segment, template
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_context import ExampleContext, TrainingExample
@@ -33,6 +39,7 @@ from sidtool.sft.field_examples import feedback_examples
 from sidtool.sft.field_templates import templates_for, trained_frame
 from sidtool.sft.histories import Histories
 from sidtool.sft.item_text import ItemRenderer
+from sidtool.sft.list_examples import list_examples, with_length
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.task_mix import (
     Copies,
@@ -42,13 +49,14 @@ from sidtool.sft.task_mix import (
     weighted_copies,
 )
 from sidtool.sft.tasks import (
+    LIST_TASK,
     history_prompt_task,
     named_task,
     prompt_frames,
     text_prompt_task,
 )
 from sidtool.splits.fields import FieldTypes
-from sidtool.splits.split import Split
+from sidtool.splits.split import Event, Split
 
 
 class ExampleMaker:
@@ -76,6 +84,8 @@ class ExampleMaker:
     ) -> None:
         self._types = fields or FieldTypes()
         self._options = options
+        if options.list_targets is not None:
+            options.list_targets.check(self._types)
         self.format = options.example_format(tokenizer)
         self._space = bundle.space
         self._map = bundle.items
@@ -88,7 +98,7 @@ class ExampleMaker:
                 task,
                 tokenizer,
                 self.format,
-                templates_for(task, options.templates.get(task), self._types),
+                templates_for(task, self._chosen_templates(task), self._types),
             )
             for task in options.tasks
         }
@@ -108,17 +118,34 @@ class ExampleMaker:
         task = history_prompt_task(self._options.tasks)
         if task is None:
             return None
+        targets = self._options.list_targets
+        # the first item of a list: the prompt is cut as it was in training
+        n_sids = targets.length if targets is not None and task == LIST_TASK else 1
+        return HistoryPrompt(**self._prompt(task, n_sids))
+
+    @property
+    def list_prompt(self) -> ListPrompt | None:
+        """The prompt by which a model trained on these examples recommends a list, or None without
+        such a task."""
+        targets = self._options.list_targets
+        if targets is None:
+            return None
+        length = targets.length
+        return ListPrompt(**self._prompt(LIST_TASK, length), list_length=length)
+
+    def _prompt(self, task: str, n_sids: int) -> dict[str, Any]:
+        """The fields of the prompt of a history, which `n_sids` SIDs answer."""
         frame = self._frames[task][0]
-        return HistoryPrompt(
-            task=task,
-            template=frame.template(HISTORY_SLOT),
-            history_length=self._options.history_length,
-            max_length=self._max_prompt_length(frame),
-            format=frame.format,
-            history_as="title" if named_task(task).source == "title" else "sid",
-            separator=frame.separator,
-            item=frame.item,
-        )
+        return {
+            "task": task,
+            "template": frame.template(HISTORY_SLOT),
+            "history_length": self._options.history_length,
+            "max_length": self._max_prompt_length(frame, n_sids),
+            "format": frame.format,
+            "history_as": "title" if named_task(task).source == "title" else "sid",
+            "separator": frame.separator,
+            "item": frame.item,
+        }
 
     @property
     def text_prompt(self) -> TextPrompt | None:
@@ -168,10 +195,13 @@ class ExampleMaker:
         return len(self._queries) - len(self._training_queries(split))
 
     def examples(
-        self, split: Split, progress: Callable[[int, int], None] | None = None
+        self,
+        split: Split,
+        progress: Callable[[int, int], None] | None = None,
+        counts: Callable[[Event], bool] | None = None,
     ) -> Iterator[TrainingExample]:
-        """The examples of every task, task by task. Raises DataError if the bundle contains none of
-        the items in the training events."""
+        """The examples of every task, task by task. Events for which `counts` is false are in no
+        list. Raises DataError if the bundle contains none of the items in the training events."""
         n_events = sum(len(user.items) for user in split.train)
         if n_events and self.count_dropped_events(split) == n_events:
             raise DataError(
@@ -183,7 +213,7 @@ class ExampleMaker:
         # Every task has its own generator, so adding a task leaves the others' examples unchanged.
         for done, (task, weight) in enumerate(options.tasks.items(), start=1):
             rng = task_rng(task, options.seed)
-            make = self._example_source(task, split)
+            make = self._example_source(task, split, counts)
             if task in budgets:
                 yield from self._within_budget(make, budgets[task], rng)
             else:
@@ -212,7 +242,7 @@ class ExampleMaker:
                 yield example
 
     def _example_source(
-        self, name: str, split: Split
+        self, name: str, split: Split, counts: Callable[[Event], bool] | None
     ) -> Callable[[Copies], Iterator[TrainingExample]]:
         """The examples of a task as a function of their copies."""
         task = named_task(name)
@@ -220,7 +250,7 @@ class ExampleMaker:
             name=name,
             task=task,
             frames=self._frames[name],
-            same_frame=name == history_prompt_task(self._options.tasks),
+            same_frame=name in (history_prompt_task(self._options.tasks), LIST_TASK),
             space=self._space,
             item_map=self._map,
             items=self._items,
@@ -234,6 +264,9 @@ class ExampleMaker:
             return partial(query_examples, context, self._training_queries(split))
         if task.per == "item":
             return partial(item_text_examples if task.target == "text" else item_examples, context)
+        targets = self._options.list_targets
+        if task.target == "list" and targets is not None:
+            return partial(list_examples, context, split, targets, counts)
         if name == "sequence":
             return partial(sequence_examples, context, split)
         if task.target == "text":
@@ -252,12 +285,22 @@ class ExampleMaker:
         }
         return training_queries(self._queries, split, usable)
 
-    def _max_prompt_length(self, frame: PromptFrame) -> int:
-        """Tokens that a prompt may have, so that a SID and the end of the completion fit, too."""
+    def _max_prompt_length(self, frame: PromptFrame, n_sids: int = 1) -> int:
+        """Tokens that a prompt may have, so that SIDs and the end of the completion fit, too."""
         close = self.length([template(frame.close)]) or 0
-        return (
-            self._options.max_length - self._space.levels - self._space.has_begin_end_tokens - close
-        )
+        edges = self._space.has_begin_end_tokens
+        # the begin token of the first SID is the end of the prompt
+        completion = n_sids * (self._space.levels + 2 * edges) - edges + close
+        return self._options.max_length - completion
+
+    def _chosen_templates(self, task: str) -> Templates | None:
+        """The templates of a task that are not its own ones: those of the user, and those of lists,
+        which name their length."""
+        chosen = self._options.templates.get(task)
+        targets = self._options.list_targets
+        if task != LIST_TASK or targets is None:
+            return chosen
+        return with_length(chosen or read_templates(LIST_TASK), targets.length)
 
     def _check_inputs(self, items: Items) -> None:
         for name in self._options.tasks:

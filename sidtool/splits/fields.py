@@ -184,3 +184,11 @@ def need_field(name: str, fields: Mapping[str, FieldType], what: str, hint: str)
         names = ", ".join(fields) or "none"
         raise UsageError(f"the split has no {what} {name!r}, it has {names}", hint=hint)
     return fields[name]
+
+
+def need_feedback_of_numbers(name: str, types: FieldTypes, option: str) -> None:
+    """Raise UsageError, which names the option, unless a split has a feedback of this name whose
+    values are numbers."""
+    hint = f"sidtool split EVENTS -o SPLIT --feedback {name}"
+    if need_field(name, types.feedback, "feedback", hint) == "str":
+        raise UsageError(f"{option} {name} is a field of texts, it needs numbers")

@@ -56,7 +56,10 @@ class TaskEvaluationOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        named_task(self.task)
+        if named_task(self.task).target == "list":
+            raise UsageError(
+                "lists are no questions with one answer", hint="sidtool evaluate --list LENGTH"
+            )
         for name, value in (("limit", self.limit), ("number of beams", self.num_beams)):
             if value is not None and value < 1:
                 raise UsageError(f"the {name} must be at least 1, not {value}")

@@ -17,8 +17,9 @@ from sidtool.data.digests import file_digest
 from sidtool.errors import UsageError
 from sidtool.objective.softmax import SoftmaxOver
 from sidtool.output import partial_path
-from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.sft.lineage import Lineage
+from sidtool.sft.tasks import LIST_TASK
 from sidtool.sft.tokenized import answers_with_sid
 from sidtool.training.settings import DEFAULTS, TrainOptions
 from sidtool.training.training_memory import TrainingMemory
@@ -129,8 +130,18 @@ class TrainingRun:
 
     @property
     def history_prompt(self) -> HistoryPrompt | None:
-        """The prompt for histories: of these examples, else of the model before."""
-        return self.lineage.history_prompt or self.contract.history_prompt
+        """The prompt for histories: of these examples, else of the model before. That of lists
+        stands in for it where there is no other."""
+        made = self.lineage.history_prompt
+        earlier = self.contract.history_prompt
+        if made is not None and made.task == LIST_TASK and earlier is not None:
+            return earlier
+        return made or earlier
+
+    @property
+    def list_prompt(self) -> ListPrompt | None:
+        """The prompt for lists: of these examples, else of the model before."""
+        return self.lineage.list_prompt or self.contract.list_prompt
 
     @property
     def text_prompt(self) -> TextPrompt | None:
@@ -154,12 +165,14 @@ class TrainingRun:
             max_length=self.lineage.max_length,
             weights=self.lineage.weights.expression if self.lineage.weights else None,
             memory=self.memory.memory.digest if self.memory else None,
+            lists=self.lineage.lists,
         )
         return self.contract.with_stage(
             StageRecord(self.options.stage, params),
             identity=self.bundle.identity,
             base_folder=self.model if self.options.stage == "lora" else None,
             history_prompt=self.history_prompt,
+            list_prompt=self.list_prompt,
             text_prompt=self.text_prompt,
             normalize=self.normalize,
         )

@@ -19,7 +19,7 @@ from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import example_json
 from sidtool.sft.sft_options import SftOptions
-from sidtool.sft.tasks import named_task
+from sidtool.sft.tasks import named_task, writes_sids
 from sidtool.sft.tokenized import encode_example
 from sidtool.sft.training_examples import ExampleMaker
 from sidtool.splits.split import Example, Split, UserSequence
@@ -50,7 +50,7 @@ def test_every_example_fits_and_ends_with_its_whole_completion(
         kinds = {
             segment.kind for segment in example.completion if segment.text or segment.sid_tokens
         }
-        assert ("catalog" in kinds) == (named_task(example.task).target != "sid")
+        assert ("catalog" in kinds) == (not writes_sids(named_task(example.task)))
         if example.task != "sequence":
             last = example.completion[-1].text
             running = named_task(example.task).target == "text"  # always in the plain format

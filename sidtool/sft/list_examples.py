@@ -1,0 +1,95 @@
+"""Training examples of lists: the history of a user, and the next items as one answer."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from sidtool.prompt.frames import PromptFrame, Templates
+from sidtool.prompt.segments import Segment, sids, template
+from sidtool.sft.example_context import ExampleContext, TrainingExample
+from sidtool.sft.histories import HistorySlice
+from sidtool.sft.task_mix import Copies
+from sidtool.splits.fields import NO_FIELDS, Fields
+from sidtool.splits.list_targets import ListTargets, TargetList, target_lists
+from sidtool.splits.split import Event, Split, UserSequence
+
+LENGTH_SLOT = "{length}"
+"""The slot of a template for the number of items in a list."""
+
+
+def with_length(templates: Templates, length: int) -> Templates:
+    """The templates with the length of the lists in its slot."""
+    prompts = (prompt.replace(LENGTH_SLOT, str(length)) for prompt in templates.prompts)
+    return replace(templates, prompts=tuple(prompts))
+
+
+def list_examples(
+    context: ExampleContext,
+    split: Split,
+    options: ListTargets,
+    counts: Callable[[Event], bool] | None,
+    copies: Copies,
+) -> Iterator[TrainingExample]:
+    """The lists of each user's training events (`target_lists`), of the items that the bundle
+    has."""
+    number = 0
+    for sequence in split.train:
+        history = context.histories.of_user(sequence)
+        for target_list in target_lists(sequence, options, counts):
+            known = _of_bundle(context, sequence, target_list)
+            if known is None:
+                continue
+            for copy in range(copies()):
+                frame = context.frame(copy, number)
+                yield _example(context, history, known, frame, options.length)
+            number += 1
+
+
+def _of_bundle(
+    context: ExampleContext, sequence: UserSequence, target_list: TargetList
+) -> TargetList | None:
+    """The list by indexes among the events whose items the bundle has; None if its history or the
+    list itself has none."""
+    item_index = context.histories.item_index
+    in_bundle = [index for index, item in enumerate(sequence.items) if item in item_index]
+    place_of = {index: place for place, index in enumerate(in_bundle)}
+    start = sum(index < target_list.start for index in in_bundle)
+    targets = tuple(place_of[index] for index in target_list.targets if index in place_of)
+    return TargetList(start, targets) if start and targets else None
+
+
+def _example(
+    context: ExampleContext,
+    history: HistorySlice,
+    target_list: TargetList,
+    frame: PromptFrame,
+    length: int,
+) -> TrainingExample:
+    start = target_list.start
+    before = history.cut(max(0, start - context.history_length), start)
+    fields = NO_FIELDS
+    if frame.shows_fields:
+        fields = _known_fields(context, history, target_list)
+    indexes = [history.indexes[at] for at in target_list.targets]
+    completion = (_sids(context, indexes), template(frame.close))
+    # a prompt is cut as when serving, where the length of the list is not known before
+    longest = (_sids(context, indexes[:1] * length), template(frame.close))
+    content = context.items.history(context.task.source, before.indexes, frame, fields)
+    prompt, n_items = context.prompted(frame, content, longest, fields)
+    targets = [event for at in target_list.targets for event in history.cut(at, at + 1).events]
+    events = (*before.newest(n_items).events, *targets)
+    return TrainingExample(context.name, prompt, completion, events)
+
+
+def _known_fields(
+    context: ExampleContext, history: HistorySlice, target_list: TargetList
+) -> Fields:
+    """The fields of the history, and the context of the list's first event."""
+    known = history.fields.before(min(target_list.targets), tuple(context.types.context))
+    return known.until(target_list.start)
+
+
+def _sids(context: ExampleContext, indexes: Sequence[int]) -> Segment:
+    """The SIDs of items, without the begin token of the first one, with which the prompt ends."""
+    space = context.space
+    whole = sids(space, context.item_map.codes[list(indexes)])
+    return Segment("sid", sid_tokens=whole.sid_tokens[int(space.has_begin_end_tokens) :])

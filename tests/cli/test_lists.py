@@ -1,0 +1,98 @@
+"""Lists on the command line: sessions held out, trained on, recommended and evaluated."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.road import TRAINING, Road, done, refused, write_lines
+from tests.doc_blocks import commands, page
+
+
+def session_events(road: Road, path: Path) -> Path:
+    """The shop's events with ratings, in sessions of three a minute apart."""
+    rows = [line.split(",") for line in road.events.read_text(encoding="utf-8").splitlines()[1:]]
+    lines = []
+    for n, (user, item, at) in enumerate(rows):
+        step = int(at) - 100
+        seconds = 880_000_000 + 7200 * (step // 3) + 60 * (step % 3)
+        lines.append(f"{user},{item},{seconds},{n % 5 + 1}")
+    return write_lines(path, ["user_id,item_id,timestamp,rating", *lines])
+
+
+@pytest.fixture(scope="module")
+def folder(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the commands of the page on lists have run."""
+    folder = tmp_path_factory.mktemp("lists")
+    session_events(road, folder / "events.csv")
+    for name, path in (
+        ("items.jsonl", road.items),
+        ("shop.zarr", road.bundle),
+        ("base+sid", road.model),
+    ):
+        (folder / name).symlink_to(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for command in commands(page("lists.md"), "bash"):
+            done(*(word.replace("epochs=10", "epochs=1") for word in command.words))
+    return folder
+
+
+def test_the_page_on_lists_runs_as_written(folder: Path) -> None:
+    manifest = json.loads((folder / "split" / "split.json").read_text(encoding="utf-8"))
+    assert manifest["sessions"] == {"gap": 1800.0, "column": None}
+    assert manifest["counts"]["valid"] == manifest["counts"]["test"] > 0
+    contract = json.loads((folder / "tuned" / "sid.json").read_text(encoding="utf-8"))
+    assert contract["list_prompt"]["list_length"] == 5
+    assert "Which 5 items come next?" in contract["list_prompt"]["template"]
+    assert contract["history_prompt"]["task"] == "next-item"
+    lists = contract["stages"][-1]["params"]["lists"]
+    assert lists == {"length": 5, "stride": None, "order": None}
+
+
+def test_a_later_stage_keeps_the_prompts(folder: Path, road: Road, tmp_path: Path) -> None:
+    split, examples = folder / "split", tmp_path / "train.jsonl"
+    words = ("make-sft", road.bundle, road.items, split, "-o", examples)
+    done(*words, "--model", road.model, "--task", "list=1", "--list-length", 3)
+    done("train", folder / "tuned", examples, "-o", tmp_path / "tuned", *TRAINING)
+    contract = json.loads((tmp_path / "tuned" / "sid.json").read_text(encoding="utf-8"))
+    assert contract["history_prompt"]["task"] == "next-item"
+    assert contract["list_prompt"]["list_length"] == 3
+    inspected = done("inspect", tmp_path / "tuned")
+    assert "next-item, list" in inspected.out
+
+
+def test_a_model_of_lists_alone_recommends_items(folder: Path, road: Road, tmp_path: Path) -> None:
+    split, examples, tuned = folder / "split", tmp_path / "train.jsonl", tmp_path / "tuned"
+    words = ("make-sft", road.bundle, road.items, split, "-o", examples, "--model", road.model)
+    done(*words, "--task", "list=1", "--list-order", "rating", "--list-stride", 1)
+    done("train", road.model, examples, "-o", tuned, "--valid", tmp_path / "valid.jsonl", *TRAINING)
+    answer = done("recommend", tuned, "--history", "b001,b002", "-k", 3, "--json").json
+    assert len(answer["items"]) == 3
+    evaluation = done("evaluate", tuned, split, "--json", "--limit", 5).json
+    assert evaluation["n"] == 5
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--list-length", "3"), "without the task list"),
+        (("--task", "list=1", "--list-length", "0"), "from 1 to"),
+        (("--task", "list=1", "--list-order", "mood"), "no feedback 'mood'"),
+    ],
+)
+def test_options_of_lists_that_do_not_fit_are_refused(
+    folder: Path, road: Road, tmp_path: Path, more: tuple[str, ...], message: str
+) -> None:
+    words = ("make-sft", road.bundle, road.items, folder / "split", "-o", tmp_path / "train.jsonl")
+    assert message in refused(2, *words, *more)
+
+
+def test_sessions_that_do_not_fit_are_refused(road: Road, tmp_path: Path) -> None:
+    split = ("split", road.events, "-o", tmp_path / "split")
+    assert "requires --session-gap" in refused(2, *split, "--protocol", "last-session")
+    assert "no time" in refused(2, *split, "--session-gap", "soon")
+    assert "either" in refused(2, *split, "--session-gap", "5", "--session-column", "user_id")
+    assert "needs times" in refused(1, *split, "--session-gap", "5m")
+    message = refused(2, "evaluate", road.tuned, road.split, "--task", "list")
+    assert "evaluate --list" in message
