@@ -47,8 +47,7 @@ class Augmentation:
         spans = item_spans(ids, tokens)
         if len(spans) and _has_text_target(example, int(spans[-1, 0]), tokens):
             return example
-        has_answer = len(spans) > 0 and bool(targets[slice(*spans[-1])].any())
-        history = spans[: len(spans) - has_answer]
+        history = spans[: len(spans) - _n_answers(targets, spans)]
         if self.reverse_prob and rng.random() < self.reverse_prob:
             order = np.arange(len(spans))[::-1]
             ids, weights = (_reorder(values, spans, order) for values in (ids, weights))
@@ -77,6 +76,24 @@ class Augmentation:
         keep: NDArray[np.bool_] = rng.random(n_items) >= self.item_dropout
         keep[-1] |= not keep.any()
         return keep
+
+
+def _n_answers(targets: NDArray[np.bool_], spans: NDArray[np.int64]) -> int:
+    """The number of items of the answer: those of a list, or the last one if it is a target.
+
+    An example is that of a list if its targets follow one another directly, and text, the question,
+    stands between them and the history. In a sequence every item is a target, or text stands
+    between all of them."""
+    is_target = [bool(targets[start:stop].any()) for start, stop in spans.tolist()]
+    if not any(is_target[-1:]):
+        return 0
+    first = len(spans)  # the first of the last targets that follow one another directly
+    while first and is_target[first - 1]:
+        first -= 1
+        if first and spans[first - 1, 1] < spans[first, 0]:
+            break
+    has_question = 0 < first < len(spans) and spans[first - 1, 1] < spans[first, 0]
+    return len(spans) - first if has_question and not any(is_target[:first]) else 1
 
 
 def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:

@@ -80,7 +80,7 @@ def _target_items(
     example their codes start.
 
     They are the target items of a sequence, an example in which more than one item has targets, but
-    for its first one, which nothing precedes."""
+    for its first one, which nothing precedes. The targets of a list are one answer."""
     is_first_code = (examples.ids >= tokens.start) & (
         examples.ids < tokens.start + tokens.space.sizes[0]
     )
@@ -93,4 +93,26 @@ def _target_items(
     is_leading = np.ones(len(starts), dtype=np.bool_)
     is_leading[1:] = owners[1:] != owners[:-1]
     may_end = is_target.all(axis=1) & ~is_leading & (n_targets[owners] > 1)
+    may_end &= ~_is_of_list(starts, is_leading, is_target.any(axis=1), owners, tokens)
     return owners[may_end], (starts - examples.offsets[owners])[may_end]
+
+
+def _is_of_list(
+    starts: NDArray[np.int64],
+    is_leading: NDArray[np.bool_],
+    is_target: NDArray[np.bool_],
+    owners: NDArray[np.int64],
+    tokens: SidTokens,
+) -> NDArray[np.bool_]:
+    """(items,): whether each item is in an example of a list, whose targets follow one another
+    directly, with text, the question, between them and the history."""
+    width = tokens.space.levels + 2 * int(tokens.space.has_begin_end_tokens)
+    follows_text = np.zeros(len(starts), dtype=np.bool_)
+    follows_text[1:] = ~is_leading[1:] & (np.diff(starts) > width)
+    follows_target = np.zeros(len(starts), dtype=np.bool_)
+    follows_target[1:] = ~is_leading[1:] & is_target[:-1]
+    fits_list = ~is_leading & (follows_text != follows_target)
+    n_examples = int(owners.max(initial=-1)) + 1
+    is_list = np.ones(n_examples, dtype=np.bool_)
+    is_list[owners[is_target & ~fits_list]] = False
+    return is_list[owners]

@@ -326,3 +326,30 @@ def test_an_item_that_is_left_out_takes_its_text_along() -> None:
         assert present[-1] == items[-1]  # whose text may be part of the question
         seen.add(len(present))
     assert seen == {1, 2, 3, 4}
+
+
+@given(st.sampled_from([MARKED, BARE]), histories, histories, chances, st.integers(0, 99))
+def test_a_list_keeps_all_of_its_items_and_the_question(
+    space: SidSpace,
+    history: list[tuple[int, ...]],
+    items: list[tuple[int, ...]],
+    drop: float,
+    seed: int,
+) -> None:
+    tokens = ENCODERS[space].tokens
+    begin = space.begin or ""
+    prompt = f"a film\n{spelled(space, history)}\nsoft toy?\n{begin}"
+    row = {"prompt": prompt, "completion": spelled(space, items).removeprefix(begin) + "<eos>"}
+    before = encoded(space, {"task": "list", **row}, codes_only=True)
+    varied = Augmentation(drop, 1.0, 1.0)(before, tokens, np.random.default_rng(seed))
+    answer = before.ids[before.targets].tolist()
+    assert varied.ids[varied.targets].tolist() == answer
+    stop = int(np.flatnonzero(before.targets)[0])
+    first = int(np.flatnonzero(varied.targets)[0])
+    assert varied.ids[first:].tolist() == before.ids[stop:].tolist()
+    size = tokens.space.levels + 2 * space.has_begin_end_tokens
+    n_dropped = (stop - first) // size
+    assert (stop - first) % size == 0
+    assert n_dropped < len(history)
+    if drop == 1:
+        assert n_dropped == len(history) - 1

@@ -79,10 +79,16 @@ def test_other_examples_are_unchanged() -> None:
     # a text about an item that ends with the first code of another
     title = np.array([START, START + 4, TEXT, TEXT, START + 1], dtype=np.int32)
     written = TokenizedExample(title, np.arange(5) == 3, np.ones(5, np.float32))
+    # a list of two items behind a history of one and the question
+    sids = TOKENS.ids(np.array([(0, 1), (1, 2), (3, 0)])).ravel()
+    ids = np.concatenate([[TEXT], sids[:2], [TEXT], sids[2:], [2]]).astype(np.int32)
+    is_code = ids >= START
+    listed = TokenizedExample(ids, is_code & (np.arange(len(ids)) > 3), np.ones(8 + 1, np.float32))
+    examples = (prompted, written, listed)
     for every in (True, False):
-        prefixes = PrefixExamples(joined([prompted, written]), TOKENS, every=every)
-        assert len(prefixes) == 2
-        for number, example in enumerate((prompted, written)):
+        prefixes = PrefixExamples(joined(list(examples)), TOKENS, every=every)
+        assert len(prefixes) == 3
+        for number, example in enumerate(examples):
             drawn = prefixes.draw(number, np.random.default_rng(0))
             assert drawn.ids.tolist() == example.ids.tolist()
             assert drawn.targets.tolist() == example.targets.tolist()
