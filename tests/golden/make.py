@@ -16,7 +16,7 @@ from sidtool.data.items import Items, make_items
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings
-from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
@@ -24,6 +24,7 @@ from sidtool.sid import SidSpace
 from sidtool.splits.field_columns import FieldName, FieldOptions
 from sidtool.splits.files import SplitOptions, make_split, write_split
 from sidtool.splits.record import Cuts, SplitReference
+from sidtool.splits.sessions import SessionRule
 from sidtool.splits.split import Split, UserSequence
 from tests.bundles import small_bundle
 
@@ -31,9 +32,11 @@ GOLDEN = Path(__file__).parent
 BUNDLE = GOLDEN / "bundle.zarr.zip"
 SPLIT = GOLDEN / "split"
 SPLIT_2 = GOLDEN / "split-2"
+SPLIT_3 = GOLDEN / "split-3"
 EXAMPLES = GOLDEN / "examples" / "train.jsonl"
 MODEL = GOLDEN / "model"
 MODEL_2 = GOLDEN / "model-2"
+MODEL_LISTS = GOLDEN / "model-lists"
 MEMORY = GOLDEN / "memory.zarr.zip"
 
 ITEMS = {
@@ -126,6 +129,25 @@ def golden_split_2() -> Split:
         return make_split(events, SplitOptions(fields=fields))
 
 
+def golden_split_3() -> Split:
+    """Users with one, three and four sessions of up to two events, held out by session, with a
+    feedback, a context and times: format 3."""
+    with TemporaryDirectory() as folder:
+        lines = ["user_id,item_id,timestamp,rating,device"]
+        for user, items in EVENTS:
+            n_sessions = {"u1": 3, "ü2": 4, "u3": 1}[user]
+            for at, item in enumerate((*items, *items[::-1])[: n_sessions * 2]):
+                time = 880_000_000 + 3600 * (at // 2) + 60 * at
+                lines.append(f"{user},{item},{time},{5 - at % 3},{'tv' * (at % 2)}")
+        events = Path(folder) / "events.csv"
+        events.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        fields = FieldOptions(
+            (FieldName("rating"),), (FieldName("device"),), times=True, target=("rating>=4",)
+        )
+        rule = SessionRule(gap=1800.0)
+        return make_split(events, SplitOptions("last-session", fields=fields, sessions=rule))
+
+
 def golden_items() -> Items:
     """The catalog of the active items."""
     ids = tuple(item for item in ITEMS if item != "i4")
@@ -172,6 +194,12 @@ def golden_contract_2() -> Contract:
     return replace(golden_contract(), history_prompt=prompt)
 
 
+def golden_contract_with_lists() -> Contract:
+    """The same contract with a prompt of lists, which readers without lists ignore: format 1."""
+    prompt = ListPrompt("list", "Bought: {history}. Next 5:", 20, 250, list_length=5)
+    return replace(golden_contract(), list_prompt=prompt)
+
+
 def golden_memory() -> Memory:
     """A memory of all `EVENTS`, by the items of the golden bundle."""
     settings = KnnSettings(
@@ -187,11 +215,16 @@ def write_golden_files() -> None:
     split = golden_split()
     write_split(split, SPLIT, force=True)
     write_split(golden_split_2(), SPLIT_2, force=True)
+    write_split(golden_split_3(), SPLIT_3, force=True)
     options = SftOptions({"sequence": 1.0, "title-to-sid": 1.0}, history_length=3)
     EXAMPLES.parent.mkdir(exist_ok=True)
     make_sft(golden_bundle(), golden_items(), split, EXAMPLES, options, force=True)
     golden_memory().save(MEMORY, force=True)
-    for folder, contract in ((MODEL, golden_contract()), (MODEL_2, golden_contract_2())):
+    for folder, contract in (
+        (MODEL, golden_contract()),
+        (MODEL_2, golden_contract_2()),
+        (MODEL_LISTS, golden_contract_with_lists()),
+    ):
         folder.mkdir(exist_ok=True)
         text = json.dumps(contract.to_json(), indent=1, ensure_ascii=False) + "\n"
         (folder / CONTRACT).write_text(text, encoding="utf-8")

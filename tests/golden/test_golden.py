@@ -1,6 +1,7 @@
 """Golden files of each format: every later version reads them with the same content."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,25 +11,31 @@ from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange
 from sidtool.contract.contract import read_contract
 from sidtool.memory.memory import open_verified
 from sidtool.memory.similarity import KnnSettings
-from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.lineage import read_lineage
 from sidtool.splits.examples import read_examples
 from sidtool.splits.fields import Fields, FieldTypes
 from sidtool.splits.files import read_split
+from sidtool.splits.sessions import SessionRule
+from sidtool.splits.split import FurtherTarget
 from tests.golden.make import (
     BUNDLE,
     EXAMPLES,
     MEMORY,
     MODEL,
     MODEL_2,
+    MODEL_LISTS,
     SPLIT,
     SPLIT_2,
+    SPLIT_3,
     SPLIT_REFERENCE,
     golden_contract,
     golden_contract_2,
+    golden_contract_with_lists,
     golden_memory,
     golden_split_2,
+    golden_split_3,
 )
 
 SPACE = "9021582f75d779123cf410b57aaeac4d7f265b02c0d5bfb6b0dea09b8254c323"
@@ -125,6 +132,24 @@ def test_the_split_of_format_2() -> None:
     assert test.feedback == {"rating": 5}
 
 
+def test_the_split_of_format_3() -> None:
+    split = read_split(SPLIT_3)
+    assert split == golden_split_3()
+    assert (split.manifest({}).format, split.origin.sessions) == (3, SessionRule(gap=1800.0))
+    assert {user.user: (user.items, user.sessions) for user in split.train} == {
+        "u1": (("i0", "i1"), (0,)),
+        "ü2": (("ü/é 漢字", "i1", "i0", "i2"), (0, 2)),
+        "u3": (("i2", "i0"), (0,)),
+    }
+    (test,) = [test for test in split.test if test.user == "ü2"]
+    assert test.history == ("ü/é 漢字", "i1", "i0", "i2", "i2", "i0")
+    assert test.items == ("i1", "ü/é 漢字")
+    times = [880_000_000 + 3600 * 3 + 60 * at for at in (6, 7)]
+    assert (test.fields.time, test.feedback) == (times[0], {"rating": 5})
+    assert test.rest == (FurtherTarget("ü/é 漢字", 7, {"rating": 4}, {"device": "tv"}, times[1]),)
+    assert split.counts.left_out == 1  # the last event of u1 is no target
+
+
 def test_the_training_examples_of_format_1() -> None:
     lineage = read_lineage(EXAMPLES)
     assert lineage.format == 1
@@ -165,6 +190,17 @@ def test_the_contract_of_format_2() -> None:
     prompt = contract.history_prompt
     assert prompt is not None
     assert (prompt.item, prompt.shows_fields) == ("{sid} {event.rating}/{ago};", True)
+
+
+def test_the_contract_of_a_model_with_lists() -> None:
+    stored = json.loads((MODEL_LISTS / "sid.json").read_text(encoding="utf-8"))
+    assert stored["format"] == 1
+    contract = read_contract(MODEL_LISTS)
+    assert contract == golden_contract_with_lists()
+    assert contract.list_prompt == ListPrompt(
+        "list", "Bought: {history}. Next 5:", 20, 250, list_length=5
+    )
+    assert replace(contract, list_prompt=None) == golden_contract()
 
 
 def test_the_memory_of_format_1() -> None:
