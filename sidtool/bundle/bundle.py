@@ -97,6 +97,7 @@ class Bundle:
             identity=identify(items.space, items, codebook, recipe, policy),
             items=len(items),
             collisions=Collisions(policy, capacity),
+            format=2 if codebook is not None and codebook.needs_format_2 else 1,
             **fields,
         )
         return cls(manifest, all_arrays(items, codebook))

@@ -16,8 +16,8 @@ from sidtool.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.sid import SidSpace
 
-FORMAT = 1
-"""The bundle format that this version writes, and the newest that it reads."""
+FORMAT = 2
+"""The newest bundle format that this version reads; 1 is written for what older ones can use."""
 MAX_ITEMS = 1 << 32
 """Rows of the index are 32-bit numbers."""
 
@@ -81,7 +81,7 @@ class Manifest(JsonRecord):
     """the codebook report of the build"""
     libraries: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
-    format: int = FORMAT
+    format: int = 1
     objects: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every stored object except the root document"""
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sidtool.artifact import describe
 from sidtool.bundle.identity import canonical
-from sidtool.bundle.manifest import FORMAT, Manifest
+from sidtool.bundle.manifest import Manifest
 from sidtool.documents import parse_json
 from sidtool.errors import DataError, IntegrityError
 from sidtool.output import new_file, remove
@@ -132,13 +132,8 @@ def _is_spelled(manifest: Any, data: bytes) -> bool:
     return position == len(text)
 
 
-def write_group(
-    folder: Path,
-    arrays: Mapping[str, NDArray[Any]],
-    manifest: GroupManifest,
-    number: int | None = None,
-) -> None:
-    """Write arrays, then the root document, into an empty folder; `number` as in `commit`.
+def write_group(folder: Path, arrays: Mapping[str, NDArray[Any]], manifest: GroupManifest) -> None:
+    """Write arrays, then the root document, into an empty folder.
 
     Arrays are uncompressed chunks of whole rows, so that a reader can fetch single rows.
     """
@@ -160,7 +155,7 @@ def write_group(
     except BaseException:
         _wait_for_writes()
         raise
-    commit(folder, manifest, number)
+    commit(folder, manifest)
 
 
 def _wait_for_writes() -> None:
@@ -177,14 +172,10 @@ def _wait_for_writes() -> None:
     sync(finish())
 
 
-def commit(folder: Path, manifest: GroupManifest, number: int | None = None) -> None:
-    """Write the root document of a folder whose arrays are complete. `number` is the format of the
-    group, by default that of bundles."""
+def commit(folder: Path, manifest: GroupManifest) -> None:
+    """Write the root document of a folder whose arrays are complete."""
     objects = {name: _sha256(data) for name, data in Storage(folder).read_all() if name != ROOT}
-    stored = manifest.to_json() | {
-        "format": FORMAT if number is None else number,
-        "objects": objects,
-    }
+    stored = manifest.to_json() | {"objects": objects}
     (folder / ROOT).write_bytes(spell_root(stored))
 
 

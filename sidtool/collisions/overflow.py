@@ -7,6 +7,7 @@ Under each prefix the nearest row then takes the nearest free last code first.
 
 from collections.abc import Iterator
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ def place_new_items(vectors: Vectors, codebook: Codebook, taken: Codes) -> Codes
     free SIDs than items.
     """
     levels = Levels(codebook.sizes)
-    _require_free(levels, taken, len(vectors))
+    _require_free(codebook, taken, len(vectors))
     codes = codebook.encode(vectors)
     keys = levels.pack(codes)
     _, first_of_each = np.unique(keys, return_index=True)
@@ -55,17 +56,20 @@ def place_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> Codes:
     are fewer free SIDs than rows.
     """
     levels = Levels(codebook.sizes)
-    _require_free(levels, taken, len(latent))
+    _require_free(codebook, taken, len(latent))
     keys = np.sort(levels.pack(taken))
-    search = PrefixSearch(codebook.levels, levels.key_bits)
-    prefixes, distances = _choose_prefixes(latent, search, FreeSids(levels, keys))
+    first_code = codebook.params.first_code
+    search = PrefixSearch(codebook.levels, levels.key_bits, first_code)
+    free = FreeSids(levels, keys, first_code)
+    prefixes, distances = _choose_prefixes(latent, search, free)
     return _choose_last_codes(latent, codebook, keys, prefixes, distances)
 
 
-def _require_free(levels: Levels, taken: Codes, count: int) -> None:
-    if len(taken) + count > levels.capacity:
+def _require_free(codebook: Codebook, taken: Codes, count: int) -> None:
+    capacity = prod(size - codebook.params.first_code for size in codebook.sizes)
+    if len(taken) + count > capacity:
         raise RefusedError(
-            f"{len(taken)} of {levels.capacity} semantic IDs are taken, and {count} items need one",
+            f"{len(taken)} of {capacity} semantic IDs are taken, and {count} items need one",
             hint="build a codebook with more levels",
         )
 
@@ -152,6 +156,7 @@ def _choose_last_codes(
         # squared distances without |residual|^2, which is equal for all codes: (rows, K)
         costs = np.square(last).sum(axis=1) - 2 * residuals @ last.T
         in_use = _last_codes_in_use(taken, groups[span], levels)
+        in_use[:, : codebook.params.first_code] = True
         codes[rows, -1] = _nearest_free(costs, size, in_use)
     return codes
 

@@ -23,10 +23,11 @@ Table = NDArray[np.float64]
 class FreeSids:
     """The number of free SIDs under each prefix."""
 
-    def __init__(self, levels: Levels, taken: Keys) -> None:
-        """`taken` are the sorted keys of the SIDs in use."""
+    def __init__(self, levels: Levels, taken: Keys, first_code: int = 0) -> None:
+        """`taken` are the sorted keys of the SIDs in use; codes below `first_code` are never
+        given."""
         self._bits = levels.key_bits
-        self._sizes = levels.sizes
+        self._sizes = tuple(size - first_code for size in levels.sizes)
         # sorted; a prefix that is not listed has no SID in use
         self._prefixes, in_use = runs(taken >> np.uint64(self._bits[-1]))
         self._free = self._sizes[-1] - in_use
@@ -65,8 +66,12 @@ class PrefixSearch:
     below one node of the beam, so they are computed once per node.
     """
 
-    def __init__(self, centroids: Sequence[Vectors], bits: Sequence[int]) -> None:
-        """`centroids` of all levels, of which the last is not searched; `bits` of their codes."""
+    def __init__(
+        self, centroids: Sequence[Vectors], bits: Sequence[int], first_code: int = 0
+    ) -> None:
+        """`centroids` of all levels, of which the last is not searched; `bits` of their codes, of
+        which those below `first_code` are never given."""
+        self._first_code = first_code
         self._levels = [level.astype(np.float64) for level in centroids[:-1]]
         self._bits = bits
         self.batch = max(1, ENTRIES // (BEAM * max(map(len, centroids))))
@@ -107,6 +112,7 @@ class PrefixSearch:
         """(nodes, K): what each next code adds to the distances of all rows; inf if it is full."""
         level = self._levels[depth]
         table = np.tile(np.square(level).sum(axis=1), (len(nodes), 1))
+        table[:, : self._first_code] = np.inf
         rest = nodes
         for earlier in reversed(range(depth)):
             codes, of_node = np.unique(rest & low_bits(self._bits[earlier]), return_inverse=True)

@@ -25,7 +25,7 @@ from sidtool.bundle.zarr_group import (
 )
 from sidtool.errors import CompatibilityError, IntegrityError, SidtoolError
 from sidtool.memory.content import content_similarity
-from sidtool.memory.manifest import FORMAT, MemoryManifest
+from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.similarity import similarity_of
 from sidtool.output import new_dir
 from sidtool.output_name import MEMORY, check_suffix
@@ -231,7 +231,7 @@ class Memory:
         check_suffix(path, MEMORY)
         new_output = new_zip if is_zip(path.name) else new_dir
         with new_output(path, force=force) as folder:
-            write_group(folder, self.arrays, self.manifest, FORMAT)
+            write_group(folder, self.arrays, self.manifest)
 
 
 def is_memory(location: str | Path) -> bool:

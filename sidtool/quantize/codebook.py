@@ -27,6 +27,11 @@ class QuantizerParams(JsonRecord):
     """Width of the (fused) vectors that the codebook was fitted to; None: that of the centroids."""
     normalize: bool = False
     """Vectors are scaled to length 1."""
+    normalize_residuals: bool = False
+    """What is left for a level is scaled to length 1 first, as GRID does it."""
+    first_code: int = 0
+    """Codes below are never given: their centroids are placeholders, for maps that count from
+    1."""
     skip: bool = False
     """Each network's input is added to its output."""
     bound: Literal["tanh"] | None = None
@@ -39,7 +44,7 @@ class QuantizerParams(JsonRecord):
     def to_json(self) -> dict[str, Any]:
         """One JSON object; parameters that are not used are left out."""
         value = dict(self.fit)
-        for name in ("dim", "normalize", "skip", "bound"):
+        for name in ("dim", "normalize", "normalize_residuals", "first_code", "skip", "bound"):
             if setting := getattr(self, name):
                 value[name] = setting
         if self.fusion is not None:
@@ -115,6 +120,9 @@ class Codebook:
             raise ValueError(f"dim is {self._fitted_dim}, not a whole number from 1")
         if self.params.fusion is not None:
             check_fusion(self.encoder, self.params.fusion, self._fitted_dim)
+        if not 0 <= self.params.first_code < min(self.sizes):
+            raise ValueError(f"first_code is {self.params.first_code}, a level has fewer codes")
+        self._check_scale()
         networks = [("in", self._fitted_dim, check_network(self.encoder, "in", self._fitted_dim))]
         if has(self.encoder, "out"):
             latent = len(self.encoder["out_0_weight"])
@@ -130,6 +138,22 @@ class Codebook:
                     f"network {name!r} maps {source} to {target}, skip needs one width"
                 )
 
+    def _check_scale(self) -> None:
+        if "scale" not in self.encoder and "shift" not in self.encoder:
+            return
+        for name in ("scale", "shift"):
+            array = self.encoder[name]
+            if array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ValueError(f"{name} is not finite float32")
+            if array.shape != (self._fitted_dim,) or self.params.fusion is not None:
+                raise ValueError(f"{name} has shape {array.shape} for vectors of {self.dims}")
+
+    @property
+    def needs_format_2(self) -> bool:
+        """Whether a reader of bundles of format 1 would encode otherwise."""
+        params = self.params
+        return params.normalize_residuals or params.first_code > 0 or "scale" in self.encoder
+
     def with_fusion(self, fusion: Fusion, arrays: Arrays) -> "Codebook":
         """This codebook of fused vectors as one that fuses their sources itself."""
         params = replace(self.params, dim=self._fitted_dim, fusion=fusion)
@@ -138,9 +162,10 @@ class Codebook:
     def transform(self, vectors: Vectors) -> Vectors:
         """(n, dim) embeddings -> (n, width) float32 in the space of the centroids.
 
-        The steps, as far as `params` and `encoder` have them: fuse the sources, scale to length 1,
-        apply the network "in", add its input (`skip`), bound it, append zeros up to `width`. Raises
-        DataError if the width is wrong or a value is not finite.
+        The steps, as far as `params` and `encoder` have them: fuse the sources, multiply by "scale"
+        and add "shift", scale to length 1, apply the network "in", add its input (`skip`), bound
+        it, append zeros up to `width`. Raises DataError if the width is wrong or a value is not
+        finite.
         """
         vectors = self.prepare(vectors)
         if self.width == self._fitted_dim and not has(self.encoder, "in"):
@@ -156,14 +181,20 @@ class Codebook:
 
     def prepare(self, vectors: Vectors) -> Vectors:
         """(n, dim) embeddings -> the vectors that `reconstruct` approximates: checked, fused and
-        scaled to length 1 as far as `params` say so."""
+        scaled as far as `params` and `encoder` say so."""
         vectors = _checked(vectors, self.dim)
         if self.params.fusion is not None:
             vectors = fuse(self.encoder, self.params.fusion, vectors)
+        if "scale" in self.encoder:
+            vectors = vectors * self.encoder["scale"] + self.encoder["shift"]
         return unit(vectors) if self.params.normalize else vectors
 
     def reconstruct(self, codes: Codes) -> Vectors:
-        """(n, depth) codes, or prefixes -> float32 approximations of `prepare`d embeddings."""
+        """(n, depth) codes, or prefixes -> float32 approximations of `prepare`d embeddings.
+
+        With `normalize_residuals` the lengths of residuals are not known, and the sum of the
+        centroids is the approximation, as in GRID.
+        """
         latent = self.decode(codes)
         if not has(self.encoder, "out"):
             return latent[:, : self._fitted_dim]
@@ -181,8 +212,26 @@ class Codebook:
         codes = np.empty((len(vectors), len(self.levels)), dtype=np.uint16)
         for start in range(0, len(vectors), BLOCK):
             rows = _checked(vectors[start : start + BLOCK], self.dim)
-            block = self._stacked.codes(self.transform(padded(rows)))
+            block = self._codes(self.transform(padded(rows)))
             codes[start : start + BLOCK] = block[: len(rows)]
+        return codes
+
+    def _codes(self, block: Vectors) -> Codes:
+        """(n, width) rows in the space of the centroids -> (n, levels) uint16."""
+        if self.params.normalize_residuals:
+            return self._codes_of_unit_residuals(block)
+        return self._stacked.codes(block, self.params.first_code)
+
+    def _codes_of_unit_residuals(self, block: Vectors) -> Codes:
+        codes = np.empty((len(block), len(self.levels)), dtype=np.uint16)
+        residual = block
+        for number, level in enumerate(self.levels):
+            residual = unit(residual)
+            half_norms = 0.5 * np.square(level, dtype=np.float64).sum(axis=1)
+            scores = residual @ level.T - half_norms.astype(np.float32)  # (n, K)
+            scores[:, : self.params.first_code] = -np.inf
+            codes[:, number] = scores.argmax(axis=1)
+            residual = residual - level[codes[:, number]]
         return codes
 
     def decode(self, codes: Codes) -> Vectors:
@@ -234,8 +283,8 @@ class _StackedLevels:
         """(sum K_l, sum K_l) float32: inner products of all centroids."""
         return self.stacked.T @ self.stacked
 
-    def codes(self, block: Vectors) -> Codes:
-        """(n, width) -> (n, levels) uint16."""
+    def codes(self, block: Vectors, first_code: int = 0) -> Codes:
+        """(n, width) -> (n, levels) uint16, none below `first_code`."""
         scores = (block - self.center) @ self.stacked - self.bias  # (n, sum K_l)
         codes = np.empty((len(block), len(self.starts) - 1), dtype=np.uint16)
         for level, (start, stop) in enumerate(pairwise(self.starts)):
@@ -243,6 +292,7 @@ class _StackedLevels:
             for earlier in range(level):
                 chosen = self.starts[earlier] + codes[:, earlier].astype(np.intp)
                 level_scores -= self.products[chosen, start:stop]
+            level_scores[:, :first_code] = -np.inf
             codes[:, level] = level_scores.argmax(axis=1)
         return codes
 

@@ -205,12 +205,12 @@ def test_a_bundle_without_its_index_opens(tmp_path: Path) -> None:
 
 
 def test_a_newer_format_is_refused_with_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(zarr_group, "FORMAT", 2)
-    small_bundle().save(tmp_path / "shop.zarr")
+    made = small_bundle()
+    Bundle(replace(made.manifest, format=3), made.arrays).save(tmp_path / "shop.zarr")
     with pytest.raises(
-        CompatibilityError, match="format 2, this version of sidtool reads up to 1"
+        CompatibilityError, match="format 3, this version of sidtool reads up to 2"
     ) as caught:
         Bundle.open(tmp_path / "shop.zarr")
     assert caught.value.hint == "upgrade sidtool"

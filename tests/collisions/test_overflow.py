@@ -1,6 +1,8 @@
 """Where items go that overflow their prefixes, against the same rounds computed one item at a
 time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -151,3 +153,18 @@ def test_new_items_that_do_not_fit_are_refused():
     assert place_new_items(vectors_of(0, 1, 4), codebook, taken).tolist() == [[2, 3, 1]]
     with pytest.raises(RefusedError, match="23 of 24 semantic IDs are taken, and 2 items need one"):
         place_new_items(vectors_of(0, 2, 4), codebook, taken)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 999), before=st.integers(0, 20), sizes=st.sampled_from(SPACES))
+def test_codes_below_the_first_one_are_given_to_no_item(seed, before, sizes):
+    """Placing among shifted codes is placing among the plain ones, until the last is taken."""
+    plain = codebook_of(seed, sizes, 4)
+    levels = tuple(np.concatenate([np.zeros((1, 4), np.float32), x]) for x in plain.levels)
+    shifted = replace(plain, levels=levels, params=replace(plain.params, first_code=1))
+    taken = np.random.default_rng(seed).permutation(every(sizes))[:before]
+    vectors = vectors_of(seed + 50, len(every(sizes)) - len(taken), 4)
+    expected = place_overflow(vectors, plain, taken)
+    assert (place_overflow(vectors, shifted, taken + 1) == expected + 1).all()
+    with pytest.raises(RefusedError, match="semantic IDs are taken"):
+        place_overflow(vectors_of(0, len(vectors) + 1, 4), shifted, taken + 1)

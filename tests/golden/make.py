@@ -30,6 +30,7 @@ from tests.bundles import small_bundle
 
 GOLDEN = Path(__file__).parent
 BUNDLE = GOLDEN / "bundle.zarr.zip"
+BUNDLE_2 = GOLDEN / "bundle-2.zarr.zip"
 SPLIT = GOLDEN / "split"
 SPLIT_2 = GOLDEN / "split-2"
 SPLIT_3 = GOLDEN / "split-3"
@@ -95,6 +96,28 @@ def golden_bundle() -> Bundle:
         source={"catalog": "44" * 32, "items": 4, "split": golden_split().reference.to_json()},
         libraries={"sidtool": "0.2.0"},
         created="2026-03-04T05:06:07+00:00",
+    )
+
+
+def golden_bundle_2() -> Bundle:
+    """A bundle whose codebook scales vectors and residuals and counts from 1: format 2."""
+    sizes = (4, 5, 6)
+    codes = np.array([[1, 1, 5], [3, 4, 1], [2, 1, 3]], dtype=np.uint16)
+    small = small_bundle(dim=3).codebook
+    assert small is not None
+    scaling = {
+        "scale": np.array([2, 1, 0.5], dtype=np.float32),
+        "shift": np.array([0, -1, 1], dtype=np.float32),
+    }
+    params = QuantizerParams(dim=3, normalize=True, normalize_residuals=True, first_code=1)
+    return Bundle.of(
+        ItemMap.of(SidSpace(sizes), ["i0", "i1", "i2"], codes, ["a", "b", ""]),
+        Codebook("rq-kmeans", small.levels, scaling, params),
+        "reassign",
+        name="golden-2",
+        recipe={"encoder": {"vectors": "given", "dim": 3}, "text_template": None},
+        source={"system": "grid", "encoded": {"items": 3, "equal": [3, 3, 2]}},
+        created="2026-11-27T04:05:06+00:00",
     )
 
 
@@ -212,6 +235,7 @@ def golden_memory() -> Memory:
 def write_golden_files() -> None:
     """Write one file or folder of each format."""
     golden_bundle().save(BUNDLE, force=True)
+    golden_bundle_2().save(BUNDLE_2, force=True)
     split = golden_split()
     write_split(split, SPLIT, force=True)
     write_split(golden_split_2(), SPLIT_2, force=True)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from sidtool.bundle import Bundle, verify
@@ -21,6 +22,7 @@ from sidtool.splits.sessions import SessionRule
 from sidtool.splits.split import FurtherTarget
 from tests.golden.make import (
     BUNDLE,
+    BUNDLE_2,
     EXAMPLES,
     MEMORY,
     MODEL,
@@ -42,6 +44,8 @@ SPACE = "9021582f75d779123cf410b57aaeac4d7f265b02c0d5bfb6b0dea09b8254c323"
 CODEBOOK = "24d24de29f3349dc6928189967c3880fea1be32a6877ab39a5dadc022715730b"
 ITEMS = "f4c78cb044c799fe79561e29f1bba63db29bb3ad680e5808cea80cd8198fdba0"
 BUNDLE_DIGEST = "249014aa4b2b36652d45edc3936b5df1e24026374d3ad96593da8ba28435c1c0"
+BUNDLE_2_DIGEST = "81a7c7b28f405a98f920734154f8ea591aede22abb0d6a95431b8ccae05dac4b"
+BUNDLE_2_CODES = [[1, 4, 5], [1, 1, 3], [1, 4, 5], [1, 2, 1]]
 MEMORY_DIGEST = "eae8007f938ffb3af8c56bb8c72813cefd87c9e5692ed712cec02430b20b6da3"
 SPLIT_DIGEST = "89fe96cb64e7f9bbd8ff20b83bf10d2c44cde7890878df890f478396cfe730f8"
 
@@ -59,6 +63,17 @@ def test_the_bundle_of_format_1() -> None:
     spelled = "<|sid_begin|><s_a_2><s_b_1><s_c_4><|sid_end|>"
     assert bundle.space.spell([2, 1, 4], begin_end_tokens=True) == spelled
     assert bundle.sid("ü/é 漢字") == "<s_a_3><s_b_4><s_c_5>"
+
+
+def test_the_bundle_of_format_2() -> None:
+    assert verify(BUNDLE_2) == []
+    bundle = Bundle.open(BUNDLE_2)
+    assert bundle.manifest.format == 2
+    assert bundle.identity.digest == BUNDLE_2_DIGEST
+    params = bundle.require_codebook().params
+    assert (params.normalize, params.normalize_residuals, params.first_code) == (True, True, 1)
+    vectors = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-3, 2, 1]], dtype=np.float32)
+    assert bundle.encode(vectors).tolist() == BUNDLE_2_CODES
 
 
 def test_texts_decode_with_the_bundle_of_format_1() -> None:

@@ -1,12 +1,14 @@
 """Encoding against an independent, level-by-level computation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.errors import DataError
-from sidtool.quantize.codebook import BLOCK, Codebook
+from sidtool.quantize.codebook import BLOCK, Codebook, QuantizerParams
 from tests.quantize.material import codebook_of, slow_codes, vectors_of
 
 
@@ -77,3 +79,63 @@ def test_values_that_are_not_finite_are_refused(bad):
 def test_vectors_of_another_width_are_refused():
     with pytest.raises(DataError, match=r"\(9, 4\)"):
         codebook_of(0, (4,), 5).encode(vectors_of(0, 9, 4))
+
+
+@given(seed=st.integers(0, 2**32 - 1), first=st.integers(1, 2), unit_residuals=st.booleans())
+def test_codes_below_the_first_one_are_never_given(seed, first, unit_residuals):
+    plain = codebook_of(seed, (5, 4), 3)
+    plain = replace(plain, params=QuantizerParams(normalize_residuals=unit_residuals))
+    padded = tuple(
+        np.concatenate([np.zeros((first, 3), dtype=np.float32), level]) for level in plain.levels
+    )
+    shifted = replace(plain, levels=padded, params=replace(plain.params, first_code=first))
+    shifted.check()
+    vectors = vectors_of(seed + 1, 30, 3) * np.float32(0.1)  # zero is often the nearest
+    _, margins = slow_codes(vectors, plain)
+    clear = margins > 1e-4
+    if unit_residuals:
+        clear[:] = True
+    assert (shifted.encode(vectors)[clear] == plain.encode(vectors)[clear] + first).all()
+
+
+def test_residuals_are_scaled_to_length_1_before_each_level():
+    codebook = replace(
+        codebook_of(2, (6, 5, 4), 3), params=QuantizerParams(normalize_residuals=True)
+    )
+    vectors = vectors_of(3, BLOCK + 5, 3)
+    codes = codebook.encode(vectors)
+    for vector, sid in zip(vectors[:50].astype(np.float64), codes[:50].tolist(), strict=True):
+        residual = vector
+        for level, code in zip(codebook.levels, sid, strict=True):
+            residual = residual / np.linalg.norm(residual)
+            distances = np.square(residual - level).sum(axis=1)
+            assert distances[code] <= distances.min() + 1e-5
+            residual = residual - level[code]
+    assert (codebook.encode(vectors[-1:]) == codes[-1]).all()  # not a matter of the other rows
+
+
+def test_vectors_are_scaled_and_shifted_before_their_length():
+    plain = codebook_of(1, (8, 8), 4, normalize=True)
+    scale = np.array([2, 0.5, 1, 3], dtype=np.float32)
+    shift = np.array([0, 1, -1, 0.5], dtype=np.float32)
+    scaled = replace(plain, encoder={"scale": scale, "shift": shift})
+    scaled.check()
+    assert scaled.needs_format_2
+    assert not plain.needs_format_2
+    vectors = vectors_of(2, 60, 4)
+    assert (scaled.encode(vectors) == plain.encode(vectors * scale + shift)).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": {"scale": np.ones(4, dtype=np.float32)}}, "shift"),
+        ({"encoder": dict.fromkeys(("scale", "shift"), np.ones(3, dtype=np.float32))}, "shape"),
+        ({"encoder": dict.fromkeys(("scale", "shift"), np.ones(4))}, "not finite float32"),
+        ({"params": QuantizerParams(first_code=8)}, "first_code is 8"),
+        ({"params": QuantizerParams(first_code=-1)}, "first_code is -1"),
+    ],
+)
+def test_a_scale_or_first_code_that_does_not_fit_is_refused(changes, message):
+    with pytest.raises((ValueError, KeyError), match=message):
+        replace(codebook_of(1, (8, 9), 4), **changes).check()
