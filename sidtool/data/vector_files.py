@@ -144,7 +144,7 @@ class _Npy:
     def __init__(self, path: Path) -> None:
         self._path = path
         with path.open("rb") as stream:
-            self.shape, self._order, self.dtype = _npy_header(stream)
+            self.shape, self._order, self.dtype = npy_header(stream)
             self._offset = stream.tell()
         stored = path.stat().st_size - self._offset
         claimed = self.dtype.itemsize
@@ -163,7 +163,7 @@ class _Npy:
         return np.array(mapped[key])
 
 
-def _npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
+def npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
     """Shape, order and type. Raises ValueError for a malformed header."""
     readers = {(1, 0): (2, read_array_header_1_0), (2, 0): (4, read_array_header_2_0)}
     version = read_magic(stream)

@@ -27,7 +27,7 @@ def zip_directory(stream: IO[bytes]) -> dict[str, Span]:
 
     Raises ValueError if the zip has another layout, and what zipfile raises if it is damaged.
     """
-    archive = zipfile.ZipFile(_BoundedReader(stream))
+    archive = zipfile.ZipFile(BoundedReader(stream))
     entries = archive.infolist()
     starts = [
         entry.header_offset + _LOCAL_HEADER_BYTES + len(entry.filename.encode())
@@ -46,7 +46,7 @@ def zip_directory(stream: IO[bytes]) -> dict[str, Span]:
     return {entry.filename: span for entry, span in zip(entries, spans, strict=True)}
 
 
-class _BoundedReader:
+class BoundedReader:
     """A file of which no part of MAX_BYTES is read: zipfile reads the directory
     in one part."""
 
@@ -54,6 +54,7 @@ class _BoundedReader:
         self._stream = stream
         self.seek = stream.seek
         self.tell = stream.tell
+        self.seekable = stream.seekable
 
     def read(self, n_bytes: int = -1) -> bytes:
         """The next bytes, by default those to the end. Raises ValueError if they are too many."""

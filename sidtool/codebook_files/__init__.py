@@ -1,0 +1,1 @@
+"""Codebooks that other systems trained, read from their files as tensors alone."""
