@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sidtool.interop.convert import CatalogFile as CatalogFile
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
+    from sidtool.interop.imported_codebook import CodebookFile as CodebookFile
     from sidtool.memory.build import build_memory as build_memory
     from sidtool.memory.content import ItemContent as ItemContent
     from sidtool.memory.memory import Memory as Memory
@@ -87,6 +88,7 @@ _MODULES = {
     "Bundle": "bundle.bundle",
     "BuildOptions": "build.build_options",
     "CatalogFile": "interop.convert",
+    "CodebookFile": "interop.imported_codebook",
     "Encoder": "embed",
     "EventNames": "data.interactions",
     "EvaluationOptions": "evaluation.evaluation",

@@ -3,6 +3,8 @@
 import hashlib
 import importlib.metadata
 import json
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -17,7 +19,13 @@ from sidtool.checkpoint.guard import loading
 from sidtool.checkpoint.hub import PREFIX, download, is_hub_url
 from sidtool.data.digests import digest_strings, file_digest
 from sidtool.data.vectors import check_finite
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.errors import (
+    CompatibilityError,
+    DataError,
+    IntegrityError,
+    SidtoolWarning,
+    UsageError,
+)
 from sidtool.extras import require
 from sidtool.output import cache_array, cached_array
 from sidtool.sid import Vectors
@@ -126,6 +134,13 @@ def embed(
     return vectors, record
 
 
+def record_encoder(encoder: Encoder) -> dict[str, Any]:
+    """The JSON record of an encoder for a recipe, as `embed` returns it. Raises as `embed`."""
+    folder = _folder(encoder)
+    model, settings = _load(encoder, folder)
+    return _record(model, settings, folder)
+
+
 def check_location(encoder: Encoder) -> None:
     """Raise MissingPackageError unless encoders can be loaded, DataError if this one is neither a
     folder nor a model of the hub; loads and downloads nothing."""
@@ -141,8 +156,18 @@ def check_probes(encoder: Encoder, recipe: Mapping[str, Any]) -> float:
     """The least cosine between a recipe's probe vectors and those of this encoder.
 
     Raises CompatibilityError if it is below 0.999: another model, pooling or prompt, or damaged
-    weights. IntegrityError if the recipe has no vectors of probes.
+    weights. IntegrityError if the recipe has no vectors of probes. A recipe that only names its
+    encoder, which was not at hand when a codebook was imported, cannot be checked: a SidtoolWarning
+    says so, and the answer is NaN.
     """
+    if "probes" not in recipe and "weights" not in recipe:
+        warnings.warn(
+            f"the recipe names its encoder {recipe['model']!r} without vectors to recognize it: "
+            f"whether {encoder.model!r} is the same is not checked",
+            SidtoolWarning,
+            stacklevel=3,
+        )
+        return math.nan
     texts, stored = _recorded_probes(recipe)
     model, settings = _load(encoder, _folder(encoder))
     now = _encode(model, settings, texts).astype(np.float64)

@@ -49,6 +49,7 @@ def test_the_exported_names_are_these() -> None:
         "BuildOptions",
         "Bundle",
         "CatalogFile",
+        "CodebookFile",
         "Encoder",
         "EvaluationOptions",
         "EventNames",

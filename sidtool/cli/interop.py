@@ -1,19 +1,21 @@
-"""The commands between systems and between bundles: import, export, compare."""
+"""The commands between systems: import, export."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sidtool.embed import Dtype
 from sidtool.errors import UsageError
 from sidtool.interop.convert import System
+from sidtool.interop.imported_codebook import LEAST_SHARE
 from sidtool.interop.minionerec import Keys
-from sidtool.sid import LETTERS, Levels
+from sidtool.sid import Levels
 from sidtool.terminal import options
-from sidtool.terminal.console import next_step, note, say, say_json, say_plan, say_table
+from sidtool.terminal.console import next_step, note, say, say_json, say_plan
 
 if TYPE_CHECKING:
-    from sidtool.build.compare import BundleFigures
+    from sidtool.bundle.bundle import Bundle
     from sidtool.interop.convert import CatalogFile
 
 Catalog = Annotated[
@@ -22,19 +24,8 @@ Catalog = Annotated[
 KeysOption = Annotated[
     Keys, typer.Option(help="Keys of index.json: item ids, or line numbers of ITEMS from 0.")
 ]
-
-LEVEL_COLUMNS = {
-    "size": "codes",
-    "utilization": "utilization",
-    "entropy": "entropy",
-    "perplexity": "perplexity",
-    "gini": "gini",
-    "neighbors": "neighbors",
-    "purity": "purity",
-    "mutual_information": "information",
-    "mutual_information_by_chance": "by chance",
-}
-"""Columns of the table of levels, by the JSON key of their figure."""
+CODEBOOK = "Codebook"
+"""Panel of the help of import."""
 
 
 def import_(
@@ -42,7 +33,8 @@ def import_(
         Path,
         typer.Argument(
             metavar="MAP",
-            help="index.json of MiniOneRec, LC-Rec or LETTER, or pid2sid.parquet of OpenOneRec.",
+            help="index.json of MiniOneRec, LC-Rec or LETTER, pid2sid.parquet of OpenOneRec, or "
+            "the .pt map of GRID.",
         ),
     ],
     out: options.Out,
@@ -50,22 +42,105 @@ def import_(
     info: Annotated[Path | None, typer.Option(help="MiniOneRec info.txt with titles.")] = None,
     levels: Annotated[
         str | None,
-        typer.Option(help="Codes per level, like 256x256x256; default: the next powers of two."),
+        typer.Option(
+            help="Codes per level, like 256x256x256; default: those of the codebook, or the next "
+            "powers of two."
+        ),
     ] = None,
     keys: KeysOption = "id",
+    codebook: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The codebook of the map: model.pt of OpenOneRec, .pth of MiniOneRec, LC-Rec or "
+            "LETTER, codebooks .npz of MiniOneRec, .ckpt of GRID. Only tensors are read.",
+            rich_help_panel=CODEBOOK,
+        ),
+    ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Vectors of the items: the share of the map that the codebook gives back.",
+            rich_help_panel=CODEBOOK,
+        ),
+    ] = None,
+    by_row: Annotated[bool, options.by_row(CODEBOOK)] = False,
+    fail_under: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Exit 3 if the codebook gives back a smaller share of the map.",
+            rich_help_panel=CODEBOOK,
+        ),
+    ] = LEAST_SHARE,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Encoder of the vectors: folder or hf://ORG/NAME; recorded for add-items.",
+            rich_help_panel=CODEBOOK,
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Revision of the encoder.", rich_help_panel=CODEBOOK)
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            help="Its pooling, like mean (MiniOneRec) or lasttoken. Default: the model's.",
+            rich_help_panel=CODEBOOK,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="Text that it puts before each text.", rich_help_panel=CODEBOOK),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most tokens that it reads.", rich_help_panel=CODEBOOK),
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Its precision.", rich_help_panel=CODEBOOK)
+    ] = None,
+    text_template: Annotated[
+        str | None,
+        typer.Option(
+            help='Text of an item that it reads, like "{title} {description}".',
+            rich_help_panel=CODEBOOK,
+        ),
+    ] = None,
+    trust_remote_code: options.Trust = False,
     id_column: options.IdColumn = None,
     title_column: options.TitleColumn = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Import another system's map as a bundle without a codebook."""
+    """Import another system's map as a bundle, with its codebook if there is one."""
+    from sidtool.embed import Encoder
     from sidtool.interop.convert import import_map, read_map
+    from sidtool.interop.imported_codebook import codebook_file
     from sidtool.output import refuse_existing
     from sidtool.output_name import BUNDLE
 
-    how: dict[str, Any] = {"items": _catalog_file(items, id_column, title_column), "info": info}
+    how: dict[str, Any] = {"items": catalog_file(items, id_column, title_column), "info": info}
     how |= {"sizes": Levels.from_text(levels).sizes if levels is not None else None, "keys": keys}
+    how["codebook"] = codebook_file(
+        codebook,
+        embeddings=embeddings,
+        by_row=by_row,
+        encoder=Encoder.of(
+            encoder,
+            revision=revision,
+            pooling=pooling,
+            prompt=prompt,
+            max_length=max_length,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        ),
+        text_template=text_template,
+        fail_under=fail_under,
+    )
     if dry_run:
         refuse_existing(out, force, BUNDLE)
         planned = read_map(source, name=out.stem, **how)
@@ -79,17 +154,42 @@ def import_(
             policy=planned.manifest.collisions.policy,
         )
     bundle = import_map(source, out, **how, force=force)
-    policy = bundle.manifest.collisions.policy
+    _say_imported(bundle, out, json)
+    start = "codebook" if bundle.codebook is not None else "mean"
+    return next_step(f"sidtool extend-model MODEL {out} -o MODEL+sid --init {start}")
+
+
+def _say_imported(bundle: "Bundle", out: Path, json: bool) -> None:
+    from sidtool.interop.imported_codebook import encoded_share
+
+    manifest = bundle.manifest
+    encoded = encoded_share(bundle)
     if json:
-        counts = {"items": bundle.manifest.items, "policy": policy}
-        say_json({"bundle": str(out), "digest": bundle.identity.digest, **counts})
-    else:
-        sharing = "some items share a SID" if policy == "allow" else "every item has its own SID"
+        figures = {
+            "bundle": str(out),
+            "digest": bundle.identity.digest,
+            "items": manifest.items,
+            "policy": manifest.collisions.policy,
+            "codebook": manifest.source.get("codebook_layout"),
+            "encoded": None if encoded is None else {**encoded.to_json(), "share": encoded.share},
+        }
+        return say_json(figures)
+    policy = manifest.collisions.policy
+    sharing = "some items share a SID" if policy == "allow" else "every item has its own SID"
+    book = "no codebook"
+    if bundle.codebook is not None:
+        book = f"codebook of {bundle.codebook.method} for vectors of {bundle.codebook.dim} numbers"
+    say(
+        f"{out}: {manifest.items} items, {bundle.space.spelled_sizes}, spelled "
+        f"{bundle.space.template}; {sharing}; {book}"
+    )
+    if encoded is not None:
+        by_level = ", ".join(f"{count / encoded.items:.1%}" for count in encoded.equal)
         say(
-            f"{out}: {bundle.manifest.items} items, {bundle.space.spelled_sizes}, spelled "
-            f"{bundle.space.template}; {sharing}; no codebook"
+            f"encoding gives back the SIDs of {encoded.equal[-1]} of {encoded.items} items "
+            f"({encoded.share:.1%}); by levels: {by_level}"
         )
-    return next_step(f"sidtool extend-model MODEL {out} -o MODEL+sid --init mean")
+    return None
 
 
 def export(
@@ -125,7 +225,7 @@ def export(
     from sidtool.output import refuse_existing
     from sidtool.registry.references import open_bundle
 
-    catalog = _catalog_file(items, id_column, title_column)
+    catalog = catalog_file(items, id_column, title_column)
     check_export_options(to, items=catalog, keys=keys, has_model=model is not None)
     opened = open_bundle(bundle)
     tokens = model_tokens(model, opened) if model is not None else None
@@ -155,63 +255,10 @@ def export(
     return None
 
 
-def compare(
-    bundles: Annotated[
-        list[str], typer.Argument(metavar="BUNDLE...", help="Bundles of one catalog.")
-    ],
-    embeddings: Annotated[
-        Path | None, typer.Option(help="Vectors of the items: .npy, Parquet or Zarr.")
-    ] = None,
-    items: Catalog = None,
-    field: Annotated[
-        str | None, typer.Option(help="Column of ITEMS with labels, like brand, to measure purity.")
-    ] = None,
-    interactions: Annotated[
-        Path | None,
-        typer.Option(
-            help="Split folder, or events (split by leave-one-out): its training events measure "
-            "how a code predicts the next one."
-        ),
-    ] = None,
-    by_row: options.ByRow = False,
-    id_column: options.IdColumn = None,
-    title_column: options.TitleColumn = None,
-    seed: options.Seed = 0,
-    json: options.Json = False,
-) -> None:
-    """Compare bundles of one catalog."""
-    from sidtool.build.compare import compare_bundles
-    from sidtool.registry.references import open_bundle
-
-    if field is not None and items is None:
-        raise UsageError("--field requires --items")
-    if items is not None and field is None and embeddings is None:
-        raise UsageError("--items requires --field or --embeddings")
-    catalog = _catalog_file(items, id_column, title_column)
-    fields = [field] if field is not None else []
-    opened = [open_bundle(bundle) for bundle in bundles]
-    figures = compare_bundles(
-        opened,
-        embeddings=embeddings,
-        items=catalog.read(fields=fields, bundle=opened[0]) if catalog is not None else None,
-        field=field,
-        interactions=interactions,
-        by_row=by_row,
-        seed=seed,
-    )
-    if json:
-        values = [
-            {"bundle": bundle, **each.to_json()}
-            for bundle, each in zip(bundles, figures, strict=True)
-        ]
-        say_json({"items": figures[0].items, "bundles": values})
-    else:
-        _say_comparison(bundles, figures)
-
-
-def _catalog_file(
+def catalog_file(
     path: Path | None, id_column: str | None, title_column: str | None
 ) -> "CatalogFile | None":
+    """The catalog of a command's options. Raises UsageError for columns without a catalog."""
     from sidtool.interop.convert import CatalogFile
 
     if path is not None:
@@ -219,37 +266,3 @@ def _catalog_file(
     if id_column is not None or title_column is not None:
         raise UsageError("--id-column and --title-column require --items")
     return None
-
-
-def _say_comparison(bundles: list[str], figures: "list[BundleFigures]") -> None:
-    rows = []
-    lines = []
-    for bundle, each in zip(bundles, figures, strict=True):
-        cells = (
-            each.before.items if each.before else None,
-            each.after.items,
-            each.reassigned,
-            each.residual_variance,
-            each.seconds,
-        )
-        sizes = "x".join(map(str, each.sizes))
-        rows.append((bundle, each.method or "none", sizes, each.items, *map(_cell, cells)))
-        for letter, level in zip(LETTERS, each.levels, strict=False):
-            values = level.to_json()
-            lines.append((bundle, letter, *(_cell(values[name]) for name in LEVEL_COLUMNS)))
-    columns = ["collide before", "after", "reassigned", "residual variance", "seconds"]
-    say_table(["bundle", "method", "levels", "items", *columns], rows)
-    say("")
-    say_table(["bundle", "level", *LEVEL_COLUMNS.values()], lines)
-    chance = figures[0].purity_by_chance
-    say(
-        "neighbors: Jaccard@20 of embedding and SID-prefix neighbors, down to that level",
-        "purity: probability that another item with that prefix has the same label"
-        + (f" (by chance {chance:.4f})" if chance is not None else ""),
-        "information: mutual information (bits) of the codes of an item and of the next one; by "
-        "chance: with shuffled next items",
-    )
-
-
-def _cell(value: float | None) -> float | str:
-    return "-" if value is None else value

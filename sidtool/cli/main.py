@@ -9,6 +9,7 @@ from rich.markup import escape
 from sidtool.cli import (
     bundles,
     codebook,
+    compare,
     data,
     evaluate,
     interop,
@@ -50,7 +51,7 @@ PANELS: dict[str, dict[Callable[..., Any], str]] = {
         bundles.verify: "shop.zarr",
         bundles.encode: "shop.zarr 'red desk lamp'",
         bundles.decode: "shop.zarr '<s_a_12><s_b_200><s_c_7>'",
-        interop.compare: "shop.zarr other.zarr --embeddings vectors.npy",
+        compare.compare: "shop.zarr other.zarr --embeddings vectors.npy",
         interop.import_: "pid2sid.parquet --items items.csv -o shop.zarr",
         interop.export: "shop.zarr --to minionerec -o maps",
     },

@@ -11,6 +11,8 @@ from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, read_items
 from sidtool.errors import SidtoolWarning, UsageError
 from sidtool.interop.flashrec import infers_layout, sid_option, write_flashrec
+from sidtool.interop.grid import read_grid
+from sidtool.interop.imported_codebook import CodebookFile, with_codebook
 from sidtool.interop.minionerec import Keys, read_minionerec, write_minionerec
 from sidtool.interop.model_tokens import ModelTokens
 from sidtool.interop.openonerec import read_openonerec, write_openonerec
@@ -30,8 +32,15 @@ from sidtool.output_name import (
 
 System = Literal["minionerec", "openonerec", "flashrec", "static", "xllm"]
 
-SUFFIXES: dict[str, System] = {".json": "minionerec", ".parquet": "openonerec"}
-"""Systems whose maps can be imported, by the suffix of their files."""
+Source = Literal["minionerec", "openonerec", "grid"]
+"""Systems whose maps can be imported."""
+
+SUFFIXES: dict[str, Source] = {
+    ".json": "minionerec",
+    ".parquet": "openonerec",
+    ".pt": "grid",
+}
+"""Systems by the suffix of their maps."""
 
 EXPORTS: dict[System, OutputKind] = {
     "minionerec": FOLDER,
@@ -88,13 +97,15 @@ def import_map(
     info: str | Path | None = None,
     sizes: tuple[int, ...] | None = None,
     keys: Keys = "id",
+    codebook: CodebookFile | None = None,
     force: bool = False,
 ) -> Bundle:
-    """Write another system's map to `out` as a bundle without a codebook: it cannot encode.
+    """Write another system's map to `out` as a bundle; it encodes if there is its `codebook`.
 
-    `source` is an index.json (see interop/minionerec.py for `info` and `keys`) or a
-    pid2sid.parquet. Level sizes default to the powers of two that hold the codes. Raises UsageError
-    for options that do not apply or an existing output, DataError for a malformed file.
+    `source` is an index.json (see interop/minionerec.py for `info` and `keys`), a pid2sid.parquet
+    or GRID's .pt. Level sizes default to those of the codebook, or to the powers of two that hold
+    the codes. Raises UsageError for options that do not apply or an existing output, DataError for
+    a malformed file, RefusedError if the codebook is not that of the map (`with_codebook`).
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")
@@ -105,7 +116,15 @@ def import_map(
     out = Path(out)
     refuse_existing(out, force, BUNDLE)
     name = out.name.removesuffix(".zip").removesuffix(".zarr")
-    bundle = read_map(Path(source), name=name, items=items, info=info, sizes=sizes, keys=keys)
+    bundle = read_map(
+        Path(source),
+        name=name,
+        items=items,
+        info=info,
+        sizes=sizes,
+        keys=keys,
+        codebook=codebook,
+    )
     bundle.save(out, force=force)
     return Bundle.open(out)
 
@@ -118,6 +137,7 @@ def read_map(
     info: str | Path | None = None,
     sizes: tuple[int, ...] | None = None,
     keys: Keys = "id",
+    codebook: CodebookFile | None = None,
 ) -> Bundle:
     """The bundle that `import_map` writes, with a name. Raises as `import_map` does."""
     system = SUFFIXES.get(source.suffix)
@@ -129,16 +149,25 @@ def read_map(
     if system != "minionerec" and (info is not None or keys != "id"):
         raise UsageError(f"--info and --keys line apply to an index.json, not to {source}")
     catalog = items.read() if items is not None else None
+    # with a codebook, the level sizes are its own
+    map_sizes = sizes if codebook is None else None
     if system == "openonerec":
-        return read_openonerec(source, name=name, sizes=sizes, items=catalog)
-    return read_minionerec(
-        source,
-        name=name,
-        sizes=sizes,
-        items=catalog,
-        info=None if info is None else Path(info),
-        keys=keys,
-    )
+        bundle = read_openonerec(source, name=name, sizes=map_sizes, items=catalog)
+    elif system == "grid":
+        bundle = read_grid(source, name=name, sizes=map_sizes, items=catalog)
+    else:
+        bundle = read_minionerec(
+            source,
+            name=name,
+            sizes=map_sizes,
+            items=catalog,
+            info=None if info is None else Path(info),
+            keys=keys,
+        )
+    if codebook is None:
+        return bundle
+    catalog_ids = None if catalog is None else catalog.ids
+    return with_codebook(bundle, codebook, sizes=sizes, catalog_ids=catalog_ids)
 
 
 def export_map(

@@ -65,6 +65,19 @@ def cases(inputs: Path, outputs: Path) -> dict[str, Case]:
         "compare": Case(("compare", bundle, other)),
         "export": Case(("export", bundle, "--to", "openonerec", *out("map.parquet"))),
         "import": Case(("import", outputs / "map.parquet", *out("imported.zarr"))),
+        "import: codebook": Case(
+            (
+                *("import", outputs / "map.parquet", "--codebook", inputs / "codebooks.npz"),
+                *("--embeddings", vectors, "--fail-under", 0, *out("with-codebook.zarr")),
+            )
+        ),
+        "import: encoder": Case(
+            (
+                *("import", outputs / "map.parquet", "--codebook", inputs / "codebooks.npz"),
+                *("--encoder", inputs / "encoder", *out("with-encoder.zarr")),
+            ),
+            "embed",
+        ),
         "init-model": Case(("init-model", items, *out("initialized")), "models"),
         "extend-model": Case(("extend-model", base, bundle, *out("extended")), "models"),
         "merge": Case(("merge", inputs / "adapted", *out("merged")), "models"),
@@ -129,7 +142,15 @@ def check_base_install(python: str, inputs: Path, outputs: Path, path: Path) -> 
         assert result["code"] == 1, (name, result)
         assert line.startswith("error: "), (name, line)
         assert line.endswith(f" is not installed: pip install 'sidtool[{result['extra']}]'"), line
-    refused = ("embedded.zarr", "initialized", "trained", "merged", "refreshed", "sft.jsonl")
+    refused = (
+        "with-encoder.zarr",
+        "embedded.zarr",
+        "initialized",
+        "trained",
+        "merged",
+        "refreshed",
+        "sft.jsonl",
+    )
     assert not any((outputs / name).exists() for name in refused)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from tests.cli.road import TRAINING, Road, catalog, done, walk, write_lines
 from tests.encoders import tiny_encoder
+from tests.hostile.writing_commands import own_codebook
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,7 @@ def base_inputs(road: Road, encoder: Path, tmp_path_factory: pytest.TempPathFact
     catalog(folder / "more.jsonl", n=64)
     np.save(folder / "more.npy", np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32))
     (folder / "more.ids.txt").write_text("".join(f"b{n:03d}\n" for n in range(64)))
+    own_codebook(road.bundle, folder / "codebooks.npz")
     build = ("build-codebook", road.items, "--levels", "4x4x8", "--encoder", encoder)
     done(*build, "-o", folder / "texts.zarr")
     lora = ("--stage", "lora", *TRAINING)

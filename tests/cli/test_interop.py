@@ -9,7 +9,9 @@ import pytest
 
 from sidtool.bundle import Bundle
 from sidtool.contract.contract import read_contract
-from tests.cli.road import N_ITEMS, Road, done, refused, run, tree
+from sidtool.data.vector_files import read_vectors
+from tests.cli.road import N_ITEMS, Road, build_command, done, refused, run, tree, write_lines
+from tests.hostile.writing_commands import own_codebook
 
 
 @pytest.fixture
@@ -131,9 +133,60 @@ def test_flashrec_gets_the_option_that_it_cannot_infer(road: Road, tmp_path: Pat
     assert tree(tmp_path) == before
 
 
+def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None:
+    done(*build_command(road, tmp_path / "plain.zarr", "--no-balanced"))
+    original = Bundle.open(tmp_path / "plain.zarr")
+    own_codebook(tmp_path / "plain.zarr", tmp_path / "codebooks.npz")
+    done("export", tmp_path / "plain.zarr", "--to", "minionerec", "-o", tmp_path / "mini")
+    command = ("import", tmp_path / "mini" / "index.json", "--codebook", tmp_path / "codebooks.npz")
+    asked = refused(2, *command, "-o", tmp_path / "m.zarr")
+    assert "the encoder of" in asked
+    assert "is not known" in asked
+    command = (*command, "--embeddings", road.vectors)
+    planned = done(*command, "-o", tmp_path / "m.zarr", "--dry-run")
+    assert "4x4x8" in planned.err
+    assert not (tmp_path / "m.zarr").exists()
+    ran = done(*command, "-o", tmp_path / "m.zarr")
+    assert "codebook of rq-kmeans for vectors of" in ran.out
+    assert f"of {N_ITEMS} items (" in ran.out
+    assert "is not recorded" in ran.err
+    assert ran.last.endswith("--init codebook")
+    figures = done(*command, "-o", tmp_path / "n.zarr", "--json").json
+    imported = Bundle.open(tmp_path / "n.zarr")
+    ids = [f"b{number:03}" for number in range(N_ITEMS)]
+    vectors = read_vectors(road.vectors, ids)
+    assert (imported.encode(vectors) == original.encode(vectors)).all()
+    codes = imported.items.codes[imported.items.rows(ids)]
+    equal = (original.encode(vectors) == codes).all(axis=1).sum()
+    assert (figures["codebook"], figures["encoded"]["items"]) == ("rq-kmeans", N_ITEMS)
+    assert figures["encoded"]["share"] == equal / N_ITEMS
+    assert figures["encoded"]["equal"][-1] == equal
+    other = np.load(road.vectors)[::-1]
+    np.save(tmp_path / "other.npy", other)
+    wrong = (*command[:-1], tmp_path / "other.npy", "--by-row", "-o", tmp_path / "x.zarr")
+    assert "gives back the SIDs of" in refused(3, *wrong)
+    done(*wrong, "--fail-under", 0)
+    retired = write_lines(tmp_path / "retired.txt", ["b001"])
+    added = ("--remove", retired, "-o", tmp_path / "fewer.zarr")
+    done("add-items", tmp_path / "n.zarr", *added)
+    assert Bundle.open(tmp_path / "fewer.zarr").codebook is not None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ("import", "map.json", "-o", "OUT", "--embeddings", "v.npy"),
+            "--embeddings applies only with --codebook",
+        ),
+        (
+            ("import", "map.json", "-o", "OUT", "--encoder", "x"),
+            "--encoder applies only with --codebook",
+        ),
+        (
+            ("import", "map.json", "-o", "OUT", "--codebook", "c.pth", "--pooling", "mean"),
+            "--pooling applies only with --encoder",
+        ),
         (
             ("export", "BUNDLE", "--to", "static", "-o", "OUT", "--keys", "line"),
             "apply to --to minionerec, not to static",

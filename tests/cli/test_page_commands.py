@@ -12,6 +12,7 @@ import pytest
 
 from tests.cli.road import Road, catalog, done, write_lines
 from tests.doc_blocks import ENCODER, ROOT, blocks, commands, page
+from tests.hostile.writing_commands import own_codebook
 from tests.pages.html_page import parsed
 
 SMALLER = {
@@ -104,6 +105,7 @@ def test_the_pages_on_refreshing_and_migrating_run(
     build = ("build-codebook", road.items, "--levels", "4x4x8", "--encoder", encoder)
     done(*build, "-o", "shop.zarr")
     done("extend-model", road.base, "shop.zarr", "-o", "base+sid")
+    own_codebook(Path("shop.zarr"), Path("codebooks.npz"))
     catalog(Path("items-new.jsonl"), n=70)
     rows = list(csv.reader(road.events.read_text(encoding="utf-8").splitlines()))
     last = {row[0]: int(row[2]) for row in rows[1:]}

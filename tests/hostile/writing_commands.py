@@ -5,6 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from sidtool.bundle import Bundle
 from sidtool.cli.main import app
 from tests.cli.road import TINY, catalog, done, interactions, vectors, write_lines
 
@@ -49,6 +52,13 @@ class Writing:
         return (*self.older, "-o", folder / self.out)
 
 
+def own_codebook(bundle: Path, out: Path) -> None:
+    """The codebook of a bundle, as MiniOneRec stores one; without the columns that balance."""
+    codebook = Bundle.open(bundle).require_codebook()
+    levels = [level[:, : codebook.dim] for level in codebook.levels]
+    np.savez(out, **{f"codebook_{number}": level for number, level in enumerate(levels)})
+
+
 def light_inputs(folder: Path) -> None:
     """The inputs of the commands that load no model."""
     catalog(folder / "items.jsonl")
@@ -69,6 +79,7 @@ def light_inputs(folder: Path) -> None:
     done("split", folder / "events.csv", "-o", folder / "split")
     done("export", folder / "shop.zarr", "--to", "openonerec", "-o", folder / "map.parquet")
     done("push", folder / "shop.zarr", folder / "registry" / "shop")
+    own_codebook(folder / "shop.zarr", folder / "codebooks.npz")
 
 
 def heavy_inputs(folder: Path) -> None:
@@ -106,6 +117,13 @@ def light_commands(folder: Path) -> dict[str, Writing]:
             build, (*build, "--seed", 1), out="out.zarr.zip", resumes=True
         ),
         "import": Writing(("import", folder / "map.parquet"), build),
+        "import with codebook": Writing(
+            (
+                *("import", folder / "map.parquet", "--codebook", folder / "codebooks.npz"),
+                *("--embeddings", folder / "vectors.npy", "--fail-under", 0),
+            ),
+            build,
+        ),
         "split": Writing(
             ("split", folder / "events.csv"),
             ("split", folder / "events.csv", "--protocol", "temporal"),
