@@ -18,6 +18,10 @@ from sidtool.quantize.fusion import Fusion, check_fusion, fuse
 from sidtool.quantize.mlp import BLOCK, Arrays, by_blocks, check_network, forward, has, padded, unit
 from sidtool.sid import Codes, Vectors
 
+MAX_STACKED = 12_288
+"""Codes of all levels together up to which a table of their inner products is made: 600 MB. Three
+levels of 8,192 codes would take 2.4 GB."""
+
 
 @dataclass(frozen=True)
 class QuantizerParams(JsonRecord):
@@ -218,21 +222,31 @@ class Codebook:
 
     def _codes(self, block: Vectors) -> Codes:
         """(n, width) rows in the space of the centroids -> (n, levels) uint16."""
-        if self.params.normalize_residuals:
-            return self._codes_of_unit_residuals(block)
+        if self.params.normalize_residuals or sum(self.sizes) > MAX_STACKED:
+            return self._codes_level_by_level(block)
         return self._stacked.codes(block, self.params.first_code)
 
-    def _codes_of_unit_residuals(self, block: Vectors) -> Codes:
+    def _codes_level_by_level(self, block: Vectors) -> Codes:
         codes = np.empty((len(block), len(self.levels)), dtype=np.uint16)
-        residual = block
+        is_unit = self.params.normalize_residuals
+        # as in the stacked levels, an offset common to all vectors is taken away
+        residual = block if is_unit else block - self._center
         for number, level in enumerate(self.levels):
-            residual = unit(residual)
+            if is_unit:
+                residual = unit(residual)
+            elif number == 0:
+                level = level - self._center
             half_norms = 0.5 * np.square(level, dtype=np.float64).sum(axis=1)
             scores = residual @ level.T - half_norms.astype(np.float32)  # (n, K)
             scores[:, : self.params.first_code] = -np.inf
             codes[:, number] = scores.argmax(axis=1)
             residual = residual - level[codes[:, number]]
         return codes
+
+    @cached_property
+    def _center(self) -> NDArray[np.float32]:
+        """(width,) float32: the mean of the first level's centroids."""
+        return self.levels[0].mean(axis=0, dtype=np.float64).astype(np.float32)
 
     def decode(self, codes: Codes) -> Vectors:
         """(n, depth) codes, or prefixes -> (n, width) float32: the sum of their centroids."""

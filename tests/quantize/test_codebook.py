@@ -139,3 +139,15 @@ def test_vectors_are_scaled_and_shifted_before_their_length():
 def test_a_scale_or_first_code_that_does_not_fit_is_refused(changes, message):
     with pytest.raises((ValueError, KeyError), match=message):
         replace(codebook_of(1, (8, 9), 4), **changes).check()
+
+
+@given(seed=st.integers(0, 2**32 - 1), offset=st.sampled_from([0.0, 30.0]))
+def test_large_codebooks_encode_level_by_level(seed, offset):
+    codebook = codebook_of(seed, (6, 5, 4), 3, offset=offset)
+    vectors = vectors_of(seed + 1, 40, 3) + np.float32(offset)
+    codes, margins = slow_codes(vectors, codebook)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sidtool.quantize.codebook.MAX_STACKED", 14)
+        encoded = replace(codebook).encode(vectors)
+    clear = margins > 1e-4
+    assert (encoded[clear] == codes[clear]).all()
