@@ -65,9 +65,9 @@ def text_answer_metrics(
     prompts = [encoder.ids(question.prompt) for question in questions]
     answers = [encoder.ids(question.answer) for question in questions]
     losses, counts = answer_losses(loaded.model, prompts, answers)
-    perplexity = {"perplexity": float(np.exp(losses.sum() / max(1, counts.sum())))}
+    metrics = {"perplexity": perplexity(losses, counts)}
     if not questions[0].prompt:
-        return (), np.zeros((len(questions), 0)), perplexity
+        return (), np.zeros((len(questions), 0)), metrics
     closing_tokens = set()
     correct_texts = []
     for question in questions:
@@ -83,7 +83,12 @@ def text_answer_metrics(
         [exact_match(text, correct), token_f1(text, correct)]
         for text, correct in zip(written, correct_texts, strict=True)
     ]
-    return ("exact_match", "token_f1"), np.array(values), perplexity
+    return ("exact_match", "token_f1"), np.array(values), metrics
+
+
+def perplexity(losses: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
+    """exp of the mean loss over all tokens, by (n,) sums of losses and numbers of tokens."""
+    return float(np.exp(losses.sum() / max(1, counts.sum())))
 
 
 @torch.no_grad()

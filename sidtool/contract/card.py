@@ -225,6 +225,10 @@ def _data(contract: Contract, bundle: Bundle) -> Iterator[tuple[str, object]]:
         if isinstance(params, TrainParams):
             tasks = ", ".join(f"{task} {weight:g}" for task, weight in params.task_weights.items())
             yield f"tasks and weights of stage {number}", tasks
+            if params.forgetting is not None:
+                before, after = params.forgetting.before, params.forgetting.after
+                text = f"{before:.4g} before, {after:.4g} after"
+                yield f"perplexity on held-out general text, stage {number}", text
 
 
 def validations(contract: Contract) -> list[tuple[object, ...]]:

@@ -16,6 +16,7 @@ from sidtool.checkpoint.files import CONFIG, MAX_JSON
 from sidtool.contract.embedded import embedded_contract
 from sidtool.contract.memory_binding import MemoryBinding
 from sidtool.contract.stage_record import (
+    Forgetting,
     ModelReference,
     RlParams,
     Selection,
@@ -129,6 +130,13 @@ class Contract(JsonRecord):
         return replace(
             self, stages=(*earlier, replace(last, params=replace(last.params, best=best)))
         )
+
+    def with_forgetting(self, forgetting: Forgetting | None) -> "Contract":
+        """The contract with what its last stage, a training, forgot."""
+        *earlier, last = self.stages
+        assert isinstance(last.params, TrainParams)
+        params = replace(last.params, forgetting=forgetting)
+        return replace(self, stages=(*earlier, replace(last, params=params)))
 
     @property
     def _needs_format_2(self) -> bool:

@@ -47,6 +47,16 @@ class Selection(JsonRecord):
 
 
 @dataclass(frozen=True)
+class Forgetting(JsonRecord):
+    """The perplexity on general text that training held out, before and after it."""
+
+    examples: int
+    """held-out documents, or pieces of long ones"""
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class TrainParams(JsonRecord):
     """How `train` made a model."""
 
@@ -74,6 +84,8 @@ class TrainParams(JsonRecord):
     """digest of the memory in the loss; None without one"""
     lists: ListTargets | None = None
     """how lists were made of the training events; None without lists"""
+    forgetting: Forgetting | None = None
+    """None without general text among the examples"""
 
 
 @dataclass(frozen=True)

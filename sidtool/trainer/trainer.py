@@ -182,11 +182,7 @@ class SidTrainer(WatchedTrainer):
         if self._validator is None:
             return {}
         check_weights(self)
-        model = self.accelerator.unwrap_model(self.model).eval()
-        # a model with weights in two precisions runs only under autocast
-        mixed = len({weight.dtype for weight in model.parameters()}) > 1
-        autocast = torch.autocast(self.args.device.type, torch.bfloat16, enabled=mixed)
-        with class_forward(model), torch.no_grad(), autocast:
+        with self.evaluated_model() as model:
             sums = self._validator.sums(model, self.args.process_index, self.args.world_size)
         sums_on_device = torch.from_numpy(sums).to(self.args.device)
         hits, gains, users = self.accelerator.reduce(sums_on_device).tolist()
@@ -197,6 +193,16 @@ class SidTrainer(WatchedTrainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    @contextmanager
+    def evaluated_model(self) -> Iterator[Any]:
+        """The model in eval mode and without what the trainer wraps around it."""
+        model = self.accelerator.unwrap_model(self.model).eval()
+        # a model with weights in two precisions runs only under autocast
+        mixed = len({weight.dtype for weight in model.parameters()}) > 1
+        autocast = torch.autocast(self.args.device.type, torch.bfloat16, enabled=mixed)
+        with class_forward(model), torch.no_grad(), autocast:
+            yield model
 
     def write_model(self, folder: Path) -> None:
         """Write a complete model folder: weights or adapters, tokenizer, contract and bundle."""

@@ -26,6 +26,7 @@ from sidtool.splits.split import Split
 from sidtool.trainer.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.arguments import complete_fields, trainer_config
 from sidtool.training.execution import Finished, train_and_publish
+from sidtool.training.forgetting import ForgettingCheck
 from sidtool.training.settings import TrainOptions
 from sidtool.training.settings_file import TRAINING, typed_fields
 from sidtool.training.training_memory import open_training_memory
@@ -61,6 +62,9 @@ class TrainingSummary:
     """name of the checkpoint"""
     packed: bool | None = None
     softmax_over: str | None = None
+    perplexity_before: float | None = None
+    """on the general text that the examples held out; None without any"""
+    perplexity_after: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; of a reused output only the first three."""
@@ -150,6 +154,7 @@ def train(
         memory=opened_memory,
         trust_remote_code=trust_remote_code,
     )
+    forgetting = ForgettingCheck.read(examples, lineage, contract.tokens)
     if notify:
         notify(run.inheritance())
     if reuse and _is_output_of(run):
@@ -168,9 +173,11 @@ def train(
         def build() -> Any:
             from sidtool.training.setup import build_trainer
 
-            return build_trainer(run, arguments, progress, log)
+            return build_trainer(run, arguments, progress, log, forgetting)
 
-        return _summary(run, train_and_publish(run, arguments, build, force=force))
+        check = None if forgetting is None else forgetting.measure_after
+        finished = train_and_publish(run, arguments, build, force=force, check=check)
+        return _summary(run, finished, forgetting)
 
 
 def _is_output_of(run: TrainingRun) -> bool:
@@ -180,11 +187,14 @@ def _is_output_of(run: TrainingRun) -> bool:
     return isinstance(params, TrainParams) and params.run == run.digest
 
 
-def _summary(run: TrainingRun, finished: Finished) -> TrainingSummary:
+def _summary(
+    run: TrainingRun, finished: Finished, check: ForgettingCheck | None
+) -> TrainingSummary:
     trainer = finished.trainer
     totals = finished.totals
     tokens, targets = totals.seen
     trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    forgetting = None if check is None else check.result
     return TrainingSummary(
         stage=run.options.stage,
         model=str(run.out),
@@ -203,4 +213,6 @@ def _summary(run: TrainingRun, finished: Finished) -> TrainingSummary:
         resumed_from=finished.checkpoint.name if finished.checkpoint else None,
         packed=trainer.packed,
         softmax_over=run.softmax_over,
+        perplexity_before=None if forgetting is None else forgetting.before,
+        perplexity_after=None if forgetting is None else forgetting.after,
     )

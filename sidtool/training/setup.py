@@ -1,11 +1,13 @@
 """Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback
 
 from sidtool.contract.contract import read_contract
+from sidtool.contract.stage_record import Selection
 from sidtool.contract.write import write_contract
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.validation import Validator
@@ -28,15 +30,21 @@ from sidtool.trainer.causal import CausalTrainer
 from sidtool.trainer.encoder_decoder import EncoderDecoderTrainer
 from sidtool.trainer.trainer import SidTrainer, set_dropout
 from sidtool.training.arguments import weight_dtype
+from sidtool.training.forgetting import ForgettingCheck
 from sidtool.training.history import ProgressCallback
 from sidtool.training.training_run import Log, TrainingRun
 
 
 def build_trainer(
-    run: TrainingRun, arguments: Any, progress: Progress | None, log: Log | None
+    run: TrainingRun,
+    arguments: Any,
+    progress: Progress | None,
+    log: Log | None,
+    check: ForgettingCheck | None = None,
 ) -> SidTrainer:
     """Load the model of a run and everything that trains it; `arguments` is as `trainer_config`
-    makes it.
+    makes it. `check` measures the model now; what it measures after the training is written with
+    the model.
 
     Raises UsageError if settings do not fit the model or the examples, CompatibilityError if model
     and teachers do not belong together, DataError if examples are malformed."""
@@ -73,8 +81,13 @@ def build_trainer(
     if run.valid and run.options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
     contract = run.new_contract()
-    trainer = CausalTrainer if contract.kind == "causal" else EncoderDecoderTrainer
-    return trainer(
+
+    def write(folder: Path, best: Selection | None) -> None:
+        forgetting = None if check is None else check.result
+        write_contract(folder, contract.with_best(best).with_forgetting(forgetting), run.bundle)
+
+    trainer_class = CausalTrainer if contract.kind == "causal" else EncoderDecoderTrainer
+    trainer = trainer_class(
         model=loaded.model,
         args=arguments,
         examples=_with_memory(run, loaded, augmented, examples.users),
@@ -82,15 +95,16 @@ def build_trainer(
         loss=loss,
         batching=run.options.batching,
         validator=_validator(run, loaded),
-        write_contract=lambda folder, best: write_contract(
-            folder, contract.with_best(best), run.bundle
-        ),
+        write_contract=write,
         callbacks=callbacks,
         lora=lora,
         token_embeddings=embeddings,
         muon=run.options.optimizer == "muon",
         teachers=teachers,
     )
+    if check is not None:
+        check.measure_before(trainer)
+    return trainer
 
 
 def _check_prompts(run: TrainingRun) -> None:

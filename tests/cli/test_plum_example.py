@@ -79,8 +79,7 @@ def test_every_command_of_the_example_runs(
         names.append(name)
         said = done(name, *words, *SMALLER.get(name, []))
     assert names == [
-        *("split", "build-codebook", "extend-model", "make-sft", "make-sft", "train"),
-        *("evaluate", "evaluate", "evaluate"),
+        *("split", "build-codebook", "extend-model", "make-sft", "make-sft", "train", "evaluate")
     ]
     assert said.json["by"]["feedback.rating"]
 
@@ -101,6 +100,19 @@ def test_every_command_of_the_example_runs(
         {"history-text", "item-text"},
         {"sequence"},
     ]
+    cpt, fine_tuning = stages
+    assert isinstance(cpt, TrainParams)
+    assert isinstance(fine_tuning, TrainParams)
+    assert fine_tuning.forgetting is None
+    assert cpt.forgetting is not None
+    assert cpt.forgetting.examples == 2
+    for model, recorded in (
+        ("base+sid", cpt.forgetting.before),
+        ("model-1-full", cpt.forgetting.after),
+    ):
+        measured = done("evaluate", model, "cpt/general.jsonl", "--task", "general-text", "--json")
+        assert measured.json["metrics"]["perplexity"] == pytest.approx(recorded, rel=1e-4)
+    assert "before" in Path("model/README.md").read_text(encoding="utf-8")
     assert contract.history_prompt is not None
     assert "{user.occupation}" in contract.history_prompt.template
     assert contract.space.sizes == (16, 8, 4)

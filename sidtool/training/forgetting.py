@@ -1,0 +1,62 @@
+"""How much a training forgets of what the model was pretrained on: its perplexity on general text
+that the training examples held out, before and after."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sidtool.contract.stage_record import Forgetting
+from sidtool.data.digests import file_digest
+from sidtool.errors import DataError
+from sidtool.prompt.segments import Segment
+from sidtool.prompt.tokens import SidTokens
+from sidtool.sft.example_file import prompt_and_completion, read_training_examples
+from sidtool.sft.lineage import Lineage, side_files
+
+
+@dataclass
+class ForgettingCheck:
+    """Measures a model before and after its training."""
+
+    texts: Sequence[Sequence[Segment]]
+    """the held-out texts"""
+    tokens: SidTokens
+    before: float | None = field(default=None, init=False)
+    result: Forgetting | None = field(default=None, init=False)
+    """None until `measure_after`"""
+
+    @classmethod
+    def read(cls, examples: Path, lineage: Lineage, tokens: SidTokens) -> "ForgettingCheck | None":
+        """The check on the file that `make-sft --general` wrote beside training examples; None
+        without general text among them. Raises DataError if the file is missing or was changed."""
+        if lineage.general is None:
+            return None
+        path = side_files(examples)["general"]
+        digest = file_digest(path) if path.is_file() else None
+        if digest != lineage.files.get(path.name):
+            problem = "is missing" if digest is None else "was changed"
+            raise DataError(
+                f"{path}, the general text that {examples.name} held out, {problem}",
+                hint="make the training examples again",
+            )
+        rows = read_training_examples(path)
+        return cls([prompt_and_completion(row, tokens.space)[1] for row in rows], tokens)
+
+    def measure_before(self, trainer: Any) -> None:
+        """Measure the model that a trainer starts from."""
+        self.before = self._perplexity(trainer)
+
+    def measure_after(self, trainer: Any) -> None:
+        """Measure the model that a trainer has trained."""
+        assert self.before is not None
+        self.result = Forgetting(len(self.texts), self.before, self._perplexity(trainer))
+
+    def _perplexity(self, trainer: Any) -> float:
+        from sidtool.answers.text_answers import answer_losses, perplexity
+        from sidtool.prompt.encoder import prompt_encoder
+
+        encoder = prompt_encoder(trainer.processing_class, self.tokens)
+        ids = [encoder.ids(text) for text in self.texts]
+        with trainer.evaluated_model() as model:
+            return perplexity(*answer_losses(model, [[]] * len(ids), ids))
