@@ -148,22 +148,37 @@ def test_no_field_becomes_a_sid_or_a_special_token(some: list[Any], n: int, kind
 PIECES = (*SPACE.tokens, "<|im_start|>", "<bos>", "<eos>", "<pad>", "{gap}", "{user.age}", "{sid}")
 
 
+def random_values(rng: np.random.Generator, n_values: int) -> list[str]:
+    """Up to two pieces of markup and four random characters each, less up to two characters at the
+    start: half of a token is no token."""
+    characters = [*map(chr, range(32, 127)), "\u2581", "\u00e9", "\u6f22", "\u200b"]
+    pieces = [*PIECES, *[""] * len(PIECES)]
+    markup = rng.integers(0, len(pieces), (n_values, 2)).tolist()
+    letters = rng.integers(0, len(characters), (n_values, 4)).tolist()
+    starts = rng.integers(0, 3, n_values).tolist()
+    return [
+        "".join([pieces[a], pieces[b], *[characters[letter] for letter in four]])[start:]
+        for (a, b), four, start in zip(markup, letters, starts, strict=True)
+    ]
+
+
 def check_random_values(n_values: int, seed: int) -> None:
-    """Draw values out of pieces of markup and random characters."""
+    """Show random values in prompts, most of them as the many fields of few items, which costs less
+    than as many items."""
     rng = np.random.default_rng(seed)
     tokenizer, tokens = extended_tokenizer(SPACE)
-    characters = np.array([*map(chr, range(32, 127)), "\u2581", "\u00e9", "\u6f22", "\u200b"])
-    n = 37
-    for _ in range(-(-n_values // (n + 3))):
-        drawn = []
-        for _ in range(n + 3):
-            pieces = [PIECES[piece] for piece in rng.integers(0, len(PIECES), rng.integers(0, 3))]
-            pieces.append("".join(characters[rng.integers(0, len(characters), 4)]))
-            text = "".join(pieces)
-            start = rng.integers(0, 3)  # half of a token is no token
-            drawn.append(text[start:])
-        prompt = dataclasses.replace(PROMPT, history_length=n, max_length=1 << 20)
-        check_prompt(fields_of(drawn, n), n, tokenizer, tokens, prompt)
+    n_items, n_fields = 8, 250
+    names = [f"f{number}" for number in range(n_fields)]
+    item = "".join(f"{{event.{name}}}" for name in names)
+    prompt = dataclasses.replace(
+        PROMPT, history_length=n_items, max_length=1 << 20, item=item + "{sid}{gap}/{ago}; "
+    )
+    for _ in range(-(-n_values // (n_items * n_fields + 3))):
+        age, city, device, *shown = random_values(rng, n_items * n_fields + 3)
+        columns = {name: tuple(shown[at::n_fields]) for at, name in enumerate(names)}
+        around = fields_of([age, city, device], n_items)
+        fields = dataclasses.replace(around, event=columns)
+        check_prompt(fields, n_items, tokenizer, tokens, prompt)
 
 
 def test_a_hundred_thousand_values_smuggle_no_token_in() -> None:
