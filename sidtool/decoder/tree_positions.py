@@ -6,7 +6,7 @@ from the depth of a token in its tree."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,28 @@ class TreePositions:
                 del module.compute_bias
             for module in self._embeddings:
                 del module.forward
+
+    @contextmanager
+    def in_recomputation(self, network: Any, depths: Sequence[int]) -> Iterator[None]:
+        """Let layers that the forward pass of `network` checkpoints run at these depths again when
+        the backward pass recomputes them."""
+        recompute = partial(self.at, depths, depths)
+        layers = [
+            layer
+            for layer in network.modules()
+            if getattr(layer, "gradient_checkpointing", False)
+            and "_gradient_checkpointing_func" in layer.__dict__
+        ]
+        functions = [layer._gradient_checkpointing_func for layer in layers]
+        for layer, function in zip(layers, functions, strict=True):
+            layer._gradient_checkpointing_func = partial(
+                function, context_fn=lambda: (nullcontext(), recompute())
+            )
+        try:
+            yield
+        finally:
+            for layer, function in zip(layers, functions, strict=True):
+                layer._gradient_checkpointing_func = function
 
 
 def _bias(

@@ -6,7 +6,7 @@ tree grows on the token that the decoder starts with, behind the encoded prompt.
 for the columns of each level only, and normalized as the model is decoded."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Self
@@ -91,10 +91,7 @@ class Policy:
         """The scores of (n, C, L) codes, each of a SID in the trie.
 
         `prompt_ids` are (n, P) token ids padded on the left, `prompt_mask` (n, P) has 1 for a token
-        and 0 for padding. `model` is the model itself or a wrapper of it that distributes it.
-
-        An encoder-decoder must not recompute activations: the backward pass would compute position
-        biases anew, those of a sequence."""
+        and 0 for padding. `model` is the model itself or a wrapper of it that distributes it."""
         if self.decoder_start is None:
             inputs = self._inputs(prompt_ids, prompt_mask, codes)
             parts = self._parts(prompt_ids.shape[1], codes)
@@ -104,7 +101,10 @@ class Policy:
             parts = self._parts(1, codes)
 
         def forward() -> torch.Tensor:
-            with self.positions.at(depths, depths) if depths else nullcontext():
+            with ExitStack() as positions:
+                if depths is not None:
+                    positions.enter_context(self.positions.in_recomputation(self.network, depths))
+                    positions.enter_context(self.positions.at(depths, depths))
                 logits: torch.Tensor = model(**inputs, use_cache=False).logits
             return logits
 

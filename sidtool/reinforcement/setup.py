@@ -12,7 +12,6 @@ from transformers import EarlyStoppingCallback
 from sidtool.contract.write import write_contract
 from sidtool.errors import UsageError
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.structure import is_encoder_decoder
 from sidtool.policy.examples import RlExamples, history_task, read_rl_examples
 from sidtool.policy.groups import GroupMaker, GroupOptions
 from sidtool.policy.policy import Policy
@@ -46,12 +45,6 @@ def build_trainer(
         dtype="float32",
         trust_remote_code=run.trust_remote_code,
     )
-    if arguments.gradient_checkpointing and is_encoder_decoder(loaded.model):
-        # the backward pass would compute the position biases of a sequence, not of a tree
-        raise UsageError(
-            "gradient_checkpointing does not work with groups of an encoder-decoder model",
-            hint="--set gradient_checkpointing=false",
-        )
     # the memory's weight was tuned for the weights before: the policy is the model alone
     session = QuerySession.of(replace(loaded, memory=None))
     examples = _read_examples(run, loaded, arguments)

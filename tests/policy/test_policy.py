@@ -1,5 +1,7 @@
 """Scores of groups against scoring each SID alone, and the oracle of the policy gradient."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,39 @@ def test_groups_score_like_single_sids(architecture: str, normalize: Normalize) 
     scores.log_probs.sum().backward()
     gradients = [weight.grad for weight in model.parameters()]
     assert all(grad is not None and grad.isfinite().all() for grad in gradients)
+
+
+@pytest.mark.parametrize("architecture", [*ENCODER_DECODERS, "llama"])
+def test_recomputed_activations_give_the_same_gradient(architecture: str) -> None:
+    make_model = tiny_encoder_decoder if architecture in ENCODER_DECODERS else tiny_model
+    model = make_model(architecture, vocab_size=60).train()
+    policy = Policy.of(model, TOKENS, TRIE, "trie")
+    codes = torch.from_numpy(CODES[np.array([[0, 3, 6, 3], [7, 1, 2, 5]])].astype(np.int64))
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        torch.manual_seed(0)  # of dropout
+        policy.scores(model, *padded(PROMPTS), codes).log_probs.sum().backward()
+        return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+    kept = gradients()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    calls = []
+    layers = [each for each in model.modules() if getattr(each, "gradient_checkpointing", False)]
+    checkpoint = layers[0]._gradient_checkpointing_func
+
+    def counted(*arguments: Any, **others: Any) -> Any:
+        calls.append(others)
+        return checkpoint(*arguments, **others)
+
+    for layer in layers:
+        layer._gradient_checkpointing_func = counted
+    for one, other in zip(gradients(), kept, strict=True):
+        # weights of a tiny model are large, and so is the rounding of small sums of gradients
+        torch.testing.assert_close(one, other, atol=1e-4 * float(other.abs().max()), rtol=1e-4)
+    assert len(calls) >= 2
+    assert all(layer._gradient_checkpointing_func is counted for layer in layers)
 
 
 def test_entropies_are_those_of_the_children() -> None:
