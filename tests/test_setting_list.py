@@ -95,7 +95,7 @@ def test_the_first_sentence(text: str, sentence: str) -> None:
 def test_the_command_prints_a_table_per_group_or_json_lines() -> None:
     text = done("settings", "build-codebook").out
     assert "method rq-vae\n" in text
-    assert "Weight of the contrastive loss" in text
+    assert "Width of the latent vectors" in text
     lines = done("settings", "build-codebook", "--json").lines
     assert lines == [
         json.loads(json.dumps(setting.to_json())) for setting in list_settings("build-codebook")

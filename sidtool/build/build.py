@@ -156,7 +156,6 @@ def build(
         weights=options.weights,
         options=options.fusion,
         split=split,
-        collaborative=options.collaborative,
         seed=options.seed,
     )
     made = make_codes(
@@ -190,7 +189,6 @@ def _fit(
             method=options.method,
             seed=options.seed,
             progress=progress,
-            pairs=inputs.pairs,
             **options.method_options,
         )
 

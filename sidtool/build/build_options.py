@@ -5,12 +5,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sidtool.build.sources import Collaborative
 from sidtool.collisions.policy import Policy
 from sidtool.data.columns import CatalogColumns
 from sidtool.data.items import EmptyText, Items, read_items
 from sidtool.errors import UsageError
-from sidtool.quantize import Method, check_method, supports_pairs
+from sidtool.quantize import Method, check_method
 from sidtool.quantize.fusion import FusionOptions
 from sidtool.sid import SPELLINGS, SidSpace, Spelling
 
@@ -40,8 +39,8 @@ def read_catalog(
 class BuildOptions:
     """How vectors become SIDs, and how SIDs are spelled.
 
-    Raises UsageError for a method without one of its options or without a contrastive loss that
-    `collaborative` needs, and for a vocabulary that cannot be spelled.
+    Raises UsageError for a method without one of its options and for a vocabulary that cannot be
+    spelled.
     """
 
     sizes: tuple[int, ...] = (256, 256, 256)
@@ -53,8 +52,6 @@ class BuildOptions:
     spelling: Spelling = "openonerec"
     begin_end_tokens: bool = True
     """Wrap a SID in begin and end tokens, if the spelling has them."""
-    collaborative: Collaborative = "fused"
-    """How co-occurrence enters, if there are interactions."""
     fusion: FusionOptions = field(default_factory=FusionOptions)
     weights: tuple[float, ...] = ()
     """One per source of vectors, in proportion; all equal if none are given."""
@@ -62,11 +59,6 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         check_method(self.method, dict(self.method_options))
-        if self.collaborative != "fused" and not supports_pairs(self.method):
-            raise UsageError(
-                f"method {self.method} has no contrastive loss",
-                hint="use --method rq-vae or --collaborative fused",
-            )
         self.space(self.sizes)
 
     def space(self, sizes: tuple[int, ...]) -> SidSpace:
@@ -81,23 +73,15 @@ def build_options(settings: Mapping[str, Any], *, has_events: bool, **choices: A
     """Options from one list of `settings` for the method and the fusion, and `choices` (the other
     fields of BuildOptions).
 
-    Raises UsageError for a setting or a choice that has no effect, with or without interactions.
+    Raises UsageError for a setting that has no effect without interactions.
     """
     names = {each.name for each in fields(FusionOptions)}
     fusion = {name: value for name, value in settings.items() if name in names}
     method_options = {name: value for name, value in settings.items() if name not in names}
     options = BuildOptions(method_options=method_options, fusion=FusionOptions(**fusion), **choices)
-    mode = options.collaborative
-    if not has_events and mode != "fused":
-        raise UsageError(f"--collaborative {mode} needs --interactions")
     unused = fusion.keys() - {"text_dim"}
     if not has_events and unused:
         raise UsageError(f"option {min(unused)} needs --interactions")
-    unused -= {"window", "decay"}
-    if mode == "contrastive" and unused:
-        raise UsageError(f"option {min(unused)} needs --collaborative fused or both")
-    if mode == "fused" and "contrastive" in method_options:
-        raise UsageError("option contrastive needs --collaborative contrastive or both")
     return options
 
 

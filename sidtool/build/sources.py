@@ -3,22 +3,18 @@ co-occurrence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from sidtool.build.ppmi import factors, ppmi
 from sidtool.data.vectors import VectorSource
 from sidtool.errors import DataError, UsageError
-from sidtool.quantize.contrastive import Pairs
 from sidtool.quantize.fusion import Fusion, FusionOptions, add_collaborative, fuse, fuse_sources
 from sidtool.quantize.mlp import Arrays
 from sidtool.sid import Vectors
 from sidtool.splits.cooccurrence import Cooccurrence, count_cooccurrence
 from sidtool.splits.split import Split
-
-Collaborative = Literal["fused", "contrastive", "both"]
-"""How co-occurrence enters: as part of every vector, as a loss of the method, or both."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +25,6 @@ class QuantizerInput:
     """(n, width), fused if there is a fusion."""
     fusion: Fusion | None = None
     fusion_arrays: Arrays = field(default_factory=dict)
-    pairs: Pairs | None = None
-    """Pairs of co-occurring rows, for a method with a contrastive loss."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Recorded in the recipe: describes the training part only."""
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -44,7 +38,6 @@ def quantizer_input(
     weights: Sequence[float] = (),
     options: FusionOptions,
     split: Split | None = None,
-    collaborative: Collaborative = "fused",
     seed: int = 0,
 ) -> QuantizerInput:
     """The vectors of the items `ids`: `sources` of (n, dim_i) vectors, and co-occurrence in the
@@ -60,12 +53,9 @@ def quantizer_input(
     if split is None:
         return _fuse(sources, weights, options, None, seed)
     cooccurrence = count_cooccurrence(split, ids, window=options.window, decay=options.decay)
-    # "contrastive" uses co-occurrence as a loss only
-    fused = None if collaborative == "contrastive" else cooccurrence
     return replace(
-        _fuse(sources, weights, options, fused, seed),
-        pairs=None if collaborative == "fused" else Pairs.of(cooccurrence.counts),
-        recipe={"collaborative": {"mode": collaborative, **asdict(cooccurrence.record)}},
+        _fuse(sources, weights, options, cooccurrence, seed),
+        recipe={"collaborative": {"mode": "fused", **asdict(cooccurrence.record)}},
         source={"split": split.reference.to_json()},
     )
 

@@ -203,6 +203,4 @@ def _cooccurrence(bundle: "Bundle") -> str:
     if fusion is not None and fusion.collaborative is not None:
         part = fusion.collaborative
         parts.append(f"fused into {part.warm_items} items with weight {part.weight:g}")
-    if record["mode"] != "fused":
-        parts.append("a contrastive loss")
     return ", ".join(parts)

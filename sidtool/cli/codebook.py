@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidtool.build.sources import Collaborative
 from sidtool.collisions.policy import Policy
 from sidtool.data.items import EmptyText
 from sidtool.embed import Dtype
@@ -88,13 +87,6 @@ def build_codebook(
             "--normalize", help="Scale every vector to length 1 first.", rich_help_panel=QUANTIZER
         ),
     ] = False,
-    collaborative: Annotated[
-        Collaborative,
-        typer.Option(
-            help="Use co-occurrence as fused vectors, as a contrastive loss (rq-vae), or both.",
-            rich_help_panel=QUANTIZER,
-        ),
-    ] = "fused",
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -182,7 +174,6 @@ def build_codebook(
         collisions=collisions,
         spelling=spelling,
         begin_end_tokens=begin_end_tokens,
-        collaborative=collaborative,
         weights=tuple(weight for _, weight in sources),
         seed=seed,
     )

@@ -10,7 +10,6 @@ from sidtool.errors import UsageError
 from sidtool.extras import require
 from sidtool.quantize import fsq, pq, rqkmeans, rqvae
 from sidtool.quantize.codebook import Codebook
-from sidtool.quantize.contrastive import Pairs
 from sidtool.sid import Levels, Vectors
 
 Method = Literal["rq-kmeans", "rq-kmeans+", "rq-vae", "pq", "opq", "fsq"]
@@ -33,9 +32,6 @@ OPTION_MEANINGS = {
     "--balanced does. Default: on below 8 items per code.",
     "width": "Width of the latent vectors that are quantized.",
     "epochs": "Passes over the vectors in training.",
-    "progressive": "Keep a random number of levels of each vector in training.",
-    "contrastive": "Weight of the contrastive loss on co-occurring items; needs --collaborative "
-    "contrastive or both.",
 }
 """What each option of a method does."""
 
@@ -69,13 +65,8 @@ def option_defaults(method: str) -> dict[str, Any]:
 
 def _options(method: str) -> list[Parameter]:
     parameters = signature(METHODS[method]).parameters.values()
-    arguments = ("vectors", "sizes", "seed", "progress", "pairs")
+    arguments = ("vectors", "sizes", "seed", "progress")
     return [parameter for parameter in parameters if parameter.name not in arguments]
-
-
-def supports_pairs(method: str) -> bool:
-    """Whether a method has a contrastive loss on pairs of co-occurring items."""
-    return "pairs" in signature(METHODS[method]).parameters
 
 
 def fit(
@@ -85,7 +76,6 @@ def fit(
     method: str = "rq-kmeans",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-    pairs: Pairs | None = None,
     **options: Any,
 ) -> Codebook:
     """A codebook with `sizes[l]` codes at level l, fitted to (n, dim) float32 embeddings.
@@ -97,6 +87,4 @@ def fit(
     """
     check_method(method, options)
     Levels(tuple(sizes))
-    if pairs is not None:
-        options["pairs"] = pairs
     return METHODS[method](vectors, sizes, seed=seed, progress=progress, **options)

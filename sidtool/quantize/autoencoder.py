@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sidtool.quantize.contrastive import Contrast, info_nce
 from sidtool.quantize.kmeans import Progress
 from sidtool.sid import Vectors
 
@@ -117,15 +116,10 @@ def _layers(
 
 
 class ResidualQuantizer(nn.Module):
-    """Nearest centroids of residuals; the centroids learn by gradient.
+    """Nearest centroids of residuals; the centroids learn by gradient."""
 
-    With `progressive` a row keeps only its first r levels in training, r drawn anew each time
-    (PLUM): prefixes become more informative.
-    """
-
-    def __init__(self, levels: Sequence[Vectors], *, progressive: bool = False) -> None:
+    def __init__(self, levels: Sequence[Vectors]) -> None:
         super().__init__()
-        self.progressive = progressive
         self.levels = nn.ParameterList(nn.Parameter(torch.from_numpy(x.copy())) for x in levels)
         self._used = [torch.zeros(len(level), dtype=torch.bool) for level in levels]
         self._residuals: list[Tensor] = [torch.empty(0)] * len(levels)
@@ -135,7 +129,6 @@ class ResidualQuantizer(nn.Module):
         residual = latent
         loss = latent.new_zeros(())
         quantized = torch.zeros_like(latent)
-        depth = self._depth(latent)
         for level, centroids in enumerate(self.levels):
             with torch.no_grad():
                 distances = centroids.square().sum(dim=1) - 2 * residual @ centroids.T
@@ -146,15 +139,8 @@ class ResidualQuantizer(nn.Module):
             loss = loss + COMMITMENT * _error(residual, chosen.detach())
             loss = loss + _error(chosen, residual.detach())
             residual = residual - chosen.detach()
-            quantized = quantized + chosen * (depth > level)
+            quantized = quantized + chosen
         return latent + (quantized - latent).detach(), loss
-
-    def _depth(self, latent: Tensor) -> Tensor:
-        """(batch, 1): how many levels each row keeps."""
-        levels = len(self.levels)
-        if self.progressive and self.training:
-            return torch.randint(1, levels + 1, (len(latent), 1))
-        return torch.full((len(latent), 1), levels)
 
     @torch.no_grad()
     def revive(self, generator: torch.Generator) -> None:
@@ -179,13 +165,9 @@ def train(
     *,
     epochs: int,
     seed: int,
-    contrast: Contrast | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Train in place on scaled (n, dim) rows; without a quantizer latents are not quantized.
-
-    `contrast` adds a contrastive loss on the quantized latents of co-occurring items.
-    """
+    """Train in place on scaled (n, dim) rows; without a quantizer latents are not quantized."""
     generator = torch.Generator().manual_seed(seed)
     data = torch.from_numpy(rows)
     weights = [*model.parameters()]
@@ -196,7 +178,7 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     for epoch in range(epochs):
         for batch in torch.randperm(len(data), generator=generator).split(BATCH):
-            loss = _loss(model, data[batch], quantizer, contrast)
+            loss = _loss(model, data[batch], quantizer)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -207,21 +189,10 @@ def train(
             progress(epoch + 1, epochs)
 
 
-def _loss(
-    model: Autoencoder,
-    batch: Tensor,
-    quantizer: nn.Module | Quantize | None,
-    contrast: Contrast | None,
-) -> Tensor:
-    """Quantization, contrastive and reconstruction loss of (batch, dim) rows."""
-    contrastive: Tensor | float = 0.0
-    if contrast is not None and quantizer is not None:
-        items, paired_rows = contrast.draw()
-        paired, _ = quantizer(model.encode(torch.from_numpy(paired_rows)))
-        contrastive = contrast.weight * info_nce(paired, items)
+def _loss(model: Autoencoder, batch: Tensor, quantizer: nn.Module | Quantize | None) -> Tensor:
+    """Quantization and reconstruction loss of (batch, dim) rows."""
     latent = model.encode(batch)
     quantized, loss = (latent, 0.0) if quantizer is None else quantizer(latent)
-    loss = loss + contrastive
     return loss + _error(model.decode(quantized), batch)
 
 

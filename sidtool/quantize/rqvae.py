@@ -11,9 +11,7 @@ import numpy as np
 from sidtool.data.vectors import VectorSource
 from sidtool.quantize import rqkmeans
 from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.quantize.contrastive import Contrast, Pairs
 from sidtool.quantize.kmeans import Progress, kmeans, nearest, training_rows
-from sidtool.quantize.mlp import unit
 from sidtool.sid import Vectors
 
 HIDDEN = (512, 256, 128)
@@ -27,17 +25,12 @@ def fit(
     normalize: bool = False,
     width: int = 32,
     epochs: int = 100,
-    progressive: bool = False,
-    contrastive: float = 0.1,
-    pairs: Pairs | None = None,
     progress: Progress | None = None,
 ) -> Codebook:
     """An autoencoder of (n, dim) float32 embeddings with residual codes of its `width`-dim latents.
 
     After a warm-up without codes the centroids start from k-means; commitment 0.25,
-    straight-through gradients, unused codes restart after every epoch. `progressive` keeps a random
-    number of levels of each row in training. With `pairs` of co-occurring rows, an InfoNCE loss of
-    weight `contrastive` pulls their quantized latents together. Raises DataError as residual
+    straight-through gradients, unused codes restart after every epoch. Raises DataError as residual
     k-means does.
     """
     import torch
@@ -55,30 +48,14 @@ def fit(
     rows = training_rows(vectors, sizes, rng, normalize)
     scale = Scale.of(rows)
     rows = scale.apply(rows)
-    contrast = None
-    if pairs is not None:
-        source = VectorSource.of(vectors)
-
-        def prepare(embeddings: Vectors) -> Vectors:
-            return scale.apply(unit(embeddings) if normalize else embeddings)
-
-        contrast = Contrast(pairs, source, prepare, contrastive, rng)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Autoencoder((rows.shape[1], *HIDDEN, width))
         train(model, rows, None, epochs=max(1, int(WARM_UP * epochs)), seed=seed)
         start = _residual_kmeans(latents(model, rows), sizes, rng)
-        quantizer = ResidualQuantizer(start, progressive=progressive)
-        train(
-            model, rows, quantizer, epochs=epochs, seed=seed, contrast=contrast, progress=progress
-        )
-    record = {
-        "seed": seed,
-        "sample": len(rows),
-        "epochs": epochs,
-        "progressive": progressive,
-        "contrastive": None if pairs is None else contrastive,
-    }
+        quantizer = ResidualQuantizer(start)
+        train(model, rows, quantizer, epochs=epochs, seed=seed, progress=progress)
+    record = {"seed": seed, "sample": len(rows), "epochs": epochs}
     levels = tuple(level.detach().numpy().copy() for level in quantizer.levels)
     params = QuantizerParams(dim=int(rows.shape[1]), normalize=normalize, fit=record)
     return Codebook("rq-vae", levels, model.arrays(scale), params)

