@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -136,6 +136,15 @@ def extend_model(
             "id. TIGER has 2000."
         ),
     ] = 0,
+    field_token: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE,VALUE",
+            help="Values of a field with tokens of their own, which templates show as "
+            "{FIELD:token}: user.FIELD, context.FIELD, event.FIELD or feedback.FIELD with its "
+            "values, or gap or ago alone. Repeatable.",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     trust_remote_code: options.Trust = False,
     config: options.Config = None,
@@ -146,13 +155,14 @@ def extend_model(
     """Add a bundle's SID tokens to a language model."""
     from sidtool.checkpoint.hub import is_hub_url
     from sidtool.model import extend
+    from sidtool.prompt.slots import parse_field_tokens
     from sidtool.registry.references import open_bundle
 
+    field_tokens = parse_field_tokens(field_token or ())
     opened = open_bundle(bundle)
     if dry_run:
-        extend.check_extension(
-            opened, out, init, license, user_tokens, init_scale=init_scale, force=force
-        )
+        limits: dict[str, Any] = {"init_scale": init_scale, "force": force}
+        extend.check_extension(opened, out, init, license, user_tokens, field_tokens, **limits)
         if not is_hub_url(model):
             extend.locate_base(model, trust_remote_code=trust_remote_code)
         n_tokens = len(opened.space.tokens)
@@ -164,6 +174,7 @@ def extend_model(
             bundle=opened.identity.digest,
             tokens=n_tokens,
             user_tokens=user_tokens,
+            field_tokens=field_tokens,
             init=init,
         )
     contract = extend.extend_model(
@@ -173,6 +184,7 @@ def extend_model(
         init=init,
         init_scale=init_scale,
         user_tokens=user_tokens,
+        field_tokens=field_tokens,
         seed=seed,
         revision=revision,
         dtype=dtype,

@@ -27,6 +27,7 @@ from sidtool.contract.stage_record import (
 from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.json_record import JsonRecord
+from sidtool.prompt.field_tokens import FieldTokens, FieldValues
 from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
@@ -81,6 +82,8 @@ class Contract(JsonRecord):
     user_tokens: int = 0
     """tokens that stand for users, which follow the SID tokens: a history begins with that of its
     user; 0 without them"""
+    field_tokens: FieldValues = field(default_factory=dict)
+    """values of fields that have tokens, which follow the tokens of users"""
     memory: MemoryBinding | None = None
     """the memory that was tuned with the model; a copy of it is in the folder"""
     license: str | None = None
@@ -101,9 +104,16 @@ class Contract(JsonRecord):
         return UserTokens(self.tokens.stop, self.user_tokens) if self.user_tokens else None
 
     @property
+    def fields(self) -> FieldTokens | None:
+        """The tokens that stand for values of fields; None without them."""
+        start = self.tokens.stop + self.user_tokens
+        return FieldTokens(start, self.field_tokens) if self.field_tokens else None
+
+    @property
     def added_ids(self) -> range:
-        """The token ids that `extend-model` added: SID tokens, then users."""
-        return range(self.token_start, self.tokens.stop + self.user_tokens)
+        """The token ids that `extend-model` added: SID tokens, then users, then fields."""
+        blocks = (self.tokens, self.users, self.fields)
+        return range(self.token_start, max(block.stop for block in blocks if block is not None))
 
     @property
     def params(self) -> StageParams | None:
@@ -143,7 +153,8 @@ class Contract(JsonRecord):
         """Whether a reader of format 1, which ignores the keys that it does not know, would make
         other prompts or load other weights."""
         has_forms = self.history_prompt is not None and self.history_prompt.frame.shows_fields
-        return has_forms or self.kind != "causal" or self.user_tokens > 0
+        has_tokens = self.user_tokens > 0 or len(self.field_tokens) > 0
+        return has_forms or self.kind != "causal" or has_tokens
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored; `token_stop` is written for other readers only."""
@@ -153,7 +164,10 @@ class Contract(JsonRecord):
             "space": self.space.to_json(),
             "token_stop": self.tokens.stop,
         }
-        for name in ("list_prompt", "memory", "license", "files"):
+        for name in ("history_prompt", "list_prompt"):
+            if (prompt := getattr(self, name)) is not None:
+                value[name] = prompt.to_json()
+        for name in ("list_prompt", "memory", "license", "files", "field_tokens"):
             if not value[name]:
                 del value[name]
         # contracts without these stay as they were before
@@ -199,6 +213,7 @@ class Contract(JsonRecord):
             )
         if not 0 <= self.user_tokens <= MAX_USER_TOKENS:
             raise ValueError(f"user_tokens is {self.user_tokens}")
+        FieldTokens(0, self.field_tokens)  # raises UsageError
         if not self.stages:
             raise ValueError("it has no stage")
         check_names(self.files)

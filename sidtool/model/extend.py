@@ -47,16 +47,17 @@ from sidtool.model.structure import (
 )
 from sidtool.model.text_init import level_points, title_tokens
 from sidtool.model.vocabulary import (
+    add_block,
     add_sid_tokens,
-    add_user_tokens,
+    check_block,
     check_embedding_rows,
     check_token_ids,
-    check_user_tokens,
 )
 from sidtool.output import new_dir, refuse_existing
 from sidtool.output_name import FOLDER
+from sidtool.prompt.field_tokens import FieldTokens, FieldValues
 from sidtool.prompt.tokens import SidTokens
-from sidtool.prompt.user_tokens import MAX_USER_TOKENS
+from sidtool.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
 from sidtool.registry.records import check_license
 
 
@@ -68,6 +69,7 @@ def extend_model(
     init: Init = DEFAULT_INIT,
     init_scale: float = DEFAULT_SCALE,
     user_tokens: int = 0,
+    field_tokens: FieldValues | None = None,
     seed: int = 0,
     revision: str | None = None,
     dtype: Dtype | None = None,
@@ -81,6 +83,8 @@ def extend_model(
     the checkpoint's. `init_scale` is how far new rows are from the mean row, in mean distances of
     the existing ones. `license` is for the cards of this model and of those made from it. With
     `user_tokens`, a history begins with one of so many tokens, by the hash of its user's id.
+    `field_tokens` are values of fields, as texts, for which templates can show tokens of their own:
+    {"user.age": ("18", "25")}.
 
     Raises UsageError if `out` exists without `force` or the bundle lacks what `init` needs (a
     codebook, titles), DataError if the model cannot be loaded, RefusedError if it needs
@@ -94,15 +98,19 @@ def extend_model(
     """
     model = str(model)
     out = Path(out)
-    check_extension(bundle, out, init, license, user_tokens, init_scale=init_scale, force=force)
+    field_tokens = field_tokens or {}
+    limits: dict[str, Any] = {"init_scale": init_scale, "force": force}
+    check_extension(bundle, out, init, license, user_tokens, field_tokens, **limits)
     checkpoint = locate_base(model, revision=revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
     tokens = add_sid_tokens(tokenizer, bundle.space)
-    if user_tokens:
-        add_user_tokens(tokenizer, tokens, user_tokens)
+    users = UserTokens(tokens.stop, user_tokens)
+    fields = FieldTokens(users.stop, field_tokens)
+    add_block(tokenizer, users, "--user-tokens")
+    add_block(tokenizer, fields, "--field-token")
     network = load_model(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
     rows = InitialRows(bundle, tokenizer, tokens, init, init_scale, seed)
-    write_embeddings(network, rows, user_tokens)
+    write_embeddings(network, rows, user_tokens + fields.number)
     network.generation_config = greedy_generation(network, tokenizer)
     contract = Contract(
         identity=bundle.identity,
@@ -114,6 +122,7 @@ def extend_model(
         base_files=file_digests(checkpoint),
         kind=model_kind(network.config),
         user_tokens=user_tokens,
+        field_tokens=field_tokens,
         stages=(StageRecord("extend", ExtendParams(init, seed, init_scale)),),
         license=license,
     )
@@ -122,7 +131,8 @@ def extend_model(
         # a tokenizer may number its tokens differently once it is saved and loaded
         reloaded = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
         check_token_ids(reloaded, tokens)
-        check_user_tokens(reloaded, contract.users)
+        check_block(reloaded, contract.users)
+        check_block(reloaded, contract.fields)
         contract = write_contract(folder, contract, bundle)
         # reads of a bundle do not check its bytes: refuse a damaged one here, not after training
         for name, reason in verify(folder / BUNDLE_COPY):
@@ -136,11 +146,13 @@ def check_extension(
     init: Init,
     license: str | None,
     user_tokens: int = 0,
+    field_tokens: FieldValues | None = None,
     *,
     init_scale: float = DEFAULT_SCALE,
     force: bool = False,
 ) -> None:
     """Raise what `extend_model` refuses before it looks for the model."""
+    FieldTokens(0, field_tokens or {})  # raises UsageError
     check_init(bundle, init)
     if not 0 < init_scale < math.inf:
         raise UsageError(f"the scale of initial rows is positive, not {init_scale}")
@@ -196,9 +208,9 @@ class InitialRows:
         )
 
 
-def write_embeddings(network: Any, initial: InitialRows, user_tokens: int = 0) -> None:
+def write_embeddings(network: Any, initial: InitialRows, more_tokens: int = 0) -> None:
     """Initialize the rows of SID tokens in all embeddings and in an untied output head, in place,
-    and those of `user_tokens` behind them at random.
+    and those of `more_tokens` behind them at random.
 
     The matrices grow only if the tokens do not fit and never shrink: rows that a checkpoint has as
     padding are overwritten."""
@@ -208,22 +220,22 @@ def write_embeddings(network: Any, initial: InitialRows, user_tokens: int = 0) -
     n_rows = network.get_input_embeddings().weight.shape[0]
     # a tokenizer can have tokens that the checkpoint has no row for
     n_existing = min(n_rows, tokens.start)
-    stop = tokens.stop + user_tokens
+    stop = tokens.stop + more_tokens
     if n_rows < stop:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(initial.seed)
             grow_vocabulary(network, stop)
-    check_embedding_rows(network, tokens)
+    check_embedding_rows(network, stop)
     sid_rows = slice(tokens.start, tokens.stop)
-    user_rows = slice(tokens.stop, stop)
+    more_rows = slice(tokens.stop, stop)
     with torch.no_grad():
         for weight in vocabulary_weights(network):
             existing = weight[:n_existing].float().numpy()
             rows = initial.of(existing)
             weight[sid_rows] = torch.from_numpy(rows).to(weight.dtype)
             statistics = EmbeddingStatistics.of(existing)
-            rows = random_embeddings(user_tokens, statistics, initial.seed)
-            weight[user_rows] = torch.from_numpy(rows).to(weight.dtype)
+            rows = random_embeddings(more_tokens, statistics, initial.seed)
+            weight[more_rows] = torch.from_numpy(rows).to(weight.dtype)
         bias = logits_bias(network)
         if bias is not None:
             bias[..., tokens.start : stop] = bias[..., :n_existing].mean()

@@ -17,7 +17,7 @@ from sidtool.model.adapter import load_weights
 from sidtool.model.memory import MemoryOptions, WeightedMemory, choose_memory
 from sidtool.model.pretrained import Checkpoint, Dtype, check_device, load_tokenizer
 from sidtool.model.structure import model_kind
-from sidtool.model.vocabulary import check_embedding_rows, check_token_ids, check_user_tokens
+from sidtool.model.vocabulary import check_block, check_embedding_rows, check_token_ids
 from sidtool.prompt.tokens import SidTokens
 
 
@@ -90,11 +90,12 @@ def load_model_folder(
     weighted = choose_memory(folder, contract.memory, bundle, memory or MemoryOptions())
     tokenizer = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
     check_token_ids(tokenizer, contract.tokens)
-    check_user_tokens(tokenizer, contract.users)
+    check_block(tokenizer, contract.users)
+    check_block(tokenizer, contract.fields)
     model = load_weights(folder, contract, dtype=dtype, trust_remote_code=trust_remote_code)
     if model_kind(model.config) != contract.kind:
         raise CompatibilityError(
             f"{folder} has {model_kind(model.config)} weights, its contract says {contract.kind}"
         )
-    check_embedding_rows(model, contract.users or contract.tokens)
+    check_embedding_rows(model, contract.added_ids.stop)
     return LoadedModel(model.to(device), tokenizer, contract, bundle, verdict, weighted)

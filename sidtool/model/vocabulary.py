@@ -9,6 +9,7 @@ from typing import Any
 
 from sidtool.errors import CompatibilityError
 from sidtool.model.structure import embedding_layers
+from sidtool.prompt.field_tokens import FieldTokens
 from sidtool.prompt.tokens import SidTokens
 from sidtool.prompt.user_tokens import UserTokens
 from sidtool.sid import SidSpace
@@ -41,33 +42,31 @@ def add_sid_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
     return tokens
 
 
-def add_user_tokens(tokenizer: Any, tokens: SidTokens, number: int) -> UserTokens:
-    """Add tokens that stand for users behind the SID tokens, in place.
+def add_block(tokenizer: Any, block: UserTokens | FieldTokens, option: str) -> None:
+    """Add tokens that stand for users or for values of fields, in place.
 
     They are special: no text of a catalog contains them, and decoding drops them. Raises
-    CompatibilityError if the tokenizer has one of them already."""
+    CompatibilityError if the tokenizer has one of them already, which names the option."""
     from transformers import AddedToken
 
-    users = UserTokens(tokens.stop, number)
     vocabulary = tokenizer.get_vocab()
-    for text in users.texts:
+    for text in block.texts:
         if text in vocabulary:
             raise CompatibilityError(
-                f"the tokenizer already has the user token {text}, with id {vocabulary[text]}",
-                hint="extend a model without it, or leave --user-tokens out",
+                f"the tokenizer already has the token {text}, with id {vocabulary[text]}",
+                hint=f"extend a model without it, or leave {option} out",
             )
-    added = [AddedToken(text, normalized=False, special=True) for text in users.texts]
+    added = [AddedToken(text, normalized=False, special=True) for text in block.texts]
     tokenizer.add_tokens(added, special_tokens=True)
-    check_user_tokens(tokenizer, users)
-    return users
+    check_block(tokenizer, block)
 
 
-def check_user_tokens(tokenizer: Any, users: UserTokens | None) -> None:
-    """Raise CompatibilityError unless the tokenizer gives every user token its id."""
-    if users is None:
+def check_block(tokenizer: Any, block: UserTokens | FieldTokens | None) -> None:
+    """Raise CompatibilityError unless the tokenizer gives every token of a block its id."""
+    if block is None:
         return
     added = tokenizer.get_added_vocab()
-    for expected, text in enumerate(users.texts, start=users.start):
+    for expected, text in enumerate(block.texts, start=block.start):
         if added.get(text) != expected:
             raise CompatibilityError(
                 f"the tokenizer gives {text} the id {added.get(text)}, not {expected}"
@@ -87,14 +86,14 @@ def check_token_ids(tokenizer: Any, tokens: SidTokens) -> None:
             )
 
 
-def check_embedding_rows(model: Any, tokens: SidTokens | UserTokens) -> None:
-    """Raise CompatibilityError unless embeddings and output head have a row for every token of a
-    block."""
+def check_embedding_rows(model: Any, stop: int) -> None:
+    """Raise CompatibilityError unless embeddings and output head have a row for every token id
+    below `stop`."""
     layers = [("embedding", layer) for layer in embedding_layers(model)]
     layers.append(("output", model.get_output_embeddings()))
     for name, layer in layers:
         n_rows = layer.weight.shape[0]
-        if n_rows < tokens.stop:
+        if n_rows < stop:
             raise CompatibilityError(
-                f"the model has {n_rows} {name} rows, but its added tokens need {tokens.stop}"
+                f"the model has {n_rows} {name} rows, but its added tokens need {stop}"
             )

@@ -71,13 +71,16 @@ class TextItems:
 
 
 def items_with_fields(
-    form: str, shown: Sequence[Segment], fields: Fields, separator: str
+    form: str, shown: Sequence[Segment], fields: Fields, frame: PromptFrame
 ) -> TextItems:
     """Items in a form with slots, each shown by its segment. The last event of `fields` is that of
-    the last item."""
+    the last item; separator and tokens of values are those of the frame."""
     n = len(shown)
-    items = [item_segments(form, segment, fields, i - n) for i, segment in enumerate(shown)]
-    return TextItems(items, separator)
+    items = [
+        item_segments(form, segment, fields, place - n, frame.tokens)
+        for place, segment in enumerate(shown)
+    ]
+    return TextItems(items, frame.separator)
 
 
 def count_fitting(lengths: Sequence[int], room: int, separator_length: int) -> int:
@@ -127,8 +130,8 @@ def _assemble_fields(
     max_tokens: int,
 ) -> tuple[list[Segment], int]:
     """As `assemble_prompt`, of a frame with slots."""
-    before = frame_segments(frame.before, fields)
-    after = frame_segments(frame.after, fields)
+    before = frame_segments(frame.before, fields, frame.tokens)
+    after = frame_segments(frame.after, fields, frame.tokens)
     n_items = len(items)
     if encoder is not None:
         room = max_tokens - encoder.length([*before, *after, *ending])
@@ -166,17 +169,18 @@ def history_prompt_ids(
             raise UsageError(f"the prompt needs titles: {len(history)} items, {n_titles} titles")
         texts = [catalog(shorten(title)) for title in titles[-prompt.history_length :]]
         form = prompt.item or "{title}"
-        items = items_with_fields(form, texts, fields, prompt.separator)
+        items = items_with_fields(form, texts, fields, prompt.frame)
     elif prompt.item:
         texts = [sids(tokens.space, codes[None]) for codes in recent]
-        items = items_with_fields(prompt.item, texts, fields, prompt.separator)
+        items = items_with_fields(prompt.item, texts, fields, prompt.frame)
     else:
         items = SidItems(tokens.space, recent)
     encoder = prompt_encoder(tokenizer, tokens)
     ending = [begin(tokens.space)]
     if prompt.task == "sequence" and prompt.item:
         separator = [template(prompt.separator)] if len(recent) else []
-        ending = [*separator, *next_item_segments(prompt.opening, fields), *ending]
+        opening = next_item_segments(prompt.opening, fields, prompt.frame.tokens)
+        ending = [*separator, *opening, *ending]
     segments, _ = assemble_prompt(
         prompt.frame, items, ending, fields=fields, encoder=encoder, max_tokens=prompt.max_length
     )

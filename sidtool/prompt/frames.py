@@ -1,13 +1,14 @@
 """The literal text around the content of a prompt, from a template file and a tokenizer."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any, Literal
 
 from sidtool.errors import UsageError
 from sidtool.prompt.chat_template import render
+from sidtool.prompt.field_tokens import FieldTokenLookup, FieldValues
 from sidtool.prompt.slots import slots
 
 Format = Literal["plain", "chat"]
@@ -24,7 +25,7 @@ class PromptFrame:
     `close` ends the completion, `separator` is put between the items of a history. `item` is the
     form of one item: in running text with the slots {sid}, {title} and {columns}, in a history with
     {sid} or {title} and fields; "" shows the item alone. Text and form may have slots for fields
-    (`slots`)."""
+    (`slots`), some of which show tokens of `field_tokens`."""
 
     before: str
     after: str
@@ -32,6 +33,18 @@ class PromptFrame:
     separator: str = ""
     format: Format = "plain"
     item: str = ""
+    field_tokens: FieldValues = field(default_factory=dict)
+
+    @cached_property
+    def tokens(self) -> FieldTokenLookup:
+        """The tokens of values."""
+        return FieldTokenLookup(self.field_tokens)
+
+    @property
+    def token_slots(self) -> set[str]:
+        """The fields that are shown by tokens."""
+        texts = (self.before, self.after, self.item)
+        return {slot.name for text in texts for slot in slots(text) if slot.as_token}
 
     @cached_property
     def shows_fields(self) -> bool:

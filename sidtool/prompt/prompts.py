@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from sidtool.errors import DataError
 from sidtool.json_record import JsonRecord
+from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
 from sidtool.prompt.slots import opening, slots
 from sidtool.splits.list_targets import MAX_LENGTH
@@ -37,7 +38,8 @@ class HistoryPrompt(_Prompt):
     if the SID vocabulary has one. Only the last `history_length` items enter, oldest first, and the
     oldest of these are left out where the prompt would exceed `max_length` tokens. Items are shown
     as SIDs or as titles joined by `separator`, according to `history_as`, in the form `item` if
-    there is one. Template and form may have slots for fields, which a request must have then.
+    there is one. Template and form may have slots for fields, which a request must have then;
+    `field_tokens` are the values that slots show by tokens.
 
     Raises DataError unless the template contains the history slot exactly once, the form the slot
     of the item exactly once, and the lengths are positive."""
@@ -50,6 +52,7 @@ class HistoryPrompt(_Prompt):
     history_as: Literal["sid", "title"] = "sid"
     separator: str = ""
     item: str = ""
+    field_tokens: FieldValues = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_slot(self.template, HISTORY_SLOT)
@@ -57,13 +60,28 @@ class HistoryPrompt(_Prompt):
             _check_slot(self.item, f"{{{self.history_as}}}")
         _check_limit("history_length", self.history_length, MAX_ITEMS)
         _check_limit("max_length", self.max_length, MAX_TOKENS)
+        unknown = sorted(self.frame.token_slots - self.field_tokens.keys())
+        if unknown:
+            raise DataError(f"the prompt shows tokens of {unknown[0]}, which it does not list")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name; `field_tokens` if there are any."""
+        value = super().to_json()
+        if not self.field_tokens:
+            del value["field_tokens"]
+        return value
 
     @cached_property
     def frame(self) -> PromptFrame:
         """The literal text around the history."""
         before, _, after = self.template.partition(HISTORY_SLOT)
         return PromptFrame(
-            before, after, separator=self.separator, format=self.format, item=self.item
+            before,
+            after,
+            separator=self.separator,
+            format=self.format,
+            item=self.item,
+            field_tokens=self.field_tokens,
         )
 
     @property

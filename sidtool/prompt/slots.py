@@ -4,18 +4,22 @@ Around a history a template may have `{user.FIELD}`, `{context.FIELD}` (of what 
 `{gap}` (the time since the last event) and, in tasks that are told it, `{feedback.FIELD}`. Beside
 an item it may have `{event.FIELD}`, `{gap}` (the time between the event before it and this one) and
 `{ago}` (the time from this event until now). Values are catalog text, so none of them can become a
-SID or a special token."""
+SID or a special token. `{user.FIELD:token}`, `{gap:token}` ... show a value by the token that the
+model has for it (`field_tokens`)."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sidtool.errors import DataError
+from sidtool.errors import DataError, UsageError
+from sidtool.prompt.field_tokens import TIMES, FieldTokenLookup, FieldValues
 from sidtool.prompt.segments import Segment, catalog, shorten, template
 from sidtool.splits.fields import Fields, Value, Values
 
-SLOT = re.compile(r"\{(?:(user|context|feedback|event)\.([^{}]+)|(gap|ago|sid|title))\}")
+SLOT = re.compile(
+    r"\{(?:(?:(user|context|feedback|event)\.([^{}]+?)|(gap|ago))(:token)?|(sid|title))\}"
+)
 UNKNOWN = "unknown"
 """What stands for a value that is missing."""
 SPANS = (
@@ -28,6 +32,7 @@ SPANS = (
 )
 """Spans of time by the number of seconds that they are shorter than."""
 LONGEST_SPAN = "years"
+NO_TOKENS = FieldTokenLookup({})
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,16 @@ class Slot:
 
     part: str
     field: str = ""
+    as_token: bool = False
+    """Whether it shows a value by a token of its own."""
+
+    @property
+    def name(self) -> str:
+        """The part with its field."""
+        return f"{self.part}.{self.field}" if self.field else self.part
 
     def __str__(self) -> str:
-        return f"{{{self.part}.{self.field}}}" if self.field else f"{{{self.part}}}"
+        return f"{{{self.name}{':token' if self.as_token else ''}}}"
 
 
 @lru_cache(4096)
@@ -50,7 +62,8 @@ def parse(text: str) -> tuple[str | Slot, ...]:
     for match in SLOT.finditer(text):
         if match.start() > position:
             pieces.append(text[position : match.start()])
-        pieces.append(Slot(match[1] or match[3], match[2] or ""))
+        part = match[1] or match[3] or match[5]
+        pieces.append(Slot(part, match[2] or "", match[4] is not None))
         position = match.end()
     if position < len(text):
         pieces.append(text[position:])
@@ -77,12 +90,38 @@ def value_text(value: Value | None) -> str:
     return text or UNKNOWN
 
 
-def frame_segments(text: str, fields: Fields) -> list[Segment]:
+def parse_field_tokens(texts: Sequence[str]) -> FieldValues:
+    """The values with tokens of "FIELD=VALUE,VALUE" and of "gap" and "ago", whose values are spans
+    of time. Raises UsageError for another text or a repeated field."""
+    values: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, equals, listed = text.partition("=")
+        if (name in TIMES) == bool(equals):
+            raise UsageError(
+                f"{text!r} is no field with its values",
+                hint="--field-token user.FIELD=VALUE,VALUE, or --field-token gap",
+            )
+        if name in values:
+            raise UsageError(f"the tokens of {name} are given twice")
+        spans = [span_name for _, span_name in SPANS]
+        values[name] = tuple(listed.split(",")) if equals else (*spans, LONGEST_SPAN)
+    return values
+
+
+def frame_segments(
+    text: str, fields: Fields, tokens: FieldTokenLookup = NO_TOKENS
+) -> list[Segment]:
     """The text around a history, with the fields in its slots."""
-    return _filled(text, _around(fields), _last_gap(fields))
+    return _filled(text, _around(fields), _last_gap(fields), tokens)
 
 
-def item_segments(form: str, shown: Segment, fields: Fields, place: int) -> list[Segment]:
+def item_segments(
+    form: str,
+    shown: Segment,
+    fields: Fields,
+    place: int,
+    tokens: FieldTokenLookup = NO_TOKENS,
+) -> list[Segment]:
     """An item, shown as `shown`, in a form with slots; `place` counts the events of `fields` from
     the end, so the last one is -1."""
     values = {slot.field: fields.event[slot.field][place] for slot in slots(form) if slot.field}
@@ -92,13 +131,15 @@ def item_segments(form: str, shown: Segment, fields: Fields, place: int) -> list
         gap = times[place] - times[place - 1]
     if times is not None and fields.time is not None:
         ago = fields.time - times[place]
-    return _filled(form, {"event": values}, gap, ago, shown)
+    return _filled(form, {"event": values}, gap, tokens, ago, shown)
 
 
-def next_item_segments(opening: str, fields: Fields) -> list[Segment]:
+def next_item_segments(
+    opening: str, fields: Fields, tokens: FieldTokenLookup = NO_TOKENS
+) -> list[Segment]:
     """What stands before the SID of the next item in a sequence: its context, as that of an
     event."""
-    return _filled(opening, {"event": fields.context}, _last_gap(fields))
+    return _filled(opening, {"event": fields.context}, _last_gap(fields), tokens)
 
 
 def opening(form: str) -> str:
@@ -179,6 +220,7 @@ def _filled(
     text: str,
     values: Mapping[str, Mapping[str, Value | None]],
     gap: float | None,
+    tokens: FieldTokenLookup,
     ago: float | None = None,
     shown: Segment | None = None,
 ) -> list[Segment]:
@@ -190,8 +232,11 @@ def _filled(
         elif piece.part in ("sid", "title"):
             assert shown is not None
             segments.append(shown)
-        elif piece.field:
-            segments.append(catalog(value_text(values[piece.part][piece.field])))
         else:
-            segments.append(catalog(value_text(spans[piece.part])))
+            value = values[piece.part][piece.field] if piece.field else spans[piece.part]
+            shown_text = value_text(value)
+            if piece.as_token:  # a text of the template, which the value only chooses
+                segments.append(template(tokens.text(piece.name, shown_text)))
+            else:
+                segments.append(catalog(shown_text))
     return segments

@@ -21,7 +21,8 @@ def sequence_with_fields(
     frame = replace(context.frames[0], item=context.frames[0].item or "{sid}")
     fields = window.fields.until(window.first + len(window))
     content = context.items.history("sid", window.indexes, frame, fields)
-    segments = joined([*frame_segments(frame.before, fields), *content.newest(len(content))])
+    before = frame_segments(frame.before, fields, frame.tokens)
+    segments = joined([*before, *content.newest(len(content))])
     ends = [place for place, segment in enumerate(segments, 1) if segment.kind == "sid"]
     segments = segments[: ends[-1]]  # nothing is learned from what follows the last item
     if context.encoder is not None and context.encoder.length(segments) > context.max_length:

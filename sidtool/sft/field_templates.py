@@ -1,9 +1,10 @@
 """Templates of tasks for a split: with the names of its fields, and checked against them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sidtool.errors import UsageError
+from sidtool.prompt.field_tokens import TIMES, FieldValues
 from sidtool.prompt.frames import PromptFrame, Templates, read_templates
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.slots import slots
@@ -44,6 +45,24 @@ def trained_frame(prompt: HistoryPrompt, frame: PromptFrame, types: FieldTypes) 
     shown_feedback = named_task(prompt.task).feedback
     check_templates(prompt.task, prompt.history_as, templates, types, shown_feedback)
     return replace(prompt.frame, close=frame.close)
+
+
+def with_field_tokens(
+    frames: Sequence[PromptFrame], field_tokens: FieldValues
+) -> tuple[PromptFrame, ...]:
+    """The frames with the tokens of a model for values, those that show any. Raises UsageError if
+    the model has no tokens for a field that one shows so."""
+    shown = {name for frame in frames for name in frame.token_slots}
+    for name in sorted(shown - field_tokens.keys()):
+        option = name if name in TIMES else f"{name}=VALUE,VALUE"
+        raise UsageError(
+            f"{{{name}:token}} needs a model with tokens for {name}",
+            hint=f"sidtool extend-model --field-token {option}, and make-sft --model",
+        )
+    return tuple(
+        replace(frame, field_tokens=field_tokens) if frame.token_slots else frame
+        for frame in frames
+    )
 
 
 def _filled(name: str, task: Task, templates: Templates, types: FieldTypes) -> Templates:

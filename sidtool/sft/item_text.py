@@ -64,7 +64,7 @@ class ItemRenderer:
             texts = [self.sid(index) for index in indexes]
         else:
             texts = [catalog(self.text("title", index)) for index in indexes]
-        return items_with_fields(frame.item or f"{{{source}}}", texts, fields, frame.separator)
+        return items_with_fields(frame.item or f"{{{source}}}", texts, fields, frame)
 
     def running_text(self, form: str, index: int) -> list[Segment]:
         """An item in running text: the form with its slots filled, {columns} by a line for each

@@ -4,7 +4,7 @@ It is stored beside the examples, as NAME.meta.json."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError
 from sidtool.general_text import GeneralRecord
 from sidtool.json_record import JsonRecord
+from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import Format
 from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.sft.event_weights import WeightRecord
@@ -80,6 +81,8 @@ class Lineage(JsonRecord):
     """How lists were made; None without them."""
     general: GeneralRecord | None = None
     """The general text among the examples; None without it."""
+    field_tokens: FieldValues = field(default_factory=dict)
+    """The values of fields that have tokens in the model, if an example shows such tokens."""
     format: int = LINEAGE_FORMAT
 
     @property
@@ -89,7 +92,13 @@ class Lineage(JsonRecord):
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored."""
-        return asdict(self) | {"split": self.split.to_json()}
+        value = asdict(self) | {"split": self.split.to_json()}
+        for name in ("history_prompt", "list_prompt"):
+            if (prompt := getattr(self, name)) is not None:
+                value[name] = prompt.to_json()
+        if not self.field_tokens:
+            del value["field_tokens"]
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

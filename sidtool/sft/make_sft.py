@@ -23,6 +23,7 @@ from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
 from sidtool.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.output_name import JSON_LINES, check_suffix
+from sidtool.prompt.field_tokens import FieldValues
 from sidtool.recommendation.query import Progress
 from sidtool.registry.references import open_bundle
 from sidtool.sft.catalog import CatalogOptions, read_catalog
@@ -89,9 +90,10 @@ def make_sft(
         _refuse_outputs(out, force)
     if not isinstance(bundle, Bundle):
         bundle = open_bundle(str(bundle))
+    field_tokens: FieldValues = {}
     if model is not None:
         model = model_folder(model)
-        check_model_folder(model, bundle)
+        field_tokens = check_model_folder(model, bundle)[0].field_tokens
         tokenizer = load_tokenizer(Checkpoint(model))
     if isinstance(items, str | Path):
         items, queries = read_catalog(
@@ -105,7 +107,8 @@ def make_sft(
             columns = recorded_event_columns(bundle.manifest.source)
             split = open_split(split, recorded=columns, spill=spill)
         check_bundle_split(bundle, "the split of the training examples", split.reference)
-        maker = ExampleMaker(bundle, items, options, tokenizer, queries, split.fields)
+        made_with = (tokenizer, queries, split.fields, None, field_tokens)
+        maker = ExampleMaker(bundle, items, options, *made_with)
         event_weights = EventWeights.read(weights, split)
         general_examples = None
         if general is not None:
@@ -202,6 +205,7 @@ class _Job:
             files=files,
             weights=None if self.weights is None else self.weights.record,
             general=None if self.general is None else self.general.record,
+            field_tokens=self.maker.shown_tokens,
         )
 
 

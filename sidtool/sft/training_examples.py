@@ -14,6 +14,7 @@ from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.errors import DataError, UsageError
 from sidtool.prompt.encoder import PromptEncoder
+from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import (
     HISTORY_SLOT,
     ITEM_SLOT,
@@ -36,7 +37,7 @@ from sidtool.sft.example_kinds import (
     training_queries,
 )
 from sidtool.sft.field_examples import feedback_examples
-from sidtool.sft.field_templates import templates_for, trained_frame
+from sidtool.sft.field_templates import templates_for, trained_frame, with_field_tokens
 from sidtool.sft.histories import Histories
 from sidtool.sft.item_text import ItemRenderer
 from sidtool.sft.list_examples import list_examples, with_length
@@ -58,6 +59,8 @@ from sidtool.sft.tasks import (
 from sidtool.splits.fields import FieldTypes
 from sidtool.splits.split import Event, Split
 
+NO_FIELD_TOKENS: FieldValues = {}
+
 
 class ExampleMaker:
     """Makes the training examples of a split.
@@ -66,7 +69,8 @@ class ExampleMaker:
     `max_length` is not applied.
 
     `fields` are those of the split, which templates may show. With the prompt of a trained model,
-    examples of its task are made as those that it was trained on.
+    examples of its task are made as those that it was trained on. `field_tokens` are the values
+    that have tokens in the model.
 
     Raises UsageError if a whole history cannot fit, if a task needs a column or queries that are
     missing, if a template shows a field that the split has not, if there is a token budget but no
@@ -81,6 +85,7 @@ class ExampleMaker:
         queries: Sequence[Query] = (),
         fields: FieldTypes | None = None,
         trained_prompt: HistoryPrompt | None = None,
+        field_tokens: FieldValues = NO_FIELD_TOKENS,
     ) -> None:
         self._types = fields or FieldTypes()
         self._options = options
@@ -94,11 +99,14 @@ class ExampleMaker:
         if tokenizer is not None:
             self._encoder = PromptEncoder(tokenizer, SidTokens(bundle.space, len(tokenizer)))
         self._frames = {
-            task: prompt_frames(
-                task,
-                tokenizer,
-                self.format,
-                templates_for(task, self._chosen_templates(task), self._types),
+            task: with_field_tokens(
+                prompt_frames(
+                    task,
+                    tokenizer,
+                    self.format,
+                    templates_for(task, self._chosen_templates(task), self._types),
+                ),
+                field_tokens,
             )
             for task in options.tasks
         }
@@ -145,7 +153,14 @@ class ExampleMaker:
             "history_as": "title" if named_task(task).source == "title" else "sid",
             "separator": frame.separator,
             "item": frame.item,
+            "field_tokens": frame.field_tokens,
         }
+
+    @property
+    def shown_tokens(self) -> FieldValues:
+        """The values with tokens, if a template of the mix shows tokens."""
+        frames = (frame for of_task in self._frames.values() for frame in of_task)
+        return next((each.field_tokens for each in frames if each.field_tokens), {})
 
     @property
     def text_prompt(self) -> TextPrompt | None:

@@ -212,7 +212,8 @@ def _example_maker(
     )
     # a query of a user may not be trained on before its event, but may be evaluated: drop the users
     anonymous = tuple(replace(query, user=None) for query in queries)
-    made_with = (loaded.tokenizer, anonymous, types, history_prompt)
+    field_tokens = loaded.contract.field_tokens
+    made_with = (loaded.tokenizer, anonymous, types, history_prompt, field_tokens)
     maker = ExampleMaker(loaded.bundle, items, sft_options, *made_with)
     return maker, sft_options.history_length
 

@@ -97,3 +97,35 @@ def test_fields_reach_the_prompt_and_the_evaluation(road: Road, tmp_path: Path) 
     n = len(request["history"])
     assert f"event.rating has {n + 1} values for {n} items" in ran.lines[0]["error"]
     assert "--fields is not JSON" in refused(2, *recommend, *history, "--fields", "{")
+
+
+def test_values_are_shown_by_tokens_of_their_own(road: Road, tmp_path: Path) -> None:
+    events, users = rated_events(road, tmp_path)
+    split, model, examples = tmp_path / "split", tmp_path / "base+sid", tmp_path / "train.jsonl"
+    done("split", events, "-o", split, "--users", users, *COLUMNS)
+    tokens = ("--field-token", "user.age=20,21", "--field-token", "gap")
+    extend = ("extend-model", road.base, road.bundle, "-o", model)
+    assert "no field with its values" in refused(2, *extend, "--field-token", "user.age")
+    assert done(*extend, *tokens, "--dry-run", "--json").json["field_tokens"]["gap"]
+    done(*extend, *tokens)
+    contract = json.loads((model / "sid.json").read_text())
+    assert (contract["format"], contract["field_tokens"]["user.age"]) == (2, ["20", "21"])
+
+    templates = tmp_path / "templates.json"
+    prompt = {"prompts": ["{user.age:token}{history}{gap:token}"], "items": ["{sid}{gap:token}"]}
+    templates.write_text(json.dumps(prompt))
+    sft = ("make-sft", road.bundle, road.items, split, "-o", examples)
+    mix = ("--task", "next-item=1", "--template", f"next-item={templates}")
+    assert "needs a model with tokens for" in refused(2, *sft, *mix, "--model", road.model)
+    done(*sft, *mix, "--model", model)
+    texts = [json.loads(line)["prompt"] for line in examples.read_text().splitlines()]
+    assert {text[: text.index(">") + 1] for text in texts} == {f"<field_{n}>" for n in range(3)}
+
+    out = ("-o", tmp_path / "tuned")
+    assert "as another model has them" in refused(3, "train", road.model, examples, *out)
+    done("train", model, examples, *out, *TRAINING)
+    tuned = tmp_path / "tuned"
+    assert json.loads((tuned / "sid.json").read_text())["field_tokens"] == contract["field_tokens"]
+    first = (split / "test.jsonl").read_text().splitlines()[0]
+    (answer,) = done("recommend", tuned, "-k", 3, "--json", "--file", "-", text=first).lines
+    assert len(answer["items"]) == 3

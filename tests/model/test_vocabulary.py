@@ -69,8 +69,8 @@ def test_another_block_is_refused() -> None:
 def test_fewer_embedding_rows_than_tokens_are_refused(tied: bool) -> None:
     model = tiny_model("llama", vocab_size=100, tied=tied)
     space = SidSpace((8,))  # ten tokens
-    check_embedding_rows(model, SidTokens(space, 90))
+    check_embedding_rows(model, SidTokens(space, 90).stop)
     with pytest.raises(
         CompatibilityError, match="100 embedding rows, but its added tokens need 101"
     ):
-        check_embedding_rows(model, SidTokens(space, 91))
+        check_embedding_rows(model, SidTokens(space, 91).stop)

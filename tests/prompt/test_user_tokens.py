@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.errors import CompatibilityError
-from sidtool.model.vocabulary import add_sid_tokens, add_user_tokens
+from sidtool.model.vocabulary import add_block, add_sid_tokens
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.segments import catalog
 from sidtool.prompt.user_tokens import UserTokens
@@ -40,10 +40,11 @@ def test_the_token_stands_behind_the_begin_token() -> None:
 def test_text_of_a_catalog_never_becomes_a_user_token() -> None:
     tokenizer = tiny_tokenizer()
     tokens = add_sid_tokens(tokenizer, SidSpace((4, 3)))
-    users = add_user_tokens(tokenizer, tokens, 3)
+    users = UserTokens(tokens.stop, 3)
+    add_block(tokenizer, users, "--user-tokens")
     assert (users.start, users.stop) == (tokens.stop, len(tokenizer))
     ids = PromptEncoder(tokenizer, tokens).ids([catalog("<user_1> bought it")])
     assert not set(ids) & set(range(users.start, users.stop))
     assert tokenizer.decode(ids) == "<user_1> bought it"
-    with pytest.raises(CompatibilityError, match="already has the user token <user_0>, with id"):
-        add_user_tokens(tokenizer, tokens, 3)
+    with pytest.raises(CompatibilityError, match="already has the token <user_0>, with id"):
+        add_block(tokenizer, users, "--user-tokens")
