@@ -95,7 +95,13 @@ def train(
     stages = read_stages(config, set_ or (), stage)
     if dry_run:
         planned = plan_stages(
-            model, examples, out, stages, force=force, trust_remote_code=trust_remote_code
+            model,
+            examples,
+            out,
+            stages,
+            teachers=teacher or (),
+            force=force,
+            trust_remote_code=trust_remote_code,
         )
         lines = [f"would train {stage}" for stage in planned]
         return say_plan("\n".join(lines), json=json, stages=[stage.to_json() for stage in planned])

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainer
 
-from sidtool.errors import UsageError
 from sidtool.model.structure import decoder_start_id, freeze_unread_embeddings
 from sidtool.objective.batches import EncoderDecoderCollator, parts_by_length
 from sidtool.trainer.trainer import SidTrainer, padding_id
@@ -17,16 +16,9 @@ LINES_PER_PART = 16
 
 class EncoderDecoderTrainer(SidTrainer, Seq2SeqTrainer):
     """Trains a model whose encoder reads the prompt of an example and whose decoder writes its
-    answer.
+    answer."""
 
-    Raises UsageError for packed batches."""
-
-    def __init__(self, *, model: Any, tokenizer: Any, batching: str, **settings: Any) -> None:
-        if batching == "packed":
-            raise UsageError(
-                "examples cannot be packed for an encoder-decoder, which reads one prompt per line",
-                hint="leave batching out",
-            )
+    def __init__(self, *, model: Any, tokenizer: Any, **settings: Any) -> None:
         freeze_unread_embeddings(model)
         collator = EncoderDecoderCollator(padding_id(tokenizer), decoder_start_id(model))
         super().__init__(model=model, tokenizer=tokenizer, collator=collator, **settings)

@@ -49,7 +49,8 @@ def trainer_config(
 
     What sidtool decides overrides `sft_fields`, and these override what the machine suggests.
     Raises UsageError if the settings do not fit together."""
-    config_class, prepared = _config_class(kind, sft_fields)
+    check_fields(kind, sft_fields)
+    config_class, prepared = _config_class(kind)
     suggested, sft_fields = machine_defaults(sft_fields)
     if options.dtype == "bfloat16":
         suggested["bf16"] = True
@@ -70,15 +71,25 @@ def trainer_config(
     return made_config(config_class, {**suggested, **sft_fields, **decided})
 
 
-def _config_class(kind: ModelKind, fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _config_class(kind: ModelKind) -> tuple[Any, dict[str, Any]]:
     """The class of the configuration, and the fields by which its trainer leaves examples as they
-    are. Raises UsageError for a field that the trainer of this kind of model lacks."""
-    from transformers import Seq2SeqTrainingArguments
-    from trl import SFTConfig
-
+    are."""
     if kind == "causal":
+        from trl import SFTConfig
+
         # make-sft limits the length, and TokenizedExamples replaces TRL's preparation
         return SFTConfig, {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    from transformers import Seq2SeqTrainingArguments
+
+    return Seq2SeqTrainingArguments, {}
+
+
+def check_fields(kind: ModelKind, fields: Mapping[str, Any]) -> None:
+    """Raise UsageError for a field that the trainer of this kind of model lacks."""
+    if kind == "causal" or not fields:
+        return
+    from transformers import Seq2SeqTrainingArguments
+
     names = {field.name for field in dataclasses.fields(Seq2SeqTrainingArguments)}
     for name in fields:
         if name not in names:
@@ -86,7 +97,6 @@ def _config_class(kind: ModelKind, fields: Mapping[str, Any]) -> tuple[Any, dict
                 f"{name} is a setting of TRL's trainer, which trains causal models only",
                 hint="leave it out for an encoder-decoder",
             )
-    return Seq2SeqTrainingArguments, {}
 
 
 def made_config(config_class: Any, fields: Mapping[str, Any]) -> Any:

@@ -11,22 +11,24 @@ from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.hub import offline
-from sidtool.contract.contract import read_contract
+from sidtool.contract.contract import Contract, read_contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split
 from sidtool.contract.stage_record import TrainParams
+from sidtool.errors import CompatibilityError
 from sidtool.extras import require
 from sidtool.memory.memory import Memory
 from sidtool.model.load import check_model_folder
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress
-from sidtool.sft.lineage import check_same_bundle, read_lineage
+from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage
 from sidtool.splits.split import Split
 from sidtool.trainer.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.arguments import complete_fields, trainer_config
 from sidtool.training.execution import Finished, train_and_publish
 from sidtool.training.forgetting import ForgettingCheck
+from sidtool.training.kind_check import check_kind
 from sidtool.training.settings import TrainOptions
 from sidtool.training.settings_file import TRAINING, typed_fields
 from sidtool.training.training_memory import open_training_memory
@@ -130,6 +132,8 @@ def train(
     lineage = read_lineage(examples)
     contract, bundle, _ = check_model_folder(model_dir, bundle)
     check_same_bundle(lineage, bundle, examples)
+    _check_field_tokens(lineage, contract, examples)
+    check_kind(contract.kind, [read_contract(each).kind for each in teacher_dirs], options, lineage)
     if teacher_dirs:
         from sidtool.objective.teachers import check_teachers
 
@@ -178,6 +182,17 @@ def train(
         check = None if forgetting is None else forgetting.measure_after
         finished = train_and_publish(run, arguments, build, force=force, check=check)
         return _summary(run, finished, forgetting)
+
+
+def _check_field_tokens(lineage: Lineage, contract: Contract, examples: Path) -> None:
+    """Raise CompatibilityError if the examples show tokens of fields that the model has not."""
+    shown = lineage.field_tokens
+    if shown and dict(shown) != dict(contract.field_tokens):
+        raise CompatibilityError(
+            f"{examples} shows tokens of {', '.join(shown)} as another model has them than the "
+            f"one to train, which has {', '.join(contract.field_tokens) or 'none'}",
+            hint="make-sft --model with the model that is to be trained",
+        )
 
 
 def _is_output_of(run: TrainingRun) -> bool:

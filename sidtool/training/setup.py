@@ -1,12 +1,12 @@
 """Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback
 
-from sidtool.contract.contract import read_contract
 from sidtool.contract.stage_record import Selection
 from sidtool.contract.write import write_contract
 from sidtool.errors import DataError, UsageError
@@ -23,7 +23,6 @@ from sidtool.objective.prefixes import PrefixExamples
 from sidtool.objective.teachers import load_teachers
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress
-from sidtool.sft.tasks import find_task
 from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.splits.examples import read_examples
 from sidtool.trainer.causal import CausalTrainer
@@ -49,7 +48,6 @@ def build_trainer(
     Raises UsageError if settings do not fit the model or the examples, CompatibilityError if model
     and teachers do not belong together, DataError if examples are malformed."""
     softmax_over = run.softmax_over
-    _check_prompts(run)
     loaded = load_model_folder(
         run.model_dir,
         bundle=run.bundle,
@@ -86,14 +84,15 @@ def build_trainer(
         forgetting = None if check is None else check.result
         write_contract(folder, contract.with_best(best).with_forgetting(forgetting), run.bundle)
 
-    trainer_class = CausalTrainer if contract.kind == "causal" else EncoderDecoderTrainer
-    trainer = trainer_class(
+    trainer_class: Any = EncoderDecoderTrainer
+    if contract.kind == "causal":
+        trainer_class = partial(CausalTrainer, batching=run.options.batching)
+    trainer: SidTrainer = trainer_class(
         model=loaded.model,
         args=arguments,
         examples=_with_memory(run, loaded, augmented, examples.users),
         tokenizer=loaded.tokenizer,
         loss=loss,
-        batching=run.options.batching,
         validator=_validator(run, loaded),
         write_contract=write,
         callbacks=callbacks,
@@ -105,34 +104,6 @@ def build_trainer(
     if check is not None:
         check.measure_before(trainer)
     return trainer
-
-
-def _check_prompts(run: TrainingRun) -> None:
-    """Raise UsageError if the model or a teacher has an encoder, and examples have no prompt that
-    it could read, or if the tokens of prefixes would have to be known."""
-    has_sequences = "sequence" in run.lineage.tasks
-    if run.options.token_budget is not None and has_sequences and run.sliding_windows != "none":
-        raise UsageError(
-            f"token_budget counts tokens of whole sequences, and sliding_windows="
-            f"{run.sliding_windows} trains on prefixes",
-            hint="num_train_epochs",
-        )
-    teachers = [read_contract(folder) for folder in run.teacher_dirs]
-    if all(contract.kind == "causal" for contract in (run.contract, *teachers)):
-        return
-    for name in run.lineage.tasks:
-        task = find_task(name)
-        if task is not None and task.target == "text":
-            raise UsageError(
-                f"task {name} is running text, which has no prompt that an encoder could read",
-                hint="make training examples without it",
-            )
-    if run.sliding_windows == "none" and has_sequences:
-        raise UsageError(
-            "with sliding_windows=none an item sequence is one example, which has no prompt that "
-            "an encoder could read",
-            hint="sliding_windows=drawn",
-        )
 
 
 def _read_examples(run: TrainingRun, loaded: LoadedModel) -> TokenizedExamples | PrefixExamples:

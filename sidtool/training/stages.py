@@ -16,6 +16,8 @@ from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress
 from sidtool.sft.lineage import read_lineage, side_files
 from sidtool.splits.split import Split
+from sidtool.training.arguments import check_fields
+from sidtool.training.kind_check import check_kind
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings
 from sidtool.training.training_run import Log
@@ -54,24 +56,31 @@ def plan_stages(
     out: Path,
     stages: Sequence[StageSettings],
     *,
+    teachers: Sequence[str | Path] = (),
     force: bool = False,
     trust_remote_code: bool = False,
 ) -> list[PlannedStage]:
     """The stages in order; the last one writes `out`.
 
-    Raises UsageError if `out` exists without `force`, CompatibilityError if `model_dir` has no SID
+    Raises UsageError if `out` exists without `force` or settings do not fit the kind of the model
+    or of a teacher, CompatibilityError if `model_dir` has no SID
     vocabulary, DataError if a stage's examples cannot be read, MissingPackageError without the
     packages of training."""
     refuse_existing(out, force, FOLDER)
     require("train")
     model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
-    read_contract(model_dir)
+    kind = read_contract(model_dir).kind
+    teacher_kinds = [
+        read_contract(model_folder(each, trust_remote_code=trust_remote_code)).kind
+        for each in teachers
+    ]
     planned = []
     for number, settings in enumerate(stages, start=1):
         is_last = number == len(stages)
         target = out if is_last else out.with_name(f"{out.name}-{number}-{settings.options.stage}")
         stage_examples = settings.examples or examples
-        read_lineage(stage_examples)
+        check_kind(kind, teacher_kinds, settings.options, read_lineage(stage_examples))
+        check_fields(kind, settings.sft_fields)
         planned.append(PlannedStage(settings, model_dir, stage_examples, target))
         model_dir = target
     return planned
@@ -105,6 +114,7 @@ def train_stages(
         Path(examples),
         Path(out),
         stages,
+        teachers=teachers,
         force=force,
         trust_remote_code=trust_remote_code,
     )

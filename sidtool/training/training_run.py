@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract, ModelNormalize
@@ -21,6 +21,7 @@ from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.sft.lineage import Lineage
 from sidtool.sft.tasks import LIST_TASK
 from sidtool.sft.tokenized import answers_with_sid
+from sidtool.training.kind_check import SlidingWindows, sliding_windows
 from sidtool.training.settings import DEFAULTS, TrainOptions
 from sidtool.training.training_memory import TrainingMemory
 
@@ -117,11 +118,9 @@ class TrainingRun:
         return chosen
 
     @property
-    def sliding_windows(self) -> Literal["none", "drawn", "all"]:
+    def sliding_windows(self) -> SlidingWindows:
         """How item sequences become examples, with `auto` resolved."""
-        if self.options.sliding_windows != "auto":
-            return self.options.sliding_windows
-        return "none" if self.contract.kind == "causal" else "drawn"
+        return sliding_windows(self.options, self.contract.kind)
 
     @property
     def normalize(self) -> ModelNormalize:

@@ -14,7 +14,8 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.merge import merge
 from sidtool.trainer import encoder_decoder
 from sidtool.training.run import TrainingSummary, train
-from sidtool.training.settings import TrainOptions
+from sidtool.training.settings import StageSettings, TrainOptions
+from sidtool.training.stages import plan_stages
 from tests.models import ENCODER_DECODERS
 
 Make = Callable[..., Path]
@@ -241,14 +242,20 @@ def test_what_an_encoder_decoder_cannot_do_is_refused_in_one_line(
     teachers: tuple[str, ...],
     message: str,
 ) -> None:
+    made, out = examples(**tasks), tmp_path / "out"
+    others = [models(name) for name in teachers]
     with pytest.raises(UsageError, match=message) as refusal:
         train(
             models(base),
-            examples(**tasks),
-            tmp_path / "out",
+            made,
+            out,
             options=TrainOptions(**options),
             sft_fields=fields,
-            teachers=[models(name) for name in teachers],
+            teachers=others,
         )
     assert "\n" not in str(refusal.value)
+    # a plan, as --dry-run prints it, is refused too
+    stages = [StageSettings(TrainOptions(**options), fields)]
+    with pytest.raises(UsageError, match=message):
+        plan_stages(models(base), made, out, stages, teachers=others)
     assert list(tmp_path.iterdir()) == []
