@@ -2,7 +2,9 @@
 without SID or special tokens from catalog text."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from sidtool.errors import DataError, UsageError
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.segments import segments_to_text
 from sidtool.prompt.tokens import SidTokens
+from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import example_json
 from sidtool.sft.sft_options import SftOptions
@@ -183,6 +186,31 @@ def test_item_text_contains_the_columns_as_catalog_text(
         assert catalog.titles[int(item[1:])] in text
         assert f"\ndescription: {catalog.fields['description'][int(item[1:])]}" in text
         assert f"\nbrand: {catalog.fields['brand'][int(item[1:])]}" in text
+
+
+def test_item_text_shows_numbers_of_the_catalog(
+    bundle: Bundle, split: Split, tmp_path: Path
+) -> None:
+    rows = [
+        {"item_id": item, "title": f"title {number}", "price": 9.5 + number, "rating": number % 5}
+        for number, item in enumerate(bundle.items.ids)
+    ]
+    rows[3]["price"] = None  # unknown
+    path = tmp_path / "items.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    options = CatalogOptions(fields=("price", "rating"), query_text="{title} for {price} dollars")
+    tasks = {"item-text": 1.0, "sid-to-price": 1.0, "query-to-sid": 1.0}
+    catalog, queries = read_catalog(path, tasks, options)
+    _, examples = make_examples(bundle, catalog, split, SftOptions(tasks), queries)
+    texts: dict[str, list[str]] = {task: [] for task in tasks}
+    for example in examples:
+        catalog_text = [each.text for each in example.segments if each.kind == "catalog"]
+        texts[example.task].append("".join(catalog_text))
+    assert texts["item-text"][0] == "title 0\nprice: 9.5\nrating: 0"
+    assert texts["item-text"][3] == "title 3\nrating: 3"
+    prices = [f"{9.5 + number}" for number in range(len(rows)) if number != 3]
+    assert texts["sid-to-price"] == prices
+    assert texts["query-to-sid"][:2] == ["title 0 for 9.5 dollars", "title 1 for 10.5 dollars"]
 
 
 def test_a_user_query_needs_a_training_event(bundle: Bundle, catalog: Items, split: Split) -> None:
