@@ -24,7 +24,7 @@ def run_generate(model: Any, prompts: list[list[int]], width: int, allowed: Any)
     import torch
     from transformers import GenerationConfig
 
-    ids = torch.tensor(prompts)
+    ids = torch.tensor(prompts, device=model.device)
     config = GenerationConfig(
         num_beams=width,
         num_return_sequences=width,
@@ -41,7 +41,7 @@ def run_generate(model: Any, prompts: list[list[int]], width: int, allowed: Any)
         generation_config=config,
         prefix_allowed_tokens_fn=allowed,
     )
-    return out.sequences[:, -len(LEVELS) :].view(len(prompts), width, -1).numpy()
+    return out.sequences[:, -len(LEVELS) :].view(len(prompts), width, -1).cpu().numpy()
 
 
 def run_beam(
