@@ -118,6 +118,13 @@ def with_codebook(
     if source.embeddings is not None:
         encoded = _measure(fitted, codebook, source, catalog_ids)
         measured[RECORD] = encoded.to_json()
+    else:
+        warnings.warn(
+            f"whether {path} gives back the map is not measured: --embeddings FILE, vectors of its "
+            "items, does it",
+            SidtoolWarning,
+            stacklevel=3,
+        )
     recipe = {
         "encoder": _encoder_record(encoder, codebook, path),
         "text_template": source.text_template,

@@ -133,6 +133,22 @@ def test_flashrec_gets_the_option_that_it_cannot_infer(road: Road, tmp_path: Pat
     assert tree(tmp_path) == before
 
 
+def test_engines_get_the_token_ids_of_a_model(road: Road, tmp_path: Path) -> None:
+    engine = ("export", road.bundle, "--model", road.model, "--to")
+    done(*engine, "static", "-o", tmp_path / "table.npz")
+    arrays = np.load(tmp_path / "table.npz")
+    vocabulary = json.loads((road.model / "config.json").read_text())["vocab_size"]
+    start = read_contract(road.model).token_start
+    bundle = Bundle.open(road.bundle)
+    firsts = np.unique(bundle.items.codes[:, 0])
+    assert arrays["start_mask"].shape == (vocabulary,)
+    assert np.flatnonzero(arrays["start_mask"]).tolist() == (start + firsts).tolist()
+    named = refused(1, *engine, "xllm", "-o", tmp_path / "vocab.bin")
+    assert "ids that are numbers, not 'b0" in named
+    assert "ends with .npz" in refused(2, *engine, "xllm", "-o", tmp_path / "vocab.npz")
+    assert not (tmp_path / "vocab.bin").exists()
+
+
 def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None:
     done(*build_command(road, tmp_path / "plain.zarr", "--no-balanced"))
     original = Bundle.open(tmp_path / "plain.zarr")

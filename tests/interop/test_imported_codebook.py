@@ -32,6 +32,7 @@ from tests.encoders import tiny_encoder
 DIM = 9
 N = 60
 UNRECORDED = "ignore:the encoder of .* is not recorded"
+UNMEASURED = "ignore:whether .* gives back the map is not measured"
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +231,8 @@ def test_an_encoder_that_is_not_at_hand_is_recorded_by_name(tmp_path: Path) -> N
     path, checkpoint, _ = rq_vae(tmp_path, vectors(tmp_path))
     encoder = Encoder("hf://org/encoder-of-nobody", pooling="mean", prompt="item: ")
     source = CodebookFile(checkpoint, encoder=encoder, text_template="{title} {description}")
-    bundle = import_map(path, tmp_path / "shop.zarr", codebook=source)
+    with pytest.warns(SidtoolWarning, match=r"gives back the map is not measured: --embeddings"):
+        bundle = import_map(path, tmp_path / "shop.zarr", codebook=source)
     assert bundle.manifest.recipe is not None
     recorded = bundle.manifest.recipe["encoder"]
     assert (recorded["model"], recorded["pooling"]) == ("hf://org/encoder-of-nobody", "mean")
@@ -241,6 +243,7 @@ def test_an_encoder_that_is_not_at_hand_is_recorded_by_name(tmp_path: Path) -> N
         embed_texts(bundle, ["red lamp"])
 
 
+@pytest.mark.filterwarnings(UNMEASURED)
 def test_an_encoder_at_hand_is_recorded_with_its_probes(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()
