@@ -13,6 +13,7 @@ import torch
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.decoder.beam_result import EMPTY_RESULT, BeamResult, best_leaves
+from sidtool.decoder.columns import LevelColumns, token_columns
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.generate_fallback import generate_beams
 from sidtool.decoder.mixture import Prior, check_normalize
@@ -153,7 +154,7 @@ class _TreeSearch:
         """The k best leaves of each prompt."""
         levels = self.trie.levels
         device = self.model.device
-        level_starts = self.tokens.level_starts.tolist()
+        columns_of_levels = token_columns(self.tokens, device).levels
         filter_arrays = FilterArrays(filters, self.trie, device) if any(filters) else None
         mixture = None
         if priors is not None:
@@ -169,29 +170,28 @@ class _TreeSearch:
         if mixture is not None:
             scores = mixture.log_model
         hidden = tree.prefill()  # (batch, 1, dim)
-        for level in range(levels):
-            start = level_starts[level]
-            stop = start + self.trie.sizes[level]
-            log_probs = self.head.log_probs(hidden, start, stop, self.normalize)
+        for level, columns in enumerate(columns_of_levels):
+            log_probs = self.head.log_probs(hidden, columns.columns, self.normalize)
             nodes, codes, scores, ranks, parents = self._advance(
-                level, nodes, scores, log_probs, filter_arrays, mixture
+                level, columns, nodes, scores, log_probs, filter_arrays, mixture
             )
             if followed is not None:
                 followed.update(level, nodes, ranks)
             if level < levels - 1:
-                hidden = tree.step(codes + start, parents)  # (batch, beams, dim)
+                hidden = tree.step(columns.ids(codes), parents)  # (batch, beams, dim)
         if mixture is not None:
             scores = scores - mixture.log_model
         survived = [0] * len(prompts) if followed is None else followed.survived.tolist()
-        columns = (each.cpu().numpy() for each in (nodes, ranks, scores))
+        results = (each.cpu().numpy() for each in (nodes, ranks, scores))
         return [
             best_leaves(leaves, best, k, model_scores)._replace(survived=levels_survived)
-            for leaves, best, model_scores, levels_survived in zip(*columns, survived, strict=True)
+            for leaves, best, model_scores, levels_survived in zip(*results, survived, strict=True)
         ]
 
     def _advance(
         self,
         level: int,
+        columns: LevelColumns,
         nodes: torch.Tensor,
         scores: torch.Tensor,
         log_probs: torch.Tensor,
@@ -202,7 +202,7 @@ class _TreeSearch:
         ranks by the mixture, and the index of the beam that each extends."""
         # (batch, beams, fan-out) each
         children, codes, valid = self.trie.candidates(level, nodes)
-        log_probs = log_probs.gather(-1, codes)
+        log_probs = log_probs.gather(-1, columns.places(codes))
         if self.normalize == "trie":
             log_probs = normalize_over_children(log_probs, valid)
         if filter_arrays is not None:

@@ -11,6 +11,7 @@ import torch
 from transformers import LogitsProcessor
 
 from sidtool.bundle.trie import Trie
+from sidtool.decoder.columns import part_of, token_columns
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.trie_arrays import FilterArrays, normalize_over_children, trie_arrays
@@ -107,12 +108,13 @@ class SidLogitsProcessor(LogitsProcessor):
         # (rows, 1, fan-out) each
         children, codes, valid = arrays.candidates(level, nodes.unsqueeze(1))
         codes = codes[:, 0]
-        start = int(self._tokens.level_starts[level])
-        stop = start + arrays.sizes[level]
-        level_scores = scores[rows, start:stop]
+        columns = token_columns(self._tokens, scores.device).levels[level]
+        part = part_of(columns.columns)
+        level_scores = scores[:, part][rows]
         if self._normalize != "vocabulary":
             level_scores = level_scores.log_softmax(-1)
-        child_scores = level_scores.gather(1, codes)
+        places = columns.places(codes)
+        child_scores = level_scores.gather(1, places)
         if self._normalize == "trie":
             child_scores = normalize_over_children(child_scores, valid[:, 0])
         if self._filters is not None:
@@ -123,7 +125,11 @@ class SidLogitsProcessor(LogitsProcessor):
         child_scores = child_scores.masked_fill(~valid[:, 0], -torch.inf)
         # padding repeats a code that may be valid: the larger of the two scores wins
         empty = torch.full_like(level_scores, -torch.inf)
-        out[rows, start:stop] = empty.scatter_reduce(1, codes, child_scores, "amax")
+        of_level = empty.scatter_reduce(1, places, child_scores, "amax")
+        if isinstance(part, slice):
+            out[rows, part] = of_level
+        else:
+            out[rows[:, None], part] = of_level
 
     def _prefixes(
         self, input_ids: torch.Tensor
@@ -133,17 +139,13 @@ class SidLogitsProcessor(LogitsProcessor):
         levels = self._trie.levels
         device = input_ids.device
         arrays = trie_arrays(self._trie, device)
-        space = self._tokens.space
-        tail = input_ids[:, -levels:] - self._tokens.start
-        edges = torch.tensor([*space.offsets.tolist(), space.n_codes], device=device)
-        # the level of each token; -1 or `levels` where it is no code
-        token_levels = torch.searchsorted(edges, tail, right=True) - 1
+        token_levels, codes = token_columns(self._tokens, device).locate(input_ids[:, -levels:])
         depth = torch.where(token_levels[:, -1] < levels, token_levels[:, -1] + 1, 0)
         nodes = [torch.zeros_like(depth) for _ in range(levels)]
-        invalid = depth > tail.shape[1]
-        for length in range(1, min(levels, tail.shape[1]) + 1):
+        invalid = depth > codes.shape[1]
+        for length in range(1, min(levels, codes.shape[1]) + 1):
             rows = (depth == length).nonzero().squeeze(1)
-            prefix_nodes, exists = arrays.descend(tail[rows, -length:] - edges[:length])
+            prefix_nodes, exists = arrays.descend(codes[rows, -length:])
             expected_levels = torch.arange(length, device=device)
             out_of_order = (token_levels[rows, -length:] != expected_levels).any(-1)
             invalid[rows] |= ~exists | out_of_order

@@ -15,12 +15,10 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from sidtool.decoder.columns import Columns, part_of, width_of
 from sidtool.decoder.kernels import product
 from sidtool.decoder.normalize import Normalize
 from sidtool.model.structure import is_encoder_decoder
-
-Columns = tuple[int, int]
-"""First and stop of a range of token ids."""
 
 Part = tuple[torch.Tensor, Columns | None]
 """Positions (n,) int64 of the flattened batch, and the columns to compute there; None is all."""
@@ -39,14 +37,14 @@ _BIAS = "final_logits_bias"
 class PartialHead(nn.Module):
     """A model's output embedding, computed for the requested parts only.
 
-    `column_logits(hidden, first, stop)` computes a range of columns where that is not a product
-    with a slice of the weight; `multiply` computes that product otherwise. A head that is not a
-    plain linear layer (an adapter, a quantized layer) is computed whole and then sliced."""
+    `column_logits(hidden, columns)` computes columns where that is not a product with part of the
+    weight; `multiply` computes that product otherwise. A head that is not a plain linear layer (an
+    adapter, a quantized layer) is computed whole and then sliced."""
 
     def __init__(
         self,
         model: Any,
-        column_logits: Callable[[torch.Tensor, int, int], torch.Tensor] | None = None,
+        column_logits: Callable[[torch.Tensor, Columns], torch.Tensor] | None = None,
         *,
         multiply: Callable[..., torch.Tensor] = nn.functional.linear,
     ) -> None:
@@ -62,7 +60,7 @@ class PartialHead(nn.Module):
 
     @property
     def is_plain(self) -> bool:
-        """Whether a range of columns costs no more than its share of the whole."""
+        """Whether columns cost no more than their share of the whole."""
         return type(self.head) is nn.Linear
 
     def install(self) -> Self:
@@ -108,7 +106,7 @@ class PartialHead(nn.Module):
         for positions, columns in self._parts:
             block = self._logits(flat[positions], columns)
             for bias in self._biases:  # (1, vocabulary)
-                block = block + (bias[:, slice(*columns)] if columns else bias)
+                block = block + (bias if columns is None else bias[:, part_of(columns)])
             blocks.append(block)
         self._shapes = [block.shape for block in blocks]
         if len(blocks) == 1:
@@ -120,12 +118,12 @@ class PartialHead(nn.Module):
         if columns is None:
             return self._whole(hidden)
         if self._column_logits is not None:
-            return self._column_logits(hidden, *columns)
-        span = slice(*columns)
+            return self._column_logits(hidden, columns)
+        part = part_of(columns)
         if not self.is_plain:
-            return self._whole(hidden)[..., span]
-        bias = None if self.head.bias is None else self.head.bias[span]
-        return self._multiply(hidden, self.head.weight[span], bias)
+            return self._whole(hidden)[..., part]
+        bias = None if self.head.bias is None else self.head.bias[part]
+        return self._multiply(hidden, self.head.weight[part], bias)
 
 
 def full_blocks(logits: torch.Tensor, parts: Sequence[Part]) -> list[torch.Tensor]:
@@ -134,8 +132,8 @@ def full_blocks(logits: torch.Tensor, parts: Sequence[Part]) -> list[torch.Tenso
     flat = logits.flatten(0, 1)  # (positions, vocabulary)
     blocks = []
     for positions, columns in parts:
-        span = slice(None) if columns is None else slice(*columns)
-        blocks.append(flat[positions, span])
+        of_positions = flat[positions]
+        blocks.append(of_positions if columns is None else of_positions[:, part_of(columns)])
     return blocks
 
 
@@ -161,42 +159,39 @@ class DecodingHead:
         self._base.output = output
 
     def log_probs(
-        self, hidden: torch.Tensor, start: int, stop: int, normalize: Normalize
+        self, hidden: torch.Tensor, columns: Columns, normalize: Normalize
     ) -> torch.Tensor:
-        """(..., dim) hidden states -> (..., stop - start) float32 log-probabilities of the token
-        ids start..stop-1.
+        """(..., dim) hidden states -> (..., columns) float32 log-probabilities of these token ids.
 
         "trie" returns the same as "level": the search normalizes over the children of each
         prefix."""
         states = hidden.reshape(-1, hidden.shape[-1])  # (n, dim)
         if self._sliced:
-            log_probs = self._from_slices(states, start, stop, normalize)
+            log_probs = self._from_slices(states, columns, normalize)
         else:
             chunks = states.split(max(1, CHUNK_FULL // self.vocab_size))
-            log_probs = torch.cat(
-                [self._from_whole(chunk, start, stop, normalize) for chunk in chunks]
-            )
-        return log_probs.view(*hidden.shape[:-1], stop - start)
+            log_probs = torch.cat([self._from_whole(chunk, columns, normalize) for chunk in chunks])
+        return log_probs.view(*hidden.shape[:-1], width_of(columns))
 
     def _from_slices(
-        self, states: torch.Tensor, start: int, stop: int, normalize: Normalize
+        self, states: torch.Tensor, columns: Columns, normalize: Normalize
     ) -> torch.Tensor:
-        logits = self._logits(states, (start, stop))
+        logits = self._logits(states, columns)
         if normalize != "vocabulary":
             return logits.log_softmax(-1)
         # the normalizer over the whole vocabulary, in chunks of columns
         step = max(1 << 12, CHUNK // len(states))
         sums = []
         for first in range(0, self.vocab_size, step):
-            columns = (first, min(first + step, self.vocab_size))
-            sums.append(self._logits(states, columns).logsumexp(-1))
+            chunk = (first, min(first + step, self.vocab_size))
+            sums.append(self._logits(states, chunk).logsumexp(-1))
         return logits - torch.stack(sums).logsumexp(0).unsqueeze(-1)
 
     def _from_whole(
-        self, states: torch.Tensor, start: int, stop: int, normalize: Normalize
+        self, states: torch.Tensor, columns: Columns, normalize: Normalize
     ) -> torch.Tensor:
         whole = self._logits(states, None)
-        logits = whole[:, start:stop]
+        logits = whole[:, part_of(columns)]
         competing = whole if normalize == "vocabulary" else logits
         return logits - competing.logsumexp(-1, keepdim=True)
 

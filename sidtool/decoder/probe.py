@@ -60,7 +60,8 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
     tree.prefill()
     tree.step(first.to(model.device), torch.zeros_like(first).to(model.device))
     hidden = tree.step(second.to(model.device), parents.to(model.device))
-    log_probs = head.log_probs(hidden, 0, head.vocab_size, "vocabulary")  # (2, 3, vocabulary)
+    whole = (0, head.vocab_size)
+    log_probs = head.log_probs(hidden, whole, "vocabulary")  # (2, 3, vocabulary)
     for row, prompt in enumerate(prompts):
         tails = torch.stack([first[row][parents[row]], second[row]], dim=1)  # (3, 2)
         expected = _next_logits(model, torch.tensor([prompt]).expand(3, -1), tails)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.decoder.beam import TOKEN_BUDGET
+from sidtool.decoder.columns import LevelColumns, token_columns
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.partial_head import DecodingHead
 from sidtool.decoder.probe import decoding_method
@@ -43,11 +44,17 @@ def score_sids(
     Candidates come in any order and may repeat. A score equals that of `beam_search` where the beam
     finds the SID. It is minus infinity after an empty prompt and, with `normalize` "trie", which
     requires the catalog's `trie`, for a SID that is not in it. Raises UsageError if the trie is
-    missing, a code is out of range, or a mask cannot steer the model's attention, DataError if a
-    prompt is longer than the model's positions."""
+    missing, a code is out of range or has no token, or a mask cannot steer the model's attention,
+    DataError if a prompt is longer than the model's positions."""
     if normalize == "trie" and trie is None:
         raise UsageError("scores normalized over the trie need the trie")
     tokens.space.check(candidates)
+    lacking = np.flatnonzero(tokens.lacking(candidates))
+    if len(lacking):
+        raise UsageError(
+            f"{len(lacking)} candidates have a code without a token in the model, the first is "
+            f"{tokens.space.spell(candidates[lacking[0]])}"
+        )
     keys = tokens.space.pack(candidates)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     distinct = candidates[first]  # (d, levels), sorted
@@ -108,31 +115,35 @@ def _score_trie(
     hidden = prefilled  # (batch, nodes above, dim)
     scores = torch.zeros(batch, 1, device=device)
     catalog_nodes = torch.zeros(1, dtype=torch.long, device=device)  # the catalog's root
-    for level in range(trie.levels):
-        start = int(tokens.level_starts[level])
-        # (batch, nodes above, codes)
-        log_probs = head.log_probs(hidden, start, start + trie.sizes[level], normalize)
+    for level, columns in enumerate(token_columns(tokens, device).levels):
+        # (batch, nodes above, columns)
+        log_probs = head.log_probs(hidden, columns.columns, normalize)
         pointers = torch.from_numpy(trie.children[level]).to(device).long()
         above = torch.arange(len(pointers) - 1, device=device)
         parents = above.repeat_interleave(pointers.diff())  # (nodes,)
         codes = torch.from_numpy(trie.codes[level]).to(device).long()  # (nodes,)
-        step = log_probs[:, parents, codes]  # (batch, nodes)
+        step = log_probs[:, parents, columns.places(codes)]  # (batch, nodes)
         if catalog is not None:
-            normalizer = _children_logsumexp(log_probs, catalog, level, catalog_nodes)
+            normalizer = _children_logsumexp(log_probs, columns, catalog, level, catalog_nodes)
             catalog_nodes, exists = catalog.child(level, catalog_nodes[parents], codes)
             step = (step - normalizer[:, parents]).masked_fill(~exists, -torch.inf)
         scores = scores[:, parents] + step
         if level < trie.levels - 1:
-            ids = (codes + start).expand(batch, -1)
+            ids = columns.ids(codes).expand(batch, -1)
             hidden = tree.step(ids, parents.expand(batch, -1))
     return scores
 
 
 def _children_logsumexp(
-    log_probs: torch.Tensor, catalog: TrieArrays, level: int, nodes: torch.Tensor
+    log_probs: torch.Tensor,
+    columns: LevelColumns,
+    catalog: TrieArrays,
+    level: int,
+    nodes: torch.Tensor,
 ) -> torch.Tensor:
-    """(batch, nodes) log of the probability that (batch, nodes, codes) log-probabilities give to
+    """(batch, nodes) log of the probability that (batch, nodes, columns) log-probabilities give to
     the children of (nodes,) prefixes of the catalog."""
     _, codes, valid = catalog.candidates(level, nodes.unsqueeze(0))  # (1, nodes, fan-out)
-    child_log_probs = log_probs.gather(-1, codes.expand(len(log_probs), -1, -1))
+    places = columns.places(codes)
+    child_log_probs = log_probs.gather(-1, places.expand(len(log_probs), -1, -1))
     return child_log_probs.masked_fill(~valid, -torch.inf).logsumexp(-1)

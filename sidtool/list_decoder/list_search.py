@@ -19,6 +19,7 @@ from sidtool.bundle.trie import Trie
 from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.decoder.beam import MAX_TREE_TOKENS, TOKEN_BUDGET
 from sidtool.decoder.beam_result import check_scores
+from sidtool.decoder.columns import TokenColumns, token_columns
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.gumbel_noise import gumbel_noise, perturb_children
 from sidtool.decoder.normalize import Normalize
@@ -107,7 +108,7 @@ def search_lists(
                 ),
                 head,
                 arrays,
-                tokens,
+                token_columns(tokens, model.device),
                 between,
                 [lengths[index] for index in batch],
                 beams,
@@ -165,7 +166,7 @@ class _ListSearch:
     tree: TokenTree
     head: DecodingHead
     trie: TrieArrays
-    tokens: SidTokens
+    columns: TokenColumns
     between: list[int]
     """the tokens between two SIDs"""
     lengths: list[int]
@@ -185,17 +186,17 @@ class _ListSearch:
             lists.start_draws(self.noise.draw(lists.scores.shape).to(device))
         lengths = torch.tensor(self.lengths, device=device)
         n_items = max(self.lengths)
-        starts = self.tokens.level_starts.tolist()
+        columns = self.columns.levels
         for item in range(n_items):
             finished = lengths <= item
             for level in range(self.trie.levels):
                 candidates = self._candidates(lists, hidden)
                 codes, parents = lists.extend(candidates, self.num_beams, finished)
                 if level < self.trie.levels - 1:
-                    hidden = self.tree.step(codes + starts[level], parents)
+                    hidden = self.tree.step(columns[level].ids(codes), parents)
             lists.close_item()
             if item < n_items - 1:
-                hidden = self.tree.step(self._item_end(codes + starts[-1]), parents)
+                hidden = self.tree.step(self._item_end(columns[-1].ids(codes)), parents)
                 self.tree.prune()
         return lists
 
@@ -209,12 +210,11 @@ class _ListSearch:
     def _candidates(self, lists: PartialLists, hidden: torch.Tensor) -> Candidates:
         """The codes that may follow in each list, by (batch, beams, dim) hidden states."""
         level = lists.depth
-        start = int(self.tokens.level_starts[level])
-        stop = start + self.trie.sizes[level]
-        log_probs = self.head.log_probs(hidden, start, stop, self.normalize)
+        columns = self.columns.levels[level]
+        log_probs = self.head.log_probs(hidden, columns.columns, self.normalize)
         # (batch, beams, fan-out) each
         nodes, codes, valid = self.trie.candidates(level, lists.nodes)
-        steps = log_probs.gather(-1, codes)
+        steps = log_probs.gather(-1, columns.places(codes))
         if self.normalize == "trie":
             steps = normalize_over_children(steps, valid)
         is_open = self.paths.open(lists, nodes, valid)

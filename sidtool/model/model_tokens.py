@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.files import CONFIG, MAX_TOKEN_ID, read_object
 from sidtool.contract.locate import model_folder
@@ -28,11 +26,7 @@ def model_tokens(model: str | Path, bundle: Bundle) -> ModelTokens:
     folder = model_folder(model)
     contract, _, _ = check_model_folder(folder, bundle)
     tokens = contract.tokens
-    starts = tokens.level_starts.tolist()
-    levels = tuple(
-        np.arange(start, start + size, dtype=np.int64)
-        for start, size in zip(starts, bundle.space.sizes, strict=True)
-    )
+    levels = tuple(tokens.level_ids)
     begin_end = None
     if tokens.begin is not None and tokens.end is not None:
         begin_end = (tokens.begin, tokens.end)

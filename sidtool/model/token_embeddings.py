@@ -69,8 +69,13 @@ class TokenEmbeddings:
             for layer in self._first_layers
         }
 
-    def logits(self, hidden: torch.Tensor, first: int, stop: int) -> torch.Tensor:
-        """(..., width) hidden states -> (..., stop - first) logits of the ids first..stop-1."""
+    def logits(self, hidden: torch.Tensor, columns: tuple[int, int] | torch.Tensor) -> torch.Tensor:
+        """(..., width) hidden states -> (..., columns) logits of these token ids: first and stop of
+        a range, or ids of SID tokens."""
+        if not isinstance(columns, tuple):
+            logits = linear(hidden, self._head_rows[columns - self._start])
+            return logits if self._head.bias is None else logits + self._head.bias[columns]
+        first, stop = columns
         weight = self._head.weight
         rows_first = max(first - self._start, 0)
         rows_stop = max(min(stop, self._stop) - self._start, 0)
@@ -80,12 +85,12 @@ class TokenEmbeddings:
             self._head_rows[rows_first:rows_stop],
             weight[max(first, self._stop) : stop],
         ]
-        logits = [linear(hidden, part) for part in parts if len(part)]
-        joined = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
+        blocks = [linear(hidden, part) for part in parts if len(part)]
+        joined = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-1)
         return joined if self._head.bias is None else joined + self._head.bias[first:stop]
 
     def _all_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.logits(hidden, 0, len(self._head.weight))
+        return self.logits(hidden, (0, len(self._head.weight)))
 
     def _embed(self, layer: nn.Embedding, lookup: Any, ids: torch.Tensor) -> torch.Tensor:
         """A layer's own forward on a table with one row for each token of the batch."""

@@ -98,8 +98,7 @@ def _n_answers(targets: NDArray[np.bool_], spans: NDArray[np.int64]) -> int:
 
 def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:
     """(items, 2) int64: start and stop of every SID, begin and end tokens included."""
-    first_code = tokens.start
-    starts = np.flatnonzero((ids >= first_code) & (ids < first_code + tokens.space.sizes[0]))
+    starts = np.flatnonzero(tokens.is_code(ids, 0))
     edge = int(tokens.space.has_begin_end_tokens)
     return np.stack([starts - edge, starts + tokens.space.levels + edge], axis=1)
 
@@ -123,8 +122,7 @@ def _has_text_target(example: TokenizedExample, stop: int, tokens: SidTokens) ->
     """Whether a target before position `stop` is not a SID token."""
     ids = example.ids[:stop]
     targets = example.targets[:stop]
-    is_text = (ids < tokens.start) | (ids >= tokens.stop)
-    return bool((targets & is_text).any())
+    return bool((targets & ~tokens.is_sid_token(ids)).any())
 
 
 class AugmentedExamples:

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from sidtool.bundle.trie import Trie
-from sidtool.decoder.partial_head import Columns, Part
+from sidtool.decoder.columns import Columns, contained_in, places_in, token_columns
+from sidtool.decoder.partial_head import Part
 from sidtool.decoder.trie_arrays import normalize_over_children, trie_arrays
 from sidtool.objective.softmax import SoftmaxOver
 from sidtool.objective.targets import Targets
@@ -42,21 +44,21 @@ class Loss:
 
     @property
     def columns(self) -> Columns | None:
-        """The range of token ids whose logits are needed; None for all."""
-        if self.over == "vocabulary":
-            return None
-        return self.tokens.start, self.tokens.start + self.tokens.space.n_codes
+        """The token ids whose logits are needed; None for all."""
+        return self._columns("cpu")
+
+    def _columns(self, device: Any) -> Columns | None:
+        return None if self.over == "vocabulary" else token_columns(self.tokens, device).all_codes
 
     def parts(self, targets: torch.Tensor) -> list[Part]:
         """Split (n,) target ids by the columns that they need: one part, or one for each level."""
         if self.over in ("vocabulary", "sid"):
-            return [(torch.arange(len(targets), device=targets.device), self.columns)]
-        space = self.tokens.space
+            every_target = torch.arange(len(targets), device=targets.device)
+            return [(every_target, self._columns(targets.device))]
         parts: list[Part] = []
-        for offset, size in zip(space.offsets.tolist(), space.sizes, strict=True):
-            first = self.tokens.start + offset
-            in_level = (targets >= first) & (targets < first + size)
-            parts.append((in_level.nonzero()[:, 0], (first, first + size)))
+        for level in token_columns(self.tokens, targets.device).levels:
+            in_level = contained_in(level.columns, targets)
+            parts.append((in_level.nonzero()[:, 0], level.columns))
         return parts
 
     def total(
@@ -80,9 +82,9 @@ class Loss:
                 total = total + block.sum()
                 continue
             # the column of each target in its block
-            codes = targets.ids[indexes] - (columns[0] if columns else 0)
+            places = places_in(columns, targets.ids[indexes])
             preceding = targets.preceding[indexes]
-            competitors = self._competitors(level, block.shape[1], codes, preceding)
+            competitors = self._competitors(level, block.shape[1], places, preceding)
             level_blocks = [teacher[level] for teacher in teacher_blocks]
             target_losses, losses = self._losses(competitors, block, level_blocks)
             losses = targets.weights[indexes] * losses
@@ -122,22 +124,26 @@ class Loss:
         return target_losses, losses
 
     def _competitors(
-        self, level: int, width: int, codes: torch.Tensor, preceding: torch.Tensor
+        self, level: int, width: int, places: torch.Tensor, preceding: torch.Tensor
     ) -> "_Competitors":
-        """What (n,) target codes of a level compete with, after (n, levels - 1) token ids."""
+        """What (n,) targets of a level, given by their columns, compete with after
+        (n, levels - 1) token ids."""
         if self.trie is None:
-            return _Competitors(lambda block: block.log_softmax(-1), codes, width, slice(None))
-        arrays = trie_arrays(self.trie, codes.device)
-        offsets = torch.from_numpy(self.tokens.space.offsets)[:level].to(codes.device)
+            return _Competitors(lambda block: block.log_softmax(-1), places, width, slice(None))
+        arrays = trie_arrays(self.trie, places.device)
+        columns = token_columns(self.tokens, places.device)
         first = preceding.shape[1] - level
-        prefix = preceding[:, first:] - self.tokens.start - offsets  # (n, level) codes
+        found, prefix = columns.locate(preceding[:, first:])  # (n, level) each
+        is_prefix = (found == torch.arange(level, device=places.device)).all(-1)
         nodes, prefix_exists = arrays.descend(prefix)
         # (n, fan-out): nodes, their codes, and which of the slots are in use
         children, child_codes, in_use = (part[0] for part in arrays.candidates(level, nodes[None]))
+        codes = columns.levels[level].codes_at(places)
         target_nodes, target_exists = arrays.child(level, nodes, codes)
+        child_places = columns.levels[level].places(child_codes)
 
         def log_probabilities(block: torch.Tensor) -> torch.Tensor:
-            logits = block.gather(-1, child_codes)
+            logits = block.gather(-1, child_places)
             return normalize_over_children(logits, in_use).masked_fill(~in_use, 0.0)
 
         return _Competitors(
@@ -145,7 +151,7 @@ class Loss:
             # a target without a node is not counted, so any valid index will do
             (target_nodes - children[:, 0]).clamp_min(0),
             in_use.sum(-1),
-            prefix_exists & target_exists,
+            is_prefix & prefix_exists & target_exists,
         )
 
 

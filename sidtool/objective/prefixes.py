@@ -81,10 +81,7 @@ def _target_items(
 
     They are the target items of a sequence, an example in which more than one item has targets, but
     for its first one, which nothing precedes. The targets of a list are one answer."""
-    is_first_code = (examples.ids >= tokens.start) & (
-        examples.ids < tokens.start + tokens.space.sizes[0]
-    )
-    starts = np.flatnonzero(is_first_code)  # (items,)
+    starts = np.flatnonzero(tokens.is_code(examples.ids, 0))  # (items,)
     owners = np.searchsorted(examples.offsets, starts, side="right") - 1
     # (items, levels); a prefix of a SID in running text may be cut short by the end
     places = starts[:, None] + np.arange(tokens.space.levels)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from sidtool.decoder.partial_head import Columns, PartialHead, full_blocks
+from sidtool.decoder.columns import Columns
+from sidtool.decoder.partial_head import PartialHead, full_blocks
 from sidtool.model.structure import is_encoder_decoder
 
 

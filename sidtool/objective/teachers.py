@@ -8,7 +8,8 @@ import torch
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import read_contract
-from sidtool.decoder.partial_head import Columns, Part, PartialHead, full_blocks
+from sidtool.decoder.columns import Columns
+from sidtool.decoder.partial_head import Part, PartialHead, full_blocks
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.structure import is_encoder_decoder
@@ -70,7 +71,8 @@ def check_teachers(folders: Sequence[Path], tokens: SidTokens, bundle: Bundle) -
         if contract.tokens != tokens:
             raise CompatibilityError(
                 f"teacher {folder} has SID tokens from id {contract.token_start}, the model from "
-                f"{tokens.start}",
+                f"{tokens.start}"
+                + (", in another order" if contract.token_start == tokens.start else ""),
                 hint="extend both from bases with the same tokenizer",
             )
 

@@ -95,9 +95,7 @@ def read_rl_examples(
             continue
         first_item = len(codes) // tokens.space.levels
         encoded = encode_example(example, encoder, tokens, codes_only=True)
-        is_code = (encoded.ids >= tokens.start) & (
-            encoded.ids < tokens.start + tokens.space.n_codes
-        )
+        is_code = tokens.is_code(encoded.ids)
         codes.frombytes(encoded.ids[is_code].tobytes())
         # what holds for the last code of a SID holds for its item
         last_codes = np.flatnonzero(is_code)[tokens.space.levels - 1 :: tokens.space.levels]
@@ -138,8 +136,7 @@ def _find_items(
     if len(ids) % tokens.space.levels:
         raise DataError(f"{path} has an example with a SID that is not whole")
     by_item = ids.reshape(-1, tokens.space.levels).astype(np.int64)
-    in_level = by_item - tokens.level_starts
-    if ((in_level < 0) | (in_level >= np.array(tokens.space.sizes))).any():
+    if (tokens.levels(by_item) != np.arange(tokens.space.levels)).any():
         raise DataError(f"{path} has an example whose codes are not in the order of the levels")
     first, stop = bundle.items.rows_at(tokens.codes(by_item))
     rows = np.where(first < stop, first, -1)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.decoder.beam import TOKEN_BUDGET, check_tree_tokens
+from sidtool.decoder.columns import token_columns
 from sidtool.decoder.gumbel_noise import gumbel_noise, perturb_children
 from sidtool.decoder.partial_head import DecodingHead
 from sidtool.decoder.probe import decoding_method
@@ -104,12 +105,12 @@ def _search(
     nodes = torch.zeros(batch, 1, dtype=torch.long, device=hidden.device)  # the root
     log_probs = torch.zeros(batch, 1, dtype=torch.float64, device=hidden.device)
     noisy = gumbel_noise((batch, 1), generator).to(hidden.device)
-    for level in range(arrays.levels):
-        start = int(tokens.level_starts[level])
-        of_level = head.log_probs(hidden, start, start + arrays.sizes[level], "trie")
+    for level, columns in enumerate(token_columns(tokens, hidden.device).levels):
+        of_level = head.log_probs(hidden, columns.columns, "trie")
         # (batch, beams, fan-out) each
         children, codes, valid = arrays.candidates(level, nodes)
-        steps = normalize_over_children(of_level.gather(-1, codes), valid).double()
+        steps = of_level.gather(-1, columns.places(codes))
+        steps = normalize_over_children(steps, valid).double()
         valid &= (noisy > -torch.inf).unsqueeze(-1)  # places of a beam that is not full
         totals = log_probs.unsqueeze(-1) + steps
         noise = gumbel_noise(tuple(totals.shape), generator).to(totals.device)
@@ -120,7 +121,7 @@ def _search(
         codes = codes.flatten(1).gather(1, best)
         log_probs = totals.flatten(1).gather(1, best)
         if level < arrays.levels - 1:
-            hidden = tree.step(codes + start, best // children.shape[-1])
+            hidden = tree.step(columns.ids(codes), best // children.shape[-1])
     return nodes.cpu().numpy(), log_probs.cpu().numpy(), noisy.cpu().numpy()
 
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 
 from sidtool.bundle.trie import Trie
+from sidtool.decoder.columns import TokenColumns, token_columns
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.partial_head import Part, PartialHead, full_blocks
 from sidtool.decoder.probe import decoding_method
@@ -42,7 +43,7 @@ class Policy:
 
     head: PartialHead
     arrays: TrieArrays
-    tokens: SidTokens
+    columns: TokenColumns
     normalize: Normalize
     narrow: bool
     """whether the head computes a range of columns exactly"""
@@ -65,15 +66,15 @@ class Policy:
                 "trained on groups"
             )
         head = PartialHead(model).install()
-        columns = (tokens.start, tokens.start + tokens.space.n_codes)
+        columns = token_columns(tokens, model.device)
         has_encoder = is_encoder_decoder(model)
         decoder = model.get_decoder() if has_encoder else model.base_model
         return cls(
             head,
             trie_arrays(trie, model.device),
-            tokens,
+            columns,
             normalize,
-            narrows_exactly(model, head, columns),
+            narrows_exactly(model, head, columns.all_codes),
             attention_windows(decoder.config),
             decoder.dtype,
             decoder_start_id(model) if has_encoder else None,
@@ -130,8 +131,7 @@ class Policy:
         n, chains, levels = codes.shape
         length = levels - 1
         device = prompt_ids.device
-        starts = torch.from_numpy(self.tokens.level_starts[:-1]).to(device)
-        chain_ids = (codes[..., :-1] + starts).reshape(n, chains * length)
+        chain_ids = self.columns.ids(codes[..., :-1]).reshape(n, chains * length)
         depth = torch.arange(length, device=device).repeat(chains)  # (chains * length,)
         chain = torch.arange(chains, device=device).repeat_interleave(length)
         prompt_mask = prompt_mask.bool()
@@ -178,15 +178,12 @@ class Policy:
         total = prompt_length + chains * (levels - 1)
         rows = torch.arange(n, device=device) * total
         first = rows + prompt_length  # the first token of the first chain
-        parts: list[Part] = [(first - 1, self._columns(0))]
+        parts: list[Part] = [(first - 1, self.columns.levels[0].columns)]
         for level in range(1, levels):
             offsets = torch.arange(chains, device=device) * (levels - 1) + level - 1
-            parts.append(((first[:, None] + offsets).flatten(), self._columns(level)))
+            columns = self.columns.levels[level].columns
+            parts.append(((first[:, None] + offsets).flatten(), columns))
         return parts
-
-    def _columns(self, level: int) -> tuple[int, int]:
-        start = int(self.tokens.level_starts[level])
-        return start, start + self.arrays.sizes[level]
 
     def _step(
         self, level: int, logits: torch.Tensor, nodes: torch.Tensor, codes: torch.Tensor
@@ -196,7 +193,8 @@ class Policy:
         # (n, 1 or C, fan-out) each
         children, child_codes, valid = self.arrays.candidates(level, nodes)
         if self.normalize == "trie":
-            competing = logits.gather(-1, child_codes).masked_fill(~valid, -torch.inf)
+            places = self.columns.levels[level].places(child_codes)
+            competing = logits.gather(-1, places).masked_fill(~valid, -torch.inf)
             logs = competing.log_softmax(-1)
         else:
             logs = logits.log_softmax(-1)
@@ -204,7 +202,9 @@ class Policy:
         entropy = -(logs.exp() * logs.masked_fill(logs == -torch.inf, 0.0)).sum(-1)
         matches = valid & (child_codes == codes.unsqueeze(-1))  # (n, C, fan-out)
         place = matches.int().argmax(-1, keepdim=True)  # (n, C, 1)
-        column = place if self.normalize == "trie" else codes.unsqueeze(-1)
+        column = place
+        if self.normalize != "trie":
+            column = self.columns.levels[level].places(codes).unsqueeze(-1)
         chains = codes.shape[1]
         log_probs = logs.expand(-1, chains, -1).gather(-1, column).squeeze(-1)
         next_nodes = children.expand(-1, chains, -1).gather(-1, place).squeeze(-1)

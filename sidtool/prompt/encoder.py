@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from sidtool.checkpoint.guard import first_line, loading
 from sidtool.errors import DataError, UsageError
 from sidtool.prompt.segments import Segment
-from sidtool.prompt.tokens import SidTokens
+from sidtool.prompt.tokens import NO_TOKEN, SidTokens
 
 METASPACE = "\u2581"
 """The character that SentencePiece puts in place of a space."""
@@ -34,6 +34,7 @@ class PromptEncoder:
         }
         self._true_ids = {copy: token_id for token_id, copy in copied.items() if copy != token_id}
         self._special_ids = _special_ids(tokenizer) - text_tokens.keys()
+        self._table_ids: list[int] = [] if tokens.table is None else tokens.table.ids
         # Templates repeat in every prompt, titles in many histories.
         self._template_ids = lru_cache(4096)(self._encode_template)
         self._catalog_ids = lru_cache(1 << 16)(self._encode_catalog)
@@ -41,12 +42,26 @@ class PromptEncoder:
     def ids(self, segments: Sequence[Segment]) -> list[int]:
         """Token ids of the segments, one after the other."""
         ids: list[int] = []
-        start = self.tokens.start
         for segment in segments:
             if segment.kind == "sid":
-                ids.extend([start + token for token in segment.sid_tokens])
+                ids.extend(self._sid_ids(segment.sid_tokens))
             else:
                 ids.extend(self._text_ids(segment))
+        return ids
+
+    def _sid_ids(self, indexes: Sequence[int]) -> list[int]:
+        """The ids of tokens by their indexes into `space.tokens`. Raises DataError for a code
+        without a token."""
+        if self.tokens.table is None:
+            start = self.tokens.start
+            return [start + index for index in indexes]
+        ids = [self._table_ids[index] for index in indexes]
+        if NO_TOKEN in ids:
+            text = self.tokens.space.tokens[indexes[ids.index(NO_TOKEN)]]
+            raise DataError(
+                f"the model has no token for {text}",
+                hint="leave out the items with this code: the model was made without them",
+            )
         return ids
 
     def length(self, segments: Sequence[Segment]) -> int:
@@ -116,7 +131,7 @@ def _text_tokens(tokenizer: Any, tokens: SidTokens) -> dict[int, str]:
     Gemma's tokenizers have line feeds, tabs and runs of spaces as added tokens, and no other token
     for the first two."""
     control = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-    control.update(range(tokens.start, tokens.stop))
+    control.update(tokens.token_ids.tolist())
     return {
         token_id: token.content
         for token_id, token in tokenizer.added_tokens_decoder.items()

@@ -69,8 +69,7 @@ class GroupObjective(GRPOTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Scores of rows that are whole groups, and of one target per group."""
         size = self.num_generations
-        starts = torch.from_numpy(policy.tokens.level_starts).to(input_ids.device)
-        codes = (input_ids[:, -levels:] - starts).view(-1, size, levels)
+        codes = policy.columns.codes(input_ids[:, -levels:]).view(-1, size, levels)
         if targets is not None:
             codes = torch.cat([codes, targets[::size, None]], dim=1)
         prompts = input_ids[::size, :-levels]

@@ -42,8 +42,9 @@ def make_offline(
     rollouts = maker.make(start, rows, torch.Generator())  # beam search draws nothing
     targets = maker.target_leaves(rows)
     valid = rollouts.valid & (rollouts.leaves != targets[:, None])
-    item_codes = trie.leaf_codes(rollouts.leaves.ravel()).astype(np.int64)
-    item_codes = item_codes.reshape(*rollouts.leaves.shape, trie.levels)
+    shape = (*rollouts.leaves.shape, trie.levels)  # (n, G, levels)
+    flat_codes = trie.leaf_codes(rollouts.leaves.ravel())
+    item_codes = flat_codes.astype(np.int64).reshape(shape)
     target_codes = trie.leaf_codes(targets).astype(np.int64)
     chains = np.concatenate([item_codes, target_codes[:, None]], axis=1)  # (n, G + 1, levels)
     ids, mask = pad_left([torch.tensor(prompt) for prompt in rollouts.prompts])
@@ -52,7 +53,8 @@ def make_offline(
         start, ids.to(device), mask.to(device), torch.from_numpy(chains).to(device)
     )
     log_probs = scores.log_probs.sum(-1).cpu()  # (n, G + 1)
-    completions = torch.from_numpy(item_codes + maker.session.tokens.level_starts)
+    token_ids = maker.session.tokens.ids(flat_codes, begin_end_tokens=False)
+    completions = torch.from_numpy(token_ids.reshape(shape))
     return {
         number: OfflineGroup(
             prompt=torch.tensor(rollouts.prompts[row]),

@@ -174,13 +174,14 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         self.recent["reward"].append(float(rewards[rollouts.valid].mean()))
         self.recent["dead_groups"].append(float(dead.mean()))
         self._count(sum(map(len, rollouts.prompts)), len(numbers))
-        codes = trie.leaf_codes(rollouts.leaves.ravel()).astype(np.int64)
+        codes = trie.leaf_codes(rollouts.leaves.ravel())
+        tokens = self.maker.session.tokens
         levels = np.arange(trie.levels)
         learned = rollouts.valid[..., None] & (levels >= rollouts.n_given[:, None, None])
         scored = np.where(rollouts.valid, rewards, np.nan).ravel().tolist()
         return {
             "prompt_ids": [prompt for prompt in rollouts.prompts for _ in range(size)],
-            "completion_ids": (codes + self.maker.session.tokens.level_starts).tolist(),
+            "completion_ids": tokens.ids(codes, begin_end_tokens=False).tolist(),
             "logprobs": None,
             # TRL ignores an item whose reward is None
             "reward": [None if math.isnan(value) else value for value in scored],

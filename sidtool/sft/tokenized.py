@@ -53,7 +53,7 @@ def encode_example(
     targets = np.arange(len(ids)) >= max(1, len(prompt_ids))
     # begin and end tokens, which follow from the position, and closing text are no targets then
     if codes_only or example.get("task") == "sequence":
-        targets &= (ids >= tokens.start) & (ids < tokens.start + tokens.space.n_codes)
+        targets &= tokens.is_code(ids)
     return TokenizedExample(ids, targets, _token_weights(example.get("weight", 1.0), ids, tokens))
 
 
@@ -63,8 +63,8 @@ def _token_weights(
     """(n,): the weight of an example, or of each SID at its tokens and at text that follows it."""
     if not isinstance(weight, list):
         return np.full(len(ids), weight, dtype=np.float32)
-    is_first_code = (ids >= tokens.start) & (ids < tokens.start + tokens.space.sizes[0])
-    starts = np.flatnonzero(is_first_code) - int(tokens.space.has_begin_end_tokens)
+    first_codes = np.flatnonzero(tokens.is_code(ids, 0))
+    starts = first_codes - int(tokens.space.has_begin_end_tokens)
     if len(weight) != len(starts):
         raise DataError(f"an example has {len(weight)} weights and {len(starts)} SIDs")
     sid_of_token = np.searchsorted(starts, np.arange(len(ids)), side="right") - 1
@@ -82,8 +82,7 @@ def _with_token(example: TokenizedExample, place: int, token_id: int) -> Tokeniz
 
 def _n_sids(ids: NDArray[np.int32], tokens: SidTokens) -> int:
     """The number of SIDs among token ids."""
-    first_code = tokens.start
-    return int(((ids >= first_code) & (ids < first_code + tokens.space.sizes[0])).sum())
+    return int(tokens.is_code(ids, 0).sum())
 
 
 @dataclass(frozen=True)

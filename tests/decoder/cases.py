@@ -73,7 +73,7 @@ def generate(
     start = 1 if encodes else longest  # of the SID in a sequence
     following: dict[tuple[int, ...], list[int]] = {}
     for sid in sorted(valid_sids(trie)):
-        ids = [int(start) + code for start, code in zip(tokens.level_starts, sid, strict=True)]
+        ids = [int(level[code]) for level, code in zip(tokens.level_ids, sid, strict=True)]
         for depth, token in enumerate(ids):
             allowed_tokens = following.setdefault(tuple(ids[:depth]), [])
             if token not in allowed_tokens:
@@ -155,17 +155,17 @@ def path_log_probs(
         before = len(prompt) - 1
     logits = model(**inputs).logits.float()
     log_probs = []
-    for level, size in enumerate(tokens.space.sizes):
-        start = int(tokens.level_starts[level])
+    for level, token_ids in enumerate(tokens.level_ids):
+        used = token_ids[token_ids >= 0]
         row = logits[:, before + level]
-        columns = row if normalize == "vocabulary" else row[:, start : start + size]
+        columns = row if normalize == "vocabulary" else row[:, used]
         if normalize == "trie":
-            goes_on = torch.zeros_like(columns, dtype=torch.bool)
+            goes_on = torch.zeros_like(row, dtype=torch.bool)
             for sid in np.asarray(all_codes).astype(np.int64):
-                goes_on[:, sid[level]] |= torch.from_numpy((codes[:, :level] == sid[:level]).all(1))
-            columns = columns.masked_fill(~goes_on, -torch.inf)
-            row = torch.full_like(row, -torch.inf)
-            row[:, start : start + size] = columns
+                follows = torch.from_numpy((codes[:, :level] == sid[:level]).all(1))
+                goes_on[:, token_ids[sid[level]]] |= follows
+            row = row.masked_fill(~goes_on, -torch.inf)
+            columns = row[:, used]
         log_probs.append(row.gather(1, ids[:, level : level + 1])[:, 0] - columns.logsumexp(-1))
     return torch.stack(log_probs, dim=1).numpy()
 
