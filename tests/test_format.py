@@ -229,6 +229,18 @@ def test_the_page_suffices_to_read_a_contract() -> None:
     check_keys("Model contract", contract["history_prompt"] | contract["text_prompt"])
 
 
+def test_the_page_suffices_to_read_a_token_table() -> None:
+    contract = json.loads((GOLDEN / "model-3/sid.json").read_bytes())
+    assert contract["format"] == 3
+    check_keys("Model contract", contract)
+    table = contract["token_table"]
+    assert [len(level) for level in table["codes"]] == contract["space"]["sizes"]
+    ids = [*(token for level in table["codes"] for token in level), table["begin"], table["end"]]
+    used = [token for token in ids if token != -1]
+    assert len(set(used)) == len(used) < len(ids)
+    assert (contract["token_start"], contract["token_stop"]) == (min(used), max(used) + 1)
+
+
 # Memory
 
 

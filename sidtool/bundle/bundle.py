@@ -200,6 +200,13 @@ class Bundle:
         """(n_active,) int64: the rows of `items` that are not retired."""
         return np.flatnonzero(~self.items.retired).astype(np.int64)
 
+    def without(self, rows: NDArray[np.int64]) -> "Bundle":
+        """The same bundle with these rows of `items` left out of `active`, and so of the trie."""
+        smaller = Bundle(self.manifest, self.arrays)
+        smaller.items = self.items
+        smaller.active = np.setdiff1d(self.active, rows)
+        return smaller
+
     def trie(self) -> Trie:
         """The trie of the active items; its rows are rows of `items`."""
         return self._trie

@@ -17,6 +17,7 @@ from sidtool.markdown import key_value_table, literal, one_line, shell_word, tab
 from sidtool.prompt.frames import HISTORY_SLOT
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.slots import slots
+from sidtool.prompt.tokens import SidTokens
 
 MODEL_CARD = "README.md"
 TAGS = ["sidtool", "semantic-ids", "generative-recommendation", "recommender-system"]
@@ -99,7 +100,7 @@ def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
         "base model": _base_name(contract.base_model),
         "items": manifest.items,
         "SIDs": f"{contract.space.spelled_sizes} codes, spelled like {first_sid}",
-        "SID tokens": f"ids {tokens.start} to {tokens.stop - 1}",
+        "SID tokens": f"ids {tokens.start} to {tokens.stop - 1}" + _missing(tokens),
         "bundle": f"{manifest.name} {manifest.version}, digest {manifest.identity.digest}",
         "scores": f"log-probabilities, normalized over the {contract.normalize}",
     }
@@ -111,6 +112,11 @@ def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
         weight = "by a gate per request" if memory.gate else f"weight {memory.weight:g}"
         values["memory"] = f"{memory.digest}, {weight}, power {memory.power:g}"
     return values
+
+
+def _missing(tokens: SidTokens) -> str:
+    n_missing = len(tokens.token_ids) - tokens.number
+    return f", {n_missing} codes have no token" if n_missing else ""
 
 
 def _base_name(base: str) -> str:

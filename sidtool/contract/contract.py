@@ -4,6 +4,7 @@ card are stored beside it; every stage and every checkpoint writes all three."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -29,12 +30,13 @@ from sidtool.errors import CompatibilityError, DataError, IntegrityError, Refuse
 from sidtool.json_record import JsonRecord
 from sidtool.prompt.field_tokens import FieldTokens, FieldValues
 from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
-from sidtool.prompt.tokens import SidTokens
+from sidtool.prompt.tokens import NO_TOKEN, SidTokens, TokenTable
 from sidtool.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
 from sidtool.sid import SidSpace
 
-FORMAT = 2
-"""The newest contract format that this version reads; 1 is written for what older ones can use."""
+FORMAT = 3
+"""The newest contract format that this version reads; 1 or 2 is written for what older ones can
+use."""
 CONTRACT = "sid.json"
 BUNDLE_COPY = "sid.zarr"
 
@@ -54,7 +56,7 @@ class Contract(JsonRecord):
     """identity of the bundle that the model was made for"""
     space: SidSpace
     token_start: int
-    """token id of code 0 of the first level"""
+    """token id of code 0 of the first level; the lowest id of a SID token with a table"""
     base_model: str
     """the pretrained model as the user named it: a hub id or a path"""
     base_revision: str | None
@@ -84,6 +86,8 @@ class Contract(JsonRecord):
     user; 0 without them"""
     field_tokens: FieldValues = field(default_factory=dict)
     """values of fields that have tokens, which follow the tokens of users"""
+    token_table: TokenTable | None = None
+    """the ids of the SID tokens if they are no block"""
     memory: MemoryBinding | None = None
     """the memory that was tuned with the model; a copy of it is in the folder"""
     license: str | None = None
@@ -93,10 +97,10 @@ class Contract(JsonRecord):
     documents of the bundle's and the memory's copy stand for the rest of them. Empty in contracts
     before 0.3"""
 
-    @property
+    @cached_property
     def tokens(self) -> SidTokens:
         """The token ids of the SID vocabulary."""
-        return SidTokens(self.space, self.token_start)
+        return SidTokens(self.space, self.token_start, self.token_table)
 
     @property
     def users(self) -> UserTokens | None:
@@ -111,9 +115,22 @@ class Contract(JsonRecord):
 
     @property
     def added_ids(self) -> range:
-        """The token ids that `extend-model` added: SID tokens, then users, then fields."""
+        """The token ids that `extend-model` added: SID tokens, then users, then fields.
+
+        Raises UsageError if the SID tokens of a table have other tokens between them."""
+        if not self.tokens.is_contiguous:
+            raise UsageError(
+                f"the SID tokens have ids {self.token_start} to {self.tokens.stop - 1} with other "
+                "tokens between them: their rows cannot be trained alone",
+                hint="stage=full trains all weights",
+            )
         blocks = (self.tokens, self.users, self.fields)
         return range(self.token_start, max(block.stop for block in blocks if block is not None))
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether another system trained the model first, whose prompt it has."""
+        return any(record.stage == "adopt" for record in self.stages)
 
     @property
     def params(self) -> StageParams | None:
@@ -149,17 +166,19 @@ class Contract(JsonRecord):
         return replace(self, stages=(*earlier, replace(last, params=params)))
 
     @property
-    def _needs_format_2(self) -> bool:
-        """Whether a reader of format 1, which ignores the keys that it does not know, would make
-        other prompts or load other weights."""
+    def _format(self) -> int:
+        """The lowest format whose readers, which ignore the keys that they do not know, read the
+        same token ids, make the same prompts and load the same weights."""
+        if self.token_table is not None:
+            return 3
         has_forms = self.history_prompt is not None and self.history_prompt.frame.shows_fields
         has_tokens = self.user_tokens > 0 or len(self.field_tokens) > 0
-        return has_forms or self.kind != "causal" or has_tokens
+        return 2 if has_forms or self.kind != "causal" or has_tokens else 1
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored; `token_stop` is written for other readers only."""
         value = {
-            "format": 2 if self._needs_format_2 else 1,
+            "format": self._format,
             **asdict(self),
             "space": self.space.to_json(),
             "token_stop": self.tokens.stop,
@@ -167,7 +186,7 @@ class Contract(JsonRecord):
         for name in ("history_prompt", "list_prompt"):
             if (prompt := getattr(self, name)) is not None:
                 value[name] = prompt.to_json()
-        for name in ("list_prompt", "memory", "license", "files", "field_tokens"):
+        for name in ("list_prompt", "memory", "license", "files", "field_tokens", "token_table"):
             if not value[name]:
                 del value[name]
         # contracts without these stay as they were before
@@ -202,10 +221,12 @@ class Contract(JsonRecord):
         return contract
 
     def _check(self, token_stop: Any) -> None:
-        """Raise ValueError unless the token block is possible and there is a stage,
-        CompatibilityError if the block does not end where it is said to."""
+        """Raise ValueError unless the token ids are possible and there is a stage,
+        CompatibilityError if they do not end where they are said to."""
         if not 0 <= self.token_start <= MAX_TOKEN_ID:
             raise ValueError(f"token_start is {self.token_start}")
+        if self.token_table is not None:
+            self._check_table(self.token_table)
         if token_stop is not None and token_stop != self.tokens.stop:
             raise CompatibilityError(
                 f"SID tokens from id {self.token_start} end before id {self.tokens.stop}, but the "
@@ -218,6 +239,17 @@ class Contract(JsonRecord):
             raise ValueError("it has no stage")
         check_names(self.files)
         check_digests(self.files.values())
+
+    def _check_table(self, table: TokenTable) -> None:
+        table.check(self.space)
+        lowest = min(token_id for token_id in table.ids if token_id != NO_TOKEN)
+        if lowest != self.token_start or max(table.ids) > MAX_TOKEN_ID:
+            raise ValueError(
+                f"its token table has ids {lowest} to {max(table.ids)}, token_start is "
+                f"{self.token_start}"
+            )
+        if self.user_tokens or self.field_tokens:
+            raise ValueError("it has a token table, and tokens of users or fields")
 
 
 def read_contract(folder: Path) -> Contract:

@@ -38,6 +38,16 @@ class ExtendParams(JsonRecord):
 
 
 @dataclass(frozen=True)
+class AdoptParams(JsonRecord):
+    """How `adopt` took over a model that another system trained."""
+
+    preset: str | None
+    """the system whose prompt it has; None for a prompt of the user's"""
+    codes_without_token: int
+    items_without_token: int
+
+
+@dataclass(frozen=True)
 class Selection(JsonRecord):
     """The validation that selected the weights of a trained model."""
 
@@ -137,9 +147,12 @@ class RestoreParams(JsonRecord):
     """whether its weights differ from those that sidtool wrote; what changed them is not known"""
 
 
-StageParams = ExtendParams | TrainParams | RlParams | MergeParams | RebindParams | RestoreParams
+StageParams = (
+    AdoptParams | ExtendParams | TrainParams | RlParams | MergeParams | RebindParams | RestoreParams
+)
 
 _PARAMS: Mapping[str, type[StageParams]] = {
+    "adopt": AdoptParams,
     "extend": ExtendParams,
     "embeddings": TrainParams,
     "lora": TrainParams,
@@ -156,7 +169,7 @@ class StageRecord:
     """One stage: its name and what determined it."""
 
     stage: str
-    """extend, embeddings, lora, full, rl, merge, rebind or restore"""
+    """adopt, extend, embeddings, lora, full, rl, merge, rebind or restore"""
     params: StageParams | None
     """None for a stage that only a later version of sidtool can read"""
 

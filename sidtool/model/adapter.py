@@ -46,7 +46,7 @@ def load_weights(
     if base_contract.tokens != contract.tokens:
         raise CompatibilityError(
             f"{folder} has SID tokens from id {contract.token_start}, its base {base} has others, "
-            f"from id {base_contract.token_start}"
+            f"from id {base_contract.token_start}, or in another order"
         )
     model = load_weights(
         base,

@@ -18,6 +18,7 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import save_pretrained
 from sidtool.model.structure import vocabulary_weights
 from sidtool.output import new_dir
+from sidtool.prompt.tokens import NO_TOKEN, SidTokens
 from sidtool.sid import Codes, SidSpace
 
 Rows = NDArray[np.float32]
@@ -51,7 +52,7 @@ def carry_model(
     )
     verdict = check_bundle(loaded.bundle, bundle)
     if verdict.kind == "aligned":
-        _carry_embeddings(loaded.model, loaded.tokens.start, loaded.bundle, bundle, seed)
+        _carry_embeddings(loaded.model, loaded.tokens, loaded.bundle, bundle, seed)
     params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
     carried = contract.with_stage(StageRecord("rebind", params), identity=bundle.identity)
     with new_dir(Path(out), force=force) as target:
@@ -60,19 +61,28 @@ def carry_model(
     return verdict
 
 
-def _carry_embeddings(model: object, start: int, old: Bundle, new: Bundle, seed: int) -> None:
+def _carry_embeddings(
+    model: object, tokens: SidTokens, old: Bundle, new: Bundle, seed: int
+) -> None:
     """Replace the SID rows of embeddings and output head, in place."""
     import torch
 
     old_codes, new_codes = common_codes(old, new)
+    learned = ~tokens.lacking(old_codes)
+    old_codes = old_codes[learned]
+    new_codes = new_codes[learned]
+    used = np.flatnonzero(tokens.token_ids != NO_TOKEN)
+    ids = tokens.token_ids[used]
     for weight in vocabulary_weights(model):
-        rows = weight[start : start + len(new.space.tokens)].detach().numpy()  # (tokens, width)
-        statistics = EmbeddingStatistics.of(rows)
+        trained = weight[ids].detach().numpy()  # (tokens, width)
+        statistics = EmbeddingStatistics.of(trained)
+        rows = np.zeros((len(tokens.token_ids), trained.shape[1]), dtype=np.float32)
+        rows[used] = trained
         # the existing rows are those of SIDs, whose lengths the new ones take as they are
         initial = initial_embeddings(new.space, new.codebook, "codebook", statistics, seed, scale=1)
         carried = carried_rows(rows, initial, old_codes, new_codes, new.space)
         with torch.no_grad():
-            weight[start : start + len(rows)] = torch.from_numpy(carried)
+            weight[ids] = torch.from_numpy(carried[used])
 
 
 def carried_rows(

@@ -59,7 +59,28 @@ def check_model_folder(
     verdict = check_bundle(copy, bundle) if bundle is not None else Verdict("same")
     if verdict.kind == "aligned":
         warnings.warn(verdict.message, SidtoolWarning, stacklevel=2)
-    return contract, bundle or copy, verdict
+    return contract, usable_items(bundle or copy, contract.tokens), verdict
+
+
+def usable_items(bundle: Bundle, tokens: SidTokens) -> Bundle:
+    """The bundle without the active items that a model has no tokens for, which it can never
+    recommend; that there are some is a SidtoolWarning.
+
+    Raises CompatibilityError if no item is left."""
+    if tokens.table is None:
+        return bundle
+    lacking = bundle.active[tokens.lacking(bundle.items.codes[bundle.active])]
+    if not len(lacking):
+        return bundle
+    if len(lacking) == len(bundle.active):
+        raise CompatibilityError("the model has no tokens for any item of the bundle")
+    warnings.warn(
+        f"{len(lacking)} of {len(bundle.active)} items have a code without a token in the model, "
+        f"so they are not recommended; the first is {bundle.items.ids[int(lacking[0])]!r}",
+        SidtoolWarning,
+        stacklevel=3,
+    )
+    return bundle.without(lacking)
 
 
 def load_model_folder(

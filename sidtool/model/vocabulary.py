@@ -10,7 +10,7 @@ from typing import Any
 from sidtool.errors import CompatibilityError
 from sidtool.model.structure import embedding_layers
 from sidtool.prompt.field_tokens import FieldTokens
-from sidtool.prompt.tokens import SidTokens
+from sidtool.prompt.tokens import NO_TOKEN, SidTokens
 from sidtool.prompt.user_tokens import UserTokens
 from sidtool.sid import SidSpace
 
@@ -77,8 +77,8 @@ def check_token_ids(tokenizer: Any, tokens: SidTokens) -> None:
     """Raise CompatibilityError unless the tokenizer gives every SID token the id that `tokens`
     computes."""
     added = tokenizer.get_added_vocab()
-    for expected, token in enumerate(tokens.space.tokens, start=tokens.start):
-        if added.get(token) != expected:
+    for expected, token in zip(tokens.token_ids.tolist(), tokens.space.tokens, strict=True):
+        if expected != NO_TOKEN and added.get(token) != expected:
             raise CompatibilityError(
                 f"the tokenizer gives {token} the id {added.get(token)}, its contract says "
                 f"{expected}",

@@ -127,15 +127,16 @@ class QuerySession:
         self, history: ItemIndex, fields: Fields = NO_FIELDS, *, user: str | None = None
     ) -> list[int]:
         """The prompt for the next item after a history, oldest item first, with the fields of its
-        items; unknown items are left out. It has the token of the `user`, if the model has such
-        tokens. Raises DataError if the model was not trained to recommend, or if its prompt shows
-        a field that is not among these."""
+        items; items that are unknown or have a code without a token are left out. It has the token
+        of the `user`, if the model has such tokens. Raises DataError if the model was not trained
+        to recommend, or if its prompt shows a field that is not among these."""
         if self.history_prompt is None:
             raise DataError(
                 "the model was not trained to recommend: its contract has no history prompt",
                 hint="train it on a task such as next-item",
             )
         in_bundle = history >= 0
+        in_bundle[in_bundle] = ~self.tokens.lacking(self.bundle.items.codes[history[in_bundle]])
         if fields is not NO_FIELDS and not in_bundle.all():
             fields = fields.take(np.flatnonzero(in_bundle).tolist())
         history = history[in_bundle]

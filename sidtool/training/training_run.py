@@ -185,7 +185,7 @@ class TrainingRun:
         return (
             f"{self.options.stage} starts from {self.model_dir} ({stages}): bundle "
             f"{self.bundle.manifest.name} {self.bundle.identity.digest[:12]}, "
-            f"{tokens.stop - tokens.start} tokens at {tokens.start}, base "
+            f"{tokens.number} tokens at {tokens.start}, base "
             f"{self.contract.base_model}, history prompt {task}"
         )
 

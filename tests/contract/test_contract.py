@@ -18,8 +18,9 @@ from sidtool.contract.stage_record import (
     TrainParams,
 )
 from sidtool.contract.write import write_contract
-from sidtool.errors import CompatibilityError, DataError, IntegrityError
+from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.prompt.tokens import SidTokens
 from sidtool.splits.record import Cuts, SplitReference
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
 
@@ -129,6 +130,58 @@ def test_a_stage_of_a_later_version_is_read_without_its_params(bundle: Bundle) -
     contract = Contract.from_json(value)
     assert contract.stages[:-1] == contract_of(bundle).stages
     assert contract.stages[-1] == StageRecord("future", None)
+
+
+def with_table(bundle: Bundle) -> Contract:
+    """A contract whose ids are reversed, so that they are no block."""
+    n = len(bundle.space.tokens)
+    tokens = SidTokens.of_ids(bundle.space, range(471 + n - 1, 470, -1))
+    return replace(contract_of(bundle), token_start=471, token_table=tokens.table)
+
+
+def test_a_token_table_is_stored_in_format_3(bundle: Bundle) -> None:
+    contract = with_table(bundle)
+    value = json.loads(json.dumps(contract.to_json()))
+    assert value["format"] == 3
+    assert Contract.from_json(value) == contract
+    assert contract.added_ids == contract_of(bundle).added_ids
+    assert "token_table" not in contract_of(bundle).to_json()
+
+
+@pytest.mark.parametrize(
+    ("key", "member", "problem"),
+    [
+        ("codes", [[1, 2], [3]], "codes"),
+        ("codes", "all", "codes"),
+        ("begin", None, "begin and end"),
+        ("begin", -1, "begin or the end"),
+        ("end", 472, "one id"),
+        ("end", 9_999_999_999, "token_start"),
+        ("end", 3, "token_start"),
+    ],
+)
+def test_an_impossible_token_table_is_malformed(
+    key: str, member: object, problem: str, bundle: Bundle
+) -> None:
+    value = json.loads(json.dumps(with_table(bundle).to_json()))
+    del value["token_stop"]
+    value["token_table"][key] = member
+    with pytest.raises(IntegrityError, match=problem):
+        Contract.from_json(value)
+
+
+def test_a_token_table_excludes_user_tokens(bundle: Bundle) -> None:
+    value = json.loads(json.dumps(with_table(bundle).to_json())) | {"user_tokens": 3}
+    with pytest.raises(IntegrityError, match="tokens of users"):
+        Contract.from_json(value)
+
+
+def test_rows_with_others_between_them_are_not_trained_alone(bundle: Bundle) -> None:
+    ids = [471 + 2 * index for index in range(len(bundle.space.tokens))]
+    tokens = SidTokens.of_ids(bundle.space, ids)
+    contract = replace(contract_of(bundle), token_table=tokens.table)
+    with pytest.raises(UsageError, match="other tokens between them"):
+        _ = contract.added_ids
 
 
 @pytest.mark.parametrize("value", ["all", None, 3])

@@ -11,12 +11,19 @@ import numpy as np
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange, Version
 from sidtool.contract.contract import CONTRACT, Contract
-from sidtool.contract.stage_record import ExtendParams, ModelReference, StageRecord, TrainParams
+from sidtool.contract.stage_record import (
+    AdoptParams,
+    ExtendParams,
+    ModelReference,
+    StageRecord,
+    TrainParams,
+)
 from sidtool.data.items import Items, make_items
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
+from sidtool.prompt.tokens import SidTokens
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
@@ -37,6 +44,7 @@ SPLIT_3 = GOLDEN / "split-3"
 EXAMPLES = GOLDEN / "examples" / "train.jsonl"
 MODEL = GOLDEN / "model"
 MODEL_2 = GOLDEN / "model-2"
+MODEL_3 = GOLDEN / "model-3"
 MODEL_LISTS = GOLDEN / "model-lists"
 MEMORY = GOLDEN / "memory.zarr.zip"
 
@@ -217,6 +225,22 @@ def golden_contract_2() -> Contract:
     return replace(golden_contract(), history_prompt=prompt)
 
 
+def golden_contract_3() -> Contract:
+    """A contract of an adopted model, whose SID tokens are no block and some of which are missing:
+    format 3."""
+    bundle = golden_bundle()
+    ids = list(range(900, 900 + len(bundle.space.tokens)))
+    ids[1] = -1
+    ids[2], ids[3] = ids[3], ids[2]
+    tokens = SidTokens.of_ids(bundle.space, ids)
+    return replace(
+        golden_contract(),
+        token_start=tokens.start,
+        token_table=tokens.table,
+        stages=(StageRecord("adopt", AdoptParams("minionerec", 1, 0)),),
+    )
+
+
 def golden_contract_with_lists() -> Contract:
     """The same contract with a prompt of lists, which readers without lists ignore: format 1."""
     prompt = ListPrompt("list", "Bought: {history}. Next 5:", 20, 250, list_length=5)
@@ -247,6 +271,7 @@ def write_golden_files() -> None:
     for folder, contract in (
         (MODEL, golden_contract()),
         (MODEL_2, golden_contract_2()),
+        (MODEL_3, golden_contract_3()),
         (MODEL_LISTS, golden_contract_with_lists()),
     ):
         folder.mkdir(exist_ok=True)

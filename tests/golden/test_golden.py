@@ -27,6 +27,7 @@ from tests.golden.make import (
     MEMORY,
     MODEL,
     MODEL_2,
+    MODEL_3,
     MODEL_LISTS,
     SPLIT,
     SPLIT_2,
@@ -34,6 +35,7 @@ from tests.golden.make import (
     SPLIT_REFERENCE,
     golden_contract,
     golden_contract_2,
+    golden_contract_3,
     golden_contract_with_lists,
     golden_memory,
     golden_split_2,
@@ -205,6 +207,16 @@ def test_the_contract_of_format_2() -> None:
     prompt = contract.history_prompt
     assert prompt is not None
     assert (prompt.item, prompt.shows_fields) == ("{sid} {event.rating}/{ago};", True)
+
+
+def test_the_contract_of_format_3() -> None:
+    stored = json.loads((MODEL_3 / "sid.json").read_text(encoding="utf-8"))
+    assert stored["format"] == 3
+    contract = read_contract(MODEL_3)
+    assert contract == golden_contract_3()
+    assert [record.stage for record in contract.stages] == ["adopt"]
+    assert contract.tokens.level_ids[0].tolist() == [900, -1, 903, 902]
+    assert (contract.tokens.begin, contract.tokens.end) == (915, 916)
 
 
 def test_the_contract_of_a_model_with_lists() -> None:
