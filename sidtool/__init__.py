@@ -8,6 +8,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sidtool.adoption.adopt import AdoptOptions as AdoptOptions
+    from sidtool.adoption.adopt import adopt as adopt
     from sidtool.build.add import add_items as add_items
     from sidtool.build.align import align as align
     from sidtool.build.build import build_codebook as build_codebook
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _MODULES = {
+    "AdoptOptions": "adoption.adopt",
     "Bundle": "bundle.bundle",
     "BuildOptions": "build.build_options",
     "CatalogFile": "interop.convert",
@@ -117,6 +120,7 @@ _MODULES = {
     "TuneSimilarityOptions": "evaluation.tune_similarity",
     "WeightOptions": "sft.event_weights",
     "add_items": "build.add",
+    "adopt": "adoption.adopt",
     "align": "build.align",
     "build_codebook": "build.build",
     "build_memory": "memory.build",

@@ -46,6 +46,7 @@ def test_the_exported_names_are_these() -> None:
     import sidtool
 
     assert sorted(sidtool.__all__) == [
+        "AdoptOptions",
         "BuildOptions",
         "Bundle",
         "CatalogFile",
@@ -79,6 +80,7 @@ def test_the_exported_names_are_these() -> None:
         "WeightOptions",
         "__version__",
         "add_items",
+        "adopt",
         "align",
         "build_codebook",
         "build_memory",

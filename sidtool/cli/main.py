@@ -58,6 +58,7 @@ PANELS: dict[str, dict[Callable[..., Any], str]] = {
     "Model": {
         models.init_model: "items.csv --preset gpt2-tiny -o base",
         models.extend_model: "base shop.zarr -o base+sid",
+        models.adopt: "hf://ORG/NAME shop.index.json --preset minionerec -o adopted",
         models.merge: "tuned-lora -o tuned",
     },
     "Training": {

@@ -1,4 +1,4 @@
-"""The commands that prepare a model: init-model, extend-model and merge."""
+"""The commands that prepare a model: init-model, extend-model, adopt and merge."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sidtool.adoption.presets import Preset as PromptPreset
 from sidtool.model.embedding_init import DEFAULT_INIT, DEFAULT_SCALE, Init
 from sidtool.model.pretrained import Dtype
 from sidtool.output import refuse_existing
@@ -13,10 +14,11 @@ from sidtool.output_name import FOLDER
 from sidtool.presets.shapes import Preset
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_setting
-from sidtool.terminal.console import next_step, say, say_json, say_plan
+from sidtool.terminal.console import next_step, say, say_json, say_plan, warn
 from sidtool.terminal.inputs import assignments
 
 if TYPE_CHECKING:
+    from sidtool.adoption.report import Adoption
     from sidtool.build.build_options import CatalogOptions
     from sidtool.data.items import Items
 
@@ -199,6 +201,93 @@ def extend_model(
     else:
         say(f"{out}: {tokens.stop - tokens.start} tokens from id {tokens.start}, {init} rows")
     return next_step(f"sidtool make-sft {bundle} ITEMS SPLIT -o sft/train.jsonl --model {out}")
+
+
+def adopt(
+    model: Annotated[
+        str, typer.Argument(help="Model that has SID tokens already: folder or hf://ORG/NAME.")
+    ],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MAP", help="Its map of items: a bundle, or a file that `import` reads."
+        ),
+    ],
+    out: options.Out,
+    preset: Annotated[
+        PromptPreset | None, typer.Option(help="System whose prompt the model was trained with.")
+    ] = None,
+    template: Annotated[
+        Path | None,
+        typer.Option(
+            help='File with another prompt: {"prompts": ["... {history} ..."], "separator": ", "}.'
+        ),
+    ] = None,
+    history_length: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Items of a history at most. Default: the preset's; 20 with --template."
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens of a prompt at most. Default: the preset's; 2048 with --template."
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of the model on the hub.")] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(help="License, for the card of the model and of those trained from it."),
+    ] = None,
+    trust_remote_code: options.Trust = False,
+    config: options.Config = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Take over a model that another system trained, with its map of items.
+
+    Checks that each SID token is one token with an embedding row, and shows a prompt."""
+    from sidtool.adoption.adopt import AdoptOptions, check_adoption
+    from sidtool.adoption.adopt import adopt as adopt_model
+
+    chosen = AdoptOptions(preset, template, history_length, max_length, revision, license)
+    run = check_adoption if dry_run else adopt_model
+    adoption = run(model, source, out, chosen, trust_remote_code=trust_remote_code, force=force)
+    if not json:
+        _say_adoption(adoption)
+    if dry_run:
+        return say_plan(
+            f"would copy {model} to {out} with the {adoption.items} items of {source}",
+            json=json,
+            model=str(out),
+            **adoption.to_json(),
+        )
+    if json:
+        say_json({"model": str(out), **adoption.to_json()})
+    else:
+        say(f"{out}: {model} with the {adoption.items} items of {source}")
+    history = ",".join(adoption.prompt.history)
+    return next_step(f"sidtool recommend {out} --history {history} -k 10")
+
+
+def _say_adoption(adoption: "Adoption") -> None:
+    tokens = adoption.tokens
+    layout = "a table" if tokens.table else "one block"
+    prompt = adoption.prompt
+    say(
+        f"SID tokens: {tokens.number}, ids {tokens.start} to {tokens.stop - 1}, {layout}; "
+        f"{adoption.codes_without_token} codes have no token",
+        f"items that cannot be recommended for lack of a token: {adoption.items_without_token} of "
+        f"{adoption.items}",
+        f"embedding rows: {adoption.embedding_rows}, {adoption.padding_rows} of them padding; "
+        f"{adoption.equal_rows} SID tokens share a row with another",
+        f"prompt of {', '.join(prompt.history)}: {prompt.text!r}",
+        f"its {len(prompt.ids)} tokens: {' '.join(prompt.tokens)}",
+    )
+    for warning in adoption.warnings:
+        warn(warning)
 
 
 def merge(

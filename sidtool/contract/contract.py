@@ -124,8 +124,13 @@ class Contract(JsonRecord):
                 "tokens between them: their rows cannot be trained alone",
                 hint="stage=full trains all weights",
             )
+        return range(self.token_start, self.ids_stop)
+
+    @property
+    def ids_stop(self) -> int:
+        """One past the highest id of the SID tokens and those of users and fields."""
         blocks = (self.tokens, self.users, self.fields)
-        return range(self.token_start, max(block.stop for block in blocks if block is not None))
+        return max(block.stop for block in blocks if block is not None)
 
     @property
     def is_adopted(self) -> bool:

@@ -118,5 +118,5 @@ def load_model_folder(
         raise CompatibilityError(
             f"{folder} has {model_kind(model.config)} weights, its contract says {contract.kind}"
         )
-    check_embedding_rows(model, contract.added_ids.stop)
+    check_embedding_rows(model, contract.ids_stop)
     return LoadedModel(model.to(device), tokenizer, contract, bundle, verdict, weighted)

@@ -189,7 +189,10 @@ class SidTokens:
 
     def is_sid_token(self, ids: NDArray[Any]) -> NDArray[np.bool_]:
         """(...) token ids -> (...) bool: which are codes, begin or end tokens."""
-        return self._indexes(ids) >= 0
+        if self.table is not None:
+            return self._indexes(ids) >= 0
+        inside: NDArray[np.bool_] = (ids >= self.start) & (ids < self.stop)
+        return inside
 
     def _indexes(self, ids: NDArray[Any]) -> NDArray[np.int64]:
         """(...) token ids -> (...) int64 indexes into `space.tokens`, -1 for other tokens."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_bundle_split
 from sidtool.data.columns import recorded_columns
@@ -24,6 +25,7 @@ from sidtool.model.pretrained import Checkpoint, load_tokenizer
 from sidtool.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.output_name import JSON_LINES, check_suffix
 from sidtool.prompt.field_tokens import FieldValues
+from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.recommendation.query import Progress
 from sidtool.registry.references import open_bundle
 from sidtool.sft.catalog import CatalogOptions, read_catalog
@@ -70,8 +72,9 @@ def make_sft(
     extended model's folder) or `tokenizer`, examples are not measured and `max_length` is not
     enforced. Training events and queries of items that the bundle
     lacks are left out and counted; validation users are kept as they are, so that every bundle is
-    evaluated on the same users. A dry run writes nothing and returns the same lineage without
-    files.
+    evaluated on the same users. With an adopted `model`, examples of the task next-item have the
+    prompt that it was adopted with, unless `options` has templates of that task. A dry run writes
+    nothing and returns the same lineage without files.
 
     Raises UsageError if an output exists, CompatibilityError if the bundle's codebook was built
     from another split or the model from another bundle, RefusedError if a held-out event is in a
@@ -91,9 +94,12 @@ def make_sft(
     if not isinstance(bundle, Bundle):
         bundle = open_bundle(str(bundle))
     field_tokens: FieldValues = {}
+    prompt = None
     if model is not None:
         model = model_folder(model)
-        field_tokens = check_model_folder(model, bundle)[0].field_tokens
+        contract, _, _ = check_model_folder(model, bundle)
+        field_tokens = contract.field_tokens
+        prompt = _adopted_prompt(contract, options)
         tokenizer = load_tokenizer(Checkpoint(model))
     if isinstance(items, str | Path):
         items, queries = read_catalog(
@@ -107,7 +113,7 @@ def make_sft(
             columns = recorded_event_columns(bundle.manifest.source)
             split = open_split(split, recorded=columns, spill=spill)
         check_bundle_split(bundle, "the split of the training examples", split.reference)
-        made_with = (tokenizer, queries, split.fields, None, field_tokens)
+        made_with = (tokenizer, queries, split.fields, prompt, field_tokens)
         maker = ExampleMaker(bundle, items, options, *made_with)
         event_weights = EventWeights.read(weights, split)
         general_examples = None
@@ -115,6 +121,14 @@ def make_sft(
             general_examples = GeneralExamples(general, maker, tokenizer, options)
         job = _Job(bundle, items, split, options, maker, event_weights, general_examples, progress)
         return job.lineage(job.write(None), {}) if dry_run else _written(job, out, force)
+
+
+def _adopted_prompt(contract: Contract, options: SftOptions) -> HistoryPrompt | None:
+    """The prompt that a model was adopted with, unless there are templates of its task."""
+    prompt = contract.history_prompt
+    if prompt is None or not contract.is_adopted or prompt.task in options.templates:
+        return None
+    return prompt
 
 
 def _written(job: "_Job", out: Path, force: bool) -> Lineage:

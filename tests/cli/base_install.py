@@ -80,6 +80,7 @@ def cases(inputs: Path, outputs: Path) -> dict[str, Case]:
         ),
         "init-model": Case(("init-model", items, *out("initialized")), "models"),
         "extend-model": Case(("extend-model", base, bundle, *out("extended")), "models"),
+        "adopt": Case(("adopt", base, bundle, "--preset", "lc-rec", *out("adopted")), "models"),
         "merge": Case(("merge", inputs / "adapted", *out("merged")), "models"),
         "split": Case(("split", inputs / "events.csv", *out("split"))),
         "make-sft": Case(("make-sft", bundle, items, split, *out("train.jsonl"))),

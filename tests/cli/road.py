@@ -4,6 +4,7 @@ command line."""
 import csv
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +164,18 @@ def windows(folder: Path, events: Path) -> dict[str, Path]:
     return paths
 
 
+def foreign_model(model: Path, folder: Path) -> Path:
+    """A model as another system leaves it: the SID tokens of one of ours, without what sidtool
+    stores beside them."""
+    shutil.copytree(model, folder)
+    shutil.rmtree(folder / "sid.zarr")
+    (folder / "sid.json").unlink()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["sidtool"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
 def protocol_split(road: "Road", folder: Path, protocol: str) -> Path:
     """The split folder of the shop's events under one of the three protocols."""
     folder.mkdir(exist_ok=True)
@@ -208,6 +221,8 @@ FILES = {
     "split": "split",
     "test": "split/test.jsonl",
     "tuned": "tuned",
+    "foreign": "foreign",
+    "foreign_map": "foreign-maps/index.json",
 }
 
 
@@ -223,6 +238,8 @@ def walk(folder: Path) -> Road:
     done(*build, vectors(folder / "other.npy", seed=9), "-o", road.other)
     said["init-model"] = done("init-model", road.items, "-o", road.base, "--vocab-size", 300, *TINY)
     said["extend-model"] = done("extend-model", road.base, road.bundle, "-o", road.model)
+    foreign_model(road.model, road.foreign)
+    done("export", road.bundle, "--to", "minionerec", "-o", road.foreign_map.parent)
     said["make-sft"] = done(
         "make-sft", road.bundle, road.items, road.split, "-o", road.examples, "--model", road.model
     )

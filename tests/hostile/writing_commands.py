@@ -9,7 +9,15 @@ import numpy as np
 
 from sidtool.bundle import Bundle
 from sidtool.cli.main import app
-from tests.cli.road import TINY, catalog, done, interactions, vectors, write_lines
+from tests.cli.road import (
+    TINY,
+    catalog,
+    done,
+    foreign_model,
+    interactions,
+    vectors,
+    write_lines,
+)
 
 N_ITEMS = 12
 STEPS = (
@@ -87,6 +95,7 @@ def heavy_inputs(folder: Path) -> None:
     done("init-model", folder / "items.jsonl", "-o", folder / "base", "--vocab-size", 280, *TINY)
     done("extend-model", folder / "base", folder / "shop.zarr", "-o", folder / "model")
     bundle, items = folder / "shop.zarr", folder / "items.jsonl"
+    foreign_model(folder / "model", folder / "foreign")
     sft = ("make-sft", bundle, items, folder / "split", "--model", folder / "model")
     done(*sft, "-o", folder / "train.jsonl")
     train = ("train", folder / "model", folder / "train.jsonl", *STEPS)
@@ -182,6 +191,7 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
         ),
         "init-model": Writing(init, (*init, "--seed", 1)),
         "extend-model": Writing(extend, (*extend, "--seed", 1)),
+        "adopt": Writing(("adopt", folder / "foreign", bundle, "--preset", "lc-rec"), init),
         "merge": Writing(("merge", folder / "adapted"), init),
         "rebind": Writing(("rebind", folder / "tuned", folder / "shop2.zarr"), init),
         "refresh": Writing(refresh, init),

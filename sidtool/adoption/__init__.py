@@ -1,0 +1,1 @@
+"""Models that another system trained: their SID tokens, their prompts, and a contract for them."""
