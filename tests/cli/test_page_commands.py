@@ -102,6 +102,7 @@ def test_the_pages_on_refreshing_and_migrating_run(
     Path("interactions.csv").symlink_to(road.events)
     Path("tuned").symlink_to(road.tuned)
     Path("split").symlink_to(road.split)
+    Path("foreign").symlink_to(road.foreign)
     build = ("build-codebook", road.items, "--levels", "4x4x8", "--encoder", encoder)
     done(*build, "-o", "shop.zarr")
     done("extend-model", road.base, "shop.zarr", "-o", "base+sid")
