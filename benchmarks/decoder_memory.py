@@ -115,7 +115,8 @@ def random_index(items: int, histories: list[Any]) -> Any:
         weights[span] = rng.random(NEIGHBORS) ** 3 + 1e-3
     rows = np.arange(items)
     events = np.ones(items, dtype=np.int64)
-    return MemoryIndex(SparseRows(offsets, neighbors, weights), 0.75, rows, events, items)
+    is_new = np.zeros(items, dtype=np.bool_)
+    return MemoryIndex(SparseRows(offsets, neighbors, weights), 0.75, rows, events, items, is_new)
 
 
 def _sparse_zeros(n: int, dtype: Any) -> Any:

@@ -22,9 +22,18 @@ class MemoryBinding(JsonRecord):
     """NDCG@10 of model, memory and mixture, and the number of users"""
     gate: Gate | None = None
     """gives each request its own weight, in place of `weight`"""
+    new_item_factor: float = 1.0
+    """multiplies the raised scores of items without training events"""
 
     def __post_init__(self) -> None:
         check_weight(self.weight, self.power)
+        check_new_item_factor(self.new_item_factor)
+
+
+def check_new_item_factor(factor: float) -> None:
+    """Raise UsageError unless a factor is from 0 to 1."""
+    if not 0 <= factor <= 1:
+        raise UsageError(f"the factor of new items is from 0 to 1, not {factor}")
 
 
 def check_weight(weight: float, power: float) -> None:

@@ -74,7 +74,7 @@ class Mixture:
         if memory is None or not memory.is_used:
             return None
         check_normalize(normalize)
-        index = MemoryIndex.of(memory.memory, bundle)
+        index = MemoryIndex.of(memory.memory, bundle, memory.new_item_factor)
         return cls(index, memory.power, memory.weight, memory.gate)
 
     def priors(self, histories: Sequence[NDArray[np.int64] | None]) -> list[Prior | None]:

@@ -2,7 +2,7 @@
 every weight ranks them again without the model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 
@@ -38,6 +38,12 @@ class Candidates:
     """(n, FEATURES) what a gate reads"""
     in_first_half: NDArray[np.bool_]
     """(n,) one of two halves of the users, by a hash of their ids"""
+    is_warm: NDArray[np.bool_]
+    """(n,) whether the target has training events"""
+    is_new: NDArray[np.bool_]
+    """(items,) by position, whether an item has no training events"""
+    new_item_factor: float = 1.0
+    """Multiplies the memory's raised scores of new items."""
 
     @classmethod
     def of(
@@ -72,7 +78,22 @@ class Candidates:
             (events >= first) & (events <= (last or 0)),
             index.features(examples.histories, distributions),
             np.array(hashes) % 2 == 0,
+            events > 0,
+            index.is_new,
         )
+
+    def select(self, users: NDArray[np.bool_]) -> "Candidates":
+        """Those of the users with a flag."""
+        kept = np.flatnonzero(users)
+        names = ("positions", "model_scores", "memory_scores", "targets", "features")
+        flags = ("is_rare", "in_first_half", "is_warm")
+        arrays = {name: getattr(self, name)[kept] for name in (*names, *flags)}
+        distributions = tuple(self.distributions[row] for row in kept.tolist())
+        return replace(self, distributions=distributions, **arrays)
+
+    def with_factor(self, new_item_factor: float) -> "Candidates":
+        """The same items with another factor of new items."""
+        return replace(self, new_item_factor=new_item_factor)
 
     @cached_property
     def has_memory(self) -> NDArray[np.bool_]:
@@ -85,12 +106,22 @@ class Candidates:
         return len(self.targets)
 
     def raised(self, power: float) -> NDArray[np.float64]:
-        """(n, c) logs of the memory's probabilities with a power."""
-        totals = [
-            np.logaddexp.reduce(power * distribution.log_probs) if len(distribution) else 0.0
-            for distribution in self.distributions
-        ]
-        return power * self.memory_scores - np.array(totals)[:, None]
+        """(n, c) logs of the memory's probabilities with a power, and the factor of new items."""
+        totals = np.zeros(self.users)
+        for row, distribution in enumerate(self.distributions):
+            scaled = self._scaled(distribution.positions, power * distribution.log_probs)
+            total = np.logaddexp.reduce(scaled) if len(scaled) else 0.0
+            totals[row] = 0.0 if np.isneginf(total) else total  # the factor may leave no item
+        return self._scaled(self.positions, power * self.memory_scores) - totals[:, None]
+
+    def _scaled(
+        self, positions: NDArray[np.int64], logs: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Logs of the memory's scores, those of new items times the factor."""
+        if self.new_item_factor == 1:
+            return logs
+        with np.errstate(divide="ignore"):
+            return logs + np.where(self.is_new[positions], np.log(self.new_item_factor), 0.0)
 
     def ranks(
         self, raised: NDArray[np.float64], weights: NDArray[np.float64] | float

@@ -132,12 +132,14 @@ def rank_mixture(
 def rank_memory(loaded: LoadedModel, examples: IndexedExamples, *, k: int) -> NDArray[np.int64]:
     """(n, k) int64: the k best items of the memory alone for each example, by position in SID
     order; -1 where there are no more."""
-    assert loaded.memory is not None
-    index = MemoryIndex.of(loaded.memory.memory, examples.bundle)
+    weighted = loaded.memory
+    assert weighted is not None
+    index = MemoryIndex.of(weighted.memory, examples.bundle, weighted.new_item_factor)
     ranked = np.full((len(examples.histories), k), -1, dtype=np.int64)
     for start in range(0, len(ranked), WINDOW):
         histories = examples.histories[start : start + WINDOW]
-        for row, distribution in enumerate(index.distributions(histories, 1.0), start=start):
+        distributions = index.distributions(histories, weighted.power)
+        for row, distribution in enumerate(distributions, start=start):
             denied = examples.denied_positions(row)
             distribution = distribution.select(~np.isin(distribution.positions, denied))
             order = np.lexsort((distribution.positions, -distribution.log_probs))[:k]

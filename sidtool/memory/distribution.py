@@ -45,6 +45,15 @@ class ItemDistribution:
         logs = power * self.log_probs
         return replace(self, log_probs=logs - np.logaddexp.reduce(logs))
 
+    def with_factor(self, flags: NDArray[np.bool_], factor: float) -> "ItemDistribution":
+        """The probabilities of the items with a flag times a factor, and normalized again; those of
+        factor 0 are left out."""
+        if factor == 0:
+            others = self.select(~flags)
+            return replace(others, log_probs=others.log_probs - _log_sum(others.log_probs))
+        logs = self.log_probs + np.log(factor) * flags
+        return replace(self, log_probs=logs - _log_sum(logs))
+
     def log_probs_at(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """(k,) float64: the log-probability of items by position, minus infinity for those of
         probability 0."""
@@ -70,9 +79,13 @@ class MemoryIndex:
     events: NDArray[np.int64]
     """Training events of each item, by the memory's rows"""
     n_active: int
+    is_new: NDArray[np.bool_]
+    """(n_active,): by position, the items without training events"""
+    new_item_factor: float = 1.0
+    """By which the raised scores of items without training events are multiplied."""
 
     @classmethod
-    def of(cls, memory: Memory, bundle: Bundle) -> "MemoryIndex":
+    def of(cls, memory: Memory, bundle: Bundle, new_item_factor: float = 1.0) -> "MemoryIndex":
         """Raises CompatibilityError unless the bundle is the memory's or a later version of it."""
         memory.check_bundle(bundle)
         n = memory.manifest.items
@@ -87,8 +100,16 @@ class MemoryIndex:
         memory_rows = np.full(len(bundle.items), -1, dtype=np.int64)
         memory_rows[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
         neighbors = _moved(memory.neighbors, active_positions(bundle)[rows])
-        recency = memory.manifest.settings.recency
-        return cls(neighbors, recency, memory_rows, memory.events, len(bundle.active))
+        events = np.append(memory.events, 0)[memory_rows[bundle.active]]
+        return cls(
+            neighbors,
+            memory.manifest.settings.recency,
+            memory_rows,
+            memory.events,
+            len(bundle.active),
+            events == 0,
+            new_item_factor,
+        )
 
     def with_rows(self, neighbors: SparseRows, bundle: Bundle) -> "MemoryIndex":
         """The index of (m, bundle items) other neighbors, which is requested by row, 0 to m - 1."""
@@ -104,8 +125,9 @@ class MemoryIndex:
         self, histories: Sequence[NDArray[np.int64]], power: float
     ) -> list[ItemDistribution]:
         """The distribution for each history of bundle rows (-1: unknown), oldest first: scores as
-        those of item-kNN, raised to `power` and normalized. It is empty if no item of the history
-        has an active neighbor."""
+        those of item-kNN, raised to `power`, those of new items times `new_item_factor`, and
+        normalized. It is empty if no item of the history has an active neighbor, or none that the
+        factor leaves."""
         return [self._distribution(history, power) for history in histories]
 
     def _distribution(self, history: NDArray[np.int64], power: float) -> ItemDistribution:
@@ -118,9 +140,12 @@ class MemoryIndex:
         logs = np.log(scores[best])
         log_best = float(logs.max())
         # relative to the best item, so that a high power does not underflow
-        logs = power * (logs - log_best)
-        logs -= np.log(np.exp(logs).sum())
-        return ItemDistribution(items[best], logs, log_mass, log_best - log_mass)
+        raised = ItemDistribution(
+            items[best], power * (logs - log_best), log_mass, log_best - log_mass
+        )
+        if self.new_item_factor < 1:
+            return raised.with_factor(self.is_new[raised.positions], self.new_item_factor)
+        return replace(raised, log_probs=raised.log_probs - _log_sum(raised.log_probs))
 
     def features(
         self,
@@ -198,6 +223,11 @@ def active_positions(bundle: Bundle) -> NDArray[np.int64]:
     positions = np.full(len(bundle.items) + 1, -1, dtype=np.int64)
     positions[bundle.active] = np.arange(len(bundle.active))
     return positions
+
+
+def _log_sum(logs: NDArray[np.float64]) -> float:
+    """The log of the sum of values by their logs, the largest near 0; 0 without any."""
+    return float(np.log(np.exp(logs).sum())) if len(logs) else 0.0
 
 
 def _moved(matrix: SparseRows, positions: NDArray[np.int64]) -> SparseRows:

@@ -5,7 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding, check_weight
+from sidtool.contract.memory_binding import (
+    MEMORY_COPY,
+    MemoryBinding,
+    check_new_item_factor,
+    check_weight,
+)
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.memory.gate import Gate
 from sidtool.memory.memory import Memory
@@ -14,23 +19,30 @@ from sidtool.registry.references import open_memory
 DEFAULT_WEIGHT = 0.3
 """Weight of a memory that was not tuned with the model."""
 DEFAULT_POWER = 2.0
+DEFAULT_NEW_ITEM_FACTOR = 0.8
+"""Of items without training events, where there was nothing to choose it on: on Beauty, new targets
+keep most of their recall, and others lose little (docs/memory.md)."""
 
 
 @dataclass(frozen=True, eq=False)
 class WeightedMemory:
     """A memory in use: p(item) = (1 - weight) p_model(item) + weight p_memory(item), where
-    p_memory is the memory's scores raised to `power` and normalized.
+    p_memory is the memory's scores raised to `power`, those of new items times `new_item_factor`,
+    and normalized.
 
-    Raises UsageError as `check_weight`."""
+    Raises UsageError as `check_weight` and `check_new_item_factor`."""
 
     memory: Memory
     weight: float = DEFAULT_WEIGHT
     power: float = DEFAULT_POWER
     gate: Gate | None = None
     """Gives each request its own weight; None gives all `weight`."""
+    new_item_factor: float = 1.0
+    """Multiplies the raised scores of items without training events."""
 
     def __post_init__(self) -> None:
         check_weight(self.weight, self.power)
+        check_new_item_factor(self.new_item_factor)
 
     @property
     def is_used(self) -> bool:
@@ -46,6 +58,7 @@ class WeightedMemory:
             "weight": weight,
             "power": self.power,
             "gate": gate,
+            "new_item_factor": self.new_item_factor,
         }
 
 
@@ -88,4 +101,5 @@ def choose_memory(
         weight if options.weight is None else options.weight,
         power if options.power is None else options.power,
         binding.gate if binding is not None and options.weight is None else None,
+        DEFAULT_NEW_ITEM_FACTOR if binding is None else binding.new_item_factor,
     )

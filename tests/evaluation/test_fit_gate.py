@@ -8,12 +8,8 @@ import pytest
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.fit_gate import SmoothNdcg, fit_gate
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
-from sidtool.evaluation.tune_memory import (
-    TuneMemoryOptions,
-    _candidates,
-    _grid_ranks,
-    choose_gate,
-)
+from sidtool.evaluation.mixture_choice import choose_gate, grid_ranks
+from sidtool.evaluation.tune_memory import TuneMemoryOptions, candidates_of
 from sidtool.memory.build import build_memory
 from sidtool.memory.distribution import ItemDistribution
 from sidtool.model.memory import WeightedMemory
@@ -47,6 +43,8 @@ def users(seed: int, *, informative: bool) -> Candidates:
         rng.random(USERS) < 0.3,
         features,
         rng.random(USERS) < 0.5,
+        np.ones(USERS, dtype=np.bool_),
+        np.zeros(WIDTH, dtype=np.bool_),
     )
 
 
@@ -70,7 +68,7 @@ def test_the_gradient_is_that_of_the_loss() -> None:
 
 def test_a_gate_finds_the_feature_that_says_whom_to_trust() -> None:
     candidates = users(2, informative=True)
-    ranks = _grid_ranks(candidates)
+    ranks = grid_ranks(candidates)
     gate, power, judged = choose_gate(candidates, ranks)
     assert gate is not None
     assert judged["ndcg@10 gate, judged"] > judged["ndcg@10 constant, judged"] + 0.05
@@ -83,7 +81,7 @@ def test_a_gate_finds_the_feature_that_says_whom_to_trust() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_gate_is_used_only_if_it_is_better_on_other_users(seed: int) -> None:
     candidates = users(seed, informative=False)
-    gate, _, judged = choose_gate(candidates, _grid_ranks(candidates))
+    gate, _, judged = choose_gate(candidates, grid_ranks(candidates))
     better = judged["ndcg@10 gate, judged"] > judged["ndcg@10 constant, judged"]
     # both keep the recall of rare targets, or there are too few of them
     assert (gate is not None) == better
@@ -94,13 +92,13 @@ def test_without_targets_there_is_no_gate() -> None:
     everyone = np.ones(USERS, dtype=np.bool_)
     assert fit_gate(candidates, candidates.memory_scores, everyone, 0.3, 1.0) is None
     assert (candidates.ranks(candidates.memory_scores, 0.5) == K).all()
-    assert choose_gate(candidates, _grid_ranks(candidates))[0] is None
+    assert choose_gate(candidates, grid_ranks(candidates))[0] is None
 
 
 @pytest.mark.parametrize("count", [0, 1, 99])
 def test_a_half_of_few_users_judges_no_gate(count: int) -> None:
     candidates = replace(users(0, informative=True), in_first_half=np.arange(USERS) < count)
-    assert choose_gate(candidates, _grid_ranks(candidates))[0] is None
+    assert choose_gate(candidates, grid_ranks(candidates))[0] is None
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -109,7 +107,7 @@ def test_the_ranks_of_a_gate_are_those_of_an_evaluation(shared: bool) -> None:
     events, examples = visits(users=40)
     memory = build_memory(Split("leave-one-out", tuple(events), (), ()), loaded.bundle)
     options = TuneMemoryOptions(num_beams=40)
-    candidates = _candidates(loaded, memory, examples, options, None)
+    candidates = candidates_of(loaded, memory, examples, options, None)
     raised = candidates.raised(1.5)
     gate = fit_gate(candidates, raised, np.ones(40, dtype=np.bool_), 0.5, 1.0)
     assert gate is not None

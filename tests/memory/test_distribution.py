@@ -8,20 +8,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.memory import distribution as module
+from sidtool.memory.build import build_memory
+from sidtool.memory.content import ItemContent
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings
 from tests.bundles import small_bundle
-from tests.memory.cases import small_memory
+from tests.memory.cases import random_histories, small_memory, split_of
 
 BUNDLE = small_bundle()
 BUNDLE.items.retired[[4, 9]] = True
 MEMORY = small_memory(BUNDLE)
 
+# items from 30 on have no events, and neighbors by content alone
+WITH_NEW_ITEMS = build_memory(
+    split_of(random_histories(0, 40, 30)), BUNDLE, content=ItemContent.of(BUNDLE)
+)
+
 histories = st.lists(st.lists(st.integers(-1, 39), max_size=12), min_size=1, max_size=4)
 
 
-def slow(memory: Memory, history: list[int], power: float) -> dict[int, float]:
+def slow(
+    memory: Memory, history: list[int], power: float, new_item_factor: float = 1.0
+) -> dict[int, float]:
     """Probabilities of the active items by position in SID order."""
     similar = memory.neighbors.to_scipy().toarray().astype(np.float64)
     recency = memory.manifest.settings.recency
@@ -29,7 +38,9 @@ def slow(memory: Memory, history: list[int], power: float) -> dict[int, float]:
     scores = np.zeros(len(BUNDLE.items))
     for age, row in enumerate(reversed(rows)):
         scores += recency**age * similar[row]
-    active = scores[BUNDLE.active] ** power
+    raised = scores**power
+    raised[memory.events == 0] *= new_item_factor
+    active = raised[BUNDLE.active]
     return {
         position: value / active.sum() for position, value in enumerate(active.tolist()) if value
     }
@@ -56,6 +67,40 @@ def test_distributions_agree_with_loops(
         np.testing.assert_array_equal(alone.log_probs, result.log_probs)
         raised = alone.raised(2.0)
         np.testing.assert_allclose(np.exp(raised.log_probs).sum(), 1 if len(raised) else 0)
+
+
+@given(
+    histories=histories,
+    power=st.sampled_from([0.5, 1.0, 3.0]),
+    factor=st.sampled_from([0.0, 1e-6, 0.1, 0.9, 1.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_scores_of_new_items_have_a_factor(
+    histories: list[list[int]], power: float, factor: float
+) -> None:
+    index = MemoryIndex.of(WITH_NEW_ITEMS, BUNDLE, factor)
+    plain = MemoryIndex.of(WITH_NEW_ITEMS, BUNDLE)
+    arrays = [np.array(history, dtype=np.int64) for history in histories]
+    results = index.distributions(arrays, power)
+    for history, result, whole in zip(
+        histories, results, plain.distributions(arrays, power), strict=True
+    ):
+        expected = slow(WITH_NEW_ITEMS, history, power, factor)
+        assert result.positions.tolist() == sorted(expected)
+        np.testing.assert_allclose(
+            np.exp(result.log_probs), [expected[key] for key in sorted(expected)], rtol=1e-6
+        )
+        # a gate reads the scores as they were
+        if len(result):
+            assert (result.log_mass, result.log_peak) == (whole.log_mass, whole.log_peak)
+
+
+def test_items_without_events_are_new() -> None:
+    index = MemoryIndex.of(WITH_NEW_ITEMS, BUNDLE)
+    new_rows = BUNDLE.active[index.is_new].tolist()
+    active = BUNDLE.active.tolist()
+    assert new_rows == [row for row in active if WITH_NEW_ITEMS.events[row] == 0]
+    assert len(new_rows) == 10
 
 
 def test_sums_do_not_depend_on_how_they_are_made(monkeypatch: Any) -> None:
