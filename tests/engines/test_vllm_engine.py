@@ -1,5 +1,6 @@
 """A real engine of vLLM with the plug-in, on a tiny model (`make test-engines`)."""
 
+import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -131,3 +132,18 @@ def test_a_request_can_leave_the_constraint(llm: Any, own: LoadedModel) -> None:
     assert answers == [own.tokens.begin, int(logits.argmax())]
     with pytest.raises(Exception, match="no extra argument 'sid_denied'"):
         llm.generate([prompt], SamplingParams(extra_args={"sid_denied": []}), use_tqdm=False)
+
+
+def test_the_benchmark_runs_all_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from engines import SIDES, main
+
+    sizes = ("--quick", "--dtypes", "float32", "--widths", "4", "--batches", "2")
+    assert main(["-o", str(tmp_path), *sizes, "--repeats", "1"]) == 0
+    (measured,) = json.loads((tmp_path / "result.json").read_text())["settings"].values()
+    assert set(measured) == set(SIDES)
+    for side, figures in measured.items():
+        # a random model without a constraint writes hardly any SID of the catalog
+        assert figures["illegal_share"] == (pytest.approx(1, abs=0.2) if side == "vllm" else 0)
+    assert measured["vllm-constrained"]["agreement"] == 1
+    assert measured["vllm-recommend"]["agreement"] == 1
