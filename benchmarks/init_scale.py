@@ -11,7 +11,7 @@ model is `smollm2`, `gemma3` or a path. Steps that are done are not run again.""
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -109,11 +109,14 @@ class InitScale:
         stored = json.loads(file.read_text()) if file.exists() else {}
         missing = [rows for rows in all_rows if rows.name not in stored]
         if missing:
-            stored |= losses_before_training(
+            measured = losses_before_training(
                 self.base(name), self.bundle, self.split, missing, self.args.users
             )
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+            for rows, losses in measured:
+                print(name, rows.name, losses, file=sys.stderr, flush=True)
+                stored[rows.name] = losses
+                file.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
         return {rows.name: stored[rows.name] for rows in all_rows}
 
     def extended(self, name: str, rows: Rows) -> Path:
@@ -156,9 +159,9 @@ class InitScale:
 
 def losses_before_training(
     base: Path, bundle_path: Path, split: Path, all_rows: Sequence[Rows], n_users: int
-) -> dict[str, dict[str, float]]:
-    """Mean cross-entropy of the SIDs in the last items of users, in nats per code, by the name of
-    the rows: over the vocabulary, and over the codes of a level. The model is loaded once."""
+) -> Iterator[tuple[Rows, dict[str, float]]]:
+    """Mean cross-entropy of the SIDs in the last items of users, in nats per code, for each way to
+    make the rows: over the vocabulary, and over the codes of a level. The model is loaded once."""
     bundle = Bundle.open(bundle_path)
     checkpoint = locate(str(base))
     tokenizer = load_tokenizer(checkpoint)
@@ -171,13 +174,10 @@ def losses_before_training(
     for history in histories:
         codes = bundle.items.codes[bundle.items.rows(history)]
         ids.append([*first, *tokens.ids(codes, begin_end_tokens=False).ravel().tolist()])
-    losses = {}
     for rows in all_rows:
         initial = InitialRows(bundle, tokenizer, tokens, rows.init, rows.scale, 0)
         write_embeddings(network, initial)
-        losses[rows.name] = losses_of(network, ids, tokens, len(first))
-        print(rows.name, losses[rows.name], file=sys.stderr, flush=True)
-    return losses
+        yield rows, losses_of(network, ids, tokens, len(first))
 
 
 def losses_of(
@@ -196,9 +196,8 @@ def losses_of(
             logits = network(batch).logits[0, n_text + levels - 1 : -1].float()
         targets = batch[0, n_text + levels :]  # (n,)
         n_targets += len(targets)
-        sums["vocabulary"] += float(
-            torch.nn.functional.cross_entropy(logits, targets).item()
-        ) * len(targets)
+        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        sums["vocabulary"] += float(loss)
         for level in range(levels):
             start = int(tokens.level_starts[level])
             own = logits[level::levels, start : start + tokens.space.sizes[level]]
