@@ -28,7 +28,7 @@ test-slow: venv  ## the slow tests, on SmolLM2-135M, Gemma-3-270M and MovieLens-
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 test-engines: $(ENGINES)/.installed  ## real engines with the constraint, in an environment of their own
-	VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 \
+	VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 TORCHDYNAMO_DISABLE=1 \
 		$(ENGINES)/bin/python -m pytest --noconftest -m engines tests/engines/test_vllm_engine.py
 
 # vLLM imports torchaudio and torchcodec if they are there, and their builds are not for torch on a CPU

@@ -49,6 +49,8 @@ def own(folder: Path) -> LoadedModel:
 def llm(folder: Path) -> Any:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    # one process: three would import everything three times, and a busy machine lets calls time out
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     from vllm import LLM
 
     return LLM(
