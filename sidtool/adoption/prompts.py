@@ -55,11 +55,13 @@ def adopted_prompt(
 
     Raises UsageError unless there is one of both, or if the file has several prompts or one with
     fields, CompatibilityError if markup of the preset is no token."""
-    if (preset is None) == (template_file is None):
+    if preset is None and template_file is None:
         raise UsageError(
-            "the model's prompt is not known",
-            hint="give either --preset or --template FILE",
+            "the prompt that the model was trained with is not known",
+            hint="--preset names its system, --template FILE has the prompt",
         )
+    if preset is not None and template_file is not None:
+        raise UsageError("give either --preset or --template FILE")
     if preset is not None:
         chosen = preset_for(preset, kind)
         _check_markup(tokenizer, chosen, preset)

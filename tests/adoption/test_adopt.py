@@ -19,6 +19,7 @@ from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.interop.convert import import_map
 from sidtool.model.load import load_model_folder
+from sidtool.model.model_tokens import model_tokens
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
@@ -172,6 +173,16 @@ def test_a_bundle_is_adopted_as_its_map(tmp_path: Path, adopted: Make) -> None:
     assert adoption.bundle.identity == Bundle.open(tmp_path / "shop.zarr").identity
 
 
+def test_engines_get_the_ids_of_the_table(adopted: Make) -> None:
+    model, folder = adopted("minionerec")
+    exported = model_tokens(folder, Bundle.open(folder / "sid.zarr"))
+    assert exported.block_start is None
+    codes = Bundle.open(folder / "sid.zarr").items.codes[:3]
+    named = [model.tokenizer.convert_ids_to_tokens(row) for row in exported.ids(codes).tolist()]
+    spelled = {tuple(sid) for sid in model.sids.values()}
+    assert {tuple(sid) for sid in named} <= spelled
+
+
 def test_a_prompt_of_the_users_own(tmp_path: Path) -> None:
     model = foreign.minionerec(tmp_path / "model")
     text = "The user has interacted with items {history} in chronological order:\n"
@@ -226,7 +237,7 @@ def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
         ("too few rows", CompatibilityError, "embedding rows"),
         ("no level", CompatibilityError, "a level has no token"),
         ("markup", CompatibilityError, "<think> is one token in the prompt of openonerec"),
-        ("no prompt", UsageError, "prompt is not known"),
+        ("no prompt", UsageError, "prompt that the model was trained with is not known"),
         ("encoder", UsageError, "for causal models"),
         ("two prompts", UsageError, "has 2 prompts"),
         ("no map", DataError, "none.json"),

@@ -38,9 +38,9 @@ def test_the_figures_are_one_json_object(road: Road, tmp_path: Path) -> None:
 
 def test_a_prompt_is_needed(road: Road, tmp_path: Path) -> None:
     command = ("adopt", road.foreign, road.bundle, "-o", tmp_path / "out")
-    assert "--preset or --template FILE" in refused(2, *command)
+    assert "--preset names its system" in refused(2, *command)
     both = ("--preset", "lc-rec", "--template", tmp_path / "own.json")
-    assert "--preset or --template FILE" in refused(2, *command, *both)
+    assert "give either --preset or --template FILE" in refused(2, *command, *both)
 
 
 def test_a_model_of_sidtool_is_refused(road: Road, tmp_path: Path) -> None:
