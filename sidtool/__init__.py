@@ -102,6 +102,7 @@ _MODULES = {
     "GeneralOptions": "general_text",
     "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",
+    "ListOptions": "list_decoder.list_options",
     "Memory": "memory.memory",
     "PrepareOptions": "ingest.prepare",
     "RecommendOptions": "recommendation.recommend_options",

@@ -61,6 +61,7 @@ def test_the_exported_names_are_these() -> None:
         "GeneralOptions",
         "ItemContent",
         "KnnSettings",
+        "ListOptions",
         "Memory",
         "PrepareOptions",
         "RecommendOptions",

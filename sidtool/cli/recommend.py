@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidtool.cli import inference
+from sidtool.cli import inference, list_flags
 from sidtool.decoder.normalize import Normalize
 from sidtool.errors import DataError, UsageError
 from sidtool.output import refuse_existing
@@ -62,8 +62,16 @@ def recommend(
             "880000000}: of --history, or of every request that does not have its own.",
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="Items per request.")] = 10,
+    k: Annotated[
+        int | None, typer.Option("-k", help="Items per request.", show_default="10")
+    ] = None,
     num_beams: inference.NumBeams = 50,
+    list_: list_flags.Length = None,
+    list_search: list_flags.Search = "beam",
+    temperature: list_flags.Temperature = 1.0,
+    seed: list_flags.Seed = 0,
+    prefix_penalty: list_flags.PrefixPenalty = 0.0,
+    mmr: list_flags.Mmr = 0.0,
     normalize: Annotated[
         Normalize | None,
         typer.Option(
@@ -140,7 +148,13 @@ def recommend(
     lists: dict[str, Any] = {"allow": _ids(allow), "deny": _ids(deny) or ()}
     flags: dict[str, Any] = {"strict": strict, "explain": explain}
     flags["fields"] = _fields(fields, history)
-    choices = RecommendOptions(k, num_beams, normalize, exclude_seen, **flags, **lists)
+    if list_ is not None and k is not None:
+        raise UsageError("--list is the number of items of a list", hint="leave out -k")
+    flags["list"] = list_flags.list_options(
+        list_, list_search, temperature, seed, prefix_penalty, mmr
+    )
+    n_items = next(number for number in (list_, k, 10) if number is not None)
+    choices = RecommendOptions(n_items, num_beams, normalize, exclude_seen, **flags, **lists)
     # the error of a request that the command line names is that of the command
     stop = strict or not (file or users or all_users)
     shared: dict[str, Any] = {"candidates": _ids(candidates), "stop": stop}
@@ -161,7 +175,7 @@ def recommend(
         else:
             for answer in outcome.count(answer_each(loaded, requests, choices, **shared)):
                 _say_answer(answer, json=json)
-    _report(outcome, k)
+    _report(outcome, n_items)
 
 
 def _report(outcome: "Outcome", k: int) -> None:
@@ -253,4 +267,7 @@ def _say_answer(answer: "Recommendation | BadRequest", *, json: bool) -> None:
             columns.append([each.memory_share for each in answer.explanations])
             columns.append([", ".join(each.because_of) for each in answer.explanations])
             names += ["memory", "because of"]
-        say_table(names, list(zip(*columns, strict=True)), title=answer.user)
+        title = answer.user
+        if answer.list_score is not None:
+            title = f"{title or 'list'}, log-probability {answer.list_score:.4g}"
+        say_table(names, list(zip(*columns, strict=True)), title=title)

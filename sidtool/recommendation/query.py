@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.trie import Trie
+from sidtool.contract.contract import Contract
 from sidtool.decoder.beam_result import BeamResult, check_scores
 from sidtool.decoder.filters import AllowList, LeafFilter
 from sidtool.decoder.mixture import (
@@ -29,7 +30,7 @@ from sidtool.errors import DataError, UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
 from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
-from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.prompt.user_tokens import UserTokens
 from sidtool.splits.fields import NO_FIELDS, Fields
@@ -99,18 +100,32 @@ class QuerySession:
     """What an engine searches with; None is sidtool's decoder."""
 
     @classmethod
-    def of(cls, loaded: LoadedModel, normalize: Normalize | None = None) -> "QuerySession":
-        """The session of a loaded model; scores are normalized as it was trained unless given."""
+    def of(
+        cls,
+        loaded: LoadedModel,
+        normalize: Normalize | None = None,
+        *,
+        list_length: int | None = None,
+    ) -> "QuerySession":
+        """The session of a loaded model; scores are normalized as it was trained unless given.
+
+        With a `list_length`, histories are followed by a list: their prompt is that of lists, with
+        room for as many items. Raises DataError then if the model was not trained on lists."""
         contract = loaded.contract
         normalize = normalize or contract.normalize
+        history_prompt = contract.history_prompt
         # all codes but the last are fed back
         n_answer = contract.space.levels - 1 + bool(contract.users)
+        if list_length is not None:
+            history_prompt = _list_prompt(contract)
+            item_tokens = contract.space.levels + 2 * contract.space.has_begin_end_tokens
+            n_answer += (list_length - 1) * item_tokens
         room = prompt_positions(loaded.model, n_answer)
         return cls(
             loaded.bundle,
             loaded.tokenizer,
             loaded.tokens,
-            _shortened(contract.history_prompt, room),
+            _shortened(history_prompt, room),
             _shortened(contract.text_prompt, room),
             normalize,
             Mixture.of(loaded.memory, loaded.bundle, normalize),
@@ -293,6 +308,16 @@ class QuerySession:
         return score_sids(
             model, prompts, codes, self.tokens, normalize=self.normalize, trie=self.trie
         )
+
+
+def _list_prompt(contract: Contract) -> ListPrompt:
+    if contract.list_prompt is None:
+        raise DataError(
+            "the model was not trained on lists: its contract has no list prompt",
+            hint="make-sft --task list=1, then train; without --list the best items are "
+            "recommended one by one",
+        )
+    return contract.list_prompt
 
 
 def _shortened(prompt: Prompt, room: int | None) -> Prompt:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sidtool.decoder.beam_result import check_scores
 from sidtool.decoder.filters import AllowList
-from sidtool.decoder.mixture import RankedItems
 from sidtool.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.output import refuse_existing
 from sidtool.output_name import RESULTS
+from sidtool.recommendation.list_query import check_lists
 from sidtool.recommendation.live import LiveRequests
 from sidtool.recommendation.outcome import Answer, Outcome, at_line
 from sidtool.recommendation.query import (
@@ -25,12 +24,10 @@ from sidtool.recommendation.query import (
     in_windows,
     reporting,
 )
+from sidtool.recommendation.ranker import Ranker, Ranking
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import BadRequest, Explanation, Recommendation, Request
+from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.result_file import result_file, run_fingerprint
-
-_Ranking = tuple[list[int], list[float], tuple[Explanation, ...] | None]
-"""The item index and scores of a query's best items, and what a memory contributes to each."""
 
 
 def recommend(
@@ -46,8 +43,10 @@ def recommend(
     k items are returned whenever the filters leave k; `missing` of a recommendation is the number
     that it lacks. If `candidates` are given, each of them is scored exactly instead of a beam
     search, and nothing else is recommended: for new items, whose SIDs a beam does not reach, and
-    for reranking. Ids that the bundle lacks are skipped in histories and have no effect in deny
-    lists; a SidtoolWarning counts them. A request whose prompt is empty without them gets no items.
+    for reranking. With `options.list` an answer is one list of k items in its order, and candidates
+    are what it may contain. Ids that the bundle lacks are skipped in histories and have no effect
+    in deny lists; a SidtoolWarning counts them. A request whose prompt is empty without them gets
+    no items.
     `progress` is called with a total of 0 if `requests` has no length.
 
     Raises DataError if the allow or deny list names no item of the bundle, if a candidate is
@@ -147,11 +146,9 @@ def _warn(message: str) -> None:
 class Recommender:
     """What all requests of a run share."""
 
-    model: LoadedModel
     session: QuerySession
+    ranker: Ranker
     options: RecommendOptions
-    candidates: ItemIndex | None
-    """Sorted, each one once."""
     allowed: AllowList | None
     denied: ItemIndex
 
@@ -166,7 +163,11 @@ class Recommender:
         """Look up the lists of items; `session` is one of this model with these scores, if there
         is one already. Raises DataError as `recommend` does."""
         loaded = load_model_folder(model) if isinstance(model, str | Path) else model
-        session = session or QuerySession.of(loaded, options.normalize)
+        list_length = None if options.list is None else options.k
+        session = session or QuerySession.of(loaded, options.normalize, list_length=list_length)
+        if list_length is not None:
+            check_lists(session)
+            _report_length(loaded, list_length)
         if options.explain and session.mixture is None:
             raise UsageError(
                 "--explain needs a memory", hint="give --memory, or tune-memory's model"
@@ -190,7 +191,8 @@ class Recommender:
         if len(denied) and (denied < 0).all():
             raise DataError(f"none of the {len(denied)} ids of the deny list is in the bundle")
         _report_unknown(session, options)
-        return cls(loaded, session, options, candidate_index, allowed, denied)
+        ranker = Ranker(session, loaded.model, options, candidate_index)
+        return cls(session, ranker, options, allowed, denied)
 
     def answer(self, requests: Sequence[Request | BadRequest]) -> Iterator[Answer]:
         """The answers to a window of requests, in order."""
@@ -199,33 +201,27 @@ class Recommender:
     def answer_prepared(self, prepared: Sequence["Prepared | BadRequest"]) -> Iterator[Answer]:
         """The answers to requests whose items were looked up, in order."""
         queries = [each.query for each in prepared if isinstance(each, Prepared)]
-        rank = self._by_beam if self.candidates is None else self._by_score
-        if self.session.mixture is not None:
-            rank = self._with_memory
-        ranked = rank(queries)
+        rankings = self.ranker.rank(queries)
         for each in prepared:
-            yield (
-                each if isinstance(each, BadRequest) else self._recommendation(each, *next(ranked))
-            )
+            if isinstance(each, BadRequest):
+                yield each
+            else:
+                yield self._recommendation(each, next(rankings))
 
-    def _recommendation(
-        self,
-        prepared: "Prepared",
-        index: Sequence[int],
-        scores: Sequence[float],
-        explanations: tuple[Explanation, ...] | None = None,
-    ) -> Recommendation:
+    def _recommendation(self, prepared: "Prepared", ranking: Ranking) -> Recommendation:
         items = self.session.bundle.items
+        is_list = self.options.list is not None
         return Recommendation(
             user=prepared.request.user,
-            items=tuple(items.ids[row] for row in index),
-            scores=tuple(scores),
-            sids=tuple(self.session.tokens.space.spell(items.codes[row]) for row in index),
-            titles=tuple(items.title(row) for row in index),
+            items=tuple(items.ids[row] for row in ranking.rows),
+            scores=tuple(ranking.scores),
+            sids=tuple(self.session.tokens.space.spell(items.codes[row]) for row in ranking.rows),
+            titles=tuple(items.title(row) for row in ranking.rows),
             unknown=int((prepared.history < 0).sum()),
             unknown_denied=int((prepared.denied < 0).sum()),
-            missing=self.options.k - len(index),
-            explanations=explanations,
+            missing=self.options.k - len(ranking.rows),
+            explanations=ranking.explanations,
+            list_score=float(sum(ranking.scores)) if is_list else None,
         )
 
     def prepare(self, request: Request | BadRequest) -> "Prepared | BadRequest":
@@ -257,65 +253,12 @@ class Recommender:
         if request.text is None:
             fields = request.fields.over(self.options.fields)
             prompt = session.from_history(history, fields, user=request.user)
+        elif self.options.list is not None:
+            raise DataError("a list follows a history, not a text")
         else:
             prompt = session.from_text(request.text)
         remembered = history if request.text is None else None
         return Query(prompt, session.leaf_filter(allowed, denied), remembered)
-
-    def _with_memory(self, queries: Sequence[Query]) -> Iterator[_Ranking]:
-        """The k best items of each query by the mixture with the memory."""
-        model = self.model.model
-        k = self.options.k
-        if self.candidates is not None:
-            results = self.session.score_items(model, queries, self.candidates, k=k)
-        else:
-            num_beams = self.options.num_beams
-            results = self.session.search_items(model, queries, k=k, num_beams=num_beams)
-        trie = self.session.trie
-        for query, result in zip(queries, results, strict=True):
-            positions = result.positions
-            rows = positions if trie.rows is None else trie.rows[positions]
-            explanations = self._explain(query, result) if self.options.explain else None
-            yield rows.tolist(), result.scores.tolist(), explanations
-
-    def _explain(self, query: Query, result: RankedItems) -> tuple[Explanation, ...]:
-        assert self.session.mixture is not None
-        ids = self.session.bundle.items.ids
-        history = query.history if query.history is not None else result.positions[:0]
-        sources = self.session.mixture.index.sources(history, result.positions)
-        return tuple(
-            Explanation(share, {ids[row]: part for row, part in list(parts.items())[:3]})
-            for share, parts in zip(result.memory_shares.tolist(), sources, strict=True)
-        )
-
-    def _by_beam(self, queries: Sequence[Query]) -> Iterator[_Ranking]:
-        """The item index and scores of each query's k best items, by beam search."""
-        k = self.options.k
-        trie = self.session.trie
-        results = self.session.search(
-            self.model.model, queries, k=k, num_beams=self.options.num_beams
-        )
-        for query, result in zip(queries, results, strict=True):
-            index: list[int] = []
-            scores: list[float] = []
-            items_of = trie.leaf_rows if query.leaf_filter is None else query.leaf_filter.items
-            for leaf, score in zip(result.leaves.tolist(), result.scores.tolist(), strict=True):
-                shared = items_of(leaf).tolist()
-                index.extend(shared)
-                scores.extend([score] * len(shared))
-            yield index[:k], scores[:k], None
-
-    def _by_score(self, queries: Sequence[Query]) -> Iterator[_Ranking]:
-        """The same out of the candidates, by their exact scores."""
-        assert self.candidates is not None
-        all_scores = self.session.score(self.model.model, queries, self.candidates)
-        for query, scores in zip(queries, all_scores, strict=True):
-            assert query.leaf_filter is not None  # the candidates are an allow list
-            check_scores(scores)
-            eligible = np.isfinite(scores) & np.isin(self.candidates, query.leaf_filter.eligible())
-            order = np.argsort(-scores[eligible], kind="stable")[: self.options.k]
-            best = np.flatnonzero(eligible)[order]
-            yield self.candidates[best].tolist(), scores[best].tolist(), None
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,6 +269,13 @@ class Prepared:
     history: ItemIndex
     denied: ItemIndex
     query: Query
+
+
+def _report_length(loaded: LoadedModel, length: int) -> None:
+    """Warn of lists that are longer than those that the model was trained on."""
+    prompt = loaded.contract.list_prompt
+    if prompt is not None and length > prompt.list_length:
+        _warn(f"the model was trained on lists of {prompt.list_length} items, not {length}")
 
 
 def _report_unknown(session: QuerySession, options: RecommendOptions) -> None:

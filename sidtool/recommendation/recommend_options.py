@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from sidtool.decoder.normalize import Normalize
 from sidtool.errors import UsageError
+from sidtool.list_decoder.list_options import ListOptions
 from sidtool.splits.fields import NO_FIELDS, Fields
 
 
@@ -27,6 +28,9 @@ class RecommendOptions:
     """Ids of items that are never recommended. Holds for every request."""
     strict: bool = False
     """Refuse ids of allow and deny lists that the bundle lacks, in place of a warning."""
+    list: ListOptions | None = None
+    """Recommend one list, in the order in which the model writes it, in place of the k best next
+    items; k is its length, and beams are partial lists. Needs a model that was trained on lists."""
     explain: bool = False
     """Say which part of each item's probability comes from the memory, and from which items."""
 
@@ -36,5 +40,7 @@ class RecommendOptions:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UsageError(f"k must be at least 1, not {self.k}")
+        if self.list is not None and self.explain:
+            raise UsageError("a list has no explanation: a memory has no part in it")
         if self.num_beams < 1:
             raise UsageError(f"the number of beams must be at least 1, not {self.num_beams}")

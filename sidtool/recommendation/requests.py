@@ -101,12 +101,13 @@ class Explanation:
 @dataclass(frozen=True)
 class Recommendation:
     """The answer to one request, best item first; items that share a SID are adjacent, in the
-    bundle's order."""
+    bundle's order. The items of a list are in the order in which the model wrote them."""
 
     user: str | None
     items: tuple[str, ...]
     scores: tuple[float, ...]
-    """Log-probabilities of the SIDs; with a memory, of the items by the mixture."""
+    """Log-probabilities of the SIDs; with a memory, of the items by the mixture; in a list, of each
+    SID after those before it."""
     sids: tuple[str, ...]
     titles: tuple[str, ...]
     unknown: int = 0
@@ -117,12 +118,15 @@ class Recommendation:
     """Number of items fewer than k: filters, or the catalog, leave no more."""
     explanations: tuple[Explanation, ...] | None = None
     """One per item, if they were requested."""
+    list_score: float | None = None
+    """Log-probability of the list, the sum of `scores`; None for items that are no list."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""
         value = asdict(self)
-        if self.explanations is None:
-            del value["explanations"]
+        for name in ("explanations", "list_score"):
+            if value[name] is None:
+                del value[name]
         return value
 
 

@@ -14,7 +14,8 @@ NUMBERS = ("unknown", "unknown_denied", "missing", "line")
 
 def write_result_table(lines: Path, path: Path) -> None:
     """Write the JSON Lines of answers as Parquet: `user`, lists `items`, `scores`, `sids` and
-    `titles`, counts, `line` and `error` of bad requests, and `explanations` as JSON."""
+    `titles`, counts, `line` and `error` of bad requests, `explanations` as JSON, and `list_score`
+    of lists."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -27,6 +28,7 @@ def write_result_table(lines: Path, path: Path) -> None:
             *((name, pa.int64()) for name in NUMBERS),
             ("error", pa.string()),
             ("explanations", pa.string()),
+            ("list_score", pa.float64()),
         ]
     )
     with lines.open(encoding="utf-8") as stream, pq.ParquetWriter(path, schema) as writer:

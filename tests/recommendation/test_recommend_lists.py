@@ -1,0 +1,156 @@
+"""Requests to lists: order, filters, candidates, shared SIDs, what is refused, files."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from sidtool.errors import DataError, SidtoolWarning, UsageError
+from sidtool.list_decoder.list_options import ListOptions
+from sidtool.list_decoder.list_search import search_lists
+from sidtool.model.load import LoadedModel
+from sidtool.prompt.prompts import ListPrompt
+from sidtool.recommendation.query import QuerySession
+from sidtool.recommendation.recommend import answer_each, recommend, recommend_to_file
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.requests import BadRequest, Recommendation, Request
+from tests.bundles import small_bundle
+from tests.loaded import loaded_model
+
+torch.set_num_threads(1)
+
+LIST_PROMPT = ListPrompt("list", "The history: {history}\nNext 4:", 5, 200, list_length=4)
+
+
+def list_shop(*, duplicates: bool = False, max_positions: int = 512) -> LoadedModel:
+    """A model that has a prompt of lists."""
+    loaded = loaded_model(small_bundle(60, duplicates=duplicates), "qwen2")
+    loaded.model.config.max_position_embeddings = max_positions
+    return replace(loaded, contract=replace(loaded.contract, list_prompt=LIST_PROMPT))
+
+
+@pytest.fixture(scope="module")
+def shop() -> LoadedModel:
+    return list_shop()
+
+
+def ids_of(shop: LoadedModel) -> list[str]:
+    return [str(item) for item in shop.bundle.items.ids]
+
+
+def lists_of(
+    shop: LoadedModel, requests: Any, list_options: Any = None, **options: Any
+) -> list[Recommendation]:
+    """The lists of requests, four items each."""
+    options = {"k": 4, "num_beams": 3, "list": list_options or ListOptions(), **options}
+    return list(recommend(shop, requests, RecommendOptions(**options)))
+
+
+def test_a_list_is_that_of_the_decoder_after_the_prompt_of_lists(shop: LoadedModel) -> None:
+    ids = ids_of(shop)
+    requests = [Request(f"u{n}", tuple(ids[n : n + 3])) for n in range(4)]
+    answers = lists_of(shop, requests)
+    session = QuerySession.of(shop, list_length=4)
+    rows = [shop.bundle.items.rows(request.history) for request in requests]
+    prompts = [session.from_history(history) for history in rows]
+    text = shop.tokenizer.decode(prompts[0])
+    assert text.startswith("The history: ")
+    assert "Next 4:" in text
+    expected = search_lists(
+        shop.model, prompts, session.trie, session.tokens, length=4, num_beams=3
+    )
+    for request, answer, (found,) in zip(requests, answers, expected, strict=True):
+        assert answer.user == request.user
+        assert [shop.bundle.items.row(item) for item in answer.items] == found.positions.tolist()
+        assert list(answer.scores) == found.scores.tolist()
+        assert answer.list_score == pytest.approx(found.score, abs=1e-5)
+        assert answer.missing == 0
+        assert json.loads(json.dumps(answer.to_json()))["list_score"] == answer.list_score
+
+
+def test_filters_hold_for_every_place_of_a_list(shop: LoadedModel) -> None:
+    ids = ids_of(shop)
+    requests = [
+        Request("few", tuple(ids[:3]), allow=tuple(ids[:5])),
+        Request("none", tuple(ids[:3]), allow=tuple(ids[:3])),
+        Request("denied", tuple(ids[:3]), deny=tuple(ids[3:58])),
+    ]
+    few, none, denied = lists_of(shop, requests, exclude_seen=True)
+    assert set(few.items) == set(ids[3:5])
+    assert few.missing == 2
+    assert none.items == ()
+    assert none.list_score == 0
+    assert set(denied.items) == set(ids[58:])
+
+
+def test_candidates_are_what_a_list_may_contain(shop: LoadedModel) -> None:
+    ids = ids_of(shop)
+    candidates = ids[10:16]
+    options = RecommendOptions(k=6, num_beams=3, list=ListOptions())
+    with pytest.warns(SidtoolWarning, match="lists of 4 items, not 6"):
+        (answer,) = recommend(shop, [Request("u", (ids[0],))], options, candidates=candidates)
+    assert sorted(answer.items) == sorted(candidates)
+
+
+def test_items_that_share_a_sid_are_each_in_a_list_once() -> None:
+    shop = list_shop(duplicates=True)
+    allowed = tuple(ids_of(shop)[:12])
+    options = RecommendOptions(k=20, num_beams=2, allow=allowed, list=ListOptions())
+    with pytest.warns(SidtoolWarning, match="not 20"):
+        (answer,) = recommend(shop, [Request("u", (ids_of(shop)[30],))], options)
+    assert sorted(answer.items) == sorted(allowed)
+    assert len(set(answer.sids)) < len(answer.sids)
+    assert answer.missing == 8
+
+
+def test_draws_follow_from_seed_and_request(shop: LoadedModel) -> None:
+    ids = ids_of(shop)
+    requests = [Request(f"u{n}", tuple(ids[n : n + 3])) for n in range(6)]
+    answers = lists_of(shop, requests, ListOptions("gumbel"))
+    again = lists_of(shop, requests[::-1], ListOptions("gumbel"))[::-1]
+    others = lists_of(shop, requests, ListOptions("gumbel", seed=1))
+    assert [answer.items for answer in answers] == [answer.items for answer in again]
+    assert [answer.items for answer in answers] != [answer.items for answer in others]
+
+
+def test_a_model_that_was_not_trained_on_lists_is_refused() -> None:
+    plain = loaded_model(small_bundle(60), "qwen2")
+    with pytest.raises(DataError, match="not trained on lists"):
+        lists_of(plain, [Request("u", ("b001",))])
+
+
+def test_texts_and_explanations_are_refused(shop: LoadedModel) -> None:
+    (bad,) = answer_each(
+        shop, [Request(text="red")], RecommendOptions(k=2, list=ListOptions()), stop=False
+    )
+    assert isinstance(bad, BadRequest)
+    assert "follows a history" in str(bad.error)
+    with pytest.raises(UsageError, match="no explanation"):
+        RecommendOptions(list=ListOptions(), explain=True)
+
+
+def test_a_list_has_room_in_the_positions_of_the_model() -> None:
+    shop = list_shop(max_positions=45)
+    session = QuerySession.of(shop, list_length=4)
+    levels = shop.contract.space.levels
+    assert session.history_prompt is not None
+    # three items with their begin and end tokens, and one without its last code
+    assert session.history_prompt.max_length == 45 - 3 * (levels + 2) - (levels - 1)
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+def test_lists_are_written_to_files(shop: LoadedModel, tmp_path: Path, name: str) -> None:
+    ids = ids_of(shop)
+    requests = [Request("u1", (ids[0],)), Request("u2", tuple(ids[1:3]))]
+    options = RecommendOptions(k=4, num_beams=2, list=ListOptions())
+    recommend_to_file(shop, requests, tmp_path / name, options)
+    if name.endswith("jsonl"):
+        rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+    else:
+        rows = pq.read_table(tmp_path / name).to_pylist()
+    assert [row["user"] for row in rows] == ["u1", "u2"]
+    assert all(row["list_score"] == pytest.approx(sum(row["scores"])) for row in rows)
