@@ -107,7 +107,7 @@ def read_rl_examples(
                 values.append(encoded.weights[last_codes[position]])
                 users.append(sys.intern(example.get("user", "")))
         is_weighted |= "weight" in example
-    rows, first_active = _find_items(np.frombuffer(codes, dtype=np.int32), tokens, bundle, path)
+    rows, first_active = find_items(np.frombuffer(codes, dtype=np.int32), tokens, bundle, path)
     stop_array = np.frombuffer(stops, dtype=np.int64)
     start_array = np.frombuffer(starts, dtype=np.int64)
     # the target is the item right behind the history
@@ -128,7 +128,7 @@ def read_rl_examples(
     )
 
 
-def _find_items(
+def find_items(
     ids: NDArray[np.int32], tokens: SidTokens, bundle: Bundle, path: Path
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each of m SIDs, given as m * levels token ids, the first row with that SID and the first

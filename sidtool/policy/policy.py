@@ -118,7 +118,7 @@ class Policy:
         for level in range(levels):
             # (n, 1, columns) at the first level, which all chains share, then (n, C, columns)
             logits = blocks[level].float().view(n, -1, blocks[level].shape[-1])
-            steps, entropy, nodes = self._step(level, logits, nodes, codes[..., level])
+            steps, entropy, nodes = self.step(level, logits, nodes, codes[..., level])
             log_probs.append(steps)
             entropies.append(entropy.expand(n, chains))
         return GroupScores(torch.stack(log_probs, dim=-1), torch.stack(entropies, dim=-1))
@@ -185,7 +185,7 @@ class Policy:
             parts.append(((first[:, None] + offsets).flatten(), columns))
         return parts
 
-    def _step(
+    def step(
         self, level: int, logits: torch.Tensor, nodes: torch.Tensor, codes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Log-probabilities of (n, C) codes at a level, entropies, and the nodes of the prefixes

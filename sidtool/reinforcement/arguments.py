@@ -18,14 +18,20 @@ def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, 
         if complete.get(name, choices[0]) not in choices:
             spelled = ", ".join(map(str, choices))
             raise UsageError(f"{name} must be one of {spelled}, not {complete[name]!r}")
-    if options.algorithm == "dpo" and not complete["beta"]:
-        raise UsageError("algorithm=dpo requires a beta greater than 0")
-    if complete.get("sync_ref_model") and (options.algorithm == "dpo" or not complete["beta"]):
+    is_preference = options.algorithm in ("dpo", "ipa")
+    if is_preference and not complete["beta"]:
+        raise UsageError(f"algorithm={options.algorithm} requires a beta greater than 0")
+    if complete.get("sync_ref_model") and (is_preference or not complete["beta"]):
         raise UsageError(
             "sync_ref_model=true moves the reference of the divergence from the start: it requires "
-            "a beta greater than 0, and an algorithm other than dpo"
+            "a beta greater than 0, and an algorithm other than dpo and ipa"
         )
     size = complete["num_generations"]
+    if options.algorithm == "ipa" and size != 2:
+        raise UsageError(
+            f"num_generations is 2 with algorithm=ipa, the lists of a pair, not {size}",
+            hint="--set candidate_lists=N is the number of lists that are compared",
+        )
     batch = complete["per_device_train_batch_size"]
     if type(size) is not int or size < 2:
         raise UsageError(f"num_generations must be at least 2, not {size}")

@@ -2,7 +2,7 @@
 it is worse on any slice of targets by training frequency."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from sidtool.evaluation.slices import SLICES, example_groups
 from sidtool.evaluation.system_values import coverage
 from sidtool.evaluation.validation import sample_examples
 from sidtool.recommendation.query import Query, QuerySession, RankedQueries
+from sidtool.reinforcement.settings import LIST_METRICS
 from sidtool.splits.split import Example, UserSequence
 
 
@@ -28,6 +29,22 @@ class Measurement:
     each level"""
     values: NDArray[np.float64]
     """(n, metrics): the first three for each user"""
+    lists: "ListValues | None" = None
+    """of a model that is trained on lists"""
+
+    def with_lists(self, lists: "ListValues") -> "Measurement":
+        """The same, with the means of lists among the metrics."""
+        means = dict(zip(LIST_METRICS, lists.values.mean(axis=0).tolist(), strict=True))
+        return replace(self, metrics={**self.metrics, **means}, lists=lists)
+
+
+@dataclass(frozen=True, eq=False)
+class ListValues:
+    """The lists of validation users."""
+
+    users: tuple[str, ...]
+    values: NDArray[np.float64]
+    """(n, 2): LIST_METRICS of each user"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +55,7 @@ class Judge:
     examples: IndexedExamples
     groups: Mapping[str, NDArray[np.float64]]
     metric: str
-    """that decides, as hr@10"""
+    """that decides, as hr@10, or one of LIST_METRICS"""
     num_beams: int
 
     @classmethod
@@ -64,8 +81,12 @@ class Judge:
 
     @property
     def k(self) -> int:
-        """The cut-off of the metric."""
-        return int(self.metric.partition("@")[2])
+        """The cut-off of the metric of items."""
+        return int(self._item_metric.partition("@")[2])
+
+    @property
+    def _item_metric(self) -> str:
+        return "ndcg@10" if self.metric in LIST_METRICS else self.metric
 
     @cached_property
     def _queries(self) -> list[Query]:
@@ -102,7 +123,7 @@ class Judge:
 
     def worse_slices(self, start: Measurement, current: Measurement) -> dict[str, Difference]:
         """The slices on which a model is worse than the start, by its metric and beyond the 95%
-        interval of the paired difference."""
+        interval of the paired difference; of lists also their recall, over all users."""
         differences = paired_differences(
             metric_names([self.k]),
             current.values,
@@ -111,8 +132,15 @@ class Judge:
             self.groups,
         )
         by_slice = {
-            name: by_metric[self.metric]
+            name: by_metric[self._item_metric]
             for name, by_metric in differences.items()
             if name in SLICES
         }
+        if start.lists is not None and current.lists is not None:
+            by_slice["list_recall"] = paired_differences(
+                LIST_METRICS,
+                current.lists.values,
+                start.lists.values,
+                current.lists.users,
+            )["all"]["list_recall"]
         return {name: each for name, each in by_slice.items() if each.high < 0}

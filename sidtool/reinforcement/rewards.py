@@ -2,18 +2,16 @@
 
 A group is the items that a policy recommends for one prompt."""
 
-import importlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import DataError, UsageError
+from sidtool.errors import UsageError
+from sidtool.policy.reward_terms import call_function, find_function, parse_terms
 from sidtool.sid import Codes
 
 Matrix = NDArray[np.float64]
@@ -77,21 +75,10 @@ def parse_rewards(text: str) -> tuple[WeightedReward, ...]:
 
     Raises UsageError for an unknown or repeated name, a weight that is not a number other than 0,
     and a function that cannot be imported."""
-    terms: list[WeightedReward] = []
-    for part in text.split(","):
-        name, equals, number = (piece.strip() for piece in part.partition("="))
-        try:
-            weight = float(number) if equals else 1.0
-        except ValueError:
-            weight = np.nan
-        if not np.isfinite(weight) or weight == 0:
-            raise UsageError(
-                f"the weight of reward {name} is a number other than 0, not {number!r}"
-            )
-        if any(term.name == name for term in terms):
-            raise UsageError(f"reward {name} is given twice")
-        terms.append(WeightedReward(name, weight, _find_reward(name)))
-    return tuple(terms)
+    return tuple(
+        WeightedReward(name, weight, _find_reward(name))
+        for name, weight in parse_terms(text).items()
+    )
 
 
 def check_context(rewards: Sequence[WeightedReward], context: RewardContext) -> None:
@@ -204,34 +191,12 @@ def _scores(scorer: ItemScorer | None, groups: Groups) -> Matrix:
 def _find_reward(name: str) -> Reward:
     if name in REWARDS:
         return REWARDS[name]
-    module, colon, function_name = name.partition(":")
-    if not (module and colon and function_name):
-        raise UsageError(
-            f"no reward {name!r}", hint=f"choose from {', '.join(REWARDS)}, or MODULE:FUNCTION"
-        )
-    function = _import_function(module, function_name)
+    function = find_function(name, REWARDS)
 
     def reward(groups: Groups, context: RewardContext) -> Matrix:
         return _call(name, function, groups, context)
 
     return reward
-
-
-def _import_function(module: str, name: str) -> Callable[..., Any]:
-    """A function of an importable module, or of a file MODULE.py in the current folder."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever the module's code raises
-        raise UsageError(
-            f"reward {module}:{name} cannot be imported: {_one_line(error)}"
-        ) from error
-    finally:
-        sys.path.remove(folder)
-    if not callable(function):
-        raise UsageError(f"reward {module}:{name} is no function")
-    return function
 
 
 def _call(
@@ -246,23 +211,4 @@ def _call(
     prompts = [[ids[row] for row in history[history >= 0]] for history in groups.histories]
     items = [[named(row) for row in group] for group in groups.items.tolist()]
     targets = [ids[row] for row in groups.targets.tolist()]
-    try:
-        rewards = np.asarray(function(prompts, items, targets, context), dtype=np.float64)
-    except Exception as error:  # whatever the user's code raises, and ragged lists
-        raise DataError(f"reward {name} failed: {_one_line(error)}") from error
-    if rewards.shape != groups.items.shape:
-        raise DataError(
-            f"reward {name} returned shape {rewards.shape}, not {groups.items.shape}: one list of "
-            f"{groups.items.shape[1]} floats per prompt"
-        )
-    if not np.isfinite(rewards).all():
-        group, rank = np.argwhere(~np.isfinite(rewards))[0].tolist()
-        raise DataError(
-            f"reward {name} returned {rewards[group, rank]} for item {items[group][rank]!r}"
-        )
-    return rewards
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return call_function(name, function, prompts, items, targets, context, kind="item")

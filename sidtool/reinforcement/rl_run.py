@@ -12,6 +12,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.stage_record import ModelReference, RlParams, StageRecord
 from sidtool.data.digests import file_digest
+from sidtool.list_alignment.list_rewards import WeightedListReward
 from sidtool.memory.memory import Memory
 from sidtool.output import partial_path
 from sidtool.reinforcement.rewards import WeightedReward
@@ -32,6 +33,8 @@ class RlRun:
     grpo_fields: Mapping[str, Any]
     """fields of GRPOConfig, sidtool's defaults included"""
     rewards: tuple[WeightedReward, ...]
+    list_rewards: tuple[WeightedListReward, ...]
+    """of lists, with `ipa`"""
     lineage: Lineage
     contract: Contract
     bundle: Bundle
@@ -54,7 +57,7 @@ class RlRun:
     @property
     def needs_start(self) -> bool:
         """Whether the objective compares the policy with the start."""
-        return self.options.algorithm == "dpo" or bool(self.grpo_fields["beta"])
+        return self.options.algorithm in ("dpo", "ipa") or bool(self.grpo_fields["beta"])
 
     @cached_property
     def model(self) -> ModelReference:
@@ -117,9 +120,12 @@ class RlRun:
     def inheritance(self) -> str:
         """One line on what the run starts from."""
         stages = " > ".join(record.stage for record in self.contract.stages)
+        groups = f"groups of {self.grpo_fields['num_generations']}"
+        if self.options.algorithm == "ipa":
+            groups = f"pairs of {self.options.candidate_lists} lists"
         return (
             f"{self.options.algorithm} starts from {self.model_dir} ({stages}): bundle "
-            f"{self.bundle.manifest.name} {self.bundle.identity.digest[:12]}, groups of "
-            f"{self.grpo_fields['num_generations']} by {self.options.rollouts}, reward "
+            f"{self.bundle.manifest.name} {self.bundle.identity.digest[:12]}, {groups} by "
+            f"{self.options.rollouts}, reward "
             f"{'none' if self.options.algorithm == 'dpo' else self.options.reward}"
         )

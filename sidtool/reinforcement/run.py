@@ -10,22 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.checkpoint.hub import offline
-from sidtool.contract.contract import read_contract
+from sidtool.contract.contract import Contract, read_contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split
 from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.extras import require
+from sidtool.list_alignment.list_rewards import parse_list_rewards
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.load import check_model_folder
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.policy.examples import history_task
+from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.recommendation.query import Progress
 from sidtool.reinforcement.arguments import complete_fields, grpo_config
-from sidtool.reinforcement.rewards import WeightedReward, parse_rewards
+from sidtool.reinforcement.rewards import parse_rewards
 from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.settings import SETTINGS, RlOptions
 from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage, side_files
+from sidtool.sft.tasks import LIST_TASK
 from sidtool.splits.record import check_split
 from sidtool.trainer.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.execution import Finished, train_and_publish
@@ -155,31 +158,31 @@ def plan_rl(
     out = Path(out)
     options = options or RlOptions()
     fields = complete_fields(options, typed_fields(SETTINGS, grpo_fields or {}))
-    rewards = () if options.algorithm == "dpo" else parse_rewards(options.reward)
-    memory_path, teacher = _reward_inputs(rewards, reward_memory, reward_teacher)
+    is_of_lists = options.algorithm == "ipa"
+    rewards = () if options.algorithm in ("dpo", "ipa") else parse_rewards(options.reward)
+    list_rewards = parse_list_rewards(options.reward) if is_of_lists else ()
+    names = {term.name for term in rewards} | {term.name for term in list_rewards}
+    memory_path, teacher = _reward_inputs(names, reward_memory, reward_teacher)
     lineage = read_lineage(examples)
-    if lineage.weights is None and any(term.name == "value" for term in rewards):
+    if lineage.weights is None and "value" in names:
         raise UsageError(
             f"reward value needs weights, which {examples} has not",
             hint="make-sft --weight COLUMN",
         )
-    history_task(lineage, examples)
+    if not is_of_lists:
+        history_task(lineage, examples)
+    elif LIST_TASK not in lineage.tasks:
+        raise UsageError(
+            f"algorithm=ipa needs examples of task {LIST_TASK}, {examples} has "
+            f"{', '.join(lineage.tasks)}",
+            hint=f"make-sft --task {LIST_TASK}=1",
+        )
     model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
     if teacher is not None:
         teacher = model_folder(teacher, trust_remote_code=trust_remote_code)
     contract, bundle, _ = check_model_folder(model_dir)
-    if contract.history_prompt is None:
-        raise CompatibilityError(
-            f"{model_dir} was not trained to recommend: its contract has no history prompt",
-            hint="sidtool train trains it on a task such as sequence",
-        )
-    if contract.history_prompt.shows_fields:
-        raise UsageError(
-            f"the prompt of {model_dir} shows fields, which training examples for reinforcement "
-            "have not",
-            hint="reinforce a model that was trained without --template",
-        )
-    if options.rollouts == "gumbel" and contract.normalize != "trie":
+    _check_prompts(contract, model_dir, is_of_lists)
+    if options.rollouts == "gumbel" and contract.normalize != "trie" and not is_of_lists:
         raise UsageError(
             "rollouts=gumbel needs a model whose probabilities of all SIDs sum to one, this one is "
             f"normalized over the {contract.normalize}",
@@ -201,6 +204,7 @@ def plan_rl(
         options=options,
         grpo_fields=fields,
         rewards=rewards,
+        list_rewards=list_rewards,
         lineage=lineage,
         contract=contract,
         bundle=bundle,
@@ -208,6 +212,32 @@ def plan_rl(
         teacher_dir=teacher,
         trust_remote_code=trust_remote_code,
     )
+
+
+def _check_prompts(contract: Contract, model_dir: str | Path, is_of_lists: bool) -> None:
+    """Raise CompatibilityError if a model was not trained to recommend, or not lists where they are
+    asked for; UsageError if its prompts show fields, or for lists of an encoder-decoder."""
+    if contract.history_prompt is None:
+        raise CompatibilityError(
+            f"{model_dir} was not trained to recommend: its contract has no history prompt",
+            hint="sidtool train trains it on a task such as sequence",
+        )
+    prompts: list[HistoryPrompt] = [contract.history_prompt]
+    if is_of_lists:
+        if contract.list_prompt is None:
+            raise CompatibilityError(
+                f"{model_dir} was not trained on lists: its contract has no list prompt",
+                hint="make-sft --task list=1, then sidtool train",
+            )
+        if contract.kind != "causal":
+            raise UsageError(f"algorithm=ipa trains causal models, {model_dir} is {contract.kind}")
+        prompts.append(contract.list_prompt)
+    if any(prompt.shows_fields for prompt in prompts):
+        raise UsageError(
+            f"the prompt of {model_dir} shows fields, which training examples for reinforcement "
+            "have not",
+            hint="reinforce a model that was trained without --template",
+        )
 
 
 def _open_memory(path: Path, examples: Path, lineage: Lineage) -> Memory:
@@ -219,12 +249,10 @@ def _open_memory(path: Path, examples: Path, lineage: Lineage) -> Memory:
 
 
 def _reward_inputs(
-    rewards: tuple[WeightedReward, ...],
-    memory: str | Path | None,
-    teacher: str | Path | None,
+    names: set[str], memory: str | Path | None, teacher: str | Path | None
 ) -> tuple[Path | None, str | Path | None]:
-    """The memory and the model of the rewards. Raises UsageError if one is missing or not used."""
-    names = {term.name for term in rewards}
+    """The memory and the model of the rewards of these names. Raises UsageError if one is missing
+    or not used."""
     inputs = (
         ("collaborative", "--reward-memory", memory),
         ("teacher", "--reward-teacher", teacher),

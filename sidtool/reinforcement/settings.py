@@ -8,7 +8,11 @@ from typing import Any, Literal, get_args
 from sidtool.errors import UsageError
 from sidtool.training.settings_file import Vocabulary
 
-Algorithm = Literal["grpo", "dapo", "gspo", "ecpo", "dpo"]
+LIST_METRICS = ("list_recall", "list_reward")
+"""Validation metrics of lists: the share of the held-out session that a list has, and its
+reward."""
+
+Algorithm = Literal["grpo", "dapo", "gspo", "ecpo", "dpo", "ipa"]
 RolloutMethod = Literal["beam", "gumbel"]
 
 
@@ -20,14 +24,20 @@ class RlOptions:
 
     algorithm: Algorithm = "grpo"
     """The objective: policy gradients with clipped ratios (`grpo`, `dapo`, `gspo`), with ratios
-    bounded at negative advantages too (`ecpo`), or preference of the target to the other items of
-    its group (`dpo`, S-DPO, offline: the groups are those of the start)."""
+    bounded at negative advantages too (`ecpo`), preference of the target to the other items of
+    its group (`dpo`, S-DPO, offline: the groups are those of the start), or of the best list that
+    the model writes to the worst (`ipa`, for models of lists; each epoch is a round, whose lists
+    are those of the model with which it begins)."""
     reward: str = "exact=1,rank=1"
     """Sum of rewards with weights, as `rank=1,prefix=0.5`; MODULE:FUNCTION is one of your own.
-    `dpo` uses none."""
+    `dpo` uses none. Lists (`ipa`) have rewards of their own: `recall`, `ndcg`, `value`,
+    `collaborative`, `teacher`."""
     rollouts: RolloutMethod = "beam"
     """How the items of a group are found: the best by beam search, or drawn without replacement
-    (`gumbel`, unbiased; needs a model trained with `softmax_over=trie`)."""
+    (`gumbel`, unbiased; needs a model trained with `softmax_over=trie`). Lists likewise, of any
+    model."""
+    candidate_lists: int = 8
+    """Lists that are compared for each history, with `ipa`."""
     add_target: bool = False
     """Put the target into every group, in place of the last item if it is missing."""
     first_difference: bool = False
@@ -43,11 +53,12 @@ class RlOptions:
     """Exclude the items of a user's history from groups and from validation, as
     `recommend --exclude-seen` does."""
     metric_for_best_model: str = "ndcg@10"
-    """Validation metric that selects the checkpoint: `hr@K` or `ndcg@K`."""
+    """Validation metric that selects the checkpoint: `hr@K` or `ndcg@K` of the next item; with
+    `ipa` also `list_reward` or `list_recall`."""
     eval_users: int = 2000
     """Validation users to sample; 0 takes all."""
     eval_num_beams: int = 20
-    """Beam width in validation."""
+    """Beam width in validation, of items and of lists."""
     early_stopping_patience: int | None = None
     """Stop after this many validations without a better metric. Default: train to the end."""
 
@@ -68,9 +79,16 @@ class RlOptions:
                 raise UsageError(f"{name} must be at least 1, not {value}")
         if self.prefix_curriculum and self.rollouts != "beam":
             raise UsageError("prefix_curriculum=true requires rollouts=beam")
+        if self.candidate_lists < 2:
+            raise UsageError(f"candidate_lists must be at least 2, not {self.candidate_lists}")
         if self.algorithm == "dpo":
             self._refuse_with_dpo()
-        parse_metric(self.metric_for_best_model)
+        if self.algorithm == "ipa":
+            for name in ("first_difference", "prefix_curriculum", "add_target"):
+                if getattr(self, name):
+                    raise UsageError(f"{name}=true has no effect with algorithm=ipa")
+        if self.algorithm != "ipa" or self.metric_for_best_model not in LIST_METRICS:
+            parse_metric(self.metric_for_best_model)
 
     def _refuse_with_dpo(self) -> None:
         if self.rollouts != "beam":
@@ -78,11 +96,6 @@ class RlOptions:
         for name in ("first_difference", "prefix_curriculum"):
             if getattr(self, name):
                 raise UsageError(f"{name}=true has no effect with algorithm=dpo")
-
-    @property
-    def metric_k(self) -> int:
-        """The K of `metric_for_best_model`."""
-        return parse_metric(self.metric_for_best_model)[1]
 
 
 ALGORITHM_DEFAULTS: Mapping[Algorithm, Mapping[str, Any]] = {
@@ -96,9 +109,10 @@ ALGORITHM_DEFAULTS: Mapping[Algorithm, Mapping[str, Any]] = {
     },
     "ecpo": {"loss_type": "grpo"},
     "dpo": {"beta": 1.0},
+    "ipa": {"beta": 0.1, "num_generations": 2, "per_device_train_batch_size": 32},
 }
 """Fields of GRPOConfig that make an algorithm: those of the papers of DAPO (arXiv:2503.14476), GSPO
-(arXiv:2507.18071) and S-DPO (arXiv:2406.09215)."""
+(arXiv:2507.18071) and S-DPO (arXiv:2406.09215). A batch of `ipa` counts the two lists of a pair."""
 
 DEFAULTS: Mapping[str, Any] = {
     "learning_rate": 1e-4,

@@ -11,6 +11,11 @@ from transformers import EarlyStoppingCallback
 
 from sidtool.contract.write import write_contract
 from sidtool.errors import UsageError
+from sidtool.evaluation.validation import sample_examples
+from sidtool.list_alignment.list_examples import ListExamples, read_list_examples
+from sidtool.list_alignment.list_rewards import ListGroups, ListRewardContext, list_reward_matrix
+from sidtool.list_alignment.list_validation import ListValidation
+from sidtool.list_alignment.pairs import ListRewardFunction, PairMaker
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.policy.examples import RlExamples, history_task, read_rl_examples
 from sidtool.policy.groups import GroupMaker, GroupOptions
@@ -18,7 +23,14 @@ from sidtool.policy.policy import Policy
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress, QuerySession
 from sidtool.reinforcement.judge import Judge
-from sidtool.reinforcement.rewards import Groups, RewardContext, check_context, reward_matrix
+from sidtool.reinforcement.list_trainer import ListTrainer
+from sidtool.reinforcement.rewards import (
+    Groups,
+    ItemScorer,
+    RewardContext,
+    check_context,
+    reward_matrix,
+)
 from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.scorers import memory_scorer, teacher_scorer
 from sidtool.reinforcement.trainer import GroupTrainer, RewardFunction
@@ -46,7 +58,8 @@ def build_trainer(
         trust_remote_code=run.trust_remote_code,
     )
     # the memory's weight was tuned for the weights before: the policy is the model alone
-    session = QuerySession.of(replace(loaded, memory=None))
+    loaded = replace(loaded, memory=None)
+    session = QuerySession.of(loaded)
     examples = _read_examples(run, loaded, arguments)
     reference = None
     if run.needs_start:
@@ -68,21 +81,27 @@ def build_trainer(
     if run.options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
     contract = run.new_contract()
-    return GroupTrainer(
-        model=loaded.model,
-        args=arguments,
-        options=run.options,
-        maker=maker,
-        reward=_reward(run, str(arguments.device)),
-        reference=reference,
-        judge=_judge(run, session, examples),
-        refuses_worse_slices=not allow_worse_slices,
-        tokenizer=loaded.tokenizer,
-        write_contract=lambda folder, best: write_contract(
+    scorers = _scorers(run, str(arguments.device))
+    parts: dict[str, Any] = {
+        "model": loaded.model,
+        "args": arguments,
+        "options": run.options,
+        "maker": maker,
+        "reward": _reward(run, *scorers),
+        "reference": reference,
+        "judge": _judge(run, session, examples),
+        "refuses_worse_slices": not allow_worse_slices,
+        "tokenizer": loaded.tokenizer,
+        "write_contract": lambda folder, best: write_contract(
             folder, contract.with_best(best), run.bundle
         ),
-        callbacks=callbacks,
-    )
+        "callbacks": callbacks,
+    }
+    if not isinstance(examples, ListExamples):
+        return GroupTrainer(**parts)
+    list_reward = _list_reward(run, *scorers)
+    pairs = _pair_maker(run, loaded, examples, list_reward)
+    return ListTrainer(pairs=pairs, validation=_list_validation(run, pairs), **parts)
 
 
 def _policy(run: RlRun, model: Any, session: QuerySession) -> Policy:
@@ -90,14 +109,15 @@ def _policy(run: RlRun, model: Any, session: QuerySession) -> Policy:
 
 
 def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExamples:
-    examples = read_rl_examples(
-        run.examples,
-        history_task(run.lineage, run.examples),
-        prompt_encoder(loaded.tokenizer, loaded.tokens),
-        loaded.tokens,
-        run.bundle,
-        exclude_seen=run.options.exclude_seen,
-    )
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    shared = (encoder, loaded.tokens, run.bundle)
+    exclude_seen = run.options.exclude_seen
+    examples: RlExamples
+    if run.options.algorithm == "ipa":
+        examples = read_list_examples(run.examples, *shared, exclude_seen=exclude_seen)
+    else:
+        task = history_task(run.lineage, run.examples)
+        examples = read_rl_examples(run.examples, task, *shared, exclude_seen=exclude_seen)
     prompts = arguments.generation_batch_size // arguments.num_generations
     if len(examples) < prompts:
         raise UsageError(
@@ -108,8 +128,8 @@ def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExample
     return examples
 
 
-def _reward(run: RlRun, device: str) -> RewardFunction:
-    """The sum of the run's rewards."""
+def _scorers(run: RlRun, device: str) -> tuple[ItemScorer | None, ItemScorer | None]:
+    """What the rewards `collaborative` and `teacher` score items with, if the run has them."""
     collaborative = None if run.memory is None else memory_scorer(run.memory, run.bundle)
     teacher = None
     if run.teacher_dir is not None:
@@ -120,6 +140,13 @@ def _reward(run: RlRun, device: str) -> RewardFunction:
             trust_remote_code=run.trust_remote_code,
         )
         teacher = teacher_scorer(teacher_model)
+    return collaborative, teacher
+
+
+def _reward(
+    run: RlRun, collaborative: ItemScorer | None, teacher: ItemScorer | None
+) -> RewardFunction:
+    """The sum of the run's rewards of items."""
     context = RewardContext(run.bundle, collaborative, teacher)
     check_context(run.rewards, context)
 
@@ -127,6 +154,48 @@ def _reward(run: RlRun, device: str) -> RewardFunction:
         return reward_matrix(run.rewards, groups, context)
 
     return reward
+
+
+def _list_reward(
+    run: RlRun, collaborative: ItemScorer | None, teacher: ItemScorer | None
+) -> ListRewardFunction:
+    """The sum of the run's rewards of lists."""
+    context = ListRewardContext(run.bundle, collaborative, teacher)
+
+    def reward(groups: ListGroups) -> NDArray[np.float64]:
+        return list_reward_matrix(run.list_rewards, groups, context)
+
+    return reward
+
+
+def _pair_maker(
+    run: RlRun, loaded: LoadedModel, examples: ListExamples, reward: ListRewardFunction
+) -> PairMaker:
+    """What writes the lists of a run of `ipa` and compares them."""
+    prompt = run.contract.list_prompt
+    assert prompt is not None  # as the plan has checked
+    return PairMaker(
+        QuerySession.of(loaded, list_length=prompt.list_length),
+        examples,
+        reward,
+        length=prompt.list_length,
+        candidates=run.options.candidate_lists,
+        search=run.options.rollouts,
+        exclude_seen=run.options.exclude_seen,
+        seed=run.seed,
+    )
+
+
+def _list_validation(run: RlRun, pairs: PairMaker) -> ListValidation:
+    sample = sample_examples(tuple(read_examples(run.valid)), run.options.eval_users, run.seed)
+    return ListValidation.of(
+        pairs.session,
+        sample,
+        pairs.reward,
+        length=pairs.length,
+        num_beams=run.options.eval_num_beams,
+        exclude_seen=run.options.exclude_seen,
+    )
 
 
 def _judge(run: RlRun, session: QuerySession, examples: RlExamples) -> Judge:

@@ -274,8 +274,11 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         reference = Path(resume_from_checkpoint) / REFERENCE_FILE
         if self.args.sync_ref_model and reference.exists():
             load_model(self.ref_model, str(reference))
-        if self._offline_file(Path(resume_from_checkpoint)).exists():
-            self._offline = load_offline(self._offline_file(Path(resume_from_checkpoint)))
+        self._load_offline(Path(resume_from_checkpoint))
+
+    def _load_offline(self, checkpoint: Path) -> None:
+        if self._offline_file(checkpoint).exists():
+            self._offline = load_offline(self._offline_file(checkpoint))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no model card: the contract describes the model."""

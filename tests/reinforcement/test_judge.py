@@ -1,5 +1,6 @@
 """The judgment of a model against its start."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.errors import DataError
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.query import QuerySession, RankedQueries
-from sidtool.reinforcement.judge import Judge
+from sidtool.reinforcement.judge import Judge, ListValues, Measurement
 from sidtool.splits.split import Example, Split, UserSequence
 
 POPULAR = tuple(f"i{number}" for number in range(20))
@@ -54,6 +55,27 @@ def test_measurements_by_hand(judge: Judge) -> None:
     both = ranked(judge, hits)
     halves = [RankedQueries(both.entries[start::2], both.survived[start::2]) for start in range(2)]
     assert judge.measure(halves).metrics == whole.metrics
+
+
+def test_lists_that_recall_less_are_a_worse_slice(judge: Judge) -> None:
+    users = tuple(f"u{n}" for n in range(30))
+    recall = np.linspace(0.2, 0.8, 30)
+
+    def measured(recall: np.ndarray, reward: float) -> Measurement:
+        whole = judge.measure([ranked(judge, np.arange(40) < 20)])
+        return whole.with_lists(ListValues(users, np.stack([recall, recall * 0 + reward], axis=1)))
+
+    start = measured(recall, 0.1)
+    assert start.metrics["list_recall"] == pytest.approx(0.5)
+    assert start.metrics["list_reward"] == pytest.approx(0.1)
+    worse = judge.worse_slices(start, measured(recall - 0.1, 0.9))
+    assert set(worse) == {"list_recall"}
+    assert worse["list_recall"].mean == pytest.approx(-0.1)
+    # what differs by chance is within the interval
+    noise = np.random.default_rng(0).normal(0, 0.2, 30)
+    assert not judge.worse_slices(start, measured(recall + noise - noise.mean() - 0.01, 0.9))
+    by_lists = replace(judge, metric="list_reward")
+    assert by_lists.k == 10
 
 
 def test_a_loss_on_a_slice_is_seen_behind_a_gain_on_another(judge: Judge) -> None:

@@ -63,7 +63,10 @@ def test_an_algorithm_sets_fields_that_can_be_overridden() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"algorithm": "ppo"}, "algorithm must be one of grpo, dapo, gspo, ecpo, dpo, not 'ppo'"),
+        (
+            {"algorithm": "ppo"},
+            "algorithm must be one of grpo, dapo, gspo, ecpo, dpo, ipa, not 'ppo'",
+        ),
         ({"sft_weight": -0.1}, "sft_weight must be at least 0, not -0.1"),
         ({"eval_num_beams": 0}, "eval_num_beams must be at least 1, not 0"),
         ({"metric_for_best_model": "mrr@5"}, "must be hr@K or ndcg@K, not 'mrr@5'"),

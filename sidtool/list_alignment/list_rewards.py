@@ -1,0 +1,183 @@
+"""Rewards of lists: each a function of several lists per prompt, and weighted sums of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.errors import UsageError
+from sidtool.policy.reward_terms import call_function, find_function, parse_terms
+
+Matrix = NDArray[np.float64]
+"""(n, G): one number for each list of n prompts."""
+ItemScorer = Callable[[Sequence[NDArray[np.int64]], NDArray[np.int64]], Matrix]
+"""(n histories of bundle rows, (n, k) bundle rows) -> (n, k) scores."""
+
+
+@dataclass(frozen=True, eq=False)
+class ListGroups:
+    """G lists for each of n prompts; items are rows of the bundle."""
+
+    histories: Sequence[NDArray[np.int64]]
+    """n histories, oldest item first"""
+    lists: NDArray[np.int64]
+    """(n, G, m): -1 behind the last item of a list"""
+    targets: Sequence[NDArray[np.int64]]
+    """n lists of the items that really followed"""
+    values: Sequence[NDArray[np.float64]] | None = None
+    """the weight of each target, if the examples have weights"""
+
+
+@dataclass(frozen=True, eq=False)
+class ListRewardContext:
+    """What rewards of lists read beside the lists."""
+
+    bundle: Bundle
+    collaborative: ItemScorer | None = None
+    """item-kNN scores"""
+    teacher: ItemScorer | None = None
+    """probabilities of another model"""
+
+
+ListReward = Callable[[ListGroups, ListRewardContext], Matrix]
+
+
+@dataclass(frozen=True)
+class WeightedListReward:
+    """One term of a sum of rewards."""
+
+    name: str
+    weight: float
+    reward: ListReward
+
+
+def parse_list_rewards(text: str) -> tuple[WeightedListReward, ...]:
+    """Parse `ndcg=1,collaborative=0.5`: names of LIST_REWARDS, or functions as MODULE:FUNCTION,
+    with weights. Raises UsageError as `rewards.parse_rewards` does."""
+    return tuple(
+        WeightedListReward(name, weight, _find_reward(name))
+        for name, weight in parse_terms(text).items()
+    )
+
+
+def list_reward_matrix(
+    rewards: Sequence[WeightedListReward], groups: ListGroups, context: ListRewardContext
+) -> Matrix:
+    """The weighted sum of the rewards of every list.
+
+    Raises DataError if a function of the user raises, returns another shape, or NaN or infinity."""
+    total = np.zeros(groups.lists.shape[:2])
+    for term in rewards:
+        total += term.weight * term.reward(groups, context)
+    return total
+
+
+def _recall(groups: ListGroups, _: ListRewardContext) -> Matrix:
+    """The share of the targets that the list has."""
+    return _sums(_gains(groups, None), np.ones(groups.lists.shape[2])) / _totals(groups, None)
+
+
+def _value(groups: ListGroups, _: ListRewardContext) -> Matrix:
+    """The share of the targets' weights that the list has."""
+    values = _values(groups)
+    return _sums(_gains(groups, values), np.ones(groups.lists.shape[2])) / _totals(groups, values)
+
+
+def _ndcg(groups: ListGroups, _: ListRewardContext) -> Matrix:
+    """The discounted gain of the targets in the list, by their weights if they have any, relative
+    to that of the best list of its length."""
+    values = groups.values
+    discounts = 1 / np.log2(np.arange(groups.lists.shape[2]) + 2)
+    ideal = np.zeros((len(groups.targets), 1))
+    for row, targets in enumerate(groups.targets):
+        gains = np.ones(len(targets)) if values is None else values[row]
+        best = np.sort(gains)[::-1][: len(discounts)]
+        ideal[row] = (best * discounts[: len(best)]).sum()
+    return _sums(_gains(groups, values), discounts) / ideal
+
+
+def _collaborative(groups: ListGroups, context: ListRewardContext) -> Matrix:
+    """The mean of the items' item-kNN scores for the history, relative to the best item."""
+    return _mean_scores(context.collaborative, groups)
+
+
+def _teacher(groups: ListGroups, context: ListRewardContext) -> Matrix:
+    """The mean of the items' probabilities under another model, relative to the sum over all lists
+    of the prompt."""
+    return _mean_scores(context.teacher, groups)
+
+
+LIST_REWARDS: dict[str, ListReward] = {
+    "recall": _recall,
+    "ndcg": _ndcg,
+    "value": _value,
+    "collaborative": _collaborative,
+    "teacher": _teacher,
+}
+
+
+def _values(groups: ListGroups) -> Sequence[NDArray[np.float64]]:
+    if groups.values is None:
+        raise UsageError(
+            "reward value needs training examples with weights", hint="make-sft --weight COLUMN"
+        )
+    return groups.values
+
+
+def _gains(groups: ListGroups, values: Sequence[NDArray[np.float64]] | None) -> Any:
+    """(n, G, m): the weight of each item as a target, 0 if it is none."""
+    gains = np.zeros(groups.lists.shape)
+    for row, (lists, targets) in enumerate(zip(groups.lists, groups.targets, strict=True)):
+        of_targets = np.ones(len(targets)) if values is None else values[row]
+        matches = lists[..., None] == targets  # (G, m, targets)
+        gains[row] = (matches * of_targets).max(axis=-1)
+    return gains
+
+
+def _sums(gains: Any, discounts: NDArray[np.float64]) -> Matrix:
+    """(n, G): the discounted sums of (n, G, m) gains."""
+    sums: Matrix = (gains * discounts).sum(axis=-1)
+    return sums
+
+
+def _totals(groups: ListGroups, values: Sequence[NDArray[np.float64]] | None) -> Matrix:
+    """(n, 1): the sum of the targets' weights."""
+    totals = [
+        float(len(targets) if values is None else values[row].sum())
+        for row, targets in enumerate(groups.targets)
+    ]
+    return np.array(totals)[:, None]
+
+
+def _mean_scores(scorer: ItemScorer | None, groups: ListGroups) -> Matrix:
+    if scorer is None:
+        raise UsageError("the reward needs a scorer")  # the run says which
+    n, size, length = groups.lists.shape
+    scores = scorer(groups.histories, groups.lists.reshape(n, size * length))
+    is_item = groups.lists >= 0
+    scores = np.where(is_item, scores.reshape(groups.lists.shape), 0.0)
+    means: Matrix = scores.sum(axis=-1) / np.maximum(is_item.sum(axis=-1), 1)
+    return means
+
+
+def _find_reward(name: str) -> ListReward:
+    if name in LIST_REWARDS:
+        return LIST_REWARDS[name]
+    function = find_function(name, LIST_REWARDS)
+
+    def reward(groups: ListGroups, context: ListRewardContext) -> Matrix:
+        """Call `function(prompts, lists, targets, context)` with item ids."""
+        ids = context.bundle.items.ids
+
+        def named(rows: NDArray[np.int64]) -> list[str]:
+            return [ids[row] for row in rows.tolist() if row >= 0]
+
+        prompts = [named(history) for history in groups.histories]
+        lists = [[named(one) for one in group] for group in groups.lists]
+        targets = [named(rows) for rows in groups.targets]
+        return call_function(name, function, prompts, lists, targets, context, kind="list")
+
+    return reward

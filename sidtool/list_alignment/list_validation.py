@@ -1,0 +1,105 @@
+"""Validation of a model's lists: the share of the held-out session that they have, and their
+reward."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.list_alignment.list_rewards import (
+    LIST_REWARDS,
+    ListGroups,
+    ListRewardContext,
+    Matrix,
+)
+from sidtool.list_alignment.pairs import ListRewardFunction
+from sidtool.list_decoder.list_options import ListOptions
+from sidtool.recommendation.list_query import search_lists
+from sidtool.recommendation.query import Query, QuerySession
+from sidtool.splits.split import Example
+
+
+@dataclass(frozen=True, eq=False)
+class ListValidation:
+    """The validation users whose held-out items a list can have."""
+
+    session: QuerySession
+    """of lists"""
+    users: tuple[str, ...]
+    histories: tuple[NDArray[np.int64], ...]
+    targets: tuple[NDArray[np.int64], ...]
+    """the items of each user's held-out session, as bundle rows"""
+    reward: ListRewardFunction
+    length: int
+    num_beams: int
+    exclude_seen: bool
+
+    @classmethod
+    def of(
+        cls,
+        session: QuerySession,
+        examples: Sequence[Example],
+        reward: ListRewardFunction,
+        *,
+        length: int,
+        num_beams: int,
+        exclude_seen: bool,
+    ) -> Self:
+        """Look up the items of examples; those without an active one of the bundle are left out."""
+        items = session.bundle.items
+        users = []
+        histories = []
+        targets = []
+        for example in examples:
+            history = items.rows(example.history)
+            history = history[history >= 0]
+            following = items.rows(example.items)
+            following = following[following >= 0]
+            following = following[~items.retired[following]]
+            if exclude_seen:
+                following = following[~np.isin(following, history)]
+            if len(following):
+                users.append(example.user)
+                histories.append(history)
+                targets.append(np.array(list(dict.fromkeys(following.tolist())), dtype=np.int64))
+        columns = (tuple(users), tuple(histories), tuple(targets))
+        return cls(session, *columns, reward, length, num_beams, exclude_seen)
+
+    @cached_property
+    def _queries(self) -> list[Query]:
+        seen = [[history] if self.exclude_seen else [] for history in self.histories]
+        return [
+            Query(self.session.from_history(history), self.session.leaf_filter(None, denied))
+            for history, denied in zip(self.histories, seen, strict=True)
+        ]
+
+    def lists(self, model: Any, process: int = 0, processes: int = 1) -> NDArray[np.int64]:
+        """(n, m) bundle rows: the lists of every `processes`-th user from `process` on."""
+        trie = self.session.trie
+        found = search_lists(
+            self.session,
+            model,
+            self._queries[process::processes],
+            length=self.length,
+            num_beams=self.num_beams,
+            options=ListOptions("beam"),
+        )
+        lists = np.full((len(found), self.length), -1, dtype=np.int64)
+        for row, one in enumerate(found):
+            rows = one.positions if trie.rows is None else trie.rows[one.positions]
+            lists[row, : len(rows)] = rows
+        return lists
+
+    def values(self, shares: Sequence[NDArray[np.int64]]) -> Matrix:
+        """(n, 2): recall and reward of what `lists` returned on each process, in their order."""
+        lists = np.empty((len(self.users), 1, self.length), dtype=np.int64)
+        for process, share in enumerate(shares):
+            lists[process :: len(shares), 0] = share
+        # the weights of held-out items are not known: each counts alike
+        values = [np.ones(len(rows)) for rows in self.targets]
+        groups = ListGroups(self.histories, lists, self.targets, values)
+        recall = LIST_REWARDS["recall"](groups, ListRewardContext(self.session.bundle))
+        return np.concatenate([recall, self.reward(groups)], axis=1)
