@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,7 @@ def test_samples_are_valid_sids_that_the_request_allows(llm: Any, own: LoadedMod
     length = len(SIZES) + 2
     params = [
         SamplingParams(
-            n=8, seed=seed, temperature=1.0, max_tokens=2 * length, extra_args={"sid_deny": denied}
+            n=8, seed=seed, temperature=9.0, max_tokens=2 * length, extra_args={"sid_deny": denied}
         )
         for seed in range(4)
     ]
@@ -136,14 +138,14 @@ def test_a_request_can_leave_the_constraint(llm: Any, own: LoadedModel) -> None:
         llm.generate([prompt], SamplingParams(extra_args={"sid_denied": []}), use_tqdm=False)
 
 
-def test_the_benchmark_runs_all_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    from engines import SIDES, main
-
+def test_the_benchmark_runs_all_sides(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "engines.py"
     sizes = ("--quick", "--dtypes", "float32", "--widths", "4", "--batches", "2")
-    assert main(["-o", str(tmp_path), *sizes, "--repeats", "1"]) == 0
+    command = [sys.executable, script, "-o", tmp_path, *sizes, "--repeats", "1"]
+    # it has two engines, which one process cannot hold
+    subprocess.run(command, check=True, env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"})
     (measured,) = json.loads((tmp_path / "result.json").read_text())["settings"].values()
-    assert set(measured) == set(SIDES)
+    assert len(measured) == 6
     for side, figures in measured.items():
         # a random model without a constraint writes hardly any SID of the catalog
         assert figures["illegal_share"] == (pytest.approx(1, abs=0.2) if side == "vllm" else 0)
