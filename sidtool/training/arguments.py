@@ -1,6 +1,7 @@
 """Makes the configuration of a trainer from the settings, the machine and what sidtool decides."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ def check_fields(kind: ModelKind, fields: Mapping[str, Any]) -> None:
 def made_config(config_class: Any, fields: Mapping[str, Any]) -> Any:
     """A configuration of a trainer. Raises UsageError if its fields do not fit together, or if one
     process would train on several GPUs."""
+    _refuse_sharding(fields)
     try:
         arguments = config_class(**fields)
     except (ValueError, TypeError) as error:
@@ -113,6 +115,19 @@ def made_config(config_class: Any, fields: Mapping[str, Any]) -> Any:
             "selects one",
         )
     return arguments
+
+
+def _refuse_sharding(fields: Mapping[str, Any]) -> None:
+    """Raise UsageError if a setting, or the configuration of accelerate, divides weights among
+    processes: the loss reads some columns of the head, and each process validates on its own
+    users, with the whole model."""
+    for name in ("fsdp", "deepspeed"):
+        variable = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false")
+        if fields.get(name) or variable.lower() in ("true", "1"):
+            raise UsageError(
+                f"{name} divides weights among processes, and training reads them whole",
+                hint="torchrun or accelerate launch without it: every process has the whole model",
+            )
 
 
 def machine_defaults(config_fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

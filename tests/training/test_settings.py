@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from sidtool.contract.contract import ModelKind
 from sidtool.errors import DataError, MissingPackageError, UsageError
 from sidtool.setting_list import list_settings
-from sidtool.training.arguments import trainer_config
+from sidtool.training.arguments import made_config, trainer_config
 from sidtool.training.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions
 from sidtool.training.settings_file import TRAINING, read_stages, typed_fields
 
@@ -153,3 +154,15 @@ def test_a_tracker_must_exist_and_be_installed(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(MissingPackageError, match=r"pip install 'sidtool\[wandb\]'"):
             read_one(None, [f"report_to={value}"])
     assert read_one(None, ["report_to=none"]).sft_fields == {"report_to": "none"}
+
+
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed"])
+def test_weights_that_are_divided_among_processes_are_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=f"{name} divides weights among processes"):
+        made_config(dict, {name: "full_shard"})
+    assert made_config(lambda **_: SimpleNamespace(n_gpu=0), {name: None}).n_gpu == 0
+    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
+    with pytest.raises(UsageError, match=f"{name} divides weights among processes"):
+        made_config(dict, {})
