@@ -5,7 +5,8 @@ import importlib.metadata
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -98,7 +99,12 @@ class Encoder:
 
 
 def embed(
-    texts: Sequence[str], encoder: Encoder, *, cache: Path, progress: Progress | None = None
+    texts: Sequence[str],
+    encoder: Encoder,
+    *,
+    cache: Path,
+    devices: Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Vectors, dict[str, Any]]:
     """n texts -> (n, dim) float32 vectors, and the JSON record of the encoder for a recipe.
 
@@ -106,7 +112,8 @@ def embed(
     weight files and of the other files that it reads, the dimension, library versions and probe
     texts with their vectors. Texts are embedded longest first in blocks of fixed size. Finished
     blocks are stored in the folder `cache`, so that an interrupted run resumes and gives the same
-    bits; the caller removes it.
+    bits; the caller removes it. With several `devices`, by default every GPU, each has a process of
+    its own.
 
     Raises DataError if the model cannot be loaded or a vector is not finite, UsageError if the
     model does not support a setting.
@@ -118,16 +125,17 @@ def embed(
     blocks = cache / _digest(texts, record)
     blocks.mkdir(parents=True, exist_ok=True)
     vectors = np.empty((len(texts), record["dim"]), dtype=np.float32)
-    for start in range(0, len(texts), BLOCK):
-        rows = order[start : start + BLOCK]
-        path = blocks / f"{start // BLOCK:06d}.npy"
-        block = cached_array(path, (len(rows), record["dim"]), np.float32)
-        if block is None:
-            block = _encode(model, settings, [texts[row] for row in rows])
-            cache_array(path, block)
-        vectors[rows] = block
-        if progress is not None:
-            progress(start + len(rows), len(texts))
+    dim = record["dim"]
+    with _pool(model, devices, len(texts)) as pool:
+        width = BLOCK * (1 if pool is None else len(pool["processes"]))
+        for start in range(0, len(texts), width):
+            done = order[start : start + width]
+            paths = [
+                blocks / f"{at // BLOCK:06d}.npy" for at in range(start, start + len(done), BLOCK)
+            ]
+            vectors[done] = _blocks(model, settings, [texts[row] for row in done], paths, dim, pool)
+            if progress is not None:
+                progress(start + len(done), len(texts))
     check_finite(
         vectors, f"the encoder {encoder.model!r}", lambda row: f"text {row} ({texts[row][:40]!r})"
     )
@@ -139,6 +147,49 @@ def record_encoder(encoder: Encoder) -> dict[str, Any]:
     folder = _folder(encoder)
     model, settings = _load(encoder, folder)
     return _record(model, settings, folder)
+
+
+@contextmanager
+def _pool(model: Any, devices: Sequence[str] | None, n_texts: int) -> Iterator[Any]:
+    """A process for each device, if there are several and as many blocks; else None."""
+    if devices is None:
+        import torch
+
+        devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if len(devices) < 2 or n_texts <= BLOCK:
+        yield None
+        return
+    pool = model.start_multi_process_pool(list(devices))
+    try:
+        yield pool
+    finally:
+        model.stop_multi_process_pool(pool)
+
+
+def _blocks(
+    model: Any, settings: Encoder, texts: list[str], paths: list[Path], dim: int, pool: Any
+) -> Vectors:
+    """(n, dim) vectors of n texts in blocks, each with its path: stored ones are read, the others
+    are made together and stored."""
+    spans = [slice(start, start + BLOCK) for start in range(0, len(texts), BLOCK)]
+    vectors = np.empty((len(texts), dim), dtype=np.float32)
+    missing = []
+    for path, span in zip(paths, spans, strict=True):
+        block = cached_array(path, (len(texts[span]), dim), np.float32)
+        if block is None:
+            missing.append((path, span))
+        else:
+            vectors[span] = block
+    if not missing:
+        return vectors
+    made = _encode(model, settings, [text for _, span in missing for text in texts[span]], pool)
+    start = 0
+    for path, span in missing:
+        size = len(texts[span])
+        vectors[span] = made[start : start + size]
+        cache_array(path, vectors[span])
+        start += size
+    return vectors
 
 
 def check_location(encoder: Encoder) -> None:
@@ -266,7 +317,9 @@ def _set_pooling(model: Any, encoder: Encoder) -> str | None:
     return encoder.pooling
 
 
-def _encode(model: Any, encoder: Encoder, texts: list[str]) -> Vectors:
+def _encode(model: Any, encoder: Encoder, texts: list[str], pool: Any = None) -> Vectors:
+    """(n, dim) vectors; with a pool, a block on each of its devices."""
+    shared = {} if pool is None else {"pool": pool, "chunk_size": BLOCK}
     with loading(encoder.model, PURPOSE):
         vectors = model.encode(
             texts,
@@ -274,6 +327,7 @@ def _encode(model: Any, encoder: Encoder, texts: list[str]) -> Vectors:
             batch_size=BATCH,
             show_progress_bar=False,
             normalize_embeddings=encoder.normalize,
+            **shared,
         )
     return np.ascontiguousarray(vectors, dtype=np.float32)
 

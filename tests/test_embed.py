@@ -111,7 +111,7 @@ def test_an_interrupted_run_gives_the_same_bits(
     encoded: list[int] = []
     plain = room._encode
     monkeypatch.setattr(
-        room, "_encode", lambda m, e, texts: encoded.append(len(texts)) or plain(m, e, texts)
+        room, "_encode", lambda m, e, texts, *_: encoded.append(len(texts)) or plain(m, e, texts)
     )
     resumed, _ = embed(TEXTS, Encoder(str(folder)), cache=tmp_path / "cut")
     np.testing.assert_array_equal(resumed, whole)
@@ -173,7 +173,7 @@ def test_vectors_that_are_not_finite_are_named(
 ) -> None:
     plain = room._encode
 
-    def broken(model: object, encoder: Encoder, texts: list[str]) -> np.ndarray:
+    def broken(model: object, encoder: Encoder, texts: list[str], *_: object) -> np.ndarray:
         vectors = plain(model, encoder, texts)
         vectors[[text in (TEXTS[5], TEXTS[9]) for text in texts]] = np.nan
         return vectors
@@ -211,3 +211,28 @@ def test_pickled_weights_load_only_when_trusted(folder: Path, tmp_path: Path) ->
     assert "--trust-remote-code" in str(caught.value.hint)
     _, facts = embed(["a"], Encoder(str(pickled), trust_remote_code=True), cache=tmp_path)
     assert list(facts["weights"]) == ["pytorch_model.bin"]
+
+
+@pytest.mark.slow
+def test_several_devices_give_the_vectors_of_one(
+    folder: Path, tmp_path: Path, small_blocks: None
+) -> None:
+    expected, record = embed(TEXTS, Encoder(str(folder)), cache=tmp_path / "one")
+    devices = ["cpu", "cpu"]
+    reports: list[tuple[int, int]] = []
+    vectors, same = embed(
+        TEXTS,
+        Encoder(str(folder)),
+        cache=tmp_path / "two",
+        devices=devices,
+        progress=lambda *at: reports.append(at),
+    )
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert same == record
+    # a call goes on with the blocks that are there, on one device too
+    blocks = sorted((tmp_path / "two").rglob("*.npy"))
+    assert len(blocks) == 6
+    assert reports[0] == (8, len(TEXTS))
+    blocks[2].unlink()
+    again, _ = embed(TEXTS, Encoder(str(folder)), cache=tmp_path / "two")
+    np.testing.assert_allclose(again, vectors, atol=1e-6)
