@@ -1,5 +1,6 @@
 """Training examples of lists: the history of a user, and the next items as one answer."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from sidtool.sft.histories import HistorySlice
 from sidtool.sft.task_mix import Copies
 from sidtool.splits.fields import NO_FIELDS, Fields
 from sidtool.splits.list_targets import ListTargets, TargetList, target_lists
-from sidtool.splits.split import Event, Split, UserSequence
+from sidtool.splits.split import Event, Split
 
 LENGTH_SLOT = "{length}"
 """The slot of a template for the number of items in a list."""
@@ -34,8 +35,10 @@ def list_examples(
     number = 0
     for sequence in split.train:
         history = context.histories.of_user(sequence)
+        item_index = context.histories.item_index
+        in_bundle = [index for index, item in enumerate(sequence.items) if item in item_index]
         for target_list in target_lists(sequence, options, counts):
-            known = _of_bundle(context, sequence, target_list)
+            known = _of_bundle(in_bundle, target_list)
             if known is None:
                 continue
             for copy in range(copies()):
@@ -44,16 +47,12 @@ def list_examples(
             number += 1
 
 
-def _of_bundle(
-    context: ExampleContext, sequence: UserSequence, target_list: TargetList
-) -> TargetList | None:
-    """The list by indexes among the events whose items the bundle has; None if its history or the
-    list itself has none."""
-    item_index = context.histories.item_index
-    in_bundle = [index for index, item in enumerate(sequence.items) if item in item_index]
-    place_of = {index: place for place, index in enumerate(in_bundle)}
-    start = sum(index < target_list.start for index in in_bundle)
-    targets = tuple(place_of[index] for index in target_list.targets if index in place_of)
+def _of_bundle(in_bundle: Sequence[int], target_list: TargetList) -> TargetList | None:
+    """The list by places in `in_bundle`, the ascending indexes of the events whose items the bundle
+    has; None if its history or the list itself has none."""
+    start = bisect_left(in_bundle, target_list.start)
+    places = [(bisect_left(in_bundle, index), index) for index in target_list.targets]
+    targets = tuple(place for place, index in places if in_bundle[place : place + 1] == [index])
     return TargetList(start, targets) if start and targets else None
 
 
