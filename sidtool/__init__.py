@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
     from sidtool.interop.imported_codebook import CodebookFile as CodebookFile
+    from sidtool.list_evaluation.list_evaluation import (
+        ListEvaluationOptions as ListEvaluationOptions,
+    )
+    from sidtool.list_evaluation.list_evaluation import evaluate_lists as evaluate_lists
     from sidtool.memory.build import build_memory as build_memory
     from sidtool.memory.content import ItemContent as ItemContent
     from sidtool.memory.memory import Memory as Memory
@@ -75,6 +79,8 @@ if TYPE_CHECKING:
     from sidtool.splits.files import SplitOptions as SplitOptions
     from sidtool.splits.files import open_split as open_split
     from sidtool.splits.files import split_events as split_events
+    from sidtool.splits.list_targets import ListTargets as ListTargets
+    from sidtool.splits.sessions import SessionRule as SessionRule
     from sidtool.task_evaluation.task_evaluation import (
         TaskEvaluationOptions as TaskEvaluationOptions,
     )
@@ -102,12 +108,15 @@ _MODULES = {
     "GeneralOptions": "general_text",
     "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",
+    "ListEvaluationOptions": "list_evaluation.list_evaluation",
     "ListOptions": "list_decoder.list_options",
+    "ListTargets": "splits.list_targets",
     "Memory": "memory.memory",
     "PrepareOptions": "ingest.prepare",
     "RecommendOptions": "recommendation.recommend_options",
     "Request": "recommendation.requests",
     "RlOptions": "reinforcement.settings",
+    "SessionRule": "splits.sessions",
     "SftOptions": "sft.sft_options",
     "SidLogitsProcessor": "decoder.constraint",
     "SidSpace": "sid",
@@ -131,6 +140,7 @@ _MODULES = {
     "diff": "build.diff",
     "encode": "build.encode",
     "evaluate": "evaluation.evaluation",
+    "evaluate_lists": "list_evaluation.list_evaluation",
     "evaluate_task": "task_evaluation.task_evaluation",
     "explain": "build.explain",
     "export_map": "interop.convert",

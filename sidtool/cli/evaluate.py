@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from sidtool.cli import inference
+from sidtool.cli import inference, list_flags
 from sidtool.cli.evaluation_tables import say_evaluation, say_task
+from sidtool.cli.list_tables import say_lists
 from sidtool.errors import UsageError
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_task
@@ -55,6 +56,29 @@ def evaluate(
     id_column: options.IdColumn = None,
     title_column: options.TitleColumn = None,
     num_beams: inference.NumBeams = 50,
+    list_: Annotated[
+        int | None,
+        typer.Option(
+            "--list",
+            metavar="M",
+            help="Evaluate lists of M items on whole held-out sessions, beside the first M items "
+            "of the model's ranking.",
+            rich_help_panel="Lists",
+        ),
+    ] = None,
+    list_search: list_flags.Search = "beam",
+    temperature: list_flags.Temperature = 1.0,
+    prefix_penalty: list_flags.PrefixPenalty = 0.0,
+    mmr: list_flags.Mmr = 0.0,
+    list_order: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="Feedback by which the items of a session are ordered, the largest first. "
+            "Default: as the lists of the training were.",
+            rich_help_panel="Lists",
+        ),
+    ] = None,
     exclude_seen: inference.ExcludeSeen = False,
     limit: Annotated[
         int | None,
@@ -135,15 +159,27 @@ def evaluate(
     """Evaluate recommendations on held-out users over the full catalog, beside popularity and
     item-kNN; of a model with a memory also the model alone and the memory alone.
 
-    With --task, evaluate one task: exact and prefix accuracy and retrieval if its answer is a
-    SID; accuracy, log loss and AUC if it is a label; else exact match, token F1 and perplexity."""
+    With --list, evaluate lists: recall and NDCG of the held-out session, order, diversity, novelty,
+    repeats and legality. With --task, evaluate one task: exact and prefix accuracy and retrieval if
+    its answer is a SID; accuracy, log loss and AUC if it is a label; else exact match, token F1 and
+    perplexity."""
     from sidtool.evaluation.evaluation import EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate_split
     from sidtool.evaluation.metrics import check_names, check_thresholds, model_metric_names
+    from sidtool.list_evaluation.list_evaluation import (
+        LISTS,
+        ListEvaluationOptions,
+        evaluate_lists,
+    )
+    from sidtool.list_evaluation.list_metrics import metric_names as list_metric_names
     from sidtool.sft.catalog import CatalogOptions
     from sidtool.task_evaluation.task_evaluation import TaskEvaluationOptions, evaluate_task
 
     thresholds = numbers(fail_under, option="--fail-under")
+    list_seed = seed if list_search == "gumbel" else 0
+    lists = list_flags.list_options(list_, list_search, temperature, list_seed, prefix_penalty, mmr)
+    if lists is None and list_order is not None:
+        raise UsageError("--list-order requires --list")
     task_only: dict[str, Any] = {"--items": items, "--only-items": only_items, "--field": field}
     task_only |= {"--queries": queries, "--query-text": query_text}
     task_only |= {"--id-column": id_column, "--title-column": title_column}
@@ -158,6 +194,7 @@ def evaluate(
             recommending |= {"--against": against, "--details": details}
             recommending |= {"--by": by, "--weight": weight, "--target": target}
             recommending |= {"--samples": samples != SAMPLES, "--baseline-memory": baseline_memory}
+            recommending |= {"--list": list_}
             _refuse(recommending, "does not apply with --task")
             only = None if only_items is None else frozenset(read_ids(only_items))
             catalog = CatalogOptions(
@@ -171,6 +208,23 @@ def evaluate(
         _refuse(task_only, "requires --task")
         if split is None:
             raise UsageError("there is nothing to evaluate on", hint="give a split, or --task")
+        if list_ is not None and lists is not None:
+            of_items: dict[str, Any] = {"--by": by, "--weight": weight, "--target": target}
+            of_items |= {"--details": details, "--samples": samples != SAMPLES}
+            of_items |= {"--baseline-memory": baseline_memory}
+            _refuse(of_items, "does not apply with --list")
+            of_lists = ListEvaluationOptions(
+                list_, on, limit, num_beams, lists, exclude_seen, order=list_order, seed=seed
+            )
+            check_names(thresholds, list_metric_names(list_))
+            loaded = load()
+            other = inference.load_model(against, None, *runs_on) if against is not None else None
+            measured = evaluate_lists(loaded, split, of_lists, against=other, progress=report)
+            say_lists(measured, json=json)
+            means = next(iter(measured.systems.values()))
+            check_thresholds({name: each.mean for name, each in means.items()}, thresholds)
+            number = f"--list {list_}" if LISTS in measured.systems else f"-k {list_}"
+            return next_step(f"sidtool recommend {model} --history ITEM,ITEM {number}")
         search = {"num_beams": num_beams, "exclude_seen": exclude_seen}
         fields = {"by": tuple(by or ()), "weight": weight, "target": tuple(target or ())}
         shared: dict[str, Any] = {**search, **fields, "seed": seed, "samples": samples}

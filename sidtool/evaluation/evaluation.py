@@ -118,10 +118,10 @@ def evaluate(
         else:
             columns = event_columns(loaded.contract, loaded.bundle)
             opened = open_split(split, recorded=columns, spill=spill)
-        _check_split(loaded, name, opened.reference, "the model", "the memory")
+        check_model_and_memory(loaded, name, opened.reference)
         if other is not None:
             labels = (f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}")
-            _check_split(other, name, opened.reference, *labels)
+            check_model_and_memory(other, name, opened.reference, *labels)
         part: Sequence[Example] = opened.test if options.on == "test" else opened.valid
         if options.target:
             part = fulfilling(part, options.target, opened.fields)
@@ -150,8 +150,12 @@ def spilled(budget: int | None) -> Iterator[tuple[Spill | None, Shards | None]]:
         yield Spill(events, budget), Shards(pairs, budget)
 
 
-def _check_split(
-    loaded: LoadedModel, name: str, split: SplitReference, model: str, memory: str
+def check_model_and_memory(
+    loaded: LoadedModel,
+    name: str,
+    split: SplitReference,
+    model: str = "the model",
+    memory: str = "the memory",
 ) -> None:
     """Raise CompatibilityError if a model or its memory, which the message calls so, may have
     learned from what the split holds out."""

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sidtool.bundle.bundle import Bundle
 from sidtool.evaluation.baselines import Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import (
@@ -19,7 +21,7 @@ from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import Progress
-from sidtool.splits.split import UserSequence
+from sidtool.splits.split import Example, UserSequence
 
 
 def uses_memory(loaded: LoadedModel) -> bool:
@@ -72,24 +74,21 @@ def baseline_values(
 ) -> dict[str, SystemValues]:
     """Popularity and item-kNN, fitted on training events and applied to whole histories; k items
     are ranked. With `shards`, the similarities are computed within its budget, in files."""
-    ids = examples.bundle.items.ids
-    active_ids = [ids[index] for index in examples.bundle.active.tolist()]
-    catalog = Catalog.of(active_ids, (user.items for user in events))
-    histories = [catalog.index_of(example.history) for example in examples.examples]
+    active_ids = _active_ids(examples.bundle)
+    catalog = catalog_of(examples.bundle, events)
+    ranked = rank_baselines(
+        catalog,
+        examples.examples,
+        events,
+        knn,
+        k=k,
+        exclude_seen=examples.exclude_seen,
+        shards=shards,
+    )
     targets = catalog.targets([example.item for example in examples.examples])
-    sequences = catalog.sequences(events)
-    if shards is None:
-        similarity = item_similarity(sequences, len(catalog), knn)
-    else:
-        _, similarity = sharded_rows(sequences, catalog.events, knn, shards, dtype=np.float64)
-    exclude_seen = examples.exclude_seen
     position_of = {item: position for position, item in enumerate(active_ids)}
     # popularity rank -> position in SID order; the last entry is that of rank -1
     positions = np.array([*(position_of[item] for item in catalog.ids), -1], dtype=np.int64)
-    ranked = {
-        "popularity": popularity(histories, len(catalog), k, exclude_seen=exclude_seen),
-        "item-knn": item_knn(similarity, histories, k, settings=knn, exclude_seen=exclude_seen),
-    }
     return {
         system: SystemValues(
             metric_names(ks),
@@ -98,3 +97,38 @@ def baseline_values(
         )
         for system, items in ranked.items()
     }
+
+
+def catalog_of(bundle: Bundle, events: Sequence[UserSequence]) -> Catalog:
+    """The active items of a bundle by popularity in training events."""
+    return Catalog.of(_active_ids(bundle), (user.items for user in events))
+
+
+def rank_baselines(
+    catalog: Catalog,
+    examples: Sequence[Example],
+    events: Sequence[UserSequence],
+    knn: KnnSettings,
+    *,
+    k: int,
+    exclude_seen: bool,
+    shards: Shards | None = None,
+) -> dict[str, NDArray[np.int64]]:
+    """By baseline: (n, k) items by popularity rank, best first, for the whole histories of n
+    examples; -1 where there are no more. `shards` as in `baseline_values`."""
+    histories = [catalog.index_of(example.history) for example in examples]
+    sequences = catalog.sequences(events)
+    if shards is None:
+        similarity = item_similarity(sequences, len(catalog), knn)
+    else:
+        _, similarity = sharded_rows(sequences, catalog.events, knn, shards, dtype=np.float64)
+    return {
+        "popularity": popularity(histories, len(catalog), k, exclude_seen=exclude_seen),
+        "item-knn": item_knn(similarity, histories, k, settings=knn, exclude_seen=exclude_seen),
+    }
+
+
+def _active_ids(bundle: Bundle) -> list[str]:
+    """The ids of the active items, in SID order."""
+    ids = bundle.items.ids
+    return [ids[index] for index in bundle.active.tolist()]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.road import TRAINING, Road, done, refused, write_lines
+from tests.cli.road import TRAINING, Road, done, refused, run, write_lines
 from tests.doc_blocks import commands, page
 
 
@@ -96,3 +96,49 @@ def test_sessions_that_do_not_fit_are_refused(road: Road, tmp_path: Path) -> Non
     assert "needs times" in refused(1, *split, "--session-gap", "5m")
     message = refused(2, "evaluate", road.tuned, road.split, "--task", "list")
     assert "evaluate --list" in message
+
+
+def test_lists_are_evaluated_on_sessions(folder: Path, tmp_path: Path) -> None:
+    evaluate = ("evaluate", folder / "tuned", folder / "split", "--list", 3, "--limit", 6)
+    evaluate = (*evaluate, "--num-beams", 4)
+    said = done(*evaluate, "--json", "--against", folder / "tuned")
+    evaluation = said.json
+    systems = ["lists", "top items", "other model", "popularity", "item-knn"]
+    assert list(evaluation["systems"]) == list(evaluation["coverage"]) == systems
+    assert list(evaluation["differences"]) == systems[1:]
+    assert evaluation["systems"]["lists"]["legal"] == {"mean": 1, "low": 1, "high": 1, "n": 6}
+    assert evaluation["systems"]["lists"]["length"]["mean"] == 3
+    assert evaluation["systems"]["lists"] == evaluation["systems"]["other model"]
+    assert evaluation["settings"]["lists"]["search"] == "beam"
+    assert "the gain of lists" in said.err
+    drawn = (*evaluate, "--list-search", "gumbel", "--seed", 5, "--json")
+    assert done(*drawn).json["settings"]["lists"] == {
+        **evaluation["settings"]["lists"],
+        "search": "gumbel",
+        "seed": 5,
+    }
+    assert "kendall_tau" in done(*evaluate, "--list-order", "rating").out
+    assert "below the threshold" in run(*evaluate, "--fail-under", "recall@3=1.1").err
+    assert "not a metric" in refused(2, *evaluate, "--fail-under", "recall@5=0.1")
+
+
+def test_a_model_of_items_is_evaluated_by_its_ranking(road: Road) -> None:
+    evaluation = done("evaluate", road.tuned, road.split, "--list", 3, "--limit", 4, "--json").json
+    assert list(evaluation["systems"]) == ["top items", "popularity", "item-knn"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--list", 3, "--details"), "--details does not apply with --list"),
+        (("--list", 3, "--by", "feedback.rating"), "--by does not apply with --list"),
+        (("--list", 0), "from 1 to"),
+        (("--mmr", 0.5), "require --list"),
+        (("--list-order", "rating"), "--list-order requires --list"),
+        (("--list", 3, "--list-order", "mood"), "no feedback 'mood'"),
+    ],
+)
+def test_options_of_list_evaluation_that_do_not_fit_are_refused(
+    folder: Path, more: tuple[object, ...], message: str
+) -> None:
+    assert message in refused(2, "evaluate", folder / "tuned", folder / "split", *more)

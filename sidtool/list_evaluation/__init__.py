@@ -1,0 +1,1 @@
+"""Evaluation of lists: metrics of a list as a whole, over held-out sessions."""

@@ -1,0 +1,286 @@
+"""Evaluation of a model's lists over held-out sessions, beside the first items of its own ranking,
+popularity and item-kNN. docs/metrics.md defines every number."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.contract.contract import Contract
+from sidtool.contract.split_check import event_columns
+from sidtool.contract.stage_record import TrainParams
+from sidtool.errors import DataError, UsageError
+from sidtool.evaluation.baselines import UNTUNED
+from sidtool.evaluation.bootstrap import RESAMPLES
+from sidtool.evaluation.catalog_check import check_same_catalog
+from sidtool.evaluation.evaluation import OTHER_MODEL, check_model_and_memory
+from sidtool.evaluation.system_values import coverage
+from sidtool.evaluation.systems import catalog_of, rank_baselines
+from sidtool.list_decoder.list_options import ListOptions
+from sidtool.list_evaluation.held_out_sessions import HeldOutSessions, item_facts
+from sidtool.list_evaluation.list_metrics import ItemFacts, Rows, all_values, metric_names
+from sidtool.list_evaluation.list_results import ListEvaluation, differences, means
+from sidtool.memory.similarity import KnnSettings
+from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.recommendation.query import Progress
+from sidtool.recommendation.recommend import recommend
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.requests import Request
+from sidtool.splits.fields import Fields, FieldTypes, need_feedback_of_numbers
+from sidtool.splits.files import open_split
+from sidtool.splits.list_targets import MAX_LENGTH
+from sidtool.splits.split import Example, Split, UserSequence, evenly_spaced
+
+LISTS = "lists"
+"""The lists that the model writes."""
+TOP_ITEMS = "top items"
+"""The best items of the model's ranking of next items, as many as a list has."""
+
+ListMaker = Callable[[Sequence[Request]], Iterable[Sequence[str]]]
+"""Requests -> the ids of a list for each, in its order."""
+
+
+@dataclass(frozen=True)
+class ListEvaluationOptions:
+    """How lists are evaluated. Raises UsageError for a number below 1."""
+
+    length: int = 10
+    """The largest number of items in a list."""
+    on: Literal["test", "valid"] = "test"
+    """The part of the split to evaluate on."""
+    limit: int | None = None
+    """Number of examples, evenly spread over the part; None takes all."""
+    num_beams: int = 50
+    """Partial lists that are kept, and beams of the ranking."""
+    lists: ListOptions = field(default_factory=ListOptions)
+    """How lists are searched for."""
+    exclude_seen: bool = False
+    """No system, baselines included, recommends an item of the history."""
+    baselines: bool = True
+    knn: KnnSettings = UNTUNED
+    order: str | None = None
+    """Feedback that says in which order targets should come, the largest first. None is the order
+    that the model's lists were trained in: by a feedback, or that of the session."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("limit", self.limit), ("number of beams", self.num_beams)):
+            if value is not None and value < 1:
+                raise UsageError(f"the {name} must be at least 1, not {value}")
+        if not 1 <= self.length <= MAX_LENGTH:
+            raise UsageError(f"--list is from 1 to {MAX_LENGTH}, not {self.length}")
+
+
+def evaluate_lists(
+    model: LoadedModel | str | Path,
+    split: Split | str | Path,
+    options: ListEvaluationOptions | None = None,
+    *,
+    against: LoadedModel | str | Path | None = None,
+    progress: Progress | None = None,
+) -> ListEvaluation:
+    """Evaluate the lists of a model on the held-out sessions of a split: a `Split`, its folder, or
+    a file of events (as `open_split`). Without sessions, a session is the one item that is held
+    out.
+
+    A model that was not trained on lists is evaluated by the first items of its ranking, and a
+    model that was by both. `against` is another model for the same items. Raises CompatibilityError
+    if a model or its bundle may have learned from held-out events or `against` recommends other
+    items, UsageError if the split lacks the feedback of the order, DataError without examples.
+
+    Examples:
+        >>> options = sidtool.ListEvaluationOptions(length=3, num_beams=5)
+        >>> evaluation = sidtool.evaluate_lists("tuned", "split", options)
+        >>> list(evaluation.systems)
+        ['top items', 'popularity', 'item-knn']
+    """
+    options = options or ListEvaluationOptions()
+    loaded = load_model_folder(model) if isinstance(model, str | Path) else model
+    name = "the split" if isinstance(split, Split) else str(split)
+    if not isinstance(split, Split):
+        split = open_split(split, recorded=event_columns(loaded.contract, loaded.bundle))
+    check_model_and_memory(loaded, name, split.reference)
+    other = load_model_folder(against) if isinstance(against, str | Path) else against
+    if other is not None:
+        check_same_catalog(loaded.bundle, other.bundle)
+        labels = (f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}")
+        check_model_and_memory(other, name, split.reference, *labels)
+    order = options.order or _trained_order(loaded.contract, split.fields)
+    if order is not None:
+        need_feedback_of_numbers(order, split.fields, "the order")
+    options = replace(options, order=order)
+    part: Sequence[Example] = split.test if options.on == "test" else split.valid
+    makers = _makers(loaded, options, progress)
+    if other is not None:
+        makers[OTHER_MODEL] = next(iter(_makers(other, options, progress).values()))
+    examples = evenly_spaced(part, options.limit)
+    evaluation = evaluate_list_makers(loaded.bundle, makers, examples, split.train, options)
+    settings = {"bundle": loaded.bundle.identity.digest}
+    if other is not None:
+        settings["against"] = other.bundle.identity.digest
+    return replace(evaluation, settings={**evaluation.settings, **settings})
+
+
+def evaluate_list_makers(
+    bundle: Bundle,
+    makers: Mapping[str, ListMaker],
+    examples: Sequence[Example],
+    events: Sequence[UserSequence],
+    options: ListEvaluationOptions,
+) -> ListEvaluation:
+    """The evaluation of the lists that each of the makers makes of the requests of the examples,
+    and of the baselines, which are fitted on the training `events`. Raises DataError without
+    examples."""
+    if not examples:
+        raise DataError("there are no examples to evaluate on")
+    sessions = HeldOutSessions.of(
+        bundle, examples, exclude_seen=options.exclude_seen, order=options.order
+    )
+    requests = [Request(each.user, each.history, fields=_request_fields(each)) for each in examples]
+    lists = {
+        system: [
+            sessions.rows(number, items[: options.length])
+            for number, items in enumerate(make(requests))
+        ]
+        for system, make in makers.items()
+    }
+    if options.baselines:
+        lists |= _baseline_lists(sessions, events, options)
+    facts = item_facts(bundle, events)
+    return _evaluation(sessions, lists, facts, options)
+
+
+def _makers(
+    loaded: LoadedModel, options: ListEvaluationOptions, progress: Progress | None
+) -> dict[str, ListMaker]:
+    """What a model recommends: its lists, if it was trained on them, and the first items of its
+    ranking, if it was trained to rank next items."""
+    ranking = RecommendOptions(
+        k=options.length, num_beams=options.num_beams, exclude_seen=options.exclude_seen
+    )
+    search: dict[str, RecommendOptions] = {}
+    if loaded.contract.list_prompt is not None:
+        search[LISTS] = replace(ranking, list=options.lists)
+    if loaded.contract.history_prompt is not None:
+        search[TOP_ITEMS] = ranking
+    if not search:
+        raise DataError(
+            "the model was not trained to recommend: its contract has no prompt of a history",
+            hint="make-sft --task list=1, then train",
+        )
+    return {system: list_maker(loaded, chosen, progress) for system, chosen in search.items()}
+
+
+def list_maker(
+    loaded: LoadedModel, options: RecommendOptions, progress: Progress | None = None
+) -> ListMaker:
+    """What a model recommends with these options."""
+
+    def make(requests: Sequence[Request]) -> Iterable[Sequence[str]]:
+        answers = recommend(loaded, requests, options, progress=progress)
+        return (answer.items for answer in answers)
+
+    return make
+
+
+def _trained_order(contract: Contract, types: FieldTypes) -> str | None:
+    """The feedback by which the model's lists were ordered, if the split has it."""
+    trained = [record.params for record in contract.stages]
+    lists = [params.lists for params in trained if isinstance(params, TrainParams) and params.lists]
+    order = lists[-1].order if lists else None
+    return order if order in types.feedback else None
+
+
+def _request_fields(example: Example) -> Fields:
+    """The fields of an example, with the feedback of its target for a model that is told it."""
+    if not example.feedback:
+        return example.fields
+    return replace(example.fields, feedback=example.feedback)
+
+
+def _baseline_lists(
+    sessions: HeldOutSessions, events: Sequence[UserSequence], options: ListEvaluationOptions
+) -> dict[str, list[Rows]]:
+    catalog = catalog_of(sessions.bundle, events)
+    ranked = rank_baselines(
+        catalog,
+        sessions.examples,
+        events,
+        options.knn,
+        k=options.length,
+        exclude_seen=options.exclude_seen,
+    )
+    rows = np.array(sessions.bundle.items.rows(list(catalog.ids)), dtype=np.int64)
+    return {
+        system: [rows[items[items >= 0]] for items in of_system]
+        for system, of_system in ranked.items()
+    }
+
+
+def _evaluation(
+    sessions: HeldOutSessions,
+    lists: Mapping[str, Sequence[Rows]],
+    facts: ItemFacts,
+    options: ListEvaluationOptions,
+) -> ListEvaluation:
+    """Means and differences of the lists of each system."""
+    length = options.length
+    names = metric_names(length)
+    users = tuple(example.user for example in sessions.examples)
+    values = {
+        system: all_values(of_system, sessions.truths, facts, length)
+        for system, of_system in lists.items()
+    }
+    first, *others = values
+    n_active = len(sessions.bundle.active)
+    return ListEvaluation(
+        n=len(users),
+        length=length,
+        systems={
+            system: means(names, each, users, seed=options.seed) for system, each in values.items()
+        },
+        differences={
+            system: differences(names, values[first], values[system], users, seed=options.seed)
+            for system in others
+        },
+        coverage={
+            system: coverage(np.concatenate([*of_system, np.zeros(0, dtype=np.int64)]), n_active)
+            for system, of_system in lists.items()
+        },
+        counts=_counts(sessions, users),
+        settings=_settings(options),
+        users=users,
+        names=names,
+        values=values,
+    )
+
+
+def _counts(sessions: HeldOutSessions, users: Sequence[str]) -> dict[str, int]:
+    """Numbers behind the means: targets that cannot be recommended are never found."""
+    targets = [truth.targets for truth in sessions.truths]
+    return {
+        "users": len(set(users)),
+        "active_items": len(sessions.bundle.active),
+        "targets": sum(map(len, targets)),
+        "targets_not_recommendable": sum(int((each < 0).sum()) for each in targets),
+        "empty_histories": sum(not example.history for example in sessions.examples),
+    }
+
+
+def _settings(options: ListEvaluationOptions) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "on": options.on,
+        "num_beams": options.num_beams,
+        "lists": asdict(options.lists),
+        "exclude_seen": options.exclude_seen,
+        "order": options.order,
+        "seed": options.seed,
+        "resamples": RESAMPLES,
+    }
+    if options.baselines:
+        settings["item-knn"] = asdict(options.knn)
+    return settings

@@ -1,0 +1,131 @@
+"""Metrics of single lists against the session that was held out. docs/metrics.md defines each.
+
+A list and a session are arrays of rows of a bundle. A row of -1 is an item that cannot be
+recommended: a target of -1 is never found, and an entry of -1 in a list is illegal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+"""(n,) rows of a bundle, -1 for an item that is not to be recommended."""
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True, eq=False)
+class ListTruth:
+    """What a list for one example is measured against."""
+
+    targets: Rows
+    """(t,): the distinct items of the held-out session"""
+    order: NDArray[np.float64]
+    """(t,): the place of each target; equal places are in no order, and NaN has none"""
+
+
+@dataclass(frozen=True, eq=False)
+class ItemFacts:
+    """What metrics know of the items of a bundle, by row."""
+
+    directions: NDArray[np.float32] | None
+    """(items, width) the item's codebook vectors, added up and of length 1; None without a
+    codebook"""
+    information: NDArray[np.float64]
+    """(items,): bits that a random training event being of this item carries"""
+
+
+def metric_names(length: int) -> tuple[str, ...]:
+    """The metrics of a list of at most `length` items, in the order of `list_values`."""
+    ranked = (f"recall@{length}", f"ndcg@{length}")
+    return (*ranked, "kendall_tau", "diversity", "novelty", "repeats", "legal", "length")
+
+
+def list_values(
+    items: Rows, truth: ListTruth, facts: ItemFacts, length: int
+) -> NDArray[np.float64]:
+    """(metrics,) of one list, whose entries behind `length` do not count; NaN where a metric is not
+    defined: the order of fewer than two targets, the diversity of fewer than two items, novelty,
+    repeats and legality of none."""
+    items = items[:length]
+    # a repeated item is found once
+    distinct = _first_occurrences(items)
+    known = distinct[distinct >= 0]
+    return np.array(
+        [
+            recall(items, truth.targets, length),
+            ndcg(items, truth.targets, length),
+            kendall_tau(distinct, truth),
+            diversity(known, facts.directions),
+            float(facts.information[known].mean()) if len(known) else np.nan,
+            1 - len(distinct) / len(items) if len(items) else np.nan,
+            float((items >= 0).mean()) if len(items) else np.nan,
+            float(len(items)),
+        ]
+    )
+
+
+def recall(items: Rows, targets: Rows, length: int) -> float:
+    """Share of the session's items in the list, of as many as the list could have (as in D. Liang
+    et al., WWW 2018): a list of 10 that has 10 of 30 targets has found all it could."""
+    found = np.isin(targets, items) & (targets >= 0)
+    return float(found.sum()) / min(length, len(targets))
+
+
+def ndcg(items: Rows, targets: Rows, length: int) -> float:
+    """Discounted gain of the targets in the list, each counted where it comes first, by that of a
+    list that begins with targets alone."""
+    is_first = np.zeros(len(items), dtype=np.bool_)
+    is_first[np.unique(items, return_index=True)[1]] = True
+    hits = np.isin(items, targets) & (items >= 0) & is_first
+    discounts = 1 / np.log2(np.arange(length) + 2)
+    return float(discounts[: len(items)][hits].sum() / discounts[: len(targets)].sum())
+
+
+def kendall_tau(distinct: Rows, truth: ListTruth) -> float:
+    """Kendall's tau between the list and the session over the targets that the list has: pairs in
+    the same order less pairs in the opposite one, by all pairs that have an order; NaN without
+    such a pair (the gamma of Goodman and Kruskal, 1954, where places tie)."""
+    place_of = dict(zip(truth.targets.tolist(), truth.order.tolist(), strict=True))
+    places = np.array([place_of[row] for row in distinct.tolist() if row >= 0 and row in place_of])
+    if len(places) < 2:
+        return np.nan
+    # +1 where the list has a pair in the session's order, -1 where it has the opposite one
+    signs = np.sign(places[None, :] - places[:, None])[np.triu_indices(len(places), 1)]
+    ordered = signs[np.isfinite(signs) & (signs != 0)]
+    return float(ordered.mean()) if len(ordered) else np.nan
+
+
+def diversity(known: Rows, directions: NDArray[np.float32] | None) -> float:
+    """One less the mean cosine of the vectors of two different items of the list (intra-list
+    diversity: C.-N. Ziegler et al., WWW 2005)."""
+    if directions is None or len(known) < 2:
+        return np.nan
+    vectors = directions[known].astype(np.float64)
+    cosines = (vectors @ vectors.T)[np.triu_indices(len(known), 1)]
+    return float(1 - cosines.mean())
+
+
+def information(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(items,): bits of self-information, -log2 of an item's share of the training events, each
+    item counted once more so that new ones have a share (novelty: T. Zhou et al., PNAS 2010)."""
+    shares = (counts + 1) / (counts.sum() + len(counts))
+    return -np.log2(shares)
+
+
+def _first_occurrences(items: Rows) -> Rows:
+    """The different entries of a list in its order."""
+    return np.array(list(dict.fromkeys(items.tolist())), dtype=np.int64)
+
+
+def all_values(
+    lists: Sequence[Rows], truths: Sequence[ListTruth], facts: ItemFacts, length: int
+) -> NDArray[np.float64]:
+    """(n, metrics) of n lists, as `list_values`."""
+    return np.stack(
+        [
+            list_values(items, truth, facts, length)
+            for items, truth in zip(lists, truths, strict=True)
+        ]
+    )

@@ -1,0 +1,149 @@
+"""The evaluation of lists that are made by hand, beside the baselines."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sidtool.errors import DataError, UsageError
+from sidtool.list_evaluation.held_out_sessions import HeldOutSessions, item_facts
+from sidtool.list_evaluation.list_evaluation import (
+    ListEvaluationOptions,
+    ListMaker,
+    evaluate_list_makers,
+)
+from sidtool.list_evaluation.list_results import compare_lists
+from sidtool.recommendation.requests import Request
+from sidtool.splits.field_columns import FieldName, FieldOptions
+from sidtool.splits.files import SplitOptions, make_split
+from sidtool.splits.sessions import SessionRule
+from sidtool.splits.split import Split
+from tests.bundles import small_bundle
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    """Six users of three sessions of two to four items."""
+    rng = np.random.default_rng(2)
+    lines = ["user_id,item_id,timestamp,rating"]
+    for user in range(6):
+        items = iter(rng.permutation(40).tolist())
+        for session in range(3):
+            for at in range(int(rng.integers(2, 5))):
+                time = 880_000_000 + 86_400 * session + at
+                lines.append(f"u{user},i{next(items)},{time},{rng.integers(1, 6)}")
+    path = tmp_path_factory.mktemp("events") / "events.csv"
+    path.write_text("\n".join(lines) + "\n")
+    fields = FieldOptions(feedback=(FieldName("rating"),))
+    options = SplitOptions("last-session", fields=fields, sessions=SessionRule(gap=3600))
+    return make_split(path, options)
+
+
+def truth_maker(split: Split) -> ListMaker:
+    items_of = {example.user: example.items for example in split.test}
+    return lambda requests: (items_of[request.user] for request in requests)
+
+
+def test_the_session_itself_is_a_perfect_list(split: Split) -> None:
+    options = ListEvaluationOptions(length=4)
+    makers = {
+        "truth": truth_maker(split),
+        "fixed": lambda requests: [("i0", "i0", "gone") for _ in requests],
+    }
+    bundle = small_bundle(40)
+    evaluation = evaluate_list_makers(bundle, makers, split.test, split.train, options)
+    assert list(evaluation.systems) == ["truth", "fixed", "popularity", "item-knn"]
+    truth = evaluation.systems["truth"]
+    for name in ("recall@4", "ndcg@4", "kendall_tau", "legal"):
+        assert (truth[name].mean, truth[name].low, truth[name].high) == (1, 1, 1)
+    fixed = evaluation.systems["fixed"]
+    assert fixed["repeats"].mean == pytest.approx(1 / 3)
+    assert fixed["legal"].mean == pytest.approx(2 / 3)
+    assert evaluation.coverage["fixed"] == pytest.approx(1 / 40)
+    distinct = {item for example in split.test for item in example.items}
+    assert evaluation.coverage["truth"] == pytest.approx(len(distinct) / 40)
+    gain = evaluation.differences["fixed"]["recall@4"]
+    assert gain.mean == pytest.approx(1 - fixed["recall@4"].mean)
+    assert evaluation.counts["targets"] == sum(len(example.items) for example in split.test)
+    value = evaluation.to_json()
+    assert "values" not in value
+    assert value["systems"]["truth"]["length"]["mean"] == truth["length"].mean
+
+
+def test_popularity_is_counted_by_hand(split: Split) -> None:
+    counts: dict[str, int] = {f"i{n}": 0 for n in range(40)}
+    for sequence in split.train:
+        for item in sequence.items:
+            counts[item] += 1
+    popular = sorted(counts, key=lambda item: (-counts[item], item))[:3]
+    options = ListEvaluationOptions(length=3)
+    makers = {"popular": lambda requests: [popular for _ in requests]}
+    bundle = small_bundle(40)
+    evaluation = evaluate_list_makers(bundle, makers, split.test, split.train, options)
+    assert evaluation.systems["popular"] == evaluation.systems["popularity"]
+    bits = [-np.log2((counts[item] + 1) / (sum(counts.values()) + 40)) for item in popular]
+    assert evaluation.systems["popular"]["novelty"].mean == pytest.approx(np.mean(bits))
+
+
+def test_seen_items_are_illegal_where_they_are_excluded(split: Split) -> None:
+    def last_seen(requests: Sequence[Request]) -> Iterable[Sequence[str]]:
+        return [(request.history[-1],) for request in requests]
+
+    bundle = small_bundle(40)
+    for exclude_seen, legal in ((False, 1.0), (True, 0.0)):
+        options = ListEvaluationOptions(length=2, exclude_seen=exclude_seen, baselines=False)
+        evaluation = evaluate_list_makers(
+            bundle, {"seen": last_seen}, split.test, split.train, options
+        )
+        assert evaluation.systems["seen"]["legal"].mean == legal
+        assert list(evaluation.systems) == ["seen"]
+
+
+def test_a_feedback_orders_the_targets(split: Split) -> None:
+    bundle = small_bundle(40)
+    sessions = HeldOutSessions.of(bundle, split.test, exclude_seen=False, order="rating")
+    for example, truth in zip(split.test, sessions.truths, strict=True):
+        ratings = [target.feedback["rating"] for target in example.targets]
+        assert truth.order.tolist() == [-rating for rating in ratings]
+        assert truth.targets.tolist() == bundle.items.rows(list(example.items)).tolist()
+
+
+def test_vectors_are_those_of_the_codebook(split: Split) -> None:
+    bundle = small_bundle(40)
+    facts = item_facts(bundle, split.train)
+    assert bundle.codebook is not None
+    assert facts.directions is not None
+    row = 7
+    codes = bundle.items.codes[row]
+    summed = sum(level[code] for level, code in zip(bundle.codebook.levels, codes, strict=True))
+    np.testing.assert_allclose(facts.directions[row], summed / np.linalg.norm(summed), rtol=1e-5)
+    assert item_facts(small_bundle(40, codebook=False), split.train).directions is None
+
+
+def test_evaluations_of_the_same_examples_compare(split: Split) -> None:
+    bundle = small_bundle(40)
+    options = ListEvaluationOptions(length=3, baselines=False)
+    makers = {
+        "truth": truth_maker(split),
+        "fixed": lambda requests: [("i0",) for _ in requests],
+    }
+    parts = (split.test, split.train, options)
+    one = evaluate_list_makers(bundle, {"truth": makers["truth"]}, *parts)
+    other = evaluate_list_makers(bundle, {"fixed": makers["fixed"]}, *parts)
+    both = evaluate_list_makers(bundle, makers, *parts)
+    assert compare_lists(one, other, "fixed") == both.differences["fixed"]
+    with pytest.raises(DataError, match="no system 'lists'"):
+        compare_lists(one, other, "lists")
+    longer = dataclasses.replace(options, length=4)
+    with pytest.raises(DataError, match="different examples or lengths"):
+        compare_lists(one, evaluate_list_makers(bundle, makers, *parts[:2], longer), "fixed")
+
+
+def test_options_and_examples_are_checked(split: Split, tmp_path: Path) -> None:
+    for wrong in ({"length": 0}, {"num_beams": 0}, {"limit": 0}):
+        with pytest.raises(UsageError, match=r"at least 1|from 1"):
+            ListEvaluationOptions(**wrong)
+    with pytest.raises(DataError, match="no examples"):
+        evaluate_list_makers(small_bundle(40), {}, (), split.train, ListEvaluationOptions())
