@@ -1,0 +1,350 @@
+"""Compare lists with the first items of a ranking, on held-out sessions.
+
+    python benchmarks/lists.py DATA -o WORK --dataset benchmarks/datasets/movielens.yaml \\
+        --session-gap 30m
+
+Every model has the same split, bundle, initial weights, settings and training events; only the
+training examples differ: histories of single items, lists of the next `--length` items, or both.
+The lists of each model that learned lists are compared with the first items of its own ranking,
+with those of the model of items, popularity and item-kNN. Differences from the model of items are
+paired bootstraps over users of the mean over the seeds. Steps that are done are not run again."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from environment import environment
+from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
+from steps import StepError
+from table import markdown
+
+from sidtool.contract.stage_record import ModelReference
+from sidtool.list_decoder.list_options import ListOptions
+from sidtool.list_evaluation.list_evaluation import (
+    ListEvaluationOptions,
+    evaluate_list_makers,
+    list_maker,
+)
+from sidtool.list_evaluation.list_metrics import metric_names
+from sidtool.list_evaluation.list_results import Values, differences, means
+from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.recommendation.recommend import recommend
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.requests import Request
+from sidtool.splits.files import open_split
+from sidtool.splits.split import Example, Split, evenly_spaced
+
+ITEMS = "items"
+LISTS = "lists"
+BOTH = "both"
+TASKS: Mapping[str, Sequence[str]] = {
+    ITEMS: ("sequence=1",),
+    LISTS: ("list=1",),
+    BOTH: ("sequence=1", "list=1"),
+}
+"""The tasks of each model's training examples."""
+REFERENCE = f"{ITEMS}: top items"
+"""The system that others are compared with."""
+SHOWN = ("recall", "ndcg", "kendall_tau", "diversity", "novelty")
+"""The metrics of the table, without their cut-off."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How sessions are found, what lists are, and how they are searched for."""
+
+    sessions: tuple[str, str]
+    """the option of `split` that says what a session is, and its value"""
+    searches: Mapping[str, ListOptions]
+    """how lists are searched for, by the name of the system"""
+    length: int = 10
+    stride: int | None = None
+    num_beams: int = 10
+    max_length: int = 256
+    """tokens of an example, the same for all models"""
+    timed: int = 64
+    """requests that are timed"""
+
+
+@dataclass(frozen=True)
+class ListRun:
+    """The steps of all models of one recipe."""
+
+    recipe: Recipe
+    protocol: Protocol
+
+    @cached_property
+    def split_folder(self) -> Path:
+        """The split by sessions."""
+        split = self.recipe.work / "split"
+        options = ("--protocol", "last-session", *self.protocol.sessions)
+        interactions = self.recipe.dataset.interactions
+        return self.recipe.steps.run(split, "split", interactions, "-o", split, *options)
+
+    @cached_property
+    def split(self) -> Split:
+        """The same, read."""
+        return open_split(self.split_folder)
+
+    @property
+    def part(self) -> Sequence[Example]:
+        """The examples that are evaluated."""
+        return self.split.test if self.recipe.run.on == "test" else self.split.valid
+
+    @cached_property
+    def bundle(self) -> Path:
+        """The bundle of all models, built with co-occurrence in the training events."""
+        bundle = self.recipe.work / "bundle.zarr"
+        options = [*self.recipe.text_options(), "--config", self.recipe.config("codebook")]
+        options += [*self.recipe.vectors(), "--interactions", self.split_folder]
+        items = self.recipe.dataset.items
+        return self.recipe.steps.run(bundle, "build-codebook", items, "-o", bundle, *options)
+
+    @cached_property
+    def template(self) -> Path:
+        """The template of lists: the history alone, as that of item sequences."""
+        file = self.recipe.work / "list-template.json"
+        file.write_text('{"prompts": ["{history}"]}\n', encoding="utf-8")
+        return file
+
+    def examples(self, name: str) -> Path:
+        """The training examples of a model."""
+        model = self.recipe.initial_model(self.bundle, 0)
+        options: list[object] = ["--model", model, "--config", self.recipe.config("sft")]
+        options += ["--max-length", self.protocol.max_length]
+        for task in TASKS[name]:
+            options += ["--task", task]
+        if name != ITEMS:
+            options += ["--list-length", self.protocol.length]
+            options += ["--template", f"list={self.template}"]
+        if name != ITEMS and self.protocol.stride is not None:
+            options += ["--list-stride", self.protocol.stride]
+        examples = self.recipe.work / name / "sft" / "train.jsonl"
+        inputs = (self.bundle, self.recipe.dataset.items, self.split_folder)
+        return self.recipe.steps.run(examples, "make-sft", *inputs, "-o", examples, *options)
+
+    def model(self, name: str, seed: int) -> Path:
+        """The trained model of a name and a seed."""
+        examples = self.examples(name)
+        model = self.recipe.work / name / f"seed-{seed}" / "model"
+        start = self.recipe.initial_model(self.bundle, seed)
+        options = ("--config", self.recipe.config("train"), "--set", f"seed={seed}")
+        return self.recipe.steps.run(model, "train", start, examples, "-o", model, *options)
+
+    def systems(self, name: str, seed: int) -> dict[str, Values]:
+        """By system: every metric of every user, of the model's lists, of its ranking, and with the
+        model of items the baselines. They are stored beside the model, and measured again if its
+        weights or the options change."""
+        model = self.model(name, seed)
+        part = self.recipe.run.on
+        path = model.with_name(f"lists-{part}.npz")
+        made = json.dumps([ModelReference.of(model).weights, repr(self.protocol)], sort_keys=True)
+        if path.exists():
+            with np.load(path) as stored:
+                if str(stored["made"]) == made:
+                    return {key: stored[key] for key in stored.files if key != "made"}
+        systems = self._measure(name, model)
+        np.savez(path, made=made, **systems)
+        return systems
+
+    def _measure(self, name: str, model: Path) -> dict[str, Values]:
+        loaded = load_model_folder(model)
+        makers = {
+            system: list_maker(loaded, options)
+            for system, options in self.requests(name, loaded).items()
+        }
+        options = ListEvaluationOptions(
+            length=self.protocol.length,
+            exclude_seen=self.recipe.dataset.exclude_seen,
+            baselines=name == ITEMS,
+        )
+        evaluation = evaluate_list_makers(
+            loaded.bundle, makers, self.part, self.split.train, options
+        )
+        return dict(evaluation.values)
+
+    def requests(self, name: str, loaded: LoadedModel) -> dict[str, RecommendOptions]:
+        """By system: how the lists of a model are searched for, and its ranking."""
+        ranking = RecommendOptions(
+            k=self.protocol.length,
+            num_beams=self.protocol.num_beams,
+            exclude_seen=self.recipe.dataset.exclude_seen,
+        )
+        chosen: dict[str, RecommendOptions] = {}
+        if loaded.contract.list_prompt is not None:
+            for label, search in self.protocol.searches.items():
+                chosen[f"{name}: {label}"] = replace(ranking, list=search)
+        # the ranking keeps all beams that it is given, so it gets as many as items at least
+        n_beams = max(self.protocol.length, self.protocol.num_beams)
+        chosen[f"{name}: top items"] = replace(ranking, num_beams=n_beams)
+        return chosen
+
+    def seconds(self, name: str, seed: int) -> dict[str, float]:
+        """Seconds of one request by system, in batches."""
+        loaded = load_model_folder(self.model(name, seed))
+        examples = evenly_spaced(self.part, self.protocol.timed)
+        requests = [Request(example.user, example.history) for example in examples]
+        return {
+            system: _seconds(loaded, requests, options)
+            for system, options in self.requests(name, loaded).items()
+        }
+
+
+def _seconds(loaded: LoadedModel, requests: Sequence[Request], options: RecommendOptions) -> float:
+    """Wall-clock seconds of a request, the shorter of two runs."""
+    runs = []
+    for _ in range(2):
+        started = time.perf_counter()
+        answered = sum(1 for _ in recommend(loaded, requests, options))
+        runs.append((time.perf_counter() - started) / answered)
+    return min(runs)
+
+
+def result_of(run: ListRun, names: Sequence[str]) -> dict[str, Any]:
+    """Run every step that is not done: per system the metrics of each seed, intervals of the mean
+    over the seeds, and paired differences from the model of items."""
+    seeds = run.recipe.run.seeds
+    users = [example.user for example in run.part]
+    metrics = metric_names(run.protocol.length)
+    by_system: dict[str, list[Values]] = {}
+    seconds: dict[str, float] = {}
+    for name in names:
+        for seed in seeds:
+            for system, values in run.systems(name, seed).items():
+                by_system.setdefault(system, []).append(values)
+        seconds |= run.seconds(name, seeds[0])
+    mean_values = {system: _mean(values) for system, values in by_system.items()}
+    measured: dict[str, Any] = {}
+    for system, of_seeds in by_system.items():
+        gain = {}
+        if system != REFERENCE:
+            gain = differences(metrics, mean_values[system], mean_values[REFERENCE], users, seed=0)
+        measured[system] = {
+            "seeds": [
+                {name: mean.mean for name, mean in means(metrics, each, users, seed=0).items()}
+                for each in of_seeds
+            ],
+            "mean": means(metrics, mean_values[system], users, seed=0),
+            "gain": gain,
+            "seconds": seconds.get(system),
+        }
+    return {
+        "on": run.recipe.run.on,
+        "n": len(users),
+        "targets": sum(len(example.items) for example in run.part),
+        "seeds": list(seeds),
+        "protocol": asdict(run.protocol),
+        "training_seconds": {
+            name: run.recipe.steps.seconds(*(f"{name}/seed-{seed}/model" for seed in seeds))
+            for name in names
+        },
+        "systems": {
+            system: {**each, "mean": _records(each["mean"]), "gain": _records(each["gain"])}
+            for system, each in measured.items()
+        },
+        **environment(),
+    }
+
+
+def _mean(values: Sequence[Values]) -> Values:
+    """(n, metrics): the mean over the seeds for which a metric is defined; NaN without one."""
+    stacked = np.stack(values)
+    defined = np.isfinite(stacked).sum(axis=0)
+    return np.where(defined > 0, np.nansum(stacked, axis=0) / np.maximum(defined, 1), np.nan)
+
+
+def _records(of_metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record.to_json() for name, record in of_metrics.items()}
+
+
+def result_table(result: Mapping[str, Any]) -> str:
+    """Each system's metrics with intervals, its gains over the model of items, and its time."""
+    length = result["protocol"]["length"]
+    names = [f"{name}@{length}" if name in ("recall", "ndcg") else name for name in SHOWN]
+    rows = []
+    for system, each in result["systems"].items():
+        row: list[object] = [system]
+        for name in names:
+            row += _cells(each["mean"].get(name), each["gain"].get(name))
+        row.append("" if each["seconds"] is None else f"{1000 * each['seconds']:.0f}")
+        rows.append(row)
+    columns = [cell for name in names for cell in (name, "gain")]
+    text = f"{result['n']} users, {result['targets']} held-out items, {len(result['seeds'])} seeds"
+    return f"{markdown([result['on'], *columns, 'ms a request'], rows)}\n\n{text}"
+
+
+def _cells(mean: Mapping[str, Any] | None, gain: Mapping[str, Any] | None) -> list[object]:
+    if mean is None:
+        return ["", ""]
+    figure = f"{mean['mean']:.4f} ({mean['low']:.4f} to {mean['high']:.4f})"
+    if gain is None:
+        return [figure, ""]
+    return [figure, f"{gain['mean']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"]
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = recipe_parser(__doc__)
+    sessions = parser.add_mutually_exclusive_group(required=True)
+    sessions.add_argument("--session-gap", help="time between sessions, like 30m")
+    sessions.add_argument("--session-column", help="column of the events that names sessions")
+    parser.add_argument("--length", type=int, default=10, help="items of a list")
+    parser.add_argument("--stride", type=int, help="make-sft --list-stride (default: the length)")
+    parser.add_argument("--num-beams", type=int, default=10, help="partial lists that are kept")
+    parser.add_argument("--mmr", type=float, default=0.5, help="of the diversified lists")
+    parser.add_argument("--timed", type=int, default=64, help="requests that are timed")
+    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--on", choices=("valid", "test"), default="test")
+    parser.add_argument("--only", help=f"models besides {ITEMS}, of: {', '.join(TASKS)}")
+    return parser.parse_args(arguments)
+
+
+def chosen_models(text: str | None) -> list[str]:
+    """The models to train, that of items first. Raises StepError for an unknown one."""
+    names = list(TASKS) if text is None else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in TASKS:
+            raise StepError(f"no model {name!r}: choose from {', '.join(TASKS)}")
+    return [name for name in TASKS if name == ITEMS or name in names]
+
+
+def protocol_of(args: argparse.Namespace) -> Protocol:
+    """The protocol that the command line describes."""
+    sessions = ("--session-column", args.session_column)
+    if args.session_gap is not None:
+        sessions = ("--session-gap", args.session_gap)
+    searches = {
+        "lists": ListOptions(),
+        "greedy lists": ListOptions(search="greedy"),
+        f"lists, MMR {args.mmr:g}": ListOptions(mmr=args.mmr),
+    }
+    beams = {"num_beams": args.num_beams, "timed": args.timed}
+    return Protocol(sessions, searches, args.length, args.stride, **beams)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, write WORK/result-PART.json, print the table."""
+    args = parse_arguments(arguments)
+    settings = RecipeRun(args.recipe, args.seeds, on=args.on, encoder=args.encoder, memory=False)
+    try:
+        dataset = Dataset.open(args.data, args.dataset)
+        recipe = Recipe(dataset, settings, args.out.resolve())
+        result = result_of(ListRun(recipe, protocol_of(args)), chosen_models(args.only))
+    except StepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    path = args.out / f"result-{args.on}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(result_table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
