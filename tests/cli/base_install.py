@@ -139,7 +139,8 @@ def check_base_install(python: str, inputs: Path, outputs: Path, path: Path) -> 
         if result["extra"] is None:
             assert result["code"] == 0, (name, result)
             continue
-        (line,) = result["err"].splitlines()
+        assert result["err"].count("\n") == 1, (name, result)
+        line = result["err"].rstrip("\n")
         assert result["code"] == 1, (name, result)
         assert line.startswith("error: "), (name, line)
         assert line.endswith(f" is not installed: pip install 'sidtool[{result['extra']}]'"), line
