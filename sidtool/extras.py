@@ -22,6 +22,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "wandb": ("wandb",),
     "hub": ("huggingface_hub",),
     "report": ("jinja2",),
+    "ray": ("ray",),
     "s3": ("s3fs",),
     "gcs": ("gcsfs",),
     "http": ("aiohttp",),

@@ -47,7 +47,7 @@ def table_files(path: Path) -> TableFiles:
 
     Raises DataError for a pattern without a match, or a URL that cannot be read."""
     if URL.match(str(path)):
-        return _copied(URL.sub(r"\1://", str(path), count=1))
+        return _copied(as_url(path))
     if has_magic(str(path)) and not path.exists():
         pattern = path.relative_to(path.anchor).as_posix()
         matches = tuple(sorted(Path(path.anchor).glob(pattern)))
@@ -55,6 +55,11 @@ def table_files(path: Path) -> TableFiles:
             raise DataError(f"no file matches {path}")
         return TableFiles(matches)
     return TableFiles(parquet_files(path) or (path,))
+
+
+def as_url(path: str | Path) -> str:
+    """A path, or the URL that a Path was made of."""
+    return URL.sub(r"\1://", str(path), count=1)
 
 
 def parquet_files(path: Path) -> tuple[Path, ...]:

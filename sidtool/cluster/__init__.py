@@ -1,0 +1,1 @@
+"""Work over folders of Parquet, divided into shards that several processes work on."""

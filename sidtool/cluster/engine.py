@@ -1,0 +1,141 @@
+"""Runs a job over shards: in this process, or by actors of a Ray cluster.
+
+An actor loads what the job needs (a model, an encoder) once and works on one shard at a time. If it
+dies, Ray restarts it and repeats the shard."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol, TypeVar
+
+from sidtool.data.containers import one_line
+from sidtool.errors import DataError, SidtoolError, UsageError
+from sidtool.extras import require
+
+Engine = Literal["local", "ray"]
+RESTARTS = 3
+"""How often an actor is restarted."""
+
+Shard = TypeVar("Shard", contravariant=True)
+Result = TypeVar("Result", covariant=True)
+Progress = Callable[[int, int], None]
+
+
+class Job(Protocol[Shard, Result]):
+    """Work on shards. Jobs travel to the workers, so they hold settings and no models."""
+
+    def open(self) -> Callable[[Shard], Result]:
+        """Load what the work needs -> the work on one shard."""
+
+
+def run_job(
+    job: Job[Shard, Result],
+    shards: Sequence[Shard],
+    *,
+    engine: Engine = "local",
+    workers: int | None = None,
+) -> Iterator[tuple[int, Result]]:
+    """The index of each shard and the result of the work on it, in the order in which they are
+    done.
+
+    `workers` are processes; None is one for each GPU of the cluster, or for each CPU if it has
+    none. Raises what the job raises, MissingPackageError without Ray, DataError if a worker dies
+    more than RESTARTS times, UsageError for workers of the engine "local"."""
+    if engine == "local" and workers is not None:
+        raise UsageError("--workers requires --engine ray")
+    if workers is not None and workers < 1:
+        raise UsageError(f"the number of workers is at least 1, not {workers}")
+    if not shards:
+        return
+    if engine == "local":
+        work = job.open()
+        for index, shard in enumerate(shards):
+            yield index, work(shard)
+        return
+    with ray_cluster(workers) as ray:
+        yield from _run_actors(ray, job, shards, workers)
+
+
+def _run_actors(
+    ray: Any, job: Job[Shard, Result], shards: Sequence[Shard], workers: int | None
+) -> Iterator[tuple[int, Result]]:
+    n_cpus = int(ray.cluster_resources().get("CPU", 1))
+    n_gpus = int(ray.cluster_resources().get("GPU", 0))
+    n_workers = min(workers or n_gpus or n_cpus, len(shards))
+    options: dict[str, Any] = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    options |= {"num_cpus": 1, "num_gpus": min(1, n_gpus / n_workers)}
+    actor = ray.remote(_Actor).options(**options)
+    team = [actor.remote(job) for _ in range(n_workers)]
+    idle = list(team)
+    waiting = list(range(len(shards)))[::-1]
+    running: dict[Any, tuple[Any, int]] = {}
+    try:
+        while waiting or running:
+            while idle and waiting:
+                worker = idle.pop()
+                index = waiting.pop()
+                running[worker.run.remote(shards[index])] = (worker, index)
+            (ready, *_), _ = ray.wait(list(running), num_returns=1)
+            worker, index = running.pop(ready)
+            yield index, _result(ray, ready)
+            idle.append(worker)
+    finally:
+        # after an error the traceback would keep them, and their processors, alive
+        for worker in team:
+            ray.kill(worker)
+
+
+def _result(ray: Any, reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SidtoolError):
+            raise error.cause from error
+        raise
+    except ray.exceptions.RayActorError as error:
+        raise DataError(
+            f"a worker died {RESTARTS + 1} times",
+            hint="fewer --workers have more memory each; --resume keeps the parts that are done",
+        ) from error
+
+
+class _Actor:
+    """A worker."""
+
+    def __init__(self, job: Job[Any, Any]) -> None:
+        self._job = job
+        self._work: Callable[[Any], Any] | None = None
+
+    def run(self, shard: Any) -> Any:
+        """The work on a shard."""
+        # not in the constructor, whose errors Ray reports as the death of the actor
+        if self._work is None:
+            self._work = self._job.open()
+        return self._work(shard)
+
+
+@contextmanager
+def ray_cluster(workers: int | None = None) -> Iterator[Any]:
+    """The module ray, connected to the cluster that the process is connected to, else to that of
+    RAY_ADDRESS, else to one on this machine that ends with the block.
+
+    Raises MissingPackageError without Ray, DataError if there is no cluster at RAY_ADDRESS."""
+    require("ray")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if "RAY_ADDRESS" not in os.environ:
+        options |= {"include_dashboard": False, "num_cpus": workers}
+    try:
+        ray.init(**options)
+    except Exception as error:  # Ray raises bare ones
+        address = os.environ.get("RAY_ADDRESS", "this machine")
+        raise DataError(f"there is no Ray cluster at {address}: {one_line(error)}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

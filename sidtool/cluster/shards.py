@@ -1,0 +1,148 @@
+"""A folder of Parquet files, at a path or URL, as shards of consecutive rows.
+
+Shards depend on the files alone, never on the number of workers: what is made of a shard is the
+same wherever and whenever it is made."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sidtool.data.containers import PARQUET, library_errors
+from sidtool.data.parquet import open_dataset
+from sidtool.errors import DataError, UsageError
+from sidtool.extras import missing_package
+
+ROWS = 4096
+"""Rows of a shard, a multiple of the queries that a model is given together."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive rows of one file."""
+
+    url: str
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Consecutive rows of a folder, which may be in several files."""
+
+    number: int
+    first: int
+    """The number of its first row in the folder"""
+    pieces: tuple[Piece, ...]
+
+    @property
+    def rows(self) -> int:
+        """The number of its rows."""
+        return sum(piece.stop - piece.first for piece in self.pieces)
+
+    def fetch(self, folder: Path) -> Path:
+        """Write the rows into a Parquet file of their own in a local folder -> its path. Raises
+        DataError for a file that cannot be read or has fewer rows than it had."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = folder / f"shard-{self.number}.parquet"
+        tables = [pa.Table.from_batches(_batches(piece, folder)) for piece in self.pieces]
+        pq.write_table(pa.concat_tables(tables), path)
+        return path
+
+
+def open_store(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a path or URL, and the path there. Raises UsageError for an unknown
+    protocol, MissingPackageError for one whose client is missing."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise missing_package(error) or UsageError(f"{url} cannot be opened: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"{url} cannot be opened: {error}") from error
+
+
+def list_shards(source: str, rows: int = ROWS) -> list[Shard]:
+    """The shards of a Parquet file or of all Parquet files in a folder, by name.
+
+    Raises DataError if there are none, or without rows; as `open_store`."""
+    sizes = [(url, _row_count(url)) for url in parquet_urls(source)]
+    total = sum(size for _, size in sizes)
+    if not total:
+        raise DataError(f"{source} holds no rows")
+    starts = range(0, total, rows)
+    return [
+        Shard(number, first, _pieces(sizes, first, min(first + rows, total)))
+        for number, first in enumerate(starts)
+    ]
+
+
+def parquet_urls(source: str) -> list[str]:
+    """The URLs of the Parquet files, sorted. Raises DataError if there are none."""
+    filesystem, root = open_store(source)
+    with library_errors(Path(source)):
+        if filesystem.isdir(root):
+            names = sorted(
+                name
+                for name in filesystem.find(root)
+                if name.lower().endswith(PARQUET) and not _is_hidden(name.removeprefix(root))
+            )
+        else:
+            is_table = root.lower().endswith(PARQUET) and filesystem.exists(root)
+            names = [root] if is_table else []
+    if not names:
+        raise DataError(f"{source} is no Parquet file, and no folder of such files")
+    return [_url(filesystem, name) for name in names]
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a step of a path begins with a dot, as those of unfinished outputs do."""
+    return any(step.startswith(".") for step in name.split("/"))
+
+
+def _url(filesystem: Any, name: str) -> str:
+    is_local = "file" in (filesystem.protocol, *filesystem.protocol)
+    return name if is_local else str(filesystem.unstrip_protocol(name))
+
+
+def _row_count(url: str) -> int:
+    import pyarrow.parquet as pq
+
+    filesystem, path = open_store(url)
+    with library_errors(Path(url)), filesystem.open(path) as stream:
+        return int(pq.ParquetFile(stream).metadata.num_rows)
+
+
+def _pieces(sizes: Sequence[tuple[str, int]], first: int, stop: int) -> tuple[Piece, ...]:
+    pieces = []
+    start = 0
+    for url, size in sizes:
+        begin = max(first, start) - start
+        end = min(stop, start + size) - start
+        if begin < end:
+            pieces.append(Piece(url, begin, end))
+        start += size
+    return tuple(pieces)
+
+
+def _batches(piece: Piece, folder: Path) -> Iterator[Any]:
+    """The rows of a piece. The file is copied first: readers check it before they read it."""
+    import pyarrow.parquet as pq
+
+    filesystem, path = open_store(piece.url)
+    copy = folder / "source.parquet"
+    with library_errors(Path(piece.url)):
+        filesystem.get_file(path, str(copy))
+        open_dataset(copy)
+        start = 0
+        with pq.ParquetFile(copy) as opened:
+            for batch in opened.iter_batches(ROWS):
+                chosen = slice(max(0, piece.first - start), max(0, piece.stop - start))
+                start += len(batch)
+                if chosen.start < len(batch) and chosen.start < chosen.stop:
+                    yield batch.slice(chosen.start, min(chosen.stop, len(batch)) - chosen.start)
+    if start < piece.stop:
+        raise DataError(f"{piece.url} has {start} rows, not {piece.stop}: it changed")

@@ -1,0 +1,103 @@
+"""Vectors and SIDs of a folder are those of one call, whatever the shards."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import sidtool
+from sidtool.build.encode import encode
+from sidtool.cluster.run import RunOptions
+from sidtool.cluster.vectors import ItemColumns, embed_folder, encode_folder
+from sidtool.embed import Encoder, embed
+from sidtool.errors import RefusedError
+from sidtool.registry.references import open_bundle
+from tests.cli.road import catalog, done
+from tests.encoders import tiny_encoder
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog in two files, an encoder, and a bundle built with it."""
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "bert").mkdir()
+    encoder = tiny_encoder(folder / "bert", folder / "encoder")
+    rows = [json.loads(line) for line in catalog(folder / "items.jsonl").read_text().splitlines()]
+    (folder / "items").mkdir()
+    for number, part in enumerate((rows[:25], rows[25:])):
+        pq.write_table(pa.Table.from_pylist(part), folder / f"items/{number}.parquet")
+    build = ("build-codebook", folder / "items.jsonl", "--levels", "4x4x8", "--encoder", encoder)
+    template = ("--text-template", "{title}: {description}")
+    done(*build, *template, "-o", folder / "shop.zarr")
+    return folder
+
+
+def table_of(folder: Path) -> pa.Table:
+    return pa.concat_tables([pq.read_table(part) for part in sorted(folder.glob("part-*"))])
+
+
+def test_embed(inputs: Path, tmp_path: Path) -> None:
+    encoder = Encoder(str(inputs / "encoder"))
+    items = sidtool.read_items(inputs / "items.jsonl")
+    for name, rows in (("whole", 100), ("shards", 16)):
+        embed_folder(
+            str(inputs / "items"), str(tmp_path / name), encoder, run=RunOptions(), shard_rows=rows
+        )
+    whole = table_of(tmp_path / "whole")
+    assert whole["item_id"].to_pylist() == list(items.ids)
+    expected, _ = embed(items.texts, encoder, cache=tmp_path / "cache")
+    vectors = np.array(whole["vector"].to_pylist(), dtype=np.float32)
+    np.testing.assert_array_equal(vectors, expected)
+    in_shards = np.array(table_of(tmp_path / "shards")["vector"].to_pylist(), dtype=np.float32)
+    np.testing.assert_allclose(in_shards, expected, atol=1e-5)
+    build = ("build-codebook", inputs / "items.jsonl", "--levels", "4x4x8")
+    done(*build, "--embeddings", tmp_path / "shards", "-o", tmp_path / "built.zarr")
+
+
+def test_encode(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sids"
+    ran = done("encode", inputs / "shop.zarr", "--items", inputs / "items", "-o", out)
+    assert ran.out == f"60 items in 1 files at {out}\n"
+    table = table_of(out)
+    items = sidtool.read_items(inputs / "items.jsonl", text_template="{title}: {description}")
+    bundle = open_bundle(str(inputs / "shop.zarr"))
+    expected = encode(bundle, items.texts)
+    assert table["item_id"].to_pylist() == list(items.ids)
+    assert table["sid"].to_pylist() == [each.sid for each in expected]
+    assert [tuple(row) for row in table["codes"].to_pylist()] == [each.codes for each in expected]
+    lineage = json.loads((out / "lineage.json").read_text())
+    assert (lineage["command"], lineage["bundle"]) == ("encode", bundle.identity.digest)
+    titles = ItemColumns(text_template="{title}")
+    shop, folder = str(inputs / "shop.zarr"), str(inputs / "items")
+    encode_folder(shop, folder, str(tmp_path / "titles"), titles)
+    assert table_of(tmp_path / "titles")["sid"].to_pylist() != table["sid"].to_pylist()
+
+
+def test_another_encoder_than_the_bundle_s_is_refused(inputs: Path, tmp_path: Path) -> None:
+    import torch
+
+    (tmp_path / "bert").mkdir()
+    other = tiny_encoder(tmp_path / "bert", tmp_path / "other")
+    from safetensors.torch import load_file, save_file
+
+    weights = other / "model.safetensors"
+    changed = {name: torch.randn_like(value) for name, value in load_file(weights).items()}
+    save_file(changed, weights, {"format": "pt"})
+    places = (str(inputs / "shop.zarr"), str(inputs / "items"), str(tmp_path / "out"))
+    with pytest.raises(RefusedError, match="is not the one of the codebook"):
+        encode_folder(*places, model=str(other))
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_items_without_items_are_refused(inputs: Path, tmp_path: Path) -> None:
+    from tests.cli.road import refused
+
+    shop = inputs / "shop.zarr"
+    assert "require --items" in refused(2, "encode", shop, "text", "-o", tmp_path / "out")
+    assert "needs -o FOLDER" in refused(2, "encode", shop, "--items", inputs / "items")
+    embed_items = ("embed", inputs / "items", "--encoder", inputs / "encoder")
+    error = refused(2, *embed_items, "-o", tmp_path / "out", "--workers", 2)
+    assert "--workers requires --engine ray" in error
