@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from sidtool.bundle.bundle import Bundle as Bundle
     from sidtool.bundle.decode import decode as decode
     from sidtool.bundle.integrity import verify as verify
+    from sidtool.cluster.models import ModelSource as ModelSource
+    from sidtool.cluster.rankings import ClusterRanker as ClusterRanker
+    from sidtool.cluster.recommendations import recommend_folder as recommend_folder
+    from sidtool.cluster.run import RunOptions as RunOptions
+    from sidtool.cluster.training_examples import ClusterExamples as ClusterExamples
+    from sidtool.cluster.vectors import ItemColumns as ItemColumns
+    from sidtool.cluster.vectors import embed_folder as embed_folder
+    from sidtool.cluster.vectors import encode_folder as encode_folder
     from sidtool.data.interactions import EventNames as EventNames
     from sidtool.data.items import read_items as read_items
     from sidtool.decoder.constraint import SidLogitsProcessor as SidLogitsProcessor
@@ -70,6 +78,7 @@ if TYPE_CHECKING:
     from sidtool.renewal import refresh as refresh
     from sidtool.setting_list import list_settings as list_settings
     from sidtool.sft.event_weights import WeightOptions as WeightOptions
+    from sidtool.sft.make_sft import SftInputs as SftInputs
     from sidtool.sft.make_sft import make_sft as make_sft
     from sidtool.sft.sft_options import SftOptions as SftOptions
     from sidtool.sid import SidSpace as SidSpace
@@ -94,29 +103,35 @@ __version__ = "0.2.0"
 
 _MODULES = {
     "AdoptOptions": "adoption.adopt",
-    "Bundle": "bundle.bundle",
     "BuildOptions": "build.build_options",
+    "Bundle": "bundle.bundle",
     "CatalogFile": "interop.convert",
+    "ClusterExamples": "cluster.training_examples",
+    "ClusterRanker": "cluster.rankings",
     "CodebookFile": "interop.imported_codebook",
     "Encoder": "embed",
-    "EventNames": "data.interactions",
     "EvaluationOptions": "evaluation.evaluation",
+    "EventNames": "data.interactions",
     "FieldName": "splits.field_columns",
     "FieldOptions": "splits.field_columns",
     "Fields": "splits.fields",
     "FilterOptions": "ingest.filters",
     "GeneralOptions": "general_text",
+    "ItemColumns": "cluster.vectors",
     "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",
     "ListEvaluationOptions": "list_evaluation.list_evaluation",
     "ListOptions": "list_decoder.list_options",
     "ListTargets": "splits.list_targets",
     "Memory": "memory.memory",
+    "ModelSource": "cluster.models",
     "PrepareOptions": "ingest.prepare",
     "RecommendOptions": "recommendation.recommend_options",
     "Request": "recommendation.requests",
     "RlOptions": "reinforcement.settings",
+    "RunOptions": "cluster.run",
     "SessionRule": "splits.sessions",
+    "SftInputs": "sft.make_sft",
     "SftOptions": "sft.sft_options",
     "SidLogitsProcessor": "decoder.constraint",
     "SidSpace": "sid",
@@ -138,7 +153,9 @@ _MODULES = {
     "compare_bundles": "build.compare",
     "decode": "bundle.decode",
     "diff": "build.diff",
+    "embed_folder": "cluster.vectors",
     "encode": "build.encode",
+    "encode_folder": "cluster.vectors",
     "evaluate": "evaluation.evaluation",
     "evaluate_lists": "list_evaluation.list_evaluation",
     "evaluate_task": "task_evaluation.task_evaluation",
@@ -160,8 +177,9 @@ _MODULES = {
     "push": "registry.publish",
     "read_items": "data.items",
     "rebind": "model.rebind",
-    "refresh": "renewal",
     "recommend": "recommendation.recommend",
+    "recommend_folder": "cluster.recommendations",
+    "refresh": "renewal",
     "report": "pages.report",
     "rl": "reinforcement.run",
     "split_events": "splits.files",

@@ -98,6 +98,36 @@ class Encoder:
         return None
 
 
+@dataclass(frozen=True, eq=False)
+class LoadedEncoder:
+    """An encoder in memory."""
+
+    model: Any
+    """a SentenceTransformer"""
+    settings: Encoder
+    """with the model's own settings filled in"""
+    record: Mapping[str, Any]
+    """the JSON record for a recipe"""
+
+    def vectors(self, texts: Sequence[str]) -> Vectors:
+        """n texts -> (n, dim) float32, longest first in blocks of fixed size. Raises DataError for
+        a vector that is not finite."""
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        vectors = np.empty((len(texts), self.record["dim"]), dtype=np.float32)
+        for start in range(0, len(texts), BLOCK):
+            rows = order[start : start + BLOCK]
+            vectors[rows] = _encode(self.model, self.settings, [texts[row] for row in rows])
+        _check_finite(vectors, self.settings, texts)
+        return vectors
+
+
+def load_encoder(encoder: Encoder) -> LoadedEncoder:
+    """Load an encoder for texts that come in several calls. Raises as `embed`."""
+    folder = _folder(encoder)
+    model, settings = _load(encoder, folder)
+    return LoadedEncoder(model, settings, _record(model, settings, folder))
+
+
 def embed(
     texts: Sequence[str],
     encoder: Encoder,
@@ -118,28 +148,33 @@ def embed(
     Raises DataError if the model cannot be loaded or a vector is not finite, UsageError if the
     model does not support a setting.
     """
-    folder = _folder(encoder)
-    model, settings = _load(encoder, folder)
-    record = _record(model, settings, folder)
+    loaded = load_encoder(encoder)
+    record = dict(loaded.record)
     order = np.argsort([-len(text) for text in texts], kind="stable")
     blocks = cache / _digest(texts, record)
     blocks.mkdir(parents=True, exist_ok=True)
     vectors = np.empty((len(texts), record["dim"]), dtype=np.float32)
     dim = record["dim"]
-    with _pool(model, devices, len(texts)) as pool:
+    with _pool(loaded.model, devices, len(texts)) as pool:
         width = BLOCK * (1 if pool is None else len(pool["processes"]))
         for start in range(0, len(texts), width):
             done = order[start : start + width]
             paths = [
                 blocks / f"{at // BLOCK:06d}.npy" for at in range(start, start + len(done), BLOCK)
             ]
-            vectors[done] = _blocks(model, settings, [texts[row] for row in done], paths, dim, pool)
+            vectors[done] = _blocks(
+                loaded.model, loaded.settings, [texts[row] for row in done], paths, dim, pool
+            )
             if progress is not None:
                 progress(start + len(done), len(texts))
+    _check_finite(vectors, encoder, texts)
+    return vectors, record
+
+
+def _check_finite(vectors: Vectors, encoder: Encoder, texts: Sequence[str]) -> None:
     check_finite(
         vectors, f"the encoder {encoder.model!r}", lambda row: f"text {row} ({texts[row][:40]!r})"
     )
-    return vectors, record
 
 
 def record_encoder(encoder: Encoder) -> dict[str, Any]:
@@ -211,17 +246,35 @@ def check_probes(encoder: Encoder, recipe: Mapping[str, Any]) -> float:
     encoder, which was not at hand when a codebook was imported, cannot be checked: a SidtoolWarning
     says so, and the answer is NaN.
     """
-    if "probes" not in recipe and "weights" not in recipe:
-        warnings.warn(
-            f"the recipe names its encoder {recipe['model']!r} without vectors to recognize it: "
-            f"whether {encoder.model!r} is the same is not checked",
-            SidtoolWarning,
-            stacklevel=3,
-        )
+    if _names_only(encoder, recipe):
         return math.nan
-    texts, stored = _recorded_probes(recipe)
     model, settings = _load(encoder, _folder(encoder))
-    now = _encode(model, settings, texts).astype(np.float64)
+    return _check_probes(model, settings, recipe)
+
+
+def check_recipe(loaded: LoadedEncoder, recipe: Mapping[str, Any]) -> float:
+    """As `check_probes`, of an encoder in memory."""
+    if _names_only(loaded.settings, recipe):
+        return math.nan
+    return _check_probes(loaded.model, loaded.settings, recipe)
+
+
+def _names_only(encoder: Encoder, recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe names its encoder without vectors to recognize it, with a SidtoolWarning."""
+    if "probes" in recipe or "weights" in recipe:
+        return False
+    warnings.warn(
+        f"the recipe names its encoder {recipe['model']!r} without vectors to recognize it: "
+        f"whether {encoder.model!r} is the same is not checked",
+        SidtoolWarning,
+        stacklevel=4,
+    )
+    return True
+
+
+def _check_probes(model: Any, encoder: Encoder, recipe: Mapping[str, Any]) -> float:
+    texts, stored = _recorded_probes(recipe)
+    now = _encode(model, encoder, texts).astype(np.float64)
     if now.shape != stored.shape:
         raise CompatibilityError(
             f"the encoder {encoder.model!r} gives {now.shape[1]} dimensions, the recipe has "

@@ -20,7 +20,7 @@ from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.catalog_check import check_same_catalog
 from sidtool.evaluation.field_groups import field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import KS, averages, metric_names, metric_values
-from sidtool.evaluation.ranking import COVERED, IndexedExamples, Ranking
+from sidtool.evaluation.ranking import COVERED, IndexedExamples, Ranker, Ranking
 from sidtool.evaluation.results import Evaluation, slices_of
 from sidtool.evaluation.samples import positions_in, sample_examples, titles_of
 from sidtool.evaluation.slices import example_groups
@@ -93,6 +93,7 @@ def evaluate(
     *,
     against: LoadedModel | str | Path | None = None,
     baseline_memory: int | None = None,
+    ranker: Ranker | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a model on the held-out examples of a split: a `Split`, its folder, or a file of
@@ -100,8 +101,9 @@ def evaluate(
 
     `against` is another model for the same items, of whatever bundle, that the model is compared
     with. With `baseline_memory`, a number of bytes, more training events and pairs of item-kNN than
-    fit are put into temporary files. Raises CompatibilityError if a model, its bundle or its memory
-    may have learned from held-out events, and as `evaluate_examples`.
+    fit are put into temporary files. `ranker` searches in place of this process
+    (`cluster.ClusterRanker`), for the model. Raises CompatibilityError if a model, its bundle or
+    its memory may have learned from held-out events, and as `evaluate_examples`.
 
     Examples:
         >>> evaluation = sidtool.evaluate("tuned", "split")
@@ -133,6 +135,7 @@ def evaluate(
             options,
             against=other,
             shards=shards,
+            ranker=ranker,
             progress=progress,
         )
 
@@ -173,6 +176,7 @@ def evaluate_examples(
     *,
     against: LoadedModel | None = None,
     shards: Shards | None = None,
+    ranker: Ranker | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Recommend for every example and measure the answers over the full catalog.
@@ -209,8 +213,8 @@ def evaluate_examples(
         items = positions_in(against.bundle, loaded.bundle, by_other.first_items)
         others[OTHER_MODEL] = replace(by_other, first_items=items)
         settings["against"] = _model_settings(against)
-    others |= rank_parts(loaded, indexed, **search)
-    ranking = rank_model(loaded, indexed, **search)
+    others |= rank_parts(loaded, indexed, **search, ranker=ranker)
+    ranking = rank_model(loaded, indexed, **search, ranker=ranker)
     evaluation = _evaluation(indexed, ranking, others, events, options, shards)
     return replace(evaluation, settings={**evaluation.settings, **settings})
 

@@ -5,6 +5,7 @@ The items of a SID are all active items that share it, less those that may not b
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,6 +158,21 @@ def example_queries(session: QuerySession, examples: IndexedExamples) -> Iterato
         leaf_filter = session.leaf_filter(None, denied)
         prompt = session.from_history(history, fields, user=example.user)
         yield Query(prompt, leaf_filter, history, target)
+
+
+class Ranker(Protocol):
+    """Ranks in place of `rank_sids`, or of `rank_mixture` if `is_mixed`, for one model."""
+
+    def __call__(
+        self,
+        examples: IndexedExamples,
+        *,
+        k: int,
+        num_beams: int,
+        is_mixed: bool,
+        progress: Progress | None = None,
+    ) -> RankedQueries:
+        """The k best SIDs or items of each example."""
 
 
 @dataclass(frozen=True, eq=False)

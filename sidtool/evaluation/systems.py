@@ -1,6 +1,7 @@
 """The systems of an evaluation: the model, with a memory both of its parts alone, and baselines."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import (
     COVERED,
     IndexedExamples,
+    Ranker,
     Ranking,
     rank_memory,
     rank_mixture,
@@ -20,7 +22,7 @@ from sidtool.evaluation.system_values import SystemValues
 from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.query import Progress
+from sidtool.recommendation.query import Progress, RankedQueries
 from sidtool.splits.split import Example, UserSequence
 
 
@@ -36,13 +38,24 @@ def rank_model(
     k: int,
     num_beams: int,
     progress: Progress | None = None,
+    ranker: Ranker | None = None,
 ) -> Ranking:
-    """What a model recommends, mixed with its memory if it has one."""
+    """What a model recommends, mixed with its memory if it has one; ranked by the `ranker` of the
+    model, if there is one."""
+    ranker = ranker or _ranker_of(loaded)
+    search: dict[str, Any] = {"k": k, "num_beams": num_beams, "progress": progress}
     if uses_memory(loaded):
-        items = rank_mixture(loaded, examples, k=k, num_beams=num_beams, progress=progress)
-        return Ranking.of_item_beams(examples, items)
-    sids = rank_sids(loaded, examples, k=k, num_beams=num_beams, progress=progress)
-    return Ranking.of_beams(examples, sids)
+        return Ranking.of_item_beams(examples, ranker(examples, is_mixed=True, **search))
+    return Ranking.of_beams(examples, ranker(examples, is_mixed=False, **search))
+
+
+def _ranker_of(loaded: LoadedModel) -> Ranker:
+    """The ranker of a model in this process."""
+
+    def rank(examples: IndexedExamples, *, is_mixed: bool, **search: Any) -> RankedQueries:
+        return (rank_mixture if is_mixed else rank_sids)(loaded, examples, **search)
+
+    return rank
 
 
 def rank_parts(
@@ -52,11 +65,13 @@ def rank_parts(
     k: int,
     num_beams: int,
     progress: Progress | None = None,
+    ranker: Ranker | None = None,
 ) -> dict[str, Ranking]:
     """What the model alone and the memory alone recommend; nothing without a memory."""
     if not uses_memory(loaded):
         return {}
-    sids = rank_sids(loaded, examples, k=k, num_beams=num_beams, progress=progress)
+    rank = ranker or _ranker_of(loaded)
+    sids = rank(examples, k=k, num_beams=num_beams, is_mixed=False, progress=progress)
     return {
         "model alone": Ranking.of_beams(examples, sids),
         "memory alone": Ranking.of_items(examples, rank_memory(loaded, examples, k=k)),

@@ -96,10 +96,7 @@ def answer_each(
                 unknown += answer.unknown
                 unknown_denied += answer.unknown_denied
             yield answer
-    if unknown:
-        _warn(f"{unknown} ids in the histories are not in the bundle and were skipped")
-    if unknown_denied:
-        _warn(f"{unknown_denied} ids in the deny lists of requests are not in the bundle")
+    warn_of_unknown(unknown, unknown_denied)
 
 
 def recommend_to_file(
@@ -135,6 +132,14 @@ def recommend_to_file(
             file.write(answer.to_json())
         outcome.add(file.answered_bad)
     return outcome
+
+
+def warn_of_unknown(unknown: int, unknown_denied: int) -> None:
+    """Warn of ids of requests that the bundle lacks: in histories, and in deny lists."""
+    if unknown:
+        _warn(f"{unknown} ids in the histories are not in the bundle and were skipped")
+    if unknown_denied:
+        _warn(f"{unknown_denied} ids in the deny lists of requests are not in the bundle")
 
 
 def _warn(message: str) -> None:

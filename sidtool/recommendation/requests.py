@@ -176,7 +176,7 @@ def read_request_file(path: Path) -> Iterator[Request | BadRequest]:
     if not path.exists():
         raise DataError(f"there is no request file {path}")
     if path.name.lower().endswith(PARQUET):
-        return _parquet_requests(path)
+        return read_parquet_requests(path)
     if not path.is_file():
         raise DataError(f"there is no request file {path}")
 
@@ -187,15 +187,19 @@ def read_request_file(path: Path) -> Iterator[Request | BadRequest]:
     return requests()
 
 
-def _parquet_requests(path: Path) -> Iterator[Request | BadRequest]:
-    """The requests of a Parquet file or folder, a row each; whole numbers are ids too."""
+def read_parquet_requests(
+    path: Path, *, name: str | None = None, first_row: int = 0
+) -> Iterator[Request | BadRequest]:
+    """The requests of a Parquet file or folder, a row each; whole numbers are ids too. If they are
+    some rows of a larger table, that has the `name`, and their first row has a number from 0."""
     with library_errors(path, "requests"):
-        for number, row in enumerate(parquet_rows(path), start=1):
+        for number, row in enumerate(parquet_rows(path), start=first_row + 1):
             value = {key: _as_ids(cell) for key, cell in row.items()}
             try:
                 yield Request.from_json(value, number)
             except DataError as error:
-                yield BadRequest(DataError(f"row {number} of {path}: {error}"), number)
+                where = f"row {number} of {name or path}"
+                yield BadRequest(DataError(f"{where}: {error}"), number)
 
 
 def _as_ids(cell: Any) -> Any:

@@ -58,6 +58,8 @@ class ExampleContext:
     history_length: int
     types: FieldTypes
     """The fields of the split."""
+    first_number: int = 0
+    """The number of the first event: not 0 if those of earlier users are made elsewhere."""
 
     def frame(self, copy: int, number: int) -> PromptFrame:
         """The frame of a copy of an example, given the number of the example."""

@@ -45,7 +45,8 @@ def event_examples(
 ) -> Iterator[TrainingExample]:
     """Training events: the history before an event, and its item."""
     shows_fields = any(frame.shows_fields for frame in context.frames)
-    for number, history in enumerate(context.histories.with_target(split)):
+    histories = context.histories.with_target(split)
+    for number, history in enumerate(histories, start=context.first_number):
         *earlier, target = history.indexes
         if not context.completion(target, context.frames[0]):
             continue
@@ -72,7 +73,7 @@ def history_text_examples(
     """Whole histories as running text, each cut into pieces of `history_length` + 1 items."""
     # as many items as a prompt and its answer have
     size = context.history_length + 1
-    for number, sequence in enumerate(split.train):
+    for number, sequence in enumerate(split.train, start=context.first_number):
         history = context.histories.of_user(sequence)
         for start in range(0, len(history), size):
             piece = history.cut(start, start + size)

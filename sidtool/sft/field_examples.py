@@ -41,7 +41,7 @@ def feedback_examples(
     """Training events: the history with the event, and a feedback of it, which the prompt shows of
     earlier events only."""
     histories = context.histories.with_target(split, only_targets=False)
-    for number, history in enumerate(histories):
+    for number, history in enumerate(histories, start=context.first_number):
         label = history.last_value(context.task.feedback)
         if label is None:
             continue

@@ -105,6 +105,14 @@ class Histories:
             if has_target:
                 yield history.cut(max(0, len(history) - size), len(history))
 
+    def count_with_target(self, split: Split, *, only_targets: bool) -> list[int]:
+        """How many events of each user, or window, `with_target` yields."""
+        if split.windows is None:
+            parts: Iterator[Split] = (replace(split, train=(sequence,)) for sequence in split.train)
+        else:
+            parts = (replace(split, windows=(window,)) for window in split.windows)
+        return [sum(1 for _ in self.with_target(part, only_targets=only_targets)) for part in parts]
+
     def _slice(
         self, user: str, item_ids: Sequence[str], positions: Sequence[int], fields: Fields
     ) -> HistorySlice:

@@ -3,7 +3,7 @@
 import json
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,7 @@ def make_sft(
     weights: WeightOptions | None = None,
     general: GeneralOptions | None = None,
     memory: int | None = None,
+    writer: "ExampleWriter | None" = None,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -68,7 +69,8 @@ def make_sft(
     (`open_split`). `weights` names the weights of the examples of events, `general` a
     general corpus whose text is mixed in; its held-out part is written beside the examples, as
     examples too. With `memory`, a number of bytes, more events than fit lie in files beside the
-    output; the examples are the same. Without `model` (an
+    output; the examples are the same. `writer` writes the examples in place of this process
+    (`cluster.ClusterExamples`). Without `model` (an
     extended model's folder) or `tokenizer`, examples are not measured and `max_length` is not
     enforced. Training events and queries of items that the bundle
     lacks are left out and counted; validation users are kept as they are, so that every bundle is
@@ -93,14 +95,9 @@ def make_sft(
         _refuse_outputs(out, force)
     if not isinstance(bundle, Bundle):
         bundle = open_bundle(str(bundle))
-    field_tokens: FieldValues = {}
-    prompt = None
+    of_model: _OfModel = (None, {})
     if model is not None:
-        model = model_folder(model)
-        contract, _, _ = check_model_folder(model, bundle)
-        field_tokens = contract.field_tokens
-        prompt = _adopted_prompt(contract, options)
-        tokenizer = load_tokenizer(Checkpoint(model))
+        tokenizer, of_model = _read_model(model, bundle, options)
     if isinstance(items, str | Path):
         items, queries = read_catalog(
             Path(items),
@@ -113,14 +110,30 @@ def make_sft(
             columns = recorded_event_columns(bundle.manifest.source)
             split = open_split(split, recorded=columns, spill=spill)
         check_bundle_split(bundle, "the split of the training examples", split.reference)
-        made_with = (tokenizer, queries, split.fields, prompt, field_tokens)
+        made_with = (tokenizer, queries, split.fields, *of_model)
         maker = ExampleMaker(bundle, items, options, *made_with)
         event_weights = EventWeights.read(weights, split)
         general_examples = None
         if general is not None:
             general_examples = GeneralExamples(general, maker, tokenizer, options)
-        job = _Job(bundle, items, split, options, maker, event_weights, general_examples, progress)
-        return job.lineage(job.write(None), {}) if dry_run else _written(job, out, force)
+        job = SftJob(
+            bundle, items, split, options, maker, event_weights, general_examples, progress
+        )
+        if dry_run:
+            return job.lineage(job.write(None), {})
+        return _written(job, out, force, writer or SftJob.write)
+
+
+_OfModel = tuple[HistoryPrompt | None, FieldValues]
+"""What examples take from a model beside its tokenizer: its own prompt, and its field tokens."""
+
+
+def _read_model(model: str | Path, bundle: Bundle, options: SftOptions) -> tuple[Any, _OfModel]:
+    """The tokenizer of a model folder, and what else examples take from it."""
+    folder = model_folder(model)
+    contract, _, _ = check_model_folder(folder, bundle)
+    tokenizer = load_tokenizer(Checkpoint(folder))
+    return tokenizer, (_adopted_prompt(contract, options), contract.field_tokens)
 
 
 def _adopted_prompt(contract: Contract, options: SftOptions) -> HistoryPrompt | None:
@@ -131,11 +144,11 @@ def _adopted_prompt(contract: Contract, options: SftOptions) -> HistoryPrompt | 
     return prompt
 
 
-def _written(job: "_Job", out: Path, force: bool) -> Lineage:
+def _written(job: "SftJob", out: Path, force: bool, writer: "ExampleWriter") -> Lineage:
     """Write the files of a job, whole or not at all."""
     side = side_files(out)
     with _staged(out, force) as stage:
-        tasks = job.write(stage / out.name)
+        tasks = writer(job, stage / out.name)
         write_examples(stage / side["valid"].name, job.split.valid)
         if job.general is not None:
             job.general.write_held_out(stage / side["general"].name, job.bundle.space)
@@ -146,7 +159,38 @@ def _written(job: "_Job", out: Path, force: bool) -> Lineage:
 
 
 @dataclass(frozen=True)
-class _Job:
+class SftInputs:
+    """What a process needs to make the training examples of `make_sft` again: locations and
+    settings."""
+
+    bundle: str
+    items: Path
+    split: Path
+    options: SftOptions
+    catalog_options: CatalogOptions
+    model: str | None = None
+    weights: WeightOptions | None = None
+
+    def open(self) -> "SftJob":
+        """Read the inputs. Raises as `make_sft` does."""
+        bundle = open_bundle(self.bundle)
+        tokenizer = None
+        of_model: _OfModel = (None, {})
+        if self.model is not None:
+            tokenizer, of_model = _read_model(self.model, bundle, self.options)
+        recorded = recorded_columns(bundle.manifest.source)
+        items, queries = read_catalog(
+            self.items, self.options.tasks, self.catalog_options, recorded
+        )
+        split = open_split(self.split, recorded=recorded_event_columns(bundle.manifest.source))
+        made_with = (tokenizer, queries, split.fields, *of_model)
+        maker = ExampleMaker(bundle, items, self.options, *made_with)
+        weights = EventWeights.read(self.weights, split)
+        return SftJob(bundle, items, split, self.options, maker, weights, None, None)
+
+
+@dataclass(frozen=True)
+class SftJob:
     """Everything that training examples are made from."""
 
     bundle: Bundle
@@ -168,7 +212,7 @@ class _Job:
             if self.general is not None:
                 n_tokens = sum(map(sum, lengths.values()))
                 for example in self.general.mixed(n_tokens):
-                    self._write_example(stream, lengths, example)
+                    self.write_example(stream, lengths, example)
         if leaked:
             raise RefusedError(
                 f"{leaked} held-out events are in the training examples, not 0",
@@ -176,16 +220,21 @@ class _Job:
             )
         return _count_by_task(lengths)
 
+    @property
+    def counts(self) -> Callable[[Event], bool] | None:
+        """Which events may be in a list; None for all."""
+        return None if self.weights is None else self.weights.counts
+
     def _events(self, stream: IO[str] | None, lengths: "dict[str, array[int]]") -> Iterator[Event]:
         """Write each example, append its length to those of its task, and yield its events."""
-        counts = None if self.weights is None else self.weights.counts
-        for example in self.maker.examples(self.split, self.progress, counts):
-            self._write_example(stream, lengths, example)
+        for example in self.maker.examples(self.split, self.progress, self.counts):
+            self.write_example(stream, lengths, example)
             yield from example.events
 
-    def _write_example(
+    def write_example(
         self, stream: IO[str] | None, lengths: "dict[str, array[int]]", example: TrainingExample
     ) -> None:
+        """Write an example if there is a stream, and append its length to those of its task."""
         if stream is not None:
             weight = None if self.weights is None else self.weights.of_example(example)
             value = example_json(self.bundle.space, example, weight)
@@ -221,6 +270,10 @@ class _Job:
             general=None if self.general is None else self.general.record,
             field_tokens=self.maker.shown_tokens,
         )
+
+
+ExampleWriter = Callable[[SftJob, Path], Mapping[str, TaskCounts]]
+"""Writes the examples of a job at a path -> their counts by task."""
 
 
 def _count_by_task(lengths: Mapping[str, Sequence[int]]) -> dict[str, TaskCounts]:

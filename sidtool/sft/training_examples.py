@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
@@ -116,6 +117,7 @@ class ExampleMaker:
             self._frames[task] = (frame,)
         self._items = ItemRenderer(bundle, items, options.hide_text_of)
         self._histories = Histories(bundle, options.history_length)
+        self._event_counts: dict[bool, NDArray[np.int64]] = {}
         self._check_inputs(items)
         self._check_sequence_length()
 
@@ -236,6 +238,34 @@ class ExampleMaker:
             if progress:
                 progress(done, len(options.tasks))
 
+    def task_examples(
+        self,
+        task: str,
+        split: Split,
+        counts: Callable[[Event], bool] | None = None,
+        first_number: int = 0,
+    ) -> Iterator[TrainingExample]:
+        """The examples of a task of a whole weight and without a budget, for the users of `split`,
+        which may be a part of another split: those before have `first_number` examples."""
+        copies = int(self._options.tasks[task])
+        return self._example_source(task, split, counts, first_number)(lambda: copies)
+
+    def count_before(self, task: str, split: Split, users: int) -> int:
+        """The number that the first example of a task has after the first `users` users of a split
+        (of windows: after so many windows). It chooses between templates."""
+        kind = named_task(task)
+        if kind.per != "user" or task == "sequence" or len(self._frames[task]) == 1:
+            return 0
+        if kind.target == "text":
+            return users
+        only_targets = kind.target != "feedback"
+        counted = self._event_counts.get(only_targets)
+        if counted is None:
+            per_user = self._histories.count_with_target(split, only_targets=only_targets)
+            counted = np.concatenate([[0], np.cumsum(per_user)])
+            self._event_counts[only_targets] = counted
+        return int(counted[users])
+
     def _within_budget(
         self,
         make: Callable[[Copies], Iterator[TrainingExample]],
@@ -257,7 +287,11 @@ class ExampleMaker:
                 yield example
 
     def _example_source(
-        self, name: str, split: Split, counts: Callable[[Event], bool] | None
+        self,
+        name: str,
+        split: Split,
+        counts: Callable[[Event], bool] | None,
+        first_number: int = 0,
     ) -> Callable[[Copies], Iterator[TrainingExample]]:
         """The examples of a task as a function of their copies."""
         task = named_task(name)
@@ -274,6 +308,7 @@ class ExampleMaker:
             max_length=self._options.max_length,
             history_length=self._options.history_length,
             types=self._types,
+            first_number=first_number,
         )
         if task.per == "query":
             return partial(query_examples, context, self._training_queries(split))

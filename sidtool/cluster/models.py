@@ -1,0 +1,51 @@
+"""A model as workers open it: by its location and the options of inference."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
+from sidtool.model.memory import MemoryOptions
+from sidtool.model.pretrained import Dtype
+from sidtool.registry.references import open_bundle
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is, and how it is loaded; paths must be those of every worker."""
+
+    model: str
+    bundle: str | None = None
+    device: str | None = None
+    dtype: Dtype | None = None
+    trust_remote_code: bool = False
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
+
+    def load(self) -> LoadedModel:
+        """Load the model. Raises as `load_model_folder` does."""
+        return load_model_folder(
+            self.model,
+            bundle=open_bundle(self.bundle) if self.bundle else None,
+            device=self.device,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            memory=self.memory,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What a lineage says of it: the digest of its contract, which has those of its files, and
+        that of the bundle. Reads no weights; raises as `check_model_folder` does."""
+        bundle = open_bundle(self.bundle) if self.bundle else None
+        contract, bundle, _ = check_model_folder(self.model, bundle)
+        text = json.dumps(contract.to_json(), sort_keys=True, ensure_ascii=False)
+        memory = {
+            name: None if value is None else str(value)
+            for name, value in asdict(self.memory).items()
+        }
+        return {
+            "model": hashlib.sha256(text.encode()).hexdigest(),
+            "bundle": bundle.identity.digest,
+            "dtype": self.dtype,
+            "memory": memory,
+        }

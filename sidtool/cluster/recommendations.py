@@ -1,0 +1,114 @@
+"""Recommendations for a folder of requests."""
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sidtool.cluster.models import ModelSource
+from sidtool.cluster.output import PartFolder, PartReport
+from sidtool.cluster.run import RunOptions, part_name, run_over_folder
+from sidtool.cluster.shards import ROWS, Shard
+from sidtool.data.digests import digest_strings
+from sidtool.errors import DataError, SidtoolWarning
+from sidtool.model.load import LoadedModel
+from sidtool.recommendation.outcome import Outcome
+from sidtool.recommendation.recommend import answer_each, warn_of_unknown
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.requests import BadRequest, read_parquet_requests
+from sidtool.recommendation.result_table import write_result_table
+
+
+@dataclass(frozen=True)
+class RecommendJob:
+    """Answers the requests of a shard."""
+
+    source: ModelSource
+    requests: str
+    """The folder of the requests, which errors name"""
+    options: RecommendOptions
+    candidates: tuple[str, ...] | None
+    stop: bool
+    folder: PartFolder
+
+    def open(self) -> Callable[[Shard], PartReport]:
+        """Load the model."""
+        loaded = self.source.load()
+        return lambda shard: self._answer(loaded, shard)
+
+    def _answer(self, loaded: LoadedModel, shard: Shard) -> PartReport:
+        counts: Counter[str] = Counter()
+        note = ""
+        with TemporaryDirectory() as name, warnings.catch_warnings():
+            warnings.simplefilter("ignore", SidtoolWarning)  # counted, and said once for all parts
+            place = Path(name)
+            requests = read_parquet_requests(
+                shard.fetch(place), name=self.requests, first_row=shard.first
+            )
+            answers = answer_each(
+                loaded, requests, self.options, candidates=self.candidates, stop=self.stop
+            )
+            with (place / "lines").open("w", encoding="utf-8") as stream:
+                for answer in answers:
+                    counts["requests"] += 1
+                    if isinstance(answer, BadRequest):
+                        counts["bad"] += 1
+                        note = note or str(answer.error)
+                    else:
+                        counts["short"] += answer.missing > 0
+                        counts["unknown"] += answer.unknown
+                        counts["unknown_denied"] += answer.unknown_denied
+                    line = json.dumps(answer.to_json(), ensure_ascii=False, allow_nan=False)
+                    stream.write(line + "\n")
+            write_result_table(place / "lines", place / "part")
+            data = (place / "part").read_bytes()
+        return self.folder.write(part_name(shard), data, counts["requests"], counts, note)
+
+
+def recommend_folder(
+    model: ModelSource | str,
+    requests: str,
+    out: str,
+    options: RecommendOptions | None = None,
+    *,
+    candidates: Sequence[str] | None = None,
+    stop: bool = False,
+    run: RunOptions | None = None,
+    shard_rows: int = ROWS,
+) -> Outcome:
+    """Answer the requests of a Parquet file, or of a folder of such at any fsspec URL, and write a
+    folder of Parquet with a row per request, in the order of the requests.
+
+    The rows are those of `recommend_to_file`, to the last bit if `shard_rows` is a multiple of the
+    queries that run together (`query.WINDOW`), and the parts the same for any engine and number of
+    workers. A request that cannot be answered has an `error` in its row; with `stop` it is raised.
+    Raises UsageError if `out` exists, and as `recommend` does.
+
+    Examples:
+        >>> import pyarrow as pa, pyarrow.parquet as pq
+        >>> pq.write_table(pa.table({"history": [["b001", "b002"]]}), "requests.parquet")
+        >>> outcome = sidtool.recommend_folder("tuned", "requests.parquet", "recommended")
+        >>> outcome.requests, outcome.bad
+        (1, 0)
+    """
+    source = ModelSource(model) if isinstance(model, str) else model
+    options = options or RecommendOptions()
+    listed = None if candidates is None else tuple(candidates)
+    settings = asdict(options)
+    for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", listed)):
+        settings[name] = None if ids is None else digest_strings(ids)
+    made_from = {"command": "recommend", **source.record(), "options": settings}
+    job = partial(RecommendJob, source, requests, options, listed, stop)
+    report = run_over_folder(
+        job, requests, out, made_from, run or RunOptions(), shard_rows=shard_rows
+    )
+    counts = report.counts
+    warn_of_unknown(counts.get("unknown", 0), counts.get("unknown_denied", 0))
+    first_bad = None
+    if report.notes:
+        first_bad = BadRequest(DataError(report.notes[0]), None)
+    return Outcome(report.rows, counts.get("short", 0), counts.get("bad", 0), first_bad)
