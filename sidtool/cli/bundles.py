@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.cli.codebook import say_report
+from sidtool.cli.embed import encode_items
 from sidtool.errors import EXIT_REFUSED, RefusedError, UsageError
 from sidtool.terminal import options
 from sidtool.terminal.console import note, say, say_cells, say_json, say_table
@@ -88,10 +89,33 @@ def encode(
         typer.Option(help="Vectors in place of texts, once per source: .npy, Parquet or Zarr."),
     ] = None,
     encoder: options.MovedEncoder = None,
+    catalog: Annotated[
+        str | None,
+        typer.Option(
+            "--items",
+            metavar="FOLDER",
+            help="Parquet file of items or folder of such, at a path or URL, in place of texts; "
+            "needs -o.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    id_column: options.IdColumn = None,
+    title_column: options.TitleColumn = None,
+    text_template: options.TextTemplate = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for the SIDs of --items, at a path or URL."),
+    ] = None,
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
+    resume: options.ResumeParts = False,
     trust_remote_code: options.Trust = False,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Print the SID of texts or vectors, and the items with that SID.
+    """Print the SID of texts or vectors and the items with that SID, or write the SIDs of a
+    catalog.
 
     If the bundle has an appended collision level, the SID lacks its last code and all items whose
     SID starts with it are listed."""
@@ -100,6 +124,16 @@ def encode(
 
     if embeddings and (texts or encoder is not None):
         raise UsageError("--embeddings replace texts and --encoder", hint="give one of the two")
+    columns = (id_column, title_column, text_template)
+    flags = {"resume": resume, "dry_run": dry_run, "force": force}
+    if catalog is not None:
+        if texts or embeddings or out is None:
+            raise UsageError("--items takes the place of texts, and needs -o FOLDER")
+        moved = {"model": encoder, "trust_remote_code": trust_remote_code}
+        how = {"workers": workers, **flags}
+        return encode_items(bundle, catalog, out, columns, moved, engine, how, json=json)
+    if out is not None or engine != "local" or workers or any(columns) or any(flags.values()):
+        raise UsageError("-o and the options of a catalog or its workers require --items")
     opened = open_bundle(bundle)
     if not embeddings and not texts:
         texts = [line.rstrip("\n") for line in standard_input()]

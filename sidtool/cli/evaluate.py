@@ -149,6 +149,8 @@ def evaluate(
             "is put into temporary files.",
         ),
     ] = None,
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
     device: inference.Device = None,
     dtype: inference.Dtype = None,
     trust_remote_code: options.Trust = False,
@@ -163,6 +165,7 @@ def evaluate(
     repeats and legality. With --task, evaluate one task: exact and prefix accuracy and retrieval if
     its answer is a SID; accuracy, log loss and AUC if it is a label; else exact match, token F1 and
     perplexity."""
+    from sidtool.cluster.rankings import ClusterRanker
     from sidtool.evaluation.evaluation import EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate_split
     from sidtool.evaluation.metrics import check_names, check_thresholds, model_metric_names
@@ -193,6 +196,7 @@ def evaluate(
             recommending |= {"--memory-weight": memory_weight, "--memory-power": memory_power}
             recommending |= {"--against": against, "--details": details}
             recommending |= {"--by": by, "--weight": weight, "--target": target}
+            recommending |= {"--engine": engine != "local", "--workers": workers}
             recommending |= {"--samples": samples != SAMPLES, "--baseline-memory": baseline_memory}
             recommending |= {"--list": list_}
             _refuse(recommending, "does not apply with --task")
@@ -233,8 +237,20 @@ def evaluate(
         check_names(thresholds, model_metric_names(loaded.bundle.space.levels))
         other = inference.load_model(against, None, *runs_on) if against is not None else None
         budget = None if baseline_memory is None else options.parse_bytes(baseline_memory)
+        ranker = None
+        if engine == "ray":
+            source = inference.model_source(model, bundle, *runs_on, mixed)
+            ranker = ClusterRanker(source, engine, workers)
+        elif workers is not None:
+            raise UsageError("--workers requires --engine ray")
         evaluation = evaluate_split(
-            loaded, split, settings, against=other, baseline_memory=budget, progress=report
+            loaded,
+            split,
+            settings,
+            against=other,
+            baseline_memory=budget,
+            ranker=ranker,
+            progress=report,
         )
     say_evaluation(evaluation, details=details, json=json)
     check_thresholds(evaluation.metrics, thresholds)

@@ -8,6 +8,7 @@ from sidtool.model import pretrained
 from sidtool.terminal.console import note
 
 if TYPE_CHECKING:
+    from sidtool.cluster.models import ModelSource
     from sidtool.model.load import LoadedModel
 
 NumBeams = Annotated[
@@ -72,3 +73,18 @@ def load_model(
     if loaded.verdict.message and loaded.verdict.kind != "aligned":
         note(loaded.verdict.message)
     return loaded
+
+
+def model_source(
+    model: str,
+    bundle: str | None,
+    device: str | None,
+    dtype: pretrained.Dtype | None,
+    trust_remote_code: bool,
+    memory: tuple[str | None, float | None, float | None] = (None, None, None),
+) -> "ModelSource":
+    """The same model for workers, which load it themselves."""
+    from sidtool.cluster.models import ModelSource
+    from sidtool.model.memory import MemoryOptions
+
+    return ModelSource(model, bundle, device, dtype, trust_remote_code, MemoryOptions(*memory))

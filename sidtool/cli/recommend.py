@@ -17,6 +17,7 @@ from sidtool.terminal.console import progress, say, say_json, say_table, warn
 from sidtool.terminal.inputs import read_ids, standard_input
 
 if TYPE_CHECKING:
+    from sidtool.cluster.models import ModelSource
     from sidtool.recommendation.outcome import Outcome
     from sidtool.recommendation.requests import BadRequest, Recommendation, Request
     from sidtool.splits.fields import Fields
@@ -109,7 +110,13 @@ def recommend(
         ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Write to this .jsonl or .parquet file.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="Write to this .jsonl or .parquet file; with --engine ray, to a folder of Parquet "
+            "files at a path or URL.",
+        ),
     ] = None,
     strict: Annotated[
         bool,
@@ -122,6 +129,8 @@ def recommend(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the output of an interrupted run.")
     ] = False,
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
     device: inference.Device = None,
     dtype: inference.Dtype = None,
     trust_remote_code: options.Trust = False,
@@ -158,9 +167,16 @@ def recommend(
     # the error of a request that the command line names is that of the command
     stop = strict or not (file or users or all_users)
     shared: dict[str, Any] = {"candidates": _ids(candidates), "stop": stop}
+    mixed = (memory, memory_weight, memory_power)
+    if engine == "ray":
+        source = inference.model_source(model, bundle, device, dtype, trust_remote_code, mixed)
+        how = {"workers": workers, "resume": resume, "force": force}
+        shared["stop"] = strict
+        return _recommend_by_workers(source, file, out, choices, shared, how)
+    if workers is not None:
+        raise UsageError("--workers requires --engine ray")
     if out is not None:
         refuse_existing(out, force, RESULTS)
-    mixed = (memory, memory_weight, memory_power)
     loaded = inference.load_model(model, bundle, device, dtype, trust_remote_code, mixed)
     if events is not None:
         columns = event_columns(loaded.contract, loaded.bundle)
@@ -176,6 +192,27 @@ def recommend(
             for answer in outcome.count(answer_each(loaded, requests, choices, **shared)):
                 _say_answer(answer, json=json)
     _report(outcome, n_items)
+
+
+def _recommend_by_workers(
+    source: "ModelSource",
+    file: str | None,
+    out: Path | None,
+    choices: RecommendOptions,
+    shared: dict[str, Any],
+    how: dict[str, Any],
+) -> None:
+    """Answer a folder of requests. Raises UsageError unless there are a folder and an output."""
+    from sidtool.cluster.recommendations import recommend_folder
+    from sidtool.cluster.run import RunOptions
+    from sidtool.data.locate import as_url
+
+    if file in (None, "-") or out is None:
+        raise UsageError("--engine ray needs --file FOLDER of Parquet requests, and -o FOLDER")
+    with progress("recommend") as reports:
+        run = RunOptions("ray", progress=reports.get("recommend"), **how)
+        outcome = recommend_folder(source, str(file), as_url(out), choices, run=run, **shared)
+    _report(outcome, choices.k)
 
 
 def _report(outcome: "Outcome", k: int) -> None:

@@ -1,7 +1,7 @@
 """The make-sft command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +12,7 @@ from sidtool.terminal.console import next_step, note, progress, say, say_json, s
 from sidtool.terminal.inputs import assignments, numbers, read_ids
 
 if TYPE_CHECKING:
+    from sidtool.cluster.training_examples import ClusterExamples
     from sidtool.general_text import GeneralOptions
     from sidtool.sft.event_weights import WeightOptions, WeightRecord
     from sidtool.sft.lineage import Lineage
@@ -114,6 +115,8 @@ def make_sft(
     field: options.Field = None,
     seed: options.Seed = 0,
     memory: options.EventMemory = None,
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
     config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -144,6 +147,8 @@ def make_sft(
     catalog_options = CatalogOptions(
         id_column, title_column, text_template, tuple(field or ()), queries, query_text
     )
+    event_weights = _weight_options(weight, weight_clip)
+    inputs = (bundle, items, split, sft_options, catalog_options, model, event_weights)
     with progress("examples") as report:
         lineage = write_sft(
             bundle,
@@ -153,9 +158,10 @@ def make_sft(
             sft_options,
             catalog_options=catalog_options,
             model=model,
-            weights=_weight_options(weight, weight_clip),
+            weights=event_weights,
             general=_general_options(general, general_share),
             memory=None if memory is None else options.parse_bytes(memory),
+            writer=_writer(inputs, engine, workers),
             dry_run=dry_run,
             force=force,
             progress=report.get("examples"),
@@ -177,6 +183,22 @@ def _list_targets(
     if length is None and stride is None and order is None:
         return None
     return ListTargets(LENGTH if length is None else length, stride, order)
+
+
+def _writer(
+    inputs: tuple[Any, ...], engine: Literal["local", "ray"], workers: int | None
+) -> "ClusterExamples | None":
+    """What writes the examples by workers, None in this process. Raises UsageError for what
+    workers cannot do."""
+    from sidtool.cluster.run import RunOptions
+    from sidtool.cluster.training_examples import ClusterExamples
+    from sidtool.sft.make_sft import SftInputs
+
+    if engine == "ray":
+        return ClusterExamples(SftInputs(*inputs), RunOptions(engine, workers))
+    if workers is not None:
+        raise UsageError("--workers requires --engine ray")
+    return None
 
 
 def _weight_options(expression: str | None, clip: float | None) -> "WeightOptions | None":

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -54,6 +54,31 @@ Memory = Annotated[
     typer.Option(
         help="Memory for vectors, like 4GiB; ids and codes need more on top.",
         rich_help_panel="Quantizer",
+    ),
+]
+TextTemplate = Annotated[
+    str | None,
+    typer.Option(
+        help="Text of an item, from catalog columns. Default: the title; with a bundle, as it was "
+        "built."
+    ),
+]
+ResumeParts = Annotated[
+    bool, typer.Option("--resume", help="Keep the parts that an interrupted run finished.")
+]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option(
+        help="Where the work is done: in this process, or by workers of the Ray cluster of "
+        "RAY_ADDRESS, of this machine if it is not set.",
+        rich_help_panel="Workers",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of workers. Default: one per GPU of the cluster, else one per CPU.",
+        rich_help_panel="Workers",
     ),
 ]
 EventMemory = Annotated[

@@ -60,6 +60,23 @@ def cases(inputs: Path, outputs: Path) -> dict[str, Case]:
         "inspect: https": Case(("inspect", "https://host/shop.zarr"), "http"),
         "verify": Case(("verify", bundle)),
         "encode": Case(("encode", bundle, "--embeddings", vectors)),
+        "encode: items": Case(
+            ("encode", texts, "--items", inputs / "items.parquet", *out("sids")), "embed"
+        ),
+        "embed": Case(
+            ("embed", inputs / "items.parquet", "--encoder", inputs / "encoder", *out("vectors")),
+            "embed",
+        ),
+        "make-sft: ray": Case(
+            ("make-sft", bundle, items, split, *out("ray.jsonl"), "--engine", "ray"), "ray"
+        ),
+        "recommend: ray": Case(
+            (
+                *("recommend", tuned, "--file", inputs / "requests.parquet", "--engine", "ray"),
+                *out("recommended"),
+            ),
+            "ray",
+        ),
         "encode: texts": Case(("encode", texts, "red lamp"), "embed"),
         "decode": Case(("decode", bundle, "<s_a_1><s_b_1><s_c_1>")),
         "compare": Case(("compare", bundle, other)),

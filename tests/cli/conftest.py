@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -55,6 +57,10 @@ def base_inputs(road: Road, encoder: Path, tmp_path_factory: pytest.TempPathFact
     own_codebook(road.bundle, folder / "codebooks.npz")
     build = ("build-codebook", road.items, "--levels", "4x4x8", "--encoder", encoder)
     done(*build, "-o", folder / "texts.zarr")
+    rows = [json.loads(line) for line in road.items.read_text().splitlines()]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "items.parquet")
+    requests = pa.table({"history": [["b001", "b002"]]})
+    pq.write_table(requests, folder / "requests.parquet")
     lora = ("--stage", "lora", *TRAINING)
     done("train", road.model, road.examples, "-o", folder / "adapted", *lora)
     return folder

@@ -1,11 +1,14 @@
 """Every command that writes, with small inputs, for the tests of crashes, full disks and second
 writers."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sidtool.bundle import Bundle
 from sidtool.cli.main import app
@@ -18,6 +21,7 @@ from tests.cli.road import (
     vectors,
     write_lines,
 )
+from tests.encoders import tiny_encoder
 
 N_ITEMS = 12
 STEPS = (
@@ -110,6 +114,12 @@ def heavy_inputs(folder: Path) -> None:
     done("import", index, "--levels", "4x4x8", "-o", folder / "numbered.zarr")
     extend = ("extend-model", folder / "base", folder / "numbered.zarr", "--init", "mean")
     done(*extend, "-o", folder / "numbered")
+    (folder / "bert").mkdir()
+    encoder = tiny_encoder(folder / "bert", folder / "encoder")
+    rows = [json.loads(line) for line in items.read_text().splitlines()]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "items.parquet")
+    build = ("build-codebook", items, "--levels", "4x4x8", "--encoder", encoder)
+    done(*build, "-o", folder / "texts.zarr")
     lines = (folder / "split" / "test.jsonl").read_text().splitlines()
     write_lines(folder / "requests.jsonl", lines[:8])
 
@@ -201,6 +211,16 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
         "train lora": Writing((*train, "--stage", "lora"), init, resumes=True),
         "rl": Writing(
             ("rl", folder / "mixed", folder / "train.jsonl", *RL_STEPS), init, resumes=True
+        ),
+        "embed": Writing(
+            ("embed", folder / "items.parquet", "--encoder", folder / "encoder"),
+            init,
+            resumes=True,
+        ),
+        "encode": Writing(
+            ("encode", folder / "texts.zarr", "--items", folder / "items.parquet"),
+            init,
+            resumes=True,
         ),
         "recommend": Writing(recommend, (*recommend, "-k", 3), out="out.jsonl", resumes=True),
     }
