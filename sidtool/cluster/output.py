@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.cluster.shards import open_store
+from sidtool.cluster.shards import is_local, open_store
 from sidtool.data.containers import library_errors, one_line
 from sidtool.errors import DataError, SidtoolError, UsageError
 from sidtool.output import locked, publish, refuse_existing, remove
@@ -99,16 +99,12 @@ def _write_errors(url: str) -> Iterator[None]:
 def refuse_existing_folder(out: str, *, force: bool) -> None:
     """Raise UsageError if an output exists, without `force`."""
     filesystem, root = open_store(out)
-    if _is_local(filesystem):
+    if is_local(filesystem):
         refuse_existing(Path(root), force)
         return
     with library_errors(Path(out)):
         if filesystem.exists(f"{root}/{LINEAGE}") and not force:
             raise UsageError(f"{out} exists already", hint="--force replaces it")
-
-
-def _is_local(filesystem: Any) -> bool:
-    return "file" in (filesystem.protocol, *filesystem.protocol)
 
 
 @contextmanager
@@ -120,7 +116,7 @@ def part_folder(
     Raises UsageError if `out` exists, without `force`, or if the interrupted run that is to be
     resumed had another `fingerprint`."""
     filesystem, root = open_store(out)
-    if _is_local(filesystem):
+    if is_local(filesystem):
         yield from _local(Path(root), fingerprint, resume=resume, force=force)
     else:
         yield from _remote(out.rstrip("/"), fingerprint, resume=resume, force=force)

@@ -5,11 +5,13 @@ same wherever and whenever it is made."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sidtool.data.containers import PARQUET, library_errors
-from sidtool.data.parquet import open_dataset
+from sidtool.data.parquet import FREE_ROWS, VALUES_PER_BYTE, open_dataset
 from sidtool.errors import DataError, UsageError
 from sidtool.extras import missing_package
 
@@ -47,7 +49,7 @@ class Shard:
         import pyarrow.parquet as pq
 
         path = folder / f"shard-{self.number}.parquet"
-        tables = [pa.Table.from_batches(_batches(piece, folder)) for piece in self.pieces]
+        tables = [pa.Table.from_batches(_batches(piece)) for piece in self.pieces]
         pq.write_table(pa.concat_tables(tables), path)
         return path
 
@@ -104,16 +106,21 @@ def _is_hidden(name: str) -> bool:
 
 
 def _url(filesystem: Any, name: str) -> str:
-    is_local = "file" in (filesystem.protocol, *filesystem.protocol)
-    return name if is_local else str(filesystem.unstrip_protocol(name))
+    return name if is_local(filesystem) else str(filesystem.unstrip_protocol(name))
 
 
 def _row_count(url: str) -> int:
+    """The rows of a file. Raises DataError if its footer claims more than it can hold."""
     import pyarrow.parquet as pq
 
     filesystem, path = open_store(url)
-    with library_errors(Path(url)), filesystem.open(path) as stream:
-        return int(pq.ParquetFile(stream).metadata.num_rows)
+    with library_errors(Path(url)):
+        size = int(filesystem.size(path))
+        with filesystem.open(path) as stream:
+            rows = int(pq.ParquetFile(stream).metadata.num_rows)
+    if not 0 <= rows <= FREE_ROWS + VALUES_PER_BYTE * size:
+        raise DataError(f"{url} claims {rows} rows in {size} bytes")
+    return rows
 
 
 def _pieces(sizes: Sequence[tuple[str, int]], first: int, stop: int) -> tuple[Piece, ...]:
@@ -128,21 +135,50 @@ def _pieces(sizes: Sequence[tuple[str, int]], first: int, stop: int) -> tuple[Pi
     return tuple(pieces)
 
 
-def _batches(piece: Piece, folder: Path) -> Iterator[Any]:
-    """The rows of a piece. The file is copied first: readers check it before they read it."""
+def _batches(piece: Piece) -> Iterator[Any]:
+    """The rows of a piece; only the row groups that have some are read."""
     import pyarrow.parquet as pq
 
-    filesystem, path = open_store(piece.url)
-    copy = folder / "source.parquet"
+    path, keep = _local_file(piece.url)
     with library_errors(Path(piece.url)):
-        filesystem.get_file(path, str(copy))
-        open_dataset(copy)
-        start = 0
-        with pq.ParquetFile(copy) as opened:
-            for batch in opened.iter_batches(ROWS):
-                chosen = slice(max(0, piece.first - start), max(0, piece.stop - start))
-                start += len(batch)
-                if chosen.start < len(batch) and chosen.start < chosen.stop:
-                    yield batch.slice(chosen.start, min(chosen.stop, len(batch)) - chosen.start)
-    if start < piece.stop:
-        raise DataError(f"{piece.url} has {start} rows, not {piece.stop}: it changed")
+        open_dataset(path)  # checks the file
+        stop = 0
+        with pq.ParquetFile(path) as opened:
+            for group in range(opened.num_row_groups):
+                start = stop
+                stop += opened.metadata.row_group(group).num_rows
+                if start < piece.stop and piece.first < stop:
+                    for batch in opened.iter_batches(ROWS, row_groups=[group]):
+                        first = max(0, piece.first - start)
+                        last = min(len(batch), piece.stop - start)
+                        start += len(batch)
+                        if first < last:
+                            yield batch.slice(first, last - first)
+    del keep
+    if stop < piece.stop:
+        raise DataError(f"{piece.url} has {stop} rows, not {piece.stop}: it changed")
+
+
+def _local_file(url: str) -> tuple[Path, object]:
+    """A file itself, or a copy of a remote one, which lasts as long as the second value."""
+    filesystem, path = open_store(url)
+    if is_local(filesystem):
+        return Path(path), None
+    with library_errors(Path(url)):
+        folder = _copied(url, filesystem.ukey(path))
+    return Path(folder.name) / "copy.parquet", folder
+
+
+@lru_cache(maxsize=2)
+def _copied(url: str, version: str) -> "TemporaryDirectory[str]":
+    """A copy of a file in a temporary folder: the shards of a file mostly follow each other.
+    `version` changes with the file."""
+    filesystem, path = open_store(url)
+    folder = TemporaryDirectory(prefix="sidtool-")
+    filesystem.get_file(path, f"{folder.name}/copy.parquet")
+    return folder
+
+
+def is_local(filesystem: Any) -> bool:
+    """Whether paths of a file system are those of this machine."""
+    return "file" in (filesystem.protocol, *filesystem.protocol)

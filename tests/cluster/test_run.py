@@ -128,6 +128,35 @@ def test_a_store_is_read_and_written(tmp_path: Path) -> None:
     memory.rm("/bucket", recursive=True)
 
 
+def test_a_remote_file_is_copied_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_numbers(tmp_path / "in", (40,))
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "in"), "/once/in", recursive=True)
+    copied: list[str] = []
+    get_file = type(memory).get_file
+
+    def count(self: object, path: str, *more: object, **options: object) -> None:
+        copied.append(path)
+        get_file(self, path, *more, **options)
+
+    monkeypatch.setattr(type(memory), "get_file", count)
+    shards = list_shards("memory://once/in", 3)
+    tables = [pq.read_table(shard.fetch(tmp_path)) for shard in shards]
+    assert pa.concat_tables(tables)["n"].to_pylist() == list(range(40))
+    assert len(copied) == 1
+    memory.rm("/once", recursive=True)
+
+
+def test_a_footer_that_claims_too_many_rows_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_numbers(tmp_path / "in", (40,))
+    monkeypatch.setattr("sidtool.cluster.shards.FREE_ROWS", 0)
+    monkeypatch.setattr("sidtool.cluster.shards.VALUES_PER_BYTE", 0)
+    with pytest.raises(DataError, match="claims 40 rows"):
+        list_shards(str(tmp_path / "in"))
+
+
 def test_workers_need_an_engine(tmp_path: Path) -> None:
     write_numbers(tmp_path / "in")
     with pytest.raises(UsageError, match="--workers requires --engine ray"):
