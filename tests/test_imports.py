@@ -145,6 +145,7 @@ def test_every_command_is_an_exported_function() -> None:
 
     renamed = {
         "compare": "compare_bundles",
+        "embed": "embed_folder",
         "export": "export_map",
         "import": "import_map",
         "inspect": "explain",

@@ -19,7 +19,8 @@ from sidtool.errors import DataError, SidtoolError, UsageError
 from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.work_folder import RUN_FILE, open_work_folder
 
-LINEAGE = "lineage.json"
+LINEAGE = "_lineage.json"
+"""Readers of folders of Parquet ignore names that begin so."""
 RESTART = "without --resume the run starts again"
 
 

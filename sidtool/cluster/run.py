@@ -23,7 +23,7 @@ class Numbered(Protocol):
 
 def part_name(shard: Numbered) -> str:
     """The file name of a shard's part."""
-    return f"part-{shard.number:05d}.parquet"
+    return f"part-{shard.number:07d}.parquet"
 
 
 @dataclass(frozen=True)

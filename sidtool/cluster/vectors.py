@@ -110,7 +110,13 @@ def embed_folder(
     folder of Parquet with `item_id` and `vector`, which `build-codebook --embeddings` reads.
 
     The parts are the same for any engine and number of workers. Raises UsageError if `out` exists,
-    and as `embed` and `read_items` do."""
+    and as `embed` and `read_items` do.
+
+    Examples:
+        >>> sidtool.embed_folder("items.parquet", "vectors", sidtool.Encoder("no-such-folder"))
+        Traceback (most recent call last):
+        sidtool.errors.DataError: the encoder no-such-folder is not a folder
+    """
     check_location(encoder)
     columns = columns or ItemColumns()
     made_from = {

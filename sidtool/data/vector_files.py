@@ -14,6 +14,7 @@ from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
 from sidtool.data.containers import library_errors, open_file, read_errors, require_regular
 from sidtool.data.digests import digest_strings
 from sidtool.data.json_tables import is_id
+from sidtool.data.locate import parquet_files
 from sidtool.data.parquet import open_dataset, parquet_column_names
 from sidtool.data.tables import read_columns
 from sidtool.data.vectors import Stored, VectorSource, require_matrix, rows_within
@@ -44,9 +45,10 @@ def open_vectors(
     """n vectors of a file, one for each of `ids` in their order; all rows if `ids` is None.
 
     `.npy`: a matrix; the ids of its rows are in `NAME.ids.txt` (one per line) or `NAME.ids.json` (a
-    list) beside it. Parquet: an id column and a column of lists. Zarr (folder or zip): a matrix, or
-    a group of `vectors` and `ids`. Vectors of other items are skipped. With `by_row`, row i of a
-    file without ids is that of id i; None: the caller has no option for this.
+    list) beside it. Parquet, a file or a folder of such: an id column and a column of lists. Zarr
+    (folder or zip): a matrix, or a group of `vectors` and `ids`. Vectors of other items are
+    skipped. With `by_row`, row i of a file without ids is that of id i; None: the caller has no
+    option for this.
 
     `memory` is a budget in bytes for the vectors that are in memory at once (None: no limit). It
     covers neither ids nor codes, which take some hundred bytes per item.
@@ -64,6 +66,8 @@ def open_vectors(
         ".zarr.zip": _open_zarr,
     }
     opener = next((opener for suffix, opener in readers.items() if name.endswith(suffix)), None)
+    if opener is None and parquet_files(path):
+        opener = _open_parquet
     if opener is None:
         raise DataError(
             f"{path}: the name does not end in a known suffix",

@@ -11,6 +11,7 @@ from tests.cli.road import Road
 
 COMMANDS = {
     "compare": "compare_bundles",
+    "embed": "embed_folder",
     "export": "export_map",
     "import": "import_map",
     "inspect": "explain",

@@ -69,7 +69,7 @@ def test_the_output_has_a_part_per_shard_and_a_lineage(tmp_path: Path) -> None:
     assert report.rows == len(numbers)
     assert report.counts == {"sum": sum(numbers)}
     assert seen == [(n, 5) for n in range(1, 6)]
-    lineage = json.loads((tmp_path / "out" / "lineage.json").read_text())
+    lineage = json.loads((tmp_path / "out" / "_lineage.json").read_text())
     assert lineage["command"] == "double"
     assert lineage["rows"] == len(numbers)
     assert lineage["files"] == {
@@ -77,7 +77,7 @@ def test_the_output_has_a_part_per_shard_and_a_lineage(tmp_path: Path) -> None:
     }
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *lineage["files"],
-        "lineage.json",
+        "_lineage.json",
     }
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
 
@@ -97,15 +97,15 @@ def test_an_interrupted_run_is_resumed_from_its_parts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="9 is bad"):
         double(tmp_path / "in", tmp_path / "out", RunOptions(), bad=9)
     assert not (tmp_path / "out").exists()
-    done = tmp_path / "out.partial" / "part-00000.parquet"
+    done = tmp_path / "out.partial" / "part-0000000.parquet"
     before = done.stat().st_mtime_ns
     # a part without its report, as a killed worker leaves it
-    (tmp_path / "out.partial" / "part-00002.parquet").write_bytes(b"half")
+    (tmp_path / "out.partial" / "part-0000002.parquet").write_bytes(b"half")
     write_numbers(tmp_path / "other", (3,))
     with pytest.raises(UsageError, match="different rows"):
         double(tmp_path / "other", tmp_path / "out", RunOptions(resume=True))
     double(tmp_path / "in", tmp_path / "out", RunOptions(resume=True))
-    assert (tmp_path / "out" / "part-00000.parquet").stat().st_mtime_ns == before
+    assert (tmp_path / "out" / "part-0000000.parquet").stat().st_mtime_ns == before
     double(tmp_path / "in", tmp_path / "again", RunOptions())
     assert _files(tmp_path / "out") == _files(tmp_path / "again")
 

@@ -68,7 +68,7 @@ def test_encode(inputs: Path, tmp_path: Path) -> None:
     assert table["item_id"].to_pylist() == list(items.ids)
     assert table["sid"].to_pylist() == [each.sid for each in expected]
     assert [tuple(row) for row in table["codes"].to_pylist()] == [each.codes for each in expected]
-    lineage = json.loads((out / "lineage.json").read_text())
+    lineage = json.loads((out / "_lineage.json").read_text())
     assert (lineage["command"], lineage["bundle"]) == ("encode", bundle.identity.digest)
     titles = ItemColumns(text_template="{title}")
     shop, folder = str(inputs / "shop.zarr"), str(inputs / "items")
