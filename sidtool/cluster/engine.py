@@ -28,6 +28,17 @@ class Job(Protocol[Shard, Result]):
         """Load what the work needs -> the work on one shard."""
 
 
+def check_engine(engine: Engine, workers: int | None) -> None:
+    """Raise MissingPackageError without Ray if it is the engine, UsageError for fewer than one
+    worker, or for workers without Ray."""
+    if engine == "local" and workers is not None:
+        raise UsageError("--workers requires --engine ray")
+    if workers is not None and workers < 1:
+        raise UsageError(f"the number of workers is at least 1, not {workers}")
+    if engine == "ray":
+        require("ray")
+
+
 def run_job(
     job: Job[Shard, Result],
     shards: Sequence[Shard],
@@ -39,12 +50,9 @@ def run_job(
     done.
 
     `workers` are processes; None is one for each GPU of the cluster, or for each CPU if it has
-    none. Raises what the job raises, MissingPackageError without Ray, DataError if a worker dies
-    more than RESTARTS times, UsageError for workers of the engine "local"."""
-    if engine == "local" and workers is not None:
-        raise UsageError("--workers requires --engine ray")
-    if workers is not None and workers < 1:
-        raise UsageError(f"the number of workers is at least 1, not {workers}")
+    none. Raises what the job raises, DataError if a worker dies more than RESTARTS times, and as
+    `check_engine`."""
+    check_engine(engine, workers)
     if not shards:
         return
     if engine == "local":

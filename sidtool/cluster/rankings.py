@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sidtool.cluster.engine import Engine, run_job
+from sidtool.cluster.engine import Engine, check_engine, run_job
 from sidtool.cluster.models import ModelSource
 from sidtool.evaluation.ranking import IndexedExamples, rank_mixture, rank_sids
 from sidtool.model.load import LoadedModel
@@ -45,6 +45,9 @@ class ClusterRanker:
     engine: Engine = "ray"
     workers: int | None = None
     examples: int = EXAMPLES
+
+    def __post_init__(self) -> None:
+        check_engine(self.engine, self.workers)
 
     def __call__(
         self,

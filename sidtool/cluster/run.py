@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sidtool.cluster.engine import Engine, Job, Progress, run_job
+from sidtool.cluster.engine import Engine, Job, Progress, check_engine, run_job
 from sidtool.cluster.output import PartFolder, PartReport, part_folder, refuse_existing_folder
 from sidtool.cluster.shards import ROWS, Shard, list_shards
-from sidtool.extras import require
 
 LINEAGE_FORMAT = 1
 
@@ -28,7 +27,7 @@ def part_name(shard: Numbered) -> str:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the parts of an output are made. None of it changes a part."""
+    """How the parts of an output are made. None of it changes a part. Raises as `check_engine`."""
 
     engine: Engine = "local"
     workers: int | None = None
@@ -40,6 +39,9 @@ class RunOptions:
     dry_run: bool = False
     """Count the rows, and write nothing."""
     progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        check_engine(self.engine, self.workers)
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,6 @@ def run_over_folder(
 
     Raises what the job raises, UsageError if the output exists, DataError if the source holds no
     rows."""
-    if options.engine == "ray":
-        require("ray")
     shards = list_shards(source, shard_rows)
     rows = sum(shard.rows for shard in shards)
     fingerprint = {**made_from, "source": source, "rows": rows, "shard_rows": shard_rows}

@@ -157,10 +157,11 @@ def test_a_footer_that_claims_too_many_rows_is_refused(
         list_shards(str(tmp_path / "in"))
 
 
-def test_workers_need_an_engine(tmp_path: Path) -> None:
-    write_numbers(tmp_path / "in")
+def test_workers_need_an_engine() -> None:
     with pytest.raises(UsageError, match="--workers requires --engine ray"):
-        double(tmp_path / "in", tmp_path / "out", RunOptions(workers=2))
+        RunOptions(workers=2)
+    with pytest.raises(UsageError, match="at least 1, not 0"):
+        RunOptions("ray", 0)
 
 
 def test_a_missing_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
