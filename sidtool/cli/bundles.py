@@ -132,7 +132,8 @@ def encode(
         moved = {"model": encoder, "trust_remote_code": trust_remote_code}
         how = {"workers": workers, **flags}
         return encode_items(bundle, catalog, out, columns, moved, engine, how, json=json)
-    if out is not None or engine != "local" or workers or any(columns) or any(flags.values()):
+    # a dry run of texts is a run, which writes nothing
+    if out is not None or engine != "local" or workers or any(columns) or resume or force:
         raise UsageError("-o and the options of a catalog or its workers require --items")
     opened = open_bundle(bundle)
     if not embeddings and not texts:
