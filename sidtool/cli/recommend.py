@@ -149,7 +149,9 @@ def recommend(
     from sidtool.recommendation.user_requests import user_requests
 
     chosen_users = _users(events, user, users, all_users)
-    requests = _requests(history, file, query, events)
+    if engine == "ray":
+        _check_for_workers(file, out, (history, query, events), list_)
+    requests = _requests(history, file, query, events) if engine == "local" else ()
     if resume and out is None:
         raise UsageError("--resume needs -o, the output to continue")
     if candidates is not None and allow is not None:
@@ -194,6 +196,16 @@ def recommend(
     _report(outcome, n_items)
 
 
+def _check_for_workers(
+    file: str | None, out: Path | None, others: tuple[object, ...], list_: int | None
+) -> None:
+    """Raise UsageError unless requests are a folder, and the answers go to one."""
+    if file in (None, "-") or out is None or any(other is not None for other in others):
+        raise UsageError("--engine ray needs --file FOLDER of Parquet requests, and -o FOLDER")
+    if list_ is not None:
+        raise UsageError("--list is for one process: leave out --engine")
+
+
 def _recommend_by_workers(
     source: "ModelSource",
     file: str | None,
@@ -202,16 +214,14 @@ def _recommend_by_workers(
     shared: dict[str, Any],
     how: dict[str, Any],
 ) -> None:
-    """Answer a folder of requests. Raises UsageError unless there are a folder and an output."""
+    """Answer a folder of requests."""
     from sidtool.cluster.recommendations import recommend_folder
     from sidtool.cluster.run import RunOptions
     from sidtool.data.locate import as_url
 
-    if file in (None, "-") or out is None:
-        raise UsageError("--engine ray needs --file FOLDER of Parquet requests, and -o FOLDER")
     with progress("recommend") as reports:
         run = RunOptions("ray", progress=reports.get("recommend"), **how)
-        outcome = recommend_folder(source, str(file), as_url(out), choices, run=run, **shared)
+        outcome = recommend_folder(source, str(file), as_url(str(out)), choices, run=run, **shared)
     _report(outcome, choices.k)
 
 

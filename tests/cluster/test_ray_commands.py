@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.cli.road import Road, done, walk
+from tests.cli.road import Road, done, refused, walk
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_of_two")]
 RAY = ("--engine", "ray", "--workers", 2)
@@ -31,6 +31,11 @@ def test_recommend(shop: Road, tmp_path: Path) -> None:
     done(*one, "-o", tmp_path / "one.parquet")
     out = tmp_path / "out"
     done("recommend", shop.tuned, "--file", tmp_path / "requests", *search, "-o", out, *RAY)
+    folder = ("--file", tmp_path / "requests", *RAY)
+    for words in (folder, (*folder, "-o", out, "--history", "b001"), (*RAY, "-o", out)):
+        assert "needs --file FOLDER" in refused(2, "recommend", shop.tuned, *words)
+    lists = refused(2, "recommend", shop.tuned, *folder, "-o", out, "--list", 3)
+    assert "--list is for one process" in lists
     parts = [pq.read_table(part) for part in sorted(out.glob("part-*"))]
     assert pa.concat_tables(parts).equals(pq.read_table(tmp_path / "one.parquet"))
 
