@@ -76,6 +76,10 @@ if TYPE_CHECKING:
     from sidtool.reinforcement.run import rl as rl
     from sidtool.reinforcement.settings import RlOptions as RlOptions
     from sidtool.renewal import refresh as refresh
+    from sidtool.serving.serve import serve as serve
+    from sidtool.serving.serve_options import Listening as Listening
+    from sidtool.serving.serve_options import ServeLimits as ServeLimits
+    from sidtool.serving.serve_options import ServeOptions as ServeOptions
     from sidtool.setting_list import list_settings as list_settings
     from sidtool.sft.event_weights import WeightOptions as WeightOptions
     from sidtool.sft.make_sft import SftInputs as SftInputs
@@ -123,6 +127,7 @@ _MODULES = {
     "ListEvaluationOptions": "list_evaluation.list_evaluation",
     "ListOptions": "list_decoder.list_options",
     "ListTargets": "splits.list_targets",
+    "Listening": "serving.serve_options",
     "Memory": "memory.memory",
     "ModelSource": "cluster.models",
     "PrepareOptions": "ingest.prepare",
@@ -130,6 +135,8 @@ _MODULES = {
     "Request": "recommendation.requests",
     "RlOptions": "reinforcement.settings",
     "RunOptions": "cluster.run",
+    "ServeLimits": "serving.serve_options",
+    "ServeOptions": "serving.serve_options",
     "SessionRule": "splits.sessions",
     "SftInputs": "sft.make_sft",
     "SftOptions": "sft.sft_options",
@@ -182,6 +189,7 @@ _MODULES = {
     "refresh": "renewal",
     "report": "pages.report",
     "rl": "reinforcement.run",
+    "serve": "serving.serve",
     "split_events": "splits.files",
     "tag": "registry.publish",
     "train": "training.run",

@@ -23,6 +23,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "hub": ("huggingface_hub",),
     "report": ("jinja2",),
     "ray": ("ray",),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "s3": ("s3fs",),
     "gcs": ("gcsfs",),
     "http": ("aiohttp",),
@@ -34,6 +35,7 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "models": ("torch", "transformers"),
     "embed": ("torch", "transformers", "sentence_transformers"),
     "train": ("torch", "transformers", "accelerate", "trl", "datasets"),
+    "serve": ("torch", "transformers", "fastapi", "uvicorn", "prometheus_client"),
 }
 """Packages without which nothing of an extra works; for other extras, all of its packages."""
 

@@ -21,6 +21,7 @@ MODULES = {
     "huggingface-hub": "huggingface_hub",
     "sentence-transformers": "sentence_transformers",
     "fsspec": "aiohttp",
+    "prometheus-client": "prometheus_client",
 }
 """The package that an extra brings, where its name is not that of the requirement."""
 

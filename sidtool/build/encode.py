@@ -12,7 +12,15 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.hub import cached, is_hub_url
 from sidtool.data.items import Items
 from sidtool.data.vector_files import read_vectors
-from sidtool.embed import Encoder, check_location, check_probes, embed
+from sidtool.embed import (
+    Encoder,
+    LoadedEncoder,
+    check_location,
+    check_probes,
+    check_recipe,
+    embed,
+    load_encoder,
+)
 from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.sid import Codes, Vectors
 
@@ -37,13 +45,15 @@ def encode(
     texts: Sequence[str] = (),
     *,
     embeddings: Sequence[str | Path] = (),
-    model: str | None = None,
+    vectors: Vectors | None = None,
+    model: str | LoadedEncoder | None = None,
     trust_remote_code: bool = False,
 ) -> list[Encoding]:
-    """Encode texts, or the vectors in files of `embeddings` (one per source that was fused).
+    """Encode texts, the vectors in files of `embeddings` (one per source that was fused), or
+    (n, dim) `vectors`.
 
     The codes are the nearest ones: collisions are not resolved. Arguments and errors are those of
-    `embed_texts` and `read_sources`.
+    `embed_texts` and `read_sources`; a loaded encoder of `open_encoder` saves loading it.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")
@@ -53,7 +63,11 @@ def encode(
     """
     if embeddings:
         vectors = read_sources(bundle, embeddings)
+    if vectors is not None:
         texts = [str(row) for row in range(len(vectors))]
+    elif isinstance(model, LoadedEncoder):
+        _check_not_empty(texts)
+        vectors = model.vectors(texts)
     else:
         vectors = embed_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
     codes = bundle.encode(vectors)
@@ -66,6 +80,17 @@ def _encoding(bundle: Bundle, text: str, codes: Codes) -> Encoding:
     active = [row for row in range(*items.rows_under(prefix)) if not items.retired[row]]
     ids = tuple(items.ids[row] for row in active)
     return Encoding(text, bundle.space.spell(prefix), prefix, ids)
+
+
+def open_encoder(
+    bundle: Bundle, *, model: str | None = None, trust_remote_code: bool = False
+) -> LoadedEncoder:
+    """The encoder of a bundle, for texts of many calls. Arguments and errors are those of
+    `embed_texts`."""
+    encoder, recipe = check_texts(bundle, (), model=model, trust_remote_code=trust_remote_code)
+    loaded = load_encoder(encoder)
+    check_recipe(loaded, recipe)
+    return loaded
 
 
 def embed_texts(
@@ -107,13 +132,18 @@ def check_texts(
             f"bundle {bundle.manifest.name!r} was built from given vectors",
             hint="give --embeddings",
         )
-    if not all(text.strip() for text in texts):
-        raise DataError("an empty text has no semantic ID")
+    _check_not_empty(texts)
     recorded = Encoder.from_recipe(recipe)
     location = model or _recorded_location(recorded)
     encoder = replace(recorded, model=location, trust_remote_code=trust_remote_code)
     check_location(encoder)
     return encoder, recipe
+
+
+def _check_not_empty(texts: Sequence[str]) -> None:
+    """Raise DataError for an empty text."""
+    if not all(text.strip() for text in texts):
+        raise DataError("an empty text has no semantic ID")
 
 
 def embed_items(

@@ -21,6 +21,7 @@ from sidtool.cli import (
     registry,
     report,
     rl,
+    serve,
     sft,
     split,
     train,
@@ -76,6 +77,7 @@ PANELS: dict[str, dict[Callable[..., Any], str]] = {
     },
     "Inference": {
         recommend.recommend: "tuned --history B01,B02 -k 10",
+        serve.serve: "tuned --port 8000",
         evaluate.evaluate: "tuned split --fail-under ndcg@10=0.03",
         report.report: "shop.zarr -o page.html",
     },

@@ -3,7 +3,7 @@ any weight is read."""
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +120,20 @@ def load_model_folder(
         )
     check_embedding_rows(model, contract.ids_stop)
     return LoadedModel(model.to(device), tokenizer, contract, bundle, verdict, weighted)
+
+
+def with_bundle(
+    loaded: LoadedModel,
+    folder: str | Path,
+    bundle: Bundle | None = None,
+    memory: MemoryOptions | None = None,
+) -> LoadedModel:
+    """A loaded model with another bundle and memory, or those in its folder, after the checks of
+    `load_model_folder`; no weight is read. Raises as it does, CompatibilityError if the folder has
+    another model now."""
+    folder = model_folder(folder)
+    contract, bundle, verdict = check_model_folder(folder, bundle)
+    if contract != loaded.contract:
+        raise CompatibilityError(f"{folder} has another model than the one that was loaded")
+    weighted = choose_memory(folder, contract.memory, bundle, memory or MemoryOptions())
+    return replace(loaded, bundle=bundle, verdict=verdict, memory=weighted)

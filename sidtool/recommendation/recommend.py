@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -173,10 +173,7 @@ class Recommender:
         if list_length is not None:
             check_lists(session)
             _report_length(loaded, list_length)
-        if options.explain and session.mixture is None:
-            raise UsageError(
-                "--explain needs a memory", hint="give --memory, or tune-memory's model"
-            )
+        _check_explain(session, options)
         items = session.bundle.items
         candidate_index = None
         if candidates is not None:
@@ -198,6 +195,12 @@ class Recommender:
         _report_unknown(session, options)
         ranker = Ranker(session, loaded.model, options, candidate_index)
         return cls(session, ranker, options, allowed, denied)
+
+    def with_options(self, options: RecommendOptions) -> "Recommender":
+        """The same model and lists with other options. Raises UsageError as `of`."""
+        _check_explain(self.session, options)
+        ranker = replace(self.ranker, options=options)
+        return replace(self, ranker=ranker, options=options)
 
     def answer(self, requests: Sequence[Request | BadRequest]) -> Iterator[Answer]:
         """The answers to a window of requests, in order."""
@@ -281,6 +284,12 @@ def _report_length(loaded: LoadedModel, length: int) -> None:
     prompt = loaded.contract.list_prompt
     if prompt is not None and length > prompt.list_length:
         _warn(f"the model was trained on lists of {prompt.list_length} items, not {length}")
+
+
+def _check_explain(session: QuerySession, options: RecommendOptions) -> None:
+    """Raise UsageError if there is no memory to explain."""
+    if options.explain and session.mixture is None:
+        raise UsageError("--explain needs a memory", hint="give --memory, or tune-memory's model")
 
 
 def _report_unknown(session: QuerySession, options: RecommendOptions) -> None:

@@ -117,6 +117,7 @@ def cases(inputs: Path, outputs: Path) -> dict[str, Case]:
             ("tune-memory", tuned, split, outputs / "memory.zarr", *out("mixed")), "models"
         ),
         "recommend": Case(("recommend", tuned, "--history", "b001"), "models"),
+        "serve": Case(("serve", tuned), "serve"),
         "evaluate": Case(("evaluate", tuned, split), "models"),
         "evaluate: task": Case(("evaluate", tuned, split, "--task", "title-to-sid"), "models"),
         "add-items": Case(

@@ -1,0 +1,181 @@
+"""The serve command."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sidtool.cli import inference
+from sidtool.decoder.normalize import Normalize
+from sidtool.errors import DataError, UsageError
+from sidtool.terminal import options
+from sidtool.terminal.console import is_verbose, next_step, note, say, say_json, warn
+from sidtool.terminal.inputs import read_ids
+
+TOKEN_VARIABLE = "SIDTOOL_TOKEN"
+LIMITS = "ServeLimits"
+
+
+def serve(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model folder, hf://ORG/NAME, or a published model URL/NAME@TAG.",
+        ),
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is reached from this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = 8000,
+    workers: Annotated[
+        int, typer.Option(help="Processes, each with its own copy of the model.")
+    ] = 1,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the bearer token that calls need. Default: the variable that "
+            "docs/serving.md names, if it is set."
+        ),
+    ] = None,
+    poll: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="How often to look for a newer model, bundle or memory at its location or tag.",
+        ),
+    ] = 10.0,
+    k: Annotated[int, typer.Option("-k", help="Items per request.")] = 10,
+    num_beams: inference.NumBeams = 50,
+    normalize: Annotated[
+        Normalize | None,
+        typer.Option(help="As for recommend. Default: the model's training setting."),
+    ] = None,
+    exclude_seen: inference.ExcludeSeen = False,
+    allow: Annotated[
+        Path | None, typer.Option(help="File of item ids, one per line: recommend no others.")
+    ] = None,
+    deny: Annotated[
+        Path | None, typer.Option(help="File of item ids, one per line: never recommend these.")
+    ] = None,
+    batch_tokens: Annotated[
+        int,
+        typer.Option(
+            help="Tokens of a batch: prompts and their beams, each as long as the longest.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 1 << 14,
+    batch_wait: Annotated[
+        float,
+        typer.Option(
+            metavar="MS",
+            help="Milliseconds that a request waits for others while the model is idle.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 2.0,
+    max_waiting: Annotated[
+        int,
+        typer.Option(
+            help="Requests that may wait; more are refused with 429.", rich_help_panel=LIMITS
+        ),
+    ] = 1024,
+    max_body: Annotated[
+        str, typer.Option(help="Size of the largest body of a call.", rich_help_panel=LIMITS)
+    ] = "1MiB",
+    max_beams: Annotated[
+        int,
+        typer.Option(
+            help="The most items or beams that a request may ask for.", rich_help_panel=LIMITS
+        ),
+    ] = 256,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long a call may take; at the end, how long to wait for answers.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 30.0,
+    bundle: inference.OtherBundle = None,
+    encoder: options.MovedEncoder = None,
+    memory: inference.Memory = None,
+    memory_weight: inference.MemoryWeight = None,
+    memory_power: inference.MemoryPower = None,
+    device: inference.Device = None,
+    dtype: inference.Dtype = None,
+    trust_remote_code: options.Trust = False,
+    config: options.Config = None,
+    json: options.Json = False,
+) -> None:
+    """Serve a model over HTTP: recommend, score, encode and decode, with requests of many clients
+    in one batch.
+
+    A moved tag, or another bundle or memory at its location, is taken without a lost call after
+    the checks of a start; else it is refused and the old one stays. SIGTERM answers what was
+    received and ends. Prints the URL."""
+    from sidtool.extras import require
+
+    require("serve")
+    from sidtool.model.memory import MemoryOptions
+    from sidtool.recommendation.recommend_options import RecommendOptions
+    from sidtool.serving.serve import serve as serve_model
+    from sidtool.serving.serve_options import Listening, ServeLimits, ServeOptions
+
+    token = _token(token_file)
+    if token is None and host not in ("127.0.0.1", "::1", "localhost"):
+        warn(f"{host} can be reached from other machines, and calls need no token")
+    limits = ServeLimits(
+        batch_tokens=batch_tokens,
+        batch_seconds=batch_wait / 1000,
+        max_waiting=max_waiting,
+        max_body=options.parse_bytes(max_body),
+        max_beams=max_beams,
+        seconds=timeout,
+    )
+    served = ServeOptions(
+        model,
+        bundle=bundle,
+        memory=MemoryOptions(memory, memory_weight, memory_power),
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        recommend=RecommendOptions(
+            k,
+            num_beams,
+            normalize,
+            exclude_seen,
+            allow=None if allow is None else tuple(read_ids(allow)),
+            deny=() if deny is None else tuple(read_ids(deny)),
+        ),
+        encoder=encoder,
+        limits=limits,
+        poll_seconds=poll,
+        token=token,
+    )
+
+    def say_started(url: str) -> None:
+        if json:
+            say_json({"url": url})
+        else:
+            say(url)
+        note(f"serving {model}; {url}/docs lists the endpoints, Ctrl-C or SIGTERM ends")
+        next_step(f"curl {url}/v1/recommend --data '{{\"history\": []}}'")
+
+    serve_model(served, Listening(host, port, workers), verbose=is_verbose(), started=say_started)
+
+
+def _token(path: Path | None) -> str | None:
+    """The bearer token of the file or the variable. Raises DataError or UsageError."""
+    if path is None:
+        token = os.environ.get(TOKEN_VARIABLE)
+        source = f"the variable {TOKEN_VARIABLE}"
+    else:
+        source = str(path)
+        try:
+            token = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read as a token: {error}") from error
+    if token is not None and not token:
+        raise UsageError(f"{source} has no token")
+    return token

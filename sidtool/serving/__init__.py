@@ -1,0 +1,1 @@
+"""The HTTP service: requests of many clients to one model, in batches."""

@@ -1,0 +1,85 @@
+"""What a service measures, for Prometheus. With several worker processes, each writes its numbers
+to files of one folder (PROMETHEUS_MULTIPROC_DIR), and any of them answers for all."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+REQUESTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The metrics of one process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        registry = self._registry
+        self.calls = Counter("sidtool_calls", "HTTP calls", ["path", "status"], registry=registry)
+        self.call_seconds = Histogram(
+            "sidtool_call_seconds",
+            "Seconds from the first byte of a call to its answer",
+            ["path"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.batch_requests = Histogram(
+            "sidtool_batch_requests", "Requests in a batch", buckets=REQUESTS, registry=registry
+        )
+        self.batch_seconds = Histogram(
+            "sidtool_batch_seconds",
+            "Seconds that the model ran for a batch",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.waiting = Gauge(
+            "sidtool_waiting_requests",
+            "Requests that wait for the model",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.items = Gauge(
+            "sidtool_items",
+            "Items of the bundle in use",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self.exchanges = Counter(
+            "sidtool_exchanges",
+            "Newer models, bundles or memories: exchanged, refused or failed",
+            ["result"],
+            registry=registry,
+        )
+
+    def page(self) -> bytes:
+        """The numbers of all worker processes, in the text format of Prometheus."""
+        folder = os.environ.get(FOLDER_VARIABLE)
+        if folder is None:
+            return generate_latest(self._registry)
+        _forget_dead_workers(Path(folder))
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=folder)
+        return generate_latest(registry)
+
+
+def _forget_dead_workers(folder: Path) -> None:
+    """Remove the gauges of workers that were killed; their counters remain true."""
+    for path in folder.glob("gauge_live*_*.db"):
+        pid = path.stem.rpartition("_")[2]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            with suppress(OSError):
+                mark_process_dead(int(pid), str(folder))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

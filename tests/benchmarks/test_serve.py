@@ -1,0 +1,54 @@
+"""The benchmark of the service on a small model: it runs to its end, and finds a wrong answer."""
+
+import importlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPECTED = {"user": "u1", "items": ["a", "b", "c"], "scores": [-1.0, -2.0, -2.0]}
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("serve")
+
+
+def test_a_wrong_answer_is_found(benchmark: Any) -> None:
+    reply = benchmark.Reply(200, EXPECTED, "0" * 12, 0.1)
+    benchmark.check_equal(reply, EXPECTED)
+    # items with equal scores may change places, also with one behind the last
+    for items in (["a", "c", "b"], ["a", "b", "d"]):
+        benchmark.check_equal(replace(reply, body={**EXPECTED, "items": items}), EXPECTED)
+    for wrong in (
+        {"user": "u2"},
+        {"items": ["b", "a", "c"]},
+        {"items": ["a", "b"]},
+        {"scores": [-1.0, -2.0, -2.1]},
+        {"items": ["d", "b", "c"]},
+    ):
+        with pytest.raises(AssertionError):
+            benchmark.check_equal(replace(reply, body={**EXPECTED, **wrong}), EXPECTED)
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_to_its_end() -> None:
+    sizes = ("--requests", "48", "--items", "500", "--dim", "32", "--layers", "1")
+    soak = ("--soak-requests", "400", "--swap-seconds", "2", "--kill-seconds", "5")
+    command = [sys.executable, "benchmarks/serve.py", "saturation", "latency", "soak"]
+    ran = subprocess.run(
+        [*command, *sizes, *soak, "--json"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(ran.stdout)
+    assert result["saturation"]["requests"] == 48
+    assert result["saturation"]["throughput_ratio"] > 0
+    assert result["latency"]["p99_over_single"] > 0
+    assert result["soak"]["requests"] == 400
+    assert result["soak"]["exit_code"] == 0
