@@ -8,8 +8,8 @@ import numpy as np
 
 from sidtool import read_items
 from sidtool.data.interactions import read_interactions
-from sidtool.data.tables import column_names, read_columns
 from sidtool.output import new_dir
+from sidtool.tables.tables import column_names, read_columns
 
 OLD = "old.jsonl"
 NEW = "new.jsonl"

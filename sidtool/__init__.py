@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from sidtool.evaluation.tune_memory import tune_memory as tune_memory
     from sidtool.evaluation.tune_similarity import TuneSimilarityOptions as TuneSimilarityOptions
     from sidtool.evaluation.tune_similarity import tune_similarity as tune_similarity
+    from sidtool.fields.field_columns import FieldName as FieldName
+    from sidtool.fields.field_columns import FieldOptions as FieldOptions
+    from sidtool.fields.fields import Fields as Fields
     from sidtool.general_text import GeneralOptions as GeneralOptions
     from sidtool.ingest.check import check as check
     from sidtool.ingest.filters import FilterOptions as FilterOptions
@@ -86,9 +89,6 @@ if TYPE_CHECKING:
     from sidtool.sft.make_sft import make_sft as make_sft
     from sidtool.sft.sft_options import SftOptions as SftOptions
     from sidtool.sid import SidSpace as SidSpace
-    from sidtool.splits.field_columns import FieldName as FieldName
-    from sidtool.splits.field_columns import FieldOptions as FieldOptions
-    from sidtool.splits.fields import Fields as Fields
     from sidtool.splits.files import SplitOptions as SplitOptions
     from sidtool.splits.files import open_split as open_split
     from sidtool.splits.files import split_events as split_events
@@ -116,9 +116,9 @@ _MODULES = {
     "Encoder": "embed",
     "EvaluationOptions": "evaluation.evaluation",
     "EventNames": "data.interactions",
-    "FieldName": "splits.field_columns",
-    "FieldOptions": "splits.field_columns",
-    "Fields": "splits.fields",
+    "FieldName": "fields.field_columns",
+    "FieldOptions": "fields.field_columns",
+    "Fields": "fields.fields",
     "FilterOptions": "ingest.filters",
     "GeneralOptions": "general_text",
     "ItemColumns": "cluster.vectors",

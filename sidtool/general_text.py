@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.data.containers import require_regular
-from sidtool.data.json_tables import json_lines
 from sidtool.errors import DataError, UsageError
 from sidtool.json_record import JsonRecord
+from sidtool.tables.containers import require_regular
+from sidtool.tables.json_tables import json_lines
 
 HELD_OUT_SHARE = 0.05
 MOST_HELD_OUT = 200

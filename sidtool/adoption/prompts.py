@@ -11,12 +11,12 @@ from sidtool.adoption.presets import Preset, PromptPreset, preset_for
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import ModelKind
 from sidtool.errors import CompatibilityError, UsageError
+from sidtool.fields.fields import FieldTypes
 from sidtool.prompt.assemble import history_prompt_ids
 from sidtool.prompt.frames import HISTORY_SLOT, begin_text, end_text
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.template_file import check_templates, read_template_file
 from sidtool.prompt.tokens import SidTokens
-from sidtool.splits.fields import FieldTypes
 
 TASK = "next-item"
 HISTORY_LENGTH = 20

@@ -10,7 +10,7 @@ from sidtool.terminal import options
 from sidtool.terminal.console import next_step, note, say, say_json, say_table
 
 if TYPE_CHECKING:
-    from sidtool.splits.fields import FieldTypes
+    from sidtool.fields.fields import FieldTypes
 
 LEFT_OUT: dict[Protocol, str] = {
     "leave-one-out": "events behind a user's last target",
@@ -121,7 +121,7 @@ def split(
 ) -> None:
     """Split user events into training, validation and test, for all later commands."""
     from sidtool.data.interactions import EventNames
-    from sidtool.splits.field_columns import FieldName, FieldOptions
+    from sidtool.fields.field_columns import FieldName, FieldOptions
     from sidtool.splits.files import SplitOptions, split_events
     from sidtool.splits.sessions import SessionRule
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypeVar
 
-from sidtool.data.containers import one_line
 from sidtool.errors import DataError, SidtoolError, UsageError
 from sidtool.extras import require
+from sidtool.tables.containers import one_line
 
 Engine = Literal["local", "ray"]
 RESTARTS = 3

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.cluster.shards import is_local, open_store
-from sidtool.data.containers import library_errors, one_line
 from sidtool.errors import DataError, SidtoolError, UsageError
 from sidtool.output import locked, publish, refuse_existing, remove
+from sidtool.tables.containers import library_errors, one_line
 from sidtool.work_folder import RUN_FILE, open_work_folder
 
 LINEAGE = "_lineage.json"

@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sidtool.data.containers import PARQUET, library_errors
-from sidtool.data.parquet import FREE_ROWS, VALUES_PER_BYTE, open_dataset
 from sidtool.errors import DataError, UsageError
 from sidtool.extras import missing_package
+from sidtool.tables.containers import PARQUET, library_errors
+from sidtool.tables.parquet import FREE_ROWS, VALUES_PER_BYTE, open_dataset
 
 ROWS = 4096
 """Rows of a shard, a multiple of the queries that a model is given together."""

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from sidtool.data.coded import object_array
 from sidtool.data.columns import EventColumns
-from sidtool.data.containers import Column
 from sidtool.data.digests import digest_strings
-from sidtool.data.tables import read_columns
 from sidtool.data.times import read_order
 from sidtool.errors import DataError
+from sidtool.tables.containers import Column
+from sidtool.tables.tables import read_columns
 
 CodedColumn = tuple[NDArray[np.object_], NDArray[np.int32]]
 """(distinct,) texts, and the (n,) codes of n cells."""

@@ -24,8 +24,8 @@ from sidtool.data.columns import (
 )
 from sidtool.data.event_arrays import events_in_memory
 from sidtool.data.spilled_events import Spill, spilled_events
-from sidtool.data.tables import column_names
 from sidtool.errors import UsageError
+from sidtool.tables.tables import column_names
 
 Order = Literal["column", "row"]
 """What orders events: a column, or the rows of the file."""

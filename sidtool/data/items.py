@@ -17,9 +17,9 @@ from sidtool.data.columns import (
     need_column,
 )
 from sidtool.data.digests import digest_strings
-from sidtool.data.list_cells import parse_list
-from sidtool.data.tables import column_names, read_columns
 from sidtool.errors import DataError, SidtoolWarning, UsageError
+from sidtool.tables.list_cells import parse_list
+from sidtool.tables.tables import column_names, read_columns
 
 DEFAULT_TEMPLATE = "{title}"
 CLOSING = ")]}>»”’"

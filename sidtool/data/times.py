@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.containers import Column
 from sidtool.errors import DataError
+from sidtool.tables.containers import Column
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
 SMALL_FRACTION = re.compile(r"(?<=[.,][0-9]{6})[0-9]+")

@@ -11,17 +11,17 @@ from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_
 from numpy.typing import NDArray
 
 from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
-from sidtool.data.containers import library_errors, open_file, read_errors, require_regular
 from sidtool.data.digests import digest_strings
-from sidtool.data.json_tables import is_id
-from sidtool.data.locate import parquet_files
-from sidtool.data.parquet import open_dataset, parquet_column_names
-from sidtool.data.tables import read_columns
 from sidtool.data.vectors import Stored, VectorSource, require_matrix, rows_within
 from sidtool.data.zarr_vectors import open_zarr
 from sidtool.documents import parse_json
 from sidtool.errors import DataError
 from sidtool.sid import Vectors
+from sidtool.tables.containers import library_errors, open_file, read_errors, require_regular
+from sidtool.tables.json_tables import is_id
+from sidtool.tables.locate import parquet_files
+from sidtool.tables.parquet import open_dataset, parquet_column_names
+from sidtool.tables.tables import read_columns
 
 MAX_NPY_HEADER = 10_000
 """NumPy's limit, which it checks after it has read the header."""

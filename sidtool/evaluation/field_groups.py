@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError, UsageError
-from sidtool.splits.conditions import Condition
-from sidtool.splits.fields import FieldTypes, Value, Values, need_field
+from sidtool.fields.conditions import Condition
+from sidtool.fields.fields import FieldTypes, Value, Values, need_field
 from sidtool.splits.split import Example
 
 MOST_GROUPS = 10

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.evaluation.metrics import TargetRanks, find_targets
+from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import WINDOW, Progress, Query, QuerySession, RankedQueries
-from sidtool.splits.fields import NO_FIELDS, Fields
 from sidtool.splits.split import Example
 
 COVERED = 10

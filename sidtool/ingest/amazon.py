@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from sidtool.data.containers import open_file, read_errors
-from sidtool.data.json_tables import as_text, json_lines
 from sidtool.documents import parse_json
 from sidtool.errors import DataError
 from sidtool.ingest.csv_batches import csv_batches
 from sidtool.ingest.raw import Batch, batched
+from sidtool.tables.containers import open_file, read_errors
+from sidtool.tables.json_tables import as_text, json_lines
 
 Year = Literal["2014", "2018", "2023"]
 OLD_KEYS = ("reviewerID", "asin", "unixReviewTime", "overall")

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sidtool.data.containers import BLOCK_BYTES, open_file, read_errors
 from sidtool.errors import DataError
 from sidtool.ingest.raw import Batch, Place
+from sidtool.tables.containers import BLOCK_BYTES, open_file, read_errors
 
 
 def csv_batches(

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from sidtool.data.tables import column_names, read_columns
 from sidtool.errors import DataError
 from sidtool.ingest.csv_batches import csv_batches
 from sidtool.ingest.raw import Batch
+from sidtool.tables.tables import column_names, read_columns
 
 COLUMNS = ("user_id", "video_id", "time_ms", "is_click")
 """Columns of user, item, time and the feedback that serves as rating: 1 for a click."""

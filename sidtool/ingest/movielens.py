@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
 
-from sidtool.data.containers import open_file, read_errors
-from sidtool.data.tables import read_columns
 from sidtool.errors import DataError
 from sidtool.ingest.csv_batches import csv_batches
 from sidtool.ingest.raw import Batch, batched
+from sidtool.tables.containers import open_file, read_errors
+from sidtool.tables.tables import read_columns
 
 GENRES = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sidtool.data.interactions import EventNames, choose_event_columns
-from sidtool.data.tables import column_names
 from sidtool.ingest.csv_batches import csv_batches
 from sidtool.ingest.raw import Batch
+from sidtool.tables.tables import column_names
 
 
 def read_inter(path: Path) -> Iterator[Batch]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from sidtool.data.columns import CatalogColumns, EventColumns
 from sidtool.data.interactions import EventNames, choose_event_columns
 from sidtool.data.items import choose_catalog_columns
-from sidtool.data.tables import column_names, read_columns
+from sidtool.tables.tables import column_names, read_columns
 
 Cells = tuple[str, ...]
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.codebook_files.torch_file import StoredTensor, TorchFile
-from sidtool.data.containers import library_errors
 from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
 from sidtool.errors import DataError
 from sidtool.interop.maps import level_sizes, map_bundle
 from sidtool.sid import LETTERS, SPELLINGS, SidSpace
+from sidtool.tables.containers import library_errors
 
 
 def read_grid(

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.containers import open_file, read_errors
 from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
 from sidtool.documents import parse_json
@@ -24,6 +23,7 @@ from sidtool.errors import DataError, UsageError
 from sidtool.interop.maps import NUMBER, level_sizes, map_bundle, parse_tokens, sorted_active_rows
 from sidtool.output import new_dir
 from sidtool.sid import SidSpace
+from sidtool.tables.containers import open_file, read_errors
 
 INDEX = "index.json"
 INFO = "info.txt"

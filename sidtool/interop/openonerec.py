@@ -13,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.containers import read_errors
 from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
-from sidtool.data.parquet import id_strings, open_dataset, parquet_column_names
 from sidtool.errors import DataError
 from sidtool.interop.maps import (
     are_numbers,
@@ -27,6 +25,8 @@ from sidtool.interop.maps import (
 )
 from sidtool.output import new_file
 from sidtool.sid import SPELLINGS, SidSpace
+from sidtool.tables.containers import read_errors
+from sidtool.tables.parquet import id_strings, open_dataset, parquet_column_names
 
 
 def read_openonerec(

@@ -19,6 +19,7 @@ from sidtool.evaluation.catalog_check import check_same_catalog
 from sidtool.evaluation.evaluation import OTHER_MODEL, check_model_and_memory
 from sidtool.evaluation.system_values import coverage
 from sidtool.evaluation.systems import catalog_of, rank_baselines
+from sidtool.fields.fields import Fields, FieldTypes, need_feedback_of_numbers
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_evaluation.held_out_sessions import HeldOutSessions, item_facts
 from sidtool.list_evaluation.list_metrics import ItemFacts, Rows, all_values, metric_names
@@ -29,7 +30,6 @@ from sidtool.recommendation.query import Progress
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
-from sidtool.splits.fields import Fields, FieldTypes, need_feedback_of_numbers
 from sidtool.splits.files import open_split
 from sidtool.splits.list_targets import MAX_LENGTH
 from sidtool.splits.split import Example, Split, UserSequence, evenly_spaced

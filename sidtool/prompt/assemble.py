@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidtool.errors import UsageError
+from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.prompt.encoder import PromptEncoder, prompt_encoder
 from sidtool.prompt.frames import PromptFrame
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
@@ -20,7 +21,6 @@ from sidtool.prompt.slots import (
 )
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import Codes, SidSpace
-from sidtool.splits.fields import NO_FIELDS, Fields
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from sidtool.errors import DataError, UsageError
+from sidtool.fields.fields import Fields, Value, Values
 from sidtool.prompt.field_tokens import TIMES, FieldTokenLookup, FieldValues
 from sidtool.prompt.segments import Segment, catalog, shorten, template
-from sidtool.splits.fields import Fields, Value, Values
 
 SLOT = re.compile(
     r"\{(?:(?:(user|context|feedback|event)\.([^{}]+?)|(gap|ago))(:token)?|(sid|title))\}"

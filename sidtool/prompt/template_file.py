@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from sidtool.documents import parse_json
 from sidtool.errors import DataError, UsageError
+from sidtool.fields.fields import FieldTypes
 from sidtool.prompt.frames import HISTORY_SLOT, Templates
 from sidtool.prompt.slots import Slot, opening, slots
-from sidtool.splits.fields import FieldTypes
 
 SPLIT_HINT = "sidtool split records fields: --feedback, --context, --users, --times"
 

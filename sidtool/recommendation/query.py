@@ -27,13 +27,13 @@ from sidtool.decoder.mixture import (
 )
 from sidtool.decoder.normalize import Normalize
 from sidtool.errors import DataError, UsageError
+from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
 from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.prompt.user_tokens import UserTokens
-from sidtool.splits.fields import NO_FIELDS, Fields
 
 WINDOW = 512
 """Queries that are read ahead, so that prompts of similar length run together in bounded memory."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from sidtool.decoder.normalize import Normalize
 from sidtool.errors import UsageError
+from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.list_decoder.list_options import ListOptions
-from sidtool.splits.fields import NO_FIELDS, Fields
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from sidtool.data.containers import PARQUET, library_errors
-from sidtool.data.parquet import parquet_rows
 from sidtool.documents import parse_json
 from sidtool.errors import DataError, SidtoolError
-from sidtool.splits.fields import NO_FIELDS, Fields
+from sidtool.fields.fields import NO_FIELDS, Fields
+from sidtool.tables.containers import PARQUET, library_errors
+from sidtool.tables.parquet import parquet_rows
 
 LINE_LIMIT = 1 << 25
 """Bytes of a line that is too long to be read: a history of a million items fits."""

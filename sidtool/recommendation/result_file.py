@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from sidtool.data.containers import PARQUET
 from sidtool.data.digests import digest_strings
 from sidtool.errors import UsageError
 from sidtool.model.load import LoadedModel
@@ -18,6 +17,7 @@ from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, Request
 from sidtool.recommendation.result_table import write_result_table
+from sidtool.tables.containers import PARQUET
 from sidtool.work_folder import open_work_folder
 
 RESULTS = "results.jsonl"

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError, UsageError
+from sidtool.fields.fields import need_feedback_of_numbers
 from sidtool.json_record import JsonRecord
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import LARGEST_WEIGHT
 from sidtool.sft.tasks import LIST_TASK
-from sidtool.splits.fields import need_feedback_of_numbers
 from sidtool.splits.split import Event, Split, UserSequence
 
 EXPONENTIAL = re.compile(r"exp\(\s*(?P<field>.+?)\s*/\s*(?P<temperature>[^/]+?)\s*\)")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from sidtool.bundle.item_map import ItemMap
 from sidtool.errors import DataError
+from sidtool.fields.fields import NO_FIELDS, Fields, FieldTypes
 from sidtool.prompt.assemble import SidItems, TextItems, assemble_prompt
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import PromptFrame
@@ -14,7 +15,6 @@ from sidtool.sft.histories import Histories
 from sidtool.sft.item_text import ItemRenderer
 from sidtool.sft.tasks import Task, writes_sids
 from sidtool.sid import SidSpace
-from sidtool.splits.fields import NO_FIELDS, Fields, FieldTypes
 from sidtool.splits.split import Event
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.data.containers import require_regular
 from sidtool.documents import parse_json
 from sidtool.errors import DataError
 from sidtool.json_record import is_number
 from sidtool.prompt.segments import Segment, Span, segments_to_text, text_to_segments
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sid import SidSpace
+from sidtool.tables.containers import require_regular
 
 FORMS = (("text",), ("prompt", "completion"))
 """The texts that an example has."""

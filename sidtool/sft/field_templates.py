@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sidtool.errors import UsageError
+from sidtool.fields.fields import TARGET, FieldTypes, need_field
 from sidtool.prompt.field_tokens import TIMES, FieldValues
 from sidtool.prompt.frames import PromptFrame, Templates, read_templates
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.slots import slots
 from sidtool.prompt.template_file import SPLIT_HINT, check_templates
 from sidtool.sft.tasks import Task, history_source, named_task, needs_fields, writes_sids
-from sidtool.splits.fields import TARGET, FieldTypes, need_field
 
 
 def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Templates:

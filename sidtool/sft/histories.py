@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.splits.fields import (
+from sidtool.fields.fields import (
     NO_FIELDS,
     TARGET,
     TARGET_VALUES,

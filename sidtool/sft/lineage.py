@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import Identity
-from sidtool.data.containers import require_regular
 from sidtool.data.digests import file_digest
 from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError
@@ -22,6 +21,7 @@ from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.sft.event_weights import WeightRecord
 from sidtool.splits.list_targets import ListTargets
 from sidtool.splits.record import SplitReference
+from sidtool.tables.containers import require_regular
 
 LINEAGE_FORMAT = 1
 """The newest lineage format that this version reads and the one that it writes."""

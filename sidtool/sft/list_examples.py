@@ -4,12 +4,12 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.prompt.frames import PromptFrame, Templates
 from sidtool.prompt.segments import Segment, sids, template
 from sidtool.sft.example_context import ExampleContext, TrainingExample
 from sidtool.sft.histories import HistorySlice
 from sidtool.sft.task_mix import Copies
-from sidtool.splits.fields import NO_FIELDS, Fields
 from sidtool.splits.list_targets import ListTargets, TargetList, target_lists
 from sidtool.splits.split import Event, Split
 

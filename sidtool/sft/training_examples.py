@@ -14,6 +14,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.errors import DataError, UsageError
+from sidtool.fields.fields import FieldTypes
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import (
@@ -57,7 +58,6 @@ from sidtool.sft.tasks import (
     prompt_frames,
     text_prompt_task,
 )
-from sidtool.splits.fields import FieldTypes
 from sidtool.splits.split import Event, Split
 
 NO_FIELD_TOKENS: FieldValues = {}

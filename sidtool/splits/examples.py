@@ -15,11 +15,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sidtool.data.json_tables import is_id, json_lines
 from sidtool.errors import DataError
-from sidtool.splits.fields import NO_FIELDS, Fields
+from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.splits.sessions import is_division
 from sidtool.splits.split import Example, FurtherTarget, UserSequence
+from sidtool.tables.json_tables import is_id, json_lines
 
 MAX_POSITION = 1 << 31
 """Positions of a user's events are smaller."""

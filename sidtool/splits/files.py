@@ -23,25 +23,25 @@ from typing import get_args
 
 from sidtool.artifact import describe
 from sidtool.data.columns import EventColumns
-from sidtool.data.containers import PARQUET
 from sidtool.data.digests import file_digest
 from sidtool.data.interactions import EventNames, read_interactions
-from sidtool.data.locate import parquet_files
 from sidtool.data.spilled_events import Spill, spill_beside
 from sidtool.data.times import parse_time
 from sidtool.documents import parse_json
 from sidtool.errors import DataError, IntegrityError, UsageError
+from sidtool.fields.field_columns import FieldOptions, read_fields
 from sidtool.output import new_dir, refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.splits.consistency import check_parts
 from sidtool.splits.examples import read_events, read_examples, write_events, write_examples
 from sidtool.splits.extension import extended
-from sidtool.splits.field_columns import FieldOptions, read_fields
 from sidtool.splits.packed import Packer
 from sidtool.splits.protocols import given, last_session, leave_one_out, temporal
 from sidtool.splits.record import Cuts, Protocol, SplitManifest
 from sidtool.splits.sessions import SessionRule, read_sessions
 from sidtool.splits.split import Split, SplitOrigin
+from sidtool.tables.containers import PARQUET
+from sidtool.tables.locate import parquet_files
 
 MANIFEST = "split.json"
 TRAIN = "train.jsonl"

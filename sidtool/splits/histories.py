@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import read_interactions
-from sidtool.splits.fields import NO_FIELDS, Fields
+from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.splits.files import is_split_folder, read_split
 from sidtool.splits.split import Split
 

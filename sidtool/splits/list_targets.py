@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sidtool.errors import UsageError
+from sidtool.fields.fields import FieldTypes, need_feedback_of_numbers
 from sidtool.json_record import JsonRecord
-from sidtool.splits.fields import FieldTypes, need_feedback_of_numbers
 from sidtool.splits.sessions import spans
 from sidtool.splits.split import Event, UserSequence
 

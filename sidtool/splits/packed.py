@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.data.coded import Coded, object_array
-from sidtool.splits.fields import NO_FIELDS, Fields, Value, Values
+from sidtool.fields.fields import NO_FIELDS, Fields, Value, Values
 from sidtool.splits.split import Example, FurtherTarget, UserSequence
 
 T = TypeVar("T")

@@ -21,8 +21,8 @@ from sidtool.data.coded import Coded
 from sidtool.data.digests import digest_strings
 from sidtool.data.interactions import Interactions
 from sidtool.errors import DataError, UsageError
-from sidtool.splits.field_columns import FieldTable
-from sidtool.splits.fields import Fields, Values
+from sidtool.fields.field_columns import FieldTable
+from sidtool.fields.fields import Fields, Values
 from sidtool.splits.packed import PackedExamples, PackedSequences, Ragged
 from sidtool.splits.record import Cuts
 from sidtool.splits.sessions import SessionTable

@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 
 from sidtool.data.columns import EventColumns
 from sidtool.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.fields.fields import FieldTypes
 from sidtool.json_record import JsonRecord
-from sidtool.splits.fields import FieldTypes
 from sidtool.splits.sessions import SessionRule
 
 SPLIT_FORMAT = 3

@@ -2,7 +2,7 @@
 the history of the session's own targets, and none that is held out is a training event."""
 
 from sidtool.errors import IntegrityError
-from sidtool.splits.fields import FieldTypes
+from sidtool.fields.fields import FieldTypes
 from sidtool.splits.sessions import session_of
 from sidtool.splits.split import MIN_LENGTH, Example, Split, UserSequence
 

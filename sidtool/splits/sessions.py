@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from sidtool.data.interactions import Interactions
 from sidtool.data.times import NUMBER
 from sidtool.errors import DataError, UsageError
+from sidtool.fields.field_columns import event_seconds
 from sidtool.json_record import JsonRecord
-from sidtool.splits.field_columns import event_seconds
 
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION = re.compile(r"(?P<number>.+?)(?P<unit>[smhd]?)")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sidtool.data.coded import Coded
 from sidtool.data.columns import EventColumns
 from sidtool.data.digests import digest_strings
-from sidtool.splits.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields, FieldTypes, Values
+from sidtool.fields.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields, FieldTypes, Values
 from sidtool.splits.record import (
     Cuts,
     Protocol,

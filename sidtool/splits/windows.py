@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.data.columns import HISTORY_COLUMNS, ID_COLUMNS, USER_COLUMNS, need_column
-from sidtool.data.json_tables import is_id
-from sidtool.data.list_cells import parse_list
-from sidtool.data.tables import column_names, read_columns
 from sidtool.errors import DataError
+from sidtool.tables.json_tables import is_id
+from sidtool.tables.list_cells import parse_list
+from sidtool.tables.tables import column_names, read_columns
 
 
 @dataclass(frozen=True)

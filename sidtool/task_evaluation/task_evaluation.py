@@ -15,11 +15,10 @@ from sidtool.answers.task_metrics import TaskEvaluation, evaluate_questions
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.data.columns import recorded_columns
-from sidtool.data.containers import suffix
 from sidtool.data.items import Items, make_items
-from sidtool.data.json_tables import json_lines
 from sidtool.data.queries import Query, read_queries
 from sidtool.errors import DataError, SidtoolWarning, UsageError
+from sidtool.fields.fields import FieldTypes
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.positions import max_positions
 from sidtool.prompt.frames import Format
@@ -32,9 +31,10 @@ from sidtool.sft.lineage import check_same_bundle, read_lineage, side_files
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import ExampleMaker
-from sidtool.splits.fields import FieldTypes
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Example, Split, UserSequence
+from sidtool.tables.containers import suffix
+from sidtool.tables.json_tables import json_lines
 
 
 @dataclass(frozen=True)

@@ -144,8 +144,8 @@ def test_rarity_is_a_weight_of_the_events(tmp_path: Path, header: str) -> None:
     from reinforce import RARITY, write_rarity
 
     from sidtool.data.interactions import EventNames
+    from sidtool.fields.field_columns import FieldName, FieldOptions
     from sidtool.sft.event_weights import EventWeights, WeightOptions
-    from sidtool.splits.field_columns import FieldName, FieldOptions
     from sidtool.splits.files import SplitOptions, make_split
 
     rng = np.random.default_rng(0)

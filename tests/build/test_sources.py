@@ -17,8 +17,8 @@ from sidtool.quantize.fusion import FusionOptions
 from sidtool.splits.protocols import given, leave_one_out, temporal
 from sidtool.splits.record import Cuts
 from sidtool.splits.split import Split
-from tests.data.files import write_table
 from tests.quantize.material import mixture
+from tests.tables.files import write_table
 
 N = 60
 IDS = tuple(f"b{n:02d}" for n in range(N))

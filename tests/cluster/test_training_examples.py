@@ -12,18 +12,18 @@ from sidtool.cluster.run import RunOptions
 from sidtool.cluster.training_examples import ClusterExamples
 from sidtool.data.items import Items
 from sidtool.errors import RefusedError, UsageError
+from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.general_text import GeneralOptions
 from sidtool.sft.catalog import CatalogOptions
 from sidtool.sft.event_weights import WeightOptions
 from sidtool.sft.make_sft import SftInputs, make_sft
 from sidtool.sft.sft_options import SftOptions
-from sidtool.splits.field_columns import FieldName, FieldOptions
 from sidtool.splits.files import SplitOptions, make_split, write_split
 from sidtool.splits.split import Split
-from tests.data.files import write_table
 from tests.models import tiny_tokenizer
 from tests.sft.cases import ALL_TASKS, RATING_TASKS
 from tests.splits.cases import windows_of
+from tests.tables.files import write_table
 from tests.training_fixtures import bundle, catalog, split
 
 __all__ = ["bundle", "catalog", "split"]

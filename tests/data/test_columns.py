@@ -9,7 +9,7 @@ from sidtool.data import columns
 from sidtool.data.columns import CatalogColumns, choose_column, recorded_columns
 from sidtool.data.items import read_items
 from sidtool.errors import IntegrityError, UsageError
-from tests.data.files import write_table
+from tests.tables.files import write_table
 
 PATH = Path("x.csv")
 TIERS = (("asin",), ("movie_id", "sku"))

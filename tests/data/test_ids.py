@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
 from sidtool.data.queries import read_queries
-from sidtool.data.tables import column_names, read_columns
 from sidtool.errors import DataError, UsageError
-from tests.data.files import CONTAINERS, write_table
+from sidtool.tables.tables import column_names, read_columns
+from tests.tables.files import CONTAINERS, write_table
 
 LITERAL = [
     " a",

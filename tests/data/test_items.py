@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sidtool.data.items import plain_text, read_items, render, template_columns
 from sidtool.errors import DataError, SidtoolWarning, UsageError
-from tests.data.files import CONTAINERS, write_table
+from tests.tables.files import CONTAINERS, write_table
 
 TABLE = {
     "asin": ["B1", "B2", "B3"],

@@ -12,7 +12,7 @@ from sidtool.evaluation.field_groups import field_groups, fulfilling, target_wei
 from sidtool.evaluation.metrics import averages
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.results import StoredEvaluation
-from sidtool.splits.fields import Fields, FieldTypes
+from sidtool.fields.fields import Fields, FieldTypes
 from sidtool.splits.split import Example
 from tests.bundles import small_bundle
 

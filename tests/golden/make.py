@@ -19,6 +19,7 @@ from sidtool.contract.stage_record import (
     TrainParams,
 )
 from sidtool.data.items import Items, make_items
+from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings
@@ -28,7 +29,6 @@ from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sid import SidSpace
-from sidtool.splits.field_columns import FieldName, FieldOptions
 from sidtool.splits.files import SplitOptions, make_split, write_split
 from sidtool.splits.record import Cuts, SplitReference
 from sidtool.splits.sessions import SessionRule

@@ -10,13 +10,13 @@ from sidtool.bundle import Bundle, verify
 from sidtool.bundle.decode import Decoded, decode
 from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange
 from sidtool.contract.contract import read_contract
+from sidtool.fields.fields import Fields, FieldTypes
 from sidtool.memory.memory import open_verified
 from sidtool.memory.similarity import KnnSettings
 from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.lineage import read_lineage
 from sidtool.splits.examples import read_examples
-from sidtool.splits.fields import Fields, FieldTypes
 from sidtool.splits.files import read_split
 from sidtool.splits.sessions import SessionRule
 from sidtool.splits.split import FurtherTarget

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
 from sidtool.data.queries import read_queries
-from sidtool.data.tables import read_columns
 from sidtool.data.vector_files import read_vectors
 from sidtool.documents import parse_yaml
 from sidtool.interop.minionerec import read_minionerec
@@ -28,6 +27,7 @@ from sidtool.interop.openonerec import read_openonerec
 from sidtool.splits.files import open_split, write_split
 from sidtool.splits.split import Split
 from sidtool.splits.windows import read_windows
+from sidtool.tables.tables import read_columns
 from tests.hostile.harness import call, cases, classify, count, run
 from tests.hostile.limits import check_seconds, limited
 from tests.splits.test_files import resigned, splits

@@ -16,7 +16,7 @@ from sidtool.ingest.clean import clean, clean_catalog, clean_events
 from sidtool.ingest.moments import parse_moments
 from sidtool.ingest.spelling import normal_form, spellings
 from sidtool.ingest.tables import CatalogTable, EventTable, read_catalog_table, read_event_table
-from tests.data.files import write_table
+from tests.tables.files import write_table
 
 ITEMS = {
     "sku": ["a", "b", "", "a", "b ", "cafe\u0301", "caf\u00e9", "d"],

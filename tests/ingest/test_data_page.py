@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import get_args
 
 from sidtool.data import columns
-from sidtool.data.containers import SUFFIXES
 from sidtool.ingest.check import MEANINGS, STOPS
 from sidtool.ingest.formats import Source
+from sidtool.tables.containers import SUFFIXES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/data.md").read_text(encoding="utf-8")
 

@@ -18,7 +18,7 @@ from sidtool.ingest.filters import FilterOptions, core, filter_events
 from sidtool.ingest.movielens import GENRES
 from sidtool.ingest.prepare import PrepareOptions, prepare
 from sidtool.ingest.raw import Batch, Place, collect
-from tests.data.files import write_table
+from tests.tables.files import write_table
 
 EVENTS = [("u", "a", 10, 5.0), ("u", "b", 11, 3.0), ("v", "a", 9, 4.0), ("v", "c", 12, 1.0)]
 """User, item, time in seconds, rating; in the order of the files."""

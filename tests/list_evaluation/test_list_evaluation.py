@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sidtool.errors import DataError, UsageError
+from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.list_evaluation.held_out_sessions import HeldOutSessions, item_facts
 from sidtool.list_evaluation.list_evaluation import (
     ListEvaluationOptions,
@@ -16,7 +17,6 @@ from sidtool.list_evaluation.list_evaluation import (
 )
 from sidtool.list_evaluation.list_results import compare_lists
 from sidtool.recommendation.requests import Request
-from sidtool.splits.field_columns import FieldName, FieldOptions
 from sidtool.splits.files import SplitOptions, make_split
 from sidtool.splits.sessions import SessionRule
 from sidtool.splits.split import Split

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.errors import DataError, UsageError
+from sidtool.fields.fields import Fields
 from sidtool.model.vocabulary import add_block
 from sidtool.prompt.assemble import history_prompt_ids
 from sidtool.prompt.encoder import PromptEncoder
@@ -19,7 +20,6 @@ from sidtool.prompt.segments import catalog, segments_to_text, template, text_to
 from sidtool.prompt.slots import Slot, frame_segments, joined, parse, parse_field_tokens, value_text
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.field_templates import with_field_tokens
-from sidtool.splits.fields import Fields
 from tests.models import tiny_tokenizer
 from tests.prompt.cases import SPACE, catalog_texts
 

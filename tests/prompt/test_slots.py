@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.errors import DataError
+from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.prompt.assemble import history_prompt_ids
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.prompts import HistoryPrompt
@@ -24,7 +25,6 @@ from sidtool.prompt.slots import (
     span,
     value_text,
 )
-from sidtool.splits.fields import NO_FIELDS, Fields
 from tests.prompt.cases import SPACE, catalog_texts, extended_tokenizer, tokenizers_of_every_kind
 
 PROMPT = HistoryPrompt(

@@ -10,12 +10,12 @@ import pytest
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.errors import DataError, UsageError
+from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.sft.event_weights import EventWeights, WeightOptions
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.lineage import read_lineage
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
-from sidtool.splits.field_columns import FieldName, FieldOptions
 from sidtool.splits.files import SplitOptions, make_split
 from sidtool.splits.split import Split
 

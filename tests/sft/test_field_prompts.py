@@ -12,6 +12,8 @@ import pytest
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.errors import DataError, UsageError
+from sidtool.fields.field_columns import FieldName, FieldOptions
+from sidtool.fields.fields import FieldTypes
 from sidtool.prompt.assemble import history_prompt_ids
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import Templates
@@ -22,8 +24,6 @@ from sidtool.recommendation.requests import Request
 from sidtool.sft.example_file import example_json, prompt_and_completion
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.training_examples import ExampleMaker
-from sidtool.splits.field_columns import FieldName, FieldOptions
-from sidtool.splits.fields import FieldTypes
 from sidtool.splits.files import SplitOptions, make_split
 from sidtool.splits.split import Split
 from tests.loaded import loaded_model

@@ -13,6 +13,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
+from sidtool.fields.fields import FieldTypes
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import Templates
@@ -23,7 +24,6 @@ from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import history_prompt_task
 from sidtool.sft.training_examples import ExampleMaker
-from sidtool.splits.fields import FieldTypes
 from sidtool.splits.files import write_split
 from sidtool.splits.split import Split
 from sidtool.task_evaluation.task_evaluation import (

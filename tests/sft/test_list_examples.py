@@ -9,6 +9,7 @@ import pytest
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.errors import UsageError
+from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.prompt.assemble import history_prompt_ids
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import Format, Templates
@@ -21,7 +22,6 @@ from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tokenized import encode_example
 from sidtool.sft.training_examples import ExampleMaker
-from sidtool.splits.field_columns import FieldName, FieldOptions
 from sidtool.splits.files import SplitOptions, make_split
 from sidtool.splits.list_targets import ListTargets
 from sidtool.splits.sessions import SessionRule

@@ -23,7 +23,7 @@ from sidtool.splits.files import (
 )
 from sidtool.splits.record import Cuts, SplitManifest, SplitReference, check_split
 from sidtool.splits.split import Split, UserSequence
-from tests.data.files import write_table
+from tests.tables.files import write_table
 
 LINES = [(f"u{user}", f"i{(3 * user + step) % 11}", step) for user in range(9) for step in range(6)]
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from sidtool.data.columns import EventColumns
 from sidtool.errors import DataError
-from sidtool.splits.fields import NO_FIELDS
+from sidtool.fields.fields import NO_FIELDS
 from sidtool.splits.files import SplitOptions, split_events
 from sidtool.splits.histories import user_histories
-from tests.data.files import write_table
+from tests.tables.files import write_table
 
 
 def items_of(source: Path) -> dict[str, tuple[str, ...]]:

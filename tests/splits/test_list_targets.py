@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.errors import UsageError
-from sidtool.splits.fields import TARGET, TARGET_VALUES, Fields, FieldTypes
+from sidtool.fields.fields import TARGET, TARGET_VALUES, Fields, FieldTypes
 from sidtool.splits.list_targets import ListTargets, TargetList, target_lists
 from sidtool.splits.sessions import session_of
 from sidtool.splits.split import UserSequence

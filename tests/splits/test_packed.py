@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.errors import DataError
-from sidtool.splits.field_columns import FieldName, FieldOptions
-from sidtool.splits.fields import Fields
+from sidtool.fields.field_columns import FieldName, FieldOptions
+from sidtool.fields.fields import Fields
 from sidtool.splits.files import SplitOptions, read_split, split_events
 from sidtool.splits.packed import Packer
 from sidtool.splits.split import Example, HeldOutEvents, UserSequence
-from tests.data.files import write_table
+from tests.tables.files import write_table
 
 FIELDS = Fields({"age": 3}, {"rating": (5, 5.0, None)}, times=(1.0, 2.0, 3.0))
 SEQUENCES = (

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sidtool.errors import DataError, IntegrityError, UsageError
+from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.splits.extension import extended
-from sidtool.splits.field_columns import FieldName, FieldOptions
 from sidtool.splits.files import SplitOptions, make_split, read_split, split_events, write_split
 from sidtool.splits.histories import user_histories
 from sidtool.splits.sessions import SessionRule, is_division, session_of, spans

@@ -15,8 +15,8 @@ from sidtool.errors import DataError, UsageError
 from sidtool.splits.protocols import given, leave_one_out, temporal
 from sidtool.splits.record import Cuts
 from sidtool.splits.split import Event, Split, count_leaks, window_events
-from tests.data.files import write_table
 from tests.splits.cases import windows_of
+from tests.tables.files import write_table
 
 event = st.tuples(st.sampled_from("uvwxy"), st.sampled_from("abcd"), st.integers(0, 12))
 histories = st.lists(event, min_size=1, max_size=40)

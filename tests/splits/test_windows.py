@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from sidtool.errors import DataError, UsageError
 from sidtool.splits.windows import Window, positions, read_windows
-from tests.data.files import write_table
 from tests.splits.cases import windows_of
+from tests.tables.files import write_table
 
 LENGTH = 3
 sequences = st.lists(

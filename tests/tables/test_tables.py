@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidtool.data import containers, delimited
 from sidtool.data.digests import digest_strings
-from sidtool.data.json_tables import json_lines
-from sidtool.data.list_cells import parse_list
-from sidtool.data.tables import column_names, read_columns
 from sidtool.errors import DataError
-from tests.data.files import CONTAINERS, write_table
+from sidtool.tables import containers, delimited
+from sidtool.tables.json_tables import json_lines
+from sidtool.tables.list_cells import parse_list
+from sidtool.tables.tables import column_names, read_columns
+from tests.tables.files import CONTAINERS, write_table
 
 cells = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"], include_characters="\n\t"),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sidtool.data.coded import Coded
 from sidtool.data.times import NUMBER
 from sidtool.errors import UsageError
-from sidtool.splits.fields import FieldType, Value
+from sidtool.fields.fields import FieldType, Value
 
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,

@@ -13,8 +13,8 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from sidtool.data.containers import PARQUET, one_line
 from sidtool.errors import DataError, SidtoolError, UsageError
+from sidtool.tables.containers import PARQUET, one_line
 
 URL = re.compile(r"([a-z][a-z0-9+]+):/+(?=[^/])")
 """The start of a URL; a Path has lost its second slash."""

@@ -17,9 +17,9 @@ from sidtool.errors import (
     SidtoolWarning,
     UsageError,
 )
-from sidtool.splits.conditions import Condition
-from sidtool.splits.field_columns import FieldName, FieldOptions
-from sidtool.splits.fields import NO_FIELDS, Fields, FieldTypes
+from sidtool.fields.conditions import Condition
+from sidtool.fields.field_columns import FieldName, FieldOptions
+from sidtool.fields.fields import NO_FIELDS, Fields, FieldTypes
 from sidtool.splits.files import (
     SplitOptions,
     make_split,

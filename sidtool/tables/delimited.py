@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sidtool.data.containers import (
+from sidtool.errors import DataError
+from sidtool.tables.containers import (
     BLOCK_BYTES,
     DELIMITERS,
     RECBOLE,
@@ -22,7 +23,6 @@ from sidtool.data.containers import (
     open_file,
     refuse_repeated,
 )
-from sidtool.errors import DataError
 
 QUOTE = ord('"')
 SCAN_BYTES = 1 << 18

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.data.containers import Column, refuse_repeated
-from sidtool.data.json_tables import as_text
-from sidtool.data.parquet_footer import claimed_values
 from sidtool.errors import DataError
+from sidtool.tables.containers import Column, refuse_repeated
+from sidtool.tables.json_tables import as_text
+from sidtool.tables.parquet_footer import claimed_values
 
 ROWS_AT_ONCE = 1024
 BATCH_ROWS = 1 << 17

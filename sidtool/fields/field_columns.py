@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from sidtool.data.coded import Coded, object_array
 from sidtool.data.columns import USER_COLUMNS, need_column
 from sidtool.data.interactions import Interactions
-from sidtool.data.tables import column_names, read_columns
 from sidtool.data.times import NUMBER
 from sidtool.errors import DataError, SidtoolWarning, UsageError
-from sidtool.splits.conditions import Condition
-from sidtool.splits.fields import (
+from sidtool.fields.conditions import Condition
+from sidtool.fields.fields import (
     TARGET,
     TARGET_VALUES,
     Fields,
@@ -26,6 +25,7 @@ from sidtool.splits.fields import (
     Value,
     Values,
 )
+from sidtool.tables.tables import column_names, read_columns
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))

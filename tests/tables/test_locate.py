@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from sidtool.data.interactions import read_interactions
-from sidtool.data.tables import column_names, read_columns
 from sidtool.errors import DataError, UsageError
 from sidtool.splits.files import open_split, split_events
+from sidtool.tables.tables import column_names, read_columns
 from tests import s3
-from tests.data.files import CONTAINERS, write_table
+from tests.tables.files import CONTAINERS, write_table
 
 TABLE = {"user": list("uuuvvv"), "item": list("abcabc"), "ts": list("123456")}
 

@@ -10,12 +10,12 @@ id; 1.0 and true are none. In a CSV file every cell is a text."""
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sidtool.data.containers import DELIMITERS, PARQUET, Column, read_errors, suffix
-from sidtool.data.delimited import delimited_batches, header, read_delimited
-from sidtool.data.json_tables import json_column_names, read_json
-from sidtool.data.locate import table_files
-from sidtool.data.parquet import parquet_batches, parquet_column_names, read_parquet
 from sidtool.errors import DataError
+from sidtool.tables.containers import DELIMITERS, PARQUET, Column, read_errors, suffix
+from sidtool.tables.delimited import delimited_batches, header, read_delimited
+from sidtool.tables.json_tables import json_column_names, read_json
+from sidtool.tables.locate import table_files
+from sidtool.tables.parquet import parquet_batches, parquet_column_names, read_parquet
 
 
 def column_names(path: Path) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sidtool.data.parquet_footer import claimed_values
+from sidtool.tables.parquet_footer import claimed_values
 
 
 def lists_table(rows: int) -> pa.Table:

@@ -1,0 +1,1 @@
+"""What events and users say beside item and order, as typed fields."""

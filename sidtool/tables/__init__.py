@@ -1,0 +1,1 @@
+"""Read a table in any container as columns of strings."""
