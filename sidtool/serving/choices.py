@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from sidtool.errors import DataError, UsageError
+from sidtool.list_decoder.list_options import ListOptions
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.serving.serve_options import ServeLimits
 
@@ -18,6 +19,8 @@ class Choices:
     num_beams: int | None = None
     exclude_seen: bool | None = None
     explain: bool | None = None
+    list: int | None = None
+    """The length of a list, in place of the k best next items."""
     candidates: tuple[str, ...] | None = None
     """Items that are scored exactly, in place of a beam search."""
 
@@ -26,12 +29,20 @@ class Choices:
         range."""
         chosen = {name: value for name, value in asdict(self).items() if value is not None}
         candidates = chosen.pop("candidates", None)
+        if self.list is not None:
+            chosen |= {"k": self.list, "list": ListOptions()}
         if candidates is not None and self.k is None:
             chosen["k"] = max(1, len(candidates))
         return replace(defaults, **chosen)
 
 
-KINDS: Mapping[str, type] = {"k": int, "num_beams": int, "exclude_seen": bool, "explain": bool}
+KINDS: Mapping[str, type] = {
+    "k": int,
+    "num_beams": int,
+    "exclude_seen": bool,
+    "explain": bool,
+    "list": int,
+}
 """The options of the body of a call, and the type of each."""
 NAMES = (*KINDS, "candidates")
 
@@ -52,9 +63,12 @@ def read_choices(value: Mapping[str, Any], limits: ServeLimits, *, scores: bool)
         chosen["candidates"] = _candidates(candidates)
     elif candidates is not None:
         raise DataError("'candidates' are scored by /v1/score; 'allow' restricts a beam search")
+    if "list" in chosen and (scores or "k" in chosen):
+        other = "candidates" if scores else "k"
+        raise DataError(f"'list' is the length of a list, which has no {other!r}")
     choices = Choices(**chosen)
     # k and beams of candidates need no tree
-    widths = () if scores else (choices.k or 1, choices.num_beams or 1)
+    widths = () if scores else (choices.k or 1, choices.num_beams or 1, choices.list or 1)
     if max(widths, default=1) > limits.max_beams:
         raise UsageError(
             f"{max(widths)} items or beams are too many, the limit of this service is "

@@ -20,6 +20,11 @@ _OPTIONS: Mapping[str, Any] = {
     "k": {"type": "integer", "minimum": 1, "description": "items per request"},
     "num_beams": {"type": "integer", "minimum": 1, "description": "beam width"},
     "exclude_seen": {"type": "boolean", "description": "no item of the history"},
+    "list": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "the length of a list, in place of k",
+    },
     "explain": {"type": "boolean", "description": "the memory's share of each item"},
 }
 _CANDIDATES: Mapping[str, Any] = {

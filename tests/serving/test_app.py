@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from sidtool.build.encode import encode
 from sidtool.bundle.decode import decode
+from sidtool.list_decoder.list_options import ListOptions
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend import answer_each, recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
@@ -19,6 +20,7 @@ from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.serving.batcher import Busy
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
+from tests.recommendation.test_recommend_lists import list_shop
 from tests.serving.conftest import N_ITEMS, OPTIONS, MakeClient
 
 pytestmark = pytest.mark.filterwarnings("ignore::sidtool.errors.SidtoolWarning")
@@ -305,3 +307,34 @@ def test_a_catalog_without_items_is_served(make_client: MakeClient) -> None:
     client = make_client(loaded_model(small_bundle(1)))
     answer = client.post("/v1/recommend", json={"history": ["i0"]}).json()
     assert (answer["items"], answer["missing"]) == (["i0"], 4)
+
+
+def test_a_list_is_that_of_recommend(make_client: MakeClient) -> None:
+    model = list_shop()
+    client = make_client(model)
+    options = replace(OPTIONS.recommend, k=3, list=ListOptions())
+    requests = [{"history": ["i1", "i2"]}, {"history": ["i3"], "deny": ["i4"]}]
+    expected = list(recommend(model, map(Request.from_json, requests), options))
+    answers = client.post("/v1/recommend", json={"requests": requests, "list": 3}).json()["answers"]
+    for got, answer in zip(answers, expected, strict=True):
+        assert got["items"] == list(answer.items)
+        assert got["list_score"] == pytest.approx(answer.list_score, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "error"),
+    [
+        ("/v1/recommend", {"history": [], "list": 3, "k": 3}, "has no 'k'"),
+        ("/v1/recommend", {"history": [], "list": True}, "a whole number"),
+        ("/v1/recommend", {"history": [], "list": 10**6}, "too many"),
+        ("/v1/recommend", {"history": [], "list": 3}, "list"),
+        ("/v1/score", {"history": [], "candidates": ["i1"], "list": 3}, "has no 'candidates'"),
+    ],
+)
+def test_a_wrong_list_is_one_line(
+    client: TestClient, path: str, body: dict[str, Any], error: str
+) -> None:
+    answer = client.post(path, json=body)
+    assert 400 <= answer.status_code < 500
+    assert error in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
