@@ -109,7 +109,6 @@ def test_invalid_options_are_one_line(
         ("--method", "magic", "rq-kmeans"),
         ("--spelling", "klingon", "minionerec"),
         ("--empty-text", "shrug", "drop"),
-        ("--collaborative", "never", "fused"),
     ],
 )
 def test_an_unknown_choice_is_a_usage_error_that_lists_the_choices(

@@ -120,8 +120,14 @@ def test_items_are_found_by_text(road: Road, spoken: Path) -> None:
 
 # evaluate --task
 
-ALL = [task for task in ALL_TASKS if "brand" not in task] + ["prefix-to-description"]
+ALL = [task for task in ALL_TASKS if "brand" not in task and task != "list"]
+ALL += ["prefix-to-description"]
 LAST_LEVEL = {"exact", "prefix@1", "prefix@2"}
+
+
+def test_lists_have_a_measurement_of_their_own(road: Road, spoken: Path) -> None:
+    error = refused(2, "evaluate", spoken, road.split, "--task", "list")
+    assert "sidtool evaluate --list" in error
 
 
 @pytest.mark.parametrize("task", ALL)
