@@ -101,7 +101,7 @@ def test_samples_are_valid_sids_that_the_request_allows(llm: Any, own: LoadedMod
     length = len(SIZES) + 2
     params = [
         SamplingParams(
-            n=8, seed=seed, temperature=9.0, max_tokens=2 * length, extra_args={"sid_deny": denied}
+            n=8, seed=seed, temperature=2.0, max_tokens=2 * length, extra_args={"sid_deny": denied}
         )
         for seed in range(4)
     ]
@@ -119,7 +119,7 @@ def test_samples_are_valid_sids_that_the_request_allows(llm: Any, own: LoadedMod
             codes = own.tokens.codes(ids[:, 1:-1])
             seen |= {tuple(sid) for sid in codes.tolist()}
     assert seen <= allowed
-    assert len(seen) > 5
+    assert len(seen) > 3
 
 
 def test_a_request_can_leave_the_constraint(llm: Any, own: LoadedModel) -> None:
