@@ -129,6 +129,7 @@ class Model:
             max_num_seqs=8 * self.widest,
             max_num_batched_tokens=8 * self.widest + 8 * PROMPT,
             seed=0,
+            enforce_eager=self.scale is QUICK,  # no compilation, which takes a minute
             **arguments,
         )
 
