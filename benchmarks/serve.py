@@ -136,16 +136,21 @@ def soak(
         )
         ended = server.stop()
     seen: Counter[str] = Counter()
+    wrong = 0
     for number, reply in enumerate(replies):
-        assert reply.status == 200, reply
-        answers = expected[reply.bundle]
-        answer = {**answers[number % shop.n_histories], "user": f"user {number}"}
-        check_equal(reply, answer)
+        # a second answer to a call would be taken for that to the next one, of another user
+        answer = expected[reply.bundle][number % shop.n_histories] if reply.bundle else {}
+        try:
+            assert reply.status == 200
+            check_equal(reply, {**answer, "user": f"user {number}"})
+        except AssertionError:
+            wrong += 1
         seen[reply.bundle] += 1
     third = len(memory) // 3
     return {
-        "requests": len(replies),
-        "wrong_lost_or_doubled": 0,
+        "requests": len(bodies),
+        "lost": len(bodies) - len(replies),
+        "wrong_or_doubled": wrong,
         "sent_again_after_a_kill": sum(reply.attempts - 1 for reply in replies),
         "answers_by_bundle": dict(seen),
         **counts,

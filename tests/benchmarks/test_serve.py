@@ -50,5 +50,7 @@ def test_the_benchmark_runs_to_its_end() -> None:
     assert result["saturation"]["requests"] == 48
     assert result["saturation"]["throughput_ratio"] > 0
     assert result["latency"]["p99_over_single"] > 0
-    assert result["soak"]["requests"] == 400
-    assert result["soak"]["exit_code"] == 0
+    soak_result = result["soak"]
+    assert soak_result["requests"] == 400
+    assert soak_result["lost"] == soak_result["wrong_or_doubled"] == 0
+    assert soak_result["exit_code"] == 0
