@@ -31,11 +31,15 @@ def check_positions(model: Any, n_prompt: int, n_answer: int) -> None:
     limit = prompt_positions(model, n_answer)
     n_positions = max_positions(model)
     if is_encoder_decoder(model):
-        # the decoder begins with a token of its own
-        longest = max(n_prompt, n_answer + 1)
-        if limit is not None and longest > limit:
-            name = "a prompt" if n_prompt == longest else "an answer"
-            raise DataError(f"{name} has {longest} tokens, the model has {n_positions} positions")
+        n_decoder = n_answer + 1  # the decoder begins with a token of its own
+        if limit is not None and n_prompt > limit:
+            raise DataError(
+                f"a prompt has {n_prompt} tokens, the model has {n_positions} positions"
+            )
+        if limit is not None and n_decoder > limit:
+            raise DataError(
+                f"an answer has {n_decoder} tokens, the model has {n_positions} positions"
+            )
         return
     if limit is None or n_prompt <= limit:
         return
