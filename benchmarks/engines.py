@@ -205,16 +205,18 @@ def write_model(folder: Path, scale: Scale, codes: Any) -> None:
     from sidtool.contract.contract import Contract
     from sidtool.contract.stage_record import ExtendParams, StageRecord
     from sidtool.contract.write import write_contract
+    from sidtool.model.vocabulary import add_sid_tokens
     from sidtool.output import new_dir
 
     space = _space()
     words = ["<unk>", "<eos>", *[f"w{number}" for number in range(2, scale.text)]]
-    vocabulary = {token: number for number, token in enumerate([*words, *space.tokens])}
+    vocabulary = {token: number for number, token in enumerate(words)}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>")),
         unk_token="<unk>",
         eos_token="<eos>",
     )
+    add_sid_tokens(tokenizer, space)
     ids = [str(row) for row in range(len(codes))]
     bundle = Bundle.of(ItemMap.of(space, ids, codes), None, "reassign", name="items")
     stages = (StageRecord("extend", ExtendParams("random", 0)),)
