@@ -24,11 +24,13 @@ def serve(
 
     Examples:
         >>> import os, signal
+        >>> urls = []
         >>> def stop(url):
-        ...     print(url.rpartition(":")[0])
+        ...     urls.append(url)
         ...     os.kill(os.getpid(), signal.SIGTERM)
         >>> sidtool.serve(sidtool.ServeOptions("tuned"), sidtool.Listening(port=0), started=stop)
-        http://127.0.0.1
+        >>> urls[0].rpartition(":")[0]
+        'http://127.0.0.1'
     """
     require("serve")
     from sidtool.serving.log import log_to_stderr

@@ -9,6 +9,7 @@ import pytest
 
 from sidtool.bundle import Bundle, verify
 from sidtool.bundle.history import ItemsChange
+from sidtool.bundle.manifest import FORMAT
 from sidtool.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.quantize.codebook import QuantizerParams
 from tests.bundle.drafts import ROOT, Draft, root_document
@@ -259,9 +260,9 @@ def test_a_root_document_that_is_not_spelled_as_specified_is_refused(
 def test_a_newer_format_is_refused_before_its_keys_are_read(tmp_path: Path) -> None:
     path = tmp_path / "shop.zarr"
     made = draft()
-    made.manifest |= {"format": 2, "space": "of another kind"}
+    made.manifest |= {"format": FORMAT + 1, "space": "of another kind"}
     made.write(path)
-    with pytest.raises(CompatibilityError, match="format 2"):
+    with pytest.raises(CompatibilityError, match=f"format {FORMAT + 1}"):
         Bundle.open(path)
 
 

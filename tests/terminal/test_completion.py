@@ -40,7 +40,7 @@ def test_tasks_and_settings_are_completed() -> None:
     ("words", "completions"),
     [
         ("sidtool build-", {"build-codebook", "build-memory"}),
-        ("sidtool build-codebook --collab", {"--collaborative"}),
+        ("sidtool build-codebook --collis", {"--collisions"}),
         ("sidtool build-codebook --method rq-v", {"rq-vae"}),
         ("sidtool recommend mod", set()),
     ],

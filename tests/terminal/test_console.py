@@ -198,7 +198,7 @@ def _vectors(folder: Path, ids: list[str]) -> Path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["recomend"], "No such command 'recomend'. Did you mean 'recommend'?"),
+        (["recomend"], "No such command 'recomend'. Did you mean 'recommend', 'embed'?"),
         (["bogus"], "No such command 'bogus'."),
         (["[/b]"], "No such command '[/b]'."),
         (["--bogus"], "No such option: --bogus"),
