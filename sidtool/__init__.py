@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
     from sidtool.interop.imported_codebook import CodebookFile as CodebookFile
+    from sidtool.list_decoder.list_options import ListOptions as ListOptions
     from sidtool.list_evaluation.list_evaluation import (
         ListEvaluationOptions as ListEvaluationOptions,
     )

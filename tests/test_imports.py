@@ -1,9 +1,11 @@
 """Imports: opening bundles loads neither torch nor transformers."""
 
+import ast
 import importlib.metadata
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -172,3 +174,16 @@ def test_every_exported_function_takes_paths_as_text() -> None:
             kinds = str(parameter.annotation)
             if "pathlib.Path" in kinds:
                 assert "str" in kinds, f"{name}({parameter.name}: {kinds})"
+
+
+def test_every_exported_name_is_imported_for_type_checkers() -> None:
+    import sidtool
+
+    tree = ast.parse(Path(sidtool.__file__).read_text(encoding="utf-8"))
+    names = {
+        alias.asname
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {name for name in sidtool.__all__ if name != "__version__"} <= names
