@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -286,3 +287,16 @@ def _is_within(file: object, path: Path) -> bool:
     sibling = named.parts[depth] if len(named.parts) > depth else ""
     in_output = named.is_relative_to(output.parent) and f"{sibling}.".startswith(f"{output.name}.")
     return in_output or output.is_relative_to(named)
+
+
+@contextmanager
+def folder_beside(out: Path) -> Iterator[Path]:
+    """A temporary folder beside an output, which is removed afterwards. Raises DataError if it
+    cannot be made."""
+    place = next(folder for folder in out.absolute().parents if folder.is_dir())
+    try:
+        temporary = TemporaryDirectory(prefix=f"{out.name}.", dir=place)
+    except OSError as error:
+        raise DataError(f"{place} cannot be written: {error.strerror}") from error
+    with temporary as folder:
+        yield Path(folder)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from sidtool.data.event_arrays import (
 )
 from sidtool.data.times import FLOAT_DIGITS, check_same_kind, read_order
 from sidtool.errors import DataError, UsageError
+from sidtool.output import folder_beside
 from sidtool.tables.tables import column_batches
 
 SORTED_EVENT = 160
@@ -61,13 +61,8 @@ class Spill:
 def spill_beside(out: Path, budget: int) -> Iterator[Spill]:
     """A folder beside an output, which is removed afterwards. Raises DataError if it cannot be
     made."""
-    place = next(folder for folder in out.absolute().parents if folder.is_dir())
-    try:
-        temporary = TemporaryDirectory(prefix=f"{out.name}.", dir=place)
-    except OSError as error:
-        raise DataError(f"{place} cannot be written: {error.strerror}") from error
-    with temporary as folder:
-        yield Spill(Path(folder), budget)
+    with folder_beside(out) as folder:
+        yield Spill(folder, budget)
 
 
 def spilled_events(

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from sidtool.errors import DataError, UsageError
 from sidtool.memory.memory import SparseRows
 from sidtool.memory.similarity import KnnSettings, similarity_rows
+from sidtool.output import folder_beside
 from sidtool.splits.cooccurrence import WINDOW, ItemSequences, count_pairs, pair_weights
 
 GROUP_ENTRY = 80
@@ -51,13 +51,8 @@ class Shards:
 def shards_beside(out: Path, budget: int) -> Iterator[Shards]:
     """A folder beside an output, which is removed afterwards. Raises DataError if it cannot be
     made."""
-    place = next(folder for folder in out.absolute().parents if folder.is_dir())
-    try:
-        temporary = TemporaryDirectory(prefix=f"{out.name}.", dir=place)
-    except OSError as error:
-        raise DataError(f"{place} cannot be written: {error.strerror}") from error
-    with temporary as folder:
-        yield Shards(Path(folder), budget)
+    with folder_beside(out) as folder:
+        yield Shards(folder, budget)
 
 
 def sharded_rows(
