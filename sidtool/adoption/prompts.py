@@ -149,10 +149,10 @@ def worked_prompt(
 def _history_text(prompt: HistoryPrompt, bundle: Bundle, rows: Sequence[int]) -> str:
     """The items of a history, as the other system writes them."""
     if prompt.history_as == "title":
-        shown = [bundle.items.title(row) for row in rows]
+        names = [bundle.items.title(row) for row in rows]
     else:
         sids = bundle.items.codes[rows]
-        shown = [bundle.space.spell(sid, begin_end_tokens=True) for sid in sids]
+        names = [bundle.space.spell(sid, begin_end_tokens=True) for sid in sids]
     form = prompt.item or "{sid}"
-    texts = [form.replace(f"{{{prompt.history_as}}}", text) for text in shown]
+    texts = [form.replace(f"{{{prompt.history_as}}}", text) for text in names]
     return prompt.separator.join(texts)

@@ -40,28 +40,28 @@ class Adoption:
     @property
     def warnings(self) -> list[str]:
         """What may make the model recommend worse than it does in the system that made it."""
-        found = []
+        messages = []
         if self.items_without_token:
-            found.append(
+            messages.append(
                 f"{self.items_without_token} of {self.items} items have a code without a token and "
                 "are never recommended"
             )
         if self.equal_rows:
-            found.append(
+            messages.append(
                 f"{self.equal_rows} SID tokens have the embedding row of another one: they were "
                 "never trained"
             )
         if not self.prompt.as_text:
-            found.append(
+            messages.append(
                 "the tokenizer reads the text of the prompt as other tokens: it puts spaces where "
                 "texts meet SIDs"
             )
         if self.sampling:
-            found.append(
+            messages.append(
                 f"generation_config.json has {', '.join(self.sampling)}: `recommend` ignores them, "
                 "`generate` may lose valid SIDs by them"
             )
-        return found
+        return messages
 
     def to_json(self) -> dict[str, Any]:
         """The figures of the checks, and the prompt."""
@@ -97,8 +97,8 @@ def sampling_settings(network: Any) -> tuple[str, ...]:
     if settings is None:
         return ()
     neutral = {"temperature": 1.0, "top_p": 1.0, "repetition_penalty": 1.0, "typical_p": 1.0}
-    found = {"do_sample": getattr(settings, "do_sample", False) or None}
+    values = {"do_sample": getattr(settings, "do_sample", False) or None}
     for name in _SAMPLING:
         value = getattr(settings, name, None)
-        found[name] = None if value == neutral.get(name) else value
-    return tuple(f"{name}={value}" for name, value in found.items() if value is not None)
+        values[name] = None if value == neutral.get(name) else value
+    return tuple(f"{name}={value}" for name, value in values.items() if value is not None)

@@ -121,8 +121,8 @@ def _rqvae(
     encoder = "encoder.mlp.mlp_layers" if adds_input else "encoder.mlp_layers"
     # the decoder of RQ-K-means+ does not add its input, so its values are those of the centroids
     decoder = [] if adds_input else network_names(tensors, "decoder.mlp_layers")
-    wanted = [*names, *network_names(tensors, encoder), *decoder]
-    numbers = file.arrays({name: tensors[name] for name in wanted})
+    tensor_names = [*names, *network_names(tensors, encoder), *decoder]
+    numbers = file.arrays({name: tensors[name] for name in tensor_names})
     networks = network_arrays(numbers, encoder, "in")
     if decoder:
         networks |= network_arrays(numbers, "decoder.mlp_layers", "out")
@@ -195,8 +195,8 @@ def _levels(numbers: Mapping[str, NDArray[Any]], names: list[str]) -> tuple[Vect
 
 
 def _unknown(path: Path, names: list[str]) -> DataError:
-    shown = ", ".join(repr(name[:60]) for name in names[:4]) or "none"
+    examples = ", ".join(repr(name[:60]) for name in names[:4]) or "none"
     return DataError(
-        f"{path} has no known codebook; its tensors are {shown}"[:500],
+        f"{path} has no known codebook; its tensors are {examples}"[:500],
         hint="known are those of OpenOneRec, MiniOneRec, LC-Rec, LETTER and GRID",
     )

@@ -166,8 +166,8 @@ class TorchFile:
 
 def tensors_of(value: Any) -> dict[str, StoredTensor]:
     """The tensors of a mapping by name: of a `state_dict`. Raises ValueError as StoredTensor.of."""
-    found = {str(name): StoredTensor.of(member) for name, member in items_of(value)}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
+    tensors = {str(name): StoredTensor.of(member) for name, member in items_of(value)}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def items_of(value: Any) -> Iterable[tuple[Any, Any]]:
