@@ -4,7 +4,8 @@
         --feedback rating --users ml-100k.user --user-field age --user-field occupation
 
 Every variant has the same split, bundle, initial weights and settings; only the training examples
-differ: their weights, or what stands beside the items. Each is measured on all users of `--on`, at
+differ: their weights, or what stands beside the items. Fields stand there as tokens of their own,
+one for each frequent value. Each variant is measured on all users of `--on`, at
 item level over the full catalog. Differences from the plain recipe are paired bootstraps over users
 of the mean over the seeds. Steps that are done are not run again."""
 
@@ -12,6 +13,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +29,7 @@ from steps import StepError
 from table import markdown, spread
 
 from sidtool.evaluation.bootstrap import everyone
+from sidtool.prompt.slots import value_text
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Split
 
@@ -45,6 +48,8 @@ VARIANTS: Mapping[str, frozenset[str]] = {
     TOGETHER: frozenset({WEIGHTS, USER_FIELDS, TIME_GAPS, IN_HISTORY}),
 }
 """The parts of each variant."""
+MAX_VALUES = 64
+"""Values of a field that have tokens."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,11 @@ class Fields:
         return ["--times", "--feedback", self.feedback, "--users", self.users, *columns]
 
     def templates(self, parts: frozenset[str]) -> dict[str, list[str]] | None:
-        """The templates of `sequence` with these parts; None if no text stands beside an item."""
-        user = " ".join(f"{{user.{name}}}" for name in self.user_fields)
-        prompt = f"{user} {{history}}" if USER_FIELDS in parts else "{history}"
-        gap = "{gap}" if TIME_GAPS in parts else ""
-        feedback = f"{{event.{self.feedback}}}" if IN_HISTORY in parts else ""
+        """The templates of `sequence` with these parts; None if nothing stands beside an item."""
+        user = "".join(f"{{user.{name}:token}}" for name in self.user_fields)
+        prompt = f"{user}{{history}}" if USER_FIELDS in parts else "{history}"
+        gap = "{gap:token}" if TIME_GAPS in parts else ""
+        feedback = f"{{event.{self.feedback}:token}}" if IN_HISTORY in parts else ""
         item = f"{gap}{{sid}}{feedback}"
         if (prompt, item) == ("{history}", "{sid}"):
             return None
@@ -84,7 +89,7 @@ class FeedbackRun:
     recipe: Recipe
     fields: Fields
     max_length: int
-    """Tokens of an example, the same for all variants: texts take more than SIDs."""
+    """Tokens of an example, the same for all variants: fields take some beside the SIDs."""
 
     @cached_property
     def split_folder(self) -> Path:
@@ -100,6 +105,25 @@ class FeedbackRun:
         return open_split(self.split_folder)
 
     @cached_property
+    def token_options(self) -> list[object]:
+        """The options of extend-model that give tokens to the frequent values of the fields."""
+        counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for sequence in self.split.train:
+            for name in self.fields.user_fields:
+                counts[f"user.{name}"][value_text(sequence.fields.user.get(name))] += 1
+            ratings = sequence.fields.event[self.fields.feedback]
+            counts[f"event.{self.fields.feedback}"].update(map(value_text, ratings))
+        options: list[object] = ["--field-token", "gap"]
+        for name, values in counts.items():
+            frequent = (value for value, _ in values.most_common(MAX_VALUES))
+            options += ["--field-token", f"{name}={','.join(sorted(frequent))}"]
+        return options
+
+    def initial_model(self, seed: int) -> Path:
+        """The model that every variant of a seed starts from."""
+        return self.recipe.initial_model(self.bundle, seed, *self.token_options)
+
+    @cached_property
     def bundle(self) -> Path:
         """The bundle of all variants, built with co-occurrence in the training events."""
         bundle = self.recipe.work / "bundle.zarr"
@@ -112,7 +136,7 @@ class FeedbackRun:
         """The training examples of a variant."""
         folder = self.recipe.work / variant.replace(" ", "-")
         parts = VARIANTS[variant]
-        model = self.recipe.initial_model(self.bundle, 0)
+        model = self.initial_model(0)
         options: list[object] = ["--model", model, "--config", self.recipe.config("sft")]
         options += ["--max-length", self.max_length]
         if WEIGHTS in parts:
@@ -134,7 +158,7 @@ class FeedbackRun:
         """The trained model of a variant and a seed."""
         examples = self.examples(variant)
         model = self.recipe.work / variant.replace(" ", "-") / f"seed-{seed}" / "model"
-        start = self.recipe.initial_model(self.bundle, seed)
+        start = self.initial_model(seed)
         options = ("--config", self.recipe.config("train"), "--set", f"seed={seed}")
         return self.recipe.steps.run(model, "train", start, examples, "-o", model, *options)
 
@@ -212,7 +236,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--user-field", action="append", required=True, help="its columns")
     parser.add_argument("--weight", help="make-sft --weight (default: exp(FEEDBACK/1))")
     parser.add_argument("--weight-clip", type=float, default=150.0)
-    parser.add_argument("--max-length", type=int, default=400, help="tokens of an example")
+    parser.add_argument("--max-length", type=int, default=256, help="tokens of an example")
     parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
     parser.add_argument("--on", choices=("valid", "test"), default="test")
     parser.add_argument("--only", help=f"variants besides plain, of: {'; '.join(VARIANTS)}")

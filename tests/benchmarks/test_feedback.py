@@ -38,8 +38,8 @@ def test_all_variants_end_with_a_table(
         assert 0 <= measured["seeds"][0]["ndcg@10"] <= 1
         assert set(measured["gain"]) == (set() if variant == "plain" else {"hr@10", "ndcg@10"})
     assert result["templates"]["together"] == {
-        "prompts": ["{user.age} {history}"],
-        "items": ["{gap}{sid}{event.rating}"],
+        "prompts": ["{user.age:token}{history}"],
+        "items": ["{gap:token}{sid}{event.rating:token}"],
     }
     assert "| feedback in history |" in capsys.readouterr().out
     assert commands.count("train") == len(VARIANTS)
