@@ -26,6 +26,8 @@ from table import markdown
 
 HISTORY = 10
 """Events of a user."""
+ROWS = 1_000_000
+"""Events that are drawn at once."""
 LEVELS = (256, 256, 256)
 
 
@@ -42,8 +44,10 @@ def inputs(n_items: int, n_events: int) -> tuple[Any, Any]:
     """A split with one held-out event per part, and a bundle without a codebook."""
     from sidtool import Bundle
     from sidtool.bundle.item_map import ItemMap
+    from sidtool.data.coded import Coded, object_array
     from sidtool.sid import SidSpace
-    from sidtool.splits.split import Example, Split, UserSequence
+    from sidtool.splits.packed import PackedSequences, Ragged
+    from sidtool.splits.split import Example, Split
 
     rng = np.random.default_rng(0)
     ids = [f"item-{row}" for row in range(n_items)]
@@ -51,13 +55,17 @@ def inputs(n_items: int, n_events: int) -> tuple[Any, Any]:
     codes = np.stack(np.unravel_index(keys, LEVELS), axis=1).astype(np.uint16)
     item_map = ItemMap.of(SidSpace(LEVELS), ids, codes)
     bundle = Bundle.of(item_map, None, "reassign", name="scale")
+    n_users = n_events // HISTORY
+    users = object_array(f"user-{user}" for user in range(n_users))
     # the density of popularity falls with the root of the rank
-    rows = (n_items * rng.random((n_events // HISTORY, HISTORY)) ** 2).astype(np.int64)
-    positions = tuple(range(HISTORY))
-    train = tuple(
-        UserSequence(f"user-{user}", tuple(ids[row] for row in items), positions)
-        for user, items in enumerate(rows.tolist())
-    )
+    rows = np.empty(n_users * HISTORY, dtype=np.int32)
+    for start in range(0, len(rows), ROWS):
+        block = rows[start : start + ROWS]
+        block[:] = n_items * rng.random(len(block)) ** 2
+    starts = HISTORY * np.arange(n_users)
+    histories = Ragged(rows, starts, starts + HISTORY)
+    coded = Coded[str](users, np.arange(n_users))
+    train = PackedSequences(coded, object_array(ids), histories)
     held_out = Example("user-0", train[0].items, ids[0], HISTORY)
     return Split("leave-one-out", train, (held_out,), (held_out,)), bundle
 
