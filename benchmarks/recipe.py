@@ -93,6 +93,8 @@ class RecipeRun:
     """Whether the models recommend with a memory of the training events."""
     memory_in_training: bool = False
     """Whether the models are trained on the loss of their mixture with the memory."""
+    settings: Sequence[str] = ()
+    """NAME=VALUE: settings of `train` in place of the recipe's, such as another budget."""
 
 
 @dataclass
@@ -194,6 +196,8 @@ class Recipe:
         is_teacher = bool(self.run.teachers) and not teachers
         model = self.work / self.folder("teacher" if is_teacher else "seed", seed) / "model"
         options: list[object] = ["--config", self.config("train"), "--set", f"seed={seed}"]
+        for setting in self.run.settings:
+            options += ["--set", setting]
         for teacher in teachers:
             options += ["--teacher", teacher]
         if self.run.memory_in_training:
@@ -278,6 +282,7 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
         "teachers": list(run.teachers),
         "memory": run.memory,
         "memory_in_training": run.memory_in_training,
+        "changed": list(run.settings),
         "seeds": [_seed(recipe, seed, found) for seed, found in evaluations.items()],
         "baselines": baselines,
         "n": first["n"],
@@ -359,6 +364,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         action="store_true",
         help="train on the loss of the mixture of model and memory",
     )
+    parser.add_argument("--set", action="append", default=[], help="train --set, for every model")
     parser.add_argument("--result", type=Path, help="results file (WORK/result-PART.json)")
     return parser.parse_args(arguments)
 
@@ -377,6 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cooccurrence=not args.no_cooccurrence,
         memory=not args.no_memory,
         memory_in_training=args.memory_in_training,
+        settings=args.set,
     )
     try:
         result = run_recipe(Dataset.open(args.data, args.dataset), run, args.out)

@@ -65,6 +65,19 @@ def test_two_teachers_end_with_a_results_file(
     assert mixed["seeds"][0]["seconds"] > 0
     commands.clear()
 
+    # so is another budget, which the result names
+    budget = ("--seeds", "0", "--teachers", "", "--set", "num_train_epochs=2")
+    assert main([*arguments, *budget]) == 1
+    assert "seed-0/model was made with" in capsys.readouterr().err
+    changed = [str(part) for part in (data, "-o", tmp_path / "short", *options, *budget)]
+    assert main(changed) == 0
+    assert json.loads((tmp_path / "short" / "result-test.json").read_text())["changed"] == [
+        "num_train_epochs=2"
+    ]
+    step = (tmp_path / "short" / "steps" / "seed-0" / "model.json").read_text()
+    assert "num_train_epochs=2" in json.loads(step)["made"]
+    commands.clear()
+
     # other teachers are other settings of the same models
     assert main([*arguments, "--seeds", "0", "--teachers", "1"]) == 1
     assert commands == []
