@@ -13,6 +13,7 @@ from sidtool.answers.questions import (
     prefixes,
     split_last_sid,
 )
+from sidtool.decoder.normalize import Normalize
 from sidtool.errors import UsageError
 from sidtool.evaluation.metrics import KS, find_targets, metric_names, metric_values
 from sidtool.model.load import LoadedModel
@@ -26,6 +27,7 @@ def sid_answer_metrics(
     questions: Sequence[Question],
     also_correct: Sequence[Question],
     num_beams: int,
+    normalize: Normalize,
     progress: Progress | None,
 ) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, float]]:
     """Metric names, their (n, metrics) values, and the accuracy of a SID drawn from the catalog at
@@ -39,7 +41,7 @@ def sid_answer_metrics(
     split = [split_last_sid(space, question) for question in questions]
     answers = [codes for _, codes in split]
     ranked = (
-        QuerySession.of(loaded)
+        QuerySession.of(loaded, normalize)
         .rank(
             loaded.model,
             [Query(encoder.ids(prompt)) for prompt, _ in split],

@@ -8,7 +8,8 @@ from typing import Any
 
 from sidtool.answers.questions import Question
 from sidtool.answers.sid_answers import sid_answer_metrics
-from sidtool.errors import DataError
+from sidtool.decoder.normalize import Normalize
+from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.bootstrap import RESAMPLES, intervals
 from sidtool.evaluation.metrics import averages
 from sidtool.model.load import LoadedModel
@@ -43,6 +44,7 @@ def evaluate_questions(
     also_correct: Sequence[Question] = (),
     are_labels: bool = False,
     num_beams: int = 50,
+    normalize: Normalize | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> TaskEvaluation:
@@ -50,8 +52,9 @@ def evaluate_questions(
 
     `also_correct` are further questions, not evaluated, whose answers are correct for the questions
     of their group too. With `are_labels`, answers are labels, whose probabilities are measured
-    if they are few (`label_metrics`). Raises DataError without questions, or if some are answered
-    by a SID and others by a text."""
+    if they are few (`label_metrics`). `normalize` is what scores of SIDs are normalized over;
+    None is as the model was trained. Raises DataError without questions, or if some are answered
+    by a SID and others by a text, UsageError for a `normalize` where no answer is a SID."""
     if not questions:
         raise DataError(f"there are no questions of task {task}")
     kinds = {question.ends_in_sid or ("text", bool(question.prompt)) for question in questions}
@@ -59,11 +62,19 @@ def evaluate_questions(
         raise DataError(
             f"the questions of task {task} are of several kinds, which no metric covers together"
         )
+    ends_in_sid = questions[0].ends_in_sid
+    if normalize is not None and not ends_in_sid:
+        raise UsageError(
+            f"no answer of task {task} is a SID, so normalizing over the {normalize} has no effect",
+            hint="leave out --normalize",
+        )
+    settings: dict[str, Any] = {"num_beams": num_beams, "seed": seed, "resamples": RESAMPLES}
     chance: dict[str, float] = {}
     of_all: dict[str, float] = {}
-    if questions[0].ends_in_sid:
+    if ends_in_sid:
+        settings["normalize"] = normalize or loaded.contract.normalize
         names, values, chance = sid_answer_metrics(
-            loaded, questions, also_correct, num_beams, progress
+            loaded, questions, also_correct, num_beams, settings["normalize"], progress
         )
     elif are_labels:
         from sidtool.answers.label_answers import label_metrics
@@ -81,5 +92,5 @@ def evaluate_questions(
         metrics=averages(names, values) | of_all,
         confidence_interval=intervals(names, values, units, seed=seed)["all"],
         chance=chance,
-        settings={"num_beams": num_beams, "seed": seed, "resamples": RESAMPLES},
+        settings=settings,
     )

@@ -56,6 +56,7 @@ def evaluate(
     id_column: options.IdColumn = None,
     title_column: options.TitleColumn = None,
     num_beams: inference.NumBeams = 50,
+    normalize: inference.Normalize = None,
     list_: Annotated[
         int | None,
         typer.Option(
@@ -91,8 +92,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Another model of the same items: print by how much MODEL is better, with paired "
-            "intervals, over all examples and in each slice.",
+            help="Another model of the same items, or the same model without --normalize: print by "
+            "how much MODEL is better, with paired intervals, over all examples and in each slice.",
         ),
     ] = None,
     by: Annotated[
@@ -204,7 +205,9 @@ def evaluate(
             catalog = CatalogOptions(
                 id_column, title_column, None, tuple(field or ()), queries, query_text
             )
-            chosen = TaskEvaluationOptions(task, on, items, catalog, only, limit, num_beams, seed)
+            chosen = TaskEvaluationOptions(
+                task, on, items, catalog, only, limit, num_beams, seed, normalize
+            )
             answers = evaluate_task(load(), split, chosen, progress=report)
             say_task(answers, json=json)
             return check_thresholds(answers.metrics, thresholds)
@@ -218,7 +221,15 @@ def evaluate(
             of_items |= {"--baseline-memory": baseline_memory}
             _refuse(of_items, "does not apply with --list")
             of_lists = ListEvaluationOptions(
-                list_, on, limit, num_beams, lists, exclude_seen, order=list_order, seed=seed
+                list_,
+                on,
+                limit,
+                num_beams,
+                lists,
+                exclude_seen,
+                order=list_order,
+                seed=seed,
+                normalize=normalize,
             )
             check_names(thresholds, list_metric_names(list_))
             loaded = load()
@@ -229,7 +240,7 @@ def evaluate(
             check_thresholds({name: each.mean for name, each in means.items()}, thresholds)
             number = f"--list {list_}" if LISTS in measured.systems else f"-k {list_}"
             return next_step(f"sidtool recommend {model} --history ITEM,ITEM {number}")
-        search = {"num_beams": num_beams, "exclude_seen": exclude_seen}
+        search = {"num_beams": num_beams, "exclude_seen": exclude_seen, "normalize": normalize}
         fields = {"by": tuple(by or ()), "weight": weight, "target": tuple(target or ())}
         shared: dict[str, Any] = {**search, **fields, "seed": seed, "samples": samples}
         settings = EvaluationOptions(on, limit, **shared)

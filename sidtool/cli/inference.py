@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidtool.decoder import normalize
 from sidtool.model import pretrained
 from sidtool.terminal.console import note
 
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
 
 NumBeams = Annotated[
     int, typer.Option(help="Beam width: number of partial SIDs that survive each level.")
+]
+Normalize = Annotated[
+    normalize.Normalize | None,
+    typer.Option(
+        help="Normalize scores over all codes of the level, the valid next codes (trie), or the "
+        "whole vocabulary. Default: the model's training setting."
+    ),
 ]
 ExcludeSeen = Annotated[
     bool, typer.Option("--exclude-seen", help="Never recommend an item of the history.")

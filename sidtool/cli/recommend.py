@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.cli import inference, list_flags
-from sidtool.decoder.normalize import Normalize
 from sidtool.errors import DataError, UsageError
 from sidtool.output import refuse_existing
 from sidtool.output_name import RESULTS
@@ -73,14 +72,7 @@ def recommend(
     seed: list_flags.Seed = 0,
     prefix_penalty: list_flags.PrefixPenalty = 0.0,
     mmr: list_flags.Mmr = 0.0,
-    normalize: Annotated[
-        Normalize | None,
-        typer.Option(
-            help="Normalize scores over all codes of the level, the valid next codes (trie), or "
-            "the "
-            "whole vocabulary. Default: the model's training setting."
-        ),
-    ] = None,
+    normalize: inference.Normalize = None,
     exclude_seen: inference.ExcludeSeen = False,
     allow: Annotated[
         Path | None, typer.Option(help="File of item ids, one per line: recommend no others.")

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from sidtool.cli import inference
-from sidtool.decoder.normalize import Normalize
 from sidtool.errors import DataError, UsageError
 from sidtool.terminal import options
 from sidtool.terminal.console import is_verbose, next_step, note, say, say_json, warn
@@ -48,10 +47,7 @@ def serve(
     ] = 10.0,
     k: Annotated[int, typer.Option("-k", help="Items per request.")] = 10,
     num_beams: inference.NumBeams = 50,
-    normalize: Annotated[
-        Normalize | None,
-        typer.Option(help="As for recommend. Default: the model's training setting."),
-    ] = None,
+    normalize: inference.Normalize = None,
     exclude_seen: inference.ExcludeSeen = False,
     allow: Annotated[
         Path | None, typer.Option(help="File of item ids, one per line: recommend no others.")

@@ -7,6 +7,7 @@ import numpy as np
 
 from sidtool.cluster.engine import Engine, check_engine, run_job
 from sidtool.cluster.models import ModelSource
+from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.ranking import IndexedExamples, rank_mixture, rank_sids
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import WINDOW, Progress, RankedQueries
@@ -25,6 +26,7 @@ class RankJob:
     num_beams: int
     exclude_seen: bool
     is_mixed: bool
+    normalize: Normalize | None = None
 
     def open(self) -> Callable[[Sequence[Example]], RankedQueries]:
         """Load the model."""
@@ -34,7 +36,7 @@ class RankJob:
     def _rank(self, loaded: LoadedModel, shard: Sequence[Example]) -> RankedQueries:
         examples = IndexedExamples.of(loaded.bundle, shard, exclude_seen=self.exclude_seen)
         rank = rank_mixture if self.is_mixed else rank_sids
-        return rank(loaded, examples, k=self.k, num_beams=self.num_beams)
+        return rank(loaded, examples, k=self.k, num_beams=self.num_beams, normalize=self.normalize)
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,13 @@ class ClusterRanker:
         k: int,
         num_beams: int,
         is_mixed: bool,
+        normalize: Normalize | None = None,
         progress: Progress | None = None,
     ) -> RankedQueries:
         """The best SIDs, or items with a memory, for each example."""
         starts = range(0, len(examples.examples), self.examples)
         shards = [examples.examples[start : start + self.examples] for start in starts]
-        job = RankJob(self.source, k, num_beams, examples.exclude_seen, is_mixed)
+        job = RankJob(self.source, k, num_beams, examples.exclude_seen, is_mixed, normalize)
         ranked: dict[int, RankedQueries] = {}
         for index, part in run_job(job, shards, engine=self.engine, workers=self.workers):
             ranked[index] = part

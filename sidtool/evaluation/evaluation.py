@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.data.spilled_events import Spill
+from sidtool.decoder.mixture import check_normalize
+from sidtool.decoder.normalize import Normalize
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
@@ -71,6 +73,9 @@ class EvaluationOptions:
     """Conditions on the feedback of the target: only examples that fulfill them are evaluated."""
     samples: int = 20
     """Number of examples whose history and recommendations are part of the result."""
+    normalize: Normalize | None = None
+    """What scores of the model are normalized over; None is as it was trained. A model that it is
+    compared with is decoded as it was trained."""
 
     def __post_init__(self) -> None:
         metric_names(self.ks)
@@ -183,13 +188,16 @@ def evaluate_examples(
 
     `events` are the training events; without them there are neither baselines nor slices. `against`
     is one more system beside the baselines. With `shards` item-kNN is computed within its budget.
-    Raises DataError without examples, or if a model was
-    not trained to recommend; CompatibilityError if `against` recommends other items."""
+    Raises DataError without examples, or if a model was not trained to recommend;
+    CompatibilityError if `against` recommends other items; UsageError for a model with a memory
+    whose scores are not normalized over the trie."""
     options = options or EvaluationOptions()
     if not examples:
         raise DataError("there are no examples to evaluate on")
     if against is not None:
         check_same_catalog(loaded.bundle, against.bundle)
+    if uses_memory(loaded):
+        check_normalize(options.normalize or loaded.contract.normalize)
     num_beams = max(options.num_beams, options.depth)
     if num_beams > options.num_beams:
         warnings.warn(
@@ -200,7 +208,10 @@ def evaluate_examples(
         )
     search: dict[str, Any] = {"k": options.depth, "num_beams": num_beams, "progress": progress}
     indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=options.exclude_seen)
-    settings: dict[str, Any] = {"num_beams": num_beams, **_model_settings(loaded)}
+    settings: dict[str, Any] = {
+        "num_beams": num_beams,
+        **_model_settings(loaded, options.normalize),
+    }
     others = {}
     if against is not None:
         # first, so that what is wrong with it is said before the model has run
@@ -213,15 +224,18 @@ def evaluate_examples(
         items = positions_in(against.bundle, loaded.bundle, by_other.first_items)
         others[OTHER_MODEL] = replace(by_other, first_items=items)
         settings["against"] = _model_settings(against)
-    others |= rank_parts(loaded, indexed, **search, ranker=ranker)
-    ranking = rank_model(loaded, indexed, **search, ranker=ranker)
+    search |= {"normalize": options.normalize, "ranker": ranker}
+    others |= rank_parts(loaded, indexed, **search)
+    ranking = rank_model(loaded, indexed, **search)
     evaluation = _evaluation(indexed, ranking, others, events, options, shards)
     return replace(evaluation, settings={**evaluation.settings, **settings})
 
 
-def _model_settings(loaded: LoadedModel) -> dict[str, Any]:
-    """What else determines a model's recommendations: its bundle, and the memory that is used."""
+def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> dict[str, Any]:
+    """What else determines a model's recommendations: its bundle, what scores are normalized over,
+    and the memory that is used."""
     settings: dict[str, Any] = {"bundle": loaded.bundle.identity.digest}
+    settings["normalize"] = normalize or loaded.contract.normalize
     if loaded.memory is not None and uses_memory(loaded):
         knn = asdict(loaded.memory.memory.manifest.settings)
         settings["memory"] = {**loaded.memory.to_json(), **knn}

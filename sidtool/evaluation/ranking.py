@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.metrics import TargetRanks, find_targets
 from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.memory.distribution import MemoryIndex
@@ -92,12 +93,14 @@ def rank_sids(
     *,
     k: int,
     num_beams: int,
+    normalize: Normalize | None = None,
     progress: Progress | None = None,
 ) -> RankedQueries:
-    """The k best SIDs of the model alone for each example, as leaves of the trie.
+    """The k best SIDs of the model alone for each example, as leaves of the trie; scores are
+    normalized as the model was trained unless given.
 
     Raises DataError if the model was not trained to recommend."""
-    session = QuerySession.of(replace(loaded, memory=None))
+    session = QuerySession.of(replace(loaded, memory=None), normalize)
     total = len(examples.histories)
     return session.rank(
         loaded.model,
@@ -115,10 +118,13 @@ def rank_mixture(
     *,
     k: int,
     num_beams: int,
+    normalize: Normalize | None = None,
     progress: Progress | None = None,
 ) -> RankedQueries:
-    """The k best items of a model and its memory for each example, by position in SID order."""
-    session = QuerySession.of(loaded)
+    """The k best items of a model and its memory for each example, by position in SID order.
+
+    Raises UsageError unless scores are normalized over the trie."""
+    session = QuerySession.of(loaded, normalize)
     total = len(examples.histories)
     return session.rank_items(
         loaded.model,
@@ -170,6 +176,7 @@ class Ranker(Protocol):
         k: int,
         num_beams: int,
         is_mixed: bool,
+        normalize: Normalize | None = None,
         progress: Progress | None = None,
     ) -> RankedQueries:
         """The k best SIDs or items of each example."""

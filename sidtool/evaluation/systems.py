@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.baselines import Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import (
@@ -37,13 +38,15 @@ def rank_model(
     *,
     k: int,
     num_beams: int,
+    normalize: Normalize | None = None,
     progress: Progress | None = None,
     ranker: Ranker | None = None,
 ) -> Ranking:
     """What a model recommends, mixed with its memory if it has one; ranked by the `ranker` of the
-    model, if there is one."""
+    model, if there is one. Scores are normalized as the model was trained unless given."""
     ranker = ranker or _ranker_of(loaded)
-    search: dict[str, Any] = {"k": k, "num_beams": num_beams, "progress": progress}
+    search: dict[str, Any] = {"k": k, "num_beams": num_beams, "normalize": normalize}
+    search["progress"] = progress
     if uses_memory(loaded):
         return Ranking.of_item_beams(examples, ranker(examples, is_mixed=True, **search))
     return Ranking.of_beams(examples, ranker(examples, is_mixed=False, **search))
@@ -64,6 +67,7 @@ def rank_parts(
     *,
     k: int,
     num_beams: int,
+    normalize: Normalize | None = None,
     progress: Progress | None = None,
     ranker: Ranker | None = None,
 ) -> dict[str, Ranking]:
@@ -71,7 +75,8 @@ def rank_parts(
     if not uses_memory(loaded):
         return {}
     rank = ranker or _ranker_of(loaded)
-    sids = rank(examples, k=k, num_beams=num_beams, is_mixed=False, progress=progress)
+    search: dict[str, Any] = {"k": k, "num_beams": num_beams, "normalize": normalize}
+    sids = rank(examples, **search, is_mixed=False, progress=progress)
     return {
         "model alone": Ranking.of_beams(examples, sids),
         "memory alone": Ranking.of_items(examples, rank_memory(loaded, examples, k=k)),

@@ -12,6 +12,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.split_check import event_columns
 from sidtool.contract.stage_record import TrainParams
+from sidtool.decoder.normalize import Normalize
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
@@ -66,6 +67,9 @@ class ListEvaluationOptions:
     that the model's lists were trained in: by a feedback, or that of the session."""
     seed: int = 0
     """Seed of the bootstrap."""
+    normalize: Normalize | None = None
+    """What scores of the model are normalized over; None is as it was trained. A model that it is
+    compared with is decoded as it was trained."""
 
     def __post_init__(self) -> None:
         for name, value in (("limit", self.limit), ("number of beams", self.num_beams)):
@@ -116,10 +120,14 @@ def evaluate_lists(
     part: Sequence[Example] = split.test if options.on == "test" else split.valid
     makers = _makers(loaded, options, progress)
     if other is not None:
-        makers[OTHER_MODEL] = next(iter(_makers(other, options, progress).values()))
+        as_trained = replace(options, normalize=None)
+        makers[OTHER_MODEL] = next(iter(_makers(other, as_trained, progress).values()))
     examples = evenly_spaced(part, options.limit)
     evaluation = evaluate_list_makers(loaded.bundle, makers, examples, split.train, options)
-    settings = {"bundle": loaded.bundle.identity.digest}
+    settings = {
+        "bundle": loaded.bundle.identity.digest,
+        "normalize": options.normalize or loaded.contract.normalize,
+    }
     if other is not None:
         settings["against"] = other.bundle.identity.digest
     return replace(evaluation, settings={**evaluation.settings, **settings})
@@ -160,7 +168,10 @@ def _makers(
     """What a model recommends: its lists, if it was trained on them, and the first items of its
     ranking, if it was trained to rank next items."""
     ranking = RecommendOptions(
-        k=options.length, num_beams=options.num_beams, exclude_seen=options.exclude_seen
+        k=options.length,
+        num_beams=options.num_beams,
+        normalize=options.normalize,
+        exclude_seen=options.exclude_seen,
     )
     search: dict[str, RecommendOptions] = {}
     if loaded.contract.list_prompt is not None:

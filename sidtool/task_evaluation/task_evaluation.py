@@ -17,6 +17,7 @@ from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, make_items
 from sidtool.data.queries import Query, read_queries
+from sidtool.decoder.normalize import Normalize
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.fields.fields import FieldTypes
 from sidtool.model.load import LoadedModel, load_model_folder
@@ -54,6 +55,8 @@ class TaskEvaluationOptions:
     """Number of questions, drawn at random."""
     num_beams: int = 50
     seed: int = 0
+    normalize: Normalize | None = None
+    """What scores of SIDs are normalized over; None is as the model was trained."""
 
     def __post_init__(self) -> None:
         if named_task(self.task).target == "list":
@@ -85,7 +88,8 @@ def evaluate_task(
     `open_split`); a task about items or queries needs none. Users whose item the bundle lacks are
     left out, and a SidtoolWarning counts them. Raises UsageError if source and options do not fit
     the task, CompatibilityError if the training examples are of another bundle or the model may
-    have learned from held-out events, DataError if there is no question."""
+    have learned from held-out events, DataError if there is no question, and as
+    `evaluate_questions`."""
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
     source = None if source is None else Path(source)
     task = options.task
@@ -113,6 +117,7 @@ def evaluate_task(
         also_correct=sampled.also_correct,
         are_labels=named_task(task).target == "feedback",
         num_beams=options.num_beams,
+        normalize=options.normalize,
         seed=options.seed,
         progress=progress,
     )

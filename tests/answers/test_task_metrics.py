@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sidtool.answers.questions import Question
 from sidtool.answers.task_metrics import evaluate_questions
 from sidtool.answers.text_answers import exact_match, normalized, token_f1
+from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.score import score_sids
 from sidtool.errors import DataError, UsageError
 from sidtool.model.load import LoadedModel
@@ -56,16 +57,30 @@ def to_text(loaded: LoadedModel, row: int, text: str) -> Question:
     )
 
 
-def exact_scores(loaded: LoadedModel, questions: list[Question]) -> Any:
+def exact_scores(
+    loaded: LoadedModel, questions: list[Question], normalize: Normalize = "level"
+) -> Any:
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     prompts = [encoder.ids(question.prompt) for question in questions]
-    return score_sids(loaded.model, prompts, loaded.bundle.items.codes, loaded.tokens)
+    how: Any = {"normalize": normalize, "trie": loaded.bundle.trie()}
+    return score_sids(loaded.model, prompts, loaded.bundle.items.codes, loaded.tokens, **how)
 
 
-def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(loaded: LoadedModel) -> None:
+@pytest.mark.parametrize("normalize", ["level", "trie", "vocabulary"])
+def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(
+    loaded: LoadedModel, normalize: Normalize
+) -> None:
     questions = [to_sid(loaded, f"film {row}", row) for row in range(N)]
-    result = evaluate_questions(loaded, "title-to-sid", questions, num_beams=N)
-    codes, scores = loaded.bundle.items.codes, exact_scores(loaded, questions)
+    # the model was trained over the level
+    result = evaluate_questions(
+        loaded,
+        "title-to-sid",
+        questions,
+        num_beams=N,
+        normalize=None if normalize == "level" else normalize,
+    )
+    assert result.settings["normalize"] == normalize
+    codes, scores = loaded.bundle.items.codes, exact_scores(loaded, questions, normalize)
     best = codes[scores.argmax(axis=1)]
     for level in (1, 2):
         wanted = (best[:, :level] == codes[:, :level]).all(axis=1).mean()
@@ -156,6 +171,9 @@ def test_texts_are_written_greedily_and_perplexity_is_the_answers(loaded: Loaded
     questions = [to_text(loaded, row, text) for row, text in enumerate(texts)]
     room = max(len(encoder.ids(question.answer)) for question in questions) + 8
     result = evaluate_questions(loaded, "sid-to-title", questions)
+    assert "normalize" not in result.settings
+    with pytest.raises(UsageError, match="no answer of task sid-to-title is a SID"):
+        evaluate_questions(loaded, "sid-to-title", questions, normalize="trie")
     written = [
         loaded.tokenizer.decode(
             greedy(loaded, encoder.ids(question.prompt), room), skip_special_tokens=True

@@ -84,6 +84,22 @@ def test_a_model_is_compared_with_another_one_of_another_bundle(
     assert gain[-1] == "1.000"
 
 
+def test_a_model_is_compared_with_itself_normalized_as_it_was_trained(
+    evaluated: Ran, road: Road
+) -> None:
+    ask = ("evaluate", road.tuned, road.split, "--against", road.tuned, "--json")
+    value = done(*ask, "--normalize", "trie").json
+    trained = value["settings"]["against"]["normalize"]
+    assert evaluated.json["settings"]["normalize"] == trained != "trie"
+    assert value["settings"]["normalize"] == "trie"
+    # both decode the same weights, so they differ in nothing but the scores
+    assert value["baselines"]["other model"] == evaluated.json["metrics"] != value["metrics"]
+    loaded = load_model_folder(road.tuned)
+    options = EvaluationOptions(normalize="trie", samples=0)
+    test = open_split(road.split).test
+    assert value["metrics"] == evaluate_examples(loaded, test, None, options).metrics
+
+
 def test_another_model_that_cannot_be_compared_is_refused(road: Road, tmp_path: Path) -> None:
     ask = ("evaluate", road.tuned, road.split, "--against")
     assert "the other model was not trained to recommend" in refused(1, *ask, road.model)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sidtool.cluster.rankings import ClusterRanker
+from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.memory.build import build_memory
 from sidtool.model.memory import WeightedMemory
@@ -24,11 +25,11 @@ def test_the_evaluation_is_the_same(monkeypatch: pytest.MonkeyPatch, with_memory
     events, examples = visits(users=11)
     if with_memory:
         memory = build_memory(Split("leave-one-out", tuple(events), (), ()), loaded.bundle)
-        contract = replace(loaded.contract, normalize="trie")
-        loaded = replace(loaded, contract=contract, memory=WeightedMemory(memory))
+        loaded = replace(loaded, memory=WeightedMemory(memory))
     source: Any = LoadedSource(loaded)
     ranker = ClusterRanker(source, engine="local", examples=8)
-    options = EvaluationOptions(ks=(5,), num_beams=10, exclude_seen=True)
+    normalize: Normalize = "trie" if with_memory else "vocabulary"
+    options = EvaluationOptions(ks=(5,), num_beams=10, exclude_seen=True, normalize=normalize)
     expected = evaluate_examples(loaded, examples, events, options)
     seen: list[tuple[int, int]] = []
     actual = evaluate_examples(

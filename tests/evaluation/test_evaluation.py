@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.decoder.normalize import Normalize
+from sidtool.decoder.score import score_sids
 from sidtool.errors import DataError, ThresholdError, UsageError
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.evaluation import (
@@ -23,6 +25,7 @@ from sidtool.evaluation.results import Evaluation, compare
 from sidtool.memory.build import build_memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.memory import WeightedMemory
+from sidtool.recommendation.query import QuerySession
 from sidtool.splits.split import Example, Split, UserSequence
 from tests.evaluation.shop import random_leaves, shop, visits
 from tests.loaded import loaded_model
@@ -300,6 +303,49 @@ def test_importing_the_evaluation_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("normalize", ["level", "trie", "vocabulary", None])
+def test_scores_are_normalized_as_requested(normalize: Normalize | None) -> None:
+    """The metrics are those of the exact scores of all SIDs, and the other model is decoded as it
+    was trained: over the level."""
+    bundle = shop(shared=False)
+    events, examples = visits()
+    loaded = loaded_model(bundle)
+    options = EvaluationOptions(num_beams=K, normalize=normalize)
+    result = evaluate_examples(loaded, examples, events, options, against=loaded)
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    session = QuerySession.of(loaded)
+    prompts = [session.from_history(history) for history in indexed.histories]
+    in_sid_order = bundle.items.codes[bundle.active]
+    expected = {}
+    for over in ("level", normalize or "level"):
+        how: dict[str, Any] = {"normalize": over, "trie": bundle.trie()}
+        scores = score_sids(loaded.model, prompts, in_sid_order, loaded.tokens, **how)
+        leaves = np.argsort(-scores, axis=1, kind="stable")
+        expected[over] = evaluate_rankings(indexed, leaves, events, options).metrics
+    own = {name: value for name, value in result.metrics.items() if "survival" not in name}
+    assert own == pytest.approx(expected[normalize or "level"])
+    gain = result.differences["other model"]["ndcg@10"].mean
+    assert gain == pytest.approx(own["ndcg@10"] - expected["level"]["ndcg@10"])
+    assert (gain == 0) == (normalize in ("level", None))
+    assert result.settings["normalize"] == (normalize or "level")
+    assert result.settings["against"]["normalize"] == "level"
+
+
+def test_a_memory_needs_scores_over_the_trie() -> None:
+    bundle = shop(shared=False)
+    events, examples = visits()
+    loaded = loaded_model(bundle)
+    memory = WeightedMemory(build_memory(Split("leave-one-out", tuple(events), (), ()), bundle))
+    loaded = replace(loaded, memory=memory)
+    options = EvaluationOptions(ks=(5,), num_beams=10, normalize="trie")
+    of_trie = replace(loaded, contract=replace(loaded.contract, normalize="trie"))
+    result = evaluate_examples(loaded, examples, events, options)
+    expected = evaluate_examples(of_trie, examples, events, replace(options, normalize=None))
+    assert result.to_json() == expected.to_json()
+    with pytest.raises(UsageError, match="normalized over the trie, not the vocabulary"):
+        evaluate_examples(of_trie, examples, events, replace(options, normalize="vocabulary"))
 
 
 def test_a_model_with_a_memory_is_compared_with_both_of_its_parts() -> None:

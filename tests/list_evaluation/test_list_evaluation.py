@@ -11,16 +11,21 @@ from sidtool.errors import DataError, UsageError
 from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.list_evaluation.held_out_sessions import HeldOutSessions, item_facts
 from sidtool.list_evaluation.list_evaluation import (
+    TOP_ITEMS,
     ListEvaluationOptions,
     ListMaker,
     evaluate_list_makers,
+    evaluate_lists,
+    list_maker,
 )
 from sidtool.list_evaluation.list_results import compare_lists
+from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
 from sidtool.splits.files import SplitOptions, make_split
 from sidtool.splits.sessions import SessionRule
 from sidtool.splits.split import Split
 from tests.bundles import small_bundle
+from tests.loaded import loaded_model
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +90,23 @@ def test_popularity_is_counted_by_hand(split: Split) -> None:
     assert evaluation.systems["popular"] == evaluation.systems["popularity"]
     bits = [-np.log2((counts[item] + 1) / (sum(counts.values()) + 40)) for item in popular]
     assert evaluation.systems["popular"]["novelty"].mean == pytest.approx(np.mean(bits))
+
+
+def test_scores_are_normalized_as_requested(split: Split) -> None:
+    """A model is compared with itself, decoded as it was trained."""
+    loaded = loaded_model(small_bundle(40))
+    loaded = dataclasses.replace(loaded, contract=dataclasses.replace(loaded.contract, stages=()))
+    options = ListEvaluationOptions(length=4, num_beams=12, baselines=False, normalize="trie")
+    evaluation = evaluate_lists(loaded, split, options, against=loaded)
+    makers = {
+        over: list_maker(loaded, RecommendOptions(k=4, num_beams=12, normalize=over))
+        for over in ("trie", "level")
+    }
+    expected = evaluate_list_makers(loaded.bundle, makers, split.test, split.train, options)
+    assert evaluation.systems[TOP_ITEMS] == expected.systems["trie"]
+    assert evaluation.systems["other model"] == expected.systems["level"]
+    assert expected.systems["trie"] != expected.systems["level"]
+    assert evaluation.settings["normalize"] == "trie"
 
 
 def test_seen_items_are_illegal_where_they_are_excluded(split: Split) -> None:
