@@ -48,14 +48,18 @@ def probabilities(model: torch.nn.Module) -> NDArray[np.float64]:
 
 
 def draw(
-    model: torch.nn.Module, size: int, excluded: NDArray[np.int64] = NOTHING, draws: int = DRAWS
+    model: torch.nn.Module,
+    size: int,
+    excluded: NDArray[np.int64] = NOTHING,
+    draws: int = DRAWS,
+    tokens: SidTokens = TOKENS,
 ) -> list[LeafSample]:
     generator = torch.Generator().manual_seed(7)
     return sample_leaves(
         model,
         [PROMPT] * draws,
         TRIE,
-        TOKENS,
+        tokens,
         size=size,
         excluded=[excluded] * draws,
         generator=generator,
@@ -83,6 +87,14 @@ def test_log_probabilities_are_those_of_exact_scoring(
         assert len(set(sample.leaves.tolist())) == 5
         expected = probabilities[sample.leaves]
         np.testing.assert_allclose(np.exp(sample.log_probs), expected, rtol=1e-4)
+
+
+def test_log_probabilities_over_a_table_of_token_ids(model: torch.nn.Module) -> None:
+    tokens = SidTokens.of_ids(SPACE, [44, 51, 40, 59, 41, 57, 43, 42, 45, 46])
+    scores = score_sids(model, [PROMPT], CODES, tokens, normalize="trie", trie=TRIE)[0]
+    assert np.exp(scores).sum() == pytest.approx(1, abs=1e-4)
+    for sample in draw(model, 5, draws=20, tokens=tokens):
+        np.testing.assert_allclose(sample.log_probs, scores[sample.leaves], atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart"])

@@ -181,3 +181,37 @@ def test_a_model_that_ignores_masks_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(policy, "decoding_method", lambda model: "generate")
     with pytest.raises(UsageError, match="4-D attention mask"):
         Policy.of(tiny_model("llama", vocab_size=60), TOKENS, TRIE, "trie")
+
+
+@pytest.mark.parametrize("normalize", ["trie", "level"])
+def test_groups_score_over_a_table_of_token_ids(normalize: Normalize) -> None:
+    """Against the forward pass of each SID by itself, over the ids that compete at each code."""
+    # ids in no order, and a code of the last level without a token
+    ids = [44, 51, 40, 59, 41, 57, -1, 42]
+    levels = (ids[:3], ids[3:5], ids[5:])
+    tokens = SidTokens.of_ids(SPACE, [*ids, 45, 46])
+    codes = CODES[CODES[:, 2] != 1]
+    trie = Trie.from_codes(codes, SPACE.sizes)
+    model = tiny_model("llama", vocab_size=60)
+    policy = Policy.of(model, tokens, trie, normalize)
+    group = torch.from_numpy(codes.astype(np.int64)).expand(2, -1, -1)
+    with torch.no_grad():
+        scores = policy.scores(model, *padded(PROMPTS), group)
+        for row, prompt in enumerate(PROMPTS):
+            for column, sid in enumerate(codes.tolist()):
+                path = [levels[level][code] for level, code in enumerate(sid)]
+                logits = model(torch.tensor([prompt + path])).logits[0]
+                for level, token_id in enumerate(path):
+                    competing = [each for each in levels[level] if each >= 0]
+                    if normalize == "trie":
+                        same = (codes[:, :level] == sid[:level]).all(axis=1)
+                        competing = [levels[level][code] for code in set(codes[same, level])]
+                    at = logits[len(prompt) + level - 1]
+                    logs = at[competing].log_softmax(-1)
+                    expected = float(logs[competing.index(token_id)])
+                    actual = float(scores.log_probs[row, column, level])
+                    assert actual == pytest.approx(expected, abs=2e-4)
+                    entropy = -float((logs.exp() * logs).sum())
+                    assert float(scores.entropies[row, column, level]) == pytest.approx(
+                        entropy, abs=2e-4
+                    )
