@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,21 +17,40 @@ from sidtool.contract.stage_record import ExtendParams, StageRecord
 from sidtool.contract.write import write_contract
 from sidtool.engines.request_settings import RequestSettings
 from sidtool.engines.row_constraint import RowConstraint
+from sidtool.prompt.tokens import NO_TOKEN, SidTokens
 from tests.loaded import HISTORY_PROMPT
 from tests.models import tiny_model, tiny_tokenizer
 
+Layout = Literal["block", "table"]
+"""How a tokenizer has its SID tokens: as `extend-model` adds them, or as other systems do."""
 
-def save_model(folder: Path, bundle: Bundle, **changes: Any) -> Path:
+
+def added_tokens(bundle: Bundle, layout: Layout) -> list[str]:
+    """The tokens in the order in which a tokenizer gets them. A table has those of used codes
+    alone, sorted as texts, with other tokens between them."""
+    space = bundle.space
+    if layout == "block":
+        return list(space.tokens)
+    indexes = set((bundle.items.codes + space.offsets).ravel().tolist())
+    indexes |= set(range(space.n_codes, len(space.tokens)))  # begin and end token
+    used = sorted(space.tokens[index] for index in indexes)
+    return [text for n, token in enumerate(used) for text in (token, f"<other_{n}>")]
+
+
+def save_model(folder: Path, bundle: Bundle, *, layout: Layout = "block", **changes: Any) -> Path:
     """A random Qwen3 with the bundle's tokens, as a model folder. Its heads have 32 dimensions,
     the fewest that vLLM's attention takes. `changes` go to the contract."""
     tokenizer = tiny_tokenizer()
-    start = len(tokenizer)
-    tokenizer.add_tokens(list(bundle.space.tokens))
+    tokenizer.add_tokens(added_tokens(bundle, layout))
+    vocabulary = tokenizer.get_vocab()
+    ids = [vocabulary.get(token, NO_TOKEN) for token in bundle.space.tokens]
+    tokens = SidTokens.of_ids(bundle.space, ids)
+    assert (tokens.table is None) == (layout == "block")
     shape = {"hidden_size": 64, "num_attention_heads": 2, "head_dim": 32}
     model = tiny_model("qwen3", vocab_size=len(tokenizer), **shape)
     stages = (StageRecord("extend", ExtendParams("random", 0)),)
-    contract = Contract(bundle.identity, bundle.space, start, "tiny", None, {}, stages)
-    contract = replace(contract, history_prompt=HISTORY_PROMPT, **changes)
+    contract = Contract(bundle.identity, bundle.space, tokens.start, "tiny", None, {}, stages)
+    contract = replace(contract, token_table=tokens.table, history_prompt=HISTORY_PROMPT, **changes)
     folder.mkdir(parents=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

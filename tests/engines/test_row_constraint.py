@@ -1,6 +1,6 @@
 """Rows of a batch at any place of a SID, against a dictionary of prefixes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,11 @@ from sidtool.contract.compat import Verdict
 from sidtool.decoder.normalize import Normalize
 from sidtool.engines.request_settings import RequestSettings
 from sidtool.engines.row_constraint import NO_TOKEN, RowConstraint, check_engine_model
-from sidtool.errors import CompatibilityError
+from sidtool.errors import CompatibilityError, SidtoolWarning
+from sidtool.model.load import usable_items
+from sidtool.prompt.tokens import SidTokens
 from tests.bundles import small_bundle
+from tests.engines.cases import Layout
 from tests.loaded import loaded_model
 
 torch.set_num_threads(1)
@@ -23,70 +26,95 @@ torch.set_num_threads(1)
 SIZES = (4, 5, 6)
 
 
-def constraint_of(normalize: Normalize = "level", *, begin_end_tokens: bool = True) -> Any:
+def constraint_of(
+    normalize: Normalize = "level", *, begin_end_tokens: bool = True, layout: Layout = "block"
+) -> Any:
+    """A table has its ids in no order, and none for the last code."""
     bundle = small_bundle(40, SIZES, begin_end_tokens=begin_end_tokens, duplicates=True)
-    return RowConstraint(bundle, loaded_model(bundle).contract, normalize, Verdict("same"))
+    contract = loaded_model(bundle).contract
+    if layout == "table":
+        ids = np.random.default_rng(3).permutation(60)[: len(bundle.space.tokens)].tolist()
+        ids[bundle.space.n_codes - 1] = -1
+        tokens = SidTokens.of_ids(bundle.space, ids)
+        contract = replace(contract, token_start=tokens.start, token_table=tokens.table)
+        with pytest.warns(SidtoolWarning, match="have a code without a token"):
+            bundle = usable_items(bundle, tokens)
+    return RowConstraint(bundle, contract, normalize, Verdict("same"))
+
+
+def spelled(constraint: Any, prefix: Sequence[int]) -> list[int]:
+    """The token ids of a prefix, from the contract's own fields."""
+    contract = constraint.contract
+    if contract.token_table is not None:
+        return [contract.token_table.codes[level][code] for level, code in enumerate(prefix)]
+    first = [contract.token_start + sum(SIZES[:level]) for level in range(len(SIZES))]
+    return [first[level] + code for level, code in enumerate(prefix)]
 
 
 @settings(deadline=None)
 @given(
     normalize=st.sampled_from(("level", "trie", "vocabulary")),
+    layout=st.sampled_from(("block", "table")),
     rows=st.lists(st.tuples(st.integers(0, 39), st.integers(0, 2)), min_size=1, max_size=6),
     denied=st.sets(st.integers(0, 39), max_size=39),
     seed=st.integers(0, 99),
 )
 def test_valid_tokens_get_their_log_probability(
-    normalize: Normalize, rows: list[tuple[int, int]], denied: set[int], seed: int
+    normalize: Normalize,
+    layout: Layout,
+    rows: list[tuple[int, int]],
+    denied: set[int],
+    seed: int,
 ) -> None:
-    constraint = constraint_of(normalize)
+    constraint = constraint_of(normalize, layout=layout)
     items = constraint.bundle.items
+    active = constraint.bundle.active.tolist()
+    codes = {row: items.codes[row].tolist() for row in active}
     tokens = constraint.contract.tokens
     deny = tuple(items.ids[row] for row in denied)
     logits = torch.randn(len(rows), tokens.stop, generator=torch.Generator().manual_seed(seed))
-    prefixes = [tuple(items.codes[item, :length].tolist()) for item, length in rows]
-    tails = []
-    for prefix in prefixes:
-        ids = [int(tokens.level_starts[level]) + code for level, code in enumerate(prefix)]
-        tails.append(constraint.tail([9, 8, tokens.begin], ids))
+    prefixes = [codes[active[item % len(active)]][:length] for item, length in rows]
+    before = [9, 8, tokens.begin]
+    tails = [constraint.tail(before, spelled(constraint, prefix)) for prefix in prefixes]
     leaf_filter = constraint.leaf_filter(RequestSettings(deny=deny))
     out = constraint.apply(logits, torch.tensor(tails), [leaf_filter] * len(rows))
     for row, prefix in enumerate(prefixes):
-        start = int(tokens.level_starts[len(prefix)])
-        continuing = following(items.codes.tolist(), prefix, set())
-        allowed = following(items.codes.tolist(), prefix, denied)
+        n = len(prefix)
+        ids = [spelled(constraint, [*prefix, code])[n] for code in range(SIZES[n])]
+        continuing = following(codes, prefix, set())
         columns = {
             "vocabulary": logits[row],
-            "level": logits[row, start : start + SIZES[len(prefix)]],
-            "trie": logits[row, [start + code for code in sorted(continuing)]],
+            "level": logits[row, [token_id for token_id in ids if token_id >= 0]],
+            "trie": logits[row, [ids[code] for code in sorted(continuing)]],
         }[normalize]
         want = torch.full((tokens.stop,), -torch.inf)
-        places = [start + code for code in allowed]
+        places = [ids[code] for code in following(codes, prefix, denied)]
         want[places] = logits[row, places] - columns.logsumexp(-1)
         torch.testing.assert_close(out[row], want)
 
 
 def following(
-    codes: Sequence[Sequence[int]], prefix: tuple[int, ...], denied: set[int]
+    codes: Mapping[int, Sequence[int]], prefix: Sequence[int], denied: set[int]
 ) -> set[int]:
     """The codes of items that are not denied and begin with a prefix, at the level behind it."""
     n = len(prefix)
-    return {
-        sid[n] for item, sid in enumerate(codes) if item not in denied and tuple(sid[:n]) == prefix
-    }
+    return {sid[n] for item, sid in codes.items() if item not in denied and sid[:n] == prefix}
 
 
-def test_a_row_that_has_left_the_trie_has_no_valid_token() -> None:
-    constraint = constraint_of()
+@pytest.mark.parametrize("layout", ["block", "table"])
+def test_a_row_that_has_left_the_trie_has_no_valid_token(layout: Layout) -> None:
+    constraint = constraint_of(layout=layout)
     tokens = constraint.contract.tokens
-    second_code = int(tokens.level_starts[1])
+    second_code = spelled(constraint, [0, 0])[1]
     tails = torch.tensor([constraint.tail([second_code, second_code], ())])
     out = constraint.apply(torch.zeros(1, tokens.stop), tails, [None])
     assert (out == -torch.inf).all()
 
 
+@pytest.mark.parametrize("layout", ["block", "table"])
 @pytest.mark.parametrize("begin_end_tokens", [True, False])
-def test_sids_follow_one_another(begin_end_tokens: bool) -> None:
-    constraint = constraint_of(begin_end_tokens=begin_end_tokens)
+def test_sids_follow_one_another(begin_end_tokens: bool, layout: Layout) -> None:
+    constraint = constraint_of(begin_end_tokens=begin_end_tokens, layout=layout)
     tokens = constraint.contract.tokens
     generator = torch.Generator().manual_seed(0)
     written: list[int] = []
@@ -101,8 +129,10 @@ def test_sids_follow_one_another(begin_end_tokens: bool) -> None:
         assert (sids[:, 0] == tokens.begin).all()
         assert (sids[:, -1] == tokens.end).all()
         sids = sids[:, 1:-1]
-    valid = set(map(tuple, constraint.bundle.items.codes.tolist()))
-    assert {tuple(codes) for codes in tokens.codes(sids).tolist()} <= valid
+    active = constraint.bundle.items.codes[constraint.bundle.active]
+    assert set(map(tuple, sids.tolist())) <= {
+        tuple(spelled(constraint, codes)) for codes in active.tolist()
+    }
 
 
 def test_a_tail_has_as_many_tokens_as_a_sid() -> None:

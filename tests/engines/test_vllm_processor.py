@@ -26,9 +26,10 @@ __all__ = ["vllm_interfaces"]
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("engine") / "model", small_bundle(40))
+@pytest.fixture(scope="module", params=["block", "table"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("engine") / "model"
+    return save_model(out, small_bundle(40), layout=request.param)
 
 
 def processor_of(folder: Path, argument: Any, **arguments: Any) -> Any:

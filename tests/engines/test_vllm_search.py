@@ -23,10 +23,12 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("vllm_interfaces")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    bundle = small_bundle(60, duplicates=True)
-    return save_model(tmp_path_factory.mktemp("engine") / "model", bundle)
+@pytest.fixture(scope="module", params=["block", "table"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # ten codes per level: sorted as texts they are in another order, and some have no item
+    bundle = small_bundle(60, (5, 12, 9), duplicates=True)
+    out = tmp_path_factory.mktemp("engine") / "model"
+    return save_model(out, bundle, layout=request.param)
 
 
 @pytest.fixture(scope="module")
