@@ -129,7 +129,7 @@ class InitScale:
     def examples(self, name: str) -> Path:
         """The training examples, which are the same for all rows: `mean` gives the tokenizer."""
         out = self.work / Path(name).stem / "train.jsonl"
-        options = ("--task", "sequence=1", "--history-length", 20)
+        options = ("--task", "sequence=1", "--history-length", self.args.history_length)
         inputs = (self.bundle, self.films, self.split, "--title-column", self.args.title_column)
         model = self.extended(name, Rows("mean", 1.0))
         return self.steps.run(out, "make-sft", *inputs, "-o", out, "--model", model, *options)
@@ -238,6 +238,7 @@ def result_of(run: InitScale, models: Sequence[str], all_rows: Sequence[Rows]) -
         "uniform_level_loss": uniform,
         "steps": run.args.steps,
         "batch_size": run.args.batch_size,
+        "history_length": run.args.history_length,
         "trained": trained,
         **environment(),
     }
@@ -290,6 +291,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--stages", default="embeddings,lora,full")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--history-length", type=int, default=20, help="items of an example")
     parser.add_argument("--users", type=int, default=32, help="of the losses before training")
     parser.add_argument("--eval-users", type=int, default=200, help="of a validation")
     parser.add_argument("--items", type=Path, help="another catalog than MovieLens")
