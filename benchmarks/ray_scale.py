@@ -84,7 +84,7 @@ def main() -> None:
     """Measure both steps, print the table."""
     from sidtool.cluster.recommendations import recommend_folder
     from sidtool.cluster.vectors import embed_folder
-    from sidtool.embed import Encoder
+    from sidtool.encoder.settings import Encoder
     from sidtool.recommendation.recommend_options import RecommendOptions
 
     parser = argparse.ArgumentParser(

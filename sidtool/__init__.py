@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sidtool.data.interactions import EventNames as EventNames
     from sidtool.data.items import read_items as read_items
     from sidtool.decoder.constraint import SidLogitsProcessor as SidLogitsProcessor
-    from sidtool.embed import Encoder as Encoder
+    from sidtool.encoder.settings import Encoder as Encoder
     from sidtool.errors import SidtoolError as SidtoolError
     from sidtool.evaluation.evaluation import EvaluationOptions as EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate
@@ -114,7 +114,7 @@ _MODULES = {
     "ClusterExamples": "cluster.training_examples",
     "ClusterRanker": "cluster.rankings",
     "CodebookFile": "interop.imported_codebook",
-    "Encoder": "embed",
+    "Encoder": "encoder.settings",
     "EvaluationOptions": "evaluation.evaluation",
     "EventNames": "data.interactions",
     "FieldName": "fields.field_columns",

@@ -1,18 +1,19 @@
 """Embedding: an interrupted run gives the same bits, and an encoder other than the recipe's is
 refused."""
 
-import json
-import os
-import shutil
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sidtool import embed as room
-from sidtool.embed import Encoder, check_probes, embed
-from sidtool.errors import CompatibilityError, DataError, RefusedError, UsageError
+from sidtool.embed import embed
+from sidtool.encoder.record import PROBES
+from sidtool.encoder.settings import Encoder
+from sidtool.errors import DataError
 from tests.encoders import tiny_encoder
 
 TEXTS = [f"item {n} {'long ' * (n % 7)}" for n in range(23)]
@@ -28,6 +29,25 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "BLOCK", 4)
 
 
+def patch_encode(
+    monkeypatch: pytest.MonkeyPatch,
+    before: Callable[[list[str]], None] = lambda texts: None,
+    after: Callable[[list[str], np.ndarray], None] = lambda texts, vectors: None,
+) -> None:
+    """Call functions before and after each call of the library; `after` may change the vectors."""
+    from sentence_transformers import SentenceTransformer
+
+    plain = SentenceTransformer.encode
+
+    def patched(model: SentenceTransformer, texts: list[str], **options: Any) -> np.ndarray:
+        before(texts)
+        vectors = plain(model, texts, **options)
+        after(texts, vectors)
+        return vectors
+
+    monkeypatch.setattr(SentenceTransformer, "encode", patched)
+
+
 def test_vectors_are_those_of_sentence_transformers(folder: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -40,56 +60,6 @@ def test_vectors_are_those_of_sentence_transformers(folder: Path, tmp_path: Path
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert facts["dim"] == vectors.shape[1] == 16
     assert reports == [(len(TEXTS), len(TEXTS))]
-
-
-@pytest.mark.parametrize("kind", ["pipe", "device", "outside"])
-def test_weights_that_no_module_reads_are_regular_files(
-    kind: str, folder: Path, tmp_path: Path
-) -> None:
-    copy = tmp_path / "encoder"
-    shutil.copytree(folder, copy)
-    (copy / "extra").mkdir()
-    path = copy / "extra" / "weights.bin"
-    if kind == "pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to("/dev/zero" if kind == "device" else folder / "model.safetensors")
-    problem = "outside of the model's folder" if kind == "outside" else "is not a regular file"
-    with pytest.raises((DataError, RefusedError), match=problem):
-        embed(TEXTS[:1], Encoder(str(copy)), cache=tmp_path)
-
-
-@pytest.mark.parametrize("module", ["Normalize", "Pooling"])
-def test_an_encoder_without_weights_is_one_line(module: str, folder: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "encoder"
-    shutil.copytree(folder, copy)
-    kind = f"sentence_transformers.models.{module}"
-    modules = [{"idx": 0, "name": "0", "path": "1_Pooling", "type": kind}]
-    (copy / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(DataError, match="encoder has no weights"):
-        embed(TEXTS[:1], Encoder(str(copy)), cache=tmp_path)
-
-
-def test_the_recipe_records_the_defaults_of_the_model(folder: Path, tmp_path: Path) -> None:
-    import hashlib
-
-    _, facts = embed(TEXTS[:1], Encoder(str(folder)), cache=tmp_path)
-    assert (facts["pooling"], facts["dtype"], facts["max_length"], facts["prompt"]) == (
-        "mean",
-        "float32",
-        64,
-        None,
-    )
-    weights = (folder / "model.safetensors").read_bytes()
-    assert facts["weights"] == {"model.safetensors": hashlib.sha256(weights).hexdigest()}
-    assert len(facts["probes"]) == 3
-    assert json.loads(json.dumps(facts)) == facts
-    again = Encoder(**{field.name: facts[field.name] for field in fields(Encoder)})
-    vectors, facts_again = embed(TEXTS, again, cache=tmp_path)
-    assert facts_again == facts
-    np.testing.assert_array_equal(
-        vectors, embed(TEXTS, Encoder(str(folder)), cache=tmp_path / "b")[0]
-    )
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -109,14 +79,15 @@ def test_an_interrupted_run_gives_the_same_bits(
     assert len(kept) == finished
     kept[0].write_bytes(kept[0].read_bytes()[:-5])  # as a crash of the machine may leave a block
     encoded: list[int] = []
-    plain = room._encode
-    monkeypatch.setattr(
-        room, "_encode", lambda m, e, texts, *_: encoded.append(len(texts)) or plain(m, e, texts)
-    )
+
+    def counted(texts: list[str]) -> None:
+        encoded.append(len(texts))
+
+    patch_encode(monkeypatch, before=counted)
     resumed, _ = embed(TEXTS, Encoder(str(folder)), cache=tmp_path / "cut")
     np.testing.assert_array_equal(resumed, whole)
     assert sum(encoded) == len(TEXTS) - 4 * (finished - 1) + len(
-        room.PROBES
+        PROBES
     )  # the rest, the broken block, the probes
 
 
@@ -136,81 +107,18 @@ def test_blocks_of_other_texts_or_settings_are_not_reused(folder: Path, tmp_path
     assert len(list(tmp_path.glob("*/*.npy"))) == 5 * 6
 
 
-def test_settings_are_applied(folder: Path, tmp_path: Path) -> None:
-    encoder = Encoder(str(folder))
-    plain, _ = embed(["find: lamp"], encoder, cache=tmp_path)
-    np.testing.assert_allclose(
-        embed(["lamp"], replace(encoder, prompt="find: "), cache=tmp_path)[0], plain, atol=1e-6
-    )
-    unit, _ = embed(["find: lamp"], replace(encoder, normalize=True), cache=tmp_path)
-    np.testing.assert_allclose(unit, plain / np.linalg.norm(plain), atol=1e-6)
-    half, facts = embed(["find: lamp"], replace(encoder, dtype="bfloat16"), cache=tmp_path)
-    assert facts["dtype"] == "bfloat16"
-    assert half.dtype == np.float32
-
-
-def test_probes_accept_the_same_encoder_only(folder: Path, tmp_path: Path) -> None:
-    encoder = Encoder(str(folder))
-    _, recipe = embed(TEXTS[:1], encoder, cache=tmp_path)
-    recipe = json.loads(json.dumps(recipe))
-    assert check_probes(encoder, recipe) > 0.999999
-    for other in (
-        replace(encoder, pooling="cls"),
-        replace(encoder, prompt="to find in the shop: "),
-    ):
-        with pytest.raises(CompatibilityError, match="cosine"):
-            check_probes(other, recipe)
-    narrower = recipe | {
-        "dim": 8,
-        "probes": [p | {"vector": p["vector"][:8]} for p in recipe["probes"]],
-    }
-    with pytest.raises(CompatibilityError, match="16 dimensions, the recipe has 8"):
-        check_probes(encoder, narrower)
-
-
 def test_vectors_that_are_not_finite_are_named(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = room._encode
 
-    def broken(model: object, encoder: Encoder, texts: list[str], *_: object) -> np.ndarray:
-        vectors = plain(model, encoder, texts)
+    def broken(texts: list[str], vectors: np.ndarray) -> None:
         vectors[[text in (TEXTS[5], TEXTS[9]) for text in texts]] = np.nan
-        return vectors
 
-    monkeypatch.setattr(room, "_encode", broken)
+    patch_encode(monkeypatch, after=broken)
     with pytest.raises(
         DataError, match=r"2 of 23 vectors are not finite, the first is text 5 \('item 5"
     ):
         embed(TEXTS, Encoder(str(folder)), cache=tmp_path)
-
-
-def test_an_invalid_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not a folder"):
-        embed(["a"], Encoder(str(tmp_path / "nothing")), cache=tmp_path)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="does not load as an encoder"):
-        embed(["a"], Encoder(str(tmp_path / "empty")), cache=tmp_path)
-    with pytest.raises(UsageError, match="there is no pooling 'best'") as caught:
-        embed(["a"], Encoder(str(folder), pooling="best"), cache=tmp_path)
-    assert "lasttoken" in str(caught.value.hint)
-    with pytest.raises(UsageError, match="int3"):
-        embed(["a"], Encoder(str(folder), dtype="int3"), cache=tmp_path)
-
-
-def test_pickled_weights_load_only_when_trusted(folder: Path, tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    pickled = tmp_path / "pickled"
-    shutil.copytree(folder, pickled)
-    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
-    (pickled / "model.safetensors").unlink()
-    with pytest.raises(RefusedError, match="only pickled weights") as caught:
-        embed(["a"], Encoder(str(pickled)), cache=tmp_path)
-    assert "--trust-remote-code" in str(caught.value.hint)
-    _, facts = embed(["a"], Encoder(str(pickled), trust_remote_code=True), cache=tmp_path)
-    assert list(facts["weights"]) == ["pytorch_model.bin"]
 
 
 @pytest.mark.slow

@@ -21,7 +21,9 @@ from sidtool.data.digests import digest_strings
 from sidtool.data.items import Items
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import VectorSource
-from sidtool.embed import Encoder, check_location, embed
+from sidtool.embed import embed
+from sidtool.encoder.model import check_location
+from sidtool.encoder.settings import Encoder
 from sidtool.errors import UsageError
 from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.output_name import BUNDLE

@@ -8,7 +8,7 @@ import typer
 
 from sidtool.collisions.policy import Policy
 from sidtool.data.items import EmptyText
-from sidtool.embed import Dtype
+from sidtool.encoder.settings import Dtype
 from sidtool.output import refuse_existing
 from sidtool.output_name import BUNDLE
 from sidtool.quantize import Method
@@ -153,7 +153,7 @@ def build_codebook(
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
     from sidtool.build.build import check_inputs
     from sidtool.build.build_options import build_options, parse_source
-    from sidtool.embed import Encoder
+    from sidtool.encoder.settings import Encoder
 
     model = Encoder.of(
         encoder,

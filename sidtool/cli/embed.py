@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sidtool.embed import Dtype
+from sidtool.encoder.settings import Dtype
 from sidtool.terminal import options
 from sidtool.terminal.console import next_step, progress, say, say_json, say_plan
 
@@ -53,7 +53,7 @@ def embed(
     The files are the same for any engine and number of workers."""
     from sidtool.cluster.run import RunOptions
     from sidtool.cluster.vectors import ItemColumns, embed_folder
-    from sidtool.embed import Encoder
+    from sidtool.encoder.settings import Encoder
     from sidtool.tables.locate import as_url
 
     model = Encoder(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidtool.embed import Dtype
+from sidtool.encoder.settings import Dtype
 from sidtool.errors import UsageError
 from sidtool.interop.convert import System
 from sidtool.interop.imported_codebook import LEAST_SHARE
@@ -117,7 +117,7 @@ def import_(
     json: options.Json = False,
 ) -> None:
     """Import another system's map as a bundle, with its codebook if there is one."""
-    from sidtool.embed import Encoder
+    from sidtool.encoder.settings import Encoder
     from sidtool.interop.convert import import_map, read_map
     from sidtool.interop.imported_codebook import codebook_file
     from sidtool.output import refuse_existing

@@ -17,7 +17,9 @@ from sidtool.cluster.run import RunOptions, RunReport, part_name, run_over_folde
 from sidtool.cluster.shards import Shard
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, read_items
-from sidtool.embed import Encoder, LoadedEncoder, check_location, check_recipe, load_encoder
+from sidtool.encoder.loaded import LoadedEncoder, check_recipe, load_encoder
+from sidtool.encoder.model import check_location
+from sidtool.encoder.settings import Encoder
 from sidtool.registry.references import open_bundle
 from sidtool.sid import Vectors
 

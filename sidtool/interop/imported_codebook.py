@@ -21,7 +21,8 @@ from sidtool.codebook_files.layouts import ForeignCodebook, read_codebook
 from sidtool.collisions.policy import Policy
 from sidtool.data.digests import file_digest
 from sidtool.data.vector_files import read_vectors
-from sidtool.embed import Encoder, record_encoder
+from sidtool.encoder.loaded import record_encoder
+from sidtool.encoder.settings import Encoder
 from sidtool.errors import (
     CompatibilityError,
     DataError,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sidtool.build.encode import Encoding, encode, open_encoder
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.decode import decode
-from sidtool.embed import LoadedEncoder
+from sidtool.encoder.loaded import LoadedEncoder
 from sidtool.errors import DataError
 from sidtool.recommendation.requests import Request
 from sidtool.serving.batcher import Answered, Batcher, Busy, Delivery

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sidtool.checkpoint.encoder_modules import check_encoder
-from sidtool.embed import Encoder, embed
+from sidtool.embed import embed
+from sidtool.encoder.settings import Encoder
 from sidtool.errors import RefusedError, SidtoolError
 from tests.encoders import tiny_encoder
 

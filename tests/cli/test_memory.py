@@ -14,7 +14,8 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import read_contract
 from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.data.items import read_items
-from sidtool.embed import Encoder, embed
+from sidtool.embed import embed
+from sidtool.encoder.settings import Encoder
 from sidtool.memory.memory import Memory
 from tests.cli.road import TRAINING, Ran, Road, done, refused, run, tree, write_lines
 

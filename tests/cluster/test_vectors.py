@@ -12,7 +12,8 @@ import sidtool
 from sidtool.build.encode import encode
 from sidtool.cluster.run import RunOptions
 from sidtool.cluster.vectors import ItemColumns, embed_folder, encode_folder
-from sidtool.embed import Encoder, embed
+from sidtool.embed import embed
+from sidtool.encoder.settings import Encoder
 from sidtool.errors import RefusedError
 from sidtool.registry.references import open_bundle
 from tests.cli.road import catalog, done

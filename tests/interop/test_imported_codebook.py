@@ -15,7 +15,7 @@ from sidtool.build.add import add_items
 from sidtool.build.encode import embed_texts
 from sidtool.bundle import Bundle, verify
 from sidtool.data.items import Items, make_items
-from sidtool.embed import Encoder
+from sidtool.encoder.settings import Encoder
 from sidtool.errors import (
     CompatibilityError,
     DataError,

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from sidtool import embed as room
 from sidtool.build.encode import encode, open_encoder
 from sidtool.bundle import Bundle
-from sidtool.embed import Encoder, embed
+from sidtool.embed import embed
+from sidtool.encoder import loaded as room
+from sidtool.encoder.settings import Encoder
 from tests.bundles import small_bundle
 from tests.encoders import tiny_encoder
 from tests.loaded import loaded_model
@@ -39,13 +40,13 @@ def test_texts_are_encoded_as_by_the_library(
 ) -> None:
     expected = [asdict(each) for each in encode(bundle, TEXTS)]
     loads = []
-    load = room._load
+    load = room.load_model
 
     def counted(*arguments: Any) -> Any:
         loads.append(arguments)
         return load(*arguments)
 
-    monkeypatch.setattr(room, "_load", counted)
+    monkeypatch.setattr(room, "load_model", counted)
     client = make_client(loaded_model(bundle))
     for _ in range(2):
         answer = client.post("/v1/encode", json={"texts": TEXTS})

@@ -1,0 +1,1 @@
+"""A sentence-transformers model as an encoder of texts, and what identifies it."""
