@@ -23,15 +23,13 @@ from typing import Any
 import numpy as np
 from environment import environment
 from model_values import model_values
-from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
+from recipe import Recipe
 from reinforce_table import METRICS, Values, differences
-from steps import StepError
 from table import markdown, spread
+from variant_run import VariantRun, chosen_variants, run_variants, variant_parser
 
 from sidtool.evaluation.bootstrap import everyone
 from sidtool.prompt.slots import value_text
-from sidtool.splits.files import open_split
-from sidtool.splits.split import Split
 
 PLAIN = "plain"
 WEIGHTS = "weights"
@@ -48,6 +46,8 @@ VARIANTS: Mapping[str, frozenset[str]] = {
     TOGETHER: frozenset({WEIGHTS, USER_FIELDS, TIME_GAPS, IN_HISTORY}),
 }
 """The parts of each variant."""
+SEPARATOR = ";"
+"""Between variants of the command line."""
 MAX_VALUES = 64
 """Values of a field that have tokens."""
 
@@ -83,26 +83,16 @@ class Fields:
 
 
 @dataclass(frozen=True)
-class FeedbackRun:
+class FeedbackRun(VariantRun):
     """The steps of all variants of one recipe."""
 
-    recipe: Recipe
     fields: Fields
     max_length: int
     """Tokens of an example, the same for all variants: fields take some beside the SIDs."""
 
-    @cached_property
-    def split_folder(self) -> Path:
-        """The split of the recipe, with fields."""
-        split = self.recipe.work / "split"
-        options = [*self.recipe.dataset.split_options(), *self.fields.split_options]
-        interactions = self.recipe.dataset.interactions
-        return self.recipe.steps.run(split, "split", interactions, "-o", split, *options)
-
-    @cached_property
-    def split(self) -> Split:
-        """The same, read."""
-        return open_split(self.split_folder)
+    def split_options(self) -> list[object]:
+        """Those of the data set, and its fields."""
+        return [*self.recipe.dataset.split_options(), *self.fields.split_options]
 
     @cached_property
     def token_options(self) -> list[object]:
@@ -120,25 +110,13 @@ class FeedbackRun:
         return options
 
     def initial_model(self, seed: int) -> Path:
-        """The model that every variant of a seed starts from."""
+        """With tokens for the values of fields."""
         return self.recipe.initial_model(self.bundle, seed, *self.token_options)
 
-    @cached_property
-    def bundle(self) -> Path:
-        """The bundle of all variants, built with co-occurrence in the training events."""
-        bundle = self.recipe.work / "bundle.zarr"
-        options = [*self.recipe.text_options(), "--config", self.recipe.config("codebook")]
-        options += [*self.recipe.vectors(), "--interactions", self.split_folder]
-        items = self.recipe.dataset.items
-        return self.recipe.steps.run(bundle, "build-codebook", items, "-o", bundle, *options)
-
-    def examples(self, variant: str) -> Path:
-        """The training examples of a variant."""
-        folder = self.recipe.work / variant.replace(" ", "-")
+    def example_options(self, variant: str) -> list[object]:
+        """The weights and the templates of a variant."""
         parts = VARIANTS[variant]
-        model = self.initial_model(0)
-        options: list[object] = ["--model", model, "--config", self.recipe.config("sft")]
-        options += ["--max-length", self.max_length]
+        options: list[object] = ["--max-length", self.max_length]
         if WEIGHTS in parts:
             options += ["--weight", self.fields.weight, "--weight-clip", self.fields.clip]
         templates = self.fields.templates(parts)
@@ -146,28 +124,17 @@ class FeedbackRun:
             text = json.dumps(templates) + "\n"
             # named by its content, which the record of a step does not hold
             digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-            file = folder / f"templates-{digest}.json"
-            folder.mkdir(parents=True, exist_ok=True)
+            file = self.folder(variant) / f"templates-{digest}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
             options += ["--template", f"sequence={file}"]
-        examples = folder / "sft" / "train.jsonl"
-        inputs = (self.bundle, self.recipe.dataset.items, self.split_folder)
-        return self.recipe.steps.run(examples, "make-sft", *inputs, "-o", examples, *options)
-
-    def model(self, variant: str, seed: int) -> Path:
-        """The trained model of a variant and a seed."""
-        examples = self.examples(variant)
-        model = self.recipe.work / variant.replace(" ", "-") / f"seed-{seed}" / "model"
-        start = self.initial_model(seed)
-        options = ("--config", self.recipe.config("train"), "--set", f"seed={seed}")
-        return self.recipe.steps.run(model, "train", start, examples, "-o", model, *options)
+        return options
 
     def values(self, variant: str, seed: int) -> Values:
         """The metrics of a model on each user."""
-        part = self.recipe.run.on
-        examples = self.split.test if part == "test" else self.split.valid
         exclude_seen = self.recipe.dataset.exclude_seen
-        return model_values(self.model(variant, seed), examples, part, exclude_seen=exclude_seen)
+        on = self.recipe.run.on
+        return model_values(self.model(variant, seed), self.part, on, exclude_seen=exclude_seen)
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """Popularity and item-kNN on the same users."""
@@ -184,8 +151,7 @@ def result_of(run: FeedbackRun, variants: Sequence[str]) -> dict[str, Any]:
     """Run every step that is not done; the metrics of each seed, and paired differences of the
     means over the seeds."""
     seeds = run.recipe.run.seeds
-    part = run.split.test if run.recipe.run.on == "test" else run.split.valid
-    users = [example.user for example in part]
+    users = [example.user for example in run.part]
     means: dict[str, Values] = {}
     measured: dict[str, Any] = {}
     for variant in variants:
@@ -230,32 +196,19 @@ def result_table(result: Mapping[str, Any]) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = recipe_parser(__doc__)
+    parser = variant_parser(__doc__, list(VARIANTS), SEPARATOR)
     parser.add_argument("--feedback", required=True, help="column of the events")
     parser.add_argument("--users", required=True, help="table of users in DATA")
     parser.add_argument("--user-field", action="append", required=True, help="its columns")
     parser.add_argument("--weight", help="make-sft --weight (default: exp(FEEDBACK/1))")
     parser.add_argument("--weight-clip", type=float, default=150.0)
     parser.add_argument("--max-length", type=int, default=256, help="tokens of an example")
-    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
-    parser.add_argument("--on", choices=("valid", "test"), default="test")
-    parser.add_argument("--only", help=f"variants besides plain, of: {'; '.join(VARIANTS)}")
     return parser.parse_args(arguments)
-
-
-def chosen_variants(text: str | None) -> list[str]:
-    """The variants to run, plain first. Raises StepError for an unknown one."""
-    names = list(VARIANTS) if text is None else [name.strip() for name in text.split(";")]
-    for name in names:
-        if name not in VARIANTS:
-            raise StepError(f"no variant {name!r}: choose from {'; '.join(VARIANTS)}")
-    return [variant for variant in VARIANTS if variant == PLAIN or variant in names]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, write WORK/result-PART.json, print the table."""
     args = parse_arguments(arguments)
-    settings = RecipeRun(args.recipe, args.seeds, on=args.on, encoder=args.encoder, memory=False)
     fields = Fields(
         args.feedback,
         args.data / args.users,
@@ -263,17 +216,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.weight or f"exp({args.feedback}/1)",
         args.weight_clip,
     )
-    try:
-        dataset = Dataset.open(args.data, args.dataset)
-        recipe = Recipe(dataset, settings, args.out.resolve())
-        result = result_of(FeedbackRun(recipe, fields, args.max_length), chosen_variants(args.only))
-    except StepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    path = args.out / f"result-{args.on}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(result_table(result))
-    return 0
+
+    def measure(recipe: Recipe) -> dict[str, Any]:
+        variants = chosen_variants(args.only, list(VARIANTS), SEPARATOR)
+        return result_of(FeedbackRun(recipe, fields, args.max_length), variants)
+
+    return run_variants(args, measure, result_table)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 from environment import environment
-from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
-from steps import StepError
+from recipe import Recipe
 from table import markdown
+from variant_run import VariantRun, chosen_variants, run_variants, variant_parser
 
 from sidtool.contract.stage_record import ModelReference
 from sidtool.list_decoder.list_options import ListOptions
@@ -38,8 +38,7 @@ from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
-from sidtool.splits.files import open_split
-from sidtool.splits.split import Example, Split, evenly_spaced
+from sidtool.splits.split import evenly_spaced
 
 ITEMS = "items"
 LISTS = "lists"
@@ -49,7 +48,9 @@ TASKS: Mapping[str, Sequence[str]] = {
     LISTS: ("list=1",),
     BOTH: ("sequence=1", "list=1"),
 }
-"""The tasks of each model's training examples."""
+"""The tasks of each model's training examples, that of items first."""
+SEPARATOR = ","
+"""Between models of the command line."""
 REFERENCE = f"{ITEMS}: top items"
 """The system that others are compared with."""
 SHOWN = ("recall", "ndcg", "kendall_tau", "diversity", "novelty")
@@ -74,38 +75,14 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class ListRun:
+class ListRun(VariantRun):
     """The steps of all models of one recipe."""
 
-    recipe: Recipe
     protocol: Protocol
 
-    @cached_property
-    def split_folder(self) -> Path:
+    def split_options(self) -> tuple[str, ...]:
         """The split by sessions."""
-        split = self.recipe.work / "split"
-        options = ("--protocol", "last-session", *self.protocol.sessions)
-        interactions = self.recipe.dataset.interactions
-        return self.recipe.steps.run(split, "split", interactions, "-o", split, *options)
-
-    @cached_property
-    def split(self) -> Split:
-        """The same, read."""
-        return open_split(self.split_folder)
-
-    @property
-    def part(self) -> Sequence[Example]:
-        """The examples that are evaluated."""
-        return self.split.test if self.recipe.run.on == "test" else self.split.valid
-
-    @cached_property
-    def bundle(self) -> Path:
-        """The bundle of all models, built with co-occurrence in the training events."""
-        bundle = self.recipe.work / "bundle.zarr"
-        options = [*self.recipe.text_options(), "--config", self.recipe.config("codebook")]
-        options += [*self.recipe.vectors(), "--interactions", self.split_folder]
-        items = self.recipe.dataset.items
-        return self.recipe.steps.run(bundle, "build-codebook", items, "-o", bundle, *options)
+        return ("--protocol", "last-session", *self.protocol.sessions)
 
     @cached_property
     def template(self) -> Path:
@@ -114,29 +91,17 @@ class ListRun:
         file.write_text('{"prompts": ["{history}"]}\n', encoding="utf-8")
         return file
 
-    def examples(self, name: str) -> Path:
-        """The training examples of a model."""
-        model = self.recipe.initial_model(self.bundle, 0)
-        options: list[object] = ["--model", model, "--config", self.recipe.config("sft")]
-        options += ["--max-length", self.protocol.max_length]
-        for task in TASKS[name]:
+    def example_options(self, variant: str) -> list[object]:
+        """The tasks of a model, and what lists are."""
+        options: list[object] = ["--max-length", self.protocol.max_length]
+        for task in TASKS[variant]:
             options += ["--task", task]
-        if name != ITEMS:
+        if variant != ITEMS:
             options += ["--list-length", self.protocol.length]
             options += ["--template", f"list={self.template}"]
-        if name != ITEMS and self.protocol.stride is not None:
+        if variant != ITEMS and self.protocol.stride is not None:
             options += ["--list-stride", self.protocol.stride]
-        examples = self.recipe.work / name / "sft" / "train.jsonl"
-        inputs = (self.bundle, self.recipe.dataset.items, self.split_folder)
-        return self.recipe.steps.run(examples, "make-sft", *inputs, "-o", examples, *options)
-
-    def model(self, name: str, seed: int) -> Path:
-        """The trained model of a name and a seed."""
-        examples = self.examples(name)
-        model = self.recipe.work / name / f"seed-{seed}" / "model"
-        start = self.recipe.initial_model(self.bundle, seed)
-        options = ("--config", self.recipe.config("train"), "--set", f"seed={seed}")
-        return self.recipe.steps.run(model, "train", start, examples, "-o", model, *options)
+        return options
 
     def systems(self, name: str, seed: int) -> dict[str, Values]:
         """By system: every metric of every user, of the model's lists, of its ranking, and with the
@@ -291,7 +256,7 @@ def _cells(mean: Mapping[str, Any] | None, gain: Mapping[str, Any] | None) -> li
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = recipe_parser(__doc__)
+    parser = variant_parser(__doc__, list(TASKS), SEPARATOR)
     sessions = parser.add_mutually_exclusive_group(required=True)
     sessions.add_argument("--session-gap", help="time between sessions, like 30m")
     sessions.add_argument("--session-column", help="column of the events that names sessions")
@@ -300,19 +265,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num-beams", type=int, default=10, help="partial lists that are kept")
     parser.add_argument("--mmr", type=float, default=0.5, help="of the diversified lists")
     parser.add_argument("--timed", type=int, default=64, help="requests that are timed")
-    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
-    parser.add_argument("--on", choices=("valid", "test"), default="test")
-    parser.add_argument("--only", help=f"models besides {ITEMS}, of: {', '.join(TASKS)}")
     return parser.parse_args(arguments)
-
-
-def chosen_models(text: str | None) -> list[str]:
-    """The models to train, that of items first. Raises StepError for an unknown one."""
-    names = list(TASKS) if text is None else [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in TASKS:
-            raise StepError(f"no model {name!r}: choose from {', '.join(TASKS)}")
-    return [name for name in TASKS if name == ITEMS or name in names]
 
 
 def protocol_of(args: argparse.Namespace) -> Protocol:
@@ -332,18 +285,12 @@ def protocol_of(args: argparse.Namespace) -> Protocol:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, write WORK/result-PART.json, print the table."""
     args = parse_arguments(arguments)
-    settings = RecipeRun(args.recipe, args.seeds, on=args.on, encoder=args.encoder, memory=False)
-    try:
-        dataset = Dataset.open(args.data, args.dataset)
-        recipe = Recipe(dataset, settings, args.out.resolve())
-        result = result_of(ListRun(recipe, protocol_of(args)), chosen_models(args.only))
-    except StepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    path = args.out / f"result-{args.on}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(result_table(result))
-    return 0
+
+    def measure(recipe: Recipe) -> dict[str, Any]:
+        names = chosen_variants(args.only, list(TASKS), SEPARATOR)
+        return result_of(ListRun(recipe, protocol_of(args)), names)
+
+    return run_variants(args, measure, result_table)
 
 
 if __name__ == "__main__":

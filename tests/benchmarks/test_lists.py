@@ -53,7 +53,7 @@ def test_all_models_end_with_a_table(
     for system, each in again["systems"].items():
         assert each["seeds"] == result["systems"][system]["seeds"]
     assert main([*arguments, "--only", "magic"]) == 1
-    assert "no model 'magic'" in capsys.readouterr().err
+    assert "no variant 'magic'" in capsys.readouterr().err
 
 
 def test_a_mean_over_seeds_is_over_those_that_have_a_value() -> None:
