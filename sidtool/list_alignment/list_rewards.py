@@ -1,4 +1,4 @@
-"""Rewards of lists: each a function of several lists per prompt, and weighted sums of them."""
+"""Rewards of lists: each a function of several lists per prompt."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.errors import UsageError
-from sidtool.policy.reward_terms import call_function, find_function, parse_terms
-
-Matrix = NDArray[np.float64]
-"""(n, G): one number for each list of n prompts."""
-ItemScorer = Callable[[Sequence[NDArray[np.int64]], NDArray[np.int64]], Matrix]
-"""(n histories of bundle rows, (n, k) bundle rows) -> (n, k) scores."""
+from sidtool.policy.reward_sum import (
+    ItemScorer,
+    Matrix,
+    RewardContext,
+    WeightedReward,
+    item_scores,
+    weighted_rewards,
+)
+from sidtool.policy.reward_terms import call_function
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,62 +33,27 @@ class ListGroups:
     """the weight of each target, if the examples have weights"""
 
 
-@dataclass(frozen=True, eq=False)
-class ListRewardContext:
-    """What rewards of lists read beside the lists."""
-
-    bundle: Bundle
-    collaborative: ItemScorer | None = None
-    """item-kNN scores"""
-    teacher: ItemScorer | None = None
-    """probabilities of another model"""
+ListReward = Callable[[ListGroups, RewardContext], Matrix]
 
 
-ListReward = Callable[[ListGroups, ListRewardContext], Matrix]
+def parse_list_rewards(text: str) -> tuple[WeightedReward[ListGroups], ...]:
+    """Parse `ndcg=1,collaborative=0.5`: names of LIST_REWARDS, or functions, as
+    `weighted_rewards`."""
+    return weighted_rewards(text, LIST_REWARDS, _function_reward)
 
 
-@dataclass(frozen=True)
-class WeightedListReward:
-    """One term of a sum of rewards."""
-
-    name: str
-    weight: float
-    reward: ListReward
-
-
-def parse_list_rewards(text: str) -> tuple[WeightedListReward, ...]:
-    """Parse `ndcg=1,collaborative=0.5`: names of LIST_REWARDS, or functions as MODULE:FUNCTION,
-    with weights. Raises UsageError as `rewards.parse_rewards` does."""
-    return tuple(
-        WeightedListReward(name, weight, _find_reward(name))
-        for name, weight in parse_terms(text).items()
-    )
-
-
-def list_reward_matrix(
-    rewards: Sequence[WeightedListReward], groups: ListGroups, context: ListRewardContext
-) -> Matrix:
-    """The weighted sum of the rewards of every list.
-
-    Raises DataError if a function of the user raises, returns another shape, or NaN or infinity."""
-    total = np.zeros(groups.lists.shape[:2])
-    for term in rewards:
-        total += term.weight * term.reward(groups, context)
-    return total
-
-
-def _recall(groups: ListGroups, _: ListRewardContext) -> Matrix:
+def _recall(groups: ListGroups, _: RewardContext) -> Matrix:
     """The share of the targets that the list has."""
     return _sums(_gains(groups, None), np.ones(groups.lists.shape[2])) / _totals(groups, None)
 
 
-def _value(groups: ListGroups, _: ListRewardContext) -> Matrix:
+def _value(groups: ListGroups, _: RewardContext) -> Matrix:
     """The share of the targets' weights that the list has."""
     values = _values(groups)
     return _sums(_gains(groups, values), np.ones(groups.lists.shape[2])) / _totals(groups, values)
 
 
-def _ndcg(groups: ListGroups, _: ListRewardContext) -> Matrix:
+def _ndcg(groups: ListGroups, _: RewardContext) -> Matrix:
     """The discounted gain of the targets in the list, by their weights if they have any, relative
     to that of the best list of its length."""
     values = groups.values
@@ -99,12 +66,12 @@ def _ndcg(groups: ListGroups, _: ListRewardContext) -> Matrix:
     return _sums(_gains(groups, values), discounts) / ideal
 
 
-def _collaborative(groups: ListGroups, context: ListRewardContext) -> Matrix:
+def _collaborative(groups: ListGroups, context: RewardContext) -> Matrix:
     """The mean of the items' item-kNN scores for the history, relative to the best item."""
     return _mean_scores(context.collaborative, groups)
 
 
-def _teacher(groups: ListGroups, context: ListRewardContext) -> Matrix:
+def _teacher(groups: ListGroups, context: RewardContext) -> Matrix:
     """The mean of the items' probabilities under another model, relative to the sum over all lists
     of the prompt."""
     return _mean_scores(context.teacher, groups)
@@ -153,22 +120,15 @@ def _totals(groups: ListGroups, values: Sequence[NDArray[np.float64]] | None) ->
 
 
 def _mean_scores(scorer: ItemScorer | None, groups: ListGroups) -> Matrix:
-    if scorer is None:
-        raise UsageError("the reward needs a scorer")  # the run says which
     n, size, length = groups.lists.shape
-    scores = scorer(groups.histories, groups.lists.reshape(n, size * length))
-    is_item = groups.lists >= 0
-    scores = np.where(is_item, scores.reshape(groups.lists.shape), 0.0)
-    means: Matrix = scores.sum(axis=-1) / np.maximum(is_item.sum(axis=-1), 1)
+    scores = item_scores(scorer, groups.histories, groups.lists.reshape(n, size * length))
+    n_items = (groups.lists >= 0).sum(axis=-1)  # (n, G)
+    means: Matrix = scores.reshape(groups.lists.shape).sum(axis=-1) / np.maximum(n_items, 1)
     return means
 
 
-def _find_reward(name: str) -> ListReward:
-    if name in LIST_REWARDS:
-        return LIST_REWARDS[name]
-    function = find_function(name, LIST_REWARDS)
-
-    def reward(groups: ListGroups, context: ListRewardContext) -> Matrix:
+def _function_reward(name: str, function: Callable[..., Any]) -> ListReward:
+    def reward(groups: ListGroups, context: RewardContext) -> Matrix:
         """Call `function(prompts, lists, targets, context)` with item ids."""
         ids = context.bundle.items.ids
 

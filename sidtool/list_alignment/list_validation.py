@@ -9,14 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.list_alignment.list_rewards import (
-    LIST_REWARDS,
-    ListGroups,
-    ListRewardContext,
-    Matrix,
-)
+from sidtool.list_alignment.list_rewards import LIST_REWARDS, ListGroups
 from sidtool.list_alignment.pairs import ListRewardFunction
 from sidtool.list_decoder.list_options import ListOptions
+from sidtool.policy.reward_sum import Matrix, RewardContext
 from sidtool.recommendation.list_query import search_lists
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.splits.split import Example
@@ -101,5 +97,5 @@ class ListValidation:
         # the weights of held-out items are not known: each counts alike
         values = [np.ones(len(rows)) for rows in self.targets]
         groups = ListGroups(self.histories, lists, self.targets, values)
-        recall = LIST_REWARDS["recall"](groups, ListRewardContext(self.session.bundle))
+        recall = LIST_REWARDS["recall"](groups, RewardContext(self.session.bundle))
         return np.concatenate([recall, self.reward(groups)], axis=1)

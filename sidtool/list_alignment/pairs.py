@@ -1,21 +1,20 @@
 """Pairs of lists for preference learning: of several lists that a model writes for a history, the
 best and the worst by their rewards (OneRec's iterative preference alignment, arXiv:2502.18965)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 
 from sidtool.list_alignment.list_examples import ListExamples
 from sidtool.list_alignment.list_policy import ListPolicy
-from sidtool.list_alignment.list_rewards import ListGroups, Matrix
+from sidtool.list_alignment.list_rewards import ListGroups
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.policy.policy import pad_left
+from sidtool.policy.reward_sum import Matrix
 from sidtool.recommendation.list_query import search_distinct_lists
 from sidtool.recommendation.query import Query, QuerySession
 
@@ -183,29 +182,3 @@ def stack_pairs(pairs: Sequence[ListPair]) -> dict[str, torch.Tensor]:
         "rewards": torch.stack([pair.rewards for pair in pairs]),
     }
     return {name: tensor.repeat_interleave(2, dim=0) for name, tensor in once.items()}
-
-
-def save_pairs(pairs: Mapping[int, ListPair], path: Path) -> None:
-    """Store pairs by number. Made again beside other examples they would differ in the last bits,
-    and a resumed run in its weights."""
-    stacked = {
-        field.name: [getattr(pair, field.name) for pair in pairs.values()]
-        for field in fields(ListPair)
-    }
-    prompts = stacked.pop("prompt")
-    tensors = {name: torch.stack(rows) for name, rows in stacked.items()}
-    tensors["prompt"] = torch.cat(prompts)
-    tensors["length"] = torch.tensor([len(prompt) for prompt in prompts])
-    tensors["number"] = torch.tensor(list(pairs))
-    save_file(tensors, path)
-
-
-def load_pairs(path: Path) -> dict[int, ListPair]:
-    """The pairs that `save_pairs` stored."""
-    tensors = load_file(path)
-    numbers = tensors.pop("number").tolist()
-    prompts = tensors.pop("prompt").split(tensors.pop("length").tolist())
-    return {
-        number: ListPair(prompt=prompts[row], **{name: rows[row] for name, rows in tensors.items()})
-        for row, number in enumerate(numbers)
-    }

@@ -15,7 +15,8 @@ from transformers import TrainerCallback
 
 from sidtool.list_alignment.list_policy import ListPolicy
 from sidtool.list_alignment.list_validation import ListValidation
-from sidtool.list_alignment.pairs import ListPair, PairMaker, load_pairs, save_pairs, stack_pairs
+from sidtool.list_alignment.pairs import ListPair, PairMaker, stack_pairs
+from sidtool.policy.numbered_records import load_records, save_records
 from sidtool.reinforcement.judge import ListValues, Measurement
 from sidtool.reinforcement.losses import preference_loss, sft_loss
 from sidtool.reinforcement.trainer import REFERENCE_FILE, GroupTrainer
@@ -109,13 +110,13 @@ class ListTrainer(GroupTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         """Every process saves the pairs that it made, beside its random state."""
         if self._made:
-            save_pairs(self._made, self._offline_file(Path(output_dir)))
+            save_records(self._made, self._offline_file(Path(output_dir)))
         super()._save_rng_state(output_dir)
 
     def _load_offline(self, checkpoint: Path) -> None:
         load_model(self.ref_model, str(checkpoint / REFERENCE_FILE))
         if self._offline_file(checkpoint).exists():
-            self._made = load_pairs(self._offline_file(checkpoint))
+            self._made = load_records(ListPair, self._offline_file(checkpoint))
 
 
 class _RoundCallback(TrainerCallback):

@@ -1,14 +1,12 @@
 """Groups that the start makes once per example, with its log-probabilities: what preference
 learning compares the policy with."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from sidtool.policy.groups import GroupMaker
 from sidtool.policy.policy import Policy, pad_left
@@ -83,31 +81,3 @@ def stack_groups(groups: Sequence[OfflineGroup]) -> dict[str, torch.Tensor]:
     batch["valid"] = torch.cat([group.valid for group in groups])
     batch["reference"] = torch.cat([group.reference for group in groups])
     return batch
-
-
-def save_offline(groups: Mapping[int, OfflineGroup], path: Path) -> None:
-    """Store groups by number. Made again beside other examples they would differ in the last bits,
-    and a resumed run in its weights."""
-    stacked: dict[str, list[torch.Tensor]] = {
-        field.name: [getattr(group, field.name) for group in groups.values()]
-        for field in fields(OfflineGroup)
-    }
-    prompts = stacked.pop("prompt")
-    tensors = {name: torch.stack(rows) for name, rows in stacked.items()}
-    tensors["prompt"] = torch.cat(prompts)
-    tensors["length"] = torch.tensor([len(prompt) for prompt in prompts])
-    tensors["number"] = torch.tensor(list(groups))
-    save_file(tensors, path)
-
-
-def load_offline(path: Path) -> dict[int, OfflineGroup]:
-    """The groups that `save_offline` stored."""
-    tensors = load_file(path)
-    numbers = tensors.pop("number").tolist()
-    prompts = tensors.pop("prompt").split(tensors.pop("length").tolist())
-    return {
-        number: OfflineGroup(
-            prompt=prompts[row], **{name: rows[row] for name, rows in tensors.items()}
-        )
-        for row, number in enumerate(numbers)
-    }

@@ -1,4 +1,4 @@
-"""Rewards of recommended items: each a function of groups, and weighted sums of them.
+"""Rewards of recommended items: each a function of groups.
 
 A group is the items that a policy recommends for one prompt."""
 
@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.errors import UsageError
-from sidtool.policy.reward_terms import call_function, find_function, parse_terms
+from sidtool.policy.reward_sum import (
+    Matrix,
+    RewardContext,
+    WeightedReward,
+    item_scores,
+    weighted_rewards,
+)
+from sidtool.policy.reward_terms import call_function
 from sidtool.sid import Codes
-
-Matrix = NDArray[np.float64]
-"""(n, G): one number for each item of n groups."""
-ItemScorer = Callable[[Sequence[NDArray[np.int64]], NDArray[np.int64]], Matrix]
-"""(n histories of bundle rows, (n, G) bundle rows) -> (n, G) scores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,60 +35,12 @@ class Groups:
     """(n,): the weight of each training example, if the examples have weights"""
 
 
-@dataclass(frozen=True, eq=False)
-class RewardContext:
-    """What rewards read beside the groups."""
-
-    bundle: Bundle
-    collaborative: ItemScorer | None = None
-    """item-kNN scores (`scorers.memory_scorer`)"""
-    teacher: ItemScorer | None = None
-    """probabilities of another model (`scorers.teacher_scorer`)"""
-
-
 Reward = Callable[[Groups, RewardContext], Matrix]
 
 
-@dataclass(frozen=True)
-class WeightedReward:
-    """One term of a sum of rewards."""
-
-    name: str
-    weight: float
-    reward: Reward
-
-
-def reward_matrix(
-    rewards: Sequence[WeightedReward], groups: Groups, context: RewardContext
-) -> Matrix:
-    """The weighted sum of the rewards of every item.
-
-    Raises DataError if a function of the user raises, returns another shape, or NaN or infinity."""
-    total = np.zeros(groups.items.shape)
-    for term in rewards:
-        total += term.weight * term.reward(groups, context)
-    return total
-
-
-def parse_rewards(text: str) -> tuple[WeightedReward, ...]:
-    """Parse `rank=1,prefix=0.5`: names of REWARDS, or functions as MODULE:FUNCTION, with weights;
-    the weight is 1 if not given.
-
-    Raises UsageError for an unknown or repeated name, a weight that is not a number other than 0,
-    and a function that cannot be imported."""
-    return tuple(
-        WeightedReward(name, weight, _find_reward(name))
-        for name, weight in parse_terms(text).items()
-    )
-
-
-def check_context(rewards: Sequence[WeightedReward], context: RewardContext) -> None:
-    """Raise UsageError if a reward needs a scorer that the context lacks."""
-    names = {term.name for term in rewards}
-    if "collaborative" in names and context.collaborative is None:
-        raise UsageError("reward collaborative needs a memory", hint="--reward-memory MEMORY")
-    if "teacher" in names and context.teacher is None:
-        raise UsageError("reward teacher needs a trained model", hint="--reward-teacher MODEL")
+def parse_rewards(text: str) -> tuple[WeightedReward[Groups], ...]:
+    """Parse `rank=1,prefix=0.5`: names of REWARDS, or functions, as `weighted_rewards`."""
+    return weighted_rewards(text, REWARDS, _function_reward)
 
 
 def _exact(groups: Groups, context: RewardContext) -> Matrix:
@@ -128,12 +81,12 @@ def _ndcg(groups: Groups, context: RewardContext) -> Matrix:
 
 def _collaborative(groups: Groups, context: RewardContext) -> Matrix:
     """The item's item-kNN score for the history, relative to the best item of the catalog."""
-    return _scores(context.collaborative, groups)
+    return item_scores(context.collaborative, groups.histories, groups.items)
 
 
 def _teacher(groups: Groups, context: RewardContext) -> Matrix:
     """The item's probability under another model, relative to the sum over the group."""
-    return _scores(context.teacher, groups)
+    return item_scores(context.teacher, groups.histories, groups.items)
 
 
 def _value(groups: Groups, context: RewardContext) -> Matrix:
@@ -182,33 +135,17 @@ def _discounts(size: int) -> NDArray[np.float64]:
     return discounts
 
 
-def _scores(scorer: ItemScorer | None, groups: Groups) -> Matrix:
-    if scorer is None:
-        raise UsageError("the reward needs a scorer")  # check_context says which
-    return np.where(groups.items >= 0, scorer(groups.histories, groups.items), 0.0)
-
-
-def _find_reward(name: str) -> Reward:
-    if name in REWARDS:
-        return REWARDS[name]
-    function = find_function(name, REWARDS)
-
+def _function_reward(name: str, function: Callable[..., Any]) -> Reward:
     def reward(groups: Groups, context: RewardContext) -> Matrix:
-        return _call(name, function, groups, context)
+        """Call `function(prompts, items, targets, context)` with item ids."""
+        ids = context.bundle.items.ids
+
+        def named(row: int) -> str | None:
+            return ids[row] if row >= 0 else None
+
+        prompts = [[ids[row] for row in history[history >= 0]] for history in groups.histories]
+        items = [[named(row) for row in group] for group in groups.items.tolist()]
+        targets = [ids[row] for row in groups.targets.tolist()]
+        return call_function(name, function, prompts, items, targets, context, kind="item")
 
     return reward
-
-
-def _call(
-    name: str, function: Callable[..., Any], groups: Groups, context: RewardContext
-) -> Matrix:
-    """Call `function(prompts, items, targets, context)` with item ids."""
-    ids = context.bundle.items.ids
-
-    def named(row: int) -> str | None:
-        return ids[row] if row >= 0 else None
-
-    prompts = [[ids[row] for row in history[history >= 0]] for history in groups.histories]
-    items = [[named(row) for row in group] for group in groups.items.tolist()]
-    targets = [ids[row] for row in groups.targets.tolist()]
-    return call_function(name, function, prompts, items, targets, context, kind="item")

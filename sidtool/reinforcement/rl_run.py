@@ -12,10 +12,9 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.stage_record import ModelReference, RlParams, StageRecord
 from sidtool.data.digests import file_digest
-from sidtool.list_alignment.list_rewards import WeightedListReward
 from sidtool.memory.memory import Memory
 from sidtool.output import partial_path
-from sidtool.reinforcement.rewards import WeightedReward
+from sidtool.policy.reward_sum import WeightedReward
 from sidtool.reinforcement.settings import DEFAULTS, RlOptions
 from sidtool.sft.lineage import Lineage
 from sidtool.training.training_run import json_digest, json_values
@@ -32,9 +31,8 @@ class RlRun:
     options: RlOptions
     grpo_fields: Mapping[str, Any]
     """fields of GRPOConfig, sidtool's defaults included"""
-    rewards: tuple[WeightedReward, ...]
-    list_rewards: tuple[WeightedListReward, ...]
-    """of lists, with `ipa`"""
+    rewards: tuple[WeightedReward[Any], ...]
+    """of items, of lists with `ipa`; none with `dpo`"""
     lineage: Lineage
     contract: Contract
     bundle: Bundle

@@ -21,6 +21,7 @@ from sidtool.model.load import check_model_folder
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.policy.examples import history_task
+from sidtool.policy.reward_sum import WeightedReward
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.recommendation.query import Progress
 from sidtool.reinforcement.arguments import complete_fields, grpo_config
@@ -159,9 +160,8 @@ def plan_rl(
     options = options or RlOptions()
     fields = complete_fields(options, typed_fields(SETTINGS, grpo_fields or {}))
     is_of_lists = options.algorithm == "ipa"
-    rewards = () if options.algorithm in ("dpo", "ipa") else parse_rewards(options.reward)
-    list_rewards = parse_list_rewards(options.reward) if is_of_lists else ()
-    names = {term.name for term in rewards} | {term.name for term in list_rewards}
+    rewards = _rewards(options)
+    names = {term.name for term in rewards}
     memory_path, teacher = _reward_inputs(names, reward_memory, reward_teacher)
     lineage = read_lineage(examples)
     if lineage.weights is None and "value" in names:
@@ -204,7 +204,6 @@ def plan_rl(
         options=options,
         grpo_fields=fields,
         rewards=rewards,
-        list_rewards=list_rewards,
         lineage=lineage,
         contract=contract,
         bundle=bundle,
@@ -212,6 +211,15 @@ def plan_rl(
         teacher_dir=teacher,
         trust_remote_code=trust_remote_code,
     )
+
+
+def _rewards(options: RlOptions) -> tuple[WeightedReward[Any], ...]:
+    """The rewards of items or of lists, by the algorithm. Raises UsageError as their parsers do."""
+    if options.algorithm == "dpo":
+        return ()
+    if options.algorithm == "ipa":
+        return parse_list_rewards(options.reward)
+    return parse_rewards(options.reward)
 
 
 def _check_prompts(contract: Contract, model_dir: str | Path, is_of_lists: bool) -> None:

@@ -9,8 +9,8 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.memory import Memory
 from sidtool.model.load import LoadedModel
+from sidtool.policy.reward_sum import ItemScorer, Matrix
 from sidtool.recommendation.query import Query, QuerySession
-from sidtool.reinforcement.rewards import ItemScorer, Matrix
 
 PROMPTS = 8
 """Prompts that a teacher scores together: each is scored on the items of all of them."""

@@ -3,37 +3,29 @@ and callbacks."""
 
 import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback
 
 from sidtool.contract.write import write_contract
 from sidtool.errors import UsageError
 from sidtool.evaluation.validation import sample_examples
 from sidtool.list_alignment.list_examples import ListExamples, read_list_examples
-from sidtool.list_alignment.list_rewards import ListGroups, ListRewardContext, list_reward_matrix
 from sidtool.list_alignment.list_validation import ListValidation
 from sidtool.list_alignment.pairs import ListRewardFunction, PairMaker
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.policy.examples import RlExamples, history_task, read_rl_examples
 from sidtool.policy.groups import GroupMaker, GroupOptions
 from sidtool.policy.policy import Policy
+from sidtool.policy.reward_sum import RewardContext, check_context, reward_sum
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress, QuerySession
 from sidtool.reinforcement.judge import Judge
 from sidtool.reinforcement.list_trainer import ListTrainer
-from sidtool.reinforcement.rewards import (
-    Groups,
-    ItemScorer,
-    RewardContext,
-    check_context,
-    reward_matrix,
-)
 from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.scorers import memory_scorer, teacher_scorer
-from sidtool.reinforcement.trainer import GroupTrainer, RewardFunction
+from sidtool.reinforcement.trainer import GroupTrainer
 from sidtool.splits.examples import read_examples
 from sidtool.training.history import ProgressCallback
 from sidtool.training.training_run import Log
@@ -81,13 +73,14 @@ def build_trainer(
     if run.options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
     contract = run.new_contract()
-    scorers = _scorers(run, str(arguments.device))
+    context = _reward_context(run, str(arguments.device))
+    reward = partial(reward_sum, run.rewards, context=context)
     parts: dict[str, Any] = {
         "model": loaded.model,
         "args": arguments,
         "options": run.options,
         "maker": maker,
-        "reward": _reward(run, *scorers),
+        "reward": reward,
         "reference": reference,
         "judge": _judge(run, session, examples),
         "refuses_worse_slices": not allow_worse_slices,
@@ -99,8 +92,7 @@ def build_trainer(
     }
     if not isinstance(examples, ListExamples):
         return GroupTrainer(**parts)
-    list_reward = _list_reward(run, *scorers)
-    pairs = _pair_maker(run, loaded, examples, list_reward)
+    pairs = _pair_maker(run, loaded, examples, reward)
     return ListTrainer(pairs=pairs, validation=_list_validation(run, pairs), **parts)
 
 
@@ -128,8 +120,8 @@ def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExample
     return examples
 
 
-def _scorers(run: RlRun, device: str) -> tuple[ItemScorer | None, ItemScorer | None]:
-    """What the rewards `collaborative` and `teacher` score items with, if the run has them."""
+def _reward_context(run: RlRun, device: str) -> RewardContext:
+    """What the rewards of the run read. Raises UsageError if one lacks what it needs."""
     collaborative = None if run.memory is None else memory_scorer(run.memory, run.bundle)
     teacher = None
     if run.teacher_dir is not None:
@@ -140,32 +132,9 @@ def _scorers(run: RlRun, device: str) -> tuple[ItemScorer | None, ItemScorer | N
             trust_remote_code=run.trust_remote_code,
         )
         teacher = teacher_scorer(teacher_model)
-    return collaborative, teacher
-
-
-def _reward(
-    run: RlRun, collaborative: ItemScorer | None, teacher: ItemScorer | None
-) -> RewardFunction:
-    """The sum of the run's rewards of items."""
     context = RewardContext(run.bundle, collaborative, teacher)
     check_context(run.rewards, context)
-
-    def reward(groups: Groups) -> NDArray[np.float64]:
-        return reward_matrix(run.rewards, groups, context)
-
-    return reward
-
-
-def _list_reward(
-    run: RlRun, collaborative: ItemScorer | None, teacher: ItemScorer | None
-) -> ListRewardFunction:
-    """The sum of the run's rewards of lists."""
-    context = ListRewardContext(run.bundle, collaborative, teacher)
-
-    def reward(groups: ListGroups) -> NDArray[np.float64]:
-        return list_reward_matrix(run.list_rewards, groups, context)
-
-    return reward
+    return context
 
 
 def _pair_maker(

@@ -23,16 +23,11 @@ from trl.trainer.utils import split_tensor_dict
 from sidtool.contract.stage_record import Selection
 from sidtool.policy.advantages import first_difference, lacks_signal, sampled_advantages
 from sidtool.policy.groups import GroupMaker, Rollouts, first_items
+from sidtool.policy.numbered_records import load_records, save_records
 from sidtool.policy.policy import Policy
 from sidtool.reinforcement.judge import Judge
 from sidtool.reinforcement.judged_trainer import JudgedTrainer
-from sidtool.reinforcement.offline import (
-    OfflineGroup,
-    load_offline,
-    make_offline,
-    save_offline,
-    stack_groups,
-)
+from sidtool.reinforcement.offline import OfflineGroup, make_offline, stack_groups
 from sidtool.reinforcement.rewards import Groups
 from sidtool.reinforcement.schedule import (
     EpochCallback,
@@ -263,7 +258,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         """Every process saves the groups that it made, beside its random state."""
         if self._offline:
-            save_offline(self._offline, self._offline_file(Path(output_dir)))
+            save_records(self._offline, self._offline_file(Path(output_dir)))
         super()._save_rng_state(output_dir)
 
     def _offline_file(self, checkpoint: Path) -> Path:
@@ -278,7 +273,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
 
     def _load_offline(self, checkpoint: Path) -> None:
         if self._offline_file(checkpoint).exists():
-            self._offline = load_offline(self._offline_file(checkpoint))
+            self._offline = load_records(OfflineGroup, self._offline_file(checkpoint))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no model card: the contract describes the model."""

@@ -191,8 +191,9 @@ def test_pairs_are_the_best_and_the_worst_list(
     from sidtool.list_alignment.list_examples import read_list_examples
     from sidtool.list_alignment.list_policy import ListPolicy
     from sidtool.list_alignment.list_rewards import ListGroups
-    from sidtool.list_alignment.pairs import PairMaker, load_pairs, save_pairs
+    from sidtool.list_alignment.pairs import ListPair, PairMaker
     from sidtool.model.load import load_model_folder
+    from sidtool.policy.numbered_records import load_records, save_records
     from sidtool.policy.policy import Policy
     from sidtool.prompt.encoder import prompt_encoder
     from sidtool.recommendation.query import QuerySession
@@ -226,8 +227,8 @@ def test_pairs_are_the_best_and_the_worst_list(
         assert pair.valid[2].tolist() == [place < len(following) for place in range(4)]
         assert pair.reference.shape == (2,)
         assert (pair.reference < 0).all()
-    save_pairs(pairs, tmp_path / "pairs.safetensors")
-    stored = load_pairs(tmp_path / "pairs.safetensors")
+    save_records(pairs, tmp_path / "pairs.safetensors")
+    stored = load_records(ListPair, tmp_path / "pairs.safetensors")
     assert list(stored) == [0, 3]
     for number, pair in pairs.items():
         assert torch.equal(stored[number].codes, pair.codes)

@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 
 from sidtool.errors import UsageError
-from sidtool.list_alignment.list_rewards import (
-    ListGroups,
-    ListRewardContext,
-    list_reward_matrix,
-    parse_list_rewards,
-)
+from sidtool.list_alignment.list_rewards import ListGroups, parse_list_rewards
+from sidtool.policy.reward_sum import RewardContext, reward_sum
 from tests.bundles import small_bundle
 
 A, B, C, D = range(4)
@@ -27,8 +23,8 @@ def rewards_of(text: str, lists: Any, targets: Any, values: Any = None, **contex
         [np.array(targets)],
         None if values is None else [np.array(values)],
     )
-    shared = ListRewardContext(small_bundle(8), **context)
-    return list_reward_matrix(parse_list_rewards(text), groups, shared)[0].tolist()
+    shared = RewardContext(small_bundle(8), **context)
+    return reward_sum(parse_list_rewards(text), groups, shared)[0].tolist()
 
 
 def test_recall_is_the_share_of_the_targets() -> None:

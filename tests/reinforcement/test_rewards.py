@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.errors import DataError, UsageError
-from sidtool.reinforcement.rewards import (
-    REWARDS,
-    Groups,
-    RewardContext,
-    check_context,
-    parse_rewards,
-    reward_matrix,
-)
+from sidtool.policy.reward_sum import RewardContext, check_context, reward_sum
+from sidtool.reinforcement.rewards import REWARDS, Groups, parse_rewards
 from sidtool.sid import SidSpace
 
 # "b" and "c" share a SID; rows are in the order of the ids
@@ -40,7 +34,7 @@ def groups_of(items: list[list[int]], targets: list[int], **fields: Any) -> Grou
 
 
 def rewards_of(text: str, groups: Groups, context: RewardContext = CONTEXT) -> Any:
-    return reward_matrix(parse_rewards(text), groups, context)
+    return reward_sum(parse_rewards(text), groups, context)
 
 
 GROUPS = groups_of([[A, D, B, -1], [E, A, D, -1]], [C, C])
