@@ -295,6 +295,8 @@ def _refuse_template(contract: Contract, examples: Path, model_dir: Path) -> Non
         (contract.history_prompt, lineage.history_prompt),
         (contract.list_prompt, lineage.list_prompt),
     ]
+    made_labels = {prompt.task: prompt for prompt in lineage.label_prompts}
+    pairs += [(prompt, made_labels.get(prompt.task)) for prompt in contract.label_prompts]
     for prompt, made in pairs:
         if prompt is None or made is None or prompt.task != made.task:
             continue

@@ -6,27 +6,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.answers.answer_probabilities import SharedPrompt, answer_probabilities
 from sidtool.answers.questions import Question
-from sidtool.answers.text_answers import answer_losses, text_answer_metrics
-from sidtool.data.times import NUMBER
+from sidtool.answers.text_answers import text_answer_metrics
 from sidtool.errors import DataError
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.encoder import prompt_encoder
-from sidtool.prompt.segments import catalog
+from sidtool.prompt.labels import MOST_LABELS, are_numbers, sorted_labels
+from sidtool.prompt.segments import Segment, catalog
 from sidtool.recommendation.query import Progress
 
-MOST_LABELS = 20
-"""Answers of more different texts are no labels."""
 SMALLEST = 1e-15
 """The smallest probability of which a log loss is taken."""
 
 
 def labels_of(questions: Sequence[Question]) -> tuple[str, ...]:
-    """The different answers, numbers in their order and texts in that of the alphabet."""
-    texts = sorted({answer_text(question) for question in questions})
-    if all(map(NUMBER.fullmatch, texts)):
-        texts.sort(key=float)
-    return tuple(texts)
+    """The different answers (`sorted_labels`)."""
+    return sorted_labels(map(answer_text, questions))
 
 
 def answer_text(question: Question) -> str:
@@ -57,10 +53,10 @@ def label_metrics(
     of_answers = np.maximum(probabilities[np.arange(len(answers)), answers], SMALLEST)
     shares = np.bincount(answers, minlength=len(labels)) / len(answers)
     chance = {"accuracy": float(shares.max()), "log_loss": float(-(shares * np.log(shares)).sum())}
-    are_numbers = all(map(NUMBER.fullmatch, labels))
     ranked = {}
-    if len(labels) == 2 or (are_numbers and len(labels) > 1):
-        numbers = [float(label) if are_numbers else place for place, label in enumerate(labels)]
+    are_ordered = are_numbers(labels)
+    if len(labels) == 2 or are_ordered:
+        numbers = [float(label) if are_ordered else place for place, label in enumerate(labels)]
         ranked["auc"] = concordance(probabilities @ np.array(numbers), answers)
         chance["auc"] = 0.5
     values = np.stack([correct.astype(np.float64), -np.log(of_answers)], axis=1)
@@ -73,18 +69,19 @@ def label_probabilities(
     """(n, labels): the model's probability of each label, its closing text included, among all of
     them."""
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    prompts = []
-    answers = []
-    for question in questions:
-        closing = [segment for segment in question.answer if segment.kind != "catalog"]
-        prompt = encoder.ids(question.prompt)
-        for label in labels:
-            prompts.append(prompt)
-            answers.append(encoder.ids([catalog(label), *closing]))
-    losses, _ = answer_losses(loaded.model, prompts, answers)
-    by_label = losses.reshape(len(questions), len(labels))
-    weights = np.exp(by_label.min(axis=1, keepdims=True) - by_label)
-    return weights / weights.sum(axis=1, keepdims=True)
+    closings = {tuple(_closing(question)) for question in questions}
+    probabilities = np.empty((len(questions), len(labels)))
+    for closing in closings:  # one, unless examples of several formats were joined
+        answers = [encoder.ids([catalog(label), *closing]) for label in labels]
+        numbers = [n for n, each in enumerate(questions) if tuple(_closing(each)) == closing]
+        prompts = [SharedPrompt.single(encoder.ids(questions[n].prompt)) for n in numbers]
+        of_labels = answer_probabilities(loaded.model, prompts, answers)
+        probabilities[numbers] = np.concatenate(of_labels)
+    return probabilities
+
+
+def _closing(question: Question) -> list[Segment]:
+    return [segment for segment in question.answer if segment.kind != "catalog"]
 
 
 def concordance(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> float:

@@ -200,7 +200,8 @@ def _say_model(folder: str, *, json: bool) -> None:
     if json:
         return say_json(contract.to_json())
     stages = " > ".join(record.stage for record in contract.stages)
-    prompts = (contract.history_prompt, contract.list_prompt, contract.text_prompt)
+    prompts = [contract.history_prompt, contract.list_prompt, contract.text_prompt]
+    prompts += contract.label_prompts
     tasks = list(dict.fromkeys(prompt.task for prompt in prompts if prompt is not None))
     named = [("stages", stages), ("tasks", ", ".join(tasks) or "none")]
     say_table(["", ""], [*summary(contract, bundle).items(), *named])

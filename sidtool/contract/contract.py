@@ -29,7 +29,7 @@ from sidtool.documents import parse_json
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.prompt.field_tokens import FieldTokens, FieldValues
-from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
+from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.prompt.tokens import NO_TOKEN, SidTokens, TokenTable
 from sidtool.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
 from sidtool.sid import SidSpace
@@ -43,6 +43,16 @@ BUNDLE_COPY = "sid.zarr"
 MAX_TOKEN_ID = 1 << 31
 _REQUIRED = {"history_prompt", "text_prompt", "normalize", "base_folder"}
 """Keys that every contract has, though a field of the record has a default."""
+_OPTIONAL = (
+    "list_prompt",
+    "label_prompts",
+    "memory",
+    "license",
+    "files",
+    "field_tokens",
+    "token_table",
+)
+"""Keys that are left out where there is nothing."""
 
 ModelNormalize = Literal["level", "trie"]
 ModelKind = Literal["causal", "encoder-decoder"]
@@ -69,6 +79,8 @@ class Contract(JsonRecord):
     """prompt for recommending from a history; None if no stage trained a task with one"""
     list_prompt: ListPrompt | None = None
     """prompt for recommending a list; None if no stage trained such a task"""
+    label_prompts: tuple[LabelPrompt, ...] = ()
+    """prompts for predicting feedback of an item, of every such task that a stage trained"""
     text_prompt: TextPrompt | None = None
     """prompt for recommending from a text; None if no stage trained a task with one"""
     normalize: ModelNormalize = "level"
@@ -191,7 +203,8 @@ class Contract(JsonRecord):
         for name in ("history_prompt", "list_prompt"):
             if (prompt := getattr(self, name)) is not None:
                 value[name] = prompt.to_json()
-        for name in ("list_prompt", "memory", "license", "files", "field_tokens", "token_table"):
+        value["label_prompts"] = [prompt.to_json() for prompt in self.label_prompts]
+        for name in _OPTIONAL:
             if not value[name]:
                 del value[name]
         # contracts without these stay as they were before

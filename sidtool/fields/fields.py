@@ -6,7 +6,7 @@ the event. A *context* column says where it happened (device, place), so it is k
 *user* field is the same for all events of a user (age, country)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from sidtool.data.times import parse_time
@@ -70,6 +70,15 @@ class Fields:
             None if self.times is None else self.times[:index],
             None if self.times is None else self.times[index],
         )
+
+    def with_next(self) -> "Fields":
+        """The fields with what comes next as one more event, of which only its context and time
+        are known."""
+        event = {name: (*values, self.context.get(name)) for name, values in self.event.items()}
+        times = self.times
+        if times is not None and self.time is not None:
+            times = (*times, self.time)
+        return replace(self, event=event, times=times)
 
     def until(self, stop: int) -> "Fields":
         """The fields with the first `stop` events only."""

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sidtool.errors import UsageError
+from sidtool.errors import DataError, UsageError
 from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.prompt.encoder import PromptEncoder, prompt_encoder
 from sidtool.prompt.frames import PromptFrame
-from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
 from sidtool.prompt.segments import Segment, begin, catalog, shorten, sids, template
 from sidtool.prompt.slots import (
     check_fields,
@@ -158,33 +158,69 @@ def history_prompt_ids(
     `history` is (n, levels) codes, oldest first; `titles`, those of the same items, are needed if
     the prompt shows titles, and `fields` if it shows fields. Raises UsageError if titles are
     missing, DataError if a field is."""
-    items: SidItems | TextItems
-    recent = history[-prompt.history_length :]
+    items = _newest_items(prompt, tokens.space, history, titles, fields)
     if prompt.frame.shows_fields:
-        check_fields(prompt.frame.before + prompt.frame.after, prompt.item, fields, len(recent))
         check_next_item(prompt.opening, fields)
-    if prompt.history_as == "title":
-        if titles is None or len(titles) != len(history):
-            n_titles = 0 if titles is None else len(titles)
-            raise UsageError(f"the prompt needs titles: {len(history)} items, {n_titles} titles")
-        texts = [catalog(shorten(title)) for title in titles[-prompt.history_length :]]
-        form = prompt.item or "{title}"
-        items = items_with_fields(form, texts, fields, prompt.frame)
-    elif prompt.item:
-        texts = [sids(tokens.space, codes[None]) for codes in recent]
-        items = items_with_fields(prompt.item, texts, fields, prompt.frame)
-    else:
-        items = SidItems(tokens.space, recent)
     encoder = prompt_encoder(tokenizer, tokens)
     ending = [begin(tokens.space)]
     if prompt.task == "sequence" and prompt.item:
-        separator = [template(prompt.separator)] if len(recent) else []
+        separator = [template(prompt.separator)] if len(items) else []
         opening = next_item_segments(prompt.opening, fields, prompt.frame.tokens)
         ending = [*separator, *opening, *ending]
     segments, _ = assemble_prompt(
         prompt.frame, items, ending, fields=fields, encoder=encoder, max_tokens=prompt.max_length
     )
     return encoder.ids(segments)
+
+
+def label_prompt_ids(
+    prompt: LabelPrompt,
+    tokenizer: Any,
+    tokens: SidTokens,
+    items: Codes,
+    fields: Fields = NO_FIELDS,
+) -> list[int]:
+    """Token ids of the prompt that asks for the label of the last one of these items, as in its
+    training examples.
+
+    `items` is (n, levels) codes, oldest first; `fields` are those of n events, of which the last is
+    that item's (`Fields.with_next`). Raises DataError if a field that the prompt shows is missing,
+    or if the last item does not fit."""
+    content = _newest_items(prompt, tokens.space, items, None, fields)
+    encoder = prompt_encoder(tokenizer, tokens)
+    segments, n_items = assemble_prompt(
+        prompt.frame, content, fields=fields, encoder=encoder, max_tokens=prompt.max_length
+    )
+    if not n_items:
+        raise DataError(
+            f"a prompt of task {prompt.task} does not fit {prompt.max_length} tokens",
+            hint="train the model with a larger --max-length",
+        )
+    return encoder.ids(segments)
+
+
+def _newest_items(
+    prompt: HistoryPrompt,
+    space: SidSpace,
+    history: Codes,
+    titles: Sequence[str] | None,
+    fields: Fields,
+) -> SidItems | TextItems:
+    """The last `history_length` items in the form in which the prompt shows them. Raises as
+    `history_prompt_ids`."""
+    recent = history[-prompt.history_length :]
+    if prompt.frame.shows_fields:
+        check_fields(prompt.frame.before + prompt.frame.after, prompt.item, fields, len(recent))
+    if prompt.history_as == "title":
+        if titles is None or len(titles) != len(history):
+            n_titles = 0 if titles is None else len(titles)
+            raise UsageError(f"the prompt needs titles: {len(history)} items, {n_titles} titles")
+        texts = [catalog(shorten(title)) for title in titles[-prompt.history_length :]]
+        return items_with_fields(prompt.item or "{title}", texts, fields, prompt.frame)
+    if prompt.item:
+        texts = [sids(space, codes[None]) for codes in recent]
+        return items_with_fields(prompt.item, texts, fields, prompt.frame)
+    return SidItems(space, recent)
 
 
 def text_prompt_ids(prompt: TextPrompt, tokenizer: Any, tokens: SidTokens, text: str) -> list[int]:

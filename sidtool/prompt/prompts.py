@@ -1,5 +1,5 @@
 """The prompts that a model was trained with, stored in its contract: one that contains a history,
-one by which it recommends a list, one that contains a text."""
+one by which it recommends a list, those by which it predicts labels, one that contains a text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -111,6 +111,26 @@ class ListPrompt(HistoryPrompt):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_limit("list_length", self.list_length, MAX_LENGTH)
+
+
+@dataclass(frozen=True)
+class LabelPrompt(HistoryPrompt):
+    """The prompt by which a model predicts a feedback of the last item of a history.
+
+    The answer is one of the `labels`, as catalog text, and the text `close`. The feedback of the
+    last item is unknown in the prompt. Raises DataError as a HistoryPrompt does, and without two
+    different labels."""
+
+    feedback: str = field(kw_only=True)
+    """the field that is predicted"""
+    labels: tuple[str, ...] = field(kw_only=True)
+    """its values in training, numbers in their order and texts in that of the alphabet"""
+    close: str = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+            raise DataError(f"the labels of {self.feedback} are {', '.join(self.labels) or 'none'}")
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sidtool.errors import DataError
+from sidtool.prompt.labels import MOST_LABELS, sorted_labels
 from sidtool.prompt.segments import Segment, catalog, template
 from sidtool.prompt.slots import frame_segments, joined, value_text
 from sidtool.sft.example_context import ExampleContext, TrainingExample
 from sidtool.sft.histories import HistorySlice
 from sidtool.sft.task_mix import Copies
+from sidtool.sft.tasks import named_task
 from sidtool.splits.split import Split
 
 
@@ -54,3 +56,14 @@ def feedback_examples(
             prompt, n_items = context.prompted(frame, content, completion, fields)
             events = newest.newest(n_items).events
             yield TrainingExample(context.name, prompt, completion, events, history.item_ids[-1])
+
+
+def labels_of_task(name: str, split: Split) -> tuple[str, ...]:
+    """The different feedbacks of the training events that a task predicts; () if it predicts none,
+    or if they are not from 2 to MOST_LABELS."""
+    task = named_task(name)
+    if task.target != "feedback":
+        return ()
+    values = {value for user in split.train for value in user.fields.event.get(task.feedback, ())}
+    labels = sorted_labels(value_text(value) for value in values if value is not None)
+    return labels if 2 <= len(labels) <= MOST_LABELS else ()

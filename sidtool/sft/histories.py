@@ -58,10 +58,7 @@ class HistorySlice:
     def known_of_last(self, types: FieldTypes) -> Fields:
         """The fields of all events, without what is known only after the last one."""
         last = self.first + len(self) - 1
-        before = self.fields.before(last, tuple(types.context))
-        event = {name: (*values, before.context.get(name)) for name, values in before.event.items()}
-        times = self.fields.times
-        return replace(before, event=event, times=None if times is None else times[: last + 1])
+        return self.fields.before(last, tuple(types.context)).with_next()
 
     @property
     def events(self) -> tuple[Event, ...]:

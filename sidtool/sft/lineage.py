@@ -17,7 +17,7 @@ from sidtool.general_text import GeneralRecord
 from sidtool.json_record import JsonRecord
 from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import Format
-from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
+from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.sft.event_weights import WeightRecord
 from sidtool.splits.list_targets import ListTargets
 from sidtool.splits.record import SplitReference
@@ -79,6 +79,8 @@ class Lineage(JsonRecord):
     """The prompt of lists; None without such examples."""
     lists: ListTargets | None = None
     """How lists were made; None without them."""
+    label_prompts: tuple[LabelPrompt, ...] = ()
+    """The prompts by which a model trained on these examples predicts labels."""
     general: GeneralRecord | None = None
     """The general text among the examples; None without it."""
     field_tokens: FieldValues = field(default_factory=dict)
@@ -96,8 +98,10 @@ class Lineage(JsonRecord):
         for name in ("history_prompt", "list_prompt"):
             if (prompt := getattr(self, name)) is not None:
                 value[name] = prompt.to_json()
-        if not self.field_tokens:
-            del value["field_tokens"]
+        value["label_prompts"] = [prompt.to_json() for prompt in self.label_prompts]
+        for name in ("label_prompts", "field_tokens"):
+            if not value[name]:
+                del value[name]
         return value
 
     @classmethod

@@ -260,6 +260,7 @@ class SftJob:
             history_prompt=self.maker.history_prompt,
             list_prompt=self.maker.list_prompt,
             lists=options.list_targets,
+            label_prompts=self.maker.label_prompts(self.split),
             text_prompt=self.maker.text_prompt,
             tasks=tasks,
             dropped_events=self.maker.count_dropped_events(self.split),

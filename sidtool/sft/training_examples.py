@@ -20,12 +20,11 @@ from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import (
     HISTORY_SLOT,
     ITEM_SLOT,
-    PromptFrame,
     Templates,
     read_templates,
 )
-from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
-from sidtool.prompt.segments import Segment, template
+from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
+from sidtool.prompt.segments import Segment, catalog, template
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_context import ExampleContext, TrainingExample
 from sidtool.sft.example_kinds import (
@@ -38,7 +37,7 @@ from sidtool.sft.example_kinds import (
     sequence_examples,
     training_queries,
 )
-from sidtool.sft.field_examples import feedback_examples
+from sidtool.sft.field_examples import feedback_examples, labels_of_task
 from sidtool.sft.field_templates import templates_for, trained_frame, with_field_tokens
 from sidtool.sft.histories import Histories
 from sidtool.sft.item_text import ItemRenderer
@@ -131,7 +130,7 @@ class ExampleMaker:
         targets = self._options.list_targets
         # the first item of a list: the prompt is cut as it was in training
         n_sids = targets.length if targets is not None and task == LIST_TASK else 1
-        return HistoryPrompt(**self._prompt(task, n_sids))
+        return HistoryPrompt(**self._prompt(task, self._answer_length(task, n_sids)))
 
     @property
     def list_prompt(self) -> ListPrompt | None:
@@ -141,16 +140,31 @@ class ExampleMaker:
         if targets is None:
             return None
         length = targets.length
-        return ListPrompt(**self._prompt(LIST_TASK, length), list_length=length)
+        n_answer = self._answer_length(LIST_TASK, length)
+        return ListPrompt(**self._prompt(LIST_TASK, n_answer), list_length=length)
 
-    def _prompt(self, task: str, n_sids: int) -> dict[str, Any]:
-        """The fields of the prompt of a history, which `n_sids` SIDs answer."""
+    def label_prompts(self, split: Split) -> tuple[LabelPrompt, ...]:
+        """The prompts by which a model trained on the examples of a split predicts feedback, of
+        each task whose answers are a few different labels."""
+        prompts = []
+        for task in self._options.tasks:
+            labels = labels_of_task(task, split)
+            if labels:
+                close = self._frames[task][0].close
+                answers = [[catalog(label), template(close)] for label in labels]
+                fields = self._prompt(task, max(self.length(answer) or 0 for answer in answers))
+                feedback = named_task(task).feedback
+                prompts.append(LabelPrompt(**fields, feedback=feedback, labels=labels, close=close))
+        return tuple(prompts)
+
+    def _prompt(self, task: str, n_answer: int) -> dict[str, Any]:
+        """The fields of the prompt of a history, which `n_answer` tokens answer."""
         frame = self._frames[task][0]
         return {
             "task": task,
             "template": frame.template(HISTORY_SLOT),
             "history_length": self._options.history_length,
-            "max_length": self._max_prompt_length(frame, n_sids),
+            "max_length": self._options.max_length - n_answer,
             "format": frame.format,
             "history_as": "title" if named_task(task).source == "title" else "sid",
             "separator": frame.separator,
@@ -175,7 +189,7 @@ class ExampleMaker:
         return TextPrompt(
             task=task,
             template=frame.template(ITEM_SLOT),
-            max_length=self._max_prompt_length(frame),
+            max_length=self._options.max_length - self._answer_length(task),
             format=frame.format,
         )
 
@@ -299,7 +313,7 @@ class ExampleMaker:
             name=name,
             task=task,
             frames=self._frames[name],
-            same_frame=name in (history_prompt_task(self._options.tasks), LIST_TASK),
+            same_frame=self._has_prompt(name),
             space=self._space,
             item_map=self._map,
             items=self._items,
@@ -325,6 +339,11 @@ class ExampleMaker:
             return partial(feedback_examples, context, split)
         return partial(event_examples, context, split)
 
+    def _has_prompt(self, task: str) -> bool:
+        """Whether a trained model has a prompt of a history by this task."""
+        is_of_labels = named_task(task).target == "feedback"
+        return is_of_labels or task in (history_prompt_task(self._options.tasks), LIST_TASK)
+
     def _training_queries(self, split: Split) -> list[TrainingQuery]:
         index = self._histories.item_index
         hidden = self._options.hide_text_of
@@ -335,13 +354,12 @@ class ExampleMaker:
         }
         return training_queries(self._queries, split, usable)
 
-    def _max_prompt_length(self, frame: PromptFrame, n_sids: int = 1) -> int:
-        """Tokens that a prompt may have, so that SIDs and the end of the completion fit, too."""
-        close = self.length([template(frame.close)]) or 0
+    def _answer_length(self, task: str, n_sids: int = 1) -> int:
+        """Tokens of SIDs and of the end of the completion."""
+        close = self.length([template(self._frames[task][0].close)]) or 0
         edges = self._space.has_begin_end_tokens
         # the begin token of the first SID is the end of the prompt
-        completion = n_sids * (self._space.levels + 2 * edges) - edges + close
-        return self._options.max_length - completion
+        return n_sids * (self._space.levels + 2 * edges) - edges + close
 
     def _chosen_templates(self, task: str) -> Templates | None:
         """The templates of a task that are not its own ones: those of the user, and those of lists,

@@ -23,6 +23,7 @@ from sidtool.fields.fields import FieldTypes
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.positions import max_positions
 from sidtool.prompt.frames import Format
+from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.segments import Segment
 from sidtool.recommendation.query import Progress
 from sidtool.sft.catalog import CatalogOptions, read_catalog
@@ -206,21 +207,27 @@ def _example_maker(
             f"the model has user tokens, and questions of task {options.task} have none",
             hint="sidtool evaluate without --task measures recommendations, with them",
         )
-    history_prompt = loaded.contract.history_prompt
+    prompt = _trained_prompt(loaded, options.task)
     positions = max_positions(loaded.model)
     # questions are made as the model's training examples were, as far as its contract records them
     sft_options = SftOptions(
         tasks={options.task: 1.0},
         format=cast(Format | None, loaded.contract.example_format) or "auto",
         max_length=min(SftOptions.max_length, positions or SftOptions.max_length),
-        history_length=(history_prompt or SftOptions).history_length,
+        history_length=(prompt or SftOptions).history_length,
     )
     # a query of a user may not be trained on before its event, but may be evaluated: drop the users
     anonymous = tuple(replace(query, user=None) for query in queries)
     field_tokens = loaded.contract.field_tokens
-    made_with = (loaded.tokenizer, anonymous, types, history_prompt, field_tokens)
+    made_with = (loaded.tokenizer, anonymous, types, prompt, field_tokens)
     maker = ExampleMaker(loaded.bundle, items, sft_options, *made_with)
     return maker, sft_options.history_length
+
+
+def _trained_prompt(loaded: LoadedModel, task: str) -> HistoryPrompt | None:
+    """The prompt of the task if it predicts labels, else that by which the model recommends."""
+    of_labels = (prompt for prompt in loaded.contract.label_prompts if prompt.task == task)
+    return next(of_labels, loaded.contract.history_prompt)
 
 
 def _titles(bundle: Bundle) -> Items:

@@ -17,7 +17,7 @@ from sidtool.data.digests import file_digest
 from sidtool.errors import UsageError
 from sidtool.objective.softmax import SoftmaxOver
 from sidtool.output import partial_path
-from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
+from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.sft.lineage import Lineage
 from sidtool.sft.tasks import LIST_TASK
 from sidtool.sft.tokenized import answers_with_sid
@@ -143,6 +143,12 @@ class TrainingRun:
         return self.lineage.list_prompt or self.contract.list_prompt
 
     @property
+    def label_prompts(self) -> tuple[LabelPrompt, ...]:
+        """The prompts for labels, by task: of these examples, else of the model before."""
+        both = (*self.contract.label_prompts, *self.lineage.label_prompts)
+        return tuple({prompt.task: prompt for prompt in both}.values())
+
+    @property
     def text_prompt(self) -> TextPrompt | None:
         """The prompt for texts: of these examples, else of the model before."""
         return self.lineage.text_prompt or self.contract.text_prompt
@@ -172,6 +178,7 @@ class TrainingRun:
             base_folder=self.model if self.options.stage == "lora" else None,
             history_prompt=self.history_prompt,
             list_prompt=self.list_prompt,
+            label_prompts=self.label_prompts,
             text_prompt=self.text_prompt,
             normalize=self.normalize,
         )

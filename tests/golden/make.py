@@ -23,7 +23,7 @@ from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings
-from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
+from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sft.make_sft import make_sft
@@ -46,6 +46,7 @@ MODEL = GOLDEN / "model"
 MODEL_2 = GOLDEN / "model-2"
 MODEL_3 = GOLDEN / "model-3"
 MODEL_LISTS = GOLDEN / "model-lists"
+MODEL_LABELS = GOLDEN / "model-labels"
 MEMORY = GOLDEN / "memory.zarr.zip"
 
 ITEMS = {
@@ -247,6 +248,22 @@ def golden_contract_with_lists() -> Contract:
     return replace(golden_contract(), list_prompt=prompt)
 
 
+def golden_contract_with_labels() -> Contract:
+    """The same contract with a prompt that predicts labels, which readers without them ignore:
+    format 1."""
+    prompt = LabelPrompt(
+        "predict-rating",
+        "Rated: {history}. And the last one?",
+        20,
+        250,
+        item="{sid} {event.rating};",
+        feedback="rating",
+        labels=("1", "2", "10"),
+        close="</s>",
+    )
+    return replace(golden_contract(), label_prompts=(prompt,))
+
+
 def golden_memory() -> Memory:
     """A memory of all `EVENTS`, by the items of the golden bundle."""
     settings = KnnSettings(
@@ -273,6 +290,7 @@ def write_golden_files() -> None:
         (MODEL_2, golden_contract_2()),
         (MODEL_3, golden_contract_3()),
         (MODEL_LISTS, golden_contract_with_lists()),
+        (MODEL_LABELS, golden_contract_with_labels()),
     ):
         folder.mkdir(exist_ok=True)
         text = json.dumps(contract.to_json(), indent=1, ensure_ascii=False) + "\n"

@@ -28,6 +28,7 @@ from tests.golden.make import (
     MODEL,
     MODEL_2,
     MODEL_3,
+    MODEL_LABELS,
     MODEL_LISTS,
     SPLIT,
     SPLIT_2,
@@ -36,6 +37,7 @@ from tests.golden.make import (
     golden_contract,
     golden_contract_2,
     golden_contract_3,
+    golden_contract_with_labels,
     golden_contract_with_lists,
     golden_memory,
     golden_split_2,
@@ -228,6 +230,15 @@ def test_the_contract_of_a_model_with_lists() -> None:
         "list", "Bought: {history}. Next 5:", 20, 250, list_length=5
     )
     assert replace(contract, list_prompt=None) == golden_contract()
+
+
+def test_the_contract_of_a_model_with_labels() -> None:
+    stored = json.loads((MODEL_LABELS / "sid.json").read_text(encoding="utf-8"))
+    assert stored["format"] == 1
+    assert stored["label_prompts"][0]["labels"] == ["1", "2", "10"]
+    contract = read_contract(MODEL_LABELS)
+    assert contract == golden_contract_with_labels()
+    assert replace(contract, label_prompts=()) == golden_contract()
 
 
 def test_the_memory_of_format_1() -> None:

@@ -1,0 +1,160 @@
+"""Probabilities of a few answers behind prompts, many of which may share all but their end.
+
+A prompt is read once; its ends and the answers behind them are a tree over its cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sidtool.answers.text_answers import answer_losses
+from sidtool.decoder.batching import batches, evaluation_mode
+from sidtool.decoder.beam import TOKEN_BUDGET
+from sidtool.decoder.partial_head import DecodingHead
+from sidtool.decoder.probe import decoding_method
+from sidtool.decoder.token_tree import TokenTree
+from sidtool.model.positions import check_positions
+from sidtool.model.structure import is_encoder_decoder
+
+ENDS = 64
+"""Ends that grow together on one prompt: the mask of a step is quadratic in their tokens."""
+
+
+@dataclass(frozen=True)
+class SharedPrompt:
+    """k prompts that share their start."""
+
+    start: Sequence[int]
+    """token ids, at least one"""
+    ends: Sequence[Sequence[int]]
+    """k continuations of the start, all of one length of at least 1"""
+
+    @classmethod
+    def single(cls, prompt: Sequence[int]) -> "SharedPrompt":
+        """One prompt of two tokens or more."""
+        return cls(prompt[:-1], [prompt[-1:]])
+
+
+@torch.no_grad()
+def answer_probabilities(
+    model: Any, prompts: Sequence[SharedPrompt], answers: Sequence[Sequence[int]]
+) -> list[NDArray[np.float64]]:
+    """For each of n prompts (k, a): the probability of each of a answers, given as token ids,
+    behind each end, among these answers.
+
+    Encoder-decoders, and models that no mask can steer, read every prompt with every answer anew.
+    Raises DataError if a prompt with its answer is longer than the model's positions."""
+    results: list[NDArray[np.float64]] = [np.zeros((0, len(answers)))] * len(prompts)
+    with evaluation_mode(model) as bare:
+        # an encoder reads a prompt as a whole, and no tree can grow on nothing
+        is_tree = not is_encoder_decoder(bare) and all(
+            prompt.start for prompt in prompts if prompt.ends
+        )
+        if not is_tree or decoding_method(bare) == "generate":
+            return _by_whole_sequences(bare, prompts, answers)
+        head = DecodingHead(bare, sliced=decoding_method(bare) == "sliced")
+        for n_tokens, numbers in _by_tokens_of_ends(prompts).items():
+            n_ends = min(ENDS, max(len(prompts[number].ends) for number in numbers))
+            capacity = n_ends * (n_tokens + len(answers) * (_longest(answers) - 1))
+            lengths = [len(prompts[number].start) for number in numbers]
+            check_positions(bare, max(lengths) + n_tokens, _longest(answers) - 1)
+            for batch in batches(lengths, capacity, TOKEN_BUDGET):
+                chosen = [prompts[numbers[index]] for index in batch]
+                starts = [prompt.start for prompt in chosen]
+                tree = TokenTree.of(bare, starts, capacity=capacity, head=head)
+                scores = _softmax(_score(tree, head, _ends(chosen, bare.device), answers))
+                for index, prompt, of_prompt in zip(batch, chosen, scores, strict=True):
+                    results[numbers[index]] = of_prompt[: len(prompt.ends)]
+    return results
+
+
+def _by_tokens_of_ends(prompts: Sequence[SharedPrompt]) -> dict[int, list[int]]:
+    """The numbers of prompts that have ends, by how many tokens an end has."""
+    numbers: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        if prompt.ends:
+            numbers.setdefault(len(prompt.ends[0]), []).append(number)
+    return numbers
+
+
+def _ends(prompts: Sequence[SharedPrompt], device: torch.device) -> torch.Tensor:
+    """(batch, k, tokens): the ends of prompts; the last one again where there are fewer."""
+    longest = max(len(prompt.ends) for prompt in prompts)
+    padded = [
+        [*prompt.ends, *[prompt.ends[-1]] * (longest - len(prompt.ends))] for prompt in prompts
+    ]
+    return torch.tensor(padded, device=device)
+
+
+def _score(
+    tree: TokenTree, head: DecodingHead, ends: torch.Tensor, answers: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """(batch, k, a) log-probabilities of answers behind (batch, k, tokens) ends."""
+    tree.prefill()
+    parts = []
+    for part in ends.split(ENDS, dim=1):
+        parts.append(_score_ends(tree, head, part, answers))
+        tree.rewind()
+    return torch.cat(parts, dim=1)
+
+
+def _score_ends(
+    tree: TokenTree, head: DecodingHead, ends: torch.Tensor, answers: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """The same of few ends: their last tokens branch into the answers, which grow token by token;
+    an answer that is shorter than another goes on without being counted."""
+    batch, n_ends, _ = ends.shape
+    n_answers = len(answers)
+    longest = _longest(answers)
+    padded = [[*answer, *[answer[-1]] * (longest - len(answer))] for answer in answers]
+    tokens = torch.tensor(padded, device=ends.device)  # (answers, longest)
+    parents = torch.zeros(batch, n_ends, dtype=torch.long, device=ends.device)
+    # (batch, ends, 1, dim), from the second token on (batch, ends, answers, dim)
+    hidden = tree.step(ends, parents).unsqueeze(2)
+    total = torch.zeros(batch, n_ends, n_answers, device=ends.device)
+    for place in range(longest):
+        if place:
+            ids = tokens[:, place - 1].repeat(batch, n_ends)  # (batch, ends * answers)
+            flat = tree.step(ids, _parents(place, batch, n_ends, n_answers, ends.device))
+            hidden = flat.view(batch, n_ends, n_answers, -1)
+        log_probs = head.log_probs(hidden, tokens[:, place], "vocabulary")
+        # behind the first token, each answer at its own branch
+        log_probs = log_probs.diagonal(dim1=2, dim2=3) if place else log_probs.squeeze(2)
+        counted = torch.tensor([place < len(answer) for answer in answers], device=ends.device)
+        total += log_probs.masked_fill(~counted, 0.0)
+    return total
+
+
+def _parents(
+    place: int, batch: int, n_ends: int, n_answers: int, device: torch.device
+) -> torch.Tensor:
+    """(batch, ends * answers): the end of each branch, later the branch itself."""
+    if place > 1:
+        parents = torch.arange(n_ends * n_answers, device=device)
+    else:
+        parents = torch.arange(n_ends, device=device).repeat_interleave(n_answers)
+    return parents.expand(batch, -1)
+
+
+def _by_whole_sequences(
+    model: Any, prompts: Sequence[SharedPrompt], answers: Sequence[Sequence[int]]
+) -> list[NDArray[np.float64]]:
+    """The same, with every prompt read whole for every answer."""
+    whole = [[*prompt.start, *end] for prompt in prompts for end in prompt.ends]
+    repeated = [sequence for sequence in whole for _ in answers]
+    losses, _ = answer_losses(model, repeated, [*answers] * len(whole))
+    probabilities = _softmax(torch.from_numpy(-losses.reshape(len(whole), len(answers))))
+    stops = np.cumsum([len(prompt.ends) for prompt in prompts])
+    return np.split(probabilities, stops[:-1])
+
+
+def _softmax(scores: torch.Tensor) -> NDArray[np.float64]:
+    probabilities: NDArray[np.float64] = scores.double().softmax(-1).cpu().numpy()
+    return probabilities
+
+
+def _longest(answers: Sequence[Sequence[int]]) -> int:
+    return max(map(len, answers))

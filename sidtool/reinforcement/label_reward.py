@@ -1,0 +1,138 @@
+"""The reward `label` of a run: the model that predicts labels, which of them are positive, and the
+split whose fields its prompt shows. Everything is checked that needs no weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.contract.contract import Contract
+from sidtool.contract.locate import model_folder
+from sidtool.contract.split_check import check_model_split
+from sidtool.data.digests import file_digest
+from sidtool.errors import CompatibilityError, UsageError
+from sidtool.fields.conditions import Condition
+from sidtool.fields.fields import FieldTypes, Value
+from sidtool.model.load import check_model_folder
+from sidtool.prompt.frames import Templates
+from sidtool.prompt.labels import are_numbers
+from sidtool.prompt.prompts import LabelPrompt
+from sidtool.prompt.template_file import check_templates
+from sidtool.sft.lineage import Lineage
+from sidtool.splits.files import TRAIN, is_split_folder, read_split
+from sidtool.splits.split import Split
+
+POSITIVE = "positive_label"
+"""The setting that says which labels are positive."""
+
+
+@dataclass(frozen=True)
+class PositiveLabels:
+    """The labels of one feedback that count, and the prompt that asks for it."""
+
+    prompt: LabelPrompt
+    is_positive: tuple[bool, ...]
+    """for each of the prompt's labels"""
+
+    @classmethod
+    def of(cls, contract: Contract, condition: str, model: str) -> "PositiveLabels":
+        """The labels that fulfill a condition, like `rating>=4`, in a model that predicts them.
+
+        Raises CompatibilityError if the model predicts no labels, UsageError if it predicts those
+        of another feedback, if all labels fulfill the condition or none does, and for a model with
+        tokens of users, which such prompts lack."""
+        if not contract.label_prompts:
+            raise CompatibilityError(
+                f"{model} was not trained to predict labels: its contract has no label prompt",
+                hint="make-sft --task predict-FIELD=1, then sidtool train",
+            )
+        if contract.user_tokens:
+            raise UsageError(
+                f"{model} has user tokens, and prompts that ask for labels have none",
+                hint="extend-model without --user-tokens",
+            )
+        parsed = Condition.parse(condition, option=POSITIVE)
+        prompts = {prompt.feedback: prompt for prompt in contract.label_prompts}
+        if parsed.field not in prompts:
+            raise UsageError(
+                f"{POSITIVE}={condition} is about {parsed.field!r}, {model} predicts "
+                f"{', '.join(prompts)}"
+            )
+        prompt = prompts[parsed.field]
+        is_positive = _fulfilling(parsed, prompt.labels)
+        if all(is_positive) or not any(is_positive):
+            how_many = "every label" if all(is_positive) else "no label"
+            raise UsageError(
+                f"{POSITIVE}={condition} is fulfilled by {how_many} of {', '.join(prompt.labels)}"
+            )
+        return cls(prompt, is_positive)
+
+    def check_fields(self, types: FieldTypes) -> None:
+        """Raise UsageError if the prompt shows a field that a split has not."""
+        prompt = self.prompt
+        items = (prompt.item,) if prompt.item else ()
+        templates = Templates((prompt.template,), prompt.separator, items)
+        check_templates(prompt.task, prompt.history_as, templates, types, "")
+
+
+def _fulfilling(condition: Condition, labels: Sequence[str]) -> tuple[bool, ...]:
+    values: list[Value] = list(labels)
+    if not are_numbers(labels):
+        return tuple(condition.holds(values, "str").tolist())
+    return tuple(condition.holds([float(label) for label in labels], "float").tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class LabelReward:
+    """What the reward `label` is computed from."""
+
+    model_dir: Path
+    positive: PositiveLabels
+    split: Split | None
+    """that of the training examples, if the prompt shows fields"""
+    fields_digest: str | None
+    """SHA-256 (hex) of its training events: a split's own digest leaves fields out"""
+
+
+def open_label_reward(
+    model: str | Path,
+    condition: str,
+    split: str | Path | None,
+    examples: Path,
+    lineage: Lineage,
+    bundle: Bundle,
+    *,
+    trust_remote_code: bool = False,
+) -> LabelReward:
+    """The reward of a model that predicts labels, for training examples with this lineage.
+
+    Raises CompatibilityError if the model is of another bundle, predicts no labels, or may have
+    learned what the examples' split holds out, and if `split` is another one; UsageError as
+    `PositiveLabels.of`, and unless there is a split exactly if the prompt shows fields."""
+    name = f"reward model {model}"
+    folder = model_folder(model, trust_remote_code=trust_remote_code)
+    contract, _, _ = check_model_folder(folder, bundle)
+    check_model_split(contract, bundle, str(examples), lineage.split, model=name)
+    positive = PositiveLabels.of(contract, condition, name)
+    shows_fields = positive.prompt.shows_fields
+    if shows_fields and split is None:
+        raise UsageError(
+            f"the prompt of {name} shows fields, which the training examples do not repeat",
+            hint="--split SPLIT, the split that make-sft used",
+        )
+    if split is None:
+        return LabelReward(folder, positive, None, None)
+    if not shows_fields:
+        raise UsageError(f"--split has no use: the prompt of {name} shows no fields")
+    folder_of_split = Path(split)
+    if not is_split_folder(folder_of_split):
+        raise UsageError(f"{split} is no split folder", hint="sidtool split EVENTS -o SPLIT")
+    opened = read_split(folder_of_split)
+    if opened.reference.digest != lineage.split.digest:
+        raise CompatibilityError(
+            f"the split is {opened.reference}, the training examples were made from "
+            f"{lineage.split}",
+            hint="give the split that make-sft used",
+        )
+    positive.check_fields(opened.fields)
+    return LabelReward(folder, positive, opened, file_digest(folder_of_split / TRAIN))
