@@ -31,7 +31,8 @@ def rl(
         str | None,
         typer.Option(
             help="Rewards with weights, as rank=1,prefix=0.5: exact, rank, prefix, ndcg, "
-            "collaborative, teacher, value, format, or MODULE:FUNCTION. Default: exact=1,rank=1."
+            "collaborative, teacher, label, value, format, or MODULE:FUNCTION. Default: "
+            "exact=1,rank=1."
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")] = None,
@@ -52,6 +53,14 @@ def rl(
     ] = None,
     reward_teacher: Annotated[
         str | None, typer.Option(help="Trained model of the reward `teacher`.")
+    ] = None,
+    reward_model: Annotated[
+        str | None,
+        typer.Option(help="Model of the reward `label`: one that train made on predict-FIELD."),
+    ] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(help="Split of the examples, if the prompt of --reward-model shows fields."),
     ] = None,
     allow_worse_slices: Annotated[
         bool,
@@ -81,6 +90,7 @@ def rl(
     rl_options, fields = read_settings(SETTINGS, config, pairs)
     how: dict[str, Any] = {"options": rl_options, "grpo_fields": fields, "valid": valid}
     how |= {"reward_memory": reward_memory, "reward_teacher": reward_teacher}
+    how |= {"reward_model": reward_model, "split": split}
     how |= {"force": force, "trust_remote_code": trust_remote_code}
     if dry_run:
         run = plan_rl(model, examples, out, **how)

@@ -118,6 +118,8 @@ class RlParams(JsonRecord):
     """digest of the memory of the reward `collaborative`"""
     reward_teacher: ModelReference | None = None
     """the model of the reward `teacher`"""
+    reward_model: ModelReference | None = None
+    """the model of the reward `label`"""
     best: Selection | None = None
     """None if the last checkpoint was kept"""
 

@@ -34,16 +34,18 @@ class Condition:
     field: str
     sign: str
     value: str
+    option: str = "--target"
+    """what errors call it"""
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, *, option: str = "--target") -> Self:
         """Raises UsageError if a text is no comparison."""
         match = CONDITION.fullmatch(text)
         if match is None:
             raise UsageError(
-                f"--target {text!r} is no comparison", hint="like rating>=4 or behavior=buy"
+                f"{option} {text!r} is no comparison", hint="like rating>=4 or behavior=buy"
             )
-        return cls(text, match["field"], match["sign"], match["value"])
+        return cls(text, match["field"], match["sign"], match["value"], option)
 
     def holds(self, values: Sequence[Value | None], kind: FieldType) -> NDArray[np.bool_]:
         """(n,): where the comparison holds; a missing value never fulfills it. Raises UsageError
@@ -52,11 +54,13 @@ class Condition:
         other: Value = self.value
         if kind != "str":
             if not NUMBER.fullmatch(self.value):
-                raise UsageError(f"--target {self.text!r} compares numbers with {self.value!r}")
+                raise UsageError(
+                    f"{self.option} {self.text!r} compares numbers with {self.value!r}"
+                )
             other = float(self.value)
         elif self.sign not in ("=", "==", "!="):
             raise UsageError(
-                f"--target {self.text!r}: texts are equal (=) or not (!=)",
+                f"{self.option} {self.text!r}: texts are equal (=) or not (!=)",
                 hint=f"if {self.field} holds numbers, --feedback {self.field}:float",
             )
         if isinstance(values, Coded):

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import UsageError
+from sidtool.fields.fields import Fields
 from sidtool.policy.reward_sum import (
-    ItemScorer,
     Matrix,
     RewardContext,
     WeightedReward,
@@ -31,6 +32,8 @@ class ListGroups:
     """n lists of the items that really followed"""
     values: Sequence[NDArray[np.float64]] | None = None
     """the weight of each target, if the examples have weights"""
+    fields: Sequence[Fields] | None = None
+    """n fields, known before the next item of each history, if a reward reads them"""
 
 
 ListReward = Callable[[ListGroups, RewardContext], Matrix]
@@ -68,13 +71,21 @@ def _ndcg(groups: ListGroups, _: RewardContext) -> Matrix:
 
 def _collaborative(groups: ListGroups, context: RewardContext) -> Matrix:
     """The mean of the items' item-kNN scores for the history, relative to the best item."""
-    return _mean_scores(context.collaborative, groups)
+    return _mean_scores(partial(item_scores, context.collaborative, groups.histories), groups)
 
 
 def _teacher(groups: ListGroups, context: RewardContext) -> Matrix:
     """The mean of the items' probabilities under another model, relative to the sum over all lists
     of the prompt."""
-    return _mean_scores(context.teacher, groups)
+    return _mean_scores(partial(item_scores, context.teacher, groups.histories), groups)
+
+
+def _label(groups: ListGroups, context: RewardContext) -> Matrix:
+    """The mean of the items' probabilities of a positive label under a model that predicts
+    labels."""
+    if context.label is None:
+        raise UsageError("the reward needs a scorer")  # check_context says which
+    return _mean_scores(partial(context.label, groups.histories, groups.fields), groups)
 
 
 LIST_REWARDS: dict[str, ListReward] = {
@@ -83,6 +94,7 @@ LIST_REWARDS: dict[str, ListReward] = {
     "value": _value,
     "collaborative": _collaborative,
     "teacher": _teacher,
+    "label": _label,
 }
 
 
@@ -119,9 +131,11 @@ def _totals(groups: ListGroups, values: Sequence[NDArray[np.float64]] | None) ->
     return np.array(totals)[:, None]
 
 
-def _mean_scores(scorer: ItemScorer | None, groups: ListGroups) -> Matrix:
+def _mean_scores(score: Callable[[NDArray[np.int64]], Matrix], groups: ListGroups) -> Matrix:
+    """(n, G): the mean of the items' scores, by a function of (n, k) bundle rows that gives 0 for
+    -1."""
     n, size, length = groups.lists.shape
-    scores = item_scores(scorer, groups.histories, groups.lists.reshape(n, size * length))
+    scores = score(groups.lists.reshape(n, size * length))
     n_items = (groups.lists >= 0).sum(axis=-1)  # (n, G)
     means: Matrix = scores.reshape(groups.lists.shape).sum(axis=-1) / np.maximum(n_items, 1)
     return means

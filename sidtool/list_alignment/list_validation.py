@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.fields.fields import Fields
 from sidtool.list_alignment.list_rewards import LIST_REWARDS, ListGroups
 from sidtool.list_alignment.pairs import ListRewardFunction
 from sidtool.list_decoder.list_options import ListOptions
@@ -28,6 +29,8 @@ class ListValidation:
     histories: tuple[NDArray[np.int64], ...]
     targets: tuple[NDArray[np.int64], ...]
     """the items of each user's held-out session, as bundle rows"""
+    fields: tuple[Fields, ...]
+    """what is known before each session"""
     reward: ListRewardFunction
     length: int
     num_beams: int
@@ -49,9 +52,11 @@ class ListValidation:
         users = []
         histories = []
         targets = []
+        fields = []
         for example in examples:
-            history = items.rows(example.history)
-            history = history[history >= 0]
+            rows = items.rows(example.history)
+            in_bundle = np.flatnonzero(rows >= 0)
+            history = rows[in_bundle]
             following = items.rows(example.items)
             following = following[following >= 0]
             following = following[~items.retired[following]]
@@ -60,8 +65,9 @@ class ListValidation:
             if len(following):
                 users.append(example.user)
                 histories.append(history)
+                fields.append(example.fields.take(in_bundle.tolist()))
                 targets.append(np.array(list(dict.fromkeys(following.tolist())), dtype=np.int64))
-        columns = (tuple(users), tuple(histories), tuple(targets))
+        columns = (tuple(users), tuple(histories), tuple(targets), tuple(fields))
         return cls(session, *columns, reward, length, num_beams, exclude_seen)
 
     @cached_property
@@ -96,6 +102,6 @@ class ListValidation:
             lists[process :: len(shares), 0] = share
         # the weights of held-out items are not known: each counts alike
         values = [np.ones(len(rows)) for rows in self.targets]
-        groups = ListGroups(self.histories, lists, self.targets, values)
+        groups = ListGroups(self.histories, lists, self.targets, values, self.fields)
         recall = LIST_REWARDS["recall"](groups, RewardContext(self.session.bundle))
         return np.concatenate([recall, self.reward(groups)], axis=1)

@@ -13,6 +13,7 @@ from sidtool.list_alignment.list_examples import ListExamples
 from sidtool.list_alignment.list_policy import ListPolicy
 from sidtool.list_alignment.list_rewards import ListGroups
 from sidtool.list_decoder.list_options import ListOptions
+from sidtool.policy.example_fields import ExampleFields
 from sidtool.policy.policy import pad_left
 from sidtool.policy.reward_sum import Matrix
 from sidtool.recommendation.list_query import search_distinct_lists
@@ -48,6 +49,8 @@ class PairMaker:
     """of lists"""
     examples: ListExamples
     reward: ListRewardFunction
+    fields: ExampleFields | None
+    """those of the examples' events, if a reward reads them"""
     length: int
     """items per list"""
     candidates: int
@@ -77,6 +80,7 @@ class PairMaker:
             None
             if self.examples.list_values is None
             else [self.examples.list_values[number] for number in numbers],
+            None if self.fields is None else list(map(self.fields.before, numbers)),
         )
         # a place without a list is neither the best nor the worst
         is_list = (lists >= 0).any(axis=-1)

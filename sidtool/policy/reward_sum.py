@@ -9,12 +9,18 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import UsageError
+from sidtool.fields.fields import Fields
 from sidtool.policy.reward_terms import find_function, parse_terms
 
 Matrix = NDArray[np.float64]
 """(n, G): one number for each of G answers to n prompts."""
 ItemScorer = Callable[[Sequence[NDArray[np.int64]], NDArray[np.int64]], Matrix]
 """(n histories of bundle rows, (n, k) bundle rows) -> (n, k) scores."""
+LabelScorer = Callable[
+    [Sequence[NDArray[np.int64]], Sequence[Fields] | None, NDArray[np.int64]], Matrix
+]
+"""(n histories, the fields known before the next item of each, (n, k) bundle rows) -> (n, k)
+scores, 0 for -1."""
 Groups = TypeVar("Groups")
 """The answers to n prompts: items, or lists."""
 
@@ -28,6 +34,8 @@ class RewardContext:
     """item-kNN scores"""
     teacher: ItemScorer | None = None
     """probabilities of another model"""
+    label: LabelScorer | None = None
+    """probabilities of positive labels"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ def check_context(rewards: Sequence[WeightedReward[Any]], context: RewardContext
         raise UsageError("reward collaborative needs a memory", hint="--reward-memory MEMORY")
     if "teacher" in names and context.teacher is None:
         raise UsageError("reward teacher needs a trained model", hint="--reward-teacher MODEL")
+    if "label" in names and context.label is None:
+        raise UsageError("reward label needs a model of labels", hint="--reward-model MODEL")
 
 
 def item_scores(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import UsageError
+from sidtool.fields.fields import Fields
 from sidtool.policy.reward_sum import (
     Matrix,
     RewardContext,
@@ -33,6 +34,8 @@ class Groups:
     """(n,): the item of each training example"""
     values: NDArray[np.float64] | None = None
     """(n,): the weight of each training example, if the examples have weights"""
+    fields: Sequence[Fields] | None = None
+    """n fields, known before the next item of each history, if a reward reads them"""
 
 
 Reward = Callable[[Groups, RewardContext], Matrix]
@@ -89,6 +92,13 @@ def _teacher(groups: Groups, context: RewardContext) -> Matrix:
     return item_scores(context.teacher, groups.histories, groups.items)
 
 
+def _label(groups: Groups, context: RewardContext) -> Matrix:
+    """The probability of a positive label under a model that predicts labels."""
+    if context.label is None:
+        raise UsageError("the reward needs a scorer")  # check_context says which
+    return context.label(groups.histories, groups.fields, groups.items)
+
+
 def _value(groups: Groups, context: RewardContext) -> Matrix:
     """The weight of the training example (a rating, a price, a watch time) for the target's SID,
     else 0."""
@@ -112,6 +122,7 @@ REWARDS: dict[str, Reward] = {
     "ndcg": _ndcg,
     "collaborative": _collaborative,
     "teacher": _teacher,
+    "label": _label,
     "value": _value,
     "format": _format,
 }

@@ -15,6 +15,7 @@ from sidtool.data.digests import file_digest
 from sidtool.memory.memory import Memory
 from sidtool.output import partial_path
 from sidtool.policy.reward_sum import WeightedReward
+from sidtool.reinforcement.label_reward import LabelReward
 from sidtool.reinforcement.settings import DEFAULTS, RlOptions
 from sidtool.sft.lineage import Lineage
 from sidtool.training.training_run import json_digest, json_values
@@ -40,6 +41,8 @@ class RlRun:
     """of the reward `collaborative`"""
     teacher_dir: Path | None
     """the model of the reward `teacher`"""
+    labels: LabelReward | None
+    """of the reward `label`"""
     trust_remote_code: bool
 
     @property
@@ -68,6 +71,11 @@ class RlRun:
         return None if self.teacher_dir is None else ModelReference.of(self.teacher_dir)
 
     @cached_property
+    def reward_model(self) -> ModelReference | None:
+        """The model of the reward `label`."""
+        return None if self.labels is None else ModelReference.of(self.labels.model_dir)
+
+    @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that must be equal for a run to resume, as JSON values."""
         fingerprint: dict[str, Any] = {
@@ -82,6 +90,9 @@ class RlRun:
             fingerprint["reward memory"] = self.memory.manifest.digest
         if self.teacher is not None:
             fingerprint["reward teacher"] = dataclasses.asdict(self.teacher)
+        if self.reward_model is not None and self.labels is not None:
+            fingerprint["reward model"] = dataclasses.asdict(self.reward_model)
+            fingerprint["reward fields"] = self.labels.fields_digest
         return json_values(fingerprint)
 
     def new_contract(self) -> Contract:
@@ -98,6 +109,7 @@ class RlRun:
             run=json_digest(self.fingerprint),
             reward_memory=None if self.memory is None else self.memory.manifest.digest,
             reward_teacher=self.teacher,
+            reward_model=self.reward_model,
         )
         return self.contract.with_stage(
             StageRecord("rl", params), identity=self.bundle.identity, base_folder=None

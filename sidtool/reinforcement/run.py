@@ -25,6 +25,7 @@ from sidtool.policy.reward_sum import WeightedReward
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.recommendation.query import Progress
 from sidtool.reinforcement.arguments import complete_fields, grpo_config
+from sidtool.reinforcement.label_reward import POSITIVE, open_label_reward
 from sidtool.reinforcement.rewards import parse_rewards
 from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.settings import SETTINGS, RlOptions
@@ -78,6 +79,8 @@ def rl(
     valid: str | Path | None = None,
     reward_memory: str | Path | None = None,
     reward_teacher: str | Path | None = None,
+    reward_model: str | Path | None = None,
+    split: str | Path | None = None,
     allow_worse_slices: bool = False,
     force: bool = False,
     trust_remote_code: bool = False,
@@ -92,7 +95,9 @@ def rl(
     beside the examples), among those that are worse than the start on no slice of targets by
     training frequency; with `allow_worse_slices` among all. `grpo_fields` are fields of TRL's
     GRPOConfig by name. `reward_memory` is the memory of the reward `collaborative`,
-    `reward_teacher` the model of the reward `teacher`. The memory of the start itself is left out:
+    `reward_teacher` the model of the reward `teacher`. `reward_model` is a model that predicts
+    labels, of the reward `label`; if its prompt shows fields, `split` is the folder of the split
+    that the examples were made from, which has them. The memory of the start itself is left out:
     its weight was tuned for the weights before.
 
     A run that was killed resumes from its last checkpoint when called again with the same
@@ -122,6 +127,8 @@ def rl(
         valid=valid,
         reward_memory=reward_memory,
         reward_teacher=reward_teacher,
+        reward_model=reward_model,
+        split=split,
         force=force,
         trust_remote_code=trust_remote_code,
     )
@@ -149,6 +156,8 @@ def plan_rl(
     valid: str | Path | None = None,
     reward_memory: str | Path | None = None,
     reward_teacher: str | Path | None = None,
+    reward_model: str | Path | None = None,
+    split: str | Path | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
 ) -> RlRun:
@@ -163,6 +172,7 @@ def plan_rl(
     rewards = _rewards(options)
     names = {term.name for term in rewards}
     memory_path, teacher = _reward_inputs(names, reward_memory, reward_teacher)
+    _check_label_inputs(names, options, reward_model, split)
     lineage = read_lineage(examples)
     if lineage.weights is None and "value" in names:
         raise UsageError(
@@ -192,6 +202,17 @@ def plan_rl(
     for folder in (model_dir, *([teacher] if teacher else [])):
         name = f"model {folder}"
         check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
+    labels = None
+    if reward_model is not None and options.positive_label is not None:
+        labels = open_label_reward(
+            reward_model,
+            options.positive_label,
+            split,
+            examples,
+            lineage,
+            bundle,
+            trust_remote_code=trust_remote_code,
+        )
     valid = Path(valid) if valid is not None else side_files(examples)["valid"]
     if not valid.is_file():
         raise DataError(f"there is no file {valid} of validation users", hint="--valid FILE")
@@ -209,6 +230,7 @@ def plan_rl(
         bundle=bundle,
         memory=None if memory_path is None else _open_memory(memory_path, examples, lineage),
         teacher_dir=teacher,
+        labels=labels,
         trust_remote_code=trust_remote_code,
     )
 
@@ -271,6 +293,27 @@ def _reward_inputs(
         if name not in names and path is not None:
             raise UsageError(f"{flag} requires the reward {name}", hint=f"--set reward={name}=1")
     return None if memory is None else Path(memory), teacher
+
+
+def _check_label_inputs(
+    names: set[str],
+    options: RlOptions,
+    model: str | Path | None,
+    split: str | Path | None,
+) -> None:
+    """Raise UsageError unless the reward `label` has a model and a condition, and no other reward
+    has what it alone uses."""
+    inputs = {
+        "--reward-model": model,
+        f"--set {POSITIVE}=CONDITION": options.positive_label,
+    }
+    for name, value in inputs.items():
+        if "label" in names and value is None:
+            raise UsageError(f"reward label requires {name}")
+        if "label" not in names and value is not None:
+            raise UsageError(f"{name} requires the reward label", hint="--reward label=1")
+    if "label" not in names and split is not None:
+        raise UsageError("--split requires the reward label", hint="--reward label=1")
 
 
 def _check_selection(trainer: Any) -> None:

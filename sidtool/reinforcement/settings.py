@@ -31,7 +31,9 @@ class RlOptions:
     reward: str = "exact=1,rank=1"
     """Sum of rewards with weights, as `rank=1,prefix=0.5`; MODULE:FUNCTION is one of your own.
     `dpo` uses none. Lists (`ipa`) have rewards of their own: `recall`, `ndcg`, `value`,
-    `collaborative`, `teacher`."""
+    `collaborative`, `teacher`, `label`."""
+    positive_label: str | None = None
+    """With the reward `label`, the condition that a label fulfills to count, as `rating>=4`."""
     rollouts: RolloutMethod = "beam"
     """How the items of a group are found: the best by beam search, or drawn without replacement
     (`gumbel`, unbiased; needs a model trained with `softmax_over=trie`). Lists likewise, of any

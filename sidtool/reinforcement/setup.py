@@ -15,6 +15,7 @@ from sidtool.list_alignment.list_examples import ListExamples, read_list_example
 from sidtool.list_alignment.list_validation import ListValidation
 from sidtool.list_alignment.pairs import ListRewardFunction, PairMaker
 from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.policy.example_fields import ExampleFields
 from sidtool.policy.examples import RlExamples, history_task, read_rl_examples
 from sidtool.policy.groups import GroupMaker, GroupOptions
 from sidtool.policy.policy import Policy
@@ -22,6 +23,7 @@ from sidtool.policy.reward_sum import RewardContext, check_context, reward_sum
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress, QuerySession
 from sidtool.reinforcement.judge import Judge
+from sidtool.reinforcement.label_scorer import LabelScorer
 from sidtool.reinforcement.list_trainer import ListTrainer
 from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.scorers import memory_scorer, teacher_scorer
@@ -75,12 +77,16 @@ def build_trainer(
     contract = run.new_contract()
     context = _reward_context(run, str(arguments.device))
     reward = partial(reward_sum, run.rewards, context=context)
+    fields = None
+    if run.labels is not None and run.labels.split is not None:
+        fields = ExampleFields.of(examples, run.labels.split, run.bundle)
     parts: dict[str, Any] = {
         "model": loaded.model,
         "args": arguments,
         "options": run.options,
         "maker": maker,
         "reward": reward,
+        "fields": fields,
         "reference": reference,
         "judge": _judge(run, session, examples),
         "refuses_worse_slices": not allow_worse_slices,
@@ -92,7 +98,7 @@ def build_trainer(
     }
     if not isinstance(examples, ListExamples):
         return GroupTrainer(**parts)
-    pairs = _pair_maker(run, loaded, examples, reward)
+    pairs = _pair_maker(run, loaded, examples, reward, fields)
     return ListTrainer(pairs=pairs, validation=_list_validation(run, pairs), **parts)
 
 
@@ -132,13 +138,26 @@ def _reward_context(run: RlRun, device: str) -> RewardContext:
             trust_remote_code=run.trust_remote_code,
         )
         teacher = teacher_scorer(teacher_model)
-    context = RewardContext(run.bundle, collaborative, teacher)
+    label = None
+    if run.labels is not None:
+        reward_model = load_model_folder(
+            run.labels.model_dir,
+            bundle=run.bundle,
+            device=device,
+            trust_remote_code=run.trust_remote_code,
+        )
+        label = LabelScorer.of(reward_model, run.labels.positive)
+    context = RewardContext(run.bundle, collaborative, teacher, label)
     check_context(run.rewards, context)
     return context
 
 
 def _pair_maker(
-    run: RlRun, loaded: LoadedModel, examples: ListExamples, reward: ListRewardFunction
+    run: RlRun,
+    loaded: LoadedModel,
+    examples: ListExamples,
+    reward: ListRewardFunction,
+    fields: ExampleFields | None,
 ) -> PairMaker:
     """What writes the lists of a run of `ipa` and compares them."""
     prompt = run.contract.list_prompt
@@ -147,6 +166,7 @@ def _pair_maker(
         QuerySession.of(loaded, list_length=prompt.list_length),
         examples,
         reward,
+        fields,
         length=prompt.list_length,
         candidates=run.options.candidate_lists,
         search=run.options.rollouts,

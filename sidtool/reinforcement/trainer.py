@@ -22,6 +22,7 @@ from trl.trainer.utils import split_tensor_dict
 
 from sidtool.contract.stage_record import Selection
 from sidtool.policy.advantages import first_difference, lacks_signal, sampled_advantages
+from sidtool.policy.example_fields import ExampleFields
 from sidtool.policy.groups import GroupMaker, Rollouts, first_items
 from sidtool.policy.numbered_records import load_records, save_records
 from sidtool.policy.policy import Policy
@@ -51,7 +52,8 @@ RewardFunction = Callable[[Groups], NDArray[np.float64]]
 class GroupTrainer(WatchedTrainer, JudgedTrainer):
     """Trains a policy on groups of items.
 
-    `reference` is the frozen start with its policy, if the objective needs one. `write_contract`
+    `reference` is the frozen start with its policy, if the objective needs one; `fields` are those
+    of the examples' events, if a reward reads them. `write_contract`
     writes contract and bundle into a model folder."""
 
     def __init__(
@@ -62,6 +64,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         options: RlOptions,
         maker: GroupMaker,
         reward: RewardFunction,
+        fields: ExampleFields | None,
         reference: tuple[Any, Policy] | None,
         judge: Judge,
         refuses_worse_slices: bool,
@@ -96,6 +99,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         self.maker = maker
         self.options = options
         self._reward = reward
+        self.fields = fields
         self.judge = judge
         self.refuses_worse_slices = refuses_worse_slices
         self._write_contract = write_contract
@@ -161,6 +165,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
             items=np.where(rollouts.valid, items, -1),
             targets=examples.targets[numbers],
             values=None if examples.values is None else examples.values[numbers],
+            fields=None if self.fields is None else list(map(self.fields.before, numbers.tolist())),
         )
         rewards = self._reward(groups)
         self._rollouts = rollouts

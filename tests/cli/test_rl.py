@@ -54,6 +54,8 @@ def test_settings_come_from_a_file_and_a_dry_run_writes_nothing(road: Road, tmp_
         (2, ("--set", "rollouts=random"), "rollouts must be one of beam, gumbel"),
         (2, ("--reward", "nothing"), "no reward 'nothing'"),
         (2, ("--reward", "collaborative"), "reward collaborative requires --reward-memory"),
+        (2, ("--reward", "label"), "reward label requires --reward-model"),
+        (2, ("--set", "positive_label=rating>=4"), "positive_label=CONDITION requires the reward"),
         (2, ("--reward-teacher", "x"), "--reward-teacher requires the reward teacher"),
         (2, ("--set", "sft_weight=-1"), "sft_weight must be at least 0"),
         (1, ("--valid", "nowhere.jsonl"), "nowhere.jsonl"),

@@ -206,7 +206,7 @@ def test_what_does_not_fit_is_refused(
             "--split requires the reward label",
         ),
         ({"split": None}, "shows fields, which the training examples do not repeat"),
-        ({"split": tmp_path}, "is no split folder"),
+        ({"split": rated / "valid.jsonl"}, "is no split folder"),
         ({"options": {"positive_label": "watch>3"}}, "about 'watch', reward model .* rating"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -216,7 +216,7 @@ def test_what_does_not_fit_is_refused(
     write_split(split, tmp_path / "without")
     with pytest.raises(UsageError, match=r"\{event.rating\} is no field of the split"):
         plan(split=tmp_path / "without")
-    fewer = replace(split, train=split.train[1:], origin=SplitOrigin())
+    fewer = replace(split, train=split.train[1:], valid=split.valid[1:], test=split.test[1:])
     write_split(fewer, tmp_path / "fewer")
     with pytest.raises(CompatibilityError, match="the training examples were made from"):
         plan(split=tmp_path / "fewer")

@@ -206,7 +206,7 @@ def test_rewards_of_a_group_do_not_depend_on_the_others(seed: int, n: int, size:
     targets = [int(row) for row in rng.integers(0, 8, n)]
     values = rng.random(n)
     context = RewardContext(bundle_of_8())
-    for name in REWARDS.keys() - {"collaborative", "teacher"}:
+    for name in REWARDS.keys() - {"collaborative", "teacher", "label"}:
         whole = rewards_of(name, groups_of(items, targets, values=values), context)
         assert np.isfinite(whole).all()
         for row in range(n):
