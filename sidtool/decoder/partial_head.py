@@ -6,7 +6,6 @@ soft-capping, logit scales and adapters apply as usual. Training uses `PartialHe
 uses `DecodingHead`, which turns hidden states into log-probabilities."""
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -155,7 +154,8 @@ class DecodingHead:
         self._tail = swap_module(without_layers, self._head.head, self._head)
 
     def attach(self, output: Any) -> None:
-        """Record the base model's last output: what follows the base model expects its type."""
+        """Take over the base model's last output: what follows the base model expects its
+        type."""
         self._base.output = output
 
     def log_probs(
@@ -224,7 +224,9 @@ class _FixedOutput(nn.Module):
         self.config = config  # T5Gemma's soft cap is in that of its decoder
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        return dataclasses.replace(self.output, last_hidden_state=self.hidden)
+        # a copy would be made field by field, by checks that take as long as a small layer
+        self.output.last_hidden_state = self.hidden
+        return self.output
 
 
 def swap_module(module: Any, old: Any, new: nn.Module) -> Any:

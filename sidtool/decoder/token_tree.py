@@ -30,6 +30,7 @@ class TokenTree:
         self._base = model.base_model
         self._head = head
         self._device = model.device
+        self._dtype = model.dtype  # transformers looks it up among all parameters
         self._cache_name = cache_name(self._base)
         self._windows = attention_windows(model.config)
         self._prompts = prompts
@@ -100,7 +101,8 @@ class TokenTree:
     def prune(self) -> None:
         """Drop the tokens that no beam of the last step attends to, so that later steps do not
         either. The keys of a row may then be of any depth, so only a causal model is pruned."""
-        if isinstance(self._base, EncodedPrompts):
+        is_single = self._visible.shape[1] == 1  # it attends to every token
+        if is_single or isinstance(self._base, EncodedPrompts):
             return
         used = self._visible[..., self._longest :].any(1)  # (batch, tree tokens)
         n_kept = int(used.sum(1).max())
@@ -124,7 +126,7 @@ class TokenTree:
     def _masks(self, visible: torch.Tensor, distances: torch.Tensor) -> Any:
         """The mask of a step: `visible` (batch, queries, keys), and how many positions each key is
         before each query, or before all of them (batch, 1, keys)."""
-        return additive_masks(self._windows, visible, distances, self._base.dtype)
+        return additive_masks(self._windows, visible, distances, self._dtype)
 
     def _forward(
         self, ids: torch.Tensor, positions: torch.Tensor | None, mask: Any, base: Any = None

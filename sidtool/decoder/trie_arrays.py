@@ -119,6 +119,7 @@ class FilterArrays:
 
     def __init__(self, filters: Sequence[LeafFilter | None], trie: TrieArrays, device: Any) -> None:
         self._trie = trie
+        self._excludes = any(leaf_filter is not None for leaf_filter in filters)
         allow_lists: dict[int, NDArray[np.int64]] = {}  # prompts often share a large one
         list_numbers = []
         denied = []
@@ -140,6 +141,8 @@ class FilterArrays:
         """(batch, beams, n) int64: how many items below nodes of a level pass."""
         first = self._trie.first_item(level, nodes)
         stop = self._trie.first_item(level, nodes + 1)
+        if not self._excludes:
+            return stop - first
         listed = self._count(self.allowed_keys, self._allow_list.clamp_min(0), first, stop)
         allowed = torch.where(self._allow_list < 0, stop - first, listed)
         # only allowed items are on a filter's deny list

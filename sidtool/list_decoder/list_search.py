@@ -188,7 +188,7 @@ class _ListSearch:
         n_items = max(self.lengths)
         columns = self.columns.levels
         for item in range(n_items):
-            finished = lengths <= item
+            finished = lengths <= item if min(self.lengths) <= item else None
             for level in range(self.trie.levels):
                 candidates = self._candidates(lists, hidden)
                 codes, parents = lists.extend(candidates, self.num_beams, finished)

@@ -39,7 +39,7 @@ class OpenPaths:
         slots = slots.clamp(0, children.shape[-1] - 1)
         is_child &= children.gather(-1, slots) == written
         is_child &= valid.gather(-1, slots)
-        counts = torch.zeros_like(children).scatter_add(-1, slots, is_child.long())
-        used_up = is_child & (counts.gather(-1, slots) >= self._filters.eligible(level, written))
+        counts = (written.unsqueeze(-1) == written.unsqueeze(-2)).sum(-1)  # of each one's node
+        used_up = is_child & (counts >= self._filters.eligible(level, written))
         closed = torch.zeros_like(children).scatter_add(-1, slots, used_up.long()) > 0
         return is_open & ~closed

@@ -71,13 +71,13 @@ class PartialLists:
         return self._boundaries.diff(dim=-1)
 
     def extend(
-        self, candidates: Candidates, num_beams: int, finished: torch.Tensor
+        self, candidates: Candidates, num_beams: int, finished: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Go on with the best candidates of each prompt; (batch, beams) each: their codes, and the
         lists that they extend.
 
-        The lists of (batch,) `finished` prompts keep their scores and ranks: what they go on with
-        is of no account."""
+        The lists of (batch,) `finished` prompts, if there are any, keep their scores and ranks:
+        what they go on with is of no account."""
         fan_out = candidates.nodes.shape[-1]
         ranks = _first_if(finished, self.ranks, candidates.ranks)
         n_best = min(num_beams, ranks.shape[1] * fan_out)
@@ -106,10 +106,12 @@ class PartialLists:
 
 
 def _first_if(
-    finished: torch.Tensor, values: torch.Tensor, candidates: torch.Tensor
+    finished: torch.Tensor | None, values: torch.Tensor, candidates: torch.Tensor
 ) -> torch.Tensor:
     """(batch, beams, fan-out) numbers of candidates; of the lists of (batch,) `finished` prompts,
     (batch, beams) `values` for the first candidate of each and minus infinity for the others."""
+    if finished is None:
+        return candidates
     only_first = torch.full_like(candidates, -torch.inf)
     only_first[..., 0] = values
     return torch.where(finished[:, None, None], only_first, candidates)
