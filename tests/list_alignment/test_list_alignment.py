@@ -2,6 +2,7 @@
 refusals."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sidtool.contract.contract import read_contract
 from sidtool.contract.stage_record import RlParams
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.reinforcement import list_trainer
-from sidtool.reinforcement.run import RlSummary, plan_rl, rl
+from sidtool.reinforcement.run import RlSummary, _check_prompts, plan_rl, rl
 from sidtool.reinforcement.settings import RlOptions
 
 FAST: dict[str, Any] = {
@@ -183,6 +184,9 @@ def test_what_does_not_fit_lists_is_refused(
         plan(list_model, made_lists, candidate_lists=1)
     with pytest.raises(UsageError, match="hr@K or ndcg@K"):
         RlOptions(metric_for_best_model="list_reward")
+    contract = replace(read_contract(list_model), kind="encoder-decoder")
+    with pytest.raises(UsageError, match="ipa trains causal models, model m is encoder-decoder"):
+        _check_prompts(contract, "model m", is_of_lists=True)
 
 
 def test_pairs_are_the_best_and_the_worst_list(
