@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from sidtool.contract.contract import read_contract
+from sidtool.contract.stage_record import ModelReference, RlParams
 from sidtool.splits.files import read_split
 from tests.cli.road import Road, done
 from tests.cli.test_lists import session_events
@@ -45,11 +46,16 @@ def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
             said = done(name, *map(_in(tmp_path), words), *SMALLER.get(name, []))
     assert names == [
         *("split", "build-codebook", "init-model", "extend-model", "make-sft", "train"),
-        *("rl", "evaluate"),
+        *("make-sft", "train", "evaluate", "rl", "evaluate"),
     ]
     assert read_split(tmp_path / "split").protocol == "last-session"
     contract = read_contract(tmp_path / "aligned")
     assert [record.stage for record in contract.stages] == ["extend", "full", "rl"]
+    assert isinstance(contract.params, RlParams)
+    assert contract.params.reward_model == ModelReference.of(tmp_path / "reward")
+    assert [prompt.task for prompt in read_contract(tmp_path / "reward").label_prompts] == [
+        "predict-rating"
+    ]
     assert contract.list_prompt is not None
     assert contract.list_prompt.list_length == 5
     evaluation = json.loads(said.out)
@@ -63,4 +69,5 @@ def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
 def _in(folder: Path):  # type: ignore[no-untyped-def]
     """A word of a command, in the folder of the run if it is the name of an artifact."""
     artifacts = ("split", "films.zarr", "base", "base+sid", "sft/train.jsonl", "lists", "aligned")
+    artifacts += ("labels/train.jsonl", "reward")
     return lambda word: folder / word if word in artifacts else word

