@@ -52,15 +52,13 @@ class PartialHead(nn.Module):
         self._biased = [module for module in model.modules() if _BIAS in module._buffers]
         self._biases: list[torch.Tensor] = []  # outside of a list they would become buffers
         self._whole = self.head.forward
+        # FSDP2 changes the class of the head later
+        self.is_plain = type(self.head) is nn.Linear
+        """whether columns cost no more than their share of the whole"""
         self._column_logits = column_logits
         self._multiply = multiply
         self._parts: Sequence[SlicedPart] | None = None
         self._shapes: list[torch.Size] = []
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether columns cost no more than their share of the whole."""
-        return type(self.head) is nn.Linear
 
     def install(self) -> Self:
         """Narrow the model's own head, for good; outside of `blocks` it behaves as before."""

@@ -65,6 +65,20 @@ def freeze_unread_embeddings(model: Any) -> None:
         shared.requires_grad_(False)
 
 
+def share_embedding_layers(model: Any) -> None:
+    """Let encoder and decoder look ids up in the shared layer itself if theirs is the same with the
+    same weight: FSDP2 divides a weight in the layers that are known to have it, and accelerate
+    knows that layer and the head."""
+    if not is_encoder_decoder(model):
+        return
+    shared = model.get_input_embeddings()
+    for part in (model.get_encoder(), model.get_decoder()):
+        own = part.get_input_embeddings()
+        scales = {getattr(layer, "embed_scale", None) for layer in (shared, own)}
+        if own.weight is shared.weight and type(own) is type(shared) and len(scales) == 1:
+            part.set_input_embeddings(shared)
+
+
 def logits_bias(model: Any) -> Any | None:
     """What is added to the logits, (..., rows): the bias of the head, or BART's own buffer; None if
     there is neither."""

@@ -8,6 +8,7 @@ the whole weight in every forward and backward pass."""
 
 import copy
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,8 @@ class TokenEmbeddings:
             )
         self._start = ids.start
         self._stop = ids.stop
+        self.rows = slice(ids.start, ids.stop)
+        """where the rows are in a weight"""
         self._head = head
         rows: dict[int, nn.Parameter] = {}
         self._first_layers: list[nn.Module] = []
@@ -52,28 +55,44 @@ class TokenEmbeddings:
             if id(weight) not in rows:
                 weight.data = weight.data.float()
                 weight.requires_grad_(False)
-                rows[id(weight)] = nn.Parameter(weight.data[self._start : self._stop])
+                rows[id(weight)] = nn.Parameter(weight.data[self.rows])
                 self._first_layers.append(layer)
             layer.register_parameter(PARAMETER, rows[id(weight)])
             layer.register_state_dict_post_hook(_drop_parameter)
-        self._head_rows = rows[id(head.weight)]
         for table in tables:
             table.forward = partial(self._embed, table, _lookup_copy(table))
         head.forward = self._all_logits
 
     def named(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """The rows, detached, by the name of their first layer."""
+        """The rows, detached, by the name of their first layer; parts under FSDP2."""
         names = {id(layer): name for name, layer in model.named_modules()}
         return {
             names[id(layer)]: layer.get_parameter(PARAMETER).detach()
             for layer in self._first_layers
         }
 
+    @torch.no_grad()
+    def write_rows(self) -> None:
+        """Copy the rows into the weights that they are part of, where both have memory of their
+        own: FSDP2 divides them apart from each other."""
+        for layer in self._first_layers:
+            weight = layer.get_parameter("weight")
+            weight[self.rows] = layer.get_parameter(PARAMETER)
+
+    def write_rows_to(
+        self, weights: Mapping[str, torch.Tensor], rows: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Copy whole rows, as `named` names them, into whole weights, by their names."""
+        for layer, values in rows.items():
+            weights[f"{layer}.weight"][self.rows] = values
+
     def logits(self, hidden: torch.Tensor, columns: tuple[int, int] | torch.Tensor) -> torch.Tensor:
         """(..., width) hidden states -> (..., columns) logits of these token ids: first and stop of
         a range, or ids of SID tokens."""
+        # FSDP2 replaces it for each forward pass
+        head_rows = self._head.get_parameter(PARAMETER)
         if not isinstance(columns, tuple):
-            logits = linear(hidden, self._head_rows[columns - self._start])
+            logits = linear(hidden, head_rows[columns - self._start])
             return logits if self._head.bias is None else logits + self._head.bias[columns]
         first, stop = columns
         weight = self._head.weight
@@ -82,7 +101,7 @@ class TokenEmbeddings:
         # the columns before the SID tokens, those of SID tokens, and those behind
         parts = [
             weight[first : min(stop, self._start)],
-            self._head_rows[rows_first:rows_stop],
+            head_rows[rows_first:rows_stop],
             weight[max(first, self._stop) : stop],
         ]
         blocks = [linear(hidden, part) for part in parts if len(part)]
@@ -108,7 +127,8 @@ class TokenEmbeddings:
 def _lookup_copy(table: nn.Embedding) -> Any:
     """A copy of the embedding layer for lookups in a table of the batch."""
     lookup = copy.copy(table)
-    lookup._parameters = dict(table._parameters)
+    # the weight is given by call, and a reference would keep it whole in memory under FSDP2
+    lookup._parameters = {"weight": nn.Parameter(table.weight.new_empty(0), requires_grad=False)}
     # the hooks of the original run already
     lookup._forward_hooks = OrderedDict()
     lookup._forward_pre_hooks = OrderedDict()
