@@ -77,7 +77,7 @@ class RlRun:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """Everything that must be equal for a run to resume, as JSON values."""
+        """Everything that determines the run, as JSON values."""
         fingerprint: dict[str, Any] = {
             "model": self.model.weights,
             "bundle": self.bundle.identity.digest,
@@ -94,6 +94,13 @@ class RlRun:
             fingerprint["reward model"] = dataclasses.asdict(self.reward_model)
             fingerprint["reward fields"] = self.labels.fields_digest
         return json_values(fingerprint)
+
+    def resumable(self, processes: int) -> dict[str, Any]:
+        """Everything that must be equal for the run to resume, as JSON values: each process stores
+        the groups that it made."""
+        if processes == 1:
+            return self.fingerprint
+        return {**self.fingerprint, "processes": processes}
 
     def new_contract(self) -> Contract:
         """The contract of the trained model."""

@@ -246,7 +246,10 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
     # ---- files ----
 
     def write_model(self, folder: Path) -> None:
-        """Write a complete model folder: weights, tokenizer, contract and bundle."""
+        """Write a complete model folder: weights, tokenizer, contract and bundle; the first process
+        writes."""
+        if not self.args.should_save:
+            return
         self.accelerator.unwrap_model(self.model).save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
         self._write_contract(folder, self.selection())

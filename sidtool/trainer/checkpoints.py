@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.output import write_whole
+from sidtool.trainer.totals import Totals
 
 STATE_FILE = "trainer_state.json"
 
 
-def last_checkpoint(work: Path, processes: int = 1) -> Path | None:
-    """The newest complete checkpoint in a work folder."""
+def last_checkpoint(work: Path) -> Path | None:
+    """The newest complete checkpoint in a work folder, whatever the number of processes that wrote
+    it."""
     checkpoints = sorted(work.glob("checkpoint-*"), key=_step, reverse=True)
-    return next((path for path in checkpoints if _is_complete(path, processes)), None)
+    return next((path for path in checkpoints if _is_complete(path)), None)
 
 
 def has_ended(checkpoint: Path) -> bool:
@@ -42,8 +44,9 @@ def _step(checkpoint: Path) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def _is_complete(checkpoint: Path, processes: int) -> bool:
+def _is_complete(checkpoint: Path) -> bool:
     names = ["optimizer.pt", "scheduler.pt"]
+    processes = Totals.read(checkpoint).processes
     if processes == 1:
         names.append("rng_state.pth")
     else:

@@ -24,7 +24,7 @@ def check_weights(trainer: Any) -> None:
 
 def _diverged(trainer: Any, step: int, what: str) -> SidtoolError:
     arguments = trainer.args
-    checkpoint = last_checkpoint(Path(arguments.output_dir), arguments.world_size)
+    checkpoint = last_checkpoint(Path(arguments.output_dir))
     last_good = "there is no checkpoint"
     if checkpoint is not None:
         last_good = f"{checkpoint} is the last good checkpoint"

@@ -205,7 +205,10 @@ class SidTrainer(WatchedTrainer):
             yield model
 
     def write_model(self, folder: Path) -> None:
-        """Write a complete model folder: weights or adapters, tokenizer, contract and bundle."""
+        """Write a complete model folder: weights or adapters, tokenizer, contract and bundle. Every
+        process must call this; the first writes."""
+        if not self.args.should_save:
+            return
         if self.lora:
             self.lora.save(folder)
         else:

@@ -1,10 +1,7 @@
 """What a run has done over all of its calls: a resumed call starts from the counts in its
 checkpoint, so that its log and its summary cover the whole run."""
 
-import json
 import time
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +9,8 @@ import torch
 from transformers import Trainer, TrainerState
 
 from sidtool.contract.stage_record import Selection
-from sidtool.documents import parse_json
-from sidtool.json_record import JsonRecord
 from sidtool.trainer.machine import peak_cuda_gib, resident_gib
-
-TOTALS_FILE = "totals.json"
-"""The counts of a run, in each checkpoint."""
-
-
-@dataclass(frozen=True)
-class Totals(JsonRecord):
-    """The counts of a run, summed over its processes."""
-
-    loss: float = 0.0
-    """sum of the losses of all steps"""
-    seen: tuple[int, ...] = (0, 0)
-    """the trainer's `n_seen`"""
-    seconds: float = 0.0
-    logged_loss: float = 0.0
-    """`loss` at the last log line"""
-    logged_step: int = 0
-    """the step of the last log line"""
-
-    @classmethod
-    def read(cls, checkpoint: Path) -> "Totals":
-        """The totals in a checkpoint; zeros if it has none."""
-        with suppress(OSError, ValueError, TypeError):
-            return cls.from_json(parse_json((checkpoint / TOTALS_FILE).read_bytes()))
-        return cls()
-
-    def write(self, checkpoint: Path) -> None:
-        """Write the totals into a checkpoint."""
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        (checkpoint / TOTALS_FILE).write_text(json.dumps(self.to_json()), encoding="utf-8")
+from sidtool.trainer.totals import Totals
 
 
 def _measured(seconds: float) -> dict[str, float]:
@@ -102,7 +68,12 @@ class WatchedTrainer(Trainer):
         seconds = 0.0 if self._started_at is None else time.monotonic() - self._started_at
         logged_loss, logged_step = self._logged
         return Totals(
-            loss.item(), tuple(seen), self._earlier_seconds + seconds, logged_loss, logged_step
+            loss.item(),
+            tuple(seen),
+            self._earlier_seconds + seconds,
+            logged_loss,
+            logged_step,
+            self.args.world_size,
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -14,7 +14,7 @@ from sidtool.trainer.divergence import check_weights
 from sidtool.work_folder import open_work_folder
 
 if TYPE_CHECKING:
-    from sidtool.trainer.watched import Totals
+    from sidtool.trainer.totals import Totals
 
 
 class Run(Protocol):
@@ -28,9 +28,9 @@ class Run(Protocol):
     def work(self) -> Path:
         """The folder of checkpoints."""
 
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """Everything that must be equal for a run to resume, as JSON values."""
+    def resumable(self, processes: int) -> Mapping[str, Any]:
+        """Everything that must be equal for a run to resume in this number of processes, as JSON
+        values."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def train_and_publish(
     move the result to the output.
 
     `arguments` is the configuration of the trainer; a trainer also has `restore` (a checkpoint at
-    which training had ended) and `write_model` (a folder). `check` may refuse the trained model by
-    raising; its checkpoints then stay. Raises UsageError if the output exists or an unfinished run
-    had different settings, without `force`."""
+    which training had ended) and `write_model` (a folder), which every process calls. `check` may
+    refuse the trained model by raising; its checkpoints then stay. Raises UsageError if the output
+    exists or an unfinished run had different settings, without `force`."""
     with locked(run.out) if arguments.process_index == 0 else nullcontext():
         refuse_existing(run.out, force)
         checkpoint = _find_checkpoint(run, arguments, force)
@@ -79,8 +79,12 @@ def train_and_publish(
                 check(trainer)
         totals = trainer.totals()
         trainer.accelerator.wait_for_everyone()
+        final = run.work / "output"
         if arguments.process_index == 0:
-            _write_output(run, trainer, force)
+            remove(final)
+        trainer.write_model(final)
+        if arguments.process_index == 0:
+            _publish_output(run, trainer, final, force)
         trainer.accelerator.wait_for_everyone()
     return Finished(trainer, checkpoint, totals)
 
@@ -93,7 +97,7 @@ def _resumable_or_removed(run: Run, arguments: Any) -> Iterator[None]:
         yield
     except SidtoolError:
         is_first = arguments.process_index == 0
-        if is_first and last_checkpoint(run.work, arguments.world_size) is None:
+        if is_first and last_checkpoint(run.work) is None:
             remove(run.work)
         raise
 
@@ -103,24 +107,19 @@ def _find_checkpoint(run: Run, arguments: Any, force: bool) -> Path | None:
     is_first = arguments.process_index == 0
     with arguments.main_process_first(desc="open the work folder"):
         if is_first:
-            fingerprint = dict(run.fingerprint)
-            if arguments.world_size > 1:
-                fingerprint["processes"] = arguments.world_size
+            fingerprint = run.resumable(arguments.world_size)
             restart = "--force starts again"
             open_work_folder(run.work, fingerprint, restart=restart, force=force)
-        checkpoint = last_checkpoint(run.work, arguments.world_size)
+        checkpoint = last_checkpoint(run.work)
         if is_first and checkpoint:
             relocate_best(checkpoint)
     return checkpoint
 
 
-def _write_output(run: Run, trainer: Any, force: bool) -> None:
-    """Save the model without training state, move it into place and remove the work folder."""
+def _publish_output(run: Run, trainer: Any, final: Path, force: bool) -> None:
+    """Move the model in `final`, without training state, into place and remove the work folder."""
     from sidtool.training.history import keep_logs, write_history
 
-    final = run.work / "output"
-    remove(final)
-    trainer.write_model(final)
     write_history(trainer.state.log_history, final)
     keep_logs(run.work, final)
     refuse_existing(run.out, force)

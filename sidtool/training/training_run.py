@@ -79,7 +79,7 @@ class TrainingRun:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """Everything that must be equal for a run to resume, as JSON values."""
+        """Everything that determines the run, as JSON values."""
         fingerprint: dict[str, Any] = {
             "model": self.model.weights,
             "bundle": self.bundle.identity.digest,
@@ -93,6 +93,18 @@ class TrainingRun:
         if self.memory:
             fingerprint["memory"] = self.memory.memory.digest
         return json_values(fingerprint)
+
+    def resumable(self, processes: int) -> dict[str, Any]:
+        """Everything that must be equal for the run to resume, as JSON values: of what says how a
+        step is divided among `processes`, their batches and their memory, only the examples of the
+        whole step."""
+        settings = dict(self.fingerprint["settings"])
+        batch_size = settings.pop("per_device_train_batch_size")
+        batches = settings.pop("gradient_accumulation_steps", 1)
+        for name in ("fsdp", "fsdp_config"):
+            settings.pop(name, None)
+        step = batch_size * batches * processes
+        return {**self.fingerprint, "settings": settings, "examples of a step": step}
 
     @cached_property
     def digest(self) -> str:

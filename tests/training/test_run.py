@@ -636,8 +636,8 @@ def test_an_unfinished_run_with_different_settings_is_not_resumed(
     with pytest.raises(UsageError, match="different settings"):
         train(base, made, tmp_path / "tuned", sft_fields=other)
     run = tmp_path / "tuned.partial" / "run.json"
-    run.write_text(json.dumps(json.loads(run.read_text()) | {"processes": 2}))
-    with pytest.raises(UsageError, match="different processes"):
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"examples of a step": 32}))
+    with pytest.raises(UsageError, match="different examples of a step: 32, not 16"):
         train(base, made, tmp_path / "tuned", sft_fields=FAST)
     train(base, made, tmp_path / "tuned", sft_fields=other, force=True)
     assert (tmp_path / "tuned").is_dir()
