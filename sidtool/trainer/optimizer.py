@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from sidtool.errors import UsageError
+from sidtool.model.sharded import part_like, whole
 from sidtool.model.structure import vocabulary_weights
 
 
@@ -20,11 +21,19 @@ class MuonAdamW(Optimizer):
     checkpoints handle one.
 
     Matrices are orthogonalized in bfloat16, as torch does, or in float32 without `bf16`: a CPU
-    without bfloat16 instructions takes many times as long for it. Raises UsageError if torch has no
-    Muon."""
+    without bfloat16 instructions takes many times as long for it. `divided` says that FSDP2 will
+    divide them among processes: each of these then orthogonalizes one whole matrix at a time.
+    Raises UsageError if torch has no Muon."""
 
     def __init__(
-        self, model: nn.Module, *, lr: float, weight_decay: float, bf16: bool = True, **adamw: Any
+        self,
+        model: nn.Module,
+        *,
+        lr: float,
+        weight_decay: float,
+        bf16: bool = True,
+        divided: bool = False,
+        **adamw: Any,
     ) -> None:
         if not hasattr(torch.optim, "Muon"):
             raise UsageError(
@@ -44,7 +53,9 @@ class MuonAdamW(Optimizer):
             groups.append({"params": tables, "weight_decay": weight_decay})
         if vectors:
             groups.append({"params": vectors, "weight_decay": 0.0})
-        muon_class = torch.optim.Muon if bf16 else _float32_muon()
+        muon_class = torch.optim.Muon
+        if divided or not bf16:
+            muon_class = _whole_matrix_muon(torch.bfloat16 if bf16 else torch.float32)
         muon = muon_class(
             matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         )
@@ -72,11 +83,11 @@ class MuonAdamW(Optimizer):
             first = stop
 
 
-def _float32_muon() -> type[torch.optim.Muon]:
-    """torch's Muon with products in float32; a function, because older versions of torch have no
-    Muon to derive from."""
+def _whole_matrix_muon(precision: torch.dtype) -> type[torch.optim.Muon]:
+    """torch's Muon with products in this precision, of whole matrices where weights are divided; a
+    function, because older versions of torch have no Muon to derive from."""
 
-    class Float32Muon(torch.optim.Muon):
+    class WholeMatrixMuon(torch.optim.Muon):
         @torch.no_grad()
         def step(self, closure: Any = None) -> None:
             for group in self.param_groups:
@@ -91,15 +102,16 @@ def _float32_muon() -> type[torch.optim.Muon]:
                         state["momentum_buffer"] = torch.zeros_like(weight.grad)
                     average = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
                     update = orthogonal(
-                        weight.grad.lerp(average, momentum),
+                        whole(weight.grad.lerp(average, momentum)).to(precision),
                         group["ns_coefficients"],
                         group["ns_steps"],
                     )
                     weight.mul_(1 - lr * decay)
                     # the factor of torch's adjust_lr_fn="match_rms_adamw"
-                    weight.add_(update, alpha=-lr * 0.2 * math.sqrt(max(weight.shape)))
+                    step_size = lr * 0.2 * math.sqrt(max(weight.shape))
+                    weight.add_(part_like(weight, update.to(weight.dtype)), alpha=-step_size)
 
-    return Float32Muon
+    return WholeMatrixMuon
 
 
 def orthogonal(

@@ -1,10 +1,13 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
 
 from sidtool.errors import UsageError
+from sidtool.model.sharded import whole
 from sidtool.trainer.optimizer import MuonAdamW, hidden_matrices, orthogonal
 from sidtool.training.arguments import complete_fields
 from sidtool.training.settings import TrainOptions
@@ -109,3 +112,23 @@ def test_orthogonalization_keeps_singular_vectors_and_equalizes_values(
     assert made.diagonal().min() > 0.5
     assert made.diagonal().max() < 1.3
     torch.testing.assert_close(made, torch.diag(made.diagonal()), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_divided_matrices_move_as_whole_ones(tmp_path: Path, bf16: bool) -> None:
+    """One process in a group of its own; tests/training/test_fsdp.py has two."""
+    store = f"file://{tmp_path / 'store'}"
+    distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        weights = []
+        for divided in (False, True):
+            model = tiny_model("llama", vocab_size=40)
+            if divided:
+                fully_shard(model)
+            settings = {"lr": 1e-2, "weight_decay": 0.1, "bf16": bf16, "divided": divided}
+            stepped(model, MuonAdamW(model, **settings), 3)
+            weights.append([whole(weight) for weight in model.parameters()])
+    finally:
+        distributed.destroy_process_group()
+    for weight, expected in zip(weights[1], weights[0], strict=True):
+        torch.testing.assert_close(weight, expected, atol=2e-3 if bf16 else 1e-6, rtol=1e-5)
