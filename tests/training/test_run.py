@@ -28,6 +28,7 @@ from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SidSpace
 from sidtool.trainer.checkpoints import last_checkpoint
+from sidtool.trainer.totals import TOTALS_FILE
 from sidtool.training.history import ProgressCallback, keep_logs
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
@@ -641,6 +642,42 @@ def test_an_unfinished_run_with_different_settings_is_not_resumed(
         train(base, made, tmp_path / "tuned", sft_fields=FAST)
     train(base, made, tmp_path / "tuned", sft_fields=other, force=True)
     assert (tmp_path / "tuned").is_dir()
+
+
+def test_a_step_may_be_divided_otherwise_when_a_run_resumes(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    """As two processes would have left it, with half of the batch each."""
+    base, made = models("gpt2"), examples(sequence=1.0)
+    fields = {"max_steps": 4, "optim": "sgd", "learning_rate": 0.3}
+    fields |= {"save_strategy": "steps", "save_steps": 2}
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise _Killed
+
+    def batches(size: int, number: int) -> dict[str, Any]:
+        step = {"per_device_train_batch_size": size, "gradient_accumulation_steps": number}
+        return fields | step
+
+    train(base, made, tmp_path / "whole", sft_fields=batches(16, 1))
+    with pytest.raises(_Killed):
+        train(base, made, tmp_path / "killed", sft_fields=batches(16, 1), progress=stop)
+    checkpoint = last_checkpoint(tmp_path / "killed.partial")
+    assert checkpoint is not None
+    totals = json.loads((checkpoint / TOTALS_FILE).read_text()) | {"processes": 2}
+    (checkpoint / TOTALS_FILE).write_text(json.dumps(totals))
+    assert last_checkpoint(tmp_path / "killed.partial") is None  # each has its random state
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    (checkpoint / "rng_state_1.pth").touch()
+    assert last_checkpoint(tmp_path / "killed.partial") == checkpoint
+    with pytest.raises(UsageError, match="different examples of a step: 16, not 32"):
+        train(base, made, tmp_path / "killed", sft_fields=batches(16, 2))
+    resumed = train(base, made, tmp_path / "killed", sft_fields=batches(8, 2))
+    assert resumed.resumed_from == "checkpoint-2"
+    whole, found = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    for name, weight in whole.items():
+        torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=1e-4)
 
 
 SCRIPT = """
