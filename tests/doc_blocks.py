@@ -37,7 +37,7 @@ def commands(text: str, *languages: str) -> list[Command]:
     result = []
     for line in lines:
         words = shlex.split(line.removeprefix("$ "), comments=True)
-        if "sidtool" in words and words[0] in ("sidtool", "echo", "torchrun"):
+        if "sidtool" in words and words[0] in ("sidtool", "echo", "torchrun", "accelerate"):
             piped = words[1] + "\n" if words[0] == "echo" else None
             written = words[-1] if words[-2] == ">" else None
             end = -2 if written else None

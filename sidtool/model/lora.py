@@ -5,7 +5,7 @@ The saved files are those of PEFT's `LoraConfig(trainable_token_indices=...)`, s
 load them over the base."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from sidtool.checkpoint.files import ADAPTER
 from sidtool.errors import UsageError
 from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, peft_task
+from sidtool.model.sharded import part_like
 from sidtool.model.token_embeddings import TokenEmbeddings
 
 
@@ -57,16 +58,22 @@ class Lora:
         self._ids = ids
         self.embeddings = TokenEmbeddings(model, ids)
 
-    def save(self, folder: Path) -> None:
-        """Write adapter_config.json and adapter_model.safetensors."""
+    def state(self) -> dict[str, torch.Tensor]:
+        """The values of adapters and embedding rows, detached, by their names in the file; parts
+        under FSDP2."""
         from peft import get_peft_model_state_dict
+
+        rows = self.embeddings.named(self._model)
+        adapters: dict[str, torch.Tensor] = get_peft_model_state_dict(self._adapted)
+        return adapters | {f"{PREFIX}{name}{TOKEN_ADAPTER}": row for name, row in rows.items()}
+
+    def save(self, folder: Path, state: Mapping[str, torch.Tensor]) -> None:
+        """Write adapter_config.json and, with the whole tensors of `state`,
+        adapter_model.safetensors."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         rows = self.embeddings.named(self._model)
-        state = get_peft_model_state_dict(self._adapted) | {
-            f"{PREFIX}{name}{TOKEN_ADAPTER}": row for name, row in rows.items()
-        }
         config = dataclasses.replace(
             self._config,
             inference_mode=True,
@@ -80,10 +87,8 @@ class Lora:
 
     def load(self, folder: Path) -> None:
         """Load the values from a folder that `save` wrote."""
-        from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
-        state = load_file(folder / ADAPTER)
-        for name, row in self.embeddings.named(self._model).items():
-            row.copy_(state.pop(f"{PREFIX}{name}{TOKEN_ADAPTER}"))
-        set_peft_model_state_dict(self._adapted, state)
+        values = load_file(folder / ADAPTER)
+        for name, target in self.state().items():
+            target.copy_(part_like(target, values[name]))

@@ -32,7 +32,8 @@ class EncoderDecoderTrainer(SidTrainer, Seq2SeqTrainer):
     ) -> Any:
         """The loss of the parent class. On a CPU, prompts of similar length run together: histories
         differ much in length, and batches cannot be packed."""
-        if num_items_in_batch is None or inputs["input_ids"].device.type != "cpu":
+        on_cpu = inputs["input_ids"].device.type == "cpu"
+        if num_items_in_batch is None or not on_cpu or self.is_fsdp_enabled:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         n_tokens = inputs.pop("tokens")
         parts = parts_by_length(inputs, LINES_PER_PART)

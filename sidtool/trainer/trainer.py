@@ -18,6 +18,7 @@ from sidtool.decoder.partial_head import PartialHead, full_blocks
 from sidtool.errors import UsageError
 from sidtool.evaluation.validation import Validator
 from sidtool.model.lora import Lora
+from sidtool.model.sharded import is_sharded, whole, whole_model
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import AugmentedExamples
 from sidtool.objective.batches import IGNORED
@@ -28,16 +29,17 @@ from sidtool.objective.targets import Targets
 from sidtool.objective.teachers import Teachers
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.trainer.divergence import check_number, check_weights
+from sidtool.trainer.fsdp import check_active
 from sidtool.trainer.machine import float32_attention
 from sidtool.trainer.optimizer import MuonAdamW
-from sidtool.trainer.watched import WatchedTrainer
+from sidtool.trainer.sharded import ShardedTrainer
 
 Examples = TokenizedExamples | AugmentedExamples | MemoryExamples
 
 Collator = Callable[[Sequence[TokenizedExample]], dict[str, torch.Tensor]]
 
 
-class SidTrainer(WatchedTrainer):
+class SidTrainer(ShardedTrainer):
     """Trains a model on tokenized examples, of which `collator` makes batches. A subclass has the
     trainer of a library among its bases.
 
@@ -87,9 +89,11 @@ class SidTrainer(WatchedTrainer):
         # the loss is divided by the targets of all accumulated batches
         self.model_accepts_loss_kwargs = True
         self.lora = lora
-        embeddings = lora.embeddings if lora else token_embeddings
-        self._head = PartialHead(self.model, embeddings.logits if embeddings else None).install()
+        self.token_embeddings = lora.embeddings if lora else token_embeddings
+        column_logits = self.token_embeddings.logits if self.token_embeddings else None
+        self._head = PartialHead(self.model, column_logits).install()
         self._check_loss(examples)
+        check_active(args, self.accelerator)
         self.narrow = narrows_exactly(self.model, self._head, loss.columns)
         # tokens without padding, targets
         self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
@@ -113,6 +117,7 @@ class SidTrainer(WatchedTrainer):
             lr=self.args.learning_rate,
             weight_decay=self.args.weight_decay,
             bf16=self.args.bf16,
+            divided=self.is_fsdp_enabled,
             betas=(self.args.adam_beta1, self.args.adam_beta2),
             eps=self.args.adam_epsilon,
             fused=True,
@@ -130,6 +135,8 @@ class SidTrainer(WatchedTrainer):
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         """The norm before the step that applies the gradient; in float16 the step is skipped."""
         norm = super()._get_grad_norm(*args, **kwargs)
+        if isinstance(norm, torch.Tensor):
+            norm = whole(norm)
         if norm is not None and self.accelerator.scaler is None:
             check_number(float(norm), "the norm of the gradient", self)
         return norm
@@ -164,7 +171,7 @@ class SidTrainer(WatchedTrainer):
         smallest = torch.finfo(torch.float32).tiny
         if num_items_in_batch is None:
             return total / targets.weights.sum().clamp_min(smallest)
-        # DDP averages over processes what is a sum over them
+        # DDP and FSDP average over processes what is a sum over them
         ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return total * ranks / num_items_in_batch.clamp_min(smallest)
 
@@ -196,50 +203,41 @@ class SidTrainer(WatchedTrainer):
 
     @contextmanager
     def evaluated_model(self) -> Iterator[Any]:
-        """The model in eval mode and without what the trainer wraps around it."""
+        """The model in eval mode and without what the trainer wraps around it; of divided weights
+        every process has the whole."""
         model = self.accelerator.unwrap_model(self.model).eval()
+        sharded = is_sharded(model)
         # a model with weights in two precisions runs only under autocast
         mixed = len({weight.dtype for weight in model.parameters()}) > 1
         autocast = torch.autocast(self.args.device.type, torch.bfloat16, enabled=mixed)
-        with class_forward(model), torch.no_grad(), autocast:
+        with class_forward(model), whole_model(model), torch.no_grad(), autocast:
+            if sharded and self.token_embeddings:
+                self.token_embeddings.write_rows()
             yield model
 
     def write_model(self, folder: Path) -> None:
         """Write a complete model folder: weights or adapters, tokenizer, contract and bundle. Every
         process must call this; the first writes."""
+        state = self.whole_state()
         if not self.args.should_save:
             return
-        if self.lora:
-            self.lora.save(folder)
+        if self.lora and state is not None:
+            self.lora.save(folder, state)
         else:
-            self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+            self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state)
         self.processing_class.save_pretrained(folder)
         self._write_contract(folder, self.selection())
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         check_weights(self)
-        if self.lora is None:
-            super()._save(output_dir, state_dict)
-        # the parent classes may call this on every process
-        if not self.args.should_save:
-            return
+        # the parent classes call this on the process that writes, or on every process
         if self.lora:
             self.write_model(folder)
-        else:
+            return
+        super()._save(output_dir, self.whole_state())
+        if self.args.should_save:
             self._write_contract(folder, self.selection())
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.lora:
-            self.lora.load(Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if self.lora:
-            self.lora.load(Path(self.state.best_model_checkpoint))
-        else:
-            super()._load_best_model()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no model card: the contract describes the model."""

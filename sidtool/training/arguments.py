@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from sidtool.contract.contract import ModelKind
 from sidtool.errors import UsageError
 from sidtool.model.pretrained import Dtype
 from sidtool.sft.lineage import Lineage
+from sidtool.trainer.fsdp import check_fsdp
 from sidtool.trainer.machine import stored_dtype, supports_bf16
 from sidtool.training.settings import DEFAULTS, TrainOptions
 
@@ -69,7 +70,10 @@ def trainer_config(
     }
     if not validated:
         decided["eval_strategy"] = "no"
-    return made_config(config_class, {**suggested, **sft_fields, **decided})
+    fields = {**suggested, **sft_fields, **decided}
+    arguments = made_config(config_class, fields, shards=True)
+    check_fsdp(arguments)
+    return arguments
 
 
 def _config_class(kind: ModelKind) -> tuple[Any, dict[str, Any]]:
@@ -100,10 +104,11 @@ def check_fields(kind: ModelKind, fields: Mapping[str, Any]) -> None:
             )
 
 
-def made_config(config_class: Any, fields: Mapping[str, Any]) -> Any:
-    """A configuration of a trainer. Raises UsageError if its fields do not fit together, or if one
-    process would train on several GPUs."""
-    _refuse_sharding(fields)
+def made_config(config_class: Any, fields: Mapping[str, Any], *, shards: bool = False) -> Any:
+    """A configuration of a trainer; `shards` says whether that trains weights that FSDP divides
+    among processes. Raises UsageError if its fields do not fit together, or if one process would
+    train on several GPUs."""
+    _refuse_sharding(fields, ("deepspeed",) if shards else ("fsdp", "deepspeed"))
     try:
         arguments = config_class(**fields)
     except (ValueError, TypeError) as error:
@@ -117,11 +122,10 @@ def made_config(config_class: Any, fields: Mapping[str, Any]) -> Any:
     return arguments
 
 
-def _refuse_sharding(fields: Mapping[str, Any]) -> None:
+def _refuse_sharding(fields: Mapping[str, Any], names: Sequence[str]) -> None:
     """Raise UsageError if a setting, or the configuration of accelerate, divides weights among
-    processes: the loss reads some columns of the head, and each process validates on its own
-    users, with the whole model."""
-    for name in ("fsdp", "deepspeed"):
+    processes in one of these ways."""
+    for name in names:
         variable = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false")
         if fields.get(name) or variable.lower() in ("true", "1"):
             raise UsageError(

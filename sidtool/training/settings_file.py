@@ -99,7 +99,8 @@ def read_settings(
 
 
 def typed_fields(vocabulary: Vocabulary, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the configuration with numbers given as text converted; `bf16` may also be "auto".
+    """Fields of the configuration with numbers given as text converted; `bf16` may also be "auto",
+    and `fsdp` true.
 
     Raises UsageError for an unknown field, a wrong type, and a field that sidtool decides."""
     if not fields:
@@ -123,8 +124,9 @@ def typed_fields(vocabulary: Vocabulary, fields: Mapping[str, Any]) -> dict[str,
             raise UsageError(f"{key} must be at least 1, not {value}")
         if key == "report_to":
             _check_report_to(value)
-        is_auto = key == "bf16" and value == "auto"
-        typed[key] = value if is_auto else _typed(key, value, types[key])
+        # what transformers takes beside the annotated type
+        is_special = (key, value) in (("bf16", "auto"), ("fsdp", True))
+        typed[key] = value if is_special else _typed(key, value, types[key])
     return typed
 
 

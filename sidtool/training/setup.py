@@ -15,6 +15,7 @@ from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora import Lora
 from sidtool.model.memory import WeightedMemory
 from sidtool.model.positions import max_positions
+from sidtool.model.structure import share_embedding_layers
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import Augmentation, AugmentedExamples, EpochCallback
 from sidtool.objective.loss import Loss
@@ -27,6 +28,7 @@ from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.splits.examples import read_examples
 from sidtool.trainer.causal import CausalTrainer
 from sidtool.trainer.encoder_decoder import EncoderDecoderTrainer
+from sidtool.trainer.fsdp import wants_fsdp
 from sidtool.trainer.trainer import SidTrainer, set_dropout
 from sidtool.training.arguments import weight_dtype
 from sidtool.training.forgetting import ForgettingCheck
@@ -57,6 +59,8 @@ def build_trainer(
     )
     examples = _read_examples(run, loaded)
     set_dropout(loaded.model, run.options.dropout)
+    if wants_fsdp(arguments):
+        share_embedding_layers(loaded.model)
     lora = _add_adapters(run, loaded)
     embeddings = _train_embeddings_only(run, loaded)
     loss = Loss(

@@ -154,6 +154,7 @@ def test_a_tracker_must_exist_and_be_installed(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(MissingPackageError, match=r"pip install 'sidtool\[wandb\]'"):
             read_one(None, [f"report_to={value}"])
     assert read_one(None, ["report_to=none"]).sft_fields == {"report_to": "none"}
+    assert read_one(None, ["fsdp=true"]).sft_fields == {"fsdp": True}
 
 
 @pytest.mark.parametrize("name", ["fsdp", "deepspeed"])
@@ -166,3 +167,5 @@ def test_weights_that_are_divided_among_processes_are_refused(
     monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
     with pytest.raises(UsageError, match=f"{name} divides weights among processes"):
         made_config(dict, {})
+    with pytest.raises(UsageError, match="deepspeed divides weights among processes"):
+        made_config(dict, {"deepspeed": "zero.json"}, shards=True)
