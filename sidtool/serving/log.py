@@ -9,7 +9,7 @@ from typing import Any
 
 from sidtool.visible import visible
 
-LOGGERS = ("sidtool.serving", "uvicorn.error")
+LOGGERS = ("sidtool.serving", "sidtool.cluster", "uvicorn.error")
 N_FRAMES = 8
 
 
@@ -28,14 +28,9 @@ class _Format(logging.Formatter):
 def log_to_stderr(*, verbose: bool) -> Iterator[None]:
     """Log warnings and errors to stderr during the block; with `verbose`, a line for each call,
     too."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Format())
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(logger.propagate, logger.level) for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.propagate = False
-        logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    handler = start_log(verbose=verbose)
     try:
         yield
     finally:
@@ -43,6 +38,18 @@ def log_to_stderr(*, verbose: bool) -> Iterator[None]:
             logger.removeHandler(handler)
             logger.propagate = propagate
             logger.setLevel(level)
+
+
+def start_log(*, verbose: bool) -> logging.Handler:
+    """Log as `log_to_stderr` does, to the end of the process -> what writes the lines."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Format())
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.propagate = False
+        logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    return handler
 
 
 def log_warning(message: Warning | str, *_: Any, **__: Any) -> None:

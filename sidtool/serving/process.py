@@ -1,14 +1,18 @@
 """One process that answers calls on a socket, until a signal ends it."""
 
+import os
 import signal
 import socket
+import tempfile
 import threading
+import warnings
 from collections.abc import Callable
 
 import uvicorn
 
 from sidtool.errors import DataError
 from sidtool.serving.app import make_app
+from sidtool.serving.log import log_warning
 from sidtool.serving.serve_options import Listening, ServeOptions
 from sidtool.serving.service import Service
 
@@ -16,6 +20,8 @@ KEEP_ALIVE_SECONDS = 65
 """How long an idle connection stays open: longer than load balancers keep theirs."""
 SPARE_CONNECTIONS = 1000
 """Open connections beyond those of requests that wait; further ones get 503."""
+DRAIN_SECONDS = 10.0
+"""What a worker may take to end beyond the time limit of its calls."""
 
 
 def bound_socket(listening: Listening) -> socket.socket:
@@ -33,6 +39,24 @@ def bound_socket(listening: Listening) -> socket.socket:
             hint="--port 0 takes any free port",
         ) from error
     return listener
+
+
+def threads_per_worker(n_workers: int) -> int | None:
+    """How many threads of torch each worker of a machine uses; None: what OMP_NUM_THREADS says."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return None
+    return max(1, (os.cpu_count() or 1) // n_workers)
+
+
+def become_worker(folder: str, n_threads: int | None) -> None:
+    """Make this process one of several: files are in `folder`, since whoever started it removes
+    what a killed worker leaves, and threads are its share of those of the machine."""
+    import torch
+
+    warnings.showwarning = log_warning
+    tempfile.tempdir = folder
+    if n_threads is not None:
+        torch.set_num_threads(n_threads)
 
 
 def run_process(

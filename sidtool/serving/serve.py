@@ -1,6 +1,5 @@
 """Serves a model over HTTP: one process, or several that share a listening socket."""
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,7 +44,7 @@ def serve(
         bound_socket(listening) as listener,
         TemporaryDirectory(prefix="sidtool-serve-") as folder,
     ):
-        url = _url(listening, listener)
+        url = listening.url(listener.getsockname()[1])
         if listening.workers == 1:
             service = Service.open(options, Path(folder))
             run_process(options, listener, service, on_start=lambda: started and started(url))
@@ -53,8 +52,3 @@ def serve(
             Sources(options, Path(folder)).check()
             on_start = (lambda: started(url)) if started else None
             serve_with_workers(options, listening.workers, listener, folder, verbose, on_start)
-
-
-def _url(listening: Listening, listener: socket.socket) -> str:
-    host = f"[{listening.host}]" if ":" in listening.host else listening.host
-    return f"http://{host}:{listener.getsockname()[1]}"

@@ -90,3 +90,8 @@ class Listening:
             raise UsageError(f"a service has at least 1 worker, not {self.workers}")
         if not 0 <= self.port <= 65535:
             raise UsageError(f"a port is a number from 0 to 65535, not {self.port}")
+
+    def url(self, port: int) -> str:
+        """The URL at a port of the address."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}"

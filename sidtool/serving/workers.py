@@ -5,10 +5,8 @@ import multiprocessing
 import os
 import signal
 import socket
-import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -17,17 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.errors import SidtoolError
-from sidtool.serving.log import log_to_stderr, log_warning
+from sidtool.serving.log import log_to_stderr
 from sidtool.serving.metrics import FOLDER_VARIABLE
-from sidtool.serving.process import run_process
+from sidtool.serving.process import (
+    DRAIN_SECONDS,
+    become_worker,
+    run_process,
+    threads_per_worker,
+)
 from sidtool.serving.serve_options import ServeOptions
 
 RESTART_SECONDS = 1.0
 """Least time between two starts of a worker."""
 SIGNAL_SECONDS = 0.5
 """How often the supervisor looks whether it should end."""
-DRAIN_SECONDS = 10.0
-"""What a worker may take to end beyond the time limit of its calls."""
 
 
 @dataclass
@@ -49,7 +50,7 @@ class _Supervisor:
     ) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._ready = self._context.Event()
-        n_threads = max(1, (os.cpu_count() or 1) // n_workers)
+        n_threads = threads_per_worker(n_workers)
         self._arguments = (options, listener, self._ready, folder, verbose, n_threads)
         self._options = options
         self._should_end = False
@@ -125,15 +126,10 @@ def _work(
     ready: Any,
     folder: str,
     verbose: bool,
-    n_threads: int,
+    n_threads: int | None,
 ) -> None:
     """The life of a worker process."""
-    import torch
-
-    warnings.showwarning = log_warning
-    tempfile.tempdir = folder  # the supervisor removes what a killed worker leaves
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(n_threads)
+    become_worker(folder, n_threads)
     # Ctrl-C reaches the whole group; the supervisor ends its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
