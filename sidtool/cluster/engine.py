@@ -15,6 +15,9 @@ from sidtool.tables.containers import one_line
 Engine = Literal["local", "ray"]
 RESTARTS = 3
 """How often an actor is restarted."""
+START_ATTEMPTS = 3
+"""How often a cluster on this machine is started: Ray gives up after 30 seconds, which its
+processes may take to begin where others keep the processors busy."""
 
 Shard = TypeVar("Shard", contravariant=True)
 Result = TypeVar("Result", covariant=True)
@@ -70,9 +73,8 @@ def _run_actors(
     n_cpus = int(ray.cluster_resources().get("CPU", 1))
     n_gpus = int(ray.cluster_resources().get("GPU", 0))
     n_workers = min(workers or n_gpus or n_cpus, len(shards))
-    options: dict[str, Any] = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
-    options |= {"num_cpus": 1, "num_gpus": min(1, n_gpus / n_workers)}
-    actor = ray.remote(_Actor).options(**options)
+    restarts = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    actor = ray.remote(_Actor).options(**restarts, **actor_resources(ray, n_workers))
     team = [actor.remote(job) for _ in range(n_workers)]
     idle = list(team)
     waiting = list(range(len(shards)))[::-1]
@@ -91,6 +93,12 @@ def _run_actors(
         # after an error the traceback would keep them, and their processors, alive
         for worker in team:
             ray.kill(worker)
+
+
+def actor_resources(ray: Any, n_actors: int) -> dict[str, float]:
+    """What each of a number of actors has of a cluster: a processor, and its share of the GPUs."""
+    n_gpus = ray.cluster_resources().get("GPU", 0)
+    return {"num_cpus": 1, "num_gpus": min(1, n_gpus / n_actors)}
 
 
 def _result(ray: Any, reference: Any) -> Any:
@@ -122,6 +130,13 @@ class _Actor:
         return self._work(shard)
 
 
+def has_cluster() -> bool:
+    """Whether `ray_cluster` connects to a cluster that is there, and starts none."""
+    import ray
+
+    return "RAY_ADDRESS" in os.environ or ray.is_initialized()
+
+
 @contextmanager
 def ray_cluster(workers: int | None = None) -> Iterator[Any]:
     """The module ray, connected to the cluster that the process is connected to, else to that of
@@ -135,15 +150,27 @@ def ray_cluster(workers: int | None = None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if "RAY_ADDRESS" not in os.environ:
-        options |= {"include_dashboard": False, "num_cpus": workers}
-    try:
-        ray.init(**options)
-    except Exception as error:  # Ray raises bare ones
-        address = os.environ.get("RAY_ADDRESS", "this machine")
-        raise DataError(f"there is no Ray cluster at {address}: {one_line(error)}") from error
+    _connect(ray, workers)
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _connect(ray: Any, workers: int | None) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    address = os.environ.get("RAY_ADDRESS", "this machine")
+    attempts = 1
+    if "RAY_ADDRESS" not in os.environ:
+        options |= {"include_dashboard": False, "num_cpus": workers}
+        attempts = START_ATTEMPTS
+    for attempt in range(1, attempts + 1):
+        try:
+            ray.init(**options)
+        except Exception as error:  # Ray raises bare ones
+            ray.shutdown()
+            if attempt == attempts:
+                message = f"there is no Ray cluster at {address}: {one_line(error)}"
+                raise DataError(message) from error
+        else:
+            return
