@@ -1,17 +1,26 @@
 """Measure two workers of a Ray cluster on this machine against one, for embed and recommend.
 
-    python benchmarks/ray_scale.py MODEL ENCODER [--items 4096] [--requests 8192] [--workers 1,2]
+    python benchmarks/ray_scale.py ENCODER [--model MODEL] [--items 16384] [--requests 8192]
 
-MODEL is a folder of `sidtool train`, ENCODER one of sentence-transformers. Items are titles of
-random words, requests random histories of the model's items. The start of the cluster is not in the
-seconds, but what each worker loads is: take enough items. On a busy machine the ratio says little.
-The parts of every run are compared with those of one process."""
+ENCODER is a sentence-transformers model, MODEL a folder of `sidtool train`; without it, a random
+one of 4.3 M parameters and 10^5 items is made. Items are titles of random words, requests random
+histories of the model's items. The parts of every run are compared with those of one process.
+
+The start of the cluster is not in the seconds. What a worker loads is in `seconds`; `per part`
+counts from when as many parts are done as there are workers. On a machine that does other work,
+workers get less than a core each: `cores` is how many they had on average (CPU seconds over
+seconds), and `CPU over one worker` what the work itself cost, which does not depend on the others.
+Two workers on two free cores are faster than one by 2 / `CPU over one worker`, loading aside."""
 
 import argparse
 import json
+import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +29,29 @@ from environment import environment
 from table import markdown
 
 WORDS = ("red", "blue", "steel", "oak", "lamp", "desk", "soap", "novel", "kettle", "bottle")
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+SAMPLE_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One step by a number of workers; 0 is this process."""
+
+    step: str
+    workers: int
+    seconds: float
+    """wall time, with what the workers load"""
+    seconds_per_part: float
+    """wall time per part once every worker has loaded"""
+    cpu_seconds: list[float]
+    """of each worker, with what it loads"""
+    load: float
+    """the machine's load average over a minute, at the end"""
+
+    @property
+    def cores(self) -> float:
+        """CPU seconds per second of all workers together."""
+        return sum(self.cpu_seconds) / self.seconds
 
 
 def write_items(path: Path, n: int) -> None:
@@ -51,37 +83,103 @@ def parts_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*"))}
 
 
+@contextmanager
+def cpu_of_actors() -> Iterator[dict[int, float]]:
+    """CPU seconds by process of the actors that run during the block. They are looked at again and
+    again, since they are gone at its end."""
+    seconds: dict[int, float] = {}
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(SAMPLE_SECONDS):
+            seconds.update(_actors())
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield seconds
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _actors() -> dict[int, float]:
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        if command.startswith(b"ray::_Actor"):
+            found[int(process.name)] = (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+    return found
+
+
 def measure(
     name: str, run: Callable[[Path, Any], Any], folder: Path, workers: list[int]
-) -> list[dict[str, Any]]:
-    """Seconds of one process, and of each number of workers."""
+) -> list[Measured]:
+    """One process, then each number of workers. Exits if their parts differ."""
+    results = []
+    for count in (0, *workers):
+        results.append(_measure_once(name, run, folder, count))
+        print(json.dumps(asdict(results[-1])), flush=True)
+        if parts_of(folder / f"{name}-{count}") != parts_of(folder / f"{name}-0"):
+            raise SystemExit(f"{name}: the parts of {count} workers differ")
+    return results
+
+
+def _measure_once(name: str, run: Callable[[Path, Any], Any], folder: Path, count: int) -> Measured:
     from sidtool.cluster.engine import ray_cluster
     from sidtool.cluster.run import RunOptions
 
-    results = []
-    expected: dict[str, bytes] = {}
-    for count in (0, *workers):
-        options = RunOptions() if count == 0 else RunOptions("ray", count)
-        out = folder / f"{name}-{count}"
-        if count == 0:
-            start = time.perf_counter()
-            run(out, options)
-            seconds = time.perf_counter() - start
-            expected = parts_of(out)
-        else:
-            with ray_cluster(count):  # its start is not measured
-                start = time.perf_counter()
-                run(out, options)
-                seconds = time.perf_counter() - start
-            if parts_of(out) != expected:
-                raise SystemExit(f"{name}: the parts of {count} workers differ")
-        results.append({"step": name, "workers": count, "seconds": seconds})
-        print(json.dumps(results[-1]), flush=True)
-    return results
+    now = time.perf_counter
+    done: list[float] = []
+    engine = {"engine": "ray", "workers": count} if count else {}
+    options = RunOptions(**engine, progress=lambda *_: done.append(now()))
+    cluster = ray_cluster(count) if count else nullcontext()
+    with cluster, cpu_of_actors() as actors:  # the start of the cluster is not measured
+        start = now()
+        own = time.process_time()
+        run(folder / f"{name}-{count}", options)
+        seconds = now() - start
+        own = time.process_time() - own
+    n_loaded = max(count, 1)
+    per_part = (done[-1] - done[n_loaded - 1]) / max(len(done) - n_loaded, 1)
+    # an actor that died before it had a shard is none of the workers
+    cpu = sorted(actors.values(), reverse=True)[:count] if count else [own]
+    return Measured(name, count, seconds, per_part, cpu, os.getloadavg()[0])
+
+
+def table(results: list[Measured]) -> str:
+    """Each run beside that of one worker."""
+    alone = {each.step: each for each in results if each.workers == 1}
+    header = ("step", "workers", "seconds", "speed-up", "per part", "speed-up per part")
+    header += ("CPU seconds of each", "CPU over one worker", "cores", "load")
+    rows = []
+    for each in results:
+        one = alone.get(each.step, each)
+        rows.append(
+            (
+                each.step,
+                each.workers or "none",
+                f"{each.seconds:.1f}",
+                f"{one.seconds / each.seconds:.2f}",
+                f"{each.seconds_per_part:.2f}",
+                f"{one.seconds_per_part / each.seconds_per_part:.2f}",
+                ", ".join(f"{seconds:.0f}" for seconds in each.cpu_seconds),
+                f"{sum(each.cpu_seconds) / sum(one.cpu_seconds):.2f}",
+                f"{each.cores:.2f}",
+                f"{each.load:.1f}",
+            )
+        )
+    return markdown(header, rows)
 
 
 def main() -> None:
     """Measure both steps, print the table."""
+    from serve_model import make_shop
+
     from sidtool.cluster.recommendations import recommend_folder
     from sidtool.cluster.vectors import embed_folder
     from sidtool.encoder.settings import Encoder
@@ -90,9 +188,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model")
     parser.add_argument("encoder")
-    parser.add_argument("--items", type=int, default=4096)
+    parser.add_argument("--model")
+    parser.add_argument("--model-items", type=int, default=100_000, help="of a random model")
+    parser.add_argument("--dim", type=int, default=256, help="width of a random model")
+    parser.add_argument("--layers", type=int, default=4, help="layers of a random model")
+    parser.add_argument("--items", type=int, default=16_384)
     parser.add_argument("--requests", type=int, default=8192)
     parser.add_argument("--shard-rows", type=int, default=512, help="rows of a shard")
     parser.add_argument("--workers", default="1,2", help="numbers of workers")
@@ -100,8 +201,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results to this file")
     args = parser.parse_args()
     workers = [int(count) for count in args.workers.split(",")]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if args.model is None:
+            args.model = str(make_shop(folder, args.model_items, args.dim, args.layers).model)
         write_items(folder / "items.parquet", args.items)
         write_requests(folder / "requests.parquet", args.model, args.requests)
         items, requests = (str(folder / f"{each}.parquet") for each in ("items", "requests"))
@@ -117,19 +221,10 @@ def main() -> None:
 
         results = measure("embed", embed, folder, workers)
         results += measure("recommend", recommend, folder, workers)
-    first = {row["step"]: row["seconds"] for row in results if row["workers"] == 1}
-    rows = [
-        (
-            row["step"],
-            row["workers"] or "none",
-            f"{row['seconds']:.1f}",
-            f"{first[row['step']] / row['seconds']:.2f}" if row["step"] in first else "",
-        )
-        for row in results
-    ]
-    print(markdown(["step", "workers", "seconds", "speed-up over one worker"], rows))
+    print(table(results))
     if args.json is not None:
-        args.json.write_text(json.dumps({"results": results, **environment()}, indent=1) + "\n")
+        values = [asdict(each) for each in results]
+        args.json.write_text(json.dumps({"results": values, **environment()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
