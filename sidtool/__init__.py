@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sidtool.bundle.integrity import verify as verify
     from sidtool.cluster.models import ModelSource as ModelSource
     from sidtool.cluster.rankings import ClusterRanker as ClusterRanker
+    from sidtool.cluster.ray_service import serve_on_ray as serve_on_ray
     from sidtool.cluster.recommendations import recommend_folder as recommend_folder
     from sidtool.cluster.run import RunOptions as RunOptions
     from sidtool.cluster.training_examples import ClusterExamples as ClusterExamples
@@ -191,6 +192,7 @@ _MODULES = {
     "report": "pages.report",
     "rl": "reinforcement.run",
     "serve": "serving.serve",
+    "serve_on_ray": "cluster.ray_service",
     "split_events": "splits.files",
     "tag": "registry.publish",
     "train": "training.run",

@@ -133,6 +133,7 @@ def test_the_exported_names_are_these() -> None:
         "report",
         "rl",
         "serve",
+        "serve_on_ray",
         "split_events",
         "tag",
         "train",

@@ -27,8 +27,11 @@ def post(url: str, body: Any) -> Any:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            message = json.load(error)["error"]
-            if error.code not in (429, 503) or attempt == ATTEMPTS:
+            text = error.read().decode()
+            # Ray's proxy answers so for a replica that ended
+            is_lost = error.code == 500 and not text.startswith("{")
+            if not (is_lost or error.code in (429, 503)) or attempt == ATTEMPTS:
+                message = json.loads(text)["error"] if text.startswith("{") else text
                 raise SystemExit(f"{error.code}: {message}") from None
             time.sleep(float(error.headers.get("retry-after", "1")))
         except (urllib.error.URLError, ConnectionError) as error:

@@ -28,8 +28,13 @@ def serve(
         str, typer.Option(help="Address to listen on; the default is reached from this machine.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = 8000,
+    engine: options.Engine = "local",
     workers: Annotated[
-        int, typer.Option(help="Processes, each with its own copy of the model.")
+        int,
+        typer.Option(
+            help="Processes, or replicas of Ray Serve, each with its own copy of the model.",
+            rich_help_panel="Workers",
+        ),
     ] = 1,
     token_file: Annotated[
         Path | None,
@@ -113,6 +118,7 @@ def serve(
     from sidtool.extras import require
 
     require("serve")
+    from sidtool.cluster.ray_service import serve_on_ray
     from sidtool.model.memory import MemoryOptions
     from sidtool.recommendation.recommend_options import RecommendOptions
     from sidtool.serving.serve import serve as serve_model
@@ -158,7 +164,8 @@ def serve(
         note(f"serving {model}; {url}/docs lists the endpoints, Ctrl-C or SIGTERM ends")
         next_step(f"curl {url}/v1/recommend --data '{{\"history\": []}}'")
 
-    serve_model(served, Listening(host, port, workers), verbose=is_verbose(), started=say_started)
+    run = serve_on_ray if engine == "ray" else serve_model
+    run(served, Listening(host, port, workers), verbose=is_verbose(), started=say_started)
 
 
 def _token(path: Path | None) -> str | None:
