@@ -1,12 +1,15 @@
 """Compare `sidtool serve` with `recommend` on the same requests, and count lost answers.
 
-    python benchmarks/serve.py saturation latency soak [--requests 2000] [--json]
+    python benchmarks/serve.py saturation queue latency soak [--requests 2000] [--json]
 
 * saturation: requests per second and CPU seconds per request of the server, with many clients that
   send one request per call, against `recommend` on all requests at once. Both answer the same
   requests in turns, so that a busy machine disturbs both alike.
+* queue: what a queue before one model gives at half of the saturated rate on a machine without
+  other work, simulated from the CPU seconds of batches.
 * latency: the 99th percentile of the time of a call while calls arrive at random at half of the
-  saturated rate, against single calls to the idle server.
+  saturated rate, against single calls to the idle server. The rate is measured anew in each turn,
+  since that of a busy machine changes.
 * soak: two workers answer while the tag of their bundle moves to and fro and a worker is killed now
   and then. Every answer is compared with what `recommend` gives with the bundle that it names.
 
@@ -30,15 +33,17 @@ import numpy as np
 from environment import environment
 from serve_client import Reply, Server, open_loop, saturate, serving
 from serve_model import Shop, make_shop
+from serve_queue import batch_costs, simulate
 from table import markdown
 
 from sidtool.model.load import load_model_folder
-from sidtool.recommendation.recommend import recommend
+from sidtool.recommendation.recommend import Prepared, Recommender, recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
 from sidtool.registry.publish import tag
 from sidtool.registry.references import open_bundle
 
+PARTS = ("saturation", "queue", "latency", "soak")
 OPTIONS = RecommendOptions(k=10, num_beams=50)
 ROUNDS = 4
 """Turns of each side."""
@@ -85,25 +90,53 @@ def saturation(shop: Shop, server: Server, n_requests: int) -> dict[str, Any]:
     }
 
 
-def latency(shop: Shop, server: Server, n_requests: int, rate: float) -> dict[str, Any]:
-    """Milliseconds of single calls to an idle server, and of calls at half of `rate`, the
-    saturated requests per second, in turns."""
+def queue(shop: Shop, batch_tokens: int, batch_wait: float) -> dict[str, Any]:
+    """The time of calls at half of the saturated rate over that of a single call, simulated."""
+    loaded = load_model_folder(shop.model)
+    recommender = Recommender.of(loaded, OPTIONS, None)
+    read = (Request.from_json(body) for body in shop.bodies(CLIENTS))
+    prepared = [recommender.prepare(request) for request in read]
+    longest = max(len(each.query.prompt) for each in prepared if isinstance(each, Prepared))
+    tokens = longest + OPTIONS.num_beams * (loaded.bundle.space.levels - 1)
+    largest = min(max(batch_tokens // tokens, 1), CLIENTS)
+    costs = batch_costs(lambda n: list(recommender.answer_prepared(prepared[:n])), largest)
+    rate = costs.saturated_rate / 2
+    seconds = simulate(costs, rate, wait=batch_wait / 1000, largest=largest)
+    single = costs.of(1) + batch_wait / 1000
+    return {
+        "batch_cpu_ms": {
+            n: 1000 * each for n, each in zip(costs.sizes, costs.seconds, strict=True)
+        },
+        "rate": rate,
+        "p50_over_single": float(np.percentile(seconds, 50)) / single,
+        "p99_over_single": float(np.percentile(seconds, 99)) / single,
+    }
+
+
+def latency(shop: Shop, server: Server, n_requests: int) -> dict[str, Any]:
+    """Milliseconds of single calls to an idle server, and of calls at half of the saturated
+    requests per second, in turns."""
     bodies = shop.bodies(n_requests)
     asyncio.run(saturate(server.url, bodies[:32], 1))
     alone: list[float] = []
     loaded: list[float] = []
+    rates: list[float] = []
     n_alone = max(len(bodies) // 8, 20)
+    n_saturated = max(len(bodies) // 8, CLIENTS)
     for part in range(ROUNDS):
         some = slice(part * n_alone // ROUNDS, (part + 1) * n_alone // ROUNDS)
         alone += [each.seconds for each in asyncio.run(saturate(server.url, bodies[some], 1))]
+        start = time.perf_counter()
+        asyncio.run(saturate(server.url, shop.bodies(n_saturated), CLIENTS))
+        rates.append(n_saturated / (time.perf_counter() - start))
         some = slice(part * len(bodies) // ROUNDS, (part + 1) * len(bodies) // ROUNDS)
-        replies = asyncio.run(open_loop(server.url, bodies[some], rate / 2, seed=part))
+        replies = asyncio.run(open_loop(server.url, bodies[some], rates[-1] / 2, seed=part))
         assert all(reply.status == 200 for reply in replies)
         loaded += [reply.seconds for reply in replies]
     p50, p99 = (1000 * float(np.percentile(alone, each)) for each in (50, 99))
     half_p50, half_p99 = (1000 * float(np.percentile(loaded, each)) for each in (50, 99))
     return {
-        "rate": rate / 2,
+        "rates": [rate / 2 for rate in rates],
         "alone_p50_ms": p50,
         "alone_p99_ms": p99,
         "half_load_p50_ms": half_p50,
@@ -215,14 +248,13 @@ def check_equal(reply: Reply, expected: dict[str, Any]) -> None:
 def main() -> None:
     """Run the parts that were named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="+", choices=["saturation", "latency", "soak"])
+    parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=256, help="width of the model")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--batch-wait", type=float, default=2.0, help="milliseconds")
     parser.add_argument("--batch-tokens", type=int, default=1 << 14)
-    parser.add_argument("--rate", type=float, help="saturated requests per second, if measured")
     parser.add_argument("--soak-requests", type=int, default=20_000)
     parser.add_argument("--swap-seconds", type=float, default=60.0)
     parser.add_argument("--kill-seconds", type=float, default=45.0)
@@ -237,19 +269,19 @@ def main() -> None:
         if {"saturation", "latency"} & set(given.parts):
             limits = ("--batch-wait", given.batch_wait, "--batch-tokens", given.batch_tokens)
             with serving(folder, shop.model, *limits) as server:
-                rate = given.rate
-                if "saturation" in given.parts or rate is None:
+                if "saturation" in given.parts:
                     result["saturation"] = saturation(shop, server, given.requests)
-                    rate = rate or result["saturation"]["served_per_second"]
                 if "latency" in given.parts:
-                    result["latency"] = latency(shop, server, given.requests, rate)
+                    result["latency"] = latency(shop, server, given.requests)
+        if "queue" in given.parts:
+            result["queue"] = queue(shop, given.batch_tokens, given.batch_wait)
         if "soak" in given.parts:
             times = (given.swap_seconds, given.kill_seconds)
             result["soak"] = soak(shop, folder, given.soak_requests, *times)
     if given.json:
         print(json.dumps(result))
         return
-    for part in ("saturation", "latency", "soak"):
+    for part in PARTS:
         if part in result:
             rows = [(key, value) for key, value in result[part].items()]
             print(markdown([part, ""], rows), end="\n\n")

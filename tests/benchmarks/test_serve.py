@@ -41,7 +41,8 @@ def test_a_wrong_answer_is_found(benchmark: Any) -> None:
 def test_the_benchmark_runs_to_its_end() -> None:
     sizes = ("--requests", "48", "--items", "500", "--dim", "32", "--layers", "1")
     soak = ("--soak-requests", "400", "--swap-seconds", "2", "--kill-seconds", "5")
-    command = [sys.executable, "benchmarks/serve.py", "saturation", "latency", "soak"]
+    parts = ("saturation", "queue", "latency", "soak")
+    command = [sys.executable, "benchmarks/serve.py", *parts]
     ran = subprocess.run(
         [*command, *sizes, *soak, "--json"], cwd=ROOT, capture_output=True, text=True
     )
@@ -50,6 +51,7 @@ def test_the_benchmark_runs_to_its_end() -> None:
     assert result["saturation"]["requests"] == 48
     assert result["saturation"]["throughput_ratio"] > 0
     assert result["latency"]["p99_over_single"] > 0
+    assert result["queue"]["p99_over_single"] > result["queue"]["p50_over_single"] > 0
     soak_result = result["soak"]
     assert soak_result["requests"] == 400
     assert soak_result["lost"] == soak_result["wrong_or_doubled"] == 0
