@@ -125,9 +125,9 @@ def _serve(
         )
     # seconds of Ray's own, beyond those in which a replica refuses: of the body and of the answer
     seconds = replica.options.limits.seconds
-    _start_proxies(listening.host, port, 2 * seconds + DRAIN_SECONDS)
     with _Ending() as ending:
         try:
+            _start_proxies(listening.host, port, 2 * seconds + DRAIN_SECONDS)
             _deploy(replica.deployment(ray, listening.workers))
             ending.is_immediate = False
             if started is not None:

@@ -51,6 +51,7 @@ class FakeServe:
     calls: list[str] = field(default_factory=list)
     started: dict[str, Any] = field(default_factory=dict)
     deployed: dict[str, Any] = field(default_factory=dict)
+    on_start: Callable[[], object] = lambda: None
     on_run: Callable[[], object] = lambda: None
 
     def status(self) -> Any:
@@ -58,6 +59,7 @@ class FakeServe:
 
     def start(self, **options: Any) -> None:
         self.started = options
+        self.on_start()
 
     def ingress(self, build: Callable[[], Any]) -> Callable[[type], type]:
         return lambda replica: replica
@@ -103,21 +105,25 @@ def terminate(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("moment", ["while replicas start", "when they answer"])
+@pytest.mark.parametrize("moment", ["while Ray starts", "while replicas start", "when they answer"])
 def test_sigterm_ends_the_deployment(fake: FakeServe, model: Path, moment: str) -> None:
     before = signal.getsignal(signal.SIGTERM)
     urls: list[str] = []
+    if moment == "while Ray starts":
+        fake.on_start = terminate
     if moment == "while replicas start":
         fake.on_run = terminate
     options = ServeOptions(str(model), limits=ServeLimits(seconds=4, max_waiting=7))
     listening = Listening(port=0, workers=2)
     serve_on_ray(options, listening, started=lambda url: (urls.append(url), terminate()))
-    assert len(urls) == (moment != "while replicas start")
+    assert len(urls) == (moment == "when they answer")
     assert all(url.startswith("http://127.0.0.1:") for url in urls)
     assert fake.calls == ["delete sidtool", "shutdown"]
     assert signal.getsignal(signal.SIGTERM) is before
     # the proxies wait longer than a replica for body and answer; a call is refused by the replica
     assert fake.started["http_options"]["request_timeout_s"] > 2 * 4
+    if moment == "while Ray starts":
+        return
     assert fake.deployed["graceful_shutdown_timeout_s"] > 4
     assert fake.deployed["max_ongoing_requests"] > 7
     assert fake.deployed["num_replicas"] == 2
@@ -143,6 +149,16 @@ def test_a_replica_that_cannot_start_says_why(fake: FakeServe, model: Path) -> N
 
     fake.on_run = fail
     with pytest.raises(SidtoolError, match=r"^no replica can start: the model lacks a token$"):
+        serve_on_ray(ServeOptions(str(model)), Listening(port=0))
+    assert fake.calls == ["delete sidtool", "shutdown"]
+
+
+def test_proxies_that_cannot_start_are_one_line(fake: FakeServe, model: Path) -> None:
+    def fail() -> None:
+        raise TimeoutError("HTTP proxies not available after 60s.\nmore")
+
+    fake.on_start = fail
+    with pytest.raises(DataError, match=r"^Ray Serve does not start: HTTP proxies not available"):
         serve_on_ray(ServeOptions(str(model)), Listening(port=0))
     assert fake.calls == ["delete sidtool", "shutdown"]
 
