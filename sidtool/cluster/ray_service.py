@@ -55,7 +55,7 @@ def serve_on_ray(
         sidtool.errors.DataError: there is no model at no-such-model
     """
     require("serve")
-    _require_ray_serve()
+    require("ray")
     from sidtool.serving.log import log_to_stderr
     from sidtool.serving.process import threads_per_worker
     from sidtool.serving.sources import Sources
@@ -63,6 +63,7 @@ def serve_on_ray(
     listening = listening or Listening()
     with tempfile.TemporaryDirectory(prefix="sidtool-serve-") as copies:
         Sources(options, Path(copies)).check()
+    _require_ray_serve()
     is_shared = has_cluster()
     port = _port(listening, is_shared=is_shared)
     folder = Path(tempfile.gettempdir()) / f"sidtool-serve-{uuid.uuid4().hex}"
@@ -77,8 +78,7 @@ def serve_on_ray(
 
 
 def _require_ray_serve() -> None:
-    """Raise MissingPackageError without Ray, or without the packages of Ray Serve."""
-    require("ray")
+    """Raise MissingPackageError if Ray is installed without the packages of Ray Serve."""
     try:
         import ray.serve  # noqa: F401
     except ImportError as error:

@@ -215,12 +215,12 @@ def test_a_taken_port_and_no_model_are_refused_before_a_cluster_starts(
 
 @pytest.mark.parametrize(("module", "named"), [("ray", "ray"), ("ray.serve", "ray[serve]")])
 def test_without_ray_serve_one_line_names_the_extra(
-    module: str, named: str, monkeypatch: pytest.MonkeyPatch
+    module: str, named: str, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingPackageError) as raised:
-        serve_on_ray(ServeOptions("model"))
+        serve_on_ray(ServeOptions(str(model)))
     assert str(raised.value) == f"{named} is not installed: pip install 'sidtool[ray]'"
 
 
