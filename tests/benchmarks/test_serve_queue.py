@@ -25,6 +25,15 @@ def test_single_requests_wait_as_pollaczek_and_khinchine_say(queue: Any) -> None
         assert np.mean(seconds) == pytest.approx(0.1 * (1 + load / (2 * (1 - load))), rel=0.05)
 
 
+def test_the_figures_of_the_page_hold(queue: Any) -> None:
+    alone = queue.BatchCosts((1,), (1.0,))
+    seconds = queue.simulate(alone, 0.5, wait=0.0, largest=1, n_calls=100_000)
+    assert np.percentile(seconds, 99) == pytest.approx(4.3, rel=0.05)
+    shared = queue.BatchCosts((1, 96), (1.0, 2.1))
+    seconds = queue.simulate(shared, shared.saturated_rate / 2, wait=0.0, largest=96)
+    assert np.percentile(seconds, 99) == pytest.approx(2.8, rel=0.03)
+
+
 def test_a_batch_is_what_waits_when_the_model_is_free(queue: Any) -> None:
     costs = queue.BatchCosts((1, 4), (1.0, 1.0))
     # many more calls than single answers could carry: all that arrive in a second share a batch
