@@ -99,14 +99,13 @@ def queue(shop: Shop, batch_tokens: int, batch_wait: float) -> dict[str, Any]:
     longest = max(len(each.query.prompt) for each in prepared if isinstance(each, Prepared))
     tokens = longest + OPTIONS.num_beams * (loaded.bundle.space.levels - 1)
     largest = min(max(batch_tokens // tokens, 1), CLIENTS)
-    costs = batch_costs(lambda n: list(recommender.answer_prepared(prepared[:n])), largest)
-    rate = costs.saturated_rate / 2
+    costs = batch_costs(lambda n: list(recommender.answer_prepared(prepared[:n])))
+    rate = costs.saturated_rate(largest) / 2
     seconds = simulate(costs, rate, wait=batch_wait / 1000, largest=largest)
     single = costs.of(1) + batch_wait / 1000
     return {
-        "batch_cpu_ms": {
-            n: 1000 * each for n, each in zip(costs.sizes, costs.seconds, strict=True)
-        },
+        "cpu_ms_per_request": {n: round(1000 * costs.of(n) / n, 1) for n in costs.sizes},
+        "largest_batch": largest,
         "rate": rate,
         "p50_over_single": float(np.percentile(seconds, 50)) / single,
         "p99_over_single": float(np.percentile(seconds, 99)) / single,
@@ -254,7 +253,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=256, help="width of the model")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--batch-wait", type=float, default=2.0, help="milliseconds")
-    parser.add_argument("--batch-tokens", type=int, default=1 << 14)
+    parser.add_argument("--batch-tokens", type=int, default=1 << 12)
     parser.add_argument("--soak-requests", type=int, default=20_000)
     parser.add_argument("--swap-seconds", type=float, default=60.0)
     parser.add_argument("--kill-seconds", type=float, default=45.0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SIZES = (1, 2, 4, 8, 16, 32, 64, 96)
+SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 80)
 """Requests in a batch."""
 REPEATS = 3
 N_CALLS = 20_000
@@ -27,31 +27,25 @@ class BatchCosts:
     seconds: tuple[float, ...]
 
     def of(self, n: int) -> float:
-        """Seconds of a batch of n requests, at most the largest size."""
-        return float(np.interp(n, self.sizes, self.seconds))
+        """Seconds of a batch of n requests; one beyond the largest size costs as much for each."""
+        return float(np.interp(n, self.sizes, self.seconds)) * max(n / self.sizes[-1], 1)
 
-    @property
-    def saturated_rate(self) -> float:
-        """Requests per second in batches of the largest size."""
-        return self.sizes[-1] / self.seconds[-1]
+    def saturated_rate(self, n: int) -> float:
+        """Requests per second in batches of n requests."""
+        return n / self.of(n)
 
 
-def batch_costs(
-    run: Callable[[int], object], largest: int, sizes: Sequence[int] = SIZES
-) -> BatchCosts:
-    """Costs of batches of up to `largest` requests, the least of REPEATS; `run` answers a batch of
-    n requests in this thread."""
-    sizes = sorted({*(size for size in sizes if size < largest), largest})
+def batch_costs(run: Callable[[int], object], sizes: Sequence[int] = SIZES) -> BatchCosts:
+    """The least costs of REPEATS batches of each size, in turns; `run` answers a batch of n
+    requests in this thread."""
     run(1)
-    seconds = []
-    for size in sizes:
-        times = []
-        for _ in range(REPEATS):
+    seconds = {size: float("inf") for size in sizes}
+    for _ in range(REPEATS):
+        for size in sizes:
             start = time.thread_time()
             run(size)
-            times.append(time.thread_time() - start)
-        seconds.append(min(times))
-    return BatchCosts(tuple(sizes), tuple(seconds))
+            seconds[size] = min(seconds[size], time.thread_time() - start)
+    return BatchCosts(tuple(sizes), tuple(seconds.values()))
 
 
 def simulate(

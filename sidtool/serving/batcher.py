@@ -178,6 +178,7 @@ class Batcher:
         if oldest is None:
             return batch, wrong
         choices = oldest.choices
+        budget = self._limits.tokens_of_batch(served.device)
         longest = 0
         while (waiting := self._take(choices)) is not None:
             if waiting.future.cancelled():
@@ -188,7 +189,7 @@ class Batcher:
                 continue
             longest = max(longest, len(prepared.query.prompt))
             tokens = longest + served.tree_tokens(choices)
-            if batch and (len(batch) + 1) * tokens > self._limits.batch_tokens:
+            if batch and (len(batch) + 1) * tokens > budget:
                 self._put_back(waiting)
                 break
             batch.append((waiting, prepared))

@@ -7,14 +7,19 @@ from sidtool.model.memory import MemoryOptions
 from sidtool.model.pretrained import Dtype
 from sidtool.recommendation.recommend_options import RecommendOptions
 
+CPU_BATCH_TOKENS = 1 << 12
+"""On a CPU the values of a wider batch leave its caches: 80 requests of 200 tokens cost a sixth
+more each than 24 (`benchmarks/serve.py queue`), and what comes meanwhile waits for the batch."""
+GPU_BATCH_TOKENS = 1 << 14
+
 
 @dataclass(frozen=True)
 class ServeLimits:
     """What a service accepts and how it batches. Raises UsageError for a value out of range."""
 
-    batch_tokens: int = 1 << 14
+    batch_tokens: int | None = None
     """Tokens of one batch: as many prompts as fit, each as long as the longest, with their
-    beams."""
+    beams. None is 4,096 on a CPU and 16,384 on a GPU."""
     batch_seconds: float = 0.002
     """How long the first request of a batch waits for others while the model is idle."""
     max_waiting: int = 1024
@@ -28,7 +33,7 @@ class ServeLimits:
 
     def __post_init__(self) -> None:
         for name in ("batch_tokens", "max_waiting", "max_body", "max_beams"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.seconds > 0:
             raise UsageError(f"the time limit must be more than 0 seconds, not {self.seconds}")
@@ -36,6 +41,12 @@ class ServeLimits:
             raise UsageError(
                 f"a request waits 0 to {self.seconds} seconds for a batch, not {self.batch_seconds}"
             )
+
+    def tokens_of_batch(self, device: str) -> int:
+        """Tokens of one batch on a kind of device, such as "cpu"."""
+        if self.batch_tokens is not None:
+            return self.batch_tokens
+        return CPU_BATCH_TOKENS if device == "cpu" else GPU_BATCH_TOKENS
 
 
 @dataclass(frozen=True)

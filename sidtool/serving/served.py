@@ -37,6 +37,11 @@ class Served:
             bundle.items.title(0)
         return cls(loaded, version, defaults, Recommender.of(loaded, defaults, None))
 
+    @property
+    def device(self) -> str:
+        """The kind of device that the model is on, such as "cpu"."""
+        return str(self.loaded.model.device.type)
+
     def recommender(self, choices: Choices) -> Recommender:
         """What answers requests with these options; the model's thread is the only caller.
 

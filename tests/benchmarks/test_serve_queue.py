@@ -30,12 +30,12 @@ def test_the_figures_of_the_page_hold(queue: Any) -> None:
     seconds = queue.simulate(alone, 0.5, wait=0.0, largest=1, n_calls=100_000)
     assert np.percentile(seconds, 99) == pytest.approx(4.3, rel=0.05)
     shared = queue.BatchCosts((1, 96), (1.0, 2.1))
-    seconds = queue.simulate(shared, shared.saturated_rate / 2, wait=0.0, largest=96)
+    seconds = queue.simulate(shared, shared.saturated_rate(96) / 2, wait=0.0, largest=96)
     assert np.percentile(seconds, 99) == pytest.approx(2.8, rel=0.03)
 
 
 def test_a_batch_is_what_waits_when_the_model_is_free(queue: Any) -> None:
-    costs = queue.BatchCosts((1, 4), (1.0, 1.0))
+    costs = queue.BatchCosts((1, 100), (1.0, 1.0))
     # many more calls than single answers could carry: all that arrive in a second share a batch
     seconds = queue.simulate(costs, 3.0, wait=0.0, largest=100)
     assert min(seconds) >= 1.0
@@ -50,9 +50,10 @@ def test_costs_are_those_of_the_thread(queue: Any) -> None:
         while time.thread_time() < end:
             pass
 
-    costs = queue.batch_costs(run, 8, sizes=(1, 2, 100))
+    costs = queue.batch_costs(run, sizes=(1, 2, 8))
     assert costs.sizes == (1, 2, 8)
     for size, seconds in zip(costs.sizes, costs.seconds, strict=True):
         assert seconds == pytest.approx(0.002 * size, rel=0.5)
     assert costs.of(5) == pytest.approx((costs.of(2) + costs.of(8)) / 2)
-    assert costs.saturated_rate == pytest.approx(8 / costs.seconds[-1])
+    assert costs.of(16) == pytest.approx(2 * costs.of(8))
+    assert costs.saturated_rate(8) == pytest.approx(8 / costs.seconds[-1])
