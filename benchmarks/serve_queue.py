@@ -56,6 +56,7 @@ def simulate(
     waits `wait` seconds for others."""
     draw = random.Random(0)
     arrivals = np.cumsum([draw.expovariate(rate) for _ in range(n_calls)]).tolist()
+    cost = [costs.of(n) for n in range(largest + 1)]
     seconds: list[float] = []
     now = 0.0
     while len(seconds) < n_calls:
@@ -64,6 +65,6 @@ def simulate(
         last = first + 1
         while last < n_calls and last - first < largest and arrivals[last] <= now:
             last += 1
-        now += costs.of(last - first)
+        now += cost[last - first]
         seconds += [now - arrived for arrived in arrivals[first:last]]
     return seconds
