@@ -5,9 +5,11 @@
 
 Every model has the same split, bundle, initial weights, settings and training events; only the
 training examples differ: histories of single items, lists of the next `--length` items, or both.
-The lists of each model that learned lists are compared with the first items of its own ranking,
-with those of the model of items, popularity and item-kNN. Differences from the model of items are
-paired bootstraps over users of the mean over the seeds. Steps that are done are not run again."""
+The fourth model is that of lists after a round of preference alignment on the NDCG of its own
+lists. The lists of each model that learned lists are compared with the first items of its own
+ranking, with those of the model of items, popularity and item-kNN. Differences from the model of
+items are paired bootstraps over users of the mean over the seeds; lists after alignment are
+compared with those before it. Steps that are done are not run again."""
 
 import argparse
 import json
@@ -49,10 +51,19 @@ TASKS: Mapping[str, Sequence[str]] = {
     BOTH: ("sequence=1", "list=1"),
 }
 """The tasks of each model's training examples, that of items first."""
+ALIGNED = "aligned"
+"""The model of lists after preference alignment."""
+ALIGNMENT: Sequence[object] = (
+    *("--algorithm", "ipa", "--reward", "ndcg=1"),
+    *("--set", "num_train_epochs=1", "--set", "candidate_lists=8", "--set", "sft_weight=1"),
+    *("--set", "metric_for_best_model=list_reward"),
+)
+"""The options of `rl`: one round, eight lists of each history."""
+NAMES = (*TASKS, ALIGNED)
 SEPARATOR = ","
 """Between models of the command line."""
 REFERENCE = f"{ITEMS}: top items"
-"""The system that others are compared with."""
+"""The system that others are compared with, but those after alignment."""
 SHOWN = ("recall", "ndcg", "kendall_tau", "diversity", "novelty")
 """The metrics of the table, without their cut-off."""
 
@@ -102,6 +113,18 @@ class ListRun(VariantRun):
         if variant != ITEMS and self.protocol.stride is not None:
             options += ["--list-stride", self.protocol.stride]
         return options
+
+    def model(self, variant: str, seed: int) -> Path:
+        """The trained model of a name and a seed."""
+        if variant != ALIGNED:
+            return super().model(variant, seed)
+        model = self.recipe.work / ALIGNED / f"seed-{seed}" / "model"
+        examples = self.examples(LISTS)
+        options = (*ALIGNMENT, "--set", f"eval_num_beams={self.protocol.num_beams}")
+        seen = f"exclude_seen={self.recipe.dataset.exclude_seen}".lower()
+        options += ("--set", seen, "--set", f"seed={seed}")
+        start = super().model(LISTS, seed)
+        return self.recipe.steps.run(model, "rl", start, examples, "-o", model, *options)
 
     def systems(self, name: str, seed: int) -> dict[str, Values]:
         """By system: every metric of every user, of the model's lists, of its ranking, and with the
@@ -172,6 +195,12 @@ def _seconds(loaded: LoadedModel, requests: Sequence[Request], options: Recommen
     return min(runs)
 
 
+def reference_of(system: str) -> str:
+    """The system that this one is compared with."""
+    name, _, label = system.partition(": ")
+    return f"{LISTS}: {label}" if name == ALIGNED else REFERENCE
+
+
 def result_of(run: ListRun, names: Sequence[str]) -> dict[str, Any]:
     """Run every step that is not done: per system the metrics of each seed, intervals of the mean
     over the seeds, and paired differences from the model of items."""
@@ -189,9 +218,11 @@ def result_of(run: ListRun, names: Sequence[str]) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     for system, of_seeds in by_system.items():
         gain = {}
-        if system != REFERENCE:
-            gain = differences(metrics, mean_values[system], mean_values[REFERENCE], users, seed=0)
+        reference = reference_of(system)
+        if system != reference:
+            gain = differences(metrics, mean_values[system], mean_values[reference], users, seed=0)
         measured[system] = {
+            "reference": reference,
             "seeds": [
                 {name: mean.mean for name, mean in means(metrics, each, users, seed=0).items()}
                 for each in of_seeds
@@ -256,7 +287,7 @@ def _cells(mean: Mapping[str, Any] | None, gain: Mapping[str, Any] | None) -> li
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = variant_parser(__doc__, list(TASKS), SEPARATOR)
+    parser = variant_parser(__doc__, list(NAMES), SEPARATOR)
     sessions = parser.add_mutually_exclusive_group(required=True)
     sessions.add_argument("--session-gap", help="time between sessions, like 30m")
     sessions.add_argument("--session-column", help="column of the events that names sessions")
@@ -287,7 +318,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
 
     def measure(recipe: Recipe) -> dict[str, Any]:
-        names = chosen_variants(args.only, list(TASKS), SEPARATOR)
+        names = chosen_variants(args.only, list(NAMES), SEPARATOR)
+        if ALIGNED in names and LISTS not in names:
+            names.insert(1, LISTS)
         return result_of(ListRun(recipe, protocol_of(args)), names)
 
     return run_variants(args, measure, result_table)

@@ -32,9 +32,8 @@ def test_all_models_end_with_a_table(
     assert main(arguments) == 0
     result = json.loads((work / "result-test.json").read_text())
     searches = ("lists", "greedy lists", "lists, MMR 0.3")
-    of_lists = [
-        f"{name}: {each}" for name in ("lists", "both") for each in (*searches, "top items")
-    ]
+    names = ("lists", "both", "aligned")
+    of_lists = [f"{name}: {each}" for name in names for each in (*searches, "top items")]
     assert set(result["systems"]) == {"items: top items", "popularity", "item-knn", *of_lists}
     for system, each in result["systems"].items():
         assert 0 <= each["mean"]["recall@3"]["mean"] <= 1
@@ -42,9 +41,12 @@ def test_all_models_end_with_a_table(
         assert each["mean"]["legal"]["mean"] == 1
         assert ("ndcg@3" in each["gain"]) == (system != "items: top items")
         assert (each["seconds"] is None) == (system in ("popularity", "item-knn"))
+    assert result["systems"]["aligned: lists"]["reference"] == "lists: lists"
+    assert result["systems"]["both: lists"]["reference"] == "items: top items"
     table = capsys.readouterr().out
     assert "| lists: greedy lists |" in table
     assert commands.count("train") == len(TASKS)
+    assert commands.count("rl") == 1
 
     commands.clear()  # a second run does nothing
     assert main(arguments) == 0
