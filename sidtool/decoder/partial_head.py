@@ -8,6 +8,7 @@ uses `DecodingHead`, which turns hidden states into log-probabilities."""
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -83,6 +84,9 @@ class PartialHead(nn.Module):
     def _adding_bias(self) -> Iterator[None]:
         """Add the bias of a model that has one behind its head (BART) to the parts: the model
         would add that of the whole vocabulary."""
+        if not self._biased:
+            yield
+            return
         self._biases = [module._buffers[_BIAS] for module in self._biased]
         for module, bias in zip(self._biased, self._biases, strict=True):
             module._buffers[_BIAS] = bias.new_zeros(1, 1)
@@ -146,15 +150,16 @@ class DecodingHead:
         self.vocab_size = int(self._head.head.weight.shape[0])
         self._has_encoder = is_encoder_decoder(model)
         base = model.get_decoder() if self._has_encoder else model.base_model
-        self._base = _FixedOutput(base.config)
+        fixed = _FixedOutput(base.config)
+        self._given = fixed.given
         # the model's forward without its layers: the base returns the given hidden states
-        without_layers = swap_module(model, base, self._base)
+        without_layers = swap_module(model, base, fixed)
         self._tail = swap_module(without_layers, self._head.head, self._head)
 
     def attach(self, output: Any) -> None:
         """Take over the base model's last output: what follows the base model expects its
         type."""
-        self._base.output = output
+        self._given.output = output
 
     def log_probs(
         self, hidden: torch.Tensor, columns: Columns, normalize: Normalize
@@ -195,13 +200,13 @@ class DecodingHead:
 
     def _logits(self, states: torch.Tensor, columns: Columns | None) -> torch.Tensor:
         """(n, dim) hidden states -> (n, columns) float32."""
-        self._base.hidden = states.unsqueeze(0)
+        self._given.hidden = states.unsqueeze(0)
         ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
         inputs: dict[str, Any] = {"input_ids": ids}
         if self._has_encoder:  # neither it nor the decoder runs
             inputs = {
                 "decoder_input_ids": ids,
-                "encoder_outputs": BaseModelOutput(self._base.hidden),
+                "encoder_outputs": BaseModelOutput(self._given.hidden),
             }
 
         def run() -> torch.Tensor:
@@ -211,20 +216,26 @@ class DecodingHead:
         return block.float()
 
 
-class _FixedOutput(nn.Module):
-    """Replaces a base model and returns hidden states computed elsewhere."""
+@dataclass
+class _Given:
+    """What a replaced base model returns. Attributes of a module would be set by checks that take
+    as long as a small layer, as would a copy of the output."""
 
     output: Any = None
     hidden: Any = None
 
+
+class _FixedOutput(nn.Module):
+    """Replaces a base model and returns hidden states computed elsewhere."""
+
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config  # T5Gemma's soft cap is in that of its decoder
+        self.given = _Given()
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        # a copy would be made field by field, by checks that take as long as a small layer
-        self.output.last_hidden_state = self.hidden
-        return self.output
+        self.given.output.last_hidden_state = self.given.hidden
+        return self.given.output
 
 
 def swap_module(module: Any, old: Any, new: nn.Module) -> Any:
