@@ -127,7 +127,9 @@ class SidTrainer(ShardedTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """A step of the parent class, with faster attention for bfloat16 on a CPU."""
         bf16_on_cpu = self.args.device.type == "cpu" and self.args.bf16
-        with float32_attention() if bf16_on_cpu else nullcontext():
+        # FSDP2 casts weights and states itself, without autocast
+        casts = bf16_on_cpu and not self.is_fsdp_enabled
+        with float32_attention() if casts else nullcontext():
             loss = super().training_step(*args, **kwargs)
         check_number(float(loss), "the loss", self)
         return loss
