@@ -60,6 +60,7 @@ CASES = {
 OTHERS = {
     ("build-memory", "earlier_split"),
     ("build-memory", "items"),
+    ("rl", "split"),
     ("train", "split"),
 }
 """Files that are read after others with the same columns."""

@@ -39,7 +39,8 @@ def test_a_model_of_another_bundle_is_one_more_system() -> None:
     rare = result.slices["rare"]
     assert rare.baselines["other model"] == alone.slices["rare"].metrics
     assert result.coverage["other model"] == alone.coverage["model"]
-    assert result.settings["against"] == {"bundle": other.bundle.identity.digest}
+    digest = other.bundle.identity.digest
+    assert result.settings["against"] == {"bundle": digest, "normalize": "level"}
     with pytest.raises(CompatibilityError, match="different catalogs"):
         evaluate_examples(
             loaded_model(bundle),

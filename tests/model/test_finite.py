@@ -108,7 +108,7 @@ def test_adapters_are_checked_too(base: Path, bundle: Bundle, tmp_path: Path) ->
     ids = loaded.contract.added_ids
     adapters = Lora(loaded.model, model, ids, r=2, alpha=4, dropout=0, targets=targets, seed=0)
     folder = tmp_path / "adapter"
-    adapters.save(folder)
+    adapters.save(folder, adapters.state())
     loaded.tokenizer.save_pretrained(folder)
     contract = read_contract(model).with_stage(
         StageRecord("adapters", None), base_folder=ModelReference.of(model)
