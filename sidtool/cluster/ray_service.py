@@ -242,6 +242,6 @@ def _remove_elsewhere(ray: Any, folder: Path) -> None:
 
     remove = ray.remote(num_cpus=0)(shutil.rmtree)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-    tasks = [remove.options(scheduling_strategy=each).remote(folder, True) for each in there]
+    placements = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    tasks = [remove.options(scheduling_strategy=each).remote(folder, True) for each in placements]
     ray.wait(tasks, num_returns=len(tasks), timeout=REMOVE_SECONDS)

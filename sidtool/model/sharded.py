@@ -96,8 +96,8 @@ def _take_out(module: nn.Module) -> dict[str, Any]:
     module.__class__ = type(module).__bases__[1]
     for name in _HOOKS:
         hooks = attributes[name]
-        kept = ((key, hook) for key, hook in hooks.items() if not _is_of_fsdp(hook))
-        setattr(module, name, OrderedDict(kept))
+        other_hooks = ((key, hook) for key, hook in hooks.items() if not _is_of_fsdp(hook))
+        setattr(module, name, OrderedDict(other_hooks))
     return attributes
 
 

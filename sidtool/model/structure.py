@@ -73,9 +73,9 @@ def share_embedding_layers(model: Any) -> None:
         return
     shared = model.get_input_embeddings()
     for part in (model.get_encoder(), model.get_decoder()):
-        own = part.get_input_embeddings()
-        scales = {getattr(layer, "embed_scale", None) for layer in (shared, own)}
-        if own.weight is shared.weight and type(own) is type(shared) and len(scales) == 1:
+        rows = part.get_input_embeddings()
+        scales = {getattr(layer, "embed_scale", None) for layer in (shared, rows)}
+        if rows.weight is shared.weight and type(rows) is type(shared) and len(scales) == 1:
             part.set_input_embeddings(shared)
 
 

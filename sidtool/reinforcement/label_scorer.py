@@ -59,11 +59,11 @@ class LabelScorer:
         """(n, k): the probability that each of (n, k) bundle rows, as the next item of n histories,
         has a positive label; 0 for -1. `fields` are those known before the next item of each
         history."""
-        known = [NO_FIELDS] * len(histories) if fields is None else fields
+        known_fields = [NO_FIELDS] * len(histories) if fields is None else fields
         distinct = [np.unique(rows[rows >= 0]) for rows in items]
         prompts = [
             self._prompts(history, of_history, rows)
-            for history, of_history, rows in zip(histories, known, distinct, strict=True)
+            for history, of_history, rows in zip(histories, known_fields, distinct, strict=True)
         ]
         by_item = answer_probabilities(self.loaded.model, prompts, self.answers)
         scores = np.zeros(items.shape)

@@ -53,11 +53,11 @@ def read_choices(value: Mapping[str, Any], limits: ServeLimits, *, scores: bool)
     Raises DataError for a missing option or one of another type, UsageError for a value beyond the
     limits."""
     chosen = {name: value[name] for name in KINDS if value.get(name) is not None}
-    for name, given in chosen.items():
+    for name, option in chosen.items():
         # type: a bool is an int, too
-        if type(given) is not KINDS[name]:
+        if type(option) is not KINDS[name]:
             kind = "a whole number" if KINDS[name] is int else "true or false"
-            raise DataError(f"{name!r} is {kind}, not {str(given)[:80]!r}")
+            raise DataError(f"{name!r} is {kind}, not {str(option)[:80]!r}")
     candidates = value.get("candidates")
     if scores:
         chosen["candidates"] = _candidates(candidates)
