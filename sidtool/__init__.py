@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from sidtool.registry.references import open_bundle as open_bundle
     from sidtool.reinforcement.run import rl as rl
     from sidtool.reinforcement.settings import RlOptions as RlOptions
-    from sidtool.renewal import refresh as refresh
+    from sidtool.renewal.refresh import refresh as refresh
     from sidtool.serving.serve import serve as serve
     from sidtool.serving.serve_options import Listening as Listening
     from sidtool.serving.serve_options import ServeLimits as ServeLimits
@@ -188,7 +188,7 @@ _MODULES = {
     "rebind": "model.rebind",
     "recommend": "recommendation.recommend",
     "recommend_folder": "cluster.recommendations",
-    "refresh": "renewal",
+    "refresh": "renewal.refresh",
     "report": "pages.report",
     "rl": "reinforcement.run",
     "serve": "serving.serve",

@@ -79,7 +79,7 @@ def rl(
     Keeps the checkpoint that recommends best on the validation set, and refuses one that is worse
     than the start on a slice of targets. A killed run leaves OUT.partial, and the same command
     resumes it."""
-    from sidtool.reinforcement.run import plan_rl
+    from sidtool.reinforcement.plan import plan_rl
     from sidtool.reinforcement.run import rl as reinforce
     from sidtool.reinforcement.settings import SETTINGS
     from sidtool.training.settings_file import read_settings

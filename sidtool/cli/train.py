@@ -26,7 +26,8 @@ from sidtool.terminal.training_log import watch
 from sidtool.training.settings import Stage
 
 if TYPE_CHECKING:
-    from sidtool.renewal import RefreshOptions, RefreshPlan
+    from sidtool.renewal.last_training import RefreshOptions
+    from sidtool.renewal.plan import RefreshPlan
 
 
 def train(
@@ -194,8 +195,9 @@ def refresh(
 
     The codes of a retrained codebook are aligned with the model's, its embedding rows are carried
     over, and the tasks of its last training stage are trained for a share of its epochs."""
-    from sidtool.renewal import RefreshOptions, plan_refresh
-    from sidtool.renewal import refresh as renew
+    from sidtool.renewal.last_training import RefreshOptions
+    from sidtool.renewal.plan import plan_refresh
+    from sidtool.renewal.refresh import refresh as renew
     from sidtool.sft.catalog import CatalogOptions
 
     chosen = RefreshOptions(share, learning_rate, seed)
@@ -230,7 +232,7 @@ def _say_refresh_plan(
     plan: "RefreshPlan", chosen: "RefreshOptions", model: str, out: Path, *, json: bool
 ) -> None:
     """What a refresh would do with the bundle, and how long it would train on which tasks."""
-    from sidtool.renewal import training_settings
+    from sidtool.renewal.last_training import training_settings
 
     verdict = plan.verdict
     text = f"would bring {model} to the bundle at {out}: {verdict.message or 'the same bundle'}"

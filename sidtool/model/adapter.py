@@ -9,7 +9,8 @@ from typing import Any
 from sidtool.checkpoint.files import ADAPTER, check_folder, settings_digests, weight_digests
 from sidtool.checkpoint.finite import check_finite
 from sidtool.checkpoint.guard import loading
-from sidtool.contract.contract import Contract, read_contract
+from sidtool.contract.contract import Contract
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ModelReference
 from sidtool.errors import CompatibilityError, DataError
 from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, peft_task, read_lora_config

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sidtool.build.align import common_codes
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict, check_bundle
-from sidtool.contract.contract import read_contract
 from sidtool.contract.locate import model_folder
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import RebindParams, StageRecord
 from sidtool.contract.write import write_contract
 from sidtool.errors import UsageError

@@ -9,8 +9,9 @@ from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict, check_bundle
-from sidtool.contract.contract import Contract, open_bundle_copy, read_contract
+from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
+from sidtool.contract.read import open_bundle_copy, read_contract
 from sidtool.errors import CompatibilityError, SidtoolWarning
 from sidtool.extras import require
 from sidtool.model.adapter import load_weights

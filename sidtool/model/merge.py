@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from sidtool.contract.contract import read_contract
 from sidtool.contract.locate import model_folder
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import MergeParams, ModelReference, StageRecord
 from sidtool.contract.write import write_contract
 from sidtool.errors import UsageError

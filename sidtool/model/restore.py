@@ -9,8 +9,9 @@ from pathlib import Path
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.files import weight_digests
 from sidtool.contract.compat import Verdict
-from sidtool.contract.contract import CONTRACT, Contract, read_embedded
+from sidtool.contract.contract import CONTRACT, Contract
 from sidtool.contract.embedded import embedded_contract
+from sidtool.contract.read import read_embedded
 from sidtool.contract.stage_record import RestoreParams, StageRecord
 from sidtool.contract.write import write_contract
 from sidtool.errors import CompatibilityError, DataError

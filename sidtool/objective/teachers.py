@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.decoder.columns import Columns
 from sidtool.decoder.partial_head import Part, PartialHead, full_blocks
 from sidtool.errors import CompatibilityError, UsageError

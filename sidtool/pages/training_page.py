@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.manifest import flat_record
-from sidtool.contract.contract import Contract, read_contract
+from sidtool.contract.contract import Contract
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import RlParams, TrainParams
 from sidtool.documents import parse_json
 from sidtool.errors import DataError

@@ -9,8 +9,9 @@ from sidtool.bundle.integrity import verify
 from sidtool.bundle.manifest import Manifest, check_names
 from sidtool.bundle.zarr_group import MAX_ROOT_BYTES, ROOT, GroupManifest, Kind, parse_root
 from sidtool.checkpoint.files import MAX_JSON
-from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract, parse_contract
+from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract
 from sidtool.contract.memory_binding import MEMORY_COPY
+from sidtool.contract.read import parse_contract
 from sidtool.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import verify_memory

@@ -257,11 +257,11 @@ class SftJob:
             hidden_items=len(options.hide_text_of),
             seed=options.seed,
             templates=self.maker.templates,
-            history_prompt=self.maker.history_prompt,
-            list_prompt=self.maker.list_prompt,
+            history_prompt=self.maker.prompts.history,
+            list_prompt=self.maker.prompts.list,
             lists=options.list_targets,
-            label_prompts=self.maker.label_prompts(self.split),
-            text_prompt=self.maker.text_prompt,
+            label_prompts=self.maker.prompts.labels(self.split),
+            text_prompt=self.maker.prompts.text,
             tasks=tasks,
             dropped_events=self.maker.count_dropped_events(self.split),
             dropped_queries=self.maker.count_dropped_queries(self.split),
@@ -269,7 +269,7 @@ class SftJob:
             files=files,
             weights=None if self.weights is None else self.weights.record,
             general=None if self.general is None else self.general.record,
-            field_tokens=self.maker.shown_tokens,
+            field_tokens=self.maker.prompts.field_tokens,
         )
 
 

@@ -17,14 +17,8 @@ from sidtool.errors import DataError, UsageError
 from sidtool.fields.fields import FieldTypes
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.field_tokens import FieldValues
-from sidtool.prompt.frames import (
-    HISTORY_SLOT,
-    ITEM_SLOT,
-    Templates,
-    read_templates,
-)
-from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
-from sidtool.prompt.segments import Segment, catalog, template
+from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.prompt.segments import Segment, template
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_context import ExampleContext, TrainingExample
 from sidtool.sft.example_kinds import (
@@ -37,11 +31,12 @@ from sidtool.sft.example_kinds import (
     sequence_examples,
     training_queries,
 )
-from sidtool.sft.field_examples import feedback_examples, labels_of_task
-from sidtool.sft.field_templates import templates_for, trained_frame, with_field_tokens
+from sidtool.sft.field_examples import feedback_examples
 from sidtool.sft.histories import Histories
 from sidtool.sft.item_text import ItemRenderer
-from sidtool.sft.list_examples import list_examples, with_length
+from sidtool.sft.list_examples import list_examples
+from sidtool.sft.mix_frames import frames_of_mix
+from sidtool.sft.served_prompts import ServedPrompts, literal_templates
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.task_mix import (
     Copies,
@@ -54,8 +49,6 @@ from sidtool.sft.tasks import (
     LIST_TASK,
     history_prompt_task,
     named_task,
-    prompt_frames,
-    text_prompt_task,
 )
 from sidtool.splits.split import Event, Split
 
@@ -98,22 +91,8 @@ class ExampleMaker:
         self._encoder: PromptEncoder | None = None
         if tokenizer is not None:
             self._encoder = PromptEncoder(tokenizer, SidTokens(bundle.space, len(tokenizer)))
-        self._frames = {
-            task: with_field_tokens(
-                prompt_frames(
-                    task,
-                    tokenizer,
-                    self.format,
-                    templates_for(task, self._chosen_templates(task), self._types),
-                ),
-                field_tokens,
-            )
-            for task in options.tasks
-        }
-        if trained_prompt is not None and trained_prompt.task in self._frames:
-            task = trained_prompt.task
-            frame = trained_frame(trained_prompt, self._frames[task][0], self._types)
-            self._frames[task] = (frame,)
+        self._frames = frames_of_mix(options, tokenizer, self._types, field_tokens, trained_prompt)
+        self.prompts = ServedPrompts(options, self._frames, bundle.space, self._encoder)
         self._items = ItemRenderer(bundle, items, options.hide_text_of)
         self._histories = Histories(bundle, options.history_length)
         self._event_counts: dict[bool, NDArray[np.int64]] = {}
@@ -121,91 +100,9 @@ class ExampleMaker:
         self._check_sequence_length()
 
     @property
-    def history_prompt(self) -> HistoryPrompt | None:
-        """The prompt by which a model trained on these examples recommends from a history, or None
-        without such a task."""
-        task = history_prompt_task(self._options.tasks)
-        if task is None:
-            return None
-        targets = self._options.list_targets
-        # the first item of a list: the prompt is cut as it was in training
-        n_sids = targets.length if targets is not None and task == LIST_TASK else 1
-        return HistoryPrompt(**self._prompt(task, self._answer_length(task, n_sids)))
-
-    @property
-    def list_prompt(self) -> ListPrompt | None:
-        """The prompt by which a model trained on these examples recommends a list, or None without
-        such a task."""
-        targets = self._options.list_targets
-        if targets is None:
-            return None
-        length = targets.length
-        n_answer = self._answer_length(LIST_TASK, length)
-        return ListPrompt(**self._prompt(LIST_TASK, n_answer), list_length=length)
-
-    def label_prompts(self, split: Split) -> tuple[LabelPrompt, ...]:
-        """The prompts by which a model trained on the examples of a split predicts feedback, of
-        each task whose answers are a few different labels."""
-        prompts = []
-        for task in self._options.tasks:
-            labels = labels_of_task(task, split)
-            if labels:
-                close = self._frames[task][0].close
-                answers = [[catalog(label), template(close)] for label in labels]
-                fields = self._prompt(task, max(self.length(answer) or 0 for answer in answers))
-                feedback = named_task(task).feedback
-                prompts.append(LabelPrompt(**fields, feedback=feedback, labels=labels, close=close))
-        return tuple(prompts)
-
-    def _prompt(self, task: str, n_answer: int) -> dict[str, Any]:
-        """The fields of the prompt of a history, which `n_answer` tokens answer."""
-        frame = self._frames[task][0]
-        return {
-            "task": task,
-            "template": frame.template(HISTORY_SLOT),
-            "history_length": self._options.history_length,
-            "max_length": self._options.max_length - n_answer,
-            "format": frame.format,
-            "history_as": "title" if named_task(task).source == "title" else "sid",
-            "separator": frame.separator,
-            "item": frame.item,
-            "field_tokens": frame.field_tokens,
-        }
-
-    @property
-    def shown_tokens(self) -> FieldValues:
-        """The values with tokens, if a template of the mix shows tokens."""
-        frames = (frame for of_task in self._frames.values() for frame in of_task)
-        return next((each.field_tokens for each in frames if each.field_tokens), {})
-
-    @property
-    def text_prompt(self) -> TextPrompt | None:
-        """The prompt by which a model trained on these examples recommends from a text, or None
-        without such a task."""
-        task = text_prompt_task(self._options.tasks)
-        if task is None:
-            return None
-        frame = self._frames[task][0]
-        return TextPrompt(
-            task=task,
-            template=frame.template(ITEM_SLOT),
-            max_length=self._options.max_length - self._answer_length(task),
-            format=frame.format,
-        )
-
-    @property
     def templates(self) -> dict[str, tuple[str, ...]]:
         """The literal text of every template in the mix, for the lineage."""
-        return {
-            task: tuple(
-                # In running text the item is the content, else the prompt ends with the answer.
-                frame.template(frame.item or "{…}")
-                + ("" if named_task(task).target == "text" else "{answer}")
-                + frame.close
-                for frame in frames
-            )
-            for task, frames in self._frames.items()
-        }
+        return literal_templates(self._frames)
 
     def has_item(self, item: str) -> bool:
         """Whether an item id is in the bundle."""
@@ -353,22 +250,6 @@ class ExampleMaker:
             if not self._map.retired[row] and item_id not in hidden
         }
         return training_queries(self._queries, split, usable)
-
-    def _answer_length(self, task: str, n_sids: int = 1) -> int:
-        """Tokens of SIDs and of the end of the completion."""
-        close = self.length([template(self._frames[task][0].close)]) or 0
-        edges = self._space.has_begin_end_tokens
-        # the begin token of the first SID is the end of the prompt
-        return n_sids * (self._space.levels + 2 * edges) - edges + close
-
-    def _chosen_templates(self, task: str) -> Templates | None:
-        """The templates of a task that are not its own ones: those of the user, and those of lists,
-        which name their length."""
-        chosen = self._options.templates.get(task)
-        targets = self._options.list_targets
-        if task != LIST_TASK or targets is None:
-            return chosen
-        return with_length(chosen or read_templates(LIST_TASK), targets.length)
 
     def _check_inputs(self, items: Items) -> None:
         for name in self._options.tasks:

@@ -11,8 +11,9 @@ from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.hub import offline
-from sidtool.contract.contract import Contract, read_contract
+from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
+from sidtool.contract.read import read_contract
 from sidtool.contract.split_check import check_model_split
 from sidtool.contract.stage_record import TrainParams
 from sidtool.errors import CompatibilityError

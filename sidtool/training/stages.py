@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.contract.contract import read_contract
 from sidtool.contract.locate import model_folder
+from sidtool.contract.read import read_contract
 from sidtool.extras import require
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER

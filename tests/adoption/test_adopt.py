@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from sidtool.adoption.adopt import AdoptOptions, adopt, check_adoption
 from sidtool.bundle.bundle import Bundle
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.interop.convert import import_map

@@ -14,7 +14,7 @@ import torch
 from sidtool.adoption.adopt import AdoptOptions, adopt
 from sidtool.build.add import NO_ITEMS, add_items
 from sidtool.bundle.bundle import Bundle
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.data.items import make_items
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate
 from sidtool.interop.convert import read_map

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sidtool.adoption.adopt import AdoptOptions, adopt
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.data.items import make_items
 from sidtool.model.load import load_model_folder
 from sidtool.policy.policy import GroupScores, Policy

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidtool.cli.main import app
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.contract.write import write_contract
 from sidtool.registry import open_bundle
 from sidtool.splits.files import open_split

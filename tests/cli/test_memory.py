@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.contract.contract import read_contract
 from sidtool.contract.memory_binding import MEMORY_COPY
+from sidtool.contract.read import read_contract
 from sidtool.data.items import read_items
 from sidtool.embed import embed
 from sidtool.encoder.settings import Encoder

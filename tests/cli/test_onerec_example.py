@@ -4,7 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ModelReference, RlParams
 from sidtool.splits.files import read_split
 from tests.cli.road import Road, done

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import TrainParams
 from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.lineage import read_lineage

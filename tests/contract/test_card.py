@@ -14,8 +14,9 @@ import yaml
 
 from sidtool.bundle import Bundle
 from sidtool.contract.card import model_card
-from sidtool.contract.contract import Contract, read_contract
+from sidtool.contract.contract import Contract
 from sidtool.contract.memory_binding import MemoryBinding
+from sidtool.contract.read import read_contract
 from sidtool.contract.write import write_contract
 from sidtool.model.extend import extend_model
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sidtool.bundle import Bundle, verify
-from sidtool.contract.contract import Contract, open_bundle_copy, read_contract
+from sidtool.contract.contract import Contract
+from sidtool.contract.read import open_bundle_copy, read_contract
 from sidtool.contract.stage_record import (
     ExtendParams,
     MergeParams,

@@ -10,8 +10,8 @@ import pytest
 
 from sidtool.bundle import Bundle
 from sidtool.checkpoint import hub
-from sidtool.contract.contract import read_contract
 from sidtool.contract.locate import model_folder
+from sidtool.contract.read import read_contract
 from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.errors import IntegrityError, UsageError
 from sidtool.model.load import check_model_folder, load_model_folder

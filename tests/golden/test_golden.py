@@ -9,7 +9,7 @@ import pytest
 from sidtool.bundle import Bundle, verify
 from sidtool.bundle.decode import Decoded, decode
 from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.fields.fields import Fields, FieldTypes
 from sidtool.memory.memory import open_verified
 from sidtool.memory.similarity import KnnSettings

@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 
 from sidtool.checkpoint.encoder_modules import check_encoder
 from sidtool.checkpoint.files import check_folder, read_header
-from sidtool.contract.contract import Contract, read_contract
+from sidtool.contract.contract import Contract
+from sidtool.contract.read import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora_config import read_lora_config

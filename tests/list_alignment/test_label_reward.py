@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ModelReference, RlParams
 from sidtool.data.items import Items
 from sidtool.errors import CompatibilityError, UsageError
@@ -18,7 +18,8 @@ from sidtool.fields.fields import Fields, FieldTypes
 from sidtool.model.load import load_model_folder
 from sidtool.prompt.frames import Templates
 from sidtool.reinforcement import label_scorer
-from sidtool.reinforcement.run import RlSummary, plan_rl, rl
+from sidtool.reinforcement.plan import plan_rl
+from sidtool.reinforcement.run import RlSummary, rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions

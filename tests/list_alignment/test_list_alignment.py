@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import RlParams
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.reinforcement import list_trainer
-from sidtool.reinforcement.run import RlSummary, _check_prompts, plan_rl, rl
+from sidtool.reinforcement.plan import _check_prompts, plan_rl
+from sidtool.reinforcement.run import RlSummary, rl
 from sidtool.reinforcement.settings import RlOptions
 
 FAST: dict[str, Any] = {

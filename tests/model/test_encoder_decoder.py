@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.errors import CompatibilityError, DataError
 from sidtool.model.carry import carry_model
 from sidtool.model.extend import extend_model

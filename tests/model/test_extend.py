@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ExtendParams
 from sidtool.errors import (
     CompatibilityError,

@@ -96,7 +96,8 @@ def test_a_damaged_file_is_one_line(base: Path, bundle: Bundle, tmp_path: Path) 
 
 def test_adapters_are_checked_too(base: Path, bundle: Bundle, tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, read_contract
+    from sidtool.contract.contract import BUNDLE_COPY, CONTRACT
+    from sidtool.contract.read import read_contract
     from sidtool.contract.stage_record import ModelReference, StageRecord
     from sidtool.contract.write import write_contract
     from sidtool.model.lora import Lora

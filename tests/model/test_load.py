@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.contract.write import write_contract
 from sidtool.errors import CompatibilityError, DataError, SidtoolWarning
 from sidtool.model.extend import extend_model

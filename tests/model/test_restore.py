@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.bundle import Bundle
-from sidtool.contract.contract import read_contract
 from sidtool.contract.memory_binding import MemoryBinding
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ExtendParams, RestoreParams, StageRecord
 from sidtool.contract.write import write_contract
 from sidtool.errors import CompatibilityError, DataError, IntegrityError

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from sidtool.bundle import Bundle
-from sidtool.contract.contract import read_contract
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ModelReference
 from sidtool.contract.write import write_contract
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError

@@ -8,7 +8,8 @@ import pytest
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.memory.build import build_memory
-from sidtool.reinforcement.run import plan_rl, rl
+from sidtool.reinforcement.plan import plan_rl
+from sidtool.reinforcement.run import rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.splits.split import Split
 from tests.reinforcement.test_run import FAST

@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import RlParams
 from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.model.load import load_model_folder
-from sidtool.reinforcement.run import RlSummary, plan_rl, rl
+from sidtool.reinforcement.plan import plan_rl
+from sidtool.reinforcement.run import RlSummary, rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions

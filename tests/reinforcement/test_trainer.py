@@ -11,7 +11,7 @@ import torch
 
 from sidtool.recommendation.query import Query
 from sidtool.reinforcement.arguments import grpo_config
-from sidtool.reinforcement.run import plan_rl
+from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.reinforcement.setup import build_trainer
 from sidtool.reinforcement.trainer import GroupTrainer

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.bundle import Bundle
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.contract.write import write_contract
 from tests.contract.cases import trained_model
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base

@@ -81,11 +81,11 @@ def requests_of(split: Split) -> Iterator[tuple[Any, Request]]:
 def served(
     maker: ExampleMaker, request: Request, bundle: Bundle, catalog: Items, *model: Any
 ) -> Any:
-    assert maker.history_prompt is not None
+    assert maker.prompts.history is not None
     rows = bundle.items.rows(request.history)
     titles = [catalog.titles[int(item[1:])] for item in request.history]
     codes = bundle.items.codes[rows]
-    return history_prompt_ids(maker.history_prompt, *model, codes, titles, request.fields)
+    return history_prompt_ids(maker.prompts.history, *model, codes, titles, request.fields)
 
 
 def extended_tokenizer(bundle: Bundle) -> tuple[Any, SidTokens]:
@@ -241,7 +241,7 @@ def test_items_that_the_bundle_lacks_take_their_fields_along(
     templates = {"next-item": TEMPLATES["next-item"]}
     options = SftOptions({"next-item": 1.0}, "plain", templates=templates)
     maker = ExampleMaker(bundle, catalog, options, None, (), TYPES)
-    session = QuerySession.of(loaded_model(bundle, history_prompt=maker.history_prompt))
+    session = QuerySession.of(loaded_model(bundle, history_prompt=maker.prompts.history))
     fields: Any = {"user": {"age": 1, "city": "x"}, "context": {"device": None}, "time": 1000}
     more = {"event": {"rating": [5, 1, 4]}, "times": [0, 10, 500]}
     whole = Request.from_json({"history": ["i1", "nobody", "i2"], "fields": fields | more})

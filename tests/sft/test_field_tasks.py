@@ -143,7 +143,7 @@ def test_a_model_that_is_told_a_feedback_is_told_that_of_the_target(
     bundle: Bundle, rated: Split, maker_of: Callable[..., ExampleMaker]
 ) -> None:
     maker = maker_of("next-item-by-rating", format="plain")
-    session = QuerySession.of(loaded_model(bundle, history_prompt=maker.history_prompt))
+    session = QuerySession.of(loaded_model(bundle, history_prompt=maker.prompts.history))
     indexed = IndexedExamples.of(bundle, rated.test, exclude_seen=False)
     for query, example in zip(example_queries(session, indexed), rated.test, strict=True):
         text = session.tokenizer.decode(query.prompt)
@@ -217,7 +217,7 @@ def test_a_trained_template_makes_the_questions(bundle: Bundle, rated: Split) ->
     catalog = Items((), (), (), {}, "{title}", "")
     options = SftOptions({"next-item": 1.0}, "plain", templates=templates)
     maker = ExampleMaker(bundle, catalog, options, fields=rated.fields)
-    model = untrained_model(bundle, maker.history_prompt)
+    model = untrained_model(bundle, maker.prompts.history)
     session = QuerySession.of(model)
     chosen = TaskEvaluationOptions("next-item")
     questions, _ = _make_questions(model, rated.test, chosen, rated.fields)

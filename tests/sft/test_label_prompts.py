@@ -39,7 +39,7 @@ def test_a_label_prompt_equals_that_of_the_training_example(
         {TASK: 1.0}, "plain", history_length=3, max_length=max_length, templates=templates
     )
     maker = ExampleMaker(bundle, catalog, options, tokenizer, fields=split.fields)
-    (prompt,) = maker.label_prompts(split)
+    (prompt,) = maker.prompts.labels(split)
     assert prompt.labels == ("1", "2", "3", "4", "5")
     encoder = PromptEncoder(tokenizer, tokens)
     events = {user.user: user for user in split.train}
@@ -81,7 +81,7 @@ def test_values_that_are_no_labels_have_no_prompt(
         (tmp_path / name).mkdir()
         split = split_of([(n, "tv", 60) for n in ratings], [(20, "Ulm")] * 12, tmp_path / name)
         maker = ExampleMaker(bundle, catalog, SftOptions({TASK: 1.0}), fields=split.fields)
-        assert maker.label_prompts(split) == ()
+        assert maker.prompts.labels(split) == ()
     with pytest.raises(DataError, match="the labels of rating are 3"):
         LabelPrompt(TASK, "{history}", 5, 50, feedback="rating", labels=("3",), close="")
 
@@ -94,7 +94,7 @@ def test_a_trained_label_prompt_makes_the_questions(
     options = SftOptions({TASK: 1.0}, "plain", templates={TASK: MINE}, history_length=4)
     maker = ExampleMaker(bundle, catalog, options, model.tokenizer, fields=split.fields)
     contract = dataclasses.replace(
-        model.contract, label_prompts=maker.label_prompts(split), stages=()
+        model.contract, label_prompts=maker.prompts.labels(split), stages=()
     )
     model = dataclasses.replace(model, contract=contract)
     questions, _ = _make_questions(model, split.test, TaskEvaluationOptions(TASK), split.fields)

@@ -96,12 +96,12 @@ def test_lists_are_trained_as_they_are_served(
     options = {"format": format_, "history_length": 5, "max_length": max_length}
     maker, tokenizer, tokens = maker_of(bundle, catalog, sessions, ListTargets(3), **options)
     encoder = PromptEncoder(tokenizer, tokens)
-    prompt = maker.list_prompt
+    prompt = maker.prompts.list
     assert prompt is not None
     assert prompt.list_length == 3
     assert "Which 3 items come next?" in prompt.template
-    assert maker.history_prompt is not None
-    assert maker.history_prompt.task == "list"
+    assert maker.prompts.history is not None
+    assert maker.prompts.history.task == "list"
     examples = list(maker.examples(sessions))
     by_hand = lists_by_hand(sessions, bundle, 3)
     assert [(e.events[0][0], answer_items(e, bundle)) for e in examples] == by_hand
@@ -160,8 +160,8 @@ def test_templates_of_a_user_name_the_length_and_show_fields(
     templates = Templates(("Rated: {history} Next {length}:",), "", ("{sid}{event.rating};",))
     lists = ListTargets(2)
     maker, _, _ = maker_of(bundle, catalog, sessions, lists, templates={"list": templates})
-    assert maker.list_prompt is not None
-    assert "Next 2:" in maker.list_prompt.template
+    assert maker.prompts.list is not None
+    assert "Next 2:" in maker.prompts.list.template
     (example, *_) = maker.examples(sessions)
     first = sessions.train[0]
     texts = [segment.text for segment in example.prompt if segment.kind == "catalog"]
@@ -180,7 +180,7 @@ def test_a_mix_keeps_a_prompt_for_items_and_one_for_lists(
 ) -> None:
     options = SftOptions({"list": 3.0, "next-item": 1.0})
     maker = ExampleMaker(bundle, catalog, options, tiny_tokenizer())
-    assert maker.history_prompt is not None
-    assert maker.history_prompt.task == "next-item"
-    assert maker.list_prompt is not None
-    assert maker.list_prompt.list_length == 10
+    assert maker.prompts.history is not None
+    assert maker.prompts.history.task == "next-item"
+    assert maker.prompts.list is not None
+    assert maker.prompts.list.list_length == 10

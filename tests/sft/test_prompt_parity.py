@@ -40,7 +40,7 @@ def served_prompts(
             codes = bundle.items.codes[rows[:position]]
             event = (sequence.user, sequence.items[position], position)
             prompts[event] = history_prompt_ids(
-                maker.history_prompt, *model, codes, titles[:position]
+                maker.prompts.history, *model, codes, titles[:position]
             )
     return prompts
 
@@ -83,7 +83,7 @@ def test_text_prompts_are_the_same(
     tokenizer, tokens = extended_tokenizer(bundle)
     options = SftOptions({task: 3.0, "sid-to-title": 1.0}, format=format_)
     maker = ExampleMaker(bundle, catalog, options, tokenizer, QUERIES)
-    prompt = maker.text_prompt
+    prompt = maker.prompts.text
     assert prompt is not None
     assert (prompt.task, prompt.format) == (task, format_)
     trained = [example.prompt for example in maker.examples(split) if example.task == task]
@@ -103,5 +103,5 @@ def test_text_prompts_are_the_same(
 
 def test_a_mix_without_such_tasks_has_no_prompts(bundle: Bundle, catalog: Items) -> None:
     maker = ExampleMaker(bundle, catalog, SftOptions({"sid-to-title": 1.0}))
-    assert maker.text_prompt is None
-    assert maker.history_prompt is None
+    assert maker.prompts.text is None
+    assert maker.prompts.history is None

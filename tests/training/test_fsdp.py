@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.documents import parse_yaml
 from sidtool.errors import UsageError
 from sidtool.registry.stored_model import verify_model

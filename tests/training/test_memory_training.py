@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.contract.contract import read_contract
 from sidtool.contract.memory_binding import MemoryBinding
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import TrainParams
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.memory.build import build_memory

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import TrainParams
 from sidtool.decoder.partial_head import PartialHead
 from sidtool.errors import CompatibilityError, UsageError

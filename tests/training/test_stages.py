@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.load import load_model_folder
 from sidtool.model.merge import merge

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.contract.contract import read_contract
+from sidtool.contract.read import read_contract
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder

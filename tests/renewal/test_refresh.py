@@ -12,11 +12,10 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from sidtool import renewal
 from sidtool.bundle.bundle import Bundle
 from sidtool.cli.main import app
-from sidtool.contract.contract import read_contract
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import StageRecord, TrainParams
 from sidtool.contract.write import write_contract
 from sidtool.errors import CompatibilityError, RefusedError, UsageError
@@ -27,7 +26,9 @@ from sidtool.memory.similarity import KnnSettings
 from sidtool.model.bind_memory import bind_memory
 from sidtool.model.load import load_model_folder
 from sidtool.output import locked
-from sidtool.renewal import RefreshOptions, refresh
+from sidtool.renewal import refresh as refresh_module
+from sidtool.renewal.last_training import RefreshOptions
+from sidtool.renewal.refresh import refresh
 from sidtool.splits.extension import extended
 from sidtool.splits.files import write_split
 from sidtool.splits.split import Split
@@ -179,7 +180,7 @@ def test_a_refresh_with_a_memory_resumes_after_training(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(renewal, "bind_memory", fail)
+        patch.setattr(refresh_module, "bind_memory", fail)
         with pytest.raises(KeyboardInterrupt):
             refresh(model, retrained, tmp_path / "out", split=later, options=options)
     assert not (tmp_path / "out").exists()

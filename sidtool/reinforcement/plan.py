@@ -1,0 +1,199 @@
+"""What a run of reinforcement needs, checked before weights are read or anything is written."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sidtool.contract.contract import Contract
+from sidtool.contract.locate import model_folder
+from sidtool.contract.read import read_contract
+from sidtool.contract.split_check import check_model_split
+from sidtool.errors import CompatibilityError, DataError, UsageError
+from sidtool.extras import require
+from sidtool.list_alignment.list_rewards import parse_list_rewards
+from sidtool.memory.memory import Memory, open_verified
+from sidtool.model.load import check_model_folder
+from sidtool.output import refuse_existing
+from sidtool.output_name import FOLDER
+from sidtool.policy.examples import history_task
+from sidtool.policy.reward_sum import WeightedReward
+from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.reinforcement.arguments import complete_fields
+from sidtool.reinforcement.label_reward import POSITIVE, open_label_reward
+from sidtool.reinforcement.rewards import parse_rewards
+from sidtool.reinforcement.rl_run import RlRun
+from sidtool.reinforcement.settings import SETTINGS, RlOptions
+from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage, side_files
+from sidtool.sft.tasks import LIST_TASK
+from sidtool.splits.record import check_split
+from sidtool.training.settings_file import typed_fields
+
+
+def plan_rl(
+    model_dir: str | Path,
+    examples: str | Path,
+    out: str | Path,
+    *,
+    options: RlOptions | None = None,
+    grpo_fields: Mapping[str, Any] | None = None,
+    valid: str | Path | None = None,
+    reward_memory: str | Path | None = None,
+    reward_teacher: str | Path | None = None,
+    reward_model: str | Path | None = None,
+    split: str | Path | None = None,
+    force: bool = False,
+    trust_remote_code: bool = False,
+) -> RlRun:
+    """The run of a call of `rl`, with everything checked that needs no weights; writes nothing.
+    Raises as `rl`."""
+    require("train")
+    examples = Path(examples)
+    out = Path(out)
+    options = options or RlOptions()
+    fields = complete_fields(options, typed_fields(SETTINGS, grpo_fields or {}))
+    is_of_lists = options.algorithm == "ipa"
+    rewards = _rewards(options)
+    names = {term.name for term in rewards}
+    memory_path, teacher = _reward_inputs(names, reward_memory, reward_teacher)
+    _check_label_inputs(names, options, reward_model, split)
+    lineage = read_lineage(examples)
+    if lineage.weights is None and "value" in names:
+        raise UsageError(
+            f"reward value needs weights, which {examples} has not",
+            hint="make-sft --weight COLUMN",
+        )
+    if not is_of_lists:
+        history_task(lineage, examples)
+    elif LIST_TASK not in lineage.tasks:
+        raise UsageError(
+            f"algorithm=ipa needs examples of task {LIST_TASK}, {examples} has "
+            f"{', '.join(lineage.tasks)}",
+            hint=f"make-sft --task {LIST_TASK}=1",
+        )
+    model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
+    if teacher is not None:
+        teacher = model_folder(teacher, trust_remote_code=trust_remote_code)
+    contract, bundle, _ = check_model_folder(model_dir)
+    _check_prompts(contract, model_dir, is_of_lists)
+    if options.rollouts == "gumbel" and contract.normalize != "trie" and not is_of_lists:
+        raise UsageError(
+            "rollouts=gumbel needs a model whose probabilities of all SIDs sum to one, this one is "
+            f"normalized over the {contract.normalize}",
+            hint="train it with softmax_over=trie, or use rollouts=beam",
+        )
+    check_same_bundle(lineage, bundle, examples)
+    for folder in (model_dir, *([teacher] if teacher else [])):
+        name = f"model {folder}"
+        check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
+    labels = None
+    if reward_model is not None and options.positive_label is not None:
+        labels = open_label_reward(
+            reward_model,
+            options.positive_label,
+            split,
+            examples,
+            lineage,
+            bundle,
+            trust_remote_code=trust_remote_code,
+        )
+    valid = Path(valid) if valid is not None else side_files(examples)["valid"]
+    if not valid.is_file():
+        raise DataError(f"there is no file {valid} of validation users", hint="--valid FILE")
+    refuse_existing(out, force, FOLDER)
+    return RlRun(
+        model_dir=model_dir,
+        examples=examples,
+        out=out,
+        valid=valid,
+        options=options,
+        grpo_fields=fields,
+        rewards=rewards,
+        lineage=lineage,
+        contract=contract,
+        bundle=bundle,
+        memory=None if memory_path is None else _open_memory(memory_path, examples, lineage),
+        teacher_dir=teacher,
+        labels=labels,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _rewards(options: RlOptions) -> tuple[WeightedReward[Any], ...]:
+    """The rewards of items or of lists, by the algorithm. Raises UsageError as their parsers do."""
+    if options.algorithm == "dpo":
+        return ()
+    if options.algorithm == "ipa":
+        return parse_list_rewards(options.reward)
+    return parse_rewards(options.reward)
+
+
+def _check_prompts(contract: Contract, model_dir: str | Path, is_of_lists: bool) -> None:
+    """Raise CompatibilityError if a model was not trained to recommend, or not lists where they are
+    asked for; UsageError if its prompts show fields, or for lists of an encoder-decoder."""
+    if contract.history_prompt is None:
+        raise CompatibilityError(
+            f"{model_dir} was not trained to recommend: its contract has no history prompt",
+            hint="sidtool train trains it on a task such as sequence",
+        )
+    prompts: list[HistoryPrompt] = [contract.history_prompt]
+    if is_of_lists:
+        if contract.list_prompt is None:
+            raise CompatibilityError(
+                f"{model_dir} was not trained on lists: its contract has no list prompt",
+                hint="make-sft --task list=1, then sidtool train",
+            )
+        if contract.kind != "causal":
+            raise UsageError(f"algorithm=ipa trains causal models, {model_dir} is {contract.kind}")
+        prompts.append(contract.list_prompt)
+    if any(prompt.shows_fields for prompt in prompts):
+        raise UsageError(
+            f"the prompt of {model_dir} shows fields, which training examples for reinforcement "
+            "have not",
+            hint="reinforce a model that was trained without --template",
+        )
+
+
+def _open_memory(path: Path, examples: Path, lineage: Lineage) -> Memory:
+    """The memory of a reward. Raises CompatibilityError if it may have learned from events that the
+    examples' split holds out."""
+    memory = open_verified(path)
+    check_split(f"memory {path}", memory.manifest.split, str(examples), lineage.split)
+    return memory
+
+
+def _reward_inputs(
+    names: set[str], memory: str | Path | None, teacher: str | Path | None
+) -> tuple[Path | None, str | Path | None]:
+    """The memory and the model of the rewards of these names. Raises UsageError if one is missing
+    or not used."""
+    inputs = (
+        ("collaborative", "--reward-memory", memory),
+        ("teacher", "--reward-teacher", teacher),
+    )
+    for name, flag, path in inputs:
+        if name in names and path is None:
+            raise UsageError(f"reward {name} requires {flag}")
+        if name not in names and path is not None:
+            raise UsageError(f"{flag} requires the reward {name}", hint=f"--set reward={name}=1")
+    return None if memory is None else Path(memory), teacher
+
+
+def _check_label_inputs(
+    names: set[str],
+    options: RlOptions,
+    model: str | Path | None,
+    split: str | Path | None,
+) -> None:
+    """Raise UsageError unless the reward `label` has a model and a condition, and no other reward
+    has what it alone uses."""
+    inputs = {
+        "--reward-model": model,
+        f"--set {POSITIVE}=CONDITION": options.positive_label,
+    }
+    for name, value in inputs.items():
+        if "label" in names and value is None:
+            raise UsageError(f"reward label requires {name}")
+        if "label" not in names and value is not None:
+            raise UsageError(f"{name} requires the reward label", hint="--reward label=1")
+    if "label" not in names and split is not None:
+        raise UsageError("--split requires the reward label", hint="--reward label=1")

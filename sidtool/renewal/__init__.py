@@ -1,0 +1,1 @@
+"""A trained model, brought to a newer bundle and newer events."""

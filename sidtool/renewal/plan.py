@@ -1,0 +1,75 @@
+"""What a refresh needs, checked before anything is read at length or written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidtool.build.align import align
+from sidtool.bundle.bundle import Bundle
+from sidtool.contract.compat import Verdict, check_bundle
+from sidtool.contract.contract import Contract
+from sidtool.contract.locate import model_folder
+from sidtool.contract.split_check import check_model_split, event_columns
+from sidtool.contract.stage_record import TrainParams
+from sidtool.errors import CompatibilityError
+from sidtool.extras import require
+from sidtool.model.load import check_model_folder
+from sidtool.output import refuse_existing
+from sidtool.output_name import FOLDER
+from sidtool.registry.references import open_bundle
+from sidtool.renewal.last_training import last_training
+from sidtool.splits.files import open_split
+from sidtool.splits.split import Split
+
+
+@dataclass(frozen=True)
+class RefreshPlan:
+    """A refresh with its inputs checked."""
+
+    model_dir: Path
+    contract: Contract
+    bundle: Bundle
+    """the newer bundle, aligned if the model cannot use it as it is"""
+    verdict: Verdict
+    """how it relates to the model's own"""
+    split: Split | None
+    last: TrainParams | None
+    """the model's last training stage; None without a split"""
+
+
+def plan_refresh(
+    model_dir: str | Path,
+    bundle: Bundle | str | Path,
+    out: str | Path,
+    *,
+    split: Split | str | Path | None = None,
+    force: bool = False,
+    trust_remote_code: bool = False,
+) -> RefreshPlan:
+    """Check what `refresh` checks before it reads weights, a catalog or vectors; writes nothing.
+    Raises as `refresh`."""
+    refuse_existing(Path(out), force, FOLDER)
+    require("models" if split is None else "train")
+    model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
+    contract, own_bundle, _ = check_model_folder(model_dir)
+    if not isinstance(bundle, Bundle):
+        bundle = open_bundle(str(bundle))
+    bundle = usable_bundle(bundle, own_bundle)
+    verdict = check_bundle(own_bundle, bundle)
+    if split is None:
+        return RefreshPlan(model_dir, contract, bundle, verdict, None, None)
+    if not isinstance(split, Split):
+        split = open_split(split, recorded=event_columns(contract, own_bundle))
+    check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
+    last = last_training(contract, model_dir)
+    return RefreshPlan(model_dir, contract, bundle, verdict, split, last)
+
+
+def usable_bundle(bundle: Bundle, own_bundle: Bundle) -> Bundle:
+    """`bundle`, aligned with the model's own if the model cannot use it as it is.
+
+    Raises RefusedError if it cannot be aligned."""
+    try:
+        check_bundle(own_bundle, bundle)
+    except CompatibilityError:
+        return align(bundle, own_bundle)
+    return bundle
