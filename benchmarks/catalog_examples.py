@@ -3,6 +3,7 @@
 The catalog is the bundle's active items, as in `sidtool evaluate`. Metrics are at item level over
 the full catalog, by sidtool's own code."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class CatalogExamples:
     """A catalog, the training events of its users, and the two parts that are held out."""
 
     catalog: Catalog
-    events: tuple[UserSequence, ...]
+    events: Sequence[UserSequence]
     train: list[NDArray[np.int64]]
     """Item numbers of each user's training events."""
     valid: Part
@@ -61,6 +62,6 @@ def read_catalog_examples(bundle: Path, split: Path) -> CatalogExamples:
     active = np.flatnonzero(~items.retired).tolist()
     catalog = Catalog.of([items.ids[row] for row in active], [user.items for user in events])
     train = [catalog.index_of(user.items) for user in events]
-    valid = Part.of(parts.valid, catalog)
-    test = Part.of(parts.test, catalog)
+    valid = Part.of(tuple(parts.valid), catalog)
+    test = Part.of(tuple(parts.test), catalog)
     return CatalogExamples(catalog, events, train, valid, test)

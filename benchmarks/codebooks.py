@@ -20,10 +20,12 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from environment import environment
+
+from sidtool.quantize import METHODS, Method
 
 SIZES = (256, 256, 256)
 CLOSE = 1e-5
@@ -97,13 +99,13 @@ def codes_by_torch(latent: Any, levels: Any) -> Any:
     return torch.stack(codes, dim=1).numpy()
 
 
-def check_method(vectors: Any, method: str, options: dict[str, Any]) -> None:
+def check_method(vectors: Any, method: Method, options: dict[str, Any]) -> None:
     """The same seed gives the same codebook, and more equal items than a level has codes still get
     different SIDs."""
     from sidtool.collisions.assign import assign
-    from sidtool.quantize import METHODS, fit
+    from sidtool.quantize import fit
 
-    short = {"epochs": 2} if "epochs" in METHODS[method].__annotations__ else {}
+    short: dict[str, Any] = {"epochs": 2} if "epochs" in METHODS[method].__annotations__ else {}
     rows = vectors[:4000].copy()
     rows[: SIZES[-1] + 44] = rows[0]
     one, two = (fit(rows, SIZES, method=method, **short, **options) for _ in range(2))
@@ -123,14 +125,13 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from sidtool.build.compare import Evidence, describe
     from sidtool.data.items import read_items
     from sidtool.interop.minionerec import read_minionerec
-    from sidtool.quantize import METHODS
 
     data = arguments.data
     if arguments.vectors is None or data is None:
         raise SystemExit("methods needs --data FOLDER (Amazon Beauty) and --vectors FILE")
     items, vectors = read_items(data / "items.jsonl"), np.load(arguments.vectors)
     evidence = Evidence(items.ids, vectors)
-    variants: list[tuple[str, dict[str, Any]]] = [(method, {}) for method in METHODS]
+    variants: list[tuple[Method, dict[str, Any]]] = [(method, {}) for method in get_args(Method)]
     for method, options in [*variants, ("rq-kmeans", {"balanced": True})]:
         check_method(vectors, method, options)
         has_epochs = "epochs" in METHODS[method].__annotations__
@@ -460,7 +461,7 @@ def write_vectors(work: Path, n: int, dim: int = 384) -> None:
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(
             stream,
-            {"descr": "<f4", "fortran_order": False, "shape": (n, dim)},  # type: ignore[arg-type]
+            {"descr": "<f4", "fortran_order": False, "shape": (n, dim)},
         )
         rng = np.random.default_rng(0)
         centers, weights = (

@@ -12,7 +12,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +111,13 @@ def against_generate(scale: Scale) -> dict[str, Any]:
         check_results(
             run_generate(one, prompts, wide, allowed), one, prompts, wide, trie, tokens, codes
         )
-        sides = [lambda: run_generate(one, prompts, wide, allowed)]
-        sides += [
-            lambda norm=norm: run_beam(one, prompts, wide, trie, tokens, norm)
-            for norm in normalizes
+        sides = [
+            partial(run_beam, one, prompts, wide, trie, tokens, normalize)
+            for normalize in normalizes
         ]
-        slow, *fast = medians(scale.repeats, *sides)
+        slow, *fast = medians(
+            scale.repeats, partial(run_generate, one, prompts, wide, allowed), *sides
+        )
         for normalize, seconds in zip(normalizes, fast, strict=True):
             key = f"speedup_{name}" if normalize == "level" else f"speedup_{name}_{normalize}"
             found |= {key: slow / seconds, f"seconds_{name}_{normalize}": seconds}
@@ -270,7 +273,7 @@ def legality(scale: Scale) -> dict[str, Any]:
     return {"requests": scale.requests, "emitted": emitted, "illegal": wrong}
 
 
-PARTS = {
+PARTS: dict[str, Callable[[Scale], dict[str, Any]]] = {
     "generate": against_generate,
     "growth": growth,
     "floor": floor,

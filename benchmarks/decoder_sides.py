@@ -65,7 +65,7 @@ def run_beam(
         k=width,
         normalize=normalize,
         targets=targets,
-        token_budget=1 << 30,  # type: ignore[arg-type]
+        token_budget=1 << 30,
     )
 
 

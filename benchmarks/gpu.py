@@ -17,8 +17,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from decoder_sides import prefix_function, run_beam, run_generate
 from environment import environment
 from memory_estimate import MODELS, Shape, estimate
 from table import markdown
+
+from sidtool.training.settings import Stage, TrainOptions
 
 WIDTH = 50
 COPIED = 1 << 30
@@ -77,7 +80,7 @@ def parity(device: torch.device, scale: Scale) -> dict[str, Any]:
     trie, tokens = trie_and_tokens(catalog(scale.items))
     model = qwen3(scale.hidden, scale.layers, VOCABULARY)
     result: dict[str, Any] = {"largest_difference": 0.0, "different_sids": 0, "sids": 0}
-    expected = {}
+    expected: dict[tuple[int, str], Any] = {}
     for where in (torch.device("cpu"), device):
         model.to(where)
         for batch in scale.batches[:2]:
@@ -104,14 +107,14 @@ def decoder(device: torch.device, scale: Scale) -> dict[str, Any]:
     trie, tokens = trie_and_tokens(codes)
     allowed = prefix_function(codes, TEXT)
     model = qwen3(scale.hidden, scale.layers, VOCABULARY).to(device)
-    result = {}
+    result: dict[str, Any] = {}
     for batch in scale.batches[:2]:
         prompts = prompts_of(batch)
         slow, fast = seconds(
             device,
             scale.repeats,
-            lambda prompts=prompts: run_generate(model, prompts, WIDTH, allowed),
-            lambda prompts=prompts: run_beam(model, prompts, WIDTH, trie, tokens, "level"),
+            partial(run_generate, model, prompts, WIDTH, allowed),
+            partial(run_beam, model, prompts, WIDTH, trie, tokens, "level"),
         )
         result |= {f"seconds_batch{batch}": fast, f"speedup_batch{batch}": slow / fast}
     return result
@@ -143,8 +146,8 @@ def floor(device: torch.device, scale: Scale) -> dict[str, Any]:
         bare, search = seconds(
             device,
             scale.repeats,
-            lambda ids=ids: bare_passes(model, ids),
-            lambda prompts=prompts: run_beam(model, prompts, WIDTH, trie, tokens, "level"),
+            partial(bare_passes, model, ids),
+            partial(run_beam, model, prompts, WIDTH, trie, tokens, "level"),
         )
         result |= {
             f"seconds_batch{batch}": search,
@@ -177,10 +180,9 @@ def graphs(device: torch.device, scale: Scale) -> dict[str, Any]:
     return {"seconds_eager": eager, "seconds_graph": replayed, "speedup": eager / replayed}
 
 
-def training(device: torch.device, scale: Scale, model: str, stage: str) -> dict[str, Any]:
+def training(device: torch.device, scale: Scale, model: str, stage: Stage) -> dict[str, Any]:
     """Tokens per second, and peak memory beside its estimate."""
     from sidtool.training.run import train
-    from sidtool.training.settings import TrainOptions
 
     if model not in MODELS:
         raise SystemExit(f"there is no model {model}, only {', '.join(MODELS)}")
@@ -264,7 +266,7 @@ def measure(piece: str, device: torch.device) -> dict[str, Any]:
     scale = FULL if device.type == "cuda" else SMOKE
     if piece.startswith("training:"):
         _, model, stage = piece.split(":")
-        return training(device, scale, model, stage)
+        return training(device, scale, model, cast(Stage, stage))
     if piece not in PIECES:
         raise SystemExit(f"there is no piece {piece}")
     return PIECES[piece](device, scale)

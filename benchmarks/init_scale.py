@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from environment import environment
@@ -57,7 +57,7 @@ class Rows:
         init, _, scale = text.partition(":")
         try:
             if init in get_args(Init):
-                return cls(init, float(scale or 1))
+                return cls(cast(Init, init), float(scale or 1))
         except ValueError:
             pass
         raise StepError(f"{text!r} is not INIT:SCALE, with INIT of {', '.join(get_args(Init))}")

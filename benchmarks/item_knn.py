@@ -14,13 +14,12 @@ from sidtool.data.interactions import read_interactions
 from sidtool.evaluation.baselines import (
     UNTUNED,
     Catalog,
-    KnnSettings,
     item_knn,
-    item_similarity,
     popularity,
     tune_item_knn,
 )
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
+from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.splits.protocols import leave_one_out
 
 K = 10

@@ -139,7 +139,8 @@ class ListRun(VariantRun):
                 if str(stored["made"]) == made:
                     return {key: stored[key] for key in stored.files if key != "made"}
         systems = self._measure(name, model)
-        np.savez(path, made=made, **systems)
+        arrays: dict[str, Any] = {"made": made, **systems}
+        np.savez(path, **arrays)
         return systems
 
     def _measure(self, name: str, model: Path) -> dict[str, Values]:

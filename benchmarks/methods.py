@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 from environment import environment
 from recipe import RECIPES, Dataset, RecipeRun, parse_numbers, run_recipe
@@ -26,7 +26,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "pq": {"method": "pq"},
     "fsq": {"method": "fsq"},
 }
-PARTS = ("valid", "test")
+PARTS: tuple[Literal["valid", "test"], ...] = ("valid", "test")
 METRICS = {"hr@10": "R@10", "ndcg@10": "N@10"}
 
 
@@ -47,7 +47,7 @@ def run_method(
         "evaluate": {"limit": args.limit, "num_beams": 20},
     }
     recipe = write_variant(RECIPES / "default", work / "recipe", changes)
-    results = {}
+    results: dict[str, Any] = {}
     for part in PARTS:
         run = RecipeRun(
             recipe=recipe,

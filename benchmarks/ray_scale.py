@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +135,9 @@ def _measure_once(name: str, run: Callable[[Path, Any], Any], folder: Path, coun
 
     now = time.perf_counter
     done: list[float] = []
-    engine = {"engine": "ray", "workers": count} if count else {}
-    options = RunOptions(**engine, progress=lambda *_: done.append(now()))
+    options = RunOptions(progress=lambda *_: done.append(now()))
+    if count:
+        options = replace(options, engine="ray", workers=count)
     cluster = ray_cluster(count) if count else nullcontext()
     with cluster, cpu_of_actors() as actors:  # the start of the cluster is not measured
         start = now()
@@ -154,8 +155,8 @@ def _measure_once(name: str, run: Callable[[Path, Any], Any], folder: Path, coun
 def table(results: list[Measured]) -> str:
     """Each run beside that of one worker."""
     alone = {each.step: each for each in results if each.workers == 1}
-    header = ("step", "workers", "seconds", "speed-up", "per part", "speed-up per part")
-    header += ("CPU seconds of each", "CPU over one worker", "cores", "load")
+    header = ["step", "workers", "seconds", "speed-up", "per part", "speed-up per part"]
+    header += ["CPU seconds of each", "CPU over one worker", "cores", "load"]
     rows = []
     for each in results:
         one = alone.get(each.step, each)

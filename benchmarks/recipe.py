@@ -56,7 +56,7 @@ class Dataset:
     def open(cls, folder: Path, description: Path | None = None) -> "Dataset":
         """A data set of this folder; `description` is a YAML file of these fields, whose paths are
         relative to the folder."""
-        fields = {"items": "items.jsonl", "interactions": "interactions.csv"}
+        fields: dict[str, Any] = {"items": "items.jsonl", "interactions": "interactions.csv"}
         if description is not None:
             fields |= yaml.safe_load(description.read_text(encoding="utf-8"))
         for name in ("items", "interactions", "valid", "test"):

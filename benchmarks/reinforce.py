@@ -272,7 +272,7 @@ class Comparison:
 
     def examples(self, part: str) -> tuple[Example, ...]:
         """The held-out examples of a part."""
-        return self.split.test if part == "test" else self.split.valid
+        return tuple(self.split.test if part == "test" else self.split.valid)
 
 
 def _yaml_text(value: object) -> str:

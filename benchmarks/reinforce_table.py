@@ -49,8 +49,10 @@ def differences(
     values: Values, other: Values, users: Sequence[str], groups: Groups
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Group -> metric -> paired difference of one system less another."""
-    columns = [np.column_stack([each.column(name) for name in METRICS]) for each in (values, other)]
-    by_group = paired_differences(METRICS, *columns, users, groups)
+    one, two = (
+        np.column_stack([each.column(name) for name in METRICS]) for each in (values, other)
+    )
+    by_group = paired_differences(METRICS, one, two, users, groups)
     return {
         group: {name: asdict(difference) for name, difference in of_group.items()}
         for group, of_group in by_group.items()

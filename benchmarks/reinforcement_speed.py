@@ -31,7 +31,7 @@ from sidtool.decoder.beam import beam_search
 from sidtool.decoder.partial_head import PartialHead
 from sidtool.policy.policy import pad_left
 from sidtool.reinforcement.arguments import grpo_config
-from sidtool.reinforcement.run import settle
+from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.reinforcement.setup import build_trainer
 from sidtool.reinforcement.trainer import GroupTrainer
@@ -42,7 +42,7 @@ from sidtool.training.settings import TrainOptions
 
 WARM_UP = 2
 """Steps that do not count."""
-VARIANTS = {
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "beam": ({"beta": 0.0}, {"sft_weight": 0.0}),
     "beam, divergence and targets": ({"beta": 0.04}, {"sft_weight": 0.1}),
     "gumbel, divergence and targets": ({"beta": 0.04}, {"sft_weight": 0.1, "rollouts": "gumbel"}),
@@ -54,7 +54,7 @@ Step = Callable[[int], None]
 def start_model(folder: Path) -> tuple[Path, Path]:
     """A model that was trained for a step, and its training examples."""
     case = replace(CASES["sid-only"], batch=64)
-    base, examples = prepare(case, folder, steps=4)
+    base, examples, _ = prepare(case, folder, steps=4)
     start = folder / "start"
     options = TrainOptions(softmax_over="trie")
     fields = {"max_steps": 1, "logging_steps": 1}
@@ -68,7 +68,8 @@ def trainer_of(
     """The trainer of a variant."""
     fields, options = VARIANTS[variant]
     batch = {"num_generations": size, "per_device_train_batch_size": size * prompts}
-    run = settle(start, examples, out, RlOptions(**options), {**fields, **batch})
+    chosen = RlOptions(**options)
+    run = plan_rl(start, examples, out, options=chosen, grpo_fields={**fields, **batch})
     trainer = build_trainer(run, grpo_config(run), True, None, None)
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1

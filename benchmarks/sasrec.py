@@ -92,8 +92,8 @@ def batches(train: Sequences, rng: np.random.Generator) -> list[Sequences]:
     chunk_size = 20 * BATCH
     result = []
     for chunk_start in range(0, len(order), chunk_size):
-        chunk = order[chunk_start : chunk_start + chunk_size]
-        chunk = sorted(chunk, key=lambda user: len(train[user]))
+        drawn = order[chunk_start : chunk_start + chunk_size]
+        chunk = sorted(drawn, key=lambda user: len(train[user]))
         for start in range(0, len(chunk), BATCH):
             result.append([train[user] for user in chunk[start : start + BATCH]])
     return [result[index] for index in rng.permutation(len(result))]

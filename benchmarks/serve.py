@@ -24,7 +24,7 @@ import random
 import signal
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -60,7 +60,7 @@ def saturation(shop: Shop, server: Server, n_requests: int) -> dict[str, Any]:
     requests = [Request.from_json(body) for body in bodies]
     list(recommend(loaded, requests[:64], OPTIONS))
     asyncio.run(saturate(server.url, bodies[:64], CLIENTS))
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
     ratios = []
     for part in range(ROUNDS):
         some = slice(part * n_requests // ROUNDS, (part + 1) * n_requests // ROUNDS)
@@ -74,9 +74,10 @@ def saturation(shop: Shop, server: Server, n_requests: int) -> dict[str, Any]:
         for reply, answer in zip(replies, offline, strict=True):
             assert reply.status == 200, reply
             check_equal(reply, answer.to_json())
-        sums.update(
-            offline=offline_wall, served=served_wall, offline_cpu=offline_cpu, served_cpu=served_cpu
-        )
+        sums["offline"] += offline_wall
+        sums["served"] += served_wall
+        sums["offline_cpu"] += offline_cpu
+        sums["served_cpu"] += served_cpu
         ratios.append(offline_wall / served_wall)
     return {
         "requests": n_requests,

@@ -103,8 +103,8 @@ def work(steps: int) -> None:
 def rendering() -> Work:
     """Renders histories as the prompts of requests."""
     import numpy as np
-    from training_speed import MIN_VOCABULARY, train_tokenizer
 
+    from sidtool.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
     from sidtool.prompt.assemble import history_prompt_ids
     from sidtool.prompt.prompts import HistoryPrompt
     from sidtool.prompt.tokens import SidTokens

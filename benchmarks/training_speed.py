@@ -15,7 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +32,7 @@ from sidtool.memory.build import build_memory
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.objective.batches import IGNORED, PackedCollator
+from sidtool.objective.softmax import SoftmaxOver
 from sidtool.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
@@ -51,7 +52,7 @@ class Case:
     """A model, its training examples and the batch size."""
 
     task: str
-    softmax_over: str
+    softmax_over: SoftmaxOver
     batch: int
     codes: int
     vocabulary: int
@@ -98,8 +99,9 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path, dict[str,
     from transformers import AutoConfig, AutoModelForCausalLM
 
     rng = np.random.default_rng(0)
-    marks = {} if case.task == "next-item" else {"begin": None, "end": None}
-    space = SidSpace((case.codes,) * 3, **marks)
+    space = SidSpace((case.codes,) * 3)
+    if case.task != "next-item":
+        space = replace(space, begin=None, end=None)
     keys = rng.choice(space.capacity, size=ITEMS, replace=False)
     codes = np.stack(np.unravel_index(keys, space.sizes), axis=1).astype(np.uint16)
     ids = tuple(f"i{number}" for number in range(ITEMS))
@@ -193,7 +195,7 @@ def measure(case: Case, steps: int) -> dict[str, float]:
             tokens.append(sum(len(example.ids) for example in batch))
             started = time.perf_counter()
 
-        trainer_module.PackedCollator = Recorded  # type: ignore[misc]
+        setattr(trainer_module, "PackedCollator", Recorded)  # noqa: B010
         options = TrainOptions(softmax_over=case.softmax_over, batching="packed")
         fields = {
             "max_steps": steps,

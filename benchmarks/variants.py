@@ -17,6 +17,6 @@ def write_variant(recipe: Path, out: Path, changes: Changes) -> Path:
     for name in sorted(files):
         path = recipe / f"{name}.yaml"
         settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-        settings |= changes.get(name, {})
+        settings.update(changes.get(name, {}))
         (out / path.name).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return out

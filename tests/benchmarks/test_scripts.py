@@ -172,3 +172,18 @@ def test_late_events_end_with_a_table(
     commands.clear()
     assert late_events.main() == 0
     assert commands == []
+
+
+@pytest.mark.slow
+def test_the_speed_of_reinforcement_ends_with_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import reinforcement_speed
+
+    options = ["--steps", "1", "--size", "4", "--prompts", "2"]
+    monkeypatch.setattr(sys, "argv", ["reinforcement_speed.py", *options])
+    reinforcement_speed.main()
+    out = capsys.readouterr().out
+    for variant in reinforcement_speed.VARIANTS:
+        assert f"| {variant} | 0." in out
+    assert "peak memory:" in out
