@@ -3,8 +3,9 @@
 # Usage: gpu.sh [WORK] [DEVICE]. WORK (gpu) gets PIECE.json for each piece and a log; DEVICE is cuda, or cpu for a smoke
 # test of small sizes that measures nothing. A piece that has its file is not run again, so a job that was stopped goes
 # on with the same command; a piece that fails is reported and does not stop the others.
-# Alignment at 100 times the tokens of the CPU's (benchmarks/alignment.py) needs WORK/wheels and WORK/smollm2: run
-# `python benchmarks/wheels.py` for both lists of wheels on a machine with a network, and copy the folders.
+# Alignment at 100 times the tokens of the CPU's (benchmarks/alignment.py) needs WORK/alignment/wheels and
+# WORK/alignment/smollm2: run `python benchmarks/wheels.py` for both lists of wheels on a machine with a network, and copy
+# the folders.
 set -uo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 work="${1:-gpu}"
