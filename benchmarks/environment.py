@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import shlex
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,6 +20,12 @@ def environment() -> dict[str, object]:
         "versions": {package: _version(package) for package in PACKAGES},
         "commit": _commit(),
     }
+
+
+def command_line(script: str, arguments: Sequence[str]) -> str:
+    """The call of a script, without the folders of this machine: of an absolute path the name."""
+    parts = [Path(each).name if Path(each).is_absolute() else each for each in arguments]
+    return shlex.join(["python", f"benchmarks/{script}", *parts])
 
 
 def _version(package: str) -> str:

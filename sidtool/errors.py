@@ -4,7 +4,7 @@
     ├── UsageError                   exit 2   a flag, a configuration key or a combination is wrong
     ├── DataError                    exit 1   an input is missing, malformed or inconsistent
     ├── MissingPackageError          exit 1   an optional package is not installed
-    └── RefusedError                 exit 3   the answer is no
+    └── RefusedError                 exit 3   refused
         ├── IntegrityError               a stored object differs from its digest
         ├── CompatibilityError           a bundle, a model and examples do not fit together
         └── ThresholdError               a metric is below the required minimum
