@@ -15,6 +15,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict
 from sidtool.contract.contract import Contract
 from sidtool.contract.memory_binding import MEMORY_COPY
+from sidtool.contract.stage_record import TrainParams
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, make_items
 from sidtool.errors import UsageError
@@ -30,7 +31,7 @@ from sidtool.renewal.last_training import (
     refuse_other_template,
     training_settings,
 )
-from sidtool.renewal.plan import plan_refresh
+from sidtool.renewal.plan import RefreshPlan, plan_refresh
 from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.lineage import side_files
 from sidtool.sft.make_sft import make_sft
@@ -103,80 +104,100 @@ def refresh(
     plan = plan_refresh(
         model_dir, bundle, out, split=split, force=force, trust_remote_code=trust_remote_code
     )
-    model_dir = plan.model_dir
-    contract = plan.contract
-    bundle = plan.bundle
     carry = partial(
-        carry_model, model_dir, bundle, seed=options.seed, trust_remote_code=trust_remote_code
+        carry_model,
+        plan.model_dir,
+        plan.bundle,
+        seed=options.seed,
+        trust_remote_code=trust_remote_code,
     )
     if plan.split is None or plan.last is None:
         return RefreshSummary(str(out), carry(out, force=force), None)
-    split = plan.split
-    last = plan.last
-    sft_options = last_sft_options(contract, last, options.seed)
-    catalog = _catalog(bundle, items, sft_options, catalog_options or CatalogOptions())
+    sft_options = last_sft_options(plan.contract, plan.last, options.seed)
+    catalog = _catalog(plan.bundle, items, sft_options, catalog_options or CatalogOptions())
+    train_options, sft_fields = training_settings(plan.last, options)
+    memory = _renewed_memory(plan, plan.split, embeddings)
+    loss_memory = _loss_memory(plan, plan.last, memory)
     work = out.with_name(f"{out.name}.refresh.partial")
     start = work / "model"
     examples = work / "examples" / "train.jsonl"
-    train_options, sft_fields = training_settings(last, options)
-    memory = _renewed_memory(model_dir, contract, split, bundle, embeddings)
-    if last.memory is not None and memory is None:
-        raise UsageError(
-            f"model {model_dir} was trained with a memory in its loss and contains none",
-            hint="sidtool tune-memory binds it",
-        )
-    loss_memory = memory if last.memory is not None else None
-    # a model that a memory is bound to afterwards; a resumed call goes on with it
-    trained = out if memory is None else out.with_name(f"{out.name}.trained.partial") / "model"
+    train_stage = partial(
+        train,
+        start,
+        examples,
+        options=train_options,
+        sft_fields=sft_fields,
+        valid=side_files(examples)["valid"] if plan.contract.history_prompt else None,
+        memory=loss_memory,
+        split=None if loss_memory is None else plan.split,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+        log=log,
+        notify=notify,
+    )
     with locked(out):
         pass  # refuse at once what `train` would refuse when all of this is done
     with locked(work):
         # made anew by a resumed call: the same inputs give the same files, which `train` checks
         try:
             verdict = carry(start, force=True)
-            make_sft(bundle, catalog, split, examples, sft_options, model=start, force=True)
-            refuse_other_template(contract, examples, model_dir)
-            summary = train(
-                start,
-                examples,
-                trained,
-                options=train_options,
-                sft_fields=sft_fields,
-                valid=side_files(examples)["valid"] if contract.history_prompt else None,
-                memory=loss_memory,
-                split=split if loss_memory is not None else None,
-                force=force and memory is None,
-                reuse=memory is not None,
-                trust_remote_code=trust_remote_code,
-                progress=progress,
-                log=log,
-                notify=notify,
+            make_sft(
+                plan.bundle, catalog, plan.split, examples, sft_options, model=start, force=True
             )
-            if memory is not None:
-                assert contract.memory is not None
-                binding = replace(contract.memory, digest=memory.digest)
-                bind_memory(trained, memory, binding, out, force=force)
-                remove(trained.parent)
+            refuse_other_template(plan.contract, examples, plan.model_dir)
+            if memory is None:
+                training = train_stage(out, force=force)
+            else:
+                training = _train_and_bind(train_stage, memory, plan.contract, out, force)
         finally:
             remove(work)
-    return RefreshSummary(str(out), verdict, summary)
+    return RefreshSummary(str(out), verdict, training)
+
+
+def _train_and_bind(
+    train_stage: Callable[..., TrainingSummary],
+    memory: Memory,
+    contract: Contract,
+    out: Path,
+    force: bool,
+) -> TrainingSummary:
+    """Train the model in a folder beside `out`, then write it to `out` with the renewed memory and
+    the weights that `contract` records for it. A resumed call keeps a model that is trained."""
+    assert contract.memory is not None  # or there would be no memory to renew
+    trained = out.with_name(f"{out.name}.trained.partial") / "model"
+    training = train_stage(trained, reuse=True)
+    binding = replace(contract.memory, digest=memory.digest)
+    bind_memory(trained, memory, binding, out, force=force)
+    remove(trained.parent)
+    return training
 
 
 def _renewed_memory(
-    model_dir: Path,
-    contract: Contract,
-    split: Split,
-    bundle: Bundle,
-    embeddings: Sequence[str | Path],
+    plan: RefreshPlan, split: Split, embeddings: Sequence[str | Path]
 ) -> Memory | None:
-    """The model's memory, built again from a split and a bundle; None if it has none."""
-    if contract.memory is None:
+    """The model's memory, built again from a split and the newer bundle; None if it has none."""
+    if plan.contract.memory is None:
         if embeddings:
-            raise UsageError(f"{model_dir} has no memory, which --embeddings are for")
+            raise UsageError(f"{plan.model_dir} has no memory, which --embeddings are for")
         return None
-    memory = open_verified(model_dir / MEMORY_COPY)
-    vectors = read_sources(bundle, embeddings, list(bundle.items.ids)) if embeddings else None
-    return rebuild_memory(memory, split, bundle, vectors)
+    memory = open_verified(plan.model_dir / MEMORY_COPY)
+    vectors = None
+    if embeddings:
+        vectors = read_sources(plan.bundle, embeddings, list(plan.bundle.items.ids))
+    return rebuild_memory(memory, split, plan.bundle, vectors)
+
+
+def _loss_memory(plan: RefreshPlan, last: TrainParams, memory: Memory | None) -> Memory | None:
+    """The renewed memory if the last training stage had one in its loss, else None. Raises
+    UsageError if that stage had one and the model contains none."""
+    if last.memory is None:
+        return None
+    if memory is None:
+        raise UsageError(
+            f"model {plan.model_dir} was trained with a memory in its loss and contains none",
+            hint="sidtool tune-memory binds it",
+        )
+    return memory
 
 
 def _catalog(
