@@ -54,35 +54,20 @@ def plan_rl(
     is_of_lists = options.algorithm == "ipa"
     rewards = _rewards(options)
     names = {term.name for term in rewards}
-    memory_path, teacher = _reward_inputs(names, reward_memory, reward_teacher)
+    _check_model_inputs(names, reward_memory, reward_teacher)
     _check_label_inputs(names, options, reward_model, split)
     lineage = read_lineage(examples)
-    if lineage.weights is None and "value" in names:
-        raise UsageError(
-            f"reward value needs weights, which {examples} has not",
-            hint="make-sft --weight COLUMN",
-        )
-    if not is_of_lists:
-        history_task(lineage, examples)
-    elif LIST_TASK not in lineage.tasks:
-        raise UsageError(
-            f"algorithm=ipa needs examples of task {LIST_TASK}, {examples} has "
-            f"{', '.join(lineage.tasks)}",
-            hint=f"make-sft --task {LIST_TASK}=1",
-        )
+    _check_examples(lineage, examples, names, is_of_lists)
     model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
-    if teacher is not None:
-        teacher = model_folder(teacher, trust_remote_code=trust_remote_code)
+    teacher_dir = None
+    if reward_teacher is not None:
+        teacher_dir = model_folder(reward_teacher, trust_remote_code=trust_remote_code)
     contract, bundle, _ = check_model_folder(model_dir)
     _check_prompts(contract, model_dir, is_of_lists)
-    if options.rollouts == "gumbel" and contract.normalize != "trie" and not is_of_lists:
-        raise UsageError(
-            "rollouts=gumbel needs a model whose probabilities of all SIDs sum to one, this one is "
-            f"normalized over the {contract.normalize}",
-            hint="train it with softmax_over=trie, or use rollouts=beam",
-        )
+    _check_rollouts(options, contract)
     check_same_bundle(lineage, bundle, examples)
-    for folder in (model_dir, *([teacher] if teacher else [])):
+    folders = [model_dir] if teacher_dir is None else [model_dir, teacher_dir]
+    for folder in folders:
         name = f"model {folder}"
         check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
     labels = None
@@ -96,10 +81,11 @@ def plan_rl(
             bundle,
             trust_remote_code=trust_remote_code,
         )
-    valid = Path(valid) if valid is not None else side_files(examples)["valid"]
-    if not valid.is_file():
-        raise DataError(f"there is no file {valid} of validation users", hint="--valid FILE")
+    valid = _validation_users(valid, examples)
     refuse_existing(out, force, FOLDER)
+    memory = None
+    if reward_memory is not None:
+        memory = _open_memory(Path(reward_memory), examples, lineage)
     return RlRun(
         model_dir=model_dir,
         examples=examples,
@@ -111,8 +97,8 @@ def plan_rl(
         lineage=lineage,
         contract=contract,
         bundle=bundle,
-        memory=None if memory_path is None else _open_memory(memory_path, examples, lineage),
-        teacher_dir=teacher,
+        memory=memory,
+        teacher_dir=teacher_dir,
         labels=labels,
         trust_remote_code=trust_remote_code,
     )
@@ -125,6 +111,26 @@ def _rewards(options: RlOptions) -> tuple[WeightedReward[Any], ...]:
     if options.algorithm == "ipa":
         return parse_list_rewards(options.reward)
     return parse_rewards(options.reward)
+
+
+def _check_examples(
+    lineage: Lineage, examples: Path, reward_names: set[str], is_of_lists: bool
+) -> None:
+    """Raise UsageError if training examples lack what the rewards or the algorithm read: weights,
+    histories as SIDs, or lists."""
+    if "value" in reward_names and lineage.weights is None:
+        raise UsageError(
+            f"reward value needs weights, which {examples} has not",
+            hint="make-sft --weight COLUMN",
+        )
+    if not is_of_lists:
+        history_task(lineage, examples)
+    elif LIST_TASK not in lineage.tasks:
+        raise UsageError(
+            f"algorithm=ipa needs examples of task {LIST_TASK}, {examples} has "
+            f"{', '.join(lineage.tasks)}",
+            hint=f"make-sft --task {LIST_TASK}=1",
+        )
 
 
 def _check_prompts(contract: Contract, model_dir: str | Path, is_of_lists: bool) -> None:
@@ -153,6 +159,28 @@ def _check_prompts(contract: Contract, model_dir: str | Path, is_of_lists: bool)
         )
 
 
+def _check_rollouts(options: RlOptions, contract: Contract) -> None:
+    """Raise UsageError for draws of items from a model whose scores are no distribution over all
+    SIDs. Lists are drawn from scores that the search normalizes itself."""
+    if options.algorithm == "ipa" or options.rollouts != "gumbel":
+        return
+    if contract.normalize != "trie":
+        raise UsageError(
+            "rollouts=gumbel needs a model whose probabilities of all SIDs sum to one, this one is "
+            f"normalized over the {contract.normalize}",
+            hint="train it with softmax_over=trie, or use rollouts=beam",
+        )
+
+
+def _validation_users(valid: str | Path | None, examples: Path) -> Path:
+    """The file of validation users: the one given, or the one beside the examples. Raises DataError
+    if it is missing."""
+    path = side_files(examples)["valid"] if valid is None else Path(valid)
+    if not path.is_file():
+        raise DataError(f"there is no file {path} of validation users", hint="--valid FILE")
+    return path
+
+
 def _open_memory(path: Path, examples: Path, lineage: Lineage) -> Memory:
     """The memory of a reward. Raises CompatibilityError if it may have learned from events that the
     examples' split holds out."""
@@ -161,11 +189,11 @@ def _open_memory(path: Path, examples: Path, lineage: Lineage) -> Memory:
     return memory
 
 
-def _reward_inputs(
+def _check_model_inputs(
     names: set[str], memory: str | Path | None, teacher: str | Path | None
-) -> tuple[Path | None, str | Path | None]:
-    """The memory and the model of the rewards of these names. Raises UsageError if one is missing
-    or not used."""
+) -> None:
+    """Raise UsageError if the rewards of these names lack their memory or teacher, or if one is
+    given that none of them uses."""
     inputs = (
         ("collaborative", "--reward-memory", memory),
         ("teacher", "--reward-teacher", teacher),
@@ -175,7 +203,6 @@ def _reward_inputs(
             raise UsageError(f"reward {name} requires {flag}")
         if name not in names and path is not None:
             raise UsageError(f"{flag} requires the reward {name}", hint=f"--set reward={name}=1")
-    return None if memory is None else Path(memory), teacher
 
 
 def _check_label_inputs(
