@@ -51,14 +51,14 @@ def list_values(
     items = items[:length]
     # a repeated item is found once
     distinct = _first_occurrences(items)
-    known = distinct[distinct >= 0]
+    legal = distinct[distinct >= 0]  # the entries that are items
     return np.array(
         [
             recall(items, truth.targets, length),
             ndcg(items, truth.targets, length),
             kendall_tau(distinct, truth),
-            diversity(known, facts.directions),
-            float(facts.information[known].mean()) if len(known) else np.nan,
+            diversity(legal, facts.directions),
+            float(facts.information[legal].mean()) if len(legal) else np.nan,
             1 - len(distinct) / len(items) if len(items) else np.nan,
             float((items >= 0).mean()) if len(items) else np.nan,
             float(len(items)),
@@ -97,13 +97,13 @@ def kendall_tau(distinct: Rows, truth: ListTruth) -> float:
     return float(ordered.mean()) if len(ordered) else np.nan
 
 
-def diversity(known: Rows, directions: NDArray[np.float32] | None) -> float:
+def diversity(items: Rows, directions: NDArray[np.float32] | None) -> float:
     """One less the mean cosine of the vectors of two different items of the list (intra-list
     diversity: C.-N. Ziegler et al., WWW 2005)."""
-    if directions is None or len(known) < 2:
+    if directions is None or len(items) < 2:
         return np.nan
-    vectors = directions[known].astype(np.float64)
-    cosines = (vectors @ vectors.T)[np.triu_indices(len(known), 1)]
+    vectors = directions[items].astype(np.float64)
+    cosines = (vectors @ vectors.T)[np.triu_indices(len(items), 1)]
     return float(1 - cosines.mean())
 
 

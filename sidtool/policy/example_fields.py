@@ -42,8 +42,8 @@ class ExampleFields:
             places = self._places(number, self._firsts(rows[in_bundle]))
             if places is not None:
                 stop, target = places
-                known = sequence.fields.take(in_bundle[: target + 1].tolist())
-                return known.before(target, self.context).until(stop)
+                up_to_target = sequence.fields.take(in_bundle[: target + 1].tolist())
+                return up_to_target.before(target, self.context).until(stop)
         raise DataError(
             f"a training example shows events that user {user!r} has not in the split",
             hint="give the split that make-sft used",

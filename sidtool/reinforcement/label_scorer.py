@@ -74,7 +74,7 @@ class LabelScorer:
         return scores
 
     def _prompts(
-        self, history: NDArray[np.int64], known: Fields, rows: NDArray[np.int64]
+        self, history: NDArray[np.int64], fields: Fields, rows: NDArray[np.int64]
     ) -> SharedPrompt:
         """The prompts that ask for the labels of several items after one history: they differ in
         the codes of their last SID."""
@@ -85,10 +85,10 @@ class LabelScorer:
         if tokens.lacking(all_codes[rows]).any():
             raise DataError("the reward model lacks a token of an item that the model recommends")
         with_first = all_codes[np.append(history, rows[0])]
-        fields = NO_FIELDS if known is NO_FIELDS else known.with_next()
+        shown_fields = NO_FIELDS if fields is NO_FIELDS else fields.with_next()
         ids = np.array(
             label_prompt_ids(
-                self.positive.prompt, self.loaded.tokenizer, tokens, with_first, fields
+                self.positive.prompt, self.loaded.tokenizer, tokens, with_first, shown_fields
             )
         )
         last_sid = np.flatnonzero(tokens.is_code(ids))[-tokens.space.levels :]

@@ -115,8 +115,8 @@ def _add_lookups(app: FastAPI) -> None:
     @app.post("/v1/encode", **schema.ENCODE)
     async def encode(request: Request) -> Response:
         service: Service = request.app.state.service
-        given = read_vectors(await read_body(request, service.options.limits))
-        return json_reply({"encodings": await service.encodings(given)})
+        inputs = read_vectors(await read_body(request, service.options.limits))
+        return json_reply({"encodings": await service.encodings(inputs)})
 
     @app.post("/v1/decode", **schema.DECODE)
     async def decode(request: Request) -> Response:

@@ -65,5 +65,5 @@ class Guard:
     def _admits(self, scope: Any) -> bool:
         if self._expected is None or scope["path"] in OPEN_PATHS:
             return True
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(given) == 1 and hmac.compare_digest(given[0], self._expected)
+        tokens = [value for name, value in scope["headers"] if name == b"authorization"]
+        return len(tokens) == 1 and hmac.compare_digest(tokens[0], self._expected)

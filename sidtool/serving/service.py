@@ -113,19 +113,19 @@ class Service:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_resolve, delivery)
 
-    async def encodings(self, given: list[str] | Vectors) -> list[dict[str, Any]]:
+    async def encodings(self, inputs: list[str] | Vectors) -> list[dict[str, Any]]:
         """The SID of each text or vector, as `sidtool encode --json` prints it. Raises as
         `sidtool.encode`, Busy and TimeoutError."""
         bundle = self.served.loaded.bundle
-        found = await self._aside(lambda: self._encode(bundle, given))
-        return [asdict(each) for each in found]
+        encodings = await self._aside(lambda: self._encode(bundle, inputs))
+        return [asdict(encoding) for encoding in encodings]
 
     async def decoded(self, texts: Sequence[str]) -> list[list[dict[str, Any]]]:
         """The SIDs in each text, as `sidtool decode --json` prints them. Raises Busy and
         TimeoutError."""
         bundle = self.served.loaded.bundle
-        found = await self._aside(lambda: [decode(bundle, text) for text in texts])
-        return [[asdict(sid) for sid in sids] for sids in found]
+        sids_of_texts = await self._aside(lambda: [decode(bundle, text) for text in texts])
+        return [[asdict(sid) for sid in sids] for sids in sids_of_texts]
 
     async def _aside(self, function: Callable[[], T]) -> T:
         """The result of a function that runs in a thread beside the model's."""
@@ -140,12 +140,12 @@ class Service:
     def _count_side_call(self) -> None:
         self._side_calls -= 1
 
-    def _encode(self, bundle: Bundle, given: list[str] | Vectors) -> list[Encoding]:
-        if not isinstance(given, list):
-            return encode(bundle, vectors=given)
-        if not given:
+    def _encode(self, bundle: Bundle, inputs: list[str] | Vectors) -> list[Encoding]:
+        if not isinstance(inputs, list):
+            return encode(bundle, vectors=inputs)
+        if not inputs:
             raise DataError("'texts' is empty")
-        return encode(bundle, given, model=self._encoder_of(bundle))
+        return encode(bundle, inputs, model=self._encoder_of(bundle))
 
     def _encoder_of(self, bundle: Bundle) -> LoadedEncoder:
         """The encoder of a bundle, which stays in memory; it is loaded for the first text."""

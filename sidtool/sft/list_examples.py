@@ -38,12 +38,12 @@ def list_examples(
         item_index = context.histories.item_index
         in_bundle = [index for index, item in enumerate(sequence.items) if item in item_index]
         for target_list in target_lists(sequence, options, counts):
-            known = _of_bundle(in_bundle, target_list)
-            if known is None:
+            bundle_list = _of_bundle(in_bundle, target_list)
+            if bundle_list is None:
                 continue
             for copy in range(copies()):
                 frame = context.frame(copy, number)
-                yield _example(context, history, known, frame, options.length)
+                yield _example(context, history, bundle_list, frame, options.length)
             number += 1
 
 
@@ -68,23 +68,25 @@ def _example(
     fields = NO_FIELDS
     if frame.shows_fields:
         fields = _known_fields(context, history, target_list)
-    indexes = [history.indexes[at] for at in target_list.targets]
-    completion = (_sids(context, indexes), template(frame.close))
+    target_items = [history.indexes[place] for place in target_list.targets]
+    completion = (_sids(context, target_items), template(frame.close))
     # a prompt is cut as when serving, where the length of the list is not known before
-    longest = (_sids(context, indexes[:1] * length), template(frame.close))
+    longest = (_sids(context, target_items[:1] * length), template(frame.close))
     content = context.items.history(context.task.source, before.indexes, frame, fields)
     prompt, n_items = context.prompted(frame, content, longest, fields)
-    targets = [event for at in target_list.targets for event in history.cut(at, at + 1).events]
-    events = (*before.newest(n_items).events, *targets)
-    return TrainingExample(context.name, prompt, completion, events)
+    events = list(before.newest(n_items).events)
+    for place in target_list.targets:
+        events.extend(history.cut(place, place + 1).events)
+    return TrainingExample(context.name, prompt, completion, tuple(events))
 
 
 def _known_fields(
     context: ExampleContext, history: HistorySlice, target_list: TargetList
 ) -> Fields:
     """The fields of the history, and the context of the list's first event."""
-    known = history.fields.before(min(target_list.targets), tuple(context.types.context))
-    return known.until(target_list.start)
+    first_target = min(target_list.targets)
+    before_target = history.fields.before(first_target, tuple(context.types.context))
+    return before_target.until(target_list.start)
 
 
 def _sids(context: ExampleContext, indexes: Sequence[int]) -> Segment:

@@ -87,8 +87,8 @@ def _rest(
         parts = {name: target.get(name) for name in ("feedback", "context", "time")}
         with _named_line(path, number):
             fields = Fields.from_json(parts, 0)
-        known = (fields.feedback, fields.context, fields.time)
-        targets.append(FurtherTarget(_id(path, number, target, "item"), position, *known))
+        item = _id(path, number, target, "item")
+        targets.append(FurtherTarget(item, position, fields.feedback, fields.context, fields.time))
     return tuple(targets)
 
 

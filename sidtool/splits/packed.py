@@ -186,8 +186,8 @@ class Packer:
             fields.append((self._shared(example.fields), example.feedback))
             rest.append(example.rest)
         rows = histories.finish()
-        is_plain = _none(known for known, _ in fields) and not any(each for _, each in fields)
-        of_index = None if is_plain else fields.__getitem__
+        has_fields = any(shown is not NO_FIELDS or feedback for shown, feedback in fields)
+        of_index = fields.__getitem__ if has_fields else None
         rest_of = rest.__getitem__ if any(rest) else None
 
         def packed() -> PackedExamples:

@@ -215,8 +215,8 @@ class _UserLogs:
 
         def fields(index: int) -> tuple[Fields, Values]:
             assert fields_of is not None
-            known, feedback = fields_of(index)
-            return known.until(int(firsts[index] - starts[index])), feedback
+            before_target, feedback = fields_of(index)
+            return before_target.until(int(firsts[index] - starts[index])), feedback
 
         def rest(index: int) -> tuple[FurtherTarget, ...]:
             further = self.targets[places[index] + 1 : ends[index]].tolist()
@@ -264,12 +264,17 @@ def given(train: Path, valid: Path, test: Path) -> Split:
     every_window = [window for part in parts for window in part]
     target_positions = iter(positions(every_window))
     train_windows, valid_examples, test_examples = (
-        tuple(Example(w.user, w.history, w.item, next(target_positions)) for w in part)
+        tuple(
+            Example(window.user, window.history, window.item, next(target_positions))
+            for window in part
+        )
         for part in parts
     )
     targets = (*valid_examples, *test_examples)
     held_out = {(target.user, target.item, target.position) for target in targets}
-    windows = tuple(w for w in train_windows if held_out.isdisjoint(window_events(w)))
+    windows = tuple(
+        window for window in train_windows if held_out.isdisjoint(window_events(window))
+    )
     origin = SplitOrigin(_windows_digest(parts), left_out=len(train_windows) - len(windows))
     sequences = window_sequences(windows)
     return _checked(Split("given", sequences, valid_examples, test_examples, windows, origin))
