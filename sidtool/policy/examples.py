@@ -99,13 +99,14 @@ def read_rl_examples(
         codes.frombytes(encoded.ids[is_code].tobytes())
         # what holds for the last code of a SID holds for its item
         last_codes = np.flatnonzero(is_code)[tokens.space.levels - 1 :: tokens.space.levels]
-        for position in np.flatnonzero(encoded.targets[last_codes]).tolist():
-            is_target = encoded.weights[last_codes[position]] > 0
-            if position and is_target:
-                starts.append(first_item)
-                stops.append(first_item + position)
-                values.append(encoded.weights[last_codes[position]])
-                users.append(sys.intern(example.get("user", "")))
+        weights = encoded.weights[last_codes]  # (items of the example,)
+        is_target = encoded.targets[last_codes] & (weights > 0)
+        is_target[:1] = False  # the first item has no history
+        for position in np.flatnonzero(is_target).tolist():
+            starts.append(first_item)
+            stops.append(first_item + position)
+            values.append(weights[position])
+            users.append(sys.intern(example.get("user", "")))
         is_weighted |= "weight" in example
     rows, first_active = find_items(np.frombuffer(codes, dtype=np.int32), tokens, bundle, path)
     stop_array = np.frombuffer(stops, dtype=np.int64)

@@ -149,39 +149,48 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
     def _roll_out(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         """TRL's `rollout_func`: `prompts` are numbers of examples, each as often as a group has
         items."""
-        size = self.num_generations
-        numbers = np.array([int(prompt) for prompt in prompts[::size]], dtype=np.int64)
+        one_per_group = prompts[:: self.num_generations]
+        numbers = np.array([int(prompt) for prompt in one_per_group], dtype=np.int64)  # (n,)
         generator = step_generator(
             self.args.seed, self.state.global_step, self.accelerator.process_index
         )
         model = self.accelerator.unwrap_model(self.model)
         with class_forward(model), self.accelerator.autocast():
             rollouts = self.maker.make(model, numbers, generator)
-        trie = self.maker.session.trie
-        examples = self.maker.examples
-        items = first_items(trie, rollouts.leaves)
-        groups = Groups(
-            histories=[examples.history(number) for number in numbers.tolist()],
-            items=np.where(rollouts.valid, items, -1),
-            targets=examples.targets[numbers],
-            values=None if examples.values is None else examples.values[numbers],
-            fields=None if self.fields is None else list(map(self.fields.before, numbers.tolist())),
-        )
-        rewards = self._reward(groups)
+        rewards = self._reward(self._groups(numbers, rollouts))  # (n, G)
         self._rollouts = rollouts
         self._rewards = rewards
         dead = lacks_signal(rewards, rollouts.valid)
         self.recent["reward"].append(float(rewards[rollouts.valid].mean()))
         self.recent["dead_groups"].append(float(dead.mean()))
         self._count(sum(map(len, rollouts.prompts)), len(numbers))
-        codes = trie.leaf_codes(rollouts.leaves.ravel())
-        tokens = self.maker.session.tokens
-        levels = np.arange(trie.levels)
-        learned = rollouts.valid[..., None] & (levels >= rollouts.n_given[:, None, None])
+        return self._completions(rollouts, rewards)
+
+    def _groups(self, numbers: NDArray[np.int64], rollouts: Rollouts) -> Groups:
+        """What rewards read of the groups of examples, by their numbers."""
+        examples = self.maker.examples
+        items = first_items(self.maker.session.trie, rollouts.leaves)  # (n, G)
+        return Groups(
+            histories=[examples.history(number) for number in numbers.tolist()],
+            items=np.where(rollouts.valid, items, -1),
+            targets=examples.targets[numbers],
+            values=None if examples.values is None else examples.values[numbers],
+            fields=None if self.fields is None else list(map(self.fields.before, numbers.tolist())),
+        )
+
+    def _completions(self, rollouts: Rollouts, rewards: NDArray[np.float64]) -> dict[str, Any]:
+        """The n * G items of groups as TRL's rows, with a mask of the codes that the policy
+        learns: not those that it was given."""
+        trie = self.maker.session.trie
+        codes = trie.leaf_codes(rollouts.leaves.ravel())  # (n * G, levels)
+        is_chosen = np.arange(trie.levels) >= rollouts.n_given[:, None]  # (n, levels)
+        learned = rollouts.valid[:, :, None] & is_chosen[:, None, :]  # (n, G, levels)
         scored = np.where(rollouts.valid, rewards, np.nan).ravel().tolist()
         return {
-            "prompt_ids": [prompt for prompt in rollouts.prompts for _ in range(size)],
-            "completion_ids": tokens.ids(codes, begin_end_tokens=False).tolist(),
+            "prompt_ids": [
+                prompt for prompt in rollouts.prompts for _ in range(self.num_generations)
+            ],
+            "completion_ids": self.maker.session.tokens.ids(codes, begin_end_tokens=False).tolist(),
             "logprobs": None,
             # TRL ignores an item whose reward is None
             "reward": [None if math.isnan(value) else value for value in scored],
