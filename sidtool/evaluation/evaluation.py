@@ -220,9 +220,12 @@ def evaluate_examples(
         indexed_by_other = IndexedExamples.of(
             against.bundle, examples, exclude_seen=options.exclude_seen
         )
-        by_other = rank_model(against, indexed_by_other, **search)
-        items = positions_in(against.bundle, loaded.bundle, by_other.first_items)
-        others[OTHER_MODEL] = replace(by_other, first_items=items)
+        ranking_of_other = rank_model(against, indexed_by_other, **search)
+        # bundles number the same items differently
+        others[OTHER_MODEL] = replace(
+            ranking_of_other,
+            first_items=positions_in(against.bundle, loaded.bundle, ranking_of_other.first_items),
+        )
         settings["against"] = _model_settings(against)
     search |= {"normalize": options.normalize, "ranker": ranker}
     others |= rank_parts(loaded, indexed, **search)
@@ -264,8 +267,54 @@ def _evaluation(
     """The evaluation of a ranking, which is compared with the other systems and the baselines."""
     users = tuple(example.user for example in examples.examples)
     model = SystemValues.of(ranking, options.ks)
-    systems = {system: SystemValues.of(other, options.ks) for system, other in others.items()}
-    settings = {
+    systems = {name: SystemValues.of(other, options.ks) for name, other in others.items()}
+    if options.baselines and events:
+        systems |= baseline_values(
+            examples, events, options.ks, options.knn, k=options.depth, shards=shards
+        )
+    groups = example_groups(examples.examples, events)
+    fields = {name: field_groups(examples.examples, name) for name in options.by}
+    for name, of_field in fields.items():
+        groups |= {f"{name}={value}": weights for value, weights in of_field.items()}
+    if options.weight is not None:
+        groups[WEIGHTED] = target_weights(examples.examples, options.weight)
+    by_group = group_averages(model, systems, users, groups, seed=options.seed)
+    weighted = None
+    if options.weight is not None:
+        n_weighted = int(np.count_nonzero(groups[WEIGHTED]))
+        weighted = replace(by_group[WEIGHTED], n=n_weighted)
+    by = {
+        name: {value: by_group[f"{name}={value}"] for value in of_field}
+        for name, of_field in fields.items()
+    }
+    first_items = {"model": model.first_items}
+    first_items |= {name: system.first_items for name, system in systems.items()}
+    n_items = len(examples.bundle.active)
+    samples = sample_examples(examples, first_items, options.samples)
+    return Evaluation(
+        **vars(by_group["all"]),
+        sid_level=averages(metric_names(options.ks), metric_values(ranking.sid_ranks, options.ks)),
+        macro=by_group["macro"],
+        slices=slices_of(by_group) if events else {},
+        by=by,
+        weighted=weighted,
+        coverage={name: coverage(items, n_items) for name, items in first_items.items()},
+        effective_items={name: effective_items(items) for name, items in first_items.items()},
+        counts=_counts(examples, users),
+        settings=_settings(examples, options, has_baselines=options.baselines and bool(events)),
+        samples=samples,
+        titles=titles_of(samples, examples.bundle),
+        users=users,
+        groups=groups,
+        values=model,
+    )
+
+
+def _settings(
+    examples: IndexedExamples, options: EvaluationOptions, *, has_baselines: bool
+) -> dict[str, Any]:
+    """What the numbers of an evaluation depend on, apart from the model."""
+    settings: dict[str, Any] = {
         "ks": list(options.ks),
         "exclude_seen": examples.exclude_seen,
         "seed": options.seed,
@@ -275,48 +324,9 @@ def _evaluation(
         settings["weight"] = options.weight
     if options.target:
         settings["target"] = list(options.target)
-    if options.baselines and events:
-        systems |= baseline_values(
-            examples, events, options.ks, options.knn, k=options.depth, shards=shards
-        )
+    if has_baselines:
         settings["item-knn"] = asdict(options.knn)
-    groups = example_groups(examples.examples, events)
-    fields = {name: field_groups(examples.examples, name) for name in options.by}
-    for name, of_field in fields.items():
-        groups |= {f"{name}={value}": weights for value, weights in of_field.items()}
-    if options.weight is not None:
-        groups[WEIGHTED] = target_weights(examples.examples, options.weight)
-    by_group = group_averages(model, systems, users, groups, seed=options.seed)
-    active_items = len(examples.bundle.active)
-    first_items = {
-        system: values.first_items for system, values in ({"model": model} | systems).items()
-    }
-    weighted = None
-    if options.weight is not None:
-        n_weighted = int(np.count_nonzero(groups[WEIGHTED]))
-        weighted = replace(by_group[WEIGHTED], n=n_weighted)
-    by = {
-        name: {value: by_group[f"{name}={value}"] for value in of_field}
-        for name, of_field in fields.items()
-    }
-    samples = sample_examples(examples, first_items, options.samples)
-    return Evaluation(
-        **vars(by_group["all"]),
-        sid_level=averages(metric_names(options.ks), metric_values(ranking.sid_ranks, options.ks)),
-        macro=by_group["macro"],
-        slices=slices_of(by_group) if events else {},
-        by=by,
-        weighted=weighted,
-        coverage={system: coverage(items, active_items) for system, items in first_items.items()},
-        effective_items={system: effective_items(items) for system, items in first_items.items()},
-        counts=_counts(examples, users),
-        settings=settings,
-        samples=samples,
-        titles=titles_of(samples, examples.bundle),
-        users=users,
-        groups=groups,
-        values=model,
-    )
+    return settings
 
 
 def _counts(examples: IndexedExamples, users: Sequence[str]) -> dict[str, int]:

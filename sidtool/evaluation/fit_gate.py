@@ -41,17 +41,21 @@ class SmoothNdcg:
         weights = expit(self.inputs @ parameters)  # (n,)
         # (n, c); 1e-12 keeps the log of an item that neither knows finite
         mixed = (1 - weights[:, None]) * self.model + weights[:, None] * self.memory + 1e-12
-        slopes = (self.memory - self.model) / mixed  # of the log by the weight
         log_mixed = np.log(mixed)
-        leads = (log_mixed - log_mixed[rows, self.targets][:, None]) / TEMPERATURE
-        before = expit(leads)
-        ranks = before.sum(axis=1) + 0.5  # the target itself adds a half
-        gains = np.log(2) / np.log1p(ranks)
-        lead_slopes = slopes - slopes[rows, self.targets][:, None]
-        rank_slopes = (before * (1 - before) * lead_slopes).sum(axis=1) / TEMPERATURE
-        loss_slopes = gains / np.log1p(ranks) / (1 + ranks) * rank_slopes * weights * (1 - weights)
-        coefficients = np.concatenate([[0.0], parameters[1:]])
+        leads = log_mixed - log_mixed[rows, self.targets][:, None]  # over the target
+        before = expit(leads / TEMPERATURE)  # (n, c)
+        ranks = before.sum(axis=1) + 0.5  # (n,); the target itself adds a half
+        log_ranks = np.log1p(ranks)
+        gains = np.log(2) / log_ranks
+        coefficients = np.concatenate([[0.0], parameters[1:]])  # the bias has no penalty
         loss = -(self.importance * gains).mean() + L2 * (coefficients**2).sum() / 2
+        # slopes by the weight, from the mixture to the rank
+        log_slopes = (self.memory - self.model) / mixed  # (n, c)
+        lead_slopes = log_slopes - log_slopes[rows, self.targets][:, None]
+        rank_slopes = (before * (1 - before) * lead_slopes).sum(axis=1) / TEMPERATURE  # (n,)
+        # the slope of the loss by the rank, then by `inputs @ parameters`
+        loss_by_rank = gains / log_ranks / (1 + ranks)
+        loss_slopes = loss_by_rank * rank_slopes * weights * (1 - weights)
         gradient = (self.importance * loss_slopes) @ self.inputs / len(rows) + L2 * coefficients
         return float(loss), gradient
 
