@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, get_args
@@ -31,6 +31,12 @@ INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
 """Numbers from each first number on are times since 1970 with so many to a second: each range
 begins in 1973."""
+FITTING_KINDS: Mapping[FieldType, tuple[FieldType, ...]] = {
+    "str": ("int", "float", "str"),
+    "float": ("int", "float"),
+    "int": ("int",),
+}
+"""The kinds of cells that a field of each type may have."""
 
 
 @dataclass(frozen=True)
@@ -175,31 +181,34 @@ def typed_values(
     `flag` names the column in errors. An empty cell is None. Raises DataError."""
     # in the order of the rows, so that an error names the first one
     kinds: dict[str, FieldType] = {cell: _kind(cell) for cell in cells.names.tolist() if cell}
-    first: dict[bool, str] = {}  # whether text -> the first such cell
-    for cell, actual in kinds.items():
-        first.setdefault(actual == "str", cell)
-    if not first:
+    if not kinds:
         raise DataError(f"{path}: {name.name} has no value")
     kind = name.type
-    if kind is None and len(first) == 2:
-        number, text = first[False], first[True]
-        raise DataError(
-            f"{path}: {name.name} is the number {number!r} in row {_row(cells, rows, number)} and "
-            f"the text {text!r:.60} in row {_row(cells, rows, text)}",
-            hint=f"correct it, or read all as texts: {flag} {name.name}:str",
-        )
     if kind is None:
-        present = set(kinds.values())
-        kind = "str" if "str" in present else "float" if "float" in present else "int"
-    fitting = {"str": ("int", "float", "str"), "float": ("int", "float"), "int": ("int",)}[kind]
+        text = next((cell for cell, actual in kinds.items() if actual == "str"), None)
+        number = next((cell for cell, actual in kinds.items() if actual != "str"), None)
+        if text is not None and number is not None:
+            raise DataError(
+                f"{path}: {name.name} is the number {number!r} in row {_row(cells, rows, number)} "
+                f"and the text {text!r:.60} in row {_row(cells, rows, text)}",
+                hint=f"correct it, or read all as texts: {flag} {name.name}:str",
+            )
+        kind = _widest(kinds.values())
     for cell, actual in kinds.items():
-        if actual not in fitting:
+        if actual not in FITTING_KINDS[kind]:
             raise DataError(
                 f"{path}, row {_row(cells, rows, cell)}: {name.name} is {cell!r:.60}, no {kind}"
             )
     convert: Callable[[str], Value] = {"str": str, "float": float, "int": int}[kind]
     values = (convert(cell) if cell else None for cell in cells.names.tolist())
     return kind, Coded(object_array(values), cells.codes)
+
+
+def _widest(kinds: Collection[FieldType]) -> FieldType:
+    """The type that all these kinds of cells fit."""
+    if "str" in kinds:
+        return "str"
+    return "float" if "float" in kinds else "int"
 
 
 def _kind(cell: str) -> FieldType:
@@ -231,14 +240,7 @@ def _read_users(
     for name in names:
         need_column(path, available, name.name, (), "user field", "")
     table = read_columns(path, [id_column, *(name.name for name in names)], ids=[id_column])
-    ids = [cell or "" for cell in table[id_column].to_pylist()]
-    row_of: dict[str, int] = {}
-    for row, user in enumerate(ids):
-        if not user:
-            raise DataError(f"{path}, row {row + 1}: the user id is empty")
-        if user in row_of:
-            raise DataError(f"{path}: user {user!r} is in rows {row_of[user] + 1} and {row + 1}")
-        row_of[user] = row
+    row_of = _rows_by_id(path, [cell or "" for cell in table[id_column].to_pylist()])
     types: dict[str, FieldType] = {}
     columns: dict[str, Coded[Value | None]] = {}
     for name in names:
@@ -262,6 +264,18 @@ def _read_users(
             stacklevel=2,
         )
     return types, users
+
+
+def _rows_by_id(path: Path, ids: Sequence[str]) -> dict[str, int]:
+    """The row of each user. Raises DataError for an empty id or one in two rows."""
+    row_of: dict[str, int] = {}
+    for row, user in enumerate(ids):
+        if not user:
+            raise DataError(f"{path}, row {row + 1}: the user id is empty")
+        if user in row_of:
+            raise DataError(f"{path}: user {user!r} is in rows {row_of[user] + 1} and {row + 1}")
+        row_of[user] = row
+    return row_of
 
 
 def event_seconds(

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.data.columns import CatalogColumns, EventColumns
 from sidtool.errors import UsageError
 from sidtool.ingest.check import Report, repeated_rows, report
-from sidtool.ingest.moments import parse_moments
+from sidtool.ingest.moments import Moments, parse_moments
 from sidtool.ingest.spelling import normal_form
 from sidtool.ingest.tables import CatalogTable, Cells, EventTable
 from sidtool.json_record import JsonRecord
@@ -97,48 +98,62 @@ def clean_events(
     were respelled, and times that were converted."""
     users = tuple(map(normal_form, events.users))
     items = tuple(map(normal_form, events.items))
-    n = len(users)
-    times = events.times or tuple(map(str, range(n)))
-    moments = parse_moments(times)
-    milliseconds = moments.is_milliseconds
+    written_times = events.times or tuple(map(str, range(len(users))))
+    moments = parse_moments(written_times)
+    is_milliseconds = moments.is_milliseconds
     times = tuple(
-        _divided(cell) if flag else cell.strip()
-        for cell, flag in zip(times, milliseconds.tolist(), strict=True)
+        _divided(cell) if divides else cell.strip()
+        for cell, divides in zip(written_times, is_milliseconds.tolist(), strict=True)
     )
-    active = set(catalog.ids)
+    rows, dropped = _usable_rows(users, items, moments, set(catalog.ids))
+    dropped["duplicate_event"] = 0
+    if events.times is not None:
+        repeated = repeated_rows([(users[row], items[row], times[row]) for row in rows])
+        dropped["duplicate_event"] = len(repeated)
+        rows = np.delete(rows, repeated)
+    rows = _by_user_and_time(rows, users, moments)
+    respelled = sum(
+        (users[row], items[row]) != (events.users[row], events.items[row]) for row in rows.tolist()
+    )
+    converted = int(is_milliseconds[rows].sum())
+    columns = events.columns
+    order_column = columns.order or "timestamp"
+    cells = {**events.cells, columns.user: users, columns.item: items, order_column: times}
+    names = {columns.user: "user_id", columns.item: "item_id", order_column: "timestamp"}
+    table = _take(_renamed(events.path, cells, names), rows.tolist())
+    return EventTable(events.path, EVENT_COLUMNS, table), _positive(dropped), respelled, converted
+
+
+def _usable_rows(
+    users: Sequence[str], items: Sequence[str], moments: Moments, catalog_ids: set[str]
+) -> tuple[NDArray[np.intp], dict[str, int]]:
+    """The rows with a user, an item of the catalog and a time, and the number of others by reason:
+    a row with several counts for the first one."""
     reasons = {
         "empty_user": np.array([not user for user in users], dtype=np.bool_),
         "empty_event_item": np.array([not item for item in items], dtype=np.bool_),
-        "unknown_item": np.array([item not in active for item in items], dtype=np.bool_),
+        "unknown_item": np.array([item not in catalog_ids for item in items], dtype=np.bool_),
         "empty_time": moments.is_empty,
         "unreadable_time": moments.is_unreadable,
         "mixed_time": moments.is_other_kind,
     }
-    is_dropped = np.zeros(n, dtype=np.bool_)
+    is_dropped = np.zeros(len(users), dtype=np.bool_)
     dropped: dict[str, int] = {}
-    for reason, flags in reasons.items():
-        dropped[reason] = int((flags & ~is_dropped).sum())  # by the first reason only
-        is_dropped |= flags
-    rows = np.flatnonzero(~is_dropped)
-    repeated = repeated_rows([(users[row], items[row], times[row]) for row in rows])
-    dropped["duplicate_event"] = len(repeated) if events.times is not None else 0
-    if events.times is not None:
-        rows = np.delete(rows, repeated)
-    seconds = np.where(milliseconds, moments.seconds / 1000, moments.seconds)
+    for reason, has_reason in reasons.items():
+        dropped[reason] = int((has_reason & ~is_dropped).sum())
+        is_dropped |= has_reason
+    return np.flatnonzero(~is_dropped), dropped
+
+
+def _by_user_and_time(
+    rows: NDArray[np.intp], users: Sequence[str], moments: Moments
+) -> NDArray[np.intp]:
+    """The rows of each user by time, the users in the order of the file; events at one time stay in
+    that order, too."""
+    seconds = np.where(moments.is_milliseconds, moments.seconds / 1000, moments.seconds)
     first_seen = {user: place for place, user in enumerate(dict.fromkeys(users))}
-    of_user = np.array([first_seen[users[row]] for row in rows], dtype=np.int64)
-    rows = rows[np.lexsort((seconds[rows], of_user))]  # stable: ties stay in file order
-    respelled = sum(
-        (users[row], items[row]) != (events.users[row], events.items[row]) for row in rows.tolist()
-    )
-    columns = events.columns
-    cells = {**events.cells, columns.user: users, columns.item: items}
-    renamed = {columns.user: "user_id", columns.item: "item_id"}
-    cells[columns.order or "timestamp"] = times
-    renamed[columns.order or "timestamp"] = "timestamp"
-    table = _take(_renamed(events.path, cells, renamed), rows.tolist())
-    converted = int(milliseconds[rows].sum())
-    return EventTable(events.path, EVENT_COLUMNS, table), _positive(dropped), respelled, converted
+    place_of_user = np.array([first_seen[users[row]] for row in rows], dtype=np.int64)
+    return rows[np.lexsort((seconds[rows], place_of_user))]  # a stable sort
 
 
 def _divided(cell: str) -> str:
