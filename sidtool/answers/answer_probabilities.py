@@ -2,7 +2,7 @@
 
 A prompt is read once; its ends and the answers behind them are a tree over its cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,6 @@ def answer_probabilities(
 
     Encoder-decoders, and models that no mask can steer, read every prompt with every answer anew.
     Raises DataError if a prompt with its answer is longer than the model's positions."""
-    results: list[NDArray[np.float64]] = [np.zeros((0, len(answers)))] * len(prompts)
     with evaluation_mode(model) as bare:
         # an encoder reads a prompt as a whole, and no tree can grow on nothing
         is_tree = not is_encoder_decoder(bare) and all(
@@ -56,19 +55,37 @@ def answer_probabilities(
         if not is_tree or decoding_method(bare) == "generate":
             return _by_whole_sequences(bare, prompts, answers)
         head = DecodingHead(bare, sliced=decoding_method(bare) == "sliced")
-        for n_tokens, numbers in _by_tokens_of_ends(prompts).items():
-            n_ends = min(ENDS, max(len(prompts[number].ends) for number in numbers))
-            capacity = n_ends * (n_tokens + len(answers) * (_longest(answers) - 1))
-            lengths = [len(prompts[number].start) for number in numbers]
-            check_positions(bare, max(lengths) + n_tokens, _longest(answers) - 1)
-            for batch in batches(lengths, capacity, TOKEN_BUDGET):
-                chosen = [prompts[numbers[index]] for index in batch]
-                starts = [prompt.start for prompt in chosen]
-                tree = TokenTree.of(bare, starts, capacity=capacity, head=head)
-                scores = _softmax(_score(tree, head, _ends(chosen, bare.device), answers))
-                for index, prompt, of_prompt in zip(batch, chosen, scores, strict=True):
-                    results[numbers[index]] = of_prompt[: len(prompt.ends)]
+        results: list[NDArray[np.float64]] = [np.zeros((0, len(answers)))] * len(prompts)
+        for numbers in _by_tokens_of_ends(prompts).values():
+            alike = [prompts[number] for number in numbers]
+            for index, probabilities in _by_trees(bare, head, alike, answers):
+                results[numbers[index]] = probabilities
     return results
+
+
+def _by_trees(
+    model: Any,
+    head: DecodingHead,
+    prompts: Sequence[SharedPrompt],
+    answers: Sequence[Sequence[int]],
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """The same for prompts whose ends have one number of tokens, each by its index, in the order in
+    which they are read."""
+    n_tokens = len(prompts[0].ends[0])
+    n_ends = min(ENDS, max(len(prompt.ends) for prompt in prompts))
+    # the last token of each end branches into the answers, whose last tokens nothing follows
+    n_appended = _longest(answers) - 1
+    capacity = n_ends * (n_tokens + len(answers) * n_appended)
+    lengths = [len(prompt.start) for prompt in prompts]
+    check_positions(model, max(lengths) + n_tokens, n_appended)
+    for batch in batches(lengths, capacity, TOKEN_BUDGET):
+        chosen = [prompts[index] for index in batch]
+        starts = [prompt.start for prompt in chosen]
+        tree = TokenTree.of(model, starts, capacity=capacity, head=head)
+        scores = _score(tree, head, _ends(chosen, model.device), answers)
+        probabilities = _softmax(scores)  # (batch, k, answers)
+        for row, index in enumerate(batch):
+            yield index, probabilities[row, : len(chosen[row].ends)]
 
 
 def _by_tokens_of_ends(prompts: Sequence[SharedPrompt]) -> dict[int, list[int]]:
@@ -146,7 +163,8 @@ def _by_whole_sequences(
     whole = [[*prompt.start, *end] for prompt in prompts for end in prompt.ends]
     repeated = [sequence for sequence in whole for _ in answers]
     losses, _ = answer_losses(model, repeated, [*answers] * len(whole))
-    probabilities = _softmax(torch.from_numpy(-losses.reshape(len(whole), len(answers))))
+    scores = -losses.reshape(len(whole), len(answers))  # (ends of all prompts, answers)
+    probabilities = _softmax(torch.from_numpy(scores))
     stops = np.cumsum([len(prompt.ends) for prompt in prompts])
     return np.split(probabilities, stops[:-1])
 

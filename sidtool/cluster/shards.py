@@ -148,15 +148,21 @@ def _batches(piece: Piece) -> Iterator[Any]:
                 start = stop
                 stop += opened.metadata.row_group(group).num_rows
                 if start < piece.stop and piece.first < stop:
-                    for batch in opened.iter_batches(ROWS, row_groups=[group]):
-                        first = max(0, piece.first - start)
-                        last = min(len(batch), piece.stop - start)
-                        start += len(batch)
-                        if first < last:
-                            yield batch.slice(first, last - first)
+                    yield from _group_rows(opened, group, piece.first - start, piece.stop - start)
     del keep
     if stop < piece.stop:
         raise DataError(f"{piece.url} has {stop} rows, not {piece.stop}: it changed")
+
+
+def _group_rows(opened: Any, group: int, first: int, stop: int) -> Iterator[Any]:
+    """The rows of a row group from `first` to `stop`, which may be outside of it."""
+    start = 0
+    for batch in opened.iter_batches(ROWS, row_groups=[group]):
+        first_in_batch = max(0, first - start)
+        stop_in_batch = min(len(batch), stop - start)
+        start += len(batch)
+        if first_in_batch < stop_in_batch:
+            yield batch.slice(first_in_batch, stop_in_batch - first_in_batch)
 
 
 def _local_file(url: str) -> tuple[Path, object]:

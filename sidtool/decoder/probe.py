@@ -52,18 +52,20 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
     length = 6 + min((window for window in windows if window <= PROBED_WINDOW), default=0)
     # arbitrary token ids that differ from position to position
     ids = (torch.arange(64 + 2 * length) * 7919 + 11).remainder(head.vocab_size).tolist()
-    prompts = [ids[:length], ids[length : 2 * length - 2]]
-    first = torch.tensor([ids[-8:-6], ids[-6:-4]])
-    second = torch.tensor([ids[-4:-1], ids[-3:]])
-    parents = torch.tensor([[1, 0, 1], [0, 1, 1]])
+    prompts = [ids[:length], ids[length : 2 * length - 2]]  # two lengths: one is padded
+    # two tokens extend each prompt, then three extend those two
+    first_step = torch.tensor([ids[-8:-6], ids[-6:-4]])  # (prompts, 2)
+    second_step = torch.tensor([ids[-4:-1], ids[-3:]])  # (prompts, 3)
+    parents = torch.tensor([[1, 0, 1], [0, 1, 1]])  # (prompts, 3)
     tree = TokenTree.of(model, prompts, capacity=5, head=head)
     tree.prefill()
-    tree.step(first.to(model.device), torch.zeros_like(first).to(model.device))
-    hidden = tree.step(second.to(model.device), parents.to(model.device))
+    tree.step(first_step.to(model.device), torch.zeros_like(first_step).to(model.device))
+    hidden = tree.step(second_step.to(model.device), parents.to(model.device))
     whole = (0, head.vocab_size)
-    log_probs = head.log_probs(hidden, whole, "vocabulary")  # (2, 3, vocabulary)
+    log_probs = head.log_probs(hidden, whole, "vocabulary")  # (prompts, 3, vocabulary)
     for row, prompt in enumerate(prompts):
-        tails = torch.stack([first[row][parents[row]], second[row]], dim=1)  # (3, 2)
+        # (3, 2): each path from its prompt on
+        tails = torch.stack([first_step[row][parents[row]], second_step[row]], dim=1)
         expected = _next_logits(model, torch.tensor([prompt]).expand(3, -1), tails)
         spread = max(float(expected.std()), 1e-3)
         error = float((log_probs[row] - expected.log_softmax(-1)).abs().max())

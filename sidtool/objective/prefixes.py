@@ -82,16 +82,20 @@ def _target_items(
     They are the target items of a sequence, an example in which more than one item has targets, but
     for its first one, which nothing precedes. The targets of a list are one answer."""
     starts = np.flatnonzero(tokens.is_code(examples.ids, 0))  # (items,)
-    owners = np.searchsorted(examples.offsets, starts, side="right") - 1
-    # (items, levels); a prefix of a SID in running text may be cut short by the end
-    places = starts[:, None] + np.arange(tokens.space.levels)
-    is_target = examples.targets[np.minimum(places, len(examples.ids) - 1)]
-    n_targets = np.bincount(owners[is_target.any(axis=1)], minlength=len(examples))
+    owners = np.searchsorted(examples.offsets, starts, side="right") - 1  # (items,)
+    places = starts[:, None] + np.arange(tokens.space.levels)  # (items, levels)
+    # a prefix of a SID in running text may be cut short by the end
+    is_target_code = examples.targets[np.minimum(places, len(examples.ids) - 1)]
+    is_target = is_target_code.all(axis=1)  # (items,)
+    has_target = is_target_code.any(axis=1)
     is_leading = np.ones(len(starts), dtype=np.bool_)
     is_leading[1:] = owners[1:] != owners[:-1]
-    may_end = is_target.all(axis=1) & ~is_leading & (n_targets[owners] > 1)
-    may_end &= ~_is_of_list(starts, is_leading, is_target.any(axis=1), owners, tokens)
-    return owners[may_end], (starts - examples.offsets[owners])[may_end]
+    n_targets = np.bincount(owners[has_target], minlength=len(examples))  # (examples,)
+    is_of_sequence = n_targets[owners] > 1
+    is_of_list = _is_of_list(starts, is_leading, has_target, owners, tokens)
+    may_end = is_target & ~is_leading & is_of_sequence & ~is_of_list
+    starts_in_example = starts - examples.offsets[owners]
+    return owners[may_end], starts_in_example[may_end]
 
 
 def _is_of_list(

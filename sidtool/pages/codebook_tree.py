@@ -62,16 +62,19 @@ class CodebookTree:
         """The nodes below the active items first..stop, which share `depth` codes, and what is left
         out."""
         codes = self.bundle.items.codes[self._rows[first:stop], depth]
-        starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]])) + first
+        is_start = np.concatenate([[True], codes[1:] != codes[:-1]])
+        starts = first + np.flatnonzero(is_start)  # (children,)
         stops = np.append(starts[1:], stop)
-        order = np.argsort(starts - stops, kind="stable")
-        width = len(order) if self.is_whole else WIDTHS[min(depth, len(WIDTHS) - 1)]
+        most_first = np.argsort(starts - stops, kind="stable")
+        width = len(starts) if self.is_whole else WIDTHS[min(depth, len(WIDTHS) - 1)]
         nodes = tuple(
-            self._node(int(starts[at]), int(stops[at]), depth + 1) for at in order[:width]
+            self._node(int(starts[child]), int(stops[child]), depth + 1)
+            for child in most_first[:width]
         )
-        rest = order[width:]
-        n_items = int((stops[rest] - starts[rest]).sum())
-        return nodes, f"and {len(rest):,} more codes with {n_items:,} items" if n_items else ""
+        hidden = most_first[width:]
+        n_items = int((stops[hidden] - starts[hidden]).sum())
+        left_out = f"and {len(hidden):,} more codes with {n_items:,} items" if n_items else ""
+        return nodes, left_out
 
     def _node(self, first: int, stop: int, depth: int) -> Node:
         rows = self._rows[first:stop]

@@ -101,13 +101,18 @@ def _examples_by_user(
     positions = np.array(
         [example.position for _, part in parts for example in part], dtype=np.int64
     )
+    # the examples of all parts behind one another: the part of each, and its index there
     part_of = np.repeat(np.arange(len(parts)), sizes)
     index_of = np.concatenate([np.arange(size) for size in sizes])
+
+    def example_at(row: int) -> tuple[str, Example]:
+        name, part = parts[part_of[row]]
+        return name, part[int(index_of[row])]
+
     order = np.lexsort((positions, part_of, users.codes))
-    ends = np.cumsum(np.bincount(users.codes, minlength=len(users.names))).tolist()
-    for user, start, stop in zip(users.names, [0, *ends[:-1]], ends, strict=True):
-        chosen = [(int(part_of[row]), int(index_of[row])) for row in order[start:stop]]
-        yield user, ((parts[part][0], parts[part][1][index]) for part, index in chosen)
+    stops = np.cumsum(np.bincount(users.codes, minlength=len(users.names))).tolist()
+    for user, start, stop in zip(users.names, [0, *stops[:-1]], stops, strict=True):
+        yield user, map(example_at, order[start:stop].tolist())
 
 
 def _check_examples_of_users(split: Split) -> None:
