@@ -70,37 +70,38 @@ def add_items(
     """
     _check_ids(items, remove)
     old = bundle.items
-    rows = old.rows(items.ids)
-    new = np.flatnonzero(rows < 0)
-    if vectors is None and len(new) and embeddings:
-        vectors = read_sources(bundle, embeddings, items.ids, by_row=by_row)[new]
-    elif vectors is None and len(new):
-        texts = [items.texts[position] for position in new]
+    rows = old.rows(items.ids)  # -1 for a new item
+    existing_rows = rows[rows >= 0]
+    new_positions = np.flatnonzero(rows < 0)
+    n_new = len(new_positions)
+    if vectors is None and n_new and embeddings:
+        vectors = read_sources(bundle, embeddings, items.ids, by_row=by_row)[new_positions]
+    elif vectors is None and n_new:
+        texts = [items.texts[position] for position in new_positions]
         vectors = embed_texts(
             bundle, texts, model=encoder, trust_remote_code=trust_remote_code, progress=progress
         )
     n_vectors = 0 if vectors is None else len(vectors)
-    if n_vectors != len(new):
-        raise DataError(f"{n_vectors} vectors for {len(new)} new items")
+    if n_vectors != n_new:
+        raise DataError(f"{n_vectors} vectors for {n_new} new items")
     codes = old.codes  # published SIDs never move; new items are appended
-    if vectors is not None and len(new):
+    if vectors is not None and n_new:
         codes = np.concatenate([codes, _new_codes(bundle, vectors)])
     titles, retitled = _titles(bundle, items, rows)
-    existing = rows[rows >= 0]
-    removed = _rows_to_remove(bundle, remove)
-    retired = np.concatenate([old.retired, np.zeros(len(new), dtype=np.bool_)])
-    retired[existing] = False  # an item in the catalog is active again
-    retired[removed] = True
+    removed_rows = _rows_to_remove(bundle, remove)
+    retired = np.concatenate([old.retired, np.zeros(n_new, dtype=np.bool_)])
+    retired[existing_rows] = False  # an item in the catalog is active again
+    retired[removed_rows] = True
     change = ItemsChange(
-        added=len(new),
-        restored=int(old.retired[existing].sum()),
+        added=n_new,
+        restored=int(old.retired[existing_rows].sum()),
         retitled=retitled,
-        retired=int((~old.retired[removed]).sum()),
+        retired=int((~old.retired[removed_rows]).sum()),
     )
-    _warn_of_existing(len(existing) - change.restored, len(items.ids), retitled)
+    _warn_of_existing(len(existing_rows) - change.restored, len(items.ids), retitled)
     if change == ItemsChange():
         return bundle
-    ids = [*old.ids, *(items.ids[position] for position in new)]
+    ids = [*old.ids, *(items.ids[position] for position in new_positions)]
     change = replace(change, catalog=items.digest if items.ids else None)
     return Bundle.of(
         ItemMap.of(bundle.space, ids, codes, titles, retired),
@@ -147,11 +148,11 @@ def _titles(bundle: Bundle, items: Items, rows: NDArray[np.int64]) -> tuple[list
     return titles, retitled
 
 
-def _warn_of_existing(existing: int, n: int, retitled: int) -> None:
-    if existing:
+def _warn_of_existing(n_existing: int, n_items: int, retitled: int) -> None:
+    if n_existing:
         warnings.warn(
-            f"{existing} of {n} items are in the bundle already and keep their SID; {retitled} "
-            "titles were updated",
+            f"{n_existing} of {n_items} items are in the bundle already and keep their SID; "
+            f"{retitled} titles were updated",
             SidtoolWarning,
             stacklevel=3,
         )

@@ -136,14 +136,15 @@ def _chunks(codes: Codes) -> Iterator[tuple[int, Codes, Starts]]:
     for first in range(0, len(codes), CHUNK):
         chunk = codes[first : first + CHUNK]
         starts = []
-        new = np.zeros(len(chunk), dtype=np.bool_)
-        new[0] = first == 0
+        # whether the prefix of each row differs from that of the row before
+        is_new = np.zeros(len(chunk), dtype=np.bool_)
+        is_new[0] = first == 0
         for level, column in enumerate(np.ascontiguousarray(chunk.T)):
             before = np.concatenate([last_row[:, level], column[:-1]])
-            if ((column < before) & ~new).any():
+            if ((column < before) & ~is_new).any():
                 raise UsageError(f"codes are not in lexicographic order near row {first}")
-            new = new | (column != before)
-            starts.append(new)
+            is_new = is_new | (column != before)
+            starts.append(is_new)
         yield first, chunk, starts
         last_row = chunk[-1:]
 
@@ -160,15 +161,16 @@ def _fill(
     pointers = [np.empty(n + 1, dtype=np.int32) for n in (n_nodes if shared else n_nodes[:-1])]
     done = np.zeros(len(sizes), dtype=np.int64)  # nodes that are written, per level
     for first, chunk, starts in _chunks(codes):
-        for level, new in enumerate(starts):
-            stop = done[level] + np.count_nonzero(new)
-            columns[level][done[level] : stop] = chunk[:, level][new]
+        for level, is_new in enumerate(starts):
+            start = done[level]
+            stop = start + np.count_nonzero(is_new)
+            columns[level][start:stop] = chunk[:, level][is_new]
             if level + 1 < len(sizes):
                 # the first child of a new node is the next new node one level below
                 child_ids = np.cumsum(starts[level + 1], dtype=np.int32) - 1
-                pointers[level][done[level] : stop] = child_ids[new] + np.int32(done[level + 1])
+                pointers[level][start:stop] = child_ids[is_new] + np.int32(done[level + 1])
             elif shared:
-                pointers[level][done[level] : stop] = first + np.flatnonzero(new)
+                pointers[level][start:stop] = first + np.flatnonzero(is_new)
             done[level] = stop
     for array, end in zip(pointers, [*n_nodes[1:], len(codes)], strict=False):
         array[-1] = end

@@ -141,30 +141,23 @@ def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> It
         "mean Jaccard overlap of an item's nearest items by vector and by prefix. Purity: how "
         "often another item of the prefix has the same value."
     )
+    levels = zip(codes.T, bundle.space.sizes, strict=True)
+    curves = [_use_curve(column, size) for column, size in levels]
     yield LineChart(
         f"Items per code{of}, codes in order of use",
         "rank of the code",
         "items",
-        tuple(
-            Series(f"level {number}", _use_curve(column, size))
-            for number, (column, size) in enumerate(
-                zip(codes.T, bundle.space.sizes, strict=True), 1
-            )
-        ),
+        tuple(Series(f"level {number}", curve) for number, curve in enumerate(curves, 1)),
     )
     report = read_report(bundle)
     if report is not None:
-        by_depth = {
-            "neighbors kept": report.neighbors.jaccard,
-            "residual variance": report.residual_variance,
-        }
         yield LineChart(
             f"What more levels add{of}",
             "levels",
             "share",
-            tuple(
-                Series(name, tuple((float(depth), share) for depth, share in enumerate(shares, 1)))
-                for name, shares in by_depth.items()
+            (
+                Series("neighbors kept", _by_depth(report.neighbors.jaccard)),
+                Series("residual variance", _by_depth(report.residual_variance)),
             ),
         )
         yield Text(
@@ -188,6 +181,11 @@ def _use_curve(column: Any, size: int) -> tuple[tuple[float, float], ...]:
     counts = np.sort(np.bincount(column, minlength=size))[::-1]
     points = tuple((float(rank), float(count)) for rank, count in enumerate(counts.tolist(), 1))
     return thinned(points, CURVE)
+
+
+def _by_depth(shares: Sequence[float]) -> tuple[tuple[float, float], ...]:
+    """The number of levels, from 1, and the share with so many."""
+    return tuple((float(depth), share) for depth, share in enumerate(shares, 1))
 
 
 def _tree_text(tree: CodebookTree, field: str) -> str:
