@@ -86,15 +86,15 @@ def beam_search(
         check_positions(model, max(lengths, default=0), trie.levels - 1)
         method = decoding_method(model)
         search = None
-        if method == "generate" and priors is not None:
-            raise UsageError(
-                f"{type(model).__name__} does not support a 4-D attention mask: it cannot be mixed "
-                "with a memory"
-            )
         if method != "generate":
             head = DecodingHead(model, sliced=method == "sliced")
             arrays = trie_arrays(trie, model.device)
             search = _TreeSearch(model, head, trie, arrays, tokens, num_beams, normalize)
+        elif priors is not None:
+            raise UsageError(
+                f"{type(model).__name__} does not support a 4-D attention mask: it cannot be mixed "
+                "with a memory"
+            )
         for batch in batches(lengths, tree_tokens, token_budget):
             batch_prompts = [prompts[index] for index in batch]
             batch_filters = [filters[index] for index in batch]
@@ -182,10 +182,15 @@ class _TreeSearch:
         if mixture is not None:
             scores = scores - mixture.log_model
         survived = [0] * len(prompts) if followed is None else followed.survived.tolist()
-        results = (each.cpu().numpy() for each in (nodes, ranks, scores))
+        # (batch, beams) each; the nodes of the last level are leaves
+        leaf_rows, rank_rows, score_rows = (
+            tensor.cpu().numpy() for tensor in (nodes, ranks, scores)
+        )
         return [
-            best_leaves(leaves, best, k, model_scores)._replace(survived=levels_survived)
-            for leaves, best, model_scores, levels_survived in zip(*results, survived, strict=True)
+            best_leaves(leaf_rows[row], rank_rows[row], k, score_rows[row])._replace(
+                survived=survived[row]
+            )
+            for row in range(len(prompts))
         ]
 
     def _advance(

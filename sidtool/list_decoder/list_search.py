@@ -86,36 +86,31 @@ def search_lists(
     tree_tokens = _tree_tokens(beams, max(lengths, default=0), trie.levels, len(between))
     results: list[list[ItemList]] = [[] for _ in prompts]
     # a prompt without an item that it may be given needs no search
-    prompt_lengths = [len(prompt) * (n > 0) for prompt, n in zip(prompts, lengths, strict=True)]
+    prompt_lengths = [
+        len(prompt) if n_items else 0 for prompt, n_items in zip(prompts, lengths, strict=True)
+    ]
     with evaluation_mode(model) as model:
         check_positions(model, max(prompt_lengths, default=0), tree_tokens // beams)
-        method = decoding_method(model)
-        if method == "generate":
-            raise UsageError(
-                f"{type(model).__name__} does not support a 4-D attention mask: it cannot write "
-                "lists"
-            )
-        head = DecodingHead(model, sliced=method == "sliced")
+        head = _decoding_head(model)
         arrays = trie_arrays(trie, model.device)
         diversity = None
         if options.is_diversified:
             diversity = Diversity(options, arrays, codebook, model.device)
         for batch in batches(prompt_lengths, tree_tokens, token_budget):
+            batch_prompts = [prompts[index] for index in batch]
             batch_filters = [filters[index] for index in batch]
             search = _ListSearch(
-                TokenTree.of(
-                    model, [prompts[index] for index in batch], capacity=tree_tokens, head=head
-                ),
-                head,
-                arrays,
-                token_columns(tokens, model.device),
-                between,
-                [lengths[index] for index in batch],
-                beams,
-                normalize,
-                OpenPaths(batch_filters, arrays, model.device),
-                diversity,
-                _Noise.of(options, [seeds[index] for index in batch]),
+                tree=TokenTree.of(model, batch_prompts, capacity=tree_tokens, head=head),
+                head=head,
+                trie=arrays,
+                columns=token_columns(tokens, model.device),
+                between=between,
+                lengths=[lengths[index] for index in batch],
+                num_beams=beams,
+                normalize=normalize,
+                paths=OpenPaths(batch_filters, arrays, model.device),
+                diversity=diversity,
+                noise=_Noise.of(options, [seeds[index] for index in batch]),
             )
             lists = search.run()
             for row, index in enumerate(batch):
@@ -123,6 +118,16 @@ def search_lists(
                     lists, row, lengths[index], n_lists, trie, batch_filters[row]
                 )
     return results
+
+
+def _decoding_head(model: Any) -> DecodingHead:
+    """The head by which a model writes lists. Raises UsageError if no mask can steer it."""
+    method = decoding_method(model)
+    if method == "generate":
+        raise UsageError(
+            f"{type(model).__name__} does not support a 4-D attention mask: it cannot write lists"
+        )
+    return DecodingHead(model, sliced=method == "sliced")
 
 
 def _tree_tokens(beams: int, length: int, levels: int, n_between: int) -> int:
@@ -156,7 +161,7 @@ class _Noise:
 
     def draw(self, shape: torch.Size) -> torch.Tensor:
         """(batch, ...) float64 noise."""
-        return torch.stack([gumbel_noise(shape[1:], each) for each in self.generators])
+        return torch.stack([gumbel_noise(shape[1:], generator) for generator in self.generators])
 
 
 @dataclass(frozen=True, eq=False)
