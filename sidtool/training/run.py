@@ -120,46 +120,25 @@ def train(
         >>> summary.steps, summary.stage
         (2, 'full')
     """
-    examples = Path(examples)
     out = Path(out)
     options = options or TrainOptions()
     require("train")
     if not reuse:
         refuse_existing(out, force, FOLDER)
-    model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
-    teacher_dirs = tuple(
-        model_folder(teacher, trust_remote_code=trust_remote_code) for teacher in teachers
-    )
-    lineage = read_lineage(examples)
-    contract, bundle, _ = check_model_folder(model_dir, bundle)
-    check_same_bundle(lineage, bundle, examples)
-    _check_field_tokens(lineage, contract, examples)
-    check_kind(contract.kind, [read_contract(each).kind for each in teacher_dirs], options, lineage)
-    if teacher_dirs:
-        from sidtool.objective.teachers import check_teachers
-
-        check_teachers(teacher_dirs, contract.tokens, bundle)
-    opened_memory = None
-    if options.memory_weight > 0:
-        opened_memory = open_training_memory(memory, split, lineage, bundle, options.softmax_over)
-    for folder in (model_dir, *teacher_dirs):
-        name = f"model {folder}"
-        check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
-    run = TrainingRun(
-        model_dir=model_dir,
-        examples=examples,
-        out=out,
+    run = _plan(
+        model_dir,
+        Path(examples),
+        out,
+        options,
+        sft_fields or {},
         valid=None if valid is None else Path(valid),
-        options=options,
-        sft_fields=complete_fields(options, typed_fields(TRAINING, sft_fields or {}), lineage),
-        lineage=lineage,
-        contract=contract,
         bundle=bundle,
-        teacher_dirs=teacher_dirs,
-        memory=opened_memory,
+        teachers=teachers,
+        memory=memory,
+        split=split,
         trust_remote_code=trust_remote_code,
     )
-    forgetting = ForgettingCheck.read(examples, lineage, contract.tokens)
+    forgetting = ForgettingCheck.read(run.examples, run.lineage, run.contract.tokens)
     if notify:
         notify(run.inheritance())
     if reuse and _is_output_of(run):
@@ -171,7 +150,7 @@ def train(
             run.work,
             run.options,
             run.sft_fields,
-            kind=contract.kind,
+            kind=run.contract.kind,
             validated=run.valid is not None,
         )
 
@@ -183,6 +162,58 @@ def train(
         check = None if forgetting is None else forgetting.measure_after
         finished = train_and_publish(run, arguments, build, force=force, check=check)
         return _summary(run, finished, forgetting)
+
+
+def _plan(
+    model_dir: str | Path,
+    examples: Path,
+    out: Path,
+    options: TrainOptions,
+    sft_fields: Mapping[str, Any],
+    *,
+    valid: Path | None,
+    bundle: Bundle | None,
+    teachers: Sequence[str | Path],
+    memory: Memory | str | Path | None,
+    split: Split | str | Path | None,
+    trust_remote_code: bool,
+) -> TrainingRun:
+    """The run of a call of `train`, with everything checked that needs no weights; writes
+    nothing. Raises as `train`."""
+    model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
+    teacher_dirs = tuple(
+        model_folder(teacher, trust_remote_code=trust_remote_code) for teacher in teachers
+    )
+    lineage = read_lineage(examples)
+    contract, bundle, _ = check_model_folder(model_dir, bundle)
+    check_same_bundle(lineage, bundle, examples)
+    _check_field_tokens(lineage, contract, examples)
+    teacher_kinds = [read_contract(folder).kind for folder in teacher_dirs]
+    check_kind(contract.kind, teacher_kinds, options, lineage)
+    if teacher_dirs:
+        from sidtool.objective.teachers import check_teachers
+
+        check_teachers(teacher_dirs, contract.tokens, bundle)
+    opened_memory = None
+    if options.memory_weight > 0:
+        opened_memory = open_training_memory(memory, split, lineage, bundle, options.softmax_over)
+    for folder in (model_dir, *teacher_dirs):
+        name = f"model {folder}"
+        check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
+    return TrainingRun(
+        model_dir=model_dir,
+        examples=examples,
+        out=out,
+        valid=valid,
+        options=options,
+        sft_fields=complete_fields(options, typed_fields(TRAINING, sft_fields), lineage),
+        lineage=lineage,
+        contract=contract,
+        bundle=bundle,
+        teacher_dirs=teacher_dirs,
+        memory=opened_memory,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def _check_field_tokens(lineage: Lineage, contract: Contract, examples: Path) -> None:
