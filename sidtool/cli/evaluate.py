@@ -184,43 +184,63 @@ def evaluate(
     lists = list_flags.list_options(list_, list_search, temperature, list_seed, prefix_penalty, mmr)
     if lists is None and list_order is not None:
         raise UsageError("--list-order requires --list")
-    task_only: dict[str, Any] = {"--items": items, "--only-items": only_items, "--field": field}
-    task_only |= {"--queries": queries, "--query-text": query_text}
-    task_only |= {"--id-column": id_column, "--title-column": title_column}
     mixed = (memory, memory_weight, memory_power)
     runs_on = (device, dtype, trust_remote_code)
     load = partial(inference.load_model, model, bundle, *runs_on, mixed)
+    # an option that changes nothing is a mistake of the user
+    only_of_tasks: dict[str, Any] = {
+        "--items": items,
+        "--only-items": only_items,
+        "--field": field,
+        "--queries": queries,
+        "--query-text": query_text,
+        "--id-column": id_column,
+        "--title-column": title_column,
+    }
+    not_of_tasks: dict[str, Any] = {
+        "--exclude-seen": exclude_seen,
+        "--memory": memory,
+        "--memory-weight": memory_weight,
+        "--memory-power": memory_power,
+        "--against": against,
+        "--details": details,
+        "--by": by,
+        "--weight": weight,
+        "--target": target,
+        "--engine": engine != "local",
+        "--workers": workers,
+        "--samples": samples != SAMPLES,
+        "--baseline-memory": baseline_memory,
+        "--list": list_,
+    }
+    not_of_lists: dict[str, Any] = {
+        "--by": by,
+        "--weight": weight,
+        "--target": target,
+        "--details": details,
+        "--samples": samples != SAMPLES,
+        "--baseline-memory": baseline_memory,
+    }
     with progress("evaluate") as reports:
         report = reports.get("evaluate")
         if task is not None:
-            recommending: dict[str, Any] = {"--exclude-seen": exclude_seen, "--memory": memory}
-            recommending |= {"--memory-weight": memory_weight, "--memory-power": memory_power}
-            recommending |= {"--against": against, "--details": details}
-            recommending |= {"--by": by, "--weight": weight, "--target": target}
-            recommending |= {"--engine": engine != "local", "--workers": workers}
-            recommending |= {"--samples": samples != SAMPLES, "--baseline-memory": baseline_memory}
-            recommending |= {"--list": list_}
-            _refuse(recommending, "does not apply with --task")
+            _refuse(not_of_tasks, "does not apply with --task")
             only = None if only_items is None else frozenset(read_ids(only_items))
             catalog = CatalogOptions(
                 id_column, title_column, None, tuple(field or ()), queries, query_text
             )
-            chosen = TaskEvaluationOptions(
+            task_settings = TaskEvaluationOptions(
                 task, on, items, catalog, only, limit, num_beams, seed, normalize
             )
-            answers = evaluate_task(load(), split, chosen, progress=report)
+            answers = evaluate_task(load(), split, task_settings, progress=report)
             say_task(answers, json=json)
             return check_thresholds(answers.metrics, thresholds)
-        # an option that changes nothing is a mistake of the user
-        _refuse(task_only, "requires --task")
+        _refuse(only_of_tasks, "requires --task")
         if split is None:
             raise UsageError("there is nothing to evaluate on", hint="give a split, or --task")
         if list_ is not None and lists is not None:
-            of_items: dict[str, Any] = {"--by": by, "--weight": weight, "--target": target}
-            of_items |= {"--details": details, "--samples": samples != SAMPLES}
-            of_items |= {"--baseline-memory": baseline_memory}
-            _refuse(of_items, "does not apply with --list")
-            of_lists = ListEvaluationOptions(
+            _refuse(not_of_lists, "does not apply with --list")
+            list_settings = ListEvaluationOptions(
                 list_,
                 on,
                 limit,
@@ -234,16 +254,24 @@ def evaluate(
             check_names(thresholds, list_metric_names(list_))
             loaded = load()
             other = inference.load_model(against, None, *runs_on) if against is not None else None
-            measured = evaluate_lists(loaded, split, of_lists, against=other, progress=report)
+            measured = evaluate_lists(loaded, split, list_settings, against=other, progress=report)
             say_lists(measured, json=json)
             means = next(iter(measured.systems.values()))
-            check_thresholds({name: each.mean for name, each in means.items()}, thresholds)
+            check_thresholds({name: estimate.mean for name, estimate in means.items()}, thresholds)
             number = f"--list {list_}" if LISTS in measured.systems else f"-k {list_}"
             return next_step(f"sidtool recommend {model} --history ITEM,ITEM {number}")
-        search = {"num_beams": num_beams, "exclude_seen": exclude_seen, "normalize": normalize}
-        fields = {"by": tuple(by or ()), "weight": weight, "target": tuple(target or ())}
-        shared: dict[str, Any] = {**search, **fields, "seed": seed, "samples": samples}
-        settings = EvaluationOptions(on, limit, **shared)
+        settings = EvaluationOptions(
+            on,
+            limit,
+            num_beams=num_beams,
+            exclude_seen=exclude_seen,
+            seed=seed,
+            by=tuple(by or ()),
+            weight=weight,
+            target=tuple(target or ()),
+            samples=samples,
+            normalize=normalize,
+        )
         loaded = load()
         check_names(thresholds, model_metric_names(loaded.bundle.space.levels))
         other = inference.load_model(against, None, *runs_on) if against is not None else None
