@@ -95,13 +95,13 @@ def _blocks(
             vectors[span] = block
     if not missing:
         return vectors
-    made = encode_texts(
+    encoded = encode_texts(
         model, settings, [text for _, span in missing for text in texts[span]], pool
     )
     start = 0
     for path, span in missing:
         size = len(texts[span])
-        vectors[span] = made[start : start + size]
+        vectors[span] = encoded[start : start + size]
         cache_array(path, vectors[span])
         start += size
     return vectors

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from sidtool.cluster.shards import ROWS, Shard
 from sidtool.data.digests import digest_strings
 from sidtool.errors import DataError, SidtoolWarning
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.outcome import Outcome
+from sidtool.recommendation.outcome import Answer, Outcome
 from sidtool.recommendation.recommend import answer_each, warn_of_unknown
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, read_parquet_requests
@@ -41,8 +41,6 @@ class RecommendJob:
         return lambda shard: self._answer(loaded, shard)
 
     def _answer(self, loaded: LoadedModel, shard: Shard) -> PartReport:
-        counts: Counter[str] = Counter()
-        note = ""
         with TemporaryDirectory() as name, warnings.catch_warnings():
             warnings.simplefilter("ignore", SidtoolWarning)  # counted, and said once for all parts
             place = Path(name)
@@ -52,21 +50,29 @@ class RecommendJob:
             answers = answer_each(
                 loaded, requests, self.options, candidates=self.candidates, stop=self.stop
             )
-            with (place / "lines").open("w", encoding="utf-8") as stream:
-                for answer in answers:
-                    counts["requests"] += 1
-                    if isinstance(answer, BadRequest):
-                        counts["bad"] += 1
-                        note = note or str(answer.error)
-                    else:
-                        counts["short"] += answer.missing > 0
-                        counts["unknown"] += answer.unknown
-                        counts["unknown_denied"] += answer.unknown_denied
-                    line = json.dumps(answer.to_json(), ensure_ascii=False, allow_nan=False)
-                    stream.write(line + "\n")
+            counts, first_error = _write_lines(place / "lines", answers)
             write_result_table(place / "lines", place / "part")
             data = (place / "part").read_bytes()
-        return self.folder.write(part_name(shard), data, counts["requests"], counts, note)
+        return self.folder.write(part_name(shard), data, counts["requests"], counts, first_error)
+
+
+def _write_lines(path: Path, answers: Iterable[Answer]) -> tuple[Counter[str], str]:
+    """Write a line of JSON per answer -> counts by kind, and the first error, "" without one."""
+    counts: Counter[str] = Counter()
+    first_error = ""
+    with path.open("w", encoding="utf-8") as stream:
+        for answer in answers:
+            counts["requests"] += 1
+            if isinstance(answer, BadRequest):
+                counts["bad"] += 1
+                first_error = first_error or str(answer.error)
+            else:
+                counts["short"] += answer.missing > 0
+                counts["unknown"] += answer.unknown
+                counts["unknown_denied"] += answer.unknown_denied
+            line = json.dumps(answer.to_json(), ensure_ascii=False, allow_nan=False)
+            stream.write(line + "\n")
+    return counts, first_error
 
 
 def recommend_folder(

@@ -59,18 +59,15 @@ def build_trainer(
     if run.needs_start:
         start = copy.deepcopy(loaded.model).eval().requires_grad_(False)
         reference = (start, _policy(run, start, session))
-    maker = GroupMaker(
-        session,
-        _policy(run, loaded.model, session),
-        examples,
-        GroupOptions(
-            size=arguments.num_generations,
-            method=run.options.rollouts,
-            add_target=run.options.add_target,
-            exclude_seen=run.options.exclude_seen,
-            prefix_curriculum=run.options.prefix_curriculum,
-        ),
+    group_options = GroupOptions(
+        size=arguments.num_generations,
+        method=run.options.rollouts,
+        add_target=run.options.add_target,
+        exclude_seen=run.options.exclude_seen,
+        prefix_curriculum=run.options.prefix_curriculum,
     )
+    policy = _policy(run, loaded.model, session)
+    maker = GroupMaker(session, policy, examples, group_options)
     callbacks: list[Any] = [ProgressCallback(progress, log)]
     if run.options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
@@ -80,7 +77,7 @@ def build_trainer(
     fields = None
     if run.labels is not None and run.labels.split is not None:
         fields = ExampleFields.of(examples, run.labels.split, run.bundle)
-    parts: dict[str, Any] = {
+    trainer_arguments: dict[str, Any] = {
         "model": loaded.model,
         "args": arguments,
         "options": run.options,
@@ -97,9 +94,10 @@ def build_trainer(
         "callbacks": callbacks,
     }
     if not isinstance(examples, ListExamples):
-        return GroupTrainer(**parts)
+        return GroupTrainer(**trainer_arguments)
     pairs = _pair_maker(run, loaded, examples, reward, fields)
-    return ListTrainer(pairs=pairs, validation=_list_validation(run, pairs), **parts)
+    validation = _list_validation(run, pairs)
+    return ListTrainer(pairs=pairs, validation=validation, **trainer_arguments)
 
 
 def _policy(run: RlRun, model: Any, session: QuerySession) -> Policy:
