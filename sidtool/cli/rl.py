@@ -8,8 +8,8 @@ import typer
 from sidtool.reinforcement.settings import Algorithm
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_setting
-from sidtool.terminal.console import next_step, note, progress, say, say_json, say_plan
-from sidtool.terminal.training_log import watch
+from sidtool.terminal.console import progress, say_plan
+from sidtool.terminal.training_log import notify, say_summaries, watch
 
 
 def rl(
@@ -105,12 +105,6 @@ def rl(
             allow_worse_slices=allow_worse_slices,
             progress=steps_of(report.get("train")),
             log=log,
-            notify=note,
+            notify=notify,
         )
-    if json:
-        say_json(summary.to_json())
-    else:
-        present = {key: value for key, value in summary.to_json().items() if value is not None}
-        for key, value in present.items():
-            say(f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}")
-    return next_step(f"sidtool evaluate {out} SPLIT")
+    return say_summaries([summary.to_json()], out, json=json)

@@ -1,6 +1,5 @@
 """The commands that train: train, refresh."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import groupby
 from operator import attrgetter
@@ -14,15 +13,13 @@ from sidtool.setting_list import Configurable
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_setting
 from sidtool.terminal.console import (
-    next_step,
-    note,
     progress,
     say,
     say_json,
     say_plan,
     say_table,
 )
-from sidtool.terminal.training_log import watch
+from sidtool.terminal.training_log import notify, say_summaries, watch
 from sidtool.training.settings import Stage
 
 if TYPE_CHECKING:
@@ -122,15 +119,9 @@ def train(
             force=force,
             progress=lambda number: steps_of(report.get(labels[number - 1])),
             log=log,
-            notify=note,
+            notify=notify,
         )
-    if json:
-        results = [summary.to_json() for summary in summaries]
-        say_json(results[0] if len(results) == 1 else {"stages": results})
-    else:
-        for summary in summaries:
-            say(*_summary_lines(summary.to_json()))
-    return next_step(f"sidtool evaluate {out} SPLIT")
+    return say_summaries([summary.to_json() for summary in summaries], out, json=json)
 
 
 def settings(
@@ -218,14 +209,9 @@ def refresh(
             options=chosen,
             progress=steps_of(report.get("train")),
             log=log,
-            notify=note,
+            notify=notify,
         )
-    value = summary.to_json()
-    if json:
-        say_json(value)
-    else:
-        say(*_summary_lines(value))
-    return next_step(f"sidtool evaluate {out} {split or 'SPLIT'}")
+    return say_summaries([summary.to_json()], out, split=split or "SPLIT", json=json)
 
 
 def _say_refresh_plan(
@@ -247,12 +233,3 @@ def _say_refresh_plan(
         values["options"] = asdict(train_options)
         values["settings"] = dict(sft_fields)
     say_plan(text, json=json, **values)
-
-
-def _summary_lines(summary: Mapping[str, Any]) -> list[str]:
-    """A line per value that the run has; figures with four digits."""
-    present = {key: value for key, value in summary.items() if value is not None}
-    return [
-        f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}"
-        for key, value in present.items()
-    ]

@@ -1,9 +1,12 @@
-"""How the command line watches a training."""
+"""How the command line watches a training, and prints its results."""
 
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from sidtool.terminal.console import Progress, is_verbose, note
+from sidtool.terminal.console import Progress, is_verbose, next_step, note, say, say_json
 
 Log = Callable[[Mapping[str, float]], None]
 """Called with a log line of a training: its step and figures by name."""
@@ -30,6 +33,41 @@ def watch() -> tuple[Callable[[Progress | None], Progress | None], Log]:
         return lambda done, total: report(done, total, ", ".join(figures.values()))
 
     return steps_of, log
+
+
+def notify(text: str) -> None:
+    """A line on stderr, once for all processes of a training."""
+    if _is_first_process():
+        note(text)
+
+
+def say_summaries(
+    summaries: Sequence[Mapping[str, Any]], out: Path, *, json: bool, split: str | Path = "SPLIT"
+) -> None:
+    """The result of each stage of a training, and the next command; once for all processes."""
+    if not _is_first_process():
+        return None
+    if json:
+        say_json(summaries[0] if len(summaries) == 1 else {"stages": summaries})
+    else:
+        for summary in summaries:
+            say(*_summary_lines(summary))
+    return next_step(f"sidtool evaluate {out} {split}")
+
+
+def _is_first_process() -> bool:
+    """Whether this is the first of the processes that `torchrun` or `accelerate launch` started, or
+    the only one."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+def _summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """A line per value that the run has; figures with four digits."""
+    present = {key: value for key, value in summary.items() if value is not None}
+    return [
+        f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}"
+        for key, value in present.items()
+    ]
 
 
 def _spell_log(entry: Mapping[str, float]) -> dict[str, str]:

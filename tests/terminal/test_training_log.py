@@ -1,9 +1,12 @@
-"""Watching a training: a bar with figures on a terminal, lines elsewhere."""
+"""Watching a training: a bar with figures on a terminal, lines elsewhere; and its results."""
+
+import json
+from pathlib import Path
 
 import pytest
 
 from sidtool.terminal.console import progress, set_verbosity
-from sidtool.terminal.training_log import watch
+from sidtool.terminal.training_log import notify, say_summaries, watch
 from tests.terminal.test_console import terminal, written
 
 ENTRIES = [
@@ -50,3 +53,41 @@ def test_on_a_terminal_the_bar_has_the_last_figures() -> None:
     assert "8/15" in text
     assert "loss 2.75, learning rate 0.0006, hr@10 0.1250, ndcg@10 0.0538, 1,234 tokens/s" in text
     assert "step 4" not in text
+
+
+@pytest.mark.parametrize(
+    ("environment", "prints"),
+    [
+        ({}, True),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, True),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, False),
+        # a scheduler's number, not one of several processes of this training
+        ({"RANK": "1"}, True),
+    ],
+)
+def test_one_of_several_processes_prints_the_results(
+    environment: dict[str, str],
+    prints: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    notify("full starts from base+sid")
+    say_summaries([{"steps": 2, "loss": None}], Path("tuned"), json=True)
+    printed = capsys.readouterr()
+    if prints:
+        assert json.loads(printed.out) == {"steps": 2, "loss": None}
+        assert printed.err.splitlines() == [
+            "full starts from base+sid",
+            "next: sidtool evaluate tuned SPLIT",
+        ]
+    else:
+        assert printed.out == printed.err == ""
+
+
+def test_results_are_lines_of_the_values_that_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    say_summaries([{"steps": 2, "loss": 1.23456, "metric": None}], Path("tuned"), json=False)
+    assert capsys.readouterr().out.splitlines() == ["steps: 2", "loss: 1.235"]
