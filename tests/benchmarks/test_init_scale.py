@@ -9,6 +9,7 @@ import torch
 from tests.models import tiny_model, tiny_tokenizer
 
 
+@pytest.mark.slow
 def test_losses_before_and_after_training_end_in_tables(
     data: Path,
     recipe_folder: Path,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 
+@pytest.mark.slow
 def test_all_models_end_with_a_table(
     data: Path,
     recipe_folder: Path,

@@ -187,6 +187,7 @@ def test_codes_as_tokens_give_the_same_table() -> None:
     assert by_token.dense_mask.ndim == by_code.dense_mask.ndim - 1 == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", ["xllm", "flashrec"])
 def test_the_memory_of_an_export_does_not_grow_with_the_catalog(
     tmp_path: Path, system: str
