@@ -234,6 +234,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.steps <= WARM_UP:
+        parser.error(f"--steps must be more than {WARM_UP}, which do not count")
     torch.set_num_threads(args.threads)
     results = {name: measure(CASES[name], args.steps) for name in args.cases or CASES}
     if args.json:
