@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
+from sidtool.objective.item_fields import NO_FIELDS, ItemFields
 from sidtool.objective.prefixes import PrefixExamples
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
@@ -21,7 +22,8 @@ from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How histories vary. Reversing and shuffling apply to item sequences without other text."""
+    """How histories vary. Reversing and shuffling apply to item sequences in which nothing but the
+    tokens of `item_fields` stands between SIDs."""
 
     item_dropout: float = 0.0
     """probability that an item is left out of a history"""
@@ -33,35 +35,45 @@ class Augmentation:
     """distance that items may move, as a share of the sequence's length: a random number between 0
     and that distance is added to each position, and items are sorted by the sums. Neighbors change
     places, distant items keep their order. (CL4SRec reorders a part of the history.)"""
+    item_fields: ItemFields = NO_FIELDS
+    """the field tokens that belong to each item of a sequence, and move with it"""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any history varies."""
+        return any((self.item_dropout, self.reverse_prob, self.shuffle_span))
 
     def __call__(
         self, example: TokenizedExample, tokens: SidTokens, rng: np.random.Generator
     ) -> TokenizedExample:
         """A varied example: whole items, in a different order or with items left out.
 
-        The answer stays, and at least one item before it. In another order, the same positions are
-        targets, and each item keeps its weight. An item that is left out takes along the text
-        behind it, such as its rating, up to the next item. Running text is unchanged: there an item
-        is more than its SID."""
+        The answer stays, and at least one item before it. In another order, the same places are
+        targets, and each item keeps its weight. An item that is left out takes along its fields or
+        else the text behind it, up to the next item. Running text is unchanged: there an item is
+        more than its SID."""
         ids, targets, weights, _ = example
         spans = item_spans(ids, tokens)
         if len(spans) and _has_text_target(example, int(spans[-1, 0]), tokens):
             return example
-        history = spans[: len(spans) - _n_answers(targets, spans)]
-        if self.reverse_prob and rng.random() < self.reverse_prob:
-            order = np.arange(len(spans))[::-1]
-            ids, weights = (_reorder(values, spans, order) for values in (ids, weights))
-        if self.shuffle_span:
-            distance = self.shuffle_span * len(spans)
-            sums = np.arange(len(spans)) + distance * rng.random(len(spans))
-            order = np.argsort(sums)
-            ids, weights = (_reorder(values, spans, order) for values in (ids, weights))
+        n_answers = _n_answers(targets, spans)
+        is_sequence = self.item_fields.fit(ids, spans)
+        order = self._order(len(spans), rng)
+        if is_sequence and order is not None:
+            sources, places = self.item_fields.in_order(len(ids), spans, order)
+            ids, targets, weights = ids[sources], targets[places], weights[sources]
+            spans = item_spans(ids, tokens)
+        history = spans[: len(spans) - n_answers]
         if len(history) < 2:
             return TokenizedExample(ids, targets, weights)
         kept_items = self._keep_items(len(history), rng)
+        before = self.item_fields.before if is_sequence else 0
+        stop = spans[len(history), 0] - before if is_sequence and n_answers else history[-1, 1]
+        starts = history[:, 0] - before
+        blocks = np.stack([starts, np.append(starts[1:], stop)], axis=1)
         # text behind the last item may be the question
-        blocks = np.stack([history[:, 0], np.append(history[1:, 0], history[-1, 1])], axis=1)
-        kept_items[-1] |= bool((history[1:, 0] > history[:-1, 1]).any())
+        has_text = bool((history[1:, 0] > history[:-1, 1]).any())
+        kept_items[-1] |= has_text and not is_sequence
         keep = np.ones(len(ids), dtype=np.bool_)
         for start, stop in blocks[~kept_items]:
             keep[start:stop] = False
@@ -69,6 +81,17 @@ class Augmentation:
         targets = targets[keep]
         targets[0] = False  # nothing comes before the first token
         return TokenizedExample(ids, targets, weights[keep])
+
+    def _order(self, n_items: int, rng: np.random.Generator) -> NDArray[np.intp] | None:
+        """(n_items,) the order of the items of a sequence; None if it stays as it is."""
+        order = np.arange(n_items)
+        is_reversed = self.reverse_prob > 0 and rng.random() < self.reverse_prob
+        if is_reversed:
+            order = order[::-1]
+        if self.shuffle_span:
+            distance = self.shuffle_span * n_items
+            order = order[np.argsort(np.arange(n_items) + distance * rng.random(n_items))]
+        return order if is_reversed or self.shuffle_span else None
 
     def _keep_items(self, n_items: int, rng: np.random.Generator) -> NDArray[np.bool_]:
         """(n_items,) bool: which items of a history stay; the newest if none does."""
@@ -101,21 +124,6 @@ def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:
     starts = np.flatnonzero(tokens.is_code(ids, 0))
     edge = int(tokens.space.has_begin_end_tokens)
     return np.stack([starts - edge, starts + tokens.space.levels + edge], axis=1)
-
-
-def _reorder(
-    values: NDArray[Any], spans: NDArray[np.int64], order: NDArray[np.intp]
-) -> NDArray[Any]:
-    """(n,) token ids or weights with items in this order; unchanged if there are other tokens
-    between items."""
-    is_sequence = len(spans) > 1 and (spans[1:, 0] == spans[:-1, 1]).all()
-    if not is_sequence:
-        return values
-    items = slice(spans[0, 0], spans[-1, 1])
-    reordered = values.copy()
-    # (items * tokens per item,) -> (items, tokens per item)
-    reordered[items] = values[items].reshape(len(spans), -1)[order].ravel()
-    return reordered
 
 
 def _has_text_target(example: TokenizedExample, stop: int, tokens: SidTokens) -> bool:

@@ -129,3 +129,22 @@ def test_values_are_shown_by_tokens_of_their_own(road: Road, tmp_path: Path) -> 
     first = (split / "test.jsonl").read_text().splitlines()[0]
     (answer,) = done("recommend", tuned, "-k", 3, "--json", "--file", "-", text=first).lines
     assert len(answer["items"]) == 3
+
+
+def test_only_tokens_beside_an_item_move_with_it(road: Road, tmp_path: Path) -> None:
+    events, users = rated_events(road, tmp_path)
+    split, model, out = tmp_path / "split", tmp_path / "base+sid", ("-o", tmp_path / "tuned")
+    done("split", events, "-o", split, "--users", users, *COLUMNS)
+    tokens = ("--field-token", "event.rating=1,2,3", "--field-token", "gap")
+    done("extend-model", road.base, road.bundle, "-o", model, *tokens)
+    forms = {"text": "{sid}{event.rating}", "token": "{gap:token}{sid}{event.rating:token}"}
+    for name, form in forms.items():
+        templates = tmp_path / f"{name}.json"
+        templates.write_text(json.dumps({"prompts": ["{history}"], "items": [form]}))
+        sft = ("make-sft", road.bundle, road.items, split, "-o", tmp_path / name / "train.jsonl")
+        mix = ("--task", "sequence=1", "--template", f"sequence={templates}")
+        done(*sft, *mix, "--model", model)
+    train = ("train", model, tmp_path / "text" / "train.jsonl", *out, *TRAINING)
+    for setting in ("reverse_prob=0.5", "shuffle_span=0.5"):
+        assert "nothing but tokens of fields" in refused(2, *train, "--set", setting)
+    done(*train[:2], tmp_path / "token" / "train.jsonl", *train[3:], "--set", "reverse_prob=0.5")

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.objective.augment import Augmentation, AugmentedExamples
+from sidtool.objective.augment import Augmentation, AugmentedExamples, item_spans
+from sidtool.objective.item_fields import ItemFields
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples, encode_example
@@ -353,3 +354,104 @@ def test_a_list_keeps_all_of_its_items_and_the_question(
     assert n_dropped < len(history)
     if drop == 1:
         assert n_dropped == len(history) - 1
+
+
+GAP, RATED = 60, 70
+"""Ids of the first tokens for gaps and for ratings"""
+BESIDE = {
+    "gap": ItemFields((True,), 0, range(GAP, 80)),
+    "device": ItemFields((False,), 0, range(GAP, 80)),
+    "rating": ItemFields((), 1, range(GAP, 80)),
+    "both": ItemFields((True,), 1, range(GAP, 80)),
+}
+
+
+def sequence_with(fields: ItemFields, n_items: int) -> TokenizedExample:
+    """Items 0, 1, ... whose fields have the number of the item."""
+    ids: list[int] = [1]  # the token of a user
+    tokens = ENCODERS[BARE].tokens
+    for item in range(n_items):
+        sid = np.array([item % 4, 0, item // 4]) + tokens.level_starts
+        ids += [GAP + item] * fields.before + sid.tolist()
+        ids += [RATED + item] * fields.after if item < n_items - 1 else []
+    array = np.array(ids, dtype=np.int32)
+    targets = tokens.is_code(array)
+    targets[: 2 + fields.before + 3] = False  # the first item is context
+    return TokenizedExample(array, targets, np.arange(len(ids), dtype=np.float32))
+
+
+def shown_items(ids: np.ndarray, fields: ItemFields) -> list[tuple[int | None, int, int | None]]:
+    """(field before, item, field behind) of each item, by the numbers of the items."""
+    tokens = ENCODERS[BARE].tokens
+    result = []
+    for start, stop in item_spans(ids, tokens).tolist():
+        first, _, last = (ids[start:stop] - tokens.level_starts).tolist()
+        before = int(ids[start - 1]) - GAP if fields.before else None
+        follows = int(ids[stop]) if stop < len(ids) else 0
+        behind = follows - RATED if RATED <= follows < fields.ids.stop else None
+        result.append((before, first + 4 * last, behind))
+    return result
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # the time between two items stands between them in both directions
+        ("gap", [(0, 3, None), (3, 2, None), (2, 1, None), (1, 0, None)]),
+        ("device", [(3, 3, None), (2, 2, None), (1, 1, None), (0, 0, None)]),
+        # the answer, which is the first item now, has no rating in the example
+        ("both", [(0, 3, None), (3, 2, 2), (2, 1, 1), (1, 0, None)]),
+    ],
+)
+def test_a_reversed_sequence_takes_its_fields_along(
+    name: str, expected: list[tuple[int | None, int, int | None]]
+) -> None:
+    fields = BESIDE[name]
+    before = sequence_with(fields, 4)
+    varied = Augmentation(reverse_prob=1.0, item_fields=fields)(
+        before, ENCODERS[BARE].tokens, np.random.default_rng(0)
+    )
+    assert shown_items(varied.ids, fields) == expected
+
+
+@given(
+    st.sampled_from(sorted(BESIDE)),
+    st.integers(2, 9),
+    chances,
+    chances,
+    chances,
+    st.integers(0, 99),
+)
+def test_items_keep_their_fields_however_they_are_varied(
+    name: str, n_items: int, drop: float, reverse: float, share: float, seed: int
+) -> None:
+    fields = BESIDE[name]
+    tokens = ENCODERS[BARE].tokens
+    before = sequence_with(fields, n_items)
+    varied = Augmentation(drop, reverse, share, fields)(before, tokens, np.random.default_rng(seed))
+    assert varied.ids[0] == 1
+    for place, (ahead, item, behind) in enumerate(shown_items(varied.ids, fields)):
+        if name == "device":
+            assert ahead == item
+        assert behind in (None, item)
+        # the weight of a token is its place before: SIDs stay whole
+        start = int(item_spans(varied.ids, tokens)[place, 0])
+        assert np.diff(varied.weights[start : start + 3]).tolist() == [1, 1]
+    assert fields.before == 0 or (GAP <= varied.ids[1] < RATED)
+    assert varied.ids[-1] == tokens.level_starts[2] + shown_items(varied.ids, fields)[-1][1] // 4
+    assert set(varied.ids[varied.targets].tolist()) <= set(tokens.token_ids.tolist())
+    n_sids = len(item_spans(varied.ids, tokens))
+    if drop == 0:
+        assert n_sids == n_items
+        assert varied.targets.sum() == before.targets.sum()
+    if drop == 1:
+        assert n_sids == 2
+
+
+def test_other_tokens_between_items_keep_a_sequence_in_order() -> None:
+    fields = BESIDE["rating"]
+    before = sequence_with(fields, 4)
+    before.ids[1 + 3] = 2  # no field token
+    augmentation = Augmentation(reverse_prob=1.0, item_fields=fields)
+    varied = augmentation(before, ENCODERS[BARE].tokens, np.random.default_rng(0))
+    assert varied.ids.tolist() == before.ids.tolist()

@@ -1,0 +1,104 @@
+"""Field tokens beside the items of a sequence, which move with their items when a training example
+is varied.
+
+In `{gap:token}{sid}{event.rating:token}` each item is its SID with one token before and one behind
+it. The last item of a sequence, the answer, has none behind it: its rating comes later."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.prompt.field_tokens import FieldTokens
+from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.prompt.slots import Slot, parse
+
+
+@dataclass(frozen=True)
+class ItemFields:
+    """How many field tokens stand before and behind a SID, and which token ids are field tokens."""
+
+    gap_before: tuple[bool, ...] = ()
+    """for each token before the SID: whether it is the time since the item before, which belongs to
+    both"""
+    after: int = 0
+    ids: range = range(0)
+
+    @classmethod
+    def of(cls, prompt: HistoryPrompt, tokens: FieldTokens | None) -> Self | None:
+        """The fields beside an item in the sequences of a prompt; None if it shows anything else
+        there."""
+        before, after = [], 0
+        is_behind = False
+        for piece in parse(prompt.item or "{sid}"):
+            if not isinstance(piece, Slot):
+                return None
+            if piece.part == "sid":
+                is_behind = True
+            elif not piece.as_token:
+                return None
+            elif is_behind:
+                after += 1
+            else:
+                before.append(piece.part == "gap")
+        if prompt.separator:
+            return None
+        ids = range(tokens.start, tokens.stop) if tokens else range(0)
+        return cls(tuple(before), after, ids)
+
+    @property
+    def before(self) -> int:
+        """Field tokens before a SID."""
+        return len(self.gap_before)
+
+    def fit(self, ids: NDArray[np.int32], spans: NDArray[np.int64]) -> bool:
+        """Whether (items, 2) `spans` are the SIDs of a sequence of such items: nothing but their
+        fields stands between two of them."""
+        if len(spans) < 2 or spans[0, 0] < self.before:
+            return False
+        n_between = self.before + self.after
+        stops = spans[:-1, 1]  # (items - 1,)
+        if (spans[1:, 0] - stops != n_between).any():
+            return False
+        between = ids[stops[:, None] + np.arange(n_between)]  # (items - 1, n_between)
+        first = ids[spans[0, 0] - self.before : spans[0, 0]]
+        others = np.concatenate([first, between.ravel()])
+        return bool(((others >= self.ids.start) & (others < self.ids.stop)).all())
+
+    def in_order(
+        self, n_tokens: int, spans: NDArray[np.int64], order: NDArray[np.intp]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the m tokens of an example come from when its items stand in another order: (m,)
+        int64 positions in the example of `n_tokens`, and (m,) int64 positions of what says whether
+        they are targets, since places are targets, not items.
+
+        An item takes its fields along, but for a gap: it stays between the two items that it lies
+        between, if these are neighbors in the new order, too. The item that was last has no field
+        behind it, and the one that is last loses it."""
+        later = np.maximum(order, np.concatenate([[0], order[:-1]]))  # (items,)
+        later[0] = 0
+        before = [
+            spans[later if is_gap else order, 0] - self.before + column
+            for column, is_gap in enumerate(self.gap_before)
+        ]
+        width = int(spans[0, 1] - spans[0, 0])
+        sids = [spans[order, 0] + column for column in range(width)]
+        after = [spans[order, 1] + column for column in range(self.after)]
+        sources = np.stack(before + sids + after, axis=1)  # (items, tokens per item)
+        places = sources.copy()
+        places[:, self.before : self.before + width] = spans[:, :1] + np.arange(width)
+        kept = np.ones(sources.shape, dtype=np.bool_)
+        if self.after:
+            kept[order == len(order) - 1, -self.after :] = False
+            kept[-1, -self.after :] = False
+        head = np.arange(spans[0, 0] - self.before)
+        tail = np.arange(spans[-1, 1], n_tokens)
+        return (
+            np.concatenate([head, sources[kept], tail]),
+            np.concatenate([head, places[kept], tail]),
+        )
+
+
+NO_FIELDS = ItemFields()
+"""SIDs that follow one another directly."""
