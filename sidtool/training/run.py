@@ -16,10 +16,11 @@ from sidtool.contract.locate import model_folder
 from sidtool.contract.read import read_contract
 from sidtool.contract.split_check import check_model_split
 from sidtool.contract.stage_record import TrainParams
-from sidtool.errors import CompatibilityError
+from sidtool.errors import CompatibilityError, UsageError
 from sidtool.extras import require
 from sidtool.memory.memory import Memory
 from sidtool.model.load import check_model_folder
+from sidtool.objective.item_fields import NO_FIELDS, ItemFields
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress
@@ -212,6 +213,7 @@ def _plan(
         bundle=bundle,
         teacher_dirs=teacher_dirs,
         memory=opened_memory,
+        item_fields=_item_fields(lineage, contract, options),
         trust_remote_code=trust_remote_code,
     )
 
@@ -225,6 +227,23 @@ def _check_field_tokens(lineage: Lineage, contract: Contract, examples: Path) ->
             f"one to train, which has {', '.join(contract.field_tokens) or 'none'}",
             hint="make-sft --model with the model that is to be trained",
         )
+
+
+def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) -> ItemFields:
+    """The field tokens beside the items of sequences. Raises UsageError if the items are to change
+    their order, and what stands beside them cannot move with them."""
+    prompt = lineage.history_prompt
+    if prompt is None or prompt.task != "sequence":
+        return NO_FIELDS
+    several = bool(prompt.item) and len(lineage.templates[prompt.task]) > 1
+    fields = None if several else ItemFields.of(prompt, contract.fields)
+    if fields is None and (options.reverse_prob or options.shuffle_span):
+        raise UsageError(
+            "reverse_prob and shuffle_span change the order of items, which needs sequences of one "
+            "template, with nothing but tokens of fields beside an item",
+            hint="show fields as tokens, {event.FIELD:token}, or set both to 0",
+        )
+    return fields or NO_FIELDS
 
 
 def _is_output_of(run: TrainingRun) -> bool:

@@ -18,7 +18,6 @@ from sidtool.model.positions import max_positions
 from sidtool.model.structure import share_embedding_layers
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import Augmentation, AugmentedExamples, EpochCallback
-from sidtool.objective.item_fields import NO_FIELDS, ItemFields
 from sidtool.objective.loss import Loss
 from sidtool.objective.memory_examples import MemoryExamples, MemoryOfUsers
 from sidtool.objective.prefixes import PrefixExamples
@@ -165,27 +164,11 @@ def _augment(
     """The examples as they vary from epoch to epoch, if they do."""
     options = run.options
     augmentation = Augmentation(
-        options.item_dropout, options.reverse_prob, options.shuffle_span, _item_fields(run)
+        options.item_dropout, options.reverse_prob, options.shuffle_span, run.item_fields
     )
     if not augmentation.is_active and isinstance(examples, TokenizedExamples):
         return examples
     return AugmentedExamples(examples, augmentation, loaded.tokens, run.seed)
-
-
-def _item_fields(run: TrainingRun) -> ItemFields:
-    """The field tokens beside the items of sequences."""
-    prompt = run.lineage.history_prompt
-    if prompt is None or prompt.task != "sequence":
-        return NO_FIELDS
-    several = bool(prompt.item) and len(run.lineage.templates[prompt.task]) > 1
-    fields = None if several else ItemFields.of(prompt, run.contract.fields)
-    if fields is None and (run.options.reverse_prob or run.options.shuffle_span):
-        raise UsageError(
-            "reverse_prob and shuffle_span change the order of items, which needs sequences of one "
-            "template, with nothing but tokens of fields beside an item",
-            hint="show fields as tokens, {event.FIELD:token}, or set both to 0",
-        )
-    return fields or NO_FIELDS
 
 
 def _with_memory(

@@ -15,6 +15,7 @@ from sidtool.contract.contract import Contract, ModelNormalize
 from sidtool.contract.stage_record import ModelReference, StageRecord, TrainParams
 from sidtool.data.digests import file_digest
 from sidtool.errors import UsageError
+from sidtool.objective.item_fields import ItemFields
 from sidtool.objective.softmax import SoftmaxOver
 from sidtool.output import partial_path
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
@@ -55,6 +56,8 @@ class TrainingRun:
     bundle: Bundle
     teacher_dirs: tuple[Path, ...]
     memory: TrainingMemory | None
+    item_fields: ItemFields
+    """the field tokens beside the items of sequences"""
     trust_remote_code: bool
 
     @property
