@@ -62,6 +62,22 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def rated_data(data: Path) -> Path:
+    """The data set with real times and a rating of each event, and a table of its users' ages."""
+    path = data / "interactions.csv"
+    header, *rows = path.read_text(encoding="utf-8").splitlines()
+    lines = []
+    for number, row in enumerate(rows):
+        user, item, time = row.split(",")
+        lines.append(f"{user},{item},{880_000_000 + 40 * int(time)},{number % 5 + 1}")
+    path.write_text("\n".join([f"{header},rating", *lines]) + "\n", encoding="utf-8")
+    users = sorted({row.split(",")[0] for row in rows})
+    table = [f"{user},{18 + number}" for number, user in enumerate(users)]
+    (data / "users.csv").write_text("\n".join(["user_id,age", *table]) + "\n", encoding="utf-8")
+    return data
+
+
+@pytest.fixture
 def recipe_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "recipe"
     folder.mkdir()

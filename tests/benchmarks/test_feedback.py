@@ -8,7 +8,7 @@ import pytest
 
 @pytest.mark.slow
 def test_all_variants_end_with_a_table(
-    data: Path,
+    rated_data: Path,
     recipe_folder: Path,
     tmp_path: Path,
     commands: list[str],
@@ -16,21 +16,10 @@ def test_all_variants_end_with_a_table(
 ) -> None:
     from feedback import VARIANTS, main
 
-    path = data / "interactions.csv"
-    header, *rows = path.read_text(encoding="utf-8").splitlines()
-    lines = []
-    for number, row in enumerate(rows):
-        user, item, time = row.split(",")
-        lines.append(f"{user},{item},{880_000_000 + 40 * int(time)},{number % 5 + 1}")
-    path.write_text("\n".join([f"{header},rating", *lines]) + "\n", encoding="utf-8")
-    users = sorted({row.split(",")[0] for row in rows})
-    table = [f"{user},{18 + number}" for number, user in enumerate(users)]
-    (data / "users.csv").write_text("\n".join(["user_id,age", *table]) + "\n", encoding="utf-8")
-
     work = tmp_path / "work"
     fields = ("--feedback", "rating", "--users", "users.csv", "--user-field", "age")
     options = ("--recipe", recipe_folder, "--encoder", tmp_path / "encoder", *fields)
-    arguments = [str(part) for part in (data, "-o", work, *options, "--seeds", "0")]
+    arguments = [str(part) for part in (rated_data, "-o", work, *options, "--seeds", "0")]
     assert main(arguments) == 0
     result = json.loads((work / "result-test.json").read_text())
     assert list(result["variants"]) == list(VARIANTS)
