@@ -1,9 +1,10 @@
 """The evaluate command."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +16,13 @@ from sidtool.terminal import options
 from sidtool.terminal.completion import complete_task
 from sidtool.terminal.console import next_step, progress
 from sidtool.terminal.inputs import numbers, read_ids
+
+if TYPE_CHECKING:
+    from sidtool.cluster.rankings import ClusterRanker
+    from sidtool.evaluation.evaluation import EvaluationOptions
+    from sidtool.list_evaluation.list_evaluation import ListEvaluationOptions
+    from sidtool.model.load import LoadedModel
+    from sidtool.task_evaluation.task_evaluation import TaskEvaluationOptions
 
 SAMPLES = 20
 """Users whose recommendations are in the JSON unless another number is given."""
@@ -166,18 +174,10 @@ def evaluate(
     repeats and legality. With --task, evaluate one task: exact and prefix accuracy and retrieval if
     its answer is a SID; accuracy, log loss and AUC if it is a label; else exact match, token F1 and
     perplexity."""
-    from sidtool.cluster.rankings import ClusterRanker
     from sidtool.evaluation.evaluation import EvaluationOptions
-    from sidtool.evaluation.evaluation import evaluate as evaluate_split
-    from sidtool.evaluation.metrics import check_names, check_thresholds, model_metric_names
-    from sidtool.list_evaluation.list_evaluation import (
-        LISTS,
-        ListEvaluationOptions,
-        evaluate_lists,
-    )
-    from sidtool.list_evaluation.list_metrics import metric_names as list_metric_names
+    from sidtool.list_evaluation.list_evaluation import ListEvaluationOptions
     from sidtool.sft.catalog import CatalogOptions
-    from sidtool.task_evaluation.task_evaluation import TaskEvaluationOptions, evaluate_task
+    from sidtool.task_evaluation.task_evaluation import TaskEvaluationOptions
 
     thresholds = numbers(fail_under, option="--fail-under")
     list_seed = seed if list_search == "gumbel" else 0
@@ -186,9 +186,43 @@ def evaluate(
         raise UsageError("--list-order requires --list")
     mixed = (memory, memory_weight, memory_power)
     runs_on = (device, dtype, trust_remote_code)
-    load = partial(inference.load_model, model, bundle, *runs_on, mixed)
+    inputs = _Inputs(
+        model,
+        split,
+        thresholds,
+        partial(inference.load_model, model, bundle, *runs_on, mixed),
+        None if against is None else partial(inference.load_model, against, None, *runs_on),
+    )
     # an option that changes nothing is a mistake of the user
-    only_of_tasks: dict[str, Any] = {
+    of_rankings: dict[str, Any] = {
+        "--by": by,
+        "--weight": weight,
+        "--target": target,
+        "--details": details,
+        "--samples": samples != SAMPLES,
+        "--baseline-memory": baseline_memory,
+    }
+    if task is not None:
+        of_models: dict[str, Any] = {
+            "--exclude-seen": exclude_seen,
+            "--memory": memory,
+            "--memory-weight": memory_weight,
+            "--memory-power": memory_power,
+            "--against": against,
+            "--engine": engine != "local",
+            "--workers": workers,
+            "--list": list_,
+        }
+        _refuse(of_models | of_rankings, "does not apply with --task")
+        only = None if only_items is None else frozenset(read_ids(only_items))
+        catalog = CatalogOptions(
+            id_column, title_column, None, tuple(field or ()), queries, query_text
+        )
+        task_settings = TaskEvaluationOptions(
+            task, on, items, catalog, only, limit, num_beams, seed, normalize
+        )
+        return _evaluate_task(inputs, task_settings, json)
+    of_tasks: dict[str, Any] = {
         "--items": items,
         "--only-items": only_items,
         "--field": field,
@@ -197,103 +231,118 @@ def evaluate(
         "--id-column": id_column,
         "--title-column": title_column,
     }
-    not_of_tasks: dict[str, Any] = {
-        "--exclude-seen": exclude_seen,
-        "--memory": memory,
-        "--memory-weight": memory_weight,
-        "--memory-power": memory_power,
-        "--against": against,
-        "--details": details,
-        "--by": by,
-        "--weight": weight,
-        "--target": target,
-        "--engine": engine != "local",
-        "--workers": workers,
-        "--samples": samples != SAMPLES,
-        "--baseline-memory": baseline_memory,
-        "--list": list_,
-    }
-    not_of_lists: dict[str, Any] = {
-        "--by": by,
-        "--weight": weight,
-        "--target": target,
-        "--details": details,
-        "--samples": samples != SAMPLES,
-        "--baseline-memory": baseline_memory,
-    }
-    with progress("evaluate") as reports:
-        report = reports.get("evaluate")
-        if task is not None:
-            _refuse(not_of_tasks, "does not apply with --task")
-            only = None if only_items is None else frozenset(read_ids(only_items))
-            catalog = CatalogOptions(
-                id_column, title_column, None, tuple(field or ()), queries, query_text
-            )
-            task_settings = TaskEvaluationOptions(
-                task, on, items, catalog, only, limit, num_beams, seed, normalize
-            )
-            answers = evaluate_task(load(), split, task_settings, progress=report)
-            say_task(answers, json=json)
-            return check_thresholds(answers.metrics, thresholds)
-        _refuse(only_of_tasks, "requires --task")
-        if split is None:
-            raise UsageError("there is nothing to evaluate on", hint="give a split, or --task")
-        if list_ is not None and lists is not None:
-            _refuse(not_of_lists, "does not apply with --list")
-            list_settings = ListEvaluationOptions(
-                list_,
-                on,
-                limit,
-                num_beams,
-                lists,
-                exclude_seen,
-                order=list_order,
-                seed=seed,
-                normalize=normalize,
-            )
-            check_names(thresholds, list_metric_names(list_))
-            loaded = load()
-            other = inference.load_model(against, None, *runs_on) if against is not None else None
-            measured = evaluate_lists(loaded, split, list_settings, against=other, progress=report)
-            say_lists(measured, json=json)
-            means = next(iter(measured.systems.values()))
-            check_thresholds({name: estimate.mean for name, estimate in means.items()}, thresholds)
-            number = f"--list {list_}" if LISTS in measured.systems else f"-k {list_}"
-            return next_step(f"sidtool recommend {model} --history ITEM,ITEM {number}")
-        settings = EvaluationOptions(
+    _refuse(of_tasks, "requires --task")
+    if split is None:
+        raise UsageError("there is nothing to evaluate on", hint="give a split, or --task")
+    if list_ is not None and lists is not None:
+        _refuse(of_rankings, "does not apply with --list")
+        list_settings = ListEvaluationOptions(
+            list_,
             on,
             limit,
-            num_beams=num_beams,
-            exclude_seen=exclude_seen,
+            num_beams,
+            lists,
+            exclude_seen,
+            order=list_order,
             seed=seed,
-            by=tuple(by or ()),
-            weight=weight,
-            target=tuple(target or ()),
-            samples=samples,
             normalize=normalize,
         )
-        loaded = load()
-        check_names(thresholds, model_metric_names(loaded.bundle.space.levels))
-        other = inference.load_model(against, None, *runs_on) if against is not None else None
-        budget = None if baseline_memory is None else options.parse_bytes(baseline_memory)
-        ranker = None
-        if engine == "ray":
-            source = inference.model_source(model, bundle, *runs_on, mixed)
-            ranker = ClusterRanker(source, engine, workers)
-        elif workers is not None:
-            raise UsageError("--workers requires --engine ray")
+        return _evaluate_lists(inputs, list_settings, json)
+    settings = EvaluationOptions(
+        on,
+        limit,
+        num_beams=num_beams,
+        exclude_seen=exclude_seen,
+        seed=seed,
+        by=tuple(by or ()),
+        weight=weight,
+        target=tuple(target or ()),
+        samples=samples,
+        normalize=normalize,
+    )
+    budget = None if baseline_memory is None else options.parse_bytes(baseline_memory)
+    ranker = None
+    if engine == "ray":
+        from sidtool.cluster.rankings import ClusterRanker
+
+        source = inference.model_source(model, bundle, *runs_on, mixed)
+        ranker = ClusterRanker(source, engine, workers)
+    elif workers is not None:
+        raise UsageError("--workers requires --engine ray")
+    return _evaluate_rankings(inputs, settings, budget, ranker, json, details=details)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What each kind of evaluation reads."""
+
+    model: str
+    split: Path | None
+    thresholds: Mapping[str, float]
+    load: Callable[[], "LoadedModel"]
+    load_other: Callable[[], "LoadedModel"] | None
+    """The model of --against"""
+
+
+def _evaluate_task(inputs: _Inputs, settings: "TaskEvaluationOptions", json: bool) -> None:
+    from sidtool.evaluation.metrics import check_thresholds
+    from sidtool.task_evaluation.task_evaluation import evaluate_task
+
+    with progress("evaluate") as reports:
+        report = reports.get("evaluate")
+        answers = evaluate_task(inputs.load(), inputs.split, settings, progress=report)
+    say_task(answers, json=json)
+    check_thresholds(answers.metrics, inputs.thresholds)
+
+
+def _evaluate_lists(inputs: _Inputs, settings: "ListEvaluationOptions", json: bool) -> None:
+    from sidtool.evaluation.metrics import check_names, check_thresholds
+    from sidtool.list_evaluation.list_evaluation import LISTS, evaluate_lists
+    from sidtool.list_evaluation.list_metrics import metric_names
+
+    assert inputs.split is not None
+    check_names(inputs.thresholds, metric_names(settings.length))
+    loaded = inputs.load()
+    other = inputs.load_other and inputs.load_other()
+    with progress("evaluate") as reports:
+        report = reports.get("evaluate")
+        measured = evaluate_lists(loaded, inputs.split, settings, against=other, progress=report)
+    say_lists(measured, json=json)
+    means = next(iter(measured.systems.values()))
+    check_thresholds({name: each.mean for name, each in means.items()}, inputs.thresholds)
+    number = f"--list {settings.length}" if LISTS in measured.systems else f"-k {settings.length}"
+    next_step(f"sidtool recommend {inputs.model} --history ITEM,ITEM {number}")
+
+
+def _evaluate_rankings(
+    inputs: _Inputs,
+    settings: "EvaluationOptions",
+    baseline_memory: int | None,
+    ranker: "ClusterRanker | None",
+    json: bool,
+    *,
+    details: bool,
+) -> None:
+    from sidtool.evaluation.evaluation import evaluate as evaluate_split
+    from sidtool.evaluation.metrics import check_names, check_thresholds, model_metric_names
+
+    assert inputs.split is not None
+    loaded = inputs.load()
+    check_names(inputs.thresholds, model_metric_names(loaded.bundle.space.levels))
+    other = inputs.load_other and inputs.load_other()
+    with progress("evaluate") as reports:
         evaluation = evaluate_split(
             loaded,
-            split,
+            inputs.split,
             settings,
             against=other,
-            baseline_memory=budget,
+            baseline_memory=baseline_memory,
             ranker=ranker,
-            progress=report,
+            progress=reports.get("evaluate"),
         )
     say_evaluation(evaluation, details=details, json=json)
-    check_thresholds(evaluation.metrics, thresholds)
-    return next_step(f"sidtool recommend {model} --history ITEM,ITEM -k 10")
+    check_thresholds(evaluation.metrics, inputs.thresholds)
+    next_step(f"sidtool recommend {inputs.model} --history ITEM,ITEM -k 10")
 
 
 def _refuse(options: Mapping[str, Any], why: str) -> None:
