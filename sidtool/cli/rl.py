@@ -60,7 +60,9 @@ def rl(
     ] = None,
     split: Annotated[
         Path | None,
-        typer.Option(help="Split of the examples, if the prompt of --reward-model shows fields."),
+        typer.Option(
+            help="Split of the examples, if the prompt of MODEL or --reward-model shows fields."
+        ),
     ] = None,
     allow_worse_slices: Annotated[
         bool,

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.filters import AllowList
+from sidtool.fields.fields import NO_FIELDS
+from sidtool.policy.example_fields import ExampleFields
 from sidtool.policy.examples import RlExamples
 from sidtool.policy.gumbel import sample_leaves
 from sidtool.policy.policy import Policy, pad_left
@@ -59,6 +61,8 @@ class GroupMaker:
     policy: Policy
     examples: RlExamples
     options: GroupOptions
+    fields: ExampleFields | None = None
+    """those of the examples' events; None if no prompt shows any"""
 
     def target_leaves(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n,): the leaf of each example's target."""
@@ -67,14 +71,17 @@ class GroupMaker:
         positions = rows if trie.rows is None else np.searchsorted(trie.rows, rows)
         return trie.leaves(positions)
 
+    def prompt(self, number: int) -> list[int]:
+        """The token ids of the prompt of an example: what the model is asked in serving, before the
+        event that followed."""
+        history = self.examples.history(number)
+        fields = NO_FIELDS if self.fields is None else self.fields.before(number)
+        return self.session.from_history(history, fields, user=self.examples.users[number] or None)
+
     def make(self, model: Any, numbers: NDArray[np.int64], generator: torch.Generator) -> Rollouts:
         """The groups of examples, under a model that holds no gradient meanwhile."""
         histories = [self.examples.history(number) for number in numbers.tolist()]
-        users = [self.examples.users[number] or None for number in numbers.tolist()]
-        prompts = [
-            self.session.from_history(history, user=user)
-            for history, user in zip(histories, users, strict=True)
-        ]
+        prompts = list(map(self.prompt, numbers.tolist()))
         if self.options.method == "gumbel":
             return self._sample(model, numbers, histories, prompts, generator)
         return self._search(model, numbers, histories, prompts)

@@ -153,7 +153,8 @@ class QuerySession:
         in_bundle = history >= 0
         in_bundle[in_bundle] = ~self.tokens.lacking(self.bundle.items.codes[history[in_bundle]])
         if fields is not NO_FIELDS and not in_bundle.all():
-            fields = fields.take(np.flatnonzero(in_bundle).tolist())
+            # by places from the end: fields may go further back than the history
+            fields = fields.take((np.flatnonzero(in_bundle) - len(history)).tolist())
         history = history[in_bundle]
         items = self.bundle.items
         titles = None

@@ -1,5 +1,5 @@
-"""The reward `label` of a run: the model that predicts labels, which of them are positive, and the
-split whose fields its prompt shows. Everything is checked that needs no weights."""
+"""The reward `label` of a run: the model that predicts labels, and which of them are positive.
+Everything is checked that needs no weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +9,13 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split
-from sidtool.data.digests import file_digest
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.fields.conditions import Condition
-from sidtool.fields.fields import FieldTypes, Value
+from sidtool.fields.fields import Value
 from sidtool.model.load import check_model_folder
-from sidtool.prompt.frames import Templates
 from sidtool.prompt.labels import are_numbers
 from sidtool.prompt.prompts import LabelPrompt
-from sidtool.prompt.template_file import check_templates
 from sidtool.sft.lineage import Lineage
-from sidtool.splits.files import TRAIN, is_split_folder, read_split
-from sidtool.splits.split import Split
 
 POSITIVE = "positive_label"
 """The setting that says which labels are positive."""
@@ -67,13 +62,6 @@ class PositiveLabels:
             )
         return cls(prompt, is_positive)
 
-    def check_fields(self, types: FieldTypes) -> None:
-        """Raise UsageError if the prompt shows a field that a split has not."""
-        prompt = self.prompt
-        items = (prompt.item,) if prompt.item else ()
-        templates = Templates((prompt.template,), prompt.separator, items)
-        check_templates(prompt.task, prompt.history_as, templates, types, "")
-
 
 def _fulfilling(condition: Condition, labels: Sequence[str]) -> tuple[bool, ...]:
     values: list[Value] = list(labels)
@@ -86,18 +74,15 @@ def _fulfilling(condition: Condition, labels: Sequence[str]) -> tuple[bool, ...]
 class LabelReward:
     """What the reward `label` is computed from."""
 
+    name: str
+    """the model as errors name it"""
     model_dir: Path
     positive: PositiveLabels
-    split: Split | None
-    """that of the training examples, if the prompt shows fields"""
-    fields_digest: str | None
-    """SHA-256 (hex) of its training events: a split's own digest leaves fields out"""
 
 
 def open_label_reward(
     model: str | Path,
     condition: str,
-    split: str | Path | None,
     examples: Path,
     lineage: Lineage,
     bundle: Bundle,
@@ -107,32 +92,9 @@ def open_label_reward(
     """The reward of a model that predicts labels, for training examples with this lineage.
 
     Raises CompatibilityError if the model is of another bundle, predicts no labels, or may have
-    learned what the examples' split holds out, and if `split` is another one; UsageError as
-    `PositiveLabels.of`, and unless there is a split exactly if the prompt shows fields."""
+    learned what the examples' split holds out; UsageError as `PositiveLabels.of`."""
     name = f"reward model {model}"
     folder = model_folder(model, trust_remote_code=trust_remote_code)
     contract, _, _ = check_model_folder(folder, bundle)
     check_model_split(contract, bundle, str(examples), lineage.split, model=name)
-    positive = PositiveLabels.of(contract, condition, name)
-    shows_fields = positive.prompt.shows_fields
-    if shows_fields and split is None:
-        raise UsageError(
-            f"the prompt of {name} shows fields, which the training examples do not repeat",
-            hint="--split SPLIT, the split that make-sft used",
-        )
-    if split is None:
-        return LabelReward(folder, positive, None, None)
-    if not shows_fields:
-        raise UsageError(f"--split has no use: the prompt of {name} shows no fields")
-    folder_of_split = Path(split)
-    if not is_split_folder(folder_of_split):
-        raise UsageError(f"{split} is no split folder", hint="sidtool split EVENTS -o SPLIT")
-    opened = read_split(folder_of_split)
-    if opened.reference.digest != lineage.split.digest:
-        raise CompatibilityError(
-            f"the split is {opened.reference}, the training examples were made from "
-            f"{lineage.split}",
-            hint="give the split that make-sft used",
-        )
-    positive.check_fields(opened.fields)
-    return LabelReward(folder, positive, opened, file_digest(folder_of_split / TRAIN))
+    return LabelReward(name, folder, PositiveLabels.of(contract, condition, name))

@@ -19,6 +19,7 @@ from sidtool.policy.examples import history_task
 from sidtool.policy.reward_sum import WeightedReward
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.reinforcement.arguments import complete_fields
+from sidtool.reinforcement.fields_split import Prompt, open_fields_split
 from sidtool.reinforcement.label_reward import POSITIVE, open_label_reward
 from sidtool.reinforcement.rewards import parse_rewards
 from sidtool.reinforcement.rl_run import RlRun
@@ -55,7 +56,7 @@ def plan_rl(
     rewards = _rewards(options)
     names = {term.name for term in rewards}
     _check_model_inputs(names, reward_memory, reward_teacher)
-    _check_label_inputs(names, options, reward_model, split)
+    _check_label_inputs(names, options, reward_model)
     lineage = read_lineage(examples)
     _check_examples(lineage, examples, names, is_of_lists)
     model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
@@ -63,7 +64,9 @@ def plan_rl(
     if reward_teacher is not None:
         teacher_dir = model_folder(reward_teacher, trust_remote_code=trust_remote_code)
     contract, bundle, _ = check_model_folder(model_dir)
-    _check_prompts(contract, model_dir, is_of_lists)
+    prompts: dict[str, Prompt] = {
+        f"model {model_dir}": _policy_prompt(contract, model_dir, is_of_lists)
+    }
     _check_rollouts(options, contract)
     check_same_bundle(lineage, bundle, examples)
     folders = [model_dir] if teacher_dir is None else [model_dir, teacher_dir]
@@ -75,12 +78,14 @@ def plan_rl(
         labels = open_label_reward(
             reward_model,
             options.positive_label,
-            split,
             examples,
             lineage,
             bundle,
             trust_remote_code=trust_remote_code,
         )
+    if labels is not None:
+        prompts[labels.name] = labels.positive.prompt
+    fields_split = open_fields_split(split, prompts, examples, lineage)
     valid = _validation_users(valid, examples)
     refuse_existing(out, force, FOLDER)
     memory = None
@@ -100,6 +105,7 @@ def plan_rl(
         memory=memory,
         teacher_dir=teacher_dir,
         labels=labels,
+        fields=fields_split,
         trust_remote_code=trust_remote_code,
     )
 
@@ -133,30 +139,30 @@ def _check_examples(
         )
 
 
-def _check_prompts(contract: Contract, model_dir: str | Path, is_of_lists: bool) -> None:
-    """Raise CompatibilityError if a model was not trained to recommend, or not lists where they are
-    asked for; UsageError if its prompts show fields, or for lists of an encoder-decoder."""
+def _policy_prompt(contract: Contract, model_dir: str | Path, is_of_lists: bool) -> HistoryPrompt:
+    """The prompt that a run trains on. Raises CompatibilityError if the model was not trained to
+    recommend, or not lists where they are asked for; UsageError for lists of an encoder-decoder, or
+    if prompts of lists show fields."""
     if contract.history_prompt is None:
         raise CompatibilityError(
             f"{model_dir} was not trained to recommend: its contract has no history prompt",
             hint="sidtool train trains it on a task such as sequence",
         )
-    prompts: list[HistoryPrompt] = [contract.history_prompt]
-    if is_of_lists:
-        if contract.list_prompt is None:
-            raise CompatibilityError(
-                f"{model_dir} was not trained on lists: its contract has no list prompt",
-                hint="make-sft --task list=1, then sidtool train",
-            )
-        if contract.kind != "causal":
-            raise UsageError(f"algorithm=ipa trains causal models, {model_dir} is {contract.kind}")
-        prompts.append(contract.list_prompt)
-    if any(prompt.shows_fields for prompt in prompts):
-        raise UsageError(
-            f"the prompt of {model_dir} shows fields, which training examples for reinforcement "
-            "have not",
-            hint="reinforce a model that was trained without --template",
+    if not is_of_lists:
+        return contract.history_prompt
+    if contract.list_prompt is None:
+        raise CompatibilityError(
+            f"{model_dir} was not trained on lists: its contract has no list prompt",
+            hint="make-sft --task list=1, then sidtool train",
         )
+    if contract.kind != "causal":
+        raise UsageError(f"algorithm=ipa trains causal models, {model_dir} is {contract.kind}")
+    if contract.list_prompt.shows_fields:
+        raise UsageError(
+            f"algorithm=ipa cannot show fields, and the list prompt of {model_dir} shows fields",
+            hint="align a model whose task list was trained without --template",
+        )
+    return contract.list_prompt
 
 
 def _check_rollouts(options: RlOptions, contract: Contract) -> None:
@@ -209,7 +215,6 @@ def _check_label_inputs(
     names: set[str],
     options: RlOptions,
     model: str | Path | None,
-    split: str | Path | None,
 ) -> None:
     """Raise UsageError unless the reward `label` has a model and a condition, and no other reward
     has what it alone uses."""
@@ -222,5 +227,3 @@ def _check_label_inputs(
             raise UsageError(f"reward label requires {name}")
         if "label" not in names and value is not None:
             raise UsageError(f"{name} requires the reward label", hint="--reward label=1")
-    if "label" not in names and split is not None:
-        raise UsageError("--split requires the reward label", hint="--reward label=1")

@@ -15,6 +15,7 @@ from sidtool.data.digests import file_digest
 from sidtool.memory.memory import Memory
 from sidtool.output import partial_path
 from sidtool.policy.reward_sum import WeightedReward
+from sidtool.reinforcement.fields_split import FieldsSplit
 from sidtool.reinforcement.label_reward import LabelReward
 from sidtool.reinforcement.settings import DEFAULTS, RlOptions
 from sidtool.sft.lineage import Lineage
@@ -43,6 +44,8 @@ class RlRun:
     """the model of the reward `teacher`"""
     labels: LabelReward | None
     """of the reward `label`"""
+    fields: FieldsSplit | None
+    """the split that has the fields of prompts; None if they show none"""
     trust_remote_code: bool
 
     @property
@@ -90,9 +93,10 @@ class RlRun:
             fingerprint["reward memory"] = self.memory.manifest.digest
         if self.teacher is not None:
             fingerprint["reward teacher"] = dataclasses.asdict(self.teacher)
-        if self.reward_model is not None and self.labels is not None:
+        if self.reward_model is not None:
             fingerprint["reward model"] = dataclasses.asdict(self.reward_model)
-            fingerprint["reward fields"] = self.labels.fields_digest
+        if self.fields is not None:
+            fingerprint["fields"] = self.fields.digest
         return json_values(fingerprint)
 
     def resumable(self, processes: int) -> dict[str, Any]:

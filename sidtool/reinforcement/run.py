@@ -78,9 +78,9 @@ def rl(
     training frequency; with `allow_worse_slices` among all. `grpo_fields` are fields of TRL's
     GRPOConfig by name. `reward_memory` is the memory of the reward `collaborative`,
     `reward_teacher` the model of the reward `teacher`. `reward_model` is a model that predicts
-    labels, of the reward `label`; if its prompt shows fields, `split` is the folder of the split
-    that the examples were made from, which has them. The memory of the start itself is left out:
-    its weight was tuned for the weights before.
+    labels, of the reward `label`. If its prompt or that of the start shows fields, `split` is the
+    folder of the split that the examples were made from, which has them. The memory of the start
+    itself is left out: its weight was tuned for the weights before.
 
     A run that was killed resumes from its last checkpoint when called again with the same
     arguments, and ends with the same weights. `progress` receives (done, total) steps, `log` each

@@ -67,23 +67,22 @@ def build_trainer(
         prefix_curriculum=run.options.prefix_curriculum,
     )
     policy = _policy(run, loaded.model, session)
-    maker = GroupMaker(session, policy, examples, group_options)
+    fields = None
+    if run.fields is not None:
+        fields = ExampleFields.of(examples, run.fields.split, run.bundle)
+    maker = GroupMaker(session, policy, examples, group_options, fields)
     callbacks: list[Any] = [ProgressCallback(progress, log)]
     if run.options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
     contract = run.new_contract()
     context = _reward_context(run, str(arguments.device))
     reward = partial(reward_sum, run.rewards, context=context)
-    fields = None
-    if run.labels is not None and run.labels.split is not None:
-        fields = ExampleFields.of(examples, run.labels.split, run.bundle)
     trainer_arguments: dict[str, Any] = {
         "model": loaded.model,
         "args": arguments,
         "options": run.options,
         "maker": maker,
         "reward": reward,
-        "fields": fields,
         "reference": reference,
         "judge": _judge(run, session, examples),
         "refuses_worse_slices": not allow_worse_slices,

@@ -22,7 +22,6 @@ from trl.trainer.utils import split_tensor_dict
 
 from sidtool.contract.stage_record import Selection
 from sidtool.policy.advantages import first_difference, lacks_signal, sampled_advantages
-from sidtool.policy.example_fields import ExampleFields
 from sidtool.policy.groups import GroupMaker, Rollouts, first_items
 from sidtool.policy.numbered_records import load_records, save_records
 from sidtool.policy.policy import Policy
@@ -52,8 +51,7 @@ RewardFunction = Callable[[Groups], NDArray[np.float64]]
 class GroupTrainer(WatchedTrainer, JudgedTrainer):
     """Trains a policy on groups of items.
 
-    `reference` is the frozen start with its policy, if the objective needs one; `fields` are those
-    of the examples' events, if a reward reads them. `write_contract`
+    `reference` is the frozen start with its policy, if the objective needs one. `write_contract`
     writes contract and bundle into a model folder."""
 
     def __init__(
@@ -64,7 +62,6 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         options: RlOptions,
         maker: GroupMaker,
         reward: RewardFunction,
-        fields: ExampleFields | None,
         reference: tuple[Any, Policy] | None,
         judge: Judge,
         refuses_worse_slices: bool,
@@ -99,7 +96,6 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         self.maker = maker
         self.options = options
         self._reward = reward
-        self.fields = fields
         self.judge = judge
         self.refuses_worse_slices = refuses_worse_slices
         self._write_contract = write_contract
@@ -169,13 +165,14 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
     def _groups(self, numbers: NDArray[np.int64], rollouts: Rollouts) -> Groups:
         """What rewards read of the groups of examples, by their numbers."""
         examples = self.maker.examples
+        fields = self.maker.fields
         items = first_items(self.maker.session.trie, rollouts.leaves)  # (n, G)
         return Groups(
             histories=[examples.history(number) for number in numbers.tolist()],
             items=np.where(rollouts.valid, items, -1),
             targets=examples.targets[numbers],
             values=None if examples.values is None else examples.values[numbers],
-            fields=None if self.fields is None else list(map(self.fields.before, numbers.tolist())),
+            fields=None if fields is None else list(map(fields.before, numbers.tolist())),
         )
 
     def _completions(self, rollouts: Rollouts, rewards: NDArray[np.float64]) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_refused(
         ),
         (
             {"options": {"reward": "ndcg", "positive_label": None}, "reward_model": None},
-            "--split requires the reward label",
+            "--split has no use",
         ),
         ({"split": None}, "shows fields, which the training examples do not repeat"),
         ({"split": rated / "valid.jsonl"}, "is no split folder"),
@@ -225,5 +225,4 @@ def test_what_does_not_fit_is_refused(
     simple = trained(1)
     with pytest.raises(UsageError, match="--split has no use"):
         plan(reward_model=simple)
-    labels = plan(reward_model=simple, split=None).labels
-    assert (labels.split, labels.fields_digest) == (None, None)
+    assert plan(reward_model=simple, split=None).fields is None

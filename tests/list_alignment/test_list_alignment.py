@@ -15,7 +15,7 @@ from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import RlParams
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.reinforcement import list_trainer
-from sidtool.reinforcement.plan import _check_prompts, plan_rl
+from sidtool.reinforcement.plan import _policy_prompt, plan_rl
 from sidtool.reinforcement.run import RlSummary, rl
 from sidtool.reinforcement.settings import RlOptions
 
@@ -187,7 +187,12 @@ def test_what_does_not_fit_lists_is_refused(
         RlOptions(metric_for_best_model="list_reward")
     contract = replace(read_contract(list_model), kind="encoder-decoder")
     with pytest.raises(UsageError, match="ipa trains causal models, model m is encoder-decoder"):
-        _check_prompts(contract, "model m", is_of_lists=True)
+        _policy_prompt(contract, "model m", is_of_lists=True)
+    contract = read_contract(list_model)
+    assert contract.list_prompt is not None
+    aged = replace(contract.list_prompt, template="{user.age}:{history}")
+    with pytest.raises(UsageError, match="the list prompt of model m shows fields"):
+        _policy_prompt(replace(contract, list_prompt=aged), "model m", is_of_lists=True)
 
 
 def test_pairs_are_the_best_and_the_worst_list(

@@ -1,0 +1,59 @@
+"""The split whose fields the prompts of a run of reinforcement show. Training examples name the
+users of their events, but do not repeat the fields."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidtool.data.digests import file_digest
+from sidtool.errors import CompatibilityError, UsageError
+from sidtool.prompt.frames import Templates
+from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt
+from sidtool.prompt.template_file import check_templates
+from sidtool.sft.lineage import Lineage
+from sidtool.splits.files import TRAIN, is_split_folder, read_split
+from sidtool.splits.split import Split
+
+Prompt = HistoryPrompt | LabelPrompt
+
+
+@dataclass(frozen=True, eq=False)
+class FieldsSplit:
+    """The split of the training examples."""
+
+    split: Split
+    digest: str
+    """SHA-256 (hex) of its training events: a split's own digest leaves fields out"""
+
+
+def open_fields_split(
+    path: str | Path | None, prompts: Mapping[str, Prompt], examples: Path, lineage: Lineage
+) -> FieldsSplit | None:
+    """The split at `path`, if one of the prompts, by the name of their models, shows fields.
+
+    Raises UsageError unless there is a split exactly if a prompt shows fields, and if the split has
+    not all of them; CompatibilityError if the examples were made from another one."""
+    with_fields = {name: prompt for name, prompt in prompts.items() if prompt.shows_fields}
+    if path is None:
+        for name in with_fields:
+            raise UsageError(
+                f"the prompt of {name} shows fields, which the training examples do not repeat",
+                hint="--split SPLIT, the split that make-sft used",
+            )
+        return None
+    if not with_fields:
+        raise UsageError(f"--split has no use: no prompt of {' or '.join(prompts)} shows fields")
+    folder = Path(path)
+    if not is_split_folder(folder):
+        raise UsageError(f"{path} is no split folder", hint="sidtool split EVENTS -o SPLIT")
+    split = read_split(folder)
+    if split.reference.digest != lineage.split.digest:
+        raise CompatibilityError(
+            f"the split is {split.reference}, the training examples were made from {lineage.split}",
+            hint="give the split that make-sft used",
+        )
+    for prompt in with_fields.values():
+        items = (prompt.item,) if prompt.item else ()
+        templates = Templates((prompt.template,), prompt.separator, items)
+        check_templates(prompt.task, prompt.history_as, templates, split.fields, "")
+    return FieldsSplit(split, file_digest(folder / TRAIN))

@@ -1,0 +1,137 @@
+"""Reinforcement of a model whose prompt shows fields, which `--split` gives."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.items import Items
+from sidtool.errors import CompatibilityError, UsageError
+from sidtool.fields.fields import Fields, FieldTypes
+from sidtool.model.load import load_model_folder
+from sidtool.policy.example_fields import ExampleFields
+from sidtool.policy.examples import read_rl_examples
+from sidtool.policy.groups import GroupMaker, GroupOptions
+from sidtool.policy.policy import Policy
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.prompt.frames import Templates
+from sidtool.recommendation.query import QuerySession
+from sidtool.reinforcement.run import rl
+from sidtool.reinforcement.settings import RlOptions
+from sidtool.sft.example_file import read_training_examples
+from sidtool.sft.make_sft import make_sft
+from sidtool.sft.sft_options import SftOptions
+from sidtool.sft.tokenized import encode_example
+from sidtool.splits.files import read_split, write_split
+from sidtool.splits.split import Example, Split, SplitOrigin
+from sidtool.training.run import train
+from tests.models import tiny_tokenizer
+
+TEMPLATES = Templates(("{user.age}:{history}",), "", ("{gap} {sid}{event.rating};",))
+STEP: dict[str, Any] = {
+    "max_steps": 1,
+    "num_generations": 4,
+    "per_device_train_batch_size": 16,
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def rated(split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The split of the shop with ages, ratings and times."""
+
+    def of(user: str, n: int, time: float | None) -> Fields:
+        number = int(user[1:])
+        ratings = tuple((number + place) % 5 + 1 for place in range(n))
+        times = tuple(880_000_000.0 + 40 * number * place**2 for place in range(n))
+        return Fields({"age": 20 + number % 7}, {"rating": ratings}, {}, times, time)
+
+    def example(each: Example) -> Example:
+        fields = of(each.user, len(each.history), 880_000_000.0 + 4000)
+        return replace(each, fields=fields, feedback={"rating": 3})
+
+    made = Split(
+        split.protocol,
+        tuple(replace(u, fields=of(u.user, len(u.items), None)) for u in split.train),
+        tuple(map(example, split.valid)),
+        tuple(map(example, split.test)),
+        origin=SplitOrigin(fields=FieldTypes({"rating": "int"}, {}, {"age": "int"}, times=True)),
+    )
+    folder = tmp_path_factory.mktemp("rated") / "split"
+    write_split(made, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def with_fields(
+    bundle: Bundle,
+    catalog: Items,
+    rated: Path,
+    models: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path]:
+    """A model whose prompt shows fields, and its training examples."""
+    folder = tmp_path_factory.mktemp("with-fields")
+    made = folder / "train.jsonl"
+    options = SftOptions(
+        {"sequence": 1.0},
+        max_length=200,
+        history_length=6,
+        templates={"sequence": TEMPLATES},
+    )
+    make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
+    fields = {"max_steps": 2, "per_device_train_batch_size": 16}
+    train(models("llama"), made, folder / "model", sft_fields=fields)
+    return folder / "model", made
+
+
+def test_a_prompt_is_the_part_of_its_training_example_before_the_target(
+    with_fields: tuple[Path, Path], rated: Path, bundle: Bundle
+) -> None:
+    model, made = with_fields
+    loaded = load_model_folder(model)
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    examples = read_rl_examples(made, "sequence", encoder, loaded.tokens, bundle)
+    session = QuerySession.of(loaded)
+    policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
+    fields = ExampleFields.of(examples, read_split(rated), bundle)
+    maker = GroupMaker(session, policy, examples, GroupOptions(4), fields)
+    expected = []
+    for row in read_training_examples(made):
+        ids, targets, *_ = encode_example(row, encoder, loaded.tokens, codes_only=True)
+        # the first code of each target behind the first item
+        starts = np.flatnonzero(loaded.tokens.is_code(ids, 0))[1:]
+        expected += [ids[:start].tolist() for start in starts.tolist() if targets[start]]
+    assert len(expected) == len(examples) > 100
+    assert [maker.prompt(number) for number in range(len(examples))] == expected
+
+
+def test_such_a_model_is_trained_further(
+    with_fields: tuple[Path, Path], rated: Path, tmp_path: Path
+) -> None:
+    model, made = with_fields
+    how: dict[str, Any] = {
+        "options": RlOptions(eval_users=8, eval_num_beams=4),
+        "grpo_fields": STEP,
+        "allow_worse_slices": True,
+    }
+    summary = rl(model, made, tmp_path / "out", split=rated, **how)
+    assert summary.steps == 1
+    assert summary.start is not None
+    trained = load_model_folder(tmp_path / "out")
+    assert trained.contract.history_prompt == load_model_folder(model).contract.history_prompt
+    with pytest.raises(UsageError, match="shows fields, which the training examples do not repeat"):
+        rl(model, made, tmp_path / "none", **how)
+    whole = read_split(rated)
+    fewer = replace(whole, train=whole.train[1:], valid=whole.valid[1:], test=whole.test[1:])
+    write_split(fewer, tmp_path / "other")
+    with pytest.raises(CompatibilityError, match="the training examples were made from"):
+        rl(model, made, tmp_path / "none", split=tmp_path / "other", **how)
+    assert not (tmp_path / "none").exists()
