@@ -5,9 +5,10 @@
 
 Every variant has the same split, bundle, initial weights and settings; only the training examples
 differ: their weights, or what stands beside the items. Fields stand there as tokens of their own,
-one for each frequent value. Each variant is measured on all users of `--on`, at
-item level over the full catalog. Differences from the plain recipe are paired bootstraps over users
-of the mean over the seeds. Steps that are done are not run again."""
+one for each frequent value. Each variant is measured on all users of `--on`, and with `--positive`
+on those whose target fulfills a condition, at item level over the full catalog. Differences from
+the plain recipe are paired bootstraps over users of the mean over the seeds. Steps that are done
+are not run again."""
 
 import argparse
 import hashlib
@@ -23,14 +24,18 @@ from typing import Any
 import numpy as np
 from environment import environment
 from model_values import model_values
+from numpy.typing import NDArray
 from recipe import Recipe
-from reinforce_table import METRICS, Values, differences
+from reinforce_table import METRICS, Values, differences, group_means
 from table import markdown, spread
 from variant_run import VariantRun, chosen_variants, run_variants, variant_parser
 
 from sidtool.evaluation.bootstrap import everyone
+from sidtool.fields.conditions import Condition
+from sidtool.fields.fields import need_field
 from sidtool.prompt.slots import value_text
 
+ALL = "all"
 PLAIN = "plain"
 WEIGHTS = "weights"
 USER_FIELDS = "user fields"
@@ -89,6 +94,8 @@ class FeedbackRun(VariantRun):
     fields: Fields
     max_length: int
     """Tokens of an example, the same for all variants: fields take some beside the SIDs."""
+    positive: Condition | None
+    """Which targets are measured apart, too"""
 
     def split_options(self) -> list[object]:
         """Those of the data set, and its fields."""
@@ -136,20 +143,37 @@ class FeedbackRun(VariantRun):
         on = self.recipe.run.on
         return model_values(self.model(variant, seed), self.part, on, exclude_seen=exclude_seen)
 
-    def baselines(self) -> dict[str, dict[str, float]]:
-        """Popularity and item-kNN on the same users."""
+    @cached_property
+    def groups(self) -> dict[str, NDArray[np.float64]]:
+        """The groups of users that are measured, by name: the weight of each user."""
+        groups = everyone(len(self.part))
+        if self.positive is not None:
+            name = self.positive.field
+            kind = need_field(name, self.split.fields.feedback, "feedback", "--feedback")
+            values = [example.feedback[name] for example in self.part]
+            groups[self.positive.text] = self.positive.holds(values, kind).astype(np.float64)
+        return groups
+
+    def baselines(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Popularity and item-kNN on each group."""
         model = self.model(PLAIN, self.recipe.run.seeds[0])
-        metrics = model.with_name(f"metrics-{self.recipe.run.on}.json")
-        options = ["--on", self.recipe.run.on, *self.recipe.seen_options(), "--json"]
-        command = ("evaluate", model, self.split_folder, *options)
-        self.recipe.steps.run(metrics, *command, save_stdout=True)
-        evaluation: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
-        return {name: dict(each) for name, each in evaluation["baselines"].items()}
+        on = self.recipe.run.on
+        options = ["--on", on, *self.recipe.seen_options(), "--json"]
+        measured = {}
+        for group in self.groups:
+            name = f"metrics-{on}" if group == ALL else f"metrics-{on}-positive"
+            chosen = [] if group == ALL else ["--target", group]
+            metrics = model.with_name(f"{name}.json")
+            command = ("evaluate", model, self.split_folder, *options, *chosen)
+            self.recipe.steps.run(metrics, *command, save_stdout=True)
+            evaluation: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
+            measured[group] = {name: dict(of) for name, of in evaluation["baselines"].items()}
+        return measured
 
 
 def result_of(run: FeedbackRun, variants: Sequence[str]) -> dict[str, Any]:
     """Run every step that is not done; the metrics of each seed, and paired differences of the
-    means over the seeds."""
+    means over the seeds, for each group of users."""
     seeds = run.recipe.run.seeds
     users = [example.user for example in run.part]
     means: dict[str, Values] = {}
@@ -158,15 +182,17 @@ def result_of(run: FeedbackRun, variants: Sequence[str]) -> dict[str, Any]:
         of_seeds = [run.values(variant, seed) for seed in seeds]
         mean_values = np.mean([values.values for values in of_seeds], axis=0)
         means[variant] = Values(of_seeds[0].names, mean_values)
-        metrics = [{name: float(each.column(name).mean()) for name in METRICS} for each in of_seeds]
-        gain = {}
+        gains: Mapping[str, Any] = {}
         if variant != PLAIN:
-            everybody = everyone(len(users))
-            gain = differences(means[variant], means[PLAIN], users, everybody)["all"]
-        measured[variant] = {"seeds": metrics, "gain": gain}
+            gains = differences(means[variant], means[PLAIN], users, run.groups)
+        by_seed = [group_means(each, run.groups) for each in of_seeds]
+        measured[variant] = {
+            group: {"seeds": [each[group] for each in by_seed], "gain": gains.get(group, {})}
+            for group in run.groups
+        }
     return {
         "on": run.recipe.run.on,
-        "n": len(users),
+        "n": {group: int(weights.sum()) for group, weights in run.groups.items()},
         "seeds": list(seeds),
         "fields": {"weight": run.fields.weight, "clip": run.fields.clip},
         "templates": {variant: run.fields.templates(VARIANTS[variant]) for variant in variants},
@@ -176,22 +202,28 @@ def result_of(run: FeedbackRun, variants: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def result_table(result: Mapping[str, Any]) -> str:
-    """The metrics of all variants and baselines, and the gains over the plain recipe."""
-    rows = []
-    for variant, measured in result["variants"].items():
-        row: list[object] = [variant]
-        for name in METRICS:
-            row.append(spread([seed[name] for seed in measured["seeds"]]))
-            gain = measured["gain"].get(name)
-            interval = "" if gain is None else f"{gain['low']:+.4f} to {gain['high']:+.4f}"
-            row += ["" if gain is None else f"{gain['mean']:+.4f}", interval]
-        rows.append(row)
-    for name, metrics in result["baselines"].items():
-        cells = [cell for each in METRICS for cell in (f"{metrics[each]:.4f}", "", "")]
-        rows.append([name, *cells])
-    columns = [cell for name in METRICS for cell in (name, "gain", "95% interval")]
-    return f"{markdown([result['on'], *columns], rows)}\n\n{result['n']} users"
+def result_tables(result: Mapping[str, Any]) -> str:
+    """For each group of users, the metrics of all variants and baselines, and the gains over the
+    plain recipe."""
+    tables = []
+    for group, n in result["n"].items():
+        rows = []
+        for variant, by_group in result["variants"].items():
+            measured = by_group[group]
+            row: list[object] = [variant]
+            for name in METRICS:
+                row.append(spread([seed[name] for seed in measured["seeds"]]))
+                gain = measured["gain"].get(name)
+                interval = "" if gain is None else f"{gain['low']:+.4f} to {gain['high']:+.4f}"
+                row += ["" if gain is None else f"{gain['mean']:+.4f}", interval]
+            rows.append(row)
+        for name, metrics in result["baselines"][group].items():
+            cells = [cell for each in METRICS for cell in (f"{metrics[each]:.4f}", "", "")]
+            rows.append([name, *cells])
+        columns = [cell for name in METRICS for cell in (name, "gain", "95% interval")]
+        title = f"{result['on']}, {group}, {n} users"
+        tables.append(markdown([title, *columns], rows))
+    return "\n\n".join(tables)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -202,6 +234,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--user-field", action="append", required=True, help="its columns")
     parser.add_argument("--weight", help="make-sft --weight (default: exp(FEEDBACK/1))")
     parser.add_argument("--weight-clip", type=float, default=150.0)
+    parser.add_argument("--positive", help="targets that are measured apart, like rating>=4")
     parser.add_argument("--max-length", type=int, default=256, help="tokens of an example")
     return parser.parse_args(arguments)
 
@@ -219,9 +252,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def measure(recipe: Recipe) -> dict[str, Any]:
         variants = chosen_variants(args.only, list(VARIANTS), SEPARATOR)
-        return result_of(FeedbackRun(recipe, fields, args.max_length), variants)
+        positive = Condition.parse(args.positive, option="--positive") if args.positive else None
+        return result_of(FeedbackRun(recipe, fields, args.max_length, positive), variants)
 
-    return run_variants(args, measure, result_table)
+    return run_variants(args, measure, result_tables)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,19 @@ def test_all_variants_end_with_a_table(
     work = tmp_path / "work"
     fields = ("--feedback", "rating", "--users", "users.csv", "--user-field", "age")
     options = ("--recipe", recipe_folder, "--encoder", tmp_path / "encoder", *fields)
-    arguments = [str(part) for part in (rated_data, "-o", work, *options, "--seeds", "0")]
+    positive = ("--positive", "rating>=4")
+    given = (rated_data, "-o", work, *options, "--seeds", "0", *positive)
+    arguments = list(map(str, given))
     assert main(arguments) == 0
     result = json.loads((work / "result-test.json").read_text())
     assert list(result["variants"]) == list(VARIANTS)
-    assert set(result["baselines"]) == {"popularity", "item-knn"}
-    for variant, measured in result["variants"].items():
-        assert 0 <= measured["seeds"][0]["ndcg@10"] <= 1
-        assert set(measured["gain"]) == (set() if variant == "plain" else {"hr@10", "ndcg@10"})
+    assert 0 < result["n"]["rating>=4"] < result["n"]["all"]
+    for group in ("all", "rating>=4"):
+        assert set(result["baselines"][group]) == {"popularity", "item-knn"}
+        for variant, by_group in result["variants"].items():
+            measured = by_group[group]
+            assert 0 <= measured["seeds"][0]["ndcg@10"] <= 1
+            assert set(measured["gain"]) == (set() if variant == "plain" else {"hr@10", "ndcg@10"})
     assert result["templates"]["together"] == {
         "prompts": ["{user.age:token}{history}"],
         "items": ["{gap:token}{sid}{event.rating:token}"],
