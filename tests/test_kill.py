@@ -193,7 +193,15 @@ COMMANDS = ("build-codebook", "extend-model", "train")
 Whole = Callable[[str], tuple[float, Any]]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+# tests/hostile/test_crash.py stops the other commands at each of their writes
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param("build-codebook", marks=pytest.mark.slow),
+        pytest.param("extend-model", marks=pytest.mark.slow),
+        "train",
+    ],
+)
 def test_a_killed_command_leaves_no_output_or_a_complete_one(
     cases: dict[str, Case], whole: Whole, tmp_path: Path, command: str
 ) -> None:
