@@ -56,31 +56,39 @@ class Augmentation:
         spans = item_spans(ids, tokens)
         if len(spans) and _has_text_target(example, int(spans[-1, 0]), tokens):
             return example
-        n_answers = _n_answers(targets, spans)
+        n_history = len(spans) - _n_answers(targets, spans)
         is_sequence = self.item_fields.fit(ids, spans)
         order = self._order(len(spans), rng)
         if is_sequence and order is not None:
             sources, places = self.item_fields.in_order(len(ids), spans, order)
             ids, targets, weights = ids[sources], targets[places], weights[sources]
             spans = item_spans(ids, tokens)
-        history = spans[: len(spans) - n_answers]
-        if len(history) < 2:
+        if n_history < 2:
             return TokenizedExample(ids, targets, weights)
-        kept_items = self._keep_items(len(history), rng)
-        before = self.item_fields.before if is_sequence else 0
-        stop = spans[len(history), 0] - before if is_sequence and n_answers else history[-1, 1]
-        starts = history[:, 0] - before
-        blocks = np.stack([starts, np.append(starts[1:], stop)], axis=1)
+        kept_items = self._keep_items(n_history, rng)
         # text behind the last item may be the question
-        has_text = bool((history[1:, 0] > history[:-1, 1]).any())
+        has_text = bool((spans[1:n_history, 0] > spans[: n_history - 1, 1]).any())
         kept_items[-1] |= has_text and not is_sequence
         keep = np.ones(len(ids), dtype=np.bool_)
-        for start, stop in blocks[~kept_items]:
+        for start, stop in self._blocks(spans, n_history, is_sequence)[~kept_items]:
             keep[start:stop] = False
         ids = ids[keep]
         targets = targets[keep]
         targets[0] = False  # nothing comes before the first token
         return TokenizedExample(ids, targets, weights[keep])
+
+    def _blocks(
+        self, spans: NDArray[np.int64], n_history: int, is_sequence: bool
+    ) -> NDArray[np.int64]:
+        """(n_history, 2) int64: start and stop of what an item of the history takes along if it is
+        left out: up to where the next item begins, with its own fields in a sequence. The last one
+        before text has its SID only."""
+        before = self.item_fields.before if is_sequence else 0
+        starts = spans[:, 0] - before
+        stops = np.append(starts[1:], spans[-1, 1])
+        if not is_sequence:
+            stops[n_history - 1] = spans[n_history - 1, 1]
+        return np.stack([starts, stops], axis=1)[:n_history]
 
     def _order(self, n_items: int, rng: np.random.Generator) -> NDArray[np.intp] | None:
         """(n_items,) the order of the items of a sequence; None if it stays as it is."""
