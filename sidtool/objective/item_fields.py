@@ -88,15 +88,15 @@ class ItemFields:
         sources = np.stack(before + sids + after, axis=1)  # (items, tokens per item)
         places = sources.copy()
         places[:, self.before : self.before + width] = spans[:, :1] + np.arange(width)
-        kept = np.ones(sources.shape, dtype=np.bool_)
+        is_stored = np.ones(sources.shape, dtype=np.bool_)
         if self.after:
-            kept[order == len(order) - 1, -self.after :] = False
-            kept[-1, -self.after :] = False
+            is_stored[order == len(order) - 1, -self.after :] = False
+            is_stored[-1, -self.after :] = False
         head = np.arange(spans[0, 0] - self.before)
         tail = np.arange(spans[-1, 1], n_tokens)
         return (
-            np.concatenate([head, sources[kept], tail]),
-            np.concatenate([head, places[kept], tail]),
+            np.concatenate([head, sources[is_stored], tail]),
+            np.concatenate([head, places[is_stored], tail]),
         )
 
 
