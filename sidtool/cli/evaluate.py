@@ -193,7 +193,6 @@ def evaluate(
         partial(inference.load_model, model, bundle, *runs_on, mixed),
         None if against is None else partial(inference.load_model, against, None, *runs_on),
     )
-    # an option that changes nothing is a mistake of the user
     of_rankings: dict[str, Any] = {
         "--by": by,
         "--weight": weight,
@@ -280,17 +279,16 @@ class _Inputs:
     split: Path | None
     thresholds: Mapping[str, float]
     load: Callable[[], "LoadedModel"]
-    load_other: Callable[[], "LoadedModel"] | None
-    """The model of --against"""
+    load_against: Callable[[], "LoadedModel"] | None
 
 
 def _evaluate_task(inputs: _Inputs, settings: "TaskEvaluationOptions", json: bool) -> None:
     from sidtool.evaluation.metrics import check_thresholds
     from sidtool.task_evaluation.task_evaluation import evaluate_task
 
+    loaded = inputs.load()
     with progress("evaluate") as reports:
-        report = reports.get("evaluate")
-        answers = evaluate_task(inputs.load(), inputs.split, settings, progress=report)
+        answers = evaluate_task(loaded, inputs.split, settings, progress=reports.get("evaluate"))
     say_task(answers, json=json)
     check_thresholds(answers.metrics, inputs.thresholds)
 
@@ -303,15 +301,15 @@ def _evaluate_lists(inputs: _Inputs, settings: "ListEvaluationOptions", json: bo
     assert inputs.split is not None
     check_names(inputs.thresholds, metric_names(settings.length))
     loaded = inputs.load()
-    other = inputs.load_other and inputs.load_other()
+    other = inputs.load_against and inputs.load_against()
     with progress("evaluate") as reports:
         report = reports.get("evaluate")
         measured = evaluate_lists(loaded, inputs.split, settings, against=other, progress=report)
     say_lists(measured, json=json)
     means = next(iter(measured.systems.values()))
     check_thresholds({name: each.mean for name, each in means.items()}, inputs.thresholds)
-    number = f"--list {settings.length}" if LISTS in measured.systems else f"-k {settings.length}"
-    next_step(f"sidtool recommend {inputs.model} --history ITEM,ITEM {number}")
+    option = "--list" if LISTS in measured.systems else "-k"
+    next_step(f"sidtool recommend {inputs.model} --history ITEM,ITEM {option} {settings.length}")
 
 
 def _evaluate_rankings(
@@ -329,7 +327,7 @@ def _evaluate_rankings(
     assert inputs.split is not None
     loaded = inputs.load()
     check_names(inputs.thresholds, model_metric_names(loaded.bundle.space.levels))
-    other = inputs.load_other and inputs.load_other()
+    other = inputs.load_against and inputs.load_against()
     with progress("evaluate") as reports:
         evaluation = evaluate_split(
             loaded,
@@ -346,7 +344,7 @@ def _evaluate_rankings(
 
 
 def _refuse(options: Mapping[str, Any], why: str) -> None:
-    """Raise UsageError for an option that was given and would change nothing."""
+    """Raise UsageError for an option that was given and would change nothing: a mistake."""
     for name, value in options.items():
         if value:
             raise UsageError(f"{name} {why}")
