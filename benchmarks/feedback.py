@@ -5,10 +5,10 @@
 
 Every variant has the same split, bundle, initial weights and settings; only the training examples
 differ: their weights, or what stands beside the items. Fields stand there as tokens of their own,
-one for each frequent value. Each variant is measured on all users of `--on`, and with `--positive`
-on those whose target fulfills a condition, at item level over the full catalog. Differences from
-the plain recipe are paired bootstraps over users of the mean over the seeds. Steps that are done
-are not run again."""
+one for each frequent value. Without `--users` nothing is known of them, and no variant has user
+fields. Each variant is measured on all users of `--on`, and with `--positive` on those whose target
+fulfills a condition, at item level over the full catalog. Differences from the plain recipe are
+paired bootstraps over users of the mean over the seeds. Steps that are done are not run again."""
 
 import argparse
 import hashlib
@@ -62,18 +62,28 @@ class Fields:
     """The fields of a data set that the variants use."""
 
     feedback: str
-    users: Path
+    users: Path | None
     user_fields: tuple[str, ...]
+    """Columns of `users`"""
     weight: str
     """`make-sft --weight`"""
     clip: float
     """`make-sft --weight-clip`"""
 
     @property
+    def variants(self) -> list[str]:
+        """The variants that these fields allow."""
+        return [name for name in VARIANTS if self.users is not None or name != USER_FIELDS]
+
+    @property
     def split_options(self) -> list[object]:
         """The options of the split."""
-        columns = [option for name in self.user_fields for option in ("--user-field", name)]
-        return ["--times", "--feedback", self.feedback, "--users", self.users, *columns]
+        options: list[object] = ["--times", "--feedback", self.feedback]
+        if self.users is not None:
+            options += ["--users", self.users]
+        for name in self.user_fields:
+            options += ["--user-field", name]
+        return options
 
     def templates(self, parts: frozenset[str]) -> dict[str, list[str]] | None:
         """The templates of `sequence` with these parts; None if nothing stands beside an item."""
@@ -230,13 +240,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = variant_parser(__doc__, list(VARIANTS), SEPARATOR)
     parser.add_argument("--feedback", required=True, help="column of the events")
-    parser.add_argument("--users", required=True, help="table of users in DATA")
-    parser.add_argument("--user-field", action="append", required=True, help="its columns")
+    parser.add_argument("--users", help="table of users in DATA")
+    parser.add_argument("--user-field", action="append", default=[], help="its columns")
     parser.add_argument("--weight", help="make-sft --weight (default: exp(FEEDBACK/1))")
     parser.add_argument("--weight-clip", type=float, default=150.0)
     parser.add_argument("--positive", help="targets that are measured apart, like rating>=4")
     parser.add_argument("--max-length", type=int, default=256, help="tokens of an example")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if (args.users is None) != (not args.user_field):
+        parser.error("--users and --user-field belong together")
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -244,14 +257,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     fields = Fields(
         args.feedback,
-        args.data / args.users,
+        args.data / args.users if args.users is not None else None,
         tuple(args.user_field),
         args.weight or f"exp({args.feedback}/1)",
         args.weight_clip,
     )
 
     def measure(recipe: Recipe) -> dict[str, Any]:
-        variants = chosen_variants(args.only, list(VARIANTS), SEPARATOR)
+        variants = chosen_variants(args.only, fields.variants, SEPARATOR)
         positive = Condition.parse(args.positive, option="--positive") if args.positive else None
         return result_of(FeedbackRun(recipe, fields, args.max_length, positive), variants)
 
