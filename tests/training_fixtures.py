@@ -1,6 +1,7 @@
 """Fixtures: a tiny shop whose users follow a pattern, and models extended by its semantic IDs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
+from sidtool.fields.fields import Fields, FieldTypes
 from sidtool.model.extend import extend_model
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
@@ -24,6 +26,10 @@ from tests.models import (
 from tests.sft.cases import QUERIES
 
 N_ITEMS = 40
+FIRST_TIME = 880_000_000.0
+"""Of the first event of each user, in seconds."""
+TARGET_TIME = FIRST_TIME + 4000
+"""Of each held-out event."""
 WORDS = ("red", "blue", "soft", "hair", "cream", "film", "toy", "story")
 
 
@@ -61,6 +67,49 @@ def make_split(users: int = 60, seed: int = 0, longest: int = 14) -> Split:
         valid.append(Example(user, items[: n - 2], items[n - 2], n - 2))
         test.append(Example(user, items[: n - 1], items[n - 1], n - 1))
     return Split("leave-one-out", tuple(train), tuple(valid), tuple(test))
+
+
+def split_with_fields(
+    split: Split,
+    types: FieldTypes,
+    fields_of: Callable[[str, tuple[str, ...]], Fields],
+    feedback_of: Callable[[str, str], Mapping[str, object]],
+) -> Split:
+    """A split with the fields of each user and history, and the feedback of each held-out event."""
+
+    def example(each: Example) -> Example:
+        fields = fields_of(each.user, each.history)
+        if types.times:
+            fields = replace(fields, time=TARGET_TIME)
+        return replace(each, fields=fields, feedback=dict(feedback_of(each.user, each.item)))
+
+    return replace(
+        split,
+        train=tuple(replace(each, fields=fields_of(each.user, each.items)) for each in split.train),
+        valid=tuple(map(example, split.valid)),
+        test=tuple(map(example, split.test)),
+        origin=replace(split.origin, fields=types),
+    )
+
+
+RATED = FieldTypes({"rating": "int"}, {}, {"age": "int"}, times=True)
+
+
+def rated_split(split: Split) -> Split:
+    """A split with ages, ratings and times."""
+
+    def fields_of(user: str, items: tuple[str, ...]) -> Fields:
+        number = user_number(user)
+        ratings = tuple((number + place) % 5 + 1 for place in range(len(items)))
+        times = tuple(FIRST_TIME + 40 * number * place**2 for place in range(len(items)))
+        return Fields({"age": 20 + number % 7}, {"rating": ratings}, {}, times)
+
+    return split_with_fields(split, RATED, fields_of, lambda user, item: {"rating": 3})
+
+
+def user_number(user: str) -> int:
+    """The number in a user's name."""
+    return int(user.rpartition("u")[2])
 
 
 @pytest.fixture(scope="session")

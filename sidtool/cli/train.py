@@ -192,7 +192,14 @@ def refresh(
     from sidtool.sft.catalog import CatalogOptions
 
     chosen = RefreshOptions(share, learning_rate, seed)
-    how: dict[str, Any] = {"split": split, "force": force, "trust_remote_code": trust_remote_code}
+    how: dict[str, Any] = {
+        "split": split,
+        "items": items,
+        "embeddings": embeddings or (),
+        "options": chosen,
+        "force": force,
+        "trust_remote_code": trust_remote_code,
+    }
     if dry_run:
         plan = plan_refresh(model, bundle, out, **how)
         return _say_refresh_plan(plan, chosen, model, out, json=json)
@@ -203,10 +210,7 @@ def refresh(
             bundle,
             out,
             **how,
-            items=items,
-            embeddings=embeddings or (),
             catalog_options=CatalogOptions(id_column, title_column),
-            options=chosen,
             progress=steps_of(report.get("train")),
             log=log,
             notify=notify,

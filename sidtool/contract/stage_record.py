@@ -7,6 +7,7 @@ from typing import Any
 
 from sidtool.checkpoint.files import settings_digests, weight_digests
 from sidtool.json_record import JsonRecord
+from sidtool.prompt.frames import Templates
 from sidtool.splits.list_targets import ListTargets
 from sidtool.splits.record import SplitReference
 
@@ -67,6 +68,24 @@ class Forgetting(JsonRecord):
 
 
 @dataclass(frozen=True)
+class SftRecord(JsonRecord):
+    """What `make-sft` was told beside tasks, format and limits of training examples."""
+
+    history_length: int
+    columns: tuple[str, ...]
+    """columns of the catalog"""
+    task_budgets: Mapping[str, int]
+    """tokens of each task that has a budget"""
+    templates: Mapping[str, Templates]
+    """the user's templates of a task, in place of its own"""
+    weight_clip: float | None
+    hidden_items: int
+    """items whose text is in no example"""
+    general: bool
+    """whether general text is mixed in"""
+
+
+@dataclass(frozen=True)
 class TrainParams(JsonRecord):
     """How `train` made a model."""
 
@@ -96,6 +115,8 @@ class TrainParams(JsonRecord):
     """how lists were made of the training events; None without lists"""
     forgetting: Forgetting | None = None
     """None without general text among the examples"""
+    sft: SftRecord | None = None
+    """None in contracts before 0.3"""
 
 
 @dataclass(frozen=True)

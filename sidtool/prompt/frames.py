@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from sidtool.errors import UsageError
+from sidtool.json_record import JsonRecord
 from sidtool.prompt.chat_template import render
 from sidtool.prompt.field_tokens import FieldTokenLookup, FieldValues
 from sidtool.prompt.slots import slots
@@ -57,7 +58,7 @@ class PromptFrame:
 
 
 @dataclass(frozen=True)
-class Templates:
+class Templates(JsonRecord):
     """A template file: `prompts` with one slot each for the content, the `separator` between the
     items of a history and, for running text and for fields, the form of an item in each prompt."""
 

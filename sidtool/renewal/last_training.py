@@ -8,9 +8,13 @@ from typing import Any
 from sidtool.contract.contract import Contract
 from sidtool.contract.stage_record import TrainParams
 from sidtool.errors import CompatibilityError, UsageError
+from sidtool.fields.fields import FieldTypes, need_feedback_of_numbers
 from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.sft.event_weights import WeightOptions
+from sidtool.sft.field_templates import templates_for
 from sidtool.sft.lineage import read_lineage
 from sidtool.sft.sft_options import SftOptions
+from sidtool.sft.tasks import named_task, writes_sids
 from sidtool.training.settings import DEFAULTS, TrainOptions
 
 DEFAULT_SHARE = 0.2
@@ -34,12 +38,11 @@ class RefreshOptions:
 def last_training(contract: Contract, model_dir: Path) -> TrainParams:
     """The parameters of a model's last training stage.
 
-    Raises CompatibilityError without one, UsageError if its examples had weights or its prompt
-    shows fields."""
-    _refuse_fields(contract, model_dir)
+    Raises CompatibilityError without one, UsageError if its training examples cannot be made again
+    from what the contract records."""
     for record in reversed(contract.stages):
         if isinstance(record.params, TrainParams):
-            _refuse_weights(record.params, model_dir)
+            _refuse_unrecorded(contract, record.params, model_dir)
             return record.params
     raise CompatibilityError(
         f"model {model_dir} was not trained by sidtool: its tasks and settings are unknown",
@@ -47,26 +50,33 @@ def last_training(contract: Contract, model_dir: Path) -> TrainParams:
     )
 
 
-def _refuse_weights(last: TrainParams, model_dir: Path) -> None:
-    if last.weights is not None:
-        raise UsageError(
-            f"model {model_dir} was trained on examples weighted by {last.weights}, which refresh "
-            "cannot make",
-            hint="sidtool make-sft --weight, then sidtool train",
-        )
-
-
-def _refuse_fields(contract: Contract, model_dir: Path) -> None:
-    if contract.history_prompt is not None and contract.history_prompt.shows_fields:
-        raise UsageError(
-            f"the prompt of model {model_dir} shows fields, by a template that refresh has not",
-            hint="sidtool make-sft --template, then sidtool train",
-        )
+def _refuse_unrecorded(contract: Contract, last: TrainParams, model_dir: Path) -> None:
+    made = last.sft
+    prompt = contract.history_prompt
+    unknown = None
+    if any(named_task(task).per == "query" for task in last.task_weights):
+        unknown = "--queries", "of queries"
+    elif made is None and last.weights is not None:
+        unknown = "--weight-clip", f"weighted by {last.weights}, perhaps clipped"
+    elif made is None and prompt is not None and prompt.shows_fields:
+        unknown = "--template", "that show fields"
+    elif made is not None and made.hidden_items:
+        unknown = "--hide-text-of", f"that hide the text of {made.hidden_items} items"
+    elif made is not None and made.general:
+        unknown = "--general", "with general text among them"
+    if unknown is None:
+        return
+    option, examples = unknown
+    raise UsageError(
+        f"model {model_dir} was trained on examples {examples}; it does not record {option}, so "
+        "refresh cannot make them again",
+        hint=f"sidtool make-sft {option}, then sidtool train",
+    )
 
 
 def refuse_other_template(contract: Contract, examples: Path, model_dir: Path) -> None:
     """Raise UsageError if new training examples show histories by other templates than the
-    model's prompts."""
+    model's prompts: an earlier version did not record the user's."""
     lineage = read_lineage(examples)
     pairs: list[tuple[HistoryPrompt | None, HistoryPrompt | None]] = [
         (contract.history_prompt, lineage.history_prompt),
@@ -87,17 +97,50 @@ def refuse_other_template(contract: Contract, examples: Path, model_dir: Path) -
 
 
 def last_sft_options(contract: Contract, last: TrainParams, seed: int) -> SftOptions:
-    """The training examples of the model's last stage, as far as its contract records them."""
-    prompt = contract.history_prompt
-    history_length = prompt.history_length if prompt else SftOptions.history_length
-    return SftOptions(
+    """The training examples of the model's last stage."""
+    options = SftOptions(
         tasks=last.task_weights,
         format=last.example_format,  # type: ignore[arg-type]
         max_length=last.max_length or SftOptions.max_length,
-        history_length=history_length,
         seed=seed,
         lists=last.lists,
     )
+    if (made := last.sft) is not None:
+        return replace(
+            options,
+            history_length=made.history_length,
+            max_task_tokens=made.task_budgets,
+            templates=made.templates,
+        )
+    if contract.history_prompt is not None:
+        return replace(options, history_length=contract.history_prompt.history_length)
+    return options
+
+
+def shows_text(last: TrainParams) -> str | None:
+    """A task of the model's last stage that shows text of items, None without one."""
+    for name in last.task_weights:
+        task = named_task(name)
+        if task.per != "user" or task.source != "sid" or not writes_sids(task):
+            return name
+    return None
+
+
+def last_weights(last: TrainParams) -> WeightOptions | None:
+    """The weights of the training examples of the model's last stage, None without any."""
+    if last.weights is None or last.sft is None:
+        return None
+    return WeightOptions(last.weights, last.sft.weight_clip)
+
+
+def check_fields(last: TrainParams, types: FieldTypes) -> None:
+    """Raise UsageError unless a split has the fields that the examples of the model's last stage
+    show or are weighted by."""
+    if (weights := last_weights(last)) is not None:
+        need_feedback_of_numbers(weights.field, types, "--weight")
+    templates = {} if last.sft is None else last.sft.templates
+    for task in last.task_weights:
+        templates_for(task, templates.get(task), types)
 
 
 def training_settings(

@@ -1,5 +1,6 @@
 """What a refresh needs, checked before anything is read at length or written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,13 @@ from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.contract.stage_record import TrainParams
-from sidtool.errors import CompatibilityError
+from sidtool.errors import CompatibilityError, UsageError
 from sidtool.extras import require
 from sidtool.model.load import check_model_folder
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.registry.references import open_bundle
-from sidtool.renewal.last_training import last_training
+from sidtool.renewal.last_training import RefreshOptions, check_fields, last_training, shows_text
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Split
 
@@ -42,6 +43,9 @@ def plan_refresh(
     out: str | Path,
     *,
     split: Split | str | Path | None = None,
+    items: str | Path | None = None,
+    embeddings: Sequence[str | Path] = (),
+    options: RefreshOptions | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
 ) -> RefreshPlan:
@@ -56,12 +60,34 @@ def plan_refresh(
     bundle = usable_bundle(bundle, own_bundle)
     verdict = check_bundle(own_bundle, bundle)
     if split is None:
+        _refuse_without_split(items, embeddings, options or RefreshOptions())
         return RefreshPlan(model_dir, contract, bundle, verdict, None, None)
+    if embeddings and contract.memory is None:
+        raise UsageError(f"{model_dir} has no memory, which --embeddings are for")
     if not isinstance(split, Split):
         split = open_split(split, recorded=event_columns(contract, own_bundle))
     check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
     last = last_training(contract, model_dir)
+    check_fields(last, split.fields)
+    if items is None and (task := shows_text(last)) is not None:
+        raise UsageError(f"task {task} shows text of items", hint="--items CATALOG")
     return RefreshPlan(model_dir, contract, bundle, verdict, split, last)
+
+
+def _refuse_without_split(
+    items: str | Path | None, embeddings: Sequence[str | Path], options: RefreshOptions
+) -> None:
+    """Raise UsageError for options of the training stage, which there is none of without a
+    split."""
+    given = {
+        "--items": items is not None,
+        "--embeddings": bool(embeddings),
+        "--share": options.share != RefreshOptions.share,
+        "--learning-rate": options.learning_rate is not None,
+    }
+    for option, is_given in given.items():
+        if is_given:
+            raise UsageError(f"{option} has no effect without a split: nothing is trained")
 
 
 def usable_bundle(bundle: Bundle, own_bundle: Bundle) -> Bundle:

@@ -28,6 +28,7 @@ from sidtool.recommendation.query import Progress
 from sidtool.renewal.last_training import (
     RefreshOptions,
     last_sft_options,
+    last_weights,
     refuse_other_template,
     training_settings,
 )
@@ -35,8 +36,6 @@ from sidtool.renewal.plan import RefreshPlan, plan_refresh
 from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.lineage import side_files
 from sidtool.sft.make_sft import make_sft
-from sidtool.sft.sft_options import SftOptions
-from sidtool.sft.tasks import named_task, writes_sids
 from sidtool.splits.split import Split
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.training_run import Log
@@ -102,7 +101,15 @@ def refresh(
     out = Path(out)
     options = options or RefreshOptions()
     plan = plan_refresh(
-        model_dir, bundle, out, split=split, force=force, trust_remote_code=trust_remote_code
+        model_dir,
+        bundle,
+        out,
+        split=split,
+        items=items,
+        embeddings=embeddings,
+        options=options,
+        force=force,
+        trust_remote_code=trust_remote_code,
     )
     carry = partial(
         carry_model,
@@ -114,7 +121,7 @@ def refresh(
     if plan.split is None or plan.last is None:
         return RefreshSummary(str(out), carry(out, force=force), None)
     sft_options = last_sft_options(plan.contract, plan.last, options.seed)
-    catalog = _catalog(plan.bundle, items, sft_options, catalog_options or CatalogOptions())
+    catalog = _catalog(plan.bundle, items, plan.last, catalog_options or CatalogOptions())
     train_options, sft_fields = training_settings(plan.last, options)
     memory = _renewed_memory(plan, plan.split, embeddings)
     loss_memory = _loss_memory(plan, plan.last, memory)
@@ -141,9 +148,8 @@ def refresh(
         # made anew by a resumed call: the same inputs give the same files, which `train` checks
         try:
             verdict = carry(start, force=True)
-            make_sft(
-                plan.bundle, catalog, plan.split, examples, sft_options, model=start, force=True
-            )
+            made_from = (plan.bundle, catalog, plan.split, examples, sft_options)
+            make_sft(*made_from, model=start, weights=last_weights(plan.last), force=True)
             refuse_other_template(plan.contract, examples, plan.model_dir)
             if memory is None:
                 training = train_stage(out, force=force)
@@ -165,7 +171,7 @@ def _train_and_bind(
     the weights that `contract` records for it. A resumed call keeps a model that is trained."""
     assert contract.memory is not None  # or there would be no memory to renew
     trained = out.with_name(f"{out.name}.trained.partial") / "model"
-    training = train_stage(trained, reuse=True)
+    training = train_stage(trained, reuse=True, force=force)
     binding = replace(contract.memory, digest=memory.digest)
     bind_memory(trained, memory, binding, out, force=force)
     remove(trained.parent)
@@ -177,8 +183,6 @@ def _renewed_memory(
 ) -> Memory | None:
     """The model's memory, built again from a split and the newer bundle; None if it has none."""
     if plan.contract.memory is None:
-        if embeddings:
-            raise UsageError(f"{plan.model_dir} has no memory, which --embeddings are for")
         return None
     memory = open_verified(plan.model_dir / MEMORY_COPY)
     vectors = None
@@ -201,16 +205,15 @@ def _loss_memory(plan: RefreshPlan, last: TrainParams, memory: Memory | None) ->
 
 
 def _catalog(
-    bundle: Bundle, items: str | Path | None, options: SftOptions, catalog_options: CatalogOptions
+    bundle: Bundle, items: str | Path | None, last: TrainParams, options: CatalogOptions
 ) -> Items:
-    """The catalog; without a file, the ids and titles of the bundle if the tasks need no more."""
+    """The catalog; without a file, the ids and titles of the bundle, since the tasks need no
+    more."""
     if items is not None:
         recorded = recorded_columns(bundle.manifest.source)
-        return read_catalog(Path(items), options.tasks, catalog_options, recorded)[0]
-    for name in options.tasks:
-        task = named_task(name)
-        if task.per != "user" or task.source != "sid" or not writes_sids(task):
-            raise UsageError(f"task {name} shows text of items", hint="--items CATALOG")
+        if last.sft is not None:
+            options = replace(options, fields=last.sft.columns)
+        return read_catalog(Path(items), last.task_weights, options, recorded)[0]
     ids = tuple(bundle.items.ids)
     titles = tuple(bundle.items.titles or ("",) * len(ids))
     return make_items(ids, titles, ids, fields={}, template="{title}")

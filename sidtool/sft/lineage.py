@@ -16,7 +16,7 @@ from sidtool.errors import CompatibilityError, DataError
 from sidtool.general_text import GeneralRecord
 from sidtool.json_record import JsonRecord
 from sidtool.prompt.field_tokens import FieldValues
-from sidtool.prompt.frames import Format
+from sidtool.prompt.frames import Format, Templates
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.sft.event_weights import WeightRecord
 from sidtool.splits.list_targets import ListTargets
@@ -60,7 +60,7 @@ class Lineage(JsonRecord):
     """Items whose text is in no example (`make-sft --hide-text-of`)."""
     seed: int
     templates: Mapping[str, tuple[str, ...]]
-    """Task -> the text of each of its templates."""
+    """Task -> the text of each of its templates, as the model reads it."""
     history_prompt: HistoryPrompt | None
     text_prompt: TextPrompt | None
     tasks: Mapping[str, TaskCounts]
@@ -85,6 +85,10 @@ class Lineage(JsonRecord):
     """The general text among the examples; None without it."""
     field_tokens: FieldValues = field(default_factory=dict)
     """The values of fields that have tokens in the model, if an example shows such tokens."""
+    columns: tuple[str, ...] = ()
+    """The columns of the catalog that were read, besides ids and titles."""
+    own_templates: Mapping[str, Templates] = field(default_factory=dict)
+    """Task -> the user's templates, in place of its own (`make-sft --template`)."""
     format: int = LINEAGE_FORMAT
 
     @property
@@ -99,7 +103,7 @@ class Lineage(JsonRecord):
             if (prompt := getattr(self, name)) is not None:
                 value[name] = prompt.to_json()
         value["label_prompts"] = [prompt.to_json() for prompt in self.label_prompts]
-        for name in ("label_prompts", "field_tokens"):
+        for name in ("label_prompts", "field_tokens", "columns", "own_templates"):
             if not value[name]:
                 del value[name]
         return value

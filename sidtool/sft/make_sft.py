@@ -270,6 +270,8 @@ class SftJob:
             weights=None if self.weights is None else self.weights.record,
             general=None if self.general is None else self.general.record,
             field_tokens=self.maker.prompts.field_tokens,
+            columns=tuple(self.items.fields),
+            own_templates=options.templates,
         )
 
 

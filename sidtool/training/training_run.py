@@ -12,7 +12,7 @@ from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract, ModelNormalize
-from sidtool.contract.stage_record import ModelReference, StageRecord, TrainParams
+from sidtool.contract.stage_record import ModelReference, SftRecord, StageRecord, TrainParams
 from sidtool.data.digests import file_digest
 from sidtool.errors import UsageError
 from sidtool.objective.item_fields import ItemFields
@@ -186,6 +186,7 @@ class TrainingRun:
             weights=self.lineage.weights.expression if self.lineage.weights else None,
             memory=self.memory.memory.digest if self.memory else None,
             lists=self.lineage.lists,
+            sft=_sft_record(self.lineage),
         )
         return self.contract.with_stage(
             StageRecord(self.options.stage, params),
@@ -210,6 +211,18 @@ class TrainingRun:
             f"{tokens.number} tokens at {tokens.start}, base "
             f"{self.contract.base_model}, history prompt {task}"
         )
+
+
+def _sft_record(lineage: Lineage) -> SftRecord:
+    return SftRecord(
+        history_length=lineage.history_length,
+        columns=lineage.columns,
+        task_budgets=lineage.task_budgets,
+        templates=lineage.own_templates,
+        weight_clip=lineage.weights.clip if lineage.weights else None,
+        hidden_items=lineage.hidden_items,
+        general=lineage.general is not None,
+    )
 
 
 def json_values(values: Mapping[str, Any]) -> dict[str, Any]:

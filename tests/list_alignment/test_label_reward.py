@@ -24,9 +24,10 @@ from sidtool.reinforcement.settings import RlOptions
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.splits.files import write_split
-from sidtool.splits.split import Example, Split, SplitOrigin
+from sidtool.splits.split import Split
 from sidtool.training.run import train
 from tests.models import tiny_tokenizer
+from tests.training_fixtures import split_with_fields
 
 LABEL: dict[str, Any] = {"reward": "label=1", "positive_label": "rating>=4"}
 FIELDS: dict[str, Any] = {
@@ -49,19 +50,11 @@ def rating(item: str) -> int:
 def rated(split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The split of the shop, with a rating of every event."""
 
-    def of(items: tuple[str, ...]) -> Fields:
+    def fields_of(user: str, items: tuple[str, ...]) -> Fields:
         return Fields({}, {"rating": tuple(map(rating, items))})
 
-    def example(each: Example) -> Example:
-        return replace(each, fields=of(each.history), feedback={"rating": rating(each.item)})
-
-    made = Split(
-        split.protocol,
-        tuple(replace(user, fields=of(user.items)) for user in split.train),
-        tuple(map(example, split.valid)),
-        tuple(map(example, split.test)),
-        origin=SplitOrigin(fields=FieldTypes({"rating": "int"})),
-    )
+    types = FieldTypes({"rating": "int"})
+    made = split_with_fields(split, types, fields_of, lambda user, item: {"rating": rating(item)})
     folder = tmp_path_factory.mktemp("rated") / "split"
     write_split(made, folder)
     return folder

@@ -11,7 +11,6 @@ import pytest
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.errors import CompatibilityError, UsageError
-from sidtool.fields.fields import Fields, FieldTypes
 from sidtool.model.load import load_model_folder
 from sidtool.policy.example_fields import ExampleFields
 from sidtool.policy.examples import read_rl_examples
@@ -27,9 +26,10 @@ from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tokenized import encode_example
 from sidtool.splits.files import read_split, write_split
-from sidtool.splits.split import Example, Split, SplitOrigin
+from sidtool.splits.split import Split
 from sidtool.training.run import train
 from tests.models import tiny_tokenizer
+from tests.training_fixtures import rated_split
 
 TEMPLATES = Templates(("{user.age}:{history}",), "", ("{gap} {sid}{event.rating};",))
 STEP: dict[str, Any] = {
@@ -46,26 +46,8 @@ STEP: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def rated(split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The split of the shop with ages, ratings and times."""
-
-    def of(user: str, n: int, time: float | None) -> Fields:
-        number = int(user[1:])
-        ratings = tuple((number + place) % 5 + 1 for place in range(n))
-        times = tuple(880_000_000.0 + 40 * number * place**2 for place in range(n))
-        return Fields({"age": 20 + number % 7}, {"rating": ratings}, {}, times, time)
-
-    def example(each: Example) -> Example:
-        fields = of(each.user, len(each.history), 880_000_000.0 + 4000)
-        return replace(each, fields=fields, feedback={"rating": 3})
-
-    made = Split(
-        split.protocol,
-        tuple(replace(u, fields=of(u.user, len(u.items), None)) for u in split.train),
-        tuple(map(example, split.valid)),
-        tuple(map(example, split.test)),
-        origin=SplitOrigin(fields=FieldTypes({"rating": "int"}, {}, {"age": "int"}, times=True)),
-    )
     folder = tmp_path_factory.mktemp("rated") / "split"
-    write_split(made, folder)
+    write_split(rated_split(split), folder)
     return folder
 
 

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import StageRecord, TrainParams
 from sidtool.contract.write import write_contract
+from sidtool.data.items import Items
 from sidtool.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
@@ -26,12 +29,16 @@ from sidtool.memory.similarity import KnnSettings
 from sidtool.model.bind_memory import bind_memory
 from sidtool.model.load import load_model_folder
 from sidtool.output import locked
+from sidtool.prompt.frames import Templates
 from sidtool.renewal import refresh as refresh_module
 from sidtool.renewal.last_training import RefreshOptions
 from sidtool.renewal.refresh import refresh
+from sidtool.sft.event_weights import WeightOptions
+from sidtool.sft.make_sft import make_sft
+from sidtool.sft.sft_options import SftOptions
 from sidtool.splits.extension import extended
 from sidtool.splits.files import write_split
-from sidtool.splits.split import Split
+from sidtool.splits.split import Split, SplitOrigin
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle
@@ -43,6 +50,7 @@ from tests.training_fixtures import (
     make_split,
     models,
     one_thread,
+    rated_split,
     split,
 )
 
@@ -191,6 +199,36 @@ def test_a_refresh_with_a_memory_resumes_after_training(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
+def test_what_a_killed_refresh_left_is_replaced_by_force(
+    tmp_path: Path,
+    trained: Path,
+    retrained: Bundle,
+    split: Split,
+    bundle: Bundle,
+    later: Split,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    memory = build_memory(split, bundle)
+    bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(refresh_module, "bind_memory", fail)
+        with pytest.raises(KeyboardInterrupt):
+            refresh(model, retrained, out, split=later, options=RefreshOptions(share=0.05))
+    other = RefreshOptions(share=0.05, learning_rate=1e-4)
+    with pytest.raises(UsageError, match="exists already"):
+        refresh(model, retrained, out, split=later, options=other)
+    refresh(model, retrained, out, split=later, options=other, force=True)
+    params = read_contract(out).params
+    assert isinstance(params, TrainParams)
+    assert params.sft_fields["learning_rate"] == 1e-4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
+
+
 def test_a_memory_in_the_loss_is_in_the_loss_again(
     tmp_path: Path, trained: Path, retrained: Bundle, split: Split, bundle: Bundle, later: Split
 ) -> None:
@@ -217,6 +255,23 @@ def test_a_memory_in_the_loss_is_in_the_loss_again(
     assert refreshed.memory is not None
     assert params.memory == refreshed.memory.digest != memory.digest
     assert (params.options["memory_weight"], params.options["memory_power"]) == (0.2, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({"items": "items.jsonl"}, "--items"),
+        ({"embeddings": ["vectors.npy"]}, "--embeddings"),
+        ({"options": RefreshOptions(share=0.5)}, "--share"),
+        ({"options": RefreshOptions(learning_rate=1e-3)}, "--learning-rate"),
+    ],
+)
+def test_what_only_training_needs_is_refused_without_a_split(
+    tmp_path: Path, trained: Path, retrained: Bundle, given: Any, option: str
+) -> None:
+    with pytest.raises(UsageError, match=f"{option} has no effect without a split"):
+        refresh(trained, retrained, tmp_path / "out", **given)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_split_only_bundle_and_rows_change(
@@ -251,7 +306,107 @@ def test_a_split_that_does_not_extend_the_models_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_template_of_the_user_is_refused(
+CHOSEN = SftOptions(
+    {"sequence": 2.0, "next-item": 1.0},
+    max_length=200,
+    history_length=6,
+    max_task_tokens={"next-item": 2000},
+    templates={"sequence": Templates(("{user.age}:{history}",), "", ("{sid}{event.rating};",))},
+)
+"""Options that differ from what make-sft would choose."""
+
+
+@pytest.fixture(scope="module")
+def weighted(
+    tmp_path_factory: pytest.TempPathFactory,
+    models: Make,
+    bundle: Bundle,
+    catalog: Items,
+    split: Split,
+) -> Path:
+    """A model trained on weighted examples that show fields."""
+    folder = tmp_path_factory.mktemp("weighted")
+    made = folder / "train.jsonl"
+    weights = WeightOptions("exp(rating/2)", clip=7.0)
+    shop = (bundle, catalog, rated_split(split))
+    make_sft(*shop, made, CHOSEN, model=models("gpt2"), weights=weights)
+    fields = {**FAST, "num_train_epochs": 2}
+    train(models("gpt2"), made, folder / "model", options=SMALL, sft_fields=fields)
+    return folder / "model"
+
+
+def test_a_model_is_refreshed_on_examples_as_those_it_was_trained_on(
+    tmp_path: Path, weighted: Path, bundle: Bundle, catalog: Items, later: Split
+) -> None:
+    made, trained_on = tmp_path / "made" / "train.jsonl", rated_split(later)
+    weights = WeightOptions("exp(rating/2)", clip=7.0)
+    lineage = make_sft(bundle, catalog, trained_on, made, CHOSEN, model=weighted, weights=weights)
+    out = tmp_path / "refreshed"
+    refresh(weighted, bundle, out, split=trained_on)
+    before, after = read_contract(weighted), read_contract(out)
+    params = after.params
+    assert isinstance(params, TrainParams)
+    assert params.examples == lineage.files["train.jsonl"]
+    assert after.history_prompt == before.history_prompt
+    assert after.history_prompt is not None
+    assert after.history_prompt.shows_fields
+
+    # and once more: what refresh trained is recorded as what train trained
+    again = tmp_path / "again"
+    refresh(out, bundle, again, split=trained_on)
+    assert read_contract(again).params == replace(params, run=ANY, sft_fields=ANY, best=ANY)
+
+
+def test_a_split_without_the_fields_is_refused(
+    tmp_path: Path, weighted: Path, bundle: Bundle, split: Split
+) -> None:
+    rated = rated_split(split)
+    without_rating = replace(rated.fields, feedback={})
+    with pytest.raises(UsageError, match="the split has no feedback 'rating'"):
+        refresh(
+            weighted,
+            bundle,
+            tmp_path / "out",
+            split=replace(rated, origin=SplitOrigin(fields=without_rating)),
+        )
+    without_age = replace(rated.fields, user={})
+    with pytest.raises(UsageError, match=r"\{user.age\} is no field of the split"):
+        refresh(
+            weighted,
+            bundle,
+            tmp_path / "out",
+            split=replace(rated, origin=SplitOrigin(fields=without_age)),
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("sft", "option"),
+    [
+        (None, "--weight-clip"),
+        ({"hidden_items": 3}, "--hide-text-of"),
+        ({"general": True}, "--general"),
+    ],
+)
+def test_what_a_contract_does_not_record_is_refused(
+    tmp_path: Path, weighted: Path, bundle: Bundle, split: Split, sft: Any, option: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(weighted, model)
+    contract = read_contract(model)
+    params = contract.params
+    assert isinstance(params, TrainParams)
+    assert params.sft is not None
+    recorded = None if sft is None else replace(params.sft, **sft)
+    stages = (*contract.stages[:-1], StageRecord("full", replace(params, sft=recorded)))
+    write_contract(model, replace(contract, stages=stages), bundle)
+    with pytest.raises(UsageError, match=f"it does not record {option}") as error:
+        refresh(model, bundle, tmp_path / "out", split=rated_split(split))
+    assert error.value.hint == f"sidtool make-sft {option}, then sidtool train"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_another_template_than_the_models_is_refused(
     tmp_path: Path, trained: Path, bundle: Bundle, later: Split
 ) -> None:
     model = tmp_path / "model"
