@@ -1,16 +1,27 @@
 """Templates of tasks for a split: with the names of its fields, and checked against them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sidtool.errors import UsageError
 from sidtool.fields.fields import TARGET, FieldTypes, need_field
 from sidtool.prompt.field_tokens import TIMES, FieldValues
-from sidtool.prompt.frames import PromptFrame, Templates, read_templates
+from sidtool.prompt.frames import HISTORY_SLOT, PromptFrame, Templates, read_templates
 from sidtool.prompt.prompts import HistoryPrompt
-from sidtool.prompt.slots import slots
+from sidtool.prompt.slots import parse, slots
 from sidtool.prompt.template_file import SPLIT_HINT, check_templates
-from sidtool.sft.tasks import Task, history_source, named_task, needs_fields, writes_sids
+from sidtool.sft.list_examples import LENGTH_SLOT
+from sidtool.sft.tasks import (
+    LIST_TASK,
+    Task,
+    history_source,
+    named_task,
+    needs_fields,
+    writes_sids,
+)
+
+_LIKE_A_SLOT = re.compile(r"\{[A-Za-z_][\w.:-]*\}")
 
 
 def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Templates:
@@ -18,8 +29,11 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
     own.
 
     `{fields}` becomes every field of users and contexts by name, `{event}` and `{feedback}` the
-    feedback of the task. Raises UsageError if the split lacks a field, or as `check_templates`."""
+    feedback of the task. Raises UsageError if the split lacks a field, for a slot that there is
+    not, for several prompts of a whole history, or as `check_templates`."""
     task = named_task(name)
+    if chosen is not None:
+        _check_chosen(name, chosen)
     templates = chosen or read_templates(task.templates)
     if chosen is None and not needs_fields(name):
         return templates
@@ -65,6 +79,26 @@ def with_field_tokens(
     )
 
 
+def _check_chosen(name: str, templates: Templates) -> None:
+    """Raise UsageError for what would stay in the text of every example, or never get there."""
+    if name == "sequence" and len(templates.prompts) > 1:
+        raise UsageError(
+            f"{len(templates.prompts)} prompts of task sequence, which shows each history once",
+            hint="give one, or use the task next-item",
+        )
+    replaced = {HISTORY_SLOT, "{field}", "{event}", "{feedback}", "{fields}"}
+    if name == LIST_TASK:
+        replaced.add(LENGTH_SLOT)
+    for text in (*templates.prompts, templates.separator, *templates.items):
+        literal = (piece for piece in parse(text) if isinstance(piece, str))
+        for slot in (found for piece in literal for found in _LIKE_A_SLOT.findall(piece)):
+            if slot not in replaced:
+                raise UsageError(
+                    f"template {text!r:.80} has {slot}, which is no slot",
+                    hint="slots are {history}, {user.FIELD}, {context.FIELD}, {event.FIELD}, {gap}",
+                )
+
+
 def _filled(name: str, task: Task, templates: Templates, types: FieldTypes) -> Templates:
     texts: Mapping[str, str] = {
         "{field}": task.feedback.replace("_", " "),
@@ -72,7 +106,7 @@ def _filled(name: str, task: Task, templates: Templates, types: FieldTypes) -> T
         "{feedback}": f"{{feedback.{task.feedback}}}",
     }
     if any("{fields}" in prompt for prompt in templates.prompts):
-        texts = {"{fields}": _all_fields(name, types)}
+        texts = {**texts, "{fields}": _all_fields(name, types)}
 
     def fill(text: str) -> str:
         for slot, value in texts.items():

@@ -235,12 +235,11 @@ def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) ->
     prompt = lineage.history_prompt
     if prompt is None or prompt.task != "sequence":
         return NO_FIELDS
-    several = bool(prompt.item) and len(lineage.templates[prompt.task]) > 1
-    fields = None if several else ItemFields.of(prompt, contract.fields)
+    fields = ItemFields.of(prompt, contract.fields)
     if fields is None and (options.reverse_prob or options.shuffle_span):
         raise UsageError(
-            "reverse_prob and shuffle_span change the order of items, which needs sequences of one "
-            "template, with nothing but tokens of fields beside an item",
+            "reverse_prob and shuffle_span change the order of items, which needs sequences with "
+            "nothing but tokens of fields beside an item",
             hint="show fields as tokens, {event.FIELD:token}, or set both to 0",
         )
     return fields or NO_FIELDS

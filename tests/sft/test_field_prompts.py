@@ -22,6 +22,7 @@ from sidtool.prompt.tokens import SidTokens
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.requests import Request
 from sidtool.sft.example_file import example_json, prompt_and_completion
+from sidtool.sft.field_templates import templates_for
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.training_examples import ExampleMaker
 from sidtool.splits.files import SplitOptions, make_split
@@ -181,6 +182,9 @@ def test_a_sequence_ends_with_the_sid_of_its_last_target(
         ("next-item", "{history}", "{event.stars}{sid}", "event fields are: rating, device"),
         ("next-item", "{history}", "{event.rating}", "must contain {sid} exactly once"),
         ("title-history-to-sid", "{history}", "{sid}", "must contain {title} exactly once"),
+        ("next-item", "{users.age}{history}", "", "has {users.age}, which is no slot"),
+        ("next-item", "{history}", "{sid}{rating}", "has {rating}, which is no slot"),
+        ("next-item", "{history}{length}", "", "has {length}, which is no slot"),
         ("sequence", "{history}.", "", "ends with its history"),
         ("sequence", "{context.device}{history}", "", "differs from item to item"),
         ("sequence", "{gap}{history}", "", "differs from item to item"),
@@ -196,6 +200,23 @@ def test_templates_that_do_not_fit_are_refused(
     with pytest.raises(UsageError) as error:
         ExampleMaker(bundle, catalog, options, fields=TYPES)
     assert message in str(error.value)
+
+
+def test_a_sequence_has_one_prompt(bundle: Bundle, catalog: Items) -> None:
+    templates = {"sequence": Templates(("{history}", "Bought: {history}"), "")}
+    options = SftOptions({"sequence": 1.0}, templates=templates)
+    with pytest.raises(UsageError, match="2 prompts of task sequence"):
+        ExampleMaker(bundle, catalog, options)
+
+
+def test_the_fields_of_a_task_are_filled_in_beside_all_fields() -> None:
+    chosen = Templates(("{fields}: {history} by {field} {feedback}",), "", ("{sid}{event}",))
+    filled = templates_for("next-item-by-rating", chosen, TYPES)
+    assert filled.prompts == (
+        "age {user.age}, city {user.city}, device {context.device}, last event {gap} ago: {history}"
+        " by rating {feedback.rating}",
+    )
+    assert filled.items == ("{sid}{event.rating}",)
 
 
 def test_templates_need_a_task_with_a_history(bundle: Bundle, catalog: Items) -> None:
