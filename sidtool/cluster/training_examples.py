@@ -105,17 +105,17 @@ def task_shards(job: SftJob, users: int) -> Iterator[TaskShard]:
 
 def _units(task: str, split: Split) -> int:
     """What a task of users is divided by: windows, if its examples are made of such, or users."""
-    return len(split.train) if split.windows is None or _shows_users(task) else len(split.windows)
+    return len(split.train) if split.windows is None or _reads_users(task) else len(split.windows)
 
 
-def _shows_users(task: str) -> bool:
-    """Whether an example is a piece of a whole history."""
-    return task == "sequence" or named_task(task).target == "text"
+def _reads_users(task: str) -> bool:
+    """Whether examples are made of whole histories, even if the split has windows."""
+    return task == "sequence" or named_task(task).target in ("text", "list")
 
 
 def _some(split: Split, shard: TaskShard) -> Split:
     """The split with only the users, or the windows, of a shard."""
-    if split.windows is None or _shows_users(shard.task):
+    if split.windows is None or _reads_users(shard.task):
         return replace(split, train=split.train[shard.first : shard.stop])
     return replace(split, windows=split.windows[shard.first : shard.stop])
 

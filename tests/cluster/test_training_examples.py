@@ -114,6 +114,7 @@ def test_windows(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
     options = SplitOptions("given", tmp_path / "valid.csv", tmp_path / "test.csv")
     windows = make_split(tmp_path / "train.csv", options)
     tasks = {"sequence": 1.0, "next-item": 1.0, "title-history-to-sid": 2.0, "history-text": 1.0}
+    tasks["list"] = 1.0
     check_same(inputs_of(tmp_path, bundle, catalog, windows, tasks=tasks), tmp_path, users=4)
 
 
