@@ -32,7 +32,7 @@ def rl(
         typer.Option(
             help="Rewards with weights, as rank=1,prefix=0.5: exact, rank, prefix, ndcg, "
             "collaborative, teacher, label, value, format, or MODULE:FUNCTION. Default: "
-            "exact=1,rank=1."
+            "exact=1,rank=1; of lists (ipa) ndcg=1."
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")] = None,

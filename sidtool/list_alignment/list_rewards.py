@@ -83,8 +83,7 @@ def _teacher(groups: ListGroups, context: RewardContext) -> Matrix:
 def _label(groups: ListGroups, context: RewardContext) -> Matrix:
     """The mean of the items' probabilities of a positive label under a model that predicts
     labels."""
-    if context.label is None:
-        raise UsageError("the reward needs a scorer")  # check_context says which
+    assert context.label is not None  # the plan of a run has checked
     return _mean_scores(partial(context.label, groups.histories, groups.fields), groups)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.errors import DataError
 from sidtool.fields.fields import Fields
 from sidtool.list_alignment.list_rewards import LIST_REWARDS, ListGroups
 from sidtool.list_alignment.pairs import ListRewardFunction
@@ -47,7 +48,9 @@ class ListValidation:
         num_beams: int,
         exclude_seen: bool,
     ) -> Self:
-        """Look up the items of examples; those without an active one of the bundle are left out."""
+        """Look up the items of examples; those without an active one of the bundle are left out.
+
+        Raises DataError if none is left."""
         items = session.bundle.items
         users = []
         histories = []
@@ -67,6 +70,8 @@ class ListValidation:
                 histories.append(history)
                 fields.append(example.fields.take(in_bundle.tolist()))
                 targets.append(np.array(list(dict.fromkeys(following.tolist())), dtype=np.int64))
+        if not users:
+            raise DataError("no validation user has a held-out item that a list may have")
         columns = (tuple(users), tuple(histories), tuple(targets), tuple(fields))
         return cls(session, *columns, reward, length, num_beams, exclude_seen)
 
@@ -74,8 +79,11 @@ class ListValidation:
     def _queries(self) -> list[Query]:
         seen = [[history] if self.exclude_seen else [] for history in self.histories]
         return [
-            Query(self.session.from_history(history), self.session.leaf_filter(None, denied))
-            for history, denied in zip(self.histories, seen, strict=True)
+            Query(
+                self.session.from_history(history, user=user),
+                self.session.leaf_filter(None, denied),
+            )
+            for user, history, denied in zip(self.users, self.histories, seen, strict=True)
         ]
 
     def lists(self, model: Any, process: int = 0, processes: int = 1) -> NDArray[np.int64]:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import UsageError
 from sidtool.fields.fields import Fields
 from sidtool.policy.reward_terms import find_function, parse_terms
 
@@ -76,21 +75,9 @@ def reward_sum(
     return total
 
 
-def check_context(rewards: Sequence[WeightedReward[Any]], context: RewardContext) -> None:
-    """Raise UsageError if a reward needs a scorer that the context lacks."""
-    names = {term.name for term in rewards}
-    if "collaborative" in names and context.collaborative is None:
-        raise UsageError("reward collaborative needs a memory", hint="--reward-memory MEMORY")
-    if "teacher" in names and context.teacher is None:
-        raise UsageError("reward teacher needs a trained model", hint="--reward-teacher MODEL")
-    if "label" in names and context.label is None:
-        raise UsageError("reward label needs a model of labels", hint="--reward-model MODEL")
-
-
 def item_scores(
     scorer: ItemScorer | None, histories: Sequence[NDArray[np.int64]], items: NDArray[np.int64]
 ) -> Matrix:
-    """(n, k) scores of (n, k) bundle rows, 0 for -1. Raises UsageError without a scorer."""
-    if scorer is None:
-        raise UsageError("the reward needs a scorer")  # check_context says which
+    """(n, k) scores of (n, k) bundle rows, 0 for -1."""
+    assert scorer is not None  # the plan of a run has checked
     return np.where(items >= 0, scorer(histories, items), 0.0)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.data.digests import file_digest
-from sidtool.errors import CompatibilityError, UsageError
+from sidtool.errors import UsageError
 from sidtool.prompt.frames import Templates
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt
 from sidtool.prompt.template_file import check_templates
-from sidtool.sft.lineage import Lineage
+from sidtool.sft.lineage import Lineage, check_same_split
 from sidtool.splits.files import TRAIN, is_split_folder, read_split
 from sidtool.splits.split import Split
 
@@ -47,11 +47,7 @@ def open_fields_split(
     if not is_split_folder(folder):
         raise UsageError(f"{path} is no split folder", hint="sidtool split EVENTS -o SPLIT")
     split = read_split(folder)
-    if split.reference.digest != lineage.split.digest:
-        raise CompatibilityError(
-            f"the split is {split.reference}, the training examples were made from {lineage.split}",
-            hint="give the split that make-sft used",
-        )
+    check_same_split(lineage, split)
     for prompt in with_fields.values():
         items = (prompt.item,) if prompt.item else ()
         templates = Templates((prompt.template,), prompt.separator, items)

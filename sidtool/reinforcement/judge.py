@@ -121,9 +121,12 @@ class Judge:
             metrics[name] = float((survived >= level).mean())
         return Measurement(metrics, values)
 
-    def worse_slices(self, start: Measurement, current: Measurement) -> dict[str, Difference]:
-        """The slices on which a model is worse than the start, by its metric and beyond the 95%
-        interval of the paired difference; of lists also their recall, over all users."""
+    def worse_slices(
+        self, start: Measurement, current: Measurement
+    ) -> dict[tuple[str, str], Difference]:
+        """(metric, slice) -> difference, where a model is worse than the start beyond the 95%
+        interval of the paired difference: the metric of items on the slices, and the recall of
+        lists over all users."""
         differences = paired_differences(
             metric_names([self.k]),
             current.values,
@@ -132,15 +135,15 @@ class Judge:
             self.groups,
         )
         by_slice = {
-            name: by_metric[self._item_metric]
+            (self._item_metric, name): by_metric[self._item_metric]
             for name, by_metric in differences.items()
             if name in SLICES
         }
         if start.lists is not None and current.lists is not None:
-            by_slice["list_recall"] = paired_differences(
+            by_slice["list_recall", "all"] = paired_differences(
                 LIST_METRICS,
                 current.lists.values,
                 start.lists.values,
                 current.lists.users,
             )["all"]["list_recall"]
-        return {name: each for name, each in by_slice.items() if each.high < 0}
+        return {key: each for key, each in by_slice.items() if each.high < 0}

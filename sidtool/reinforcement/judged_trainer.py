@@ -1,5 +1,6 @@
 """Validation of a policy in training: how it recommends, and whether it is worse than the start."""
 
+import re
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from sidtool.reinforcement.judge import Judge, Measurement
 from sidtool.reinforcement.objective import GroupObjective
 from sidtool.trainer.divergence import check_weights
 from sidtool.trainer.trainer import class_forward
+
+_GAIN_OF_SLICE = re.compile(r"eval_(?P<metric>.+)_gain_(?P<group>.+)")
+"""The key of a metric's difference from the start on a slice."""
 
 
 class JudgedTrainer(GroupObjective):
@@ -41,7 +45,10 @@ class JudgedTrainer(GroupObjective):
         metrics[f"eval_{name}_gain"] = measured.metrics[name] - self._start.metrics[name]
         worse = self.judge.worse_slices(self._start, measured)
         metrics["eval_worse_slices"] = float(len(worse))
-        metrics |= {f"eval_{name}_gain_{each}": worse[each].mean for each in worse}
+        metrics |= {
+            f"eval_{metric}_gain_{group}": difference.mean
+            for (metric, group), difference in worse.items()
+        }
         metrics |= self._recent_means()
         self.log(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(
@@ -58,13 +65,11 @@ class JudgedTrainer(GroupObjective):
     def worse_slices(self) -> str:
         """The slices on which the last validated checkpoint was worse than the start, by how
         much."""
-        prefix = f"eval_{self.judge.metric}_gain_"
         entries = [entry for entry in self.state.log_history if "eval_worse_slices" in entry]
         last = entries[-1] if entries else {}
+        found = ((_GAIN_OF_SLICE.fullmatch(name), value) for name, value in last.items())
         return ", ".join(
-            f"{name.removeprefix(prefix)} ({self.judge.metric} {value:+.4f})"
-            for name, value in last.items()
-            if name.startswith(prefix)
+            f"{match['group']} ({match['metric']} {value:+.4f})" for match, value in found if match
         )
 
     def _recent_means(self) -> dict[str, float]:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
-from sidtool.contract.read import read_contract
 from sidtool.contract.split_check import check_model_split
-from sidtool.errors import CompatibilityError, DataError, UsageError
+from sidtool.errors import CompatibilityError, UsageError
 from sidtool.extras import require
 from sidtool.list_alignment.list_rewards import parse_list_rewards
 from sidtool.memory.memory import Memory, open_verified
@@ -23,8 +23,8 @@ from sidtool.reinforcement.fields_split import Prompt, open_fields_split
 from sidtool.reinforcement.label_reward import POSITIVE, open_label_reward
 from sidtool.reinforcement.rewards import parse_rewards
 from sidtool.reinforcement.rl_run import RlRun
-from sidtool.reinforcement.settings import SETTINGS, RlOptions
-from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage, side_files
+from sidtool.reinforcement.settings import SETTINGS, RlOptions, with_reward
+from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage, validation_users
 from sidtool.sft.tasks import LIST_TASK
 from sidtool.splits.record import check_split
 from sidtool.training.settings_file import typed_fields
@@ -50,7 +50,7 @@ def plan_rl(
     require("train")
     examples = Path(examples)
     out = Path(out)
-    options = options or RlOptions()
+    options = with_reward(options or RlOptions())
     fields = complete_fields(options, typed_fields(SETTINGS, grpo_fields or {}))
     is_of_lists = options.algorithm == "ipa"
     rewards = _rewards(options)
@@ -60,19 +60,21 @@ def plan_rl(
     lineage = read_lineage(examples)
     _check_examples(lineage, examples, names, is_of_lists)
     model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
-    teacher_dir = None
-    if reward_teacher is not None:
-        teacher_dir = model_folder(reward_teacher, trust_remote_code=trust_remote_code)
     contract, bundle, _ = check_model_folder(model_dir)
     prompts: dict[str, Prompt] = {
         f"model {model_dir}": _policy_prompt(contract, model_dir, is_of_lists)
     }
     _check_rollouts(options, contract)
     check_same_bundle(lineage, bundle, examples)
-    folders = [model_dir] if teacher_dir is None else [model_dir, teacher_dir]
-    for folder in folders:
-        name = f"model {folder}"
-        check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
+    made_from = (str(examples), lineage.split)
+    check_model_split(contract, bundle, *made_from, model=f"model {model_dir}")
+    teacher_dir = None
+    if reward_teacher is not None:
+        teacher_dir = model_folder(reward_teacher, trust_remote_code=trust_remote_code)
+        name = f"teacher {reward_teacher}"
+        teacher, _, _ = check_model_folder(teacher_dir, bundle)
+        check_model_split(teacher, bundle, *made_from, model=name)
+        _check_teacher(teacher, name)
     labels = None
     if reward_model is not None and options.positive_label is not None:
         labels = open_label_reward(
@@ -86,11 +88,11 @@ def plan_rl(
     if labels is not None:
         prompts[labels.name] = labels.positive.prompt
     fields_split = open_fields_split(split, prompts, examples, lineage)
-    valid = _validation_users(valid, examples)
+    valid = validation_users(valid, examples, lineage)
     refuse_existing(out, force, FOLDER)
     memory = None
     if reward_memory is not None:
-        memory = _open_memory(Path(reward_memory), examples, lineage)
+        memory = _open_memory(Path(reward_memory), examples, lineage, bundle)
     return RlRun(
         model_dir=model_dir,
         examples=examples,
@@ -112,7 +114,7 @@ def plan_rl(
 
 def _rewards(options: RlOptions) -> tuple[WeightedReward[Any], ...]:
     """The rewards of items or of lists, by the algorithm. Raises UsageError as their parsers do."""
-    if options.algorithm == "dpo":
+    if options.reward is None:
         return ()
     if options.algorithm == "ipa":
         return parse_list_rewards(options.reward)
@@ -178,19 +180,25 @@ def _check_rollouts(options: RlOptions, contract: Contract) -> None:
         )
 
 
-def _validation_users(valid: str | Path | None, examples: Path) -> Path:
-    """The file of validation users: the one given, or the one beside the examples. Raises DataError
-    if it is missing."""
-    path = side_files(examples)["valid"] if valid is None else Path(valid)
-    if not path.is_file():
-        raise DataError(f"there is no file {path} of validation users", hint="--valid FILE")
-    return path
+def _check_teacher(contract: Contract, name: str) -> None:
+    """Raise CompatibilityError if a model recommends from no history, UsageError if it reads more
+    than a history."""
+    prompt = contract.history_prompt
+    if prompt is None:
+        raise CompatibilityError(
+            f"{name} was not trained to recommend: its contract has no history prompt",
+            hint="train it on a task such as next-item",
+        )
+    if prompt.shows_fields or contract.user_tokens:
+        shown = "fields" if prompt.shows_fields else "tokens of users"
+        raise UsageError(f"the prompt of {name} shows {shown}, the reward teacher reads items only")
 
 
-def _open_memory(path: Path, examples: Path, lineage: Lineage) -> Memory:
-    """The memory of a reward. Raises CompatibilityError if it may have learned from events that the
-    examples' split holds out."""
+def _open_memory(path: Path, examples: Path, lineage: Lineage, bundle: Bundle) -> Memory:
+    """The memory of a reward. Raises CompatibilityError if it is of another bundle, or may have
+    learned from events that the examples' split holds out."""
     memory = open_verified(path)
+    memory.check_bundle(bundle)
     check_split(f"memory {path}", memory.manifest.split, str(examples), lineage.split)
     return memory
 

@@ -94,8 +94,7 @@ def _teacher(groups: Groups, context: RewardContext) -> Matrix:
 
 def _label(groups: Groups, context: RewardContext) -> Matrix:
     """The probability of a positive label under a model that predicts labels."""
-    if context.label is None:
-        raise UsageError("the reward needs a scorer")  # check_context says which
+    assert context.label is not None  # the plan of a run has checked
     return context.label(groups.histories, groups.fields, groups.items)
 
 

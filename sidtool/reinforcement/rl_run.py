@@ -148,5 +148,5 @@ class RlRun:
             f"{self.options.algorithm} starts from {self.model_dir} ({stages}): bundle "
             f"{self.bundle.manifest.name} {self.bundle.identity.digest[:12]}, {groups} by "
             f"{self.options.rollouts}, reward "
-            f"{'none' if self.options.algorithm == 'dpo' else self.options.reward}"
+            f"{self.options.reward or 'none'}"
         )

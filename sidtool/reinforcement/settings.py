@@ -2,7 +2,7 @@
 the fields of GRPOConfig that sidtool decides. docs/settings.md is generated from this module."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from sidtool.errors import UsageError
@@ -28,10 +28,10 @@ class RlOptions:
     its group (`dpo`, S-DPO, offline: the groups are those of the start), or of the best list that
     the model writes to the worst (`ipa`, for models of lists; each epoch is a round, whose lists
     are those of the model with which it begins)."""
-    reward: str = "exact=1,rank=1"
+    reward: str | None = None
     """Sum of rewards with weights, as `rank=1,prefix=0.5`; MODULE:FUNCTION is one of your own.
-    `dpo` uses none. Lists (`ipa`) have rewards of their own: `recall`, `ndcg`, `value`,
-    `collaborative`, `teacher`, `label`."""
+    Lists (`ipa`) have rewards of their own: `recall`, `ndcg`, `value`, `collaborative`, `teacher`,
+    `label`. Default: `exact=1,rank=1`, and `ndcg=1` for lists; `dpo` uses none."""
     positive_label: str | None = None
     """With the reward `label`, the condition that a label fulfills to count, as `rating>=4`."""
     rollouts: RolloutMethod = "beam"
@@ -83,6 +83,9 @@ class RlOptions:
             raise UsageError("prefix_curriculum=true requires rollouts=beam")
         if self.candidate_lists < 2:
             raise UsageError(f"candidate_lists must be at least 2, not {self.candidate_lists}")
+        for name, algorithm in (("candidate_lists", "ipa"), ("early_clip", "ecpo")):
+            if self.algorithm != algorithm and getattr(self, name) != getattr(RlOptions, name):
+                raise UsageError(f"{name} has no effect with algorithm={self.algorithm}")
         if self.algorithm == "dpo":
             self._refuse_with_dpo()
         if self.algorithm == "ipa":
@@ -93,11 +96,20 @@ class RlOptions:
             parse_metric(self.metric_for_best_model)
 
     def _refuse_with_dpo(self) -> None:
+        if self.reward is not None:
+            raise UsageError("a reward has no effect with algorithm=dpo")
         if self.rollouts != "beam":
             raise UsageError(f"algorithm=dpo requires rollouts=beam, not {self.rollouts}")
         for name in ("first_difference", "prefix_curriculum"):
             if getattr(self, name):
                 raise UsageError(f"{name}=true has no effect with algorithm=dpo")
+
+
+def with_reward(options: RlOptions) -> RlOptions:
+    """The options with the reward that they have by default."""
+    if options.reward is not None or options.algorithm == "dpo":
+        return options
+    return replace(options, reward="ndcg=1" if options.algorithm == "ipa" else "exact=1,rank=1")
 
 
 ALGORITHM_DEFAULTS: Mapping[Algorithm, Mapping[str, Any]] = {

@@ -19,7 +19,7 @@ from sidtool.policy.example_fields import ExampleFields
 from sidtool.policy.examples import RlExamples, history_task, read_rl_examples
 from sidtool.policy.groups import GroupMaker, GroupOptions
 from sidtool.policy.policy import Policy
-from sidtool.policy.reward_sum import RewardContext, check_context, reward_sum
+from sidtool.policy.reward_sum import RewardContext, reward_sum
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Progress, QuerySession
 from sidtool.reinforcement.judge import Judge
@@ -58,7 +58,7 @@ def build_trainer(
     reference = None
     if run.needs_start:
         start = copy.deepcopy(loaded.model).eval().requires_grad_(False)
-        reference = (start, _policy(run, start, session))
+        reference = (start, _policy(start, session))
     group_options = GroupOptions(
         size=arguments.num_generations,
         method=run.options.rollouts,
@@ -66,7 +66,7 @@ def build_trainer(
         exclude_seen=run.options.exclude_seen,
         prefix_curriculum=run.options.prefix_curriculum,
     )
-    policy = _policy(run, loaded.model, session)
+    policy = _policy(loaded.model, session)
     fields = None
     if run.fields is not None:
         fields = ExampleFields.of(examples, run.fields.split, run.bundle)
@@ -99,7 +99,7 @@ def build_trainer(
     return ListTrainer(pairs=pairs, validation=validation, **trainer_arguments)
 
 
-def _policy(run: RlRun, model: Any, session: QuerySession) -> Policy:
+def _policy(model: Any, session: QuerySession) -> Policy:
     return Policy.of(model, session.tokens, session.trie, session.normalize)
 
 
@@ -124,7 +124,7 @@ def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExample
 
 
 def _reward_context(run: RlRun, device: str) -> RewardContext:
-    """What the rewards of the run read. Raises UsageError if one lacks what it needs."""
+    """What the rewards of the run read."""
     collaborative = None if run.memory is None else memory_scorer(run.memory, run.bundle)
     teacher = None
     if run.teacher_dir is not None:
@@ -144,9 +144,7 @@ def _reward_context(run: RlRun, device: str) -> RewardContext:
             trust_remote_code=run.trust_remote_code,
         )
         label = LabelScorer.of(reward_model, run.labels.positive)
-    context = RewardContext(run.bundle, collaborative, teacher, label)
-    check_context(run.rewards, context)
-    return context
+    return RewardContext(run.bundle, collaborative, teacher, label)
 
 
 def _pair_maker(

@@ -12,15 +12,17 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import Identity
 from sidtool.data.digests import file_digest
 from sidtool.documents import parse_json
-from sidtool.errors import CompatibilityError, DataError
+from sidtool.errors import CompatibilityError, DataError, UsageError
 from sidtool.general_text import GeneralRecord
 from sidtool.json_record import JsonRecord
 from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import Format, Templates
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.sft.event_weights import WeightRecord
+from sidtool.splits.files import MANIFEST, TEST, VALID
 from sidtool.splits.list_targets import ListTargets
 from sidtool.splits.record import SplitReference
+from sidtool.splits.split import Split
 from sidtool.tables.containers import require_regular
 
 LINEAGE_FORMAT = 1
@@ -175,6 +177,46 @@ def read_lineage(train: Path) -> Lineage:
             hint="make the training examples again",
         )
     return lineage
+
+
+def checked_side_file(examples: Path, lineage: Lineage, part: str, what: str) -> Path:
+    """A file beside training examples, as `side_files` names it. Raises DataError, which says
+    `what` it is, if it is missing or not the one that was written with them."""
+    path = side_files(examples)[part]
+    digest = file_digest(path) if path.is_file() else None
+    if digest != lineage.files.get(path.name):
+        problem = "is missing" if digest is None else "was changed"
+        raise DataError(
+            f"{path}, {what} of {examples.name}, {problem}", hint="make the training examples again"
+        )
+    return path
+
+
+def validation_users(valid: str | Path | None, examples: Path, lineage: Lineage) -> Path:
+    """The file of validation users: `valid`, or else the one beside the examples.
+
+    Raises DataError if it is missing or was changed since, UsageError for the test part of a
+    split: a checkpoint that it selects cannot be tested on it."""
+    if valid is None:
+        return checked_side_file(examples, lineage, "valid", "the validation users")
+    valid = Path(valid)
+    if not valid.is_file():
+        raise DataError(f"there is no file {valid} of validation users", hint="--valid FILE")
+    if valid.name == TEST and (valid.parent / MANIFEST).exists():
+        raise UsageError(
+            f"{valid} is the test part of a split, which must not select a checkpoint",
+            hint=f"--valid {valid.with_name(VALID)}",
+        )
+    return valid
+
+
+def check_same_split(lineage: Lineage, split: Split) -> None:
+    """Raise CompatibilityError unless the training examples were made from this split."""
+    if split.reference.digest != lineage.split.digest:
+        raise CompatibilityError(
+            f"the split is {split.reference}, the training examples were made from {lineage.split}",
+            hint="--split with the split that make-sft was given",
+        )
 
 
 def check_same_bundle(lineage: Lineage, bundle: Bundle, examples: Path) -> None:

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.contract.stage_record import Forgetting
-from sidtool.data.digests import file_digest
-from sidtool.errors import DataError
 from sidtool.prompt.segments import Segment
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
-from sidtool.sft.lineage import Lineage, side_files
+from sidtool.sft.lineage import Lineage, checked_side_file
 
 
 @dataclass
@@ -32,14 +30,7 @@ class ForgettingCheck:
         without general text among them. Raises DataError if the file is missing or was changed."""
         if lineage.general is None:
             return None
-        path = side_files(examples)["general"]
-        digest = file_digest(path) if path.is_file() else None
-        if digest != lineage.files.get(path.name):
-            problem = "is missing" if digest is None else "was changed"
-            raise DataError(
-                f"{path}, the general text that {examples.name} held out, {problem}",
-                hint="make the training examples again",
-            )
+        path = checked_side_file(examples, lineage, "general", "the held-out general text")
         rows = read_training_examples(path)
         return cls([prompt_and_completion(row, tokens.space)[1] for row in rows], tokens)
 

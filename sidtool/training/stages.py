@@ -14,7 +14,7 @@ from sidtool.extras import require
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress
-from sidtool.sft.lineage import read_lineage, side_files
+from sidtool.sft.lineage import read_lineage, validation_users
 from sidtool.splits.split import Split
 from sidtool.training.arguments import check_fields
 from sidtool.training.kind_check import check_kind
@@ -146,6 +146,6 @@ def _validation_users(
 ) -> str | Path | None:
     lineage = read_lineage(stage.examples)
     if lineage.history_prompt or read_contract(stage.model_dir).history_prompt:
-        return valid or side_files(stage.examples)["valid"]
+        return validation_users(valid, stage.examples, lineage)
     # `train` refuses --valid for a single stage that cannot be validated
     return valid if is_only else None

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import CompatibilityError, UsageError
+from sidtool.errors import UsageError
 from sidtool.memory.leave_out import check_origin
 from sidtool.memory.memory import Memory
 from sidtool.registry.references import open_memory
-from sidtool.sft.lineage import Lineage
+from sidtool.sft.lineage import Lineage, check_same_split
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Split
 
@@ -48,11 +48,7 @@ def open_training_memory(
         )
     if not isinstance(split, Split):
         split = open_split(split)
-    if split.reference.digest != lineage.split.digest:
-        raise CompatibilityError(
-            f"the split is {split.reference}, the training examples were made from {lineage.split}",
-            hint="give the split that make-sft used",
-        )
+    check_same_split(lineage, split)
     if not isinstance(memory, Memory):
         memory = open_memory(memory)
     check_origin(memory, bundle, split)

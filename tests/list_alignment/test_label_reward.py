@@ -96,8 +96,12 @@ def reward_model(trained: Callable[..., Path]) -> Path:
 
 def run(start: Path, made: Path, out: Path, rated: Path, reward_model: Path, **how: Any) -> Any:
     logs: list[dict[str, float]] = []
-    options = {"eval_users": 8, "eval_num_beams": 4, "candidate_lists": 4, **LABEL, **how}
-    fields = FIELDS if options.get("algorithm") == "ipa" else {**FIELDS, "num_generations": 4}
+    options = {"eval_users": 8, "eval_num_beams": 4, **LABEL, **how}
+    fields = dict(FIELDS)
+    if options.get("algorithm") == "ipa":
+        options["candidate_lists"] = 4
+    else:
+        fields["num_generations"] = 4
     summary = rl(
         start,
         made,

@@ -19,6 +19,7 @@ from sidtool.policy.policy import Policy
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.frames import Templates
 from sidtool.recommendation.query import QuerySession
+from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.run import rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.sft.example_file import read_training_examples
@@ -117,3 +118,12 @@ def test_such_a_model_is_trained_further(
     with pytest.raises(CompatibilityError, match="the training examples were made from"):
         rl(model, made, tmp_path / "none", split=tmp_path / "other", **how)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_teacher_reads_histories_only(
+    with_fields: tuple[Path, Path], rated: Path, tmp_path: Path
+) -> None:
+    model, made = with_fields
+    how: dict[str, Any] = {"options": RlOptions(reward="teacher"), "split": rated}
+    with pytest.raises(UsageError, match=r"the prompt of teacher .* shows fields"):
+        plan_rl(model, made, tmp_path / "out", reward_teacher=model, **how)

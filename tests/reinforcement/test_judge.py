@@ -69,8 +69,8 @@ def test_lists_that_recall_less_are_a_worse_slice(judge: Judge) -> None:
     assert start.metrics["list_recall"] == pytest.approx(0.5)
     assert start.metrics["list_reward"] == pytest.approx(0.1)
     worse = judge.worse_slices(start, measured(recall - 0.1, 0.9))
-    assert set(worse) == {"list_recall"}
-    assert worse["list_recall"].mean == pytest.approx(-0.1)
+    assert set(worse) == {("list_recall", "all")}
+    assert worse["list_recall", "all"].mean == pytest.approx(-0.1)
     # what differs by chance is within the interval
     noise = np.random.default_rng(0).normal(0, 0.2, 30)
     assert not judge.worse_slices(start, measured(recall + noise - noise.mean() - 0.01, 0.9))
@@ -85,8 +85,8 @@ def test_a_loss_on_a_slice_is_seen_behind_a_gain_on_another(judge: Judge) -> Non
     )
     current = judge.measure([ranked(judge, ~frequent)])
     worse = judge.worse_slices(start, current)
-    assert set(worse) == {"popular", "warm"}
-    assert worse["popular"].mean == -1
+    assert set(worse) == {("ndcg@3", "popular"), ("ndcg@3", "warm")}
+    assert worse["ndcg@3", "popular"].mean == -1
     assert not judge.worse_slices(start, start)
     # one user more or less is within the interval
     assert not judge.worse_slices(start, judge.measure([ranked(judge, np.arange(40) < 19)]))

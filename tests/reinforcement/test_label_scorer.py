@@ -10,7 +10,7 @@ import torch
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.fields.fields import Fields
 from sidtool.list_alignment.list_rewards import ListGroups, parse_list_rewards
-from sidtool.policy.reward_sum import RewardContext, check_context, reward_sum
+from sidtool.policy.reward_sum import RewardContext, reward_sum
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.prompts import LabelPrompt
 from sidtool.prompt.segments import Segment, catalog, sids, template
@@ -116,8 +116,6 @@ def test_rewards_of_items_and_of_lists_read_the_scores() -> None:
     found = reward_sum(parse_list_rewards("label"), of_lists, context)
     expected = [[scores[0, :2].mean(), 0.0], [scores[1].mean(), scores[1, :2].mean()]]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    with pytest.raises(UsageError, match="reward label needs a model of labels"):
-        check_context(parse_rewards("label"), RewardContext(BUNDLE))
 
 
 def test_labels_are_chosen_by_a_condition() -> None:

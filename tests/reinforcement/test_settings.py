@@ -15,6 +15,7 @@ from sidtool.reinforcement.settings import (
     DEFAULTS,
     SETTINGS,
     RlOptions,
+    with_reward,
 )
 from sidtool.training.settings_file import read_settings, typed_fields
 
@@ -53,6 +54,14 @@ def test_fields_of_grpo_config_can_be_set(pair: str) -> None:
     assert name in complete_fields(options, fields)
 
 
+def test_the_default_reward_is_that_of_the_algorithm() -> None:
+    rewards = {name: with_reward(RlOptions(algorithm=name)).reward for name in ALGORITHM_DEFAULTS}
+    assert rewards.pop("ipa") == "ndcg=1"
+    assert rewards.pop("dpo") is None
+    assert set(rewards.values()) == {"exact=1,rank=1"}
+    assert with_reward(RlOptions(reward="prefix")).reward == "prefix"
+
+
 def test_an_algorithm_sets_fields_that_can_be_overridden() -> None:
     dapo = complete_fields(RlOptions(algorithm="dapo"), {})
     assert (dapo["loss_type"], dapo["epsilon_high"], dapo["beta"]) == ("dapo", 0.28, 0.04)
@@ -73,6 +82,9 @@ def test_an_algorithm_sets_fields_that_can_be_overridden() -> None:
         ({"rollouts": "gumbel", "prefix_curriculum": True}, "requires rollouts=beam"),
         ({"algorithm": "dpo", "rollouts": "gumbel"}, "requires rollouts=beam, not gumbel"),
         ({"algorithm": "dpo", "first_difference": True}, "no effect with algorithm=dpo"),
+        ({"algorithm": "dpo", "reward": "exact=1"}, "a reward has no effect with algorithm=dpo"),
+        ({"early_clip": 0.2}, "early_clip has no effect with algorithm=grpo"),
+        ({"candidate_lists": 4}, "candidate_lists has no effect with algorithm=grpo"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:

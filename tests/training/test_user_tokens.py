@@ -1,6 +1,8 @@
 """A model with user tokens: a history begins with its user's token, as trained and as served."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,16 @@ import torch
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
-from sidtool.errors import CompatibilityError, UsageError
+from sidtool.errors import CompatibilityError, DataError, UsageError
+from sidtool.list_alignment.list_rewards import LIST_REWARDS
+from sidtool.list_alignment.list_validation import ListValidation
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.merge import merge
 from sidtool.policy.examples import read_rl_examples
 from sidtool.policy.groups import GroupMaker, GroupOptions
 from sidtool.policy.policy import Policy
+from sidtool.policy.reward_sum import RewardContext
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.recommend import recommend
@@ -25,6 +30,7 @@ from sidtool.reinforcement.run import rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.tokenized import TokenizedExamples
+from sidtool.splits.split import Split
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 
@@ -150,6 +156,24 @@ def test_groups_begin_with_the_token_of_their_user(
     fields = {"num_generations": 4, "per_device_train_batch_size": 16, "max_steps": 1}
     rl(start, made, tmp_path / "out", options=options, grpo_fields=fields, allow_worse_slices=True)
     assert load_model_folder(tmp_path / "out").contract.user_tokens == 50
+
+
+def test_lists_are_validated_behind_the_token_of_their_user(
+    tmp_path: Path, models: Make, bundle: Bundle, examples: Make, split: Split
+) -> None:
+    extend_model(models("gpt2").parent / "base", bundle, tmp_path / "base+sid", user_tokens=50)
+    train(tmp_path / "base+sid", examples(list=1.0), tmp_path / "lists", sft_fields=FAST)
+    loaded = load_model_folder(tmp_path / "lists")
+    session = QuerySession.of(loaded, list_length=3)
+    recall = partial(LIST_REWARDS["recall"], context=RewardContext(bundle))
+    how = {"length": 3, "num_beams": 4, "exclude_seen": True}
+    validation = ListValidation.of(session, split.valid[:9], recall, **how)
+    tokens = loaded.contract.users
+    assert tokens is not None
+    firsts = [query.prompt[0] for query in validation._queries]
+    assert firsts == [tokens.id(user) for user in validation.users]
+    with pytest.raises(DataError, match="no validation user has a held-out item"):
+        ListValidation.of(session, [replace(split.valid[0], item="unknown")], recall, **how)
 
 
 def test_what_does_not_go_with_user_tokens_is_refused(
