@@ -214,9 +214,7 @@ def evaluate(
         }
         _refuse(of_models | of_rankings, "does not apply with --task")
         only = None if only_items is None else frozenset(read_ids(only_items))
-        catalog = CatalogOptions(
-            id_column, title_column, None, tuple(field or ()), queries, query_text
-        )
+        catalog = CatalogOptions(id_column, title_column, tuple(field or ()), queries, query_text)
         task_settings = TaskEvaluationOptions(
             task, on, items, catalog, only, limit, num_beams, seed, normalize
         )

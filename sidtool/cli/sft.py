@@ -107,9 +107,6 @@ def make_sft(
     max_length: Annotated[
         int, typer.Option(help="Tokens of an example; a longer history loses its oldest items.")
     ] = 1024,
-    text_template: Annotated[
-        str | None, typer.Option(help="Text of an item. Default: its title.")
-    ] = None,
     id_column: options.IdColumn = None,
     title_column: options.TitleColumn = None,
     field: options.Field = None,
@@ -145,7 +142,7 @@ def make_sft(
         lists=_list_targets(list_length, list_stride, list_order),
     )
     catalog_options = CatalogOptions(
-        id_column, title_column, text_template, tuple(field or ()), queries, query_text
+        id_column, title_column, tuple(field or ()), queries, query_text
     )
     event_weights = _weight_options(weight, weight_clip)
     inputs = (bundle, items, split, sft_options, catalog_options, model, event_weights)

@@ -69,19 +69,19 @@ def read_items(
     guessed from ID_COLUMNS and TITLE_COLUMNS. In the template,
     `{title}` is the title column, any other `{name}` a column of the file. An item with an empty
     text gets its id as text ("id", with a SidtoolWarning), is left out ("drop", with a
-    SidtoolWarning) or is an error ("error").
+    SidtoolWarning) or is an error ("error"). With an empty template every text is the id.
 
     Raises UsageError for a missing column, DataError for malformed rows, empty and duplicate
     ids."""
     path = Path(path)
-    template = text_template or DEFAULT_TEMPLATE
+    template = DEFAULT_TEMPLATE if text_template is None else text_template
     available = column_names(path)
     columns = choose_catalog_columns(path, available, id_column, title_column, recorded)
     id_name = columns.id
     title_name = columns.title
     sources = {
         name: _source(path, available, title_name, name)
-        for name in (*template_columns(template), *fields)
+        for name in (*(template_columns(template) if template else ()), *fields)
     }
     text_columns = [*sources.values(), *([title_name] if title_name else [])]
     table = read_columns(path, [id_name, *text_columns], ids=[id_name])
@@ -89,9 +89,8 @@ def read_items(
     _check_ids(path, ids)
     plain = {name: tuple(map(plain_text, table[name].to_pylist())) for name in {*text_columns}}
     titles = plain[title_name] if title_name else ("",) * len(ids)
-    texts = _render_all(
-        template, {name: plain[source] for name, source in sources.items()}, len(ids)
-    )
+    columns_of_text = {name: plain[source] for name, source in sources.items()}
+    texts = _render_all(template, columns_of_text, len(ids)) if template else list(ids)
     rows = _rows_to_keep(path, ids, texts, empty_text)
     items = make_items(
         _take(ids, rows),

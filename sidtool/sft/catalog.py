@@ -8,7 +8,7 @@ from sidtool.data.columns import CatalogColumns
 from sidtool.data.items import Items, read_items, template_columns
 from sidtool.data.queries import Query, compose_queries, read_queries
 from sidtool.errors import UsageError
-from sidtool.sft.tasks import named_task
+from sidtool.sft.tasks import named_task, shows_title
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,17 @@ class CatalogOptions:
 
     id_column: str | None = None
     title_column: str | None = None
-    text_template: str | None = None
-    """Text of an item, its title by default."""
     fields: tuple[str, ...] = ()
     """Columns that `item-text` shows; the columns of other tasks are read anyway."""
     queries: Path | None = None
     """JSON Lines of queries."""
     query_text: str | None = None
     """Template that composes a query for each item of its columns."""
+
+    @property
+    def has_queries(self) -> bool:
+        """Whether there are queries."""
+        return self.queries is not None or self.query_text is not None
 
     def __post_init__(self) -> None:
         if self.queries is not None and self.query_text is not None:
@@ -51,10 +54,17 @@ def read_catalog(
         items,
         id_column=options.id_column,
         title_column=options.title_column,
-        text_template=options.text_template,
+        text_template="",  # examples show titles and columns
         fields=tuple(dict.fromkeys(fields)),
         recorded=recorded,
     )
+    if catalog.columns is not None and catalog.columns.title is None:
+        for task in tasks:
+            if shows_title(named_task(task)):
+                raise UsageError(
+                    f"task {task} shows titles, but {items} has no column of them",
+                    hint="name it with --title-column",
+                )
     if options.query_text is not None:
         return catalog, compose_queries(catalog, options.query_text)
     if options.queries is not None:

@@ -222,12 +222,12 @@ def check_same_split(lineage: Lineage, split: Split) -> None:
 def check_same_bundle(lineage: Lineage, bundle: Bundle, examples: Path) -> None:
     """Raise CompatibilityError unless the SIDs in the training examples are those of `bundle`."""
     for part in ("space", "codebook", "items"):
-        made_with = getattr(lineage.bundle, part)[:12]
-        used = getattr(bundle.identity, part)[:12]
+        made_with = getattr(lineage.bundle, part)
+        used = getattr(bundle.identity, part)
         if made_with != used:
             raise CompatibilityError(
-                f"{examples} was made with a bundle whose {part} digest is {made_with}, the "
-                f"model's is {used}",
+                f"{examples} was made with a bundle whose {part} digest is {made_with[:12]}, the "
+                f"model's is {used[:12]}",
                 hint="make the examples with the model's bundle, or give the bundle that they were "
                 "made with",
             )

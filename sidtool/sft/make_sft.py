@@ -17,8 +17,8 @@ from sidtool.data.columns import recorded_columns
 from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
-from sidtool.data.spilled_events import spill_beside
-from sidtool.errors import RefusedError
+from sidtool.data.spilled_events import Spill, spill_beside
+from sidtool.errors import RefusedError, UsageError
 from sidtool.general_text import GeneralOptions
 from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
@@ -93,35 +93,66 @@ def make_sft(
     options = options or SftOptions()
     if not dry_run:
         _refuse_outputs(out, force)
+    with nullcontext() if memory is None else spill_beside(out, memory) as spill:
+        job = _open_job(
+            bundle,
+            items,
+            split,
+            options,
+            catalog_options,
+            queries=queries,
+            model=model,
+            tokenizer=tokenizer,
+            weights=weights,
+            general=general,
+            spill=spill,
+            progress=progress,
+        )
+        if dry_run:
+            return job.lineage(job.write(None), {})
+        return _written(job, out, force, writer or SftJob.write)
+
+
+def _open_job(
+    bundle: Bundle | str | Path,
+    items: Items | str | Path,
+    split: Split | str | Path,
+    options: SftOptions,
+    catalog_options: CatalogOptions | None,
+    *,
+    queries: Sequence[Query] = (),
+    model: str | Path | None = None,
+    tokenizer: Any | None = None,
+    weights: WeightOptions | None = None,
+    general: GeneralOptions | None = None,
+    spill: Spill | None = None,
+    progress: Progress | None = None,
+) -> "SftJob":
+    """Read what is not read yet, and check that it fits. Raises as `make_sft`."""
     if not isinstance(bundle, Bundle):
         bundle = open_bundle(str(bundle))
     of_model: _OfModel = (None, {})
     if model is not None:
         tokenizer, of_model = _read_model(model, bundle, options)
-    if isinstance(items, str | Path):
-        items, queries = read_catalog(
-            Path(items),
-            options.tasks,
-            catalog_options or CatalogOptions(),
-            recorded_columns(bundle.manifest.source),
-        )
-    with nullcontext() if memory is None else spill_beside(out, memory) as spill:
-        if isinstance(split, str | Path):
-            columns = recorded_event_columns(bundle.manifest.source)
-            split = open_split(split, recorded=columns, spill=spill)
-        check_bundle_split(bundle, "the split of the training examples", split.reference)
-        made_with = (tokenizer, queries, split.fields, *of_model)
-        maker = ExampleMaker(bundle, items, options, *made_with)
-        event_weights = EventWeights.read(weights, split)
-        general_examples = None
-        if general is not None:
-            general_examples = GeneralExamples(general, maker, tokenizer, options)
-        job = SftJob(
-            bundle, items, split, options, maker, event_weights, general_examples, progress
-        )
-        if dry_run:
-            return job.lineage(job.write(None), {})
-        return _written(job, out, force, writer or SftJob.write)
+    if not isinstance(items, Items):
+        recorded = recorded_columns(bundle.manifest.source)
+        catalog_options = catalog_options or CatalogOptions()
+        if queries and catalog_options.has_queries:
+            raise UsageError("queries are given twice, as a value and by the catalog options")
+        items, read = read_catalog(Path(items), options.tasks, catalog_options, recorded)
+        queries = queries or read
+    elif catalog_options is not None:
+        raise UsageError("catalog options say how a file is read, but the catalog is a value")
+    if not isinstance(split, Split):
+        columns = recorded_event_columns(bundle.manifest.source)
+        split = open_split(split, recorded=columns, spill=spill)
+    check_bundle_split(bundle, "the split of the training examples", split.reference)
+    maker = ExampleMaker(bundle, items, options, tokenizer, queries, split.fields, *of_model)
+    event_weights = EventWeights.read(weights, split)
+    general_examples = None
+    if general is not None:
+        general_examples = GeneralExamples(general, maker, tokenizer, options)
+    return SftJob(bundle, items, split, options, maker, event_weights, general_examples, progress)
 
 
 _OfModel = tuple[HistoryPrompt | None, FieldValues]
@@ -173,20 +204,8 @@ class SftInputs:
 
     def open(self) -> "SftJob":
         """Read the inputs. Raises as `make_sft` does."""
-        bundle = open_bundle(self.bundle)
-        tokenizer = None
-        of_model: _OfModel = (None, {})
-        if self.model is not None:
-            tokenizer, of_model = _read_model(self.model, bundle, self.options)
-        recorded = recorded_columns(bundle.manifest.source)
-        items, queries = read_catalog(
-            self.items, self.options.tasks, self.catalog_options, recorded
-        )
-        split = open_split(self.split, recorded=recorded_event_columns(bundle.manifest.source))
-        made_with = (tokenizer, queries, split.fields, *of_model)
-        maker = ExampleMaker(bundle, items, self.options, *made_with)
-        weights = EventWeights.read(self.weights, split)
-        return SftJob(bundle, items, split, self.options, maker, weights, None, None)
+        files = (self.bundle, self.items, self.split, self.options, self.catalog_options)
+        return _open_job(*files, model=self.model, weights=self.weights)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ class SftOptions:
             raise UsageError(
                 f"options of lists without the task {LIST_TASK}", hint=f"--task {LIST_TASK}=1"
             )
+        if self.seed < 0:
+            raise UsageError(f"the seed must be at least 0, not {self.seed}")
         if self.history_length < 1 or self.max_length < 1:
             raise UsageError(
                 f"history length {self.history_length} and max length {self.max_length} must be "

@@ -1,5 +1,6 @@
 """The tasks of a training mix, and the frames of their prompts."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -173,6 +174,11 @@ def _answers_with_sid(name: str) -> bool:
     return named_task(name).target == "sid"
 
 
+def shows_title(task: Task) -> bool:
+    """Whether examples of a task show titles of items."""
+    return task.source == "title" or task.target in ("title", "text")
+
+
 def writes_sids(task: Task) -> bool:
     """Whether every answer of a task is one SID or several."""
     return task.target in ("sid", "list")
@@ -191,7 +197,7 @@ def check_weights(weights: Mapping[str, float]) -> None:
                 f"task {task} is no part of a mix",
                 hint="make-sft --general FILE makes its examples",
             )
-    if not weights or min(weights.values()) <= 0:
+    if not weights or not all(0 < weight < math.inf for weight in weights.values()):
         raise UsageError(f"tasks need positive weights, not {dict(weights)}")
 
 

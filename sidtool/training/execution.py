@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sidtool.errors import SidtoolError
 from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.trainer.checkpoints import has_ended, last_checkpoint, relocate_best
 from sidtool.trainer.divergence import check_weights
@@ -95,7 +94,7 @@ def _resumable_or_removed(run: Run, arguments: Any) -> Iterator[None]:
     this run's settings."""
     try:
         yield
-    except SidtoolError:
+    except Exception:
         is_first = arguments.process_index == 0
         if is_first and last_checkpoint(run.work) is None:
             remove(run.work)

@@ -1,6 +1,7 @@
 """Reads training settings from a YAML file and from `key=value` pairs, and checks their types."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,8 +21,18 @@ _YAML_TYPES: Mapping[str, tuple[type, ...]] = {
 }
 
 
-_COUNTS = ("per_device_train_batch_size", "gradient_accumulation_steps")
-"""Fields that divide by zero when they are 0."""
+_SMALLEST: Mapping[str, int] = {
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "num_iterations": 1,
+    "steps_per_generation": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "seed": 0,
+    "data_seed": 0,
+}
+"""The smallest value of fields that the trainers of TRL do not check, or check too late."""
 
 
 _FILES = ("memory", "split")
@@ -120,14 +131,19 @@ def typed_fields(vocabulary: Vocabulary, fields: Mapping[str, Any]) -> dict[str,
             raise UsageError(f"no setting {key!r}", hint=hint)
         if key.endswith("_strategy") and value is False:
             value = "no"  # YAML reads an unquoted no as false
-        if key in _COUNTS and type(value) is int and value < 1:
-            raise UsageError(f"{key} must be at least 1, not {value}")
         if key == "report_to":
             _check_report_to(value)
         # what transformers takes beside the annotated type
         is_special = (key, value) in (("bf16", "auto"), ("fsdp", True))
         typed[key] = value if is_special else _typed(key, value, types[key])
+        _check_smallest(key, typed[key])
     return typed
+
+
+def _check_smallest(key: str, value: Any) -> None:
+    is_given_number = isinstance(value, int | float)
+    if key in _SMALLEST and is_given_number and not _SMALLEST[key] <= value < math.inf:
+        raise UsageError(f"{key} must be at least {_SMALLEST[key]}, not {value}")
 
 
 def _check_report_to(value: Any) -> None:

@@ -1,6 +1,7 @@
 """Items: their text, and the rules for malformed ids and empty texts."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,9 @@ def test_a_catalog_without_titles_needs_a_template(tmp_path: Path) -> None:
     assert "item_id, genre" in str(caught.value.hint)
     items = read_items(path, text_template="{genre}")
     assert (items.titles, items.texts) == (("",), ("Noir",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_items(path, text_template="").texts == ("1",)
 
 
 def test_an_unknown_column_is_named_with_the_known_ones(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.items import Items
+from sidtool.data.items import Items, read_items
 from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.output import partial_path
 from sidtool.sft import make_sft as module
+from sidtool.sft.catalog import CatalogOptions
 from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.lineage import Lineage, read_lineage, side_files
 from sidtool.sft.make_sft import make_sft
@@ -23,6 +24,7 @@ from sidtool.splits.files import write_split
 from sidtool.splits.split import Example, Split
 from tests.models import tiny_tokenizer
 from tests.sft.cases import ALL_TASKS, QUERIES
+from tests.training_fixtures import N_ITEMS
 
 ALL = SftOptions(dict.fromkeys(ALL_TASKS, 1.5), history_length=5)
 
@@ -184,6 +186,48 @@ def test_a_dry_run_counts_and_writes_nothing(
     )
     assert planned.tasks == done.tasks
     assert all(counts.tokens > counts.examples for counts in done.tasks.values())
+
+
+def catalog_file(folder: Path, *columns: str) -> Path:
+    """The ids of the shop, and columns of a text."""
+    rows = ({"item_id": f"i{row}", **dict.fromkeys(columns, "text")} for row in range(N_ITEMS))
+    path = folder / "items.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_titles_are_needed_only_by_tasks_that_show_them(
+    tmp_path: Path, bundle: Bundle, split: Split
+) -> None:
+    items = catalog_file(tmp_path, "brand")
+    options = SftOptions({"sequence": 1.0, "sid-to-brand": 1.0})
+    lineage = make_sft(bundle, items, split, tmp_path / "train.jsonl", options)
+    assert lineage.columns == ("brand",)
+    options = SftOptions({"sid-to-title": 1.0})
+    with pytest.raises(UsageError, match="task sid-to-title shows titles") as error:
+        make_sft(bundle, items, split, tmp_path / "titles.jsonl", options)
+    assert error.value.hint == "name it with --title-column"
+
+
+def test_queries_are_given_once(tmp_path: Path, bundle: Bundle, split: Split) -> None:
+    items = catalog_file(tmp_path, "title")
+    options = SftOptions({"query-to-sid": 1.0})
+    made = make_sft(bundle, items, split, tmp_path / "train.jsonl", options, queries=QUERIES)
+    assert made.tasks["query-to-sid"].examples + made.dropped_queries == len(QUERIES)
+    composed = CatalogOptions(query_text="a {title}")
+    with pytest.raises(UsageError, match="given twice"):
+        make_sft(
+            bundle,
+            items,
+            split,
+            tmp_path / "more.jsonl",
+            options,
+            queries=QUERIES,
+            catalog_options=composed,
+        )
+    read = read_items(items)
+    with pytest.raises(UsageError, match="the catalog is a value"):
+        make_sft(bundle, read, split, tmp_path / "more.jsonl", options, catalog_options=composed)
 
 
 def test_changed_examples_and_missing_lineage_are_refused(

@@ -78,6 +78,10 @@ def test_stages_name_their_memory(tmp_path: Path) -> None:
         ("metric_for_best_model=mrr@5", "must be hr@K"),
         ("item_dropout=1.5", "item_dropout must be between 0 and 1"),
         ("per_device_train_batch_size=0", "at least 1"),
+        ("seed=-1", "seed must be at least 0, not -1"),
+        ("learning_rate=-1", r"learning_rate must be at least 0, not -1"),
+        ("learning_rate=.inf", "learning_rate must be at least 0, not inf"),
+        ("weight_decay=.nan", "weight_decay must be at least 0, not nan"),
         ("nonsense", "key=value"),
     ],
 )
