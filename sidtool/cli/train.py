@@ -91,16 +91,16 @@ def train(
     from sidtool.training.stages import plan_stages, train_stages
 
     stages = read_stages(config, set_ or (), stage)
+    how: dict[str, Any] = {
+        "valid": valid,
+        "teachers": teacher or (),
+        "memory": memory,
+        "split": split,
+        "force": force,
+        "trust_remote_code": trust_remote_code,
+    }
     if dry_run:
-        planned = plan_stages(
-            model,
-            examples,
-            out,
-            stages,
-            teachers=teacher or (),
-            force=force,
-            trust_remote_code=trust_remote_code,
-        )
+        planned = plan_stages(model, examples, out, stages, **how)
         lines = [f"would train {stage}" for stage in planned]
         return say_plan("\n".join(lines), json=json, stages=[stage.to_json() for stage in planned])
     labels = [f"{number} {each.options.stage}" for number, each in enumerate(stages, start=1)]
@@ -111,12 +111,7 @@ def train(
             examples,
             out,
             stages,
-            valid=valid,
-            teachers=teacher or (),
-            memory=memory,
-            split=split,
-            trust_remote_code=trust_remote_code,
-            force=force,
+            **how,
             progress=lambda number: steps_of(report.get(labels[number - 1])),
             log=log,
             notify=notify,

@@ -11,29 +11,20 @@ from typing import Any
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.hub import offline
-from sidtool.contract.contract import Contract
-from sidtool.contract.locate import model_folder
 from sidtool.contract.read import read_contract
-from sidtool.contract.split_check import check_model_split
 from sidtool.contract.stage_record import TrainParams
-from sidtool.errors import CompatibilityError, UsageError
 from sidtool.extras import require
 from sidtool.memory.memory import Memory
-from sidtool.model.load import check_model_folder
-from sidtool.objective.item_fields import NO_FIELDS, ItemFields
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress
-from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage
 from sidtool.splits.split import Split
 from sidtool.trainer.machine import peak_cuda_gib, peak_rss_gib, quiet
-from sidtool.training.arguments import complete_fields, trainer_config
+from sidtool.training.arguments import trainer_config
 from sidtool.training.execution import Finished, train_and_publish
 from sidtool.training.forgetting import ForgettingCheck
-from sidtool.training.kind_check import check_kind
+from sidtool.training.plan import plan_training
 from sidtool.training.settings import TrainOptions
-from sidtool.training.settings_file import TRAINING, typed_fields
-from sidtool.training.training_memory import open_training_memory
 from sidtool.training.training_run import Log, TrainingRun
 
 
@@ -126,7 +117,7 @@ def train(
     require("train")
     if not reuse:
         refuse_existing(out, force, FOLDER)
-    run = _plan(
+    run = plan_training(
         model_dir,
         Path(examples),
         out,
@@ -163,86 +154,6 @@ def train(
         check = None if forgetting is None else forgetting.measure_after
         finished = train_and_publish(run, arguments, build, force=force, check=check)
         return _summary(run, finished, forgetting)
-
-
-def _plan(
-    model_dir: str | Path,
-    examples: Path,
-    out: Path,
-    options: TrainOptions,
-    sft_fields: Mapping[str, Any],
-    *,
-    valid: Path | None,
-    bundle: Bundle | None,
-    teachers: Sequence[str | Path],
-    memory: Memory | str | Path | None,
-    split: Split | str | Path | None,
-    trust_remote_code: bool,
-) -> TrainingRun:
-    """The run of a call of `train`, with everything checked that needs no weights; writes
-    nothing. Raises as `train`."""
-    model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
-    teacher_dirs = tuple(
-        model_folder(teacher, trust_remote_code=trust_remote_code) for teacher in teachers
-    )
-    lineage = read_lineage(examples)
-    contract, bundle, _ = check_model_folder(model_dir, bundle)
-    check_same_bundle(lineage, bundle, examples)
-    _check_field_tokens(lineage, contract, examples)
-    teacher_kinds = [read_contract(folder).kind for folder in teacher_dirs]
-    check_kind(contract.kind, teacher_kinds, options, lineage)
-    if teacher_dirs:
-        from sidtool.objective.teachers import check_teachers
-
-        check_teachers(teacher_dirs, contract.tokens, bundle)
-    opened_memory = None
-    if options.memory_weight > 0:
-        opened_memory = open_training_memory(memory, split, lineage, bundle, options.softmax_over)
-    for folder in (model_dir, *teacher_dirs):
-        name = f"model {folder}"
-        check_model_split(read_contract(folder), bundle, str(examples), lineage.split, model=name)
-    return TrainingRun(
-        model_dir=model_dir,
-        examples=examples,
-        out=out,
-        valid=valid,
-        options=options,
-        sft_fields=complete_fields(options, typed_fields(TRAINING, sft_fields), lineage),
-        lineage=lineage,
-        contract=contract,
-        bundle=bundle,
-        teacher_dirs=teacher_dirs,
-        memory=opened_memory,
-        item_fields=_item_fields(lineage, contract, options),
-        trust_remote_code=trust_remote_code,
-    )
-
-
-def _check_field_tokens(lineage: Lineage, contract: Contract, examples: Path) -> None:
-    """Raise CompatibilityError if the examples show tokens of fields that the model has not."""
-    shown = lineage.field_tokens
-    if shown and dict(shown) != dict(contract.field_tokens):
-        raise CompatibilityError(
-            f"{examples} shows tokens of {', '.join(shown)} as another model has them than the "
-            f"one to train, which has {', '.join(contract.field_tokens) or 'none'}",
-            hint="make-sft --model with the model that is to be trained",
-        )
-
-
-def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) -> ItemFields:
-    """The field tokens beside the items of sequences. Raises UsageError if the items are to change
-    their order, and what stands beside them cannot move with them."""
-    prompt = lineage.history_prompt
-    if prompt is None or prompt.task != "sequence":
-        return NO_FIELDS
-    fields = ItemFields.of(prompt, contract.fields)
-    if fields is None and (options.reverse_prob or options.shuffle_span):
-        raise UsageError(
-            "reverse_prob and shuffle_span change the order of items, which needs sequences with "
-            "nothing but tokens of fields beside an item",
-            hint="show fields as tokens, {event.FIELD:token}, or set both to 0",
-        )
-    return fields or NO_FIELDS
 
 
 def _is_output_of(run: TrainingRun) -> bool:

@@ -4,23 +4,20 @@ Intermediate outputs are stored beside the last one, as OUT-1-embeddings, and ar
 adapters need their base."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sidtool.contract.locate import model_folder
-from sidtool.contract.read import read_contract
 from sidtool.extras import require
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress
-from sidtool.sft.lineage import read_lineage, validation_users
+from sidtool.sft.lineage import validation_users
 from sidtool.splits.split import Split
-from sidtool.training.arguments import check_fields
-from sidtool.training.kind_check import check_kind
+from sidtool.training.plan import plan_training
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings
-from sidtool.training.training_run import Log
+from sidtool.training.training_run import Log, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -28,16 +25,17 @@ class PlannedStage:
     """One stage with its input and its output."""
 
     settings: StageSettings
-    model_dir: Path
-    examples: Path
-    out: Path
+    run: TrainingRun
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
+        run = self.run
         return {
-            "model": str(self.out),
-            "starts_from": str(self.model_dir),
-            "examples": str(self.examples),
+            "model": str(run.out),
+            "starts_from": str(run.model_dir),
+            "examples": str(run.examples),
+            "valid": None if run.valid is None else str(run.valid),
+            "memory": None if run.memory is None else run.memory.memory.digest,
             "options": asdict(self.settings.options),
             "settings": dict(self.settings.sft_fields),
         }
@@ -45,8 +43,8 @@ class PlannedStage:
     def __str__(self) -> str:
         fields = dict(self.settings.sft_fields) or "sidtool's defaults"
         return (
-            f"{self.model_dir} on {self.examples} with {self.settings.options} and {fields}; "
-            f"output {self.out}"
+            f"{self.run.model_dir} on {self.run.examples} with {self.settings.options} and "
+            f"{fields}; output {self.run.out}"
         )
 
 
@@ -56,33 +54,44 @@ def plan_stages(
     out: Path,
     stages: Sequence[StageSettings],
     *,
+    valid: str | Path | None = None,
     teachers: Sequence[str | Path] = (),
+    memory: str | Path | None = None,
+    split: Split | str | Path | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
 ) -> list[PlannedStage]:
-    """The stages in order; the last one writes `out`.
+    """The stages in order, each with everything checked that needs no weights; the last one writes
+    `out`.
 
-    Raises UsageError if `out` exists without `force` or settings do not fit the kind of the model
-    or of a teacher, CompatibilityError if `model_dir` has no SID
-    vocabulary, DataError if a stage's examples cannot be read, MissingPackageError without the
-    packages of training."""
+    A stage is validated on `valid`, or on the users beside its examples, if it or an earlier stage
+    trains on a task with a history prompt; else it trains to its end. Raises UsageError if `out`
+    exists without `force`, MissingPackageError without the packages of training, and what `train`
+    raises before it reads weights."""
     refuse_existing(out, force, FOLDER)
     require("train")
-    model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
-    kind = read_contract(model_dir).kind
-    teacher_kinds = [
-        read_contract(model_folder(each, trust_remote_code=trust_remote_code)).kind
-        for each in teachers
-    ]
-    planned = []
+    planned: list[PlannedStage] = []
+    has_prompt = False
     for number, settings in enumerate(stages, start=1):
         is_last = number == len(stages)
-        target = out if is_last else out.with_name(f"{out.name}-{number}-{settings.options.stage}")
-        stage_examples = settings.examples or examples
-        check_kind(kind, teacher_kinds, settings.options, read_lineage(stage_examples))
-        check_fields(kind, settings.sft_fields)
-        planned.append(PlannedStage(settings, model_dir, stage_examples, target))
-        model_dir = target
+        run = plan_training(
+            model_dir,
+            settings.examples or examples,
+            out if is_last else out.with_name(f"{out.name}-{number}-{settings.options.stage}"),
+            settings.options,
+            settings.sft_fields,
+            teachers=teachers,
+            memory=memory if memory is not None else settings.memory,
+            split=split if split is not None else settings.split,
+            trust_remote_code=trust_remote_code,
+            before=planned[-1].run if planned else None,
+        )
+        has_prompt = has_prompt or run.history_prompt is not None
+        if has_prompt:
+            run = replace(run, valid=validation_users(valid, run.examples, run.lineage))
+        elif valid is not None and len(stages) == 1:
+            run = replace(run, valid=Path(valid))  # for `train` to refuse
+        planned.append(PlannedStage(settings, run))
     return planned
 
 
@@ -104,32 +113,35 @@ def train_stages(
 ) -> list[TrainingSummary]:
     """Run the stages; a call that was killed resumes where it stopped.
 
-    A stage is validated on `valid`, or on the users beside its examples, if it or an earlier stage
-    trains on a task with a history prompt; else it trains to its end. `memory` and `split` replace
-    those of the stages. `progress` gives the reporter
-    of a stage by its number, from 1. Returns the summary of each stage. Raises as `plan_stages` and
-    `train`, and UsageError if an intermediate output has different settings, without `force`."""
+    `memory` and `split` replace those of the stages, `valid` is as in `plan_stages`. `progress`
+    gives the reporter of a stage by its number, from 1. Returns the summary of each stage. Raises
+    as `plan_stages` and `train`, and UsageError if an intermediate output has different settings,
+    without `force`."""
     planned = plan_stages(
         model_dir,
         Path(examples),
         Path(out),
         stages,
+        valid=valid,
         teachers=teachers,
+        memory=memory,
+        split=split,
         force=force,
         trust_remote_code=trust_remote_code,
     )
     summaries = []
     for number, stage in enumerate(planned, start=1):
+        run = stage.run
         summary = train(
-            stage.model_dir,
-            stage.examples,
-            stage.out,
-            options=stage.settings.options,
+            run.model_dir,
+            run.examples,
+            run.out,
+            options=run.options,
             sft_fields=stage.settings.sft_fields,
-            valid=_validation_users(stage, valid, is_only=len(planned) == 1),
+            valid=run.valid,
             teachers=teachers,
-            memory=memory if memory is not None else stage.settings.memory,
-            split=split if split is not None else stage.settings.split,
+            memory=None if run.memory is None else run.memory.memory,
+            split=None if run.memory is None else run.memory.split,
             force=force,
             reuse=number < len(planned),
             trust_remote_code=trust_remote_code,
@@ -139,13 +151,3 @@ def train_stages(
         )
         summaries.append(summary)
     return summaries
-
-
-def _validation_users(
-    stage: PlannedStage, valid: str | Path | None, *, is_only: bool
-) -> str | Path | None:
-    lineage = read_lineage(stage.examples)
-    if lineage.history_prompt or read_contract(stage.model_dir).history_prompt:
-        return validation_users(valid, stage.examples, lineage)
-    # `train` refuses --valid for a single stage that cannot be validated
-    return valid if is_only else None

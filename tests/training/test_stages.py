@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
-from sidtool.errors import CompatibilityError, UsageError
+from sidtool.data.items import Items
+from sidtool.errors import CompatibilityError, DataError, SidtoolError, UsageError
 from sidtool.model.load import load_model_folder
 from sidtool.model.merge import merge
 from sidtool.recommendation.recommend import Request, recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.sft.make_sft import make_sft
 from sidtool.trainer.checkpoints import last_checkpoint
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.stages import train_stages
+from sidtool.training.stages import plan_stages, train_stages
+from tests.models import tiny_tokenizer
+from tests.training_fixtures import make_split
 
 Make = Callable[..., Path]
 FAST = {
@@ -270,6 +276,38 @@ def test_only_stages_that_recommend_validate(tmp_path: Path, models: Make, examp
     assert second.best is not None
     with pytest.raises(UsageError, match="validation needs a task"):
         train_stages(models("llama"), titles, tmp_path / "alone", stages[1:], valid=valid_of(made))
+
+
+def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
+    tmp_path: Path, models: Make, examples: Make, bundle: Bundle, catalog: Items
+) -> None:
+    made, other = examples(sequence=1.0), tmp_path / "other.jsonl"
+    make_sft(bundle, catalog, make_split(seed=1), other, tokenizer=tiny_tokenizer())
+
+    def refused(
+        error: type[SidtoolError], message: str, *stages: StageSettings, **how: Any
+    ) -> None:
+        out = tmp_path / "out"
+        for run in (plan_stages, train_stages):
+            with pytest.raises(error, match=message):
+                run(models("llama"), made, out, stages, **how)
+        assert not list(tmp_path.glob("out*"))
+
+    first = StageSettings(TrainOptions(stage="embeddings"), OFTEN)
+    of_other = StageSettings(TrainOptions(), OFTEN, examples=other)
+    refused(CompatibilityError, "may have learned from held-out events", first, of_other)
+    bad_softmax = StageSettings(TrainOptions(), OFTEN, memory="nowhere.zarr", split=tmp_path)
+    refused(UsageError, "requires softmax_over=trie", first, bad_softmax)
+    refused(DataError, "there is no file", first, valid=tmp_path / "nobody.jsonl")
+    assert plan_stages(models("llama"), made, tmp_path / "out", [first])[0].to_json() == {
+        "model": str(tmp_path / "out"),
+        "starts_from": str(models("llama")),
+        "examples": str(made),
+        "valid": str(valid_of(made)),
+        "memory": None,
+        "options": asdict(first.options),
+        "settings": OFTEN,
+    }
 
 
 def test_an_adapter_requires_its_unchanged_base(
