@@ -7,7 +7,6 @@ from sidtool.prompt.frames import read_templates
 from sidtool.sft.tasks import (
     FAMILIES,
     FIELD_TASKS,
-    HISTORY_PROMPT_TASKS,
     TASKS,
     TEXT_PROMPT_TASKS,
     Task,
@@ -23,9 +22,10 @@ every example once, 0.5 half of them, 3 each in three templates. With `--max-tok
 token budget. In `FIELD-to-sid`, `sid-to-FIELD` and `prefix-to-FIELD`, FIELD is any column of the catalog, as in `brand-to-sid`. The last
 three tasks need fields of the split ([feedback.md](feedback.md#tasks)); in them FIELD is a feedback.
 
-A model recommends from a history by the first of these tasks in its mix (of the first two, by the one with the larger
-weight): {history_tasks}; `context-to-sid` and `next-item-by-FIELD` come before `list`. It recommends lists by `list`
-([lists.md](lists.md)), and from a text by the first of these: {text_tasks}.
+A model recommends from a history by one task of its mix: by `sequence` or `next-item`, whichever has the larger weight.
+Without these it uses `context-to-sid` or `next-item-by-FIELD`, whichever is named first, then `list`, then
+`title-history-to-sid`. It recommends lists by `list` ([lists.md](lists.md)), and from a text by the first of these:
+{text_tasks}.
 
 Examples with a prompt train the completion only. `sequence` trains every SID of a history; `item-text` and
 `history-text` are running text in which every token is trained (continued pre-training). A history that exceeds
@@ -99,7 +99,6 @@ def page() -> str:
     """The whole page."""
     tasks = {**TASKS, **FAMILIES, **FIELD_TASKS}
     head = HEAD.format(
-        history_tasks=", ".join(f"`{name}`" for name in HISTORY_PROMPT_TASKS),
         text_tasks=", ".join(f"`{name}`" for name in TEXT_PROMPT_TASKS),
     )
     table = "\n".join(line(name, task) for name, task in tasks.items())

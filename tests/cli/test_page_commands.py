@@ -17,18 +17,17 @@ from tests.pages.html_page import parsed
 
 SMALLER = {
     "num_train_epochs=10": "num_train_epochs=1",
-    "32x32x32": "8x8x8",
     "eval_users=200": "eval_users=8",
     "neox-tiny": "gpt2-tiny",
 }
 """Settings of a page and those of a test in their place."""
 
 
-def run_page(name: str, encoder: Path) -> None:
+def run_page(name: str, encoder: Path, levels: str = "8x8x8") -> None:
     """Run every command of a page in the working directory, smaller."""
     for command in commands(page(name), "bash"):
         text = "\n".join(command.words).replace(ENCODER, str(encoder))
-        for written, smaller in SMALLER.items():
+        for written, smaller in {**SMALLER, "32x32x32": levels}.items():
             text = text.replace(written, smaller)
         ran = done(*text.split("\n"), text=command.piped)
         if command.written:
@@ -100,12 +99,14 @@ def test_the_pages_on_refreshing_and_migrating_run(
     monkeypatch.chdir(tmp_path)
     Path("items.jsonl").symlink_to(road.items)
     Path("interactions.csv").symlink_to(road.events)
-    Path("tuned").symlink_to(road.tuned)
     Path("split").symlink_to(road.split)
     Path("foreign").symlink_to(road.foreign)
     build = ("build-codebook", road.items, "--levels", "4x4x8", "--encoder", encoder)
     done(*build, "-o", "shop.zarr")
     done("extend-model", road.base, "shop.zarr", "-o", "base+sid")
+    made = ("shop.zarr", "items.jsonl", "split", "-o", "train.jsonl", "--model", "base+sid")
+    done("make-sft", *made, "--max-length", 128)
+    done("train", "base+sid", "train.jsonl", "-o", "tuned", "--set", "max_steps=2")
     own_codebook(Path("shop.zarr"), Path("codebooks.npz"))
     catalog(Path("items-new.jsonl"), n=70)
     rows = list(csv.reader(road.events.read_text(encoding="utf-8").splitlines()))
@@ -114,6 +115,7 @@ def test_the_pages_on_refreshing_and_migrating_run(
     rows.extend([user, "b002", str(time + 2)] for user, time in last.items())
     with Path("interactions-new.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows(rows)
+    run_page("refreshing.md", encoder, levels="4x4x8")
     run_page("migrating.md", encoder)
     assert json.loads(Path("maps/index.json").read_text(encoding="utf-8")).keys() >= {"b001"}
 
