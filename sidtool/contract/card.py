@@ -164,7 +164,7 @@ def _unknown_fields(prompt: HistoryPrompt, n_items: int) -> dict[str, Any]:
 def _with_transformers(prompt: HistoryPrompt, contract: Contract, ids: list[str]) -> str:
     """The code that loads the model without sidtool's decoder, for a whole model whose prompt shows
     SIDs and nothing beside them."""
-    is_plain = prompt.history_as == "sid" and not prompt.frame.shows_fields
+    is_plain = prompt.history_as == "sid" and not prompt.frame.has_slots
     if contract.base_folder is not None or not is_plain:
         return ""
     before, _, after = prompt.template.partition(HISTORY_SLOT)

@@ -181,7 +181,7 @@ class Contract(JsonRecord):
         same token ids, make the same prompts and load the same weights."""
         if self.token_table is not None:
             return 3
-        has_forms = self.history_prompt is not None and self.history_prompt.frame.shows_fields
+        has_forms = self.history_prompt is not None and self.history_prompt.frame.has_slots
         has_tokens = self.user_tokens > 0 or len(self.field_tokens) > 0
         return 2 if has_forms or self.kind != "causal" or has_tokens else 1
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
-from sidtool.objective.item_fields import NO_FIELDS, ItemFields
+from sidtool.objective.item_fields import BARE_SIDS, ItemFields
 from sidtool.objective.prefixes import PrefixExamples
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
@@ -35,7 +35,7 @@ class Augmentation:
     """distance that items may move, as a share of the sequence's length: a random number between 0
     and that distance is added to each position, and items are sorted by the sums. Neighbors change
     places, distant items keep their order. (CL4SRec reorders a part of the history.)"""
-    item_fields: ItemFields = NO_FIELDS
+    item_fields: ItemFields = BARE_SIDS
     """the field tokens that belong to each item of a sequence, and move with it"""
 
     @property

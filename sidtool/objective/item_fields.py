@@ -100,5 +100,5 @@ class ItemFields:
         )
 
 
-NO_FIELDS = ItemFields()
+BARE_SIDS = ItemFields()
 """SIDs that follow one another directly."""

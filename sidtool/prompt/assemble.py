@@ -110,7 +110,7 @@ def assemble_prompt(
     The prompt is the frame's text before the content, the newest items that fit into `max_tokens`,
     the text after it, and `ending` (the begin token of a SID). `fields` fill the slots of the
     frame. Without an encoder, which measures segments, all items enter."""
-    if frame.shows_fields:
+    if frame.has_slots:
         return _assemble_fields(frame, items, ending, fields, encoder, max_tokens)
     before = template(frame.before)
     after = template(frame.after)
@@ -159,7 +159,7 @@ def history_prompt_ids(
     the prompt shows titles, and `fields` if it shows fields. Raises UsageError if titles are
     missing, DataError if a field is."""
     items = _newest_items(prompt, tokens.space, history, titles, fields)
-    if prompt.frame.shows_fields:
+    if prompt.frame.has_slots:
         check_next_item(prompt.opening, fields)
     encoder = prompt_encoder(tokenizer, tokens)
     ending = [begin(tokens.space)]
@@ -209,7 +209,7 @@ def _newest_items(
     """The last `history_length` items in the form in which the prompt shows them. Raises as
     `history_prompt_ids`."""
     recent = history[-prompt.history_length :]
-    if prompt.frame.shows_fields:
+    if prompt.frame.has_slots:
         check_fields(prompt.frame.before + prompt.frame.after, prompt.item, fields, len(recent))
     if prompt.history_as == "title":
         if titles is None or len(titles) != len(history):

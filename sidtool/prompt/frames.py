@@ -48,7 +48,7 @@ class PromptFrame:
         return {slot.name for text in texts for slot in slots(text) if slot.as_token}
 
     @cached_property
-    def shows_fields(self) -> bool:
+    def has_slots(self) -> bool:
         """Whether there is a form of items, or a slot in the text."""
         return bool(self.item or slots(self.before) or slots(self.after))
 

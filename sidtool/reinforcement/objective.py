@@ -44,16 +44,23 @@ class GroupObjective(GRPOTrainer):
         targets = None if inputs is None else inputs.get("target_codes")
         log_probs = []
         entropies = []
+        target_log_probs = []
         for start in range(0, len(input_ids), batch_size or len(input_ids)):
             rows = slice(start, start + (batch_size or len(input_ids)))
             scored, entropy, of_targets = self._score_rows(
-                policy, model, input_ids[rows], attention_mask[rows], logits_to_keep, targets
+                policy,
+                model,
+                input_ids[rows],
+                attention_mask[rows],
+                logits_to_keep,
+                None if targets is None else targets[rows],
             )
             log_probs.append(scored)
             entropies.append(entropy)
+            target_log_probs.append(of_targets)
         result = torch.cat(log_probs)
         if inputs is not None:
-            self._target_log_probs = of_targets
+            self._target_log_probs = None if targets is None else torch.cat(target_log_probs)
             if self.options.algorithm == "ecpo":
                 self._clip_early(inputs, result)
         return result, torch.cat(entropies), None

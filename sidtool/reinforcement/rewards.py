@@ -27,7 +27,7 @@ class Groups:
     """n groups of G items; items are rows of the bundle."""
 
     histories: Sequence[NDArray[np.int64]]
-    """n histories, oldest item first, -1 for an unknown item; empty where a prompt has none"""
+    """n histories of known items, oldest first; empty where a prompt has none"""
     items: NDArray[np.int64]
     """(n, G): each group from the item that the policy prefers; -1 is an answer that is no item"""
     targets: NDArray[np.int64]

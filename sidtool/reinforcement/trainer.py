@@ -37,7 +37,7 @@ from sidtool.reinforcement.schedule import (
     step_generator,
 )
 from sidtool.reinforcement.settings import RlOptions
-from sidtool.trainer.divergence import check_number, check_weights
+from sidtool.trainer.divergence import check_weights
 from sidtool.trainer.trainer import class_forward
 from sidtool.trainer.watched import WatchedTrainer
 
@@ -237,18 +237,6 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         self._count(int(batch["prompt_mask"].sum()) // self.num_generations, len(numbers))
         return {name: tensor.to(self.args.device) for name, tensor in batch.items()}
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """A step of the parent class, checked for numbers."""
-        loss: torch.Tensor = super().training_step(*args, **kwargs)
-        check_number(float(loss), "the loss", self)
-        return loss
-
-    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
-        norm = super()._get_grad_norm(*args, **kwargs)
-        if norm is not None and self.accelerator.scaler is None:
-            check_number(float(norm), "the norm of the gradient", self)
-        return norm
-
     # ---- files ----
 
     def write_model(self, folder: Path) -> None:
@@ -288,9 +276,6 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
     def _load_offline(self, checkpoint: Path) -> None:
         if self._offline_file(checkpoint).exists():
             self._offline = load_records(OfflineGroup, self._offline_file(checkpoint))
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write no model card: the contract describes the model."""
 
     def _count(self, tokens: int, groups: int) -> None:
         self.n_seen += torch.tensor([tokens, groups]).to(self.n_seen.device)

@@ -34,7 +34,7 @@ def sequence_examples(
             targets = sids(context.space, codes[n_context:])
             prompt: tuple[Segment, ...] = (before, earlier) if n_context else ()
             completion: tuple[Segment, ...] = (targets,) if prompt else (before, targets)
-            if frame.shows_fields:
+            if frame.has_slots:
                 prompt, completion = sequence_with_fields(context, window, n_context)
             for _ in range(copies()):
                 yield TrainingExample(context.name, prompt, completion, window.events)
@@ -44,14 +44,14 @@ def event_examples(
     context: ExampleContext, split: Split, copies: Copies
 ) -> Iterator[TrainingExample]:
     """Training events: the history before an event, and its item."""
-    shows_fields = any(frame.shows_fields for frame in context.frames)
+    has_slots = any(frame.has_slots for frame in context.frames)
     histories = context.histories.with_target(split)
     for number, history in enumerate(histories, start=context.first_number):
         *earlier, target = history.indexes
         if not context.completion(target, context.frames[0]):
             continue
         fields = NO_FIELDS
-        if shows_fields:
+        if has_slots:
             fields = history.known_before_last(tuple(context.types.context))
         if context.task.feedback:
             label = history.last_value(context.task.feedback)

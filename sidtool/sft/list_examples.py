@@ -66,7 +66,7 @@ def _example(
     start = target_list.start
     before = history.cut(max(0, start - context.history_length), start)
     fields = NO_FIELDS
-    if frame.shows_fields:
+    if frame.has_slots:
         fields = _known_fields(context, history, target_list)
     target_items = [history.indexes[place] for place in target_list.targets]
     completion = (_sids(context, target_items), template(frame.close))

@@ -36,9 +36,9 @@ def _histories_of_events(split: Split) -> dict[str, History]:
     """A user's last example shows all events, also those of no part: a first one that is held out,
     and events that are no targets."""
     histories = {user.user: (user.items, user.fields) for user in split.train}
-    for example in (*split.valid, *split.test):  # in time order
-        items = (*example.history, *example.items)
-        histories[example.user] = (items, example.all_fields)
+    last = {example.user: example for example in (*split.valid, *split.test)}  # in time order
+    for user, example in last.items():
+        histories[user] = ((*example.history, *example.items), example.all_fields)
     return histories
 
 

@@ -18,7 +18,7 @@ from sidtool.decoder.partial_head import PartialHead, full_blocks
 from sidtool.errors import UsageError
 from sidtool.evaluation.validation import Validator
 from sidtool.model.lora import Lora
-from sidtool.model.sharded import is_sharded, whole, whole_model
+from sidtool.model.sharded import is_sharded, whole_model
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import AugmentedExamples
 from sidtool.objective.batches import IGNORED
@@ -28,7 +28,7 @@ from sidtool.objective.shortcuts import narrows_exactly
 from sidtool.objective.targets import Targets
 from sidtool.objective.teachers import Teachers
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
-from sidtool.trainer.divergence import check_number, check_weights
+from sidtool.trainer.divergence import check_weights
 from sidtool.trainer.fsdp import check_active
 from sidtool.trainer.machine import float32_attention
 from sidtool.trainer.optimizer import MuonAdamW
@@ -130,18 +130,7 @@ class SidTrainer(ShardedTrainer):
         # FSDP2 casts weights and states itself, without autocast
         casts = bf16_on_cpu and not self.is_fsdp_enabled
         with float32_attention() if casts else nullcontext():
-            loss = super().training_step(*args, **kwargs)
-        check_number(float(loss), "the loss", self)
-        return loss
-
-    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
-        """The norm before the step that applies the gradient; in float16 the step is skipped."""
-        norm = super()._get_grad_norm(*args, **kwargs)
-        if isinstance(norm, torch.Tensor):
-            norm = whole(norm)
-        if norm is not None and self.accelerator.scaler is None:
-            check_number(float(norm), "the norm of the gradient", self)
-        return norm
+            return super().training_step(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -240,9 +229,6 @@ class SidTrainer(ShardedTrainer):
         super()._save(output_dir, self.whole_state())
         if self.args.should_save:
             self._write_contract(folder, self.selection())
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write no model card: the contract describes the model."""
 
 
 def padding_id(tokenizer: Any) -> int:

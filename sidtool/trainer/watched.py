@@ -9,6 +9,8 @@ import torch
 from transformers import Trainer, TrainerState
 
 from sidtool.contract.stage_record import Selection
+from sidtool.model.sharded import whole
+from sidtool.trainer.divergence import check_number
 from sidtool.trainer.machine import peak_cuda_gib, resident_gib
 from sidtool.trainer.totals import Totals
 
@@ -21,7 +23,8 @@ def _measured(seconds: float) -> dict[str, float]:
 
 
 class WatchedTrainer(Trainer):
-    """Counts losses, time and `n_seen`, a tensor of counts that a subclass increases."""
+    """Counts losses, time and `n_seen`, a tensor of counts that a subclass increases, and stops at
+    a loss or a gradient that is no number."""
 
     n_seen: torch.Tensor
     _earlier_seconds = 0.0
@@ -54,10 +57,23 @@ class WatchedTrainer(Trainer):
             self.n_seen += torch.tensor(earlier.seen, device=self.n_seen.device)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """A step of the parent class, whose loss is counted."""
+        """A step of the parent class, whose loss is checked and counted."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)
+        check_number(float(loss), "the loss", self)
         self._loss_sum += float(loss)
         return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """The norm before the step that applies the gradient; in float16 the step is skipped."""
+        norm = super()._get_grad_norm(*args, **kwargs)
+        if isinstance(norm, torch.Tensor):
+            norm = whole(norm)
+        if norm is not None and self.accelerator.scaler is None:
+            check_number(float(norm), "the norm of the gradient", self)
+        return norm
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no model card: the contract describes the model."""
 
     def totals(self) -> Totals:
         """The counts of the run until now; every process must call this."""

@@ -12,7 +12,7 @@ from sidtool.contract.split_check import check_model_split
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.memory.memory import Memory
 from sidtool.model.load import check_model_folder
-from sidtool.objective.item_fields import NO_FIELDS, ItemFields
+from sidtool.objective.item_fields import BARE_SIDS, ItemFields
 from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage
 from sidtool.splits.record import check_split
 from sidtool.splits.split import Split
@@ -101,7 +101,7 @@ def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) ->
     their order, and what stands beside them cannot move with them."""
     prompt = lineage.history_prompt
     if prompt is None or prompt.task != "sequence":
-        return NO_FIELDS
+        return BARE_SIDS
     fields = ItemFields.of(prompt, contract.fields)
     if fields is None and (options.reverse_prob or options.shuffle_span):
         raise UsageError(
@@ -109,4 +109,4 @@ def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) ->
             "nothing but tokens of fields beside an item",
             hint="show fields as tokens, {event.FIELD:token}, or set both to 0",
         )
-    return fields or NO_FIELDS
+    return fields or BARE_SIDS
