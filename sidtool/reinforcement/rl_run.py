@@ -19,7 +19,7 @@ from sidtool.reinforcement.fields_split import FieldsSplit
 from sidtool.reinforcement.label_reward import LabelReward
 from sidtool.reinforcement.settings import DEFAULTS, RlOptions
 from sidtool.sft.lineage import Lineage
-from sidtool.training.training_run import json_digest, json_values
+from sidtool.training.training_run import changed_fields, json_digest, json_values
 
 
 @dataclass(frozen=True)
@@ -108,15 +108,12 @@ class RlRun:
 
     def new_contract(self) -> Contract:
         """The contract of the trained model."""
-        changed = {
-            key: value for key, value in self.grpo_fields.items() if DEFAULTS.get(key) != value
-        }
         params = RlParams(
             examples=self.lineage.files[self.examples.name],
             split=self.lineage.split,
             start=self.model,
             options=dataclasses.asdict(self.options),
-            grpo_fields=json_values(changed),
+            grpo_fields=changed_fields(self.grpo_fields, DEFAULTS),
             run=json_digest(self.fingerprint),
             reward_memory=None if self.memory is None else self.memory.manifest.digest,
             reward_teacher=self.teacher,

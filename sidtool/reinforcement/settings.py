@@ -2,10 +2,11 @@
 the fields of GRPOConfig that sidtool decides. docs/settings.md is generated from this module."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from sidtool.errors import UsageError
+from sidtool.training.setting_checks import check_choices, check_minima, parse_metric
 from sidtool.training.settings_file import Vocabulary
 
 LIST_METRICS = ("list_recall", "list_reward")
@@ -65,24 +66,10 @@ class RlOptions:
     """Stop after this many validations without a better metric. Default: train to the end."""
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            choices = get_args(option.type)
-            value = getattr(self, option.name)
-            if choices and isinstance(choices[0], str) and value not in choices:
-                raise UsageError(
-                    f"{option.name} must be one of {', '.join(choices)}, not {value!r}"
-                )
-        for name in ("sft_weight", "early_clip", "eval_users"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} must be at least 0, not {getattr(self, name)}")
-        for name in ("eval_num_beams", "early_stopping_patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1, not {value}")
+        check_choices(self)
+        check_minima(self, _MINIMUM)
         if self.prefix_curriculum and self.rollouts != "beam":
             raise UsageError("prefix_curriculum=true requires rollouts=beam")
-        if self.candidate_lists < 2:
-            raise UsageError(f"candidate_lists must be at least 2, not {self.candidate_lists}")
         for name, algorithm in (("candidate_lists", "ipa"), ("early_clip", "ecpo")):
             if self.algorithm != algorithm and getattr(self, name) != getattr(RlOptions, name):
                 raise UsageError(f"{name} has no effect with algorithm={self.algorithm}")
@@ -103,6 +90,16 @@ class RlOptions:
         for name in ("first_difference", "prefix_curriculum"):
             if getattr(self, name):
                 raise UsageError(f"{name}=true has no effect with algorithm=dpo")
+
+
+_MINIMUM: Mapping[str, float] = {
+    "sft_weight": 0,
+    "early_clip": 0,
+    "eval_users": 0,
+    "eval_num_beams": 1,
+    "early_stopping_patience": 1,
+    "candidate_lists": 2,
+}
 
 
 def with_reward(options: RlOptions) -> RlOptions:
@@ -219,11 +216,3 @@ DECIDED: Mapping[str, str] = {
 """Fields of GRPOConfig that sidtool decides, and what to do instead of setting them."""
 
 SETTINGS = Vocabulary(RlOptions, "GRPOConfig", DECIDED)
-
-
-def parse_metric(text: str) -> tuple[str, int]:
-    """ "ndcg@10" -> ("ndcg", 10). Raises UsageError for anything but hr@K and ndcg@K."""
-    name, _, k = text.partition("@")
-    if name not in ("hr", "ndcg") or not k.isdecimal() or int(k) < 1:
-        raise UsageError(f"metric_for_best_model must be hr@K or ndcg@K, not {text!r}")
-    return name, int(k)

@@ -2,19 +2,20 @@
 of SFTConfig that sidtool decides. docs/settings.md is generated from this module."""
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from sidtool.contract.memory_binding import check_weight
 from sidtool.errors import UsageError
 from sidtool.model.memory import DEFAULT_POWER, DEFAULT_WEIGHT
 from sidtool.objective.softmax import SoftmaxOver
+from sidtool.training.setting_checks import check_choices, check_minima, parse_metric
 
 Stage = Literal["embeddings", "full", "lora"]
 
 
-_MINIMUM = {
+_MINIMUM: Mapping[str, float] = {
     "lora_r": 1,
     "token_budget": 1,
     "eval_users": 0,
@@ -94,12 +95,8 @@ class TrainOptions:
     """Stop after this many validations without a better metric. Default: train to the end."""
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            _check_choice(option, getattr(self, option.name))
-        for name, minimum in _MINIMUM.items():
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise UsageError(f"{name} must be at least {minimum}, not {value}")
+        check_choices(self)
+        check_minima(self, _MINIMUM)
         for name in _PROBABILITIES:
             value = getattr(self, name)
             if not 0 <= value <= 1:
@@ -115,16 +112,12 @@ class TrainOptions:
             )
         if self.optimizer == "muon" and self.stage != "full":
             raise UsageError(f"optimizer=muon requires stage=full, not stage={self.stage}")
-        name, _, k = self.metric_for_best_model.partition("@")
-        if name not in ("hr", "ndcg") or not k.isdecimal() or int(k) < 1:
-            raise UsageError(
-                f"metric_for_best_model must be hr@K or ndcg@K, not {self.metric_for_best_model!r}"
-            )
+        parse_metric(self.metric_for_best_model)
 
     @property
     def metric_k(self) -> int:
         """The K of `metric_for_best_model`."""
-        return int(self.metric_for_best_model.partition("@")[2])
+        return parse_metric(self.metric_for_best_model)[1]
 
 
 @dataclass(frozen=True)
@@ -180,9 +173,3 @@ DECIDED: Mapping[str, str] = {
     "assistant_only_loss": "the targets are those that make-sft wrote",
 }
 """Fields of SFTConfig that sidtool decides, and what to do instead of setting them."""
-
-
-def _check_choice(option: Field[Any], value: Any) -> None:
-    choices = get_args(option.type)
-    if choices and all(isinstance(choice, str) for choice in choices) and value not in choices:
-        raise UsageError(f"{option.name} must be one of {', '.join(choices)}, not {value!r}")

@@ -170,16 +170,13 @@ class TrainingRun:
 
     def new_contract(self) -> Contract:
         """The contract of the trained model."""
-        changed = {
-            key: value for key, value in self.sft_fields.items() if DEFAULTS.get(key) != value
-        }
         params = TrainParams(
             examples=self.lineage.files[self.examples.name],
             split=self.lineage.split,
             task_weights=self.lineage.task_weights,
             example_format=self.lineage.example_format,
             options=dataclasses.asdict(self.options),
-            sft_fields=json_values(changed),
+            sft_fields=changed_fields(self.sft_fields, DEFAULTS),
             run=self.digest,
             teachers=self.teachers,
             max_length=self.lineage.max_length,
@@ -223,6 +220,11 @@ def _sft_record(lineage: Lineage) -> SftRecord:
         hidden_items=lineage.hidden_items,
         general=lineage.general is not None,
     )
+
+
+def changed_fields(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration that differ from sidtool's defaults, as JSON values."""
+    return json_values({key: each for key, each in fields.items() if defaults.get(key) != each})
 
 
 def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
