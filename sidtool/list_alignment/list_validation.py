@@ -80,10 +80,12 @@ class ListValidation:
         seen = [[history] if self.exclude_seen else [] for history in self.histories]
         return [
             Query(
-                self.session.from_history(history, user=user),
+                self.session.from_history(history, fields, user=user),
                 self.session.leaf_filter(None, denied),
             )
-            for user, history, denied in zip(self.users, self.histories, seen, strict=True)
+            for user, history, fields, denied in zip(
+                self.users, self.histories, self.fields, seen, strict=True
+            )
         ]
 
     def lists(self, model: Any, process: int = 0, processes: int = 1) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from sidtool.list_alignment.list_examples import ListExamples
 from sidtool.list_alignment.list_policy import ListPolicy
 from sidtool.list_alignment.list_rewards import ListGroups
 from sidtool.list_decoder.list_options import ListOptions
-from sidtool.policy.example_fields import ExampleFields
+from sidtool.policy.example_fields import ExampleFields, example_prompt
 from sidtool.policy.policy import pad_left
 from sidtool.policy.reward_sum import Matrix
 from sidtool.recommendation.list_query import search_distinct_lists
@@ -50,7 +50,7 @@ class PairMaker:
     examples: ListExamples
     reward: ListRewardFunction
     fields: ExampleFields | None
-    """those of the examples' events, if a reward reads them"""
+    """those of the examples' events; None if no prompt shows any"""
     length: int
     """items per list"""
     candidates: int
@@ -67,10 +67,8 @@ class PairMaker:
         """The pairs of examples by their number, from lists that a model writes; `policy` is its
         own."""
         histories = [self.examples.history(number) for number in numbers]
-        users = [self.examples.users[number] or None for number in numbers]
         prompts = [
-            self.session.from_history(history, user=user)
-            for history, user in zip(histories, users, strict=True)
+            example_prompt(self.session, self.examples, self.fields, number) for number in numbers
         ]
         lists = self._candidates(model, prompts, histories, round_)  # (n, G, m) rows
         groups = ListGroups(

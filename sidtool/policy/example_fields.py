@@ -9,9 +9,20 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import DataError
-from sidtool.fields.fields import Fields
+from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.policy.examples import RlExamples
+from sidtool.recommendation.query import QuerySession
 from sidtool.splits.split import Split, UserSequence
+
+
+def example_prompt(
+    session: QuerySession, examples: RlExamples, fields: "ExampleFields | None", number: int
+) -> list[int]:
+    """The token ids of what a model is asked in serving, before the event that followed the history
+    of an example."""
+    known = NO_FIELDS if fields is None else fields.before(number)
+    user = examples.users[number] or None
+    return session.from_history(examples.history(number), known, user=user)
 
 
 @dataclass(frozen=True, eq=False)

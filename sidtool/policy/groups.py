@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.filters import AllowList
-from sidtool.fields.fields import NO_FIELDS
-from sidtool.policy.example_fields import ExampleFields
+from sidtool.policy.example_fields import ExampleFields, example_prompt
 from sidtool.policy.examples import RlExamples
 from sidtool.policy.gumbel import sample_leaves
 from sidtool.policy.policy import Policy, pad_left
@@ -74,9 +73,7 @@ class GroupMaker:
     def prompt(self, number: int) -> list[int]:
         """The token ids of the prompt of an example: what the model is asked in serving, before the
         event that followed."""
-        history = self.examples.history(number)
-        fields = NO_FIELDS if self.fields is None else self.fields.before(number)
-        return self.session.from_history(history, fields, user=self.examples.users[number] or None)
+        return example_prompt(self.session, self.examples, self.fields, number)
 
     def make(self, model: Any, numbers: NDArray[np.int64], generator: torch.Generator) -> Rollouts:
         """The groups of examples, under a model that holds no gradient meanwhile."""

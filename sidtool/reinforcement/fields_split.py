@@ -7,9 +7,8 @@ from pathlib import Path
 
 from sidtool.data.digests import file_digest
 from sidtool.errors import UsageError
-from sidtool.prompt.frames import Templates
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt
-from sidtool.prompt.template_file import check_templates
+from sidtool.sft.field_templates import check_prompt
 from sidtool.sft.lineage import Lineage, check_same_split
 from sidtool.splits.files import TRAIN, is_split_folder, read_split
 from sidtool.splits.split import Split
@@ -49,7 +48,5 @@ def open_fields_split(
     split = read_split(folder)
     check_same_split(lineage, split)
     for prompt in with_fields.values():
-        items = (prompt.item,) if prompt.item else ()
-        templates = Templates((prompt.template,), prompt.separator, items)
-        check_templates(prompt.task, prompt.history_as, templates, split.fields, "")
+        check_prompt(prompt, split.fields)
     return FieldsSplit(split, file_digest(folder / TRAIN))

@@ -143,8 +143,7 @@ def _check_examples(
 
 def _policy_prompt(contract: Contract, model_dir: str | Path, is_of_lists: bool) -> HistoryPrompt:
     """The prompt that a run trains on. Raises CompatibilityError if the model was not trained to
-    recommend, or not lists where they are asked for; UsageError for lists of an encoder-decoder, or
-    if prompts of lists show fields."""
+    recommend, or not lists where they are asked for; UsageError for lists of an encoder-decoder."""
     if contract.history_prompt is None:
         raise CompatibilityError(
             f"{model_dir} was not trained to recommend: its contract has no history prompt",
@@ -159,11 +158,6 @@ def _policy_prompt(contract: Contract, model_dir: str | Path, is_of_lists: bool)
         )
     if contract.kind != "causal":
         raise UsageError(f"algorithm=ipa trains causal models, {model_dir} is {contract.kind}")
-    if contract.list_prompt.shows_fields:
-        raise UsageError(
-            f"algorithm=ipa cannot show fields, and the list prompt of {model_dir} shows fields",
-            hint="align a model whose task list was trained without --template",
-        )
     return contract.list_prompt
 
 

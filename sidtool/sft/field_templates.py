@@ -54,11 +54,16 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
 def trained_frame(prompt: HistoryPrompt, frame: PromptFrame, types: FieldTypes) -> PromptFrame:
     """The frame of a task as a model was trained with it; `frame`, of the task's own templates,
     says what closes a completion. Raises UsageError if the split lacks a field."""
+    check_prompt(prompt, types)
+    return replace(prompt.frame, close=frame.close)
+
+
+def check_prompt(prompt: HistoryPrompt, types: FieldTypes) -> None:
+    """Raise UsageError unless a split has the fields that a prompt shows."""
     items = (prompt.item,) if prompt.item else ()
     templates = Templates((prompt.template,), prompt.separator, items)
     shown_feedback = named_task(prompt.task).feedback
     check_templates(prompt.task, prompt.history_as, templates, types, shown_feedback)
-    return replace(prompt.frame, close=frame.close)
 
 
 def with_field_tokens(

@@ -188,11 +188,6 @@ def test_what_does_not_fit_lists_is_refused(
     contract = replace(read_contract(list_model), kind="encoder-decoder")
     with pytest.raises(UsageError, match="ipa trains causal models, model m is encoder-decoder"):
         _policy_prompt(contract, "model m", is_of_lists=True)
-    contract = read_contract(list_model)
-    assert contract.list_prompt is not None
-    aged = replace(contract.list_prompt, template="{user.age}:{history}")
-    with pytest.raises(UsageError, match="the list prompt of model m shows fields"):
-        _policy_prompt(replace(contract, list_prompt=aged), "model m", is_of_lists=True)
 
 
 def test_pairs_are_the_best_and_the_worst_list(

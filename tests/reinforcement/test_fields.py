@@ -11,8 +11,9 @@ import pytest
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.errors import CompatibilityError, UsageError
+from sidtool.list_alignment.list_examples import read_list_examples
 from sidtool.model.load import load_model_folder
-from sidtool.policy.example_fields import ExampleFields
+from sidtool.policy.example_fields import ExampleFields, example_prompt
 from sidtool.policy.examples import read_rl_examples
 from sidtool.policy.groups import GroupMaker, GroupOptions
 from sidtool.policy.policy import Policy
@@ -27,6 +28,7 @@ from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tokenized import encode_example
 from sidtool.splits.files import read_split, write_split
+from sidtool.splits.list_targets import ListTargets
 from sidtool.splits.split import Split
 from sidtool.training.run import train
 from tests.models import tiny_tokenizer
@@ -127,3 +129,46 @@ def test_a_teacher_reads_histories_only(
     how: dict[str, Any] = {"options": RlOptions(reward="teacher"), "split": rated}
     with pytest.raises(UsageError, match=r"the prompt of teacher .* shows fields"):
         plan_rl(model, made, tmp_path / "out", reward_teacher=model, **how)
+
+
+LIST_TEMPLATES = Templates(("{user.age}: {history} next {length}:",), "", ("{sid}{event.rating};",))
+
+
+def test_lists_are_aligned_on_prompts_with_fields(
+    bundle: Bundle, catalog: Items, rated: Path, models: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = tmp_path / "train.jsonl"
+    options = SftOptions(
+        {"list": 1.0},
+        max_length=200,
+        history_length=6,
+        templates={"list": LIST_TEMPLATES},
+        lists=ListTargets(3),
+    )
+    make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
+    fields = {"max_steps": 2, "per_device_train_batch_size": 16}
+    train(models("llama"), made, tmp_path / "model", sft_fields=fields)
+    loaded = load_model_folder(tmp_path / "model")
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    examples = read_list_examples(made, encoder, loaded.tokens, bundle)
+    example_fields = ExampleFields.of(examples, read_split(rated), bundle)
+    session = QuerySession.of(loaded, list_length=3)
+    rows = list(read_training_examples(made))
+    assert len(rows) == len(examples) > 50
+    for number, row in enumerate(rows):
+        ids, targets, *_ = encode_example(row, encoder, loaded.tokens, codes_only=True)
+        prompt = ids[: int(targets.argmax())].tolist()
+        assert example_prompt(session, examples, example_fields, number) == prompt
+
+    summary = rl(
+        tmp_path / "model",
+        made,
+        tmp_path / "aligned",
+        options=RlOptions(algorithm="ipa", eval_users=8, eval_num_beams=4, candidate_lists=3),
+        grpo_fields={"max_steps": 1, "per_device_train_batch_size": 16},
+        split=rated,
+        allow_worse_slices=True,
+    )
+    assert summary.steps == 1
+    aligned = load_model_folder(tmp_path / "aligned")
+    assert aligned.contract.list_prompt == loaded.contract.list_prompt
