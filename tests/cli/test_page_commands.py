@@ -4,12 +4,17 @@ import ast
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sidtool.memory.memory import verify_memory
+from sidtool.registry.references import open_bundle
 from tests.cli.road import Road, catalog, done, write_lines
 from tests.doc_blocks import ENCODER, ROOT, blocks, commands, page
 from tests.hostile.writing_commands import own_codebook
@@ -21,6 +26,11 @@ SMALLER = {
     "neox-tiny": "gpt2-tiny",
 }
 """Settings of a page and those of a test in their place."""
+STEP = (
+    *("--set", "max_steps=1", "--set", "per_device_train_batch_size=16", "--set", "eval_users=8"),
+    *("--set", "num_train_epochs=1"),
+)
+"""A training of one step."""
 
 
 def run_page(name: str, encoder: Path, levels: str = "8x8x8") -> None:
@@ -93,31 +103,97 @@ def test_the_quick_start_runs_as_written(
     assert ast.literal_eval(generated) == list(recommended)
 
 
-def test_the_pages_on_refreshing_and_migrating_run(
-    road: Road, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def shop(road: Road, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle that was built with an encoder, its split, and a model of it."""
+    folder = tmp_path_factory.mktemp("shop")
+    for name, path in (("items.jsonl", road.items), ("interactions.csv", road.events)):
+        (folder / name).symlink_to(path)
+    (folder / "split").symlink_to(road.split)
+    bundle, model, made = folder / "shop.zarr", folder / "base+sid", folder / "sft" / "train.jsonl"
+    done("build-codebook", road.items, "--levels", "4x4x8", "--encoder", encoder, "-o", bundle)
+    done("extend-model", road.base, bundle, "-o", model)
+    sft = ("make-sft", bundle, road.items, road.split, "--model", model, "--max-length", 128)
+    done(*sft, "-o", made)
+    done(*sft, "-o", folder / "lists" / "train.jsonl", "--task", "list=1", "--list-length", 3)
+    trie = ("--set", "softmax_over=trie")
+    done("train", model, made, "-o", folder / "tuned", *STEP, *trie)
+    done("train", model, folder / "lists" / "train.jsonl", "-o", folder / "list-model", *STEP)
+    return folder
+
+
+@pytest.fixture
+def in_shop(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder with the shop's files and its later events."""
     monkeypatch.chdir(tmp_path)
-    Path("items.jsonl").symlink_to(road.items)
-    Path("interactions.csv").symlink_to(road.events)
-    Path("split").symlink_to(road.split)
-    Path("foreign").symlink_to(road.foreign)
-    build = ("build-codebook", road.items, "--levels", "4x4x8", "--encoder", encoder)
-    done(*build, "-o", "shop.zarr")
-    done("extend-model", road.base, "shop.zarr", "-o", "base+sid")
-    made = ("shop.zarr", "items.jsonl", "split", "-o", "train.jsonl", "--model", "base+sid")
-    done("make-sft", *made, "--max-length", 128)
-    done("train", "base+sid", "train.jsonl", "-o", "tuned", "--set", "max_steps=2")
-    own_codebook(Path("shop.zarr"), Path("codebooks.npz"))
+    for path in shop.iterdir():
+        Path(path.name).symlink_to(path)
     catalog(Path("items-new.jsonl"), n=70)
-    rows = list(csv.reader(road.events.read_text(encoding="utf-8").splitlines()))
+    rows = list(csv.reader(Path("interactions.csv").read_text(encoding="utf-8").splitlines()))
     last = {row[0]: int(row[2]) for row in rows[1:]}
     rows.extend([user, "b001", str(time + 1)] for user, time in last.items())
     rows.extend([user, "b002", str(time + 2)] for user, time in last.items())
     with Path("interactions-new.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows(rows)
+
+
+def run_commands(name: str, words: Mapping[str, str], further: Mapping[str, Sequence[str]]) -> None:
+    """Run every command of a page in the working directory, with other words in place of those of
+    the page, and further words by the name of the command."""
+    for command in commands(page(name), "bash"):
+        text = "\n".join(command.words)
+        for written, word in words.items():
+            text = re.sub(rf"\b{re.escape(written)}\b", word, text)
+        done(*text.split("\n"), *further.get(command.words[0], ()))
+
+
+@pytest.mark.usefixtures("in_shop")
+def test_the_pages_on_refreshing_and_migrating_run(road: Road, encoder: Path) -> None:
+    Path("foreign").symlink_to(road.foreign)
+    own_codebook(Path("shop.zarr"), Path("codebooks.npz"))
     run_page("refreshing.md", encoder, levels="4x4x8")
     run_page("migrating.md", encoder)
     assert json.loads(Path("maps/index.json").read_text(encoding="utf-8")).keys() >= {"b001"}
+
+
+@pytest.mark.usefixtures("in_shop")
+def test_the_page_on_memories_runs() -> None:
+    catalog(Path("new.jsonl"), n=70)
+    width = open_bundle("shop.zarr").manifest.recipe["encoder"]["dim"]
+    np.save("vectors.npy", np.random.default_rng(0).normal(size=(70, width)).astype(np.float32))
+    write_lines(Path("vectors.ids.txt"), (f"b{n:03d}" for n in range(70)))
+    write_lines(Path("requests.jsonl"), [{"history": ["b001", "b002"]}])
+    words = {
+        "tuned": "with-memory",
+        "MODEL": "tuned",
+        "SPLIT": "split",
+        "BUNDLE": "shop.zarr",
+        "ITEMS": "items.jsonl",
+        "EVENTS": "interactions-new.csv",
+        "B01": "b001",
+        "B02": "b002",
+    }
+    run_commands("memory.md", words, {"train": STEP})
+    assert verify_memory(Path("tonight.zarr")) == []
+
+
+@pytest.mark.usefixtures("in_shop")
+def test_the_page_on_reinforcement_runs() -> None:
+    rows = Path("interactions.csv").read_text(encoding="utf-8").splitlines()
+    rated = (f"{row},{number % 5 + 1}" for number, row in enumerate(rows[1:]))
+    write_lines(Path("ratings.csv"), ["user_id,item_id,timestamp,rating", *rated])
+    Path("split").unlink()
+    done("split", "ratings.csv", "-o", "split", "--feedback", "rating")
+    words = {
+        "MODEL": "tuned",
+        "LISTS": "list-model",
+        "SPLIT": "split",
+        "BUNDLE": "shop.zarr",
+        "ITEMS": "items.jsonl",
+    }
+    rl = (*STEP, "--set", "eval_num_beams=4", "--allow-worse-slices")
+    run_commands("reinforcement.md", words, {"train": STEP, "rl": rl})
+    assert Path("weighted/model/sid.json").exists()
 
 
 def test_the_page_on_reports_runs(
