@@ -14,7 +14,7 @@ again, so a killed run continues where it stopped."""
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -259,6 +259,11 @@ def run_recipe(dataset: Dataset, run: RecipeRun, work: Path) -> dict[str, Any]:
     return _result(recipe, bundle, evaluations)
 
 
+def _of_model_alone(evaluation: Mapping[str, Any]) -> Any:
+    """The metrics without the memory: those of the mixture if tuning has given it the weight 0."""
+    return evaluation["baselines"].get(MODEL_ALONE, evaluation["metrics"])
+
+
 def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]) -> dict[str, Any]:
     first = next(iter(evaluations.values()))
     run = recipe.run
@@ -267,7 +272,7 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
         # it differs by seed; the memory does not
         baselines[MODEL_ALONE] = {
             "seeds": [
-                {"seed": seed, "metrics": evaluation["baselines"][MODEL_ALONE]}
+                {"seed": seed, "metrics": _of_model_alone(evaluation)}
                 for seed, evaluation in evaluations.items()
             ]
         }

@@ -59,7 +59,7 @@ def build_codebook(
     `encoder`; or `embeddings` are their vectors, several sources of which are fused. With `by_row`,
     row i of a file without ids is that of item i. The
     co-occurrence of items in the training part of `split` (a split folder, or a file of events) is
-    used as set by `options.collaborative`. `memory` limits the bytes of vectors held at once.
+    used as set by `options.fusion`. `memory` limits the bytes of vectors held at once.
     `progress` maps the stages "embed", "quantize" and "encode" to functions of finished and total
     steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
     DataError for input that does not fit together.

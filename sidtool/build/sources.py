@@ -10,7 +10,14 @@ import numpy as np
 from sidtool.build.ppmi import factors, ppmi
 from sidtool.data.vectors import VectorSource
 from sidtool.errors import DataError, UsageError
-from sidtool.quantize.fusion import Fusion, FusionOptions, add_collaborative, fuse, fuse_sources
+from sidtool.quantize.fusion import (
+    Fusion,
+    FusionOptions,
+    add_collaborative,
+    fuse,
+    fuse_sources,
+    source_shares,
+)
 from sidtool.quantize.mlp import Arrays
 from sidtool.sid import Vectors
 from sidtool.splits.cooccurrence import Cooccurrence, count_cooccurrence
@@ -67,6 +74,7 @@ def _fuse(
     cooccurrence: Cooccurrence | None,
     seed: int,
 ) -> QuantizerInput:
+    source_shares(len(sources), weights)  # raises for weights that do not fit
     if cooccurrence is None and len(sources) == 1 and options.text_dim is None:
         return QuantizerInput(VectorSource.of(sources[0]))
     whole = [_all_vectors(VectorSource.of(vectors)) for vectors in sources]

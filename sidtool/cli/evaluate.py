@@ -232,7 +232,8 @@ def evaluate(
     if split is None:
         raise UsageError("there is nothing to evaluate on", hint="give a split, or --task")
     if list_ is not None and lists is not None:
-        _refuse(of_rankings, "does not apply with --list")
+        of_workers = {"--engine": engine != "local", "--workers": workers}
+        _refuse(of_rankings | of_workers, "does not apply with --list")
         list_settings = ListEvaluationOptions(
             list_,
             on,

@@ -5,14 +5,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sidtool.artifact import describe
 from sidtool.errors import UsageError
 
 _HINT = "write to another path"
 
 
 def check_inputs_survive(out: Path, inputs: list[Any]) -> None:
-    """Raise UsageError if replacing `out` would remove an input, or the folder of this process. A
-    bundle or a model may be replaced by its own next version."""
+    """Raise UsageError if replacing `out` would remove an input, or the folder of this process. An
+    artifact (bundle, memory, model, split) may be replaced by its own next version."""
     if out.name in ("", "..") or out.is_symlink() or not out.exists():
         return  # refused elsewhere, or only a link is replaced, or nothing
     replaced = out.resolve()
@@ -22,17 +23,25 @@ def check_inputs_survive(out: Path, inputs: list[Any]) -> None:
     for path in _paths(inputs):
         if replaced in path.parents:
             raise UsageError(f"{out} contains the input {path}", hint=_HINT)
-        if path == replaced and out.is_file() and out.suffix != ".zip":
+        if path == replaced and not _is_artifact(out):
             raise UsageError(f"{out} is an input of this command", hint=_HINT)
 
 
+def _is_artifact(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix == ".zip"
+    kind = describe(path) or ""
+    return kind in ("a bundle", "a memory", "a split") or kind.startswith("a model")
+
+
 def _paths(values: Any) -> Iterator[Path]:
-    """Every existing file and folder that the values of parameters name, without a version."""
+    """Every existing file and folder that the values of parameters name, without a version
+    (PATH@VERSION) or a weight (PATH=WEIGHT)."""
     if isinstance(values, list | tuple):
         for value in values:
             yield from _paths(value)
     elif isinstance(values, str | Path):
-        for text in (str(values), str(values).rpartition("@")[0]):
+        for text in (str(values), *(str(values).rpartition(sign)[0] for sign in "@=")):
             with suppress(OSError, ValueError):  # no path
                 if text and Path(text).exists():
                     yield Path(text).resolve()

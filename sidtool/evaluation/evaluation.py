@@ -23,7 +23,7 @@ from sidtool.evaluation.catalog_check import check_same_catalog
 from sidtool.evaluation.field_groups import field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import KS, averages, metric_names, metric_values
 from sidtool.evaluation.ranking import COVERED, IndexedExamples, Ranker, Ranking
-from sidtool.evaluation.results import Evaluation, slices_of
+from sidtool.evaluation.results import Evaluation, examples_digest, slices_of
 from sidtool.evaluation.samples import positions_in, sample_examples, titles_of
 from sidtool.evaluation.slices import example_groups
 from sidtool.evaluation.system_values import (
@@ -133,7 +133,7 @@ def evaluate(
         if options.target:
             part = fulfilling(part, options.target, opened.fields)
         examples = evenly_spaced(part, options.limit)
-        return evaluate_examples(
+        evaluation = evaluate_examples(
             loaded,
             examples,
             opened.train,
@@ -143,6 +143,7 @@ def evaluate(
             ranker=ranker,
             progress=progress,
         )
+        return replace(evaluation, settings={"on": options.on, **evaluation.settings})
 
 
 @contextmanager
@@ -316,6 +317,7 @@ def _settings(
     """What the numbers of an evaluation depend on, apart from the model."""
     settings: dict[str, Any] = {
         "ks": list(options.ks),
+        "examples": examples_digest(examples.examples),
         "exclude_seen": examples.exclude_seen,
         "seed": options.seed,
         "resamples": RESAMPLES,

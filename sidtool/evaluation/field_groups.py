@@ -3,6 +3,8 @@ how the event went."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,12 +100,12 @@ def _labels(values: Sequence[Value | None]) -> dict[Value | None, str]:
     else:
         numbers = np.array([value for value in values if value is not None], dtype=np.float64)
         limits = np.quantile(numbers, [0.25, 0.5, 0.75])
-        distinct = np.array(sorted(counts), dtype=np.float64)
-        quarters = np.searchsorted(limits, distinct)  # a limit belongs to the quarter below
-        for quarter in np.unique(quarters):
-            inside = distinct[quarters == quarter]
-            label = f"{_spell(inside[0])} to {_spell(inside[-1])}"
-            labels |= dict.fromkeys(inside.tolist(), label)
+        distinct = sorted(counts)
+        quarters = np.searchsorted(limits, np.array(distinct, dtype=np.float64)).tolist()
+        # a limit belongs to the quarter below
+        for _, group in groupby(zip(quarters, distinct, strict=True), key=itemgetter(0)):
+            inside = [value for _, value in group]
+            labels |= dict.fromkeys(inside, f"{_spell(inside[0])} to {_spell(inside[-1])}")
     present = set(values)
     return {value: label for value, label in labels.items() if value in present}
 
@@ -117,4 +119,6 @@ def _order(label: str, labels: Mapping[Value | None, str]) -> tuple[int, float, 
 
 
 def _spell(value: Value) -> str:
-    return value if isinstance(value, str) else f"{value:.6g}"
+    if isinstance(value, float):
+        return repr(int(value) if value.is_integer() and abs(value) < 1e15 else value)
+    return str(value)

@@ -223,10 +223,22 @@ class Ranking:
         leaves = np.where(positions < 0, -1, examples.bundle.trie().leaves(positions))
         return cls(
             find_targets(positions, examples.target_positions),
-            sid_ranks(examples, leaves),
+            find_targets(leaves, examples.target_leaves, _first_of_each(leaves)),
             positions[:, :COVERED],
             np.zeros((len(leaves), 0), dtype=np.bool_),
         )
+
+
+def _first_of_each(leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, k): 1 where a leaf of a row stands for the first time, else 0: items of one SID repeat
+    it."""
+    order = np.argsort(leaves, axis=1, kind="stable")
+    ordered = np.take_along_axis(leaves, order, axis=1)
+    is_new = np.ones(leaves.shape, dtype=np.bool_)
+    is_new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.empty_like(is_new)
+    np.put_along_axis(first, order, is_new, axis=1)
+    return (first & (leaves >= 0)).astype(np.int64)
 
 
 def _survived(examples: IndexedExamples, beams: RankedQueries) -> NDArray[np.bool_]:

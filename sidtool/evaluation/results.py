@@ -1,6 +1,8 @@
 """The evaluation of a model as a value. docs/metrics.md defines every number."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +16,7 @@ from sidtool.evaluation.system_values import (
     SystemValues,
     system_differences,
 )
+from sidtool.splits.split import Example
 
 NO_EXAMPLES = Averages(0, {}, {}, {}, {})
 
@@ -79,6 +82,14 @@ def slices_of(averages: Mapping[str, Averages]) -> dict[str, Slice]:
     }
 
 
+def examples_digest(examples: Sequence[Example]) -> str:
+    """SHA-256 (hex) of the users, positions and targets of examples, in their order."""
+    state = hashlib.sha256()
+    for example in examples:
+        state.update(json.dumps([example.user, example.position, example.item]).encode())
+    return state.hexdigest()
+
+
 def compare(
     one: Evaluation, other: Evaluation, *, seed: int = 0
 ) -> dict[str, dict[str, Difference]]:
@@ -86,7 +97,7 @@ def compare(
     ("all", "macro" and the slices) -> metric that both have -> difference.
 
     Raises DataError if the examples or cut-offs differ."""
-    if one.users != other.users or one.settings["ks"] != other.settings["ks"]:
+    if any(one.settings[name] != other.settings[name] for name in ("examples", "ks")):
         raise DataError(
             f"the evaluations have different examples or cut-offs: {one.n} examples at "
             f"{one.settings['ks']} and {other.n} at {other.settings['ks']}"

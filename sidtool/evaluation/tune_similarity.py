@@ -9,6 +9,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.split_check import check_bundle_split
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.baselines import Catalog, item_knn
 from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
@@ -74,9 +75,11 @@ def tune_similarity(
 ) -> TunedSimilarity:
     """The settings of a memory with the best NDCG@10 on validation examples of a split.
 
-    Test examples are not read. Raises DataError without validation examples, RefusedError if a
-    held-out event is among the training events."""
+    Test examples are not read. Raises DataError without validation examples, CompatibilityError if
+    the bundle's codebook may have learned from held-out events, RefusedError if a held-out event is
+    among the training events."""
     options = options or TuneSimilarityOptions()
+    check_bundle_split(bundle, "the split of the memory", split.reference)
     if not split.valid:
         raise DataError("the split has no validation examples to tune the memory on")
     trials = _trials(split, bundle, content, options)

@@ -117,6 +117,11 @@ def clean_events(
     )
     converted = int(is_milliseconds[rows].sum())
     columns = events.columns
+    if columns.order is None and "timestamp" in events.cells:
+        raise UsageError(
+            f"{events.path} has a column 'timestamp', which the number of each row would replace",
+            hint="rename it in the file, or order the events by it",
+        )
     order_column = columns.order or "timestamp"
     cells = {**events.cells, columns.user: users, columns.item: items, order_column: times}
     names = {columns.user: "user_id", columns.item: "item_id", order_column: "timestamp"}

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from sidtool.data.times import NUMBER, parse_time
 from sidtool.errors import UsageError
+from sidtool.ingest.moments import MILLISECONDS
 from sidtool.ingest.raw import RawEvents
 from sidtool.json_record import JsonRecord
 
@@ -98,6 +99,8 @@ def _in_window(
     times: NDArray[np.float64], options: FilterOptions, units_per_second: int
 ) -> NDArray[np.bool_]:
     inside = np.ones(len(times), dtype=np.bool_)
+    if units_per_second == 1 and len(times) and np.median(times) >= MILLISECONDS[0]:
+        units_per_second = 1000  # a table has either
     if options.since is not None:
         inside &= times >= _moment(options.since, units_per_second)
     if options.until is not None:

@@ -150,7 +150,7 @@ def prepare(
         filters = FilterOptions(**{**filters.to_json(), "min_rating": raw_format.min_rating})
     catalog = None
     if item_file is not None:
-        catalog = {row["item_id"] for row in raw_format.read_items(item_file)}
+        catalog = {row["item_id"] for row in raw_format.read_items(item_file)} - {""}
     read = collect(chain.from_iterable(map(raw_format.read_events, event_files)))
     events, steps = filter_events(
         read, filters, catalog=catalog, units_per_second=raw_format.units_per_second

@@ -17,6 +17,7 @@ from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
 from sidtool.sid import Vectors
 from sidtool.splits.cooccurrence import WINDOW, count_pairs, item_sequences
+from sidtool.splits.record import check_split, recorded_split
 from sidtool.splits.split import Split
 
 DEFAULT = KnnSettings(reverse=0.3, normalization=0.3, neighbors=100)
@@ -69,15 +70,19 @@ def build_memory(
     chose the settings, if they did. With `shards`, the arrays of the memory lie in files of their
     folder; the values are the same.
 
-    Raises RefusedError if a held-out event is among the training events, DataError if no two items
-    co-occur, UsageError if `settings` count pairs otherwise than the earlier memory or the budget
-    is too small, IntegrityError if that one does not count the pairs of its split.
+    Raises CompatibilityError if the bundle's codebook may have learned from events that the split
+    holds out, RefusedError if a held-out event is among the training events, DataError if no two
+    items co-occur, UsageError if `settings` count pairs otherwise than the earlier memory or the
+    budget is too small, IntegrityError if that one does not count the pairs of its split.
 
     Examples:
         >>> split = sidtool.open_split("split")
         >>> memory = sidtool.build_memory(split, sidtool.open_bundle("shop.zarr"))
         >>> memory.save("memory.zarr")
     """
+    codebook = f"the codebook of bundle {bundle.manifest.name!r}"
+    made_from = recorded_split(bundle.manifest.source)
+    check_split(codebook, made_from, "the split of the memory", split.reference)
     before = None if earlier is None else earlier.memory.manifest
     if settings is None:
         settings = DEFAULT if before is None else before.settings

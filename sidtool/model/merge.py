@@ -1,8 +1,10 @@
 """Merges LoRA adapters into their base model."""
 
+import shutil
 from pathlib import Path
 
 from sidtool.contract.locate import model_folder
+from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import MergeParams, ModelReference, StageRecord
 from sidtool.contract.write import write_contract
@@ -35,9 +37,13 @@ def merge(
     base = check_merge(folder, out, force=force)
     loaded = load_model_folder(folder, device="cpu", dtype=dtype)
     record = StageRecord("merge", MergeParams(base))
-    contract = loaded.contract.with_stage(record, base_folder=None)
+    # merging changes nothing that the model computes, so its memory stays
+    memory = loaded.contract.memory
+    contract = loaded.contract.with_stage(record, base_folder=None, memory=memory)
     with new_dir(out, force=force) as target:
         save_pretrained(target, loaded.model, loaded.tokenizer)
+        if memory is not None:
+            shutil.copytree(folder / MEMORY_COPY, target / MEMORY_COPY)
         write_contract(target, contract, loaded.bundle)
     return base
 

@@ -9,12 +9,15 @@ from sidtool.build.align import check_alignable
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.finite import check_finite_files
 from sidtool.contract.compat import Verdict, check_bundle
-from sidtool.contract.contract import BUNDLE_COPY, CONTRACT
+from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract
 from sidtool.contract.locate import model_folder
+from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.contract.stage_record import RebindParams, StageRecord
 from sidtool.contract.write import write_contract
 from sidtool.errors import CompatibilityError, RefusedError
 from sidtool.extras import require
+from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.memory import open_verified
 from sidtool.model.load import check_model_folder
 from sidtool.model.restore import check_restore, lacks_contract, restore
 from sidtool.output import new_dir, refuse_existing
@@ -61,6 +64,7 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
     if lacks_contract(folder):
         return restore(folder, bundle, out, force=force)
     contract, bundle, verdict = check_model_folder(folder, bundle)
+    _check_memory(folder, contract, bundle)
     check_finite_files(folder)
     params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
     rebound = contract.with_stage(
@@ -84,5 +88,13 @@ def check_rebind(folder: str | Path, bundle: Bundle, out: Path, *, force: bool =
     if lacks_contract(folder):
         _, verdict = check_restore(folder, bundle)
         return verdict
-    _, _, verdict = check_model_folder(folder, bundle)
+    contract, bundle, verdict = check_model_folder(folder, bundle)
+    _check_memory(folder, contract, bundle)
     return verdict
+
+
+def _check_memory(folder: Path, contract: Contract, bundle: Bundle) -> None:
+    """Raise CompatibilityError unless the memory of a model, if it has one, can be used with a
+    bundle."""
+    if contract.memory is not None:
+        MemoryIndex.of(open_verified(folder / MEMORY_COPY), bundle)

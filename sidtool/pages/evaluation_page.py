@@ -122,7 +122,10 @@ def _overview(evaluations: Evaluations) -> Iterator[Block]:
     for key in dict.fromkeys(key for each in facts.values() for key in each):
         rows.append((key, *(each.get(key) for each in facts.values())))
     yield Table("What was evaluated", ("property", *evaluations), tuple(rows))
-    settings = [(each.n, each.settings.get("ks")) for each in evaluations.values()]
+    settings = [
+        (each.n, each.settings.get("examples"), each.settings.get("ks"))
+        for each in evaluations.values()
+    ]
     if any(each != settings[0] for each in settings):
         yield Text(
             "The evaluations have different examples or cut-offs: their numbers do not compare."

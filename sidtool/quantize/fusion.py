@@ -148,6 +148,16 @@ def check_fusion(arrays: Arrays, fusion: Fusion, fused: int) -> None:
         raise ValueError(f"the sources are fused to width {width}, not {fused}")
 
 
+def source_shares(n: int, weights: Sequence[float] = ()) -> NDArray[np.float64]:
+    """(n,) the shares of n sources, which add up to 1; equal ones without weights. Raises
+    UsageError unless there are n positive weights."""
+    shares = np.array(weights or [1.0] * n, dtype=np.float64)
+    if len(shares) != n or not ((shares > 0) & np.isfinite(shares)).all():
+        raise UsageError(f"{n} sources of vectors need {n} positive weights, not {list(weights)}")
+    normalized: NDArray[np.float64] = shares / shares.sum()
+    return normalized
+
+
 def fuse_sources(
     sources: Sequence[Vectors], weights: Sequence[float] = (), text_dim: int | None = None
 ) -> tuple[Fusion, dict[str, NDArray[Any]]]:
@@ -157,14 +167,7 @@ def fuse_sources(
     projected to their principal components. Raises UsageError if there are not as many positive
     weights as sources.
     """
-    shares = np.array(weights or [1.0] * len(sources), dtype=np.float64)
-    all_positive = bool(((shares > 0) & np.isfinite(shares)).all())
-    if len(shares) != len(sources) or not all_positive:
-        raise UsageError(
-            f"{len(sources)} sources of vectors need {len(sources)} positive weights, not "
-            f"{list(weights)}"
-        )
-    shares = shares / shares.sum()
+    shares = source_shares(len(sources), weights)
     arrays: dict[str, NDArray[Any]] = {}
     fused = []
     for number, (source, share) in enumerate(zip(sources, shares.tolist(), strict=True)):

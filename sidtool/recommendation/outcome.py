@@ -1,7 +1,8 @@
 """What became of the requests of a run: how many were answered, and how well."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sidtool.errors import DataError, SidtoolError
 from sidtool.recommendation.requests import BadRequest, Recommendation
@@ -35,6 +36,14 @@ class Outcome:
                 self.first_bad = self.first_bad or answer
             else:
                 self.short += answer.missing > 0
+
+    def add_line(self, line: Mapping[str, Any]) -> None:
+        """Count an answer by what `to_json` returned of it."""
+        if "error" in line:
+            self.add([BadRequest(DataError(line["error"]), line.get("line"), line.get("user"))])
+        else:
+            self.requests += 1
+            self.short += line.get("missing", 0) > 0
 
     def raise_bad(self) -> None:
         """Raise the error of the first bad request, if there is one, and count the others."""

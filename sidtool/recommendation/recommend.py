@@ -122,15 +122,14 @@ def recommend_to_file(
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
     options = options or RecommendOptions()
     fingerprint = run_fingerprint(loaded, options, candidates)
-    outcome = Outcome()
     with result_file(out, fingerprint, resume=resume, force=force) as file:
+        outcome = file.outcome
         remaining = file.remaining(requests)
         answers = answer_each(
             loaded, remaining, options, candidates=candidates, stop=stop, progress=progress
         )
         for answer in outcome.count(answers):
             file.write(answer.to_json())
-        outcome.add(file.answered_bad)
     return outcome
 
 

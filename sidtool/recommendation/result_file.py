@@ -14,6 +14,7 @@ from sidtool.data.digests import digest_strings
 from sidtool.errors import UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.output import locked, publish, refuse_existing, remove
+from sidtool.recommendation.outcome import Outcome
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, Request
 from sidtool.recommendation.result_table import write_result_table
@@ -38,8 +39,8 @@ class ResultFile:
     """digests of the requests that an interrupted run answered"""
     pending: deque[bytes] = field(default_factory=deque)
     """digests of the requests that were read and have no line yet"""
-    answered_bad: list[BadRequest] = field(default_factory=list)
-    """the malformed ones of the requests that an interrupted run answered"""
+    outcome: Outcome = field(default_factory=Outcome)
+    """what became of the requests that an interrupted run answered"""
 
     def remaining(self, requests: Iterable[Request | BadRequest]) -> Iterator[Request | BadRequest]:
         """The requests that an interrupted run did not answer.
@@ -53,8 +54,6 @@ class ResultFile:
                     f"request {skipped + 1} is not the one that the unfinished run answered",
                     hint=f"repeat its requests to resume it; {RESTART}",
                 )
-            if isinstance(request, BadRequest):
-                self.answered_bad.append(request)
             skipped += 1
         if skipped < len(self.answered):
             raise UsageError(
@@ -87,10 +86,10 @@ def result_file(
         if not resume:
             remove(work)
         open_work_folder(work, fingerprint, restart=RESTART)
-        answered = _answered(work)
+        answered, outcome = _answered(work)
         try:
             with (work / RESULTS).open("ab") as results, (work / REQUESTS).open("ab") as digests:
-                yield ResultFile(results, digests, answered)
+                yield ResultFile(results, digests, answered, outcome=outcome)
         except BaseException:
             if not (work / RESULTS).stat().st_size:
                 remove(work)  # there is nothing to resume
@@ -132,9 +131,10 @@ def _model_digest(loaded: LoadedModel) -> str:
     return state.hexdigest()
 
 
-def _answered(work: Path) -> tuple[bytes, ...]:
-    """The digests of the requests that have a complete line; what is written behind them is
-    removed."""
+def _answered(work: Path) -> tuple[tuple[bytes, ...], Outcome]:
+    """The digests of the requests that have a complete line, and what their lines say; what is
+    written behind them is removed."""
+    outcome = Outcome()
     with (work / RESULTS).open("a+b") as results, (work / REQUESTS).open("a+b") as digests:
         digests.seek(0)
         stored = digests.read()
@@ -146,10 +146,11 @@ def _answered(work: Path) -> tuple[bytes, ...]:
             if line.endswith(b"\n"):
                 n_lines += 1
                 n_bytes += len(line)
+                outcome.add_line(json.loads(line))
         results.truncate(n_bytes)
         digests.truncate(n_lines * DIGEST_BYTES)
     starts = range(0, n_lines * DIGEST_BYTES, DIGEST_BYTES)
-    return tuple(stored[start : start + DIGEST_BYTES] for start in starts)
+    return tuple(stored[start : start + DIGEST_BYTES] for start in starts), outcome
 
 
 def _digest(request: Request | BadRequest) -> bytes:

@@ -31,8 +31,8 @@ class Choices:
         candidates = chosen.pop("candidates", None)
         if self.list is not None:
             chosen |= {"k": self.list, "list": ListOptions()}
-        if candidates is not None and self.k is None:
-            chosen["k"] = max(1, len(candidates))
+        if candidates is not None:
+            chosen |= {"k": self.k or max(1, len(candidates)), "list": None}
         return replace(defaults, **chosen)
 
 

@@ -95,6 +95,9 @@ def evaluate_task(
     source = None if source is None else Path(source)
     task = options.task
     per_user = named_task(task).per == "user"
+    has_parts = per_user and source is not None and not _holds_training_examples(source)
+    if options.on != "test" and not has_parts:
+        raise UsageError(f"--on {options.on} has no effect without a split")
     if source is not None and _holds_training_examples(source):
         questions = Questions(_read_questions(loaded, source, options), [])
     elif per_user and source is not None:

@@ -12,7 +12,7 @@ from sidtool.build.build_options import BuildOptions
 from sidtool.bundle import Bundle, verify
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, make_items
-from sidtool.errors import DataError
+from sidtool.errors import DataError, UsageError
 from sidtool.quantize.fusion import FusionOptions
 from sidtool.splits.protocols import given, leave_one_out, temporal
 from sidtool.splits.record import Cuts
@@ -178,6 +178,15 @@ def test_co_occurring_items_share_more_of_their_sid_than_by_text_alone(tmp_path:
         return sum(codes[left, 0] == codes[right, 0] for left, right in pairs)
 
     assert together(split_of(tmp_path, events)) >= together(None) + 5
+
+
+def test_the_weight_of_a_single_source_is_checked_too(tmp_path: Path) -> None:
+    for weights in ((-1.0,), (1.0, 2.0)):
+        options = BuildOptions((8, 8, 4), weights=weights)
+        with pytest.raises(UsageError, match="1 sources of vectors need 1 positive weights"):
+            build_codebook(
+                listed(IDS), tmp_path / "x.zarr", options, embeddings=[mixture(0, N, 10)]
+            )
 
 
 def test_several_sources_are_fused_and_all_required(tmp_path: Path) -> None:

@@ -78,3 +78,15 @@ def test_a_push_never_damages_a_bundle_or_a_registry(data: Path) -> None:
     for target in ("shop.zarr/sub", "registry/shop/versions", "registry/shop/versions/1.0"):
         assert "is inside of the" in refused(2, "push", data / "shop.zarr", data / target)
     assert tree(data) == before
+
+
+def test_a_folder_of_inputs_is_not_replaced(data: Path, tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    events.mkdir()
+    (data / "events.csv").rename(events / "events.csv")
+    before = tree(tmp_path)
+    assert "is an input" in refused(2, "split", events, "-o", events, "--force")
+    weighted = f"{data / 'vectors.npy'}=1"
+    words = ("build-codebook", data / "items.jsonl", "--levels", 4, "--embeddings", weighted)
+    assert "is an input" in refused(2, *words, "-o", data / "vectors.npy", "--force")
+    assert tree(tmp_path) == before

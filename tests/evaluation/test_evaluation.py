@@ -239,6 +239,9 @@ def test_two_evaluations_of_the_same_examples_are_compared() -> None:
     _, fewer = random_evaluation(ks=(10,))
     with pytest.raises(DataError, match="different examples"):
         compare(one, fewer)
+    of_others = replace(other, settings={**other.settings, "examples": "other"})
+    with pytest.raises(DataError, match="different examples"):
+        compare(one, of_others)
 
 
 def test_an_evaluation_is_deterministic() -> None:

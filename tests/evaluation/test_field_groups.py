@@ -120,3 +120,13 @@ def test_unknown_fields_are_refused() -> None:
     for rating in (-1, 0, None):
         with pytest.raises(DataError, match="not negative, and one is above 0"):
             target_weights(examples([(1, "", rating)]), "rating")
+
+
+def test_numbers_keep_their_digits() -> None:
+    days = [20240101, 20240102, 20240103, 0.5]
+    groups = field_groups(examples([(day, "", 1) for day in days]), "user.age")
+    assert list(groups) == ["0.5", "20240101", "20240102", "20240103"]
+    times = [2**53 + number for number in range(40)]  # float64 has the even ones only
+    groups = field_groups(examples([(time, "", 1) for time in times]), "user.age")
+    assert sum(inside.sum() for inside in groups.values()) == 40
+    assert next(iter(groups)).startswith(f"{2**53} to ")

@@ -11,6 +11,7 @@ from sidtool.errors import DataError
 from sidtool.evaluation.metrics import metric_values
 from sidtool.evaluation.ranking import (
     IndexedExamples,
+    Ranking,
     first_items,
     item_ranks,
     rank_sids,
@@ -154,3 +155,17 @@ def test_a_catalog_smaller_than_k_ends_early() -> None:
     [ranked] = rank_sids(loaded_model(bundle), indexed, k=10, num_beams=10).entries
     assert sorted(ranked[:4]) == sorted(set(range(6)) - set(indexed.denied_positions(0).tolist()))
     assert (ranked[4:] == -1).all()
+
+
+def test_items_that_repeat_a_sid_count_once_among_sids() -> None:
+    bundle = shop(shared=True)
+    _, examples = visits()
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    positions = np.argsort(np.random.default_rng(0).random((len(examples), 30)), axis=1)
+    leaves = bundle.trie().leaves(positions)
+    assert len(np.unique(leaves[0])) < 30
+    ranking = Ranking.of_items(indexed, positions)
+    for row, target in enumerate(indexed.target_leaves.tolist()):
+        distinct = list(dict.fromkeys(leaves[row].tolist()))
+        found = (ranking.sid_ranks.before[row], ranking.sid_ranks.group_size[row])
+        assert found == ((distinct.index(target), 1) if target in distinct else (0, 0))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.data.columns import CatalogColumns
-from sidtool.data.interactions import read_interactions
+from sidtool.data.interactions import EventNames, read_interactions
 from sidtool.data.items import read_items
 from sidtool.errors import SidtoolWarning, UsageError
 from sidtool.ingest.check import check, repeated_rows, report, unordered_rows
@@ -179,3 +179,13 @@ def test_unordered_and_repeated_rows_by_brute_force(events: list[tuple[str, int]
     assert unordered_rows(users, parse_moments(times).seconds) == expected
     pairs = list(zip(users, times, strict=True))
     assert repeated_rows(pairs) == [r for r, pair in enumerate(pairs) if pair in pairs[:r]]
+
+
+def test_the_order_of_rows_replaces_no_column(tmp_path: Path) -> None:
+    table = {"user_id": ["u", "u"], "item_id": ["a", "a"], "timestamp": ["5", "4"]}
+    events = read_event_table(
+        write_table(tmp_path / "events.csv", table), EventNames(order_by="row")
+    )
+    catalog = read_catalog_table(write_table(tmp_path / "items.csv", {"item_id": ["a"]}))
+    with pytest.raises(UsageError, match="a column 'timestamp', which the number of each row"):
+        clean(catalog, events, tmp_path / "out")

@@ -339,3 +339,17 @@ def test_filters_count_what_they_leave() -> None:
         ("core", 0),
     ]
     assert len(left) == 0
+
+
+def test_dates_are_compared_with_milliseconds_too(tmp_path: Path) -> None:
+    table = {"user": ["u", "u"], "item": ["a", "b"], "time": ["1500000000000", "1700000000000"]}
+    events = write_table(tmp_path / "events.csv", table)
+    filters = FilterOptions(since="2023-01-01")
+    columns = EventNames("user", "item", "time")
+    options = PrepareOptions("table", filters=filters, columns=columns)
+    prepared = prepare(events, tmp_path / "out", options)
+    assert [(step.name, step.events) for step in prepared.steps] == [
+        ("read", 2),
+        ("window", 1),
+        ("repeated", 1),
+    ]

@@ -17,6 +17,7 @@ from sidtool.errors import (
     RefusedError,
     UsageError,
 )
+from sidtool.evaluation.tune_similarity import tune_similarity
 from sidtool.memory.build import EarlierMemory, build_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings, item_similarity
@@ -180,3 +181,17 @@ def test_a_later_version_of_the_bundle_is_accepted_and_another_bundle_is_not() -
 
 
 GROWN = grown(BUNDLE)
+
+
+def test_a_codebook_of_another_split_is_refused() -> None:
+    split = split_of(random_histories(0, 20, ITEMS))
+    manifest = replace(BUNDLE.manifest, source={"split": split.reference.to_json()})
+    bundle = Bundle(manifest, BUNDLE.arrays)
+    build_memory(split, bundle)
+    histories = random_histories(5, 20, ITEMS)
+    valid = (Example("u0", tuple(histories[0]), "i1", len(histories[0])),)
+    held_out = split_of(histories, valid)
+    with pytest.raises(CompatibilityError, match="the codebook of bundle"):
+        build_memory(held_out, bundle)
+    with pytest.raises(CompatibilityError, match="the codebook of bundle"):
+        tune_similarity(held_out, bundle)

@@ -11,13 +11,18 @@ import pytest
 from sidtool.build.add import add_items
 from sidtool.build.align import align
 from sidtool.bundle import Bundle, ItemMap
+from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.data.items import make_items
 from sidtool.errors import CompatibilityError, SidtoolWarning, UsageError
+from sidtool.memory.build import build_memory
+from sidtool.memory.memory import verify_memory
+from sidtool.model.bind_memory import bind_memory
 from sidtool.model.extend import extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
-from sidtool.model.rebind import outlook, rebind
+from sidtool.model.rebind import check_rebind, outlook, rebind
 from sidtool.sid import SidSpace
 from tests.bundles import renamed
+from tests.memory.cases import split_of
 from tests.model.cases import DIM, distinct_codes, make_bundle, make_codebook
 
 IDS = [f"item{n}" for n in range(20)]
@@ -126,6 +131,21 @@ def test_a_refused_rebind_writes_nothing(model: Path, bundle: Bundle, tmp_path: 
     assert contents(tmp_path) == there
     rebind(model, grown(bundle), model, force=True)  # a model may be rebound in its own place
     assert check_model_folder(model)[1].identity == grown(bundle).identity
+
+
+def test_a_memory_must_fit_the_bundle(model: Path, bundle: Bundle, tmp_path: Path) -> None:
+    child = grown(bundle)
+    rebind(model, child, tmp_path / "child")
+    memory = build_memory(split_of([IDS[start : start + 5] for start in range(10)]), child)
+    bind_memory(
+        tmp_path / "child", memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), tmp_path / "mixed"
+    )
+    rebind(tmp_path / "mixed", grown(child, ["new2"]), tmp_path / "newer")
+    assert verify_memory(tmp_path / "newer" / MEMORY_COPY) == []
+    for run in (check_rebind, rebind):
+        with pytest.raises(CompatibilityError, match="memory"):
+            run(tmp_path / "mixed", bundle, tmp_path / "older")
+    assert not (tmp_path / "older").exists()
 
 
 def test_checkpoints_are_not_copied(model: Path, bundle: Bundle, tmp_path: Path) -> None:

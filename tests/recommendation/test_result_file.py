@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sidtool.errors import UsageError
+from sidtool.errors import DataError, UsageError
 from sidtool.recommendation.requests import Request
 from sidtool.recommendation.result_file import DIGEST_BYTES, result_file
 
@@ -108,3 +108,22 @@ def test_two_runs_do_not_share_unfinished_work(tmp_path: Path) -> None:
         for request in file.remaining(REQUESTS):
             file.write({"n": request.user})
     assert out.read_bytes() == WHOLE
+
+
+def test_what_an_interrupted_run_answered_is_counted(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    lines = [{"user": "0", "error": "no text"}, {"items": [], "missing": 2}, {"missing": 0}]
+
+    def answer_some() -> None:
+        with result_file(out, {}, resume=True, force=False) as file:
+            for _, line in zip(file.remaining(REQUESTS), lines, strict=False):
+                file.write(line)
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        answer_some()
+    with result_file(out, {}, resume=True, force=False) as file:
+        outcome = file.outcome
+        assert (outcome.requests, outcome.bad, outcome.short) == (3, 1, 1)
+        with pytest.raises(DataError, match="no text"):
+            outcome.raise_bad()

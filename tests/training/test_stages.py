@@ -13,14 +13,19 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.contract.read import read_contract
 from sidtool.data.items import Items
 from sidtool.errors import CompatibilityError, DataError, SidtoolError, UsageError
+from sidtool.memory.build import build_memory
+from sidtool.memory.memory import verify_memory
+from sidtool.model.bind_memory import bind_memory
 from sidtool.model.load import load_model_folder
 from sidtool.model.merge import merge
 from sidtool.recommendation.recommend import Request, recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.sft.make_sft import make_sft
+from sidtool.splits.split import Split
 from sidtool.trainer.checkpoints import last_checkpoint
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings, TrainOptions
@@ -59,6 +64,26 @@ def valid_of(examples: Path) -> Path:
 
 def lora(**more: Any) -> TrainOptions:
     return TrainOptions(stage="lora", lora_r=4, **{**SMALL, **more})
+
+
+def test_merged_adapters_keep_their_memory(
+    tmp_path: Path, models: Make, examples: Make, bundle: Bundle, split: Split
+) -> None:
+    fields = {**FAST, "max_steps": 1}
+    train(
+        models("llama"),
+        examples(sequence=1.0),
+        tmp_path / "lora",
+        options=lora(),
+        sft_fields=fields,
+    )
+    memory = build_memory(split, bundle)
+    binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
+    bind_memory(tmp_path / "lora", memory, binding, tmp_path / "mixed")
+    merge(tmp_path / "mixed", tmp_path / "merged")
+    assert read_contract(tmp_path / "merged").memory == binding
+    assert verify_memory(tmp_path / "merged" / MEMORY_COPY) == []
+    load_model_folder(tmp_path / "merged")
 
 
 @pytest.mark.parametrize("tied", [True, False])
