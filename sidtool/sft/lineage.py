@@ -215,7 +215,7 @@ def check_same_split(lineage: Lineage, split: Split) -> None:
     if split.reference.digest != lineage.split.digest:
         raise CompatibilityError(
             f"the split is {split.reference}, the training examples were made from {lineage.split}",
-            hint="--split with the split that make-sft was given",
+            hint="give the split that make-sft used",
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sidtool.errors import SidtoolError
 from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.trainer.checkpoints import has_ended, last_checkpoint, relocate_best
 from sidtool.trainer.divergence import check_weights
@@ -90,11 +91,11 @@ def train_and_publish(
 
 @contextmanager
 def _resumable_or_removed(run: Run, arguments: Any) -> Iterator[None]:
-    """Remove the work folder after an error if it has no checkpoint: a corrected call must not find
-    this run's settings."""
+    """Remove the work folder after an error, also one of a library about a value, if it has no
+    checkpoint: a corrected call must not find this run's settings."""
     try:
         yield
-    except Exception:
+    except (SidtoolError, ValueError):
         is_first = arguments.process_index == 0
         if is_first and last_checkpoint(run.work) is None:
             remove(run.work)

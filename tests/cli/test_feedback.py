@@ -71,7 +71,10 @@ def test_fields_reach_the_prompt_and_the_evaluation(road: Road, tmp_path: Path) 
 
     out = ("-o", tmp_path / "out")
     assert "shows fields" in refused(2, "rl", tuned, examples, *out)
-    assert "shows fields" in refused(2, "refresh", tuned, road.bundle, split, *out)
+    done("refresh", tuned, road.bundle, split, "-o", tmp_path / "refreshed")
+    renewed = json.loads((tmp_path / "refreshed" / "sid.json").read_text())
+    assert renewed["history_prompt"] == contract["history_prompt"]
+    assert "no field of the split" in refused(2, "refresh", tuned, road.bundle, road.split, *out)
 
     evaluate = ("evaluate", tuned, split, "--num-beams", 10, "--limit", 12)
     said = done(*evaluate, "--by", "user.age", "--weight", "rating", "--target", "rating>=2")

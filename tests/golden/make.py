@@ -270,7 +270,9 @@ def golden_memory() -> Memory:
         distance=0.3, reverse=0.5, normalization=0.25, shrinkage=1.0, neighbors=2, recency=0.25
     )
     train = tuple(UserSequence(user, items, tuple(range(len(items)))) for user, items in EVENTS)
-    return build_memory(Split("leave-one-out", train, (), ()), golden_bundle(), settings)
+    bundle = golden_bundle()  # as if its codebook was built without events
+    bundle = Bundle(replace(bundle.manifest, source={}), bundle.arrays)
+    return build_memory(Split("leave-one-out", train, (), ()), bundle, settings)
 
 
 def write_golden_files() -> None:
