@@ -125,6 +125,12 @@ ALL += ["prefix-to-description"]
 LAST_LEVEL = {"exact", "prefix@1", "prefix@2"}
 
 
+def test_a_part_needs_a_split(road: Road, spoken: Path) -> None:
+    task = ("--task", "title-to-sid", "--items", road.items)
+    error = refused(2, "evaluate", spoken, *task, "--on", "valid")
+    assert "--on valid has no effect without a split" in error
+
+
 def test_lists_have_a_measurement_of_their_own(road: Road, spoken: Path) -> None:
     error = refused(2, "evaluate", spoken, road.split, "--task", "list")
     assert "sidtool evaluate --list" in error

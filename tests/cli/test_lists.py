@@ -131,6 +131,7 @@ def test_a_model_of_items_is_evaluated_by_its_ranking(road: Road) -> None:
     ("more", "message"),
     [
         (("--list", 3, "--details"), "--details does not apply with --list"),
+        (("--list", 3, "--workers", 2), "--workers does not apply with --list"),
         (("--list", 3, "--by", "feedback.rating"), "--by does not apply with --list"),
         (("--list", 0), "from 1 to"),
         (("--mmr", 0.5), "require --list"),

@@ -353,3 +353,12 @@ def test_dates_are_compared_with_milliseconds_too(tmp_path: Path) -> None:
         ("window", 1),
         ("repeated", 1),
     ]
+
+
+def test_items_without_an_id_are_left_out(tmp_path: Path) -> None:
+    events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
+    items = write_table(tmp_path / "i.csv", {"item_id": ["a", "", "b"], "title": ["A", "B", "C"]})
+    prepared = prepare(events, tmp_path / "data", PrepareOptions(items=items, all_items=True))
+    assert prepared.items == 2
+    written = pq.read_table(tmp_path / "data/items.parquet")["item_id"].to_pylist()
+    assert written == ["a", "b"]

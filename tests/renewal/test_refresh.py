@@ -170,7 +170,11 @@ def test_a_memory_by_vectors_needs_them(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_refresh_with_a_memory_resumes_after_training(
+QUICK = RefreshOptions(share=0.05)
+
+
+@pytest.fixture
+def interrupted(
     tmp_path: Path,
     trained: Path,
     retrained: Bundle,
@@ -178,11 +182,11 @@ def test_a_refresh_with_a_memory_resumes_after_training(
     bundle: Bundle,
     later: Split,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> Path:
+    """A model with a memory, whose QUICK refresh to "out" was killed when it had trained."""
     model = tmp_path / "model"
     memory = build_memory(split, bundle)
     bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
-    options = RefreshOptions(share=0.05)
 
     def fail(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
@@ -190,39 +194,29 @@ def test_a_refresh_with_a_memory_resumes_after_training(
     with monkeypatch.context() as patch:
         patch.setattr(refresh_module, "bind_memory", fail)
         with pytest.raises(KeyboardInterrupt):
-            refresh(model, retrained, tmp_path / "out", split=later, options=options)
+            refresh(model, retrained, tmp_path / "out", split=later, options=QUICK)
+    return model
+
+
+def test_a_refresh_with_a_memory_resumes_after_training(
+    tmp_path: Path, interrupted: Path, retrained: Bundle, later: Split
+) -> None:
     assert not (tmp_path / "out").exists()
     weights = tmp_path / "out.trained.partial" / "model" / "model.safetensors"
     weights_before = weights.read_bytes()
-    refresh(model, retrained, tmp_path / "out", split=later, options=options)
+    refresh(interrupted, retrained, tmp_path / "out", split=later, options=QUICK)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights_before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
 def test_what_a_killed_refresh_left_is_replaced_by_force(
-    tmp_path: Path,
-    trained: Path,
-    retrained: Bundle,
-    split: Split,
-    bundle: Bundle,
-    later: Split,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, interrupted: Path, retrained: Bundle, later: Split
 ) -> None:
-    model, out = tmp_path / "model", tmp_path / "out"
-    memory = build_memory(split, bundle)
-    bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
-
-    def fail(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(refresh_module, "bind_memory", fail)
-        with pytest.raises(KeyboardInterrupt):
-            refresh(model, retrained, out, split=later, options=RefreshOptions(share=0.05))
-    other = RefreshOptions(share=0.05, learning_rate=1e-4)
+    out = tmp_path / "out"
+    other = replace(QUICK, learning_rate=1e-4)
     with pytest.raises(UsageError, match="exists already"):
-        refresh(model, retrained, out, split=later, options=other)
-    refresh(model, retrained, out, split=later, options=other, force=True)
+        refresh(interrupted, retrained, out, split=later, options=other)
+    refresh(interrupted, retrained, out, split=later, options=other, force=True)
     params = read_contract(out).params
     assert isinstance(params, TrainParams)
     assert params.sft_fields["learning_rate"] == 1e-4

@@ -12,8 +12,10 @@ import pytest
 
 from sidtool.decoder import beam
 from sidtool.errors import DataError
+from sidtool.list_decoder.list_options import ListOptions
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend import recommend
+from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.serving.batcher import Answered, Batcher, Busy, Delivery
 from sidtool.serving.choices import Choices
@@ -292,3 +294,10 @@ def test_the_oldest_request_is_next_whatever_its_options() -> None:
     assert taken == [first, third, None]
     assert line.take(second.choices) is second
     assert (len(line), line.oldest()) == (0, None)
+
+
+def test_candidates_are_scored_where_a_service_recommends_lists() -> None:
+    defaults = RecommendOptions(k=10, list=ListOptions())
+    assert Choices().options(defaults).list is not None
+    scored = Choices(candidates=("i1", "i2")).options(defaults)
+    assert (scored.k, scored.list) == (2, None)
