@@ -39,6 +39,10 @@ class RlSummary:
     tokens: int
     """tokens of prompts"""
     groups: int
+    examples: int
+    """events, or lists, with a history and a target that can be recommended"""
+    left_out: int
+    """those whose target cannot: it is retired, or in the history while seen items are excluded"""
     seconds: float
     peak_rss_gib: float | None
     peak_cuda_gib: float | None
@@ -155,6 +159,8 @@ def _summary(run: RlRun, finished: Finished) -> RlSummary:
         best=trainer.state.best_metric,
         tokens=tokens,
         groups=groups,
+        examples=len(trainer.maker.examples),
+        left_out=trainer.maker.examples.left_out,
         seconds=finished.totals.seconds,
         peak_rss_gib=peak_rss_gib(),
         peak_cuda_gib=peak_cuda_gib(),

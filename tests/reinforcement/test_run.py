@@ -1,11 +1,14 @@
 """Runs of reinforcement: complete models, exact resumption, refusals, and no checkpoint lost."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,13 @@ from safetensors.torch import load_file
 
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import RlParams
+from sidtool.data.digests import file_digest
 from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.model.load import load_model_folder
 from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.run import RlSummary, rl
 from sidtool.reinforcement.settings import RlOptions
+from sidtool.sft.lineage import read_lineage, side_files, write_lineage
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 
@@ -154,6 +159,25 @@ def test_options_train(tmp_path: Path, tuned: Path, made: Path, options: dict[st
     once = {"max_steps": 1, "beta": 0.0, "eval_steps": 1, "save_steps": 1}
     run(tuned, made, tmp_path / "out", fields=once, **options)
     assert not same(weights(tmp_path / "out"), weights(tuned))
+
+
+def test_events_that_cannot_be_recommended_are_counted(
+    tmp_path: Path, tuned: Path, made: Path
+) -> None:
+    repeating = tmp_path / "examples" / "train.jsonl"
+    shutil.copytree(made.parent, repeating.parent)
+    first, *others = repeating.read_text().splitlines()
+    example = json.loads(first)
+    sid_of_first = example["text"].partition("<|sid_end|>")
+    example["text"] += "".join(sid_of_first[:2])  # its last event is its first item again
+    repeating.write_text("\n".join([json.dumps(example), *others]))
+    files = {**read_lineage(made).files, "train.jsonl": file_digest(repeating)}
+    write_lineage(replace(read_lineage(made), files=files), side_files(repeating)["meta"])
+    fields = {"max_steps": 1}
+    every = run(tuned, repeating, tmp_path / "every", fields=fields)
+    unseen = run(tuned, repeating, tmp_path / "unseen", fields=fields, exclude_seen=True)
+    assert (every.left_out, unseen.left_out) == (0, 1)
+    assert unseen.examples == every.examples - 1
 
 
 def test_training_in_bfloat16_keeps_weights_in_float32(
