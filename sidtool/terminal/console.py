@@ -238,13 +238,14 @@ def _spell_column(cells: Sequence[object]) -> _Column:
 def progress(*stages: str) -> Iterator[Mapping[str, Progress]]:
     """The reporters of stages, stage -> report(done, total): a bar per stage on a terminal, else a
     line now and then; nothing with -q. With -v, a line on how long each stage took."""
+    reported = {"": time.monotonic()}
     if _verbosity == QUIET:
         yield {}
     elif sys.stderr.isatty():
         with _bars() as bars:
-            yield {stage: _timed(stage, _bar(bars, stage)) for stage in stages}
+            yield {stage: _timed(stage, _bar(bars, stage), reported) for stage in stages}
     else:
-        yield {stage: _timed(stage, _lines(stage)) for stage in stages}
+        yield {stage: _timed(stage, _lines(stage), reported) for stage in stages}
 
 
 def _bars() -> Any:
@@ -273,26 +274,37 @@ def _bar(bars: Any, stage: str) -> Progress:
 
 
 def _lines(stage: str) -> Progress:
-    start = last = time.monotonic()
+    first: tuple[float, int] | None = None
+    last = 0.0
 
     def report(done: int, total: int, figures: str = "") -> None:
-        nonlocal last
+        nonlocal first, last
         now = time.monotonic()
+        if first is None:  # what came before this stage says nothing about its speed
+            first = now, done
+            last = now
         if now - last >= LOG_SECONDS:
             last = now
-            left = (now - start) / max(done, 1) * (total - done)
+            start, done_at_start = first
+            left = (now - start) / max(done - done_at_start, 1) * (total - done)
             note(f"{stage}: {done} of {total}, about {left:.0f} s left{figures and ', ' + figures}")
 
     return report
 
 
-def _timed(stage: str, report: Progress) -> Progress:
-    start = time.monotonic()
+def _timed(stage: str, report: Progress, reported: dict[str, float]) -> Progress:
+    """With -v, a line on how long the stage took. `reported` has the time of the last report of
+    each stage: one starts where those before it ended."""
+    start: float | None = None
 
     def timed(done: int, total: int, *figures: str) -> None:
+        nonlocal start
+        if start is None:
+            start = max(reported.values())
         report(done, total, *figures)
+        reported[stage] = time.monotonic()
         if done == total:
-            detail(f"{stage}: {total} in {time.monotonic() - start:.1f} s")
+            detail(f"{stage}: {total} in {reported[stage] - start:.1f} s")
 
     return timed
 

@@ -288,14 +288,38 @@ def test_verbose_adds_how_long_a_stage_took(capsys: pytest.CaptureFixture[str]) 
     assert re.fullmatch(r"embed: 3 in \d+\.\d s\n", capsys.readouterr().err)
 
 
+@pytest.mark.usefixtures("_normal")
+def test_a_stage_starts_where_the_one_before_it_ended(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    set_verbosity(quiet=False, verbose=True)
+    with progress("embed", "quantize") as report:
+        for now, stage, done, total in [
+            (40.0, "embed", 2, 2),
+            (41.0, "quantize", 1, 100),
+            (72.0, "quantize", 32, 100),
+            (80.0, "quantize", 100, 100),
+        ]:
+            clock[0] = now
+            report[stage](done, total)
+    assert capsys.readouterr().err.splitlines() == [
+        "embed: 2 in 40.0 s",
+        "quantize: 32 of 100, about 68 s left",
+        "quantize: 100 in 40.0 s",
+    ]
+
+
 def test_without_a_terminal_progress_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = iter([0.0, 0.0, 10.0, 31.0, 32.0, 62.0])
-    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     with progress("embed") as report:
-        for done in range(1, 5):
-            report["embed"](done, 10)
+        for done, now in enumerate([0.0, 10.0, 31.0, 32.0, 62.0], start=1):
+            clock[0] = now
+            report["embed"](done, 11)
     assert capsys.readouterr().err == (
-        "embed: 2 of 10, about 124 s left\nembed: 4 of 10, about 93 s left\n"
+        "embed: 3 of 11, about 124 s left\nembed: 5 of 11, about 93 s left\n"
     )
