@@ -52,41 +52,41 @@ class Augmentation:
         targets, and each item keeps its weight. An item that is left out takes along its fields or
         else the text behind it, up to the next item. Running text is unchanged: there an item is
         more than its SID."""
-        ids, targets, weights, _ = example
+        ids, targets, weights = example.ids, example.targets, example.weights
         spans = item_spans(ids, tokens)
         if len(spans) and _has_text_target(example, int(spans[-1, 0]), tokens):
             return example
-        n_history = len(spans) - _n_answers(targets, spans)
-        is_sequence = self.item_fields.fit(ids, spans)
+        n_history = len(spans) - _n_answers(example, spans)
+        are_adjacent = self.item_fields.fit(ids, spans)
         order = self._order(len(spans), rng)
-        if is_sequence and order is not None:
+        if are_adjacent and order is not None:
             sources, places = self.item_fields.in_order(len(ids), spans, order)
             ids, targets, weights = ids[sources], targets[places], weights[sources]
             spans = item_spans(ids, tokens)
         if n_history < 2:
-            return TokenizedExample(ids, targets, weights)
+            return example._replace(ids=ids, targets=targets, weights=weights)
         kept_items = self._keep_items(n_history, rng)
         # text behind the last item may be the question
         has_text = bool((spans[1:n_history, 0] > spans[: n_history - 1, 1]).any())
-        kept_items[-1] |= has_text and not is_sequence
+        kept_items[-1] |= has_text and not are_adjacent
         keep = np.ones(len(ids), dtype=np.bool_)
-        for start, stop in self._blocks(spans, n_history, is_sequence)[~kept_items]:
+        for start, stop in self._blocks(spans, n_history, are_adjacent)[~kept_items]:
             keep[start:stop] = False
         ids = ids[keep]
         targets = targets[keep]
         targets[0] = False  # nothing comes before the first token
-        return TokenizedExample(ids, targets, weights[keep])
+        return example._replace(ids=ids, targets=targets, weights=weights[keep])
 
     def _blocks(
-        self, spans: NDArray[np.int64], n_history: int, is_sequence: bool
+        self, spans: NDArray[np.int64], n_history: int, are_adjacent: bool
     ) -> NDArray[np.int64]:
         """(n_history, 2) int64: start and stop of what an item of the history takes along if it is
-        left out: up to where the next item begins, with its own fields in a sequence. The last one
-        before text has its SID only."""
-        before = self.item_fields.before if is_sequence else 0
+        left out: up to where the next item begins, with its own fields if nothing else stands
+        between items. The last one before text has its SID only."""
+        before = self.item_fields.before if are_adjacent else 0
         starts = spans[:, 0] - before
         stops = np.append(starts[1:], spans[-1, 1])
-        if not is_sequence:
+        if not are_adjacent:
             stops[n_history - 1] = spans[n_history - 1, 1]
         return np.stack([starts, stops], axis=1)[:n_history]
 
@@ -109,22 +109,13 @@ class Augmentation:
         return keep
 
 
-def _n_answers(targets: NDArray[np.bool_], spans: NDArray[np.int64]) -> int:
-    """The number of items of the answer: those of a list, or the last one if it is a target.
-
-    An example is that of a list if its targets follow one another directly, and text, the question,
-    stands between them and the history. In a sequence every item is a target, or text stands
-    between all of them."""
-    is_target = [bool(targets[start:stop].any()) for start, stop in spans.tolist()]
+def _n_answers(example: TokenizedExample, spans: NDArray[np.int64]) -> int:
+    """The number of items of the answer: the last one of a sequence, else those from the first
+    target on; 0 if the last item is no target."""
+    is_target = [bool(example.targets[start:stop].any()) for start, stop in spans.tolist()]
     if not any(is_target[-1:]):
         return 0
-    first = len(spans)  # the first of the last targets that follow one another directly
-    while first and is_target[first - 1]:
-        first -= 1
-        if first and spans[first - 1, 1] < spans[first, 0]:
-            break
-    has_question = 0 < first < len(spans) and spans[first - 1, 1] < spans[first, 0]
-    return len(spans) - first if has_question and not any(is_target[:first]) else 1
+    return 1 if example.is_sequence else len(spans) - is_target.index(True)
 
 
 def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:

@@ -82,7 +82,7 @@ class EncoderDecoderCollator:
     def _answer(self, example: TokenizedExample, split: int) -> TokenizedExample:
         """What the decoder reads and predicts: the start token, then the tokens from `split` to the
         last target."""
-        ids, targets, weights, log_probs = example
+        ids, targets, weights, log_probs, _ = example
         answer = slice(split, len(ids) - int(targets[::-1].argmax()))
         return TokenizedExample(
             np.insert(ids[answer], 0, self.start),
@@ -139,7 +139,7 @@ def _lay_out(
     log_probs = np.full(shape, np.nan, dtype=np.float32)
     for number, line in enumerate(lines):
         start = 0
-        for ids, targets, token_weights, memory_log_probs in line:
+        for ids, targets, token_weights, memory_log_probs, _ in line:
             span = slice(start, start + len(ids))
             input_ids[number, span] = ids
             labels[number, span] = np.where(targets, ids, IGNORED)

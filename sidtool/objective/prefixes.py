@@ -79,41 +79,14 @@ def _target_items(
     """(items,) each: the examples of the items that may end a prefix, ascending, and where in the
     example their codes start.
 
-    They are the target items of a sequence, an example in which more than one item has targets, but
-    for its first one, which nothing precedes. The targets of a list are one answer."""
+    They are the target items of a sequence but for its first one, which nothing precedes."""
     starts = np.flatnonzero(tokens.is_code(examples.ids, 0))  # (items,)
     owners = np.searchsorted(examples.offsets, starts, side="right") - 1  # (items,)
     places = starts[:, None] + np.arange(tokens.space.levels)  # (items, levels)
     # a prefix of a SID in running text may be cut short by the end
-    is_target_code = examples.targets[np.minimum(places, len(examples.ids) - 1)]
-    is_target = is_target_code.all(axis=1)  # (items,)
-    has_target = is_target_code.any(axis=1)
+    is_target = examples.targets[np.minimum(places, len(examples.ids) - 1)].all(axis=1)  # (items,)
     is_leading = np.ones(len(starts), dtype=np.bool_)
     is_leading[1:] = owners[1:] != owners[:-1]
-    n_targets = np.bincount(owners[has_target], minlength=len(examples))  # (examples,)
-    is_of_sequence = n_targets[owners] > 1
-    is_of_list = _is_of_list(starts, is_leading, has_target, owners, tokens)
-    may_end = is_target & ~is_leading & is_of_sequence & ~is_of_list
+    may_end = is_target & ~is_leading & examples.is_sequence[owners]
     starts_in_example = starts - examples.offsets[owners]
     return owners[may_end], starts_in_example[may_end]
-
-
-def _is_of_list(
-    starts: NDArray[np.int64],
-    is_leading: NDArray[np.bool_],
-    is_target: NDArray[np.bool_],
-    owners: NDArray[np.int64],
-    tokens: SidTokens,
-) -> NDArray[np.bool_]:
-    """(items,): whether each item is in an example of a list, whose targets follow one another
-    directly, with text, the question, between them and the history."""
-    width = tokens.space.levels + 2 * int(tokens.space.has_begin_end_tokens)
-    follows_text = np.zeros(len(starts), dtype=np.bool_)
-    follows_text[1:] = ~is_leading[1:] & (np.diff(starts) > width)
-    follows_target = np.zeros(len(starts), dtype=np.bool_)
-    follows_target[1:] = ~is_leading[1:] & is_target[:-1]
-    fits_list = ~is_leading & (follows_text != follows_target)
-    n_examples = int(owners.max(initial=-1)) + 1
-    is_list = np.ones(n_examples, dtype=np.bool_)
-    is_list[owners[is_target & ~fits_list]] = False
-    return is_list[owners]

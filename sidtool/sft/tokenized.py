@@ -30,6 +30,9 @@ class TokenizedExample(NamedTuple):
     memory_log_probs: NDArray[np.float32] | None = None
     """(n,): the memory's log-probability of the item whose SID a target is part of; NaN where the
     memory says nothing; None without a memory"""
+    is_sequence: bool = False
+    """whether each target item is the answer to what precedes it; else all targets are one
+    answer"""
 
 
 def answers_with_sid(task: str) -> bool:
@@ -52,9 +55,11 @@ def encode_example(
     ids = np.array(prompt_ids + encoder.ids(completion), dtype=np.int32)
     targets = np.arange(len(ids)) >= max(1, len(prompt_ids))
     # begin and end tokens, which follow from the position, and closing text are no targets then
-    if codes_only or example.get("task") == "sequence":
+    is_sequence = example.get("task") == "sequence"
+    if codes_only or is_sequence:
         targets &= tokens.is_code(ids)
-    return TokenizedExample(ids, targets, _token_weights(example.get("weight", 1.0), ids, tokens))
+    weights = _token_weights(example.get("weight", 1.0), ids, tokens)
+    return TokenizedExample(ids, targets, weights, is_sequence=is_sequence)
 
 
 def _token_weights(
@@ -73,10 +78,10 @@ def _token_weights(
 
 def _with_token(example: TokenizedExample, place: int, token_id: int) -> TokenizedExample:
     """The example with a token at a place, which is no target."""
-    return TokenizedExample(
-        np.insert(example.ids, place, token_id),
-        np.insert(example.targets, place, False),
-        np.insert(example.weights, place, 1),
+    return example._replace(
+        ids=np.insert(example.ids, place, token_id),
+        targets=np.insert(example.targets, place, False),
+        weights=np.insert(example.weights, place, 1),
     )
 
 
@@ -99,6 +104,8 @@ class TokenizedExamples:
     """(tokens,)"""
     offsets: NDArray[np.int64]
     """(n + 1,): example i is at offsets[i]:offsets[i + 1]"""
+    is_sequence: NDArray[np.bool_]
+    """(n,): as in `TokenizedExample`"""
     users: Sequence[str] = ()
     """(n,) the user whose events an example shows, "" if it shows none; () if it is not known"""
 
@@ -107,7 +114,8 @@ class TokenizedExamples:
 
     def __getitem__(self, number: int) -> TokenizedExample:
         span = slice(self.offsets[number], self.offsets[number + 1])
-        return TokenizedExample(self.ids[span], self.targets[span], self.weights[span])
+        parts = self.ids[span], self.targets[span], self.weights[span]
+        return TokenizedExample(*parts, is_sequence=bool(self.is_sequence[number]))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -139,6 +147,7 @@ class TokenizedExamples:
         targets = bytearray()
         weights = array("f")
         offsets = [0]
+        is_sequence = bytearray()
         users = []
         for number, example in enumerate(read_training_examples(path), start=1):
             try:
@@ -148,8 +157,7 @@ class TokenizedExamples:
             # the codes of a history of one item may have nothing before them
             if not encoded.targets.any():
                 continue
-            is_sequence = example.get("task") == "sequence"
-            if after_prompts and is_sequence and _n_sids(encoded.ids, tokens) < 2:
+            if after_prompts and encoded.is_sequence and _n_sids(encoded.ids, tokens) < 2:
                 continue
             if user_tokens is not None and example.get("user"):
                 place = user_tokens.place(encoded.ids.tolist(), encoder.begin_id)
@@ -158,6 +166,7 @@ class TokenizedExamples:
             targets += encoded.targets.tobytes()
             weights.frombytes(encoded.weights.tobytes())
             offsets.append(len(ids))
+            is_sequence.append(encoded.is_sequence)
             users.append(sys.intern(example.get("user", "")))
         if len(offsets) == 1:
             raise DataError(f"{path} has no training example with a target")
@@ -166,5 +175,6 @@ class TokenizedExamples:
             np.frombuffer(targets, dtype=np.bool_),
             np.frombuffer(weights, dtype=np.float32),
             np.array(offsets, dtype=np.int64),
+            np.frombuffer(is_sequence, dtype=np.bool_),
             users,
         )

@@ -212,7 +212,7 @@ def test_items_keep_their_weights(
     texts = whole if 0 < context < length else {"text": spelled(space, items)}
     row = {"task": "sequence", "weight": [at + 0.5 for at in range(length)], **texts}
     before = encoded(space, row, codes_only=True)
-    ids, _, weights, _ = Augmentation(drop, share, share)(
+    ids, _, weights, *_ = Augmentation(drop, share, share)(
         before, tokens, np.random.default_rng(seed)
     )
     of_items = weights.reshape(-1, tokens.space.levels + 2 * space.has_begin_end_tokens)
@@ -226,7 +226,8 @@ def some_rows(n: int = 40) -> TokenizedExamples:
     flat = np.concatenate(ids).astype(np.int32)
     offsets = np.arange(n + 1, dtype=np.int64) * 24
     targets = np.arange(len(flat)) % 24 > 0
-    return TokenizedExamples(flat, targets, np.ones(len(flat), dtype=np.float32), offsets)
+    weights = np.ones(len(flat), dtype=np.float32)
+    return TokenizedExamples(flat, targets, weights, offsets, np.ones(n, dtype=np.bool_))
 
 
 def shown(
@@ -377,7 +378,8 @@ def sequence_with(fields: ItemFields, n_items: int) -> TokenizedExample:
     array = np.array(ids, dtype=np.int32)
     targets = tokens.is_code(array)
     targets[: 2 + fields.before + 3] = False  # the first item is context
-    return TokenizedExample(array, targets, np.arange(len(ids), dtype=np.float32))
+    weights = np.arange(len(ids), dtype=np.float32)
+    return TokenizedExample(array, targets, weights, is_sequence=True)
 
 
 def shown_items(ids: np.ndarray, fields: ItemFields) -> list[tuple[int | None, int, int | None]]:

@@ -83,7 +83,7 @@ examples = st.lists(
 @given(examples)
 def test_both_layouts_contain_the_same_examples(batch: list[TokenizedExample]) -> None:
     padded, packed = PaddedCollator(0)(batch), PackedCollator(0)(batch)
-    for number, (ids, marked, weights, _) in enumerate(batch):
+    for number, (ids, marked, weights, *_) in enumerate(batch):
         assert padded["input_ids"][number, : len(ids)].tolist() == ids.tolist()
         assert padded["attention_mask"][number].sum() == len(ids)
         assert (
@@ -107,7 +107,7 @@ def test_both_layouts_contain_the_same_examples(batch: list[TokenizedExample]) -
                 assert not any(weights[start:stop])
     expected = [
         (ids.tolist(), np.where(marked, ids, IGNORED).tolist(), (marked * weights).tolist())
-        for ids, marked, weights, _ in batch
+        for ids, marked, weights, *_ in batch
     ]
     assert sorted(result) == sorted(expected)
 
@@ -118,7 +118,7 @@ def test_a_weight_is_that_of_an_example_or_of_each_sid() -> None:
 
     def weights(weight: object) -> list[float]:
         row = {**sequence, "weight": weight}
-        _, marked, result, _ = encode_example(row, ENCODER, ENCODER.tokens, codes_only=True)
+        _, marked, result, *_ = encode_example(row, ENCODER, ENCODER.tokens, codes_only=True)
         return [float(number) for number in result[marked]]
 
     assert weights(2) == [2, 2, 2, 2]
@@ -126,7 +126,7 @@ def test_a_weight_is_that_of_an_example_or_of_each_sid() -> None:
     with pytest.raises(DataError, match="an example has 2 weights and 3 SIDs"):
         weights([1, 2])
     row = {"task": "next-item", "prompt": "x", "completion": "y"}
-    _, _, plain, _ = encode_example(row, ENCODER, ENCODER.tokens, codes_only=False)
+    plain = encode_example(row, ENCODER, ENCODER.tokens, codes_only=False).weights
     assert set(plain.tolist()) == {1}
 
 

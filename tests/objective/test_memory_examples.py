@@ -39,7 +39,7 @@ def encoded(items: tuple[str, ...]) -> TokenizedExample:
     ids = TOKENS.ids(BUNDLE.items.codes[BUNDLE.items.rows(items)]).ravel().astype(np.int32)
     targets = (ids >= TOKENS.start) & (ids < TOKENS.start + TOKENS.space.n_codes)
     targets[0] = False
-    return TokenizedExample(ids, targets, np.ones(len(ids), dtype=np.float32))
+    return TokenizedExample(ids, targets, np.ones(len(ids), np.float32), is_sequence=True)
 
 
 def tokenized(split: Split) -> TokenizedExamples:
@@ -50,6 +50,7 @@ def tokenized(split: Split) -> TokenizedExamples:
         np.concatenate([example.targets for example in examples]),
         np.concatenate([example.weights for example in examples]),
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.ones(len(examples), dtype=np.bool_),
         [sequence.user for sequence in split.train],
     )
 

@@ -23,13 +23,16 @@ def tokenized(context: list, targets: list, *, begins: bool) -> TokenizedExample
     ids = np.concatenate([[1] * begins, sids]).astype(np.int32)
     is_target = np.arange(len(ids)) >= max(1, begins + 2 * len(context))
     weights = np.arange(len(ids), dtype=np.float32)
-    return TokenizedExample(ids, is_target, weights)
+    return TokenizedExample(ids, is_target, weights, is_sequence=True)
 
 
 def joined(examples: list[TokenizedExample]) -> TokenizedExamples:
     offsets = np.concatenate([[0], np.cumsum([len(example.ids) for example in examples])])
     parts = (np.concatenate(part) for part in list(zip(*examples, strict=True))[:3])
-    return TokenizedExamples(*parts, offsets, users=[f"u{n}" for n in range(len(examples))])
+    is_sequence = np.array([example.is_sequence for example in examples])
+    return TokenizedExamples(
+        *parts, offsets, is_sequence, users=[f"u{n}" for n in range(len(examples))]
+    )
 
 
 @given(st.lists(sequences, min_size=1, max_size=4), st.booleans())
@@ -45,7 +48,7 @@ def test_every_prefix_is_an_example_once(drawn: list, begins: bool) -> None:
     rng = np.random.default_rng(0)
     assert len(prefixes) == len(expected) == len(prefixes.users)
     for number, (user, history) in enumerate(expected):
-        ids, targets, weights, _ = prefixes.draw(number, rng)
+        ids, targets, weights, *_ = prefixes.draw(number, rng)
         assert ids[int(begins) :].tolist() == TOKENS.ids(np.array(history)).ravel().tolist()
         assert np.flatnonzero(targets).tolist() == [len(ids) - 2, len(ids) - 1]
         assert weights.tolist() == list(range(len(ids)))
@@ -92,6 +95,21 @@ def test_other_examples_are_unchanged() -> None:
             drawn = prefixes.draw(number, np.random.default_rng(0))
             assert drawn.ids.tolist() == example.ids.tolist()
             assert drawn.targets.tolist() == example.targets.tolist()
+
+
+def test_what_an_example_is_decides_not_how_it_looks() -> None:
+    """An item, text and two target items: a sequence, or a list behind its question."""
+    sids = TOKENS.ids(np.array([(0, 1), (1, 2), (3, 0)])).ravel()
+    ids = np.concatenate([sids[:2], [TEXT], sids[2:]]).astype(np.int32)
+    listed = TokenizedExample(ids, np.arange(7) > 2, np.ones(7, np.float32))
+    rng = np.random.default_rng(0)
+    for is_sequence, stops in ((True, [5, 7]), (False, [7])):
+        example = listed._replace(is_sequence=is_sequence)
+        prefixes = PrefixExamples(joined([example]), TOKENS, every=True)
+        assert [len(prefixes.draw(n, rng).ids) for n in range(len(prefixes))] == stops
+        varied = Augmentation(item_dropout=1.0)(example, TOKENS, rng)
+        # an item that is left out takes the text behind it along
+        assert len(varied.ids) == (4 if is_sequence else 7)
 
 
 def test_items_left_out_of_a_prefix_never_include_its_target() -> None:

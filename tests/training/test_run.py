@@ -177,7 +177,7 @@ def test_loss_and_gradient_equal_a_direct_computation(
     targets = rng.random(len(ids)) < 0.7
     targets[offsets[:-1]] = False
     weights = rng.uniform(0.2, 3.0, len(ids)).astype(np.float32)
-    examples = TokenizedExamples(ids, targets, weights, offsets)
+    examples = TokenizedExamples(ids, targets, weights, offsets, np.ones(4, dtype=np.bool_))
     every = np.stack(np.unravel_index(np.arange(6**3), (6, 6, 6)), axis=1).astype(np.uint16)
     items = every[rng.random(len(every)) < 0.6]  # so some targets are no item's
     trie = Trie.from_codes(items, (8, 6, 7)) if over == "trie" else None
@@ -207,7 +207,7 @@ def test_loss_and_gradient_equal_a_direct_computation(
     )  # the oracle: one row at a time, one target at a time
     total = torch.zeros(())
     for row in range(4):
-        row_ids, marked, row_weights, _ = examples[row]
+        row_ids, marked, row_weights, *_ = examples[row]
         asked = torch.tensor(row_ids[None].astype("int64"))
         logits = model(input_ids=asked, use_cache=False).logits[0]
         answers = [
@@ -263,9 +263,9 @@ def test_a_weight_of_two_equals_the_example_twice(
         targets = np.ones(offsets[-1], dtype=np.bool_)
         targets[offsets[:-1]] = False
         token_weights = np.repeat(weights, lengths).astype(np.float32)
-        return TokenizedExamples(
-            np.concatenate(ids).astype(np.int32), targets, token_weights, offsets
-        )
+        flat = np.concatenate(ids).astype(np.int32)
+        is_sequence = np.ones(len(rows), dtype=np.bool_)
+        return TokenizedExamples(flat, targets, token_weights, offsets, is_sequence)
 
     rows = np.arange(8)
     weighted = stored(rows, counts)
@@ -357,7 +357,8 @@ def test_weights_do_not_combine_with_a_loss_of_trl(tmp_path: Path) -> None:
     from sidtool.sft.tokenized import TokenizedExamples
 
     arrays = (np.full(4, 60, dtype=np.int32), np.array([False, True, True, True]))
-    examples = TokenizedExamples(*arrays, np.full(4, 2, dtype=np.float32), np.array([0, 4]))
+    arrays += (np.full(4, 2, dtype=np.float32), np.array([0, 4]), np.array([True]))
+    examples = TokenizedExamples(*arrays)
     loss = Loss("vocabulary", SidTokens(SidSpace((3, 3)), 60))
     model = tiny_model("llama", vocab_size=70)
     with pytest.raises(UsageError, match="weights of examples cannot be combined"):
