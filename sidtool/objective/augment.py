@@ -178,7 +178,7 @@ class AugmentedExamples:
         self._order_strength.fill_(max(0.0, 1 - epoch / max(epochs - 1, 1)))
 
 
-class EpochCallback(TrainerCallback):
+class AugmentationCallback(TrainerCallback):
     """Switches augmented examples to the epoch that begins or resumes."""
 
     def __init__(self, examples: AugmentedExamples) -> None:

@@ -16,7 +16,7 @@ from sidtool.recommendation.requests import Explanation
 
 
 @dataclass(frozen=True)
-class Ranking:
+class QueryRanking:
     """The items of one query in order, at most k."""
 
     rows: list[int]
@@ -27,7 +27,7 @@ class Ranking:
 
 
 @dataclass(frozen=True, eq=False)
-class Ranker:
+class QueryRanker:
     """How all queries of a run are ranked."""
 
     session: QuerySession
@@ -36,7 +36,7 @@ class Ranker:
     candidates: ItemIndex | None
     """sorted, each one once"""
 
-    def rank(self, queries: Sequence[Query]) -> Iterator[Ranking]:
+    def rank(self, queries: Sequence[Query]) -> Iterator[QueryRanking]:
         """The k best items of each query, or its list of k items."""
         if self.options.list is not None:
             return self._as_list(queries)
@@ -44,7 +44,7 @@ class Ranker:
             return self._with_memory(queries)
         return self._by_beam(queries) if self.candidates is None else self._by_score(queries)
 
-    def _with_memory(self, queries: Sequence[Query]) -> Iterator[Ranking]:
+    def _with_memory(self, queries: Sequence[Query]) -> Iterator[QueryRanking]:
         """The k best items of each query by the mixture with the memory."""
         model = self.model
         k = self.options.k
@@ -58,7 +58,7 @@ class Ranker:
             positions = result.positions
             rows = positions if trie.rows is None else trie.rows[positions]
             explanations = self._explain(query, result) if self.options.explain else None
-            yield Ranking(rows.tolist(), result.scores.tolist(), explanations)
+            yield QueryRanking(rows.tolist(), result.scores.tolist(), explanations)
 
     def _explain(self, query: Query, result: RankedItems) -> tuple[Explanation, ...]:
         assert self.session.mixture is not None
@@ -70,7 +70,7 @@ class Ranker:
             for share, parts in zip(result.memory_shares.tolist(), sources, strict=True)
         )
 
-    def _by_beam(self, queries: Sequence[Query]) -> Iterator[Ranking]:
+    def _by_beam(self, queries: Sequence[Query]) -> Iterator[QueryRanking]:
         """The item index and scores of each query's k best items, by beam search."""
         k = self.options.k
         trie = self.session.trie
@@ -83,9 +83,9 @@ class Ranker:
                 shared = items_of(leaf).tolist()
                 index.extend(shared)
                 scores.extend([score] * len(shared))
-            yield Ranking(index[:k], scores[:k])
+            yield QueryRanking(index[:k], scores[:k])
 
-    def _as_list(self, queries: Sequence[Query]) -> Iterator[Ranking]:
+    def _as_list(self, queries: Sequence[Query]) -> Iterator[QueryRanking]:
         """The item index and scores of each query's list. Candidates are what it may contain: their
         scores depend on the items before them."""
         assert self.options.list is not None
@@ -101,9 +101,9 @@ class Ranker:
         for found in lists:
             positions = found.positions
             rows = positions if trie.rows is None else trie.rows[positions]
-            yield Ranking(rows.tolist(), found.scores.tolist())
+            yield QueryRanking(rows.tolist(), found.scores.tolist())
 
-    def _by_score(self, queries: Sequence[Query]) -> Iterator[Ranking]:
+    def _by_score(self, queries: Sequence[Query]) -> Iterator[QueryRanking]:
         """The same out of the candidates, by their exact scores."""
         assert self.candidates is not None
         all_scores = self.session.score(self.model, queries, self.candidates)
@@ -113,4 +113,4 @@ class Ranker:
             eligible = np.isfinite(scores) & np.isin(self.candidates, query.leaf_filter.eligible())
             order = np.argsort(-scores[eligible], kind="stable")[: self.options.k]
             best = np.flatnonzero(eligible)[order]
-            yield Ranking(self.candidates[best].tolist(), scores[best].tolist())
+            yield QueryRanking(self.candidates[best].tolist(), scores[best].tolist())

@@ -24,7 +24,7 @@ from sidtool.recommendation.query import (
     in_windows,
     reporting,
 )
-from sidtool.recommendation.ranker import Ranker, Ranking
+from sidtool.recommendation.ranker import QueryRanker, QueryRanking
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.result_file import result_file, run_fingerprint
@@ -151,7 +151,7 @@ class Recommender:
     """What all requests of a run share."""
 
     session: QuerySession
-    ranker: Ranker
+    ranker: QueryRanker
     options: RecommendOptions
     allowed: AllowList | None
     denied: ItemIndex
@@ -192,7 +192,7 @@ class Recommender:
         if len(denied) and (denied < 0).all():
             raise DataError(f"none of the {len(denied)} ids of the deny list is in the bundle")
         _report_unknown(session, options)
-        ranker = Ranker(session, loaded.model, options, candidate_index)
+        ranker = QueryRanker(session, loaded.model, options, candidate_index)
         return cls(session, ranker, options, allowed, denied)
 
     def with_options(self, options: RecommendOptions) -> "Recommender":
@@ -215,7 +215,7 @@ class Recommender:
             else:
                 yield self._recommendation(each, next(rankings))
 
-    def _recommendation(self, prepared: "Prepared", ranking: Ranking) -> Recommendation:
+    def _recommendation(self, prepared: "Prepared", ranking: QueryRanking) -> Recommendation:
         items = self.session.bundle.items
         is_list = self.options.list is not None
         return Recommendation(

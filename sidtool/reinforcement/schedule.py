@@ -49,7 +49,7 @@ class EpochSampler(RepeatSampler):
         return super().__iter__()
 
 
-class EpochCallback(TrainerCallback):
+class SamplerCallback(TrainerCallback):
     """Tells the sampler the epoch that begins or resumes."""
 
     def __init__(self, trainer: HasEpoch) -> None:

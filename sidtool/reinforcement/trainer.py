@@ -30,9 +30,9 @@ from sidtool.reinforcement.judged_trainer import JudgedTrainer
 from sidtool.reinforcement.offline import OfflineGroup, make_offline, stack_groups
 from sidtool.reinforcement.rewards import Groups
 from sidtool.reinforcement.schedule import (
-    EpochCallback,
     EpochSampler,
     ExampleNumbers,
+    SamplerCallback,
     WholeGenerations,
     step_generator,
 )
@@ -104,7 +104,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
             self.ref_model, self.reference_policy = reference
             if sync:
                 self.add_callback(SyncRefModelCallback(self.ref_model, self.accelerator))
-        self.add_callback(EpochCallback(self))
+        self.add_callback(SamplerCallback(self))
         cycle = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
         self.add_callback(WholeGenerations(max(1, cycle)))
         self.epoch = 0

@@ -123,11 +123,6 @@ class EventWeights:
         record = _record(options, weights[is_target], n_clipped)
         return cls(number_of, starts, np.where(is_target, weights, 0.0), record)
 
-    def of_user(self, user: str) -> NDArray[np.float64]:
-        """The weights of a user's training events by position."""
-        number = self.number_of[user]
-        return self.values[self.starts[number] : self.starts[number + 1]]
-
     def of_example(self, example: TrainingExample) -> float | list[float] | None:
         """The weight of each item of a sequence or a list, or that of the event whose item an
         example is about; None for other examples, such as those of the catalog."""

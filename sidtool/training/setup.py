@@ -17,7 +17,7 @@ from sidtool.model.memory import WeightedMemory
 from sidtool.model.positions import max_positions
 from sidtool.model.structure import share_embedding_layers
 from sidtool.model.token_embeddings import TokenEmbeddings
-from sidtool.objective.augment import Augmentation, AugmentedExamples, EpochCallback
+from sidtool.objective.augment import Augmentation, AugmentationCallback, AugmentedExamples
 from sidtool.objective.loss import Loss
 from sidtool.objective.memory_examples import MemoryExamples, MemoryOfUsers
 from sidtool.objective.prefixes import PrefixExamples
@@ -79,7 +79,7 @@ def build_trainer(
     augmented = _augment(run, loaded, examples)
     callbacks: list[Any] = [ProgressCallback(progress, log)]
     if isinstance(augmented, AugmentedExamples):
-        callbacks.append(EpochCallback(augmented))
+        callbacks.append(AugmentationCallback(augmented))
     if run.valid and run.options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
     contract = run.new_contract()
