@@ -35,18 +35,22 @@ def sampled_advantages(
     of `advantage * gradient of log p` is an unbiased estimate of the gradient of the expected
     reward, if an item's reward does not depend on the other items: the estimate of W. Kool et al.,
     "Buy 4 REINFORCE samples, get a baseline for free" (2019), whose baseline is the estimated mean
-    reward. An item that is in every group has the inclusion probability 1. `scale` divides by the
-    estimated standard deviation of the reward, which is no longer unbiased."""
+    reward. An item that is in every group has the inclusion probability 1.
+
+    With `scale`, the weights of a group sum to 1 (the normalized estimate of the same paper), and
+    what a reward exceeds the group's mean by is divided by the estimated standard deviation: no
+    longer unbiased, and unchanged if a constant is added to the rewards."""
     weights = np.where(valid, probabilities / np.where(valid, inclusion, 1.0), 0.0)
-    baseline = (weights * rewards).sum(axis=1, keepdims=True)
-    # the baseline contains the item's own reward: this term corrects for it
-    correction = 1 + weights - probabilities
-    advantages = weights * (rewards * correction - baseline)
     if scale:
         shares = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
-        mean = (shares * rewards).sum(axis=1, keepdims=True)
-        variance = (shares * (rewards - mean) ** 2).sum(axis=1, keepdims=True)
-        advantages = advantages / (np.sqrt(variance) + STABILIZER)
+        excess = rewards - (shares * rewards).sum(axis=1, keepdims=True)
+        variance = (shares * excess**2).sum(axis=1, keepdims=True)
+        advantages = shares * excess / (np.sqrt(variance) + STABILIZER)
+    else:
+        baseline = (weights * rewards).sum(axis=1, keepdims=True)
+        # the baseline contains the item's own reward: this term corrects for it
+        correction = 1 + weights - probabilities
+        advantages = weights * (rewards * correction - baseline)
     # TRL takes the mean over the G items of a group
     return np.where(valid, advantages, 0.0) * rewards.shape[1]
 

@@ -5,7 +5,13 @@ from typing import Any
 
 from sidtool.errors import UsageError
 from sidtool.reinforcement.rl_run import RlRun
-from sidtool.reinforcement.settings import ALGORITHM_DEFAULTS, CHOICES, DEFAULTS, RlOptions
+from sidtool.reinforcement.settings import (
+    ALGORITHM_DEFAULTS,
+    CHOICES,
+    DEFAULTS,
+    POLICY_GRADIENT_FIELDS,
+    RlOptions,
+)
 from sidtool.training.arguments import machine_defaults, made_config
 
 
@@ -19,6 +25,9 @@ def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, 
             spelled = ", ".join(map(str, choices))
             raise UsageError(f"{name} must be one of {spelled}, not {complete[name]!r}")
     is_preference = options.algorithm in ("dpo", "ipa")
+    for name in POLICY_GRADIENT_FIELDS if is_preference else ():
+        if name in fields:
+            raise UsageError(f"{name} has no effect with algorithm={options.algorithm}")
     if is_preference and not complete["beta"]:
         raise UsageError(f"algorithm={options.algorithm} requires a beta greater than 0")
     if complete.get("sync_ref_model") and (is_preference or not complete["beta"]):

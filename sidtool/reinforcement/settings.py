@@ -37,8 +37,8 @@ class RlOptions:
     """With the reward `label`, the condition that a label fulfills to count, as `rating>=4`."""
     rollouts: RolloutMethod = "beam"
     """How the items of a group are found: the best by beam search, or drawn without replacement
-    (`gumbel`, unbiased; needs a model trained with `softmax_over=trie`). Lists likewise, of any
-    model."""
+    (`gumbel`, unbiased with `scale_rewards=none`; needs a model trained with
+    `softmax_over=trie`). Lists likewise, of any model."""
     candidate_lists: int = 8
     """Lists that are compared for each history, with `ipa`."""
     add_target: bool = False
@@ -87,7 +87,7 @@ class RlOptions:
             raise UsageError("a reward has no effect with algorithm=dpo")
         if self.rollouts != "beam":
             raise UsageError(f"algorithm=dpo requires rollouts=beam, not {self.rollouts}")
-        for name in ("first_difference", "prefix_curriculum"):
+        for name in ("first_difference", "prefix_curriculum", "add_target"):
             if getattr(self, name):
                 raise UsageError(f"{name}=true has no effect with algorithm=dpo")
 
@@ -153,6 +153,16 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
     "scale_rewards": ("group", "batch", "none", True, False),
 }
 """Values of fields of GRPOConfig that TRL checks during the first step only."""
+
+POLICY_GRADIENT_FIELDS = (
+    "loss_type",
+    "epsilon",
+    "epsilon_high",
+    "delta",
+    "scale_rewards",
+    "importance_sampling_level",
+)
+"""Fields of GRPOConfig that `dpo` and `ipa`, whose loss is that of preferences, do not read."""
 
 _ROLLOUTS = "groups are made by sidtool's beam search or sampling: --set rollouts"
 _REWARDS = "--set reward=NAME=WEIGHT,... names the rewards"

@@ -67,11 +67,25 @@ def test_sampled_advantages_estimate_the_gradient_of_the_expected_reward(
     expected = probabilities * (rewards - probabilities @ rewards)
     error = gradients.std(axis=0) / np.sqrt(draws)
     assert (np.abs(gradients.mean(axis=0) - expected) <= 4 * error).all()
-    scaled = sampled_advantages(
-        rewards[items],
-        probabilities[items],
-        inclusion,
-        np.ones_like(items, dtype=np.bool_),
-        scale=True,
-    )
-    assert (np.sign(scaled) == np.sign(advantages)).all()
+
+
+def test_scaled_advantages_do_not_depend_on_the_level_of_the_rewards() -> None:
+    rng = np.random.default_rng(0)
+    probabilities, inclusion = rng.uniform(0.05, 0.2, (2, 50, 4))
+    valid = np.ones((50, 4), dtype=np.bool_)
+    valid[::5, 3] = False
+    rewards = rng.normal(size=(50, 4))
+
+    def scaled(values: np.ndarray) -> np.ndarray:
+        return sampled_advantages(values, probabilities, inclusion, valid, scale=True)
+
+    plain = scaled(rewards)
+    np.testing.assert_allclose(plain.sum(axis=1), 0, atol=1e-9)
+    np.testing.assert_allclose(scaled(rewards + 3), plain, atol=1e-9)
+    np.testing.assert_allclose(scaled(rewards * 7), plain, rtol=1e-2)
+    np.testing.assert_allclose(scaled(np.full((50, 4), 0.8)), 0, atol=1e-9)
+    # of a group with weights that are equal, each reward less the mean by the standard deviation
+    one = np.full((1, 4), 0.3)
+    values = np.array([[1.0, 0.0, 0.0, 0.0]])
+    advantages = sampled_advantages(values, one, one, one > 0, scale=True)
+    np.testing.assert_allclose(advantages, (values - 0.25) / np.sqrt(3 / 16), rtol=1e-3)

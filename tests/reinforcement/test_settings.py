@@ -62,6 +62,12 @@ def test_the_default_reward_is_that_of_the_algorithm() -> None:
     assert with_reward(RlOptions(reward="prefix")).reward == "prefix"
 
 
+@pytest.mark.parametrize("algorithm", ["dpo", "ipa"])
+def test_fields_of_policy_gradients_are_refused_with_preferences(algorithm: Any) -> None:
+    with pytest.raises(UsageError, match=f"scale_rewards has no effect with algorithm={algorithm}"):
+        complete_fields(RlOptions(algorithm=algorithm), {"scale_rewards": "none"})
+
+
 def test_an_algorithm_sets_fields_that_can_be_overridden() -> None:
     dapo = complete_fields(RlOptions(algorithm="dapo"), {})
     assert (dapo["loss_type"], dapo["epsilon_high"], dapo["beta"]) == ("dapo", 0.28, 0.04)
@@ -83,6 +89,7 @@ def test_an_algorithm_sets_fields_that_can_be_overridden() -> None:
         ({"algorithm": "dpo", "rollouts": "gumbel"}, "requires rollouts=beam, not gumbel"),
         ({"algorithm": "dpo", "first_difference": True}, "no effect with algorithm=dpo"),
         ({"algorithm": "dpo", "reward": "exact=1"}, "a reward has no effect with algorithm=dpo"),
+        ({"algorithm": "dpo", "add_target": True}, "add_target=true has no effect"),
         ({"early_clip": 0.2}, "early_clip has no effect with algorithm=grpo"),
         ({"candidate_lists": 4}, "candidate_lists has no effect with algorithm=grpo"),
     ],
