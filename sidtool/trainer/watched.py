@@ -112,6 +112,13 @@ class WatchedTrainer(Trainer):
         name = str(self.args.metric_for_best_model).removeprefix("eval_")
         return Selection(name, float(value), int(self.state.best_global_step or 0))
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As the parent class; the best weights are saved, also where `save_steps` is a multiple of
+        `eval_steps`."""
+        is_best = bool(super()._determine_best_metric(metrics, trial))
+        self.control.should_save |= is_best and self.args.load_best_model_at_end
+        return is_best
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         totals = self.totals()
         if self.args.should_save:

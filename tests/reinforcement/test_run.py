@@ -161,6 +161,25 @@ def test_options_train(tmp_path: Path, tuned: Path, made: Path, options: dict[st
     assert not same(weights(tmp_path / "out"), weights(tuned))
 
 
+def test_the_best_validation_is_published_also_between_checkpoints(
+    tmp_path: Path, tuned: Path, made: Path
+) -> None:
+    results = {}
+    for save_steps in (1, 500):
+        fields = {"max_steps": 4, "eval_steps": 1, "save_steps": save_steps}
+        fields |= {"learning_rate": 0.1, "lr_scheduler_type": "constant"}
+        logs: list[dict[str, float]] = []
+        out = tmp_path / str(save_steps)
+        run(tuned, made, out, fields=fields, log=logs.append, eval_users=0)
+        values = [entry["eval_ndcg@10"] for entry in logs if "eval_ndcg@10" in entry]
+        assert values[-1] < max(values), values
+        best = read_contract(out).stages[-1].params.best
+        assert best is not None
+        assert (best.step, best.value) == (1 + values.index(max(values)), max(values))
+        results[save_steps] = weights(out)
+    assert same(results[1], results[500])
+
+
 def test_events_that_cannot_be_recommended_are_counted(
     tmp_path: Path, tuned: Path, made: Path
 ) -> None:
@@ -235,7 +254,7 @@ def broken(prompts, items, targets, context):
     [
         ("raise KeyError('price')", "reward {module}:broken failed: KeyError: 'price'"),
         ("rewards[1][2] = np.nan; return rewards", "returned nan for item"),
-        ("return rewards[:-1]", "returned shape (3, 4), not (4, 4)"),
+        ("return rewards[:-1]", "returned 3 lists, not one for each of 4 prompts"),
     ],
     ids=["raises", "nan", "wrong length"],
 )
