@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.errors import DataError
-from sidtool.policy.examples import RlExamples, find_items
+from sidtool.policy.examples import RlExamples, find_items, shown_events
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_file import read_training_examples
@@ -28,10 +28,8 @@ class ListExamples(RlExamples):
     """the weight of each target; None if the examples have no weights"""
 
     def events(self, bundle: Bundle) -> list[UserSequence]:
-        """All targets as training events, by which targets are counted as frequent or rare."""
-        ids = bundle.items.ids
-        names = tuple(ids[row] for targets in self.list_targets for row in targets.tolist())
-        return [UserSequence("", names, tuple(range(len(names))))]
+        """As the parent class, with all items of each list as targets."""
+        return shown_events(self, [targets.tolist() for targets in self.list_targets], bundle)
 
 
 def read_list_examples(

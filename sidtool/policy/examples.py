@@ -5,6 +5,7 @@ that really came next. An example carries its own target: two users with one his
 
 import sys
 from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -54,10 +55,33 @@ class RlExamples:
         return rows[rows >= 0]
 
     def events(self, bundle: Bundle) -> list[UserSequence]:
-        """The targets as training events, by which targets are counted as frequent or rare."""
-        ids = bundle.items.ids
-        names = tuple(ids[row] for row in self.targets.tolist())
-        return [UserSequence("", names, tuple(range(len(names))))]
+        """The events that the examples show, by which targets are counted as frequent or rare."""
+        return shown_events(self, [[target] for target in self.targets.tolist()], bundle)
+
+
+def shown_events(
+    examples: RlExamples, targets: Iterable[Sequence[int]], bundle: Bundle
+) -> list[UserSequence]:
+    """The training events that examples with these targets show: each item of a user once, since an
+    event may be in several histories and lists. Of examples without a user the targets alone, since
+    they may be windows of the same events."""
+    shown: dict[str, set[int]] = {}
+    anonymous: list[int] = []
+    start = stop = -1
+    spans = zip(examples.starts.tolist(), examples.stops.tolist(), strict=True)
+    for user, rows, span in zip(examples.users, targets, spans, strict=True):
+        if not user:
+            anonymous += rows
+            continue
+        # the history of the example before may be a part of this one
+        new = examples.items[stop if span[0] == start else span[0] : span[1]]
+        start, stop = span
+        shown.setdefault(user, set()).update(rows, new[new >= 0].tolist())
+    ids = bundle.items.ids
+    return [
+        UserSequence(user, tuple(ids[row] for row in rows), tuple(range(len(rows))))
+        for user, rows in (*shown.items(), ("", anonymous))
+    ]
 
 
 def history_task(lineage: Lineage, path: Path) -> str:
@@ -154,5 +178,6 @@ def _repeats(
         [
             bool((rows[start:stop] == rows[stop]).any())
             for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-        ]
+        ],
+        dtype=np.bool_,
     )

@@ -19,6 +19,9 @@ from sidtool.recommendation.query import Query, QuerySession, RankedQueries
 from sidtool.reinforcement.settings import LIST_METRICS
 from sidtool.splits.split import Example, UserSequence
 
+MIN_USERS = 10
+"""A slice with fewer users is not judged: a bootstrap of so few underestimates its error."""
+
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
@@ -79,6 +82,10 @@ class Judge:
         groups = example_groups(examples, events)
         return cls(session, indexed, groups, metric, num_beams)
 
+    def _n_users(self, group: str) -> int:
+        inside = np.flatnonzero(self.groups[group])
+        return len({self.examples.examples[number].user for number in inside.tolist()})
+
     @property
     def k(self) -> int:
         """The cut-off of the metric of items."""
@@ -125,8 +132,8 @@ class Judge:
         self, start: Measurement, current: Measurement
     ) -> dict[tuple[str, str], Difference]:
         """(metric, slice) -> difference, where a model is worse than the start beyond the 95%
-        interval of the paired difference: the metric of items on the slices, and the recall of
-        lists over all users."""
+        interval of the paired difference: the metric of items on the slices with enough users, and
+        the recall of lists over all users."""
         differences = paired_differences(
             metric_names([self.k]),
             current.values,
@@ -137,7 +144,7 @@ class Judge:
         by_slice = {
             (self._item_metric, name): by_metric[self._item_metric]
             for name, by_metric in differences.items()
-            if name in SLICES
+            if name in SLICES and self._n_users(name) >= MIN_USERS
         }
         if start.lists is not None and current.lists is not None:
             by_slice["list_recall", "all"] = paired_differences(

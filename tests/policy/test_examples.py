@@ -58,6 +58,31 @@ def test_every_target_of_a_sequence_becomes_an_event(tmp_path: Path) -> None:
     assert unseen.left_out == 1
 
 
+def test_events_are_counted_once_per_user_and_item(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "train.jsonl",
+        {"task": "sequence", "user": "a", "text": sid(1) + sid(2) + sid(3)},
+        # a later window of the same user
+        {"task": "sequence", "user": "a", "prompt": sid(2) + sid(3), "completion": sid(4)},
+        {"task": "sequence", "user": "b", "text": sid(4) + sid(1)},
+        {"task": "sequence", "text": sid(5) + sid(6)},
+    )
+    events = {each.user: set(each.items) for each in read(path).events(BUNDLE)}
+    assert events == {
+        "a": {IDS[1], IDS[2], IDS[3], IDS[4]},
+        "b": {IDS[1], IDS[4]},
+        "": {IDS[6]},
+    }
+
+
+def test_no_target_that_counts_is_one_line(tmp_path: Path) -> None:
+    example = {"task": "sequence", "text": sid(3) + sid(5), "weight": [0, 0]}
+    path = write(tmp_path / "train.jsonl", example)
+    for exclude_seen in (False, True):
+        with pytest.raises(DataError, match="no event with a history"):
+            read(path, exclude_seen=exclude_seen)
+
+
 def test_next_item_examples_have_their_target_in_the_completion(tmp_path: Path) -> None:
     path = write(
         tmp_path / "train.jsonl",

@@ -57,6 +57,17 @@ def test_measurements_by_hand(judge: Judge) -> None:
     assert judge.measure(halves).metrics == whole.metrics
 
 
+def test_a_slice_of_few_users_is_not_judged(judge: Judge) -> None:
+    start = judge.measure([ranked(judge, np.arange(40) < 40)])
+    current = judge.measure([ranked(judge, np.arange(40) < 39)])
+    lost = replace(judge, groups={**judge.groups, "cold": (np.arange(40) >= 31) * 1.0})
+    assert not lost.worse_slices(start, current)
+    users = judge.groups["cold"].copy()
+    assert users.sum() == 20
+    gone = judge.measure([ranked(judge, np.arange(40) < 30)])
+    assert ("ndcg@3", "cold") in judge.worse_slices(start, gone)
+
+
 def test_lists_that_recall_less_are_a_worse_slice(judge: Judge) -> None:
     users = tuple(f"u{n}" for n in range(30))
     recall = np.linspace(0.2, 0.8, 30)
